@@ -1,0 +1,33 @@
+# make env    the environment, in .venv
+# make test   lint, types and tests: no network, no key, no GPU
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: env test lint clean
+
+env: .venv/.ready
+
+# uv when it is there, else pip. uv is handed the folders of wheels that pip is told of.
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "userlm needs Python 3.11 or newer; say which with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@if command -v uv >/dev/null; then \
+	  export UV_FIND_LINKS="$${PIP_FIND_LINKS:-}"; \
+	  uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
+	  uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
+	else \
+	  $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'; \
+	fi
+	@touch $@
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,52 @@
+"""User language models: models that play the user in a conversation with an AI assistant.
+
+    user = userlm.user("trained:microsoft/UserLM-8b")
+    user.reply(userlm.Conversation(intent="You are a user chatting with an assistant language model to ..."))
+
+Importing this package loads no torch, opens no socket and reads no key.
+"""
+
+from userlm.address import assistant, chat_model, user
+from userlm.flip import Template, render, samples
+from userlm.simulate import converse, respond, simulate
+from userlm.store import read_conversations, write_conversations
+from userlm.types import (
+    Conversation,
+    Fact,
+    InputError,
+    Measure,
+    ModelError,
+    Reply,
+    Sample,
+    Sampling,
+    Speaker,
+    Task,
+    Turn,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Conversation",
+    "Fact",
+    "InputError",
+    "Measure",
+    "ModelError",
+    "Reply",
+    "Sample",
+    "Sampling",
+    "Speaker",
+    "Task",
+    "Template",
+    "Turn",
+    "assistant",
+    "chat_model",
+    "converse",
+    "read_conversations",
+    "render",
+    "respond",
+    "samples",
+    "simulate",
+    "user",
+    "write_conversations",
+]

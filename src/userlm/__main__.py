@@ -1,0 +1,3 @@
+from userlm.cli import main
+
+main()

@@ -1,0 +1,211 @@
+"""Addresses: how users, assistants and models are named on the command line.
+
+    users       trained:MODEL  prompted:MODEL  replay:FILE  script:FILE  human  py:MODULE:NAME
+    assistants  MODEL  oracle  clarifier  replay:FILE  script:FILE  human  py:MODULE:NAME
+    models      a folder or hub id  openai:NAME  http://HOST:PORT/v1#NAME  script:FILE
+
+`trained:microsoft/UserLM-8b` is the released checkpoint. Keys come from the environment: OPENAI_API_KEY for
+`openai:`, USERLM_API_KEY for a server at a URL; they are not written anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
+from userlm.store import read_conversations
+from userlm.types import Chat, Conversation, InputError, Sampling, Speaker, Task
+from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser
+
+if TYPE_CHECKING:
+    from userlm.models.local import LocalModel
+
+USERS = ("trained", "prompted", "replay", "script", "human", "py")
+ASSISTANTS = ("oracle", "clarifier", "replay", "script", "human", "py")
+MODELS = ("openai", "http", "https", "script")
+
+Ask = Callable[[Conversation], str | None]
+
+
+def user(address: str, *, seed: int = 0, sampling: Sampling | None = None, ask: Ask | None = None) -> Speaker:
+    """The user at an address.
+
+    Args:
+        sampling: temperature, top_p and max_tokens; by default each user's own.
+        ask: how a `human` is asked; by default a prompt in the terminal.
+
+    Raises:
+        InputError: if the address is wrong; it says what was meant.
+    """
+    scheme, rest = _split(address, USERS, "user")
+    if scheme == "human":
+        return Human(ask or _ask)
+    _need(rest, address, "user")
+    if scheme == "trained":
+        model = local_model(rest)
+        trained = TrainedUser(model, model.template(), model.window, seed=seed)
+        return replace(trained, sampling=sampling) if sampling else trained
+    if scheme == "prompted":
+        prompted = PromptedUser(chat_model(rest), seed=seed)
+        return replace(prompted, sampling=sampling) if sampling else prompted
+    if scheme == "replay":
+        return ReplayUser(_log(rest))
+    return Script(_lines(rest)) if scheme == "script" else _python(rest)
+
+
+def assistant(
+    address: str,
+    *,
+    tasks: Iterable[Task] = (),
+    seed: int = 0,
+    system: str | None = None,
+    ask: Ask | None = None,
+) -> Speaker:
+    """The assistant at an address.
+
+    Args:
+        tasks: what `oracle` may answer from.
+        system: a system prompt for a model.
+
+    Raises:
+        InputError: if the address is wrong; it says what was meant.
+    """
+    scheme, _, rest = address.partition(":")
+    if scheme == "oracle":
+        known = {task.id: task for task in tasks}
+        if not known:
+            raise InputError("the assistant `oracle` answers from tasks; give some with --tasks")
+        return Oracle(known)
+    if scheme == "clarifier":
+        return Clarifier()
+    if scheme == "human":
+        return Human(ask or _ask)
+    if scheme == "replay":
+        return ReplayAssistant(_log(rest))
+    if scheme == "script":
+        return Script(_lines(rest))
+    if scheme == "py":
+        return _python(rest)
+    return ModelAssistant(chat_model(address, ASSISTANTS), system=system, seed=seed)
+
+
+def chat_model(address: str, also: tuple[str, ...] = ()) -> Chat:
+    """The chat model at an address.
+
+    Raises:
+        InputError: if the address is wrong; it says what was meant.
+    """
+    scheme = _scheme(address)
+    if scheme is None:
+        return local_model(address)
+    rest = address.partition(":")[2]
+    if scheme == "script":
+        return Script(_lines(rest))
+    if scheme == "openai":
+        return _endpoint(rest, None, "OPENAI_API_KEY")
+    if scheme in ("http", "https"):
+        url, _, name = address.partition("#")
+        if not name:
+            raise InputError(f"{address}: which model? write {url.rstrip('/')}#NAME")
+        return _endpoint(name, url, "USERLM_API_KEY")
+    raise _unknown(address, scheme, (*MODELS, *also), "model")
+
+
+@cache
+def local_model(name: str, device: str | None = None) -> LocalModel:
+    """The local model in a folder or with a hub id, loaded once."""
+    if (scheme := _scheme(name)) is not None:
+        what = "a model on this machine" if scheme in MODELS else "a model"
+        raise InputError(f"{name}: {what} is wanted here: a folder, or a hub id such as microsoft/UserLM-8b")
+    folder = Path(name).expanduser()
+    if (folder / "model" / "config.json").is_file():  # the folder of a training run
+        folder = folder / "model"
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{name}: this folder holds no model (no config.json)")
+    elif not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise InputError(f"{name}: there is no such folder, and it is no hub id (owner/name)")
+    from userlm.models.local import LocalModel
+
+    return LocalModel.load(str(folder) if folder.is_dir() else name, device)
+
+
+def _endpoint(name: str, url: str | None, variable: str) -> Chat:
+    from userlm.models.endpoint import EndpointModel
+
+    key = os.environ.get(variable)
+    if key is None and url is None:
+        raise InputError(f"openai:{name} needs a key; set the environment variable {variable}")
+    return EndpointModel(name, url, key or "none")
+
+
+def _split(address: str, known: tuple[str, ...], what: str) -> tuple[str, str]:
+    scheme, colon, rest = address.partition(":")
+    if scheme not in known:
+        if not colon:
+            raise InputError(
+                f"{address!r} names no kind of {what}; write for instance trained:{address} or prompted:{address}"
+            )
+        raise _unknown(address, scheme, known, what)
+    return scheme, rest
+
+
+def _scheme(address: str) -> str | None:
+    match = re.match(r"([A-Za-z][A-Za-z0-9+_-]+):", address)
+    return match[1] if match else None
+
+
+def _unknown(address: str, scheme: str, known: tuple[str, ...], what: str) -> InputError:
+    near = get_close_matches(scheme, known, 1)
+    hint = f"did you mean {near[0]}:?" if near else f"there are {', '.join(known)}"
+    return InputError(f"{address}: {scheme!r} is no kind of {what}; {hint}")
+
+
+def _need(rest: str, address: str, what: str) -> None:
+    if not rest:
+        raise InputError(f"{address}: say which after the colon, for instance {address.rstrip(':')}:NAME ({what})")
+
+
+def _log(path: str) -> dict[str, Conversation]:
+    return {conversation.id: conversation for conversation in read_conversations(path)}
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the script: {error}") from None
+    if not lines:
+        raise InputError(f"{path} is empty; a script has one turn a line")
+    return lines
+
+
+def _python(rest: str) -> Speaker:
+    module, colon, name = rest.partition(":")
+    if not colon:
+        raise InputError(f"py:{rest}: write py:MODULE:NAME, where NAME() gives a speaker")
+    sys.path.insert(0, "") if "" not in sys.path else None
+    try:
+        made: Speaker = getattr(import_module(module), name)()
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"py:{rest}: {error}") from None
+    return made
+
+
+def _ask(conversation: Conversation) -> str | None:
+    """Ask in the terminal; an empty line or Ctrl-D leaves."""
+    if conversation.turns:
+        print(f"\n{conversation.turns[-1].role}: {conversation.turns[-1].text}", file=sys.stderr)
+    try:
+        return input(f"{conversation.next_role}> ").strip() or None
+    except EOFError:
+        return None

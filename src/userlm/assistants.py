@@ -1,0 +1,168 @@
+"""The other side of the conversation: models, logs, scripts, and two stand-ins for work offline.
+
+The stand-ins mark every turn with `meta["stand_in"]`, so that nobody takes their words for a model's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from userlm.tasks import final_number, said, task_of
+from userlm.text import stable_hash
+from userlm.types import (
+    Chat,
+    Completion,
+    Conversation,
+    Message,
+    ModelError,
+    Reply,
+    Sampling,
+    Task,
+)
+
+
+@dataclass(frozen=True)
+class ModelAssistant:
+    """Any chat model. What it is sent is the words alone, after the system prompt if there is one."""
+
+    chat: Chat
+    system: str | None = None
+    sampling: Sampling = field(default_factory=lambda: Sampling(top_p=1.0, max_tokens=1000))
+    seed: int = 0
+
+    def reply(self, conversation: Conversation, /) -> Reply:
+        """The model's answer, with its usage in `meta`; raises `ModelError` when it is empty."""
+        messages = [{"role": turn.role, "content": turn.text} for turn in conversation.turns]
+        if self.system is not None:
+            messages.insert(0, {"role": "system", "content": self.system})
+        seed = stable_hash(self.seed, conversation.id, len(conversation.turns)) % 2**63
+        out = self.chat.chat(messages, replace(self.sampling, seed=seed))
+        if not out.text.strip():
+            raise ModelError("the assistant's answer is empty")
+        usage = {"tokens_in": out.tokens_in, "tokens_out": out.tokens_out}
+        return Reply(out.text, meta={name: count for name, count in usage.items() if count is not None})
+
+
+@dataclass(frozen=True)
+class ReplayAssistant:
+    """What the assistant said in a log, answer for answer, whatever it is asked now."""
+
+    log: Mapping[str, Conversation]
+
+    def reply(self, conversation: Conversation, /) -> Reply:
+        """The next logged answer; raises `ModelError` when there is none.
+
+        The log is found by the conversation's id, or by its id without the number of the repeat (`id#2`). An
+        opening greeting is no answer, on either side.
+        """
+        names = (conversation.id, conversation.id.rpartition("#")[0])
+        found = next((self.log[name] for name in names if name in self.log), None)
+        if found is None:
+            raise ModelError(f"the replayed log holds no conversation {conversation.id!r}")
+        k = len(_answers(conversation))
+        logged = _answers(found)
+        if k >= len(logged):
+            raise ModelError(f"the replayed conversation {found.id!r} has no answer number {k + 1}")
+        return Reply(logged[k])
+
+
+@dataclass(frozen=True)
+class Script:
+    """Says its lines in order, on either side, or as a chat model.
+
+    A user who has said them all leaves; an assistant or a model repeats the last.
+    """
+
+    lines: Sequence[str]
+
+    def reply(self, conversation: Conversation, /) -> Reply:
+        """The line after as many as this side has said."""
+        said_before = sum(turn.role == conversation.next_role for turn in conversation.turns)
+        if conversation.next_role == "user":
+            return Reply(self.lines[said_before]) if said_before < len(self.lines) else Reply(stop="end")
+        return Reply(self._line(said_before))
+
+    def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """The line after as many as the assistant has said in `messages`; no sampling."""
+        return Completion(self._line(sum(message["role"] == "assistant" for message in messages)))
+
+    def _line(self, at: int) -> str:
+        if not self.lines:
+            raise ModelError("the script has no lines")
+        return self.lines[min(at, len(self.lines) - 1)]
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Stand-in: solves a task as soon as all required facts were said, and never before.
+
+    It knows the answer and waits for the user, so its score is the ceiling that a user allows: no assistant
+    that goes by what it is told can do better. Whether a fact was said is the lexical `tasks.said`.
+    """
+
+    tasks: Mapping[str, Task]
+
+    def reply(self, conversation: Conversation, /) -> Reply:
+        """The answer, or what was understood so far and a question for the rest.
+
+        Understood is told in the user's own words, so that no word of an unsaid fact slips out, and in one
+        question, so that a number in it is not graded as an answer.
+
+        Raises:
+            ModelError: if there is no task of the conversation's id (`task` or `task#repeat`).
+        """
+        task = task_of(conversation, self.tasks)
+        if task is None:
+            raise ModelError(f"the oracle knows no task for conversation {conversation.id!r}")
+        turns = conversation.user_turns
+        if all(said(fact, turns) for fact in task.facts if fact.required):
+            return Reply(_solution(task), meta={"stand_in": "oracle"})
+        understood = [_quoted(turns[i]) for i in range(len(turns)) if _tells(task, turns, i)]
+        if understood:
+            text = f"So you tell me: {'; '.join(understood)} - and what else is there to know?"
+        else:
+            text = "I do not know enough yet. What is there to know?"
+        return Reply(text, meta={"stand_in": "oracle"})
+
+
+@dataclass(frozen=True)
+class Clarifier:
+    """Stand-in: only asks, whatever it is told. Nothing is ever solved: the floor under every assistant."""
+
+    def reply(self, conversation: Conversation, /) -> Reply:
+        """The next of a few questions, in turn."""
+        asked = sum(turn.role == "assistant" for turn in conversation.turns)
+        return Reply(_QUESTIONS[asked % len(_QUESTIONS)], meta={"stand_in": "clarifier"})
+
+
+_QUESTIONS = (
+    "Could you tell me a bit more about that?",
+    "What exactly would you like to end up with?",
+    "Is there anything else that I should know?",
+    "Could you give me an example?",
+    "Which part of it matters most to you?",
+)
+
+
+def _answers(conversation: Conversation) -> list[str]:
+    """The assistant's turns that answer something: all but an opening greeting."""
+    return [turn.text for turn in conversation.turns[1:] if turn.role == "assistant"]
+
+
+def _solution(task: Task) -> str:
+    if task.domain == "math":
+        return f"The answer is {final_number(task.answer)}."
+    code = task.meta.get("solution")
+    return "The solution is ready." + (f"\n\n```python\n{code}\n```" if code else "")
+
+
+def _tells(task: Task, turns: Sequence[str], i: int) -> bool:
+    """Whether a fact was said with the i-th turn that was not said before it."""
+    return any(said(fact, turns[: i + 1]) and not said(fact, turns[:i]) for fact in task.facts)
+
+
+def _quoted(text: str) -> str:
+    """A turn as a part of somebody else's sentence: on one line, without ends of sentences inside."""
+    return '"' + re.sub(r"[.!?]+(?=\W|$)", ",", " ".join(text.split())).strip(" ,") + '"'

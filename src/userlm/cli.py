@@ -1,0 +1,120 @@
+"""The functions of `commands` as a command line: `userlm VERB`.
+
+Options can also stand in a TOML file, `userlm VERB --config FILE`: the option's long name without the dashes,
+`-` or `_` alike. What is given on the command line wins.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from userlm import commands
+from userlm.types import InputError, ModelError
+
+VERBS: dict[str, Callable[..., Any]] = {
+    "import": commands.import_,
+    "clean": commands.clean,
+    "intents": commands.intents,
+    "train": commands.train,
+    "ppl": commands.ppl,
+    "respond": commands.respond,
+    "simulate": commands.simulate,
+    "score": commands.score,
+    "chat": commands.chat,
+}
+
+app = typer.Typer(
+    help="User language models: models that play the user in a conversation with an AI assistant.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(
+    epilog="`userlm VERB --config FILE` takes options from a TOML file: lr = 1e-4, alone or in a table \\[train]."
+)
+def root(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option(help="Take options of the verb from this TOML file.")] = None,
+) -> None:
+    if config is not None and (verb := context.invoked_subcommand):
+        known = [option.name for option in context.command.commands[verb].params]  # type: ignore[attr-defined]
+        context.default_map = {verb: read_config(config, verb, known)}
+
+
+for _name, _function in VERBS.items():
+    app.command(_name)(_function)
+
+
+def read_config(path: Path, verb: str, known: list[str]) -> dict[str, Any]:
+    """The options for a verb in a TOML file: those at the top and those under the verb's own name.
+
+    Raises:
+        InputError: naming file, line and option.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        parsed = tomllib.loads(text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read this configuration: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
+    tables = {key: value for key, value in parsed.items() if isinstance(value, dict)}
+    options = {key: value for key, value in parsed.items() if key not in tables} | tables.get(verb, {})
+    for key in tables:
+        if key not in VERBS:
+            raise _unknown_option(path, text, key, "table", list(VERBS))
+    values = {}
+    for key, value in options.items():
+        name = {"import": "import_"}.get(key, key).replace("-", "_")
+        if name not in known:
+            raise _unknown_option(path, text, key, f"option for `userlm {verb}`", known)
+        values[name] = value
+    return values
+
+
+def _unknown_option(path: Path, text: str, key: str, what: str, known: list[str]) -> InputError:
+    lines = enumerate(text.splitlines(), 1)
+    line = next((number for number, line in lines if line.strip().lstrip("[\"'").startswith(key)), 1)
+    near = get_close_matches(key.replace("-", "_"), known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    return InputError(f"{path}, line {line}: {key!r} is no {what}; {hint}")
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 fine, 1 a model or the machine failed, 2 wrong input, 130 Ctrl-C."""
+    try:
+        app(_config_first(sys.argv[1:]))
+    except InputError as error:
+        sys.exit(_say(error, 2))
+    except ModelError as error:
+        sys.exit(_say(error, 1))
+    except OSError as error:
+        sys.exit(_say(f"{error.filename or 'the machine'}: {error.strerror or error}", 1))
+    except KeyboardInterrupt:
+        sys.exit(_say("stopped; the same command goes on from here", 130))
+
+
+def _config_first(arguments: list[str]) -> list[str]:
+    """`userlm train --config c.toml` as `userlm --config c.toml train`."""
+    for i, argument in enumerate(arguments):
+        if argument == "--config" and i + 1 < len(arguments):
+            return [*arguments[i : i + 2], *arguments[:i], *arguments[i + 2 :]]
+        if argument.startswith("--config="):
+            return [argument, *arguments[:i], *arguments[i + 1 :]]
+    return arguments
+
+
+def _say(error: object, code: int) -> int:
+    Console(stderr=True, soft_wrap=True).print(f"userlm: {error}", markup=False, highlight=False)
+    return code

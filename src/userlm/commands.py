@@ -1,0 +1,670 @@
+"""The verbs, one plain function each: open a run, resolve addresses, call pure functions, write down.
+
+Every function can be called from Python just as from the command line, and returns what `results.json` holds.
+A verb called again on the same folder goes on where it stopped, or says that there is nothing left to do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.text import Text
+from typer import Argument, Option
+
+from userlm import address, flip
+from userlm.data import clean as cleaning
+from userlm.data import intents as writing
+from userlm.data import sources
+from userlm.metrics import extrinsic, intrinsic, perplexity
+from userlm.simulate import converse, never, respond_all
+from userlm.simulate import simulate as simulate_all
+from userlm.store import (
+    SPLITS,
+    Journal,
+    Outputs,
+    Recorded,
+    Run,
+    dumps,
+    measure_record,
+    read_conversations,
+    read_rows,
+    to_record,
+    write_conversations,
+    write_lines,
+)
+from userlm.tasks import read_tasks, solved
+from userlm.terminal import console, progress_bar, show_counts, show_measures, track
+from userlm.types import Conversation, InputError, Measure, MeasureRow, Sampling, Task
+
+Results = dict[str, Any]
+COMMIT_EVERY = 2000  # lines between two commits of a stage that streams
+
+Out = Annotated[Path, Option(help="Folder of this run.")]
+Seed = Annotated[int, Option(help="Seed of everything random.")]
+Limit = Annotated[int | None, Option(help="Use only the first so many.", min=1)]
+Workers = Annotated[int, Option(help="How many conversations at once.", min=1)]
+Temperature = Annotated[float | None, Option(help="Of the user's draws; 0 is greedy. Default: each user's own.")]
+TopP = Annotated[float | None, Option(help="Nucleus of the user's draws. Default: each user's own.")]
+MaxTokens = Annotated[int, Option(help="Longest row, in tokens; longer ones are shortened from the left.", min=16)]
+
+
+# --- data ------------------------------------------------------------------------------------------------
+
+
+def import_(
+    logs: Annotated[list[Path], Argument(help="Files (.jsonl, .jsonl.gz, .parquet) or folders of them.")],
+    out: Out = Path("runs/import"),
+    source: Annotated[
+        str | None,
+        Option(help=f"Layout of the logs: {', '.join(sources.SOURCES)}. Default: guessed line by line."),
+    ] = None,
+    strict: Annotated[bool, Option(help="Stop at the first bad line instead of setting it aside.")] = False,
+    limit: Limit = None,
+) -> Results:
+    """Read raw logs into conversations. Bad lines are set aside in dropped.jsonl with the reason."""
+    if source is not None and source not in sources.SOURCES:
+        raise InputError(f"--source {source}: unknown layout; there are {', '.join(sources.SOURCES)}")
+    files = _log_files(logs)
+    run = Run.open(out, "import", {"source": source, "strict": strict, "limit": limit}, files)
+    if done := _finished(run):
+        return done
+    outputs = Outputs(run, "conversations.jsonl", "dropped.jsonl")
+    counts = Counter(outputs.state.get("counts", {}))
+    begin = (outputs.state.get("file", 0), outputs.state.get("line", 0))
+    seen = {line.row["id"] for line in _rows_if_any(run.path("conversations.jsonl"))}
+    lines = ((i, file, line) for i, file in enumerate(files) for line in read_rows(file))
+    for i, file, line in track(islice(lines, limit), "importing"):
+        if (i, line.number) <= begin:
+            continue
+        counts["in"] += 1
+        try:
+            if line.error:
+                raise sources.Rejected(line.reason, f"the line {line.error}")
+            imported = sources.convert(line.row, source, f"{file.name.partition('.')[0]}-{line.number}")
+            conversation = imported.conversation
+            if conversation.id in seen:
+                raise sources.Rejected("duplicate id", f"the id {conversation.id!r} was used before")
+        except sources.Rejected as error:
+            if strict:
+                raise InputError(f"{file}, line {line.number}: {error}") from None
+            counts[f"dropped: {error.reason}"] += 1
+            where = {"file": str(file), "line": line.number, "reason": error.reason, "error": str(error)}
+            outputs.write("dropped.jsonl", where | ({"raw": line.raw} if line.error else {"row": line.row}))
+        else:
+            seen.add(conversation.id)
+            counts["out"] += 1
+            for note, count in imported.notes.items():
+                counts[f"note: {note}"] += count
+            outputs.write("conversations.jsonl", to_record(conversation))
+        if counts["in"] % COMMIT_EVERY == 0:
+            outputs.commit({"file": i, "line": line.number, "counts": counts})
+    return _finish_counts(run, outputs, counts)
+
+
+def clean(
+    logs: Annotated[Path, Argument(help="Imported conversations: a run folder or a file.")] = Path("runs/import"),
+    out: Out = Path("runs/clean"),
+    languages: Annotated[str, Option(help="Languages to keep, comma-separated codes; 'all' keeps all.")] = "en",
+    flagged: Annotated[bool, Option(help="Keep conversations flagged as toxic or redacted.")] = False,
+    ngram: Annotated[int, Option(help="Length of the template filter's word n-grams.", min=1)] = 7,
+    template_limit: Annotated[
+        int, Option(help="Drop a conversation whose first turn has an n-gram that occurs more often.", min=0)
+    ] = 100,
+    seed: Seed = 0,
+    limit: Limit = None,
+) -> Results:
+    """Filter conversations, each drop with a reason, and split them 90/5/5 by person."""
+    path = _conversations_file(logs)
+    options = {"languages": languages, "flagged": flagged, "ngram": ngram, "template_limit": template_limit}
+    run = Run.open(out, "clean", {**options, "seed": seed, "limit": limit}, [path])
+    if done := _finished(run):
+        return done
+    wanted = None if languages == "all" else tuple(code.strip() for code in languages.split(","))
+
+    def unfit(conversation: Conversation) -> str | None:
+        return cleaning.foreign(conversation, wanted) or (None if flagged else cleaning.flagged(conversation))
+
+    def read() -> Iterator[Conversation]:
+        return islice(read_conversations(path), limit)
+
+    table = cleaning.count_ngrams(
+        (c for c in track(read(), "counting n-grams") if not unfit(c)), ngram, above=template_limit
+    )
+    outputs = Outputs(run, *(f"{split}.jsonl" for split in SPLITS), "dropped.jsonl")
+    counts = Counter(outputs.state.get("counts", {}))
+    for number, conversation in enumerate(track(read(), "cleaning"), 1):
+        if number <= outputs.state.get("line", 0):
+            continue
+        counts["in"] += 1
+        if reason := unfit(conversation) or cleaning.template(conversation, table, ngram, template_limit):
+            counts[f"dropped: {reason}"] += 1
+            outputs.write("dropped.jsonl", {"reason": reason, **to_record(conversation)})
+        else:
+            split = cleaning.split(conversation, seed)
+            counts["out"] += 1
+            counts[f"{split}: conversations"] += 1
+            counts[f"{split}: samples"] += sum(1 for _ in flip.samples(conversation))
+            outputs.write(f"{split}.jsonl", to_record(conversation))
+        if number % COMMIT_EVERY == 0:
+            outputs.commit({"line": number, "counts": counts})
+    return _finish_counts(run, outputs, counts)
+
+
+def intents(
+    data: Annotated[Path, Argument(help="Conversations: the folder of `clean`, or a file.")] = Path("runs/clean"),
+    out: Out = Path("runs/intents"),
+    overwrite: Annotated[bool, Option(help="Write a new intent where there is one already.")] = False,
+    limit: Limit = None,
+) -> Results:
+    """Give each conversation an intent: one generic sentence on what the user is after.
+
+    The writer is extractive: it picks key phrases from the user's turns. It is an offline stand-in for a
+    language model, and its intents are marked as such.
+    """
+    paths = _split_files(data)
+    run = Run.open(out, "intents", {"overwrite": overwrite, "limit": limit}, paths.values())
+    if done := _finished(run):
+        return done
+    counts: Counter[str] = Counter()
+    leaks: list[float] = []
+
+    def write(conversation: Conversation) -> Conversation:
+        counts["in"] += 1
+        if conversation.intent is not None and not overwrite:
+            counts["note: had an intent"] += 1
+            return conversation
+        intent = writing.extractive(conversation)
+        if intent is not None and (reason := writing.check(intent, conversation)):
+            counts[f"note: no intent, {reason}"] += 1
+            intent = None
+        elif intent is None:
+            counts["note: no intent, nothing to say"] += 1
+        else:
+            counts["out"] += 1
+            leak = writing.leakage(intent, conversation)
+            if leak is not None:
+                leaks.append(leak)
+        meta = {**conversation.meta, "intent_by": "extractive"} if intent else conversation.meta
+        return replace(conversation, intent=intent, meta=meta)
+
+    for name, path in paths.items():
+        conversations = track(islice(read_conversations(path), limit), f"intents for {name}")
+        write_conversations(run.path(f"{name}.jsonl"), map(write, conversations))
+    results = {"counts": _sorted(counts), "leakage": sum(leaks) / len(leaks) if leaks else None}
+    show_counts("intents (extractive stand-in)", counts)
+    if leaks:
+        console.print(f"share of a first turn's content words found in its intent: {results['leakage']:.2f}")
+    return run.finish(results)
+
+
+# --- training and perplexity -----------------------------------------------------------------------------
+
+
+def train(
+    data: Annotated[Path, Argument(help="Conversations with intents: a folder or a file.")] = Path("runs/intents"),
+    base: Annotated[
+        str,
+        Option(help="A base model (folder or hub id), or scratch:WIDTHxLAYERS[xVOCABULARY] for a small new one."),
+    ] = "scratch:128x4x4096",
+    out: Out = Path("runs/train"),
+    steps: Annotated[int | None, Option(help="Optimizer steps; default: one pass over the data.", min=0)] = None,
+    epochs: Annotated[int, Option(help="Passes over the data, if no --steps are given.", min=1)] = 1,
+    batch: Annotated[int, Option(help="Samples in a step, at least.", min=1)] = 1024,
+    lr: Annotated[float, Option(help="Peak learning rate.")] = 2e-5,
+    max_tokens: MaxTokens = 2048,
+    intent: Annotated[bool, Option(help="Train with the intent as system turn.")] = True,
+    save_every: Annotated[int, Option(help="Steps between two checkpoints.", min=1)] = 50,
+    seed: Seed = 0,
+    limit: Limit = None,
+    device: Annotated[str | None, Option(help="Such as cuda or cpu; default: a GPU if there is one.")] = None,
+) -> Results:
+    """Train a user model on flipped dialogues, all weights, and save it as a Hugging Face folder in model/."""
+    from userlm import train as training
+    from userlm.models.local import LocalModel
+
+    path = _conversations_file(data, "train")
+    options = {"base": base, "steps": steps, "epochs": epochs, "batch": batch, "lr": lr}
+    options |= {"max_tokens": max_tokens, "intent": intent, "save_every": save_every}
+    run = Run.open(out, "train", {**options, "seed": seed, "limit": limit}, [path])
+    if done := _finished(run):
+        return done
+    conversations = list(islice(read_conversations(path), limit))
+    if intent and not any(conversation.intent for conversation in conversations):
+        raise InputError(f"{path}: no conversation has an intent; run `userlm intents` first, or give --no-intent")
+    if not intent:
+        conversations = [perplexity.without_intent(conversation) for conversation in conversations]
+    saved = training.latest_checkpoint(run.folder)
+    with console.status("loading the model"):
+        if saved:
+            local = LocalModel.load(str(saved), device)
+        elif base.startswith("scratch:"):
+            width, layers, vocabulary = _scratch(base)
+            texts = (turn.text for conversation in conversations for turn in conversation.turns)
+            local = training.from_scratch(texts, width, layers, vocabulary, seed)
+        else:
+            local = training.from_base(address.local_model(base, device))
+    max_tokens = min(max_tokens, local.window)
+    template = local.template()
+    flips = training.flip_all(track(conversations, "flipping"), template, max_tokens)
+    if not flips.samples:
+        raise InputError(f"{path}: nothing to train on: no user turn fits {max_tokens} tokens")
+    recipe = training.Recipe(
+        epochs=epochs,
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        max_tokens=max_tokens,
+        save_every=save_every,
+        seed=seed,
+    )
+    plan = training.plan(flips, recipe)
+    log = Journal(run.path("log.jsonl"))
+    logged = {row["step"] for row in log.rows}
+    entry = log.rows[-1] if log.rows else {}
+    with progress_bar() as progress:
+        job = progress.add_task("training", total=len(plan))
+        for entry in training.train(local, plan, recipe, run.folder):
+            if entry["step"] not in logged:
+                log.add(entry)
+            progress.update(job, completed=entry["step"], description=f"training, loss {entry['loss']:.3f}")
+    log.close(order=lambda row: row["step"])
+    training.save(local, run.path("model"))
+    training.drop_checkpoints(run.folder)
+    results = {
+        "conversations": len(conversations),
+        "samples": flips.samples,
+        "dropped": flips.dropped,
+        "steps": len(plan),
+        "parameters": sum(p.numel() for p in local.model.parameters()),
+        "loss": entry.get("loss"),
+    }
+    console.print(f"trained on {flips.samples} samples in {len(plan)} steps: [bold]{run.path('model')}[/]")
+    return run.finish(results)
+
+
+def ppl(
+    data: Annotated[Path, Argument(help="Conversations: a folder (its test.jsonl) or a file.")],
+    model: Annotated[str, Option(help="A user model: folder, training run or hub id.")],
+    out: Out = Path("runs/ppl"),
+    max_tokens: MaxTokens = 2048,
+    limit: Limit = None,
+    seed: Seed = 0,
+) -> Results:
+    """Perplexity of real user turns, with and without intent, with intervals over people."""
+    path = _conversations_file(data, "test")
+    options = {"model": model, "max_tokens": max_tokens, "limit": limit, "seed": seed}
+    run = Run.open(out, "ppl", options, [path])
+    if done := _finished(run):
+        return done
+    conversations = list(islice(read_conversations(path), limit))
+    local = address.local_model(model.removeprefix("trained:"))
+    template = local.template()
+    journal = Journal(run.path("scores.jsonl"))
+    order = {conversation.id: i for i, conversation in enumerate(conversations)}
+    scored = {(row["id"], row["intent"]): row["rows"] for row in journal.rows}
+    rows: dict[bool, list[MeasureRow]] = {True: [], False: []}
+    for conversation in track(conversations, "scoring", len(conversations)):
+        for intent, view in ((False, perplexity.without_intent(conversation)), (True, conversation)):
+            if (conversation.id, intent) not in scored:
+                if intent and conversation.intent is None:
+                    turns = range(len(conversation.user_turns))
+                    person = conversation.user or conversation.id
+                    found = [MeasureRow(f"{conversation.id}/{k}", person, None, "no intent") for k in turns]
+                else:
+                    found = list(perplexity.score_turns(view, local, template, min(max_tokens, local.window)))
+                plain = [[row.key, row.cluster, row.stats, row.why] for row in found]
+                journal.add({"id": conversation.id, "intent": intent, "rows": plain})
+                scored[conversation.id, intent] = plain
+            for key, cluster, stats, why in scored[conversation.id, intent]:
+                rows[intent].append(MeasureRow(key, cluster, tuple(stats) if stats else None, why))
+    journal.close(order=lambda row: (order[row["id"]], row["intent"]))
+    columns = {
+        label: {m.name: m for m in (perplexity.perplexity(rows[intent]), perplexity.bits_per_byte(rows[intent]))}
+        for label, intent in (("without intent", False), ("with intent", True))
+    }
+    show_measures(f"user turns of {path.name} under {model}", columns)
+    return run.finish(_measure_results(columns))
+
+
+# --- conversations ---------------------------------------------------------------------------------------
+
+
+def respond(
+    data: Annotated[Path, Argument(help="Real conversations: a folder (its test.jsonl) or a file.")],
+    user: Annotated[
+        str, Option(help="trained:MODEL, prompted:MODEL, replay:FILE, script:FILE or py:MODULE:NAME.")
+    ],
+    out: Out = Path("runs/respond"),
+    first: Annotated[bool, Option(help="Also ask for first turns, where nothing was said yet.")] = True,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    workers: Workers = 16,
+) -> Results:
+    """Ask a user for one turn after every prefix of real conversations: what would it say, or would it leave?"""
+    path = _conversations_file(data, "test")
+    options = {"user": user, "first": first, "temperature": temperature, "top_p": top_p}
+    run = Run.open(out, "respond", {**options, "limit": limit, "seed": seed}, [path])
+    if done := _finished(run):
+        return done
+    prefixes = [
+        sample.prefix
+        for conversation in islice(read_conversations(path), limit)
+        for sample in flip.samples(conversation)
+        if first or sample.k
+    ]
+    speaker = address.user(user, seed=seed, sampling=_sampling(temperature, top_p))
+    journal = Journal(run.path("turns.jsonl"))
+    answered = respond_all(Recorded(speaker, journal), prefixes, workers)
+    return _collect(run, prefixes, answered, journal, "responding")
+
+
+def simulate(
+    user: Annotated[
+        str, Option(help="trained:MODEL, prompted:MODEL, replay:FILE, script:FILE or py:MODULE:NAME.")
+    ],
+    assistant: Annotated[
+        str,
+        Option(help="A chat model (folder, hub id, openai:NAME, URL#NAME), oracle, clarifier, replay:FILE, ..."),
+    ],
+    seeds: Annotated[Path | None, Option(help="Conversations whose intents to start from.")] = None,
+    tasks: Annotated[Path | None, Option(help="Tasks to start from instead (.jsonl).")] = None,
+    out: Out = Path("runs/simulate"),
+    repeats: Annotated[int, Option(help="Conversations for each intent or task.", min=1)] = 1,
+    keep_turns: Annotated[
+        int, Option(help="Keep this many logged turns of each seed and go on there.", min=0)
+    ] = 0,
+    max_turns: Annotated[int, Option(help="User turns at most.", min=1)] = 10,
+    system: Annotated[str | None, Option(help="System prompt of an assistant that is a model.")] = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    workers: Workers = 16,
+) -> Results:
+    """Let a user talk to an assistant, many times. With tasks, a conversation stops when its task is solved."""
+    if (seeds is None) == (tasks is None):
+        raise InputError("give either --seeds (conversations with intents) or --tasks, and not both")
+    path = _conversations_file(seeds, "test") if seeds else tasks
+    assert path is not None
+    options: dict[str, Any] = {
+        "user": user,
+        "assistant": assistant,
+        "repeats": repeats,
+        "keep_turns": keep_turns,
+    }
+    options |= {"max_turns": max_turns, "system": system, "temperature": temperature, "top_p": top_p}
+    run = Run.open(out, "simulate", {**options, "limit": limit, "seed": seed}, [path])
+    if done := _finished(run):
+        return done
+    known: dict[str, Task] = {}
+    if tasks:
+        known = {task.id: task for task in read_tasks(path)[:limit]}
+        starts = [_from_task(task, repeat) for task in known.values() for repeat in range(repeats)]
+    else:
+        logged = islice(read_conversations(path), limit)
+        starts = [_from_log(log, repeat, keep_turns) for log in logged for repeat in range(repeats)]
+
+    def until(conversation: Conversation) -> str | None:
+        task = known.get(str(conversation.meta.get("task")))
+        return solved(task)(conversation) if task else never(conversation)
+
+    user_side = address.user(user, seed=seed, sampling=_sampling(temperature, top_p))
+    assistant_side = address.assistant(assistant, tasks=known.values(), seed=seed, system=system)
+    journal = Journal(run.path("turns.jsonl"))
+    ended = simulate_all(
+        Recorded(user_side, journal), Recorded(assistant_side, journal), starts, max_turns, until, workers
+    )
+    return _collect(run, starts, ended, journal, "simulating")
+
+
+def chat(
+    user: Annotated[str, Option(help="The user that talks to you: trained:MODEL, prompted:MODEL, ...")],
+    intent: Annotated[str | None, Option(help="What the user is after, one sentence.")] = None,
+    assistant: Annotated[str, Option(help="Who answers: human is you; or an assistant to watch.")] = "human",
+    save: Annotated[Path | None, Option(help="Append the conversation to this file (.jsonl).")] = None,
+    max_turns: Annotated[int, Option(help="User turns at most.", min=1)] = 20,
+    seed: Seed = 0,
+) -> Results:
+    """You are the assistant, and a simulated user talks to you. An empty line leaves."""
+    speaker = address.user(user, seed=seed)
+    answerer = address.assistant(assistant, seed=seed, ask=_answer)
+    shown = 0
+
+    def show(conversation: Conversation) -> None:
+        nonlocal shown
+        for turn in conversation.turns[shown:]:
+            if turn.role == "user" or assistant != "human":
+                p_end = turn.meta.get("p_end")
+                aside = f"  [dim]P(end) {p_end:.3f}[/]" if p_end is not None else ""
+                console.print(f"[bold]{turn.role}[/]{aside}")
+                console.print(Text(turn.text))
+        shown = len(conversation.turns)
+
+    def until(conversation: Conversation) -> str | None:
+        show(conversation)
+        return None
+
+    start = Conversation(f"chat-{seed}", intent=intent)
+    ended = converse(speaker, answerer, start, max_turns, until)
+    show(ended)
+    why = {"end": "left", "error": f"could not answer: {ended.meta.get('error')}"}.get(
+        ended.stop or "", ended.stop
+    )
+    console.print(f"[dim]{'you' if ended.next_role == 'assistant' else 'the user'} {why}[/]")
+    record = to_record(ended)
+    if save:
+        with save.open("a", encoding="utf-8") as file:
+            file.write(dumps(record) + "\n")
+    return record
+
+
+# --- scores ----------------------------------------------------------------------------------------------
+
+
+def score(
+    runs: Annotated[list[Path], Argument(help="Folders of `simulate` and `respond`.")],
+    human: Annotated[Path | None, Option(help="Real conversations for the human row: a folder or a file.")] = None,
+    tasks: Annotated[Path | None, Option(help="The tasks that were talked about (.jsonl).")] = None,
+    out: Out = Path("runs/score"),
+) -> Results:
+    """Measure simulated users, and real people with the same functions. Intervals are over people or intents."""
+    inputs = {run.name: _conversations_file(run) for run in runs}
+    if len(inputs) < len(runs):
+        raise InputError("two of the runs have the same folder name; rename one, since names head the columns")
+    people = _conversations_file(human, "test") if human else None
+    extra = [path for path in (people, tasks) if path]
+    run = Run.open(out, "score", {"human": people, "tasks": tasks}, [*inputs.values(), *extra])
+    if done := _finished(run):
+        return done
+    known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
+    columns: dict[str, dict[str, Measure]] = {}
+    for name, path in track(list(inputs.items()), "scoring", len(inputs)):
+        conversations = list(read_conversations(path))
+        asked = all("k" in conversation.meta for conversation in conversations)  # the prefixes of `respond`
+        found = _of_responses(conversations) if asked else _of_simulations(conversations, known)
+        columns[name] = {m.name: m for m in found}
+    if people:
+        columns["human"] = {m.name: m for m in _of_people(list(read_conversations(people)))}
+    write_lines(run.path("scores.jsonl"), _score_lines(columns))
+    show_measures("measures", columns)
+    return run.finish(_measure_results(columns))
+
+
+def _of_people(conversations: Sequence[Conversation]) -> list[Measure]:
+    return [
+        intrinsic.first_turn_diversity(conversations),
+        intrinsic.intent_decomposition(conversations),
+        intrinsic.words_per_turn(conversations),
+        intrinsic.turns_per_conversation(conversations),
+    ]
+
+
+def _of_simulations(conversations: Sequence[Conversation], tasks: Mapping[str, Task]) -> list[Measure]:
+    about_tasks = [
+        extrinsic.intent_coverage(conversations, tasks),
+        extrinsic.assistant_score(conversations, tasks),
+    ]
+    return [*_of_people(conversations), *(about_tasks if tasks else [])]
+
+
+def _of_responses(responses: Sequence[Conversation]) -> list[Measure]:
+    return [
+        intrinsic.first_turn_diversity([response for response in responses if response.meta["k"] == 0]),
+        intrinsic.intent_decomposition(responses),
+        intrinsic.words_per_turn(responses),
+        intrinsic.termination(responses),
+        intrinsic.termination_auroc(responses),
+    ]
+
+
+def _score_lines(columns: Mapping[str, Mapping[str, Measure]]) -> Iterator[dict[str, Any]]:
+    for name, measures in columns.items():
+        for measure in measures.values():
+            for row in measure.rows:
+                line = {"run": name, "measure": measure.name, "key": row.key, "stats": row.stats}
+                yield line | ({"why": row.why} if row.why else {})
+
+
+def _measure_results(columns: Mapping[str, Mapping[str, Measure]]) -> Results:
+    return {name: [measure_record(m) for m in measures.values()] for name, measures in columns.items()}
+
+
+# --- files and folders -----------------------------------------------------------------------------------
+
+
+def _log_files(paths: Iterable[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz", ".parquet")))
+            if not inside:
+                raise InputError(f"{path} holds no .jsonl, .jsonl.gz or .parquet file")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise InputError(f"{path} does not exist; give log files or folders of them")
+    return files
+
+
+def _conversations_file(path: Path, split: str = "test") -> Path:
+    """The conversations of a run folder (`conversations.jsonl`, else those of the split), or the file itself."""
+    if not path.is_dir():
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; give a run folder or a file of conversations")
+        return path
+    if (path / "run.json").is_file() and not (path / "results.json").is_file():
+        raise InputError(f"{path} is not complete; run its command again first")
+    for name in ("conversations.jsonl", f"{split}.jsonl"):
+        if (path / name).is_file():
+            return path / name
+    raise InputError(f"{path} holds neither conversations.jsonl nor {split}.jsonl; give the folder of a run")
+
+
+def _split_files(path: Path) -> dict[str, Path]:
+    splits = {split: path / f"{split}.jsonl" for split in SPLITS if (path / f"{split}.jsonl").is_file()}
+    return splits or {"conversations": _conversations_file(path)}
+
+
+def _rows_if_any(path: Path) -> Iterator[Any]:
+    return iter(read_rows(path)) if path.stat().st_size else iter(())
+
+
+def _scratch(base: str) -> tuple[int, int, int]:
+    parts = base.removeprefix("scratch:").split("x")
+    if len(parts) not in (2, 3) or not all(part.isdigit() for part in parts) or int(parts[0]) % 32:
+        raise InputError(
+            f"--base {base}: write scratch:WIDTHxLAYERS or scratch:WIDTHxLAYERSxVOCABULARY, "
+            "such as scratch:128x4x4096; the width is a multiple of 32"
+        )
+    width, layers, *vocabulary = map(int, parts)
+    return width, layers, vocabulary[0] if vocabulary else 4096
+
+
+# --- conversations: where they begin and how they are collected --------------------------------------------
+
+
+def _from_task(task: Task, repeat: int) -> Conversation:
+    return Conversation(f"{task.id}#{repeat}", intent=task.intent, meta={"task": task.id, "repeat": repeat})
+
+
+def _from_log(log: Conversation, repeat: int, keep_turns: int) -> Conversation:
+    return replace(
+        log,
+        id=f"{log.id}#{repeat}",
+        turns=log.turns[:keep_turns],
+        stop=None,
+        ended=False,
+        meta={**log.meta, "conversation": log.id, "repeat": repeat},
+    )
+
+
+def _sampling(temperature: float | None, top_p: float | None) -> Sampling | None:
+    if temperature is None and top_p is None:
+        return None
+    default = Sampling()
+    return Sampling(
+        temperature=default.temperature if temperature is None else temperature,
+        top_p=default.top_p if top_p is None else top_p,
+    )
+
+
+def _collect(
+    run: Run, starts: Sequence[Conversation], ended: Iterator[Conversation], journal: Journal, doing: str
+) -> Results:
+    """Write conversations down as they end; in the finished files they stand in the order of their starts."""
+    order = {start.id: i for i, start in enumerate(starts)}
+    path = run.path("conversations.jsonl")
+    path.unlink(missing_ok=True)
+    so_far = Journal(path)
+    stops: Counter[str] = Counter()
+    conversations = []
+    for conversation in track(ended, doing, len(starts)):
+        so_far.add(to_record(conversation))
+        stops[conversation.stop or "answered"] += 1
+        conversations.append(conversation)
+    journal.close(order=lambda row: (order[row["id"]], row["n"]))
+    conversations.sort(key=lambda conversation: order[conversation.id])
+    write_conversations(path, conversations)
+    turns = [turn for conversation in conversations for turn in conversation.turns]
+    results = {
+        "conversations": len(conversations),
+        "stops": _sorted(stops),
+        "tokens_in": sum(turn.meta.get("tokens_in", 0) for turn in turns),
+        "tokens_out": sum(turn.meta.get("tokens_out", 0) for turn in turns),
+    }
+    shown = ", ".join(f"{count} {stop}" for stop, count in stops.most_common())
+    console.print(f"{len(conversations)} conversations ({shown}): [bold]{path}[/]")
+    if errors := [c.meta["error"] for c in conversations if c.stop == "error"]:
+        console.print(f"[yellow]{len(errors)} ended in an error, the first: {errors[0]}[/]")
+    return run.finish(results)
+
+
+def _finished(run: Run) -> Results | None:
+    if (results := run.results) is not None:
+        console.print(f"[dim]{run.folder} is complete already; nothing to do[/]")
+    return results
+
+
+def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items()))
+
+
+def _finish_counts(run: Run, outputs: Outputs, counts: Counter[str]) -> Results:
+    outputs.close()
+    show_counts(str(run.folder), counts)
+    return run.finish({"counts": _sorted(counts)})
+
+
+def _answer(conversation: Conversation) -> str | None:
+    try:
+        return console.input("[bold]assistant>[/] ").strip() or None
+    except EOFError:
+        return None

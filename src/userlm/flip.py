@@ -1,0 +1,210 @@
+"""Turn a conversation inside out: from a dialogue to the tokens that a user model learns from.
+
+Here, and nowhere else, a dialogue becomes token ids. A conversation of K user turns gives K + 1 samples, the
+last of which is "the user leaves" (`samples`). Attention is causal, so one row that holds the whole
+conversation trains exactly the predictions of its samples one by one, at a fraction of their cost (`render`).
+
+The format is that of microsoft/UserLM-8b: after each header one newline, no BOS, and at the end of a prompt
+always an open user turn:
+
+    <|start_header_id|>system<|end_header_id|>\\n{intent}<|eot_id|>
+    <|start_header_id|>user<|end_header_id|>\\n{what the user says}<|eot_id|> ...
+    <|start_header_id|>user<|end_header_id|>\\n<|endconversation|><|eot_id|>
+
+(shown on three lines; there is nothing between `<|eot_id|>` and the next header).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from userlm.text import END_TOKEN
+from userlm.types import Conversation, Sample
+
+Ids = tuple[int, ...]
+
+
+def samples(conversation: Conversation) -> Iterator[Sample]:
+    """All that a user model can learn from a conversation: its K user turns and, if observed, the ending."""
+    for k in range(len(conversation.user_turns) + conversation.ended):
+        yield Sample(conversation, k)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How a dialogue is spelled in token ids, for training, generation and scoring alike.
+
+    Attributes:
+        encode: text to ids; never gives a control token, whatever the text contains.
+        headers: for `system`, `user` and `assistant` the ids that open a turn.
+        lead: the text between a header and the words, encoded together with them.
+        close: the id that closes a turn.
+        end: the id that a user says to leave.
+        stop_ids: ids at which a reply is over: `close`, `end` and every other control token.
+    """
+
+    encode: Callable[[str], list[int]]
+    headers: Mapping[str, Ids]
+    lead: str
+    close: int
+    end: int
+    stop_ids: frozenset[int]
+
+    def turn(self, role: str, text: str) -> Ids:
+        """A whole turn."""
+        return (*self.headers[role], *self.encode(self.lead + text), self.close)
+
+    def leave(self) -> Ids:
+        """A whole user turn in which the user leaves."""
+        return (*self.open(), self.end, self.close)
+
+    def open(self) -> Ids:
+        """The beginning of a user turn, up to where its words go. P(end) is read right behind it."""
+        return (*self.headers["user"], *self.encode(self.lead))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a row holds what the user says as the k-th turn.
+
+    `ids[start:stop]` is what is trained: the lead, the words (or the end token) and the closing token.
+    `ids[first:stop - 1]` are the words, or the end token, alone: what perplexity counts.
+    """
+
+    k: int
+    start: int
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Token ids with what is to be predicted in them."""
+
+    ids: Ids
+    targets: tuple[Target, ...]
+
+    def mask(self, words_only: bool = False) -> list[bool]:
+        """True where a token is to be predicted; with `words_only` without leads and closing tokens."""
+        mask = [False] * len(self.ids)
+        for target in self.targets:
+            start, stop = (target.first, target.stop - 1) if words_only else (target.start, target.stop)
+            mask[start:stop] = [True] * (stop - start)
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
+class Flipped:
+    """The rows of a conversation, and the `k` of the samples for which no room could be made."""
+
+    rows: tuple[Row, ...]
+    dropped: tuple[int, ...] = ()
+
+
+def render(conversation: Conversation, template: Template, max_tokens: int | None = None) -> Flipped:
+    """All samples of a conversation, each exactly once, in as few rows as can be.
+
+    The first row holds the conversation from its beginning for as long as it fits. Each sample beyond that
+    gets a row of its own, shortened by `shorten`. Every turn is encoded once.
+
+    Args:
+        max_tokens: the length of a row, in tokens; `None`: no limit.
+    """
+    head = _head(conversation, template)
+    turns = [template.turn(turn.role, turn.text) for turn in conversation.turns]
+    said = {sample.at: sample.k for sample in samples(conversation)}
+    if conversation.ended:
+        turns.append(template.leave())
+
+    rows: list[Row] = []
+    dropped: list[int] = []
+    ids, targets, whole = list(head), [], True
+    for at, turn in enumerate(turns):
+        whole = whole and (max_tokens is None or len(ids) + len(turn) <= max_tokens)
+        if whole:
+            if at in said:
+                targets.append(_target(template, said[at], len(ids), turn))
+            ids += turn
+        elif at in said and max_tokens is not None:
+            context = shorten(head, turns[:at], template, max_tokens - len(turn))
+            if context is None:
+                dropped.append(said[at])
+            else:
+                rows.append(Row((*context, *turn), (_target(template, said[at], len(context), turn),)))
+    if targets:
+        stop = targets[-1].stop  # what follows the last target teaches nothing
+        rows.insert(0, Row(tuple(ids[:stop]), tuple(targets)))
+    return Flipped(tuple(rows), tuple(dropped))
+
+
+def prompt(conversation: Conversation, template: Template, max_tokens: int | None = None) -> Ids | None:
+    """The ids after which a model takes the user's next turn; `None` if no room can be made for them.
+
+    Shortened exactly as in training.
+    """
+    head = _head(conversation, template)
+    turns = [template.turn(turn.role, turn.text) for turn in conversation.turns]
+    opening = template.open()
+    if max_tokens is None:
+        return (*head, *(token for turn in turns for token in turn), *opening)
+    context = shorten(head, turns, template, max_tokens - len(opening))
+    return None if context is None else (*context, *opening)
+
+
+def shorten(head: Ids, turns: list[Ids], template: Template, room: int) -> Ids | None:
+    """The intent and the latest turns in at most `room` tokens; never cut on the right.
+
+    Drops the oldest exchanges, a user turn and its answer together; if the last answer alone is still too
+    long, its middle is cut; if the intent itself does not fit, there is no answer: `None`.
+    """
+    room -= len(head)
+    if room < 0:
+        return None
+    last_answer = max(len(turns) - 1, 0)
+    exchanges = range(len(turns) % 2, len(turns), 2)  # an opening greeting goes first, alone
+    for start in sorted({0, *exchanges, last_answer}):
+        kept = turns[start:]
+        if sum(map(len, kept)) <= room:
+            return (*head, *(token for turn in kept for token in turn))
+    last = turns[-1]
+    opening = len(template.headers["assistant"]) + 1
+    spare = room - opening - 1
+    if spare < 2:
+        return None
+    words = last[opening:-1]
+    left, right = (spare + 1) // 2, spare // 2
+    return (*head, *last[:opening], *words[:left], *words[len(words) - right :], last[-1])
+
+
+def _head(conversation: Conversation, template: Template) -> Ids:
+    return () if conversation.intent is None else template.turn("system", conversation.intent)
+
+
+def _target(template: Template, k: int, start: int, turn: Ids) -> Target:
+    header = len(template.headers["user"])
+    return Target(k, start + header, start + len(template.open()), start + len(turn))
+
+
+def userlm_template(
+    encode: Callable[[str], list[int]], token_id: Callable[[str], int | None], special_ids: frozenset[int]
+) -> Template:
+    """The format of microsoft/UserLM-8b in the ids of one tokenizer.
+
+    Args:
+        encode: text to ids, control tokens never among them.
+        token_id: the id of a control token; `None` if the tokenizer has no such token.
+        special_ids: all that the tokenizer calls special.
+
+    Raises:
+        ValueError: names the tokens that are missing.
+    """
+    start, stop, close, end = (
+        token_id(token) for token in ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", END_TOKEN)
+    )
+    if start is None or stop is None or close is None:
+        raise ValueError("its tokenizer lacks <|start_header_id|>, <|end_header_id|> or <|eot_id|>")
+    if end is None:
+        raise ValueError(f"its tokenizer has no {END_TOKEN} token")
+    headers = {role: (start, *encode(role), stop) for role in ("system", "user", "assistant")}
+    return Template(encode, headers, "\n", close, end, special_ids | {close, end})

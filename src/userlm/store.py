@@ -1,0 +1,512 @@
+"""Conversations in files, and the run folder: the interface between stages.
+
+    run.json             written first: verb, options, inputs with their hashes, versions, machine
+    turns.jsonl          a line for each answered call, appended as it comes
+    conversations.jsonl  a line for each finished conversation
+    results.json         written last; its presence means "complete"
+
+A folder that holds `run.json` without `results.json` was interrupted. The same command takes it up again, and
+ends with the same files as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
+from pathlib import Path
+from typing import IO, Any
+
+from userlm.types import Conversation, InputError, Measure, Reply, Speaker, Turn
+
+SPLITS = ("train", "valid", "test")
+
+
+# --- conversations ---------------------------------------------------------------------------------------
+
+
+def to_record(conversation: Conversation) -> dict[str, Any]:
+    """A conversation as a JSON object; what is empty is left out."""
+    turns = [
+        {"role": t.role, "text": t.text} | ({"meta": dict(t.meta)} if t.meta else {}) for t in conversation.turns
+    ]
+    record: dict[str, Any] = {"id": conversation.id, "turns": turns}
+    optional = {
+        "intent": conversation.intent,
+        "user": conversation.user,
+        "stop": conversation.stop,
+        "ended": conversation.ended,
+        "meta": dict(conversation.meta),
+    }
+    return record | {key: value for key, value in optional.items() if value}
+
+
+def from_record(record: Mapping[str, Any]) -> Conversation:
+    """The conversation that `to_record` wrote; raises `ValueError` that names the wrong field."""
+    known = {"id", "turns", "intent", "user", "stop", "ended", "meta"}
+    if unknown := set(record) - known:
+        raise ValueError(f"unknown field {sorted(unknown)[0]!r}; if this is a log, run `userlm import` first")
+    turns = take(record, "turns", list)
+    spoken = []
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, dict):
+            raise ValueError(f"turns[{i}] is not an object")
+        text = take(turn, "text", str, f"turns[{i}].text")
+        spoken.append(Turn(turn.get("role", ""), text, turn.get("meta") or {}))
+    return Conversation(
+        id=take(record, "id", str),
+        turns=tuple(spoken),
+        intent=take(record, "intent", str, default=None),
+        user=take(record, "user", str, default=None),
+        stop=take(record, "stop", str, default=None),
+        ended=take(record, "ended", bool, default=False),
+        meta=take(record, "meta", dict, default={}),
+    )
+
+
+def read_conversations(path: str | Path) -> Iterator[Conversation]:
+    """Conversations from a `.jsonl`, `.jsonl.gz` or `.parquet` file, as this package writes them.
+
+    Raises:
+        InputError: naming file, line and field.
+    """
+    seen: dict[str, int] = {}
+    for line in read_rows(path):
+        if line.error:
+            raise InputError(f"{path}, line {line.number}: {line.error}")
+        try:
+            conversation = from_record(line.row)
+        except ValueError as error:
+            raise InputError(f"{path}, line {line.number}: {error}") from None
+        if conversation.id in seen:
+            raise InputError(
+                f"{path}, line {line.number}: id {conversation.id!r} was already used on line "
+                f"{seen[conversation.id]}; give each conversation its own"
+            )
+        seen[conversation.id] = line.number
+        yield conversation
+
+
+def write_conversations(path: str | Path, conversations: Iterable[Conversation]) -> int:
+    """Write them to a `.jsonl`, `.jsonl.gz` or `.parquet` file, all or nothing; how many there were."""
+    path = Path(path)
+    if path.suffix == ".parquet":
+        return _write_parquet(path, conversations)
+    count = 0
+    with replacing(path) as partial, _open_write(partial, path) as file:
+        for conversation in conversations:
+            file.write(dumps(to_record(conversation)) + "\n")
+            count += 1
+    return count
+
+
+def _write_parquet(path: Path, conversations: Iterable[Conversation]) -> int:
+    import polars as pl
+
+    text, flag = pl.String(), pl.Boolean()
+    turn = pl.Struct({"role": text, "text": text, "meta": text})
+    columns = {"id": text, "turns": pl.List(turn), "intent": text, "user": text, "stop": text, "ended": flag}
+    rows = [
+        {
+            "id": c.id,
+            "turns": [{"role": t.role, "text": t.text, "meta": dumps(dict(t.meta))} for t in c.turns],
+            "intent": c.intent,
+            "user": c.user,
+            "stop": c.stop,
+            "ended": c.ended,
+            "meta": dumps(dict(c.meta)),
+        }
+        for c in conversations
+    ]
+    with replacing(path) as partial:
+        pl.DataFrame(rows, schema={**columns, "meta": text}).write_parquet(partial)
+    return len(rows)
+
+
+# --- rows of any file ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a file: its object, or its text and what is wrong with it, in two words and in a sentence."""
+
+    number: int
+    row: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    error: str = ""
+    raw: str = ""
+
+
+def read_rows(path: str | Path) -> Iterator[Line]:
+    """The objects of a `.jsonl`, `.jsonl.gz` or `.parquet` file, bad lines among them.
+
+    Raises:
+        InputError: for a file that is missing, empty, cut short or of an unknown kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        kind = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {kind}; give a .jsonl, .jsonl.gz or .parquet file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty; give a file with one conversation a line")
+    if path.suffix == ".parquet":
+        yield from _read_parquet(path)
+        return
+    number, any_text = 0, False
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                if raw.strip():
+                    any_text = True
+                    yield _parse(number, raw)
+    except (EOFError, gzip.BadGzipFile, OSError) as error:
+        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+            raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+        broken = "is no gzip file" if number == 0 else f"is cut short or damaged after line {number}"
+        raise InputError(f"{path} {broken}; fetch it again, or unpack what is left with `gzip -dc`") from None
+    if not any_text:
+        raise InputError(f"{path} holds no lines; give a file with one conversation a line")
+
+
+def _parse(number: int, raw: bytes) -> Line:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        kept = raw.decode("utf-8", "backslashreplace").rstrip("\n")
+        where = f"byte {error.start + 1} is not UTF-8; save the file as UTF-8"
+        return Line(number, reason="not UTF-8", error=where, raw=kept)
+    try:
+        row = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f" (column {error.colno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
+        said = f"is not JSON{where}; write one JSON object a line"
+        return Line(number, reason="not JSON", error=said, raw=text.rstrip("\n"))
+    if not isinstance(row, dict):
+        kind = {list: "an array", str: "a string", type(None): "null"}.get(type(row), "a number or boolean")
+        said = f"is {kind}, not a JSON object"
+        return Line(number, reason="not an object", error=said, raw=text.rstrip("\n"))
+    return Line(number, row)
+
+
+def _read_parquet(path: Path) -> Iterator[Line]:
+    import polars as pl
+
+    try:
+        frame = pl.scan_parquet(path)
+        ours = {"id", "turns", "ended"} <= set(frame.collect_schema().names())
+        rows = frame.select(pl.len()).collect().item()
+        for start in range(0, rows, 10_000):
+            for i, row in enumerate(frame.slice(start, 10_000).collect().iter_rows(named=True), start + 1):
+                yield Line(i, _unpack(row) if ours else row)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is no readable parquet file: {reason}") from None
+
+
+def _unpack(row: dict[str, Any]) -> dict[str, Any]:
+    for turn in row["turns"] or ():
+        turn["meta"] = json.loads(turn["meta"] or "{}")
+    return {**row, "meta": json.loads(row["meta"] or "{}")}
+
+
+# --- the run folder --------------------------------------------------------------------------------------
+
+
+class Run:
+    """One folder, one truth: what was asked, what was answered, what came out."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def open(
+        cls, folder: str | Path, verb: str, options: Mapping[str, Any], inputs: Iterable[str | Path] = ()
+    ) -> Run:
+        """Begin a run, or take up the same one again.
+
+        Raises:
+            InputError: if the folder holds a run with other options or inputs, or anything else.
+        """
+        folder, paths = Path(folder), [Path(path) for path in inputs]
+        for path in paths:
+            if not path.is_file():
+                raise InputError(f"{path} does not exist")
+        asked = {
+            "verb": verb,
+            "options": {key: _plain(value) for key, value in options.items()},
+            "inputs": {str(path): _sha256(path) for path in paths},
+        }
+        manifest_path = folder / "run.json"
+        begun = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        if begun == ["run.json"]:  # it got no further, such as for an address that was wrong
+            manifest_path.unlink()
+        elif manifest_path.is_file():
+            manifest = _read_json(manifest_path)
+            for part in ("verb", "options", "inputs"):
+                if manifest.get(part) != asked[part]:
+                    was, now = _first_difference(manifest.get(part), asked[part])
+                    raise InputError(
+                        f"{folder} holds a run with other {part} ({was} there, {now} now); "
+                        "choose another --out or delete the folder"
+                    )
+            return cls(folder, manifest)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} exists and is no run folder; choose another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = {**asked, **_surroundings()}
+        write_json(manifest_path, manifest)
+        return cls(folder, manifest)
+
+    def path(self, name: str) -> Path:
+        """The path of a file of this run."""
+        return self.folder / name
+
+    @property
+    def results(self) -> dict[str, Any] | None:
+        """What the finished run found; `None` while it is not complete."""
+        path = self.path("results.json")
+        return _read_json(path) if path.is_file() else None
+
+    def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the results, last of all."""
+        write_json(self.path("results.json"), results)
+        return dict(results)
+
+
+class Outputs:
+    """Line files that grow together and survive a crash together.
+
+    `commit(state)` makes all that was written so far, and `state`, last. Opening them again cuts off what
+    came after the last commit and gives `state` back. Numbers of bytes are kept in `progress.json`.
+    """
+
+    def __init__(self, run: Run, *names: str) -> None:
+        self._progress = run.path("progress.json")
+        saved = _read_json(self._progress) if self._progress.is_file() else {}
+        self.state: dict[str, Any] = saved.get("state", {})
+        self._files: dict[str, IO[bytes]] = {}
+        for name in names:
+            path = run.path(name)
+            path.touch()
+            os.truncate(path, saved.get("sizes", {}).get(name, 0))
+            self._files[name] = path.open("ab")
+
+    def write(self, name: str, record: Mapping[str, Any]) -> None:
+        """Append a line to one of the files."""
+        self._files[name].write(dumps(record).encode() + b"\n")
+
+    def commit(self, state: Mapping[str, Any]) -> None:
+        """Make everything up to here last."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        sizes = {name: file.tell() for name, file in self._files.items()}
+        write_json(self._progress, {"sizes": sizes, "state": state})
+
+    def close(self) -> None:
+        """Close the files after the last commit; there is no progress to remember any more."""
+        for file in self._files.values():
+            file.close()
+        self._progress.unlink(missing_ok=True)
+
+
+class Journal:
+    """A line file to which threads append; a line torn by a crash is cut off when it is opened again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        path.touch()
+        whole = 0
+        self.rows: list[dict[str, Any]] = []
+        with path.open("rb") as file:
+            for raw in file:
+                if not raw.endswith(b"\n") or (line := _parse(0, raw)).error:
+                    break
+                whole += len(raw)
+                self.rows.append(line.row)
+        os.truncate(path, whole)
+        self._file = path.open("ab")
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a line; it is on its way to the disk when this returns."""
+        with self._lock:
+            self._file.write(dumps(row).encode() + b"\n")
+            self._file.flush()
+
+    def close(self, order: Callable[[Mapping[str, Any]], Any]) -> None:
+        """Close it with its lines in order, so that the file does not tell which thread was first."""
+        self._file.close()
+        rows = Journal(self.path)
+        rows._file.close()
+        write_lines(self.path, sorted(rows.rows, key=order))
+
+
+class Recorded:
+    """A speaker whose answers are kept: what was answered in an earlier attempt is not asked again."""
+
+    def __init__(self, speaker: Speaker, journal: Journal) -> None:
+        self._speaker, self._journal = speaker, journal
+        self._answered = {(row["id"], row["n"]): row for row in journal.rows}
+
+    def reply(self, conversation: Conversation, /) -> Reply:
+        """The recorded answer, or the speaker's own, which is then recorded."""
+        key = (conversation.id, len(conversation.turns))
+        if row := self._answered.get(key):
+            return Reply(row["text"], row.get("stop"), row.get("meta") or {})
+        reply = self._speaker.reply(conversation)
+        optional = {"stop": reply.stop, "meta": dict(reply.meta)}
+        row = {"id": key[0], "n": key[1], "role": conversation.next_role, "text": reply.text}
+        self._journal.add(row | {name: value for name, value in optional.items() if value})
+        return reply
+
+
+def measure_record(measure: Measure) -> dict[str, Any]:
+    """A measure as `results.json` holds it; its rows go to `scores.jsonl`."""
+    return {
+        "name": measure.name,
+        "value": measure.value,
+        "low": measure.low,
+        "high": measure.high,
+        "n": measure.n,
+        "missing": measure.missing,
+        "better": measure.better,
+        "unit": measure.unit,
+    }
+
+
+# --- small things ----------------------------------------------------------------------------------------
+
+
+def dumps(value: Any) -> str:
+    """JSON on one line, the same bytes for the same value."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=False, default=str).encode("utf-8", "replace").decode()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, all or nothing."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON-lines file, all or nothing."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.writelines(dumps(row) + "\n" for row in rows)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` when all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _open_write(partial: Path, path: Path) -> Iterator[IO[str]]:
+    if path.name.endswith(".jsonl.gz"):  # without name or time stamp: the same lines give the same bytes
+        with (
+            partial.open("wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+            TextIOWrapper(packed, encoding="utf-8") as file,
+        ):
+            yield file
+    elif path.suffix == ".jsonl":
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+    else:
+        raise InputError(f"{path}: its kind is unknown; give a .jsonl, .jsonl.gz or .parquet file")
+
+
+_REQUIRED = object()
+
+
+def take(row: Mapping[str, Any], name: str, kind: type, shown: str = "", default: Any = _REQUIRED) -> Any:
+    """A field of a JSON object; raises `ValueError` that names it when it is missing or of another kind."""
+    value = row.get(name)
+    if value is None:
+        if default is _REQUIRED:
+            raise ValueError(f"field {shown or name!r} is missing")
+        return default
+    if not isinstance(value, kind):
+        raise ValueError(f"field {shown or name!r} must be a {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read: {error}; delete the folder and run again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is no JSON object; delete the folder and run again")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+def _first_difference(was: Any, now: Any) -> tuple[str, str]:
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in [*was, *now]:
+            if was.get(key) != now.get(key):
+                return f"{key}={was.get(key)!r}", f"{key}={now.get(key)!r}"
+    return repr(was), repr(now)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _surroundings() -> dict[str, Any]:
+    """What the results may depend on besides options and inputs."""
+    versions = {"python": platform.python_version()}
+    for name in ("userlm", "torch", "transformers", "tokenizers", "numpy", "openai"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "git": _commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the package, when it runs from a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,251 @@
+"""Tasks whose outcome can be checked: load them, grade an answer, see which facts were said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from userlm.simulate import Until
+from userlm.store import read_rows, take
+from userlm.text import content_words, numbers, words
+from userlm.types import Conversation, Fact, InputError, Task
+
+NOT_GRADED = "not graded: needs a sandbox"
+"""Why a `python` task has no grade: nothing here runs code that a model wrote."""
+
+SHARE = 0.75
+"""How much of a fact's content words a user must have said.
+
+A compromise: of the last fact of a sharded GSM8K question less counts as said when it was not (with 0.6, 43 %),
+and of the facts of the whole question more does not count although it was (with 0.8, 12 %).
+"""
+
+
+def read_tasks(path: str | Path) -> list[Task]:
+    """Tasks from a `.jsonl` file; see `Task` for the fields, `facts` being `{"text", "required"}` objects.
+
+    Raises:
+        InputError: naming file, line and field.
+    """
+    tasks: dict[str, Task] = {}
+    for line in read_rows(path):
+        try:
+            if line.error:
+                raise ValueError(line.error)
+            task = _task(line.row)
+            if task.id in tasks:
+                raise ValueError(f"id {task.id!r} is used twice")
+        except ValueError as error:
+            raise InputError(f"{path}, line {line.number}: {error}") from None
+        tasks[task.id] = task
+    return list(tasks.values())
+
+
+def _task(row: Mapping[str, Any]) -> Task:
+    facts = []
+    for i, fact in enumerate(take(row, "facts", list)):
+        if not isinstance(fact, dict):
+            raise ValueError(f"facts[{i}] is not an object")
+        required = take(fact, "required", bool, f"facts[{i}].required", default=True)
+        facts.append(Fact(take(fact, "text", str, f"facts[{i}].text"), required))
+    domain = take(row, "domain", str)
+    if domain not in ("math", "python"):
+        raise ValueError(f"domain is {domain!r}; it must be 'math' or 'python'")
+    id, intent, answer = (take(row, name, str) for name in ("id", "intent", "answer"))
+    if domain == "math" and final_number(answer) is None:
+        raise ValueError(f"answer is {answer!r}; the answer of a math task must hold a number")
+    return Task(id, domain, intent, tuple(facts), answer, take(row, "meta", dict, default={}))
+
+
+def task_of(conversation: Conversation, tasks: Mapping[str, Task]) -> Task | None:
+    """What a conversation is about: `meta["task"]`, else its id without the number of the repeat (`id#2`)."""
+    name = conversation.meta.get("task") or conversation.id.rpartition("#")[0] or conversation.id
+    return tasks.get(name)
+
+
+# --- was it said? ----------------------------------------------------------------------------------------
+
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen"
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_COUNTS: dict[str, int] = {
+    **{word: i for i, word in enumerate(_UNITS.split())},
+    **{word: 10 * i for i, word in enumerate(_TENS, 2)},
+    **dict.fromkeys(("twice", "double", "doubled", "couple"), 2),
+    **dict.fromkeys(("thrice", "triple", "tripled"), 3),
+}
+_SCALES = {  # these multiply a count before them, and are numbers of their own without one
+    "half": Fraction(1, 2),
+    "quarter": Fraction(1, 4),
+    "dozen": Fraction(12),
+    "hundred": Fraction(100),
+    "thousand": Fraction(1000),
+    "million": Fraction(10**6),
+}
+_PARTS = {  # behind a count only: there is no fraction in "the third day"
+    **{name: Fraction(1, i) for i, name in enumerate(("third", "fourth", "fifth", "sixth"), 3)},
+    **{name: Fraction(1, i) for i, name in enumerate(("eighth", "ninth", "tenth"), 8)},
+}
+_NUMBER_WORDS = {*_COUNTS, *_SCALES, *_PARTS}
+_TOKEN = re.compile(
+    r"(?<![\w.])[-−]?[$€£]?[-−]?(?:[0-9]+ )?[0-9][0-9.,/]*|(?<!\w)\.[0-9]+|[^\W\d_]+(?:'[^\W\d_]+)?"
+)
+
+
+def said(fact: Fact | str, texts: Sequence[str]) -> bool:
+    """Has the user said this fact in these turns? A lexical stand-in for a judge, for work offline.
+
+    Yes if every number of the fact occurs in the texts, in digits or words (a one is not asked for: people
+    say "a"), and at least `SHARE` of its content words, endings aside. All turns are taken together, so a
+    fact may be told in pieces. It knows no synonyms, and who gave what to whom is lost on it.
+    """
+    told = fact.text if isinstance(fact, Fact) else fact
+    amounts = _quantities(told)
+    if not amounts - {1} <= {amount for text in texts for amount in _quantities(text)}:
+        return False
+    wanted = _stems(content_words(told))
+    if not wanted and not amounts:
+        wanted = _stems(words(told))  # "It is in there" still has words
+    heard = {stem for text in texts for stem in _stems(words(text))}
+    return len(wanted & heard) >= SHARE * len(wanted)
+
+
+def _quantities(text: str) -> set[Fraction]:
+    """The numbers of a text, written in digits or in words: `two dozen`, `twenty-five`, `2/3`, `a third`."""
+    found: set[Fraction] = set()
+    pending: Fraction | None = None  # the number that the next word may still change
+    before = ""
+    for token in _TOKEN.findall(text.lower().replace("’", "'")):
+        word = token if token in _COUNTS else token.removesuffix("s")
+        scale = _SCALES.get(word)
+        if scale is None and (pending is not None or before in ("a", "an")):
+            scale = _PARTS.get(word)
+        count = _COUNTS.get(word, 0)
+        room = 10 if before in _TENS else 100 if before == "hundred" else 0
+        if scale is not None:
+            pending = scale if pending is None else pending * scale
+        elif pending is not None and 0 < count < room:
+            pending += count
+        else:
+            if pending is not None:
+                found.add(pending)
+            digits = [Fraction(number) for number in numbers(token[:40])]
+            found.update(digits[:-1])
+            pending = digits[-1] if digits else Fraction(count) if word in _COUNTS else None
+        before = word
+    return found if pending is None else found | {pending}
+
+
+def _stems(found: Sequence[str]) -> set[str]:
+    """The words without numbers and without their endings."""
+    return {_stem(word) for word in found if not word[0].isdigit()} - _NUMBER_WORDS
+
+
+def _stem(word: str) -> str:
+    """A word without 's, -s, -ed and -ing, roughly: `bakes`, `baked` and `baking` meet at `bak`."""
+    word = word.removesuffix("'s").removesuffix("'")
+    if len(word) > 4 and word.endswith(("ies", "ied")):
+        return word[:-3] + "y"
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    for ending in ("ing", "ed"):
+        if word.endswith(ending) and len(word) >= len(ending) + 3:
+            word = word.removesuffix(ending)
+            if word[-1] == word[-2] and word[-1] not in "lsz":  # stopped, but not filled
+                word = word[:-1]
+            break
+    return word.removesuffix("e") if len(word) > 3 else word
+
+
+# --- is it right? ----------------------------------------------------------------------------------------
+
+_SENTENCE = re.compile(r"(?<=[.!?])[\"”’')]*\s+|\n+")
+_ITEM = re.compile(r"^[ \t>#-]*(\d{1,2})[.)]\s+(?=\S)|(?<!\S)(\d{1,2})\)\s+(?=\S)", re.MULTILINE)
+_EXPLICIT = (
+    re.compile(r"\banswer\b[^.!?]{0,60}?(?:\b(?:is|be|was)\b(?!\s+not\b)|[:=])(.*)", re.IGNORECASE),
+    re.compile(r"(?<!#)####\s{0,3}([-$€£]{0,3}\d[\d.,/]{0,30}\s{0,3}[%\w]{0,20})\W{0,5}$"),  # no heading
+    re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}"),
+)
+_OPERATION = re.compile(r"[-+*/x×÷]\s*[$€£]?\.?\d[^=,;]{0,30}$")
+
+
+def final_number(text: str) -> str | None:
+    """The number a text ends up with, spelled as `text.numbers` does; `None` if there is none.
+
+    An explicit answer comes first: the last of `#### X`, `\\boxed{X}` and "answer is X". Next the result
+    of a closing sum ("5 x 10 = 50 miles in 5 days"), then the last number. The numbers of list items, and
+    all that is asked rather than said, do not count.
+    """
+    sentences = [part for part in _SENTENCE.split(_plain(text)) if not part.rstrip("\"”’') ").endswith("?")]
+    explicit = None
+    for sentence in sentences:
+        for pattern in _EXPLICIT:
+            for match in pattern.finditer(sentence):
+                sum_, _, result = match[1].rpartition("=")  # "the answer is 5 x 12 = 60 clips"
+                explicit = next(iter([*numbers(result), *numbers(sum_)]), explicit)
+    if explicit is not None:
+        return explicit
+    last = next((sentence for sentence in reversed(sentences) if numbers(sentence)), "")
+    operation, _, result = last.rpartition("=")
+    if _OPERATION.search(operation[-60:]) and not re.search(r"[,;](?!\d)", result) and numbers(result):
+        return numbers(result)[0]
+    return next(reversed(numbers(last)), None)
+
+
+def grade_math(text: str, answer: str) -> bool | None:
+    """Does this assistant turn give the right number? `None` if it gives none: that is no attempt.
+
+    Compared as decimals: `$100.00` is `100`, and not `1`.
+
+    Raises:
+        ValueError: if the reference answer holds no number.
+    """
+    wanted = final_number(answer)
+    if wanted is None:
+        raise ValueError(f"the answer {answer!r} holds no number")
+    given = final_number(text)
+    return None if given is None else given == wanted
+
+
+def grade(task: Task, conversation: Conversation) -> tuple[bool | None, str]:
+    """Whether the task was solved, and why we say so; `None` if it cannot be graded.
+
+    Any right assistant turn solves a math task, as in Lost in Conversation.
+    """
+    if task.domain != "math":
+        return None, NOT_GRADED
+    answers = [turn.text for turn in conversation.turns if turn.role == "assistant"]
+    grades = [grade_math(text, task.answer) for text in answers]
+    if True in grades:
+        return True, f"right in answer {grades.index(True) + 1}"
+    return False, "wrong" if False in grades else "no attempt"
+
+
+def solved(task: Task) -> Until:
+    """When to stop a simulation: `"solved"` as soon as the assistant has given the right answer."""
+
+    def until(conversation: Conversation) -> str | None:
+        if task.domain != "math" or not conversation.turns or conversation.turns[-1].role == "user":
+            return None
+        return "solved" if grade_math(conversation.turns[-1].text, task.answer) else None
+
+    return until
+
+
+def _plain(text: str) -> str:
+    """A text without markup, without exponents and without the numbers of list items and steps."""
+    text = re.sub(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2", text.replace("{,}", ","))
+    text = re.sub(r"\*\*|__|`|\\(?![A-Za-z])|\^\{?\d+\}?", "", text)
+    items = {int(match[1] or match[2]) for match in _ITEM.finditer(text)}
+
+    def drop(match: re.Match[str]) -> str:  # "42. That is all" is no list: an item has a neighbour
+        item = int(match[1] or match[2])
+        return " " if item - 1 in items or (item == 1 and 2 in items) else match[0]
+
+    text = re.sub(r"\bstep\s+\d+", " ", _ITEM.sub(drop, text), flags=re.IGNORECASE)
+    return re.sub(r"([:=])\s*\n\s*", r"\1 ", text)  # "The answer is:", and it stands on the next line

@@ -1,0 +1,75 @@
+"""What the tests share."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small lose time to threads waiting for each other
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+from userlm.text import INTENT_PREFIX
+from userlm.types import Conversation, Turn
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real conversations; it is not part of the repository."""
+    folder = Path(os.environ.get("USERLM_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no real data: set USERLM_DATA to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama3(data: Path) -> Any:
+    """The real Llama-3 tokenizer with the end token of microsoft/UserLM-8b: id 128256, not special."""
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    reserved = [f"<|reserved_special_token_{i}|>" for i in range(251)]
+    controls = ["<|begin_of_text|>", "<|end_of_text|>", *reserved[:2], "<|finetune_right_pad_id|>", reserved[2]]
+    controls += ["<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>", "<|python_tag|>"]
+    controls += reserved[3 : 256 - len(controls) + 3]
+    file = str(data / "llama3_tokenizer" / "tokenizer.model")
+    backend = TikTokenConverter(file, extra_special_tokens=controls).converted()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|begin_of_text|>", eos_token="<|end_of_text|>"
+    )
+    tokenizer.add_tokens(["<|endconversation|>"])
+    # The template of the released checkpoint, as its users describe it: one newline after a header, no BOS,
+    # and a user turn left open whatever is asked for.
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' + '\n' + m.content "
+        "+ '<|eot_id|>' }}{% endfor %}{{ '<|start_header_id|>user<|end_header_id|>' }}"
+    )
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def llama3_template(llama3: Any) -> Any:
+    from userlm.models.local import template_of
+
+    return template_of(llama3)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Any:
+    """A random Llama of two layers with a small tokenizer of its own. Not to be trained: it is shared."""
+    from userlm.train import from_scratch
+
+    texts = ["how do i sort a list in python?", "plan me a trip to rome please", "thanks, that helps a lot"]
+    return from_scratch(texts, width=64, layers=2, vocabulary=400, seed=0)
+
+
+@pytest.fixture(scope="session")
+def slides() -> Conversation:
+    """Three exchanges on medicine and weight, the shape of the conversation in the paper's slides."""
+    said = ["is it ok to take allertine for weeks", "Usually not.", "and does it make me gain weight"]
+    said += ["It can.", "so less sugar then?", "That helps."]
+    turns = tuple(Turn("assistant" if i % 2 else "user", text) for i, text in enumerate(said))
+    intent = INTENT_PREFIX + "learn how a drug and diet affect weight."
+    return Conversation("slides", turns, intent, user="p1", ended=True)

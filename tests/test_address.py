@@ -1,0 +1,66 @@
+"""Addresses: what is found, and what is said when it is not."""
+
+import pytest
+
+from userlm import address
+from userlm.assistants import Clarifier, Oracle, Script
+from userlm.store import write_conversations
+from userlm.types import Conversation, Fact, InputError, Reply, Task
+from userlm.users import ReplayUser
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("traned:x", "'traned' is no kind of user; did you mean trained:?"),
+        ("microsoft/UserLM-8b", "write for instance trained:microsoft/UserLM-8b"),
+        ("trained:", "say which after the colon"),
+        ("trained:./nowhere", "there is no such folder, and it is no hub id"),
+        ("trained:openai:gpt-4o", "a model on this machine is wanted here"),
+        ("prompted:opnai:gpt-4o", "'opnai' is no kind of model; did you mean openai:?"),
+        ("prompted:http://localhost:8000/v1", "which model? write http://localhost:8000/v1#NAME"),
+        ("replay:nowhere.jsonl", "nowhere.jsonl does not exist"),
+        ("script:nowhere.txt", "nowhere.txt: cannot read the script"),
+        ("py:nowhere:make", "No module named 'nowhere'"),
+        ("py:json", "write py:MODULE:NAME"),
+    ],
+)
+def test_a_wrong_address_says_what_was_meant(wrong, hint):
+    with pytest.raises(InputError) as caught:
+        address.user(wrong)
+    assert hint in str(caught.value)
+
+
+def test_a_missing_key_is_named(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(InputError, match="set the environment variable OPENAI_API_KEY"):
+        address.assistant("openai:gpt-4o")
+
+
+def test_a_folder_without_a_model_is_no_model(tmp_path):
+    with pytest.raises(InputError, match=r"holds no model \(no config.json\)"):
+        address.user(f"trained:{tmp_path}")
+
+
+def test_users_and_assistants_are_found(tmp_path, monkeypatch):
+    (tmp_path / "lines.txt").write_text("hi\n\nbye\n")
+    write_conversations(tmp_path / "log.jsonl", [Conversation("a").say("hi").say("hello")])
+    (tmp_path / "mine_abc.py").write_text(
+        "from userlm.types import Reply\nclass U:\n  def reply(self, c): return Reply('mine')\nmake = U\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert isinstance(address.user("replay:log.jsonl"), ReplayUser)
+    assert isinstance(address.user("script:lines.txt"), Script)
+    assert address.user("py:mine_abc:make").reply(Conversation()) == Reply("mine")
+    assert address.assistant("replay:log.jsonl").reply(Conversation("a").say("hi")).text == "hello"
+    assert isinstance(address.assistant("clarifier"), Clarifier)
+    tasks = [Task("t", "math", "x", (Fact("y"),), "1")]
+    assert isinstance(address.assistant("oracle", tasks=tasks), Oracle)
+    with pytest.raises(InputError, match="--tasks"):
+        address.assistant("oracle")
+
+
+def test_a_human_is_asked(capsys):
+    user = address.user("human", ask=lambda conversation: "typed")
+    assert user.reply(Conversation()).text == "typed"

@@ -1,0 +1,200 @@
+"""Flipping: samples, the template of UserLM-8b in real ids, rows, and what is done with long conversations."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from userlm.flip import prompt, render, samples
+from userlm.types import Conversation, Sample, Turn
+
+# Llama-3 ids, from its published tokenizer
+START, STOP, EOT, END, NEWLINE, USER, ASSISTANT, SYSTEM = 128006, 128007, 128009, 128256, 198, 882, 78191, 9125
+
+
+def talk(*texts: str, greeting: bool = False, **fields: object) -> Conversation:
+    roles = ("assistant", "user") if greeting else ("user", "assistant")
+    turns = tuple(Turn(roles[i % 2], text) for i, text in enumerate(texts))
+    return replace(Conversation("c", turns), **fields)
+
+
+def test_the_conversation_of_the_slides_gives_four_samples_and_the_last_one_leaves(
+    slides, llama3, llama3_template
+):
+    units = list(samples(slides))
+    assert [unit.target for unit in units] == [*slides.user_turns, None]
+    assert [len(unit.context) for unit in units] == [0, 2, 4, 6]
+    template = llama3_template
+    [row] = render(slides, template).rows
+    last = row.targets[-1]
+    assert llama3.decode(row.ids[last.start : last.stop]) == "\n<|endconversation|><|eot_id|>"
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        pytest.param(talk("hi", "hello", "bye"), id="stops on a user turn"),
+        pytest.param(talk("hi", "hello", "and?", "well"), id="a fragment, or cut"),
+    ],
+)
+def test_a_log_whose_ending_was_not_observed_gives_k_samples(log):
+    assert not log.ended
+    assert [unit.target for unit in samples(log)] == list(log.user_turns)
+
+
+def test_a_greeting_by_the_assistant_is_context_of_the_first_sample():
+    log = talk("Hi, how can I help?", "my order", "Which?", "42", "Thanks.", greeting=True, ended=True)
+    units = list(samples(log))
+    assert [unit.target for unit in units] == ["my order", "42", None]
+    assert [len(unit.context) for unit in units] == [1, 3, 5]
+
+
+def test_ids_are_those_that_the_released_template_spells(llama3_template):
+    """By hand: header = 128006, role, 128007; then "\\n" = 198; no BOS (128000) anywhere."""
+    log = talk("Hello", "Hello world", intent="Hello World")
+    ids = prompt(log, llama3_template)
+    assert list(ids) == [
+        *(START, SYSTEM, STOP, NEWLINE, 9906, 4435, EOT),
+        *(START, USER, STOP, NEWLINE, 9906, EOT),
+        *(START, ASSISTANT, STOP, NEWLINE, 9906, 1917, EOT),
+        *(START, USER, STOP, NEWLINE),
+    ]
+
+
+TEXTS = ["Hello", "\nHello", "\n\n  x", "  \nHello", "tab\there ", "我想", "a\r\nb", "", "\n"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_checkpoints_own_chat_template_gives_the_same_ids_whatever_a_turn_begins_with(
+    text, llama3, llama3_template
+):
+    log = talk(text, "ok\n", intent="x")
+    messages = [{"role": "system", "content": "x"}]
+    messages += [{"role": turn.role, "content": turn.text} for turn in log.turns]
+    theirs = llama3.apply_chat_template(messages, tokenize=True, return_dict=False)
+    assert list(prompt(log, llama3_template)) == [*theirs, NEWLINE]  # we open the line as well
+
+
+def test_a_turn_that_begins_with_a_newline_is_encoded_together_with_the_one_of_the_template(llama3_template):
+    """ "\\n" + "\\nHello": Llama-3 has one token for two newlines, 271."""
+    assert llama3_template.turn("user", "\nHello")[3:-1] == (271, 9906)
+
+
+def test_every_added_token_written_as_text_stays_characters(llama3, llama3_template):
+    encode = llama3_template.encode
+    added = llama3.added_tokens_decoder
+    assert len(added) == 257
+    for token in added.values():
+        ids = encode(f"say {token.content} now")
+        assert added.keys().isdisjoint(ids)
+        assert llama3.decode(ids) == f"say {token.content} now"
+    everything = "".join(token.content for token in added.values())
+    log = talk(everything, everything, intent=everything, ended=True)
+    [row] = render(log, llama3_template).rows
+    controls = [i for i in row.ids if i in added]
+    assert controls == [*(START, STOP, EOT) * 3, START, STOP, END, EOT]
+
+
+def test_the_real_tokenizer_test_vectors_hold(llama3_template, data):
+    import json
+
+    encode = llama3_template.encode
+    vectors = json.loads((data / "llama3_tokenizer" / "test_vectors.json").read_text())
+    plain = [vector for vector in vectors if "<|" not in vector["text"]]
+    assert len(plain) > 30
+    for vector in plain:
+        assert encode(vector["text"]) == vector["ids"], vector["text"]
+
+
+def test_the_mask_is_on_what_the_user_says_and_the_end(tiny, slides):
+    template = tiny.template()
+    [row] = render(slides, template).rows
+    spoken = [i for i, wanted in zip(row.ids, row.mask(), strict=True) if wanted]
+    expected = []
+    for text in slides.user_turns:
+        expected += [*template.encode("\n" + text), template.close]
+    assert spoken == [*expected, *template.encode("\n"), template.end, template.close]
+    words = [i for i, wanted in zip(row.ids, row.mask(words_only=True), strict=True) if wanted]
+    said = [i for text in slides.user_turns for i in template.encode("\n" + text)[1:]]
+    assert words == [*said, template.end]
+
+
+def test_a_prompt_is_the_beginning_of_the_row_up_to_the_target(tiny, slides):
+    template = tiny.template()
+    [row] = render(slides, template).rows
+    for sample, target in zip(samples(slides), row.targets, strict=True):
+        assert prompt(sample.prefix, template) == row.ids[: target.first]
+
+
+def test_a_long_conversation_gives_each_sample_exactly_once_and_keeps_intent_and_target_whole(tiny):
+    template = tiny.template()
+    log = talk(*(f"turn {i} " + "word " * 20 for i in range(12)), intent="plan", ended=True)
+    for limit in (120, 200, 333, 700):
+        flipped = render(log, template, limit)
+        assert sorted(t.k for row in flipped.rows for t in row.targets) == list(range(7))
+        head = template.turn("system", "plan")
+        for row in flipped.rows:
+            assert len(row.ids) <= limit
+            assert row.ids[: len(head)] == head
+            for target in row.targets:
+                said = log.user_turns[target.k] if target.k < 6 else None
+                whole = template.turn("user", said) if said else template.leave()
+                assert row.ids[target.stop - len(whole) : target.stop] == whole
+
+
+def test_the_oldest_exchanges_go_first_in_pairs_then_the_middle_of_the_last_answer(tiny):
+    template = tiny.template()
+    log = talk("one", "A", "two", "B", "three", "C " * 30, "four")
+    spelled = [template.turn(turn.role, turn.text) for turn in log.turns]
+    whole = len(spelled[6])
+
+    def context(room: int) -> tuple[int, ...]:
+        [*_, row] = render(log, template, room + whole).rows
+        assert [t.k for t in row.targets][-1] == 3
+        return row.ids[: len(row.ids) - whole]
+
+    flat = [sum(spelled[start:6], ()) for start in (2, 4, 5)]
+    assert context(len(flat[0])) == flat[0]  # without the first exchange
+    assert context(len(flat[0]) - 1) == flat[1]  # without the second too
+    assert context(len(flat[1]) - 1) == flat[2]  # the last answer alone
+    cut = context(len(flat[2]) - 7)
+    assert len(cut) == len(flat[2]) - 7
+    assert cut[:10] == flat[2][:10] and cut[-10:] == flat[2][-10:]
+
+
+def test_what_cannot_fit_is_dropped_and_said(tiny):
+    log = talk("word " * 200, "fine", "ok", "bye", ended=True)
+    flipped = render(log, tiny.template(), 60)
+    assert flipped.dropped == (0,)
+    assert sorted(t.k for row in flipped.rows for t in row.targets) == [1, 2]
+
+
+def test_a_prompt_too_long_is_shortened_as_in_training_and_none_when_the_intent_alone_does_not_fit(tiny):
+    template = tiny.template()
+    log = talk("one " * 30, "A " * 30, "two", "B", intent="x")
+    room = 60
+    ids = prompt(log, template, room)
+    assert len(ids) <= room
+    assert ids == prompt(replace(log, turns=log.turns[2:]), template)
+    assert prompt(talk(intent="word " * 100), template, room) is None
+
+
+turns = st.lists(st.text(max_size=30), min_size=1, max_size=9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(texts=turns, greeting=st.booleans(), limit=st.integers(20, 160), intent=st.none() | st.text(max_size=10))
+def test_no_sample_is_lost_or_doubled_whatever_is_said(tiny, texts, greeting, limit, intent):
+    log = talk(*texts, greeting=greeting, intent=intent)
+    log = replace(log, ended=log.next_role == "user")
+    flipped = render(log, tiny.template(), limit)
+    ks = sorted([t.k for row in flipped.rows for t in row.targets] + list(flipped.dropped))
+    assert ks == list(range(len(log.user_turns) + log.ended))
+    assert all(len(row.ids) <= limit for row in flipped.rows)
+
+
+def test_a_sample_knows_what_came_before_and_a_prefix_can_be_answered(slides):
+    prefix = Sample(slides, 1).prefix
+    assert prefix.id == "slides/1" and prefix.next_role == "user"
+    assert prefix.meta["target"] == slides.user_turns[1] and prefix.meta["conversation"] == "slides"

@@ -1,0 +1,358 @@
+"""Diversity, decomposition, termination and plain counts, each worked out by hand."""
+
+import gzip
+import json
+import time
+import tracemalloc
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from userlm.flip import samples
+from userlm.metrics.intrinsic import (
+    first_turn_diversity,
+    intent_decomposition,
+    intent_decomposition_variants,
+    termination,
+    termination_auroc,
+    turns_per_conversation,
+    words_per_turn,
+)
+from userlm.simulate import respond
+from userlm.stats import auroc, f1_percent, jackknife, percent, ratio
+from userlm.text import INTENT_PREFIX, words
+from userlm.types import Conversation, Reply, Turn
+
+
+def talk(id: str, *texts: str, user: str | None = None, intent: str | None = None) -> Conversation:
+    conversation = Conversation(id, user=user, intent=intent)
+    for text in texts:
+        conversation = conversation.say(text)
+    return conversation
+
+
+class Says:
+    """A user whose every reply is the same."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.given = reply
+
+    def reply(self, conversation: Conversation, /) -> Reply:
+        return self.given
+
+
+# --- first turns ---------------------------------------------------------------------------------
+
+
+def test_diversity_by_hand() -> None:
+    # {bake, a, cake}, {bake, a, pie}, {hello}
+    # 1-2: 2 common of 4 -> 1/2; 1-3 and 2-3: nothing common -> 1. Mean 2.5 / 3 = 83.33 %
+    found = first_turn_diversity([talk("1", "Bake a cake!"), talk("2", "bake a a PIE"), talk("3", "hello")])
+    assert found.value == pytest.approx(250 / 3)
+    assert (found.n, found.missing, found.unit, found.better) == (3, 0, "%", "higher")
+    # its own mean distance for each: (1/2 + 1)/2, the same, (1 + 1)/2
+    assert [row.stats for row in found.rows] == [(0.75, 1), (0.75, 1), (1, 1)]
+    # left out one by one: 100, 100, 50 -> mean 83.33, error sqrt(2/3 (16.67^2 x 2 + 33.33^2)) = 33.33
+    assert found.low == pytest.approx(250 / 3 - 1.96 * 100 / 3)
+    assert found.high == 100  # more than all there is to be different is cut off
+
+
+def test_a_conversation_without_a_first_turn_is_missing_with_the_reason() -> None:
+    gone = Conversation("gone").close("error", error="timed out")
+    found = first_turn_diversity([talk("1", "a b"), talk("2", "a"), gone, talk("3", "?!"), Conversation("4")])
+    assert found.value == 50  # {a, b} and {a}: 1 of 2
+    assert (found.n, found.missing) == (2, 3)
+    whys = {row.key: row.why for row in found.rows if row.why}
+    assert whys == {
+        "gone": "no user turn (error: timed out)",
+        "3": "no words in the first turn",
+        "4": "no user turn",
+    }
+
+
+def test_one_first_turn_has_no_diversity() -> None:
+    found = first_turn_diversity([talk("1", "a b")])
+    assert (found.value, found.n, found.missing) == (None, 0, 1)
+    assert first_turn_diversity([]).value is None
+
+
+def test_answers_on_later_prefixes_are_no_first_turns() -> None:
+    log = talk("c", "same words", "a", "other words", "b")
+    responses = [respond(Says(Reply(f"reply{i}")), s.prefix) for i, s in enumerate(samples(log))]
+    assert [row.key for row in first_turn_diversity(responses).rows] == ["c/0"]
+
+
+TEXTS = st.lists(
+    st.tuples(st.text("abcd ", min_size=1, max_size=8).filter(lambda t: t.strip()), st.sampled_from("pqrs")),
+    min_size=3,
+    max_size=12,
+)
+
+
+@given(TEXTS)
+@settings(max_examples=100, deadline=None)
+def test_diversity_and_its_jackknife_are_those_of_all_pairs_one_by_one(items: list[tuple[str, str]]) -> None:
+    def brute(kept: list[tuple[str, str]]) -> float:
+        sets = [set(words(text)) for text, _ in kept]
+        return 100 * float(np.mean([1 - len(a & b) / len(a | b) for a, b in combinations(sets, 2)]))
+
+    found = first_turn_diversity([talk(str(i), text, user=user) for i, (text, user) in enumerate(items)])
+    assert found.value == pytest.approx(brute(items))
+    kept = [[item for item in items if item[1] != user] for user in sorted({user for _, user in items})]
+    if len(kept) < 2 or min(map(len, kept)) < 2:
+        assert found.low is None and found.high is None
+    else:
+        low, high = jackknife(brute(items), [brute(rest) for rest in kept])
+        assert (found.low, found.high) == (
+            pytest.approx(max(low, 0), abs=1e-6),
+            pytest.approx(min(high, 100), abs=1e-6),
+        )
+
+
+def test_two_thousand_first_turns_take_seconds_and_little_memory() -> None:
+    rng = np.random.default_rng(0)
+    vocabulary = np.array([f"w{i}" for i in range(5000)])
+    share = 1 / np.arange(1, 5001)
+    texts = [" ".join(rng.choice(vocabulary, 40, p=share / share.sum())) for _ in range(2000)]
+    conversations = [talk(str(i), text) for i, text in enumerate(texts)]
+    tracemalloc.start()
+    start = time.perf_counter()
+    found = first_turn_diversity(conversations)
+    took, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.n == 2000
+    assert took < 10
+    assert peak < 25e6  # a matrix of all pairs would take 32 MB
+
+
+# --- the intent in the turns ---------------------------------------------------------------------
+
+INTENT = INTENT_PREFIX + "find recipes for chocolate cake."  # 4 content words
+
+
+def test_decomposition_by_hand() -> None:
+    # I = {find, recipes, chocolate, cake}; the fixed opening ("user", "assistant", "language") does not count
+    # turn 1: {chocolate, cake, user, assistant}: 2 of 4 = 50 %; turn 2: {thanks}: 0 of 1 = 0 %; mean 25 %
+    found = intent_decomposition(
+        [talk("c", "chocolate cake, cake for a user assistant", "x", "thanks", intent=INTENT)]
+    )
+    assert found.value == 25
+    assert [(row.key, row.cluster, row.stats) for row in found.rows] == [
+        ("c/0", INTENT, (0.5, 1)),
+        ("c/1", INTENT, (0, 1)),
+    ]
+    assert found.better == "lower"
+
+
+def test_the_variants_by_hand() -> None:
+    # I has 4 words. Turn 1: U = {chocolate, cake, user, assistant}, tokens chocolate cake cake user assistant.
+    # Turn 2: U = {thanks}.
+    conversation = talk("c", "chocolate cake, cake for a user assistant", "x", "thanks", intent=INTENT)
+    of_intent, jaccard, types, tokens, later = intent_decomposition_variants(iter([conversation]))
+    assert of_intent.value == pytest.approx(100 * (2 / 4 + 0) / 2)
+    assert jaccard.value == pytest.approx(100 * (2 / 6 + 0) / 2)
+    assert types.value == pytest.approx((2 + 0) / 2)
+    assert tokens.value == pytest.approx((3 + 0) / 2)
+    assert (later.value, later.n) == (0, 1)  # turn 2 alone
+
+
+def test_what_has_no_words_to_compare_is_missing_with_the_reason() -> None:
+    failed = Conversation("f", intent=INTENT).close("guard")
+    left = Conversation("l", intent=INTENT).close("end")
+    found = intent_decomposition(
+        [
+            talk("a", "chocolate cake"),
+            talk("b", "do it", "x", "cake", intent=INTENT),
+            talk("c", "cake", intent=INTENT_PREFIX + "do this."),
+            failed,
+            left,  # left at once: no turn, nothing to measure and nothing missing
+        ]
+    )
+    assert (found.value, found.n, found.missing) == (100, 1, 4)
+    assert {row.key: row.why for row in found.rows if row.why} == {
+        "a/0": "no intent",
+        "b/0": "no content words in the turn",
+        "c/0": "no content words in the intent",
+        "f": "guard",
+    }
+
+
+def test_of_an_answer_on_a_real_prefix_only_the_answer_counts() -> None:
+    log = talk("c", "chocolate cake", "x", "chocolate cake", "y", intent=INTENT)
+    prefix = list(samples(log))[1].prefix
+    found = intent_decomposition([respond(Says(Reply("cheese")), prefix)])
+    assert [(row.key, row.stats) for row in found.rows] == [("c/1/1", (0, 1))]
+    assert words_per_turn([respond(Says(Reply("one two three")), prefix)]).value == 3
+    assert words_per_turn([respond(Says(Reply(stop="end")), prefix)]).rows == ()
+    failed = words_per_turn([respond(Says(Reply(stop="guard")), prefix)])
+    assert (failed.n, failed.missing, failed.rows[0].why) == (0, 1, "guard")
+
+
+def test_an_answer_whose_prefix_was_taken_off_counts_just_the_same() -> None:
+    log = talk("c", "chocolate cake", "x", "chocolate cake", "y", intent=INTENT)
+    answer = respond(Says(Reply("one two three")), list(samples(log))[1].prefix)
+    bare = Conversation(answer.id, answer.turns[-1:], intent=INTENT, meta=answer.meta)
+    assert words_per_turn([bare]).rows == words_per_turn([answer]).rows
+
+
+# --- the ending ----------------------------------------------------------------------------------
+
+
+def response(
+    k: int, target: str | None, reply: Reply, conversation: str = "c", user: str | None = None
+) -> Conversation:
+    prefix = Conversation(
+        f"{conversation}/{k}",
+        tuple(Turn(role, "x", {"p_end": 0.123}) for _ in range(k) for role in ("user", "assistant")),
+        user=user,
+        meta={"conversation": conversation, "k": k, "target": target},
+    )
+    return respond(Says(reply), prefix)
+
+
+END, GO = Reply(stop="end"), Reply("go on")
+
+
+def test_termination_f1_by_hand() -> None:
+    # TP: left, left. FN: the person left, the user did not. FP: the other way round. 2 TP, 1 FP, 1 FN:
+    # F1 = 2x2 / (2x2 + 1 + 1) = 2/3. The true negative does not count in it.
+    found = termination(
+        [
+            response(0, "first", END),  # k = 0: no row
+            response(1, None, END, "a"),
+            response(2, None, Reply("bye", stop="end"), "b"),  # words before leaving are still leaving
+            response(1, None, GO, "d"),
+            response(1, "more", END, "e"),
+            response(2, "more", GO, "e"),
+        ]
+    )
+    assert found.value == pytest.approx(200 / 3)
+    assert [row.stats for row in found.rows] == [(1, 0, 0), (1, 0, 0), (0, 0, 1), (0, 1, 0), (0, 0, 0)]
+    assert (found.n, found.missing) == (5, 0)
+
+
+@pytest.mark.parametrize("stop", ["error", "guard", "context"])
+def test_no_answer_is_neither_leaving_nor_staying(stop: str) -> None:
+    found = termination([response(1, None, END, "a"), response(1, None, Reply(stop=stop), "b")])
+    assert (found.value, found.n, found.missing) == (100, 1, 1)
+    assert found.rows[1].why == stop
+
+
+def test_a_conversation_that_is_no_answer_on_a_prefix_is_missing() -> None:
+    found = termination([talk("c", "hi")])
+    assert (found.value, found.missing) == (None, 1)
+    assert termination_auroc([talk("c", "hi")]).missing == 1
+
+
+def test_endings_are_resampled_by_person_else_by_conversation() -> None:
+    found = termination([response(1, None, END, "a"), response(1, None, END, "b", user="p")])
+    assert [row.cluster for row in found.rows] == ["a", "p"]
+
+
+def test_samples_of_a_log_answered_by_the_person_give_100() -> None:
+    log = talk("c", "q1", "a1", "q2", "a2").close("end")
+    replies = [respond(Says(Reply(s.target) if s.target else Reply(stop="end")), s.prefix) for s in samples(log)]
+    found = termination(replies)
+    assert (found.value, found.n) == (100, 2)  # q2 and the ending; q1 is no row
+
+
+def test_termination_auroc_by_hand() -> None:
+    # left: 0.9 and 0.4; stayed: 0.4 and 0.1. Pairs: won, won, tie, won = 3.5 of 4
+    found = termination_auroc(
+        [
+            response(0, "first", Reply("x", meta={"p_end": 1.0})),  # no row
+            response(1, None, Reply(stop="end", meta={"p_end": 0.9}), "a"),
+            response(1, None, Reply("x", meta={"p_end": 0.4}), "b"),
+            response(1, "more", Reply("x", meta={"p_end": 0.4}), "c"),
+            response(2, "more", Reply("bye", stop="end", meta={"p_end": 0.1}), "d"),
+        ]
+    )
+    assert found.value == 3.5 / 4
+    assert [row.stats for row in found.rows] == [(0.9, 1), (0.4, 1), (0.4, 0), (0.1, 0)]
+    # left out one by one: a -> (0.5 + 1)/2 = 0.75, b -> 1, c -> 1, d -> (1 + 0.5)/2 = 0.75
+    assert (found.low, found.high) == (
+        pytest.approx(jackknife(0.875, [0.75, 1, 1, 0.75])[0]),
+        pytest.approx(min(1, jackknife(0.875, [0.75, 1, 1, 0.75])[1])),
+    )
+
+
+def test_a_p_end_of_the_prefix_is_not_taken_for_the_answers_own() -> None:
+    found = termination_auroc(
+        [response(1, None, END), response(1, "more", GO), response(1, "x", Reply(stop="error"))]
+    )
+    assert (found.value, found.missing) == (None, 3)
+    assert [row.why for row in found.rows] == ["no P(end)", "no P(end)", "error"]
+
+
+PREDICTIONS = st.lists(
+    st.tuples(st.integers(0, 4), st.booleans(), st.sampled_from("pqr")), min_size=2, max_size=15
+)
+
+
+@given(PREDICTIONS)
+@settings(max_examples=100, deadline=None)
+def test_the_jackknife_of_the_auroc_is_that_of_leaving_each_person_out(
+    items: list[tuple[int, bool, str]],
+) -> None:
+    def brute(kept: list[tuple[int, bool, str]]) -> float | None:
+        return auroc([p for p, left, _ in kept if left], [p for p, left, _ in kept if not left])
+
+    found = termination_auroc(
+        response(1, None if left else "more", Reply("x", meta={"p_end": p}), str(i), user)
+        for i, (p, left, user) in enumerate(items)
+    )
+    assert found.value == brute(items)
+    without = [brute([item for item in items if item[2] != user]) for user in {user for *_, user in items}]
+    values = [value for value in without if value is not None]
+    if found.value is None or len(without) < 2 or len(values) < len(without):
+        assert found.low is None
+    else:
+        low, high = jackknife(found.value, values)
+        assert (found.low, found.high) == (pytest.approx(max(low, 0)), pytest.approx(min(high, 1)))
+
+
+# --- plain counts --------------------------------------------------------------------------------
+
+
+def test_plain_counts_by_hand() -> None:
+    two, one = talk("a", "one two", "x", "three"), talk("b", "four five six")
+    assert words_per_turn([two, one]).value == 2  # (2 + 1 + 3) / 3 turns
+    assert turns_per_conversation([two, one]).value == 1.5
+    assert words_per_turn([two, one]).better == turns_per_conversation([two, one]).better == "neither"
+
+
+def test_a_conversation_that_failed_has_no_known_length() -> None:
+    found = turns_per_conversation([talk("a", "x"), talk("b", "x", "y").close("error", error="gone")])
+    assert (found.value, found.n, found.missing) == (1, 1, 1)
+    assert found.rows[1].why == "error: gone"
+    assert turns_per_conversation([response(1, None, GO)]).missing == 1
+
+
+def test_every_value_is_the_statistic_of_its_rows_and_people_are_the_clusters(data: Path) -> None:
+    with gzip.open(data / "realhumaneval.jsonl.gz", "rt", encoding="utf-8") as file:
+        logs = [json.loads(line) for line in file]
+    conversations = []
+    for log in logs:
+        turns = [Turn(m["role"], m["content"]) for m in log["messages"]]
+        try:
+            conversations.append(
+                Conversation(log["id"], tuple(turns), user=log["user_id"], intent="write python code")
+            )
+        except ValueError:  # two turns of one side in a row: `import` joins them, here they are left out
+            continue
+    assert len(conversations) > 100
+    for found, statistic in [
+        (first_turn_diversity(conversations), percent),
+        (intent_decomposition(conversations), percent),
+        (words_per_turn(conversations), ratio),
+        (turns_per_conversation(conversations), ratio),
+        (termination(respond(Says(END), s.prefix) for c in conversations for s in samples(c)), f1_percent),
+    ]:
+        sums = np.sum([row.stats for row in found.rows if row.stats], axis=0)
+        assert found.value == pytest.approx(float(statistic(sums)))
+        assert found.low is not None and found.high is not None and found.low <= found.value <= found.high
+        assert {row.cluster for row in found.rows} <= {c.user for c in conversations}

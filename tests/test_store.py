@@ -1,0 +1,183 @@
+"""Files of conversations, and the run folder with what it survives."""
+
+import gzip
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from userlm.store import (
+    Journal,
+    Outputs,
+    Recorded,
+    Run,
+    from_record,
+    read_conversations,
+    read_rows,
+    to_record,
+    write_conversations,
+)
+from userlm.types import Conversation, InputError, ModelError, Reply, Turn
+
+ODD = 'tab\t quote " line\u2028 emoji 😀 <|eot_id|> \x00 end'
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.parquet"])
+def test_conversations_come_back_as_they_were(name, tmp_path):
+    logs = [
+        Conversation(
+            "a", (Turn("user", ODD, {"p_end": 0.5}), Turn("assistant", "b")), "x", "p", "end", True, {"k": [1]}
+        ),
+        Conversation("b", (Turn("assistant", "hi"), Turn("user", "c"))),
+        Conversation("c"),
+    ]
+    assert write_conversations(tmp_path / name, logs) == 3
+    assert list(read_conversations(tmp_path / name)) == logs
+
+
+@given(st.lists(st.text(), max_size=4), st.none() | st.text())
+def test_any_text_survives_the_record(texts, intent):
+    log = Conversation("a", intent=intent or None)
+    for text in texts:
+        log = log.say(text)
+    assert from_record(json.loads(json.dumps(to_record(log)))) == log
+
+
+def test_the_same_conversations_give_the_same_bytes(tmp_path):
+    for name in ("one.jsonl.gz", "two.jsonl.gz"):
+        write_conversations(tmp_path / name, [Conversation("a").say(ODD)])
+    assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "two.jsonl.gz").read_bytes()
+
+
+GOOD = '{"id": "a", "turns": [{"role": "user", "text": "hi"}]}\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("nonsense", "line 2: is not JSON (column 1"),
+        ("[1]", "line 2: is an array, not a JSON object"),
+        ("null", "line 2: is null, not a JSON object"),
+        ('{"turns": []}', "line 2: field 'id' is missing"),
+        ('{"id": "b"}', "line 2: field 'turns' is missing"),
+        ('{"id": 5, "turns": []}', "line 2: field 'id' must be a str, not int"),
+        ('{"id": "b", "turns": ["hi"]}', "line 2: turns[0] is not an object"),
+        ('{"id": "b", "turns": [{"role": "user"}]}', "line 2: field 'turns[0].text' is missing"),
+        ('{"id": "b", "turns": [{"role": "bot", "text": "x"}]}', "line 2: turns[0].role is 'bot'"),
+        ('{"id": "b", "messages": []}', "'messages'; if this is a log, run `userlm import`"),
+        (GOOD.strip(), "line 2: id 'a' was already used on line 1"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_field(line, said, tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_text(GOOD + line + "\n")
+    with pytest.raises(InputError) as caught:
+        list(read_conversations(path))
+    assert str(path) in str(caught.value) and said in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "blank.jsonl").write_text("\n \n")
+    (tmp_path / "plain.jsonl.gz").write_text("not gzip")
+    whole = gzip.compress((GOOD * 1000).encode())
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "bad.parquet").write_text("no parquet here")
+    said = {
+        "missing.jsonl": "does not exist",
+        "empty.jsonl": "is empty",
+        "blank.jsonl": "holds no lines",
+        "plain.jsonl.gz": "is no gzip file",
+        "cut.jsonl.gz": "is cut short or damaged after line",
+        "bad.parquet": "is no readable parquet file",
+        ".": "is a folder",
+    }
+    for name, words in said.items():
+        with pytest.raises(InputError) as caught:
+            list(read_rows(tmp_path / name))
+        assert words in str(caught.value) and str(tmp_path / name) in str(caught.value)
+
+
+def test_a_line_that_is_not_utf8_is_kept_in_a_readable_form(tmp_path):
+    (tmp_path / "c.jsonl").write_bytes(GOOD.encode() + b'{"id": "\xff"}\n')
+    good, bad = read_rows(tmp_path / "c.jsonl")
+    assert good.row["id"] == "a"
+    assert (bad.number, bad.reason, bad.raw) == (2, "not UTF-8", '{"id": "\\xff"}')
+
+
+def test_a_run_is_taken_up_again_only_as_the_same_run(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text(GOOD)
+    run = Run.open(tmp_path / "run", "clean", {"seed": 0}, [log])
+    run.path("something").touch()
+    assert Run.open(tmp_path / "run", "clean", {"seed": 0}, [log]).results is None
+    with pytest.raises(InputError, match=r"other options \(seed=0 there, seed=1 now\); choose another --out"):
+        Run.open(tmp_path / "run", "clean", {"seed": 1}, [log])
+    log.write_text(GOOD * 2)
+    with pytest.raises(InputError, match="other inputs"):
+        Run.open(tmp_path / "run", "clean", {"seed": 0}, [log])
+    with pytest.raises(InputError, match=r"no\.jsonl does not exist"):
+        Run.open(tmp_path / "other", "clean", {}, [tmp_path / "no.jsonl"])
+
+
+def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="is no run folder"):
+        Run.open(tmp_path, "clean", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_got_no_further_than_its_options_can_be_begun_with_others(tmp_path):
+    Run.open(tmp_path / "run", "simulate", {"user": "traned:x"})
+    assert Run.open(tmp_path / "run", "simulate", {"user": "trained:x"}).manifest["options"] == {
+        "user": "trained:x"
+    }
+
+
+def test_what_was_not_committed_is_cut_off(tmp_path):
+    run = Run.open(tmp_path / "run", "import", {})
+    outputs = Outputs(run, "a", "b")
+    outputs.write("a", {"n": 1})
+    outputs.commit({"line": 1})
+    outputs.write("a", {"n": 2})
+    outputs.write("b", {"n": 2})
+    for file in outputs._files.values():
+        file.flush()  # as a crash may leave it
+    again = Outputs(run, "a", "b")
+    assert again.state == {"line": 1}
+    assert (run.path("a").read_text(), run.path("b").read_text()) == ('{"n": 1}\n', "")
+    again.write("b", {"n": 3})
+    again.close()
+    assert run.path("b").read_text() == '{"n": 3}\n'
+    assert not run.path("progress.json").exists()
+
+
+def test_a_torn_line_of_a_journal_is_cut_off_and_the_whole_ones_kept(tmp_path):
+    path = tmp_path / "turns.jsonl"
+    path.write_text('{"n": 1}\n{"n": 2}\n{"n": 3')
+    journal = Journal(path)
+    assert journal.rows == [{"n": 1}, {"n": 2}]
+    journal.add({"n": 0})
+    journal.close(order=lambda row: row["n"])
+    assert path.read_text() == '{"n": 0}\n{"n": 1}\n{"n": 2}\n'
+
+
+def test_what_was_answered_is_not_asked_again(tmp_path):
+    class Counts:
+        calls = 0
+
+        def reply(self, conversation):
+            self.calls += 1
+            if self.calls == 2:
+                raise ModelError("down")
+            return Reply("hi", stop="end", meta={"p_end": 0.5})
+
+    speaker, log = Counts(), Conversation("a")
+    first = Recorded(speaker, Journal(tmp_path / "t.jsonl")).reply(log)
+    again = Recorded(speaker, Journal(tmp_path / "t.jsonl"))
+    assert again.reply(log) == first == Reply("hi", "end", {"p_end": 0.5})
+    assert speaker.calls == 1
+    with pytest.raises(ModelError):
+        again.reply(Conversation("b"))  # an error is no answer: it is asked again
+    assert again.reply(Conversation("b")).text == "hi"
