@@ -62,7 +62,7 @@ def test_a_task_is_found_by_meta_or_by_id_without_the_repeat() -> None:
     ("fact", "texts"),
     [
         ("Mimi picked up 2 dozen seashells.", ["mimi picks up 24 seashells"]),  # 2 x 12; picked = picks
-        ("Kyle found twice as many shells.", ["kyle finds, found 2x the shells"]),  # twice = 2
+        ("Kyle found twice as many shells.", ["kyle found 2x as many shells"]),  # twice = 2
         ("She bakes 25 cakes", ["she's baking twenty-five", "cakes, i mean"]),  # told in two turns
         ("A third of the 1,200 boxes", ["1/3 of the 1200 boxes"]),
         ("One of the cats is black.", ["a cat is black"]),  # a one is not asked for

@@ -197,3 +197,8 @@ def test_a_tokenizer_without_header_tokens_is_refused_with_what_can_be_trained(t
 
 def test_no_rows_make_an_empty_plan():
     assert plan(Flips((), 0, 0), Recipe(epochs=1)) == []
+    assert plan(Flips((), 0, 0), Recipe(steps=5)) == []
+
+
+def test_no_steps_leave_the_model_as_it_is(tiny, logs):
+    assert plan(flip_all(logs, tiny.template(), 512), Recipe(steps=0)) == []

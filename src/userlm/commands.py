@@ -193,7 +193,8 @@ def intents(
         return replace(conversation, intent=intent, meta=meta)
 
     for name, path in paths.items():
-        conversations = track(islice(read_conversations(path), limit), f"intents for {name}")
+        found = read_conversations(path) if path.stat().st_size else iter(())  # few people: a split may be empty
+        conversations = track(islice(found, limit), f"intents for {name}")
         write_conversations(run.path(f"{name}.jsonl"), map(write, conversations))
     results = {"counts": _sorted(counts), "leakage": sum(leaks) / len(leaks) if leaks else None}
     show_counts("intents (extractive stand-in)", counts)

@@ -17,11 +17,8 @@ NOT_GRADED = "not graded: needs a sandbox"
 """Why a `python` task has no grade: nothing here runs code that a model wrote."""
 
 SHARE = 0.75
-"""How much of a fact's content words a user must have said.
-
-A compromise: of the last fact of a sharded GSM8K question less counts as said when it was not (with 0.6, 43 %),
-and of the facts of the whole question more does not count although it was (with 0.8, 12 %).
-"""
+"""How much of a fact's content words a user must have said: a compromise between missing what was said and
+hearing what was not (`bench/matcher.py` prints both for other shares)."""
 
 
 def read_tasks(path: str | Path) -> list[Task]:

@@ -81,7 +81,8 @@ def flip_all(conversations: Iterable[Conversation], template: Template, max_toke
 def plan(flips: Flips, recipe: Recipe) -> list[list[Row]]:
     """The rows of every step, in order. It depends on the seed alone, so a resumed run goes on with the same."""
     steps: list[list[Row]] = []
-    for epoch in range(10**6 if recipe.steps else recipe.epochs):
+    epoch = 0
+    while flips.rows and (epoch < recipe.epochs if recipe.steps is None else len(steps) < recipe.steps):
         order = list(range(len(flips.rows)))
         random.Random(f"{recipe.seed}/{epoch}").shuffle(order)
         batch: list[Row] = []
@@ -92,9 +93,8 @@ def plan(flips: Flips, recipe: Recipe) -> list[list[Row]]:
                 batch = []
         if batch:
             steps.append(batch)
-        if recipe.steps and len(steps) >= recipe.steps:
-            return steps[: recipe.steps]
-    return steps
+        epoch += 1
+    return steps if recipe.steps is None else steps[: recipe.steps]
 
 
 def train(local: LocalModel, steps: Sequence[list[Row]], recipe: Recipe, folder: Path) -> Iterator[dict[str, Any]]:
@@ -195,6 +195,8 @@ def save(local: LocalModel, folder: Path) -> None:
         pad_token_id=template.close,
     )
     local.model.config.eos_token_id = template.close
+    for place in ("is_local", "local_files_only"):  # where it was loaded from is no property of it
+        local.tokenizer.init_kwargs.pop(place, None)
     local.model.save_pretrained(folder)
     local.tokenizer.save_pretrained(folder)
 

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# The whole road over real logs: import, clean, intents, train, perplexity, simulate, respond, score.
+#
+#   recipes/real_logs.sh [FOLDER OF LOGS] [RUN FOLDER]
+#
+# The model is a toy (about 1.3M weights, trained from scratch for 200 steps on a CPU): what is shown is that every
+# stage works on dirty logs, not how good a user model can be. Run it again after an interruption: it goes on.
+set -euo pipefail
+data=${1:-../shared/data}
+out=${2:-runs/real_logs}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # a model this small is faster on one thread
+userlm=${USERLM:-.venv/bin/userlm}
+
+$userlm import "$data" --out "$out/import"
+$userlm clean "$out/import" --out "$out/clean"
+$userlm intents "$out/clean" --out "$out/intents"
+
+# Held-out people, in an order that mixes the sources.
+shuf --random-source=<(yes) "$out/intents/test.jsonl" | head -n 200 > "$out/people.jsonl"
+
+# Tasks: GSM8K questions that were cut into facts.
+gzip -dc "$data/extrinsic/gsm8k_train_shards.jsonl.gz" | head -n 20 | .venv/bin/python -c '
+import json, sys
+for line in sys.stdin:
+    row = json.loads(line)
+    facts = [{"text": shard["shard"]} for shard in row["shards"]]
+    intent = "You are a user chatting with an assistant language model to solve this: " + row["question"]
+    task = {"id": row["id"], "domain": "math", "intent": intent, "facts": facts, "answer": row["answer"]}
+    print(json.dumps(task))
+' > "$out/tasks.jsonl"
+
+scratch=(--base scratch:128x4x4096 --batch 64 --lr 3e-3 --max-tokens 1024 --save-every 20)
+$userlm train "$out/intents" "${scratch[@]}" --steps 200 --out "$out/trained"
+$userlm train "$out/intents" "${scratch[@]}" --steps 0 --out "$out/untrained"
+for model in trained untrained; do
+  $userlm ppl "$out/people.jsonl" --model "$out/$model" --max-tokens 1024 --out "$out/ppl-$model"
+done
+
+user="trained:$out/trained"
+$userlm simulate --user "$user" --assistant clarifier --seeds "$out/people.jsonl" --limit 100 --max-turns 6 --out "$out/sim-trained"
+$userlm simulate --user "replay:$out/people.jsonl" --assistant clarifier --seeds "$out/people.jsonl" --limit 100 --out "$out/sim-replayed"
+$userlm simulate --user "$user" --assistant oracle --tasks "$out/tasks.jsonl" --max-turns 6 --out "$out/sim-tasks"
+$userlm respond "$out/people.jsonl" --user "$user" --limit 40 --out "$out/respond-trained"
+$userlm score "$out/sim-trained" "$out/sim-replayed" "$out/sim-tasks" "$out/respond-trained" \
+  --human "$out/people.jsonl" --tasks "$out/tasks.jsonl" --out "$out/score"

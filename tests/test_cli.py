@@ -1,0 +1,265 @@
+"""The command line as a person meets it: whole runs, wrong input, and runs that are killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from userlm.store import read_conversations, write_conversations
+from userlm.text import INTENT_PREFIX
+from userlm.types import Conversation
+
+
+def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "userlm", *map(str, arguments)]
+    env = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(cwd)}
+    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def userlm(*arguments: object, cwd: Path, code: int = 0) -> str:
+    """Run a verb; what it printed."""
+    process = start(*arguments, cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    return out + err
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def rows(count: int) -> list[dict]:
+    """Small logs: each third person says the same thing, and some rows are bad."""
+    made = []
+    for i in range(count):
+        asked = {"role": "user", "content": f"how do i cook rice number {i} please, my friend {i % 3} asked"}
+        messages = [asked, {"role": "assistant", "content": "With water."}] * (1 + i % 3)
+        if i % 50 == 7:
+            messages = [{"role": "narrator", "content": "once"}]
+        made.append({"id": f"r{i}", "user_id": f"p{i % 150}", "language": "en", "messages": messages})
+    return made
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    path = tmp_path / "logs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(400)))
+    return path
+
+
+def test_the_whole_road_from_logs_to_measures(logs, tmp_path):
+    def call(*arguments, code=0):
+        return userlm(*arguments, cwd=tmp_path, code=code)
+
+    assert "unknown role" in call("import", logs, "--out", "imported")
+    call("clean", "imported", "--out", "cleaned")
+    call("intents", "cleaned", "--out", "withintents")
+    scratch = ["--base", "scratch:32x1x600", "--steps", 3, "--batch", 8, "--limit", 20, "--lr", 1e-3]
+    call("train", "withintents", *scratch, "--out", "trained")
+    shown = call("ppl", "withintents", "--model", "trained", "--out", "ppl", "--limit", 5)
+    assert "perplexity" in shown and "with intent" in shown
+    tasks = tmp_path / "tasks.jsonl"
+    facts = [{"text": "there are 48 clips"}]
+    task = {"id": "t", "domain": "math", "intent": "x", "facts": facts, "answer": "48"}
+    tasks.write_text(json.dumps(task) + "\n")
+    (tmp_path / "lines.txt").write_text("hi\nthere are 48 clips\n")
+    oracle = ["--assistant", "oracle", "--tasks", tasks, "--repeats", 2]
+    call("simulate", "--user", "script:lines.txt", *oracle, "--out", "sim")
+    call("respond", "withintents", "--user", "trained:trained", "--out", "responded", "--limit", 3, "--temperature", 0)
+    seeds = ["--seeds", "withintents", "--limit", 3]
+    call("simulate", "--user", "replay:withintents/test.jsonl", "--assistant", "clarifier", *seeds, "--out", "replayed")
+    shown = call("score", "sim", "responded", "replayed", "--human", "withintents", "--tasks", tasks, "--out", "scored")
+    assert "assistant score" in shown and "human" in shown
+    solved = list(read_conversations(tmp_path / "sim" / "conversations.jsonl"))
+    assert [(c.id, c.stop, len(c.user_turns)) for c in solved] == [("t#0", "solved", 2), ("t#1", "solved", 2)]
+    results = json.loads((tmp_path / "scored" / "results.json").read_text())
+    assert set(results) == {"sim", "responded", "replayed", "human"}
+    score = next(m for m in results["sim"] if m["name"] == "assistant score")
+    assert (score["value"], score["n"], score["missing"]) == (100.0, 2, 0)
+    # Replaying people against another assistant gives the people's own turns.
+    human = {c.id: c for c in read_conversations(tmp_path / "withintents" / "test.jsonl")}
+    for conversation in read_conversations(tmp_path / "replayed" / "conversations.jsonl"):
+        assert conversation.user_turns == human[conversation.meta["conversation"]].user_turns
+    assert "complete already" in call("simulate", "--user", "script:lines.txt", *oracle, "--out", "sim")
+
+
+def test_training_in_two_halves_is_one_run(logs, tmp_path):
+    def call(*arguments, code=0):
+        return userlm(*arguments, cwd=tmp_path, code=code)
+
+    call("import", logs, "--out", "in")
+    options = ["--base", "scratch:32x1x600", "--steps", 30, "--batch", 8, "--save-every", 1, "--no-intent"]
+    call("train", "in", *options, "--out", "whole")
+    process = start("train", "in", *options, "--out", "killed", cwd=tmp_path)
+    kill_when(process, lambda: (tmp_path / "killed" / "checkpoint").is_dir())
+    call("train", "in", *options, "--out", "killed")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def kill_when(process: subprocess.Popen[str], ready) -> None:
+    """SIGKILL it as soon as `ready()`; it must still have been running."""
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_import_and_clean_killed_in_the_middle_end_with_the_same_files(tmp_path):
+    path = tmp_path / "logs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(60_000)))
+    for verb, source in (("import", path), ("clean", tmp_path / "import-whole")):
+        userlm(verb, source, "--out", f"{verb}-whole", cwd=tmp_path)
+        for attempt in range(2):  # killed once, and once again where it went on
+            process = start(verb, source, "--out", f"{verb}-killed", cwd=tmp_path)
+            progress = tmp_path / f"{verb}-killed" / "progress.json"
+            before = progress.read_bytes() if attempt else b""
+            kill_when(process, lambda p=progress, b=before: p.is_file() and p.read_bytes() != b)
+        assert not (tmp_path / f"{verb}-killed" / "results.json").exists()
+        userlm(verb, source, "--out", f"{verb}-killed", cwd=tmp_path)
+        assert contents(tmp_path / f"{verb}-killed") == contents(tmp_path / f"{verb}-whole")
+
+
+SLOW = """
+import time
+from pathlib import Path
+from userlm.text import stable_hash
+from userlm.types import Reply
+
+class Slow:
+    def reply(self, conversation):
+        key = f"{conversation.id} {len(conversation.turns)}"
+        with Path("asked.txt").open("a") as file:
+            file.write(key + "\\n")
+        time.sleep(0.01)
+        if len(conversation.turns) >= 6:
+            return Reply(stop="end", meta={"p_end": 0.9})
+        return Reply(f"word {stable_hash(key) % 1000}", meta={"p_end": 0.1})
+"""
+
+
+def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_nothing_twice(tmp_path):
+    (tmp_path / "slow_user_xyz.py").write_text(SLOW)
+    seeds = [Conversation(f"s{i}", intent=INTENT_PREFIX + "cook.", user=f"p{i}") for i in range(60)]
+    write_conversations(tmp_path / "seeds.jsonl", seeds)
+    command = ["simulate", "--user", "py:slow_user_xyz:Slow", "--assistant", "clarifier", "--seeds", "seeds.jsonl"]
+    userlm(*command, "--out", "whole", cwd=tmp_path)
+    asked = tmp_path / "asked.txt"
+    assert len(asked.read_text().splitlines()) == 60 * 4
+    asked.unlink()
+    turns = tmp_path / "killed" / "turns.jsonl"
+    for lines in (50, 150):
+        process = start(*command, "--out", "killed", cwd=tmp_path)
+        kill_when(process, lambda n=lines: turns.is_file() and turns.read_bytes().count(b"\n") > n)
+    userlm(*command, "--out", "killed", cwd=tmp_path)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    calls = asked.read_text().splitlines()
+    lost = len(calls) - len(set(calls))  # asked, but killed before the answer came: at most one a worker
+    assert len(set(calls)) == 60 * 4 and lost <= 2 * 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["import", "nothing.jsonl"], "nothing.jsonl does not exist"),
+        (["import", "empty.jsonl"], "empty.jsonl is empty"),
+        (["import", "cut.jsonl.gz"], "cut.jsonl.gz is cut short or damaged after line"),
+        (["import", "."], "holds no .jsonl"),
+        (["import", "bad.jsonl", "--strict"], "bad.jsonl, line 2: "),
+        (["import", "logs.jsonl", "--source", "wldchat"], "wldchat"),
+        (["clean", "logs.jsonl"], "logs.jsonl, line 1: unknown field 'language'"),
+        (["train", "plain.jsonl"], "plain.jsonl: no conversation has an intent; run `userlm intents`"),
+        (["train", "plain.jsonl", "--no-intent", "--base", "scratch:33x1"], "the width is a multiple of 32"),
+        (["train", "plain.jsonl", "--no-intent", "--base", "./nowhere"], "./nowhere: there is no such folder"),
+        (["ppl", "plain.jsonl", "--model", "nowhere/at/all"], "nowhere/at/all: there is no such folder"),
+        (["simulate", "--user", "traned:x", "--assistant", "clarifier", "--seeds", "plain.jsonl"], "did you mean"),
+        (["simulate", "--user", "script:x", "--assistant", "clarifier"], "give either --seeds"),
+        (["simulate", "--user", "script:x", "--assistant", "oracle", "--tasks", "no.jsonl"], "no.jsonl does not"),
+        (["score", "nowhere"], "nowhere does not exist"),
+        (["clean", "plain.jsonl", "--config", "wrong.toml"], "wrong.toml, line 2: 'langages' is no option"),
+        (["clean", "plain.jsonl", "--config", "broken.toml"], "broken.toml is not TOML"),
+        (["clean", "plain.jsonl", "--config", "no.toml"], "no.toml: cannot read"),
+        (["clean", "plain.jsonl", "--out", "thesis"], "thesis exists and is no run folder"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence_and_exit_code_2(arguments, said, tmp_path):
+    import gzip
+
+    good = json.dumps({"id": "a", "language": "en", "messages": [{"role": "user", "content": "hi"}]}) + "\n"
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").touch()
+    (tmp_path / "logs.jsonl").write_text(good)
+    (tmp_path / "bad.jsonl").write_text(good + "{oops\n")
+    (tmp_path / "empty.jsonl").touch()
+    packed = gzip.compress(os.urandom(100).hex().encode() + (good * 5000).encode())
+    (tmp_path / "cut.jsonl.gz").write_bytes(packed[: len(packed) * 3 // 4])
+    write_conversations(tmp_path / "plain.jsonl", [Conversation("a").say("hi").say("hello")])
+    (tmp_path / "wrong.toml").write_text('ngram = 5\nlangages = "en"\n')
+    (tmp_path / "broken.toml").write_text("ngram = \n")
+    if arguments == ["import", "."]:
+        arguments = ["import", "thesis"]
+    shown = userlm(*arguments, cwd=tmp_path, code=2)
+    assert said in shown
+    assert "Traceback" not in shown
+    lines = [line for line in shown.splitlines() if line.startswith("userlm:")]
+    assert len(lines) == 1
+
+
+def test_bad_lines_are_set_aside_with_their_reason_and_the_rest_goes_on(tmp_path):
+    good = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
+    bad = {
+        "not JSON": b"{oops",
+        "not UTF-8": b'{"id": "\xff"}',
+        "not an object": b"[1, 2]",
+        "unknown role": json.dumps({"id": "n", "messages": [{"role": "narrator", "content": "x"}]}).encode(),
+        "empty turn": json.dumps({"id": "e", "messages": [{"role": "user", "content": " "}, good[1]]}).encode(),
+        "duplicate id": json.dumps({"id": "a", "messages": good}).encode(),
+    }
+    (tmp_path / "logs.jsonl").write_bytes(
+        json.dumps({"id": "a", "messages": good}).encode()
+        + b"\n"
+        + b"\n".join(bad.values())
+        + b"\n"
+        + json.dumps({"id": "b", "messages": [good[0], good[0], good[1]]}).encode()
+        + b"\n"
+    )
+    userlm("import", "logs.jsonl", "--out", "out", cwd=tmp_path)
+    dropped = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    assert [row["reason"] for row in dropped] == list(bad)
+    assert [row["line"] for row in dropped] == list(range(2, 8))
+    counts = json.loads((tmp_path / "out" / "results.json").read_text())["counts"]
+    assert (counts["in"], counts["out"]) == (8, 2)
+    assert counts["note: joined turns"] == 1
+    kept = list(read_conversations(tmp_path / "out" / "conversations.jsonl"))
+    assert [c.id for c in kept] == ["a", "b"] and kept[1].user_turns == ("hi\n\nhi",)
+
+
+def test_options_can_come_from_a_file_and_the_command_line_wins(tmp_path):
+    write_conversations(tmp_path / "c.jsonl", [Conversation("a").say("hi").say("hello")])
+    (tmp_path / "c.toml").write_text('languages = "all"\n[clean]\nseed = 7\ntemplate-limit = 3\n[train]\nlr = 1\n')
+    userlm("clean", "c.jsonl", "--config", "c.toml", "--seed", 8, "--out", "out", cwd=tmp_path)
+    options = json.loads((tmp_path / "out" / "run.json").read_text())["options"]
+    assert (options["languages"], options["seed"], options["template_limit"]) == ("all", 8, 3)
+
+
+def test_a_chat_is_held_and_saved(tmp_path):
+    (tmp_path / "lines.txt").write_text("hello there\nthanks\n")
+    process = start("chat", "--user", "script:lines.txt", "--save", "c.jsonl", cwd=tmp_path)
+    process.stdin = None
+    process.kill()
+    process.wait()
+    command = [sys.executable, "-m", "userlm", "chat", "--user", "script:lines.txt", "--save", "c.jsonl"]
+    done = subprocess.run(command, cwd=tmp_path, input="hi\nbye\n", capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "hello there" in done.stderr and "the user left" in done.stderr
+    [saved] = read_conversations(tmp_path / "c.jsonl")
+    assert [turn.text for turn in saved.turns] == ["hello there", "hi", "thanks", "bye"]
+    assert saved.stop == "end"

@@ -1,0 +1,118 @@
+"""The shape of the package: who imports whom, and what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parent.parent / "src" / "userlm"
+
+# Each may import from those above it only; a folder stands for the files in it.
+ROOMS = [
+    "types",
+    "text",
+    "prompts",
+    "stats",
+    "store",
+    "flip",
+    "simulate",
+    "models",
+    "data",
+    "users",
+    "tasks",
+    "assistants",
+    "metrics",
+    "train",
+    "report",
+    "address",
+    "terminal",
+    "assets",
+    "commands",
+    "cli",
+    "__init__",
+    "__main__",
+]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """The rooms that a file imports from, wherever in the file it does so."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "userlm":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("userlm.")}
+    return found
+
+
+def test_imports_point_only_upwards_in_the_list_of_rooms():
+    files = sorted(SOURCE.rglob("*.py"))
+    assert len(files) > 20
+    for path in files:
+        here = room(path)
+        for other in imported(path):
+            assert other in ROOMS, f"{path.name} imports userlm.{other}, which is in no room"
+            allowed = ROOMS.index(other) < ROOMS.index(here) or (other == here and path.name != "__init__.py")
+            assert allowed, f"{here} imports {other}, which is below it"
+
+
+def test_the_words_import_nothing_of_ours():
+    assert imported(SOURCE / "types.py") == set()
+
+
+WATCH = """
+import sys
+def watch(event, arguments):
+    if event.startswith("socket."):
+        raise RuntimeError("a socket was used: " + event)
+sys.addaudithook(watch)
+{statement}
+heavy = {{"torch", "transformers", "openai", "polars", "py3langid"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def run(statement: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WATCH.format(statement=statement)], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_importing_the_package_loads_no_torch_and_opens_no_socket():
+    done = run("import userlm; assert userlm.Conversation")
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_loads_no_torch_and_opens_no_socket():
+    for arguments in (["--help"], ["train", "--help"]):
+        statement = f"""
+sys.argv = ["userlm", *{arguments!r}]
+from userlm.cli import main
+try:
+    main()
+except SystemExit as done:
+    assert not done.code, done.code
+"""
+        done = run(statement)
+        assert done.returncode == 0, done.stderr
+        assert "Usage" in done.stdout
+
+
+def test_the_core_needs_no_more_than_a_gpu_machine_has():
+    """types, flip, models and train import with torch, transformers, numpy, typer, rich and jinja2 alone."""
+    blocked = ["polars", "pydantic", "datasets", "py3langid", "tiktoken"]
+    statement = f"""
+for name in {blocked!r}:
+    sys.modules[name] = None
+import userlm.types, userlm.flip, userlm.models.local, userlm.train, userlm.commands
+sys.modules = {{k: v for k, v in sys.modules.items() if k not in ("torch", "transformers")}}
+for name in {blocked!r}:
+    del sys.modules[name]
+"""
+    done = run(statement)
+    assert done.returncode == 0, done.stderr
