@@ -1,10 +1,11 @@
 # make env    the environment, in .venv
 # make test   lint, types and tests: no network, no key, no GPU
+# make demo   from sample logs to a report, in a few minutes on a CPU
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env test lint clean
+.PHONY: env test demo lint clean
 
 env: .venv/.ready
 
@@ -28,6 +29,9 @@ lint: env
 
 test: lint
 	$(BIN)/python -m pytest
+
+demo: env
+	$(BIN)/userlm demo
 
 clean:
 	rm -rf .venv runs

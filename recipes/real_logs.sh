@@ -16,18 +16,21 @@ $userlm clean "$out/import" --out "$out/clean"
 $userlm intents "$out/clean" --out "$out/intents"
 
 # Held-out people, in an order that mixes the sources.
-shuf --random-source=<(yes) "$out/intents/test.jsonl" | head -n 200 > "$out/people.jsonl"
+shuf -n 200 --random-source=<(yes) "$out/intents/test.jsonl" > "$out/people.jsonl"
 
 # Tasks: GSM8K questions that were cut into facts.
-gzip -dc "$data/extrinsic/gsm8k_train_shards.jsonl.gz" | head -n 20 | .venv/bin/python -c '
+.venv/bin/python - "$data/extrinsic/gsm8k_train_shards.jsonl.gz" > "$out/tasks.jsonl" <<'PYTHON'
 import json, sys
-for line in sys.stdin:
-    row = json.loads(line)
+from itertools import islice
+from userlm.store import read_rows
+
+for line in islice(read_rows(sys.argv[1]), 20):
+    row = line.row
     facts = [{"text": shard["shard"]} for shard in row["shards"]]
     intent = "You are a user chatting with an assistant language model to solve this: " + row["question"]
     task = {"id": row["id"], "domain": "math", "intent": intent, "facts": facts, "answer": row["answer"]}
     print(json.dumps(task))
-' > "$out/tasks.jsonl"
+PYTHON
 
 scratch=(--base scratch:128x4x4096 --batch 64 --lr 3e-3 --max-tokens 1024 --save-every 20)
 $userlm train "$out/intents" "${scratch[@]}" --steps 200 --out "$out/trained"

@@ -62,7 +62,7 @@ def tiny() -> Any:
     from userlm.train import from_scratch
 
     texts = ["how do i sort a list in python?", "plan me a trip to rome please", "thanks, that helps a lot"]
-    return from_scratch(texts, width=64, layers=2, vocabulary=400, seed=0)
+    return from_scratch(texts, width=64, layers=2, vocabulary=400, seed=0, device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Addresses: what is found, and what is said when it is not."""
 
+from dataclasses import replace
+
 import pytest
 
 from userlm import address
@@ -29,6 +31,25 @@ def test_a_wrong_address_says_what_was_meant(wrong, hint):
     with pytest.raises(InputError) as caught:
         address.user(wrong)
     assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["http://me:secret@localhost/v1#m", "http://localhost/v1?key=secret#m"])
+def test_a_url_that_would_put_a_secret_into_a_run_folder_is_refused(wrong):
+    with pytest.raises(InputError, match="put the key into USERLM_API_KEY") as caught:
+        address.assistant(wrong)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_misspelt_assistant_is_recognised():
+    with pytest.raises(InputError, match="did you mean oracle"):
+        address.assistant("orcale")
+
+
+def test_temperature_alone_changes_nothing_else(tmp_path):
+    (tmp_path / "lines.txt").write_text("hi\n")
+    plain = address.user(f"prompted:script:{tmp_path}/lines.txt")
+    warm = address.user(f"prompted:script:{tmp_path}/lines.txt", temperature=0.5)
+    assert warm.sampling == replace(plain.sampling, temperature=0.5)
 
 
 def test_a_missing_key_is_named(monkeypatch):

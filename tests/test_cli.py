@@ -70,10 +70,32 @@ def test_the_whole_road_from_logs_to_measures(logs, tmp_path):
     (tmp_path / "lines.txt").write_text("hi\nthere are 48 clips\n")
     oracle = ["--assistant", "oracle", "--tasks", tasks, "--repeats", 2]
     call("simulate", "--user", "script:lines.txt", *oracle, "--out", "sim")
-    call("respond", "withintents", "--user", "trained:trained", "--out", "responded", "--limit", 3, "--temperature", 0)
+    call(
+        "respond",
+        "withintents",
+        "--user",
+        "trained:trained",
+        "--out",
+        "responded",
+        "--limit",
+        3,
+        "--temperature",
+        0,
+    )
     seeds = ["--seeds", "withintents", "--limit", 3]
-    call("simulate", "--user", "replay:withintents/test.jsonl", "--assistant", "clarifier", *seeds, "--out", "replayed")
-    shown = call("score", "sim", "responded", "replayed", "--human", "withintents", "--tasks", tasks, "--out", "scored")
+    call(
+        "simulate",
+        "--user",
+        "replay:withintents/test.jsonl",
+        "--assistant",
+        "clarifier",
+        *seeds,
+        "--out",
+        "replayed",
+    )
+    shown = call(
+        "score", "sim", "responded", "replayed", "--human", "withintents", "--tasks", tasks, "--out", "scored"
+    )
     assert "assistant score" in shown and "human" in shown
     solved = list(read_conversations(tmp_path / "sim" / "conversations.jsonl"))
     assert [(c.id, c.stop, len(c.user_turns)) for c in solved] == [("t#0", "solved", 2), ("t#1", "solved", 2)]
@@ -250,16 +272,105 @@ def test_options_can_come_from_a_file_and_the_command_line_wins(tmp_path):
     assert (options["languages"], options["seed"], options["template_limit"]) == ("all", 8, 3)
 
 
-def test_a_chat_is_held_and_saved(tmp_path):
-    (tmp_path / "lines.txt").write_text("hello there\nthanks\n")
-    process = start("chat", "--user", "script:lines.txt", "--save", "c.jsonl", cwd=tmp_path)
-    process.stdin = None
-    process.kill()
-    process.wait()
-    command = [sys.executable, "-m", "userlm", "chat", "--user", "script:lines.txt", "--save", "c.jsonl"]
-    done = subprocess.run(command, cwd=tmp_path, input="hi\nbye\n", capture_output=True, text=True, timeout=60)
+def chat(*arguments: str, typed: str, cwd: Path) -> str:
+    command = [sys.executable, "-m", "userlm", "chat", *arguments]
+    done = subprocess.run(command, cwd=cwd, input=typed, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "hello there" in done.stderr and "the user left" in done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_simulated_user_talks_to_you_and_the_chat_is_saved(tmp_path):
+    (tmp_path / "lines.txt").write_text("hello there\nthanks [bold]\n")
+    shown = chat("--user", "script:lines.txt", "--save", "c.jsonl", typed="hi\nbye\n", cwd=tmp_path)
+    assert "hello there" in shown and "thanks [bold]" in shown and "the user left" in shown
     [saved] = read_conversations(tmp_path / "c.jsonl")
-    assert [turn.text for turn in saved.turns] == ["hello there", "hi", "thanks", "bye"]
+    assert [turn.text for turn in saved.turns] == ["hello there", "hi", "thanks [bold]", "bye"]
     assert saved.stop == "end"
+
+
+def test_you_can_take_the_users_seat_and_ask_what_is_known_of_a_turn(tmp_path):
+    shown = chat("--seat", "user", "--assistant", "clarifier", typed="hi\n/info\n\n", cwd=tmp_path)
+    assert "assistant> " in shown and '"stand_in": "clarifier"' in shown and "you left" in shown
+
+
+def test_rows_without_ids_in_files_of_one_stem_are_all_kept(tmp_path):
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    for name in ("logs.2024-01", "logs.2024-02"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "logs.2024-01.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    userlm("import", "logs.2024-01.jsonl", "logs.2024-02.jsonl", "sub", "--out", "out", cwd=tmp_path)
+    kept = [c.id for c in read_conversations(tmp_path / "out" / "conversations.jsonl")]
+    assert kept == ["logs.2024-01-0-1", "logs.2024-02-1", "logs.2024-01-2-1"]
+
+
+def test_a_file_of_which_nothing_can_be_imported_is_an_error(tmp_path):
+    (tmp_path / "array.jsonl").write_text("[\n{\n}\n]\n")
+    assert "none of the 4 lines is a conversation" in userlm("import", "array.jsonl", cwd=tmp_path, code=2)
+
+
+FAILS = """
+from pathlib import Path
+from userlm.types import ModelError, Reply
+
+class Fails:
+    def reply(self, conversation):
+        with Path("asked.txt").open("a") as file:
+            file.write(conversation.id + "\\n")
+        if conversation.id == "s1#0" and not Path("mended").exists():
+            raise ModelError("down [/INST] [red]")
+        return Reply("fine")
+"""
+
+
+def test_conversations_that_ended_in_an_error_are_tried_again_by_the_same_command(tmp_path):
+    (tmp_path / "fails_abc.py").write_text(FAILS)
+    (tmp_path / "lines.txt").write_text("hi\n")
+    write_conversations(tmp_path / "seeds.jsonl", [Conversation("s0"), Conversation("s1")])
+    command = ["simulate", "--user", "script:lines.txt", "--assistant", "py:fails_abc:Fails"]
+    command += ["--seeds", "seeds.jsonl", "--out", "sim"]
+    assert "down [/INST] [red]" in userlm(*command, cwd=tmp_path)
+    stops = [c.stop for c in read_conversations(tmp_path / "sim" / "conversations.jsonl")]
+    assert stops == ["end", "error"]
+    (tmp_path / "mended").touch()
+    userlm(*command, cwd=tmp_path)
+    stops = [c.stop for c in read_conversations(tmp_path / "sim" / "conversations.jsonl")]
+    assert stops == ["end", "end"]
+    assert (tmp_path / "asked.txt").read_text().split() == ["s0#0", "s1#0", "s1#0"]
+    assert "complete already" in userlm(*command, cwd=tmp_path)
+
+
+def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path):
+    (tmp_path / "slow_user_xyz.py").write_text(SLOW.replace("0.01", "0.5"))
+    seeds = [Conversation(f"s{i}", intent="x") for i in range(40)]
+    write_conversations(tmp_path / "seeds.jsonl", seeds)
+    command = ["simulate", "--user", "py:slow_user_xyz:Slow", "--assistant", "clarifier", "--seeds", "seeds.jsonl"]
+    process = start(*command, cwd=tmp_path)
+    asked = tmp_path / "asked.txt"
+    while not asked.exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopped; the same command goes on from here" in err
+    assert len(asked.read_text().splitlines()) <= 32  # the calls in flight, and no second round of turns
+
+
+def test_logged_turns_that_were_kept_are_not_scored_as_the_users_own(tmp_path):
+    log = Conversation("a", intent="x", user="p").say("one two three four").say("ok").say("more").say("ok")
+    write_conversations(tmp_path / "seeds.jsonl", [log])
+    (tmp_path / "lines.txt").write_text("first\nsecond\nword\nword\n")
+    command = ["simulate", "--user", "script:lines.txt", "--assistant", "clarifier", "--seeds", "seeds.jsonl"]
+    userlm(*command, "--keep-turns", 4, "--max-turns", 4, "--out", "sim", cwd=tmp_path)
+    userlm("score", "sim", "--out", "score", cwd=tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "score" / "scores.jsonl").read_text().splitlines()]
+    counted = [line["stats"] for line in lines if line["measure"] == "words per turn"]
+    assert counted == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def test_a_prompted_user_without_intents_is_refused_before_the_first_call(tmp_path):
+    write_conversations(tmp_path / "seeds.jsonl", [Conversation("a", intent="x"), Conversation("b")])
+    (tmp_path / "lines.txt").write_text("hi\n")
+    command = ["simulate", "--user", "prompted:script:lines.txt", "--assistant", "clarifier"]
+    shown = userlm(*command, "--seeds", "seeds.jsonl", cwd=tmp_path, code=2)
+    assert "seeds.jsonl: 1 of 2 conversations have no intent" in shown

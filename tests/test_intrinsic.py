@@ -209,7 +209,7 @@ def response(
         f"{conversation}/{k}",
         tuple(Turn(role, "x", {"p_end": 0.123}) for _ in range(k) for role in ("user", "assistant")),
         user=user,
-        meta={"conversation": conversation, "k": k, "target": target},
+        meta={"conversation": conversation, "own_from": k, "target": target},
     )
     return respond(Says(reply), prefix)
 

@@ -28,6 +28,7 @@ ROOMS = [
     "terminal",
     "assets",
     "commands",
+    "demo",
     "cli",
     "__init__",
     "__main__",

@@ -110,6 +110,26 @@ def test_respond_adds_one_turn_or_the_end():
     assert (left.stop, left.turns) == ("end", prefix.turns)
 
 
+def test_when_nobody_listens_any_more_no_conversation_takes_another_turn():
+    asked, here = [], threading.Event()
+
+    class Waits:
+        def reply(self, conversation):
+            asked.append(conversation.id)
+            if conversation.id == "slow":
+                here.wait(10)
+            return Reply("x")
+
+    over = simulate(Waits(), Waits(), [Conversation("slow"), Conversation("quick")], max_turns=50, workers=2)
+    assert next(over).id == "quick"
+    while "slow" not in asked:
+        threading.Event().wait(0.01)
+    over.close()
+    here.set()
+    threading.Event().wait(0.2)
+    assert asked.count("slow") == 1
+
+
 def test_many_run_at_once_but_never_more_than_asked_and_seeds_are_drawn_as_needed():
     running, most, drawn = 0, 0, []
     lock = threading.Lock()

@@ -61,6 +61,11 @@ GOOD = '{"id": "a", "turns": [{"role": "user", "text": "hi"}]}\n'
         ("null", "line 2: is null, not a JSON object"),
         ('{"turns": []}', "line 2: field 'id' is missing"),
         ('{"id": "b"}', "line 2: field 'turns' is missing"),
+        (
+            '{"id": "b", "turns": [{"role": "user", "text": "x", "meta": 1}]}',
+            "field 'turns[0].meta' must be a dict",
+        ),
+        ("1" * 5000, "line 2: is not JSON"),
         ('{"id": 5, "turns": []}', "line 2: field 'id' must be a str, not int"),
         ('{"id": "b", "turns": ["hi"]}', "line 2: turns[0] is not an object"),
         ('{"id": "b", "turns": [{"role": "user"}]}', "line 2: field 'turns[0].text' is missing"),
@@ -83,6 +88,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "plain.jsonl.gz").write_text("not gzip")
     whole = gzip.compress((GOOD * 1000).encode())
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "hurt.jsonl.gz").write_bytes(whole[:60] + b"\xff" * 30 + whole[90:])
+    (tmp_path / "table.csv").write_text("a,b")
     (tmp_path / "bad.parquet").write_text("no parquet here")
     said = {
         "missing.jsonl": "does not exist",
@@ -90,6 +97,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         "blank.jsonl": "holds no lines",
         "plain.jsonl.gz": "is no gzip file",
         "cut.jsonl.gz": "is cut short or damaged after line",
+        "hurt.jsonl.gz": "is cut short or damaged",
+        "table.csv": "its kind is unknown",
         "bad.parquet": "is no readable parquet file",
         ".": "is a folder",
     }
@@ -104,6 +113,51 @@ def test_a_line_that_is_not_utf8_is_kept_in_a_readable_form(tmp_path):
     good, bad = read_rows(tmp_path / "c.jsonl")
     assert good.row["id"] == "a"
     assert (bad.number, bad.reason, bad.raw) == (2, "not UTF-8", '{"id": "\\xff"}')
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    (tmp_path / "c.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    [line] = read_rows(tmp_path / "c.jsonl")
+    assert line.row["id"] == "a"
+
+
+def test_what_no_file_can_hold_is_replaced_when_it_is_said(tmp_path):
+    log = Conversation("a\ud800").say("hi \ud83d there").say("joined \ud83d\ude00")
+    assert log.id == "a\ufffd"
+    assert [turn.text for turn in log.turns] == ["hi \ufffd there", "joined 😀"]
+    for name in ("c.jsonl", "c.parquet"):
+        write_conversations(tmp_path / name, [log])
+        assert list(read_conversations(tmp_path / name)) == [log]
+
+
+def test_a_parquet_file_of_another_shape_is_read_as_rows(tmp_path):
+    import polars as pl
+
+    pl.DataFrame({"id": ["a"], "turns": [[{"role": "user", "text": "x"}]], "ended": [False]}).write_parquet(
+        tmp_path / "c.parquet"
+    )
+    [line] = read_rows(tmp_path / "c.parquet")
+    assert line.row["turns"] == [{"role": "user", "text": "x"}]
+
+
+def test_inputs_in_another_order_are_another_run(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    Run.open(tmp_path / "run", "import", {}, [tmp_path / "a", tmp_path / "b"]).path("x").touch()
+    with pytest.raises(InputError, match="other inputs"):
+        Run.open(tmp_path / "run", "import", {}, [tmp_path / "b", tmp_path / "a"])
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path):
+    import subprocess
+    import sys
+
+    run = Run.open(tmp_path / "run", "import", {})
+    code = f"from userlm.store import Run; Run.open({str(tmp_path / 'run')!r}, 'import', {{}})"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "another process is working" in other.stderr
+    del run
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
 
 
 def test_a_run_is_taken_up_again_only_as_the_same_run(tmp_path):

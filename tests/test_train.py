@@ -29,7 +29,7 @@ from userlm.users import TrainedUser
 
 def small(conversations, seed=0) -> LocalModel:
     texts = [turn.text for conversation in conversations for turn in conversation.turns]
-    return from_scratch(texts, width=64, layers=2, vocabulary=400, seed=seed)
+    return from_scratch(texts, width=64, layers=2, vocabulary=400, seed=seed, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from userlm.flip import prompt
 from userlm.text import INTENT_PREFIX
-from userlm.types import Completion, Conversation, InputError, Sampling
+from userlm.types import Completion, Conversation, InputError, ModelError, Sampling
 from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser
 
 
@@ -121,7 +121,7 @@ def test_a_replayed_person_says_what_they_said_and_leaves_where_they_left(slides
         assert user.reply(said).text == text
         said = said.say(text).say("something else")
     assert user.reply(said).stop == "end"
-    with pytest.raises(InputError, match="no conversation 'other'"):
+    with pytest.raises(ModelError, match="no conversation 'other'"):
         user.reply(Conversation("other"))
 
 

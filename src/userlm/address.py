@@ -36,11 +36,18 @@ MODELS = ("openai", "http", "https", "script")
 Ask = Callable[[Conversation], str | None]
 
 
-def user(address: str, *, seed: int = 0, sampling: Sampling | None = None, ask: Ask | None = None) -> Speaker:
+def user(
+    address: str,
+    *,
+    seed: int = 0,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    ask: Ask | None = None,
+) -> Speaker:
     """The user at an address.
 
     Args:
-        sampling: temperature, top_p and max_tokens; by default each user's own.
+        temperature, top_p: of the draws of a model; by default each user's own.
         ask: how a `human` is asked; by default a prompt in the terminal.
 
     Raises:
@@ -53,10 +60,12 @@ def user(address: str, *, seed: int = 0, sampling: Sampling | None = None, ask: 
     if scheme == "trained":
         model = local_model(rest)
         trained = TrainedUser(model, model.template(), model.window, seed=seed)
-        return replace(trained, sampling=sampling) if sampling else trained
+        longest = min(trained.sampling.max_tokens, model.window // 4)  # a small window needs room for the context
+        sampling = replace(trained.sampling, max_tokens=longest)
+        return replace(trained, sampling=_changed(sampling, temperature, top_p))
     if scheme == "prompted":
         prompted = PromptedUser(chat_model(rest), seed=seed)
-        return replace(prompted, sampling=sampling) if sampling else prompted
+        return replace(prompted, sampling=_changed(prompted.sampling, temperature, top_p))
     if scheme == "replay":
         return ReplayUser(_log(rest))
     return Script(_lines(rest)) if scheme == "script" else _python(rest)
@@ -95,6 +104,8 @@ def assistant(
         return Script(_lines(rest))
     if scheme == "py":
         return _python(rest)
+    if not Path(address).exists() and (near := get_close_matches(address, ASSISTANTS, 1)):
+        raise InputError(f"{address!r} is no assistant; did you mean {near[0]}?")
     return ModelAssistant(chat_model(address, ASSISTANTS), system=system, seed=seed)
 
 
@@ -121,8 +132,19 @@ def chat_model(address: str, also: tuple[str, ...] = ()) -> Chat:
 
 
 @cache
-def local_model(name: str, device: str | None = None) -> LocalModel:
-    """The local model in a folder or with a hub id, loaded once."""
+def local_model(name: str) -> LocalModel:
+    """The local model in a folder or with a hub id, loaded once in a process; it is not to be trained."""
+    from userlm.models.local import LocalModel
+
+    return LocalModel.load(checkpoint(name))
+
+
+def checkpoint(name: str) -> str:
+    """The folder or hub id that a name stands for; the folder of a training run stands for its `model/`.
+
+    Raises:
+        InputError: if it can be neither.
+    """
     if (scheme := _scheme(name)) is not None:
         what = "a model on this machine" if scheme in MODELS else "a model"
         raise InputError(f"{name}: {what} is wanted here: a folder, or a hub id such as microsoft/UserLM-8b")
@@ -132,20 +154,20 @@ def local_model(name: str, device: str | None = None) -> LocalModel:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(f"{name}: this folder holds no model (no config.json)")
-    elif not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+    elif not re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", name):
         raise InputError(f"{name}: there is no such folder, and it is no hub id (owner/name)")
-    from userlm.models.local import LocalModel
-
-    return LocalModel.load(str(folder) if folder.is_dir() else name, device)
+    return str(folder) if folder.is_dir() else name
 
 
 def _endpoint(name: str, url: str | None, variable: str) -> Chat:
     from userlm.models.endpoint import EndpointModel
 
     key = os.environ.get(variable)
-    if key is None and url is None:
+    if not key and url is None:
         raise InputError(f"openai:{name} needs a key; set the environment variable {variable}")
-    return EndpointModel(name, url, key or "none")
+    if url and ("@" in url or "?" in url):  # addresses are written down in run folders
+        raise InputError(f"a URL with a password or a query is not taken; put the key into {variable}")
+    return EndpointModel(name, url, key)
 
 
 def _split(address: str, known: tuple[str, ...], what: str) -> tuple[str, str]:
@@ -196,9 +218,21 @@ def _python(rest: str) -> Speaker:
     sys.path.insert(0, "") if "" not in sys.path else None
     try:
         made: Speaker = getattr(import_module(module), name)()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise InputError(f"py:{rest}: {error}") from None
+    if not callable(getattr(made, "reply", None)):
+        raise InputError(
+            f"py:{rest}: {name}() gave a {type(made).__name__}, which has no method reply(conversation)"
+        )
     return made
+
+
+def _changed(sampling: Sampling, temperature: float | None, top_p: float | None) -> Sampling:
+    return replace(
+        sampling,
+        temperature=sampling.temperature if temperature is None else temperature,
+        top_p=sampling.top_p if top_p is None else top_p,
+    )
 
 
 def _ask(conversation: Conversation) -> str | None:

@@ -6,17 +6,19 @@ Options can also stand in a TOML file, `userlm VERB --config FILE`: the option's
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from rich.console import Console
 
-from userlm import commands
+from userlm import commands, demo
 from userlm.types import InputError, ModelError
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -28,6 +30,8 @@ VERBS: dict[str, Callable[..., Any]] = {
     "respond": commands.respond,
     "simulate": commands.simulate,
     "score": commands.score,
+    "report": commands.report,
+    "demo": demo.demo,
     "chat": commands.chat,
 }
 
@@ -48,16 +52,18 @@ def root(
     config: Annotated[Path | None, typer.Option(help="Take options of the verb from this TOML file.")] = None,
 ) -> None:
     if config is not None and (verb := context.invoked_subcommand):
-        known = [option.name for option in context.command.commands[verb].params]  # type: ignore[attr-defined]
-        context.default_map = {verb: read_config(config, verb, known)}
+        context.default_map = {verb: read_config(config, verb, get_type_hints(VERBS[verb]))}
 
 
 for _name, _function in VERBS.items():
     app.command(_name)(_function)
 
 
-def read_config(path: Path, verb: str, known: list[str]) -> dict[str, Any]:
+def read_config(path: Path, verb: str, known: dict[str, Any]) -> dict[str, Any]:
     """The options for a verb in a TOML file: those at the top and those under the verb's own name.
+
+    Args:
+        known: the kinds of the verb's options, by name.
 
     Raises:
         InputError: naming file, line and option.
@@ -76,19 +82,41 @@ def read_config(path: Path, verb: str, known: list[str]) -> dict[str, Any]:
             raise _unknown_option(path, text, key, "table", list(VERBS))
     values = {}
     for key, value in options.items():
-        name = {"import": "import_"}.get(key, key).replace("-", "_")
+        name = key.replace("-", "_")
         if name not in known:
-            raise _unknown_option(path, text, key, f"option for `userlm {verb}`", known)
+            raise _unknown_option(path, text, key, f"option for `userlm {verb}`", list(known))
+        _check_kind(known[name], value, f"{path}, line {_line_of(text, key)}: {key}")
         values[name] = value
     return values
 
 
+def _check_kind(hint: Any, value: Any, where: str) -> None:
+    """Raise `InputError` if a value is not of an option's kind."""
+    kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    fits = {
+        bool: isinstance(value, bool),
+        int: isinstance(value, int) and not isinstance(value, bool),
+        float: isinstance(value, (int, float)) and not isinstance(value, bool),
+        str: isinstance(value, str),
+        Path: isinstance(value, str),
+        list[Path]: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    }
+    if not any(fits.get(kind, False) for kind in kinds):
+        names = {bool: "true or false", int: "an integer", float: "a number", list[Path]: "a list of paths"}
+        wanted = names.get(next(kind for kind in kinds if kind in fits), "a string")
+        raise InputError(f"{where} is {value!r}; it must be {wanted}")
+
+
 def _unknown_option(path: Path, text: str, key: str, what: str, known: list[str]) -> InputError:
-    lines = enumerate(text.splitlines(), 1)
-    line = next((number for number, line in lines if line.strip().lstrip("[\"'").startswith(key)), 1)
     near = get_close_matches(key.replace("-", "_"), known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-    return InputError(f"{path}, line {line}: {key!r} is no {what}; {hint}")
+    return InputError(f"{path}, line {_line_of(text, key)}: {key!r} is no {what}; {hint}")
+
+
+def _line_of(text: str, key: str) -> int:
+    """The line of a TOML file on which a key or table is set."""
+    pattern = re.compile(rf"[\s\[\"']*{re.escape(key)}[\"'\]]*\s*(=|$)")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
 
 
 def main() -> None:
@@ -101,8 +129,10 @@ def main() -> None:
         sys.exit(_say(error, 1))
     except OSError as error:
         sys.exit(_say(f"{error.filename or 'the machine'}: {error.strerror or error}", 1))
-    except KeyboardInterrupt:
-        sys.exit(_say("stopped; the same command goes on from here", 130))
+    except SystemExit as over:
+        if over.code == 130:  # Ctrl-C, which typer turns into this
+            _say("stopped; the same command goes on from here", 130)
+        raise
 
 
 def _config_first(arguments: list[str]) -> list[str]:
@@ -116,5 +146,5 @@ def _config_first(arguments: list[str]) -> list[str]:
 
 
 def _say(error: object, code: int) -> int:
-    Console(stderr=True, soft_wrap=True).print(f"userlm: {error}", markup=False, highlight=False)
+    Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False).print(f"userlm: {error}")
     return code

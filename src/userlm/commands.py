@@ -6,9 +6,12 @@ A verb called again on the same folder goes on where it stopped, or says that th
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,17 +32,19 @@ from userlm.store import (
     Outputs,
     Recorded,
     Run,
+    count_lines,
     dumps,
     measure_record,
     read_conversations,
     read_rows,
     to_record,
+    verb_of,
     write_conversations,
     write_lines,
 )
-from userlm.tasks import read_tasks, solved
+from userlm.tasks import read_tasks, solved, task_of
 from userlm.terminal import console, progress_bar, show_counts, show_measures, track
-from userlm.types import Conversation, InputError, Measure, MeasureRow, Sampling, Task
+from userlm.types import Conversation, InputError, Measure, MeasureRow, Task
 
 Results = dict[str, Any]
 COMMIT_EVERY = 2000  # lines between two commits of a stage that streams
@@ -78,14 +83,15 @@ def import_(
     begin = (outputs.state.get("file", 0), outputs.state.get("line", 0))
     seen = {line.row["id"] for line in _rows_if_any(run.path("conversations.jsonl"))}
     lines = ((i, file, line) for i, file in enumerate(files) for line in read_rows(file))
-    for i, file, line in track(islice(lines, limit), "importing"):
+    names = _unique_names(files)
+    for i, file, line in track(islice(lines, limit), "importing", _total(files, limit)):
         if (i, line.number) <= begin:
             continue
         counts["in"] += 1
         try:
             if line.error:
                 raise sources.Rejected(line.reason, f"the line {line.error}")
-            imported = sources.convert(line.row, source, f"{file.name.partition('.')[0]}-{line.number}")
+            imported = sources.convert(line.row, source, f"{names[i]}-{line.number}")
             conversation = imported.conversation
             if conversation.id in seen:
                 raise sources.Rejected("duplicate id", f"the id {conversation.id!r} was used before")
@@ -103,6 +109,11 @@ def import_(
             outputs.write("conversations.jsonl", to_record(conversation))
         if counts["in"] % COMMIT_EVERY == 0:
             outputs.commit({"file": i, "line": line.number, "counts": counts})
+    if not counts["out"]:
+        show_counts(str(run.folder), counts)
+        raise InputError(
+            f"none of the {counts['in']} lines is a conversation; {run.path('dropped.jsonl')} says why"
+        )
     return _finish_counts(run, outputs, counts)
 
 
@@ -115,13 +126,15 @@ def clean(
     template_limit: Annotated[
         int, Option(help="Drop a conversation whose first turn has an n-gram that occurs more often.", min=0)
     ] = 100,
+    shares: Annotated[str, Option(help="Shares of train, valid and test, in percent of the people.")] = "90/5/5",
     seed: Seed = 0,
     limit: Limit = None,
 ) -> Results:
     """Filter conversations, each drop with a reason, and split them 90/5/5 by person."""
     path = _conversations_file(logs)
+    parts = _shares(shares)
     options = {"languages": languages, "flagged": flagged, "ngram": ngram, "template_limit": template_limit}
-    run = Run.open(out, "clean", {**options, "seed": seed, "limit": limit}, [path])
+    run = Run.open(out, "clean", {**options, "shares": shares, "seed": seed, "limit": limit}, [path])
     if done := _finished(run):
         return done
     wanted = None if languages == "all" else tuple(code.strip() for code in languages.split(","))
@@ -132,20 +145,22 @@ def clean(
     def read() -> Iterator[Conversation]:
         return islice(read_conversations(path), limit)
 
+    total = _total([path], limit)
     table = cleaning.count_ngrams(
-        (c for c in track(read(), "counting n-grams") if not unfit(c)), ngram, above=template_limit
+        (c for c in track(read(), "counting n-grams", total) if not unfit(c)), ngram, above=template_limit
     )
     outputs = Outputs(run, *(f"{split}.jsonl" for split in SPLITS), "dropped.jsonl")
     counts = Counter(outputs.state.get("counts", {}))
-    for number, conversation in enumerate(track(read(), "cleaning"), 1):
+    for number, conversation in enumerate(track(read(), "cleaning", total), 1):
         if number <= outputs.state.get("line", 0):
             continue
         counts["in"] += 1
         if reason := unfit(conversation) or cleaning.template(conversation, table, ngram, template_limit):
             counts[f"dropped: {reason}"] += 1
-            outputs.write("dropped.jsonl", {"reason": reason, **to_record(conversation)})
+            dropped = replace(conversation, meta={**conversation.meta, "dropped": reason})
+            outputs.write("dropped.jsonl", to_record(dropped))
         else:
-            split = cleaning.split(conversation, seed)
+            split = cleaning.split(conversation, seed, parts)
             counts["out"] += 1
             counts[f"{split}: conversations"] += 1
             counts[f"{split}: samples"] += sum(1 for _ in flip.samples(conversation))
@@ -194,7 +209,7 @@ def intents(
 
     for name, path in paths.items():
         found = read_conversations(path) if path.stat().st_size else iter(())  # few people: a split may be empty
-        conversations = track(islice(found, limit), f"intents for {name}")
+        conversations = track(islice(found, limit), f"intents for {name}", _total([path], limit))
         write_conversations(run.path(f"{name}.jsonl"), map(write, conversations))
     results = {"counts": _sorted(counts), "leakage": sum(leaks) / len(leaks) if leaks else None}
     show_counts("intents (extractive stand-in)", counts)
@@ -216,7 +231,7 @@ def train(
     steps: Annotated[int | None, Option(help="Optimizer steps; default: one pass over the data.", min=0)] = None,
     epochs: Annotated[int, Option(help="Passes over the data, if no --steps are given.", min=1)] = 1,
     batch: Annotated[int, Option(help="Samples in a step, at least.", min=1)] = 1024,
-    lr: Annotated[float, Option(help="Peak learning rate.")] = 2e-5,
+    lr: Annotated[float, Option(help="Peak learning rate.", min=0)] = 2e-5,
     max_tokens: MaxTokens = 2048,
     intent: Annotated[bool, Option(help="Train with the intent as system turn.")] = True,
     save_every: Annotated[int, Option(help="Steps between two checkpoints.", min=1)] = 50,
@@ -225,6 +240,8 @@ def train(
     device: Annotated[str | None, Option(help="Such as cuda or cpu; default: a GPU if there is one.")] = None,
 ) -> Results:
     """Train a user model on flipped dialogues, all weights, and save it as a Hugging Face folder in model/."""
+    import torch
+
     from userlm import train as training
     from userlm.models.local import LocalModel
 
@@ -239,17 +256,21 @@ def train(
         raise InputError(f"{path}: no conversation has an intent; run `userlm intents` first, or give --no-intent")
     if not intent:
         conversations = [perplexity.without_intent(conversation) for conversation in conversations]
+    if not math.isfinite(lr):
+        raise InputError(f"--lr {lr}: give a number")
     saved = training.latest_checkpoint(run.folder)
     with console.status("loading the model"):
         if saved:
-            local = LocalModel.load(str(saved), device)
+            local = LocalModel.load(str(saved), device, torch.float32)
         elif base.startswith("scratch:"):
             width, layers, vocabulary = _scratch(base)
             texts = (turn.text for conversation in conversations for turn in conversation.turns)
-            local = training.from_scratch(texts, width, layers, vocabulary, seed)
+            local = training.from_scratch(texts, width, layers, vocabulary, seed, device)
         else:
-            local = training.from_base(address.local_model(base, device))
-    max_tokens = min(max_tokens, local.window)
+            local = training.from_base(LocalModel.load(address.checkpoint(base), device, torch.float32))
+    if max_tokens > local.window:
+        console.print(f"rows are cut to the model's window of {local.window} tokens")
+        max_tokens = local.window
     template = local.template()
     flips = training.flip_all(track(conversations, "flipping"), template, max_tokens)
     if not flips.samples:
@@ -275,17 +296,20 @@ def train(
             progress.update(job, completed=entry["step"], description=f"training, loss {entry['loss']:.3f}")
     log.close(order=lambda row: row["step"])
     training.save(local, run.path("model"))
-    training.drop_checkpoints(run.folder)
     results = {
         "conversations": len(conversations),
         "samples": flips.samples,
         "dropped": flips.dropped,
+        "seen": sum(len(row.targets) for step in plan for row in step),
         "steps": len(plan),
         "parameters": sum(p.numel() for p in local.model.parameters()),
         "loss": entry.get("loss"),
+        "device": str(local.model.device),
     }
-    console.print(f"trained on {flips.samples} samples in {len(plan)} steps: [bold]{run.path('model')}[/]")
-    return run.finish(results)
+    console.print(f"{results['seen']:,} samples in {len(plan)} steps: {run.path('model')}")
+    run.finish(results)
+    training.drop_checkpoints(run.folder)
+    return results
 
 
 def ppl(
@@ -352,7 +376,7 @@ def respond(
     path = _conversations_file(data, "test")
     options = {"user": user, "first": first, "temperature": temperature, "top_p": top_p}
     run = Run.open(out, "respond", {**options, "limit": limit, "seed": seed}, [path])
-    if done := _finished(run):
+    if done := _finished_without_errors(run):
         return done
     prefixes = [
         sample.prefix
@@ -360,7 +384,8 @@ def respond(
         for sample in flip.samples(conversation)
         if first or sample.k
     ]
-    speaker = address.user(user, seed=seed, sampling=_sampling(temperature, top_p))
+    _need_intents(user, prefixes, path)
+    speaker = address.user(user, seed=seed, temperature=temperature, top_p=top_p)
     journal = Journal(run.path("turns.jsonl"))
     answered = respond_all(Recorded(speaker, journal), prefixes, workers)
     return _collect(run, prefixes, answered, journal, "responding")
@@ -402,7 +427,7 @@ def simulate(
     }
     options |= {"max_turns": max_turns, "system": system, "temperature": temperature, "top_p": top_p}
     run = Run.open(out, "simulate", {**options, "limit": limit, "seed": seed}, [path])
-    if done := _finished(run):
+    if done := _finished_without_errors(run):
         return done
     known: dict[str, Task] = {}
     if tasks:
@@ -416,7 +441,8 @@ def simulate(
         task = known.get(str(conversation.meta.get("task")))
         return solved(task)(conversation) if task else never(conversation)
 
-    user_side = address.user(user, seed=seed, sampling=_sampling(temperature, top_p))
+    _need_intents(user, starts, path)
+    user_side = address.user(user, seed=seed, temperature=temperature, top_p=top_p)
     assistant_side = address.assistant(assistant, tasks=known.values(), seed=seed, system=system)
     journal = Journal(run.path("turns.jsonl"))
     ended = simulate_all(
@@ -426,44 +452,74 @@ def simulate(
 
 
 def chat(
-    user: Annotated[str, Option(help="The user that talks to you: trained:MODEL, prompted:MODEL, ...")],
+    user: Annotated[
+        str | None, Option(help="Who talks to you: trained:MODEL, prompted:MODEL, script:FILE, ...")
+    ] = None,
+    assistant: Annotated[str | None, Option(help="Who answers you, with --seat user.")] = None,
+    seat: Annotated[str, Option(help="Yours: assistant, or user.")] = "assistant",
     intent: Annotated[str | None, Option(help="What the user is after, one sentence.")] = None,
-    assistant: Annotated[str, Option(help="Who answers: human is you; or an assistant to watch.")] = "human",
     save: Annotated[Path | None, Option(help="Append the conversation to this file (.jsonl).")] = None,
     max_turns: Annotated[int, Option(help="User turns at most.", min=1)] = 20,
     seed: Seed = 0,
 ) -> Results:
-    """You are the assistant, and a simulated user talks to you. An empty line leaves."""
-    speaker = address.user(user, seed=seed)
-    answerer = address.assistant(assistant, seed=seed, ask=_answer)
-    shown = 0
+    """You are the assistant, and a simulated user talks to you; or the other way round.
 
-    def show(conversation: Conversation) -> None:
-        nonlocal shown
-        for turn in conversation.turns[shown:]:
-            if turn.role == "user" or assistant != "human":
-                p_end = turn.meta.get("p_end")
-                aside = f"  [dim]P(end) {p_end:.3f}[/]" if p_end is not None else ""
-                console.print(f"[bold]{turn.role}[/]{aside}")
-                console.print(Text(turn.text))
-        shown = len(conversation.turns)
-
-    def until(conversation: Conversation) -> str | None:
-        show(conversation)
-        return None
-
+    An empty line leaves; /info tells what is known about the last turn: P(end), drafts, tokens.
+    """
+    if seat not in ("assistant", "user"):
+        raise InputError(f"--seat {seat}: your seat is 'assistant' or 'user'")
+    other = user if seat == "assistant" else assistant
+    if other is None:
+        wanted = "--user trained:MODEL" if seat == "assistant" else "--assistant MODEL"
+        raise InputError(f"who is in the other seat? give {wanted}")
+    saved = save.open("a", encoding="utf-8") if save else None  # before the talk, not after it
+    you = _Seat(seat)
+    if seat == "assistant":
+        user_side, assistant_side = address.user(other, seed=seed), address.assistant("human", ask=you.ask)
+    else:
+        user_side, assistant_side = address.user("human", ask=you.ask), address.assistant(other, seed=seed)
     start = Conversation(f"chat-{seed}", intent=intent)
-    ended = converse(speaker, answerer, start, max_turns, until)
-    show(ended)
+    ended = converse(user_side, assistant_side, start, max_turns, until=you.watch)
+    if len(ended.turns) > len(you.seen.turns):  # last words, said with a stop
+        you.watch(ended)
+    mine = ended.next_role == seat
     why = {"end": "left", "error": f"could not answer: {ended.meta.get('error')}"}.get(
         ended.stop or "", ended.stop
     )
-    console.print(f"[dim]{'you' if ended.next_role == 'assistant' else 'the user'} {why}[/]")
-    record = to_record(ended)
-    if save:
-        with save.open("a", encoding="utf-8") as file:
-            file.write(dumps(record) + "\n")
+    console.print(f"{'you' if mine else 'the ' + ended.next_role} {why}", style="dim")
+    record = to_record(replace(ended, id=f"chat-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"))
+    if saved:
+        with saved:
+            saved.write(dumps(record) + "\n")
     return record
+
+
+class _Seat:
+    """Somebody in the terminal, on one side of a conversation that they see as it grows."""
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+        self.seen = Conversation()
+
+    def watch(self, conversation: Conversation) -> str | None:
+        """Show what the other side just said; it is no reason to stop."""
+        self.seen = conversation
+        turn = conversation.turns[-1]
+        if turn.role != self.role:
+            console.print(Text.assemble((f"{turn.role}> ", "bold"), turn.text))
+        return None
+
+    def ask(self, conversation: Conversation) -> str | None:
+        """A line of theirs; `None` leaves."""
+        while True:
+            try:
+                text = console.input(Text(f"{self.role} (you)> ", style="bold")).strip()
+            except EOFError:
+                return None
+            if text != "/info":
+                return text or None
+            known = dict(self.seen.turns[-1].meta) if self.seen.turns else {}
+            console.print(dumps(known) if known else "nothing is known about it", style="dim")
 
 
 # --- scores ----------------------------------------------------------------------------------------------
@@ -477,8 +533,8 @@ def score(
 ) -> Results:
     """Measure simulated users, and real people with the same functions. Intervals are over people or intents."""
     inputs = {run.name: _conversations_file(run) for run in runs}
-    if len(inputs) < len(runs):
-        raise InputError("two of the runs have the same folder name; rename one, since names head the columns")
+    if len(inputs) < len(runs) or (human and "human" in inputs):
+        raise InputError("two rows would have the same name (runs are named by their folders); rename one folder")
     people = _conversations_file(human, "test") if human else None
     extra = [path for path in (people, tasks) if path]
     run = Run.open(out, "score", {"human": people, "tasks": tasks}, [*inputs.values(), *extra])
@@ -488,7 +544,7 @@ def score(
     columns: dict[str, dict[str, Measure]] = {}
     for name, path in track(list(inputs.items()), "scoring", len(inputs)):
         conversations = list(read_conversations(path))
-        asked = all("k" in conversation.meta for conversation in conversations)  # the prefixes of `respond`
+        asked = verb_of(path.parent) == "respond"
         found = _of_responses(conversations) if asked else _of_simulations(conversations, known)
         columns[name] = {m.name: m for m in found}
     if people:
@@ -508,16 +564,16 @@ def _of_people(conversations: Sequence[Conversation]) -> list[Measure]:
 
 
 def _of_simulations(conversations: Sequence[Conversation], tasks: Mapping[str, Task]) -> list[Measure]:
-    about_tasks = [
-        extrinsic.intent_coverage(conversations, tasks),
-        extrinsic.assistant_score(conversations, tasks),
-    ]
-    return [*_of_people(conversations), *(about_tasks if tasks else [])]
+    measures = _of_people(conversations)
+    if any(task_of(conversation, tasks) for conversation in conversations):
+        measures.append(extrinsic.intent_coverage(conversations, tasks))
+        measures.append(extrinsic.assistant_score(conversations, tasks))
+    return measures
 
 
 def _of_responses(responses: Sequence[Conversation]) -> list[Measure]:
     return [
-        intrinsic.first_turn_diversity([response for response in responses if response.meta["k"] == 0]),
+        intrinsic.first_turn_diversity([response for response in responses if response.meta["own_from"] == 0]),
         intrinsic.intent_decomposition(responses),
         intrinsic.words_per_turn(responses),
         intrinsic.termination(responses),
@@ -535,6 +591,22 @@ def _score_lines(columns: Mapping[str, Mapping[str, Measure]]) -> Iterator[dict[
 
 def _measure_results(columns: Mapping[str, Mapping[str, Measure]]) -> Results:
     return {name: [measure_record(m) for m in measures.values()] for name, measures in columns.items()}
+
+
+def report(
+    runs: Annotated[list[Path], Argument(help="Finished run folders, of any verb.")],
+    out: Annotated[Path, Option(help="Folder for report.html and report.md.")] = Path("runs/report"),
+) -> Results:
+    """One page from finished runs: figures with intervals, plots, transcripts, and how it was made."""
+    from userlm import report as page
+
+    found = [page.read_run(run) for run in runs]
+    out.mkdir(parents=True, exist_ok=True)
+    written = {"html": out / "report.html", "md": out / "report.md"}
+    written["html"].write_text(page.html(found), encoding="utf-8")
+    written["md"].write_text(page.markdown(found), encoding="utf-8")
+    console.print(f"report: {written['html']}")
+    return {kind: str(path) for kind, path in written.items()}
 
 
 # --- files and folders -----------------------------------------------------------------------------------
@@ -565,6 +637,10 @@ def _conversations_file(path: Path, split: str = "test") -> Path:
         raise InputError(f"{path} is not complete; run its command again first")
     for name in ("conversations.jsonl", f"{split}.jsonl"):
         if (path / name).is_file():
+            if not (path / name).stat().st_size:
+                raise InputError(
+                    f"{path / name} holds no conversation (few people?); give another file or --shares"
+                )
             return path / name
     raise InputError(f"{path} holds neither conversations.jsonl nor {split}.jsonl; give the folder of a run")
 
@@ -574,13 +650,33 @@ def _split_files(path: Path) -> dict[str, Path]:
     return splits or {"conversations": _conversations_file(path)}
 
 
+def _unique_names(files: Sequence[Path]) -> list[str]:
+    """For each file a name that no other has, for the ids of rows that carry none."""
+    stems = [re.sub(r"\.(jsonl|jsonl\.gz|parquet)$", "", file.name) for file in files]
+    return [stem if stems.count(stem) == 1 else f"{stem}-{i}" for i, stem in enumerate(stems)]
+
+
+def _total(files: Sequence[Path], limit: int | None) -> int | None:
+    counted = count_lines(files)
+    return limit if counted is None else min(counted, limit or counted)
+
+
 def _rows_if_any(path: Path) -> Iterator[Any]:
     return iter(read_rows(path)) if path.stat().st_size else iter(())
 
 
+def _shares(shares: str) -> tuple[float, float, float]:
+    parts = shares.split("/")
+    if len(parts) != 3 or not all(part.isdigit() for part in parts) or sum(map(int, parts)) != 100:
+        raise InputError(f"--shares {shares}: write three numbers that add up to 100, such as 90/5/5")
+    train, valid, test = (int(part) / 100 for part in parts)
+    return train, valid, test
+
+
 def _scratch(base: str) -> tuple[int, int, int]:
     parts = base.removeprefix("scratch:").split("x")
-    if len(parts) not in (2, 3) or not all(part.isdigit() for part in parts) or int(parts[0]) % 32:
+    plain = len(parts) in (2, 3) and all(part.isascii() and part.isdigit() and int(part) for part in parts)
+    if not plain or int(parts[0]) % 32:
         raise InputError(
             f"--base {base}: write scratch:WIDTHxLAYERS or scratch:WIDTHxLAYERSxVOCABULARY, "
             "such as scratch:128x4x4096; the width is a multiple of 32"
@@ -597,23 +693,16 @@ def _from_task(task: Task, repeat: int) -> Conversation:
 
 
 def _from_log(log: Conversation, repeat: int, keep_turns: int) -> Conversation:
+    """A seed; `own_from` in its meta says which user turn will be the first that is not the person's."""
+    kept = sum(turn.role == "user" for turn in log.turns[:keep_turns])
+    own = {"own_from": kept} if kept else {}
     return replace(
         log,
         id=f"{log.id}#{repeat}",
         turns=log.turns[:keep_turns],
         stop=None,
         ended=False,
-        meta={**log.meta, "conversation": log.id, "repeat": repeat},
-    )
-
-
-def _sampling(temperature: float | None, top_p: float | None) -> Sampling | None:
-    if temperature is None and top_p is None:
-        return None
-    default = Sampling()
-    return Sampling(
-        temperature=default.temperature if temperature is None else temperature,
-        top_p=default.top_p if top_p is None else top_p,
+        meta={**log.meta, "conversation": log.id, "repeat": repeat, **own},
     )
 
 
@@ -632,6 +721,7 @@ def _collect(
         stops[conversation.stop or "answered"] += 1
         conversations.append(conversation)
     journal.close(order=lambda row: (order[row["id"]], row["n"]))
+    so_far.close()
     conversations.sort(key=lambda conversation: order[conversation.id])
     write_conversations(path, conversations)
     turns = [turn for conversation in conversations for turn in conversation.turns]
@@ -642,16 +732,33 @@ def _collect(
         "tokens_out": sum(turn.meta.get("tokens_out", 0) for turn in turns),
     }
     shown = ", ".join(f"{count} {stop}" for stop, count in stops.most_common())
-    console.print(f"{len(conversations)} conversations ({shown}): [bold]{path}[/]")
+    console.print(f"{len(conversations)} conversations ({shown}): {path}")
     if errors := [c.meta["error"] for c in conversations if c.stop == "error"]:
-        console.print(f"[yellow]{len(errors)} ended in an error, the first: {errors[0]}[/]")
+        again = "the same command tries these again"
+        console.print(f"{len(errors)} ended in an error ({again}), the first: {errors[0]}", style="yellow")
     return run.finish(results)
 
 
 def _finished(run: Run) -> Results | None:
     if (results := run.results) is not None:
-        console.print(f"[dim]{run.folder} is complete already; nothing to do[/]")
+        console.print(f"{run.folder} is complete already; nothing to do", style="dim")
     return results
+
+
+def _finished_without_errors(run: Run) -> Results | None:
+    """A run of which some conversations ended in an error is taken up again; what was answered stays."""
+    if run.results and run.results["stops"].get("error"):
+        run.path("results.json").unlink()
+    return _finished(run)
+
+
+def _need_intents(user: str, starts: Sequence[Conversation], path: Path) -> None:
+    without = sum(start.intent is None for start in starts)
+    if user.startswith("prompted:") and without:
+        raise InputError(
+            f"{path}: {without} of {len(starts)} conversations have no intent, and a prompted user needs one; "
+            "run `userlm intents` first"
+        )
 
 
 def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
@@ -662,10 +769,3 @@ def _finish_counts(run: Run, outputs: Outputs, counts: Counter[str]) -> Results:
     outputs.close()
     show_counts(str(run.folder), counts)
     return run.finish({"counts": _sorted(counts)})
-
-
-def _answer(conversation: Conversation) -> str | None:
-    try:
-        return console.input("[bold]assistant>[/] ").strip() or None
-    except EOFError:
-        return None

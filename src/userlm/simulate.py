@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from userlm.types import Conversation, ModelError, Speaker
@@ -55,13 +56,26 @@ def simulate(
     until: Until = never,
     workers: int = 16,
 ) -> Iterator[Conversation]:
-    """`converse` for every seed, `workers` at a time; each is yielded as soon as it is over."""
-    return _parallel(lambda seed: converse(user, assistant, seed, max_turns, until), seeds, workers)
+    """`converse` for every seed, `workers` at a time; each is yielded as soon as it is over.
+
+    When the caller stops listening, such as at Ctrl-C, no conversation takes another turn.
+    """
+    abandoned = threading.Event()
+
+    def unless_abandoned(conversation: Conversation) -> str | None:
+        if abandoned.is_set():
+            raise CancelledError
+        return until(conversation)
+
+    def run(seed: Conversation) -> Conversation:
+        return converse(user, assistant, seed, max_turns, unless_abandoned)
+
+    return _parallel(run, seeds, workers, abandoned)
 
 
 def respond_all(user: Speaker, prefixes: Iterable[Conversation], workers: int = 16) -> Iterator[Conversation]:
     """`respond` for every prefix, `workers` at a time; each is yielded as soon as it is answered."""
-    return _parallel(lambda prefix: respond(user, prefix), prefixes, workers)
+    return _parallel(lambda prefix: respond(user, prefix), prefixes, workers, threading.Event())
 
 
 def _take_turn(speaker: Speaker, view: Conversation, conversation: Conversation) -> Conversation:
@@ -86,7 +100,10 @@ def blind(conversation: Conversation) -> Conversation:
 
 
 def _parallel(
-    job: Callable[[Conversation], Conversation], items: Iterable[Conversation], workers: int
+    job: Callable[[Conversation], Conversation],
+    items: Iterable[Conversation],
+    workers: int,
+    abandoned: threading.Event,
 ) -> Iterator[Conversation]:
     """At most `workers` jobs are in flight, and the items are drawn as they are needed: memory stays flat."""
     pool = ThreadPoolExecutor(workers)
@@ -100,5 +117,6 @@ def _parallel(
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
-    finally:  # Ctrl-C, or a caller who stopped listening: begin nothing new
+    finally:
+        abandoned.set()
         pool.shutdown(wait=False, cancel_futures=True)

@@ -18,6 +18,7 @@ import os
 import platform
 import subprocess
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
 
+from userlm import prompts
 from userlm.types import Conversation, InputError, Measure, Reply, Speaker, Turn
 
 SPLITS = ("train", "valid", "test")
@@ -61,7 +63,8 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
         if not isinstance(turn, dict):
             raise ValueError(f"turns[{i}] is not an object")
         text = take(turn, "text", str, f"turns[{i}].text")
-        spoken.append(Turn(turn.get("role", ""), text, turn.get("meta") or {}))
+        meta = take(turn, "meta", dict, f"turns[{i}].meta", default={})
+        spoken.append(Turn(turn.get("role", ""), text, meta))
     return Conversation(
         id=take(record, "id", str),
         turns=tuple(spoken),
@@ -112,9 +115,6 @@ def write_conversations(path: str | Path, conversations: Iterable[Conversation])
 def _write_parquet(path: Path, conversations: Iterable[Conversation]) -> int:
     import polars as pl
 
-    text, flag = pl.String(), pl.Boolean()
-    turn = pl.Struct({"role": text, "text": text, "meta": text})
-    columns = {"id": text, "turns": pl.List(turn), "intent": text, "user": text, "stop": text, "ended": flag}
     rows = [
         {
             "id": c.id,
@@ -128,8 +128,17 @@ def _write_parquet(path: Path, conversations: Iterable[Conversation]) -> int:
         for c in conversations
     ]
     with replacing(path) as partial:
-        pl.DataFrame(rows, schema={**columns, "meta": text}).write_parquet(partial)
+        pl.DataFrame(rows, schema=_parquet_columns()).write_parquet(partial)
     return len(rows)
+
+
+def _parquet_columns() -> dict[str, Any]:
+    import polars as pl
+
+    text = pl.String()
+    turn = pl.Struct({"role": text, "text": text, "meta": text})
+    columns = dict.fromkeys(("id", "intent", "user", "stop", "meta"), text)
+    return {**columns, "turns": pl.List(turn), "ended": pl.Boolean()}
 
 
 # --- rows of any file ------------------------------------------------------------------------------------
@@ -161,17 +170,20 @@ def read_rows(path: str | Path) -> Iterator[Line]:
     if path.suffix == ".parquet":
         yield from _read_parquet(path)
         return
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise InputError(f"{path}: its kind is unknown; give a .jsonl, .jsonl.gz or .parquet file")
     number, any_text = 0, False
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number, raw in enumerate(file, 1):
                 if raw.strip():
                     any_text = True
-                    yield _parse(number, raw)
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+                    yield _parse(number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw)
+    except (EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
             raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-        broken = "is no gzip file" if number == 0 else f"is cut short or damaged after line {number}"
+        no_gzip = number == 0 and isinstance(error, gzip.BadGzipFile)
+        broken = "is no gzip file" if no_gzip else f"is cut short or damaged after line {number}"
         raise InputError(f"{path} {broken}; fetch it again, or unpack what is left with `gzip -dc`") from None
     if not any_text:
         raise InputError(f"{path} holds no lines; give a file with one conversation a line")
@@ -186,7 +198,7 @@ def _parse(number: int, raw: bytes) -> Line:
         return Line(number, reason="not UTF-8", error=where, raw=kept)
     try:
         row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         where = f" (column {error.colno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
         said = f"is not JSON{where}; write one JSON object a line"
         return Line(number, reason="not JSON", error=said, raw=text.rstrip("\n"))
@@ -202,7 +214,8 @@ def _read_parquet(path: Path) -> Iterator[Line]:
 
     try:
         frame = pl.scan_parquet(path)
-        ours = {"id", "turns", "ended"} <= set(frame.collect_schema().names())
+        schema = frame.collect_schema()
+        ours = all(schema.get(name) == kind for name, kind in _parquet_columns().items())
         rows = frame.select(pl.len()).collect().item()
         for start in range(0, rows, 10_000):
             for i, row in enumerate(frame.slice(start, 10_000).collect().iter_rows(named=True), start + 1):
@@ -227,6 +240,7 @@ class Run:
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         self.folder = folder
         self.manifest = manifest
+        self._lock = _lock(folder)
 
     @classmethod
     def open(
@@ -241,17 +255,19 @@ class Run:
         for path in paths:
             if not path.is_file():
                 raise InputError(f"{path} does not exist")
-        asked = {
+        asked: dict[str, Any] = {
             "verb": verb,
             "options": {key: _plain(value) for key, value in options.items()},
             "inputs": {str(path): _sha256(path) for path in paths},
         }
         manifest_path = folder / "run.json"
-        begun = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        if begun == ["run.json"]:  # it got no further, such as for an address that was wrong
+        begun = [path for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
+        if begun == [manifest_path]:  # it got no further, such as for an address that was wrong
             manifest_path.unlink()
         elif manifest_path.is_file():
             manifest = _read_json(manifest_path)
+            manifest["inputs"] = list(manifest.get("inputs", {}).items())  # their order counts, too
+            asked["inputs"] = list(asked["inputs"].items())
             for part in ("verb", "options", "inputs"):
                 if manifest.get(part) != asked[part]:
                     was, now = _first_difference(manifest.get(part), asked[part])
@@ -260,7 +276,7 @@ class Run:
                         "choose another --out or delete the folder"
                     )
             return cls(folder, manifest)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        elif begun or (folder.exists() and not folder.is_dir()):
             raise InputError(f"{folder} exists and is no run folder; choose another --out")
         folder.mkdir(parents=True, exist_ok=True)
         manifest = {**asked, **_surroundings()}
@@ -344,9 +360,11 @@ class Journal:
             self._file.write(dumps(row).encode() + b"\n")
             self._file.flush()
 
-    def close(self, order: Callable[[Mapping[str, Any]], Any]) -> None:
-        """Close it with its lines in order, so that the file does not tell which thread was first."""
+    def close(self, order: Callable[[Mapping[str, Any]], Any] | None = None) -> None:
+        """Close it; with an `order`, its lines are put in it, so that they do not tell which thread was first."""
         self._file.close()
+        if order is None:
+            return
         rows = Journal(self.path)
         rows._file.close()
         write_lines(self.path, sorted(rows.rows, key=order))
@@ -386,6 +404,27 @@ def measure_record(measure: Measure) -> dict[str, Any]:
 
 
 # --- small things ----------------------------------------------------------------------------------------
+
+
+def count_lines(paths: Iterable[Path]) -> int | None:
+    """How many lines there are, for a progress bar; `None` where counting would itself take long."""
+    count = 0
+    for path in paths:
+        if not path.name.endswith((".jsonl", ".jsonl.gz")) or path.stat().st_size > 1 << 30:
+            return None
+        try:
+            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    count += block.count(b"\n")
+        except (EOFError, zlib.error, OSError):
+            return None  # whoever reads it will say what is wrong
+    return count
+
+
+def verb_of(folder: Path) -> str | None:
+    """Which verb made a run folder; `None` if it is none."""
+    path = folder / "run.json"
+    return str(_read_json(path).get("verb")) if path.is_file() else None
 
 
 def dumps(value: Any) -> str:
@@ -448,6 +487,20 @@ def take(row: Mapping[str, Any], name: str, kind: type, shown: str = "", default
     return value
 
 
+def _lock(folder: Path) -> IO[bytes] | None:
+    """Keep other processes out of a run folder for as long as the file is open (where the system can)."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    file = (folder / ".lock").open("ab")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"another process is working in {folder}; wait for it or choose another --out") from None
+    return file
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -467,6 +520,12 @@ def _plain(value: Any) -> Any:
 
 
 def _first_difference(was: Any, now: Any) -> tuple[str, str]:
+    if isinstance(was, list) and isinstance(now, list):
+        was_inputs, now_inputs = (", ".join(path for path, _ in pairs) for pairs in (was, now))
+        if was_inputs != now_inputs:
+            return was_inputs, now_inputs
+        changed = next(path for (path, a), (_, b) in zip(was, now, strict=True) if a != b)
+        return f"{changed} as it was", f"{changed} changed"
     if isinstance(was, dict) and isinstance(now, dict):
         for key in [*was, *now]:
             if was.get(key) != now.get(key):
@@ -490,11 +549,8 @@ def _surroundings() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {
-        "versions": versions,
-        "git": _commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    return {"versions": versions, "git": _commit(), "machine": machine, "prompts": prompts.hashes()}
 
 
 def _commit() -> str | None:

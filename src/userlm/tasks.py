@@ -60,7 +60,7 @@ def _task(row: Mapping[str, Any]) -> Task:
 def task_of(conversation: Conversation, tasks: Mapping[str, Task]) -> Task | None:
     """What a conversation is about: `meta["task"]`, else its id without the number of the repeat (`id#2`)."""
     name = conversation.meta.get("task") or conversation.id.rpartition("#")[0] or conversation.id
-    return tasks.get(name)
+    return tasks.get(str(name))
 
 
 # --- was it said? ----------------------------------------------------------------------------------------

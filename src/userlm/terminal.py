@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import TypeVar
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,7 +24,7 @@ from rich.text import Text
 from userlm.types import Measure
 
 T = TypeVar("T")
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False, emoji=False, highlight=False)
 SHOWN = 8  # reasons of one kind; all of them stand in results.json
 
 
@@ -66,7 +67,8 @@ def track(items: Iterable[T], doing: str, total: int | None = None) -> Iterator[
 
 def show_counts(title: str, counts: Mapping[str, int]) -> None:
     """What came in, what went out, what was dropped and why."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    console.print(title)
+    table = Table(show_header=False, box=None)
     ordered = sorted(counts.items(), key=lambda item: (item[0].partition(":")[0], -item[1]))
     for kind, group in groupby(ordered, key=lambda item: item[0].partition(":")[0]):
         rows = list(group)
@@ -78,24 +80,30 @@ def show_counts(title: str, counts: Mapping[str, int]) -> None:
 
 
 def show_measures(title: str, columns: Mapping[str, Mapping[str, Measure]]) -> None:
-    """A table: a row a measure, a column a run."""
-    table = Table(title=title, title_justify="left")
+    """A table: for each measure a line a run."""
+    table = Table(box=SIMPLE_HEAD)
     table.add_column("measure")
-    for name in columns:
-        table.add_column(name, justify="right")
-    names = dict.fromkeys(name for measures in columns.values() for name in measures)
-    for name in names:
-        cells = [_cell(measures[name]) if name in measures else "" for measures in columns.values()]
-        better = next(m[name].better for m in columns.values() if name in m)
-        arrow = {"higher": " ↑", "lower": " ↓", "neither": ""}[better]
-        table.add_row(name + arrow, *cells)
-    Console().print(table)
+    for head in ("value", "95 % interval", "n", "missing"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for name in dict.fromkeys(name for measures in columns.values() for name in measures):
+        of = {run: measures[name] for run, measures in columns.items() if name in measures}
+        table.add_row(Text(_title(next(iter(of.values()))), style="bold"))
+        for run, measure in of.items():
+            table.add_row(f"  {run}", *_cells(measure))
+    out = Console(markup=False, emoji=False, highlight=False)
+    out.print(title)
+    out.print(table)
 
 
-def _cell(measure: Measure) -> str:
+def _title(measure: Measure) -> str:
+    arrow = {"higher": " ↑", "lower": " ↓", "neither": ""}[measure.better]
+    return measure.name + (" %" if measure.unit == "%" else "") + arrow
+
+
+def _cells(measure: Measure) -> tuple[str, str, str, str]:
+    counts = f"{measure.n:,}", f"{measure.missing:,}" if measure.missing else ""
     if measure.value is None:
-        why = Counter(row.why for row in measure.rows).most_common(1)
-        return f"not measured\n({why[0][0]})" if why and why[0][0] else "not measured"
-    interval = "" if measure.low is None else f" [{measure.low:.2f}, {measure.high:.2f}]"
-    missing = f", {measure.missing} missing" if measure.missing else ""
-    return f"{measure.value:.2f}{measure.unit}{interval}\nn {measure.n}{missing}"
+        why = Counter(row.why for row in measure.rows if row.why).most_common(1)
+        return ("not measured", why[0][0] if why else "", *counts)
+    interval = "" if measure.low is None else f"{measure.low:.2f} to {measure.high:.2f}"
+    return (f"{measure.value:.2f}", interval, *counts)

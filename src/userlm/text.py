@@ -87,11 +87,6 @@ def _plain(digits: str) -> str:
     return (whole.lstrip("0") or "0") + ("." + decimals if decimals else "")
 
 
-def normalise(text: str) -> str:
-    """Case and white space evened out, to compare texts."""
-    return " ".join(text.casefold().split())
-
-
 def intent_goal(intent: str) -> str:
     """The part of an intent that is its own: all after the fixed opening words, if they are there."""
     return intent.removeprefix(INTENT_PREFIX)

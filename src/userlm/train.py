@@ -1,7 +1,8 @@
 """Train a user model on flipped dialogues. `userlm train` runs this.
 
 One row holds a whole conversation, and the loss is on what the user says: every user turn, its closing token,
-and the ending. The loss of a step is the mean over its target tokens. Full-parameter, AdamW, cosine schedule.
+and the ending. The loss of a step is the mean over its target tokens. Full-parameter, AdamW, cosine schedule;
+weights are float32, and on a GPU the forward pass is computed in bfloat16.
 
 Reads train.jsonl; writes log.jsonl (a line a step), checkpoint/ while it runs, and model/ at the end: an
 ordinary Hugging Face folder.
@@ -24,7 +25,7 @@ from tokenizers import models as tokenizer_models
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from userlm.flip import Row, Template, render
-from userlm.models.local import LocalModel
+from userlm.models.local import LocalModel, usable_device
 from userlm.text import END_TOKEN
 from userlm.types import Conversation, InputError, ModelError
 
@@ -144,7 +145,8 @@ def row_loss(model: Any, row: Row) -> torch.Tensor:
     """The summed loss (nats) of a row's targets. Logits are computed where there is a target, and only there."""
     ids = torch.tensor([row.ids], device=model.device)
     index = torch.tensor([i for i, wanted in enumerate(row.mask()) if wanted], device=model.device)
-    logits = model(input_ids=ids, use_cache=False, logits_to_keep=index - 1).logits[0]
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=index - 1).logits[0]
     return F.cross_entropy(logits.float(), ids[0, index], reduction="sum")
 
 
@@ -227,7 +229,9 @@ def from_base(local: LocalModel) -> LocalModel:
     return LocalModel(model, tokenizer, local.name)
 
 
-def from_scratch(texts: Iterable[str], width: int, layers: int, vocabulary: int, seed: int) -> LocalModel:
+def from_scratch(
+    texts: Iterable[str], width: int, layers: int, vocabulary: int, seed: int, device: str | None = None
+) -> LocalModel:
     """A small Llama with random weights, and a byte-level BPE tokenizer learned from the texts.
 
     For tests, demos and studies of the method; a user model worth talking to starts from a real base model.
@@ -261,4 +265,4 @@ def from_scratch(texts: Iterable[str], width: int, layers: int, vocabulary: int,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return LocalModel(LlamaForCausalLM(config), tokenizer, "scratch")
+    return LocalModel(LlamaForCausalLM(config).to(usable_device(device)), tokenizer, "scratch")

@@ -15,6 +15,13 @@ STOPS = ("end", "max_turns", "context", "guard", "error", "solved")
 model. `guard`: no acceptable draft. `error`: a model could not answer. `solved`: the task was done."""
 
 
+def encodable(text: str) -> str:
+    """The text with lone surrogates, which no file, tokenizer or model takes, replaced by U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 class InputError(ValueError):
     """What a person gave us is wrong. The message names the file, line and field, and says what to do."""
 
@@ -30,6 +37,9 @@ class Turn:
     role: Role
     text: str
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", encodable(self.text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,7 @@ class Conversation:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "id", encodable(self.id))
         for i, turn in enumerate(self.turns):
             if turn.role not in ("user", "assistant"):
                 raise ValueError(f"turns[{i}].role is {turn.role!r}; it must be 'user' or 'assistant'")
@@ -115,7 +126,7 @@ class Sample:
     @property
     def prefix(self) -> Conversation:
         """The conversation as it stood before this turn, so that a speaker can be asked for its own."""
-        meta = {"conversation": self.conversation.id, "k": self.k, "target": self.target}
+        meta = {"conversation": self.conversation.id, "own_from": self.k, "target": self.target}
         return replace(
             self.conversation,
             id=f"{self.conversation.id}/{self.k}",
@@ -154,7 +165,6 @@ class Sampling:
         seed: of the draw; `None` is not repeatable.
         stop_ids: token ids that close the completion; they are not part of its text.
         watch_id: the id whose probability at the first position is wanted: P(end).
-        banned_ids: ids that are never drawn.
     """
 
     temperature: float = 1.0
@@ -163,10 +173,9 @@ class Sampling:
     seed: int | None = None
     stop_ids: frozenset[int] = frozenset()
     watch_id: int | None = None
-    banned_ids: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1:
+        if not (self.temperature >= 0 and 0 < self.top_p <= 1 and self.max_tokens >= 1):
             raise InputError(
                 f"temperature {self.temperature}, top_p {self.top_p}, max_tokens {self.max_tokens}: "
                 "give temperature >= 0, 0 < top_p <= 1 and max_tokens >= 1"
@@ -235,15 +244,6 @@ class Task:
     facts: tuple[Fact, ...]
     answer: str
     meta: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a judge said; a label that could not be read is `None`."""
-
-    label: str | None
-    reason: str = ""
-    raw: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from userlm import flip
 from userlm.flip import Template
 from userlm.prompts import fill
 from userlm.text import END_TOKEN, intent_goal, stable_hash
-from userlm.types import Chat, Complete, Completion, Conversation, InputError, Reply, Sampling
+from userlm.types import Chat, Complete, Completion, Conversation, InputError, ModelError, Reply, Sampling
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class TrainedUser:
     would open an assistant turn, and the model would speak for the wrong side.
 
     Attributes:
-        window: the model's context, in tokens; what does not fit is shortened as in training.
+        window: the model's context, in tokens; what does not fit is left out in the same order as in training.
         tries: how many drafts it may take until one has words in it.
     """
 
@@ -38,7 +38,7 @@ class TrainedUser:
         if ids is None:
             return Reply(stop="context")
         meta: dict[str, Any] = {}
-        for draft in range(self.tries):
+        for draft in range(self.tries if self.sampling.temperature else 1):
             sampling = replace(
                 self.sampling,
                 seed=_seed(self.seed, conversation, draft),
@@ -92,7 +92,8 @@ class ReplayUser:
     log: Mapping[str, Conversation]
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """The turn that the person took at this point, or the end if they took none.
+        """The turn that the person took at this point, or the end if they took none; `ModelError` if the log
+        does not hold the conversation.
 
         The log is found by the conversation's id, by the id of the log that it is a prefix of, or by its id
         without the number of the repeat (`id#2`).
@@ -101,7 +102,7 @@ class ReplayUser:
         names = (conversation.id, logged, conversation.id.rpartition("#")[0])
         found = next((self.log[name] for name in names if name in self.log), None)
         if found is None:
-            raise InputError(f"the replayed log holds no conversation {conversation.id!r}")
+            raise ModelError(f"the replayed log holds no conversation {conversation.id!r}")
         k = len(conversation.user_turns)
         if k < len(found.user_turns):
             return Reply(found.user_turns[k])

@@ -71,7 +71,7 @@ def extractive(conversation: Conversation) -> str | None:
     if code != "en":
         name = {code: name for name, code in LANGUAGES.items() if code != "und"}.get(code)
         return f"{INTENT_PREFIX}get help in {name}." if name else f"{INTENT_PREFIX}get help with a question."
-    texts = [_DETAILS.sub(" | ", turn) for turn in said]
+    texts = [_DETAILS.sub(" | ", _LONG.sub(" | ", turn[:LOOKED_AT])) for turn in said]
     names = _names(conversation)
     found = [_phrases(text, names) for text in texts]
     request = next((i for i, phrases in enumerate(found) if phrases), 0)
@@ -277,6 +277,8 @@ def _action(turn: str, text: str, says_something: bool) -> tuple[_Action, frozen
 
 # --- about what ------------------------------------------------------------------------------------------
 
+LOOKED_AT = 20_000  # characters of a turn: what somebody is after stands before that
+_LONG = re.compile(r"\S{80,}")  # pasted data; `_DETAILS` would take time in the square of its length
 _DETAILS = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]*`|<[^>\n]{1,80}>|\{[^{}]*\}|https?://\S+|www\.\S+|\S+@\S+|"  # code, addresses
     r"\S*[\\/_=<>|]\S*|\b[\w-]+\.[A-Za-z]\w{0,4}\b|"  # paths, names in code, names of files

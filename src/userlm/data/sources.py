@@ -150,7 +150,8 @@ def lmsys(row: Row) -> Imported:
     """LMSYS-Chat-1M. `toxic` is true where OpenAI's moderation flagged any of the messages."""
     said = _messages(row, "conversation", _CHAT_ROLES, "role", "content")
     moderation = row.get("openai_moderation")
-    flags = [item.get("flagged") for item in moderation or () if isinstance(item, dict)]
+    items = moderation if isinstance(moderation, list) else []
+    flags = [item.get("flagged") for item in items if isinstance(item, dict)]
     scalars = ("language", "model", "redacted", "timestamp")
     meta = {"source": "lmsys", **{key: _plain(row.get(key)) for key in scalars}}
     return _imported(said, id=_name(row, "conversation_id"), meta={**meta, "toxic": any(flags) if flags else None})

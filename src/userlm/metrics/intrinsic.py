@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,7 +171,7 @@ def termination_auroc(responses: Iterable[Conversation]) -> Measure:
     """
     rows = []
     for key, cluster, response, why in _answers(responses):
-        said_it = len(response.user_turns) > response.meta.get("k", 0)
+        said_it = len(response.user_turns) > response.meta.get("own_from", 0)
         reply = response.turns[-1].meta if said_it else response.meta.get("last", {})
         p_end = reply.get("p_end")
         if why or p_end is None:
@@ -213,9 +212,9 @@ def _answers(responses: Iterable[Conversation]) -> Iterator[tuple[str, str, Conv
     """Key, cluster, the answer, and why it cannot be measured if so; without those to k = 0."""
     for response in responses:
         meta = response.meta
-        if not {"conversation", "k", "target"} <= set(meta):
+        if not {"own_from", "target"} <= set(meta):
             yield response.id, _cluster(response), response, "not an answer on the prefix of a sample"
-        elif meta["k"] > 0:
+        elif meta["own_from"] > 0:
             why = _failure(response) if response.stop in FAILED else ""
             yield response.id, response.user or str(meta["conversation"]), response, why
 
@@ -274,9 +273,9 @@ def _turn_rows(
 
 
 def _first_own(conversation: Conversation) -> int | None:
-    """The k of the first turn that is not of the prefix it was asked to carry on; `None` without prefix."""
-    meta: Any = conversation.meta
-    return meta["k"] if "k" in meta and "conversation" in meta else None
+    """Which user turn is the first that is not of the log it was asked to carry on; `None`: all are its own."""
+    first: int | None = conversation.meta.get("own_from")
+    return first
 
 
 def _cluster(conversation: Conversation) -> str:

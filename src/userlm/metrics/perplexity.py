@@ -32,9 +32,10 @@ def score_turns(
             count = target.stop - 1 - target.first
             part = logprobs[at : at + count]
             at += count
-            if target.k < len(said) and count:  # else it is the ending, or white space
-                stats = (-sum(part), float(count), float(len(said[target.k].encode())))
-                yield MeasureRow(f"{conversation.id}/{target.k}", cluster, stats)
+            if target.k == len(said):
+                continue  # the ending
+            stats = (-sum(part), float(count), float(len(said[target.k].encode()))) if count else None
+            yield MeasureRow(f"{conversation.id}/{target.k}", cluster, stats, "" if count else "no words")
     for k in flipped.dropped:
         if k < len(said):
             why = f"intent and turn do not fit {max_tokens} tokens"

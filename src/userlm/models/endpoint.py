@@ -19,20 +19,20 @@ class EndpointModel:
     Args:
         model: its name on the server.
         base_url: where the server is; `None`: api.openai.com.
-        api_key: never shown: it is cut out of every error.
+        api_key: never shown: it is cut out of every error. `None` for a server that asks for none.
         retries: how often a call that failed for a passing reason (429, 5xx, a cut connection) is tried again,
             with the pauses that the server asks for.
         timeout: of one try, in seconds.
     """
 
     def __init__(
-        self, model: str, base_url: str | None, api_key: str, retries: int = 5, timeout: float = 120
+        self, model: str, base_url: str | None, api_key: str | None, retries: int = 5, timeout: float = 120
     ) -> None:
         self.name = model
         self._key = api_key
         self._client = openai.OpenAI(
             base_url=base_url or "https://api.openai.com/v1",
-            api_key=api_key,
+            api_key=api_key or "none",
             max_retries=retries,
             timeout=timeout,
         )
@@ -49,13 +49,19 @@ class EndpointModel:
                 seed=openai.omit if sampling.seed is None else sampling.seed % 2**31,
             )
         except (openai.OpenAIError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ModelError(f"{self.name}: {reason}".replace(self._key, "[key]")) from None
-        if not answer.choices or not (text := answer.choices[0].message.content):
+            raise ModelError(f"{self.name}: {self._hide_key(str(error))}") from None
+        try:
+            text, usage = answer.choices[0].message.content, answer.usage
+        except (AttributeError, IndexError, TypeError):  # a page, an array, an answer without choices
+            raise ModelError(f"{self.name}: this is no chat completion; does the URL end in /v1?") from None
+        if not text:
             raise ModelError(f"{self.name}: the answer is empty")
-        usage = answer.usage
         return Completion(
             text,
             tokens_in=usage.prompt_tokens if usage else None,
             tokens_out=usage.completion_tokens if usage else None,
         )
+
+    def _hide_key(self, reason: str) -> str:
+        hidden = reason.replace(self._key, "[key]") if self._key else reason
+        return " ".join(hidden.split())[:300]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.utils import logging as transformers_logging
@@ -34,18 +35,18 @@ class LocalModel:
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, name: str, device: str | None = None) -> LocalModel:
+    def load(cls, name: str, device: str | None = None, dtype: torch.dtype | None = None) -> LocalModel:
         """Load a folder or a hub id.
 
         Args:
-            device: such as `cuda` or `cpu`; by default a GPU if there is one. Weights are bfloat16 on a GPU and
-                float32 on a CPU.
+            device: such as `cuda` or `cpu`; by default a GPU if there is one.
+            dtype: of the weights; by default bfloat16 on a GPU and float32 on a CPU.
 
         Raises:
             InputError: if it cannot be loaded.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        device = usable_device(device)
+        dtype = dtype or (torch.float32 if device.startswith("cpu") else torch.bfloat16)
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
             model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
@@ -151,26 +152,40 @@ class LocalModel:
         controls = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
         hostile = any(control in m["content"] for m in messages for control in controls)
         if not hostile:
-            ids = self.tokenizer.apply_chat_template(
-                [dict(m) for m in messages], tokenize=True, add_generation_prompt=True, return_dict=False
-            )
+            ids = self._apply_template(messages, tokenize=True)
             return [int(i) for i in ids]
         # A text that spells a control token must stay text: the template is rendered around marks that stand
         # for the contents, and the contents are encoded apart.
         marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
         shown = [{"role": m["role"], "content": mark} for m, mark in zip(messages, marks, strict=True)]
-        rest = self.tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
+        rest = self._apply_template(shown, tokenize=False)
         ids = []
         for message, mark in zip(messages, marks, strict=True):
-            before, rest = rest.split(mark, 1)
+            before, found, rest = rest.partition(mark)
+            if not found:
+                raise ModelError(f"{self.name}: its chat template leaves out a message or changes their order")
             ids += self.tokenizer.encode(before, add_special_tokens=False) + self.encode(message["content"])
         return [*ids, *self.tokenizer.encode(rest, add_special_tokens=False)]
 
+    def _apply_template(self, messages: Sequence[Message], tokenize: bool) -> Any:
+        try:
+            return self.tokenizer.apply_chat_template(
+                [dict(m) for m in messages], tokenize=tokenize, add_generation_prompt=True, return_dict=False
+            )
+        except TemplateError as error:  # such as a template that knows no system role
+            raise ModelError(f"{self.name}: its chat template refuses these messages: {error}") from None
+
+
+def usable_device(device: str | None) -> str:
+    """The device that was asked for, or a GPU if there is one; raises `InputError` if it is not there."""
+    try:
+        return str(torch.empty(0, device=device or ("cuda" if torch.cuda.is_available() else "cpu")).device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device}: {str(error).splitlines()[0]}; give cpu or cuda") from None
+
 
 def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """One token from logits of shape (vocabulary,): bans, temperature, then nucleus (Holtzman et al., 2020)."""
-    if sampling.banned_ids:
-        logits = logits.index_fill(0, torch.tensor(sorted(sampling.banned_ids)), float("-inf"))
+    """One token from logits of shape (vocabulary,): temperature, then nucleus (Holtzman et al., 2020)."""
     if sampling.temperature == 0:
         return int(logits.argmax())
     probabilities = torch.softmax(logits / sampling.temperature, -1)

@@ -1,0 +1,90 @@
+"""`userlm demo`: the whole road on the embedded logs and tasks, in a few minutes on a CPU, without any network.
+
+Runs the verbs of `commands` one after the other, each in its own folder under `--out`. What is finished is not
+done again, so a demo that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from rich.panel import Panel
+from rich.text import Text
+from typer import Option
+
+from userlm import assets, commands
+from userlm.commands import Results
+from userlm.store import read_conversations
+from userlm.terminal import console
+from userlm.types import Conversation
+
+SHOWN = 400  # characters of a turn in the terminal
+
+
+def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path("runs/demo")) -> Results:
+    """Logs to report in a few minutes: train a toy user model on the embedded sample logs, and measure it."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a model this small is faster on one thread
+    logs, tasks = assets.sample_logs(), assets.sample_tasks()
+    people = out / "intents" / "test.jsonl"
+    trained, untrained = out / "trained", out / "untrained"
+
+    _say("1/7  import, clean, intents: from raw logs to conversations split by person")
+    commands.import_([logs], out=out / "import")
+    commands.clean(out / "import", out=out / "clean", template_limit=5, shares="70/10/20")
+    commands.intents(out / "clean", out=out / "intents")
+
+    _say("2/7  train: a small Llama from scratch, on what the users say")
+    commands.train(out / "intents", base="scratch:128x4x2048", epochs=12, batch=32, lr=2e-3, out=trained)
+    commands.train(out / "intents", base="scratch:128x4x2048", steps=0, batch=32, lr=2e-3, out=untrained)
+
+    _say("3/7  ppl: how well does it predict people it has not seen, and did training help?")
+    for name, model in (("ppl-trained", trained), ("ppl-untrained", untrained)):
+        commands.ppl(people, model=str(model), out=out / name)
+
+    _say("4/7  simulate: a trained, a replayed and a scripted user talk to stand-ins for an assistant")
+    user = f"trained:{trained}"
+    commands.simulate(user, "clarifier", seeds=people, max_turns=5, out=out / "trained-clarifier")
+    commands.simulate(f"replay:{people}", "clarifier", seeds=people, out=out / "replayed-clarifier")
+    commands.simulate(user, "oracle", tasks=tasks, max_turns=5, out=out / "trained-oracle")
+    commands.simulate(f"script:{assets.sample_script()}", "oracle", tasks=tasks, out=out / "scripted-oracle")
+    simulated = ["trained-clarifier", "replayed-clarifier", "trained-oracle", "scripted-oracle"]
+
+    _say("5/7  respond: what would it say after each real beginning, and would it leave?")
+    commands.respond(people, user=user, out=out / "respond-trained")
+
+    _say("6/7  score: simulated users and real people, by the same functions")
+    folders = [out / name for name in (*simulated, "respond-trained")]
+    commands.score(folders, human=people, tasks=tasks, out=out / "score")
+
+    _say("7/7  report")
+    stages = [out / name for name in ("import", "clean", "intents")]
+    runs = [*stages, trained, untrained, out / "ppl-trained", out / "ppl-untrained", *folders, out / "score"]
+    written = commands.report(runs, out=out / "report")
+    for name in ("trained-clarifier", "replayed-clarifier", "trained-oracle"):
+        _show(name, next(c for c in read_conversations(out / name / "conversations.jsonl") if len(c.turns) > 2))
+    console.print(
+        "The user model is a toy, trained on some 150 short conversations, and the assistants are stand-ins: "
+        "what you saw is the road, not a result.\n"
+        f"Talk to it:       userlm chat --user trained:{trained}\n"
+        f"Open the report:  {written['html']}",
+        highlight=False,
+        markup=False,
+    )
+    return written
+
+
+def _say(text: str) -> None:
+    console.rule(Text(text, style="bold"), align="left")
+
+
+def _show(name: str, conversation: Conversation) -> None:
+    lines = Text()
+    if conversation.intent:
+        lines.append(f"{conversation.intent}\n", style="dim")
+    for turn in conversation.turns[:6]:
+        text = turn.text if len(turn.text) <= SHOWN else turn.text[:SHOWN] + " …"
+        lines.append(f"{turn.role}> ", style="bold").append(f"{text}\n")
+    lines.append(f"stop: {conversation.stop}", style="dim")
+    console.print(Panel(lines, title=name, title_align="left"))

@@ -1,0 +1,1073 @@
+"""Finished run folders as one page: `html` for a browser, `markdown` for a diff or a mail.
+
+`userlm report` writes what these functions give. They read run.json, results.json and the line files beside
+them, and change nothing. The same folders give the same page, byte for byte: there is no clock in it.
+
+What people and models said is hostile here. It is escaped wherever it stands; characters that turn the
+direction of a line around or cannot be seen are shown by their number; each turn is a direction of its own; a
+long one is cut. The page may load nothing and run nothing but its own few lines (see its
+Content-Security-Policy).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+from userlm.store import from_record, read_rows
+from userlm.text import intent_goal, words
+from userlm.types import STOPS, Conversation, InputError
+
+SHOWN = 20
+"""Transcripts of a run that the page shows; the Markdown shows `SHOWN_MARKDOWN`."""
+SHOWN_MARKDOWN = 3
+FIRST, MOST = 2_000, 20_000
+"""Characters of a turn: so many stand open, so many are in the page; the rest stays in the run folder."""
+REASONS = 12
+"""Reasons that a table lists before it sums up the rest."""
+POINTS = 240
+"""Points of a curve; a longer log is averaged down to as many."""
+
+FAILED = ("error", "guard", "context")  # such a conversation has no known length
+TURN_BINS = (*map(str, range(10)), "10+")
+WORD_BINS = ("0", "1", "2–3", "4–7", "8–15", "16–31", "32–63", "64–127", "128–255", "256+")
+HUMAN = "human"
+
+STOP_WORDS = {
+    "end": "the user left",
+    "max_turns": "the cap on user turns",
+    "context": "no longer fits the model",
+    "guard": "no acceptable draft",
+    "error": "a model could not answer",
+    "solved": "the task was done",
+    "answered": "the user said something",
+}
+NOTES = {
+    "perplexity": "Of real user turns under the model, by token. Compares only models with one tokenizer.",
+    "bits per byte": "The same surprise by byte of text, so that it compares models with any tokenizer.",
+    "first-turn diversity": "How different the first turns are: mean Jaccard distance of their words.",
+    "intent decomposition": "Share of a turn’s content words that are the intent’s own wording.",
+    "words per turn": "Mean length of a user turn.",
+    "turns per conversation": "Mean number of user turns; one that came to the cap counts with the cap.",
+    "termination F1": "Leaving when the person left, and only then, on prefixes of real conversations.",
+    "termination AUROC": "How well P(end) tells real endings from other turns; 0.5 is chance.",
+    "intent coverage": "Share of the required facts that the user said (matched by words, without a judge).",
+    "assistant score": "Share of the conversations in which the assistant solved the task.",
+}
+MEASURES = (
+    "perplexity",
+    "bits per byte",
+    "termination F1",
+    "termination AUROC",
+    "first-turn diversity",
+    "intent decomposition",
+    "intent coverage",
+    "assistant score",
+    "turns per conversation",
+    "words per turn",
+)  # the order in which they are shown; others come after
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measure as `results.json` holds it; see `types.Measure`."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    missing: int
+    better: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """So many items of a measure could not be measured, for one reason."""
+
+    column: str
+    measure: str
+    why: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How many conversations fall into each of `TURN_BINS`, and user turns into each of `WORD_BINS`."""
+
+    turns: tuple[int, ...]
+    words: tuple[int, ...]
+    failed: int = 0  # conversations without a known length
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that is complete, as much of it as the page shows.
+
+    Attributes:
+        name: of its folder; it heads columns and sections.
+        columns: measures by column: the runs that were scored, or with and without intent.
+        log: step and loss of a training run.
+        transcripts: the first `SHOWN` conversations of a simulation.
+        total: how many it holds.
+        spread: lengths of what its users said; of people, for the data stages.
+        stand_ins: what in it is only a stand-in for a model.
+    """
+
+    name: str
+    folder: Path
+    verb: str
+    manifest: Mapping[str, Any]
+    results: Mapping[str, Any]
+    columns: Mapping[str, tuple[Figure, ...]] = field(default_factory=dict)
+    missing: tuple[Missing, ...] = ()
+    log: tuple[tuple[int, float], ...] = ()
+    transcripts: tuple[Conversation, ...] = ()
+    total: int = 0
+    spread: Spread | None = None
+    stand_ins: tuple[str, ...] = ()
+
+    @property
+    def of_people(self) -> bool:
+        """Whether the conversations in it are logs."""
+        return self.verb in ("clean", "intents")
+
+
+def read_run(folder: str | Path) -> Finished:
+    """What the page needs of a finished run; line files are read as streams.
+
+    Raises:
+        InputError: for a folder that is no finished run, or a file in it that is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give the folders of finished runs, such as runs/score")
+    if not (folder / "run.json").is_file():
+        inside = sorted(path.parent.name for path in folder.glob("*/run.json"))
+        hint = f"give those in it, such as {folder / inside[0]}" if inside else "give the folder of a run"
+        raise InputError(f"{folder} holds no run.json, so it is no run; {hint}")
+    manifest = _object(folder / "run.json")
+    if not (folder / "results.json").is_file():
+        verb = manifest.get("verb")
+        raise InputError(f"{folder} is not finished; run its command again (userlm {verb}), or leave it out")
+    results = _object(folder / "results.json")
+    verb = str(manifest.get("verb"))
+    run = Finished(folder.resolve().name, folder, verb, manifest, results)
+    if verb in ("import", "clean", "intents"):
+        return _with_people(run) if run.of_people else run
+    if verb == "train":
+        return replace(run, log=tuple(_log(folder / "log.jsonl")))
+    if verb in ("ppl", "score"):
+        columns = {name: _figures(folder, name, found) for name, found in results.items()}
+        counted = _missing_ppl(folder) if verb == "ppl" else _missing_score(folder)
+        return replace(run, columns=columns, missing=tuple(counted))
+    if verb in ("simulate", "respond"):
+        return _with_conversations(run)
+    raise InputError(f"{folder} is a run of {verb!r}, which has no place in a report; leave it out")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {error}; delete the folder and run its command again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is no JSON object; delete the folder and run its command again")
+    return value
+
+
+def _figures(folder: Path, column: str, found: Any) -> tuple[Figure, ...]:
+    try:
+        return tuple(
+            Figure(
+                name=str(one["name"]),
+                value=_finite(one["value"]),
+                low=_finite(one["low"]),
+                high=_finite(one["high"]),
+                n=int(one["n"]),
+                missing=int(one["missing"]),
+                better=str(one["better"]),
+                unit=str(one["unit"]),
+            )
+            for one in found
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        where = f"{folder / 'results.json'}: {column!r} holds no measures ({error!r})"
+        raise InputError(f"{where}; delete the folder and run its command again") from None
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a line file of a finished run: it must be there, it may be empty, no line may be damaged."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing; delete the folder and run its command again")
+    if path.stat().st_size:
+        for line in read_rows(path):
+            if line.error:
+                raise InputError(f"{path}, line {line.number}: {line.error}; delete the folder and run it again")
+            yield line.row
+
+
+def _conversations(path: Path) -> Iterator[Conversation]:
+    for number, row in enumerate(_rows(path), 1):
+        try:
+            yield from_record(row)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: {error}; delete the folder and run it again") from None
+
+
+def _log(path: Path) -> Iterator[tuple[int, float]]:
+    for row in _rows(path):
+        step, loss = row.get("step"), _finite(row.get("loss"))
+        if isinstance(step, int) and loss is not None:
+            yield step, loss
+
+
+def _missing_ppl(folder: Path) -> Iterator[Missing]:
+    """Lines are `{"intent": bool, "rows": [[key, cluster, stats, why], ...]}`."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for line in _rows(folder / "scores.jsonl"):
+        for *_, stats, why in line.get("rows") or ():
+            if not stats:
+                counts["with intent" if line.get("intent") else "without intent", str(why)] += 1
+    for (column, why), count in counts.items():
+        yield Missing(column, "user turns", why, count)
+
+
+def _missing_score(folder: Path) -> Iterator[Missing]:
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for line in _rows(folder / "scores.jsonl"):
+        if line.get("stats") is None:
+            counts[str(line.get("run")), str(line.get("measure")), str(line.get("why") or "no reason given")] += 1
+    for (column, measure, why), count in counts.items():
+        yield Missing(column, measure, why, count)
+
+
+def _with_people(run: Finished) -> Finished:
+    path = run.folder / "test.jsonl"
+    if not path.is_file():  # `intents` of a single file
+        path = run.folder / "conversations.jsonl"
+    lengths, extractive = _Lengths(), False
+    for conversation in _conversations(path):
+        lengths.add(conversation, conversation.user_turns)
+        extractive |= conversation.meta.get("intent_by") == "extractive"
+    return replace(run, spread=lengths.spread(), stand_ins=("intents: extractive",) if extractive else ())
+
+
+def _with_conversations(run: Finished) -> Finished:
+    """Only what the simulated user said is counted, not the logged turns that it was given."""
+    kept: list[Conversation] = []
+    lengths, stand_ins, total = _Lengths(), set(), 0
+    asked = run.verb == "respond"
+    for conversation in _conversations(run.folder / "conversations.jsonl"):
+        total += 1
+        if conversation.meta.get("intent_by") == "extractive":
+            stand_ins.add("intents: extractive")
+        if not asked:  # the prefix of a response is a log
+            stand_ins |= {f"assistant: {t.meta['stand_in']}" for t in conversation.turns if t.meta.get("stand_in")}
+        given = conversation.meta.get("own_from", 0)
+        lengths.add(conversation, conversation.user_turns[given:], counted=not asked)
+        if not asked and len(kept) < SHOWN:
+            kept.append(conversation)
+    return replace(
+        run,
+        transcripts=tuple(kept),
+        total=total,
+        spread=lengths.spread(),
+        stand_ins=tuple(sorted(stand_ins)),
+    )
+
+
+def _kept_turns(run: Finished) -> int:
+    kept = run.manifest.get("options", {}).get("keep_turns")
+    return kept if isinstance(kept, int) else 0
+
+
+class _Lengths:
+    """Counts lengths as conversations go by, so that none has to be kept."""
+
+    def __init__(self) -> None:
+        self._turns, self._words = [0] * len(TURN_BINS), [0] * len(WORD_BINS)
+        self._failed = 0
+
+    def add(self, conversation: Conversation, said: Iterable[str], counted: bool = True) -> None:
+        for text in said:
+            self._words[word_bin(len(words(text)))] += 1
+        if counted and conversation.stop in FAILED:
+            self._failed += 1
+        elif counted:
+            self._turns[min(len(conversation.user_turns), len(TURN_BINS) - 1)] += 1
+
+    def spread(self) -> Spread:
+        return Spread(tuple(self._turns), tuple(self._words), self._failed)
+
+
+def word_bin(count: int) -> int:
+    """The index in `WORD_BINS` of a turn of so many words: the bins double in width."""
+    return min(count.bit_length(), len(WORD_BINS) - 1)
+
+
+# --- text that is not to be trusted ----------------------------------------------------------------------
+
+# Controls but tab and newline; direction marks, embeddings, overrides and isolates; what has no width and
+# joins nothing; line separators; lone surrogates, which no file can hold; tag characters.
+_ODD = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f"
+)
+_ODD_RUN = re.compile(f"([{_ODD}])\\1*")
+
+
+def plain(text: object) -> str:
+    """The text with every odd character written out, `⟨U+202E⟩`, and a run of one as `⟨U+202E ×9⟩`."""
+    return _ODD_RUN.sub(lambda run: f"⟨{_spelled(run)}⟩", _lines(text))
+
+
+def visible(text: object) -> Markup:
+    """The same as HTML: escaped, odd characters set apart from a text that spells them."""
+    safe = str(escape(_lines(text)))
+    return Markup(_ODD_RUN.sub(lambda run: f'<span class="odd">{_spelled(run)}</span>', safe))
+
+
+def _lines(text: object) -> str:
+    return str(text).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _spelled(run: re.Match[str]) -> str:
+    times = f" ×{len(run[0]):,}" if len(run[0]) > 1 else ""
+    return f"U+{ord(run[1]):04X}{times}"
+
+
+def code(text: object, cell: bool = False) -> str:
+    """A code span of Markdown, in which nothing is markup. In a cell of a table even its pipes are escaped."""
+    line = " ".join(plain(text).split()) or " "
+    line = line.replace("|", "\\|") if cell else line
+    ticks = "`" * (_longest(line) + 1)
+    pad = " " if line[0] in "` " or line[-1] in "` " else ""
+    return f"{ticks}{pad}{line}{pad}{ticks}"
+
+
+def fenced(text: object) -> str:
+    """A code block of Markdown, whose fence is longer than any in the text."""
+    inside = plain(text)
+    fence = "`" * max(3, _longest(inside) + 1)
+    return f"{fence}text\n{inside}\n{fence}"
+
+
+def _longest(text: str) -> int:
+    return max((len(ticks) for ticks in re.findall("`+", text)), default=0)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"
+
+
+# --- numbers and drawings --------------------------------------------------------------------------------
+
+
+def number(value: float) -> str:
+    """As the terminal shows it: two decimals."""
+    return f"{value:,.2f}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def probability(value: float) -> str:
+    """Three decimals, but never a zero that is none."""
+    return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers in steps of 1, 2 or 5 x 10^k from below `low` to above `high`, about `count` steps."""
+    if high <= low:
+        half = abs(low) / 10 or 0.5
+        low, high = low - half, high + half
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    digits = max(0, -math.floor(math.log10(step)))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, digits) for i in range(first, last + 1)]
+
+
+def scale(value: float, domain: tuple[float, float], pixels: tuple[float, float]) -> float:
+    """Where a value stands between two pixels, to a tenth of one."""
+    share = (value - domain[0]) / (domain[1] - domain[0])
+    return round(pixels[0] + share * (pixels[1] - pixels[0]), 1)
+
+
+def _tick(value: float) -> str:
+    return f"{value:,g}" if abs(value) < 1e6 else f"{value:.0e}"
+
+
+STRIP = (6.0, 314.0)  # where the scale of a strip begins and ends, of 320 pixels
+
+
+def strip(figure: Figure, domain: tuple[float, float], mark: str, human: float | None) -> Markup:
+    """One row of a dot-and-whisker plot: the interval as a line, the value as a mark, people as a rule.
+
+    It is hidden from screen readers: value and interval stand in words beside it.
+    """
+    if figure.value is None:
+        return Markup("")
+    at = scale(figure.value, domain, STRIP)
+    parts = [f'<line class="track" x1="{STRIP[0]}" x2="{STRIP[1]}" y1="8" y2="8"/>']
+    if human is not None:
+        x = scale(human, domain, STRIP)
+        parts.append(f'<line class="people" x1="{x}" x2="{x}" y1="0" y2="16"/>')
+    if figure.low is not None and figure.high is not None:
+        x1, x2 = (scale(end, domain, STRIP) for end in (figure.low, figure.high))
+        parts.append(f'<path class="whisker" d="M{x1} 4V12M{x1} 8H{x2}M{x2} 4V12"/>')
+    parts.append(_mark(mark, at, 8))
+    return _svg(320, 16, "strip", parts)
+
+
+def _mark(kind: str, x: float, y: float) -> str:
+    """A shape as well as a colour for each run, so that no one has to tell colours apart."""
+    if kind == "circle":
+        return f'<circle class="mark" cx="{x}" cy="{y}" r="4.5"/>'
+    half = 5.5 if kind == "diamond" else 4.2
+    points = {
+        "diamond": f"M{x} {y - half}l{half} {half}l-{half} {half}l-{half} -{half}z",
+        "square": f"M{x - half:.1f} {y - half:.1f}h{2 * half}v{2 * half}h-{2 * half}z",
+        "triangle": f"M{x} {y - 5.2:.1f}l5.2 9.4h-10.4z",
+    }
+    return f'<path class="mark" d="{points[kind]}"/>'
+
+
+def axis(at: Sequence[float], unit: str) -> Markup:
+    """The scale under the strips: numbers and, where there is room, the unit."""
+    domain = (at[0], at[-1])
+    parts = []
+    for i, value in enumerate(at):
+        x = scale(value, domain, STRIP)
+        anchor = "start" if i == 0 else "end" if i == len(at) - 1 else "middle"
+        x_text = {"start": 0, "end": 320}.get(anchor, x)
+        shown = f"{_tick(value)}{unit}" if unit == "%" else _tick(value)
+        parts.append(f'<line class="tick" x1="{x}" x2="{x}" y1="0" y2="4"/>')
+        parts.append(f'<text x="{x_text}" y="15" text-anchor="{anchor}">{shown}</text>')
+    return _svg(320, 18, "axis", parts)
+
+
+def bars(
+    label: str, bins: Sequence[str], counts: Sequence[int], people: Sequence[int] | None, top: float, unit: str
+) -> Markup:
+    """Shares in percent as bars, and those of people as a stepped outline over them.
+
+    Args:
+        label: what a screen reader says first.
+        top: of the scale, in percent; one for all drawings that stand side by side.
+        unit: of the bins, the label of the axis.
+    """
+    left, right, floor, roof = 34.0, 314.0, 126.0, 16.0
+    width = (right - left) / len(bins)
+    parts = [f'<text class="unit" x="{left}" y="9">% of all</text>']
+    for value in ticks(0, top, 4):
+        if value <= top:
+            y = scale(value, (0, top), (floor, roof))
+            parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
+            parts.append(f'<text x="{left - 5}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(value)}</text>')
+    shares = _shares(counts)
+    for i, share in enumerate(shares):
+        x, y = left + i * width, scale(share, (0, top), (floor, roof))
+        if share:
+            high = round(floor - y, 1)
+            parts.append(f'<rect class="bar" x="{x + 1.5:.1f}" y="{y}" width="{width - 3:.1f}" height="{high}"/>')
+        if i % 2 == 0:  # all of them would touch
+            parts.append(f'<text x="{x + width / 2:.1f}" y="140" text-anchor="middle">{bins[i]}</text>')
+    if people is not None:
+        path = f"M{left} {floor}"
+        for i, share in enumerate(_shares(people)):
+            path += f"V{scale(share, (0, top), (floor, roof))}H{left + (i + 1) * width:.1f}"
+        parts.append(f'<path class="outline" d="{path}V{floor}"/>')
+    parts.append(f'<line class="base" x1="{left}" x2="{right}" y1="{floor}" y2="{floor}"/>')
+    parts.append(f'<text class="unit" x="{right}" y="156" text-anchor="end">{unit}</text>')
+    said = ", ".join(f"{name}: {share:.0f} %" for name, share in zip(bins, shares, strict=True) if share)
+    return _svg(320, 160, "plot", parts, f"{label}, by {unit}. {said}")
+
+
+def _shares(counts: Sequence[int]) -> list[float]:
+    total = sum(counts)
+    return [100 * count / total if total else 0.0 for count in counts]
+
+
+def curve(name: str, log: Sequence[tuple[int, float]]) -> Markup:
+    """The loss of a training run over its steps."""
+    left, right, floor, roof = 34.0, 310.0, 156.0, 18.0
+    points = thin(log, POINTS)
+    at_x = ticks(min(0.0, log[0][0]), max(1.0, log[-1][0]), 4)
+    at_y = ticks(min(loss for _, loss in points), max(loss for _, loss in points), 4)
+    across, up = (at_x[0], at_x[-1]), (at_y[0], at_y[-1])
+    parts = [f'<text class="unit" x="{left}" y="10">loss, nats per target token</text>']
+    for value in at_y:
+        y = scale(value, up, (floor, roof))
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(value)}</text>')
+    for value in at_x:
+        x = scale(value, across, (left, right))
+        parts.append(f'<line class="tick" x1="{x}" x2="{x}" y1="{floor}" y2="{floor + 4}"/>')
+        parts.append(f'<text x="{x}" y="{floor + 16}" text-anchor="middle">{_tick(value)}</text>')
+    places = [(scale(step, across, (left, right)), scale(loss, up, (floor, roof))) for step, loss in points]
+    parts.append(f'<line class="base" x1="{left}" x2="{right}" y1="{floor}" y2="{floor}"/>')
+    parts.append(f'<path class="line" d="M{"L".join(f"{x} {y}" for x, y in places)}"/>')
+    parts += [f'<circle class="mark" cx="{x}" cy="{y}" r="3"/>' for x, y in {places[0], places[-1]}]
+    parts.append(f'<text class="unit" x="{right}" y="186" text-anchor="end">optimizer step</text>')
+    said = f"Training loss of {plain(name)}: {log[0][1]:.2f} at step {log[0][0]}, {log[-1][1]:.2f} at {log[-1][0]}"
+    return _svg(320, 190, "plot", parts, said)
+
+
+def thin(log: Sequence[tuple[int, float]], most: int) -> list[tuple[float, float]]:
+    """At most `most` points: means of neighbours, when there are more."""
+    size = math.ceil(len(log) / most)
+    groups = [log[i : i + size] for i in range(0, len(log), size)]
+    return [(sum(s for s, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def _svg(width: int, height: int, kind: str, parts: Iterable[str], label: str = "") -> Markup:
+    said = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
+    return Markup(f'<svg class="{kind}" viewBox="0 0 {width} {height}" {said}>{"".join(parts)}</svg>')
+
+
+# --- what is on the page ---------------------------------------------------------------------------------
+
+SHAPES = ("circle", "square", "triangle")
+COLOURS = 6
+
+
+@dataclass(frozen=True)
+class Column:
+    """One thing that was measured: a scored run, people, or a model with or without intents.
+
+    Attributes:
+        label: what heads it; no two columns have the same.
+        ink: a class of the page: `human`, or a colour.
+        mark: a shape.
+    """
+
+    label: str
+    figures: Mapping[str, Figure]
+    ink: str
+    mark: str
+    note: str = ""
+
+    @property
+    def human(self) -> bool:
+        return self.ink == HUMAN
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One measure: its figures in all columns, on one scale."""
+
+    name: str
+    better: str
+    note: str
+    rows: tuple[tuple[Column, Figure, str, Markup], ...]  # the string: why there is no value
+    axis: Markup
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """One drawing of a distribution."""
+
+    label: str
+    ink: str
+    note: str
+    drawing: Markup
+
+
+def html(runs: Sequence[Finished]) -> str:
+    """The page, complete in itself. Raises `InputError` when there are no runs."""
+    page = _template().render(_view(runs), stop_words=STOP_WORDS, first_shown=FIRST, most_shown=MOST)
+    return page.encode("utf-8", "replace").decode()
+
+
+@cache
+def _template() -> Template:
+    source = files("userlm").joinpath("assets/report.html").read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_safe,
+    )
+    environment.filters.update(
+        {
+            "num": _data,
+            "prob": lambda value: _data(value, probability(value)),
+            "json": _short_json,
+            "cut": _cut,
+            "goal": intent_goal,
+            "opening": lambda text: text[:FIRST],
+            "rest": lambda text: text[FIRST:MOST],
+        }
+    )
+    return environment.from_string(source, globals={"csp": _policy(source)})
+
+
+def _safe(value: Any) -> Any:
+    """What the template places, unless it is markup of ours."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _policy(source: str) -> Markup:
+    """Nothing may be loaded; the one style and the one script of the page are known by their hashes."""
+    hashes = {}
+    for name in ("style", "script"):
+        inside = source.partition(f"<{name}>")[2].partition(f"</{name}>")[0]
+        hashes[name] = b64encode(sha256(inside.encode()).digest()).decode()
+    rules = f"style-src 'sha256-{hashes['style']}'; script-src 'sha256-{hashes['script']}'"
+    return Markup(f"default-src 'none'; {rules}; base-uri 'none'; form-action 'none'")
+
+
+def _data(value: float, shown: str = "") -> Markup:
+    """A number that says in the page's source exactly what it is."""
+    return Markup('<data value="{}">{}</data>').format(repr(value), shown or number(value))
+
+
+def _short_json(value: Any) -> str:
+    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return _cut(shown, 600)
+
+
+def _view(runs: Sequence[Finished]) -> dict[str, Any]:
+    """Everything that the template places."""
+    if not runs:
+        raise InputError("no runs given; give the folders of finished runs, such as runs/score")
+    runs = _distinct(runs)
+    inks = _inks(runs)
+    columns = _columns(runs, inks)
+    missing = [(run, one) for run in runs for one in run.missing]
+    return {
+        "runs": runs,
+        "summary": _summary(runs),
+        "stand_ins": _stand_ins(runs),
+        "columns": columns,
+        "panels": _panels(columns, runs),
+        "tables": _tables(columns),
+        "stages": [_stage(run) for run in runs if "counts" in run.results or run.verb == "train"],
+        "trained": [(run, inks[run.name], _curve(run)) for run in runs if run.verb == "train"],
+        "averaged": any(len(run.log) > POINTS for run in runs),
+        "turns": _histograms(runs, inks, "turns", TURN_BINS, "user turns in a conversation"),
+        "words": _histograms(runs, inks, "words", WORD_BINS, "words in a user turn"),
+        "stops": _stops(runs),
+        "simulated": [
+            (run, inks[run.name], [_transcript(c, run) for c in run.transcripts])
+            for run in runs
+            if run.verb == "simulate"
+        ],
+        "missing": _grouped(missing),
+        "manifests": [(run, _manifest(run)) for run in runs],
+    }
+
+
+def _distinct(runs: Sequence[Finished]) -> list[Finished]:
+    """The runs, each with a name of its own: two folders may be called the same."""
+    seen: Counter[str] = Counter()
+    named = []
+    for run in runs:
+        seen[run.name] += 1
+        named.append(run if seen[run.name] == 1 else replace(run, name=f"{run.name} ({seen[run.name]})"))
+    return named
+
+
+def _inks(runs: Sequence[Finished]) -> dict[str, str]:
+    """A colour for each run and each scored column; people have that of the text. Training runs, perplexities
+    and conversations are never in one drawing, so each of them begins with the first colour."""
+    inks = {run.name: HUMAN for run in runs if run.of_people} | {HUMAN: HUMAN}
+    scored = [name for run in runs if run.verb == "score" for name in run.columns]
+    speaking = [run.name for run in runs if run.verb in ("simulate", "respond")]
+    families = [[run.name for run in runs if run.verb == verb] for verb in ("train", "ppl")]
+    for family in (*families, [*scored, *speaking]):
+        inks |= {name: f"c{i % COLOURS}" for i, name in enumerate(_ordered(family))}
+    return inks
+
+
+def _ordered(names: Iterable[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name != HUMAN]
+
+
+def _columns(runs: Sequence[Finished], inks: Mapping[str, str]) -> list[Column]:
+    """What was measured, people last."""
+    stand_ins = {run.name: run.stand_ins for run in runs if run.verb == "simulate"}
+    found: dict[str, Column] = {}
+    for run in runs:
+        for i, (name, figures) in enumerate(run.columns.items()):
+            by_name = {figure.name: figure for figure in figures}
+            if run.verb == "ppl":
+                label, ink = f"{run.name} · {name}", inks[run.name]
+                mark = SHAPES[i % len(SHAPES)]
+            else:
+                label, ink = name, inks[name]
+                mark = "diamond" if ink == HUMAN else SHAPES[int(ink[1:]) % len(SHAPES)]
+                if label in found and found[label].figures == by_name:
+                    continue
+                if label in found:
+                    label = f"{name} ({run.name})"
+            kinds = stand_ins.get(name, ()) if run.verb == "score" else ()
+            note = ", ".join(k.removeprefix("assistant: ") for k in kinds if k.startswith("assistant: "))
+            found[label] = Column(label, by_name, ink, mark, note)
+    return sorted(found.values(), key=lambda column: column.human)
+
+
+def _names(columns: Sequence[Column]) -> list[str]:
+    """The measures in their order, those that this file does not know last."""
+    names = dict.fromkeys(name for column in columns for name in column.figures)
+    return sorted(names, key=lambda name: MEASURES.index(name) if name in MEASURES else len(MEASURES))
+
+
+def _tables(columns: Sequence[Column]) -> list[tuple[list[Column], list[str]]]:
+    """Columns that share measures, and those measures: one table each, so that no table is mostly empty."""
+    tables: list[tuple[list[Column], set[str]]] = []
+    for column in columns:
+        names = set(column.figures)
+        touching = [table for table in tables if table[1] & names]
+        merged = ([c for table in touching for c in table[0]], set().union(*(t[1] for t in touching)))
+        tables = [table for table in tables if table not in touching]
+        tables.append(([*merged[0], column], merged[1] | names))
+    return [(found, _names(found)) for found, _ in tables]
+
+
+def _panels(columns: Sequence[Column], runs: Sequence[Finished]) -> list[Panel]:
+    panels = []
+    for name in _names(columns):
+        having = [(column, column.figures[name]) for column in columns if name in column.figures]
+        ends = [end for _, f in having for end in (f.value, f.low, f.high) if end is not None]
+        at = ticks(min(ends), max(ends)) if ends else []
+        domain = (at[0], at[-1]) if at else (0.0, 1.0)
+        human = next((figure.value for column, figure in having if column.human), None)
+        rows = []
+        for column, figure in having:
+            why = _main_reason(column.label, name, runs) if figure.value is None else ""
+            rows.append((column, figure, why, strip(figure, domain, column.mark, human)))
+        first = having[0][1]
+        scale_below = axis(at, first.unit) if at else Markup("")
+        panels.append(Panel(name, first.better, NOTES.get(name, ""), tuple(rows), scale_below))
+    return panels
+
+
+def _main_reason(label: str, measure: str, runs: Sequence[Finished]) -> str:
+    """Why most of a measure's items could not be measured."""
+    counts: Counter[str] = Counter()
+    for run in runs:
+        for one in run.missing:
+            scored = one.measure == measure and label in (one.column, f"{one.column} ({run.name})")
+            of_model = run.verb == "ppl" and label == f"{run.name} · {one.column}"
+            if scored or of_model:
+                counts[one.why] += one.count
+    return counts.most_common(1)[0][0] if counts else "nothing to measure"
+
+
+def _summary(runs: Sequence[Finished]) -> str:
+    """`2 import, 1 clean`, in the order in which data flows."""
+    order = ("import", "clean", "intents", "train", "ppl", "respond", "simulate", "score")
+    counts = Counter(run.verb for run in runs)
+    return ", ".join(f"{counts[verb]} {verb}" for verb in order if counts[verb])
+
+
+def _stand_ins(runs: Sequence[Finished]) -> list[tuple[str, list[str]]]:
+    """Each stand-in with the runs that it is in."""
+    kinds = sorted({kind for run in runs for kind in run.stand_ins})
+    return [(kind, [run.name for run in runs if kind in run.stand_ins]) for kind in kinds]
+
+
+Counts = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What came into a stage, what went out, what was dropped and why, and what else it counted."""
+
+    run: Finished
+    unit: str
+    came: int | None
+    went: int | None
+    dropped: int
+    reasons: Counts
+    notes: Counts
+
+
+def _stage(run: Finished) -> Stage:
+    if run.verb == "train":
+        known = {key: run.results.get(key) for key in ("conversations", "samples", "dropped")}
+        samples, dropped = known["samples"] or 0, known["dropped"] or 0
+        reasons: Counts = (("does not fit the model", dropped),) if dropped else ()
+        notes: Counts = (("conversations", known["conversations"] or 0),)
+        return Stage(run, "samples", samples + dropped, samples, dropped, reasons, notes)
+    counts = dict(run.results["counts"])
+    came, went = counts.pop("in", None), counts.pop("out", None)
+    drops = {name: count for name, count in counts.items() if name.startswith("dropped: ")}
+    notes = tuple(
+        (name.removeprefix("note: "), count) for name, count in sorted(counts.items()) if name not in drops
+    )
+    ordered = sorted(drops.items(), key=lambda item: (-item[1], item[0]))
+    reasons = tuple((name.removeprefix("dropped: "), count) for name, count in ordered)
+    return Stage(run, "conversations", came, went, sum(drops.values()), _head(reasons), notes)
+
+
+def _head(reasons: Counts) -> Counts:
+    """The most frequent reasons, and how many more there are."""
+    rest = reasons[REASONS:]
+    if not rest:
+        return reasons
+    return (*reasons[:REASONS], (f"{len(rest)} more reasons", sum(count for _, count in rest)))
+
+
+def _histograms(
+    runs: Sequence[Finished], inks: Mapping[str, str], what: str, bins: Sequence[str], unit: str
+) -> list[Histogram]:
+    """People once for each different set of them, then each run with the first set as an outline."""
+    people: dict[tuple[int, ...], Finished] = {}
+    speakers = []
+    for run in sorted(runs, key=lambda run: run.verb != "intents"):  # intents hold what clean holds, and say more
+        counts = _counts(run, what)
+        if counts and run.of_people:
+            people.setdefault(counts, run)
+    for run in runs:
+        counts = _counts(run, what)
+        if counts and not run.of_people:
+            speakers.append((run, counts))
+    shown = [(run, counts) for counts, run in people.items()] + speakers
+    outline = next(iter(people), None)
+    highest = max((share for _, counts in shown for share in _shares(counts)), default=0.0)
+    top = ticks(0, highest, 4)[-1]
+    drawn = []
+    for run, counts in shown:
+        of = "conversations" if what == "turns" else "user turns"
+        note = f"{sum(counts):,} {of}"
+        if what == "turns" and run.spread and run.spread.failed:
+            note += f"; {run.spread.failed:,} that failed have no known length"
+        if what == "turns" and (cap := run.manifest.get("options", {}).get("max_turns")):
+            note += f"; cap {cap}"
+        label = f"people ({run.name})" if run.of_people else run.name
+        over = None if run.of_people else outline
+        drawing = bars(f"{plain(label)}, {note}", bins, counts, over, top, unit)
+        drawn.append(Histogram(label, inks[run.name], note, drawing))
+    return drawn
+
+
+def _counts(run: Finished, what: str) -> tuple[int, ...]:
+    """The counts of a run that has any."""
+    counts = () if run.spread is None else run.spread.turns if what == "turns" else run.spread.words
+    return counts if sum(counts) else ()
+
+
+def _curve(run: Finished) -> Markup:
+    """The curve of a log that has at least two steps."""
+    return curve(run.name, run.log) if len(run.log) > 1 else Markup("")
+
+
+def _stops(runs: Sequence[Finished]) -> tuple[list[str], list[tuple[Finished, dict[str, int]]]]:
+    """The reasons that occur, and for each run how often."""
+    rows = [(run, dict(run.results.get("stops") or {})) for run in runs if run.verb in ("simulate", "respond")]
+    seen = {stop for _, stops in rows for stop in stops}
+    return [stop for stop in (*STOPS, "answered", *sorted(seen - {*STOPS, "answered"})) if stop in seen], rows
+
+
+def _grouped(missing: Iterable[tuple[Finished, Missing]]) -> list[tuple[str, str, int, Counts]]:
+    """Column, measure, how many, and the reasons, the most frequent first."""
+    groups: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for run, one in missing:
+        groups.setdefault((f"{run.name} · {one.column}", one.measure), []).append((one.why, one.count))
+    listed = []
+    for (what, measure), reasons in groups.items():
+        ordered = tuple(sorted(reasons, key=lambda item: (-item[1], item[0])))
+        listed.append((what, measure, sum(count for _, count in ordered), _head(ordered)))
+    return listed
+
+
+# --- transcripts -----------------------------------------------------------------------------------------
+
+USAGE = ("tokens_in", "tokens_out")
+ABOUT = ("task", "error", "facts", "verdict")
+"""What is shown of a conversation's `meta`. The rest was copied from a log and is about a person."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A turn and what is known about it."""
+
+    role: str
+    label: str
+    text: str
+    p_end: float | None
+    marks: tuple[str, ...]
+    facts: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A conversation as it is shown; `ending` is what the user's last, wordless answer was."""
+
+    conversation: Conversation
+    turns: tuple[Said, ...]
+    about: tuple[tuple[str, Any], ...]
+    ending: Said
+
+
+def _transcript(conversation: Conversation, run: Finished) -> Transcript:
+    turns, k = [], {"user": 0, "assistant": 0}
+    for i, turn in enumerate(conversation.turns):
+        k[turn.role] += 1
+        said = _said(turn.role, f"{turn.role} {k[turn.role]}", turn.text, turn.meta)
+        logged = ("from the log",) if i < _kept_turns(run) else ()
+        turns.append(replace(said, marks=(*logged, *said.marks)))
+    last = conversation.meta.get("last")
+    ending = _said("end", conversation.stop or "", "", last if isinstance(last, Mapping) else {})
+    about = tuple((key, conversation.meta[key]) for key in ABOUT if key in conversation.meta)
+    return Transcript(conversation, tuple(turns), about, ending)
+
+
+def _said(role: str, label: str, text: str, meta: Mapping[str, Any]) -> Said:
+    marks = []
+    if empty := meta.get("empty_drafts"):
+        marks.append(f"{empty} empty draft{'s' if empty != 1 else ''} before")
+    if meta.get("cut"):
+        marks.append("cut at the most tokens")
+    if meta.get("stand_in"):
+        marks.append(f"{meta['stand_in']}, a stand-in")
+    known = {"p_end", "empty_drafts", "cut", "stand_in", *USAGE}
+    return Said(
+        role,
+        label,
+        text,
+        _finite(meta.get("p_end")),
+        tuple(marks),
+        tuple((key, value) for key, value in meta.items() if key not in known),
+    )
+
+
+def _manifest(run: Finished) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """Options, inputs and surroundings of a run, in groups."""
+    groups = []
+    for name in ("options", "inputs", "prompts", "versions"):
+        values = run.manifest.get(name)
+        groups.append((name, list(values.items()) if isinstance(values, dict) else []))
+    rest = [(key, value) for key, value in run.manifest.items() if not isinstance(value, dict)]
+    return [("run", rest), *groups]
+
+
+# --- markdown --------------------------------------------------------------------------------------------
+
+_ARROWS = {"higher": " ↑", "lower": " ↓"}
+
+
+def markdown(runs: Sequence[Finished]) -> str:
+    """The same without drawings, for a mail or a diff: nothing that was said in a run becomes markup."""
+    view = _view(runs)
+    parts = ["# User model report", f"{len(view['runs'])} finished runs: {view['summary']}."]
+    for kind, names in view["stand_ins"]:
+        parts.append(f"**Stand-in**, {code(kind)}, in {', '.join(map(code, names))}: not the work of a model.")
+    columns, stages = view["columns"], view["stages"]
+    if columns:
+        parts += ["## Measures", "Value, 95 % interval, number measured."]
+        for shown, names in view["tables"]:
+            head = ["measure", *(code(column.label, cell=True) for column in shown)]
+            rows = [[_arrowed(name, shown), *(_cell(one, name, view["runs"]) for one in shown)] for name in names]
+            parts.append(_table(head, rows))
+    if stages:
+        head = ["run", "verb", "unit", "in", "out", "dropped", "reasons", "notes"]
+        rows = [
+            [
+                code(stage.run.name, cell=True),
+                code(stage.run.verb, cell=True),
+                stage.unit,
+                *("" if count is None else f"{count:,}" for count in (stage.came, stage.went, stage.dropped)),
+                *(
+                    ", ".join(f"{code(why, cell=True)} {count:,}" for why, count in listed)
+                    for listed in (stage.reasons, stage.notes)
+                ),
+            ]
+            for stage in stages
+        ]
+        parts += ["## Data", _table(head, rows)]
+    kinds, stops = view["stops"]
+    if stops:
+        rows = [[code(run.name, cell=True), *(f"{found.get(k, 0):,}" for k in kinds)] for run, found in stops]
+        parts += ["## How they ended", _table(["run", *(code(kind, cell=True) for kind in kinds)], rows)]
+    if view["missing"]:
+        rows = [
+            [code(column, cell=True), code(measure, cell=True), f"{total:,}", _reasons(reasons)]
+            for column, measure, total, reasons in view["missing"]
+        ]
+        parts += ["## Not measured", _table(["what", "measure", "items", "reasons"], rows)]
+    for run, _, transcripts in view["simulated"]:
+        shown = transcripts[:SHOWN_MARKDOWN]
+        parts += [f"## Conversations of {code(run.name)}", f"{len(shown)} of {run.total:,}."]
+        for transcript in shown:
+            parts += _told(transcript)
+    parts.append("## Manifest")
+    for run, groups in view["manifests"]:
+        rows = [
+            [code(group, cell=True), code(key, cell=True), code(_short_json(value), cell=True)]
+            for group, items in groups
+            for key, value in items
+        ]
+        parts += [f"### {code(run.name)}", _table(["", "name", "value"], rows)]
+    return ("\n\n".join(parts) + "\n").encode("utf-8", "replace").decode()
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def _arrowed(name: str, columns: Sequence[Column]) -> str:
+    better = next(column.figures[name].better for column in columns if name in column.figures)
+    return (name if name in MEASURES else code(name, cell=True)) + _ARROWS.get(better, "")
+
+
+def _cell(column: Column, name: str, runs: Sequence[Finished]) -> str:
+    figure = column.figures.get(name)
+    if figure is None:
+        return ""
+    counted = f"n {figure.n:,}" + (f", {figure.missing:,} missing" if figure.missing else "")
+    if figure.value is None:
+        return f"not measured: {code(_main_reason(column.label, name, runs), cell=True)}; {counted}"
+    unit = figure.unit if figure.unit == "%" else ""
+    interval = ""
+    if figure.low is not None and figure.high is not None:
+        interval = f" ({number(figure.low)} to {number(figure.high)})"
+    return f"{number(figure.value)}{unit}{interval}; {counted}"
+
+
+def _reasons(reasons: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{code(_cut(why, 200), cell=True)} {count:,}" for why, count in reasons)
+
+
+def _told(transcript: Transcript) -> Iterator[str]:
+    conversation = transcript.conversation
+    yield f"### {code(_cut(conversation.id, 80))}"
+    if conversation.intent:
+        yield f"Intent: {code(_cut(conversation.intent, 400))}"
+    for said in transcript.turns:
+        aside = "" if said.p_end is None else f"; P(end) {code(probability(said.p_end))}"
+        marks = "".join(f"; {code(mark)}" for mark in said.marks)
+        yield f"**{said.label}**{aside}{marks}"
+        yield fenced(_cut(said.text, FIRST))
+        for key, value in said.facts:
+            yield f"{code(key)}: {code(_short_json(value))}"
+    ending = transcript.ending
+    aside = "" if ending.p_end is None else f"; P(end) {code(probability(ending.p_end))}"
+    why = STOP_WORDS.get(ending.label, "it has no stop reason")
+    yield f"*{why}*{aside}" + "".join(f"; {code(mark)}" for mark in ending.marks)
+    for key, value in transcript.about:
+        yield f"{code(key)}: {code(_short_json(value))}"

@@ -1,0 +1,180 @@
+"""The embedded sample data imports, has the trouble that was planted in it, and is well-formed otherwise."""
+
+from collections import Counter
+from functools import cache
+from itertools import combinations
+from statistics import mean, median
+
+import pytest
+
+from userlm.assets import sample_logs, sample_tasks
+from userlm.data import clean, intents
+from userlm.data.sources import Imported, Rejected, convert
+from userlm.store import read_rows
+from userlm.tasks import grade_math, read_tasks, said
+from userlm.text import words
+from userlm.types import Conversation, Task
+
+TASKS = read_tasks(sample_tasks())
+MATH = [task for task in TASKS if task.domain == "math"]
+PYTHON = [task for task in TASKS if task.domain == "python"]
+
+
+@cache
+def imported() -> tuple[tuple[Imported, ...], Counter[str]]:
+    """What comes out of the logs, and how many lines did not, by reason."""
+    kept: dict[str, Imported] = {}
+    dropped: Counter[str] = Counter()
+    for line in read_rows(sample_logs()):
+        if line.error:
+            dropped[line.reason] += 1
+            continue
+        try:
+            one = convert(line.row, None, f"line {line.number}")
+        except Rejected as rejected:
+            dropped[rejected.reason] += 1
+            continue
+        if one.conversation.id in kept:
+            dropped["duplicate id"] += 1
+        else:
+            kept[one.conversation.id] = one
+    return tuple(kept.values()), dropped
+
+
+def conversations() -> list[Conversation]:
+    return [one.conversation for one in imported()[0]]
+
+
+def survivors() -> list[Conversation]:
+    """What `userlm clean --template-limit 5` keeps."""
+    fit = [c for c in conversations() if not clean.foreign(c) and not clean.flagged(c)]
+    table = clean.count_ngrams(fit, above=5)
+    return [c for c in fit if not clean.template(c, table, limit=5)]
+
+
+def test_every_kind_of_malformed_line_is_there_once():
+    kept, dropped = imported()
+    assert dropped == {
+        "not JSON": 1,
+        "not an object": 1,
+        "unknown role": 1,
+        "empty turn": 1,
+        "duplicate id": 1,
+    }
+    assert len(kept) == 233
+
+
+def test_every_kind_of_mending_is_needed():
+    notes = sum((Counter(one.notes) for one in imported()[0]), Counter())
+    assert notes == {
+        "joined turns": 1,
+        "opening assistant turn": 1,
+        "system to meta": 1,
+        "tool to meta": 2,  # the call and its result
+    }
+
+
+def test_cleaning_finds_what_was_planted():
+    languages = Counter(clean.foreign(c) for c in conversations())
+    assert languages == {None: 227, **{f"language: {code}": 1 for code in ("de", "fr", "es", "zh", "pt", "ja")}}
+    assert Counter(clean.flagged(c) for c in conversations()) == {None: 230, "toxic": 2, "redacted": 1}
+    assert len(survivors()) == 227 - 3 - 8
+
+
+def test_a_foreign_row_has_no_label_or_the_right_one():
+    labels = Counter(c.meta.get("language") for c in conversations() if clean.foreign(c))
+    assert labels == {"German": 1, "Spanish": 1, "Chinese": 1, None: 3}
+    assert sum("language" not in c.meta for c in survivors()) >= 20  # so that English has to be told from its text
+
+
+def test_the_usual_template_limit_keeps_the_template():
+    fit = [c for c in conversations() if not clean.foreign(c)]
+    table = clean.count_ngrams(fit, above=100)
+    assert not any(clean.template(c, table) for c in fit)
+
+
+def test_first_turns_repeat_only_where_it_was_planted():
+    fit = [c for c in conversations() if not clean.foreign(c)]
+    kept = {c.id for c in survivors()} | {c.id for c in fit if clean.flagged(c)}
+    openings = [(c.id in kept, set(words(c.user_turns[0]))) for c in fit]
+    alike = Counter(
+        (one_kept, other_kept)
+        for (one_kept, one), (other_kept, other) in combinations(openings, 2)
+        if len(one & other) > 0.5 * len(one | other)
+    )
+    assert alike == {(False, False): 8 * 7 // 2, (True, True): 4}
+
+
+def test_every_english_row_has_an_intent_in_form():
+    for conversation in (c for c in conversations() if not clean.foreign(c)):
+        assert conversation.intent is not None, conversation.id
+        assert intents.check(conversation.intent, conversation) is None, conversation.intent
+        assert len(words(conversation.intent)) <= 40
+    assert all(c.intent is None for c in conversations() if clean.foreign(c))
+    assert len({c.intent for c in survivors()}) == len(survivors())
+
+
+def test_hand_written_intents_tell_less_than_extractive_ones():
+    by_hand, extractive = [], []
+    for conversation in survivors():
+        first = intents.leakage(conversation.intent or "", conversation)
+        second = intents.leakage(intents.extractive(conversation) or "", conversation)
+        if first is not None and second is not None:
+            by_hand.append(first)
+            extractive.append(second)
+    assert mean(by_hand) < 0.1 < mean(extractive)
+
+
+def test_turns_and_people_are_spread_as_in_real_logs():
+    kept = survivors()
+    turns = [len(c.user_turns) for c in kept]
+    assert 2.3 <= mean(turns) <= 2.8
+    assert median(turns) == 2
+    assert (min(turns), max(turns)) == (1, 8)
+    lengths = [len(words(text)) for c in kept for text in c.user_turns]
+    assert 6 <= median(lengths) <= 12
+    assert max(lengths) > 100
+    people = Counter(c.user for c in kept)
+    assert len(people) == 46
+    assert 8 <= max(people.values()) <= 12
+    assert len({c.meta["country"] for c in kept}) >= 20
+    assert sum(not c.ended for c in kept) == 7
+
+
+def test_each_split_has_people_in_it():
+    people = {
+        split: {c.user for c in survivors() if clean.split(c) == split} for split in ("train", "valid", "test")
+    }
+    assert len(people["valid"]) >= 2
+    assert len(people["test"]) >= 2
+
+
+def test_there_are_six_tasks_of_each_domain():
+    assert (len(MATH), len(PYTHON), len(TASKS)) == (6, 6, 12)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+def test_each_fact_says_itself_and_the_intent_says_what_is_required(task: Task):
+    assert all(said(fact, [fact.text]) for fact in task.facts)
+    assert [fact.required for fact in task.facts] == [said(fact, [task.intent]) for fact in task.facts]
+    assert 3 <= sum(fact.required for fact in task.facts) <= 6
+    assert any(not fact.required for fact in task.facts)
+
+
+# Worked by hand: (26*7-8-24)/12 = 12.5, full ones 12; (30-2)*14+65; (340-85)/30 = 8.5 weeks, so 9;
+# 120-30+18-33+66; 200-192/32*27.50; (150-60-12)/13.
+@pytest.mark.parametrize(("task", "answer"), list(zip(MATH, (12, 457, 9, 141, 35, 6), strict=True)), ids=str)
+def test_math_answers_are_right(task: Task, answer: int):
+    assert grade_math(f"The answer is {answer}.", task.answer) is True
+    assert grade_math(f"The answer is {answer + 1}.", task.answer) is False
+
+
+@pytest.mark.parametrize("task", PYTHON, ids=lambda task: task.id)
+def test_python_solutions_pass_their_tests(task: Task):
+    names: dict[str, object] = {}
+    exec(task.meta["solution"], names)
+    exec(task.answer, names)
+    assert task.meta["function"] in task.intent
+    names[task.meta["function"]] = lambda *_: None  # the tests can fail
+    with pytest.raises(AssertionError):
+        exec(task.answer, names)

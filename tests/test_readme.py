@@ -1,0 +1,44 @@
+"""Every snippet of the README runs. A small local model stands in for the released checkpoint."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from userlm import assets
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder in which the shell tour was walked."""
+    place = tmp_path_factory.mktemp("tour")
+    (place / "my_logs.jsonl").write_bytes(assets.sample_logs().read_bytes())
+    [tour] = snippets("sh")
+    binaries = str(Path(sys.executable).parent)
+    env = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-e", "-c", tour], cwd=place, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+def test_the_shell_tour_ends_with_a_report(place):
+    assert (place / "runs" / "report" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("snippet", snippets("python"))
+def test_the_python_snippets_run(snippet, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    assert "microsoft/UserLM-8b" in snippet or "runs/" in snippet or "samples" in snippet
+    exec(snippet.replace("microsoft/UserLM-8b", "runs/train"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.strip()

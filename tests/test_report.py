@@ -1,0 +1,563 @@
+"""The page from finished run folders: its numbers, its drawings, and that nothing in a transcript runs."""
+
+import html as html_library
+import json
+import re
+import shutil
+import subprocess
+from base64 import b64encode
+from hashlib import sha256
+from html.parser import HTMLParser
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from userlm import report
+from userlm.types import InputError
+
+FIGURE = {"name": "perplexity", "n": 3, "missing": 1, "better": "lower", "unit": ""}
+TALK = {
+    "id": "a#0",
+    "intent": "You are a user chatting with an assistant language model to bake bread.",
+    "stop": "end",
+    "ended": True,
+    "turns": [
+        {"role": "user", "text": "how do i bake bread", "meta": {"p_end": 0.0123, "empty_drafts": 2, "cut": True}},
+        {"role": "assistant", "text": "Say more.", "meta": {"stand_in": "clarifier"}},
+    ],
+    "meta": {"intent_by": "extractive", "country": "Atlantis", "last": {"p_end": 0.75, "empty_drafts": 1}},
+}
+LOG = [{"step": 1, "loss": 7.25}, {"step": 2, "loss": 6.5}, {"step": 3, "loss": 6.125}]
+
+
+def write(root: Path, name: str, verb: str, results: dict[str, Any], **lines: list[dict[str, Any]]) -> Path:
+    """A finished run: its line files are named without their suffix."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    manifest = {
+        "verb": verb,
+        "options": {"user": "trained:m", "assistant": "clarifier", "base": "scratch:64x2", "seed": 7},
+        "inputs": {"logs.jsonl": "c0ffee"},
+        "versions": {"python": "3.11.7"},
+        "git": "abc1234",
+        "machine": "x86_64, 2 cores",
+    }
+    (folder / "run.json").write_text(json.dumps(manifest))
+    for file, rows in lines.items():
+        (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def measured(value: float | None, low: float | None, high: float | None, **other: Any) -> dict[str, Any]:
+    return FIGURE | {"value": value, "low": low, "high": high} | other
+
+
+def folders(root: Path) -> list[Path]:
+    """A run of each verb."""
+    log = {key: TALK[key] for key in ("id", "intent", "turns", "ended")} | {"meta": {"intent_by": "extractive"}}
+    answer = TALK | {"id": "a/1", "meta": {"conversation": "a", "own_from": 1, "target": None, "last": {}}}
+    said = {
+        "id": "a/0",
+        "turns": TALK["turns"][:1],
+        "meta": {"conversation": "a", "own_from": 0, "target": "hello"},
+    }
+    f1 = measured(41.5, 30.25, 52.75, name="termination F1", better="higher", unit="%")
+    silent = measured(None, None, None, name="termination AUROC", n=0, missing=2, better="higher")
+    words = measured(12.125, 10.5, 13.75, name="words per turn", better="neither", unit="words")
+    scores = [
+        {"run": "sim", "measure": "termination AUROC", "key": k, "stats": None, "why": "no P(end)"} for k in "ab"
+    ]
+    ppl = [
+        {"id": "a", "intent": True, "rows": [["a/0", "p", [3.0, 2.0, 9.0], ""], ["a/1", "p", None, "no intent"]]}
+    ]
+    counts = {"in": 9, "out": 6, "dropped: language: fr": 2, "dropped: template": 1, "note: fields left out": 4}
+    stops = {"conversations": 1, "stops": {"end": 1}, "tokens_in": 0, "tokens_out": 0}
+    trained = {"conversations": 3, "samples": 8, "dropped": 1, "steps": 3, "parameters": 1000, "loss": 6.125}
+    columns = {
+        "without intent": [measured(487.07, 447.5, 519.125)],
+        "with intent": [measured(480.5, 440.0, 510.0)],
+    }
+    return [
+        write(root, "import", "import", {"counts": counts}, conversations=[log]),
+        write(root, "clean", "clean", {"counts": counts}, test=[log]),
+        write(root, "intents", "intents", {"counts": {"in": 9, "out": 9}, "leakage": 0.5}, test=[log]),
+        write(root, "train", "train", trained, log=LOG),
+        write(root, "ppl", "ppl", columns, scores=ppl),
+        write(root, "respond", "respond", stops, conversations=[said, answer]),
+        write(root, "sim", "simulate", stops, conversations=[TALK]),
+        write(root, "score", "score", {"sim": [f1, silent, words], "human": [words]}, scores=scores),
+    ]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[report.Finished]:
+    return [report.read_run(folder) for folder in folders(tmp_path_factory.mktemp("runs"))]
+
+
+class Reader(HTMLParser):
+    """Elements and text of a page, as a browser's parser would take them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+# --- numbers and drawings --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "count", "expected"),
+    [
+        # (1037 - 447) / 5 = 118, so steps of 200; 400 is the last below 447, 1200 the first above 1037.
+        (447, 1037, 5, [400, 600, 800, 1000, 1200]),
+        (0, 1, 5, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),  # 0.2 exactly, no 0.6000000000000001
+        (0, 80, 4, [0, 20, 40, 60, 80]),  # the ends are round already: nothing is added
+        (5, 5, 5, [4.4, 4.6, 4.8, 5, 5.2, 5.4, 5.6]),  # 5 +- 0.5: a width of 1, steps of 0.2, outward
+        (-3, 3, 3, [-4, -2, 0, 2, 4]),
+    ],
+)
+def test_ticks_are_round_and_span_the_values(low: float, high: float, count: int, expected: list[float]) -> None:
+    assert report.ticks(low, high, count) == expected
+
+
+def test_a_scale_maps_ends_to_ends_and_can_be_turned_around() -> None:
+    assert report.scale(0, (0, 10), (6, 314)) == 6
+    assert report.scale(10, (0, 10), (6, 314)) == 314
+    assert report.scale(2.5, (0, 10), (100, 0)) == 75  # a quarter of the way up
+
+
+def test_words_fall_into_bins_that_double() -> None:
+    # 0 | 1 | 2-3 | 4-7 | ... | 128-255 | 256+
+    assert [report.word_bin(n) for n in (0, 1, 2, 3, 4, 7, 8, 255, 256, 99999)] == [0, 1, 2, 2, 3, 3, 4, 8, 9, 9]
+
+
+def test_numbers_are_shown_as_in_the_terminal() -> None:
+    assert [report.number(x) for x in (487.0696, 1029.8589, 0.0, 12345.6, -0.5)] == [
+        "487.07",
+        "1,029.86",
+        "0.00",
+        "12,346",
+        "-0.50",
+    ]
+    assert [report.probability(p) for p in (0.0, 0.0001, 0.0054, 1.0)] == ["0.000", "<0.001", "0.005", "1.000"]
+
+
+def test_a_strip_draws_value_interval_and_people_on_its_scale() -> None:
+    # domain 0..100 on pixels 6..314, 3.08 pixels for each percent: 50 -> 160, 25 -> 83, 75 -> 237
+    figure = report.Figure("m", 50.0, 25.0, 75.0, 3, 0, "higher", "%")
+    drawn = report.strip(figure, (0, 100), "circle", 25.0)
+    assert 'cx="160.0"' in drawn and "M83.0 4V12M83.0 8H237.0M237.0 4V12" in drawn
+    assert '<line class="people" x1="83.0" x2="83.0"' in drawn
+    assert report.strip(report.Figure("m", None, None, None, 0, 3, "higher", "%"), (0, 1), "circle", None) == ""
+
+
+def test_bars_have_the_height_of_their_share_and_tell_it_in_words() -> None:
+    # 3 of 4 are 75 %: on a scale to 100 % from pixel 126 up to 16, that is 82.5 high, from 43.5
+    drawn = report.bars("sim", ("0", "1"), (1, 3), (4, 0), 100, "turns")
+    assert 'y="43.5"' in drawn and 'height="82.5"' in drawn
+    assert 'aria-label="sim, by turns. 0: 25 %, 1: 75 %"' in drawn
+    assert 'd="M34.0 126.0V16.0H174.0V126.0H314.0V126.0"' in drawn  # people: all in the first bin
+
+
+def test_a_long_log_is_averaged_over_neighbours() -> None:
+    assert report.thin([(1, 4.0), (2, 2.0), (3, 1.0)], 2) == [(1.5, 3.0), (3.0, 1.0)]
+    assert report.thin([(1, 4.0), (2, 2.0)], 2) == [(1.0, 4.0), (2.0, 2.0)]
+
+
+# --- what is on the page ---------------------------------------------------------------------------------
+
+
+def test_every_number_on_the_page_stands_in_a_file_of_the_runs(runs: list[report.Finished]) -> None:
+    page = report.html(runs)
+    known: set[float] = set()
+
+    def collect(value: Any) -> None:
+        if isinstance(value, dict):
+            value = list(value.values())
+        if isinstance(value, list):
+            for item in value:
+                collect(item)
+        elif isinstance(value, (int, float)):
+            known.add(float(value))
+
+    for run in runs:
+        collect(json.loads((run.folder / "results.json").read_text()))
+    chances = {0.0123, 0.75}  # P(end) of the first turn and of the ending
+    shown = re.findall(r'<data value="([^"]+)">([^<]+)</data>', page)
+    values = {float(value) for value, _ in shown}
+    assert values <= known | chances and chances <= values
+    for value, text in shown:
+        number = report.probability if float(value) in chances else report.number
+        assert html_library.unescape(text) == number(float(value))
+    for value in (487.07, 447.5, 519.125, 41.5, 30.25, 52.75, 12.125, 6.125):
+        assert value in values
+
+
+def test_the_same_runs_give_the_same_page_and_reading_changes_nothing(tmp_path: Path) -> None:
+    made = folders(tmp_path)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
+    first, second = ([report.read_run(folder) for folder in made] for _ in range(2))
+    assert report.html(first) == report.html(second)
+    assert report.markdown(first) == report.markdown(second)
+    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_any_mix_of_runs_gives_a_page_with_just_their_sections(runs: list[report.Finished]) -> None:
+    sections = {
+        "figures": {"ppl", "score"},
+        "training": {"train"},
+        "data": {"import", "clean", "intents", "train"},
+        "endings": {"simulate", "respond"},
+        "lengths": {"clean", "intents", "simulate", "respond"},
+        "conversations": {"simulate"},
+        "missing": {"ppl", "score"},
+        "manifest": {run.verb for run in runs},
+    }
+    mixes = [mix for size in range(1, 9) for mix in combinations(runs, size)]
+    for mix in mixes:
+        page, verbs = report.html(mix), {run.verb for run in mix}
+        report.markdown(mix)
+        found = set(re.findall(r'<section id="(\w+)">', page)) - {"measures"}
+        assert found == {name for name, of in sections.items() if of & verbs}, verbs
+        links = set(re.findall(r'href="#(\w+)"', page))
+        assert links == set(re.findall(r'<section id="(\w+)">', page))
+
+
+def test_two_runs_with_one_folder_name_are_told_apart(tmp_path: Path) -> None:
+    stops = {"stops": {"end": 1}}
+    made = [write(tmp_path / side, "sim", "simulate", stops, conversations=[TALK]) for side in "ab"]
+    page = report.html([report.read_run(folder) for folder in made])
+    assert "sim (2)" in page
+
+
+def test_an_equal_human_row_is_shown_once_and_another_under_its_own_name(tmp_path: Path) -> None:
+    human, other = ([measured(value, 1.0, 2.0, name="words per turn")] for value in (1.5, 1.75))
+    first = write(tmp_path, "s1", "score", {"sim": human, "human": human}, scores=[])
+    same = write(tmp_path, "s2", "score", {"sim2": human, "human": human}, scores=[])
+    differs = write(tmp_path, "s3", "score", {"human": other}, scores=[])
+    labels = [
+        column.label for column in report._view([report.read_run(f) for f in (first, same, differs)])["columns"]
+    ]
+    assert labels == ["sim", "sim2", "human", "human (s3)"]
+
+
+def test_stand_ins_are_labelled_wherever_their_figures_stand(runs: list[report.Finished]) -> None:
+    page = report.html(runs)
+    assert '<span class="badge">assistant: clarifier</span> in sim' in page
+    assert '<span class="badge">intents: extractive</span> in intents, sim' in page.replace("clean, ", "")
+    assert '<span class="badge">clarifier stand-in</span>' in page  # beside the column of the score
+    assert '<span class="badge">clarifier, a stand-in</span>' in page  # beside the turn
+    assert "Stand-in" in report.markdown(runs)
+    models = [run for run in runs if run.verb in ("train", "ppl")]
+    assert "badge" not in report.html(models).partition("</style>")[2]
+
+
+def test_what_was_not_measured_is_listed_with_its_reasons(runs: list[report.Finished]) -> None:
+    page, text = report.html(runs), report.markdown(runs)
+    assert "not measured: no P(end)" in page and "<span>no intent&nbsp;<b>1</b></span>" in page
+    assert "| `score · sim` | `termination AUROC` | 2 | `no P(end)` 2 |" in text
+    assert "| `ppl · with intent` | `user turns` | 1 | `no intent` 1 |" in text
+
+
+def test_a_transcript_shows_what_is_known_about_each_turn_and_nothing_about_the_person(
+    runs: list[report.Finished],
+) -> None:
+    page, text = report.html(runs), report.markdown(runs)
+    for said in ("2 empty drafts before", "1 empty draft before", "cut at the most tokens", "the user left"):
+        assert said in page
+    assert 'P(end) <data value="0.0123">0.012</data>' in page and 'P(end) <data value="0.75">0.750</data>' in page
+    assert "**user 1**; P(end) `0.012`; `2 empty drafts before`; `cut at the most tokens`" in text
+    assert "Atlantis" not in page and "Atlantis" not in text
+
+
+def test_only_the_first_conversations_are_shown_and_the_page_says_so(tmp_path: Path) -> None:
+    talks = [TALK | {"id": f"talk-{i}"} for i in range(report.SHOWN + 5)]
+    run = report.read_run(write(tmp_path, "sim", "simulate", {"stops": {"end": 25}}, conversations=talks))
+    page = report.html([run])
+    assert page.count('<details class="talk">') == report.SHOWN
+    assert f"The first {report.SHOWN} of 25 conversations" in page
+    assert "3 of 25." in report.markdown([run])
+
+
+def test_turns_that_were_given_are_marked_and_not_counted_as_simulated(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path, "sim", "simulate", {"stops": {"end": 1}}, conversations=[TALK | {"meta": {"own_from": 1}}]
+    )
+    manifest = json.loads((folder / "run.json").read_text())
+    manifest["options"]["keep_turns"] = 1
+    (folder / "run.json").write_text(json.dumps(manifest))
+    run = report.read_run(folder)
+    assert run.spread is not None and sum(run.spread.words) == 0
+    assert "from the log" in report.html([run])
+
+
+def test_failed_conversations_have_no_length_and_are_counted(tmp_path: Path) -> None:
+    failed = TALK | {"id": "b", "stop": "error", "ended": False}
+    run = report.read_run(write(tmp_path, "sim", "simulate", {"stops": {}}, conversations=[TALK, failed]))
+    assert run.spread is not None and sum(run.spread.turns) == 1 and run.spread.failed == 1
+    assert "1 that failed have no known length" in report.html([run])
+
+
+def test_the_manifest_holds_options_inputs_prompts_and_versions(runs: list[report.Finished]) -> None:
+    run = runs[6]
+    prompted = report.Finished(
+        **{**vars(run), "manifest": {**run.manifest, "prompts": {"user_first.md": "beef01"}}}
+    )
+    page = report.html([prompted])
+    for value in ("c0ffee", "beef01", "user_first.md", "abc1234", "3.11.7", "x86_64, 2 cores"):
+        assert value in page
+    assert "none recorded" in report.html([run])
+
+
+def test_a_value_that_is_no_number_is_shown_as_not_measured(tmp_path: Path) -> None:
+    results = {"human": [measured(float("nan"), None, float("inf"))]}
+    page = report.html([report.read_run(write(tmp_path, "score", "score", results, scores=[]))])
+    assert "not measured" in page and "nan" not in page.partition("</style>")[2]
+
+
+# --- errors ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no folder; give the folders of finished runs"):
+        report.read_run(tmp_path / "nowhere")
+    made = write(tmp_path, "train", "train", {}, log=[])
+    with pytest.raises(InputError, match=r"holds no run.json.*give those in it, such as .*train"):
+        report.read_run(tmp_path)
+    (made / "results.json").unlink()
+    with pytest.raises(InputError, match=r"is not finished; run its command again \(userlm train\)"):
+        report.read_run(made)
+    with pytest.raises(InputError, match="no runs given"):
+        report.html([])
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("results.json", "{", "cannot be read"),
+        ("results.json", "[]", "is no JSON object"),
+        ("results.json", '{"sim": [{"name": "x"}]}', "'sim' holds no measures"),
+        ("results.json", '{"sim": 3}', "'sim' holds no measures"),
+        ("run.json", '{"verb": "bake"}', "no place in a report"),
+        ("scores.jsonl", "{torn\n", "line 1"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, file: str, content: str, said: str) -> None:
+    folder = write(tmp_path, "score", "score", {}, scores=[])
+    (folder / file).write_text(content)
+    with pytest.raises(InputError, match=said):
+        report.read_run(folder)
+
+
+def test_a_missing_or_damaged_line_file_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path, "sim", "simulate", {"stops": {}})
+    with pytest.raises(InputError, match=r"conversations.jsonl is missing"):
+        report.read_run(folder)
+    (folder / "conversations.jsonl").write_text('{"id": "a"}\n')
+    with pytest.raises(InputError, match=r"conversations.jsonl, line 1: field 'turns' is missing"):
+        report.read_run(folder)
+
+
+# --- hostile input ---------------------------------------------------------------------------------------
+
+SECTIONS = "figures measures lengths training data endings conversations missing manifest".split()
+OWN = "document.title='pwned';document.body.insertAdjacentHTML('beforeend','<p id=pwned>')"
+HOSTILE = [
+    f"<script>{OWN}</script>",
+    f"</div></details></section></main></body></html><script>{OWN}</script>",
+    f'<img src=x onerror="{OWN}"><a href="javascript:{OWN}">x</a><details open ontoggle="{OWN}">',
+    f'<svg onload="{OWN}"><animate onbegin="{OWN}"/><foreignObject><script>{OWN}</script></foreignObject></svg>',
+    "<style>body{display:none}</style></style><link rel=stylesheet href=//evil.example/x.css><p id=pwned>",
+    "</textarea></title></script><!-- <base href=//evil.example/> <meta http-equiv=refresh content=0;url=//x>",
+    "{{ 7*7 }} {% raw %} {{ csp }} {# gone #} ${7*7} <%= 7*7 %>",
+    '" \' > autofocus onfocus=alert(1) x="',
+    "&lt;p id=pwned&gt; &#60;p id=pwned&#62; \\u003cp id=pwned\\u003e",
+    "abc\u202egnp.exe\u2066isolated\u2069\u200f left-over \u202d",
+    "nul\x00 bell\x07 escape\x1b[31m delete\x7f c1\x9f feed\x0c back\x08 lone\ud800end tag\U000e0041",
+    "z\u0300\u0301\u0302\u0303\u0304\u0305" * 200,
+    "x" * 1_000_000,
+    "\u202e" * 1_000_000,
+    "```\n</pre>\n~~~\n| a | b |\n[link](javascript:1) ![i](http://evil.example/i) <b>bold</b> http://evil.example",
+]
+
+
+def hostile_folders(root: Path) -> list[Path]:
+    """Every payload as turn, id, intent, meta and reason, and one in the names of folders and columns."""
+    turns = [
+        {
+            "role": "assistant" if i % 2 else "user",
+            "text": text,
+            "meta": {
+                "stand_in": text[:400],
+                "rejected": [text[:400], {"deep": text[:400]}],
+                text[:300]: text[:400],
+            },
+        }
+        for i, text in enumerate(HOSTILE)
+    ]
+    talks: list[dict[str, Any]] = [
+        {"id": "all", "turns": turns, "stop": "max_turns", "meta": {"error": HOSTILE[2]}}
+    ]
+    talks += [
+        {"id": f"{i} {text[:2000]}", "intent": text, "turns": [], "stop": "error", "meta": {"error": text}}
+        for i, text in enumerate(HOSTILE)
+    ]
+    name = "<p id=pwned>`|\u202e{{7}}"
+    sim = write(root, name, "simulate", {"stops": {text[:300]: 1 for text in HOSTILE}}, conversations=talks)
+    manifest = json.loads((sim / "run.json").read_text())
+    manifest["options"] = {"user": HOSTILE[0], "assistant": HOSTILE[3], HOSTILE[8]: HOSTILE[1]}
+    (sim / "run.json").write_text(json.dumps(manifest))
+    figure = measured(1.5, 1.0, 2.0, name=HOSTILE[2], unit=HOSTILE[0], better=HOSTILE[7])
+    gone = measured(None, None, None, name=HOSTILE[4], n=0)
+    scores = [{"run": name, "measure": HOSTILE[4], "key": "k", "stats": None, "why": t[:9000]} for t in HOSTILE]
+    counts = {f"dropped: {text[:300]}": 1 for text in HOSTILE} | {"in": 20, "out": 5}
+    return [
+        sim,
+        write(root, "score", "score", {name: [figure, gone], HOSTILE[0]: [figure]}, scores=scores),
+        write(root, "clean", "clean", {"counts": counts}, test=talks[:1]),
+        write(root, name + "2", "train", {"loss": 1.0, "steps": 2, "samples": 3}, log=LOG),
+    ]
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> list[report.Finished]:
+    return [report.read_run(folder) for folder in hostile_folders(tmp_path_factory.mktemp("hostile"))]
+
+
+def test_odd_characters_are_spelled_out_and_ordinary_ones_left_alone() -> None:
+    assert report.plain("a\u202eb\x00\x00\x00\tc\r\nd") == "a⟨U+202E⟩b⟨U+0000 ×3⟩\tc\nd"
+    assert report.visible("<b>\u202e&") == '&lt;b&gt;<span class="odd">U+202E</span>&amp;'
+    kept = "café שלום नमस्ते 👩\u200d🔬 العربية 日本語"
+    assert report.plain(kept) == kept
+
+
+def test_markdown_code_holds_whatever_it_is_given() -> None:
+    assert report.code("a") == "`a`"
+    assert report.code("a`b``c") == "```a`b``c```"
+    assert report.code("`a") == "`` `a ``"
+    assert report.code("a|b\nc", cell=True) == "`a\\|b c`"
+    assert report.code("") != "``"
+    assert report.fenced("x\n````\ny") == "`````text\nx\n````\ny\n`````"
+
+
+def test_hostile_text_adds_no_element_attribute_or_script_to_the_page(hostile: list[report.Finished]) -> None:
+    page = report.html(hostile)
+    read = Reader(page)
+    allowed = set(
+        re.findall(
+            r"<([a-z][a-z0-9]*)", Path(report.__file__).with_name("assets").joinpath("report.html").read_text()
+        )
+    )
+    allowed |= {"data", "line", "path", "text", "circle"}
+    assert {tag for tag, _ in read.tags} - allowed == set()
+    assert sum(tag == "script" for tag, _ in read.tags) == sum(tag == "style" for tag, _ in read.tags) == 1
+    names = {name for _, attributes in read.tags for name in attributes}
+    assert not {name for name in names if name.startswith("on") or name in ("src", "style", "srcdoc", "action")}
+    assert {a["href"] for t, a in read.tags if t == "a"} <= {f"#{name}" for name in SECTIONS}
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", page)
+    assert "{{ 7*7 }} {% raw %}" in page
+    assert [a["id"] for t, a in read.tags if t == "section"] == SECTIONS
+    assert sum(attributes.get("class") == "talk" for _, attributes in read.tags) == 1 + len(HOSTILE)
+    assert len(page) < 200_000  # two turns of a million characters are in there, cut
+    assert "1,000,000 characters" in page
+    assert page.rstrip().endswith("</html>")
+
+
+def test_the_policy_lets_nothing_in_but_the_style_and_script_of_the_page(hostile: list[report.Finished]) -> None:
+    page = report.html(hostile)
+    policy = next(a["content"] for t, a in Reader(page).tags if a.get("http-equiv") == "Content-Security-Policy")
+    hashes = {}
+    for name in ("style", "script"):
+        inside = re.search(rf"<{name}>(.*?)</{name}>", page, re.DOTALL)
+        assert inside is not None
+        hashes[name] = b64encode(sha256(inside[1].encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; style-src 'sha256-{hashes['style']}'; script-src 'sha256-{hashes['script']}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def test_hostile_text_stays_in_the_code_of_the_markdown(hostile: list[report.Finished]) -> None:
+    """What is left of the page without its code blocks and code spans holds none of it, and no row is broken."""
+    text = report.markdown(hostile)
+    outside, fence = [], ""
+    for line in text.splitlines():
+        if fence:
+            fence = "" if line == fence else fence
+        elif opened := re.fullmatch("(`{3,})text", line):
+            fence = opened[1]
+        else:
+            outside.append(line)
+    assert fence == ""
+    rows: list[list[int]] = [[]]
+    for line in outside:
+        bare = re.sub(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", "", line)
+        assert not re.search(r"[<>\[\]{}`]|://|pwned", bare), bare[:200]
+        if line.startswith("|"):
+            rows[-1].append(len(re.findall(r"(?<!\\)\|", line)))
+        elif rows[-1]:
+            rows.append([])
+    assert len(rows) > 4
+    for table in rows:
+        assert len(set(table)) <= 1, "each row has as many cells as its head"
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", text)
+
+
+def dumped(page: Path, profile: Path) -> str:
+    """The page's elements, after its scripts ran in a real browser."""
+    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    browser = next((path for path in found if path), None)
+    if browser is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome on the PATH: nothing was tried in a browser")
+    options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    options += " --disable-component-update --disable-sync --dump-dom --virtual-time-budget=2000"
+    done = subprocess.run(
+        [browser, *options.split(), f"--user-data-dir={profile}", page.as_uri()],
+        capture_output=True,
+        timeout=90,
+        check=True,
+    )
+    return done.stdout.decode()
+
+
+def test_nothing_in_a_transcript_runs_or_breaks_the_page_in_a_real_browser(
+    hostile: list[report.Finished], tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(report.html(hostile), encoding="utf-8")
+    read = Reader(dumped(page, tmp_path / "profile"))
+    assert "<title>User model report</title>" in page.read_text()
+    title = read.text[[tag for tag, _ in read.tags].index("title") :]
+    assert "User model report" in title and "pwned" not in read.text
+    assert not [attributes for _, attributes in read.tags if attributes.get("id") == "pwned"]
+    assert not [
+        tag for tag, _ in read.tags if tag in ("img", "link", "base", "iframe", "foreignobject", "animate")
+    ]
+    find = next(attributes for _, attributes in read.tags if attributes.get("class") == "find")
+    assert "hidden" not in find, "the page's own script was not run"
+    text = "".join(read.text)
+    for payload in (*HOSTILE[:9], HOSTILE[14]):
+        assert payload in text, payload[:60]
+    assert "U+202E ×1,000,000" in text or "U+202E ×2,000" in text
+    sections = [attributes["id"] for tag, attributes in read.tags if tag == "section"]
+    assert sections == SECTIONS
+
+
+def test_the_check_in_the_browser_would_see_a_script_that_runs(tmp_path: Path) -> None:
+    page = tmp_path / "open.html"
+    page.write_text(f"<!doctype html><title>t</title><body>{HOSTILE[2]}", encoding="utf-8")
+    read = Reader(dumped(page, tmp_path / "profile"))
+    assert [attributes for _, attributes in read.tags if attributes.get("id") == "pwned"]
+    assert "pwned" in read.text
