@@ -13,13 +13,15 @@ env: .venv/.ready
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "userlm needs Python 3.11 or newer; say which with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	@if command -v uv >/dev/null; then \
+	@{ if command -v uv >/dev/null; then \
 	  export UV_FIND_LINKS="$${PIP_FIND_LINKS:-}"; \
 	  uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
 	  uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
 	else \
+	  echo "installing into .venv (about 1.2 GB; a minute or two)"; \
 	  $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'; \
-	fi
+	fi; } || { echo "the environment could not be made: see above; it needs the package index (or" \
+	  "PIP_FIND_LINKS) and about 2 GB of disk; then run make $(MAKECMDGOALS) again"; exit 1; }
 	@touch $@
 
 lint: env

@@ -7,10 +7,10 @@ from statistics import mean, median
 
 import pytest
 
-from userlm.assets import sample_logs, sample_tasks
+from userlm.assets import sample_logs, sample_task_logs, sample_tasks
 from userlm.data import clean, intents
 from userlm.data.sources import Imported, Rejected, convert
-from userlm.store import read_rows
+from userlm.store import read_conversations, read_rows
 from userlm.tasks import grade_math, read_tasks, said
 from userlm.text import words
 from userlm.types import Conversation, Task
@@ -178,3 +178,15 @@ def test_python_solutions_pass_their_tests(task: Task):
     names[task.meta["function"]] = lambda *_: None  # the tests can fail
     with pytest.raises(AssertionError):
         exec(task.answer, names)
+
+
+def test_people_talked_about_every_task_and_most_said_what_it_takes() -> None:
+    logs = {log.id: log for log in read_conversations(sample_task_logs())}
+    tasks = {task.id: task for task in read_tasks(sample_tasks())}
+    assert list(logs) == list(tasks)
+    told = {
+        name: all(said(fact, log.user_turns) for fact in tasks[name].facts if fact.required)
+        for name, log in logs.items()
+    }
+    forgot = [name for name, whole in told.items() if not whole]
+    assert forgot == ["math-paint", "python-initials", "python-wordcount"]

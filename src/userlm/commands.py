@@ -186,12 +186,13 @@ def intents(
     if done := _finished(run):
         return done
     counts: Counter[str] = Counter()
-    leaks: list[float] = []
+    leaks: list[float | None] = []
 
     def write(conversation: Conversation) -> Conversation:
         counts["in"] += 1
         if conversation.intent is not None and not overwrite:
             counts["note: had an intent"] += 1
+            leaks.append(writing.leakage(conversation.intent, conversation))
             return conversation
         intent = writing.extractive(conversation)
         if intent is not None and (reason := writing.check(intent, conversation)):
@@ -201,9 +202,7 @@ def intents(
             counts["note: no intent, nothing to say"] += 1
         else:
             counts["out"] += 1
-            leak = writing.leakage(intent, conversation)
-            if leak is not None:
-                leaks.append(leak)
+            leaks.append(writing.leakage(intent, conversation))
         meta = {**conversation.meta, "intent_by": "extractive"} if intent else conversation.meta
         return replace(conversation, intent=intent, meta=meta)
 
@@ -211,11 +210,13 @@ def intents(
         found = read_conversations(path) if path.stat().st_size else iter(())  # few people: a split may be empty
         conversations = track(islice(found, limit), f"intents for {name}", _total([path], limit))
         write_conversations(run.path(f"{name}.jsonl"), map(write, conversations))
-    results = {"counts": _sorted(counts), "leakage": sum(leaks) / len(leaks) if leaks else None}
-    show_counts("intents (extractive stand-in)", counts)
-    if leaks:
-        console.print(f"share of a first turn's content words found in its intent: {results['leakage']:.2f}")
-    return run.finish(results)
+    known = [leak for leak in leaks if leak is not None]
+    leakage = sum(known) / len(known) if known else None
+    written = counts["out"] > 0
+    show_counts("intents (written by the extractive stand-in)" if written else "intents", counts)
+    if leakage is not None:
+        console.print(f" share of a first turn's content words found in its intent: {leakage:.2f}")
+    return run.finish({"counts": _sorted(counts), "leakage": leakage})
 
 
 # --- training and perplexity -----------------------------------------------------------------------------

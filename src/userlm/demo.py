@@ -20,6 +20,7 @@ from userlm.store import read_conversations
 from userlm.terminal import console
 from userlm.types import Conversation
 
+BASE = "scratch:128x4x1200"
 SHOWN = 400  # characters of a turn in the terminal
 
 
@@ -32,12 +33,13 @@ def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path(
 
     _say("1/7  import, clean, intents: from raw logs to conversations split by person")
     commands.import_([logs], out=out / "import")
-    commands.clean(out / "import", out=out / "clean", template_limit=5, shares="70/10/20")
-    commands.intents(out / "clean", out=out / "intents")
+    commands.clean(out / "import", out=out / "clean", template_limit=5, shares="80/5/15")
+    commands.intents(out / "clean", out=out / "intents")  # the logs bring hand-written ones
+    commands.intents(out / "clean", overwrite=True, out=out / "intents-extractive")
 
     _say("2/7  train: a small Llama from scratch, on what the users say")
-    commands.train(out / "intents", base="scratch:128x4x2048", epochs=12, batch=32, lr=2e-3, out=trained)
-    commands.train(out / "intents", base="scratch:128x4x2048", steps=0, batch=32, lr=2e-3, out=untrained)
+    commands.train(out / "intents", base=BASE, epochs=10, batch=32, lr=3e-3, out=trained)
+    commands.train(out / "intents", base=BASE, steps=0, out=untrained)
 
     _say("3/7  ppl: how well does it predict people it has not seen, and did training help?")
     for name, model in (("ppl-trained", trained), ("ppl-untrained", untrained)):
@@ -48,8 +50,9 @@ def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path(
     commands.simulate(user, "clarifier", seeds=people, max_turns=5, out=out / "trained-clarifier")
     commands.simulate(f"replay:{people}", "clarifier", seeds=people, out=out / "replayed-clarifier")
     commands.simulate(user, "oracle", tasks=tasks, max_turns=5, out=out / "trained-oracle")
+    commands.simulate(f"replay:{assets.sample_task_logs()}", "oracle", tasks=tasks, out=out / "replayed-oracle")
     commands.simulate(f"script:{assets.sample_script()}", "oracle", tasks=tasks, out=out / "scripted-oracle")
-    simulated = ["trained-clarifier", "replayed-clarifier", "trained-oracle", "scripted-oracle"]
+    simulated = ["trained-clarifier", "replayed-clarifier", "trained-oracle", "replayed-oracle", "scripted-oracle"]
 
     _say("5/7  respond: what would it say after each real beginning, and would it leave?")
     commands.respond(people, user=user, out=out / "respond-trained")
@@ -59,13 +62,13 @@ def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path(
     commands.score(folders, human=people, tasks=tasks, out=out / "score")
 
     _say("7/7  report")
-    stages = [out / name for name in ("import", "clean", "intents")]
+    stages = [out / name for name in ("import", "clean", "intents", "intents-extractive")]
     runs = [*stages, trained, untrained, out / "ppl-trained", out / "ppl-untrained", *folders, out / "score"]
     written = commands.report(runs, out=out / "report")
-    for name in ("trained-clarifier", "replayed-clarifier", "trained-oracle"):
+    for name in ("trained-clarifier", "replayed-clarifier", "replayed-oracle"):
         _show(name, next(c for c in read_conversations(out / name / "conversations.jsonl") if len(c.turns) > 2))
     console.print(
-        "The user model is a toy, trained on some 150 short conversations, and the assistants are stand-ins: "
+        "The user model is a toy that saw 140 short conversations, and the assistants are stand-ins: "
         "what you saw is the road, not a result.\n"
         f"Talk to it:       userlm chat --user trained:{trained}\n"
         f"Open the report:  {written['html']}",

@@ -72,9 +72,10 @@ def show_counts(title: str, counts: Mapping[str, int]) -> None:
     ordered = sorted(counts.items(), key=lambda item: (item[0].partition(":")[0], -item[1]))
     for kind, group in groupby(ordered, key=lambda item: item[0].partition(":")[0]):
         rows = list(group)
-        for name, count in rows[:SHOWN]:
+        shown = SHOWN if len(rows) > SHOWN + 1 else len(rows)
+        for name, count in rows[:shown]:
             table.add_row(name, f"{count:,}")
-        if rest := rows[SHOWN:]:
+        if rest := rows[shown:]:
             table.add_row(f"{kind}: {len(rest)} more reasons", f"{sum(count for _, count in rest):,}")
     console.print(table)
 
