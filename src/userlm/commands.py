@@ -325,7 +325,9 @@ def ppl(
     path = _conversations_file(data, "test")
     options = {"model": model, "max_tokens": max_tokens, "limit": limit, "seed": seed}
     run = Run.open(out, "ppl", options, [path])
+    title = f"user turns of {path.name} under {model}"
     if done := _finished(run):
+        show_measures(title, done)
         return done
     conversations = list(islice(read_conversations(path), limit))
     local = address.local_model(model.removeprefix("trained:"))
@@ -353,8 +355,9 @@ def ppl(
         label: {m.name: m for m in (perplexity.perplexity(rows[intent]), perplexity.bits_per_byte(rows[intent]))}
         for label, intent in (("without intent", False), ("with intent", True))
     }
-    show_measures(f"user turns of {path.name} under {model}", columns)
-    return run.finish(_measure_results(columns))
+    results = run.finish(_measure_results(columns))
+    show_measures(title, results)
+    return results
 
 
 # --- conversations ---------------------------------------------------------------------------------------
@@ -540,6 +543,7 @@ def score(
     extra = [path for path in (people, tasks) if path]
     run = Run.open(out, "score", {"human": people, "tasks": tasks}, [*inputs.values(), *extra])
     if done := _finished(run):
+        show_measures("measures", done)
         return done
     known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
     columns: dict[str, dict[str, Measure]] = {}
@@ -551,8 +555,9 @@ def score(
     if people:
         columns["human"] = {m.name: m for m in _of_people(list(read_conversations(people)))}
     write_lines(run.path("scores.jsonl"), _score_lines(columns))
-    show_measures("measures", columns)
-    return run.finish(_measure_results(columns))
+    results = run.finish(_measure_results(columns))
+    show_measures("measures", results)
+    return results
 
 
 def _of_people(conversations: Sequence[Conversation]) -> list[Measure]:

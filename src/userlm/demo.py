@@ -31,7 +31,7 @@ def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path(
     people = out / "intents" / "test.jsonl"
     trained, untrained = out / "trained", out / "untrained"
 
-    _say("1/7  import, clean, intents: from raw logs to conversations split by person")
+    _say("1/7  import, clean, intents: raw logs to conversations, by person")
     commands.import_([logs], out=out / "import")
     commands.clean(out / "import", out=out / "clean", template_limit=5, shares="80/5/15")
     commands.intents(out / "clean", out=out / "intents")  # the logs bring hand-written ones
@@ -41,11 +41,11 @@ def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path(
     commands.train(out / "intents", base=BASE, epochs=10, batch=32, lr=3e-3, out=trained)
     commands.train(out / "intents", base=BASE, steps=0, out=untrained)
 
-    _say("3/7  ppl: how well does it predict people it has not seen, and did training help?")
+    _say("3/7  ppl: how well does it predict people it has not seen?")
     for name, model in (("ppl-trained", trained), ("ppl-untrained", untrained)):
         commands.ppl(people, model=str(model), out=out / name)
 
-    _say("4/7  simulate: a trained, a replayed and a scripted user talk to stand-ins for an assistant")
+    _say("4/7  simulate: trained, replayed and scripted users meet stand-ins")
     user = f"trained:{trained}"
     commands.simulate(user, "clarifier", seeds=people, max_turns=5, out=out / "trained-clarifier")
     commands.simulate(f"replay:{people}", "clarifier", seeds=people, out=out / "replayed-clarifier")
@@ -54,10 +54,10 @@ def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path(
     commands.simulate(f"script:{assets.sample_script()}", "oracle", tasks=tasks, out=out / "scripted-oracle")
     simulated = ["trained-clarifier", "replayed-clarifier", "trained-oracle", "replayed-oracle", "scripted-oracle"]
 
-    _say("5/7  respond: what would it say after each real beginning, and would it leave?")
+    _say("5/7  respond: its next turn after each real beginning, or its leave")
     commands.respond(people, user=user, out=out / "respond-trained")
 
-    _say("6/7  score: simulated users and real people, by the same functions")
+    _say("6/7  score: simulated users and people, by the same functions")
     folders = [out / name for name in (*simulated, "respond-trained")]
     commands.score(folders, human=people, tasks=tasks, out=out / "score")
 

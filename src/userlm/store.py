@@ -19,6 +19,7 @@ import platform
 import subprocess
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -390,7 +391,11 @@ class Recorded:
 
 
 def measure_record(measure: Measure) -> dict[str, Any]:
-    """A measure as `results.json` holds it; its rows go to `scores.jsonl`."""
+    """A measure as `results.json` holds it; its rows go to `scores.jsonl`.
+
+    `why` is the most frequent reason of missing rows, or empty.
+    """
+    why = Counter(row.why for row in measure.rows if row.stats is None and row.why).most_common(1)
     return {
         "name": measure.name,
         "value": measure.value,
@@ -400,6 +405,7 @@ def measure_record(measure: Measure) -> dict[str, Any]:
         "missing": measure.missing,
         "better": measure.better,
         "unit": measure.unit,
+        "why": why[0][0] if why else "",
     }
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -20,8 +19,6 @@ from rich.progress import (
 from rich.progress import Task as Job
 from rich.table import Table
 from rich.text import Text
-
-from userlm.types import Measure
 
 T = TypeVar("T")
 console = Console(stderr=True, markup=False, emoji=False, highlight=False)
@@ -80,14 +77,14 @@ def show_counts(title: str, counts: Mapping[str, int]) -> None:
     console.print(table)
 
 
-def show_measures(title: str, columns: Mapping[str, Mapping[str, Measure]]) -> None:
-    """A table: for each measure a line a run."""
+def show_measures(title: str, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """A table of the measures in a `results.json`: for each measure a line a run."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("measure")
     for head in ("value", "95 % interval", "n", "missing"):
         table.add_column(head, justify="right", no_wrap=True)
-    for name in dict.fromkeys(name for measures in columns.values() for name in measures):
-        of = {run: measures[name] for run, measures in columns.items() if name in measures}
+    for name in dict.fromkeys(measure["name"] for measures in results.values() for measure in measures):
+        of = {run: m for run, measures in results.items() for m in measures if m["name"] == name}
         table.add_row(Text(_title(next(iter(of.values()))), style="bold"))
         for run, measure in of.items():
             table.add_row(f"  {run}", *_cells(measure))
@@ -96,15 +93,14 @@ def show_measures(title: str, columns: Mapping[str, Mapping[str, Measure]]) -> N
     out.print(table)
 
 
-def _title(measure: Measure) -> str:
-    arrow = {"higher": " ↑", "lower": " ↓", "neither": ""}[measure.better]
-    return measure.name + (" %" if measure.unit == "%" else "") + arrow
+def _title(measure: Mapping[str, Any]) -> str:
+    arrow = {"higher": " ↑", "lower": " ↓", "neither": ""}[measure["better"]]
+    return str(measure["name"]) + (" %" if measure["unit"] == "%" else "") + arrow
 
 
-def _cells(measure: Measure) -> tuple[str, str, str, str]:
-    counts = f"{measure.n:,}", f"{measure.missing:,}" if measure.missing else ""
-    if measure.value is None:
-        why = Counter(row.why for row in measure.rows if row.why).most_common(1)
-        return ("not measured", why[0][0] if why else "", *counts)
-    interval = "" if measure.low is None else f"{measure.low:.2f} to {measure.high:.2f}"
-    return (f"{measure.value:.2f}", interval, *counts)
+def _cells(measure: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    counts = f"{measure['n']:,}", f"{measure['missing']:,}" if measure["missing"] else ""
+    if measure["value"] is None:
+        return ("not measured", measure["why"], *counts)
+    interval = "" if measure["low"] is None else f"{measure['low']:.2f} to {measure['high']:.2f}"
+    return (f"{measure['value']:.2f}", interval, *counts)
