@@ -374,3 +374,12 @@ def test_a_prompted_user_without_intents_is_refused_before_the_first_call(tmp_pa
     command = ["simulate", "--user", "prompted:script:lines.txt", "--assistant", "clarifier"]
     shown = userlm(*command, "--seeds", "seeds.jsonl", cwd=tmp_path, code=2)
     assert "seeds.jsonl: 1 of 2 conversations have no intent" in shown
+
+
+def test_a_run_is_not_taken_up_with_another_script_or_other_weights(tmp_path):
+    write_conversations(tmp_path / "seeds.jsonl", [Conversation("a", intent="x")])
+    (tmp_path / "lines.txt").write_text("hi\n")
+    command = ["simulate", "--user", "script:lines.txt", "--assistant", "clarifier", "--seeds", "seeds.jsonl"]
+    userlm(*command, "--out", "sim", cwd=tmp_path)
+    (tmp_path / "lines.txt").write_text("hello\n")
+    assert "lines.txt changed" in userlm(*command, "--out", "sim", cwd=tmp_path, code=2)

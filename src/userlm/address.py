@@ -131,6 +131,17 @@ def chat_model(address: str, also: tuple[str, ...] = ()) -> Chat:
     raise _unknown(address, scheme, (*MODELS, *also), "model")
 
 
+def files(address: str) -> list[Path]:
+    """The files on this machine whose contents an address stands for: logs, scripts, weights."""
+    scheme, _, rest = address.partition(":")
+    if scheme in ("replay", "script"):
+        return [Path(rest)]
+    name = rest if scheme in ("trained", "prompted") else address
+    folder = Path(name).expanduser()
+    inside = folder / "model" if (folder / "model").is_dir() else folder
+    return sorted(inside.glob("*.safetensors")) if inside.is_dir() else []
+
+
 @cache
 def local_model(name: str) -> LocalModel:
     """The local model in a folder or with a hub id, loaded once in a process; it is not to be trained."""

@@ -253,8 +253,11 @@ def train(
     if done := _finished(run):
         return done
     conversations = list(islice(read_conversations(path), limit))
-    if intent and not any(conversation.intent for conversation in conversations):
+    without = sum(conversation.intent is None for conversation in conversations)
+    if intent and without == len(conversations):
         raise InputError(f"{path}: no conversation has an intent; run `userlm intents` first, or give --no-intent")
+    if intent and without:
+        console.print(f"{without:,} of {len(conversations):,} have no intent: trained without a system turn")
     if not intent:
         conversations = [perplexity.without_intent(conversation) for conversation in conversations]
     if not math.isfinite(lr):
@@ -299,6 +302,7 @@ def train(
     training.save(local, run.path("model"))
     results = {
         "conversations": len(conversations),
+        "without_intent": without if intent else len(conversations),
         "samples": flips.samples,
         "dropped": flips.dropped,
         "seen": sum(len(row.targets) for step in plan for row in step),
@@ -324,7 +328,7 @@ def ppl(
     """Perplexity of real user turns, with and without intent, with intervals over people."""
     path = _conversations_file(data, "test")
     options = {"model": model, "max_tokens": max_tokens, "limit": limit, "seed": seed}
-    run = Run.open(out, "ppl", options, [path])
+    run = Run.open(out, "ppl", options, [path, *address.files(model)])
     title = f"user turns of {path.name} under {model}"
     if done := _finished(run):
         show_measures(title, done)
@@ -379,7 +383,7 @@ def respond(
     """Ask a user for one turn after every prefix of real conversations: what would it say, or would it leave?"""
     path = _conversations_file(data, "test")
     options = {"user": user, "first": first, "temperature": temperature, "top_p": top_p}
-    run = Run.open(out, "respond", {**options, "limit": limit, "seed": seed}, [path])
+    run = Run.open(out, "respond", {**options, "limit": limit, "seed": seed}, [path, *address.files(user)])
     if done := _finished_without_errors(run):
         return done
     prefixes = [
@@ -430,7 +434,8 @@ def simulate(
         "keep_turns": keep_turns,
     }
     options |= {"max_turns": max_turns, "system": system, "temperature": temperature, "top_p": top_p}
-    run = Run.open(out, "simulate", {**options, "limit": limit, "seed": seed}, [path])
+    inputs = [path, *address.files(user), *address.files(assistant)]
+    run = Run.open(out, "simulate", {**options, "limit": limit, "seed": seed}, inputs)
     if done := _finished_without_errors(run):
         return done
     known: dict[str, Task] = {}
@@ -730,12 +735,13 @@ def _collect(
     so_far.close()
     conversations.sort(key=lambda conversation: order[conversation.id])
     write_conversations(path, conversations)
-    turns = [turn for conversation in conversations for turn in conversation.turns]
+    used = [turn.meta for conversation in conversations for turn in conversation.turns]
+    used += [conversation.meta["last"] for conversation in conversations if "last" in conversation.meta]
     results = {
         "conversations": len(conversations),
         "stops": _sorted(stops),
-        "tokens_in": sum(turn.meta.get("tokens_in", 0) for turn in turns),
-        "tokens_out": sum(turn.meta.get("tokens_out", 0) for turn in turns),
+        "tokens_in": sum(meta.get("tokens_in", 0) for meta in used),
+        "tokens_out": sum(meta.get("tokens_out", 0) for meta in used),
     }
     shown = ", ".join(f"{count} {stop}" for stop, count in stops.most_common())
     console.print(f"{len(conversations)} conversations ({shown}): {path}")

@@ -502,8 +502,10 @@ def _lock(folder: Path) -> IO[bytes] | None:
     file = (folder / ".lock").open("ab")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (BlockingIOError, PermissionError):
         raise InputError(f"another process is working in {folder}; wait for it or choose another --out") from None
+    except OSError:  # a file system without locks
+        return None
     return file
 
 
