@@ -290,7 +290,7 @@ def test_a_simulated_user_talks_to_you_and_the_chat_is_saved(tmp_path):
 
 def test_you_can_take_the_users_seat_and_ask_what_is_known_of_a_turn(tmp_path):
     shown = chat("--seat", "user", "--assistant", "clarifier", typed="hi\n/info\n\n", cwd=tmp_path)
-    assert "assistant> " in shown and '"stand_in": "clarifier"' in shown and "you left" in shown
+    assert "assistant (clarifier, a stand-in)> " in shown and '"stand_in": "clarifier"' in shown and "you left" in shown
 
 
 def test_rows_without_ids_in_files_of_one_stem_are_all_kept(tmp_path):

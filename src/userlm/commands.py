@@ -43,7 +43,7 @@ from userlm.store import (
     write_lines,
 )
 from userlm.tasks import read_tasks, solved, task_of
-from userlm.terminal import console, progress_bar, show_counts, show_measures, track
+from userlm.terminal import console, progress_bar, show_counts, show_measures, show_turn, track
 from userlm.types import Conversation, InputError, Measure, MeasureRow, Task
 
 Results = dict[str, Any]
@@ -359,7 +359,7 @@ def ppl(
         label: {m.name: m for m in (perplexity.perplexity(rows[intent]), perplexity.bits_per_byte(rows[intent]))}
         for label, intent in (("without intent", False), ("with intent", True))
     }
-    results = run.finish(_measure_results(columns))
+    results = run.finish(_measure_results(columns, {}))
     show_measures(title, results)
     return results
 
@@ -515,7 +515,7 @@ class _Seat:
         self.seen = conversation
         turn = conversation.turns[-1]
         if turn.role != self.role:
-            console.print(Text.assemble((f"{turn.role}> ", "bold"), turn.text))
+            show_turn(turn)
         return None
 
     def ask(self, conversation: Conversation) -> str | None:
@@ -552,15 +552,17 @@ def score(
         return done
     known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
     columns: dict[str, dict[str, Measure]] = {}
+    stand_ins: dict[str, str] = {}
     for name, path in track(list(inputs.items()), "scoring", len(inputs)):
         conversations = list(read_conversations(path))
         asked = verb_of(path.parent) == "respond"
         found = _of_responses(conversations) if asked else _of_simulations(conversations, known)
         columns[name] = {m.name: m for m in found}
+        stand_ins[name] = _stand_ins(conversations)
     if people:
         columns["human"] = {m.name: m for m in _of_people(list(read_conversations(people)))}
     write_lines(run.path("scores.jsonl"), _score_lines(columns))
-    results = run.finish(_measure_results(columns))
+    results = run.finish(_measure_results(columns, stand_ins))
     show_measures("measures", results)
     return results
 
@@ -600,8 +602,17 @@ def _score_lines(columns: Mapping[str, Mapping[str, Measure]]) -> Iterator[dict[
                 yield line | ({"why": row.why} if row.why else {})
 
 
-def _measure_results(columns: Mapping[str, Mapping[str, Measure]]) -> Results:
-    return {name: [measure_record(m) for m in measures.values()] for name, measures in columns.items()}
+def _measure_results(columns: Mapping[str, Mapping[str, Measure]], stand_ins: Mapping[str, str]) -> Results:
+    return {
+        name: [measure_record(m) | {"stand_in": stand_ins.get(name, "")} for m in measures.values()]
+        for name, measures in columns.items()
+    }
+
+
+def _stand_ins(conversations: Iterable[Conversation]) -> str:
+    """Which stand-ins speak in the conversations."""
+    spoke = {turn.meta["stand_in"] for c in conversations for turn in c.turns if "stand_in" in turn.meta}
+    return ", ".join(sorted(spoke))
 
 
 def report(
@@ -745,6 +756,8 @@ def _collect(
     }
     shown = ", ".join(f"{count} {stop}" for stop, count in stops.most_common())
     console.print(f"{len(conversations)} conversations ({shown}): {path}")
+    if stand_ins := _stand_ins(conversations):
+        console.print(f"no language model answered here: {stand_ins} is a stand-in", style="dim")
     if errors := [c.meta["error"] for c in conversations if c.stop == "error"]:
         again = "the same command tries these again"
         console.print(f"{len(errors)} ended in an error ({again}), the first: {errors[0]}", style="yellow")

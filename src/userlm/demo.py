@@ -17,7 +17,7 @@ from typer import Option
 from userlm import assets, commands
 from userlm.commands import Results
 from userlm.store import read_conversations
-from userlm.terminal import console
+from userlm.terminal import console, name
 from userlm.types import Conversation
 
 BASE = "scratch:128x4x1200"
@@ -42,8 +42,8 @@ def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path(
     commands.train(out / "intents", base=BASE, steps=0, out=untrained)
 
     _say("3/7  ppl: how well does it predict people it has not seen?")
-    for name, model in (("ppl-trained", trained), ("ppl-untrained", untrained)):
-        commands.ppl(people, model=str(model), out=out / name)
+    for model in (trained, untrained):
+        commands.ppl(people, model=str(model), out=out / f"ppl-{model.name}")
 
     _say("4/7  simulate: trained, replayed and scripted users meet stand-ins")
     user = f"trained:{trained}"
@@ -58,15 +58,15 @@ def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path(
     commands.respond(people, user=user, out=out / "respond-trained")
 
     _say("6/7  score: simulated users and people, by the same functions")
-    folders = [out / name for name in (*simulated, "respond-trained")]
+    folders = [out / run for run in (*simulated, "respond-trained")]
     commands.score(folders, human=people, tasks=tasks, out=out / "score")
 
     _say("7/7  report")
-    stages = [out / name for name in ("import", "clean", "intents", "intents-extractive")]
+    stages = [out / run for run in ("import", "clean", "intents", "intents-extractive")]
     runs = [*stages, trained, untrained, out / "ppl-trained", out / "ppl-untrained", *folders, out / "score"]
     written = commands.report(runs, out=out / "report")
-    for name in ("trained-clarifier", "replayed-clarifier", "replayed-oracle"):
-        _show(name, next(c for c in read_conversations(out / name / "conversations.jsonl") if len(c.turns) > 2))
+    for run in ("trained-clarifier", "replayed-clarifier", "replayed-oracle"):
+        _show(run, next(c for c in read_conversations(out / run / "conversations.jsonl") if len(c.turns) > 2))
     console.print(
         "The user model is a toy that saw 140 short conversations, and the assistants are stand-ins: "
         "what you saw is the road, not a result.\n"
@@ -82,12 +82,12 @@ def _say(text: str) -> None:
     console.rule(Text(text, style="bold"), align="left")
 
 
-def _show(name: str, conversation: Conversation) -> None:
+def _show(title: str, conversation: Conversation) -> None:
     lines = Text()
     if conversation.intent:
         lines.append(f"{conversation.intent}\n", style="dim")
     for turn in conversation.turns[:6]:
         text = turn.text if len(turn.text) <= SHOWN else turn.text[:SHOWN] + " …"
-        lines.append(f"{turn.role}> ", style="bold").append(f"{text}\n")
+        lines.append(f"{name(turn)}> ", style="bold").append(f"{text}\n")
     lines.append(f"stop: {conversation.stop}", style="dim")
-    console.print(Panel(lines, title=name, title_align="left"))
+    console.print(Panel(lines, title=title, title_align="left"))

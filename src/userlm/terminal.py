@@ -20,6 +20,8 @@ from rich.progress import Task as Job
 from rich.table import Table
 from rich.text import Text
 
+from userlm.types import Turn
+
 T = TypeVar("T")
 console = Console(stderr=True, markup=False, emoji=False, highlight=False)
 SHOWN = 8  # reasons of one kind; all of them stand in results.json
@@ -62,6 +64,16 @@ def track(items: Iterable[T], doing: str, total: int | None = None) -> Iterator[
             progress.advance(job)
 
 
+def show_turn(turn: Turn) -> None:
+    """Who says what; words of a stand-in are labelled."""
+    console.print(Text.assemble((f"{name(turn)}> ", "bold"), turn.text))
+
+
+def name(turn: Turn) -> str:
+    """The role, and which stand-in speaks if it is one."""
+    return f"{turn.role} ({turn.meta['stand_in']}, a stand-in)" if "stand_in" in turn.meta else turn.role
+
+
 def show_counts(title: str, counts: Mapping[str, int]) -> None:
     """What came in, what went out, what was dropped and why."""
     console.print(title)
@@ -83,14 +95,17 @@ def show_measures(title: str, results: Mapping[str, Sequence[Mapping[str, Any]]]
     table.add_column("measure")
     for head in ("value", "95 % interval", "n", "missing"):
         table.add_column(head, justify="right", no_wrap=True)
-    for name in dict.fromkeys(measure["name"] for measures in results.values() for measure in measures):
-        of = {run: m for run, measures in results.items() for m in measures if m["name"] == name}
+    for title_of in dict.fromkeys(measure["name"] for measures in results.values() for measure in measures):
+        of = {run: m for run, measures in results.items() for m in measures if m["name"] == title_of}
         table.add_row(Text(_title(next(iter(of.values()))), style="bold"))
         for run, measure in of.items():
-            table.add_row(f"  {run}", *_cells(measure))
+            table.add_row(f"  {run}{' *' if measure['stand_in'] else ''}", *_cells(measure))
     out = Console(markup=False, emoji=False, highlight=False)
     out.print(title)
     out.print(table)
+    stand_ins = {m["stand_in"] for measures in results.values() for m in measures} - {""}
+    if stand_ins:
+        out.print(f"  * no language model answered here: {', '.join(sorted(stand_ins))} is a stand-in")
 
 
 def _title(measure: Mapping[str, Any]) -> str:
