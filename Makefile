@@ -21,7 +21,7 @@ env: .venv/.ready
 	  echo "installing into .venv (about 1.2 GB; a minute or two)"; \
 	  $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'; \
 	fi; } || { echo "the environment could not be made: see above; it needs the package index (or" \
-	  "PIP_FIND_LINKS) and about 2 GB of disk; then run make $(MAKECMDGOALS) again"; exit 1; }
+	  "PIP_FIND_LINKS), about 2 GB of disk and a folder to write to; then run make $(MAKECMDGOALS) again"; exit 1; }
 	@touch $@
 
 lint: env

@@ -290,7 +290,11 @@ def test_a_simulated_user_talks_to_you_and_the_chat_is_saved(tmp_path):
 
 def test_you_can_take_the_users_seat_and_ask_what_is_known_of_a_turn(tmp_path):
     shown = chat("--seat", "user", "--assistant", "clarifier", typed="hi\n/info\n\n", cwd=tmp_path)
-    assert "assistant (clarifier, a stand-in)> " in shown and '"stand_in": "clarifier"' in shown and "you left" in shown
+    assert (
+        "assistant (clarifier, a stand-in)> " in shown
+        and '"stand_in": "clarifier"' in shown
+        and "you left" in shown
+    )
 
 
 def test_rows_without_ids_in_files_of_one_stem_are_all_kept(tmp_path):
@@ -301,7 +305,7 @@ def test_rows_without_ids_in_files_of_one_stem_are_all_kept(tmp_path):
     (tmp_path / "sub" / "logs.2024-01.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
     userlm("import", "logs.2024-01.jsonl", "logs.2024-02.jsonl", "sub", "--out", "out", cwd=tmp_path)
     kept = [c.id for c in read_conversations(tmp_path / "out" / "conversations.jsonl")]
-    assert kept == ["logs.2024-01-0-1", "logs.2024-02-1", "logs.2024-01-2-1"]
+    assert kept == ["0:logs.2024-01-1", "logs.2024-02-1", "2:logs.2024-01-1"]
 
 
 def test_a_file_of_which_nothing_can_be_imported_is_an_error(tmp_path):
@@ -336,7 +340,7 @@ def test_conversations_that_ended_in_an_error_are_tried_again_by_the_same_comman
     userlm(*command, cwd=tmp_path)
     stops = [c.stop for c in read_conversations(tmp_path / "sim" / "conversations.jsonl")]
     assert stops == ["end", "end"]
-    assert (tmp_path / "asked.txt").read_text().split() == ["s0#0", "s1#0", "s1#0"]
+    assert sorted((tmp_path / "asked.txt").read_text().split()) == ["s0#0", "s1#0", "s1#0"]
     assert "complete already" in userlm(*command, cwd=tmp_path)
 
 
@@ -383,3 +387,54 @@ def test_a_run_is_not_taken_up_with_another_script_or_other_weights(tmp_path):
     userlm(*command, "--out", "sim", cwd=tmp_path)
     (tmp_path / "lines.txt").write_text("hello\n")
     assert "lines.txt changed" in userlm(*command, "--out", "sim", cwd=tmp_path, code=2)
+
+
+def test_a_simulation_can_be_the_seed_of_another_and_passes_nothing_on(tmp_path):
+    log = Conversation("a", intent="x", user="p").say("one two three four").say("ok").say("more").say("ok")
+    write_conversations(tmp_path / "seeds.jsonl", [log])
+    (tmp_path / "lines.txt").write_text("first\nsecond\n")
+    command = ["simulate", "--user", "script:lines.txt", "--assistant", "clarifier"]
+    userlm(*command, "--seeds", "seeds.jsonl", "--keep-turns", 2, "--out", "kept", cwd=tmp_path)
+    userlm(*command, "--seeds", "kept", "--out", "again", cwd=tmp_path)
+    [again] = read_conversations(tmp_path / "again" / "conversations.jsonl")
+    assert again.user_turns == ("first", "second") and "own_from" not in again.meta
+    shown = userlm("score", "again", "--out", "score", cwd=tmp_path)
+    assert "turns per conversation" in shown
+    results = json.loads((tmp_path / "score" / "results.json").read_text())["again"]
+    assert next(m["value"] for m in results if m["name"] == "turns per conversation") == 2
+
+
+def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_table(tmp_path, monkeypatch, capsys):
+    from userlm.terminal import show_measures
+
+    monkeypatch.setenv("COLUMNS", "80")
+    why = "an answer on a prefix, not a conversation of its own, and more words than fit"
+    record = {"name": "turns per conversation", "value": None, "low": None, "high": None, "n": 0}
+    record |= {"missing": 5, "better": "neither", "unit": "turns", "why": why, "stand_in": "oracle"}
+    show_measures("measures", {"a-run-with-a-name": [record]})
+    shown = capsys.readouterr().out
+    assert "turns per conversation" in shown and "a-run-with-a-name *" in shown and "not measured" in shown
+    assert "oracle is a stand-in" in shown
+
+
+def test_last_words_of_a_simulated_user_are_theirs(tmp_path):
+    (tmp_path / "bye.txt").write_text("bye then <|endconversation|>\n")
+    shown = chat("--user", "prompted:script:bye.txt", "--intent", "x", typed="", cwd=tmp_path)
+    assert "user> bye then" in shown and "the user left" in shown
+
+
+def test_ctrl_c_in_a_chat_leaves_and_saves_what_was_said(tmp_path):
+    command = ["chat", "--seat", "user", "--assistant", "clarifier", "--save", "c.jsonl"]
+    full = [sys.executable, "-m", "userlm", *command]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(full, cwd=tmp_path, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    process.stdin.write("hello\n")
+    process.stdin.flush()
+    shown = ""
+    while not shown.endswith("bit more about that?\n"):  # it answered, and asks again
+        shown += process.stderr.read(1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    [saved] = read_conversations(tmp_path / "c.jsonl")
+    assert saved.user_turns == ("hello",)

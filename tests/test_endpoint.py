@@ -94,6 +94,9 @@ def test_passing_failures_are_tried_again(server):
         pytest.param((200, "<html>Welcome</html>"), id="a page"),
         pytest.param((200, []), id="an array"),
         pytest.param((200, {"choices": [{}]}), id="a choice without a message"),
+        pytest.param((200, {"choices": {"a": 1}}), id="choices that are no list"),
+        pytest.param(answer([{"type": "text", "text": "x"}]), id="content in parts"),
+        pytest.param(answer(5), id="a number"),
         pytest.param((400, {"error": {"message": "x" * 295 + KEY}}), id="a key where the error is cut"),
     ],
 )

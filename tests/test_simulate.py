@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from userlm.simulate import blind, converse, respond, respond_all, simulate
-from userlm.types import Conversation, ModelError, Reply, Turn
+from userlm.types import Conversation, InputError, ModelError, Reply, Turn
 
 
 @dataclass
@@ -92,6 +92,15 @@ def test_silence_without_a_reason_is_an_error_not_an_endless_loop():
     over = converse(Says([""]), ECHO, Conversation("a"))
     assert over.stop == "error" and "said nothing" in over.meta["error"]
     assert respond(Says([""]), Conversation("a")).stop == "error"
+
+
+def test_a_speaker_that_answers_with_plain_text_is_told_what_to_give():
+    class Plain:
+        def reply(self, conversation):
+            return "hi"
+
+    with pytest.raises(InputError, match=r"Plain\.reply gave a str; give userlm\.Reply\(text\)"):
+        respond(Plain(), Conversation("a"))
 
 
 def test_a_bug_is_not_taken_for_a_model_that_fails():

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from userlm import address
 from userlm.flip import prompt, render
 from userlm.metrics.perplexity import bits_per_byte, perplexity, score_turns, without_intent
 from userlm.models.local import LocalModel
@@ -193,6 +194,18 @@ def test_a_tokenizer_without_header_tokens_is_refused_with_what_can_be_trained(t
     other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0, "b": 1}, [])))
     with pytest.raises(InputError, match=r"no <\|start_header_id\|>.*Llama-3"):
         from_base(LocalModel(tiny.model, other, "gpt2"))
+
+
+def test_a_model_that_was_trained_again_in_the_same_folder_is_loaded_again(trained, tmp_path):
+    save(trained, tmp_path)
+    first = address.local_model(str(tmp_path))
+    assert address.local_model(str(tmp_path)) is first
+    with torch.no_grad():
+        for weight in first.model.parameters():
+            weight.zero_()
+    save(first, tmp_path)
+    again = address.local_model(str(tmp_path))
+    assert again is not first and not next(again.model.parameters()).any()
 
 
 def test_no_rows_make_an_empty_plan():

@@ -142,12 +142,20 @@ def files(address: str) -> list[Path]:
     return sorted(inside.glob("*.safetensors")) if inside.is_dir() else []
 
 
-@cache
 def local_model(name: str) -> LocalModel:
-    """The local model in a folder or with a hub id, loaded once in a process; it is not to be trained."""
+    """The local model in a folder or with a hub id; the same weights are loaded once. It is not to be trained."""
+    path = checkpoint(name)
+    folder = Path(path)
+    stats = [(file.name, file.stat()) for file in sorted(folder.iterdir())] if folder.is_dir() else []
+    return _load(path, tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats))
+
+
+@cache
+def _load(path: str, stamp: tuple[tuple[str, int, int], ...]) -> LocalModel:
+    """`stamp` tells the weights of today from those that stood in the same folder before."""
     from userlm.models.local import LocalModel
 
-    return LocalModel.load(checkpoint(name))
+    return LocalModel.load(path)
 
 
 def checkpoint(name: str) -> str:

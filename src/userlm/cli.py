@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from difflib import get_close_matches
+from errno import ENOSPC
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -52,7 +53,8 @@ def root(
     config: Annotated[Path | None, typer.Option(help="Take options of the verb from this TOML file.")] = None,
 ) -> None:
     if config is not None and (verb := context.invoked_subcommand):
-        context.default_map = {verb: read_config(config, verb, get_type_hints(VERBS[verb]))}
+        kinds = {name: kind for name, kind in get_type_hints(VERBS[verb]).items() if name != "return"}
+        context.default_map = {verb: read_config(config, verb, kinds)}
 
 
 for _name, _function in VERBS.items():
@@ -128,7 +130,8 @@ def main() -> None:
     except ModelError as error:
         sys.exit(_say(error, 1))
     except OSError as error:
-        sys.exit(_say(f"{error.filename or 'the machine'}: {error.strerror or error}", 1))
+        advice = "; free some space, then run the same command again" if error.errno == ENOSPC else ""
+        sys.exit(_say(f"{error.filename or 'the machine'}: {error.strerror or error}{advice}", 1))
     except SystemExit as over:
         if over.code == 130:  # Ctrl-C, which typer turns into this
             _say("stopped; the same command goes on from here", 130)

@@ -37,6 +37,7 @@ from userlm.store import (
     measure_record,
     read_conversations,
     read_rows,
+    replacing,
     to_record,
     verb_of,
     write_conversations,
@@ -44,14 +45,14 @@ from userlm.store import (
 )
 from userlm.tasks import read_tasks, solved, task_of
 from userlm.terminal import console, progress_bar, show_counts, show_measures, show_turn, track
-from userlm.types import Conversation, InputError, Measure, MeasureRow, Task
+from userlm.types import Conversation, InputError, Measure, MeasureRow, Task, without_run
 
 Results = dict[str, Any]
 COMMIT_EVERY = 2000  # lines between two commits of a stage that streams
 
 Out = Annotated[Path, Option(help="Folder of this run.")]
 Seed = Annotated[int, Option(help="Seed of everything random.")]
-Limit = Annotated[int | None, Option(help="Use only the first so many.", min=1)]
+Limit = Annotated[int | None, Option(help="Use only the first so many.", min=1, max=2**31)]
 Workers = Annotated[int, Option(help="How many conversations at once.", min=1)]
 Temperature = Annotated[float | None, Option(help="Of the user's draws; 0 is greedy. Default: each user's own.")]
 TopP = Annotated[float | None, Option(help="Nucleus of the user's draws. Default: each user's own.")]
@@ -481,21 +482,26 @@ def chat(
     if other is None:
         wanted = "--user trained:MODEL" if seat == "assistant" else "--assistant MODEL"
         raise InputError(f"who is in the other seat? give {wanted}")
-    saved = save.open("a", encoding="utf-8") if save else None  # before the talk, not after it
+    if seat == "assistant" and other.startswith("prompted:") and intent is None:
+        raise InputError("a prompted user needs to know what it is after; give --intent")
+    if save and save.suffix != ".jsonl":
+        raise InputError(f"--save {save}: conversations are saved as lines of a .jsonl file")
     you = _Seat(seat)
     if seat == "assistant":
         user_side, assistant_side = address.user(other, seed=seed), address.assistant("human", ask=you.ask)
     else:
         user_side, assistant_side = address.user("human", ask=you.ask), address.assistant(other, seed=seed)
+    saved = save.open("a", encoding="utf-8") if save else None  # before the talk, not after it
     start = Conversation(f"chat-{seed}", intent=intent)
     ended = converse(user_side, assistant_side, start, max_turns, until=you.watch)
+    leaves = ended.next_role
     if len(ended.turns) > len(you.seen.turns):  # last words, said with a stop
+        leaves = ended.turns[-1].role
         you.watch(ended)
-    mine = ended.next_role == seat
     why = {"end": "left", "error": f"could not answer: {ended.meta.get('error')}"}.get(
         ended.stop or "", ended.stop
     )
-    console.print(f"{'you' if mine else 'the ' + ended.next_role} {why}", style="dim")
+    console.print(f"{'you' if leaves == seat else f'the {leaves}'} {why}", style="dim")
     record = to_record(replace(ended, id=f"chat-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"))
     if saved:
         with saved:
@@ -523,7 +529,7 @@ class _Seat:
         while True:
             try:
                 text = console.input(Text(f"{self.role} (you)> ", style="bold")).strip()
-            except EOFError:
+            except (EOFError, KeyboardInterrupt):
                 return None
             if text != "/info":
                 return text or None
@@ -560,7 +566,8 @@ def score(
         columns[name] = {m.name: m for m in found}
         stand_ins[name] = _stand_ins(conversations)
     if people:
-        columns["human"] = {m.name: m for m in _of_people(list(read_conversations(people)))}
+        logs = [replace(log, meta=without_run(log.meta)) for log in read_conversations(people)]
+        columns["human"] = {m.name: m for m in _of_people(logs)}
     write_lines(run.path("scores.jsonl"), _score_lines(columns))
     results = run.finish(_measure_results(columns, stand_ins))
     show_measures("measures", results)
@@ -625,8 +632,9 @@ def report(
     found = [page.read_run(run) for run in runs]
     out.mkdir(parents=True, exist_ok=True)
     written = {"html": out / "report.html", "md": out / "report.md"}
-    written["html"].write_text(page.html(found), encoding="utf-8")
-    written["md"].write_text(page.markdown(found), encoding="utf-8")
+    for kind, text in (("html", page.html(found)), ("md", page.markdown(found))):
+        with replacing(written[kind]) as partial:
+            partial.write_text(text, encoding="utf-8")
     console.print(f"report: {written['html']}")
     return {kind: str(path) for kind, path in written.items()}
 
@@ -675,7 +683,7 @@ def _split_files(path: Path) -> dict[str, Path]:
 def _unique_names(files: Sequence[Path]) -> list[str]:
     """For each file a name that no other has, for the ids of rows that carry none."""
     stems = [re.sub(r"\.(jsonl|jsonl\.gz|parquet)$", "", file.name) for file in files]
-    return [stem if stems.count(stem) == 1 else f"{stem}-{i}" for i, stem in enumerate(stems)]
+    return [stem if stems.count(stem) == 1 else f"{i}:{stem}" for i, stem in enumerate(stems)]
 
 
 def _total(files: Sequence[Path], limit: int | None) -> int | None:
@@ -721,10 +729,10 @@ def _from_log(log: Conversation, repeat: int, keep_turns: int) -> Conversation:
     return replace(
         log,
         id=f"{log.id}#{repeat}",
-        turns=log.turns[:keep_turns],
+        turns=tuple(replace(turn, meta={}) for turn in log.turns[:keep_turns]),
         stop=None,
         ended=False,
-        meta={**log.meta, "conversation": log.id, "repeat": repeat, **own},
+        meta={**without_run(log.meta), "conversation": log.id, "repeat": repeat, **own},
     )
 
 

@@ -285,7 +285,8 @@ def _with_conversations(run: Finished) -> Finished:
             stand_ins.add("intents: extractive")
         if not asked:  # the prefix of a response is a log
             stand_ins |= {f"assistant: {t.meta['stand_in']}" for t in conversation.turns if t.meta.get("stand_in")}
-        given = conversation.meta.get("own_from", 0)
+        own_from = conversation.meta.get("own_from")
+        given = own_from if isinstance(own_from, int) else 0
         lengths.add(conversation, conversation.user_turns[given:], counted=not asked)
         if not asked and len(kept) < SHOWN:
             kept.append(conversation)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
-from userlm.types import Conversation, ModelError, Speaker
+from userlm.types import Conversation, InputError, ModelError, Reply, Speaker
 
 Until = Callable[[Conversation], str | None]
 
@@ -82,6 +82,10 @@ def _take_turn(speaker: Speaker, view: Conversation, conversation: Conversation)
     """The conversation with what the speaker answers to its view of it: words, a stop, or both."""
     try:
         reply = speaker.reply(view)
+        if not isinstance(reply, Reply):
+            raise InputError(
+                f"{type(speaker).__name__}.reply gave a {type(reply).__name__}; give userlm.Reply(text)"
+            )
         if not reply.text and reply.stop is None:
             raise ModelError(f"the {conversation.next_role} said nothing and gave no reason to stop")
     except ModelError as error:

@@ -384,6 +384,8 @@ class Recorded:
         if row := self._answered.get(key):
             return Reply(row["text"], row.get("stop"), row.get("meta") or {})
         reply = self._speaker.reply(conversation)
+        if not isinstance(reply, Reply):
+            return reply  # whoever asked will say what is wrong
         optional = {"stop": reply.stop, "meta": dict(reply.meta)}
         row = {"id": key[0], "n": key[1], "role": conversation.next_role, "text": reply.text}
         self._journal.add(row | {name: value for name, value in optional.items() if value})

@@ -92,9 +92,11 @@ def show_counts(title: str, counts: Mapping[str, int]) -> None:
 def show_measures(title: str, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """A table of the measures in a `results.json`: for each measure a line a run."""
     table = Table(box=SIMPLE_HEAD)
-    table.add_column("measure")
-    for head in ("value", "95 % interval", "n", "missing"):
-        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("measure", min_width=24)
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right", max_width=22)
+    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("missing", justify="right", no_wrap=True)
     for title_of in dict.fromkeys(measure["name"] for measures in results.values() for measure in measures):
         of = {run: m for run, measures in results.items() for m in measures if m["name"] == title_of}
         table.add_row(Text(_title(next(iter(of.values()))), style="bold"))

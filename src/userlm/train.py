@@ -10,7 +10,9 @@ ordinary Hugging Face folder.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import random
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -199,7 +202,12 @@ def save(local: LocalModel, folder: Path) -> None:
     local.model.config.eos_token_id = template.close
     for place in ("is_local", "local_files_only"):  # where it was loaded from is no property of it
         local.tokenizer.init_kwargs.pop(place, None)
-    local.model.save_pretrained(folder)
+    try:
+        local.model.save_pretrained(folder)
+    except SafetensorError as error:
+        if "os error 28" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
+        raise
     local.tokenizer.save_pretrained(folder)
 
 

@@ -15,6 +15,16 @@ STOPS = ("end", "max_turns", "context", "guard", "error", "solved")
 model. `guard`: no acceptable draft. `error`: a model could not answer. `solved`: the task was done."""
 
 
+RUN_KEYS = frozenset(("conversation", "own_from", "target", "repeat", "last", "error"))
+"""What a run writes into `Conversation.meta`: the log it began from, the first user turn that is not of that log,
+what was said there, the number of the repeat, what is known of an ending without words, and what failed."""
+
+
+def without_run(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a conversation itself, and nothing that an earlier run wrote."""
+    return {key: value for key, value in meta.items() if key not in RUN_KEYS}
+
+
 def encodable(text: str) -> str:
     """The text with lone surrogates, which no file, tokenizer or model takes, replaced by U+FFFD."""
     if text.isascii():
@@ -68,7 +78,9 @@ class Conversation:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "id", encodable(self.id))
+        for name in ("id", "intent", "user"):
+            if (text := getattr(self, name)) is not None:
+                object.__setattr__(self, name, encodable(text))
         for i, turn in enumerate(self.turns):
             if turn.role not in ("user", "assistant"):
                 raise ValueError(f"turns[{i}].role is {turn.role!r}; it must be 'user' or 'assistant'")
@@ -133,7 +145,7 @@ class Sample:
             turns=self.context,
             stop=None,
             ended=False,
-            meta={**self.conversation.meta, **meta},
+            meta={**without_run(self.conversation.meta), **meta},
         )
 
 

@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from userlm.store import from_record
-from userlm.types import Conversation, InputError, Role, Turn
+from userlm.types import RUN_KEYS, Conversation, InputError, Role, Turn, without_run
 
 Row = Mapping[str, Any]
 
@@ -286,13 +286,14 @@ def _imported(
         raise Rejected("no user turn", "none of the messages is of the user")
     notes["opening assistant turn"] += turns[0].role == "assistant"
     everything = {**meta, **{role: "\n\n".join(texts) for role, texts in aside.items()}}
+    notes["fields left out"] += len(RUN_KEYS & everything.keys())  # their names mean something else here
     conversation = Conversation(
         id=id,
         turns=tuple(turns),
         intent=intent,
         user=user,
         ended=whole and said[-1].role == "assistant",  # a pending tool call is no ending
-        meta={key: value for key, value in everything.items() if value is not None},
+        meta={key: value for key, value in without_run(everything).items() if value is not None},
     )
     return Imported(conversation, dict(+notes))
 

@@ -171,7 +171,7 @@ def termination_auroc(responses: Iterable[Conversation]) -> Measure:
     """
     rows = []
     for key, cluster, response, why in _answers(responses):
-        said_it = len(response.user_turns) > response.meta.get("own_from", 0)
+        said_it = len(response.user_turns) > (_first_own(response) or 0)
         reply = response.turns[-1].meta if said_it else response.meta.get("last", {})
         p_end = reply.get("p_end")
         if why or p_end is None:
@@ -274,8 +274,8 @@ def _turn_rows(
 
 def _first_own(conversation: Conversation) -> int | None:
     """Which user turn is the first that is not of the log it was asked to carry on; `None`: all are its own."""
-    first: int | None = conversation.meta.get("own_from")
-    return first
+    first = conversation.meta.get("own_from")
+    return first if isinstance(first, int) else None
 
 
 def _cluster(conversation: Conversation) -> str:

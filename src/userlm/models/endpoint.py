@@ -52,16 +52,24 @@ class EndpointModel:
             raise ModelError(f"{self.name}: {self._hide_key(str(error))}") from None
         try:
             text, usage = answer.choices[0].message.content, answer.usage
-        except (AttributeError, IndexError, TypeError):  # a page, an array, an answer without choices
+        except (AttributeError, LookupError, TypeError):  # a page, an array, an answer without choices
             raise ModelError(f"{self.name}: this is no chat completion; does the URL end in /v1?") from None
+        if text and not isinstance(text, str):
+            raise ModelError(f"{self.name}: the content of the answer is no text")
         if not text:
             raise ModelError(f"{self.name}: the answer is empty")
         return Completion(
             text,
-            tokens_in=usage.prompt_tokens if usage else None,
-            tokens_out=usage.completion_tokens if usage else None,
+            tokens_in=_count(usage, "prompt_tokens"),
+            tokens_out=_count(usage, "completion_tokens"),
         )
 
     def _hide_key(self, reason: str) -> str:
         hidden = reason.replace(self._key, "[key]") if self._key else reason
         return " ".join(hidden.split())[:300]
+
+
+def _count(usage: object, name: str) -> int | None:
+    """A number of tokens, if the server gave one."""
+    count = getattr(usage, name, None)
+    return count if isinstance(count, int) else None
