@@ -1,4 +1,4 @@
-"""What a user was after, in one generic sentence. `userlm intents --offline` runs `extractive`.
+"""What a user was after, in one generic sentence. `userlm intents` runs `extractive`.
 
 The form is that of the paper: "You are a user chatting with an assistant language model to ...", one sentence,
 the overall goal and no details, nothing copied. `extractive` writes it without a model, from cues in what the
