@@ -65,7 +65,7 @@ def folders(root: Path) -> list[Path]:
         "meta": {"conversation": "a", "own_from": 0, "target": "hello"},
     }
     f1 = measured(41.5, 30.25, 52.75, name="termination F1", better="higher", unit="%")
-    silent = measured(None, None, None, name="termination AUROC", n=0, missing=2, better="higher")
+    silent = measured(None, None, None, name="termination AUROC", n=0, missing=2, better="higher", why="no P(end)")
     words = measured(12.125, 10.5, 13.75, name="words per turn", better="neither", unit="words")
     scores = [
         {"run": "sim", "measure": "termination AUROC", "key": k, "stats": None, "why": "no P(end)"} for k in "ab"
@@ -420,7 +420,7 @@ def hostile_folders(root: Path) -> list[Path]:
     manifest["options"] = {"user": HOSTILE[0], "assistant": HOSTILE[3], HOSTILE[8]: HOSTILE[1]}
     (sim / "run.json").write_text(json.dumps(manifest))
     figure = measured(1.5, 1.0, 2.0, name=HOSTILE[2], unit=HOSTILE[0], better=HOSTILE[7])
-    gone = measured(None, None, None, name=HOSTILE[4], n=0)
+    gone = measured(None, None, None, name=HOSTILE[4], n=0, why=HOSTILE[0])
     scores = [{"run": name, "measure": HOSTILE[4], "key": "k", "stats": None, "why": t[:9000]} for t in HOSTILE]
     counts = {f"dropped: {text[:300]}": 1 for text in HOSTILE} | {"in": 20, "out": 5}
     return [

@@ -137,9 +137,7 @@ def files(address: str) -> list[Path]:
     if scheme in ("replay", "script"):
         return [Path(rest)]
     name = rest if scheme in ("trained", "prompted") else address
-    folder = Path(name).expanduser()
-    inside = folder / "model" if (folder / "model").is_dir() else folder
-    return sorted(inside.glob("*.safetensors")) if inside.is_dir() else []
+    return sorted(_model_folder(name).glob("*.safetensors"))
 
 
 def local_model(name: str) -> LocalModel:
@@ -167,15 +165,19 @@ def checkpoint(name: str) -> str:
     if (scheme := _scheme(name)) is not None:
         what = "a model on this machine" if scheme in MODELS else "a model"
         raise InputError(f"{name}: {what} is wanted here: a folder, or a hub id such as microsoft/UserLM-8b")
-    folder = Path(name).expanduser()
-    if (folder / "model" / "config.json").is_file():  # the folder of a training run
-        folder = folder / "model"
+    folder = _model_folder(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(f"{name}: this folder holds no model (no config.json)")
     elif not re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", name):
         raise InputError(f"{name}: there is no such folder, and it is no hub id (owner/name)")
     return str(folder) if folder.is_dir() else name
+
+
+def _model_folder(name: str) -> Path:
+    """The folder of that name, or `model/` in it if it is the folder of a training run."""
+    folder = Path(name).expanduser()
+    return folder / "model" if (folder / "model" / "config.json").is_file() else folder
 
 
 def _endpoint(name: str, url: str | None, variable: str) -> Chat:

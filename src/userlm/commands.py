@@ -82,7 +82,7 @@ def import_(
     outputs = Outputs(run, "conversations.jsonl", "dropped.jsonl")
     counts = Counter(outputs.state.get("counts", {}))
     begin = (outputs.state.get("file", 0), outputs.state.get("line", 0))
-    seen = {line.row["id"] for line in _rows_if_any(run.path("conversations.jsonl"))}
+    seen = {line.row["id"] for line in read_rows(run.path("conversations.jsonl"), may_be_empty=True)}
     lines = ((i, file, line) for i, file in enumerate(files) for line in read_rows(file))
     names = _unique_names(files)
     for i, file, line in track(islice(lines, limit), "importing", _total(files, limit)):
@@ -208,7 +208,7 @@ def intents(
         return replace(conversation, intent=intent, meta=meta)
 
     for name, path in paths.items():
-        found = read_conversations(path) if path.stat().st_size else iter(())  # few people: a split may be empty
+        found = read_conversations(path, may_be_empty=True)  # few people: nobody in a split
         conversations = track(islice(found, limit), f"intents for {name}", _total([path], limit))
         write_conversations(run.path(f"{name}.jsonl"), map(write, conversations))
     known = [leak for leak in leaks if leak is not None]
@@ -689,10 +689,6 @@ def _unique_names(files: Sequence[Path]) -> list[str]:
 def _total(files: Sequence[Path], limit: int | None) -> int | None:
     counted = count_lines(files)
     return limit if counted is None else min(counted, limit or counted)
-
-
-def _rows_if_any(path: Path) -> Iterator[Any]:
-    return iter(read_rows(path)) if path.stat().st_size else iter(())
 
 
 def _shares(shares: str) -> tuple[float, float, float]:

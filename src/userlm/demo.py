@@ -17,7 +17,7 @@ from typer import Option
 from userlm import assets, commands
 from userlm.commands import Results
 from userlm.store import read_conversations
-from userlm.terminal import console, name
+from userlm.terminal import console, speaker
 from userlm.types import Conversation
 
 BASE = "scratch:128x4x1200"
@@ -71,9 +71,7 @@ def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path(
         "The user model is a toy that saw 140 short conversations, and the assistants are stand-ins: "
         "what you saw is the road, not a result.\n"
         f"Talk to it:       userlm chat --user trained:{trained}\n"
-        f"Open the report:  {written['html']}",
-        highlight=False,
-        markup=False,
+        f"Open the report:  {written['html']}"
     )
     return written
 
@@ -88,6 +86,6 @@ def _show(title: str, conversation: Conversation) -> None:
         lines.append(f"{conversation.intent}\n", style="dim")
     for turn in conversation.turns[:6]:
         text = turn.text if len(turn.text) <= SHOWN else turn.text[:SHOWN] + " …"
-        lines.append(f"{name(turn)}> ", style="bold").append(f"{text}\n")
+        lines.append(f"{speaker(turn)}> ", style="bold").append(f"{text}\n")
     lines.append(f"stop: {conversation.stop}", style="dim")
     console.print(Panel(lines, title=title, title_align="left"))

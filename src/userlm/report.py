@@ -27,9 +27,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from userlm.store import from_record, read_rows
+from userlm.store import from_record, read_json, read_rows
 from userlm.text import intent_goal, words
-from userlm.types import STOPS, Conversation, InputError
+from userlm.types import FAILED, STOPS, Conversation, InputError
 
 SHOWN = 20
 """Transcripts of a run that the page shows; the Markdown shows `SHOWN_MARKDOWN`."""
@@ -41,7 +41,6 @@ REASONS = 12
 POINTS = 240
 """Points of a curve; a longer log is averaged down to as many."""
 
-FAILED = ("error", "guard", "context")  # such a conversation has no known length
 TURN_BINS = (*map(str, range(10)), "10+")
 WORD_BINS = ("0", "1", "2–3", "4–7", "8–15", "16–31", "32–63", "64–127", "128–255", "256+")
 HUMAN = "human"
@@ -96,6 +95,7 @@ class Figure:
     missing: int
     better: str
     unit: str
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,11 @@ def read_run(folder: str | Path) -> Finished:
         inside = sorted(path.parent.name for path in folder.glob("*/run.json"))
         hint = f"give those in it, such as {folder / inside[0]}" if inside else "give the folder of a run"
         raise InputError(f"{folder} holds no run.json, so it is no run; {hint}")
-    manifest = _object(folder / "run.json")
+    manifest = read_json(folder / "run.json")
     if not (folder / "results.json").is_file():
         verb = manifest.get("verb")
         raise InputError(f"{folder} is not finished; run its command again (userlm {verb}), or leave it out")
-    results = _object(folder / "results.json")
+    results = read_json(folder / "results.json")
     verb = str(manifest.get("verb"))
     run = Finished(folder.resolve().name, folder, verb, manifest, results)
     if verb in ("import", "clean", "intents"):
@@ -183,16 +183,6 @@ def read_run(folder: str | Path) -> Finished:
     raise InputError(f"{folder} is a run of {verb!r}, which has no place in a report; leave it out")
 
 
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {error}; delete the folder and run its command again") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is no JSON object; delete the folder and run its command again")
-    return value
-
-
 def _figures(folder: Path, column: str, found: Any) -> tuple[Figure, ...]:
     try:
         return tuple(
@@ -205,6 +195,7 @@ def _figures(folder: Path, column: str, found: Any) -> tuple[Figure, ...]:
                 missing=int(one["missing"]),
                 better=str(one["better"]),
                 unit=str(one["unit"]),
+                why=str(one.get("why") or "nothing to measure"),
             )
             for one in found
         )
@@ -221,11 +212,10 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """The rows of a line file of a finished run: it must be there, it may be empty, no line may be damaged."""
     if not path.is_file():
         raise InputError(f"{path} is missing; delete the folder and run its command again")
-    if path.stat().st_size:
-        for line in read_rows(path):
-            if line.error:
-                raise InputError(f"{path}, line {line.number}: {line.error}; delete the folder and run it again")
-            yield line.row
+    for line in read_rows(path, may_be_empty=True):
+        if line.error:
+            raise InputError(f"{path}, line {line.number}: {line.error}; delete the folder and run it again")
+        yield line.row
 
 
 def _conversations(path: Path) -> Iterator[Conversation]:
@@ -663,7 +653,7 @@ def _view(runs: Sequence[Finished]) -> dict[str, Any]:
         "summary": _summary(runs),
         "stand_ins": _stand_ins(runs),
         "columns": columns,
-        "panels": _panels(columns, runs),
+        "panels": _panels(columns),
         "tables": _tables(columns),
         "stages": [_stage(run) for run in runs if "counts" in run.results or run.verb == "train"],
         "trained": [(run, inks[run.name], _curve(run)) for run in runs if run.verb == "train"],
@@ -748,7 +738,7 @@ def _tables(columns: Sequence[Column]) -> list[tuple[list[Column], list[str]]]:
     return [(found, _names(found)) for found, _ in tables]
 
 
-def _panels(columns: Sequence[Column], runs: Sequence[Finished]) -> list[Panel]:
+def _panels(columns: Sequence[Column]) -> list[Panel]:
     panels = []
     for name in _names(columns):
         having = [(column, column.figures[name]) for column in columns if name in column.figures]
@@ -758,24 +748,12 @@ def _panels(columns: Sequence[Column], runs: Sequence[Finished]) -> list[Panel]:
         human = next((figure.value for column, figure in having if column.human), None)
         rows = []
         for column, figure in having:
-            why = _main_reason(column.label, name, runs) if figure.value is None else ""
+            why = figure.why if figure.value is None else ""
             rows.append((column, figure, why, strip(figure, domain, column.mark, human)))
         first = having[0][1]
         scale_below = axis(at, first.unit) if at else Markup("")
         panels.append(Panel(name, first.better, NOTES.get(name, ""), tuple(rows), scale_below))
     return panels
-
-
-def _main_reason(label: str, measure: str, runs: Sequence[Finished]) -> str:
-    """Why most of a measure's items could not be measured."""
-    counts: Counter[str] = Counter()
-    for run in runs:
-        for one in run.missing:
-            scored = one.measure == measure and label in (one.column, f"{one.column} ({run.name})")
-            of_model = run.verb == "ppl" and label == f"{run.name} · {one.column}"
-            if scored or of_model:
-                counts[one.why] += one.count
-    return counts.most_common(1)[0][0] if counts else "nothing to measure"
 
 
 def _summary(runs: Sequence[Finished]) -> str:
@@ -983,7 +961,7 @@ def markdown(runs: Sequence[Finished]) -> str:
         parts += ["## Measures", "Value, 95 % interval, number measured."]
         for shown, names in view["tables"]:
             head = ["measure", *(code(column.label, cell=True) for column in shown)]
-            rows = [[_arrowed(name, shown), *(_cell(one, name, view["runs"]) for one in shown)] for name in names]
+            rows = [[_arrowed(name, shown), *(_cell(one, name) for one in shown)] for name in names]
             parts.append(_table(head, rows))
     if stages:
         head = ["run", "verb", "unit", "in", "out", "dropped", "reasons", "notes"]
@@ -1036,13 +1014,13 @@ def _arrowed(name: str, columns: Sequence[Column]) -> str:
     return (name if name in MEASURES else code(name, cell=True)) + _ARROWS.get(better, "")
 
 
-def _cell(column: Column, name: str, runs: Sequence[Finished]) -> str:
+def _cell(column: Column, name: str) -> str:
     figure = column.figures.get(name)
     if figure is None:
         return ""
     counted = f"n {figure.n:,}" + (f", {figure.missing:,} missing" if figure.missing else "")
     if figure.value is None:
-        return f"not measured: {code(_main_reason(column.label, name, runs), cell=True)}; {counted}"
+        return f"not measured: {code(figure.why, cell=True)}; {counted}"
     unit = figure.unit if figure.unit == "%" else ""
     interval = ""
     if figure.low is not None and figure.high is not None:

@@ -70,12 +70,15 @@ def simulate(
     def run(seed: Conversation) -> Conversation:
         return converse(user, assistant, seed, max_turns, unless_abandoned)
 
-    return _parallel(run, seeds, workers, abandoned)
+    try:
+        yield from _parallel(run, seeds, workers)
+    finally:
+        abandoned.set()
 
 
 def respond_all(user: Speaker, prefixes: Iterable[Conversation], workers: int = 16) -> Iterator[Conversation]:
     """`respond` for every prefix, `workers` at a time; each is yielded as soon as it is answered."""
-    return _parallel(lambda prefix: respond(user, prefix), prefixes, workers, threading.Event())
+    return _parallel(lambda prefix: respond(user, prefix), prefixes, workers)
 
 
 def _take_turn(speaker: Speaker, view: Conversation, conversation: Conversation) -> Conversation:
@@ -104,10 +107,7 @@ def blind(conversation: Conversation) -> Conversation:
 
 
 def _parallel(
-    job: Callable[[Conversation], Conversation],
-    items: Iterable[Conversation],
-    workers: int,
-    abandoned: threading.Event,
+    job: Callable[[Conversation], Conversation], items: Iterable[Conversation], workers: int
 ) -> Iterator[Conversation]:
     """At most `workers` jobs are in flight, and the items are drawn as they are needed: memory stays flat."""
     pool = ThreadPoolExecutor(workers)
@@ -121,6 +121,5 @@ def _parallel(
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
-    finally:
-        abandoned.set()
+    finally:  # Ctrl-C, or a caller who stopped listening: begin nothing new
         pool.shutdown(wait=False, cancel_futures=True)

@@ -77,14 +77,17 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
     )
 
 
-def read_conversations(path: str | Path) -> Iterator[Conversation]:
+def read_conversations(path: str | Path, may_be_empty: bool = False) -> Iterator[Conversation]:
     """Conversations from a `.jsonl`, `.jsonl.gz` or `.parquet` file, as this package writes them.
+
+    Args:
+        may_be_empty: see `read_rows`.
 
     Raises:
         InputError: naming file, line and field.
     """
     seen: dict[str, int] = {}
-    for line in read_rows(path):
+    for line in read_rows(path, may_be_empty):
         if line.error:
             raise InputError(f"{path}, line {line.number}: {line.error}")
         try:
@@ -156,8 +159,11 @@ class Line:
     raw: str = ""
 
 
-def read_rows(path: str | Path) -> Iterator[Line]:
+def read_rows(path: str | Path, may_be_empty: bool = False) -> Iterator[Line]:
     """The objects of a `.jsonl`, `.jsonl.gz` or `.parquet` file, bad lines among them.
+
+    Args:
+        may_be_empty: a file without a byte has no rows, as in a run folder; else it is an error.
 
     Raises:
         InputError: for a file that is missing, empty, cut short or of an unknown kind.
@@ -167,6 +173,8 @@ def read_rows(path: str | Path) -> Iterator[Line]:
         kind = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise InputError(f"{path} {kind}; give a .jsonl, .jsonl.gz or .parquet file")
     if path.stat().st_size == 0:
+        if may_be_empty:
+            return
         raise InputError(f"{path} is empty; give a file with one conversation a line")
     if path.suffix == ".parquet":
         yield from _read_parquet(path)
@@ -266,7 +274,7 @@ class Run:
         if begun == [manifest_path]:  # it got no further, such as for an address that was wrong
             manifest_path.unlink()
         elif manifest_path.is_file():
-            manifest = _read_json(manifest_path)
+            manifest = read_json(manifest_path)
             manifest["inputs"] = list(manifest.get("inputs", {}).items())  # their order counts, too
             asked["inputs"] = list(asked["inputs"].items())
             for part in ("verb", "options", "inputs"):
@@ -292,7 +300,7 @@ class Run:
     def results(self) -> dict[str, Any] | None:
         """What the finished run found; `None` while it is not complete."""
         path = self.path("results.json")
-        return _read_json(path) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
         """Write the results, last of all."""
@@ -309,7 +317,7 @@ class Outputs:
 
     def __init__(self, run: Run, *names: str) -> None:
         self._progress = run.path("progress.json")
-        saved = _read_json(self._progress) if self._progress.is_file() else {}
+        saved = read_json(self._progress) if self._progress.is_file() else {}
         self.state: dict[str, Any] = saved.get("state", {})
         self._files: dict[str, IO[bytes]] = {}
         for name in names:
@@ -429,10 +437,21 @@ def count_lines(paths: Iterable[Path]) -> int | None:
     return count
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a run folder; raises `InputError` if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {error}; delete the folder and run its command again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is no JSON object; delete the folder and run its command again")
+    return value
+
+
 def verb_of(folder: Path) -> str | None:
     """Which verb made a run folder; `None` if it is none."""
     path = folder / "run.json"
-    return str(_read_json(path).get("verb")) if path.is_file() else None
+    return str(read_json(path).get("verb")) if path.is_file() else None
 
 
 def dumps(value: Any) -> str:
@@ -509,16 +528,6 @@ def _lock(folder: Path) -> IO[bytes] | None:
     except OSError:  # a file system without locks
         return None
     return file
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read: {error}; delete the folder and run again") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is no JSON object; delete the folder and run again")
-    return value
 
 
 def _plain(value: Any) -> Any:

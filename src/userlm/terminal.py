@@ -66,10 +66,10 @@ def track(items: Iterable[T], doing: str, total: int | None = None) -> Iterator[
 
 def show_turn(turn: Turn) -> None:
     """Who says what; words of a stand-in are labelled."""
-    console.print(Text.assemble((f"{name(turn)}> ", "bold"), turn.text))
+    console.print(Text.assemble((f"{speaker(turn)}> ", "bold"), turn.text))
 
 
-def name(turn: Turn) -> str:
+def speaker(turn: Turn) -> str:
     """The role, and which stand-in speaks if it is one."""
     return f"{turn.role} ({turn.meta['stand_in']}, a stand-in)" if "stand_in" in turn.meta else turn.role
 
@@ -97,8 +97,8 @@ def show_measures(title: str, results: Mapping[str, Sequence[Mapping[str, Any]]]
     table.add_column("95 % interval", justify="right", max_width=22)
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("missing", justify="right", no_wrap=True)
-    for title_of in dict.fromkeys(measure["name"] for measures in results.values() for measure in measures):
-        of = {run: m for run, measures in results.items() for m in measures if m["name"] == title_of}
+    for shown in dict.fromkeys(measure["name"] for measures in results.values() for measure in measures):
+        of = {run: m for run, measures in results.items() for m in measures if m["name"] == shown}
         table.add_row(Text(_title(next(iter(of.values()))), style="bold"))
         for run, measure in of.items():
             table.add_row(f"  {run}{' *' if measure['stand_in'] else ''}", *_cells(measure))

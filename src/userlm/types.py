@@ -15,6 +15,9 @@ STOPS = ("end", "max_turns", "context", "guard", "error", "solved")
 model. `guard`: no acceptable draft. `error`: a model could not answer. `solved`: the task was done."""
 
 
+FAILED = ("error", "guard", "context")
+"""Stops after which the next turn is not known: the user or the assistant could not speak."""
+
 RUN_KEYS = frozenset(("conversation", "own_from", "target", "repeat", "last", "error"))
 """What a run writes into `Conversation.meta`: the log it began from, the first user turn that is not of that log,
 what was said there, the number of the repeat, what is known of an ending without words, and what failed."""

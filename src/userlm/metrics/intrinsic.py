@@ -15,11 +15,7 @@ from numpy.typing import NDArray
 
 from userlm.stats import Array, auroc, f1_percent, jackknife, measure, percent, ratio
 from userlm.text import content_words, intent_goal, words
-from userlm.types import Conversation, Measure, MeasureRow
-
-FAILED = ("error", "guard", "context")
-"""Stops after which the next turn is not known: the user or the assistant could not speak."""
-
+from userlm.types import FAILED, Conversation, Measure, MeasureRow
 
 # --- first turns -----------------------------------------------------------------------------------------
 
