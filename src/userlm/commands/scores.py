@@ -1,0 +1,116 @@
+"""`score` and `report`: measures of users, and one page of finished runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from userlm.commands.shared import (
+    Out,
+    Results,
+    conversations_file,
+    finished,
+    measure_results,
+    who_stood_in,
+)
+from userlm.metrics import extrinsic, intrinsic
+from userlm.store import (
+    Run,
+    read_conversations,
+    replacing,
+    verb_of,
+    write_lines,
+)
+from userlm.tasks import read_tasks, task_of
+from userlm.terminal import console, show_measures, track
+from userlm.types import Conversation, InputError, Measure, Task, without_run
+
+
+def score(
+    runs: Annotated[list[Path], Argument(help="Folders of `simulate` and `respond`.")],
+    human: Annotated[Path | None, Option(help="Real conversations for the human row: a folder or a file.")] = None,
+    tasks: Annotated[Path | None, Option(help="The tasks that were talked about (.jsonl).")] = None,
+    out: Out = Path("runs/score"),
+) -> Results:
+    """Measure simulated users, and real people with the same functions. Intervals are over people or intents."""
+    inputs = {run.name: conversations_file(run) for run in runs}
+    if len(inputs) < len(runs) or (human and "human" in inputs):
+        raise InputError("two rows would have the same name (runs are named by their folders); rename one folder")
+    people = conversations_file(human, "test") if human else None
+    extra = [path for path in (people, tasks) if path]
+    run = Run.open(out, "score", {"human": people, "tasks": tasks}, [*inputs.values(), *extra])
+    if done := finished(run):
+        show_measures("measures", done)
+        return done
+    known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
+    columns: dict[str, dict[str, Measure]] = {}
+    stand_ins: dict[str, str] = {}
+    for name, path in track(list(inputs.items()), "scoring", len(inputs)):
+        conversations = list(read_conversations(path))
+        asked = verb_of(path.parent) == "respond"
+        found = _of_responses(conversations) if asked else _of_simulations(conversations, known)
+        columns[name] = {m.name: m for m in found}
+        stand_ins[name] = who_stood_in(conversations)
+    if people:
+        logs = [replace(log, meta=without_run(log.meta)) for log in read_conversations(people)]
+        columns["human"] = {m.name: m for m in _of_people(logs)}
+    write_lines(run.path("scores.jsonl"), _score_lines(columns))
+    results = run.finish(measure_results(columns, stand_ins))
+    show_measures("measures", results)
+    return results
+
+
+def _of_people(conversations: Sequence[Conversation]) -> list[Measure]:
+    return [
+        intrinsic.first_turn_diversity(conversations),
+        intrinsic.intent_decomposition(conversations),
+        intrinsic.words_per_turn(conversations),
+        intrinsic.turns_per_conversation(conversations),
+    ]
+
+
+def _of_simulations(conversations: Sequence[Conversation], tasks: Mapping[str, Task]) -> list[Measure]:
+    measures = _of_people(conversations)
+    if any(task_of(conversation, tasks) for conversation in conversations):
+        measures.append(extrinsic.intent_coverage(conversations, tasks))
+        measures.append(extrinsic.assistant_score(conversations, tasks))
+    return measures
+
+
+def _of_responses(responses: Sequence[Conversation]) -> list[Measure]:
+    return [
+        intrinsic.first_turn_diversity([response for response in responses if response.meta["own_from"] == 0]),
+        intrinsic.intent_decomposition(responses),
+        intrinsic.words_per_turn(responses),
+        intrinsic.termination(responses),
+        intrinsic.termination_auroc(responses),
+    ]
+
+
+def _score_lines(columns: Mapping[str, Mapping[str, Measure]]) -> Iterator[dict[str, Any]]:
+    for name, measures in columns.items():
+        for measure in measures.values():
+            for row in measure.rows:
+                line = {"run": name, "measure": measure.name, "key": row.key, "stats": row.stats}
+                yield line | ({"why": row.why} if row.why else {})
+
+
+def report(
+    runs: Annotated[list[Path], Argument(help="Finished run folders, of any verb.")],
+    out: Annotated[Path, Option(help="Folder for report.html and report.md.")] = Path("runs/report"),
+) -> Results:
+    """One page from finished runs: figures with intervals, plots, transcripts, and how it was made."""
+    from userlm import report as page
+
+    found = [page.read_run(run) for run in runs]
+    out.mkdir(parents=True, exist_ok=True)
+    written = {"html": out / "report.html", "md": out / "report.md"}
+    for kind, text in (("html", page.html(found)), ("md", page.markdown(found))):
+        with replacing(written[kind]) as partial:
+            partial.write_text(text, encoding="utf-8")
+    console.print(f"report: {written['html']}")
+    return {kind: str(path) for kind, path in written.items()}

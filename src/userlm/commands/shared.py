@@ -1,0 +1,87 @@
+"""What the verbs share: options, the files of a run folder, counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+from userlm.store import (
+    SPLITS,
+    Outputs,
+    Run,
+    count_lines,
+    measure_record,
+)
+from userlm.terminal import console, show_counts
+from userlm.types import Conversation, InputError, Measure
+
+Results = dict[str, Any]
+
+Out = Annotated[Path, Option(help="Folder of this run.")]
+Seed = Annotated[int, Option(help="Seed of everything random.")]
+Limit = Annotated[int | None, Option(help="Use only the first so many.", min=1, max=2**31)]
+Workers = Annotated[int, Option(help="How many conversations at once.", min=1)]
+Temperature = Annotated[float | None, Option(help="Of the user's draws; 0 is greedy. Default: each user's own.")]
+TopP = Annotated[float | None, Option(help="Nucleus of the user's draws. Default: each user's own.")]
+MaxTokens = Annotated[int, Option(help="Longest row, in tokens; longer ones are shortened from the left.", min=16)]
+
+
+def conversations_file(path: Path, split: str = "test") -> Path:
+    """The conversations of a run folder (`conversations.jsonl`, else those of the split), or the file itself."""
+    if not path.is_dir():
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; give a run folder or a file of conversations")
+        return path
+    if (path / "run.json").is_file() and not (path / "results.json").is_file():
+        raise InputError(f"{path} is not complete; run its command again first")
+    for name in ("conversations.jsonl", f"{split}.jsonl"):
+        if (path / name).is_file():
+            if not (path / name).stat().st_size:
+                raise InputError(
+                    f"{path / name} holds no conversation (few people?); give another file or --shares"
+                )
+            return path / name
+    raise InputError(f"{path} holds neither conversations.jsonl nor {split}.jsonl; give the folder of a run")
+
+
+def split_files(path: Path) -> dict[str, Path]:
+    splits = {split: path / f"{split}.jsonl" for split in SPLITS if (path / f"{split}.jsonl").is_file()}
+    return splits or {"conversations": conversations_file(path)}
+
+
+def count_total(files: Sequence[Path], limit: int | None) -> int | None:
+    counted = count_lines(files)
+    return limit if counted is None else min(counted, limit or counted)
+
+
+def finished(run: Run) -> Results | None:
+    if (results := run.results) is not None:
+        console.print(f"{run.folder} is complete already; nothing to do", style="dim")
+    return results
+
+
+def in_order(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items()))
+
+
+def finish_counts(run: Run, outputs: Outputs, counts: Counter[str]) -> Results:
+    outputs.close()
+    show_counts(str(run.folder), counts)
+    return run.finish({"counts": in_order(counts)})
+
+
+def measure_results(columns: Mapping[str, Mapping[str, Measure]], stand_ins: Mapping[str, str]) -> Results:
+    return {
+        name: [measure_record(m) | {"stand_in": stand_ins.get(name, "")} for m in measures.values()]
+        for name, measures in columns.items()
+    }
+
+
+def who_stood_in(conversations: Iterable[Conversation]) -> str:
+    """Which stand-ins speak in the conversations."""
+    spoke = {turn.meta["stand_in"] for c in conversations for turn in c.turns if "stand_in" in turn.meta}
+    return ", ".join(sorted(spoke))

@@ -1,0 +1,282 @@
+"""`respond`, `simulate` and `chat`: users and assistants in conversation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.text import Text
+from typer import Argument, Option
+
+from userlm import address, flip
+from userlm.commands.shared import (
+    Limit,
+    Out,
+    Results,
+    Seed,
+    Temperature,
+    TopP,
+    Workers,
+    conversations_file,
+    finished,
+    in_order,
+    who_stood_in,
+)
+from userlm.simulate import converse, never, respond_all
+from userlm.simulate import simulate as simulate_all
+from userlm.store import (
+    Journal,
+    Recorded,
+    Run,
+    dumps,
+    read_conversations,
+    to_record,
+    write_conversations,
+)
+from userlm.tasks import read_tasks, solved
+from userlm.terminal import console, show_turn, track
+from userlm.types import Conversation, InputError, Task, without_run
+
+
+def respond(
+    data: Annotated[Path, Argument(help="Real conversations: a folder (its test.jsonl) or a file.")],
+    user: Annotated[
+        str, Option(help="trained:MODEL, prompted:MODEL, replay:FILE, script:FILE or py:MODULE:NAME.")
+    ],
+    out: Out = Path("runs/respond"),
+    first: Annotated[bool, Option(help="Also ask for first turns, where nothing was said yet.")] = True,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    workers: Workers = 16,
+) -> Results:
+    """Ask a user for one turn after every prefix of real conversations: what would it say, or would it leave?"""
+    path = conversations_file(data, "test")
+    options = {"user": user, "first": first, "temperature": temperature, "top_p": top_p}
+    run = Run.open(out, "respond", {**options, "limit": limit, "seed": seed}, [path, *address.files(user)])
+    if done := _finished_without_errors(run):
+        return done
+    prefixes = [
+        sample.prefix
+        for conversation in islice(read_conversations(path), limit)
+        for sample in flip.samples(conversation)
+        if first or sample.k
+    ]
+    _need_intents(user, prefixes, path)
+    speaker = address.user(user, seed=seed, temperature=temperature, top_p=top_p)
+    journal = Journal(run.path("turns.jsonl"))
+    answered = respond_all(Recorded(speaker, journal), prefixes, workers)
+    return _collect(run, prefixes, answered, journal, "responding")
+
+
+def simulate(
+    user: Annotated[
+        str, Option(help="trained:MODEL, prompted:MODEL, replay:FILE, script:FILE or py:MODULE:NAME.")
+    ],
+    assistant: Annotated[
+        str,
+        Option(help="A chat model (folder, hub id, openai:NAME, URL#NAME), oracle, clarifier, replay:FILE, ..."),
+    ],
+    seeds: Annotated[Path | None, Option(help="Conversations whose intents to start from.")] = None,
+    tasks: Annotated[Path | None, Option(help="Tasks to start from instead (.jsonl).")] = None,
+    out: Out = Path("runs/simulate"),
+    repeats: Annotated[int, Option(help="Conversations for each intent or task.", min=1)] = 1,
+    keep_turns: Annotated[
+        int, Option(help="Keep this many logged turns of each seed and go on there.", min=0)
+    ] = 0,
+    max_turns: Annotated[int, Option(help="User turns at most.", min=1)] = 10,
+    system: Annotated[str | None, Option(help="System prompt of an assistant that is a model.")] = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    workers: Workers = 16,
+) -> Results:
+    """Let a user talk to an assistant, many times. With tasks, a conversation stops when its task is solved."""
+    if (seeds is None) == (tasks is None):
+        raise InputError("give either --seeds (conversations with intents) or --tasks, and not both")
+    path = conversations_file(seeds, "test") if seeds else tasks
+    assert path is not None
+    options: dict[str, Any] = {
+        "user": user,
+        "assistant": assistant,
+        "repeats": repeats,
+        "keep_turns": keep_turns,
+    }
+    options |= {"max_turns": max_turns, "system": system, "temperature": temperature, "top_p": top_p}
+    inputs = [path, *address.files(user), *address.files(assistant)]
+    run = Run.open(out, "simulate", {**options, "limit": limit, "seed": seed}, inputs)
+    if done := _finished_without_errors(run):
+        return done
+    known: dict[str, Task] = {}
+    if tasks:
+        known = {task.id: task for task in read_tasks(path)[:limit]}
+        starts = [_from_task(task, repeat) for task in known.values() for repeat in range(repeats)]
+    else:
+        logged = islice(read_conversations(path), limit)
+        starts = [_from_log(log, repeat, keep_turns) for log in logged for repeat in range(repeats)]
+
+    def until(conversation: Conversation) -> str | None:
+        task = known.get(str(conversation.meta.get("task")))
+        return solved(task)(conversation) if task else never(conversation)
+
+    _need_intents(user, starts, path)
+    user_side = address.user(user, seed=seed, temperature=temperature, top_p=top_p)
+    assistant_side = address.assistant(assistant, tasks=known.values(), seed=seed, system=system)
+    journal = Journal(run.path("turns.jsonl"))
+    ended = simulate_all(
+        Recorded(user_side, journal), Recorded(assistant_side, journal), starts, max_turns, until, workers
+    )
+    return _collect(run, starts, ended, journal, "simulating")
+
+
+def chat(
+    user: Annotated[
+        str | None, Option(help="Who talks to you: trained:MODEL, prompted:MODEL, script:FILE, ...")
+    ] = None,
+    assistant: Annotated[str | None, Option(help="Who answers you, with --seat user.")] = None,
+    seat: Annotated[str, Option(help="Yours: assistant, or user.")] = "assistant",
+    intent: Annotated[str | None, Option(help="What the user is after, one sentence.")] = None,
+    save: Annotated[Path | None, Option(help="Append the conversation to this file (.jsonl).")] = None,
+    max_turns: Annotated[int, Option(help="User turns at most.", min=1)] = 20,
+    seed: Seed = 0,
+) -> Results:
+    """You are the assistant, and a simulated user talks to you; or the other way round.
+
+    An empty line leaves; /info tells what is known about the last turn: P(end), drafts, tokens.
+    """
+    if seat not in ("assistant", "user"):
+        raise InputError(f"--seat {seat}: your seat is 'assistant' or 'user'")
+    other = user if seat == "assistant" else assistant
+    if other is None:
+        wanted = "--user trained:MODEL" if seat == "assistant" else "--assistant MODEL"
+        raise InputError(f"who is in the other seat? give {wanted}")
+    if seat == "assistant" and other.startswith("prompted:") and intent is None:
+        raise InputError("a prompted user needs to know what it is after; give --intent")
+    if save and save.suffix != ".jsonl":
+        raise InputError(f"--save {save}: conversations are saved as lines of a .jsonl file")
+    you = _Seat(seat)
+    if seat == "assistant":
+        user_side, assistant_side = address.user(other, seed=seed), address.assistant("human", ask=you.ask)
+    else:
+        user_side, assistant_side = address.user("human", ask=you.ask), address.assistant(other, seed=seed)
+    saved = save.open("a", encoding="utf-8") if save else None  # before the talk, not after it
+    start = Conversation(f"chat-{seed}", intent=intent)
+    ended = converse(user_side, assistant_side, start, max_turns, until=you.watch)
+    leaves = ended.next_role
+    if len(ended.turns) > len(you.seen.turns):  # last words, said with a stop
+        leaves = ended.turns[-1].role
+        you.watch(ended)
+    why = {"end": "left", "error": f"could not answer: {ended.meta.get('error')}"}.get(
+        ended.stop or "", ended.stop
+    )
+    console.print(f"{'you' if leaves == seat else f'the {leaves}'} {why}", style="dim")
+    record = to_record(replace(ended, id=f"chat-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"))
+    if saved:
+        with saved:
+            saved.write(dumps(record) + "\n")
+    return record
+
+
+class _Seat:
+    """Somebody in the terminal, on one side of a conversation that they see as it grows."""
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+        self.seen = Conversation()
+
+    def watch(self, conversation: Conversation) -> str | None:
+        """Show what the other side just said; it is no reason to stop."""
+        self.seen = conversation
+        turn = conversation.turns[-1]
+        if turn.role != self.role:
+            show_turn(turn)
+        return None
+
+    def ask(self, conversation: Conversation) -> str | None:
+        """A line of theirs; `None` leaves."""
+        while True:
+            try:
+                text = console.input(Text(f"{self.role} (you)> ", style="bold")).strip()
+            except (EOFError, KeyboardInterrupt):
+                return None
+            if text != "/info":
+                return text or None
+            known = dict(self.seen.turns[-1].meta) if self.seen.turns else {}
+            console.print(dumps(known) if known else "nothing is known about it", style="dim")
+
+
+def _from_task(task: Task, repeat: int) -> Conversation:
+    return Conversation(f"{task.id}#{repeat}", intent=task.intent, meta={"task": task.id, "repeat": repeat})
+
+
+def _from_log(log: Conversation, repeat: int, keep_turns: int) -> Conversation:
+    """A seed; `own_from` in its meta says which user turn will be the first that is not the person's."""
+    kept = sum(turn.role == "user" for turn in log.turns[:keep_turns])
+    own = {"own_from": kept} if kept else {}
+    return replace(
+        log,
+        id=f"{log.id}#{repeat}",
+        turns=tuple(replace(turn, meta={}) for turn in log.turns[:keep_turns]),
+        stop=None,
+        ended=False,
+        meta={**without_run(log.meta), "conversation": log.id, "repeat": repeat, **own},
+    )
+
+
+def _collect(
+    run: Run, starts: Sequence[Conversation], ended: Iterator[Conversation], journal: Journal, doing: str
+) -> Results:
+    """Write conversations down as they end; in the finished files they stand in the order of their starts."""
+    order = {start.id: i for i, start in enumerate(starts)}
+    path = run.path("conversations.jsonl")
+    path.unlink(missing_ok=True)
+    so_far = Journal(path)
+    stops: Counter[str] = Counter()
+    conversations = []
+    for conversation in track(ended, doing, len(starts)):
+        so_far.add(to_record(conversation))
+        stops[conversation.stop or "answered"] += 1
+        conversations.append(conversation)
+    journal.close(order=lambda row: (order[row["id"]], row["n"]))
+    so_far.close()
+    conversations.sort(key=lambda conversation: order[conversation.id])
+    write_conversations(path, conversations)
+    used = [turn.meta for conversation in conversations for turn in conversation.turns]
+    used += [conversation.meta["last"] for conversation in conversations if "last" in conversation.meta]
+    results = {
+        "conversations": len(conversations),
+        "stops": in_order(stops),
+        "tokens_in": sum(meta.get("tokens_in", 0) for meta in used),
+        "tokens_out": sum(meta.get("tokens_out", 0) for meta in used),
+    }
+    shown = ", ".join(f"{count} {stop}" for stop, count in stops.most_common())
+    console.print(f"{len(conversations)} conversations ({shown}): {path}")
+    if stand_ins := who_stood_in(conversations):
+        console.print(f"no language model answered here: {stand_ins} is a stand-in", style="dim")
+    if errors := [c.meta["error"] for c in conversations if c.stop == "error"]:
+        again = "the same command tries these again"
+        console.print(f"{len(errors)} ended in an error ({again}), the first: {errors[0]}", style="yellow")
+    return run.finish(results)
+
+
+def _finished_without_errors(run: Run) -> Results | None:
+    """A run of which some conversations ended in an error is taken up again; what was answered stays."""
+    if run.results and run.results["stops"].get("error"):
+        run.path("results.json").unlink()
+    return finished(run)
+
+
+def _need_intents(user: str, starts: Sequence[Conversation], path: Path) -> None:
+    without = sum(start.intent is None for start in starts)
+    if user.startswith("prompted:") and without:
+        raise InputError(
+            f"{path}: {without} of {len(starts)} conversations have no intent, and a prompted user needs one; "
+            "run `userlm intents` first"
+        )
