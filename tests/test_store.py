@@ -2,16 +2,21 @@
 
 import gzip
 import json
+import math
+from datetime import UTC, datetime
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from userlm import store
 from userlm.store import (
     Journal,
     Outputs,
     Recorded,
     Run,
+    dumps,
     from_record,
     read_conversations,
     read_rows,
@@ -200,21 +205,21 @@ def test_what_was_not_committed_is_cut_off(tmp_path):
         file.flush()  # as a crash may leave it
     again = Outputs(run, "a", "b")
     assert again.state == {"line": 1}
-    assert (run.path("a").read_text(), run.path("b").read_text()) == ('{"n": 1}\n', "")
+    assert (run.path("a").read_text(), run.path("b").read_text()) == ('{"n":1}\n', "")
     again.write("b", {"n": 3})
     again.close()
-    assert run.path("b").read_text() == '{"n": 3}\n'
+    assert run.path("b").read_text() == '{"n":3}\n'
     assert not run.path("progress.json").exists()
 
 
 def test_a_torn_line_of_a_journal_is_cut_off_and_the_whole_ones_kept(tmp_path):
     path = tmp_path / "turns.jsonl"
-    path.write_text('{"n": 1}\n{"n": 2}\n{"n": 3')
+    path.write_text('{"n":1}\n{"n":2}\n{"n": 3')
     journal = Journal(path)
     assert journal.rows == [{"n": 1}, {"n": 2}]
     journal.add({"n": 0})
     journal.close(order=lambda row: row["n"])
-    assert path.read_text() == '{"n": 0}\n{"n": 1}\n{"n": 2}\n'
+    assert path.read_text() == '{"n":0}\n{"n":1}\n{"n":2}\n'
 
 
 def test_what_was_answered_is_not_asked_again(tmp_path):
@@ -235,3 +240,69 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
     with pytest.raises(ModelError):
         again.reply(Conversation("b"))  # an error is no answer: it is asked again
     assert again.reply(Conversation("b")).text == "hi"
+
+
+def test_an_array_and_an_object_in_a_json_file_are_rows(tmp_path):
+    array, one = tmp_path / "a.json", tmp_path / "b.json.gz"
+    array.write_text('[{"id": 1}, 7, {"id": 2}]')
+    one.write_bytes(gzip.compress(b'{"resourceSpans": []}'))
+    found = list(read_rows(array))
+    assert [line.row for line in found] == [{"id": 1}, {}, {"id": 2}]
+    assert (found[1].reason, found[1].raw, found[1].number) == ("not an object", "7", 2)
+    assert [line.row for line in read_rows(one)] == [{"resourceSpans": []}]
+    array.write_text('[{"id": 1}')
+    with pytest.raises(InputError, match=r"a\.json is not JSON"):
+        list(read_rows(array))
+    array.write_text("7")
+    with pytest.raises(InputError, match="no array and no object"):
+        list(read_rows(array))
+
+
+def test_of_a_file_that_grows_what_it_held_in_the_beginning_is_read(tmp_path):
+    path = tmp_path / "log.jsonl"
+    for tail, rows in (("", 3), ('{"n": 3}', 4), ('{"n": 3', 3)):  # the last line: none, whole, half written
+        path.write_text("".join(f'{{"n": {n}}}\n' for n in range(3)) + tail)
+        lines = read_rows(path)
+        first = next(lines)
+        with path.open("a") as file:
+            file.write('}\n{"n": 9}\n' if tail.endswith("3") else '\n{"n": 9}\n')
+        assert [line.row["n"] for line in (first, *lines)] == list(range(rows))
+
+
+def test_what_the_fast_reader_refuses_is_read_by_the_slow_one(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"a": NaN}\n{"a": "\\ud800"}\n{"a": }\n')
+    lines = list(read_rows(path))
+    assert math.isnan(lines[0].row["a"])
+    assert lines[1].row["a"] == "\ud800"
+    assert "column 7" in lines[2].error
+
+
+def test_lines_are_the_same_with_and_without_the_fast_writer(monkeypatch):
+    values = [{"a": 1, "b": [1.5, None, True]}, {"é": "\u2028 \n"}, {"t": datetime(2024, 1, 2, tzinfo=UTC)}, {}]
+    fast = [dumps(value) for value in values]
+    monkeypatch.setattr(store, "orjson", None)
+    assert [dumps(value) for value in values] == fast
+    assert fast[0] == '{"a":1,"b":[1.5,null,true]}'
+    assert dumps({"a": "\ud800"}) == '{"a":"?"}'
+
+
+def test_columns_that_nobody_reads_are_left_out(tmp_path):
+    path = tmp_path / "log.parquet"
+    pl.DataFrame({"id": ["a", "b"], "large": ["x", "y"]}).write_parquet(path)
+    assert [line.row for line in read_rows(path, unread=lambda columns: set(columns) - {"id"})] == [
+        {"id": "a"},
+        {"id": "b"},
+    ]
+
+
+def test_an_input_that_is_no_file_is_told_by_its_stamp(tmp_path):
+    def begin(stamp):
+        run = Run.open(tmp_path / "r", "import", {}, [], {"s3://b/x.jsonl": stamp})
+        run.path("conversations.jsonl").touch()
+        return run.manifest["inputs"]
+
+    assert dict(begin("etag 1")) == {"s3://b/x.jsonl": "etag 1"}
+    begin("etag 1")
+    with pytest.raises(InputError, match=r"s3://b/x\.jsonl changed"):
+        begin("etag 2")

@@ -20,21 +20,30 @@ import subprocess
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from userlm import prompts
 from userlm.types import Conversation, InputError, Measure, Reply, Speaker, Turn
 
+try:
+    import orjson
+except ModuleNotFoundError:  # as on a machine that only trains: slower, with the same result
+    orjson = None  # type: ignore[assignment]
+
 SPLITS = ("train", "valid", "test")
 
 
 # --- conversations ---------------------------------------------------------------------------------------
+
+
+_FIELDS = frozenset(("id", "turns", "intent", "user", "stop", "ended", "meta"))
 
 
 def to_record(conversation: Conversation) -> dict[str, Any]:
@@ -55,17 +64,18 @@ def to_record(conversation: Conversation) -> dict[str, Any]:
 
 def from_record(record: Mapping[str, Any]) -> Conversation:
     """The conversation that `to_record` wrote; raises `ValueError` that names the wrong field."""
-    known = {"id", "turns", "intent", "user", "stop", "ended", "meta"}
-    if unknown := set(record) - known:
+    if unknown := record.keys() - _FIELDS:
         raise ValueError(f"unknown field {sorted(unknown)[0]!r}; if this is a log, run `userlm import` first")
     turns = take(record, "turns", list)
     spoken = []
     for i, turn in enumerate(turns):
         if not isinstance(turn, dict):
             raise ValueError(f"turns[{i}] is not an object")
-        text = take(turn, "text", str, f"turns[{i}].text")
-        meta = take(turn, "meta", dict, f"turns[{i}].meta", default={})
-        spoken.append(Turn(turn.get("role", ""), text, meta))
+        text, meta = turn.get("text"), turn.get("meta")
+        if not isinstance(text, str) or (meta is not None and not isinstance(meta, dict)):  # most are well
+            text = take(turn, "text", str, f"turns[{i}].text")
+            meta = take(turn, "meta", dict, f"turns[{i}].meta", default={})
+        spoken.append(Turn(turn.get("role", ""), text, meta or {}))
     return Conversation(
         id=take(record, "id", str),
         turns=tuple(spoken),
@@ -86,7 +96,7 @@ def read_conversations(path: str | Path, may_be_empty: bool = False) -> Iterator
     Raises:
         InputError: naming file, line and field.
     """
-    seen: dict[str, int] = {}
+    seen: set[int] = set()  # ids, by their hashes: a file may hold millions
     for line in read_rows(path, may_be_empty):
         if line.error:
             raise InputError(f"{path}, line {line.number}: {line.error}")
@@ -94,12 +104,13 @@ def read_conversations(path: str | Path, may_be_empty: bool = False) -> Iterator
             conversation = from_record(line.row)
         except ValueError as error:
             raise InputError(f"{path}, line {line.number}: {error}") from None
-        if conversation.id in seen:
+        if hash(conversation.id) in seen:
+            first = next(one.number for one in read_rows(path) if one.row.get("id") == conversation.id)
             raise InputError(
-                f"{path}, line {line.number}: id {conversation.id!r} was already used on line "
-                f"{seen[conversation.id]}; give each conversation its own"
+                f"{path}, line {line.number}: id {conversation.id!r} was already used on line {first}; "
+                "give each conversation its own"
             )
-        seen[conversation.id] = line.number
+        seen.add(hash(conversation.id))
         yield conversation
 
 
@@ -159,11 +170,21 @@ class Line:
     raw: str = ""
 
 
-def read_rows(path: str | Path, may_be_empty: bool = False) -> Iterator[Line]:
-    """The objects of a `.jsonl`, `.jsonl.gz` or `.parquet` file, bad lines among them.
+KINDS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+"""The files that `read_rows` reads."""
+
+
+def read_rows(
+    path: str | Path,
+    may_be_empty: bool = False,
+    unread: Callable[[Collection[str]], Collection[str]] = lambda columns: (),
+) -> Iterator[Line]:
+    """The objects of a file of one of the `KINDS`, bad lines among them, one by one; of a file that grows
+    meanwhile those that it held when reading began. Only `.json` (an array, or one object) is read at once.
 
     Args:
         may_be_empty: a file without a byte has no rows, as in a run folder; else it is an error.
+        unread: given the columns of a parquet file, those to leave out.
 
     Raises:
         InputError: for a file that is missing, empty, cut short or of an unknown kind.
@@ -171,23 +192,32 @@ def read_rows(path: str | Path, may_be_empty: bool = False) -> Iterator[Line]:
     path = Path(path)
     if not path.is_file():
         kind = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise InputError(f"{path} {kind}; give a .jsonl, .jsonl.gz or .parquet file")
-    if path.stat().st_size == 0:
+        raise InputError(f"{path} {kind}; give a file of a kind that is known ({', '.join(KINDS)})")
+    if (size := path.stat().st_size) == 0:
         if may_be_empty:
             return
         raise InputError(f"{path} is empty; give a file with one conversation a line")
     if path.suffix == ".parquet":
-        yield from _read_parquet(path)
+        yield from _read_parquet(path, unread)
         return
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise InputError(f"{path}: its kind is unknown; give a .jsonl, .jsonl.gz or .parquet file")
+    if not path.name.endswith(KINDS):
+        raise InputError(f"{path}: its kind is unknown; known are {', '.join(KINDS)}")
     number, any_text = 0, False
+    packed = path.suffix == ".gz"
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+            if path.name.endswith((".json", ".json.gz")):
+                yield from _read_json(path, file.read())
+                return
             for number, raw in enumerate(file, 1):
-                if raw.strip():
-                    any_text = True
-                    yield _parse(number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw)
+                if raw.isspace():
+                    continue
+                if not packed and (size := size - len(raw)) < 0:  # written since reading began
+                    if raw[:size].strip() and not (line := _parse(number, raw[:size])).error:
+                        yield line
+                    return
+                any_text = True
+                yield _parse(number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw)
     except (EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
             raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -198,7 +228,30 @@ def read_rows(path: str | Path, may_be_empty: bool = False) -> Iterator[Line]:
         raise InputError(f"{path} holds no lines; give a file with one conversation a line")
 
 
+def _read_json(path: Path, raw: bytes) -> Iterator[Line]:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}); fetch it again") from None
+    if isinstance(value, dict):
+        yield Line(1, value)
+        return
+    if not isinstance(value, list):
+        raise InputError(f"{path} holds no array and no object; give an array with one conversation an item")
+    for number, row in enumerate(value, 1):
+        yield Line(number, row) if isinstance(row, dict) else _no_object(number, row, dumps(row))
+
+
 def _parse(number: int, raw: bytes) -> Line:
+    if orjson is not None:
+        try:
+            row = orjson.loads(raw)
+        except ValueError:
+            pass  # the slow way knows more forms (NaN, lone surrogates) and says what is wrong
+        else:
+            if isinstance(row, dict):
+                return Line(number, row)
+            return _no_object(number, row, raw.decode().rstrip("\n"))
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -211,24 +264,25 @@ def _parse(number: int, raw: bytes) -> Line:
         where = f" (column {error.colno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
         said = f"is not JSON{where}; write one JSON object a line"
         return Line(number, reason="not JSON", error=said, raw=text.rstrip("\n"))
-    if not isinstance(row, dict):
-        kind = {list: "an array", str: "a string", type(None): "null"}.get(type(row), "a number or boolean")
-        said = f"is {kind}, not a JSON object"
-        return Line(number, reason="not an object", error=said, raw=text.rstrip("\n"))
-    return Line(number, row)
+    return Line(number, row) if isinstance(row, dict) else _no_object(number, row, text.rstrip("\n"))
 
 
-def _read_parquet(path: Path) -> Iterator[Line]:
+def _no_object(number: int, value: Any, raw: str) -> Line:
+    kind = {list: "an array", str: "a string", type(None): "null"}.get(type(value), "a number or boolean")
+    return Line(number, reason="not an object", error=f"is {kind}, not a JSON object", raw=raw)
+
+
+def _read_parquet(path: Path, unread: Callable[[Collection[str]], Collection[str]]) -> Iterator[Line]:
     import polars as pl
 
     try:
         frame = pl.scan_parquet(path)
         schema = frame.collect_schema()
         ours = all(schema.get(name) == kind for name, kind in _parquet_columns().items())
-        rows = frame.select(pl.len()).collect().item()
-        for start in range(0, rows, 10_000):
-            for i, row in enumerate(frame.slice(start, 10_000).collect().iter_rows(named=True), start + 1):
-                yield Line(i, _unpack(row) if ours else row)
+        frame = frame.drop(unread(schema.names()))
+        batches = (batch.iter_rows(named=True) for batch in frame.collect_batches(chunk_size=500))
+        for i, row in enumerate(chain.from_iterable(batches), 1):
+            yield Line(i, _unpack(row) if ours else row)
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is no readable parquet file: {reason}") from None
@@ -253,9 +307,18 @@ class Run:
 
     @classmethod
     def open(
-        cls, folder: str | Path, verb: str, options: Mapping[str, Any], inputs: Iterable[str | Path] = ()
+        cls,
+        folder: str | Path,
+        verb: str,
+        options: Mapping[str, Any],
+        inputs: Iterable[str | Path] = (),
+        stamps: Mapping[str, str] | None = None,
     ) -> Run:
         """Begin a run, or take up the same one again.
+
+        Args:
+            inputs: files, whose contents are hashed.
+            stamps: inputs that are no files, each with a text that changes when their contents do.
 
         Raises:
             InputError: if the folder holds a run with other options or inputs, or anything else.
@@ -267,7 +330,7 @@ class Run:
         asked: dict[str, Any] = {
             "verb": verb,
             "options": {key: _plain(value) for key, value in options.items()},
-            "inputs": {str(path): _sha256(path) for path in paths},
+            "inputs": {str(path): _sha256(path) for path in paths} | dict(stamps or {}),
         }
         manifest_path = folder / "run.json"
         begun = [path for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
@@ -328,7 +391,7 @@ class Outputs:
 
     def write(self, name: str, record: Mapping[str, Any]) -> None:
         """Append a line to one of the files."""
-        self._files[name].write(dumps(record).encode() + b"\n")
+        self._files[name].write(dump(record) + b"\n")
 
     def commit(self, state: Mapping[str, Any]) -> None:
         """Make everything up to here last."""
@@ -366,7 +429,7 @@ class Journal:
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a line; it is on its way to the disk when this returns."""
         with self._lock:
-            self._file.write(dumps(row).encode() + b"\n")
+            self._file.write(dump(row) + b"\n")
             self._file.flush()
 
     def close(self, order: Callable[[Mapping[str, Any]], Any] | None = None) -> None:
@@ -422,19 +485,31 @@ def measure_record(measure: Measure) -> dict[str, Any]:
 # --- small things ----------------------------------------------------------------------------------------
 
 
-def count_lines(paths: Iterable[Path]) -> int | None:
-    """How many lines there are, for a progress bar; `None` where counting would itself take long."""
+def count_rows(paths: Iterable[Path]) -> int | None:
+    """How many rows there are, for a progress bar; `None` where counting would itself take long."""
     count = 0
     for path in paths:
-        if not path.name.endswith((".jsonl", ".jsonl.gz")) or path.stat().st_size > 1 << 30:
-            return None
         try:
+            if path.suffix == ".parquet":
+                count += _count_parquet(path)
+                continue
+            if not path.name.endswith((".jsonl", ".jsonl.gz")) or path.stat().st_size > 1 << 30:
+                return None
             with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
                 while block := file.read(1 << 20):
                     count += block.count(b"\n")
         except (EOFError, zlib.error, OSError):
             return None  # whoever reads it will say what is wrong
     return count
+
+
+def _count_parquet(path: Path) -> int:
+    import polars as pl
+
+    try:
+        return int(pl.scan_parquet(path).select(pl.len()).collect().item())
+    except pl.exceptions.PolarsError:
+        raise OSError from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -456,7 +531,18 @@ def verb_of(folder: Path) -> str | None:
 
 def dumps(value: Any) -> str:
     """JSON on one line, the same bytes for the same value."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=False, default=str).encode("utf-8", "replace").decode()
+    return dump(value).decode()
+
+
+def dump(value: Any) -> bytes:
+    """`dumps` in UTF-8."""
+    if orjson is not None:
+        try:
+            return orjson.dumps(value, default=str, option=orjson.OPT_PASSTHROUGH_DATETIME)
+        except (TypeError, ValueError):
+            pass  # a lone surrogate, a key that is no text, a huge number
+    text = json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
 
 
 def write_json(path: Path, value: Any) -> None:

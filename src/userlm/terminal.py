@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
+from time import monotonic
 from typing import Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
@@ -59,9 +60,13 @@ def track(items: Iterable[T], doing: str, total: int | None = None) -> Iterator[
     """The items, with progress shown as they are taken."""
     with progress_bar() as progress:
         job = progress.add_task(doing, total=total)
-        for item in items:
+        done, shown = 0, monotonic()
+        for done, item in enumerate(items, 1):
             yield item
-            progress.advance(job)
+            if (now := monotonic()) - shown > 0.1:  # to tell of each of millions would take longer than the work
+                progress.update(job, completed=done)
+                shown = now
+        progress.update(job, completed=done)
 
 
 def show_turn(turn: Turn) -> None:
@@ -87,6 +92,18 @@ def show_counts(title: str, counts: Mapping[str, int]) -> None:
         if rest := rows[shown:]:
             table.add_row(f"{kind}: {len(rest)} more reasons", f"{sum(count for _, count in rest):,}")
     console.print(table)
+
+
+def show_findings(title: str, findings: Sequence[tuple[str, str, str]]) -> None:
+    """What each step of `clean` says about one conversation, and why."""
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("step", "it", "because"):
+        table.add_column(column)
+    for step, verdict, why in findings:
+        table.add_row(step, Text(verdict, style="yellow" if verdict == "goes" else ""), Text(why))
+    out = Console(markup=False, emoji=False, highlight=False)
+    out.print(title)
+    out.print(table)
 
 
 def show_measures(title: str, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

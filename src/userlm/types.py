@@ -40,7 +40,25 @@ class InputError(ValueError):
 
 
 class ModelError(RuntimeError):
-    """A model could not answer, retries included. It ends one conversation; the run goes on."""
+    """A model could not answer, retries included. It ends one conversation; the run goes on.
+
+    Attributes:
+        reason: the same in two words, for counting.
+        permanent: no other call would fare better (a refused key, no such model).
+        faults, unsure: see `Completion`; here of all tries.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        reason: str = "error",
+        *,
+        permanent: bool = False,
+        faults: tuple[str, ...] = (),
+        unsure: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.reason, self.permanent, self.faults, self.unsure = reason, permanent, faults, unsure
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +70,8 @@ class Turn:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "text", encodable(self.text))
+        if not self.text.isascii():
+            object.__setattr__(self, "text", encodable(self.text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +101,15 @@ class Conversation:
 
     def __post_init__(self) -> None:
         for name in ("id", "intent", "user"):
-            if (text := getattr(self, name)) is not None:
+            if (text := getattr(self, name)) is not None and not text.isascii():
                 object.__setattr__(self, name, encodable(text))
+        before = ""
         for i, turn in enumerate(self.turns):
             if turn.role not in ("user", "assistant"):
                 raise ValueError(f"turns[{i}].role is {turn.role!r}; it must be 'user' or 'assistant'")
-            if i and turn.role == self.turns[i - 1].role:
+            if turn.role == before:
                 raise ValueError(f"turns[{i}] and the turn before it are both of the {turn.role}")
+            before = turn.role
         if self.stop is not None and self.stop not in STOPS:
             raise ValueError(f"stop is {self.stop!r}; it must be one of {', '.join(STOPS)}")
         if self.ended and self.next_role == "assistant" and self.turns:
@@ -98,6 +119,13 @@ class Conversation:
     def user_turns(self) -> tuple[str, ...]:
         """The texts of the user's turns."""
         return tuple(turn.text for turn in self.turns if turn.role == "user")
+
+    @property
+    def system(self) -> str | None:
+        """What a user model is told beforehand: the intent and, from `condition` in `meta`, who the person is."""
+        condition = self.meta.get("condition")
+        told = (self.intent, condition if isinstance(condition, str) else None)
+        return " ".join(text for text in told if text) or None
 
     @property
     def next_role(self) -> Role:
@@ -206,6 +234,8 @@ class Completion:
         stop_id: the token that closed it; `None` if it was cut at `max_tokens` or the model does not say.
         p_watch: probability of `Sampling.watch_id` at the first position, before any filter; `None` unknown.
         tokens_in, tokens_out: usage, in tokens; `None` unknown.
+        faults: what went wrong in earlier tries of the same call, a word or two each.
+        unsure: how many of those tries may have been billed all the same.
     """
 
     text: str
@@ -213,6 +243,8 @@ class Completion:
     p_watch: float | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None
+    faults: tuple[str, ...] = ()
+    unsure: int = 0
 
 
 class Chat(Protocol):
