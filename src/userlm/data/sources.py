@@ -1,85 +1,104 @@
-"""Rows of raw logs to conversations: one plain function for each layout. `userlm import` runs this.
+"""Lines of raw logs to conversations: one plain function for each layout. `userlm import` runs this.
 
-A row becomes a conversation, or is rejected with a reason. What can be mended without guessing is mended and
-counted: turns of one side in a row are joined, what neither side said aloud (system prompts, tool calls and
-their results) goes to `meta`, an opening turn of the assistant stays where it is.
+`find` takes the lines of a file, one layout or a mixture, and says of each what became of it. Here are the layouts
+in which a row is a conversation; `trees` reads those of OASST, `spans` what tracing tools export.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
-from userlm.store import from_record
-from userlm.types import RUN_KEYS, Conversation, InputError, Role, Turn, without_run
-
-Row = Mapping[str, Any]
-
-REASONS = (
-    "unknown layout",
-    "no messages",
-    "wrong type",
-    "unknown role",
-    "empty turn",
-    "no user turn",
-    "duplicate id",
+from userlm.data.rows import (
+    CHAT_ROLES,
+    NOTES,
+    PLAIN,
+    REASONS,
+    Found,
+    Imported,
+    Messages,
+    Rejected,
+    Row,
+    Side,
+    conversation,
+    facts,
+    flag_of,
+    flagged,
+    has_words,
+    listed,
+    name_of,
+    parsed,
+    read,
+    text_of,
+    time_of,
 )
-"""Why a row is rejected. `duplicate id` is for whoever sees all the rows of a file."""
+from userlm.data.spans import Spans
+from userlm.data.trees import Trees, tree
+from userlm.store import Line, from_record
+from userlm.types import InputError
 
-NOTES = (
-    "joined turns",
-    "opening assistant turn",
-    "system to meta",
-    "tool to meta",
-    "parts left out",
-    "fields left out",
-)
-"""What is counted while a row is mended. `parts` are pictures and other parts of a message that are no text;
-`fields` are lists and objects beside the messages."""
+__all__ = ["NOTES", "REASONS", "SOURCES", "Found", "Imported", "Rejected", "convert", "find", "guess"]
 
 
-class Rejected(ValueError):
-    """A row that cannot become a conversation.
+def find(lines: Iterable[Line], source: str | None, name: str) -> Iterator[Found]:
+    """What stands on the lines of one file, always in the same order.
 
-    Attributes:
-        reason: one of `REASONS`, for counting. `str()` gives it with the field and what is wrong there.
+    A row comes out as soon as it was read, except the messages and spans that make a conversation together: they
+    are gathered until the file ends, and nothing of them is kept but what the conversation needs.
+
+    Args:
+        source: a name of `SOURCES`; `None`: guess it from the fields, line by line.
+        name: of the file, for the ids of rows that carry none.
+
+    Raises:
+        InputError: there is no such source.
     """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """A conversation, and how often something was mended in it, by the words of `NOTES`."""
-
-    conversation: Conversation
-    notes: Mapping[str, int] = field(default_factory=dict)
+    _check(source)
+    trees, spans = Trees(), Spans()
+    for line in lines:
+        try:
+            if line.error:
+                raise Rejected(line.reason, f"the line {line.error}")
+            layout = source or guess(line.row)
+            if layout == "otel":
+                spans.add(line)
+            elif layout != "oasst":
+                yield Found(line, convert(line.row, layout, f"{name}-{line.number}"), None)
+            elif "prompt" in line.row:
+                for imported in tree(line.row):
+                    yield Found(line, imported, None)
+            else:
+                trees.add(line)
+        except Rejected as rejected:
+            yield Found(line, None, rejected)
+        except RecursionError:
+            yield Found(
+                line, None, Rejected("wrong type", "a field holds lists or objects that are nested too deep")
+            )
+    yield from trees.found()
+    yield from spans.found(name)
 
 
 def convert(row: Row, source: str | None, fallback_id: str) -> Imported:
-    """The conversation in a row.
+    """The conversation in a row, for the layouts in which there is one.
 
     Args:
-        source: a name of `SOURCES`; `None`: guess it from the fields.
+        source: a name of `SOURCES`, except `oasst` and `otel`; `None`: guess it from the fields.
         fallback_id: the id for a row that carries none, such as the name of the file and the line.
 
     Raises:
         Rejected: the row cannot become a conversation.
         InputError: there is no such source.
     """
-    name = guess(row) if source is None else source
-    if name not in SOURCES:
-        near = get_close_matches(name, SOURCES, 1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"source {name!r} is unknown; {meant}known are {', '.join(SOURCES)}")
-    imported = SOURCES[name](row)
+    layout = source or guess(row)
+    if layout not in _LAYOUTS:
+        _check(layout)
+        raise InputError(f"a row of {layout!r} is not one conversation; read it with `find`")
+    imported = _LAYOUTS[layout](row)
     if imported.conversation.id:
         return imported
     return replace(imported, conversation=replace(imported.conversation, id=fallback_id))
@@ -95,119 +114,85 @@ def guess(row: Row) -> str:
         return "sharegpt"
     if "conversation" in row:  # the first release of WildChat has no hash, LMSYS-Chat-1M no `toxic`
         return "wildchat" if "conversation_hash" in row or "toxic" in row else "lmsys"
+    if "conversation_a" in row or "response_a" in row:
+        return "arena"
+    if "conversation_history" in row:
+        return "prism"
+    if "message_tree_id" in row or "message_id" in row:
+        return "oasst"
+    if "resourceSpans" in row or "resource_spans" in row:
+        return "otel"
+    if "attributes" in row and not row.keys().isdisjoint(("context", "traceId", "trace_id")):
+        return "otel"
     seen = ", ".join(sorted(map(str, row))) or "none"
     layouts = "; ".join(f"{name} has {fields}" for name, fields in _FIELDS.items())
     raise Rejected("unknown layout", f"the fields are {seen}; of the known layouts {layouts}")
 
 
-# --- the layouts -----------------------------------------------------------------------------------------
+def _check(source: str | None) -> None:
+    if source is not None and source not in SOURCES:
+        near = get_close_matches(source, SOURCES, 1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"source {source!r} is unknown; {meant}known are {', '.join(SOURCES)}")
+
+
+# --- chats -----------------------------------------------------------------------------------------------
 
 
 def messages(row: Row) -> Imported:
     """`messages` of `{role, content}`, as the OpenAI API has them, and whatever else stands beside them.
 
-    `content` may be a list of `{type: "text", text}`. Scalar extras go to `meta`.
+    `content` may be a list of `{type: "text", text}`. Scalar extras go to `meta`. Our own export for the Hub comes
+    back as it was: its `meta` is a JSON object in a text, and its `ended` is believed, except after a turn of the
+    user.
     """
-    said = _messages(row, "messages", _CHAT_ROLES, "role", "content")
-    known = {"id", "user_id", "user", "messages", "intent"}
-    extras = {key: _plain(value) for key, value in row.items() if key not in known}
-    meta = {key: value for key, value in extras.items() if isinstance(value, str | int | float)}
-    left_out = sum(value is not None for value in extras.values()) - len(meta)
-    imported = _imported(
+    said = read(enumerate(listed(row, "messages")), "messages")
+    meta: dict[str, Any] = {}
+    left_out = 0
+    for key, value in row.items():
+        if value is None or key in _MESSAGES_FIELDS:
+            continue
+        if isinstance(value, PLAIN):
+            meta[key] = value
+        elif isinstance(value, datetime):
+            meta[key] = value.isoformat()
+        else:
+            left_out += 1
+    ended = meta.get("ended")
+    if isinstance(ended, bool):
+        del meta["ended"]
+    if isinstance(exported := parsed(meta.get("meta")), dict):
+        del meta["meta"]
+        meta = {**exported, **meta}
+    intent = row.get("intent")
+    imported = conversation(
         said,
-        id=_name(row, "id"),
-        user=_name(row, "user_id") or _name(row, "user") or None,
-        intent=row["intent"] if isinstance(row.get("intent"), str) else None,
+        id=name_of(row, "id"),
+        user=name_of(row, "user_id") or name_of(row, "user") or None,
+        intent=intent if isinstance(intent, str) and intent else None,
         meta=meta,
-        whole=_is_whole(row),
+        whole=ended if isinstance(ended, bool) else _is_whole(row),
     )
-    notes = {**imported.notes, "fields left out": left_out} if left_out else imported.notes
-    return replace(imported, notes=notes)
+    left_out += intent is not None and not isinstance(intent, str)
+    if not left_out:
+        return imported
+    left_out += imported.notes.get("fields left out", 0)
+    return replace(imported, notes={**imported.notes, "fields left out": left_out})
 
 
-def wildchat(row: Row) -> Imported:
-    """WildChat (first release, 1M and 4.8M). A person is an address in a country, as in the paper.
-
-    The hash of a conversation is not unique, so the id also holds the first `turn_identifier`.
-    """
-    said = _messages(row, "conversation", _CHAT_ROLES, "role", "content")
-    items: list[Row] = row["conversation"]
-    first: Row = next((item for item in items if item.get("role") == "user"), {})
-    country = _text_or_none(row, "country") or _text_or_none(first, "country")
-    person = _text_or_none(row, "hashed_ip") or _text_or_none(first, "hashed_ip")
-    number = items[0].get("turn_identifier")
-    name = _name(row, "conversation_hash") or _name(row, "conversation_id")
-    scalars = ("language", "model", "timestamp", "state", "toxic", "redacted")
-    return _imported(
-        said,
-        id=f"{name}-{number}" if name and number is not None else name,
-        user=f"{person}/{country or ''}" if person else None,
-        meta={"source": "wildchat", "country": country, **{key: _plain(row.get(key)) for key in scalars}},
-    )
-
-
-def lmsys(row: Row) -> Imported:
-    """LMSYS-Chat-1M. `toxic` is true where OpenAI's moderation flagged any of the messages."""
-    said = _messages(row, "conversation", _CHAT_ROLES, "role", "content")
-    moderation = row.get("openai_moderation")
-    items = moderation if isinstance(moderation, list) else []
-    flags = [item.get("flagged") for item in items if isinstance(item, dict)]
-    scalars = ("language", "model", "redacted", "timestamp")
-    meta = {"source": "lmsys", **{key: _plain(row.get(key)) for key in scalars}}
-    return _imported(said, id=_name(row, "conversation_id"), meta={**meta, "toxic": any(flags) if flags else None})
+_MESSAGES_FIELDS = frozenset(("id", "user_id", "user", "messages", "intent"))
 
 
 def sharegpt(row: Row) -> Imported:
     """ShareGPT: `conversations` (in some copies `items`) of `{from, value}`."""
     name = "conversations" if "conversations" in row else "items"
-    said = _messages(row, name, _SHAREGPT_ROLES, "from", "value")
-    meta = {key: _plain(row.get(key)) for key in ("language", "model")}
-    return _imported(said, id=_name(row, "id"), meta={"source": "sharegpt", **meta}, whole=_is_whole(row))
+    said = read(enumerate(listed(row, name)), name, _SHAREGPT_ROLES, "from", "value")
+    meta = {"source": "sharegpt", **facts(row, "language", "model")}
+    return conversation(said, id=name_of(row, "id"), meta=meta, whole=_is_whole(row))
 
 
-def userlm(row: Row) -> Imported:
-    """Our own records, such as an earlier `conversations.jsonl`."""
-    turns = row.get("turns")
-    for i, turn in enumerate(turns if isinstance(turns, list) else ()):
-        if isinstance(turn, dict) and turn.get("role") not in ("user", "assistant"):
-            raise Rejected("unknown role", f"turns[{i}].role is {turn.get('role')!r}; {_known(_OUR_ROLES)}")
-        if isinstance(turn, dict) and isinstance(turn.get("text"), str) and not _has_words(turn["text"]):
-            raise Rejected("empty turn", f"turns[{i}].text has no words")
-    try:
-        conversation = from_record({**row, "id": _name(row, "id")})
-    except ValueError as error:
-        raise Rejected("wrong type", str(error)) from None
-    if not conversation.turns:
-        raise Rejected("no messages", "the list 'turns' is empty")
-    if not conversation.user_turns:
-        raise Rejected("no user turn", "none of the turns is of the user")
-    return Imported(conversation)
-
-
-SOURCES: dict[str, Callable[[Row], Imported]] = {
-    "messages": messages,
-    "wildchat": wildchat,
-    "lmsys": lmsys,
-    "sharegpt": sharegpt,
-    "userlm": userlm,
-}
-
-_FIELDS = {
-    "messages": "'messages'",
-    "wildchat": "'conversation_hash' and 'conversation'",
-    "lmsys": "'conversation_id' and 'conversation'",
-    "sharegpt": "'conversations' or 'items'",
-    "userlm": "'turns'",
-}
-
-
-# --- what they share -------------------------------------------------------------------------------------
-
-_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
-_OUR_ROLES = {"user": "user", "assistant": "assistant"}
-_CHAT_ROLES = _OUR_ROLES | {"system": "system", "developer": "system", "tool": "tool", "function": "tool"}
-_SHAREGPT_ROLES = {
-    **_CHAT_ROLES,
+_SHAREGPT_ROLES: Mapping[str, Side] = {
+    **CHAT_ROLES,
     "human": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
@@ -219,83 +204,250 @@ _SHAREGPT_ROLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """A message: `role` is `user`, `assistant`, `system` or `tool`; `left_out` counts parts without text."""
-
-    role: str
-    text: str
-    left_out: int = 0
-
-
-def _messages(row: Row, name: str, roles: Mapping[str, str], role_field: str, text_field: str) -> list[_Said]:
-    """The messages in the list `name` of a row; a message that speaks and calls a tool gives two."""
-    found = row.get(name)
-    if found is None:
-        raise Rejected("no messages", f"field {name!r} is missing")
-    if not isinstance(found, Sequence) or isinstance(found, str):
-        raise Rejected("wrong type", f"field {name!r} must be a list, not {type(found).__name__}")
-    if not found:
-        raise Rejected("no messages", f"the list {name!r} is empty")
-    said = []
-    for i, message in enumerate(found):
-        where = f"{name}[{i}]"
-        if not isinstance(message, dict):
-            raise Rejected("wrong type", f"{where} must be an object, not {type(message).__name__}")
-        told = message.get(role_field)
-        role = roles.get(told.strip().lower()) if isinstance(told, str) else None
-        if role is None:
-            raise Rejected("unknown role", f"{where}.{role_field} is {told!r}; {_known(roles)}")
-        text, left_out = _text(message.get(text_field), f"{where}.{text_field}")
-        calls = message.get("tool_calls") or message.get("function_call")
-        if _has_words(text) or role == "tool":
-            said.append(_Said(role, text, left_out))
-        elif role != "system" and not calls:
-            raise Rejected("empty turn", f"{where}.{text_field} has no words")
-        if calls:
-            said.append(_Said("tool", json.dumps(calls, ensure_ascii=False, default=str)))
-    return said
+def userlm(row: Row) -> Imported:
+    """Our own records, such as an earlier `conversations.jsonl`."""
+    turns = row.get("turns")
+    for i, turn in enumerate(turns if isinstance(turns, list) else ()):
+        if isinstance(turn, dict) and turn.get("role") not in ("user", "assistant"):
+            known = "known are user, assistant"
+            raise Rejected("unknown role", f"turns[{i}].role is {turn.get('role')!r}; {known}")
+        if isinstance(turn, dict) and isinstance(turn.get("text"), str) and not has_words(turn["text"]):
+            raise Rejected("empty turn", f"turns[{i}].text has no words")
+    try:
+        record = from_record({**row, "id": name_of(row, "id")})
+    except ValueError as error:
+        raise Rejected("wrong type", str(error)) from None
+    if not record.turns:
+        raise Rejected("no messages", "the list 'turns' is empty")
+    if not record.user_turns:
+        raise Rejected("no user turn", "none of the turns is of the user")
+    return Imported(record)
 
 
-def _imported(
-    said: Sequence[_Said],
-    *,
-    id: str,
-    meta: Row,
-    user: str | None = None,
-    intent: str | None = None,
-    whole: bool = True,
-) -> Imported:
-    """Join, move and count. `whole`: the log does not say that there was more."""
-    notes: Counter[str] = Counter()
-    aside: dict[str, list[str]] = {}
-    turns: list[Turn] = []
-    sides: dict[str, Role] = {"user": "user", "assistant": "assistant"}
-    for message in said:
-        notes["parts left out"] += message.left_out
-        side = sides.get(message.role)
-        if side is None:
-            aside.setdefault(message.role, []).append(message.text)
-            notes[f"{message.role} to meta"] += 1
-        elif turns and turns[-1].role == side:
-            turns[-1] = Turn(side, f"{turns[-1].text}\n\n{message.text}")
-            notes["joined turns"] += 1
-        else:
-            turns.append(Turn(side, message.text))
-    if not any(turn.role == "user" for turn in turns):
-        raise Rejected("no user turn", "none of the messages is of the user")
-    notes["opening assistant turn"] += turns[0].role == "assistant"
-    everything = {**meta, **{role: "\n\n".join(texts) for role, texts in aside.items()}}
-    notes["fields left out"] += len(RUN_KEYS & everything.keys())  # their names mean something else here
-    conversation = Conversation(
-        id=id,
-        turns=tuple(turns),
-        intent=intent,
-        user=user,
-        ended=whole and said[-1].role == "assistant",  # a pending tool call is no ending
-        meta={key: value for key, value in without_run(everything).items() if value is not None},
+# --- collections -----------------------------------------------------------------------------------------
+
+
+def wildchat(row: Row) -> Imported:
+    """WildChat (first release, 1M and 4.8M). A person is an address in a country, as in the paper.
+
+    The hash of a conversation is not unique, so the id also holds the first `turn_identifier`. What is missing of
+    the conversation is taken from its turns: the most frequent language, and whether any is toxic or redacted.
+    """
+    items = listed(row, "conversation")
+    said = read(enumerate(items), "conversation")
+    first: Row = next((item for item in items if item.get("role") == "user"), {})
+    country = text_of(row, "country") or text_of(first, "country")
+    person = text_of(row, "hashed_ip") or text_of(first, "hashed_ip")
+    number = first.get("turn_identifier")
+    name = name_of(row, "conversation_hash") or name_of(row, "conversation_id")
+    known = facts(row, "language", "model", "timestamp")
+    if "language" not in known:
+        spoken = Counter(item["language"] for item in items if isinstance(item.get("language"), str))
+        known.update((("language", language) for language, _ in spoken.most_common(1)))
+    return conversation(
+        said,
+        id=f"{name}-{number}" if name and number is not None else name,
+        user=f"{person}/{country or ''}" if person else None,
+        meta={
+            "source": "wildchat",
+            "country": country,
+            "state": text_of(row, "state") or text_of(first, "state"),
+            **known,
+            "toxic": _any_flag(row, items, "toxic"),
+            "redacted": _any_flag(row, items, "redacted"),
+        },
     )
-    return Imported(conversation, dict(+notes))
+
+
+def _any_flag(row: Row, items: Sequence[Row], field: str) -> bool | None:
+    if (flag := flag_of(row, field)) is not None:
+        return flag
+    flags = [item[field] for item in items if isinstance(item.get(field), bool)]
+    return any(flags) if flags else None
+
+
+def lmsys(row: Row) -> Imported:
+    """LMSYS-Chat-1M. `toxic` is true where OpenAI's moderation flagged any of the messages."""
+    said = read(enumerate(listed(row, "conversation")), "conversation")
+    meta = {
+        "source": "lmsys",
+        **facts(row, "language", "model", "timestamp"),
+        "redacted": flag_of(row, "redacted"),
+        "toxic": flagged(row.get("openai_moderation")),
+    }
+    return conversation(said, id=name_of(row, "conversation_id"), meta=meta)
+
+
+def arena(row: Row) -> Imported:
+    """Chatbot Arena: one user talks to two models at once, and votes. The winner's side is taken; of a tie, a's.
+
+    There are rows with `conversation_a` and `conversation_b` (`chatbot_arena_conversations` and the sets of human
+    preference of 100k and 140k; `conversation_a` may be JSON in a text), and with `prompt`, `response_a` and
+    `response_b`, each a text or a list of them, that too perhaps as JSON in a text (55k).
+
+    In the newer sets a session may have several votes: a row after the first holds what came before in its
+    `full_conversation`, and no row tells whether it is the last, so none has an observed ending.
+    """
+    side = _winner(row)
+    session = name_of(row, "evaluation_session_id") or None
+    order = row.get("evaluation_order")
+    tags = row.get("toxic_chat_tag")
+    tagged = flagged(list(tags.values())) if isinstance(tags, dict) else None
+    moderated = flagged(row.get("openai_moderation"))
+    stamp = row.get("tstamp")
+    if "conversation_a" not in row:
+        said = _prompted(row, side)
+    elif isinstance(order, int) and order > 1 and row.get("full_conversation"):
+        said = _session(row, side)
+    else:
+        name = f"conversation_{side}"
+        said = read(enumerate(listed({name: parsed(row.get(name))}, name)), name)
+    return conversation(
+        said,
+        id=name_of(row, "question_id") or name_of(row, "id"),
+        user=name_of(row, "judge") or name_of(row, "judge_hash") or session,
+        meta={
+            "source": "arena",
+            "model": text_of(row, f"model_{side}"),
+            **facts(row, "language", "timestamp"),
+            **({"timestamp": time_of(stamp)} if isinstance(stamp, int | float) else {}),
+            "toxic": tagged if moderated is None else moderated or bool(tagged),
+        },
+        whole=session is None,
+    )
+
+
+def _winner(row: Row) -> Literal["a", "b"]:
+    """The side that was chosen. The set of 55k has a number for each outcome."""
+    winner = text_of(row, "winner")
+    if winner is None:
+        return "b" if row.get("winner_model_b") in (1, "1") else "a"
+    if winner not in ("model_a", "model_b") and not winner.startswith(("tie", "both")):
+        raise Rejected("wrong type", f"field 'winner' is {winner!r}; known are model_a, model_b and ties")
+    return "b" if winner == "model_b" else "a"
+
+
+def _prompted(row: Row, side: str) -> Messages:
+    name = f"response_{side}"
+    asked, answers = _texts(row, "prompt"), _texts(row, name)
+    if len(asked) != len(answers):
+        raise Rejected("wrong type", f"'prompt' holds {len(asked)} texts, but {name!r} {len(answers)}")
+    items = []
+    for i, (question, answer) in enumerate(zip(asked, answers, strict=True)):
+        items += [(i, {"role": "user", "content": question}), (i, {"role": "assistant", "content": answer})]
+    return read(items, f"prompt/{name}")
+
+
+def _texts(row: Row, name: str) -> list[str | None]:
+    """The texts in a field; a text that happens to be JSON, and no list of texts, is a text."""
+    found = parsed(row.get(name))
+    if isinstance(found, list) and all(text is None or isinstance(text, str) for text in found):
+        return found
+    if (text := text_of(row, name)) is None:
+        raise Rejected("no messages", f"field {name!r} is missing or empty")
+    return [text]
+
+
+def _session(row: Row, side: str) -> Messages:
+    name = "full_conversation"
+    items = []
+    for i, item in enumerate(listed({name: parsed(row[name])}, name)):
+        if not isinstance(item, dict):
+            raise Rejected("wrong type", f"{name}[{i}] must be an object, not {type(item).__name__}")
+        items += [(i, item.get("user")), (i, item.get(f"model_side_{side}"))]
+    return read(items, name)
+
+
+def prism(row: Row) -> Imported:
+    """PRISM: `conversations.jsonl`. Of the answers to choose from at each turn, the chosen one.
+
+    At the last turn nothing may be chosen: the highest score is taken then. Equal scores go by `within_turn_id`.
+    """
+    name = "conversation_history"
+    items = listed(row, name)
+    asked: dict[int, list[int]] = {}  # turn to the places of its messages
+    answers: dict[int, list[int]] = {}
+    for i, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise Rejected("wrong type", f"{name}[{i}] must be an object, not {type(item).__name__}")
+        if item.get("role") not in ("user", "model"):
+            raise Rejected("unknown role", f"{name}[{i}].role is {item.get('role')!r}; known are user, model")
+        _need(item, "turn", int, f"{name}[{i}]")
+        (asked if item["role"] == "user" else answers).setdefault(item["turn"], []).append(i)
+    order: list[int] = []
+    for turn in sorted(asked.keys() | answers.keys()):
+        if turn not in asked:
+            raise Rejected("no user turn", f"{name}: turn {turn} has an answer and no question")
+        order += asked[turn]
+        if turn in answers:
+            order.append(_chosen(items, answers[turn], name, last=turn == max(asked)))
+    models = [text_of(items[i], "model_name") for i in order if items[i]["role"] == "model"]
+    time = facts(row, "generated_datetime").get("generated_datetime")
+    said = read(((i, items[i]) for i in order), name, {"user": "user", "model": "assistant"})
+    return conversation(
+        said,
+        id=name_of(row, "conversation_id"),
+        user=name_of(row, "user_id") or None,
+        meta={
+            "source": "prism",
+            "model": models[-1] if models else None,
+            "timestamp": time,
+            **facts(row, "conversation_type"),
+            "included_in_balanced_subset": flag_of(row, "included_in_balanced_subset"),
+        },
+    )
+
+
+def _chosen(items: Sequence[Row], places: Sequence[int], name: str, last: bool) -> int:
+    """The place of the answer with which the conversation went on."""
+    for i in places:
+        if items[i].get("if_chosen") is not None or not last:
+            _need(items[i], "if_chosen", bool, f"{name}[{i}]")
+    chosen = [i for i in places if items[i].get("if_chosen")] or (list(places) if last else [])
+    if not chosen:
+        turn = items[places[0]]["turn"]
+        raise Rejected("no chosen answer", f"{name}: no answer of turn {turn} has if_chosen true")
+    if len(chosen) == 1:
+        return chosen[0]
+    for i in chosen:
+        _need(items[i], "score", (int, float), f"{name}[{i}]")
+        _need(items[i], "within_turn_id", int, f"{name}[{i}]")
+    return min(chosen, key=lambda i: (-items[i]["score"], items[i]["within_turn_id"]))
+
+
+def _need(item: Row, field: str, kind: type | tuple[type, ...], where: str) -> None:
+    value = item.get(field)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        wanted = "true or false" if kind is bool else "a number"
+        raise Rejected("wrong type", f"{where}.{field} must be {wanted}, not {type(value).__name__}")
+
+
+# --- names -----------------------------------------------------------------------------------------------
+
+_LAYOUTS: dict[str, Callable[[Row], Imported]] = {
+    "messages": messages,
+    "wildchat": wildchat,
+    "lmsys": lmsys,
+    "arena": arena,
+    "prism": prism,
+    "sharegpt": sharegpt,
+    "userlm": userlm,
+}
+
+SOURCES = (*_LAYOUTS, "oasst", "otel")
+"""The names of the layouts."""
+
+_FIELDS = {
+    "messages": "'messages'",
+    "wildchat": "'conversation_hash' and 'conversation'",
+    "lmsys": "'conversation_id' and 'conversation'",
+    "arena": "'conversation_a' or 'response_a'",
+    "prism": "'conversation_history'",
+    "sharegpt": "'conversations' or 'items'",
+    "userlm": "'turns'",
+    "oasst": "'message_tree_id' or 'message_id'",
+    "otel": "'resourceSpans', or 'attributes' and 'traceId' or 'context'",
+}
 
 
 def _is_whole(row: Row) -> bool:
@@ -303,47 +455,3 @@ def _is_whole(row: Row) -> bool:
     means that nobody was asked to go on."""
     cut = row.get("fragment") or row.get("truncated") or row.get("complete") is False
     return not cut and row.get("tree") is None
-
-
-def _text(content: Any, where: str) -> tuple[str, int]:
-    """The text of a message, and how many of its parts are none."""
-    if content is None or isinstance(content, str):
-        return content or "", 0
-    if not isinstance(content, list):
-        raise Rejected("wrong type", f"{where} must be a text or a list, not {type(content).__name__}")
-    texts = []
-    for part in content:
-        text = part.get("text") if isinstance(part, dict) else part
-        if isinstance(text, str):
-            texts.append(text)
-    return "\n\n".join(texts), len(content) - len(texts)
-
-
-def _has_words(text: str) -> bool:
-    """False for white space, and for the invisible marks that ChatGPT leaves where an answer was stopped."""
-    return any(not letter.isspace() and letter not in _INVISIBLE for letter in text)
-
-
-def _name(row: Row, field: str) -> str:
-    """An id, which some logs give as a number; empty when there is none."""
-    value = row.get(field)
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise Rejected("wrong type", f"field {field!r} must be a text, not {type(value).__name__}")
-    return str(value)
-
-
-def _text_or_none(row: Row, field: str) -> str | None:
-    value = row.get(field)
-    if value is not None and not isinstance(value, str):
-        raise Rejected("wrong type", f"field {field!r} must be a text, not {type(value).__name__}")
-    return value or None
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else value  # a time stamp read from parquet
-
-
-def _known(roles: Mapping[str, str]) -> str:
-    return f"known are {', '.join(roles)}"

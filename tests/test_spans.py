@@ -1,0 +1,470 @@
+"""Spans of tracing tools become conversations: the longest history of each, and its answer."""
+
+import json
+from typing import Any
+
+import pytest
+
+from userlm.data.sources import NOTES, find
+from userlm.store import Line
+
+TALK = ["hi", "hello", "and now?", "rest", "bye", "see you"]
+
+
+def chat(*texts: str) -> list[dict[str, Any]]:
+    return [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(texts)]
+
+
+def parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"role": m["role"], "parts": [{"type": "text", "content": m["content"]}]} for m in messages]
+
+
+def otlp(value: Any) -> dict[str, Any]:
+    """A value as OTLP writes it."""
+    if isinstance(value, list):
+        return {"arrayValue": {"values": [otlp(item) for item in value]}}
+    if isinstance(value, dict):
+        return {"kvlistValue": {"values": [{"key": key, "value": otlp(item)} for key, item in value.items()]}}
+    return {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}
+
+
+def sdk(attributes: dict[str, Any], trace: str = "0xt1", events: Any = ()) -> dict[str, Any]:
+    """A span as the SDK for Python writes it."""
+    context = {"trace_id": trace, "span_id": "0x1", "trace_state": "[]"}
+    start = "2025-03-01T12:00:00.000000Z"
+    span = {
+        "name": "chat m",
+        "context": context,
+        "kind": "SpanKind.CLIENT",
+        "parent_id": None,
+        "start_time": start,
+    }
+    return {**span, "attributes": attributes, "events": list(events), "links": [], "resource": {}}
+
+
+def export(*spans: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    """An export of OTLP: pairs of a trace and attributes."""
+    rows = [
+        {
+            "traceId": trace,
+            "spanId": "1",
+            "name": "chat m",
+            "startTimeUnixNano": "1740830400000000000",
+            "attributes": [{"key": key, "value": otlp(value)} for key, value in attributes.items()],
+        }
+        for trace, attributes in spans
+    ]
+    return {"resourceSpans": [{"resource": {}, "scopeSpans": [{"scope": {"name": "x"}, "spans": rows}]}]}
+
+
+def call(*texts: str, **more: Any) -> dict[str, Any]:
+    """The attributes of a call, of which the last text is the answer; `conversation` and `user` are its ids."""
+    asked, answer = chat(*texts)[:-1], chat(*texts)[-1:]
+    names = {"conversation": "gen_ai.conversation.id", "user": "user.id"}
+    return {
+        "gen_ai.request.model": "m",
+        "gen_ai.input.messages": json.dumps(parts(asked)),
+        "gen_ai.output.messages": json.dumps([{**parts(answer)[0], "finish_reason": "stop"}]),
+        **{names.get(key, key): value for key, value in more.items()},
+    }
+
+
+def read(*rows: dict[str, Any]):
+    return list(find([Line(i, row) for i, row in enumerate(rows, 1)], None, "log"))
+
+
+def conversations(*rows: dict[str, Any]) -> list[list[str]]:
+    return [[turn.text for turn in f.imported.conversation.turns] for f in read(*rows)]
+
+
+def the_only(*rows: dict[str, Any]):
+    (one,) = read(*rows)
+    assert one.rejected is None, one.rejected
+    return one.imported
+
+
+# --- the forms -------------------------------------------------------------------------------------------
+
+
+def test_a_span_of_the_sdk_becomes_a_conversation():
+    attributes = call("hi", "hello", user="p1", conversation="c1") | {"gen_ai.response.model": "m-1"}
+    conversation = the_only(sdk(attributes)).conversation
+    assert (conversation.id, conversation.user, conversation.ended) == ("c1", "p1", True)
+    assert [(turn.role, turn.text) for turn in conversation.turns] == [("user", "hi"), ("assistant", "hello")]
+    assert conversation.meta == {"source": "otel", "model": "m-1", "timestamp": "2025-03-01T12:00:00.000000Z"}
+
+
+def test_an_export_holds_many_spans_and_its_times_are_nanoseconds():
+    row = export(("t1", call("hi", "hello")), ("t2", call("why?", "so")))
+    one, two = read(row)
+    assert (one.line.number, two.line.number) == (1, 1)
+    assert [f.imported.conversation.id for f in (one, two)] == ["t1", "t2"]
+    assert one.imported.conversation.meta["timestamp"] == "2025-03-01T12:00:00+00:00"
+    assert one.imported.conversation.turns[1].text == "hello"
+
+
+def test_a_span_of_otlp_may_stand_on_a_line_alone():
+    (span,) = export(("t1", call("hi", "hello")))["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert the_only(span).conversation.id == "t1"
+
+
+def test_messages_may_be_structured_in_place_of_json_in_a_text():
+    attributes = {
+        "gen_ai.input.messages": parts(chat("hi")),
+        "gen_ai.output.messages": parts(chat("x", "hello")[1:]),
+    }
+    assert conversations(sdk(attributes)) == conversations(export(("t", attributes))) == [["hi", "hello"]]
+
+
+# --- the conventions -------------------------------------------------------------------------------------
+
+CALL = {"id": "1", "name": "clock", "arguments": {"zone": "UTC"}}
+
+
+def semantic() -> dict[str, Any]:
+    asked = [
+        *parts(chat("what time is it?")),
+        {"role": "assistant", "parts": [{"type": "tool_call", **CALL}]},
+        {"role": "tool", "parts": [{"type": "tool_call_response", "id": "1", "response": {"now": "noon"}}]},
+    ]
+    answer = {"role": "assistant", "parts": [{"type": "text", "content": "It is noon."}], "finish_reason": "stop"}
+    system = [{"type": "text", "content": "Be brief."}]
+    return sdk(
+        {
+            "gen_ai.system_instructions": json.dumps(system),
+            "gen_ai.input.messages": json.dumps(asked),
+            "gen_ai.output.messages": json.dumps([answer]),
+        }
+    )
+
+
+def openinference() -> dict[str, Any]:
+    asked, calls = "llm.input_messages", "message.tool_calls.0.tool_call"
+    return sdk(
+        {
+            "openinference.span.kind": "LLM",
+            "llm.model_name": "m",
+            f"{asked}.0.message.role": "system",
+            f"{asked}.0.message.content": "Be brief.",
+            f"{asked}.1.message.role": "user",
+            f"{asked}.1.message.contents.0.message_content.type": "text",
+            f"{asked}.1.message.contents.0.message_content.text": "what time is it?",
+            f"{asked}.2.message.role": "assistant",
+            f"{asked}.2.{calls}.function.name": "clock",
+            f"{asked}.2.{calls}.function.arguments": '{"zone": "UTC"}',
+            f"{asked}.3.message.role": "tool",
+            f"{asked}.3.message.content": '{"now": "noon"}',
+            "llm.output_messages.0.message.role": "assistant",
+            "llm.output_messages.0.message.content": "It is noon.",
+        }
+    )
+
+
+def openllmetry() -> dict[str, Any]:
+    return sdk(
+        {
+            "traceloop.span.kind": "llm",
+            "gen_ai.prompt.0.role": "system",
+            "gen_ai.prompt.0.content": "Be brief.",
+            "gen_ai.prompt.1.role": "user",
+            "gen_ai.prompt.1.content": '[{"type": "text", "text": "what time is it?"}]',
+            "gen_ai.prompt.2.role": "assistant",
+            "gen_ai.prompt.2.tool_calls.0.name": "clock",
+            "gen_ai.prompt.2.tool_calls.0.arguments": '{"zone": "UTC"}',
+            "gen_ai.prompt.3.role": "tool",
+            "gen_ai.prompt.3.content": '{"now": "noon"}',
+            "gen_ai.completion.0.role": "assistant",
+            "gen_ai.completion.0.content": "It is noon.",
+        }
+    )
+
+
+def event(name: str, attributes: Any) -> dict[str, Any]:
+    return {"name": f"gen_ai.{name}", "timestamp": "2025-03-01T12:00:00Z", "attributes": attributes}
+
+
+def events() -> dict[str, Any]:
+    calls = json.dumps([{"id": "1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}])
+    said = [
+        event("system.message", {"content": "Be brief."}),
+        event("user.message", {"gen_ai.event.content": '{"content": "what time is it?"}'}),
+        event("assistant.message", {"tool_calls": calls}),
+        event("tool.message", {"content": '{"now": "noon"}', "id": "1"}),
+        event("choice", {"index": 0, "finish_reason": "stop", "message": '{"content": "It is noon."}'}),
+        {"name": "exception", "attributes": {"exception.type": "x"}},
+    ]
+    return sdk({"gen_ai.request.model": "m"}, events=said)
+
+
+def bedrock() -> dict[str, Any]:
+    said = [
+        event("system.message", {"content": '[{"text": "Be brief."}]'}),
+        event("user.message", {"content": '[{"text": "what time is it?"}]'}),
+        event("assistant.message", {"content": '[{"toolUse": {"name": "clock"}}]'}),
+        event("tool.message", {"content": '[{"toolResult": {"content": [{"text": "noon"}]}}]'}),
+        event("choice", {"message": '[{"text": "It is noon."}]', "finish_reason": "end_turn"}),
+    ]
+    return sdk({}, events=said)
+
+
+@pytest.mark.parametrize("span", [semantic, openinference, openllmetry, events, bedrock])
+def test_in_every_convention_what_is_said_becomes_turns_and_tools_go_to_meta(span):
+    imported = the_only(span())
+    conversation = imported.conversation
+    assert [turn.text for turn in conversation.turns] == ["what time is it?", "It is noon."]
+    assert conversation.meta["system"] == "Be brief."
+    assert "clock" in conversation.meta["tool"] and "noon" in conversation.meta["tool"]
+    assert imported.notes == {"system to meta": 1, "tool to meta": 2}
+    assert conversation.ended
+
+
+def test_older_spans_hold_json_or_a_plain_text_in_an_attribute_or_an_event():
+    plain = {"gen_ai.prompt": "hi", "gen_ai.completion": "hello"}
+    listed = {"gen_ai.prompt": json.dumps(chat("hi")), "gen_ai.completion": '[{"content": "hello"}]'}
+    asked = [event("content.prompt", {"gen_ai.prompt": "hi"})]
+    asked += [event("content.completion", {"gen_ai.completion": "hello"})]
+    details = [event("client.inference.operation.details", call("hi", "hello"))]
+    for span in (sdk(plain), sdk(listed), sdk({}, events=asked), sdk({}, events=details)):
+        assert conversations(span) == [["hi", "hello"]]
+
+
+def test_thoughts_pictures_and_other_answers_to_choose_from_are_counted_and_not_said():
+    picture = {"type": "blob", "modality": "image", "content": "aGk="}
+    asked = [{"role": "user", "parts": [{"type": "text", "content": "what is this?"}, picture]}]
+    thought = {"type": "reasoning", "content": "hm"}
+    answers = [
+        {"role": "assistant", "parts": [thought, {"type": "text", "content": "A cat."}], "finish_reason": "stop"},
+        {"role": "assistant", "parts": [{"type": "text", "content": "A dog."}], "finish_reason": "stop"},
+    ]
+    span = sdk(
+        {
+            "gen_ai.request.choice.count": 2,
+            "gen_ai.input.messages": json.dumps(asked),
+            "gen_ai.output.messages": json.dumps(answers),
+        }
+    )
+    imported = the_only(span)
+    assert [turn.text for turn in imported.conversation.turns] == ["what is this?", "A cat."]
+    assert imported.notes == {"parts left out": 3}
+    assert the_only(export(("t", span["attributes"]))).notes == imported.notes
+    aloud = sdk(
+        {"gen_ai.prompt": "hi", "gen_ai.completion.0.role": "thinking", "gen_ai.completion.1.content": "yo"}
+    )
+    aloud["attributes"]["gen_ai.completion.0.content"] = "hm"
+    assert conversations(aloud) == [["hi", "yo"]]
+    choices = [event("user.message", {"content": "hi"})]
+    choices += [event("choice", {"index": i, "message": text}) for i, text in enumerate(("yo", "hey"))]
+    assert conversations(sdk({}, events=choices)) == [["hi", "yo"]]
+
+
+def test_a_user_who_pastes_json_has_said_json():
+    pasted = '[{"name": "x"}]'
+    said = {
+        "gen_ai.prompt.0.role": "user",
+        "gen_ai.prompt.0.content": pasted,
+        "gen_ai.completion.0.content": "a list",
+    }
+    assert conversations(sdk(said)) == [[pasted, "a list"]]
+
+
+def test_messages_in_many_attributes_are_in_the_order_of_their_numbers():
+    texts = [f"text {i}" for i in range(12)]
+    said = {"gen_ai.prompt.template.name": "x"}
+    for i in (10, 2, 0, 1, 11, *range(3, 10)):
+        said |= {f"gen_ai.prompt.{i}.{key}": value for key, value in chat(*texts)[i].items()}
+    assert conversations(sdk(said)) == [texts]
+
+
+# --- what belongs together -------------------------------------------------------------------------------
+
+
+def test_of_a_conversation_the_longest_history_and_its_answer_are_kept():
+    rows = [sdk(call(*TALK[:n], conversation="c1"), trace=f"t{n}") for n in (2, 4, 6)]
+    for order in (rows, rows[::-1], [rows[1], rows[2], rows[0]]):
+        (one,) = read(*order)
+        assert [turn.text for turn in one.imported.conversation.turns] == TALK
+        assert (one.line.number, one.imported.conversation.id) == (1, "c1")
+        assert one.imported.notes == {"merged spans": 2, "merged lines": 2}
+
+
+def test_without_any_id_histories_that_continue_each_other_are_one_conversation():
+    rows = [sdk(call(*TALK[:n]), trace=f"t{n}") for n in (2, 4, 6)]
+    assert conversations(*rows) == [TALK]
+
+
+def test_without_any_id_another_answer_or_another_person_is_another_conversation():
+    other = sdk(call("hi", "good day"), trace="t2")
+    assert conversations(sdk(call("hi", "hello")), other) == [["hi", "hello"], ["hi", "good day"]]
+    people = [sdk(call(*TALK[:2], user="p1")), sdk(call(*TALK[:4], user="p2"), trace="t2")]
+    assert conversations(*people) == [TALK[:2], TALK[:4]]
+
+
+def test_a_person_who_is_named_in_one_of_the_spans_is_that_of_the_conversation():
+    named, nameless = call(*TALK[:2], conversation="c", user="p1"), call(*TALK[:4], conversation="c")
+    assert the_only(sdk(named), sdk(nameless)).conversation.user == "p1"
+
+
+def test_where_a_history_begins_anew_so_does_a_conversation_and_only_the_last_is_known_to_have_ended():
+    first, second = call(*TALK[:4], conversation="c1"), call("hi again", "welcome back", conversation="c1")
+    found = [f.imported.conversation for f in read(sdk(first), sdk(second))]
+    assert [(c.id, c.ended, len(c.turns)) for c in found] == [("c1", False, 4), ("c1/2", True, 2)]
+    # The first one went on after the second had begun.
+    third = call(*TALK, conversation="c1")
+    found = [f.imported.conversation for f in read(sdk(first), sdk(second), sdk(third))]
+    assert [(c.id, c.ended, len(c.turns)) for c in found] == [("c1", True, 6), ("c1/2", False, 2)]
+
+
+def test_a_history_that_was_changed_in_its_middle_is_another_conversation():
+    changed = [*TALK[:2], "no, tomorrow?", "work"]
+    rows = [sdk(call(*texts, conversation="c1")) for texts in (TALK[:2], TALK[:4], changed)]
+    assert conversations(*rows) == [TALK[:4], changed]
+
+
+def test_an_answer_that_was_made_again_does_not_make_a_second_conversation():
+    again = ["hi", "hey", *TALK[2:]]
+    one, two = (sdk(call("hi", text, conversation="c1")) for text in ("hello", "hey"))
+    assert conversations(one, two) == [["hi", "hey"]]
+    assert conversations(one, two, sdk(call(*again[:4], conversation="c1"))) == [again[:4]]
+    assert conversations(one, two, sdk(call(*TALK[:4], conversation="c1"))) == [TALK[:4]]
+
+
+def test_white_space_that_an_app_takes_off_does_not_part_a_conversation():
+    rows = [sdk(call("hi", " hello\n")), sdk(call(*TALK[:4]), trace="t2")]
+    assert conversations(*rows) == [TALK[:4]]
+
+
+def test_the_inner_calls_of_an_agent_are_one_conversation():
+    whole = semantic()
+    asked = json.loads(whole["attributes"]["gen_ai.input.messages"])
+    first = sdk(
+        {
+            "gen_ai.input.messages": json.dumps(asked[:1]),
+            "gen_ai.output.messages": json.dumps([{**asked[1], "finish_reason": "tool_call"}]),
+        }
+    )
+    agent = sdk({**call("what time is it?", "It is noon."), "gen_ai.operation.name": "invoke_agent"})
+    for rows in ([first, whole, agent], [agent, first, whole]):
+        imported = the_only(*rows)
+        assert [turn.text for turn in imported.conversation.turns] == ["what time is it?", "It is noon."]
+        assert imported.notes["tool to meta"] == 2
+        assert imported.notes["merged spans"] == 2
+
+
+def test_the_span_of_an_agent_that_shows_the_last_exchange_only_is_no_conversation_beside_its_calls():
+    agent = call(*TALK[2:4]) | {"openinference.span.kind": "AGENT"}
+    rows = [sdk(call(*TALK[:4])), sdk(agent)]
+    assert conversations(*rows) == conversations(*rows[::-1]) == [TALK[:4]]
+
+
+def test_the_span_of_an_agent_counts_where_no_call_shows_what_was_said():
+    agent = sdk(call(*TALK[:2]) | {"openinference.span.kind": "AGENT"}, trace="t0")
+    others = [sdk(call("why?", "so")), sdk(call(*TALK[:4]))]
+    found = read(agent, *others)
+    assert [(f.line.number, len(f.imported.conversation.turns)) for f in found] == [(1, 4), (2, 2)]
+    found = read(agent, others[0])
+    assert [(f.line.number, f.imported.conversation.id) for f in found] == [(1, "t0"), (2, "0xt1")]
+
+
+def test_a_call_that_failed_leaves_the_user_without_an_answer():
+    failed = call("hi", "hello")
+    del failed["gen_ai.output.messages"]
+    conversation = the_only(sdk(failed)).conversation
+    assert ([turn.text for turn in conversation.turns], conversation.ended) == (["hi"], False)
+
+
+def test_a_session_stands_in_for_a_conversation_id_and_the_file_for_a_trace():
+    assert the_only(sdk({**call("hi", "yo"), "session.id": "s1"})).conversation.id == "s1"
+    assert the_only({"traceId": "", "attributes": call("hi", "yo")}).conversation.id == "log-1"
+
+
+# --- what cannot be used ---------------------------------------------------------------------------------
+
+
+def test_spans_without_messages_are_counted_and_every_line_is_accounted_for():
+    http = sdk({"http.request.method": "GET"})
+    tool = sdk({"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "clock"})
+    broken = sdk({"gen_ai.input.messages": "[{"})
+    rows = [
+        http,
+        sdk(call(*TALK[:2])),
+        broken,
+        sdk(call(*TALK[:4])),
+        tool,
+        export(("t8", {}), ("t9", call("a", "b"))),
+    ]
+    found = read(*rows)
+    assert [(f.line.number, f.rejected is None) for f in found] == [(3, False), (2, True), (6, True)]
+    notes = found[1].imported.notes
+    assert notes == {"spans without messages": 3, "merged spans": 1, "merged lines": 3}
+    assert len(found) + notes["merged lines"] == len(rows)
+    assert found[2].imported.notes == {}
+    assert set(notes) <= set(NOTES)
+
+
+def test_where_no_span_shows_what_was_said_each_line_is_rejected_and_says_what_to_do():
+    found = read(sdk({"http.request.method": "GET"}), sdk({"gen_ai.request.model": "m"}))
+    assert [(f.line.number, f.rejected.reason) for f in found] == [(1, "no messages"), (2, "no messages")]
+    assert "capture" in str(found[0].rejected)
+
+
+def test_a_broken_span_among_good_ones_is_left_out_and_counted():
+    imported = the_only(export(("t1", call("hi", "yo")), ("t2", {"gen_ai.input.messages": 5})))
+    assert imported.notes == {"spans left out": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "named"),
+    [
+        (sdk({"gen_ai.input.messages": '[{"role": "us'}), "wrong type", "'gen_ai.input.messages' is no JSON"),
+        (sdk({"gen_ai.input.messages": "{}"}), "wrong type", "'gen_ai.input.messages' must be a list"),
+        (sdk({"llm.output_messages": 7}), "wrong type", "'llm.output_messages'"),
+        (sdk({"gen_ai.input.messages": "[5]"}), "wrong type", "gen_ai.input.messages.0"),
+        (
+            sdk({"gen_ai.input.messages": [{"role": "bot", "content": "x"}]}),
+            "unknown role",
+            "messages[gen_ai.input.messages.0].role is 'bot'",
+        ),
+        (sdk({"gen_ai.prompt.0.content": "x"}), "unknown role", "messages[gen_ai.prompt.0].role is None"),
+        (
+            sdk({"gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": 5}),
+            "wrong type",
+            "messages[gen_ai.prompt.0].content",
+        ),
+        (sdk({"gen_ai.completion": "hello"}), "no user turn", "span"),
+        (sdk(call("hi", " ")), "empty turn", "messages[gen_ai.output.messages.0].content"),
+        ({**sdk({}), "attributes": 5}, "wrong type", "attributes must be"),
+        ({**sdk({}), "attributes": [{"value": {}}]}, "wrong type", "attributes[0].key"),
+        ({**sdk({}), "events": {"name": "x"}}, "wrong type", "events must be a list"),
+        (sdk({}, events=[None]), "wrong type", "events[0]"),
+        (sdk({}, events=[{"name": "gen_ai.choice", "attributes": "x"}]), "wrong type", "events[0].attributes"),
+        ({"resourceSpans": {}}, "no messages", "no span"),
+        ({"resourceSpans": "x"}, "wrong type", "resourceSpans must be a list"),
+        ({"resourceSpans": [{"scopeSpans": [3]}]}, "wrong type", "resourceSpans[0].scopeSpans[0]"),
+    ],
+)
+def test_what_is_broken_is_rejected_and_named(row, reason, named):
+    (one,) = read(row)
+    assert one.rejected is not None
+    assert one.rejected.reason == reason
+    assert named in str(one.rejected)
+
+
+def test_a_number_that_is_no_time_gives_no_time():
+    for start in ("9" * 5000, 10**400, "12 o'clock", None):
+        span = {**sdk(call("hi", "yo")), "start_time": start}
+        meta = the_only(span).conversation.meta
+        assert meta.get("timestamp") == ("12 o'clock" if start == "12 o'clock" else None)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"gen_ai.prompt.²": "x", "gen_ai.prompt.².": "y", "gen_ai.prompt.x.y": 1, "gen_ai.prompt.0": "z"},
+        {"gen_ai.prompt.0.tool_calls.²": "x", "gen_ai.prompt.0.role": "user"},
+        {"gen_ai.prompt." + "0." * 5000 + "role": "user"},
+        {"gen_ai.prompt." + "9" * 5000 + ".role": "user"},
+        {"llm.input_messages.0": "x", "llm.input_messages.0.message.role": "user"},
+    ],
+)
+def test_keys_that_no_convention_knows_are_no_crash(attributes):
+    assert all(f.imported is None for f in read(sdk(attributes)))

@@ -1,0 +1,200 @@
+"""Trees of replies become conversations, one for each path that has words of a user of its own."""
+
+from typing import Any
+
+import pytest
+
+from userlm.data.clean import person
+from userlm.data.sources import NOTES, REASONS, find
+from userlm.store import Line
+
+
+def say(name: str, *replies: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A message; the first letter of its name says who wrote it."""
+    role = {"p": "prompter", "a": "assistant"}[name[0]]
+    return {"message_id": name, "text": f"text of {name}", "role": role, "lang": "en", "replies": replies, **more}
+
+
+def tree(prompt: Any, **more: Any) -> dict[str, Any]:
+    return {"message_tree_id": "t1", "tree_state": "ready_for_export", "prompt": listed(prompt), **more}
+
+
+def listed(message: Any) -> Any:
+    """As JSON gives it, with lists and not tuples."""
+    if isinstance(message, dict) and isinstance(message.get("replies"), tuple):
+        return {**message, "replies": [listed(reply) for reply in message["replies"]]}
+    return message
+
+
+def flat(message: dict[str, Any], parent: str | None = None, tree_id: str = "t1") -> list[dict[str, Any]]:
+    """The messages of a tree, each a row."""
+    own = {key: value for key, value in message.items() if key != "replies"}
+    below = [row for reply in message["replies"] for row in flat(reply, message["message_id"], tree_id)]
+    return [{**own, "parent_id": parent, "message_tree_id": tree_id}, *below]
+
+
+def read(*rows: dict[str, Any]):
+    return list(find([Line(i, row) for i, row in enumerate(rows, 1)], None, "log"))
+
+
+def paths(*rows: dict[str, Any]) -> list[str]:
+    """Each conversation as the names of its messages."""
+    said = [f.imported.conversation for f in read(*rows) if f.imported]
+    return [" ".join(turn.text.removeprefix("text of ") for turn in c.turns) for c in said]
+
+
+#        p1
+#       /  \
+#     a1    a2          a2 is ranked first
+#    /  \     \
+#  p2    p3    p4
+#  |
+#  a3
+BUSHY = say(
+    "p1",
+    say("a1", say("p2", say("a3")), say("p3"), rank=1),
+    say("a2", say("p4"), rank=0),
+    user_id="u1",
+)
+
+
+def test_each_path_to_a_leaf_is_a_conversation_and_the_best_ranked_reply_comes_first():
+    assert paths(tree(BUSHY)) == ["p1 a2 p4", "p1 a1 p2 a3", "p1 a1 p3"]
+
+
+def test_replies_of_the_same_rank_or_of_none_come_as_they_stand_and_after_the_ranked():
+    ranks = {"a1": None, "a2": 1, "a3": 1, "a4": 0, "a5": None}
+    replies = [say(name, say(name.replace("a", "p")), rank=rank) for name, rank in ranks.items()]
+    ends = [path.split()[-1] for path in paths(tree(say("p0", *replies)))]
+    assert ends == ["p4", "p2", "p3", "p1", "p5"]
+
+
+def test_a_path_that_adds_no_words_of_a_user_is_left_out_and_counted():
+    # Four answers to p1, one of which goes on: the best one is kept, and the one that goes on.
+    prompt = say("p1", say("a1", rank=0), say("a2", rank=1), say("a3", say("p2"), rank=2), say("a4", rank=3))
+    (best, longer) = read(tree(prompt))
+    assert paths(tree(prompt)) == ["p1 a1", "p1 a3 p2"]
+    assert best.imported.notes == {"paths left out": 2}
+    assert longer.imported.notes == {}
+
+
+def test_all_paths_of_a_tree_are_of_the_author_of_its_prompt_and_none_has_an_observed_ending():
+    prompt = say("p1", say("a1", say("p2", say("a2"), user_id="u2"), user_id="u3"), say("a3"), user_id="u1")
+    found = [f.imported.conversation for f in read(tree(prompt))]
+    assert [(c.id, c.user, c.ended) for c in found] == [("t1/a2", "u1", False)]
+    assert found[0].meta == {"source": "oasst", "tree": "t1", "language": "en"}
+    nameless = [f.imported.conversation for f in read(tree({**BUSHY, "user_id": None}))]
+    assert {person(c) for c in nameless} == {"oasst/t1"}
+
+
+def test_a_deleted_message_cuts_its_path():
+    prompt = say("p1", say("a1", say("p2", say("a2"), deleted=True)), say("a3", say("p3"), deleted=True))
+    assert paths(tree(prompt)) == ["p1 a1"]
+
+
+def test_a_message_without_words_cuts_its_path_and_is_counted():
+    prompt = say("p1", say("a1", say("p2", text=" \u200b")), say("a2", say("p3"), text=None))
+    (one,) = read(tree(prompt))
+    assert one.imported.notes == {"cut at an empty turn": 2}
+    assert [turn.text for turn in one.imported.conversation.turns] == ["text of p1", "text of a1"]
+
+
+def test_a_prompt_alone_is_a_conversation_of_one_turn():
+    assert paths(tree(say("p1"))) == ["p1"]
+
+
+def test_messages_on_lines_of_their_own_give_the_same_as_their_tree():
+    rows = flat(BUSHY)
+    (first, *others) = read(*reversed(rows))
+    whole = read(tree(BUSHY))
+    # The order of lines is another, and with it that of replies without a rank; here only p2 and p3 have none.
+    assert sorted(paths(*reversed(rows))) == sorted(paths(tree(BUSHY)))
+    assert [f.imported for f in read(*rows)][1:] == [f.imported for f in whole][1:]
+    assert {f.line.number for f in (first, *others)} == {1}
+    assert first.imported.notes == {"merged lines": 6}  # seven lines, one of which gives the conversations
+
+
+def test_trees_whose_messages_lie_mixed_are_told_apart():
+    one, two = flat(say("p1", say("a1"))), flat(say("p1", say("a2")), tree_id="t2")
+    found = read(one[0], two[1], {"messages": [{"role": "user", "content": "x"}]}, two[0], one[1])
+    assert [(f.line.number, f.imported.conversation.id) for f in found] == [
+        (3, "log-3"),
+        (1, "t1/a1"),
+        (2, "t2/a2"),
+    ]
+
+
+def test_every_line_gives_conversations_or_is_rejected_or_is_merged():
+    rows = [
+        *flat(BUSHY),
+        *flat(say("p1", say("a1"), deleted=True), tree_id="gone"),
+        {**flat(say("a9"))[0], "parent_id": "nowhere"},
+        {**flat(say("p9"))[0], "parent_id": "a9"},
+        {**flat(say("p7"))[0], "parent_id": "a7"},
+        {**flat(say("a7"))[0], "parent_id": "p7"},
+        flat(say("p1"))[0],
+        {**flat(say("p8"))[0], "role": "narrator"},
+    ]
+    found = read(*rows)
+    rejected = {f.line.number: f.rejected for f in found if f.rejected}
+    lines = {f.line.number for f in found if f.imported}
+    merged = sum(f.imported.notes.get("merged lines", 0) for f in found if f.imported)
+    assert len(lines) + len(rejected) + merged == len(rows) == 15
+    assert {line: error.reason for line, error in rejected.items()} == {
+        8: "deleted",
+        9: "deleted",
+        10: "orphan",
+        11: "orphan",
+        12: "orphan",
+        13: "orphan",
+        14: "duplicate id",
+        15: "unknown role",
+    }
+    assert "'nowhere' is not in the tree" in str(rejected[10])
+    assert "leads to no prompt" in str(rejected[11]) and "circle" in str(rejected[12])
+    assert "used on line 1" in str(rejected[14])
+    assert "'role' is 'narrator'" in str(rejected[15])
+    assert {error.reason for error in rejected.values()} <= set(REASONS)
+    assert {note for f in found if f.imported for note in f.imported.notes} <= set(NOTES)
+
+
+def test_a_deep_thread_is_one_path():
+    rows = []
+    for i in range(3000):
+        row = flat(say(f"{'pa'[i % 2]}{i}"))[0]
+        rows.append({**row, "parent_id": f"{'ap'[i % 2]}{i - 1}" if i else None})
+    (one,) = read(*rows)
+    assert len(one.imported.conversation.turns) == 3000
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "named"),
+    [
+        (tree(None), "no messages", "'prompt'"),
+        (tree("hi"), "wrong type", "prompt: it must be an object"),
+        (tree(say("a1")), "no user turn", "'role' is not prompter"),
+        (tree(say("p1", text=" ")), "empty turn", "'text'"),
+        (tree(say("p1", deleted=True)), "deleted", "'p1'"),
+        (
+            tree(say("p1", {**say("a1"), "role": "user"})),
+            "unknown role",
+            "prompt.replies[0]: field 'role' is 'user'",
+        ),
+        (
+            tree(say("p1", say("a1", say("p2", text=3)))),
+            "wrong type",
+            "prompt.replies[0].replies[0]: field 'text'",
+        ),
+        (tree(say("p1", say("a1", message_id=None))), "wrong type", "prompt.replies[0]: field 'message_id'"),
+        (tree(say("p1", say("a1", lang=[]))), "wrong type", "prompt.replies[0]: field 'lang'"),
+        (tree(say("p1", user_id={})), "wrong type", "prompt: field 'user_id'"),
+        (tree(say("p1", say("a1", replies="x"))), "wrong type", "prompt.replies[0].replies must be a list"),
+        (tree(say("p1"), message_tree_id=["t"]), "wrong type", "'message_tree_id'"),
+        ({"message_id": "p1", "text": "x", "role": "prompter"}, "wrong type", "'message_tree_id'"),
+        ({"message_tree_id": "t", "text": "x", "role": "prompter"}, "wrong type", "'message_id'"),
+    ],
+)
+def test_what_is_broken_is_rejected_and_named(row, reason, named):
+    (one,) = read(row)
+    assert one.rejected.reason == reason
+    assert named in str(one.rejected)
