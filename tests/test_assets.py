@@ -3,12 +3,15 @@
 from collections import Counter
 from functools import cache
 from itertools import combinations
+from pathlib import Path
 from statistics import mean, median
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from userlm.assets import sample_logs, sample_task_logs, sample_tasks
 from userlm.data import clean, intents
+from userlm.data.extractive import extractive
 from userlm.data.sources import Imported, Rejected, convert
 from userlm.store import read_conversations, read_rows
 from userlm.tasks import grade_math, read_tasks, said
@@ -47,9 +50,16 @@ def conversations() -> list[Conversation]:
 
 def survivors() -> list[Conversation]:
     """What `userlm clean --template-limit 5` keeps."""
-    fit = [c for c in conversations() if not clean.foreign(c) and not clean.flagged(c)]
-    table = clean.count_ngrams(fit, above=5)
-    return [c for c in fit if not clean.template(c, table, limit=5)]
+    return [c for c, reason in zip(conversations(), reasons(template_limit=5), strict=True) if reason is None]
+
+
+def reasons(**rules) -> list[str | None]:
+    with TemporaryDirectory() as folder:
+        return clean.judge(conversations(), clean.Rules(**rules), Path(folder) / "ngrams").reasons
+
+
+def foreign(conversation: Conversation) -> str | None:
+    return clean.foreign(clean.language(conversation))
 
 
 def test_every_kind_of_malformed_line_is_there_once():
@@ -75,26 +85,25 @@ def test_every_kind_of_mending_is_needed():
 
 
 def test_cleaning_finds_what_was_planted():
-    languages = Counter(clean.foreign(c) for c in conversations())
+    languages = Counter(foreign(c) for c in conversations())
     assert languages == {None: 227, **{f"language: {code}": 1 for code in ("de", "fr", "es", "zh", "pt", "ja")}}
     assert Counter(clean.flagged(c) for c in conversations()) == {None: 230, "toxic": 2, "redacted": 1}
     assert len(survivors()) == 227 - 3 - 8
 
 
 def test_a_foreign_row_has_no_label_or_the_right_one():
-    labels = Counter(c.meta.get("language") for c in conversations() if clean.foreign(c))
+    labels = Counter(c.meta.get("language") for c in conversations() if foreign(c))
     assert labels == {"German": 1, "Spanish": 1, "Chinese": 1, None: 3}
     assert sum("language" not in c.meta for c in survivors()) >= 20  # so that English has to be told from its text
 
 
 def test_the_usual_template_limit_keeps_the_template():
-    fit = [c for c in conversations() if not clean.foreign(c)]
-    table = clean.count_ngrams(fit, above=100)
-    assert not any(clean.template(c, table) for c in fit)
+    assert "template prompt" in reasons(template_limit=5)
+    assert "template prompt" not in reasons()
 
 
 def test_first_turns_repeat_only_where_it_was_planted():
-    fit = [c for c in conversations() if not clean.foreign(c)]
+    fit = [c for c in conversations() if not foreign(c)]
     kept = {c.id for c in survivors()} | {c.id for c in fit if clean.flagged(c)}
     openings = [(c.id in kept, set(words(c.user_turns[0]))) for c in fit]
     alike = Counter(
@@ -106,23 +115,23 @@ def test_first_turns_repeat_only_where_it_was_planted():
 
 
 def test_every_english_row_has_an_intent_in_form():
-    for conversation in (c for c in conversations() if not clean.foreign(c)):
+    for conversation in (c for c in conversations() if not foreign(c)):
         assert conversation.intent is not None, conversation.id
         assert intents.check(conversation.intent, conversation) is None, conversation.intent
         assert len(words(conversation.intent)) <= 40
-    assert all(c.intent is None for c in conversations() if clean.foreign(c))
+    assert all(c.intent is None for c in conversations() if foreign(c))
     assert len({c.intent for c in survivors()}) == len(survivors())
 
 
 def test_hand_written_intents_tell_less_than_extractive_ones():
-    by_hand, extractive = [], []
+    by_hand, by_cues = [], []
     for conversation in survivors():
         first = intents.leakage(conversation.intent or "", conversation)
-        second = intents.leakage(intents.extractive(conversation) or "", conversation)
+        second = intents.leakage(extractive(conversation) or "", conversation)
         if first is not None and second is not None:
             by_hand.append(first)
-            extractive.append(second)
-    assert mean(by_hand) < 0.1 < mean(extractive)
+            by_cues.append(second)
+    assert mean(by_hand) < 0.1 < mean(by_cues)
 
 
 def test_turns_and_people_are_spread_as_in_real_logs():

@@ -1,8 +1,11 @@
 """What is kept, and who learns from it."""
 
 import math
+import random
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -31,18 +34,22 @@ def test_names_and_codes_of_a_language_are_the_same(label, code):
     assert clean.language_code(label) == code
 
 
+def foreign(conversation, *wanted):
+    return clean.foreign(clean.language(conversation), *wanted)
+
+
 def test_the_label_of_the_log_decides_about_the_language():
-    assert clean.foreign(log("你好", language="English")) is None
-    assert clean.foreign(log("hello", language="Russian")) == "language: ru"
-    assert clean.foreign(log("hello", language="Nolang")) == "language: und"
+    assert foreign(log("你好", language="English")) is None
+    assert foreign(log("hello", language="Russian")) == "language: ru"
+    assert foreign(log("hello", language="Nolang")) == "language: und"
 
 
 def test_a_log_without_a_label_is_read():
     french = log("Bonjour, pouvez-vous m'expliquer comment faire une bonne soupe aux légumes ?")
-    assert clean.foreign(log("Can you explain to me how I make a good soup with vegetables?")) is None
-    assert clean.foreign(french) == "language: fr"
-    assert clean.foreign(french, ("en", "French")) is None
-    assert clean.foreign(log("请告诉我怎么做一碗好喝的汤，谢谢你的帮助")) == "language: zh"
+    assert foreign(log("Can you explain to me how I make a good soup with vegetables?")) is None
+    assert foreign(french) == "language: fr"
+    assert foreign(french, ("en", "French")) is None
+    assert foreign(log("请告诉我怎么做一碗好喝的汤，谢谢你的帮助")) == "language: zh"
 
 
 @pytest.mark.parametrize("text", ["numpy variance", "hi", "for loop in python"])
@@ -55,7 +62,7 @@ def test_what_holds_no_language_is_undetermined():
 
 
 def test_without_wanted_languages_all_are_kept():
-    assert clean.foreign(log("привет", language="ru"), None) is None
+    assert foreign(log("привет", language="ru"), None) is None
 
 
 def test_what_the_log_flags_is_dropped_with_its_reason():
@@ -68,42 +75,134 @@ def test_what_the_log_flags_is_dropped_with_its_reason():
     assert clean.flagged(log("x", toxic=True), toxic=False) is None
 
 
-def test_ngrams_count_every_time_they_stand_in_a_first_user_turn():
+def count(folder, logs, limit, n=7, bits=22):
+    """The n-grams above the limit, by hash; which logs have one; and the counter, closed."""
+    ngrams = clean.Ngrams(folder / "ngrams", n, bits)
+    for one in logs:
+        ngrams.add(one)
+    often, hit = ngrams.above(limit)
+    ngrams.close()
+    assert list(folder.iterdir()) == []
+    return often, hit.tolist(), ngrams
+
+
+def test_ngrams_count_every_time_they_stand_in_a_first_user_turn(tmp_path):
     # 2-grams, lower-cased, split on white space. "a b a b": ab, ba, ab. "A  b": ab. "b, a": "b," is another word.
     # So ab: 3, ba: 1, "b, a": 1. What is said later does not count.
     logs = [log("a b a b", "a b", "a b"), log("A  b"), log("b, a")]
-    assert sorted(clean.count_ngrams(logs, 2).values()) == [1, 1, 3]
-    assert list(clean.count_ngrams(logs, 2, above=1).values()) == [3]
-    assert clean.count_ngrams([], 2) == {}
+    often, hit, ngrams = count(tmp_path, logs, 0, n=2)
+    assert (sorted(often.values()), hit, ngrams.total) == ([1, 1, 3], [True, True, True], 5)
+    often, hit, ngrams = count(tmp_path, logs, 1, n=2)
+    assert (list(often.values()), hit, ngrams.counted) == ([3], [True, True, False], 1)
+    assert count(tmp_path, [], 1)[:2] == ({}, [])
 
 
-def test_the_order_of_the_words_matters():
-    table = clean.count_ngrams([log("one two three four five six seven")] * 3)
-    assert clean.template(log("one two three four five six seven"), table, limit=2) == "template prompt"
-    assert clean.template(log("seven six five four three two one"), table, limit=2) is None
+def test_an_ngram_does_not_reach_from_one_text_into_the_next(tmp_path):
+    # Three texts of 1, 2 and 3 words hold 0, 1 and 2 2-grams.
+    assert count(tmp_path, [log("a"), log("a b"), log("a b a")], 0, n=2)[2].total == 3
 
 
-def test_all_conversations_of_a_template_go_and_only_above_the_limit():
+def test_the_order_of_the_words_matters(tmp_path):
+    often, _, _ = count(tmp_path, [log("one two three four five six seven")] * 3, 2)
+    assert clean.template(log("Well, one two three four five six seven"), often) == (
+        "one two three four five six seven",
+        3,
+    )
+    assert clean.template(log("seven six five four three two one"), often) is None
+
+
+def test_all_conversations_of_a_template_go_and_only_above_the_limit(tmp_path):
     prompt = "please act as a prompt generator for me"
     logs = [log(f"{prompt} {i}") for i in range(101)] + [log("what is the best soup that I can make today")]
-    for above in (0, 100):
-        table = clean.count_ngrams(logs, above=above)
-        assert [clean.template(c, table) for c in logs] == ["template prompt"] * 101 + [None]
-    assert {clean.template(c, clean.count_ngrams(logs[:100])) for c in logs} == {None}  # 100 is not above 100
+    assert count(tmp_path, logs, 100)[1] == [True] * 101 + [False]
+    assert not any(count(tmp_path, logs[:100], 100)[1])  # 100 is not above 100
 
 
-def test_a_text_of_six_words_is_never_a_template():
-    logs = [log("tell me a joke right now")] * 500
-    assert clean.template(logs[0], clean.count_ngrams(logs)) is None
+def test_the_table_of_fixed_size_changes_no_count(tmp_path):
+    # With 4 buckets for thousands of n-grams all are full, and each n-gram is counted one by one.
+    draw = random.Random(0)
+    logs = [log(" ".join(draw.choices("abcdef", k=draw.randrange(12)))) for _ in range(3000)]
+    plain = Counter(key for one in logs for key in clean.own_ngrams(one, 3))
+    for limit in (0, 40, 60):
+        exact = {key: times for key, times in plain.items() if times > limit}
+        for bits in (2, 22):
+            often, hit, _ = count(tmp_path, logs, limit, n=3, bits=bits)
+            assert often == exact
+            assert hit == [clean.template(one, exact, 3) is not None for one in logs]
+    assert 0 < len(exact) < len(plain)
+
+
+def test_a_text_of_six_words_is_never_a_template(tmp_path):
+    assert not any(count(tmp_path, [log("tell me a joke right now")] * 500, 100)[1])
 
 
 def test_a_log_without_user_turn_is_no_template():
-    assert clean.template(Conversation("x", (Turn("assistant", "hello"),)), {}) is None
+    assert clean.template(Conversation("x", (Turn("assistant", "hello"),)), {1: 200}) is None
 
 
-def test_ngrams_of_no_words_are_refused():
+def test_ngrams_of_no_words_are_refused(tmp_path):
     with pytest.raises(InputError, match="n >= 1"):
-        clean.count_ngrams([log("a")], 0)
+        clean.Ngrams(tmp_path / "ngrams", 0)
+
+
+def judged(folder, logs, **rules):
+    return clean.judge(logs, clean.Rules(**rules), folder / "ngrams")
+
+
+def test_each_conversation_gets_the_first_reason_that_applies(tmp_path):
+    template = "write a prompt for a picture of a {} that flies"
+    logs = [
+        log("привет", id="a", language="Russian", toxic=True),
+        log("hi", id="b", language="English", toxic=True),
+        *(log(template.format(i), id=f"t{i}", language="English") for i in range(3)),
+        log("how long does rice take", "20 minutes", id="c", language="English"),
+    ]
+    # 7-grams of the template up to the number: "write ... of" and "a prompt ... a", three times each
+    verdicts = judged(tmp_path, logs, template_limit=2)
+    assert verdicts.reasons == ["language: ru", "toxic", *["template prompt"] * 3, None]
+    assert judged(tmp_path, logs, template_limit=3).reasons[2:] == [None] * 4
+    assert judged(tmp_path, logs, template_limit=None, languages=None, flagged=True).reasons == [None] * 6
+    assert verdicts.table["counted one by one"] == 2
+
+
+def test_of_those_that_say_the_same_the_one_in_train_stays(tmp_path):
+    logs = [log("How do I cook rice well, and how long?", id=f"c{i}", user=f"p{i}") for i in range(40)]
+    rules = {"duplicates": "exact", "shares": (0.3, 0.3, 0.4)}
+    verdicts = judged(tmp_path, logs, **rules)
+    (kept,) = (i for i, reason in enumerate(verdicts.reasons) if reason is None)
+    assert kept == verdicts.splits.index(0)  # the first in train, though others in test stand before it
+    assert kept > 0
+    assert set(verdicts.copies.values()) == {f"c{kept}"}
+    assert len(verdicts.copies) == 39
+    assert {reason for reason in verdicts.reasons if reason} == {"duplicate"}
+    assert verdicts.figures["splits"]["train"]["conversations"] == 1
+
+
+def test_the_figures_are_those_of_what_stays(tmp_path):
+    logs = [
+        # one person, two conversations: user turns of 3 and 1 words, then of 2; answers of 2 and 5 letters
+        replace(log("a b c", "ok", "d", "hello", id="1", user="p", country="Chile"), ended=True),
+        log("e f", id="2", user="p", country="Chile"),
+        log("g", "xyz", id="3", country="Peru"),  # nobody is named
+        log("h", id="4", toxic=True),
+    ]
+    figures = judged(tmp_path, logs, shares=(1.0, 0.0, 0.0), languages=None).figures
+    assert figures["splits"]["train"] == {"conversations": 3, "people": 2, "user turns": 4, "samples": 5}
+    assert figures["splits"]["test"] == {"conversations": 0, "people": 0, "user turns": 0, "samples": 0}
+    # words a user turn: 3, 1, 2, 1: mean 1.75; the median is the second of 1 1 2 3, so 1
+    words = figures["lengths"]["words a user turn"]
+    assert (words["mean"], words["50 %"], words["largest"]) == (1.75, 1, 3)
+    assert figures["lengths"]["words a first turn"]["mean"] == 2  # 3, 2, 1
+    assert figures["lengths"]["characters an answer"]["mean"] == 3.33  # 2, 5, 3
+    assert figures["people"]["known"] == 1
+    assert figures["people"]["conversations of known people"] == 2
+    assert figures["countries"] == {"Chile": 2, "Peru": 1}
+
+
+def test_of_nothing_there_are_no_lengths(tmp_path):
+    figures = judged(tmp_path, []).figures
+    assert figures["lengths"]["words a user turn"] is None
+    assert figures["people"]["share of the heaviest 1 %"] is None
 
 
 def test_nobody_is_in_two_splits():
@@ -141,10 +240,10 @@ def test_the_hash_of_a_split_and_of_an_ngram_is_the_same_in_every_process():
     code = (
         "from userlm.data import clean; from userlm.types import Conversation, Turn\n"
         "c = Conversation('c', (Turn('user', 'a b c'),), user='p')\n"
-        "print([clean.split(c, s, (0.4, 0.3, 0.3)) for s in range(9)], clean.count_ngrams([c], 2))"
+        "print([clean.split(c, s, (0.4, 0.3, 0.3)) for s in range(9)], clean.own_ngrams(c, 2))"
     )
     c = log("a b c", user="p")
-    here = f"{[clean.split(c, s, (0.4, 0.3, 0.3)) for s in range(9)]} {clean.count_ngrams([c], 2)}"
+    here = f"{[clean.split(c, s, (0.4, 0.3, 0.3)) for s in range(9)]} {clean.own_ngrams(c, 2)}"
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert there.stdout.strip() == here
 

@@ -198,3 +198,15 @@ def test_a_sample_knows_what_came_before_and_a_prefix_can_be_answered(slides):
     prefix = Sample(slides, 1).prefix
     assert prefix.id == "slides/1" and prefix.next_role == "user"
     assert prefix.meta["target"] == slides.user_turns[1] and prefix.meta["conversation"] == "slides"
+
+
+def test_what_is_known_of_the_person_stands_in_the_system_turn(llama3, llama3_template):
+    plain, told = talk("hi", intent="Do it."), talk("hi", intent="Do it.", meta={"condition": "The user is 30."})
+    assert plain.system == "Do it."
+    assert told.system == "Do it. The user is 30."
+    assert replace(told, intent=None).system == "The user is 30."
+    assert talk("hi", meta={"condition": 7}).system is None
+    [row] = render(told, llama3_template).rows
+    start = "<|start_header_id|>system<|end_header_id|>\nDo it. The user is 30.<|eot_id|>"
+    assert llama3.decode(row.ids).startswith(start)
+    assert llama3.decode(prompt(told, llama3_template)).startswith(start)

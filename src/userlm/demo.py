@@ -32,7 +32,7 @@ def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path(
     trained, untrained = out / "trained", out / "untrained"
 
     _say("1/7  import, clean, intents: raw logs to conversations, by person")
-    commands.import_([logs], out=out / "import")
+    commands.import_([str(logs)], out=out / "import")
     commands.clean(out / "import", out=out / "clean", template_limit=5, shares="80/5/15")
     commands.intents(out / "clean", out=out / "intents")  # the logs bring hand-written ones
     commands.intents(out / "clean", overwrite=True, out=out / "intents-extractive")

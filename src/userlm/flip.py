@@ -178,7 +178,8 @@ def shorten(head: Ids, turns: list[Ids], template: Template, room: int) -> Ids |
 
 
 def _head(conversation: Conversation, template: Template) -> Ids:
-    return () if conversation.intent is None else template.turn("system", conversation.intent)
+    told = conversation.system
+    return () if told is None else template.turn("system", told)
 
 
 def _target(template: Template, k: int, start: int, turn: Ids) -> Target:

@@ -73,7 +73,8 @@ class PromptedUser:
         """The next user turn; words before an end marker are said, then the user leaves."""
         if conversation.intent is None:
             raise InputError(f"conversation {conversation.id!r} has no intent, and a prompted user needs one")
-        values = {"goal": intent_goal(conversation.intent), "end": END_TOKEN}
+        goal = conversation.system or conversation.intent  # with what is known of the person
+        values = {"goal": intent_goal(goal), "end": END_TOKEN}
         if conversation.turns:
             lines = (f"<{turn.role}>: {turn.text}" for turn in conversation.turns)
             prompt = fill("user_next", {**values, "transcript": "\n".join(lines)})

@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from userlm import flip
 from userlm.commands.shared import (
+    Hub,
     Limit,
     Out,
     Results,
     Seed,
     conversations_file,
     count_total,
-    finish_counts,
     finished,
+    in_order,
+    write_hub,
 )
 from userlm.data import clean as cleaning
-from userlm.data import sources
+from userlm.data import files, pii, sources
+from userlm.data.explain import explain as explain_one
 from userlm.store import (
+    KINDS,
     SPLITS,
+    Line,
     Outputs,
     Run,
+    from_record,
     read_conversations,
     read_rows,
     to_record,
 )
-from userlm.terminal import show_counts, track
+from userlm.terminal import console, show_counts, show_findings, track
 from userlm.types import Conversation, InputError
 
-COMMIT_EVERY = 2000  # lines between two commits of a stage that streams
+COMMIT_EVERY = 5000  # conversations between two commits of `import`
 
 
 def import_(
-    logs: Annotated[list[Path], Argument(help="Files (.jsonl, .jsonl.gz, .parquet) or folders of them.")],
+    logs: Annotated[
+        list[str],
+        Argument(help=f"Files ({', '.join(KINDS)}), folders, globs, hf://datasets/OWNER/NAME, or other URLs."),
+    ],
     out: Out = Path("runs/import"),
     source: Annotated[
         str | None,
@@ -52,47 +58,60 @@ def import_(
     """Read raw logs into conversations. Bad lines are set aside in dropped.jsonl with the reason."""
     if source is not None and source not in sources.SOURCES:
         raise InputError(f"--source {source}: unknown layout; there are {', '.join(sources.SOURCES)}")
-    files = _log_files(logs)
-    run = Run.open(out, "import", {"source": source, "strict": strict, "limit": limit}, files)
+    found = files.find(logs)
+    here = [file.path for file in found if file.path]
+    stamps = {file.name: file.stamp for file in found if not file.path}
+    run = Run.open(out, "import", {"source": source, "strict": strict, "limit": limit}, here, stamps)
     if done := finished(run):
         return done
     outputs = Outputs(run, "conversations.jsonl", "dropped.jsonl")
-    counts = Counter(outputs.state.get("counts", {}))
-    begin = (outputs.state.get("file", 0), outputs.state.get("line", 0))
-    seen = {line.row["id"] for line in read_rows(run.path("conversations.jsonl"), may_be_empty=True)}
-    lines = ((i, file, line) for i, file in enumerate(files) for line in read_rows(file))
-    names = _unique_names(files)
-    for i, file, line in track(islice(lines, limit), "importing", count_total(files, limit)):
-        if (i, line.number) <= begin:
+    state = outputs.state or {"file": 0, "items": 0, "lines": 0, "counts": {}}
+    counts, read = Counter(state["counts"]), state["lines"]
+    # an id is remembered by its hash: 64 bits tell many millions of them apart
+    seen = {hash(line.row["id"]) for line in read_rows(run.path("conversations.jsonl"), may_be_empty=True)}
+    for i, (file, name) in enumerate(zip(found, _unique_names(found), strict=True)):
+        if i < state["file"] or read == limit:
             continue
-        counts["in"] += 1
-        try:
-            if line.error:
-                raise sources.Rejected(line.reason, f"the line {line.error}")
-            imported = sources.convert(line.row, source, f"{names[i]}-{line.number}")
-            conversation = imported.conversation
-            if conversation.id in seen:
-                raise sources.Rejected("duplicate id", f"the id {conversation.id!r} was used before")
-        except sources.Rejected as error:
-            if strict:
-                raise InputError(f"{file}, line {line.number}: {error}") from None
-            counts[f"dropped: {error.reason}"] += 1
-            where = {"file": str(file), "line": line.number, "reason": error.reason, "error": str(error)}
-            outputs.write("dropped.jsonl", where | ({"raw": line.raw} if line.error else {"row": line.row}))
-        else:
-            seen.add(conversation.id)
-            counts["out"] += 1
-            for note, count in imported.notes.items():
-                counts[f"note: {note}"] += count
-            outputs.write("conversations.jsonl", to_record(conversation))
-        if counts["in"] % COMMIT_EVERY == 0:
-            outputs.commit({"file": i, "line": line.number, "counts": counts})
+        lines = _Lines(None if limit is None else limit - read)
+        with files.local(file, run.path(".copies")) as path:
+            size = path.stat().st_size
+            rows = lines.of(path, f"importing {file.name.rpartition('/')[2]}")
+            items = sources.find(rows, source, name)
+            for number, item in enumerate(items, 1):
+                if i == state["file"] and number <= state["items"]:
+                    continue
+                line, imported, rejected = item.line, item.imported, item.rejected
+                if imported is not None and hash(imported.conversation.id) in seen:
+                    said = f"the id {imported.conversation.id!r} was used before"
+                    imported, rejected = None, sources.Rejected("duplicate id", said)
+                if imported is not None:
+                    seen.add(hash(imported.conversation.id))
+                    counts["out"] += 1
+                    for note, times in imported.notes.items():
+                        counts[f"note: {note}"] += times
+                    outputs.write("conversations.jsonl", to_record(imported.conversation))
+                elif rejected is not None:
+                    if strict:
+                        raise InputError(f"{file.name}, line {line.number}: {rejected}") from None
+                    counts[f"dropped: {rejected.reason}"] += 1
+                    where = {"file": file.name, "line": line.number, "reason": rejected.reason}
+                    what = {"raw": line.raw} if line.error else {"row": line.row}
+                    outputs.write("dropped.jsonl", where | {"error": str(rejected)} | what)
+                if number % COMMIT_EVERY == 0:
+                    outputs.commit({"file": i, "items": number, "lines": read, "counts": counts})
+            if path.stat().st_size != size:
+                counts["note: files that grew while they were read"] += 1
+        read += lines.count
+        outputs.commit({"file": i + 1, "items": 0, "lines": read, "counts": counts})
+    counts["in"] = read
     if not counts["out"]:
         show_counts(str(run.folder), counts)
-        raise InputError(
-            f"none of the {counts['in']} lines is a conversation; {run.path('dropped.jsonl')} says why"
-        )
-    return finish_counts(run, outputs, counts)
+        raise InputError(f"none of the {read} lines is a conversation; {run.path('dropped.jsonl')} says why")
+    outputs.close()
+    show_counts(str(run.folder), counts)
+    if grew := counts["note: files that grew while they were read"]:
+        console.print(f"{grew} grew while read: what came later is not in; import again into another --out")
+    return run.finish({"counts": in_order(counts)})
 
 
 def clean(
@@ -100,72 +119,110 @@ def clean(
     out: Out = Path("runs/clean"),
     languages: Annotated[str, Option(help="Languages to keep, comma-separated codes; 'all' keeps all.")] = "en",
     flagged: Annotated[bool, Option(help="Keep conversations flagged as toxic or redacted.")] = False,
+    templates: Annotated[bool, Option(help="Keep conversations that begin with a template.")] = False,
     ngram: Annotated[int, Option(help="Length of the template filter's word n-grams.", min=1)] = 7,
     template_limit: Annotated[
         int, Option(help="Drop a conversation whose first turn has an n-gram that occurs more often.", min=0)
     ] = 100,
+    duplicates: Annotated[
+        str, Option(help="What a user said before, word for word (exact) or nearly (near): keep, exact or near.")
+    ] = "keep",
+    similarity: Annotated[
+        float, Option(help="Share of common word 5-grams from which two are near.", min=0.1, max=1)
+    ] = 0.7,
+    scrub: Annotated[bool, Option(help="Replace e-mails, phones, cards, IP addresses and keys by marks.")] = False,
     shares: Annotated[str, Option(help="Shares of train, valid and test, in percent of the people.")] = "90/5/5",
+    hub: Hub = False,
     seed: Seed = 0,
     limit: Limit = None,
+    explain: Annotated[str | None, Option(help="Only say why the conversation of this id stays or goes.")] = None,
 ) -> Results:
     """Filter conversations, each drop with a reason, and split them 90/5/5 by person."""
     path = conversations_file(logs)
-    parts = _shares(shares)
-    options = {"languages": languages, "flagged": flagged, "ngram": ngram, "template_limit": template_limit}
-    run = Run.open(out, "clean", {**options, "shares": shares, "seed": seed, "limit": limit}, [path])
+    if duplicates not in cleaning.DUPLICATES:
+        raise InputError(f"--duplicates {duplicates}: give one of {', '.join(cleaning.DUPLICATES)}")
+    rules = cleaning.Rules(
+        languages=None if languages == "all" else tuple(code.strip() for code in languages.split(",")),
+        flagged=flagged,
+        ngram=ngram,
+        template_limit=None if templates else template_limit,
+        duplicates=duplicates,
+        similarity=similarity,
+        shares=_shares(shares),
+        seed=seed,
+    )
+
+    def read(doing: str) -> Iterator[Conversation]:
+        return track(islice(read_conversations(path), limit), doing, count_total([path], limit))
+
+    if explain is not None:
+        findings = explain_one(explain, read, rules)
+        show_findings(explain, findings)
+        return {"id": explain, "findings": findings}
+    options: dict[str, Any] = {"languages": languages, "flagged": flagged, "templates": templates, "ngram": ngram}
+    options |= {"template_limit": template_limit, "duplicates": duplicates, "similarity": similarity}
+    options |= {"scrub": scrub, "shares": shares, "hub": hub, "seed": seed, "limit": limit}
+    run = Run.open(out, "clean", options, [path])
     if done := finished(run):
         return done
-    wanted = None if languages == "all" else tuple(code.strip() for code in languages.split(","))
-
-    def unfit(conversation: Conversation) -> str | None:
-        return cleaning.foreign(conversation, wanted) or (None if flagged else cleaning.flagged(conversation))
-
-    def read() -> Iterator[Conversation]:
-        return islice(read_conversations(path), limit)
-
-    total = count_total([path], limit)
-    table = cleaning.count_ngrams(
-        (c for c in track(read(), "counting n-grams", total) if not unfit(c)), ngram, above=template_limit
-    )
+    verdicts = cleaning.judge(read("reading"), rules, run.path(".ngrams"))
     outputs = Outputs(run, *(f"{split}.jsonl" for split in SPLITS), "dropped.jsonl")
-    counts = Counter(outputs.state.get("counts", {}))
-    for number, conversation in enumerate(track(read(), "cleaning", total), 1):
-        if number <= outputs.state.get("line", 0):
+    scrubbed: Counter[str] = Counter()
+    rows = track(islice(read_rows(path), limit), "writing", len(verdicts.reasons))
+    for i, (line, reason) in enumerate(zip(rows, verdicts.reasons, strict=True)):
+        if reason is not None:
+            why = {"dropped": reason} | ({"duplicate_of": verdicts.copies[i]} if i in verdicts.copies else {})
+            outputs.write("dropped.jsonl", {**line.row, "meta": {**(line.row.get("meta") or {}), **why}})
             continue
-        counts["in"] += 1
-        if reason := unfit(conversation) or cleaning.template(conversation, table, ngram, template_limit):
-            counts[f"dropped: {reason}"] += 1
-            dropped = replace(conversation, meta={**conversation.meta, "dropped": reason})
-            outputs.write("dropped.jsonl", to_record(dropped))
-        else:
-            split = cleaning.split(conversation, seed, parts)
-            counts["out"] += 1
-            counts[f"{split}: conversations"] += 1
-            counts[f"{split}: samples"] += sum(1 for _ in flip.samples(conversation))
-            outputs.write(f"{split}.jsonl", to_record(conversation))
-        if number % COMMIT_EVERY == 0:
-            outputs.commit({"line": number, "counts": counts})
-    return finish_counts(run, outputs, counts)
+        record = line.row
+        if scrub:
+            conversation, found = pii.scrub(from_record(record))
+            scrubbed.update(found)
+            record = to_record(conversation)
+        outputs.write(f"{SPLITS[verdicts.splits[i]]}.jsonl", record)
+    outputs.close()
+    counts = _counts(verdicts, scrubbed)
+    show_counts(str(run.folder), counts)
+    results = {"counts": in_order(counts), **verdicts.figures, "ngram_table": verdicts.table}
+    if hub:
+        write_hub(run, results)
+    return run.finish(results)
 
 
-def _log_files(paths: Iterable[Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz", ".parquet")))
-            if not inside:
-                raise InputError(f"{path} holds no .jsonl, .jsonl.gz or .parquet file")
-            files += inside
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise InputError(f"{path} does not exist; give log files or folders of them")
-    return files
+def _counts(verdicts: cleaning.Verdicts, scrubbed: Counter[str]) -> Counter[str]:
+    reasons = Counter(reason for reason in verdicts.reasons if reason is not None)
+    splits = verdicts.figures["splits"]
+    counts = Counter({f"dropped: {reason}": count for reason, count in reasons.items()})
+    counts["in"] = len(verdicts.reasons)
+    counts["out"] = len(verdicts.reasons) - reasons.total()
+    for split, figures in splits.items():
+        counts |= {f"{split}: {what}": figures[what] for what in ("conversations", "people", "samples")}
+    return counts + Counter({f"note: scrubbed {kind}": count for kind, count in scrubbed.items()})
 
 
-def _unique_names(files: Sequence[Path]) -> list[str]:
+class _Lines:
+    """The lines of a file, counted, with progress shown; at most `most`."""
+
+    def __init__(self, most: int | None) -> None:
+        self.most, self.count = most, 0
+
+    def of(self, path: Path, doing: str) -> Iterator[Line]:
+        """Read a file."""
+        rows = islice(read_rows(path, unread=_unread), self.most)
+        for line in track(rows, doing, count_total([path], self.most)):
+            self.count += 1
+            yield line
+
+
+def _unread(columns: Collection[str]) -> Collection[str]:
+    """Large columns of WildChat that say nothing which `toxic` does not."""
+    return {"openai_moderation", "detoxify_moderation", "header"} & set(columns) if "toxic" in columns else ()
+
+
+def _unique_names(found: Sequence[files.LogFile]) -> list[str]:
     """For each file a name that no other has, for the ids of rows that carry none."""
-    stems = [re.sub(r"\.(jsonl|jsonl\.gz|parquet)$", "", file.name) for file in files]
+    names = [file.name.rpartition("/")[2] for file in found]
+    stems = [next(name.removesuffix(kind) for kind in KINDS if name.endswith(kind)) for name in names]
     return [stem if stems.count(stem) == 1 else f"{i}:{stem}" for i, stem in enumerate(stems)]
 
 

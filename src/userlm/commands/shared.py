@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Option
 
+from userlm.data import hub
 from userlm.store import (
     SPLITS,
-    Outputs,
     Run,
-    count_lines,
+    count_rows,
     measure_record,
+    read_conversations,
+    replacing,
 )
-from userlm.terminal import console, show_counts
+from userlm.terminal import console
 from userlm.types import Conversation, InputError, Measure
 
 Results = dict[str, Any]
@@ -27,6 +28,7 @@ Limit = Annotated[int | None, Option(help="Use only the first so many.", min=1, 
 Workers = Annotated[int, Option(help="How many conversations at once.", min=1)]
 Temperature = Annotated[float | None, Option(help="Of the user's draws; 0 is greedy. Default: each user's own.")]
 TopP = Annotated[float | None, Option(help="Nucleus of the user's draws. Default: each user's own.")]
+Hub = Annotated[bool, Option(help="Also write hub/: parquet files and a dataset card, ready for the hub.")]
 MaxTokens = Annotated[int, Option(help="Longest row, in tokens; longer ones are shortened from the left.", min=16)]
 
 
@@ -54,7 +56,7 @@ def split_files(path: Path) -> dict[str, Path]:
 
 
 def count_total(files: Sequence[Path], limit: int | None) -> int | None:
-    counted = count_lines(files)
+    counted = count_rows(files)
     return limit if counted is None else min(counted, limit or counted)
 
 
@@ -68,12 +70,6 @@ def in_order(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def finish_counts(run: Run, outputs: Outputs, counts: Counter[str]) -> Results:
-    outputs.close()
-    show_counts(str(run.folder), counts)
-    return run.finish({"counts": in_order(counts)})
-
-
 def measure_results(columns: Mapping[str, Mapping[str, Measure]], stand_ins: Mapping[str, str]) -> Results:
     return {
         name: [measure_record(m) | {"stand_in": stand_ins.get(name, "")} for m in measures.values()]
@@ -85,3 +81,14 @@ def who_stood_in(conversations: Iterable[Conversation]) -> str:
     """Which stand-ins speak in the conversations."""
     spoke = {turn.meta["stand_in"] for c in conversations for turn in c.turns if "stand_in" in turn.meta}
     return ", ".join(sorted(spoke))
+
+
+def write_hub(run: Run, results: Mapping[str, Any]) -> None:
+    """The splits of a run as parquet with a card, in hub/."""
+    found = split_files(run.folder)
+    splits = {name: read_conversations(path, may_be_empty=True) for name, path in found.items()}
+    folder = run.path("hub")
+    counts = hub.export(folder, splits)
+    with replacing(folder / "README.md") as partial:
+        partial.write_text(hub.card(counts, results, run.manifest), encoding="utf-8")
+    console.print(f"{folder}: to publish it, `hf upload OWNER/NAME {folder} . --repo-type dataset --private`")

@@ -1,21 +1,138 @@
-"""Which conversations to keep, and who learns from them. `userlm clean` runs this.
+"""Which conversations to keep, and who learns from them. `userlm clean` runs `judge`.
 
-Each filter takes a conversation and gives its reason to drop it, or `None`. The method is that of "Flipping
-the Dialogue" (arXiv 2510.06552): English only, no template prompts, and a split by people.
+Each filter gives its reason to drop a conversation, or `None`. The method is that of "Flipping the Dialogue"
+(arXiv 2510.06552): English only, no template prompts, and a split by people.
 """
 
 from __future__ import annotations
 
+import os
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from userlm.data import duplicates
+from userlm.data.summary import Summary
+from userlm.store import SPLITS
 from userlm.text import stable_hash
 from userlm.types import Conversation, InputError
+
+# --- all of it together ----------------------------------------------------------------------------------
+
+DUPLICATES = ("keep", "exact", "near")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides whether a conversation stays, and in which split.
+
+    Attributes:
+        languages: codes or names; `None`: all.
+        flagged: keep what its log calls toxic or redacted.
+        ngram: words in an n-gram of the template filter.
+        template_limit: an n-gram that occurs more often marks a template; `None`: keep templates.
+        duplicates: `keep`, or drop what is said `exact`ly, or `near`ly, as somebody did before.
+        similarity: from which two are nearly the same; see `duplicates.near`.
+        shares: of train, valid and test, in people.
+        seed: of the split.
+    """
+
+    languages: tuple[str, ...] | None = ("en",)
+    flagged: bool = False
+    ngram: int = 7
+    template_limit: int | None = 100
+    duplicates: str = "keep"
+    similarity: float = 0.7
+    shares: tuple[float, float, float] = (0.90, 0.05, 0.05)
+    seed: int = 0
+
+    def unfit(self, conversation: Conversation, code: str) -> str | None:
+        """The reason that lies in a conversation alone; `code`: its language."""
+        return foreign(code, self.languages) or (None if self.flagged else flagged(conversation))
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """What becomes of each conversation, in the order of the logs.
+
+    Attributes:
+        reasons: why it is dropped; `None`: it stays.
+        splits: the index in `SPLITS` where it belongs.
+        copies: for those dropped as duplicates, by index, the id of the conversation that stays.
+        often: the n-grams that mark a template, as hash and count.
+        table: what counting n-grams took: how many there were, how many were counted one by one.
+        figures: see `Summary.figures`.
+    """
+
+    reasons: list[str | None] = field(default_factory=list)
+    splits: bytearray = field(default_factory=bytearray)
+    copies: dict[int, str] = field(default_factory=dict)
+    often: dict[int, int] = field(default_factory=dict)
+    table: dict[str, int] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def judge(conversations: Iterable[Conversation], rules: Rules, scratch: Path) -> Verdicts:
+    """Read all conversations once and decide about each.
+
+    What stays in memory is a few dozen bytes a conversation, and half a kilobyte if near-duplicates are sought.
+
+    Args:
+        scratch: a file for the n-grams while they are counted.
+    """
+    verdicts, summary, ngrams = Verdicts(), Summary(), Ngrams(scratch, rules.ngram)
+    fit, ids, keys, signatures = array("Q"), list[str](), array("Q"), duplicates.Signatures()
+    try:
+        for i, conversation in enumerate(conversations):
+            code = language(conversation)
+            reason = rules.unfit(conversation, code)
+            verdicts.reasons.append(reason)
+            drawn = draw(conversation, rules.seed)
+            verdicts.splits.append(SPLITS.index(_split(drawn, rules.shares)))
+            if reason is not None:
+                continue
+            fit.append(i)
+            summary.add(conversation, drawn, code)
+            if rules.template_limit is not None:
+                ngrams.add(conversation)
+            if rules.duplicates != "keep":
+                ids.append(conversation.id)
+            if rules.duplicates == "exact":
+                keys.append(duplicates.exact_key(conversation))
+            elif rules.duplicates == "near":
+                signatures.add(conversation)
+        stays = np.ones(len(fit), dtype=np.bool_)
+        if rules.template_limit is not None:
+            verdicts.often, hit = ngrams.above(rules.template_limit)
+            verdicts.table = {"n-grams": ngrams.total, "counted one by one": ngrams.counted}
+            for at in np.flatnonzero(hit).tolist():
+                verdicts.reasons[fit[at]] = "template prompt"
+            stays &= ~hit
+    finally:
+        ngrams.close()
+    where = np.frombuffer(verdicts.splits, dtype=np.uint8)[np.array(fit, dtype=np.int64)]
+    if rules.duplicates != "keep":
+        left = np.flatnonzero(stays)
+        order = left[np.argsort(where[left], kind="stable")]  # what is in train and in test stays in train
+        first = (
+            duplicates.exact(np.array(keys, dtype=np.uint64), order)
+            if rules.duplicates == "exact"
+            else duplicates.near(signatures.matrix(), order, rules.similarity)
+        )
+        reason = "duplicate" if rules.duplicates == "exact" else "near-duplicate"
+        for at in left[first[left] >= 0].tolist():
+            verdicts.reasons[fit[at]] = reason
+            verdicts.copies[fit[at]] = ids[first[at]]
+            stays[at] = False
+    verdicts.figures = summary.figures({name: stays & (where == i) for i, name in enumerate(SPLITS)})
+    return verdicts
+
 
 # --- language --------------------------------------------------------------------------------------------
 
@@ -63,12 +180,11 @@ def language(conversation: Conversation) -> str:
     return "en" if letters and ascii_letters > len(letters) / 2 else "und"
 
 
-def foreign(conversation: Conversation, languages: Collection[str] | None = ("en",)) -> str | None:
-    """`language: zh` for one that is not in the languages wanted (codes or names); `None` wants them all."""
-    if languages is None:
+def foreign(code: str, languages: Collection[str] | None = ("en",)) -> str | None:
+    """`language: zh` for a language that is not among those wanted (codes or names); `None` wants them all."""
+    if languages is None or code in languages or code in map(language_code, languages):
         return None
-    code = language(conversation)
-    return None if code in {language_code(wanted) for wanted in languages} else f"language: {code}"
+    return f"language: {code}"
 
 
 def _identify(text: str) -> tuple[str, float]:
@@ -97,29 +213,99 @@ def flagged(conversation: Conversation, *, toxic: bool = True, redacted: bool = 
 # --- template prompts ------------------------------------------------------------------------------------
 
 
-def count_ngrams(conversations: Iterable[Conversation], n: int = 7, above: int = 0) -> dict[int, int]:
-    """How often each n-gram stands in the first user turns of all conversations: 64-bit hash to count.
+class Ngrams:
+    """How often each word n-gram stands in the first user turns of all conversations.
 
-    Words are what lies between white space, lower-cased; an n-gram counts as often as it stands in a text.
-    Only counts greater than `above` are given: with `above` at the limit of `template`, a corpus costs
-    8 bytes a word while it is read and next to nothing afterwards. Hashes are the same in every process.
+    Words are what lies between white space, lower-cased; an n-gram counts as often as it stands in a text. The
+    n-grams lie on the disk, 8 bytes each, while they are counted. In memory are a table of fixed size, which
+    counts them by the first bits of their hashes (nothing is frequent in a bucket that is not), and those
+    n-grams alone that share a full bucket.
+
+    Args:
+        path: a file to use meanwhile; `close` deletes it.
+        n: words in an n-gram.
+        bits: of the table, which takes 4 bytes times 2^bits.
     """
-    hashes = array("Q")
-    for conversation in conversations:
-        hashes.frombytes(_ngram_hashes(_opening(conversation), n).tobytes())
-    found, counts = np.unique(np.frombuffer(hashes, dtype=np.uint64), return_counts=True)
-    often = counts > above
-    return dict(zip(found[often].tolist(), counts[often].tolist(), strict=True))
+
+    def __init__(self, path: Path, n: int = 7, bits: int = 22) -> None:
+        if n < 1:
+            raise InputError(f"n-grams of {n} words: give n >= 1")
+        self.n, self._path, self._shift = n, path, np.uint64(64 - bits)
+        self._file = path.open("w+b")
+        self._buckets = np.zeros(1 << bits, dtype=np.uint32)
+        self._hashes = WordHashes()
+        self._words, self._lengths = array("Q"), array("I")
+        self._sizes: list[NDArray[np.int64]] = []
+        self.total = 0  # n-grams
+        self.counted = 0  # different ones that had to be counted one by one
+
+    def add(self, conversation: Conversation) -> None:
+        """Count the n-grams of one more first turn."""
+        words = _opening(conversation)
+        self._words.extend(map(self._hashes.__getitem__, words))
+        self._lengths.append(len(words))
+        if len(self._words) > 1 << 18:
+            self._flush()
+
+    def above(self, limit: int) -> tuple[dict[int, int], NDArray[np.bool_]]:
+        """The n-grams that occur more often, as hash and count, and for each text in turn whether it has one."""
+        self._flush()
+        counts: dict[int, int] = {}
+        for _, full in self._full(limit):
+            for key, count in zip(*(part.tolist() for part in np.unique(full, return_counts=True)), strict=True):
+                counts[key] = counts.get(key, 0) + count
+        self.counted = len(counts)
+        often = {key: count for key, count in counts.items() if count > limit}
+        wanted = np.array(sorted(often), dtype=np.uint64)
+        ends = np.cumsum(np.concatenate(self._sizes)) if self._sizes else np.zeros(0, dtype=np.int64)
+        hit = np.zeros(len(ends), dtype=np.bool_)
+        for places, full in self._full(limit) if often else ():
+            hit[np.searchsorted(ends, places[np.isin(full, wanted)], side="right")] = True
+        return often, hit
+
+    def close(self) -> None:
+        """Delete the file."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        words = np.frombuffer(self._words, dtype=np.uint64)
+        lengths = np.frombuffer(self._lengths, dtype=np.uint32).astype(np.int64)
+        hashes, sizes = _ngram_hashes(words, lengths, self.n)
+        np.add.at(self._buckets, (hashes >> self._shift).astype(np.intp), 1)
+        self._file.write(hashes.tobytes())
+        self._sizes.append(sizes)
+        self.total += len(hashes)
+        self._words, self._lengths = array("Q"), array("I")
+
+    def _full(self, limit: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
+        """The n-grams in buckets of more than `limit`, a part of the file at a time, with their places in it."""
+        self._file.seek(0, os.SEEK_SET)
+        at = 0
+        while block := self._file.read(1 << 23):
+            hashes = np.frombuffer(block, dtype=np.uint64)
+            places = np.flatnonzero(self._buckets[(hashes >> self._shift).astype(np.intp)] > limit)
+            yield places + at, hashes[places]
+            at += len(hashes)
 
 
-def template(conversation: Conversation, table: Mapping[int, int], n: int = 7, limit: int = 100) -> str | None:
-    """`template prompt`, if any n-gram of the first user turn has a count above `limit` in `count_ngrams`.
+def template(conversation: Conversation, often: Mapping[int, int], n: int = 7) -> tuple[str, int] | None:
+    """The most frequent of the n-grams of the first user turn that `Ngrams.above` found, and its count.
 
-    All conversations of a template go, not all but one. A text of fewer than `n` words never does. The method
+    All conversations that have one go, not all but one. A text of fewer than `n` words never does. The method
     is the paper's; the limit of 100 is that of the one re-implementation that is public.
     """
-    hashes = _ngram_hashes(_opening(conversation), n).tolist()
-    return "template prompt" if any(table.get(key, 0) > limit for key in hashes) else None
+    counts = [often.get(key, 0) for key in own_ngrams(conversation, n)]
+    if not any(counts):
+        return None
+    place = counts.index(max(counts))
+    return " ".join(_opening(conversation)[place : place + n]), counts[place]
+
+
+def own_ngrams(conversation: Conversation, n: int = 7) -> list[int]:
+    """The hashes of the n-grams of the first user turn, in order."""
+    words = np.array([stable_hash(word) for word in _opening(conversation)], dtype=np.uint64)
+    return [int(key) for key in _ngram_hashes(words, np.array([len(words)]), n)[0]]
 
 
 def _opening(conversation: Conversation) -> list[str]:
@@ -127,22 +313,31 @@ def _opening(conversation: Conversation) -> list[str]:
     return first.lower().split()
 
 
-@lru_cache(maxsize=1 << 18)
-def _word_hash(word: str) -> int:
-    return stable_hash(word)
+class WordHashes(dict[str, int]):
+    """The hashes of words, remembered; so many words are asked for that a function would be too slow."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= 1 << 16:
+            self.clear()
+        self[word] = found = stable_hash(word)
+        return found
 
 
-def _ngram_hashes(words: Sequence[str], n: int) -> NDArray[np.uint64]:
-    """The sum of the words' hashes, each times an odd number for its place, modulo 2^64: as a whole text is
-    done at once, millions of n-grams take seconds."""
-    if n < 1:
-        raise InputError(f"n-grams of {n} words: give n >= 1")
+def _ngram_hashes(
+    words: NDArray[np.uint64], lengths: NDArray[np.int64], n: int
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The n-grams of texts whose words stand one after the other, and how many each text has.
+
+    A hash is the sum of the words' hashes, each times an odd number for its place, modulo 2^64: many texts are
+    done at once, and millions of n-grams take seconds.
+    """
     count = max(len(words) - n + 1, 0)
-    hashes = np.fromiter(map(_word_hash, words), dtype=np.uint64, count=len(words))
     total = np.zeros(count, dtype=np.uint64)
     for place in range(n):
-        total += hashes[place : place + count] * np.uint64(stable_hash("place", place) | 1)
-    return total
+        total += words[place : place + count] * np.uint64(stable_hash("place", place) | 1)
+    ends = np.repeat(np.cumsum(lengths), lengths)[:count]
+    inside = ends - np.arange(count) >= n  # not across the end of a text
+    return total[inside], np.maximum(lengths - n + 1, 0)
 
 
 # --- splits ----------------------------------------------------------------------------------------------
@@ -168,9 +363,18 @@ def split(
     Args:
         shares: of people, for train, valid and test; they sum to 1.
     """
+    return _split(draw(conversation, seed), shares)
+
+
+def draw(conversation: Conversation, seed: int) -> int:
+    """64 bits, the same for all conversations of a person, and no others'."""
+    return stable_hash(seed, person(conversation))
+
+
+def _split(drawn: int, shares: tuple[float, float, float]) -> Literal["train", "valid", "test"]:
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
         raise InputError(f"shares {shares}: give three numbers from 0 to 1 that sum to 1")
-    draw = stable_hash(seed, person(conversation)) / 2**64
-    if draw < shares[0]:
+    place = drawn / 2**64
+    if place < shares[0]:
         return "train"
-    return "valid" if draw < shares[0] + shares[1] else "test"
+    return "valid" if place < shares[0] + shares[1] else "test"

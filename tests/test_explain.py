@@ -1,0 +1,77 @@
+"""Why one conversation stays or goes."""
+
+import pytest
+
+from userlm.data import clean
+from userlm.data.explain import explain
+from userlm.types import Conversation, InputError
+
+
+def log(id, text, user=None, **meta):
+    return Conversation(id, user=user, meta=meta).say(text).say("ok")
+
+
+LOGS = [
+    *(log(f"t{i}", f"write a prompt for a picture of {i}", language="English") for i in range(3)),
+    log("fr", "Bonjour, comment faire une bonne soupe aux légumes avec des pommes de terre ?"),
+    log("bad", "hi there", language="English", toxic=True),
+    log("ok", "how long does rice take", user="p/Chile", language="English"),
+]
+
+
+def told(id, logs=LOGS, **rules):
+    found = explain(id, lambda doing: iter(logs), clean.Rules(**rules))
+    return {step: (verdict, why) for step, verdict, why in found}
+
+
+def test_each_step_says_what_it_rests_on():
+    found = told("ok")
+    assert found["language"] == ("stays", "en, its log says 'English'; kept: en")
+    assert found["flagged"] == ("stays", "its log says nothing of it")
+    assert found["template"] == ("stays", "its first turn has fewer than 7 words")
+    assert found["duplicate"] == ("off", "duplicates are kept")
+    assert found["split"][0] == clean.split(LOGS[-1])
+    assert "'p/Chile'" in found["split"][1]
+
+
+def test_a_template_is_shown_with_its_count():
+    # "write a prompt for a picture of" stands three times; the 7-gram with the number once
+    assert told("t1", template_limit=2)["template"] == (
+        "goes",
+        "its most frequent 7-gram occurs 3 times in first turns: 'write a prompt for a picture of'; "
+        "the limit is 2",
+    )
+    assert told("t1", template_limit=3)["template"][0] == "stays"
+    assert told("t1", template_limit=None)["template"][0] == "off"
+
+
+def test_what_goes_says_why():
+    verdict, why = told("fr")["language"]
+    assert verdict == "goes"
+    assert why == "fr, by py3langid, from the user turns; kept: en"
+    assert told("fr", languages=None)["language"] == (
+        "stays",
+        "fr, by py3langid, from the user turns; all are kept",
+    )
+    assert told("bad")["flagged"] == ("goes", "toxic: True")
+    assert told("bad", flagged=True)["flagged"][0] == "off"
+
+
+def test_a_duplicate_names_the_one_that_stays():
+    logs = [log("a", "How do I cook rice?"), log("b", "how do I  cook rice?"), log("c", "something else")]
+    rules = {"duplicates": "exact", "shares": (1.0, 0.0, 0.0)}
+    assert told("b", logs, **rules)["duplicate"] == ("goes", "says the same as 'a', which stays (exact)")
+    assert told("a", logs, **rules)["duplicate"][0] == "stays"
+
+
+def test_the_explanation_is_that_of_the_judgement(tmp_path):
+    rules = clean.Rules(template_limit=2)
+    reasons = clean.judge(LOGS, rules, tmp_path / "ngrams").reasons
+    for one, reason in zip(LOGS, reasons, strict=True):
+        goes = [step for step, verdict, _ in explain(one.id, lambda doing: iter(LOGS), rules) if verdict == "goes"]
+        assert bool(goes) == (reason is not None)
+
+
+def test_an_id_that_is_not_there_gets_near_ones():
+    with pytest.raises(InputError, match="no conversation has the id 't11'; there are 't1'"):
+        told("t11")

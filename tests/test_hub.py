@@ -1,0 +1,68 @@
+"""The export for the Hugging Face hub, and the way back."""
+
+import re
+from dataclasses import replace
+
+import polars as pl
+
+from userlm.data import hub, sources
+from userlm.store import read_rows
+from userlm.types import Conversation
+
+INTENT = "You are a user chatting with an assistant language model to cook rice."
+MANIFEST = {"verb": "clean", "options": {"seed": 0, "limit": None}, "versions": {"userlm": "1.2.3"}}
+
+
+def talk(i, **fields):
+    one = Conversation(f"c{i}", meta={"language": "en", "n": i}).say("hi").say("Hello!")
+    return replace(one, **{"ended": i % 2 == 0, **fields})
+
+
+def test_what_is_exported_is_imported_again(tmp_path):
+    talks = [talk(0, intent=INTENT, user="ann@example.org"), talk(1, user="bob"), talk(2, user="ann@example.org")]
+    counts = hub.export(tmp_path, {"train": talks[:2], "valid": [], "test": talks[2:]})
+    assert counts == {"train": 2, "test": 1}
+    files = sorted((tmp_path / "data").iterdir())
+    assert [file.name for file in files] == ["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"]
+    back = [found.imported.conversation for file in files for found in sources.find(read_rows(file), None, "x")]
+    # people are numbers now, in the order in which they come up: ann is 0, bob is 1
+    people = {"ann@example.org": "person-0", "bob": "person-1"}
+    expected = [replace(one, user=people[one.user]) for one in (talks[2], talks[0], talks[1])]
+    assert back == expected
+    assert b"ann@" not in files[1].read_bytes()
+
+
+def test_a_large_split_becomes_several_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "ROWS", 2)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-00007.parquet").touch()  # left by an attempt that was interrupted
+    assert hub.export(tmp_path, {"conversations": map(talk, range(5))}) == {"train": 5}
+    files = sorted((tmp_path / "data").iterdir())
+    assert [file.name for file in files] == [f"train-0000{i}-of-00003.parquet" for i in range(3)]
+    assert pl.scan_parquet(files).select("id").collect()["id"].to_list() == [f"c{i}" for i in range(5)]
+
+
+def test_the_card_says_what_is_inside_and_how_it_was_made(tmp_path):
+    results = {
+        "counts": {"in": 9, "dropped: language: zh": 2},
+        "splits": {"train": {"conversations": 7, "people": 3, "user turns": 20, "samples": 25}},
+        "lengths": {"words a user turn": {"mean": 7.25, "largest": 90.0}, "words a first turn": None},
+        "languages": {"en": 6, "und": 1},
+    }
+    card = hub.card({"train": 7}, results, MANIFEST)
+    front = card.split("---\n")[1]
+    assert "language:\n- en\ntask" in front
+    assert "- n<1K" in front
+    assert "  - split: train\n    path: data/train-*" in front
+    assert "| train | 7 | 3 | 20 | 25 |" in card
+    assert "| words a user turn | 7.25 | 90 |" in card
+    assert "`userlm clean`, version 1.2.3; seed 0." in card
+    assert "| dropped: language: zh | 2 |" in card
+    assert not re.search(r"\bNone\b|limit", card.split("## Load")[0])
+
+
+def test_a_card_without_figures_has_counts_alone():
+    card = hub.card({"train": 1_500}, {"counts": {"in": 1500}}, MANIFEST)
+    assert "| train | 1,500 |" in card
+    assert "1K<n<10K" in card
+    assert "language:" not in card

@@ -1,0 +1,319 @@
+"""What is personal, what is not, and what a mark replaces."""
+
+import gzip
+import json
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from userlm.data.pii import KINDS, scrub, scrub_text
+from userlm.types import Conversation, Turn
+
+# Keys are put together here, so that nobody's scanner takes this file for a leak.
+RUN = "a1B2c3D4e5F6"
+DIGITS = "1234567890 "  # what holds no run of digits is not looked at closely
+PEM = f"-----BEGIN RSA PRIVATE KEY-----\n{RUN * 6}\n{RUN * 6}==\n-----END RSA PRIVATE KEY-----"
+JWT = f"eyJ{RUN}.eyJ{RUN}{RUN}.{RUN}-_{RUN}"
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Write to jane.doe+tests@mail.example.co.uk.", "Write to <EMAIL>."),
+        ("<JANE@EXAMPLE.COM>, b@c.io;d_e@f-g.org", "<<EMAIL>>, <EMAIL>;<EMAIL>"),
+        ("mailto:jane@example.com?subject=hi", "mailto:<EMAIL>?subject=hi"),
+        ("我的邮箱是jane@example.com谢谢", "我的邮箱是<EMAIL>谢谢"),
+    ],
+)
+def test_an_email_address_goes(text, clean):
+    assert scrub_text(text)[0] == clean
+
+
+@pytest.mark.parametrize(
+    "phone",
+    [
+        "+1 (415) 555-0132",
+        "+44 20 7946 0958",
+        "+919876543210",
+        "+48-12-345-67-89",
+        "415-555-0132",
+        "415.555.0132",
+        "1-800-555-0132",
+        "(415) 555-0132",
+        "(020) 7946 0958",
+        "(11) 91234-5678",
+        "07700 900123",
+        "0412 345 678",
+        "090-1234-5678",
+        "138-1234-5678",
+    ],
+)
+def test_a_phone_number_with_its_code_or_separators_goes(phone):
+    assert scrub_text(phone) == ("<PHONE>", {"phone": 1})
+    assert scrub_text(f"Reach me at {phone}, or not.") == ("Reach me at <PHONE>, or not.", {"phone": 1})
+
+
+def test_bare_digits_are_a_phone_number_only_after_a_word_that_says_so():
+    for before in ("call me at ", "Phone: ", "tel. ", "my mobile is ", '"phoneNumber": "', "WhatsApp ", "fax #"):
+        assert scrub_text(before + "4155550132") == (before + "<PHONE>", {"phone": 1})
+        assert scrub_text(before + "555-0132") == (before + "<PHONE>", {"phone": 1})
+        assert scrub_text(before + "2023-10-05") == (before + "2023-10-05", {})
+        assert scrub_text(before + "12345") == (before + "12345", {})
+        assert scrub_text(before + "123456") == (before + "123456", {})  # six digits
+        assert scrub_text(before + "1 2 3 4 5 6 7 8") == (before + "1 2 3 4 5 6 7 8", {})
+    for before in ("id ", "recall ", "call the function with ", "phone me later, ", "x = "):
+        assert scrub_text(before + "4155550132") == (before + "4155550132", {})
+
+
+@pytest.mark.parametrize(
+    "card",
+    [  # numbers that the issuers publish for tests
+        "4111 1111 1111 1111",
+        "4111-1111-1111-1111",
+        "4111111111111111",
+        "4222222222222",
+        "5555555555554444",
+        "2223003122003222",
+        "3782 822463 10005",
+        "30569309025904",
+        "6011111111111117",
+        "3530111333300000",
+        "6200000000000005",
+    ],
+)
+def test_a_card_number_goes(card):
+    # Luhn for 4111 1111 1111 1111: from the right, every second digit doubled: seven times 1 -> 2 and the 4 -> 8,
+    # so 22; the other eight are 1, so 8; 22 + 8 = 30, which ends in 0.
+    assert scrub_text(f"Card {card}.") == ("Card <CARD>.", {"card": 1})
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "4111 1111 1111 1112",  # a wrong check digit
+        "1111111111111117",  # right (15 * 1, of which 8 doubled: 16 + 7 + 7 = 30), but of no issuer
+        "4111 1111-1111 1111",  # no one groups like this
+        "4111-1111-1111-1111-1111-1111",
+        "x4111111111111111",
+        "0.4111111111111111",
+        "41111111111111113333",  # 20 digits
+    ],
+)
+def test_other_long_numbers_are_no_cards(number):
+    assert scrub_text(number) == (number, {})
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "81.2.69.1",
+        "81.2.69.142",
+        "203.0.113.7",
+        "2001:db8:5::12",
+        "2A02:8108:1:2:3:4:5:6",
+        "2001:0db8:85a3::8a2e:0370:7334",
+    ],
+)
+def test_the_address_of_a_host_goes(address):
+    for before, after in (("ping ", ""), ("(", ")"), ("from ", "."), ("[", "]:8080"), ("是", "吗")):
+        assert scrub_text(before + address + after) == (f"{before}<IP>{after}", {"ip": 1})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "127.0.0.1",
+        "0.0.0.0",
+        "192.168.1.1, 10.20.30.40, 172.16.254.1 and 169.254.13.37 are in your own network",
+        "255.255.255.0",
+        "81.2.69.0/24 is a network",
+        "version 1.2.3.4",
+        "1.2.3.4",
+        "8.8.8.8 answers everybody",
+        "Version: 91.25.44.72, v12.34.56.78, release 12.34.56.78",
+        "Chrome/114.0.57.133 Safari/537.36",
+        "pip install a==12.34.56.78",
+        "28.0.0.137",
+        "1.3.6.1.4.1.311.21.20 is an OID",
+        "366.12.23.245, 81.02.69.142",
+        "::1, fe80::1ff:fe23:4567:890a, fd00::12, ff02::1",
+        "std::vector<a::b>, dead::beef, Face::new()",
+        "at 12:34:56:78 and 2023:10:05",
+        "00:1A:2B:3C:4D:5E",
+        "2001::/32, 2001:1:2:3:4:5:6:7:8:9, 2001:db8::12345",
+    ],
+)
+def test_addresses_of_nobody_versions_and_times_stay(text):
+    assert scrub_text(text) == (text, {})
+    assert scrub_text(DIGITS + text) == (DIGITS + text, {})
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"sk-{RUN * 4}",
+        f"sk-proj-{RUN}_{RUN}-{RUN}",
+        f"sk-ant-api03-{RUN * 3}",
+        "AKIA" + "Q3" * 8,
+        f"ghp_{RUN * 3}",
+        f"github_pat_{RUN}_{RUN * 2}",
+        f"glpat-{RUN}-{RUN}",
+        "AIza" + f"{RUN * 3}"[:35],
+        f"xoxb-{'12345678901'}-{RUN}",
+        f"hf_{RUN * 3}"[:37],
+        f"sk_live_{RUN * 2}",
+        JWT,
+        PEM,
+    ],
+)
+def test_a_key_goes(key):
+    assert scrub_text(f'key = "{key}"') == ('key = "<KEY>"', {"key": 1})
+
+
+def test_what_stands_around_a_key_stays():
+    assert scrub_text(f"Authorization: Bearer {RUN * 2}\n") == ("Authorization: Bearer <KEY>\n", {"key": 1})
+    assert scrub_text(f"Bearer {JWT}") == ("Bearer <KEY>", {"key": 1})
+    assert scrub_text("psql://jane:s3cret!@db.example.com/x") == ("psql://<KEY>@db.example.com/x", {"key": 1})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sk-your-key-goes-right-here-please",
+        "a task-specific-and-very-long-name-2023-10-05",
+        '<div class="sk-container-id-1">',
+        "Authorization: Bearer YOUR_API_TOKEN_GOES_HERE",
+        'headers = {"Authorization": f"Bearer {token}"}',
+        "postgres://{user}:{password}@{host}/db, https://<user>:<password>@host, http://localhost:8000/a@b",
+        "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----",
+        "-----BEGIN PUBLIC KEY-----\n" + RUN * 6 + "\n-----END PUBLIC KEY-----",
+        "hf_model, ghp_, AKIA, eyJ",
+    ],
+)
+def test_placeholders_and_names_are_no_keys(text):
+    assert scrub_text(text) == (text, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,234,567.89 and 12,345,678,901",
+        "2023-10-05, 05.10.2023, 2023-10-05T12:34:56.789012+00:00, +1980-02-29 01:02",
+        "3.14159265358979, -0.4111111111111111, 1e-10, 6.02214076e+23",
+        "1696500000, 1696500000123, 4155550132",
+        "ISBN 978-3-16-148410-0, 9783161484100, 0-306-40615-2",
+        "1 2 3 4 5 6 7 8 9 10",
+        "256 512 1024 2048, 128 256 512",
+        "01 02 03 04 05 06 07",
+        "3b18e512dba79e4c8300dd08aeb37f8e728b8dad",
+        "550e8400-e29b-41d4-a716-446655440000, 00001101-0000-1000-8000-00805059",
+        "https://example.com/item/415-555-0132?q=123456789012",
+        "1000 - 200 - 400 = 400, 11,600-400-4800, 600-200-1000 = -600",
+        "range(10) + 12345678901, a[0123456789]",
+        "SELECT 0123456789 FROM t WHERE id = 12345678901234567890",
+        "@decorator\ndef f(x): return x@w.shape + y@theta.to(device) + (a @ b.c)",
+        "a@b, user@localhost, @someone, me@home.",
+        "git clone git@github.com:owner/project.git",
+        "<script src=https://cdn.example.com/npm/phaser@5.0.0/dist/phaser.js>",
+        "v1.2.3-rc.4+build.5678901234",
+        "01110100 01101000 01100101",
+        "(2019) 345-356, (10) 2000, (10) 200 3000, open 0900 1200 1500",
+    ],
+)
+def test_numbers_code_and_maths_stay(text):
+    assert scrub_text(text) == (text, {})
+    assert scrub_text(DIGITS + text) == (DIGITS + text, {})
+
+
+def test_marks_that_a_log_brings_along_stay():
+    text = "<PRESIDIO_ANONYMIZED_EMAIL_ADDRESS> <PRESIDIO_ANONYMIZED_PHONE_NUMBER> <EMAIL> [REDACTED]"
+    assert scrub_text(text) == (text, {})
+
+
+def test_each_kind_is_counted():
+    text = f"a@b.com c@d.org +1 415 555 0132 4111111111111111 81.2.69.142 hf_{RUN * 3}"
+    clean, counts = scrub_text(text)
+    assert clean == "<EMAIL> <EMAIL> <PHONE> <CARD> <IP> <KEY>"
+    assert counts == {"email": 2, "phone": 1, "card": 1, "ip": 1, "key": 1}
+    assert set(counts) == set(KINDS)
+
+
+PIECES = [
+    *("jane@example.com", "+1 415 555 0132", "415-555-0132", "4111111111111111", "81.2.69.142", "2001:db8::12"),
+    *(f"hf_{RUN * 2}", f"sk-{RUN * 2}", PEM, JWT, "https://a:b@", "phone ", "call 1234567", "Bearer ", "version "),
+    *("-" * 70, " ", ".", "-", "@", "/", "(", ")", "+", "1", "a", "\n", "<", ">", "_", "é", "="),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_what_was_scrubbed_stays_as_it_is(text):
+    clean, _ = scrub_text(text)
+    assert scrub_text(clean) == (clean, {})
+
+
+def test_a_mark_that_frees_an_address_does_not_hide_it():
+    # The address has 70 dashes before it in its name, more than any has, until the host inside is replaced.
+    assert scrub_text("-" * 70 + "81.2.69.142+jane@example.com")[0] == "-" * 70 + "<IP><EMAIL>"
+
+
+def test_turns_intent_and_meta_are_scrubbed_and_ids_stay():
+    turns = (
+        Turn("user", "I am jane@example.com", {"drafts": ["call 4155550132", 7, None]}),
+        Turn("assistant", "Hello"),
+        Turn("user", "from 81.2.69.142"),
+    )
+    meta = {
+        "source": "messages",
+        "tree": "jane@example.com",
+        "timestamp": "2023-10-05",
+        "system": "Help john@example.com",
+        "spans": [{"host": "81.2.69.142", "n": 4155550132}],
+    }
+    before = Conversation("a@b.com", turns, "write to a@b.com.", user="a@b.com", ended=False, meta=meta)
+    after, counts = scrub(before)
+    assert counts == {"email": 3, "ip": 2, "phone": 1}
+    assert [turn.text for turn in after.turns] == ["I am <EMAIL>", "Hello", "from <IP>"]
+    assert after.turns[0].meta == {"drafts": ["call <PHONE>", 7, None]}
+    assert after.intent == "write to <EMAIL>."
+    assert (after.id, after.user, after.meta["tree"]) == ("a@b.com", "a@b.com", "jane@example.com")
+    assert after.meta["system"] == "Help <EMAIL>"
+    assert after.meta["spans"] == [{"host": "<IP>", "n": 4155550132}]
+    assert before.turns[0].text == "I am jane@example.com"
+    assert list(after.meta) == list(meta)
+    assert scrub(after) == (after, {})
+
+
+def test_a_conversation_without_personal_data_is_handed_back():
+    turns = (Turn("user", "what is 12345678 - 1?"), Turn("assistant", "12345677"))
+    conversation = Conversation("c", turns, user="p", ended=True, meta={"language": "en"})
+    after, counts = scrub(conversation)
+    assert after is conversation
+    assert counts == {}
+
+
+HOSTILE = "a 1 @ . - 1- a. a@ a@a. +1 (1 :: 2001: sk- eyJaaaaaaaa.eyJa ://a: x1.2.3.4.5".split()
+
+
+@pytest.mark.parametrize(
+    "piece", [*HOSTILE, " ", "1 ", "4111 ", "phone ", "Bearer a", "-----BEGIN PRIVATE KEY-----"]
+)
+def test_no_text_takes_more_than_a_moment(piece):
+    text = (piece * 1_000_000)[:1_000_000] + "7 1234567@"
+    start = time.process_time()
+    scrub_text(text)
+    assert time.process_time() - start < 2  # about 0.1; a quadratic one takes minutes
+
+
+def test_real_logs_are_scrubbed_once(data):
+    kinds = set()
+    with gzip.open(data / "sharegpt_sample.jsonl.gz", "rt", encoding="utf-8") as file:
+        for line in file:
+            for message in json.loads(line)["messages"]:
+                clean, counts = scrub_text(message["content"])
+                assert scrub_text(clean) == (clean, {})
+                assert clean.count("<PHONE>") == message["content"].count("<PHONE>") + counts.get("phone", 0)
+                kinds |= set(counts)
+    assert {"phone", "ip"} <= kinds  # its e-mail addresses were replaced by whoever made the sample
