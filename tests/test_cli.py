@@ -135,19 +135,31 @@ def kill_when(process: subprocess.Popen[str], ready) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def test_import_and_clean_killed_in_the_middle_end_with_the_same_files(tmp_path):
+def test_import_killed_in_the_middle_ends_with_the_same_files(tmp_path):
     path = tmp_path / "logs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows(60_000)))
-    for verb, source in (("import", path), ("clean", tmp_path / "import-whole")):
-        userlm(verb, source, "--out", f"{verb}-whole", cwd=tmp_path)
-        for attempt in range(2):  # killed once, and once again where it went on
-            process = start(verb, source, "--out", f"{verb}-killed", cwd=tmp_path)
-            progress = tmp_path / f"{verb}-killed" / "progress.json"
-            before = progress.read_bytes() if attempt else b""
-            kill_when(process, lambda p=progress, b=before: p.is_file() and p.read_bytes() != b)
-        assert not (tmp_path / f"{verb}-killed" / "results.json").exists()
-        userlm(verb, source, "--out", f"{verb}-killed", cwd=tmp_path)
-        assert contents(tmp_path / f"{verb}-killed") == contents(tmp_path / f"{verb}-whole")
+    userlm("import", path, "--out", "whole", cwd=tmp_path)
+    progress = tmp_path / "killed" / "progress.json"
+    for attempt in range(2):  # killed once, and once again where it went on
+        process = start("import", path, "--out", "killed", cwd=tmp_path)
+        before = progress.read_bytes() if attempt else b""
+        kill_when(process, lambda b=before: progress.is_file() and progress.read_bytes() != b)
+    assert not (tmp_path / "killed" / "results.json").exists()
+    userlm("import", path, "--out", "killed", cwd=tmp_path)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_clean_killed_in_the_middle_ends_with_the_same_files(tmp_path):
+    write_conversations(tmp_path / "c.jsonl", (Conversation(f"c{i}").say(f"say {i}") for i in range(40_000)))
+    userlm("clean", "c.jsonl", "--out", "whole", cwd=tmp_path)
+    out = tmp_path / "killed"
+    for file in (out / ".ngrams", out / "train.jsonl"):  # while it reads, and while it writes
+        process = start("clean", "c.jsonl", "--out", "killed", cwd=tmp_path)
+        kill_when(process, lambda f=file: f.is_file() and (f.name == ".ngrams" or f.stat().st_size > 0))
+    assert not (out / "results.json").exists()
+    userlm("clean", "c.jsonl", "--out", "killed", cwd=tmp_path)
+    assert contents(out) == contents(tmp_path / "whole")
+    assert not (out / ".ngrams").exists()
 
 
 SLOW = """
@@ -292,7 +304,7 @@ def test_you_can_take_the_users_seat_and_ask_what_is_known_of_a_turn(tmp_path):
     shown = chat("--seat", "user", "--assistant", "clarifier", typed="hi\n/info\n\n", cwd=tmp_path)
     assert (
         "assistant (clarifier, a stand-in)> " in shown
-        and '"stand_in": "clarifier"' in shown
+        and '"stand_in":"clarifier"' in shown
         and "you left" in shown
     )
 

@@ -1,115 +1,205 @@
 """Endpoints, through the real `openai` client, against a small server of our own on this machine."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from email.utils import formatdate
+from types import SimpleNamespace
 
 import pytest
+from fake_server import CUT, HANG, Said, completion, error, serving
 
 from userlm import address
 from userlm.assistants import ModelAssistant
+from userlm.models import endpoint
 from userlm.models.endpoint import EndpointModel
 from userlm.types import Conversation, ModelError, Sampling
 
 KEY = "secret-key-of-a-test"
+HI = [{"role": "user", "content": "hi"}]
 
 
-def answer(text):
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
-    return 200, {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "m",
-        "choices": [choice],
-        "usage": usage,
-    }
+def model(server, **options):
+    return EndpointModel("m", server.url, KEY, **{"timeout": 0.4, "pause": 0.001, **options})
 
 
 @pytest.fixture
-def server():
-    """Answers with what stands in `server.script`, one (status, body) a call, and keeps the requests."""
-
-    class Answers(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            fake.requests.append((self.path, self.headers["Authorization"], body))
-            status, body = fake.script.pop(0)
-            if status == 0:  # cut the connection
-                self.connection.close()
-                return
-            text = body if isinstance(body, str) else json.dumps(body)
-            self.send_response(status)
-            self.send_header("Retry-After", "0")
-            kind = "text/html" if text.startswith("<html>") else "application/json"
-            self.send_header("Content-Type", kind)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *args):
-            pass
-
-    fake = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    fake.script, fake.requests = [], []
-    fake.url = f"http://127.0.0.1:{fake.server_port}/v1"
-    threading.Thread(target=fake.serve_forever, daemon=True).start()
-    yield fake
-    fake.shutdown()
-    fake.server_close()
+def pauses(monkeypatch):
+    """The pauses between tries, in seconds, which nobody waits for."""
+    slept = []
+    monkeypatch.setattr(endpoint, "time", SimpleNamespace(sleep=slept.append, time=time.time))
+    return slept
 
 
-def test_an_assistant_at_an_address_is_asked_in_chat_form(server, monkeypatch):
+def test_an_assistant_at_an_address_is_asked_in_chat_form(monkeypatch):
     monkeypatch.setenv("USERLM_API_KEY", KEY)
-    server.script = [answer("Sure.")]
-    assistant = address.assistant(f"{server.url}#tiny", system="Be brief.")
-    log = Conversation("a").say("hi").say("hello").say("help me")
-    reply = assistant.reply(log)
+    with serving([completion("Sure.")]) as server:
+        assistant = address.assistant(f"{server.url}#tiny", system="Be brief.")
+        log = Conversation("a").say("hi").say("hello").say("help me")
+        reply = assistant.reply(log)
     [(path, authorization, body)] = server.requests
     assert (path, authorization) == ("/v1/chat/completions", f"Bearer {KEY}")
     assert body["model"] == "tiny"
     assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]
     assert isinstance(body["seed"], int)
     assert reply.text == "Sure."
-    assert (reply.meta["tokens_in"], reply.meta["tokens_out"]) == (7, 2)
+    assert (reply.meta["tokens_in"], reply.meta["tokens_out"]) == (9 + 2 + 5 + 7 + 4 * 4, 2)
 
 
-def test_passing_failures_are_tried_again(server):
-    server.script = [(429, {"error": {"message": "slow down"}}), (500, {}), (0, ""), answer("ok")]
-    model = EndpointModel("m", server.url, KEY)
-    assert model.chat([{"role": "user", "content": "hi"}], Sampling()).text == "ok"
-    assert len(server.requests) == 4
+def test_passing_faults_are_tried_again_and_counted():
+    faults = [error(429), error(500), error(503), CUT, HANG, Said(body="{not json"), completion("  ")]
+    with serving([*faults, completion("ok")]) as server:
+        out = model(server, retries=7).chat(HI, Sampling())
+    assert out.text == "ok"
+    assert out.faults == (
+        "rate limited",
+        "server error",
+        "server error",
+        "connection cut",
+        "timed out",
+        "broken answer",
+        "empty answer",
+    )
+    assert out.unsure == 4  # the last four may have been written, and so billed
+    assert len(server.requests) == 8  # the client makes no tries of its own
+
+
+def test_an_error_tells_what_befell_each_try():
+    with serving([error(429), HANG, error(502, "bad gateway")]) as server, pytest.raises(ModelError) as caught:
+        model(server, retries=2).chat(HI, Sampling())
+    assert str(caught.value) == "m: the server failed: bad gateway (HTTP 502)"
+    assert caught.value.faults == ("rate limited", "timed out", "server error")
+    assert (caught.value.reason, caught.value.unsure, caught.value.permanent) == ("server error", 1, False)
 
 
 @pytest.mark.parametrize(
     "broken",
     [
-        pytest.param((400, {"error": {"message": f"bad request with {KEY} in it"}}), id="refused"),
-        pytest.param((200, "{not json"), id="broken JSON"),
-        pytest.param(answer(""), id="empty"),
-        pytest.param(answer(None), id="no content"),
-        pytest.param((200, {"id": "1", "choices": []}), id="no choices"),
-        pytest.param((200, {"detail": "not an answer at all"}), id="another shape"),
-        pytest.param((200, "plain text"), id="plain text"),
-        pytest.param((200, "<html>Welcome</html>"), id="a page"),
-        pytest.param((200, []), id="an array"),
-        pytest.param((200, {"choices": [{}]}), id="a choice without a message"),
-        pytest.param((200, {"choices": {"a": 1}}), id="choices that are no list"),
-        pytest.param(answer([{"type": "text", "text": "x"}]), id="content in parts"),
-        pytest.param(answer(5), id="a number"),
-        pytest.param((400, {"error": {"message": "x" * 295 + KEY}}), id="a key where the error is cut"),
+        pytest.param(error(400, f"bad request with {KEY} in it"), id="refused"),
+        pytest.param(Said(body="{not json"), id="broken JSON"),
+        pytest.param(completion(""), id="empty"),
+        pytest.param(completion(None), id="no content"),
+        pytest.param(Said(body={"id": "1", "choices": []}), id="no choices"),
+        pytest.param(Said(body={"detail": "not an answer at all"}), id="another shape"),
+        pytest.param(Said(body="plain text"), id="plain text"),
+        pytest.param(Said(body="<html>Welcome</html>"), id="a page"),
+        pytest.param(Said(body=[]), id="an array"),
+        pytest.param(Said(body={"choices": [{}]}), id="a choice without a message"),
+        pytest.param(Said(body={"choices": {"a": 1}}), id="choices that are no list"),
+        pytest.param(completion([{"type": "text", "text": "x"}]), id="content in parts"),
+        pytest.param(completion(5), id="a number"),
+        pytest.param(error(400, "x" * 295 + KEY), id="a key where the error is cut"),
+        pytest.param(error(401, f"incorrect key: {KEY[:8]}****"), id="a masked key"),
+        pytest.param(Said(500, f"<html>{KEY}</html>"), id="an error page"),
+        pytest.param(Said(400, [KEY]), id="an error that is an array"),
     ],
 )
-def test_what_cannot_be_read_is_an_error_of_the_model_and_never_shows_the_key(broken, server):
-    server.script = [broken] * 3
-    model = EndpointModel("m", server.url, KEY, retries=1)
-    with pytest.raises(ModelError) as caught:
-        ModelAssistant(model).reply(Conversation("a").say("hi"))
+def test_what_cannot_be_read_is_an_error_of_the_model_and_never_shows_the_key(broken):
+    with serving([broken] * 3) as server, pytest.raises(ModelError) as caught:
+        ModelAssistant(model(server, retries=1)).reply(Conversation("a").say("hi"))
     assert KEY[:6] not in str(caught.value) and str(caught.value).startswith("m: ")
 
 
-def test_a_server_that_is_not_there_is_an_error_of_the_model():
-    with pytest.raises(ModelError):
-        EndpointModel("m", "http://127.0.0.1:9/v1", KEY, retries=0).chat(
-            [{"role": "user", "content": "x"}], Sampling()
-        )
+@pytest.mark.parametrize(
+    ("said", "reason", "words"),
+    [
+        (error(401), "key refused", "put the right one into the environment variable USERLM_API_KEY"),
+        (error(402, "top up"), "no credit", "top up"),
+        (error(403, "not yours"), "not allowed", "not yours"),
+        (error(404, "no model m"), "not found", "check the model's name, and that the URL ends in /v1"),
+        (error(429, "too little", code="insufficient_quota"), "no credit", "too little"),
+    ],
+)
+def test_what_no_other_call_would_mend_is_said_at_once(said, reason, words):
+    with serving([said]) as server, pytest.raises(ModelError, match=words) as caught:
+        model(server).chat(HI, Sampling())
+    assert (caught.value.reason, caught.value.permanent, caught.value.unsure) == (reason, True, 0)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        completion(None, refusal="I will not."),
+        completion("He took the", finish="content_filter"),
+        error(400, "the prompt was filtered", code="content_filter"),
+    ],
+)
+def test_a_refusal_is_an_error_of_its_own_and_not_tried_again(said):
+    with serving([said]) as server, pytest.raises(ModelError, match=r"^m: refused: ") as caught:
+        model(server).chat(HI, Sampling())
+    assert (caught.value.reason, caught.value.permanent, caught.value.unsure) == ("refused", False, 1)
+
+
+def test_a_model_that_spends_all_tokens_on_thoughts_is_not_asked_to_do_so_again():
+    said = completion(None, finish="length")
+    with serving([said]) as server, pytest.raises(ModelError, match="allow more") as caught:
+        model(server).chat(HI, Sampling())
+    assert caught.value.reason == "empty answer"
+
+
+def test_a_server_that_is_not_there_is_an_error_of_the_model_and_costs_nothing():
+    with pytest.raises(ModelError, match="is it running") as caught:
+        EndpointModel("m", "http://127.0.0.1:9/v1", KEY, retries=1, pause=0.001).chat(HI, Sampling())
+    assert caught.value.faults == ("no connection",) * 2
+    assert (caught.value.unsure, caught.value.permanent) == (0, True)
+
+
+def test_the_pause_is_what_the_server_asks_for_up_to_a_minute(pauses):
+    asked = [
+        {"Retry-After": "7"},
+        {"Retry-After": "2", "retry-after-ms": "300"},
+        {"Retry-After": formatdate(time.time() + 45, usegmt=True)},
+        {"Retry-After": formatdate(time.time() - 20, usegmt=True)},
+        {"Retry-After": "86400"},
+        {"Retry-After": "inf"},
+    ]
+    with serving([*(error(429, headers=headers) for headers in asked), completion("ok")]) as server:
+        model(server, retries=len(asked)).chat(HI, Sampling())
+    jitter = 0.1  # half of the last backoff, 0.001 * 2**5, at most
+    wanted = (7, 7), (0.3, 0.3), (30, 45), (0, 0), (60, 60), (60, 60)  # the test itself may take seconds
+    for slept, (least, most) in zip(pauses, wanted, strict=True):
+        assert least <= slept <= most + jitter
+
+
+def test_else_the_pause_doubles_and_is_never_the_same_for_all(pauses):
+    asked = [{}, {"Retry-After": "soon"}, {"Retry-After": "-3"}, {"Retry-After": "nan"}]
+    with serving([*(error(503, headers=headers) for headers in asked), completion("ok")]) as server:
+        model(server, retries=4, pause=1).chat(HI, Sampling())
+    for slept, wanted in zip(pauses, (1, 2, 4, 8), strict=True):
+        assert wanted < slept < 1.5 * wanted
+
+
+def unsupported(body, n):
+    """A newer model: `max_completion_tokens`, and no temperature."""
+    if "max_tokens" in body:
+        said = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+        return error(400, said, param="max_tokens", code="unsupported_parameter")
+    if "temperature" in body:
+        return error(400, "Unsupported value: 'temperature' does not support 0.5.", param="temperature")
+    return completion("ok")
+
+
+def test_a_parameter_that_is_not_taken_is_left_out_from_then_on():
+    with serving(unsupported) as server:
+        asked = model(server, retries=0)
+        first, second = (asked.chat(HI, Sampling(0.5, 0.9, 33)) for _ in range(2))
+    assert first.faults == ("max_tokens not taken", "temperature not taken") and first.unsure == 0
+    assert second.faults == ()
+    assert len(server.requests) == 4
+    for body in server.bodies[2:]:
+        assert body["max_completion_tokens"] == 33 and body["top_p"] == 0.9
+        assert "max_tokens" not in body and "temperature" not in body
+
+
+def test_two_parameters_that_do_not_go_together_leave_one():
+    def reply(body, n):
+        both = "temperature" in body and "top_p" in body
+        return error(400, "`temperature` and `top_p` cannot both be given") if both else completion("ok")
+
+    with serving(reply) as server:
+        assert model(server).chat(HI, Sampling()).faults == ("top_p not taken",)
+
+
+def test_a_value_that_is_out_of_range_is_not_left_out():
+    said = error(400, "temperature must be at most 2", param="temperature")
+    with serving([said]) as server, pytest.raises(ModelError, match="temperature must be at most 2") as caught:
+        model(server).chat(HI, Sampling(temperature=9))
+    assert caught.value.reason == "bad request"

@@ -1,107 +1,25 @@
-"""One generic sentence about what a user was after."""
-
-import re
-from pathlib import Path
+"""One generic sentence about what a user was after: its form, and how a model is asked for it."""
 
 import pytest
 
-from userlm.data.intents import check, extractive, leakage
-from userlm.data.sources import Rejected, convert
-from userlm.store import read_rows
-from userlm.text import INTENT_PREFIX, intent_goal
+from userlm.data.intents import (
+    ASSISTANT_TURN,
+    TRANSCRIPT,
+    USER_TURN,
+    check,
+    leakage,
+    request,
+    tidy,
+    transcript,
+    write,
+)
+from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, Turn
 
 
-def log(*said: str, language: str | None = "en") -> Conversation:
+def log(*said: str) -> Conversation:
     roles = ("user", "assistant")
-    turns = tuple(Turn(roles[i % 2], text) for i, text in enumerate(said))
-    return Conversation("c", turns, meta={"language": language} if language else {})
-
-
-def goal(*said: str, language: str | None = "en") -> str:
-    conversation = log(*said, language=language)
-    intent = extractive(conversation)
-    assert intent is not None and check(intent, conversation) is None
-    return intent_goal(intent)
-
-
-@pytest.mark.parametrize(
-    ("said", "wanted"),
-    [
-        ("what is photosynthesis?", "learn about photosynthesis."),
-        ("Write a poem about the singularity", "have a poem written about the singularity."),
-        ("write an essay on climate policy", "have an essay written about climate policy."),
-        ("translate this to French: the cat sleeps", "have a text translated into French."),
-        ("Summarise this text: The stock market fell.", "have a text about the stock market summarised."),
-        ("can you fix the bug in my python script for invoices", "fix a problem in Python code for invoices."),
-        ("do you think chess is beautiful? i adore chess", "exchange views on chess and beautiful."),
-        ("How do I grow tomatoes?", "get advice on tomatoes."),
-        ("recommend a museum please", "get suggestions for a museum."),
-        ("I need to book a flight", "make arrangements that involve a flight."),
-        ("hello", "have a casual chat."),
-        ("???", None),
-    ],
-)
-def test_the_goal_follows_from_what_the_user_asks_first(said, wanted):
-    if wanted is None:
-        assert extractive(log(said)) is None
-    else:
-        assert goal(said) == wanted
-
-
-def test_details_are_left_out():
-    said = (
-        "Fix `load_rows` in src/io/reader.py, see https://example.org/x?y=1 or mail bob@example.org, "
-        "error 404 in parseJson on 2023-05-01 ```python\nsecret = 1\n``` the parser is slow"
-    )
-    found = goal(said, "try again", "the parser still fails")
-    assert "parser" in found
-    for detail in ("load_rows", "reader", "example", "bob", "404", "parseJson", "2023", "secret"):
-        assert detail not in found
-    assert not re.search(r"\d", found)
-
-
-def test_what_recurs_and_what_the_assistant_takes_up_comes_before_what_is_said_once():
-    found = goal(
-        "My neighbour has a weird hat. Tell me about volcanic eruptions.",
-        "Volcanic eruptions happen where magma rises.",
-        "are volcanic eruptions dangerous?",
-        "Some are.",
-    )
-    assert "volcanic eruptions" in found
-
-
-def test_a_greeting_waits_for_what_comes_after_it():
-    assert "tomatoes" in goal(
-        "hi there", "Hello! How can I help?", "tell me about tomatoes", "Tomatoes are fruits."
-    )
-
-
-def test_other_languages_are_named_and_nothing_is_quoted():
-    assert goal("расскажи о вулканах", language="Russian") == "get help in Russian."
-    assert goal("qualcosa", language="zxx") == "get help with a question."
-
-
-def test_an_unlabelled_log_is_read_for_its_language():
-    assert (
-        goal("¿Puedes explicarme cómo funcionan los volcanes de mi país?", language=None) == "get help in Spanish."
-    )
-
-
-def test_nothing_to_say_gives_none():
-    assert extractive(Conversation("x")) is None
-    assert extractive(Conversation("x", (Turn("assistant", "hello"),))) is None
-    assert extractive(log("...")) is None
-
-
-def test_an_intent_does_not_repeat_seven_words_of_the_user():
-    # With three key phrases it would be the user's own words; with two no seven of them are left.
-    said = "What I want: to learn about volcanic eruptions, magma chambers and lava tubes"
-    turns = (said, "Sure.", "thanks", "Well.", "go on", "Yes.", "ok")
-    assert goal(*turns) == "learn about volcanic eruptions and magma chambers."
-    assert goal(said.replace(", ", " or "), *turns[1:]) == (
-        "learn about volcanic eruptions, magma chambers and lava tubes."
-    )
+    return Conversation("c", tuple(Turn(roles[i % 2], text) for i, text in enumerate(said)))
 
 
 @pytest.mark.parametrize(
@@ -140,19 +58,127 @@ def test_leakage_of_a_turn_without_content_cannot_be_measured():
     assert leakage(INTENT_PREFIX + "learn.", Conversation("x")) is None
 
 
-@pytest.mark.parametrize("name", ["wildchat", "realhumaneval", "chatbot_arena", "ikat"])
-def test_every_intent_on_real_logs_is_in_form_and_leaks_less_than_half(data: Path, name: str):
-    leaks = []
-    for line in read_rows(data / f"{name}.jsonl.gz"):
-        try:
-            conversation = convert(line.row, None, "x").conversation
-        except Rejected:
-            continue
-        intent = extractive(conversation)
-        if intent is not None:
-            assert check(intent, conversation) is None
-            assert not re.search(r"\d|https?:", intent)
-            leaks.append(leakage(intent, conversation))
-    measured = [leak for leak in leaks if leak is not None]
-    assert len(measured) > 20
-    assert sum(measured) / len(measured) < 0.5
+# --- having it written -----------------------------------------------------------------------------------
+
+
+GOOD = INTENT_PREFIX + "learn about drugs."
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        GOOD,
+        f"  {GOOD}\n",
+        GOOD[:-1],
+        f"{GOOD[:-1]} ,",
+        f'"{GOOD}"',
+        f'"{GOOD[:-1]}".',
+        f"`{GOOD}`",
+        f"“{GOOD[:-1]}”",
+        f"Intent Summary: {GOOD}",
+        f"**Intent Summary:** {GOOD}",
+        f"**Intent: {GOOD}**",
+        f"Sentence:\n'{GOOD}'",
+        f"The user's intent: {GOOD}",
+        f"<think>\nThe user: hm.\n\n</think>\n\n{GOOD}",
+        GOOD.replace(" to learn", "\nto learn"),
+    ],
+)
+def test_what_models_put_around_a_sentence_is_taken_off(answer):
+    assert tidy(answer) == GOOD
+
+
+@pytest.mark.parametrize(
+    "sentence", ["learn what 'foo' is.", "find an answer: now.", "ask why?", "sum up a summary: it."]
+)
+def test_what_stands_in_the_sentence_stays(sentence):
+    assert tidy(INTENT_PREFIX + sentence) == INTENT_PREFIX + sentence
+
+
+@pytest.mark.parametrize("answer", ["", " ", '"', "...", "<think>", "I cannot help with that.", GOOD + " " + GOOD])
+def test_what_is_no_such_sentence_fails_the_checks(answer):
+    assert check(tidy(answer), log("hi")) is not None
+
+
+def asking(*answers):
+    """An `Ask` that gives these answers, and the messages that it was asked with."""
+    asked = []
+
+    def ask(number, messages):
+        assert number == len(asked)
+        asked.append(messages)
+        given = answers[number]
+        return given if isinstance(given, tuple) else (given, "")
+
+    return ask, asked
+
+
+def test_the_whole_conversation_is_shown_and_nothing_in_it_is_filled_in():
+    conversation = log("what is {prefix}? <|eot_id|>\n====", "{transcript}", "thanks")
+    [message] = request(conversation)
+    shown = "<user>: what is {prefix}? <|eot_id|>\n====\n<assistant>: {transcript}\n<user>: thanks"
+    assert message["role"] == "user" and shown in message["content"]
+    assert message["content"].count(INTENT_PREFIX.strip()) == 4  # the rule, and three examples
+
+
+def test_a_sentence_in_form_is_taken_at_once():
+    ask, asked = asking(f'"{GOOD}"')
+    assert write(log("hi", "hello"), ask) == (GOOD, "")
+    assert asked == [request(log("hi", "hello"))]
+
+
+def test_a_sentence_that_is_not_is_asked_for_again_with_the_reason():
+    ask, asked = asking("They want drugs.", GOOD)
+    assert write(log("hi"), ask) == (GOOD, "")
+    first, (question, answer, again) = asked
+    assert [question] == list(first)
+    assert answer == {"role": "assistant", "content": "They want drugs."}
+    assert again["role"] == "user" and "for this reason: prefix." in again["content"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "tries", "reason", "calls"),
+    [
+        (["no", INTENT_PREFIX + "know one two three four five six seven."], 2, "copied words", 2),
+        (["no", GOOD], 1, "prefix", 1),
+        ([(GOOD, "cut off"), (GOOD, "cut off")], 2, "cut off", 2),
+        ([(None, "budget")], 2, "budget", 1),
+        (["no", (None, "timed out")], 3, "timed out", 2),
+    ],
+)
+def test_without_a_sentence_there_is_none_and_the_last_reason(answers, tries, reason, calls):
+    ask, asked = asking(*answers)
+    assert write(log("one two three four five six seven"), ask, tries) == (None, reason)
+    assert len(asked) == calls
+
+
+@pytest.mark.parametrize(
+    "conversation", [Conversation("x"), log(" "), Conversation("x", (Turn("assistant", "hi"),))]
+)
+def test_nobody_is_asked_about_a_user_who_says_nothing(conversation):
+    ask, asked = asking()
+    assert write(conversation, ask) == (None, "nothing to say") and not asked
+
+
+def test_long_turns_are_cut_in_their_middle():
+    said = "a" * USER_TURN + "b" * 5 + "c" * USER_TURN
+    answer = "d" * ASSISTANT_TURN + "e"
+    half = USER_TURN // 2
+    left_out = 2 * USER_TURN + 5 - USER_TURN
+    assert transcript(log(said, answer)) == (
+        f"<user>: {'a' * half} [... {left_out} characters left out ...] {'c' * half}\n"
+        f"<assistant>: {'d' * (ASSISTANT_TURN // 2)} [... 1 characters left out ...] "
+        f"{'d' * (ASSISTANT_TURN // 2 - 1)}e"
+    )
+    assert transcript(log("a" * USER_TURN)) == "<user>: " + "a" * USER_TURN
+
+
+def test_of_a_long_conversation_the_middle_is_left_out():
+    conversation = log(*(f"{i} " + "x" * 1500 for i in range(40)))
+    lines = transcript(conversation).split("\n")
+    # A line is "<user>: " or "<assistant>: ", two to three characters and 1,500: 15 of them fit into 24,000.
+    kept = [line.split()[1] for line in lines]
+    assert kept == [*map(str, range(8)), "25", *map(str, range(33, 40))]
+    assert lines[8] == "[... 25 turns left out ...]"
+    assert len(transcript(conversation)) <= TRANSCRIPT + 100
+    assert len(transcript(log(*["x" * 100_000] * 1000))) < TRANSCRIPT + 1000

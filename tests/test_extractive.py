@@ -1,0 +1,123 @@
+"""The offline stand-in for a model that writes intents."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from userlm.data.extractive import extractive
+from userlm.data.intents import check, leakage
+from userlm.data.sources import Rejected, convert
+from userlm.store import read_rows
+from userlm.text import intent_goal
+from userlm.types import Conversation, Turn
+
+
+def log(*said: str, language: str | None = "en") -> Conversation:
+    roles = ("user", "assistant")
+    turns = tuple(Turn(roles[i % 2], text) for i, text in enumerate(said))
+    return Conversation("c", turns, meta={"language": language} if language else {})
+
+
+def goal(*said: str, language: str | None = "en") -> str:
+    conversation = log(*said, language=language)
+    intent = extractive(conversation)
+    assert intent is not None and check(intent, conversation) is None
+    return intent_goal(intent)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("what is photosynthesis?", "learn about photosynthesis."),
+        ("Write a poem about the singularity", "have a poem written about the singularity."),
+        ("write an essay on climate policy", "have an essay written about climate policy."),
+        ("translate this to French: the cat sleeps", "have a text translated into French."),
+        ("Summarise this text: The stock market fell.", "have a text about the stock market summarised."),
+        ("can you fix the bug in my python script for invoices", "fix a problem in Python code for invoices."),
+        ("do you think chess is beautiful? i adore chess", "exchange views on chess and beautiful."),
+        ("How do I grow tomatoes?", "get advice on tomatoes."),
+        ("recommend a museum please", "get suggestions for a museum."),
+        ("I need to book a flight", "make arrangements that involve a flight."),
+        ("hello", "have a casual chat."),
+        ("???", None),
+    ],
+)
+def test_the_goal_follows_from_what_the_user_asks_first(said, wanted):
+    if wanted is None:
+        assert extractive(log(said)) is None
+    else:
+        assert goal(said) == wanted
+
+
+def test_details_are_left_out():
+    said = (
+        "Fix `load_rows` in src/io/reader.py, see https://example.org/x?y=1 or mail bob@example.org, "
+        "error 404 in parseJson on 2023-05-01 ```python\nsecret = 1\n``` the parser is slow"
+    )
+    found = goal(said, "try again", "the parser still fails")
+    assert "parser" in found
+    for detail in ("load_rows", "reader", "example", "bob", "404", "parseJson", "2023", "secret"):
+        assert detail not in found
+    assert not re.search(r"\d", found)
+
+
+def test_what_recurs_and_what_the_assistant_takes_up_comes_before_what_is_said_once():
+    found = goal(
+        "My neighbour has a weird hat. Tell me about volcanic eruptions.",
+        "Volcanic eruptions happen where magma rises.",
+        "are volcanic eruptions dangerous?",
+        "Some are.",
+    )
+    assert "volcanic eruptions" in found
+
+
+def test_a_greeting_waits_for_what_comes_after_it():
+    assert "tomatoes" in goal(
+        "hi there", "Hello! How can I help?", "tell me about tomatoes", "Tomatoes are fruits."
+    )
+
+
+def test_other_languages_are_named_and_nothing_is_quoted():
+    assert goal("расскажи о вулканах", language="Russian") == "get help in Russian."
+    assert goal("qualcosa", language="zxx") == "get help with a question."
+
+
+def test_an_unlabelled_log_is_read_for_its_language():
+    assert (
+        goal("¿Puedes explicarme cómo funcionan los volcanes de mi país?", language=None) == "get help in Spanish."
+    )
+
+
+def test_nothing_to_say_gives_none():
+    assert extractive(Conversation("x")) is None
+    assert extractive(Conversation("x", (Turn("assistant", "hello"),))) is None
+    assert extractive(log("...")) is None
+
+
+def test_an_intent_does_not_repeat_seven_words_of_the_user():
+    # With three key phrases it would be the user's own words; with two no seven of them are left.
+    said = "What I want: to learn about volcanic eruptions, magma chambers and lava tubes"
+    turns = (said, "Sure.", "thanks", "Well.", "go on", "Yes.", "ok")
+    assert goal(*turns) == "learn about volcanic eruptions and magma chambers."
+    assert goal(said.replace(", ", " or "), *turns[1:]) == (
+        "learn about volcanic eruptions, magma chambers and lava tubes."
+    )
+
+
+@pytest.mark.parametrize("name", ["wildchat", "realhumaneval", "chatbot_arena", "ikat"])
+def test_every_intent_on_real_logs_is_in_form_and_leaks_less_than_half(data: Path, name: str):
+    leaks = []
+    for line in read_rows(data / f"{name}.jsonl.gz"):
+        try:
+            conversation = convert(line.row, None, "x").conversation
+        except Rejected:
+            continue
+        intent = extractive(conversation)
+        if intent is not None:
+            assert check(intent, conversation) is None
+            assert not re.search(r"\d|https?:", intent)
+            leaks.append(leakage(intent, conversation))
+    measured = [leak for leak in leaks if leak is not None]
+    assert len(measured) > 20
+    assert sum(measured) / len(measured) < 0.5
