@@ -327,6 +327,211 @@ def test_a_value_that_is_no_number_is_shown_as_not_measured(tmp_path: Path) -> N
     assert "not measured" in page and "nan" not in page.partition("</style>")[2]
 
 
+# --- the data report -------------------------------------------------------------------------------------
+
+SPREAD = {"mean": 2.5, "10 %": 1.0, "50 %": 2.0, "90 %": 7.0, "99 %": 41.0, "largest": 1200.0}
+CLEANED: dict[str, Any] = {
+    "counts": {
+        "dropped: language: fr": 2,
+        "dropped: language: zh": 1,
+        "dropped: template prompt": 1,
+        "dropped: toxic": 2,
+        "in": 10,
+        "note: scrubbed phone": 5,
+        "out": 4,
+        "test: conversations": 1,
+        "train: conversations": 3,
+        "train: people": 2,
+        "train: samples": 1234,
+    },
+    "splits": {
+        "train": {"conversations": 3, "people": 2, "user turns": 1231, "samples": 1234},
+        "valid": {"conversations": 0, "people": 0, "user turns": 0, "samples": 0},
+        "test": {"conversations": 1, "people": 1, "user turns": 2, "samples": 3},
+    },
+    "lengths": {"user turns a conversation": SPREAD, "characters an answer": None},
+    "people": {
+        "known": 2,
+        "conversations of known people": 3,
+        "conversations a person": SPREAD | {"mean": 1.5},
+        "share of the heaviest 1 %": 0.6667,
+    },
+    "languages": {"en": 4},
+    "countries": {"not known": 2999, "Atlantis": 1},
+    "models": {f"model {i:02}": 40 - i for i in range(13)},
+    "ngram_table": {"n-grams": 41234567, "counted one by one": 812},
+}
+WRITTEN: dict[str, Any] = {
+    "counts": {"in": 9, "out": 9},
+    "writers": {
+        "extractive": {"n": 6, "measured": 5, "leakage": 0.375, "quartiles": [0.25, 0.5, 0.75]},
+        "m-mini": {"n": 7000, "measured": 7000, "leakage": 0.125, "quartiles": [0.0, 0.0, 0.25]},
+        "human": {"n": 1, "measured": 0, "leakage": None, "quartiles": None},
+    },
+    "usage": {"calls": 7100, "unsure": 3, "tokens_in": 8000000, "tokens_out": None, "cost": 1.23456},
+    "faults": {"timeout": 2, "http 429": 31},
+    "model": "m-mini",
+    "failed": 0,
+}
+
+
+def data_run(root: Path, verb: str, results: dict[str, Any]) -> report.Finished:
+    return report.read_run(write(root, verb, verb, results, test=[]))
+
+
+def sheets(run: report.Finished) -> dict[str, report.Sheet]:
+    return {sheet.title: sheet for sheet in run.sheets}
+
+
+def cells(sheet: report.Sheet) -> list[list[str]]:
+    return [[name, *found] for name, _, found in sheet.rows]
+
+
+def test_survivors_are_counted_down_in_the_order_in_which_clean_asks(tmp_path: Path) -> None:
+    shown = sheets(data_run(tmp_path, "clean", CLEANED))["Survivors"]
+    assert cells(shown) == [
+        ["in", "", "10", "100.0 %"],
+        ["language", "3", "7", "70.0 %"],  # 2 French and 1 Chinese: 10 - 3
+        ["toxic", "2", "5", "50.0 %"],
+        ["template prompt", "1", "4", "40.0 %"],
+        ["out", "", "4", "40.0 %"],
+    ]
+    toxic = shown.rows[2][1]
+    assert '<rect class="bar" width="50.00%"' in toxic and 'x="50.00%" width="20.00%"' in toxic
+    assert "lost" not in shown.rows[0][1]
+
+
+def test_a_reason_that_is_not_known_comes_last_and_of_nothing_there_is_no_share(tmp_path: Path) -> None:
+    counts = {"in": 3, "dropped: too odd": 2, "dropped: near-duplicate": 1}  # a count of zero is not written
+    shown = sheets(data_run(tmp_path, "clean", CLEANED | {"counts": counts}))["Survivors"]
+    assert [name for name, *_ in shown.rows] == ["in", "near-duplicate", "too odd", "out"]
+    assert cells(shown)[-1] == ["out", "", "0", "0.0 %"]
+    nothing = data_run(tmp_path / "empty", "clean", CLEANED | {"counts": {}})
+    assert cells(sheets(nothing)["Survivors"]) == [["in", "", "0", "0.0 %"], ["out", "", "0", "0.0 %"]]
+
+
+def test_splits_are_summed_and_not_said_twice(tmp_path: Path) -> None:
+    run = data_run(tmp_path, "clean", CLEANED)
+    splits = sheets(run)["Splits, by person"]
+    assert splits.head == ("split", "conversations", "people", "user turns", "samples")
+    assert cells(splits) == [
+        ["train", "3", "2", "1,231", "1,234"],
+        ["valid", "0", "0", "0", "0"],
+        ["test", "1", "1", "2", "3"],
+        ["all", "4", "3", "1,233", "1,237"],
+    ]
+    assert run.stage is not None and run.stage.notes == (("scrubbed phone", 5),)
+    older = data_run(tmp_path / "older", "clean", {"counts": CLEANED["counts"]})
+    assert older.sheets == ()
+    assert older.stage is not None and ("train: samples", 1234) in older.stage.notes
+    assert '<div class="sheets' not in report.html([older])
+
+
+def test_lengths_people_and_the_template_filter_are_told_in_figures_and_words(tmp_path: Path) -> None:
+    shown = sheets(data_run(tmp_path, "clean", CLEANED))
+    assert shown["Lengths, in all splits"].head == ("", "mean", "10 %", "50 %", "90 %", "99 %", "largest")
+    assert cells(shown["Lengths, in all splits"]) == [
+        ["user turns a conversation", "2.50", "1", "2", "7", "41", "1,200"],
+        ["characters an answer", *["none"] * 6],
+    ]
+    assert shown["People"].note.startswith(
+        "Known people: 2, with 3 conversations: 1.50 each on average, 2 in the median, 1,200 at most. "
+        "The heaviest 1 % of them have 66.7 % of those."
+    )
+    assert "41,234,567 n-grams" in shown["Template filter"].note and " 812 " in shown["Template filter"].note
+    unknown = {"known": 0, "conversations of known people": 0, "conversations a person": None}
+    kept = CLEANED | {"people": unknown | {"share of the heaviest 1 %": None}, "ngram_table": {}}
+    shown = sheets(data_run(tmp_path / "kept", "clean", kept))
+    assert shown["People"].note.startswith("Where a log does not say who speaks")
+    assert "Template filter" not in shown  # templates were kept, nothing was counted
+
+
+def test_the_ten_most_frequent_names_are_shown_and_the_rest_is_summed(tmp_path: Path) -> None:
+    shown = sheets(data_run(tmp_path, "clean", CLEANED))
+    # 40 + 39 + ... + 28 = 442; the three that are left out: 30 + 29 + 28 = 87, which is 19.7 %
+    rows = cells(shown["Conversations by model"])
+    assert rows[0] == ["model 00", "40", "9.0 %"] and rows[9] == ["model 09", "31", "7.0 %"]
+    assert rows[10:] == [["3 others", "87", "19.7 %"]]
+    # the longest bar is that of the largest count: the others' 87; 40 / 87 = 45.98 %
+    assert 'width="45.98%"' in shown["Conversations by model"].rows[0][1]
+    # 1 of 3000 is 0.03 %, not 0.0 %
+    assert cells(shown["Conversations by country"])[1] == ["Atlantis", "1", "0.03 %"]
+    eleven = data_run(tmp_path / "eleven", "clean", CLEANED | {"models": {str(i): 1 for i in range(11)}})
+    assert len(sheets(eleven)["Conversations by model"].rows) == 11  # "1 others" would take the same room
+
+
+def test_leakage_stands_beside_its_writer_with_what_was_paid_and_met(tmp_path: Path) -> None:
+    run = data_run(tmp_path, "intents", WRITTEN)
+    shown = sheets(run)
+    writers = shown["Leakage of intents, by writer"]
+    assert cells(writers) == [
+        ["m-mini", "7,000", "7,000", "0.12", "0.00", "0.00", "0.25"],
+        ["extractive, a stand-in", "6", "5", "0.38", "0.25", "0.50", "0.75"],
+        ["human", "1", "0", "not measured", "", "", ""],
+    ]
+    # from 0 to 1 on pixels 6 to 314: 0.25 -> 83, 0.375 -> 121.5, 0.75 -> 237
+    assert 'cx="121.5"' in writers.rows[1][1] and "M83.0 4V12M83.0 8H237.0M237.0 4V12" in writers.rows[1][1]
+    assert writers.rows[2][1] == ""
+    assert cells(shown["Calls"]) == [["m-mini", "7,100", "8,000,000", "not known", "$1.2346", "3"]]
+    assert cells(shown["Faults that were met"]) == [["http 429", "31"], ["timeout", "2"]]
+    page, text = report.html([run]), report.markdown([run])
+    assert "Leakage is the share of a first turn’s content words" in page and "$1.2346" in page
+    assert "| `extractive, a stand-in` | 6 | 5 | 0.38 | 0.25 | 0.50 | 0.75 |" in text
+    offline = data_run(tmp_path / "offline", "intents", {"counts": {}, "writers": WRITTEN["writers"]})
+    assert list(sheets(offline)) == ["Leakage of intents, by writer"]
+
+
+def test_the_page_and_the_markdown_hold_every_figure_of_the_data_report(tmp_path: Path) -> None:
+    runs = [data_run(tmp_path, "clean", CLEANED), data_run(tmp_path, "intents", WRITTEN)]
+    page, text = report.html(runs), report.markdown(runs)
+    told = "".join(Reader(page).text)
+    for run in runs:
+        assert run.sheets
+        for sheet in run.sheets:
+            assert sheet.title in told and f"### {sheet.title}: `{run.name}`" in text
+            assert sheet.note in told and sheet.note in text
+            for name, *found in cells(sheet):
+                assert f"| {' | '.join([f'`{name}`', *found])} |" in text
+                assert re.search(
+                    rf"<th>{name}</th>.*{''.join(f'<td class=.n.>{re.escape(c)}</td>' for c in found)}", page
+                )
+
+
+@pytest.mark.parametrize(
+    ("verb", "key", "value"),
+    [
+        ("clean", "counts", {"in": "9"}),
+        ("clean", "counts", ["in"]),
+        ("clean", "splits", None),
+        ("clean", "splits", {"train": 3}),
+        ("clean", "splits", {"train": {"people": 1.5}}),
+        ("clean", "splits", {"train": {"people": True}}),
+        ("clean", "lengths", {"words": [1, 2]}),
+        ("clean", "lengths", {"words": {"mean": float("nan")}}),
+        ("clean", "lengths", {"words": {"mean": 10**400}}),
+        ("clean", "lengths", {"words": SPREAD, "turns": {"mean": 1.0}}),
+        ("clean", "people", 3),
+        ("clean", "people", {"known": 2}),
+        ("clean", "people", CLEANED["people"] | {"conversations a person": None}),
+        ("clean", "people", CLEANED["people"] | {"share of the heaviest 1 %": 66}),
+        ("clean", "languages", {"en": -1}),
+        ("clean", "countries", {"Atlantis": 10**400}),
+        ("clean", "models", ["m"]),
+        ("clean", "ngram_table", {"n-grams": 3}),
+        ("intents", "writers", {"m": 3}),
+        ("intents", "writers", {"m": {"n": 3, "measured": 3, "leakage": 0.5, "quartiles": [0.5]}}),
+        ("intents", "writers", {"m": {"n": 3, "measured": 3, "leakage": 7, "quartiles": [0, 0, 0]}}),
+        ("intents", "usage", {"calls": 3}),
+        ("intents", "usage", WRITTEN["usage"] | {"cost": "1.23"}),
+        ("intents", "faults", {"timeout": "often"}),
+    ],
+)
+def test_a_damaged_part_of_the_data_report_is_named(tmp_path: Path, verb: str, key: str, value: Any) -> None:
+    results = (CLEANED if verb == "clean" else WRITTEN) | {key: value}
+    with pytest.raises(InputError, match=rf"{verb}/results.json: '{key}' is damaged .*delete that file"):
+        data_run(tmp_path, verb, results)
+
+
 # --- errors ----------------------------------------------------------------------------------------------
 
 
@@ -348,8 +553,8 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(tmp_path: P
     [
         ("results.json", "{", "cannot be read"),
         ("results.json", "[]", "is no JSON object"),
-        ("results.json", '{"sim": [{"name": "x"}]}', "'sim' holds no measures"),
-        ("results.json", '{"sim": 3}', "'sim' holds no measures"),
+        ("results.json", '{"sim": [{"name": "x"}]}', "'sim' is damaged"),
+        ("results.json", '{"sim": 3}', "'sim' is damaged"),
         ("run.json", '{"verb": "bake"}', "no place in a report"),
         ("scores.jsonl", "{torn\n", "line 1"),
     ],
@@ -423,10 +628,16 @@ def hostile_folders(root: Path) -> list[Path]:
     gone = measured(None, None, None, name=HOSTILE[4], n=0, why=HOSTILE[0])
     scores = [{"run": name, "measure": HOSTILE[4], "key": "k", "stats": None, "why": t[:9000]} for t in HOSTILE]
     counts = {f"dropped: {text[:300]}": 1 for text in HOSTILE} | {"in": 20, "out": 5}
+    names = {text[:3000]: 9 - i % 9 for i, text in enumerate(HOSTILE)}
+    cleaned = CLEANED | {"counts": counts, "languages": names, "countries": names, "models": names}
+    cleaned |= {"splits": {HOSTILE[0]: {HOSTILE[3]: 1}}, "lengths": {HOSTILE[1]: {HOSTILE[2]: 1.0}}}
+    writer = WRITTEN["writers"]["extractive"]
+    written = WRITTEN | {"writers": dict.fromkeys(names, writer), "faults": names, "model": HOSTILE[0]}
     return [
         sim,
         write(root, "score", "score", {name: [figure, gone], HOSTILE[0]: [figure]}, scores=scores),
-        write(root, "clean", "clean", {"counts": counts}, test=talks[:1]),
+        write(root, "clean", "clean", cleaned, test=talks[:1]),
+        write(root, "intents", "intents", written, test=talks[:1]),
         write(root, name + "2", "train", {"loss": 1.0, "steps": 2, "samples": 3}, log=LOG),
     ]
 

@@ -16,34 +16,38 @@ import math
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from userlm.store import from_record, read_json, read_rows
+from userlm.store import SPLITS, from_record, read_json, read_rows
 from userlm.text import intent_goal, words
 from userlm.types import FAILED, STOPS, Conversation, InputError
+
+T = TypeVar("T")
 
 SHOWN = 20
 """Transcripts of a run that the page shows; the Markdown shows `SHOWN_MARKDOWN`."""
 SHOWN_MARKDOWN = 3
 FIRST, MOST = 2_000, 20_000
 """Characters of a turn: so many stand open, so many are in the page; the rest stays in the run folder."""
-REASONS = 12
-"""Reasons that a table lists before it sums up the rest."""
+REASONS, NAMES = 12, 10
+"""Reasons that a table lists before it sums up the rest; languages, countries, models and writers."""
 POINTS = 240
 """Points of a curve; a longer log is averaged down to as many."""
 
 TURN_BINS = (*map(str, range(10)), "10+")
 WORD_BINS = ("0", "1", "2–3", "4–7", "8–15", "16–31", "32–63", "64–127", "128–255", "256+")
 HUMAN = "human"
+STEPS = ("language", "toxic", "redacted", "template prompt", "duplicate", "near-duplicate")
+"""The order in which `clean` asks for reasons: a conversation goes by the first that it gives."""
 
 STOP_WORDS = {
     "end": "the user left",
@@ -117,6 +121,42 @@ class Spread:
     failed: int = 0  # conversations without a known length
 
 
+Counts = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What came into a stage, what went out, what was dropped and why, and what else it counted."""
+
+    unit: str
+    came: int | None
+    went: int | None
+    dropped: int
+    reasons: Counts
+    notes: Counts
+
+
+Entry = tuple[str, Markup, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A small table of the data report, or a sentence of it, or both.
+
+    Attributes:
+        kind: its place on the page.
+        head: of the columns; the first heads the names.
+        rows: a name, a drawing or nothing, and a figure for each other column.
+        note: what stands below, in our words.
+    """
+
+    kind: str
+    title: str
+    head: tuple[str, ...] = ()
+    rows: tuple[Entry, ...] = ()
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class Finished:
     """A run that is complete, as much of it as the page shows.
@@ -129,6 +169,8 @@ class Finished:
         total: how many it holds.
         spread: lengths of what its users said; of people, for the data stages.
         stand_ins: what in it is only a stand-in for a model.
+        stage: what data went through in it.
+        sheets: what `clean` and `intents` say of the data.
     """
 
     name: str
@@ -143,6 +185,8 @@ class Finished:
     total: int = 0
     spread: Spread | None = None
     stand_ins: tuple[str, ...] = ()
+    stage: Stage | None = None
+    sheets: tuple[Sheet, ...] = ()
 
     @property
     def of_people(self) -> bool:
@@ -171,37 +215,57 @@ def read_run(folder: str | Path) -> Finished:
     verb = str(manifest.get("verb"))
     run = Finished(folder.resolve().name, folder, verb, manifest, results)
     if verb in ("import", "clean", "intents"):
+        stage = _held(run, "counts", _stage) if "counts" in results else None
+        sheets = tuple(_held(run, key, build) for key, build in SHEETS if results.get(key, {}) != {})
+        run = replace(run, stage=stage, sheets=sheets)
         return _with_people(run) if run.of_people else run
     if verb == "train":
-        return replace(run, log=tuple(_log(folder / "log.jsonl")))
+        return replace(run, log=tuple(_log(folder / "log.jsonl")), stage=_held(run, "samples", _trained))
     if verb in ("ppl", "score"):
-        columns = {name: _figures(folder, name, found) for name, found in results.items()}
-        counted = _missing_ppl(folder) if verb == "ppl" else _missing_score(folder)
-        return replace(run, columns=columns, missing=tuple(counted))
+        columns = {name: _held(run, name, partial(_figures, name)) for name in results}
+        return replace(run, columns=columns, missing=tuple(_missing(folder, verb)))
     if verb in ("simulate", "respond"):
         return _with_conversations(run)
     raise InputError(f"{folder} is a run of {verb!r}, which has no place in a report; leave it out")
 
 
-def _figures(folder: Path, column: str, found: Any) -> tuple[Figure, ...]:
+def _held(run: Finished, key: str, build: Callable[[Mapping[str, Any]], T]) -> T:
+    """What is built from the results of a run, of which `key` is the part that may be damaged."""
     try:
-        return tuple(
-            Figure(
-                name=str(one["name"]),
-                value=_finite(one["value"]),
-                low=_finite(one["low"]),
-                high=_finite(one["high"]),
-                n=int(one["n"]),
-                missing=int(one["missing"]),
-                better=str(one["better"]),
-                unit=str(one["unit"]),
-                why=str(one.get("why") or "nothing to measure"),
-            )
-            for one in found
+        return build(run.results)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        where = f"{run.folder / 'results.json'}: {key!r} is damaged ({error!r})"
+        raise InputError(f"{where}; delete that file and run the command again") from None
+
+
+def _figures(column: str, results: Mapping[str, Any]) -> tuple[Figure, ...]:
+    return tuple(
+        Figure(
+            name=str(one["name"]),
+            value=_finite(one["value"]),
+            low=_finite(one["low"]),
+            high=_finite(one["high"]),
+            n=int(one["n"]),
+            missing=int(one["missing"]),
+            better=str(one["better"]),
+            unit=str(one["unit"]),
+            why=str(one.get("why") or "nothing to measure"),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        where = f"{folder / 'results.json'}: {column!r} holds no measures ({error!r})"
-        raise InputError(f"{where}; delete the folder and run its command again") from None
+        for one in results[column]
+    )
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{_cut(repr(value), 60)} is no count")
+    return value
+
+
+def _amount(value: Any, most: float = math.inf) -> float:
+    found = _finite(value)
+    if found is None or isinstance(value, bool) or not 0 <= found <= most:
+        raise ValueError(f"{_cut(repr(value), 60)} is no amount")
+    return found
 
 
 def _finite(value: Any) -> float | None:
@@ -233,22 +297,17 @@ def _log(path: Path) -> Iterator[tuple[int, float]]:
             yield step, loss
 
 
-def _missing_ppl(folder: Path) -> Iterator[Missing]:
-    """Lines are `{"intent": bool, "rows": [[key, cluster, stats, why], ...]}`."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for line in _rows(folder / "scores.jsonl"):
-        for *_, stats, why in line.get("rows") or ():
-            if not stats:
-                counts["with intent" if line.get("intent") else "without intent", str(why)] += 1
-    for (column, why), count in counts.items():
-        yield Missing(column, "user turns", why, count)
-
-
-def _missing_score(folder: Path) -> Iterator[Missing]:
+def _missing(folder: Path, verb: str) -> Iterator[Missing]:
+    """Lines of `ppl` are `{"intent": bool, "rows": [[key, cluster, stats, why], ...]}`, of `score` one item."""
     counts: Counter[tuple[str, str, str]] = Counter()
     for line in _rows(folder / "scores.jsonl"):
-        if line.get("stats") is None:
-            counts[str(line.get("run")), str(line.get("measure")), str(line.get("why") or "no reason given")] += 1
+        if verb == "ppl":
+            column = "with intent" if line.get("intent") else "without intent"
+            rows = line.get("rows") or ()
+            counts.update((column, "user turns", str(why)) for *_, stats, why in rows if not stats)
+        elif line.get("stats") is None:
+            why = str(line.get("why") or "no reason given")
+            counts[str(line.get("run")), str(line.get("measure")), why] += 1
     for (column, measure, why), count in counts.items():
         yield Missing(column, measure, why, count)
 
@@ -381,6 +440,17 @@ def number(value: float) -> str:
     return f"{value:,.2f}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
+def _short(value: float) -> str:
+    """Without decimals where there are none."""
+    return f"{value:,.0f}" if value == int(value) else number(value)
+
+
+def _percent(part: float, whole: float) -> str:
+    """One decimal, more where it would be a zero that is none."""
+    share = 100 * part / whole if whole else 0
+    return f"{share:.1g} %" if 0 < share < 0.05 else f"{share:.1f} %"
+
+
 def probability(value: float) -> str:
     """Three decimals, but never a zero that is none."""
     return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
@@ -456,6 +526,14 @@ def axis(at: Sequence[float], unit: str) -> Markup:
         parts.append(f'<line class="tick" x1="{x}" x2="{x}" y1="0" y2="4"/>')
         parts.append(f'<text x="{x_text}" y="15" text-anchor="{anchor}">{shown}</text>')
     return _svg(320, 18, "axis", parts)
+
+
+def share_bar(part: int, lost: int, whole: int) -> Markup:
+    """A part of a whole, and beside it what it lost last. Hidden from screen readers: the figures stand beside."""
+    left, before = (100 * min(max(count, 0) / whole, 1) if whole else 0 for count in (part, part + lost))
+    bar = f'<rect class="bar" width="{left:.2f}%" height="100%"/>'
+    gone = f'<rect class="lost" x="{left:.2f}%" width="{before - left:.2f}%" height="100%"/>' if lost else ""
+    return Markup(f'<svg class="share-bar" aria-hidden="true">{bar}{gone}</svg>')
 
 
 def bars(
@@ -655,7 +733,7 @@ def _view(runs: Sequence[Finished]) -> dict[str, Any]:
         "columns": columns,
         "panels": _panels(columns),
         "tables": _tables(columns),
-        "stages": [_stage(run) for run in runs if "counts" in run.results or run.verb == "train"],
+        "stages": [(run, run.stage) for run in runs if run.stage],
         "trained": [(run, inks[run.name], _curve(run)) for run in runs if run.verb == "train"],
         "averaged": any(len(run.log) > POINTS for run in runs),
         "turns": _histograms(runs, inks, "turns", TURN_BINS, "user turns in a conversation"),
@@ -769,48 +847,6 @@ def _stand_ins(runs: Sequence[Finished]) -> list[tuple[str, list[str]]]:
     return [(kind, [run.name for run in runs if kind in run.stand_ins]) for kind in kinds]
 
 
-Counts = tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What came into a stage, what went out, what was dropped and why, and what else it counted."""
-
-    run: Finished
-    unit: str
-    came: int | None
-    went: int | None
-    dropped: int
-    reasons: Counts
-    notes: Counts
-
-
-def _stage(run: Finished) -> Stage:
-    if run.verb == "train":
-        known = {key: run.results.get(key) for key in ("conversations", "samples", "dropped")}
-        samples, dropped = known["samples"] or 0, known["dropped"] or 0
-        reasons: Counts = (("does not fit the model", dropped),) if dropped else ()
-        notes: Counts = (("conversations", known["conversations"] or 0),)
-        return Stage(run, "samples", samples + dropped, samples, dropped, reasons, notes)
-    counts = dict(run.results["counts"])
-    came, went = counts.pop("in", None), counts.pop("out", None)
-    drops = {name: count for name, count in counts.items() if name.startswith("dropped: ")}
-    notes = tuple(
-        (name.removeprefix("note: "), count) for name, count in sorted(counts.items()) if name not in drops
-    )
-    ordered = sorted(drops.items(), key=lambda item: (-item[1], item[0]))
-    reasons = tuple((name.removeprefix("dropped: "), count) for name, count in ordered)
-    return Stage(run, "conversations", came, went, sum(drops.values()), _head(reasons), notes)
-
-
-def _head(reasons: Counts) -> Counts:
-    """The most frequent reasons, and how many more there are."""
-    rest = reasons[REASONS:]
-    if not rest:
-        return reasons
-    return (*reasons[:REASONS], (f"{len(rest)} more reasons", sum(count for _, count in rest)))
-
-
 def _histograms(
     runs: Sequence[Finished], inks: Mapping[str, str], what: str, bins: Sequence[str], unit: str
 ) -> list[Histogram]:
@@ -869,9 +905,193 @@ def _grouped(missing: Iterable[tuple[Finished, Missing]]) -> list[tuple[str, str
         groups.setdefault((f"{run.name} · {one.column}", one.measure), []).append((one.why, one.count))
     listed = []
     for (what, measure), reasons in groups.items():
-        ordered = tuple(sorted(reasons, key=lambda item: (-item[1], item[0])))
+        ordered = _by_count(reasons)
         listed.append((what, measure, sum(count for _, count in ordered), _head(ordered)))
     return listed
+
+
+# --- what the data went through --------------------------------------------------------------------------
+
+
+def _stage(results: Mapping[str, Any]) -> Stage:
+    """Of `import`, `clean` or `intents`; what the table of splits shows is not said twice."""
+    counts = {name: _count(count) for name, count in results["counts"].items()}
+    came, went = counts.pop("in", None), counts.pop("out", None)
+    drops = {name: count for name, count in counts.items() if name.startswith("dropped: ")}
+    told = (*drops, *(name for name in counts if "splits" in results and name.partition(":")[0] in SPLITS))
+    notes = tuple(
+        (name.removeprefix("note: "), count) for name, count in sorted(counts.items()) if name not in told
+    )
+    reasons = _head(_by_count((name.removeprefix("dropped: "), count) for name, count in drops.items()))
+    return Stage("conversations", came, went, sum(drops.values()), reasons, notes)
+
+
+def _trained(results: Mapping[str, Any]) -> Stage:
+    conversations, samples, dropped = (
+        _count(results.get(key) or 0) for key in ("conversations", "samples", "dropped")
+    )
+    reasons = (("does not fit the model", dropped),) if dropped else ()
+    return Stage("samples", samples + dropped, samples, dropped, reasons, (("conversations", conversations),))
+
+
+def _by_count(counts: Iterable[tuple[str, int]]) -> Counts:
+    return tuple(sorted(counts, key=lambda item: (-item[1], item[0])))
+
+
+def _head(counts: Counts, most: int = REASONS, others: str = "more reasons") -> Counts:
+    """The first of them, and how many more there are if it is more than one."""
+    rest = counts[most:] if len(counts) > most + 1 else ()
+    return (*counts[:most], (f"{len(rest)} {others}", sum(count for _, count in rest))) if rest else counts
+
+
+def _survivors(results: Mapping[str, Any]) -> Sheet:
+    """What each step of `clean` left; all languages are one step."""
+    counts = results["counts"]
+    came, went = counts.get("in", 0), counts.get("out", 0)
+    drops: Counter[str] = Counter()
+    for name, count in counts.items():
+        if name.startswith("dropped: "):
+            drops[name.split(": ")[1]] += count
+    in_order = tuple((step, drops.pop(step)) for step in STEPS if step in drops) + _by_count(drops.items())
+    rows, left = [("in", share_bar(came, 0, came), ("", f"{came:,}", _percent(came, came)))], came
+    for step, dropped in _head(in_order):
+        left -= dropped
+        rows.append((step, share_bar(left, dropped, came), (f"{dropped:,}", f"{left:,}", _percent(left, came))))
+    rows.append(("out", share_bar(went, 0, came), ("", f"{went:,}", _percent(went, came))))
+    return Sheet("survivors", "Survivors", ("step", "dropped", "left", "of all"), tuple(rows))
+
+
+def _splits(results: Mapping[str, Any]) -> Sheet:
+    splits = {
+        name: Counter({what: _count(count) for what, count in figures.items()})
+        for name, figures in results["splits"].items()
+    }
+    head = tuple(dict.fromkeys(what for figures in splits.values() for what in figures))
+    everything: Counter[str] = sum(splits.values(), Counter())
+    return Sheet(
+        "splits",
+        "Splits, by person",
+        ("split", *head),
+        tuple(
+            (name, Markup(""), tuple(f"{figures[what]:,}" for what in head))
+            for name, figures in (*splits.items(), ("all", everything))
+        ),
+        "Samples are what flipping gives: one a user turn, and one for leaving where a person was seen to leave.",
+    )
+
+
+def _lengths(results: Mapping[str, Any]) -> Sheet:
+    found = {
+        name: None if spread is None else {of: _amount(value) for of, value in spread.items()}
+        for name, spread in results["lengths"].items()
+    }
+    head = tuple(dict.fromkeys(of for spread in found.values() if spread for of in spread)) or ("mean",)
+    return Sheet(
+        "lengths",
+        "Lengths, in all splits",
+        ("", *head),
+        tuple(
+            (name, Markup(""), tuple(_short(spread[of]) if spread else "none" for of in head))
+            for name, spread in found.items()
+        ),
+        "The percentages are quantiles: so many are no longer than this.",
+    )
+
+
+def _people(results: Mapping[str, Any]) -> Sheet:
+    people = results["people"]
+    known, theirs = _count(people["known"]), _count(people["conversations of known people"])
+    note = "Where a log does not say who speaks, a conversation, or a tree of them, is a person of its own."
+    if known:
+        spread, share = people["conversations a person"], _amount(people["share of the heaviest 1 %"], 1)
+        mean, median, largest = (_short(_amount(spread[of])) for of in ("mean", "50 %", "largest"))
+        each = f"{mean} each on average, {median} in the median, {largest} at most"
+        heaviest = f"The heaviest 1 % of them have {_percent(share, 1)} of those."
+        note = f"Known people: {known:,}, with {theirs:,} conversations: {each}. {heaviest} {note}"
+    return Sheet("people", "People", note=note)
+
+
+def _ngram_table(results: Mapping[str, Any]) -> Sheet:
+    table = results["ngram_table"]
+    ngrams, counted = _count(table["n-grams"]), _count(table["counted one by one"])
+    note = f"Of {ngrams:,} n-grams in first turns, {counted:,} different ones had to be counted one by one."
+    return Sheet("ngrams", "Template filter", note=note)
+
+
+def _mix(key: str, by: str, results: Mapping[str, Any]) -> Sheet:
+    """The most frequent languages, countries or models."""
+    counts = _by_count((name, _count(count)) for name, count in results[key].items())
+    shown, total = _head(counts, NAMES, "others"), sum(count for _, count in counts)
+    largest = max((count for _, count in shown), default=0)
+    rows = ((name, share_bar(n, 0, largest), (f"{n:,}", _percent(n, total))) for name, n in shown)
+    return Sheet("mix", f"Conversations by {by}", (by, "number", "of all"), tuple(rows))
+
+
+def _writers(results: Mapping[str, Any]) -> Sheet:
+    """Who wrote intents, and how much of a first turn they give away."""
+    writers = results["writers"]
+    ordered = _by_count((name, _count(writer["n"])) for name, writer in writers.items())
+    rows: list[Entry] = []
+    for name, n in _head(ordered, NAMES, "others"):
+        drawing, cells = _leakage(writers[name]) if name in writers else (Markup(""), ("",) * 5)
+        label = f"{name}, a stand-in" if name == "extractive" else name
+        rows.append((label, drawing, (f"{n:,}", *cells)))
+    return Sheet(
+        "writers",
+        "Leakage of intents, by writer",
+        ("writer", "intents", "measured", "mean", "25 %", "50 %", "75 %"),
+        tuple(rows),
+        "Leakage is the share of a first turn’s content words that its intent gives away: 0 is none, 1 all.",
+    )
+
+
+def _leakage(writer: Mapping[str, Any]) -> tuple[Markup, tuple[str, ...]]:
+    measured = _count(writer["measured"])
+    if writer["leakage"] is None:
+        return Markup(""), (f"{measured:,}", "not measured", "", "", "")
+    mean, first, median, third = (_amount(share, 1) for share in (writer["leakage"], *writer["quartiles"]))
+    figure = Figure("leakage", mean, first, third, measured, 0, "", "")
+    shares = (number(share) for share in (mean, first, median, third))
+    return strip(figure, (0, 1), "circle", None), (f"{measured:,}", *shares)
+
+
+def _usage(results: Mapping[str, Any]) -> Sheet:
+    usage = results["usage"]
+    tokens = (None if usage[key] is None else _count(usage[key]) for key in ("tokens_in", "tokens_out"))
+    cost = "not known" if usage["cost"] is None else f"${_amount(usage['cost']):,.4f}"
+    cells = (
+        f"{_count(usage['calls']):,}",
+        *("not known" if count is None else f"{count:,}" for count in tokens),
+        cost,
+        f"{_count(usage['unsure']):,}",
+    )
+    head = ("model", "calls", "tokens in", "tokens out", "cost", "in doubt")
+    note = (
+        "In doubt are tries without a usable answer that may have been billed; the cost holds them at their worst."
+    )
+    return Sheet("usage", "Calls", head, ((str(results["model"]), Markup(""), cells),), note)
+
+
+def _faults(results: Mapping[str, Any]) -> Sheet:
+    counts = _by_count((name, _count(count)) for name, count in results["faults"].items())
+    rows = tuple((name, Markup(""), (f"{count:,}",)) for name, count in _head(counts, NAMES, "others"))
+    return Sheet("faults", "Faults that were met", ("fault", "times"), rows)
+
+
+SHEETS: tuple[tuple[str, Callable[[Mapping[str, Any]], Sheet]], ...] = (
+    ("splits", _survivors),
+    ("splits", _splits),
+    ("lengths", _lengths),
+    ("people", _people),
+    ("ngram_table", _ngram_table),
+    ("languages", partial(_mix, "languages", "language")),
+    ("countries", partial(_mix, "countries", "country")),
+    ("models", partial(_mix, "models", "model")),
+    ("writers", _writers),
+    ("usage", _usage),
+    ("faults", _faults),
+)
+"""What is shown of which part of results.json, in the order of the page."""
 
 
 # --- transcripts -----------------------------------------------------------------------------------------
@@ -953,7 +1173,8 @@ _ARROWS = {"higher": " ↑", "lower": " ↓"}
 def markdown(runs: Sequence[Finished]) -> str:
     """The same without drawings, for a mail or a diff: nothing that was said in a run becomes markup."""
     view = _view(runs)
-    parts = ["# User model report", f"{len(view['runs'])} finished runs: {view['summary']}."]
+    number_of = len(view["runs"])
+    parts = ["# User model report", f"{number_of} finished run{'s' if number_of != 1 else ''}: {view['summary']}."]
     for kind, names in view["stand_ins"]:
         parts.append(f"**Stand-in**, {code(kind)}, in {', '.join(map(code, names))}: not the work of a model.")
     columns, stages = view["columns"], view["stages"]
@@ -967,18 +1188,25 @@ def markdown(runs: Sequence[Finished]) -> str:
         head = ["run", "verb", "unit", "in", "out", "dropped", "reasons", "notes"]
         rows = [
             [
-                code(stage.run.name, cell=True),
-                code(stage.run.verb, cell=True),
+                code(run.name, cell=True),
+                code(run.verb, cell=True),
                 stage.unit,
                 *("" if count is None else f"{count:,}" for count in (stage.came, stage.went, stage.dropped)),
-                *(
-                    ", ".join(f"{code(why, cell=True)} {count:,}" for why, count in listed)
-                    for listed in (stage.reasons, stage.notes)
-                ),
+                *(_reasons(listed) for listed in (stage.reasons, stage.notes)),
             ]
-            for stage in stages
+            for run, stage in stages
         ]
         parts += ["## Data", _table(head, rows)]
+    for run, _ in stages:
+        for sheet in run.sheets:
+            parts.append(f"### {sheet.title}: {code(run.name)}")
+            if sheet.rows:
+                head = [code(name, cell=True) if name else "" for name in sheet.head]
+                parts.append(
+                    _table(head, ([code(_cut(name, 60), cell=True), *cells] for name, _, cells in sheet.rows))
+                )
+            if sheet.note:
+                parts.append(sheet.note)
     kinds, stops = view["stops"]
     if stops:
         rows = [[code(run.name, cell=True), *(f"{found.get(k, 0):,}" for k in kinds)] for run, found in stops]
