@@ -303,6 +303,9 @@ def kill_in_the_middle(server, data, out, budget="", after=20) -> None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    arrived = -1
+    while arrived != (arrived := len(server.requests)):  # what it had sent is still being accepted
+        time.sleep(0.3)
 
 
 def slowly(body, n) -> Said:
