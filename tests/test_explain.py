@@ -55,6 +55,15 @@ def test_what_goes_says_why():
     )
     assert told("bad")["flagged"] == ("goes", "toxic: True")
     assert told("bad", flagged=True)["flagged"][0] == "off"
+    assert told("bad")["split"][0] == "none" and told("bad")["split"][1].startswith("it goes; else ")
+
+
+def test_later_steps_are_judged_as_if_the_earlier_ones_had_kept_it():
+    text = "one two three four five six seven"
+    logs = [log("toxic", text, language="English", toxic=True), log("same", text, language="English")]
+    # counted are "same" and, for its own sake alone, "toxic"
+    assert told("toxic", logs, template_limit=1)["template"][0] == "goes"
+    assert "occurs 1 time in" in told("same", logs, template_limit=1)["template"][1]
 
 
 def test_a_duplicate_names_the_one_that_stays():

@@ -12,7 +12,7 @@ from userlm.data import clean
 from userlm.types import Conversation, InputError
 
 Finding = tuple[str, str, str]
-"""A step, what it says (`stays`, `goes`, `off` or a split), and why."""
+"""A step, what it says (`stays`, `goes`, `off`, or a split), and why."""
 
 
 def explain(id: str, read: Callable[[str], Iterator[Conversation]], rules: clean.Rules) -> list[Finding]:
@@ -38,11 +38,12 @@ def explain(id: str, read: Callable[[str], Iterator[Conversation]], rules: clean
     findings.append(_duplicate(it, read, rules))
     name = clean.person(it)
     draw = clean.draw(it, rules.seed) / 2**64
-    known = "of the user" if it.user is not None else "it stands for itself, since nobody is named"
-    where = clean.split(it, rules.seed, rules.shares)
-    why = f"the draw {known}, {name!r}, is {draw:.3f} (shares {rules.shares}, seed {rules.seed})"
-    findings.append(("split", where, why))
-    return findings
+    known = "the user" if it.user is not None else "itself, since nobody is named,"
+    why = f"the draw of {known} {name!r} is {draw:.3f} (shares {rules.shares}, seed {rules.seed})"
+    where: str = clean.split(it, rules.seed, rules.shares)
+    if any(verdict == "goes" for _, verdict, _ in findings):
+        where, why = "none", f"it goes; else {where}: {why}"
+    return [*findings, ("split", where, why)]
 
 
 def _find(id: str, read: Callable[[str], Iterator[Conversation]]) -> Conversation:
@@ -69,11 +70,13 @@ def _template(it: Conversation, read: Callable[[str], Iterator[Conversation]], r
     if not own:
         return _finding("template", None, f"its first turn has fewer than {rules.ngram} words")
     counts: Counter[int] = Counter()
+    if rules.unfit(it, clean.language(it)):
+        counts.update(clean.own_ngrams(it, rules.ngram))
     for conversation in _fit(read("counting its n-grams"), rules):
         counts.update(key for key in clean.own_ngrams(conversation, rules.ngram) if key in own)
     text, count = clean.template(it, counts, rules.ngram) or ("", 0)
-    limit = rules.template_limit
-    why = f"its most frequent {rules.ngram}-gram occurs {count:,} times in first turns: {text!r}"
+    limit, times = rules.template_limit, "time" if count == 1 else "times"
+    why = f"its most frequent {rules.ngram}-gram occurs {count:,} {times} in first turns: {text!r}"
     if limit is None:
         return _finding("template", None, why, off=True)
     return _finding("template", "template" if count > limit else None, f"{why}; the limit is {limit:,}")

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The paper's counts beside ours, on WildChat-1M: English, after the template filter, train / valid / test.
+#
+#   recipes/wildchat_counts.sh [LOGS] [RUN FOLDER]
+#
+# LOGS is what `userlm import` takes; the default is fetched from the Hub. Run it again after an interruption: it
+# goes on. What is flagged stays, because the paper names no such filter.
+set -euo pipefail
+logs=${1:-hf://datasets/allenai/WildChat-1M}
+out=${2:-runs/wildchat}
+userlm=${USERLM:-.venv/bin/userlm}
+
+$userlm import "$logs" --source wildchat --out "$out/import"
+$userlm clean "$out/import" --flagged --out "$out/clean"
+python=${userlm%userlm}python   # of the same environment
+"$python" - "$out/clean/results.json" <<'PYTHON'
+import json, sys
+
+counts = json.load(open(sys.argv[1]))["counts"]
+foreign = sum(n for why, n in counts.items() if why.startswith("dropped: language"))
+paper = {"English": 478_498, "after the template filter": 384_336}
+paper |= {"train": 343_951, "valid": 22_442, "test": 17_943}
+ours = {"English": counts["in"] - foreign, "after the template filter": counts["out"]}
+ours |= {split: counts.get(f"{split}: conversations", 0) for split in ("train", "valid", "test")}
+print(f"{'conversations':28}{'the paper':>12}{'ours':>12}{'ours / theirs':>16}")
+for name, count in paper.items():
+    print(f"{name:28}{count:12,}{ours[name]:12,}{ours[name] / count:16.3f}")
+PYTHON
