@@ -55,7 +55,7 @@ def survivors() -> list[Conversation]:
 
 def reasons(**rules) -> list[str | None]:
     with TemporaryDirectory() as folder:
-        return clean.judge(conversations(), clean.Rules(**rules), Path(folder) / "ngrams").reasons
+        return clean.decide(conversations(), clean.Rules(**rules), Path(folder) / "ngrams").reasons
 
 
 def foreign(conversation: Conversation) -> str | None:

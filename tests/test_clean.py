@@ -75,9 +75,9 @@ def test_what_the_log_flags_is_dropped_with_its_reason():
     assert clean.flagged(log("x", toxic=True), toxic=False) is None
 
 
-def count(folder, logs, limit, n=7, bits=22):
+def count(folder, logs, limit, n=7):
     """The n-grams above the limit, by hash; which logs have one; and the counter, closed."""
-    ngrams = clean.Ngrams(folder / "ngrams", n, bits)
+    ngrams = clean.Ngrams(folder / "ngrams", n)
     for one in logs:
         ngrams.add(one)
     often, hit = ngrams.above(limit)
@@ -93,7 +93,10 @@ def test_ngrams_count_every_time_they_stand_in_a_first_user_turn(tmp_path):
     often, hit, ngrams = count(tmp_path, logs, 0, n=2)
     assert (sorted(often.values()), hit, ngrams.total) == ([1, 1, 3], [True, True, True], 5)
     often, hit, ngrams = count(tmp_path, logs, 1, n=2)
-    assert (list(often.values()), hit, ngrams.counted) == ([3], [True, True, False], 1)
+    assert (list(often.values()), hit) == ([3], [True, True, False])
+    # 5 n-grams of 8 bytes; the smallest table, 2^16 counts of 4 bytes, and a hash and a count of 8 each
+    sizes = {"bytes on disk": 40, "bytes in memory": 262144 + 16}
+    assert ngrams.table == {"n-grams": 5, "counted one by one": 1, **sizes}
     assert count(tmp_path, [], 1)[:2] == ({}, [])
 
 
@@ -118,16 +121,19 @@ def test_all_conversations_of_a_template_go_and_only_above_the_limit(tmp_path):
     assert not any(count(tmp_path, logs[:100], 100)[1])  # 100 is not above 100
 
 
-def test_the_table_of_fixed_size_changes_no_count(tmp_path):
+def test_the_table_of_buckets_changes_no_count(tmp_path, monkeypatch):
     # With 4 buckets for thousands of n-grams all are full, and each n-gram is counted one by one.
     draw = random.Random(0)
     logs = [log(" ".join(draw.choices("abcdef", k=draw.randrange(12)))) for _ in range(3000)]
     plain = Counter(key for one in logs for key in clean.own_ngrams(one, 3))
     for limit in (0, 40, 60):
         exact = {key: times for key, times in plain.items() if times > limit}
-        for bits in (2, 22):
-            often, hit, _ = count(tmp_path, logs, limit, n=3, bits=bits)
+        for bits in (2, 16):
+            monkeypatch.setattr(clean, "LEAST_BITS", bits)
+            monkeypatch.setattr(clean, "MOST_BITS", bits)
+            often, hit, ngrams = count(tmp_path, logs, limit, n=3)
             assert often == exact
+            assert (ngrams.table["counted one by one"] == len(plain)) == (bits == 2 or limit == 0)
             assert hit == [clean.template(one, exact, 3) is not None for one in logs]
     assert 0 < len(exact) < len(plain)
 
@@ -145,8 +151,8 @@ def test_ngrams_of_no_words_are_refused(tmp_path):
         clean.Ngrams(tmp_path / "ngrams", 0)
 
 
-def judged(folder, logs, **rules):
-    return clean.judge(logs, clean.Rules(**rules), folder / "ngrams")
+def decided(folder, logs, **rules):
+    return clean.decide(logs, clean.Rules(**rules), folder / "ngrams")
 
 
 def test_each_conversation_gets_the_first_reason_that_applies(tmp_path):
@@ -158,24 +164,24 @@ def test_each_conversation_gets_the_first_reason_that_applies(tmp_path):
         log("how long does rice take", "20 minutes", id="c", language="English"),
     ]
     # 7-grams of the template up to the number: "write ... of" and "a prompt ... a", three times each
-    verdicts = judged(tmp_path, logs, template_limit=2)
-    assert verdicts.reasons == ["language: ru", "toxic", *["template prompt"] * 3, None]
-    assert judged(tmp_path, logs, template_limit=3).reasons[2:] == [None] * 4
-    assert judged(tmp_path, logs, template_limit=None, languages=None, flagged=True).reasons == [None] * 6
-    assert verdicts.table["counted one by one"] == 2
+    decisions = decided(tmp_path, logs, template_limit=2)
+    assert decisions.reasons == ["language: ru", "toxic", *["template prompt"] * 3, None]
+    assert decided(tmp_path, logs, template_limit=3).reasons[2:] == [None] * 4
+    assert decided(tmp_path, logs, template_limit=None, languages=None, flagged=True).reasons == [None] * 6
+    assert decisions.table["counted one by one"] == 2
 
 
 def test_of_those_that_say_the_same_the_one_in_train_stays(tmp_path):
     logs = [log("How do I cook rice well, and how long?", id=f"c{i}", user=f"p{i}") for i in range(40)]
     rules = {"duplicates": "exact", "shares": (0.3, 0.3, 0.4)}
-    verdicts = judged(tmp_path, logs, **rules)
-    (kept,) = (i for i, reason in enumerate(verdicts.reasons) if reason is None)
-    assert kept == verdicts.splits.index(0)  # the first in train, though others in test stand before it
+    decisions = decided(tmp_path, logs, **rules)
+    (kept,) = (i for i, reason in enumerate(decisions.reasons) if reason is None)
+    assert kept == decisions.splits.index(0)  # the first in train, though others in test stand before it
     assert kept > 0
-    assert set(verdicts.copies.values()) == {f"c{kept}"}
-    assert len(verdicts.copies) == 39
-    assert {reason for reason in verdicts.reasons if reason} == {"duplicate"}
-    assert verdicts.figures["splits"]["train"]["conversations"] == 1
+    assert set(decisions.copies.values()) == {f"c{kept}"}
+    assert len(decisions.copies) == 39
+    assert {reason for reason in decisions.reasons if reason} == {"duplicate"}
+    assert decisions.figures["splits"]["train"]["conversations"] == 1
 
 
 def test_the_figures_are_those_of_what_stays(tmp_path):
@@ -186,7 +192,7 @@ def test_the_figures_are_those_of_what_stays(tmp_path):
         log("g", "xyz", id="3", country="Peru"),  # nobody is named
         log("h", id="4", toxic=True),
     ]
-    figures = judged(tmp_path, logs, shares=(1.0, 0.0, 0.0), languages=None).figures
+    figures = decided(tmp_path, logs, shares=(1.0, 0.0, 0.0), languages=None).figures
     assert figures["splits"]["train"] == {"conversations": 3, "people": 2, "user turns": 4, "samples": 5}
     assert figures["splits"]["test"] == {"conversations": 0, "people": 0, "user turns": 0, "samples": 0}
     # words a user turn: 3, 1, 2, 1: mean 1.75; the median is the second of 1 1 2 3, so 1
@@ -200,7 +206,7 @@ def test_the_figures_are_those_of_what_stays(tmp_path):
 
 
 def test_of_nothing_there_are_no_lengths(tmp_path):
-    figures = judged(tmp_path, []).figures
+    figures = decided(tmp_path, []).figures
     assert figures["lengths"]["words a user turn"] is None
     assert figures["people"]["share of the heaviest 1 %"] is None
 

@@ -73,9 +73,9 @@ def test_a_duplicate_names_the_one_that_stays():
     assert told("a", logs, **rules)["duplicate"][0] == "stays"
 
 
-def test_the_explanation_is_that_of_the_judgement(tmp_path):
+def test_the_explanation_is_that_of_the_decision(tmp_path):
     rules = clean.Rules(template_limit=2)
-    reasons = clean.judge(LOGS, rules, tmp_path / "ngrams").reasons
+    reasons = clean.decide(LOGS, rules, tmp_path / "ngrams").reasons
     for one, reason in zip(LOGS, reasons, strict=True):
         goes = [step for step, verdict, _ in explain(one.id, lambda doing: iter(LOGS), rules) if verdict == "goes"]
         assert bool(goes) == (reason is not None)

@@ -24,7 +24,8 @@ def test_what_is_exported_is_imported_again(tmp_path):
     assert counts == {"train": 2, "test": 1}
     files = sorted((tmp_path / "data").iterdir())
     assert [file.name for file in files] == ["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"]
-    back = [found.imported.conversation for file in files for found in sources.find(read_rows(file), None, "x")]
+    found = (one for file in files for one in sources.find(read_rows(file), None, "x", sources.Gathered()))
+    back = [one.imported.conversation for one in found]
     # people are numbers now, in the order in which they come up: ann is 0, bob is 1
     people = {"ann@example.org": "person-0", "bob": "person-1"}
     expected = [replace(one, user=people[one.user]) for one in (talks[2], talks[0], talks[1])]

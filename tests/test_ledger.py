@@ -12,7 +12,7 @@ import pytest
 from userlm.models.ledger import PER_MESSAGE, Answer, Ledger, Price
 from userlm.types import Completion, InputError, ModelError, Sampling
 
-ASK = [{"role": "user", "content": "hello"}]  # 5 bytes, so at most 5 + 100 tokens
+ASK = [{"role": "user", "content": "hello"}]  # 5 bytes, so at most 5 + 500 tokens
 SAMPLING = Sampling(max_tokens=50)
 PRICE = Price(Decimal(2), Decimal(10))
 WORST = PRICE.of(5 + PER_MESSAGE, 50)
@@ -44,8 +44,8 @@ def test_a_price_that_is_none_is_said_so(text):
 
 
 def test_the_worst_case_is_worked_out_by_hand():
-    # 105 tokens in at 2: 210 millionths; 50 out at 10: 500 millionths.
-    assert PRICE.of(5 + PER_MESSAGE, 50) == WORST == Decimal("0.00071")
+    # 505 tokens in at 2: 1010 millionths; 50 out at 10: 500 millionths.
+    assert PRICE.of(5 + PER_MESSAGE, 50) == WORST == Decimal("0.00151")
 
 
 def test_what_was_answered_is_not_asked_again(tmp_path):
@@ -103,7 +103,7 @@ def test_what_was_not_reported_is_booked_at_its_worst(tmp_path):
 
 def test_calls_in_flight_when_it_was_killed_are_booked_in_full(tmp_path):
     path = tmp_path / "asked.jsonl"
-    begun = {"id": "a", "try": 0, "bound": [105, 50]}
+    begun = {"id": "a", "try": 0, "bound": [505, 50]}
     done = {"id": "a", "try": 0, "text": "ok", "tokens_in": 20, "tokens_out": 5, "unsure": 0, "faults": []}
     rows = [begun, begun, done, {**begun, "id": "b"}]  # killed twice: once in a, once in b
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"id": "c", "try": 0, "bo')

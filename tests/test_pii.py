@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userlm.data.pii import KINDS, scrub, scrub_text
+from userlm.data.pii import MARKS, scrub, scrub_text
 from userlm.types import Conversation, Turn
 
 # Keys are put together here, so that nobody's scanner takes this file for a leak.
@@ -237,7 +237,7 @@ def test_each_kind_is_counted():
     clean, counts = scrub_text(text)
     assert clean == "<EMAIL> <EMAIL> <PHONE> <CARD> <IP> <KEY>"
     assert counts == {"email": 2, "phone": 1, "card": 1, "ip": 1, "key": 1}
-    assert set(counts) == set(KINDS)
+    assert set(counts) == set(MARKS)
 
 
 PIECES = [

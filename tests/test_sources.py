@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from userlm.data.sources import NOTES, REASONS, SOURCES, Rejected, convert, find, guess
+from userlm.data.sources import NOTES, REASONS, SOURCES, Gathered, Rejected, convert, find, guess
 from userlm.store import Line, read_rows, to_record
 from userlm.types import Conversation, InputError, Turn
 
@@ -19,7 +19,8 @@ NOTHING = {"role": "assistant", "content": "\u200b \n"}
 
 def found(*rows: dict[str, Any], source: str | None = None) -> list[tuple[int, str]]:
     """Of each thing that was found its line, and the id of its conversation or the reason why there is none."""
-    said = find([Line(i, row) for i, row in enumerate(rows, 1)], source, "log")
+    gathered = Gathered()
+    said = [*find([Line(i, row) for i, row in enumerate(rows, 1)], source, "log", gathered), *gathered.found()]
     return [(f.line.number, f.imported.conversation.id if f.imported else f.rejected.reason) for f in said]
 
 
@@ -32,7 +33,7 @@ def test_each_line_of_a_mixture_gives_what_stands_on_it_in_order():
 
 
 def test_a_line_that_could_not_be_read_is_rejected_with_what_is_wrong_there():
-    (bad,) = find([Line(7, reason="not JSON", error="is not JSON", raw="{")], "messages", "log")
+    (bad,) = find([Line(7, reason="not JSON", error="is not JSON", raw="{")], "messages", "log", Gathered())
     assert (bad.line.number, bad.imported, bad.rejected.reason) == (7, None, "not JSON")
     assert str(bad.rejected) == "not JSON: the line is not JSON"
 
@@ -45,11 +46,11 @@ def test_rows_come_out_before_the_next_is_read():
             read.append(i)
             yield Line(i, {"messages": [U, A]})
 
-    assert next(find(lines(), None, "log")).line.number == 1
+    assert next(find(lines(), None, "log", Gathered())).line.number == 1
     assert read == [1]
 
 
-def test_messages_and_spans_wait_for_the_end_of_the_file():
+def test_messages_and_spans_wait_for_the_end():
     flat = {"message_id": "m", "message_tree_id": "t", "role": "prompter", "text": "hi"}
     span = {"name": "chat", "traceId": "abc", "attributes": {"gen_ai.prompt": "hi", "gen_ai.completion": "yo"}}
     assert found(flat, span, {"id": "c", "messages": [U, A]}) == [(3, "c"), (1, "t/m"), (2, "abc")]
@@ -66,14 +67,14 @@ def test_what_is_nested_too_deep_is_rejected_and_not_a_crash():
 
 
 def test_a_rejection_quotes_no_more_than_a_few_lines():
-    (one,) = find([Line(1, {"messages": [{"role": "x" * 100_000}]})], None, "log")
+    (one,) = find([Line(1, {"messages": [{"role": "x" * 100_000}]})], None, "log", Gathered())
     assert len(str(one.rejected)) == len("unknown role: ") + 500
     assert str(one.rejected).startswith("unknown role: messages[0].role is 'xxx")
 
 
 def test_a_source_that_is_not_known_is_an_error_before_anything_is_read():
     with pytest.raises(InputError, match="known are messages, wildchat"):
-        next(find([], "discord", "log"))
+        next(find([], "discord", "log", Gathered()))
     with pytest.raises(InputError, match="`find`"):
         convert({"message_id": "m"}, "oasst", "x")
     assert len(set(SOURCES)) == len(SOURCES) == 9
@@ -604,7 +605,7 @@ def test_all_real_logs_are_read_with_few_rejections(data: Path):
     notes: Counter[str] = Counter()
     conversations = 0
     for path in sorted(data.glob("*.jsonl.gz")):
-        for one in find(read_rows(path), None, path.stem):
+        for one in find(read_rows(path), None, path.stem, Gathered()):
             if one.imported is None:
                 rejected[one.rejected.reason] += 1
                 continue

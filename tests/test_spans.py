@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from userlm.data.sources import NOTES, find
+from userlm.data.sources import NOTES, Gathered, find
 from userlm.store import Line
 
 TALK = ["hi", "hello", "and now?", "rest", "bye", "see you"]
@@ -70,7 +70,9 @@ def call(*texts: str, **more: Any) -> dict[str, Any]:
 
 
 def read(*rows: dict[str, Any]):
-    return list(find([Line(i, row) for i, row in enumerate(rows, 1)], None, "log"))
+    gathered = Gathered()
+    lines = [Line(i, row) for i, row in enumerate(rows, 1)]
+    return [*find(lines, None, "log", gathered), *gathered.found()]
 
 
 def conversations(*rows: dict[str, Any]) -> list[list[str]]:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from userlm.data.clean import person
-from userlm.data.sources import NOTES, REASONS, find
+from userlm.data.sources import NOTES, REASONS, Gathered, find
 from userlm.store import Line
 
 
@@ -34,7 +34,9 @@ def flat(message: dict[str, Any], parent: str | None = None, tree_id: str = "t1"
 
 
 def read(*rows: dict[str, Any]):
-    return list(find([Line(i, row) for i, row in enumerate(rows, 1)], None, "log"))
+    gathered = Gathered()
+    lines = [Line(i, row) for i, row in enumerate(rows, 1)]
+    return [*find(lines, None, "log", gathered), *gathered.found()]
 
 
 def paths(*rows: dict[str, Any]) -> list[str]:

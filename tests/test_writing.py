@@ -218,7 +218,7 @@ def test_the_estimate_is_shown_before_the_first_call(tmp_path, data, capsys):
     size = len(server.bodies[0]["messages"][0]["content"].encode()) + 1
     tokens_in, tokens_out = (60 * size - 10) // 4, 60 * 40  # 0 to 9 have one digit, the other 50 two
     cost = (tokens_in * 2.5 + tokens_out * 10) / 1e6
-    worst = 6 * ((size + 100) * 2.5 + 120 * 10) / 1e6  # a token a byte and 100 for the message, in six tries
+    worst = 6 * ((size + 500) * 2.5 + 120 * 10) / 1e6  # a token a byte and 500 for the message, in six tries
     shown = " ".join(shown_before[0].split())
     assert (
         f"m is to write 60 intents estimate: {tokens_in:,} tokens in and {tokens_out:,} out, ${cost:.2f}" in shown

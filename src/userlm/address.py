@@ -20,6 +20,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
 from userlm.store import read_conversations
@@ -125,9 +126,12 @@ def chat_model(address: str, also: tuple[str, ...] = ()) -> Chat:
         return _endpoint(rest, None, "OPENAI_API_KEY")
     if scheme in ("http", "https"):
         url, _, name = address.partition("#")
+        _check_url(url)
         if not name:
             raise InputError(f"{address}: which model? write {url.rstrip('/')}#NAME")
         return _endpoint(name, url, "USERLM_API_KEY")
+    if "://" in address:  # it may hold a password
+        raise InputError(f"{scheme}://: no model is reached by that; write http://HOST:PORT/v1#NAME")
     raise _unknown(address, scheme, (*MODELS, *also), "model")
 
 
@@ -183,12 +187,25 @@ def _model_folder(name: str) -> Path:
 def _endpoint(name: str, url: str | None, variable: str) -> Chat:
     from userlm.models.endpoint import EndpointModel
 
-    key = os.environ.get(variable)
+    key = os.environ.get(variable, "").strip()
     if not key and url is None:
         raise InputError(f"openai:{name} needs a key; set the environment variable {variable}")
-    if url and ("@" in url or "?" in url):  # addresses are written down in run folders
-        raise InputError(f"a URL with a password or a query is not taken; put the key into {variable}")
-    return EndpointModel(name, url, key)
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"the environment variable {variable} holds characters that no key has; set it anew")
+    return EndpointModel(name, url, key or None)
+
+
+def _check_url(url: str) -> None:
+    """Raise `InputError` for a URL that is none, or that must not be written down in a run folder."""
+    if "@" in url or "?" in url:
+        raise InputError("a URL with a password or a query is not taken; put the key into USERLM_API_KEY")
+    try:
+        parts = urlsplit(url)
+        fine = bool(parts.hostname and parts.hostname.isascii()) and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine:
+        raise InputError(f"{url} is no URL of a server; write http://HOST:PORT/v1#NAME")
 
 
 def _split(address: str, known: tuple[str, ...], what: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ Options can also stand in a TOML file, `userlm VERB --config FILE`: the option's
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tomllib
@@ -102,9 +103,11 @@ def _check_kind(hint: Any, value: Any, where: str) -> None:
         str: isinstance(value, str),
         Path: isinstance(value, str),
         list[Path]: isinstance(value, list) and all(isinstance(item, str) for item in value),
+        list[str]: isinstance(value, list) and all(isinstance(item, str) for item in value),
     }
     if not any(fits.get(kind, False) for kind in kinds):
         names = {bool: "true or false", int: "an integer", float: "a number", list[Path]: "a list of paths"}
+        names[list[str]] = "a list of strings"
         wanted = names.get(next(kind for kind in kinds if kind in fits), "a string")
         raise InputError(f"{where} is {value!r}; it must be {wanted}")
 
@@ -135,6 +138,7 @@ def main() -> None:
     except SystemExit as over:
         if over.code == 130:  # Ctrl-C, which typer turns into this
             _say("stopped; the same command goes on from here", 130)
+            os._exit(130)  # threads that wait for a model would hold up an ordinary exit for minutes
         raise
 
 

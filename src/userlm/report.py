@@ -208,6 +208,8 @@ def read_run(folder: str | Path) -> Finished:
         hint = f"give those in it, such as {folder / inside[0]}" if inside else "give the folder of a run"
         raise InputError(f"{folder} holds no run.json, so it is no run; {hint}")
     manifest = read_json(folder / "run.json")
+    if not isinstance(manifest.get("options", {}), dict):
+        raise InputError(f"{folder / 'run.json'}: 'options' is damaged; leave the folder out")
     if not (folder / "results.json").is_file():
         verb = manifest.get("verb")
         raise InputError(f"{folder} is not finished; run its command again (userlm {verb}), or leave it out")

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from userlm import prompts
-from userlm.types import Conversation, InputError, Measure, Reply, Speaker, Turn
+from userlm.types import Conversation, InputError, Measure, Reply, Speaker, Turn, encodable
 
 try:
     import orjson
@@ -79,8 +79,8 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
     return Conversation(
         id=take(record, "id", str),
         turns=tuple(spoken),
-        intent=take(record, "intent", str, default=None),
-        user=take(record, "user", str, default=None),
+        intent=take(record, "intent", str, default=None) or None,
+        user=take(record, "user", str, default=None) or None,
         stop=take(record, "stop", str, default=None),
         ended=take(record, "ended", bool, default=False),
         meta=take(record, "meta", dict, default={}),
@@ -205,13 +205,15 @@ def read_rows(
     number, any_text = 0, False
     packed = path.suffix == ".gz"
     try:
-        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+        with path.open("rb") as whole, _unzipped(whole, size) if packed else whole as file:
             if path.name.endswith((".json", ".json.gz")):
                 yield from _read_json(path, file.read())
                 return
             for number, raw in enumerate(file, 1):
                 if raw.isspace():
                     continue
+                if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise InputError(f"{path} is UTF-16; turn it to UTF-8: iconv -f UTF-16 -t UTF-8")
                 if not packed and (size := size - len(raw)) < 0:  # written since reading began
                     if raw[:size].strip() and not (line := _parse(number, raw[:size])).error:
                         yield line
@@ -228,18 +230,35 @@ def read_rows(
         raise InputError(f"{path} holds no lines; give a file with one conversation a line")
 
 
+def _unzipped(file: IO[bytes], size: int) -> gzip.GzipFile:
+    return gzip.GzipFile(fileobj=_Upto(file, size), mode="rb")  # type: ignore[call-overload, no-any-return]
+
+
+class _Upto:
+    """The first so many bytes of a file that may grow."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._left = file, size
+
+    def read(self, most: int = -1) -> bytes:
+        """At most so many of them."""
+        found = self._file.read(self._left if most < 0 else min(most, self._left))
+        self._left -= len(found)
+        return found
+
+
 def _read_json(path: Path, raw: bytes) -> Iterator[Line]:
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); fetch it again") from None
-    if isinstance(value, dict):
-        yield Line(1, value)
-        return
-    if not isinstance(value, list):
+    if not isinstance(value, dict | list):
         raise InputError(f"{path} holds no array and no object; give an array with one conversation an item")
-    for number, row in enumerate(value, 1):
-        yield Line(number, row) if isinstance(row, dict) else _no_object(number, row, dumps(row))
+    for number, row in enumerate([value] if isinstance(value, dict) else value, 1):
+        if isinstance(row, dict | list) and _is_deep(row):
+            yield Line(number, reason="nested too deep", error=_DEEP)
+        else:
+            yield Line(number, row) if isinstance(row, dict) else _no_object(number, row, dumps(row))
 
 
 def _parse(number: int, raw: bytes) -> Line:
@@ -250,6 +269,8 @@ def _parse(number: int, raw: bytes) -> Line:
             pass  # the slow way knows more forms (NaN, lone surrogates) and says what is wrong
         else:
             if isinstance(row, dict):
+                if raw.count(b"[") + raw.count(b"{") > DEEPEST and _is_deep(row):
+                    return Line(number, reason="nested too deep", error=_DEEP, raw=raw.decode().rstrip("\n"))
                 return Line(number, row)
             return _no_object(number, row, raw.decode().rstrip("\n"))
     try:
@@ -264,7 +285,24 @@ def _parse(number: int, raw: bytes) -> Line:
         where = f" (column {error.colno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
         said = f"is not JSON{where}; write one JSON object a line"
         return Line(number, reason="not JSON", error=said, raw=text.rstrip("\n"))
+    if isinstance(row, dict) and _is_deep(row):
+        return Line(number, reason="nested too deep", error=_DEEP, raw=text.rstrip("\n"))
     return Line(number, row) if isinstance(row, dict) else _no_object(number, row, text.rstrip("\n"))
+
+
+DEEPEST = 200
+"""Levels of lists and objects in a row; what is deeper is no log, and cannot be written again."""
+_DEEP = f"is nested more than {DEEPEST} levels deep"
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for several in inner for one in several if isinstance(one, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _no_object(number: int, value: Any, raw: str) -> Line:
@@ -282,16 +320,20 @@ def _read_parquet(path: Path, unread: Callable[[Collection[str]], Collection[str
         frame = frame.drop(unread(schema.names()))
         batches = (batch.iter_rows(named=True) for batch in frame.collect_batches(chunk_size=500))
         for i, row in enumerate(chain.from_iterable(batches), 1):
-            yield Line(i, _unpack(row) if ours else row)
+            yield _unpack(i, row) if ours else Line(i, row)
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is no readable parquet file: {reason}") from None
 
 
-def _unpack(row: dict[str, Any]) -> dict[str, Any]:
-    for turn in row["turns"] or ():
-        turn["meta"] = json.loads(turn["meta"] or "{}")
-    return {**row, "meta": json.loads(row["meta"] or "{}")}
+def _unpack(number: int, row: dict[str, Any]) -> Line:
+    """A row of our own parquet files, in which `meta` is a text."""
+    try:
+        for holder in (row, *(turn for turn in row["turns"] or () if turn)):
+            holder["meta"] = json.loads(holder["meta"] or "{}")
+    except (ValueError, RecursionError):
+        return Line(number, reason="not JSON", error="holds a field 'meta' that is not JSON", raw=dumps(row))
+    return Line(number, row)
 
 
 # --- the run folder --------------------------------------------------------------------------------------
@@ -300,10 +342,10 @@ def _unpack(row: dict[str, Any]) -> dict[str, Any]:
 class Run:
     """One folder, one truth: what was asked, what was answered, what came out."""
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], lock: IO[bytes] | None) -> None:
         self.folder = folder
         self.manifest = manifest
-        self._lock = _lock(folder)
+        self._lock = lock
 
     @classmethod
     def open(
@@ -334,6 +376,11 @@ class Run:
         }
         manifest_path = folder / "run.json"
         begun = [path for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
+        if (begun and not manifest_path.is_file()) or (folder.exists() and not folder.is_dir()):
+            raise InputError(f"{folder} exists and is no run folder; choose another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)  # before anything in it is looked at or changed
+        begun = [path for path in folder.iterdir() if path.name[0] != "."]
         if begun == [manifest_path]:  # it got no further, such as for an address that was wrong
             manifest_path.unlink()
         elif manifest_path.is_file():
@@ -347,13 +394,10 @@ class Run:
                         f"{folder} holds a run with other {part} ({was} there, {now} now); "
                         "choose another --out or delete the folder"
                     )
-            return cls(folder, manifest)
-        elif begun or (folder.exists() and not folder.is_dir()):
-            raise InputError(f"{folder} exists and is no run folder; choose another --out")
-        folder.mkdir(parents=True, exist_ok=True)
+            return cls(folder, manifest, lock)
         manifest = {**asked, **_surroundings()}
         write_json(manifest_path, manifest)
-        return cls(folder, manifest)
+        return cls(folder, manifest, lock)
 
     def path(self, name: str) -> Path:
         """The path of a file of this run."""
@@ -542,7 +586,7 @@ def dump(value: Any) -> bytes:
         except (TypeError, ValueError):
             pass  # a lone surrogate, a key that is no text, a huge number
     text = json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
+    return encodable(text).encode()
 
 
 def write_json(path: Path, value: Any) -> None:

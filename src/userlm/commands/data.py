@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,51 +59,76 @@ def import_(
     """Read raw logs into conversations. Bad lines are set aside in dropped.jsonl with the reason."""
     if source is not None and source not in sources.SOURCES:
         raise InputError(f"--source {source}: unknown layout; there are {', '.join(sources.SOURCES)}")
-    found = files.find(logs)
+    found = [file for file in files.find(logs) if not (file.path and out.resolve() in file.path.resolve().parents)]
+    if not found:
+        raise InputError(f"all logs lie in {out}, where the results go; choose another --out")
     here = [file.path for file in found if file.path]
     stamps = {file.name: file.stamp for file in found if not file.path}
+    sizes = {path: path.stat().st_size for path in here}
     run = Run.open(out, "import", {"source": source, "strict": strict, "limit": limit}, here, stamps)
     if done := finished(run):
         return done
     outputs = Outputs(run, "conversations.jsonl", "dropped.jsonl")
-    state = outputs.state or {"file": 0, "items": 0, "lines": 0, "counts": {}}
-    counts, read = Counter(state["counts"]), state["lines"]
+    # `gathered`: how many lines were read of the files whose lines are gathered; another attempt reads them again
+    state = outputs.state or {"file": 0, "items": 0, "lines": 0, "gathered": {}, "counts": {}}
+    counts, read, again = Counter(state["counts"]), state["lines"], state["gathered"]
     # an id is remembered by its hash: 64 bits tell many millions of them apart
     seen = {hash(line.row["id"]) for line in read_rows(run.path("conversations.jsonl"), may_be_empty=True)}
-    for i, (file, name) in enumerate(zip(found, _unique_names(found), strict=True)):
-        if i < state["file"] or read == limit:
+    names, gathered = _unique_names(found), sources.Gathered()
+    shown = {name: file.name for name, file in zip(names, found, strict=True)}
+
+    def commit(file: int, items: int) -> None:
+        outputs.commit({"file": file, "items": items, "lines": read, "gathered": again, "counts": counts})
+
+    def keep(items: Iterable[sources.Found], i: int) -> None:
+        """Write down what stands in a file, or last of all what was gathered; what was written before is not."""
+        for number, item in enumerate(items, 1):
+            if (i, number) <= (state["file"], state["items"]):
+                continue
+            line, imported, rejected = item.line, item.imported, item.rejected
+            row = line.row
+            if imported is not None and hash(imported.conversation.id) in seen:
+                said = f"the id {imported.conversation.id!r} was used before"
+                row = row or to_record(imported.conversation)
+                imported, rejected = None, sources.Rejected("duplicate id", said)
+            if imported is not None:
+                seen.add(hash(imported.conversation.id))
+                counts["out"] += 1
+                for note, times in imported.notes.items():
+                    counts[f"note: {note}"] += times
+                outputs.write("conversations.jsonl", to_record(imported.conversation))
+            elif rejected is not None:
+                if strict:
+                    raise InputError(f"{shown[item.file]}, line {line.number}: {rejected}") from None
+                counts[f"dropped: {rejected.reason}"] += 1
+                where = {"file": shown[item.file], "line": line.number, "reason": rejected.reason}
+                what = {"raw": line.raw} if line.error else {"row": row}
+                outputs.write("dropped.jsonl", where | {"error": str(rejected)} | what)
+            if number % COMMIT_EVERY == 0:
+                commit(i, number)
+
+    for i, (file, name) in enumerate(zip(found, names, strict=True)):
+        before = i < state["file"]
+        if name not in again if before else read == limit:
             continue
-        lines = _Lines(None if limit is None else limit - read)
+        if file.path and not file.path.stat().st_size and len(found) > 1:
+            counts["note: empty files"] += not before
+            continue
+        lines = _Lines(again[name] if before else None if limit is None else limit - read)
         with files.local(file, run.path(".copies")) as path:
-            size = path.stat().st_size
+            size = sizes.get(path, path.stat().st_size)
             rows = lines.of(path, f"importing {file.name.rpartition('/')[2]}")
-            items = sources.find(rows, source, name)
-            for number, item in enumerate(items, 1):
-                if i == state["file"] and number <= state["items"]:
-                    continue
-                line, imported, rejected = item.line, item.imported, item.rejected
-                if imported is not None and hash(imported.conversation.id) in seen:
-                    said = f"the id {imported.conversation.id!r} was used before"
-                    imported, rejected = None, sources.Rejected("duplicate id", said)
-                if imported is not None:
-                    seen.add(hash(imported.conversation.id))
-                    counts["out"] += 1
-                    for note, times in imported.notes.items():
-                        counts[f"note: {note}"] += times
-                    outputs.write("conversations.jsonl", to_record(imported.conversation))
-                elif rejected is not None:
-                    if strict:
-                        raise InputError(f"{file.name}, line {line.number}: {rejected}") from None
-                    counts[f"dropped: {rejected.reason}"] += 1
-                    where = {"file": file.name, "line": line.number, "reason": rejected.reason}
-                    what = {"raw": line.raw} if line.error else {"row": line.row}
-                    outputs.write("dropped.jsonl", where | {"error": str(rejected)} | what)
-                if number % COMMIT_EVERY == 0:
-                    outputs.commit({"file": i, "items": number, "lines": read, "counts": counts})
-            if path.stat().st_size != size:
+            keep(sources.find(rows, source, name, gathered), i)
+            if (now := path.stat().st_size) < size:
+                raise InputError(f"{file.name} was cut short while it was read; import it into another --out")
+            if now > size and not before:
                 counts["note: files that grew while they were read"] += 1
-        read += lines.count
-        outputs.commit({"file": i + 1, "items": 0, "lines": read, "counts": counts})
+        if not before:
+            if name in gathered.files:
+                again[name] = lines.count
+            read += lines.count
+            commit(i + 1, 0)
+    keep(gathered.found(), len(found))
     counts["in"] = read
     if not counts["out"]:
         show_counts(str(run.folder), counts)
@@ -120,7 +146,7 @@ def clean(
     languages: Annotated[str, Option(help="Languages to keep, comma-separated codes; 'all' keeps all.")] = "en",
     flagged: Annotated[bool, Option(help="Keep conversations flagged as toxic or redacted.")] = False,
     templates: Annotated[bool, Option(help="Keep conversations that begin with a template.")] = False,
-    ngram: Annotated[int, Option(help="Length of the template filter's word n-grams.", min=1)] = 7,
+    ngram: Annotated[int, Option(help="Length of the template filter's word n-grams.", min=1, max=100)] = 7,
     template_limit: Annotated[
         int, Option(help="Drop a conversation whose first turn has an n-gram that occurs more often.", min=0)
     ] = 100,
@@ -142,7 +168,7 @@ def clean(
     if duplicates not in cleaning.DUPLICATES:
         raise InputError(f"--duplicates {duplicates}: give one of {', '.join(cleaning.DUPLICATES)}")
     rules = cleaning.Rules(
-        languages=None if languages == "all" else tuple(code.strip() for code in languages.split(",")),
+        languages=_languages(languages),
         flagged=flagged,
         ngram=ngram,
         template_limit=None if templates else template_limit,
@@ -162,16 +188,19 @@ def clean(
     options: dict[str, Any] = {"languages": languages, "flagged": flagged, "templates": templates, "ngram": ngram}
     options |= {"template_limit": template_limit, "duplicates": duplicates, "similarity": similarity}
     options |= {"scrub": scrub, "shares": shares, "hub": hub, "seed": seed, "limit": limit}
+    size = path.stat().st_size
     run = Run.open(out, "clean", options, [path])
     if done := finished(run):
         return done
-    verdicts = cleaning.judge(read("reading"), rules, run.path(".ngrams"))
+    decisions = cleaning.decide(read("reading"), rules, run.path(".ngrams"))
+    if path.stat().st_size < size:
+        raise InputError(f"{path} was cut short while it was read; run the command again with another --out")
     outputs = Outputs(run, *(f"{split}.jsonl" for split in SPLITS), "dropped.jsonl")
     scrubbed: Counter[str] = Counter()
-    rows = track(islice(read_rows(path), limit), "writing", len(verdicts.reasons))
-    for i, (line, reason) in enumerate(zip(rows, verdicts.reasons, strict=True)):
+    rows = track(islice(read_rows(path), len(decisions.reasons)), "writing", len(decisions.reasons))
+    for i, (line, reason) in enumerate(zip(rows, decisions.reasons, strict=True)):
         if reason is not None:
-            why = {"dropped": reason} | ({"duplicate_of": verdicts.copies[i]} if i in verdicts.copies else {})
+            why = {"dropped": reason} | ({"duplicate_of": decisions.copies[i]} if i in decisions.copies else {})
             outputs.write("dropped.jsonl", {**line.row, "meta": {**(line.row.get("meta") or {}), **why}})
             continue
         record = line.row
@@ -179,22 +208,24 @@ def clean(
             conversation, found = pii.scrub(from_record(record))
             scrubbed.update(found)
             record = to_record(conversation)
-        outputs.write(f"{SPLITS[verdicts.splits[i]]}.jsonl", record)
+        outputs.write(f"{SPLITS[decisions.splits[i]]}.jsonl", record)
     outputs.close()
-    counts = _counts(verdicts, scrubbed)
+    counts = _counts(decisions, scrubbed)
     show_counts(str(run.folder), counts)
-    results = {"counts": in_order(counts), **verdicts.figures, "ngram_table": verdicts.table}
+    if not counts["out"]:
+        raise InputError(f"no conversation stays; {run.path('dropped.jsonl')} says why")
+    results = {"counts": in_order(counts), **decisions.figures, "ngram_table": decisions.table}
     if hub:
         write_hub(run, results)
     return run.finish(results)
 
 
-def _counts(verdicts: cleaning.Verdicts, scrubbed: Counter[str]) -> Counter[str]:
-    reasons = Counter(reason for reason in verdicts.reasons if reason is not None)
-    splits = verdicts.figures["splits"]
+def _counts(decisions: cleaning.Decisions, scrubbed: Counter[str]) -> Counter[str]:
+    reasons = Counter(reason for reason in decisions.reasons if reason is not None)
+    splits = decisions.figures["splits"]
     counts = Counter({f"dropped: {reason}": count for reason, count in reasons.items()})
-    counts["in"] = len(verdicts.reasons)
-    counts["out"] = len(verdicts.reasons) - reasons.total()
+    counts["in"] = len(decisions.reasons)
+    counts["out"] = len(decisions.reasons) - reasons.total()
     for split, figures in splits.items():
         counts |= {f"{split}: {what}": figures[what] for what in ("conversations", "people", "samples")}
     return counts + Counter({f"note: scrubbed {kind}": count for kind, count in scrubbed.items()})
@@ -226,9 +257,19 @@ def _unique_names(found: Sequence[files.LogFile]) -> list[str]:
     return [stem if stems.count(stem) == 1 else f"{i}:{stem}" for i, stem in enumerate(stems)]
 
 
+def _languages(languages: str) -> tuple[str, ...] | None:
+    """The codes that were asked for; `None`: all."""
+    asked = [code.strip() for code in languages.split(",") if code.strip()]
+    if [code.lower() for code in asked] == ["all"]:
+        return None
+    if not asked:
+        raise InputError("--languages: give codes such as en,de, or 'all'")
+    return tuple(asked)
+
+
 def _shares(shares: str) -> tuple[float, float, float]:
     parts = shares.split("/")
-    if len(parts) != 3 or not all(part.isdigit() for part in parts) or sum(map(int, parts)) != 100:
+    if not re.fullmatch("[0-9]{1,3}(/[0-9]{1,3}){2}", shares) or sum(map(int, parts)) != 100:
         raise InputError(f"--shares {shares}: write three numbers that add up to 100, such as 90/5/5")
     train, valid, test = (int(part) / 100 for part in parts)
     return train, valid, test

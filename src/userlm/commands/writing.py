@@ -54,9 +54,9 @@ def intents(
         str, Option(help="Who writes: openai:NAME, http://HOST:PORT/v1#NAME, a folder or hub id, or the stand-in.")
     ] = EXTRACTIVE,
     workers: Workers = 16,
-    temperature: Annotated[float, Option(help="Of the model's draws; 0 is greedy.", min=0)] = 0.7,
+    temperature: Annotated[float, Option(help="Of the model's draws; 0 is greedy.", min=0, max=10)] = 0.7,
     max_tokens: Annotated[
-        int, Option(help="Longest answer, in tokens; models that think need more.", min=1)
+        int, Option(help="Longest answer, in tokens; models that think need more.", min=1, max=2**24)
     ] = 120,
     tries: Annotated[int, Option(help="How often to ask for a sentence until one is in form.", min=1)] = 2,
     price: Annotated[
@@ -82,16 +82,18 @@ def intents(
     default writer, extractive, picks key phrases from the user's turns: an offline stand-in for a language model,
     and its intents are marked as such.
     """
-    rate = Price.read(price) if price else None
+    rate = None if price is None else Price.read(price)
     if budget is not None and (rate is None or not (isfinite(budget) and budget >= 0)):
         raise InputError(f"--budget {budget:g}: give dollars, and say what tokens cost with --price IN/OUT")
-    if by.startswith(("http:", "https:")):
+    if "://" in by:
         address.chat_model(by)  # refuses a password in a URL before it is written down
     paths, joins = split_files(data), join or []
     options = {"by": by, "temperature": temperature, "max_tokens": max_tokens, "tries": tries, "price": price}
     options |= {"budget": budget, "join": joins, "goals": goals, "condition": condition}
     options |= {"overwrite": overwrite, "hub": hub, "limit": limit}
     fields = [field.strip() for field in (condition or "").split(",") if field.strip()]
+    if condition is not None and not fields:
+        raise InputError("--condition: give fields of meta, such as language,country")
     weights = [] if by == EXTRACTIVE else address.files(by)
     run = Run.open(out, "intents", options, [*paths.values(), *joins, *weights])
     if run.results and run.results["failed"]:
@@ -131,8 +133,8 @@ def intents(
             written = (tally.add(c, intent) for c, intent in shown)
             write_conversations(run.path(f"{name}.jsonl"), map(tell, written) if fields else written)
     finally:
-        if ledger:
-            ledger.stop()
+        if ledger and (in_flight := ledger.stop()):
+            console.print(f"{in_flight} calls were in flight; they may be billed", style="yellow")
     results = tally.results()
     if ledger:
         ledger.close()
@@ -284,9 +286,10 @@ def _read_joined(paths: Iterable[Path]) -> tuple[dict[str, str], Counter[str]]:
             try:
                 if line.error:
                     raise ValueError(line.error)
-                name, intent = take(line.row, "id", str), take(line.row, "intent", str, default="").strip()
+                name, intent = take(line.row, "id", str), take(line.row, "intent", str, default="")
             except ValueError as error:
                 raise InputError(f"{path}, line {line.number}: {error}; give rows of id and intent") from None
+            intent = " ".join(intent.split())
             if not intent:
                 counts["note: joined file, empty intent"] += 1
             elif name in joined:

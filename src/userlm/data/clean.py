@@ -1,4 +1,4 @@
-"""Which conversations to keep, and who learns from them. `userlm clean` runs `judge`.
+"""Which conversations to keep, and who learns from them. `userlm clean` runs `decide`.
 
 Each filter gives its reason to drop a conversation, or `None`. The method is that of "Flipping the Dialogue"
 (arXiv 2510.06552): English only, no template prompts, and a split by people.
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userlm.data import duplicates
+from userlm.data.ngrams import WordHashes, ngram_hashes
 from userlm.data.summary import Summary
 from userlm.store import SPLITS
 from userlm.text import stable_hash
@@ -58,27 +59,25 @@ class Rules:
 
 
 @dataclass(slots=True)
-class Verdicts:
+class Decisions:
     """What becomes of each conversation, in the order of the logs.
 
     Attributes:
         reasons: why it is dropped; `None`: it stays.
         splits: the index in `SPLITS` where it belongs.
         copies: for those dropped as duplicates, by index, the id of the conversation that stays.
-        often: the n-grams that mark a template, as hash and count.
-        table: what counting n-grams took: how many there were, how many were counted one by one.
+        table: what counting n-grams took; see `Ngrams.table`.
         figures: see `Summary.figures`.
     """
 
     reasons: list[str | None] = field(default_factory=list)
     splits: bytearray = field(default_factory=bytearray)
     copies: dict[int, str] = field(default_factory=dict)
-    often: dict[int, int] = field(default_factory=dict)
     table: dict[str, int] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def judge(conversations: Iterable[Conversation], rules: Rules, scratch: Path) -> Verdicts:
+def decide(conversations: Iterable[Conversation], rules: Rules, scratch: Path) -> Decisions:
     """Read all conversations once and decide about each.
 
     What stays in memory is a few dozen bytes a conversation, and half a kilobyte if near-duplicates are sought.
@@ -86,15 +85,15 @@ def judge(conversations: Iterable[Conversation], rules: Rules, scratch: Path) ->
     Args:
         scratch: a file for the n-grams while they are counted.
     """
-    verdicts, summary, ngrams = Verdicts(), Summary(), Ngrams(scratch, rules.ngram)
+    decisions, summary, ngrams = Decisions(), Summary(), Ngrams(scratch, rules.ngram)
     fit, ids, keys, signatures = array("Q"), list[str](), array("Q"), duplicates.Signatures()
     try:
         for i, conversation in enumerate(conversations):
             code = language(conversation)
             reason = rules.unfit(conversation, code)
-            verdicts.reasons.append(reason)
+            decisions.reasons.append(reason)
             drawn = draw(conversation, rules.seed)
-            verdicts.splits.append(SPLITS.index(_split(drawn, rules.shares)))
+            decisions.splits.append(SPLITS.index(_split(drawn, rules.shares)))
             if reason is not None:
                 continue
             fit.append(i)
@@ -109,14 +108,14 @@ def judge(conversations: Iterable[Conversation], rules: Rules, scratch: Path) ->
                 signatures.add(conversation)
         stays = np.ones(len(fit), dtype=np.bool_)
         if rules.template_limit is not None:
-            verdicts.often, hit = ngrams.above(rules.template_limit)
-            verdicts.table = {"n-grams": ngrams.total, "counted one by one": ngrams.counted}
+            _, hit = ngrams.above(rules.template_limit)
+            decisions.table = ngrams.table
             for at in np.flatnonzero(hit).tolist():
-                verdicts.reasons[fit[at]] = "template prompt"
+                decisions.reasons[fit[at]] = "template prompt"
             stays &= ~hit
     finally:
         ngrams.close()
-    where = np.frombuffer(verdicts.splits, dtype=np.uint8)[np.array(fit, dtype=np.int64)]
+    where = np.frombuffer(decisions.splits, dtype=np.uint8)[np.array(fit, dtype=np.int64)]
     if rules.duplicates != "keep":
         left = np.flatnonzero(stays)
         order = left[np.argsort(where[left], kind="stable")]  # what is in train and in test stays in train
@@ -127,11 +126,11 @@ def judge(conversations: Iterable[Conversation], rules: Rules, scratch: Path) ->
         )
         reason = "duplicate" if rules.duplicates == "exact" else "near-duplicate"
         for at in left[first[left] >= 0].tolist():
-            verdicts.reasons[fit[at]] = reason
-            verdicts.copies[fit[at]] = ids[first[at]]
+            decisions.reasons[fit[at]] = reason
+            decisions.copies[fit[at]] = ids[first[at]]
             stays[at] = False
-    verdicts.figures = summary.figures({name: stays & (where == i) for i, name in enumerate(SPLITS)})
-    return verdicts
+    decisions.figures = summary.figures({name: stays & (where == i) for i, name in enumerate(SPLITS)})
+    return decisions
 
 
 # --- language --------------------------------------------------------------------------------------------
@@ -158,7 +157,7 @@ _ENOUGH = 4000
 
 def language_code(label: str) -> str:
     """`English`, `en`, `en-US` and `EN` are all `en`; a name that is not in `LANGUAGES` stays as it is."""
-    label = label.strip().lower()
+    label = "".join(letter for letter in label if letter.isprintable()).strip().lower()
     return _CODES.get(label) or label.replace("_", "-").partition("-")[0] or "und"
 
 
@@ -217,27 +216,26 @@ class Ngrams:
     """How often each word n-gram stands in the first user turns of all conversations.
 
     Words are what lies between white space, lower-cased; an n-gram counts as often as it stands in a text. The
-    n-grams lie on the disk, 8 bytes each, while they are counted. In memory are a table of fixed size, which
-    counts them by the first bits of their hashes (nothing is frequent in a bucket that is not), and those
-    n-grams alone that share a full bucket.
+    n-grams lie on the disk, 8 bytes each, until all are there. Then they are counted in two passes: first by the
+    first bits of their hashes, in a table with room for eight n-grams in each bucket of `limit` (nothing is
+    frequent in a bucket that is not); then one by one, but only those in a bucket that holds more than `limit`.
 
     Args:
         path: a file to use meanwhile; `close` deletes it.
         n: words in an n-gram.
-        bits: of the table, which takes 4 bytes times 2^bits.
     """
 
-    def __init__(self, path: Path, n: int = 7, bits: int = 22) -> None:
+    def __init__(self, path: Path, n: int = 7) -> None:
         if n < 1:
             raise InputError(f"n-grams of {n} words: give n >= 1")
-        self.n, self._path, self._shift = n, path, np.uint64(64 - bits)
+        self.n, self._path = n, path
         self._file = path.open("w+b")
-        self._buckets = np.zeros(1 << bits, dtype=np.uint32)
         self._hashes = WordHashes()
         self._words, self._lengths = array("Q"), array("I")
         self._sizes: list[NDArray[np.int64]] = []
         self.total = 0  # n-grams
-        self.counted = 0  # different ones that had to be counted one by one
+        self.table: dict[str, int] = {}
+        """What counting took: n-grams, how many different ones were counted one by one, and bytes."""
 
     def add(self, conversation: Conversation) -> None:
         """Count the n-grams of one more first turn."""
@@ -250,18 +248,27 @@ class Ngrams:
     def above(self, limit: int) -> tuple[dict[int, int], NDArray[np.bool_]]:
         """The n-grams that occur more often, as hash and count, and for each text in turn whether it has one."""
         self._flush()
-        counts: dict[int, int] = {}
-        for _, full in self._full(limit):
-            for key, count in zip(*(part.tolist() for part in np.unique(full, return_counts=True)), strict=True):
-                counts[key] = counts.get(key, 0) + count
-        self.counted = len(counts)
-        often = {key: count for key, count in counts.items() if count > limit}
-        wanted = np.array(sorted(often), dtype=np.uint64)
+        bits = max(LEAST_BITS, min(MOST_BITS, (8 * self.total // max(limit, 1)).bit_length()))
+        shift = np.uint64(64 - bits)
+        buckets = np.zeros(1 << bits, dtype=np.uint32)
+        for _, hashes in self._read():
+            np.add.at(buckets, (hashes >> shift).astype(np.intp), 1)
+        keys, counts = np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64)
+        for _, hashes in self._read():
+            full = hashes[buckets[(hashes >> shift).astype(np.intp)] > limit]
+            keys, place = np.unique(np.concatenate([keys, full]), return_inverse=True)
+            added = np.concatenate([counts, np.ones(len(full), dtype=np.int64)])
+            counts = np.zeros(len(keys), dtype=np.int64)
+            np.add.at(counts, place, added)
+        often = counts > limit
+        self.table = {"n-grams": self.total, "counted one by one": len(keys), "bytes on disk": 8 * self.total}
+        self.table["bytes in memory"] = buckets.nbytes + keys.nbytes + counts.nbytes
         ends = np.cumsum(np.concatenate(self._sizes)) if self._sizes else np.zeros(0, dtype=np.int64)
         hit = np.zeros(len(ends), dtype=np.bool_)
-        for places, full in self._full(limit) if often else ():
-            hit[np.searchsorted(ends, places[np.isin(full, wanted)], side="right")] = True
-        return often, hit
+        for at, hashes in self._read() if often.any() else ():
+            found = np.flatnonzero(np.isin(hashes, keys[often])) + at
+            hit[np.searchsorted(ends, found, side="right")] = True
+        return dict(zip(keys[often].tolist(), counts[often].tolist(), strict=True)), hit
 
     def close(self) -> None:
         """Delete the file."""
@@ -271,22 +278,24 @@ class Ngrams:
     def _flush(self) -> None:
         words = np.frombuffer(self._words, dtype=np.uint64)
         lengths = np.frombuffer(self._lengths, dtype=np.uint32).astype(np.int64)
-        hashes, sizes = _ngram_hashes(words, lengths, self.n)
-        np.add.at(self._buckets, (hashes >> self._shift).astype(np.intp), 1)
+        hashes, sizes = ngram_hashes(words, lengths, self.n)
         self._file.write(hashes.tobytes())
         self._sizes.append(sizes)
         self.total += len(hashes)
         self._words, self._lengths = array("Q"), array("I")
 
-    def _full(self, limit: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
-        """The n-grams in buckets of more than `limit`, a part of the file at a time, with their places in it."""
+    def _read(self) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+        """The n-grams, a part of the file at a time, each part with the number of its first n-gram."""
         self._file.seek(0, os.SEEK_SET)
         at = 0
         while block := self._file.read(1 << 23):
             hashes = np.frombuffer(block, dtype=np.uint64)
-            places = np.flatnonzero(self._buckets[(hashes >> self._shift).astype(np.intp)] > limit)
-            yield places + at, hashes[places]
+            yield at, hashes
             at += len(hashes)
+
+
+LEAST_BITS, MOST_BITS = 16, 27
+"""Of the hash of an n-gram, to count it by: from 256 kB to 512 MB."""
 
 
 def template(conversation: Conversation, often: Mapping[int, int], n: int = 7) -> tuple[str, int] | None:
@@ -305,39 +314,12 @@ def template(conversation: Conversation, often: Mapping[int, int], n: int = 7) -
 def own_ngrams(conversation: Conversation, n: int = 7) -> list[int]:
     """The hashes of the n-grams of the first user turn, in order."""
     words = np.array([stable_hash(word) for word in _opening(conversation)], dtype=np.uint64)
-    return [int(key) for key in _ngram_hashes(words, np.array([len(words)]), n)[0]]
+    return [int(key) for key in ngram_hashes(words, np.array([len(words)]), n)[0]]
 
 
 def _opening(conversation: Conversation) -> list[str]:
     first = next(iter(conversation.user_turns), "")
     return first.lower().split()
-
-
-class WordHashes(dict[str, int]):
-    """The hashes of words, remembered; so many words are asked for that a function would be too slow."""
-
-    def __missing__(self, word: str) -> int:
-        if len(self) >= 1 << 16:
-            self.clear()
-        self[word] = found = stable_hash(word)
-        return found
-
-
-def _ngram_hashes(
-    words: NDArray[np.uint64], lengths: NDArray[np.int64], n: int
-) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The n-grams of texts whose words stand one after the other, and how many each text has.
-
-    A hash is the sum of the words' hashes, each times an odd number for its place, modulo 2^64: many texts are
-    done at once, and millions of n-grams take seconds.
-    """
-    count = max(len(words) - n + 1, 0)
-    total = np.zeros(count, dtype=np.uint64)
-    for place in range(n):
-        total += words[place : place + count] * np.uint64(stable_hash("place", place) | 1)
-    ends = np.repeat(np.cumsum(lengths), lengths)[:count]
-    inside = ends - np.arange(count) >= n  # not across the end of a text
-    return total[inside], np.maximum(lengths - n + 1, 0)
 
 
 # --- splits ----------------------------------------------------------------------------------------------

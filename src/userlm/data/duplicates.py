@@ -12,12 +12,11 @@ import unicodedata
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from userlm.data.ngrams import ngram_hashes, row_hashes
 from userlm.text import stable_hash
 from userlm.types import Conversation, InputError
 
@@ -94,8 +93,8 @@ class Signatures:
         if not self._lengths:
             return
         words = np.array(RMinHash.hash_token_sets([self._words])[0], dtype=np.uint64)
-        shingles, ends = _shingles(words, np.array(self._lengths))
-        borders = np.append(0, ends).astype(np.uint64)
+        shingles, sizes = ngram_hashes(words, np.array(self._lengths), WORDS)
+        borders = np.append(0, np.cumsum(sizes)).astype(np.uint64)
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(shingles, borders, self.permutations, 0)
         for signature in matrix.to_rows():
             self._places.fromlist(signature)
@@ -114,7 +113,7 @@ def near(signatures: NDArray[np.uint32], order: NDArray[np.int64], similarity: f
         order: the indices of the items that take part; of similar ones the first is kept.
     """
     number, rows = bands(signatures.shape[1], similarity)
-    copies = exact(_hashes(signatures), order)
+    copies = exact(row_hashes(signatures), order)
     items = order[copies[order] < 0]  # one of each signature; what becomes of it becomes of its copies
     result = np.full(len(signatures), -1, dtype=np.int64)
     kept: defaultdict[int, list[int]] = defaultdict(list)  # bucket to ranks in `items`
@@ -151,24 +150,13 @@ def bands(permutations: int, similarity: float) -> tuple[int, int]:
     return permutations, 1
 
 
-def _shingles(
-    words: NDArray[np.uint64], lengths: NDArray[np.int64]
-) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The shingles of texts of so many words, one text after the other, and where those of each text end."""
-    inside = np.ones(len(words), dtype=bool)
-    for back in range(1, WORDS):
-        inside[np.cumsum(lengths) - back] = False  # these reach into the next text
-    windows = sliding_window_view(words, WORDS)
-    return _hashes(windows)[inside[: len(windows)]], np.cumsum(lengths - (WORDS - 1))
-
-
 def _buckets(
     signatures: NDArray[np.uint32], items: NDArray[np.int64], number: int, rows: int
 ) -> Iterator[tuple[int, list[int]]]:
     """The ranks in `items`, ascending, of those that share a bucket with another, and all such buckets of each."""
     parts, seen = [], 0
     for band in range(number):
-        keys = _hashes(signatures[:, band * rows : (band + 1) * rows][items])
+        keys = row_hashes(signatures[:, band * rows : (band + 1) * rows][items])
         _, bucket, sizes = np.unique(keys, return_inverse=True, return_counts=True)
         shared = np.flatnonzero(sizes[bucket] > 1)
         parts.append(np.stack([shared, bucket[shared] + seen]).astype(np.int32))
@@ -178,10 +166,3 @@ def _buckets(
     each, starts = np.unique(ranks[by_rank], return_index=True)
     for rank, start, end in zip(each.tolist(), starts, np.append(starts, len(ranks))[1:], strict=True):
         yield rank, buckets[by_rank[start:end]].tolist()
-
-
-def _hashes(rows: NDArray[Any]) -> NDArray[np.uint64]:
-    """64 bits for each row: its numbers, each times an odd number for its place, summed modulo 2^64."""
-    odd = np.array([stable_hash("place", place) | 1 for place in range(rows.shape[1])], dtype=np.uint64)
-    hashes: NDArray[np.uint64] = np.einsum("ij,j->i", rows, odd)
-    return hashes

@@ -93,10 +93,10 @@ def _duplicate(it: Conversation, read: Callable[[str], Iterator[Conversation]], 
             yield conversation
 
     with TemporaryDirectory() as folder:
-        verdicts = clean.judge(noted(), rules, Path(folder) / "ngrams")
+        decisions = clean.decide(noted(), rules, Path(folder) / "ngrams")
     i = ids.index(it.id)
-    copy_of = verdicts.copies.get(i)
+    copy_of = decisions.copies.get(i)
     if copy_of is None:
-        why = "nothing that stays says the same" if verdicts.reasons[i] is None else "not asked: it goes before"
+        why = "nothing that stays says the same" if decisions.reasons[i] is None else "not asked: it goes before"
         return _finding("duplicate", None, f"{why} ({rules.duplicates})")
     return _finding("duplicate", "duplicate", f"says the same as {copy_of!r}, which stays ({rules.duplicates})")

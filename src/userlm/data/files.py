@@ -17,12 +17,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from userlm.store import replacing
+from userlm.store import KINDS, replacing
 from userlm.text import stable_hash
-from userlm.types import InputError
-
-KINDS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
-"""How the name of a log ends."""
+from userlm.types import InputError, encodable
 
 ABOUT = ("dataset_info.json", "dataset_infos.json")
 """Files that tools lay beside a data set to describe it; they are taken only where they are named."""
@@ -49,7 +46,7 @@ class LogFile:
     url: str = field(default="", repr=False)
 
 
-Found = tuple[Hashable, LogFile]
+Keyed = tuple[Hashable, LogFile]
 """A file, after what tells it from others, however it was reached."""
 
 
@@ -109,7 +106,7 @@ def local(file: LogFile, scratch: Path) -> Iterator[Path]:
 # --- on this machine -------------------------------------------------------------------------------------
 
 
-def _local_files(place: Path) -> list[Found]:
+def _local_files(place: Path) -> list[Keyed]:
     try:
         paths = _local_paths(place.expanduser())
     except OSError as error:
@@ -117,6 +114,8 @@ def _local_files(place: Path) -> list[Found]:
     except RuntimeError:
         raise InputError(f"{place}: there is no such home folder; write the path in full") from None
     for path in paths:
+        if encodable(str(path)) != str(path):
+            raise InputError(f"{encodable(str(path))}: its name is not UTF-8; rename it")
         if not path.is_file():
             raise InputError(f"{path} is a link to nothing, or no plain file; take it away or copy it to a file")
     return [(path.resolve(), LogFile(str(path), path)) for path in paths]
@@ -163,9 +162,9 @@ _STAMPS = (  # what file systems call a checksum or a time, the surest first
 )
 
 
-def _remote_files(place: str) -> list[Found]:
+def _remote_files(place: str) -> list[Keyed]:
     _check_address(place)
-    found: list[Found] = []
+    found: list[Keyed] = []
     with _plainly(_public(place)):
         for url in _remote_urls(place):
             fs, path = _open(url)

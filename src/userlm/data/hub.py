@@ -6,6 +6,7 @@ back.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -69,7 +70,7 @@ def card(counts: Mapping[str, int], results: Mapping[str, Any], manifest: Mappin
         manifest: of the run, as in run.json.
     """
     total = sum(counts.values())
-    codes = [code for code in results.get("languages", {}) if len(code) in (2, 3) and code != "und"]
+    codes = [code for code in results.get("languages", {}) if re.fullmatch("[a-z]{2,3}", code) and code != "und"]
     title = "# Conversations with an AI assistant, from the user's side"
     parts = ["\n".join(_front(counts, codes[:20], total)), title]
     parts.append(
@@ -113,9 +114,10 @@ from datasets import load_dataset
 data = load_dataset("OWNER/NAME")
 ```"""
 _MIND = (
-    "The words are those of real people and of models. They hold errors, opinions and possibly personal data that "
-    "no filter found. The licence and the terms of the logs hold here too: fill in `license` above, and what the "
-    "logs are, before you publish."
+    "The words are those of real people and of models. They hold errors, opinions and possibly personal data "
+    "that no filter found; `meta` holds whatever else the logs said. Where a log names nobody, each conversation "
+    "counts as one person. The licence and the terms of the logs hold here too: fill in `license` above, and what "
+    "the logs are, before you publish."
 )
 
 
@@ -124,11 +126,12 @@ def _front(counts: Mapping[str, int], languages: list[str], total: int) -> Itera
     yield "---"
     if languages:
         yield "language:"
-        yield from (f"- {code}" for code in languages)
+        yield from (f'- "{code}"' for code in languages)  # a bare `no` is false in YAML
     yield from ("task_categories:", "- text-generation", "tags:", "- user-simulation", "- userlm")
     yield "size_categories:"
     yield f"- {next((name for limit, name in limits if total < limit), '1M<n<10M')}"
-    yield from ("configs:", "- config_name: default", "  data_files:")
+    if counts:
+        yield from ("configs:", "- config_name: default", "  data_files:")
     for name in counts:
         yield f"  - split: {name}"
         yield f"    path: data/{name}-*"
@@ -136,7 +139,9 @@ def _front(counts: Mapping[str, int], languages: list[str], total: int) -> Itera
 
 
 def _made(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
-    options = {key: value for key, value in manifest["options"].items() if value is not None}
+    options = {key: value for key, value in manifest["options"].items() if value is not None and key != "join"}
+    if "by" in options:
+        options["by"] = results.get("model", options["by"])  # no address of a server, no path
     given = ", ".join(f"{key} {value}" for key, value in options.items())
     yield f"`userlm {manifest['verb']}`, version {manifest['versions'].get('userlm', 'unknown')}; {given}."
     rows = [(name, f"{count:,}") for name, count in results.get("counts", {}).items()]

@@ -25,7 +25,7 @@ from typing import Any
 
 from userlm.types import Conversation
 
-KINDS = ("email", "phone", "card", "ip", "key")
+MARKS = ("email", "phone", "card", "ip", "key")
 """What is counted. A mark is its kind in capitals between angle brackets."""
 
 _KEPT = frozenset(("source", "tree", "conversation", "timestamp"))  # of `meta`: whose it is and when, no texts
@@ -246,7 +246,7 @@ _DIGITS = r"""
     (?: [ .()-]{0,2} [0-9] ){5,14} (?!\w|\.[0-9])
 """
 _PHONE = re.compile(
-    r"""\b (?:(?:tele|cell|mobile)?[ ]?phone|call|tel|whatsapp|mobile|cell|fax) s?
+    r"""\b (?:(?:tele|cell|mobile)?[ ]?phone|call|tel|whatsapp|mobile|cell|fax|contact|reach) s?
     (?:[\s_:.,*`="'#-]*(?:number|num|no|nr|is|was|at|me|us|him|her|them|on|or|the|my|your|our))*
     [\s_:.,*`="'#-]{1,5} \(? \Z""",
     re.IGNORECASE | re.VERBOSE | re.ASCII,

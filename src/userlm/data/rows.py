@@ -12,8 +12,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Literal
+from datetime import UTC, date, datetime
+from typing import Any, Literal, NamedTuple
 
 from userlm.store import Line
 from userlm.types import RUN_KEYS, Conversation, Turn, without_run
@@ -87,13 +87,23 @@ class Found:
     """A conversation that stands on a line of a log, or why that line gave none.
 
     Attributes:
-        line: where it stands; the first line of what was gathered from several, then without its row.
+        file: the name of the file.
+        line: where it stands there; the first line of what was gathered from several, then without its row.
         imported, rejected: exactly one of them is set.
     """
 
+    file: str
     line: Line
     imported: Imported | None
     rejected: Rejected | None
+
+
+class Place(NamedTuple):
+    """Where something stands that is gathered: its line among all that were, the file, the line there."""
+
+    order: int
+    file: str
+    number: int
 
 
 # --- messages --------------------------------------------------------------------------------------------
@@ -295,7 +305,7 @@ def facts(row: Row, *fields: str) -> dict[str, str | int | float]:
         value = row.get(name)
         if isinstance(value, PLAIN):
             found[name] = value
-        elif isinstance(value, datetime):
+        elif isinstance(value, date):  # or a time, which is one, too
             found[name] = value.isoformat()
         elif value is not None:
             raise Rejected("wrong type", f"field {name!r} must be a text or a number, not {type(value).__name__}")

@@ -1,7 +1,8 @@
 """Lines of raw logs to conversations: one plain function for each layout. `userlm import` runs this.
 
-`find` takes the lines of a file, one layout or a mixture, and says of each what became of it. Here are the layouts
-in which a row is a conversation; `trees` reads those of OASST, `spans` what tracing tools export.
+`find` takes the lines of a file, one layout or a mixture, and says of each what became of it; what stands on many
+lines is `Gathered`. Here are the layouts in which a row is a conversation; `trees` reads those of OASST, `spans`
+what tracing tools export.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import date
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -41,14 +42,32 @@ from userlm.data.trees import Trees, tree
 from userlm.store import Line, from_record
 from userlm.types import InputError
 
-__all__ = ["NOTES", "REASONS", "SOURCES", "Found", "Imported", "Rejected", "convert", "find", "guess"]
+__all__ = ["NOTES", "REASONS", "SOURCES", "Found", "Gathered", "Imported", "Rejected", "convert", "find", "guess"]
 
 
-def find(lines: Iterable[Line], source: str | None, name: str) -> Iterator[Found]:
+class Gathered:
+    """What stands on many lines, of one file or of several: messages of OASST trees, spans."""
+
+    def __init__(self) -> None:
+        self._trees, self._spans = Trees(), Spans()
+        self.files: set[str] = set()  # the names of those that gave lines
+
+    def add(self, line: Line, layout: str, file: str) -> None:
+        """Take in a line; raises `Rejected` if it cannot be used."""
+        self.files.add(file)
+        (self._spans if layout == "otel" else self._trees).add(line, file)
+
+    def found(self) -> Iterator[Found]:
+        """The conversations; ask when all lines are there."""
+        yield from self._trees.found()
+        yield from self._spans.found()
+
+
+def find(lines: Iterable[Line], source: str | None, name: str, gathered: Gathered) -> Iterator[Found]:
     """What stands on the lines of one file, always in the same order.
 
     A row comes out as soon as it was read, except the messages and spans that make a conversation together: they
-    are gathered until the file ends, and nothing of them is kept but what the conversation needs.
+    go to `gathered`, and nothing of them is kept but what the conversation needs.
 
     Args:
         source: a name of `SOURCES`; `None`: guess it from the fields, line by line.
@@ -58,29 +77,23 @@ def find(lines: Iterable[Line], source: str | None, name: str) -> Iterator[Found
         InputError: there is no such source.
     """
     _check(source)
-    trees, spans = Trees(), Spans()
     for line in lines:
         try:
             if line.error:
                 raise Rejected(line.reason, f"the line {line.error}")
             layout = source or guess(line.row)
-            if layout == "otel":
-                spans.add(line)
-            elif layout != "oasst":
-                yield Found(line, convert(line.row, layout, f"{name}-{line.number}"), None)
-            elif "prompt" in line.row:
+            if layout == "otel" or (layout == "oasst" and "prompt" not in line.row):
+                gathered.add(line, layout, name)
+            elif layout == "oasst":
                 for imported in tree(line.row):
-                    yield Found(line, imported, None)
+                    yield Found(name, line, imported, None)
             else:
-                trees.add(line)
+                yield Found(name, line, convert(line.row, layout, f"{name}-{line.number}"), None)
         except Rejected as rejected:
-            yield Found(line, None, rejected)
+            yield Found(name, line, None, rejected)
         except RecursionError:
-            yield Found(
-                line, None, Rejected("wrong type", "a field holds lists or objects that are nested too deep")
-            )
-    yield from trees.found()
-    yield from spans.found(name)
+            deep = Rejected("wrong type", "a field holds lists or objects that are nested too deep")
+            yield Found(name, line, None, deep)
 
 
 def convert(row: Row, source: str | None, fallback_id: str) -> Imported:
@@ -152,9 +165,11 @@ def messages(row: Row) -> Imported:
     for key, value in row.items():
         if value is None or key in _MESSAGES_FIELDS:
             continue
-        if isinstance(value, PLAIN):
+        if key == "condition":  # in `meta` this name means what a user model is told
+            left_out += 1
+        elif isinstance(value, PLAIN):
             meta[key] = value
-        elif isinstance(value, datetime):
+        elif isinstance(value, date):
             meta[key] = value.isoformat()
         else:
             left_out += 1
@@ -235,6 +250,7 @@ def wildchat(row: Row) -> Imported:
     """
     items = listed(row, "conversation")
     said = read(enumerate(items), "conversation")
+    items = [item for item in items if isinstance(item, dict)]  # behind an empty turn there may be anything
     first: Row = next((item for item in items if item.get("role") == "user"), {})
     country = text_of(row, "country") or text_of(first, "country")
     person = text_of(row, "hashed_ip") or text_of(first, "hashed_ip")
@@ -313,7 +329,7 @@ def arena(row: Row) -> Imported:
             **({"timestamp": time_of(stamp)} if isinstance(stamp, int | float) else {}),
             "toxic": tagged if moderated is None else moderated or bool(tagged),
         },
-        whole=session is None,
+        whole=session is None and order is None,
     )
 
 

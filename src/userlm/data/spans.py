@@ -22,6 +22,7 @@ from userlm.data.rows import (
     CHAT_ROLES,
     Found,
     Messages,
+    Place,
     Rejected,
     Row,
     Side,
@@ -67,15 +68,15 @@ class _Span:
     """What is needed of a span.
 
     Attributes:
-        line: where it stands; of a conversation, where its first span does.
-        last: the line of the last span that was merged into it.
+        place: where it stands; of a conversation, where its first span does.
+        last: where the last span stands that was merged into it.
         name: of the conversation; empty if nobody gave it one.
         prefixes: a digest of each beginning of what user and assistant said, the last one of all of it.
         tips: those of `prefixes` at which the conversation may go on.
     """
 
-    line: int
-    last: int
+    place: Place
+    last: Place
     name: str
     trace: str
     around: bool
@@ -88,7 +89,7 @@ class _Span:
 
 
 class Spans:
-    """The spans of a file, gathered to conversations.
+    """Spans of one file or several, gathered to conversations.
 
     What belongs together is told by an id (`gen_ai.conversation.id`, else `session.id`). Without one, spans of the
     same person whose histories continue each other belong together, be it in one trace or, as when each request is
@@ -104,15 +105,16 @@ class Spans:
         self._tips: dict[bytes, int] = {}  # where a conversation may go on, likewise
         self._around: list[_Span] = []
         self._traces: set[str] = set()  # those with a call that shows its messages
-        self._lines: list[int] = []
+        self._places: list[Place] = []
         self._notes: Counter[str] = Counter()
 
-    def add(self, line: Line) -> None:
+    def add(self, line: Line, file: str) -> None:
         """Take in the spans of a line; raises `Rejected` if none of those with messages can be used."""
+        place = Place(len(self._places), file, line.number)
         usable, wrong = [], []
         for span in _spans(line.row):
             try:
-                one = _read(span, line.number)
+                one = _read(span, place)
             except Rejected as error:
                 wrong.append(error)
                 continue
@@ -123,7 +125,7 @@ class Spans:
         if wrong and not usable:
             raise wrong[0]
         self._notes["spans left out"] += len(wrong)
-        self._lines.append(line.number)
+        self._places.append(place)
         for one in usable:
             if one.around:
                 self._around.append(one)
@@ -144,8 +146,8 @@ class Spans:
             before = self._kept[place]
             longer = span if _length(span) >= _length(before) else before
             user = longer.user or span.user or before.user
-            line, last = min(before.line, span.line), max(before.last, span.line)
-            self._kept[place] = replace(longer, line=line, last=last, user=user)
+            first, last = min(before.place, span.place), max(before.last, span.place)
+            self._kept[place] = replace(longer, place=first, last=last, user=user)
             if longer is before:
                 return
             for tip in before.tips:
@@ -153,24 +155,26 @@ class Spans:
         self._begun.update(dict.fromkeys(span.prefixes, place))
         self._tips.update(dict.fromkeys(span.tips, place))
 
-    def found(self, file: str) -> Iterator[Found]:
-        """The conversations, in the order of their first lines; `file` names those that have neither an id nor a
-        trace. The first one carries the counts of all."""
+    def found(self) -> Iterator[Found]:
+        """The conversations, in the order of their first lines; the first one carries the counts of all. One that
+        has neither an id nor a trace is named by where it stands."""
         for span in self._around:
             if span.trace in self._traces:
                 self._notes["merged spans"] += 1
             else:
                 self._gather(span)
-        kept = sorted(self._kept, key=lambda span: span.line)
+        kept = sorted(self._kept, key=lambda span: span.place)
         if not kept:
-            why = "no span of the file holds messages; let the instrumentation capture their content"
-            yield from (Found(Line(line), None, Rejected("no messages", why)) for line in self._lines)
+            why = "no span holds messages; let the instrumentation capture their content"
+            for _, file, number in self._places:
+                yield Found(file, Line(number), None, Rejected("no messages", why))
             return
-        self._notes["merged lines"] = len(self._lines) - len({span.line for span in kept})
+        self._notes["merged lines"] = len(self._places) - len({span.place for span in kept})
         latest = {span.name: span for span in sorted(kept, key=lambda span: span.last)}
         seen: Counter[str] = Counter()
         for span in kept:
-            name = span.name or span.trace or f"{file}-{span.line}"
+            _, file, number = span.place
+            name = span.name or span.trace or f"{file}-{number}"
             seen[name] += 1
             imported = conversation(
                 span.messages,
@@ -181,7 +185,7 @@ class Spans:
             )
             notes = dict(+(self._notes + Counter(imported.notes)))
             self._notes.clear()
-            yield Found(Line(span.line), replace(imported, notes=notes), None)
+            yield Found(file, Line(number), replace(imported, notes=notes), None)
 
 
 def _length(span: _Span) -> tuple[int, int]:
@@ -213,7 +217,7 @@ def _inside(row: Row, names: tuple[str, ...], where: str) -> Iterator[tuple[dict
         yield item, f"{where}{name}[{i}]."
 
 
-def _read(span: Row, line: int) -> _Span | None:
+def _read(span: Row, place: Place) -> _Span | None:
     """What is needed of a span; `None` if it holds no messages. Raises `Rejected` if they are broken."""
     attributes = _attributes(span.get("attributes"), "attributes")
     events: list[_Event] = []
@@ -240,8 +244,8 @@ def _read(span: Row, line: int) -> _Span | None:
         raise Rejected("no user turn", "none of the messages of the span is of the user")
     answered_again = bool(name) and spoken[-1] == "assistant" and len(prefixes) > 1
     return _Span(
-        line=line,
-        last=line,
+        place=place,
+        last=place,
         name=name or "",
         trace=str(ids.get("traceId") or ids.get("trace_id") or ""),
         around=any(attributes.get(key) in kinds for key, kinds in _AROUND.items()),

@@ -1,6 +1,6 @@
 """Trees of replies, as OpenAssistant (OASST) has them, to conversations. `userlm import` runs this.
 
-A file holds a tree a line, or a message a line. Each path from the prompt down to a leaf is a conversation, but
+A line holds a tree, or a message. Each path from the prompt down to a leaf is a conversation, but
 one that adds no words of a user to the paths before it is left out: it would only repeat them with another answer.
 
 Many people write in one tree, and its paths share their beginning, so all of them must go to the same split: the
@@ -18,6 +18,7 @@ from userlm.data.rows import (
     Found,
     Imported,
     Messages,
+    Place,
     Rejected,
     Row,
     Side,
@@ -29,6 +30,9 @@ from userlm.data.rows import (
 from userlm.store import Line
 
 _ROLES: Mapping[str, Side] = {"prompter": "user", "assistant": "assistant"}
+_OF_SIDE = {side: role for role, side in _ROLES.items()}
+
+_INSIDE = Place(0, "", 0)  # of a tree that stands on one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class _Node:
     user: str | None
     language: str | None
     parent: str = ""
-    line: int = 0
+    place: Place = _INSIDE
     replies: list[_Node] = field(default_factory=list)
 
 
@@ -74,33 +78,39 @@ class Trees:
 
     def __init__(self) -> None:
         self._trees: dict[str, list[_Node]] = {}
+        self._count = 0
 
-    def add(self, line: Line) -> None:
+    def add(self, line: Line, file: str) -> None:
         """Take in a message; raises `Rejected` if it is broken."""
         name = name_of(line.row, "message_tree_id")
         if not name:
             raise Rejected("wrong type", "field 'message_tree_id' must be a text, not NoneType")
-        self._trees.setdefault(name, []).append(_node(line.row, "", line.number))
+        self._count += 1
+        place = Place(self._count, file, line.number)
+        self._trees.setdefault(name, []).append(_node(line.row, "", place))
 
     def found(self) -> Iterator[Found]:
         """What the messages give, tree by tree; the trees in the order of their first lines."""
         for name, nodes in self._trees.items():
             roots, rejected = _grow(nodes)
             for root in roots:
-                members = sorted(node.line for node in _below(root))
+                members = sorted(_below(root), key=lambda node: node.place)
                 try:
                     paths = _paths(name, root)
                 except Rejected as none:
-                    rejected += [(line, none) for line in members]
+                    rejected += [(node, none) for node in members]
                     continue
+                _, file, number = members[0].place
                 notes = {**paths[0].notes, "merged lines": len(members) - 1}
                 paths[0] = replace(paths[0], notes={note: count for note, count in notes.items() if count})
-                yield from (Found(Line(members[0]), path, None) for path in paths)
-            for line, error in sorted(rejected, key=lambda pair: pair[0]):
-                yield Found(Line(line, {"message_tree_id": name}), None, error)
+                yield from (Found(file, Line(number), path, None) for path in paths)
+            for node, error in sorted(rejected, key=lambda pair: pair[0].place):
+                row = {"message_tree_id": name, "message_id": node.id, "parent_id": node.parent or None}
+                row |= {"role": _OF_SIDE[node.side], "text": node.text}
+                yield Found(node.place.file, Line(node.place.number, row), None, error)
 
 
-def _node(message: Any, where: str, line: int = 0) -> _Node:
+def _node(message: Any, where: str, place: Place = _INSIDE) -> _Node:
     """One message; `where` says its place in a tree, and is empty where it has a row of its own."""
     try:
         if not isinstance(message, dict):
@@ -122,7 +132,7 @@ def _node(message: Any, where: str, line: int = 0) -> _Node:
             user=name_of(message, "user_id") or None,
             language=text_of(message, "lang"),
             parent=name_of(message, "parent_id"),
-            line=line,
+            place=place,
         )
     except Rejected as error:
         if not where:
@@ -182,14 +192,16 @@ def _below(root: _Node) -> list[_Node]:
     return nodes
 
 
-def _grow(nodes: list[_Node]) -> tuple[list[_Node], list[tuple[int, Rejected]]]:
-    """Hang each message below its parent: the roots, and the lines whose messages hang nowhere."""
-    rejected: list[tuple[int, Rejected]] = []
+def _grow(nodes: list[_Node]) -> tuple[list[_Node], list[tuple[_Node, Rejected]]]:
+    """Hang each message below its parent: the roots, and the messages that hang nowhere."""
+    rejected: list[tuple[_Node, Rejected]] = []
     by_id: dict[str, _Node] = {}
     for node in nodes:
         if node.id in by_id:
-            reason = f"the message_id {node.id!r} was used on line {by_id[node.id].line}"
-            rejected.append((node.line, Rejected("duplicate id", reason)))
+            _, file, number = by_id[node.id].place
+            where = f"line {number}" if file == node.place.file else f"line {number} of {file}"
+            reason = f"the message_id {node.id!r} was used on {where}"
+            rejected.append((node, Rejected("duplicate id", reason)))
         else:
             by_id[node.id] = node
     for node in by_id.values():
@@ -202,5 +214,5 @@ def _grow(nodes: list[_Node]) -> tuple[list[_Node], list[tuple[int, Rejected]]]:
             lost = f"its parent_id {node.parent!r} is not in the tree"
             if node.parent in by_id:
                 lost = f"its parent_id {node.parent!r} leads to no prompt: a parent is missing, or it is a circle"
-            rejected.append((node.line, Rejected("orphan", lost)))
+            rejected.append((node, Rejected("orphan", lost)))
     return roots, rejected

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import openai
 
-from userlm.types import Completion, Message, ModelError, Sampling
+from userlm.types import Completion, Message, ModelError, Sampling, encodable
 
 RETRIES = 5
 LONGEST_PAUSE = 60.0  # seconds, whatever the server asks for
@@ -103,7 +103,7 @@ class EndpointModel:
             return self._status(error)
         except openai.APIConnectionError as error:
             return _connection(error)
-        except (openai.OpenAIError, ValueError) as error:
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
             return _Fault("broken answer", f"the answer cannot be read: {error}", passing=True)
         return _completion(answer)
 
@@ -176,7 +176,9 @@ def _completion(answer: Any) -> Completion | _Fault:
         return _Fault("refused", f"refused: {refusal or 'the content filter stopped the answer'}")
     if text and text.strip():
         return Completion(
-            text, tokens_in=_count(usage, "prompt_tokens"), tokens_out=_count(usage, "completion_tokens")
+            encodable(text),
+            tokens_in=_count(usage, "prompt_tokens"),
+            tokens_out=_count(usage, "completion_tokens"),
         )
     if finish == "length":  # a model that thinks first; it would think as long again
         return _Fault("empty answer", "the answer is empty: all its tokens were spent before it began; allow more")
@@ -186,7 +188,7 @@ def _completion(answer: Any) -> Completion | _Fault:
 def _count(usage: object, name: str) -> int | None:
     """A number of tokens, if the server gave one."""
     count = getattr(usage, name, None)
-    return count if isinstance(count, int) and count >= 0 else None
+    return count if type(count) is int and 0 <= count < 2**31 else None
 
 
 def _connection(error: openai.APIConnectionError) -> _Fault:
@@ -229,5 +231,8 @@ def _wait(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             continue
         return seconds if seconds >= 0 else None
-    date = parsedate_tz(headers.get("retry-after"))
-    return max(0.0, mktime_tz(date) - time.time()) if date else None
+    try:
+        date = parsedate_tz(headers.get("retry-after"))
+        return max(0.0, mktime_tz(date) - time.time()) if date else None
+    except (ValueError, OverflowError):
+        return None

@@ -19,7 +19,7 @@ from typing import Any
 from userlm.store import Journal
 from userlm.types import Chat, InputError, Message, ModelError, Sampling
 
-PER_MESSAGE = 100  # tokens that a server may put around a message, or in front of the first: no template has more
+PER_MESSAGE = 500  # tokens that a server may put around a message, or in front of the first; most put 3 to 40
 GIVE_UP = 3
 
 
@@ -37,7 +37,7 @@ class Price:
             token_in, token_out = map(Decimal, text.split("/"))
         except (ValueError, InvalidOperation):
             token_in = token_out = Decimal("nan")
-        if not (token_in.is_finite() and token_out.is_finite() and token_in >= 0 and token_out >= 0):
+        if not all(token.is_finite() and 0 <= token < 10**6 for token in (token_in, token_out)):
             raise InputError(f"--price {text}: give US dollars for a million tokens in and out, such as 2.50/10")
         return cls(token_in, token_out)
 
@@ -131,11 +131,12 @@ class Ledger:
         """What a call may cost at most, in dollars."""
         return self._tries * self._cost(_tokens_in_at_most(messages), max_tokens)
 
-    def stop(self) -> None:
-        """Begin no call any more; those in flight are still written down."""
+    def stop(self) -> int:
+        """Begin no call any more; those in flight, as many as this says, are still written down."""
         with self._state:
             self._over = self._over or CancelledError()
             self._state.notify_all()
+            return self._in_flight
 
     def close(self) -> None:
         """Close the file."""
