@@ -359,7 +359,12 @@ CLEANED: dict[str, Any] = {
     "languages": {"en": 4},
     "countries": {"not known": 2999, "Atlantis": 1},
     "models": {f"model {i:02}": 40 - i for i in range(13)},
-    "ngram_table": {"n-grams": 41234567, "counted one by one": 812},
+    "ngram_table": {
+        "n-grams": 41234567,
+        "counted one by one": 812,
+        "bytes on disk": 8 * 41234567,
+        "bytes in memory": 16_777_216 + 812 * 16,
+    },
 }
 WRITTEN: dict[str, Any] = {
     "counts": {"in": 9, "out": 9},
@@ -439,6 +444,8 @@ def test_lengths_people_and_the_template_filter_are_told_in_figures_and_words(tm
         "The heaviest 1 % of them have 66.7 % of those."
     )
     assert "41,234,567 n-grams" in shown["Template filter"].note and " 812 " in shown["Template filter"].note
+    # 8 * 41,234,567 = 329,876,536 bytes; 16,777,216 + 12,992 = 16,790,208
+    assert "16.8 MB of memory and, meanwhile, 329.9 MB on the disk" in shown["Template filter"].note
     unknown = {"known": 0, "conversations of known people": 0, "conversations a person": None}
     kept = CLEANED | {"people": unknown | {"share of the heaviest 1 %": None}, "ngram_table": {}}
     shown = sheets(data_run(tmp_path / "kept", "clean", kept))

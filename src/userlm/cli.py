@@ -12,7 +12,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from difflib import get_close_matches
-from errno import ENOSPC
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -133,7 +133,7 @@ def main() -> None:
     except ModelError as error:
         sys.exit(_say(error, 1))
     except OSError as error:
-        advice = "; free some space, then run the same command again" if error.errno == ENOSPC else ""
+        advice = "; free some space, then run the same command again" if error.errno in (ENOSPC, EDQUOT) else ""
         sys.exit(_say(f"{error.filename or 'the machine'}: {error.strerror or error}{advice}", 1))
     except SystemExit as over:
         if over.code == 130:  # Ctrl-C, which typer turns into this

@@ -996,7 +996,7 @@ def _lengths(results: Mapping[str, Any]) -> Sheet:
             (name, Markup(""), tuple(_short(spread[of]) if spread else "none" for of in head))
             for name, spread in found.items()
         ),
-        "The percentages are quantiles: so many are no longer than this.",
+        "The percentages are quantiles: so many are no longer than this. Words are what lies between spaces.",
     )
 
 
@@ -1016,7 +1016,9 @@ def _people(results: Mapping[str, Any]) -> Sheet:
 def _ngram_table(results: Mapping[str, Any]) -> Sheet:
     table = results["ngram_table"]
     ngrams, counted = _count(table["n-grams"]), _count(table["counted one by one"])
-    note = f"Of {ngrams:,} n-grams in first turns, {counted:,} different ones had to be counted one by one."
+    note = f"Of {ngrams:,} n-grams in first turns, {counted:,} different ones had to be counted one by one"
+    disk, memory = (_count(table[f"bytes {where}"]) / 1e6 for where in ("on disk", "in memory"))
+    note += f": {memory:,.1f} MB of memory and, meanwhile, {disk:,.1f} MB on the disk."
     return Sheet("ngrams", "Template filter", note=note)
 
 

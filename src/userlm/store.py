@@ -198,7 +198,7 @@ def read_rows(
             return
         raise InputError(f"{path} is empty; give a file with one conversation a line")
     if path.suffix == ".parquet":
-        yield from _read_parquet(path, unread)
+        yield from _read_parquet(path, may_be_empty, unread)
         return
     if not path.name.endswith(KINDS):
         raise InputError(f"{path}: its kind is unknown; known are {', '.join(KINDS)}")
@@ -310,18 +310,23 @@ def _no_object(number: int, value: Any, raw: str) -> Line:
     return Line(number, reason="not an object", error=f"is {kind}, not a JSON object", raw=raw)
 
 
-def _read_parquet(path: Path, unread: Callable[[Collection[str]], Collection[str]]) -> Iterator[Line]:
+def _read_parquet(
+    path: Path, may_be_empty: bool, unread: Callable[[Collection[str]], Collection[str]]
+) -> Iterator[Line]:
     import polars as pl
 
     try:
-        frame = pl.scan_parquet(path)
+        frame = pl.scan_parquet(path, glob=False)
         schema = frame.collect_schema()
         ours = all(schema.get(name) == kind for name, kind in _parquet_columns().items())
         frame = frame.drop(unread(schema.names()))
         batches = (batch.iter_rows(named=True) for batch in frame.collect_batches(chunk_size=500))
+        i = 0
         for i, row in enumerate(chain.from_iterable(batches), 1):
             yield _unpack(i, row) if ours else Line(i, row)
-    except pl.exceptions.PolarsError as error:
+        if not i and not may_be_empty:
+            raise InputError(f"{path} holds no rows; give a file with one conversation a row")
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is no readable parquet file: {reason}") from None
 
@@ -435,20 +440,23 @@ class Outputs:
 
     def write(self, name: str, record: Mapping[str, Any]) -> None:
         """Append a line to one of the files."""
-        self._files[name].write(dump(record) + b"\n")
+        with naming(self._files[name].name):
+            self._files[name].write(dump(record) + b"\n")
 
     def commit(self, state: Mapping[str, Any]) -> None:
         """Make everything up to here last."""
         for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
+            with naming(file.name):
+                file.flush()
+                os.fsync(file.fileno())
         sizes = {name: file.tell() for name, file in self._files.items()}
         write_json(self._progress, {"sizes": sizes, "state": state})
 
     def close(self) -> None:
         """Close the files after the last commit; there is no progress to remember any more."""
         for file in self._files.values():
-            file.close()
+            with naming(file.name):
+                file.close()
         self._progress.unlink(missing_ok=True)
 
 
@@ -472,7 +480,7 @@ class Journal:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a line; it is on its way to the disk when this returns."""
-        with self._lock:
+        with self._lock, naming(self.path):
             self._file.write(dump(row) + b"\n")
             self._file.flush()
 
@@ -551,8 +559,8 @@ def _count_parquet(path: Path) -> int:
     import polars as pl
 
     try:
-        return int(pl.scan_parquet(path).select(pl.len()).collect().item())
-    except pl.exceptions.PolarsError:
+        return int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         raise OSError from None
 
 
@@ -602,12 +610,23 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 @contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Let a write that fails name its file; of Python's own errors only those of opening do."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` when all went well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
+        with naming(path):
+            yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -129,6 +129,8 @@ def import_(
             read += lines.count
             commit(i + 1, 0)
     keep(gathered.found(), len(found))
+    if (copies := run.path(".copies")).is_dir():
+        copies.rmdir()
     counts["in"] = read
     if not counts["out"]:
         show_counts(str(run.folder), counts)

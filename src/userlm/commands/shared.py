@@ -85,8 +85,8 @@ def who_stood_in(conversations: Iterable[Conversation]) -> str:
 
 def write_hub(run: Run, results: Mapping[str, Any]) -> None:
     """The splits of a run as parquet with a card, in hub/."""
-    found = split_files(run.folder)
-    splits = {name: read_conversations(path, may_be_empty=True) for name, path in found.items()}
+    found = {name: run.path(f"{name}.jsonl") for name in hub.SPLIT_NAMES}
+    splits = {name: read_conversations(path, may_be_empty=True) for name, path in found.items() if path.is_file()}
     folder = run.path("hub")
     counts = hub.export(folder, splits)
     with replacing(folder / "README.md") as partial:

@@ -103,7 +103,7 @@ def intents(
     joined, counts = _read_joined(joins)
 
     def read(path: Path) -> Iterator[Conversation]:
-        return islice(read_conversations(path, may_be_empty=True), limit)
+        return islice(read_conversations(path, may_be_empty=data.is_dir()), limit)
 
     def known(conversation: Conversation) -> Intent | None:
         return _known(conversation, joined, goals, overwrite)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from userlm.data import duplicates
 from userlm.data.ngrams import WordHashes, ngram_hashes
 from userlm.data.summary import Summary
-from userlm.store import SPLITS
+from userlm.store import SPLITS, naming
 from userlm.text import stable_hash
 from userlm.types import Conversation, InputError
 
@@ -272,21 +272,26 @@ class Ngrams:
 
     def close(self) -> None:
         """Delete the file."""
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        try:
+            with naming(self._path):
+                self._file.close()  # which writes what is left, and on a full disk fails
+        finally:
+            self._path.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         words = np.frombuffer(self._words, dtype=np.uint64)
         lengths = np.frombuffer(self._lengths, dtype=np.uint32).astype(np.int64)
         hashes, sizes = ngram_hashes(words, lengths, self.n)
-        self._file.write(hashes.tobytes())
+        with naming(self._path):
+            self._file.write(hashes.tobytes())
         self._sizes.append(sizes)
         self.total += len(hashes)
         self._words, self._lengths = array("Q"), array("I")
 
     def _read(self) -> Iterator[tuple[int, NDArray[np.uint64]]]:
         """The n-grams, a part of the file at a time, each part with the number of its first n-gram."""
-        self._file.seek(0, os.SEEK_SET)
+        with naming(self._path):
+            self._file.seek(0, os.SEEK_SET)  # what is not yet on the disk goes there
         at = 0
         while block := self._file.read(1 << 23):
             hashes = np.frombuffer(block, dtype=np.uint64)

@@ -16,7 +16,8 @@ Finding = tuple[str, str, str]
 
 
 def explain(id: str, read: Callable[[str], Iterator[Conversation]], rules: clean.Rules) -> list[Finding]:
-    """What each step says about one conversation; later steps are judged as if the earlier ones had kept it.
+    """What each step says about one conversation, as if the steps before had kept it (but for duplicates, which
+    are sought among those that stay).
 
     Args:
         read: gives all conversations, each time that it is called; it is told what for.
@@ -38,7 +39,9 @@ def explain(id: str, read: Callable[[str], Iterator[Conversation]], rules: clean
     findings.append(_duplicate(it, read, rules))
     name = clean.person(it)
     draw = clean.draw(it, rules.seed) / 2**64
-    known = "the user" if it.user is not None else "itself, since nobody is named,"
+    known = "the user"
+    if it.user is None:
+        known = "itself, since nobody is named," if name == it.id else "its tree of replies"
     why = f"the draw of {known} {name!r} is {draw:.3f} (shares {rules.shares}, seed {rules.seed})"
     where: str = clean.split(it, rules.seed, rules.shares)
     if any(verdict == "goes" for _, verdict, _ in findings):
@@ -97,6 +100,7 @@ def _duplicate(it: Conversation, read: Callable[[str], Iterator[Conversation]], 
     i = ids.index(it.id)
     copy_of = decisions.copies.get(i)
     if copy_of is None:
-        why = "nothing that stays says the same" if decisions.reasons[i] is None else "not asked: it goes before"
-        return _finding("duplicate", None, f"{why} ({rules.duplicates})")
+        goes_before = decisions.reasons[i] is not None
+        why = "not asked: it goes before" if goes_before else "nothing that stays says the same"
+        return _finding("duplicate", None, f"{why} ({rules.duplicates})", off=goes_before)
     return _finding("duplicate", "duplicate", f"says the same as {copy_of!r}, which stays ({rules.duplicates})")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from userlm.store import dumps
+from userlm.store import dumps, naming
 from userlm.types import Conversation
 
 SPLIT_NAMES = {"train": "train", "valid": "validation", "test": "test", "conversations": "train"}
@@ -41,7 +42,11 @@ def export(folder: Path, splits: Mapping[str, Iterable[Conversation]]) -> dict[s
         name, rows, parts = SPLIT_NAMES[split], (_row(c, people) for c in conversations), 0
         counts[name] = 0
         while part := list(islice(rows, ROWS)):
-            pl.DataFrame(part, schema={**schema, "meta": text}).write_parquet(data / f"{name}-{parts:05d}.parquet")
+            packed = BytesIO()  # polars raises errors of its own for a disk that is full
+            pl.DataFrame(part, schema={**schema, "meta": text}).write_parquet(packed)
+            path = data / f"{name}-{parts:05d}.parquet"
+            with naming(path):
+                path.write_bytes(packed.getbuffer())
             parts += 1
             counts[name] += len(part)
         for i in range(parts):

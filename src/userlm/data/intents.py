@@ -51,7 +51,10 @@ def leakage(intent: str, conversation: Conversation) -> float | None:
     return len(first & set(content_words(intent_goal(intent)))) / len(first) if first else None
 
 
-_SENTENCE_END = re.compile(r"(?<!\b[A-Za-z])(?<!\be\.g)(?<!\bi\.e)(?<!\b[DM]r)(?<!\bvs)[.!?][\"')\]]*\s+\S")
+_SENTENCE_END = re.compile(
+    r"(?<!\b[A-Za-z])(?<!\be\.g)(?<!\bi\.e)(?<!\b[DMS]r)(?<!\bM[rs]s)(?<!\bSt)(?<!\bNo)(?<!\bvs)(?<!\betc)"
+    r"(?<!\bapprox)[.!?][\"')\]]*\s+\S"
+)
 
 
 # --- having it written -----------------------------------------------------------------------------------
@@ -88,7 +91,10 @@ def write(conversation: Conversation, ask: Ask, tries: int = 2) -> tuple[str | N
 
 def request(conversation: Conversation) -> list[Message]:
     """What a model is asked first."""
-    values = {"prefix": INTENT_PREFIX.strip(), "transcript": transcript(conversation)}
+    shown, fence = transcript(conversation), "===="
+    while fence in shown:  # nobody closes it from inside
+        fence += "="
+    values = {"prefix": INTENT_PREFIX.strip(), "transcript": shown, "fence": fence}
     return [{"role": "user", "content": fill("intent", values)}]
 
 

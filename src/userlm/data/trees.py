@@ -46,6 +46,7 @@ class _Node:
     deleted: bool
     user: str | None
     language: str | None
+    timestamp: str | None
     parent: str = ""
     place: Place = _INSIDE
     replies: list[_Node] = field(default_factory=list)
@@ -131,6 +132,7 @@ def _node(message: Any, where: str, place: Place = _INSIDE) -> _Node:
             deleted=message.get("deleted") is True,
             user=name_of(message, "user_id") or None,
             language=text_of(message, "lang"),
+            timestamp=text_of(message, "created_date"),
             parent=name_of(message, "parent_id"),
             place=place,
         )
@@ -168,7 +170,7 @@ def _paths(name: str, root: _Node) -> list[Imported]:
             continue
         heard |= asked
         said = Messages([(node.side, node.text) for node in nodes])
-        meta = {"source": "oasst", "tree": name, "language": root.language}
+        meta = {"source": "oasst", "tree": name, "language": root.language, "timestamp": root.timestamp}
         path_id = f"{name}/{node.id}"
         found.append(conversation(said, id=path_id, user=root.user, meta=meta, whole=False))
     notes = {**found[0].notes, "paths left out": left_out, "cut at an empty turn": blank}
