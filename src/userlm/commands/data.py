@@ -69,65 +69,59 @@ def import_(
     if done := finished(run):
         return done
     outputs = Outputs(run, "conversations.jsonl", "dropped.jsonl")
-    # `gathered`: how many lines were read of the files whose lines are gathered; another attempt reads them again
     state = outputs.state or {"file": 0, "items": 0, "lines": 0, "gathered": {}, "counts": {}}
-    counts, read, again = Counter(state["counts"]), state["lines"], state["gathered"]
-    # an id is remembered by its hash: 64 bits tell many millions of them apart
-    seen = {hash(line.row["id"]) for line in read_rows(run.path("conversations.jsonl"), may_be_empty=True)}
+    counts, read = Counter(state["counts"]), state["lines"]
+    again = state[
+        "gathered"
+    ]  # lines of the files whose lines are gathered: another attempt has to read them again
     names, gathered = _unique_names(found), sources.Gathered()
     shown = {name: file.name for name, file in zip(names, found, strict=True)}
+    # an id is remembered by its hash: 64 bits tell many millions of them apart
+    seen = {hash(line.row["id"]) for line in read_rows(run.path("conversations.jsonl"), may_be_empty=True)}
 
     def commit(file: int, items: int) -> None:
         outputs.commit({"file": file, "items": items, "lines": read, "gathered": again, "counts": counts})
 
     def keep(items: Iterable[sources.Found], i: int) -> None:
-        """Write down what stands in a file, or last of all what was gathered; what was written before is not."""
+        """Write down what stands in a file, or last of all what was gathered, but for what was written before."""
         for number, item in enumerate(items, 1):
             if (i, number) <= (state["file"], state["items"]):
                 continue
-            line, imported, rejected = item.line, item.imported, item.rejected
-            row = line.row
-            if imported is not None and hash(imported.conversation.id) in seen:
-                said = f"the id {imported.conversation.id!r} was used before"
-                row = row or to_record(imported.conversation)
-                imported, rejected = None, sources.Rejected("duplicate id", said)
-            if imported is not None:
-                seen.add(hash(imported.conversation.id))
-                counts["out"] += 1
-                for note, times in imported.notes.items():
-                    counts[f"note: {note}"] += times
-                outputs.write("conversations.jsonl", to_record(imported.conversation))
-            elif rejected is not None:
-                if strict:
-                    raise InputError(f"{shown[item.file]}, line {line.number}: {rejected}") from None
-                counts[f"dropped: {rejected.reason}"] += 1
-                where = {"file": shown[item.file], "line": line.number, "reason": rejected.reason}
-                what = {"raw": line.raw} if line.error else {"row": row}
-                outputs.write("dropped.jsonl", where | {"error": str(rejected)} | what)
+            where = {"file": shown[item.file], "line": item.line.number}
+            rejected = _enter(item, where, outputs, seen, counts)
+            if strict and rejected:
+                raise InputError(f"{where['file']}, line {where['line']}: {rejected}")
             if number % COMMIT_EVERY == 0:
                 commit(i, number)
 
     for i, (file, name) in enumerate(zip(found, names, strict=True)):
         before = i < state["file"]
-        if name not in again if before else read == limit:
-            continue
-        if file.path and not file.path.stat().st_size and len(found) > 1:
-            counts["note: empty files"] += not before
-            continue
-        lines = _Lines(again[name] if before else None if limit is None else limit - read)
+        if before:
+            if name not in again:
+                continue
+            most = again[name]
+        else:
+            most = None if limit is None else limit - read
+            if most == 0:
+                break
+            if file.path and len(found) > 1 and not sizes[file.path]:
+                counts["note: empty files"] += 1
+                continue
+        lines = _Lines(most)
         with files.local(file, run.path(".copies")) as path:
             size = sizes.get(path, path.stat().st_size)
             rows = lines.of(path, f"importing {file.name.rpartition('/')[2]}")
             keep(sources.find(rows, source, name, gathered), i)
             if (now := path.stat().st_size) < size:
                 raise InputError(f"{file.name} was cut short while it was read; import it into another --out")
-            if now > size and not before:
-                counts["note: files that grew while they were read"] += 1
-        if not before:
-            if name in gathered.files:
-                again[name] = lines.count
-            read += lines.count
-            commit(i + 1, 0)
+        if before:
+            continue
+        if now > size:
+            counts["note: files that grew while they were read"] += 1
+        if name in gathered.files:
+            again[name] = lines.count
+        read += lines.count
+        commit(i + 1, 0)
     keep(gathered.found(), len(found))
     if (copies := run.path(".copies")).is_dir():
         copies.rmdir()
@@ -250,6 +244,29 @@ class _Lines:
 def _unread(columns: Collection[str]) -> Collection[str]:
     """Large columns of WildChat that say nothing which `toxic` does not."""
     return {"openai_moderation", "detoxify_moderation", "header"} & set(columns) if "toxic" in columns else ()
+
+
+def _enter(
+    item: sources.Found, where: dict[str, Any], outputs: Outputs, seen: set[int], counts: Counter[str]
+) -> sources.Rejected | None:
+    """Write a conversation down if its id is new, else that it was rejected; say so."""
+    line, imported, rejected = item.line, item.imported, item.rejected
+    record: dict[str, Any] = {}
+    if imported is not None:
+        name, record = imported.conversation.id, to_record(imported.conversation)
+        if hash(name) not in seen:
+            seen.add(hash(name))
+            counts["out"] += 1
+            for note, times in imported.notes.items():
+                counts[f"note: {note}"] += times
+            outputs.write("conversations.jsonl", record)
+            return None
+        rejected = sources.Rejected("duplicate id", f"the id {name!r} was used before")
+    assert rejected is not None
+    counts[f"dropped: {rejected.reason}"] += 1
+    what = {"raw": line.raw} if line.error else {"row": line.row or record}
+    outputs.write("dropped.jsonl", where | {"reason": rejected.reason, "error": str(rejected)} | what)
+    return rejected
 
 
 def _unique_names(found: Sequence[files.LogFile]) -> list[str]:
