@@ -56,7 +56,17 @@ def test_a_phone_number_with_its_code_or_separators_goes(phone):
 
 
 def test_bare_digits_are_a_phone_number_only_after_a_word_that_says_so():
-    for before in ("call me at ", "Phone: ", "tel. ", "my mobile is ", '"phoneNumber": "', "WhatsApp ", "fax #"):
+    for before in (
+        "reach them at ",
+        "contact number is ",
+        "call me at ",
+        "Phone: ",
+        "tel. ",
+        "my mobile is ",
+        '"phoneNumber": "',
+        "WhatsApp ",
+        "fax #",
+    ):
         assert scrub_text(before + "4155550132") == (before + "<PHONE>", {"phone": 1})
         assert scrub_text(before + "555-0132") == (before + "<PHONE>", {"phone": 1})
         assert scrub_text(before + "2023-10-05") == (before + "2023-10-05", {})
@@ -219,6 +229,7 @@ def test_placeholders_and_names_are_no_keys(text):
         "<script src=https://cdn.example.com/npm/phaser@5.0.0/dist/phaser.js>",
         "v1.2.3-rc.4+build.5678901234",
         "01110100 01101000 01100101",
+        "we reach 5000000 users and have contacts 10000000",
         "(2019) 345-356, (10) 2000, (10) 200 3000, open 0900 1200 1500",
     ],
 )

@@ -246,7 +246,8 @@ _DIGITS = r"""
     (?: [ .()-]{0,2} [0-9] ){5,14} (?!\w|\.[0-9])
 """
 _PHONE = re.compile(
-    r"""\b (?:(?:tele|cell|mobile)?[ ]?phone|call|tel|whatsapp|mobile|cell|fax|contact|reach) s?
+    r"""\b (?:(?:tele|cell|mobile)?[ ]?phone|call|tel|whatsapp|mobile|cell|fax
+        |(?:contact|reach)\s(?=number|no\b|at\b|on\b|me|us|him|her|them)) s?
     (?:[\s_:.,*`="'#-]*(?:number|num|no|nr|is|was|at|me|us|him|her|them|on|or|the|my|your|our))*
     [\s_:.,*`="'#-]{1,5} \(? \Z""",
     re.IGNORECASE | re.VERBOSE | re.ASCII,
