@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from userlm import report
+from userlm.text import INTENT_PREFIX
 from userlm.types import InputError
 
 FIGURE = {"name": "perplexity", "n": 3, "missing": 1, "better": "lower", "unit": ""}
@@ -488,6 +489,23 @@ def test_leakage_stands_beside_its_writer_with_what_was_paid_and_met(tmp_path: P
     assert list(sheets(offline)) == ["Leakage of intents, by writer"]
 
 
+def test_one_conversation_is_shown_as_the_samples_that_it_gives(tmp_path: Path) -> None:
+    said = [("user", "rice?"), ("assistant", "Boil it."), ("user", "thx"), ("assistant", "Bye.")]
+    turns = [{"role": role, "text": text} for role, text in said]
+    talk = {"id": "c", "turns": turns, "intent": f"{INTENT_PREFIX}cook rice."}
+    talks = [talk, {**talk, "id": "shown", "ended": True}]
+    write(tmp_path, "clean", "clean", {"counts": {}}, test=talks)
+    [sheet] = report.read_run(tmp_path / "clean").sheets
+    assert cells(sheet) == [
+        [f"{INTENT_PREFIX}cook rice.", "it is told this"],
+        ["rice?", "it says this, given that"],
+        ["thx", "it says this, given that and 2 turns"],
+        ["<|endconversation|>", "it says this, given that and 4 turns"],
+    ]
+    write(tmp_path, "none", "clean", {"counts": {}}, test=talks[:1])
+    assert report.read_run(tmp_path / "none").sheets == ()
+
+
 def test_the_page_and_the_markdown_hold_every_figure_of_the_data_report(tmp_path: Path) -> None:
     runs = [data_run(tmp_path, "clean", CLEANED), data_run(tmp_path, "intents", WRITTEN)]
     page, text = report.html(runs), report.markdown(runs)
@@ -563,6 +581,7 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(tmp_path: P
         ("results.json", '{"sim": [{"name": "x"}]}', "'sim' is damaged"),
         ("results.json", '{"sim": 3}', "'sim' is damaged"),
         ("run.json", '{"verb": "bake"}', "no place in a report"),
+        ("run.json", '{"verb": "score", "options": 0}', r"run\.json: 'options' is damaged; leave the folder out"),
         ("scores.jsonl", "{torn\n", "line 1"),
     ],
 )

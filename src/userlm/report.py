@@ -27,8 +27,9 @@ from typing import Any, TypeVar
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from userlm.flip import samples
 from userlm.store import SPLITS, from_record, read_json, read_rows
-from userlm.text import intent_goal, words
+from userlm.text import END_TOKEN, intent_goal, words
 from userlm.types import FAILED, STOPS, Conversation, InputError
 
 T = TypeVar("T")
@@ -38,8 +39,9 @@ SHOWN = 20
 SHOWN_MARKDOWN = 3
 FIRST, MOST = 2_000, 20_000
 """Characters of a turn: so many stand open, so many are in the page; the rest stays in the run folder."""
-REASONS, NAMES = 12, 10
-"""Reasons that a table lists before it sums up the rest; languages, countries, models and writers."""
+REASONS, NAMES, NAME = 12, 10, 160
+"""Reasons that a table lists before it sums up the rest; languages, countries, models and writers; characters of a
+name."""
 POINTS = 240
 """Points of a curve; a longer log is averaged down to as many."""
 
@@ -318,11 +320,28 @@ def _with_people(run: Finished) -> Finished:
     path = run.folder / "test.jsonl"
     if not path.is_file():  # `intents` of a single file
         path = run.folder / "conversations.jsonl"
-    lengths, extractive = _Lengths(), False
+    lengths, extractive, example = _Lengths(), False, None
     for conversation in _conversations(path):
         lengths.add(conversation, conversation.user_turns)
         extractive |= conversation.meta.get("intent_by") == "extractive"
-    return replace(run, spread=lengths.spread(), stand_ins=("intents: extractive",) if extractive else ())
+        if example is None and conversation.ended and 2 <= len(conversation.user_turns) <= 4:
+            example = conversation
+    sheets = run.sheets if example is None else (*run.sheets, _flipped(example))
+    stand_ins = ("intents: extractive",) if extractive else ()
+    return replace(run, spread=lengths.spread(), stand_ins=stand_ins, sheets=sheets)
+
+
+def _flipped(conversation: Conversation) -> Sheet:
+    """One conversation as the samples that a user model learns from."""
+    system = conversation.system
+    rows = [(system, Markup(""), ("it is told this",))] if system else []
+    for sample in samples(conversation):
+        told = ["that"] * bool(system) + [f"{len(sample.context)} turns"] * bool(sample.context)
+        rows.append(
+            (sample.target or END_TOKEN, Markup(""), (f"it says this, given {' and '.join(told) or 'nothing'}",))
+        )
+    note = "One of the conversations, as the samples that a user model learns from. The last one: the user leaves."
+    return Sheet("samples", "A conversation, flipped", ("turn", "of the user model"), tuple(rows), note)
 
 
 def _with_conversations(run: Finished) -> Finished:
@@ -1207,7 +1226,7 @@ def markdown(runs: Sequence[Finished]) -> str:
             if sheet.rows:
                 head = [code(name, cell=True) if name else "" for name in sheet.head]
                 parts.append(
-                    _table(head, ([code(_cut(name, 60), cell=True), *cells] for name, _, cells in sheet.rows))
+                    _table(head, ([code(_cut(name, NAME), cell=True), *cells] for name, _, cells in sheet.rows))
                 )
             if sheet.note:
                 parts.append(sheet.note)
