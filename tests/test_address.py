@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from fake_server import completion, serving
 
 from userlm import address
 from userlm.assistants import Clarifier, Oracle, Script
 from userlm.store import write_conversations
-from userlm.types import Conversation, Fact, InputError, Reply, Task
+from userlm.types import Conversation, Fact, InputError, Reply, Sampling, Task
 from userlm.users import ReplayUser
 
 
@@ -33,11 +34,63 @@ def test_a_wrong_address_says_what_was_meant(wrong, hint):
     assert hint in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", ["http://me:secret@localhost/v1#m", "http://localhost/v1?key=secret#m"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "http://me:secret@localhost/v1#m",
+        "http://localhost/v1?key=secret#m",
+        "http://me:secret@localhost/v1",  # and no model
+    ],
+)
 def test_a_url_that_would_put_a_secret_into_a_run_folder_is_refused(wrong):
     with pytest.raises(InputError, match="put the key into USERLM_API_KEY") as caught:
         address.assistant(wrong)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["HTTP://me:secret@localhost/v1#m", "foo://me:secret@localhost#m"])
+def test_a_scheme_that_leads_to_no_model_is_refused_without_what_may_be_secret(wrong):
+    with pytest.raises(InputError, match="write http://HOST:PORT/v1#NAME") as caught:
+        address.chat_model(wrong)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "http://[::1#m",
+        "http://münchen/v1#m",
+        "http:///v1#m",
+        "http://localhost:port/v1#m",
+        "http://localhost:99999/v1#m",
+        "http://local\thost/v1#m",
+    ],
+)
+def test_a_url_that_is_none_says_how_it_is_written(wrong):
+    with pytest.raises(InputError, match="is no URL of a server; write http://HOST:PORT/v1#NAME"):
+        address.chat_model(wrong)
+
+
+@pytest.mark.parametrize("tail", ["\r", "\n", "\r\n", " "])
+def test_white_space_around_a_key_is_no_part_of_it(tail, monkeypatch):
+    monkeypatch.setenv("USERLM_API_KEY", f"{tail}secret-key{tail}")
+    with serving([completion("ok")]) as server:
+        address.chat_model(f"{server.url}#m").chat([{"role": "user", "content": "hi"}], Sampling())
+    assert [authorization for _, authorization, _ in server.requests] == ["Bearer secret-key"]
+    monkeypatch.setenv("OPENAI_API_KEY", tail)
+    with pytest.raises(InputError, match="set the environment variable OPENAI_API_KEY"):
+        address.chat_model("openai:gpt-4o")
+
+
+@pytest.mark.parametrize(
+    "key", ["secret\rkey", "secret\nkey", "secret\x07key", "secret\x7fkey", "sécret", "secret\u200b"]
+)
+def test_a_key_with_characters_that_no_key_has_is_refused_and_not_shown(key, monkeypatch):
+    for variable, model in (("USERLM_API_KEY", "http://localhost/v1#m"), ("OPENAI_API_KEY", "openai:gpt-4o")):
+        monkeypatch.setenv(variable, key)
+        with pytest.raises(InputError, match=f"the environment variable {variable} holds characters") as caught:
+            address.chat_model(model)
+        assert "cret" not in str(caught.value) and key not in repr(caught.value)
 
 
 def test_a_misspelt_assistant_is_recognised():

@@ -6,13 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_server import Said, serving
+from test_spans import TALK, sdk
+from test_spans import call as called
+from test_trees import flat, say
 
+from userlm import commands
+from userlm.commands import data
+from userlm.data import clean as cleaning
+from userlm.data import sources
 from userlm.store import read_conversations, write_conversations
 from userlm.text import INTENT_PREFIX
-from userlm.types import Conversation
+from userlm.types import Conversation, InputError
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
@@ -147,6 +156,73 @@ def test_import_killed_in_the_middle_ends_with_the_same_files(tmp_path):
     assert not (tmp_path / "killed" / "results.json").exists()
     userlm("import", path, "--out", "killed", cwd=tmp_path)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+KILLED = """
+import os, signal, sys
+from userlm import cli, store
+from userlm.commands import data
+from userlm.data import sources
+
+data.COMMIT_EVERY = 1
+when, read, commit, count = sys.argv.pop(), sources.find, store.Outputs.commit, [0]
+
+def find(*arguments):
+    count[0] += when == "the second file"
+    if count[0] == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(*arguments)
+
+def committed(outputs, state):
+    commit(outputs, state)
+    if when == "what was gathered" and state["file"] == 2 and state["items"] == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sources.find, store.Outputs.commit = find, committed
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("limit", [None, 4])
+def test_what_lies_in_several_files_is_one_conversation_however_often_the_import_is_killed(limit, tmp_path):
+    orphan = {**flat(say("a9"))[0], "parent_id": "nowhere", "text": "a word of its own"}
+    prompt, answer = flat(say("p1", say("a1")))
+    files = {
+        "mon": [rows(1)[0], sdk(called(*TALK[:2], conversation="c1")), prompt],
+        "tue": [sdk(called(*TALK[:4], conversation="c1")), answer, orphan, rows(2)[1]],
+    }
+    logs = []
+    for name, held in files.items():
+        logs.append(str(tmp_path / f"{name}.jsonl"))
+        Path(logs[-1]).write_text("".join(json.dumps(row) + "\n" for row in held))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    counts = commands.import_(logs, out=whole, limit=limit)["counts"]
+    said = {c.id: [turn.text for turn in c.turns] for c in read_conversations(whole / "conversations.jsonl")}
+    if limit is None:
+        assert list(said) == ["r0", "r1", "t1/a1", "c1"]
+        assert (said["t1/a1"], said["c1"]) == (["text of p1", "text of a1"], TALK[:4])
+        [dropped] = map(json.loads, (whole / "dropped.jsonl").read_text().splitlines())
+        assert (dropped["file"], dropped["line"], dropped["reason"]) == (logs[1], 3, "orphan")
+        assert dropped["row"]["text"] == "a word of its own"
+        # 7 lines: 4 gave a conversation each, 1 is an orphan, and 2 went into what stands on another
+        assert (counts["in"], counts["out"], counts["dropped: orphan"], counts["note: merged lines"]) == (
+            7,
+            4,
+            1,
+            2,
+        )
+    else:  # of the second file the first line alone: the longer history is there, the answer in the tree is not
+        assert said == {"r0": said["r0"], "t1/p1": ["text of p1"], "c1": TALK[:4]}
+        assert (counts["in"], counts["note: merged lines"]) == (4, 1)
+    options = ["--limit", str(limit)] if limit else []
+    for when in ("the second file", "what was gathered"):
+        command = [sys.executable, "-c", KILLED, "import", *logs, "--out", str(killed), *options, when]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        progress = json.loads((killed / "progress.json").read_text())["state"]
+        assert (progress["file"], progress["items"]) == ((1, 0) if when == "the second file" else (2, 1))
+    commands.import_(logs, out=killed, limit=limit)
+    assert contents(killed) == contents(whole)
 
 
 def test_clean_killed_in_the_middle_ends_with_the_same_files(tmp_path):
@@ -320,6 +396,161 @@ def test_rows_without_ids_in_files_of_one_stem_are_all_kept(tmp_path):
     assert kept == ["0:logs.2024-01-1", "logs.2024-02-1", "2:logs.2024-01-1"]
 
 
+def talk(i: int) -> dict:
+    asked = {"role": "user", "content": f"how do i cook rice for {i} people"}
+    return {"id": f"r{i}", "messages": [asked, {"role": "assistant", "content": "With water."}], "language": "en"}
+
+
+def lay(path: Path, *held: object) -> Path:
+    """A file of such rows, or of JSON that is written already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in held))
+    return path
+
+
+@pytest.mark.parametrize("day", ["", "day/"])  # directly in the folder, or below it
+def test_what_an_import_writes_into_its_own_folder_is_no_log(day, tmp_path, capsys):
+    lay(tmp_path / f"logs/{day}a.jsonl", talk(0), "oops")
+    lay(tmp_path / "logs/out-of-date/b.jsonl", talk(1)) if day else None
+    out = tmp_path / "logs/out"
+    first = commands.import_([str(tmp_path / "logs")], out=out)
+    assert first["counts"] == {"dropped: not JSON": 1, "in": 2 + bool(day), "out": 1 + bool(day)}
+    before = contents(out)
+    capsys.readouterr()
+    for again in (tmp_path / "logs", tmp_path / "logs" / ".", tmp_path / "logs/out/../../logs"):
+        assert commands.import_([str(tmp_path / "logs")], out=again / "out") == first
+        assert "complete already" in " ".join(capsys.readouterr().err.split())
+    assert contents(out) == before
+    assert [Path(name).name for name in json.loads(before["run.json"])["inputs"]] == ["a.jsonl", "b.jsonl"][
+        : 1 + bool(day)
+    ]
+    with pytest.raises(InputError, match=r"all logs lie in .*out, where the results go"):
+        commands.import_([str(out / "conversations.jsonl")], out=out)
+
+
+def test_an_empty_file_among_others_is_counted_and_alone_it_is_an_error(tmp_path):
+    for i, held in enumerate(([], [talk(0)], [], [talk(1)])):
+        lay(tmp_path / f"logs/{i}.jsonl", *held)
+    found = commands.import_([str(tmp_path / "logs")], out=tmp_path / "out")
+    assert found["counts"] == {"in": 2, "note: empty files": 2, "out": 2}
+    with pytest.raises(InputError, match=r"0\.jsonl is empty"):
+        commands.import_([str(tmp_path / "logs/0.jsonl")], out=tmp_path / "alone")
+
+
+def test_a_log_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, monkeypatch):
+    path = lay(tmp_path / "logs.jsonl", *map(talk, range(2000)))
+    read, size = sources.find, path.stat().st_size
+
+    def find(*arguments):
+        for i, found in enumerate(read(*arguments)):
+            if not i:
+                os.truncate(path, size * 3 // 4)
+            yield found
+
+    monkeypatch.setattr(sources, "find", find)
+    with pytest.raises(InputError, match=r"logs\.jsonl was cut short while it was read; import it into another"):
+        commands.import_([str(path)], out=tmp_path / "out")
+    assert not (tmp_path / "out/results.json").exists()
+
+
+def between(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
+    """Have `clean` find its conversations changed when it reads them for the second time."""
+    decide = cleaning.decide
+
+    def decided(*arguments):
+        decisions = decide(*arguments)
+        change()
+        return decisions
+
+    monkeypatch.setattr(cleaning, "decide", decided)
+
+
+def test_of_conversations_that_grow_between_two_readings_those_that_were_there_are_taken(tmp_path, monkeypatch):
+    path = tmp_path / "c.jsonl"
+    write_conversations(path, (Conversation(f"c{i}").say(f"say {i}").say("ok") for i in range(50)))
+    more = '{"id": "latecomer", "turns": [{"role": "user", "text": "hi"}]}\n{"id": "torn'
+    between(monkeypatch, lambda: path.write_text(path.read_text() + more))
+    results = commands.clean(path, out=tmp_path / "out", languages="all")
+    assert (results["counts"]["in"], results["counts"]["out"]) == (50, 50)
+    assert b"latecomer" not in b"".join(contents(tmp_path / "out").values())
+
+
+def test_conversations_that_are_cut_short_between_two_readings_are_an_error(tmp_path, monkeypatch):
+    path = tmp_path / "c.jsonl"
+    write_conversations(path, (Conversation(f"c{i}").say(f"say {i}").say("ok") for i in range(50)))
+    between(monkeypatch, lambda: os.truncate(path, 1000))
+    with pytest.raises(InputError, match=r"c\.jsonl was cut short while it was read; run the command again"):
+        commands.clean(path, out=tmp_path / "out")
+    assert not (tmp_path / "out/results.json").exists()
+
+
+@pytest.mark.parametrize("scrub", [False, True])
+def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(scrub, tmp_path, monkeypatch):
+    path = tmp_path / "c.jsonl"
+    write_conversations(path, (Conversation(f"c{i}").say(f"say {i} " * 9).say("ok") for i in range(2000)))
+    read = data.read_rows
+
+    def cut(*arguments):
+        for i, line in enumerate(read(*arguments)):
+            if not i:
+                os.truncate(path, 200_000)
+            yield line
+
+    monkeypatch.setattr(data, "read_rows", cut)
+    with pytest.raises(InputError, match=r"c\.jsonl was cut short while it was read; run the command again"):
+        commands.clean(path, out=tmp_path / "out", scrub=scrub)
+    assert not (tmp_path / "out/results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"shares": "9²/5/5"}, "--shares 9²/5/5: write three numbers that add up to 100"),
+        ({"shares": "90/5/٥"}, "--shares 90/5/٥: write three numbers"),
+        ({"shares": " 90/5/5"}, "write three numbers"),
+        ({"languages": ""}, "--languages: give codes such as en,de, or 'all'"),
+        ({"languages": " ,"}, "--languages: give codes such as en,de, or 'all'"),
+    ],
+)
+def test_options_of_clean_that_make_no_sense_are_input_errors_that_leave_nothing_behind(options, said, tmp_path):
+    write_conversations(tmp_path / "c.jsonl", [Conversation("a").say("hi").say("hello")])
+    with pytest.raises(InputError) as caught:
+        commands.clean(tmp_path / "c.jsonl", out=tmp_path / "out", **options)
+    assert said in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_no_conversation_stays_it_is_an_error_that_says_where_the_reasons_are(tmp_path):
+    log = Conversation("a", meta={"language": "French"}).say("bonjour").say("salut")
+    write_conversations(tmp_path / "c.jsonl", [log])
+    dropped = tmp_path / "out/dropped.jsonl"
+    for _ in range(2):  # the same command says the same again
+        with pytest.raises(InputError) as caught:
+            commands.clean(tmp_path / "c.jsonl", out=tmp_path / "out")
+        assert str(caught.value) == f"no conversation stays; {dropped} says why"
+        assert [c.meta["dropped"] for c in read_conversations(dropped)] == ["language: fr"]
+        assert not (tmp_path / "out/results.json").exists()
+
+
+@pytest.mark.parametrize("name", ["logs.jsonl", "logs.json"])
+def test_rows_that_are_nested_too_deep_are_set_aside_and_what_stays_can_be_scrubbed(name, tmp_path):
+    # A row, its `meta`, and lists in it; as much as is read must also be written, and searched for addresses.
+    turns = '[{"role": "user", "text": "mail ann@example.org"}, {"role": "assistant", "text": "ok"}]'
+    lists = {
+        levels: "[" * (levels - 2) + '"bob@example.org"' + "]" * (levels - 2) for levels in (200, 250, 600, 990)
+    }
+    held = [f'{{"id": "{levels}", "turns": {turns}, "meta": {{"x": {deep}}}}}' for levels, deep in lists.items()]
+    lay(tmp_path / name, *([f"[{', '.join(held)}]"] if name == "logs.json" else held))
+    counts = commands.import_([str(tmp_path / name)], out=tmp_path / "in")["counts"]
+    assert counts == {"dropped: nested too deep": 3, "in": 4, "out": 1}
+    results = commands.clean(tmp_path / "in", out=tmp_path / "out", scrub=True, shares="100/0/0", languages="all")
+    assert results["counts"]["note: scrubbed email"] == 2
+    assert "example.org" not in (tmp_path / "out/train.jsonl").read_text()
+    deep = lay(tmp_path / "deep.jsonl", held[1])
+    with pytest.raises(InputError, match=r"deep\.jsonl, line 1: is nested more than 200 levels deep"):
+        commands.clean(deep, out=tmp_path / "deep", scrub=True)
+
+
 def test_a_file_of_which_nothing_can_be_imported_is_an_error(tmp_path):
     (tmp_path / "array.jsonl").write_text("[\n{\n}\n]\n")
     assert "none of the 4 lines is a conversation" in userlm("import", "array.jsonl", cwd=tmp_path, code=2)
@@ -370,6 +601,25 @@ def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path):
     assert process.returncode == 130
     assert "stopped; the same command goes on from here" in err
     assert len(asked.read_text().splitlines()) <= 32  # the calls in flight, and no second round of turns
+
+
+def test_ctrl_c_stops_soon_when_a_server_hangs_and_says_what_may_be_billed(tmp_path):
+    write_conversations(tmp_path / "c.jsonl", (Conversation(f"c{i}").say("hi there").say("ok") for i in range(9)))
+    with serving(lambda body, n: Said(hang=60, cut=True)) as server:
+        process = start(
+            "intents", "c.jsonl", "--by", f"{server.url}#m", "--workers", 4, "--out", "out", cwd=tmp_path
+        )
+        while len(server.requests) < 4:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        _, err = process.communicate(timeout=30)
+    assert time.monotonic() - begun < 10  # it takes no second, and nowhere near the minute of the server
+    assert process.returncode == 130
+    assert "4 calls were in flight; they may be billed" in err
+    assert "userlm: stopped; the same command goes on from here" in err and "Traceback" not in err
+    assert len((tmp_path / "out/asked.jsonl").read_text().splitlines()) == 4  # begun, and not answered
 
 
 def test_logged_turns_that_were_kept_are_not_scored_as_the_users_own(tmp_path):

@@ -11,6 +11,7 @@ from userlm import address
 from userlm.assistants import ModelAssistant
 from userlm.models import endpoint
 from userlm.models.endpoint import EndpointModel
+from userlm.models.ledger import PER_MESSAGE, Answer, Ledger, Price
 from userlm.types import Conversation, ModelError, Sampling
 
 KEY = "secret-key-of-a-test"
@@ -82,6 +83,7 @@ def test_an_error_tells_what_befell_each_try():
         pytest.param(Said(body="plain text"), id="plain text"),
         pytest.param(Said(body="<html>Welcome</html>"), id="a page"),
         pytest.param(Said(body=[]), id="an array"),
+        pytest.param(Said(body="[" * 100_000), id="an array in an array, and so on"),
         pytest.param(Said(body={"choices": [{}]}), id="a choice without a message"),
         pytest.param(Said(body={"choices": {"a": 1}}), id="choices that are no list"),
         pytest.param(completion([{"type": "text", "text": "x"}]), id="content in parts"),
@@ -161,9 +163,10 @@ def test_the_pause_is_what_the_server_asks_for_up_to_a_minute(pauses):
 
 def test_else_the_pause_doubles_and_is_never_the_same_for_all(pauses):
     asked = [{}, {"Retry-After": "soon"}, {"Retry-After": "-3"}, {"Retry-After": "nan"}]
+    asked += [{"Retry-After": "Fri, 31 Dec 99999999999 23:59:59 GMT"}]
     with serving([*(error(503, headers=headers) for headers in asked), completion("ok")]) as server:
-        model(server, retries=4, pause=1).chat(HI, Sampling())
-    for slept, wanted in zip(pauses, (1, 2, 4, 8), strict=True):
+        model(server, retries=len(asked), pause=0.5).chat(HI, Sampling())
+    for slept, wanted in zip(pauses, (0.5, 1, 2, 4, 8), strict=True):
         assert wanted < slept < 1.5 * wanted
 
 
@@ -203,3 +206,36 @@ def test_a_value_that_is_out_of_range_is_not_left_out():
     with serving([said]) as server, pytest.raises(ModelError, match="temperature must be at most 2") as caught:
         model(server).chat(HI, Sampling(temperature=9))
     assert caught.value.reason == "bad request"
+
+
+@pytest.mark.parametrize("said", [10**20, 2**31, True, -1, 1.5, "7", None])
+def test_a_number_of_tokens_that_can_be_none_is_unknown_and_the_answer_is_not_asked_for_again(said, tmp_path):
+    answer = completion("ok")
+    answer.body["usage"]["completion_tokens"] = said
+    with serving(lambda body, n: answer) as server:
+        server.tokens_out = Counted()
+        out = model(server).chat(HI, Sampling())
+        assert (out.text, out.tokens_in, out.tokens_out) == ("ok", 6, None)  # 2 letters, and 4 for the message
+        first = Ledger(tmp_path / "asked.jsonl", model(server), price=Price.read("2/10"))
+        answered = first.ask("a", 0, HI, Sampling(max_tokens=50))
+        first.close()
+        again = Ledger(tmp_path / "asked.jsonl", model(server), price=Price.read("2/10"))
+        assert again.ask("a", 0, HI, Sampling(max_tokens=50)) == answered == Answer("ok")
+    assert len(server.requests) == 2
+    assert (again.spent, again.results()) == (first.spent, first.results())
+    assert first.results()["tokens_out"] is None
+    assert first.spent == Price.read("2/10").of(2 + PER_MESSAGE, 50)  # its worst
+
+
+class Counted(int):
+    """A bill that is not looked at."""
+
+    def __add__(self, other):
+        return self
+
+
+def test_half_a_character_in_an_answer_is_replaced():
+    # "\ud83d" is the first half of an emoji, as a server cuts it at its last token.
+    with serving([completion("fine \ud83d"), completion("\ud83d\ude00")]) as server:
+        asked = model(server)
+        assert [asked.chat(HI, Sampling()).text for _ in range(2)] == ["fine \ufffd", "😀"]

@@ -108,6 +108,14 @@ def test_what_cannot_be_taken_is_an_error_that_names_it(tmp_path, monkeypatch):
     assert "too long" in error("x" * 5000)
 
 
+def test_a_name_that_is_not_utf8_is_an_error_that_can_be_shown(tmp_path):
+    lay(tmp_path, os.fsdecode(b"caf\xe9.jsonl"))
+    for place in (tmp_path, f"{tmp_path}/*.jsonl", tmp_path / os.fsdecode(b"caf\xe9.jsonl")):
+        said = error(place)
+        assert said == f"{tmp_path}/caf\ufffd.jsonl: its name is not UTF-8; rename it"
+        assert said.encode()
+
+
 def test_a_folder_that_may_not_be_read_is_no_empty_folder(tmp_path, monkeypatch):
     lay(tmp_path, "open/a.jsonl", "shut/b.jsonl")
     reads = Path.iterdir

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import polars as pl
+import yaml
 
 from userlm.data import hub, sources
 from userlm.store import read_rows
@@ -52,7 +53,7 @@ def test_the_card_says_what_is_inside_and_how_it_was_made(tmp_path):
     }
     card = hub.card({"train": 7}, results, MANIFEST)
     front = card.split("---\n")[1]
-    assert "language:\n- en\ntask" in front
+    assert 'language:\n- "en"\ntask' in front
     assert "- n<1K" in front
     assert "  - split: train\n    path: data/train-*" in front
     assert "| train | 7 | 3 | 20 | 25 |" in card
@@ -67,3 +68,31 @@ def test_a_card_without_figures_has_counts_alone():
     assert "| train | 1,500 |" in card
     assert "1K<n<10K" in card
     assert "language:" not in card
+
+
+def test_the_languages_of_a_card_are_codes_and_norwegian_is_one_of_them():
+    results = {"languages": {"en": 9, "no": 8, "fil": 7, "klingon": 6, "und": 5, "x:\n- y": 4, "EN": 3, "": 2}}
+    front = yaml.safe_load(hub.card({"train": 9}, results, MANIFEST).split("---\n")[1])
+    assert front["language"] == ["en", "no", "fil"]
+
+
+def test_a_card_without_splits_has_no_files():
+    front = yaml.safe_load(hub.card({}, {"counts": {"in": 0}}, MANIFEST).split("---\n")[1])
+    assert front.keys() == {"task_categories", "tags", "size_categories"}
+
+
+def test_a_card_names_the_model_and_neither_its_server_nor_a_file():
+    options = {"by": "http://10.0.0.5:8000/v1#gpt-x", "join": ["/home/ann/theirs.jsonl"], "seed": 0}
+    manifest = {**MANIFEST, "verb": "intents", "options": options}
+    card = hub.card({"train": 1}, {"counts": {"in": 1}, "model": "gpt-x"}, manifest)
+    assert "`userlm intents`, version 1.2.3; by gpt-x, seed 0." in card
+    assert "10.0.0.5" not in card and "/home/ann" not in card and "join" not in card
+
+
+def test_what_a_user_model_is_told_is_exported_and_imported_again(tmp_path):
+    told = talk(0, meta={"condition": "About the user: country Chile."})
+    hub.export(tmp_path, {"train": [told]})
+    (line,) = read_rows(tmp_path / "data/train-00000-of-00001.parquet")
+    (found,) = sources.find([line], None, "x", sources.Gathered())
+    assert found.imported.conversation == told
+    assert found.imported.conversation.system == "About the user: country Chile."

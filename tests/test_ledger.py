@@ -37,7 +37,7 @@ def test_a_price_is_in_dollars_for_a_million_tokens():
     assert Price.read("2.50/10").of(1000, 200) == Decimal("0.0045")
 
 
-@pytest.mark.parametrize("text", ["2.5", "a/b", "1/2/3", "-1/2", "nan/1", "1/inf", "/"])
+@pytest.mark.parametrize("text", ["2.5", "a/b", "1/2/3", "-1/2", "nan/1", "1/inf", "/", "1e25/1", "1/1e6"])
 def test_a_price_that_is_none_is_said_so(text):
     with pytest.raises(InputError, match=r"such as 2\.50/10"):
         Price.read(text)

@@ -191,6 +191,15 @@ def test_our_export_for_the_hub_comes_back_as_it_was():
     assert convert(nothing, None, "x").conversation == Conversation("a", turns, ended=True)
 
 
+def test_a_log_does_not_say_what_a_user_model_is_told_but_an_export_of_ours_does():
+    told = "About the user: country Chile."
+    raw = convert({"messages": [U, A], "condition": told}, None, "x")
+    assert (raw.conversation.system, raw.conversation.meta) == (None, {})
+    assert raw.notes == {"fields left out": 1}
+    exported = convert({"messages": [U, A], "meta": json.dumps({"condition": told}), "ended": True}, None, "x")
+    assert (exported.conversation.system, exported.notes) == (told, {})
+
+
 def test_an_ending_is_not_believed_where_the_user_spoke_last():
     assert not convert({"messages": [U, A, U], "ended": True}, None, "x").conversation.ended
     assert not convert({"messages": [U, A, NOTHING], "ended": True}, None, "x").conversation.ended
@@ -311,6 +320,17 @@ def test_a_wildchat_row_keeps_who_where_and_when_and_not_the_scores():
     }
 
 
+@pytest.mark.parametrize("odd", [None, "x", 7, [U]])
+def test_behind_an_empty_turn_of_wildchat_there_may_be_anything(odd):
+    said = {"hashed_ip": "f00", "country": "Chile", "turn_identifier": 4, "language": "English"}
+    row = {"conversation_hash": "abc", "conversation": [{**U, **said}, {**A, **said}, NOTHING, odd]}
+    imported = convert(row, None, "x")
+    assert [t.text for t in imported.conversation.turns] == ["hi", "hello"]
+    assert (imported.conversation.id, imported.conversation.user) == ("abc-4", "f00/Chile")
+    assert imported.conversation.meta["language"] == "English"
+    assert imported.notes == {"cut at an empty turn": 1}
+
+
 def test_the_first_release_of_wildchat_has_ids_and_no_people():
     row = {"conversation_id": "abc", "conversation": [U, A], "toxic": True}
     conversation = convert(row, None, "x").conversation
@@ -364,6 +384,19 @@ def test_a_wildchat_row_of_parquet_reads_as_one_of_jsonl(tmp_path: Path):
     pl.DataFrame([row]).write_parquet(tmp_path / "w.parquet")
     (line,) = read_rows(tmp_path / "w.parquet")
     assert convert(line.row, None, "x") == convert(row, None, "x")
+
+
+def test_a_day_in_parquet_is_a_time_stamp(tmp_path: Path):
+    import polars as pl
+
+    day = {"timestamp": [dt.date(2023, 5, 1)]}
+    wild = {"conversation_hash": ["abc"], "conversation": [[U, A]], **day}
+    for i, columns in enumerate((wild, {"messages": [[U, A]], **day})):
+        pl.DataFrame(columns).write_parquet(tmp_path / f"{i}.parquet")
+        (line,) = read_rows(tmp_path / f"{i}.parquet")
+        imported = convert(line.row, None, "x")
+        assert imported.conversation.meta["timestamp"] == "2023-05-01"
+        assert imported.notes == {}
 
 
 def test_an_lmsys_row_is_toxic_where_any_message_was_flagged():

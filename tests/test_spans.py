@@ -289,6 +289,28 @@ def test_of_a_conversation_the_longest_history_and_its_answer_are_kept():
         assert one.imported.notes == {"merged spans": 2, "merged lines": 2}
 
 
+def test_the_spans_of_a_conversation_may_lie_in_several_files():
+    # Four exchanges, of which one file has the first two and another, with more of them, the third and the last.
+    files = {
+        "mon": [sdk(call("why?", "so", conversation="c2")), sdk(call(*TALK[:2], conversation="c1"))],
+        "tue": [sdk(call(*TALK[:4], conversation="c1")), sdk(call(*TALK, conversation="c1"))],
+    }
+    for order in (("mon", "tue"), ("tue", "mon")):
+        gathered = Gathered()
+        for name in order:
+            lines = [Line(i, row) for i, row in enumerate(files[name], 1)]
+            assert list(find(lines, None, name, gathered)) == []
+        found = {f.imported.conversation.id: f for f in gathered.found()}
+        assert {id: [turn.text for turn in f.imported.conversation.turns] for id, f in found.items()} == {
+            "c2": ["why?", "so"],
+            "c1": TALK,
+        }
+        # c1 begins on the second line of mon or on the first of tue, whichever file comes first
+        assert (found["c1"].file, found["c1"].line.number) == {"mon": ("mon", 2), "tue": ("tue", 1)}[order[0]]
+        assert next(iter(found.values())).imported.notes == {"merged spans": 2, "merged lines": 2}
+    assert gathered.files == {"mon", "tue"}
+
+
 def test_without_any_id_histories_that_continue_each_other_are_one_conversation():
     rows = [sdk(call(*TALK[:n]), trace=f"t{n}") for n in (2, 4, 6)]
     assert conversations(*rows) == [TALK]

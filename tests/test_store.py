@@ -3,6 +3,8 @@
 import gzip
 import json
 import math
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import polars as pl
@@ -135,6 +137,66 @@ def test_what_no_file_can_hold_is_replaced_when_it_is_said(tmp_path):
         assert list(read_conversations(tmp_path / name)) == [log]
 
 
+def test_a_user_or_an_intent_without_a_letter_is_none():
+    record = {"id": "a", "turns": [{"role": "user", "text": "hi"}], "user": "", "intent": ""}
+    assert from_record(record) == Conversation("a").say("hi")
+
+
+def test_a_file_in_utf16_is_told_how_to_become_utf8(tmp_path):
+    for encoding in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "c.jsonl").write_bytes(("\ufeff" + GOOD).encode(encoding))
+        with pytest.raises(InputError, match=r"c\.jsonl is UTF-16; .*iconv -f UTF-16 -t UTF-8"):
+            list(read_rows(tmp_path / "c.jsonl"))
+
+
+def nested(levels):
+    """A row that is so many levels deep, as JSON."""
+    lists = levels - 1
+    return f'{{"id": "{levels}", "deep": {"[" * lists}{"]" * lists}}}'
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.json", "c.json.gz"])
+def test_a_row_that_is_nested_too_deep_is_set_aside_and_those_beside_it_are_read(name, tmp_path):
+    depths = (200, 201, 250, 600, 990, 3)
+    rows = [nested(levels) for levels in depths]
+    text = ("\n".join(rows) if name == "c.jsonl" else f"[{','.join(rows)}]").encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    found = list(read_rows(tmp_path / name))
+    assert [line.reason for line in found] == ["", *["nested too deep"] * 4, ""]
+    assert [line.row.get("id") for line in found] == ["200", *[None] * 4, "3"]
+    assert "more than 200 levels deep" in found[1].error
+    assert [json.loads(dumps(line.row)) for line in found] == [line.row for line in found]  # written again
+
+
+def test_a_row_that_is_nested_too_deep_is_set_aside_by_the_slow_reader_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "orjson", None)
+    path = tmp_path / "c.jsonl"
+    path.write_text("\n".join(map(nested, (200, 250, 600, 50_000, 3))))
+    found = list(read_rows(path))
+    assert [line.reason for line in found] == ["", "nested too deep", "nested too deep", "not JSON", ""]
+
+
+OURS = {"id": "b", "turns": [{"role": "user", "text": "hi", "meta": None}], "meta": "{}", "ended": False}
+
+
+@pytest.mark.parametrize(
+    ("flaw", "said"),
+    [
+        ({"meta": "{oops"}, "holds a field 'meta' that is not JSON"),
+        ({"meta": "[" * 100_000}, "holds a field 'meta' that is not JSON"),
+        ({"turns": [{"role": "user", "text": "hi", "meta": "oops"}]}, "holds a field 'meta' that is not JSON"),
+        ({"turns": [None]}, "turns[0] is not an object"),
+    ],
+)
+def test_a_flaw_in_parquet_of_our_own_is_named(flaw, said, tmp_path):
+    rows = [{**OURS, "id": "a"}, {**OURS, **flaw}, {**OURS, "id": "c"}]
+    pl.DataFrame(rows, schema=store._parquet_columns(), strict=False).write_parquet(tmp_path / "c.parquet")
+    with pytest.raises(InputError) as caught:
+        list(read_conversations(tmp_path / "c.parquet"))
+    assert str(caught.value) == f"{tmp_path / 'c.parquet'}, line 2: {said}"
+    assert [line.row.get("id") for line in read_rows(tmp_path / "c.parquet")][::2] == ["a", "c"]
+
+
 def test_a_parquet_file_of_another_shape_is_read_as_rows(tmp_path):
     import polars as pl
 
@@ -154,15 +216,32 @@ def test_inputs_in_another_order_are_another_run(tmp_path):
 
 
 def test_two_processes_do_not_work_in_one_folder(tmp_path):
-    import subprocess
-    import sys
-
     run = Run.open(tmp_path / "run", "import", {})
     code = f"from userlm.store import Run; Run.open({str(tmp_path / 'run')!r}, 'import', {{}})"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "another process is working" in other.stderr
     del run
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+
+
+def test_who_comes_while_another_process_works_in_a_folder_changes_nothing_there(tmp_path):
+    folder = tmp_path / "run"
+    code = (
+        "import sys; from pathlib import Path; from userlm.store import Run\n"
+        f"run = Run.open({str(folder)!r}, 'import', {{'seed': 0}})\n"
+        "print('open', flush=True); sys.stdin.readline()"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as working:
+        assert working.stdout.readline() == "open\n"
+        for begun in (False, True):  # with its options alone the folder may be begun anew, but not by others
+            if begun:
+                (folder / "conversations.jsonl").touch()
+            before = (folder / "run.json").read_bytes()
+            with pytest.raises(InputError, match="another process is working in"):
+                Run.open(folder, "import", {"seed": 1})
+            assert (folder / "run.json").read_bytes() == before
+        working.communicate("\n", timeout=60)
 
 
 def test_a_run_is_taken_up_again_only_as_the_same_run(tmp_path):
@@ -284,7 +363,7 @@ def test_lines_are_the_same_with_and_without_the_fast_writer(monkeypatch):
     monkeypatch.setattr(store, "orjson", None)
     assert [dumps(value) for value in values] == fast
     assert fast[0] == '{"a":1,"b":[1.5,null,true]}'
-    assert dumps({"a": "\ud800"}) == '{"a":"?"}'
+    assert dumps({"a": "\ud800"}) == '{"a":"\ufffd"}'
 
 
 def test_columns_that_nobody_reads_are_left_out(tmp_path):

@@ -126,6 +126,36 @@ def test_trees_whose_messages_lie_mixed_are_told_apart():
     ]
 
 
+def test_the_messages_of_a_tree_may_lie_in_several_files():
+    rows = flat(BUSHY)
+    for cut in range(len(rows) + 1):
+        gathered = Gathered()
+        for name, part in (("one", rows[:cut]), ("two", rows[cut:])):
+            assert list(find([Line(i, row) for i, row in enumerate(part, 1)], None, name, gathered)) == []
+        found = list(gathered.found())
+        assert [f.imported for f in found] == [f.imported for f in read(*rows)]
+        assert {(f.file, f.line.number) for f in found} == {("one" if cut else "two", 1)}
+
+
+def test_a_message_that_is_rejected_keeps_its_words_and_says_in_which_file_it_stands():
+    lost = {**flat(say("a9"))[0], "parent_id": "nowhere", "text": "a word of its own"}
+    gathered = Gathered()
+    for name, rows in (("one", flat(say("p1"))), ("two", [lost, flat(say("p1", text="again"))[0]])):
+        assert list(find([Line(i, row) for i, row in enumerate(rows, 1)], None, name, gathered)) == []
+    kept, twice, orphan = sorted(gathered.found(), key=lambda f: f.rejected.reason if f.rejected else "")
+    assert [turn.text for turn in kept.imported.conversation.turns] == ["text of p1"]
+    assert (orphan.file, orphan.line.number, orphan.rejected.reason) == ("two", 1, "orphan")
+    assert orphan.line.row == {
+        "message_tree_id": "t1",
+        "message_id": "a9",
+        "parent_id": "nowhere",
+        "role": "assistant",
+        "text": "a word of its own",
+    }
+    assert (twice.file, twice.line.row["text"]) == ("two", "again")
+    assert "used on line 1 of one" in str(twice.rejected)
+
+
 def test_every_line_gives_conversations_or_is_rejected_or_is_merged():
     rows = [
         *flat(BUSHY),

@@ -206,6 +206,56 @@ def test_a_wrong_key_or_model_ends_the_run_at_once(tmp_path, data):
     assert not (tmp_path / "out" / "results.json").exists()
 
 
+def test_a_key_that_ends_in_a_line_break_is_sent_without_it_and_written_nowhere(
+    tmp_path, data, monkeypatch, capsys
+):
+    monkeypatch.undo()
+    monkeypatch.setenv("USERLM_API_KEY", "secret-key\r\n")
+    with serving(good) as server:
+        results = commands.intents(data, out=tmp_path / "out", by=f"{server.url}#m", limit=4)
+    assert {authorization for _, authorization, _ in server.requests} == {"Bearer secret-key"}
+    assert (results["counts"]["note: written"], results["faults"], len(server.requests)) == (4, {}, 4)
+    assert "secret" not in "".join(capsys.readouterr())
+    assert not [path for path in (tmp_path / "out").iterdir() if "secret" in path.read_text()]
+
+
+@pytest.mark.parametrize("by", ["http://127.0.0.1:1/v1#m", "openai:m"])
+def test_a_key_that_no_header_can_hold_is_refused_and_written_nowhere(by, tmp_path, data, monkeypatch):
+    monkeypatch.undo()
+    for variable in ("USERLM_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(variable, "secret\nkey")
+    with pytest.raises(InputError, match="holds characters that no key has") as caught:
+        commands.intents(data, out=tmp_path / "out", by=by)
+    assert "secret" not in str(caught.value)
+    assert not (tmp_path / "out/asked.jsonl").exists()
+    assert not [path for path in (tmp_path / "out").glob("*") if "secret" in path.read_text()]
+
+
+def test_half_a_character_in_an_answer_is_the_same_live_and_in_the_journal(tmp_path, data):
+    def reply(body, n):  # "\ud83d" is the first half of an emoji, as a server cuts it at its last token
+        if len(body["messages"]) == 1:
+            return completion("The user wants \ud83d things.")
+        return completion(f"{INTENT_PREFIX}learn about \ud83d things.")
+
+    with serving(reply) as server:
+
+        def run():
+            return commands.intents(data, out=tmp_path / "out", by=f"{server.url}#m", limit=3)
+
+        first = run()
+        assert first["counts"] == {"in": 3, "note: written": 3, "out": 3} and first["faults"] == {}
+        assert [body["messages"][1]["content"] for body in server.bodies if len(body["messages"]) > 1] == [
+            "The user wants \ufffd things."
+        ] * 3
+        live = (tmp_path / "out/conversations.jsonl").read_bytes()
+        assert {c.intent for c in read(tmp_path / "out")} == {f"{INTENT_PREFIX}learn about \ufffd things."}
+        for name in ("results.json", "conversations.jsonl"):  # as if it had been killed before the end
+            (tmp_path / "out" / name).unlink()
+        assert run() == first
+        assert len(server.requests) == 6
+    assert (tmp_path / "out/conversations.jsonl").read_bytes() == live
+
+
 def test_the_estimate_is_shown_before_the_first_call(tmp_path, data, capsys):
     shown_before = []
 
@@ -238,6 +288,12 @@ def test_the_estimate_is_shown_before_the_first_call(tmp_path, data, capsys):
         {"budget": float("nan"), "price": PRICE},
         {"price": "cheap"},
         {"by": "http://me:secret@127.0.0.1:1/v1#m"},
+        {"by": "http://me:secret@127.0.0.1:1/v1"},
+        {"by": "HTTP://me:secret@127.0.0.1:1/v1#m"},
+        {"by": "foo://me:secret@127.0.0.1#m"},
+        {"by": "http:/me:secret@127.0.0.1:1/v1#m"},
+        {"condition": " ,,"},
+        {"condition": ""},
     ],
 )
 def test_options_that_make_no_sense_are_input_errors_that_leave_nothing_behind(
@@ -437,6 +493,17 @@ def test_joined_rows_are_matched_by_id_or_by_the_hash_of_wildchat_and_the_others
         "note: joined file, unknown id": 1,
         "out": 2,
     }
+
+
+def test_a_joined_intent_on_several_lines_becomes_one_line(tmp_path, data):
+    file = joined(
+        tmp_path / "j.jsonl",
+        {"id": "c0", "intent": " Cook rice,\n\tthen\r\nbeans.\n"},
+        {"id": "c1", "intent": "\n"},
+    )
+    results = commands.intents(data, out=tmp_path / "out", join=[file], limit=2)
+    assert read(tmp_path / "out")[0].intent == "Cook rice, then beans."
+    assert results["counts"]["note: joined file, empty intent"] == 1
 
 
 @pytest.mark.parametrize(

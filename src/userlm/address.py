@@ -201,7 +201,7 @@ def _check_url(url: str) -> None:
         raise InputError("a URL with a password or a query is not taken; put the key into USERLM_API_KEY")
     try:
         parts = urlsplit(url)
-        fine = bool(parts.hostname and parts.hostname.isascii()) and parts.port != 0
+        fine = url.isprintable() and bool(parts.hostname and parts.hostname.isascii()) and parts.port != 0
     except ValueError:
         fine = False
     if not fine:

@@ -249,7 +249,7 @@ class _Upto:
 
 def _read_json(path: Path, raw: bytes) -> Iterator[Line]:
     try:
-        value = json.loads(raw)
+        value = _loads(raw)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); fetch it again") from None
     if not isinstance(value, dict | list):
@@ -259,6 +259,15 @@ def _read_json(path: Path, raw: bytes) -> Iterator[Line]:
             yield Line(number, reason="nested too deep", error=_DEEP)
         else:
             yield Line(number, row) if isinstance(row, dict) else _no_object(number, row, dumps(row))
+
+
+def _loads(raw: bytes) -> Any:
+    if orjson is not None:
+        try:
+            return orjson.loads(raw)  # which takes more levels
+        except ValueError:
+            pass  # as in `_parse`
+    return json.loads(raw)
 
 
 def _parse(number: int, raw: bytes) -> Line:

@@ -189,12 +189,12 @@ def clean(
     if done := finished(run):
         return done
     decisions = cleaning.decide(read("reading"), rules, run.path(".ngrams"))
-    if path.stat().st_size < size:
-        raise InputError(f"{path} was cut short while it was read; run the command again with another --out")
     outputs = Outputs(run, *(f"{split}.jsonl" for split in SPLITS), "dropped.jsonl")
     scrubbed: Counter[str] = Counter()
     rows = track(islice(read_rows(path), len(decisions.reasons)), "writing", len(decisions.reasons))
-    for i, (line, reason) in enumerate(zip(rows, decisions.reasons, strict=True)):
+    for i, (line, reason) in enumerate(zip(rows, decisions.reasons, strict=False)):
+        if line.error:  # torn: the file was cut short
+            break
         if reason is not None:
             why = {"dropped": reason} | ({"duplicate_of": decisions.copies[i]} if i in decisions.copies else {})
             outputs.write("dropped.jsonl", {**line.row, "meta": {**(line.row.get("meta") or {}), **why}})
@@ -205,6 +205,8 @@ def clean(
             scrubbed.update(found)
             record = to_record(conversation)
         outputs.write(f"{SPLITS[decisions.splits[i]]}.jsonl", record)
+    if path.stat().st_size < size:
+        raise InputError(f"{path} was cut short while it was read; run the command again with another --out")
     outputs.close()
     counts = _counts(decisions, scrubbed)
     show_counts(str(run.folder), counts)

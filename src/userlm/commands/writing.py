@@ -85,7 +85,7 @@ def intents(
     rate = None if price is None else Price.read(price)
     if budget is not None and (rate is None or not (isfinite(budget) and budget >= 0)):
         raise InputError(f"--budget {budget:g}: give dollars, and say what tokens cost with --price IN/OUT")
-    if "://" in by:
+    if "://" in by or by.startswith(("http:", "https:")):
         address.chat_model(by)  # refuses a password in a URL before it is written down
     paths, joins = split_files(data), join or []
     options = {"by": by, "temperature": temperature, "max_tokens": max_tokens, "tries": tries, "price": price}
