@@ -94,7 +94,7 @@ def test_ngrams_count_every_time_they_stand_in_a_first_user_turn(tmp_path):
     assert (sorted(often.values()), hit, ngrams.total) == ([1, 1, 3], [True, True, True], 5)
     often, hit, ngrams = count(tmp_path, logs, 1, n=2)
     assert (list(often.values()), hit) == ([3], [True, True, False])
-    # 5 n-grams of 8 bytes; the smallest table, 2^16 counts of 4 bytes, and a hash and a count of 8 each
+    # 5 n-grams of 8 bytes; the smallest table, 2^15 counts of 8 bytes, and a hash and a count of 8 each
     sizes = {"bytes on disk": 40, "bytes in memory": 262144 + 16}
     assert ngrams.table == {"n-grams": 5, "counted one by one": 1, **sizes}
     assert count(tmp_path, [], 1)[:2] == ({}, [])
@@ -242,15 +242,19 @@ def test_another_seed_gives_another_split_and_shares_can_be_chosen():
     assert {clean.split(c, 1, (0.0, 0.0, 1.0)) for c in logs} == {"test"}
 
 
-def test_the_hash_of_a_split_and_of_an_ngram_is_the_same_in_every_process():
+def test_a_split_and_what_is_a_template_are_the_same_in_every_process(tmp_path):
     code = (
-        "from userlm.data import clean; from userlm.types import Conversation, Turn\n"
-        "c = Conversation('c', (Turn('user', 'a b c'),), user='p')\n"
-        "print([clean.split(c, s, (0.4, 0.3, 0.3)) for s in range(9)], clean.own_ngrams(c, 2))"
+        "from pathlib import Path; from userlm.data import clean; from userlm.types import Conversation, Turn\n"
+        "c = [Conversation('c', (Turn('user', f'a b c {i % 4}'),), user='p') for i in range(9)]\n"
+        "reasons = clean.decide(c, clean.Rules(ngram=4, template_limit=2), Path('ngrams')).reasons\n"
+        "print([clean.split(c[0], s, (0.4, 0.3, 0.3)) for s in range(9)], reasons)"
     )
-    c = log("a b c", user="p")
-    here = f"{[clean.split(c, s, (0.4, 0.3, 0.3)) for s in range(9)]} {clean.own_ngrams(c, 2)}"
-    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    c = [log(f"a b c {i % 4}", user="p") for i in range(9)]
+    reasons = decided(tmp_path, c, ngram=4, template_limit=2).reasons  # "a b c 0" stands three times, others twice
+    assert reasons == ["template prompt" if i % 4 == 0 else None for i in range(9)]
+    here = f"{[clean.split(c[0], s, (0.4, 0.3, 0.3)) for s in range(9)]} {reasons}"
+    run = {"capture_output": True, "text": True, "check": True, "cwd": tmp_path}
+    there = subprocess.run([sys.executable, "-c", code], **run)
     assert there.stdout.strip() == here
 
 

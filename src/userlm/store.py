@@ -38,6 +38,7 @@ except ModuleNotFoundError:  # as on a machine that only trains: slower, with th
     orjson = None  # type: ignore[assignment]
 
 SPLITS = ("train", "valid", "test")
+BUFFER = 1 << 20  # bytes: a conversation fills the usual buffer alone
 
 
 # --- conversations ---------------------------------------------------------------------------------------
@@ -205,7 +206,7 @@ def read_rows(
     number, any_text = 0, False
     packed = path.suffix == ".gz"
     try:
-        with path.open("rb") as whole, _unzipped(whole, size) if packed else whole as file:
+        with path.open("rb", buffering=BUFFER) as whole, _unzipped(whole, size) if packed else whole as file:
             if path.name.endswith((".json", ".json.gz")):
                 yield from _read_json(path, file.read())
                 return
@@ -329,7 +330,7 @@ def _read_parquet(
         schema = frame.collect_schema()
         ours = all(schema.get(name) == kind for name, kind in _parquet_columns().items())
         frame = frame.drop(unread(schema.names()))
-        batches = (batch.iter_rows(named=True) for batch in frame.collect_batches(chunk_size=500))
+        batches = (batch.to_dicts() for batch in frame.collect_batches(chunk_size=500))
         i = 0
         for i, row in enumerate(chain.from_iterable(batches), 1):
             yield _unpack(i, row) if ours else Line(i, row)
@@ -445,7 +446,7 @@ class Outputs:
             path = run.path(name)
             path.touch()
             os.truncate(path, saved.get("sizes", {}).get(name, 0))
-            self._files[name] = path.open("ab")
+            self._files[name] = path.open("ab", buffering=BUFFER)
 
     def write(self, name: str, record: Mapping[str, Any]) -> None:
         """Append a line to one of the files."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userlm.data import duplicates
-from userlm.data.ngrams import WordHashes, ngram_hashes
+from userlm.data.ngrams import ngram_hashes, word_hashes
 from userlm.data.summary import Summary
 from userlm.store import SPLITS, naming
 from userlm.text import stable_hash
@@ -155,9 +155,12 @@ _SURE = 0.5
 _ENOUGH = 4000
 
 
+@lru_cache(maxsize=1024)
 def language_code(label: str) -> str:
     """`English`, `en`, `en-US` and `EN` are all `en`; a name that is not in `LANGUAGES` stays as it is."""
-    label = "".join(letter for letter in label if letter.isprintable()).strip().lower()
+    if not label.isprintable():
+        label = "".join(letter for letter in label if letter.isprintable())
+    label = label.strip().lower()
     return _CODES.get(label) or label.replace("_", "-").partition("-")[0] or "und"
 
 
@@ -217,7 +220,7 @@ class Ngrams:
 
     Words are what lies between white space, lower-cased; an n-gram counts as often as it stands in a text. The
     n-grams lie on the disk, 8 bytes each, until all are there. Then they are counted in two passes: first by the
-    first bits of their hashes, in a table with room for eight n-grams in each bucket of `limit` (nothing is
+    first bits of their hashes, in a table so large that a bucket holds a quarter of `limit` on average (nothing is
     frequent in a bucket that is not); then one by one, but only those in a bucket that holds more than `limit`.
 
     Args:
@@ -230,8 +233,7 @@ class Ngrams:
             raise InputError(f"n-grams of {n} words: give n >= 1")
         self.n, self._path = n, path
         self._file = path.open("w+b")
-        self._hashes = WordHashes()
-        self._words, self._lengths = array("Q"), array("I")
+        self._words, self._lengths = array("q"), array("I")
         self._sizes: list[NDArray[np.int64]] = []
         self.total = 0  # n-grams
         self.table: dict[str, int] = {}
@@ -240,7 +242,7 @@ class Ngrams:
     def add(self, conversation: Conversation) -> None:
         """Count the n-grams of one more first turn."""
         words = _opening(conversation)
-        self._words.extend(map(self._hashes.__getitem__, words))
+        self._words += word_hashes(words)
         self._lengths.append(len(words))
         if len(self._words) > 1 << 18:
             self._flush()
@@ -248,16 +250,17 @@ class Ngrams:
     def above(self, limit: int) -> tuple[dict[int, int], NDArray[np.bool_]]:
         """The n-grams that occur more often, as hash and count, and for each text in turn whether it has one."""
         self._flush()
-        bits = max(LEAST_BITS, min(MOST_BITS, (8 * self.total // max(limit, 1)).bit_length()))
+        bits = max(LEAST_BITS, min(MOST_BITS, (4 * self.total // max(limit, 1)).bit_length()))
         shift = np.uint64(64 - bits)
-        buckets = np.zeros(1 << bits, dtype=np.uint32)
+        buckets = np.zeros(1 << bits, dtype=np.int64)
         for _, hashes in self._read():
-            np.add.at(buckets, (hashes >> shift).astype(np.intp), 1)
+            buckets += np.bincount((hashes >> shift).astype(np.intp), minlength=len(buckets))
         keys, counts = np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64)
         for _, hashes in self._read():
             full = hashes[buckets[(hashes >> shift).astype(np.intp)] > limit]
-            keys, place = np.unique(np.concatenate([keys, full]), return_inverse=True)
-            added = np.concatenate([counts, np.ones(len(full), dtype=np.int64)])
+            more, times = np.unique(full, return_counts=True)
+            keys, place = np.unique(np.concatenate([keys, more]), return_inverse=True)
+            added = np.concatenate([counts, times])
             counts = np.zeros(len(keys), dtype=np.int64)
             np.add.at(counts, place, added)
         often = counts > limit
@@ -286,7 +289,7 @@ class Ngrams:
             self._file.write(hashes.tobytes())
         self._sizes.append(sizes)
         self.total += len(hashes)
-        self._words, self._lengths = array("Q"), array("I")
+        self._words, self._lengths = array("q"), array("I")
 
     def _read(self) -> Iterator[tuple[int, NDArray[np.uint64]]]:
         """The n-grams, a part of the file at a time, each part with the number of its first n-gram."""
@@ -299,7 +302,7 @@ class Ngrams:
             at += len(hashes)
 
 
-LEAST_BITS, MOST_BITS = 16, 27
+LEAST_BITS, MOST_BITS = 15, 26
 """Of the hash of an n-gram, to count it by: from 256 kB to 512 MB."""
 
 
@@ -318,7 +321,7 @@ def template(conversation: Conversation, often: Mapping[int, int], n: int = 7) -
 
 def own_ngrams(conversation: Conversation, n: int = 7) -> list[int]:
     """The hashes of the n-grams of the first user turn, in order."""
-    words = np.array([stable_hash(word) for word in _opening(conversation)], dtype=np.uint64)
+    words = np.frombuffer(word_hashes(_opening(conversation)), dtype=np.uint64)
     return [int(key) for key in ngram_hashes(words, np.array([len(words)]), n)[0]]
 
 
