@@ -247,12 +247,13 @@ def test_a_split_and_what_is_a_template_are_the_same_in_every_process(tmp_path):
         "from pathlib import Path; from userlm.data import clean; from userlm.types import Conversation, Turn\n"
         "c = [Conversation('c', (Turn('user', f'a b c {i % 4}'),), user='p') for i in range(9)]\n"
         "reasons = clean.decide(c, clean.Rules(ngram=4, template_limit=2), Path('ngrams')).reasons\n"
+        "reasons += clean.own_ngrams(c[0], 4)\n"
         "print([clean.split(c[0], s, (0.4, 0.3, 0.3)) for s in range(9)], reasons)"
     )
     c = [log(f"a b c {i % 4}", user="p") for i in range(9)]
     reasons = decided(tmp_path, c, ngram=4, template_limit=2).reasons  # "a b c 0" stands three times, others twice
     assert reasons == ["template prompt" if i % 4 == 0 else None for i in range(9)]
-    here = f"{[clean.split(c[0], s, (0.4, 0.3, 0.3)) for s in range(9)]} {reasons}"
+    here = f"{[clean.split(c[0], s, (0.4, 0.3, 0.3)) for s in range(9)]} {reasons + clean.own_ngrams(c[0], 4)}"
     run = {"capture_output": True, "text": True, "check": True, "cwd": tmp_path}
     there = subprocess.run([sys.executable, "-c", code], **run)
     assert there.stdout.strip() == here

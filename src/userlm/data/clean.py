@@ -233,7 +233,8 @@ class Ngrams:
             raise InputError(f"n-grams of {n} words: give n >= 1")
         self.n, self._path = n, path
         self._file = path.open("w+b")
-        self._words, self._lengths = array("q"), array("I")
+        self._words: list[str] = []  # of the texts whose n-grams are not yet in the file
+        self._lengths: list[int] = []
         self._sizes: list[NDArray[np.int64]] = []
         self.total = 0  # n-grams
         self.table: dict[str, int] = {}
@@ -242,7 +243,7 @@ class Ngrams:
     def add(self, conversation: Conversation) -> None:
         """Count the n-grams of one more first turn."""
         words = _opening(conversation)
-        self._words += word_hashes(words)
+        self._words += words
         self._lengths.append(len(words))
         if len(self._words) > 1 << 18:
             self._flush()
@@ -282,14 +283,13 @@ class Ngrams:
             self._path.unlink(missing_ok=True)
 
     def _flush(self) -> None:
-        words = np.frombuffer(self._words, dtype=np.uint64)
-        lengths = np.frombuffer(self._lengths, dtype=np.uint32).astype(np.int64)
-        hashes, sizes = ngram_hashes(words, lengths, self.n)
+        lengths = np.array(self._lengths, dtype=np.int64)
+        hashes, sizes = ngram_hashes(word_hashes(self._words), lengths, self.n)
         with naming(self._path):
             self._file.write(hashes.tobytes())
         self._sizes.append(sizes)
         self.total += len(hashes)
-        self._words, self._lengths = array("q"), array("I")
+        self._words, self._lengths = [], []
 
     def _read(self) -> Iterator[tuple[int, NDArray[np.uint64]]]:
         """The n-grams, a part of the file at a time, each part with the number of its first n-gram."""
@@ -321,7 +321,7 @@ def template(conversation: Conversation, often: Mapping[int, int], n: int = 7) -
 
 def own_ngrams(conversation: Conversation, n: int = 7) -> list[int]:
     """The hashes of the n-grams of the first user turn, in order."""
-    words = np.frombuffer(word_hashes(_opening(conversation)), dtype=np.uint64)
+    words = word_hashes(_opening(conversation))
     return [int(key) for key in ngram_hashes(words, np.array([len(words)]), n)[0]]
 
 

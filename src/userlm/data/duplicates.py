@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from userlm.data.ngrams import ngram_hashes, row_hashes
+from userlm.data.ngrams import ngram_hashes, row_hashes, word_hashes
 from userlm.text import stable_hash
 from userlm.types import Conversation, InputError
 
@@ -92,8 +92,7 @@ class Signatures:
 
         if not self._lengths:
             return
-        words = np.array(RMinHash.hash_token_sets([self._words])[0], dtype=np.uint64)
-        shingles, sizes = ngram_hashes(words, np.array(self._lengths), WORDS)
+        shingles, sizes = ngram_hashes(word_hashes(self._words), np.array(self._lengths), WORDS)
         borders = np.append(0, np.cumsum(sizes)).astype(np.uint64)
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(shingles, borders, self.permutations, 0)
         for signature in matrix.to_rows():

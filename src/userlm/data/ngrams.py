@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,9 +10,11 @@ from numpy.typing import NDArray
 from userlm.text import stable_hash
 
 
-def word_hashes(words: Iterable[str]) -> array[int]:
-    """64 bits for each word: Python's own hash, which is fast, and another one in the next process."""
-    return array("q", map(hash, words))
+def word_hashes(words: list[str]) -> NDArray[np.uint64]:
+    """64 bits for each word, the same in every process, but perhaps not with another version of rensa."""
+    from rensa import RMinHash  # type: ignore[import-untyped]
+
+    return np.array(RMinHash.hash_token_sets([words])[0], dtype=np.uint64)
 
 
 def ngram_hashes(
