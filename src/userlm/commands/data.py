@@ -71,9 +71,7 @@ def import_(
     outputs = Outputs(run, "conversations.jsonl", "dropped.jsonl")
     state = outputs.state or {"file": 0, "items": 0, "lines": 0, "gathered": {}, "counts": {}}
     counts, read = Counter(state["counts"]), state["lines"]
-    again = state[
-        "gathered"
-    ]  # lines of the files whose lines are gathered: another attempt has to read them again
+    again = state["gathered"]  # how many lines of which files are gathered: another attempt reads them anew
     names, gathered = _unique_names(found), sources.Gathered()
     shown = {name: file.name for name, file in zip(names, found, strict=True)}
     # an id is remembered by its hash: 64 bits tell many millions of them apart
@@ -192,9 +190,11 @@ def clean(
     outputs = Outputs(run, *(f"{split}.jsonl" for split in SPLITS), "dropped.jsonl")
     scrubbed: Counter[str] = Counter()
     rows = track(islice(read_rows(path), len(decisions.reasons)), "writing", len(decisions.reasons))
+    changed = InputError(f"{path} was cut short while it was read; run the command again with another --out")
+    i = -1
     for i, (line, reason) in enumerate(zip(rows, decisions.reasons, strict=False)):
-        if line.error:  # torn: the file was cut short
-            break
+        if line.error:
+            raise changed
         if reason is not None:
             why = {"dropped": reason} | ({"duplicate_of": decisions.copies[i]} if i in decisions.copies else {})
             outputs.write("dropped.jsonl", {**line.row, "meta": {**(line.row.get("meta") or {}), **why}})
@@ -205,8 +205,8 @@ def clean(
             scrubbed.update(found)
             record = to_record(conversation)
         outputs.write(f"{SPLITS[decisions.splits[i]]}.jsonl", record)
-    if path.stat().st_size < size:
-        raise InputError(f"{path} was cut short while it was read; run the command again with another --out")
+    if i + 1 < len(decisions.reasons) or path.stat().st_size < size:
+        raise changed
     outputs.close()
     counts = _counts(decisions, scrubbed)
     show_counts(str(run.folder), counts)
