@@ -207,6 +207,14 @@ def test_a_parquet_file_of_another_shape_is_read_as_rows(tmp_path):
     assert line.row["turns"] == [{"role": "user", "text": "x"}]
 
 
+@pytest.mark.parametrize("user", ["prompted:http://u:secret@h/v1#m", "http://u:secret@h", "HTTP:u:secret@h#m"])
+def test_a_password_in_an_option_is_not_written_down(user, tmp_path):
+    with pytest.raises(InputError, match="a URL with a password is not taken") as caught:
+        Run.open(tmp_path / "run", "simulate", {"user": user})
+    assert "secret" not in str(caught.value) and not (tmp_path / "run").exists()
+    Run.open(tmp_path / "run", "simulate", {"user": "http://h/v1#a@b", "tasks": "mail@home.jsonl"})
+
+
 def test_inputs_in_another_order_are_another_run(tmp_path):
     for name in "ab":
         (tmp_path / name).write_text(name)

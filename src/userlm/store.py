@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import threading
 import zlib
@@ -381,6 +382,8 @@ class Run:
             InputError: if the folder holds a run with other options or inputs, or anything else.
         """
         folder, paths = Path(folder), [Path(path) for path in inputs]
+        if any(re.search(r"(?i)https?:[^\s#]*@", str(value)) for value in options.values()):
+            raise InputError("a URL with a password is not taken, since options are written down")
         for path in paths:
             if not path.is_file():
                 raise InputError(f"{path} does not exist")
