@@ -1,5 +1,6 @@
 """The command line as a person meets it: whole runs, wrong input, and runs that are killed."""
 
+import gzip
 import json
 import os
 import signal
@@ -428,11 +429,26 @@ def test_what_an_import_writes_into_its_own_folder_is_no_log(day, tmp_path, caps
         commands.import_([str(out / "conversations.jsonl")], out=out)
 
 
+def test_what_was_mended_is_counted_even_if_the_id_was_used_before(tmp_path):
+    spans = [sdk(called(*TALK[:n], conversation="r0")) for n in (2, 4)]
+    lay(tmp_path / "logs.jsonl", talk(0), *spans)
+    counts = commands.import_([str(tmp_path / "logs.jsonl")], out=tmp_path / "out")["counts"]
+    # 3 lines: one gave a conversation; of the two spans one was merged, and their conversation was dropped
+    assert counts == {
+        "in": 3,
+        "out": 1,
+        "dropped: duplicate id": 1,
+        **{f"note: merged {x}": 1 for x in ("lines", "spans")},
+    }
+
+
 def test_an_empty_file_among_others_is_counted_and_alone_it_is_an_error(tmp_path):
     for i, held in enumerate(([], [talk(0)], [], [talk(1)])):
         lay(tmp_path / f"logs/{i}.jsonl", *held)
+    lay(tmp_path / "logs/4.jsonl", "", " ")
+    (tmp_path / "logs/5.jsonl.gz").write_bytes(gzip.compress(b""))
     found = commands.import_([str(tmp_path / "logs")], out=tmp_path / "out")
-    assert found["counts"] == {"in": 2, "note: empty files": 2, "out": 2}
+    assert found["counts"] == {"in": 2, "note: empty files": 4, "out": 2}
     with pytest.raises(InputError, match=r"0\.jsonl is empty"):
         commands.import_([str(tmp_path / "logs/0.jsonl")], out=tmp_path / "alone")
 
@@ -599,7 +615,7 @@ def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "stopped; the same command goes on from here" in err
+    assert "stopped; the same command takes it up again" in err
     assert len(asked.read_text().splitlines()) <= 32  # the calls in flight, and no second round of turns
 
 
@@ -618,7 +634,7 @@ def test_ctrl_c_stops_soon_when_a_server_hangs_and_says_what_may_be_billed(tmp_p
     assert time.monotonic() - begun < 10  # it takes no second, and nowhere near the minute of the server
     assert process.returncode == 130
     assert "4 calls were in flight; they may be billed" in err
-    assert "userlm: stopped; the same command goes on from here" in err and "Traceback" not in err
+    assert "userlm: stopped; the same command takes it up again" in err and "Traceback" not in err
     assert len((tmp_path / "out/asked.jsonl").read_text().splitlines()) == 4  # begun, and not answered
 
 

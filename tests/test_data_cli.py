@@ -610,6 +610,17 @@ def test_of_a_log_that_grows_the_rows_that_it_held_are_imported_and_it_is_said(
     assert len(rows_of(tmp_path / "again/conversations.jsonl")) == 400
 
 
+def test_of_logs_that_grow_before_their_turn_the_rows_that_they_held_are_imported(userlm, tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_bytes(jsonl([asked(f"say {name}", id=name)]))
+    later = jsonl([asked("say more", id="c")])
+    monkeypatch.setattr(sources, "find", growing(sources.find, tmp_path / "b.jsonl", later))  # when a was read
+    userlm("import", "a.jsonl", "b.jsonl", "--out", "out")
+    assert [row["id"] for row in rows_of(tmp_path / "out/conversations.jsonl")] == ["a", "b"]
+    counts = read_json(tmp_path / "out/results.json")["counts"]
+    assert counts == {"in": 2, "note: files that grew while they were read": 1, "out": 2}
+
+
 def test_a_line_that_was_half_written_when_the_import_began_is_no_bad_line(userlm, tmp_path, monkeypatch):
     path = tmp_path / "logs.jsonl"
     whole = jsonl(asked(f"say {i}", id=f"r{i}") for i in range(4))

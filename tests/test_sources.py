@@ -386,6 +386,13 @@ def test_a_wildchat_row_of_parquet_reads_as_one_of_jsonl(tmp_path: Path):
     assert convert(line.row, None, "x") == convert(row, None, "x")
 
 
+def test_json_in_a_text_that_is_nested_too_deep_to_be_written_stays_a_text():
+    for levels, kind in ((90, dict), (150, str), (5000, str)):
+        text = json.dumps({"k": 0}).replace("0", "[" * levels + "]" * levels)
+        meta = convert({"messages": [U, A], "meta": text}, "messages", "x").conversation.meta
+        assert isinstance(meta.get("meta", meta), kind)
+
+
 def test_a_day_in_parquet_is_a_time_stamp(tmp_path: Path):
     import polars as pl
 

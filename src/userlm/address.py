@@ -201,7 +201,8 @@ def _check_url(url: str) -> None:
         raise InputError("a URL with a password or a query is not taken; put the key into USERLM_API_KEY")
     try:
         parts = urlsplit(url)
-        fine = url.isprintable() and bool(parts.hostname and parts.hostname.isascii()) and parts.port != 0
+        named = bool(parts.hostname and parts.hostname.isascii())
+        fine = named and parts.port != 0 and url.isprintable() and " " not in url
     except ValueError:
         fine = False
     if not fine:

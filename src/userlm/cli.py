@@ -137,7 +137,7 @@ def main() -> None:
         sys.exit(_say(f"{error.filename or 'the machine'}: {error.strerror or error}{advice}", 1))
     except SystemExit as over:
         if over.code == 130:  # Ctrl-C, which typer turns into this
-            _say("stopped; the same command goes on from here", 130)
+            _say("stopped; the same command takes it up again", 130)
             os._exit(130)  # threads that wait for a model would hold up an ordinary exit for minutes
         raise
 

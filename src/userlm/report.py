@@ -331,12 +331,16 @@ def _with_people(run: Finished) -> Finished:
     return replace(run, spread=lengths.spread(), stand_ins=stand_ins, sheets=sheets)
 
 
+def _turns(count: int) -> str:
+    return f"{count} turn{'s' if count != 1 else ''}"
+
+
 def _flipped(conversation: Conversation) -> Sheet:
     """One conversation as the samples that a user model learns from."""
     system = conversation.system
     rows = [(system, Markup(""), ("it is told this",))] if system else []
     for sample in samples(conversation):
-        told = ["that"] * bool(system) + [f"{len(sample.context)} turns"] * bool(sample.context)
+        told = ["that"] * bool(system) + [_turns(len(sample.context))] * bool(sample.context)
         rows.append(
             (sample.target or END_TOKEN, Markup(""), (f"it says this, given {' and '.join(told) or 'nothing'}",))
         )

@@ -180,13 +180,15 @@ def read_rows(
     path: str | Path,
     may_be_empty: bool = False,
     unread: Callable[[Collection[str]], Collection[str]] = lambda columns: (),
+    upto: int | None = None,
 ) -> Iterator[Line]:
     """The objects of a file of one of the `KINDS`, bad lines among them, one by one; of a file that grows
     meanwhile those that it held when reading began. Only `.json` (an array, or one object) is read at once.
 
     Args:
-        may_be_empty: a file without a byte has no rows, as in a run folder; else it is an error.
+        may_be_empty: a file without a row is fine, as in a run folder; else it is an error.
         unread: given the columns of a parquet file, those to leave out.
+        upto: of a file of lines read at most so many bytes: what it held earlier.
 
     Raises:
         InputError: for a file that is missing, empty, cut short or of an unknown kind.
@@ -205,21 +207,21 @@ def read_rows(
     if not path.name.endswith(KINDS):
         raise InputError(f"{path}: its kind is unknown; known are {', '.join(KINDS)}")
     number, any_text = 0, False
-    packed = path.suffix == ".gz"
+    packed, size = path.suffix == ".gz", size if upto is None else min(size, upto)
     try:
         with path.open("rb", buffering=BUFFER) as whole, _unzipped(whole, size) if packed else whole as file:
             if path.name.endswith((".json", ".json.gz")):
                 yield from _read_json(path, file.read())
                 return
             for number, raw in enumerate(file, 1):
-                if raw.isspace():
-                    continue
                 if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                     raise InputError(f"{path} is UTF-16; turn it to UTF-8: iconv -f UTF-16 -t UTF-8")
                 if not packed and (size := size - len(raw)) < 0:  # written since reading began
                     if raw[:size].strip() and not (line := _parse(number, raw[:size])).error:
                         yield line
                     return
+                if raw.isspace():
+                    continue
                 any_text = True
                 yield _parse(number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw)
     except (EOFError, zlib.error, OSError) as error:
@@ -228,7 +230,7 @@ def read_rows(
         no_gzip = number == 0 and isinstance(error, gzip.BadGzipFile)
         broken = "is no gzip file" if no_gzip else f"is cut short or damaged after line {number}"
         raise InputError(f"{path} {broken}; fetch it again, or unpack what is left with `gzip -dc`") from None
-    if not any_text:
+    if not any_text and not may_be_empty:
         raise InputError(f"{path} holds no lines; give a file with one conversation a line")
 
 
@@ -257,7 +259,7 @@ def _read_json(path: Path, raw: bytes) -> Iterator[Line]:
     if not isinstance(value, dict | list):
         raise InputError(f"{path} holds no array and no object; give an array with one conversation an item")
     for number, row in enumerate([value] if isinstance(value, dict) else value, 1):
-        if isinstance(row, dict | list) and _is_deep(row):
+        if isinstance(row, dict | list) and is_deep(row):
             yield Line(number, reason="nested too deep", error=_DEEP)
         else:
             yield Line(number, row) if isinstance(row, dict) else _no_object(number, row, dumps(row))
@@ -280,7 +282,7 @@ def _parse(number: int, raw: bytes) -> Line:
             pass  # the slow way knows more forms (NaN, lone surrogates) and says what is wrong
         else:
             if isinstance(row, dict):
-                if raw.count(b"[") + raw.count(b"{") > DEEPEST and _is_deep(row):
+                if raw.count(b"[") + raw.count(b"{") > DEEPEST and is_deep(row):
                     return Line(number, reason="nested too deep", error=_DEEP, raw=raw.decode().rstrip("\n"))
                 return Line(number, row)
             return _no_object(number, row, raw.decode().rstrip("\n"))
@@ -292,11 +294,13 @@ def _parse(number: int, raw: bytes) -> Line:
         return Line(number, reason="not UTF-8", error=where, raw=kept)
     try:
         row = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        return Line(number, reason="nested too deep", error=_DEEP, raw=text.rstrip("\n"))
+    except ValueError as error:
         where = f" (column {error.colno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
         said = f"is not JSON{where}; write one JSON object a line"
         return Line(number, reason="not JSON", error=said, raw=text.rstrip("\n"))
-    if isinstance(row, dict) and _is_deep(row):
+    if isinstance(row, dict) and is_deep(row):
         return Line(number, reason="nested too deep", error=_DEEP, raw=text.rstrip("\n"))
     return Line(number, row) if isinstance(row, dict) else _no_object(number, row, text.rstrip("\n"))
 
@@ -306,9 +310,10 @@ DEEPEST = 200
 _DEEP = f"is nested more than {DEEPEST} levels deep"
 
 
-def _is_deep(value: Any) -> bool:
+def is_deep(value: Any, levels: int = DEEPEST) -> bool:
+    """Whether lists and objects lie deeper in each other."""
     level = [value]
-    for _ in range(DEEPEST):
+    for _ in range(levels):
         inner = (one.values() if isinstance(one, dict) else one for one in level)
         level = [one for several in inner for one in several if isinstance(one, dict | list)]
         if not level:
@@ -349,7 +354,7 @@ def _unpack(number: int, row: dict[str, Any]) -> Line:
             holder["meta"] = json.loads(holder["meta"] or "{}")
     except (ValueError, RecursionError):
         return Line(number, reason="not JSON", error="holds a field 'meta' that is not JSON", raw=dumps(row))
-    return Line(number, row)
+    return Line(number, reason="nested too deep", error=_DEEP) if is_deep(row) else Line(number, row)
 
 
 # --- the run folder --------------------------------------------------------------------------------------

@@ -102,10 +102,7 @@ def import_(
             most = None if limit is None else limit - read
             if most == 0:
                 break
-            if file.path and len(found) > 1 and not sizes[file.path]:
-                counts["note: empty files"] += 1
-                continue
-        lines = _Lines(most)
+        lines = _Lines(most, sizes.get(file.path) if file.path else None, len(found) > 1)
         with files.local(file, run.path(".copies")) as path:
             size = sizes.get(path, path.stat().st_size)
             rows = lines.of(path, f"importing {file.name.rpartition('/')[2]}")
@@ -114,6 +111,8 @@ def import_(
                 raise InputError(f"{file.name} was cut short while it was read; import it into another --out")
         if before:
             continue
+        if not lines.count:
+            counts["note: empty files"] += 1
         if now > size:
             counts["note: files that grew while they were read"] += 1
         if name in gathered.files:
@@ -232,12 +231,12 @@ def _counts(decisions: cleaning.Decisions, scrubbed: Counter[str]) -> Counter[st
 class _Lines:
     """The lines of a file, counted, with progress shown; at most `most`."""
 
-    def __init__(self, most: int | None) -> None:
-        self.most, self.count = most, 0
+    def __init__(self, most: int | None, upto: int | None, may_be_empty: bool) -> None:
+        self.most, self.upto, self.may_be_empty, self.count = most, upto, may_be_empty, 0
 
     def of(self, path: Path, doing: str) -> Iterator[Line]:
         """Read a file."""
-        rows = islice(read_rows(path, unread=_unread), self.most)
+        rows = islice(read_rows(path, self.may_be_empty, _unread, self.upto), self.most)
         for line in track(rows, doing, count_total([path], self.most)):
             self.count += 1
             yield line
@@ -256,11 +255,11 @@ def _enter(
     record: dict[str, Any] = {}
     if imported is not None:
         name, record = imported.conversation.id, to_record(imported.conversation)
+        for note, times in imported.notes.items():
+            counts[f"note: {note}"] += times
         if hash(name) not in seen:
             seen.add(hash(name))
             counts["out"] += 1
-            for note, times in imported.notes.items():
-                counts[f"note: {note}"] += times
             outputs.write("conversations.jsonl", record)
             return None
         rejected = sources.Rejected("duplicate id", f"the id {name!r} was used before")

@@ -132,9 +132,13 @@ def intents(
             shown = track(found, f"intents for {name}", count_total([path], limit))
             written = (tally.add(c, intent) for c, intent in shown)
             write_conversations(run.path(f"{name}.jsonl"), map(tell, written) if fields else written)
-    finally:
+    except KeyboardInterrupt:
         if ledger and (in_flight := ledger.stop()):
             console.print(f"{in_flight} calls were in flight; they may be billed", style="yellow")
+        raise
+    finally:
+        if ledger:
+            ledger.stop()
     results = tally.results()
     if ledger:
         ledger.close()

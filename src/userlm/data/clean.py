@@ -302,8 +302,8 @@ class Ngrams:
             at += len(hashes)
 
 
-LEAST_BITS, MOST_BITS = 15, 26
-"""Of the hash of an n-gram, to count it by: from 256 kB to 512 MB."""
+LEAST_BITS, MOST_BITS = 15, 25
+"""Of the hash of an n-gram, to count it by: from 256 kB to 256 MB, and as much again while a block is counted."""
 
 
 def template(conversation: Conversation, often: Mapping[int, int], n: int = 7) -> tuple[str, int] | None:

@@ -99,6 +99,8 @@ def local(file: LogFile, scratch: Path) -> Iterator[Path]:
         if not (file.stamp and copy.is_file()):
             _fetch(file, copy)
         yield copy
+    except InputError as error:  # which names the copy
+        raise InputError(str(error).replace(str(copy), file.name)) from None
     finally:
         copy.unlink(missing_ok=True)
 

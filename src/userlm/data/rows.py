@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, Literal, NamedTuple
 
-from userlm.store import Line
+from userlm.store import DEEPEST, Line, is_deep
 from userlm.types import RUN_KEYS, Conversation, Turn, without_run
 
 Row = Mapping[str, Any]
@@ -317,9 +317,10 @@ def parsed(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        found = json.loads(value)
     except (ValueError, RecursionError):
         return value
+    return value if is_deep(found, DEEPEST // 2) else found  # it must fit where it is written
 
 
 def time_of(ticks: str | int | float, per_second: float = 1) -> str | None:

@@ -132,7 +132,7 @@ class Ledger:
         return self._tries * self._cost(_tokens_in_at_most(messages), max_tokens)
 
     def stop(self) -> int:
-        """Begin no call any more; those in flight, as many as this says, are still written down."""
+        """Begin no call any more; those in flight, as many as this says, are written down if the process lives."""
         with self._state:
             self._over = self._over or CancelledError()
             self._state.notify_all()
