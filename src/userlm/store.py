@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from io import TextIOWrapper
+from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -124,7 +124,7 @@ def write_conversations(path: str | Path, conversations: Iterable[Conversation])
     count = 0
     with replacing(path) as partial, _open_write(partial, path) as file:
         for conversation in conversations:
-            file.write(dumps(to_record(conversation)) + "\n")
+            file.write(dump(to_record(conversation)) + b"\n")
             count += 1
     return count
 
@@ -623,8 +623,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a JSON-lines file, all or nothing."""
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
-        file.writelines(dumps(row) + "\n" for row in rows)
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.writelines(dump(row) + b"\n" for row in rows)
 
 
 @contextmanager
@@ -651,17 +651,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _open_write(partial: Path, path: Path) -> Iterator[IO[str]]:
+def _open_write(partial: Path, path: Path) -> Iterator[BufferedIOBase]:
     if path.name.endswith(".jsonl.gz"):  # without name or time stamp: the same lines give the same bytes
-        with (
-            partial.open("wb") as raw,
-            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-            TextIOWrapper(packed, encoding="utf-8") as file,
-        ):
-            yield file
+        with partial.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
+            yield packed
     elif path.suffix == ".jsonl":
-        with partial.open("w", encoding="utf-8") as file:
-            yield file
+        with partial.open("wb") as plain:
+            yield plain
     else:
         raise InputError(f"{path}: its kind is unknown; give a .jsonl, .jsonl.gz or .parquet file")
 

@@ -102,11 +102,12 @@ def import_(
             most = None if limit is None else limit - read
             if most == 0:
                 break
-        lines = _Lines(most, sizes.get(file.path) if file.path else None, len(found) > 1)
         with files.local(file, run.path(".copies")) as path:
             size = sizes.get(path, path.stat().st_size)
-            rows = lines.of(path, f"importing {file.name.rpartition('/')[2]}")
-            keep(sources.find(rows, source, name, gathered), i)
+            rows = islice(read_rows(path, len(found) > 1, _unread, size), most)
+            doing = f"importing {file.name.rpartition('/')[2]}"
+            lines = _Counted(track(rows, doing, count_total([path], most)))
+            keep(sources.find(lines, source, name, gathered), i)
             if (now := path.stat().st_size) < size:
                 raise InputError(f"{file.name} was cut short while it was read; import it into another --out")
         if before:
@@ -228,16 +229,14 @@ def _counts(decisions: cleaning.Decisions, scrubbed: Counter[str]) -> Counter[st
     return counts + Counter({f"note: scrubbed {kind}": count for kind, count in scrubbed.items()})
 
 
-class _Lines:
-    """The lines of a file, counted, with progress shown; at most `most`."""
+class _Counted:
+    """Lines, and how many of them were taken."""
 
-    def __init__(self, most: int | None, upto: int | None, may_be_empty: bool) -> None:
-        self.most, self.upto, self.may_be_empty, self.count = most, upto, may_be_empty, 0
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self._lines, self.count = lines, 0
 
-    def of(self, path: Path, doing: str) -> Iterator[Line]:
-        """Read a file."""
-        rows = islice(read_rows(path, self.may_be_empty, _unread, self.upto), self.most)
-        for line in track(rows, doing, count_total([path], self.most)):
+    def __iter__(self) -> Iterator[Line]:
+        for line in self._lines:
             self.count += 1
             yield line
 
