@@ -59,10 +59,10 @@ def llama3_template(llama3: Any) -> Any:
 @pytest.fixture(scope="session")
 def tiny() -> Any:
     """A random Llama of two layers with a small tokenizer of its own. Not to be trained: it is shared."""
-    from userlm.train import from_scratch
+    from userlm.models.base import from_scratch, learn_tokenizer
 
     texts = ["how do i sort a list in python?", "plan me a trip to rome please", "thanks, that helps a lot"]
-    return from_scratch(texts, width=64, layers=2, vocabulary=400, seed=0, device="cpu")
+    return from_scratch(learn_tokenizer(texts, 400), width=64, layers=2, seed=0, device="cpu")
 
 
 @pytest.fixture(scope="session")

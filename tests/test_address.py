@@ -93,6 +93,53 @@ def test_a_key_with_characters_that_no_key_has_is_refused_and_not_shown(key, mon
         assert "cret" not in str(caught.value) and key not in repr(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("openai:gpt-4o", "openai:gpt-4o is not scorable: this API gives no log-probabilities of a prompt"),
+        ("prompted:openai:gpt-4o", "is not scorable"),
+        ("base:", "say which after the colon"),
+        ("bass:x", "'bass' is no kind of model to score; did you mean base:?"),
+        ("trained:script:x", "a model on this machine is wanted here"),
+        ("base:./nowhere", "there is no such folder, and it is no hub id"),
+        ("http://localhost:8000/v1", "which model? write http://localhost:8000/v1#NAME"),
+        ("base:http://me:secret@localhost/v1#m", "put the key into USERLM_API_KEY"),
+    ],
+)
+def test_a_wrong_address_of_a_model_to_score_says_what_was_meant(wrong, hint):
+    with pytest.raises(InputError) as caught:
+        address.scorer(wrong)
+    assert hint in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_a_model_is_scored_in_the_form_of_its_address_and_a_bare_name_is_a_user_model(tiny, tmp_path):
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.chat_template = None
+    tiny.tokenizer.save_pretrained(tmp_path)
+    for place, lead, ends in ((f"{tmp_path}", "\n", True), (f"base:{tmp_path}", " ", False)):
+        model, form, window = address.scorer(place)
+        assert (form.lead, form.ends, window) == (lead, ends, tiny.window)
+        assert model.score([([7, 8], [False, True])]) == tiny.score([([7, 8], [False, True])])
+    with pytest.raises(InputError, match=f"{tmp_path} has no chat template, .* score it as base:{tmp_path}"):
+        address.scorer(f"prompted:{tmp_path}")
+    with pytest.raises(InputError, match=f"{tmp_path} brings its own"):
+        address.scorer(f"{tmp_path}", tokenizer=str(tmp_path))
+    assert [path.name for path in address.files(f"base:{tmp_path}")] == ["model.safetensors"]
+
+
+def test_a_base_model_is_no_user_model_and_the_error_says_how_to_score_it(tiny, tmp_path):
+    import json
+
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    parts = json.loads((tmp_path / "tokenizer.json").read_text())
+    parts["added_tokens"] = [token for token in parts["added_tokens"] if token["content"] != "<|endconversation|>"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(parts))
+    with pytest.raises(InputError, match=f"is no user model; score it as base:{tmp_path} or"):
+        address.scorer(str(tmp_path))
+    assert not address.scorer(f"base:{tmp_path}")[1].ends
+
+
 def test_a_misspelt_assistant_is_recognised():
     with pytest.raises(InputError, match="did you mean oracle"):
         address.assistant("orcale")

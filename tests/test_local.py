@@ -10,7 +10,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from userlm import address
 from userlm.flip import prompt, render, samples
-from userlm.models.local import LocalModel, draw, text_encoder
+from userlm.models import local
+from userlm.models.local import LocalModel, chat_ids, draw, text_encoder
 from userlm.types import Conversation, InputError, ModelError, Sampling
 from userlm.users import TrainedUser
 
@@ -118,6 +119,85 @@ def test_the_scores_are_those_of_a_plain_forward_pass(tiny, slides):
     assert ours == pytest.approx(theirs, abs=1e-5)
 
 
+def rows_of_all_lengths():
+    """40 rows of 2 to 120 tokens, of which about a third is to be predicted; of some none is."""
+    numbers = torch.Generator().manual_seed(0)
+    rows = []
+    for i in range(40):
+        length = int(torch.randint(2, 120, (), generator=numbers))
+        ids = torch.randint(6, 300, (length,), generator=numbers).tolist()
+        mask = (torch.rand(length, generator=numbers) < (0.3 if i % 8 else 0)).tolist()
+        rows.append((ids, [False, *mask[1:]]))
+    return rows
+
+
+@pytest.mark.parametrize("budget", [1, 64, 8192])
+def test_rows_that_are_scored_together_get_what_each_gets_alone(tiny, budget):
+    rows = rows_of_all_lengths()
+    together = LocalModel(tiny.model, tiny.tokenizer, score_budget=budget).score(rows)
+    assert [len(scored) for scored in together] == [sum(mask) for _, mask in rows]
+    for (ids, mask), scored in zip(rows, together, strict=True):
+        with torch.no_grad():
+            logprobs = tiny.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        alone = [float(logprobs[i - 1, ids[i]]) for i, wanted in enumerate(mask) if wanted]
+        assert scored == pytest.approx(alone, abs=1e-5)
+
+
+def test_scoring_leaves_the_model_as_it_was(tiny, slides):
+    ids = list(prompt(slides, tiny.template()))
+    before = tiny.complete(ids, Sampling(temperature=0, max_tokens=8)), tiny.model.config._attn_implementation
+    tiny.score(rows_of_all_lengths())
+    after = tiny.complete(ids, Sampling(temperature=0, max_tokens=8)), tiny.model.config._attn_implementation
+    assert after == before
+
+
+def test_a_pass_holds_no_more_logits_than_it_may_however_few_its_tokens_are(tiny, monkeypatch):
+    seen = []
+
+    def count(model, rows):
+        seen.append((sum(len(ids) for ids, _ in rows), sum(sum(mask) for _, mask in rows)))
+        return packed(model, rows)
+
+    packed = local.target_logits
+    monkeypatch.setattr(local, "target_logits", count)
+    vocabulary = tiny.model.get_input_embeddings().num_embeddings
+    monkeypatch.setattr(local, "LOGITS", 100 * vocabulary)  # of 100 tokens
+    rows = [([7] * 41, [False] + [True] * 40)] * 5 + [([7] * 50, [False] * 49 + [True])] * 3
+    scored = tiny.score(rows)
+    assert list(map(len, scored)) == [40] * 5 + [1] * 3
+    assert sorted(seen) == sorted([(2 * 41, 2 * 40), (2 * 41, 2 * 40), (41 + 3 * 50, 40 + 3)])
+
+
+def test_a_model_that_mixes_packed_rows_is_scored_row_by_row(tiny):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=448, hidden_size=16, num_hidden_layers=1, state_size=4)
+    model = LocalModel(MambaForCausalLM(config), tiny.tokenizer, "mamba")
+    rows = rows_of_all_lengths()[:6]
+    for (ids, mask), scored in zip(rows, model.score(rows), strict=True):
+        with torch.no_grad():
+            logprobs = model.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        assert scored == pytest.approx(
+            [float(logprobs[i - 1, ids[i]]) for i, wanted in enumerate(mask) if wanted], abs=1e-5
+        )
+
+
+def test_the_first_token_of_a_row_cannot_be_scored(tiny):
+    with pytest.raises(ValueError, match="nothing before it"):
+        tiny.score([([7, 8], [True, True])])
+
+
+@pytest.mark.parametrize("text", ["how do i sort", " two  spaces\n\nand lines", "né 漢字 🙂", "<|eot_id|>hi", ""])
+def test_every_token_knows_where_it_stands_in_the_text(tiny, text):
+    spans = tiny.spans(text)
+    assert len(spans) == len(tiny.encode(text))
+    covered = [i for start, stop in spans for i in range(start, stop)]
+    assert sorted(set(covered)) == list(range(len(text))) and covered == sorted(covered)
+    if text.isascii():
+        assert [tiny.tokenizer.decode([id]) for id in tiny.encode(text)] == [text[a:b] for a, b in spans]
+
+
 @pytest.mark.parametrize("intent", [None, "You are a user chatting with an assistant language model to learn."])
 def test_one_masked_row_gives_the_same_losses_as_its_samples_one_by_one(tiny, slides, intent):
     """The paper's unit: a prompt and a target for each of the K + 1 samples, each run through transformers on its
@@ -160,6 +240,13 @@ def test_a_hostile_text_cannot_forge_a_turn_in_a_chat(tiny):
     plain = [{"role": "user", "content": "hi there"}]
     honest = tiny._chat_ids(plain)
     assert honest == tiny.tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)
+
+
+def test_a_template_that_states_the_date_states_the_one_that_it_is_given(tiny):
+    tiny.tokenizer.chat_template = "{{ date_string or 'today' }}: {{ messages[0].content }}"
+    messages = [{"role": "user", "content": "hi"}]
+    for today, said in ((None, "today: hi"), ("26 Jul 2024", "26 Jul 2024: hi")):
+        assert tiny.tokenizer.decode(chat_ids(tiny.tokenizer, tiny.encode, messages, "m", today)) == said
 
 
 def test_a_tokenizer_without_the_end_token_is_no_user_model_and_the_error_says_what_to_do(tiny, tmp_path):

@@ -1,10 +1,17 @@
-"""The recipes in `recipes/` that a small file is enough for."""
+"""The recipes in `recipes/`: on small files, or with a stand-in for `userlm` that notes how it is called."""
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+import typer
+
+from userlm import cli
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -38,3 +45,190 @@ def test_the_counts_of_wildchat_stand_beside_those_of_the_paper(tmp_path):
         ("after the template filter", "384,336", "3"),
         ("train", "343,951", "3"),
     ]
+
+
+SCRIPTS = sorted(RECIPES.rglob("*.sh"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_every_script_is_bash_and_can_be_run(script):
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    assert os.access(script, os.X_OK)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: path.parent.name)
+def test_every_configuration_holds_options_of_train(path):
+    kinds = {name: kind for name, kind in get_type_hints(cli.VERBS["train"]).items() if name != "return"}
+    assert cli.read_config(path, "train", kinds)["max_tokens"] == 2048
+
+
+def test_the_configuration_for_four_gpus_is_one_that_accelerate_takes():
+    from accelerate.commands.config import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    config = load_config_from_file(str(RECIPES / "userlm-8b/fsdp2.yaml"))
+    assert (config.distributed_type, config.num_processes, config.mixed_precision) == ("FSDP", 4, "bf16")
+    assert config.fsdp_config["fsdp_version"] == 2
+    known = vars(launch_command_parser().parse_args(["script.py"]))  # what it does not know it drops in silence
+    assert known.keys() >= config.fsdp_config.keys()
+
+
+STUB = """#!/usr/bin/env bash
+printf '%q ' "$@" >> "$CALLS"
+echo >> "$CALLS"
+for word in "$@"; do
+  [ "$last" = --out ] && out=$word
+  last=$word
+done
+case " $* " in *" train "*) verb=train ;; *) verb=$1 ;; esac
+mkdir -p "$out"
+cp "$RESULTS/$verb.json" "$out/results.json"
+printf '%s\\n' one two three four five > "$out/train.jsonl"
+"""
+"""Stands in for `userlm`: notes how it was called, and finishes at once with results of our own."""
+
+TRAINED = {
+    "conversations": 1500,
+    "samples": 4000,
+    "steps": 63,
+    "untrained": {"valid_perplexity": 80.0},
+    "best": {"valid_perplexity": 20.0, "valid_termination_f1": None},
+    "pace": {"hours": 0.25},
+}
+PERPLEXITY = {"name": "perplexity", "value": 20.0, "low": 18.5, "high": 21.25}
+SCORED = {
+    "without intent": [{**PERPLEXITY, "name": "bits per byte", "value": 1.0}, PERPLEXITY],
+    "with intent": [{"name": "perplexity", "value": 16.126, "low": None, "high": None}],
+}
+
+
+@pytest.fixture
+def walk(tmp_path):
+    """Walk through a script with a stand-in for `userlm`: what it printed, and how it called which verbs."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/userlm").write_text(STUB)
+    (tmp_path / "bin/userlm").chmod(0o755)
+    (tmp_path / "bin/python").symlink_to(sys.executable)
+    for verb in cli.VERBS:
+        (tmp_path / f"{verb}.json").write_text(json.dumps({"train": TRAINED, "ppl": SCORED}.get(verb, {})))
+
+    def walked(script, *options, **variables):
+        env = {"PATH": os.environ["PATH"], "USERLM": str(tmp_path / "bin/userlm"), "OUT": str(tmp_path / "runs")}
+        env |= {"CALLS": str(tmp_path / "calls"), "RESULTS": str(tmp_path), **variables}
+        command = ["bash", RECIPES / script, *options]
+        done = subprocess.run(command, env=env, cwd=RECIPES.parent, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        calls = [shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()]
+        (tmp_path / "calls").unlink()
+        return done.stdout, calls
+
+    return walked
+
+
+def check(calls):
+    """Every call has a verb and options that the command line knows; the verbs."""
+    known = typer.main.get_command(cli.app).commands
+    verbs = []
+    for call in calls:
+        verb, *rest = call[call.index("train") :] if "train" in call else call
+        if "--config" in rest:
+            at = rest.index("--config")
+            assert Path(rest[at + 1]).is_file()
+            del rest[at : at + 2]
+        known[verb].make_context(verb, rest)
+        verbs.append(verb)
+    return verbs
+
+
+ROAD = ["import", "clean", "intents", "train", "ppl", "report"]
+
+
+def option(call, name):
+    return call[call.index(name) + 1]
+
+
+def test_userlm_1b_walks_the_whole_road_and_hands_options_to_train(walk):
+    _, calls = walk("userlm-1b/run.sh", "--steps", "3", INTENTS="--by openai:gpt-4o --price 2.50/10 --budget 5")
+    assert check(calls) == ROAD
+    assert calls[0][1] == "hf://datasets/allenai/WildChat-1M"
+    assert option(calls[2], "--budget") == "5"
+    assert option(calls[3], "--steps") == "3"
+    assert option(calls[3], "--config").endswith("userlm-1b/train.toml")
+    assert option(calls[4], "--model").endswith("runs/userlm-1b/train")
+
+
+def test_userlm_8b_is_launched_on_several_gpus(walk, tmp_path):
+    _, calls = walk("userlm-8b/run.sh", LAUNCH=f"{tmp_path / 'bin/userlm'} launch")
+    assert check(calls) == ROAD
+    assert calls[3][:2] == ["launch", "train"]
+    assert option(calls[3], "--config").endswith("userlm-8b/train.toml")
+    assert option(calls[4], "--model").endswith("runs/userlm-8b/train")
+    written = (RECIPES / "userlm-8b/run.sh").read_text()
+    assert "accelerate launch --config_file $here/fsdp2.yaml -m userlm" in written
+
+
+def test_the_ablations_differ_in_one_thing_each_and_stand_in_one_table(walk):
+    printed, calls = walk("ablations/run.sh", "--limit", "9", INSTRUCT="some/instruct")
+    assert check(calls) == [*ROAD, "train", "ppl", "train", "ppl"]
+    standard, without, instruct = (call for call in calls if call[0] == "train")
+    end = standard.index("--out")
+    assert without[: end + 1] == [*standard[:end], "--no-intent"]
+    assert instruct[: end + 4] == [*standard[:end], "--base", "some/instruct", "--init", "instruct"]
+    assert printed.splitlines()[-4:] == [
+        f"{'':26}       tested without intent          tested with intent",
+        "standard                          20.00 [18.50, 21.25]                       16.13",
+        "trained without intent            20.00 [18.50, 21.25]                       16.13",
+        "from an instruct model            20.00 [18.50, 21.25]                       16.13",
+    ]
+
+
+def test_own_logs_must_be_given_and_may_be_cleaned_otherwise(walk):
+    with pytest.raises(AssertionError, match="give the files or the folder of your logs"):
+        walk("own-logs/run.sh")
+    _, calls = walk("own-logs/run.sh", LOGS="mine.jsonl")
+    assert check(calls) == ROAD
+    assert "--scrub" in calls[1]
+    _, calls = walk("own-logs/run.sh", LOGS="mine.jsonl", CLEAN="--languages de")
+    assert option(calls[1], "--languages") == "de" and "--scrub" not in calls[1]
+
+
+def test_how_many_trains_on_more_and_more_and_says_what_each_step_gains(walk, tmp_path):
+    walk("own-logs/run.sh", LOGS="mine.jsonl")  # leaves five conversations, as the stand-in writes them
+    printed, calls = walk("own-logs/how_many.sh", "--epochs", "2", LIMITS="2 4 5 100")
+    assert check(calls) == ["train"] * 3
+    assert [option(call, "--limit") for call in calls] == ["2", "4", "5"]  # all of them once
+    lines = (tmp_path / "runs/how-many/train.jsonl").read_text().split()
+    assert sorted(lines) == ["five", "four", "one", "three", "two"] != lines
+    # before training 80; then 20, which is 75 % less; then 20 again, which gains nothing
+    assert [line.split() for line in printed.splitlines()[-5:]] == [
+        "conversations samples steps perplexity gain termination F1 hours".split(),
+        ["0", "0", "0", "80.00"],
+        ["1,500", "4,000", "63", "20.00", "75.0", "%", "–", "0.25"],
+        ["1,500", "4,000", "63", "20.00", "0.0", "%", "–", "0.25"],
+        ["1,500", "4,000", "63", "20.00", "0.0", "%", "–", "0.25"],
+    ]
+
+
+def test_the_papers_table_has_ours_beside_theirs_and_doubts_where_they_are_due(walk, tmp_path):
+    models = "UserLM-1b=trained:mine mine-too=prompted:some/model"
+    printed, calls = walk("table1_perplexity/run.sh", "--limit", "7", MODELS=models)
+    assert check(calls) == ["import", "intents", *["ppl"] * 4]
+    assert [option(call, "--model") for call in calls[2:]] == ["trained:mine"] * 2 + ["prompted:some/model"] * 2
+    table, footnote, _ = printed.split("\n\n")[-3:]
+    ours, told = "20.00 [18.50, 21.25]", "16.13"
+    assert table.splitlines()[-10:] == [
+        "|  | WildChat, without intent: paper | WildChat, without intent: ours | WildChat, with intent: paper | "
+        "WildChat, with intent: ours | PRISM, without intent: paper | PRISM, without intent: ours | "
+        "PRISM, with intent: paper | PRISM, with intent: ours |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
+        "| Llama3.2-1b-Instruct | 37.68 | – | 29.09 | – | 84.00 | – | 53.54 | – |",
+        "| Llama3-8b-Instruct | 98.29 | – | 48.13 | – | 89.98 | – | 40.86 | – |",
+        "| GPT-4o-mini \\* | 26.08 | – | 16.08 | – | 35.02 | – | 20.80 | – |",
+        "| GPT-4o \\* | 26.19 | – | 21.40 | – | 40.25 | – | 36.29 | – |",
+        "| USP-8b | 32.08 | – | 21.78 | – | 50.91 | – | 30.16 | – |",
+        f"| UserLM-1b | 8.30 | {ours} | 7.78 | {told} | 18.58 | {ours} | 10.33 | {told} |",
+        "| UserLM-8b | 5.60 | – | 4.33 | – | 14.92 | – | 7.42 | – |",
+        f"| mine-too | – | {ours} | – | {told} | – | {ours} | – | {told} |",
+    ]
+    assert footnote.startswith("\\* The rows are labelled as on the authors' slides. A closed chat model")
+    assert (tmp_path / "runs/table1_perplexity/table.md").read_text() == printed[printed.index("|  | Wild") :]

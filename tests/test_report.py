@@ -72,7 +72,12 @@ def folders(root: Path) -> list[Path]:
         {"run": "sim", "measure": "termination AUROC", "key": k, "stats": None, "why": "no P(end)"} for k in "ab"
     ]
     ppl = [
-        {"id": "a", "intent": True, "rows": [["a/0", "p", [3.0, 2.0, 9.0], ""], ["a/1", "p", None, "no intent"]]}
+        {
+            "id": "a",
+            "column": "with intent",
+            "intent": True,
+            "rows": [["a/0", "p", [3.0, 2.0, 9.0], ""], ["a/1", "p", None, "no intent"]],
+        }
     ]
     counts = {"in": 9, "out": 6, "dropped: language: fr": 2, "dropped: template": 1, "note: fields left out": 4}
     stops = {"conversations": 1, "stops": {"end": 1}, "tokens_in": 0, "tokens_out": 0}

@@ -2,66 +2,85 @@
 
 import json
 import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from userlm import address
-from userlm.flip import prompt, render
-from userlm.metrics.perplexity import bits_per_byte, perplexity, score_turns, without_intent
+from userlm import train as training
+from userlm.flip import render, samples
+from userlm.models.base import from_scratch, learn_tokenizer
 from userlm.models.local import LocalModel
+from userlm.models.packed import rows_apart, target_logits
+from userlm.prepare import Flips, prepare
 from userlm.text import INTENT_PREFIX
-from userlm.train import (
-    Flips,
-    Recipe,
-    flip_all,
-    from_base,
-    from_scratch,
-    plan,
-    row_loss,
-    save,
-    schedule,
-    train,
-)
+from userlm.train import Recipe, evaluate, keep, pack_loss, packs, plan, schedule, start, train
 from userlm.types import Conversation, InputError, ModelError, Sampling
 from userlm.users import TrainedUser
 
 
-def small(conversations, seed=0) -> LocalModel:
+def small(conversations: Sequence[Conversation], seed: int = 0) -> LocalModel:
     texts = [turn.text for conversation in conversations for turn in conversation.turns]
-    return from_scratch(texts, width=64, layers=2, vocabulary=400, seed=seed, device="cpu")
+    intents = [conversation.intent or "" for conversation in conversations]
+    return from_scratch(learn_tokenizer([*texts, *intents], 500), width=64, layers=2, seed=seed)
+
+
+def machine(folder: Path) -> Any:
+    return start("cpu", "fp32", None, folder)
+
+
+def flip(conversations: Sequence[Conversation], local: LocalModel, folder: Path, max_tokens: int = 512) -> Flips:
+    return prepare(conversations, local.template(), folder / "rows", max_tokens)
+
+
+def fit(local: LocalModel, flips: Flips, recipe: Recipe, folder: Path, valid: Flips | None = None) -> Any:
+    return train(local, flips, plan(flips, recipe), recipe, folder, machine(folder), valid)
 
 
 @pytest.fixture(scope="module")
 def logs() -> list[Conversation]:
-    subjects = ["cats", "rome", "jazz", "tea"]
-    return [
-        Conversation(f"c{i}", intent=f"{INTENT_PREFIX}learn about {subject}.", user=f"p{i}", ended=False)
-        .say(f"tell me about {subject} pls")
-        .say(f"{subject} are nice.")
-        .say(f"more on {subject}?")
-        .say("That is all.")
-        .close("end")
-        for i, subject in enumerate(subjects)
-    ]
+    """Twenty conversations of two or three user turns, each on a subject of its own."""
+    subjects = (
+        "cats rome jazz tea rain chess bread trains maps owls salt kites moss ferns glass wool mud ink fog oak"
+    )
+    found = []
+    for i, subject in enumerate(subjects.split()):
+        talk = Conversation(f"c{i}", intent=f"{INTENT_PREFIX}learn about {subject}.", user=f"p{i}")
+        talk = talk.say(f"tell me about {subject} pls").say(f"{subject} are nice.")
+        talk = talk.say(f"more on {subject}?").say("That is all.")
+        if i % 2:
+            talk = talk.say(f"who likes {subject}").say("Many do.")
+        found.append(talk.close("end"))
+    return found
 
 
 @pytest.fixture(scope="module")
-def trained(logs, tmp_path_factory) -> LocalModel:
-    local = small(logs)
-    recipe = Recipe(steps=300, batch=12, lr=3e-3, save_every=1000)
-    steps = plan(flip_all(logs, local.template(), 512), recipe)
-    *_, last = train(local, steps, recipe, tmp_path_factory.mktemp("trained"))
-    assert last["loss"] < 0.05
-    return local
+def trained(logs, tmp_path_factory) -> tuple[LocalModel, list[dict[str, Any]]]:
+    local, folder = small(logs), tmp_path_factory.mktemp("trained")
+    flips = flip(logs, local, folder)
+    recipe = Recipe(steps=200, batch=35, lr=1.2e-2, save_every=1000, eval_every=1000)
+    return local, list(fit(local, flips, recipe, folder, flips))
 
 
-def test_a_few_conversations_are_learned_by_heart_and_end_where_they_ended(trained, logs):
-    user = TrainedUser(trained, trained.template(), sampling=Sampling(temperature=0))
-    for log in logs:
-        said = Conversation(log.id, intent=log.intent)
-        for turn in log.turns:
+# --- what is learned -------------------------------------------------------------------------------------
+
+
+def test_twenty_conversations_are_learned_by_heart_and_end_where_they_ended(trained, logs):
+    local, log = trained
+    assert log[-1]["loss"] < 0.05
+    user = TrainedUser(local, local.template(), sampling=Sampling(temperature=0))
+    for talk in logs:
+        said = Conversation(talk.id, intent=talk.intent)
+        for turn in talk.turns:
             if turn.role == "user":
                 reply = user.reply(said)
                 assert (reply.text, reply.stop) == (turn.text, None)
@@ -69,53 +88,153 @@ def test_a_few_conversations_are_learned_by_heart_and_end_where_they_ended(train
         last = user.reply(said)
         assert (last.text, last.stop) == ("", "end")
         assert last.meta["p_end"] > 0.9
-        assert user.reply(Conversation(log.id, intent=log.intent)).meta["p_end"] < 0.1
 
 
-def test_perplexity_counts_the_words_of_user_turns_alone(trained, logs):
-    """By hand: the same sum from a plain forward pass over the words of one conversation."""
-    template = trained.template()
-    log = logs[0]
-    rows = list(score_turns(log, trained, template))
-    assert [row.key for row in rows] == ["c0/0", "c0/1"] and rows[0].cluster == "p0"
-    total, count = 0.0, 0
-    for k, said in enumerate(log.user_turns):
-        before = list(prompt(replace(log, turns=log.turns[: 2 * k], ended=False, stop=None), template))
-        words = template.encode("\n" + said)[1:]
-        with torch.no_grad():
-            logprobs = trained.model(torch.tensor([before + words])).logits[0].log_softmax(-1)
-        total -= sum(float(logprobs[len(before) + i - 1, word]) for i, word in enumerate(words))
-        count += len(words)
-    assert perplexity(rows).value == pytest.approx(math.exp(total / count), rel=1e-4)
-    size = sum(len(said) for said in log.user_turns)
-    assert bits_per_byte(rows).value == pytest.approx(total / math.log(2) / size, rel=1e-4)
-    assert perplexity(rows).low is None  # one person: no interval
+def test_a_validation_before_and_after_shows_that_words_and_endings_were_learned(trained):
+    before, after = trained[1][0], trained[1][-1]
+    assert before["step"] == 0 and "loss" not in before
+    assert before["valid_perplexity"] > 100 and after["valid_perplexity"] < 1.1
+    assert before["valid_termination_f1"] == 0 and after["valid_termination_f1"] == 100
 
 
-def test_trained_beats_untrained_and_the_right_intent_helps(trained, logs):
-    def measure(local, view=lambda log: log):
-        rows = [row for log in logs for row in score_turns(view(log), local, local.template())]
-        return perplexity(rows).value
+def test_the_probability_of_the_end_token_rises_where_people_leave(trained, logs):
+    def p_end(local):
+        user = TrainedUser(local, local.template(), sampling=Sampling(temperature=0))
+        return (
+            user.reply(logs[0]).meta["p_end"]
+            if logs[0].stop is None
+            else user.reply(replace(logs[0], stop=None)).meta["p_end"]
+        )
 
-    assert measure(trained) < 2 < measure(small(logs)) / 10
-    assert measure(trained) < measure(trained, without_intent)
+    assert p_end(small(logs)) < 0.05 and p_end(trained[0]) > 0.9
 
 
-def test_the_loss_of_a_row_is_that_of_transformers_on_the_same_labels(tiny, slides):
+def test_a_validation_counts_words_and_endings_as_they_are(trained, logs, tmp_path):
+    """By hand: the words' NLL from a plain forward pass. The model knows where these two ended, so one is told to
+    have ended earlier, where the model goes on, and one not to have ended: one ending missed, none made up."""
+    local, _ = trained
+    template = local.template()
+    cut = replace(logs[1], turns=logs[1].turns[:2])
+    flips = flip([cut, replace(logs[0], ended=False)], local, tmp_path)
+    rows = [flips.row(i) for i in range(len(flips.rows))]
+    with rows_apart(local.model):
+        found = evaluate(local.model, packs(rows, 512), rows[:1], template.end, machine(tmp_path))
+    total = count = 0.0
+    for row in rows:
+        logprobs = local.model(torch.tensor([row.ids])).logits[0].log_softmax(-1).detach()
+        for target in row.targets:
+            for at in range(target.first, target.stop - 1):
+                if row.ids[at] != template.end:
+                    total, count = total - float(logprobs[at - 1, row.ids[at]]), count + 1
+    assert found["valid_perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
+    assert found["valid_termination_f1"] == 0
+
+
+# --- from which tokens -----------------------------------------------------------------------------------
+
+
+def test_one_row_teaches_what_its_samples_teach_one_by_one(tiny, slides):
+    """K + 1 samples, each the row up to its own target with a loss on that target alone, against the one row."""
+    template = tiny.template()
+    [row] = render(slides, template).rows
+    assert len(row.targets) == len(list(samples(slides))) == 4
+
+    def gradient(losses):
+        tiny.model.zero_grad()
+        sum(losses).backward()
+        return torch.cat([weight.grad.flatten() for weight in tiny.model.parameters()])
+
+    def alone(target):
+        ids = torch.tensor([row.ids[: target.stop]])
+        labels = torch.full_like(ids, -100)
+        labels[0, target.start :] = ids[0, target.start :]
+        return tiny.model(input_ids=ids, labels=labels).loss * (target.stop - target.start)  # transformers' own
+
+    with rows_apart(tiny.model):
+        together = pack_loss(tiny.model, [row])
+        whole = gradient([together])
+    apart = [alone(target) for target in row.targets]
+    assert together.item() == pytest.approx(sum(loss.item() for loss in apart), rel=1e-6)
+    torch.testing.assert_close(whole, gradient(apart), rtol=1e-4, atol=1e-5)
+
+
+def test_rows_that_were_cut_teach_what_their_samples_teach(tiny, slides):
+    """With room for 160 tokens there are several rows; each target's loss is that of its own shortened context."""
+    rows = render(slides, tiny.template(), 160).rows
+    assert len(rows) > 1
+    with rows_apart(tiny.model):
+        together = pack_loss(tiny.model, rows)
+    total = 0.0
+    for row in rows:
+        logprobs = tiny.model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        total -= sum(logprobs[i - 1, row.ids[i]].item() for t in row.targets for i in range(t.start, t.stop))
+    assert together.item() == pytest.approx(total, rel=1e-6)
+
+
+def test_a_loss_per_sample_counts_short_turns_as_much_as_long_ones(tiny, slides):
     [row] = render(slides, tiny.template()).rows
-    labels = torch.tensor([[i if wanted else -100 for i, wanted in zip(row.ids, row.mask(), strict=True)]])
-    theirs = tiny.model(input_ids=torch.tensor([row.ids]), labels=labels).loss
-    assert row_loss(tiny.model, row).item() / sum(row.mask()) == pytest.approx(theirs.item(), rel=1e-5)
+    with rows_apart(tiny.model), torch.no_grad():
+        logits, wanted = target_logits(tiny.model, [(row.ids, row.mask())])
+        losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none").tolist()
+        per_sample = pack_loss(tiny.model, [row], "sample").item()
+    expected, at = 0.0, 0
+    for target in row.targets:
+        length = target.stop - target.start
+        expected += sum(losses[at : at + length]) / length
+        at += length
+    assert per_sample == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_plan_splits_no_conversation_and_uses_each_once_an_epoch(tiny, logs):
-    flips = flip_all(logs, tiny.template(), 512)
-    assert (flips.samples, flips.dropped) == (12, 0)
-    steps = plan(flips, Recipe(epochs=2, batch=5))
-    assert [sum(len(row.targets) for row in step) for step in steps] == [6, 6, 6, 6]
-    rows = [row for step in steps for row in step]
-    assert all(rows.count(row) == 2 for [row] in flips.rows)
-    assert plan(flips, Recipe(epochs=2, batch=5)) == steps != plan(flips, Recipe(epochs=2, batch=5, seed=1))
+def test_packing_changes_nothing(logs, tmp_path):
+    """Packs of one row against packs of many: the same losses, and the same weights up to the last bits."""
+    ends = []
+    for budget in (16, 4096):
+        local = small(logs)
+        folder = tmp_path / str(budget)
+        flips = flip(logs, local, folder)
+        recipe = Recipe(steps=4, batch=30, lr=1e-3, pack=budget)
+        log = list(fit(local, flips, recipe, folder))
+        ends.append((local.model.state_dict(), [entry["loss"] for entry in log]))
+    assert ends[0][1] == pytest.approx(ends[1][1], rel=1e-5)
+    for name, weight in ends[0][0].items():
+        torch.testing.assert_close(weight, ends[1][0][name], rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_checkpointing_changes_nothing(logs, tmp_path):
+    losses = []
+    for checkpointing in (False, True):
+        local, folder = small(logs), tmp_path / str(checkpointing)
+        recipe = Recipe(steps=3, batch=30, lr=1e-3, gradient_checkpointing=checkpointing)
+        losses.append([e["loss"] for e in fit(local, flip(logs, local, folder), recipe, folder)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+# --- the plan --------------------------------------------------------------------------------------------
+
+
+def test_a_plan_splits_no_conversation_and_uses_each_once_an_epoch(tiny, logs, tmp_path):
+    """Twenty conversations of 3 and 4 samples: 70 samples, in steps of 20 or a little more."""
+    flips = flip(logs, tiny, tmp_path)
+    assert (flips.samples, flips.dropped) == (70, 0)
+    steps = plan(flips, Recipe(epochs=2, batch=20))
+    counts = [sum(len(flips.row(i).targets) for i in step) for step in steps]
+    assert all(20 <= count <= 23 for count in counts[:3]) and sum(counts) == 140
+    rows = [i for step in steps for i in step]
+    assert sorted(rows) == sorted([*range(20), *range(20)])
+    assert sorted(rows[:20]) == list(range(20))
+    assert plan(flips, Recipe(epochs=2, batch=20)) == steps != plan(flips, Recipe(epochs=2, batch=20, seed=1))
+
+
+def test_the_rows_of_a_conversation_that_was_cut_stay_in_one_step(tiny, logs, tmp_path):
+    flips = flip(logs, tiny, tmp_path, max_tokens=110)
+    assert len(flips.rows) > flips.conversations
+    of = [{int(flips.rows[i, 0]) for i in step} for step in plan(flips, Recipe(batch=10))]
+    assert sum(map(len, of)) == flips.conversations
+
+
+def test_no_rows_make_an_empty_plan_and_no_steps_leave_the_model_as_it_is(tiny, logs, tmp_path):
+    assert plan(prepare([], tiny.template(), tmp_path / "none"), Recipe(steps=5)) == []
+    assert plan(flip(logs, tiny, tmp_path), Recipe(steps=0)) == []
 
 
 def test_the_learning_rate_rises_then_falls_to_a_tenth():
@@ -126,92 +245,193 @@ def test_the_learning_rate_rises_then_falls_to_a_tenth():
     assert schedule(100, 100, 0.1) == pytest.approx(0.1)
 
 
-def test_a_run_that_was_interrupted_ends_with_the_same_weights(logs, tmp_path):
-    recipe = Recipe(steps=6, batch=6, lr=1e-3, save_every=2)
+# --- many processes, interruptions, faults ---------------------------------------------------------------
 
-    def steps(local):
-        return plan(flip_all(logs, local.template(), 512), recipe)
+SCRIPT = """
+import json, os, signal, sys
+from pathlib import Path
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from userlm.models.local import LocalModel
+from userlm.prepare import load
+from userlm.train import Recipe, plan, start, train
 
-    whole = small(logs)
-    log = list(train(whole, steps(whole), recipe, tmp_path / "whole"))
-    broken = small(logs)
-    entries = train(broken, steps(broken), recipe, tmp_path / "broken")
-    assert [next(entries) for _ in range(5)] == log[:5]  # the checkpoint is of step 4: step 5 is lost
-    del entries
-    again = LocalModel.load(str(tmp_path / "broken" / "checkpoint"), "cpu")
-    rest = list(train(again, steps(again), recipe, tmp_path / "broken"))
-    assert rest == log[4:]
-    for name, weight in whole.model.state_dict().items():
-        assert torch.equal(weight, again.model.state_dict()[name]), name
+folder, begun, kill_at, sharded = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "sharded"
+machine = start("cpu", "fp32", None, folder)
+if sharded:  # accelerate offers FSDP2 on accelerators alone; torch has it on CPUs, too
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
+        state_dict_type="SHARDED_STATE_DICT",
+    )
+    for state in (PartialState, AcceleratorState):
+        state._shared_state["distributed_type"] = DistributedType.FSDP
+    AcceleratorState._shared_state["fsdp_plugin"] = plugin
+    assert machine.is_fsdp2
+local, flips = LocalModel.load(begun, "cpu"), load(folder.parent / "rows")
+recipe = Recipe(steps=6, batch=20, lr=1e-3, pack=128, save_every=2, eval_every=2)
+losses = {}
+for entry in train(local, flips, plan(flips, recipe), recipe, folder, machine, flips):
+    if entry["step"] == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "loss" in entry:
+        losses[entry["step"]] = entry["loss"]
+if sharded:
+    assert {type(weight).__name__ for weight in local.model.parameters()} == {"DTensor"}
+if machine.is_main_process:
+    print(json.dumps(losses))
+"""
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_says_where(logs, tmp_path):
+@pytest.fixture(scope="module")
+def begun(logs, tmp_path_factory) -> Path:
+    """A folder with the weights and rows from which several processes train; and what one of them makes of it.
+    The best weights are the last, of step 6."""
+    folder = tmp_path_factory.mktemp("begun")
     local = small(logs)
+    flip(logs, local, folder)
+    training.save(local, folder / "start")
+    (folder / "script.py").write_text(SCRIPT)
+    assert json.loads(run(folder, "whole").stdout).keys() == set("123456")
+    return folder
+
+
+def run(
+    begun: Path, name: str, processes: int = 1, kill_at: int = -1, how: str = ""
+) -> subprocess.CompletedProcess[str]:
+    (begun / name).mkdir(exist_ok=True)
+    launch = [sys.executable]
+    if processes > 1:
+        launch += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*launch, str(begun / "script.py"), str(begun / name), str(begun / "start"), str(kill_at), how]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": str(how == "sharded").lower()}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+
+def weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("how", ["replicated", "sharded"])
+def test_two_processes_learn_what_one_learns(begun, how):
+    done = run(begun, how, processes=2, how=how)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (begun / how / "checkpoint" / "optimizer_0").is_dir() == (how == "sharded")
+    one, two = weights_in(begun / "whole"), weights_in(begun / how)
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(begun):
+    killed = run(begun, "killed", kill_at=5)
+    assert killed.returncode == -signal.SIGKILL
+    assert (begun / "killed" / "checkpoint").is_dir()  # of step 4: step 5 is lost
+    done = run(begun, "killed")
+    assert json.loads(done.stdout).keys() == {"5", "6"}, done.stderr[-3000:]
+    for name, weight in weights_in(begun / "whole").items():
+        assert torch.equal(weights_in(begun / "killed")[name], weight), name
+
+
+def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_goes_on_from_it(logs, tmp_path):
+    local = small(logs)
+    flips = flip(logs, local, tmp_path)
+    recipe = Recipe(steps=6, batch=20, lr=1e-3)
+    seen: list[int] = []
+    steps = plan(flips, recipe)
+    stopping = machine(tmp_path)
+    for entry in train(local, flips, steps, recipe, tmp_path, stopping, stopping=lambda: len(seen) == 3):
+        seen.append(entry["step"])
+    assert seen == [1, 2, 3] and (tmp_path / "checkpoint").is_dir() and not (tmp_path / "model").exists()
+    again = [entry["step"] for entry in fit(small(logs), flips, recipe, tmp_path)]
+    assert again == [4, 5, 6] and (tmp_path / "model").is_dir()
+
+
+def test_the_best_weights_are_kept_and_a_run_that_gets_no_better_stops(logs, tmp_path, monkeypatch):
+    """Perplexities 50 before, then 9, 7, 8, 8: the second weights are kept, and after two worse ones it stops."""
+    found = iter([50.0, 9.0, 7.0, 8.0, 8.0])
+    monkeypatch.setattr(
+        training, "evaluate", lambda *_: {"valid_perplexity": next(found), "valid_termination_f1": None}
+    )
+    local = small(logs)
+    flips = flip(logs, local, tmp_path)
+    recipe = Recipe(steps=20, batch=20, lr=1e-2, eval_every=1, patience=2)
+    weights = {}
+    for entry in fit(local, flips, recipe, tmp_path, flips):
+        weights[entry["step"]] = local.model.get_input_embeddings().weight.detach().clone()
+    assert list(weights) == [0, 1, 2, 3, 4]
+    kept = LocalModel.load(str(tmp_path / "model"), "cpu").model.get_input_embeddings().weight
+    assert torch.equal(kept, weights[2]) and not torch.equal(kept, weights[4])
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_where_the_last_good_state_is(logs, tmp_path):
+    local = small(logs)
+    flips = flip(logs, local, tmp_path)
+    recipe = Recipe(steps=5, batch=20, save_every=2)
+    entries = fit(local, flips, recipe, tmp_path)
+    assert [next(entries)["step"] for _ in range(3)] == [1, 2, 3]
     with torch.no_grad():
         local.model.lm_head.weight[:] = float("nan")
-    steps = plan(flip_all(logs, local.template(), 512), Recipe(steps=3))
-    with pytest.raises(ModelError, match=r"loss is nan at step 1.*--lr"):
-        list(train(local, steps, Recipe(), tmp_path))
+    with pytest.raises(
+        ModelError, match=r"loss is nan .* at step 4; .*checkpoint holds the last good state.*--lr"
+    ):
+        next(entries)
 
 
-def test_the_saved_folder_loads_in_plain_transformers_and_opens_a_user_turn(trained, logs, tmp_path):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def test_memory_that_runs_out_names_the_flag_that_helps(logs, tmp_path, monkeypatch):
+    def none_left(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
-    save(trained, tmp_path)
-    tokenizer, model = AutoTokenizer.from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)
-    messages = [{"role": "system", "content": logs[1].intent}]
-    ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=False)
-    out = model.generate(ids, do_sample=False, max_new_tokens=40)[0, ids.shape[1] :]
-    assert tokenizer.decode(out) == "\ntell me about rome pls<|eot_id|>"  # it writes the newline itself
-    config = json.loads((tmp_path / "generation_config.json").read_text())
-    end = tokenizer.convert_tokens_to_ids(["<|eot_id|>", "<|endconversation|>"])
-    assert config["eos_token_id"] == end
-    assert LocalModel.load(str(tmp_path)).template().end == trained.template().end
-
-
-def test_a_base_without_the_end_token_gets_one_that_begins_as_the_closing_token(logs):
     local = small(logs)
-    parts = json.loads(local.tokenizer.backend_tokenizer.to_str())
-    parts["added_tokens"] = [t for t in parts["added_tokens"] if t["content"] != "<|endconversation|>"]
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    base = LocalModel(
-        local.model,
-        PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(parts)), eos_token="<|eot_id|>"),
-    )
-    grown = from_base(base)
-    template = grown.template()
-    weights = grown.model.get_input_embeddings().weight
-    assert torch.equal(weights[template.end], weights[template.close])
-    assert weights.shape[0] % 64 == 0 and weights.shape[0] > template.end
-
-
-def test_a_tokenizer_without_header_tokens_is_refused_with_what_can_be_trained(tiny):
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0, "b": 1}, [])))
-    with pytest.raises(InputError, match=r"no <\|start_header_id\|>.*Llama-3"):
-        from_base(LocalModel(tiny.model, other, "gpt2"))
+    flips = flip(logs, local, tmp_path)
+    row = flips.row(0)
+    length = max(len(flips.row(i).ids) for i in range(20))
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "pack_loss", none_left)
+        for recipe, flag in (
+            (Recipe(batch=100, pack=4096), "--pack 2048"),
+            (Recipe(batch=100, pack=length), "--gradient-checkpointing"),
+            (Recipe(batch=100, pack=length, gradient_checkpointing=True), "--max-tokens"),
+        ):
+            with pytest.raises(ModelError, match=f"out of memory; .*{flag}"):
+                list(fit(small(logs), flips, recipe, tmp_path))
+    monkeypatch.setattr(torch.optim.AdamW, "step", none_left)
+    with pytest.raises(ModelError, match=r"out of memory; .*--lora"):
+        list(fit(small(logs), flips, Recipe(), tmp_path))
+    assert row.ids
 
 
-def test_a_model_that_was_trained_again_in_the_same_folder_is_loaded_again(trained, tmp_path):
-    save(trained, tmp_path)
-    first = address.local_model(str(tmp_path))
-    assert address.local_model(str(tmp_path)) is first
-    with torch.no_grad():
-        for weight in first.model.parameters():
-            weight.zero_()
-    save(first, tmp_path)
-    again = address.local_model(str(tmp_path))
-    assert again is not first and not next(again.model.parameters()).any()
+def test_an_optimizer_is_named_as_transformers_names_it(tiny):
+    made = training.make_optimizer(tiny.model, Recipe(optimizer="adafactor", lr=1e-3))
+    assert type(made).__name__ == "Adafactor" and made.param_groups[0]["lr"] == 1e-3
+    with pytest.raises(InputError, match=r"--optimizer adamwx: .*adafactor"):
+        training.make_optimizer(tiny.model, Recipe(optimizer="adamwx"))
 
 
-def test_no_rows_make_an_empty_plan():
-    assert plan(Flips((), 0, 0), Recipe(epochs=1)) == []
-    assert plan(Flips((), 0, 0), Recipe(steps=5)) == []
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(logs, tmp_path, monkeypatch):
+    local = small(logs)
+    flips = flip(logs, local, tmp_path)
+    entries = fit(local, flips, Recipe(steps=5, batch=20, save_every=1), tmp_path)
+    next(entries), next(entries)
+    good = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
+
+    def full(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Free())
+    with pytest.raises(OSError, match="No space left"):
+        next(entries)
+    assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == good
 
 
-def test_no_steps_leave_the_model_as_it_is(tiny, logs):
-    assert plan(flip_all(logs, tiny.template(), 512), Recipe(steps=0)) == []
+class Free:
+    free = 0
+
+
+def test_weights_can_be_kept_at_any_time(logs, tmp_path):
+    local = small(logs)
+    for _ in range(2):
+        keep(local, local.model, machine(tmp_path), tmp_path)
+    assert LocalModel.load(str(tmp_path / "model")).template().end == local.template().end

@@ -3,6 +3,7 @@
     users       trained:MODEL  prompted:MODEL  replay:FILE  script:FILE  human  py:MODULE:NAME
     assistants  MODEL  oracle  clarifier  replay:FILE  script:FILE  human  py:MODULE:NAME
     models      a folder or hub id  openai:NAME  http://HOST:PORT/v1#NAME  script:FILE
+    to score    MODEL or trained:MODEL  base:MODEL  prompted:MODEL, here or at http://HOST:PORT/v1#NAME
 
 `trained:microsoft/UserLM-8b` is the released checkpoint. Keys come from the environment: OPENAI_API_KEY for
 `openai:`, USERLM_API_KEY for a server at a URL; they are not written anywhere.
@@ -16,23 +17,26 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
+from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
 from userlm.store import read_conversations
-from userlm.types import Chat, Conversation, InputError, Sampling, Speaker, Task
+from userlm.types import Chat, Conversation, InputError, Sampling, Score, Speaker, Task
 from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser
 
 if TYPE_CHECKING:
-    from userlm.models.local import LocalModel
+    from userlm.models.endpoint import EndpointModel
+    from userlm.models.local import Encode, LocalModel, Spans
 
 USERS = ("trained", "prompted", "replay", "script", "human", "py")
 ASSISTANTS = ("oracle", "clarifier", "replay", "script", "human", "py")
 MODELS = ("openai", "http", "https", "script")
+FORMS = ("trained", "base", "prompted")
 
 Ask = Callable[[Conversation], str | None]
 
@@ -125,39 +129,100 @@ def chat_model(address: str, also: tuple[str, ...] = ()) -> Chat:
     if scheme == "openai":
         return _endpoint(rest, None, "OPENAI_API_KEY")
     if scheme in ("http", "https"):
-        url, _, name = address.partition("#")
-        _check_url(url)
-        if not name:
-            raise InputError(f"{address}: which model? write {url.rstrip('/')}#NAME")
-        return _endpoint(name, url, "USERLM_API_KEY")
+        return _server(address)
     if "://" in address:  # it may hold a password
         raise InputError(f"{scheme}://: no model is reached by that; write http://HOST:PORT/v1#NAME")
     raise _unknown(address, scheme, (*MODELS, *also), "model")
 
 
+def scorer(
+    address: str, *, tokenizer: str | None = None, workers: int = 16, device: str | None = None
+) -> tuple[Score, Form, int | None]:
+    """The model at an address as one that scores texts, how it is shown a conversation, and its window in tokens
+    (`None`: not known).
+
+    Args:
+        tokenizer: of a model on a server; by default what has the model's name.
+        workers: rows at once, on a server.
+        device: of a model on this machine.
+
+    Raises:
+        InputError: if the address is wrong, or its model cannot score; it says what was meant.
+    """
+    scheme, colon, rest = address.partition(":")
+    form, place = (scheme, rest) if colon and scheme in FORMS else (FORMS[0], address)
+    _need(place, address, "model")
+    scheme = _scheme(place) or ""
+    if scheme == "openai":
+        raise InputError(
+            f"{address} is not scorable: this API gives no log-probabilities of a prompt, and they are never "
+            "estimated; give a model on this machine, or one that vLLM serves (http://HOST:PORT/v1#NAME)"
+        )
+    if scheme in ("http", "https"):
+        from userlm.models.local import load_tokenizer, text_functions
+        from userlm.models.prompt_logprobs import PromptLogprobs
+
+        server, name = _server(place), place.partition("#")[2]
+        try:
+            words = load_tokenizer(str(_model_folder(tokenizer or name)))
+        except InputError as error:
+            if tokenizer:
+                raise
+            raise InputError(
+                f"{place}: its tokenizer is needed here; give it with --tokenizer ({error})"
+            ) from None
+        encode, spans, _ = text_functions(words)
+        return PromptLogprobs(server, workers), _form(form, name, words, encode, spans), None
+    if scheme and scheme not in MODELS:
+        raise _unknown(address, scheme, (*FORMS, "http", "https"), "model to score")
+    if tokenizer:
+        raise InputError(f"--tokenizer {tokenizer}: {place} brings its own; it is for a model on a server")
+    model = local_model(place, device)
+    return model, _form(form, place, model.tokenizer, model.encode, model.spans), model.window
+
+
+def _form(form: str, name: str, tokenizer: Any, encode: Encode, spans: Spans) -> Form:
+    from userlm.models.local import chat_ids, template_of
+
+    if form == "base":
+        return base_form(encode, spans, tokenizer.bos_token_id)
+    if form == "prompted":
+        if not tokenizer.chat_template:
+            raise InputError(f"{name} has no chat template, so it cannot be prompted; score it as base:{name}")
+        close = tokenizer.eos_token_id
+        chat = partial(chat_ids, tokenizer, encode, name=name, today="26 Jul 2024")  # the same rows every day
+        return prompted_form(encode, spans, chat, 0 if close is None else close)
+    try:
+        return trained_form(template_of(tokenizer, encode), spans)
+    except ValueError as error:
+        raise InputError(
+            f"{name}: {error}, so it is no user model; score it as base:{name} or, if it chats, as prompted:{name}"
+        ) from None
+
+
 def files(address: str) -> list[Path]:
     """The files on this machine whose contents an address stands for: logs, scripts, weights."""
-    scheme, _, rest = address.partition(":")
-    if scheme in ("replay", "script"):
+    scheme, colon, rest = address.partition(":")
+    if colon and scheme in ("replay", "script"):
         return [Path(rest)]
-    name = rest if scheme in ("trained", "prompted") else address
+    name = rest if colon and scheme in FORMS else address
     return sorted(_model_folder(name).glob("*.safetensors"))
 
 
-def local_model(name: str) -> LocalModel:
+def local_model(name: str, device: str | None = None) -> LocalModel:
     """The local model in a folder or with a hub id; the same weights are loaded once. It is not to be trained."""
     path = checkpoint(name)
     folder = Path(path)
     stats = [(file.name, file.stat()) for file in sorted(folder.iterdir())] if folder.is_dir() else []
-    return _load(path, tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats))
+    return _load(path, device, tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats))
 
 
 @cache
-def _load(path: str, stamp: tuple[tuple[str, int, int], ...]) -> LocalModel:
+def _load(path: str, device: str | None, stamp: tuple[tuple[str, int, int], ...]) -> LocalModel:
     """`stamp` tells the weights of today from those that stood in the same folder before."""
     from userlm.models.local import LocalModel
 
-    return LocalModel.load(path)
+    return LocalModel.load(path, device)
 
 
 def checkpoint(name: str) -> str:
@@ -184,7 +249,16 @@ def _model_folder(name: str) -> Path:
     return folder / "model" if (folder / "model" / "config.json").is_file() else folder
 
 
-def _endpoint(name: str, url: str | None, variable: str) -> Chat:
+def _server(address: str) -> EndpointModel:
+    """The model at `http://HOST:PORT/v1#NAME`."""
+    url, _, name = address.partition("#")
+    _check_url(url)
+    if not name:
+        raise InputError(f"{address}: which model? write {url.rstrip('/')}#NAME")
+    return _endpoint(name, url, "USERLM_API_KEY")
+
+
+def _endpoint(name: str, url: str | None, variable: str) -> EndpointModel:
     from userlm.models.endpoint import EndpointModel
 
     key = os.environ.get(variable, "").strip()

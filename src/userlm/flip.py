@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from userlm.text import END_TOKEN
 from userlm.types import Conversation, Sample
@@ -42,6 +43,7 @@ class Template:
         close: the id that closes a turn.
         end: the id that a user says to leave.
         stop_ids: ids at which a reply is over: `close`, `end` and every other control token.
+        start: ids in front of every row, such as the BOS that other families want; UserLM has none.
     """
 
     encode: Callable[[str], list[int]]
@@ -50,6 +52,7 @@ class Template:
     close: int
     end: int
     stop_ids: frozenset[int]
+    start: Ids = ()
 
     def turn(self, role: str, text: str) -> Ids:
         """A whole turn."""
@@ -102,7 +105,12 @@ class Flipped:
     dropped: tuple[int, ...] = ()
 
 
-def render(conversation: Conversation, template: Template, max_tokens: int | None = None) -> Flipped:
+def render(
+    conversation: Conversation,
+    template: Template,
+    max_tokens: int | None = None,
+    long: Literal["shorten", "drop"] = "shorten",
+) -> Flipped:
     """All samples of a conversation, each exactly once, in as few rows as can be.
 
     The first row holds the conversation from its beginning for as long as it fits. Each sample beyond that
@@ -110,6 +118,7 @@ def render(conversation: Conversation, template: Template, max_tokens: int | Non
 
     Args:
         max_tokens: the length of a row, in tokens; `None`: no limit.
+        long: what becomes of the samples that do not fit whole.
     """
     head = _head(conversation, template)
     turns = [template.turn(turn.role, turn.text) for turn in conversation.turns]
@@ -127,7 +136,8 @@ def render(conversation: Conversation, template: Template, max_tokens: int | Non
                 targets.append(_target(template, said[at], len(ids), turn))
             ids += turn
         elif at in said and max_tokens is not None:
-            context = shorten(head, turns[:at], template, max_tokens - len(turn))
+            room = max_tokens - len(turn)
+            context = shorten(head, turns[:at], template, room) if long == "shorten" else None
             if context is None:
                 dropped.append(said[at])
             else:
@@ -179,7 +189,7 @@ def shorten(head: Ids, turns: list[Ids], template: Template, room: int) -> Ids |
 
 def _head(conversation: Conversation, template: Template) -> Ids:
     told = conversation.system
-    return () if told is None else template.turn("system", told)
+    return template.start if told is None else (*template.start, *template.turn("system", told))
 
 
 def _target(template: Template, k: int, start: int, turn: Ids) -> Target:

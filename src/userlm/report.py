@@ -63,6 +63,10 @@ STOP_WORDS = {
 NOTES = {
     "perplexity": "Of real user turns under the model, by token. Compares only models with one tokenizer.",
     "bits per byte": "The same surprise by byte of text, so that it compares models with any tokenizer.",
+    "perplexity ratio": "What knowing the intent does, on the same turns: below 1 it helps. Somebody else's "
+    "intent is the control.",
+    "human goals: perplexity ratio": "The same where people wrote down their goals themselves: no intent was "
+    "drawn from the words to predict.",
     "first-turn diversity": "How different the first turns are: mean Jaccard distance of their words.",
     "intent decomposition": "Share of a turn’s content words that are the intent’s own wording.",
     "words per turn": "Mean length of a user turn.",
@@ -75,6 +79,8 @@ NOTES = {
 MEASURES = (
     "perplexity",
     "bits per byte",
+    "perplexity ratio",
+    "human goals: perplexity ratio",
     "termination F1",
     "termination AUROC",
     "first-turn diversity",
@@ -256,6 +262,7 @@ def _figures(column: str, results: Mapping[str, Any]) -> tuple[Figure, ...]:
             why=str(one.get("why") or "nothing to measure"),
         )
         for one in results[column]
+        if not str(one["name"]).startswith("source ")  # many; `userlm ppl` shows them
     )
 
 
@@ -302,11 +309,11 @@ def _log(path: Path) -> Iterator[tuple[int, float]]:
 
 
 def _missing(folder: Path, verb: str) -> Iterator[Missing]:
-    """Lines of `ppl` are `{"intent": bool, "rows": [[key, cluster, stats, why], ...]}`, of `score` one item."""
+    """Lines of `ppl` are `{"column": str, "rows": [[key, cluster, stats, why], ...]}`, of `score` one item."""
     counts: Counter[tuple[str, str, str]] = Counter()
     for line in _rows(folder / "scores.jsonl"):
         if verb == "ppl":
-            column = "with intent" if line.get("intent") else "without intent"
+            column = str(line.get("column"))
             rows = line.get("rows") or ()
             counts.update((column, "user turns", str(why)) for *_, stats, why in rows if not stats)
         elif line.get("stats") is None:
@@ -842,8 +849,11 @@ def _tables(columns: Sequence[Column]) -> list[tuple[list[Column], list[str]]]:
 
 
 def _panels(columns: Sequence[Column]) -> list[Panel]:
+    """A drawing for each measure, but for the variants of perplexity, which stand in the table."""
     panels = []
     for name in _names(columns):
+        if name not in MEASURES and ("perplexity" in name or ": " in name):
+            continue
         having = [(column, column.figures[name]) for column in columns if name in column.figures]
         ends = [end for _, f in having for end in (f.value, f.low, f.high) if end is not None]
         at = ticks(min(ends), max(ends)) if ends else []

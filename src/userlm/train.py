@@ -1,47 +1,56 @@
-"""Train a user model on flipped dialogues. `userlm train` runs this.
+"""Train a user model on flipped dialogues. `userlm train` runs this, on one process or, by `accelerate launch` or
+`torchrun`, on many.
 
-One row holds a whole conversation, and the loss is on what the user says: every user turn, its closing token,
-and the ending. The loss of a step is the mean over its target tokens. Full-parameter, AdamW, cosine schedule;
-weights are float32, and on a GPU the forward pass is computed in bfloat16.
+One row holds a whole conversation, and the loss is on what the user says: every user turn, its closing token, and
+the ending. Rows are packed end to end without seeing each other (`models.packed`), and logits are computed at the
+targets only. A step is the packed rows of about `Recipe.batch` samples; its loss is the mean over all of its
+targets, however they are packed or dealt to processes, so one process and many learn the same.
 
-Reads train.jsonl; writes log.jsonl (a line a step), checkpoint/ while it runs, and model/ at the end: an
-ordinary Hugging Face folder.
+Reads flipped conversations (`prepare`); writes checkpoint/ while it runs, to resume from, and model/: the best
+weights by validation perplexity, or the last ones, as an ordinary Hugging Face folder (LoRA: adapter/ beside it).
 """
 
 from __future__ import annotations
 
-import errno
+import logging
 import math
-import os
 import random
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
-from tokenizers import models as tokenizer_models
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import DistributedType, set_seed
 
-from userlm.flip import Row, Template, render
-from userlm.models.local import LocalModel, usable_device
-from userlm.text import END_TOKEN
-from userlm.types import Conversation, InputError, ModelError
-
-CONTROLS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n"
-    "{{ message['content'] }}<|eot_id|>{% endfor %}<|start_header_id|>user<|end_header_id|>"
+from userlm.flip import Row
+from userlm.models.base import (
+    full_disk,
+    has_adapter,
+    load_adapter,
+    merge,
+    replacing_folder,
+    restore,
+    save,
+    save_adapter,
 )
-"""What plain transformers and vLLM will spell: that of microsoft/UserLM-8b, a user turn always open at the end."""
+from userlm.models.local import LocalModel
+from userlm.models.packed import even_bins, rows_apart, target_logits
+from userlm.prepare import Flips
+from userlm.types import InputError, ModelError
+
+Pack = Sequence[Row]
+BETAS = (0.9, 0.95)  # of AdamW
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """How to train. The defaults are the paper's where it says (slides), else ours.
 
@@ -50,8 +59,14 @@ class Recipe:
         steps: stop after this many steps; `None`: when the epochs are over.
         batch: samples in an optimizer step, at least; a conversation is never split.
         lr: the peak; it rises over `warmup` of the steps and falls to a tenth along a cosine.
-        max_tokens: the length of a row.
+        optimizer: as transformers' `TrainingArguments.optim` names them.
+        average: the loss of a step is the mean over its target tokens, or over its samples, each with the mean
+            over its own tokens.
+        pack: tokens in one forward pass, unless one row alone is longer.
+        gradient_checkpointing: compute activations twice and keep few of them.
         save_every: steps between two checkpoints to resume from.
+        eval_every: steps between two validations.
+        patience: stop after this many validations without a better perplexity; `None`: never.
     """
 
     epochs: int = 1
@@ -59,98 +74,234 @@ class Recipe:
     batch: int = 1024
     lr: float = 2e-5
     warmup: float = 0.03
-    max_tokens: int = 2048
     clip: float = 1.0
+    optimizer: str = "adamw_torch"
+    average: Literal["token", "sample"] = "token"
+    pack: int = 8192
+    gradient_checkpointing: bool = False
     save_every: int = 50
+    eval_every: int = 50
+    patience: int | None = None
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Flips:
-    """Flipped conversations: for each the rows that it gives; and what did not fit."""
+def start(device: str, precision: str, log_with: str | None, folder: Path) -> Accelerator:
+    """This process's share of the machine, as `accelerate launch` or `torchrun` set it up.
 
-    rows: tuple[tuple[Row, ...], ...]
-    samples: int
-    dropped: int
+    Args:
+        device: `cpu`, or anything else for what accelerate finds.
+        precision: `bf16` (the forward pass; weights stay float32) or `fp32`.
+        log_with: `tensorboard`, `wandb`, `mlflow` or another tracker that accelerate knows.
+    """
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # tied weights are meant to be saved once
+    return Accelerator(
+        cpu=device.startswith("cpu"),
+        mixed_precision={"bf16": "bf16", "fp32": "no"}[precision],
+        log_with=log_with,
+        project_dir=folder,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],  # others wait while one prepares
+    )
 
 
-def flip_all(conversations: Iterable[Conversation], template: Template, max_tokens: int) -> Flips:
-    """Flip every conversation once."""
-    flipped = [render(conversation, template, max_tokens) for conversation in conversations]
-    kept = tuple(flips.rows for flips in flipped if flips.rows)
-    samples = sum(len(row.targets) for rows in kept for row in rows)
-    return Flips(kept, samples, sum(len(flips.dropped) for flips in flipped))
-
-
-def plan(flips: Flips, recipe: Recipe) -> list[list[Row]]:
+def plan(flips: Flips, recipe: Recipe) -> list[list[int]]:
     """The rows of every step, in order. It depends on the seed alone, so a resumed run goes on with the same."""
-    steps: list[list[Row]] = []
+    _, first, count = np.unique(flips.rows[:, 0], return_index=True, return_counts=True)
+    upto = np.append(flips.rows[:, 3], flips.samples)  # the samples before each row
+    samples = (upto[first + count] - upto[first]).tolist()
+    steps: list[list[int]] = []
     epoch = 0
-    while flips.rows and (epoch < recipe.epochs if recipe.steps is None else len(steps) < recipe.steps):
-        order = list(range(len(flips.rows)))
+    while samples and (epoch < recipe.epochs if recipe.steps is None else len(steps) < recipe.steps):
+        order = list(range(len(samples)))
         random.Random(f"{recipe.seed}/{epoch}").shuffle(order)
-        batch: list[Row] = []
+        rows: list[int] = []
+        held = 0
         for i in order:
-            batch += flips.rows[i]
-            if sum(len(row.targets) for row in batch) >= recipe.batch:
-                steps.append(batch)
-                batch = []
-        if batch:
-            steps.append(batch)
+            rows += range(first[i], first[i] + count[i])
+            held += samples[i]
+            if held >= recipe.batch:
+                steps.append(rows)
+                rows, held = [], 0
+        if rows:
+            steps.append(rows)
         epoch += 1
     return steps if recipe.steps is None else steps[: recipe.steps]
 
 
-def train(local: LocalModel, steps: Sequence[list[Row]], recipe: Recipe, folder: Path) -> Iterator[dict[str, Any]]:
-    """Train in place, a log entry a step: step, loss (nats a target token), lr, tokens, samples.
+def packs(rows: Sequence[Row], budget: int, processes: int = 1) -> list[Pack]:
+    """The rows in packs of about as many tokens each, at most `budget`; as many for every process, some empty."""
+    bins = even_bins([len(row.ids) for row in rows], budget, processes)
+    return [[rows[i] for i in bin] for bin in bins]
 
-    A checkpoint in `folder` is taken up: the entries go on behind it, and the weights end the same as those of
-    an uninterrupted run.
+
+def train(
+    local: LocalModel,
+    flips: Flips,
+    steps: Sequence[Sequence[int]],
+    recipe: Recipe,
+    folder: Path,
+    machine: Accelerator,
+    valid: Flips | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[dict[str, Any]]:
+    """Train, a log entry a step: step, loss in nats, lr, norm of the gradient, conversations, samples, tokens, and
+    after a validation what `evaluate` found. With `valid` the first entry is a validation before any training.
+
+    A checkpoint in `folder` is taken up: the entries go on behind it, and the weights end the same as those of an
+    uninterrupted run. Once `stopping` says so in any process, a checkpoint is written and no further step taken.
 
     Raises:
-        ModelError: if the loss is no longer a number; the last checkpoint stays.
+        ModelError: if the loss is no longer a number (the last checkpoint stays) or memory runs out (with advice).
     """
-    model = local.model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    done = 0
-    if saved := latest_checkpoint(folder):
-        state = torch.load(saved / "optimizer.pt", weights_only=True)
-        optimizer.load_state_dict(state["optimizer"])
-        done = state["step"]
-    model.train()
-    for step in range(done, len(steps)):
-        batch = steps[step]
-        lr = recipe.lr * schedule(step, len(steps), recipe.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        targets = sum(sum(row.mask()) for row in batch)
-        loss = 0.0
-        for row in batch:
-            part = row_loss(model, row) / targets
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += float(part.detach())
-        if not math.isfinite(loss):
-            raise ModelError(
-                f"the loss is {loss} at step {step + 1}; {folder}/checkpoint holds the last good state: "
-                "try a lower --lr"
-            )
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        tokens, samples = sum(len(row.ids) for row in batch), sum(len(row.targets) for row in batch)
-        yield {"step": step + 1, "loss": loss, "lr": lr, "tokens": tokens, "samples": samples}
-        if (step + 1) % recipe.save_every == 0 and step + 1 < len(steps):
-            save_checkpoint(local, optimizer, step + 1, folder)
+    if has_adapter(local) and machine.distributed_type == DistributedType.FSDP:
+        raise InputError("LoRA trains a whole model on each device; launch it without FSDP")
+    set_seed(recipe.seed)
+    if recipe.gradient_checkpointing:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its new name is not in 5.0
+            local.model.gradient_checkpointing_enable({"use_reentrant": False})
+    model, optimizer = machine.prepare(local.model, make_optimizer(local.model, recipe))
+    progress = Progress()
+    machine.register_for_checkpointing(progress)
+    if machine.is_main_process:
+        for name in ("checkpoint", "model", "adapter"):
+            restore(folder / name)
+    machine.wait_for_everyone()
+    resumed = latest_checkpoint(folder)
+    if resumed:
+        machine.load_state(str(resumed))
+    people = [] if valid is None else [valid.row(i) for i in range(len(valid.rows))]
+    tested = packs(people, recipe.pack, machine.num_processes)
+    spare = _spare_pack(flips)
+    end = local.template().end
+    with rows_apart(local.model):
+        if tested and not resumed:
+            yield {"step": 0, **evaluate(model, tested, spare, end, machine)}
+        for step in range(progress.step, len(steps)):
+            if recipe.patience is not None and progress.waited >= recipe.patience:
+                break
+            rows = [flips.row(i) for i in steps[step]]
+            lr = recipe.lr * schedule(step, len(steps), recipe.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            model.train()
+            with _explaining_memory(recipe, rows):
+                loss = _backward(model, rows, spare, recipe, machine)
+                norm = float(machine.clip_grad_norm_(model.parameters(), recipe.clip))
+            if not math.isfinite(loss + norm):
+                raise ModelError(
+                    f"the loss is {loss} and the norm of its gradient {norm} at step {step + 1}; "
+                    f"{_last_good(folder)}: try a lower --lr"
+                )
+            with _explaining_memory(recipe, []):  # the first step makes the optimizer's state
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            progress.step = step + 1
+            entry = {"step": step + 1, "loss": loss, "lr": lr, "norm": norm, **_counts(flips, steps[step], rows)}
+            if tested and (progress.step % recipe.eval_every == 0 or progress.step == len(steps)):
+                entry |= evaluate(model, tested, spare, end, machine)
+                if progress.is_better(entry["valid_perplexity"]):
+                    keep(local, model, machine, folder)
+            yield entry
+            stop = _any(stopping(), machine) and progress.step < len(steps)
+            if stop or (progress.step % recipe.save_every == 0 and progress.step < len(steps)):
+                save_checkpoint(machine, folder)
+            if stop:
+                return
+        if progress.best == math.inf:  # nothing was compared: the last weights are the ones
+            keep(local, model, machine, folder)
     model.eval()
 
 
-def row_loss(model: Any, row: Row) -> torch.Tensor:
-    """The summed loss (nats) of a row's targets. Logits are computed where there is a target, and only there."""
-    ids = torch.tensor([row.ids], device=model.device)
-    index = torch.tensor([i for i, wanted in enumerate(row.mask()) if wanted], device=model.device)
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=index - 1).logits[0]
-    return F.cross_entropy(logits.float(), ids[0, index], reduction="sum")
+def _backward(model: Any, rows: Sequence[Row], spare: Pack, recipe: Recipe, machine: Accelerator) -> float:
+    """Gradients of the mean loss of all rows, whichever process holds them; that loss.
+
+    Processes average their gradients, so each counts its share times their number.
+    """
+    whole = sum(_weight(row, recipe.average) for row in rows)
+    loss = torch.zeros((), device=machine.device)
+    mine = packs(rows, recipe.pack, machine.num_processes)[machine.process_index :: machine.num_processes]
+    for i, pack in enumerate(mine):
+        # Gradients travel once a step; sharded ones with every pack, or each process would hold them whole.
+        alone = machine.distributed_type in _REPLICATED and i + 1 < len(mine)
+        with machine.no_sync(model) if alone else nullcontext():
+            part = pack_loss(model, pack or spare, recipe.average) / whole
+            machine.backward(part * (machine.num_processes if pack else 0))
+        if pack:
+            loss += part.detach()
+    return float(machine.reduce(loss, "sum"))
+
+
+_REPLICATED = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+
+
+def pack_loss(model: Any, pack: Pack, average: str = "token") -> torch.Tensor:
+    """The loss (nats) of a pack's targets, summed over tokens, or over samples each with its mean over tokens."""
+    logits, wanted = target_logits(model, [(row.ids, row.mask()) for row in pack])
+    losses = F.cross_entropy(logits.float(), wanted, reduction="none")
+    if average == "token":
+        return losses.sum()
+    lengths = torch.tensor([target.stop - target.start for row in pack for target in row.targets])
+    return losses @ (1 / lengths).repeat_interleave(lengths).to(losses)
+
+
+def _weight(row: Row, average: str) -> int:
+    """How much a row counts in the mean."""
+    return len(row.targets) if average == "sample" else sum(target.stop - target.start for target in row.targets)
+
+
+@torch.no_grad()
+def evaluate(model: Any, tested: Sequence[Pack], spare: Pack, end: int, machine: Accelerator) -> dict[str, Any]:
+    """How well held-out people are predicted: perplexity of the words of their turns, termination F1 in percent.
+
+    The model leaves where P(end) before a turn is above one half; a person left where the ending was observed.
+    """
+    model.eval()
+    sums = torch.zeros(5, dtype=torch.float64)  # NLL in nats, words; endings right, made up, missed
+    for pack in tested[machine.process_index :: machine.num_processes]:
+        logits, wanted = target_logits(model, [(row.ids, row.mask()) for row in pack or spare])
+        if not pack:
+            continue
+        # what stands where among the targets' tokens: 0 a lead or closing token, 1 a word, 2 the first word
+        lengths = [(t.first - t.start, t.stop - 1 - t.first) for row in pack for t in row.targets]
+        place = torch.tensor([p for lead, n in lengths for p in [0] * lead + [2] * (n > 0) + [1] * (n - 1) + [0]])
+        logprobs = logits.float().log_softmax(-1)
+        nll = -logprobs.gather(1, wanted[:, None])[:, 0].double().cpu()
+        left, leaves = (wanted == end).cpu(), (logprobs[:, end] > math.log(0.5)).cpu()
+        words, first = (place > 0) & ~left, place == 2
+        sums[0] += nll[words].sum()
+        counts = (words, first & left & leaves, first & ~left & leaves, first & left & ~leaves)
+        sums[1:] += torch.tensor([int(count.sum()) for count in counts])
+    loss, words_, right, made_up, missed = machine.reduce(sums.to(machine.device), "sum").tolist()
+    if not words_:
+        raise InputError("the people to validate on say no word; give others with --valid, or --valid-limit 0")
+    f1 = 200 * right / (2 * right + made_up + missed) if right + missed else None
+    return {"valid_perplexity": math.exp(min(loss / words_, 700)), "valid_termination_f1": f1}
+
+
+def make_optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW without weight decay, or any other that transformers' trainer knows by name.
+
+    Raises:
+        InputError: for a name that it does not know, or whose library is missing.
+    """
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    if recipe.optimizer == "adamw_torch":
+        return torch.optim.AdamW(weights, lr=recipe.lr, betas=BETAS, weight_decay=0.0)
+    from transformers import Trainer, TrainingArguments
+
+    try:
+        arguments = TrainingArguments(
+            output_dir="",
+            optim=recipe.optimizer,
+            learning_rate=recipe.lr,
+            adam_beta1=BETAS[0],
+            adam_beta2=BETAS[1],
+        )
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except (ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"--optimizer {recipe.optimizer}: {reason}") from None
+    made: torch.optim.Optimizer = kind(weights, **options)
+    return made
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
@@ -162,24 +313,63 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * along))
 
 
+# --- what is kept ----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is: steps done, the best validation perplexity, validations since. Part of a checkpoint."""
+
+    step: int = 0
+    best: float = math.inf
+    waited: int = 0
+
+    def is_better(self, perplexity: float) -> bool:
+        """Note a validation: is it the best so far?"""
+        better = perplexity < self.best
+        self.best, self.waited = (perplexity, 0) if better else (self.best, self.waited + 1)
+        return better
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.best, self.waited = state["step"], state["best"], state["waited"]
+
+
+def keep(local: LocalModel, model: Any, machine: Accelerator, folder: Path) -> None:
+    """Write the weights as they are now: model/, or adapter/ for LoRA. Every process takes part."""
+    weights = machine.get_state_dict(model)
+    if machine.is_main_process:
+        if has_adapter(local):
+            save_adapter(local, folder / "adapter")
+        else:
+            half = machine.mixed_precision == "bf16"
+            save(local, folder / "model", weights, torch.bfloat16 if half else torch.float32)
+    machine.wait_for_everyone()
+
+
+def finish(local: LocalModel, folder: Path) -> None:
+    """After the last step: an adapter, the best one, becomes part of an ordinary model/."""
+    if has_adapter(local):
+        load_adapter(local, folder / "adapter")
+        save(merge(local), folder / "model")
+
+
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to resume from; its predecessor, if a crash left two."""
-    found = [path for path in (folder / "checkpoint", folder / "checkpoint.old") if path.is_dir()]
-    return found[0] if found else None
+    """The checkpoint to resume from, if there is one."""
+    checkpoint = folder / "checkpoint"
+    return checkpoint if checkpoint.is_dir() else None
 
 
-def save_checkpoint(local: LocalModel, optimizer: torch.optim.Optimizer, step: int, folder: Path) -> None:
-    """Write weights, tokenizer and optimizer, all or nothing."""
-    new, old, partial = (folder / name for name in ("checkpoint", "checkpoint.old", "checkpoint.partial"))
-    for leftover in (partial, old):
-        if new.is_dir() or leftover is partial:
-            shutil.rmtree(leftover, ignore_errors=True)
-    save(local, partial)
-    torch.save({"optimizer": optimizer.state_dict(), "step": step}, partial / "optimizer.pt")
-    if new.is_dir():
-        new.rename(old)
-    partial.rename(new)
-    shutil.rmtree(old, ignore_errors=True)
+def save_checkpoint(machine: Accelerator, folder: Path) -> None:
+    """Write weights, optimizer and progress, all or nothing. Every process takes part."""
+    new = folder / "checkpoint"
+    with replacing_folder(new) if machine.is_main_process else nullcontext():
+        machine.wait_for_everyone()
+        with full_disk(new):
+            machine.save_state(str(new.with_name("checkpoint.partial")))
+        machine.wait_for_everyone()
 
 
 def drop_checkpoints(folder: Path) -> None:
@@ -188,89 +378,54 @@ def drop_checkpoints(folder: Path) -> None:
         shutil.rmtree(path)
 
 
-def save(local: LocalModel, folder: Path) -> None:
-    """An ordinary Hugging Face folder that plain transformers and vLLM spell right."""
-    template = local.template()
-    local.tokenizer.chat_template = CHAT_TEMPLATE
-    local.model.generation_config = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_p=0.8,
-        eos_token_id=[template.close, template.end],
-        pad_token_id=template.close,
-    )
-    local.model.config.eos_token_id = template.close
-    for place in ("is_local", "local_files_only"):  # where it was loaded from is no property of it
-        local.tokenizer.init_kwargs.pop(place, None)
-    try:
-        local.model.save_pretrained(folder)
-    except SafetensorError as error:
-        if "os error 28" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
-        raise
-    local.tokenizer.save_pretrained(folder)
+# --- small things ----------------------------------------------------------------------------------------
 
 
-def from_base(local: LocalModel) -> LocalModel:
-    """A base model with an end token: added where it is missing, its rows begun as copies of the closing
-    token's, and the vocabulary padded to a multiple of 64, since other sizes break sharding.
-
-    Raises:
-        InputError: if the tokenizer has no Llama-3 control tokens.
-    """
-    tokenizer, model = local.tokenizer, local.model
-    known = {token.content: id for id, token in tokenizer.added_tokens_decoder.items()}
-    if missing := [token for token in CONTROLS[2:] if token not in known]:
-        raise InputError(
-            f"{local.name}: its tokenizer has no {', '.join(missing)}; only Llama-3 tokenizers can be trained "
-            "so far (such as meta-llama/Llama-3.2-1B)"
-        )
-    if END_TOKEN in known:
-        return local
-    tokenizer.add_tokens([END_TOKEN])
-    end, close = tokenizer.convert_tokens_to_ids(END_TOKEN), known["<|eot_id|>"]
-    if end >= model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
-    with torch.no_grad():
-        for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
-            embedding.weight[end] = embedding.weight[close]
-    return LocalModel(model, tokenizer, local.name)
+def _counts(flips: Flips, step: Sequence[int], rows: Sequence[Row]) -> dict[str, int]:
+    return {
+        "conversations": len(set(flips.rows[step, 0].tolist())),
+        "samples": sum(len(row.targets) for row in rows),
+        "tokens": sum(len(row.ids) for row in rows),
+    }
 
 
-def from_scratch(
-    texts: Iterable[str], width: int, layers: int, vocabulary: int, seed: int, device: str | None = None
-) -> LocalModel:
-    """A small Llama with random weights, and a byte-level BPE tokenizer learned from the texts.
+def _spare_pack(flips: Flips) -> Pack:
+    """The shortest row: what a process computes, for nothing, when its pack is empty and others wait for it."""
+    return [flips.row(int(flips.rows[:, 2].argmin()))] if len(flips.rows) else []
 
-    For tests, demos and studies of the method; a user model worth talking to starts from a real base model.
+
+def _any(flag: bool, machine: Accelerator) -> bool:
+    """Whether it is true in any process."""
+    if machine.num_processes == 1:
+        return flag
+    return bool(machine.reduce(torch.tensor(int(flag), device=machine.device), "sum").item())
+
+
+def _last_good(folder: Path) -> str:
+    if checkpoint := latest_checkpoint(folder):
+        return f"{checkpoint} holds the last good state"
+    return "there is no checkpoint yet"
+
+
+@contextmanager
+def _explaining_memory(recipe: Recipe, rows: Sequence[Row]) -> Iterator[None]:
+    """Advice when memory runs out.
 
     Args:
-        width: hidden size, a multiple of 32.
-        vocabulary: at most this many tokens, control tokens among them.
+        rows: of the step whose forward and backward pass this is; none where the optimizer takes memory.
     """
-    bpe = Tokenizer(tokenizer_models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    controls = [*CONTROLS, END_TOKEN]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=controls, initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=CONTROLS[0], eos_token=CONTROLS[4], pad_token=CONTROLS[1]
-    )
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=math.ceil(len(tokenizer) / 64) * 64,
-        hidden_size=width,
-        intermediate_size=width * 11 // 4,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 32,
-        num_key_value_heads=width // 32,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return LocalModel(LlamaForCausalLM(config).to(usable_device(device)), tokenizer, "scratch")
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+            raise
+        longest = max((len(row.ids) for row in rows), default=0)
+        if not rows:
+            advice = "weights, gradients and the optimizer's state do not fit: give --lora 16, or more devices"
+        elif recipe.pack > longest:
+            advice = f"give --pack {max(recipe.pack // 2, 256)} (now {recipe.pack})"
+        elif not recipe.gradient_checkpointing:
+            advice = "give --gradient-checkpointing"
+        else:
+            advice = f"a row of {longest} tokens alone is too much: give --lora 16, or a lower --max-tokens"
+        raise ModelError(f"out of memory; {advice}") from error

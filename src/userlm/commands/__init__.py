@@ -5,10 +5,11 @@ A verb called again on the same folder goes on where it stopped, or says that th
 """
 
 from userlm.commands.data import clean, import_
-from userlm.commands.models import ppl, train
+from userlm.commands.predicting import ppl
 from userlm.commands.scores import report, score
 from userlm.commands.shared import Results
 from userlm.commands.talks import chat, respond, simulate
+from userlm.commands.training import train
 from userlm.commands.writing import intents
 
 __all__ = [

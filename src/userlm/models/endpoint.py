@@ -1,6 +1,7 @@
 """Any server that speaks the OpenAI API, through the `openai` client: OpenAI, vLLM, llama.cpp, Ollama, ...
 
-It chats. Servers that take raw token ids, which a trained user model needs, are not spoken to yet.
+It chats; `prompt_logprobs` scores token ids through it. Servers that continue token ids, as a trained user model
+must to speak, are not spoken to yet.
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import mktime_tz, parsedate_tz
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import openai
 
 from userlm.types import Completion, Message, ModelError, Sampling, encodable
+
+T = TypeVar("T")
 
 RETRIES = 5
 LONGEST_PAUSE = 60.0  # seconds, whatever the server asks for
@@ -63,9 +66,18 @@ class EndpointModel:
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """One answer; raises `ModelError` when retries did not help or would not."""
-        faults: list[_Fault] = []
+        said, faults, unsure = self.ask(lambda client: self._chat(client, messages, sampling))
+        return replace(said, faults=faults, unsure=unsure)
+
+    def ask(self, send: Callable[[openai.OpenAI], T | Fault]) -> tuple[T, tuple[str, ...], int]:
+        """What `send` gets from the server, with the faults and the unsure tries before it; see `Completion`.
+
+        Raises:
+            ModelError: when retries did not help or would not.
+        """
+        faults: list[Fault] = []
         left = self._retries
-        while isinstance(got := self._once(messages, sampling), _Fault):
+        while isinstance(got := self._once(send), Fault):
             faults.append(got)
             if got.adapted:
                 continue
@@ -77,10 +89,19 @@ class EndpointModel:
             wait = backoff if got.wait is None else got.wait
             time.sleep(min(wait, LONGEST_PAUSE) + random.uniform(0, min(backoff, LONGEST_PAUSE) / 2))
             left -= 1
-        kinds, unsure = _sum(faults)
-        return replace(got, faults=kinds, unsure=unsure)
+        return got, *_sum(faults)
 
-    def _once(self, messages: Sequence[Message], sampling: Sampling) -> Completion | _Fault:
+    def _once(self, send: Callable[[openai.OpenAI], T | Fault]) -> T | Fault:
+        try:
+            return send(self._client)
+        except openai.APIStatusError as error:
+            return self._status(error)
+        except openai.APIConnectionError as error:
+            return _connection(error)
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
+            return Fault("broken answer", f"the answer cannot be read: {error}", passing=True)
+
+    def _chat(self, client: openai.OpenAI, messages: Sequence[Message], sampling: Sampling) -> Completion | Fault:
         not_taken = self._not_taken
         values = {
             "temperature": sampling.temperature,
@@ -93,45 +114,39 @@ class EndpointModel:
         taken = cast(Any, {name: value for name, value in values.items() if name not in not_taken})
         spelled = cast(Any, [dict(message) for message in messages])
         try:
-            answer = self._client.chat.completions.create(model=self.name, messages=spelled, **taken)
+            answer = client.chat.completions.create(model=self.name, messages=spelled, **taken)
         except openai.BadRequestError as error:
             if name := _not_taken(error, not_taken):
                 self._not_taken |= {name}
-                return _Fault(f"{name} not taken", "", adapted=True)
-            return self._status(error)
-        except openai.APIStatusError as error:
-            return self._status(error)
-        except openai.APIConnectionError as error:
-            return _connection(error)
-        except (openai.OpenAIError, ValueError, RecursionError) as error:
-            return _Fault("broken answer", f"the answer cannot be read: {error}", passing=True)
+                return Fault(f"{name} not taken", "", adapted=True)
+            raise
         return _completion(answer)
 
-    def _status(self, error: openai.APIStatusError) -> _Fault:
+    def _status(self, error: openai.APIStatusError) -> Fault:
         """What an answer that is an error means."""
         status = error.status_code
         said = f"{_said(error)} (HTTP {status})"
         if error.code == "content_filter":
-            return _Fault("refused", f"refused: {said}")
+            return Fault("refused", f"refused: {said}")
         if error.code == "insufficient_quota" or status == 402:
-            return _Fault("no credit", f"the account has no credit left: {said}", permanent=True)
+            return Fault("no credit", f"the account has no credit left: {said}", permanent=True)
         if status == 401:  # the server's own words may hold a part of the key
             wanted = "refused the key" if self._key else "wants a key"
             advice = f"put the right one into the environment variable {self._key_variable}"
-            return _Fault("key refused", f"the server {wanted} (HTTP 401); {advice}", permanent=True)
+            return Fault("key refused", f"the server {wanted} (HTTP 401); {advice}", permanent=True)
         if status == 403:
-            return _Fault("not allowed", f"this key may not use the model: {said}", permanent=True)
+            return Fault("not allowed", f"this key may not use the model: {said}", permanent=True)
         if status in (404, 405):
             advice = "check the model's name, and that the URL ends in /v1"
-            return _Fault("not found", f"the server knows no such model or path: {said}; {advice}", permanent=True)
+            return Fault("not found", f"the server knows no such model or path: {said}; {advice}", permanent=True)
         wait = _wait(error.response.headers)
         if status in (408, 504, 524):  # a gateway gave up; the model behind it may have gone on
-            return _Fault("timed out", f"the server timed out: {said}", passing=True, wait=wait)
+            return Fault("timed out", f"the server timed out: {said}", passing=True, wait=wait)
         if status == 429:
-            return _Fault("rate limited", f"too many requests: {said}", passing=True, wait=wait)
+            return Fault("rate limited", f"too many requests: {said}", passing=True, wait=wait)
         if status == 409 or status >= 500:
-            return _Fault("server error", f"the server failed: {said}", passing=True, wait=wait)
-        return _Fault("bad request", f"the server does not take this request: {said}")
+            return Fault("server error", f"the server failed: {said}", passing=True, wait=wait)
+        return Fault("bad request", f"the server does not take this request: {said}")
 
     def _hide_key(self, reason: str) -> str:
         hidden = reason.replace(self._key, "[key]") if self._key else reason
@@ -139,7 +154,7 @@ class EndpointModel:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fault:
+class Fault:
     """Why a try gave no answer.
 
     Attributes:
@@ -159,21 +174,21 @@ class _Fault:
     wait: float | None = None
 
 
-def _sum(faults: Sequence[_Fault]) -> tuple[tuple[str, ...], int]:
+def _sum(faults: Sequence[Fault]) -> tuple[tuple[str, ...], int]:
     return tuple(fault.kind for fault in faults), sum(fault.kind in UNSURE for fault in faults)
 
 
-def _completion(answer: Any) -> Completion | _Fault:
+def _completion(answer: Any) -> Completion | Fault:
     try:
         choice, usage = answer.choices[0], answer.usage
         text, refusal = choice.message.content, getattr(choice.message, "refusal", None)
         finish = getattr(choice, "finish_reason", None)
     except (AttributeError, LookupError, TypeError):  # a page, an array, an answer without choices
-        return _Fault("broken answer", "this is no chat completion; does the URL end in /v1?", passing=True)
+        return Fault("broken answer", "this is no chat completion; does the URL end in /v1?", passing=True)
     if text and not isinstance(text, str):
-        return _Fault("broken answer", "the content of the answer is no text", passing=True)
+        return Fault("broken answer", "the content of the answer is no text", passing=True)
     if refusal or finish == "content_filter":
-        return _Fault("refused", f"refused: {refusal or 'the content filter stopped the answer'}")
+        return Fault("refused", f"refused: {refusal or 'the content filter stopped the answer'}")
     if text and text.strip():
         return Completion(
             encodable(text),
@@ -181,8 +196,8 @@ def _completion(answer: Any) -> Completion | _Fault:
             tokens_out=_count(usage, "completion_tokens"),
         )
     if finish == "length":  # a model that thinks first; it would think as long again
-        return _Fault("empty answer", "the answer is empty: all its tokens were spent before it began; allow more")
-    return _Fault("empty answer", "the answer is empty", passing=True)
+        return Fault("empty answer", "the answer is empty: all its tokens were spent before it began; allow more")
+    return Fault("empty answer", "the answer is empty", passing=True)
 
 
 def _count(usage: object, name: str) -> int | None:
@@ -191,13 +206,13 @@ def _count(usage: object, name: str) -> int | None:
     return count if type(count) is int and 0 <= count < 2**31 else None
 
 
-def _connection(error: openai.APIConnectionError) -> _Fault:
+def _connection(error: openai.APIConnectionError) -> Fault:
     if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):  # nothing was sent
         said = "no connection to the server; is it running, and is the URL right?"
-        return _Fault("no connection", said, passing=True, permanent=True)
+        return Fault("no connection", said, passing=True, permanent=True)
     if isinstance(error, openai.APITimeoutError):
-        return _Fault("timed out", "the server did not answer in time", passing=True)
-    return _Fault("connection cut", f"the connection was cut: {error.__cause__ or error}", passing=True)
+        return Fault("timed out", "the server did not answer in time", passing=True)
+    return Fault("connection cut", f"the connection was cut: {error.__cause__ or error}", passing=True)
 
 
 def _said(error: openai.APIStatusError) -> str:

@@ -12,25 +12,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.utils import logging as transformers_logging
 
 from userlm.flip import Template, userlm_template
+from userlm.models.packed import MaskedIds, check_rows_apart, even_bins, rows_apart, target_logits
 from userlm.types import Completion, InputError, Message, ModelError, Sampling
 
 transformers_logging.disable_progress_bar()
 
+Encode = Callable[[str], list[int]]
+"""Text to ids."""
+EncodeAll = Callable[[Sequence[str]], list[list[int]]]
+"""Many texts to ids."""
+Spans = Callable[[str], list[tuple[int, int]]]
+"""Text to where its tokens stand in it: for each the first character and the one after the last."""
+
+SCORE_BUDGET = 8192
+"""Tokens of a forward pass that scores."""
+LOGITS = 2**28
+"""Logits of a forward pass that scores, at most, if a single row does not need more: 1 GB in float32."""
+
 
 class LocalModel:
     """A causal language model with its tokenizer. Answers one call at a time, so that the same seed gives the
-    same words whatever else is going on."""
+    same words whatever else is going on.
 
-    def __init__(self, model: Any, tokenizer: Any, name: str = "model") -> None:
+    Args:
+        score_budget: tokens of a forward pass that scores, in as many rows as fit.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str = "model", score_budget: int = SCORE_BUDGET) -> None:
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
-        self.encode = text_encoder(tokenizer)
+        self.encode, self.spans, self.encode_all = text_functions(tokenizer)
         self.window: int = getattr(model.config, "max_position_embeddings", None) or 8192
+        self.score_budget = score_budget
+        self._keeps_apart: bool | None = None  # packed rows; not known before it was tried
         self._special = frozenset(tokenizer.all_special_ids) | _special_ids(tokenizer)
         self._lock = threading.Lock()
 
@@ -69,7 +89,7 @@ class LocalModel:
             InputError: if it is no user model.
         """
         try:
-            return template_of(self.tokenizer)
+            return template_of(self.tokenizer, self.encode)
         except ValueError as error:
             raise InputError(
                 f"{self.name}: {error}, so it is no user model; train one from it (`userlm train --base "
@@ -110,26 +130,56 @@ class LocalModel:
         return Completion(text, stop_id, p_watch, len(ids), len(out) + (stop_id is not None))
 
     @torch.inference_mode()
-    def score(self, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[list[float]]:
-        """The log-probability of each masked token, in nats, given all before it. Logits are computed only
-        where they are needed."""
-        scored: list[list[float]] = []
+    def score(self, rows: Sequence[MaskedIds]) -> list[list[float]]:
+        """The log-probability of each masked token, in nats, given all before it in its row.
+
+        Rows are packed, and logits are computed where they are needed, so a row costs its tokens and its targets.
+        """
         for ids, mask in rows:
-            where = [i for i, wanted in enumerate(mask) if wanted]
-            if not where:
-                scored.append([])
-                continue
-            if where[0] == 0:
-                raise ValueError("the first token of a row has nothing before it and cannot be scored")
             if len(ids) > self.window:
                 raise ModelError(f"{self.name}: {len(ids)} tokens do not fit its window of {self.window}")
-            row = torch.tensor([list(ids)], device=self.model.device)
-            index = torch.tensor(where, device=row.device)
+            if len(mask) and mask[0]:
+                raise ValueError("the first token of a row has nothing before it and cannot be scored")
+        counts = [sum(mask) for _, mask in rows]
+        wanted = [i for i, count in enumerate(counts) if count]
+        # A row takes its share of the logits of a pass, too: those of a long pasted turn would fill memory.
+        a_target = self.score_budget * self.model.get_input_embeddings().num_embeddings / LOGITS
+        costs = [max(len(rows[i][0]), int(counts[i] * a_target)) for i in wanted]
+        bins = even_bins(costs, self.score_budget) if self._can_pack() else [[j] for j in range(len(wanted))]
+        scored: list[list[float]] = [[] for _ in rows]
+        for bin in bins:
+            here = [wanted[j] for j in bin]
             with self._lock:
-                logits = self.model(input_ids=row, use_cache=False, logits_to_keep=index - 1).logits[0]
-            chosen = torch.log_softmax(logits.float(), -1).gather(1, row[0, index, None])
-            scored.append(chosen[:, 0].tolist())
+                logprobs = iter(self._logprobs([rows[i] for i in here]))
+            for i in here:
+                scored[i] = [next(logprobs) for _ in range(counts[i])]
         return scored
+
+    def _can_pack(self) -> bool:
+        """Whether packed rows get what they get alone; others, such as state spaces, are scored one by one."""
+        with self._lock:
+            if self._keeps_apart is None:
+                try:
+                    check_rows_apart(self.model, self.name)
+                    self._keeps_apart = True
+                except InputError:
+                    self._keeps_apart = False
+            return self._keeps_apart
+
+    def _logprobs(self, rows: Sequence[MaskedIds]) -> list[float]:
+        """Of the masked tokens of rows that are packed, or of a single row."""
+        if self._keeps_apart:
+            with rows_apart(self.model):
+                logits, tokens = target_logits(self.model, rows)
+        else:
+            [(ids, mask)] = rows
+            row = torch.tensor([list(ids)], device=self.model.device)
+            index = torch.tensor(mask, dtype=torch.bool).nonzero()[:, 0].to(row.device)
+            logits = self.model(input_ids=row, use_cache=False, logits_to_keep=index - 1).logits[0]
+            tokens = row[0, index]
+        slice_ = max(1, 2**24 // logits.shape[1])  # 64 MB in float32, and as much again for the softmax
+        parts = zip(torch.split(logits, slice_), torch.split(tokens, slice_), strict=True)
+        return torch.cat([-F.cross_entropy(part.float(), said, reduction="none") for part, said in parts]).tolist()
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Answer as the assistant, through the checkpoint's own chat template."""
@@ -145,35 +195,7 @@ class LocalModel:
         )
 
     def _chat_ids(self, messages: Sequence[Message]) -> list[int]:
-        if not self.tokenizer.chat_template:
-            raise InputError(
-                f"{self.name} has no chat template: a base model cannot be talked to; give a chat model"
-            )
-        controls = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
-        hostile = any(control in m["content"] for m in messages for control in controls)
-        if not hostile:
-            ids = self._apply_template(messages, tokenize=True)
-            return [int(i) for i in ids]
-        # A text that spells a control token must stay text: the template is rendered around marks that stand
-        # for the contents, and the contents are encoded apart.
-        marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
-        shown = [{"role": m["role"], "content": mark} for m, mark in zip(messages, marks, strict=True)]
-        rest = self._apply_template(shown, tokenize=False)
-        ids = []
-        for message, mark in zip(messages, marks, strict=True):
-            before, found, rest = rest.partition(mark)
-            if not found:
-                raise ModelError(f"{self.name}: its chat template leaves out a message or changes their order")
-            ids += self.tokenizer.encode(before, add_special_tokens=False) + self.encode(message["content"])
-        return [*ids, *self.tokenizer.encode(rest, add_special_tokens=False)]
-
-    def _apply_template(self, messages: Sequence[Message], tokenize: bool) -> Any:
-        try:
-            return self.tokenizer.apply_chat_template(
-                [dict(m) for m in messages], tokenize=tokenize, add_generation_prompt=True, return_dict=False
-            )
-        except TemplateError as error:  # such as a template that knows no system role
-            raise ModelError(f"{self.name}: its chat template refuses these messages: {error}") from None
+        return chat_ids(self.tokenizer, self.encode, messages, self.name)
 
 
 def usable_device(device: str | None) -> str:
@@ -196,14 +218,33 @@ def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -
     return int(torch.multinomial(probabilities, 1, generator=generator))
 
 
-def template_of(tokenizer: Any) -> Template:
-    """The template in the ids of a tokenizer; raises `ValueError` if it lacks one of the tokens."""
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer in a folder or with a hub id; raises `InputError` if it cannot be loaded."""
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{name}: cannot load a tokenizer from there: {reason}") from None
+
+
+def template_of(tokenizer: Any, encode: Encode | None = None) -> Template:
+    """The template in the ids of a tokenizer; raises `ValueError` if it lacks one of the tokens.
+
+    Args:
+        encode: its `text_encoder`, if it is at hand; building one takes seconds for a large vocabulary.
+    """
     known = {token.content: id for id, token in tokenizer.added_tokens_decoder.items()}
-    return userlm_template(text_encoder(tokenizer), known.get, _special_ids(tokenizer))
+    return userlm_template(encode or text_encoder(tokenizer), known.get, _special_ids(tokenizer))
 
 
-def text_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
-    """A function from text to ids that never gives an added token: text never becomes control.
+def text_encoder(tokenizer: Any) -> Encode:
+    """The first of `text_functions`."""
+    return text_functions(tokenizer)[0]
+
+
+def text_functions(tokenizer: Any) -> tuple[Encode, Spans, EncodeAll]:
+    """Text to ids, and to where they stand in it, and many texts to ids, on all cores; no id is that of an added
+    token: text never becomes control.
 
     `split_special_tokens` is not enough, as it lets added tokens that are not registered as special through,
     such as the end token of UserLM-8b. So the tokenizer is built again without any.
@@ -216,11 +257,19 @@ def text_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
     added = {token["id"]: token["content"] for token in parts["added_tokens"]}
     parts.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+    _stand_behind_a_token(parts["pre_tokenizer"])
     bare = Tokenizer.from_str(json.dumps(parts))
 
     def encode(text: str) -> list[int]:
         ids: list[int] = bare.encode(text, add_special_tokens=False).ids
         return ids
+
+    def spans(text: str) -> list[tuple[int, int]]:
+        offsets: list[tuple[int, int]] = bare.encode(text, add_special_tokens=False).offsets
+        return offsets
+
+    def encode_all(texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in bare.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     for content in added.values():
         if not added.keys().isdisjoint(encode(content)):
@@ -228,7 +277,63 @@ def text_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
                 f"{tokenizer.name_or_path}: its tokenizer turns the text {content!r} into a control token even "
                 "when told not to; it cannot be used safely"
             )
-    return encode
+    return encode, spans, encode_all
+
+
+def _stand_behind_a_token(pre_tokenizer: Any) -> None:
+    """Words never stand first here, but behind a header; some tokenizers (Llama-2's, Mistral's) put a space before
+    what stands first, and before nothing else."""
+    if pre_tokenizer is None:
+        return
+    for part in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
+        if part.get("prepend_scheme") == "first":
+            part["prepend_scheme"] = "never"
+
+
+def chat_ids(
+    tokenizer: Any, encode: Encode, messages: Sequence[Message], name: str, today: str | None = None
+) -> list[int]:
+    """Messages spelled by the tokenizer's own chat template, the assistant's turn open at the end.
+
+    Args:
+        encode: see `text_encoder`.
+        name: of the model, for errors.
+        today: the date that a template is to state, if it states one; by default the machine's.
+
+    Raises:
+        InputError: if there is no chat template.
+        ModelError: if it refuses the messages, such as one that knows no system role.
+    """
+    if not tokenizer.chat_template:
+        raise InputError(f"{name} has no chat template: a base model cannot be talked to; give a chat model")
+
+    def spell(messages: Sequence[Message], tokenize: bool) -> Any:
+        try:
+            return tokenizer.apply_chat_template(
+                [dict(m) for m in messages],
+                tokenize=tokenize,
+                add_generation_prompt=True,
+                return_dict=False,
+                **({"date_string": today} if today else {}),  # as Llama-3.1 and later call it
+            )
+        except TemplateError as error:
+            raise ModelError(f"{name}: its chat template refuses these messages: {error}") from None
+
+    controls = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    if not any(control in m["content"] for m in messages for control in controls):
+        return [int(i) for i in spell(messages, tokenize=True)]
+    # A text that spells a control token must stay text: the template is rendered around marks that stand for the
+    # contents, and the contents are encoded apart.
+    marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
+    shown = [{"role": m["role"], "content": mark} for m, mark in zip(messages, marks, strict=True)]
+    rest = spell(shown, tokenize=False)
+    ids: list[int] = []
+    for message, mark in zip(messages, marks, strict=True):
+        before, found, rest = rest.partition(mark)
+        if not found:
+            raise ModelError(f"{name}: its chat template leaves out a message or changes their order")
+        ids += tokenizer.encode(before, add_special_tokens=False) + encode(message["content"])
+    return [*ids, *tokenizer.encode(rest, add_special_tokens=False)]
 
 
 def _special_ids(tokenizer: Any) -> frozenset[int]:

@@ -1,0 +1,70 @@
+"""Print the paper's table of perplexities with ours beside it, as Markdown.
+
+    python recipes/table1_perplexity/table.py FOLDER
+
+FOLDER holds ROW/wildchat and ROW/prism, the runs of `userlm ppl` on that row's model. A row that the paper does
+not have stands below its rows; what was not run is "–".
+"""
+
+import json
+import sys
+from pathlib import Path
+
+DATA = {"wildchat": "WildChat", "prism": "PRISM"}
+COLUMNS = [(data, intent) for data in DATA for intent in ("without intent", "with intent")]
+PAPER = {  # as the authors' slides label the rows; values in the order of COLUMNS
+    "Llama3.2-1b-Instruct": (37.68, 29.09, 84.00, 53.54),
+    "Llama3-8b-Instruct": (98.29, 48.13, 89.98, 40.86),
+    "GPT-4o-mini": (26.08, 16.08, 35.02, 20.80),
+    "GPT-4o": (26.19, 21.40, 40.25, 36.29),
+    "USP-8b": (32.08, 21.78, 50.91, 30.16),
+    "UserLM-1b": (8.30, 7.78, 18.58, 10.33),
+    "UserLM-8b": (5.60, 4.33, 14.92, 7.42),
+}
+DOUBTFUL = ("GPT-4o-mini", "GPT-4o")
+FOOTNOTE = (
+    "\\* The rows are labelled as on the authors' slides. A closed chat model does not tell how probable a given "
+    "text is, so these two rows can hardly be what their labels say. A reader of the paper labels the first four "
+    "rows Llama3.2-1b-Base, Llama3-8b-Base, Llama3.2-1b-Instruct and Llama3-8b-Instruct, in this order."
+)
+NOTE = (
+    "Ours: token-weighted, over the words of real user turns alone; in brackets 95 % intervals over people. How "
+    "the paper weighs, cuts and counts is not known. Perplexities of different tokenizers do not compare; bits "
+    "per byte, in the results.json of the runs, do."
+)
+
+
+def measured(folder: Path) -> list[str]:
+    """What was measured of a model, in the order of COLUMNS."""
+    cells = []
+    for data, intent in COLUMNS:
+        results = folder / data / "results.json"
+        found = json.loads(results.read_text(encoding="utf-8"))[intent] if results.is_file() else []
+        cells.append(next((shown(one) for one in found if one["name"] == "perplexity"), "–"))
+    return cells
+
+
+def shown(measure: dict[str, float | None]) -> str:
+    value, low, high = (measure[key] for key in ("value", "low", "high"))
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def table(folder: Path) -> str:
+    """The table of the runs in a folder."""
+    ours = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    head = ["", *(f"{DATA[data]}, {intent}: {who}" for data, intent in COLUMNS for who in ("paper", "ours"))]
+    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    for row in [*PAPER, *(row for row in ours if row not in PAPER)]:
+        theirs = [f"{value:.2f}" for value in PAPER[row]] if row in PAPER else ["–"] * len(COLUMNS)
+        pairs = zip(theirs, measured(folder / row), strict=True)
+        lines.append([row + " \\*" * (row in DOUBTFUL), *(cell for pair in pairs for cell in pair)])
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([rows, FOOTNOTE, NOTE])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    print(table(Path(sys.argv[1])))

@@ -1,0 +1,365 @@
+"""`train`: from conversations with intents to a user model."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from typer import Argument, Option
+
+from userlm import address, card
+from userlm.commands.shared import (
+    Limit,
+    MaxTokens,
+    Out,
+    Results,
+    Seed,
+    conversations_file,
+    count_total,
+    finished,
+)
+from userlm.data.clean import language_code
+from userlm.metrics.perplexity import without_intent
+from userlm.store import Journal, Run, read_conversations, read_json
+from userlm.terminal import console, progress_bar, track
+from userlm.types import Conversation, InputError
+
+if TYPE_CHECKING:
+    from userlm.models.local import LocalModel
+    from userlm.prepare import Flips
+
+VALIDATIONS = 10  # of a run, unless --eval-every says otherwise
+TERMINATED = 128 + signal.SIGTERM
+
+
+def train(
+    data: Annotated[Path, Argument(help="Conversations with intents: a folder or a file.")] = Path("runs/intents"),
+    base: Annotated[
+        str,
+        Option(help="A base model (folder or hub id), or scratch:WIDTHxLAYERS[xVOCABULARY] for a small new one."),
+    ] = "scratch:128x4x4096",
+    out: Out = Path("runs/train"),
+    steps: Annotated[int | None, Option(help="Optimizer steps; default: one pass over the data.", min=0)] = None,
+    epochs: Annotated[int, Option(help="Passes over the data, if no --steps are given.", min=1)] = 1,
+    batch: Annotated[int, Option(help="Samples in a step, at least.", min=1)] = 1024,
+    lr: Annotated[float, Option(help="Peak learning rate.", min=0)] = 2e-5,
+    optimizer: Annotated[
+        str, Option(help="Any that transformers' trainer knows, such as adafactor.")
+    ] = "adamw_torch",
+    loss: Annotated[str, Option(help="Averaged per token or per sample.", metavar="token|sample")] = "token",
+    intent: Annotated[bool, Option(help="Train with the intent as system turn.")] = True,
+    init: Annotated[
+        str, Option(help="What --base is; people are predicted better from a base model.", metavar="base|instruct")
+    ] = "base",
+    lora: Annotated[int | None, Option(help="Train adapters of this rank instead of all weights.", min=1)] = None,
+    max_tokens: MaxTokens = 2048,
+    long: Annotated[
+        str, Option(help="Samples that are longer: shorten their context, or drop them.", metavar="shorten|drop")
+    ] = "shorten",
+    pack: Annotated[int, Option(help="Tokens in one forward pass; fewer need less memory.", min=16)] = 8192,
+    gradient_checkpointing: Annotated[bool, Option(help="Less memory, a third more time.")] = False,
+    precision: Annotated[
+        str | None, Option(help="Of the forward pass; default: bf16 on a GPU.", metavar="bf16|fp32")
+    ] = None,
+    valid: Annotated[
+        Path | None, Option(help="People to validate on; default: valid.jsonl beside the training data.")
+    ] = None,
+    valid_limit: Annotated[
+        int, Option(help="Conversations to validate on, drawn by the seed; 0: none.", min=0)
+    ] = 500,
+    eval_every: Annotated[
+        int | None, Option(help="Steps between two validations; default: ten in a run.", min=1)
+    ] = None,
+    patience: Annotated[
+        int | None, Option(help="Stop after so many validations without a better perplexity.", min=1)
+    ] = None,
+    save_every: Annotated[int, Option(help="Steps between two checkpoints.", min=1)] = 50,
+    log_with: Annotated[str | None, Option(help="Also log to tensorboard, wandb, mlflow, ...")] = None,
+    watts: Annotated[
+        float | None, Option(help="Power of one device, for the card; default: what is known of it.", min=0)
+    ] = None,
+    seed: Seed = 0,
+    limit: Limit = None,
+    device: Annotated[str | None, Option(help="Such as cuda or cpu; default: a GPU if there is one.")] = None,
+) -> Results:
+    """Train a user model on flipped dialogues and save it as a Hugging Face folder in model/.
+
+    The weights with the best validation perplexity are kept. On several GPUs: `torchrun --nproc-per-node 4 -m
+    userlm train ...`, or `accelerate launch` with a configuration of FSDP2.
+    """
+    average = cast(Literal["token", "sample"], _one_of("--loss", loss, "token", "sample"))
+    too_long = cast(Literal["shorten", "drop"], _one_of("--long", long, "shorten", "drop"))
+    _one_of("--init", init, "base", "instruct")
+    if not math.isfinite(lr):
+        raise InputError(f"--lr {lr}: give a number")
+    path = conversations_file(data, "train")
+    held_out = _valid_file(path, valid, valid_limit)
+
+    from userlm import train as training
+    from userlm.models.base import with_lora
+    from userlm.models.local import usable_device
+    from userlm.models.packed import check_rows_apart
+
+    where = usable_device(device)
+    precision = _one_of("--precision", precision or ("fp32" if where == "cpu" else "bf16"), "bf16", "fp32")
+    machine = training.start(where, precision, _tracker(log_with), out)
+    options: dict[str, Any] = {
+        "base": base,
+        "steps": steps,
+        "epochs": epochs,
+        "batch": batch,
+        "lr": lr,
+        "optimizer": optimizer,
+    }
+    options |= {"loss": loss, "intent": intent, "init": init, "lora": lora, "max_tokens": max_tokens, "long": long}
+    options |= {"precision": precision, "valid": held_out, "valid_limit": valid_limit, "eval_every": eval_every}
+    options |= {"patience": patience, "seed": seed, "limit": limit}
+    # What changes speed and memory alone is no part of them, so that a run can go on with less.
+    means = {"pack": pack, "gradient_checkpointing": gradient_checkpointing, "processes": machine.num_processes}
+    main = machine.is_main_process  # one process writes; the others wait and find it written
+    console.quiet = console.quiet or not main
+    with machine.main_process_first():
+        run = Run.open(out, "train", options, [path, *filter(None, [held_out])]) if main else None
+        done = finished(run) if run else None
+    if (out / "results.json").is_file():
+        return done or read_json(out / "results.json")
+
+    def read(file: Path, most: int | None) -> Iterator[Conversation]:
+        found = islice(read_conversations(file), most)
+        return found if intent else map(without_intent, found)
+
+    with machine.main_process_first(), console.status("loading the model"):
+        texts = (turn.text for conversation in read(path, limit) for turn in conversation.turns)
+        local, notes = _load(base, init, texts, out / "tokenizer", seed)
+        check_rows_apart(local.model, local.name)
+    for note in notes:
+        console.print(note)
+    if max_tokens > local.window:
+        console.print(f"rows are cut to the model's window of {local.window} tokens")
+        max_tokens = local.window
+    with machine.main_process_first():
+        shown = track(read(path, limit), "flipping", count_total([path], limit))
+        flips = _flipped(shown, local, out / "rows", max_tokens, too_long)
+        tested = None
+        if held_out:
+            people = _draw(read(held_out, None), valid_limit, seed)
+            tested = _flipped(people, local, out / "rows-valid", max_tokens, too_long)
+    _check_flips(flips, path, intent, max_tokens)
+    if lora:
+        local = with_lora(local, lora)
+    sizes = [(weight.numel(), weight.requires_grad) for weight in local.model.parameters()]
+    weights = {"parameters": sum(n for n, _ in sizes), "trained_parameters": sum(n for n, yes in sizes if yes)}
+
+    recipe = training.Recipe(epochs=epochs, steps=steps, batch=batch, lr=lr, optimizer=optimizer, average=average)
+    recipe = replace(recipe, pack=pack, gradient_checkpointing=gradient_checkpointing, seed=seed)
+    plan = training.plan(flips, recipe)
+    often = eval_every or max(1, len(plan) // VALIDATIONS)
+    recipe = replace(recipe, save_every=save_every, eval_every=often, patience=patience)
+    if log_with:
+        machine.init_trackers("userlm", {name: str(value) for name, value in options.items()})
+    log = Journal(out / "log.jsonl") if main else None
+    rows = {row["step"]: row for row in log.rows} if log else {}
+    step = 0
+    with progress_bar() as progress, _sigterm() as asked_to_stop:
+        job = progress.add_task("training", total=len(plan))
+        since = perf_counter()
+        for entry in training.train(local, flips, plan, recipe, out, machine, tested, asked_to_stop):
+            step, seconds, since = entry["step"], perf_counter() - since, perf_counter()
+            machine.log({name: value for name, value in entry.items() if value is not None}, step)
+            if log and step not in rows:
+                rows[step] = entry | {"seconds": round(seconds, 3)}
+                log.add(rows[step])
+            progress.update(job, completed=step, description=_describe(rows.values()))
+        stopped = asked_to_stop()
+    if log:
+        log.close(order=lambda row: row["step"])
+    machine.end_training()
+    if stopped and step < len(plan):
+        console.print(f"stopped by SIGTERM after step {step:,}; the same command takes it up again")
+        raise SystemExit(TERMINATED)
+    if run is None:
+        return {}
+    training.finish(local, out)
+    results = _results(rows, flips, plan, intent) | weights | means | {"notes": list(notes)}
+    results |= {"device": _device_name(machine.device), "precision": precision}
+    results |= {"pace": card.pace(rows.values(), results["device"], machine.num_processes, watts)}
+    (out / "model" / "README.md").write_text(card.write(run.manifest, results), encoding="utf-8")
+    console.print(f"{results['seen']:,} samples in {results['steps']:,} steps: {out / 'model'}")
+    run.finish(results)
+    training.drop_checkpoints(out)
+    for name in ("rows", "rows-valid", "tokenizer"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    return results
+
+
+def _one_of(option: str, value: str, *known: str) -> str:
+    if value not in known:
+        raise InputError(f"{option} {value}: give {' or '.join(known)}")
+    return value
+
+
+def _valid_file(path: Path, valid: Path | None, limit: int) -> Path | None:
+    """The file of people to validate on, if there is one and it is wanted."""
+    if not limit:
+        return None
+    if valid is not None:
+        return conversations_file(valid, "valid")
+    beside = path.with_name(path.name.replace("train", "valid"))
+    return beside if beside != path and beside.is_file() and beside.stat().st_size else None
+
+
+def _draw(conversations: Iterable[Conversation], most: int, seed: int) -> list[Conversation]:
+    """Some of them, in their order: files go by source, and their beginnings are not like the rest."""
+    found = list(conversations)
+    return [found[i] for i in sorted(random.Random(seed).sample(range(len(found)), min(most, len(found))))]
+
+
+def _tracker(name: str | None) -> str | None:
+    if name is None:
+        return None
+    from accelerate.tracking import get_available_trackers
+
+    known = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
+    if name not in known:
+        there = f"there are {', '.join(known)}" if known else "none is installed"
+        raise InputError(f"--log-with {name}: it is not installed, or accelerate does not know it; {there}")
+    return name
+
+
+def _load(
+    base: str, init: str, texts: Iterable[str], tokenizer: Path, seed: int
+) -> tuple[LocalModel, tuple[str, ...]]:
+    """The model to train, in float32 on the CPU, and what was done to its control tokens.
+
+    Args:
+        tokenizer: where that of a new model is kept, so that it is learned once.
+    """
+    import torch
+
+    from userlm.models.base import from_base, from_scratch, learn_tokenizer
+    from userlm.models.local import LocalModel, load_tokenizer
+
+    if base.startswith("scratch:"):
+        width, layers, vocabulary = _scratch(base)
+        if not (tokenizer / "tokenizer_config.json").is_file():
+            learn_tokenizer(texts, vocabulary).save_pretrained(tokenizer)
+        return from_scratch(load_tokenizer(str(tokenizer)), width, layers, seed, "cpu"), ()
+    loaded = LocalModel.load(address.checkpoint(base), "cpu", torch.float32)
+    spoken = bool(loaded.tokenizer.chat_template)
+    if init == "instruct" and not spoken:
+        raise InputError(f"--init instruct: {base} has no chat template, so it is no instruct model")
+    local, notes = from_base(loaded)
+    if spoken and init == "base" and notes:
+        notes += (f"{base} has a chat template; if it is an instruct model, a base model makes the better user",)
+    return local, notes
+
+
+def _flipped(
+    conversations: Iterable[Conversation],
+    local: LocalModel,
+    folder: Path,
+    max_tokens: int,
+    long: Literal["shorten", "drop"],
+) -> Flips:
+    from userlm import prepare
+
+    if not prepare.is_complete(folder):
+        prepare.prepare(conversations, local.template(), folder, max_tokens, long, local.encode_all)
+    return prepare.load(folder)
+
+
+def _check_flips(flips: Flips, path: Path, intent: bool, max_tokens: int) -> None:
+    """Say what cannot be learned from; raise `InputError` if nothing can."""
+    if not flips.samples:
+        raise InputError(f"{path}: nothing to train on: no user turn fits {max_tokens} tokens")
+    if intent and flips.untold == flips.conversations:
+        raise InputError(f"{path}: no conversation has an intent; run `userlm intents` first, or give --no-intent")
+    if intent and flips.untold:
+        console.print(f"{flips.untold:,} of {flips.conversations:,} have no intent: trained without a system turn")
+    if flips.unspoken:
+        console.print(f"{flips.unspoken:,} conversations without a user turn are left out")
+    if flips.dropped:
+        console.print(f"{flips.dropped:,} samples do not fit {max_tokens} tokens and are left out")
+
+
+@contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """Whether a scheduler asked this process to stop (SIGTERM); it is not stopped while this lasts."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other set handlers
+        yield asked.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _describe(rows: Iterable[Mapping[str, Any]]) -> str:
+    said = "training"
+    known = list(rows)
+    losses = [row["loss"] for row in known if "loss" in row]
+    tested = [row["valid_perplexity"] for row in known if "valid_perplexity" in row]
+    if losses:
+        said += f", loss {losses[-1]:.3f}"
+    return f"{said}, validation perplexity {tested[-1]:,.2f}" if tested else said
+
+
+def _results(
+    rows: Mapping[int, Mapping[str, Any]],
+    flips: Flips,
+    plan: list[list[int]],
+    intent: bool,
+) -> Results:
+    """What the run did and found. `best`: the entry whose weights were kept."""
+    taken = [row for row in rows.values() if "loss" in row]
+    tested = [row for row in taken if "valid_perplexity" in row]
+    best = min(tested, key=lambda row: row["valid_perplexity"], default=None)
+    languages: Counter[str] = Counter()
+    for label, count in flips.languages.items():
+        languages[language_code(label)] += count
+    return {
+        "conversations": flips.conversations,
+        "without_intent": flips.untold if intent else flips.conversations,
+        "samples": flips.samples,
+        "tokens": flips.tokens,
+        "dropped": flips.dropped,
+        "without_user_turn": flips.unspoken,
+        "seen": sum(row["samples"] for row in taken),
+        "steps": len(taken),
+        "stopped_early": len(taken) < len(plan),
+        "languages": dict(languages.most_common()),
+        "loss": taken[-1]["loss"] if taken else None,
+        "untrained": {key: value for key, value in rows.get(0, {}).items() if key.startswith("valid_")},
+        "best": {k: best[k] for k in ("step", "valid_perplexity", "valid_termination_f1")} if best else None,
+    }
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def _scratch(base: str) -> tuple[int, int, int]:
+    parts = base.removeprefix("scratch:").split("x")
+    plain = len(parts) in (2, 3) and all(part.isascii() and part.isdigit() and int(part) for part in parts)
+    if not plain or int(parts[0]) % 32:
+        raise InputError(
+            f"--base {base}: write scratch:WIDTHxLAYERS or scratch:WIDTHxLAYERSxVOCABULARY, "
+            "such as scratch:128x4x4096; the width is a multiple of 32"
+        )
+    width, layers, *vocabulary = map(int, parts)
+    return width, layers, vocabulary[0] if vocabulary else 4096

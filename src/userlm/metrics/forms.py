@@ -1,0 +1,145 @@
+"""How a model is shown a conversation whose user turns it is to predict. `userlm ppl` scores all three forms.
+
+    trained    a user model, in the tokens that it learned (`flip`): the only one that has end tokens
+    base       a base model, as the plain text of a transcript
+    prompted   a chat model, as an instruction to write the user's next message, which is scored as its answer
+
+The words to predict are the same in all of them; what stands around them differs. A row that is too long is
+shortened in the same order everywhere: the oldest exchanges go first, then the middle of the last answer; never
+the words.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from userlm.flip import Flipped, Row, Target, Template, render, samples
+from userlm.prompts import fill
+from userlm.text import END_TOKEN, intent_goal
+from userlm.types import Conversation, Message, Sample, Turn
+
+Encode = Callable[[str], list[int]]
+"""Text to ids."""
+Spans = Callable[[str], list[tuple[int, int]]]
+"""Text to where its tokens stand in it: for each the first character and the one after the last."""
+Chat = Callable[[Sequence[Message]], list[int]]
+"""Messages to ids, a turn of the assistant open at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One of the three.
+
+    Attributes:
+        rows: a conversation, with or without an intent, in rows of at most so many tokens.
+        lead: the text in front of a turn's words, encoded together with them.
+        spans: where the tokens of a text stand, encoded as turns are.
+        ends: whether the tokens that close a turn, and those of the ending, are to be scored, too.
+    """
+
+    rows: Callable[[Conversation, int], Flipped]
+    lead: str
+    spans: Spans
+    ends: bool = False
+
+
+def trained_form(template: Template, spans: Spans) -> Form:
+    """A user model in its own tokens."""
+    return Form(lambda conversation, longest: render(conversation, template, longest), template.lead, spans, True)
+
+
+def base_form(encode: Encode, spans: Spans, bos: int | None) -> Form:
+    """A transcript as a base model may have read many: the intent on the first line, then `User: ...` and
+    `Assistant: ...`, each on a line.
+
+    Args:
+        bos: what the model's texts begin with; `None`: nothing.
+    """
+    newline = encode("\n")[-1]
+    headers = {"system": (), "user": tuple(encode("User:")), "assistant": tuple(encode("Assistant:"))}
+    start = () if bos is None else (bos,)
+    template = Template(encode, headers, "", newline, newline, frozenset((newline,)), start)
+
+    def rows(conversation: Conversation, longest: int) -> Flipped:
+        # The space behind the colon is encoded with the word, as it is in texts.
+        turns = tuple(replace(turn, text=" " + turn.text) for turn in conversation.turns)
+        return render(replace(conversation, turns=turns, ended=False), template, longest)
+
+    return Form(rows, " ", spans)
+
+
+def prompted_form(encode: Encode, spans: Spans, chat: Chat, close: int) -> Form:
+    """The prompt of `users.PromptedUser` as the only message, a row for each user turn.
+
+    Args:
+        close: the id that closes an answer; it is not scored.
+    """
+
+    def rows(conversation: Conversation, longest: int) -> Flipped:
+        found: list[Row] = []
+        dropped: list[int] = []
+        for sample in samples(replace(conversation, ended=False)):
+            words = encode(sample.target or "")
+            prompt = _fitting(sample, chat, longest - len(words) - 1)
+            if prompt is None:
+                dropped.append(sample.k)
+                continue
+            ids, at = (*prompt, *words, close), len(prompt)
+            found.append(Row(ids, (Target(sample.k, at, at, len(ids)),)))
+        return Flipped(tuple(found), tuple(dropped))
+
+    return Form(rows, "", spans)
+
+
+def user_prompt(told: str | None, turns: Sequence[Turn]) -> str:
+    """What a prompted user is asked after these turns.
+
+    Args:
+        told: the intent and what else is known of the person; if nothing is, what they want is left out.
+    """
+    transcript = "\n".join(f"<{turn.role}>: {turn.text}" for turn in turns)
+    values = {"goal": "{goal}", "end": END_TOKEN, "transcript": "{transcript}"}
+    paragraphs = fill("user_next" if turns else "user_first", values).split("\n\n")
+    if told is None:
+        paragraphs = [paragraph for paragraph in paragraphs if "{goal}" not in paragraph]
+    places = {"{goal}": intent_goal(told or ""), "{transcript}": transcript}
+    return "\n\n".join(_put(paragraph, places) for paragraph in paragraphs)
+
+
+def _put(paragraph: str, places: dict[str, str]) -> str:
+    """The paragraph with its place filled; there is at most one in each."""
+    for place, value in places.items():
+        if place in paragraph:
+            return paragraph.replace(place, value)
+    return paragraph
+
+
+def _fitting(sample: Sample, chat: Chat, room: int) -> list[int] | None:
+    """The prompt for a turn in at most `room` tokens; `None` if that cannot be."""
+    turns = sample.context
+
+    def ids(turns: Sequence[Turn]) -> list[int]:
+        return chat([{"role": "user", "content": user_prompt(sample.conversation.system, turns)}])
+
+    def is_too_long(turns: Sequence[Turn]) -> bool:
+        return len(ids(turns)) > room
+
+    if len(whole := ids(turns)) <= room or not turns:
+        return whole if len(whole) <= room else None
+    last = len(turns) - 1
+    starts = sorted({*range(len(turns) % 2, last, 2), last})
+    kept = bisect_left(starts, True, key=lambda start: not is_too_long(turns[start:]))
+    if kept < len(starts):
+        return ids(turns[starts[kept] :])
+    answer = turns[last]
+    shorter = partial(_cut_middle, answer)
+    fitting = bisect_left(range(len(answer.text)), True, key=lambda size: is_too_long([shorter(size)])) - 1
+    return ids([shorter(fitting)]) if fitting > 1 else None
+
+
+def _cut_middle(turn: Turn, size: int) -> Turn:
+    """The turn with only its first and last characters, `size` together."""
+    return replace(turn, text=turn.text[: (size + 1) // 2] + turn.text[len(turn.text) - size // 2 :])

@@ -1,0 +1,233 @@
+"""The card of a trained model, and what its training took."""
+
+import re
+
+import pytest
+import yaml
+
+from userlm import card
+
+SHA = "ab" * 32
+OPTIONS = {
+    "base": "meta-llama/Llama-3.2-1B",
+    "lr": 2e-5,
+    "batch": 1024,
+    "lora": None,
+    "valid": "/home/ann/runs/intents/valid.jsonl",
+    "valid_limit": 500,
+    "watts": None,
+    "seed": 0,
+}
+MANIFEST = {
+    "verb": "train",
+    "options": OPTIONS,
+    "inputs": {"/home/ann/runs/intents/train.jsonl": SHA, "/home/ann/runs/intents/valid.jsonl": SHA[::-1]},
+    "versions": {"python": "3.11.7", "userlm": "1.2.3"},
+}
+# Step 0 is a validation. Two steps of 1,800 s: 3,600 s; with the validation 4,500 s, which is 1.25 h.
+LOG = [
+    {"step": 0, "valid_perplexity": 90.0, "seconds": 900.0},
+    {"step": 1, "loss": 4.0, "tokens": 36_000, "conversations": 300, "samples": 1024, "seconds": 1800.0},
+    {"step": 2, "loss": 3.0, "tokens": 36_000, "conversations": 420, "samples": 1030, "seconds": 1800.0},
+]
+RESULTS = {
+    "conversations": 720,
+    "without_intent": 20,
+    "samples": 2054,
+    "tokens": 72_000,
+    "dropped": 3,
+    "without_user_turn": 1,
+    "seen": 2054,
+    "steps": 2,
+    "stopped_early": False,
+    "parameters": 1_235_814_400,
+    "trained_parameters": 1_235_814_400,
+    "loss": 3.0,
+    "untrained": {"valid_perplexity": 90.0, "valid_termination_f1": 0.0},
+    "best": {"step": 2, "valid_perplexity": 8.125, "valid_termination_f1": None},
+    "device": "NVIDIA H100 80GB HBM3",
+    "notes": ["<|endconversation|> takes the name and the id 128002 of <|reserved_special_token_0|>"],
+    "precision": "bf16",
+    "processes": 4,
+    "pace": card.pace(LOG, "NVIDIA H100 80GB HBM3", 4, None),
+}
+
+
+def front(text):
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_what_a_training_took_is_counted_from_its_log():
+    took = card.pace(LOG, "NVIDIA H100 80GB HBM3", 4, None)
+    assert took == pytest.approx(
+        {
+            "hours": 1.25,
+            "tokens_per_second": 20.0,  # 72,000 tokens in 3,600 s of steps
+            "conversations_per_second": 0.2,  # 720 in 3,600 s
+            "device_hours": 5.0,  # 4 devices
+            "watts": 700,
+            "kwh": 3.5,  # 5 h x 0.7 kW
+            "kg_co2": 1.6555,  # 3.5 x 0.473
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "watts"),
+    [
+        ("NVIDIA H100 PCIe", 350),
+        ("NVIDIA GeForce RTX 4090", 450),
+        ("Tesla T4", 70),
+        ("Tesla V100-SXM2-16GB", 300),
+        ("NVIDIA RTX A6000", 300),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("cpu", None),
+    ],
+)
+def test_only_a_whole_board_that_is_known_has_a_power(device, watts):
+    assert card.pace(LOG, device, 1, None)["watts"] == watts
+
+
+def test_a_device_that_is_not_known_has_no_energy_unless_its_power_is_given():
+    took = card.pace(LOG, "cpu", 1, None)
+    assert (took["hours"], took["kwh"], took["kg_co2"]) == (1.25, None, None)
+    assert card.pace(LOG, "cpu", 1, 200.0)["kwh"] == pytest.approx(0.25)  # 1.25 h x 0.2 kW
+
+
+def test_a_training_without_a_step_has_no_speed():
+    took = card.pace(LOG[:1], "cpu", 1, None)
+    assert (took["hours"], took["tokens_per_second"], took["conversations_per_second"]) == (0.25, None, None)
+    assert card.pace([], "cpu", 1, None)["hours"] == 0
+
+
+def test_the_card_tells_data_configuration_metrics_and_cost():
+    text = card.write(MANIFEST, RESULTS)
+    assert front(text)["base_model"] == "meta-llama/Llama-3.2-1B"
+    assert front(text)["library_name"] == "transformers"
+    assert front(text)["pipeline_tag"] == "text-generation"
+    assert front(text)["co2_eq_emissions"]["emissions"] == 1656  # grams: 1,655.5, to four digits
+    assert {"license", "language"}.isdisjoint(front(text))
+    for line in (
+        "# A user language model, from Llama-3.2-1B",
+        f"| `train.jsonl` | training | {SHA} |",
+        f"| `valid.jsonl` | validation | {SHA[::-1]} |",
+        "| of these with an intent | 700 |",
+        "| samples dropped: too long | 3 |",
+        "1,235,814,400 weights, 2 steps, 2,054 samples seen.",
+        "| lr | 2e-05 |",
+        "- <|endconversation|> takes the name and the id 128002 of <|reserved_special_token_0|>",
+        "Versions: python 3.11.7, userlm 1.2.3.",
+        "| on held-out people | before training | these weights (step 2) |",
+        "| perplexity | 90 | 8.12 |",
+        "| termination F1 | 0 % | not known |",
+        "| device | 4 x NVIDIA H100 80GB HBM3 |",
+        "| CO2 equivalents | 1.66 kg |",
+    ):
+        assert f"\n{line}" in text, line
+    assert "700 W a device all the time, the most that such a board draws" in text
+    assert "0.473 kg a kWh" in text
+    assert "| lora |" not in text  # an option that was not given
+
+
+def test_a_taken_up_run_has_the_same_card():
+    taken_up = {**MANIFEST, "inputs": [list(pair) for pair in MANIFEST["inputs"].items()]}
+    assert card.write(taken_up, RESULTS) == card.write(MANIFEST, RESULTS)
+
+
+def test_the_card_names_no_folder_of_a_machine():
+    base = "/home/ann/models/Llama-3.2-1B"
+    notes = [f"{base} has a chat template"]
+    text = card.write({**MANIFEST, "options": {**OPTIONS, "base": base}}, {**RESULTS, "notes": notes})
+    assert "ann" not in re.split(r"\W+", text)
+    assert "base_model" not in front(text)
+    assert "\n| base | Llama-3.2-1B |" in text
+    assert "\n- Llama-3.2-1B has a chat template" in text
+
+
+def test_a_folder_whose_name_could_be_a_hub_id_is_not_taken_for_one(tmp_path, monkeypatch):
+    (tmp_path / "meta-llama/Llama-3.2-1B").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert "base_model" not in front(card.write(MANIFEST, RESULTS))
+
+
+def test_a_model_from_scratch_has_no_base_model():
+    text = card.write({**MANIFEST, "options": {**OPTIONS, "base": "scratch:64x2x1000"}}, RESULTS)
+    assert "base_model" not in front(text)
+    assert "# A user language model, from random weights" in text
+    assert "\n| base | scratch:64x2x1000 |" in text
+
+
+def test_what_was_not_measured_is_said():
+    took = card.pace(LOG, "cpu", 1, None)
+    nothing = {"untrained": {}, "best": None, "pace": took, "device": "cpu", "processes": 1}
+    text = card.write(MANIFEST, RESULTS | nothing)
+    assert "Nobody was held out, so nothing was measured." in text
+    assert "| CO2 equivalents | not known |" in text
+    assert "co2_eq_emissions" not in front(text)
+    assert "Ember" not in text
+    assert not re.search(r"\bNone\b|\bnan\b", text)
+
+
+def test_a_model_that_was_not_trained_has_the_figures_of_its_beginning():
+    text = card.write(MANIFEST, RESULTS | {"best": None, "steps": 0, "seen": 0})
+    assert "\n| on held-out people | before training |\n| --- | --- |\n| perplexity | 90 |\n" in text
+
+
+def test_the_card_of_adapters_says_how_few_weights_were_trained():
+    text = card.write(MANIFEST, RESULTS | {"trained_parameters": 11_280_512, "stopped_early": True})
+    assert "\n11,280,512 of 1,235,814,400 weights, 2 steps, stopped early, 2,054 samples seen." in text
+
+
+def test_a_power_that_was_given_is_said_to_be():
+    watts = {"pace": card.pace(LOG, "cpu", 1, 200.0)}
+    text = card.write({**MANIFEST, "options": {**OPTIONS, "watts": 200.0}}, RESULTS | watts)
+    assert "200 W a device all the time, as was given" in text
+
+
+def test_languages_are_told_where_they_are_known_and_norwegian_is_one_of_them():
+    text = card.write(MANIFEST, RESULTS | {"languages": {"en": 9, "no": 3, "und": 2, "klingon": 1}})
+    assert front(text)["language"] == ["en", "no"]
+    assert "By the logs' own labels: en, no." in text
+    assert "they were not recorded" in card.write(MANIFEST, RESULTS)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model of our own, since saving sets its chat template."""
+    from userlm.models.base import from_scratch, learn_tokenizer
+
+    return from_scratch(learn_tokenizer(["plan me a trip to rome please"], 300), 32, 1, seed=0, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(trained, tmp_path_factory):
+    from userlm.models.base import save
+
+    folder = tmp_path_factory.mktemp("card") / "model"
+    save(trained, folder)
+    return folder
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_calls_on_the_card_run(number, folder, capsys):
+    calls = re.findall(r"```python\n(.*?)```", card.write(MANIFEST, RESULTS), re.DOTALL)
+    assert len(calls) == 2
+    exec(calls[number].replace("OWNER/NAME", str(folder)), {"__name__": "__main__"})
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_call_in_transformers_sees_the_ids_that_userlm_spells(trained, folder):
+    from transformers import AutoTokenizer
+
+    from userlm import flip
+    from userlm.types import Conversation
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    talk = Conversation(intent="be brief").say("hi").say("Hello!")
+    said = [("system", "be brief"), ("user", "hi"), ("assistant", "Hello!")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+    assert (*ids, *trained.encode("\n")) == flip.prompt(
+        talk, trained.template()
+    )  # the newline is the model's to say

@@ -1,0 +1,333 @@
+"""Scoring on a server: the ways that servers offer, and what is refused since it would be wrong without a word."""
+
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from userlm import address
+from userlm.commands import predicting
+from userlm.models.endpoint import EndpointModel
+from userlm.models.prompt_logprobs import PromptLogprobs
+from userlm.store import write_conversations
+from userlm.types import Conversation, InputError, ModelError
+
+Answer = tuple[int, Any]
+Body = dict[str, Any]
+
+
+class Server:
+    """A server on this machine. `answers(body, earlier)` gives a status and a body; `earlier` are the prompts that
+    were asked before."""
+
+    def __init__(self, answers: Callable[[Body, list[list[int]]], Answer]) -> None:
+        self.answers, self.bodies, self.lock, self.url = answers, list[Body](), threading.Lock(), ""
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        return [body["prompt"] for body in self.bodies]
+
+
+@contextmanager
+def serving(answers: Callable[[Body, list[list[int]]], Answer]) -> Iterator[Server]:
+    made = Server(answers)
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with made.lock:
+                status, answer = made.answers(body, made.prompts) if "chat" not in self.path else (200, {})
+                made.bodies.append(body)
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    made.url = f"http://127.0.0.1:{server.server_port}/v1"
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield made
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def truth(ids: list[int]) -> list[float | None]:
+    """What the model behind the servers says: that each id is the less probable the farther it is from the one
+    before it; nothing of the first."""
+    return [None, *(-0.25 * (1 + abs(b - a)) for a, b in pairwise(ids))]
+
+
+def scorer(server: Server, workers: int = 4) -> PromptLogprobs:
+    return PromptLogprobs(EndpointModel("m", server.url, "secret-key", pause=0.001), workers)
+
+
+ROWS = [([3, 5, 9, 4, 8, 7, 6, 5], [False, True, False, True, True, False, True, True]), ([9, 3], [False, True])]
+RIGHT = [[-0.75, -1.5, -1.25, -0.5, -0.5], [-1.75]]
+
+
+# --- servers -----------------------------------------------------------------------------------------------
+
+
+def entries(ids: list[int], values: list[float | None]) -> list[Any]:
+    """vLLM's: by id; the most probable id stands beside the prompt's own if it is another."""
+    found: list[Any] = [None]
+    for id, value in zip(ids[1:], values[1:], strict=True):
+        found.append({str(id): {"logprob": value, "rank": 4}, "1": {"logprob": -0.1, "rank": 1}})
+    return found
+
+
+def completion(ids: list[int], **choice: Any) -> Answer:
+    usage = {"prompt_tokens": len(ids), "completion_tokens": 1, "total_tokens": len(ids) + 1}
+    about = {"id": "1", "object": "text_completion", "created": 0, "model": "m", "usage": usage}
+    return 200, about | {"choices": [{"index": 0, "text": ".", "finish_reason": "length", **choice}]}
+
+
+def error(status: int, message: str) -> Answer:
+    return status, {"error": {"message": message}}
+
+
+def vllm(body: Body, earlier: list[list[int]]) -> Answer:
+    if body["max_tokens"] < 1:
+        return error(400, "max_tokens must be at least 1")
+    assert (body["temperature"], body["prompt_logprobs"]) == (0, 0)
+    return completion(body["prompt"], prompt_logprobs=entries(body["prompt"], truth(body["prompt"])))
+
+
+def echoing(body: Body, earlier: list[list[int]]) -> Answer:
+    """llama.cpp's server of old and the first OpenAI models: it ignores what it does not know."""
+    if not body.get("echo"):
+        return completion(body["prompt"])
+    return completion(body["prompt"], logprobs=echoed(body["prompt"], body["max_tokens"]))
+
+
+def echoed(ids: list[int], generated: int) -> Body:
+    values = truth(ids) + [-9.0] * generated
+    return {"tokens": ["x"] * len(values), "token_logprobs": values, "text_offset": [0] * len(values)}
+
+
+def generating(body: Body, earlier: list[list[int]]) -> Answer:
+    return error(400, "max_tokens: at least 1") if body["max_tokens"] < 1 else echoing(body, earlier)
+
+
+def shared(ids: list[int], earlier: list[list[int]]) -> int:
+    """How many of the first ids were in an earlier prompt, too, and in whole blocks of 2."""
+
+    def alike(other: list[int]) -> int:
+        return next(
+            (i for i, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), min(len(ids), len(other))
+        )
+
+    return max(map(alike, earlier), default=0) // 2 * 2
+
+
+# --- tests -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answers", [vllm, echoing, generating])
+def test_each_way_of_asking_gives_the_log_probability_of_each_masked_token(answers):
+    with serving(answers) as server:
+        assert scorer(server).score(ROWS) == RIGHT
+
+
+def test_rows_come_back_in_order_and_the_way_is_found_out_once():
+    rows = [([1, *range(i, i + 9)], [False] + [True] * 9) for i in range(2, 60)]
+    with serving(vllm) as server:
+        model = scorer(server, workers=8)
+        assert model.score(rows) == [truth(ids)[1:] for ids, _ in rows]
+        assert len(server.bodies) == 3 + len(rows)
+        model.score(rows[:5])
+        assert len(server.bodies) == 3 + len(rows) + 5
+
+
+def test_a_row_without_a_masked_token_is_not_asked_for():
+    with serving(vllm) as server:
+        assert scorer(server).score([([1, 2], [False, False]), ROWS[1]]) == [[], RIGHT[1]]
+        assert [1, 2] not in server.prompts
+        assert scorer(server).score([([1, 2], [False, False])]) == [[]]
+        with pytest.raises(ValueError, match="nothing before it"):
+            scorer(server).score([([1, 2], [True, True])])
+
+
+@pytest.mark.parametrize("gap", [None, -30.0])
+def test_a_server_whose_cache_loses_log_probabilities_is_refused_before_the_run(gap):
+    """A row that shares its beginning with an earlier one gets the beginning from a cache, without its numbers or
+    with wrong ones."""
+
+    def cached(body: Body, earlier: list[list[int]]) -> Answer:
+        ids, values = body["prompt"], truth(body["prompt"])
+        for i in range(1, shared(ids, earlier)):
+            values[i] = gap
+        return completion(ids, prompt_logprobs=entries(ids, values))
+
+    with serving(cached) as server:
+        with pytest.raises(InputError, match=r"m: not scorable: .*--no-enable-prefix-caching"):
+            scorer(server).score(ROWS)
+        assert all(ids not in server.prompts for ids, _ in ROWS)
+
+
+def test_half_precision_is_no_broken_cache():
+    def wavering(body: Body, earlier: list[list[int]]) -> Answer:
+        values = [value and value + 0.03 * (-1) ** len(earlier) for value in truth(body["prompt"])]
+        return completion(body["prompt"], prompt_logprobs=entries(body["prompt"], values))
+
+    with serving(wavering) as server:
+        assert scorer(server).score(ROWS)[1] == pytest.approx(RIGHT[1], abs=0.04)
+
+
+def test_the_rows_of_the_check_are_drawn_anew_so_that_no_cache_holds_them():
+    with serving(vllm) as server:
+        scorer(server).score(ROWS)
+        scorer(server).score(ROWS)
+        first, beside, again, other = (server.prompts[i] for i in (0, 1, 2, 5))
+        assert first == again != other
+        assert len(first) == 400 and first[:300] == beside[:300] and first[300:] == beside[:299:-1]
+
+
+@pytest.mark.parametrize("echo", [False, True])
+@pytest.mark.parametrize(
+    ("spell", "said"),
+    [
+        (lambda ids: [1, *ids], "400 token ids were sent, and 401 log-probabilities came back"),
+        (lambda ids: ids[2:], "400 token ids were sent, and 398 log-probabilities came back"),
+    ],
+)
+def test_a_server_that_adds_a_bos_or_cuts_the_prompt_is_refused(spell, said, echo):
+    def wrong(body: Body, earlier: list[list[int]]) -> Answer:
+        ids = spell(body["prompt"])
+        return (echoing if echo else vllm)({**body, "prompt": ids}, earlier)
+
+    with serving(wrong) as server, pytest.raises(InputError, match=said):
+        scorer(server).score(ROWS)
+
+
+def test_a_bos_is_noticed_where_a_token_is_generated_behind_the_prompt_too():
+    def wrong(body: Body, earlier: list[list[int]]) -> Answer:
+        return generating({**body, "prompt": [1, *body["prompt"]]}, earlier)
+
+    def without_usage(body: Body, earlier: list[list[int]]) -> Answer:
+        status, answer = generating(body, earlier)
+        return status, {key: value for key, value in answer.items() if key != "usage"}
+
+    with serving(wrong) as server, pytest.raises(InputError, match="400 token ids were sent, and 401 log-prob"):
+        scorer(server).score(ROWS)
+    with (
+        serving(without_usage) as server,
+        pytest.raises(InputError, match="gives no log-probabilities of a prompt"),
+    ):
+        scorer(server).score(ROWS)
+
+
+def test_log_probabilities_of_other_ids_are_refused():
+    def other(body: Body, earlier: list[list[int]]) -> Answer:
+        ids = [1, *body["prompt"]][:-1]
+        return completion(ids, prompt_logprobs=entries(ids, truth(ids)))
+
+    with (
+        serving(other) as server,
+        pytest.raises(InputError, match="the log-probability of token 2 of 400 is None"),
+    ):
+        scorer(server).score(ROWS)
+
+
+@pytest.mark.parametrize("value", [None, math.nan, -math.inf, "-1"])
+def test_a_value_that_is_no_number_is_refused_also_in_the_middle_of_a_run(value):
+    def sometimes(body: Body, earlier: list[list[int]]) -> Answer:
+        values = truth(body["prompt"])
+        if len(earlier) > 3:
+            values[-1] = value
+        return completion(body["prompt"], prompt_logprobs=entries(body["prompt"], values))
+
+    with serving(sometimes) as server:
+        model = scorer(server, workers=1)
+        assert model.score(ROWS[:1]) == RIGHT[:1]
+        with pytest.raises(InputError, match="the log-probability of token 2 of 2 is"):
+            model.score(ROWS[1:])
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        lambda body, earlier: error(404, "only /v1/chat/completions here"),
+        lambda body, earlier: completion(body["prompt"]),
+        lambda body, earlier: error(400, "echo and prompt_logprobs are not supported"),
+    ],
+)
+def test_a_server_that_offers_neither_way_is_not_scorable(answers):
+    with (
+        serving(answers) as server,
+        pytest.raises(InputError, match="m: not scorable: the server gives no log-prob"),
+    ):
+        scorer(server).score(ROWS)
+
+
+def test_a_server_that_fails_at_times_is_asked_again_and_one_that_is_down_is_no_bad_input():
+    def at_times(body: Body, earlier: list[list[int]]) -> Answer:
+        return error(503, "busy") if len(earlier) % 3 else vllm(body, earlier)
+
+    with serving(at_times) as server:
+        assert scorer(server).score(ROWS) == RIGHT
+    with pytest.raises(ModelError, match="no connection") as caught:
+        PromptLogprobs(EndpointModel("m", server.url, None, retries=0)).score(ROWS)
+    assert caught.value.permanent
+    with serving(lambda body, earlier: error(401, "wrong key: secret-key")) as server:
+        with pytest.raises(ModelError, match="USERLM_API_KEY") as caught:
+            scorer(server).score(ROWS)
+        assert "secret-key" not in str(caught.value)
+
+
+def test_what_is_no_completion_is_a_broken_answer():
+    with (
+        serving(lambda body, earlier: (200, ["hello"])) as server,
+        pytest.raises(ModelError, match="does the URL end in /v1"),
+    ):
+        PromptLogprobs(EndpointModel("m", server.url, None, retries=1, pause=0.001)).score(ROWS)
+
+
+def test_perplexity_on_a_server_is_that_of_the_same_weights_on_this_machine(tiny, tmp_path):
+    """In each form, on a server that computes with the same model."""
+    tiny.model.save_pretrained(tmp_path / "model")
+    tiny.tokenizer.chat_template = "{% for m in messages %}<|start_header_id|>{{ m.content }}{% endfor %}"
+    tiny.tokenizer.save_pretrained(tmp_path / "model")
+    logs = [Conversation(f"c{i}", intent=f"do {i}").say(f"sort {i}").say("ok").say("thanks") for i in range(3)]
+    write_conversations(tmp_path / "logs.jsonl", logs)
+
+    def served(body: Body, earlier: list[list[int]]) -> Answer:
+        ids = body["prompt"]
+        [values] = tiny.score([(ids, [False] + [True] * (len(ids) - 1))])
+        return completion(ids, prompt_logprobs=entries(ids, [None, *values]))
+
+    folder = str(tmp_path / "model")
+    with serving(served) as server:
+        for form in ("trained", "base", "prompted"):
+            here = predicting.ppl(tmp_path / "logs.jsonl", f"{form}:{folder}", tmp_path / f"here-{form}")
+            there = predicting.ppl(
+                tmp_path / "logs.jsonl", f"{form}:{server.url}#m", tmp_path / form, tokenizer=folder, workers=3
+            )
+            for column, records in there.items():
+                for record, same in zip(records, here[column], strict=True):
+                    assert (record["name"], record["value"] is None) == (same["name"], same["value"] is None)
+                    assert record["value"] is None or record["value"] == pytest.approx(same["value"], rel=1e-5)
+            assert (there["with intent"][0]["n"], there["with intent"][0]["missing"]) == (6, 0)
+
+
+def test_the_tokenizer_of_a_server_is_named_or_has_the_name_of_the_model(tiny, tmp_path):
+    tiny.tokenizer.save_pretrained(tmp_path)
+    url = "http://127.0.0.1:9/v1"
+    assert address.scorer(f"{url}#{tmp_path}")[2] is None
+    with pytest.raises(
+        InputError, match=r"#no/such/model: its tokenizer is needed here; give it with --tokenizer"
+    ):
+        address.scorer(f"trained:{url}#no/such/model")
+    with pytest.raises(InputError, match="nowhere/at/all: cannot load a tokenizer from there"):
+        address.scorer(f"trained:{url}#m", tokenizer="nowhere/at/all")

@@ -1,0 +1,164 @@
+"""`userlm train`: what it takes, what it leaves, and what it says when it cannot."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from userlm import commands
+from userlm.models.local import LocalModel
+from userlm.store import write_conversations
+from userlm.text import INTENT_PREFIX
+from userlm.types import Conversation, InputError, Turn
+
+SCRATCH: dict[str, Any] = {"base": "scratch:32x1x500", "steps": 4, "batch": 8, "lr": 3e-3, "device": "cpu"}
+
+
+def talk(i: int, intent: bool = True) -> Conversation:
+    told = f"{INTENT_PREFIX}learn about number {i}." if intent else None
+    asked = Conversation(f"c{i}", intent=told, user=f"p{i}", meta={"language": "English"})
+    return asked.say(f"what is {i} good for?").say("Counting.").say("thx").say("Bye.").close("end")
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    """A folder of twelve conversations to learn from and four to validate on."""
+    write_conversations(tmp_path / "logs" / "train.jsonl", [talk(i) for i in range(12)])
+    write_conversations(tmp_path / "logs" / "valid.jsonl", [talk(i) for i in range(20, 24)])
+    return tmp_path / "logs"
+
+
+def test_it_validates_on_the_people_beside_and_keeps_the_best_weights(logs, tmp_path):
+    found = commands.train(logs, out=tmp_path / "run", eval_every=2, **SCRATCH)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log if "valid_perplexity" in row] == [0, 2, 4]
+    assert found["untrained"]["valid_perplexity"] == log[0]["valid_perplexity"]
+    assert found["best"]["valid_perplexity"] == min(
+        row["valid_perplexity"] for row in log[1:] if row["step"] % 2 == 0
+    )
+    assert (found["samples"], found["conversations"], found["languages"]) == (36, 12, {"en": 12})
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(
+        [".lock", "log.jsonl", "model", "results.json", "run.json"]
+    )
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "36" in card and str(tmp_path) not in card
+    again = commands.train(logs, out=tmp_path / "run", eval_every=2, **SCRATCH)
+    assert again == found
+
+
+def test_people_to_validate_on_are_drawn_from_all_of_the_file(logs, tmp_path, monkeypatch):
+    from userlm.commands.training import _draw
+
+    people = [talk(i) for i in range(100)]
+    drawn = _draw(people, 10, seed=0)
+    assert len(drawn) == 10 and drawn != people[:10] and drawn == _draw(people, 10, seed=0) != _draw(people, 10, 1)
+    assert _draw(people, 500, 0) == people
+
+
+def test_lora_leaves_an_adapter_and_an_ordinary_model(logs, tmp_path):
+    pytest.importorskip("peft")
+    commands.train(logs, out=tmp_path / "base", **SCRATCH)
+    found = commands.train(logs, out=tmp_path / "lora", lora=2, **{**SCRATCH, "base": str(tmp_path / "base")})
+    assert 0 < found["trained_parameters"] < found["parameters"] / 3
+    assert (tmp_path / "lora" / "adapter" / "adapter_config.json").is_file()
+    model = LocalModel.load(str(tmp_path / "lora" / "model"), "cpu").model
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert f"of {found['parameters']:,}" in (tmp_path / "lora" / "model" / "README.md").read_text()
+
+
+def test_logs_without_intents_leave_a_clear_choice(tmp_path):
+    write_conversations(tmp_path / "train.jsonl", [talk(i, intent=False) for i in range(4)])
+    with pytest.raises(InputError, match=r"no conversation has an intent.*`userlm intents` first.*--no-intent"):
+        commands.train(tmp_path / "train.jsonl", out=tmp_path / "run", **SCRATCH)
+    assert commands.train(tmp_path / "train.jsonl", out=tmp_path / "free", intent=False, **SCRATCH)["steps"] == 4
+
+
+def test_what_cannot_be_learned_from_is_counted(tmp_path, capsys):
+    greeting = Conversation("greeting", turns=(Turn("assistant", "How can I help?"),), intent=talk(0).intent)
+    long = Conversation("long", intent=talk(1).intent).say("word " * 400).say("Yes?").close("end")
+    write_conversations(tmp_path / "train.jsonl", [talk(0), greeting, talk(1, intent=False), long])
+    found = commands.train(tmp_path / "train.jsonl", out=tmp_path / "run", max_tokens=200, **SCRATCH)
+    assert (found["conversations"], found["without_user_turn"], found["without_intent"]) == (3, 1, 1)
+    assert found["dropped"] == 1 and found["samples"] == 3 + 3 + 1  # of the long one the leaving is left
+    found = commands.train(tmp_path / "train.jsonl", out=tmp_path / "drop", max_tokens=200, long="drop", **SCRATCH)
+    assert found["dropped"] == 2 and found["samples"] == 6
+
+
+def test_a_run_can_go_on_with_smaller_packs(logs, tmp_path, monkeypatch):
+    """Memory ran out in a step: the same run is taken up with the advice that was given."""
+    import torch
+
+    from userlm import train as training
+    from userlm.types import ModelError
+
+    whole, calls = training.pack_loss, []
+
+    def none_left(*arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(*arguments)
+
+    options = {**SCRATCH, "save_every": 1, "valid_limit": 0}
+    monkeypatch.setattr(training, "pack_loss", none_left)
+    with pytest.raises(ModelError, match=r"out of memory; give --pack 4096"):
+        commands.train(logs, out=tmp_path / "run", **options)
+    assert commands.train(logs, out=tmp_path / "run", pack=4096, **options)["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss": "word"}, "--loss word: give token or sample"),
+        ({"long": "cut"}, "--long cut: give shorten or drop"),
+        ({"init": "chat"}, "--init chat: give base or instruct"),
+        ({"precision": "fp8"}, "--precision fp8: give bf16 or fp32"),
+        ({"log_with": "paper"}, "--log-with paper: it is not installed"),
+        ({"valid": Path("nowhere")}, "nowhere does not exist"),
+        ({"optimizer": "adamwx"}, "--optimizer adamwx"),
+    ],
+)
+def test_a_wrong_option_says_what_can_be_given(logs, tmp_path, options, said):
+    with pytest.raises(InputError, match=said):
+        commands.train(logs, out=tmp_path / "run", **{**SCRATCH, **options})
+
+
+def test_a_base_model_is_no_instruct_model(logs, tmp_path):
+    from userlm.models.base import from_scratch, learn_tokenizer
+
+    local = from_scratch(learn_tokenizer(["what is it good for?"], 400), width=32, layers=1, seed=0)
+    local.model.save_pretrained(tmp_path / "plain")
+    local.tokenizer.save_pretrained(tmp_path / "plain")
+    plain = {**SCRATCH, "base": str(tmp_path / "plain")}
+    with pytest.raises(InputError, match=r"--init instruct: .*plain has no chat template"):
+        commands.train(logs, out=tmp_path / "run", init="instruct", **plain)
+    assert commands.train(logs, out=tmp_path / "fine", **plain)["steps"] == 4
+
+
+def test_a_scheduler_that_stops_it_finds_a_checkpoint_and_the_same_command_goes_on(logs, tmp_path):
+    options = ["--base", "scratch:32x1x500", "--steps", "60", "--batch", "8", "--lr", "3e-3", "--device", "cpu"]
+    command = [sys.executable, "-m", "userlm", "train", str(logs), *options, "--out"]
+
+    def start(out: str) -> subprocess.Popen[str]:
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([*command, str(tmp_path / out)], env=env, stderr=subprocess.PIPE, text=True)
+
+    whole, process = start("whole"), start("stopped")
+    log = tmp_path / "stopped" / "log.jsonl"
+    until = time.monotonic() + 60
+    while not (log.is_file() and log.read_bytes().count(b"\n") > 3) and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and "stopped by SIGTERM after step" in said, said
+    assert (tmp_path / "stopped" / "checkpoint").is_dir()
+    again = start("stopped")
+    assert (whole.wait(60), again.wait(60)) == (0, 0), again.communicate()
+    first, second = (tmp_path / name / "model" / "model.safetensors" for name in ("whole", "stopped"))
+    assert first.read_bytes() == second.read_bytes()
