@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userlm.text import INTENT_PREFIX, content_words, intent_goal, ngrams, numbers, spell, stable_hash, words
+from userlm.text import (
+    INTENT_PREFIX,
+    content_words,
+    intent_goal,
+    ngrams,
+    numbers,
+    spell,
+    stable_hash,
+    word_spans,
+    words,
+)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +78,8 @@ def test_a_stable_hash_tells_its_parts_apart_and_never_changes() -> None:
     assert stable_hash(0, "x", 1) == stable_hash("0", "x", "1")
     # blake2b of the two bytes "a" and "b" with the unit separator between, first 8 bytes
     assert stable_hash("a", "b") == 17891760522800452624
+
+
+@pytest.mark.parametrize("text", ["Don't stop, l’été!", "a_b 3.5 ice-cream", "", "İstanbul ǅ", "naïve—yes"])
+def test_words_stand_where_their_spans_say(text):
+    assert [word for start, stop in word_spans(text) for word in words(text[start:stop])] == words(text)

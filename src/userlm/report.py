@@ -315,7 +315,8 @@ def _missing(folder: Path, verb: str) -> Iterator[Missing]:
         if verb == "ppl":
             column = str(line.get("column"))
             rows = line.get("rows") or ()
-            counts.update((column, "user turns", str(why)) for *_, stats, why in rows if not stats)
+            turns = [row for row in rows if not str(row[0]).endswith("/end")]
+            counts.update((column, "user turns", str(why)) for *_, stats, why in turns if not stats)
         elif line.get("stats") is None:
             why = str(line.get("why") or "no reason given")
             counts[str(line.get("run")), str(line.get("measure")), why] += 1

@@ -122,11 +122,14 @@ def _resampled(sums: Array, resamples: int, seed: int) -> Array:
     In blocks: how often each of 20,000 clusters was drawn in 2,000 resamples would fill 320 MB. The draws do
     not depend on the size of a block.
     """
-    rng = np.random.default_rng(seed)
-    even = np.full(len(sums), 1 / len(sums))
-    block = max(1, 2_000_000 // len(sums))
-    sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
-    return np.concatenate([rng.multinomial(len(sums), even, size=size) @ sums for size in sizes])
+    rng, n = np.random.default_rng(seed), len(sums)
+    found = np.empty((resamples, sums.shape[1]))
+    block = max(1, 2_000_000 // n)
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        drawn = rng.integers(n, size=(size, n)) + np.arange(size)[:, None] * n  # an own range for each resample
+        found[start : start + size] = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n) @ sums
+    return found
 
 
 def _interval(values: Array) -> tuple[float | None, float | None]:

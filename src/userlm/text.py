@@ -41,6 +41,11 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower().replace("’", "'"))
 
 
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Where the words of a text stand: for each the first character and the one after the last."""
+    return [match.span() for match in _WORD.finditer(text)]
+
+
 def content_words(text: str) -> list[str]:
     """`words` without English stop words."""
     return [word for word in words(text) if word not in _STOP_WORDS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,17 @@ from userlm import flip
 from userlm.flip import Template
 from userlm.prompts import fill
 from userlm.text import END_TOKEN, intent_goal, stable_hash
-from userlm.types import Chat, Complete, Completion, Conversation, InputError, ModelError, Reply, Sampling
+from userlm.types import (
+    Chat,
+    Complete,
+    Completion,
+    Conversation,
+    InputError,
+    ModelError,
+    Reply,
+    Sampling,
+    Turn,
+)
 
 
 @dataclass(frozen=True)
@@ -74,16 +84,34 @@ class PromptedUser:
         if conversation.intent is None:
             raise InputError(f"conversation {conversation.id!r} has no intent, and a prompted user needs one")
         goal = conversation.system or conversation.intent  # with what is known of the person
-        values = {"goal": intent_goal(goal), "end": END_TOKEN}
-        if conversation.turns:
-            lines = (f"<{turn.role}>: {turn.text}" for turn in conversation.turns)
-            prompt = fill("user_next", {**values, "transcript": "\n".join(lines)})
-        else:
-            prompt = fill("user_first", values)
+        prompt = user_prompt(goal, conversation.turns)
         sampling = replace(self.sampling, seed=_seed(self.seed, conversation))
         out = self.chat.chat([{"role": "user", "content": prompt}], sampling)
         text, marker, _ = out.text.partition(END_TOKEN)
         return Reply(text.strip().removeprefix("<user>:").strip(), "end" if marker else None, _usage(out))
+
+
+def user_prompt(told: str | None, turns: Sequence[Turn]) -> str:
+    """What a prompted user is asked after these turns.
+
+    Args:
+        told: the intent and what else is known of the person; if nothing is, what they want is left out.
+    """
+    transcript = "\n".join(f"<{turn.role}>: {turn.text}" for turn in turns)
+    values = {"goal": "{goal}", "end": END_TOKEN, "transcript": "{transcript}"}
+    paragraphs = fill("user_next" if turns else "user_first", values).split("\n\n")
+    if told is None:
+        paragraphs = [paragraph for paragraph in paragraphs if "{goal}" not in paragraph]
+    places = {"{goal}": intent_goal(told or ""), "{transcript}": transcript}
+    return "\n\n".join(_put(paragraph, places) for paragraph in paragraphs)
+
+
+def _put(paragraph: str, places: dict[str, str]) -> str:
+    """The paragraph with its place filled; there is at most one in each."""
+    for place, value in places.items():
+        if place in paragraph:
+            return paragraph.replace(place, value)
+    return paragraph
 
 
 @dataclass(frozen=True)

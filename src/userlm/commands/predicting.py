@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -225,32 +226,34 @@ def _show(title: str, results: Results) -> None:
             ]
             for part in sources
         }
-        out.print(f"{title}: by source")
-        out.print(_table([WITHOUT, *compared], rows))
+        out.print(f"{title}: by source (intervals are in results.json)")
+        out.print(_table([WITHOUT, *compared], rows, intervals=False))
     for kind in kinds:
         out.print(_claim(found, kind))
 
 
-def _table(columns: Sequence[str], rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
-    """Values with their intervals; a line for each name, under `perplexity` without that word."""
+def _table(
+    columns: Sequence[str], rows: Mapping[str, Sequence[Mapping[str, Any]]], intervals: bool = True
+) -> Table:
+    """A line for each name, under `perplexity` without that word."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("", overflow="fold")
     for column in columns:
         table.add_column(column.replace(" / ", "\n/ "), justify="right", no_wrap=True)
     for name, records in rows.items():
-        _, comma, part = name.partition(", ")
-        table.add_row(f"  {part}" if comma else name, *map(_cell, records))
+        shown = re.sub(r"^perplexity( ratio)?, ", "  ", name)
+        table.add_row(shown, *(_cell(record, intervals) for record in records))
     return table
 
 
-def _cell(record: Mapping[str, Any]) -> str:
+def _cell(record: Mapping[str, Any], interval: bool) -> str:
     if record["value"] is None:
         return f"not measured\n{record['why']}"
     digits = 3 if "ratio" in record["name"] else 2 if record["value"] < 100 else 1 if record["value"] < 1000 else 0
     value, low, high = (
         "" if record[key] is None else f"{record[key]:,.{digits}f}" for key in ("value", "low", "high")
     )
-    return f"{value}\n{low} to {high}" if low else value
+    return f"{value}\n{low} to {high}" if interval and low else value
 
 
 def _counts(found: Records, columns: Sequence[str], name: str) -> str:

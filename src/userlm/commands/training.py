@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from userlm.models.local import LocalModel
     from userlm.prepare import Flips
 
+MACHINE, WATCHING = "Memory and speed", "Validation, checkpoints, logs"  # panels of the help
 VALIDATIONS = 10  # of a run, unless --eval-every says otherwise
 TERMINATED = 128 + signal.SIGTERM
 
@@ -67,31 +68,55 @@ def train(
     long: Annotated[
         str, Option(help="Samples that are longer: shorten their context, or drop them.", metavar="shorten|drop")
     ] = "shorten",
-    pack: Annotated[int, Option(help="Tokens in one forward pass; fewer need less memory.", min=16)] = 8192,
-    gradient_checkpointing: Annotated[bool, Option(help="Less memory, a third more time.")] = False,
+    pack: Annotated[
+        int, Option(help="Tokens in one forward pass; fewer need less memory.", min=16, rich_help_panel=MACHINE)
+    ] = 8192,
+    gradient_checkpointing: Annotated[
+        bool, Option("--gradient-checkpointing", help="Less memory, a third more time.", rich_help_panel=MACHINE)
+    ] = False,
     precision: Annotated[
-        str | None, Option(help="Of the forward pass; default: bf16 on a GPU.", metavar="bf16|fp32")
+        str | None,
+        Option(help="Of the forward pass; default: bf16 on a GPU.", metavar="bf16|fp32", rich_help_panel=MACHINE),
     ] = None,
     valid: Annotated[
-        Path | None, Option(help="People to validate on; default: valid.jsonl beside the training data.")
+        Path | None,
+        Option(
+            help="People to validate on; default: valid.jsonl beside the training data.", rich_help_panel=WATCHING
+        ),
     ] = None,
     valid_limit: Annotated[
-        int, Option(help="Conversations to validate on, drawn by the seed; 0: none.", min=0)
+        int,
+        Option(help="Conversations to validate on, drawn by the seed; 0: none.", min=0, rich_help_panel=WATCHING),
     ] = 500,
     eval_every: Annotated[
-        int | None, Option(help="Steps between two validations; default: ten in a run.", min=1)
+        int | None,
+        Option(help="Steps between two validations; default: ten in a run.", min=1, rich_help_panel=WATCHING),
     ] = None,
     patience: Annotated[
-        int | None, Option(help="Stop after so many validations without a better perplexity.", min=1)
+        int | None,
+        Option(
+            help="Stop after so many validations without a better perplexity.", min=1, rich_help_panel=WATCHING
+        ),
     ] = None,
-    save_every: Annotated[int, Option(help="Steps between two checkpoints.", min=1)] = 50,
-    log_with: Annotated[str | None, Option(help="Also log to tensorboard, wandb, mlflow, ...")] = None,
+    save_every: Annotated[
+        int, Option(help="Steps between two checkpoints.", min=1, rich_help_panel=WATCHING)
+    ] = 50,
+    log_with: Annotated[
+        str | None, Option(help="Also log to tensorboard, wandb, mlflow, ...", rich_help_panel=WATCHING)
+    ] = None,
     watts: Annotated[
-        float | None, Option(help="Power of one device, for the card; default: what is known of it.", min=0)
+        float | None,
+        Option(
+            help="Power of one device, for the card; default: what is known of it.",
+            min=0,
+            rich_help_panel=WATCHING,
+        ),
     ] = None,
     seed: Seed = 0,
     limit: Limit = None,
-    device: Annotated[str | None, Option(help="Such as cuda or cpu; default: a GPU if there is one.")] = None,
+    device: Annotated[
+        str | None, Option(help="Such as cuda or cpu; default: a GPU if there is one.", rich_help_panel=MACHINE)
+    ] = None,
 ) -> Results:
     """Train a user model on flipped dialogues and save it as a Hugging Face folder in model/.
 

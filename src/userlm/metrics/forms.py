@@ -17,9 +17,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from userlm.flip import Flipped, Row, Target, Template, render, samples
-from userlm.prompts import fill
-from userlm.text import END_TOKEN, intent_goal
 from userlm.types import Conversation, Message, Sample, Turn
+from userlm.users import user_prompt
 
 Encode = Callable[[str], list[int]]
 """Text to ids."""
@@ -92,29 +91,6 @@ def prompted_form(encode: Encode, spans: Spans, chat: Chat, close: int) -> Form:
         return Flipped(tuple(found), tuple(dropped))
 
     return Form(rows, "", spans)
-
-
-def user_prompt(told: str | None, turns: Sequence[Turn]) -> str:
-    """What a prompted user is asked after these turns.
-
-    Args:
-        told: the intent and what else is known of the person; if nothing is, what they want is left out.
-    """
-    transcript = "\n".join(f"<{turn.role}>: {turn.text}" for turn in turns)
-    values = {"goal": "{goal}", "end": END_TOKEN, "transcript": "{transcript}"}
-    paragraphs = fill("user_next" if turns else "user_first", values).split("\n\n")
-    if told is None:
-        paragraphs = [paragraph for paragraph in paragraphs if "{goal}" not in paragraph]
-    places = {"{goal}": intent_goal(told or ""), "{transcript}": transcript}
-    return "\n\n".join(_put(paragraph, places) for paragraph in paragraphs)
-
-
-def _put(paragraph: str, places: dict[str, str]) -> str:
-    """The paragraph with its place filled; there is at most one in each."""
-    for place, value in places.items():
-        if place in paragraph:
-            return paragraph.replace(place, value)
-    return paragraph
 
 
 def _fitting(sample: Sample, chat: Chat, room: int) -> list[int] | None:

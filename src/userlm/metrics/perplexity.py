@@ -7,7 +7,6 @@ model is shown a conversation, `controls` what an intent changes.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from math import exp, isfinite, log
 from userlm.flip import Flipped, Row
 from userlm.metrics.forms import Form
 from userlm.stats import Array, exp_ratio, measure, ratio
-from userlm.text import words
+from userlm.text import word_spans, words
 from userlm.types import Conversation, Measure, MeasureRow, Score
 
 NLL, TOKENS, BYTES, OUTSIDE, ENDED = 0, 1, 2, 3, 5
@@ -24,8 +23,6 @@ NLL, TOKENS, BYTES, OUTSIDE, ENDED = 0, 1, 2, 3, 5
 UTF-8 bytes; then NLL and tokens of those words alone that the intent does not hold, and NLL and tokens of the
 words with the token that closes them. A pair that was not measured is 0, 0. The ending is a row of its own,
 `ID/end`."""
-
-_WORD = re.compile(r"\w+(?:['’]\w+)*")  # as in `text.words`
 
 
 def without_intent(conversation: Conversation) -> Conversation:
@@ -98,9 +95,9 @@ def _outside(nll: Sequence[float], text: str, intent: str | None, form: Form) ->
         return []
     text, held = form.lead + text, set(words(intent))
     inside = bytearray(len(text))
-    for word in _WORD.finditer(text):
-        if not held.isdisjoint(words(word[0])):
-            inside[word.start() : word.end()] = b"1" * len(word[0])
+    for start, stop in word_spans(text):
+        if not held.isdisjoint(words(text[start:stop])):
+            inside[start:stop] = b"1" * (stop - start)
     spans = form.spans(text)[-len(nll) :]
     return [value for value, (start, stop) in zip(nll, spans, strict=True) if not any(inside[start:stop])]
 
