@@ -156,7 +156,7 @@ def test_a_scheduler_that_stops_it_finds_a_checkpoint_and_the_same_command_goes_
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 143 and "stopped by SIGTERM after step" in said, said
+    assert process.returncode == 143 and "SIGTERM: stopped after step" in said, said
     assert (tmp_path / "stopped" / "checkpoint").is_dir()
     again = start("stopped")
     assert (whole.wait(60), again.wait(60)) == (0, 0), again.communicate()

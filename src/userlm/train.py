@@ -85,6 +85,10 @@ class Recipe:
     seed: int = 0
 
 
+class Stopped(Exception):
+    """A run was asked to stop before its end."""
+
+
 def start(device: str, precision: str, log_with: str | None, folder: Path) -> Accelerator:
     """This process's share of the machine, as `accelerate launch` or `torchrun` set it up.
 
@@ -147,9 +151,10 @@ def train(
     after a validation what `evaluate` found. With `valid` the first entry is a validation before any training.
 
     A checkpoint in `folder` is taken up: the entries go on behind it, and the weights end the same as those of an
-    uninterrupted run. Once `stopping` says so in any process, a checkpoint is written and no further step taken.
+    uninterrupted run.
 
     Raises:
+        Stopped: in every process, with a checkpoint written, once `stopping` said so in any of them.
         ModelError: if the loss is no longer a number (the last checkpoint stays) or memory runs out (with advice).
     """
     if has_adapter(local) and machine.distributed_type == DistributedType.FSDP:
@@ -205,7 +210,7 @@ def train(
             if stop or (progress.step % recipe.save_every == 0 and progress.step < len(steps)):
                 save_checkpoint(machine, folder)
             if stop:
-                return
+                raise Stopped(f"stopped after step {progress.step:,}")
         if progress.best == math.inf:  # nothing was compared: the last weights are the ones
             keep(local, model, machine, folder)
     model.eval()

@@ -195,8 +195,7 @@ def train(
         machine.init_trackers("userlm", {name: str(value) for name, value in options.items()})
     log = Journal(out / "log.jsonl") if main else None
     rows = {row["step"]: row for row in log.rows} if log else {}
-    step = 0
-    with progress_bar() as progress, _sigterm() as asked_to_stop:
+    with _resumable(training.Stopped), progress_bar() as progress, _sigterm() as asked_to_stop:
         job = progress.add_task("training", total=len(plan))
         since = perf_counter()
         for entry in training.train(local, flips, plan, recipe, out, machine, tested, asked_to_stop):
@@ -206,13 +205,9 @@ def train(
                 rows[step] = entry | {"seconds": round(seconds, 3)}
                 log.add(rows[step])
             progress.update(job, completed=step, description=_describe(rows.values()))
-        stopped = asked_to_stop()
     if log:
         log.close(order=lambda row: row["step"])
     machine.end_training()
-    if stopped and step < len(plan):
-        console.print(f"stopped by SIGTERM after step {step:,}; the same command takes it up again")
-        raise SystemExit(TERMINATED)
     if run is None:
         return {}
     training.finish(local, out)
@@ -316,6 +311,16 @@ def _check_flips(flips: Flips, path: Path, intent: bool, max_tokens: int) -> Non
         console.print(f"{flips.unspoken:,} conversations without a user turn are left out")
     if flips.dropped:
         console.print(f"{flips.dropped:,} samples do not fit {max_tokens} tokens and are left out")
+
+
+@contextmanager
+def _resumable(stopped: type[Exception]) -> Iterator[None]:
+    """End the process as a scheduler expects of one that it stopped."""
+    try:
+        yield
+    except stopped as error:
+        console.print(f"SIGTERM: {error}; the same command takes it up again")
+        raise SystemExit(TERMINATED) from None
 
 
 @contextmanager
