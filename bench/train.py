@@ -699,7 +699,7 @@ def main() -> None:
     sets = args.sets or ("made:128256:512" if gpu else "made:8192:24,made:128256:6,real:8192:12")
     shape, parts, repeats = args.shape, args.only.split(","), args.repeats
     if args.quick:
-        sets, shape, repeats = args.sets or "made:8192:3,real:8192:3", "tiny", 1
+        sets, shape, repeats = args.sets or "made:8192:2", "tiny", 1
     sizes, many = ((100, 200, 400), 20) if args.quick else ((1000, 10_000, 100_000), 2000)
     print(f"{machine('trl', 'accelerate', 'datasets')}; seed {args.seed}", flush=True)
     if args.quick:
