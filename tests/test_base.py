@@ -463,7 +463,7 @@ def test_lora_packs_rows_and_learns_the_same_with_gradient_checkpointing():
     losses = []
     for checkpointing in (False, True):
         local = with_lora(from_base(base_llama())[0], rank=4)
-        check_rows_apart(local.model, "adapted")
+        check_rows_apart(local.model, "adapted", 64)
         assert (local.model.dtype, local.model.device.type) == (torch.float32, "cpu")
         if checkpointing:
             local.model.gradient_checkpointing_enable({"use_reentrant": False})

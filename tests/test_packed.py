@@ -76,14 +76,25 @@ def test_a_sliding_window_slides_within_each_row():
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = MistralConfig(vocab_size=128, num_key_value_heads=2, sliding_window=6, **sizes)
-    check_rows_apart(MistralForCausalLM(config).eval(), "mistral")
+    check_rows_apart(MistralForCausalLM(config).eval(), "mistral", 64)
+
+
+def test_positions_that_change_with_the_longest_row_are_refused_beyond_their_usual_length(llama):
+    usual = llama.config.rope_parameters
+    llama.config.rope_parameters = {**usual, "rope_type": "longrope", "original_max_position_embeddings": 32}
+    try:
+        with pytest.raises(InputError, match=r"phi: its positions change .*--max-tokens 32 at most"):
+            check_rows_apart(llama, "phi", 64)
+        check_rows_apart(llama, "phi", 32)
+    finally:
+        llama.config.rope_parameters = usual
 
 
 def test_a_model_that_carries_a_state_over_is_refused():
     torch.manual_seed(0)
     model = MambaForCausalLM(MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2)).eval()
     with pytest.raises(InputError, match=r"mamba-x: .*mamba.* does not keep packed rows apart"):
-        check_rows_apart(model, "mamba-x")
+        check_rows_apart(model, "mamba-x", 64)
 
 
 def test_a_first_token_cannot_be_a_target(llama):

@@ -79,6 +79,19 @@ def test_logs_without_intents_leave_a_clear_choice(tmp_path):
     assert commands.train(tmp_path / "train.jsonl", out=tmp_path / "free", intent=False, **SCRATCH)["steps"] == 4
 
 
+def test_people_to_validate_on_must_say_something(logs, tmp_path):
+    greeting = Conversation("greeting", turns=(Turn("assistant", "How can I help?"),), intent=talk(0).intent)
+    write_conversations(tmp_path / "others.jsonl", [greeting])
+    with pytest.raises(InputError, match=r"others.jsonl: nobody there says anything"):
+        commands.train(logs, out=tmp_path / "run", valid=tmp_path / "others.jsonl", **SCRATCH)
+
+
+def test_a_model_that_got_worse_is_said_to_have(logs, tmp_path):
+    found = commands.train(logs, out=tmp_path / "run", **{**SCRATCH, "lr": 5.0, "steps": 2})
+    assert any("no better than before" in note for note in found["notes"])
+    assert "no better than before" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
 def test_what_cannot_be_learned_from_is_counted(tmp_path, capsys):
     greeting = Conversation("greeting", turns=(Turn("assistant", "How can I help?"),), intent=talk(0).intent)
     long = Conversation("long", intent=talk(1).intent).say("word " * 400).say("Yes?").close("end")
@@ -122,9 +135,13 @@ def test_a_run_can_go_on_with_smaller_packs(logs, tmp_path, monkeypatch):
         ({"log_with": "paper"}, "--log-with paper: it is not installed"),
         ({"valid": Path("nowhere")}, "nowhere does not exist"),
         ({"optimizer": "adamwx"}, "--optimizer adamwx"),
+        ({"lr": -1.0}, "--lr -1.0: give a number"),
+        ({"patience": 1, "valid_limit": 0}, "--patience needs people to validate on"),
+        ({"valid": Path("logs/train.jsonl")}, "these are the people to train on"),
     ],
 )
-def test_a_wrong_option_says_what_can_be_given(logs, tmp_path, options, said):
+def test_a_wrong_option_says_what_can_be_given(logs, tmp_path, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=said):
         commands.train(logs, out=tmp_path / "run", **{**SCRATCH, **options})
 

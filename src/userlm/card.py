@@ -202,7 +202,7 @@ def _data(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> Iterator[s
     yield _table(["", "number"], ((name, f"{count:,}") for name, count in rows.items()))
 
 
-_TOLD = "base init lora epochs batch lr optimizer loss intent max_tokens long pack patience seed".split()
+_TOLD = "base init lora steps epochs batch lr optimizer loss intent max_tokens long pack patience seed".split()
 
 
 def _training(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> Iterator[str]:
@@ -218,6 +218,8 @@ def _training(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> Iterat
         "user says and on the ending. The learning rate rises over 3 % of the steps and falls to a tenth along a "
         "cosine."
     )
+    if options["steps"] is not None:
+        del options["epochs"]
     yield _table(["option", ""], ((name, str(value)) for name, value in options.items() if value is not None))
     if notes := results["notes"]:
         yield "\n".join(f"- {note.replace(given, _base(given))}" for note in notes)

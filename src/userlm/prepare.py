@@ -38,7 +38,7 @@ class Flips:
         rows: (rows, 4): number of the conversation, where its ids start, how many, where its targets start.
         targets: (samples, 4): the fields of `flip.Target`.
         conversations: how many gave a row.
-        untold: how many of them have no intent.
+        untold: how many of them have no system turn, since nothing is known of what the user wants.
         languages: how many of them have which label of a language.
         dropped: samples for which no room could be made.
         unspoken: conversations without any user turn; nothing can be learned from them.
@@ -104,7 +104,7 @@ def prepare(
                     written += len(row.ids)
                 if flipped.rows:
                     number += 1
-                    untold += conversation.intent is None
+                    untold += conversation.system is None
                     languages[str(conversation.meta.get("language", ""))] += 1
     np.save(folder / "rows.npy", np.frombuffer(rows, dtype=np.int64).reshape(-1, 4))
     np.save(folder / "targets.npy", np.frombuffer(targets, dtype=np.int32).reshape(-1, 4))

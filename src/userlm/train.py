@@ -22,13 +22,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, set_seed
 
 from userlm.flip import Row
 from userlm.models.base import (
@@ -103,6 +104,8 @@ def start(device: str, precision: str, log_with: str | None, folder: Path) -> Ac
         mixed_precision={"bf16": "bf16", "fp32": "no"}[precision],
         log_with=log_with,
         project_dir=folder,
+        # A step is one backward pass to accelerate; its launcher may have been told otherwise.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],  # others wait while one prepares
     )
 
@@ -203,6 +206,11 @@ def train(
             entry = {"step": step + 1, "loss": loss, "lr": lr, "norm": norm, **_counts(flips, steps[step], rows)}
             if tested and (progress.step % recipe.eval_every == 0 or progress.step == len(steps)):
                 entry |= evaluate(model, tested, spare, end, machine)
+                if not math.isfinite(entry["valid_perplexity"]):
+                    raise ModelError(
+                        f"the validation perplexity is {entry['valid_perplexity']} at step {step + 1}; "
+                        f"{_last_good(folder)}: try a lower --lr"
+                    )
                 if progress.is_better(entry["valid_perplexity"]):
                     keep(local, model, machine, folder)
             yield entry
@@ -283,7 +291,8 @@ def evaluate(model: Any, tested: Sequence[Pack], spare: Pack, end: int, machine:
 
 
 def make_optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW without weight decay, or any other that transformers' trainer knows by name.
+    """AdamW without weight decay, or another by its name in transformers' trainer; those that need more than the
+    weights, such as GaLore, do not work.
 
     Raises:
         InputError: for a name that it does not know, or whose library is missing.
@@ -291,17 +300,19 @@ def make_optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if recipe.optimizer == "adamw_torch":
         return torch.optim.AdamW(weights, lr=recipe.lr, betas=BETAS, weight_decay=0.0)
-    from transformers import Trainer, TrainingArguments
+    from transformers import Trainer
+    from transformers.training_args import OptimizerNames
 
     try:
-        arguments = TrainingArguments(
-            output_dir="",
-            optim=recipe.optimizer,
+        asked = SimpleNamespace(  # real `TrainingArguments` would take accelerate's state away from under the run
+            optim=OptimizerNames(recipe.optimizer),
+            optim_args=None,
             learning_rate=recipe.lr,
             adam_beta1=BETAS[0],
             adam_beta2=BETAS[1],
+            adam_epsilon=1e-8,
         )
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(asked)
     except (ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"--optimizer {recipe.optimizer}: {reason}") from None
@@ -377,9 +388,10 @@ def save_checkpoint(machine: Accelerator, folder: Path) -> None:
         machine.wait_for_everyone()
 
 
-def drop_checkpoints(folder: Path) -> None:
-    """Remove them, when there is nothing left to resume."""
-    for path in folder.glob("checkpoint*"):
+def tidy(folder: Path) -> None:
+    """Remove what a run that is complete does not need: what it would resume from, and what a kill left."""
+    names = ("checkpoint*", "model.*", "adapter.*", "rows", "rows-valid", "tokenizer*")
+    for path in (path for name in names for path in folder.glob(name)):
         shutil.rmtree(path)
 
 

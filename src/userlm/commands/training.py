@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import random
-import shutil
 import signal
 import threading
 from collections import Counter
@@ -31,24 +29,27 @@ from userlm.commands.shared import (
 )
 from userlm.data.clean import language_code
 from userlm.metrics.perplexity import without_intent
-from userlm.store import Journal, Run, read_conversations, read_json
+from userlm.store import Journal, Run, read_conversations, read_json, write_lines
 from userlm.terminal import console, progress_bar, track
 from userlm.types import Conversation, InputError
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from userlm.models.local import LocalModel
     from userlm.prepare import Flips
 
 MACHINE, WATCHING = "Memory and speed", "Validation, checkpoints, logs"  # panels of the help
 VALIDATIONS = 10  # of a run, unless --eval-every says otherwise
-TERMINATED = 128 + signal.SIGTERM
 
 
 def train(
     data: Annotated[Path, Argument(help="Conversations with intents: a folder or a file.")] = Path("runs/intents"),
     base: Annotated[
         str,
-        Option(help="A base model (folder or hub id), or scratch:WIDTHxLAYERS[xVOCABULARY] for a small new one."),
+        Option(
+            help="A base model (folder or hub id), or scratch:WIDTHxLAYERS\\[xVOCABULARY] for a small new one."
+        ),
     ] = "scratch:128x4x4096",
     out: Out = Path("runs/train"),
     steps: Annotated[int | None, Option(help="Optimizer steps; default: one pass over the data.", min=0)] = None,
@@ -56,7 +57,7 @@ def train(
     batch: Annotated[int, Option(help="Samples in a step, at least.", min=1)] = 1024,
     lr: Annotated[float, Option(help="Peak learning rate.", min=0)] = 2e-5,
     optimizer: Annotated[
-        str, Option(help="Any that transformers' trainer knows, such as adafactor.")
+        str, Option(help="As transformers' trainer names it, such as adafactor.")
     ] = "adamw_torch",
     loss: Annotated[str, Option(help="Averaged per token or per sample.", metavar="token|sample")] = "token",
     intent: Annotated[bool, Option(help="Train with the intent as system turn.")] = True,
@@ -120,16 +121,18 @@ def train(
 ) -> Results:
     """Train a user model on flipped dialogues and save it as a Hugging Face folder in model/.
 
-    The weights with the best validation perplexity are kept. On several GPUs: `torchrun --nproc-per-node 4 -m
-    userlm train ...`, or `accelerate launch` with a configuration of FSDP2.
+    The weights with the best validation perplexity are kept. On several GPUs call `torchrun -m userlm train`, or
+    `accelerate launch` with a configuration of FSDP2.
     """
     average = cast(Literal["token", "sample"], _one_of("--loss", loss, "token", "sample"))
     too_long = cast(Literal["shorten", "drop"], _one_of("--long", long, "shorten", "drop"))
     _one_of("--init", init, "base", "instruct")
-    if not math.isfinite(lr):
-        raise InputError(f"--lr {lr}: give a number")
+    if not 0 <= lr < 1000:
+        raise InputError(f"--lr {lr}: give a number such as 2e-5")
     path = conversations_file(data, "train")
     held_out = _valid_file(path, valid, valid_limit)
+    if patience and not held_out:
+        raise InputError("--patience needs people to validate on; give them with --valid")
 
     from userlm import train as training
     from userlm.models.base import with_lora
@@ -157,6 +160,8 @@ def train(
     with machine.main_process_first():
         run = Run.open(out, "train", options, [path, *filter(None, [held_out])]) if main else None
         done = finished(run) if run else None
+        if done:
+            training.tidy(out)  # a kill may have come before the end of the last call
     if (out / "results.json").is_file():
         return done or read_json(out / "results.json")
 
@@ -167,12 +172,14 @@ def train(
     with machine.main_process_first(), console.status("loading the model"):
         texts = (turn.text for conversation in read(path, limit) for turn in conversation.turns)
         local, notes = _load(base, init, texts, out / "tokenizer", seed)
-        check_rows_apart(local.model, local.name)
+        if max_tokens > local.window:
+            notes += (f"rows are cut to the model's window of {local.window} tokens",)
+            max_tokens = local.window
+        check_rows_apart(local.model, local.name, max_tokens)
+    if not held_out:
+        notes += ("nobody to validate on: the last weights are kept",)
     for note in notes:
         console.print(note)
-    if max_tokens > local.window:
-        console.print(f"rows are cut to the model's window of {local.window} tokens")
-        max_tokens = local.window
     with machine.main_process_first():
         shown = track(read(path, limit), "flipping", count_total([path], limit))
         flips = _flipped(shown, local, out / "rows", max_tokens, too_long)
@@ -180,9 +187,13 @@ def train(
         if held_out:
             people = _draw(read(held_out, None), valid_limit, seed)
             tested = _flipped(people, local, out / "rows-valid", max_tokens, too_long)
+            if not tested.samples:
+                raise InputError(f"{held_out}: nobody there says anything that fits; give others with --valid")
+            if intent and tested.untold:
+                notes += (f"{tested.untold:,} of those to validate on have no intent",)
     _check_flips(flips, path, intent, max_tokens)
     if lora:
-        local = with_lora(local, lora)
+        local = with_lora(local, lora, seed=seed)
     sizes = [(weight.numel(), weight.requires_grad) for weight in local.model.parameters()]
     weights = {"parameters": sum(n for n, _ in sizes), "trained_parameters": sum(n for n, yes in sizes if yes)}
 
@@ -195,31 +206,34 @@ def train(
         machine.init_trackers("userlm", {name: str(value) for name, value in options.items()})
     log = Journal(out / "log.jsonl") if main else None
     rows = {row["step"]: row for row in log.rows} if log else {}
-    with _resumable(training.Stopped), progress_bar() as progress, _sigterm() as asked_to_stop:
+    with _tracking(machine), _stopping(training.Stopped) as asked_to_stop, progress_bar() as progress:
         job = progress.add_task("training", total=len(plan))
         since = perf_counter()
         for entry in training.train(local, flips, plan, recipe, out, machine, tested, asked_to_stop):
             step, seconds, since = entry["step"], perf_counter() - since, perf_counter()
             machine.log({name: value for name, value in entry.items() if value is not None}, step)
-            if log and step not in rows:
-                rows[step] = entry | {"seconds": round(seconds, 3)}
+            before = rows.get(step, {}).get("seconds", 0)  # of a step that is done again after a kill
+            rows[step] = entry | {"seconds": round(before + seconds, 3)}
+            if log:
                 log.add(rows[step])
             progress.update(job, completed=step, description=_describe(rows.values()))
     if log:
-        log.close(order=lambda row: row["step"])
-    machine.end_training()
+        log.close()
+        write_lines(out / "log.jsonl", [rows[step] for step in sorted(rows)])
     if run is None:
         return {}
     training.finish(local, out)
     results = _results(rows, flips, plan, intent) | weights | means | {"notes": list(notes)}
     results |= {"device": _device_name(machine.device), "precision": precision}
     results |= {"pace": card.pace(rows.values(), results["device"], machine.num_processes, watts)}
-    (out / "model" / "README.md").write_text(card.write(run.manifest, results), encoding="utf-8")
+    if results["best"] and not results["best"]["valid_perplexity"] < results["untrained"]["valid_perplexity"]:
+        results["notes"].append("people are predicted no better than before training: try another --lr")
+        console.print(results["notes"][-1], style="yellow")
+    manifest = {**run.manifest, "options": {**options, **means, "max_tokens": max_tokens}}
+    (out / "model" / "README.md").write_text(card.write(manifest, results), encoding="utf-8")
     console.print(f"{results['seen']:,} samples in {results['steps']:,} steps: {out / 'model'}")
     run.finish(results)
-    training.drop_checkpoints(out)
-    for name in ("rows", "rows-valid", "tokenizer"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    training.tidy(out)
     return results
 
 
@@ -234,9 +248,14 @@ def _valid_file(path: Path, valid: Path | None, limit: int) -> Path | None:
     if not limit:
         return None
     if valid is not None:
-        return conversations_file(valid, "valid")
-    beside = path.with_name(path.name.replace("train", "valid"))
-    return beside if beside != path and beside.is_file() and beside.stat().st_size else None
+        found = conversations_file(valid, "valid")
+        if found.resolve() == path.resolve():
+            raise InputError(f"--valid {valid}: these are the people to train on; give others, or --valid-limit 0")
+        return found
+    if not path.name.startswith("train."):
+        return None
+    beside = path.with_name("valid" + path.name.removeprefix("train"))
+    return beside if beside.is_file() and beside.stat().st_size else None
 
 
 def _draw(conversations: Iterable[Conversation], most: int, seed: int) -> list[Conversation]:
@@ -267,13 +286,14 @@ def _load(
     """
     import torch
 
-    from userlm.models.base import from_base, from_scratch, learn_tokenizer
+    from userlm.models.base import from_base, from_scratch, learn_tokenizer, replacing_folder
     from userlm.models.local import LocalModel, load_tokenizer
 
     if base.startswith("scratch:"):
         width, layers, vocabulary = _scratch(base)
-        if not (tokenizer / "tokenizer_config.json").is_file():
-            learn_tokenizer(texts, vocabulary).save_pretrained(tokenizer)
+        if not tokenizer.is_dir():
+            with replacing_folder(tokenizer) as partial:
+                learn_tokenizer(texts, vocabulary).save_pretrained(partial)
         return from_scratch(load_tokenizer(str(tokenizer)), width, layers, seed, "cpu"), ()
     loaded = LocalModel.load(address.checkpoint(base), "cpu", torch.float32)
     spoken = bool(loaded.tokenizer.chat_template)
@@ -314,27 +334,41 @@ def _check_flips(flips: Flips, path: Path, intent: bool, max_tokens: int) -> Non
 
 
 @contextmanager
-def _resumable(stopped: type[Exception]) -> Iterator[None]:
-    """End the process as a scheduler expects of one that it stopped."""
+def _stopping(stopped: type[Exception]) -> Iterator[Callable[[], bool]]:
+    """Whether this process was asked to stop, by a scheduler (SIGTERM) or by Ctrl-C, once; a second time it dies.
+
+    When it has stopped it ends as others expect of that signal.
+    """
+    asked: list[int] = []
+    known = (signal.SIGTERM, signal.SIGINT)
+    here = threading.current_thread() is threading.main_thread()  # Python lets no other set handlers
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in known}
+
+    def note(number: int, _: object) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    for number in known if here else ():
+        signal.signal(number, note)
     try:
-        yield
+        yield lambda: bool(asked)
     except stopped as error:
-        console.print(f"SIGTERM: {error}; the same command takes it up again")
-        raise SystemExit(TERMINATED) from None
+        first = asked[0] if asked else signal.SIGTERM
+        if first == signal.SIGTERM:  # the command line says the same of Ctrl-C
+            console.print(f"SIGTERM: {error}; the same command takes it up again")
+        raise SystemExit(128 + first) from None
+    finally:
+        for number in known if here else ():
+            signal.signal(number, before[number])
 
 
 @contextmanager
-def _sigterm() -> Iterator[Callable[[], bool]]:
-    """Whether a scheduler asked this process to stop (SIGTERM); it is not stopped while this lasts."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # Python lets no other set handlers
-        yield asked.is_set
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+def _tracking(machine: Accelerator) -> Iterator[None]:
+    """Close the trackers, however it ends."""
     try:
-        yield asked.is_set
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        machine.end_training()
 
 
 def _describe(rows: Iterable[Mapping[str, Any]]) -> str:

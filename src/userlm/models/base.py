@@ -84,7 +84,14 @@ def from_base(local: LocalModel) -> tuple[LocalModel, tuple[str, ...]]:
     renamed = dict(zip(missing, reserved, strict=False))
     said = [f"{token} takes the place of {old}, id {reserved[old]}" for token, old in renamed.items()]
     if renamed:
-        tokenizer = _rename(tokenizer, {old: token for token, old in renamed.items()})
+        renamed_to = {old: token for token, old in renamed.items()}
+        tokenizer = _rename(tokenizer, renamed_to)
+        if (now := _added(tokenizer)) != {renamed_to.get(old, old): id for old, id in known.items()}:
+            moved = sorted(token for token in renamed if now.get(token) != reserved[renamed[token]])
+            raise InputError(
+                f"{local.name}: its vocabulary holds {', '.join(moved) or 'a control token'} as an ordinary word, "
+                "so no reserved token can take that name; give a model with another tokenizer"
+            )
     if added := [token for token in missing if token not in renamed]:
         tokenizer.add_tokens([AddedToken(token, special=token != END_TOKEN, normalized=False) for token in added])
         ids = {token: tokenizer.convert_tokens_to_ids(token) for token in added}

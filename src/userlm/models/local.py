@@ -160,7 +160,7 @@ class LocalModel:
         with self._lock:
             if self._keeps_apart is None:
                 try:
-                    check_rows_apart(self.model, self.name)
+                    check_rows_apart(self.model, self.name, self.window)
                     self._keeps_apart = True
                 except InputError:
                     self._keeps_apart = False

@@ -91,13 +91,22 @@ def rows_apart(model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def check_rows_apart(model: Any, name: str) -> None:
+def check_rows_apart(model: Any, name: str, longest: int) -> None:
     """Try it: a packed row must get the logits that it gets alone, and those of the model's own attention.
+
+    Args:
+        longest: how long rows can be, in tokens.
 
     Raises:
         InputError: if it does not. Architectures that carry more than attention from token to token, such as
             state spaces, mix packed rows.
     """
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    usual = rope.get("original_max_position_embeddings") or longest
+    if rope.get("rope_type") in ("longrope", "dynamic") and longest > usual:
+        raise InputError(
+            f"{name}: its positions change with the longest row of a pack; give --max-tokens {usual} at most"
+        )
     rows = [([7 * i + j for j in range(n)], [j > 0 for j in range(n)]) for i, n in enumerate((9, 14, 5))]
     with rows_apart(model):
         packed = target_logits(model, rows)[0].float()
@@ -121,9 +130,8 @@ def _attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    *,
-    row_lengths: Sequence[int],
-    row_starts: torch.Tensor,
+    row_lengths: Sequence[int] | None = None,
+    row_starts: torch.Tensor | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     **others: Any,
@@ -132,6 +140,10 @@ def _attend(
 
     query, key, value: (1, heads or groups, tokens, size); the result: (1, tokens, heads, size).
     """
+    if row_lengths is None or row_starts is None:
+        raise InputError(
+            f"{module.config.model_type}: this architecture does not tell its attention where rows begin"
+        )
     if softcap is not None or s_aux is not None:
         raise InputError(
             f"{module.config.model_type}: attention with caps or sinks is not packed; give another model"
