@@ -30,8 +30,9 @@ from userlm.types import Chat, Conversation, InputError, Sampling, Score, Speake
 from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser
 
 if TYPE_CHECKING:
+    from userlm.flip import Encode, Spans
     from userlm.models.endpoint import EndpointModel
-    from userlm.models.local import Encode, LocalModel, Spans
+    from userlm.models.local import LocalModel
 
 USERS = ("trained", "prompted", "replay", "script", "human", "py")
 ASSISTANTS = ("oracle", "clarifier", "replay", "script", "human", "py")

@@ -16,7 +16,7 @@ always an open user turn:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,12 @@ from userlm.text import END_TOKEN
 from userlm.types import Conversation, Sample
 
 Ids = tuple[int, ...]
+Encode = Callable[[str], list[int]]
+"""Text to ids."""
+EncodeAll = Callable[[Sequence[str]], list[list[int]]]
+"""Many texts to ids."""
+Spans = Callable[[str], list[tuple[int, int]]]
+"""Text to where its tokens stand in it: for each the first character and the one after the last."""
 
 
 def samples(conversation: Conversation) -> Iterator[Sample]:
@@ -46,7 +52,7 @@ class Template:
         start: ids in front of every row, such as the BOS that other families want; UserLM has none.
     """
 
-    encode: Callable[[str], list[int]]
+    encode: Encode
     headers: Mapping[str, Ids]
     lead: str
     close: int
@@ -198,7 +204,7 @@ def _target(template: Template, k: int, start: int, turn: Ids) -> Target:
 
 
 def userlm_template(
-    encode: Callable[[str], list[int]], token_id: Callable[[str], int | None], special_ids: frozenset[int]
+    encode: Encode, token_id: Callable[[str], int | None], special_ids: frozenset[int]
 ) -> Template:
     """The format of microsoft/UserLM-8b in the ids of one tokenizer.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,14 +19,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from userlm.flip import Row, Target, Template, render
+from userlm.flip import Encode, EncodeAll, Row, Target, Template, render
 from userlm.store import replacing
 from userlm.types import Conversation
 
 BLOCK = 512  # conversations encoded at once
-
-Encode = Callable[[str], list[int]]
-EncodeAll = Callable[[Sequence[str]], list[list[int]]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -99,6 +99,8 @@ def start(device: str, precision: str, log_with: str | None, folder: Path) -> Ac
         log_with: `tensorboard`, `wandb`, `mlflow` or another tracker that accelerate knows.
     """
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # tied weights are meant to be saved once
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)  # accelerate takes the current one
     return Accelerator(
         cpu=device.startswith("cpu"),
         mixed_precision={"bf16": "bf16", "fp32": "no"}[precision],
@@ -182,7 +184,9 @@ def train(
     end = local.template().end
     with rows_apart(local.model):
         if tested and not resumed:
-            yield {"step": 0, **evaluate(model, tested, spare, end, machine)}
+            with _explaining_memory(recipe, people):
+                before = evaluate(model, tested, spare, end, machine)
+            yield {"step": 0, **before}
         for step in range(progress.step, len(steps)):
             if recipe.patience is not None and progress.waited >= recipe.patience:
                 break

@@ -16,14 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from userlm.flip import Flipped, Row, Target, Template, render, samples
+from userlm.flip import Encode, Flipped, Row, Spans, Target, Template, render, samples
 from userlm.types import Conversation, Message, Sample, Turn
 from userlm.users import user_prompt
 
-Encode = Callable[[str], list[int]]
-"""Text to ids."""
-Spans = Callable[[str], list[tuple[int, int]]]
-"""Text to where its tokens stand in it: for each the first character and the one after the last."""
 Chat = Callable[[Sequence[Message]], list[int]]
 """Messages to ids, a turn of the assistant open at the end."""
 

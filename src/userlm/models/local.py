@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,11 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.utils import logging as transformers_logging
 
-from userlm.flip import Template, userlm_template
+from userlm.flip import Encode, EncodeAll, Spans, Template, userlm_template
 from userlm.models.packed import MaskedIds, check_rows_apart, even_bins, rows_apart, target_logits
 from userlm.types import Completion, InputError, Message, ModelError, Sampling
 
 transformers_logging.disable_progress_bar()
-
-Encode = Callable[[str], list[int]]
-"""Text to ids."""
-EncodeAll = Callable[[Sequence[str]], list[list[int]]]
-"""Many texts to ids."""
-Spans = Callable[[str], list[tuple[int, int]]]
-"""Text to where its tokens stand in it: for each the first character and the one after the last."""
 
 SCORE_BUDGET = 8192
 """Tokens of a forward pass that scores."""
