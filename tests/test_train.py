@@ -286,7 +286,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from userlm.models.local import LocalModel
 from userlm.prepare import load
-from userlm.train import Recipe, plan, start, train
+from userlm.train import Recipe, Stopped, plan, start, train
 
 folder, begun, kill_at, sharded = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "sharded"
 machine = start("cpu", "fp32", None, folder)
@@ -305,10 +305,14 @@ local, flips = LocalModel.load(begun, "cpu"), load(folder.parent / "rows")
 # two rows a step in packs of one: of three packs one is empty now and then
 recipe = Recipe(steps=6, batch=6, lr=1e-3, pack=64, save_every=2, eval_every=2)
 losses = {}
-for entry in train(local, flips, plan(flips, recipe), recipe, folder, machine, flips):
-    if entry["step"] == kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    losses[entry["step"]] = entry.get("loss")
+stopping = lambda: sys.argv[4] == "second stops" and machine.process_index == 1 and 3 in losses
+try:
+    for entry in train(local, flips, plan(flips, recipe), recipe, folder, machine, flips, stopping):
+        if entry["step"] == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        losses[entry["step"]] = entry.get("loss")
+except Stopped as stopped:
+    print(stopped)
 if sharded:
     assert {type(weight).__name__ for weight in local.model.parameters()} == {"DTensor"}
 if machine.is_main_process:
@@ -354,6 +358,12 @@ def test_two_processes_learn_what_one_learns(begun, how):
     assert one.keys() == two.keys()
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=1e-5, atol=1e-5)
+
+
+def test_when_one_process_is_asked_to_stop_all_do(begun):
+    done = run(begun, "stopped", processes=2, how="second stops")
+    assert done.stdout.count("stopped after step 3") == 2, done.stderr[-3000:]
+    assert (begun / "stopped" / "checkpoint").is_dir()
 
 
 def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(begun):
