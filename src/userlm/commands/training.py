@@ -142,15 +142,9 @@ def train(
     where = usable_device(device)
     precision = _one_of("--precision", precision or ("fp32" if where == "cpu" else "bf16"), "bf16", "fp32")
     machine = training.start(where, precision, _tracker(log_with), out)
-    options: dict[str, Any] = {
-        "base": base,
-        "steps": steps,
-        "epochs": epochs,
-        "batch": batch,
-        "lr": lr,
-        "optimizer": optimizer,
-    }
-    options |= {"loss": loss, "intent": intent, "init": init, "lora": lora, "max_tokens": max_tokens, "long": long}
+    options: dict[str, Any] = {"base": base, "steps": steps, "epochs": epochs, "batch": batch, "lr": lr}
+    options |= {"optimizer": optimizer, "loss": loss, "intent": intent, "init": init, "lora": lora}
+    options |= {"max_tokens": max_tokens, "long": long}
     options |= {"precision": precision, "valid": held_out, "valid_limit": valid_limit, "eval_every": eval_every}
     options |= {"patience": patience, "seed": seed, "limit": limit}
     # What changes speed and memory alone is no part of them, so that a run can go on with less.
@@ -178,19 +172,23 @@ def train(
         check_rows_apart(local.model, local.name, max_tokens)
     if not held_out:
         notes += ("nobody to validate on: the last weights are kept",)
-    for note in notes:
-        console.print(note)
+
+    def people() -> Iterator[Conversation]:  # read when they are flipped, and only then
+        if held_out:
+            yield from _draw(read(held_out, None), valid_limit, seed)
+
     with machine.main_process_first():
         shown = track(read(path, limit), "flipping", count_total([path], limit))
         flips = _flipped(shown, local, out / "rows", max_tokens, too_long)
         tested = None
         if held_out:
-            people = _draw(read(held_out, None), valid_limit, seed)
-            tested = _flipped(people, local, out / "rows-valid", max_tokens, too_long)
+            tested = _flipped(people(), local, out / "rows-valid", max_tokens, too_long)
             if not tested.samples:
                 raise InputError(f"{held_out}: nobody there says anything that fits; give others with --valid")
             if intent and tested.untold:
                 notes += (f"{tested.untold:,} of those to validate on have no intent",)
+    for note in notes:
+        console.print(note)
     _check_flips(flips, path, intent, max_tokens)
     if lora:
         local = with_lora(local, lora, seed=seed)
