@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userlm.flip import prompt, render, samples
+from userlm.flip import fit, prompt, render, samples
 from userlm.types import Conversation, Sample, Turn
 
 # Llama-3 ids, from its published tokenizer
@@ -174,10 +174,11 @@ def test_a_prompt_too_long_is_shortened_as_in_training_and_none_when_the_intent_
     template = tiny.template()
     log = talk("one " * 30, "A " * 30, "two", "B", intent="x")
     room = 60
-    ids = prompt(log, template, room)
+    ids, left_out = fit(log, template, room)
     assert len(ids) <= room
     assert ids == prompt(replace(log, turns=log.turns[2:]), template)
-    assert prompt(talk(intent="word " * 100), template, room) is None
+    assert left_out == len(prompt(log, template)) - len(ids)
+    assert fit(talk(intent="word " * 100), template, room) == (None, 0)
 
 
 turns = st.lists(st.text(max_size=30), min_size=1, max_size=9)

@@ -72,7 +72,7 @@ def test_the_end_is_recognised_by_its_id_and_p_end_is_read_behind_header_and_new
         def complete(self, ids, sampling):
             from userlm.types import Completion
 
-            return Completion("", stop_id=128256, p_watch=0.9)
+            return Completion("", stop_id=128256, p_end=0.9)
 
     reply = replace(user, model=Ends()).reply(log)
     assert (reply.text, reply.stop, reply.meta["p_end"]) == ("", "end", 0.9)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from userlm.flip import prompt
+from userlm.guard import Guard
 from userlm.text import INTENT_PREFIX
 from userlm.types import Completion, Conversation, InputError, ModelError, Sampling
 from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser
@@ -31,11 +32,11 @@ def trained(tiny, *completions, **fields):
 
 
 def test_a_trained_user_is_asked_with_a_user_turn_open_and_stops_at_every_control_token(tiny, slides):
-    user = trained(tiny, Completion("ok then", stop_id=tiny.template().close, p_watch=0.25))
+    user = trained(tiny, Completion("ok then", stop_id=tiny.template().close, p_end=0.25))
     reply = user.reply(slides)
     [(ids, sampling)] = user.model.asked
     assert ids == prompt(slides, user.template)
-    assert sampling.stop_ids == user.template.stop_ids and sampling.watch_id == user.template.end
+    assert sampling.stop_ids == user.template.stop_ids and sampling.end_id == user.template.end
     assert (reply.text, reply.stop, reply.meta["p_end"]) == ("ok then", None, 0.25)
 
 
@@ -54,10 +55,10 @@ def test_an_empty_turn_is_drawn_again_and_given_up_after_some_tries(tiny, slides
     )
     user = trained(tiny, empty, words)
     reply = user.reply(slides)
-    assert (reply.text, reply.meta["empty_drafts"]) == ("hm", 1)
+    assert (reply.text, reply.meta["rejected"]) == ("hm", [{"text": "", "why": ["empty"]}])
     seeds = [sampling.seed for _, sampling in user.model.asked]
     assert seeds[0] != seeds[1]
-    assert trained(tiny, *[empty] * 3, tries=3).reply(slides).stop == "guard"
+    assert trained(tiny, *[empty] * 3, guard=Guard(tries=3)).reply(slides).stop == "guard"
 
 
 def test_a_reply_cut_at_max_tokens_is_marked(tiny, slides):

@@ -15,7 +15,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
@@ -24,20 +23,24 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
+from userlm.guard import Guard
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
 from userlm.store import read_conversations
 from userlm.types import Chat, Conversation, InputError, Sampling, Score, Speaker, Task
-from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser
+from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser, tuned
 
 if TYPE_CHECKING:
     from userlm.flip import Encode, Spans
     from userlm.models.endpoint import EndpointModel
     from userlm.models.local import LocalModel
 
-USERS = ("trained", "prompted", "replay", "script", "human", "py")
+USERS = ("trained", "prompted", "swapped", "replay", "script", "human", "py")
 ASSISTANTS = ("oracle", "clarifier", "replay", "script", "human", "py")
 MODELS = ("openai", "http", "https", "script")
 FORMS = ("trained", "base", "prompted")
+
+BATCH = 32
+"""Conversations that a model on this machine serves at once, at most."""
 
 Ask = Callable[[Conversation], str | None]
 
@@ -48,12 +51,16 @@ def user(
     seed: int = 0,
     temperature: float | None = None,
     top_p: float | None = None,
+    end_above: float | None = None,
+    guard: Guard | None = None,
+    batch: int = BATCH,
     ask: Ask | None = None,
 ) -> Speaker:
     """The user at an address.
 
     Args:
-        temperature, top_p: of the draws of a model; by default each user's own.
+        temperature, top_p, end_above, guard: see `users.tuned`; by default each user's own.
+        batch: how many conversations a model on this machine serves at once.
         ask: how a `human` is asked; by default a prompt in the terminal.
 
     Raises:
@@ -64,17 +71,16 @@ def user(
         return Human(ask or _ask)
     _need(rest, address, "user")
     if scheme == "trained":
-        model = local_model(rest)
-        trained = TrainedUser(model, model.template(), model.window, seed=seed)
-        longest = min(trained.sampling.max_tokens, model.window // 4)  # a small window needs room for the context
-        sampling = replace(trained.sampling, max_tokens=longest)
-        return replace(trained, sampling=_changed(sampling, temperature, top_p))
-    if scheme == "prompted":
-        prompted = PromptedUser(chat_model(rest), seed=seed)
-        return replace(prompted, sampling=_changed(prompted.sampling, temperature, top_p))
-    if scheme == "replay":
-        return ReplayUser(_log(rest))
-    return Script(_lines(rest)) if scheme == "script" else _python(rest)
+        model = local_model(rest, batch=batch)
+        longest = min(Sampling().max_tokens, model.window // 4)  # a small window needs room for the context
+        speaker: Speaker = TrainedUser(model, model.template(), model.window, Sampling(max_tokens=longest))
+    elif scheme in ("prompted", "swapped"):
+        speaker = PromptedUser(chat_model(rest, batch=batch), swapped=scheme == "swapped")
+    elif scheme == "replay":
+        speaker = ReplayUser(_log(rest))
+    else:
+        speaker = Script(_lines(rest)) if scheme == "script" else _python(rest)
+    return tuned(speaker, seed=seed, temperature=temperature, top_p=top_p, end_above=end_above, guard=guard)
 
 
 def assistant(
@@ -83,6 +89,7 @@ def assistant(
     tasks: Iterable[Task] = (),
     seed: int = 0,
     system: str | None = None,
+    batch: int = BATCH,
     ask: Ask | None = None,
 ) -> Speaker:
     """The assistant at an address.
@@ -90,6 +97,7 @@ def assistant(
     Args:
         tasks: what `oracle` may answer from.
         system: a system prompt for a model.
+        batch: how many conversations a model on this machine serves at once.
 
     Raises:
         InputError: if the address is wrong; it says what was meant.
@@ -112,10 +120,10 @@ def assistant(
         return _python(rest)
     if not Path(address).exists() and (near := get_close_matches(address, ASSISTANTS, 1)):
         raise InputError(f"{address!r} is no assistant; did you mean {near[0]}?")
-    return ModelAssistant(chat_model(address, ASSISTANTS), system=system, seed=seed)
+    return ModelAssistant(chat_model(address, ASSISTANTS, batch), system=system, seed=seed)
 
 
-def chat_model(address: str, also: tuple[str, ...] = ()) -> Chat:
+def chat_model(address: str, also: tuple[str, ...] = (), batch: int = BATCH) -> Chat:
     """The chat model at an address.
 
     Raises:
@@ -123,7 +131,7 @@ def chat_model(address: str, also: tuple[str, ...] = ()) -> Chat:
     """
     scheme = _scheme(address)
     if scheme is None:
-        return local_model(address)
+        return local_model(address, batch=batch)
     rest = address.partition(":")[2]
     if scheme == "script":
         return Script(_lines(rest))
@@ -210,20 +218,20 @@ def files(address: str) -> list[Path]:
     return sorted(_model_folder(name).glob("*.safetensors"))
 
 
-def local_model(name: str, device: str | None = None) -> LocalModel:
+def local_model(name: str, device: str | None = None, batch: int = BATCH) -> LocalModel:
     """The local model in a folder or with a hub id; the same weights are loaded once. It is not to be trained."""
     path = checkpoint(name)
     folder = Path(path)
     stats = [(file.name, file.stat()) for file in sorted(folder.iterdir())] if folder.is_dir() else []
-    return _load(path, device, tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats))
+    return _load(path, device, batch, tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats))
 
 
 @cache
-def _load(path: str, device: str | None, stamp: tuple[tuple[str, int, int], ...]) -> LocalModel:
+def _load(path: str, device: str | None, batch: int, stamp: tuple[tuple[str, int, int], ...]) -> LocalModel:
     """`stamp` tells the weights of today from those that stood in the same folder before."""
     from userlm.models.local import LocalModel
 
-    return LocalModel.load(path, device)
+    return LocalModel.load(path, device, batch=batch)
 
 
 def checkpoint(name: str) -> str:
@@ -339,14 +347,6 @@ def _python(rest: str) -> Speaker:
             f"py:{rest}: {name}() gave a {type(made).__name__}, which has no method reply(conversation)"
         )
     return made
-
-
-def _changed(sampling: Sampling, temperature: float | None, top_p: float | None) -> Sampling:
-    return replace(
-        sampling,
-        temperature=sampling.temperature if temperature is None else temperature,
-        top_p=sampling.top_p if top_p is None else top_p,
-    )
 
 
 def _ask(conversation: Conversation) -> str | None:

@@ -50,6 +50,8 @@ class Template:
         end: the id that a user says to leave.
         stop_ids: ids at which a reply is over: `close`, `end` and every other control token.
         start: ids in front of every row, such as the BOS that other families want; UserLM has none.
+        told: what the system turn says, around the intent (or profile) that stands for its `{}`.
+        trim: whether white space around the words of a turn is left off.
     """
 
     encode: Encode
@@ -59,10 +61,13 @@ class Template:
     end: int
     stop_ids: frozenset[int]
     start: Ids = ()
+    told: str = "{}"
+    trim: bool = False
 
     def turn(self, role: str, text: str) -> Ids:
         """A whole turn."""
-        return (*self.headers[role], *self.encode(self.lead + text), self.close)
+        words = text.strip() if self.trim else text
+        return (*self.headers[role], *self.encode(self.lead + words), self.close)
 
     def leave(self) -> Ids:
         """A whole user turn in which the user leaves."""
@@ -71,6 +76,15 @@ class Template:
     def open(self) -> Ids:
         """The beginning of a user turn, up to where its words go. P(end) is read right behind it."""
         return (*self.headers["user"], *self.encode(self.lead))
+
+    def beginnings(self, words: Sequence[str]) -> frozenset[int]:
+        """The ids that are one of these words, with or without a space before it, where a turn's words begin.
+
+        A word of several ids has none here: its first alone begins other words, too.
+        """
+        lead = self.encode(self.lead)
+        spelled = [self.encode(self.lead + space + word) for word in words for space in ("", " ")]
+        return frozenset(ids[-1] for ids in spelled if ids[:-1] == lead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,18 +168,23 @@ def render(
     return Flipped(tuple(rows), tuple(dropped))
 
 
-def prompt(conversation: Conversation, template: Template, max_tokens: int | None = None) -> Ids | None:
-    """The ids after which a model takes the user's next turn; `None` if no room can be made for them.
+def prompt(conversation: Conversation, template: Template) -> Ids:
+    """The ids after which a model takes the user's next turn."""
+    turns = (token for turn in conversation.turns for token in template.turn(turn.role, turn.text))
+    return (*_head(conversation, template), *turns, *template.open())
 
-    Shortened exactly as in training.
+
+def fit(conversation: Conversation, template: Template, max_tokens: int) -> tuple[Ids | None, int]:
+    """`prompt` in at most so many tokens, shortened exactly as in training, and how many tokens were left out.
+
+    The ids are `None` if no room can be made for them.
     """
-    head = _head(conversation, template)
+    head, opening = _head(conversation, template), template.open()
     turns = [template.turn(turn.role, turn.text) for turn in conversation.turns]
-    opening = template.open()
-    if max_tokens is None:
-        return (*head, *(token for turn in turns for token in turn), *opening)
     context = shorten(head, turns, template, max_tokens - len(opening))
-    return None if context is None else (*context, *opening)
+    if context is None:
+        return None, 0
+    return (*context, *opening), len(head) + sum(map(len, turns)) - len(context)
 
 
 def shorten(head: Ids, turns: list[Ids], template: Template, room: int) -> Ids | None:
@@ -195,7 +214,9 @@ def shorten(head: Ids, turns: list[Ids], template: Template, room: int) -> Ids |
 
 def _head(conversation: Conversation, template: Template) -> Ids:
     told = conversation.system
-    return template.start if told is None else (*template.start, *template.turn("system", told))
+    if told is None:
+        return template.start
+    return (*template.start, *template.turn("system", template.told.replace("{}", told)))
 
 
 def _target(template: Template, k: int, start: int, turn: Ids) -> Target:

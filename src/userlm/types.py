@@ -207,7 +207,11 @@ class Sampling:
         max_tokens: at most this many new tokens.
         seed: of the draw; `None` is not repeatable.
         stop_ids: token ids that close the completion; they are not part of its text.
-        watch_id: the id whose probability at the first position is wanted: P(end).
+        end_id: the id whose probability at the first position is wanted: P(end).
+        end_above: with `end_id`: at the first position it closes the completion if it is at least this probable
+            there, and is not drawn otherwise; `None`: it is drawn like any other.
+        banned_ids: never drawn.
+        banned_first: not drawn at the first position.
     """
 
     temperature: float = 1.0
@@ -215,7 +219,10 @@ class Sampling:
     max_tokens: int = 256
     seed: int | None = None
     stop_ids: frozenset[int] = frozenset()
-    watch_id: int | None = None
+    end_id: int | None = None
+    end_above: float | None = None
+    banned_ids: frozenset[int] = frozenset()
+    banned_first: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and 0 < self.top_p <= 1 and self.max_tokens >= 1):
@@ -232,7 +239,7 @@ class Completion:
     Attributes:
         text: the words, without any control token.
         stop_id: the token that closed it; `None` if it was cut at `max_tokens` or the model does not say.
-        p_watch: probability of `Sampling.watch_id` at the first position, before any filter; `None` unknown.
+        p_end: probability of `Sampling.end_id` at the first position, before any filter; `None` unknown.
         tokens_in, tokens_out: usage, in tokens; `None` unknown.
         faults: what went wrong in earlier tries of the same call, a word or two each.
         unsure: how many of those tries may have been billed all the same.
@@ -240,7 +247,7 @@ class Completion:
 
     text: str
     stop_id: int | None = None
-    p_watch: float | None = None
+    p_end: float | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None
     faults: tuple[str, ...] = ()

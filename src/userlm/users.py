@@ -8,6 +8,7 @@ from typing import Any
 
 from userlm import flip
 from userlm.flip import Template
+from userlm.guard import Guard, guarded
 from userlm.prompts import fill
 from userlm.text import END_TOKEN, intent_goal, stable_hash
 from userlm.types import (
@@ -16,9 +17,11 @@ from userlm.types import (
     Completion,
     Conversation,
     InputError,
+    Message,
     ModelError,
     Reply,
     Sampling,
+    Speaker,
     Turn,
 )
 
@@ -32,7 +35,7 @@ class TrainedUser:
 
     Attributes:
         window: the model's context, in tokens; what does not fit is left out in the same order as in training.
-        tries: how many drafts it may take until one has words in it.
+        sampling: with `end_above`, the user leaves when P(end) is at least that, and only then.
     """
 
     model: Complete
@@ -40,31 +43,47 @@ class TrainedUser:
     window: int = 8192
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
-    tries: int = 4
+    guard: Guard = field(default_factory=Guard)
+
+    def __post_init__(self) -> None:
+        if self.guard.no_end and self.sampling.end_above is not None:
+            raise InputError("a guard with no-end never lets the user leave, so --end-above has no say; give one")
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """The next user turn. `meta["p_end"]` is the model's probability that the user leaves here."""
-        ids = flip.prompt(conversation, self.template, self.window - self.sampling.max_tokens)
+        """The next user turn.
+
+        In its meta: `p_end`, the model's probability that the user leaves here; `left_out`, how many tokens of
+        the conversation did not fit the window; `cut`, if the turn was still going on at `max_tokens`; the tokens
+        used; what the guard rejected.
+        """
+        ids, left_out = flip.fit(conversation, self.template, self.window - self.sampling.max_tokens)
         if ids is None:
             return Reply(stop="context")
-        meta: dict[str, Any] = {}
-        for draft in range(self.tries if self.sampling.temperature else 1):
-            sampling = replace(
-                self.sampling,
-                seed=_seed(self.seed, conversation, draft),
-                stop_ids=self.template.stop_ids,
-                watch_id=self.template.end,
-            )
-            out = self.model.complete(ids, sampling)
-            meta |= {"p_end": out.p_watch, **_usage(out)}
-            if draft:
-                meta["empty_drafts"] = draft
-            stop = "end" if out.stop_id == self.template.end else None
-            if out.stop_id is None:
-                meta["cut"] = True  # at max_tokens, in mid-sentence
-            if (text := out.text.strip()) or stop:
-                return Reply(text, stop, meta)
-        return Reply(stop="guard", meta=meta)
+        known: dict[str, Any] = {"left_out": left_out} if left_out else {}
+        sampling = self._guarded_sampling()
+        tries = self.guard.tries if sampling.temperature else 1
+
+        def draft(n: int) -> Reply:
+            out = self.model.complete(ids, replace(sampling, seed=_seed(self.seed, conversation, n)))
+            text, closed = out.text.strip(), out.stop_id
+            # Where leaving has no token of its own (USP), it is a turn that is closed before a word was said.
+            ends = closed == self.template.end and not (text and self.template.end == self.template.close)
+            meta = known | {"p_end": out.p_end, **_usage(out)} | ({"cut": True} if closed is None else {})
+            return Reply(text, "end" if ends else None, meta)
+
+        return guarded(self.guard, conversation, draft, tries)
+
+    def _guarded_sampling(self) -> Sampling:
+        """What the guard forbids of single tokens, forbidden where they are drawn."""
+        end = frozenset((self.template.end,)) if self.guard.no_end else frozenset()
+        only_first = self.template.end == self.template.close
+        return replace(
+            self.sampling,
+            stop_ids=self.template.stop_ids,
+            end_id=self.template.end,
+            banned_ids=frozenset() if only_first else end,
+            banned_first=self.template.beginnings(self.guard.first_words) | (end if only_first else frozenset()),
+        )
 
 
 @dataclass(frozen=True)
@@ -73,22 +92,84 @@ class PromptedUser:
 
     One user message holds the instructions and the transcript; the model answers with the next message, or
     with the end marker alone when it has what it wanted.
+
+    Attributes:
+        swapped: the second form instead: the instructions are the system message, and the conversation follows
+            with its roles swapped, so that the model speaks for the user as the assistant.
     """
 
     chat: Chat
     sampling: Sampling = field(default_factory=lambda: Sampling(top_p=1.0, max_tokens=200))
     seed: int = 0
+    guard: Guard = field(default_factory=Guard)
+    swapped: bool = False
 
     def reply(self, conversation: Conversation, /) -> Reply:
         """The next user turn; words before an end marker are said, then the user leaves."""
         if conversation.intent is None:
             raise InputError(f"conversation {conversation.id!r} has no intent, and a prompted user needs one")
         goal = conversation.system or conversation.intent  # with what is known of the person
-        prompt = user_prompt(goal, conversation.turns)
-        sampling = replace(self.sampling, seed=_seed(self.seed, conversation))
-        out = self.chat.chat([{"role": "user", "content": prompt}], sampling)
-        text, marker, _ = out.text.partition(END_TOKEN)
-        return Reply(text.strip().removeprefix("<user>:").strip(), "end" if marker else None, _usage(out))
+        if self.swapped:
+            messages = swapped_messages(goal, conversation.turns)
+        else:
+            messages = [{"role": "user", "content": user_prompt(goal, conversation.turns)}]
+
+        def draft(n: int) -> Reply:
+            out = self.chat.chat(messages, replace(self.sampling, seed=_seed(self.seed, conversation, n)))
+            text, marker, _ = out.text.partition(END_TOKEN)
+            return Reply(text.strip().removeprefix("<user>:").strip(), "end" if marker else None, _usage(out))
+
+        return guarded(self.guard, conversation, draft, self.guard.tries if self.sampling.temperature else 1)
+
+
+def tuned(
+    user: Speaker,
+    *,
+    seed: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    max_tokens: int | None = None,
+    end_above: float | None = None,
+    guard: Guard | None = None,
+) -> Speaker:
+    """The user with other draws; `None` leaves as it is. What no model draws (a replay, a person) stays as it is.
+
+    Raises:
+        InputError: for a guard on a user that no model plays, and for `end_above` on one without P(end).
+    """
+    if not isinstance(user, TrainedUser | PromptedUser):
+        if guard is not None or end_above is not None:
+            raise InputError("--guard and --end-above are for users that a model plays")
+        return user
+    if end_above is not None and not isinstance(user, TrainedUser):
+        raise InputError("--end-above goes by P(end), and a prompted user has none; give a trained one")
+    was = user.sampling
+    sampling = replace(
+        was,
+        temperature=was.temperature if temperature is None else temperature,
+        top_p=was.top_p if top_p is None else top_p,
+        max_tokens=was.max_tokens if max_tokens is None else max_tokens,
+        end_above=was.end_above if end_above is None else end_above,
+    )
+    return replace(
+        user,
+        sampling=sampling,
+        seed=user.seed if seed is None else seed,
+        guard=user.guard if guard is None else guard,
+    )
+
+
+def swapped_messages(told: str, turns: Sequence[Turn]) -> list[Message]:
+    """What a prompted user is sent in its second form: a system message and the turns, roles swapped.
+
+    Chat models want to be spoken to first, so the conversation is opened for them.
+    """
+    system = _put(fill("user_swapped", {"goal": "{goal}", "end": END_TOKEN}), {"{goal}": intent_goal(told)})
+    messages: list[Message] = [{"role": "system", "content": system}]
+    if not turns or turns[0].role == "user":
+        messages.append({"role": "user", "content": fill("user_swapped_first", {})})
+    other = {"user": "assistant", "assistant": "user"}
+    return messages + [{"role": other[turn.role], "content": turn.text} for turn in turns]
 
 
 def user_prompt(told: str | None, turns: Sequence[Turn]) -> str:

@@ -28,6 +28,22 @@ Limit = Annotated[int | None, Option(help="Use only the first so many.", min=1, 
 Workers = Annotated[int, Option(help="How many conversations at once.", min=1)]
 Temperature = Annotated[float | None, Option(help="Of the user's draws; 0 is greedy. Default: each user's own.")]
 TopP = Annotated[float | None, Option(help="Nucleus of the user's draws. Default: each user's own.")]
+EndAbove = Annotated[
+    float | None,
+    Option(
+        help="The user leaves when P(end) is at least this, and only then. Default: when it draws the end.",
+        min=0,
+        max=1,
+    ),
+]
+GuardSpec = Annotated[
+    str | None,
+    Option("--guard", help="Drafts to draw again: paper, or parts such as no-end,words=3-25,tries=8 (docs)."),
+]
+Batch = Annotated[
+    int,
+    Option(help="Conversations that a model on this machine serves at once; 1: repeatable to the bit.", min=1),
+]
 Hub = Annotated[bool, Option(help="Also write hub/: parquet files and a dataset card, ready for the hub.")]
 MaxTokens = Annotated[int, Option(help="Longest row, in tokens; longer ones are shortened from the left.", min=16)]
 

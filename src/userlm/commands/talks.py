@@ -15,6 +15,9 @@ from typer import Argument, Option
 
 from userlm import address, flip
 from userlm.commands.shared import (
+    Batch,
+    EndAbove,
+    GuardSpec,
     Limit,
     Out,
     Results,
@@ -27,6 +30,7 @@ from userlm.commands.shared import (
     in_order,
     who_stood_in,
 )
+from userlm.guard import Guard
 from userlm.simulate import converse, never, respond_all
 from userlm.simulate import simulate as simulate_all
 from userlm.store import (
@@ -52,13 +56,17 @@ def respond(
     first: Annotated[bool, Option(help="Also ask for first turns, where nothing was said yet.")] = True,
     temperature: Temperature = None,
     top_p: TopP = None,
+    end_above: EndAbove = None,
+    guard: GuardSpec = None,
     limit: Limit = None,
     seed: Seed = 0,
     workers: Workers = 16,
+    batch: Batch = address.BATCH,
 ) -> Results:
     """Ask a user for one turn after every prefix of real conversations: what would it say, or would it leave?"""
     path = conversations_file(data, "test")
     options = {"user": user, "first": first, "temperature": temperature, "top_p": top_p}
+    options |= {"end_above": end_above, "guard": guard, "batch": batch}
     run = Run.open(out, "respond", {**options, "limit": limit, "seed": seed}, [path, *address.files(user)])
     if done := _finished_without_errors(run):
         return done
@@ -69,7 +77,15 @@ def respond(
         if first or sample.k
     ]
     _need_intents(user, prefixes, path)
-    speaker = address.user(user, seed=seed, temperature=temperature, top_p=top_p)
+    speaker = address.user(
+        user,
+        seed=seed,
+        temperature=temperature,
+        top_p=top_p,
+        end_above=end_above,
+        guard=None if guard is None else Guard.read(guard),
+        batch=batch,
+    )
     journal = Journal(run.path("turns.jsonl"))
     answered = respond_all(Recorded(speaker, journal), prefixes, workers)
     return _collect(run, prefixes, answered, journal, "responding")
@@ -94,9 +110,12 @@ def simulate(
     system: Annotated[str | None, Option(help="System prompt of an assistant that is a model.")] = None,
     temperature: Temperature = None,
     top_p: TopP = None,
+    end_above: EndAbove = None,
+    guard: GuardSpec = None,
     limit: Limit = None,
     seed: Seed = 0,
     workers: Workers = 16,
+    batch: Batch = address.BATCH,
 ) -> Results:
     """Let a user talk to an assistant, many times. With tasks, a conversation stops when its task is solved."""
     if (seeds is None) == (tasks is None):
@@ -110,6 +129,7 @@ def simulate(
         "keep_turns": keep_turns,
     }
     options |= {"max_turns": max_turns, "system": system, "temperature": temperature, "top_p": top_p}
+    options |= {"end_above": end_above, "guard": guard, "batch": batch}
     inputs = [path, *address.files(user), *address.files(assistant)]
     run = Run.open(out, "simulate", {**options, "limit": limit, "seed": seed}, inputs)
     if done := _finished_without_errors(run):
@@ -127,8 +147,16 @@ def simulate(
         return solved(task)(conversation) if task else never(conversation)
 
     _need_intents(user, starts, path)
-    user_side = address.user(user, seed=seed, temperature=temperature, top_p=top_p)
-    assistant_side = address.assistant(assistant, tasks=known.values(), seed=seed, system=system)
+    user_side = address.user(
+        user,
+        seed=seed,
+        temperature=temperature,
+        top_p=top_p,
+        end_above=end_above,
+        guard=None if guard is None else Guard.read(guard),
+        batch=batch,
+    )
+    assistant_side = address.assistant(assistant, tasks=known.values(), seed=seed, system=system, batch=batch)
     journal = Journal(run.path("turns.jsonl"))
     ended = simulate_all(
         Recorded(user_side, journal), Recorded(assistant_side, journal), starts, max_turns, until, workers
@@ -145,6 +173,8 @@ def chat(
     intent: Annotated[str | None, Option(help="What the user is after, one sentence.")] = None,
     save: Annotated[Path | None, Option(help="Append the conversation to this file (.jsonl).")] = None,
     max_turns: Annotated[int, Option(help="User turns at most.", min=1)] = 20,
+    end_above: EndAbove = None,
+    guard: GuardSpec = None,
     seed: Seed = 0,
 ) -> Results:
     """You are the assistant, and a simulated user talks to you; or the other way round.
@@ -157,13 +187,15 @@ def chat(
     if other is None:
         wanted = "--user trained:MODEL" if seat == "assistant" else "--assistant MODEL"
         raise InputError(f"who is in the other seat? give {wanted}")
-    if seat == "assistant" and other.startswith("prompted:") and intent is None:
+    if seat == "assistant" and other.startswith(("prompted:", "swapped:")) and intent is None:
         raise InputError("a prompted user needs to know what it is after; give --intent")
     if save and save.suffix != ".jsonl":
         raise InputError(f"--save {save}: conversations are saved as lines of a .jsonl file")
     you = _Seat(seat)
     if seat == "assistant":
-        user_side, assistant_side = address.user(other, seed=seed), address.assistant("human", ask=you.ask)
+        rules = None if guard is None else Guard.read(guard)
+        user_side = address.user(other, seed=seed, end_above=end_above, guard=rules)
+        assistant_side = address.assistant("human", ask=you.ask)
     else:
         user_side, assistant_side = address.user("human", ask=you.ask), address.assistant(other, seed=seed)
     saved = save.open("a", encoding="utf-8") if save else None  # before the talk, not after it
@@ -275,7 +307,7 @@ def _finished_without_errors(run: Run) -> Results | None:
 
 def _need_intents(user: str, starts: Sequence[Conversation], path: Path) -> None:
     without = sum(start.intent is None for start in starts)
-    if user.startswith("prompted:") and without:
+    if user.startswith(("prompted:", "swapped:")) and without:
         raise InputError(
             f"{path}: {without} of {len(starts)} conversations have no intent, and a prompted user needs one; "
             "run `userlm intents` first"

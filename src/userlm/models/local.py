@@ -38,7 +38,14 @@ class LocalModel:
         score_budget: tokens of a forward pass that scores, in as many rows as fit.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str = "model", score_budget: int = SCORE_BUDGET) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str = "model",
+        score_budget: int = SCORE_BUDGET,
+        batch: int = 1,
+    ) -> None:
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
         self.encode, self.spans, self.encode_all = text_functions(tokenizer)
         self.window: int = getattr(model.config, "max_position_embeddings", None) or 8192
@@ -48,7 +55,9 @@ class LocalModel:
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, name: str, device: str | None = None, dtype: torch.dtype | None = None) -> LocalModel:
+    def load(
+        cls, name: str, device: str | None = None, dtype: torch.dtype | None = None, batch: int = 1
+    ) -> LocalModel:
         """Load a folder or a hub id.
 
         Args:
@@ -73,7 +82,7 @@ class LocalModel:
                 f"{name}: its tokenizer has {len(tokenizer)} tokens but the model only {rows} embeddings; "
                 "the two do not belong together"
             )
-        return cls(model.to(device), tokenizer, name)
+        return cls(model.to(device), tokenizer, name, batch=batch)
 
     def template(self) -> Template:
         """How this checkpoint spells a dialogue.
@@ -104,15 +113,15 @@ class LocalModel:
         cache = DynamicCache(config=self.model.config)
         step = torch.tensor([list(ids)], device=device)
         out: list[int] = []
-        p_watch = stop_id = None
+        p_end = stop_id = None
         with self._lock:
             while len(out) < min(sampling.max_tokens, room):
                 logits = self.model(
                     input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1
                 ).logits[0, -1]
                 logits = logits.float().cpu()
-                if p_watch is None and sampling.watch_id is not None:
-                    p_watch = float(torch.softmax(logits, -1)[sampling.watch_id])
+                if p_end is None and sampling.end_id is not None:
+                    p_end = float(torch.softmax(logits, -1)[sampling.end_id])
                 token = draw(logits, sampling, generator)
                 if token in sampling.stop_ids:
                     stop_id = token
@@ -120,7 +129,7 @@ class LocalModel:
                 out.append(token)
                 step = torch.tensor([[token]], device=device)
         text = self.tokenizer.decode(out, clean_up_tokenization_spaces=False)
-        return Completion(text, stop_id, p_watch, len(ids), len(out) + (stop_id is not None))
+        return Completion(text, stop_id, p_end, len(ids), len(out) + (stop_id is not None))
 
     @torch.inference_mode()
     def score(self, rows: Sequence[MaskedIds]) -> list[list[float]]:
