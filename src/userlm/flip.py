@@ -50,6 +50,8 @@ class Template:
         end: the id that a user says to leave.
         stop_ids: ids at which a reply is over: `close`, `end` and every other control token.
         start: ids in front of every row, such as the BOS that other families want; UserLM has none.
+        gap: ids between one turn and the next.
+        thought: ids behind the lead of an open turn, such as the empty thought of a model that could think.
         told: what the system turn says, around the intent (or profile) that stands for its `{}`.
         trim: whether white space around the words of a turn is left off.
     """
@@ -61,21 +63,24 @@ class Template:
     end: int
     stop_ids: frozenset[int]
     start: Ids = ()
+    gap: Ids = ()
+    thought: Ids = ()
     told: str = "{}"
     trim: bool = False
 
     def turn(self, role: str, text: str) -> Ids:
         """A whole turn."""
         words = text.strip() if self.trim else text
-        return (*self.headers[role], *self.encode(self.lead + words), self.close)
+        return (*self.headers[role], *self.encode(self.lead + words), self.close, *self.gap)
 
     def leave(self) -> Ids:
         """A whole user turn in which the user leaves."""
-        return (*self.open(), self.end, self.close)
+        closed = () if self.end == self.close else (self.close,)
+        return (*self.headers["user"], *self.encode(self.lead), self.end, *closed, *self.gap)
 
     def open(self) -> Ids:
         """The beginning of a user turn, up to where its words go. P(end) is read right behind it."""
-        return (*self.headers["user"], *self.encode(self.lead))
+        return (*self.headers["user"], *self.encode(self.lead), *self.thought)
 
     def beginnings(self, words: Sequence[str]) -> frozenset[int]:
         """The ids that are one of these words, with or without a space before it, where a turn's words begin.
@@ -204,12 +209,13 @@ def shorten(head: Ids, turns: list[Ids], template: Template, room: int) -> Ids |
             return (*head, *(token for turn in kept for token in turn))
     last = turns[-1]
     opening = len(template.headers["assistant"]) + 1
-    spare = room - opening - 1
+    spare = room - opening - 1 - len(template.gap)
     if spare < 2:
         return None
-    words = last[opening:-1]
+    closed = len(last) - 1 - len(template.gap)
+    words = last[opening:closed]
     left, right = (spare + 1) // 2, spare // 2
-    return (*head, *last[:opening], *words[:left], *words[len(words) - right :], last[-1])
+    return (*head, *last[:opening], *words[:left], *words[len(words) - right :], *last[closed:])
 
 
 def _head(conversation: Conversation, template: Template) -> Ids:
@@ -220,12 +226,17 @@ def _head(conversation: Conversation, template: Template) -> Ids:
 
 
 def _target(template: Template, k: int, start: int, turn: Ids) -> Target:
-    header = len(template.headers["user"])
-    return Target(k, start + header, start + len(template.open()), start + len(turn))
+    header = start + len(template.headers["user"])
+    return Target(k, header, header + len(template.encode(template.lead)), start + len(turn) - len(template.gap))
 
 
 def userlm_template(
-    encode: Encode, token_id: Callable[[str], int | None], special_ids: frozenset[int]
+    encode: Encode,
+    token_id: Callable[[str], int | None],
+    special_ids: frozenset[int],
+    lead: str = "\n",
+    start: Ids = (),
+    trim: bool = False,
 ) -> Template:
     """The format of microsoft/UserLM-8b in the ids of one tokenizer.
 
@@ -233,16 +244,17 @@ def userlm_template(
         encode: text to ids, control tokens never among them.
         token_id: the id of a control token; `None` if the tokenizer has no such token.
         special_ids: all that the tokenizer calls special.
+        lead, start, trim: see `Template`; others who train on Llama-3's tokens differ in them.
 
     Raises:
         ValueError: names the tokens that are missing.
     """
-    start, stop, close, end = (
+    opens, shuts, close, end = (
         token_id(token) for token in ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", END_TOKEN)
     )
-    if start is None or stop is None or close is None:
+    if opens is None or shuts is None or close is None:
         raise ValueError("its tokenizer lacks <|start_header_id|>, <|end_header_id|> or <|eot_id|>")
     if end is None:
         raise ValueError(f"its tokenizer has no {END_TOKEN} token")
-    headers = {role: (start, *encode(role), stop) for role in ("system", "user", "assistant")}
-    return Template(encode, headers, "\n", close, end, special_ids | {close, end})
+    headers = {role: (opens, *encode(role), shuts) for role in ("system", "user", "assistant")}
+    return Template(encode, headers, lead, close, end, special_ids | {close, end}, start, trim=trim)

@@ -74,7 +74,7 @@ def guarded(guard: Guard, conversation: Conversation, draft: Callable[[int], Rep
         tries: how many drafts can differ; at temperature 0 that is one.
 
     The reply's meta holds the `rejected` drafts, each with its text and what is wrong with it, what `violates` the
-    guard in a draft that was kept all the same, and the tokens of all drafts together.
+    guard in a draft that was kept all the same, `exhausted` if none was, and the tokens of all drafts together.
     """
     drafts: list[tuple[Reply, tuple[str, ...]]] = []
     for n in range(max(1, min(tries, guard.tries))):
@@ -85,7 +85,7 @@ def guarded(guard: Guard, conversation: Conversation, draft: Callable[[int], Rep
         drafts.append((reply, wrong))
     sayable = [n for n, (reply, _) in enumerate(drafts) if reply.text]
     if guard.exhausted == "stop" or not sayable:
-        return Reply(stop="guard", meta=_meta(Reply(), drafts))
+        return Reply(stop="guard", meta=_meta(Reply(), drafts) | {"exhausted": True})
     best = min(sayable, key=lambda n: len(drafts[n][1]))
     reply, wrong = drafts.pop(best)
     meta = _meta(reply, drafts) | {"violates": list(wrong)}
@@ -120,21 +120,23 @@ def violations(guard: Guard, conversation: Conversation, reply: Reply) -> Iterat
 
 def rates(metas: Iterable[Any]) -> dict[str, Any] | None:
     """How often a guard stepped in, from the `meta` of user turns (and of endings without words): the number of
-    `turns`, of `drafts`, of turns `redrawn`, of drafts rejected for each reason (`why`), and of turns `kept` that
-    violate it all the same. `None` if no draft was rejected and none kept."""
-    turns = drafts = redrawn = kept = 0
+    `turns`, of `drafts`, of turns `redrawn`, of drafts with each fault (`why`), of turns `kept` that violate it all
+    the same, and of those `stopped` at. `None` if it never did."""
+    turns = drafts = redrawn = kept = stopped = 0
     why: Counter[str] = Counter()
     for meta in metas:
         rejected = meta.get("rejected", ())
         turns += 1
-        drafts += 1 + len(rejected)
-        redrawn += bool(rejected)
+        drafts += len(rejected) + ("exhausted" not in meta)
+        redrawn += len(rejected) > ("exhausted" in meta)
         kept += "violates" in meta
+        stopped += "exhausted" in meta
         why.update(reason for draft in rejected for reason in draft["why"])
         why.update(meta.get("violates", ()))
     if not why:
         return None
-    return {"turns": turns, "drafts": drafts, "redrawn": redrawn, "kept": kept, "why": dict(why.most_common())}
+    counts = {"turns": turns, "drafts": drafts, "redrawn": redrawn, "kept": kept, "stopped": stopped}
+    return counts | {"why": dict(why.most_common())}
 
 
 def _meta(reply: Reply, rejected: list[tuple[Reply, tuple[str, ...]]]) -> dict[str, Any]:

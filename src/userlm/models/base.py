@@ -102,6 +102,7 @@ def from_base(local: LocalModel) -> tuple[LocalModel, tuple[str, ...]]:
             grown = model.get_input_embeddings().num_embeddings
             where = f"for which the vocabulary grew from {rows} to {grown} rows"
         said.append(f"{', '.join(f'{token} ({id})' for token, id in ids.items())}: added, {where}")
+    tokenizer.chat_template = CHAT_TEMPLATE  # a base model's own may spell a dialogue otherwise
     ready = LocalModel(model, tokenizer, local.name) if missing else local
     _check_spelling(ready)
     unused = [id for old, id in reserved.items() if old not in renamed.values()]
