@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from userlm.flip import prompt
-from userlm.guard import Guard
+from userlm.guard import PAPER, Guard
 from userlm.text import INTENT_PREFIX
-from userlm.types import Completion, Conversation, InputError, ModelError, Sampling
-from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser
+from userlm.types import Completion, Conversation, InputError, ModelError, Sampling, Turn
+from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser, tuned
 
 
 @dataclass
@@ -70,6 +70,55 @@ def test_a_conversation_whose_intent_does_not_fit_stops_for_context(tiny):
     assert user.reply(Conversation(intent="word " * 200)).stop == "context"
 
 
+def test_what_did_not_fit_the_window_is_counted(tiny):
+    talk = Conversation("a", intent="x").say("one").say("word " * 60).say("two").say("short")
+    whole = len(prompt(talk, tiny.template()))
+    user = trained(tiny, Completion("ok", stop_id=1), window=whole + 19, sampling=Sampling(max_tokens=20))
+    reply = user.reply(talk)
+    [(ids, _)] = user.model.asked
+    assert reply.meta["left_out"] == whole - len(ids) > 60  # the first exchange
+    assert "left_out" not in trained(tiny, Completion("ok", stop_id=1), window=whole + 256).reply(talk).meta
+
+
+def test_a_guard_forbids_tokens_where_they_are_drawn_and_redraws_with_another_seed(llama3_template, slides):
+    close, end = llama3_template.close, llama3_template.end
+    drawn = [Completion("no", close), Completion("and how much sugar is fine", close)]
+    user = TrainedUser(Writes(drawn), llama3_template, guard=PAPER)
+    assert user.reply(slides).text == "and how much sugar is fine"
+    (_, first), (_, second) = user.model.asked
+    assert first.banned_ids == {end} and first.seed != second.seed
+    # Llama-3's ids of "I", " I", "You", " You", "Here" and " Here"
+    assert first.banned_first == {40, 358, 2675, 1472, 8586, 5810}
+
+
+def test_a_word_that_is_several_tokens_bans_none_of_them(tiny):
+    assert tiny.template().beginnings(["Here"]) == frozenset()  # too few texts to be one token in this tokenizer
+    assert len(tiny.template().beginnings(["I"])) == 1
+
+
+def test_an_end_by_threshold_is_left_to_where_p_end_is_known_and_contradicts_a_guard_against_leaving(tiny, slides):
+    left = Completion("", stop_id=tiny.template().end, p_end=0.4)
+    user = tuned(trained(tiny, left), end_above=0.3)
+    assert user.reply(slides).stop == "end"
+    assert user.model.asked[0][1].end_above == 0.3
+    with pytest.raises(InputError, match="no-end never lets the user leave"):
+        tuned(user, guard=PAPER)
+
+
+def test_tuning_leaves_the_rest_as_it_is_and_says_what_it_cannot_do(tiny):
+    user = trained(tiny, sampling=Sampling(top_p=0.5, max_tokens=9), seed=3)
+    changed = tuned(user, temperature=0.5)
+    assert (changed.sampling.temperature, changed.sampling.top_p, changed.sampling.max_tokens) == (0.5, 0.5, 9)
+    assert (changed.seed, changed.model) == (3, user.model)
+    assert tuned(user, seed=0).seed == 0
+    replay = ReplayUser({})
+    assert tuned(replay, temperature=0.1) is replay
+    with pytest.raises(InputError, match="for users that a model plays"):
+        tuned(replay, guard=PAPER)
+    with pytest.raises(InputError, match="a prompted user has none"):
+        tuned(PromptedUser(Writes([])), end_above=0.5)
+
+
 def test_the_seed_of_a_reply_depends_on_run_conversation_and_turn_alone(tiny, slides):
     def seed(run, conversation):
         user = trained(tiny, Completion("x", stop_id=1), seed=run)
@@ -108,6 +157,30 @@ def test_a_transcript_that_contains_a_place_of_the_prompt_does_not_fill_it():
     PromptedUser(chat).reply(log)
     text = chat.asked[0][0][0]["content"]
     assert "what is {goal} and {end}?" in text and text.count("the goal") == 1
+
+
+def test_the_second_prompted_form_swaps_the_roles_and_is_spoken_to_first(slides):
+    chat = Writes([Completion("hi there"), Completion("and now?"), Completion(" <|endconversation|>")])
+    user = PromptedUser(chat, swapped=True)
+    assert user.reply(Conversation("a", intent=f"{INTENT_PREFIX}plan a trip.")).text == "hi there"
+    assert user.reply(slides).text == "and now?"
+    greeted = Conversation("b", (Turn("assistant", "How can I help?"),), intent="x")
+    assert user.reply(greeted).stop == "end"
+    first, later, opened = (messages for messages, _ in chat.asked)
+    assert [m["role"] for m in first] == ["system", "user"]
+    assert "What you want from it: plan a trip.\n" in first[0]["content"]
+    said = [(m["role"], m["content"]) for m in later[2:]]
+    assert said[:2] == [("assistant", slides.turns[0].text), ("user", slides.turns[1].text)] and len(said) == 6
+    assert [(m["role"], m["content"]) for m in opened[1:]] == [("user", "How can I help?")]
+
+
+def test_a_prompted_user_is_redrawn_by_its_text_alone(slides):
+    chat = Writes(
+        [Completion("I see, thanks"), Completion("<|endconversation|>"), Completion("so what about salt")]
+    )
+    reply = PromptedUser(chat, guard=PAPER).reply(slides)
+    assert reply.text == "so what about salt"
+    assert [draft["why"] for draft in reply.meta["rejected"]] == [["first word"], ["end"]]
 
 
 def test_a_prompted_user_without_an_intent_says_what_is_missing():
