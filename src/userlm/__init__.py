@@ -8,6 +8,7 @@ Importing this package loads no torch, opens no socket and reads no key.
 
 from userlm.address import assistant, chat_model, user
 from userlm.flip import Template, render, samples
+from userlm.guard import PAPER, Guard
 from userlm.simulate import converse, respond, simulate
 from userlm.store import read_conversations, write_conversations
 from userlm.types import (
@@ -16,6 +17,7 @@ from userlm.types import (
     InputError,
     Measure,
     ModelError,
+    ModelWarning,
     Reply,
     Sample,
     Sampling,
@@ -27,11 +29,14 @@ from userlm.types import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "PAPER",
     "Conversation",
     "Fact",
+    "Guard",
     "InputError",
     "Measure",
     "ModelError",
+    "ModelWarning",
     "Reply",
     "Sample",
     "Sampling",

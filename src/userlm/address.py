@@ -1,12 +1,15 @@
 """Addresses: how users, assistants and models are named on the command line.
 
-    users       trained:MODEL  prompted:MODEL  replay:FILE  script:FILE  human  py:MODULE:NAME
+    users       trained:MODEL  profile:MODEL  prompted:MODEL  swapped:MODEL
+                replay:FILE  script:FILE  human  py:MODULE:NAME
     assistants  MODEL  oracle  clarifier  replay:FILE  script:FILE  human  py:MODULE:NAME
     models      a folder or hub id  openai:NAME  http://HOST:PORT/v1#NAME  script:FILE
-    to score    MODEL or trained:MODEL  base:MODEL  prompted:MODEL, here or at http://HOST:PORT/v1#NAME
+    to score    MODEL or trained:MODEL  profile:MODEL  base:MODEL  prompted:MODEL,
+                here or at http://HOST:PORT/v1#NAME
 
-`trained:microsoft/UserLM-8b` is the released checkpoint. Keys come from the environment: OPENAI_API_KEY for
-`openai:`, USERLM_API_KEY for a server at a URL; they are not written anywhere.
+`trained:microsoft/UserLM-8b` is the released checkpoint; `profile:wangkevin02/USP` takes the intent as a profile.
+`prompted:` and `swapped:` are the two forms in which an assistant is asked to play the user. Keys come from the
+environment: OPENAI_API_KEY for `openai:`, USERLM_API_KEY for a server at a URL; they are not written anywhere.
 """
 
 from __future__ import annotations
@@ -26,21 +29,33 @@ from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant
 from userlm.guard import Guard
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
 from userlm.store import read_conversations
-from userlm.types import Chat, Conversation, InputError, Sampling, Score, Speaker, Task
+from userlm.types import (
+    Chat,
+    Complete,
+    Conversation,
+    InputError,
+    Sampling,
+    Score,
+    Speaker,
+    Task,
+)
 from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser, tuned
 
 if TYPE_CHECKING:
-    from userlm.flip import Encode, Spans
+    from userlm.flip import Encode, Spans, Template
     from userlm.models.endpoint import EndpointModel
     from userlm.models.local import LocalModel
 
-USERS = ("trained", "prompted", "swapped", "replay", "script", "human", "py")
+USERS = ("trained", "profile", "prompted", "swapped", "replay", "script", "human", "py")
 ASSISTANTS = ("oracle", "clarifier", "replay", "script", "human", "py")
 MODELS = ("openai", "http", "https", "script")
-FORMS = ("trained", "base", "prompted")
+FORMS = ("trained", "profile", "base", "prompted")
 
 BATCH = 32
 """Conversations that a model on this machine serves at once, at most."""
+
+WINDOW = 8192
+"""Tokens, for a model whose server does not tell; that of microsoft/UserLM-8b."""
 
 Ask = Callable[[Conversation], str | None]
 
@@ -54,12 +69,14 @@ def user(
     end_above: float | None = None,
     guard: Guard | None = None,
     batch: int = BATCH,
+    tokenizer: str | None = None,
     ask: Ask | None = None,
 ) -> Speaker:
     """The user at an address.
 
     Args:
         temperature, top_p, end_above, guard: see `users.tuned`; by default each user's own.
+        tokenizer: of a trained model on a server; by default what has the model's name.
         batch: how many conversations a model on this machine serves at once.
         ask: how a `human` is asked; by default a prompt in the terminal.
 
@@ -70,10 +87,13 @@ def user(
     if scheme == "human":
         return Human(ask or _ask)
     _need(rest, address, "user")
-    if scheme == "trained":
-        model = local_model(rest, batch=batch)
-        longest = min(Sampling().max_tokens, model.window // 4)  # a small window needs room for the context
-        speaker: Speaker = TrainedUser(model, model.template(), model.window, Sampling(max_tokens=longest))
+    if tokenizer and not (scheme in ("trained", "profile") and _is_server(rest)):
+        raise InputError(
+            f"--tokenizer {tokenizer}: {address} brings its own; it is for a trained model on a server"
+        )
+    speaker: Speaker
+    if scheme in ("trained", "profile"):
+        speaker = _served_user(rest, scheme, tokenizer) if _is_server(rest) else _local_user(rest, scheme, batch)
     elif scheme in ("prompted", "swapped"):
         speaker = PromptedUser(chat_model(rest, batch=batch), swapped=scheme == "swapped")
     elif scheme == "replay":
@@ -81,6 +101,58 @@ def user(
     else:
         speaker = Script(_lines(rest)) if scheme == "script" else _python(rest)
     return tuned(speaker, seed=seed, temperature=temperature, top_p=top_p, end_above=end_above, guard=guard)
+
+
+def _local_user(name: str, form: str, batch: int) -> TrainedUser:
+    model = local_model(name, batch=batch)
+    template = _template(form, name, model.tokenizer, model.encode)
+    return _trained_user(model, template, model.window)
+
+
+def _served_user(place: str, form: str, tokenizer: str | None) -> TrainedUser:
+    from userlm.models.completions import Completions
+    from userlm.models.local import text_functions
+
+    words = _server_tokenizer(place, tokenizer)
+    template = _template(form, tokenizer or place.partition("#")[2], words, text_functions(words)[0])
+    model = Completions(_server(place), words)
+    return _trained_user(model, template, model.window() or WINDOW)
+
+
+def _trained_user(model: Complete, template: Template, window: int) -> TrainedUser:
+    longest = min(Sampling().max_tokens, window // 4)  # a small window needs room for the context
+    return TrainedUser(model, template, window, Sampling(max_tokens=longest))
+
+
+def _template(form: str, name: str, tokenizer: Any, encode: Encode, advice: str = "") -> Template:
+    """How a user model spells a dialogue, in its `trained` or `profile` form.
+
+    Args:
+        advice: what else can be done with a model that is none.
+    """
+    from userlm.models.templates import profile_template, recognise
+
+    try:
+        return profile_template(tokenizer, encode) if form == "profile" else recognise(tokenizer, encode, name)
+    except ValueError as error:
+        trains = f"train one from it (`userlm train --base {name}`), or have it prompted"
+        what = "profile model" if form == "profile" else "user model"
+        raise InputError(f"{name}: {error}, so it is no {what}; {advice or trains}") from None
+
+
+def _server_tokenizer(place: str, tokenizer: str | None) -> Any:
+    from userlm.models.local import load_tokenizer
+
+    try:
+        return load_tokenizer(str(_model_folder(tokenizer or place.partition("#")[2])))
+    except InputError as error:
+        if tokenizer:
+            raise
+        raise InputError(f"{place}: its tokenizer is needed here; give it with --tokenizer ({error})") from None
+
+
+def _is_server(place: str) -> bool:
+    return (_scheme(place) or "") in ("http", "https")
 
 
 def assistant(
@@ -167,19 +239,12 @@ def scorer(
             f"{address} is not scorable: this API gives no log-probabilities of a prompt, and they are never "
             "estimated; give a model on this machine, or one that vLLM serves (http://HOST:PORT/v1#NAME)"
         )
-    if scheme in ("http", "https"):
-        from userlm.models.local import load_tokenizer, text_functions
+    if _is_server(place):
+        from userlm.models.local import text_functions
         from userlm.models.prompt_logprobs import PromptLogprobs
 
         server, name = _server(place), place.partition("#")[2]
-        try:
-            words = load_tokenizer(str(_model_folder(tokenizer or name)))
-        except InputError as error:
-            if tokenizer:
-                raise
-            raise InputError(
-                f"{place}: its tokenizer is needed here; give it with --tokenizer ({error})"
-            ) from None
+        words = _server_tokenizer(place, tokenizer)
         encode, spans, _ = text_functions(words)
         return PromptLogprobs(server, workers), _form(form, name, words, encode, spans), None
     if scheme and scheme not in MODELS:
@@ -191,7 +256,7 @@ def scorer(
 
 
 def _form(form: str, name: str, tokenizer: Any, encode: Encode, spans: Spans) -> Form:
-    from userlm.models.local import chat_ids, template_of
+    from userlm.models.local import chat_ids
 
     if form == "base":
         return base_form(encode, spans, tokenizer.bos_token_id)
@@ -201,12 +266,8 @@ def _form(form: str, name: str, tokenizer: Any, encode: Encode, spans: Spans) ->
         close = tokenizer.eos_token_id
         chat = partial(chat_ids, tokenizer, encode, name=name, today="26 Jul 2024")  # the same rows every day
         return prompted_form(encode, spans, chat, 0 if close is None else close)
-    try:
-        return trained_form(template_of(tokenizer, encode), spans)
-    except ValueError as error:
-        raise InputError(
-            f"{name}: {error}, so it is no user model; score it as base:{name} or, if it chats, as prompted:{name}"
-        ) from None
+    advice = f"score it as base:{name} or, if it chats, as prompted:{name}"
+    return trained_form(_template(form, name, tokenizer, encode, advice), spans)
 
 
 def files(address: str) -> list[Path]:

@@ -10,18 +10,19 @@ import os
 import re
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable
 from difflib import get_close_matches
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TextIO, get_args, get_origin, get_type_hints
 
 import typer
 from rich.console import Console
 
 from userlm import commands, demo
-from userlm.types import InputError, ModelError
+from userlm.types import InputError, ModelError, ModelWarning
 
 VERBS: dict[str, Callable[..., Any]] = {
     "import": commands.import_,
@@ -35,6 +36,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "report": commands.report,
     "demo": demo.demo,
     "chat": commands.chat,
+    "serve": commands.serve,
 }
 
 app = typer.Typer(
@@ -126,6 +128,8 @@ def _line_of(text: str, key: str) -> int:
 
 def main() -> None:
     """Run the command line. Exit codes: 0 fine, 1 a model or the machine failed, 2 wrong input, 130 Ctrl-C."""
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always", ModelWarning)
     try:
         app(_config_first(sys.argv[1:]))
     except InputError as error:
@@ -140,6 +144,21 @@ def main() -> None:
             _say("stopped; the same command takes it up again", 130)
             os._exit(130)  # threads that wait for a model would hold up an ordinary exit for minutes
         raise
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Ours as a sentence, since where in the code it was noticed helps nobody; all others as Python does."""
+    if issubclass(category, ModelWarning):
+        _say(f"note: {message}", 0)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _config_first(arguments: list[str]) -> list[str]:

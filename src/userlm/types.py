@@ -39,6 +39,10 @@ class InputError(ValueError):
     """What a person gave us is wrong. The message names the file, line and field, and says what to do."""
 
 
+class ModelWarning(UserWarning):
+    """A model can be used, but not as one would expect. The message says why, and what to do."""
+
+
 class ModelError(RuntimeError):
     """A model could not answer, retries included. It ends one conversation; the run goes on.
 
