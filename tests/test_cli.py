@@ -121,7 +121,8 @@ def test_the_whole_road_from_logs_to_measures(logs, tmp_path):
     solved = list(read_conversations(tmp_path / "sim" / "conversations.jsonl"))
     assert [(c.id, c.stop, len(c.user_turns)) for c in solved] == [("t#0", "solved", 2), ("t#1", "solved", 2)]
     results = json.loads((tmp_path / "scored" / "results.json").read_text())
-    assert set(results) == {"sim", "responded", "replayed", "human"}
+    assert set(results) == {"sim", "responded", "replayed", "human", "endings"}
+    assert set(results["endings"]) == {"responded"}
     score = next(m for m in results["sim"] if m["name"] == "assistant score")
     assert (score["value"], score["n"], score["missing"]) == (100.0, 2, 0)
     # Replaying people against another assistant gives the people's own turns.

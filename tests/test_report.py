@@ -333,6 +333,182 @@ def test_a_value_that_is_no_number_is_shown_as_not_measured(tmp_path: Path) -> N
     assert "not measured" in page and "nan" not in page.partition("</style>")[2]
 
 
+# --- when users leave, and what a guard did --------------------------------------------------------------
+
+
+def leaving(above: float | None, *shares: float) -> dict[str, Any]:
+    return {"above": above} | dict(zip(("early", "late", "leaves", "f1", "low", "high"), shares, strict=True))
+
+
+TUNED: dict[str, Any] = {
+    "n": 1234,
+    "missing": 5,
+    "why": "",
+    "people": 77,
+    "ended": 37.55,
+    "now": leaving(None, 10.0, 90.0, 8.0, 12.5, 5.25, 20.5),
+    "best": leaving(0.5, 21.0, 33.0, 40.0, 60.5, 55.25, 65.5),
+    "equal": leaving(0.9, 1.0, 98.0, 2.0, 3.5, 1.25, 4.5),
+    "curve": {
+        "above": [0.01, 0.05, 0.1, 0.5, 0.9, 0.99],
+        "early": [80.0, 80.0, 80.0, 20.0, 0.0, 0.0],
+        "late": [0.0, 0.0, 0.0, 30.0, 100.0, 100.0],
+        "leaves": [85.0, 85.0, 85.0, 41.0, 0.0, 0.0],
+        "f1": [50.0, 50.0, 50.0, 61.0, 0.0, 0.0],
+    },
+    "ece": 0.125,
+    "bins": [{"n": 617, "p_end": 0.0001, "ended": 0.25}, {"n": 617, "p_end": 0.75, "ended": 0.5}],
+    "user": "trained:m",
+    "note": "made with --end-above 0.25, so 'now' is that threshold",
+}
+SILENT = {"n": 0, "missing": 9, "why": "no P(end)", "best": None, "user": "prompted:m", "note": ""}
+GUARDED = {"turns": 40, "drafts": 50, "redrawn": 6, "kept": 2, "stopped": 1, "why": {"too long": 7, "echo": 3}}
+
+
+def scored(root: Path, endings: Any, name: str = "score") -> report.Finished:
+    words = [measured(12.125, 10.5, 13.75, name="words per turn")]
+    return report.read_run(write(root, name, "score", {"asked": words, "endings": endings}, scores=[]))
+
+
+def test_a_dial_draws_both_curves_where_they_move_and_marks_what_is_suggested(tmp_path: Path) -> None:
+    endings, _ = scored(tmp_path, {"asked": TUNED}).endings["asked"]
+    drawn = report.dial("asked", endings)
+    # It moves from .1 to .9, which are as far from .5 in log odds: pixels 34, 155 and 276.
+    # Shares from pixel 156 (none) to 18 (100 %), 1.38 each: 80 % at 45.6, 20 % at 128.4, 30 % at 114.6.
+    assert '<path class="line" d="M34.0 45.6L155.0 128.4L276.0 156.0"/>' in drawn
+    assert '<path class="line dashed" d="M34.0 156.0L155.0 114.6L276.0 18.0"/>' in drawn
+    # The marks of the best F1 stand at .5 and its own 21 and 33 %: 127.0 and 110.5, each 5.5 high. That of the
+    # equal rate at .9 and 1 %: 154.6, 4.2 high; those of now beside the curve, at 10 and 90 %.
+    for mark in (
+        '<path class="mark" d="M155.0 121.5l',
+        '<path class="mark open" d="M155.0 105.0l',
+        '<path class="mark" d="M271.8 150.4h',
+        '<circle class="mark" cx="302.0" cy="142.2"',
+        '<circle class="mark open" cx="302.0" cy="31.8"',
+    ):
+        assert mark in drawn, mark
+    assert re.findall(r">(0\.[0-9]+)</text>", drawn) == ["0.5", "0.1", "0.9"]
+    assert "now: 10 % and 90 %; best F1 (0.5): 21 % and 33 %; equal rate (0.9): 1 % and 98 %" in drawn
+
+
+def test_a_curve_that_never_moves_is_drawn_all_the_same(tmp_path: Path) -> None:
+    curve = {key: [0.25, 0.75] if key == "above" else [20.0, 20.0] for key in TUNED["curve"]}
+    run = scored(tmp_path, {"asked": TUNED | {"equal": TUNED["best"], "curve": curve}})
+    # Around the one suggestion, .5, from an e-th of its odds to e times those.
+    assert report._moving(run.endings["asked"][0]) == (-1, 1)
+    assert "NaN" not in report.html([run]) and "nan" not in report.dial("asked", run.endings["asked"][0])
+
+
+def test_reliability_draws_each_bin_against_the_diagonal(tmp_path: Path) -> None:
+    endings, _ = scored(tmp_path, {"asked": TUNED}).endings["asked"]
+    # .75 is 207 of the 276 pixels from 34, and a half is 69 of the 138 from 156 up; .25 is 34.5 up
+    drawn = report.reliability("asked", endings.bins)
+    marks = re.findall(r'<circle class="mark" cx="([0-9.]+)" cy="([0-9.]+)"', drawn)
+    assert marks == [("34.0", "121.5"), ("241.0", "87.0")]
+    assert 'd="M34.0 121.5L241.0 87.0"' in drawn and '<path class="people" d="M34.0 156.0L310.0 18.0"/>' in drawn
+
+
+def test_the_figures_of_leaving_are_those_of_the_file_on_the_page_and_in_the_markdown(tmp_path: Path) -> None:
+    run = scored(tmp_path, {"asked": TUNED, "silent": SILENT})
+    page, text = report.html([run]), report.markdown([run])
+    for share in (10.0, 90.0, 8.0, 12.5, 5.25, 20.5, 21.0, 33.0, 60.5, 65.5, 98.0, 4.5, 37.55):
+        assert f'<data value="{share}">{share:.1f}</data>' in page
+    told = " ".join("".join(Reader(page).text).split())
+    assert "1,234 turns of 77 people (5 more have no P(end)), who left at 37.5% of them." in told
+    assert "Mind: made with --end-above 0.25, so 'now' is that threshold." in told
+    assert "expected calibration error 0.125" in told
+    assert "No threshold to suggest: no P(end)." in told
+    assert "1,234 turns of 77 people, who left at 37.5 % of them; 5 without P(end)." in text
+    assert "| now |  | 10.0 % | 90.0 % | 8.0 % | 12.5 % (5.2 to 20.5) |" in text
+    assert "| best F1 | 0.5 | 21.0 % | 33.0 % | 40.0 % | 60.5 % (55.2 to 65.5) |" in text
+    assert "| --end-above | 0.01 | 0.1 | 0.5 | 0.9 | 0.99 |" in text
+    assert "| stays too long | 0.0 % | 0.0 % | 30.0 % | 100.0 % | 100.0 % |" in text
+    assert "| 617 | `<0.001` | 0.250 |" in text
+    assert "No threshold to suggest: `no P(end)`." in text
+
+
+def test_endings_of_two_scores_are_told_apart_and_shown_once(tmp_path: Path) -> None:
+    first, same = (scored(tmp_path, {"asked": TUNED}, name) for name in ("s1", "s2"))
+    other = scored(tmp_path, {"asked": TUNED | {"n": 9}}, "s3")
+    assert [dial.label for dial in report._view([first, same, other])["dials"]] == ["asked", "asked (s3)"]
+
+
+def test_older_results_have_no_endings_and_perhaps_a_run_of_that_name(tmp_path: Path) -> None:
+    words = [measured(12.125, 10.5, 13.75, name="words per turn")]
+    older = report.read_run(write(tmp_path, "s1", "score", {"sim": words}, scores=[]))
+    named = report.read_run(write(tmp_path, "s2", "score", {"endings": words}, scores=[]))
+    assert (list(older.columns), list(named.columns)) == (["sim"], ["endings"])
+    page = report.html([older, named])
+    assert (
+        'id="leaving"' not in page and 'id="guard"' not in page and "When to leave" not in report.markdown([older])
+    )
+
+
+def test_the_rates_of_a_guard_are_shown_for_each_run_that_has_them(tmp_path: Path) -> None:
+    stops = {"stops": {"end": 1}}
+    guarded = write(tmp_path, "guarded", "simulate", stops | {"guard": GUARDED}, conversations=[TALK])
+    open_ = write(tmp_path, "open", "respond", stops | {"guard": None}, conversations=[TALK])
+    runs = [report.read_run(folder) for folder in (guarded, open_)]
+    page, text = report.html(runs), report.markdown(runs)
+    section = " ".join(
+        "".join(Reader(page.partition('<section id="guard">')[2].partition("</section>")[0]).text).split()
+    )
+    # 50 drafts for 40 turns are 1.25 each; 6, 2 and 1 of 40 are 15, 5 and 2.5 %
+    assert "guardedsimulate 40 1.25 50 in all 15.0 % 6 5.0 % 2 2.5 % 1".replace(" ", "") in section.replace(
+        " ", ""
+    )
+    assert "too long 7; echo 3" in section.replace("\xa0", " ") and "open" not in section
+    assert "| `guarded` | 40 | 50 | 6 | 2 | 1 | `too long` 7, `echo` 3 |" in text
+
+
+def test_rejected_drafts_stand_beside_their_turn(tmp_path: Path) -> None:
+    rejected = [{"text": "<b>no", "why": ["too long", "echo"]}, {"text": "", "why": ["empty"]}]
+    known = {"p_end": 0.5, "rejected": rejected, "violates": ["repeat"], "left_out": 1200, "cut": True}
+    turns = [{"role": "user", "text": "hello", "meta": known}, {"role": "assistant", "text": "ok"}]
+    last = {"rejected": rejected[:1], "exhausted": True, "left_out": "many"}
+    talk = TALK | {"turns": turns, "stop": "guard", "ended": False, "meta": {"last": last}}
+    run = report.read_run(write(tmp_path, "sim", "simulate", {"stops": {}}, conversations=[talk]))
+    page, text = report.html([run]), report.markdown([run])
+    assert "<summary>2 drafts rejected</summary>" in page and "<summary>1 draft rejected</summary>" in page
+    assert 'too long, echo:</span> <bdi dir="auto">&lt;b&gt;no</bdi>' in page
+    assert 'empty:</span> <bdi dir="auto">no words</bdi>' in page
+    for mark in ("kept, though repeat", "1,200 tokens before did not fit", "cut at the most tokens"):
+        assert f"<div>{mark}</div>" in page and f"`{mark}`" in text
+    assert text.count("rejected (`too long, echo`): `<b>no`") == 2  # beside the turn, and beside the ending
+    assert "rejected (`empty`): ` `" not in text
+    assert page.count("exhausted") == 0 and "left_out:" in page.replace(
+        "\n", ""
+    )  # what is no count is shown as it is
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"n": "3"},
+        {"why": None, "best": 3},
+        {"now": None},
+        {"equal": TUNED["equal"] | {"early": 101.0}},
+        {"best": TUNED["best"] | {"above": 1}},
+        {"curve": None},
+        {"curve": TUNED["curve"] | {"late": [0.0]}},
+        {"curve": {key: values[:1] for key, values in TUNED["curve"].items()}},
+        {"curve": TUNED["curve"] | {"above": [0, 0.05, 0.1, 0.5, 0.9, 0.99]}},
+        {"bins": [{"n": 1, "p_end": 2.0, "ended": 0.5}]},
+        {"ece": float("nan")},
+    ],
+)
+def test_damaged_endings_are_named(tmp_path: Path, damage: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"score/results.json: 'endings' is damaged .*delete that file"):
+        scored(tmp_path, {"asked": TUNED | damage})
+
+
+def test_a_damaged_guard_is_named(tmp_path: Path) -> None:
+    for i, guard in enumerate(({"turns": 3}, GUARDED | {"why": {"echo": -1}}, GUARDED | {"kept": 0.5}, [3])):
+        folder = write(tmp_path, f"sim{i}", "simulate", {"guard": guard}, conversations=[])
+        with pytest.raises(InputError, match=r"results.json: 'guard' is damaged .*delete that file"):
+            report.read_run(folder)
+
+
 # --- the data report -------------------------------------------------------------------------------------
 
 SPREAD = {"mean": 2.5, "10 %": 1.0, "50 %": 2.0, "90 %": 7.0, "99 %": 41.0, "largest": 1200.0}
@@ -608,7 +784,7 @@ def test_a_missing_or_damaged_line_file_is_named(tmp_path: Path) -> None:
 
 # --- hostile input ---------------------------------------------------------------------------------------
 
-SECTIONS = "figures measures lengths training data endings conversations missing manifest".split()
+SECTIONS = "figures measures lengths training data endings leaving guard conversations missing manifest".split()
 OWN = "document.title='pwned';document.body.insertAdjacentHTML('beforeend','<p id=pwned>')"
 HOSTILE = [
     f"<script>{OWN}</script>",
@@ -637,7 +813,8 @@ def hostile_folders(root: Path) -> list[Path]:
             "text": text,
             "meta": {
                 "stand_in": text[:400],
-                "rejected": [text[:400], {"deep": text[:400]}],
+                "rejected": [text[:400], {"deep": text[:400]}] if i % 3 else [{"text": text, "why": [text]}],
+                "violates": [text[:400]],
                 text[:300]: text[:400],
             },
         }
@@ -651,7 +828,11 @@ def hostile_folders(root: Path) -> list[Path]:
         for i, text in enumerate(HOSTILE)
     ]
     name = "<p id=pwned>`|\u202e{{7}}"
-    sim = write(root, name, "simulate", {"stops": {text[:300]: 1 for text in HOSTILE}}, conversations=talks)
+    ended: dict[str, Any] = {"stops": {text[:300]: 1 for text in HOSTILE}}
+    ended["guard"] = GUARDED | {"why": {text[:300]: 1 for text in HOSTILE}}
+    sim = write(root, name, "simulate", ended, conversations=talks)
+    endings = {text[:3000]: TUNED | {"note": text[:3000], "n": i} for i, text in enumerate(HOSTILE[:4])}
+    endings |= {text[:3000]: SILENT | {"why": text[:3000]} for text in HOSTILE[4:]}
     manifest = json.loads((sim / "run.json").read_text())
     manifest["options"] = {"user": HOSTILE[0], "assistant": HOSTILE[3], HOSTILE[8]: HOSTILE[1]}
     (sim / "run.json").write_text(json.dumps(manifest))
@@ -666,7 +847,13 @@ def hostile_folders(root: Path) -> list[Path]:
     written = WRITTEN | {"writers": dict.fromkeys(names, writer), "faults": names, "model": HOSTILE[0]}
     return [
         sim,
-        write(root, "score", "score", {name: [figure, gone], HOSTILE[0]: [figure]}, scores=scores),
+        write(
+            root,
+            "score",
+            "score",
+            {name: [figure, gone], HOSTILE[0]: [figure], "endings": endings},
+            scores=scores,
+        ),
         write(root, "clean", "clean", cleaned, test=talks[:1]),
         write(root, "intents", "intents", written, test=talks[:1]),
         write(root, name + "2", "train", {"loss": 1.0, "steps": 2, "samples": 3}, log=LOG),

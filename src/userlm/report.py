@@ -17,10 +17,11 @@ import re
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from hashlib import sha256
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from userlm.flip import samples
+from userlm.metrics.ending import RULES, Bin, Curve, Endings, Leaving, spelled
 from userlm.store import SPLITS, from_record, read_json, read_rows
 from userlm.text import END_TOKEN, intent_goal, words
 from userlm.types import FAILED, STOPS, Conversation, InputError
@@ -144,6 +146,18 @@ class Stage:
     notes: Counts
 
 
+@dataclass(frozen=True)
+class Redrawn:
+    """How often a guard stepped in, as `guard.rates` counts it."""
+
+    turns: int
+    drafts: int
+    redrawn: int
+    kept: int
+    stopped: int
+    why: Counts
+
+
 Entry = tuple[str, Markup, tuple[str, ...]]
 
 
@@ -177,6 +191,8 @@ class Finished:
         total: how many it holds.
         spread: lengths of what its users said; of people, for the data stages.
         stand_ins: what in it is only a stand-in for a model.
+        endings: by column, how the endings of a user can be tuned, and what to know of the run.
+        redrawn: what a guard did in it.
         stage: what data went through in it.
         sheets: what `clean` and `intents` say of the data.
     """
@@ -188,6 +204,8 @@ class Finished:
     results: Mapping[str, Any]
     columns: Mapping[str, tuple[Figure, ...]] = field(default_factory=dict)
     missing: tuple[Missing, ...] = ()
+    endings: Mapping[str, tuple[Endings, str]] = field(default_factory=dict)
+    redrawn: Redrawn | None = None
     log: tuple[tuple[int, float], ...] = ()
     transcripts: tuple[Conversation, ...] = ()
     total: int = 0
@@ -232,10 +250,15 @@ def read_run(folder: str | Path) -> Finished:
     if verb == "train":
         return replace(run, log=tuple(_log(folder / "log.jsonl")), stage=_held(run, "samples", _trained))
     if verb in ("ppl", "score"):
-        columns = {name: _held(run, name, partial(_figures, name)) for name in results}
-        return replace(run, columns=columns, missing=tuple(_missing(folder, verb)))
+        # Once a run could be called "endings", and a list of measures stood there.
+        tuned = verb == "score" and isinstance(results.get("endings", []), Mapping)
+        names = [name for name in results if not (tuned and name == "endings")]
+        columns = {name: _held(run, name, partial(_figures, name)) for name in names}
+        endings = _held(run, "endings", _endings) if tuned else {}
+        return replace(run, columns=columns, endings=endings, missing=tuple(_missing(folder, verb)))
     if verb in ("simulate", "respond"):
-        return _with_conversations(run)
+        redrawn = _held(run, "guard", _redrawn) if results.get("guard") is not None else None
+        return _with_conversations(replace(run, redrawn=redrawn))
     raise InputError(f"{folder} is a run of {verb!r}, which has no place in a report; leave it out")
 
 
@@ -264,6 +287,47 @@ def _figures(column: str, results: Mapping[str, Any]) -> tuple[Figure, ...]:
         for one in results[column]
         if not str(one["name"]).startswith("source ")  # many; `userlm ppl` shows them
     )
+
+
+def _endings(results: Mapping[str, Any]) -> dict[str, tuple[Endings, str]]:
+    return {name: (_tuned(part), str(part["note"])) for name, part in results["endings"].items()}
+
+
+def _tuned(part: Mapping[str, Any]) -> Endings:
+    found = Endings(_count(part["n"]), _count(part["missing"]), str(part["why"]))
+    if part["best"] is None:
+        return found
+    columns = [[_amount(value, 100) for value in part["curve"][f.name]] for f in fields(Curve)]
+    points = list(zip(*columns, strict=True))
+    if len(points) < 2 or not all(0 < above < 1 for above, *_ in points):
+        raise ValueError("a curve needs two thresholds, above 0 and below 1")
+    return replace(
+        found,
+        people=_count(part["people"]),
+        ended=_amount(part["ended"], 100),
+        now=_leaving(part["now"]),
+        best=_leaving(part["best"]),
+        equal=_leaving(part["equal"]),
+        curve=Curve(*map(tuple, columns)),
+        ece=_amount(part["ece"], 1),
+        bins=tuple(Bin(_count(b["n"]), _amount(b["p_end"], 1), _amount(b["ended"], 1)) for b in part["bins"]),
+    )
+
+
+def _leaving(one: Mapping[str, Any]) -> Leaving:
+    above = None if one["above"] is None else _amount(one["above"], 1)
+    if above in (0, 1):
+        raise ValueError(f"{above} is no threshold")
+    early, late, leaves, f1 = (_amount(one[share], 100) for share in ("early", "late", "leaves", "f1"))
+    return Leaving(above, early, late, leaves, f1, _finite(one["low"]), _finite(one["high"]))
+
+
+def _redrawn(results: Mapping[str, Any]) -> Redrawn:
+    guard = results["guard"]
+    turns, drafts, redrawn = (_count(guard[name]) for name in ("turns", "drafts", "redrawn"))
+    kept, stopped = _count(guard["kept"]), _count(guard["stopped"])
+    why = _head(_by_count((name, _count(count)) for name, count in guard["why"].items()))
+    return Redrawn(turns, drafts, redrawn, kept, stopped, why)
 
 
 def _count(value: Any) -> int:
@@ -534,17 +598,17 @@ def strip(figure: Figure, domain: tuple[float, float], mark: str, human: float |
     return _svg(320, 16, "strip", parts)
 
 
-def _mark(kind: str, x: float, y: float) -> str:
+def _mark(kind: str, x: float, y: float, look: str = "mark") -> str:
     """A shape as well as a colour for each run, so that no one has to tell colours apart."""
     if kind == "circle":
-        return f'<circle class="mark" cx="{x}" cy="{y}" r="4.5"/>'
+        return f'<circle class="{look}" cx="{x}" cy="{y}" r="4.5"/>'
     half = 5.5 if kind == "diamond" else 4.2
     points = {
         "diamond": f"M{x} {y - half}l{half} {half}l-{half} {half}l-{half} -{half}z",
         "square": f"M{x - half:.1f} {y - half:.1f}h{2 * half}v{2 * half}h-{2 * half}z",
         "triangle": f"M{x} {y - 5.2:.1f}l5.2 9.4h-10.4z",
     }
-    return f'<path class="mark" d="{points[kind]}"/>'
+    return f'<path class="{look}" d="{points[kind]}"/>'
 
 
 def axis(at: Sequence[float], unit: str) -> Markup:
@@ -636,6 +700,96 @@ def curve(name: str, log: Sequence[tuple[int, float]]) -> Markup:
     return _svg(320, 190, "plot", parts, said)
 
 
+RULE_MARKS = {"now": "circle", "best": "diamond", "equal": "square"}
+ROUND = (0.5, 0.01, 0.99, 0.1, 0.9, 0.001, 0.999, 0.0001, 0.9999, 0.00001, 0.99999)
+"""Thresholds that are written under a curve where there is room, the first first."""
+IN_FIGURES = (0.0001, 0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999)
+"""Those at which the Markdown says what the curve shows."""
+
+
+def dial(name: str, endings: Endings) -> Markup:
+    """How often a user leaves too early and stays too long, by the threshold; beside it, what it does now."""
+    curve, left, right, now_at, floor, roof = endings.curve, 34.0, 276.0, 302.0, 156.0, 18.0
+    assert curve is not None
+    domain = _moving(endings)
+
+    def across(above: float) -> float:
+        return scale(_log_odds(above), domain, (left, right))
+
+    parts: list[str] = []
+    written: list[float] = []
+    for x, kind, said in ((left, "line", "leaves too early"), (150.0, "line dashed", "stays too long")):
+        parts.append(f'<path class="{kind}" d="M{x} 6h22"/><text class="unit" x="{x + 27}" y="10">{said}</text>')
+    for share in ticks(0, 100, 5):
+        y = scale(share, (0, 100), (floor, roof))
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
+        shown = f"{_tick(share)}{'%' if share == 100 else ''}"
+        parts.append(f'<text x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{shown}</text>')
+    for above in ROUND:
+        x = across(above)
+        if left <= x <= right and all(abs(x - other) > 40 for other in written):
+            written.append(x)
+            parts.append(f'<line class="tick" x1="{x}" x2="{x}" y1="{floor}" y2="{floor + 4}"/>')
+            parts.append(f'<text x="{x}" y="{floor + 16}" text-anchor="middle">{spelled(above)}</text>')
+    for shares, kind in ((curve.early, "line"), (curve.late, "line dashed")):
+        places = (
+            f"{across(above)} {scale(share, (0, 100), (floor, roof))}"
+            for above, share in zip(curve.above, shares, strict=True)
+            if left <= across(above) <= right
+        )
+        parts.append(f'<path class="{kind}" d="M{"L".join(places)}"/>')
+    for rule in ("now", "equal", "best"):
+        one = getattr(endings, rule)
+        x = now_at if one.above is None else across(one.above)
+        for share, look in ((one.early, "mark"), (one.late, "mark open")):
+            parts.append(_mark(RULE_MARKS[rule], x, scale(share, (0, 100), (floor, roof)), look))
+    parts.append(f'<text x="{now_at}" y="{floor + 16}" text-anchor="middle">now</text>')
+    parts.append(f'<line class="base" x1="{left}" x2="{right}" y1="{floor}" y2="{floor}"/>')
+    parts.append(f'<text class="unit" x="{right}" y="186" text-anchor="end">leaves when P(end) is at least</text>')
+    said = "; ".join(
+        f"{shown}{f' ({spelled(one.above)})' if one.above else ''}: {one.early:.0f} % and {one.late:.0f} %"
+        for shown, one in ((shown, getattr(endings, rule)) for rule, shown in RULES.items())
+    )
+    return _svg(
+        320, 190, "plot", parts, f"{plain(name)} leaves too early and stays too long, by threshold. {said}"
+    )
+
+
+def reliability(name: str, bins: Sequence[Bin]) -> Markup:
+    """P(end) against how often the person left; a true one lies on the diagonal."""
+    left, right, floor, roof = 34.0, 310.0, 156.0, 18.0
+    parts = [f'<text class="unit" x="{left}" y="10">share of turns at which the person left</text>']
+    for value in ticks(0, 1, 5):
+        x, y = scale(value, (0, 1), (left, right)), scale(value, (0, 1), (floor, roof))
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(value)}</text>')
+        parts.append(f'<line class="tick" x1="{x}" x2="{x}" y1="{floor}" y2="{floor + 4}"/>')
+        parts.append(f'<text x="{x}" y="{floor + 16}" text-anchor="middle">{_tick(value)}</text>')
+    parts.append(f'<path class="people" d="M{left} {floor}L{right} {roof}"/>')
+    parts.append(f'<line class="base" x1="{left}" x2="{right}" y1="{floor}" y2="{floor}"/>')
+    places = [(scale(b.p_end, (0, 1), (left, right)), scale(b.ended, (0, 1), (floor, roof))) for b in bins]
+    parts.append(f'<path class="line" d="M{"L".join(f"{x} {y}" for x, y in places)}"/>')
+    parts += [_mark("circle", x, y) for x, y in places]
+    parts.append(f'<text class="unit" x="{right}" y="186" text-anchor="end">mean P(end) of each bin</text>')
+    said = ", ".join(f"{b.p_end:.2f}: {b.ended:.2f}" for b in bins)
+    return _svg(320, 190, "plot", parts, f"{plain(name)}: P(end) and how often the person left. {said}")
+
+
+def _moving(endings: Endings) -> tuple[float, float]:
+    """The log odds between which the curve is not level; the suggestions lie between them."""
+    assert endings.curve is not None and endings.best is not None and endings.equal is not None
+    curve = endings.curve
+    points = list(zip(curve.above, curve.early, curve.late, strict=True))
+    ends = [above for a, b in pairwise(points) if a[1:] != b[1:] for above in (a[0], b[0])]
+    ends += [one.above for one in (endings.best, endings.equal) if one.above is not None]
+    low, high = _log_odds(min(ends)), _log_odds(max(ends))
+    return (low, high) if low < high else (low - 1, high + 1)
+
+
+def _log_odds(probability: float) -> float:
+    return math.log(probability / (1 - probability))
+
+
 def thin(log: Sequence[tuple[int, float]], most: int) -> list[tuple[float, float]]:
     """At most `most` points: means of neighbours, when there are more."""
     size = math.ceil(len(log) / most)
@@ -696,6 +850,25 @@ class Histogram:
     drawing: Markup
 
 
+@dataclass(frozen=True)
+class Dial:
+    """How the endings of one user can be tuned, drawn.
+
+    Attributes:
+        rows: how a rule is called, its mark, and what leaving by it does.
+        note: what to know of the run that was scored.
+        curve, reliability: drawings; nothing, where there is nothing to suggest.
+    """
+
+    label: str
+    ink: str
+    endings: Endings
+    note: str
+    rows: tuple[tuple[str, Markup, Leaving], ...]
+    curve: Markup
+    reliability: Markup
+
+
 def html(runs: Sequence[Finished]) -> str:
     """The page, complete in itself. Raises `InputError` when there are no runs."""
     page = _template().render(_view(runs), stop_words=STOP_WORDS, first_shown=FIRST, most_shown=MOST)
@@ -717,6 +890,9 @@ def _template() -> Template:
             "num": _data,
             "prob": lambda value: _data(value, probability(value)),
             "json": _short_json,
+            "share": lambda value: _data(value, f"{value:.1f}"),
+            "spelled": spelled,
+            "percent": _percent,
             "cut": _cut,
             "goal": intent_goal,
             "opening": lambda text: text[:FIRST],
@@ -772,6 +948,8 @@ def _view(runs: Sequence[Finished]) -> dict[str, Any]:
         "turns": _histograms(runs, inks, "turns", TURN_BINS, "user turns in a conversation"),
         "words": _histograms(runs, inks, "words", WORD_BINS, "words in a user turn"),
         "stops": _stops(runs),
+        "dials": _dials(runs, inks),
+        "guards": [(run, run.redrawn) for run in runs if run.redrawn],
         "simulated": [
             (run, inks[run.name], [_transcript(c, run) for c in run.transcripts])
             for run in runs
@@ -932,6 +1110,31 @@ def _stops(runs: Sequence[Finished]) -> tuple[list[str], list[tuple[Finished, di
     rows = [(run, dict(run.results.get("stops") or {})) for run in runs if run.verb in ("simulate", "respond")]
     seen = {stop for _, stops in rows for stop in stops}
     return [stop for stop in (*STOPS, "answered", *sorted(seen - {*STOPS, "answered"})) if stop in seen], rows
+
+
+def _dials(runs: Sequence[Finished], inks: Mapping[str, str]) -> list[Dial]:
+    found: dict[str, Dial] = {}
+    for run in runs:
+        for name, (endings, note) in run.endings.items():
+            if name in found and (found[name].endings, found[name].note) == (endings, note):
+                continue
+            label = f"{name} ({run.name})" if name in found else name
+            tuned = endings.best is not None
+            rules = [(said, _key(RULE_MARKS[rule]), getattr(endings, rule)) for rule, said in RULES.items()]
+            found[label] = Dial(
+                label,
+                inks.get(name, "c0"),
+                endings,
+                note,
+                tuple(rules) if tuned else (),
+                dial(label, endings) if tuned else Markup(""),
+                reliability(label, endings.bins) if tuned else Markup(""),
+            )
+    return list(found.values())
+
+
+def _key(mark: str) -> Markup:
+    return _svg(12, 12, "key-mark", [_mark(mark, 6, 6)])
 
 
 def _grouped(missing: Iterable[tuple[Finished, Missing]]) -> list[tuple[str, str, int, Counts]]:
@@ -1149,6 +1352,7 @@ class Said:
     p_end: float | None
     marks: tuple[str, ...]
     facts: tuple[tuple[str, Any], ...]
+    rejected: tuple[tuple[str, str], ...] = ()  # drafts, and what was wrong with them
 
 
 @dataclass(frozen=True)
@@ -1178,11 +1382,18 @@ def _said(role: str, label: str, text: str, meta: Mapping[str, Any]) -> Said:
     marks = []
     if empty := meta.get("empty_drafts"):
         marks.append(f"{empty} empty draft{'s' if empty != 1 else ''} before")
+    rejected = _rejected(meta.get("rejected"))
+    if violates := meta.get("violates"):
+        marks.append(f"kept, though {_listed(violates)}")
+    if type(left_out := meta.get("left_out")) is int:
+        marks.append(f"{left_out:,} token{'s' if left_out != 1 else ''} before did not fit")
     if meta.get("cut"):
         marks.append("cut at the most tokens")
     if meta.get("stand_in"):
         marks.append(f"{meta['stand_in']}, a stand-in")
-    known = {"p_end", "empty_drafts", "cut", "stand_in", *USAGE}
+    known = {"p_end", "empty_drafts", "cut", "stand_in", "violates", "exhausted", *USAGE}
+    known |= {"rejected"} if rejected else set()
+    known |= {"left_out"} if type(left_out) is int else set()
     return Said(
         role,
         label,
@@ -1190,7 +1401,19 @@ def _said(role: str, label: str, text: str, meta: Mapping[str, Any]) -> Said:
         _finite(meta.get("p_end")),
         tuple(marks),
         tuple((key, value) for key, value in meta.items() if key not in known),
+        rejected,
     )
+
+
+def _rejected(drafts: Any) -> tuple[tuple[str, str], ...]:
+    """Text and reasons of each draft; nothing if it is not what `guard.guarded` writes."""
+    if not isinstance(drafts, list) or not all(isinstance(d, Mapping) and {"text", "why"} <= {*d} for d in drafts):
+        return ()
+    return tuple((str(draft["text"]), _listed(draft["why"])) for draft in drafts)
+
+
+def _listed(reasons: Any) -> str:
+    return ", ".join(map(str, reasons)) if isinstance(reasons, list) else str(reasons)
 
 
 def _manifest(run: Finished) -> list[tuple[str, list[tuple[str, Any]]]]:
@@ -1249,6 +1472,21 @@ def markdown(runs: Sequence[Finished]) -> str:
     if stops:
         rows = [[code(run.name, cell=True), *(f"{found.get(k, 0):,}" for k in kinds)] for run, found in stops]
         parts += ["## How they ended", _table(["run", *(code(kind, cell=True) for kind in kinds)], rows)]
+    if view["guards"]:
+        head = ["run", "turns", "drafts", "drawn again", "kept all the same", "stopped", "what was wrong"]
+        rows = [
+            [
+                code(run.name, cell=True),
+                *(f"{count:,}" for count in (one.turns, one.drafts, one.redrawn, one.kept, one.stopped)),
+                _reasons(one.why),
+            ]
+            for run, one in view["guards"]
+        ]
+        parts += ["## What the guard drew again", _table(head, rows)]
+    if view["dials"]:
+        parts.append("## When to leave")
+        for one in view["dials"]:
+            parts += _tuning(one)
     if view["missing"]:
         rows = [
             [code(column, cell=True), code(measure, cell=True), f"{total:,}", _reasons(reasons)]
@@ -1298,6 +1536,39 @@ def _reasons(reasons: Iterable[tuple[str, int]]) -> str:
     return ", ".join(f"{code(_cut(why, 200), cell=True)} {count:,}" for why, count in reasons)
 
 
+def _tuning(one: Dial) -> Iterator[str]:
+    endings = one.endings
+    yield f"### {code(one.label)}"
+    if endings.curve is None or endings.ended is None or endings.ece is None:
+        yield f"No threshold to suggest: {code(endings.why)}."
+        return
+    answers = f"{endings.n:,} turns of {endings.people:,} people, who left at {endings.ended:.1f} % of them"
+    yield f"{answers}; {endings.missing:,} without P(end). Expected calibration error {endings.ece:.3f}."
+    if one.note:
+        yield code(one.note)
+    rows = [
+        [said, spelled(leaving.above) if leaving.above else "", *_in_percent(leaving), _f1(leaving)]
+        for said, _, leaving in one.rows
+    ]
+    yield _table(["", "--end-above", "leaves too early", "stays too long", "leaves", "F1"], rows)
+    curve = endings.curve
+    at = [i for i, above in enumerate(curve.above) if above in IN_FIGURES]
+    shown = (("leaves too early", curve.early), ("stays too long", curve.late), ("leaves", curve.leaves))
+    rows = [[said, *(f"{values[i]:.1f} %" for i in at)] for said, values in (*shown, ("F1", curve.f1))]
+    yield _table(["--end-above", *(spelled(curve.above[i]) for i in at)], rows)
+    bins = [[f"{b.n:,}", code(probability(b.p_end)), f"{b.ended:.3f}"] for b in endings.bins]
+    yield _table(["turns", "mean P(end)", "share that left"], bins)
+
+
+def _in_percent(leaving: Leaving) -> list[str]:
+    return [f"{share:.1f} %" for share in (leaving.early, leaving.late, leaving.leaves)]
+
+
+def _f1(leaving: Leaving) -> str:
+    between = "" if leaving.low is None or leaving.high is None else f" ({leaving.low:.1f} to {leaving.high:.1f})"
+    return f"{leaving.f1:.1f} %{between}"
+
+
 def _told(transcript: Transcript) -> Iterator[str]:
     conversation = transcript.conversation
     yield f"### {code(_cut(conversation.id, 80))}"
@@ -1310,9 +1581,16 @@ def _told(transcript: Transcript) -> Iterator[str]:
         yield fenced(_cut(said.text, FIRST))
         for key, value in said.facts:
             yield f"{code(key)}: {code(_short_json(value))}"
+        yield from _drafts(said)
     ending = transcript.ending
     aside = "" if ending.p_end is None else f"; P(end) {code(probability(ending.p_end))}"
     why = STOP_WORDS.get(ending.label, "it has no stop reason")
     yield f"*{why}*{aside}" + "".join(f"; {code(mark)}" for mark in ending.marks)
+    yield from _drafts(ending)
     for key, value in transcript.about:
         yield f"{code(key)}: {code(_short_json(value))}"
+
+
+def _drafts(said: Said) -> Iterator[str]:
+    for text, why in said.rejected:
+        yield f"rejected ({code(_cut(why, NAME))}): {code(_cut(text, NAME))}"

@@ -21,6 +21,7 @@ from rich.progress import Task as Job
 from rich.table import Table
 from rich.text import Text
 
+from userlm.metrics.ending import RULES, spelled
 from userlm.types import Turn
 
 T = TypeVar("T")
@@ -125,6 +126,37 @@ def show_measures(title: str, results: Mapping[str, Sequence[Mapping[str, Any]]]
     stand_ins = {m["stand_in"] for measures in results.values() for m in measures} - {""}
     if stand_ins:
         out.print(f"  * no language model answered here: {', '.join(sorted(stand_ins))} is a stand-in")
+
+
+def show_endings(name: str, found: Mapping[str, Any]) -> None:
+    """How the user of a `respond` run leaves now, and by thresholds on P(end).
+
+    Args:
+        found: one of the `endings` in a `results.json` of `score`.
+    """
+    out = Console(markup=False, emoji=False, highlight=False)
+    if found["best"] is None:
+        out.print(f"leaving, {name}: no threshold to suggest ({found['why']})")
+        return
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))  # or it is wider than 80
+    table.add_column("in %", no_wrap=True)
+    for column in ("--end-above", "too early", "too long", "leaves", "F1", "95 % interval"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for rule, shown in RULES.items():
+        one = found[rule]
+        above = "" if one["above"] is None else spelled(one["above"])
+        interval = "" if one["low"] is None else f"{one['low']:.1f} to {one['high']:.1f}"
+        table.add_row(shown, above, *(f"{one[key]:.1f}" for key in ("early", "late", "leaves", "f1")), interval)
+    without = f" ({found['missing']:,} more have no P(end))" if found["missing"] else ""
+    turns = f"{found['n']:,} turns{without} of {found['people']:,} people"
+    out.print(f"leaving, {name}: {turns}, who left at {found['ended']:.1f} %")
+    out.print(table)
+    if found["note"]:
+        out.print(f"  {found['note']}", style="yellow")
+    out.print("  equal rate: as often as people leave; each person is judged at the threshold of all others")
+    out.print(f"  P(end) is off by {found['ece']:.3f} on average (expected calibration error)")
+    both = dict.fromkeys(spelled(found[rule]["above"]) for rule in ("best", "equal"))
+    out.print(f"  to use one: --user {found['user']} --end-above {' or '.join(both)}", soft_wrap=True)
 
 
 def _title(measure: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,16 +17,19 @@ from userlm.commands.shared import (
     measure_results,
     who_stood_in,
 )
+from userlm.guard import Guard
 from userlm.metrics import extrinsic, intrinsic
+from userlm.metrics.ending import calibrate
 from userlm.store import (
     Run,
     read_conversations,
+    read_json,
     replacing,
     verb_of,
     write_lines,
 )
 from userlm.tasks import read_tasks, task_of
-from userlm.terminal import console, show_measures, track
+from userlm.terminal import console, show_endings, show_measures, track
 from userlm.types import Conversation, InputError, Measure, Task, without_run
 
 
@@ -36,32 +39,59 @@ def score(
     tasks: Annotated[Path | None, Option(help="The tasks that were talked about (.jsonl).")] = None,
     out: Out = Path("runs/score"),
 ) -> Results:
-    """Measure simulated users, and real people with the same functions. Intervals are over people or intents."""
+    """Measure simulated users, and real people with the same functions. Intervals are over people or intents.
+
+    Of a `respond` run it also finds thresholds for --end-above, by when the people really left.
+    """
     inputs = {run.name: conversations_file(run) for run in runs}
     if len(inputs) < len(runs) or (human and "human" in inputs):
         raise InputError("two rows would have the same name (runs are named by their folders); rename one folder")
+    if "endings" in inputs:
+        raise InputError(
+            "no run can be called 'endings': results.json holds something else there; rename the folder"
+        )
     people = conversations_file(human, "test") if human else None
     extra = [path for path in (people, tasks) if path]
     run = Run.open(out, "score", {"human": people, "tasks": tasks}, [*inputs.values(), *extra])
     if done := finished(run):
-        show_measures("measures", done)
+        _show(done)
         return done
     known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
     columns: dict[str, dict[str, Measure]] = {}
     stand_ins: dict[str, str] = {}
+    endings: Results = {}
     for name, path in track(list(inputs.items()), "scoring", len(inputs)):
         conversations = list(read_conversations(path))
         asked = verb_of(path.parent) == "respond"
         found = _of_responses(conversations) if asked else _of_simulations(conversations, known)
         columns[name] = {m.name: m for m in found}
         stand_ins[name] = who_stood_in(conversations)
+        if asked:
+            made = read_json(path.parent / "run.json").get("options", {})
+            tuned = calibrate(columns[name]["termination F1"], columns[name]["termination AUROC"])
+            endings[name] = asdict(tuned) | {"user": str(made.get("user")), "note": _end_options(made)}
     if people:
         logs = [replace(log, meta=without_run(log.meta)) for log in read_conversations(people)]
         columns["human"] = {m.name: m for m in _of_people(logs)}
     write_lines(run.path("scores.jsonl"), _score_lines(columns))
-    results = run.finish(measure_results(columns, stand_ins))
-    show_measures("measures", results)
+    results = run.finish(measure_results(columns, stand_ins) | ({"endings": endings} if endings else {}))
+    _show(results)
     return results
+
+
+def _show(results: Results) -> None:
+    show_measures("measures", {name: part for name, part in results.items() if name != "endings"})
+    for name, found in results.get("endings", {}).items():
+        show_endings(name, found)
+
+
+def _end_options(options: Mapping[str, Any]) -> str:
+    """What in the options of a run decided how its user leaves, if not its draws."""
+    if (above := options.get("end_above")) is not None:
+        return f"the run was made with --end-above {above}, so 'now' is that threshold"
+    if (guard := options.get("guard")) is not None and Guard.read(guard).no_end:
+        return f"the run was made with --guard {guard}, so 'now' is a user who may not leave"
+    return ""
 
 
 def _of_people(conversations: Sequence[Conversation]) -> list[Measure]:
