@@ -44,10 +44,10 @@ PER_MESSAGE = 4
 
 
 class FakeServer:
-    """`reply(body, n)` says what the n-th request (from 0) is answered with.
+    """`reply(body, n)` says what the n-th request (from 0) is answered with; the body of a GET is empty.
 
     Whatever is answered with 200, or not at all, was written and is billed: all that was sent, and what the answer
-    reports or else as much as was allowed.
+    reports or else as much as was allowed. Token ids are billed by whoever answers them.
     """
 
     def __init__(self, reply: Callable[[dict[str, Any], int], Said]) -> None:
@@ -62,7 +62,7 @@ class FakeServer:
         with self.lock:
             said = self.reply(body, len(self.requests))
             self.requests.append((path, authorization, body))
-            if said.status == 200:
+            if said.status == 200 and "messages" in body:
                 tokens_in = sum(len(m["content"].encode()) + PER_MESSAGE for m in body["messages"])
                 allowed = body.get("max_tokens") or body.get("max_completion_tokens")
                 if isinstance(said.body, dict) and "usage" in said.body:
@@ -91,8 +91,13 @@ def serving(reply: Callable[[dict[str, Any], int], Said] | Sequence[Said]) -> It
     fake = FakeServer(reply if callable(reply) else script(*reply))
 
     class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer({})
+
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def answer(self, body: dict[str, Any]) -> None:
             said = fake.take(self.path, self.headers["Authorization"], body)
             if said.hang:
                 time.sleep(said.hang)

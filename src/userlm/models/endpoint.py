@@ -1,7 +1,7 @@
 """Any server that speaks the OpenAI API, through the `openai` client: OpenAI, vLLM, llama.cpp, Ollama, ...
 
-It chats; `prompt_logprobs` scores token ids through it. Servers that continue token ids, as a trained user model
-must to speak, are not spoken to yet.
+It chats; through it `completions` continues token ids, as a trained user must to speak, and `prompt_logprobs`
+scores them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,120 @@
+"""What a server answers that continues token ids as vLLM does, or lacks some of it; for `fake_server.serving`."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fake_server import Said, error
+
+VLLM = frozenset(
+    (
+        "stop_token_ids",
+        "ignore_eos",
+        "logit_bias",
+        "return_token_ids",
+        "logprobs",
+        "logprob_token_ids",
+        "return_tokens_as_token_ids",
+        "stop_reason",
+        "usage",
+    )
+)
+"""What there is to know of a request, or to say in an answer."""
+
+
+def continuing(
+    logits: Callable[[list[int]], Sequence[float]],
+    words: Callable[[list[int]], str],
+    *,
+    lacks: Sequence[str] = (),
+    refuses: Sequence[str] = (),
+    window: int | None = None,
+    eos: int | None = None,
+    bos: Sequence[int] = (),
+    processed: bool = False,
+    bans: bool = True,
+    most: int = 10**6,
+    goes_on: int = 0,
+) -> Callable[[dict[str, Any], int], Said]:
+    """A model behind a server.
+
+    Args:
+        logits: of what follows some ids.
+        words: how ids are spelled, control tokens too.
+        lacks: of `VLLM`; it is ignored without a word.
+        refuses: of the names of a request.
+        eos: closes, if it is not told to ignore it.
+        bos: put in front of each prompt.
+        processed: whether its log-probabilities are those of after a bias.
+        bans: whether a logit may be moved down.
+        most: tokens that it draws, whatever is allowed.
+        goes_on: position from which on nothing closes.
+    """
+    knows = VLLM.difference(lacks)
+
+    def reply(body: dict[str, Any], n: int) -> Said:
+        if not body:
+            listed = {"id": "m", "object": "model", "created": 0, "owned_by": "x", "max_model_len": window}
+            return Said(body={"object": "list", "data": [{**listed, "id": "other", "max_model_len": 7}, listed]})
+        if taken := sorted(body.keys() & {*refuses}):
+            return error(400, f"{taken[0]}: Extra inputs are not permitted; {body}")
+        asked = {name: value for name, value in body.items() if name in knows or name not in VLLM}
+        prompt = [*bos, *asked["prompt"]]
+        if window and len(prompt) + asked["max_tokens"] > window:
+            return error(400, f"This model's maximum context length is {window} tokens.")
+        unnamed = () if asked.get("ignore_eos") else (eos,)
+        stops = {*asked.get("stop_token_ids", ()), *unnamed}
+        bias = {int(id): value for id, value in asked.get("logit_bias", {}).items() if bans or value > 0}
+        chance = random.Random(asked.get("seed"))
+        drawn: list[int] = []
+
+        def closed(drawn: list[int]) -> bool:
+            return bool(drawn and drawn[-1] in stops and (not goes_on or len(drawn) < goes_on))
+
+        first: list[float] = []
+        while len(drawn) < min(asked["max_tokens"], most) and not closed(drawn):
+            raw = logits([*prompt, *drawn])
+            moved = [value + bias.get(id, 0) for id, value in enumerate(raw)]
+            first = first or log_softmax(moved if processed else raw)
+            drawn.append(draw(moved, asked["temperature"], asked["top_p"], chance))
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop" if closed(drawn) else "length"}
+        choice["text"] = words(drawn[:-1] if closed(drawn) else drawn)
+        if "stop_reason" in knows:
+            choice["stop_reason"] = drawn[-1] if closed(drawn) and drawn[-1] not in unnamed else None
+        if asked.get("return_token_ids"):
+            choice["token_ids"] = drawn
+        if asked.get("logprobs"):
+            top = {drawn[0], *asked.get("logprob_token_ids", ())}
+            named = "token_id:{}".format if asked.get("return_tokens_as_token_ids") else "<{}>".format
+            values = {"token_logprobs": [first[drawn[0]]], "top_logprobs": [{named(id): first[id] for id in top}]}
+            choice["logprobs"] = {"tokens": [named(drawn[0])], "text_offset": [0], **values}
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(drawn), "total_tokens": 0}
+        about = {"id": "1", "object": "text_completion", "created": 0, "model": "m", "choices": [choice]}
+        return Said(body=about | ({"usage": usage} if "usage" in knows else {}))
+
+    return reply
+
+
+def log_softmax(logits: Sequence[float]) -> list[float]:
+    """Log-probabilities."""
+    highest = max(logits)
+    total = highest + math.log(sum(math.exp(value - highest) for value in logits))
+    return [value - total for value in logits]
+
+
+def draw(logits: Sequence[float], temperature: float, top_p: float, chance: random.Random) -> int:
+    """One id, as vLLM draws it."""
+    order = sorted(range(len(logits)), key=logits.__getitem__, reverse=True)
+    if not temperature:
+        return order[0]
+    values = log_softmax([logits[id] / temperature for id in order])
+    kept, before = [], 0.0
+    for value in values:
+        if before >= top_p:
+            break
+        kept.append(math.exp(value))
+        before += kept[-1]
+    return chance.choices(order[: len(kept)], kept)[0]
