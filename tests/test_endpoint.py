@@ -11,7 +11,8 @@ from userlm import address
 from userlm.assistants import ModelAssistant
 from userlm.models import endpoint
 from userlm.models.endpoint import EndpointModel
-from userlm.models.ledger import PER_MESSAGE, Answer, Ledger, Price
+from userlm.models.ledger import Answer, Ledger
+from userlm.models.purse import PER_MESSAGE, Price
 from userlm.types import Conversation, ModelError, Sampling
 
 KEY = "secret-key-of-a-test"

@@ -9,7 +9,8 @@ from decimal import Decimal
 
 import pytest
 
-from userlm.models.ledger import PER_MESSAGE, Answer, Ledger, Price
+from userlm.models.ledger import Answer, Ledger
+from userlm.models.purse import PER_MESSAGE, Price
 from userlm.types import Completion, InputError, ModelError, Sampling
 
 ASK = [{"role": "user", "content": "hello"}]  # 5 bytes, so at most 5 + 500 tokens

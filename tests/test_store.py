@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from userlm import store
 from userlm.store import (
+    Answers,
     Journal,
     Outputs,
     Recorded,
@@ -320,8 +321,8 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
             return Reply("hi", stop="end", meta={"p_end": 0.5})
 
     speaker, log = Counts(), Conversation("a")
-    first = Recorded(speaker, Journal(tmp_path / "t.jsonl")).reply(log)
-    again = Recorded(speaker, Journal(tmp_path / "t.jsonl"))
+    first = Recorded(speaker, Answers(Journal(tmp_path / "t.jsonl"))).reply(log)
+    again = Recorded(speaker, Answers(Journal(tmp_path / "t.jsonl")))
     assert again.reply(log) == first == Reply("hi", "end", {"p_end": 0.5})
     assert speaker.calls == 1
     with pytest.raises(ModelError):

@@ -485,16 +485,32 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         path.touch()
-        whole = 0
-        self.rows: list[dict[str, Any]] = []
+        self._whole = 0
         with path.open("rb") as file:
             for raw in file:
-                if not raw.endswith(b"\n") or (line := _parse(0, raw)).error:
+                if not raw.endswith(b"\n") or _parse(0, raw).error:
                     break
-                whole += len(raw)
-                self.rows.append(line.row)
-        os.truncate(path, whole)
+                self._whole += len(raw)
+        os.truncate(path, self._whole)
         self._file = path.open("ab")
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What an earlier attempt wrote."""
+        return [row for _, row in self.lines()]
+
+    def lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """What an earlier attempt wrote, line by line, and where each lies."""
+        for at, _, row in _places(self.path):
+            if at >= self._whole:
+                return
+            yield at, row
+
+    def line(self, at: int) -> dict[str, Any]:
+        """The line that lies there."""
+        with self.path.open("rb") as file:
+            file.seek(at)
+            return _parse(0, file.readline()).row
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a line; it is on its way to the disk when this returns."""
@@ -507,29 +523,58 @@ class Journal:
         self._file.close()
         if order is None:
             return
-        rows = Journal(self.path)
-        rows._file.close()
-        write_lines(self.path, sorted(rows.rows, key=order))
+        places = sorted((order(row), at, size) for at, size, row in _places(self.path))
+        with self.path.open("rb") as file, replacing(self.path) as new, new.open("wb", BUFFER) as ordered:
+            for _, at, size in places:
+                file.seek(at)
+                ordered.write(file.read(size))
+
+
+def _places(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Where each line of a journal lies, how many bytes it has, and its row."""
+    at = 0
+    with path.open("rb", buffering=BUFFER) as file:
+        for raw in file:
+            yield at, len(raw), _parse(0, raw).row
+            at += len(raw)
+
+
+class Answers:
+    """The turns of a run that were answered, each on a line of a journal; only where it lies is kept in memory."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._places = {(row["id"], row["n"]): at for at, row in journal.lines()}
+
+    def find(self, id: str, n: int) -> Reply | None:
+        """What an earlier attempt got as the turn at this place of a conversation; `None`: nothing."""
+        at = self._places.get((id, n))
+        if at is None:
+            return None
+        row = self._journal.line(at)
+        return Reply(row["text"], row.get("stop"), row.get("meta") or {})
+
+    def add(self, conversation: Conversation, reply: Reply) -> None:
+        """Write down what was answered."""
+        row = {"id": conversation.id, "n": len(conversation.turns), "role": conversation.next_role}
+        optional = {"stop": reply.stop, "meta": dict(reply.meta)}
+        said = {"text": reply.text} | {name: value for name, value in optional.items() if value}
+        self._journal.add(row | said)
 
 
 class Recorded:
     """A speaker whose answers are kept: what was answered in an earlier attempt is not asked again."""
 
-    def __init__(self, speaker: Speaker, journal: Journal) -> None:
-        self._speaker, self._journal = speaker, journal
-        self._answered = {(row["id"], row["n"]): row for row in journal.rows}
+    def __init__(self, speaker: Speaker, answers: Answers) -> None:
+        self._speaker, self._answers = speaker, answers
 
     def reply(self, conversation: Conversation, /) -> Reply:
         """The recorded answer, or the speaker's own, which is then recorded."""
-        key = (conversation.id, len(conversation.turns))
-        if row := self._answered.get(key):
-            return Reply(row["text"], row.get("stop"), row.get("meta") or {})
+        if known := self._answers.find(conversation.id, len(conversation.turns)):
+            return known
         reply = self._speaker.reply(conversation)
-        if not isinstance(reply, Reply):
-            return reply  # whoever asked will say what is wrong
-        optional = {"stop": reply.stop, "meta": dict(reply.meta)}
-        row = {"id": key[0], "n": key[1], "role": conversation.next_role, "text": reply.text}
-        self._journal.add(row | {name: value for name, value in optional.items() if value})
+        if isinstance(reply, Reply):  # else whoever asked will say what is wrong
+            self._answers.add(conversation, reply)
         return reply
 
 

@@ -40,6 +40,10 @@ GuardSpec = Annotated[
     str | None,
     Option("--guard", help="Drafts to draw again: paper, or parts such as no-end,words=3-25,tries=8 (docs)."),
 ]
+UserTokenizer = Annotated[
+    str | None,
+    Option("--tokenizer", help="Of a trained user on a server. Default: what has the model's name."),
+]
 Batch = Annotated[
     int,
     Option(help="Conversations that a model on this machine serves at once; 1: repeatable to the bit.", min=1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -14,6 +14,18 @@ from rich.text import Text
 from typer import Argument, Option
 
 from userlm import address, flip
+from userlm.commands.costs import (
+    BYTES_A_TOKEN,
+    TOKENS_A_TURN,
+    AssistantPrice,
+    Budget,
+    Costs,
+    MaxCalls,
+    MaxTokensTotal,
+    UserPrice,
+    read_caps,
+    read_price,
+)
 from userlm.commands.shared import (
     Batch,
     EndAbove,
@@ -24,33 +36,34 @@ from userlm.commands.shared import (
     Seed,
     Temperature,
     TopP,
+    UserTokenizer,
     Workers,
     conversations_file,
     finished,
     in_order,
     who_stood_in,
 )
-from userlm.guard import Guard
+from userlm.guard import Guard, rates
+from userlm.models.purse import CAP
 from userlm.simulate import converse, never, respond_all
 from userlm.simulate import simulate as simulate_all
-from userlm.store import (
-    Journal,
-    Recorded,
-    Run,
-    dumps,
-    read_conversations,
-    to_record,
-    write_conversations,
-)
+from userlm.store import Answers, Journal, Recorded, Run, dumps, read_conversations, to_record
 from userlm.tasks import read_tasks, solved
 from userlm.terminal import console, show_turn, track
-from userlm.types import Conversation, InputError, Task, without_run
+from userlm.types import Conversation, InputError, Role, Task, without_run
+
+Place = tuple[int, int]
+Places = dict[str, Place]
+"""By a conversation's id: its number, and how many turns it had when the run began."""
 
 
 def respond(
     data: Annotated[Path, Argument(help="Real conversations: a folder (its test.jsonl) or a file.")],
     user: Annotated[
-        str, Option(help="trained:MODEL, prompted:MODEL, replay:FILE, script:FILE or py:MODULE:NAME.")
+        str,
+        Option(
+            help="trained:MODEL, profile:, prompted: or swapped:MODEL, replay:FILE, script:FILE or py:MODULE:NAME."
+        ),
     ],
     out: Out = Path("runs/respond"),
     first: Annotated[bool, Option(help="Also ask for first turns, where nothing was said yet.")] = True,
@@ -62,21 +75,26 @@ def respond(
     seed: Seed = 0,
     workers: Workers = 16,
     batch: Batch = address.BATCH,
+    tokenizer: UserTokenizer = None,
+    user_price: UserPrice = None,
+    budget: Budget = None,
+    max_calls: MaxCalls = None,
+    max_tokens_total: MaxTokensTotal = None,
 ) -> Results:
     """Ask a user for one turn after every prefix of real conversations: what would it say, or would it leave?"""
+    price, caps = read_price("user", user_price), read_caps(max_calls, max_tokens_total, budget)
     path = conversations_file(data, "test")
     options = {"user": user, "first": first, "temperature": temperature, "top_p": top_p}
-    options |= {"end_above": end_above, "guard": guard, "batch": batch}
+    options |= {"end_above": end_above, "guard": guard, "batch": batch, "tokenizer": tokenizer}
     run = Run.open(out, "respond", {**options, "limit": limit, "seed": seed}, [path, *address.files(user)])
     if done := _finished_without_errors(run):
         return done
-    prefixes = [
-        sample.prefix
-        for conversation in islice(read_conversations(path), limit)
-        for sample in flip.samples(conversation)
-        if first or sample.k
-    ]
-    _need_intents(user, prefixes, path)
+
+    def starts() -> Iterator[Conversation]:
+        for conversation in islice(read_conversations(path), limit):
+            yield from (sample.prefix for sample in flip.samples(conversation) if first or sample.k)
+
+    places = _places(user, starts(), path)
     speaker = address.user(
         user,
         seed=seed,
@@ -85,15 +103,23 @@ def respond(
         end_above=end_above,
         guard=None if guard is None else Guard.read(guard),
         batch=batch,
+        tokenizer=tokenizer,
     )
-    journal = Journal(run.path("turns.jsonl"))
-    answered = respond_all(Recorded(speaker, journal), prefixes, workers)
-    return _collect(run, prefixes, answered, journal, "responding")
+    costs = Costs(run, caps)
+    speaker = costs.count("user", user, speaker, price)
+    turns = Journal(run.path("turns.jsonl"))
+    answers = Answers(turns)
+    costs.foretell(starts(), lambda start: _calls_to_come(start, answers, only_one=True))
+    answered = respond_all(Recorded(speaker, answers), starts(), workers)
+    return _collect(run, places, answered, turns, costs, "responding")
 
 
 def simulate(
     user: Annotated[
-        str, Option(help="trained:MODEL, prompted:MODEL, replay:FILE, script:FILE or py:MODULE:NAME.")
+        str,
+        Option(
+            help="trained:MODEL, profile:, prompted: or swapped:MODEL, replay:FILE, script:FILE or py:MODULE:NAME."
+        ),
     ],
     assistant: Annotated[
         str,
@@ -116,10 +142,18 @@ def simulate(
     seed: Seed = 0,
     workers: Workers = 16,
     batch: Batch = address.BATCH,
+    tokenizer: UserTokenizer = None,
+    user_price: UserPrice = None,
+    price: AssistantPrice = None,
+    budget: Budget = None,
+    max_calls: MaxCalls = None,
+    max_tokens_total: MaxTokensTotal = None,
 ) -> Results:
     """Let a user talk to an assistant, many times. With tasks, a conversation stops when its task is solved."""
     if (seeds is None) == (tasks is None):
         raise InputError("give either --seeds (conversations with intents) or --tasks, and not both")
+    prices = read_price("user", user_price), read_price("assistant", price)
+    caps = read_caps(max_calls, max_tokens_total, budget)
     path = conversations_file(seeds, "test") if seeds else tasks
     assert path is not None
     options: dict[str, Any] = {
@@ -129,24 +163,25 @@ def simulate(
         "keep_turns": keep_turns,
     }
     options |= {"max_turns": max_turns, "system": system, "temperature": temperature, "top_p": top_p}
-    options |= {"end_above": end_above, "guard": guard, "batch": batch}
+    options |= {"end_above": end_above, "guard": guard, "batch": batch, "tokenizer": tokenizer}
     inputs = [path, *address.files(user), *address.files(assistant)]
     run = Run.open(out, "simulate", {**options, "limit": limit, "seed": seed}, inputs)
     if done := _finished_without_errors(run):
         return done
-    known: dict[str, Task] = {}
-    if tasks:
-        known = {task.id: task for task in read_tasks(path)[:limit]}
-        starts = [_from_task(task, repeat) for task in known.values() for repeat in range(repeats)]
-    else:
-        logged = islice(read_conversations(path), limit)
-        starts = [_from_log(log, repeat, keep_turns) for log in logged for repeat in range(repeats)]
+    known = {task.id: task for task in read_tasks(path)[:limit]} if tasks else {}
+
+    def starts() -> Iterator[Conversation]:
+        if tasks:
+            yield from (_from_task(task, repeat) for task in known.values() for repeat in range(repeats))
+            return
+        for log in islice(read_conversations(path), limit):
+            yield from (_from_log(log, repeat, keep_turns) for repeat in range(repeats))
 
     def until(conversation: Conversation) -> str | None:
         task = known.get(str(conversation.meta.get("task")))
         return solved(task)(conversation) if task else never(conversation)
 
-    _need_intents(user, starts, path)
+    places = _places(user, starts(), path)
     user_side = address.user(
         user,
         seed=seed,
@@ -155,13 +190,19 @@ def simulate(
         end_above=end_above,
         guard=None if guard is None else Guard.read(guard),
         batch=batch,
+        tokenizer=tokenizer,
     )
     assistant_side = address.assistant(assistant, tasks=known.values(), seed=seed, system=system, batch=batch)
-    journal = Journal(run.path("turns.jsonl"))
+    costs = Costs(run, caps)
+    user_side = costs.count("user", user, user_side, prices[0])
+    assistant_side = costs.count("assistant", assistant, assistant_side, prices[1])
+    turns = Journal(run.path("turns.jsonl"))
+    answers = Answers(turns)
+    costs.foretell(starts(), lambda start: _calls_to_come(start, answers, max_turns))
     ended = simulate_all(
-        Recorded(user_side, journal), Recorded(assistant_side, journal), starts, max_turns, until, workers
+        Recorded(user_side, answers), Recorded(assistant_side, answers), starts(), max_turns, until, workers
     )
-    return _collect(run, starts, ended, journal, "simulating")
+    return _collect(run, places, ended, turns, costs, "simulating")
 
 
 def chat(
@@ -175,6 +216,7 @@ def chat(
     max_turns: Annotated[int, Option(help="User turns at most.", min=1)] = 20,
     end_above: EndAbove = None,
     guard: GuardSpec = None,
+    tokenizer: UserTokenizer = None,
     seed: Seed = 0,
 ) -> Results:
     """You are the assistant, and a simulated user talks to you; or the other way round.
@@ -194,7 +236,7 @@ def chat(
     you = _Seat(seat)
     if seat == "assistant":
         rules = None if guard is None else Guard.read(guard)
-        user_side = address.user(other, seed=seed, end_above=end_above, guard=rules)
+        user_side = address.user(other, seed=seed, end_above=end_above, guard=rules, tokenizer=tokenizer)
         assistant_side = address.assistant("human", ask=you.ask)
     else:
         user_side, assistant_side = address.user("human", ask=you.ask), address.assistant(other, seed=seed)
@@ -263,39 +305,84 @@ def _from_log(log: Conversation, repeat: int, keep_turns: int) -> Conversation:
 
 
 def _collect(
-    run: Run, starts: Sequence[Conversation], ended: Iterator[Conversation], journal: Journal, doing: str
+    run: Run, places: Places, ended: Iterator[Conversation], turns: Journal, costs: Costs, doing: str
 ) -> Results:
     """Write conversations down as they end; in the finished files they stand in the order of their starts."""
-    order = {start.id: i for i, start in enumerate(starts)}
     path = run.path("conversations.jsonl")
     path.unlink(missing_ok=True)
     so_far = Journal(path)
     stops: Counter[str] = Counter()
-    conversations = []
-    for conversation in track(ended, doing, len(starts)):
-        so_far.add(to_record(conversation))
-        stops[conversation.stop or "answered"] += 1
-        conversations.append(conversation)
-    journal.close(order=lambda row: (order[row["id"]], row["n"]))
-    so_far.close()
-    conversations.sort(key=lambda conversation: order[conversation.id])
-    write_conversations(path, conversations)
-    used = [turn.meta for conversation in conversations for turn in conversation.turns]
-    used += [conversation.meta["last"] for conversation in conversations if "last" in conversation.meta]
+    tokens: Counter[str] = Counter()
+    errors: list[tuple[Place, str]] = []
+    try:
+        for conversation in track(ended, doing, len(places)):
+            so_far.add(to_record(conversation))
+            stops[conversation.stop or "answered"] += 1
+            for meta in _metas(conversation, places, ("user", "assistant")):
+                tokens.update(tokens_in=meta.get("tokens_in", 0), tokens_out=meta.get("tokens_out", 0))
+            if conversation.stop == "error":
+                errors.append((places[conversation.id], conversation.meta["error"]))
+    finally:
+        costs.stop()
+    turns.close(order=lambda row: (places[row["id"]], row["n"]))
+    so_far.close(order=lambda row: places[row["id"]])
+
+    def over() -> Iterator[Conversation]:
+        return read_conversations(path, may_be_empty=True)
+
     results = {
-        "conversations": len(conversations),
+        "conversations": stops.total(),
         "stops": in_order(stops),
-        "tokens_in": sum(meta.get("tokens_in", 0) for meta in used),
-        "tokens_out": sum(meta.get("tokens_out", 0) for meta in used),
+        "tokens_in": tokens["tokens_in"],
+        "tokens_out": tokens["tokens_out"],
+        **costs.close(),
+        "guard": rates(meta for conversation in over() for meta in _metas(conversation, places, ("user",))),
     }
     shown = ", ".join(f"{count} {stop}" for stop, count in stops.most_common())
-    console.print(f"{len(conversations)} conversations ({shown}): {path}")
-    if stand_ins := who_stood_in(conversations):
+    console.print(f"{stops.total()} conversations ({shown}): {path}")
+    costs.show()
+    if stand_ins := who_stood_in(over()):
         console.print(f"no language model answered here: {stand_ins} is a stand-in", style="dim")
-    if errors := [c.meta["error"] for c in conversations if c.stop == "error"]:
+    capped = [error for _, error in errors if error.startswith(CAP)]
+    if capped:
+        waiting = f"does not cover another call at its worst; {len(capped)} conversations wait"
+        go_on = "the same command with a higher one goes on there; no turn that was answered is asked again"
+        console.print(f"{capped[0]} {waiting}: {go_on}", style="yellow")
+    if failed := sorted((place, error) for place, error in errors if not error.startswith(CAP)):
         again = "the same command tries these again"
-        console.print(f"{len(errors)} ended in an error ({again}), the first: {errors[0]}", style="yellow")
+        console.print(f"{len(failed)} ended in an error ({again}), the first: {failed[0][1]}", style="yellow")
     return run.finish(results)
+
+
+def _metas(conversation: Conversation, places: Places, roles: Sequence[Role]) -> Iterator[Mapping[str, Any]]:
+    """What is known of the turns that were taken in this run, and of an ending without words."""
+    _, begun = places[conversation.id]
+    yield from (turn.meta for turn in conversation.turns[begun:] if turn.role in roles)
+    if "last" in conversation.meta and conversation.stop != "context" and conversation.next_role in roles:
+        yield conversation.meta["last"]
+
+
+def _calls_to_come(
+    start: Conversation, answers: Answers, max_turns: int = 0, only_one: bool = False
+) -> Iterator[tuple[Role, int]]:
+    """Whose turns are still to come, at most, and after how many tokens; what was answered before is not.
+
+    Args:
+        only_one: the user's next.
+    """
+    said = sum(len(turn.text.encode()) for turn in start.turns) // BYTES_A_TOKEN
+    n, users, role = len(start.turns), len(start.user_turns), start.next_role
+    while only_one or users < max_turns or role == "assistant":
+        if known := answers.find(start.id, n):
+            if known.stop:
+                return
+        else:
+            yield role, said
+        if only_one:
+            return
+        said += TOKENS_A_TURN[role]
+        n, users = n + 1, users + (role == "user")
+        role = "assistant" if role == "user" else "user"
 
 
 def _finished_without_errors(run: Run) -> Results | None:
@@ -305,10 +392,16 @@ def _finished_without_errors(run: Run) -> Results | None:
     return finished(run)
 
 
-def _need_intents(user: str, starts: Sequence[Conversation], path: Path) -> None:
-    without = sum(start.intent is None for start in starts)
+def _places(user: str, starts: Iterable[Conversation], path: Path) -> Places:
+    """Where the conversations stand, after a look at whether a prompted user can have them."""
+    places: Places = {}
+    without = 0
+    for start in starts:
+        places[start.id] = len(places), len(start.turns)
+        without += start.intent is None
     if user.startswith(("prompted:", "swapped:")) and without:
         raise InputError(
-            f"{path}: {without} of {len(starts)} conversations have no intent, and a prompted user needs one; "
+            f"{path}: {without} of {len(places)} conversations have no intent, and a prompted user needs one; "
             "run `userlm intents` first"
         )
+    return places

@@ -19,6 +19,7 @@ from rich.table import Column, Table
 from typer import Argument, Option
 
 from userlm import address
+from userlm.commands.costs import tries_of
 from userlm.commands.shared import (
     Hub,
     Limit,
@@ -34,7 +35,8 @@ from userlm.commands.shared import (
 from userlm.data.conditions import in_a_sentence, told_of
 from userlm.data.extractive import extractive
 from userlm.data.intents import check, leakage, request, write
-from userlm.models.ledger import Ledger, Price
+from userlm.models.ledger import Ledger
+from userlm.models.purse import Price
 from userlm.store import Run, read_conversations, read_rows, take, write_conversations
 from userlm.terminal import console, show_counts, track
 from userlm.text import stable_hash, words
@@ -111,7 +113,7 @@ def intents(
     ledger, writer = None, _extract
     if by != EXTRACTIVE:
         money = None if budget is None else Decimal(str(budget))
-        ledger = Ledger(run.path("asked.jsonl"), address.chat_model(by), _tries_of_a_call(by), rate, money)
+        ledger = Ledger(run.path("asked.jsonl"), address.chat_model(by), tries_of(by), rate, money)
         writer = _Writer(_model_name(by), ledger, Sampling(temperature, 0.9, max_tokens), tries).write
         logs = track((c for path in paths.values() for c in read(path)), "reading")
         _show_estimate(_model_name(by), (c for c in logs if not known(c)), ledger, max_tokens)
@@ -244,15 +246,6 @@ def _model_name(by: str) -> str:
     if scheme == "openai":
         return name
     return scheme if scheme == "script" else Path(by).name if Path(by).is_dir() else by
-
-
-def _tries_of_a_call(by: str) -> int:
-    """How often a call may be sent, and billed."""
-    if not by.startswith(("openai:", "http:", "https:")):
-        return 1
-    from userlm.models.endpoint import RETRIES
-
-    return 1 + RETRIES
 
 
 def _in_order(
