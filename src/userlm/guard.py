@@ -119,9 +119,11 @@ def violations(guard: Guard, conversation: Conversation, reply: Reply) -> Iterat
 
 
 def rates(metas: Iterable[Any]) -> dict[str, Any] | None:
-    """How often a guard stepped in, from the `meta` of user turns (and of endings without words); `None` if it never
-    did. The number of `turns`, of `drafts`, of turns `redrawn`, of drafts with each fault (`why`), of turns `kept`
-    that violate it all the same, and of those `stopped` at."""
+    """How often a guard stepped in, from the `meta` of user turns (and of endings without words); `None`: never.
+
+    The number of `turns`, of `drafts`, of turns `redrawn`, of drafts with each fault (`why`), of turns `kept`
+    that violate it all the same, and of those `stopped` at.
+    """
     turns = drafts = redrawn = kept = stopped = 0
     why: Counter[str] = Counter()
     for meta in metas:
