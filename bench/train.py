@@ -327,9 +327,10 @@ def messages(conversation: Conversation) -> list[dict[str, str]]:
 
 def whole_rows(conversations: Sequence[Conversation], tokenizer: Any) -> list[Row]:
     """One row a conversation, whole."""
-    from userlm.models.local import template_of
+    from userlm.models.local import text_encoder
+    from userlm.models.templates import recognise
 
-    template = template_of(tokenizer)
+    template = recognise(tokenizer, text_encoder(tokenizer))
     return [row for conversation in conversations for row in render(conversation, template).rows]
 
 
@@ -390,9 +391,10 @@ def fitting(
     conversations: Iterator[Conversation], tokenizer: Any, most: int
 ) -> Iterator[tuple[Conversation, Row]]:
     """Those whose one row holds everything, with it."""
-    from userlm.models.local import template_of
+    from userlm.models.local import text_encoder
+    from userlm.models.templates import recognise
 
-    template = template_of(tokenizer)
+    template = recognise(tokenizer, text_encoder(tokenizer))
     for conversation in conversations:
         if len((row := render(conversation, template).rows[0]).ids) <= most:
             yield conversation, row
@@ -549,9 +551,10 @@ def endings(conversations: Sequence[Conversation], tokenizer: Any, lengths: Sequ
 def _endings(conversations: Sequence[Conversation], tokenizer: Any, most: int) -> list[str]:
     from datasets import Dataset
 
-    from userlm.models.local import template_of
+    from userlm.models.local import text_encoder
+    from userlm.models.templates import recognise
 
-    template = template_of(tokenizer)
+    template = recognise(tokenizer, text_encoder(tokenizer))
     rows = [row for conversation in conversations for row in render(conversation, template).rows]
     samples, ended = sum(len(row.targets) for row in rows), sum(one.ended for one in conversations)
     whole, kept = [], []

@@ -51,9 +51,10 @@ def llama3(data: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def llama3_template(llama3: Any) -> Any:
-    from userlm.models.local import template_of
+    from userlm.models.local import text_encoder
+    from userlm.models.templates import recognise
 
-    return template_of(llama3)
+    return recognise(llama3, text_encoder(llama3))
 
 
 @pytest.fixture(scope="session")

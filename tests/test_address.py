@@ -112,9 +112,9 @@ def test_a_wrong_address_of_a_model_to_score_says_what_was_meant(wrong, hint):
     assert hint in str(caught.value) and "secret" not in str(caught.value)
 
 
-def test_a_model_is_scored_in_the_form_of_its_address_and_a_bare_name_is_a_user_model(tiny, tmp_path):
+def test_a_model_is_scored_in_the_form_of_its_address_and_a_bare_name_is_a_user_model(tiny, tmp_path, monkeypatch):
     tiny.model.save_pretrained(tmp_path)
-    tiny.tokenizer.chat_template = None
+    monkeypatch.setattr(tiny.tokenizer, "chat_template", None)
     tiny.tokenizer.save_pretrained(tmp_path)
     for place, lead, ends in ((f"{tmp_path}", "\n", True), (f"base:{tmp_path}", " ", False)):
         model, form, window = address.scorer(place)

@@ -13,6 +13,7 @@ import pytest
 
 from userlm import address
 from userlm.commands import predicting
+from userlm.models.base import CHAT_TEMPLATE
 from userlm.models.endpoint import EndpointModel
 from userlm.models.prompt_logprobs import PromptLogprobs
 from userlm.store import write_conversations
@@ -294,10 +295,10 @@ def test_what_is_no_completion_is_a_broken_answer():
         PromptLogprobs(EndpointModel("m", server.url, None, retries=1, pause=0.001)).score(ROWS)
 
 
-def test_perplexity_on_a_server_is_that_of_the_same_weights_on_this_machine(tiny, tmp_path):
+def test_perplexity_on_a_server_is_that_of_the_same_weights_on_this_machine(tiny, tmp_path, monkeypatch):
     """In each form, on a server that computes with the same model."""
     tiny.model.save_pretrained(tmp_path / "model")
-    tiny.tokenizer.chat_template = "{% for m in messages %}<|start_header_id|>{{ m.content }}{% endfor %}"
+    monkeypatch.setattr(tiny.tokenizer, "chat_template", CHAT_TEMPLATE)
     tiny.tokenizer.save_pretrained(tmp_path / "model")
     logs = [Conversation(f"c{i}", intent=f"do {i}").say(f"sort {i}").say("ok").say("thanks") for i in range(3)]
     write_conversations(tmp_path / "logs.jsonl", logs)

@@ -24,6 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from warnings import warn
 
 from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
 from userlm.guard import Guard
@@ -34,6 +35,7 @@ from userlm.types import (
     Complete,
     Conversation,
     InputError,
+    ModelWarning,
     Sampling,
     Score,
     Speaker,
@@ -106,6 +108,8 @@ def user(
 def _local_user(name: str, form: str, batch: int) -> TrainedUser:
     model = local_model(name, batch=batch)
     template = _template(form, name, model.tokenizer, model.encode)
+    if warning := model.check_user(template):
+        warn(warning, ModelWarning, stacklevel=2)
     return _trained_user(model, template, model.window)
 
 

@@ -6,7 +6,7 @@ Loading takes a folder or a hub id, and never runs code that lies beside the wei
 from __future__ import annotations
 
 import json
-import threading
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ import torch
 import torch.nn.functional as F
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from userlm.flip import Encode, EncodeAll, Spans, Template, userlm_template
+from userlm.flip import Encode, EncodeAll, Spans, Template, prompt
+from userlm.models.engine import Engine
 from userlm.models.packed import MaskedIds, check_rows_apart, even_bins, rows_apart, target_logits
-from userlm.types import Completion, InputError, Message, ModelError, Sampling
+from userlm.models.templates import recognise, special_ids
+from userlm.text import INTENT_PREFIX
+from userlm.types import Completion, Conversation, InputError, Message, ModelError, Role, Sampling, Turn
 
 transformers_logging.disable_progress_bar()
 
@@ -29,13 +32,42 @@ SCORE_BUDGET = 8192
 LOGITS = 2**28
 """Logits of a forward pass that scores, at most, if a single row does not need more: 1 GB in float32."""
 
+TALKS = (
+    (
+        "find out how to sort a list of names.",
+        ("how do i sort a list of names in python", "Use sorted(names); it gives a new list in order."),
+        ("perfect, that works. thanks, bye", "You're welcome! Goodbye, and have a nice day."),
+    ),
+    (
+        "plan a weekend in Lisbon.",
+        ("where should i stay in lisbon for two nights", "Alfama is charming. Is that where you want to be?"),
+        ("yes thank you, i have all i need now. bye", "Great! Enjoy your weekend. Goodbye!"),
+    ),
+)
+"""For `LocalModel.check_user`: a goal, an exchange that leaves something open, and one after which all is said."""
+VOICES = (
+    (False, "how do i sort a list of names in python", "Certainly! To sort a list of names there is sorted()."),
+    (True, "ok but what if two of them are the same", "I'm glad I could help! Let me know if needed."),
+    (True, "can you make it a bit shorter please", "Of course! Here is a much shorter version:"),
+    (True, "and which one of these is the cheapest", "As an AI, I do not have prices."),
+)
+"""Whether the first exchange was had; what a user could say then; in as many words, what an assistant would."""
+ROLES: tuple[Role, Role] = ("user", "assistant")
+DEAD_END = 1e-5
+"""Below this, wherever it could come, an end is one that the model does not know."""
+WRONG_VOICE = 1.0
+"""By so many nats a token, an assistant's words are more probable than a user's where a user does not speak."""
+
 
 class LocalModel:
-    """A causal language model with its tokenizer. Answers one call at a time, so that the same seed gives the
-    same words whatever else is going on.
+    """A causal language model with its tokenizer. Many threads may call it at once.
+
+    Its weights must not change between two completions: the engine keeps what they gave for the next turn.
 
     Args:
         score_budget: tokens of a forward pass that scores, in as many rows as fit.
+        batch: completions at once. With 1, the same prompt and seed give the same words, to the bit, whatever
+            else is going on; with more, up to rounding.
     """
 
     def __init__(
@@ -50,39 +82,52 @@ class LocalModel:
         self.encode, self.spans, self.encode_all = text_functions(tokenizer)
         self.window: int = getattr(model.config, "max_position_embeddings", None) or 8192
         self.score_budget = score_budget
+        self.engine = Engine(self.model, name, self.window, batch)
         self._keeps_apart: bool | None = None  # packed rows; not known before it was tried
-        self._special = frozenset(tokenizer.all_special_ids) | _special_ids(tokenizer)
-        self._lock = threading.Lock()
+        self._special = frozenset(tokenizer.all_special_ids) | special_ids(tokenizer)
+        self._unsaid = _unsaid_ids(tokenizer)
 
     @classmethod
     def load(
         cls, name: str, device: str | None = None, dtype: torch.dtype | None = None, batch: int = 1
     ) -> LocalModel:
-        """Load a folder or a hub id.
+        """Load a folder or a hub id; a quantised checkpoint as it is stored.
 
         Args:
             device: such as `cuda` or `cpu`; by default a GPU if there is one.
-            dtype: of the weights; by default bfloat16 on a GPU and float32 on a CPU.
+            dtype: of the weights, if they are not quantised; by default bfloat16 on a GPU and float32 on a CPU.
 
         Raises:
             InputError: if it cannot be loaded.
         """
-        device = usable_device(device)
-        dtype = dtype or (torch.float32 if device.startswith("cpu") else torch.bfloat16)
+        device, stored = usable_device(device), None
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+            stored = getattr(AutoConfig.from_pretrained(name), "quantization_config", None)
+            if stored is None:
+                dtype = dtype or (torch.float32 if device.startswith("cpu") else torch.bfloat16)
+                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).to(device)
+            else:  # many kinds can be neither cast nor moved once they are loaded
+                model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", device_map={"": device})
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             kind = "folder" if Path(name).is_dir() else "hub id (and there is no such folder)"
             raise InputError(f"{name}: cannot load a model from this {kind}: {reason}") from None
+        except (ImportError, RuntimeError) as error:
+            if stored is None:
+                raise
+            missing = isinstance(error, ModuleNotFoundError) and error.name
+            needs = f"pip install {missing}" if missing else str(error).strip().splitlines()[0]
+            raise InputError(
+                f"{name}: this checkpoint is quantised and needs more to be loaded: {needs}"
+            ) from None
         rows = model.get_input_embeddings().num_embeddings
         if len(tokenizer) > rows:
             raise InputError(
                 f"{name}: its tokenizer has {len(tokenizer)} tokens but the model only {rows} embeddings; "
                 "the two do not belong together"
             )
-        return cls(model.to(device), tokenizer, name, batch=batch)
+        return cls(model, tokenizer, name, batch=batch)
 
     def template(self) -> Template:
         """How this checkpoint spells a dialogue.
@@ -91,45 +136,57 @@ class LocalModel:
             InputError: if it is no user model.
         """
         try:
-            return template_of(self.tokenizer, self.encode)
+            return recognise(self.tokenizer, self.encode, self.name)
         except ValueError as error:
             raise InputError(
                 f"{self.name}: {error}, so it is no user model; train one from it (`userlm train --base "
                 f"{self.name}`) or have it prompted (`prompted:{self.name}`)"
             ) from None
 
-    @torch.inference_mode()
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
-        """Continue the ids; see `Sampling`. Nothing comes from the checkpoint's generation_config."""
-        room = self.window - len(ids)
-        if room < 1:
-            raise ModelError(f"{self.name}: {len(ids)} tokens do not fit its window of {self.window}")
-        device = self.model.device
-        generator = torch.Generator()
-        if sampling.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(sampling.seed % 2**63)
-        cache = DynamicCache(config=self.model.config)
-        step = torch.tensor([list(ids)], device=device)
-        out: list[int] = []
-        p_end = stop_id = None
-        with self._lock:
-            while len(out) < min(sampling.max_tokens, room):
-                logits = self.model(
-                    input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1
-                ).logits[0, -1]
-                logits = logits.float().cpu()
-                if p_end is None and sampling.end_id is not None:
-                    p_end = float(torch.softmax(logits, -1)[sampling.end_id])
-                token = draw(logits, sampling, generator)
-                if token in sampling.stop_ids:
-                    stop_id = token
-                    break
-                out.append(token)
-                step = torch.tensor([[token]], device=device)
-        text = self.tokenizer.decode(out, clean_up_tokenization_spaces=False)
-        return Completion(text, stop_id, p_end, len(ids), len(out) + (stop_id is not None))
+        """Continue the ids; see `Sampling`. Nothing comes from the checkpoint's generation_config.
+
+        An added token that was drawn and closes nothing is counted and conditions what follows, but it is left out
+        of the text: a control token is nobody's words. Only those that are mere white space stay, which some
+        families keep among their added tokens.
+        """
+        drawn = self.engine.complete(ids, sampling)
+        said = [id for id in drawn.ids if id not in self._unsaid]
+        text = self.tokenizer.decode(said, clean_up_tokenization_spaces=False)
+        return Completion(text, drawn.stop_id, drawn.p_end, len(ids), len(drawn.ids) + (drawn.stop_id is not None))
+
+    def check_user(self, template: Template) -> str | None:
+        """A warning if the checkpoint does not look as if it was ever trained to be a user. It takes one pass.
+
+        It has not if leaving is next to impossible wherever it asks, also where all is said; or if, in the user's
+        place, the words of an assistant are much more probable, token by token, than those of a user.
+        """
+
+        def asked(goal: str, *exchanges: tuple[str, str]) -> list[int]:
+            said = [Turn(role, text) for pair in exchanges for role, text in zip(ROLES, pair, strict=True)]
+            return list(prompt(Conversation(turns=tuple(said), intent=INTENT_PREFIX + goal), template))
+
+        ends, voices = [], []
+        for goal, first, last in TALKS:
+            ends += [(asked(goal, first), [template.end]), (asked(goal, first, last), [template.end])]
+        goal, first, _ = TALKS[0]
+        for later, *pair in VOICES:
+            ids = asked(goal, first) if later else asked(goal)
+            voices += [(ids, self.encode(text)) for text in pair]
+        rows = [(ids + new, [False] * len(ids) + [True] * len(new)) for ids, new in (*ends, *voices)]
+        if max(len(ids) for ids, _ in rows) > self.window:
+            return None
+        means = [sum(found) / len(found) for found in self.score(rows)]
+        leaves, means = math.exp(max(means[: len(ends)])), means[len(ends) :]
+        gap = sum(means[1::2]) / len(VOICES) - sum(means[::2]) / len(VOICES)
+        signs = []
+        if leaves < DEAD_END:
+            signs.append(f"even after a goodbye it leaves with a probability of {leaves:.0e} at most")
+        if gap > WRONG_VOICE:
+            signs.append(f"in the user's place it would rather speak as the assistant (by {gap:.1f} nats a token)")
+        if not signs:
+            return None
+        return f"{self.name} does not look like a user model: {' and '.join(signs)}; was it trained as one?"
 
     @torch.inference_mode()
     def score(self, rows: Sequence[MaskedIds]) -> list[list[float]]:
@@ -151,7 +208,7 @@ class LocalModel:
         scored: list[list[float]] = [[] for _ in rows]
         for bin in bins:
             here = [wanted[j] for j in bin]
-            with self._lock:
+            with self.engine.lock:
                 logprobs = iter(self._logprobs([rows[i] for i in here]))
             for i in here:
                 scored[i] = [next(logprobs) for _ in range(counts[i])]
@@ -159,7 +216,7 @@ class LocalModel:
 
     def _can_pack(self) -> bool:
         """Whether packed rows get what they get alone; others, such as state spaces, are scored one by one."""
-        with self._lock:
+        with self.engine.lock:
             if self._keeps_apart is None:
                 try:
                     check_rows_apart(self.model, self.name, self.window)
@@ -208,18 +265,6 @@ def usable_device(device: str | None) -> str:
         raise InputError(f"--device {device}: {str(error).splitlines()[0]}; give cpu or cuda") from None
 
 
-def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """One token from logits of shape (vocabulary,): temperature, then nucleus (Holtzman et al., 2020)."""
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    probabilities = torch.softmax(logits / sampling.temperature, -1)
-    if sampling.top_p < 1:
-        ordered, index = probabilities.sort(descending=True)
-        outside = ordered.cumsum(0) - ordered >= sampling.top_p  # what is before it is enough already
-        probabilities = torch.zeros_like(probabilities).scatter(0, index, ordered.masked_fill(outside, 0))
-    return int(torch.multinomial(probabilities, 1, generator=generator))
-
-
 def load_tokenizer(name: str) -> Any:
     """The tokenizer in a folder or with a hub id; raises `InputError` if it cannot be loaded."""
     try:
@@ -227,16 +272,6 @@ def load_tokenizer(name: str) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{name}: cannot load a tokenizer from there: {reason}") from None
-
-
-def template_of(tokenizer: Any, encode: Encode | None = None) -> Template:
-    """The template in the ids of a tokenizer; raises `ValueError` if it lacks one of the tokens.
-
-    Args:
-        encode: its `text_encoder`, if it is at hand; building one takes seconds for a large vocabulary.
-    """
-    known = {token.content: id for id, token in tokenizer.added_tokens_decoder.items()}
-    return userlm_template(encode or text_encoder(tokenizer), known.get, _special_ids(tokenizer))
 
 
 def text_encoder(tokenizer: Any) -> Encode:
@@ -338,5 +373,8 @@ def chat_ids(
     return [*ids, *tokenizer.encode(rest, add_special_tokens=False)]
 
 
-def _special_ids(tokenizer: Any) -> frozenset[int]:
-    return frozenset(id for id, token in tokenizer.added_tokens_decoder.items() if token.special)
+def _unsaid_ids(tokenizer: Any) -> frozenset[int]:
+    """Of the added tokens, but those that are mere white space."""
+    return frozenset(
+        id for id, token in tokenizer.added_tokens_decoder.items() if token.special or token.content.strip()
+    )

@@ -54,7 +54,7 @@ def recognise(tokenizer: Any, encode: Encode, name: str = "") -> Template:
     known = {token.content: id for id, token in tokenizer.added_tokens_decoder.items()}
     if known.keys() >= {*HEADERS, END_TOKEN}:
         lead, start, trim = _llama_spelling(tokenizer)
-        template = userlm_template(encode, known.get, _special(tokenizer), lead, start, trim)
+        template = userlm_template(encode, known.get, special_ids(tokenizer), lead, start, trim)
     elif known.keys() >= {*HEADERS} and _opens_user(tokenizer):
         raise ValueError(f"it has no {END_TOKEN} token but opens a user turn, as USP does (profile:{name})")
     elif known.keys() >= {*CHATML}:
@@ -66,7 +66,7 @@ def recognise(tokenizer: Any, encode: Encode, name: str = "") -> Template:
             )
         template = _chatml(tokenizer, encode, known, swapped)
     else:
-        return userlm_template(encode, known.get, _special(tokenizer))  # says what is missing
+        return userlm_template(encode, known.get, special_ids(tokenizer))  # says what is missing
     _compare(tokenizer, template)
     return template
 
@@ -83,7 +83,7 @@ def profile_template(tokenizer: Any, encode: Encode) -> Template:
         raise ValueError(f"its tokenizer lacks {missing[0] if missing else 'a BOS'}")
     opens, shuts, close = (known[token] for token in HEADERS)
     headers = {role: (opens, *encode(role), shuts) for role in ("system", "user", "assistant")}
-    stops = _special(tokenizer) | {close}
+    stops = special_ids(tokenizer) | {close}
     start = (int(tokenizer.bos_token_id),)
     template = Template(encode, headers, "\n\n", close, close, stops, start, told=PROFILE, trim=True)
     if tokenizer.chat_template and not _opens_user(tokenizer):
@@ -98,7 +98,7 @@ def _chatml(tokenizer: Any, encode: Encode, known: Mapping[str, int], swapped: b
     if swapped:
         speaker |= {"user": "assistant", "assistant": "user"}
     headers = {role: (opens, *encode(spoken)) for role, spoken in speaker.items()}
-    stops = _special(tokenizer) | {close}
+    stops = special_ids(tokenizer) | {close}
     gap = tuple(encode("\n"))
     if not swapped:
         end = known[END_TOKEN]
@@ -170,5 +170,6 @@ def _spell(tokenizer: Any, messages: Sequence[Message], opens: bool = False) -> 
         return None
 
 
-def _special(tokenizer: Any) -> frozenset[int]:
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """All that a tokenizer calls special."""
     return frozenset(id for id, token in tokenizer.added_tokens_decoder.items() if token.special)
