@@ -7,6 +7,7 @@ A verb called again on the same folder goes on where it stopped, or says that th
 from userlm.commands.data import clean, import_
 from userlm.commands.predicting import ppl
 from userlm.commands.scores import report, score
+from userlm.commands.serving import serve
 from userlm.commands.shared import Results
 from userlm.commands.talks import chat, respond, simulate
 from userlm.commands.training import train
@@ -22,6 +23,7 @@ __all__ = [
     "report",
     "respond",
     "score",
+    "serve",
     "simulate",
     "train",
 ]

@@ -1,0 +1,297 @@
+"""How a served user holds under load, and what HTTP costs a turn.
+
+    python bench/serving.py [--clients 64] [--seconds 60] [--turns 200] [--shape 10m] [--tokens 24] [--batch 32]
+                            [--seed 0] [--only load,overhead]
+
+The user is a Llama of random weights (float32, on the CPU) whose turns are cut at `--tokens`. Conversations are
+those of `dialogues.py`; what the assistant answers is theirs.
+
+**Load.** So many clients at once, threads of a process of their own with one `openai` client that tries nothing
+again, hold conversations for so many seconds; what was begun then still counts. An error of any kind is printed,
+and the exit code is 1.
+
+**Overhead.** The same turn, same seed, by `reply` and through the server, in one process and one call at a time,
+in changing order, after a first call that is not counted and leaves the conversation in the model's cache. It is
+called directly twice: what the two differ by is noise. Once through the `openai` client, and once through a bare
+connection that is kept open; with a scripted user, who takes no time, and with the model. The goal is that of the
+client, for the median and, above the noise, for 95 % of the turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import socket
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from typing import Any
+from urllib.parse import urlsplit
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import dialogues
+from train import machine, table, verdict
+
+from userlm.assistants import Script
+from userlm.types import Conversation, Speaker
+
+GOAL = 10.0  # milliseconds a turn
+EXCHANGES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the clients saw: the seconds that each answer took, over how many in all, and what went wrong."""
+
+    seconds: float
+    latencies: tuple[float, ...]
+    errors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Of a user through a client: the milliseconds of each turn, called directly twice and through the server."""
+
+    user: str
+    client: str
+    direct: tuple[float, ...]
+    again: tuple[float, ...]
+    served: tuple[float, ...]
+
+    def differences(self, to: Sequence[float]) -> list[float]:
+        """Of each turn, to its direct call."""
+        return [there - here for here, there in zip(self.direct, to, strict=True)]
+
+
+def measure(arguments: argparse.Namespace) -> tuple[Load | None, list[Overhead]]:
+    """The parts that are asked for."""
+    parts = arguments.only.split(",")
+    conversations = list(islice(dialogues.made(2.39, arguments.seed), 500))
+    user = model_user(arguments, conversations)
+    load = None
+    if "load" in parts:
+        with serving(user, arguments.batch) as url:
+            load = under_load(url, arguments)
+    found = []
+    if "overhead" in parts:
+        prefixes = [prefix for one in conversations for prefix in prefixes_of(one)][: arguments.turns]
+        for name, speaker in (("scripted", Script(["what does it cost?"] * EXCHANGES)), ("model", user)):
+            with serving(speaker, arguments.batch) as url:
+                for kind in ("bare", "openai"):
+                    found.append(overhead(name, kind, speaker, url, prefixes))
+    return load, found
+
+
+def model_user(arguments: argparse.Namespace, conversations: Sequence[Conversation]) -> Speaker:
+    """The user that is served."""
+    import torch
+
+    from userlm.models.local import LocalModel
+    from userlm.types import Sampling
+    from userlm.users import TrainedUser
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    tokenizer = dialogues.speller(list(conversations))
+    weights = dialogues.llama(arguments.shape, len(tokenizer), arguments.seed)
+    local = LocalModel(weights, tokenizer, "bench", batch=arguments.batch)
+    return TrainedUser(local, local.template(), local.window, Sampling(max_tokens=arguments.tokens))
+
+
+def prefixes_of(conversation: Conversation) -> Iterator[Conversation]:
+    """The conversation before each turn of its user."""
+    for at in range(0, len(conversation.turns), 2):
+        yield Conversation(conversation.id, conversation.turns[:at], conversation.intent)
+
+
+@contextmanager
+def serving(user: Speaker, batch: int) -> Iterator[str]:
+    """The URL at which the user is served by a thread of this process."""
+    from userlm.serve import Terms, app, running
+
+    served = app(user, Terms(batch=batch))
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening, running(served, listening):
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+
+
+# --- load --------------------------------------------------------------------------------------------------
+
+
+def under_load(url: str, arguments: argparse.Namespace) -> Load:
+    """What the clients of another process saw."""
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    work = (there, url, arguments.clients, arguments.seconds, arguments.seed)
+    process = context.Process(target=clients, args=work, daemon=True)
+    process.start()
+    load: Load = here.recv()
+    process.join()
+    return load
+
+
+def clients(there: Any, url: str, count: int, seconds: float, seed: int) -> None:
+    """Hold conversations, each thread one at a time, and send what was seen."""
+    import openai
+
+    client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300)
+    conversations = list(islice(dialogues.made(2.39, seed + 1), 200))
+    latencies: list[float] = []
+    errors: list[str] = []
+    client.models.list()
+    begun = time.perf_counter()
+
+    def work(number: int) -> None:
+        for at in range(number, 10**9, count):
+            logged = conversations[at % len(conversations)]
+            answers = [turn.text for turn in logged.turns if turn.role == "assistant"]
+            messages: list[Any] = [{"role": "system", "content": logged.intent}]
+            for answer in islice(answers, EXCHANGES):
+                if time.perf_counter() - begun > seconds:
+                    return
+                asked = time.perf_counter()
+                try:
+                    reply = client.chat.completions.create(model="user", messages=messages, seed=at)
+                except openai.OpenAIError as error:
+                    errors.append(f"{type(error).__name__}: {error}")
+                    break
+                latencies.append(time.perf_counter() - asked)
+                content = reply.choices[0].message.content
+                if not content or reply.userlm["ended"]:
+                    break
+                messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+
+    with ThreadPoolExecutor(count) as threads:
+        list(threads.map(work, range(count)))
+    there.send(Load(time.perf_counter() - begun, tuple(latencies), tuple(errors)))
+
+
+# --- overhead ----------------------------------------------------------------------------------------------
+
+
+def overhead(name: str, kind: str, speaker: Speaker, url: str, conversations: Sequence[Conversation]) -> Overhead:
+    """Every conversation's next turn, directly and through the server in turns."""
+    from userlm.users import tuned
+
+    ask = {"openai": through_openai, "bare": bare}[kind](url)
+    times: list[list[float]] = [[], [], []]
+    for i, conversation in enumerate(conversations):
+        messages = [{"role": turn.role, "content": turn.text} for turn in conversation.turns]
+        messages.insert(0, {"role": "system", "content": conversation.intent or ""})
+        body = {"model": "user", "messages": messages, "seed": i, "userlm": {"id": conversation.id}}
+        direct = partial(directly, tuned(speaker, seed=i), conversation)
+        calls = list(enumerate((direct, direct, partial(ask, body))))
+        said = {direct()}
+        for which, call in calls[i % 3 :] + calls[: i % 3]:
+            begun = time.perf_counter()
+            said.add(call())
+            times[which].append(1000 * (time.perf_counter() - begun))
+        if len(said) > 1:
+            raise SystemExit(f"{name}, {kind}: the same turn was {said}")
+    return Overhead(name, kind, *map(tuple, times))
+
+
+def directly(user: Speaker, conversation: Conversation) -> str:
+    """Without a server."""
+    return user.reply(conversation).text
+
+
+def through_openai(url: str) -> Callable[[dict[str, Any]], str]:
+    """As users call it."""
+    import openai
+
+    create: Any = openai.OpenAI(base_url=url, api_key="none", max_retries=0).chat.completions.create
+
+    def ask(body: dict[str, Any]) -> str:
+        own = {name: value for name, value in body.items() if name != "userlm"}
+        return str(create(**own, extra_body={"userlm": body["userlm"]}).choices[0].message.content)
+
+    return ask
+
+
+def bare(url: str) -> Callable[[dict[str, Any]], str]:
+    """One connection of the standard library."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
+    connection.connect()
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def ask(body: dict[str, Any]) -> str:
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", f"{parts.path}/chat/completions", json.dumps(body).encode(), headers)
+        return str(json.loads(connection.getresponse().read())["choices"][0]["message"]["content"])
+
+    return ask
+
+
+# --- what was found ----------------------------------------------------------------------------------------
+
+
+def percentile(values: Sequence[float], share: int) -> float:
+    """The value below which so many per cent lie."""
+    return statistics.quantiles(values, n=100)[share - 1] if len(values) > 1 else values[0]
+
+
+def show_load(load: Load, arguments: argparse.Namespace) -> bool:
+    """Print what the clients saw; whether all was answered."""
+    answered = len(load.latencies)
+    print(
+        f"\nLoad: {arguments.clients} clients for {load.seconds:.1f} s: {answered:,} turns, "
+        f"{answered / load.seconds:.1f} a second, {len(load.errors)} errors (goal 0: {verdict(not load.errors)})"
+    )
+    if load.latencies:
+        shown = (f"{name} {percentile(load.latencies, share):.2f} s" for name, share in (("p50", 50), ("p95", 95)))
+        print(f"Latency: {', '.join(shown)}, longest {max(load.latencies):.2f} s")
+    for error, count in Counter(load.errors).most_common(5):
+        print(f"{count} times: {error[:200]}")
+    return not load.errors and answered > 0
+
+
+def show_overhead(found: Sequence[Overhead]) -> None:
+    """Print a table of milliseconds a turn."""
+    lines = []
+    for one in found:
+        times = statistics.median(one.direct), statistics.median(one.served)
+        more, noise = one.differences(one.served), one.differences(one.again)
+        shown = *times, percentile(more, 50), percentile(more, 95), percentile(noise, 95)
+        met = verdict(max(shown[2], shown[3] - shown[4]) < GOAL) if one.client == "openai" else ""
+        lines.append([f"{one.user}, {one.client}", *(f"{ms:.2f}" for ms in shown), met])
+    head = ["user, client", "direct", "served", "difference, median", "95 % below", "of direct calls", "goal"]
+    print(f"\nOverhead: ms a turn, {len(found[0].direct)} turns; goal: below {GOAL:g} by the openai client\n")
+    print(table(head, lines))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--turns", type=int, default=200, help="that are taken both ways")
+    parser.add_argument("--shape", default="10m", choices=tuple(dialogues.LLAMA))
+    parser.add_argument("--tokens", type=int, default=24, help="of a turn, at most")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="load,overhead", help="parts, comma-separated")
+    arguments = parser.parse_args()
+    print(machine("openai", "starlette", "uvicorn"))
+    user = f"Llama {arguments.shape}, turns of {arguments.tokens} tokens"
+    print(f"{user}; batch {arguments.batch}, seed {arguments.seed}")
+    load, found = measure(arguments)
+    if found:
+        show_overhead(found)
+    if load and not show_load(load, arguments):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

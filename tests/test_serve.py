@@ -1,0 +1,844 @@
+"""A user as a server, seen by the real `openai` client and by callers who are worse."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import openai
+import pytest
+from typer.testing import CliRunner
+
+from userlm import Conversation, InputError, ModelError, Reply, Turn, address, cli, serve
+from userlm.assistants import Script
+from userlm.commands import serving as command
+from userlm.guard import Guard
+from userlm.serve import Terms, app, find_intent, read_messages, running
+from userlm.text import INTENT_PREFIX
+from userlm.types import Completion, Sampling
+from userlm.users import PromptedUser, ReplayUser, TrainedUser
+
+ROME = INTENT_PREFIX + "plan a trip to Rome."
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+
+
+class Served:
+    """A running server, and ways to call it."""
+
+    def __init__(self, url, served):
+        self.url, self.pool = url, served.state.pool
+        self.port = int(url.rpartition(":")[2].partition("/")[0])
+        self._client = self.client()
+
+    def client(self, **options):
+        return openai.OpenAI(**{"base_url": self.url, "api_key": "none", "max_retries": 0, **options})
+
+    def ask(self, messages=({"role": "system", "content": ROME},), client=None, **options):
+        create = (client or self._client).chat.completions.create
+        return create(**{"model": "user", "messages": list(messages), **options})
+
+    def post(self, body, path="/v1/chat/completions", method="POST", **headers):
+        """Status, headers and body of any request at all."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        connection.request(method, path, data, {"Content-Type": "application/json", **headers})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, answer.headers, text
+
+
+@contextmanager
+def serving(user, **terms):
+    served = app(user, Terms(**terms))
+    with socket.create_server(("127.0.0.1", 0)) as listening, running(served, listening):
+        yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", served)
+
+
+def trained(tiny, max_tokens=8, **options):
+    return TrainedUser(tiny, tiny.template(), tiny.window, Sampling(max_tokens=max_tokens), **options)
+
+
+@pytest.fixture(scope="module")
+def script():
+    with serving(Script(["plan a trip please", "in may"])) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def small(tiny):
+    with serving(trained(tiny), batch=4) as server:
+        yield server
+
+
+def say(*texts, first="user"):
+    roles = ("user", "assistant") if first == "user" else ("assistant", "user")
+    return [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+def streamed(chunks):
+    """Content, the last chunk that has a choice, and all chunks."""
+    chunks = list(chunks)
+    content = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    return content, [chunk for chunk in chunks if chunk.choices][-1], chunks
+
+
+# --- conversations -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_holds_a_conversation_and_sees_its_end(script, stream, flipped):
+    mine, theirs = ("user", "assistant") if flipped else ("assistant", "user")
+    messages = [{"role": "system", "content": ROME}]
+    said = []
+    for _ in range(5):
+        if stream:
+            content, last, _ = streamed(script.ask(messages, stream=True))
+            ended, known = last.userlm["ended"], last.userlm
+        else:
+            answer = script.ask(messages)
+            content, ended, known = answer.choices[0].message.content, answer.userlm["ended"], answer.userlm
+            assert answer.choices[0].userlm["ended"] is ended
+        said.append((content, ended))
+        assert known["roles"] == ("flipped" if flipped and len(messages) > 1 else "log")
+        assert known["intent"] == ROME
+        if ended:
+            break
+        messages += [{"role": theirs, "content": content}, {"role": mine, "content": "And then?"}]
+    assert said == [("plan a trip please", False), ("in may", False), ("", True)]
+
+
+def test_a_conversation_is_the_same_to_the_user_whichever_way_its_roles_are_held(small):
+    texts = ("how do i sort a list", "Use sorted().", "thanks", "Gladly.")
+    log = small.ask(say(*texts), seed=3)
+    flipped = small.ask(say(*texts, first="assistant"), seed=3)
+    assert log.userlm["roles"] == "log" and flipped.userlm["roles"] == "flipped"
+    assert log.choices[0].message.content == flipped.choices[0].message.content
+    assert log.userlm["p_end"] == flipped.userlm["p_end"] > 0
+
+
+def test_a_greeting_may_come_first_in_either_form():
+    for messages in (say("Hi!", first="assistant"), say("Hi!")):
+        _, turns, _, _ = read_messages(messages, "auto", None)
+        assert turns == [Turn("assistant", "Hi!")]
+
+
+def test_the_same_seed_draws_the_same_and_the_first_choice_whatever_their_number(small):
+    one, three, again = small.ask(seed=5), small.ask(seed=5, n=3), small.ask(seed=5, n=3)
+    texts = [choice.message.content for choice in three.choices]
+    assert [choice.index for choice in three.choices] == [0, 1, 2]
+    assert texts == [choice.message.content for choice in again.choices]
+    assert texts[0] == one.choices[0].message.content
+    assert len(set(texts)) == 3
+    free = {small.ask().choices[0].message.content for _ in range(3)}
+    assert len(free) > 1
+    known = small.ask()
+    assert small.ask(seed=known.userlm["seed"]).choices == known.choices
+
+
+def test_the_seed_of_the_server_is_that_of_requests_without(tiny):
+    with serving(trained(tiny), seed=5) as server:
+        assert server.ask().choices == server.ask(seed=5).choices != server.ask(seed=6).choices
+
+
+def test_temperature_and_top_p_reach_the_draw(small):
+    greedy = {small.ask(temperature=0, seed=seed).choices[0].message.content for seed in range(3)}
+    narrow = {small.ask(top_p=0, seed=seed).choices[0].message.content for seed in range(3)}
+    assert greedy == narrow and len(greedy) == 1
+
+
+def test_a_turn_that_is_cut_at_max_tokens_says_length_and_usage_counts(small):
+    for name in ("max_tokens", "max_completion_tokens"):
+        answer = small.ask(seed=1, **{name: 2})
+        assert answer.choices[0].finish_reason == "length"
+        assert answer.usage.completion_tokens == 2 and answer.usage.prompt_tokens > 10
+        assert answer.usage.total_tokens == answer.usage.prompt_tokens + 2
+    three = small.ask(seed=1, max_tokens=2, n=3).usage
+    assert three.completion_tokens == 6 and three.prompt_tokens == 3 * answer.usage.prompt_tokens
+    assert not answer.userlm["notes"]
+
+
+def test_more_tokens_than_leave_room_for_the_conversation_are_not_given_and_it_is_noted(tiny):
+    asked = serve.read(
+        {"model": "user", "messages": say("a", "b"), "max_tokens": 10**6, "userlm": {"intent": ROME}},
+        trained(tiny),
+        Terms(),
+    )
+    assert asked.max_tokens == max(8, tiny.window // 4)
+    assert any("max_tokens" in note for note in asked.notes)
+
+
+def test_stop_texts_cut_the_words(script):
+    answer = script.ask(stop=["please", " trip"])
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("plan a", "stop")
+    assert script.ask(stop="nothing like it").choices[0].message.content == "plan a trip please"
+
+
+def test_chunks_are_those_of_the_api_with_the_usage_last_when_asked_for(small):
+    whole = small.ask(seed=4, n=2)
+    _, last, chunks = streamed(small.ask(seed=4, n=2, stream=True, stream_options={"include_usage": True}))
+    for i in (0, 1):
+        mine = [chunk.choices[0] for chunk in chunks[:-1] if chunk.choices[0].index == i]
+        assert [choice.delta.role for choice in mine] == ["assistant", None, None]
+        assert mine[1].delta.content == whole.choices[i].message.content
+        assert [choice.finish_reason for choice in mine] == [None, None, whole.choices[i].finish_reason]
+        assert mine[-1].userlm == whole.choices[i].userlm
+    assert last.userlm == whole.userlm
+    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert {chunk.usage for chunk in chunks[:-1]} == {None}
+    assert {chunk.id for chunk in chunks} == {chunks[0].id}
+    _, _, without = streamed(small.ask(seed=4, n=2, stream=True))
+    assert len(without) == len(chunks) - 1
+
+
+def test_no_answer_waits_for_a_receipt_of_its_first_half(script):
+    """40 ms each, on a connection that is kept, where the socket collects small writes."""
+
+    def seconds():
+        begun = time.perf_counter()
+        script.ask()
+        return time.perf_counter() - begun
+
+    assert min([seconds() for _ in range(15)][5:]) < 0.03
+
+
+def test_words_travel_as_they_are_and_no_client_takes_them_for_the_end_of_a_line():
+    odd = "two\nlines\r\n, \u2028 a separator, \x85, \x0b, 訳して 🙂 \ud83d, data: [DONE]"
+    with serving(Script([odd])) as server:
+        whole = odd.replace("\ud83d", "\ufffd")
+        assert server.ask().choices[0].message.content == whole
+        assert streamed(server.ask(stream=True))[0] == whole
+        _, _, raw = server.post({"model": "user", "messages": [{"role": "system", "content": "x"}]})
+        assert "訳して" in raw and not {"\u2028", "\x85"} & set(raw)
+
+
+class Leaves:
+    """Says goodbye and leaves at once, or without a word after two turns."""
+
+    def reply(self, conversation):
+        return Reply(stop="end") if conversation.turns else Reply("never mind, bye", "end", {"p_end": 0.75})
+
+
+def test_a_leaving_user_says_the_stop_phrase_after_the_last_words_or_alone():
+    with serving(Leaves(), stop_phrase="[end]") as server:
+        words, alone = server.ask(), server.ask(say("hi", "Hello!"))
+        assert words.choices[0].message.content == "never mind, bye\n[end]"
+        assert (words.userlm["ended"], words.userlm["p_end"], words.userlm["stop"]) == (True, 0.75, "end")
+        assert (alone.choices[0].message.content, alone.userlm["p_end"]) == ("[end]", None)
+        assert streamed(server.ask(stream=True))[0] == "never mind, bye\n[end]"
+    with serving(Leaves()) as server:
+        assert server.ask().choices[0].message.content == "never mind, bye"
+        assert server.ask(say("hi", "Hello!")).choices[0].message.content == ""
+
+
+def test_a_user_who_says_the_stop_phrase_without_leaving_has_not_left_and_it_is_noted():
+    with serving(Script(["what does [end] mean?"]), stop_phrase="[end]") as server:
+        answer = server.ask()
+        assert not answer.userlm["ended"] and "choices[0]" in answer.userlm["notes"][-1]
+
+
+@pytest.mark.parametrize("last", ["", " \n", "[end]", "thanks\n[end]"])
+def test_nobody_is_there_to_go_on_after_the_end(last):
+    with pytest.raises(serve.Refused) as refused:
+        read_messages(say("hi", "Hello!", last, "Bye."), "auto", "[end]")
+    assert (refused.value.code, refused.value.param) == ("conversation_over", "messages[2].content")
+    assert "messages[2]" in str(refused.value) and "--guard no-end" in str(refused.value)
+
+
+def test_p_end_above_a_threshold_ends_the_conversation_of_a_model(tiny):
+    user = replace(trained(tiny), sampling=Sampling(max_tokens=8, end_above=1e-9))
+    with serving(user) as server:
+        answer = server.ask()
+    assert answer.userlm["ended"] and answer.choices[0].message.content == ""
+    assert 1e-9 < answer.userlm["p_end"] < 0.1
+
+
+def test_what_the_guard_did_is_told(tiny):
+    long = trained(tiny, guard=Guard(max_words=0, tries=3))
+    with serving(long) as server:
+        kept = server.ask(seed=1)
+    assert kept.userlm["rejected"] == 2 and kept.userlm["violates"] == ["too long"]
+    assert kept.choices[0].finish_reason == "length"
+    with serving(replace(long, guard=Guard(max_words=0, tries=3, exhausted="stop"))) as server:
+        none = server.ask(seed=1)
+    assert (none.userlm["rejected"], none.userlm["stop"], none.userlm["ended"]) == (3, "guard", False)
+    assert (none.choices[0].message.content, none.choices[0].finish_reason) == ("", "content_filter")
+
+
+# --- roles and intents ---------------------------------------------------------------------------------------
+
+
+def test_roles_that_are_set_must_fit_and_the_error_says_what_to_do(script):
+    log, flipped = say("hi", "Hello!"), say("hi", "Hello!", first="assistant")
+    assert script.ask(log, extra_body={"userlm": {"roles": "log"}}).userlm["roles"] == "log"
+    assert script.ask(flipped, extra_body={"userlm": {"roles": "flipped"}}).userlm["roles"] == "flipped"
+    for messages, roles, other in ((log, "flipped", "log"), (flipped, "log", "flipped")):
+        with pytest.raises(openai.BadRequestError) as error:
+            script.ask(messages, extra_body={"userlm": {"roles": roles}})
+        assert error.value.param == "messages[1].role"
+        assert "messages[1]" in str(error.value) and f"userlm.roles to '{other}'" in str(error.value)
+    with serving(Script(["x"]), roles="flipped") as server:
+        with pytest.raises(openai.BadRequestError, match="simulated user"):
+            server.ask(log)
+        assert server.ask(log, extra_body={"userlm": {"roles": "log"}}).userlm["roles"] == "log"
+
+
+def test_neighbours_of_one_side_are_joined_and_it_is_noted():
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "user", "content": "anyone?"},
+        *say("", first="assistant"),
+    ]
+    system, turns, roles, notes = read_messages(messages, "auto", None)
+    assert (system, roles) == ("", "log")
+    assert turns == [Turn("user", "hi\n\nanyone?"), Turn("assistant", "")]
+    assert [note.split()[0] for note in notes] == ["messages[1]", "messages[2]"]
+
+
+def test_contents_may_come_in_parts_and_a_refusal_is_what_the_assistant_said():
+    parts = [{"type": "text", "text": "hi"}, {"type": "text", "text": "there"}]
+    dumped = {"role": "assistant", "content": None, "refusal": "I cannot help.", "tool_calls": None, "audio": None}
+    _, turns, _, _ = read_messages([{"role": "user", "content": parts, "name": "bob"}, dumped], "auto", None)
+    assert turns == [Turn("user", "hi\nthere"), Turn("assistant", "I cannot help.")]
+
+
+LONG = "Play a customer. Be brief.\n\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "system", "otherwise", "intent"),
+    [
+        ("mine", ROME, "other", "mine"),
+        ("", ROME, "other", None),
+        (None, ROME, "other", ROME),
+        (None, "", "other", "other"),
+        (None, "", None, None),
+        (None, "Buy milk.", "other", "Buy milk."),
+        (None, f"{LONG}Task: {ROME} Never say more.", None, ROME),
+        (None, f"{LONG}{ROME}\nNever say more.", None, ROME),
+        (None, f'{LONG}"{ROME}" is your task.', None, ROME),
+        (None, f"{LONG}- {ROME[:-1]}\n- Be brief.", None, ROME[:-1]),
+        (None, f"{LONG}{ROME[:-1]}\n\nbe brief.", None, ROME[:-1]),
+        (None, LONG + ROME.replace("age model", "age\n   model").replace("trip to", "trip\nto"), None, ROME),
+        (None, INTENT_PREFIX + "fix e.g. a v2.5 bug. Go!", None, INTENT_PREFIX + "fix e.g. a v2.5 bug."),
+        (None, INTENT_PREFIX + "meet J. Doe. Go!", None, INTENT_PREFIX + "meet J. Doe."),
+        (None, INTENT_PREFIX + "go? Yes.", None, INTENT_PREFIX + "go?"),
+    ],
+)  # fmt: skip
+def test_the_intent_is_found_in_a_long_system_message(given, system, otherwise, intent):
+    assert find_intent(given, system, otherwise)[0] == intent
+
+
+def test_what_is_not_used_of_a_system_message_is_noted():
+    assert find_intent(None, ROME, None)[1] == []
+    assert "alone was used" in find_intent(None, f"{LONG}{ROME}", None)[1][0]
+    assert "userlm.intent" in find_intent("mine", ROME, None)[1][0]
+    assert "2 intents" in find_intent(None, f"{ROME} {INTENT_PREFIX}eat.", None)[1][0]
+    assert "no intent" in find_intent(None, "", None)[1][0]
+
+
+def test_a_text_far_beyond_the_trained_range_warns_and_says_how_to_send_the_intent(small, script, tiny):
+    long = "You are a customer of a shop. " * 11  # 77 words
+    for server, warned in ((small, 1), (script, 0)):  # a script does not go by its intent
+        for messages in ([{"role": "system", "content": long}], [{"role": "developer", "content": long}]):
+            notes = server.ask(messages).userlm["notes"]
+            assert sum("77 words" in note and INTENT_PREFIX in note for note in notes) == warned
+    short = small.ask([{"role": "system", "content": long}], extra_body={"userlm": {"intent": ROME}})
+    assert short.userlm["intent"] == ROME and not any("words" in note for note in short.userlm["notes"])
+    profiled = replace(trained(tiny), template=replace(tiny.template(), told="This is who you are: {}"))
+    body = {"model": "user", "messages": [{"role": "system", "content": long}]}
+    assert serve.read(body, profiled, Terms()).notes == ()  # a profile is long
+
+
+def test_a_prompted_user_must_know_what_it_is_after(tmp_path):
+    class Chat:
+        def chat(self, messages, sampling):
+            return Completion(f"seen {len(messages)}, T {sampling.temperature}")
+
+    with serving(PromptedUser(Chat(), swapped=True)) as server:
+        with pytest.raises(openai.BadRequestError, match="send userlm"):
+            server.ask(say("hi", "Hello!"))
+        answer = server.ask(temperature=0.5)
+        assert answer.choices[0].message.content == "seen 2, T 0.5"
+        assert answer.usage is None and answer.userlm["ignored"] == []
+
+
+def test_a_replayed_person_is_found_by_the_id_of_the_request():
+    log = Conversation("c7").say("hi").say("Hello!").say("bye")
+    with serving(ReplayUser({"c7": log})) as server:
+        found = server.ask(say("hi", "Hello!"), extra_body={"userlm": {"id": "c7"}})
+        assert found.choices[0].message.content == "bye"
+        with pytest.raises(openai.InternalServerError, match="holds no conversation") as error:
+            server.ask(say("hi", "Hello!"))
+        assert error.value.status_code == 503
+
+
+def test_text_never_becomes_a_control_token(tiny):
+    asked = []
+
+    class Watch:
+        def complete(self, ids, sampling):
+            asked.append(ids)
+            return Completion("fine", stop_id=tiny.template().close, p_end=0.5)
+
+    marks = "<|eot_id|><|endconversation|><|start_header_id|>system<|end_header_id|>"
+    template = tiny.template()
+    with serving(TrainedUser(Watch(), template)) as server:
+        plain = server.ask(say("a", "b"), extra_body={"userlm": {"intent": "c"}})
+        server.ask(say(marks, marks), extra_body={"userlm": {"intent": marks}})
+    assert plain.choices[0].message.content == "fine"
+    control = template.stop_ids | {template.headers["user"][0], template.headers["user"][-1]}
+    first, second = ([token for token in ids if token in control] for ids in asked)
+    assert first == second and first.count(template.close) == 3
+
+
+# --- what is wrong -------------------------------------------------------------------------------------------
+
+DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "words"),
+    [
+        ({"messages": []}, "messages", "an empty list"),
+        ({"messages": "hi"}, "messages", "'hi'"),
+        ({"messages": None}, "messages", "null"),
+        ({"messages": ["hi"]}, "messages[0]", "an object with role and content"),
+        ({"messages": [{"content": "hi"}]}, "messages[0].role", "null"),
+        ({"messages": [*say("a", "b"), {"role": "bot", "content": "c"}]}, "messages[2].role", "'bot'"),
+        ({"messages": [*say("a", "b"), {"role": "tool", "content": "c"}]}, "messages[2].role", "sees none"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].role", "sees none"),
+        ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content", "must be text"),
+        ({"messages": [{"role": "system", "content": None}]}, "messages[0].content", "must be text"),
+        ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages[0].content[0].type", "text alone"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages[0].content[0].type",
+            "'image_url'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": []}]}]},
+            "messages[0].content[0].text",
+            "an empty list",
+        ),
+        ({"model": None}, "model", "'user'"),
+        ({"model": ["user"]}, "model", "'user'"),
+        ({"n": 0}, "n", "from 1 to 128"),
+        ({"n": 10**9}, "n", "1000000000"),
+        ({"n": 10**400}, "n", "out of range"),
+        ({"n": True}, "n", "true"),
+        ({"n": 1.5}, "n", "a whole number"),
+        ({"temperature": 1e9}, "temperature", "from 0 to 2"),
+        ({"temperature": -1}, "temperature", "from 0 to 2"),
+        ({"temperature": "hot"}, "temperature", "'hot'"),
+        ({"temperature": False}, "temperature", "false"),
+        ({"top_p": 1.1}, "top_p", "from 0 to 1"),
+        ({"top_p": {}}, "top_p", "an object"),
+        ({"max_tokens": 0}, "max_tokens", "is 0"),
+        ({"max_completion_tokens": -3}, "max_completion_tokens", "is -3"),
+        ({"seed": 2**70}, "seed", "out of range"),
+        ({"seed": "a"}, "seed", "'a'"),
+        ({"stop": ""}, "stop", "empty"),
+        ({"stop": ["a", 1]}, "stop", "texts"),
+        ({"stop": 3}, "stop", "texts"),
+        ({"stream": "yes"}, "stream", "true or false"),
+        ({"stream_options": []}, "stream_options", "an object"),
+        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "true or false"),
+        ({"tools": [{"type": "function"}]}, "tools", "no tools"),
+        ({"functions": [{"name": "f"}]}, "functions", "no tools"),
+        ({"userlm": "flipped"}, "userlm", "an object"),
+        ({"userlm": {"role": "log"}}, "userlm", "intent, roles, id"),
+        ({"userlm": {"roles": "upside down"}}, "userlm.roles", "auto, log, flipped"),
+        ({"userlm": {"intent": 4}}, "userlm.intent", "must be text"),
+        ({"userlm": {"id": []}}, "userlm.id", "must be text"),
+    ],
+)
+def test_bad_input_is_a_400_that_names_the_field(script, small, change, param, words):
+    for server in (script, small):
+        status, _, text = server.post({"model": "user", "messages": say("a", "b"), **change})
+        error = json.loads(text)["error"]
+        assert status == 400
+        assert (error["type"], error["param"]) == ("invalid_request_error", param)
+        assert words in error["message"] and param.split(".")[-1] in error["message"]
+        assert server.pool.inside == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b'{"model": "user", "messages": [{"role": "system", "content": "x"}], "temperature": NaN}',
+        b'{"model": "user", "messages": [{"role": "system", "content": "x"}], "seed": -Infinity}',
+        b'{"model": "user", "temperature": 1e999, "messages": [{"role": "system", "content": "x"}]}',
+        b'{"n": ' + b"9" * 5000 + b"}",
+        DEEP,
+        b'{"model": "user", "messages": [{"role": "user", "content": ' + b"[" * 500 + b"]" * 500 + b"}]}",
+    ],
+    ids=lambda body: body[:20],
+)
+def test_a_body_that_is_no_request_is_a_400(script, body):
+    status, _, text = script.post(body)
+    assert status == 400 and json.loads(text)["error"]["message"]
+
+
+def test_lone_surrogates_and_long_texts_do_no_harm(small):
+    half = json.dumps(
+        {"model": "user", "messages": say("a \ud83d", "b"), "\ud800": 1, "userlm": {"intent": "\udfff"}}
+    )
+    status, _, text = small.post(half.encode())
+    known = json.loads(text)["userlm"]
+    assert status == 200 and known["intent"] == "\ufffd" and known["ignored"] == ["\ufffd"]
+    status, _, text = small.post({"model": "user", "messages": say("hi " * 50_000, "yes " * 50_000)})
+    assert status == 200 and any("did not fit" in note for note in json.loads(text)["userlm"]["notes"])
+    status, _, text = small.post({"model": "\ud800", "messages": []})
+    assert status == 404 and json.loads(text)["error"]["code"] == "model_not_found"
+
+
+def test_an_intent_that_does_not_fit_the_window_is_a_clear_400(small):
+    with pytest.raises(openai.BadRequestError, match="do not fit") as error:
+        small.ask([{"role": "system", "content": "word " * 20_000}])
+    assert error.value.code == "context_length_exceeded"
+
+
+def test_another_model_another_path_and_another_method_are_told_what_there_is(script):
+    with pytest.raises(openai.NotFoundError, match="this server has 'user'") as error:
+        script.ask(model="gpt-4o")
+    assert (error.value.code, error.value.param) == ("model_not_found", "model")
+    for path in ("/chat/completions", "/v1/completions", "/"):
+        status, _, text = script.post({}, path)
+        assert status == 404 and "/v1/chat/completions" in json.loads(text)["error"]["message"]
+    status, headers, text = script.post({}, method="GET")
+    assert status == 405 and headers["Allow"] == "POST" and "no GET here" in json.loads(text)["error"]["message"]
+    assert [model.id for model in script.client().models.list()] == ["user"]
+    status, _, text = script.post(b"", "/health", "GET")
+    assert status == 200 and json.loads(text) == {"status": "ok", "in_flight": 0, "room": 288}
+
+
+def test_a_page_in_a_browser_cannot_send_what_is_answered(script):
+    body = {"model": "user", "messages": say("a", "b")}
+    assert script.post(body)[0] == 200
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        assert script.post(body, **{"Content-Type": kind})[0] == 415
+
+
+def test_a_body_that_is_too_large_is_a_413_and_the_client_hears_it(script, monkeypatch):
+    monkeypatch.setattr(serve, "LONGEST_BODY", 1_000_000)
+    with pytest.raises(openai.APIStatusError, match="1,000,000 bytes") as error:
+        script.ask(say("a" * 12_000_000, "b"))
+    assert error.value.status_code == 413
+    assert script.ask(say("a" * 900_000, "b")).choices
+
+
+def test_fields_that_mean_nothing_here_are_ignored_and_named(script, small):
+    more = {"frequency_penalty": 0.5, "response_format": {"type": "json_object"}, "logprobs": True, "tools": []}
+    more |= {"presence_penalty": 0, "temperature": 0.5}
+    played, scripted = (server.ask(seed=2, **more).userlm["ignored"] for server in (small, script))
+    assert played == ["frequency_penalty", "logprobs", "response_format"]
+    assert scripted == [*played, "seed", "temperature"]
+
+
+# --- faults, load and keys -----------------------------------------------------------------------------------
+
+KEY = "sk-very-secret-0451"
+
+
+@dataclass
+class Gated:
+    """Speaks when it is let; counts who came in."""
+
+    gate: threading.Event
+    begun: int = 0
+
+    def reply(self, conversation):
+        self.begun += 1
+        assert self.gate.wait(30)
+        return Reply("at last")
+
+
+def until(true, seconds=10.0):
+    begun = time.monotonic()
+    while not true():
+        assert time.monotonic() - begun < seconds
+        time.sleep(0.01)
+
+
+def test_a_full_queue_sends_away_with_retry_after_and_openai_comes_back():
+    user = Gated(threading.Event())
+    with serving(user, batch=1, queue=1) as server, ThreadPoolExecutor(4) as threads:
+        first = threads.submit(server.ask)
+        until(lambda: user.begun == 1)
+        second = threads.submit(server.ask)
+        until(lambda: server.pool.inside == 2)
+        status, headers, text = server.post({"model": "user", "messages": say("a", "b")})
+        assert (status, headers["Retry-After"]) == (429, "1")
+        assert json.loads(text)["error"] | {"message": ""} == {
+            "message": "", "type": "rate_limit_error", "param": None, "code": "queue_full",
+        }  # fmt: skip
+        patient = threads.submit(server.ask, client=server.client(max_retries=3))
+        with pytest.raises(openai.BadRequestError, match="from 1 to 2"):
+            server.ask(n=3)  # never has room
+        with pytest.raises(openai.RateLimitError):
+            server.ask(n=2)
+        user.gate.set()
+        assert [one.result().choices[0].message.content for one in (first, second, patient)] == ["at last"] * 3
+        assert server.pool.inside == 0
+
+
+def test_a_caller_who_goes_away_gives_up_its_place_and_harms_nobody(capfd):
+    user = Gated(threading.Event())
+    body = json.dumps({"model": "user", "messages": say("a", "b")}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with serving(user, batch=1, queue=4) as server, ThreadPoolExecutor(2) as threads:
+        first = threads.submit(server.ask)
+        until(lambda: user.begun == 1)
+        for part in (len(body), len(body) // 2):  # having asked, and in the middle of it
+            caller = socket.create_connection(("127.0.0.1", server.port))
+            caller.sendall(head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:part])
+            if part == len(body):
+                until(lambda: server.pool.inside == 2)
+            caller.close()
+        until(lambda: server.pool.inside == 1)
+        user.gate.set()
+        assert first.result().choices[0].message.content == "at last"
+        assert server.ask().choices and user.begun == 2
+        user.gate.clear()
+        with socket.create_connection(("127.0.0.1", server.port)) as caller:
+            caller.sendall(head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            until(lambda: user.begun == 3)
+        for _ in range(3):  # nor does the server wait for a draw that nobody wants
+            assert server.post(b"", "/health", "GET")[0] == 200
+            time.sleep(0.05)
+        user.gate.set()
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_sixty_four_clients_at_once_each_get_their_own_answer(tiny):
+    class Echo:
+        def reply(self, conversation):
+            return Reply(f"{conversation.intent} after {conversation.turns[-1].text}")
+
+    def talk(server, client, i):
+        told = {"role": "system", "content": f"want {i}"}
+        for turn in range(3):
+            answer = server.ask([told, *say("x", f"{i}.{turn}")], client=client)
+            assert answer.choices[0].message.content == f"want {i} after {i}.{turn}"
+        return i
+
+    with serving(Echo(), batch=8) as server, ThreadPoolExecutor(64) as threads:
+        client = server.client()
+        assert list(threads.map(lambda i: talk(server, client, i), range(64))) == list(range(64))
+    with serving(trained(tiny, 2)) as server, ThreadPoolExecutor(64) as threads:
+        client = server.client()
+        answers = threads.map(lambda i: server.ask(client=client, seed=i), range(64))
+        assert all(answer.choices[0].finish_reason for answer in answers)
+
+
+class Fails:
+    """In the way that the intent says; it has seen the key."""
+
+    def reply(self, conversation):
+        if conversation.intent == "model":
+            raise ModelError(f"no answer with {KEY}")
+        if conversation.intent == "input":
+            raise InputError(f"{KEY} is no input")
+        if conversation.intent == "silent":
+            return Reply()
+        if conversation.intent == "odd":
+            return "just text"
+        raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize(
+    "given", [None, "", "Bearer", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x", "Bearer \xfc"]
+)
+def test_without_the_key_nobody_is_answered(given):
+    with serving(Script(["hi"]), key=KEY) as server:
+        headers = {} if given is None else {"Authorization": given}
+        for path, method in (("/v1/chat/completions", "POST"), ("/v1/models", "GET")):
+            status, sent, text = server.post(b"{}", path, method, **headers)
+            assert status == 401 and sent["WWW-Authenticate"] == "Bearer" and KEY not in text
+            assert json.loads(text)["error"]["code"] == "invalid_api_key"
+
+
+def test_the_key_opens_and_stands_in_no_error_and_no_log(capfd):
+    with serving(Fails(), key=KEY) as server:
+        client = server.client(api_key=KEY)
+        assert client.models.list().data
+        texts = []
+        for how, status in (("model", 503), ("input", 400), ("silent", 503), ("odd", 500), ("bug", 500)):
+            with pytest.raises(openai.APIStatusError) as error:
+                server.ask([{"role": "system", "content": how}], client=client)
+            assert error.value.status_code == status
+            assert set(error.value.body) == {"message", "type", "param", "code"}
+            texts.append(error.value.response.text)
+        with pytest.raises(openai.AuthenticationError) as refused:
+            server.ask()
+        texts.append(refused.value.response.text)
+        assert server.post(b"{}", f"/{KEY}", Authorization=f"Bearer {KEY}")[0] == 404
+        assert "[key]" in texts[0] and "[key]" in texts[1]
+        assert "Traceback" not in "".join(texts) and "a bug" not in "".join(texts)
+        assert KEY not in "".join(texts) + repr(Terms(key=KEY))
+    logged = "".join(capfd.readouterr())
+    assert "a bug" in logged and KEY not in logged
+
+
+def test_at_the_end_who_waits_is_told_and_who_is_being_answered_is_answered():
+    user = Gated(threading.Event())
+    with ThreadPoolExecutor(2) as threads:
+        with serving(user, batch=1) as server:
+            first = threads.submit(server.ask)
+            until(lambda: user.begun == 1)
+            second = threads.submit(server.ask)
+            until(lambda: server.pool.inside == 2)
+            threading.Timer(0.5, user.gate.set).start()
+        assert first.result().choices[0].message.content == "at last"
+        with pytest.raises(openai.InternalServerError, match="being stopped"):
+            second.result()
+    with serving(user) as server:
+        server.pool.close()
+        with pytest.raises(openai.InternalServerError, match="being stopped"):
+            server.ask()
+
+
+# --- the command ---------------------------------------------------------------------------------------------
+
+
+def test_the_command_serves_until_ctrl_c_and_never_shows_the_key(tmp_path):
+    (tmp_path / "lines.txt").write_text("plan a trip\n", encoding="utf-8")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "userlm", "serve", "--user", "script:lines.txt", "--port", "0"],
+        cwd=tmp_path,
+        env={**os.environ, command.KEY: KEY},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        line = run.stderr.readline()
+        url = re.search(r'base_url="(http://127\.0\.0\.1:\d+/v1)"', line)[1]
+        client = openai.OpenAI(base_url=url, api_key=KEY)
+        [model] = client.models.list()
+        answer = client.chat.completions.create(model=model.id, messages=[{"role": "system", "content": ROME}])
+        assert (model.id, answer.choices[0].message.content) == ("lines.txt", "plan a trip")
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=20)
+    finally:
+        run.kill()
+    assert run.returncode == 0 and not out
+    assert "warning" not in line + err and KEY not in line + err and "Traceback" not in err
+
+
+def test_a_port_that_is_taken_is_a_clear_error(tmp_path):
+    (tmp_path / "lines.txt").write_text("hi\n", encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"--port {port}: .*in use.*--port 0"):
+            command.serve(f"script:{tmp_path / 'lines.txt'}", port=port)
+    with pytest.raises(InputError, match="--host"):
+        command.serve(f"script:{tmp_path / 'lines.txt'}", host="no.such.host.invalid", port=0)
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "warned"),
+    [
+        ("127.0.0.1", "", False),
+        ("localhost", "", False),
+        ("0.0.0.0", "", True),
+        ("::", "", True),
+        ("0.0.0.0", KEY, False),
+    ],
+)
+def test_listening_to_everybody_without_a_key_warns(host, key, warned, tmp_path, monkeypatch, capsys):
+    (tmp_path / "lines.txt").write_text("hi\n", encoding="utf-8")
+    monkeypatch.setenv(command.KEY, key)
+    at_once(monkeypatch)
+    command.serve(f"script:{tmp_path / 'lines.txt'}", host=host)
+    shown = capsys.readouterr().err
+    assert ("warning" in shown) is warned and (command.KEY in shown) is (warned or bool(key))
+    assert ("[::]:" in shown) is (host == "::") and KEY not in shown
+
+
+def at_once(monkeypatch):
+    """A server that is asked to stop before it begins, at no port."""
+
+    @contextmanager
+    def not_running(served, listening):
+        yield threading.Thread()
+
+    monkeypatch.setattr(serve, "running", not_running)
+    monkeypatch.setattr(command, "_listen", lambda host, port: socket.create_server(("127.0.0.1", 0)))
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"roles": "both"}, "--roles both"),
+        ({"stop_phrase": " "}, "--stop-phrase"),
+        ({"guard": "no-begin"}, "--guard"),
+        ({"user": "human"}, "cannot be served"),
+        ({"user": "scrip:x"}, "script:"),
+    ],
+)
+def test_a_command_that_cannot_work_says_why(options, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        command.serve(**{"user": "script:nothing", "port": 0, **options})
+
+
+def test_a_key_that_is_none_is_refused_unseen(monkeypatch):
+    monkeypatch.setenv(command.KEY, "s\x07cret")
+    with pytest.raises(InputError, match="set it anew") as error:
+        command.serve("script:nothing", port=0)
+    assert "cret" not in str(error.value)
+
+
+# --- the page ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(tiny):
+    with serving(trained(tiny), model_name="UserLM-8b") as server:
+        yield lambda block: block.replace("http://127.0.0.1:8765/v1", server.url).replace(
+            "http://127.0.0.1:8765", server.url.removesuffix("/v1")
+        )
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+def test_the_python_of_the_page_runs(block, page, capsys):
+    exec(page(block), {"__name__": "__main__"})
+    shown = capsys.readouterr().out
+    assert shown.startswith("user: ") or "left: False" in shown or shown == f"flipped - {FRIDAY}\n"
+
+
+FRIDAY = INTENT_PREFIX + "move a flight to Friday."
+
+
+@pytest.mark.parametrize("block", re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL))
+def test_the_shell_of_the_page_runs(block, page, monkeypatch):
+    if block.startswith("userlm serve"):
+        given = []
+        at_once(monkeypatch)
+        monkeypatch.setattr(address, "user", lambda at, **_: given.append(at) or Script(["hi"]))
+        done = CliRunner().invoke(cli.app, block.split()[1:])
+        assert done.exit_code == 0 and given == ["trained:microsoft/UserLM-8b"]
+        assert 'base_url="http://127.0.0.1:' in done.stderr and 'model="UserLM-8b"' in done.stderr
+    elif shutil.which("curl"):
+        done = subprocess.run(["bash", "-e", "-c", page(block)], capture_output=True, text=True, timeout=60)
+        assert '"roles":"log"' in done.stdout and '"data":[{"id":"UserLM-8b"' in done.stdout
+        assert '"status":"ok"' in done.stdout
