@@ -78,7 +78,7 @@ def watch(event, arguments):
         raise RuntimeError("a socket was used: " + event)
 sys.addaudithook(watch)
 {statement}
-heavy = {{"torch", "transformers", "openai", "polars", "py3langid"}} & set(sys.modules)
+heavy = {{"torch", "transformers", "openai", "polars", "py3langid", "starlette", "uvicorn"}} & set(sys.modules)
 assert not heavy, heavy
 """
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 from userlm.text import END_TOKEN
@@ -203,10 +204,10 @@ def shorten(head: Ids, turns: list[Ids], template: Template, room: int) -> Ids |
         return None
     last_answer = max(len(turns) - 1, 0)
     exchanges = range(len(turns) % 2, len(turns), 2)  # an opening greeting goes first, alone
+    left = list(accumulate(map(len, reversed(turns)), initial=0))[::-1]  # tokens of a turn and all behind it
     for start in sorted({0, *exchanges, last_answer}):
-        kept = turns[start:]
-        if sum(map(len, kept)) <= room:
-            return (*head, *(token for turn in kept for token in turn))
+        if left[start] <= room:
+            return (*head, *(token for turn in turns[start:] for token in turn))
     last = turns[-1]
     opening = len(template.headers["assistant"]) + 1
     spare = room - opening - 1 - len(template.gap)
