@@ -67,7 +67,14 @@ def test_a_draft_that_goes_on_with_somebody_elses_turn_is_seen():
     guard = Guard(no_roles=True)
     for text in ("fine\nassistant: Sure!", "<user>: fine", "AI: Hello", "fineassistant\n\nSure!", "ok<|eot_id|>"):
         assert wrong(text, guard) == ["role"], text
-    for text in ("is a user: field needed?", "my assistant\nsaid so", "what is an ai system"):
+    for text in ("assistant\n\nSure!", "ok\nassistant\nSure!", "who is it?\nuser\nme", "(fine)assistant\nSure"):
+        assert wrong(text, guard) == ["role"], text
+    for text in (
+        "is a user: field needed?",
+        "my assistant\nsaid so",
+        "what is an ai system",
+        "a superuser\nto linux",
+    ):
         assert wrong(text, guard) == [], text
 
 
@@ -168,3 +175,18 @@ def test_whatever_is_drawn_what_is_said_obeys_the_guard_or_is_marked(texts: list
         assert list(violations(guard, TALK, reply)) == reply.meta.get("violates", [])
     said = reply.stop != "guard"
     assert len(reply.meta.get("rejected", ())) + said <= tries
+
+
+def test_what_is_known_of_a_rejected_draft_is_not_told_of_the_one_that_is_said():
+    replies = [
+        Reply("word " * 30, meta={"p_end": 0.5, "left_out": 7, "cut": True, "tokens_out": 30}),
+        Reply("three good words", meta={"p_end": 0.5, "left_out": 7, "tokens_out": 4}),
+    ]
+    meta = guarded(PAPER, TALK, replies.__getitem__, 9).meta
+    assert "cut" not in meta and (meta["p_end"], meta["left_out"], meta["tokens_out"]) == (0.5, 7, 34)
+
+
+def test_a_kept_draft_still_leaves_where_leaving_is_allowed():
+    guard = Guard(max_words=2, tries=2)
+    kept = guarded(guard, TALK, lambda n: Reply("thanks a lot, bye", "end"), 99)
+    assert (kept.text, kept.stop, kept.meta["violates"]) == ("thanks a lot, bye", "end", ["too long"])

@@ -96,7 +96,9 @@ def test_sftuser_on_qwen_opens_the_users_turn_where_its_own_template_opens_the_a
     assert (spelled(made, [template.close]), spelled(made, [template.end])) == ("<|im_end|>", END)
 
 
-@pytest.mark.parametrize("name", ["cmu-lti/osim-8b", "sunweiwei/Ditto-8B", "x/my_osim_4b"])
+@pytest.mark.parametrize(
+    "name", ["cmu-lti/osim-8b", "models--x--Ditto-8B/snapshots/1", "x/my_osim_4b", "osim8b", "m (./Ditto-8B)"]
+)
 def test_osim_and_ditto_play_the_person_as_the_assistant_and_do_not_think(name):
     made, template = found(QWEN, ["<think>", "</think>"], THINKING, name)
     assert spelled(made, prompt(TALK, template)) == (
@@ -142,6 +144,23 @@ def test_what_is_not_known_is_refused_and_says_why(special, chat_template, why):
     made = tokenizer(special, [], chat_template)
     with pytest.raises(ValueError, match=why.replace("|", "\\|")):
         recognise(made, text_encoder(made), "meta/some-model")
+
+
+def test_a_template_that_refuses_system_messages_is_compared_without_one():
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    made = tokenizer([*LLAMA, END], [], refusing + USERLM)
+    recognise(made, text_encoder(made))
+    for wrong in (USERLM.replace("<|eot_id|>{%", "<|eot_id|>\n{%"), "{{ 1 }}" + USERLM):
+        made = tokenizer([*LLAMA, END], [], refusing + wrong)
+        with pytest.raises(ValueError, match="spells"):
+            recognise(made, text_encoder(made))
+
+
+def test_a_row_closes_once_where_leaving_is_closing():
+    made = tokenizer(LLAMA, [], USP, bos="<|begin_of_text|>")
+    [row] = render(TALK.close("end"), profile_template(made, text_encoder(made))).rows
+    assert spelled(made, row.ids).endswith("user<|end_header_id|>\n\n<|eot_id|>")
+    assert not spelled(made, row.ids).endswith("<|eot_id|><|eot_id|>")
 
 
 def test_a_profile_needs_the_tokens_of_usp_and_an_open_user_turn():

@@ -1,6 +1,6 @@
 """The users: what each sees of a conversation and makes of it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -91,6 +91,40 @@ def test_a_guard_forbids_tokens_where_they_are_drawn_and_redraws_with_another_se
     assert first.banned_first == {40, 358, 2675, 1472, 8586, 5810}
 
 
+def test_where_leaving_is_a_turn_closed_at_once_a_guard_forbids_that_at_the_first_token_alone(tiny, slides):
+    template = replace(tiny.template(), end=tiny.template().close)
+    user = TrainedUser(Writes([Completion("and then what", template.close)]), template, guard=PAPER)
+    assert user.reply(slides).text == "and then what"
+    [(_, sampling)] = user.model.asked
+    assert sampling.banned_ids == frozenset() and template.close in sampling.banned_first
+
+
+def test_greedy_drafts_are_not_drawn_twice(tiny, slides):
+    user = trained(tiny, Completion("no", 1), guard=PAPER, sampling=Sampling(temperature=0))
+    assert user.reply(slides).meta["violates"] == ["too short"]
+    assert len(user.model.asked) == 1
+
+
+def test_a_user_whose_turn_it_is_not_says_so(tiny, slides):
+    waiting = Conversation("w", slides.turns[:1], slides.intent)
+    for user in (trained(tiny), PromptedUser(Writes([]))):
+        with pytest.raises(InputError, match="'w' ends with what the user said; add the assistant's answer"):
+            user.reply(waiting)
+
+
+def test_numbers_that_cannot_be_are_refused(tiny):
+    with pytest.raises(InputError, match="end_above 30: give a probability"):
+        Sampling(end_above=30)
+    with pytest.raises(InputError, match="max_tokens 99 of a window of 99"):
+        trained(tiny, window=99, sampling=Sampling(max_tokens=99))
+
+
+def test_a_prompted_user_is_told_who_it_is_beside_what_it_wants(slides):
+    chat = Writes([Completion("hm")])
+    PromptedUser(chat).reply(replace(slides, meta={"condition": "You are in a hurry."}))
+    assert "You are in a hurry." in chat.asked[0][0][0]["content"]
+
+
 def test_a_word_that_is_several_tokens_bans_none_of_them(tiny):
     assert tiny.template().beginnings(["Here"]) == frozenset()  # too few texts to be one token in this tokenizer
     assert len(tiny.template().beginnings(["I"])) == 1
@@ -101,6 +135,9 @@ def test_an_end_by_threshold_is_left_to_where_p_end_is_known_and_contradicts_a_g
     user = tuned(trained(tiny, left), end_above=0.3)
     assert user.reply(slides).stop == "end"
     assert user.model.asked[0][1].end_above == 0.3
+    said = tuned(trained(tiny, Completion("bye then", stop_id=tiny.template().end, p_end=0.1)), end_above=0.3)
+    reply = said.reply(slides)  # an end behind words is not one by P(end)
+    assert (reply.text, reply.stop) == ("bye then", None)
     with pytest.raises(InputError, match="no-end never lets the user leave"):
         tuned(user, guard=PAPER)
 

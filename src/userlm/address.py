@@ -117,10 +117,15 @@ def _served_user(place: str, form: str, tokenizer: str | None) -> TrainedUser:
     from userlm.models.completions import Completions
     from userlm.models.local import text_functions
 
-    words = _server_tokenizer(place, tokenizer)
-    template = _template(form, tokenizer or place.partition("#")[2], words, text_functions(words)[0])
+    words, served = _server_tokenizer(place, tokenizer), place.partition("#")[2]
+    name = f"{served} ({tokenizer})" if tokenizer else served
+    template = _template(form, name, words, text_functions(words)[0])
     model = Completions(_server(place), words)
-    return _trained_user(model, template, model.window() or WINDOW)
+    window = model.window()
+    if window is None:
+        assumed = f"{place}: the server does not tell the model's window; {WINDOW} tokens are assumed"
+        warn(assumed, ModelWarning, stacklevel=2)
+    return _trained_user(model, template, window or WINDOW)
 
 
 def _trained_user(model: Complete, template: Template, window: int) -> TrainedUser:
@@ -277,10 +282,11 @@ def _form(form: str, name: str, tokenizer: Any, encode: Encode, spans: Spans) ->
 def files(address: str) -> list[Path]:
     """The files on this machine whose contents an address stands for: logs, scripts, weights."""
     scheme, colon, rest = address.partition(":")
+    if colon and scheme in (*FORMS, "swapped"):
+        return files(rest)
     if colon and scheme in ("replay", "script"):
         return [Path(rest)]
-    name = rest if colon and scheme in FORMS else address
-    return sorted(_model_folder(name).glob("*.safetensors"))
+    return sorted(_model_folder(address).glob("*.safetensors"))
 
 
 def local_model(name: str, device: str | None = None, batch: int = BATCH) -> LocalModel:
@@ -416,6 +422,8 @@ def _python(rest: str) -> Speaker:
 
 def _ask(conversation: Conversation) -> str | None:
     """Ask in the terminal; an empty line or Ctrl-D leaves."""
+    if not conversation.turns and conversation.system:
+        print(f"\n{conversation.system}", file=sys.stderr)
     if conversation.turns:
         print(f"\n{conversation.turns[-1].role}: {conversation.turns[-1].text}", file=sys.stderr)
     try:

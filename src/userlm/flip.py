@@ -204,9 +204,9 @@ def shorten(head: Ids, turns: list[Ids], template: Template, room: int) -> Ids |
         return None
     last_answer = max(len(turns) - 1, 0)
     exchanges = range(len(turns) % 2, len(turns), 2)  # an opening greeting goes first, alone
-    left = list(accumulate(map(len, reversed(turns)), initial=0))[::-1]  # tokens of a turn and all behind it
+    rest = list(accumulate(map(len, reversed(turns)), initial=0))[::-1]  # tokens of a turn and all behind it
     for start in sorted({0, *exchanges, last_answer}):
-        if left[start] <= room:
+        if rest[start] <= room:
             return (*head, *(token for turn in turns[start:] for token in turn))
     last = turns[-1]
     opening = len(template.headers["assistant"]) + 1

@@ -26,7 +26,7 @@ class Guard:
     """What a draft must be like.
 
     Attributes:
-        first_words: with which none may begin, in exactly this spelling.
+        first_words: with which none may begin, in exactly this spelling, letters and digits alone.
         no_end: the user may not leave.
         min_words, max_words: words are what white space separates; `None`: any number.
         no_repeat: none may equal an earlier user turn or the intent, but for case and white space.
@@ -145,7 +145,8 @@ def _meta(reply: Reply, rejected: list[tuple[Reply, tuple[str, ...]]]) -> dict[s
     """What is known of a reply, and of the drafts before it."""
     if not rejected:
         return dict(reply.meta)
-    meta = {**rejected[0][0].meta, **reply.meta}
+    first = rejected[0][0].meta
+    meta = {name: first[name] for name in ("p_end", "left_out") if name in first} | dict(reply.meta)
     for name in ("tokens_in", "tokens_out"):
         counts = [draft.meta[name] for draft in (reply, *(draft for draft, _ in rejected)) if name in draft.meta]
         if counts:
@@ -171,7 +172,8 @@ def _folded(text: str) -> str:
 _ROLES = re.compile(
     r"<\|\w+\|>"  # a control token, spelled
     r"|^\W{0,3}(user|human|assistant|ai|system)\W{0,3}:"  # a line of a transcript
-    r"|(?<=[\w.?!])(user|assistant|system)\s*\n",  # a header whose control tokens a server took out
+    r"|^\s*(user|assistant|system)\s*$"  # a header whose control tokens a server took out
+    r"|(?<!\w)(?<!\s)(user|assistant|system)\s*\n|[a-z](assistant)\s*\n",  # and the same run into the words
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -189,7 +191,7 @@ def _with(guard: Guard, part: str) -> Guard:
             return replace(guard, no_echo=True)
         case "no-roles" if not equals:
             return replace(guard, no_roles=True)
-        case "first" if value:
+        case "first" if re.fullmatch(r"\w+(/\w+)*", value):
             return replace(guard, first_words=tuple(value.split("/")))
         case "words" if found := re.fullmatch(r"(\d*)-(\d*)", value):
             low, high = (int(bound) if bound else None for bound in found.groups())

@@ -487,8 +487,10 @@ class Journal:
         path.touch()
         self._whole = 0
         with path.open("rb") as file:
-            for raw in file:
+            for number, raw in enumerate(file, 1):
                 if not raw.endswith(b"\n") or _parse(0, raw).error:
+                    if file.read(1):  # no crash of ours leaves that
+                        raise InputError(f"{path}, line {number} is damaged; mend it, or delete the folder")
                     break
                 self._whole += len(raw)
         os.truncate(path, self._whole)
@@ -573,7 +575,7 @@ class Recorded:
         if known := self._answers.find(conversation.id, len(conversation.turns)):
             return known
         reply = self._speaker.reply(conversation)
-        if isinstance(reply, Reply):  # else whoever asked will say what is wrong
+        if isinstance(reply, Reply) and (reply.text or reply.stop):  # else whoever asked will say what is wrong
             self._answers.add(conversation, reply)
         return reply
 

@@ -234,6 +234,8 @@ class Sampling:
                 f"temperature {self.temperature}, top_p {self.top_p}, max_tokens {self.max_tokens}: "
                 "give temperature >= 0, 0 < top_p <= 1 and max_tokens >= 1"
             )
+        if self.end_above is not None and not 0 <= self.end_above <= 1:
+            raise InputError(f"end_above {self.end_above}: give a probability, from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)

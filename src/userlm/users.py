@@ -35,7 +35,8 @@ class TrainedUser:
 
     Attributes:
         window: the model's context, in tokens; what does not fit is left out in the same order as in training.
-        sampling: with `end_above`, the user leaves when P(end) is at least that, and only then.
+        sampling: with `end_above`, the user leaves when P(end) is at least that, and only then; an end behind
+            words closes the turn.
     """
 
     model: Complete
@@ -48,6 +49,10 @@ class TrainedUser:
     def __post_init__(self) -> None:
         if self.guard.no_end and self.sampling.end_above is not None:
             raise InputError("a guard with no-end never lets the user leave, so --end-above has no say; give one")
+        if self.sampling.max_tokens >= self.window:
+            raise InputError(
+                f"max_tokens {self.sampling.max_tokens} of a window of {self.window}: leave room for the talk"
+            )
 
     def reply(self, conversation: Conversation, /) -> Reply:
         """The next user turn.
@@ -56,6 +61,7 @@ class TrainedUser:
         the conversation did not fit the window; `cut`, if the turn was still going on at `max_tokens`; the tokens
         used; what the guard rejected.
         """
+        _need_users_turn(conversation)
         ids, left_out = flip.fit(conversation, self.template, self.window - self.sampling.max_tokens)
         if ids is None:
             return Reply(stop="context")
@@ -67,7 +73,8 @@ class TrainedUser:
             out = self.model.complete(ids, replace(sampling, seed=_seed(self.seed, conversation, n)))
             text, closed = out.text.strip(), out.stop_id
             # Where leaving has no token of its own (USP), it is a turn that is closed before a word was said.
-            ends = closed == self.template.end and not (text and self.template.end == self.template.close)
+            only_first = self.template.end == self.template.close or sampling.end_above is not None
+            ends = closed == self.template.end and not (text and only_first)
             meta = known | {"p_end": out.p_end, **_usage(out)} | ({"cut": True} if closed is None else {})
             return Reply(text, "end" if ends else None, meta)
 
@@ -106,6 +113,7 @@ class PromptedUser:
 
     def reply(self, conversation: Conversation, /) -> Reply:
         """The next user turn; words before an end marker are said, then the user leaves."""
+        _need_users_turn(conversation)
         if conversation.intent is None:
             raise InputError(f"conversation {conversation.id!r} has no intent, and a prompted user needs one")
         goal = conversation.system or conversation.intent  # with what is known of the person
@@ -233,6 +241,13 @@ class Human:
         """What was typed."""
         text = self.ask(conversation)
         return Reply(stop="end") if text is None else Reply(text)
+
+
+def _need_users_turn(conversation: Conversation) -> None:
+    if conversation.next_role != "user":
+        raise InputError(
+            f"conversation {conversation.id!r} ends with what the user said; add the assistant's answer (.say)"
+        )
 
 
 def _seed(seed: int, conversation: Conversation, draft: int = 0) -> int:

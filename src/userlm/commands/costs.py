@@ -120,6 +120,13 @@ class Costs:
             return replace(speaker, model=MeteredComplete(speaker.model, meter))
         return replace(speaker, chat=MeteredChat(speaker.chat, meter))
 
+    def check(self) -> None:
+        """Raise `InputError` for caps on what is not counted."""
+        if self._caps != Caps() and not any(self._sides.values()):
+            raise InputError(
+                "--max-calls, --max-tokens-total and --budget are for models, and none is called here"
+            )
+
     def foretell(
         self, starts: Iterable[Conversation], calls: Callable[[Conversation], Iterable[tuple[Role, int]]]
     ) -> None:
@@ -127,9 +134,6 @@ class Costs:
 
         Args:
             calls: at most these will be made for a conversation: whose, and after how many tokens were said.
-
-        Raises:
-            InputError: for caps on what is not counted.
         """
         sides = {role: side for role, side in self._sides.items() if side}
         if self._caps != Caps() and not sides:

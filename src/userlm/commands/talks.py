@@ -107,10 +107,11 @@ def respond(
     )
     costs = Costs(run, caps)
     speaker = costs.count("user", user, speaker, price)
+    costs.check()
     turns = Journal(run.path("turns.jsonl"))
     answers = Answers(turns)
     costs.foretell(starts(), lambda start: _calls_to_come(start, answers, only_one=True))
-    answered = respond_all(Recorded(speaker, answers), starts(), workers)
+    answered = respond_all(Recorded(speaker, answers), starts(), 1 if user == "human" else workers)
     return _collect(run, places, answered, turns, costs, "responding")
 
 
@@ -196,9 +197,12 @@ def simulate(
     costs = Costs(run, caps)
     user_side = costs.count("user", user, user_side, prices[0])
     assistant_side = costs.count("assistant", assistant, assistant_side, prices[1])
+    costs.check()
     turns = Journal(run.path("turns.jsonl"))
     answers = Answers(turns)
     costs.foretell(starts(), lambda start: _calls_to_come(start, answers, max_turns))
+    if "human" in (user, assistant):
+        workers = 1  # who has one keyboard
     ended = simulate_all(
         Recorded(user_side, answers), Recorded(assistant_side, answers), starts(), max_turns, until, workers
     )
@@ -229,6 +233,8 @@ def chat(
     if other is None:
         wanted = "--user trained:MODEL" if seat == "assistant" else "--assistant MODEL"
         raise InputError(f"who is in the other seat? give {wanted}")
+    if seat == "user" and (guard, end_above, tokenizer) != (None, None, None):
+        raise InputError("--guard, --end-above and --tokenizer are for a simulated user; here you are the user")
     if seat == "assistant" and other.startswith(("prompted:", "swapped:")) and intent is None:
         raise InputError("a prompted user needs to know what it is after; give --intent")
     if save and save.suffix != ".jsonl":
@@ -247,9 +253,13 @@ def chat(
     if len(ended.turns) > len(you.seen.turns):  # last words, said with a stop
         leaves = ended.turns[-1].role
         you.watch(ended)
-    why = {"end": "left", "error": f"could not answer: {ended.meta.get('error')}"}.get(
-        ended.stop or "", ended.stop
-    )
+    why = {
+        "end": "left",
+        "error": f"could not answer: {ended.meta.get('error')}",
+        "max_turns": f"has had {max_turns} turns",
+        "context": "has no room left in the model's window",
+        "guard": "said nothing that the guard lets pass",
+    }.get(ended.stop or "", ended.stop)
     console.print(f"{'you' if leaves == seat else f'the {leaves}'} {why}", style="dim")
     record = to_record(replace(ended, id=f"chat-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"))
     if saved:

@@ -354,7 +354,10 @@ def chat_ids(
                 **({"date_string": today} if today else {}),  # as Llama-3.1 and later call it
             )
         except TemplateError as error:
-            raise ModelError(f"{name}: its chat template refuses these messages: {error}") from None
+            raise ModelError(
+                f"{name}: its chat template refuses these messages: {error} (one that knows no system role takes "
+                "`prompted:`, and no --system)"
+            ) from None
 
     controls = [token.content for token in tokenizer.added_tokens_decoder.values()]
     if not any(control in m["content"] for m in messages for control in controls):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from dataclasses import replace
 from typing import Any
 
 from jinja2 import TemplateError
@@ -29,7 +29,7 @@ from userlm.types import Conversation, Message
 HEADERS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 CHATML = ("<|im_start|>", "<|im_end|>")
 
-SWAPPED = re.compile(r"\b(osim|ditto)\b|odyssim", re.IGNORECASE)
+SWAPPED = re.compile(r"\b(osim|ditto)(\b|\d)|odyssim", re.IGNORECASE)
 """In the names of checkpoints that play the person as the assistant. Their tokens are those of any Qwen3."""
 
 PROFILE = (
@@ -59,7 +59,7 @@ def recognise(tokenizer: Any, encode: Encode, name: str = "") -> Template:
         raise ValueError(f"it has no {END_TOKEN} token but opens a user turn, as USP does (profile:{name})")
     elif known.keys() >= {*CHATML}:
         swapped = END_TOKEN not in known
-        if swapped and not SWAPPED.search(PurePath(name).name.replace("_", "-")):
+        if swapped and not SWAPPED.search(name.replace("_", "-")):
             raise ValueError(
                 f"its tokenizer has no {END_TOKEN} token (an OSim or Ditto checkpoint has none, and is known by "
                 "`osim` or `ditto` in its name)"
@@ -119,22 +119,26 @@ def _llama_spelling(tokenizer: Any) -> tuple[str, Ids, bool]:
     found = re.match(
         r"(.*?)<\|start_header_id\|>user<\|end_header_id\|>(\n*)( ?)u\3<\|eot_id\|>", spelled, re.DOTALL
     )
-    if not found:
+    known = {token.content: id for id, token in tokenizer.added_tokens_decoder.items()}
+    if not found or (found[1] and found[1] not in known):
         raise ValueError("its chat template spells a user turn in a way that is not known here")
-    return found[2], tuple(tokenizer.encode(found[1], add_special_tokens=False)) if found[1] else (), not found[3]
+    return found[2], (known[found[1]],) if found[1] else (), not found[3]
 
 
 def _compare(tokenizer: Any, template: Template) -> None:
     """Raise `ValueError` if the checkpoint's own chat template spells the probe otherwise."""
     swaps = template.headers["assistant"][1:] == tuple(template.encode("user"))
     role = {"user": "assistant", "assistant": "user"} if swaps else {"user": "user", "assistant": "assistant"}
-    messages = [{"role": "system", "content": template.told.replace("{}", str(PROBE.system))}]
-    messages += [{"role": role[turn.role], "content": turn.text} for turn in PROBE.turns]
-    spelled = _spell(tokenizer, messages)
+    probe = PROBE
+    system = {"role": "system", "content": template.told.replace("{}", str(PROBE.system))}
+    messages = [{"role": role[turn.role], "content": turn.text} for turn in PROBE.turns]
+    spelled = _spell(tokenizer, [system, *messages])
+    if spelled is None and tokenizer.chat_template:  # it refuses a system message
+        spelled, probe = _spell(tokenizer, messages), replace(PROBE, intent=None)
     if spelled is None:
         return
     theirs = tokenizer.encode(spelled, add_special_tokens=False)
-    ours = flip.prompt(PROBE, template)
+    ours = flip.prompt(probe, template)
     closed = ours[: len(ours) - len(template.open())]
     left_open = (*closed, *template.headers["user"])
     if tuple(theirs) not in (closed, left_open):
