@@ -1,6 +1,7 @@
 """Addresses: what is found, and what is said when it is not."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fake_server import completion, serving
@@ -124,7 +125,9 @@ def test_a_model_is_scored_in_the_form_of_its_address_and_a_bare_name_is_a_user_
         address.scorer(f"prompted:{tmp_path}")
     with pytest.raises(InputError, match=f"{tmp_path} brings its own"):
         address.scorer(f"{tmp_path}", tokenizer=str(tmp_path))
-    assert [path.name for path in address.files(f"base:{tmp_path}")] == ["model.safetensors"]
+    for scheme in ("base", "trained", "profile", "prompted", "swapped"):
+        assert [path.name for path in address.files(f"{scheme}:{tmp_path}")] == ["model.safetensors"]
+    assert address.files("prompted:script:lines.txt") == [Path("lines.txt")]
 
 
 def test_a_base_model_is_no_user_model_and_the_error_says_how_to_score_it(tiny, tmp_path):

@@ -310,6 +310,27 @@ def test_a_torn_line_of_a_journal_is_cut_off_and_the_whole_ones_kept(tmp_path):
     assert path.read_text() == '{"n":0}\n{"n":1}\n{"n":2}\n'
 
 
+def test_a_journal_damaged_in_the_middle_is_left_as_it_is_and_named(tmp_path):
+    path = tmp_path / "turns.jsonl"
+    path.write_text('{"id":"a"}\n{"id":\n{"id":"c"}\n')
+    with pytest.raises(InputError, match=r"turns\.jsonl, line 2 is damaged"):
+        Journal(path)
+    assert path.read_text().count("\n") == 3
+
+
+def test_an_answer_without_words_or_a_stop_is_no_answer_and_is_asked_for_again(tmp_path):
+    class Recovers:
+        said = iter(("", "here i am"))
+
+        def reply(self, conversation):
+            return Reply(next(self.said))
+
+    for expected in ("", "here i am", "here i am"):
+        journal = Journal(tmp_path / "turns.jsonl")
+        assert Recorded(Recovers(), Answers(journal)).reply(Conversation("a")).text == expected
+        journal.close()
+
+
 def test_what_was_answered_is_not_asked_again(tmp_path):
     class Counts:
         calls = 0

@@ -376,3 +376,32 @@ def test_ctrl_c_says_how_many_calls_may_be_billed_and_they_count_at_their_worst_
     assert process.returncode == 130 and "4 calls were in flight; they may be billed" in told
     begun = [json.loads(line)["used"] for line in (tmp_path / "sim/usage.jsonl").read_text().splitlines()]
     assert [used["unsure"] for used in begun] == [6] * 4  # one call, and five tries more
+
+
+# --- small print ------------------------------------------------------------------------------------------
+
+
+def test_caps_without_a_model_are_refused_and_leave_the_folder_free(tmp_path):
+    path, out = seeds(tmp_path / "seeds.jsonl", 2), tmp_path / "out"
+    (tmp_path / "lines.txt").write_text("hi\n")
+    script = f"script:{tmp_path / 'lines.txt'}"
+    with pytest.raises(InputError, match="are for models; none is called here"):
+        commands.simulate(script, "clarifier", seeds=path, out=out, max_calls=3)
+    assert commands.simulate(script, "clarifier", seeds=path, out=out, max_turns=2)["conversations"] == 2
+
+
+def test_somebody_at_the_keyboard_has_one_conversation_at_a_time_and_is_told_the_intent(
+    tmp_path, monkeypatch, capsys
+):
+    path = seeds(tmp_path / "seeds.jsonl", 3)
+    lines = iter(f"line {i}" for i in range(6))
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    commands.simulate("human", "clarifier", seeds=path, out=tmp_path / "out", max_turns=2)
+    said = [talk.user_turns for talk in read_conversations(tmp_path / "out" / "conversations.jsonl")]
+    assert said == [("line 0", "line 1"), ("line 2", "line 3"), ("line 4", "line 5")]
+    assert f"{INTENT_PREFIX}cook 0." in capsys.readouterr().err
+
+
+def test_what_tunes_a_simulated_user_is_refused_where_you_are_the_user():
+    with pytest.raises(InputError, match="here you are the user"):
+        commands.chat(assistant="clarifier", seat="user", guard="paper")

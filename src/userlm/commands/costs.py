@@ -123,9 +123,7 @@ class Costs:
     def check(self) -> None:
         """Raise `InputError` for caps on what is not counted."""
         if self._caps != Caps() and not any(self._sides.values()):
-            raise InputError(
-                "--max-calls, --max-tokens-total and --budget are for models, and none is called here"
-            )
+            raise InputError("--max-calls, --max-tokens-total and --budget are for models; none is called here")
 
     def foretell(
         self, starts: Iterable[Conversation], calls: Callable[[Conversation], Iterable[tuple[Role, int]]]
@@ -136,10 +134,6 @@ class Costs:
             calls: at most these will be made for a conversation: whose, and after how many tokens were said.
         """
         sides = {role: side for role, side in self._sides.items() if side}
-        if self._caps != Caps() and not sides:
-            raise InputError(
-                "--max-calls, --max-tokens-total and --budget are for models, and none is called here"
-            )
         if self._caps == Caps() and not any(side.bills for side in sides.values()):
             return
         count, size = Counter[Role](), Counter[Role]()
