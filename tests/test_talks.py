@@ -149,7 +149,7 @@ def test_a_cap_is_never_passed_and_the_same_command_with_a_higher_one_goes_on(ca
         ({"price": "1"}, "--price 1: give US dollars for a million"),
         ({"user_price": "one"}, "--user-price one: give US dollars for a million"),
         ({"user_price": "1/1"}, r"--user-price: script:.* is no model that is called; leave it out"),
-        ({"assistant": "clarifier", "max_calls": 3}, "--max-calls, .* are for models, and none is called here"),
+        ({"assistant": "clarifier", "max_calls": 3}, "--max-calls, .* are for models; none is called here"),
     ],
 )
 def test_caps_and_prices_that_say_nothing_are_refused(options, said, quick, tmp_path):
