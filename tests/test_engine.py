@@ -24,9 +24,12 @@ from transformers import (
     Phi3ForCausalLM,
 )
 
+from userlm.models import drawing
 from userlm.models import engine as engine_module
-from userlm.models.engine import Call, Engine, Rows, _budget, common, draw
+from userlm.models.drawing import draw
+from userlm.models.engine import Call, Engine, _budget
 from userlm.models.packed import check_rows_apart
+from userlm.models.rows import Rows, common
 from userlm.types import ModelError, Sampling
 
 SIZES = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -372,7 +375,7 @@ def nucleus_by_hand(logits, temperature, top_p, number):
 @pytest.mark.parametrize("top", [1, 4, 256])
 def test_the_nucleus_is_the_same_however_many_candidates_are_looked_at_first(monkeypatch, top):
     """300 rows of 50 logits, some of few values, so that many are equal, at 5 temperatures and shares."""
-    monkeypatch.setattr(engine_module, "TOP", top)
+    monkeypatch.setattr(drawing, "TOP", top)
     numbers = random.Random(0)
     kinds = [(t, p) for t in (0.3, 1.0, 2.0) for p in (0.05, 0.5, 0.8, 0.97, 1.0)]
     logits = torch.randn(300, 50, generator=torch.Generator().manual_seed(0)) * 2
@@ -391,7 +394,7 @@ def test_the_nucleus_is_the_same_however_many_candidates_are_looked_at_first(mon
 def test_among_equals_the_smaller_ids_are_the_nucleus_however_many_are_looked_at(monkeypatch):
     """Of 50 equal tokens, 3 hold more than 0.05."""
     for top in (1, 4, 64):
-        monkeypatch.setattr(engine_module, "TOP", top)
+        monkeypatch.setattr(drawing, "TOP", top)
         assert draw(torch.zeros(3, 50), [Sampling(top_p=0.05)] * 3, [0.1, 0.5, 0.9]) == [0, 1, 2]
 
 

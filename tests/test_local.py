@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from userlm import address
 from userlm.flip import prompt, render, samples
 from userlm.models import local
-from userlm.models.engine import draw
+from userlm.models.drawing import draw
 from userlm.models.local import LocalModel, chat_ids, text_encoder
 from userlm.types import Completion, Conversation, InputError, ModelError, Sampling
 from userlm.users import TrainedUser

@@ -1,10 +1,7 @@
 """Many completions at once from one transformers model: the engine behind `LocalModel.complete`.
 
-Every conversation keeps a row of keys and values between its turns, so that a turn costs what is new in it. What
-is read of new prompts and what is drawn for others goes through the model together, end to end, without padding;
-an attention function of our own behind transformers' attention interface shows each its own row only.
-
-On every device that is a loop of torch's attention over the rows. It was measured on CPUs; it never ran on a GPU.
+Every conversation keeps a row of keys and values between its turns (`models.rows`), so that a turn costs what is
+new in it. What is read of new prompts and what is drawn for others goes through the model together.
 """
 
 from __future__ import annotations
@@ -16,28 +13,22 @@ import random
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
 
-from userlm.types import InputError, ModelError, Sampling
+from userlm.models.drawing import draw
+from userlm.models.rows import KEPT_ROWS, Row, Rows, attending, check_attention, common
+from userlm.types import ModelError, Sampling
 
-KEPT_ROWS = "userlm_kept_rows"
 CHUNK = 2048
 """Tokens of prompts that one forward pass reads, so that nobody waits for somebody's long one."""
 ROWS = 16
 """Rows that are kept for each completion at once, at most."""
-TOP = 256
-"""Candidates among which a nucleus is looked for first. To sort a large vocabulary takes longer than a step of a
-small model."""
 IDLE = 1.0
 """Seconds without a call after which the worker ends."""
 
@@ -49,143 +40,6 @@ class Drawn:
     ids: tuple[int, ...]
     stop_id: int | None
     p_end: float | None
-
-
-# --- rows ----------------------------------------------------------------------------------------------------
-
-
-class Row:
-    """The keys and values of a sequence of tokens in all layers.
-
-    Attributes:
-        ids: the tokens whose keys and values are held.
-        prompt: how many of them were asked for; the others were drawn.
-        logits: behind the prompt, float32; `None` if they are not known.
-        capacity: how many tokens there is memory for.
-        layers: keys and values by layer, each (groups, capacity, size); made when first written to.
-        used: when it was given back; the clock is that of `Rows`.
-    """
-
-    __slots__ = ("busy", "capacity", "ids", "layers", "logits", "prompt", "used")
-
-    def __init__(self, capacity: int) -> None:
-        self.ids: list[int] = []
-        self.prompt, self.capacity, self.used, self.busy = 0, capacity, 0, False
-        self.logits: torch.Tensor | None = None
-        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put what is new, (groups, tokens, size), behind that of `ids`; all that there is then."""
-        if layer not in self.layers:
-            self.layers[layer] = (_room(keys, self.capacity), _room(values, self.capacity))
-        held_keys, held_values = self.layers[layer]
-        start, stop = len(self.ids), len(self.ids) + keys.shape[1]
-        held_keys[:, start:stop] = keys
-        held_values[:, start:stop] = values
-        return held_keys[:, :stop], held_values[:, :stop]
-
-    def copy(self, other: Row, tokens: int, capacity: int) -> None:
-        """Hold the first tokens of a row, another or this one, in new memory."""
-        for layer, (held_keys, held_values) in other.layers.items():
-            keys, values = _room(held_keys, capacity), _room(held_values, capacity)
-            keys[:, :tokens], values[:, :tokens] = held_keys[:, :tokens], held_values[:, :tokens]
-            self.layers[layer] = keys, values
-        self.ids, self.capacity = other.ids[:tokens], capacity
-
-
-def _room(states: torch.Tensor, capacity: int) -> torch.Tensor:
-    return states.new_empty(states.shape[0], capacity, states.shape[2])
-
-
-class Rows:
-    """The rows that are kept, within a budget; the least recently used go first.
-
-    Args:
-        budget: bytes.
-        token, fixed: bytes of a token, and of what else a row holds.
-        most: how many rows.
-        window: tokens of the longest.
-        exact: a row serves the very same prompt only, so that what is drawn does not depend, not by a rounding
-            error, on what was asked before.
-    """
-
-    def __init__(self, budget: int, token: int, fixed: int, most: int, window: int, exact: bool) -> None:
-        self.budget, self.token, self.fixed, self.most = budget, token, fixed, most
-        self.window, self.exact = window, exact
-        self.kept: list[Row] = []
-        self._clock = 0
-
-    def bytes(self, but: Row | None = None) -> int:
-        """What all rows may come to, but one."""
-        return sum(row.capacity * self.token + self.fixed for row in self.kept if row is not but)
-
-    def nearest(self, ids: list[int]) -> tuple[Row | None, int]:
-        """The row that knows most of a prompt, and how many tokens; all of them only if their logits are known."""
-        best, most = None, 0
-        for row in sorted(self.kept, key=lambda row: (row.busy, -row.used)):
-            shared = common(row.ids, ids, most)
-            if shared == len(ids) and (row.prompt != shared or row.logits is None):
-                shared -= 1
-            if shared > most and (shared == len(ids) or not self.exact):
-                best, most = row, shared
-        return best, most
-
-    def take(self, ids: list[int], tokens: int) -> Row | None:
-        """A row that holds as much of a prompt as is known, with room for so many tokens; `None` if there is no
-        memory before others are done.
-
-        The row that shares most with the prompt is taken over if nobody uses it and its own prompt is the
-        beginning of this one: it is the next turn of its conversation, or the same turn drawn again. Otherwise it
-        may be wanted yet, and what is shared is copied, which costs next to nothing.
-        """
-        best, shared = self.nearest(ids)
-        over = best if best and not best.busy and min(best.prompt, len(best.ids)) <= shared else None
-        capacity = tokens
-        if over:
-            wider = min(self.window, max(tokens, over.capacity * 3 // 2))
-            capacity = over.capacity if over.capacity >= tokens else wider
-        if not self._make_room(capacity, over):
-            return None
-        row = over or Row(capacity)
-        logits = best.logits if best and shared == len(ids) else None
-        if best and (best is not row or capacity > row.capacity):
-            row.copy(best, shared, capacity)
-        if row is not over:
-            self.kept.append(row)
-        del row.ids[shared:]
-        row.prompt, row.logits, row.busy = len(ids), logits, True
-        return row
-
-    def give_back(self, row: Row) -> None:
-        """Nobody uses it for now."""
-        self._clock += 1
-        row.busy, row.used = False, self._clock
-
-    def clear(self) -> None:
-        """Drop all that nobody uses."""
-        self.kept = [row for row in self.kept if row.busy]
-
-    def _make_room(self, capacity: int, over: Row | None) -> bool:
-        """Drop free rows until one of this capacity, in the place of `over`, is within the budget; if nobody is
-        using any, it may exceed that."""
-        free = sorted((row for row in self.kept if not row.busy and row is not over), key=lambda row: -row.used)
-        more = capacity * self.token + self.fixed
-        while self.bytes(but=over) + more > self.budget or len(self.kept) + (over is None) > self.most:
-            if not free:
-                return not any(row.busy for row in self.kept)
-            self.kept.remove(free.pop())
-        return True
-
-
-def common(held: list[int], ids: list[int], least: int = 0) -> int:
-    """How many tokens two sequences share at their beginning; 0 if they are not more than `least`."""
-    if held[: least + 1] != ids[: least + 1]:
-        return 0
-    pairs = zip(held, ids, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(held), len(ids)))
-
-
-# --- completions ---------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, eq=False)
@@ -427,7 +281,7 @@ class Engine:
         stops = list(accumulate(len(new) for _, new in feeds))
         spans = [(call.row, stop - len(new), stop) for (call, new), stop in zip(feeds, stops, strict=True)]
         places = [len(row.ids) + i for row, begin, stop in spans for i in range(stop - begin)]
-        with _kept_rows(self.model):
+        with attending(self.model):
             out = self.model(
                 input_ids=ids,
                 position_ids=torch.tensor([places], device=ids.device),
@@ -483,7 +337,7 @@ class Engine:
             a, b, c = calls
             try:
                 if way == "rows":
-                    _check_attention(self.model.config, self.window)
+                    check_attention(self.model.config, self.window)
                     self._forward([(a, a.tokens[:8]), (b, b.tokens[:6])])
                     found = self._forward([(a, a.tokens[8:]), (b, b.tokens[6:]), (c, c.tokens)])
                 else:
@@ -524,151 +378,6 @@ def _budget(device: torch.device) -> int:
     except (OSError, KeyError):  # not Linux
         return 2**31
 
-
-# --- drawing -------------------------------------------------------------------------------------------------
-
-
-def draw(logits: torch.Tensor, samplings: Sequence[Sampling], numbers: Sequence[float]) -> list[int | None]:
-    """A token for each row of logits, (rows, vocabulary): temperature, then nucleus (Holtzman et al., 2020).
-
-    Args:
-        numbers: between 0 and 1, one a row: how much of the nucleus' probability lies before the token.
-
-    Returns:
-        `None` for a row that holds NaN or infinity, or nothing but -infinity.
-    """
-    peaks, greedy = logits.max(-1)
-    fine, tokens = peaks.isfinite().tolist(), greedy.tolist()
-    drawn = [i for i, sampling in enumerate(samplings) if sampling.temperature and fine[i]]
-    if drawn:
-        heat = torch.tensor([max(samplings[i].temperature, 1e-30) for i in drawn], device=logits.device)
-        probabilities = ((logits[drawn] - peaks[drawn, None]) / heat[:, None]).softmax(-1)
-        some = _draw(probabilities, [samplings[i].top_p for i in drawn], [numbers[i] for i in drawn])
-        for i, token in zip(drawn, some, strict=True):
-            tokens[i] = token
-    return [token if ok else None for token, ok in zip(tokens, fine, strict=True)]
-
-
-def _draw(probabilities: torch.Tensor, top_p: Sequence[float], numbers: Sequence[float]) -> list[int]:
-    """Tokens from the nuclei of rows of probabilities. Among equals the smaller id comes first."""
-    tokens = [0] * len(top_p)
-    levels, shares = torch.tensor(numbers, dtype=torch.float64), torch.tensor(top_p, dtype=torch.float64)
-    if whole := [i for i, share in enumerate(top_p) if share == 1]:
-        picked = _pick(probabilities[whole].cpu().double(), levels[whole]).tolist()
-        for i, token in zip(whole, picked, strict=True):
-            tokens[i] = token
-    left, count = [i for i, share in enumerate(top_p) if share < 1], TOP
-    while left:
-        count = min(count, probabilities.shape[1])
-        values, ids = (found.cpu() for found in probabilities[left].topk(count))
-        ids, order = ids.sort(-1)
-        values, order = values.gather(-1, order).double().sort(dim=-1, descending=True, stable=True)
-        ids = ids.gather(-1, order)
-        inside = values.cumsum(-1) - values < shares[left, None]  # what is before it is not enough yet
-        ends = ~(inside & (values == values[:, -1:])).any(-1)  # else more of the least may belong to it
-        picked = ids.gather(-1, _pick(values.masked_fill(~inside, 0), levels[left])[:, None])[:, 0].tolist()
-        done = [end or count == probabilities.shape[1] for end in ends.tolist()]
-        for i, token in zip(left, picked, strict=True):
-            tokens[i] = token
-        left = [i for i, ready in zip(left, done, strict=True) if not ready]
-        count *= 16
-    return tokens
-
-
-def _pick(weights: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """Where the running sum of a row of weights passes its level, a share of the total. Never at a weight of 0: a
-    double below 1 times the total is less than the total, rounded, too."""
-    sums = weights.cumsum(-1)
-    return (sums <= (levels * sums[:, -1])[:, None]).sum(-1)
-
-
-# --- attention -----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _kept_rows(model: Any) -> Iterator[None]:
-    """Within it, the model attends to rows, and to nothing else."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(KEPT_ROWS)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
-def _check_attention(config: Any, window: int) -> None:
-    """Raise `InputError` for what a short trial would not show: attention or positions that change further on."""
-    config = config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if kinds - {"full_attention", "sliding_attention"}:
-        raise InputError(f"{config.model_type}: layers of {', '.join(sorted(kinds))}")
-    rope = getattr(config, "rope_parameters", None) or {}
-    usual = rope.get("original_max_position_embeddings") or window
-    if rope.get("rope_type") in ("longrope", "dynamic") and window > usual:
-        raise InputError(f"{config.model_type}: positions that change with the length")
-
-
-def _attend(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    kept_rows: Sequence[tuple[Row, int, int]] | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    position_bias: torch.Tensor | None = None,
-    **others: Any,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention within each row, as transformers' attention interface wants it.
-
-    query, key, value: (1, heads or groups, tokens, size); the result: (1, tokens, heads, size).
-
-    Args:
-        kept_rows: rows, and where in the tokens stands what is new in each.
-    """
-    if kept_rows is None or softcap is not None or s_aux is not None or position_bias is not None:
-        raise InputError(f"{module.config.model_type}: there are no rows for attention like this")
-    parts = []
-    for row, begin, stop in kept_rows:
-        keys, values = row.write(module.layer_idx, key[0, :, begin:stop], value[0, :, begin:stop])
-        parts.append(_attend_row(query[:, :, begin:stop], keys[None], values[None], scaling, sliding_window))
-    return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
-
-
-def _attend_row(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None, window: int | None
-) -> torch.Tensor:
-    """Of the last tokens of a row to all of it; (1, heads or groups, tokens, size) each."""
-    new, all_ = query.shape[2], keys.shape[2]
-    if window is not None and all_ > window + new - 1:  # the first that anybody sees
-        keys, values = keys[:, :, -(window + new - 1) :], values[:, :, -(window + new - 1) :]
-        all_ = window + new - 1
-    if new == 1:  # the heads that share keys stand in for tokens: the keys need not be repeated
-        grouped = query.view(1, keys.shape[1], -1, query.shape[3])
-        return F.scaled_dot_product_attention(grouped, keys, values, scale=scaling).reshape(query.shape)
-    band = None
-    if all_ > new or (window is not None and all_ > window):
-        band = torch.ones(new, all_, dtype=torch.bool, device=query.device).tril(all_ - new)
-        if window is not None:
-            band = band.triu(all_ - new + 1 - window)
-    return F.scaled_dot_product_attention(
-        query, keys, values, attn_mask=band, is_causal=band is None, scale=scaling, enable_gqa=True
-    )
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    """Rows are kept apart by `_attend`."""
-
-
-AttentionInterface.register(KEPT_ROWS, _attend)
-AttentionMaskInterface.register(KEPT_ROWS, _no_mask)
-
-
-# --- forks ---------------------------------------------------------------------------------------------------
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
