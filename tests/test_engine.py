@@ -593,6 +593,14 @@ def slowly(model, seconds):
 
 
 def test_ctrl_c_reaches_a_caller_who_waits_and_what_it_asked_for_is_dropped():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a shell's background
+    try:
+        _interrupt()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt():
     model = llama()
     engine = engine_of(model, 1)
     engine.complete(IDS, GREEDY)

@@ -44,11 +44,14 @@ def _draw(probabilities: torch.Tensor, top_p: Sequence[float], numbers: Sequence
             tokens[i] = token
     left, count = [i for i, share in enumerate(top_p) if share < 1], TOP
     while left:
-        count = min(count, probabilities.shape[1])
-        values, ids = (found.cpu() for found in probabilities[left].topk(count))
-        ids, order = ids.sort(-1)
-        values, order = values.gather(-1, order).double().sort(dim=-1, descending=True, stable=True)
-        ids = ids.gather(-1, order)
+        if count < probabilities.shape[1]:
+            values, ids = (found.cpu() for found in probabilities[left].topk(count))
+            ids, order = ids.sort(-1)
+            values, order = values.gather(-1, order).double().sort(dim=-1, descending=True, stable=True)
+            ids = ids.gather(-1, order)
+        else:
+            count = probabilities.shape[1]
+            values, ids = probabilities[left].cpu().double().sort(dim=-1, descending=True, stable=True)
         inside = values.cumsum(-1) - values < shares[left, None]  # what is before it is not enough yet
         ends = ~(inside & (values == values[:, -1:])).any(-1)  # else more of the least may belong to it
         picked = ids.gather(-1, _pick(values.masked_fill(~inside, 0), levels[left])[:, None])[:, 0].tolist()
@@ -56,7 +59,7 @@ def _draw(probabilities: torch.Tensor, top_p: Sequence[float], numbers: Sequence
         for i, token in zip(left, picked, strict=True):
             tokens[i] = token
         left = [i for i, ready in zip(left, done, strict=True) if not ready]
-        count *= 16
+        count *= 16 if count == TOP else probabilities.shape[1]  # far from the first: all of them
     return tokens
 
 
