@@ -135,6 +135,7 @@ def under_load(url: str, arguments: argparse.Namespace) -> Load:
     work = (there, url, arguments.clients, arguments.seconds, arguments.seed)
     process = context.Process(target=clients, args=work, daemon=True)
     process.start()
+    there.close()
     load: Load = here.recv()
     process.join()
     return load

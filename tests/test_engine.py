@@ -22,10 +22,13 @@ from transformers import (
     MistralForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
 )
 
 from userlm.models import drawing
 from userlm.models import engine as engine_module
+from userlm.models import rows as rows_module
 from userlm.models.drawing import draw
 from userlm.models.engine import Call, Engine, _budget
 from userlm.models.packed import check_rows_apart
@@ -651,7 +654,7 @@ def test_who_still_waits_when_python_ends_is_let_go():
         calls = [pool.submit(engine.complete, ids, replace(GREEDY, max_tokens=200)) for ids in prompts(3)]
         while len(engine._waiting) < 2:
             time.sleep(0.001)
-        engine._stop()
+        engine.stop()
         for call in calls:
             with pytest.raises(ModelError, match="nobody waits"):
                 call.result(timeout=2)
@@ -676,6 +679,22 @@ def long_rope(positions):
 
 ARCHITECTURES = {
     "sliding window": (lambda: MistralForCausalLM(MistralConfig(sliding_window=6, **SIZES, **HEADS)), "rows"),
+    "window in the mask alone": (
+        lambda: Qwen2MoeForCausalLM(
+            Qwen2MoeConfig(
+                sliding_window=6,
+                use_sliding_window=True,
+                max_window_layers=1,
+                num_experts=2,
+                num_experts_per_tok=1,
+                moe_intermediate_size=32,
+                shared_expert_intermediate_size=32,
+                **SIZES,
+                **HEADS,
+            )
+        ),
+        "cache",
+    ),
     "caps": (lambda: Gemma2ForCausalLM(Gemma2Config(head_dim=8, sliding_window=6, **SIZES, **HEADS)), "cache"),
     "longrope": (lambda: long_rope(256), "cache"),
     "state space": (
@@ -694,6 +713,25 @@ def test_other_architectures_get_what_transformers_gives_them_in_rows_or_one_at_
     found = together(engine, asked, [GREEDY] * 4)
     assert engine.way == way
     assert [one.ids for one in found] == [generate(model, ids) for ids in asked]
+
+
+def test_a_row_that_was_half_copied_for_want_of_memory_is_not_used_again(model, monkeypatch):
+    engine = engine_of(model)
+    first = list(range(5, 25))
+    expected = engine_of(model).complete([*first, 7, 8, 9], GREEDY).ids
+    engine.complete(first, replace(GREEDY, max_tokens=2))
+    room, made = rows_module._room, iter(range(99))
+
+    def fails(states, capacity):
+        if next(made) == 2:  # keys and values of the first layer are copied by then
+            raise torch.OutOfMemoryError("no more")
+        return room(states, capacity)
+
+    monkeypatch.setattr(rows_module, "_room", fails)
+    with pytest.raises(ModelError, match="no more"):
+        engine.complete([*first, 7, 8], GREEDY)
+    monkeypatch.setattr(rows_module, "_room", room)
+    assert engine.complete([*first, 7, 8, 9], GREEDY).ids == expected
 
 
 def test_a_cache_that_gives_other_logits_is_not_used(monkeypatch):

@@ -105,6 +105,20 @@ def test_a_draw_follows_the_nucleus_that_transformers_would_keep():
     assert float((counts / 4000 - warped).abs().max()) < 0.03
 
 
+def test_weights_that_are_not_whole_are_refused_and_say_what_is_missing(tiny, tmp_path):
+    tiny.tokenizer.save_pretrained(tmp_path)
+    tiny.model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3, "layer_types": None}))
+    with pytest.raises(InputError, match=r"its weights lack model\.layers\.2\.\S+ and \d+ more"):
+        LocalModel.load(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot load a model from this folder"):
+        LocalModel.load(str(tmp_path))
+
+
 def test_the_same_seed_gives_the_same_words_and_another_seed_others(tiny):
     ids = list(prompt(Conversation(intent="x"), tiny.template()))
     one, again, other = (tiny.complete(ids, Sampling(seed=seed, max_tokens=20)) for seed in (1, 1, 2))

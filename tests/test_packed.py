@@ -1,6 +1,7 @@
 """Packed rows: what each predicts is what it predicts alone, in the model's own attention."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,12 +127,13 @@ def test_the_attention_of_a_gpu_is_told_where_rows_begin(llama, monkeypatch):
     query = torch.randn(1, 4, 9, 8)  # float32, as rotary embeddings leave it under autocast
     key, value = torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8, dtype=torch.bfloat16)
     where = {"row_lengths": [6, 3], "row_starts": torch.tensor([0, 6, 9], dtype=torch.int32), "scaling": 0.3}
+    layer = SimpleNamespace(config=SimpleNamespace(), layer_idx=0)
     for window in (None, 2):
         slow, _ = packed._attend(
-            None, query.bfloat16(), key.bfloat16(), value, None, sliding_window=window, **where
+            layer, query.bfloat16(), key.bfloat16(), value, None, sliding_window=window, **where
         )
         monkeypatch.setattr(packed, "_varlen", kernel)
-        fast, _ = packed._attend(None, query, key, value.as_subclass(OnGpu), None, sliding_window=window, **where)
+        fast, _ = packed._attend(layer, query, key, value.as_subclass(OnGpu), None, sliding_window=window, **where)
         assert fast.shape == (1, 9, 4, 8)
         torch.testing.assert_close(fast.as_subclass(torch.Tensor), slow, rtol=0.05, atol=0.02)
     assert calls == [([0, 6, 9], 6, (-1, 0)), ([0, 6, 9], 6, (1, 0))]

@@ -341,6 +341,41 @@ def test_the_intent_is_found_in_a_long_system_message(given, system, otherwise, 
     assert find_intent(given, system, otherwise)[0] == intent
 
 
+def test_an_intent_is_found_before_a_newline_and_a_hostile_text_takes_no_time():
+    held = f"You play a customer.\n\n{INTENT_PREFIX}plan a trip to Rome\n"
+    assert find_intent(None, held, None)[0] == f"{INTENT_PREFIX}plan a trip to Rome"
+    begun = time.perf_counter()
+    find_intent(None, f"{INTENT_PREFIX}x " * 2000 + "\n ", None)
+    assert time.perf_counter() - begun < 2  # it was minutes
+
+
+def test_under_another_name_a_server_of_this_machine_is_not_reached():
+    with serving(Script(["hi"]), hosts=("127.0.0.1", "localhost", "::1")) as server:
+        for host, status in (("evil.example:80", 403), ("localhost:1", 200), ("[::1]:1", 200), ("127.0.0.1", 200)):
+            assert server.post(b"", "/v1/models", "GET", Host=host)[0] == status, host
+
+
+def test_a_model_is_found_by_its_name_and_no_other():
+    with serving(Script(["hi"]), model_name="a/b") as server:
+        assert server.client().models.retrieve("a/b").id == "a/b"
+        with pytest.raises(openai.NotFoundError, match="there is no model 'c'"):
+            server.client().models.retrieve("c")
+
+
+def test_a_model_that_failed_is_not_asked_again_by_the_client():
+    class Fails:
+        asked = 0
+
+        def reply(self, conversation):
+            self.asked += 1
+            raise ModelError("down")
+
+    user = Fails()
+    with serving(user) as server, pytest.raises(openai.InternalServerError, match="the model failed: down"):
+        server.ask(client=server.client(max_retries=2))
+    assert user.asked == 1
+
+
 def test_what_is_not_used_of_a_system_message_is_noted():
     assert find_intent(None, ROME, None)[1] == []
     assert "alone was used" in find_intent(None, f"{LONG}{ROME}", None)[1][0]

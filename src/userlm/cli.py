@@ -141,7 +141,8 @@ def main() -> None:
         sys.exit(_say(f"{error.filename or 'the machine'}: {error.strerror or error}{advice}", 1))
     except SystemExit as over:
         if over.code == 130:  # Ctrl-C, which typer turns into this
-            _say("stopped; the same command takes it up again", 130)
+            again = "" if "serve" in sys.argv[1:2] else "; the same command takes it up again"
+            _say(f"stopped{again}", 130)
             os._exit(130)  # threads that wait for a model would hold up an ordinary exit for minutes
         raise
 

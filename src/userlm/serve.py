@@ -66,6 +66,8 @@ class Terms:
         stop_phrase: stands in the content when the user leaves, for harnesses that look for a word.
         seed: of requests that bring none; `None`: another one each time.
         key: without which nobody is answered; it is never shown.
+        hosts: names under which it may be called, any if there are none. A page in a browser on this machine could
+            otherwise reach it under a name of its own (DNS rebinding).
         queue: how many replies may wait.
         batch: how many are drawn at once.
     """
@@ -76,6 +78,7 @@ class Terms:
     stop_phrase: str | None = None
     seed: int | None = None
     key: str | None = field(default=None, repr=False)
+    hosts: tuple[str, ...] = ()
     queue: int = 256
     batch: int = 32
 
@@ -136,7 +139,7 @@ def app(user: Speaker, terms: Terms | None = None) -> Starlette:
     pool = Pool(terms.batch, terms.queue)
 
     async def completions(request: Request) -> Response:
-        check_key(request, terms.key)
+        check_caller(request, terms)
         asked = read(await _body(request), user, terms)
         futures = pool.submit([partial(draw, user, asked, i) for i in range(asked.n)])
         if not await _done(futures, request):
@@ -145,9 +148,11 @@ def app(user: Speaker, terms: Terms | None = None) -> Starlette:
         return _events(answer, asked.usage) if asked.stream else _json(answer)
 
     async def models(request: Request) -> Response:
-        check_key(request, terms.key)
+        check_caller(request, terms)
         model = {"id": terms.model_name, "object": "model", "created": 0, "owned_by": "userlm"}
-        return _json({"object": "list", "data": [model]})
+        if (name := request.path_params.get("name", terms.model_name)) != terms.model_name:
+            raise _no_model(name, terms)
+        return _json(model if "name" in request.path_params else {"object": "list", "data": [model]})
 
     async def health(request: Request) -> Response:
         return _json({"status": "ok", "in_flight": pool.inside, "room": pool.room})
@@ -156,6 +161,7 @@ def app(user: Speaker, terms: Terms | None = None) -> Starlette:
         routes=[
             Route("/v1/chat/completions", completions, methods=["POST"]),
             Route("/v1/models", models),
+            Route("/v1/models/{name:path}", models),
             Route("/health", health),
         ],
         exception_handlers={
@@ -211,7 +217,7 @@ def read(body: object, user: Speaker, terms: Terms) -> Asked:
         served = f"this server has {terms.model_name!r}"
         if not isinstance(model, str):
             raise _bad(f"model is {_shown(model)}; {served}", "model")
-        raise Refused(404, f"there is no model {_shown(model)} here; {served}", "model", "model_not_found")
+        raise _no_model(model, terms)
     for name in ("tools", "functions"):
         if body.get(name):
             raise _bad(f"{name}: a simulated user has no tools; leave {name} out", name)
@@ -313,9 +319,10 @@ def find_intent(given: str | None, system: str, otherwise: str | None) -> tuple[
         return given.strip() or None, unused if system else []
     if not system:
         return otherwise, [] if otherwise else ["no intent was given, so the user is after nothing in particular"]
+    system = system.strip()  # a newline at its end would hide an intent without a full stop
     found = list(dict.fromkeys(" ".join(match[0].split()) for match in _INTENT.finditer(system)))
     if not found:
-        return system.strip(), []
+        return system, []
     notes = []
     if len(found) > 1:
         notes.append(f"the system message holds {len(found)} intents; the first was used")
@@ -367,8 +374,8 @@ def _still_there(text: str, where: str, stop_phrase: str | None) -> None:
     if not last or last == (stop_phrase or "").strip():
         raise Refused(
             400,
-            f"{where}: the user left here, as userlm.ended said, so this conversation is over; stop there, or "
-            "serve a user who does not leave with --guard no-end",
+            f"{where}: the user left here, or said nothing (see userlm.stop), so this conversation is over; stop "
+            "there, or serve a user who does not leave with --guard no-end",
             f"{where}.content",
             "conversation_over",
         )
@@ -460,6 +467,11 @@ def _shown(value: object) -> str:
             return "out of range"
         case _:
             return json.dumps(value)
+
+
+def _no_model(name: str, terms: Terms) -> Refused:
+    said = f"there is no model {_shown(name)} here; this server has {terms.model_name!r}"
+    return Refused(404, said, "model", "model_not_found")
 
 
 def _bad(message: str, param: str | None = None) -> Refused:
@@ -612,7 +624,7 @@ class Pool:
                     headers={"Retry-After": str(wait)},
                 )
             self.inside += len(jobs)
-        futures = [self._threads.submit(self._timed, job) for job in jobs]
+            futures = [self._threads.submit(self._timed, job) for job in jobs]
         for future in futures:
             future.add_done_callback(self._leave)
         return futures
@@ -661,7 +673,9 @@ def _reply(future: Future[Reply], terms: Terms) -> Reply:
     try:
         return future.result()
     except ModelError as error:
-        raise Refused(503, _without(terms.key, f"the model failed: {error}"), code="model_failed") from None
+        # Tried often enough already: the client is told not to do so all over again.
+        said, headers = _without(terms.key, f"the model failed: {error}"), {"x-should-retry": "false"}
+        raise Refused(503, said, code="model_failed", headers=headers) from None
     except InputError as error:
         raise _bad(_without(terms.key, str(error))) from None
 
@@ -674,8 +688,11 @@ def _closing() -> Refused:
     return Refused(503, "the server is being stopped", code="stopping", headers={"Retry-After": "5"})
 
 
-def check_key(request: Request, key: str | None) -> None:
-    """Raise `Refused` for a request without the key, if one is wanted."""
+def check_caller(request: Request, terms: Terms) -> None:
+    """Raise `Refused` for a request without the key, if one is wanted, or under another name."""
+    key = terms.key
+    if terms.hosts and request.url.hostname not in terms.hosts:
+        raise Refused(403, f"call this server as {terms.hosts[0]}, or start it with a key", code="wrong_host")
     if key is None:
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")

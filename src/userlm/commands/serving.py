@@ -20,6 +20,7 @@ from userlm.terminal import console
 from userlm.types import InputError
 
 KEY = "USERLM_SERVE_KEY"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(
@@ -62,7 +63,9 @@ def serve(
     from userlm.serve import Terms, app, running
 
     name = model_name or re.split(r"[/#:]", user.rstrip("/"))[-1]
-    terms = Terms(name, intent, roles, stop_phrase, seed, _key(), queue, batch)
+    key = _key()
+    hosts = LOOPBACK if key is None and _loopback(host) else ()
+    terms = Terms(name, intent, roles, stop_phrase, seed, key, hosts, queue, batch)
     rules = None if guard is None else Guard.read(guard)
     with _listen(host, port) as listening:  # before minutes go into loading a model
         speaker = address.user(
@@ -75,19 +78,19 @@ def serve(
             tokenizer=tokenizer,
         )
         served = app(speaker, terms)
-        if terms.key is None and not _loopback(host):
+        if key is None and not _loopback(host):
             console.print(
                 f"warning: anyone who can reach {host} can use this; set the environment variable {KEY}",
                 style="yellow",
             )
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listening.getsockname()[1]}/v1"
-        key = f"os.environ[{KEY!r}]" if terms.key else '"none"'
+        given = f"os.environ[{KEY!r}]" if key else '"none"'
         for request_to_stop in (signal.SIGINT, signal.SIGTERM):  # the first is ignored in a shell's background
             signal.signal(request_to_stop, signal.default_int_handler)
         with running(served, listening) as thread:
             console.print(
-                f'OpenAI(base_url="{url}", api_key={key}), model="{name}"; Ctrl-C stops it', soft_wrap=True
+                f'OpenAI(base_url="{url}", api_key={given}), model="{name}"; Ctrl-C stops it', soft_wrap=True
             )
             with suppress(KeyboardInterrupt):
                 while thread.is_alive():  # a join that is interrupted takes the thread for dead

@@ -14,6 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -131,8 +132,12 @@ class Engine:
         with self._wake:
             if self._worker is None:
                 worker = threading.Thread(target=self._work, name="userlm-engine", daemon=True)
-                worker.start()
                 self._worker = worker
+                try:
+                    worker.start()
+                except BaseException:
+                    self._worker = None
+                    raise
             self._waiting.append(call)
             self._wake.notify_all()
         try:
@@ -148,7 +153,6 @@ class Engine:
 
     @torch.inference_mode()
     def _work(self) -> None:
-        atexit.register(self._stop)  # a thread that is within torch when Python ends would crash it
         while self._next():
             try:
                 self._step()
@@ -157,9 +161,8 @@ class Engine:
                     self._finish(call, self._failure(error))
                 if self._rows:
                     self._rows.clear()
-        atexit.unregister(self._stop)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         """End after the step that is under way."""
         with self._wake:
             self._stopping, worker = True, self._worker
@@ -182,6 +185,8 @@ class Engine:
                     taken = self._take_up(call)
                 except Exception as error:
                     self._finish(call, self._failure(error))
+                    if self._rows:
+                        self._rows.clear()  # one may be half copied, for want of memory
                     continue
                 if taken is None:  # nobody overtakes
                     self._waiting += [call, *waiting]
@@ -374,9 +379,13 @@ def _budget(device: torch.device) -> int:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
-        return free["MemAvailable"] // 4
-    except (OSError, KeyError):  # not Linux
+    except OSError:  # not Linux
         return 2**31
+    limits = [free.get("MemAvailable", 2**33)]
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container, version 2 and 1
+        with suppress(OSError, ValueError):
+            limits.append(int((Path("/sys/fs/cgroup") / limit).read_text(encoding="ascii")))
+    return min(limits) // 4
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -387,5 +396,12 @@ def _begin_all() -> None:
         engine._begin()
 
 
+def _stop_all() -> None:
+    """A thread that is within torch when Python ends would crash it."""
+    for engine in list(_engines):
+        engine.stop()
+
+
+atexit.register(_stop_all)
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=_begin_all)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jinja2 import TemplateError
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -106,16 +107,21 @@ class LocalModel:
             stored = getattr(AutoConfig.from_pretrained(name), "quantization_config", None)
             if stored is None:
                 dtype = dtype or (torch.float32 if device.startswith("cpu") else torch.bfloat16)
-                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).to(device)
+                model, found = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True)
+                if lacking := sorted(found["missing_keys"]):
+                    lacks = f"{lacking[0]} and {len(lacking) - 1} more" if lacking[1:] else lacking[0]
+                    raise ValueError(f"its weights lack {lacks}; is the file whole?")
+                model = model.to(device)
             else:  # many kinds can be neither cast nor moved once they are loaded
                 model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", device_map={"": device})
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             kind = "folder" if Path(name).is_dir() else "hub id (and there is no such folder)"
             raise InputError(f"{name}: cannot load a model from this {kind}: {reason}") from None
         except (ImportError, RuntimeError) as error:
             if stored is None:
-                raise
+                reason = str(error).strip().splitlines()[0]
+                raise InputError(f"{name}: cannot load this model to {device}: {reason}") from None
             missing = isinstance(error, ModuleNotFoundError) and error.name
             needs = f"pip install {missing}" if missing else str(error).strip().splitlines()[0]
             raise InputError(

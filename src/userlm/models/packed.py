@@ -144,6 +144,7 @@ def _attend(
         raise InputError(
             f"{module.config.model_type}: this architecture does not tell its attention where rows begin"
         )
+    check_window(module, sliding_window)
     if softcap is not None or s_aux is not None:
         raise InputError(
             f"{module.config.model_type}: attention with caps or sinks is not packed; give another model"
@@ -169,6 +170,16 @@ def _attend(
             )
         )
     return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
+
+
+def check_window(module: Any, window: int | None) -> None:
+    """Raise `InputError` for a layer whose sliding window is told in its mask alone, which is not made here."""
+    kinds = getattr(module.config, "layer_types", None)
+    slides = (
+        kinds[module.layer_idx] == "sliding_attention" if kinds else getattr(module.config, "sliding_window", None)
+    )
+    if slides and window is None:
+        raise InputError(f"{module.config.model_type}: this architecture tells its sliding window in a mask alone")
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from userlm.models.packed import check_window
 from userlm.types import InputError
 
 KEPT_ROWS = "userlm_kept_rows"
@@ -203,6 +204,7 @@ def _attend(
     """
     if kept_rows is None or softcap is not None or s_aux is not None or position_bias is not None:
         raise InputError(f"{module.config.model_type}: there are no rows for attention like this")
+    check_window(module, sliding_window)
     parts = []
     for row, begin, stop in kept_rows:
         keys, values = row.write(module.layer_idx, key[0, :, begin:stop], value[0, :, begin:stop])
