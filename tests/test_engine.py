@@ -717,7 +717,7 @@ def test_other_architectures_get_what_transformers_gives_them_in_rows_or_one_at_
 
 def test_a_row_that_was_half_copied_for_want_of_memory_is_not_used_again(model, monkeypatch):
     """Behind the 20 tokens of the prompt a row holds the first that was drawn. It grows for another prompt, of
-    which it knows 20; memory runs out when one layer of two is copied; then comes a prompt with the drawn token."""
+    which it knows 20; memory runs out when one layer of two is copied. Then comes a prompt with the drawn one."""
     engine, first = engine_of(model), list(range(5, 25))
     drawn = engine.complete(first, replace(GREEDY, max_tokens=2)).ids[0]
     following = [*first, drawn, 7]
