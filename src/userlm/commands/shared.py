@@ -38,7 +38,9 @@ EndAbove = Annotated[
 ]
 GuardSpec = Annotated[
     str | None,
-    Option("--guard", help="Drafts to draw again: paper, or parts such as no-end,words=3-25,tries=8 (docs)."),
+    Option(
+        "--guard", help="Drafts to draw again: paper, or parts with commas: no-end, words=3-25, no-repeat, ..."
+    ),
 ]
 UserTokenizer = Annotated[
     str | None,
