@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from userlm.models.drawing import draw
-from userlm.models.rows import KEPT_ROWS, Row, Rows, attending, check_attention, common
+from userlm.models.packed import attending
+from userlm.models.rows import KEPT_ROWS, Row, Rows, check_attention, common
 from userlm.types import ModelError, Sampling
 
 CHUNK = 2048
@@ -286,7 +287,7 @@ class Engine:
         stops = list(accumulate(len(new) for _, new in feeds))
         spans = [(call.row, stop - len(new), stop) for (call, new), stop in zip(feeds, stops, strict=True)]
         places = [len(row.ids) + i for row, begin, stop in spans for i in range(stop - begin)]
-        with attending(self.model):
+        with attending(self.model, KEPT_ROWS):
             out = self.model(
                 input_ids=ids,
                 position_ids=torch.tensor([places], device=ids.device),

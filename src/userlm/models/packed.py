@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from inspect import signature
 from itertools import accumulate
 from typing import Any
@@ -80,14 +80,19 @@ def target_logits(model: Any, rows: Sequence[MaskedIds]) -> tuple[torch.Tensor, 
 
 
 @contextmanager
-def rows_apart(model: Any) -> Iterator[None]:
-    """Within it, the model keeps packed rows apart, and can do nothing but packed rows."""
+def attending(model: Any, implementation: str) -> Iterator[None]:
+    """Within it, the model attends in this way, and in no other."""
     before = model.config._attn_implementation
-    model.set_attn_implementation(ROWS_APART)
+    model.set_attn_implementation(implementation)
     try:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+def rows_apart(model: Any) -> AbstractContextManager[None]:
+    """Within it, the model keeps packed rows apart, and can do nothing but packed rows."""
+    return attending(model, ROWS_APART)
 
 
 @torch.no_grad()

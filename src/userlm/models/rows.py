@@ -8,8 +8,7 @@ GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -155,17 +154,6 @@ def common(held: list[int], ids: list[int], least: int = 0) -> int:
 
 
 # --- attention ---------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def attending(model: Any) -> Iterator[None]:
-    """Within it, the model attends to rows, and to nothing else."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(KEPT_ROWS)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 def check_attention(config: Any, window: int) -> None:
