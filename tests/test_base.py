@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from userlm import address
-from userlm.flip import render
+from userlm.flip import document, exchange, prompt, render, transcript
 from userlm.models.base import (
     USED,
     from_base,
@@ -42,7 +42,7 @@ from userlm.models.base import (
 )
 from userlm.models.local import LocalModel, load_tokenizer
 from userlm.models.packed import check_rows_apart, rows_apart, target_logits
-from userlm.types import Conversation, InputError
+from userlm.types import Conversation, InputError, Sampling
 
 OPEN, SHUT, CLOSE, END = USED
 RESERVED = "<|reserved_special_token_0|>"
@@ -396,22 +396,22 @@ LOG = (
 )  # fmt: skip
 
 
-def masked(local: LocalModel) -> list[tuple[tuple[int, ...], list[bool]]]:
-    return [(row.ids, row.mask()) for row in render(LOG, local.template()).rows]
+def masked(local: LocalModel, log: Conversation = LOG) -> list[tuple[tuple[int, ...], list[bool]]]:
+    return [(row.ids, row.mask()) for row in render(log, local.template()).rows]
 
 
-def loss_of(local: LocalModel) -> torch.Tensor:
+def loss_of(local: LocalModel, log: Conversation = LOG) -> torch.Tensor:
     with rows_apart(local.model):
-        logits, wanted = target_logits(local.model, masked(local))
+        logits, wanted = target_logits(local.model, masked(local, log))
     return torch.nn.functional.cross_entropy(logits.float(), wanted)
 
 
-def train(local: LocalModel, steps: int = 8, lr: float = 1e-2) -> LocalModel:
+def train(local: LocalModel, steps: int = 8, lr: float = 1e-2, log: Conversation = LOG) -> LocalModel:
     optimizer = torch.optim.AdamW(
         [p for p in local.model.parameters() if p.requires_grad], lr=lr, weight_decay=0.0
     )
     for _ in range(steps):
-        loss_of(local).backward()
+        loss_of(local, log).backward()
         optimizer.step()
         optimizer.zero_grad()
     return local
@@ -662,3 +662,173 @@ def test_words_are_spelled_as_behind_a_header_where_a_tokenizer_puts_a_space_bef
     assert local.encode("hi") == [letters[c] for c in "hi"] and local.encode("a b") == [letters[c] for c in "a▁b"]
     ready, _ = from_base(local)  # it compares with what plain transformers spells
     assert ready.template().turn("user", "hi")[-4:-1] == tuple(letters[c] for c in "\nhi")
+
+
+# --- the other sides -------------------------------------------------------------------------------------
+
+ASKED = [{"role": "user", "content": "hi there"}]
+
+
+def test_an_assistant_gets_its_rows_begun_and_leaves_the_reserved_tokens_to_others():
+    """The rows of 258 to 260 as for a user; 257 stays what it was, for the end token of a user."""
+    local = base_llama()
+    before, tokens = weights(local), local.tokenizer.get_vocab()
+    ready, said = from_base(local, "assistant")
+    assert [line.split(" begins as ")[0] for line in said] == [OPEN, SHUT, CLOSE]
+    assert ready.tokenizer.get_vocab() == tokens and RESERVED in tokens
+    for old, now in zip(before, weights(ready), strict=True):
+        assert torch.equal(now[[257, 261]], old[[257, 261]]) and torch.equal(now[260], old[256])
+        torch.testing.assert_close(now[[258, 259]], old[:256].mean(0).expand(2, -1))
+    template = ready.template()
+    assert template.headers["user"] == (258, *spell("assistant"), 259)
+    assert template.headers["assistant"] == (258, *spell("user"), 259)
+    assert (template.close, template.end) == (260, 260)
+
+
+def test_plain_text_needs_nothing_of_a_model_but_an_end_of_texts():
+    local = base_llama()
+    before = weights(local)
+    ready, said = from_base(local, "both")
+    assert said == () and all(map(torch.equal, before, weights(ready)))
+    [row] = document(transcript(Conversation().say("hi")), ready.template()).rows
+    assert row.ids == (*spell("User: hi\n"), 256)
+    with pytest.raises(InputError, match=r"endless: its tokenizer has no token for the end of a text"):
+        from_base(LocalModel(like_llama(320), letters(*LLAMA), "endless"), "both")
+
+
+@pytest.mark.parametrize("side", ["assistant", "both"])
+def test_a_user_begins_from_a_saved_model_of_another_side_with_its_reserved_token(side, tmp_path):
+    """An assistant's headers and closing token have rows already; a base model's are begun now."""
+    save(from_base(base_llama(), side)[0], tmp_path / "model")
+    local = LocalModel.load(str(tmp_path / "model"), "cpu")
+    before = weights(local)
+    ready, said = from_base(local)
+    assert said[0] == f"{END} takes the place of {RESERVED}, id 257"
+    begun = [END] if side == "assistant" else [OPEN, SHUT, CLOSE, END]
+    assert [line.split(" begins as ")[0] for line in said[1:]] == begun
+    for old, now in zip(before, weights(ready), strict=True):
+        assert torch.equal(now[257], now[260]) and torch.equal(now[260], old[256])
+        assert not torch.equal(now[257], old[257])
+    template = ready.template()
+    assert (template.end, template.close, template.headers["user"]) == (257, 260, (258, *spell("user"), 259))
+    ids = ready.tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
+    assert ids[-6:] == [258, *spell("user"), 259]  # the chat template is the user's, too
+
+
+def test_a_tokenizer_learned_for_others_keeps_a_token_for_the_user():
+    vocabularies = {side: learn_tokenizer(TEXTS, 400, side).get_vocab() for side in ("user", "assistant", "both")}
+    assert vocabularies["assistant"] == vocabularies["both"]
+    assert vocabularies["assistant"] == {
+        RESERVED if token == END else token: id for token, id in vocabularies["user"].items()
+    }
+    assert learn_tokenizer(TEXTS, 400, "assistant").eos_token == CLOSE
+    assert learn_tokenizer(TEXTS, 400, "both").eos_token == "<|end_of_text|>"
+
+
+@pytest.fixture(scope="module")
+def assistant_folder(tmp_path_factory) -> Path:
+    """An assistant that learned by heart what the other side says in LOG."""
+    words = learn_tokenizer(TEXTS, 400, "assistant")
+    local = from_scratch(words, width=64, layers=2, seed=0, device="cpu", side="assistant")
+    folder = tmp_path_factory.mktemp("assistant") / "model"
+    save(train(local, steps=60, lr=3e-3, log=exchange(LOG)), folder)
+    return folder
+
+
+def test_a_saved_assistant_is_prompted_in_plain_transformers_with_the_ids_that_are_trained(tmp_path):
+    ready, _ = from_base(base_llama(), "assistant")
+    save(ready, tmp_path / "model")
+    plain = AutoTokenizer.from_pretrained(tmp_path / "model")
+    ids = plain.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
+    asked = [258, *spell("user"), 259, *spell("\nhi there"), 260]
+    assert ids == [*asked, 258, *spell("assistant"), 259, *spell("\n")]
+    assert plain.apply_chat_template(ASKED, return_dict=False) == asked
+    row = render(exchange(LOG), ready.template()).rows[0]
+    assert row.ids[: row.targets[0].first] == tuple(ids)
+    assert prompt(exchange(Conversation().say("hi there")), ready.template()) == tuple(ids)
+    settings = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    assert (settings["eos_token_id"], settings["pad_token_id"]) == ([260], 260)
+
+
+def test_an_assistant_says_what_it_learned_by_heart_as_a_chat_model_and_in_plain_transformers(assistant_folder):
+    said = address.chat_model(str(assistant_folder)).chat(ASKED, Sampling(temperature=0, max_tokens=20))
+    tokenizer = AutoTokenizer.from_pretrained(assistant_folder)
+    assert (said.text, said.stop_id) == ("hello", tokenizer.convert_tokens_to_ids(CLOSE))
+    model = AutoModelForCausalLM.from_pretrained(assistant_folder)
+    ids = tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_tensors="pt", return_dict=False)
+    drawn = model.generate(ids, do_sample=False, max_new_tokens=20)[0, ids.shape[1] :]
+    assert tokenizer.decode(drawn) == f"hello{CLOSE}"
+
+
+def test_an_assistant_is_no_user_model_and_says_what_can_be_done_with_it(assistant_folder):
+    wanted = r"model: its tokenizer has no <\|endconversation\|> token, so it is no user model; train one from it"
+    with pytest.raises(InputError, match=wanted):
+        address.user(f"trained:{assistant_folder}")
+
+
+def test_a_saved_base_model_has_no_chat_template_and_is_scored_in_the_ids_that_it_learned(tmp_path):
+    words = learn_tokenizer(TEXTS, 400, "both")
+    local = from_scratch(words, width=64, layers=2, seed=0, device="cpu", side="both")
+    save(local, tmp_path / "model")
+    plain = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert plain.chat_template is None and not (tmp_path / "model" / "chat_template.jinja").exists()
+    settings = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    assert (settings["eos_token_id"], settings["pad_token_id"]) == ([1], 1)  # <|end_of_text|>
+    [learned] = document(transcript(LOG), local.template()).rows
+    assert learned.ids[0] == 0 and learned.ids[-1] == 1
+    model, form, _ = address.scorer(f"base:{tmp_path / 'model'}")
+    [row] = form.rows(LOG, 400).rows
+    assert row.ids == learned.ids[: len(row.ids)] and plain.decode(row.ids).endswith(
+        "Assistant: hello\nUser: bye\n"
+    )
+    [scores] = model.score([(learned.ids, learned.mask())])
+    ids = torch.tensor([learned.ids])
+    assert -sum(scores) / len(scores) == pytest.approx(local.model(ids, labels=ids).loss.item(), rel=1e-4)
+    said = (
+        "<|begin_of_text|>User: hi there\nAssistant: hello\n"  # as somebody in plain transformers would write it
+    )
+    log = Conversation().say("hi there").say("hello")
+    assert (*plain.encode(said, add_special_tokens=False), 1) == document(transcript(log), local.template()).rows[
+        0
+    ].ids
+    with pytest.raises(InputError, match="so it is no user model"):
+        address.scorer(f"trained:{tmp_path / 'model'}")
+
+
+def test_lora_trains_an_assistants_words_and_leaves_the_reserved_row_alone(tmp_path):
+    ready, _ = from_base(base_llama(), "assistant")
+    before = weights(ready)
+    local = with_lora(ready, rank=4)
+    first = loss_of(local, exchange(LOG)).item()
+    assert loss_of(train(local, log=exchange(LOG)), exchange(LOG)).item() < first
+    merged = merge(local)
+    for old, now in zip(before, weights(merged), strict=True):
+        assert (old != now).any(1).nonzero()[:, 0].tolist() == [258, 259, 260]
+    save(merged, tmp_path / "model")
+    spelled = AutoTokenizer.from_pretrained(tmp_path / "model").apply_chat_template(
+        ASKED, add_generation_prompt=True, tokenize=False
+    )
+    assert spelled.endswith(f"{OPEN}assistant{SHUT}\n")
+
+
+def test_lora_on_plain_text_trains_the_row_of_its_end_alone():
+    ready, _ = from_base(base_llama(), "both")
+    local = with_lora(ready, rank=4)
+    assert local.model.peft_config["default"].trainable_token_indices == {
+        "model.embed_tokens": [256],
+        "lm_head": [256],
+    }
+
+
+@pytest.mark.parametrize("side", ["assistant", "both"])
+def test_what_learned_to_leave_is_not_made_into_another_side(side):
+    with pytest.raises(InputError, match=r"scratch: it has a user model's <\|endconversation\|> token"):
+        from_base(small(), side)
+
+
+def test_a_base_model_of_an_instruct_model_keeps_no_chat_template(tmp_path):
+    local = base_llama()
+    local.tokenizer.chat_template = "{{ messages }}"
+    ready, _ = from_base(local, "both")
+    save(ready, tmp_path / "model")
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template is None

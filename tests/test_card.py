@@ -192,42 +192,98 @@ def test_languages_are_told_where_they_are_known_and_norwegian_is_one_of_them():
     assert "they were not recorded" in card.write(MANIFEST, RESULTS)
 
 
+def of_side(side):
+    """The card of a model that learned another side; it is told no intent, and never measured where it leaves."""
+    best = {"step": 2, "valid_perplexity": 8.125, "valid_termination_f1": None}
+    options = {**OPTIONS, "side": side, "intent": False}
+    return card.write({**MANIFEST, "options": options}, {**RESULTS, "without_intent": 720, "best": best})
+
+
+@pytest.mark.parametrize(
+    ("side", "lines"),
+    [
+        (
+            "assistant",
+            [
+                "# An assistant, from Llama-3.2-1B",
+                "| side | assistant |",
+                "| samples: the assistant's turns | 2,054 |",
+                "| on held-out answers | before training | these weights (step 2) |",
+            ],
+        ),
+        (
+            "both",
+            [
+                "# A base language model, from Llama-3.2-1B",
+                "| side | both |",
+                "| samples: rows of text, several of a long conversation | 2,054 |",
+                "| on held-out conversations | before training | these weights (step 2) |",
+            ],
+        ),
+    ],
+)
+def test_the_card_of_another_side_claims_no_user_model_and_names_its_figures_for_what_they_are(side, lines):
+    text = of_side(side)
+    for line in (*lines, "| perplexity | 90 | 8.12 |"):
+        assert f"\n{line}\n" in text, line
+    assert front(text)["tags"] == ["userlm"]
+    over = {"assistant": "the words of the assistant's turns", "both": "all words of both sides"}
+    learned = {"assistant": "what the assistant says", "both": "every token of the text"}
+    assert f"Perplexity is over {over[side]}" in text and f"The loss is on {learned[side]}." in text
+    for claim in ("A user language model", "termination", "P(end)", "leaves", "intent", "not known", "{", "None"):
+        assert claim not in re.sub(r"```.*?```", "", text, flags=re.DOTALL), claim
+
+
 @pytest.fixture(scope="module")
 def trained():
-    """A model of our own, since saving sets its chat template."""
+    """Models of our own, one of each side, since saving sets their generation."""
     from userlm.models.base import from_scratch, learn_tokenizer
 
-    return from_scratch(learn_tokenizer(["plan me a trip to rome please"], 300), 32, 1, seed=0, device="cpu")
+    def scratch(side):
+        words = learn_tokenizer(["plan me a trip to rome please"], 300, side)
+        return from_scratch(words, 32, 1, seed=0, device="cpu", side=side)
+
+    return {side: scratch(side) for side in ("user", "assistant", "both")}
 
 
 @pytest.fixture(scope="module")
-def folder(trained, tmp_path_factory):
+def folders(trained, tmp_path_factory):
     from userlm.models.base import save
 
-    folder = tmp_path_factory.mktemp("card") / "model"
-    save(trained, folder)
-    return folder
+    folder = tmp_path_factory.mktemp("card")
+    for side, local in trained.items():
+        save(local, folder / side)
+    return {side: folder / side for side in trained}
+
+
+def run_call(text, number, folder):
+    calls = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(calls[number].replace("OWNER/NAME", str(folder)), {"__name__": "__main__"})
+    return len(calls)
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_the_calls_on_the_card_run(number, folder, capsys):
-    calls = re.findall(r"```python\n(.*?)```", card.write(MANIFEST, RESULTS), re.DOTALL)
-    assert len(calls) == 2
-    exec(calls[number].replace("OWNER/NAME", str(folder)), {"__name__": "__main__"})
+def test_the_calls_on_the_card_run(number, folders, capsys):
+    assert run_call(card.write(MANIFEST, RESULTS), number, folders["user"]) == 2
     assert capsys.readouterr().out.strip()
 
 
-def test_the_call_in_transformers_sees_the_ids_that_userlm_spells(trained, folder):
+@pytest.mark.parametrize("side", ["assistant", "both"])
+def test_the_call_on_the_card_of_another_side_runs(side, folders, capsys):
+    assert run_call(of_side(side), 0, folders[side]) == 1
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_call_in_transformers_sees_the_ids_that_userlm_spells(trained, folders):
     from transformers import AutoTokenizer
 
     from userlm import flip
     from userlm.types import Conversation
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folders["user"])
     talk = Conversation(intent="be brief").say("hi").say("Hello!")
     said = [("system", "be brief"), ("user", "hi"), ("assistant", "Hello!")]
     messages = [{"role": role, "content": text} for role, text in said]
     ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
-    assert (*ids, *trained.encode("\n")) == flip.prompt(
-        talk, trained.template()
-    )  # the newline is the model's to say
+    user = trained["user"]
+    assert (*ids, *user.encode("\n")) == flip.prompt(talk, user.template())  # the newline is the model's to say

@@ -32,7 +32,7 @@ from userlm.models import rows as rows_module
 from userlm.models.drawing import draw
 from userlm.models.engine import Call, Engine, _budget
 from userlm.models.packed import check_rows_apart
-from userlm.models.rows import Rows, common
+from userlm.models.rows import KeptRows, common
 from userlm.types import ModelError, Sampling
 
 SIZES = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -257,7 +257,7 @@ def test_without_a_budget_there_is_one():
 
 def rows(budget=1000, most=10, exact=False):
     """A byte a token, none besides."""
-    return Rows(budget, 1, 0, most, 100, exact)
+    return KeptRows(budget, 1, 0, most, 100, exact)
 
 
 def fill(rows, ids, drawn=(), tokens=None):
@@ -596,14 +596,6 @@ def slowly(model, seconds):
 
 
 def test_ctrl_c_reaches_a_caller_who_waits_and_what_it_asked_for_is_dropped():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a shell's background
-    try:
-        _interrupt()
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _interrupt():
     model = llama()
     engine = engine_of(model, 1)
     engine.complete(IDS, GREEDY)

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userlm.flip import fit, prompt, render, samples
+from userlm.flip import (
+    document,
+    exchange,
+    fit,
+    prompt,
+    render,
+    samples,
+    transcript,
+    transcript_template,
+)
 from userlm.types import Conversation, Sample, Turn
 
 # Llama-3 ids, from its published tokenizer
@@ -211,3 +220,85 @@ def test_what_is_known_of_the_person_stands_in_the_system_turn(llama3, llama3_te
     start = "<|start_header_id|>system<|end_header_id|>\nDo it. The user is 30.<|eot_id|>"
     assert llama3.decode(row.ids).startswith(start)
     assert llama3.decode(prompt(told, llama3_template)).startswith(start)
+
+
+# --- the other sides -------------------------------------------------------------------------------------
+
+
+def test_an_exchanged_dialogue_has_its_roles_swapped_and_neither_intent_nor_ending(slides):
+    other = exchange(slides)
+    assert [turn.role for turn in other.turns] == ["assistant", "user"] * 3
+    assert [turn.text for turn in other.turns] == [turn.text for turn in slides.turns]
+    assert (other.system, other.ended, other.id, other.user) == (None, False, slides.id, slides.user)
+    assert exchange(other).turns == slides.turns
+
+
+def test_an_assistant_is_told_neither_the_intent_nor_who_the_user_is(slides):
+    known = replace(slides, meta={"condition": "You are terse.", "source": "logs"})
+    assert known.system == f"{slides.intent} You are terse."
+    assert exchange(known).system is None and exchange(known).meta == {"source": "logs"}
+
+
+def test_the_loss_of_an_exchanged_dialogue_is_on_what_the_assistant_says_and_on_nothing_else(tiny, slides):
+    """The ids are those of the dialogue as it was: what is exchanged twice is what it was before."""
+    template = tiny.template()
+    [row] = render(exchange(slides), template.exchanged()).rows
+    assert list(row.ids) == [id for turn in slides.turns for id in template.turn(turn.role, turn.text)]
+    answers = [turn.text for turn in slides.turns if turn.role == "assistant"]
+    spoken = [id for id, wanted in zip(row.ids, row.mask(), strict=True) if wanted]
+    assert spoken == [id for text in answers for id in (*template.encode("\n" + text), template.close)]
+    words = [id for id, wanted in zip(row.ids, row.mask(words_only=True), strict=True) if wanted]
+    assert words == [id for text in answers for id in template.encode("\n" + text)[1:]]
+    assert template.exchanged().end == template.close  # it never leaves
+
+
+@pytest.mark.parametrize(
+    ("log", "answers"),
+    [
+        (
+            talk("Hi, how can I help?", "my order", "Which?", "42", greeting=True),
+            ["Hi, how can I help?", "Which?"],
+        ),
+        (talk("my order", "Which?", "42"), ["Which?"]),
+    ],
+)
+def test_an_assistant_learns_its_greeting_and_nothing_stands_behind_its_last_words(tiny, log, answers):
+    template = tiny.template()
+    [row] = render(exchange(log), template.exchanged()).rows
+    header = len(template.headers["assistant"])
+    learned = [row.ids[target.start - header : target.stop] for target in row.targets]
+    assert learned == [template.turn("assistant", text) for text in answers]
+    assert [target.k for target in row.targets] == list(range(len(answers)))
+    assert row.targets[-1].stop == len(row.ids)
+
+
+PLAIN = transcript_template(lambda text: [ord(letter) for letter in text], start=(1,), end=0)
+"""A token a letter; 1 begins a text, 0 ends it."""
+
+
+def test_a_document_is_a_line_for_the_intent_and_for_each_turn_between_the_tokens_of_a_text():
+    log = talk("hi", "yo\nso", intent="Be brief.", ended=True)
+    [row] = document(transcript(log), PLAIN).rows
+    assert row.ids == (1, *map(ord, "Be brief.\nUser: hi\nAssistant: yo\nso\n"), 0)
+    assert row.mask() == [False] + [True] * (len(row.ids) - 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(texts=turns, greeting=st.booleans(), limit=st.integers(2, 50), intent=st.none() | st.text(max_size=10))
+def test_every_token_of_a_document_but_the_first_is_predicted_exactly_once(texts, greeting, limit, intent):
+    log = transcript(talk(*texts, greeting=greeting, intent=intent))
+    [whole] = document(log, PLAIN).rows
+    assert whole.ids[0] == 1 and whole.ids[-1] == 0
+    flipped = document(log, PLAIN, limit)
+    predicted = [id for row in flipped.rows for id, wanted in zip(row.ids, row.mask(), strict=True) if wanted]
+    assert predicted == list(whole.ids[1:]) and not flipped.dropped
+    for row, following in zip(flipped.rows, flipped.rows[1:], strict=False):
+        assert len(row.ids) == limit and following.ids[0] == row.ids[-1]
+    assert 2 <= len(flipped.rows[-1].ids) <= limit
+    cut = document(log, PLAIN, limit, "drop")
+    assert cut.rows == flipped.rows[:1] and cut.dropped == tuple(range(1, len(flipped.rows)))
+
+
+def test_a_text_that_begins_with_no_token_of_its_own_is_predicted_from_its_second():
+    [row] = document(transcript(talk("hi")), replace(PLAIN, start=())).rows
+    assert row.ids == (*map(ord, "User: hi\n"), 0) and row.mask() == [False] + [True] * 9

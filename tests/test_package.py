@@ -11,6 +11,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "userlm"
 ROOMS = [
     "types",
     "text",
+    "assets",
     "prompts",
     "stats",
     "store",
@@ -30,7 +31,6 @@ ROOMS = [
     "serve",
     "address",
     "terminal",
-    "assets",
     "commands",
     "demo",
     "cli",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from userlm.flip import render
+from userlm.flip import document, render, transcript, transcript_template
 from userlm.prepare import is_complete, load, prepare
 from userlm.types import Conversation, Turn
 
@@ -56,3 +56,16 @@ def test_a_folder_is_complete_when_its_counts_are_written(tiny, slides, tmp_path
 def test_no_conversations_give_no_rows(tiny, tmp_path):
     flips = prepare([], tiny.template(), tmp_path)
     assert (flips.samples, flips.tokens, len(flips.rows)) == (0, 0, 0)
+
+
+def test_documents_come_back_as_they_were_spelled_and_what_is_cut_off_is_counted(tiny, slides, tmp_path):
+    template = transcript_template(tiny.encode, (0,), 1)
+    texts = [transcript(slides), transcript(Conversation("short").say("hello"))]
+    for long in ("shorten", "drop"):
+        flips = prepare(texts, template, tmp_path / long, 40, long, tiny.encode_all, document)
+        expected = [document(text, template, 40, long) for text in texts]
+        rows = [row for flipped in expected for row in flipped.rows]
+        assert [flips.row(i) for i in range(len(flips.rows))] == rows
+        assert (flips.conversations, flips.samples) == (2, len(rows))
+        assert flips.dropped == len(expected[0].dropped)
+    assert flips.dropped > 1 and len(rows) == 2  # the slides take more than a row

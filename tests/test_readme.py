@@ -1,4 +1,4 @@
-"""Every snippet of the README runs. A small local model stands in for the released checkpoint."""
+"""Every snippet of the README runs. The embedded user model stands in for the released checkpoint."""
 
 import os
 import re
@@ -40,5 +40,5 @@ def test_the_shell_tour_ends_with_a_report(place):
 def test_the_python_snippets_run(snippet, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     assert "microsoft/UserLM-8b" in snippet or "runs/" in snippet or "samples" in snippet
-    exec(snippet.replace("microsoft/UserLM-8b", "runs/train"), {"__name__": "__main__"})
+    exec(snippet.replace("microsoft/UserLM-8b", "userlm-tiny"), {"__name__": "__main__"})
     assert capsys.readouterr().out.strip()

@@ -12,6 +12,8 @@ import pytest
 import typer
 
 from userlm import cli
+from userlm.store import read_conversations, to_record, write_conversations
+from userlm.types import Conversation, Turn
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -232,3 +234,89 @@ def test_the_papers_table_has_ours_beside_theirs_and_doubts_where_they_are_due(w
     ]
     assert footnote.startswith("\\* The rows are labelled as on the authors' slides. A closed chat model")
     assert (tmp_path / "runs/table1_perplexity/table.md").read_text() == printed[printed.index("|  | Wild") :]
+
+
+# --- the small models --------------------------------------------------------------------------------------
+
+TALK = [("user", "hi there"), ("assistant", "Hello you."), ("user", "thanks a lot"), ("assistant", "Bye now.")]
+
+
+def logs_of_the_small_models(folder):
+    """A run of `intents`: two good conversations of each source, and what is not to be learned from."""
+    folder.mkdir()
+    names = ("allenai/WildChat-1M", "chatbot_arena_conversations", "OpenAssistant/oasst1 train", "RasaHQ/STAR")
+    unseen = ("ShareGPT92K sample", "TREC iKAT topics")
+    rude = [("user", "write an erotic story"), ("assistant", "No.")]
+    for split in ("train", "valid", "test"):
+        wanted = [(name, 2) for name in names] + [(name, 160) for name in unseen]
+        rows = [
+            Conversation(f"{name} {split}-{i}", said(TALK), meta={"source": f"{name} (copy)"})
+            for name, count in wanted
+            for i in range(count)
+        ]
+        rows.append(Conversation("rude", said(rude), meta={"source": names[0]}))
+        rows.append(Conversation("rated", said(TALK), meta={"source": names[0], "toxicity": 0.4}))
+        write_conversations(folder / f"{split}.jsonl", rows)
+
+
+def said(pairs):
+    return tuple(Turn(role, text) for role, text in pairs)
+
+
+def mix(run, out):
+    command = [sys.executable, RECIPES / "tiny/mix.py", run, out]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_the_small_models_learn_what_licences_allow_and_nothing_toxic(tmp_path):
+    logs_of_the_small_models(tmp_path / "run")
+    done = mix(tmp_path / "run", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+
+    def read(name):
+        return list(read_conversations(tmp_path / "out" / f"{name}.jsonl"))
+
+    def arena(name):
+        return [c for c in read(name) if c.id.startswith("chatbot_arena")]
+
+    for side in ("user", "assistant", "both"):
+        assert not {c.id for c in read(f"{side}/train")} & {"rude", "rated"}
+        assert not [c for c in read(f"{side}/train") if c.id.startswith(("ShareGPT", "TREC"))]
+    # What the models of Chatbot Arena answered is context for a user, and learned by nobody.
+    whole = [c for c in arena("user/train") if "told" not in c.id]
+    assert [len(c.turns) for c in whole] == [4, 4]
+    # First turns to assistants stand there twice more, each with words of it as its intent; "there" says nothing.
+    assert [(c.turns[0].text, len(c.turns), c.ended) for c in arena("user/train")[2:]] == [
+        ("hi there", 1, False)
+    ] * 4
+    assert all(c.intent.endswith(" hi.") for c in arena("user/train")[2:])
+    assert arena("assistant/train") == []
+    assert [[turn.role for turn in c.turns] for c in arena("both/train")] == [["user"], ["user"]]
+    # The trees of OASST that were put together again are too rough to measure on.
+    assert not [c for c in read("people/test") if c.id.startswith("OpenAssistant")]
+    assert len(read("people/test")) == 6
+    assert len(read("chats/test")) == 150 and len(read("goals/test")) == 3 * 160
+    counts = json.loads((tmp_path / "out/counts.json").read_text())
+    assert counts["dropped"] == {"toxic": 6, "too rough to measure on": 4}
+    # Two conversations of five words of users from each of four sources. Three of these are talk with AI, where
+    # the two words of the first turn are learned twice more: 54 of 64 words.
+    assert "user: 84 % of the words" in done.stdout
+    assert [row["words"] for row in counts["learned"]["user"]] == [18, 18, 18, 10]
+
+
+def test_too_little_talk_with_assistants_is_refused(tmp_path):
+    logs_of_the_small_models(tmp_path / "run")
+    with (tmp_path / "run/train.jsonl").open("a", encoding="utf-8") as file:
+        for i in range(10):
+            row = Conversation(f"more-{i}", said(TALK), meta={"source": "RasaHQ/STAR"})
+            file.write(json.dumps(to_record(row)) + "\n")
+    done = mix(tmp_path / "run", tmp_path / "out")
+    assert done.returncode == 1 and "must be at least half" in done.stderr
+
+
+def test_a_source_that_the_recipe_does_not_know_is_named(tmp_path):
+    logs_of_the_small_models(tmp_path / "run")
+    row = Conversation("x", said(TALK), meta={"source": "my logs"})
+    (tmp_path / "run/valid.jsonl").write_text(json.dumps(to_record(row)) + "\n")
+    done = mix(tmp_path / "run", tmp_path / "out")
+    assert done.returncode == 1 and "x is from 'my logs', which this recipe does not know" in done.stderr

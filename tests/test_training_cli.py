@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from userlm import commands
+from userlm.flip import document, exchange, render, transcript, transcript_template
 from userlm.models.local import LocalModel
 from userlm.store import write_conversations
 from userlm.text import INTENT_PREFIX
@@ -82,7 +84,7 @@ def test_logs_without_intents_leave_a_clear_choice(tmp_path):
 def test_people_to_validate_on_must_say_something(logs, tmp_path):
     greeting = Conversation("greeting", turns=(Turn("assistant", "How can I help?"),), intent=talk(0).intent)
     write_conversations(tmp_path / "others.jsonl", [greeting])
-    with pytest.raises(InputError, match=r"others.jsonl: nobody there says anything"):
+    with pytest.raises(InputError, match=r"others.jsonl: nothing to learn there fits"):
         commands.train(logs, out=tmp_path / "run", valid=tmp_path / "others.jsonl", **SCRATCH)
 
 
@@ -131,6 +133,7 @@ def test_a_run_can_go_on_with_smaller_packs(logs, tmp_path, monkeypatch):
         ({"loss": "word"}, "--loss word: give token or sample"),
         ({"long": "cut"}, "--long cut: give shorten or drop"),
         ({"init": "chat"}, "--init chat: give base or instruct"),
+        ({"side": "system"}, "--side system: give user or assistant or both"),
         ({"precision": "fp8"}, "--precision fp8: give bf16 or fp32"),
         ({"log_with": "paper"}, "--log-with paper: it is not installed"),
         ({"valid": Path("nowhere")}, "nowhere does not exist"),
@@ -149,13 +152,52 @@ def test_a_wrong_option_says_what_can_be_given(logs, tmp_path, monkeypatch, opti
 def test_a_base_model_is_no_instruct_model(logs, tmp_path):
     from userlm.models.base import from_scratch, learn_tokenizer
 
-    local = from_scratch(learn_tokenizer(["what is it good for?"], 400), width=32, layers=1, seed=0)
+    words = learn_tokenizer(["what is it good for?"], 400, "both")
+    local = from_scratch(words, width=32, layers=1, seed=0, side="both")
     local.model.save_pretrained(tmp_path / "plain")
     local.tokenizer.save_pretrained(tmp_path / "plain")
     plain = {**SCRATCH, "base": str(tmp_path / "plain")}
     with pytest.raises(InputError, match=r"--init instruct: .*plain has no chat template"):
         commands.train(logs, out=tmp_path / "run", init="instruct", **plain)
     assert commands.train(logs, out=tmp_path / "fine", **plain)["steps"] == 4
+
+
+def test_a_base_model_an_assistant_and_a_user_are_trained_one_from_the_other(logs, tmp_path):
+    """12 conversations of 2 user turns, 2 answers and an ending; the user alone is told their intents."""
+    folders = {side: tmp_path / side for side in ("both", "assistant", "user")}
+    both = commands.train(logs, out=folders["both"], side="both", **SCRATCH)
+    assistant = commands.train(
+        logs, out=folders["assistant"], side="assistant", **{**SCRATCH, "base": str(folders["both"])}
+    )
+    user = commands.train(
+        logs, out=folders["user"], init="instruct", **{**SCRATCH, "base": str(folders["assistant"])}
+    )
+    assert [found["samples"] for found in (both, assistant, user)] == [12, 24, 36]
+    assert [found["without_intent"] for found in (both, assistant, user)] == [12, 12, 0]
+    assert both["best"]["valid_termination_f1"] is None and assistant["best"]["valid_termination_f1"] is None
+    assert user["best"]["valid_termination_f1"] is not None
+    assert user["notes"][0] == "<|endconversation|> takes the place of <|reserved_special_token_0|>, id 5"
+
+    local = LocalModel.load(
+        str(folders["user"] / "model"), "cpu"
+    )  # its tokenizer spells text as that of all three
+    talks = [replace(talk(i), intent=None) for i in range(12)]
+    text, answers = transcript_template(local.encode, (0,), 1), local.template().exchanged()
+    texts = [document(transcript(said), text).rows[0] for said in talks]
+    assert both["tokens"] == sum(len(row.ids) for row in texts)
+    assert assistant["tokens"] == sum(len(render(exchange(said), answers).rows[0].ids) for said in talks)
+
+    options = {side: json.loads((folder / "run.json").read_text())["options"] for side, folder in folders.items()}
+    assert [options[side].get("side") for side in folders] == ["both", "assistant", None]
+    assert [options[side]["intent"] for side in folders] == [False, False, True]
+    cards = {side: (folder / "model" / "README.md").read_text() for side, folder in folders.items()}
+    assert [side for side in cards if "A user language model" in cards[side]] == ["user"]
+
+
+@pytest.mark.parametrize("side", ["assistant", "both"])
+def test_logs_without_intents_are_enough_for_the_other_sides(tmp_path, side):
+    write_conversations(tmp_path / "train.jsonl", [talk(i, intent=False) for i in range(4)])
+    assert commands.train(tmp_path / "train.jsonl", out=tmp_path / "run", side=side, **SCRATCH)["steps"] == 4
 
 
 def test_a_scheduler_that_stops_it_finds_a_checkpoint_and_the_same_command_goes_on(logs, tmp_path):

@@ -3,7 +3,8 @@
     users       trained:MODEL  profile:MODEL  prompted:MODEL  swapped:MODEL
                 replay:FILE  script:FILE  human  py:MODULE:NAME
     assistants  MODEL  oracle  clarifier  replay:FILE  script:FILE  human  py:MODULE:NAME
-    models      a folder or hub id  openai:NAME  http://HOST:PORT/v1#NAME  script:FILE
+    models      a folder or hub id  userlm-tiny, assistant-tiny, base-tiny (embedded)
+                openai:NAME  http://HOST:PORT/v1#NAME  script:FILE
     to score    MODEL or trained:MODEL  profile:MODEL  base:MODEL  prompted:MODEL,
                 here or at http://HOST:PORT/v1#NAME
 
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from warnings import warn
 
+from userlm import assets
 from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
 from userlm.guard import Guard
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
@@ -69,7 +71,7 @@ def user(
     temperature: float | None = None,
     top_p: float | None = None,
     end_above: float | None = None,
-    guard: Guard | None = None,
+    guard: Guard | str | None = None,
     batch: int = BATCH,
     tokenizer: str | None = None,
     ask: Ask | None = None,
@@ -77,7 +79,8 @@ def user(
     """The user at an address.
 
     Args:
-        temperature, top_p, end_above, guard: see `users.tuned`; by default each user's own.
+        temperature, top_p, end_above, guard: see `users.tuned`; by default each user's own. A text is read as a
+            guard by `Guard.read`.
         tokenizer: of a trained model on a server; by default what has the model's name.
         batch: how many conversations a model on this machine serves at once.
         ask: how a `human` is asked; by default a prompt in the terminal.
@@ -86,6 +89,8 @@ def user(
         InputError: if the address is wrong; it says what was meant.
     """
     scheme, rest = _split(address, USERS, "user")
+    if isinstance(guard, str):
+        guard = Guard.read(guard)  # before minutes go into loading a model
     if scheme == "human":
         return Human(ask or _ask)
     _need(rest, address, "user")
@@ -106,8 +111,10 @@ def user(
 
 
 def _local_user(name: str, form: str, batch: int) -> TrainedUser:
+    from userlm.models.templates import user_template
+
     model = local_model(name, batch=batch)
-    template = _template(form, name, model.tokenizer, model.encode)
+    template = user_template(model.tokenizer, model.encode, name, form)
     if warning := model.check_user(template):
         warn(warning, ModelWarning, stacklevel=2)
     return _trained_user(model, template, model.window)
@@ -116,10 +123,11 @@ def _local_user(name: str, form: str, batch: int) -> TrainedUser:
 def _served_user(place: str, form: str, tokenizer: str | None) -> TrainedUser:
     from userlm.models.completions import Completions
     from userlm.models.local import text_functions
+    from userlm.models.templates import user_template
 
     words, served = _server_tokenizer(place, tokenizer), place.partition("#")[2]
     name = f"{served} ({tokenizer})" if tokenizer else served
-    template = _template(form, name, words, text_functions(words)[0])
+    template = user_template(words, text_functions(words)[0], name, form)
     model = Completions(_server(place), words)
     window = model.window()
     if window is None:
@@ -131,22 +139,6 @@ def _served_user(place: str, form: str, tokenizer: str | None) -> TrainedUser:
 def _trained_user(model: Complete, template: Template, window: int) -> TrainedUser:
     longest = min(Sampling().max_tokens, window // 4)  # a small window needs room for the context
     return TrainedUser(model, template, window, Sampling(max_tokens=longest))
-
-
-def _template(form: str, name: str, tokenizer: Any, encode: Encode, advice: str = "") -> Template:
-    """How a user model spells a dialogue, in its `trained` or `profile` form.
-
-    Args:
-        advice: what else can be done with a model that is none.
-    """
-    from userlm.models.templates import profile_template, recognise
-
-    try:
-        return profile_template(tokenizer, encode) if form == "profile" else recognise(tokenizer, encode, name)
-    except ValueError as error:
-        trains = f"train one from it (`userlm train --base {name}`), or have it prompted"
-        what = "profile model" if form == "profile" else "user model"
-        raise InputError(f"{name}: {error}, so it is no {what}; {advice or trains}") from None
 
 
 def _server_tokenizer(place: str, tokenizer: str | None) -> Any:
@@ -266,6 +258,7 @@ def scorer(
 
 def _form(form: str, name: str, tokenizer: Any, encode: Encode, spans: Spans) -> Form:
     from userlm.models.local import chat_ids
+    from userlm.models.templates import user_template
 
     if form == "base":
         return base_form(encode, spans, tokenizer.bos_token_id)
@@ -276,17 +269,22 @@ def _form(form: str, name: str, tokenizer: Any, encode: Encode, spans: Spans) ->
         chat = partial(chat_ids, tokenizer, encode, name=name, today="26 Jul 2024")  # the same rows every day
         return prompted_form(encode, spans, chat, 0 if close is None else close)
     advice = f"score it as base:{name} or, if it chats, as prompted:{name}"
-    return trained_form(_template(form, name, tokenizer, encode, advice), spans)
+    return trained_form(user_template(tokenizer, encode, name, form, advice), spans)
 
 
 def files(address: str) -> list[Path]:
     """The files on this machine whose contents an address stands for: logs, scripts, weights."""
-    scheme, colon, rest = address.partition(":")
-    if colon and scheme in (*FORMS, "swapped"):
-        return files(rest)
+    place = model_place(address)
+    scheme, colon, rest = place.partition(":")
     if colon and scheme in ("replay", "script"):
         return [Path(rest)]
-    return sorted(_model_folder(address).glob("*.safetensors"))
+    return sorted(_model_folder(place).glob("*.safetensors"))
+
+
+def model_place(address: str) -> str:
+    """Where its model is: the address without the `trained:`, `prompted:` or the like in front."""
+    scheme, colon, rest = address.partition(":")
+    return rest if colon and scheme in (*FORMS, "swapped") else address
 
 
 def local_model(name: str, device: str | None = None, batch: int = BATCH) -> LocalModel:
@@ -324,9 +322,11 @@ def checkpoint(name: str) -> str:
 
 
 def _model_folder(name: str) -> Path:
-    """The folder of that name, or `model/` in it if it is the folder of a training run."""
+    """The folder of that name, `model/` in it if it is the folder of a training run, or an embedded model's."""
     folder = Path(name).expanduser()
-    return folder / "model" if (folder / "model" / "config.json").is_file() else folder
+    if (folder / "model" / "config.json").is_file():
+        return folder / "model"
+    return assets.model(name) if name in assets.MODELS and not folder.exists() else folder
 
 
 def _server(address: str) -> EndpointModel:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from userlm import assets
 from userlm.text import END_TOKEN, INTENT_PREFIX
 
 KG_CO2_PER_KWH = 0.473
@@ -87,20 +89,21 @@ def write(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         results: of the run, as in results.json, with `pace`. If it has `languages`, codes with counts, the card
             names them; else it says that they are not known.
     """
-    base, given = _base(manifest["options"]["base"]), manifest["options"]
+    given = manifest["options"]
+    side = _SIDES[given.get("side", "user")]
     parts = [
-        "\n".join(_front(given["base"], results)),
-        _WHAT.format(base=base),
-        _CALL,
+        "\n".join(_front(given["base"], side, results)),
+        side.what.format(base=_base(given["base"])),
+        side.call,
         "## What it learned from",
-        *_data(manifest, results),
+        *_data(manifest, side, results),
         "## How it was trained",
-        *_training(manifest, results),
-        "## How well it predicts people",
-        *_measured(given, results),
+        *_training(manifest, side, results),
+        f"## How well it predicts {side.predicted}",
+        *_measured(given, side, results),
         "## What it took",
         *_took(given, results),
-        _MIND.format(languages=_languages(results)),
+        _MIND.format(uses=side.uses.strip("\n"), languages=_languages(results)),
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
@@ -110,22 +113,23 @@ def _base(base: str) -> str:
     return "random weights" if base.startswith("scratch:") else Path(base).name
 
 
-def _front(base: str, results: Mapping[str, Any]) -> Iterator[str]:
+def _front(base: str, side: _Side, results: Mapping[str, Any]) -> Iterator[str]:
     yield from ("---", "library_name: transformers", "pipeline_tag: text-generation")
     if _is_hub_id(base):
         yield f"base_model: {base}"
     if codes := _codes(results):
         yield "language:"
         yield from (f'- "{code}"' for code in codes)  # a bare `no` is false in YAML
-    yield from ("tags:", "- userlm", "- user-simulation")
+    yield from ("tags:", *(f"- {tag}" for tag in side.tags))
     if kg := results["pace"]["kg_co2"]:
         yield from ("co2_eq_emissions:", f"  emissions: {1000 * kg:.4g}", "  source: power of the boards x hours")
     yield "---"
 
 
 def _is_hub_id(base: str) -> bool:
-    """Whether a base model came from the Hub: by its name, and since no folder here has that name."""
-    return bool(re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", base)) and not Path(base).is_dir()
+    """Whether a base model came from the Hub: by its name, and since it is neither a folder here nor embedded."""
+    named = re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", base)
+    return bool(named) and not Path(base).is_dir() and base not in assets.MODELS
 
 
 def _codes(results: Mapping[str, Any]) -> list[str]:
@@ -133,7 +137,32 @@ def _codes(results: Mapping[str, Any]) -> list[str]:
     return [code for code in known if re.fullmatch("[a-z]{2,3}", code) and code != "und"][:20]
 
 
-_WHAT = """
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What the card says of a model that learned one side, or both.
+
+    Attributes:
+        what, call, uses: parts of the card; `what` has a `{base}`.
+        tags: of the head.
+        counts: the rows of the table on the data, by their names in the results.
+        learned: what the loss is on.
+        predicted: what it is measured on, where it was held out.
+        words: what perplexity is over.
+        leaves: whether it is measured where the model leaves.
+    """
+
+    what: str
+    call: str
+    uses: str
+    tags: tuple[str, ...]
+    counts: Mapping[str, str]
+    learned: str
+    predicted: str
+    words: str
+    leaves: bool = False
+
+
+_WHAT_USER = """
 # A user language model, from {base}
 
 This model plays the **user** in a conversation with an AI assistant. Given what a user is after (the intent, as
@@ -141,7 +170,7 @@ the system turn) and the conversation so far, it says what a person might say ne
 userlm on the user's side of conversations, after *Flipping the Dialogue* (arXiv 2510.06552). It is no assistant.
 """
 
-_CALL = f"""
+_CALL_USER = f"""
 ## Call it
 
 With userlm, which spells the conversation, knows both ids that stop a turn, and reads P(end) where it belongs:
@@ -184,28 +213,146 @@ With vLLM: `vllm serve OWNER/NAME`, then its chat endpoint. Its completions endp
   the model talks about what people talk about.
 """
 
+_USES_USER = """
+**For** testing and comparing assistants against users who are vague, change course and leave; studying how people
+talk to assistants; drafting scenarios.
 
-def _data(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> Iterator[str]:
+**Not for** answering questions: what it says is a user's guess, checked by nobody. Nor for passing as a person to
+people, filling surveys or forums, deceiving. Nor for deciding about people, or in place of a study with them: it
+shows what is likely in its logs, not what somebody thinks.
+
+**Prompt injection.** It reads what the assistant says and may obey it: drop its goal, answer, leave. The intent is
+a wish, not a guard. In plain transformers or vLLM a text that spells a control token becomes one; userlm keeps it
+text.
+"""
+
+_WHAT_ASSISTANT = """
+# An assistant, from {base}
+
+This model plays the **assistant**: given a conversation, it says what the assistants of its logs might answer. It
+was trained with userlm (`--side assistant`) for studies of user models. It is no user model.
+"""
+
+_CALL_ASSISTANT = """
+## Call it
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("OWNER/NAME")
+model = AutoModelForCausalLM.from_pretrained("OWNER/NAME")
+messages = [{"role": "user", "content": "Where should I eat in Rome?"}]
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+drawn = model.generate(**inputs, max_new_tokens=128)
+print(tokenizer.decode(drawn[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+```
+
+It stops at `<|eot_id|>`. It has never read a system turn. userlm takes it wherever it takes an assistant:
+`userlm chat --seat user --assistant OWNER/NAME`.
+"""
+
+_WHAT_BOTH = """
+# A base language model, from {base}
+
+This model continues **plain text**. It was trained with userlm (`--side both`) on all words of conversations, for
+studies of user models: they begin from it. It is neither a user model nor an assistant.
+"""
+
+_CALL_BOTH = """
+## Call it
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("OWNER/NAME")
+model = AutoModelForCausalLM.from_pretrained("OWNER/NAME")
+text = (tokenizer.bos_token or "") + "User: Where should I eat in Rome?\\nAssistant:"
+inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt", return_token_type_ids=False)
+drawn = model.generate(**inputs, max_new_tokens=128)
+print(tokenizer.decode(drawn[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+```
+
+It has no chat template: a turn is a line that begins with `User: ` or `Assistant: `, and behind the last line the
+text ends. userlm scores it as `base:OWNER/NAME` and trains from it (`userlm train --base OWNER/NAME`).
+"""
+
+_USES_OTHER = """
+**For** studies of user models, which begin from it or are compared with it.
+
+**Not for** answers that anybody relies on: nobody checked what it says.
+"""
+
+_SIDES = {
+    "user": _Side(
+        _WHAT_USER,
+        _CALL_USER,
+        _USES_USER,
+        tags=("userlm", "user-simulation"),
+        counts={
+            "conversations": "conversations",
+            "with_intent": "of these with an intent",
+            "without_intent": "without an intent, and so without a system turn",
+            "samples": "samples: user turns and observed endings",
+            "tokens": "tokens, what the assistant said among them",
+            "dropped": "samples dropped: too long",
+            "without_user_turn": "conversations dropped: no user turn",
+        },
+        learned="what the user says and on the ending",
+        predicted="people",
+        words="the words of user turns",
+        leaves=True,
+    ),
+    "assistant": _Side(
+        _WHAT_ASSISTANT,
+        _CALL_ASSISTANT,
+        _USES_OTHER,
+        tags=("userlm",),
+        counts={
+            "conversations": "conversations",
+            "samples": "samples: the assistant's turns",
+            "tokens": "tokens, what the user said among them",
+            "dropped": "samples dropped: too long",
+            "without_user_turn": "conversations dropped: the assistant says nothing",
+        },
+        learned="what the assistant says",
+        predicted="answers",
+        words="the words of the assistant's turns",
+    ),
+    "both": _Side(
+        _WHAT_BOTH,
+        _CALL_BOTH,
+        _USES_OTHER,
+        tags=("userlm",),
+        counts={
+            "conversations": "conversations",
+            "samples": "samples: rows of text, several of a long conversation",
+            "tokens": "tokens",
+            "dropped": "samples dropped: too long",
+            "without_user_turn": "conversations dropped: no user turn",
+        },
+        learned="every token of the text",
+        predicted="conversations",
+        words="all words of both sides, the names of the speakers among them,",
+    ),
+}
+
+
+def _data(manifest: Mapping[str, Any], side: _Side, results: Mapping[str, Any]) -> Iterator[str]:
     held_out, inputs = manifest["options"].get("valid"), dict(manifest["inputs"]).items()
     use = {path: "validation" if path == held_out else "training" for path, _ in inputs}
     yield _table(["file", "for", "SHA-256"], ((f"`{Path(path).name}`", use[path], sha) for path, sha in inputs))
-    conversations, without = results["conversations"], results["without_intent"]
-    rows = {
-        "conversations": conversations,
-        "of these with an intent": conversations - without,
-        "without an intent, and so without a system turn": without,
-        "samples: user turns and observed endings": results["samples"],
-        "tokens, what the assistant said among them": results["tokens"],
-        "samples dropped: too long": results["dropped"],
-        "conversations dropped: no user turn": results["without_user_turn"],
-    }
-    yield _table(["", "number"], ((name, f"{count:,}") for name, count in rows.items()))
+    found = {**results, "with_intent": results["conversations"] - results["without_intent"]}
+    yield _table(["", "number"], ((name, f"{found[key]:,}") for key, name in side.counts.items()))
 
 
-_TOLD = "base init lora steps epochs batch lr optimizer loss intent max_tokens long pack patience seed".split()
+_TOLD = (
+    "base side init lora steps epochs batch lr optimizer loss intent max_tokens long pack patience seed".split()
+)
 
 
-def _training(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> Iterator[str]:
+def _training(manifest: Mapping[str, Any], side: _Side, results: Mapping[str, Any]) -> Iterator[str]:
     given = manifest["options"]["base"]
     plain = given.startswith("scratch:") or _is_hub_id(given)
     options = {name: manifest["options"].get(name) for name in _TOLD}
@@ -214,12 +361,13 @@ def _training(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> Iterat
     what = f"{weights:,} weights" if trained == weights else f"{trained:,} of {weights:,} weights"
     early = ", stopped early" if results["stopped_early"] else ""
     yield (
-        f"{what}, {results['steps']:,} steps{early}, {results['seen']:,} samples seen. The loss is on what the "
-        "user says and on the ending. The learning rate rises over 3 % of the steps and falls to a tenth along a "
-        "cosine."
+        f"{what}, {results['steps']:,} steps{early}, {results['seen']:,} samples seen. The loss is on "
+        f"{side.learned}. The learning rate rises over 3 % of the steps and falls to a tenth along a cosine."
     )
     if options["steps"] is not None:
         del options["epochs"]
+    if "with_intent" not in side.counts:  # nobody else is told one
+        del options["intent"]
     yield _table(["option", ""], ((name, str(value)) for name, value in options.items() if value is not None))
     if notes := results["notes"]:
         yield "\n".join(f"- {note.replace(given, _base(given))}" for note in notes)
@@ -227,7 +375,7 @@ def _training(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> Iterat
     yield "Versions: " + ", ".join(f"{name} {version}" for name, version in versions) + "."
 
 
-def _measured(options: Mapping[str, Any], results: Mapping[str, Any]) -> Iterator[str]:
+def _measured(options: Mapping[str, Any], side: _Side, results: Mapping[str, Any]) -> Iterator[str]:
     before, best = results["untrained"], results["best"]
     if not before and best is None:
         yield "Nobody was held out, so nothing was measured. These are the weights of the last step."
@@ -235,15 +383,17 @@ def _measured(options: Mapping[str, Any], results: Mapping[str, Any]) -> Iterato
     columns = {"before training": before}
     if best is not None:
         columns[f"these weights (step {best['step']:,})"] = best
-    rows = {"perplexity": ("valid_perplexity", ""), "termination F1": ("valid_termination_f1", " %")}
+    rows = {"perplexity": ("valid_perplexity", "")}
+    rows |= {"termination F1": ("valid_termination_f1", " %")} if side.leaves else {}
     yield _table(
-        ["on held-out people", *columns],
+        [f"on held-out {side.predicted}", *columns],
         ([name, *(_shown(c.get(key), unit) for c in columns.values())] for name, (key, unit) in rows.items()),
     )
     yield (
         f"On at most {options['valid_limit']:,} conversations; the best of several validations, so a little too "
-        "good. Perplexity is over the words of user turns and depends on the tokenizer. The model leaves where "
-        "P(end) is above one half."
+        f"good. Perplexity is over {side.words} and depends on the tokenizer."
+        + " The model leaves where P(end) is above one half."
+        * side.leaves
     )
 
 
@@ -271,12 +421,7 @@ def _took(options: Mapping[str, Any], results: Mapping[str, Any]) -> Iterator[st
 _MIND = """
 ## Mind
 
-**For** testing and comparing assistants against users who are vague, change course and leave; studying how people
-talk to assistants; drafting scenarios.
-
-**Not for** answering questions: what it says is a user's guess, checked by nobody. Nor for passing as a person to
-people, filling surveys or forums, deceiving. Nor for deciding about people, or in place of a study with them: it
-shows what is likely in its logs, not what somebody thinks.
+{uses}
 
 **Languages.** {languages} In any other it speaks as well as its base model, at best.
 
@@ -286,10 +431,6 @@ cliché here. Their tone, errors and prejudices were learned with their words.
 **Privacy.** It learned from what people wrote and may repeat it word for word: names, addresses, secrets.
 Filters find patterns, not everything. Publish it only if the people in the logs agreed to that, and try before
 what it gives away.
-
-**Prompt injection.** It reads what the assistant says and may obey it: drop its goal, answer, leave. The intent is
-a wish, not a guard. In plain transformers or vLLM a text that spells a control token becomes one; userlm keeps it
-text.
 
 **Licence.** Those of the base model and of the logs hold here too. Add `license` to the head of this file, and
 `language` if it is missing, before you publish.

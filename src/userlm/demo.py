@@ -1,4 +1,4 @@
-"""`userlm demo`: the whole road on the embedded logs and tasks, in a few minutes on a CPU, without any network.
+"""`userlm demo`: the whole road on the embedded models, logs and tasks, in minutes on a CPU, without any network.
 
 Runs the verbs of `commands` one after the other, each in its own folder under `--out`. What is finished is not
 done again, so a demo that was interrupted goes on where it stopped.
@@ -20,16 +20,16 @@ from userlm.store import read_conversations
 from userlm.terminal import console, speaker
 from userlm.types import Conversation
 
-BASE = "scratch:128x4x1200"
+BASE, ASSISTANT = "userlm-tiny", "assistant-tiny"
 SHOWN = 400  # characters of a turn in the terminal
 
 
 def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path("runs/demo")) -> Results:
-    """Logs to report in a few minutes: train a toy user model on the embedded sample logs, and measure it."""
+    """Logs to report in a few minutes: tune the embedded user model on the sample logs, and measure it."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a model this small is faster on one thread
     logs, tasks = assets.sample_logs(), assets.sample_tasks()
     people = out / "intents" / "test.jsonl"
-    trained, untrained = out / "trained", out / "untrained"
+    users = {"before": BASE, "after": str(out / "tuned")}
 
     _say("1/7  import, clean, intents: raw logs to conversations, by person")
     commands.import_([str(logs)], out=out / "import")
@@ -37,41 +37,43 @@ def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path(
     commands.intents(out / "clean", out=out / "intents")  # the logs bring hand-written ones
     commands.intents(out / "clean", overwrite=True, out=out / "intents-extractive")
 
-    _say("2/7  train: a small Llama from scratch, on what the users say")
-    commands.train(out / "intents", base=BASE, epochs=10, batch=32, lr=3e-3, out=trained)
-    commands.train(out / "intents", base=BASE, steps=0, out=untrained)
+    _say("2/7  train: tune a small user model on what these users say")
+    commands.train(out / "intents", base=BASE, epochs=2, batch=32, lr=1e-3, out=out / "tuned")
 
-    _say("3/7  ppl: how well does it predict people it has not seen?")
-    for model in (trained, untrained):
-        commands.ppl(people, model=str(model), out=out / f"ppl-{model.name}")
+    _say("3/7  ppl: how well does it predict people it has not seen, before and after?")
+    for when, model in users.items():
+        commands.ppl(people, model=model, out=out / f"ppl-{when}")
 
-    _say("4/7  simulate: trained, replayed and scripted users meet stand-ins")
-    user = f"trained:{trained}"
-    commands.simulate(user, "clarifier", seeds=people, max_turns=5, out=out / "trained-clarifier")
-    commands.simulate(f"replay:{people}", "clarifier", seeds=people, out=out / "replayed-clarifier")
-    commands.simulate(user, "oracle", tasks=tasks, max_turns=5, out=out / "trained-oracle")
+    _say("4/7  simulate: the user model, people replayed and a script meet a small assistant and a stand-in")
+    user = f"trained:{users['after']}"
+    cool = 0.8  # so small a model rambles at 1
+    commands.simulate(user, ASSISTANT, seeds=people, max_turns=5, temperature=cool, out=out / "tuned-assistant")
+    commands.simulate(f"replay:{people}", ASSISTANT, seeds=people, out=out / "replayed-assistant")
+    commands.simulate(user, "oracle", tasks=tasks, max_turns=5, temperature=cool, out=out / "tuned-oracle")
     commands.simulate(f"replay:{assets.sample_task_logs()}", "oracle", tasks=tasks, out=out / "replayed-oracle")
     commands.simulate(f"script:{assets.sample_script()}", "oracle", tasks=tasks, out=out / "scripted-oracle")
-    simulated = ["trained-clarifier", "replayed-clarifier", "trained-oracle", "replayed-oracle", "scripted-oracle"]
+    simulated = ["tuned-assistant", "replayed-assistant", "tuned-oracle", "replayed-oracle", "scripted-oracle"]
 
-    _say("5/7  respond: its next turn after each real beginning, or its leave")
-    commands.respond(people, user=user, out=out / "respond-trained")
+    _say("5/7  respond: its next turn after each real beginning, or its leave, before and after")
+    for when, model in users.items():
+        commands.respond(people, user=f"trained:{model}", out=out / f"respond-{when}")
 
     _say("6/7  score: simulated users and people, by the same functions")
-    folders = [out / run for run in (*simulated, "respond-trained")]
+    folders = [out / run for run in (*simulated, "respond-before", "respond-after")]
     commands.score(folders, human=people, tasks=tasks, out=out / "score")
 
     _say("7/7  report")
-    stages = [out / run for run in ("import", "clean", "intents", "intents-extractive")]
-    runs = [*stages, trained, untrained, out / "ppl-trained", out / "ppl-untrained", *folders, out / "score"]
-    written = commands.report(runs, out=out / "report")
-    for run in ("trained-clarifier", "replayed-clarifier", "replayed-oracle"):
+    stages = [out / run for run in ("import", "clean", "intents", "intents-extractive", "tuned")]
+    written = commands.report(
+        [*stages, out / "ppl-before", out / "ppl-after", *folders, out / "score"], out=out / "report"
+    )
+    for run in ("tuned-assistant", "replayed-assistant", "replayed-oracle"):
         _show(run, next(c for c in read_conversations(out / run / "conversations.jsonl") if len(c.turns) > 2))
     console.print(
-        "The user model is a toy that saw 140 short conversations, and the assistants are stand-ins: "
-        "what you saw is the road, not a result.\n"
-        f"Talk to it:       userlm chat --user trained:{trained}\n"
-        f"Open the report:  {written['html']}"
+        "The user and the assistant are models of 3 million weights and the oracle is a stand-in: what you saw is "
+        "the road, not a result.\n"
+        f"Talk to the user:  userlm chat --user {user}\n"
+        f"Open the report:   {written['html']}"
     )
     return written
 

@@ -12,17 +12,20 @@ always an open user turn:
     <|start_header_id|>user<|end_header_id|>\\n<|endconversation|><|eot_id|>
 
 (shown on three lines; there is nothing between `<|eot_id|>` and the next header).
+
+The other two models of a study are trained by the same code: an assistant learns the same dialogues with their
+sides exchanged (`exchange`), a base model learns them as plain text (`transcript`, `document`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
 
 from userlm.text import END_TOKEN
-from userlm.types import Conversation, Sample
+from userlm.types import Conversation, Role, Sample
 
 Ids = tuple[int, ...]
 Encode = Callable[[str], list[int]]
@@ -37,6 +40,9 @@ def samples(conversation: Conversation) -> Iterator[Sample]:
     """All that a user model can learn from a conversation: its K user turns and, if observed, the ending."""
     for k in range(len(conversation.user_turns) + conversation.ended):
         yield Sample(conversation, k)
+
+
+OTHER_SIDE: Mapping[str, Role] = {"user": "assistant", "assistant": "user"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,11 @@ class Template:
     def open(self) -> Ids:
         """The beginning of a user turn, up to where its words go. P(end) is read right behind it."""
         return (*self.headers["user"], *self.encode(self.lead), *self.thought)
+
+    def exchanged(self) -> Template:
+        """The same spelling for the assistant's side of dialogues whose sides are exchanged; it does not leave."""
+        headers = {role: self.headers[OTHER_SIDE.get(role, role)] for role in self.headers}
+        return replace(self, headers=headers, end=self.close)
 
     def beginnings(self, words: Sequence[str]) -> frozenset[int]:
         """The ids that are one of these words, with or without a space before it, where a turn's words begin.
@@ -174,6 +185,44 @@ def render(
     return Flipped(tuple(rows), tuple(dropped))
 
 
+def exchange(conversation: Conversation) -> Conversation:
+    """Its sides exchanged: what it has of a user is the assistant's then, who is told nothing and never leaves."""
+    turns = tuple(replace(turn, role=OTHER_SIDE[turn.role]) for turn in conversation.turns)
+    return replace(untold(conversation), turns=turns, ended=False)
+
+
+def untold(conversation: Conversation) -> Conversation:
+    """The same conversation, nothing said of what the user is after, nor of who it is."""
+    meta = {name: value for name, value in conversation.meta.items() if name != "condition"}
+    return replace(conversation, intent=None, meta=meta)
+
+
+def transcript(conversation: Conversation) -> Conversation:
+    """For `transcript_template`: a space behind a speaker's colon, encoded with the word as it is in texts."""
+    turns = tuple(replace(turn, text=" " + turn.text) for turn in conversation.turns)
+    return replace(conversation, turns=turns, ended=False)
+
+
+def document(
+    conversation: Conversation,
+    template: Template,
+    max_tokens: int | None = None,
+    long: Literal["shorten", "drop"] = "shorten",
+) -> Flipped:
+    """A conversation as a text of which every token is predicted: plain language modelling.
+
+    A text that is too long goes on in a next row, which begins with the last token of the one before; with `drop`
+    its first row alone is kept.
+    """
+    turns = (template.turn(turn.role, turn.text) for turn in conversation.turns)
+    ids = (*_head(conversation, template), *(id for turn in turns for id in turn), template.end)
+    step = len(ids) if max_tokens is None else max_tokens - 1
+    rows = [ids[start : start + step + 1] for start in range(0, len(ids) - 1, step)]
+    kept = rows if long == "shorten" else rows[:1]
+    targets = [(Target(k, 1, 1, len(row)),) for k, row in enumerate(kept)]
+    return Flipped(tuple(map(Row, kept, targets)), tuple(range(len(kept), len(rows))))
+
+
 def prompt(conversation: Conversation, template: Template) -> Ids:
     """The ids after which a model takes the user's next turn."""
     turns = (token for turn in conversation.turns for token in template.turn(turn.role, turn.text))
@@ -259,3 +308,16 @@ def userlm_template(
         raise ValueError(f"its tokenizer has no {END_TOKEN} token")
     headers = {role: (opens, *encode(role), shuts) for role in ("system", "user", "assistant")}
     return Template(encode, headers, lead, close, end, special_ids | {close, end}, start, trim=trim)
+
+
+def transcript_template(encode: Encode, start: Ids, end: int) -> Template:
+    """A dialogue as the plain text that a base model may have read many of: the intent on the first line, then
+    `User: ...` and `Assistant: ...`, each on a line. See `transcript`.
+
+    Args:
+        start: what a text begins with.
+        end: the id behind a text.
+    """
+    newline = encode("\n")[-1]
+    headers = {"system": (), "user": tuple(encode("User:")), "assistant": tuple(encode("Assistant:"))}
+    return Template(encode, headers, "", newline, end, frozenset((newline, end)), start)

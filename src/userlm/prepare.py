@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from userlm.flip import Encode, EncodeAll, Row, Target, Template, render
+from userlm.flip import Encode, EncodeAll, Flipped, Row, Target, Template, render
 from userlm.store import replacing
 from userlm.types import Conversation
 
@@ -72,10 +72,12 @@ def prepare(
     max_tokens: int = 2048,
     long: Literal["shorten", "drop"] = "shorten",
     encode_all: EncodeAll | None = None,
+    spell: Callable[..., Flipped] = render,
 ) -> Flips:
-    """Flip every conversation (see `flip.render`) into the files of `folder`.
+    """Flip every conversation into the files of `folder`.
 
     Args:
+        spell: how a conversation becomes rows: `flip.render`, or `flip.document`.
         encode_all: many texts to ids at once, the same as `template.encode` gives; by default one by one.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +93,7 @@ def prepare(
                 if not conversation.user_turns:
                     unspoken += 1
                     continue
-                flipped = render(conversation, spelling, max_tokens, long)
+                flipped = spell(conversation, spelling, max_tokens, long)
                 dropped += len(flipped.dropped)
                 for row in flipped.rows:
                     rows.extend((number, written, len(row.ids), len(targets) // 4))

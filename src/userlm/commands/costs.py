@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from userlm.address import model_place
 from userlm.assistants import ModelAssistant
 from userlm.models.purse import Amount, Caps, Meter, MeteredChat, MeteredComplete, Price, Purse
 from userlm.store import Journal, Run, write_lines
@@ -202,7 +203,7 @@ def _show(name: str, used: dict[str, Any]) -> None:
 
 def _at_server(address: str) -> bool:
     """Whether its model is at a server, or may be, as behind `py:`."""
-    return re.match(r"((trained|profile|prompted|swapped):)?(openai|https?|py):", address) is not None
+    return re.match(r"(openai|https?|py):", model_place(address)) is not None
 
 
 def tries_of(address: str) -> int:

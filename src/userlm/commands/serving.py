@@ -14,8 +14,7 @@ from typing import Annotated
 from typer import Option
 
 from userlm import address
-from userlm.commands.shared import Batch, EndAbove, GuardSpec, Temperature, TopP, UserTokenizer
-from userlm.guard import Guard
+from userlm.commands.shared import EMBEDDED_USER, Batch, EndAbove, GuardSpec, Temperature, TopP, UserTokenizer
 from userlm.terminal import console
 from userlm.types import InputError
 
@@ -29,7 +28,7 @@ def serve(
         Option(
             help="trained:MODEL, profile:, prompted: or swapped:MODEL, replay:FILE, script:FILE or py:MODULE:NAME."
         ),
-    ],
+    ] = EMBEDDED_USER,
     model_name: Annotated[
         str | None, Option(help="Under which clients ask for it. Default: the end of the address.")
     ] = None,
@@ -66,14 +65,13 @@ def serve(
     key = _key()
     hosts = LOOPBACK if key is None and _loopback(host) else ()
     terms = Terms(name, intent, roles, stop_phrase, seed, key, hosts, queue, batch)
-    rules = None if guard is None else Guard.read(guard)
     with _listen(host, port) as listening:  # before minutes go into loading a model
         speaker = address.user(
             user,
             temperature=temperature,
             top_p=top_p,
             end_above=end_above,
-            guard=rules,
+            guard=guard,
             batch=batch,
             tokenizer=tokenizer,
         )

@@ -22,6 +22,8 @@ from userlm.types import Conversation, InputError, Measure
 
 Results = dict[str, Any]
 
+EMBEDDED_USER = "trained:userlm-tiny"
+
 Out = Annotated[Path, Option(help="Folder of this run.")]
 Seed = Annotated[int, Option(help="Seed of everything random.")]
 Limit = Annotated[int | None, Option(help="Use only the first so many.", min=1, max=2**31)]

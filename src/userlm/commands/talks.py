@@ -27,6 +27,7 @@ from userlm.commands.costs import (
     read_price,
 )
 from userlm.commands.shared import (
+    EMBEDDED_USER,
     Batch,
     EndAbove,
     GuardSpec,
@@ -43,13 +44,14 @@ from userlm.commands.shared import (
     in_order,
     who_stood_in,
 )
-from userlm.guard import Guard, rates
+from userlm.guard import rates
 from userlm.models.purse import CAP
 from userlm.simulate import converse, never, respond_all
 from userlm.simulate import simulate as simulate_all
 from userlm.store import Answers, Journal, Recorded, Run, dumps, read_conversations, to_record
 from userlm.tasks import read_tasks, solved
 from userlm.terminal import console, show_turn, track
+from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError, Role, Task, without_run
 
 Place = tuple[int, int]
@@ -101,7 +103,7 @@ def respond(
         temperature=temperature,
         top_p=top_p,
         end_above=end_above,
-        guard=None if guard is None else Guard.read(guard),
+        guard=guard,
         batch=batch,
         tokenizer=tokenizer,
     )
@@ -189,7 +191,7 @@ def simulate(
         temperature=temperature,
         top_p=top_p,
         end_above=end_above,
-        guard=None if guard is None else Guard.read(guard),
+        guard=guard,
         batch=batch,
         tokenizer=tokenizer,
     )
@@ -211,13 +213,14 @@ def simulate(
 
 def chat(
     user: Annotated[
-        str | None, Option(help="Who talks to you: trained:MODEL, prompted:MODEL, script:FILE, ...")
-    ] = None,
-    assistant: Annotated[str | None, Option(help="Who answers you, with --seat user.")] = None,
+        str, Option(help="Who talks to you: trained:MODEL, prompted:MODEL, script:FILE, ...")
+    ] = EMBEDDED_USER,
+    assistant: Annotated[str, Option(help="Who answers you, with --seat user.")] = "assistant-tiny",
     seat: Annotated[str, Option(help="Yours: assistant, or user.")] = "assistant",
     intent: Annotated[str | None, Option(help="What the user is after, one sentence.")] = None,
     save: Annotated[Path | None, Option(help="Append the conversation to this file (.jsonl).")] = None,
     max_turns: Annotated[int, Option(help="User turns at most.", min=1)] = 20,
+    temperature: Temperature = None,
     end_above: EndAbove = None,
     guard: GuardSpec = None,
     tokenizer: UserTokenizer = None,
@@ -230,19 +233,24 @@ def chat(
     if seat not in ("assistant", "user"):
         raise InputError(f"--seat {seat}: your seat is 'assistant' or 'user'")
     other = user if seat == "assistant" else assistant
-    if other is None:
-        wanted = "--user trained:MODEL" if seat == "assistant" else "--assistant MODEL"
-        raise InputError(f"who is in the other seat? give {wanted}")
-    if seat == "user" and (guard, end_above, tokenizer) != (None, None, None):
-        raise InputError("--guard, --end-above and --tokenizer are for a simulated user; here you are the user")
+    if seat == "user" and (temperature, guard, end_above, tokenizer) != (None, None, None, None):
+        raise InputError(
+            "--temperature, --guard, --end-above and --tokenizer are for a simulated user; here you are the user"
+        )
     if seat == "assistant" and other.startswith(("prompted:", "swapped:")) and intent is None:
         raise InputError("a prompted user needs to know what it is after; give --intent")
     if save and save.suffix != ".jsonl":
         raise InputError(f"--save {save}: conversations are saved as lines of a .jsonl file")
     you = _Seat(seat)
     if seat == "assistant":
-        rules = None if guard is None else Guard.read(guard)
-        user_side = address.user(other, seed=seed, end_above=end_above, guard=rules, tokenizer=tokenizer)
+        if user == EMBEDDED_USER and intent is None:
+            intent = INTENT_PREFIX + "plan a trip to Rome."  # without any it talks about anything
+            console.print(f"{intent} (give another with --intent)", style="dim")
+        if user == EMBEDDED_USER and temperature is None:
+            temperature = 0.8  # so small a model rambles at 1
+        user_side = address.user(
+            other, seed=seed, temperature=temperature, end_above=end_above, guard=guard, tokenizer=tokenizer
+        )
         assistant_side = address.assistant("human", ask=you.ask)
     else:
         user_side, assistant_side = address.user("human", ask=you.ask), address.assistant(other, seed=seed)

@@ -28,6 +28,7 @@ from userlm.commands.shared import (
     finished,
 )
 from userlm.data.clean import language_code
+from userlm.flip import document, exchange, render, transcript, untold
 from userlm.metrics.perplexity import without_intent
 from userlm.store import Journal, Run, read_conversations, read_json, write_lines
 from userlm.terminal import console, progress_bar, track
@@ -36,6 +37,7 @@ from userlm.types import Conversation, InputError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from userlm.models.base import Side
     from userlm.models.local import LocalModel
     from userlm.prepare import Flips
 
@@ -61,6 +63,14 @@ def train(
     ] = "adamw_torch",
     loss: Annotated[str, Option(help="Averaged per token or per sample.", metavar="token|sample")] = "token",
     intent: Annotated[bool, Option(help="Train with the intent as system turn.")] = True,
+    side: Annotated[
+        str,
+        Option(
+            help="Whose words it learns. The others make baselines: an assistant, and a base model that reads "
+            "plain text.",
+            metavar="user|assistant|both",
+        ),
+    ] = "user",
     init: Annotated[
         str, Option(help="What --base is; people are predicted better from a base model.", metavar="base|instruct")
     ] = "base",
@@ -127,6 +137,8 @@ def train(
     average = cast(Literal["token", "sample"], _one_of("--loss", loss, "token", "sample"))
     too_long = cast(Literal["shorten", "drop"], _one_of("--long", long, "shorten", "drop"))
     _one_of("--init", init, "base", "instruct")
+    learned = cast("Side", _one_of("--side", side, "user", "assistant", "both"))
+    intent = intent and learned == "user"  # nobody else is told one
     if not 0 <= lr < 1000:
         raise InputError(f"--lr {lr}: give a number such as 2e-5")
     path = conversations_file(data, "train")
@@ -144,6 +156,7 @@ def train(
     machine = training.start(where, precision, _tracker(log_with), out)
     options: dict[str, Any] = {"base": base, "steps": steps, "epochs": epochs, "batch": batch, "lr": lr}
     options |= {"optimizer": optimizer, "loss": loss, "intent": intent, "init": init, "lora": lora}
+    options |= {} if learned == "user" else {"side": learned}
     options |= {"max_tokens": max_tokens, "long": long}
     options |= {"precision": precision, "valid": held_out, "valid_limit": valid_limit, "eval_every": eval_every}
     options |= {"patience": patience, "seed": seed, "limit": limit}
@@ -161,11 +174,13 @@ def train(
 
     def read(file: Path, most: int | None) -> Iterator[Conversation]:
         found = islice(read_conversations(file), most)
+        if learned != "user":
+            return map(exchange if learned == "assistant" else untold, found)
         return found if intent else map(without_intent, found)
 
     with machine.main_process_first(), console.status("loading the model"):
         texts = (turn.text for conversation in read(path, limit) for turn in conversation.turns)
-        local, notes = _load(base, init, texts, out / "tokenizer", seed)
+        local, notes = _load(base, init, learned, texts, out / "tokenizer", seed)
         if max_tokens > local.window:
             notes += (f"rows are cut to the model's window of {local.window} tokens",)
             max_tokens = local.window
@@ -179,12 +194,12 @@ def train(
 
     with machine.main_process_first():
         shown = track(read(path, limit), "flipping", count_total([path], limit))
-        flips = _flipped(shown, local, out / "rows", max_tokens, too_long)
+        flips = _flipped(shown, local, learned, out / "rows", max_tokens, too_long)
         tested = None
         if held_out:
-            tested = _flipped(people(), local, out / "rows-valid", max_tokens, too_long)
+            tested = _flipped(people(), local, learned, out / "rows-valid", max_tokens, too_long)
             if not tested.samples:
-                raise InputError(f"{held_out}: nobody there says anything that fits; give others with --valid")
+                raise InputError(f"{held_out}: nothing to learn there fits; give others with --valid")
             if intent and tested.untold:
                 notes += (f"{tested.untold:,} of those to validate on have no intent",)
     for note in notes:
@@ -225,7 +240,7 @@ def train(
     results |= {"device": _device_name(machine.device), "precision": precision}
     results |= {"pace": card.pace(rows.values(), results["device"], machine.num_processes, watts)}
     if results["best"] and not results["best"]["valid_perplexity"] < results["untrained"]["valid_perplexity"]:
-        results["notes"].append("people are predicted no better than before training: try another --lr")
+        results["notes"].append("held-out turns are predicted no better than before training: try another --lr")
         console.print(results["notes"][-1], style="yellow")
     manifest = {**run.manifest, "options": {**options, **means, "max_tokens": max_tokens}}
     (out / "model" / "README.md").write_text(card.write(manifest, results), encoding="utf-8")
@@ -275,7 +290,7 @@ def _tracker(name: str | None) -> str | None:
 
 
 def _load(
-    base: str, init: str, texts: Iterable[str], tokenizer: Path, seed: int
+    base: str, init: str, side: Side, texts: Iterable[str], tokenizer: Path, seed: int
 ) -> tuple[LocalModel, tuple[str, ...]]:
     """The model to train, in float32 on the CPU, and what was done to its control tokens.
 
@@ -291,14 +306,14 @@ def _load(
         width, layers, vocabulary = _scratch(base)
         if not tokenizer.is_dir():
             with replacing_folder(tokenizer) as partial:
-                learn_tokenizer(texts, vocabulary).save_pretrained(partial)
-        return from_scratch(load_tokenizer(str(tokenizer)), width, layers, seed, "cpu"), ()
+                learn_tokenizer(texts, vocabulary, side).save_pretrained(partial)
+        return from_scratch(load_tokenizer(str(tokenizer)), width, layers, seed, "cpu", side), ()
     loaded = LocalModel.load(address.checkpoint(base), "cpu", torch.float32)
     spoken = bool(loaded.tokenizer.chat_template)
     if init == "instruct" and not spoken:
         raise InputError(f"--init instruct: {base} has no chat template, so it is no instruct model")
-    local, notes = from_base(loaded)
-    if spoken and init == "base" and notes:
+    local, notes = from_base(loaded, side)
+    if side == "user" and spoken and init == "base" and notes:
         notes += (f"{base} has a chat template; if it is an instruct model, a base model makes the better user",)
     return local, notes
 
@@ -306,6 +321,7 @@ def _load(
 def _flipped(
     conversations: Iterable[Conversation],
     local: LocalModel,
+    side: Side,
     folder: Path,
     max_tokens: int,
     long: Literal["shorten", "drop"],
@@ -313,20 +329,23 @@ def _flipped(
     from userlm import prepare
 
     if not prepare.is_complete(folder):
-        prepare.prepare(conversations, local.template(), folder, max_tokens, long, local.encode_all)
+        spell = render
+        if side == "both":
+            conversations, spell = map(transcript, conversations), document
+        prepare.prepare(conversations, local.template(), folder, max_tokens, long, local.encode_all, spell)
     return prepare.load(folder)
 
 
 def _check_flips(flips: Flips, path: Path, intent: bool, max_tokens: int) -> None:
     """Say what cannot be learned from; raise `InputError` if nothing can."""
     if not flips.samples:
-        raise InputError(f"{path}: nothing to train on: no user turn fits {max_tokens} tokens")
+        raise InputError(f"{path}: nothing to train on: no turn to learn fits {max_tokens} tokens")
     if intent and flips.untold == flips.conversations:
         raise InputError(f"{path}: no conversation has an intent; run `userlm intents` first, or give --no-intent")
     if intent and flips.untold:
         console.print(f"{flips.untold:,} of {flips.conversations:,} have no intent: trained without a system turn")
     if flips.unspoken:
-        console.print(f"{flips.unspoken:,} conversations without a user turn are left out")
+        console.print(f"{flips.unspoken:,} conversations without a turn to learn are left out")
     if flips.dropped:
         console.print(f"{flips.dropped:,} samples do not fit {max_tokens} tokens and are left out")
 

@@ -16,7 +16,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from userlm.flip import Encode, Flipped, Row, Spans, Target, Template, render, samples
+from userlm.flip import (
+    Encode,
+    Flipped,
+    Row,
+    Spans,
+    Target,
+    Template,
+    render,
+    samples,
+    transcript,
+    transcript_template,
+)
 from userlm.types import Conversation, Message, Sample, Turn
 from userlm.users import user_prompt
 
@@ -47,21 +58,15 @@ def trained_form(template: Template, spans: Spans) -> Form:
 
 
 def base_form(encode: Encode, spans: Spans, bos: int | None) -> Form:
-    """A transcript as a base model may have read many: the intent on the first line, then `User: ...` and
-    `Assistant: ...`, each on a line.
+    """A transcript as a base model may have read many, see `flip.transcript_template`.
 
     Args:
         bos: what the model's texts begin with; `None`: nothing.
     """
-    newline = encode("\n")[-1]
-    headers = {"system": (), "user": tuple(encode("User:")), "assistant": tuple(encode("Assistant:"))}
-    start = () if bos is None else (bos,)
-    template = Template(encode, headers, "", newline, newline, frozenset((newline,)), start)
+    template = transcript_template(encode, () if bos is None else (bos,), encode("\n")[-1])
 
     def rows(conversation: Conversation, longest: int) -> Flipped:
-        # The space behind the colon is encoded with the word, as it is in texts.
-        turns = tuple(replace(turn, text=" " + turn.text) for turn in conversation.turns)
-        return render(replace(conversation, turns=turns, ended=False), template, longest)
+        return render(transcript(conversation), template, longest)
 
     return Form(rows, " ", spans)
 

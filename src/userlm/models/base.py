@@ -14,11 +14,11 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -27,7 +27,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from userlm.models.local import LocalModel, usable_device
+from userlm.flip import OTHER_SIDE, transcript_template, userlm_template
+from userlm.models.local import LocalModel, text_functions, usable_device
+from userlm.models.templates import added_ids, special_ids
 from userlm.text import END_TOKEN
 from userlm.types import InputError
 
@@ -38,11 +40,23 @@ USED = (*HEADERS, CLOSE, END_TOKEN)
 
 CONTROLS = ("<|begin_of_text|>", "<|end_of_text|>", *HEADERS, CLOSE)
 
-CHAT_TEMPLATE = (
+RESERVED = "<|reserved_special_token_0|>"
+"""In the place of the end token, in the tokenizer of a model that is no user model."""
+
+Side = Literal["user", "assistant", "both"]
+"""Whose words a model learns. `both`: plain text, as a base model learns it."""
+
+_TURNS = (
     "{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n"
-    "{{ message['content'] }}<|eot_id|>{% endfor %}<|start_header_id|>user<|end_header_id|>"
+    "{{ message['content'] }}<|eot_id|>{% endfor %}"
 )
+CHAT_TEMPLATE = _TURNS + "<|start_header_id|>user<|end_header_id|>"
 """What plain transformers and vLLM will spell: that of microsoft/UserLM-8b, a user turn always open at the end."""
+
+ASSISTANT_TEMPLATE = (
+    _TURNS + "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n{% endif %}"
+)
+"""The same turns for an assistant, in the order that chat models have."""
 
 _RESERVED = re.compile(r"\W*(reserved|unused|extra|place.?holder|dummy|control|special)\D*\d+\D*", re.IGNORECASE)
 """Tokens that families keep for others to use: `<|reserved_special_token_0|>` (Llama-3), `<unused0>` (Gemma),
@@ -61,12 +75,15 @@ in an instruct model, lies outside, and so does every row of a model with random
 _ADAPTER = "adapter_model.safetensors"
 
 
-def from_base(local: LocalModel) -> tuple[LocalModel, tuple[str, ...]]:
-    """The model, changed in place, with all control tokens of the template; and a sentence on each change.
+def from_base(local: LocalModel, side: Side = "user") -> tuple[LocalModel, tuple[str, ...]]:
+    """The model, changed in place, with all control tokens that a side needs; and a sentence on each change.
 
     A missing token takes the place of a reserved one, else a spare row of the model, else a new row. Rows that are
     new or untrained are begun: `<|eot_id|>` as a copy of the end of a text, the end token as a copy of
     `<|eot_id|>`, the headers as the mean of all words. Trained rows stay, so nothing happens to a user model.
+
+    Args:
+        side: whose words it is to learn. An assistant needs no end token, and plain text no control token at all.
 
     Raises:
         InputError: for a model without an output layer, or a tokenizer that cannot spell the template.
@@ -78,15 +95,20 @@ def from_base(local: LocalModel) -> tuple[LocalModel, tuple[str, ...]]:
             "give a causal language model"
         )
     rows = model.get_input_embeddings().num_embeddings
-    known = _added(tokenizer)
-    missing = [token for token in USED if token not in known]
+    known = added_ids(tokenizer)
+    if side != "user" and END_TOKEN in known:
+        raise InputError(
+            f"{local.name}: it has a user model's {END_TOKEN} token; train the other sides from what it began from"
+        )
+    used = {"user": USED, "assistant": (*HEADERS, CLOSE), "both": ()}[side]
+    missing = [token for token in used if token not in known]
     reserved = _reserved(tokenizer, rows)
     renamed = dict(zip(missing, reserved, strict=False))
     said = [f"{token} takes the place of {old}, id {reserved[old]}" for token, old in renamed.items()]
     if renamed:
         renamed_to = {old: token for token, old in renamed.items()}
         tokenizer = _rename(tokenizer, renamed_to)
-        if (now := _added(tokenizer)) != {renamed_to.get(old, old): id for old, id in known.items()}:
+        if (now := added_ids(tokenizer)) != {renamed_to.get(old, old): id for old, id in known.items()}:
             moved = sorted(token for token in renamed if now.get(token) != reserved[renamed[token]])
             raise InputError(
                 f"{local.name}: its vocabulary holds {', '.join(moved) or 'a control token'} as an ordinary word, "
@@ -102,15 +124,35 @@ def from_base(local: LocalModel) -> tuple[LocalModel, tuple[str, ...]]:
             grown = model.get_input_embeddings().num_embeddings
             where = f"for which the vocabulary grew from {rows} to {grown} rows"
         said.append(f"{', '.join(f'{token} ({id})' for token, id in ids.items())}: added, {where}")
-    tokenizer.chat_template = CHAT_TEMPLATE  # a base model's own may spell a dialogue otherwise
-    ready = LocalModel(model, tokenizer, local.name) if missing else local
-    _check_spelling(ready)
+    ready = _spelling(model, tokenizer, local.name, side)
+    if side == "both":
+        return ready, ()
+    if side == "user" and not missing:
+        ready = local
+    _check_spelling(ready, side)
     unused = [id for old, id in reserved.items() if old not in renamed.values()]
-    return ready, (*said, *_begin_rows(ready, missing, unused, rows))
+    return ready, (*said, *_begin_rows(ready, used, missing, unused, rows))
 
 
-def _added(tokenizer: Any) -> dict[str, int]:
-    return {token.content: id for id, token in tokenizer.added_tokens_decoder.items()}
+def _spelling(model: Any, tokenizer: Any, name: str, side: Side) -> LocalModel:
+    """The model, with the template of a side in place of its own."""
+    encode = text_functions(tokenizer)[0]
+    if side == "both":
+        tokenizer.chat_template = None  # no turn of it is trained
+        start = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
+        if tokenizer.eos_token_id is None:
+            raise InputError(f"{name}: its tokenizer has no token for the end of a text (eos_token)")
+        return LocalModel(
+            model, tokenizer, name, template=transcript_template(encode, start, tokenizer.eos_token_id)
+        )
+    # A base model's own may spell a dialogue otherwise.
+    tokenizer.chat_template = CHAT_TEMPLATE if side == "user" else ASSISTANT_TEMPLATE
+    if side == "user":
+        return LocalModel(model, tokenizer, name)
+    ids = added_ids(tokenizer)
+    ids.setdefault(END_TOKEN, ids[CLOSE])  # it never leaves
+    template = userlm_template(encode, ids.get, special_ids(tokenizer)).exchanged()
+    return LocalModel(model, tokenizer, name, template=template)
 
 
 def _flag(spelled: str) -> str:
@@ -127,7 +169,7 @@ def _reserved(tokenizer: Any, rows: int) -> dict[str, int]:
     """The reserved tokens that nobody has taken into use and that have a row, by id."""
     uses = f"{tokenizer.chat_template} {list(tokenizer.special_tokens_map.values())}"
     free = {
-        token: id for token, id in _added(tokenizer).items() if _RESERVED.fullmatch(token) and token not in uses
+        token: id for token, id in added_ids(tokenizer).items() if _RESERVED.fullmatch(token) and token not in uses
     }
     return {token: id for token, id in sorted(free.items(), key=lambda item: item[1]) if id < rows}
 
@@ -146,13 +188,15 @@ def _rename(tokenizer: Any, names: Mapping[str, str]) -> Any:
     return renamed
 
 
-def _check_spelling(local: LocalModel) -> None:
+def _check_spelling(local: LocalModel, side: Side) -> None:
     """Plain transformers must spell a conversation with the ids that are trained."""
     said = [("system", "a b"), ("user", "c d"), ("assistant", "e f")]
     template = local.template()
-    ours = [*(id for role, text in said for id in template.turn(role, text)), *template.headers["user"]]
+    roles = {"system": "system", **(OTHER_SIDE if side == "assistant" else {role: role for role in OTHER_SIDE})}
+    ours = [*(id for role, text in said for id in template.turn(roles[role], text))]
+    ours += template.headers["user"] if side == "user" else template.open()
     theirs = local.tokenizer.apply_chat_template(
-        [{"role": role, "content": text} for role, text in said], chat_template=CHAT_TEMPLATE, return_dict=False
+        [{"role": role, "content": text} for role, text in said], add_generation_prompt=True, return_dict=False
     )
     if list(theirs) != ours:
         raise InputError(
@@ -162,7 +206,9 @@ def _check_spelling(local: LocalModel) -> None:
 
 
 @torch.no_grad()
-def _begin_rows(local: LocalModel, missing: Collection[str], unused: list[int], rows: int) -> list[str]:
+def _begin_rows(
+    local: LocalModel, used: Sequence[str], missing: Collection[str], unused: list[int], rows: int
+) -> list[str]:
     """Begin the rows of missing and of untrained control tokens, and all from `rows` on; say what was done."""
     model, tokenizer = local.model, local.tokenizer
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
@@ -171,8 +217,8 @@ def _begin_rows(local: LocalModel, missing: Collection[str], unused: list[int], 
         tables = {"embeddings": [inputs.weight, *bias]}
     else:
         tables = {"input embeddings": [inputs.weight], "output layer": [outputs.weight, *bias]}
-    known = _added(tokenizer)
-    names = [name for name in dict.fromkeys((*USED, tokenizer.eos_token, CONTROLS[1])) if name in known]
+    known = added_ids(tokenizer)
+    names = [name for name in dict.fromkeys((*used, tokenizer.eos_token, CONTROLS[1])) if name in known]
     words = sorted(id for id in set(tokenizer.get_vocab().values()) - set(known.values()) if id < rows)
     begun: dict[tuple[str, str], list[str]] = {}
     for place, parts in tables.items():
@@ -181,9 +227,9 @@ def _begin_rows(local: LocalModel, missing: Collection[str], unused: list[int], 
             part[rows:] = mean  # what pads the vocabulary too: as unlikely as a word
         untrained = _untrained(parts[0], [known[name] for name in names], words, unused)
         fresh = {name for name, yes in zip(names, untrained, strict=True) if yes or name in missing}
-        text_end = next((name for name in names if name not in USED and name not in fresh), None)
+        text_end = next((name for name in names if name not in used and name not in fresh), None)
         origins = {CLOSE: text_end, END_TOKEN: CLOSE}
-        for name in (name for name in USED if name in fresh):
+        for name in (name for name in used if name in fresh):
             origin = origins.get(name)
             for part, mean in zip(parts, means, strict=True):
                 part[known[name]] = mean if origin is None else part[known[origin]]
@@ -205,26 +251,37 @@ def _untrained(weight: torch.Tensor, ids: list[int], words: list[int], unused: l
     return [bool(yes) for yes in away < near]
 
 
-def learn_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of at most so many tokens, control tokens among them."""
+def learn_tokenizer(texts: Iterable[str], vocabulary: int, side: Side = "user") -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of at most so many tokens, control tokens among them.
+
+    Args:
+        side: for a user the end token is one of them; for others, as in Llama-3, a reserved one that can become
+            it. What stops an answer or a user's turn is the closing token; a plain text has an end of its own.
+    """
     bpe = Tokenizer(tokenizer_models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[*CONTROLS, END_TOKEN],
+        special_tokens=[*CONTROLS, END_TOKEN if side == "user" else RESERVED],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
     spelled = Tokenizer.from_str(_flag(bpe.to_str()))
+    eos = CONTROLS[1] if side == "both" else CLOSE
     return PreTrainedTokenizerFast(
-        tokenizer_object=spelled, bos_token=CONTROLS[0], eos_token=CLOSE, pad_token=CONTROLS[1]
+        tokenizer_object=spelled, bos_token=CONTROLS[0], eos_token=eos, pad_token=CONTROLS[1]
     )
 
 
 def from_scratch(
-    tokenizer: PreTrainedTokenizerFast, width: int, layers: int, seed: int, device: str | None = None
+    tokenizer: PreTrainedTokenizerFast,
+    width: int,
+    layers: int,
+    seed: int,
+    device: str | None = None,
+    side: Side = "user",
 ) -> LocalModel:
     """A small Llama with random weights.
 
@@ -246,7 +303,7 @@ def from_scratch(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return LocalModel(LlamaForCausalLM(config).to(usable_device(device)), tokenizer, "scratch")
+    return _spelling(LlamaForCausalLM(config).to(usable_device(device)), tokenizer, "scratch", side)
 
 
 def with_lora(local: LocalModel, rank: int, alpha: float | None = None, seed: int = 0) -> LocalModel:
@@ -267,8 +324,8 @@ def with_lora(local: LocalModel, rank: int, alpha: float | None = None, seed: in
     if outputs.bias is not None:  # peft's layer of trained rows leaves it out
         raise InputError(f"{local.name}: its output layer has a bias, which LoRA cannot keep; train all weights")
     template = local.template()
-    opened, *_, shut = template.headers["user"]
-    ids = sorted((opened, shut, template.close, template.end))
+    spoken = {*template.headers["user"], template.close, template.end}
+    ids = sorted(spoken & set(added_ids(local.tokenizer).values()))
     trained = (inputs,) if outputs.weight is inputs.weight else (inputs, outputs)
     config = peft.LoraConfig(
         r=rank,
@@ -281,7 +338,7 @@ def with_lora(local: LocalModel, rank: int, alpha: float | None = None, seed: in
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of names that transformers 6 drops
         adapted = peft.get_peft_model(model, config)
     config.base_model_name_or_path = None  # a folder of this machine
-    return LocalModel(adapted, local.tokenizer, local.name)
+    return LocalModel(adapted, local.tokenizer, local.name, template=template)
 
 
 def has_adapter(local: LocalModel) -> bool:
@@ -314,7 +371,7 @@ def load_adapter(local: LocalModel, folder: Path) -> None:
 
 def merge(local: LocalModel) -> LocalModel:
     """The model of `with_lora` as an ordinary one with the same logits; it takes over the weights."""
-    return LocalModel(local.model.merge_and_unload(), local.tokenizer, local.name)
+    return LocalModel(local.model.merge_and_unload(), local.tokenizer, local.name, template=local.template())
 
 
 def _peft() -> Any:
@@ -342,15 +399,12 @@ def save(
         OSError: such as ENOSPC for a full disk; an older folder stays.
     """
     model, tokenizer, template = local.model, local.tokenizer, local.template()
-    tokenizer.chat_template = CHAT_TEMPLATE
+    added = added_ids(tokenizer).values()  # a line of plain text is closed by a word like others
+    stops = [id for id in dict.fromkeys((template.close, template.end)) if id in added]
     model.generation_config = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_p=0.8,
-        eos_token_id=[template.close, template.end],
-        pad_token_id=template.close,
+        do_sample=True, temperature=1.0, top_p=0.8, eos_token_id=stops, pad_token_id=stops[0]
     )
-    model.config.eos_token_id = template.close
+    model.config.eos_token_id = stops[0]
     for place in ("is_local", "local_files_only"):  # where it was loaded from is no property of it
         tokenizer.init_kwargs.pop(place, None)
     own = model.state_dict(keep_vars=True)

@@ -29,7 +29,8 @@ from warnings import warn
 
 import openai
 
-from userlm.models.endpoint import EndpointModel
+from userlm.models.endpoint import NOT_OFFERED, EndpointModel
+from userlm.models.templates import added_ids, unsaid_ids, words_of
 from userlm.text import stable_hash
 from userlm.types import Completion, InputError, ModelError, ModelWarning, Sampling, encodable
 
@@ -38,9 +39,6 @@ BIAS = 100
 
 TAIL = 32
 """How many tokens of the first prompt are sent to find out what the server offers."""
-
-NOT_OFFERED = ("not found", "bad request")
-"""What a server says to a request that it does not know."""
 
 ADVICE = "serve the model with vLLM, or give its folder"
 
@@ -56,10 +54,9 @@ class Completions:
     def __init__(self, endpoint: EndpointModel, tokenizer: Any) -> None:
         self.name = endpoint.name
         self._endpoint, self._tokenizer = endpoint, tokenizer
-        added = tokenizer.added_tokens_decoder.items()
-        unsaid = {id: token.content for id, token in added if token.special or token.content.strip()}
-        self._unsaid = frozenset(unsaid)
-        self._spelled = re.compile("|".join(map(re.escape, sorted(unsaid.values(), key=len, reverse=True))))
+        self._unsaid = unsaid_ids(tokenizer)
+        spelled = [text for text, id in added_ids(tokenizer).items() if id in self._unsaid]
+        self._spelled = re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True))))
         self._offers: _Offers | None = None
         self._lock = threading.Lock()
 
@@ -155,8 +152,7 @@ class Completions:
         """Without any added token, but for white space, also where the server spells them."""
         if said.ids is None:
             return encodable(self._spelled.sub("", said.text))
-        kept = [id for id in said.ids if id not in self._unsaid]
-        return str(self._tokenizer.decode(kept, clean_up_tokenization_spaces=False))
+        return words_of(self._tokenizer, said.ids, self._unsaid)
 
     def _ask(
         self, ids: Sequence[int], sampling: Sampling, answers: list[_Answer], forced: int | None = None

@@ -24,6 +24,8 @@ RETRIES = 5
 LONGEST_PAUSE = 60.0  # seconds, whatever the server asks for
 UNSURE = frozenset(("timed out", "connection cut", "broken answer", "empty answer", "refused"))
 """Faults of tries that may have been billed. The others were not: a server that is busy or down wrote nothing."""
+NOT_OFFERED = ("not found", "bad request")
+"""Faults with which a server answers a request that it does not know."""
 
 
 class EndpointModel:

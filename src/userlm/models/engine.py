@@ -24,7 +24,7 @@ import torch
 
 from userlm.models.drawing import draw
 from userlm.models.packed import attending
-from userlm.models.rows import KEPT_ROWS, Row, Rows, check_attention, common
+from userlm.models.rows import KEPT_ROWS, KeptRow, KeptRows, check_attention, common
 from userlm.types import ModelError, Sampling
 
 CHUNK = 2048
@@ -62,7 +62,7 @@ class Call:
     most: int
     sampling: Sampling
     random: random.Random
-    row: Row = field(default_factory=lambda: Row(0))
+    row: KeptRow = field(default_factory=lambda: KeptRow(0))
     cache: dict[str, Any] = field(default_factory=dict)
     p_end: float | None = None
     stop_id: int | None = None
@@ -99,7 +99,7 @@ class Engine:
         self.way: str | None = None
         self.read = 0
         self._usual = model.config._attn_implementation
-        self._rows: Rows | None = None
+        self._rows: KeptRows | None = None
         self._begin()
         _engines.add(self)
 
@@ -339,7 +339,7 @@ class Engine:
         most = float(plain.std()) * (1e-3 if self.model.dtype == torch.float32 else 0.1)
         for way in ("rows", "cache"):
             self.way = way
-            calls = [Call(len(ids), ids, len(ids), Sampling(), _numbers(0), Row(len(ids))) for ids in prompts]
+            calls = [Call(len(ids), ids, len(ids), Sampling(), _numbers(0), KeptRow(len(ids))) for ids in prompts]
             a, b, c = calls
             try:
                 if way == "rows":
@@ -362,7 +362,7 @@ class Engine:
                 token = sum(state[:, 0].numel() * state.element_size() for state in states)
                 budget = self.budget or _budget(self.model.device)
                 most_rows = ROWS * self.batch
-                self._rows = Rows(budget, token, 4 * self.vocabulary, most_rows, self.window, self.batch == 1)
+                self._rows = KeptRows(budget, token, 4 * self.vocabulary, most_rows, self.window, self.batch == 1)
             self.read = 0
             return
         self.way = "whole"

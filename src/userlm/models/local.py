@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from userlm.flip import Encode, EncodeAll, Spans, Template, prompt
 from userlm.models.engine import Engine
 from userlm.models.packed import MaskedIds, check_rows_apart, even_bins, rows_apart, target_logits
-from userlm.models.templates import recognise, special_ids
+from userlm.models.templates import special_ids, unsaid_ids, user_template, words_of
 from userlm.text import INTENT_PREFIX
 from userlm.types import Completion, Conversation, InputError, Message, ModelError, Role, Sampling, Turn
 
@@ -69,6 +69,7 @@ class LocalModel:
         score_budget: tokens of a forward pass that scores, in as many rows as fit.
         batch: completions at once. With 1, the same prompt and seed give the same words, to the bit, whatever
             else is going on; with more, up to rounding.
+        template: how it spells a dialogue, where that is not to be told from its tokenizer.
     """
 
     def __init__(
@@ -78,15 +79,17 @@ class LocalModel:
         name: str = "model",
         score_budget: int = SCORE_BUDGET,
         batch: int = 1,
+        template: Template | None = None,
     ) -> None:
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
         self.encode, self.spans, self.encode_all = text_functions(tokenizer)
         self.window: int = getattr(model.config, "max_position_embeddings", None) or 8192
         self.score_budget = score_budget
         self.engine = Engine(self.model, name, self.window, batch)
+        self._template = template
         self._keeps_apart: bool | None = None  # packed rows; not known before it was tried
         self._special = frozenset(tokenizer.all_special_ids) | special_ids(tokenizer)
-        self._unsaid = _unsaid_ids(tokenizer)
+        self._unsaid = unsaid_ids(tokenizer)
 
     @classmethod
     def load(
@@ -141,13 +144,7 @@ class LocalModel:
         Raises:
             InputError: if it is no user model.
         """
-        try:
-            return recognise(self.tokenizer, self.encode, self.name)
-        except ValueError as error:
-            raise InputError(
-                f"{self.name}: {error}, so it is no user model; train one from it (`userlm train --base "
-                f"{self.name}`) or have it prompted (`prompted:{self.name}`)"
-            ) from None
+        return self._template or user_template(self.tokenizer, self.encode, self.name)
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
         """Continue the ids; see `Sampling`. Nothing comes from the checkpoint's generation_config.
@@ -157,8 +154,7 @@ class LocalModel:
         families keep among their added tokens.
         """
         drawn = self.engine.complete(ids, sampling)
-        said = [id for id in drawn.ids if id not in self._unsaid]
-        text = self.tokenizer.decode(said, clean_up_tokenization_spaces=False)
+        text = words_of(self.tokenizer, drawn.ids, self._unsaid)
         return Completion(text, drawn.stop_id, drawn.p_end, len(ids), len(drawn.ids) + (drawn.stop_id is not None))
 
     def check_user(self, template: Template) -> str | None:
@@ -380,10 +376,3 @@ def chat_ids(
             raise ModelError(f"{name}: its chat template leaves out a message or changes their order")
         ids += tokenizer.encode(before, add_special_tokens=False) + encode(message["content"])
     return [*ids, *tokenizer.encode(rest, add_special_tokens=False)]
-
-
-def _unsaid_ids(tokenizer: Any) -> frozenset[int]:
-    """Of the added tokens, but those that are mere white space."""
-    return frozenset(
-        id for id, token in tokenizer.added_tokens_decoder.items() if token.special or token.content.strip()
-    )

@@ -23,7 +23,7 @@ from typing import Any
 
 import openai
 
-from userlm.models.endpoint import EndpointModel
+from userlm.models.endpoint import NOT_OFFERED, EndpointModel
 from userlm.types import InputError, ModelError
 
 TOLERANCE = 0.5
@@ -32,9 +32,6 @@ it is that of another token, some in a row are off by more than this."""
 
 CHECKED = 400
 """Tokens of the row that is asked for twice, at least: servers cache blocks of 16 to 128."""
-
-NOT_OFFERED = ("not found", "bad request")
-"""What a server says to a request that it does not know."""
 
 Way = Callable[[openai.OpenAI, str, Sequence[int]], "list[Any] | None"]
 """Asks a server for the log-probability of each id under a model: numbers, and `None` where it gives none, as for

@@ -22,7 +22,7 @@ from userlm.types import InputError
 KEPT_ROWS = "userlm_kept_rows"
 
 
-class Row:
+class KeptRow:
     """The keys and values of a sequence of tokens in all layers.
 
     Attributes:
@@ -31,7 +31,7 @@ class Row:
         logits: behind the prompt, float32; `None` if they are not known.
         capacity: how many tokens there is memory for.
         layers: keys and values by layer, each (groups, capacity, size); made when first written to.
-        used: when it was given back; the clock is that of `Rows`.
+        used: when it was given back; the clock is that of `KeptRows`.
     """
 
     __slots__ = ("busy", "capacity", "ids", "layers", "logits", "prompt", "used")
@@ -52,7 +52,7 @@ class Row:
         held_values[:, start:stop] = values
         return held_keys[:, :stop], held_values[:, :stop]
 
-    def copy(self, other: Row, tokens: int, capacity: int) -> None:
+    def copy(self, other: KeptRow, tokens: int, capacity: int) -> None:
         """Hold the first tokens of a row, another or this one, in new memory."""
         for layer, (held_keys, held_values) in other.layers.items():
             keys, values = _room(held_keys, capacity), _room(held_values, capacity)
@@ -65,7 +65,7 @@ def _room(states: torch.Tensor, capacity: int) -> torch.Tensor:
     return states.new_empty(states.shape[0], capacity, states.shape[2])
 
 
-class Rows:
+class KeptRows:
     """The rows that are kept, within a budget; the least recently used go first.
 
     Args:
@@ -80,14 +80,14 @@ class Rows:
     def __init__(self, budget: int, token: int, fixed: int, most: int, window: int, exact: bool) -> None:
         self.budget, self.token, self.fixed, self.most = budget, token, fixed, most
         self.window, self.exact = window, exact
-        self.kept: list[Row] = []
+        self.kept: list[KeptRow] = []
         self._clock = 0
 
-    def bytes(self, but: Row | None = None) -> int:
+    def bytes(self, but: KeptRow | None = None) -> int:
         """What all rows may come to, but one."""
         return sum(row.capacity * self.token + self.fixed for row in self.kept if row is not but)
 
-    def nearest(self, ids: list[int]) -> tuple[Row | None, int]:
+    def nearest(self, ids: list[int]) -> tuple[KeptRow | None, int]:
         """The row that knows most of a prompt, and how many tokens; all of them only if their logits are known."""
         best, most = None, 0
         for row in sorted(self.kept, key=lambda row: (row.busy, -row.used)):
@@ -98,7 +98,7 @@ class Rows:
                 best, most = row, shared
         return best, most
 
-    def take(self, ids: list[int], tokens: int) -> Row | None:
+    def take(self, ids: list[int], tokens: int) -> KeptRow | None:
         """A row that holds as much of a prompt as is known, with room for so many tokens; `None` if there is no
         memory before others are done.
 
@@ -114,7 +114,7 @@ class Rows:
             capacity = over.capacity if over.capacity >= tokens else wider
         if not self._make_room(capacity, over):
             return None
-        row = over or Row(capacity)
+        row = over or KeptRow(capacity)
         logits = best.logits if best and shared == len(ids) else None
         if best and (best is not row or capacity > row.capacity):
             row.copy(best, shared, capacity)
@@ -124,7 +124,7 @@ class Rows:
         row.prompt, row.logits, row.busy = len(ids), logits, True
         return row
 
-    def give_back(self, row: Row) -> None:
+    def give_back(self, row: KeptRow) -> None:
         """Nobody uses it for now."""
         self._clock += 1
         row.busy, row.used = False, self._clock
@@ -133,7 +133,7 @@ class Rows:
         """Drop all that nobody uses."""
         self.kept = [row for row in self.kept if row.busy]
 
-    def _make_room(self, capacity: int, over: Row | None) -> bool:
+    def _make_room(self, capacity: int, over: KeptRow | None) -> bool:
         """Drop free rows until one of this capacity, in the place of `over`, is within the budget; if nobody is
         using any, it may exceed that."""
         free = sorted((row for row in self.kept if not row.busy and row is not over), key=lambda row: -row.used)
@@ -177,7 +177,7 @@ def _attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    kept_rows: Sequence[tuple[Row, int, int]] | None = None,
+    kept_rows: Sequence[tuple[KeptRow, int, int]] | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     position_bias: torch.Tensor | None = None,

@@ -15,7 +15,7 @@ Where leaving has no token of its own, it is a turn that is closed before a word
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from jinja2 import TemplateError
 from userlm import flip
 from userlm.flip import Encode, Ids, Template, userlm_template
 from userlm.text import END_TOKEN
-from userlm.types import Conversation, Message
+from userlm.types import Conversation, InputError, Message
 
 HEADERS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 CHATML = ("<|im_start|>", "<|im_end|>")
@@ -41,6 +41,25 @@ PROFILE = (
 PROBE = Conversation("probe", intent="be S").say("u").say("a")
 
 
+def user_template(tokenizer: Any, encode: Encode, name: str, form: str = "trained", advice: str = "") -> Template:
+    """How a user model spells a dialogue, in its `trained` or `profile` form.
+
+    Args:
+        encode: text to ids, control tokens never among them.
+        name: of the checkpoint.
+        advice: what else can be done with a model that is none.
+
+    Raises:
+        InputError: if it is no user model; says why, and what to do.
+    """
+    try:
+        return profile_template(tokenizer, encode) if form == "profile" else recognise(tokenizer, encode, name)
+    except ValueError as error:
+        trains = f"train one from it (`userlm train --base {name}`) or have it prompted (`prompted:{name}`)"
+        what = "profile model" if form == "profile" else "user model"
+        raise InputError(f"{name}: {error}, so it is no {what}; {advice or trains}") from None
+
+
 def recognise(tokenizer: Any, encode: Encode, name: str = "") -> Template:
     """The template of a user model.
 
@@ -51,7 +70,7 @@ def recognise(tokenizer: Any, encode: Encode, name: str = "") -> Template:
     Raises:
         ValueError: if it is none that is known; says why.
     """
-    known = {token.content: id for id, token in tokenizer.added_tokens_decoder.items()}
+    known = added_ids(tokenizer)
     if known.keys() >= {*HEADERS, END_TOKEN}:
         lead, start, trim = _llama_spelling(tokenizer)
         template = userlm_template(encode, known.get, special_ids(tokenizer), lead, start, trim)
@@ -77,7 +96,7 @@ def profile_template(tokenizer: Any, encode: Encode) -> Template:
     Raises:
         ValueError: if the tokenizer lacks a token of it, or the checkpoint spells a dialogue otherwise.
     """
-    known = {token.content: id for id, token in tokenizer.added_tokens_decoder.items()}
+    known = added_ids(tokenizer)
     missing = [token for token in HEADERS if token not in known]
     if missing or tokenizer.bos_token_id is None:
         raise ValueError(f"its tokenizer lacks {missing[0] if missing else 'a BOS'}")
@@ -119,7 +138,7 @@ def _llama_spelling(tokenizer: Any) -> tuple[str, Ids, bool]:
     found = re.match(
         r"(.*?)<\|start_header_id\|>user<\|end_header_id\|>(\n*)( ?)u\3<\|eot_id\|>", spelled, re.DOTALL
     )
-    known = {token.content: id for id, token in tokenizer.added_tokens_decoder.items()}
+    known = added_ids(tokenizer)
     if not found or (found[1] and found[1] not in known):
         raise ValueError("its chat template spells a user turn in a way that is not known here")
     return found[2], (known[found[1]],) if found[1] else (), not found[3]
@@ -174,6 +193,22 @@ def _spell(tokenizer: Any, messages: Sequence[Message], opens: bool = False) -> 
         return None
 
 
+def added_ids(tokenizer: Any) -> dict[str, int]:
+    """The tokens that were added to a tokenizer's vocabulary, and their ids."""
+    return {token.content: id for id, token in tokenizer.added_tokens_decoder.items()}
+
+
 def special_ids(tokenizer: Any) -> frozenset[int]:
     """All that a tokenizer calls special."""
     return frozenset(id for id, token in tokenizer.added_tokens_decoder.items() if token.special)
+
+
+def unsaid_ids(tokenizer: Any) -> frozenset[int]:
+    """The added tokens that are in nobody's text: all but those that are mere white space."""
+    return special_ids(tokenizer) | {id for text, id in added_ids(tokenizer).items() if text.strip()}
+
+
+def words_of(tokenizer: Any, ids: Iterable[int], unsaid: frozenset[int]) -> str:
+    """The text of ids that were drawn, `unsaid_ids` left out: a control token is nobody's words."""
+    said = [id for id in ids if id not in unsaid]
+    return str(tokenizer.decode(said, clean_up_tokenization_spaces=False))

@@ -1,0 +1,296 @@
+"""Print what the paper found, asked of small models, as tables in Markdown.
+
+    python recipes/tiny/findings.py FOLDER
+
+FOLDER holds the runs of findings.sh: ppl/SOURCE/MODEL of `userlm ppl`; respond-, clarifier-, tasks- and gsm8k-USER
+of `userlm respond` and `simulate`; score of `userlm score`. What was not run is "–". A value of one run is the one
+in its results, interval and all; what compares two runs is computed here, by the functions of the package.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from userlm.metrics import extrinsic, intrinsic
+from userlm.metrics.controls import HUMAN, OTHER, RATIOS, WITH, WITHOUT, ratios
+from userlm.stats import Statistic, difference, f1_percent, measure, percent, ratio
+from userlm.store import measure_record, read_conversations, read_json, read_rows
+from userlm.tasks import read_tasks
+from userlm.types import Conversation, Measure, MeasureRow, Task
+
+SOURCES = {"people": "held-out people", "chats": "ShareGPT", "goals": "iKAT"}
+USERLM = "userlm-tiny"
+PROMPTED = "assistant-tiny, prompted"
+MODELS = {
+    "base": "base-tiny",
+    "assistant": PROMPTED,
+    "userlm": USERLM,
+    "no-intent": "trained without intents",
+    "from-assistant": "begun from assistant-tiny",
+}
+TOLD = (WITHOUT, WITH, OTHER)
+
+CLAIMS = {
+    f"held-out people, {HUMAN}": ("people", f"{HUMAN}: "),
+    "held-out people, all": ("people", ""),
+    "ShareGPT, all drawn intents": ("chats", ""),
+    f"iKAT, all {HUMAN}": ("goals", ""),
+}
+"""Of which runs, and of which part of their conversations."""
+
+WORDS = ("first-turn diversity", "intent decomposition", "words per turn")
+TALKS = {
+    "respond": ("after real beginnings", (*WORDS, "termination AUROC")),
+    "clarifier": ("with `clarifier`", (*WORDS, "turns per conversation")),
+    "tasks": ("the package's tasks, with `oracle`", ("intent coverage", "words per turn")),
+    "gsm8k": ("GSM8K in facts, with `oracle`", ("intent coverage", "words per turn")),
+}
+"""How users were asked to speak, and what is measured of that."""
+
+Compared = tuple[Callable[[Sequence[Conversation], Mapping[str, Task]], Measure], Statistic]
+COMPARED: Mapping[str, Compared] = {
+    "intent decomposition": (lambda talks, _: intrinsic.intent_decomposition(talks), percent),
+    "words per turn": (lambda talks, _: intrinsic.words_per_turn(talks), ratio),
+    "turns per conversation": (lambda talks, _: intrinsic.turns_per_conversation(talks), ratio),
+    "intent coverage": (extrinsic.intent_coverage, percent),
+}
+"""What two users are compared in. Diversity and AUROC are over pairs of turns, where people cannot be drawn."""
+
+Record = Mapping[str, Any]
+"""A measure as a results.json holds it."""
+
+
+# --- what the runs hold ----------------------------------------------------------------------------------
+
+
+def finished(*runs: Path) -> bool:
+    return all((run / "results.json").is_file() for run in runs)
+
+
+def record(run: Path, column: str, name: str) -> Record | None:
+    """One measure of a run; `None` if that was not run."""
+    results = read_json(run / "results.json") if finished(run) else {}
+    return next((one for one in results.get(column, ()) if one["name"] == name), None)
+
+
+@cache
+def scored(run: Path) -> Mapping[str, Sequence[MeasureRow]]:
+    """By column the turns that `userlm ppl` scored."""
+    found: dict[str, list[MeasureRow]] = {column: [] for column in TOLD}
+    for line in read_rows(run / "scores.jsonl"):
+        for key, person, sums, why in line.row["rows"]:
+            found[line.row["column"]].append(MeasureRow(key, person, tuple(sums) if sums else None, why))
+    return found
+
+
+def said(run: Path) -> list[Conversation]:
+    return list(read_conversations(run / "conversations.jsonl", may_be_empty=True))
+
+
+# --- cells -----------------------------------------------------------------------------------------------
+
+
+def shown(value: float | None, low: float | None, high: float | None, digits: int = 2) -> str:
+    if value is None:
+        return "–"
+    digits = digits if abs(value) < 100 else 1 if abs(value) < 1000 else 0
+    return f"{value:,.{digits}f}" + ("" if low is None else f" [{low:,.{digits}f}, {high:,.{digits}f}]")
+
+
+def cell(found: Record | None, digits: int = 2) -> str:
+    """Value and interval, or why there is none."""
+    if found is None:
+        return "–"
+    if found["value"] is None:
+        return f"not measured: {found['why']}"
+    return shown(found["value"], found["low"], found["high"], digits)
+
+
+def counted(found: Record | None) -> str:
+    gaps = f" ({found['missing']:,} missing)" if found and found["missing"] else ""
+    return f"{cell(found)}, n {found['n']:,}{gaps}" if found else "–"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# --- perplexity ------------------------------------------------------------------------------------------
+
+
+def of_models(folder: Path, name: str) -> str:
+    """A measure of all models on all sources."""
+    return table(
+        ["", *(f"{source}, {told}" for source in SOURCES.values() for told in TOLD)],
+        (
+            [model, *(cell(record(folder / "ppl" / s / m, told, name)) for s in SOURCES for told in TOLD)]
+            for m, model in MODELS.items()
+        ),
+    )
+
+
+def turns_of(run: Path) -> str:
+    """How many turns stand behind a perplexity, and how many people."""
+    found = record(run, WITHOUT, "perplexity")
+    if found is None:
+        return "–"
+    people = {row.cluster for row in scored(run)[WITHOUT] if row.stats}
+    gaps = f", {found['missing']:,} missing" if found["missing"] else ""
+    return f"{found['n']:,} turns of {len(people):,}{gaps}"
+
+
+def of_intents(folder: Path) -> str:
+    """What the intent changes for the user model: on all turns, on later ones, and outside the intent's words."""
+    rows = []
+    for part, (source, prefix) in CLAIMS.items():
+        for turns in ("", ", later turns", ", outside the intent"):
+            name = f"{prefix}perplexity ratio{turns}"
+            found = [record(folder / "ppl" / source / "userlm", column, name) for column in RATIOS]
+            rows.append([f"{part}{turns}", *(cell(one, 3) for one in found)])
+    return table(["", *RATIOS], rows)
+
+
+def of_training(folder: Path) -> str:
+    """The user model's perplexity over that of each other one, on the turns that both were measured on."""
+    told = {
+        "neither told": (WITHOUT, WITHOUT),
+        "both told": (WITH, WITH),
+        "userlm-tiny alone told": (WITH, WITHOUT),
+    }
+    rows = []
+    for other in (name for name in MODELS if name != "userlm"):
+        for source, label in SOURCES.items():
+            mine, theirs = folder / "ppl" / source / "userlm", folder / "ppl" / source / other
+            cells = ["–"] * len(told)
+            if finished(mine, theirs):
+                pairs = ((scored(mine)[a], scored(theirs)[b]) for a, b in told.values())
+                cells = [cell(measure_record(ratios(a, b)[0]), 3) for a, b in pairs]
+            rows.append([f"{MODELS[other]}: {label}", *cells])
+    return table(["userlm-tiny / the other", *told], rows)
+
+
+# --- talk ------------------------------------------------------------------------------------------------
+
+
+def of_users(folder: Path) -> str:
+    """What users say, and how two of them differ."""
+    score = folder / "score"
+    rows = []
+    for kind, (where, names) in TALKS.items():
+        for name in names:
+            people = "human" if kind == "respond" else f"{kind}-people"
+            found = [record(score, run, name) for run in (f"{kind}-userlm", f"{kind}-prompted", people)]
+            rows.append([f"{name}, {where}", *map(counted, found), apart(folder, kind, name)])
+    return table(["", USERLM, PROMPTED, "people", "userlm-tiny less prompted"], rows)
+
+
+def apart(folder: Path, kind: str, name: str) -> str:
+    """The user model's less the prompted one's, the same people or tasks drawn for both."""
+    runs = folder / f"{kind}-userlm", folder / f"{kind}-prompted"
+    if name not in COMPARED or not finished(*runs):
+        return "–"
+    function, statistic = COMPARED[name]
+    tasks = {task.id: task for task in read_tasks(folder / "tasks.jsonl")}
+    a, b = (function(said(run), tasks) for run in runs)
+    return shown(*difference(a, b, statistic))
+
+
+def endings(folder: Path) -> dict[str, Measure]:
+    """Termination F1 of both users and of two who look at nothing, on those turns that both users answered."""
+    runs = {USERLM: folder / "respond-userlm", PROMPTED: folder / "respond-prompted"}
+    if not finished(*runs.values()):
+        return {}
+    rows = {name: intrinsic.termination(said(run)).rows for name, run in runs.items()}
+    both = set.intersection(*({row.key for row in own if row.stats} for own in rows.values()))
+    same = {name: [row for row in own if row.key in both] for name, own in rows.items()}
+    left = [(row, row.stats[0] + row.stats[2]) for row in same[USERLM] if row.stats]  # TP + FN
+    same["always leaves"] = [replace(row, stats=(ended, 1 - ended, 0.0)) for row, ended in left]
+    same["never leaves"] = [replace(row, stats=(0.0, 0.0, ended)) for row, ended in left]
+    return {name: measure("termination F1", own, f1_percent) for name, own in same.items()}
+
+
+def of_endings(folder: Path) -> str:
+    found = endings(folder)
+    if not found:
+        return "–"
+    mine = found[USERLM]
+    left = sum(row.stats[0] + row.stats[2] for row in mine.rows if row.stats)
+    people = len({row.cluster for row in mine.rows})
+    rows = []
+    for name, one in found.items():
+        gap = "" if one is mine else shown(*difference(mine, one, f1_percent))
+        rows.append([name, cell(measure_record(one)), gap])
+    answers = f"{mine.n:,} turns of {people:,} people, at {left:,.0f} of which the person left."
+    return table(["", "termination F1, %", "userlm-tiny less it"], rows) + f"\n\n{answers}"
+
+
+# --- the page --------------------------------------------------------------------------------------------
+
+PAGE = """## Perplexity of user turns
+
+Smaller is better; in brackets 95 % intervals over people (conversations, where no person is named).
+
+{perplexity}
+
+Bits per byte, which do not depend on how a text is cut into tokens:
+
+{bits}
+
+Behind each row, turns of so many people:
+
+{turns}
+
+## What the intent changes for userlm-tiny
+
+Ratios of two perplexities on the same turns, paired by person. Another's intent is from the same source.
+
+{intents}
+
+## userlm-tiny and the others
+
+Ratios of two perplexities on the same turns, paired by person; below 1 userlm-tiny predicts people better. They
+are per token of userlm-tiny: in another form the first word of a turn may be cut into more tokens, or fewer.
+
+{training}
+
+## Users in conversation
+
+In brackets 95 % intervals over people, intents or tasks; diversity, decomposition and coverage are in percent.
+`clarifier` and `oracle` are stand-ins: no language model answered. People are the same real conversations, or
+their turns replayed to the stand-in.
+
+{users}
+
+## When they leave
+
+On the very same turns, none of them a first one; intervals over people.
+
+{endings}"""
+
+
+def page(folder: Path) -> str:
+    runs = folder / "ppl"
+    return PAGE.format(
+        perplexity=of_models(folder, "perplexity"),
+        bits=of_models(folder, "bits per byte"),
+        turns=table(
+            ["", *SOURCES.values()],
+            ([model, *(turns_of(runs / source / name) for source in SOURCES)] for name, model in MODELS.items()),
+        ),
+        intents=of_intents(folder),
+        training=of_training(folder),
+        users=of_users(folder),
+        endings=of_endings(folder),
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    print(page(Path(sys.argv[1])))

@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# What the paper found, asked of the small models that run.sh trained. The runs go to findings/ in OUT, the tables to
+# findings.md there.
+#
+#   [DATA=...] [OUT=...] [PEOPLE=...] [UNSEEN=...] [PROMPTED=...] [TALKS=...] recipes/tiny/findings.sh [PART ...]
+#
+# A PART is people, chats or goals (perplexity on that source), talk, or table; by default all. All but the last may
+# run at the same time, in several processes. DATA and OUT are those of run.sh; the others are numbers of conversations.
+# Scored are PEOPLE held-out ones, UNSEEN of each source that no model learned from, and of each PROMPTED at most with
+# the prompted assistant, which reads its instructions and all that was said anew at every turn. TALKS real ones are
+# carried on. Run it again after an interruption: it goes on.
+set -euo pipefail
+here=$(dirname "$0")
+data=${DATA:-../shared/data}
+out=${OUT:-runs/tiny}
+people=${PEOPLE:-200} unseen=${UNSEEN:-30} prompted=${PROMPTED:-20} talks=${TALKS:-100}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # a model this small is faster so
+userlm=${USERLM:-.venv/bin/userlm}
+python=${userlm%userlm}python   # of the same environment
+to=$out/findings
+mkdir -p "$to"
+
+need() {   # MODEL: a training that goes on has a model, too
+  [ -f "$out/$1/results.json" ] || { echo "$out/$1 is not trained; first: recipes/tiny/run.sh $1" >&2; exit 2; }
+}
+make_file() {   # NAME COMMAND [ARGUMENT...]: what it prints becomes a file, at once
+  "${@:2}" > "$to/$1.$$"
+  mv "$to/$1.$$" "$to/$1"
+}
+mix() {   # FOLDER: its conversations in an order that mixes the sources
+  shuf --random-source=<(yes) "$out/data/$1/test.jsonl"
+}
+
+perplexity() {   # SOURCE MOST
+  local pair name most
+  make_file "$1.jsonl" mix "$1"
+  for pair in trained:userlm trained:no-intent trained:from-assistant base:base prompted:assistant; do
+    name=${pair#*:} most=$2
+    if [ "$name" = assistant ] && [ "$prompted" -lt "$most" ]; then most=$prompted; fi
+    need "$name"
+    $userlm ppl "$to/$1.jsonl" --model "${pair%%:*}:$out/$name" --limit "$most" --max-tokens 1024 \
+      --out "$to/ppl/$1/$name"
+  done
+}
+
+gsm8k() {   # questions that were cut into facts
+  "$python" - "$data/extrinsic/gsm8k_train_shards.jsonl.gz" <<'PYTHON'
+import json, sys
+from itertools import islice
+from userlm.store import read_rows
+
+for line in islice(read_rows(sys.argv[1]), 20):
+    row = line.row
+    facts = [{"text": shard["shard"]} for shard in row["shards"]]
+    intent = "You are a user chatting with an assistant language model to solve this: " + row["question"]
+    print(json.dumps({"id": row["id"], "domain": "math", "intent": intent, "facts": facts, "answer": row["answer"]}))
+PYTHON
+}
+embedded() {
+  "$python" -c 'import sys; from userlm import assets; print(getattr(assets, sys.argv[1])())' "$1"
+}
+simulate() {   # NAME USER ASSISTANT [OPTION...]
+  $userlm simulate --user "$2" --assistant "$3" --max-turns 6 --out "$to/$1" "${@:4}"
+}
+talk() {
+  local tasks logs pair name user
+  tasks=$(embedded sample_tasks) logs=$(embedded sample_task_logs)
+  make_file people.jsonl mix people
+  make_file talks.jsonl head -n "$talks" "$to/people.jsonl"
+  make_file gsm8k.jsonl gsm8k
+  make_file tasks.jsonl cat "$tasks" "$to/gsm8k.jsonl"
+  for pair in "userlm=trained:$out/userlm" "prompted=prompted:$out/assistant"; do
+    name=${pair%%=*} user=${pair#*=}
+    need "${user##*/}"
+    $userlm respond "$to/talks.jsonl" --user "$user" --out "$to/respond-$name"
+    simulate "clarifier-$name" "$user" clarifier --seeds "$to/talks.jsonl" --limit $(((talks + 1) / 2))
+    simulate "tasks-$name" "$user" oracle --tasks "$tasks"
+    simulate "gsm8k-$name" "$user" oracle --tasks "$to/gsm8k.jsonl"
+  done
+  simulate clarifier-people "replay:$to/talks.jsonl" clarifier --seeds "$to/talks.jsonl" --limit $(((talks + 1) / 2))
+  simulate tasks-people "replay:$logs" oracle --tasks "$tasks"
+  $userlm score "$to"/{respond,clarifier,tasks,gsm8k}-{userlm,prompted} "$to"/{clarifier,tasks}-people \
+    --human "$to/talks.jsonl" --tasks "$to/tasks.jsonl" --out "$to/score"
+}
+
+table() {
+  "$python" "$here/findings.py" "$to" | tee "$to/findings.md"
+}
+
+for part in "${@:-people chats goals talk table}"; do
+  for name in $part; do
+    case $name in
+      people) perplexity people "$people" ;;
+      chats | goals) perplexity "$name" "$unseen" ;;
+      talk | table) $name ;;
+      *) echo "$name: give people, chats, goals, talk or table" >&2; exit 2 ;;
+    esac
+  done
+done
