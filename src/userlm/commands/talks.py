@@ -247,7 +247,7 @@ def chat(
             intent = INTENT_PREFIX + "plan a trip to Rome."  # without any it talks about anything
             console.print(f"{intent} (give another with --intent)", style="dim")
         if user == EMBEDDED_USER and temperature is None:
-            temperature = 0.8  # so small a model rambles at 1
+            temperature = 0.6  # so small a model rambles at 1
         user_side = address.user(
             other, seed=seed, temperature=temperature, end_above=end_above, guard=guard, tokenizer=tokenizer
         )
