@@ -13,7 +13,7 @@ set -euo pipefail
 here=$(dirname "$0")
 data=${DATA:-../shared/data}
 out=${OUT:-runs/tiny}
-people=${PEOPLE:-200} unseen=${UNSEEN:-30} prompted=${PROMPTED:-20} talks=${TALKS:-100}
+people=${PEOPLE:-250} unseen=${UNSEEN:-40} prompted=${PROMPTED:-20} talks=${TALKS:-100}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # a model this small is faster so
 userlm=${USERLM:-.venv/bin/userlm}
 python=${userlm%userlm}python   # of the same environment
