@@ -1,11 +1,12 @@
 # make env    the environment, in .venv
 # make test   lint, types and tests: no network, no key, no GPU
+# make size   how large the code is, in tokens
 # make demo   from sample logs to a report, in a few minutes on a CPU
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env test demo lint clean
+.PHONY: env test demo lint size clean
 
 env: .venv/.ready
 
@@ -34,6 +35,10 @@ test: lint
 
 demo: env
 	$(BIN)/userlm demo
+
+# Code tokens, tokens a line, and what is too long. Tokens count, not lines.
+size: env
+	$(BIN)/python bench/size.py
 
 clean:
 	rm -rf .venv runs
