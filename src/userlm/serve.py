@@ -1,11 +1,14 @@
-"""A simulated user as an OpenAI-compatible server: it answers with the user's next turn. `userlm serve` runs this.
+"""A simulated user as an OpenAI-compatible server: it answers with the user's next turn. `userlm
+serve` runs this.
 
-A caller may hold the roles either way. In a `log` they are as they were. In the `flipped` form a harness treats
-the user as its model: its own messages, of role `user`, are the assistant's, and those that it got from here, of
-role `assistant`, are the user's. The last message tells the two apart, as it is always the assistant's.
+A caller may hold the roles either way. In a `log` they are as they were. In the `flipped` form a
+harness treats
+the user as its model: its own messages, of role `user`, are the assistant's, and those that it got
+from here, of role `assistant`, are the user's. The last message tells the two apart, as it is
+always the assistant's.
 
-What a chat completion has no field for stands in `userlm`: whether the user left (`ended`), P(end), what the guard
-did, which intent was used, and notes on what was not taken as it came.
+What a chat completion has no field for stands in `userlm`: whether the user left (`ended`), P(end),
+what the guard did, which intent was used, and notes on what was not taken as it came.
 """
 
 from __future__ import annotations
@@ -35,19 +38,21 @@ from uvicorn import Config, Server
 
 from userlm.text import INTENT_PREFIX, stable_hash
 from userlm.types import Conversation, InputError, ModelError, Reply, Role, Speaker, Turn, encodable
-from userlm.users import PromptedUser, TrainedUser, tuned
+from userlm.users import PromptedUser, TrainedUser, with_sampling
 
 ROLES = ("auto", "log", "flipped")
 
 LONGEST_BODY = 4 * 2**20
 """Bytes of a request, at most; some fifty times what a window of 8,192 tokens holds."""
 LONGEST_INTENT = 60
-"""Words. An intent is one sentence, 30 words or so; a user model has seen none that is much longer."""
+"""Words. An intent is one sentence, 30 words or so; a user model has seen none that is much
+longer."""
 MOST_CHOICES = 128
 """Of one request, as at OpenAI."""
 
 TAKEN = frozenset(
-    "model messages n seed temperature top_p max_tokens max_completion_tokens stop stream stream_options userlm "
+    "model messages n seed temperature top_p max_tokens max_completion_tokens stop stream "
+    "stream_options userlm "
     "tools functions".split()
 )
 """Fields of a request that have an effect here."""
@@ -66,8 +71,8 @@ class Terms:
         stop_phrase: stands in the content when the user leaves, for harnesses that look for a word.
         seed: of requests that bring none; `None`: another one each time.
         key: without which nobody is answered; it is never shown.
-        hosts: names under which it may be called, any if there are none. A page in a browser on this machine could
-            otherwise reach it under a name of its own (DNS rebinding).
+        hosts: names under which it may be called, any if there are none. A page in a browser on
+            this machine could otherwise reach it under a name of its own (DNS rebinding).
         queue: how many replies may wait.
         batch: how many are drawn at once.
     """
@@ -119,7 +124,8 @@ class Asked:
 
 
 class Refused(Exception):
-    """A request that is answered with an error: its status, what to say, the field and a word for programs."""
+    """A request that is answered with an error: its status, what to say, the field and a word for
+    programs."""
 
     def __init__(
         self,
@@ -152,7 +158,9 @@ def app(user: Speaker, terms: Terms | None = None) -> Starlette:
         model = {"id": terms.model_name, "object": "model", "created": 0, "owned_by": "userlm"}
         if (name := request.path_params.get("name", terms.model_name)) != terms.model_name:
             raise _no_model(name, terms)
-        return _json(model if "name" in request.path_params else {"object": "list", "data": [model]})
+        return _json(
+            model if "name" in request.path_params else {"object": "list", "data": [model]}
+        )
 
     async def health(request: Request) -> Response:
         return _json({"status": "ok", "in_flight": pool.inside, "room": pool.room})
@@ -177,8 +185,9 @@ def app(user: Speaker, terms: Terms | None = None) -> Starlette:
 
 @contextmanager
 def running(served: Starlette, listening: socket.socket) -> Iterator[threading.Thread]:
-    """The thread that answers at a socket, for as long as the context lasts. At its end nothing more is taken, who
-    waits in the queue is sent away (503), and what is being drawn is still answered."""
+    """The thread that answers at a socket, for as long as the context lasts. At its end nothing
+    more is taken, who waits in the queue is sent away (503), and what is being drawn is still
+    answered."""
     config = Config(
         served,
         http="h11",
@@ -187,9 +196,11 @@ def running(served: Starlette, listening: socket.socket) -> Iterator[threading.T
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_keep_alive=75,  # a client that keeps connections for less never writes to one that is closing
+        # a client that keeps connections for less never writes to one that is closing
+        timeout_keep_alive=75,
     )
-    # Head and body of an answer are two writes, and without this the second waits 40 ms for the first's receipt.
+    # Head and body of an answer are two writes, and without this the second waits 40 ms for the
+    # first's receipt.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
@@ -202,7 +213,7 @@ def running(served: Starlette, listening: socket.socket) -> Iterator[threading.T
         thread.join()
 
 
-# --- what is asked -----------------------------------------------------------------------------------------
+# --- what is asked --------------------------------------------------------------------------------
 
 
 def read(body: object, user: Speaker, terms: Terms) -> Asked:
@@ -228,15 +239,22 @@ def read(body: object, user: Speaker, terms: Terms) -> Asked:
     )
     intent, more = find_intent(_text(own.get("intent"), "userlm.intent"), system, terms.intent)
     if isinstance(user, PromptedUser) and intent is None:
-        raise _bad("this user needs to know what it is after: send userlm.intent, or a system message", "messages")
+        raise _bad(
+            "this user needs to know what it is after: send userlm.intent, or a system message",
+            "messages",
+        )
     played = isinstance(user, TrainedUser | PromptedUser)
     if played:
         notes += more
-    one_sentence = isinstance(user, TrainedUser) and user.template.told == "{}"  # and no profile
+    one_sentence = (
+        isinstance(user, TrainedUser) and user.template.system_text == "{}"
+    )  # and no profile
     if one_sentence and intent and (count := len(intent.split())) > LONGEST_INTENT:
         notes.append(
-            f"the intent has {count} words, and this model was trained on one sentence: {INTENT_PREFIX!r} and "
-            'what is wanted; send such a sentence in the system message, or as "userlm": {"intent": ...}'
+            f"the intent has {count} words, and this model was trained on one sentence: "
+            f"{INTENT_PREFIX!r} and "
+            'what is wanted; send such a sentence in the system message, or as "userlm": '
+            '{"intent": ...}'
         )
     said = [part for turn in turns for part in (turn.role, turn.text)]
     id = _text(own.get("id"), "userlm.id") or f"{stable_hash(intent, *said):016x}"
@@ -245,7 +263,9 @@ def read(body: object, user: Speaker, terms: Terms) -> Asked:
     seed = terms.seed if seed is None else seed
     top_p = _number(body, "top_p", 0, 1)
     most = min(MOST_CHOICES, terms.batch + terms.queue)
-    max_tokens = _whole(body, "max_completion_tokens", 1, 2**31) or _whole(body, "max_tokens", 1, 2**31)
+    max_tokens = _whole(body, "max_completion_tokens", 1, 2**31) or _whole(
+        body, "max_tokens", 1, 2**31
+    )
     options = _object(body, "stream_options", None)
     effective = TAKEN if played else TAKEN.difference(DRAWS)
     return Asked(
@@ -264,14 +284,18 @@ def read(body: object, user: Speaker, terms: Terms) -> Asked:
     )
 
 
-def read_messages(messages: object, roles: str, stop_phrase: str | None) -> tuple[str, list[Turn], str, list[str]]:
+def read_messages(
+    messages: object, roles: str, stop_phrase: str | None
+) -> tuple[str, list[Turn], str, list[str]]:
     """The text of the system messages, the turns that were said, the form found, and notes.
 
     Raises:
         Refused: naming the message.
     """
     if not isinstance(messages, list) or not messages:
-        raise _bad(f"messages is {_shown(messages)}; it must be a list with a message in it", "messages")
+        raise _bad(
+            f"messages is {_shown(messages)}; it must be a list with a message in it", "messages"
+        )
     notes: list[str] = []
     system: list[str] = []
     spoken: list[tuple[str, str, str]] = []  # where, the caller's role, the words
@@ -292,7 +316,8 @@ def read_messages(messages: object, roles: str, stop_phrase: str | None) -> tupl
     if last and theirs[last] == "user":
         other = "flipped" if roles == "log" else "log"
         raise _bad(
-            f"{spoken[-1][0]}, the last, has the role {last!r}: in the form {roles!r} that is the simulated user; "
+            f"{spoken[-1][0]}, the last, has the role {last!r}: in the form {roles!r} that is the "
+            "simulated user; "
             f"end with what the assistant answered, or set userlm.roles to {other!r}",
             f"{spoken[-1][0]}.role",
         )
@@ -311,14 +336,18 @@ def read_messages(messages: object, roles: str, stop_phrase: str | None) -> tupl
     return "\n\n".join(text for text in system if text.strip()), turns, roles, notes
 
 
-def find_intent(given: str | None, system: str, otherwise: str | None) -> tuple[str | None, list[str]]:
-    """What the user is after, and notes: as `given`, or the sentence of the system text that begins as intents do,
-    or all of that text, or `otherwise`. An empty `given` is none at all."""
+def find_intent(
+    given: str | None, system: str, otherwise: str | None
+) -> tuple[str | None, list[str]]:
+    """What the user is after, and notes: as `given`, or the sentence of the system text that begins
+    as intents do, or all of that text, or `otherwise`. An empty `given` is none at all."""
     if given is not None:
         unused = ["the system message was not used: userlm.intent says what the user is after"]
         return given.strip() or None, unused if system else []
     if not system:
-        return otherwise, [] if otherwise else ["no intent was given, so the user is after nothing in particular"]
+        return otherwise, [] if otherwise else [
+            "no intent was given, so the user is after nothing in particular"
+        ]
     system = system.strip()  # a newline at its end would hide an intent without a full stop
     found = list(dict.fromkeys(" ".join(match[0].split()) for match in _INTENT.finditer(system)))
     if not found:
@@ -333,25 +362,31 @@ def find_intent(given: str | None, system: str, otherwise: str | None) -> tuple[
 
 _INTENT = re.compile(
     r"\s+".join(map(re.escape, INTENT_PREFIX.split()))
-    + r"\s(?:[^\n]|\n(?=[ \t]*[a-z]))+?"  # a line that begins in lower case goes on with the sentence
-    r"(?:(?<!\b\w)[.!?](?=\s+[^a-z\s]|\s*\Z|[\"'”’)\]])|(?=[\"”]?\n[ \t]*[^a-z\t ])|\Z)"  # not the points of e.g.
+    # a line that begins in lower case goes on with the sentence
+    + r"\s(?:[^\n]|\n(?=[ \t]*[a-z]))+?"
+    # not the points of e.g.
+    r"(?:(?<!\b\w)[.!?](?=\s+[^a-z\s]|\s*\Z|[\"'”’)\]])|(?=[\"”]?\n[ \t]*[^a-z\t ])|\Z)"
 )
 
 
 def _message(message: object, where: str) -> tuple[str, str]:
     """Its role and its words."""
     if not isinstance(message, dict):
-        raise _bad(f"{where} is {_shown(message)}; it must be an object with role and content", where)
+        raise _bad(
+            f"{where} is {_shown(message)}; it must be an object with role and content", where
+        )
     role = message.get("role")
     if role in ("tool", "function") or message.get("tool_calls") or message.get("function_call"):
         raise _bad(
-            f"{where} has the role {_shown(role)} or calls tools, and a simulated user sees none; leave them out "
+            f"{where} has the role {_shown(role)} or calls tools, and a simulated user sees none; "
+            "leave them out "
             "and send what the assistant says",
             f"{where}.role",
         )
     if role not in ("system", "developer", "user", "assistant"):
         raise _bad(
-            f"{where}.role is {_shown(role)}; it must be system, developer, user or assistant", f"{where}.role"
+            f"{where}.role is {_shown(role)}; it must be system, developer, user or assistant",
+            f"{where}.role",
         )
     content = message.get("content")
     if content is None and role in ("user", "assistant"):
@@ -363,7 +398,9 @@ def _message(message: object, where: str) -> tuple[str, str]:
         at = f"{where}.content[{i}]"
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text":
-            raise _bad(f"{at}.type is {_shown(kind)}; a simulated user reads text alone", f"{at}.type")
+            raise _bad(
+                f"{at}.type is {_shown(kind)}; a simulated user reads text alone", f"{at}.type"
+            )
         texts.append(_needed_text(part.get("text"), f"{at}.text"))
     return role, "\n".join(texts)
 
@@ -374,7 +411,8 @@ def _still_there(text: str, where: str, stop_phrase: str | None) -> None:
     if not last or last == (stop_phrase or "").strip():
         raise Refused(
             400,
-            f"{where}: the user left here, or said nothing (see userlm.stop), so this conversation is over; stop "
+            f"{where}: the user left here, or said nothing (see userlm.stop), so this "
+            "conversation is over; stop "
             "there, or serve a user who does not leave with --guard no-end",
             f"{where}.content",
             "conversation_over",
@@ -385,9 +423,12 @@ def _within_window(max_tokens: int | None, user: Speaker, notes: list[str]) -> i
     """As much as was asked for, if that leaves room for the conversation."""
     if max_tokens is None or not isinstance(user, TrainedUser):
         return max_tokens
-    most = max(user.sampling.max_tokens, user.window // 4)
+    most = max(user.sampling.max_tokens, user.context_length // 4)
     if max_tokens > most:
-        notes.append(f"max_tokens is {most}: more would leave too little of the model's window of {user.window}")
+        notes.append(
+            f"max_tokens is {most}: more would leave too little of the model's window of "
+            f"{user.context_length}"
+        )
     return min(max_tokens, most)
 
 
@@ -395,7 +436,9 @@ def _roles(given: object, otherwise: str) -> str:
     if given is None:
         return otherwise
     if given not in ROLES:
-        raise _bad(f"userlm.roles is {_shown(given)}; it must be one of {', '.join(ROLES)}", "userlm.roles")
+        raise _bad(
+            f"userlm.roles is {_shown(given)}; it must be one of {', '.join(ROLES)}", "userlm.roles"
+        )
     return str(given)
 
 
@@ -433,7 +476,9 @@ def _number(body: Mapping[str, Any], name: str, low: int, high: int) -> float | 
 def _whole(body: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
     value = body.get(name)
     if value is not None and (type(value) is not int or not low <= value <= high):
-        raise _bad(f"{name} is {_shown(value)}; it must be a whole number from {low} to {high}", name)
+        raise _bad(
+            f"{name} is {_shown(value)}; it must be a whole number from {low} to {high}", name
+        )
     return value
 
 
@@ -478,25 +523,35 @@ def _bad(message: str, param: str | None = None) -> Refused:
     return Refused(400, message, param)
 
 
-# --- what is answered ---------------------------------------------------------------------------------------
+# --- what is answered -----------------------------------------------------------------------------
 
 
 def draw(user: Speaker, asked: Asked, i: int) -> Reply:
-    """The reply that becomes the choice of a number. The first is the same however many are asked for.
+    """The reply that becomes the choice of a number. The first is the same however many are asked
+    for.
 
     Raises:
         ModelError: when there is none to be had.
         Refused: when the conversation does not fit the model.
     """
     seed = asked.seed if i == 0 else stable_hash(asked.seed, i)
-    speaker = tuned(user, seed=seed, temperature=asked.temperature, top_p=asked.top_p, max_tokens=asked.max_tokens)
+    speaker = with_sampling(
+        user,
+        seed=seed,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        max_tokens=asked.max_tokens,
+    )
     reply = speaker.reply(asked.conversation)
     if not isinstance(reply, Reply):
-        raise TypeError(f"{type(user).__name__}.reply gave a {type(reply).__name__}; give userlm.Reply(text)")
+        raise TypeError(
+            f"{type(user).__name__}.reply gave a {type(reply).__name__}; give userlm.Reply(text)"
+        )
     if reply.stop == "context":
         raise Refused(
             400,
-            "the intent and the assistant's last answer do not fit the model's window; shorten them",
+            "the intent and the assistant's last answer do not fit the model's window; shorten "
+            "them",
             "messages",
             "context_length_exceeded",
         )
@@ -511,9 +566,15 @@ def completion(replies: Sequence[Reply], asked: Asked, terms: Terms) -> dict[str
     notes = list(asked.notes)
     for i, reply in enumerate(replies):
         if terms.stop_phrase and terms.stop_phrase in reply.text:
-            notes.append(f"the words of choices[{i}] hold the stop phrase themselves; userlm.ended says who left")
-        if left_out := reply.meta.get("left_out"):
-            notes.append(f"{left_out} tokens of the conversation did not fit the model's window; the oldest went")
+            notes.append(
+                f"the words of choices[{i}] hold the stop phrase themselves; userlm.ended says "
+                "who left"
+            )
+        if truncated_tokens := reply.meta.get("truncated_tokens"):
+            notes.append(
+                f"{truncated_tokens} tokens of the conversation did not fit the model's window; "
+                "the oldest went"
+            )
     known = {
         "intent": asked.conversation.intent,
         "roles": asked.roles,
@@ -563,9 +624,11 @@ def _usage(replies: Sequence[Reply]) -> dict[str, int] | None:
 
 
 def _events(answer: dict[str, Any], usage: bool) -> Response:
-    """The answer as server-sent events. A draft may be said only once the guard has passed it whole, so there is
-    nothing to send before all is there."""
-    head = {name: answer[name] for name in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
+    """The answer as server-sent events. A draft may be said only once the guard has passed it
+    whole, so there is nothing to send before all is there."""
+    head = {name: answer[name] for name in ("id", "created", "model")} | {
+        "object": "chat.completion.chunk"
+    }
     if usage:
         head["usage"] = None
     chunks = []
@@ -573,7 +636,10 @@ def _events(answer: dict[str, Any], usage: bool) -> Response:
         content = choice["message"]["content"]
         parts: list[dict[str, str]] = [{"role": "assistant", "content": ""}]
         for delta in parts + ([{"content": content}] if content else []):
-            chunks.append(head | {"choices": [{"index": choice["index"], "delta": delta, "finish_reason": None}]})
+            chunks.append(
+                head
+                | {"choices": [{"index": choice["index"], "delta": delta, "finish_reason": None}]}
+            )
         last = {name: choice[name] for name in ("index", "finish_reason", "userlm")} | {"delta": {}}
         chunks.append(head | {"choices": [last]})
     chunks[-1]["userlm"] = answer["userlm"]
@@ -593,7 +659,7 @@ def _dumps(content: object) -> str:
     return encodable(text).translate({mark: f"\\u{mark:04x}" for mark in (0x85, 0x2028, 0x2029)})
 
 
-# --- the way between ----------------------------------------------------------------------------------------
+# --- the way between ------------------------------------------------------------------------------
 
 
 class Pool:
@@ -674,7 +740,10 @@ def _reply(future: Future[Reply], terms: Terms) -> Reply:
         return future.result()
     except ModelError as error:
         # Tried often enough already: the client is told not to do so all over again.
-        said, headers = _without(terms.key, f"the model failed: {error}"), {"x-should-retry": "false"}
+        said, headers = (
+            _without(terms.key, f"the model failed: {error}"),
+            {"x-should-retry": "false"},
+        )
         raise Refused(503, said, code="model_failed", headers=headers) from None
     except InputError as error:
         raise _bad(_without(terms.key, str(error))) from None
@@ -685,14 +754,18 @@ def _without(key: str | None, text: str) -> str:
 
 
 def _closing() -> Refused:
-    return Refused(503, "the server is being stopped", code="stopping", headers={"Retry-After": "5"})
+    return Refused(
+        503, "the server is being stopped", code="stopping", headers={"Retry-After": "5"}
+    )
 
 
 def check_caller(request: Request, terms: Terms) -> None:
     """Raise `Refused` for a request without the key, if one is wanted, or under another name."""
     key = terms.key
     if terms.hosts and request.url.hostname not in terms.hosts:
-        raise Refused(403, f"call this server as {terms.hosts[0]}, or start it with a key", code="wrong_host")
+        raise Refused(
+            403, f"call this server as {terms.hosts[0]}, or start it with a key", code="wrong_host"
+        )
     if key is None:
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -709,15 +782,21 @@ def check_caller(request: Request, terms: Terms) -> None:
 async def _body(request: Request) -> object:
     """The JSON that was sent; raises `Refused` if it is none.
 
-    The type is insisted on: a page in a browser cannot send it to another site without asking first.
+    The type is insisted on: a page in a browser cannot send it to another site without asking
+        first.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if (
+        request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        != "application/json"
+    ):
         raise Refused(415, "send JSON, with the header Content-Type: application/json")
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > LONGEST_BODY:
-            raise Refused(413, f"the request is larger than {LONGEST_BODY:,} bytes; shorten the conversation")
+            raise Refused(
+                413, f"the request is larger than {LONGEST_BODY:,} bytes; shorten the conversation"
+            )
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -732,8 +811,16 @@ def _error(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """An error in the form of the OpenAI API."""
-    kind = "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
-    return _json({"error": {"message": message, "type": kind, "param": param, "code": code}}, status, headers)
+    kind = (
+        "rate_limit_error"
+        if status == 429
+        else "server_error"
+        if status >= 500
+        else "invalid_request_error"
+    )
+    return _json(
+        {"error": {"message": message, "type": kind, "param": param, "code": code}}, status, headers
+    )
 
 
 async def _refusal(request: Request, error: Exception) -> Response:
@@ -743,7 +830,11 @@ async def _refusal(request: Request, error: Exception) -> Response:
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    there = "there are POST /v1/chat/completions, GET /v1/models and GET /health; a base URL ends in /v1"
+    there = (
+        "there are POST /v1/chat/completions, GET /v1/models and GET /health; a base URL "
+        "ends "
+        "in /v1"
+    )
     wrong = f"no {request.method} here" if error.status_code == 405 else "no such path"
     return _error(error.status_code, f"{wrong}; {there}", headers=error.headers)
 
@@ -753,5 +844,6 @@ async def _gone_already(request: Request, error: Exception) -> Response:
 
 
 async def _failure(request: Request, error: Exception) -> Response:
-    """uvicorn writes the error down and closes the connection; a client that is not told so would use it again."""
+    """uvicorn writes the error down and closes the connection; a client that is not told so would
+    use it again."""
     return _error(500, "the server failed; its log says why", headers={"Connection": "close"})
