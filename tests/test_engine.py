@@ -27,12 +27,11 @@ from transformers import (
 )
 
 from userlm.models import engine as engine_module
-from userlm.models import kv_cache as rows_module
-from userlm.models import sampling as drawing
+from userlm.models import kv_cache, sampling
 from userlm.models.attention import check_document_masking
-from userlm.models.engine import Call, Engine, _budget
-from userlm.models.kv_cache import KVCache, common
-from userlm.models.sampling import draw
+from userlm.models.engine import Engine, Request
+from userlm.models.kv_cache import KVCache, default_budget, shared_prefix
+from userlm.models.sampling import sample_tokens
 from userlm.types import ModelError, Sampling
 
 SIZES = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -134,14 +133,16 @@ def test_conversations_go_on_from_their_rows_and_from_none_if_those_had_to_go(mo
     engine = engine_of(model, 4, budget=60_000)
     engine.complete([5], replace(GREEDY, max_tokens=1))
     held = []
-    take = engine._rows.take
+    take = engine._cache.acquire
 
     def watch(ids, tokens):
         row = take(ids, tokens)
-        held.append((engine._rows.bytes(), sum(row.busy for row in engine._rows.kept)))
+        held.append(
+            (engine._cache.size(engine._cache.rows), sum(row.busy for row in engine._cache.rows))
+        )
         return row
 
-    engine._rows.take = watch
+    engine._cache.acquire = watch
     with ThreadPoolExecutor(5) as pool:
         assert list(pool.map(lambda i: talk(engine, openings[i], answers[i]), range(5))) == alone
     assert all(size <= 60_000 or busy <= 1 for size, busy in held)
@@ -152,9 +153,9 @@ def test_a_turn_reads_what_is_new_and_nothing_else(model):
     engine = engine_of(model)
     ids = list(range(10, 40))
     first = engine.complete(ids, GREEDY).ids
-    assert engine.read == 30 + 15  # the last token that is drawn is not read any more
+    assert engine.tokens_read == 30 + 15  # the last token that is drawn is not read any more
     engine.complete([*ids, *first, 7, 8, 9], GREEDY)
-    assert engine.read == 45 + 1 + 3 + 15
+    assert engine.tokens_read == 45 + 1 + 3 + 15
 
 
 def test_a_draw_from_the_same_prompt_again_reads_nothing_of_it(model):
@@ -162,11 +163,11 @@ def test_a_draw_from_the_same_prompt_again_reads_nothing_of_it(model):
     ids = list(range(10, 40))
     sampling = Sampling(seed=1, max_tokens=10)
     one = engine.complete(ids, sampling)
-    before = engine.read
+    before = engine.tokens_read
     other = engine.complete(ids, replace(sampling, seed=2))
-    assert engine.read == before + 9 and other.ids != one.ids
+    assert engine.tokens_read == before + 9 and other.ids != one.ids
     assert engine.complete(ids, sampling) == one
-    assert len(engine._rows.kept) == 1
+    assert len(engine._cache.rows) == 1
 
 
 def test_many_draws_of_one_prompt_at_once_read_it_once(model):
@@ -174,7 +175,7 @@ def test_many_draws_of_one_prompt_at_once_read_it_once(model):
     ids = list(range(10, 60))
     samplings = [Sampling(seed=seed, max_tokens=10) for seed in range(8)]
     drawn = together(engine, [ids] * 8, samplings)
-    assert engine.read == 50 + 8 * 9
+    assert engine.tokens_read == 50 + 8 * 9
     assert [found.ids for found in drawn] == [
         engine_of(model, 1).complete(ids, s).ids for s in samplings
     ]
@@ -186,11 +187,11 @@ def test_conversations_with_the_same_beginning_do_not_take_each_others_rows(mode
     engine = engine_of(model)
     same, one, two = list(range(10, 30)), list(range(30, 50)), list(range(50, 70))
     first = engine.complete([*same, *one], GREEDY).ids
-    assert engine.read == 40 + 15
+    assert engine.tokens_read == 40 + 15
     engine.complete([*same, *two], GREEDY)
-    assert engine.read == 55 + 20 + 15
+    assert engine.tokens_read == 55 + 20 + 15
     again = engine.complete([*same, *one, *first, 7], GREEDY).ids
-    assert engine.read == 90 + 2 + 15
+    assert engine.tokens_read == 90 + 2 + 15
     assert again == generate(model, [*same, *one, *first, 7])
 
 
@@ -204,12 +205,14 @@ def test_with_one_at_once_nothing_depends_on_what_was_asked_before(model):
     used = engine_of(model, 1)
     used.complete(ids[:30], sampling)
     used.complete([*ids, *expected.ids, 7], sampling)
-    before = used.read
+    before = used.tokens_read
     assert used.complete(ids, sampling) == expected
-    assert used.read == before + 50 + 19
+    assert used.tokens_read == before + 50 + 19
     assert used.complete(ids, sampling) == expected
-    assert used.read == before + 50 + 19 + 19
-    [row, other] = (next(row for row in e._rows.kept if row.prompt == 50) for e in (fresh, used))
+    assert used.tokens_read == before + 50 + 19 + 19
+    [row, other] = (
+        next(row for row in e._cache.rows if row.prompt_length == 50) for e in (fresh, used)
+    )
     assert torch.equal(row.logits, other.logits)
     together(used, prompts(4), [sampling] * 4)
     assert used.complete(ids, sampling) == expected
@@ -248,11 +251,12 @@ def test_who_reads_for_the_longest_gets_half_of_a_chunk_and_then_come_the_shorte
     engine = engine_of(model)
     engine.complete([5], GREEDY)
     for unread in (3000, 2500, 1, 2000, 100, 0):
-        call = Call(9, [7] * (10 + unread), 10_000, GREEDY, random.Random(0))
-        call.row.ids = [7] * 10
-        engine._active.append(call)
+        ids = [7] * (10 + unread)
+        request = Request(ids, 10_000, GREEDY, random.Random(0), prompt_length=9)
+        request.row.ids = [7] * 10
+        engine._active.append(request)
     long, last, drawn, next_, short, known = engine._active
-    parts = {call: len(new) for call, new in engine._feeds()}
+    parts = {request: len(new) for request, new in engine._step_inputs()}
     engine._active.clear()
     assert parts == {long: 1024, next_: 924, short: 100, drawn: 1}
     assert last not in parts and known not in parts
@@ -267,7 +271,7 @@ def test_a_completion_ends_at_the_window(model):
 
 
 def test_without_a_budget_there_is_one():
-    assert _budget(torch.device("cpu")) > 2**26
+    assert default_budget(torch.device("cpu")) > 2**26
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -280,94 +284,94 @@ def rows(budget=1000, most=10, exact=False):
 
 def fill(rows, ids, drawn=(), tokens=None):
     """A row as it is when its completion is over."""
-    row = rows.take(list(ids), tokens or len(ids) + len(drawn))
+    row = rows.acquire(list(ids), tokens or len(ids) + len(drawn))
     row.ids[:] = [*ids, *drawn]
     row.logits = torch.zeros(1)
-    rows.give_back(row)
+    rows.release(row)
     return row
 
 
 def test_what_two_have_in_common_is_counted_if_it_is_more_than_is_known():
-    assert common([1, 2, 3, 4], [1, 2, 3, 9]) == 3
-    assert common([1, 2, 3, 4], [1, 2, 3, 9], least=2) == 3
-    assert common([1, 2, 3, 4], [1, 2, 3, 9], least=3) == 0
-    assert common([1, 2], [1, 2, 3]) == 2 and common([], [1]) == 0
+    assert shared_prefix([1, 2, 3, 4], [1, 2, 3, 9]) == 3
+    assert shared_prefix([1, 2, 3, 4], [1, 2, 3, 9], least=2) == 3
+    assert shared_prefix([1, 2, 3, 4], [1, 2, 3, 9], least=3) == 0
+    assert shared_prefix([1, 2], [1, 2, 3]) == 2 and shared_prefix([], [1]) == 0
 
 
 def test_a_row_is_taken_over_by_the_next_turn_and_by_the_same_turn_again():
     held = rows()
     row = fill(held, [1, 2, 3], [4, 5])
-    assert held.take([1, 2, 3, 4, 5, 6, 7], 10) is row and row.ids == [1, 2, 3, 4, 5]
-    held.give_back(row)
+    assert held.acquire([1, 2, 3, 4, 5, 6, 7], 10) is row and row.ids == [1, 2, 3, 4, 5]
+    held.release(row)
     row = fill(held, [1, 2, 3, 4, 5, 6, 7], [8])
-    assert held.take([1, 2, 3, 4, 5, 6, 7], 10) is row and row.ids == [1, 2, 3, 4, 5, 6, 7]
+    assert held.acquire([1, 2, 3, 4, 5, 6, 7], 10) is row and row.ids == [1, 2, 3, 4, 5, 6, 7]
     assert row.logits is not None
 
 
 def test_a_prompt_that_is_known_without_its_logits_leaves_one_token_to_read():
     held = rows()
     fill(held, [1, 2, 3, 4, 5])
-    row = held.take([1, 2, 3], 10)
+    row = held.acquire([1, 2, 3], 10)
     assert row.ids == [1, 2] and row.logits is None
 
 
 def test_a_row_that_another_may_want_is_copied():
     held = rows()
     row = fill(held, [1, 2, 3, 4, 5, 6])
-    other = held.take([1, 2, 3, 9], 10)
+    other = held.acquire([1, 2, 3, 9], 10)
     assert other is not row and other.ids == [1, 2, 3] and row.ids == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_row_in_use_is_not_taken_over():
     held = rows()
     row = fill(held, [1, 2, 3])
-    assert held.take([1, 2, 3], 10) is row
-    other = held.take([1, 2, 3], 10)
+    assert held.acquire([1, 2, 3], 10) is row
+    other = held.acquire([1, 2, 3], 10)
     assert other is not row and other.ids == [1, 2, 3] and other.logits is not None
 
 
 def test_the_least_recently_used_goes_first_and_what_is_in_use_never():
     held = rows(budget=30)
     one, two, three = (fill(held, [i] * 10) for i in (1, 2, 3))
-    held.take([1] * 10, 10)
-    assert held.take([4] * 10, 10) and two not in held.kept and {one, three} < {*held.kept}
-    assert held.take([5] * 10, 10) and three not in held.kept
-    assert held.take([6] * 10, 10) is None and held.bytes() == 30
+    held.acquire([1] * 10, 10)
+    assert held.acquire([4] * 10, 10) and two not in held.rows and {one, three} < {*held.rows}
+    assert held.acquire([5] * 10, 10) and three not in held.rows
+    assert held.acquire([6] * 10, 10) is None and held.size(held.rows) == 30
 
 
 def test_one_row_may_be_larger_than_the_budget_if_it_is_alone():
     held = rows(budget=5)
-    row = held.take([1] * 10, 20)
-    assert row.capacity == 20 and held.take([2], 3) is None
-    held.give_back(row)
-    assert held.take([2], 3) and row not in held.kept
+    row = held.acquire([1] * 10, 20)
+    assert row.capacity == 20 and held.acquire([2], 3) is None
+    held.release(row)
+    assert held.acquire([2], 3) and row not in held.rows
 
 
 def test_there_are_no_more_rows_than_may_be():
     held = rows(most=3)
     for i in range(9):
         fill(held, [i, i])
-    assert len(held.kept) == 3
-    assert fill(held, [8, 8]) and len(held.kept) == 3
+    assert len(held.rows) == 3
+    assert fill(held, [8, 8]) and len(held.rows) == 3
 
 
 def test_a_row_that_grows_grows_by_half_at_least_and_not_beyond_the_window():
     held = rows()
     row = fill(held, [1] * 40)
-    held.give_back(held.take([1] * 41, 41))
+    held.release(held.acquire([1] * 41, 41))
     assert row.capacity == 60
-    held.give_back(held.take([1] * 61, 61))
+    held.release(held.acquire([1] * 61, 61))
     assert row.capacity == 90
-    held.give_back(held.take([1] * 95, 95))
+    held.release(held.acquire([1] * 95, 95))
     assert row.capacity == 100
 
 
 def test_exact_rows_serve_their_own_prompt_only():
     held = rows(exact=True)
     row = fill(held, [1, 2, 3], [4])
-    assert held.take([1, 2, 3, 4, 5], 10).ids == []
-    assert held.take([1, 2], 10).ids == []
-    assert held.take([1, 2, 3], 10) is row
+    assert held.acquire([1, 2, 3, 4, 5], 10).ids == []
+    assert held.acquire([1, 2], 10).ids == []
+    assert held.acquire([1, 2, 3], 10) is row
 
 
 # --- drawing --------------------------------------------------------------------------------------
@@ -397,14 +401,14 @@ def nucleus_by_hand(logits, temperature, top_p, number):
 def test_the_nucleus_is_the_same_however_many_candidates_are_looked_at_first(monkeypatch, top):
     """300 rows of 50 logits, some of few values, so that many are equal, at 5 temperatures and
     shares."""
-    monkeypatch.setattr(drawing, "TOP", top)
+    monkeypatch.setattr(sampling, "TOP", top)
     numbers = random.Random(0)
     kinds = [(t, p) for t in (0.3, 1.0, 2.0) for p in (0.05, 0.5, 0.8, 0.97, 1.0)]
     logits = torch.randn(300, 50, generator=torch.Generator().manual_seed(0)) * 2
     logits[::2] = logits[::2].round()
     samplings = [Sampling(temperature=t, top_p=p) for t, p in kinds * 20]
     levels = [numbers.random() for _ in samplings]
-    found = draw(logits, samplings, levels)
+    found = sample_tokens(logits, samplings, levels)
     expected = [
         nucleus_by_hand(row.double().tolist(), s.temperature, s.top_p, level)
         for row, s, level in zip(logits, samplings, levels, strict=True)
@@ -416,19 +420,25 @@ def test_the_nucleus_is_the_same_however_many_candidates_are_looked_at_first(mon
 def test_among_equals_the_smaller_ids_are_the_nucleus_however_many_are_looked_at(monkeypatch):
     """Of 50 equal tokens, 3 hold more than 0.05."""
     for top in (1, 4, 64):
-        monkeypatch.setattr(drawing, "TOP", top)
-        assert draw(torch.zeros(3, 50), [Sampling(top_p=0.05)] * 3, [0.1, 0.5, 0.9]) == [0, 1, 2]
+        monkeypatch.setattr(sampling, "TOP", top)
+        assert sample_tokens(torch.zeros(3, 50), [Sampling(top_p=0.05)] * 3, [0.1, 0.5, 0.9]) == [
+            0,
+            1,
+            2,
+        ]
 
 
 def test_no_number_however_large_or_small_draws_what_has_no_probability():
     logits = torch.tensor([[-math.inf, 0.0, 0.0, -math.inf]] * 4)
     samplings = [Sampling(top_p=p) for p in (1.0, 1.0, 0.9, 0.9)]
-    assert draw(logits, samplings, [0.0, 1 - 2**-53, 0.0, 1 - 2**-53]) == [1, 2, 1, 2]
+    assert sample_tokens(logits, samplings, [0.0, 1 - 2**-53, 0.0, 1 - 2**-53]) == [1, 2, 1, 2]
 
 
 def test_temperature_0_is_the_largest_and_a_tiny_one_all_but():
     logits = torch.tensor([[1.0, 3.0, 2.9]] * 2)
-    assert draw(logits, [Sampling(temperature=0), Sampling(temperature=1e-40)], [0.99, 0.99]) == [
+    assert sample_tokens(
+        logits, [Sampling(temperature=0), Sampling(temperature=1e-40)], [0.99, 0.99]
+    ) == [
         1,
         1,
     ]
@@ -584,7 +594,9 @@ def test_later_positions_do_not_go_by_end_above(model):
 
 
 def test_when_every_token_is_banned_the_caller_is_told(model):
-    with pytest.raises(ModelError, match="tiny: nothing can be drawn: every token is banned here"):
+    with pytest.raises(
+        ModelError, match="tiny: no token can be sampled: every token is banned here"
+    ):
         engine_of(model).complete(IDS, Sampling(banned_first=frozenset(range(128))))
 
 
@@ -598,15 +610,15 @@ def test_logits_that_are_no_numbers_are_an_error_of_the_one_who_got_them():
     with ThreadPoolExecutor(3) as pool:
         one, bad, other = (pool.submit(engine.complete, ids, sampling) for ids in asked)
     assert len(one.result().ids) == len(other.result().ids) == 8
-    with pytest.raises(ModelError, match="no numbers"):
+    with pytest.raises(ModelError, match="not finite numbers"):
         bad.result()
 
 
 @pytest.mark.parametrize("ids", [[], [5, 128], [-1]])
 def test_tokens_that_the_model_does_not_have_are_refused(model, ids):
-    with pytest.raises(ModelError, match="no other than its 128"):
+    with pytest.raises(ModelError, match="from 0 to 127"):
         engine_of(model).complete(ids, GREEDY)
-    with pytest.raises(ModelError, match="no other than its 128"):
+    with pytest.raises(ModelError, match="from 0 to 127"):
         engine_of(model).complete([5], replace(GREEDY, end_id=128))
 
 
@@ -652,10 +664,10 @@ def test_ctrl_c_reaches_a_caller_who_waits_and_what_it_asked_for_is_dropped():
     with pytest.raises(KeyboardInterrupt):
         engine.complete(IDS, replace(GREEDY, max_tokens=200))
     hook.remove()
-    before = engine.read
+    before = engine.tokens_read
     assert engine.complete(IDS, GREEDY).ids == generate(model, IDS)
-    assert engine.read <= before + 1 + 15  # the step that was under way, and this
-    assert not any(row.busy for row in engine._rows.kept)
+    assert engine.tokens_read <= before + 1 + 15  # the step that was under way, and this
+    assert not any(row.busy for row in engine._cache.rows)
 
 
 def test_a_process_that_is_forked_in_the_middle_of_a_step_can_go_on_by_itself():
@@ -697,7 +709,7 @@ def test_who_still_waits_when_python_ends_is_let_go():
             time.sleep(0.001)
         engine.stop()
         for call in calls:
-            with pytest.raises(ModelError, match="nobody waits"):
+            with pytest.raises(ModelError, match="cancelled"):
                 call.result(timeout=2)
 
 
@@ -726,7 +738,7 @@ def long_rope(positions):
 ARCHITECTURES = {
     "sliding window": (
         lambda: MistralForCausalLM(MistralConfig(sliding_window=6, **SIZES, **HEADS)),
-        "rows",
+        "kv_cache",
     ),
     "window in the mask alone": (
         lambda: Qwen2MoeForCausalLM(
@@ -742,30 +754,30 @@ ARCHITECTURES = {
                 **HEADS,
             )
         ),
-        "cache",
+        "transformers_cache",
     ),
     "caps": (
         lambda: Gemma2ForCausalLM(Gemma2Config(head_dim=8, sliding_window=6, **SIZES, **HEADS)),
-        "cache",
+        "transformers_cache",
     ),
-    "longrope": (lambda: long_rope(256), "cache"),
+    "longrope": (lambda: long_rope(256), "transformers_cache"),
     "state space": (
         lambda: MambaForCausalLM(
             MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, state_size=4)
         ),
-        "cache",
+        "transformers_cache",
     ),
 }
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_other_architectures_get_what_transformers_gives_them_in_rows_or_one_at_a_time(name):
-    make, way = ARCHITECTURES[name]
+    make, mode = ARCHITECTURES[name]
     torch.manual_seed(0)
     model = make().eval()
     engine, asked = engine_of(model, 4), prompts(4)
     found = together(engine, asked, [GREEDY] * 4)
-    assert engine.way == way
+    assert engine.mode == mode
     assert [one.ids for one in found] == [generate(model, ids) for ids in asked]
 
 
@@ -777,17 +789,17 @@ def test_a_row_that_was_half_copied_for_want_of_memory_is_not_used_again(model, 
     drawn = engine.complete(first, replace(GREEDY, max_tokens=2)).ids[0]
     following = [*first, drawn, 7]
     expected = engine_of(model).complete(following, GREEDY).ids
-    room, made = rows_module._room, iter(range(99))
+    room, made = kv_cache._allocate, iter(range(99))
 
     def fails(states, capacity):
         if next(made) == 2:
             raise torch.OutOfMemoryError("no more")
         return room(states, capacity).fill_(math.nan)
 
-    monkeypatch.setattr(rows_module, "_room", fails)
+    monkeypatch.setattr(kv_cache, "_allocate", fails)
     with pytest.raises(ModelError, match="no more"):
         engine.complete([*first, (drawn + 1) % 128, 8], GREEDY)
-    monkeypatch.setattr(rows_module, "_room", room)
+    monkeypatch.setattr(kv_cache, "_allocate", room)
     assert engine.complete(following, GREEDY).ids == expected
 
 
@@ -803,7 +815,7 @@ def test_a_cache_that_gives_other_logits_is_not_used(monkeypatch):
     model.forward = forgets
     engine = engine_of(model)
     assert [engine.complete(ids, GREEDY).ids for ids in prompts(3)] == expected
-    assert engine.way == "whole"
+    assert engine.mode == "no_cache"
 
 
 def test_the_model_attends_as_before_to_whoever_has_the_lock(model):
