@@ -138,8 +138,8 @@ def test_a_first_token_cannot_be_a_target(llama):
 
 
 def test_the_attention_of_a_gpu_is_told_where_rows_begin(llama, monkeypatch):
-    """No GPU here: a stub of its kernel computes the definition, and must be called so that the result
-    is that of the loop. Shapes as in torch.nn.attention.varlen: (tokens, heads, size)."""
+    """No GPU here: a stub of its kernel computes the definition, and must be called so that the
+    result is that of the loop. Shapes as in torch.nn.attention.varlen: (tokens, heads, size)."""
     calls = []
 
     def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size):

@@ -153,9 +153,9 @@ def test_a_turn_reads_what_is_new_and_nothing_else(model):
     engine = engine_of(model)
     ids = list(range(10, 40))
     first = engine.complete(ids, GREEDY).ids
-    assert engine.tokens_read == 30 + 15  # the last token that is drawn is not read any more
+    assert engine.tokens_processed == 30 + 15  # the last token that is drawn is not read any more
     engine.complete([*ids, *first, 7, 8, 9], GREEDY)
-    assert engine.tokens_read == 45 + 1 + 3 + 15
+    assert engine.tokens_processed == 45 + 1 + 3 + 15
 
 
 def test_a_draw_from_the_same_prompt_again_reads_nothing_of_it(model):
@@ -163,9 +163,9 @@ def test_a_draw_from_the_same_prompt_again_reads_nothing_of_it(model):
     ids = list(range(10, 40))
     sampling = Sampling(seed=1, max_tokens=10)
     one = engine.complete(ids, sampling)
-    before = engine.tokens_read
+    before = engine.tokens_processed
     other = engine.complete(ids, replace(sampling, seed=2))
-    assert engine.tokens_read == before + 9 and other.ids != one.ids
+    assert engine.tokens_processed == before + 9 and other.ids != one.ids
     assert engine.complete(ids, sampling) == one
     assert len(engine._cache.rows) == 1
 
@@ -175,7 +175,7 @@ def test_many_draws_of_one_prompt_at_once_read_it_once(model):
     ids = list(range(10, 60))
     samplings = [Sampling(seed=seed, max_tokens=10) for seed in range(8)]
     drawn = together(engine, [ids] * 8, samplings)
-    assert engine.tokens_read == 50 + 8 * 9
+    assert engine.tokens_processed == 50 + 8 * 9
     assert [found.ids for found in drawn] == [
         engine_of(model, 1).complete(ids, s).ids for s in samplings
     ]
@@ -187,11 +187,11 @@ def test_conversations_with_the_same_beginning_do_not_take_each_others_rows(mode
     engine = engine_of(model)
     same, one, two = list(range(10, 30)), list(range(30, 50)), list(range(50, 70))
     first = engine.complete([*same, *one], GREEDY).ids
-    assert engine.tokens_read == 40 + 15
+    assert engine.tokens_processed == 40 + 15
     engine.complete([*same, *two], GREEDY)
-    assert engine.tokens_read == 55 + 20 + 15
+    assert engine.tokens_processed == 55 + 20 + 15
     again = engine.complete([*same, *one, *first, 7], GREEDY).ids
-    assert engine.tokens_read == 90 + 2 + 15
+    assert engine.tokens_processed == 90 + 2 + 15
     assert again == generate(model, [*same, *one, *first, 7])
 
 
@@ -205,11 +205,11 @@ def test_with_one_at_once_nothing_depends_on_what_was_asked_before(model):
     used = engine_of(model, 1)
     used.complete(ids[:30], sampling)
     used.complete([*ids, *expected.ids, 7], sampling)
-    before = used.tokens_read
+    before = used.tokens_processed
     assert used.complete(ids, sampling) == expected
-    assert used.tokens_read == before + 50 + 19
+    assert used.tokens_processed == before + 50 + 19
     assert used.complete(ids, sampling) == expected
-    assert used.tokens_read == before + 50 + 19 + 19
+    assert used.tokens_processed == before + 50 + 19 + 19
     [row, other] = (
         next(row for row in e._cache.rows if row.prompt_length == 50) for e in (fresh, used)
     )
@@ -252,7 +252,7 @@ def test_who_reads_for_the_longest_gets_half_of_a_chunk_and_then_come_the_shorte
     engine.complete([5], GREEDY)
     for unread in (3000, 2500, 1, 2000, 100, 0):
         ids = [7] * (10 + unread)
-        request = Request(ids, 10_000, GREEDY, random.Random(0), prompt_length=9)
+        request = Request(ids, 9, 10_000, GREEDY, random.Random(0))
         request.row.ids = [7] * 10
         engine._active.append(request)
     long, last, drawn, next_, short, known = engine._active
@@ -664,9 +664,9 @@ def test_ctrl_c_reaches_a_caller_who_waits_and_what_it_asked_for_is_dropped():
     with pytest.raises(KeyboardInterrupt):
         engine.complete(IDS, replace(GREEDY, max_tokens=200))
     hook.remove()
-    before = engine.tokens_read
+    before = engine.tokens_processed
     assert engine.complete(IDS, GREEDY).ids == generate(model, IDS)
-    assert engine.tokens_read <= before + 1 + 15  # the step that was under way, and this
+    assert engine.tokens_processed <= before + 1 + 15  # the step that was under way, and this
     assert not any(row.busy for row in engine._cache.rows)
 
 

@@ -1,8 +1,8 @@
 """Attention over many rows in one forward pass, without padding.
 
-The rows go through a model end to end, as one long sequence, and each sees only itself. Neither the
-model's own attention nor a mask does that well (a mask is quadratic in all tokens), so two attention
-functions of our own stand behind transformers' attention interface:
+The rows go through a model end to end, as one long sequence, and each sees only itself. A mask for
+that would be quadratic in the tokens of all rows, so two attention functions of our own stand
+behind transformers' attention interface:
 
 - `DOCUMENT_MASKING` for training and scoring: packed rows, each read whole, with positions that
   restart at every row;
@@ -10,7 +10,8 @@ functions of our own stand behind transformers' attention interface:
   earlier tokens in a `CacheRow`.
 
 Both loop over the rows with torch's attention. On a GPU in half precision, document masking uses
-torch's variable-length flash attention instead. `KV_CACHE` was measured on CPUs only.
+torch's variable-length flash attention instead. `KV_CACHE` was measured on CPUs; it never ran on a
+GPU.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def target_logits(model: Any, rows: Sequence[MaskedIds]) -> tuple[torch.Tensor, 
     """Return the logits that predict the masked tokens of packed rows, (masked, vocabulary), in the
     model's own precision, and those tokens. To be called within `document_masking`.
 
-    Logits are computed for the masked tokens alone: with a large vocabulary they would cost more than
-    the rest of the model.
+    Logits are computed for the masked tokens alone: with a large vocabulary they would cost more
+    than the rest of the model.
 
     Raises:
         ValueError: if the first token of a row is masked: nothing stands before it.
@@ -95,14 +96,14 @@ def target_logits(model: Any, rows: Sequence[MaskedIds]) -> tuple[torch.Tensor, 
 
 
 def unpacked_target_logits(model: Any, row: MaskedIds) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the same for one row, with the model's own attention."""
+    """Return the same as `target_logits` for a single row, with the model's own attention."""
     ids, targets = _ids_and_targets(model, [row])
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=targets - 1).logits[0]
     return logits, ids[0, targets]
 
 
 def _ids_and_targets(model: Any, rows: Sequence[MaskedIds]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ids of all rows, (1, tokens), and the places of the masked ones."""
+    """The ids of all rows, (1, tokens), and the indices of the masked ones."""
     ids: list[int] = []
     masks: list[bool] = []
     for row, mask in rows:
@@ -119,7 +120,7 @@ def _ids_and_targets(model: Any, rows: Sequence[MaskedIds]) -> tuple[torch.Tenso
 
 @contextmanager
 def attention_implementation(model: Any, name: str) -> Iterator[None]:
-    """Have the model use this attention, and its own again afterwards."""
+    """Have the model use this attention function within the block, and its own again afterwards."""
     before = model.config._attn_implementation
     model.set_attn_implementation(name)
     try:
@@ -129,21 +130,21 @@ def attention_implementation(model: Any, name: str) -> Iterator[None]:
 
 
 def document_masking(model: Any) -> AbstractContextManager[None]:
-    """Have the model keep packed rows apart; meanwhile it can read nothing but packed rows."""
+    """Have the model keep packed rows apart within the block; it can read nothing else there."""
     return attention_implementation(model, DOCUMENT_MASKING)
 
 
 @torch.no_grad()
 def check_document_masking(model: Any, name: str, longest: int) -> None:
-    """Try document masking: packed rows must get the logits that each gets alone from the model's own
-    attention.
+    """Try document masking: packed rows must get the logits that each gets alone from the model's
+    own attention.
 
     Args:
         longest: the length of the longest row, in tokens.
 
     Raises:
-        InputError: if they do not. Architectures that carry more than attention from token to token,
-            such as state spaces, mix packed rows.
+        InputError: if they do not. Architectures that carry more than attention from token to
+            token, such as state spaces, mix packed rows.
     """
     check_positions(model, name, longest)
     rows = [(ids, [i > 0 for i in range(len(ids))]) for ids in TRIAL_PROMPTS]
@@ -152,14 +153,14 @@ def check_document_masking(model: Any, name: str, longest: int) -> None:
     alone = torch.cat([unpacked_target_logits(model, row)[0] for row in rows])
     if not same_logits(model, packed, alone):
         raise InputError(
-            f"{name}: this architecture ({model.config.model_type}) does not keep packed rows apart; "
-            "give one with plain attention, such as Llama, Qwen2 or Mistral"
+            f"{name}: this architecture ({model.config.model_type}) does not keep packed rows "
+            "apart; give one with plain attention, such as Llama, Qwen2 or Mistral"
         )
 
 
 def check_kv_cache(model: Any, name: str, longest: int) -> None:
-    """Raise `InputError` for an architecture that `KV_CACHE` cannot serve, although that would not
-    show in a short trial.
+    """Raise `InputError` for an architecture that `KV_CACHE` cannot serve and that a short trial
+    would not reveal.
 
     Args:
         longest: the length of the longest sequence, in tokens.
@@ -172,8 +173,8 @@ def check_kv_cache(model: Any, name: str, longest: int) -> None:
 
 
 def check_positions(model: Any, name: str, longest: int) -> None:
-    """Raise `InputError` for positions that change with the longest row that is read together with
-    others (LongRoPE, dynamic NTK)."""
+    """Raise `InputError` if positions depend on the longest row of a forward pass (LongRoPE,
+    dynamic NTK), so that rows which are read together would change each other."""
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     usual = rope.get("original_max_position_embeddings") or longest
     if rope.get("rope_type") in ("longrope", "dynamic") and longest > usual:
@@ -184,7 +185,8 @@ def check_positions(model: Any, name: str, longest: int) -> None:
 
 
 def same_logits(model: Any, found: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether two ways to compute the same logits agree, up to rounding in the model's precision."""
+    """Whether two computations of the same logits agree, up to rounding in the model's
+    precision."""
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     expected = expected.float()
     difference = (found.float() - expected).abs().max()
@@ -206,13 +208,14 @@ def _check_layer(module: Any, sliding_window: int | None, options: dict[str, Any
         slides = kinds[module.layer_idx] == "sliding_attention"
     if slides and sliding_window is None:
         raise InputError(
-            f"{config.model_type}: this architecture puts its sliding window into a mask, and there "
-            "is no mask here; give another model"
+            f"{config.model_type}: this architecture tells its sliding window in a mask alone, "
+            "which is not made here; give another model"
         )
 
 
 # --- attention ------------------------------------------------------------------------------------
-# query, key, value: (1, heads or groups, tokens, size); the result: (1, tokens, heads, size).
+# As transformers' attention interface wants it: query, key and value are (1, heads or groups,
+# tokens, size), the result is (1, tokens, heads, size).
 
 
 def _attend_documents(
@@ -253,7 +256,7 @@ def _attend_documents(
     for length in row_lengths:
         stop = start + length
         q, k, v = (states[:, :, start:stop] for states in (query, key, value))
-        parts.append(_attend_causally(q, k, v, scaling, sliding_window, dropout))
+        parts.append(_attend(q, k, v, scaling, sliding_window, dropout))
         start = stop
     return _end_to_end(parts), None
 
@@ -261,7 +264,7 @@ def _attend_documents(
 def _varlen_states(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> Iterator[torch.Tensor]:
-    """The states as flash attention wants them: (tokens, heads, size), in one dtype."""
+    """Query, key and value as flash attention wants them: (tokens, heads, size), in one dtype."""
     heads = query.shape[1]
     for states in (query, key, value):
         # Under autocast, the rotary embedding leaves queries and keys in float32.
@@ -294,34 +297,12 @@ def _attend_cache_rows(
         new_keys = key[0, :, start:stop]
         new_values = value[0, :, start:stop]
         keys, values = row.write(module.layer_idx, new_keys, new_values)
-        new = query[:, :, start:stop]
-        parts.append(_attend_to_row(new, keys[None], values[None], scaling, sliding_window))
+        new_queries = query[:, :, start:stop]
+        parts.append(_attend(new_queries, keys[None], values[None], scaling, sliding_window))
     return _end_to_end(parts), None
 
 
-def _attend_to_row(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    scaling: float | None,
-    window: int | None,
-) -> torch.Tensor:
-    """Causal attention of the last tokens of a row to all of it."""
-    new = query.shape[2]
-    if window is not None:
-        seen = window + new - 1  # what the first new token sees, and the other new ones
-        keys = keys[:, :, -seen:]
-        values = values[:, :, -seen:]
-    if new > 1:
-        return _attend_causally(query, keys, values, scaling, window)
-    # One new token sees all of the row, so no mask is needed, and the heads that share keys can stand
-    # where tokens stand. That is far faster than to repeat the keys for each head.
-    grouped = query.view(1, keys.shape[1], -1, query.shape[3])
-    out = F.scaled_dot_product_attention(grouped, keys, values, scale=scaling)
-    return out.reshape(query.shape)
-
-
-def _attend_causally(
+def _attend(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
@@ -329,13 +310,22 @@ def _attend_causally(
     window: int | None,
     dropout: float = 0.0,
 ) -> torch.Tensor:
-    """Causal attention, within a sliding window if there is one; the queries are the last tokens."""
+    """Causal attention of the last tokens of a row, the queries, to all of it."""
     new = query.shape[2]
-    total = keys.shape[2]
-    before = total - new
+    if window is not None:
+        seen = window + new - 1  # the first of the new tokens sees furthest back
+        keys = keys[:, :, -seen:]
+        values = values[:, :, -seen:]
+    before = keys.shape[2] - new
+    if new == 1 and before:
+        # A single token sees everything, so it needs no mask, and the heads that share keys can
+        # stand where tokens stand. That is far faster than to repeat the keys for each head.
+        grouped = query.view(1, keys.shape[1], -1, query.shape[3])
+        out = F.scaled_dot_product_attention(grouped, keys, values, scale=scaling)
+        return out.reshape(query.shape)
     mask = None
-    if before or (window is not None and total > window):
-        mask = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(before)
+    if before or (window is not None and new > window):
+        mask = torch.ones(new, before + new, dtype=torch.bool, device=query.device).tril(before)
         if window is not None:
             mask = mask.triu(before + 1 - window)
     return F.scaled_dot_product_attention(
@@ -355,12 +345,12 @@ def _end_to_end(parts: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
-    """Both functions need no mask from transformers."""
+    """Both functions keep the rows apart themselves."""
 
 
 def _find_varlen() -> Any:
-    """torch's variable-length flash attention; `None` before torch 2.11, where it is missing or takes
-    no window."""
+    """torch's variable-length flash attention; `None` before torch 2.11, where it is missing or
+    takes no window."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

@@ -1,7 +1,7 @@
 """Many completions at once from one transformers model: the engine behind `LocalModel.complete`.
 
 Conversations keep their keys and values between turns (`models.kv_cache`), so a turn costs only its
-new tokens. The prompts of new requests and the next tokens of running ones go through the model
+new tokens. Prompts of new requests and the last tokens of running ones go through the model
 together (continuous batching).
 """
 
@@ -14,7 +14,7 @@ import random
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
@@ -33,15 +33,17 @@ from userlm.models.sampling import sample_tokens
 from userlm.types import ModelError, Sampling
 
 CHUNK = 2048
-"""The most prompt tokens of one forward pass, so that a long prompt does not hold up the others."""
+"""The most prompt tokens of one step: a long prompt must not hold up the other requests."""
 ROWS_PER_REQUEST = 16
-"""The most cache rows for each completion at once: conversations that wait for their next turn."""
+"""Cache rows for each completion at once: most belong to conversations between two turns."""
 IDLE = 1.0
 """Seconds without a request after which the worker thread ends."""
 
 Mode = Literal["kv_cache", "transformers_cache", "no_cache"]
+CACHED_MODES: tuple[Mode, ...] = ("kv_cache", "transformers_cache")
+"""The fastest first."""
 Inputs = list[tuple["Request", list[int]]]
-"""The tokens that go through the model in one step, by request."""
+"""The ids that go through the model in one step, by request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +60,20 @@ class Request:
     """One completion while it is being generated.
 
     Attributes:
-        ids: the prompt, and behind it what was sampled so far.
+        ids: the prompt, followed by what was sampled so far.
         max_length: the most tokens of both.
-        random: the numbers to sample with. Each request has its own, so that its text does not depend
-            on what else is sampled at the same time.
-        row: holds the tokens that went through the model, and their keys and values.
-        cache: the arguments with transformers' own cache, in mode `transformers_cache`.
-        cancelled: whether its caller no longer waits.
+        random: where its random numbers come from. Each request has its own, so that its text does
+            not depend on the requests that run beside it.
+        row: holds the ids that went through the model, and their keys and values.
+        cache: what transformers keeps for it, in mode `transformers_cache`.
+        cancelled: whether its caller stopped waiting.
     """
 
     ids: list[int]
+    prompt_length: int
     max_length: int
     sampling: Sampling
     random: random.Random
-    prompt_length: int = 0
     row: CacheRow = field(default_factory=lambda: CacheRow(0))
     cache: dict[str, Any] = field(default_factory=dict)
     p_end: float | None = None
@@ -81,12 +83,12 @@ class Request:
     done: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def unread(self) -> list[int]:
-        """The tokens that did not go through the model yet."""
+    def pending(self) -> list[int]:
+        """The ids that did not go through the model yet."""
         return self.ids[len(self.row.ids) :]
 
     @property
-    def at_start(self) -> bool:
+    def at_first_token(self) -> bool:
         """Whether nothing was sampled yet."""
         return len(self.ids) == self.prompt_length
 
@@ -94,25 +96,25 @@ class Request:
 class Engine:
     """Completes the requests of many threads at once; new ones join between two steps.
 
-    One worker thread does all the work. It starts with the first request and ends when there was
-    nothing to do for a while. Callers only wait, so Ctrl-C in one of them leaves nothing half done.
+    One worker thread does all the work. It starts with the first request and ends after a while
+    without any. Callers only wait, so Ctrl-C in one of them leaves nothing half done.
 
-    The KV cache is for architectures that pass information from token to token by attention alone;
-    that is tried once. Others (state spaces, attention with caps or sinks, positions that change with
-    the length) complete one request at a time, with transformers' own cache, or without one where that
-    gives other logits.
+    The KV cache needs an architecture that carries information from token to token by attention
+    alone, which is tried once. Others (state spaces, attention with caps or sinks, positions that
+    change with the length) complete one request at a time, with transformers' own cache, or with
+    none if that one gives other logits.
 
     Args:
-        model: in evaluation mode. Its weights must not change: the KV cache holds what they gave.
-        batch: completions at once. With 1, what is sampled depends to the bit on prompt, seed and
-            sampling alone.
+        model: in evaluation mode. Its weights must not change, since the cache holds their results.
+        batch: completions at once. With 1, what is sampled depends on prompt, seed and sampling
+            alone, to the bit.
         budget: bytes of the KV cache; by default `default_budget`.
 
     Attributes:
-        lock: held while the model runs or its attention is replaced; also by anyone else who uses the
-            model, since they would get the attention of the engine.
-        mode: how the model is run; `None` before the first request.
-        tokens_read: how many tokens went through the model.
+        lock: held while the model runs, because its attention is replaced then. Other users of the
+            model have to hold it, too; they would get the engine's attention otherwise.
+        mode: how requests are completed; `None` before the first one.
+        tokens_processed: the number of tokens that went through the model.
     """
 
     def __init__(
@@ -125,16 +127,18 @@ class Engine:
         self.budget = budget
         self.vocabulary: int = model.config.get_text_config().vocab_size
         self.mode: Mode | None = None
-        self.tokens_read = 0
+        self.tokens_processed = 0
         self._own_attention = model.config._attn_implementation
         self._cache: KVCache | None = None
         self._reset()
         _engines.add(self)
 
     def _reset(self) -> None:
-        """Start without a thread and without requests: at first, and in a forked process. That has
-        none of our threads, and the fork may have come in the middle of a step: the lock held, the
-        attention replaced, rows half written."""
+        """Start without a thread and without requests: at first, and in a forked process.
+
+        A fork copies no threads, and it may come in the middle of a step: the lock is held then,
+        the attention replaced and some row half written.
+        """
         self.lock = threading.Lock()
         self._changed = threading.Condition()
         self._waiting: list[Request] = []
@@ -150,12 +154,12 @@ class Engine:
         """Continue a prompt.
 
         Raises:
-            ModelError: if it does not fit, if no token can be sampled, or if the model fails.
+            ModelError: if it does not fit, no token can be sampled, or the model fails.
         """
         self._check(ids, sampling)
         max_length = min(self.context_length, len(ids) + sampling.max_tokens)
         seed = None if sampling.seed is None else sampling.seed % 2**63
-        request = Request(list(ids), max_length, sampling, random.Random(seed), len(ids))
+        request = Request(list(ids), len(ids), max_length, sampling, random.Random(seed))
         with self._changed:
             self._start_worker()
             self._waiting.append(request)
@@ -175,9 +179,7 @@ class Engine:
                 f"{self.name}: {len(ids)} tokens do not fit its context length of "
                 f"{self.context_length}"
             )
-        named = list(ids)
-        if sampling.end_id is not None:
-            named.append(sampling.end_id)
+        named = [*ids, sampling.end_id or 0]
         if not ids or min(named) < 0 or max(named) >= self.vocabulary:
             raise ModelError(
                 f"{self.name}: a prompt needs tokens, and their ids must be from 0 to "
@@ -187,13 +189,13 @@ class Engine:
     def _start_worker(self) -> None:
         if self._worker:
             return
-        # A daemon, so that Python can end; `_stop_all` then waits for the step that is running.
+        # A daemon thread does not keep Python from ending; `_stop_all` ends it then.
         worker = threading.Thread(target=self._work, name="userlm-engine", daemon=True)
         worker.start()
         self._worker = worker
 
     def stop(self) -> None:
-        """End after the current step. Requests that still wait fail."""
+        """End the worker after its current step; requests that are not done fail."""
         with self._changed:
             self._stopping = True
             worker = self._worker
@@ -208,56 +210,67 @@ class Engine:
         while self._schedule():
             try:
                 self._step()
-            except Exception as error:
+            except Exception as error:  # of the model, for all requests of the step
                 for request in list(self._active):
                     self._fail(request, error)
 
     def _schedule(self) -> bool:
-        """Drop cancelled requests and admit waiting ones; return whether there is anything to do."""
+        """Drop cancelled requests and admit waiting ones; return whether any is active."""
         with self._changed:
             if not self._active and not self._waiting:
                 self._changed.wait(IDLE)
             for request in [*self._active, *self._waiting]:
                 if request.cancelled or self._stopping:
                     self._finish(request, ModelError(f"{self.name}: the request was cancelled"))
-            waiting = [request for request in self._waiting if not request.done.is_set()]
-            self._waiting = []
-            while waiting:
-                request = waiting.pop(0)
-                try:
-                    admitted = self._admit(request)
-                except Exception as error:
-                    self._fail(request, error)
-                    continue
-                if admitted == "full":  # later requests do not overtake it
-                    self._waiting += [request, *waiting]
-                    break
-                queue = self._active if admitted == "yes" else self._waiting
-                queue.append(request)
-            if not self._active:  # then none waits either: they wait only for active ones
+            self._admit_waiting()
+            if not self._active:  # then none waits either: requests wait for active ones only
                 self._worker = None
             return bool(self._active)
 
+    def _admit_waiting(self) -> None:
+        waiting = [request for request in self._waiting if not request.done.is_set()]
+        self._waiting = []
+        while waiting:
+            request = waiting.pop(0)
+            try:
+                admitted = self._admit(request)
+            except Exception as error:
+                self._fail(request, error)
+                continue
+            if admitted == "yes":
+                self._active.append(request)
+            else:
+                self._waiting.append(request)
+            if admitted == "full":  # later requests do not overtake it
+                self._waiting += waiting
+                return
+
     def _admit(self, request: Request) -> Literal["yes", "later", "full"]:
-        """Give the request a row; "later" if another one is just reading most of its prompt, so that
-        it can be copied from there."""
+        """Give the request a cache row, if it may start; "later" lets other requests go first."""
         if self.mode is None:
             self._choose_mode()
         if self._cache is None:
             return "full" if self._active else "yes"
         if len(self._active) >= self.batch:
             return "full"
-        _, known = self._cache.longest_prefix(request.ids)
-        for other in self._active:
-            if len(other.row.ids) < other.prompt_length:
-                gain = shared_prefix(other.ids, request.ids, known) - known
-                if 2 * gain > request.prompt_length - known:
-                    return "later"
+        if self._is_prefilled_elsewhere(request, self._cache):
+            return "later"
         row = self._cache.acquire(request.ids, request.max_length)
         if row is None:
             return "full"
         request.row = row
         return "yes"
+
+    def _is_prefilled_elsewhere(self, request: Request, cache: KVCache) -> bool:
+        """Whether an active request is just reading most of the same prompt, such as another sample
+        of it: then it is cheaper to wait and copy that row."""
+        _, known = cache.longest_prefix(request.ids)
+        for other in self._active:
+            if len(other.row.ids) < other.prompt_length:
+                gain = shared_prefix(other.ids, request.ids, known) - known
+                if 2 * gain > request.prompt_length - known:
+                    return True
+        return False
 
     def _finish(self, request: Request, error: Exception | None = None) -> None:
         if request in self._active:
@@ -268,29 +281,29 @@ class Engine:
         request.done.set()
 
     def _fail(self, request: Request, error: Exception) -> None:
-        """Finish with the error of a model that failed, such as for want of memory; any other kind of
-        exception is a bug of ours and reaches the caller as it is."""
+        """Finish with an error. A RuntimeError comes from the model, such as for want of memory;
+        any other kind is a bug, and the caller gets it as it is."""
         if isinstance(error, RuntimeError):
             error = ModelError(f"{self.name}: the model failed: {first_line(error)}")
         self._finish(request, error)
         if self._cache:
-            self._cache.drop_free_rows()  # some may be half written
+            self._cache.drop_free_rows()  # one may be half copied or half written
 
     def _step(self) -> None:
-        """Run the model once, and sample a token for each request that is read to its end."""
+        """Run the model once, and sample a token for each request whose ids all went through it."""
         inputs = self._step_inputs()
-        read: dict[Request, torch.Tensor] = {}
+        results: dict[Request, torch.Tensor] = {}
         if inputs:
             requests = [request for request, _ in inputs]
-            read = dict(zip(requests, self._forward(inputs), strict=True))
+            results = dict(zip(requests, self._forward(inputs), strict=True))
         ready = []
         rows = []
         for request in self._active:
-            logits = read.get(request, request.row.logits)
-            if request.unread or logits is None:
+            logits = results.get(request, request.row.logits)
+            if request.pending or logits is None:
                 continue
-            if self._cache and request.at_start and request.row.logits is None:
-                # Kept for other samples of the same prompt; a copy, as the rest of `read` is not.
+            if self._cache and request.at_first_token and request.row.logits is None:
+                # For other samples of the prompt; a copy, so that the other results are freed.
                 request.row.logits = logits.clone()
             ready.append(request)
             rows.append(logits)
@@ -298,19 +311,22 @@ class Engine:
             self._sample(ready, torch.stack(rows))
 
     def _step_inputs(self) -> Inputs:
-        """Return what each request reads next: the token that was sampled for it, or a part of its
-        prompt. The request that has been reading for the longest gets half of the chunk; of the others,
-        those with the fewest tokens to read come first."""
+        """Return what goes through the model next: for each request the token that was sampled
+        last, or a part of its prompt.
+
+        The oldest prompt gets half of the chunk, so that it makes progress; of the others, the
+        shortest come first.
+        """
         if self.mode == "no_cache":
             return [(request, request.ids) for request in self._active]
-        unread = [(request, request.unread) for request in self._active]
+        pending = [(request, request.pending) for request in self._active]
         if self.mode == "transformers_cache":
-            return unread
-        inputs = [(request, new) for request, new in unread if len(new) == 1]
-        prefill = [(request, new) for request, new in unread if len(new) > 1]
+            return pending
+        inputs = [(request, new) for request, new in pending if len(new) == 1]
+        prefill = [(request, new) for request, new in pending if len(new) > 1]
         shortest_first = sorted(prefill[1:], key=lambda item: len(item[1]))
         left = CHUNK
-        share = left // 2 if len(prefill) > 1 else left
+        share = left // 2 if shortest_first else left
         for request, new in [*prefill[:1], *shortest_first]:
             part = new[:share]
             if part:
@@ -320,13 +336,12 @@ class Engine:
         return inputs
 
     def _forward(self, inputs: Inputs) -> torch.Tensor:
-        """Read these tokens; return the logits at the end of each part, (requests, vocabulary), in
-        float32."""
+        """Run the model; return the logits after each part, (requests, vocabulary), float32."""
         tokens = [token for _, new in inputs for token in new]
         ids = torch.tensor([tokens], device=self.model.device)
         with self.lock:
             if self.mode == "kv_cache":
-                logits = self._forward_rows(inputs, ids)
+                logits: torch.Tensor = self._forward_rows(inputs, ids)
             else:
                 [(request, _)] = inputs
                 logits = self._forward_one(request, ids)
@@ -334,10 +349,10 @@ class Engine:
             if self.mode == "no_cache":
                 request.row.ids = []
             request.row.ids += new
-        self.tokens_read += len(tokens)
+        self.tokens_processed += len(tokens)
         return logits.float()
 
-    def _forward_rows(self, inputs: Inputs, ids: torch.Tensor) -> torch.Tensor:
+    def _forward_rows(self, inputs: Inputs, ids: torch.Tensor) -> Any:
         stops = list(accumulate(len(new) for _, new in inputs))
         cache_rows = []
         positions: list[int] = []
@@ -353,20 +368,18 @@ class Engine:
                 logits_to_keep=torch.tensor(stops, device=ids.device) - 1,
                 cache_rows=cache_rows,
             )
-        logits: torch.Tensor = out.logits[0]
-        return logits
+        return out.logits[0]
 
-    def _forward_one(self, request: Request, ids: torch.Tensor) -> torch.Tensor:
+    def _forward_one(self, request: Request, ids: torch.Tensor) -> Any:
         cached = self.mode == "transformers_cache"
         out = self.model(input_ids=ids, use_cache=cached, logits_to_keep=1, **request.cache)
         if cached:
             names = ("past_key_values", "cache_params")  # of attention, of state spaces
             request.cache = {name: out[name] for name in names if out.get(name) is not None}
-        logits: torch.Tensor = out.logits[:, -1]
-        return logits
+        return out.logits[:, -1]
 
     def _sample(self, requests: Sequence[Request], logits: torch.Tensor) -> None:
-        """Sample a token for each request from its row of logits, which is written to."""
+        """Sample a token for each request from its row of logits, which is changed."""
         for request, row in zip(requests, logits, strict=True):
             self._restrict(request, row)
         samplings = [request.sampling for request in requests]
@@ -385,11 +398,11 @@ class Engine:
                 self._finish(request, error)
 
     def _restrict(self, request: Request, logits: torch.Tensor) -> None:
-        """Take banned tokens out of the logits; at the first position read P(end) before, and decide
-        about the end if a threshold does."""
+        """Take banned tokens out of the logits. At the first position, read P(end) before that, and
+        end there if it reaches the threshold."""
         sampling = request.sampling
         banned = sampling.banned_ids
-        if request.at_start:
+        if request.at_first_token:
             banned |= sampling.banned_first
             if sampling.end_id is not None:
                 request.p_end = float(logits.softmax(-1)[sampling.end_id])
@@ -412,67 +425,62 @@ class Engine:
     # --- which mode an architecture can be run in
 
     def _choose_mode(self) -> None:
-        """Try the modes, the fastest first: prompts that are read in parts and beside others must get
-        the logits that they get whole and alone."""
+        """Take the first mode that works: prompts in parts and beside others must get the logits
+        that they get whole and alone."""
+        device = self.model.device
+        prompts = [torch.tensor([list(ids)], device=device) for ids in TRIAL_PROMPTS]
         with self.lock:
-            prompts = [torch.tensor([list(ids)], device=self.model.device) for ids in TRIAL_PROMPTS]
-            alone = [self.model(input_ids=ids, use_cache=False).logits[0, -1] for ids in prompts]
-        expected = torch.stack(alone)
-        trials: dict[Mode, Callable[[Sequence[Request]], torch.Tensor]] = {
-            "kv_cache": self._try_kv_cache,
-            "transformers_cache": self._try_transformers_cache,
-        }
-        for mode, trial in trials.items():
+            alone = [self.model(input_ids=ids, use_cache=False).logits[:, -1] for ids in prompts]
+        for mode in CACHED_MODES:
             self.mode = mode
-            requests = [_trial_request(ids) for ids in TRIAL_PROMPTS]
+            requests = [_trial_request(list(ids)) for ids in TRIAL_PROMPTS]
             try:
-                found = trial(requests)
+                found = self._trial(requests)
             except torch.OutOfMemoryError:  # says nothing about the architecture
                 self.mode = None
                 raise
             except Exception:  # its code may raise anything at arguments that it does not know
                 continue
-            if same_logits(self.model, found, expected):
+            if same_logits(self.model, found, torch.cat(alone)):
                 break
         else:
             self.mode = "no_cache"
         if self.mode == "kv_cache":
             self._cache = self._new_cache(requests[0].row)
-        self.tokens_read = 0
+        self.tokens_processed = 0
 
-    def _try_kv_cache(self, requests: Sequence[Request]) -> torch.Tensor:
-        check_kv_cache(self.model, self.name, self.context_length)
-        first, second, _ = requests
-        self._forward([(first, first.ids[:8]), (second, second.ids[:6])])
-        return self._forward([(request, request.unread) for request in requests])
-
-    def _try_transformers_cache(self, requests: Sequence[Request]) -> torch.Tensor:
+    def _trial(self, requests: Sequence[Request]) -> torch.Tensor:
+        """The logits at the end of each prompt, in the current mode."""
+        if self.mode == "kv_cache":
+            check_kv_cache(self.model, self.name, self.context_length)
+            first, second, _ = requests
+            self._forward([(first, first.ids[:8]), (second, second.ids[:6])])
+            return self._forward([(request, request.pending) for request in requests])
         found = []
         for request in requests:
             self._forward([(request, request.ids[:-1])])
-            found.append(self._forward([(request, request.unread)]))
+            found.append(self._forward([(request, request.pending)]))
         return torch.cat(found)
 
     def _new_cache(self, row: CacheRow) -> KVCache:
-        """The KV cache for rows like this one, which holds a trial prompt."""
-        states = [state for layer in row.layers.values() for state in layer]
+        """The cache for rows such as this one, which holds a trial prompt."""
         return KVCache(
             budget=self.budget or default_budget(self.model.device),
-            token_bytes=sum(state[:, 0].numel() * state.element_size() for state in states),
-            row_bytes=4 * self.vocabulary,  # the logits at the end of its prompt
+            token_bytes=row.token_bytes(),
+            row_bytes=4 * self.vocabulary,  # the logits after its prompt
             max_rows=ROWS_PER_REQUEST * self.batch,
             context_length=self.context_length,
             exact=self.batch == 1,
         )
 
 
-def _trial_request(prompt: Sequence[int]) -> Request:
-    ids = list(prompt)
-    return Request(ids, len(ids), Sampling(), random.Random(0), len(ids), CacheRow(len(ids)))
+def _trial_request(ids: list[int]) -> Request:
+    length = len(ids)
+    return Request(ids, length, length, Sampling(), random.Random(), CacheRow(length))
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message."""
+    """Return the first line of an error's message, or its name if it has none."""
     return (str(error).strip() or repr(error)).splitlines()[0]
 
 

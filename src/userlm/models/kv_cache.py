@@ -25,7 +25,7 @@ class CacheRow:
         ids: the tokens whose keys and values are held.
         prompt_length: how many of them are the prompt; the others were sampled.
         logits: the logits at the end of the prompt, float32; `None` if they are not known.
-        layers: keys and values by layer, each (groups, capacity, size); allocated at the first write.
+        layers: keys and values by layer, each (groups, capacity, size); allocated when needed.
         busy: whether a request is using the row.
         last_used: when it was released, on the clock of its `KVCache`.
     """
@@ -41,8 +41,8 @@ class CacheRow:
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store the keys and values of new tokens, (groups, tokens, size), behind those of `ids`, and
-        return all of the layer. `ids` grows only when all layers are written."""
+        """Store the keys and values of new tokens, (groups, tokens, size), after those of `ids`;
+        return all of the layer. The engine extends `ids` when all layers are written."""
         if layer not in self.layers:
             self.layers[layer] = _allocate(keys, self.capacity), _allocate(values, self.capacity)
         all_keys, all_values = self.layers[layer]
@@ -51,6 +51,11 @@ class CacheRow:
         all_keys[:, start:stop] = keys
         all_values[:, start:stop] = values
         return all_keys[:, :stop], all_values[:, :stop]
+
+    def token_bytes(self) -> int:
+        """The bytes of one token in all layers."""
+        states = [state for layer in self.layers.values() for state in layer]
+        return sum(state[:, 0].numel() * state.element_size() for state in states)
 
     def copy_from(self, other: CacheRow, length: int, capacity: int) -> None:
         """Hold the first tokens of a row, another one or this one, in new memory."""
@@ -69,15 +74,15 @@ def _allocate(states: torch.Tensor, capacity: int) -> torch.Tensor:
 
 @dataclass(eq=False)
 class KVCache:
-    """The rows, within a memory budget.
+    """All cache rows, within a memory budget.
 
     Attributes:
         budget: bytes of all rows.
         token_bytes, row_bytes: bytes of one token, and of what else a row holds.
         max_rows: the most rows.
         context_length: the most tokens of one row.
-        exact: reuse a row only for the very same prompt. Logits differ in their last bits if a prompt
-            was read in two parts, so what is sampled would depend on earlier requests.
+        exact: reuse a row only for the very same prompt. Logits differ in their last bits if a
+            prompt was read in two parts, so what is sampled would depend on earlier requests.
     """
 
     budget: int
@@ -94,10 +99,10 @@ class KVCache:
         return sum(row.capacity * self.token_bytes + self.row_bytes for row in rows)
 
     def longest_prefix(self, ids: list[int]) -> tuple[CacheRow | None, int]:
-        """Return the row that shares the longest prefix with a prompt, and the length of that prefix.
+        """Return the row that shares the longest prefix with a prompt, and the prefix length.
 
-        The whole prompt counts only if the logits at its end are known; otherwise its last token has
-        to be read once more to get them.
+        The whole prompt counts only if the logits at its end are known; otherwise its last token
+        has to be read once more to get them.
         """
         best = None
         longest = 0
@@ -114,9 +119,9 @@ class KVCache:
         """Return a busy row that holds the longest known prefix of a prompt, with room for `length`
         tokens; `None` if there is no memory until other requests are done.
 
-        The row with the longest prefix is reused if it is free and its own prompt is the beginning of
-        this one: the next turn of a conversation, or the same turn sampled again. Any other row may
-        still be needed, so the prefix is copied from it, which costs next to nothing.
+        The row with the longest prefix is reused if it is free and its own prompt is the beginning
+        of this one: the next turn of a conversation, or the same turn sampled again. Any other row
+        may still be needed, so the prefix is copied from it, which costs next to nothing.
         """
         best, shared = self.longest_prefix(ids)
         reused = None

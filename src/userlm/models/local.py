@@ -80,13 +80,13 @@ PROBE_TURNS = (
     (True, "can you make it a bit shorter please", "Of course! Here is a much shorter version:"),
     (True, "and which one of these is the cheapest", "As an AI, I do not have prices."),
 )
-"""For `LocalModel.check_user`: whether the turn comes after the first exchange; what a user could say;
-what only an assistant would say, in as many words."""
+"""For `LocalModel.check_user`: whether the turn comes after the first exchange; what a user could
+say; what only an assistant would say, in as many words."""
 MIN_END_PROBABILITY = 1e-5
 """A model whose P(end) is below this even after a goodbye does not know the end token."""
 MAX_ASSISTANT_GAP = 1.0
-"""A model that finds an assistant's words this much more probable than a user's in user turns, in nats
-a token, does not speak as a user."""
+"""A model that finds an assistant's words this much more probable than a user's in user turns, in
+nats a token, does not speak as a user."""
 
 
 class LocalModel:
@@ -162,8 +162,8 @@ class LocalModel:
         embeddings = model.get_input_embeddings().num_embeddings
         if len(tokenizer) > embeddings:
             raise InputError(
-                f"{name}: its tokenizer has {len(tokenizer)} tokens but the model only {embeddings} "
-                "embeddings; the two do not belong together"
+                f"{name}: its tokenizer has {len(tokenizer)} tokens but the model only "
+                f"{embeddings} embeddings; the two do not belong together"
             )
         return cls(model, tokenizer, name, batch=batch)
 
@@ -175,9 +175,9 @@ class LocalModel:
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
         """Continue the ids; see `Sampling`. Nothing comes from the checkpoint's generation_config.
 
-        Added tokens that were sampled and end nothing are counted, and the text after them depends on
-        them, but they are not part of the text. White space is: some families keep theirs among their
-        added tokens.
+        Added tokens that were sampled and end nothing are counted, and the text after them depends
+        on them, but they are not part of the text. White space is: some families keep theirs among
+        their added tokens.
         """
         out = self.engine.complete(ids, sampling)
         text = words_of(self.tokenizer, out.ids, self._unsaid)
@@ -190,11 +190,11 @@ class LocalModel:
         return self.complete(ids, replace(sampling, stop_ids=self._special))
 
     def check_user(self, template: Template) -> str | None:
-        """Return a warning if the checkpoint does not look as if it was trained to be a user; `None`
-        if it does. It takes one pass.
+        """Return a warning if the checkpoint does not look as if it was trained to be a user;
+        `None` if it does. It takes one pass.
 
-        It does not if it hardly ever ends a conversation, not even after a goodbye; or if it finds the
-        words of an assistant much more probable in user turns than those of a user.
+        It does not if it hardly ever ends a conversation, not even after a goodbye; or if it finds
+        the words of an assistant much more probable in user turns than those of a user.
         """
         end = [template.end]
         rows = []
@@ -227,8 +227,8 @@ class LocalModel:
         if not signs:
             return None
         return (
-            f"{self.name} does not look like a user model: {' and '.join(signs)}; was it trained as "
-            "one?"
+            f"{self.name} does not look like a user model: {' and '.join(signs)}; was it trained "
+            "as one?"
         )
 
     @torch.inference_mode()
@@ -255,8 +255,8 @@ class LocalModel:
     def _score_bins(self, rows: Sequence[MaskedIds], counts: Sequence[int]) -> list[list[int]]:
         """The rows of each forward pass, by their number; rows without a masked token are left out.
 
-        A row takes its share of the logits of a pass as well as of its tokens: those of a long pasted
-        turn would fill the memory.
+        A row takes its share of the logits of a pass as well as of its tokens: those of a long
+        pasted turn would fill the memory.
         """
         wanted = [i for i, count in enumerate(counts) if count]
         if not self._can_pack():
@@ -268,8 +268,8 @@ class LocalModel:
         return [[wanted[n] for n in bin] for bin in bins]
 
     def _can_pack(self) -> bool:
-        """Whether packed rows get the log-probabilities that they get alone. Other architectures, such
-        as state spaces, score one row at a time."""
+        """Whether packed rows get the log-probabilities that they get alone. Other architectures,
+        such as state spaces, score one row at a time."""
         with self.engine.lock:
             if self._packs_rows is None:
                 try:
@@ -280,7 +280,8 @@ class LocalModel:
             return self._packs_rows
 
     def _logprobs(self, rows: Sequence[MaskedIds]) -> list[float]:
-        """The log-probabilities of the masked tokens of rows that are packed, or of a single row."""
+        """The log-probabilities of the masked tokens of rows that are packed, or of a single
+        row."""
         if self._packs_rows:
             with document_masking(self.model):
                 logits, tokens = target_logits(self.model, rows)
@@ -333,7 +334,8 @@ def usable_device(device: str | None) -> str:
 
 
 def load_tokenizer(name: str) -> Any:
-    """Return the tokenizer in a folder or with a hub id; raise `InputError` if it cannot be loaded."""
+    """Return the tokenizer in a folder or with a hub id; raise `InputError` if it cannot be
+    loaded."""
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -348,8 +350,8 @@ def text_encoder(tokenizer: Any) -> Encode:
 
 
 def text_functions(tokenizer: Any) -> tuple[Encode, Offsets, EncodeAll]:
-    """Return three functions: a text to its ids, a text to the offsets of its tokens, and many texts
-    to their ids, on all cores. No id is that of an added token: text never becomes control.
+    """Return three functions: a text to its ids, a text to the offsets of its tokens, and many
+    texts to their ids, on all cores. No id is that of an added token: text never becomes control.
 
     `split_special_tokens` is not enough: it lets added tokens through that are not registered as
     special, such as the end token of UserLM-8b. So the tokenizer is built again without any.
@@ -367,12 +369,10 @@ def text_functions(tokenizer: Any) -> tuple[Encode, Offsets, EncodeAll]:
     bare = Tokenizer.from_str(json.dumps(parts))
 
     def encode(text: str) -> list[int]:
-        ids: list[int] = bare.encode(text, add_special_tokens=False).ids
-        return ids
+        return list(bare.encode(text, add_special_tokens=False).ids)
 
     def offsets(text: str) -> list[tuple[int, int]]:
-        offsets: list[tuple[int, int]] = bare.encode(text, add_special_tokens=False).offsets
-        return offsets
+        return list(bare.encode(text, add_special_tokens=False).offsets)
 
     def encode_all(texts: Sequence[str]) -> list[list[int]]:
         encodings = bare.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -388,7 +388,8 @@ def text_functions(tokenizer: Any) -> tuple[Encode, Offsets, EncodeAll]:
 
 
 def _prepend_no_space(pre_tokenizer: Any) -> None:
-    """Have a tokenizer put no space before the start of a text. Some (Llama-2's, Mistral's) do that to
+    """Have a tokenizer put no space before the start of a text. Some (Llama-2's, Mistral's) do that
+    to
     what comes first in a row, and content never does: a header stands before it."""
     if pre_tokenizer is None:
         return
@@ -400,8 +401,8 @@ def _prepend_no_space(pre_tokenizer: Any) -> None:
 def chat_ids(
     tokenizer: Any, encode: Encode, messages: Sequence[Message], name: str, today: str | None = None
 ) -> list[int]:
-    """Return the ids of messages in the tokenizer's own chat template, with an open assistant turn at
-    the end.
+    """Return the ids of messages in the tokenizer's own chat template, with an open assistant turn
+    at the end.
 
     Args:
         encode: see `text_encoder`.
