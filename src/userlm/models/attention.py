@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -70,7 +71,7 @@ def balanced_bins(lengths: Sequence[int], budget: int, multiple: int = 1) -> lis
         count += multiple
 
 
-def target_logits(model: Any, rows: Sequence[MaskedIds]) -> tuple[torch.Tensor, torch.Tensor]:
+def target_logits(model: Any, rows: Sequence[MaskedIds]) -> tuple[Tensor, Tensor]:
     """Return the logits that predict the masked tokens of packed rows, (masked, vocabulary), in the
     model's own precision, and those tokens. To be called within `document_masking`.
 
@@ -95,14 +96,14 @@ def target_logits(model: Any, rows: Sequence[MaskedIds]) -> tuple[torch.Tensor, 
     return logits, ids[0, targets]
 
 
-def unpacked_target_logits(model: Any, row: MaskedIds) -> tuple[torch.Tensor, torch.Tensor]:
+def unpacked_target_logits(model: Any, row: MaskedIds) -> tuple[Tensor, Tensor]:
     """Return the same as `target_logits` for a single row, with the model's own attention."""
     ids, targets = _ids_and_targets(model, [row])
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=targets - 1).logits[0]
     return logits, ids[0, targets]
 
 
-def _ids_and_targets(model: Any, rows: Sequence[MaskedIds]) -> tuple[torch.Tensor, torch.Tensor]:
+def _ids_and_targets(model: Any, rows: Sequence[MaskedIds]) -> tuple[Tensor, Tensor]:
     """The ids of all rows, (1, tokens), and the indices of the masked ones."""
     ids: list[int] = []
     masks: list[bool] = []
@@ -111,8 +112,9 @@ def _ids_and_targets(model: Any, rows: Sequence[MaskedIds]) -> tuple[torch.Tenso
             raise ValueError("the first token of a row has nothing before it to predict it from")
         ids += row
         masks += mask
+    device = model.device
     targets = torch.tensor(masks, dtype=torch.bool).nonzero()[:, 0]
-    return torch.tensor([ids], device=model.device), targets.to(model.device)
+    return torch.tensor([ids], device=device), targets.to(device)
 
 
 # --- which attention a model uses, and whether it can ---------------------------------------------
@@ -147,7 +149,7 @@ def check_document_masking(model: Any, name: str, longest: int) -> None:
             token, such as state spaces, mix packed rows.
     """
     check_positions(model, name, longest)
-    rows = [(ids, [i > 0 for i in range(len(ids))]) for ids in TRIAL_PROMPTS]
+    rows = [(ids, [False] + [True] * len(ids[1:])) for ids in TRIAL_PROMPTS]
     with document_masking(model):
         packed, _ = target_logits(model, rows)
     alone = torch.cat([unpacked_target_logits(model, row)[0] for row in rows])
@@ -184,7 +186,7 @@ def check_positions(model: Any, name: str, longest: int) -> None:
         )
 
 
-def same_logits(model: Any, found: torch.Tensor, expected: torch.Tensor) -> bool:
+def same_logits(model: Any, found: Tensor, expected: Tensor) -> bool:
     """Whether two computations of the same logits agree, up to rounding in the model's
     precision."""
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
@@ -220,17 +222,17 @@ def _check_layer(module: Any, sliding_window: int | None, options: dict[str, Any
 
 def _attend_documents(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     attention_mask: None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     row_lengths: Sequence[int] | None = None,
-    row_starts: torch.Tensor | None = None,
+    row_starts: Tensor | None = None,
     **options: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """Causal attention within each packed row."""
     if row_lengths is None or row_starts is None:
         raise InputError(
@@ -261,9 +263,7 @@ def _attend_documents(
     return _end_to_end(parts), None
 
 
-def _varlen_states(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-) -> Iterator[torch.Tensor]:
+def _varlen_states(query: Tensor, key: Tensor, value: Tensor) -> Iterator[Tensor]:
     """Query, key and value as flash attention wants them: (tokens, heads, size), in one dtype."""
     heads = query.shape[1]
     for states in (query, key, value):
@@ -275,15 +275,15 @@ def _varlen_states(
 
 def _attend_cache_rows(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     attention_mask: None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     cache_rows: Sequence[tuple[CacheRow, int, int]] | None = None,
     **options: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """Causal attention of new tokens to the whole of their rows.
 
     Args:
@@ -303,13 +303,13 @@ def _attend_cache_rows(
 
 
 def _attend(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
     scaling: float | None,
     window: int | None,
     dropout: float = 0.0,
-) -> torch.Tensor:
+) -> Tensor:
     """Causal attention of the last tokens of a row, the queries, to all of it."""
     new = query.shape[2]
     if window is not None:
@@ -325,7 +325,8 @@ def _attend(
         return out.reshape(query.shape)
     mask = None
     if before or (window is not None and new > window):
-        mask = torch.ones(new, before + new, dtype=torch.bool, device=query.device).tril(before)
+        whole = torch.ones(new, before + new, dtype=torch.bool, device=query.device)
+        mask = whole.tril(before)
         if window is not None:
             mask = mask.triu(before + 1 - window)
     return F.scaled_dot_product_attention(
@@ -340,7 +341,7 @@ def _attend(
     )
 
 
-def _end_to_end(parts: list[torch.Tensor]) -> torch.Tensor:
+def _end_to_end(parts: list[Tensor]) -> Tensor:
     return torch.cat(parts, 2).transpose(1, 2).contiguous()
 
 

@@ -16,10 +16,10 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from userlm.models.attention import (
     KV_CACHE,
@@ -40,8 +40,7 @@ IDLE = 1.0
 """Seconds without a request after which the worker thread ends."""
 
 Mode = Literal["kv_cache", "transformers_cache", "no_cache"]
-CACHED_MODES: tuple[Mode, ...] = ("kv_cache", "transformers_cache")
-"""The fastest first."""
+CACHED_MODES: tuple[Mode, ...] = ("kv_cache", "transformers_cache")  # the fastest first
 Inputs = list[tuple["Request", list[int]]]
 """The ids that go through the model in one step, by request."""
 
@@ -60,10 +59,9 @@ class Request:
     """One completion while it is being generated.
 
     Attributes:
-        ids: the prompt, followed by what was sampled so far.
+        ids: the prompt, and what was sampled so far.
         max_length: the most tokens of both.
-        random: where its random numbers come from. Each request has its own, so that its text does
-            not depend on the requests that run beside it.
+        random: its own random numbers, so that its text does not depend on the requests beside it.
         row: holds the ids that went through the model, and their keys and values.
         cache: what transformers keeps for it, in mode `transformers_cache`.
         cancelled: whether its caller stopped waiting.
@@ -100,19 +98,18 @@ class Engine:
     without any. Callers only wait, so Ctrl-C in one of them leaves nothing half done.
 
     The KV cache needs an architecture that carries information from token to token by attention
-    alone, which is tried once. Others (state spaces, attention with caps or sinks, positions that
-    change with the length) complete one request at a time, with transformers' own cache, or with
-    none if that one gives other logits.
+    alone; it is tried once. Others (state spaces, attention with caps or sinks, LongRoPE) complete
+    one request at a time, with transformers' own cache, or with none if that gives other logits.
 
     Args:
         model: in evaluation mode. Its weights must not change, since the cache holds their results.
-        batch: completions at once. With 1, what is sampled depends on prompt, seed and sampling
-            alone, to the bit.
+        batch: completions at once; with 1, each depends to the bit on prompt, seed and sampling
+            only.
         budget: bytes of the KV cache; by default `default_budget`.
 
     Attributes:
-        lock: held while the model runs, because its attention is replaced then. Other users of the
-            model have to hold it, too; they would get the engine's attention otherwise.
+        lock: held while the model runs, since its attention is replaced then. Hold it to use the
+            model for anything else.
         mode: how requests are completed; `None` before the first one.
         tokens_processed: the number of tokens that went through the model.
     """
@@ -136,8 +133,8 @@ class Engine:
     def _reset(self) -> None:
         """Start without a thread and without requests: at first, and in a forked process.
 
-        A fork copies no threads, and it may come in the middle of a step: the lock is held then,
-        the attention replaced and some row half written.
+        A fork copies no threads, and it may come in the middle of a step, with the lock held, the
+        attention replaced and some row half written.
         """
         self.lock = threading.Lock()
         self._changed = threading.Condition()
@@ -210,7 +207,7 @@ class Engine:
         while self._schedule():
             try:
                 self._step()
-            except Exception as error:  # of the model, for all requests of the step
+            except Exception as error:  # the step failed for all its requests
                 for request in list(self._active):
                     self._fail(request, error)
 
@@ -246,7 +243,7 @@ class Engine:
                 return
 
     def _admit(self, request: Request) -> Literal["yes", "later", "full"]:
-        """Give the request a cache row, if it may start; "later" lets other requests go first."""
+        """Give the request a cache row if it may start; "later": not yet, but others may."""
         if self.mode is None:
             self._choose_mode()
         if self._cache is None:
@@ -262,8 +259,8 @@ class Engine:
         return "yes"
 
     def _is_prefilled_elsewhere(self, request: Request, cache: KVCache) -> bool:
-        """Whether an active request is just reading most of the same prompt, such as another sample
-        of it: then it is cheaper to wait and copy that row."""
+        """Whether an active request is reading most of this prompt: it is cheaper to copy its
+        row."""
         _, known = cache.longest_prefix(request.ids)
         for other in self._active:
             if len(other.row.ids) < other.prompt_length:
@@ -292,7 +289,7 @@ class Engine:
     def _step(self) -> None:
         """Run the model once, and sample a token for each request whose ids all went through it."""
         inputs = self._step_inputs()
-        results: dict[Request, torch.Tensor] = {}
+        results: dict[Request, Tensor] = {}
         if inputs:
             requests = [request for request, _ in inputs]
             results = dict(zip(requests, self._forward(inputs), strict=True))
@@ -303,7 +300,7 @@ class Engine:
             if request.pending or logits is None:
                 continue
             if self._cache and request.at_first_token and request.row.logits is None:
-                # For other samples of the prompt; a copy, so that the other results are freed.
+                # For other samples of the prompt; a copy, so that the rest of the batch is freed.
                 request.row.logits = logits.clone()
             ready.append(request)
             rows.append(logits)
@@ -335,13 +332,13 @@ class Engine:
             share = left
         return inputs
 
-    def _forward(self, inputs: Inputs) -> torch.Tensor:
+    def _forward(self, inputs: Inputs) -> Tensor:
         """Run the model; return the logits after each part, (requests, vocabulary), float32."""
         tokens = [token for _, new in inputs for token in new]
         ids = torch.tensor([tokens], device=self.model.device)
         with self.lock:
             if self.mode == "kv_cache":
-                logits: torch.Tensor = self._forward_rows(inputs, ids)
+                logits: Tensor = self._forward_rows(inputs, ids)
             else:
                 [(request, _)] = inputs
                 logits = self._forward_one(request, ids)
@@ -352,25 +349,28 @@ class Engine:
         self.tokens_processed += len(tokens)
         return logits.float()
 
-    def _forward_rows(self, inputs: Inputs, ids: torch.Tensor) -> Any:
-        stops = list(accumulate(len(new) for _, new in inputs))
-        cache_rows = []
+    def _forward_rows(self, inputs: Inputs, ids: Tensor) -> Any:
         positions: list[int] = []
-        for (request, new), stop in zip(inputs, stops, strict=True):
-            row = request.row
-            cache_rows.append((row, stop - len(new), stop))
-            positions += range(len(row.ids), len(row.ids) + len(new))
+        cache_rows = []
+        ends = []  # the last token of each part
+        for request, new in inputs:
+            start = len(positions)
+            known = len(request.row.ids)
+            positions += range(known, known + len(new))
+            stop = len(positions)
+            cache_rows.append((request.row, start, stop))
+            ends.append(stop - 1)
         with attention_implementation(self.model, KV_CACHE):
             out = self.model(
                 input_ids=ids,
                 position_ids=torch.tensor([positions], device=ids.device),
                 use_cache=False,
-                logits_to_keep=torch.tensor(stops, device=ids.device) - 1,
+                logits_to_keep=torch.tensor(ends, device=ids.device),
                 cache_rows=cache_rows,
             )
         return out.logits[0]
 
-    def _forward_one(self, request: Request, ids: torch.Tensor) -> Any:
+    def _forward_one(self, request: Request, ids: Tensor) -> Any:
         cached = self.mode == "transformers_cache"
         out = self.model(input_ids=ids, use_cache=cached, logits_to_keep=1, **request.cache)
         if cached:
@@ -378,7 +378,7 @@ class Engine:
             request.cache = {name: out[name] for name in names if out.get(name) is not None}
         return out.logits[:, -1]
 
-    def _sample(self, requests: Sequence[Request], logits: torch.Tensor) -> None:
+    def _sample(self, requests: Sequence[Request], logits: Tensor) -> None:
         """Sample a token for each request from its row of logits, which is changed."""
         for request, row in zip(requests, logits, strict=True):
             self._restrict(request, row)
@@ -397,7 +397,7 @@ class Engine:
                 error = ModelError(f"{self.name}: no token can be sampled: {why}")
                 self._finish(request, error)
 
-    def _restrict(self, request: Request, logits: torch.Tensor) -> None:
+    def _restrict(self, request: Request, logits: Tensor) -> None:
         """Take banned tokens out of the logits. At the first position, read P(end) before that, and
         end there if it reaches the threshold."""
         sampling = request.sampling
@@ -416,24 +416,28 @@ class Engine:
     def _append(self, request: Request, token: int) -> None:
         if token in request.sampling.stop_ids:
             request.stop_id = token
+        else:
+            request.ids.append(token)
+        if request.stop_id is not None or len(request.ids) == request.max_length:
             self._finish(request)
-            return
-        request.ids.append(token)
-        if len(request.ids) == request.max_length:
-            self._finish(request)
-
-    # --- which mode an architecture can be run in
 
     def _choose_mode(self) -> None:
         """Take the first mode that works: prompts in parts and beside others must get the logits
         that they get whole and alone."""
-        device = self.model.device
-        prompts = [torch.tensor([list(ids)], device=device) for ids in TRIAL_PROMPTS]
+        alone = []
         with self.lock:
-            alone = [self.model(input_ids=ids, use_cache=False).logits[:, -1] for ids in prompts]
+            for prompt in TRIAL_PROMPTS:
+                ids = torch.tensor([list(prompt)], device=self.model.device)
+                logits = self.model(input_ids=ids, use_cache=False).logits
+                alone.append(logits[:, -1])
         for mode in CACHED_MODES:
             self.mode = mode
-            requests = [_trial_request(list(ids)) for ids in TRIAL_PROMPTS]
+            requests = []
+            for prompt in TRIAL_PROMPTS:
+                size = len(prompt)
+                row = CacheRow(size)
+                request = Request(list(prompt), size, size, Sampling(), random.Random(), row)
+                requests.append(request)
             try:
                 found = self._trial(requests)
             except torch.OutOfMemoryError:  # says nothing about the architecture
@@ -449,7 +453,7 @@ class Engine:
             self._cache = self._new_cache(requests[0].row)
         self.tokens_processed = 0
 
-    def _trial(self, requests: Sequence[Request]) -> torch.Tensor:
+    def _trial(self, requests: Sequence[Request]) -> Tensor:
         """The logits at the end of each prompt, in the current mode."""
         if self.mode == "kv_cache":
             check_kv_cache(self.model, self.name, self.context_length)
@@ -472,11 +476,6 @@ class Engine:
             context_length=self.context_length,
             exact=self.batch == 1,
         )
-
-
-def _trial_request(ids: list[int]) -> Request:
-    length = len(ids)
-    return Request(ids, length, length, Sampling(), random.Random(), CacheRow(length))
 
 
 def first_line(error: BaseException) -> str:

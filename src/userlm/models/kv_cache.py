@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+KeysAndValues = tuple[Tensor, Tensor]
 
 
 @dataclass(slots=True, eq=False)
@@ -33,14 +36,12 @@ class CacheRow:
     capacity: int
     ids: list[int] = field(default_factory=list)
     prompt_length: int = 0
-    logits: torch.Tensor | None = None
-    layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    logits: Tensor | None = None
+    layers: dict[int, KeysAndValues] = field(default_factory=dict)
     busy: bool = False
     last_used: int = 0
 
-    def write(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> KeysAndValues:
         """Store the keys and values of new tokens, (groups, tokens, size), after those of `ids`;
         return all of the layer. The engine extends `ids` when all layers are written."""
         if layer not in self.layers:
@@ -68,7 +69,7 @@ class CacheRow:
         self.capacity = capacity
 
 
-def _allocate(states: torch.Tensor, capacity: int) -> torch.Tensor:
+def _allocate(states: Tensor, capacity: int) -> Tensor:
     return states.new_empty(states.shape[0], capacity, states.shape[2])
 
 
@@ -178,9 +179,10 @@ def shared_prefix(held: list[int], ids: list[int], least: int = 0) -> int:
     `least`."""
     if held[: least + 1] != ids[: least + 1]:  # rules out most rows without a loop
         return 0
-    pairs = zip(held, ids, strict=False)
-    shorter = min(len(held), len(ids))
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
+    for i, (a, b) in enumerate(zip(held, ids, strict=False)):
+        if a != b:
+            return i
+    return min(len(held), len(ids))
 
 
 def default_budget(device: torch.device) -> int:
@@ -197,5 +199,6 @@ def default_budget(device: torch.device) -> int:
     limits = [int(available[1]) * 1024 if available else 2**33]
     for file in ("memory.max", "memory/memory.limit_in_bytes"):  # a container's: cgroup 2 and 1
         with suppress(OSError, ValueError):
-            limits.append(int((Path("/sys/fs/cgroup") / file).read_text(encoding="ascii")))
+            limit = Path("/sys/fs/cgroup", file).read_text(encoding="ascii")
+            limits.append(int(limit))
     return min(limits) // 4

@@ -124,7 +124,11 @@ class LocalModel:
 
     @classmethod
     def load(
-        cls, name: str, device: str | None = None, dtype: torch.dtype | None = None, batch: int = 1
+        cls,
+        name: str,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        batch: int = 1,
     ) -> LocalModel:
         """Load a folder or a hub id; a quantised checkpoint as it is stored.
 
@@ -253,10 +257,10 @@ class LocalModel:
         return scored
 
     def _score_bins(self, rows: Sequence[MaskedIds], counts: Sequence[int]) -> list[list[int]]:
-        """The rows of each forward pass, by their number; rows without a masked token are left out.
+        """The indices of the rows of each forward pass; rows without a masked token are left out.
 
-        A row takes its share of the logits of a pass as well as of its tokens: those of a long
-        pasted turn would fill the memory.
+        A row takes up logits as well as tokens of a pass: those of a long pasted turn would fill
+        the memory.
         """
         wanted = [i for i, count in enumerate(counts) if count]
         if not self._can_pack():
@@ -280,8 +284,7 @@ class LocalModel:
             return self._packs_rows
 
     def _logprobs(self, rows: Sequence[MaskedIds]) -> list[float]:
-        """The log-probabilities of the masked tokens of rows that are packed, or of a single
-        row."""
+        """The log-probabilities of the masked tokens of packed rows, or of a single row."""
         if self._packs_rows:
             with document_masking(self.model):
                 logits, tokens = target_logits(self.model, rows)
@@ -289,8 +292,10 @@ class LocalModel:
             [row] = rows
             logits, tokens = unpacked_target_logits(self.model, row)
         size = max(1, SOFTMAX_LOGITS // logits.shape[1])
+        logit_parts = torch.split(logits, size)
+        token_parts = torch.split(tokens, size)
         losses = []
-        for part, wanted in zip(torch.split(logits, size), torch.split(tokens, size), strict=True):
+        for part, wanted in zip(logit_parts, token_parts, strict=True):
             losses.append(F.cross_entropy(part.float(), wanted, reduction="none"))
         logprobs: list[float] = (-torch.cat(losses)).tolist()
         return logprobs
@@ -311,7 +316,10 @@ def _load_weights(name: str, device: str, dtype: torch.dtype | None, quantised: 
 
 
 def _probe_row(
-    template: Template, goal: str, exchanges: Sequence[Exchange], content: list[int]
+    template: Template,
+    goal: str,
+    exchanges: Sequence[Exchange],
+    content: list[int],
 ) -> MaskedIds:
     """A conversation and a user turn with this content, which is to be predicted."""
     conversation = Conversation(intent=INTENT_PREFIX + goal)
@@ -399,7 +407,11 @@ def _prepend_no_space(pre_tokenizer: Any) -> None:
 
 
 def chat_ids(
-    tokenizer: Any, encode: Encode, messages: Sequence[Message], name: str, today: str | None = None
+    tokenizer: Any,
+    encode: Encode,
+    messages: Sequence[Message],
+    name: str,
+    today: str | None = None,
 ) -> list[int]:
     """Return the ids of messages in the tokenizer's own chat template, with an open assistant turn
     at the end.

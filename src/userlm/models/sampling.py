@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from userlm.types import Sampling
 
@@ -14,7 +15,7 @@ takes longer than a step of a small model."""
 
 
 def sample_tokens(
-    logits: torch.Tensor,
+    logits: Tensor,
     samplings: Sequence[Sampling],
     numbers: Sequence[float],
 ) -> list[int | None]:
@@ -56,10 +57,10 @@ def sample_tokens(
 
 
 def _sample_nuclei(
-    probabilities: torch.Tensor,
-    shares: torch.Tensor,
-    levels: torch.Tensor,
-) -> torch.Tensor:
+    probabilities: Tensor,
+    shares: Tensor,
+    levels: Tensor,
+) -> Tensor:
     """Return a token from the nucleus of each row, which holds a share of the probability. Among
     equally probable tokens the smaller id comes first."""
     vocabulary = probabilities.shape[1]
@@ -85,7 +86,7 @@ def _sample_nuclei(
     return tokens
 
 
-def _most_probable(probabilities: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _most_probable(probabilities: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the largest probabilities of each row, sorted, in double precision, and their
     tokens."""
     if count == probabilities.shape[1]:
@@ -98,7 +99,7 @@ def _most_probable(probabilities: torch.Tensor, count: int) -> tuple[torch.Tenso
     return values, ids.gather(-1, order)
 
 
-def _pick(weights: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+def _pick(weights: Tensor, levels: Tensor) -> Tensor:
     """Return the place in each row where the running sum passes its level, a share of the total.
 
     It is never a weight of 0: a double below 1 times the total, rounded, is less than the total.
