@@ -1,4 +1,4 @@
-"""The engine: what it draws for many at once is what transformers draws for each alone."""
+"""The engine: what it samples for many at once is what transformers samples for each alone."""
 
 import math
 import os
@@ -50,7 +50,7 @@ def llama(**others):
 
 @pytest.fixture(scope="module")
 def model():
-    """Weights large enough that its tokens are not all but equally probable."""
+    """Weights large enough that its tokens are not nearly equally probable."""
     return llama()
 
 
@@ -67,7 +67,7 @@ def prompts(count, seed=0, longest=60):
 
 
 def together(engine, prompts, samplings):
-    """All at once, a thread each."""
+    """All prompts at once, a thread each."""
     gate = threading.Barrier(len(prompts))
 
     def one(ids, sampling):
@@ -78,33 +78,33 @@ def together(engine, prompts, samplings):
         return list(pool.map(one, prompts, samplings))
 
 
-def generate(model, ids, most=16, **options):
-    """What transformers says, greedily, with nothing of its generation_config."""
+def generate(model, ids, length=16, **options):
+    """What transformers generates, greedily, with nothing of its generation_config."""
     out = model.generate(
         input_ids=torch.tensor([ids]),
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        **{"do_sample": False, "max_new_tokens": most, "eos_token_id": None, "pad_token_id": 0}
+        **{"do_sample": False, "max_new_tokens": length, "eos_token_id": None, "pad_token_id": 0}
         | options,
     )
     return tuple(out[0, len(ids) :].tolist())
 
 
 def talk(engine, opening, answers):
-    """A conversation: what is drawn and an answer follow the opening, again and again."""
+    """A conversation: after the opening, sampled turns and the given answers alternate."""
     ids, said = list(opening), []
     for answer in answers:
-        drawn = engine.complete(ids, GREEDY).ids
-        said.append(drawn)
-        ids += [*drawn, *answer]
+        turn = engine.complete(ids, GREEDY).ids
+        said.append(turn)
+        ids += [*turn, *answer]
     return said
 
 
 def talk_alone(model, opening, answers):
     ids, said = list(opening), []
     for answer in answers:
-        drawn = generate(model, ids)
-        said.append(drawn)
-        ids += [*drawn, *answer]
+        turn = generate(model, ids)
+        said.append(turn)
+        ids += [*turn, *answer]
     return said
 
 
@@ -120,7 +120,7 @@ def test_many_prompts_at_once_get_what_each_gets_from_transformers_alone(model):
         assert [found.ids for found in together(engine_of(model, batch), asked, samplings)] == alone
 
 
-def test_conversations_go_on_from_their_rows_and_from_none_if_those_had_to_go(model):
+def test_conversations_continue_from_their_rows_and_from_none_if_those_were_dropped(model):
     """5 conversations of 3 turns. A row of 100 tokens has 100 x 2 layers x 2 x 2 groups x 8 x 4
     bytes = 25.6 kB: two fit into 60 kB, and five are needed."""
     openings, answers = prompts(5, seed=1), [prompts(3, seed=2 + i, longest=20) for i in range(5)]
@@ -149,16 +149,16 @@ def test_conversations_go_on_from_their_rows_and_from_none_if_those_had_to_go(mo
     assert max(busy for _, busy in held) > 1
 
 
-def test_a_turn_reads_what_is_new_and_nothing_else(model):
+def test_a_turn_processes_only_its_new_tokens(model):
     engine = engine_of(model)
     ids = list(range(10, 40))
     first = engine.complete(ids, GREEDY).ids
-    assert engine.tokens_processed == 30 + 15  # the last token that is drawn is not read any more
+    assert engine.tokens_processed == 30 + 15  # the last token that is sampled is not processed
     engine.complete([*ids, *first, 7, 8, 9], GREEDY)
     assert engine.tokens_processed == 45 + 1 + 3 + 15
 
 
-def test_a_draw_from_the_same_prompt_again_reads_nothing_of_it(model):
+def test_another_sample_of_the_same_prompt_processes_nothing_of_it(model):
     engine = engine_of(model)
     ids = list(range(10, 40))
     sampling = Sampling(seed=1, max_tokens=10)
@@ -170,18 +170,18 @@ def test_a_draw_from_the_same_prompt_again_reads_nothing_of_it(model):
     assert len(engine._cache.rows) == 1
 
 
-def test_many_draws_of_one_prompt_at_once_read_it_once(model):
+def test_many_samples_of_one_prompt_at_once_process_it_once(model):
     engine = engine_of(model, 8)
     ids = list(range(10, 60))
     samplings = [Sampling(seed=seed, max_tokens=10) for seed in range(8)]
-    drawn = together(engine, [ids] * 8, samplings)
+    sampled = together(engine, [ids] * 8, samplings)
     assert engine.tokens_processed == 50 + 8 * 9
-    assert [found.ids for found in drawn] == [
+    assert [found.ids for found in sampled] == [
         engine_of(model, 1).complete(ids, s).ids for s in samplings
     ]
 
 
-def test_conversations_with_the_same_beginning_do_not_take_each_others_rows(model):
+def test_conversations_with_a_shared_prefix_do_not_take_each_others_rows(model):
     """Two of 40 tokens, the first 20 the same. The second copies those; the first goes on from all
     of its own."""
     engine = engine_of(model)
@@ -196,8 +196,9 @@ def test_conversations_with_the_same_beginning_do_not_take_each_others_rows(mode
 
 
 def test_with_one_at_once_nothing_depends_on_what_was_asked_before(model):
-    """To the bit: logits of rows that were read in one pass and in two differ in their last bits.
-    So what shares less than all of its prompt is read anew, and what was drawn twice is equal."""
+    """To the bit: the logits of a prompt that was processed in one pass and in two differ in their
+    last bits. So a prompt that only shares a prefix is processed anew, and two samples are
+    equal."""
     ids = list(range(10, 60))
     sampling = Sampling(seed=3, max_tokens=20, end_id=4)
     fresh = engine_of(model, 1)
@@ -218,22 +219,22 @@ def test_with_one_at_once_nothing_depends_on_what_was_asked_before(model):
     assert used.complete(ids, sampling) == expected
 
 
-def test_a_long_prompt_is_read_in_parts_and_others_are_done_meanwhile(model, monkeypatch):
+def test_a_long_prompt_is_prefilled_in_parts_and_others_are_done_meanwhile(model, monkeypatch):
     monkeypatch.setattr(engine_module, "CHUNK", 16)
     engine = engine_of(model, 4)
     engine.complete([5], GREEDY)
     long, short = [10 + i % 100 for i in range(200)], [5, 6, 7]
     done = []
 
-    def ask(name, ids, most):
-        found = engine.complete(ids, replace(GREEDY, max_tokens=most))
+    def ask(name, ids, length):
+        found = engine.complete(ids, replace(GREEDY, max_tokens=length))
         done.append(name)
         return found.ids
 
     with (
         ThreadPoolExecutor(2) as pool,
         engine.lock,
-    ):  # so that nothing is read before both are there
+    ):  # so that both are there before the first step
         first, second = pool.submit(ask, "long", long, 5), pool.submit(ask, "short", short, 5)
         while len(engine._active) + len(engine._waiting) < 2:
             time.sleep(0.001)
@@ -244,25 +245,25 @@ def test_a_long_prompt_is_read_in_parts_and_others_are_done_meanwhile(model, mon
     )
 
 
-def test_who_reads_for_the_longest_gets_half_of_a_chunk_and_then_come_the_shortest(model):
+def test_the_oldest_prompt_gets_half_of_a_chunk_and_then_come_the_shortest(model):
     """2,048 tokens: 1,024 of the first; of the other 1,024 all 100 of the shortest, 924 of the
-    next, none of the last. A token that was drawn does not count, and a prompt that is known has
-    nothing to read."""
+    next, none of the last. A token that was sampled does not count, and a prompt that is known has
+    nothing to process."""
     engine = engine_of(model)
     engine.complete([5], GREEDY)
-    for unread in (3000, 2500, 1, 2000, 100, 0):
-        ids = [7] * (10 + unread)
+    for pending in (3000, 2500, 1, 2000, 100, 0):
+        ids = [7] * (10 + pending)
         request = Request(ids, 9, 10_000, GREEDY, random.Random(0))
         request.row.ids = [7] * 10
         engine._active.append(request)
-    long, last, drawn, next_, short, known = engine._active
+    long, last, sampled, next_, short, known = engine._active
     parts = {request: len(new) for request, new in engine._step_inputs()}
     engine._active.clear()
-    assert parts == {long: 1024, next_: 924, short: 100, drawn: 1}
+    assert parts == {long: 1024, next_: 924, short: 100, sampled: 1}
     assert last not in parts and known not in parts
 
 
-def test_a_completion_ends_at_the_window(model):
+def test_a_completion_ends_at_the_context_length(model):
     ids = [10 + i % 100 for i in range(CONTEXT_LENGTH - 4)]
     found = engine_of(model).complete(ids, GREEDY)
     assert found.ids == generate(model, ids, 4) and found.stop_id is None
@@ -270,35 +271,35 @@ def test_a_completion_ends_at_the_window(model):
         engine_of(model).complete([5] * CONTEXT_LENGTH, GREEDY)
 
 
-def test_without_a_budget_there_is_one():
+def test_there_is_a_default_budget():
     assert default_budget(torch.device("cpu")) > 2**26
 
 
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def rows(budget=1000, most=10, exact=False):
-    """A byte a token, none besides."""
-    return KVCache(budget, 1, 0, most, 100, exact)
+def rows(budget=1000, max_rows=10, exact=False):
+    """One byte a token, and none for a row."""
+    return KVCache(budget, 1, 0, max_rows, 100, exact)
 
 
-def fill(rows, ids, drawn=(), tokens=None):
-    """A row as it is when its completion is over."""
-    row = rows.acquire(list(ids), tokens or len(ids) + len(drawn))
-    row.ids[:] = [*ids, *drawn]
+def fill(rows, ids, sampled=(), length=None):
+    """A row as it is when its request is done."""
+    row = rows.acquire(list(ids), length or len(ids) + len(sampled))
+    row.ids[:] = [*ids, *sampled]
     row.logits = torch.zeros(1)
     rows.release(row)
     return row
 
 
-def test_what_two_have_in_common_is_counted_if_it_is_more_than_is_known():
+def test_a_shared_prefix_is_counted_if_it_is_longer_than_the_known_one():
     assert shared_prefix([1, 2, 3, 4], [1, 2, 3, 9]) == 3
     assert shared_prefix([1, 2, 3, 4], [1, 2, 3, 9], least=2) == 3
     assert shared_prefix([1, 2, 3, 4], [1, 2, 3, 9], least=3) == 0
     assert shared_prefix([1, 2], [1, 2, 3]) == 2 and shared_prefix([], [1]) == 0
 
 
-def test_a_row_is_taken_over_by_the_next_turn_and_by_the_same_turn_again():
+def test_a_row_is_reused_by_the_next_turn_and_by_the_same_turn_again():
     held = rows()
     row = fill(held, [1, 2, 3], [4, 5])
     assert held.acquire([1, 2, 3, 4, 5, 6, 7], 10) is row and row.ids == [1, 2, 3, 4, 5]
@@ -308,21 +309,21 @@ def test_a_row_is_taken_over_by_the_next_turn_and_by_the_same_turn_again():
     assert row.logits is not None
 
 
-def test_a_prompt_that_is_known_without_its_logits_leaves_one_token_to_read():
+def test_a_prompt_that_is_known_without_its_logits_leaves_one_token_to_process():
     held = rows()
     fill(held, [1, 2, 3, 4, 5])
     row = held.acquire([1, 2, 3], 10)
     assert row.ids == [1, 2] and row.logits is None
 
 
-def test_a_row_that_another_may_want_is_copied():
+def test_a_row_that_another_request_may_need_is_copied():
     held = rows()
     row = fill(held, [1, 2, 3, 4, 5, 6])
     other = held.acquire([1, 2, 3, 9], 10)
     assert other is not row and other.ids == [1, 2, 3] and row.ids == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_row_in_use_is_not_taken_over():
+def test_a_busy_row_is_not_reused():
     held = rows()
     row = fill(held, [1, 2, 3])
     assert held.acquire([1, 2, 3], 10) is row
@@ -330,7 +331,7 @@ def test_a_row_in_use_is_not_taken_over():
     assert other is not row and other.ids == [1, 2, 3] and other.logits is not None
 
 
-def test_the_least_recently_used_goes_first_and_what_is_in_use_never():
+def test_the_least_recently_used_row_is_dropped_first_and_a_busy_one_never():
     held = rows(budget=30)
     one, two, three = (fill(held, [i] * 10) for i in (1, 2, 3))
     held.acquire([1] * 10, 10)
@@ -347,15 +348,15 @@ def test_one_row_may_be_larger_than_the_budget_if_it_is_alone():
     assert held.acquire([2], 3) and row not in held.rows
 
 
-def test_there_are_no_more_rows_than_may_be():
-    held = rows(most=3)
+def test_there_are_at_most_max_rows():
+    held = rows(max_rows=3)
     for i in range(9):
         fill(held, [i, i])
     assert len(held.rows) == 3
     assert fill(held, [8, 8]) and len(held.rows) == 3
 
 
-def test_a_row_that_grows_grows_by_half_at_least_and_not_beyond_the_window():
+def test_a_row_grows_by_half_at_least_and_not_beyond_the_context_length():
     held = rows()
     row = fill(held, [1] * 40)
     held.release(held.acquire([1] * 41, 41))
@@ -374,7 +375,7 @@ def test_exact_rows_serve_their_own_prompt_only():
     assert held.acquire([1, 2, 3], 10) is row
 
 
-# --- drawing --------------------------------------------------------------------------------------
+# --- sampling -------------------------------------------------------------------------------------
 
 
 def nucleus_by_hand(logits, temperature, top_p, number):
@@ -428,13 +429,13 @@ def test_among_equals_the_smaller_ids_are_the_nucleus_however_many_are_looked_at
         ]
 
 
-def test_no_number_however_large_or_small_draws_what_has_no_probability():
+def test_no_number_however_large_or_small_samples_a_token_without_probability():
     logits = torch.tensor([[-math.inf, 0.0, 0.0, -math.inf]] * 4)
     samplings = [Sampling(top_p=p) for p in (1.0, 1.0, 0.9, 0.9)]
     assert sample_tokens(logits, samplings, [0.0, 1 - 2**-53, 0.0, 1 - 2**-53]) == [1, 2, 1, 2]
 
 
-def test_temperature_0_is_the_largest_and_a_tiny_one_all_but():
+def test_temperature_0_takes_the_largest_and_so_does_a_tiny_one():
     logits = torch.tensor([[1.0, 3.0, 2.9]] * 2)
     assert sample_tokens(
         logits, [Sampling(temperature=0), Sampling(temperature=1e-40)], [0.99, 0.99]
@@ -460,15 +461,17 @@ def assert_alike(ours, theirs):
 
 
 COUNT = 1000
-"""Draws."""
+"""Samples."""
 IDS = [17, 4, 99, 23, 8]
 
 
 @pytest.mark.parametrize("ban", [False, True])
-def test_draws_follow_the_distribution_of_generate_with_the_arguments_of_the_model_card(model, ban):
+def test_samples_follow_the_distribution_of_generate_with_the_arguments_of_the_model_card(
+    model, ban
+):
     """T 1, top_p 0.8, no top_k, 3 tokens; each position by itself, and the first two together (a
     hash). With `ban`, none of the three most probable may come first: bad words, where there is one
-    token to draw."""
+    token to sample."""
     with torch.no_grad():
         first = (
             frozenset(model(torch.tensor([IDS])).logits[0, -1].topk(3).indices.tolist())
@@ -505,7 +508,7 @@ def test_draws_follow_the_distribution_of_generate_with_the_arguments_of_the_mod
 
 
 def test_a_wrong_distribution_is_found_by_the_same_test(model):
-    """The same draws at top_p 0.9 instead of 0.8, so that the test above can fail."""
+    """The same samples at top_p 0.9 instead of 0.8, so that the test above can fail."""
     engine = engine_of(model, 32)
     found = []
     for top_p in (0.8, 0.9):
@@ -518,7 +521,7 @@ def test_a_wrong_distribution_is_found_by_the_same_test(model):
     assert value > freedom + 5 * math.sqrt(2 * freedom)
 
 
-def test_who_else_is_drawn_for_does_not_change_the_words_of_a_seed(model):
+def test_other_requests_do_not_change_the_tokens_of_a_seed(model):
     samplings = [Sampling(seed=seed, max_tokens=12) for seed in range(8)]
     asked = prompts(8, seed=4)
     alone = [
@@ -535,7 +538,7 @@ def first_probabilities(model, ids):
         return model(torch.tensor([ids])).logits[0, -1].softmax(-1)
 
 
-def test_banned_tokens_are_never_drawn_and_those_banned_first_not_at_first(model):
+def test_banned_tokens_are_never_sampled_and_those_banned_first_not_at_first(model):
     plain = generate(model, IDS)
     top = plain[0]
     engine = engine_of(model)
@@ -563,9 +566,9 @@ def test_stop_ids_close_and_p_end_is_that_of_the_raw_logits(model):
     )
 
 
-def test_with_end_above_the_end_goes_by_its_probability_alone(model):
-    """The end is the most probable token, so a greedy draw ends; above its probability it is not
-    even drawn."""
+def test_with_an_end_threshold_the_end_depends_on_its_probability_alone(model):
+    """The end is the most probable token, so greedy sampling ends; with a threshold above its
+    probability it is not sampled at all."""
     probabilities = first_probabilities(model, IDS)
     end, p = int(probabilities.argmax()), float(probabilities.max())
     sampling = replace(GREEDY, stop_ids=frozenset((end,)), end_id=end)
@@ -575,12 +578,12 @@ def test_with_end_above_the_end_goes_by_its_probability_alone(model):
     assert (ends.ids, ends.stop_id) == ((), end) and ends.p_end == pytest.approx(p, rel=1e-5)
     stays = engine.complete(IDS, replace(sampling, end_threshold=p * 1.01))
     assert stays.ids[0] == int(probabilities.topk(2).indices[1]) and stays.p_end == ends.p_end
-    rare = int(probabilities.argmin())  # never drawn greedily, but it is above 0
+    rare = int(probabilities.argmin())  # never sampled greedily, but it is above 0
     leaves = engine.complete(IDS, replace(GREEDY, end_id=rare, end_threshold=0.0))
     assert (leaves.ids, leaves.stop_id) == ((), rare)
 
 
-def test_later_positions_do_not_go_by_end_above(model):
+def test_later_positions_ignore_the_end_threshold(model):
     plain = generate(model, IDS)
     stop = next(i for i, token in enumerate(plain) if token not in plain[:i] and i > 2)
     sampling = replace(
@@ -600,7 +603,7 @@ def test_when_every_token_is_banned_the_caller_is_told(model):
         engine_of(model).complete(IDS, Sampling(banned_first=frozenset(range(128))))
 
 
-def test_logits_that_are_no_numbers_are_an_error_of_the_one_who_got_them():
+def test_logits_that_are_not_finite_are_an_error_of_that_request_alone():
     model = llama()
     with torch.no_grad():
         model.get_input_embeddings().weight[99] = math.nan
@@ -625,7 +628,7 @@ def test_tokens_that_the_model_does_not_have_are_refused(model, ids):
 @pytest.mark.parametrize(
     "mistake", [RuntimeError("CUDA out of memory. Tried\nto"), TypeError("a bug")]
 )
-def test_a_model_that_fails_fails_for_all_it_worked_for_and_goes_on_with_the_next(mistake):
+def test_a_model_that_fails_fails_for_all_active_requests_and_goes_on_with_the_next(mistake):
     model = llama()
     engine = engine_of(model, 4)
     expected = engine.complete(IDS, GREEDY)
@@ -652,7 +655,7 @@ def slowly(model, seconds):
     return model.lm_head.register_forward_pre_hook(lambda *_: time.sleep(seconds))
 
 
-def test_ctrl_c_reaches_a_caller_who_waits_and_what_it_asked_for_is_dropped():
+def test_ctrl_c_reaches_a_waiting_caller_and_its_request_is_dropped():
     model = llama()
     engine = engine_of(model, 1)
     engine.complete(IDS, GREEDY)
@@ -670,7 +673,7 @@ def test_ctrl_c_reaches_a_caller_who_waits_and_what_it_asked_for_is_dropped():
     assert not any(row.busy for row in engine._cache.rows)
 
 
-def test_a_process_that_is_forked_in_the_middle_of_a_step_can_go_on_by_itself():
+def test_a_process_that_is_forked_in_the_middle_of_a_step_works_by_itself():
     model = llama()
     engine = engine_of(model, 2)
     expected = engine.complete(IDS, GREEDY)
@@ -696,7 +699,7 @@ def test_the_worker_ends_when_there_is_nothing_to_do_and_begins_again(model, mon
         assert not worker.is_alive() and engine._worker is None
 
 
-def test_who_still_waits_when_python_ends_is_let_go():
+def test_waiting_requests_fail_when_python_ends():
     model = llama()
     engine = engine_of(model, 1)
     engine.complete(IDS, GREEDY)
@@ -771,7 +774,7 @@ ARCHITECTURES = {
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_other_architectures_get_what_transformers_gives_them_in_rows_or_one_at_a_time(name):
+def test_other_architectures_get_what_transformers_gives_them_in_every_mode(name):
     make, mode = ARCHITECTURES[name]
     torch.manual_seed(0)
     model = make().eval()
@@ -782,12 +785,12 @@ def test_other_architectures_get_what_transformers_gives_them_in_rows_or_one_at_
 
 
 def test_a_row_that_was_half_copied_for_want_of_memory_is_not_used_again(model, monkeypatch):
-    """Behind the 20 tokens of the prompt a row holds the first that was drawn. It grows for another
+    """After the 20 tokens of the prompt, a row holds the first sampled one. It grows for another
     prompt, of which it knows 20; memory runs out when one layer of two is copied. Then comes a
-    prompt with the drawn one."""
+    prompt with the sampled one."""
     engine, first = engine_of(model), list(range(5, 25))
-    drawn = engine.complete(first, replace(GREEDY, max_tokens=2)).ids[0]
-    following = [*first, drawn, 7]
+    sampled = engine.complete(first, replace(GREEDY, max_tokens=2)).ids[0]
+    following = [*first, sampled, 7]
     expected = engine_of(model).complete(following, GREEDY).ids
     room, made = kv_cache._allocate, iter(range(99))
 
@@ -798,7 +801,7 @@ def test_a_row_that_was_half_copied_for_want_of_memory_is_not_used_again(model, 
 
     monkeypatch.setattr(kv_cache, "_allocate", fails)
     with pytest.raises(ModelError, match="no more"):
-        engine.complete([*first, (drawn + 1) % 128, 8], GREEDY)
+        engine.complete([*first, (sampled + 1) % 128, 8], GREEDY)
     monkeypatch.setattr(kv_cache, "_allocate", room)
     assert engine.complete(following, GREEDY).ids == expected
 
@@ -818,8 +821,8 @@ def test_a_cache_that_gives_other_logits_is_not_used(monkeypatch):
     assert engine.mode == "no_cache"
 
 
-def test_the_model_attends_as_before_to_whoever_has_the_lock(model):
-    """Scoring packs rows in its own way; both at once, again and again, get what each gets
+def test_the_model_has_its_own_attention_for_whoever_holds_the_lock(model):
+    """Scoring uses document masking; both at once, again and again, get what each gets
     alone."""
     from userlm.models.attention import document_masking, target_logits
 

@@ -66,7 +66,7 @@ def test_a_folder_like_userlm_8b_loads_through_its_address_and_inherits_nothing(
     assert {128000, 128001, 128009, 128256} <= user.template.stop_ids
     user = with_sampling(
         user, max_tokens=24
-    )  # an even distribution over 128,257 tokens is slow to draw from
+    )  # an even distribution over 128,257 tokens is slow to sample from
     first = user.reply(Conversation("a", intent="x"))
     assert first == user.reply(Conversation("a", intent="x"))
     # random weights are all but even: the nearest to 1/128257 that float32 gives
@@ -106,8 +106,8 @@ def test_greedy_generation_says_what_transformers_generate_says(tiny, slides):
     assert ours.text == tiny.tokenizer.decode(theirs, clean_up_tokenization_spaces=False)
 
 
-def test_a_draw_follows_the_nucleus_that_transformers_would_keep():
-    """Frequencies of 4,000 draws against transformers' own warpers; by chance alone the largest
+def test_samples_follow_the_nucleus_that_transformers_would_keep():
+    """Frequencies of 4,000 samples against transformers' own warpers; by chance alone the largest
     difference of six shares stays below 0.03 (3.8 standard errors of 0.008)."""
     from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
@@ -116,10 +116,10 @@ def test_a_draw_follows_the_nucleus_that_transformers_would_keep():
         0
     ].softmax(-1)
     sampling, numbers = Sampling(temperature=0.7, top_p=0.8), random.Random(1)
-    drawn = sample_tokens(
+    tokens = sample_tokens(
         logits.repeat(4000, 1), [sampling] * 4000, [numbers.random() for _ in range(4000)]
     )
-    counts = torch.bincount(torch.tensor(drawn), minlength=6)
+    counts = torch.bincount(torch.tensor(tokens), minlength=6)
     assert (counts[warped == 0] == 0).all()
     assert float((counts / 4000 - warped).abs().max()) < 0.03
 
@@ -140,7 +140,7 @@ def test_weights_that_are_not_whole_are_refused_and_say_what_is_missing(tiny, tm
         LocalModel.load(str(tmp_path))
 
 
-def test_the_same_seed_gives_the_same_words_and_another_seed_others(tiny):
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(tiny):
     ids = list(prompt(Conversation(intent="x"), tiny.template()))
     one, again, other = (
         tiny.complete(ids, Sampling(seed=seed, max_tokens=20)) for seed in (1, 1, 2)
@@ -235,7 +235,7 @@ def test_the_first_token_of_a_row_cannot_be_scored(tiny):
 @pytest.mark.parametrize(
     "text", ["how do i sort", " two  spaces\n\nand lines", "né 漢字 🙂", "<|eot_id|>hi", ""]
 )
-def test_every_token_knows_where_it_stands_in_the_text(tiny, text):
+def test_offsets_cover_the_text(tiny, text):
     offsets = tiny.offsets(text)
     assert len(offsets) == len(tiny.encode(text))
     covered = [i for start, stop in offsets for i in range(start, stop)]
@@ -275,7 +275,7 @@ def test_one_masked_row_gives_the_same_losses_as_its_samples_one_by_one(tiny, sl
     assert max(abs(a + b) for a, b in zip(together, one_by_one, strict=True)) < 1e-5
 
 
-def test_what_does_not_fit_the_window_is_an_error_of_the_model_not_a_silent_cut(tiny):
+def test_what_does_not_fit_the_context_length_is_an_error_and_not_cut_silently(tiny):
     with pytest.raises(ModelError, match="do not fit"):
         tiny.complete([5] * tiny.context_length, Sampling())
     with pytest.raises(ModelError, match="do not fit"):
@@ -329,7 +329,7 @@ def test_a_tokenizer_without_the_end_token_is_no_user_model_and_the_error_says_w
         LocalModel(tiny.model, without, "base-model").template()
 
 
-def test_a_tokenizer_that_spells_control_tokens_from_text_is_refused():
+def test_a_tokenizer_that_makes_control_tokens_from_text_is_refused():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -355,19 +355,19 @@ def test_a_folder_whose_tokenizer_is_larger_than_its_embeddings_is_refused(tiny,
 
 
 def test_no_added_token_gets_into_a_text_and_it_is_counted(tiny, monkeypatch):
-    """Drawn: a word, a header that closes nothing, the end token in the middle, a word, and the
+    """Sampled: a word, a header that closes nothing, the end token in the middle, a word, and the
     closing token."""
 
     template = tiny.template()
     word = tiny.encode("list")
     header, end = template.headers["user"][0], template.end
-    drawn = Generated((*word, header, end, *word), template.close, 0.25)
-    monkeypatch.setattr(tiny.engine, "complete", lambda ids, sampling: drawn)
+    generated = Generated((*word, header, end, *word), template.close, 0.25)
+    monkeypatch.setattr(tiny.engine, "complete", lambda ids, sampling: generated)
     found = tiny.complete([5, 6, 7], Sampling())
     assert found == Completion("listlist", template.close, 0.25, 3, 2 * len(word) + 3)
 
 
-def test_added_tokens_that_are_white_space_are_words_all_the_same(tiny):
+def test_added_tokens_that_are_white_space_are_text(tiny):
     import copy
 
     tokenizer = copy.deepcopy(tiny.tokenizer)
@@ -399,11 +399,11 @@ def test_completing_and_scoring_at_once_give_what_each_gives_alone(tiny, slides)
 # --- is it a user? --------------------------------------------------------------------------------
 
 
-def test_a_model_that_may_leave_and_has_no_voice_yet_gets_no_warning(tiny):
+def test_a_model_that_may_end_and_prefers_no_role_gets_no_warning(tiny):
     assert tiny.check_user(tiny.template()) is None
 
 
-def test_a_model_whose_end_is_dead_gets_a_warning(tiny):
+def test_a_model_that_never_ends_gets_a_warning(tiny):
     """20 nats below its place among 448 tokens: about 1/448 x e^-20 = 5e-12."""
     end = tiny.template().end
 
@@ -445,7 +445,7 @@ def test_a_model_that_prefers_the_words_of_an_assistant_gets_a_warning(tiny, mon
     assert seen[:4] == [[tiny.template().end]] * 4
 
 
-def test_the_canned_turns_of_both_voices_have_as_many_words():
+def test_the_probe_turns_of_both_roles_have_the_same_number_of_words():
     assert all(
         len(user.split()) == len(assistant.split()) for _, user, assistant in local.PROBE_TURNS
     )

@@ -41,8 +41,7 @@ IDLE = 1.0
 
 Mode = Literal["kv_cache", "transformers_cache", "no_cache"]
 CACHED_MODES: tuple[Mode, ...] = ("kv_cache", "transformers_cache")  # the fastest first
-Inputs = list[tuple["Request", list[int]]]
-"""The ids that go through the model in one step, by request."""
+Inputs = list[tuple["Request", list[int]]]  # what goes through the model in one step
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +157,8 @@ class Engine:
         seed = None if sampling.seed is None else sampling.seed % 2**63
         request = Request(list(ids), len(ids), max_length, sampling, random.Random(seed))
         with self._changed:
-            self._start_worker()
+            if self._worker is None:
+                self._start_worker()
             self._waiting.append(request)
             self._changed.notify_all()
         try:
@@ -184,8 +184,6 @@ class Engine:
             )
 
     def _start_worker(self) -> None:
-        if self._worker:
-            return
         # A daemon thread does not keep Python from ending; `_stop_all` ends it then.
         worker = threading.Thread(target=self._work, name="userlm-engine", daemon=True)
         worker.start()
