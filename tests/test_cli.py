@@ -425,7 +425,7 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
         ),
         (["clean", "plain.jsonl", "--config", "broken.toml"], "broken.toml is not TOML"),
         (["clean", "plain.jsonl", "--config", "no.toml"], "no.toml: cannot read"),
-        (["clean", "plain.jsonl", "--out", "thesis"], "thesis exists and is no run folder"),
+        (["clean", "plain.jsonl", "--out", "thesis"], "thesis exists and is not a run folder"),
     ],
 )
 def test_bad_input_is_one_clear_sentence_and_exit_code_2(arguments, said, tmp_path):

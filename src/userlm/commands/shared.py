@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from typer import Option
 
 from userlm.data import hub
-from userlm.rows import SPLITS, count_rows, read_conversations, replacing
+from userlm.rows import count_rows, read_conversations, replacing
 from userlm.runs import Run, measure_record
 from userlm.terminal import console
-from userlm.types import Conversation, InputError, Measure
+from userlm.types import Conversation, Measure
 
 Results = dict[str, Any]
 
@@ -64,35 +64,6 @@ Hub = Annotated[
 MaxTokens = Annotated[
     int, Option(help="Longest row, in tokens; longer ones are shortened from the left.", min=16)
 ]
-
-
-def conversations_file(path: Path, split: str = "test") -> Path:
-    """The conversations of a run folder (`conversations.jsonl`, else those of the split), or the
-    file itself."""
-    if not path.is_dir():
-        if not path.is_file():
-            raise InputError(f"{path} does not exist; give a run folder or a file of conversations")
-        return path
-    if (path / "run.json").is_file() and not (path / "results.json").is_file():
-        raise InputError(f"{path} is not complete; run its command again first")
-    for name in ("conversations.jsonl", f"{split}.jsonl"):
-        if (path / name).is_file():
-            if not (path / name).stat().st_size:
-                raise InputError(
-                    f"{path / name} holds no conversation (few people?); give another file or "
-                    "--shares"
-                )
-            return path / name
-    raise InputError(
-        f"{path} holds neither conversations.jsonl nor {split}.jsonl; give the folder of a run"
-    )
-
-
-def split_files(path: Path) -> dict[str, Path]:
-    splits = {
-        split: path / f"{split}.jsonl" for split in SPLITS if (path / f"{split}.jsonl").is_file()
-    }
-    return splits or {"conversations": conversations_file(path)}
 
 
 def count_total(files: Sequence[Path], limit: int | None) -> int | None:

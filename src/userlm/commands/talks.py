@@ -39,7 +39,6 @@ from userlm.commands.shared import (
     TopP,
     UserTokenizer,
     Workers,
-    conversations_file,
     finished,
     in_order,
     stub_speakers,
@@ -47,7 +46,7 @@ from userlm.commands.shared import (
 from userlm.guard import rates
 from userlm.models.budget import CAP
 from userlm.rows import dumps, read_conversations, to_record
-from userlm.runs import Answers, Journal, Recorded, Run
+from userlm.runs import Answers, Journal, Recorded, Run, conversations_file
 from userlm.simulate import converse, never, respond_all
 from userlm.simulate import simulate as simulate_all
 from userlm.tasks import read_tasks, solved, task_of

@@ -29,7 +29,6 @@ from userlm.commands.shared import (
     count_total,
     finished,
     in_order,
-    split_files,
     write_hub,
 )
 from userlm.data.conditions import in_a_sentence, told_of
@@ -38,7 +37,7 @@ from userlm.data.intents import check, leakage, request, write
 from userlm.models.budget import Price
 from userlm.models.call_cache import CallCache
 from userlm.rows import read_conversations, read_rows, take, write_conversations
-from userlm.runs import Run
+from userlm.runs import Run, split_files
 from userlm.terminal import console, show_counts, track
 from userlm.text import stable_hash, words
 from userlm.types import Conversation, InputError, Message, Sampling
