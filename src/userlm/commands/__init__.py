@@ -8,6 +8,7 @@ there is nothing left to do.
 
 from userlm.commands.chat import chat
 from userlm.commands.data import clean, import_
+from userlm.commands.intents import intents
 from userlm.commands.options import Results
 from userlm.commands.predicting import ppl
 from userlm.commands.respond import respond
@@ -15,7 +16,6 @@ from userlm.commands.scores import report, score
 from userlm.commands.serving import serve
 from userlm.commands.simulate import simulate
 from userlm.commands.training import train
-from userlm.commands.writing import intents
 
 __all__ = [
     "Results",
