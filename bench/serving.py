@@ -118,7 +118,7 @@ def prefixes_of(conversation: Conversation) -> Iterator[Conversation]:
 @contextmanager
 def serving(user: Speaker, batch: int) -> Iterator[str]:
     """The URL at which the user is served by a thread of this process."""
-    from userlm.serve import Terms, app, running
+    from userlm.serving.app import Terms, app, running
 
     served = app(user, Terms(batch=batch))
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening, running(served, listening):

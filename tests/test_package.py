@@ -28,7 +28,7 @@ ROOMS = [
     "train",
     "card",
     "report",
-    "serve",
+    "serving",
     "address",
     "terminal",
     "commands",

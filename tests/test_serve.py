@@ -20,11 +20,12 @@ import openai
 import pytest
 from typer.testing import CliRunner
 
-from userlm import Conversation, InputError, ModelError, Reply, Turn, address, cli, serve
+from userlm import Conversation, InputError, ModelError, Reply, Turn, address, cli
+from userlm.serving import app as serve
 from userlm.assistants import Script
 from userlm.commands import serving as command
 from userlm.guard import Guard
-from userlm.serve import Terms, app, find_intent, read_messages, running
+from userlm.serving.app import Terms, app, find_intent, read_messages, running
 from userlm.text import INTENT_PREFIX
 from userlm.types import Completion, Sampling
 from userlm.users import PromptedUser, ReplayUser, TrainedUser

@@ -59,7 +59,7 @@ def serve(
     """
     if user.partition(":")[0] == "human":
         raise InputError("--user human: a person cannot be served; `userlm chat --seat user` has a seat for one")
-    from userlm.serve import Terms, app, running
+    from userlm.serving.app import Terms, app, running
 
     name = model_name or re.split(r"[/#:]", user.rstrip("/"))[-1]
     key = _key()

@@ -1,0 +1,1 @@
+"""A simulated user as an OpenAI-compatible server. `userlm serve` runs it."""
