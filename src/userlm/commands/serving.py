@@ -39,7 +39,7 @@ def serve(
     intent: Annotated[str | None, Option(help="What the user is after, where a request does not say.")] = None,
     roles: Annotated[
         str,
-        Option(help="log: as they were; flipped: the user is the client's model; auto: by the last message."),
+        Option(help="log: as they were; swapped: the user is the client's model; auto: by the last message."),
     ] = "auto",
     stop_phrase: Annotated[str | None, Option(help="What is said when the user leaves, such as \\[end].")] = None,
     queue: Annotated[
@@ -59,12 +59,13 @@ def serve(
     """
     if user.partition(":")[0] == "human":
         raise InputError("--user human: a person cannot be served; `userlm chat --seat user` has a seat for one")
-    from userlm.serving.app import Terms, app, running
+    from userlm.serving.app import create_app, running
+    from userlm.serving.schema import ServerConfig
 
     name = model_name or re.split(r"[/#:]", user.rstrip("/"))[-1]
     key = _key()
     hosts = LOOPBACK if key is None and _loopback(host) else ()
-    terms = Terms(name, intent, roles, stop_phrase, seed, key, hosts, queue, batch)
+    config = ServerConfig(name, intent, roles, stop_phrase, seed, key, hosts, queue, batch)
     with _listen(host, port) as listening:  # before minutes go into loading a model
         speaker = address.user(
             user,
@@ -75,7 +76,7 @@ def serve(
             batch=batch,
             tokenizer=tokenizer,
         )
-        served = app(speaker, terms)
+        served = create_app(speaker, config)
         if key is None and not _loopback(host):
             console.print(
                 f"warning: anyone who can reach {host} can use this; set the environment variable {KEY}",
