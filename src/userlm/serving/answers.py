@@ -63,8 +63,8 @@ def completion(replies: Sequence[Reply], turn: TurnRequest, config: ServerConfig
         choices.append(_choice(i, reply, turn, config.stop_phrase))
         if config.stop_phrase and config.stop_phrase in reply.text:
             notes.append(
-                f"choices[{i}] holds the stop phrase in its own text; userlm.ended says whether the "
-                "user ended the conversation"
+                f"choices[{i}] holds the stop phrase in its own text; userlm.ended says whether "
+                "the user ended the conversation"
             )
         if truncated := reply.meta.get("left_out"):
             notes.append(

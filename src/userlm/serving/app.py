@@ -9,7 +9,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -31,7 +31,7 @@ MAX_BODY_BYTES = 4 * 2**20
 
 
 def create_app(user: Speaker, config: ServerConfig) -> Starlette:
-    """Return the application that answers for a user. `running` runs it; its pool is `state.pool`."""
+    """Return the application that answers for a user; `running` runs it."""
     pool = Pool(config.batch, config.queue)
     name = config.model_name
 
@@ -40,20 +40,27 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         asked = parse_request(await _read_json(request), name)
         turn = turn_request(asked, user, config)
         count = asked.n or 1
-        futures = pool.submit([partial(sample, user, turn, i) for i in range(count)])
+        jobs = [partial(sample, user, turn, i) for i in range(count)]
+        futures = pool.submit(jobs)
         if not await _done(futures, request):
             return Response()  # nobody is there to read it
         replies = [_result(future, config.key) for future in futures]
         answer = completion(replies, turn, config)
         if not asked.stream:
             return _json(answer.model_dump())
-        events = [f"data: {_dumps(chunk)}\n\n" for chunk in chunks(answer, asked.stream_options)]
+        parts = chunks(answer, asked.stream_options)
+        events = [f"data: {_dumps(part)}\n\n" for part in parts]
         events.append("data: [DONE]\n\n")
         return Response("".join(events), media_type="text/event-stream")
 
     async def models(request: Request) -> Response:
         _check_caller(request, config)
-        model = {"id": name, "object": "model", "created": 0, "owned_by": "userlm"}
+        model = {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "userlm",
+        }
         asked = request.path_params.get("name")
         if asked is None:
             return _json({"object": "list", "data": [model]})
@@ -62,7 +69,12 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         return _json(model)
 
     async def health(request: Request) -> Response:
-        return _json({"status": "ok", "in_flight": pool.in_flight, "room": pool.room})
+        state = {
+            "status": "ok",
+            "in_flight": pool.in_flight,
+            "room": pool.room,
+        }
+        return _json(state)
 
     app = Starlette(
         routes=[
@@ -97,8 +109,8 @@ def running(app: Starlette, listening: socket.socket) -> Iterator[threading.Thre
         # A client that keeps connections for less than this never writes to one that is closing.
         timeout_keep_alive=75,
     )
-    # Head and body of an answer are two writes; without this the second waits 40 ms, until the first
-    # is acknowledged.
+    # Head and body of an answer are two writes; without this the second waits 40 ms, until the
+    # first is acknowledged.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
@@ -128,7 +140,7 @@ class Pool:
         self._width = width
         self._threads = ThreadPoolExecutor(width, "reply")
         self._lock = threading.Lock()
-        self._seconds = 0.0
+        self._mean_seconds = 0.0
         self._closed = False
 
     def submit(self, jobs: Sequence[Callable[[], Reply]]) -> list[Future[Reply]]:
@@ -141,7 +153,7 @@ class Pool:
             self.in_flight += len(jobs)
             futures = [self._threads.submit(self._timed, job) for job in jobs]
         for future in futures:
-            future.add_done_callback(self._leave)
+            future.add_done_callback(self._finished)
         return futures
 
     def close(self) -> None:
@@ -151,11 +163,15 @@ class Pool:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _full(self) -> RequestError:
-        seconds = math.ceil(self._seconds * self.in_flight / self._width)
+        seconds = math.ceil(self._mean_seconds * self.in_flight / self._width)
         wait = min(max(seconds, 1), 60)
         message = f"{self.in_flight} replies are being sampled or wait; try again in {wait} s"
-        headers = {"Retry-After": str(wait)}
-        return RequestError(429, message, code="queue_full", headers=headers)
+        return RequestError(
+            429,
+            message,
+            code="queue_full",
+            headers={"Retry-After": str(wait)},
+        )
 
     def _timed(self, job: Callable[[], Reply]) -> Reply:
         begun = time.monotonic()
@@ -164,15 +180,15 @@ class Pool:
         finally:
             seconds = time.monotonic() - begun
             with self._lock:  # a moving average, to tell how long a full queue takes
-                self._seconds += 0.2 * (seconds - self._seconds)
+                self._mean_seconds += 0.2 * (seconds - self._mean_seconds)
 
-    def _leave(self, future: Future[Reply]) -> None:
+    def _finished(self, future: Future[Reply]) -> None:
         with self._lock:
             self.in_flight -= 1
 
 
 async def _done(futures: Sequence[Future[Reply]], request: Request) -> bool:
-    """Return whether all were done before the caller went away; if not, the others are cancelled."""
+    """Return whether all were done before the caller went away; if not, cancel those that wait."""
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -200,14 +216,21 @@ def _result(future: Future[Reply], key: str | None) -> Reply:
         if isinstance(error, InputError):
             raise RequestError(400, message) from None
         # The model was tried again already, so the client is told not to.
-        headers = {"x-should-retry": "false"}
-        message = f"the model failed: {message}"
-        raise RequestError(503, message, code="model_failed", headers=headers) from None
+        raise RequestError(
+            503,
+            f"the model failed: {message}",
+            code="model_failed",
+            headers={"x-should-retry": "false"},
+        ) from None
 
 
 def _stopping() -> RequestError:
-    headers = {"Retry-After": "5"}
-    return RequestError(503, "the server is being stopped", code="stopping", headers=headers)
+    return RequestError(
+        503,
+        "the server is being stopped",
+        code="stopping",
+        headers={"Retry-After": "5"},
+    )
 
 
 # --- HTTP ------------------------------------------------------------------------------------
@@ -220,8 +243,9 @@ def _check_caller(request: Request, config: ServerConfig) -> None:
         raise RequestError(403, message, code="wrong_host")
     if config.key is None:
         return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    same = hmac.compare_digest(given.strip().encode(), config.key.encode())
+    header = request.headers.get("authorization", "")
+    scheme, _, key = header.partition(" ")
+    same = hmac.compare_digest(key.strip().encode(), config.key.encode())
     if scheme.lower() != "bearer" or not same:
         raise RequestError(
             401,
@@ -237,8 +261,9 @@ async def _read_json(request: Request) -> object:
     The content type must be JSON's: a page in a browser cannot send that to another site without
     asking it first.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0]
-    if content_type.strip().lower() != "application/json":
+    header = request.headers.get("content-type", "")
+    content_type = header.partition(";")[0].strip()
+    if content_type.lower() != "application/json":
         raise RequestError(415, "send JSON, with the header Content-Type: application/json")
     body = bytearray()
     async for part in request.stream():
@@ -260,13 +285,18 @@ def _with_encodable_names(pairs: Iterable[tuple[str, object]]) -> dict[str, obje
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
-def _json(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(_dumps(content), status, headers, "application/json")
+def _json(content: object) -> Response:
+    return Response(_dumps(content), media_type="application/json")
 
 
 def _dumps(content: object) -> str:
     """Return JSON in one line, whatever a client takes for the end of a line."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(
+        content,
+        ensure_ascii=False,
+        allow_nan=False,
+        separators=(",", ":"),
+    )
     return encodable(text).translate(_LINE_ENDS)
 
 
@@ -283,9 +313,12 @@ async def _error(request: Request, error: Exception) -> Response:
             headers=error.headers,
         )
     if not isinstance(error, RequestError):
-        # uvicorn logs it and closes the connection; a client that is not told would use it again.
-        headers = {"Connection": "close"}
-        error = RequestError(500, "the server failed; its log says why", headers=headers)
+        error = RequestError(
+            500,
+            "the server failed; its log says why",
+            # uvicorn closes the connection; a client that is not told would use it again.
+            headers={"Connection": "close"},
+        )
     kind = "invalid_request_error"
     if error.status == 429:
         kind = "rate_limit_error"
@@ -297,4 +330,9 @@ async def _error(request: Request, error: Exception) -> Response:
         "param": error.param,
         "code": error.code,
     }
-    return _json({"error": body}, error.status, error.headers)
+    return Response(
+        _dumps({"error": body}),
+        error.status,
+        error.headers,
+        "application/json",
+    )

@@ -9,10 +9,16 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from userlm.types import InputError
 
@@ -64,17 +70,22 @@ class ServerConfig:
 # --- requests --------------------------------------------------------------------------------
 
 
-def _left_out(value: object) -> object:
+Item = TypeVar("Item")
+Items = Annotated[list[Item], Field(fail_fast=True)]
+"""A list of which one wrong item is reported, and not a million."""
+
+
+def _refuse_tools(value: object) -> object:
     if value:
         raise ValueError("it should be left out: a simulated user has no tools, and sees none")
     return value
 
 
-def _not_a_tool(role: object) -> object:
-    return _left_out(role) if role in ("tool", "function") else role
+def _refuse_tool_roles(role: object) -> object:
+    return _refuse_tools(role) if role in ("tool", "function") else role
 
 
-Unsupported = Annotated[Any, AfterValidator(_left_out)]
+Unsupported = Annotated[Any, AfterValidator(_refuse_tools)]
 Text = Annotated[str, Field(min_length=1)]
 TokenLimit = Annotated[int, Field(ge=1, le=2**31)]
 TopP = Annotated[
@@ -94,9 +105,10 @@ class TextPart(BaseModel):
 class Message(BaseModel):
     model_config = STRICT
     role: Annotated[
-        Literal["system", "developer", "user", "assistant"], BeforeValidator(_not_a_tool)
+        Literal["system", "developer", "user", "assistant"],
+        BeforeValidator(_refuse_tool_roles),
     ]
-    content: str | list[TextPart] | None = None
+    content: str | Items[TextPart] | None = None
     refusal: str | None = None
     tool_calls: Unsupported = None
     function_call: Unsupported = None
@@ -133,14 +145,14 @@ class ChatRequest(BaseModel):
     tools: Unsupported = None
     functions: Unsupported = None
     userlm: UserOptions | None = None
-    messages: list[Message] = Field(min_length=1)
+    messages: Items[Message] = Field(min_length=1)
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**64 - 1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: TopP | None = None
     max_completion_tokens: TokenLimit | None = None
     max_tokens: TokenLimit | None = None
-    stop: Text | list[Text] | None = None
+    stop: Text | Items[Text] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -149,16 +161,14 @@ def parse_request(body: object, model_name: str) -> ChatRequest:
     """Return the request in the JSON value `body`.
 
     Raises:
-        RequestError: it names the first field that is wrong and says what to do.
+        RequestError: it names a field that is wrong and says what to do.
     """
     if isinstance(body, dict) and body.get("model") != model_name:
         raise unknown_model(body.get("model"), model_name)
     try:
         return ChatRequest.model_validate(body)
     except ValidationError as error:
-        # For a union there is an error for each member; the deepest is of the member that was meant.
-        errors = error.errors()
-        raise _field_error(max(errors, key=lambda details: len(details["loc"]))) from None
+        raise _field_error(error) from None
 
 
 # --- errors ----------------------------------------------------------------------------------
@@ -196,8 +206,10 @@ _EXPECTED = {"missing": "be given", "model_type": "be an object"}
 """Ends of "it should ...", for error types of pydantic whose own message does not say it well."""
 
 
-def _field_error(details: ErrorDetails) -> RequestError:
-    """Return pydantic's error as a sentence with the field, what was found and what it should be."""
+def _field_error(error: ValidationError) -> RequestError:
+    """Return pydantic's error as a sentence: the field, what was found, what it should be."""
+    # A union has an error for each member; the deepest is that of the member that was meant.
+    details = max(error.errors(), key=lambda details: len(details["loc"]))
     location = [part for part in details["loc"] if part not in _UNION_MEMBERS]
     kind = details["type"]
     if kind == "extra_forbidden":
