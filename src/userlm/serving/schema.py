@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    model_validator,
 )
 
 from userlm.types import InputError
@@ -72,7 +73,7 @@ class ServerConfig:
 
 Item = TypeVar("Item")
 Items = Annotated[list[Item], Field(fail_fast=True)]
-"""A list of which one wrong item is reported, and not a million."""
+"""A list of which one wrong item is reported, not all: there may be a million."""
 
 
 def _refuse_tools(value: object) -> object:
@@ -94,6 +95,7 @@ TopP = Annotated[
     AfterValidator(partial(max, 1e-9)),  # 0 is the likeliest token alone
 ]
 STRICT = ConfigDict(strict=True, frozen=True)
+KEEP_EXTRA = ConfigDict(strict=True, frozen=True, extra="allow")
 
 
 class TextPart(BaseModel):
@@ -127,10 +129,17 @@ class UserOptions(BaseModel):
         id: of the conversation; a replayed user is looked up by it.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = KEEP_EXTRA
     intent: str | None = None
     roles: Roles | None = None
     id: str | None = None
+
+    @model_validator(mode="after")
+    def _refuse_extra(self) -> Self:
+        if self.model_extra:
+            known = ", ".join(UserOptions.model_fields)
+            raise ValueError(f"it should have no fields but {known}")
+        return self
 
 
 class ChatRequest(BaseModel):
@@ -140,7 +149,7 @@ class ChatRequest(BaseModel):
     says so.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+    model_config = KEEP_EXTRA
     model: str
     tools: Unsupported = None
     functions: Unsupported = None
@@ -212,10 +221,6 @@ def _field_error(error: ValidationError) -> RequestError:
     details = max(error.errors(), key=lambda details: len(details["loc"]))
     location = [part for part in details["loc"] if part not in _UNION_MEMBERS]
     kind = details["type"]
-    if kind == "extra_forbidden":
-        known = ", ".join(UserOptions.model_fields)
-        message = f"userlm has no field {reprlib.repr(location[-1])}; there are {known}"
-        return RequestError(400, message, "userlm")
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}"
