@@ -1,4 +1,5 @@
-"""Every snippet of the README runs. The embedded user model stands in for the released checkpoint."""
+"""Every snippet of the README runs. The embedded user model stands in for the released
+checkpoint."""
 
 import os
 import re

@@ -74,7 +74,7 @@ def serving(user, **config):
 
 def trained(tiny, max_tokens=8, **options):
     return TrainedUser(
-        tiny, tiny.template(), tiny.window, Sampling(max_tokens=max_tokens), **options
+        tiny, tiny.template(), tiny.context_length, Sampling(max_tokens=max_tokens), **options
     )
 
 
@@ -206,7 +206,7 @@ def test_more_tokens_than_leave_room_for_the_conversation_are_not_given_and_it_i
         trained(tiny),
         ServerConfig(),
     )
-    assert asked.max_tokens == max(8, tiny.window // 4)
+    assert asked.max_tokens == max(8, tiny.context_length // 4)
     assert any("max_tokens" in note for note in asked.notes)
 
 
@@ -305,7 +305,7 @@ def test_nobody_is_there_to_go_on_after_the_end(last):
 
 
 def test_p_end_above_a_threshold_ends_the_conversation_of_a_model(tiny):
-    user = replace(trained(tiny), sampling=Sampling(max_tokens=8, end_above=1e-9))
+    user = replace(trained(tiny), sampling=Sampling(max_tokens=8, end_threshold=1e-9))
     with serving(user) as server:
         answer = server.ask()
     assert answer.userlm["ended"] and answer.choices[0].message.content == ""
@@ -479,7 +479,7 @@ def test_a_text_far_beyond_the_trained_range_warns_and_says_how_to_send_the_inte
         "words" in note for note in short.userlm["notes"]
     )
     profiled = replace(
-        trained(tiny), template=replace(tiny.template(), told="This is who you are: {}")
+        trained(tiny), template=replace(tiny.template(), system_text="This is who you are: {}")
     )
     body = {"model": "user", "messages": [{"role": "system", "content": long}]}
     assert read(body, profiled, ServerConfig()).notes == ()  # a profile is long

@@ -15,8 +15,8 @@ from userlm import address, assets, commands
 from userlm.flip import prompt, samples
 from userlm.metrics import intrinsic
 from userlm.models.local import LocalModel
+from userlm.rows import read_conversations, write_conversations
 from userlm.simulate import respond_all
-from userlm.store import read_conversations, write_conversations
 from userlm.text import INTENT_PREFIX, content_words
 from userlm.types import Conversation, InputError, Sampling
 
@@ -61,9 +61,17 @@ def test_a_model_is_small_and_holds_no_code_of_its_own(name):
     )
     assert (folder / "model.safetensors").stat().st_size <= LARGEST
     config = json.loads((folder / "config.json").read_text())
-    assert (config["model_type"], config["dtype"], config["vocab_size"]) == ("llama", "bfloat16", 8192)
+    assert (config["model_type"], config["dtype"], config["vocab_size"]) == (
+        "llama",
+        "bfloat16",
+        8192,
+    )
     card = (folder / "README.md").read_text()
-    assert "For demos and tests" in card and "Apache-2.0" in card and "Talk with AI assistants is" in card
+    assert (
+        "For demos and tests" in card
+        and "Apache-2.0" in card
+        and "Talk with AI assistants is" in card
+    )
 
 
 @pytest.mark.parametrize("name", ["userlm-tiny", "assistant-tiny"])
@@ -79,13 +87,17 @@ def test_plain_transformers_says_what_we_say(name):
     local = LocalModel.load(str(assets.model(name)), "cpu")
     if name == "assistant-tiny":
         reply = local.chat(messages, Sampling(temperature=0, max_tokens=40))
-        ours = local.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        ours = local.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
     else:
         template = local.template()
         asked = prompt(Conversation(intent=messages[0]["content"]), template)
         # The chat template ends before the newline that begins a turn, so the model says it first.
         ours = list(asked[: -len(template.encode("\n"))])
-        reply = local.complete(asked, Sampling(temperature=0, max_tokens=39, stop_ids=template.stop_ids))
+        reply = local.complete(
+            asked, Sampling(temperature=0, max_tokens=39, stop_ids=template.stop_ids)
+        )
     assert theirs[: len(ours)] == ours
     said = local.tokenizer.decode(theirs[len(ours) :], skip_special_tokens=True)
     assert said.strip() == reply.text.strip() != ""
@@ -119,7 +131,8 @@ def test_it_leaves_where_people_leave(people):
 
 
 def test_first_turns_are_short_and_on_the_subject_about_as_often_as_those_of_people(people):
-    """The intents avoid the words of the person; where a first turn shares one, it is on the subject."""
+    """The intents avoid the words of the person; where a first turn shares one, it is on the
+    subject."""
     asked = people[:60]
     talks = [Conversation(person.id, intent=person.intent) for person in asked]
     speaker = address.user("trained:userlm-tiny", seed=1, temperature=0.6)
@@ -148,14 +161,17 @@ def test_chat_without_arguments_is_with_the_embedded_user():
 
 
 def test_a_person_can_talk_to_the_embedded_assistant():
-    command = [sys.executable, "-m", "userlm", "chat", "--seat", "user"]
-    done = subprocess.run(command, input="How are you?\n", capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "userlm", "chat", "--role", "user"]
+    done = subprocess.run(
+        command, input="How are you?\n", capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert "assistant>" in done.stderr
 
 
 def test_serve_without_arguments_serves_the_embedded_user():
-    """By a client that nobody here wrote: the user opens, and is likelier to leave when all is said."""
+    """By a client that nobody here wrote: the user opens, and is likelier to leave when all is
+    said."""
     command = [sys.executable, "-m", "userlm", "serve", "--port", "0"]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
@@ -164,8 +180,15 @@ def test_serve_without_arguments_serves_the_embedded_user():
         [model] = client.models.list()
         assert model.id == "userlm-tiny"
         intent = {"role": "system", "content": INTENT_PREFIX + "book a table in a restaurant."}
-        said = [("user", "i need a table for two tonight"), ("assistant", "Which restaurant would you like?")]
-        over = [*said, ("user", "any italian one"), ("assistant", "I booked it. Is there anything else?")]
+        said = [
+            ("user", "i need a table for two tonight"),
+            ("assistant", "Which restaurant would you like?"),
+        ]
+        over = [
+            *said,
+            ("user", "any italian one"),
+            ("assistant", "I booked it. Is there anything else?"),
+        ]
         over += [("user", "no thanks, bye"), ("assistant", "You are welcome. Goodbye!")]
 
         def p_end(pairs):

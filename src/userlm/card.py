@@ -1,7 +1,8 @@
-"""The card of a trained model, and what its training took. `userlm train` writes the card as model/README.md.
+"""The card of a trained model, and what its training took. `userlm train` writes the card as
+model/README.md.
 
-`pace` counts what log.jsonl holds; `write` tells what run.json and results.json hold. The card names files, never
-the folders of a machine.
+`pace` counts what log.jsonl holds; `write` tells what run.json and results.json hold. The card
+names files, never the folders of a machine.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from userlm import assets
 from userlm.text import END_TOKEN, INTENT_PREFIX
 
 KG_CO2_PER_KWH = 0.473
-"""Of the world's electricity in 2024, over its whole life cycle (Ember, Global Electricity Review 2025)."""
+"""Of the world's electricity in 2024, over its whole life cycle (Ember, Global Electricity Review
+2025)."""
 
 WATTS = {
     "B200": 1000,
@@ -47,25 +49,33 @@ WATTS = {
     "RTX 4090": 450,
     "RTX 3090": 350,
 }
-"""The most that a whole board draws, from its maker's data sheet, by the name that its driver gives without the
-maker's: two boards of one chip may differ by half. What is not here, such as a slice of a board, is not known."""
+"""The most that a whole board draws, from its maker's data sheet, by the name that its driver gives
+without the maker's: two boards of one chip may differ by half. What is not here, such as a slice of
+a board, is not known."""
 
 
-def pace(rows: Iterable[Mapping[str, Any]], device: str, processes: int, watts: float | None) -> dict[str, Any]:
-    """What a training took, by its log: hours (validations and checkpoints among them), tokens and conversations a
-    second, hours of all devices, kWh, and kg of CO2 equivalents. What cannot be known is `None`.
+def pace(
+    rows: Iterable[Mapping[str, Any]], device: str, processes: int, watts: float | None
+) -> dict[str, Any]:
+    """What a training took, by its log: hours (validations and checkpoints among them), tokens and
+    conversations a second, hours of all devices, kWh, and kg of CO2 equivalents. What cannot be
+    known is `None`.
 
     Args:
-        rows: of log.jsonl; every row has `seconds`, those of steps have `tokens` and `conversations`.
+        rows: of log.jsonl; every row has `seconds`, those of steps have `tokens` and
+            `conversations`.
         device: its name, as torch tells it.
         processes: one device each.
-        watts: of one device; by default what `WATTS` has. Not counted: the rest of the machine, and its cooling.
+        watts: of one device; by default what `WATTS` has. Not counted: the rest of the machine, and
+            its cooling.
     """
     rows = list(rows)
     hours = sum(row["seconds"] for row in rows) / 3600
     steps = [row for row in rows if "tokens" in row]
     seconds = sum(row["seconds"] for row in steps)
-    tokens, conversations = (sum(row[name] for row in steps) for name in ("tokens", "conversations"))
+    tokens, conversations = (
+        sum(row[name] for row in steps) for name in ("tokens", "conversations")
+    )
     if watts is None:
         watts = WATTS.get(re.sub(r"^((NVIDIA|Tesla|GeForce) )+", "", device))
     kwh = None if watts is None else hours * processes * watts / 1000
@@ -81,13 +91,13 @@ def pace(rows: Iterable[Mapping[str, Any]], device: str, processes: int, watts: 
 
 
 def write(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """The card (README.md) of a finished training: what the model is, how to call it, how it was made, what to
-    mind.
+    """The card (README.md) of a finished training: what the model is, how to call it, how it was
+    made, what to mind.
 
     Args:
         manifest: of the run, as in run.json.
-        results: of the run, as in results.json, with `pace`. If it has `languages`, codes with counts, the card
-            names them; else it says that they are not known.
+        results: of the run, as in results.json, with `pace`. If it has `languages`, codes with
+            counts, the card names them; else it says that they are not known.
     """
     given = manifest["options"]
     side = _SIDES[given.get("side", "user")]
@@ -122,12 +132,17 @@ def _front(base: str, side: _Side, results: Mapping[str, Any]) -> Iterator[str]:
         yield from (f'- "{code}"' for code in codes)  # a bare `no` is false in YAML
     yield from ("tags:", *(f"- {tag}" for tag in side.tags))
     if kg := results["pace"]["kg_co2"]:
-        yield from ("co2_eq_emissions:", f"  emissions: {1000 * kg:.4g}", "  source: power of the boards x hours")
+        yield from (
+            "co2_eq_emissions:",
+            f"  emissions: {1000 * kg:.4g}",
+            "  source: power of the boards x hours",
+        )
     yield "---"
 
 
 def _is_hub_id(base: str) -> bool:
-    """Whether a base model came from the Hub: by its name, and since it is neither a folder here nor embedded."""
+    """Whether a base model came from the Hub: by its name, and since it is neither a folder here
+    nor embedded."""
     named = re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", base)
     return bool(named) and not Path(base).is_dir() and base not in assets.MODELS
 
@@ -250,7 +265,7 @@ print(tokenizer.decode(drawn[0, inputs["input_ids"].shape[1] :], skip_special_to
 ```
 
 It stops at `<|eot_id|>`. It has never read a system turn. userlm takes it wherever it takes an assistant:
-`userlm chat --seat user --assistant OWNER/NAME`.
+`userlm chat --role user --assistant OWNER/NAME`.
 """
 
 _WHAT_BOTH = """
@@ -342,17 +357,24 @@ _SIDES = {
 def _data(manifest: Mapping[str, Any], side: _Side, results: Mapping[str, Any]) -> Iterator[str]:
     held_out, inputs = manifest["options"].get("valid"), dict(manifest["inputs"]).items()
     use = {path: "validation" if path == held_out else "training" for path, _ in inputs}
-    yield _table(["file", "for", "SHA-256"], ((f"`{Path(path).name}`", use[path], sha) for path, sha in inputs))
+    yield _table(
+        ["file", "for", "SHA-256"],
+        ((f"`{Path(path).name}`", use[path], sha) for path, sha in inputs),
+    )
     found = {**results, "with_intent": results["conversations"] - results["without_intent"]}
     yield _table(["", "number"], ((name, f"{found[key]:,}") for key, name in side.counts.items()))
 
 
 _TOLD = (
-    "base side init lora steps epochs batch lr optimizer loss intent max_tokens long pack patience seed".split()
-)
+    "base side init lora steps epochs batch lr optimizer loss intent max_tokens long "
+    "pack "
+    "patience seed"
+).split()
 
 
-def _training(manifest: Mapping[str, Any], side: _Side, results: Mapping[str, Any]) -> Iterator[str]:
+def _training(
+    manifest: Mapping[str, Any], side: _Side, results: Mapping[str, Any]
+) -> Iterator[str]:
     given = manifest["options"]["base"]
     plain = given.startswith("scratch:") or _is_hub_id(given)
     options = {name: manifest["options"].get(name) for name in _TOLD}
@@ -361,14 +383,18 @@ def _training(manifest: Mapping[str, Any], side: _Side, results: Mapping[str, An
     what = f"{weights:,} weights" if trained == weights else f"{trained:,} of {weights:,} weights"
     early = ", stopped early" if results["stopped_early"] else ""
     yield (
-        f"{what}, {results['steps']:,} steps{early}, {results['seen']:,} samples seen. The loss is on "
-        f"{side.learned}. The learning rate rises over 3 % of the steps and falls to a tenth along a cosine."
+        f"{what}, {results['steps']:,} steps{early}, {results['seen']:,} samples seen. The loss "
+        "is on "
+        f"{side.learned}. The learning rate rises over 3 % of the steps and falls to a tenth "
+        "along a cosine."
     )
     if options["steps"] is not None:
         del options["epochs"]
     if "with_intent" not in side.counts:  # nobody else is told one
         del options["intent"]
-    yield _table(["option", ""], ((name, str(value)) for name, value in options.items() if value is not None))
+    yield _table(
+        ["option", ""], ((name, str(value)) for name, value in options.items() if value is not None)
+    )
     if notes := results["notes"]:
         yield "\n".join(f"- {note.replace(given, _base(given))}" for note in notes)
     versions = manifest["versions"].items()
@@ -378,7 +404,9 @@ def _training(manifest: Mapping[str, Any], side: _Side, results: Mapping[str, An
 def _measured(options: Mapping[str, Any], side: _Side, results: Mapping[str, Any]) -> Iterator[str]:
     before, best = results["untrained"], results["best"]
     if not before and best is None:
-        yield "Nobody was held out, so nothing was measured. These are the weights of the last step."
+        yield (
+            "Nobody was held out, so nothing was measured. These are the weights of the last step."
+        )
         return
     columns = {"before training": before}
     if best is not None:
@@ -387,10 +415,14 @@ def _measured(options: Mapping[str, Any], side: _Side, results: Mapping[str, Any
     rows |= {"termination F1": ("valid_termination_f1", " %")} if side.leaves else {}
     yield _table(
         [f"on held-out {side.predicted}", *columns],
-        ([name, *(_shown(c.get(key), unit) for c in columns.values())] for name, (key, unit) in rows.items()),
+        (
+            [name, *(_shown(c.get(key), unit) for c in columns.values())]
+            for name, (key, unit) in rows.items()
+        ),
     )
     yield (
-        f"On at most {options['valid_limit']:,} conversations; the best of several validations, so a little too "
+        f"On at most {options['valid_limit']:,} conversations; the best of several validations, "
+        "so a little too "
         f"good. Perplexity is over {side.words} and depends on the tokenizer."
         + " The model leaves where P(end) is above one half."
         * side.leaves
@@ -412,8 +444,10 @@ def _took(options: Mapping[str, Any], results: Mapping[str, Any]) -> Iterator[st
     if pace["watts"] is not None:
         why = "the most that such a board draws" if options.get("watts") is None else "as was given"
         yield (
-            f"Energy is an assumption: {_shown(pace['watts'])} W a device all the time, {why}; nothing for the "
-            f"rest of the machine and its cooling. CO2 too: {KG_CO2_PER_KWH} kg a kWh, the world's average of "
+            f"Energy is an assumption: {_shown(pace['watts'])} W a device all the time, {why}; "
+            "nothing for the "
+            f"rest of the machine and its cooling. CO2 too: {KG_CO2_PER_KWH} kg a kWh, the "
+            "world's average of "
             "2024 (Ember, Global Electricity Review 2025)."
         )
 
@@ -440,7 +474,9 @@ what it gives away.
 def _languages(results: Mapping[str, Any]) -> str:
     codes = _codes(results)
     return (
-        f"By the logs' own labels: {', '.join(codes)}." if codes else "Those of the logs; they were not recorded."
+        f"By the logs' own labels: {', '.join(codes)}."
+        if codes
+        else "Those of the logs; they were not recorded."
     )
 
 

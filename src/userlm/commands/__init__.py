@@ -1,7 +1,9 @@
-"""The verbs, one plain function each: open a run, resolve addresses, call pure functions, write down.
+"""The verbs, one plain function each: open a run, resolve addresses, call pure functions, write
+down.
 
-Every function can be called from Python just as from the command line, and returns what `results.json` holds.
-A verb called again on the same folder goes on where it stopped, or says that there is nothing left to do.
+Every function can be called from Python just as from the command line, and returns what
+`results.json` holds. A verb called again on the same folder goes on where it stopped, or says that
+there is nothing left to do.
 """
 
 from userlm.commands.data import clean, import_

@@ -1,4 +1,5 @@
-"""What a run of `respond` or `simulate` may cost, before its first call; caps on it; and what it did cost.
+"""What a run of `respond` or `simulate` may cost, before its first call; caps on it; and what it
+did cost.
 
 Prices and caps are no part of what a run is: the same command with others takes it up again.
 """
@@ -17,8 +18,9 @@ from typer import Option
 
 from userlm.address import model_place
 from userlm.assistants import ModelAssistant
-from userlm.models.purse import Amount, Caps, Meter, MeteredChat, MeteredComplete, Price, Purse
-from userlm.store import Journal, Run, write_lines
+from userlm.models.budget import Amount, Budget, Caps, CountedChat, CountedComplete, Price, Usage
+from userlm.rows import write_lines
+from userlm.runs import Journal, Run
 from userlm.terminal import console
 from userlm.types import Conversation, InputError, Role, Speaker
 from userlm.users import PromptedUser, TrainedUser, swapped_messages, user_prompt
@@ -26,26 +28,35 @@ from userlm.users import PromptedUser, TrainedUser, swapped_messages, user_promp
 UserPrice = Annotated[
     str | None,
     Option(
-        help="US dollars for a million tokens of the user's model in and out, such as 2.50/10.", metavar="IN/OUT"
+        help="US dollars for a million tokens of the user's model in and out, such as 2.50/10.",
+        metavar="IN/OUT",
     ),
 ]
 AssistantPrice = Annotated[
     str | None, Option("--price", help="The same for the assistant's model.", metavar="IN/OUT")
 ]
-Budget = Annotated[
-    float | None, Option(help="US dollars that are never passed; needs both prices.", metavar="DOLLARS")
+DollarBudget = Annotated[
+    float | None,
+    Option(help="US dollars that are never passed; needs both prices.", metavar="DOLLARS"),
 ]
 MaxCalls = Annotated[int | None, Option(help="Calls of models that are never passed.", min=0)]
-MaxTokensTotal = Annotated[int | None, Option(help="Tokens in and out that are never passed.", min=0)]
+MaxTokensTotal = Annotated[
+    int | None, Option(help="Tokens in and out that are never passed.", min=0)
+]
 
 PRICE_OPTION: dict[Role, str] = {"user": "--user-price", "assistant": "--price"}
-BYTES_A_TOKEN, TOKENS_A_TURN = 4, {"user": 50, "assistant": 300}  # for the estimate; caps go by bounds and bills
-REQUESTS = 3  # of one completion of token ids at a server, at most: P(end), the first token, the others
+BYTES_A_TOKEN, TOKENS_A_TURN = (
+    4,
+    {"user": 50, "assistant": 300},
+)  # for the estimate; caps go by bounds and bills
+REQUESTS = (
+    3  # of one completion of token ids at a server, at most: P(end), the first token, the others
+)
 
 
 def read_price(role: Role, text: str | None) -> Price | None:
     """The price of a side's tokens; raises `InputError` that names its option."""
-    return None if text is None else Price.read(text, PRICE_OPTION[role])
+    return None if text is None else Price.parse(text, PRICE_OPTION[role])
 
 
 def read_caps(max_calls: int | None, max_tokens_total: int | None, budget: float | None) -> Caps:
@@ -61,7 +72,7 @@ class _Side:
 
     address: str
     speaker: TrainedUser | PromptedUser | ModelAssistant
-    meter: Meter
+    usage: Usage
     price: Price | None
 
     @property
@@ -71,7 +82,7 @@ class _Side:
     def results(self) -> dict[str, Any]:
         """What it used, and at which price that was counted."""
         price = None if self.price is None else f"{self.price.token_in}/{self.price.token_out}"
-        return self.meter.results() | {"price": price}
+        return self.usage.results() | {"price": price}
 
     def told(self, start: Conversation) -> int:
         """Bytes that stand in front of what was said."""
@@ -80,7 +91,8 @@ class _Side:
                 return len((system or "").encode())
             case PromptedUser(swapped=True):
                 return sum(
-                    len(message["content"].encode()) for message in swapped_messages(start.system or "", ())
+                    len(message["content"].encode())
+                    for message in swapped_messages(start.system or "", ())
                 )
             case PromptedUser():
                 return len(user_prompt(start.system, ()).encode())
@@ -92,7 +104,7 @@ class Costs:
 
     def __init__(self, run: Run, caps: Caps) -> None:
         self._run, self._caps = run, caps
-        self._purse = Purse(caps)
+        self._budget = Budget(caps)
         self._journal: Journal | None = None
         self._sides: dict[Role, _Side | None] = {}
 
@@ -100,11 +112,14 @@ class Costs:
         """The speaker, its model's calls counted; as it is if no model speaks.
 
         Raises:
-            InputError: for a price without a model, and a budget without the price of a model at a server.
+            InputError: for a price without a model, and a budget without the price of a model at a
+                server.
         """
         if not isinstance(speaker, TrainedUser | PromptedUser | ModelAssistant):
             if price is not None:
-                raise InputError(f"{PRICE_OPTION[role]}: {address} is no model that is called; leave it out")
+                raise InputError(
+                    f"{PRICE_OPTION[role]}: {address} is no model that is called; leave it out"
+                )
             if address.startswith("py:") and self._caps != Caps():
                 console.print(f"what {address} calls is not counted", style="yellow")
             self._sides[role] = None
@@ -112,27 +127,34 @@ class Costs:
         served = _at_server(address)
         if self._caps.dollars is not None and served and price is None:
             wanted = f"{PRICE_OPTION[role]} IN/OUT (0/0: nothing)"
-            raise InputError(f"--budget needs to know what the tokens of {address} cost; give {wanted}")
+            raise InputError(
+                f"--budget needs to know what the tokens of {address} cost; give {wanted}"
+            )
         self._journal = self._journal or Journal(self._run.path("usage.jsonl"))
         requests = REQUESTS if served and isinstance(speaker, TrainedUser) else 1
-        meter = Meter(role, self._purse, self._journal, requests * tries_of(address), price)
-        self._sides[role] = _Side(address, speaker, meter, price)
+        usage = Usage(role, self._budget, self._journal, requests * tries_of(address), price)
+        self._sides[role] = _Side(address, speaker, usage, price)
         if isinstance(speaker, TrainedUser):
-            return replace(speaker, model=MeteredComplete(speaker.model, meter))
-        return replace(speaker, chat=MeteredChat(speaker.chat, meter))
+            return replace(speaker, model=CountedComplete(speaker.model, usage))
+        return replace(speaker, chat=CountedChat(speaker.chat, usage))
 
     def check(self) -> None:
         """Raise `InputError` for caps on what is not counted."""
         if self._caps != Caps() and not any(self._sides.values()):
-            raise InputError("--max-calls, --max-tokens-total and --budget are for models; none is called here")
+            raise InputError(
+                "--max-calls, --max-tokens-total and --budget are for models; none is called here"
+            )
 
-    def foretell(
-        self, starts: Iterable[Conversation], calls: Callable[[Conversation], Iterable[tuple[Role, int]]]
+    def estimate(
+        self,
+        starts: Iterable[Conversation],
+        calls: Callable[[Conversation], Iterable[tuple[Role, int]]],
     ) -> None:
         """Say what is to come, if any of it may be billed or capped.
 
         Args:
-            calls: at most these will be made for a conversation: whose, and after how many tokens were said.
+            calls: at most these will be made for a conversation: whose, and after how many tokens
+                were said.
         """
         sides = {role: side for role, side in self._sides.items() if side}
         if self._caps == Caps() and not any(side.bills for side in sides.values()):
@@ -145,17 +167,22 @@ class Costs:
                     count[role] += 1
                     size[role] += told[role] + said
         console.print("to come, if no conversation ends early:")
-        total = before = self._purse.spent
+        total = before = self._budget.spent
         for role, side in sides.items():
             tokens_out = count[role] * side.speaker.sampling.max_tokens
             dollars = Decimal(0) if side.price is None else side.price.of(size[role], tokens_out)
             total += Amount(count[role], size[role] + tokens_out, dollars)
             cost = "" if side.price is None else f", about ${dollars:,.2f}"
             tokens = f"about {size[role]:,} tokens in and at most {tokens_out:,} out{cost}"
-            console.print(f" {role} {side.address}: {count[role]:,} calls, {tokens}", soft_wrap=True)
-        shown = ", ".join(f"{tokens} tokens a turn of the {role}" for role, tokens in TOKENS_A_TURN.items())
+            console.print(
+                f" {role} {side.address}: {count[role]:,} calls, {tokens}", soft_wrap=True
+            )
+        shown = ", ".join(
+            f"{tokens} tokens a turn of the {role}" for role, tokens in TOKENS_A_TURN.items()
+        )
         console.print(
-            f" at {BYTES_A_TOKEN} bytes a token and {shown}; a draft that is drawn again is one more call",
+            f" at {BYTES_A_TOKEN} bytes a token and {shown}; a draft that is drawn again is one "
+            "more call",
             style="dim",
             soft_wrap=True,
         )
@@ -167,19 +194,26 @@ class Costs:
 
     def stop(self) -> None:
         """Begin no call any more, and say how many are in flight that may be billed."""
-        in_flight = self._purse.close("stopped")
+        in_flight = self._budget.close("stopped")
         if in_flight and any(side and side.bills for side in self._sides.values()):
             console.print(f"{in_flight} calls were in flight; they may be billed", style="yellow")
 
     def close(self) -> dict[str, Any]:
-        """What was used, for `results.json`, after the last call; `None` for a side without a model."""
+        """What was used, for `results.json`, after the last call; `None` for a side without a
+        model."""
         if self._journal:
             self._journal.close()
-            write_lines(self._journal.path, [side.meter.total for side in self._sides.values() if side])
+            write_lines(
+                self._journal.path, [side.usage.total for side in self._sides.values() if side]
+            )
         budget = None if self._caps.dollars is None else float(self._caps.dollars)
         return {
             "usage": {role: side and side.results() for role, side in self._sides.items()},
-            "caps": {"max_calls": self._caps.calls, "max_tokens_total": self._caps.tokens, "budget": budget},
+            "caps": {
+                "max_calls": self._caps.calls,
+                "max_tokens_total": self._caps.tokens,
+                "budget": budget,
+            },
         }
 
     def show(self) -> None:
@@ -196,9 +230,12 @@ def _show(name: str, used: dict[str, Any]) -> None:
     if used["cost"] is not None:
         shown.append(f"${used['cost']:,.4f}")
     console.print(f"{name}: {', '.join(shown)}", soft_wrap=True)
-    if used["unsure"]:
+    if used["possibly_billed"]:
         booked = "" if used["cost"] is None else " (counted at their worst)"
-        console.print(f" tries that gave nothing but may have been billed{booked}: {used['unsure']:,}")
+        console.print(
+            f" tries that gave nothing but may have been billed{booked}: "
+            f"{used['possibly_billed']:,}"
+        )
 
 
 def _at_server(address: str) -> bool:

@@ -14,7 +14,15 @@ from typing import Annotated
 from typer import Option
 
 from userlm import address
-from userlm.commands.shared import EMBEDDED_USER, Batch, EndAbove, GuardSpec, Temperature, TopP, UserTokenizer
+from userlm.commands.shared import (
+    EMBEDDED_USER,
+    Batch,
+    EndAbove,
+    GuardSpec,
+    Temperature,
+    TopP,
+    UserTokenizer,
+)
 from userlm.terminal import console
 from userlm.types import InputError
 
@@ -26,7 +34,8 @@ def serve(
     user: Annotated[
         str,
         Option(
-            help="trained:MODEL, profile:, prompted: or swapped:MODEL, replay:FILE, script:FILE or py:MODULE:NAME."
+            help="trained:MODEL, profile:, prompted: or swapped:MODEL, replay:FILE, script:FILE "
+            "or py:MODULE:NAME."
         ),
     ] = EMBEDDED_USER,
     model_name: Annotated[
@@ -36,29 +45,41 @@ def serve(
         str, Option(help="Where to listen; by default this machine alone can reach it.")
     ] = "127.0.0.1",
     port: Annotated[int, Option(help="0 takes a free one.", min=0, max=65535)] = 8765,
-    intent: Annotated[str | None, Option(help="What the user is after, where a request does not say.")] = None,
+    intent: Annotated[
+        str | None, Option(help="What the user is after, where a request does not say.")
+    ] = None,
     roles: Annotated[
         str,
-        Option(help="log: as they were; swapped: the user is the client's model; auto: by the last message."),
+        Option(
+            help="log: as they were; swapped: the user is the client's model; auto: by the last "
+            "message."
+        ),
     ] = "auto",
-    stop_phrase: Annotated[str | None, Option(help="What is said when the user leaves, such as \\[end].")] = None,
+    stop_phrase: Annotated[
+        str | None, Option(help="What is said when the user leaves, such as \\[end].")
+    ] = None,
     queue: Annotated[
         int, Option(help="Replies that may wait; beyond that, clients are sent away (429).", min=0)
     ] = 256,
     temperature: Temperature = None,
     top_p: TopP = None,
-    end_above: EndAbove = None,
+    end_threshold: EndAbove = None,
     guard: GuardSpec = None,
-    seed: Annotated[int | None, Option(help="Of requests that bring none. Default: another one for each.")] = None,
+    seed: Annotated[
+        int | None, Option(help="Of requests that bring none. Default: another one for each.")
+    ] = None,
     batch: Batch = address.BATCH,
     tokenizer: UserTokenizer = None,
 ) -> None:
-    """Serve a user to clients of the OpenAI API: the answer is the user's next turn. Ctrl-C stops it.
+    """Serve a user to clients of the OpenAI API: the answer is the user's next turn. Ctrl-C stops
+    it.
 
     If the environment variable USERLM_SERVE_KEY is set, clients must give it as their key.
     """
     if user.partition(":")[0] == "human":
-        raise InputError("--user human: a person cannot be served; `userlm chat --seat user` has a seat for one")
+        raise InputError(
+            "--user human: a person cannot be served; `userlm chat --role user` has a seat for one"
+        )
     from userlm.serving.app import create_app, running
     from userlm.serving.schema import ServerConfig
 
@@ -71,7 +92,7 @@ def serve(
             user,
             temperature=temperature,
             top_p=top_p,
-            end_above=end_above,
+            end_threshold=end_threshold,
             guard=guard,
             batch=batch,
             tokenizer=tokenizer,
@@ -79,22 +100,30 @@ def serve(
         served = create_app(speaker, config)
         if key is None and not _loopback(host):
             console.print(
-                f"warning: anyone who can reach {host} can use this; set the environment variable {KEY}",
+                f"warning: anyone who can reach {host} can use this; set the environment variable "
+                f"{KEY}",
                 style="yellow",
             )
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listening.getsockname()[1]}/v1"
         given = f"os.environ[{KEY!r}]" if key else '"none"'
-        for request_to_stop in (signal.SIGINT, signal.SIGTERM):  # the first is ignored in a shell's background
+        for request_to_stop in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # the first is ignored in a shell's background
             signal.signal(request_to_stop, signal.default_int_handler)
         with running(served, listening) as thread:
             console.print(
-                f'OpenAI(base_url="{url}", api_key={given}), model="{name}"; Ctrl-C stops it', soft_wrap=True
+                f'OpenAI(base_url="{url}", api_key={given}), model="{name}"; Ctrl-C stops it',
+                soft_wrap=True,
             )
             with suppress(KeyboardInterrupt):
                 while thread.is_alive():  # a join that is interrupted takes the thread for dead
                     sleep(0.5)
-            console.print("stopping; what was begun is still answered, unless you press Ctrl-C again", style="dim")
+            console.print(
+                "stopping; what was begun is still answered, unless you press Ctrl-C again",
+                style="dim",
+            )
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -104,7 +133,8 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "this is no host"
         raise InputError(
-            f"cannot listen on --host {host} --port {port}: {reason}; give another, or --port 0 for a free one"
+            f"cannot listen on --host {host} --port {port}: {reason}; give another, or --port 0 "
+            "for a free one"
         ) from None
 
 
@@ -118,5 +148,7 @@ def _loopback(host: str) -> bool:
 def _key() -> str | None:
     key = os.environ.get(KEY, "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise InputError(f"the environment variable {KEY} holds characters that no key has; set it anew")
+        raise InputError(
+            f"the environment variable {KEY} holds characters that no key has; set it anew"
+        )
     return key or None

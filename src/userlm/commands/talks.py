@@ -18,8 +18,8 @@ from userlm.commands.costs import (
     BYTES_A_TOKEN,
     TOKENS_A_TURN,
     AssistantPrice,
-    Budget,
     Costs,
+    DollarBudget,
     MaxCalls,
     MaxTokensTotal,
     UserPrice,
@@ -39,20 +39,20 @@ from userlm.commands.shared import (
     TopP,
     UserTokenizer,
     Workers,
-    conversations_file,
     finished,
     in_order,
-    who_stood_in,
+    stub_speakers,
 )
 from userlm.guard import rates
-from userlm.models.purse import CAP
+from userlm.models.budget import CAP
+from userlm.rows import dumps, read_conversations, to_record
+from userlm.runs import Answers, Journal, Recorded, Run, conversations_file
 from userlm.simulate import converse, never, respond_all
 from userlm.simulate import simulate as simulate_all
-from userlm.store import Answers, Journal, Recorded, Run, dumps, read_conversations, to_record
-from userlm.tasks import read_tasks, solved
+from userlm.tasks import read_tasks, solved, task_of
 from userlm.terminal import console, show_turn, track
 from userlm.text import INTENT_PREFIX
-from userlm.types import Conversation, InputError, Role, Task, without_run
+from userlm.types import Conversation, InputError, Origin, Role, Task, without_outcome
 
 Place = tuple[int, int]
 Places = dict[str, Place]
@@ -60,18 +60,23 @@ Places = dict[str, Place]
 
 
 def respond(
-    data: Annotated[Path, Argument(help="Real conversations: a folder (its test.jsonl) or a file.")],
+    data: Annotated[
+        Path, Argument(help="Real conversations: a folder (its test.jsonl) or a file.")
+    ],
     user: Annotated[
         str,
         Option(
-            help="trained:MODEL, profile:, prompted: or swapped:MODEL, replay:FILE, script:FILE or py:MODULE:NAME."
+            help="trained:MODEL, profile:, prompted: or swapped:MODEL, replay:FILE, script:FILE "
+            "or py:MODULE:NAME."
         ),
     ],
     out: Out = Path("runs/respond"),
-    first: Annotated[bool, Option(help="Also ask for first turns, where nothing was said yet.")] = True,
+    first: Annotated[
+        bool, Option(help="Also ask for first turns, where nothing was said yet.")
+    ] = True,
     temperature: Temperature = None,
     top_p: TopP = None,
-    end_above: EndAbove = None,
+    end_threshold: EndAbove = None,
     guard: GuardSpec = None,
     limit: Limit = None,
     seed: Seed = 0,
@@ -79,16 +84,24 @@ def respond(
     batch: Batch = address.BATCH,
     tokenizer: UserTokenizer = None,
     user_price: UserPrice = None,
-    budget: Budget = None,
+    budget: DollarBudget = None,
     max_calls: MaxCalls = None,
     max_tokens_total: MaxTokensTotal = None,
 ) -> Results:
-    """Ask a user for one turn after every prefix of real conversations: what would it say, or would it leave?"""
+    """Ask a user for one turn after every prefix of real conversations: what would it say, or would
+    it leave?"""
     price, caps = read_price("user", user_price), read_caps(max_calls, max_tokens_total, budget)
     path = conversations_file(data, "test")
     options = {"user": user, "first": first, "temperature": temperature, "top_p": top_p}
-    options |= {"end_above": end_above, "guard": guard, "batch": batch, "tokenizer": tokenizer}
-    run = Run.open(out, "respond", {**options, "limit": limit, "seed": seed}, [path, *address.files(user)])
+    options |= {
+        "end_threshold": end_threshold,
+        "guard": guard,
+        "batch": batch,
+        "tokenizer": tokenizer,
+    }
+    run = Run.open(
+        out, "respond", {**options, "limit": limit, "seed": seed}, [path, *address.files(user)]
+    )
     if done := _finished_without_errors(run):
         return done
 
@@ -102,7 +115,7 @@ def respond(
         seed=seed,
         temperature=temperature,
         top_p=top_p,
-        end_above=end_above,
+        end_threshold=end_threshold,
         guard=guard,
         batch=batch,
         tokenizer=tokenizer,
@@ -112,7 +125,7 @@ def respond(
     costs.check()
     turns = Journal(run.path("turns.jsonl"))
     answers = Answers(turns)
-    costs.foretell(starts(), lambda start: _calls_to_come(start, answers, only_one=True))
+    costs.estimate(starts(), lambda start: _calls_to_come(start, answers, only_one=True))
     answered = respond_all(Recorded(speaker, answers), starts(), 1 if user == "human" else workers)
     return _collect(run, places, answered, turns, costs, "responding")
 
@@ -121,14 +134,20 @@ def simulate(
     user: Annotated[
         str,
         Option(
-            help="trained:MODEL, profile:, prompted: or swapped:MODEL, replay:FILE, script:FILE or py:MODULE:NAME."
+            help="trained:MODEL, profile:, prompted: or swapped:MODEL, replay:FILE, script:FILE "
+            "or py:MODULE:NAME."
         ),
     ],
     assistant: Annotated[
         str,
-        Option(help="A chat model (folder, hub id, openai:NAME, URL#NAME), oracle, clarifier, replay:FILE, ..."),
+        Option(
+            help="A chat model (folder, hub id, openai:NAME, URL#NAME), oracle, clarifier, "
+            "replay:FILE, ..."
+        ),
     ],
-    seeds: Annotated[Path | None, Option(help="Conversations whose intents to start from.")] = None,
+    intents: Annotated[
+        Path | None, Option(help="Conversations whose intents to start from.")
+    ] = None,
     tasks: Annotated[Path | None, Option(help="Tasks to start from instead (.jsonl).")] = None,
     out: Out = Path("runs/simulate"),
     repeats: Annotated[int, Option(help="Conversations for each intent or task.", min=1)] = 1,
@@ -136,10 +155,12 @@ def simulate(
         int, Option(help="Keep this many logged turns of each seed and go on there.", min=0)
     ] = 0,
     max_turns: Annotated[int, Option(help="User turns at most.", min=1)] = 10,
-    system: Annotated[str | None, Option(help="System prompt of an assistant that is a model.")] = None,
+    system: Annotated[
+        str | None, Option(help="System prompt of an assistant that is a model.")
+    ] = None,
     temperature: Temperature = None,
     top_p: TopP = None,
-    end_above: EndAbove = None,
+    end_threshold: EndAbove = None,
     guard: GuardSpec = None,
     limit: Limit = None,
     seed: Seed = 0,
@@ -148,16 +169,19 @@ def simulate(
     tokenizer: UserTokenizer = None,
     user_price: UserPrice = None,
     price: AssistantPrice = None,
-    budget: Budget = None,
+    budget: DollarBudget = None,
     max_calls: MaxCalls = None,
     max_tokens_total: MaxTokensTotal = None,
 ) -> Results:
-    """Let a user talk to an assistant, many times. With tasks, a conversation stops when its task is solved."""
-    if (seeds is None) == (tasks is None):
-        raise InputError("give either --seeds (conversations with intents) or --tasks, and not both")
+    """Let a user talk to an assistant, many times. With tasks, a conversation stops when its task
+    is solved."""
+    if (intents is None) == (tasks is None):
+        raise InputError(
+            "give either --intents (conversations with intents) or --tasks, and not both"
+        )
     prices = read_price("user", user_price), read_price("assistant", price)
     caps = read_caps(max_calls, max_tokens_total, budget)
-    path = conversations_file(seeds, "test") if seeds else tasks
+    path = conversations_file(intents, "test") if intents else tasks
     assert path is not None
     options: dict[str, Any] = {
         "user": user,
@@ -165,8 +189,18 @@ def simulate(
         "repeats": repeats,
         "keep_turns": keep_turns,
     }
-    options |= {"max_turns": max_turns, "system": system, "temperature": temperature, "top_p": top_p}
-    options |= {"end_above": end_above, "guard": guard, "batch": batch, "tokenizer": tokenizer}
+    options |= {
+        "max_turns": max_turns,
+        "system": system,
+        "temperature": temperature,
+        "top_p": top_p,
+    }
+    options |= {
+        "end_threshold": end_threshold,
+        "guard": guard,
+        "batch": batch,
+        "tokenizer": tokenizer,
+    }
     inputs = [path, *address.files(user), *address.files(assistant)]
     run = Run.open(out, "simulate", {**options, "limit": limit, "seed": seed}, inputs)
     if done := _finished_without_errors(run):
@@ -175,13 +209,15 @@ def simulate(
 
     def starts() -> Iterator[Conversation]:
         if tasks:
-            yield from (_from_task(task, repeat) for task in known.values() for repeat in range(repeats))
+            yield from (
+                _from_task(task, repeat) for task in known.values() for repeat in range(repeats)
+            )
             return
         for log in islice(read_conversations(path), limit):
             yield from (_from_log(log, repeat, keep_turns) for repeat in range(repeats))
 
     def until(conversation: Conversation) -> str | None:
-        task = known.get(str(conversation.meta.get("task")))
+        task = task_of(conversation, known)
         return solved(task)(conversation) if task else never(conversation)
 
     places = _places(user, starts(), path)
@@ -190,23 +226,30 @@ def simulate(
         seed=seed,
         temperature=temperature,
         top_p=top_p,
-        end_above=end_above,
+        end_threshold=end_threshold,
         guard=guard,
         batch=batch,
         tokenizer=tokenizer,
     )
-    assistant_side = address.assistant(assistant, tasks=known.values(), seed=seed, system=system, batch=batch)
+    assistant_side = address.assistant(
+        assistant, tasks=known.values(), seed=seed, system=system, batch=batch
+    )
     costs = Costs(run, caps)
     user_side = costs.count("user", user, user_side, prices[0])
     assistant_side = costs.count("assistant", assistant, assistant_side, prices[1])
     costs.check()
     turns = Journal(run.path("turns.jsonl"))
     answers = Answers(turns)
-    costs.foretell(starts(), lambda start: _calls_to_come(start, answers, max_turns))
+    costs.estimate(starts(), lambda start: _calls_to_come(start, answers, max_turns))
     if "human" in (user, assistant):
         workers = 1  # who has one keyboard
     ended = simulate_all(
-        Recorded(user_side, answers), Recorded(assistant_side, answers), starts(), max_turns, until, workers
+        Recorded(user_side, answers),
+        Recorded(assistant_side, answers),
+        starts(),
+        max_turns,
+        until,
+        workers,
     )
     return _collect(run, places, ended, turns, costs, "simulating")
 
@@ -215,13 +258,15 @@ def chat(
     user: Annotated[
         str, Option(help="Who talks to you: trained:MODEL, prompted:MODEL, script:FILE, ...")
     ] = EMBEDDED_USER,
-    assistant: Annotated[str, Option(help="Who answers you, with --seat user.")] = "assistant-tiny",
-    seat: Annotated[str, Option(help="Yours: assistant, or user.")] = "assistant",
+    assistant: Annotated[str, Option(help="Who answers you, with --role user.")] = "assistant-tiny",
+    role: Annotated[str, Option(help="Your role: assistant or user.")] = "assistant",
     intent: Annotated[str | None, Option(help="What the user is after, one sentence.")] = None,
-    save: Annotated[Path | None, Option(help="Append the conversation to this file (.jsonl).")] = None,
+    save: Annotated[
+        Path | None, Option(help="Append the conversation to this file (.jsonl).")
+    ] = None,
     max_turns: Annotated[int, Option(help="User turns at most.", min=1)] = 20,
     temperature: Temperature = None,
-    end_above: EndAbove = None,
+    end_threshold: EndAbove = None,
     guard: GuardSpec = None,
     tokenizer: UserTokenizer = None,
     seed: Seed = 0,
@@ -230,30 +275,44 @@ def chat(
 
     An empty line leaves; /info tells what is known about the last turn: P(end), drafts, tokens.
     """
-    if seat not in ("assistant", "user"):
-        raise InputError(f"--seat {seat}: your seat is 'assistant' or 'user'")
-    other = user if seat == "assistant" else assistant
-    if seat == "user" and (temperature, guard, end_above, tokenizer) != (None, None, None, None):
+    if role not in ("assistant", "user"):
+        raise InputError(f"--role {role}: your role is 'assistant' or 'user'")
+    other = user if role == "assistant" else assistant
+    if role == "user" and (temperature, guard, end_threshold, tokenizer) != (
+        None,
+        None,
+        None,
+        None,
+    ):
         raise InputError(
-            "--temperature, --guard, --end-above and --tokenizer are for a simulated user; here you are the user"
+            "--temperature, --guard, --end-threshold and --tokenizer are for a simulated user; "
+            "here you are the user"
         )
-    if seat == "assistant" and other.startswith(("prompted:", "swapped:")) and intent is None:
+    if role == "assistant" and other.startswith(("prompted:", "swapped:")) and intent is None:
         raise InputError("a prompted user needs to know what it is after; give --intent")
     if save and save.suffix != ".jsonl":
         raise InputError(f"--save {save}: conversations are saved as lines of a .jsonl file")
-    you = _Seat(seat)
-    if seat == "assistant":
+    you = _Seat(role)
+    if role == "assistant":
         if user == EMBEDDED_USER and intent is None:
             intent = INTENT_PREFIX + "plan a trip to Rome."  # without any it talks about anything
             console.print(f"{intent} (give another with --intent)", style="dim")
         if user == EMBEDDED_USER and temperature is None:
             temperature = 0.6  # so small a model rambles at 1
         user_side = address.user(
-            other, seed=seed, temperature=temperature, end_above=end_above, guard=guard, tokenizer=tokenizer
+            other,
+            seed=seed,
+            temperature=temperature,
+            end_threshold=end_threshold,
+            guard=guard,
+            tokenizer=tokenizer,
         )
         assistant_side = address.assistant("human", ask=you.ask)
     else:
-        user_side, assistant_side = address.user("human", ask=you.ask), address.assistant(other, seed=seed)
+        user_side, assistant_side = (
+            address.user("human", ask=you.ask),
+            address.assistant(other, seed=seed),
+        )
     saved = save.open("a", encoding="utf-8") if save else None  # before the talk, not after it
     start = Conversation(f"chat-{seed}", intent=intent)
     ended = converse(user_side, assistant_side, start, max_turns, until=you.watch)
@@ -265,10 +324,10 @@ def chat(
         "end": "left",
         "error": f"could not answer: {ended.meta.get('error')}",
         "max_turns": f"has had {max_turns} turns",
-        "context": "has no room left in the model's window",
+        "context": "has no room left in the model's context_length",
         "guard": "said nothing that the guard lets pass",
     }.get(ended.stop or "", ended.stop)
-    console.print(f"{'you' if leaves == seat else f'the {leaves}'} {why}", style="dim")
+    console.print(f"{'you' if leaves == role else f'the {leaves}'} {why}", style="dim")
     record = to_record(replace(ended, id=f"chat-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"))
     if saved:
         with saved:
@@ -305,27 +364,35 @@ class _Seat:
 
 
 def _from_task(task: Task, repeat: int) -> Conversation:
-    return Conversation(f"{task.id}#{repeat}", intent=task.intent, meta={"task": task.id, "repeat": repeat})
+    origin = Origin(repeat=repeat, task=task.id)
+    return Conversation(f"{task.id}#{repeat}", intent=task.intent, origin=origin)
 
 
 def _from_log(log: Conversation, repeat: int, keep_turns: int) -> Conversation:
-    """A seed; `own_from` in its meta says which user turn will be the first that is not the person's."""
-    kept = sum(turn.role == "user" for turn in log.turns[:keep_turns])
-    own = {"own_from": kept} if kept else {}
+    """The start of a simulation: the first turns of a log, and its intent."""
+    kept = log.turns[:keep_turns]
+    kept_user_turns = sum(turn.role == "user" for turn in kept)
     return replace(
         log,
         id=f"{log.id}#{repeat}",
-        turns=tuple(replace(turn, meta={}) for turn in log.turns[:keep_turns]),
+        turns=tuple(replace(turn, meta={}) for turn in kept),
         stop=None,
         ended=False,
-        meta={**without_run(log.meta), "conversation": log.id, "repeat": repeat, **own},
+        meta=without_outcome(log.meta),
+        origin=Origin(conversation=log.id, first_own_turn=kept_user_turns, repeat=repeat),
     )
 
 
 def _collect(
-    run: Run, places: Places, ended: Iterator[Conversation], turns: Journal, costs: Costs, doing: str
+    run: Run,
+    places: Places,
+    ended: Iterator[Conversation],
+    turns: Journal,
+    costs: Costs,
+    doing: str,
 ) -> Results:
-    """Write conversations down as they end; in the finished files they stand in the order of their starts."""
+    """Write conversations down as they end; in the finished files they stand in the order of their
+    starts."""
     path = run.path("conversations.jsonl")
     path.unlink(missing_ok=True)
     so_far = Journal(path)
@@ -337,7 +404,9 @@ def _collect(
             so_far.add(to_record(conversation))
             stops[conversation.stop or "answered"] += 1
             for meta in _metas(conversation, places, ("user", "assistant")):
-                tokens.update(tokens_in=meta.get("tokens_in", 0), tokens_out=meta.get("tokens_out", 0))
+                tokens.update(
+                    tokens_in=meta.get("tokens_in", 0), tokens_out=meta.get("tokens_out", 0)
+                )
             if conversation.stop == "error":
                 errors.append((places[conversation.id], conversation.meta["error"]))
     finally:
@@ -354,36 +423,51 @@ def _collect(
         "tokens_in": tokens["tokens_in"],
         "tokens_out": tokens["tokens_out"],
         **costs.close(),
-        "guard": rates(meta for conversation in over() for meta in _metas(conversation, places, ("user",))),
+        "guard": rates(
+            meta for conversation in over() for meta in _metas(conversation, places, ("user",))
+        ),
     }
     shown = ", ".join(f"{count} {stop}" for stop, count in stops.most_common())
     console.print(f"{stops.total()} conversations ({shown}): {path}")
     costs.show()
-    if stand_ins := who_stood_in(over()):
-        console.print(f"no language model answered here: {stand_ins} is a stand-in", style="dim")
+    if stubs := stub_speakers(over()):
+        console.print(f"no language model answered here: {stubs} is a stand-in", style="dim")
     capped = [error for _, error in errors if error.startswith(CAP)]
     if capped:
         waiting = f"does not cover another call at its worst; {len(capped)} conversations wait"
-        go_on = "the same command with a higher one goes on there; no turn that was answered is asked again"
+        go_on = (
+            "the same command with a higher one goes on there; no turn that was answered "
+            "is "
+            "asked again"
+        )
         console.print(f"{capped[0]} {waiting}: {go_on}", style="yellow")
     if failed := sorted((place, error) for place, error in errors if not error.startswith(CAP)):
         again = "the same command tries these again"
-        console.print(f"{len(failed)} ended in an error ({again}), the first: {failed[0][1]}", style="yellow")
+        console.print(
+            f"{len(failed)} ended in an error ({again}), the first: {failed[0][1]}", style="yellow"
+        )
     return run.finish(results)
 
 
-def _metas(conversation: Conversation, places: Places, roles: Sequence[Role]) -> Iterator[Mapping[str, Any]]:
+def _metas(
+    conversation: Conversation, places: Places, roles: Sequence[Role]
+) -> Iterator[Mapping[str, Any]]:
     """What is known of the turns that were taken in this run, and of an ending without words."""
     _, begun = places[conversation.id]
     yield from (turn.meta for turn in conversation.turns[begun:] if turn.role in roles)
-    if "last" in conversation.meta and conversation.stop != "context" and conversation.next_role in roles:
-        yield conversation.meta["last"]
+    if (
+        "end_meta" in conversation.meta
+        and conversation.stop != "context"
+        and conversation.next_role in roles
+    ):
+        yield conversation.meta["end_meta"]
 
 
 def _calls_to_come(
     start: Conversation, answers: Answers, max_turns: int = 0, only_one: bool = False
 ) -> Iterator[tuple[Role, int]]:
-    """Whose turns are still to come, at most, and after how many tokens; what was answered before is not.
+    """Whose turns are still to come, at most, and after how many tokens; what was answered before
+    is not.
 
     Args:
         only_one: the user's next.
@@ -404,7 +488,8 @@ def _calls_to_come(
 
 
 def _finished_without_errors(run: Run) -> Results | None:
-    """A run of which some conversations ended in an error is taken up again; what was answered stays."""
+    """A run of which some conversations ended in an error is taken up again; what was answered
+    stays."""
     if run.results and run.results["stops"].get("error"):
         run.path("results.json").unlink()
     return finished(run)
@@ -419,7 +504,8 @@ def _places(user: str, starts: Iterable[Conversation], path: Path) -> Places:
         without += start.intent is None
     if user.startswith(("prompted:", "swapped:")) and without:
         raise InputError(
-            f"{path}: {without} of {len(places)} conversations have no intent, and a prompted user needs one; "
+            f"{path}: {without} of {len(places)} conversations have no intent, and a prompted "
+            "user needs one; "
             "run `userlm intents` first"
         )
     return places

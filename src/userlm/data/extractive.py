@@ -1,8 +1,8 @@
 """An intent without a model: the offline stand-in of `userlm intents`.
 
-It is written from cues in what the user says first (what is to be done) and key phrases of all that they say
-(about what). It gives more words of the user away than a person or a language model would, and is to be named as
-a stand-in wherever its sentences are shown.
+It is written from cues in what the user says first (what is to be done) and key phrases of all that
+they say (about what). It gives more words of the user away than a person or a language model would,
+and is to be named as a stand-in wherever its sentences are shown.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ def extractive(conversation: Conversation) -> str | None:
     code = language(conversation)
     if code != "en":
         name = {code: name for name, code in LANGUAGES.items() if code != "und"}.get(code)
-        return f"{INTENT_PREFIX}get help in {name}." if name else f"{INTENT_PREFIX}get help with a question."
+        return (
+            f"{INTENT_PREFIX}get help in {name}."
+            if name
+            else f"{INTENT_PREFIX}get help with a question."
+        )
     texts = [_DETAILS.sub(" | ", _LONG.sub(" | ", turn[:LOOKED_AT])) for turn in said]
     names = _names(conversation)
     found = [_phrases(text, names) for text in texts]
@@ -42,7 +46,7 @@ def extractive(conversation: Conversation) -> str | None:
     return f"{INTENT_PREFIX}get help with a question."
 
 
-# --- what is to be done ----------------------------------------------------------------------------------
+# --- what is to be done ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +64,10 @@ class _Action:
 
 
 _KINDS = (
-    "short story|story|poem|haiku|essay|article|email|letter|cover letter|song|rap|lyrics|script|speech|blog post|"
-    "report|resume|joke|recipe|review|tweet|product description|description|dialogue|scene|fanfic|screenplay|"
+    "short story|story|poem|haiku|essay|article|email|letter|cover "
+    "letter|song|rap|lyrics|script|speech|blog post|"
+    "report|resume|joke|recipe|review|tweet|product "
+    "description|description|dialogue|scene|fanfic|screenplay|"
     "limerick|novel|book|outline|quiz|prompt|headline|title|slogan|bio|introduction|conclusion|post|caption"
 )
 _PROGRAMMING = {
@@ -94,11 +100,15 @@ _PROGRAMMING = {
 }
 _ALSO_ENGLISH = frozenset(("bash", "excel", "java", "latex", "react", "rust", "swift"))
 _CODE_WORDS = frozenset(
-    "code coding program programming def elif return import class self int str print null none true".split()
+    (
+        "code coding program programming def elif return import class self int str print null none "
+        "true"
+    ).split()
 ) | frozenset(_PROGRAMMING)
 _CODE = re.compile(
     r"```|^\s*(?:def|class|import|from \w+ import|#include|public|function|const|let|var) |"
-    r"\b(?:code|coding|functions?(?! of\b)|(?:python|shell|bash|batch) script|regex|regexp|compile[rs]?|"
+    r"\b(?:code|coding|functions?(?! of\b)|(?:python|shell|bash|batch) "
+    r"script|regex|regexp|compile[rs]?|"
     r"algorithm|programming|api|json|dataframe|"
     r"stack trace|traceback|unit tests?|git|docker|linux|codebase)\b",
     re.MULTILINE,
@@ -112,7 +122,8 @@ _CUES: tuple[tuple[re.Pattern[str], _Action], ...] = tuple(
             "have a text summarised",
         ),
         (
-            r"\b(?:rewrite|rephrase|paraphrase|proofread|reword|grammar|shorten|improve (?:this|my|the)|"
+            r"\b(?:rewrite|rephrase|paraphrase|proofread|reword|grammar|shorten|improve "
+            r"(?:this|my|the)|"
             r"edit (?:this|my|the)|correct (?:this|my|the)|sounds? better)\b",
             "have a text about {} improved",
             "have a text improved",
@@ -142,18 +153,21 @@ _CUES: tuple[tuple[re.Pattern[str], _Action], ...] = tuple(
         ),
         (r"\b(?:plan|planning|itinerary|roadmap)\b", "get a plan for {}", "get help with a plan"),
         (
-            r"\b(?:recommend|recommendations?|suggest|suggestions?|ideas?|tips|looking for|find (?:me|a|an|some)|"
+            r"\b(?:recommend|recommendations?|suggest|suggestions?|ideas?|tips|looking for|find "
+            r"(?:me|a|an|some)|"
             r"search for|brainstorm)\b",
             "get suggestions for {}",
             "get some suggestions",
         ),
         (
-            r"\b(?:how (?:do|can|could|should|would) (?:i|we|you|one)|how to|should i|advice|what should i)\b",
+            r"\b(?:how (?:do|can|could|should|would) (?:i|we|you|one)|how to|should i|advice|what "
+            r"should i)\b",
             "get advice on {}",
             "get some advice",
         ),
         (
-            r"\b(?:solve|calculate|compute|equation|how many|how much|probability|prove|integral)\b",
+            r"\b(?:solve|calculate|compute|equation|how many|how "
+            r"much|probability|prove|integral)\b",
             "work out a problem about {}",
             "work out a problem",
         ),
@@ -169,12 +183,17 @@ _CUES: tuple[tuple[re.Pattern[str], _Action], ...] = tuple(
             "exchange views",
         ),
         (
-            r"\b(?:explain|describe|tell me (?:about|more)|teach|what|what's|whats|who|why|when|where|which|how|"
+            r"\b(?:explain|describe|tell me "
+            r"(?:about|more)|teach|what|what's|whats|who|why|when|where|which|how|"
             r"define|meaning)\b|\?|^\W*(?:is|are|was|were|does|do|did|has|have|can|could|will|would)\b(?! you\b)",
             "learn about {}",
             "get a question answered",
         ),
-        (r"^\W*(?:i|i'm|i've|im|my|we|our)\b(?!.*\b(?:need|want|help|like to)\b)", "talk about {}", "have a talk"),
+        (
+            r"^\W*(?:i|i'm|i've|im|my|we|our)\b(?!.*\b(?:need|want|help|like to)\b)",
+            "talk about {}",
+            "have a talk",
+        ),
     )
 )
 _HELP = _Action("get help with {}", "get help with a question")
@@ -189,13 +208,15 @@ _WRITE = re.compile(
 )
 _TRANSLATE = re.compile(r"\btranslat(?:e|ion|ing)\b")
 _BROKEN = re.compile(
-    r"\b(?:fix|debug|error|errors|bug|bugs|exception|traceback|not work(?:ing)?|doesn'?t work|isn'?t working|"
+    r"\b(?:fix|debug|error|errors|bug|bugs|exception|traceback|not work(?:ing)?|doesn'?t "
+    r"work|isn'?t working|"
     r"wrong|fails?|failing|problem)\b"
 )
 
 
 def _action(turn: str, text: str, says_something: bool) -> tuple[_Action, frozenset[str]]:
-    """What the user wants done, and the words that this already says. `text` is the turn without details.
+    """What the user wants done, and the words that this already says. `text` is the turn without
+    details.
 
     Only the beginning and the end of a long turn are read: what lies between is mostly pasted.
     """
@@ -204,28 +225,40 @@ def _action(turn: str, text: str, says_something: bool) -> tuple[_Action, frozen
     if not says_something and _GREETING.search(text):
         return _Action("have a casual chat about {}", "have a casual chat"), frozenset()
     if _TRANSLATE.search(ends):
-        into = [name for name in re.findall(r"\b(?:in)?to (\w+)", ends) if name.capitalize() in LANGUAGES]
+        into = [
+            name
+            for name in re.findall(r"\b(?:in)?to (\w+)", ends)
+            if name.capitalize() in LANGUAGES
+        ]
         target = f" into {into[0].capitalize()}" if into else ""
-        return _Action(f"have a text translated{target}", f"have a text translated{target}"), frozenset()
+        return _Action(
+            f"have a text translated{target}", f"have a text translated{target}"
+        ), frozenset()
     is_code = bool(_CODE.search(ends) or _CODE.search(turn[:400]))
     tokens = re.findall(r"[a-z]+(?:\+\+|#)?", ends)
-    names = [_PROGRAMMING[t] for t in tokens if t in _PROGRAMMING and (is_code or t not in _ALSO_ENGLISH)]
+    names = [
+        _PROGRAMMING[t] for t in tokens if t in _PROGRAMMING and (is_code or t not in _ALSO_ENGLISH)
+    ]
     if kind := _KIND.search(ends):
         noun = kind[1]
         article = "" if noun == "lyrics" else "an " if noun[0] in "aeiou" else "a "
-        return _Action(f"have {article}{noun} written about {{}}", f"have {article}{noun} written"), frozenset(
-            noun.split()
-        )
+        return _Action(
+            f"have {article}{noun} written about {{}}", f"have {article}{noun} written"
+        ), frozenset(noun.split())
     if names or is_code:
         code = f"{names[0]} code" if names else "code"
         used = _CODE_WORDS
         if _BROKEN.search(ends):
-            return _Action(f"fix a problem in {code} for {{}}", f"fix a problem in {code}"), used | {
+            return _Action(
+                f"fix a problem in {code} for {{}}", f"fix a problem in {code}"
+            ), used | {
                 "bug",
                 "error",
             }
         return _Action(f"get help with {code} for {{}}", f"get help with {code}"), used
-    for cue, action in _CUES[:3]:  # summarise, improve, play a part: said of a text, whatever is in it
+    for cue, action in _CUES[
+        :3
+    ]:  # summarise, improve, play a part: said of a text, whatever is in it
         if cue.search(ends):
             return action, frozenset({"summary", "grammar"})
     if _WRITE.search(ends):
@@ -233,12 +266,15 @@ def _action(turn: str, text: str, says_something: bool) -> tuple[_Action, frozen
     return next((action for cue, action in _CUES[3:] if cue.search(ends)), _HELP), frozenset()
 
 
-# --- about what ------------------------------------------------------------------------------------------
+# --- about what -----------------------------------------------------------------------------------
 
 LOOKED_AT = 20_000  # characters of a turn: what somebody is after stands before that
-_LONG = re.compile(r"\S{80,}")  # pasted data; `_DETAILS` would take time in the square of its length
+_LONG = re.compile(
+    r"\S{80,}"
+)  # pasted data; `_DETAILS` would take time in the square of its length
 _DETAILS = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]*`|<[^>\n]{1,80}>|\{[^{}]*\}|https?://\S+|www\.\S+|\S+@\S+|"  # code, addresses
+    # code, addresses
+    r"```.*?(?:```|\Z)|`[^`\n]*`|<[^>\n]{1,80}>|\{[^{}]*\}|https?://\S+|www\.\S+|\S+@\S+|"
     r"\S*[\\/_=<>|]\S*|\b[\w-]+\.[A-Za-z]\w{0,4}\b|"  # paths, names in code, names of files
     r"\b[a-z]+[A-Z]\w*|\b[A-Z][a-z]+[A-Z]\w*|\S*\d\S*",  # camelCase, all that has a digit
     re.DOTALL,
@@ -248,7 +284,11 @@ _TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _VOWEL = re.compile(r"(?!uni(?!n|m)|use|usu|eu|one\b)[aeiou]|hour|honest", re.IGNORECASE)
 _NAME = re.compile(r"(?<=[a-z,] )[A-Z][\w'’-]+")
 _BEFORE_VERB = frozenset(
-    "to i you we they can could should would will shall must don't do does did please let's let i'd i'll".split()
+    (
+        "to i you we they can could should would will shall must don't do does did please let's "
+        "let "
+        "i'd i'll"
+    ).split()
 )
 _READ = 400
 _PLAIN = frozenset(
@@ -320,7 +360,8 @@ _PLAIN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Phrase:
-    """Up to three words as they are to be spelled; `article` is the one that the user put before them."""
+    """Up to three words as they are to be spelled; `article` is the one that the user put before
+    them."""
 
     words: tuple[str, ...]
     article: str
@@ -335,7 +376,9 @@ class _Phrase:
 
 def _names(conversation: Conversation) -> frozenset[str]:
     """Words that someone spells with a capital in the middle of a sentence."""
-    return frozenset(name for turn in conversation.turns for name in _NAME.findall(turn.text[:4000]))
+    return frozenset(
+        name for turn in conversation.turns for name in _NAME.findall(turn.text[:4000])
+    )
 
 
 def _phrases(text: str, names: frozenset[str]) -> list[_Phrase]:
@@ -366,7 +409,11 @@ def _phrase(tokens: list[str], start: int, end: int) -> _Phrase:
     article = next((word for word in reversed(before) if word in ("a", "an", "the")), "")
     kept = tuple(tokens[max(start, end - 3) : end])
     plural = kept[-1].endswith("s") and not kept[-1].endswith("ss")
-    return _Phrase(kept, "" if is_verb or (article != "the" and plural) else article.replace("an", "a"), is_verb)
+    return _Phrase(
+        kept,
+        "" if is_verb or (article != "the" and plural) else article.replace("an", "a"),
+        is_verb,
+    )
 
 
 def _is_content(token: str, content: set[str]) -> bool:
@@ -375,15 +422,25 @@ def _is_content(token: str, content: set[str]) -> bool:
 
 
 def _is_adverb(word: str) -> bool:
-    return word.endswith("ly") and word not in ("family", "supply", "assembly", "italy", "monopoly", "anomaly")
+    return word.endswith("ly") and word not in (
+        "family",
+        "supply",
+        "assembly",
+        "italy",
+        "monopoly",
+        "anomaly",
+    )
 
 
 def _key_phrases(
     conversation: Conversation, found: list[list[_Phrase]], request: int, taken: frozenset[str]
 ) -> list[str]:
-    """One from the request, and up to two more: said in several turns, taken up by the assistant, no names."""
+    """One from the request, and up to two more: said in several turns, taken up by the assistant,
+    no names."""
     turns_with = Counter(
-        stem for phrases in found for stem in {_stem(word) for phrase in phrases for word in phrase.words}
+        stem
+        for phrases in found
+        for stem in {_stem(word) for phrase in phrases for word in phrase.words}
     )
     answers = (turn.text[:2000] for turn in conversation.turns if turn.role == "assistant")
     answered = {_stem(word) for answer in answers for word in words(answer)}

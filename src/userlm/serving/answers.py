@@ -20,7 +20,7 @@ from userlm.serving.schema import (
 )
 from userlm.text import stable_hash
 from userlm.types import ModelError, Reply, Speaker
-from userlm.users import tuned
+from userlm.users import with_sampling
 
 
 def sample(user: Speaker, turn: TurnRequest, index: int) -> Reply:
@@ -30,7 +30,7 @@ def sample(user: Speaker, turn: TurnRequest, index: int) -> Reply:
         ModelError: there is no reply.
         RequestError: the conversation does not fit the model.
     """
-    speaker = tuned(
+    speaker = with_sampling(
         user,
         seed=stable_hash(turn.seed, index) if index else turn.seed,
         temperature=turn.request.temperature,
@@ -66,7 +66,7 @@ def completion(replies: Sequence[Reply], turn: TurnRequest, config: ServerConfig
                 f"choices[{i}] holds the stop phrase in its own text; userlm.ended says whether "
                 "the user ended the conversation"
             )
-        if truncated := reply.meta.get("left_out"):
+        if truncated := reply.meta.get("truncated_tokens"):
             notes.append(
                 f"{truncated} tokens of the conversation did not fit the model's context length; "
                 "the oldest were left out"

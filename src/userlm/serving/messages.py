@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from userlm.flip import OTHER_SIDE
 from userlm.serving.schema import ChatRequest, Message, RequestError, ServerConfig, UserOptions
 from userlm.text import INTENT_PREFIX, stable_hash
-from userlm.types import Conversation, Role, Speaker, Turn
+from userlm.types import OTHER_ROLE, Conversation, Role, Speaker, Turn
 from userlm.users import PromptedUser, TrainedUser
 
 MAX_INTENT_WORDS = 60
@@ -68,12 +67,12 @@ def turn_request(request: ChatRequest, user: Speaker, config: ServerConfig) -> T
     max_tokens = request.max_completion_tokens or request.max_tokens
     if isinstance(user, TrainedUser):
         notes += _long_intent(user, intent)
-        limit = max(user.sampling.max_tokens, user.window // 4)
+        limit = max(user.sampling.max_tokens, user.context_length // 4)
         if max_tokens and max_tokens > limit:
             max_tokens = limit
             notes.append(
                 f"max_tokens is {limit}: more would leave too little of the model's context length "
-                f"({user.window} tokens) for the conversation"
+                f"({user.context_length} tokens) for the conversation"
             )
     seed = request.seed
     if seed is None:
@@ -96,7 +95,7 @@ def turn_request(request: ChatRequest, user: Speaker, config: ServerConfig) -> T
 def _long_intent(user: TrainedUser, intent: str | None) -> list[str]:
     """Return a note on an intent that is far longer than those the model was trained on."""
     count = len((intent or "").split())
-    has_profile = user.template.told != "{}"
+    has_profile = user.template.system_text != "{}"
     if has_profile or count <= MAX_INTENT_WORDS:
         return []
     return [
@@ -115,7 +114,7 @@ def find_roles(messages: Sequence[Message], roles: str) -> str:
     Raises:
         RequestError: the last message does not fit `roles`.
     """
-    spoken = [i for i, message in enumerate(messages) if message.role in OTHER_SIDE]
+    spoken = [i for i, message in enumerate(messages) if message.role in OTHER_ROLE]
     if not spoken:
         return "log" if roles == "auto" else roles
     last = spoken[-1]
@@ -149,7 +148,7 @@ def read_messages(
         if message.role == "system" or message.role == "developer":
             system.append(text)
             continue
-        role: Role = OTHER_SIDE[message.role] if roles == "swapped" else message.role
+        role: Role = OTHER_ROLE[message.role] if roles == "swapped" else message.role
         if role == "user":
             _check_goes_on(text, where, stop_phrase)
         elif not text.strip():
@@ -167,7 +166,7 @@ def _text(message: Message, where: str) -> str:
         return message.content
     if message.content is not None:
         return "\n".join(part.text for part in message.content)
-    if message.role in OTHER_SIDE:
+    if message.role in OTHER_ROLE:
         return message.refusal or ""
     raise RequestError(400, f"{where}.content is None; it should be text", f"{where}.content")
 
