@@ -45,7 +45,7 @@ MaxTokensTotal = Annotated[
 ]
 
 PRICE_OPTION: dict[Role, str] = {"user": "--user-price", "assistant": "--price"}
-BYTES_A_TOKEN, TOKENS_A_TURN = (
+BYTES_PER_TOKEN, TOKENS_PER_TURN = (
     4,
     {"user": 50, "assistant": 300},
 )  # for the estimate; caps go by bounds and bills
@@ -161,7 +161,7 @@ class Costs:
             return
         count, size = Counter[Role](), Counter[Role]()
         for start in starts:
-            told = {role: side.told(start) // BYTES_A_TOKEN for role, side in sides.items()}
+            told = {role: side.told(start) // BYTES_PER_TOKEN for role, side in sides.items()}
             for role, said in calls(start):
                 if role in sides:
                     count[role] += 1
@@ -178,10 +178,10 @@ class Costs:
                 f" {role} {side.address}: {count[role]:,} calls, {tokens}", soft_wrap=True
             )
         shown = ", ".join(
-            f"{tokens} tokens a turn of the {role}" for role, tokens in TOKENS_A_TURN.items()
+            f"{tokens} tokens a turn of the {role}" for role, tokens in TOKENS_PER_TURN.items()
         )
         console.print(
-            f" at {BYTES_A_TOKEN} bytes a token and {shown}; a draft that is drawn again is one "
+            f" at {BYTES_PER_TOKEN} bytes a token and {shown}; a draft that is drawn again is one "
             "more call",
             style="dim",
             soft_wrap=True,

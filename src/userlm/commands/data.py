@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from userlm.commands.shared import (
+from userlm.commands.options import (
     Hub,
     Limit,
     Out,

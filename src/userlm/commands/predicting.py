@@ -14,7 +14,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from userlm import address
-from userlm.commands.shared import (
+from userlm.commands.options import (
     Limit,
     MaxTokens,
     Out,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from userlm.commands.shared import (
+from userlm.commands.options import (
     Out,
     Results,
     finished,

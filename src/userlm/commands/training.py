@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from typer import Argument, Option
 
 from userlm import address, card
-from userlm.commands.shared import (
+from userlm.commands.options import (
     Limit,
     MaxTokens,
     Out,

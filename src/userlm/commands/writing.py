@@ -20,7 +20,7 @@ from typer import Argument, Option
 
 from userlm import address
 from userlm.commands.costs import tries_of
-from userlm.commands.shared import (
+from userlm.commands.options import (
     Hub,
     Limit,
     Out,
@@ -45,7 +45,7 @@ from userlm.types import Conversation, InputError, Message, Sampling
 EXTRACTIVE = "extractive"
 UNNAMED = "not said"  # by whom, in intents that came with the logs
 LONGEST_GOAL = 2000  # characters; what is longer is a page of instructions
-BYTES_A_TOKEN, TOKENS_OUT = (
+BYTES_PER_TOKEN, TOKENS_OUT = (
     4,
     40,
 )  # for the estimate; the budget goes by bounds and by what was billed
@@ -431,14 +431,14 @@ def _show_estimate(
         messages = request(conversation)
         size += sum(len(message["content"].encode()) for message in messages)
         kept_back = max(kept_back, call_cache.worst_case(messages, max_tokens))
-    tokens_in, tokens_out = size // BYTES_A_TOKEN, todo * TOKENS_OUT
+    tokens_in, tokens_out = size // BYTES_PER_TOKEN, todo * TOKENS_OUT
     cost = None if call_cache.price is None else call_cache.price.of(tokens_in, tokens_out)
     done = f" ({before:,} were asked about before)" if before else ""
     dollars = "" if cost is None else f", ${cost:,.2f}"
     console.print(f"{name} is to write {todo:,} intents{done}")
     console.print(
         f" estimate: {tokens_in:,} tokens in and {tokens_out:,} out{dollars}, "
-        f"at {BYTES_A_TOKEN} bytes a token and one call each"
+        f"at {BYTES_PER_TOKEN} bytes a token and one call each"
     )
     if cost is not None and call_cache.budget is not None:
         left = call_cache.budget - call_cache.spent
