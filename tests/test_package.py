@@ -28,7 +28,7 @@ ROOMS = [
     "training",
     "card",
     "report",
-    "serve",
+    "serving",
     "address",
     "terminal",
     "commands",

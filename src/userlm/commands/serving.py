@@ -51,7 +51,7 @@ def serve(
     roles: Annotated[
         str,
         Option(
-            help="log: as they were; flipped: the user is the client's model; auto: by the last "
+            help="log: as they were; swapped: the user is the client's model; auto: by the last "
             "message."
         ),
     ] = "auto",
@@ -80,12 +80,13 @@ def serve(
         raise InputError(
             "--user human: a person cannot be served; `userlm chat --role user` has a seat for one"
         )
-    from userlm.serve import Terms, app, running
+    from userlm.serving.app import create_app, running
+    from userlm.serving.schema import ServerConfig
 
     name = model_name or re.split(r"[/#:]", user.rstrip("/"))[-1]
     key = _key()
     hosts = LOOPBACK if key is None and _loopback(host) else ()
-    terms = Terms(name, intent, roles, stop_phrase, seed, key, hosts, queue, batch)
+    config = ServerConfig(name, intent, roles, stop_phrase, seed, key, hosts, queue, batch)
     with _listen(host, port) as listening:  # before minutes go into loading a model
         speaker = address.user(
             user,
@@ -96,7 +97,7 @@ def serve(
             batch=batch,
             tokenizer=tokenizer,
         )
-        served = app(speaker, terms)
+        served = create_app(speaker, config)
         if key is None and not _loopback(host):
             console.print(
                 f"warning: anyone who can reach {host} can use this; set the environment variable "
