@@ -169,6 +169,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_hub_is_imported_and_nothing_of_the_copies_stays(
     hub, monkeypatch, tmp_path
 ):
@@ -958,6 +959,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_killed_at_any_step_and_run_again_it_ends_with_the_same_files(verb, machine, ground):
     whole = machine(ground, VERBS[verb], f"{verb}-whole")
@@ -983,6 +985,7 @@ def fill_levels(verb: str, written: int) -> list[int]:
     return [0, *sorted(random.Random(verb).sample(range(1, written), 5)), written - 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_full_disk_is_said_and_with_space_the_same_command_ends_with_the_same_files(
     verb, machine, ground
@@ -1005,6 +1008,7 @@ def test_a_full_disk_is_said_and_with_space_the_same_command_ends_with_the_same_
         assert contents(ground / out) == contents(ground / f"{verb}-wide"), room
 
 
+@pytest.mark.slow
 def test_the_n_grams_do_not_stay_on_a_full_disk(machine, ground):
     written = machine(ground, VERBS["clean"], "clean-roomy").written
     for n, room in enumerate(range(0, written, written // 12)):
@@ -1013,6 +1017,7 @@ def test_the_n_grams_do_not_stay_on_a_full_disk(machine, ground):
         assert not (ground / out / ".ngrams").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_full_disk_is_said_with_the_file_that_could_not_be_written(verb, machine, ground):
     written = machine(ground, VERBS[verb], f"{verb}-broad").written
@@ -1021,6 +1026,7 @@ def test_a_full_disk_is_said_with_the_file_that_could_not_be_written(verb, machi
         assert f"userlm: {verb}-named-{n}/" in full.said
 
 
+@pytest.mark.slow
 def test_answers_that_were_paid_for_are_kept_when_the_disk_is_full(machine, ground):
     (ground / "lines.txt").write_text(
         "You are a user chatting with an assistant language model to cook.\n"
