@@ -25,7 +25,6 @@ import test_files
 
 from userlm import rows as rows_module
 from userlm.cli import main
-from userlm.commands import data, writing
 from userlm.data import hub as exporting
 from userlm.data import sources
 from userlm.flip import render, samples, userlm_template
@@ -771,7 +770,7 @@ def test_a_line_that_was_half_written_when_the_import_began_is_no_bad_line(
     assert counts == {"in": 3, "note: files that grew while they were read": 1, "out": 3}
 
 
-@pytest.mark.parametrize(("verb", "module"), [("clean", data), ("intents", writing)])
+@pytest.mark.parametrize(("verb", "module"), [("clean", "data"), ("intents", "intents")])
 def test_of_conversations_that_grow_those_that_were_there_are_taken(
     verb, module, userlm, tmp_path, monkeypatch
 ):
@@ -781,7 +780,7 @@ def test_of_conversations_that_grow_those_that_were_there_are_taken(
     write_conversations(tmp_path / "more.jsonl", [log(f"d{i}", f"and {i} more") for i in range(9)])
     more = (tmp_path / "more.jsonl").read_bytes()
     reader = growing(read_conversations, tmp_path / "logs.jsonl", more)
-    monkeypatch.setattr(module, "read_conversations", reader)
+    monkeypatch.setattr(sys.modules[f"userlm.commands.{module}"], "read_conversations", reader)
     userlm(verb, "logs.jsonl", "--out", "grown")
     still, grown = contents(tmp_path / "still"), contents(tmp_path / "grown")
     assert grown == still and (tmp_path / "logs.jsonl").read_bytes().endswith(more)

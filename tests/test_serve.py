@@ -668,7 +668,7 @@ def test_a_million_wrong_items_cost_no_more_than_one(script):
         status, _, text = script.post({"model": "user", "messages": say("a", "b"), **change})
         message = json.loads(text)["error"]["message"]
         assert status == 400 and "it should" in message and len(message) < 300
-        assert time.perf_counter() - begun < 3  # 8 to 20 s, if each of them were reported
+        assert time.perf_counter() - begun < 6  # 8 to 20 s, if each of them were reported
 
 
 def test_what_a_request_is_can_be_read_without_loading_a_model():

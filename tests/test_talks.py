@@ -172,14 +172,14 @@ def test_a_cap_is_never_passed_and_the_same_command_with_a_higher_one_goes_on(
     [
         (
             {"budget": 1.0},
-            r"--budget needs to know what the tokens of http.* cost; give --price IN/OUT",
+            r"--budget needs the price of the tokens of http.*; give --price IN/OUT",
         ),
         ({"budget": float("nan"), "price": "1/1"}, "--budget nan: give dollars"),
         ({"price": "1"}, "--price 1: give US dollars for a million"),
         ({"user_price": "one"}, "--user-price one: give US dollars for a million"),
         (
             {"user_price": "1/1"},
-            r"--user-price: script:.* is no model that is called; leave it out",
+            r"--user-price: script:.* is not a model that is called; leave it out",
         ),
         (
             {"assistant": "clarifier", "max_calls": 3},

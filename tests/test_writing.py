@@ -644,7 +644,7 @@ def test_the_stand_in_is_the_default_and_named_as_such(tmp_path, data, capsys):
         "out": 60,
     }
     assert set(results["writers"]) == {"extractive"} and "usage" not in results
-    assert "stand-in" in capsys.readouterr().err
+    assert "baseline, without a model" in capsys.readouterr().err
     found = read(tmp_path / "out")
     assert all(c.meta["intent_by"] == "extractive" for c in found[:60])
     assert "intent_by" not in found[60].meta  # nobody wrote it
