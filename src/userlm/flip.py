@@ -106,7 +106,7 @@ class Template:
         return replace(self, headers=headers, end=self.close)
 
     def first_token_ids(self, words: Sequence[str]) -> frozenset[int]:
-        """The ids that are one of these words, with or without a space, as the first token of a turn.
+        """The ids that are one of these words, with or without a space, at the start of a turn.
 
         A word of several tokens has none: its first token alone begins other words too.
         """
