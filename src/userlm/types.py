@@ -167,7 +167,7 @@ class Conversation:
 
     @property
     def system(self) -> str | None:
-        """The system text of a user model: the intent, then `meta["condition"]` (who the person is)."""
+        """The system text of a user model: the intent, then the condition in `meta`."""
         condition = self.meta.get("condition")
         parts = [self.intent]
         if isinstance(condition, str):
