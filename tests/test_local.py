@@ -374,9 +374,9 @@ def test_added_tokens_that_are_white_space_are_text(tiny):
 
     tokenizer = copy.deepcopy(tiny.tokenizer)
     tokenizer.add_tokens(["\n\n\n", "<new>"])
-    unsaid = LocalModel(tiny.model, tokenizer)._unsaid
+    control_ids = LocalModel(tiny.model, tokenizer)._control_ids
     ids = tokenizer.convert_tokens_to_ids(["\n\n\n", "<new>", "<|eot_id|>"])
-    assert [id in unsaid for id in ids] == [False, True, True]
+    assert [id in control_ids for id in ids] == [False, True, True]
 
 
 # --- several at once ------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ class LocalModel:
         self._template = template
         self._packs_rows: bool | None = None  # not known before the first score
         self._special = frozenset(tokenizer.all_special_ids) | special_ids(tokenizer)
-        self._unsaid = unsaid_ids(tokenizer)
+        self._control_ids = unsaid_ids(tokenizer)
 
     @classmethod
     def load(
@@ -184,7 +184,7 @@ class LocalModel:
         their added tokens.
         """
         out = self.engine.complete(ids, sampling)
-        text = words_of(self.tokenizer, out.ids, self._unsaid)
+        text = words_of(self.tokenizer, out.ids, self._control_ids)
         tokens_out = len(out.ids) + int(out.stop_id is not None)
         return Completion(text, out.stop_id, out.p_end, len(ids), tokens_out)
 
