@@ -238,12 +238,12 @@ def train(
     training.finish(local, out)
     results = _results(rows, flips, plan, intent) | weights | means | {"notes": list(notes)}
     results |= {"device": _device_name(machine.device), "precision": precision}
-    results |= {"pace": card.pace(rows.values(), results["device"], machine.num_processes, watts)}
+    results |= {"throughput": card.throughput(rows.values(), results["device"], machine.num_processes, watts)}
     if results["best"] and not results["best"]["valid_perplexity"] < results["untrained"]["valid_perplexity"]:
         results["notes"].append("held-out turns are predicted no better than before training: try another --lr")
         console.print(results["notes"][-1], style="yellow")
     manifest = {**run.manifest, "options": {**options, **means, "max_tokens": max_tokens}}
-    (out / "model" / "README.md").write_text(card.write(manifest, results), encoding="utf-8")
+    (out / "model" / "README.md").write_text(card.render(manifest, results), encoding="utf-8")
     console.print(f"{results['seen']:,} samples in {results['steps']:,} steps: {out / 'model'}")
     run.finish(results)
     training.tidy(out)
