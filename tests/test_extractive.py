@@ -1,4 +1,4 @@
-"""The offline stand-in for a model that writes intents."""
+"""Intents without a model."""
 
 import re
 from pathlib import Path
@@ -34,11 +34,11 @@ def goal(*said: str, language: str | None = "en") -> str:
         ("write an essay on climate policy", "have an essay written about climate policy."),
         ("translate this to French: the cat sleeps", "have a text translated into French."),
         ("Summarise this text: The stock market fell.", "have a text about the stock market summarised."),
-        ("can you fix the bug in my python script for invoices", "fix a problem in Python code for invoices."),
-        ("do you think chess is beautiful? i adore chess", "exchange views on chess and beautiful."),
+        ("can you fix the bug in my python script for invoices", "fix a problem in python code for invoices."),
+        ("do you think chess is beautiful? i adore chess", "learn about chess."),
         ("How do I grow tomatoes?", "get advice on tomatoes."),
         ("recommend a museum please", "get suggestions for a museum."),
-        ("I need to book a flight", "make arrangements that involve a flight."),
+        ("I need to book a flight", "make arrangements for a flight."),
         ("hello", "have a casual chat."),
         ("???", None),
     ],
