@@ -1,12 +1,15 @@
-"""How close `userlm simulate` comes to the time that its server takes, and what a call costs on this side.
+"""How close `userlm simulate` comes to the time that its server takes, and what a call costs on
+this side.
 
-    python bench/conversations.py [--conversations 2000] [--exchanges 6] [--workers 64,256] [--latency 0.5]
+    python bench/conversations.py [--conversations 2000] [--exchanges 6] [--workers 64,256]
+    [--latency 0.5]
 
-A scripted user talks to an assistant at a server on this machine, which answers each call after the latency, with
-1,200 characters. Ideal is calls x latency / workers. Wall is that of the whole command, from its start to its last
-file. CPU is that of its process above what a single conversation takes, a call; memory is its peak. With the first
-number of workers a quarter of the conversations is run, too: memory should be the same. Beside it, what the same
-calls cost without conversations: through our endpoint, and as bare requests of the HTTP library below it.
+A scripted user talks to an assistant at a server on this machine, which answers each call after the
+latency, with 1,200 characters. Ideal is calls x latency / workers. Wall is that of the whole
+command, from its start to its last file. CPU is that of its process above what a single
+conversation takes, a call; memory is its peak. With the first number of workers a quarter of the
+conversations is run, too: memory should be the same. Beside it, what the same calls cost without
+conversations: through our endpoint, and as bare requests of the HTTP library below it.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from train import machine, table, verdict
 
-from userlm.store import write_conversations
+from userlm.rows import write_conversations
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation
 
@@ -56,9 +59,13 @@ class Ran:
 
 
 def measure(arguments: argparse.Namespace) -> list[Ran]:
-    """Simulations with each number of workers, with the first of them also of a quarter of the conversations."""
+    """Simulations with each number of workers, with the first of them also of a quarter of the
+    conversations."""
     workers = [int(number) for number in arguments.workers.split(",")]
-    sizes = [(max(1, arguments.conversations // 4), workers[0]), *((arguments.conversations, n) for n in workers)]
+    sizes = [
+        (max(1, arguments.conversations // 4), workers[0]),
+        *((arguments.conversations, n) for n in workers),
+    ]
     with serving(arguments.latency) as url:
         _, begin, _ = simulated(url, 1, 1, 1)
         found = []
@@ -70,15 +77,19 @@ def measure(arguments: argparse.Namespace) -> list[Ran]:
         return found
 
 
-def simulated(url: str, conversations: int, exchanges: int, workers: int) -> tuple[float, float, int]:
+def simulated(
+    url: str, conversations: int, exchanges: int, workers: int
+) -> tuple[float, float, int]:
     """Seconds of wall and of CPU, and the bytes at the peak, of one command."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "lines.txt").write_text(f"{SAID}\n" * exchanges)
-        seeds = (Conversation(f"s{i}", intent=f"{INTENT_PREFIX}cook {i}.") for i in range(conversations))
+        seeds = (
+            Conversation(f"s{i}", intent=f"{INTENT_PREFIX}cook {i}.") for i in range(conversations)
+        )
         write_conversations(folder / "seeds.jsonl", seeds)
         command = [sys.executable, "-m", "userlm", "simulate", "--user", "script:lines.txt"]
-        command += ["--assistant", f"{url}#m", "--seeds", "seeds.jsonl", "--out", "sim"]
+        command += ["--assistant", f"{url}#m", "--intents", "seeds.jsonl", "--out", "sim"]
         command += ["--max-turns", str(exchanges), "--workers", str(workers)]
         begun = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
@@ -92,7 +103,7 @@ def simulated(url: str, conversations: int, exchanges: int, workers: int) -> tup
         return wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
 
 
-# --- the calls alone -------------------------------------------------------------------------------------
+# --- the calls alone ------------------------------------------------------------------------------
 
 
 def alone(kind: str, url: str, calls: int, workers: int) -> float:
@@ -107,7 +118,9 @@ def alone(kind: str, url: str, calls: int, workers: int) -> float:
 
 
 MESSAGES = [
-    {"role": role, "content": text} for _ in range(3) for role, text in (("user", SAID), ("assistant", ANSWER))
+    {"role": role, "content": text}
+    for _ in range(3)
+    for role, text in (("user", SAID), ("assistant", ANSWER))
 ]
 
 
@@ -126,15 +139,18 @@ def as_requests(url: str) -> Callable[[], object]:
 
     client = openai.DefaultHttpxClient(timeout=60)
     body = {"model": "m", "messages": MESSAGES, "max_tokens": 256, "seed": 1}
-    return lambda: client.post(f"{url}/chat/completions", json=body).json()["choices"][0]["message"]["content"]
+    return lambda: client.post(f"{url}/chat/completions", json=body).json()["choices"][0][
+        "message"
+    ]["content"]
 
 
-# --- the server ------------------------------------------------------------------------------------------
+# --- the server -----------------------------------------------------------------------------------
 
 
 @contextmanager
 def serving(latency: float) -> Iterator[str]:
-    """The URL of a server in a process of its own, which answers whatever it is asked after so many seconds."""
+    """The URL of a server in a process of its own, which answers whatever it is asked after so many
+    seconds."""
     context = get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=serve, args=(there, latency), daemon=True)
@@ -147,12 +163,25 @@ def serving(latency: float) -> Iterator[str]:
 
 def serve(tell: Connection, latency: float) -> None:
     """Listen at a free port, and tell which."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": ANSWER},
+        "finish_reason": "stop",
+    }
     usage = {"prompt_tokens": 100, "completion_tokens": 300, "total_tokens": 400}
     body = json.dumps(
-        {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+        {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "m",
+            "choices": [choice],
+            "usage": usage,
+        }
     )
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = (
+        f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
     answer = (head + body).encode()
 
     class Answers(asyncio.Protocol):
@@ -170,19 +199,30 @@ def serve(tell: Connection, latency: float) -> None:
                 asyncio.get_running_loop().call_later(latency, self.transport.write, answer)
 
     async def listen() -> None:
-        server = await asyncio.get_running_loop().create_server(Answers, "127.0.0.1", 0, backlog=512)
+        server = await asyncio.get_running_loop().create_server(
+            Answers, "127.0.0.1", 0, backlog=512
+        )
         tell.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
     asyncio.run(listen())
 
 
-# --- what is shown ---------------------------------------------------------------------------------------
+# --- what is shown --------------------------------------------------------------------------------
 
 
 def show(found: Sequence[Ran]) -> None:
     """A table, and whether the goals were met."""
-    head = ("conversations", "at once", "calls", "ideal s", "wall s", "ratio", "CPU ms a call", "peak MB")
+    head = (
+        "conversations",
+        "at once",
+        "calls",
+        "ideal s",
+        "wall s",
+        "ratio",
+        "CPU ms a call",
+        "peak MB",
+    )
     lines = [
         (
             f"{ran.conversations:,}",
@@ -199,29 +239,43 @@ def show(found: Sequence[Ran]) -> None:
     print(table(head, lines))
     few, many = found[:2]
     ratio, growth = many.wall / many.ideal, many.memory / few.memory
-    print(f"wall to ideal, {many.workers} at once: {ratio:.2f} (goal {GOAL}: {verdict(ratio <= GOAL)})")
     print(
-        f"memory, {many.conversations:,} to {few.conversations:,}: {growth:.2f} (flat: {verdict(growth <= FLAT)})"
+        f"wall to ideal, {many.workers} at once: {ratio:.2f} (goal {GOAL}: "
+        f"{verdict(ratio <= GOAL)})"
+    )
+    print(
+        f"memory, {many.conversations:,} to {few.conversations:,}: {growth:.2f} (flat: "
+        f"{verdict(growth <= FLAT)})"
     )
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--conversations", type=int, default=2000)
     parser.add_argument("--exchanges", type=int, default=6)
-    parser.add_argument("--workers", default="64,256", help="conversations at once, comma-separated")
+    parser.add_argument(
+        "--workers", default="64,256", help="conversations at once, comma-separated"
+    )
     parser.add_argument("--latency", type=float, default=0.5, help="of the server, in seconds")
     arguments = parser.parse_args()
     print(machine("openai"))
-    print(f"{arguments.exchanges} exchanges, {arguments.latency} s for an answer of {len(ANSWER):,} characters\n")
+    print(
+        f"{arguments.exchanges} exchanges, {arguments.latency} s for an answer of {len(ANSWER):,} "
+        "characters\n"
+    )
     show(measure(arguments))
     workers, calls = int(arguments.workers.split(",")[0]), min(2000, arguments.conversations)
     with serving(arguments.latency) as url:
         for kind in ("endpoint", "requests"):
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                 cpu = pool.submit(alone, kind, url, calls, workers).result()
-            print(f"the calls alone, {kind}: {1000 * cpu:.2f} ms of CPU each ({calls:,} calls, {workers} at once)")
+            print(
+                f"the calls alone, {kind}: {1000 * cpu:.2f} ms of CPU each ({calls:,} calls, "
+                f"{workers} at once)"
+            )
 
 
 if __name__ == "__main__":

@@ -1,20 +1,24 @@
-"""How fast `userlm import` and `userlm clean` are, how large they get, and whether both grow in proportion.
+"""How fast `userlm import` and `userlm clean` are, how large they get, and whether both grow in
+proportion.
 
     python bench/data.py [--sizes 50000,100000,500000] [--repeats 1] [--seed 0] [--scratch FOLDER]
 
-The logs are those of `wildchat_like.py`, in parquet as on the Hub; they stay in the scratch folder (4.5 kB a row)
-and are used again. Of each stage are taken: the wall time; the CPU time, with that of child processes; and the
-memory at its peak, which is the proportional set size (PSS) of all its processes together, read five times a
-second, and `ru_maxrss` of the largest process. It needs Linux.
+The logs are those of `wildchat_like.py`, in parquet as on the Hub; they stay in the scratch folder
+(4.5 kB a row) and are used again. Of each stage are taken: the wall time; the CPU time, with that
+of child processes; and the memory at its peak, which is the proportional set size (PSS) of all its
+processes together, read five times a second, and `ru_maxrss` of the largest process. It needs
+Linux.
 
-Beside others: `--peer FOLDER` also runs the one public re-implementation of the paper's preprocessing, on the
-first of the sizes, and compares conversation by conversation what is kept. It is not part of this package:
+Beside others: `--peer FOLDER` also runs the one public re-implementation of the paper's
+preprocessing, on the first of the sizes, and compares conversation by conversation what is kept. It
+is not part of this package:
 
     git clone https://github.com/schang-lab/utility-of-user-simulators peer
     python -m venv peer/.venv && peer/.venv/bin/pip install pandas tqdm datasets
 
-Its script is run as it is. Where it asks for the data set of the Hub it is given the same parquet files. It keeps
-what is flagged as toxic or redacted, so for the comparison `clean --flagged` does so, too.
+Its script is run as it is. Where it asks for the data set of the Hub it is given the same parquet
+files. It keeps what is flagged as toxic or redacted, so for the comparison `clean --flagged` does
+so, too.
 """
 
 import argparse
@@ -34,7 +38,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# Nothing large is imported here: the `ru_maxrss` of a child is never less than its parent's was at the fork.
+# Nothing large is imported here: the `ru_maxrss` of a child is never less than its parent's was at
+# the fork.
 
 PEER_SCRIPT = "sftuser_training/1_load_and_preprocess_wildchat.py"
 SHIM = """
@@ -52,10 +57,15 @@ def load_dataset(name, *args, load=datasets.load_dataset, **options):
 datasets.load_dataset = load_dataset
 """
 LIMIT = 100  # of both template filters
-FIGURES = (("s", "wall", 1), ("CPU s", "cpu", 1), ("peak MB", "tree", 0), ("largest process, MB", "largest", 0))
+FIGURES = (
+    ("s", "wall", 1),
+    ("CPU s", "cpu", 1),
+    ("peak MB", "tree", 0),
+    ("largest process, MB", "largest", 0),
+)
 
 
-# --- measuring -------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,8 @@ class Cost:
 
 
 def measure(command: Sequence[str | Path], log: Path, **environment: str) -> Cost:
-    """Run a command to its end; what it prints goes to `log`. A command that fails ends the bench."""
+    """Run a command to its end; what it prints goes to `log`. A command that fails ends the
+    bench."""
     begun, peak = time.perf_counter(), 0.0
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | environment)
@@ -108,10 +119,12 @@ def _read(path: Path) -> str:
 
 def median(costs: Sequence[Cost]) -> Cost:
     """The median of each figure."""
-    return Cost(*(statistics.median(getattr(cost, name) for cost in costs) for name in Cost.__slots__))
+    return Cost(
+        *(statistics.median(getattr(cost, name) for cost in costs) for name in Cost.__slots__)
+    )
 
 
-# --- what is run -----------------------------------------------------------------------------------------
+# --- what is run ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +137,8 @@ class Logs:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One column of the table. `counts`: of conversations dropped and out, and what else a program counts."""
+    """One column of the table. `counts`: of conversations dropped and out, and what else a program
+    counts."""
 
     name: str
     logs: Logs
@@ -136,7 +150,9 @@ class Measured:
         """All stages one after the other: times add up, memory does not."""
         costs = self.stages.values()
         wall, cpu = sum(cost.wall for cost in costs), sum(cost.cpu for cost in costs)
-        return Cost(wall, cpu, max(cost.tree for cost in costs), max(cost.largest for cost in costs))
+        return Cost(
+            wall, cpu, max(cost.tree for cost in costs), max(cost.largest for cost in costs)
+        )
 
 
 def generate(rows: int, scratch: Path, seed: int, jsonl: bool = False) -> Logs:
@@ -146,20 +162,36 @@ def generate(rows: int, scratch: Path, seed: int, jsonl: bool = False) -> Logs:
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         script = Path(__file__).with_name("wildchat_like.py")
-        command: list[str | Path] = [sys.executable, script, str(rows), partial, "--seed", str(seed)]
+        command: list[str | Path] = [
+            sys.executable,
+            script,
+            str(rows),
+            partial,
+            "--seed",
+            str(seed),
+        ]
         subprocess.run([*command, "--jsonl"] if jsonl else command, check=True)
         partial.rename(folder)
     return Logs(rows, tuple(sorted(folder.iterdir())))
 
 
 def ours(name: str, logs: Logs, folder: Path, repeats: int, *options: str) -> Measured:
-    """`userlm import`, then `userlm clean` with the options; the folders of the last repeat stay."""
+    """`userlm import`, then `userlm clean` with the options; the folders of the last repeat
+    stay."""
     costs: dict[str, list[Cost]] = {"import": [], "clean": []}
     for _ in range(repeats):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for verb, arguments in (("import", logs.files), ("clean", (folder / "import", *options))):
-            command = [sys.executable, "-m", "userlm", verb, *map(str, arguments), "--out", str(folder / verb)]
+            command = [
+                sys.executable,
+                "-m",
+                "userlm",
+                verb,
+                *map(str, arguments),
+                "--out",
+                str(folder / verb),
+            ]
             costs[verb].append(measure(command, folder / f"{verb}.log"))
     results = {verb: json.loads((folder / verb / "results.json").read_text()) for verb in costs}
     table = results["clean"].get("ngram_table", {})
@@ -173,7 +205,9 @@ def ours(name: str, logs: Logs, folder: Path, repeats: int, *options: str) -> Me
     return Measured(name, logs, medians, counts)
 
 
-def peer(name: str, logs: Logs, folder: Path, repeats: int, repository: Path, *options: str) -> Measured:
+def peer(
+    name: str, logs: Logs, folder: Path, repeats: int, repository: Path, *options: str
+) -> Measured:
     """The peer's script with its defaults, but two processes and shares of 90/5/5."""
     shim, cache = folder.with_name("shim"), folder.with_name("cache")
     shim.mkdir(exist_ok=True)
@@ -186,18 +220,22 @@ def peer(name: str, logs: Logs, folder: Path, repeats: int, repository: Path, *o
         folder,
         *options,
     ]
-    command += "--no_wildbench --num_processes 2 --train_ratio .9 --val_ratio .05 --test_ratio .05".split()
+    command += (
+        "--no_wildbench --num_processes 2 --train_ratio .9 --val_ratio .05 --test_ratio .05".split()
+    )
     costs = []
     for _ in range(repeats):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         costs.append(measure(command, folder / "log.txt", **places))
-        shutil.rmtree(cache, ignore_errors=True)  # else the next time it finds what it computed this time
+        shutil.rmtree(
+            cache, ignore_errors=True
+        )  # else the next time it finds what it computed this time
     out = json.loads((folder / "stats.json").read_text())["total_conversations"]
     return Measured(name, logs, {"all": median(costs)}, {"out": out})
 
 
-# --- who was kept ----------------------------------------------------------------------------------------
+# --- who was kept ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +250,12 @@ class Row:
 
 
 def compare(mine: Path, theirs: Path, listed: Path) -> list[str]:
-    """What both kept and what only one of them, by reason; `listed` gets a line for each of the difference."""
-    ours = {split: list(_imported(mine / f"clean/{split}.jsonl")) for split in ("train", "valid", "test")}
+    """What both kept and what only one of them, by reason; `listed` gets a line for each of the
+    difference."""
+    ours = {
+        split: list(_imported(mine / f"clean/{split}.jsonl"))
+        for split in ("train", "valid", "test")
+    }
     other = {split: list(_raw(theirs / f"{split}.jsonl")) for split in ("train", "val", "test")}
     rejected = list(_raw(mine / "import/dropped.jsonl"))
     dropped = list(_imported(mine / "clean/dropped.jsonl"))
@@ -223,38 +265,56 @@ def compare(mine: Path, theirs: Path, listed: Path) -> list[str]:
     their_ids = Counter(row.id for rows in other.values() for row in rows)
     only_ours, only_theirs = our_ids - their_ids, their_ids - our_ids
     why = {row.id: f"clean dropped it ({row.dropped})" for row in dropped}
-    why |= {row.id: f"import dropped it ({row.dropped})" for row in rejected}  # an id twice: the second time
+    why |= {
+        row.id: f"import dropped it ({row.dropped})" for row in rejected
+    }  # an id twice: the second time
     differences = [("the peer", id, why.get(id, "unexplained")) for id in only_theirs.elements()]
     alone = [row for row in imported if row.id in only_ours]
     for row, (here, there) in zip(alone, _most_frequent(alone, imported, rejected), strict=True):
         past = here <= LIMIT < there
-        reason = f"with what import drops a 7-gram is there more than {LIMIT} times" if past else "unexplained"
+        reason = (
+            f"with what import drops a 7-gram is there more than {LIMIT} times"
+            if past
+            else "unexplained"
+        )
         differences.append(("userlm", row.id, reason))
 
     with listed.open("w") as file:
         for side, id, reason in differences:
             file.write(json.dumps({"only": side, "id": id, "why": reason}) + "\n")
     lines = [f"kept by both: {sum((our_ids & their_ids).values()):,}"]
-    for (side, reason), count in Counter((side, reason) for side, _, reason in differences).most_common():
+    for (side, reason), count in Counter(
+        (side, reason) for side, _, reason in differences
+    ).most_common():
         lines.append(f"only by {side}: {count:,}, {reason}")
     for side, splits in (("userlm", ours), ("the peer", other)):
         conversations = _percent([len(rows) for rows in splits.values()])
         people = _percent([len({row.person for row in rows}) for rows in splits.values()])
-        lines.append(f"train/valid/test of {side}: {conversations} of conversations, {people} of people")
+        lines.append(
+            f"train/valid/test of {side}: {conversations} of conversations, {people} of people"
+        )
     return [*lines, f"the {len(differences):,} kept by one alone: {listed}"]
 
 
-def _most_frequent(rows: list[Row], imported: list[Row], rejected: list[Row]) -> list[tuple[int, int]]:
-    """Of each row the count of its most frequent 7-gram in first turns: of imported rows, and of all rows."""
+def _most_frequent(
+    rows: list[Row], imported: list[Row], rejected: list[Row]
+) -> list[tuple[int, int]]:
+    """Of each row the count of its most frequent 7-gram in first turns: of imported rows, and of
+    all rows."""
     grams = [set(_ngrams(row.first)) for row in rows]
     wanted = set().union(*grams)
 
     def count(population: list[Row]) -> Counter[str]:
-        return Counter(g for row in population if row.english for g in _ngrams(row.first) if g in wanted)
+        return Counter(
+            g for row in population if row.english for g in _ngrams(row.first) if g in wanted
+        )
 
     here = count(imported)
     there = here + count(rejected)
-    return [(max((here[g] for g in own), default=0), max((there[g] for g in own), default=0)) for own in grams]
+    return [
+        (max((here[g] for g in own), default=0), max((there[g] for g in own), default=0))
+        for own in grams
+    ]
 
 
 def _ngrams(text: str, n: int = 7) -> list[str]:
@@ -266,7 +326,9 @@ def _imported(path: Path) -> Iterator[Row]:
     for row in _lines(path):
         first = next(turn["text"] for turn in row["turns"] if turn["role"] == "user")
         meta = row["meta"]
-        yield Row(row["id"], row["user"], meta["language"] == "English", first, meta.get("dropped", ""))
+        yield Row(
+            row["id"], row["user"], meta["language"] == "English", first, meta.get("dropped", "")
+        )
 
 
 def _raw(path: Path) -> Iterator[Row]:
@@ -276,7 +338,9 @@ def _raw(path: Path) -> Iterator[Row]:
         first = row["conversation"][0]
         id = f"{row['conversation_hash']}-{first['turn_identifier']}"
         person = f"{row['hashed_ip']}/{row['country'] or ''}"
-        yield Row(id, person, row["language"] == "English", first["content"], line.get("reason", ""))
+        yield Row(
+            id, person, row["language"] == "English", first["content"], line.get("reason", "")
+        )
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -288,7 +352,7 @@ def _percent(counts: Sequence[int]) -> str:
     return "/".join(f"{100 * count / sum(counts):.1f}" for count in counts) + " %"
 
 
-# --- the table -------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 def table(columns: Sequence[Measured]) -> str:
@@ -298,7 +362,9 @@ def table(columns: Sequence[Measured]) -> str:
     sizes = [sum(file.stat().st_size for file in column.logs.files) for column in columns]
     lines.append(["MB of logs", *(f"{size / 1e6:,.0f}" for size in sizes)])
     for stage in ("import", "clean", "together"):
-        costs = [column.whole if stage == "together" else column.stages.get(stage) for column in columns]
+        costs = [
+            column.whole if stage == "together" else column.stages.get(stage) for column in columns
+        ]
         for label, name, digits in FIGURES:
             cells = [f"{getattr(cost, name):,.{digits}f}" if cost else "" for cost in costs]
             lines.append([f"{stage}: {label}", *cells])
@@ -317,22 +383,33 @@ def table(columns: Sequence[Measured]) -> str:
 def machine() -> str:
     """Where this runs."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    versions = ", ".join(f"{name} {version(name)}" for name in ("userlm", "polars", "numpy", "orjson"))
+    versions = ", ".join(
+        f"{name} {version(name)}" for name in ("userlm", "polars", "numpy", "orjson")
+    )
     python = f"Python {platform.python_version()}"
     return f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GB, {python}, {versions}"
 
 
 def main() -> None:
     """Measure, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="50000,100000,500000", help="conversations, comma-separated")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sizes", default="50000,100000,500000", help="conversations, comma-separated"
+    )
     parser.add_argument("--repeats", type=int, default=1, help="of each run; the medians are shown")
     parser.add_argument("--seed", type=int, default=0, help="of the logs")
     parser.add_argument("--peer", type=Path, help="clone of schang-lab/utility-of-user-simulators")
-    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "userlm-bench")
+    parser.add_argument(
+        "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "userlm-bench"
+    )
     args = parser.parse_args()
     scratch, sizes = args.scratch.resolve(), [int(size) for size in args.sizes.split(",")]
-    print(f"{machine()}; seed {args.seed}; repeats {args.repeats}; load {os.getloadavg()[0]:.1f}\n", flush=True)
+    print(
+        f"{machine()}; seed {args.seed}; repeats {args.repeats}; load {os.getloadavg()[0]:.1f}\n",
+        flush=True,
+    )
 
     columns, said = [], []
     for size in sizes:
@@ -347,8 +424,12 @@ def main() -> None:
         there = peer(f"peer, {kind}", logs, theirs, args.repeats, args.peer.absolute(), *data)
         columns += [here, there]
         faster, smaller = there.whole.wall / here.whole.wall, there.whole.tree / here.whole.tree
-        said.append(f"\n{kind}: {faster:.1f} times as fast as the peer, {smaller:.1f} times as small")
-        said += [f"- {line}" for line in compare(mine, theirs, scratch / f"differences-{kind}.jsonl")]
+        said.append(
+            f"\n{kind}: {faster:.1f} times as fast as the peer, {smaller:.1f} times as small"
+        )
+        said += [
+            f"- {line}" for line in compare(mine, theirs, scratch / f"differences-{kind}.jsonl")
+        ]
     print("\n".join([table(columns), *said]))
 
 

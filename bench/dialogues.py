@@ -1,11 +1,12 @@
-"""What the benches of training and scoring have in common: conversations of realistic lengths, and a model.
+"""What the benches of training and scoring have in common: conversations of realistic lengths, and
+a model.
 
     python bench/dialogues.py [--k 1.73,2.39,2.7] [--conversations 2000] [--seed 0]
 
-prints how long the conversations are. They have a geometric number of user turns with the mean K: in the paper
-K + 1 is samples by conversations, and so K between 1.73 and 2.39. A user turn has log-normally many tokens
-with a median of 28 and a mean of 48, an answer 260 and 320, an intent 40; every ending was observed. The words
-are those of `wildchat_like.py`: nobody said any of it.
+prints how long the conversations are. They have a geometric number of user turns with the mean K:
+in the paper K + 1 is samples by conversations, and so K between 1.73 and 2.39. A user turn has
+log-normally many tokens with a median of 28 and a mean of 48, an answer 260 and 320, an intent 40;
+every ending was observed. The words are those of `wildchat_like.py`: nobody said any of it.
 
 Real conversations are read from the folder that the environment variable USERLM_DATA names.
 """
@@ -24,14 +25,20 @@ from numpy.typing import NDArray
 from wildchat_like import texts
 
 from userlm.data.sources import Rejected, convert
-from userlm.store import read_rows
+from userlm.rows import read_rows
 from userlm.types import Conversation, Turn
 
-SHARD = 500  # conversations with a seed of their own, so that a large corpus begins with a small one
+SHARD = (
+    500  # conversations with a seed of their own, so that a large corpus begins with a small one
+)
 MOST_TURNS = 16
 USER, ASSISTANT = (28, 1.05, 1500), (260, 0.65, 1200)  # tokens: median, spread, most
 TOKENS_A_WORD = 1.86  # of those words in the tokenizer of `speller`
-REAL = ("wildchat", "chatbot_arena", "sharegpt_sample")  # files of USERLM_DATA: people and a general assistant
+REAL = (
+    "wildchat",
+    "chatbot_arena",
+    "sharegpt_sample",
+)  # files of USERLM_DATA: people and a general assistant
 
 LLAMA = {  # hidden size, that of the feed-forward layers, layers, heads, heads of keys and values
     "tiny": (64, 176, 2, 2, 1),
@@ -55,7 +62,10 @@ def made(k: float, seed: int) -> Iterator[Conversation]:
         said = iter(texts(rng, _words(np.stack(sides, axis=1).ravel())))
         for intent, length in zip(intents, 2 * exchanges, strict=True):
             roles = ("user", "assistant") * MOST_TURNS
-            turns = tuple(Turn(role, text) for role, text in zip(roles, islice(said, int(length)), strict=False))
+            turns = tuple(
+                Turn(role, text)
+                for role, text in zip(roles, islice(said, int(length)), strict=False)
+            )
             yield Conversation(str(number), turns, intent, f"person {number}", ended=True)
             number += 1
 
@@ -65,7 +75,8 @@ def _words(tokens: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def real(name: str, seed: int) -> list[Conversation]:
-    """The conversations of a file of USERLM_DATA in which a user speaks, shuffled; none if it is not there."""
+    """The conversations of a file of USERLM_DATA in which a user speaks, shuffled; none if it is
+    not there."""
     folder = os.environ.get("USERLM_DATA")
     path = Path(folder, f"{name}.jsonl.gz") if folder else None
     found = []
@@ -81,13 +92,16 @@ def real(name: str, seed: int) -> list[Conversation]:
 
 def speller(conversations: list[Conversation], vocabulary: int = 8192) -> Any:
     """A tokenizer of byte pairs learned from the conversations, with control tokens."""
-    from userlm.models.base import learn_tokenizer
+    from userlm.training.base import learn_tokenizer
 
-    return learn_tokenizer((turn.text for found in conversations for turn in found.turns), vocabulary)
+    return learn_tokenizer(
+        (turn.text for found in conversations for turn in found.turns), vocabulary
+    )
 
 
 def llama(shape: str, vocabulary: int, seed: int, device: str = "cpu") -> Any:
-    """A Llama of random weights, float32; the same seed gives the same. Large vocabularies are tied."""
+    """A Llama of random weights, float32; the same seed gives the same. Large vocabularies are
+    tied."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -109,8 +123,12 @@ def llama(shape: str, vocabulary: int, seed: int, device: str = "cpu") -> Any:
 
 def main() -> None:
     """Print the lengths."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--k", default="1.73,2.39,2.7", help="user turns on average, comma-separated")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--k", default="1.73,2.39,2.7", help="user turns on average, comma-separated"
+    )
     parser.add_argument("--conversations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -119,9 +137,13 @@ def main() -> None:
         conversations = list(islice(made(k, args.seed), count))
         tokenizer = speller(conversations[:500])
         turns = [turn for conversation in conversations for turn in conversation.turns]
-        print(f"\n{count:,} conversations, {len(turns) / 2 / count:.2f} user turns each (asked: {k})")
+        print(
+            f"\n{count:,} conversations, {len(turns) / 2 / count:.2f} user turns each (asked: {k})"
+        )
         intents = [conversation.intent or "" for conversation in conversations]
-        user, answers = ([turn.text for turn in turns if turn.role == role] for role in ("user", "assistant"))
+        user, answers = (
+            [turn.text for turn in turns if turn.role == role] for role in ("user", "assistant")
+        )
         for name, said in (("intent", intents), ("user turn", user), ("answer", answers)):
             lengths = [len(ids) for ids in tokenizer(said)["input_ids"]]
             mean, (half, most) = np.mean(lengths), np.percentile(lengths, (50, 95))

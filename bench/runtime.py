@@ -1,28 +1,31 @@
 """How fast simulated users are: what a turn costs, the server, and whole runs.
 
-    python bench/runtime.py [--only turns,server,conversations] [--at-once 1,8,32,64] [--turns 4] [--repeats 5]
+    python bench/runtime.py [--only turns,server,conversations] [--at-once 1,8,32,64] [--turns 4]
+    [--repeats 5]
                             [--shape 32m] [--device cpu] [--temperature 0] [--seed 0] [--quick]
 
-**turns.** Conversations of four user turns, with answers that are given, so that nothing but the user costs time.
-The same Llama (32 M weights, random, float32, vocabulary 8,192) says the same words in ways that take turns, each
-time in a process of its own:
+**turns.** Conversations of four user turns, with answers that are given, so that nothing but the
+user costs time. The same Llama (32 M weights, random, float32, vocabulary 8,192) says the same
+words in ways that take turns, each time in a process of its own:
 
-- userlm, N at once: `Engine` with N threads, each of which carries on a conversation; `userlm --batch 1` keeps no
-  row for another prompt, so that its words are the same to the bit whatever came before;
-- model card: the loop of the released checkpoint's model card: one conversation at a time, one prompt, whole, a
-  turn, `model.generate`;
-- padded, N at once: N conversations keep step; their prompts, whole, go left-padded through `model.generate`, and
-  each turn ends with the longest.
+- userlm, N at once: `Engine` with N threads, each of which carries on a conversation; `userlm
+  --batch 1` keeps no row for another prompt, so that its words are the same to the bit whatever
+  came before;
+- model card: the loop of the released checkpoint's model card: one conversation at a time, one
+  prompt, whole, a turn, `model.generate`;
+- padded, N at once: N conversations keep step; their prompts, whole, go left-padded through
+  `model.generate`, and each turn ends with the longest.
 
-Intents have 25 to 60 tokens; answers log-normally many, median 260 (spread 0.5, 40 to 900); user turns median 28
-(spread 0.8, 4 to 128), and exactly so many are drawn. Lengths repeat after 8 conversations, though tokens do not,
-so that for the model card 8 of them stand for all. What counts is CPU seconds a turn, with wall beside them;
-ratios are taken within a round. At temperature 0 the words of the first 8 conversations must be the same as the
-model card's on a CPU, or the exit code is 1. A goal that is missed is printed as missed.
+Intents have 25 to 60 tokens; answers log-normally many, median 260 (spread 0.5, 40 to 900); user
+turns median 28 (spread 0.8, 4 to 128), and exactly so many are drawn. Lengths repeat after 8
+conversations, though tokens do not, so that for the model card 8 of them stand for all. What counts
+is CPU seconds a turn, with wall beside them; ratios are taken within a round. At temperature 0 the
+words of the first 8 conversations must be the same as the model card's on a CPU, or the exit code
+is 1. A goal that is missed is printed as missed.
 
-With `--device cuda --shape 1b` (or 8b) it is bfloat16, vocabulary 128,256, and wall; `generate_batch` of
-transformers takes part if it runs, and it is said how far our steps are from the time that it takes to read the
-weights. THIS PART HAS NOT BEEN RUN: no GPU was at hand.
+With `--device cuda --shape 1b` (or 8b) it is bfloat16, vocabulary 128,256, and wall;
+`generate_batch` of transformers takes part if it runs, and it is said how far our steps are from
+the time that it takes to read the weights. THIS PART HAS NOT BEEN RUN: no GPU was at hand.
 
 **server** and **conversations** are `serving.py` and `conversations.py`, with options of their own.
 """
@@ -45,18 +48,28 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import dialogues
 import numpy as np
-from train import Meter, in_fresh_processes, machine, measured, table, verdict
+from train import Usage, in_fresh_processes, machine, measured, table, verdict
 
 SHAPES = dialogues.LLAMA | {"32m": (512, 1408, 8, 8, 4)}  # as in `dialogues.LLAMA`
-BANDWIDTH = {"H100 80GB HBM3": 3.35e12, "H200": 4.8e12, "A100-SXM": 2.04e12}  # bytes a second, by data sheet
+BANDWIDTH = {
+    "H100 80GB HBM3": 3.35e12,
+    "H200": 4.8e12,
+    "A100-SXM": 2.04e12,
+}  # bytes a second, by data sheet
 CYCLE = 8  # conversations after which lengths repeat
 GOALS = {8: 2.0, 32: 2.5}  # times as many turns a CPU second as the model card's loop
 GPU_GOALS = {32: 8.0}
-WINDOW = 8192
+CONTEXT_LENGTH = 8192
 
 SCRIPTS = {  # of the other parts, with what makes them quick
-    "server": ("serving.py", ("--shape", "tiny", "--clients", "4", "--seconds", "2", "--turns", "20")),
-    "conversations": ("conversations.py", ("--conversations", "40", "--workers", "8", "--latency", "0.05")),
+    "server": (
+        "serving.py",
+        ("--shape", "tiny", "--clients", "4", "--seconds", "2", "--turns", "20"),
+    ),
+    "conversations": (
+        "conversations.py",
+        ("--conversations", "40", "--workers", "8", "--latency", "0.05"),
+    ),
 }
 
 CLOSE, ASSISTANT, USER = [1], [2, 5, 3], [2, 4, 3]  # a turn's end and headers; any tokens would do
@@ -65,7 +78,8 @@ FIRST = 10  # the first token of words
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """A conversation to be had: its opening; for each turn how many tokens the user says, and what is answered."""
+    """A conversation to be had: its opening; for each turn how many tokens the user says, and what
+    is answered."""
 
     opening: list[int]
     turns: tuple[tuple[int, list[int]], ...]
@@ -95,7 +109,7 @@ class Ran:
         weights: its bytes.
     """
 
-    meter: Meter
+    usage: Usage
     turns: int
     said: list[list[list[int]]]
     read: int
@@ -105,16 +119,21 @@ class Ran:
 
     def seconds(self, gpu: bool) -> float:
         """A turn."""
-        return (self.meter.wall if gpu else self.meter.cpu) / self.turns
+        return (self.usage.wall if gpu else self.usage.cpu) / self.turns
 
 
 def talks(count: int, turns: int, vocabulary: int, seed: int, short: bool) -> tuple[Talk, ...]:
-    """Conversations to be had; the first are the same whatever the count. `short`: a tenth of the lengths."""
+    """Conversations to be had; the first are the same whatever the count. `short`: a tenth of the
+    lengths."""
     lengths, found = np.random.default_rng(seed), []
     least = 10 if short else 1
     openings = lengths.integers(25, 60, CYCLE)
-    answers = np.clip(lengths.lognormal(np.log(260), 0.5, (CYCLE, turns)), 40, 900).astype(int) // least
-    users = np.maximum(np.clip(lengths.lognormal(np.log(28), 0.8, (CYCLE, turns)), 4, 128).astype(int) // least, 2)
+    answers = (
+        np.clip(lengths.lognormal(np.log(260), 0.5, (CYCLE, turns)), 40, 900).astype(int) // least
+    )
+    users = np.maximum(
+        np.clip(lengths.lognormal(np.log(28), 0.8, (CYCLE, turns)), 4, 128).astype(int) // least, 2
+    )
     for i in range(count):
         rng = np.random.default_rng((seed, i))
 
@@ -122,7 +141,8 @@ def talks(count: int, turns: int, vocabulary: int, seed: int, short: bool) -> tu
             return [int(token) for token in rng.integers(FIRST, vocabulary, length)]
 
         one = [
-            (int(user), words(answer)) for user, answer in zip(users[i % CYCLE], answers[i % CYCLE], strict=True)
+            (int(user), words(answer))
+            for user, answer in zip(users[i % CYCLE], answers[i % CYCLE], strict=True)
         ]
         found.append(Talk([*words(openings[i % CYCLE]), *CLOSE, *USER], tuple(one)))
     return tuple(found)
@@ -133,7 +153,7 @@ def grown(ids: list[int], said: list[int], answer: list[int]) -> list[int]:
     return [*ids, *said, *CLOSE, *ASSISTANT, *answer, *CLOSE, *USER]
 
 
-# --- ways ------------------------------------------------------------------------------------------------
+# --- ways -----------------------------------------------------------------------------------------
 
 Said = list[list[list[int]]]
 """For each conversation the tokens of its turns."""
@@ -157,7 +177,7 @@ def ours(model: Any, talks: Sequence[Talk], at_once: int, temperature: float, ba
     from userlm.models.engine import Engine
     from userlm.types import Sampling
 
-    engine = Engine(model, "bench", WINDOW, batch)
+    engine = Engine(model, "bench", CONTEXT_LENGTH, batch)
 
     def carry_on(talk: Talk) -> list[list[int]]:
         ids, said = talk.opening, []
@@ -171,16 +191,25 @@ def ours(model: Any, talks: Sequence[Talk], at_once: int, temperature: float, ba
         return list(pool.map(carry_on, talks))
 
 
-def generate(model: Any, prompts: Sequence[list[int]], length: int, temperature: float) -> list[list[int]]:
+def generate(
+    model: Any, prompts: Sequence[list[int]], length: int, temperature: float
+) -> list[list[int]]:
     """What `model.generate` says to prompts, left-padded; exactly so many tokens each."""
     import torch
 
     longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
-    mask = torch.tensor(
-        [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device
+    ids = torch.tensor(
+        [[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device
     )
-    how = {"do_sample": True, "temperature": temperature, "top_p": 0.8, "top_k": 0} if temperature else {}
+    mask = torch.tensor(
+        [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts],
+        device=model.device,
+    )
+    how = (
+        {"do_sample": True, "temperature": temperature, "top_p": 0.8, "top_k": 0}
+        if temperature
+        else {}
+    )
     out = model.generate(
         input_ids=ids,
         attention_mask=mask,
@@ -206,7 +235,9 @@ def model_card(model: Any, talks: Sequence[Talk], at_once: int, temperature: flo
 
 def padded(model: Any, talks: Sequence[Talk], at_once: int, temperature: float) -> Said:
     """In step, padded."""
-    return in_step(talks, at_once, lambda prompts, length: generate(model, prompts, length, temperature))
+    return in_step(
+        talks, at_once, lambda prompts, length: generate(model, prompts, length, temperature)
+    )
 
 
 def continuous(model: Any, talks: Sequence[Talk], at_once: int, temperature: float) -> Said:
@@ -215,19 +246,25 @@ def continuous(model: Any, talks: Sequence[Talk], at_once: int, temperature: flo
 
     def ask(prompts: list[list[int]], length: int) -> list[list[int]]:
         how = (
-            {"do_sample": True, "temperature": temperature, "top_p": 0.8} if temperature else {"do_sample": False}
+            {"do_sample": True, "temperature": temperature, "top_p": 0.8}
+            if temperature
+            else {"do_sample": False}
         )
         config = GenerationConfig(max_new_tokens=length, eos_token_id=-1, pad_token_id=0, **how)
         out = model.generate_batch(inputs=prompts, generation_config=config, progress_bar=False)
         return [
-            list(out[name].generated_tokens) for name in sorted(out, key=lambda name: int(name.split("_")[-1]))
+            list(out[name].generated_tokens)
+            for name in sorted(out, key=lambda name: int(name.split("_")[-1]))
         ]
 
     return in_step(talks, at_once, ask)
 
 
-def in_step(talks: Sequence[Talk], at_once: int, ask: Callable[[list[list[int]], int], list[list[int]]]) -> Said:
-    """All conversations of a batch take their k-th turn together, which lasts as long as the longest."""
+def in_step(
+    talks: Sequence[Talk], at_once: int, ask: Callable[[list[list[int]], int], list[list[int]]]
+) -> Said:
+    """All conversations of a batch take their k-th turn together, which lasts as long as the
+    longest."""
     found: Said = []
     for i in range(0, len(talks), at_once):
         batch = talks[i : i + at_once]
@@ -269,7 +306,7 @@ def once(job: Job, name: str, at_once: int) -> Ran | str:
     try:
         way(model, few, min(2, at_once), job.temperature)  # what is done only once
         model.register_forward_pre_hook(count, with_kwargs=True)
-        with measured(job.device) as meter:
+        with measured(job.device) as usage:
             said = way(model, job.talks, at_once, job.temperature)
     except Exception as error:
         if name != "generate_batch":
@@ -277,7 +314,7 @@ def once(job: Job, name: str, at_once: int) -> Ran | str:
         return f"{type(error).__name__}: {error}".splitlines()[0]
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     device = torch.cuda.get_device_name() if job.device != "cpu" else "cpu"
-    return Ran(meter, sum(map(len, said)), said[:CYCLE], read, passes, weights, device)
+    return Ran(usage, sum(map(len, said)), said[:CYCLE], read, passes, weights, device)
 
 
 def llama(shape: str, vocabulary: int, seed: int, device: str) -> Any:
@@ -293,7 +330,7 @@ def llama(shape: str, vocabulary: int, seed: int, device: str) -> Any:
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=groups,
-        max_position_embeddings=WINDOW,
+        max_position_embeddings=CONTEXT_LENGTH,
         dtype=torch.float32 if device == "cpu" else torch.bfloat16,
     )
     torch.manual_seed(seed)
@@ -302,7 +339,7 @@ def llama(shape: str, vocabulary: int, seed: int, device: str) -> Any:
     return model.to(torch.float32 if device == "cpu" else torch.bfloat16)
 
 
-# --- turns -----------------------------------------------------------------------------------------------
+# --- turns ----------------------------------------------------------------------------------------
 
 
 def turns(arguments: argparse.Namespace) -> bool:
@@ -320,8 +357,17 @@ def turns(arguments: argparse.Namespace) -> bool:
             if (name, n) in failed:
                 continue
             print(f"round {round + 1}: {name}, {n} at once", file=sys.stderr, flush=True)
-            some = talks(max(n, CYCLE), arguments.turns, vocabulary, arguments.seed, arguments.quick)
-            job = Job(arguments.shape, vocabulary, arguments.seed, arguments.device, arguments.temperature, some)
+            some = talks(
+                max(n, CYCLE), arguments.turns, vocabulary, arguments.seed, arguments.quick
+            )
+            job = Job(
+                arguments.shape,
+                vocabulary,
+                arguments.seed,
+                arguments.device,
+                arguments.temperature,
+                some,
+            )
             ran = alone(once, job, name, n)
             if isinstance(ran, str):
                 failed[name, n] = ran
@@ -331,15 +377,20 @@ def turns(arguments: argparse.Namespace) -> bool:
     users = [length for talk in some for length, _ in talk.turns]
     answers = [len(answer) for talk in some for _, answer in talk.turns]
     print(
-        f"\nLlama {arguments.shape}, vocabulary {vocabulary:,}, temperature {arguments.temperature:g}; "
-        f"{arguments.turns} user turns a conversation, {statistics.mean(users):.0f} tokens each, answers of "
+        f"\nLlama {arguments.shape}, vocabulary {vocabulary:,}, temperature "
+        f"{arguments.temperature:g}; "
+        f"{arguments.turns} user turns a conversation, {statistics.mean(users):.0f} tokens each, "
+        "answers of "
         f"{statistics.mean(answers):.0f}; {arguments.repeats} rounds; medians (least-most)\n"
     )
     return show(runs, failed, gpu, arguments.temperature)
 
 
 def show(
-    runs: dict[tuple[str, int], list[Ran]], failed: dict[tuple[str, int], str], gpu: bool, temperature: float
+    runs: dict[tuple[str, int], list[Ran]],
+    failed: dict[tuple[str, int], str],
+    gpu: bool,
+    temperature: float,
 ) -> bool:
     """Print the table, and what follows from it."""
     cards, lines, said, agree = runs["model card", 1], [], [], True
@@ -354,7 +405,11 @@ def show(
             statistics.median(ratios),
             statistics.median(c.seconds(True) / r.seconds(True) for c, r in pairs),
         )
-        both = [pair for a, b in zip(cards[0].said, found[0].said, strict=True) for pair in zip(a, b, strict=True)]
+        both = [
+            pair
+            for a, b in zip(cards[0].said, found[0].said, strict=True)
+            for pair in zip(a, b, strict=True)
+        ]
         same = sum(a == b for a, b in both)
         lines.append(
             [
@@ -366,45 +421,78 @@ def show(
                 f"{wall:.2f}",
                 f"{found[0].read / found[0].turns:.0f}",
                 f"{found[0].passes / found[0].turns:.1f}",
-                f"{statistics.median(ran.meter.memory for ran in found):,.0f}",
+                f"{statistics.median(ran.usage.memory for ran in found):,.0f}",
                 f"{same}/{len(both)}" if temperature == 0 else "-",
             ]
         )
         if name == "userlm" and n in goals:
-            said.append(f"{verdict(ratio >= goals[n])}: {n} at once: {ratio:.2f} times as fast (goal {goals[n]})")
+            said.append(
+                f"{verdict(ratio >= goals[n])}: {n} at once: {ratio:.2f} times as fast (goal "
+                f"{goals[n]})"
+            )
         if temperature == 0 and same < len(both):
-            said.append(f"DOES NOT AGREE: {name}, {n} at once: {len(both) - same} of {len(both)} turns differ")
+            said.append(
+                f"DOES NOT AGREE: {name}, {n} at once: {len(both) - same} of {len(both)} turns "
+                "differ"
+            )
             agree = agree and (gpu or not name.startswith("userlm"))
         if gpu and name == "userlm":
             rates = [rate for kind, rate in BANDWIDTH.items() if kind in found[0].device]
             for rate in rates:
                 least = found[0].passes * found[0].weights / rate
-                said.append(f"{n} at once: {found[0].meter.wall / least:.1f} times the time to read the weights")
-    head = ["", "CPU s / turn", "wall s / turn", f"turns / {'wall' if gpu else 'CPU'} s", "times the model card"]
-    print(table([*head, "by wall", "tokens read / turn", "passes / turn", "peak MB", "same turns"], lines))
+                said.append(
+                    f"{n} at once: {found[0].usage.wall / least:.1f} times the time to read the "
+                    "weights"
+                )
+    head = [
+        "",
+        "CPU s / turn",
+        "wall s / turn",
+        f"turns / {'wall' if gpu else 'CPU'} s",
+        "times the model card",
+    ]
+    print(
+        table(
+            [*head, "by wall", "tokens read / turn", "passes / turn", "peak MB", "same turns"],
+            lines,
+        )
+    )
     print("\n".join(["", *said]))
     return agree
 
 
 def main() -> None:
     """Measure, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="turns,server,conversations", help="parts, comma-separated")
-    parser.add_argument("--at-once", default="1,8,32,64", help="conversations at once, comma-separated")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", default="turns,server,conversations", help="parts, comma-separated"
+    )
+    parser.add_argument(
+        "--at-once", default="1,8,32,64", help="conversations at once, comma-separated"
+    )
     parser.add_argument("--turns", type=int, default=4, help="user turns of a conversation")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--shape", default="32m", choices=("tiny", "32m", "1b", "8b"))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--temperature", type=float, default=0.0, help="0, so that words can be compared")
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="0, so that words can be compared"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="every path once, with a tiny model and short turns")
+    parser.add_argument(
+        "--quick", action="store_true", help="every path once, with a tiny model and short turns"
+    )
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.shape, arguments.repeats, arguments.at_once = "tiny", 1, "1,4"
         print("--quick: a tiny model and a few conversations; the goals are not for these")
     print(f"{machine()}; seed {arguments.seed}", flush=True)
     if arguments.device != "cpu":
-        print("--device cuda HAD NOT BEEN RUN when this was written: see to it that the figures make sense")
+        print(
+            "--device cuda HAD NOT BEEN RUN when this was written: see to it that the figures "
+            "make sense"
+        )
     agree = True
     for part in arguments.only.split(","):
         if part == "turns":
@@ -412,7 +500,11 @@ def main() -> None:
             continue
         script, quick = SCRIPTS[part]
         subprocess.run(
-            [sys.executable, str(Path(__file__).with_name(script)), *(quick if arguments.quick else ())],
+            [
+                sys.executable,
+                str(Path(__file__).with_name(script)),
+                *(quick if arguments.quick else ()),
+            ],
             check=True,
         )
     if not agree:

@@ -1,18 +1,20 @@
-"""How fast perplexity is scored beside a plain evaluation with transformers, and whether both find the same.
+"""How fast perplexity is scored beside a plain evaluation with transformers, and whether both find
+the same.
 
-    python bench/score.py [--sets made:8192:32,made:128256:8,real:8192:32] [--k 2.39] [--repeats 5] [--seed 0]
+    python bench/score.py [--sets made:8192:32,made:128256:8,real:8192:32] [--k 2.39] [--repeats 5]
+    [--seed 0]
                           [--quick]
 
-The same Llama (10 M weights, random, float32, on the CPU) gives the words that people say, and their endings, a
-log-probability, in three ways that take turns, each time in a process of its own:
+The same Llama (10 M weights, random, float32, on the CPU) gives the words that people say, and
+their endings, a log-probability, in three ways that take turns, each time in a process of its own:
 
 - userlm: `LocalModel.score`, a row a conversation, rows packed, logits at the words only;
 - padded: K + 1 samples a conversation, 8 in a batch in their order, padded; logits of all tokens;
 - one by one: the same samples, each alone; logits at the words only.
 
-Ratios are taken within a round. If a log-probability differs by 1e-4 or more, the exit code is 1. A goal that is
-missed is printed as missed. Conversations are those of `dialogues.py`, of at most 2,048 tokens, and of fewer where
-the logits of a padded batch would take more than 4 GB.
+Ratios are taken within a round. If a log-probability differs by 1e-4 or more, the exit code is 1. A
+goal that is missed is printed as missed. Conversations are those of `dialogues.py`, of at most
+2,048 tokens, and of fewer where the logits of a padded batch would take more than 4 GB.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import dialogues
 from train import (
     Alone,
-    Meter,
     Set,
+    Usage,
     fitting,
     gather,
     in_fresh_processes,
@@ -87,9 +89,9 @@ def one_by_one(local: Any, rows: Sequence[Row], samples: Sequence[Sample]) -> li
     for ids, first in samples:
         row = torch.tensor([ids])
         with torch.inference_mode():
-            logits = local.model(input_ids=row, use_cache=False, logits_to_keep=len(ids) - first + 1).logits[
-                0, :-1
-            ]
+            logits = local.model(
+                input_ids=row, use_cache=False, logits_to_keep=len(ids) - first + 1
+            ).logits[0, :-1]
         found += logits.log_softmax(-1).gather(1, row[0, first:, None])[:, 0].tolist()
     return found
 
@@ -102,7 +104,9 @@ WAYS: dict[str, tuple[Way, float | None]] = {  # and how many times as fast as i
 }
 
 
-def once(name: str, tokenizer: Any, model: tuple[str, int, int], rows: Sequence[Row]) -> tuple[Meter, list[float]]:
+def once(
+    name: str, tokenizer: Any, model: tuple[str, int, int], rows: Sequence[Row]
+) -> tuple[Usage, list[float]]:
     """Score once; the cost and the log-probabilities. `model`: shape, vocabulary, seed."""
     import torch
 
@@ -112,9 +116,9 @@ def once(name: str, tokenizer: Any, model: tuple[str, int, int], rows: Sequence[
     local, (way, _) = LocalModel(dialogues.llama(*model), tokenizer, "bench"), WAYS[name]
     samples = [(row.ids[: target.stop - 1], target.first) for row in rows for target in row.targets]
     way(local, rows[:1], samples[:1])  # what is done only once
-    with measured() as meter:
+    with measured() as usage:
         found = way(local, rows, samples)
-    return meter, found
+    return usage, found
 
 
 def compare(one: Set, shape: str, k: float, seed: int, repeats: int, alone: Alone) -> bool:
@@ -127,28 +131,41 @@ def compare(one: Set, shape: str, k: float, seed: int, repeats: int, alone: Alon
     vocabulary = max(one.vocabulary, len(tokenizer))
     most = min(2048, int(LOGITS / (4 * BATCH * vocabulary)))
     rows = [row for _, row in islice(fitting(stream, tokenizer, most), one.conversations)]
-    runs: dict[str, list[Meter]] = {name: [] for name in WAYS}
+    runs: dict[str, list[Usage]] = {name: [] for name in WAYS}
     found: dict[str, list[float]] = {}
     for round in range(repeats):
         for name in WAYS:
             print(f"{source}, round {round + 1}: {name}", file=sys.stderr, flush=True)
-            meter, found[name] = alone(once, name, tokenizer, (shape, vocabulary, seed), rows)
-            runs[name].append(meter)
+            usage, found[name] = alone(once, name, tokenizer, (shape, vocabulary, seed), rows)
+            runs[name].append(usage)
 
     tokens, words = sum(len(row.ids) for row in rows), len(found["userlm"])
     stops = [target.stop - 1 for row in rows for target in row.targets]
     print(
-        f"\n{len(rows)} {source} conversations of at most {most:,} tokens: {len(stops) / len(rows):.2f} samples, "
-        f"{tokens / len(rows):.0f} tokens each, {words / tokens:.1%} of them scored; as samples they have "
+        f"\n{len(rows)} {source} conversations of at most {most:,} tokens: "
+        f"{len(stops) / len(rows):.2f} samples, "
+        f"{tokens / len(rows):.0f} tokens each, {words / tokens:.1%} of them scored; as samples "
+        "they have "
         f"{sum(stops) / tokens:.2f} times the tokens; Llama {shape}, vocabulary {vocabulary:,}\n"
     )
     lines, said, agree = [], [], True
     for name, (_, goal) in WAYS.items():
-        ratios = [peer.cpu / mine.cpu for peer, mine in zip(runs[name], runs["userlm"], strict=True)]
-        wall = [peer.wall / mine.wall for peer, mine in zip(runs[name], runs["userlm"], strict=True)]
-        seconds, ratio = statistics.median(meter.cpu for meter in runs[name]), statistics.median(ratios)
+        ratios = [
+            peer.cpu / mine.cpu for peer, mine in zip(runs[name], runs["userlm"], strict=True)
+        ]
+        wall = [
+            peer.wall / mine.wall for peer, mine in zip(runs[name], runs["userlm"], strict=True)
+        ]
+        seconds, ratio = (
+            statistics.median(usage.cpu for usage in runs[name]),
+            statistics.median(ratios),
+        )
         same = len(found[name]) == words
-        off = max(abs(a - b) for a, b in zip(found[name], found["userlm"], strict=True)) if same else float("inf")
+        off = (
+            max(abs(a - b) for a, b in zip(found[name], found["userlm"], strict=True))
+            if same
+            else float("inf")
+        )
         lines.append(
             [
                 name,
@@ -156,13 +173,15 @@ def compare(one: Set, shape: str, k: float, seed: int, repeats: int, alone: Alon
                 f"{len(rows) / seconds:.2f}",
                 f"{ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
                 f"{statistics.median(wall):.2f}",
-                f"{statistics.median(meter.memory for meter in runs[name]):,.0f}",
+                f"{statistics.median(usage.memory for usage in runs[name]):,.0f}",
                 f"{sum(found[name]) / len(found[name]):.6f}",
                 f"{off:.1e}",
             ]
         )
         if goal is not None:
-            said.append(f"{verdict(ratio >= goal)}: {name}: {ratio:.2f} times as fast (goal {goal})")
+            said.append(
+                f"{verdict(ratio >= goal)}: {name}: {ratio:.2f} times as fast (goal {goal})"
+            )
         if not off < 1e-4:
             said.append(f"DOES NOT AGREE: {name}: its log-probabilities differ by up to {off:.1e}")
             agree = False
@@ -174,9 +193,15 @@ def compare(one: Set, shape: str, k: float, seed: int, repeats: int, alone: Alon
 
 def main() -> None:
     """Measure, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", help="source:vocabulary:conversations, comma-separated; source: made or real")
-    parser.add_argument("--k", type=float, default=2.39, help="user turns of a made conversation, on average")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sets", help="source:vocabulary:conversations, comma-separated; source: made or real"
+    )
+    parser.add_argument(
+        "--k", type=float, default=2.39, help="user turns of a made conversation, on average"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="every path once, with a tiny model")

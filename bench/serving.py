@@ -1,20 +1,22 @@
 """How a served user holds under load, and what HTTP costs a turn.
 
-    python bench/serving.py [--clients 64] [--seconds 60] [--turns 200] [--shape 10m] [--tokens 24] [--batch 32]
+    python bench/serving.py [--clients 64] [--seconds 60] [--turns 200] [--shape 10m] [--tokens 24]
+    [--batch 32]
                             [--seed 0] [--only load,overhead]
 
-The user is a Llama of random weights (float32, on the CPU) whose turns are cut at `--tokens`. Conversations are
-those of `dialogues.py`; what the assistant answers is theirs.
+The user is a Llama of random weights (float32, on the CPU) whose turns are cut at `--tokens`.
+Conversations are those of `dialogues.py`; what the assistant answers is theirs.
 
-**Load.** So many clients at once, threads of a process of their own with one `openai` client that tries nothing
-again, hold conversations for so many seconds; what was begun then still counts. An error of any kind is printed,
-and the exit code is 1.
+**Load.** So many clients at once, threads of a process of their own with one `openai` client that
+tries nothing again, hold conversations for so many seconds; what was begun then still counts. An
+error of any kind is printed, and the exit code is 1.
 
-**Overhead.** The same turn, same seed, by `reply` and through the server, in one process and one call at a time,
-in changing order, after a first call that is not counted and leaves the conversation in the model's cache. It is
-called directly twice: what the two differ by is noise. Once through the `openai` client, and once through a bare
-connection that is kept open; with a scripted user, who takes no time, and with the model. The goal is that of the
-client, for the median and, above the noise, for 95 % of the turns.
+**Overhead.** The same turn, same seed, by `reply` and through the server, in one process and one
+call at a time, in changing order, after a first call that is not counted and leaves the
+conversation in the model's cache. It is called directly twice: what the two differ by is noise.
+Once through the `openai` client, and once through a bare connection that is kept open; with a
+scripted user, who takes no time, and with the model. The goal is that of the client, for the median
+and, above the noise, for 95 % of the turns.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ EXCHANGES = 6
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the clients saw: the seconds that each answer took, over how many in all, and what went wrong."""
+    """What the clients saw: the seconds that each answer took, over how many in all, and what went
+    wrong."""
 
     seconds: float
     latencies: tuple[float, ...]
@@ -62,7 +65,8 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Of a user through a client: the milliseconds of each turn, called directly twice and through the server."""
+    """Of a user through a client: the milliseconds of each turn, called directly twice and through
+    the server."""
 
     user: str
     client: str
@@ -86,8 +90,13 @@ def measure(arguments: argparse.Namespace) -> tuple[Load | None, list[Overhead]]
             load = under_load(url, arguments)
     found = []
     if "overhead" in parts:
-        prefixes = [prefix for one in conversations for prefix in prefixes_of(one)][: arguments.turns]
-        for name, speaker in (("scripted", Script(["what does it cost?"] * EXCHANGES)), ("model", user)):
+        prefixes = [prefix for one in conversations for prefix in prefixes_of(one)][
+            : arguments.turns
+        ]
+        for name, speaker in (
+            ("scripted", Script(["what does it cost?"] * EXCHANGES)),
+            ("model", user),
+        ):
             with serving(speaker, arguments.batch) as url:
                 for kind in ("bare", "openai"):
                     found.append(overhead(name, kind, speaker, url, prefixes))
@@ -106,7 +115,9 @@ def model_user(arguments: argparse.Namespace, conversations: Sequence[Conversati
     tokenizer = dialogues.speller(list(conversations))
     weights = dialogues.llama(arguments.shape, len(tokenizer), arguments.seed)
     local = LocalModel(weights, tokenizer, "bench", batch=arguments.batch)
-    return TrainedUser(local, local.template(), local.window, Sampling(max_tokens=arguments.tokens))
+    return TrainedUser(
+        local, local.template(), local.context_length, Sampling(max_tokens=arguments.tokens)
+    )
 
 
 def prefixes_of(conversation: Conversation) -> Iterator[Conversation]:
@@ -118,14 +129,18 @@ def prefixes_of(conversation: Conversation) -> Iterator[Conversation]:
 @contextmanager
 def serving(user: Speaker, batch: int) -> Iterator[str]:
     """The URL at which the user is served by a thread of this process."""
-    from userlm.serve import Terms, app, running
+    from userlm.serving.app import create_app, running
+    from userlm.serving.schema import ServerConfig
 
-    served = app(user, Terms(batch=batch))
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening, running(served, listening):
+    served = create_app(user, ServerConfig(batch=batch))
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=1024) as listening,
+        running(served, listening),
+    ):
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
 
 
-# --- load --------------------------------------------------------------------------------------------------
+# --- load -----------------------------------------------------------------------------------------
 
 
 def under_load(url: str, arguments: argparse.Namespace) -> Load:
@@ -170,19 +185,24 @@ def clients(there: Any, url: str, count: int, seconds: float, seed: int) -> None
                 content = reply.choices[0].message.content
                 if not content or reply.userlm["ended"]:
                     break
-                messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+                messages += [
+                    {"role": "user", "content": content},
+                    {"role": "assistant", "content": answer},
+                ]
 
     with ThreadPoolExecutor(count) as threads:
         list(threads.map(work, range(count)))
     there.send(Load(time.perf_counter() - begun, tuple(latencies), tuple(errors)))
 
 
-# --- overhead ----------------------------------------------------------------------------------------------
+# --- overhead -------------------------------------------------------------------------------------
 
 
-def overhead(name: str, kind: str, speaker: Speaker, url: str, conversations: Sequence[Conversation]) -> Overhead:
+def overhead(
+    name: str, kind: str, speaker: Speaker, url: str, conversations: Sequence[Conversation]
+) -> Overhead:
     """Every conversation's next turn, directly and through the server in turns."""
-    from userlm.users import tuned
+    from userlm.users import with_sampling
 
     ask = {"openai": through_openai, "bare": bare}[kind](url)
     times: list[list[float]] = [[], [], []]
@@ -190,7 +210,7 @@ def overhead(name: str, kind: str, speaker: Speaker, url: str, conversations: Se
         messages = [{"role": turn.role, "content": turn.text} for turn in conversation.turns]
         messages.insert(0, {"role": "system", "content": conversation.intent or ""})
         body = {"model": "user", "messages": messages, "seed": i, "userlm": {"id": conversation.id}}
-        direct = partial(directly, tuned(speaker, seed=i), conversation)
+        direct = partial(directly, with_sampling(speaker, seed=i), conversation)
         calls = list(enumerate((direct, direct, partial(ask, body))))
         said = {direct()}
         for which, call in calls[i % 3 :] + calls[: i % 3]:
@@ -229,13 +249,15 @@ def bare(url: str) -> Callable[[dict[str, Any]], str]:
 
     def ask(body: dict[str, Any]) -> str:
         headers = {"Content-Type": "application/json"}
-        connection.request("POST", f"{parts.path}/chat/completions", json.dumps(body).encode(), headers)
+        connection.request(
+            "POST", f"{parts.path}/chat/completions", json.dumps(body).encode(), headers
+        )
         return str(json.loads(connection.getresponse().read())["choices"][0]["message"]["content"])
 
     return ask
 
 
-# --- what was found ----------------------------------------------------------------------------------------
+# --- what was found -------------------------------------------------------------------------------
 
 
 def percentile(values: Sequence[float], share: int) -> float:
@@ -248,10 +270,14 @@ def show_load(load: Load, arguments: argparse.Namespace) -> bool:
     answered = len(load.latencies)
     print(
         f"\nLoad: {arguments.clients} clients for {load.seconds:.1f} s: {answered:,} turns, "
-        f"{answered / load.seconds:.1f} a second, {len(load.errors)} errors (goal 0: {verdict(not load.errors)})"
+        f"{answered / load.seconds:.1f} a second, {len(load.errors)} errors (goal 0: "
+        f"{verdict(not load.errors)})"
     )
     if load.latencies:
-        shown = (f"{name} {percentile(load.latencies, share):.2f} s" for name, share in (("p50", 50), ("p95", 95)))
+        shown = (
+            f"{name} {percentile(load.latencies, share):.2f} s"
+            for name, share in (("p50", 50), ("p95", 95))
+        )
         print(f"Latency: {', '.join(shown)}, longest {max(load.latencies):.2f} s")
     for error, count in Counter(load.errors).most_common(5):
         print(f"{count} times: {error[:200]}")
@@ -267,14 +293,27 @@ def show_overhead(found: Sequence[Overhead]) -> None:
         shown = *times, percentile(more, 50), percentile(more, 95), percentile(noise, 95)
         met = verdict(max(shown[2], shown[3] - shown[4]) < GOAL) if one.client == "openai" else ""
         lines.append([f"{one.user}, {one.client}", *(f"{ms:.2f}" for ms in shown), met])
-    head = ["user, client", "direct", "served", "difference, median", "95 % below", "of direct calls", "goal"]
-    print(f"\nOverhead: ms a turn, {len(found[0].direct)} turns; goal: below {GOAL:g} by the openai client\n")
+    head = [
+        "user, client",
+        "direct",
+        "served",
+        "difference, median",
+        "95 % below",
+        "of direct calls",
+        "goal",
+    ]
+    print(
+        f"\nOverhead: ms a turn, {len(found[0].direct)} turns; goal: below {GOAL:g} by the openai "
+        "client\n"
+    )
     print(table(head, lines))
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--turns", type=int, default=200, help="that are taken both ways")

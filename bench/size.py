@@ -1,8 +1,9 @@
 """How large the code is, in tokens. `make size` runs this.
 
-Lines hide size: a dense line holds three times the code of a plain one. So tokens are counted, as Python's own
-`tokenize` gives them, without comments, docstrings, blank lines and layout. Tokens a line tell how dense the code
-is; files, functions and parameter lists over their limits are listed, since those are where a reader gets lost.
+Lines hide size: a dense line holds three times the code of a plain one. So tokens are counted, as
+Python's own `tokenize` gives them, without comments, docstrings, blank lines and layout. Tokens a
+line tell how dense the code is; files, functions and parameter lists over their limits are listed,
+since those are where a reader gets lost.
 
     python bench/size.py [FOLDER]     default: src/userlm
 """
@@ -106,7 +107,10 @@ def main(folder: Path) -> None:
     for path, size in sorted(sizes.items(), key=lambda item: -item[1].tokens):
         a_line = size.tokens / max(size.code_lines, 1)
         name = str(path.relative_to(folder))
-        print(f"{name:<32} {size.tokens:>7,} tokens  {size.lines:>5,} lines  {a_line:>5.1f} tokens a line")
+        print(
+            f"{name:<32} {size.tokens:>7,} tokens  {size.lines:>5,} lines  {a_line:>5.1f} tokens "
+            "a line"
+        )
     tokens = sum(size.tokens for size in sizes.values())
     code_lines = sum(size.code_lines for size in sizes.values())
     long_files = [
@@ -114,7 +118,10 @@ def main(folder: Path) -> None:
         for path, size in sizes.items()
         if size.lines > FILE_LINES
     ]
-    print(f"\n{tokens:,} tokens on {code_lines:,} lines: {tokens / max(code_lines, 1):.1f} tokens a line")
+    print(
+        f"\n{tokens:,} tokens on {code_lines:,} lines: {tokens / max(code_lines, 1):.1f} tokens a "
+        "line"
+    )
     show(f"files over {FILE_LINES} lines", long_files)
     show(f"functions over {FUNCTION_LINES} lines", long_functions)
     show(f"functions with over {PARAMETERS} parameters", many_parameters)

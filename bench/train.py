@@ -1,34 +1,39 @@
-"""How fast training is beside TRL's SFTTrainer, whether it learns the same, and what TRL's defaults lose.
+"""How fast training is beside TRL's SFTTrainer, whether it learns the same, and what TRL's defaults
+lose.
 
-    python bench/train.py [--sets made:8192:24,made:128256:6,real:8192:12] [--k 2.39] [--repeats 5] [--seed 0]
+    python bench/train.py [--sets made:8192:24,made:128256:6,real:8192:12] [--k 2.39] [--repeats 5]
+    [--seed 0]
                           [--only speed,endings,preparation] [--quick]
 
-It needs TRL, which is no part of this package (`pip install trl==1.16.0`), and Linux. Real conversations are those
-of USERLM_DATA; without it their sets are left out, saying so.
+It needs TRL, which is no part of this package (`pip install trl==1.16.0`), and Linux. Real
+conversations are those of USERLM_DATA; without it their sets are left out, saying so.
 
-**Speed.** Every variant trains the same Llama (10 M weights, random, float32) for one epoch on the same
-conversations of at most 2,048 tokens, with AdamW, lr 2e-5, gradients clipped at norm 1, no gradient
-checkpointing, and one optimizer step, so all of them take the same step. Timed is the epoch alone, with everything
-tokenised. Each run has a process of its own; its memory is the peak during the epoch above what was in use before.
-Variants take turns, round after round; ratios are taken within a round. The peers are TRL's own code:
+**Speed.** Every variant trains the same Llama (10 M weights, random, float32) for one epoch on the
+same conversations of at most 2,048 tokens, with AdamW, lr 2e-5, gradients clipped at norm 1, no
+gradient checkpointing, and one optimizer step, so all of them take the same step. Timed is the
+epoch alone, with everything tokenised. Each run has a process of its own; its memory is the peak
+during the epoch above what was in use before. Variants take turns, round after round; ratios are
+taken within a round. The peers are TRL's own code:
 
-- K + 1 rows: a row a sample, tokenised and labelled (its prompts cannot be empty, as a first turn's is without an
-  intent). Padded, 4 rows at once, in random order or by length.
-- one row: a row a conversation, as messages, with `assistant_only_loss` and a chat template that marks the user's.
-- packed: the same, with `packing` of its strategy `bfd`, in packs as large as ours or of 2,048 tokens. It is meant
-  for flash attention; on a CPU, its packs cost a mask over all their tokens.
+- K + 1 rows: a row a sample, tokenised and labelled (its prompts cannot be empty, as a first turn's
+  is without an intent). Padded, 4 rows at once, in random order or by length.
+- one row: a row a conversation, as messages, with `assistant_only_loss` and a chat template that
+marks the user's.
+- packed: the same, with `packing` of its strategy `bfd`, in packs as large as ours or of 2,048
+  tokens. It is meant for flash attention; on a CPU, its packs cost a mask over all their tokens.
 
-On a CPU, TRL's head computes all tokens, in tiles; on a GPU only targets. The loss of each must agree with ours to
-1e-4, before the step and after it, over the same number of targets; else it is said who trains on what, and the
-exit code is 1. A goal that is missed is printed as missed.
+On a CPU, TRL's head computes all tokens, in tiles; on a GPU only targets. The loss of each must
+agree with ours to 1e-4, before the step and after it, over the same number of targets; else it is
+said who trains on what, and the exit code is 1. A goal that is missed is printed as missed.
 
-**Endings.** What TRL keeps of samples and endings, with its default `max_length` and with 2,048, beside ours.
+**Endings.** What TRL keeps of samples and endings, with its default `max_length` and with 2,048,
+beside ours.
 
 **Preparation.** Seconds and memory to read, tokenise and flip 1,000 to 100,000 conversations.
 
-With `--device cuda --shape 1b` (or 8b: ours alone) the epoch is computed in bfloat16, tokens a second, MFU and
-the hours for the paper's run are shown, and losses need agree to 1e-2 only. THIS PART HAS NOT BEEN RUN: no GPU was
-at hand.
+With `--device cuda --shape 1b` (or 8b: ours alone) the epoch is computed in bfloat16, tokens a
+second, MFU and the hours for the paper's run are shown, and losses need agree to 1e-2 only. THIS
+PART HAS NOT BEEN RUN: no GPU was at hand.
 """
 
 from __future__ import annotations
@@ -60,14 +65,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import dialogues
 
 from userlm.flip import Ids, Row, Target, render
-from userlm.store import read_conversations, write_conversations
+from userlm.rows import read_conversations, write_conversations
 from userlm.types import Conversation
 
 PAPER = 384_336  # conversations; 1,047,930 samples
-PEAK = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100-SXM": 312e12}  # FLOP/s, dense bfloat16, by data sheet
+PEAK = {
+    "H100 80GB HBM3": 989e12,
+    "H200": 989e12,
+    "A100-SXM": 312e12,
+}  # FLOP/s, dense bfloat16, by data sheet
 MARKED = (
     "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' }}"
-    "{% if m.role == 'user' %}{% generation %}{{ '\n' + m.content + '<|eot_id|>' }}{% endgeneration %}"
+    "{% if m.role == 'user' %}{% generation %}{{ '\n' + m.content + '<|eot_id|>' }}{% "
+    "endgeneration %}"
     "{% else %}{{ '\n' + m.content + '<|eot_id|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>user<|end_header_id|>' }}{% endif %}"
 )
@@ -147,11 +157,11 @@ class Ran:
     device: str
 
 
-# --- one run ---------------------------------------------------------------------------------------------
+# --- one run --------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class Meter:
+class Usage:
     """Seconds and MB of what happens within `measured`."""
 
     cpu: float = 0.0
@@ -160,21 +170,21 @@ class Meter:
 
 
 @contextmanager
-def measured(device: str = "cpu") -> Iterator[Meter]:
+def measured(device: str = "cpu") -> Iterator[Usage]:
     """Seconds of wall and of this process, and the peak of its memory above where it begins."""
     import torch
 
-    meter, gpu = Meter(), device != "cpu"
+    usage, gpu = Usage(), device != "cpu"
     if gpu:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
     begun, wall, cpu = _status("VmRSS"), time.perf_counter(), time.process_time()
-    yield meter
+    yield usage
     if gpu:
         torch.cuda.synchronize()
-    meter.cpu, meter.wall = time.process_time() - cpu, time.perf_counter() - wall
-    meter.memory = torch.cuda.max_memory_allocated() / 1e6 if gpu else _status("VmHWM") - begun
+    usage.cpu, usage.wall = time.process_time() - cpu, time.perf_counter() - wall
+    usage.memory = torch.cuda.max_memory_allocated() / 1e6 if gpu else _status("VmHWM") - begun
 
 
 def _status(name: str) -> float:
@@ -204,53 +214,63 @@ def run(job: Job) -> Ran:
     conversations = list(read_conversations(f"{job.folder}/conversations.jsonl"))
     begin = ours if job.variant.ours else theirs
     train, targets = begin(job, model, tokenizer, conversations)
-    with measured(job.device) as meter:
+    with measured(job.device) as usage:
         loss, steps = train()
     rows, through = whole_rows(conversations, tokenizer), computed
     after = judge(model, rows) if job.judged else None
     name = torch.cuda.get_device_name() if job.device != "cpu" else "cpu"
     useful = useful_flops(model, rows)
-    return Ran(meter.cpu, meter.wall, meter.memory, through, targets, loss, after, steps, useful, name)
+    return Ran(
+        usage.cpu, usage.wall, usage.memory, through, targets, loss, after, steps, useful, name
+    )
 
 
 Train = Callable[[], tuple[float, int]]
 """One epoch; its loss before the step, and the number of optimizer steps."""
 
 
-def ours(job: Job, model: Any, tokenizer: Any, conversations: list[Conversation]) -> tuple[Train, int]:
-    """`userlm.train`, ready to go, and how many tokens it trains on."""
+def ours(
+    job: Job, model: Any, tokenizer: Any, conversations: list[Conversation]
+) -> tuple[Train, int]:
+    """`userlm.training.train`, ready to go, and how many tokens it trains on."""
     from userlm.models.local import LocalModel
-    from userlm.prepare import prepare
-    from userlm.train import Recipe, plan, start, train
+    from userlm.training.prepare import prepare
+    from userlm.training.train import TrainingConfig, plan, start, train
 
     folder = Path(job.folder)
     local = LocalModel(model, tokenizer, "bench")
-    flips = prepare(conversations, local.template(), folder / "flips", job.max_tokens)
-    recipe = Recipe(
-        batch=flips.samples,
+    dataset = prepare(conversations, local.template(), folder / "dataset", job.max_tokens)
+    config = TrainingConfig(
+        batch=dataset.samples,
         pack=SMALL if job.variant.small else job.pack,
         optimizer=job.optimizer,
         gradient_checkpointing=job.shape == "8b",
         seed=job.seed,
     )
-    machine = start(job.device, "fp32" if job.device == "cpu" else "bf16", None, folder)
-    steps = plan(flips, recipe)
+    accelerator = start(job.device, "fp32" if job.device == "cpu" else "bf16", None, folder)
+    steps = plan(dataset, config)
 
     def epoch() -> tuple[float, int]:
-        entries = list(islice(train(local, flips, steps, recipe, folder, machine), len(steps)))
+        entries = list(
+            islice(train(local, dataset, steps, config, folder, accelerator), len(steps))
+        )
         return float(entries[0]["loss"]), len(entries)
 
-    return epoch, int((flips.targets[:, 3] - flips.targets[:, 1]).sum())
+    return epoch, int((dataset.targets[:, 3] - dataset.targets[:, 1]).sum())
 
 
-def theirs(job: Job, model: Any, tokenizer: Any, conversations: list[Conversation]) -> tuple[Train, int]:
+def theirs(
+    job: Job, model: Any, tokenizer: Any, conversations: list[Conversation]
+) -> tuple[Train, int]:
     """TRL's SFTTrainer, ready to go, and how many tokens it trains on."""
     from datasets import Dataset
 
     variant = job.variant
     if variant.samples:
         rows = whole_rows(conversations, tokenizer)
-        columns = labelled((row.ids[: target.stop], (target,)) for row in rows for target in row.targets)
+        columns = labelled(
+            (row.ids[: target.stop], (target,)) for row in rows for target in row.targets
+        )
     else:
         columns = {"messages": [messages(conversation) for conversation in conversations]}
     tokenizer.chat_template = MARKED
@@ -282,7 +302,9 @@ def theirs(job: Job, model: Any, tokenizer: Any, conversations: list[Conversatio
         out = trainer.train()
         return out.training_loss, out.global_step
 
-    return epoch, sum(label != -100 for labels in trainer.train_dataset["labels"] for label in labels)
+    return epoch, sum(
+        label != -100 for labels in trainer.train_dataset["labels"] for label in labels
+    )
 
 
 def sft(model: Any, tokenizer: Any, rows: Any, folder: str, **options: Any) -> Any:
@@ -296,13 +318,16 @@ def sft(model: Any, tokenizer: Any, rows: Any, folder: str, **options: Any) -> A
     transformers.logging.set_verbosity_error()
     quiet = {"report_to": [], "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
     arguments = SFTConfig(output_dir=folder, **quiet, **options)
-    trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
+    trainer = SFTTrainer(
+        model=model, args=arguments, train_dataset=rows, processing_class=tokenizer
+    )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 
 
 def labelled(parts: Iterable[tuple[Ids, Sequence[Target]]]) -> dict[str, list[Any]]:
-    """Columns of rows that are tokenised already, with labels at the targets; `stops`: where those end."""
+    """Columns of rows that are tokenised already, with labels at the targets; `stops`: where those
+    end."""
     columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "stops": []}
     for ids, targets in parts:
         labels = [-100] * len(ids)
@@ -315,7 +340,8 @@ def labelled(parts: Iterable[tuple[Ids, Sequence[Target]]]) -> dict[str, list[An
 
 
 def messages(conversation: Conversation) -> list[dict[str, str]]:
-    """The conversation as TRL takes it, up to the last that is learned; the ending is a user's end token."""
+    """The conversation as TRL takes it, up to the last that is learned; the ending is a user's end
+    token."""
     from userlm.text import END_TOKEN
 
     said = [{"role": "system", "content": conversation.system}] if conversation.system else []
@@ -335,37 +361,49 @@ def whole_rows(conversations: Sequence[Conversation], tokenizer: Any) -> list[Ro
 
 
 def judge(model: Any, rows: Sequence[Row]) -> float:
-    """The loss by transformers alone, row by row: what all variants are compared by after the step."""
+    """The loss by transformers alone, row by row: what all variants are compared by after the
+    step."""
     import torch
     import torch.nn.functional as F
 
     model.eval()
     total, targets = 0.0, 0
     for row in rows:
-        ids, mask = torch.tensor([row.ids], device=model.device), torch.tensor(row.mask(), device=model.device)
+        ids, mask = (
+            torch.tensor([row.ids], device=model.device),
+            torch.tensor(row.mask(), device=model.device),
+        )
         with torch.inference_mode():
-            logits = model(input_ids=ids, use_cache=False, logits_to_keep=mask.nonzero()[:, 0] - 1).logits[0]
+            logits = model(
+                input_ids=ids, use_cache=False, logits_to_keep=mask.nonzero()[:, 0] - 1
+            ).logits[0]
             total += float(F.cross_entropy(logits.float(), ids[0, mask], reduction="sum"))
         targets += int(mask.sum())
     return total / targets
 
 
 def useful_flops(model: Any, rows: Sequence[Row]) -> float:
-    """FLOPs to learn the rows, forward and backward: 6 a weight and token in the layers (6ND), 6 a weight of the
-    head and target, and causal attention; nothing for padding, other logits, or what is computed twice."""
+    """FLOPs to learn the rows, forward and backward: 6 a weight and token in the layers (6ND), 6 a
+    weight of the head and target, and causal attention; nothing for padding, other logits, or what
+    is computed twice."""
     config = model.config
     layers = sum(weight.numel() for weight in model.model.layers.parameters())
     tokens, targets = sum(len(row.ids) for row in rows), sum(sum(row.mask()) for row in rows)
-    attention = 6 * config.num_hidden_layers * config.hidden_size * sum(len(row.ids) ** 2 for row in rows)
-    return float(6 * layers * tokens + 6 * config.hidden_size * config.vocab_size * targets + attention)
+    attention = (
+        6 * config.num_hidden_layers * config.hidden_size * sum(len(row.ids) ** 2 for row in rows)
+    )
+    return float(
+        6 * layers * tokens + 6 * config.hidden_size * config.vocab_size * targets + attention
+    )
 
 
-# --- speed -----------------------------------------------------------------------------------------------
+# --- speed ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """Conversations that every variant trains on, `source:vocabulary:conversations` on the command line."""
+    """Conversations that every variant trains on, `source:vocabulary:conversations` on the command
+    line."""
 
     source: str
     vocabulary: int
@@ -375,13 +413,18 @@ class Set:
 def sets_of(text: str) -> list[Set]:
     """The sets that are named on the command line."""
     parts = [one.split(":") for one in text.split(",")]
-    return [Set(source, int(vocabulary), int(conversations)) for source, vocabulary, conversations in parts]
+    return [
+        Set(source, int(vocabulary), int(conversations))
+        for source, vocabulary, conversations in parts
+    ]
 
 
 def gather(source: str, k: float, seed: int) -> tuple[Iterator[Conversation], Any]:
     """Conversations of a source, `made` or `real`, and a tokenizer learned from some of them."""
     if source == "made":
-        return dialogues.made(k, seed), dialogues.speller(list(islice(dialogues.made(k, seed), 500)))
+        return dialogues.made(k, seed), dialogues.speller(
+            list(islice(dialogues.made(k, seed), 500))
+        )
     found = [conversation for name in dialogues.REAL for conversation in dialogues.real(name, seed)]
     random.Random(seed).shuffle(found)
     return iter(found), dialogues.speller(found[:1000]) if found else None
@@ -400,7 +443,9 @@ def fitting(
             yield conversation, row
 
 
-def speed(one: Set, base: Job, k: float, many: int, repeats: int, peers: Sequence[Variant], alone: Alone) -> bool:
+def speed(
+    one: Set, base: Job, k: float, many: int, repeats: int, peers: Sequence[Variant], alone: Alone
+) -> bool:
     """Measure and print a table; whether all variants agree."""
     stream, tokenizer = gather(one.source, k, base.seed)
     if tokenizer is None:
@@ -410,7 +455,9 @@ def speed(one: Set, base: Job, k: float, many: int, repeats: int, peers: Sequenc
     among = [row for _, row in pairs]
     folder = Path(base.folder)
     tokenizer.save_pretrained(folder / "tokenizer")
-    write_conversations(folder / "conversations.jsonl", (found for found, _ in pairs[: one.conversations]))
+    write_conversations(
+        folder / "conversations.jsonl", (found for found, _ in pairs[: one.conversations])
+    )
 
     runs: dict[Variant, list[Ran]] = {variant: [] for variant in (OURS, *peers)}
     job = replace(base, vocabulary=max(one.vocabulary, len(tokenizer)))
@@ -418,28 +465,40 @@ def speed(one: Set, base: Job, k: float, many: int, repeats: int, peers: Sequenc
         for variant, found in runs.items():
             print(f"{one.source}, round {round + 1}: {variant.name}", file=sys.stderr, flush=True)
             found.append(alone(run, replace(job, variant=variant, judged=round == 0)))
-    print(f"\n{one.source} conversations; Llama {job.shape}, vocabulary {job.vocabulary:,}; {repeats} rounds")
+    print(
+        f"\n{one.source} conversations; Llama {job.shape}, vocabulary {job.vocabulary:,}; "
+        f"{repeats} rounds"
+    )
     return show_speed(runs, among[: one.conversations], among, base)
 
 
-def show_speed(runs: dict[Variant, list[Ran]], rows: Sequence[Row], among: Sequence[Row], base: Job) -> bool:
+def show_speed(
+    runs: dict[Variant, list[Ran]], rows: Sequence[Row], among: Sequence[Row], base: Job
+) -> bool:
     """Print a table and what follows from it; whether all variants agree.
 
     Args:
         rows: that were trained.
         among: many more of the kind, for what padding would cost there.
     """
-    gpu, tokens, more = base.device != "cpu", sum(len(row.ids) for row in rows), sum(len(row.ids) for row in among)
+    gpu, tokens, more = (
+        base.device != "cpu",
+        sum(len(row.ids) for row in rows),
+        sum(len(row.ids) for row in among),
+    )
     samples, targets = sum(len(row.targets) for row in rows), sum(sum(row.mask()) for row in rows)
     print(
-        f"{len(rows)} of them, {samples / len(rows):.2f} samples and {tokens / len(rows):.0f} tokens each, "
+        f"{len(rows)} of them, {samples / len(rows):.2f} samples and {tokens / len(rows):.0f} "
+        "tokens each, "
         f"{targets / tokens:.1%} of the tokens targets\n"
     )
     lines = []
     for variant, found in runs.items():
         pairs = list(zip(found, runs[OURS], strict=True))
         ratios = sorted(_seconds(peer, gpu) / _seconds(mine, gpu) for peer, mine in pairs)
-        cpu, wall = (statistics.median(getattr(ran, name) for ran in found) for name in ("cpu", "wall"))
+        cpu, wall = (
+            statistics.median(getattr(ran, name) for ran in found) for name in ("cpu", "wall")
+        )
         lines.append(
             [
                 variant.name,
@@ -457,12 +516,28 @@ def show_speed(runs: dict[Variant, list[Ran]], rows: Sequence[Row], among: Seque
                 f"{found[0].after:.6f}",
             ]
         )
-    head = ["", "tokens computed", f"of {len(among):,}", "CPU s", "wall s", "conversations / CPU s", "/ s"]
-    print(table([*head, "userlm faster by", "by wall", "peak MB", "targets", "loss", "after the step"], lines))
+    head = [
+        "",
+        "tokens computed",
+        f"of {len(among):,}",
+        "CPU s",
+        "wall s",
+        "conversations / CPU s",
+        "/ s",
+    ]
     print(
-        f"\nTokens computed: times the {tokens:,} of the conversations; beside it what padding would make it of "
-        f"{len(among):,} conversations, where rows by length differ less. Medians, and (least-most). On a CPU, "
-        "TRL's head computes all tokens; with a larger vocabulary or a smaller model this weighs more."
+        table(
+            [*head, "userlm faster by", "by wall", "peak MB", "targets", "loss", "after the step"],
+            lines,
+        )
+    )
+    print(
+        f"\nTokens computed: times the {tokens:,} of the conversations; beside it what padding "
+        "would make it of "
+        f"{len(among):,} conversations, where rows by length differ less. Medians, and "
+        "(least-most). On a CPU, "
+        "TRL's head computes all tokens; with a larger vocabulary or a smaller model this weighs "
+        "more."
     )
     agree = [agrees(variant, runs, 1e-2 if gpu else 1e-4) for variant in runs]
     for variant in runs:
@@ -481,7 +556,11 @@ def padded(rows: Sequence[Row], variant: Variant, base: Job) -> int:
     """Tokens that go through the model, in batches by the variant's order."""
     if variant.packed:
         return sum(len(row.ids) for row in rows)
-    lengths = [n for row in rows for n in ([t.stop for t in row.targets] if variant.samples else [len(row.ids)])]
+    lengths = [
+        n
+        for row in rows
+        for n in ([t.stop for t in row.targets] if variant.samples else [len(row.ids)])
+    ]
     random.Random(base.seed).shuffle(lengths)
     if variant.by_length:
         lengths.sort(reverse=True)
@@ -501,14 +580,17 @@ def agrees(variant: Variant, runs: dict[Variant, list[Ran]], tolerance: float) -
     ):
         return True
     print(
-        f"DOES NOT AGREE: {variant.name} trains on {theirs[0].targets:,} targets in {theirs[0].steps} steps, "
-        f"userlm on {mine.targets:,} in {mine.steps}; their losses differ by up to {max(off):.1e}, relative"
+        f"DOES NOT AGREE: {variant.name} trains on {theirs[0].targets:,} targets in "
+        f"{theirs[0].steps} steps, "
+        f"userlm on {mine.targets:,} in {mine.steps}; their losses differ by up to "
+        f"{max(off):.1e}, relative"
     )
     return False
 
 
 def said(variant: Variant, runs: dict[Variant, list[Ran]], gpu: bool) -> None:
-    """Whether the goals are met that stand for a peer: ours is faster, and smaller with as many tokens at once."""
+    """Whether the goals are met that stand for a peer: ours is faster, and smaller with as many
+    tokens at once."""
     goal = variant.gpu_goal if gpu else variant.goal
     pairs = zip(runs[variant], runs[OURS], strict=True)
     ratio = statistics.median(_seconds(peer, gpu) / _seconds(mine, gpu) for peer, mine in pairs)
@@ -517,7 +599,10 @@ def said(variant: Variant, runs: dict[Variant, list[Ran]], gpu: bool) -> None:
     if not variant.samples:
         pairs = zip(runs[variant], runs[OURS_SMALL if variant.small else OURS], strict=True)
         less = statistics.median(mine.memory / peer.memory for peer, mine in pairs)
-        print(f"{verdict(less < 1)}: {variant.name}: {less:.2f} of its peak memory (goal: less than 1)")
+        print(
+            f"{verdict(less < 1)}: {variant.name}: {less:.2f} of its peak memory (goal: less than "
+            "1)"
+        )
 
 
 def verdict(met: bool) -> str:
@@ -528,22 +613,31 @@ def on_gpu(runs: Sequence[Ran], rows: Sequence[Row]) -> str:
     """What ours reaches there, and how long the paper's run would take."""
     seconds, tokens = statistics.median(ran.wall for ran in runs), sum(len(row.ids) for row in rows)
     peak = next(
-        (flops for name, flops in PEAK.items() if runs[0].device.removeprefix("NVIDIA ").startswith(name)), None
+        (
+            flops
+            for name, flops in PEAK.items()
+            if runs[0].device.removeprefix("NVIDIA ").startswith(name)
+        ),
+        None,
     )
     mfu = f"{runs[0].useful / seconds / peak:.1%}" if peak else "unknown (peak of this device)"
     hours = PAPER / len(rows) * seconds / 3600
     memory = statistics.median(ran.memory for ran in runs) / 1e3
     return (
-        f"\n{runs[0].device}: {tokens / seconds:,.0f} tokens/s, MFU {mfu} (goal 40 %; recomputation, padding and "
-        f"unused logits not counted), {memory:.1f} GB for full fine-tuning; {hours:.1f} hours for {PAPER:,} such "
+        f"\n{runs[0].device}: {tokens / seconds:,.0f} tokens/s, MFU {mfu} (goal 40 %; "
+        "recomputation, padding and "
+        f"unused logits not counted), {memory:.1f} GB for full fine-tuning; {hours:.1f} hours for "
+        f"{PAPER:,} such "
         "conversations"
     )
 
 
-# --- endings ---------------------------------------------------------------------------------------------
+# --- endings --------------------------------------------------------------------------------------
 
 
-def endings(conversations: Sequence[Conversation], tokenizer: Any, lengths: Sequence[int]) -> list[list[str]]:
+def endings(
+    conversations: Sequence[Conversation], tokenizer: Any, lengths: Sequence[int]
+) -> list[list[str]]:
     """Lines of the table: what is lost of samples and endings when a row holds so many tokens."""
     return [_endings(conversations, tokenizer, most) for most in lengths]
 
@@ -562,15 +656,24 @@ def _endings(conversations: Sequence[Conversation], tokenizer: Any, most: int) -
         [(row.ids[: target.stop], (target,)) for row in rows for target in row.targets],
         [(row.ids, row.targets) for row in rows],
     ):
-        options = {"max_length": most, "gradient_checkpointing": False, "bf16": False, "use_cpu": True}
+        options = {
+            "max_length": most,
+            "gradient_checkpointing": False,
+            "bf16": False,
+            "use_cpu": True,
+        }
         model, told = dialogues.llama("tiny", len(tokenizer), 0), Dataset.from_dict(labelled(parts))
         left = sft(model, tokenizer, told, tempfile.gettempdir(), **options).train_dataset
         labels, stops = list(left["labels"]), list(left["stops"])
         whole.append(sum(stop <= len(labels[i]) for i in range(len(labels)) for stop in stops[i]))
         kept.append(sum(template.end in row for row in labels))
-    mine = [row for conversation in conversations for row in render(conversation, template, most).rows]
+    mine = [
+        row for conversation in conversations for row in render(conversation, template, most).rows
+    ]
     whole.append(sum(len(row.targets) for row in mine))
-    kept.append(sum(row.ids[target.first] == template.end for row in mine for target in row.targets))
+    kept.append(
+        sum(row.ids[target.first] == template.end for row in mine for target in row.targets)
+    )
     lost = [f"{1 - found / samples:.1%}" for found in whole]
     missed = [f"{1 - found / ended:.1%}" if ended else "" for found in kept]
     return [f"{most:,}", f"{samples:,}", *lost, f"{ended:,}", *missed]
@@ -581,7 +684,9 @@ def show_endings(count: int, seed: int, alone: Alone) -> None:
     from trl import SFTConfig
 
     default = SFTConfig.__dataclass_fields__["max_length"].default
-    found = {f"made, K = {k}": list(islice(dialogues.made(k, seed), count)) for k in (1.73, 2.39, 2.7)}
+    found = {
+        f"made, K = {k}": list(islice(dialogues.made(k, seed), count)) for k in (1.73, 2.39, 2.7)
+    }
     found |= {name: dialogues.real(name, seed)[:count] for name in dialogues.REAL}
     lines = []
     for name, conversations in found.items():
@@ -590,29 +695,37 @@ def show_endings(count: int, seed: int, alone: Alone) -> None:
             continue
         print(f"endings: {name}", file=sys.stderr, flush=True)
         tokenizer = dialogues.speller(conversations, 8192 if name.startswith("made") else 32_768)
-        lines += [[name, *line] for line in alone(endings, conversations, tokenizer, (default, 2048))]
+        lines += [
+            [name, *line] for line in alone(endings, conversations, tokenizer, (default, 2048))
+        ]
     sides = ("TRL, K + 1 rows", "TRL, one row", "userlm")
     print(f"\nSamples and endings that are cut or lost; TRL's default max_length is {default:,}\n")
     print(table(["conversations", "max_length", "samples", *sides, "endings", *sides], lines))
-    print("\nTokenizers: 8,192 byte pairs for the made ones; for the real ones 32,768, learned from them.")
+    print(
+        "\nTokenizers: 8,192 byte pairs for the made ones; for the real ones 32,768, learned from "
+        "them."
+    )
 
 
-# --- preparation -----------------------------------------------------------------------------------------
+# --- preparation ----------------------------------------------------------------------------------
 
 
-def prepared(folder: str, count: int) -> tuple[Meter, int]:
+def prepared(folder: str, count: int) -> tuple[Usage, int]:
     """Read, tokenise and flip so many conversations; the cost, and how many tokens there are."""
     from userlm.models.local import LocalModel, load_tokenizer
-    from userlm.prepare import prepare
+    from userlm.training.prepare import prepare
 
     tokenizer = load_tokenizer(f"{folder}/tokenizer")
     local = LocalModel(dialogues.llama("tiny", len(tokenizer), 0), tokenizer, "bench")
     conversations = islice(read_conversations(f"{folder}/conversations.jsonl"), count)
-    with measured() as meter:
-        flips = prepare(
-            conversations, local.template(), Path(folder, f"flips-{count}"), encode_all=local.encode_all
+    with measured() as usage:
+        dataset = prepare(
+            conversations,
+            local.template(),
+            Path(folder, f"dataset-{count}"),
+            encode_all=local.encode_all,
         )
-    return meter, flips.tokens
+    return usage, dataset.tokens
 
 
 def show_preparation(sizes: Sequence[int], k: float, base: Job, alone: Alone) -> None:
@@ -623,34 +736,45 @@ def show_preparation(sizes: Sequence[int], k: float, base: Job, alone: Alone) ->
     lines, first = [], 0.0
     for size in sizes:
         print(f"preparation: {size:,}", file=sys.stderr, flush=True)
-        meter, tokens = alone(prepared, base.folder, size)
-        first = first or meter.wall / size
-        each = meter.wall / size / first
+        usage, tokens = alone(prepared, base.folder, size)
+        first = first or usage.wall / size
+        each = usage.wall / size / first
         lines.append(
             [
                 f"{size:,}",
                 f"{tokens:,}",
-                f"{meter.wall:.1f}",
-                f"{meter.cpu:.1f}",
-                f"{size / meter.wall:,.0f}",
+                f"{usage.wall:.1f}",
+                f"{usage.cpu:.1f}",
+                f"{size / usage.wall:,.0f}",
                 f"{each:.2f}",
-                f"{meter.memory:,.0f}",
+                f"{usage.memory:,.0f}",
             ]
         )
-    head = ["conversations", "tokens", "wall s", "CPU s", "a second", "time for each, to the first", "peak MB"]
+    head = [
+        "conversations",
+        "tokens",
+        "wall s",
+        "CPU s",
+        "a second",
+        "time for each, to the first",
+        "peak MB",
+    ]
     print(f"\nRead from JSON lines, tokenised, flipped (K = {k})\n\n{table(head, lines)}")
 
 
-# --- all of it -------------------------------------------------------------------------------------------
+# --- all of it ------------------------------------------------------------------------------------
 
 Alone = Callable[..., Any]
 """Calls a function with its arguments in a fresh process."""
 
 
 def in_fresh_processes() -> Alone:
-    """Processes that fork from one which has imported what is large and starts no threads, as Arrow does."""
+    """Processes that fork from one which has imported what is large and starts no threads, as Arrow
+    does."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["userlm.train", "transformers.trainer", "transformers.models.llama"])
+    context.set_forkserver_preload(
+        ["userlm.training.train", "transformers.trainer", "transformers.models.llama"]
+    )
 
     def alone(function: Callable[..., Any], *arguments: Any) -> Any:
         with ProcessPoolExecutor(1, context) as pool:
@@ -663,29 +787,43 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """In Markdown; numbers to the right."""
     widths = [max(map(len, cells)) for cells in zip(head, *lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    padded = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in (head, rule, *lines)]
+    padded = [
+        [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]
+        for line in (head, rule, *lines)
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
 def machine(*packages: str) -> str:
     """Where this runs, with which versions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    versions = ", ".join(f"{name} {version(name)}" for name in ("userlm", "torch", "transformers", *packages))
+    versions = ", ".join(
+        f"{name} {version(name)}" for name in ("userlm", "torch", "transformers", *packages)
+    )
     threads, load = os.environ["OMP_NUM_THREADS"], os.getloadavg()[0]
     return (
-        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GB, Python {platform.python_version()}, "
+        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GB, Python "
+        f"{platform.python_version()}, "
         f"{versions}; {threads} thread(s), load {load:.1f}"
     )
 
 
 def main() -> None:
     """Measure, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", help="source:vocabulary:conversations, comma-separated; source: made or real")
-    parser.add_argument("--k", type=float, default=2.39, help="user turns of a made conversation, on average")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sets", help="source:vocabulary:conversations, comma-separated; source: made or real"
+    )
+    parser.add_argument(
+        "--k", type=float, default=2.39, help="user turns of a made conversation, on average"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="speed,endings,preparation", help="parts, comma-separated")
+    parser.add_argument(
+        "--only", default="speed,endings,preparation", help="parts, comma-separated"
+    )
     parser.add_argument("--quick", action="store_true", help="every path once, with a tiny model")
     parser.add_argument("--rows", type=int, default=4, help="in a padded batch")
     parser.add_argument("--pack", type=int, default=8192, help="tokens in a pack of ours")
@@ -708,7 +846,10 @@ def main() -> None:
     if args.quick:
         print("--quick: a tiny model and a few conversations; the goals are not for these")
     if gpu:
-        print("--device cuda HAD NOT BEEN RUN when this was written: see to it that the figures make sense")
+        print(
+            "--device cuda HAD NOT BEEN RUN when this was written: see to it that the figures "
+            "make sense"
+        )
 
     alone, agree = in_fresh_processes(), True
     for part in parts:
@@ -723,7 +864,11 @@ def main() -> None:
                 show_preparation(sizes, args.k, base, alone)
             else:
                 for one in sets_of(sets):
-                    peers = [variant for variant in PEERS if shape != "8b" and not (gpu and variant.small)]
+                    peers = [
+                        variant
+                        for variant in PEERS
+                        if shape != "8b" and not (gpu and variant.small)
+                    ]
                     agree &= speed(one, base, args.k, many, repeats, peers, alone)
     if not agree:
         sys.exit("the losses do not agree: see above")

@@ -1,15 +1,18 @@
 """Whether a user model behind vLLM says what the same folder says on this machine.
 
-    vllm serve FOLDER --served-model-name NAME --dtype float32
-    python bench/vllm_turns.py FOLDER http://HOST:PORT/v1#NAME CONVERSATIONS [--first 20] [--draws 400] [--seed 0]
+    vllm serve FOLDER --served-model-name NAME --dtype float32 python bench/vllm_turns.py FOLDER
+    http://HOST:PORT/v1#NAME CONVERSATIONS [--first 20] [--draws 400] [--seed 0]
 
-CONVERSATIONS is a file of conversations with intents. For each prefix of the first of them, the turn at
-temperature 0: as it is, under a guard (no end, and none of the first words that the model likes best), and with an
-end that goes by P(end). Then the same seed twice. Then draws at temperature 1 and top_p 0.8, of one token and of
-two, against their exact distribution here, with and without bans at the first position.
+CONVERSATIONS is a file of conversations with intents. For each prefix of the first of them, the
+turn at
+temperature 0: as it is, under a guard (no end, and none of the first words that the model likes
+best), and with an end that goes by P(end). Then the same seed twice. Then draws at temperature 1
+and top_p 0.8, of one token and of two, against their exact distribution here, with and without bans
+at the first position.
 
-The server has to compute in float32, or the last bits are others, and with them now and then a word: vLLM makes
-bfloat16 of float32 weights unless it is told not to. If anything differs, the exit code is 1.
+The server has to compute in float32, or the last bits are others, and with them now and then a
+word: vLLM makes bfloat16 of float32 weights unless it is told not to. If anything differs, the exit
+code is 1.
 """
 
 from __future__ import annotations
@@ -30,10 +33,10 @@ import torch
 
 from userlm.flip import prompt, samples
 from userlm.guard import Guard
-from userlm.models.completions import Completions
 from userlm.models.endpoint import EndpointModel
 from userlm.models.local import LocalModel
-from userlm.store import read_conversations
+from userlm.models.served import Completions
+from userlm.rows import read_conversations
 from userlm.types import Conversation, Reply, Sampling
 from userlm.users import TrainedUser
 
@@ -64,7 +67,8 @@ def compare(
     off = sum(abs(a - b) > P_END for a, b in asked)
     ends = sum(reply.stop == "end" for reply in ours)
     print(
-        f"{what}: {len(pairs)} turns, of which {ends} leave: {texts} other texts, {stops} other stops, P(end) off "
+        f"{what}: {len(pairs)} turns, of which {ends} leave: {texts} other texts, {stops} other "
+        "stops, P(end) off "
         f"by at most {worst:.1e}"
     )
     for a, b in islice(((a, b) for a, b in pairs if a.text != b.text), 3):
@@ -80,7 +84,9 @@ def exact(local: LocalModel, ids: Sequence[int], sampling: Sampling) -> dict[Sai
     for position in range(sampling.max_tokens):
         longer = []
         batch = torch.tensor([[*ids, *drawn] for drawn, _ in rows])
-        for (drawn, before), logits in zip(rows, local.model(batch).logits[:, -1].float(), strict=True):
+        for (drawn, before), logits in zip(
+            rows, local.model(batch).logits[:, -1].float(), strict=True
+        ):
             banned = sampling.banned_ids | (frozenset() if position else sampling.banned_first)
             logits[list(banned)] = -torch.inf
             ordered, tokens = torch.softmax(logits / sampling.temperature, -1).sort(descending=True)
@@ -112,7 +118,9 @@ def fits(drawn: Counter[Said], expected: dict[Said, float]) -> tuple[float, int]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder")
     parser.add_argument("address")
     parser.add_argument("conversations")
@@ -125,16 +133,20 @@ def main() -> int:
     template = local.template()
     url, _, name = asked.address.partition("#")
     server = Completions(EndpointModel(name, url, None), local.tokenizer)
-    window = min(local.window, server.window() or local.window)
+    window = min(local.context_length, server.window() or local.context_length)
     greedy = Sampling(temperature=0, max_tokens=min(256, window // 4))
-    here, there = (TrainedUser(model, template, window, greedy, asked.seed) for model in (local, server))
+    here, there = (
+        TrainedUser(model, template, window, greedy, asked.seed) for model in (local, server)
+    )
 
     conversations = islice(read_conversations(asked.conversations), asked.first)
     prefixes = [sample.prefix for conversation in conversations for sample in samples(conversation)]
     plain, wrong = compare("plain", here, there, prefixes)
     print(f"    window {server.window()}; notes {server.notes}")
 
-    liked = Counter(reply.text.split()[0].strip(",.?!") for reply in plain if reply.text).most_common(3)
+    liked = Counter(
+        reply.text.split()[0].strip(",.?!") for reply in plain if reply.text
+    ).most_common(3)
     guard = Guard(no_end=True, first_words=tuple(word for word, _ in liked), tries=1)
     what = f"no end, no {'/'.join(guard.first_words)}"
     wrong += compare(what, replace(here, guard=guard), replace(there, guard=guard), prefixes)[1]
@@ -142,9 +154,12 @@ def main() -> int:
     known = sorted(reply.meta["p_end"] for reply in plain if reply.stop != "context")
     for above in (statistics.median(known), known[len(known) // 4]):
         above += P_END  # not at a P(end) itself, where rounding would decide
-        leaving = replace(greedy, end_above=above)
+        leaving = replace(greedy, end_threshold=above)
         wrong += compare(
-            f"end above {above:.4f}", replace(here, sampling=leaving), replace(there, sampling=leaving), prefixes
+            f"end above {above:.4f}",
+            replace(here, sampling=leaving),
+            replace(there, sampling=leaving),
+            prefixes,
         )[1]
 
     drawing = replace(there, sampling=replace(greedy, temperature=1.0))
@@ -155,16 +170,21 @@ def main() -> int:
     print(f"seeds: of {len(some)} turns {unlike} differ with the same seed, {others} with another")
     wrong += unlike
 
-    words = template.beginnings(guard.first_words)
+    words = template.first_token_ids(guard.first_words)
     base = Sampling(stop_ids=template.stop_ids, end_id=template.end)
     for tokens in (1, 2):
-        for what, bans in (("as it is", frozenset[int]()), ("first words banned", words | {template.end})):
+        for what, bans in (
+            ("as it is", frozenset[int]()),
+            ("first words banned", words | {template.end}),
+        ):
             values = []
             for conversation in prefixes[:3]:
                 sampling = replace(base, max_tokens=tokens, banned_first=bans)
                 ids = prompt(conversation, template)
 
-                def draw(seed: int, ids: Sequence[int] = ids, sampling: Sampling = sampling) -> Said:
+                def draw(
+                    seed: int, ids: Sequence[int] = ids, sampling: Sampling = sampling
+                ) -> Said:
                     out = server.complete(ids, replace(sampling, seed=seed))
                     return out.text, out.stop_id
 

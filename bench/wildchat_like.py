@@ -1,12 +1,14 @@
-"""Logs in the exact layout of WildChat-1M, of pseudo-words, as many as wanted. `bench/data.py` runs this.
+"""Logs in the exact layout of WildChat-1M, of pseudo-words, as many as wanted. `bench/data.py` runs
+this.
 
     python bench/wildchat_like.py 50000 logs [--seed 0] [--jsonl]
 
-Writes shards of 25,000 rows, parquet with row groups of 1,000, as the `datasets` library writes them; or the same
-rows as one file of JSON lines. A shard has a seed of its own, so a large corpus begins with a small one. Like
-WildChat are the turns (2.05 on average, a heavy tail), words in a turn (log-normal), Zipf words of four scripts,
-languages, people (many with one conversation, a few with thousands), long prompts that come again and again with
-small changes, flags, answers given twice, empty turns and rows that are there twice. Nobody said any of it.
+Writes shards of 25,000 rows, parquet with row groups of 1,000, as the `datasets` library writes
+them; or the same rows as one file of JSON lines. A shard has a seed of its own, so a large corpus
+begins with a small one. Like WildChat are the turns (2.05 on average, a heavy tail), words in a
+turn (log-normal), Zipf words of four scripts, languages, people (many with one conversation, a few
+with thousands), long prompts that come again and again with small changes, flags, answers given
+twice, empty turns and rows that are there twice. Nobody said any of it.
 """
 
 import argparse
@@ -25,37 +27,83 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 SHARD = 25_000
-TEMPLATE_RATES = np.geomspace(4e-5, 1.6e-2, 60)  # of 500,000 rows: 20 to 8,000; together 16 % of all
+TEMPLATE_RATES = np.geomspace(
+    4e-5, 1.6e-2, 60
+)  # of 500,000 rows: 20 to 8,000; together 16 % of all
 LANGUAGES = {  # of the rows without a template; those with one are English, which makes 57 %
     "English": 0.49, "Chinese": 0.19, "Russian": 0.13, "French": 0.04, "Spanish": 0.04, "German": 0.03,
     "Portuguese": 0.03, "Nolang": 0.02, "Arabic": 0.015, "Latin": 0.015,
 }  # fmt: skip
-SCRIPTS = {"Chinese": (0x4E00, 3000, 2, ""), "Russian": (0x430, 32, 9, " "), "Arabic": (0x627, 36, 7, " ")}
-LATIN = (ord("a"), 26, 9, " ")  # first letter, number of letters, longest word, what stands between two words
-COUNTRIES = ("United States", "Russia", "China", "Hong Kong", "United Kingdom", "Germany", "France", "Japan", None)
-STATES = ("California", "Moscow", "Guangdong", "Central and Western District", "England", "Bavaria", None)
+SCRIPTS = {
+    "Chinese": (0x4E00, 3000, 2, ""),
+    "Russian": (0x430, 32, 9, " "),
+    "Arabic": (0x627, 36, 7, " "),
+}
+LATIN = (
+    ord("a"),
+    26,
+    9,
+    " ",
+)  # first letter, number of letters, longest word, what stands between two words
+COUNTRIES = (
+    "United States",
+    "Russia",
+    "China",
+    "Hong Kong",
+    "United Kingdom",
+    "Germany",
+    "France",
+    "Japan",
+    None,
+)
+STATES = (
+    "California",
+    "Moscow",
+    "Guangdong",
+    "Central and Western District",
+    "England",
+    "Bavaria",
+    None,
+)
 MODELS = ("gpt-3.5-turbo-0301", "gpt-3.5-turbo-0613", "gpt-4-0314", "gpt-4-1106-preview")
 ACCEPTED = ("en-US,en;q=0.9", "zh-CN,zh;q=0.9", "ru-RU,ru;q=0.9,en-US;q=0.8,en;q=0.7")
 AGENTS = tuple(
-    f"Mozilla/5.0 ({system}) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{version}.0.0.0 Safari/537.36"
-    for system in ("Windows NT 10.0; Win64; x64", "Macintosh; Intel Mac OS X 10_15_7", "X11; Linux x86_64")
+    f"Mozilla/5.0 ({system}) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{version}.0.0.0 "
+    "Safari/537.36"
+    for system in (
+        "Windows NT 10.0; Win64; x64",
+        "Macintosh; Intel Mac OS X 10_15_7",
+        "X11; Linux x86_64",
+    )
     for version in range(108, 122)
 )
 MODERATED = (
     "harassment", "harassment/threatening", "hate", "hate/threatening", "self-harm", "self-harm/intent",
     "self-harm/instructions", "sexual", "sexual/minors", "violence", "violence/graphic",
 )  # fmt: skip
-DETOXIFIED = ("identity_attack", "insult", "obscene", "severe_toxicity", "sexual_explicit", "threat", "toxicity")
-BEGIN, SPAN = 1_681_000_000_000_000, 34_000_000_000_000  # 9 April 2023 and 13 months, in microseconds
+DETOXIFIED = (
+    "identity_attack",
+    "insult",
+    "obscene",
+    "severe_toxicity",
+    "sexual_explicit",
+    "threat",
+    "toxicity",
+)
+BEGIN, SPAN = (
+    1_681_000_000_000_000,
+    34_000_000_000_000,
+)  # 9 April 2023 and 13 months, in microseconds
 VOCABULARY = 40_000
 
 
-# --- words -----------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 
 @cache
 def vocabulary(first: int, letters: int, longest: int) -> NDArray[np.object_]:
-    """Words by frequency, the frequent ones short; then all of them again with each of the marks."""
+    """Words by frequency, the frequent ones short; then all of them again with each of the
+    marks."""
     rng = np.random.default_rng(first)
     words: dict[str, None] = {}
     while len(words) < VOCABULARY:
@@ -86,13 +134,17 @@ def texts(rng: np.random.Generator, lengths: Ints, language: str = "English") ->
 
 @cache
 def templates() -> list[list[str]]:
-    """The long prompts that come again and again, cut in three; between the parts stand words that differ."""
+    """The long prompts that come again and again, cut in three; between the parts stand words that
+    differ."""
     rng = np.random.default_rng(1)
     found = [text.split(" ") for text in texts(rng, rng.integers(30, 300, len(TEMPLATE_RATES)))]
-    return [[" ".join(part) for part in np.array_split(np.array(words, dtype=object), 3)] for words in found]
+    return [
+        [" ".join(part) for part in np.array_split(np.array(words, dtype=object), 3)]
+        for words in found
+    ]
 
 
-# --- rows ------------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 
 
 def shard(seed: int, number: int) -> pl.DataFrame:
@@ -103,7 +155,8 @@ def shard(seed: int, number: int) -> pl.DataFrame:
     template = np.searchsorted(np.cumsum(TEMPLATE_RATES), rng.random(n))
     language = rng.choice(len(LANGUAGES), n, p=list(LANGUAGES.values()))
     language[template < len(TEMPLATE_RATES)] = 0
-    # People: p(rank) falls as (rank + 60)^-1.3. The heaviest has one row in 200, most have one or two.
+    # People: p(rank) falls as (rank + 60)^-1.3. The heaviest has one row in 200, most have one or
+    # two.
     person = np.minimum(60 * (rng.random(n) ** (-1 / 0.3) - 1), 1e15).astype(int)
     toxic, redacted = rng.random(n) < 0.1, rng.random(n) < 0.03
 
@@ -134,27 +187,42 @@ def shard(seed: int, number: int) -> pl.DataFrame:
         }
     )
     rows = rows.with_columns(
-        pl.col("timestamp").cast(pl.Datetime("us", "UTC")), header=pl.struct("accept-language", "user-agent")
+        pl.col("timestamp").cast(pl.Datetime("us", "UTC")),
+        header=pl.struct("accept-language", "user-agent"),
     )
     items = _items(rng, rows[np.repeat(np.arange(n), 2 * exchanges)], contents)
     rows = rows.join(items.group_by("row", maintain_order=True).agg(pl.exclude("row")), on="row")
     hashes = [_hash(conversation) for conversation in rows["conversation"].to_list()]
     rows = rows.with_columns(pl.Series("conversation_hash", hashes)).select(
-        *("conversation_hash", "model", "timestamp", "conversation", "turn", "language", "openai_moderation"),
+        *(
+            "conversation_hash",
+            "model",
+            "timestamp",
+            "conversation",
+            "turn",
+            "language",
+            "openai_moderation",
+        ),
         *("detoxify_moderation", "toxic", "redacted", "state", "country", "hashed_ip", "header"),
     )
-    twice = np.where(rng.random(n) < 0.002, (rng.random(n) * np.arange(n)).astype(int), np.arange(n))
+    twice = np.where(
+        rng.random(n) < 0.002, (rng.random(n) * np.arange(n)).astype(int), np.arange(n)
+    )
     return rows[twice]
 
 
-def _contents(rng: np.random.Generator, exchanges: Ints, language: Ints, template: Ints) -> list[str]:
+def _contents(
+    rng: np.random.Generator, exchanges: Ints, language: Ints, template: Ints
+) -> list[str]:
     """What user and assistant say in turn, conversation after conversation."""
     spoken = np.repeat(language, exchanges)
     contents = np.empty(2 * len(spoken), dtype=object)
     for code, name in enumerate(LANGUAGES):
         (where,) = np.nonzero(spoken == code)
         for side, median, spread, most in ((0, 25, 1.3, 4000), (1, 200, 0.7, 2500)):
-            lengths = np.clip(rng.lognormal(np.log(median), spread, len(where)), 1, most).astype(int)
+            lengths = np.clip(rng.lognormal(np.log(median), spread, len(where)), 1, most).astype(
+                int
+            )
             contents[2 * where + side] = texts(rng, lengths, name)
     firsts = 2 * (np.cumsum(exchanges) - exchanges)
     for i in np.nonzero(template < len(TEMPLATE_RATES))[0]:
@@ -172,12 +240,19 @@ def _items(rng: np.random.Generator, rows: pl.DataFrame, contents: list[str]) ->
     first = user & (rows["row"] != rows["row"].shift(1)).fill_null(True)
     older = pl.Series(rng.random(n) < 0.5)  # an older version of the API, which had no underscores
     scores = {name: rng.random(n) ** 12 for name in MODERATED}
-    aliases = {name.replace("/", "_").replace("-", "_"): name for name in MODERATED if "/" in name or "-" in name}
+    aliases = {
+        name.replace("/", "_").replace("-", "_"): name
+        for name in MODERATED
+        if "/" in name or "-" in name
+    }
     moderation = pl.DataFrame(scores).with_columns(
         pl.when(~older).then(pl.col(name)).alias(alias) for alias, name in aliases.items()
     )
     turns = rows.with_columns(
-        *(pl.when(user).then(pl.col(name)).alias(name) for name in ("country", "state", "hashed_ip", "header")),
+        *(
+            pl.when(user).then(pl.col(name)).alias(name)
+            for name in ("country", "state", "hashed_ip", "header")
+        ),
         *((first & pl.col(name)).alias(name) for name in ("toxic", "redacted")),
         pl.when(~user).then("timestamp").alias("timestamp"),
         pl.Series("content", contents),
@@ -188,7 +263,16 @@ def _items(rng: np.random.Generator, rows: pl.DataFrame, contents: list[str]) ->
         {
             "row": rows["row"],
             "conversation": turns.select(
-                *("content", "country", "hashed_ip", "header", "language", "redacted", "role", "state"),
+                *(
+                    "content",
+                    "country",
+                    "hashed_ip",
+                    "header",
+                    "language",
+                    "redacted",
+                    "role",
+                    "state",
+                ),
                 *("timestamp", "toxic", "turn_identifier"),
             ).to_struct(),
             "openai_moderation": pl.DataFrame(
@@ -198,7 +282,9 @@ def _items(rng: np.random.Generator, rows: pl.DataFrame, contents: list[str]) ->
                     "flagged": turns["toxic"],
                 }
             ).to_struct(),
-            "detoxify_moderation": pl.DataFrame({name: rng.random(n) ** 12 for name in DETOXIFIED}).to_struct(),
+            "detoxify_moderation": pl.DataFrame(
+                {name: rng.random(n) ** 12 for name in DETOXIFIED}
+            ).to_struct(),
         }
     )
 
@@ -212,13 +298,15 @@ def _hash(conversation: list[dict[str, str]]) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
 
-# --- files -----------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def write(number: int, rows: int, folder: Path, seed: int, jsonl: bool) -> Path:
     """Shard `number` of a corpus of so many rows."""
     frame = shard(seed, number).head(rows - number * SHARD)
-    path = folder / f"train-{number:05d}-of-{-(-rows // SHARD):05d}.{'jsonl' if jsonl else 'parquet'}"
+    path = (
+        folder / f"train-{number:05d}-of-{-(-rows // SHARD):05d}.{'jsonl' if jsonl else 'parquet'}"
+    )
     if jsonl:
         with path.open("wb") as file:
             file.writelines(orjson.dumps(row) + b"\n" for row in frame.iter_rows(named=True))
@@ -229,11 +317,15 @@ def write(number: int, rows: int, folder: Path, seed: int, jsonl: bool) -> Path:
 
 def main() -> None:
     """Write as many rows as asked for, with two processes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("rows", type=int)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jsonl", action="store_true", help="one file of JSON lines, not shards of parquet")
+    parser.add_argument(
+        "--jsonl", action="store_true", help="one file of JSON lines, not shards of parquet"
+    )
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     one = partial(write, rows=args.rows, folder=args.folder, seed=args.seed, jsonl=args.jsonl)

@@ -23,7 +23,7 @@ shuf -n 200 --random-source=<(yes) "$out/intents/test.jsonl" > "$out/people.json
 .venv/bin/python - "$data/extrinsic/gsm8k_train_shards.jsonl.gz" > "$out/tasks.jsonl" <<'PYTHON'
 import json, sys
 from itertools import islice
-from userlm.store import read_rows
+from userlm.rows import read_rows
 
 for line in islice(read_rows(sys.argv[1]), 20):
     row = line.row
@@ -41,8 +41,8 @@ for model in trained untrained; do
 done
 
 user="trained:$out/trained"
-$userlm simulate --user "$user" --assistant clarifier --seeds "$out/people.jsonl" --limit 100 --max-turns 6 --out "$out/sim-trained"
-$userlm simulate --user "replay:$out/people.jsonl" --assistant clarifier --seeds "$out/people.jsonl" --limit 100 --out "$out/sim-replayed"
+$userlm simulate --user "$user" --assistant clarifier --intents "$out/people.jsonl" --limit 100 --max-turns 6 --out "$out/sim-trained"
+$userlm simulate --user "replay:$out/people.jsonl" --assistant clarifier --intents "$out/people.jsonl" --limit 100 --out "$out/sim-replayed"
 $userlm simulate --user "$user" --assistant oracle --tasks "$out/tasks.jsonl" --max-turns 6 --out "$out/sim-tasks"
 $userlm respond "$out/people.jsonl" --user "$user" --limit 40 --out "$out/respond-trained"
 $userlm score "$out/sim-trained" "$out/sim-replayed" "$out/sim-tasks" "$out/respond-trained" \

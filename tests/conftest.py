@@ -5,7 +5,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small lose time to threads waiting for each other
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # models this small lose time to threads waiting for each other
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # In a shell's background Ctrl-C is ignored, by all processes that are begun from there, too.
@@ -30,13 +32,26 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def llama3(data: Path) -> Any:
-    """The real Llama-3 tokenizer with the end token of microsoft/UserLM-8b: id 128256, not special."""
+    """The real Llama-3 tokenizer with the end token of microsoft/UserLM-8b: id 128256, not
+    special."""
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
     reserved = [f"<|reserved_special_token_{i}|>" for i in range(251)]
-    controls = ["<|begin_of_text|>", "<|end_of_text|>", *reserved[:2], "<|finetune_right_pad_id|>", reserved[2]]
-    controls += ["<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>", "<|python_tag|>"]
+    controls = [
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        *reserved[:2],
+        "<|finetune_right_pad_id|>",
+        reserved[2],
+    ]
+    controls += [
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eom_id|>",
+        "<|eot_id|>",
+        "<|python_tag|>",
+    ]
     controls += reserved[3 : 256 - len(controls) + 3]
     file = str(data / "llama3_tokenizer" / "tokenizer.model")
     backend = TikTokenConverter(file, extra_special_tokens=controls).converted()
@@ -44,10 +59,11 @@ def llama3(data: Path) -> Any:
         tokenizer_object=backend, bos_token="<|begin_of_text|>", eos_token="<|end_of_text|>"
     )
     tokenizer.add_tokens(["<|endconversation|>"])
-    # The template of the released checkpoint, as its users describe it: one newline after a header, no BOS,
-    # and a user turn left open whatever is asked for.
+    # The template of the released checkpoint, as its users describe it: one newline after a header,
+    # no BOS, and a user turn left open whatever is asked for.
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' + '\n' + m.content "
+        "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' + '\n' + "
+        "m.content "
         "+ '<|eot_id|>' }}{% endfor %}{{ '<|start_header_id|>user<|end_header_id|>' }}"
     )
     return tokenizer
@@ -63,17 +79,27 @@ def llama3_template(llama3: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def tiny() -> Any:
-    """A random Llama of two layers with a small tokenizer of its own. Not to be trained: it is shared."""
-    from userlm.models.base import from_scratch, learn_tokenizer
+    """A random Llama of two layers with a small tokenizer of its own. Not to be trained: it is
+    shared."""
+    from userlm.training.base import from_scratch, learn_tokenizer
 
-    texts = ["how do i sort a list in python?", "plan me a trip to rome please", "thanks, that helps a lot"]
+    texts = [
+        "how do i sort a list in python?",
+        "plan me a trip to rome please",
+        "thanks, that helps a lot",
+    ]
     return from_scratch(learn_tokenizer(texts, 400), width=64, layers=2, seed=0, device="cpu")
 
 
 @pytest.fixture(scope="session")
 def slides() -> Conversation:
-    """Three exchanges on medicine and weight, the shape of the conversation in the paper's slides."""
-    said = ["is it ok to take allertine for weeks", "Usually not.", "and does it make me gain weight"]
+    """Three exchanges on medicine and weight, the shape of the conversation in the paper's
+    slides."""
+    said = [
+        "is it ok to take allertine for weeks",
+        "Usually not.",
+        "and does it make me gain weight",
+    ]
     said += ["It can.", "so less sugar then?", "That helps."]
     turns = tuple(Turn("assistant" if i % 2 else "user", text) for i, text in enumerate(said))
     intent = INTENT_PREFIX + "learn how a drug and diet affect weight."

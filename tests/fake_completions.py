@@ -1,4 +1,5 @@
-"""What a server answers that continues token ids as vLLM does, or lacks some of it; for `fake_server.serving`."""
+"""What a server answers that continues token ids as vLLM does, or lacks some of it; for
+`fake_server.serving`."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def continuing(
     *,
     lacks: Sequence[str] = (),
     refuses: Sequence[str] = (),
-    window: int | None = None,
+    context_length: int | None = None,
     eos: int | None = None,
     bos: Sequence[int] = (),
     processed: bool = False,
@@ -57,17 +58,30 @@ def continuing(
 
     def reply(body: dict[str, Any], n: int) -> Said:
         if not body:
-            listed = {"id": "m", "object": "model", "created": 0, "owned_by": "x", "max_model_len": window}
-            return Said(body={"object": "list", "data": [{**listed, "id": "other", "max_model_len": 7}, listed]})
+            listed = {
+                "id": "m",
+                "object": "model",
+                "created": 0,
+                "owned_by": "x",
+                "max_model_len": context_length,
+            }
+            return Said(
+                body={
+                    "object": "list",
+                    "data": [{**listed, "id": "other", "max_model_len": 7}, listed],
+                }
+            )
         if taken := sorted(body.keys() & {*refuses}):
             return error(400, f"{taken[0]}: Extra inputs are not permitted; {body}")
         asked = {name: value for name, value in body.items() if name in knows or name not in VLLM}
         prompt = [*bos, *asked["prompt"]]
-        if window and len(prompt) + asked["max_tokens"] > window:
-            return error(400, f"This model's maximum context length is {window} tokens.")
+        if context_length and len(prompt) + asked["max_tokens"] > context_length:
+            return error(400, f"This model's maximum context length is {context_length} tokens.")
         unnamed = () if asked.get("ignore_eos") else (eos,)
         stops = {*asked.get("stop_token_ids", ()), *unnamed}
-        bias = {int(id): value for id, value in asked.get("logit_bias", {}).items() if bans or value > 0}
+        bias = {
+            int(id): value for id, value in asked.get("logit_bias", {}).items() if bans or value > 0
+        }
         chance = random.Random(asked.get("seed"))
         drawn: list[int] = []
 
@@ -80,19 +94,35 @@ def continuing(
             moved = [value + bias.get(id, 0) for id, value in enumerate(raw)]
             first = first or log_softmax(moved if processed else raw)
             drawn.append(draw(moved, asked["temperature"], asked["top_p"], chance))
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop" if closed(drawn) else "length"}
+        choice: dict[str, Any] = {
+            "index": 0,
+            "finish_reason": "stop" if closed(drawn) else "length",
+        }
         choice["text"] = words(drawn[:-1] if closed(drawn) else drawn)
         if "stop_reason" in knows:
-            choice["stop_reason"] = drawn[-1] if closed(drawn) and drawn[-1] not in unnamed else None
+            choice["stop_reason"] = (
+                drawn[-1] if closed(drawn) and drawn[-1] not in unnamed else None
+            )
         if asked.get("return_token_ids"):
             choice["token_ids"] = drawn
         if asked.get("logprobs"):
             top = {drawn[0], *asked.get("logprob_token_ids", ())}
-            named = "token_id:{}".format if asked.get("return_tokens_as_token_ids") else "<{}>".format
-            values = {"token_logprobs": [first[drawn[0]]], "top_logprobs": [{named(id): first[id] for id in top}]}
+            named = (
+                "token_id:{}".format if asked.get("return_tokens_as_token_ids") else "<{}>".format
+            )
+            values = {
+                "token_logprobs": [first[drawn[0]]],
+                "top_logprobs": [{named(id): first[id] for id in top}],
+            }
             choice["logprobs"] = {"tokens": [named(drawn[0])], "text_offset": [0], **values}
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(drawn), "total_tokens": 0}
-        about = {"id": "1", "object": "text_completion", "created": 0, "model": "m", "choices": [choice]}
+        about = {
+            "id": "1",
+            "object": "text_completion",
+            "created": 0,
+            "model": "m",
+            "choices": [choice],
+        }
         return Said(body=about | ({"usage": usage} if "usage" in knows else {}))
 
     return reply

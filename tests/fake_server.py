@@ -1,4 +1,5 @@
-"""A server on this machine that speaks the OpenAI API, fails when it is told to, and counts what it would bill."""
+"""A server on this machine that speaks the OpenAI API, fails when it is told to, and counts what it
+would bill."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from typing import Any
 
 @dataclass
 class Said:
-    """What a request is answered with: after `hang` seconds a body, or a connection that is `cut`."""
+    """What a request is answered with: after `hang` seconds a body, or a connection that is
+    `cut`."""
 
     status: int = 200
     body: Any = ""
@@ -23,31 +25,42 @@ class Said:
     cut: bool = False
 
 
-def completion(text: Any, *, refusal: str | None = None, finish: str = "stop", tokens_out: int = 2) -> Said:
+def completion(
+    text: Any, *, refusal: str | None = None, finish: str = "stop", tokens_out: int = 2
+) -> Said:
     """An ordinary answer. `prompt_tokens` is filled in by the server."""
     message = {"role": "assistant", "content": text} | ({"refusal": refusal} if refusal else {})
     choice = {"index": 0, "message": message, "finish_reason": finish}
     about = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
     return Said(
-        body={**about, "choices": [choice], "usage": {"prompt_tokens": 0, "completion_tokens": tokens_out}}
+        body={
+            **about,
+            "choices": [choice],
+            "usage": {"prompt_tokens": 0, "completion_tokens": tokens_out},
+        }
     )
 
 
-def error(status: int, message: str = "no", headers: dict[str, str] | None = None, **more: str) -> Said:
+def error(
+    status: int, message: str = "no", headers: dict[str, str] | None = None, **more: str
+) -> Said:
     """A status with the body of an OpenAI error."""
     return Said(status, {"error": {"message": message, **more}}, headers or {})
 
 
 HANG, CUT = Said(hang=2, cut=True), Said(cut=True)
 PER_MESSAGE = 4
-"""Tokens that this server bills for each message on top of a token for each byte: a costly tokenizer."""
+"""Tokens that this server bills for each message on top of a token for each byte: a costly
+tokenizer."""
 
 
 class FakeServer:
-    """`reply(body, n)` says what the n-th request (from 0) is answered with; the body of a GET is empty.
+    """`reply(body, n)` says what the n-th request (from 0) is answered with; the body of a GET is
+    empty.
 
-    Whatever is answered with 200, or not at all, was written and is billed: all that was sent, and what the answer
-    reports or else as much as was allowed. Token ids are billed by whoever answers them.
+    Whatever is answered with 200, or not at all, was written and is billed: all that was sent, and
+    what the answer reports or else as much as was allowed. Token ids are billed by whoever answers
+    them.
     """
 
     def __init__(self, reply: Callable[[dict[str, Any], int], Said]) -> None:
@@ -108,7 +121,9 @@ def serving(reply: Callable[[dict[str, Any], int], Said] | Sequence[Said]) -> It
             self.send_response(said.status)
             for name, value in said.headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Type", "text/html" if text.startswith("<html>") else "application/json")
+            self.send_header(
+                "Content-Type", "text/html" if text.startswith("<html>") else "application/json"
+            )
             self.end_headers()
             self.wfile.write(text.encode())
 

@@ -8,7 +8,7 @@ from fake_server import completion, serving
 
 from userlm import address
 from userlm.assistants import Clarifier, Oracle, Script
-from userlm.store import write_conversations
+from userlm.rows import write_conversations
 from userlm.types import Conversation, Fact, InputError, Reply, Sampling, Task
 from userlm.users import ReplayUser
 
@@ -49,7 +49,9 @@ def test_a_url_that_would_put_a_secret_into_a_run_folder_is_refused(wrong):
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", ["HTTP://me:secret@localhost/v1#m", "foo://me:secret@localhost#m"])
+@pytest.mark.parametrize(
+    "wrong", ["HTTP://me:secret@localhost/v1#m", "foo://me:secret@localhost#m"]
+)
 def test_a_scheme_that_leads_to_no_model_is_refused_without_what_may_be_secret(wrong):
     with pytest.raises(InputError, match="write http://HOST:PORT/v1#NAME") as caught:
         address.chat_model(wrong)
@@ -84,12 +86,18 @@ def test_white_space_around_a_key_is_no_part_of_it(tail, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "key", ["secret\rkey", "secret\nkey", "secret\x07key", "secret\x7fkey", "sécret", "secret\u200b"]
+    "key",
+    ["secret\rkey", "secret\nkey", "secret\x07key", "secret\x7fkey", "sécret", "secret\u200b"],
 )
 def test_a_key_with_characters_that_no_key_has_is_refused_and_not_shown(key, monkeypatch):
-    for variable, model in (("USERLM_API_KEY", "http://localhost/v1#m"), ("OPENAI_API_KEY", "openai:gpt-4o")):
+    for variable, model in (
+        ("USERLM_API_KEY", "http://localhost/v1#m"),
+        ("OPENAI_API_KEY", "openai:gpt-4o"),
+    ):
         monkeypatch.setenv(variable, key)
-        with pytest.raises(InputError, match=f"the environment variable {variable} holds characters") as caught:
+        with pytest.raises(
+            InputError, match=f"the environment variable {variable} holds characters"
+        ) as caught:
             address.chat_model(model)
         assert "cret" not in str(caught.value) and key not in repr(caught.value)
 
@@ -97,7 +105,10 @@ def test_a_key_with_characters_that_no_key_has_is_refused_and_not_shown(key, mon
 @pytest.mark.parametrize(
     ("wrong", "hint"),
     [
-        ("openai:gpt-4o", "openai:gpt-4o is not scorable: this API gives no log-probabilities of a prompt"),
+        (
+            "openai:gpt-4o",
+            "openai:gpt-4o is not scorable: this API gives no log-probabilities of a prompt",
+        ),
         ("prompted:openai:gpt-4o", "is not scorable"),
         ("base:", "say which after the colon"),
         ("bass:x", "'bass' is no kind of model to score; did you mean base:?"),
@@ -113,20 +124,26 @@ def test_a_wrong_address_of_a_model_to_score_says_what_was_meant(wrong, hint):
     assert hint in str(caught.value) and "secret" not in str(caught.value)
 
 
-def test_a_model_is_scored_in_the_form_of_its_address_and_a_bare_name_is_a_user_model(tiny, tmp_path, monkeypatch):
+def test_a_model_is_scored_in_the_form_of_its_address_and_a_bare_name_is_a_user_model(
+    tiny, tmp_path, monkeypatch
+):
     tiny.model.save_pretrained(tmp_path)
     monkeypatch.setattr(tiny.tokenizer, "chat_template", None)
     tiny.tokenizer.save_pretrained(tmp_path)
     for place, lead, ends in ((f"{tmp_path}", "\n", True), (f"base:{tmp_path}", " ", False)):
         model, form, window = address.scorer(place)
-        assert (form.lead, form.ends, window) == (lead, ends, tiny.window)
+        assert (form.header_suffix, form.ends, window) == (lead, ends, tiny.context_length)
         assert model.score([([7, 8], [False, True])]) == tiny.score([([7, 8], [False, True])])
-    with pytest.raises(InputError, match=f"{tmp_path} has no chat template, .* score it as base:{tmp_path}"):
+    with pytest.raises(
+        InputError, match=f"{tmp_path} has no chat template, .* score it as base:{tmp_path}"
+    ):
         address.scorer(f"prompted:{tmp_path}")
     with pytest.raises(InputError, match=f"{tmp_path} brings its own"):
         address.scorer(f"{tmp_path}", tokenizer=str(tmp_path))
     for scheme in ("base", "trained", "profile", "prompted", "swapped"):
-        assert [path.name for path in address.files(f"{scheme}:{tmp_path}")] == ["model.safetensors"]
+        assert [path.name for path in address.files(f"{scheme}:{tmp_path}")] == [
+            "model.safetensors"
+        ]
     assert address.files("prompted:script:lines.txt") == [Path("lines.txt")]
 
 
@@ -136,7 +153,9 @@ def test_a_base_model_is_no_user_model_and_the_error_says_how_to_score_it(tiny, 
     tiny.model.save_pretrained(tmp_path)
     tiny.tokenizer.save_pretrained(tmp_path)
     parts = json.loads((tmp_path / "tokenizer.json").read_text())
-    parts["added_tokens"] = [token for token in parts["added_tokens"] if token["content"] != "<|endconversation|>"]
+    parts["added_tokens"] = [
+        token for token in parts["added_tokens"] if token["content"] != "<|endconversation|>"
+    ]
     (tmp_path / "tokenizer.json").write_text(json.dumps(parts))
     with pytest.raises(InputError, match=f"is no user model; score it as base:{tmp_path} or"):
         address.scorer(str(tmp_path))
@@ -170,7 +189,8 @@ def test_users_and_assistants_are_found(tmp_path, monkeypatch):
     (tmp_path / "lines.txt").write_text("hi\n\nbye\n")
     write_conversations(tmp_path / "log.jsonl", [Conversation("a").say("hi").say("hello")])
     (tmp_path / "mine_abc.py").write_text(
-        "from userlm.types import Reply\nclass U:\n  def reply(self, c): return Reply('mine')\nmake = U\n"
+        "from userlm.types import Reply\nclass U:\n  def reply(self, c): return "
+        "Reply('mine')\nmake = U\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

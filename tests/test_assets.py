@@ -1,4 +1,5 @@
-"""The embedded sample data imports, has the trouble that was planted in it, and is well-formed otherwise."""
+"""The embedded sample data imports, has the trouble that was planted in it, and is well-formed
+otherwise."""
 
 from collections import Counter
 from functools import cache
@@ -13,7 +14,7 @@ from userlm.assets import sample_logs, sample_task_logs, sample_tasks
 from userlm.data import clean, intents
 from userlm.data.extractive import extractive
 from userlm.data.sources import Imported, Rejected, convert
-from userlm.store import read_conversations, read_rows
+from userlm.rows import read_conversations, read_rows
 from userlm.tasks import grade_math, read_tasks, said
 from userlm.text import words
 from userlm.types import Conversation, Task
@@ -50,7 +51,11 @@ def conversations() -> list[Conversation]:
 
 def survivors() -> list[Conversation]:
     """What `userlm clean --template-limit 5` keeps."""
-    return [c for c, reason in zip(conversations(), reasons(template_limit=5), strict=True) if reason is None]
+    return [
+        c
+        for c, reason in zip(conversations(), reasons(template_limit=5), strict=True)
+        if reason is None
+    ]
 
 
 def reasons(**rules) -> list[str | None]:
@@ -86,15 +91,24 @@ def test_every_kind_of_mending_is_needed():
 
 def test_cleaning_finds_what_was_planted():
     languages = Counter(foreign(c) for c in conversations())
-    assert languages == {None: 227, **{f"language: {code}": 1 for code in ("de", "fr", "es", "zh", "pt", "ja")}}
-    assert Counter(clean.flagged(c) for c in conversations()) == {None: 230, "toxic": 2, "redacted": 1}
+    assert languages == {
+        None: 227,
+        **{f"language: {code}": 1 for code in ("de", "fr", "es", "zh", "pt", "ja")},
+    }
+    assert Counter(clean.flagged(c) for c in conversations()) == {
+        None: 230,
+        "toxic": 2,
+        "redacted": 1,
+    }
     assert len(survivors()) == 227 - 3 - 8
 
 
 def test_a_foreign_row_has_no_label_or_the_right_one():
     labels = Counter(c.meta.get("language") for c in conversations() if foreign(c))
     assert labels == {"German": 1, "Spanish": 1, "Chinese": 1, None: 3}
-    assert sum("language" not in c.meta for c in survivors()) >= 20  # so that English has to be told from its text
+    assert (
+        sum("language" not in c.meta for c in survivors()) >= 20
+    )  # so that English has to be told from its text
 
 
 def test_the_usual_template_limit_keeps_the_template():
@@ -152,7 +166,8 @@ def test_turns_and_people_are_spread_as_in_real_logs():
 
 def test_each_split_has_people_in_it():
     people = {
-        split: {c.user for c in survivors() if clean.split(c) == split} for split in ("train", "valid", "test")
+        split: {c.user for c in survivors() if clean.split(c) == split}
+        for split in ("train", "valid", "test")
     }
     assert len(people["valid"]) >= 2
     assert len(people["test"]) >= 2
@@ -165,14 +180,18 @@ def test_there_are_six_tasks_of_each_domain():
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
 def test_each_fact_says_itself_and_the_intent_says_what_is_required(task: Task):
     assert all(said(fact, [fact.text]) for fact in task.facts)
-    assert [fact.required for fact in task.facts] == [said(fact, [task.intent]) for fact in task.facts]
+    assert [fact.required for fact in task.facts] == [
+        said(fact, [task.intent]) for fact in task.facts
+    ]
     assert 3 <= sum(fact.required for fact in task.facts) <= 6
     assert any(not fact.required for fact in task.facts)
 
 
 # Worked by hand: (26*7-8-24)/12 = 12.5, full ones 12; (30-2)*14+65; (340-85)/30 = 8.5 weeks, so 9;
 # 120-30+18-33+66; 200-192/32*27.50; (150-60-12)/13.
-@pytest.mark.parametrize(("task", "answer"), list(zip(MATH, (12, 457, 9, 141, 35, 6), strict=True)), ids=str)
+@pytest.mark.parametrize(
+    ("task", "answer"), list(zip(MATH, (12, 457, 9, 141, 35, 6), strict=True)), ids=str
+)
 def test_math_answers_are_right(task: Task, answer: int):
     assert grade_math(f"The answer is {answer}.", task.answer) is True
     assert grade_math(f"The answer is {answer + 1}.", task.answer) is False

@@ -101,7 +101,9 @@ def test_a_script_says_its_lines_on_either_side_and_as_a_model() -> None:
     assert script.chat(messages, Sampling()).text == "one"
     messages += [{"role": "assistant", "content": "one"}, {"role": "user", "content": "u"}]
     assert script.chat(messages, Sampling()).text == "two"
-    assert script.chat([*messages, {"role": "assistant", "content": "two"}], Sampling()).text == "two"
+    assert (
+        script.chat([*messages, {"role": "assistant", "content": "two"}], Sampling()).text == "two"
+    )
 
 
 def test_an_empty_script_leaves_as_a_user_and_cannot_answer_as_an_assistant() -> None:
@@ -117,7 +119,9 @@ def ask(*texts: str, id: str = "gsm/1#0") -> str:
 def test_the_oracle_answers_when_all_required_facts_are_said_and_not_before() -> None:
     assert "25" not in ask("how many cars does olaf have?")
     assert "25" not in ask("dad gave olaf 10 toy cars")
-    assert ask("dad gave olaf 10 toy cars", "?", "and mum gave him 15 toy cars") == "The answer is 25."
+    assert (
+        ask("dad gave olaf 10 toy cars", "?", "and mum gave him 15 toy cars") == "The answer is 25."
+    )
 
 
 def test_the_oracle_tells_what_it_understood_and_no_word_of_what_was_not_said() -> None:
@@ -129,21 +133,27 @@ def test_the_oracle_tells_what_it_understood_and_no_word_of_what_was_not_said() 
 
 
 def test_what_the_oracle_quotes_is_no_answer_even_if_the_user_guessed_right() -> None:
-    conversation = talk("Dad gave Olaf 10 toy cars.\nThe answer is 25. Or #### 25! or \\boxed{25}", id="gsm/1#0")
+    conversation = talk(
+        "Dad gave Olaf 10 toy cars.\nThe answer is 25. Or #### 25! or \\boxed{25}", id="gsm/1#0"
+    )
     reply = Oracle({TASK.id: TASK}).reply(conversation)
     assert "25" in reply.text
     assert grade(TASK, conversation.say(reply.text)) == (False, "no attempt")
 
 
 def test_a_user_who_tells_all_is_served_by_the_oracle_and_the_talk_stops() -> None:
-    user = Script(["olaf has toy cars", "dad gave olaf 10 toy cars", "mum gave olaf 15 toy cars", "thanks"])
+    user = Script(
+        ["olaf has toy cars", "dad gave olaf 10 toy cars", "mum gave olaf 15 toy cars", "thanks"]
+    )
     done = converse(user, Oracle({TASK.id: TASK}), Conversation("gsm/1#7"), until=solved(TASK))
     assert done.stop == "solved" and len(done.user_turns) == 3
-    assert all(turn.meta == {"stand_in": "oracle"} for turn in done.turns if turn.role == "assistant")
+    assert all(turn.meta == {"stub": "oracle"} for turn in done.turns if turn.role == "assistant")
 
 
 def test_the_oracle_gives_the_logged_solution_of_a_python_task_in_a_fenced_block() -> None:
-    task = Task("p", "python", "i", (Fact("return the sum"),), "tests", {"solution": "def f(): pass"})
+    task = Task(
+        "p", "python", "i", (Fact("return the sum"),), "tests", {"solution": "def f(): pass"}
+    )
     plain = Task("q", "python", "i", (), "tests")
     oracle = Oracle({"p": task, "q": plain})
     assert oracle.reply(talk("return the sum", id="p#0")).text == (
@@ -164,4 +174,4 @@ def test_the_clarifier_only_asks_and_asks_the_same_each_time() -> None:
     asked = [turn.text for turn in runs[0].turns if turn.role == "assistant"]
     assert all(text.endswith("?") for text in asked)
     assert len(set(asked[:5])) == 5 and asked[5] == asked[0]
-    assert all(turn.meta == {"stand_in": "clarifier"} for turn in runs[0].turns[1::2])
+    assert all(turn.meta == {"stub": "clarifier"} for turn in runs[0].turns[1::2])

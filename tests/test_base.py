@@ -26,8 +26,10 @@ from transformers import (
 )
 
 from userlm import address
-from userlm.flip import document, exchange, prompt, render, transcript
-from userlm.models.base import (
+from userlm.flip import prompt, render, render_document, swap_roles, transcript
+from userlm.models.attention import check_document_masking, document_masking, target_logits
+from userlm.models.local import LocalModel, load_tokenizer
+from userlm.training.base import (
     USED,
     from_base,
     from_scratch,
@@ -40,14 +42,13 @@ from userlm.models.base import (
     save_adapter,
     with_lora,
 )
-from userlm.models.local import LocalModel, load_tokenizer
-from userlm.models.packed import check_rows_apart, rows_apart, target_logits
 from userlm.types import Conversation, InputError, Sampling
 
 OPEN, SHUT, CLOSE, END = USED
 RESERVED = "<|reserved_special_token_0|>"
 BYTES = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-"""Ids by hand: printable ASCII from "!" on is 0 to 93, so "a" is 64; the newline is 198, the space 220."""
+"""Ids by hand: printable ASCII from "!" on is 0 to 93, so "a" is 64; the newline is 198, the space
+220."""
 
 
 def spell(text: str) -> list[int]:
@@ -61,7 +62,9 @@ def letters(*added: str, kind=PreTrainedTokenizerFast, **named) -> PreTrainedTok
         bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer = kind(tokenizer_object=bpe)
     else:
-        tokenizer = kind(vocab=BYTES, merges=[], **dict.fromkeys(("unk_token", "eos_token", "pad_token")))
+        tokenizer = kind(
+            vocab=BYTES, merges=[], **dict.fromkeys(("unk_token", "eos_token", "pad_token"))
+        )
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in added])
     for name, token in named.items():
         setattr(tokenizer, name, token)
@@ -70,7 +73,12 @@ def letters(*added: str, kind=PreTrainedTokenizerFast, **named) -> PreTrainedTok
 
 def like_llama(rows: int, tied: bool = False, seed: int = 0, **sizes) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2} | sizes
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    } | sizes
     return LlamaForCausalLM(LlamaConfig(vocab_size=rows, tie_word_embeddings=tied, **sizes))
 
 
@@ -80,8 +88,8 @@ LLAMA = ("<|end_of_text|>", RESERVED, OPEN, SHUT, CLOSE, "<|reserved_special_tok
 
 @torch.no_grad()
 def base_llama(tied: bool = False) -> LocalModel:
-    """Small, with rows as Llama-3's base has them: as inputs the control tokens are all but zero, as outputs they
-    are all but one and the same."""
+    """Small, with rows as Llama-3's base has them: as inputs the control tokens are all but zero,
+    as outputs they are all but one and the same."""
     tokenizer = letters(*LLAMA, eos_token="<|end_of_text|>", pad_token="<|end_of_text|>")
     model = like_llama(262, tied)
     inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings().weight
@@ -96,16 +104,17 @@ def base_llama(tied: bool = False) -> LocalModel:
 def weights(local: LocalModel) -> tuple[torch.Tensor, torch.Tensor]:
     model = local.model
     return tuple(
-        layer.weight.detach().clone() for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+        layer.weight.detach().clone()
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings())
     )
 
 
-# --- from a base model -----------------------------------------------------------------------------------
+# --- from a base model ----------------------------------------------------------------------------
 
 
 def test_a_base_model_gets_the_end_token_from_a_reserved_one_and_rows_to_begin_with():
-    """As Llama-3: the first reserved token, 257, is renamed; 258 and 259 begin as the mean of the 256 letters, 260
-    as the end of a text, 256, and 257 as 260."""
+    """As Llama-3: the first reserved token, 257, is renamed; 258 and 259 begin as the mean of the
+    256 letters, 260 as the end of a text, 256, and 257 as 260."""
     local = base_llama()
     before_in, before_out = weights(local)
     ready, said = from_base(local)
@@ -127,15 +136,25 @@ def test_a_base_model_gets_the_end_token_from_a_reserved_one_and_rows_to_begin_w
         torch.testing.assert_close(now[[258, 259]], before[:256].mean(0).expand(2, -1))
         assert torch.equal(now[[260, 257]], before[[256, 256]])
     template = ready.template()
-    assert (template.close, template.end, template.headers["user"]) == (260, 257, (258, *spell("user"), 259))
+    assert (template.close, template.end, template.headers["user"]) == (
+        260,
+        257,
+        (258, *spell("user"), 259),
+    )
 
 
 def test_a_renamed_token_leaves_all_else_in_the_tokenizer_as_it_was():
     local = base_llama()
     old = local.tokenizer
     new = from_base(local)[0].tokenizer
-    assert new.get_vocab() == {END if token == RESERVED else token: id for token, id in old.get_vocab().items()}
-    assert (new.eos_token, new.pad_token, new.bos_token) == ("<|end_of_text|>", "<|end_of_text|>", None)
+    assert new.get_vocab() == {
+        END if token == RESERVED else token: id for token, id in old.get_vocab().items()
+    }
+    assert (new.eos_token, new.pad_token, new.bos_token) == (
+        "<|end_of_text|>",
+        "<|end_of_text|>",
+        None,
+    )
     assert RESERVED not in new.backend_tokenizer.to_str()
     assert new.decode([257, 260], skip_special_tokens=True) == END  # it shows that the user left
 
@@ -149,8 +168,8 @@ def test_tied_rows_are_begun_once():
 
 
 def test_trained_rows_are_left_alone():
-    """An instruct model: its rows moved by a tenth of a usual row from where they had been one. Only the end token
-    is begun, as a copy of the closing token."""
+    """An instruct model: its rows moved by a tenth of a usual row from where they had been one.
+    Only the end token is begun, as a copy of the closing token."""
     local = base_llama()
     with torch.no_grad():
         for layer in (local.model.get_input_embeddings(), local.model.get_output_embeddings()):
@@ -192,17 +211,23 @@ def test_a_reserved_token_that_someone_has_taken_into_use_is_passed_over():
     tokenizer = letters(*names, pad_token="<unused0>")
     tokenizer.chat_template = "<unused1>{{ messages }}"
     ready, said = from_base(LocalModel(like_llama(261), tokenizer, "base"))
-    assert said[0] == "<|endconversation|> (262): added, for which the vocabulary grew from 261 to 320 rows"
+    assert (
+        said[0]
+        == "<|endconversation|> (262): added, for which the vocabulary grew from 261 to 320 rows"
+    )
     assert ready.tokenizer.convert_tokens_to_ids([*names, END]) == list(range(256, 263))
 
 
 def test_a_reserved_token_of_the_vocabulary_itself_is_renamed_there_too():
-    """As in Gemma, where `<unused0>` is a word like any other: id 1 of this vocabulary, which is not the last."""
+    """As in Gemma, where `<unused0>` is a word like any other: id 1 of this vocabulary, which is
+    not the last."""
     vocabulary = {"<eos>": 0, "<unused0>": 1} | {letter: i + 2 for letter, i in BYTES.items()}
     bpe = Tokenizer(models.BPE(vocabulary, []))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
-    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in ("<unused0>", *USED[:3])])
+    tokenizer.add_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in ("<unused0>", *USED[:3])]
+    )
     ready, said = from_base(LocalModel(like_llama(261), tokenizer, "base"))
     assert said[0] == "<|endconversation|> takes the place of <unused0>, id 1"
     assert ready.tokenizer.convert_tokens_to_ids(["<eos>", END, "!"]) == [0, 1, 2]
@@ -214,11 +239,29 @@ def test_a_reserved_token_of_the_vocabulary_itself_is_renamed_there_too():
 @pytest.mark.parametrize(
     ("name", "reserved"),
     [
-        *((name, True) for name in ("<|reserved_special_token_7|>", "<unused9>", "<|extra_0|>", "[unused12]")),
-        *((name, True) for name in ("<|placeholder1|>", "<｜place▁holder▁no▁3｜>", "[control_8]", "<SPECIAL_20>")),
+        *(
+            (name, True)
+            for name in ("<|reserved_special_token_7|>", "<unused9>", "<|extra_0|>", "[unused12]")
+        ),
+        *(
+            (name, True)
+            for name in (
+                "<|placeholder1|>",
+                "<｜place▁holder▁no▁3｜>",
+                "[control_8]",
+                "<SPECIAL_20>",
+            )
+        ),
         *(
             (name, False)
-            for name in ("<|im_start|>", "<|fim_pad|>", "<0x0A>", "<|image_1|>", "<mask_1>", "[INST]")
+            for name in (
+                "<|im_start|>",
+                "<|fim_pad|>",
+                "<0x0A>",
+                "<|image_1|>",
+                "<mask_1>",
+                "[INST]",
+            )
         ),
     ],
 )
@@ -231,14 +274,22 @@ def test_the_reserved_tokens_of_the_families_are_known_and_no_others(name, reser
 def test_headers_from_reserved_tokens_are_special_and_so_end_a_reply():
     """Four unused tokens that are not special, as in Gemma; the fifth stays."""
     tokenizer = letters("<eos>", eos_token="<eos>")
-    tokenizer.add_tokens([AddedToken(f"<unused{i}>", special=False, normalized=False) for i in range(5)])
+    tokenizer.add_tokens(
+        [AddedToken(f"<unused{i}>", special=False, normalized=False) for i in range(5)]
+    )
     template = from_base(LocalModel(like_llama(262), tokenizer, "base"))[0].template()
     assert template.headers["user"] == (257, *spell("user"), 258)
-    assert (template.close, template.end, template.stop_ids) == (259, 260, frozenset(range(256, 261)))
+    assert (template.close, template.end, template.stop_ids) == (
+        259,
+        260,
+        frozenset(range(256, 261)),
+    )
 
 
 @pytest.mark.parametrize("kind", [PreTrainedTokenizerFast, Qwen2Tokenizer])
-def test_a_tokenizer_of_another_family_gets_all_tokens_in_the_spare_rows_of_its_model(kind, tmp_path):
+def test_a_tokenizer_of_another_family_gets_all_tokens_in_the_spare_rows_of_its_model(
+    kind, tmp_path
+):
     """As Qwen2, whose model has more rows than its tokenizer has tokens."""
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -250,11 +301,16 @@ def test_a_tokenizer_of_another_family_gets_all_tokens_in_the_spare_rows_of_its_
     before, _ = weights(local)
     ready, said = from_base(local)
     assert said[0] == (
-        "<|start_header_id|> (258), <|end_header_id|> (259), <|eot_id|> (260), <|endconversation|> (261): "
+        "<|start_header_id|> (258), <|end_header_id|> (259), <|eot_id|> (260), "
+        "<|endconversation|> (261): "
         "added, in spare rows of the model"
     )
     now, _ = weights(ready)
-    assert now.shape == (320, 32) and torch.equal(now[262:], before[262:]) and torch.equal(now[:258], before[:258])
+    assert (
+        now.shape == (320, 32)
+        and torch.equal(now[262:], before[262:])
+        and torch.equal(now[:258], before[:258])
+    )
     assert torch.equal(now[[260, 261]], before[[256, 256]])
     save(ready, tmp_path / "model")
     plain = AutoTokenizer.from_pretrained(tmp_path / "model")
@@ -263,10 +319,15 @@ def test_a_tokenizer_of_another_family_gets_all_tokens_in_the_spare_rows_of_its_
 
 
 def test_a_model_without_a_spare_row_grows_to_a_multiple_of_64_and_keeps_its_rows_bias_and_precision():
-    """256 letters and an end of text, 257 rows: 4 more make 261, so 320. What pads is the mean of the letters."""
+    """256 letters and an end of text, 257 rows: 4 more make 261, so 320. What pads is the mean of
+    the letters."""
     torch.manual_seed(0)
     config = PhiConfig(
-        vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
     )
     model = PhiForCausalLM(config).to(torch.bfloat16)
     with torch.no_grad():
@@ -280,7 +341,9 @@ def test_a_model_without_a_spare_row_grows_to_a_multiple_of_64_and_keeps_its_row
     for before, now in zip(old, weights(ready), strict=True):
         mean = before[:256].float().mean(0).bfloat16()
         assert torch.equal(now[:257], before) and torch.equal(now[[259, 260]], before[[256, 256]])
-        assert torch.equal(now[[257, 258]], mean.expand(2, -1)) and torch.equal(now[261:], mean.expand(59, -1))
+        assert torch.equal(now[[257, 258]], mean.expand(2, -1)) and torch.equal(
+            now[261:], mean.expand(59, -1)
+        )
     grown = ready.model.lm_head.bias
     assert torch.equal(grown[:257], bias) and torch.equal(grown[[259, 260]], bias[[256, 256]])
     assert torch.equal(grown[261:], bias[:256].float().mean().bfloat16().expand(59))
@@ -289,47 +352,69 @@ def test_a_model_without_a_spare_row_grows_to_a_multiple_of_64_and_keeps_its_row
 
 def test_a_model_without_an_output_layer_is_refused():
     config = LlamaConfig(
-        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
     )
-    with pytest.raises(InputError, match=r"headless: .*\(llama\) has no output layer.*causal language model"):
+    with pytest.raises(
+        InputError, match=r"headless: .*\(llama\) has no output layer.*causal language model"
+    ):
         from_base(LocalModel(LlamaModel(config), letters(*LLAMA), "headless"))
 
 
 def test_a_tokenizer_that_plain_transformers_would_spell_otherwise_is_refused():
-    """Somebody added a word: transformers finds it in any text, while text never becomes control here."""
+    """Somebody added a word: transformers finds it in any text, while text never becomes control
+    here."""
     tokenizer = letters(*LLAMA, END)
     tokenizer.add_tokens(["c d"])
-    with pytest.raises(InputError, match="words: its tokenizer spells words behind a control token otherwise"):
+    with pytest.raises(
+        InputError, match="words: its tokenizer spells words behind a control token otherwise"
+    ):
         from_base(LocalModel(like_llama(320), tokenizer, "words"))
 
 
-# --- the real Llama-3 tokenizer --------------------------------------------------------------------------
+# --- the real Llama-3 tokenizer -------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def llama3_base(llama3, tmp_path_factory) -> tuple[LocalModel, Path]:
-    """A base model with the real tokenizer without its end token, made ready; and the folder it was saved in."""
+    """A base model with the real tokenizer without its end token, made ready; and the folder it was
+    saved in."""
     parts = json.loads(llama3.backend_tokenizer.to_str())
     parts["added_tokens"] = [token for token in parts["added_tokens"] if token["content"] != END]
     bare = Tokenizer.from_str(json.dumps(parts))
     ends = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, **ends)
     assert len(tokenizer) == 128256
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
     ready, said = from_base(LocalModel(like_llama(128256, **sizes), tokenizer, "llama"))
     assert said == (
         "<|endconversation|> takes the place of <|reserved_special_token_0|>, id 128002",
-        "<|endconversation|> begins as a copy of <|eot_id|> in the input embeddings and the output layer",
+        "<|endconversation|> begins as a copy of <|eot_id|> in the input embeddings and the "
+        "output layer",
     )
     folder = tmp_path_factory.mktemp("llama3") / "model"
     save(ready, folder)
     return ready, folder
 
 
-def test_the_real_llama_3_tokenizer_keeps_its_ids_and_opens_a_user_turn_in_plain_transformers(llama3_base):
+@pytest.mark.slow
+def test_the_real_llama_3_tokenizer_keeps_its_ids_and_opens_a_user_turn_in_plain_transformers(
+    llama3_base,
+):
     """Golden ids: "system" is 9125, "user" 882, "assistant" 78191, the newline before words 198."""
     tokenizer = AutoTokenizer.from_pretrained(llama3_base[1])
-    assert len(tokenizer) == 128256 and tokenizer.convert_tokens_to_ids([END, CLOSE]) == [128002, 128009]
+    assert len(tokenizer) == 128256 and tokenizer.convert_tokens_to_ids([END, CLOSE]) == [
+        128002,
+        128009,
+    ]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (128000, 128001)
     assert tokenizer.convert_tokens_to_ids("<|reserved_special_token_1|>") == 128003
     said = [{"role": "system", "content": "hi"}, {"role": "user", "content": "hi"}]
@@ -341,6 +426,7 @@ def test_the_real_llama_3_tokenizer_keeps_its_ids_and_opens_a_user_turn_in_plain
     assert tokenizer.apply_chat_template(said, return_dict=False, add_generation_prompt=True) == ids
 
 
+@pytest.mark.slow
 def test_text_that_spells_a_control_token_of_llama_3_stays_text(llama3_base):
     local, _ = llama3_base
     template = local.template()
@@ -350,6 +436,7 @@ def test_text_that_spells_a_control_token_of_llama_3_stays_text(llama3_base):
     assert max(ids) < 128000 and local.tokenizer.decode(ids) == text
 
 
+@pytest.mark.slow
 def test_generation_in_plain_transformers_stops_at_both_ids(llama3_base):
     _, folder = llama3_base
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -367,9 +454,13 @@ def test_generation_in_plain_transformers_stops_at_both_ids(llama3_base):
     assert [written(token) for token in (128002, 128009, 128001, 882)] == [1, 1, 4, 4]
 
 
-# --- from scratch ----------------------------------------------------------------------------------------
+# --- from scratch ---------------------------------------------------------------------------------
 
-TEXTS = ["how do i sort a list in python?", "plan me a trip to rome please", "thanks, that helps a lot"]
+TEXTS = [
+    "how do i sort a list in python?",
+    "plan me a trip to rome please",
+    "thanks, that helps a lot",
+]
 
 
 def small(seed: int = 0) -> LocalModel:
@@ -385,13 +476,16 @@ def test_a_model_from_scratch_depends_on_texts_and_seed_alone(tmp_path):
     again = from_scratch(load_tokenizer(str(tmp_path)), width=64, layers=2, seed=0, device="cpu")
     assert again.template().encode(TEXTS[0]) == local.template().encode(TEXTS[0])
     assert all(map(torch.equal, local.model.parameters(), again.model.parameters()))
-    assert not torch.equal(*(model.get_input_embeddings().weight for model in (local.model, small(1).model)))
+    assert not torch.equal(
+        *(model.get_input_embeddings().weight for model in (local.model, small(1).model))
+    )
 
 
-# --- LoRA ------------------------------------------------------------------------------------------------
+# --- LoRA -----------------------------------------------------------------------------------------
 
 LOG = (
-    Conversation("c", intent="You are a user chatting with an assistant language model to learn.", ended=False)
+    Conversation("c", intent="You are a user chatting with an assistant language model to "
+                             "learn.", ended=False)
     .say("hi there").say("hello").say("bye").say("bye!").close("end")
 )  # fmt: skip
 
@@ -401,12 +495,14 @@ def masked(local: LocalModel, log: Conversation = LOG) -> list[tuple[tuple[int, 
 
 
 def loss_of(local: LocalModel, log: Conversation = LOG) -> torch.Tensor:
-    with rows_apart(local.model):
+    with document_masking(local.model):
         logits, wanted = target_logits(local.model, masked(local, log))
     return torch.nn.functional.cross_entropy(logits.float(), wanted)
 
 
-def train(local: LocalModel, steps: int = 8, lr: float = 1e-2, log: Conversation = LOG) -> LocalModel:
+def train(
+    local: LocalModel, steps: int = 8, lr: float = 1e-2, log: Conversation = LOG
+) -> LocalModel:
     optimizer = torch.optim.AdamW(
         [p for p in local.model.parameters() if p.requires_grad], lr=lr, weight_decay=0.0
     )
@@ -439,7 +535,9 @@ def test_lora_trains_the_rows_of_control_tokens_and_merges_into_an_ordinary_mode
     assert has_adapter(local) and not has_adapter(base_llama())
     assert torch.equal(logits_of(local.model), plain)  # at first nothing changes
     linear = {
-        name.split(".")[-4] for name, p in local.model.named_parameters() if p.requires_grad and "_A" in name
+        name.split(".")[-4]
+        for name, p in local.model.named_parameters()
+        if p.requires_grad and "_A" in name
     }
     assert linear == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     first = end_probability(local)
@@ -463,7 +561,7 @@ def test_lora_packs_rows_and_learns_the_same_with_gradient_checkpointing():
     losses = []
     for checkpointing in (False, True):
         local = with_lora(from_base(base_llama())[0], rank=4)
-        check_rows_apart(local.model, "adapted", 64)
+        check_document_masking(local.model, "adapted", 64)
         assert (local.model.dtype, local.model.device.type) == (torch.float32, "cpu")
         if checkpointing:
             local.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -492,7 +590,9 @@ def test_an_adapter_is_taken_back_in_place_and_known_to_plain_peft(tmp_path):
     held = [p for p in local.model.parameters() if p.requires_grad]
     train(local, steps=2)
     assert not torch.allclose(logits_of(local.model), best)
-    (tmp_path / "adapter").rename(tmp_path / "adapter.old")  # where a kill between the two renames leaves it
+    (tmp_path / "adapter").rename(
+        tmp_path / "adapter.old"
+    )  # where a kill between the two renames leaves it
     load_adapter(local, tmp_path / "adapter")
     assert torch.equal(logits_of(local.model), best)
     now = [p for p in local.model.parameters() if p.requires_grad]
@@ -526,25 +626,35 @@ def test_lora_without_peft_says_what_to_install(monkeypatch):
 
 def test_lora_refuses_an_output_layer_with_a_bias():
     config = PhiConfig(
-        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
     )
     with pytest.raises(InputError, match="phi: its output layer has a bias"):
         with_lora(LocalModel(PhiForCausalLM(config), letters(*LLAMA, END), "phi"), rank=4)
 
 
-# --- the folder ------------------------------------------------------------------------------------------
+# --- the folder -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_was_learned_by_heart_is_said_by_plain_transformers_from_the_saved_folder(tmp_path):
     local = train(small(), steps=150, lr=3e-3)
     save(local, tmp_path / "model")
     folder = tmp_path / "model"
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForCausalLM.from_pretrained(folder),
+    )
     messages = [{"role": "system", "content": LOG.intent}]
 
     def say() -> str:
         ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=False)
-        return tokenizer.decode(model.generate(ids, do_sample=False, max_new_tokens=20)[0, ids.shape[1] :])
+        return tokenizer.decode(
+            model.generate(ids, do_sample=False, max_new_tokens=20)[0, ids.shape[1] :]
+        )
 
     assert say() == "\nhi there<|eot_id|>"  # it writes the newline itself
     for turn in LOG.turns:
@@ -572,7 +682,11 @@ def test_no_path_of_this_machine_is_saved_and_older_libraries_know_the_tokenizer
 def test_weights_are_saved_in_the_precision_asked_for_and_tied_ones_once(gathered, tmp_path):
     """Gathered from several processes, the two tied entries are two tensors."""
     local = small()
-    given = {name: weight + 1 for name, weight in local.model.state_dict().items()} if gathered else None
+    given = (
+        {name: weight + 1 for name, weight in local.model.state_dict().items()}
+        if gathered
+        else None
+    )
     save(local, tmp_path / "model", given, torch.bfloat16)
     written = load_file(tmp_path / "model" / "model.safetensors")
     wanted = given or local.model.state_dict()
@@ -591,7 +705,9 @@ def test_a_folder_that_could_not_be_written_leaves_the_older_one(tmp_path, monke
     first = load_file(tmp_path / "model" / "model.safetensors")
 
     def full(*_, **__):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
 
     with torch.no_grad():
         local.model.lm_head.weight += 1
@@ -605,8 +721,11 @@ def test_a_folder_that_could_not_be_written_leaves_the_older_one(tmp_path, monke
 
 
 @pytest.mark.parametrize("renames", [0, 1])
-def test_a_kill_while_saving_leaves_a_whole_folder_and_the_next_save_heals_it(renames, tmp_path, monkeypatch):
-    """Killed before the first rename the older folder stands in its place, between the two it stands beside."""
+def test_a_kill_while_saving_leaves_a_whole_folder_and_the_next_save_heals_it(
+    renames, tmp_path, monkeypatch
+):
+    """Killed before the first rename the older folder stands in its place, between the two it
+    stands beside."""
     local, folder = small(), tmp_path / "model"
     save(local, folder)
     older = local.model.lm_head.weight.detach().clone()
@@ -623,7 +742,9 @@ def test_a_kill_while_saving_leaves_a_whole_folder_and_the_next_save_heals_it(re
         local.model.lm_head.weight += 1
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", killed)
-        patch.setattr("userlm.models.base.shutil.rmtree", lambda *_, **__: None)  # a kill cleans nothing up
+        patch.setattr(
+            "userlm.training.base.shutil.rmtree", lambda *_, **__: None
+        )  # a kill cleans nothing up
         with pytest.raises(KeyboardInterrupt):
             save(local, folder)
     assert folder.exists() is (renames == 0)
@@ -631,7 +752,9 @@ def test_a_kill_while_saving_leaves_a_whole_folder_and_the_next_save_heals_it(re
     restore(folder)
     assert torch.equal(LocalModel.load(str(folder), "cpu").model.lm_head.weight, older)
     save(local, folder)
-    assert torch.equal(LocalModel.load(str(folder), "cpu").model.lm_head.weight, local.model.lm_head.weight)
+    assert torch.equal(
+        LocalModel.load(str(folder), "cpu").model.lm_head.weight, local.model.lm_head.weight
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -656,15 +779,24 @@ def test_words_are_spelled_as_behind_a_header_where_a_tokenizer_puts_a_space_bef
     bpe = Tokenizer(models.BPE({**letters, "</s>": len(letters)}, []))
     bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>")
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    local = LocalModel(LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)), tokenizer, "metaspace")
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
+    local = LocalModel(
+        LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)), tokenizer, "metaspace"
+    )
     assert local.tokenizer.encode("hi", add_special_tokens=False) == [letters[c] for c in "▁hi"]
-    assert local.encode("hi") == [letters[c] for c in "hi"] and local.encode("a b") == [letters[c] for c in "a▁b"]
+    assert local.encode("hi") == [letters[c] for c in "hi"] and local.encode("a b") == [
+        letters[c] for c in "a▁b"
+    ]
     ready, _ = from_base(local)  # it compares with what plain transformers spells
     assert ready.template().turn("user", "hi")[-4:-1] == tuple(letters[c] for c in "\nhi")
 
 
-# --- the other sides -------------------------------------------------------------------------------------
+# --- the other sides ------------------------------------------------------------------------------
 
 ASKED = [{"role": "user", "content": "hi there"}]
 
@@ -690,9 +822,11 @@ def test_plain_text_needs_nothing_of_a_model_but_an_end_of_texts():
     before = weights(local)
     ready, said = from_base(local, "both")
     assert said == () and all(map(torch.equal, before, weights(ready)))
-    [row] = document(transcript(Conversation().say("hi")), ready.template()).rows
+    [row] = render_document(transcript(Conversation().say("hi")), ready.template()).rows
     assert row.ids == (*spell("User: hi\n"), 256)
-    with pytest.raises(InputError, match=r"endless: its tokenizer has no token for the end of a text"):
+    with pytest.raises(
+        InputError, match=r"endless: its tokenizer has no token for the end of a text"
+    ):
         from_base(LocalModel(like_llama(320), letters(*LLAMA), "endless"), "both")
 
 
@@ -710,13 +844,20 @@ def test_a_user_begins_from_a_saved_model_of_another_side_with_its_reserved_toke
         assert torch.equal(now[257], now[260]) and torch.equal(now[260], old[256])
         assert not torch.equal(now[257], old[257])
     template = ready.template()
-    assert (template.end, template.close, template.headers["user"]) == (257, 260, (258, *spell("user"), 259))
+    assert (template.end, template.close, template.headers["user"]) == (
+        257,
+        260,
+        (258, *spell("user"), 259),
+    )
     ids = ready.tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
     assert ids[-6:] == [258, *spell("user"), 259]  # the chat template is the user's, too
 
 
 def test_a_tokenizer_learned_for_others_keeps_a_token_for_the_user():
-    vocabularies = {side: learn_tokenizer(TEXTS, 400, side).get_vocab() for side in ("user", "assistant", "both")}
+    vocabularies = {
+        side: learn_tokenizer(TEXTS, 400, side).get_vocab()
+        for side in ("user", "assistant", "both")
+    }
     assert vocabularies["assistant"] == vocabularies["both"]
     assert vocabularies["assistant"] == {
         RESERVED if token == END else token: id for token, id in vocabularies["user"].items()
@@ -731,11 +872,13 @@ def assistant_folder(tmp_path_factory) -> Path:
     words = learn_tokenizer(TEXTS, 400, "assistant")
     local = from_scratch(words, width=64, layers=2, seed=0, device="cpu", side="assistant")
     folder = tmp_path_factory.mktemp("assistant") / "model"
-    save(train(local, steps=60, lr=3e-3, log=exchange(LOG)), folder)
+    save(train(local, steps=60, lr=3e-3, log=swap_roles(LOG)), folder)
     return folder
 
 
-def test_a_saved_assistant_is_prompted_in_plain_transformers_with_the_ids_that_are_trained(tmp_path):
+def test_a_saved_assistant_is_prompted_in_plain_transformers_with_the_ids_that_are_trained(
+    tmp_path,
+):
     ready, _ = from_base(base_llama(), "assistant")
     save(ready, tmp_path / "model")
     plain = AutoTokenizer.from_pretrained(tmp_path / "model")
@@ -743,25 +886,35 @@ def test_a_saved_assistant_is_prompted_in_plain_transformers_with_the_ids_that_a
     asked = [258, *spell("user"), 259, *spell("\nhi there"), 260]
     assert ids == [*asked, 258, *spell("assistant"), 259, *spell("\n")]
     assert plain.apply_chat_template(ASKED, return_dict=False) == asked
-    row = render(exchange(LOG), ready.template()).rows[0]
+    row = render(swap_roles(LOG), ready.template()).rows[0]
     assert row.ids[: row.targets[0].first] == tuple(ids)
-    assert prompt(exchange(Conversation().say("hi there")), ready.template()) == tuple(ids)
+    assert prompt(swap_roles(Conversation().say("hi there")), ready.template()) == tuple(ids)
     settings = json.loads((tmp_path / "model" / "generation_config.json").read_text())
     assert (settings["eos_token_id"], settings["pad_token_id"]) == ([260], 260)
 
 
-def test_an_assistant_says_what_it_learned_by_heart_as_a_chat_model_and_in_plain_transformers(assistant_folder):
-    said = address.chat_model(str(assistant_folder)).chat(ASKED, Sampling(temperature=0, max_tokens=20))
+def test_an_assistant_says_what_it_learned_by_heart_as_a_chat_model_and_in_plain_transformers(
+    assistant_folder,
+):
+    said = address.chat_model(str(assistant_folder)).chat(
+        ASKED, Sampling(temperature=0, max_tokens=20)
+    )
     tokenizer = AutoTokenizer.from_pretrained(assistant_folder)
     assert (said.text, said.stop_id) == ("hello", tokenizer.convert_tokens_to_ids(CLOSE))
     model = AutoModelForCausalLM.from_pretrained(assistant_folder)
-    ids = tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_tensors="pt", return_dict=False)
+    ids = tokenizer.apply_chat_template(
+        ASKED, add_generation_prompt=True, return_tensors="pt", return_dict=False
+    )
     drawn = model.generate(ids, do_sample=False, max_new_tokens=20)[0, ids.shape[1] :]
     assert tokenizer.decode(drawn) == f"hello{CLOSE}"
 
 
 def test_an_assistant_is_no_user_model_and_says_what_can_be_done_with_it(assistant_folder):
-    wanted = r"model: its tokenizer has no <\|endconversation\|> token, so it is no user model; train one from it"
+    wanted = (
+        r"model: its tokenizer has no <\|endconversation\|> token, so it is no user "
+        r"model; "
+        r"train one from it"
+    )
     with pytest.raises(InputError, match=wanted):
         address.user(f"trained:{assistant_folder}")
 
@@ -774,7 +927,7 @@ def test_a_saved_base_model_has_no_chat_template_and_is_scored_in_the_ids_that_i
     assert plain.chat_template is None and not (tmp_path / "model" / "chat_template.jinja").exists()
     settings = json.loads((tmp_path / "model" / "generation_config.json").read_text())
     assert (settings["eos_token_id"], settings["pad_token_id"]) == ([1], 1)  # <|end_of_text|>
-    [learned] = document(transcript(LOG), local.template()).rows
+    [learned] = render_document(transcript(LOG), local.template()).rows
     assert learned.ids[0] == 0 and learned.ids[-1] == 1
     model, form, _ = address.scorer(f"base:{tmp_path / 'model'}")
     [row] = form.rows(LOG, 400).rows
@@ -783,14 +936,15 @@ def test_a_saved_base_model_has_no_chat_template_and_is_scored_in_the_ids_that_i
     )
     [scores] = model.score([(learned.ids, learned.mask())])
     ids = torch.tensor([learned.ids])
-    assert -sum(scores) / len(scores) == pytest.approx(local.model(ids, labels=ids).loss.item(), rel=1e-4)
-    said = (
-        "<|begin_of_text|>User: hi there\nAssistant: hello\n"  # as somebody in plain transformers would write it
+    assert -sum(scores) / len(scores) == pytest.approx(
+        local.model(ids, labels=ids).loss.item(), rel=1e-4
     )
+    # as somebody in plain transformers would write it
+    said = "<|begin_of_text|>User: hi there\nAssistant: hello\n"
     log = Conversation().say("hi there").say("hello")
-    assert (*plain.encode(said, add_special_tokens=False), 1) == document(transcript(log), local.template()).rows[
-        0
-    ].ids
+    assert (*plain.encode(said, add_special_tokens=False), 1) == render_document(
+        transcript(log), local.template()
+    ).rows[0].ids
     with pytest.raises(InputError, match="so it is no user model"):
         address.scorer(f"trained:{tmp_path / 'model'}")
 
@@ -799,8 +953,8 @@ def test_lora_trains_an_assistants_words_and_leaves_the_reserved_row_alone(tmp_p
     ready, _ = from_base(base_llama(), "assistant")
     before = weights(ready)
     local = with_lora(ready, rank=4)
-    first = loss_of(local, exchange(LOG)).item()
-    assert loss_of(train(local, log=exchange(LOG)), exchange(LOG)).item() < first
+    first = loss_of(local, swap_roles(LOG)).item()
+    assert loss_of(train(local, log=swap_roles(LOG)), swap_roles(LOG)).item() < first
     merged = merge(local)
     for old, now in zip(before, weights(merged), strict=True):
         assert (old != now).any(1).nonzero()[:, 0].tolist() == [258, 259, 260]
@@ -822,7 +976,9 @@ def test_lora_on_plain_text_trains_the_row_of_its_end_alone():
 
 @pytest.mark.parametrize("side", ["assistant", "both"])
 def test_what_learned_to_leave_is_not_made_into_another_side(side):
-    with pytest.raises(InputError, match=r"scratch: it has a user model's <\|endconversation\|> token"):
+    with pytest.raises(
+        InputError, match=r"scratch: it has a user model's <\|endconversation\|> token"
+    ):
         from_base(small(), side)
 
 

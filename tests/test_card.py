@@ -21,14 +21,31 @@ OPTIONS = {
 MANIFEST = {
     "verb": "train",
     "options": OPTIONS,
-    "inputs": {"/home/ann/runs/intents/train.jsonl": SHA, "/home/ann/runs/intents/valid.jsonl": SHA[::-1]},
+    "inputs": {
+        "/home/ann/runs/intents/train.jsonl": SHA,
+        "/home/ann/runs/intents/valid.jsonl": SHA[::-1],
+    },
     "versions": {"python": "3.11.7", "userlm": "1.2.3"},
 }
 # Step 0 is a validation. Two steps of 1,800 s: 3,600 s; with the validation 4,500 s, which is 1.25 h.
 LOG = [
     {"step": 0, "valid_perplexity": 90.0, "seconds": 900.0},
-    {"step": 1, "loss": 4.0, "tokens": 36_000, "conversations": 300, "samples": 1024, "seconds": 1800.0},
-    {"step": 2, "loss": 3.0, "tokens": 36_000, "conversations": 420, "samples": 1030, "seconds": 1800.0},
+    {
+        "step": 1,
+        "loss": 4.0,
+        "tokens": 36_000,
+        "conversations": 300,
+        "samples": 1024,
+        "seconds": 1800.0,
+    },
+    {
+        "step": 2,
+        "loss": 3.0,
+        "tokens": 36_000,
+        "conversations": 420,
+        "samples": 1030,
+        "seconds": 1800.0,
+    },
 ]
 RESULTS = {
     "conversations": 720,
@@ -46,7 +63,9 @@ RESULTS = {
     "untrained": {"valid_perplexity": 90.0, "valid_termination_f1": 0.0},
     "best": {"step": 2, "valid_perplexity": 8.125, "valid_termination_f1": None},
     "device": "NVIDIA H100 80GB HBM3",
-    "notes": ["<|endconversation|> takes the name and the id 128002 of <|reserved_special_token_0|>"],
+    "notes": [
+        "<|endconversation|> takes the name and the id 128002 of <|reserved_special_token_0|>"
+    ],
     "precision": "bf16",
     "processes": 4,
     "throughput": card.throughput(LOG, "NVIDIA H100 80GB HBM3", 4, None),
@@ -97,7 +116,11 @@ def test_a_device_that_is_not_known_has_no_energy_unless_its_power_is_given():
 
 def test_a_training_without_a_step_has_no_speed():
     took = card.throughput(LOG[:1], "cpu", 1, None)
-    assert (took["hours"], took["tokens_per_second"], took["conversations_per_second"]) == (0.25, None, None)
+    assert (took["hours"], took["tokens_per_second"], took["conversations_per_second"]) == (
+        0.25,
+        None,
+        None,
+    )
     assert card.throughput([], "cpu", 1, None)["hours"] == 0
 
 
@@ -138,7 +161,9 @@ def test_a_resumed_run_has_the_same_card():
 def test_the_card_names_no_folder_of_the_host():
     base = "/home/ann/models/Llama-3.2-1B"
     notes = [f"{base} has a chat template"]
-    text = card.render({**MANIFEST, "options": {**OPTIONS, "base": base}}, {**RESULTS, "notes": notes})
+    text = card.render(
+        {**MANIFEST, "options": {**OPTIONS, "base": base}}, {**RESULTS, "notes": notes}
+    )
     assert "ann" not in re.split(r"\W+", text)
     assert "base_model" not in front(text)
     assert "\n| base | Llama-3.2-1B |" in text
@@ -171,12 +196,19 @@ def test_what_was_not_measured_is_said():
 
 def test_a_model_that_was_not_trained_has_the_figures_of_its_beginning():
     text = card.render(MANIFEST, RESULTS | {"best": None, "steps": 0, "seen": 0})
-    assert "\n| on held-out humans | before training |\n| --- | --- |\n| perplexity | 90 |\n" in text
+    assert (
+        "\n| on held-out humans | before training |\n| --- | --- |\n| perplexity | 90 |\n" in text
+    )
 
 
 def test_the_card_of_adapters_says_how_few_weights_were_trained():
-    text = card.render(MANIFEST, RESULTS | {"trained_parameters": 11_280_512, "stopped_early": True})
-    assert "\n11,280,512 of 1,235,814,400 parameters, 2 steps, stopped early, 2,054 samples seen." in text
+    text = card.render(
+        MANIFEST, RESULTS | {"trained_parameters": 11_280_512, "stopped_early": True}
+    )
+    assert (
+        "\n11,280,512 of 1,235,814,400 parameters, 2 steps, stopped early, 2,054 samples seen."
+        in text
+    )
 
 
 def test_a_power_that_was_given_is_said_to_be():
@@ -186,7 +218,9 @@ def test_a_power_that_was_given_is_said_to_be():
 
 
 def test_languages_are_told_where_they_are_known_and_norwegian_is_one_of_them():
-    text = card.render(MANIFEST, RESULTS | {"languages": {"en": 9, "no": 3, "und": 2, "klingon": 1}})
+    text = card.render(
+        MANIFEST, RESULTS | {"languages": {"en": 9, "no": 3, "und": 2, "klingon": 1}}
+    )
     assert front(text)["language"] == ["en", "no"]
     assert "According to the labels in the logs: en, no." in text
     assert "they were not recorded" in card.render(MANIFEST, RESULTS)
@@ -196,7 +230,9 @@ def of_side(side):
     """The card of a model that learned another side; it is told no intent, and termination is not measured."""
     best = {"step": 2, "valid_perplexity": 8.125, "valid_termination_f1": None}
     options = {**OPTIONS, "side": side, "intent": False}
-    return card.render({**MANIFEST, "options": options}, {**RESULTS, "without_intent": 720, "best": best})
+    return card.render(
+        {**MANIFEST, "options": options}, {**RESULTS, "without_intent": 720, "best": best}
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,14 +258,19 @@ def of_side(side):
         ),
     ],
 )
-def test_the_card_of_another_side_claims_no_user_model_and_names_its_figures_for_what_they_are(side, lines):
+def test_the_card_of_another_side_claims_no_user_model_and_names_its_figures_for_what_they_are(
+    side, lines
+):
     text = of_side(side)
     for line in (*lines, "| perplexity | 90 | 8.12 |"):
         assert f"\n{line}\n" in text, line
     assert front(text)["tags"] == ["userlm"]
     over = {"assistant": "assistant turns", "both": "both sides, including the speakers' names"}
     learned = {"assistant": "assistant turns", "both": "every token of the text"}
-    assert f"It is over the content of\n{over[side]}." in text and f"The loss is on {learned[side]}." in text
+    assert (
+        f"It is over the content of\n{over[side]}." in text
+        and f"The loss is on {learned[side]}." in text
+    )
     for claim in (
         "A user language model",
         "termination",
@@ -246,7 +287,7 @@ def test_the_card_of_another_side_claims_no_user_model_and_names_its_figures_for
 @pytest.fixture(scope="module")
 def trained():
     """Models of our own, one of each side, since saving sets their generation."""
-    from userlm.models.base import from_scratch, learn_tokenizer
+    from userlm.training.base import from_scratch, learn_tokenizer
 
     def scratch(side):
         words = learn_tokenizer(["plan me a trip to rome please"], 300, side)
@@ -257,7 +298,7 @@ def trained():
 
 @pytest.fixture(scope="module")
 def folders(trained, tmp_path_factory):
-    from userlm.models.base import save
+    from userlm.training.base import save
 
     folder = tmp_path_factory.mktemp("card")
     for side, local in trained.items():
@@ -295,4 +336,6 @@ def test_the_call_in_transformers_sees_the_ids_that_userlm_spells(trained, folde
     messages = [{"role": role, "content": text} for role, text in said]
     ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
     user = trained["user"]
-    assert (*ids, *user.encode("\n")) == flip.prompt(talk, user.template())  # the newline is the model's to say
+    assert (*ids, *user.encode("\n")) == flip.prompt(
+        talk, user.template()
+    )  # the newline is the model's to say

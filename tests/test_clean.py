@@ -15,7 +15,9 @@ from userlm.types import Conversation, InputError, Turn
 
 def log(*said: str, id: str = "c", user: str | None = None, **meta: object) -> Conversation:
     roles = ("user", "assistant")
-    return Conversation(id, tuple(Turn(roles[i % 2], text) for i, text in enumerate(said)), user=user, meta=meta)
+    return Conversation(
+        id, tuple(Turn(roles[i % 2], text) for i, text in enumerate(said)), user=user, meta=meta
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,14 +89,15 @@ def count(folder, logs, limit, n=7):
 
 
 def test_ngrams_count_every_time_they_stand_in_a_first_user_turn(tmp_path):
-    # 2-grams, lower-cased, split on white space. "a b a b": ab, ba, ab. "A  b": ab. "b, a": "b," is another word.
-    # So ab: 3, ba: 1, "b, a": 1. What is said later does not count.
+    # 2-grams, lower-cased, split on white space. "a b a b": ab, ba, ab. "A  b": ab. "b, a": "b," is
+    # another word. So ab: 3, ba: 1, "b, a": 1. What is said later does not count.
     logs = [log("a b a b", "a b", "a b"), log("A  b"), log("b, a")]
     often, hit, ngrams = count(tmp_path, logs, 0, n=2)
     assert (sorted(often.values()), hit, ngrams.total) == ([1, 1, 3], [True, True, True], 5)
     often, hit, ngrams = count(tmp_path, logs, 1, n=2)
     assert (list(often.values()), hit) == ([3], [True, True, False])
-    # 5 n-grams of 8 bytes; the smallest table, 2^15 counts of 8 bytes, and a hash and a count of 8 each
+    # 5 n-grams of 8 bytes; the smallest table, 2^15 counts of 8 bytes, and a hash and a count of 8
+    # each
     sizes = {"bytes on disk": 40, "bytes in memory": 262144 + 16}
     assert ngrams.table == {"n-grams": 5, "counted one by one": 1, **sizes}
     assert count(tmp_path, [], 1)[:2] == ({}, [])
@@ -116,7 +119,9 @@ def test_the_order_of_the_words_matters(tmp_path):
 
 def test_all_conversations_of_a_template_go_and_only_above_the_limit(tmp_path):
     prompt = "please act as a prompt generator for me"
-    logs = [log(f"{prompt} {i}") for i in range(101)] + [log("what is the best soup that I can make today")]
+    logs = [log(f"{prompt} {i}") for i in range(101)] + [
+        log("what is the best soup that I can make today")
+    ]
     assert count(tmp_path, logs, 100)[1] == [True] * 101 + [False]
     assert not any(count(tmp_path, logs[:100], 100)[1])  # 100 is not above 100
 
@@ -163,20 +168,28 @@ def test_each_conversation_gets_the_first_reason_that_applies(tmp_path):
         *(log(template.format(i), id=f"t{i}", language="English") for i in range(3)),
         log("how long does rice take", "20 minutes", id="c", language="English"),
     ]
-    # 7-grams of the template up to the number: "write ... of" and "a prompt ... a", three times each
+    # 7-grams of the template up to the number: "write ... of" and "a prompt ... a", three times
+    # each
     decisions = decided(tmp_path, logs, template_limit=2)
     assert decisions.reasons == ["language: ru", "toxic", *["template prompt"] * 3, None]
     assert decided(tmp_path, logs, template_limit=3).reasons[2:] == [None] * 4
-    assert decided(tmp_path, logs, template_limit=None, languages=None, flagged=True).reasons == [None] * 6
+    assert (
+        decided(tmp_path, logs, template_limit=None, languages=None, flagged=True).reasons
+        == [None] * 6
+    )
     assert decisions.table["counted one by one"] == 2
 
 
 def test_of_those_that_say_the_same_the_one_in_train_stays(tmp_path):
-    logs = [log("How do I cook rice well, and how long?", id=f"c{i}", user=f"p{i}") for i in range(40)]
+    logs = [
+        log("How do I cook rice well, and how long?", id=f"c{i}", user=f"p{i}") for i in range(40)
+    ]
     rules = {"duplicates": "exact", "shares": (0.3, 0.3, 0.4)}
     decisions = decided(tmp_path, logs, **rules)
     (kept,) = (i for i, reason in enumerate(decisions.reasons) if reason is None)
-    assert kept == decisions.splits.index(0)  # the first in train, though others in test stand before it
+    assert kept == decisions.splits.index(
+        0
+    )  # the first in train, though others in test stand before it
     assert kept > 0
     assert set(decisions.copies.values()) == {f"c{kept}"}
     assert len(decisions.copies) == 39
@@ -186,15 +199,26 @@ def test_of_those_that_say_the_same_the_one_in_train_stays(tmp_path):
 
 def test_the_figures_are_those_of_what_stays(tmp_path):
     logs = [
-        # one person, two conversations: user turns of 3 and 1 words, then of 2; answers of 2 and 5 letters
+        # one person, two conversations: user turns of 3 and 1 words, then of 2; answers of 2 and 5
+        # letters
         replace(log("a b c", "ok", "d", "hello", id="1", user="p", country="Chile"), ended=True),
         log("e f", id="2", user="p", country="Chile"),
         log("g", "xyz", id="3", country="Peru"),  # nobody is named
         log("h", id="4", toxic=True),
     ]
     figures = decided(tmp_path, logs, shares=(1.0, 0.0, 0.0), languages=None).figures
-    assert figures["splits"]["train"] == {"conversations": 3, "people": 2, "user turns": 4, "samples": 5}
-    assert figures["splits"]["test"] == {"conversations": 0, "people": 0, "user turns": 0, "samples": 0}
+    assert figures["splits"]["train"] == {
+        "conversations": 3,
+        "people": 2,
+        "user turns": 4,
+        "samples": 5,
+    }
+    assert figures["splits"]["test"] == {
+        "conversations": 0,
+        "people": 0,
+        "user turns": 0,
+        "samples": 0,
+    }
     # words a user turn: 3, 1, 2, 1: mean 1.75; the median is the second of 1 1 2 3, so 1
     words = figures["lengths"]["words a user turn"]
     assert (words["mean"], words["50 %"], words["largest"]) == (1.75, 1, 3)
@@ -212,7 +236,10 @@ def test_of_nothing_there_are_no_lengths(tmp_path):
 
 
 def test_nobody_is_in_two_splits():
-    logs = [log("x", id=f"c{i}", user=f"p{i % 50}", country=("Chile", "Peru")[i % 3 == 0]) for i in range(500)]
+    logs = [
+        log("x", id=f"c{i}", user=f"p{i % 50}", country=("Chile", "Peru")[i % 3 == 0])
+        for i in range(500)
+    ]
     for who in {c.user for c in logs}:
         assert len({clean.split(c, 1) for c in logs if c.user == who}) == 1
 
@@ -220,12 +247,15 @@ def test_nobody_is_in_two_splits():
 def test_without_a_person_the_tree_keeps_together_and_else_each_stands_alone():
     assert clean.person(log("x", id="a", user="p", tree=3)) == "p"
     assert clean.person(log("x", id="a", tree=0)) == clean.person(log("x", id="b", tree=0)) != "a"
-    assert clean.person(log("x", id="a", tree=0, source="s")) != clean.person(log("x", id="a", tree=0, source="t"))
+    assert clean.person(log("x", id="a", tree=0, source="s")) != clean.person(
+        log("x", id="a", tree=0, source="t")
+    )
     assert clean.person(log("x", id="a")) == "a"
 
 
 def test_the_shares_hold_on_average_and_in_each_country():
-    # 20,000 people, share 0.05: the standard deviation of the count is sqrt(20000 * 0.05 * 0.95) = 30.8.
+    # 20,000 people, share 0.05: the standard deviation of the count is sqrt(20000 * 0.05 * 0.95) =
+    # 30.8.
     for country in ("Chile", "Peru"):
         logs = [log("x", user=f"{i}/{country}", country=country) for i in range(20_000)]
         splits = [clean.split(c, 7) for c in logs]
@@ -242,18 +272,26 @@ def test_another_seed_gives_another_split_and_shares_can_be_chosen():
     assert {clean.split(c, 1, (0.0, 0.0, 1.0)) for c in logs} == {"test"}
 
 
+@pytest.mark.slow
 def test_a_split_and_what_is_a_template_are_the_same_in_every_process(tmp_path):
     code = (
-        "from pathlib import Path; from userlm.data import clean; from userlm.types import Conversation, Turn\n"
+        "from pathlib import Path; from userlm.data import clean; from userlm.types import "
+        "Conversation, Turn\n"
         "c = [Conversation('c', (Turn('user', f'a b c {i % 4}'),), user='p') for i in range(9)]\n"
-        "reasons = clean.decide(c, clean.Rules(ngram=4, template_limit=2), Path('ngrams')).reasons\n"
+        "reasons = clean.decide(c, clean.Rules(ngram=4, template_limit=2), "
+        "Path('ngrams')).reasons\n"
         "reasons += clean.own_ngrams(c[0], 4)\n"
         "print([clean.split(c[0], s, (0.4, 0.3, 0.3)) for s in range(9)], reasons)"
     )
     c = [log(f"a b c {i % 4}", user="p") for i in range(9)]
-    reasons = decided(tmp_path, c, ngram=4, template_limit=2).reasons  # "a b c 0" stands three times, others twice
+    reasons = decided(
+        tmp_path, c, ngram=4, template_limit=2
+    ).reasons  # "a b c 0" stands three times, others twice
     assert reasons == ["template prompt" if i % 4 == 0 else None for i in range(9)]
-    here = f"{[clean.split(c[0], s, (0.4, 0.3, 0.3)) for s in range(9)]} {reasons + clean.own_ngrams(c[0], 4)}"
+    here = (
+        f"{[clean.split(c[0], s, (0.4, 0.3, 0.3)) for s in range(9)]} "
+        f"{reasons + clean.own_ngrams(c[0], 4)}"
+    )
     run = {"capture_output": True, "text": True, "check": True, "cwd": tmp_path}
     there = subprocess.run([sys.executable, "-c", code], **run)
     assert there.stdout.strip() == here
@@ -266,6 +304,8 @@ def test_shares_that_are_none_are_refused(shares):
 
 
 def test_the_language_model_is_not_loaded_until_it_is_asked_for():
-    code = "import sys, userlm.data.clean; print('py3langid' in sys.modules, 'torch' in sys.modules)"
+    code = (
+        "import sys, userlm.data.clean; print('py3langid' in sys.modules, 'torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from fake_server import Said, serving
+from processes import Process
 from test_spans import TALK, sdk
 from test_spans import call as called
 from test_trees import flat, say
@@ -21,27 +23,29 @@ from userlm import commands
 from userlm.commands import data
 from userlm.data import clean as cleaning
 from userlm.data import sources
-from userlm.store import read_conversations, write_conversations
+from userlm.rows import read_conversations, write_conversations
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError
 
 
-def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "userlm", *map(str, arguments)]
-    env = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(cwd)}
-    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(*arguments: object, cwd: Path, fresh: bool = False) -> Process:
+    begin = processes.fresh if fresh else processes.userlm
+    path = os.pathsep.join(filter(None, (str(cwd), os.environ.get("PYTHONPATH"))))
+    return begin(*arguments, cwd=cwd, COLUMNS="200", PYTHONPATH=path)
 
 
-def userlm(*arguments: object, cwd: Path, code: int = 0) -> str:
+def userlm(*arguments: object, cwd: Path, code: int = 0, fresh: bool = False) -> str:
     """Run a verb; what it printed."""
-    process = start(*arguments, cwd=cwd)
+    process = start(*arguments, cwd=cwd, fresh=fresh)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     return out + err
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def learned(folder: Path) -> dict[str, Any]:
@@ -58,11 +62,16 @@ def rows(count: int) -> list[dict]:
     """Small logs: each third person says the same thing, and some rows are bad."""
     made = []
     for i in range(count):
-        asked = {"role": "user", "content": f"how do i cook rice number {i} please, my friend {i % 3} asked"}
+        asked = {
+            "role": "user",
+            "content": f"how do i cook rice number {i} please, my friend {i % 3} asked",
+        }
         messages = [asked, {"role": "assistant", "content": "With water."}] * (1 + i % 3)
         if i % 50 == 7:
             messages = [{"role": "narrator", "content": "once"}]
-        made.append({"id": f"r{i}", "user_id": f"p{i % 150}", "language": "en", "messages": messages})
+        made.append(
+            {"id": f"r{i}", "user_id": f"p{i % 150}", "language": "en", "messages": messages}
+        )
     return made
 
 
@@ -73,6 +82,7 @@ def logs(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_whole_road_from_logs_to_measures(logs, tmp_path):
     def call(*arguments, code=0):
         return userlm(*arguments, cwd=tmp_path, code=code)
@@ -80,7 +90,18 @@ def test_the_whole_road_from_logs_to_measures(logs, tmp_path):
     assert "unknown role" in call("import", logs, "--out", "imported")
     call("clean", "imported", "--out", "cleaned")
     call("intents", "cleaned", "--out", "withintents")
-    scratch = ["--base", "scratch:32x1x600", "--steps", 3, "--batch", 8, "--limit", 20, "--lr", 1e-3]
+    scratch = [
+        "--base",
+        "scratch:32x1x600",
+        "--steps",
+        3,
+        "--batch",
+        8,
+        "--limit",
+        20,
+        "--lr",
+        1e-3,
+    ]
     call("train", "withintents", *scratch, "--out", "trained")
     shown = call("ppl", "withintents", "--model", "trained", "--out", "ppl", "--limit", 5)
     assert "perplexity" in shown and "with intent" in shown
@@ -103,7 +124,7 @@ def test_the_whole_road_from_logs_to_measures(logs, tmp_path):
         "--temperature",
         0,
     )
-    seeds = ["--seeds", "withintents", "--limit", 3]
+    seeds = ["--intents", "withintents", "--limit", 3]
     call(
         "simulate",
         "--user",
@@ -115,11 +136,23 @@ def test_the_whole_road_from_logs_to_measures(logs, tmp_path):
         "replayed",
     )
     shown = call(
-        "score", "sim", "responded", "replayed", "--human", "withintents", "--tasks", tasks, "--out", "scored"
+        "score",
+        "sim",
+        "responded",
+        "replayed",
+        "--human",
+        "withintents",
+        "--tasks",
+        tasks,
+        "--out",
+        "scored",
     )
     assert "assistant score" in shown and "human" in shown
     solved = list(read_conversations(tmp_path / "sim" / "conversations.jsonl"))
-    assert [(c.id, c.stop, len(c.user_turns)) for c in solved] == [("t#0", "solved", 2), ("t#1", "solved", 2)]
+    assert [(c.id, c.stop, len(c.user_turns)) for c in solved] == [
+        ("t#0", "solved", 2),
+        ("t#1", "solved", 2),
+    ]
     results = json.loads((tmp_path / "scored" / "results.json").read_text())
     assert set(results) == {"sim", "responded", "replayed", "human", "endings"}
     assert set(results["endings"]) == {"responded"}
@@ -128,24 +161,45 @@ def test_the_whole_road_from_logs_to_measures(logs, tmp_path):
     # Replaying people against another assistant gives the people's own turns.
     human = {c.id: c for c in read_conversations(tmp_path / "withintents" / "test.jsonl")}
     for conversation in read_conversations(tmp_path / "replayed" / "conversations.jsonl"):
-        assert conversation.user_turns == human[conversation.meta["conversation"]].user_turns
-    assert "complete already" in call("simulate", "--user", "script:lines.txt", *oracle, "--out", "sim")
+        assert conversation.user_turns == human[conversation.origin.conversation].user_turns
+    assert "complete already" in call(
+        "simulate", "--user", "script:lines.txt", *oracle, "--out", "sim"
+    )
 
 
-def test_training_in_two_halves_is_one_run(logs, tmp_path):
+@pytest.mark.slow
+def test_training_in_two_halves_is_one_run(logs, tmp_path, monkeypatch):
     def call(*arguments, code=0):
         return userlm(*arguments, cwd=tmp_path, code=code)
 
     call("import", logs, "--out", "in")
-    options = ["--base", "scratch:32x1x600", "--steps", 30, "--batch", 8, "--save-every", 1, "--no-intent"]
-    call("train", "in", *options, "--out", "whole")
+    options = [
+        "--base",
+        "scratch:32x1x600",
+        "--steps",
+        30,
+        "--batch",
+        8,
+        "--save-every",
+        1,
+        "--no-intent",
+    ]
+    monkeypatch.chdir(tmp_path)
+    scratch = {
+        "base": "scratch:32x1x600",
+        "steps": 30,
+        "batch": 8,
+        "save_every": 1,
+        "intent": False,
+    }
+    commands.train(Path("in"), **scratch, out=Path("whole"))
     process = start("train", "in", *options, "--out", "killed", cwd=tmp_path)
     kill_when(process, lambda: (tmp_path / "killed" / "checkpoint").is_dir())
     call("train", "in", *options, "--out", "killed")
     assert learned(tmp_path / "killed") == learned(tmp_path / "whole")
 
 
-def kill_when(process: subprocess.Popen[str], ready) -> None:
+def kill_when(process: Process, ready) -> None:
     """SIGKILL it as soon as `ready()`; it must still have been running."""
     deadline = time.monotonic() + 60
     while not ready():
@@ -157,10 +211,11 @@ def kill_when(process: subprocess.Popen[str], ready) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_import_killed_in_the_middle_ends_with_the_same_files(tmp_path):
     path = tmp_path / "logs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows(60_000)))
-    userlm("import", path, "--out", "whole", cwd=tmp_path)
+    userlm("import", path, "--out", "whole", cwd=tmp_path, fresh=True)
     progress = tmp_path / "killed" / "progress.json"
     for attempt in range(2):  # killed once, and once again where it went on
         process = start("import", path, "--out", "killed", cwd=tmp_path)
@@ -173,12 +228,13 @@ def test_import_killed_in_the_middle_ends_with_the_same_files(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from userlm import cli, store
+from userlm import cli
+from userlm import runs as runs_module
 from userlm.commands import data
 from userlm.data import sources
 
 data.COMMIT_EVERY = 1
-when, read, commit, count = sys.argv.pop(), sources.find, store.Outputs.commit, [0]
+when, read, commit, count = sys.argv.pop(), sources.find, runs_module.Outputs.commit, [0]
 
 def find(*arguments):
     count[0] += when == "the second file"
@@ -191,13 +247,16 @@ def committed(outputs, state):
     if when == "what was gathered" and state["file"] == 2 and state["items"] == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
-sources.find, store.Outputs.commit = find, committed
+sources.find, runs_module.Outputs.commit = find, committed
 cli.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [None, 4])
-def test_what_lies_in_several_files_is_one_conversation_however_often_the_import_is_killed(limit, tmp_path):
+def test_what_lies_in_several_files_is_one_conversation_however_often_the_import_is_killed(
+    limit, tmp_path
+):
     orphan = {**flat(say("a9"))[0], "parent_id": "nowhere", "text": "a word of its own"}
     prompt, answer = flat(say("p1", say("a1")))
     files = {
@@ -210,41 +269,69 @@ def test_what_lies_in_several_files_is_one_conversation_however_often_the_import
         Path(logs[-1]).write_text("".join(json.dumps(row) + "\n" for row in held))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     counts = commands.import_(logs, out=whole, limit=limit)["counts"]
-    said = {c.id: [turn.text for turn in c.turns] for c in read_conversations(whole / "conversations.jsonl")}
+    said = {
+        c.id: [turn.text for turn in c.turns]
+        for c in read_conversations(whole / "conversations.jsonl")
+    }
     if limit is None:
         assert list(said) == ["r0", "r1", "t1/a1", "c1"]
         assert (said["t1/a1"], said["c1"]) == (["text of p1", "text of a1"], TALK[:4])
         [dropped] = map(json.loads, (whole / "dropped.jsonl").read_text().splitlines())
         assert (dropped["file"], dropped["line"], dropped["reason"]) == (logs[1], 3, "orphan")
         assert dropped["row"]["text"] == "a word of its own"
-        # 7 lines: 4 gave a conversation each, 1 is an orphan, and 2 went into what stands on another
-        assert (counts["in"], counts["out"], counts["dropped: orphan"], counts["note: merged lines"]) == (
+        # 7 lines: 4 gave a conversation each, 1 is an orphan, and 2 went into what stands on
+        # another
+        assert (
+            counts["in"],
+            counts["out"],
+            counts["dropped: orphan"],
+            counts["note: merged lines"],
+        ) == (
             7,
             4,
             1,
             2,
         )
-    else:  # of the second file the first line alone: the longer history is there, the answer in the tree is not
+    # of the second file the first line alone: the longer history is there, the answer in the tree
+    # is not
+    else:
         assert said == {"r0": said["r0"], "t1/p1": ["text of p1"], "c1": TALK[:4]}
         assert (counts["in"], counts["note: merged lines"]) == (4, 1)
     options = ["--limit", str(limit)] if limit else []
     for when in ("the second file", "what was gathered"):
-        command = [sys.executable, "-c", KILLED, "import", *logs, "--out", str(killed), *options, when]
+        command = [
+            sys.executable,
+            "-c",
+            KILLED,
+            "import",
+            *logs,
+            "--out",
+            str(killed),
+            *options,
+            when,
+        ]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert done.returncode == -signal.SIGKILL, done.stderr
         progress = json.loads((killed / "progress.json").read_text())["state"]
-        assert (progress["file"], progress["items"]) == ((1, 0) if when == "the second file" else (2, 1))
+        assert (progress["file"], progress["items"]) == (
+            (1, 0) if when == "the second file" else (2, 1)
+        )
     commands.import_(logs, out=killed, limit=limit)
     assert contents(killed) == contents(whole)
 
 
+@pytest.mark.slow
 def test_clean_killed_in_the_middle_ends_with_the_same_files(tmp_path):
-    write_conversations(tmp_path / "c.jsonl", (Conversation(f"c{i}").say(f"say {i}") for i in range(40_000)))
-    userlm("clean", "c.jsonl", "--out", "whole", cwd=tmp_path)
+    write_conversations(
+        tmp_path / "c.jsonl", (Conversation(f"c{i}").say(f"say {i}") for i in range(40_000))
+    )
+    userlm("clean", "c.jsonl", "--out", "whole", cwd=tmp_path, fresh=True)
     out = tmp_path / "killed"
     for file in (out / ".ngrams", out / "train.jsonl"):  # while it reads, and while it writes
         process = start("clean", "c.jsonl", "--out", "killed", cwd=tmp_path)
-        kill_when(process, lambda f=file: f.is_file() and (f.name == ".ngrams" or f.stat().st_size > 0))
+        kill_when(
+            process, lambda f=file: f.is_file() and (f.name == ".ngrams" or f.stat().st_size > 0)
+        )
     assert not (out / "results.json").exists()
     userlm("clean", "c.jsonl", "--out", "killed", cwd=tmp_path)
     assert contents(out) == contents(tmp_path / "whole")
@@ -269,12 +356,23 @@ class Slow:
 """
 
 
-def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_nothing_twice(tmp_path):
+@pytest.mark.slow
+def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_nothing_twice(
+    tmp_path,
+):
     (tmp_path / "slow_user_xyz.py").write_text(SLOW)
     seeds = [Conversation(f"s{i}", intent=INTENT_PREFIX + "cook.", user=f"p{i}") for i in range(60)]
     write_conversations(tmp_path / "seeds.jsonl", seeds)
-    command = ["simulate", "--user", "py:slow_user_xyz:Slow", "--assistant", "clarifier", "--seeds", "seeds.jsonl"]
-    userlm(*command, "--out", "whole", cwd=tmp_path)
+    command = [
+        "simulate",
+        "--user",
+        "py:slow_user_xyz:Slow",
+        "--assistant",
+        "clarifier",
+        "--intents",
+        "seeds.jsonl",
+    ]
+    userlm(*command, "--out", "whole", cwd=tmp_path, fresh=True)
     asked = tmp_path / "asked.txt"
     assert len(asked.read_text().splitlines()) == 60 * 4
     asked.unlink()
@@ -285,7 +383,9 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
     userlm(*command, "--out", "killed", cwd=tmp_path)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     calls = asked.read_text().splitlines()
-    lost = len(calls) - len(set(calls))  # asked, but killed before the answer came: at most one a worker
+    lost = len(calls) - len(
+        set(calls)
+    )  # asked, but killed before the answer came: at most one a worker
     assert len(set(calls)) == 60 * 4 and lost <= 2 * 16
 
 
@@ -299,24 +399,56 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
         (["import", "bad.jsonl", "--strict"], "bad.jsonl, line 2: "),
         (["import", "logs.jsonl", "--source", "wldchat"], "wldchat"),
         (["clean", "logs.jsonl"], "logs.jsonl, line 1: unknown field 'language'"),
-        (["train", "plain.jsonl"], "plain.jsonl: no conversation has an intent; run `userlm intents`"),
-        (["train", "plain.jsonl", "--no-intent", "--base", "scratch:33x1"], "the width is a multiple of 32"),
-        (["train", "plain.jsonl", "--no-intent", "--base", "./nowhere"], "./nowhere: there is no such folder"),
-        (["ppl", "plain.jsonl", "--model", "nowhere/at/all"], "nowhere/at/all: there is no such folder"),
-        (["simulate", "--user", "traned:x", "--assistant", "clarifier", "--seeds", "plain.jsonl"], "did you mean"),
-        (["simulate", "--user", "script:x", "--assistant", "clarifier"], "give either --seeds"),
-        (["simulate", "--user", "script:x", "--assistant", "oracle", "--tasks", "no.jsonl"], "no.jsonl does not"),
+        (
+            ["train", "plain.jsonl"],
+            "plain.jsonl: no conversation has an intent; run `userlm intents`",
+        ),
+        (
+            ["train", "plain.jsonl", "--no-intent", "--base", "scratch:33x1"],
+            "the width is a multiple of 32",
+        ),
+        (
+            ["train", "plain.jsonl", "--no-intent", "--base", "./nowhere"],
+            "./nowhere: there is no such folder",
+        ),
+        (
+            ["ppl", "plain.jsonl", "--model", "nowhere/at/all"],
+            "nowhere/at/all: there is no such folder",
+        ),
+        (
+            [
+                "simulate",
+                "--user",
+                "traned:x",
+                "--assistant",
+                "clarifier",
+                "--intents",
+                "plain.jsonl",
+            ],
+            "did you mean",
+        ),
+        (["simulate", "--user", "script:x", "--assistant", "clarifier"], "give either --intents"),
+        (
+            ["simulate", "--user", "script:x", "--assistant", "oracle", "--tasks", "no.jsonl"],
+            "no.jsonl does not",
+        ),
         (["score", "nowhere"], "nowhere does not exist"),
-        (["clean", "plain.jsonl", "--config", "wrong.toml"], "wrong.toml, line 2: 'langages' is no option"),
+        (
+            ["clean", "plain.jsonl", "--config", "wrong.toml"],
+            "wrong.toml, line 2: 'langages' is no option",
+        ),
         (["clean", "plain.jsonl", "--config", "broken.toml"], "broken.toml is not TOML"),
         (["clean", "plain.jsonl", "--config", "no.toml"], "no.toml: cannot read"),
-        (["clean", "plain.jsonl", "--out", "thesis"], "thesis exists and is no run folder"),
+        (["clean", "plain.jsonl", "--out", "thesis"], "thesis exists and is not a run folder"),
     ],
 )
 def test_bad_input_is_one_clear_sentence_and_exit_code_2(arguments, said, tmp_path):
     import gzip
 
-    good = json.dumps({"id": "a", "language": "en", "messages": [{"role": "user", "content": "hi"}]}) + "\n"
+    good = (
+        json.dumps({"id": "a", "language": "en", "messages": [{"role": "user", "content": "hi"}]})
+        + "\n"
+    )
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").touch()
     (tmp_path / "logs.jsonl").write_text(good)
@@ -342,8 +474,12 @@ def test_bad_lines_are_set_aside_with_their_reason_and_the_rest_goes_on(tmp_path
         "not JSON": b"{oops",
         "not UTF-8": b'{"id": "\xff"}',
         "not an object": b"[1, 2]",
-        "unknown role": json.dumps({"id": "n", "messages": [{"role": "narrator", "content": "x"}]}).encode(),
-        "empty turn": json.dumps({"id": "e", "messages": [{"role": "user", "content": " "}, good[1]]}).encode(),
+        "unknown role": json.dumps(
+            {"id": "n", "messages": [{"role": "narrator", "content": "x"}]}
+        ).encode(),
+        "empty turn": json.dumps(
+            {"id": "e", "messages": [{"role": "user", "content": " "}, good[1]]}
+        ).encode(),
         "duplicate id": json.dumps({"id": "a", "messages": good}).encode(),
     }
     (tmp_path / "logs.jsonl").write_bytes(
@@ -355,7 +491,9 @@ def test_bad_lines_are_set_aside_with_their_reason_and_the_rest_goes_on(tmp_path
         + b"\n"
     )
     userlm("import", "logs.jsonl", "--out", "out", cwd=tmp_path)
-    dropped = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    dropped = [
+        json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()
+    ]
     assert [row["reason"] for row in dropped] == list(bad)
     assert [row["line"] for row in dropped] == list(range(2, 8))
     counts = json.loads((tmp_path / "out" / "results.json").read_text())["counts"]
@@ -367,34 +505,40 @@ def test_bad_lines_are_set_aside_with_their_reason_and_the_rest_goes_on(tmp_path
 
 def test_options_can_come_from_a_file_and_the_command_line_wins(tmp_path):
     write_conversations(tmp_path / "c.jsonl", [Conversation("a").say("hi").say("hello")])
-    (tmp_path / "c.toml").write_text('languages = "all"\n[clean]\nseed = 7\ntemplate-limit = 3\n[train]\nlr = 1\n')
+    (tmp_path / "c.toml").write_text(
+        'languages = "all"\n[clean]\nseed = 7\ntemplate-limit = 3\n[train]\nlr = 1\n'
+    )
     userlm("clean", "c.jsonl", "--config", "c.toml", "--seed", 8, "--out", "out", cwd=tmp_path)
     options = json.loads((tmp_path / "out" / "run.json").read_text())["options"]
     assert (options["languages"], options["seed"], options["template_limit"]) == ("all", 8, 3)
 
 
 def chat(*arguments: str, typed: str, cwd: Path) -> str:
-    command = [sys.executable, "-m", "userlm", "chat", *arguments]
-    done = subprocess.run(command, cwd=cwd, input=typed, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    process = processes.userlm("chat", *arguments, cwd=cwd)
+    out, err = process.communicate(typed, timeout=60)
+    assert process.returncode == 0, err
+    return out + err
 
 
 def test_a_simulated_user_talks_to_you_and_the_chat_is_saved(tmp_path):
     (tmp_path / "lines.txt").write_text("hello there\nthanks [bold]\n")
     shown = chat("--user", "script:lines.txt", "--save", "c.jsonl", typed="hi\nbye\n", cwd=tmp_path)
-    assert "hello there" in shown and "thanks [bold]" in shown and "the user left" in shown
+    assert (
+        "hello there" in shown
+        and "thanks [bold]" in shown
+        and "the user ended the conversation" in shown
+    )
     [saved] = read_conversations(tmp_path / "c.jsonl")
     assert [turn.text for turn in saved.turns] == ["hello there", "hi", "thanks [bold]", "bye"]
     assert saved.stop == "end"
 
 
 def test_you_can_take_the_users_seat_and_ask_what_is_known_of_a_turn(tmp_path):
-    shown = chat("--seat", "user", "--assistant", "clarifier", typed="hi\n/info\n\n", cwd=tmp_path)
+    shown = chat("--role", "user", "--assistant", "clarifier", typed="hi\n/info\n\n", cwd=tmp_path)
     assert (
         "assistant (clarifier, a stand-in)> " in shown
-        and '"stand_in":"clarifier"' in shown
-        and "you left" in shown
+        and '"stub":"clarifier"' in shown
+        and "you ended the conversation" in shown
     )
 
 
@@ -404,20 +548,28 @@ def test_rows_without_ids_in_files_of_one_stem_are_all_kept(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "logs.2024-01.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
-    userlm("import", "logs.2024-01.jsonl", "logs.2024-02.jsonl", "sub", "--out", "out", cwd=tmp_path)
+    userlm(
+        "import", "logs.2024-01.jsonl", "logs.2024-02.jsonl", "sub", "--out", "out", cwd=tmp_path
+    )
     kept = [c.id for c in read_conversations(tmp_path / "out" / "conversations.jsonl")]
     assert kept == ["0:logs.2024-01-1", "logs.2024-02-1", "2:logs.2024-01-1"]
 
 
 def talk(i: int) -> dict:
     asked = {"role": "user", "content": f"how do i cook rice for {i} people"}
-    return {"id": f"r{i}", "messages": [asked, {"role": "assistant", "content": "With water."}], "language": "en"}
+    return {
+        "id": f"r{i}",
+        "messages": [asked, {"role": "assistant", "content": "With water."}],
+        "language": "en",
+    }
 
 
 def lay(path: Path, *held: object) -> Path:
     """A file of such rows, or of JSON that is written already."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in held))
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in held)
+    )
     return path
 
 
@@ -434,9 +586,10 @@ def test_what_an_import_writes_into_its_own_folder_is_no_log(day, tmp_path, caps
         assert commands.import_([str(tmp_path / "logs")], out=again / "out") == first
         assert "complete already" in " ".join(capsys.readouterr().err.split())
     assert contents(out) == before
-    assert [Path(name).name for name in json.loads(before["run.json"])["inputs"]] == ["a.jsonl", "b.jsonl"][
-        : 1 + bool(day)
-    ]
+    assert [Path(name).name for name in json.loads(before["run.json"])["inputs"]] == [
+        "a.jsonl",
+        "b.jsonl",
+    ][: 1 + bool(day)]
     with pytest.raises(InputError, match=r"all logs lie in .*out, where the results go"):
         commands.import_([str(out / "conversations.jsonl")], out=out)
 
@@ -445,7 +598,8 @@ def test_what_was_mended_is_counted_even_if_the_id_was_used_before(tmp_path):
     spans = [sdk(called(*TALK[:n], conversation="r0")) for n in (2, 4)]
     lay(tmp_path / "logs.jsonl", talk(0), *spans)
     counts = commands.import_([str(tmp_path / "logs.jsonl")], out=tmp_path / "out")["counts"]
-    # 3 lines: one gave a conversation; of the two spans one was merged, and their conversation was dropped
+    # 3 lines: one gave a conversation; of the two spans one was merged, and their conversation was
+    # dropped
     assert counts == {
         "in": 3,
         "out": 1,
@@ -476,7 +630,9 @@ def test_a_log_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, monkeypa
             yield found
 
     monkeypatch.setattr(sources, "find", find)
-    with pytest.raises(InputError, match=r"logs\.jsonl was cut short while it was read; import it into another"):
+    with pytest.raises(
+        InputError, match=r"logs\.jsonl was cut short while it was read; import it into another"
+    ):
         commands.import_([str(path)], out=tmp_path / "out")
     assert not (tmp_path / "out/results.json").exists()
 
@@ -493,7 +649,9 @@ def between(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> No
     monkeypatch.setattr(cleaning, "decide", decided)
 
 
-def test_of_conversations_that_grow_between_two_readings_those_that_were_there_are_taken(tmp_path, monkeypatch):
+def test_of_conversations_that_grow_between_two_readings_those_that_were_there_are_taken(
+    tmp_path, monkeypatch
+):
     path = tmp_path / "c.jsonl"
     write_conversations(path, (Conversation(f"c{i}").say(f"say {i}").say("ok") for i in range(50)))
     more = '{"id": "latecomer", "turns": [{"role": "user", "text": "hi"}]}\n{"id": "torn'
@@ -507,15 +665,21 @@ def test_conversations_that_are_cut_short_between_two_readings_are_an_error(tmp_
     path = tmp_path / "c.jsonl"
     write_conversations(path, (Conversation(f"c{i}").say(f"say {i}").say("ok") for i in range(50)))
     between(monkeypatch, lambda: os.truncate(path, 1000))
-    with pytest.raises(InputError, match=r"c\.jsonl was cut short while it was read; run the command again"):
+    with pytest.raises(
+        InputError, match=r"c\.jsonl was cut short while it was read; run the command again"
+    ):
         commands.clean(path, out=tmp_path / "out")
     assert not (tmp_path / "out/results.json").exists()
 
 
 @pytest.mark.parametrize("scrub", [False, True])
-def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(scrub, tmp_path, monkeypatch):
+def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(
+    scrub, tmp_path, monkeypatch
+):
     path = tmp_path / "c.jsonl"
-    write_conversations(path, (Conversation(f"c{i}").say(f"say {i} " * 9).say("ok") for i in range(2000)))
+    write_conversations(
+        path, (Conversation(f"c{i}").say(f"say {i} " * 9).say("ok") for i in range(2000))
+    )
     read = data.read_rows
 
     def cut(*arguments):
@@ -525,7 +689,9 @@ def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(scr
             yield line
 
     monkeypatch.setattr(data, "read_rows", cut)
-    with pytest.raises(InputError, match=r"c\.jsonl was cut short while it was read; run the command again"):
+    with pytest.raises(
+        InputError, match=r"c\.jsonl was cut short while it was read; run the command again"
+    ):
         commands.clean(path, out=tmp_path / "out", scrub=scrub)
     assert not (tmp_path / "out/results.json").exists()
 
@@ -540,7 +706,9 @@ def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(scr
         ({"languages": " ,"}, "--languages: give codes such as en,de, or 'all'"),
     ],
 )
-def test_options_of_clean_that_make_no_sense_are_input_errors_that_leave_nothing_behind(options, said, tmp_path):
+def test_options_of_clean_that_make_no_sense_are_input_errors_that_leave_nothing_behind(
+    options, said, tmp_path
+):
     write_conversations(tmp_path / "c.jsonl", [Conversation("a").say("hi").say("hello")])
     with pytest.raises(InputError) as caught:
         commands.clean(tmp_path / "c.jsonl", out=tmp_path / "out", **options)
@@ -562,26 +730,39 @@ def test_where_no_conversation_stays_it_is_an_error_that_says_where_the_reasons_
 
 @pytest.mark.parametrize("name", ["logs.jsonl", "logs.json"])
 def test_rows_that_are_nested_too_deep_are_set_aside_and_what_stays_can_be_scrubbed(name, tmp_path):
-    # A row, its `meta`, and lists in it; as much as is read must also be written, and searched for addresses.
-    turns = '[{"role": "user", "text": "mail ann@example.org"}, {"role": "assistant", "text": "ok"}]'
+    # A row, its `meta`, and lists in it; as much as is read must also be written, and searched for
+    # addresses.
+    turns = (
+        '[{"role": "user", "text": "mail ann@example.org"}, {"role": "assistant", "text": "ok"}]'
+    )
     lists = {
-        levels: "[" * (levels - 2) + '"bob@example.org"' + "]" * (levels - 2) for levels in (200, 250, 600, 990)
+        levels: "[" * (levels - 2) + '"bob@example.org"' + "]" * (levels - 2)
+        for levels in (200, 250, 600, 990)
     }
-    held = [f'{{"id": "{levels}", "turns": {turns}, "meta": {{"x": {deep}}}}}' for levels, deep in lists.items()]
+    held = [
+        f'{{"id": "{levels}", "turns": {turns}, "meta": {{"x": {deep}}}}}'
+        for levels, deep in lists.items()
+    ]
     lay(tmp_path / name, *([f"[{', '.join(held)}]"] if name == "logs.json" else held))
     counts = commands.import_([str(tmp_path / name)], out=tmp_path / "in")["counts"]
     assert counts == {"dropped: nested too deep": 3, "in": 4, "out": 1}
-    results = commands.clean(tmp_path / "in", out=tmp_path / "out", scrub=True, shares="100/0/0", languages="all")
+    results = commands.clean(
+        tmp_path / "in", out=tmp_path / "out", scrub=True, shares="100/0/0", languages="all"
+    )
     assert results["counts"]["note: scrubbed email"] == 2
     assert "example.org" not in (tmp_path / "out/train.jsonl").read_text()
     deep = lay(tmp_path / "deep.jsonl", held[1])
-    with pytest.raises(InputError, match=r"deep\.jsonl, line 1: is nested more than 200 levels deep"):
+    with pytest.raises(
+        InputError, match=r"deep\.jsonl, line 1: is nested more than 200 levels deep"
+    ):
         commands.clean(deep, out=tmp_path / "deep", scrub=True)
 
 
 def test_a_file_of_which_nothing_can_be_imported_is_an_error(tmp_path):
     (tmp_path / "array.jsonl").write_text("[\n{\n}\n]\n")
-    assert "none of the 4 lines is a conversation" in userlm("import", "array.jsonl", cwd=tmp_path, code=2)
+    assert "none of the 4 lines is a conversation" in userlm(
+        "import", "array.jsonl", cwd=tmp_path, code=2
+    )
 
 
 FAILS = """
@@ -603,7 +784,7 @@ def test_conversations_that_ended_in_an_error_are_tried_again_by_the_same_comman
     (tmp_path / "lines.txt").write_text("hi\n")
     write_conversations(tmp_path / "seeds.jsonl", [Conversation("s0"), Conversation("s1")])
     command = ["simulate", "--user", "script:lines.txt", "--assistant", "py:fails_abc:Fails"]
-    command += ["--seeds", "seeds.jsonl", "--out", "sim"]
+    command += ["--intents", "seeds.jsonl", "--out", "sim"]
     assert "down [/INST] [red]" in userlm(*command, cwd=tmp_path)
     stops = [c.stop for c in read_conversations(tmp_path / "sim" / "conversations.jsonl")]
     assert stops == ["end", "error"]
@@ -619,7 +800,15 @@ def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path):
     (tmp_path / "slow_user_xyz.py").write_text(SLOW.replace("0.01", "0.5"))
     seeds = [Conversation(f"s{i}", intent="x") for i in range(40)]
     write_conversations(tmp_path / "seeds.jsonl", seeds)
-    command = ["simulate", "--user", "py:slow_user_xyz:Slow", "--assistant", "clarifier", "--seeds", "seeds.jsonl"]
+    command = [
+        "simulate",
+        "--user",
+        "py:slow_user_xyz:Slow",
+        "--assistant",
+        "clarifier",
+        "--intents",
+        "seeds.jsonl",
+    ]
     process = start(*command, cwd=tmp_path)
     asked = tmp_path / "asked.txt"
     while not asked.exists():
@@ -628,14 +817,26 @@ def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "stopped; the same command takes it up again" in err
-    assert len(asked.read_text().splitlines()) <= 32  # the calls in flight, and no second round of turns
+    assert (
+        len(asked.read_text().splitlines()) <= 32
+    )  # the calls in flight, and no second round of turns
 
 
 def test_ctrl_c_stops_soon_when_a_server_hangs_and_says_what_may_be_billed(tmp_path):
-    write_conversations(tmp_path / "c.jsonl", (Conversation(f"c{i}").say("hi there").say("ok") for i in range(9)))
+    write_conversations(
+        tmp_path / "c.jsonl", (Conversation(f"c{i}").say("hi there").say("ok") for i in range(9))
+    )
     with serving(lambda body, n: Said(hang=60, cut=True)) as server:
         process = start(
-            "intents", "c.jsonl", "--by", f"{server.url}#m", "--workers", 4, "--out", "out", cwd=tmp_path
+            "intents",
+            "c.jsonl",
+            "--writer",
+            f"{server.url}#m",
+            "--workers",
+            4,
+            "--out",
+            "out",
+            cwd=tmp_path,
         )
         while len(server.requests) < 4:
             assert process.poll() is None, process.communicate()
@@ -643,81 +844,121 @@ def test_ctrl_c_stops_soon_when_a_server_hangs_and_says_what_may_be_billed(tmp_p
         process.send_signal(signal.SIGINT)
         begun = time.monotonic()
         _, err = process.communicate(timeout=30)
-    assert time.monotonic() - begun < 10  # it takes no second, and nowhere near the minute of the server
+    assert (
+        time.monotonic() - begun < 10
+    )  # it takes no second, and nowhere near the minute of the server
     assert process.returncode == 130
     assert "4 calls were in flight; they may be billed" in err
     assert "userlm: stopped; the same command takes it up again" in err and "Traceback" not in err
-    assert len((tmp_path / "out/asked.jsonl").read_text().splitlines()) == 4  # begun, and not answered
+    assert (
+        len((tmp_path / "out/asked.jsonl").read_text().splitlines()) == 4
+    )  # begun, and not answered
 
 
 def test_logged_turns_that_were_kept_are_not_scored_as_the_users_own(tmp_path):
-    log = Conversation("a", intent="x", user="p").say("one two three four").say("ok").say("more").say("ok")
+    log = (
+        Conversation("a", intent="x", user="p")
+        .say("one two three four")
+        .say("ok")
+        .say("more")
+        .say("ok")
+    )
     write_conversations(tmp_path / "seeds.jsonl", [log])
     (tmp_path / "lines.txt").write_text("first\nsecond\nword\nword\n")
-    command = ["simulate", "--user", "script:lines.txt", "--assistant", "clarifier", "--seeds", "seeds.jsonl"]
+    command = [
+        "simulate",
+        "--user",
+        "script:lines.txt",
+        "--assistant",
+        "clarifier",
+        "--intents",
+        "seeds.jsonl",
+    ]
     userlm(*command, "--keep-turns", 4, "--max-turns", 4, "--out", "sim", cwd=tmp_path)
     userlm("score", "sim", "--out", "score", cwd=tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "score" / "scores.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "score" / "scores.jsonl").read_text().splitlines()
+    ]
     counted = [line["stats"] for line in lines if line["measure"] == "words per turn"]
     assert counted == [[1.0, 1.0], [1.0, 1.0]]
 
 
 def test_a_prompted_user_without_intents_is_refused_before_the_first_call(tmp_path):
-    write_conversations(tmp_path / "seeds.jsonl", [Conversation("a", intent="x"), Conversation("b")])
+    write_conversations(
+        tmp_path / "seeds.jsonl", [Conversation("a", intent="x"), Conversation("b")]
+    )
     (tmp_path / "lines.txt").write_text("hi\n")
     command = ["simulate", "--user", "prompted:script:lines.txt", "--assistant", "clarifier"]
-    shown = userlm(*command, "--seeds", "seeds.jsonl", cwd=tmp_path, code=2)
+    shown = userlm(*command, "--intents", "seeds.jsonl", cwd=tmp_path, code=2)
     assert "seeds.jsonl: 1 of 2 conversations have no intent" in shown
 
 
 def test_a_run_is_not_taken_up_with_another_script_or_other_weights(tmp_path):
     write_conversations(tmp_path / "seeds.jsonl", [Conversation("a", intent="x")])
     (tmp_path / "lines.txt").write_text("hi\n")
-    command = ["simulate", "--user", "script:lines.txt", "--assistant", "clarifier", "--seeds", "seeds.jsonl"]
+    command = [
+        "simulate",
+        "--user",
+        "script:lines.txt",
+        "--assistant",
+        "clarifier",
+        "--intents",
+        "seeds.jsonl",
+    ]
     userlm(*command, "--out", "sim", cwd=tmp_path)
     (tmp_path / "lines.txt").write_text("hello\n")
     assert "lines.txt changed" in userlm(*command, "--out", "sim", cwd=tmp_path, code=2)
 
 
 def test_a_simulation_can_be_the_seed_of_another_and_passes_nothing_on(tmp_path):
-    log = Conversation("a", intent="x", user="p").say("one two three four").say("ok").say("more").say("ok")
+    log = (
+        Conversation("a", intent="x", user="p")
+        .say("one two three four")
+        .say("ok")
+        .say("more")
+        .say("ok")
+    )
     write_conversations(tmp_path / "seeds.jsonl", [log])
     (tmp_path / "lines.txt").write_text("first\nsecond\n")
     command = ["simulate", "--user", "script:lines.txt", "--assistant", "clarifier"]
-    userlm(*command, "--seeds", "seeds.jsonl", "--keep-turns", 2, "--out", "kept", cwd=tmp_path)
-    userlm(*command, "--seeds", "kept", "--out", "again", cwd=tmp_path)
+    userlm(*command, "--intents", "seeds.jsonl", "--keep-turns", 2, "--out", "kept", cwd=tmp_path)
+    userlm(*command, "--intents", "kept", "--out", "again", cwd=tmp_path)
     [again] = read_conversations(tmp_path / "again" / "conversations.jsonl")
-    assert again.user_turns == ("first", "second") and "own_from" not in again.meta
+    assert again.user_turns == ("first", "second") and again.first_own_turn() == 0
     shown = userlm("score", "again", "--out", "score", cwd=tmp_path)
     assert "turns per conversation" in shown
     results = json.loads((tmp_path / "score" / "results.json").read_text())["again"]
     assert next(m["value"] for m in results if m["name"] == "turns per conversation") == 2
 
 
-def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_table(tmp_path, monkeypatch, capsys):
+def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_table(
+    tmp_path, monkeypatch, capsys
+):
     from userlm.terminal import show_measures
 
     monkeypatch.setenv("COLUMNS", "80")
     why = "an answer on a prefix, not a conversation of its own, and more words than fit"
     record = {"name": "turns per conversation", "value": None, "low": None, "high": None, "n": 0}
-    record |= {"missing": 5, "better": "neither", "unit": "turns", "why": why, "stand_in": "oracle"}
+    record |= {"missing": 5, "better": "neither", "unit": "turns", "why": why, "stub": "oracle"}
     show_measures("measures", {"a-run-with-a-name": [record]})
     shown = capsys.readouterr().out
-    assert "turns per conversation" in shown and "a-run-with-a-name *" in shown and "not measured" in shown
+    assert (
+        "turns per conversation" in shown
+        and "a-run-with-a-name *" in shown
+        and "not measured" in shown
+    )
     assert "oracle is a stand-in" in shown
 
 
 def test_last_words_of_a_simulated_user_are_theirs(tmp_path):
     (tmp_path / "bye.txt").write_text("bye then <|endconversation|>\n")
     shown = chat("--user", "prompted:script:bye.txt", "--intent", "x", typed="", cwd=tmp_path)
-    assert "user> bye then" in shown and "the user left" in shown
+    assert "user> bye then" in shown and "the user ended the conversation" in shown
 
 
 def test_ctrl_c_in_a_chat_leaves_and_saves_what_was_said(tmp_path):
-    command = ["chat", "--seat", "user", "--assistant", "clarifier", "--save", "c.jsonl"]
-    full = [sys.executable, "-m", "userlm", *command]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(full, cwd=tmp_path, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    command = ["chat", "--role", "user", "--assistant", "clarifier", "--save", "c.jsonl"]
+    process = processes.userlm(*command, cwd=tmp_path)
     process.stdin.write("hello\n")
     process.stdin.flush()
     shown = ""

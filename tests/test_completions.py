@@ -1,4 +1,5 @@
-"""A trained user on a server that continues token ids: that it is the same user, and what is refused."""
+"""A trained user on a server that continues token ids: that it is the same user, and what is
+refused."""
 
 import math
 import re
@@ -13,8 +14,8 @@ from fake_server import CUT, Said, error, serving
 
 from userlm.flip import prompt
 from userlm.guard import Guard
-from userlm.models.completions import Completions
 from userlm.models.endpoint import EndpointModel
+from userlm.models.served import Completions
 from userlm.types import Conversation, InputError, ModelError, Sampling
 from userlm.users import TrainedUser
 
@@ -41,13 +42,16 @@ def first(template):
 
 @pytest.fixture(scope="module")
 def server(tiny, template, ids, first):
-    """Serves a model: behind `ids` one of `first` or the end, equally often; then "plan" or "thanks", each three
-    times as often as the closing token; then the closing token."""
+    """Serves a model: behind `ids` one of `first` or the end, equally often; then "plan" or
+    "thanks", each three times as often as the closing token; then the closing token."""
     plan, thanks, _ = first
 
     def logits(before):
         values = [-60.0] * len(tiny.tokenizer)
-        weights = [dict.fromkeys((*first, template.end), 1), {plan: 3, thanks: 3, template.close: 1}]
+        weights = [
+            dict.fromkeys((*first, template.end), 1),
+            {plan: 3, thanks: 3, template.close: 1},
+        ]
         behind = len(before) - len(ids)
         for id, weight in (weights[max(behind, 0)] if behind < 2 else {template.close: 1}).items():
             values[id] = math.log(weight)
@@ -58,14 +62,18 @@ def server(tiny, template, ids, first):
 
 @pytest.fixture
 def asked(template):
-    return Sampling(stop_ids=template.stop_ids, end_id=template.end, max_tokens=9, seed=1, top_p=1.0)
+    return Sampling(
+        stop_ids=template.stop_ids, end_id=template.end, max_tokens=9, seed=1, top_p=1.0
+    )
 
 
 def completions(served, tiny, **options):
-    return Completions(EndpointModel("m", served.url, KEY, **{"pause": 0.001, **options}), tiny.tokenizer)
+    return Completions(
+        EndpointModel("m", served.url, KEY, **{"pause": 0.001, **options}), tiny.tokenizer
+    )
 
 
-# --- the same user as on this machine ------------------------------------------------------------------------
+# --- the same user as on this machine -------------------------------------------------------------
 
 
 def test_a_trained_user_says_there_what_it_says_here(tiny, template):
@@ -74,26 +82,39 @@ def test_a_trained_user_says_there_what_it_says_here(tiny, template):
     def logits(ids):
         return tiny.model(torch.tensor([ids])).logits[0, -1].tolist()
 
-    log = Conversation("a", intent="sort a list").say("how do i sort").say("so").say("thanks").say("welcome")
+    log = (
+        Conversation("a", intent="sort a list")
+        .say("how do i sort")
+        .say("so")
+        .say("thanks")
+        .say("welcome")
+    )
     prefixes = [replace(log, turns=log.turns[:n]) for n in (0, 2, 4)]
     greedy = Sampling(temperature=0, max_tokens=8)
     with torch.inference_mode(), serving(continuing(logits, tiny.tokenizer.decode)) as served:
         for guard in (Guard(), Guard(first_words=("how",), no_end=True, tries=1)):
             users = [
-                TrainedUser(it, template, 256, greedy, guard=guard) for it in (tiny, completions(served, tiny))
+                TrainedUser(it, template, 256, greedy, guard=guard)
+                for it in (tiny, completions(served, tiny))
             ]
             for prefix in prefixes:
                 here, there = (user.reply(prefix) for user in users)
                 assert (there.text, there.stop) == (here.text, here.stop)
                 assert there.meta["p_end"] == pytest.approx(here.meta["p_end"], rel=1e-4)
                 assert there.meta.get("cut") == here.meta.get("cut")
-        assert prompt(prefixes[1], template) in [tuple(body.get("prompt", ())) for body in served.bodies]
+        assert prompt(prefixes[1], template) in [
+            tuple(body.get("prompt", ())) for body in served.bodies
+        ]
 
 
-def test_nothing_is_left_to_the_generation_config_of_the_server(server, tiny, asked, ids, template, first):
+def test_nothing_is_left_to_the_generation_config_of_the_server(
+    server, tiny, asked, ids, template, first
+):
     with server() as served:
         model = completions(served, tiny)
-        model.complete(ids, replace(asked, temperature=0.7, top_p=0.9, banned_ids=frozenset(first[:2])))
+        model.complete(
+            ids, replace(asked, temperature=0.7, top_p=0.9, banned_ids=frozenset(first[:2]))
+        )
     body = served.bodies[ASK]
     wanted = {
         "prompt": [*ids],
@@ -115,21 +136,34 @@ def test_nothing_is_left_to_the_generation_config_of_the_server(server, tiny, as
     assert {name: body[name] for name in wanted} == wanted
 
 
-def test_what_closed_and_the_tokens_used_come_with_the_words(server, tiny, asked, ids, template, first):
+def test_what_closed_and_the_tokens_used_come_with_the_words(
+    server, tiny, asked, ids, template, first
+):
     with server() as served:
         model = completions(served, tiny)
         left = model.complete(ids, replace(asked, banned_ids=frozenset(first)))
-        assert (left.text, left.stop_id, left.tokens_in, left.tokens_out) == ("", template.end, len(ids), 1)
+        assert (left.text, left.stop_id, left.tokens_in, left.tokens_out) == (
+            "",
+            template.end,
+            len(ids),
+            1,
+        )
         only = frozenset((*first[:2], template.end, template.close))
         said = model.complete(ids, replace(asked, banned_ids=only, max_tokens=1))
         assert (said.text, said.stop_id, said.tokens_out) == ("how", None, 1)
-        closed = model.complete(ids, replace(asked, banned_ids=frozenset((*first[1:], template.end))))
+        closed = model.complete(
+            ids, replace(asked, banned_ids=frozenset((*first[1:], template.end)))
+        )
         assert closed.text == "plan" * (closed.tokens_out - 1) and closed.stop_id == template.close
         assert model.notes == ()
 
 
-@pytest.mark.parametrize("lacks", [(), ("logprob_token_ids",), ("return_token_ids",), ("stop_reason",)])
-def test_p_end_is_that_of_before_all_bans_whatever_else_the_server_lacks(server, tiny, asked, ids, lacks, first):
+@pytest.mark.parametrize(
+    "lacks", [(), ("logprob_token_ids",), ("return_token_ids",), ("stop_reason",)]
+)
+def test_p_end_is_that_of_before_all_bans_whatever_else_the_server_lacks(
+    server, tiny, asked, ids, lacks, first
+):
     """The end is one of four that are equally probable: 1/4, greedy or not, banned or not."""
     with server(lacks=lacks, eos=4) as served:
         model = completions(served, tiny)
@@ -147,19 +181,26 @@ def test_the_end_is_taken_at_a_probability_and_not_drawn_below_it(server, tiny, 
     """P(end) is 1/4."""
     with server() as served:
         model = completions(served, tiny)
-        out = model.complete(ids, replace(asked, end_above=0.24))
+        out = model.complete(ids, replace(asked, end_threshold=0.24))
         assert (out.text, out.stop_id, out.p_end) == ("", asked.end_id, pytest.approx(1 / 4))
         assert (out.tokens_in, out.tokens_out) == (len(ids), 1)
-        drawn = [model.complete(ids, replace(asked, end_above=0.26, seed=seed)) for seed in range(40)]
+        drawn = [
+            model.complete(ids, replace(asked, end_threshold=0.26, seed=seed)) for seed in range(40)
+        ]
     assert all(out.text and out.stop_id != asked.end_id for out in drawn)
     assert all(out.p_end == pytest.approx(1 / 4) for out in drawn)
     assert all(out.tokens_in == 2 * len(ids) + 1 for out in drawn)
 
 
-def test_a_ban_at_the_first_position_leaves_the_later_ones_alone(server, tiny, asked, ids, first, template):
-    """Without "plan" and the end at first: "thanks" or "how", 1/2 each; behind it "plan" 3/7, "thanks" 3/7 or
-    nothing 1/7. Of 350 draws of two tokens: 75 of each of four, 25 of each of two. Chi-squared, of 5 degrees of
-    freedom, is below 20.5 but once in a thousand times; where one chance draws both tokens it is in the hundreds.
+@pytest.mark.slow
+def test_a_ban_at_the_first_position_leaves_the_later_ones_alone(
+    server, tiny, asked, ids, first, template
+):
+    """Without "plan" and the end at first: "thanks" or "how", 1/2 each; behind it "plan" 3/7,
+    "thanks" 3/7 or
+    nothing 1/7. Of 350 draws of two tokens: 75 of each of four, 25 of each of two. Chi-squared, of
+    5 degrees of freedom, is below 20.5 but once in a thousand times; where one chance draws both
+    tokens it is in the hundreds.
     """
     plan = first[0]
     sampling = replace(asked, banned_first=frozenset((plan, template.end)), max_tokens=2)
@@ -167,10 +208,16 @@ def test_a_ban_at_the_first_position_leaves_the_later_ones_alone(server, tiny, a
         model = completions(served, tiny)
         with ThreadPoolExecutor(8) as pool:
             drawn = Counter(
-                pool.map(lambda seed: model.complete(ids, replace(sampling, seed=seed)).text, range(350))
+                pool.map(
+                    lambda seed: model.complete(ids, replace(sampling, seed=seed)).text, range(350)
+                )
             )
-        again = Counter(model.complete(ids, replace(sampling, seed=seed)).text for seed in range(20))
-        assert again == Counter(model.complete(ids, replace(sampling, seed=seed)).text for seed in range(20))
+        again = Counter(
+            model.complete(ids, replace(sampling, seed=seed)).text for seed in range(20)
+        )
+        assert again == Counter(
+            model.complete(ids, replace(sampling, seed=seed)).text for seed in range(20)
+        )
     expected = {begun + then: 75 for begun in ("thanks", "how") for then in ("plan", "thanks")}
     expected |= {"thanks": 25, "how": 25}
     assert {body["max_tokens"] for body in served.bodies[ASK:]} == {1}
@@ -209,7 +256,7 @@ def test_no_added_token_is_among_the_words(tiny, template, ids, first, asked):
         assert (out.text, out.stop_id) == ("planthanks", template.close)
 
 
-# --- what a server cannot do ---------------------------------------------------------------------------------
+# --- what a server cannot do ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -220,8 +267,14 @@ def test_no_added_token_is_among_the_words(tiny, template, ids, first, asked):
         ({"lacks": ("stop_token_ids",)}, r"made to draw the end token \(5\) .*did not stop there"),
         ({"lacks": ("logit_bias",)}, r"made to draw the end token \(5\) .*did not stop there"),
         ({"lacks": ("return_token_ids", "stop_reason")}, "does not say which token closed"),
-        ({"lacks": ("return_token_ids", "ignore_eos"), "eos": 5}, "does not say which token closed"),
-        ({"refuses": ("stop_token_ids",)}, "stop_token_ids: Extra inputs are not permitted.*serve the model with"),
+        (
+            {"lacks": ("return_token_ids", "ignore_eos"), "eos": 5},
+            "does not say which token closed",
+        ),
+        (
+            {"refuses": ("stop_token_ids",)},
+            "stop_token_ids: Extra inputs are not permitted.*serve the model with",
+        ),
     ],
 )
 def test_a_server_that_cannot_be_held_right_is_refused_before_anything_is_drawn(
@@ -236,7 +289,9 @@ def test_a_server_that_cannot_be_held_right_is_refused_before_anything_is_drawn(
 
 def test_a_server_that_only_chats_is_refused(tiny, asked, ids):
     with serving(lambda body, n: error(404, f"no such path {KEY}")) as served:
-        with pytest.raises(InputError, match=r"m: not usable .*no such model or path.*vLLM") as caught:
+        with pytest.raises(
+            InputError, match=r"m: not usable .*no such model or path.*vLLM"
+        ) as caught:
             completions(served, tiny).complete(ids, asked)
         assert KEY not in str(caught.value)
 
@@ -244,11 +299,15 @@ def test_a_server_that_only_chats_is_refused(tiny, asked, ids):
 @pytest.mark.parametrize(
     ("options", "note"),
     [
-        ({"refuses": ("logprobs",)}, "the server gives no log-probabilities, so P(end) is not known"),
+        (
+            {"refuses": ("logprobs",)},
+            "the server gives no log-probabilities, so P(end) is not known",
+        ),
         ({"lacks": ("logprobs",)}, "the server gives no log-probabilities, so P(end) is not known"),
         (
             {"processed": True},
-            "the server's log-probabilities are those of after a ban, so P(end) is not known; start vLLM with "
+            "the server's log-probabilities are those of after a ban, so P(end) is not known; "
+            "start vLLM with "
             "--logprobs-mode raw_logprobs",
         ),
     ],
@@ -259,16 +318,20 @@ def test_an_unknown_p_end_is_none_and_said(server, tiny, asked, ids, options, no
         out = model.complete(ids, asked)
         assert out.p_end is None and out.stop_id is not None
         assert model.notes == (note,)
-        with pytest.raises(InputError, match=re.escape(f"--end-above goes by P(end): {note}")):
-            model.complete(ids, replace(asked, end_above=0.5))
+        with pytest.raises(InputError, match=re.escape(f"--end-threshold goes by P(end): {note}")):
+            model.complete(ids, replace(asked, end_threshold=0.5))
 
 
-def test_without_token_ids_nothing_is_banned_at_the_first_position_alone(server, tiny, asked, ids, first):
+def test_without_token_ids_nothing_is_banned_at_the_first_position_alone(
+    server, tiny, asked, ids, first
+):
     with server(lacks=("return_token_ids",)) as served:
         model = completions(served, tiny)
-        assert model.complete(ids, replace(asked, banned_first=frozenset(first[:1]), banned_ids=frozenset(first)))
+        assert model.complete(
+            ids, replace(asked, banned_first=frozenset(first[:1]), banned_ids=frozenset(first))
+        )
         assert model.notes == ("the server returns no token ids, so words are taken from its text",)
-        for more in ({"banned_first": frozenset(first)}, {"end_above": 0.5}):
+        for more in ({"banned_first": frozenset(first)}, {"end_threshold": 0.5}):
             with pytest.raises(InputError, match=r"m: .*first position alone.*0\.10\.2"):
                 model.complete(ids, replace(asked, **more))
 
@@ -277,11 +340,16 @@ def test_without_token_ids_nothing_is_banned_at_the_first_position_alone(server,
     ("options", "said"),
     [
         ({"bans": False}, "drew a token that `logit_bias` bans"),
-        ({"most": 1, "window": 99}, "stopped after 1 tokens, and 9 were allowed.*--generation-config vllm"),
+        (
+            {"most": 1, "context_length": 99},
+            "stopped after 1 tokens, and 9 were allowed.*--generation-config vllm",
+        ),
         ({"goes_on": 2}, "goes on behind a token of `stop_token_ids`"),
     ],
 )
-def test_what_shows_only_later_is_refused_then(server, tiny, asked, ids, first, template, options, said):
+def test_what_shows_only_later_is_refused_then(
+    server, tiny, asked, ids, first, template, options, said
+):
     bans = frozenset((template.end, first[2]))
     with server(**options) as served, pytest.raises(InputError, match=said):
         model = completions(served, tiny)
@@ -299,41 +367,49 @@ def test_what_the_server_offers_is_found_out_once(server, tiny, asked, ids):
     assert [len(body.get("prompt", ())) for body in served.bodies[:ASK]] == [0, 32, 32]
 
 
-# --- windows and faults --------------------------------------------------------------------------------------
+# --- windows and faults ---------------------------------------------------------------------------
 
 
 def test_the_window_is_what_the_server_says_and_bounds_the_tokens(server, tiny, asked, ids):
-    with server(window=len(ids) + 2) as served:
+    with server(context_length=len(ids) + 2) as served:
         model = completions(served, tiny)
-        assert model.window() == len(ids) + 2
+        assert model.context_length() == len(ids) + 2
         model.complete(ids, asked)
         assert served.bodies[-1]["max_tokens"] == 2
         calls = len(served.bodies)
         for more in (2, 3):
             with pytest.raises(
-                ModelError, match=f"{len(ids) + more} tokens do not fit the server's window"
+                ModelError, match=f"{len(ids) + more} tokens do not fit the server's context length"
             ) as caught:
                 model.complete([*ids, *ids[:more]], asked)
             assert (caught.value.reason, caught.value.permanent) == ("too long", False)
         assert len(served.bodies) == calls
     with server() as served:
-        assert completions(served, tiny).window() is None
+        assert completions(served, tiny).context_length() is None
     with serving([error(404)]) as served:
-        assert completions(served, tiny).window() is None
+        assert completions(served, tiny).context_length() is None
     with serving([Said(body="<html>hello</html>")]) as served:
-        assert completions(served, tiny).window() is None
-    with serving([error(503), error(503)]) as served, pytest.raises(ModelError, match="server failed"):
-        completions(served, tiny, retries=1).window()
+        assert completions(served, tiny).context_length() is None
+    with (
+        serving([error(503), error(503)]) as served,
+        pytest.raises(ModelError, match="server failed"),
+    ):
+        completions(served, tiny, retries=1).context_length()
 
 
 def broken_at(reply, faults):
-    """Some requests are answered otherwise: for `n: said` the n-th behind those that find out what is offered."""
+    """Some requests are answered otherwise: for `n: said` the n-th behind those that find out what
+    is offered."""
     return lambda body, n: faults.get(n - ASK) or reply(body, n)
 
 
 def test_a_server_that_goes_away_and_comes_back_says_the_same(server, tiny, asked, ids):
     aborted = {"choices": [{"index": 0, "text": "so", "finish_reason": "abort"}], "usage": None}
-    faults = dict(enumerate([error(503), error(429), CUT, Said(body="{not"), Said(body=[]), Said(body=aborted)]))
+    faults = dict(
+        enumerate(
+            [error(503), error(429), CUT, Said(body="{not"), Said(body=[]), Said(body=aborted)]
+        )
+    )
     with server() as served:
         reply = served.reply
         undisturbed = completions(served, tiny).complete(ids, asked)
@@ -341,11 +417,13 @@ def test_a_server_that_goes_away_and_comes_back_says_the_same(server, tiny, aske
         served.reply = broken_at(reply, faults)
         out = completions(served, tiny, retries=6).complete(ids, asked)
     assert out.faults == ("server error", "rate limited", "connection cut", *["broken answer"] * 3)
-    assert out.unsure == 4
-    assert replace(out, faults=(), unsure=0) == undisturbed
+    assert out.possibly_billed == 4
+    assert replace(out, faults=(), possibly_billed=0) == undisturbed
 
 
-def test_a_turn_that_fails_half_way_tells_of_the_call_that_was_answered(server, tiny, asked, ids, first):
+def test_a_turn_that_fails_half_way_tells_of_the_call_that_was_answered(
+    server, tiny, asked, ids, first
+):
     """Of four tries one was answered and another cut: two that may be billed."""
     with server() as served:
         served.reply = broken_at(served.reply, {0: error(429), 2: CUT, 3: error(500)})
@@ -353,7 +431,7 @@ def test_a_turn_that_fails_half_way_tells_of_the_call_that_was_answered(server, 
         with pytest.raises(ModelError) as caught:
             model.complete(ids, replace(asked, banned_first=frozenset((*first[:2], asked.end_id))))
     assert caught.value.faults == ("rate limited", "connection cut", "server error")
-    assert (caught.value.reason, caught.value.unsure) == ("server error", 2)
+    assert (caught.value.reason, caught.value.possibly_billed) == ("server error", 2)
 
 
 def test_an_answer_that_lacks_what_others_had_is_no_turn(server, tiny, asked, ids):

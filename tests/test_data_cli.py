@@ -1,6 +1,8 @@
-"""`import`, `clean` and `intents` as commands: remote logs, options, hurt files, and machines that fail.
+"""`import`, `clean` and `intents` as commands: remote logs, options, hurt files, and machines that
+fail.
 
-What each part does on its own is tested beside it; here it is seen from the command to the files of the run.
+What each part does on its own is tested beside it; here it is seen from the command to the files of
+the run.
 """
 
 import gzip
@@ -21,13 +23,12 @@ import polars as pl
 import pytest
 import test_files
 
-from userlm import store
+from userlm import rows as rows_module
 from userlm.cli import main
-from userlm.commands import data, writing
 from userlm.data import hub as exporting
 from userlm.data import sources
 from userlm.flip import render, samples, userlm_template
-from userlm.store import read_conversations, read_json, write_conversations
+from userlm.rows import read_conversations, read_json, write_conversations
 from userlm.text import END_TOKEN
 from userlm.types import Conversation, Turn
 
@@ -38,8 +39,11 @@ Command = Callable[..., str]
 
 
 @pytest.fixture
-def userlm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Run a verb in this process, in the folder of the test; what it printed, white space collapsed.
+def userlm(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Command:
+    """Run a verb in this process, in the folder of the test; what it printed, white space
+    collapsed.
 
     Anything that `main` does not make a sentence of is raised, and fails the test.
     """
@@ -58,7 +62,9 @@ def userlm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -75,7 +81,11 @@ def message(role: str | None, content: str | None) -> dict[str, str | None]:
 
 def asked(text: str, **fields: object) -> dict[str, Any]:
     """A log in the layout of OpenAI's messages."""
-    return {"messages": [message("user", text), message("assistant", "Well.")], "language": "en", **fields}
+    return {
+        "messages": [message("user", text), message("assistant", "Well.")],
+        "language": "en",
+        **fields,
+    }
 
 
 def log(id: str, text: str, user: str | None = None, **meta: object) -> Conversation:
@@ -83,10 +93,12 @@ def log(id: str, text: str, user: str | None = None, **meta: object) -> Conversa
     return Conversation(id, turns, user=user, ended=True, meta={"language": "English", **meta})
 
 
-# --- logs from elsewhere ---------------------------------------------------------------------------------
+# --- logs from elsewhere --------------------------------------------------------------------------
 
 
-def test_logs_in_any_file_system_become_the_conversations_of_the_same_files_here(memory, userlm, tmp_path):
+def test_logs_in_any_file_system_become_the_conversations_of_the_same_files_here(
+    memory, userlm, tmp_path
+):
     files = {
         "a.jsonl": jsonl([asked("boil rice", id="r1"), {"x": 1}, asked("no id here")]),
         "b.jsonl.gz": gzip.compress(jsonl([asked("bake bread"), asked("again", id="r1")])),
@@ -99,7 +111,11 @@ def test_logs_in_any_file_system_become_the_conversations_of_the_same_files_here
     userlm("import", "here", "--out", "local")
     userlm("import", "memory://there", "--out", "remote")
     local, remote = contents(tmp_path / "local"), contents(tmp_path / "remote")
-    assert [row["id"] for row in rows_of(tmp_path / "remote/conversations.jsonl")] == ["r1", "a-3", "b-1"]
+    assert [row["id"] for row in rows_of(tmp_path / "remote/conversations.jsonl")] == [
+        "r1",
+        "a-3",
+        "b-1",
+    ]
     assert remote["conversations.jsonl"] == local["conversations.jsonl"]
     assert remote["results.json"] == local["results.json"]
     assert remote.keys() == local.keys()  # nothing is left of the copies
@@ -131,7 +147,10 @@ def test_a_remote_file_that_cannot_be_had_stops_the_import_which_goes_on_there(
 
     monkeypatch.setattr(type(memory), "get_file", get_file)
     shown = userlm("import", "memory://logs", "--out", "out", code=2)
-    assert "memory://logs/b.jsonl may not be read" in shown and "then run the same command again" in shown
+    assert (
+        "memory://logs/b.jsonl may not be read" in shown
+        and "then run the same command again" in shown
+    )
     assert not (tmp_path / "out/results.json").exists()
     shut.clear()
     copies.clear()
@@ -149,7 +168,10 @@ main()
 """
 
 
-def test_a_data_set_of_the_hub_is_imported_and_nothing_of_the_copies_stays(hub, monkeypatch, tmp_path):
+@pytest.mark.slow
+def test_a_data_set_of_the_hub_is_imported_and_nothing_of_the_copies_stays(
+    hub, monkeypatch, tmp_path
+):
     host, counts = hub
     parts = []
     for part in (0, 1):
@@ -157,7 +179,9 @@ def test_a_data_set_of_the_hub_is_imported_and_nothing_of_the_copies_stays(hub, 
         pl.DataFrame(talks).write_parquet(tmp_path / "part.parquet")
         parts.append((tmp_path / "part.parquet").read_bytes())
     held = {f"data/train-0000{i}.parquet": part for i, part in enumerate(parts)}
-    monkeypatch.setitem(test_files.SETS, "team/talks", {"README.md": b"", "same.jsonl": b"{}", **held})
+    monkeypatch.setitem(
+        test_files.SETS, "team/talks", {"README.md": b"", "same.jsonl": b"{}", **held}
+    )
     known = {
         "HF_ENDPOINT": host,
         "HF_HUB_OFFLINE": "0",
@@ -166,25 +190,53 @@ def test_a_data_set_of_the_hub_is_imported_and_nothing_of_the_copies_stays(hub, 
     }
 
     def run() -> str:
-        command = [sys.executable, "-c", IMPORT, "import", "hf://datasets/team/talks", "--out", "out"]
+        command = [
+            sys.executable,
+            "-c",
+            IMPORT,
+            "import",
+            "hf://datasets/team/talks",
+            "--out",
+            "out",
+        ]
         done = subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, **known}, capture_output=True, text=True, timeout=60
+            command,
+            cwd=tmp_path,
+            env={**os.environ, **known},
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert done.returncode == 0, done.stderr
         return done.stderr
 
     run()
     out = tmp_path / "out"
-    assert [row["id"] for row in rows_of(out / "conversations.jsonl")] == ["00", "01", "02", "10", "11", "12"]
-    assert set(contents(out)) == {".lock", "conversations.jsonl", "dropped.jsonl", "results.json", "run.json"}
+    assert [row["id"] for row in rows_of(out / "conversations.jsonl")] == [
+        "00",
+        "01",
+        "02",
+        "10",
+        "11",
+        "12",
+    ]
+    assert set(contents(out)) == {
+        ".lock",
+        "conversations.jsonl",
+        "dropped.jsonl",
+        "results.json",
+        "run.json",
+    }
     inputs = read_json(out / "run.json")["inputs"]
     assert list(inputs) == [f"hf://datasets/team/talks/{name}" for name in held]
     before = dict(counts)
     assert "complete already" in run()
-    assert counts == before == dict.fromkeys(held, 2)  # each file was had once, after the server had been busy
+    assert (
+        counts == before == dict.fromkeys(held, 2)
+    )  # each file was had once, after the server had been busy
 
 
-# --- clean -----------------------------------------------------------------------------------------------
+# --- clean ----------------------------------------------------------------------------------------
 
 
 def test_what_is_scrubbed_is_marked_in_the_files_and_counted(userlm, tmp_path):
@@ -212,7 +264,11 @@ def test_what_is_scrubbed_is_marked_in_the_files_and_counted(userlm, tmp_path):
     assert "note: scrubbed email" not in read_json(tmp_path / "plain/results.json")["counts"]
 
 
-WORDS = "rice bread soup salt oven pan knife plate lemon apple honey flour water sugar onion pepper bean".split()
+WORDS = (
+    "rice bread soup salt oven pan knife plate lemon apple honey flour water sugar "
+    "onion "
+    "pepper bean"
+).split()
 
 
 def shingles(conversation: Conversation) -> set[tuple[str, ...]]:
@@ -227,8 +283,9 @@ def similarity(one: Conversation, other: Conversation) -> float:
 
 @pytest.mark.parametrize(("how", "reason"), [("exact", "duplicate"), ("near", "near-duplicate")])
 def test_nobody_in_test_says_what_somebody_in_train_says(how, reason, userlm, tmp_path):
-    # 30 texts of 40 words, each said by 6 people; if `near`, in 3 versions that differ in the last word. That word
-    # stands in one 5-gram of 36: two versions have 35 of 37 in common, 0.946. Texts drawn alone have next to none.
+    # 30 texts of 40 words, each said by 6 people; if `near`, in 3 versions that differ in the last
+    # word. That word stands in one 5-gram of 36: two versions have 35 of 37 in common, 0.946. Texts
+    # drawn alone have next to none.
     draw = random.Random(0)
     texts = [" ".join(draw.choices(WORDS, k=39)) for _ in range(30)]
     logs = [
@@ -241,7 +298,9 @@ def test_nobody_in_test_says_what_somebody_in_train_says(how, reason, userlm, tm
 
     def overlap(folder: Path) -> int:
         """How many in test are like somebody in train."""
-        train, test = (list(read_conversations(folder / f"{name}.jsonl")) for name in ("train", "test"))
+        train, test = (
+            list(read_conversations(folder / f"{name}.jsonl")) for name in ("train", "test")
+        )
         return sum(any(similarity(one, other) >= 0.7 for other in train) for one in test)
 
     options = ["--shares", "50/0/50", "--templates"]
@@ -250,9 +309,12 @@ def test_nobody_in_test_says_what_somebody_in_train_says(how, reason, userlm, tm
     userlm("clean", "logs.jsonl", *options, "--duplicates", how, "--out", "out")
     assert overlap(tmp_path / "out") == 0
     train, test = (
-        {c.id for c in read_conversations(tmp_path / f"out/{name}.jsonl")} for name in ("train", "test")
+        {c.id for c in read_conversations(tmp_path / f"out/{name}.jsonl")}
+        for name in ("train", "test")
     )
-    assert len(train | test) == 30 and test <= {c.id for c in read_conversations(tmp_path / "kept/test.jsonl")}
+    assert len(train | test) == 30 and test <= {
+        c.id for c in read_conversations(tmp_path / "kept/test.jsonl")
+    }
     dropped = list(read_conversations(tmp_path / "out/dropped.jsonl"))
     assert {c.meta["dropped"] for c in dropped} == {reason} and len(dropped) == 150
     for one in dropped:
@@ -308,23 +370,34 @@ def test_explain_says_of_every_conversation_what_clean_did_with_it(userlm, tmp_p
 
 def test_explain_knows_near_duplicates_and_filters_that_are_off(userlm, tmp_path):
     text = "please tell me how to cook a good soup of beans and onions for ten hungry people"
-    logs = [log("one", f"{text} today", user="ann"), log("two", f"{text} tonight", user="bob"), *EXPLAINED[2:]]
+    logs = [
+        log("one", f"{text} today", user="ann"),
+        log("two", f"{text} tonight", user="bob"),
+        *EXPLAINED[2:],
+    ]
     write_conversations(tmp_path / "logs.jsonl", logs)
     options = ["logs.jsonl", "--duplicates", "near", "--shares", "100/0/0"]
     assert "duplicate goes says the same as 'one', which stays (near)" in userlm(
         "clean", *options, "--explain", "two"
     )
-    shown = userlm("clean", *options, "--explain", "t1", "--templates", "--flagged", "--languages", "all")
-    assert "template off its most frequent 7-gram occurs 5 times" in shown and "flagged off" in shown
+    shown = userlm(
+        "clean", *options, "--explain", "t1", "--templates", "--flagged", "--languages", "all"
+    )
+    assert (
+        "template off its most frequent 7-gram occurs 5 times" in shown and "flagged off" in shown
+    )
     assert "stays en, its log says 'English'; all are kept" in shown and " goes " not in shown
 
 
-# --- the export for the Hub, and conditions --------------------------------------------------------------
+# --- the export for the Hub, and conditions -------------------------------------------------------
 
 
 def test_the_hub_folders_of_clean_and_intents_hold_the_splits_and_nobody_s_name(userlm, tmp_path):
     names = ["Ann Onymous <ann@example.org>", "bob.builder", "Carla-17", "dora", "emil@example.org"]
-    rows = [asked(f"how do i cook rice for {i} people", id=f"r{i}", user_id=names[i % 5]) for i in range(12)]
+    rows = [
+        asked(f"how do i cook rice for {i} people", id=f"r{i}", user_id=names[i % 5])
+        for i in range(12)
+    ]
     rows += [asked("nobody asks", id="r12")]
     (tmp_path / "logs.jsonl").write_bytes(jsonl(rows))
     userlm("import", "logs.jsonl", "--out", "in")
@@ -338,7 +411,10 @@ def test_the_hub_folders_of_clean_and_intents_hold_the_splits_and_nobody_s_name(
             frame = pl.read_parquet(tmp_path / run / f"hub/data/{theirs}-*.parquet")
             assert frame["id"].to_list() == [c.id for c in talks]
             assert frame["intent"].to_list() == [c.intent for c in talks]
-            said = [[(turn["role"], turn["content"]) for turn in turns] for turns in frame["messages"].to_list()]
+            said = [
+                [(turn["role"], turn["content"]) for turn in turns]
+                for turns in frame["messages"].to_list()
+            ]
             assert said == [[(turn.role, turn.text) for turn in c.turns] for c in talks]
             for talk, number in zip(talks, frame["user"].to_list(), strict=True):
                 if talk.user is None:
@@ -351,14 +427,21 @@ def test_the_hub_folders_of_clean_and_intents_hold_the_splits_and_nobody_s_name(
         assert sorted(people) == sorted(names)
         assert sorted(people.values()) == [f"person-{i}" for i in range(5)]
         card = (tmp_path / run / "hub/README.md").read_text()
-        assert all(f"| {split} | {n} |" in card for split, n in found.items()) and found.total() == 13
+        assert (
+            all(f"| {split} | {n} |" in card for split, n in found.items()) and found.total() == 13
+        )
         assert not [name for name in names if name in card]
-        assert sorted(path.name for path in (tmp_path / run / "hub").iterdir()) == ["README.md", "data"]
+        assert sorted(path.name for path in (tmp_path / run / "hub").iterdir()) == [
+            "README.md",
+            "data",
+        ]
     assert None not in pl.read_parquet(tmp_path / "intents/hub/data/*.parquet")["intent"].to_list()
 
 
 def test_intents_of_a_file_are_exported_too(userlm, tmp_path):
-    write_conversations(tmp_path / "logs.jsonl", [log("a", "how do i cook rice"), log("b", "how do i bake bread")])
+    write_conversations(
+        tmp_path / "logs.jsonl", [log("a", "how do i cook rice"), log("b", "how do i bake bread")]
+    )
     userlm("intents", "logs.jsonl", "--hub", "--out", "out")
     frame = pl.read_parquet(tmp_path / "out/hub/data/train-00000-of-00001.parquet")
     assert frame["id"].to_list() == ["a", "b"] and None not in frame["intent"].to_list()
@@ -369,7 +452,17 @@ def test_the_card_tells_nobody_where_files_lie_on_this_machine(userlm, tmp_path)
     (tmp_path / "theirs.jsonl").write_bytes(jsonl([{"id": "a", "intent": "Cook."}]))
     (tmp_path / "lines.txt").write_text("nothing\n")
     by = f"script:{tmp_path / 'lines.txt'}"
-    userlm("intents", "split", "--join", tmp_path / "theirs.jsonl", "--by", by, "--hub", "--out", "out")
+    userlm(
+        "intents",
+        "split",
+        "--join",
+        tmp_path / "theirs.jsonl",
+        "--writer",
+        by,
+        "--hub",
+        "--out",
+        "out",
+    )
     assert str(tmp_path) not in (tmp_path / "out/hub/README.md").read_text()
 
 
@@ -396,7 +489,10 @@ def test_a_condition_stands_in_meta_and_in_the_system_turn_of_what_is_learnt(use
         "none": None,
     }
     counts = read_json(tmp_path / "out/results.json")["counts"]
-    assert counts["note: condition, language known"] == 2 and counts["note: condition, country known"] == 1
+    assert (
+        counts["note: condition, language known"] == 2
+        and counts["note: condition, country known"] == 1
+    )
     for one in found.values():
         assert one.intent and len(list(samples(one))) == 2  # the turn and the ending
         [row] = render(one, LETTERS).rows
@@ -405,14 +501,18 @@ def test_a_condition_stands_in_meta_and_in_the_system_turn_of_what_is_learnt(use
         assert system == "system\n" + one.intent + (f" {told}" if told else "")
     userlm("intents", "out", "--condition", "model,sex", "--out", "again")
     again = {c.id: c for c in read_conversations(tmp_path / "again/conversations.jsonl")}
-    assert [c.meta.get("condition") for c in again.values()] == [None, "About the user: model m.", None]
+    assert [c.meta.get("condition") for c in again.values()] == [
+        None,
+        "About the user: model m.",
+        None,
+    ]
     assert [c.intent for c in again.values()] == [c.intent for c in found.values()]
     assert "the logs say of nobody: sex" in userlm(
         "intents", "logs.jsonl", "--condition", "sex", "--out", "nobody"
     )
 
 
-# --- hurt parquet ----------------------------------------------------------------------------------------
+# --- hurt parquet ---------------------------------------------------------------------------------
 
 
 def parquet(path: Path, columns: dict[str, Any], schema: dict[str, Any] | None = None) -> bytes:
@@ -452,8 +552,17 @@ def test_rows_of_parquet_that_are_no_conversation_are_set_aside_with_their_reaso
         "toxic": [0, 1, None, None],
         "country": [None] * 4,
     }
-    parquet(logs / "f_wild.parquet", wild, dict(zip(wild, (pl.String, MESSAGES, pl.Int8, pl.Null), strict=True)))
-    odd = {"x": [b"\xff\x00"], "t": [timedelta(days=1)], "n": [float("nan")], "d": [datetime(2024, 1, 2)]}
+    parquet(
+        logs / "f_wild.parquet",
+        wild,
+        dict(zip(wild, (pl.String, MESSAGES, pl.Int8, pl.Null), strict=True)),
+    )
+    odd = {
+        "x": [b"\xff\x00"],
+        "t": [timedelta(days=1)],
+        "n": [float("nan")],
+        "d": [datetime(2024, 1, 2)],
+    }
     parquet(logs / "g_odd.parquet", odd)
     userlm("import", "logs", "--out", "out")
     dropped = rows_of(tmp_path / "out/dropped.jsonl")
@@ -475,7 +584,8 @@ def test_rows_of_parquet_that_are_no_conversation_are_set_aside_with_their_reaso
     ]
     errors = [row["error"] for row in dropped]
     assert (
-        "'messages' must be a list, not str" in errors[1] and "messages[0] must be an object, not int" in errors[2]
+        "'messages' must be a list, not str" in errors[1]
+        and "messages[0] must be an object, not int" in errors[2]
     )
     assert (
         "'id' must be a text, not float" in errors[3]
@@ -491,7 +601,9 @@ def test_rows_of_parquet_that_are_no_conversation_are_set_aside_with_their_reaso
 def hurt(name: str, folder: Path) -> Path:
     """A parquet file with something wrong with all of it."""
     path = folder / f"{name}.parquet"
-    whole = parquet(path, {"id": [f"r{i}" for i in range(500)], "messages": [[USER, ASSISTANT]] * 500})
+    whole = parquet(
+        path, {"id": [f"r{i}" for i in range(500)], "messages": [[USER, ASSISTANT]] * 500}
+    )
     if name == "rowless":
         parquet(path, {"id": [], "turns": []}, {"id": pl.String, "turns": MESSAGES})
     else:
@@ -542,11 +654,22 @@ OURS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("flaw", OURS)
-def test_a_flaw_in_parquet_of_our_own_is_set_aside_by_import_and_named_by_the_others(flaw, userlm, tmp_path):
-    good = {"id": "a", "turns": [TURN], "intent": None, "user": None, "stop": None, "ended": False, "meta": "{}"}
+def test_a_flaw_in_parquet_of_our_own_is_set_aside_by_import_and_named_by_the_others(
+    flaw, userlm, tmp_path
+):
+    good = {
+        "id": "a",
+        "turns": [TURN],
+        "intent": None,
+        "user": None,
+        "stop": None,
+        "ended": False,
+        "meta": "{}",
+        "origin": None,
+    }
     rows = [good, {**good, "id": "b", **OURS[flaw]}, {**good, "id": "c"}]
     columns = {name: [row[name] for row in rows] for name in good}
-    parquet(tmp_path / "c.parquet", columns, store._parquet_columns())
+    parquet(tmp_path / "c.parquet", columns, rows_module._parquet_columns())
     for verb in ("clean", "intents"):
         shown = userlm(verb, "c.parquet", "--out", verb, code=2)
         assert "userlm: c.parquet, line 2: " in shown
@@ -572,10 +695,12 @@ def test_bytes_over_which_polars_panics_are_an_unreadable_file(userlm, tmp_path,
     assert "a.parquet is no readable parquet file: called `Option::unwrap()`" in shown
 
 
-# --- files that grow -------------------------------------------------------------------------------------
+# --- files that grow ------------------------------------------------------------------------------
 
 
-def growing(read: Callable[..., Iterator[Any]], path: Path, more: bytes) -> Callable[..., Iterator[Any]]:
+def growing(
+    read: Callable[..., Iterator[Any]], path: Path, more: bytes
+) -> Callable[..., Iterator[Any]]:
     """The same reader; when the first time something was read, there is more in the file."""
     pending = [more]
 
@@ -595,33 +720,47 @@ def test_of_a_log_that_grows_the_rows_that_it_held_are_imported_and_it_is_said(
 ):
     pack = gzip.compress if name.endswith("gz") else bytes
     path = tmp_path / name
-    first, later = (jsonl(asked(f"say {i}", id=f"r{i}") for i in part) for part in (range(300), range(300, 400)))
+    first, later = (
+        jsonl(asked(f"say {i}", id=f"r{i}") for i in part) for part in (range(300), range(300, 400))
+    )
     path.write_bytes(pack(first))
     monkeypatch.setattr(sources, "find", growing(sources.find, path, pack(later)))
     shown = userlm("import", name, "--out", "out")
     assert "1 grew while read: what came later is not in; import again into another --out" in shown
     results = read_json(tmp_path / "out/results.json")
-    assert results["counts"] == {"in": 300, "note: files that grew while they were read": 1, "out": 300}
+    assert results["counts"] == {
+        "in": 300,
+        "note: files that grew while they were read": 1,
+        "out": 300,
+    }
     ids = [row["id"] for row in rows_of(tmp_path / "out/conversations.jsonl")]
     assert ids == [f"r{i}" for i in range(300)]
-    assert f"{name} changed now); choose another --out" in userlm("import", name, "--out", "out", code=2)
+    assert f"{name} changed now); choose another --out" in userlm(
+        "import", name, "--out", "out", code=2
+    )
     shown = userlm("import", name, "--out", "again")  # as it was told
     assert "grew" not in shown
     assert len(rows_of(tmp_path / "again/conversations.jsonl")) == 400
 
 
-def test_of_logs_that_grow_before_their_turn_the_rows_that_they_held_are_imported(userlm, tmp_path, monkeypatch):
+def test_of_logs_that_grow_before_their_turn_the_rows_that_they_held_are_imported(
+    userlm, tmp_path, monkeypatch
+):
     for name in "ab":
         (tmp_path / f"{name}.jsonl").write_bytes(jsonl([asked(f"say {name}", id=name)]))
     later = jsonl([asked("say more", id="c")])
-    monkeypatch.setattr(sources, "find", growing(sources.find, tmp_path / "b.jsonl", later))  # when a was read
+    monkeypatch.setattr(
+        sources, "find", growing(sources.find, tmp_path / "b.jsonl", later)
+    )  # when a was read
     userlm("import", "a.jsonl", "b.jsonl", "--out", "out")
     assert [row["id"] for row in rows_of(tmp_path / "out/conversations.jsonl")] == ["a", "b"]
     counts = read_json(tmp_path / "out/results.json")["counts"]
     assert counts == {"in": 2, "note: files that grew while they were read": 1, "out": 2}
 
 
-def test_a_line_that_was_half_written_when_the_import_began_is_no_bad_line(userlm, tmp_path, monkeypatch):
+def test_a_line_that_was_half_written_when_the_import_began_is_no_bad_line(
+    userlm, tmp_path, monkeypatch
+):
     path = tmp_path / "logs.jsonl"
     whole = jsonl(asked(f"say {i}", id=f"r{i}") for i in range(4))
     path.write_bytes(whole[:-30])
@@ -631,32 +770,35 @@ def test_a_line_that_was_half_written_when_the_import_began_is_no_bad_line(userl
     assert counts == {"in": 3, "note: files that grew while they were read": 1, "out": 3}
 
 
-@pytest.mark.parametrize(("verb", "module"), [("clean", data), ("intents", writing)])
-def test_of_conversations_that_grow_those_that_were_there_are_taken(verb, module, userlm, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("verb", "module"), [("clean", "data"), ("intents", "intents")])
+def test_of_conversations_that_grow_those_that_were_there_are_taken(
+    verb, module, userlm, tmp_path, monkeypatch
+):
     logs = [log(f"c{i}", f"how do i cook rice for {i} people") for i in range(300)]
     write_conversations(tmp_path / "logs.jsonl", logs)
     userlm(verb, "logs.jsonl", "--out", "still")
     write_conversations(tmp_path / "more.jsonl", [log(f"d{i}", f"and {i} more") for i in range(9)])
     more = (tmp_path / "more.jsonl").read_bytes()
     reader = growing(read_conversations, tmp_path / "logs.jsonl", more)
-    monkeypatch.setattr(module, "read_conversations", reader)
+    monkeypatch.setattr(sys.modules[f"userlm.commands.{module}"], "read_conversations", reader)
     userlm(verb, "logs.jsonl", "--out", "grown")
     still, grown = contents(tmp_path / "still"), contents(tmp_path / "grown")
     assert grown == still and (tmp_path / "logs.jsonl").read_bytes().endswith(more)
 
 
-# --- machines that fail ----------------------------------------------------------------------------------
+# --- machines that fail ---------------------------------------------------------------------------
 
-# A process that runs verbs in children of its own: what takes a second to load is loaded once. In a child every
-# step on the disk is counted. At the step `kill` it is killed (half of what is being written is on the disk then);
-# after `room` bytes the disk is full.
+# A process that runs verbs in children of its own: what takes a second to load is loaded once. In a
+# child every step on the disk is counted. At the step `kill` it is killed (half of what is being
+# written is on the disk then); after `room` bytes the disk is full.
 DRIVER = """
 import contextlib, errno, io, json, os, signal, sys
-from userlm import cli, store
+from userlm import cli
+from userlm import runs as runs_module
 from userlm.commands import data
 
 data.COMMIT_EVERY = 40
-store._surroundings = lambda: {"versions": {}}
+runs_module._environment = lambda: {"versions": {}}
 STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.truncate"}
 steps = written = 0
 plain = io.open
@@ -719,7 +861,8 @@ for line in sys.stdin:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run: its exit code (-9: killed), what it said, its steps on the disk, bytes written."""
+    """What came of a run: its exit code (-9: killed), what it said, its steps on the disk, bytes
+    written."""
 
     code: int
     said: str
@@ -738,9 +881,19 @@ def machine() -> Iterator[Machine]:
         to, back = driver.stdin, driver.stdout
 
         def run(
-            folder: Path, arguments: list[str], out: str, kill: int | None = None, room: int | None = None
+            folder: Path,
+            arguments: list[str],
+            out: str,
+            kill: int | None = None,
+            room: int | None = None,
         ) -> Outcome:
-            task = {"folder": str(folder), "arguments": arguments, "out": out, "kill": kill, "room": room}
+            task = {
+                "folder": str(folder),
+                "arguments": arguments,
+                "out": out,
+                "kill": kill,
+                "room": room,
+            }
             print(json.dumps(task), file=to, flush=True)
             code = int(back.readline())
             said = (folder / "said.txt").read_text()
@@ -764,23 +917,37 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Something to do for each of the verbs, with all that they drop, join, mark and leave out."""
     folder = tmp_path_factory.mktemp("ground")
     rows = [
-        asked(f"how do i cook rice number {i} please", id=f"r{i % 270}", user_id=f"p{i % 50}") for i in range(300)
+        asked(f"how do i cook rice number {i} please", id=f"r{i % 270}", user_id=f"p{i % 50}")
+        for i in range(300)
     ]
     rows[7]["messages"] = [message("narrator", "once")]
-    trees = [{"message_tree_id": f"t{i}", "text": f"how do i bake bread {i}", "lang": "en"} for i in range(60)]
-    prompts = [{**t, "message_id": f"p{i}", "parent_id": None, "role": "prompter"} for i, t in enumerate(trees)]
+    trees = [
+        {"message_tree_id": f"t{i}", "text": f"how do i bake bread {i}", "lang": "en"}
+        for i in range(60)
+    ]
+    prompts = [
+        {**t, "message_id": f"p{i}", "parent_id": None, "role": "prompter"}
+        for i, t in enumerate(trees)
+    ]
     replies = [
-        {**t, "message_id": f"a{i}", "parent_id": f"p{i}", "role": "assistant"} for i, t in enumerate(trees)
+        {**t, "message_id": f"a{i}", "parent_id": f"p{i}", "role": "assistant"}
+        for i, t in enumerate(trees)
     ]
     (folder / "logs").mkdir()
-    (folder / "logs/a.jsonl").write_bytes(jsonl([*prompts, *replies[:30], *rows[:140]]) + b"{oops\n")
+    (folder / "logs/a.jsonl").write_bytes(
+        jsonl([*prompts, *replies[:30], *rows[:140]]) + b"{oops\n"
+    )
     (folder / "logs/b.jsonl.gz").write_bytes(gzip.compress(jsonl([*rows[140:], *replies[30:]])))
     (folder / "more.json").write_text(json.dumps([asked(f"bake {i} breads") for i in range(50)]))
     draw = random.Random(0)
 
     def talk(i: int) -> Conversation:
-        text = " ".join(draw.choices(WORDS, k=12)) + (" mail me at ann@example.org" if i % 5 == 0 else "")
-        text = ("draw a picture of a cat that is " if i % 4 == 0 else "") + ("the same" if i % 7 == 0 else text)
+        text = " ".join(draw.choices(WORDS, k=12)) + (
+            " mail me at ann@example.org" if i % 5 == 0 else ""
+        )
+        text = ("draw a picture of a cat that is " if i % 4 == 0 else "") + (
+            "the same" if i % 7 == 0 else text
+        )
         return log(f"c{i}", text, user=f"p{i % 90}", country="Chile", toxic=i % 11 == 0)
 
     talks = [talk(i) for i in range(400)]
@@ -791,6 +958,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_killed_at_any_step_and_run_again_it_ends_with_the_same_files(verb, machine, ground):
     whole = machine(ground, VERBS[verb], f"{verb}-whole")
@@ -803,7 +971,9 @@ def test_killed_at_any_step_and_run_again_it_ends_with_the_same_files(verb, mach
         assert machine(ground, VERBS[verb], out, kill=moment).code == -signal.SIGKILL
         if (ground / out / "results.json").exists():  # which says that it is complete
             assert contents(ground / out) == wanted
-        again = machine(ground, VERBS[verb], out, kill=draw.randrange(whole.steps))  # and perhaps once more
+        again = machine(
+            ground, VERBS[verb], out, kill=draw.randrange(whole.steps)
+        )  # and perhaps once more
         assert again.code in (0, -signal.SIGKILL), again.said
         last = machine(ground, VERBS[verb], out)
         assert last.code == 0, last.said
@@ -814,8 +984,11 @@ def fill_levels(verb: str, written: int) -> list[int]:
     return [0, *sorted(random.Random(verb).sample(range(1, written), 5)), written - 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_full_disk_is_said_and_with_space_the_same_command_ends_with_the_same_files(verb, machine, ground):
+def test_a_full_disk_is_said_and_with_space_the_same_command_ends_with_the_same_files(
+    verb, machine, ground
+):
     whole = machine(ground, VERBS[verb], f"{verb}-wide")
     assert whole.code == 0, whole.said
     for n, room in enumerate(fill_levels(verb, whole.written)):
@@ -823,7 +996,9 @@ def test_a_full_disk_is_said_and_with_space_the_same_command_ends_with_the_same_
         full = machine(ground, VERBS[verb], out, room=room)
         assert full.code == 1, full.said
         [line] = [line for line in full.said.splitlines() if line.startswith("userlm: ")]
-        assert line.endswith(": No space left on device; free some space, then run the same command again")
+        assert line.endswith(
+            ": No space left on device; free some space, then run the same command again"
+        )
         assert "Traceback" not in full.said and "Exception ignored" not in full.said
         assert not (ground / out / "results.json").exists()
         assert not list((ground / out).glob(".*.partial"))
@@ -832,6 +1007,7 @@ def test_a_full_disk_is_said_and_with_space_the_same_command_ends_with_the_same_
         assert contents(ground / out) == contents(ground / f"{verb}-wide"), room
 
 
+@pytest.mark.slow
 def test_the_n_grams_do_not_stay_on_a_full_disk(machine, ground):
     written = machine(ground, VERBS["clean"], "clean-roomy").written
     for n, room in enumerate(range(0, written, written // 12)):
@@ -840,6 +1016,7 @@ def test_the_n_grams_do_not_stay_on_a_full_disk(machine, ground):
         assert not (ground / out / ".ngrams").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_full_disk_is_said_with_the_file_that_could_not_be_written(verb, machine, ground):
     written = machine(ground, VERBS[verb], f"{verb}-broad").written
@@ -848,9 +1025,12 @@ def test_a_full_disk_is_said_with_the_file_that_could_not_be_written(verb, machi
         assert f"userlm: {verb}-named-{n}/" in full.said
 
 
+@pytest.mark.slow
 def test_answers_that_were_paid_for_are_kept_when_the_disk_is_full(machine, ground):
-    (ground / "lines.txt").write_text("You are a user chatting with an assistant language model to cook.\n")
-    command = ["intents", "split", "--by", "script:lines.txt", "--workers", "1"]
+    (ground / "lines.txt").write_text(
+        "You are a user chatting with an assistant language model to cook.\n"
+    )
+    command = ["intents", "split", "--writer", "script:lines.txt", "--workers", "1"]
     whole = machine(ground, command, "paid-whole")
     asked = rows_of(ground / "paid-whole/asked.jsonl")
     answers = sum("text" in row for row in asked)
@@ -861,22 +1041,36 @@ def test_answers_that_were_paid_for_are_kept_when_the_disk_is_full(machine, grou
         full = machine(ground, command, out, room=room)
         assert full.code == 1 and "No space left on device; free some space" in full.said
         assert "Traceback" not in full.said
-        kept = [json.loads(line) for line in (ground / out / "asked.jsonl").read_bytes().split(b"\n")[:-1]]
+        kept = [
+            json.loads(line)
+            for line in (ground / out / "asked.jsonl").read_bytes().split(b"\n")[:-1]
+        ]
         assert machine(ground, command, out).code == 0
         for name in ("train.jsonl", "valid.jsonl", "test.jsonl"):
             assert (ground / out / name).read_bytes() == (ground / "paid-whole" / name).read_bytes()
-        calls = Counter((row["id"], row["try"]) for row in rows_of(ground / out / "asked.jsonl") if "text" in row)
-        assert len(calls) == 100 and set(calls.values()) == {1}  # nothing that was answered is asked again
+        calls = Counter(
+            (row["id"], row["try"])
+            for row in rows_of(ground / out / "asked.jsonl")
+            if "text" in row
+        )
+        assert len(calls) == 100 and set(calls.values()) == {
+            1
+        }  # nothing that was answered is asked again
         assert 0 < sum("text" in row for row in kept) <= 100
 
 
-def test_an_export_that_cannot_be_written_is_said_and_the_same_command_goes_on(userlm, tmp_path, monkeypatch):
+def test_an_export_that_cannot_be_written_is_said_and_the_same_command_goes_on(
+    userlm, tmp_path, monkeypatch
+):
     resource = pytest.importorskip("resource")
-    write_conversations(tmp_path / "logs.jsonl", [log(f"c{i}", f"say {i}", user=f"p{i}") for i in range(50)])
+    write_conversations(
+        tmp_path / "logs.jsonl", [log(f"c{i}", f"say {i}", user=f"p{i}") for i in range(50)]
+    )
     export, limits = exporting.export, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def cramped(*arguments: Any) -> dict[str, int]:
-        """The kernel refuses whatever makes a file longer than 100 bytes; unlike a full disk, for this process."""
+        """The kernel refuses whatever makes a file longer than 100 bytes; unlike a full disk, for
+        this process."""
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
         try:
             return export(*arguments)

@@ -15,7 +15,11 @@ from userlm.types import Conversation, InputError, Turn
 
 def log(*said: str) -> Conversation:
     """A conversation in which the user says this and the assistant nothing of note."""
-    turns = [Turn(role, text) for text in said for role, text in (("user", text), ("assistant", "I see."))]
+    turns = [
+        Turn(role, text)
+        for text in said
+        for role, text in (("user", text), ("assistant", "I see."))
+    ]
     return Conversation("c", tuple(turns))
 
 
@@ -40,7 +44,7 @@ def jaccard(a: str, b: str) -> float:
     return len(shingles(a) & shingles(b)) / len(shingles(a) | shingles(b))
 
 
-# --- exactly the same ------------------------------------------------------------------------------------
+# --- exactly the same -----------------------------------------------------------------------------
 
 
 def test_width_case_and_white_space_make_no_difference():
@@ -50,7 +54,9 @@ def test_width_case_and_white_space_make_no_difference():
 
 
 def test_what_the_assistant_says_makes_no_difference():
-    other = Conversation("d", (Turn("assistant", "Welcome!"), Turn("user", "hello"), Turn("assistant", "Hi")))
+    other = Conversation(
+        "d", (Turn("assistant", "Welcome!"), Turn("user", "hello"), Turn("assistant", "Hi"))
+    )
     assert exact_key(other) == exact_key(log("hello"))
 
 
@@ -67,19 +73,24 @@ def test_what_is_not_in_order_takes_no_part():
     assert near(same, np.array([3, 2, 1])).tolist() == [-1, -1, 3, -1]
 
 
-# --- nearly the same -------------------------------------------------------------------------------------
+# --- nearly the same ------------------------------------------------------------------------------
 
 
 def test_the_share_of_equal_places_estimates_the_jaccard_similarity():
-    # One other word at the end is in 1 of 25 shingles: 24 shared of 26. In the middle it is in 5: 20 of 30. Two
-    # such are in 10: 15 of 35. With 1024 places the standard error is at most sqrt(1/4 / 1024) = 0.016.
-    first, *others = matrix(numbered(), numbered(28), numbered(14), numbered(7, 21), permutations=1024)
+    # One other word at the end is in 1 of 25 shingles: 24 shared of 26. In the middle it is in 5:
+    # 20 of 30. Two such are in 10: 15 of 35. With 1024 places the standard error is at most
+    # sqrt(1/4 / 1024) = 0.016.
+    first, *others = matrix(
+        numbered(), numbered(28), numbered(14), numbered(7, 21), permutations=1024
+    )
     estimates = [(first == other).mean() for other in others]
     assert estimates == pytest.approx([24 / 26, 20 / 30, 15 / 35], abs=0.05)
 
 
 def test_what_is_similar_enough_is_dropped():
-    signatures = matrix(numbered(), numbered(28), numbered(14), "nothing of the sort was ever said before")
+    signatures = matrix(
+        numbered(), numbered(28), numbered(14), "nothing of the sort was ever said before"
+    )
     order = np.arange(4)
     assert near(signatures, order, 0.99).tolist() == [-1, -1, -1, -1]
     assert near(signatures, order, 0.8).tolist() == [-1, 0, -1, -1]
@@ -100,9 +111,9 @@ def test_the_most_similar_of_those_that_stay_is_named():
 
 
 def test_nothing_is_dropped_for_one_that_was_dropped():
-    # 60 words, 56 shingles. Six other words at an end are in 6 of them: 50 shared of 62, or 0.81. At both ends
-    # they are in 12: 44 of 68, or 0.65. So the second goes for the first, and the third, which is like the
-    # second alone, stays. Its own copy goes for it.
+    # 60 words, 56 shingles. Six other words at an end are in 6 of them: 50 shared of 62, or 0.81.
+    # At both ends they are in 12: 44 of 68, or 0.65. So the second goes for the first, and the
+    # third, which is like the second alone, stays. Its own copy goes for it.
     start, end = range(6), range(54, 60)
     texts = [numbered(words=60), numbered(*end, words=60), numbered(*start, *end, words=60)]
     signatures = matrix(*texts, texts[2], permutations=1024)
@@ -121,7 +132,9 @@ def test_few_words_are_compared_as_a_whole():
 
 
 def test_a_signature_does_not_depend_on_what_is_added_before_and_after():
-    texts = [numbered(i % 29, words=1 + i % 40) for i in range(5000)]  # more than are worked on at once
+    texts = [
+        numbered(i % 29, words=1 + i % 40) for i in range(5000)
+    ]  # more than are worked on at once
     together = matrix(*texts)
     for i in (0, 3, 4, 5, 4095, 4096, 4999):
         assert np.array_equal(together[i], matrix(texts[i])[0])
@@ -139,7 +152,9 @@ print(exact_key(c), s.matrix().tolist())
     seen = set()
     for seed in "12":
         environment = {**os.environ, "PYTHONHASHSEED": seed}
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+        )
         assert run.returncode == 0, run.stderr
         seen.add(run.stdout)
     assert len(seen) == 1
@@ -153,7 +168,8 @@ def test_nothing_gives_nothing():
 
 
 def test_bands_are_as_long_as_finds_almost_all():
-    # 0.7^5 = 0.16807 and 1 - (1 - 0.16807)^25 = 0.990; 0.7^6 = 0.11765 and 1 - (1 - 0.11765)^21 = 0.928.
+    # 0.7^5 = 0.16807 and 1 - (1 - 0.16807)^25 = 0.990; 0.7^6 = 0.11765 and 1 - (1 - 0.11765)^21 =
+    # 0.928.
     assert bands(128, 0.7) == (25, 5)
     # 0.5^3 = 0.125 and 1 - 0.875^42 = 0.996; 0.5^4 = 0.0625 and 1 - 0.9375^32 = 0.873.
     assert bands(128, 0.5) == (42, 3)
@@ -168,7 +184,8 @@ def test_a_similarity_that_is_none_is_refused(similarity):
 
 
 def zipf(rng: np.random.Generator, texts: int) -> list[str]:
-    """Texts of 75 words on average, from 20,000 of which the k-th is 1/k times as frequent as the first."""
+    """Texts of 75 words on average, from 20,000 of which the k-th is 1/k times as frequent as the
+    first."""
     shares = 1 / np.arange(1, 20_001)
     drawn = rng.choice(20_000, size=(texts, 150), p=shares / shares.sum())
     return [" ".join(map(str, row[: rng.integers(10, 141)])) for row in drawn.tolist()]
@@ -200,8 +217,9 @@ def test_planted_near_duplicates_are_found_and_nothing_else():
 
 @pytest.mark.parametrize("share", [0.4, 0.65, 0.8])
 def test_a_template_with_many_copies_takes_no_quadratic_time(share):
-    # Each of 20,000 signatures has this share of its places from one template: two of them are alike in the
-    # square of it. All pairs would be 200 million; the buckets of the template are full of all of them.
+    # Each of 20,000 signatures has this share of its places from one template: two of them are
+    # alike in the square of it. All pairs would be 200 million; the buckets of the template are
+    # full of all of them.
     rng = np.random.default_rng(0)
     template = rng.integers(0, 2**32, size=128, dtype=np.uint32)
     own = rng.integers(0, 2**32, size=(20_000, 128), dtype=np.uint32)

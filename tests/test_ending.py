@@ -1,4 +1,5 @@
-"""Thresholds on P(end), calibrated on what people did: by hand, by counting one by one, and through `score`."""
+"""Thresholds on P(end), calibrated on what people did: by hand, by counting one by one, and through
+`score`."""
 
 import json
 from pathlib import Path
@@ -8,20 +9,29 @@ import numpy as np
 import pytest
 
 from userlm import commands
-from userlm.metrics.ending import THRESHOLDS, Endings, calibrate, calibration_error, reliability, spelled
+from userlm.metrics.ending import (
+    THRESHOLDS,
+    Endings,
+    calibrate,
+    calibration_error,
+    reliability,
+    spelled,
+)
 from userlm.metrics.intrinsic import termination, termination_auroc
-from userlm.store import write_conversations
-from userlm.types import Conversation, InputError
+from userlm.rows import write_conversations
+from userlm.types import Conversation, InputError, Origin
 
 
-def answer(person: str, k: int, p_end: float | None, left: bool, leaves: bool = False) -> Conversation:
+def answer(
+    person: str, k: int, p_end: float | None, left: bool, leaves: bool = False
+) -> Conversation:
     """What a user answered after `k` turns of a person who left there, or went on."""
-    meta = {"conversation": person, "own_from": k, "target": None if left else "more"}
-    prefix = Conversation(f"{person}/{k}", user=person, meta=meta)
+    origin = Origin(person, k, None if left else "more", person_ended=left)
+    prefix = Conversation(f"{person}/{k}", user=person, origin=origin)
     for i in range(k):
         prefix = prefix.say(f"turn {i}").say("ok")
     known = {} if p_end is None else {"p_end": p_end}
-    return prefix.close("end", last=known) if leaves else prefix.say("words", known)
+    return prefix.close("end", end_meta=known) if leaves else prefix.say("words", known)
 
 
 def tuned(answers: list[Conversation]) -> Endings:
@@ -41,7 +51,9 @@ PEOPLE = [
 
 def test_thresholds_are_in_order_and_are_typed_as_they_are_meant() -> None:
     assert list(THRESHOLDS) == sorted(set(THRESHOLDS))
-    assert all(0 < threshold < 1 and float(spelled(threshold)) == threshold for threshold in THRESHOLDS)
+    assert all(
+        0 < threshold < 1 and float(spelled(threshold)) == threshold for threshold in THRESHOLDS
+    )
     assert [spelled(THRESHOLDS[i]) for i in (0, 1, 30, 31, -1)] == [
         "0.000001",
         "0.0000015",
@@ -52,7 +64,8 @@ def test_thresholds_are_in_order_and_are_typed_as_they_are_meant() -> None:
 
 
 def test_the_curve_by_hand() -> None:
-    # People left at .9, .6 and .4 and went on at .3, .2 and .7; the user leaves at P(end) >= threshold.
+    # People left at .9, .6 and .4 and went on at .3, .2 and .7; the user leaves at P(end) >=
+    # threshold.
     curve = tuned(PEOPLE).curve
     assert curve is not None
     at = {above: i for i, above in enumerate(curve.above)}
@@ -74,42 +87,58 @@ def test_the_curve_by_hand() -> None:
 def test_a_threshold_is_judged_on_people_it_was_not_chosen_on() -> None:
     found = tuned(PEOPLE)
     assert found.best is not None and found.equal is not None
-    # All: F1 is highest from .31 to .40, and of these ten the middle one is .35.
-    # Without ann it is so from .21 to .40: .30, and by that she is left at .9 (TP) and at .3 (FP).
-    # Without bob from .31 to .40: .35; .6 is TP, .2 is TN. Without cy from .31 to .60: .45; .4 is FN, .7 is FP.
-    # TP 2, FP 2, FN 1, TN 1: F1 = 4 / 7, though on all together .35 has 6 / 7.
+    # All: F1 is highest from .31 to .40, and of these ten the middle one is .35. Without ann it is
+    # so from .21 to .40: .30, and by that she is left at .9 (TP) and at .3 (FP). Without bob from
+    # .31 to .40: .35; .6 is TP, .2 is TN. Without cy from .31 to .60: .45; .4 is FN, .7 is FP. TP
+    # 2, FP 2, FN 1, TN 1: F1 = 4 / 7, though on all together .35 has 6 / 7.
     best = found.best
     assert best.above == 0.35
     assert (best.early, best.late, best.leaves) == pytest.approx((200 / 3, 100 / 3, 400 / 6))
     assert best.f1 == pytest.approx(400 / 7)
-    assert best.low is not None and best.high is not None and 0 <= best.low < 400 / 7 < best.high <= 100
-    # As many too early as too late: FP = FN from .41 to .60, the middle one is .50.
-    # Without ann the same: .50; TP, TN. Without bob .41 to .70: .55; TP, TN. Without cy .31 to .60: .45; FN, FP.
+    assert (
+        best.low is not None
+        and best.high is not None
+        and 0 <= best.low < 400 / 7 < best.high <= 100
+    )
+    # As many too early as too late: FP = FN from .41 to .60, the middle one is .50. Without ann the
+    # same: .50; TP, TN. Without bob .41 to .70: .55; TP, TN. Without cy .31 to .60: .45; FN, FP.
     equal = found.equal
     assert equal.above == 0.5
-    assert (equal.early, equal.late, equal.leaves, equal.f1) == pytest.approx((100 / 3, 100 / 3, 50, 400 / 6))
+    assert (equal.early, equal.late, equal.leaves, equal.f1) == pytest.approx(
+        (100 / 3, 100 / 3, 50, 400 / 6)
+    )
 
 
 def test_what_the_user_does_now_is_its_termination_f1() -> None:
     found, f1 = tuned(PEOPLE), termination(PEOPLE)
     assert found.now is not None and found.now.above is None
     # It leaves at ann's .9 (TP) and cy's .7 (FP): TP 1, FP 1, FN 2, TN 2.
-    assert (found.now.early, found.now.late, found.now.leaves) == pytest.approx((100 / 3, 200 / 3, 100 / 3))
+    assert (found.now.early, found.now.late, found.now.leaves) == pytest.approx(
+        (100 / 3, 200 / 3, 100 / 3)
+    )
     assert (found.now.f1, found.now.low, found.now.high) == (f1.value, f1.low, f1.high)
     assert f1.value == pytest.approx(40)
     assert (found.n, found.missing, found.people, found.ended, found.why) == (6, 0, 3, 50, "")
 
 
+@pytest.mark.slow
 def test_every_point_and_both_suggestions_agree_with_counting_one_by_one() -> None:
     rng = np.random.default_rng(0)
     chances, lefts = rng.beta(0.3, 0.6, 240), rng.random(240) < 0.3
     chances[:20] = 0.35  # ties, on a threshold
     people = [f"p{i % 9}" for i in range(240)]
-    found = tuned([answer(w, 1, float(p), bool(e)) for w, p, e in zip(people, chances, lefts, strict=True)])
+    found = tuned(
+        [answer(w, 1, float(p), bool(e)) for w, p, e in zip(people, chances, lefts, strict=True)]
+    )
 
     def counted(threshold: float, of: set[str]) -> tuple[int, int, int, int]:
-        judged = [(p >= threshold, e) for w, p, e in zip(people, chances, lefts, strict=True) if w in of]
-        return tuple(judged.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False)))
+        judged = [
+            (p >= threshold, e) for w, p, e in zip(people, chances, lefts, strict=True) if w in of
+        ]
+        return tuple(
+            judged.count(kind)
+            for kind in ((True, True), (True, False), (False, True), (False, False))
+        )
 
     def f1(tp: int, fp: int, fn: int, _: int) -> float:
         return 200 * tp / (2 * tp + fp + fn)
@@ -123,20 +152,33 @@ def test_every_point_and_both_suggestions_agree_with_counting_one_by_one() -> No
     assert found.curve is not None
     for i, threshold in enumerate(THRESHOLDS):
         tp, fp, fn, tn = counted(threshold, everybody)
-        expected = [100 * fp / (fp + tn), 100 * fn / (tp + fn), 100 * (tp + fp) / 240, f1(tp, fp, fn, tn)]
+        expected = [
+            100 * fp / (fp + tn),
+            100 * fn / (tp + fn),
+            100 * (tp + fp) / 240,
+            f1(tp, fp, fn, tn),
+        ]
         curve = found.curve
-        assert [curve.early[i], curve.late[i], curve.leaves[i], curve.f1[i]] == pytest.approx(expected)
-    for suggested, loss in ((found.best, lambda *c: -f1(*c)), (found.equal, lambda tp, fp, fn, tn: abs(fp - fn))):
+        assert [curve.early[i], curve.late[i], curve.leaves[i], curve.f1[i]] == pytest.approx(
+            expected
+        )
+    for suggested, loss in (
+        (found.best, lambda *c: -f1(*c)),
+        (found.equal, lambda tp, fp, fn, tn: abs(fp - fn)),
+    ):
         assert suggested is not None and suggested.above == chosen(loss, everybody)
-        parts = [counted(chosen(loss, everybody - {person}), {person}) for person in sorted(everybody)]
+        parts = [
+            counted(chosen(loss, everybody - {person}), {person}) for person in sorted(everybody)
+        ]
         assert suggested.f1 == pytest.approx(f1(*map(sum, zip(*parts, strict=True))))
 
 
 def test_reliability_and_calibration_error_by_hand() -> None:
-    # Six at .1 of which one left, four at .8 of which three did; equal P(end) are in one bin, so there are two.
-    # .6 x |.1 - 1/6| + .4 x |.8 - .75| = .04 + .02
+    # Six at .1 of which one left, four at .8 of which three did; equal P(end) are in one bin, so
+    # there are two. .6 x |.1 - 1/6| + .4 x |.8 - .75| = .04 + .02
     bins = reliability(
-        np.array([0.8] * 4 + [0.1] * 6), np.array([True, True, False, True, False, True] + [False] * 4)
+        np.array([0.8] * 4 + [0.1] * 6),
+        np.array([True, True, False, True, False, True] + [False] * 4),
     )
     assert [(one.n, one.p_end, one.ended) for one in bins] == [
         (6, pytest.approx(0.1), pytest.approx(1 / 6)),
@@ -148,7 +190,11 @@ def test_reliability_and_calibration_error_by_hand() -> None:
     assert [one.n for one in bins] == [2] * 10
     assert [one.p_end for one in bins] == pytest.approx([0.025 + i / 10 for i in range(10)])
     assert [one.ended for one in bins] == [0] * 5 + [1] * 5
-    assert [one.n for one in reliability(np.array([0.1, 0.2, 0.3]), np.array([True] * 3))] == [1, 1, 1]
+    assert [one.n for one in reliability(np.array([0.1, 0.2, 0.3]), np.array([True] * 3))] == [
+        1,
+        1,
+        1,
+    ]
 
 
 def test_what_cannot_be_calibrated_says_why_and_is_counted() -> None:
@@ -158,7 +204,10 @@ def test_what_cannot_be_calibrated_says_why_and_is_counted() -> None:
     failed = answer("dan", 1, 0.5, True).close("error", error="timed out")
     some = tuned([*PEOPLE, *silent, failed])
     assert (some.n, some.missing, some.best) == (6, 3, tuned(PEOPLE).best)
-    for left, why in ((True, "the person left at every answer"), (False, "the person left at no answer")):
+    for left, why in (
+        (True, "the person left at every answer"),
+        (False, "the person left at no answer"),
+    ):
         found = tuned([answer("ann", 1, 0.5, left), answer("bob", 1, 0.25, left)])
         assert (found.best, found.why, found.n) == (None, why, 2)
         assert found.ece == pytest.approx(abs(0.375 - left) if not left else (0.5 + 0.75) / 2)
@@ -166,14 +215,14 @@ def test_what_cannot_be_calibrated_says_why_and_is_counted() -> None:
     assert (alone.best, alone.why) == (None, "one person alone, and nobody to check a threshold on")
 
 
-# --- through `score` -------------------------------------------------------------------------------------
+# --- through `score` ------------------------------------------------------------------------------
 
 
 def responded(root: Path, name: str, answers: list[Conversation], **options: Any) -> Path:
     """A finished run of `respond`."""
     folder = root / name
     folder.mkdir()
-    manifest = {"verb": "respond", "options": {"user": "trained:m"} | options}
+    manifest = {"format": 2, "verb": "respond", "options": {"user": "trained:m"} | options}
     (folder / "run.json").write_text(json.dumps(manifest))
     (folder / "results.json").write_text("{}")
     write_conversations(folder / "conversations.jsonl", answers)
@@ -186,27 +235,31 @@ def test_score_keeps_the_curve_beside_the_measures_and_shows_what_to_type(
     monkeypatch.setenv("COLUMNS", "80")
     run = responded(tmp_path, "mine", PEOPLE)
     results = commands.score([run], out=tmp_path / "score")
-    assert json.loads(json.dumps(results)) == json.loads((tmp_path / "score" / "results.json").read_text())
+    assert json.loads(json.dumps(results)) == json.loads(
+        (tmp_path / "score" / "results.json").read_text()
+    )
     kept = results["endings"]["mine"]
     assert kept["best"]["above"] == 0.35 and kept["best"]["f1"] == pytest.approx(400 / 7)
     assert len(kept["curve"]["above"]) == len(kept["curve"]["late"]) == len(THRESHOLDS)
     assert (kept["user"], kept["note"], len(kept["bins"])) == ("trained:m", "", 6)
     shown = capsys.readouterr().out
     assert "leaving, mine: 6 turns of 3 people, who left at 50.0 %" in shown
-    assert "--user trained:m --end-above 0.35 or 0.5\n" in shown
+    assert "--user trained:m --end-threshold 0.35 or 0.5\n" in shown
     rows = [line.split() for line in shown.splitlines()]
-    assert ["95", "%", "interval"] in [row[-3:] for row in rows] and "…" not in shown.partition("leaving, mine")[2]
+    assert ["95", "%", "interval"] in [row[-3:] for row in rows] and "…" not in shown.partition(
+        "leaving, mine"
+    )[2]
     assert ["best", "F1", "0.35", "66.7", "33.3", "66.7", "57.1"] in [row[:7] for row in rows]
     assert ["now", "33.3", "66.7", "33.3", "40.0"] in [row[:5] for row in rows]
     commands.score([run], out=tmp_path / "score")
-    assert "--end-above 0.35" in capsys.readouterr().out  # and again, from what is kept
+    assert "--end-threshold 0.35" in capsys.readouterr().out  # and again, from what is kept
 
 
 @pytest.mark.parametrize(
     ("options", "note"),
     [
-        ({"end_above": 0.25}, "made with --end-above 0.25, so 'now' is that threshold"),
-        ({"end_above": 0.0}, "made with --end-above 0.0, so"),
+        ({"end_threshold": 0.25}, "made with --end-threshold 0.25, so 'now' is that threshold"),
+        ({"end_threshold": 0.0}, "made with --end-threshold 0.0, so"),
         ({"guard": "paper"}, "made with --guard paper, so 'now' is a user who may not leave"),
         ({"guard": "words=3-25,no-repeat"}, ""),
         ({}, ""),
@@ -215,7 +268,9 @@ def test_score_keeps_the_curve_beside_the_measures_and_shows_what_to_type(
 def test_score_says_when_the_scored_run_did_not_draw_its_endings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, Any], note: str
 ) -> None:
-    results = commands.score([responded(tmp_path, "mine", PEOPLE, **options)], out=tmp_path / "score")
+    results = commands.score(
+        [responded(tmp_path, "mine", PEOPLE, **options)], out=tmp_path / "score"
+    )
     kept = results["endings"]["mine"]["note"]
     assert note in kept and bool(note) == bool(kept)
     assert note in " ".join(capsys.readouterr().out.split())
@@ -224,7 +279,9 @@ def test_score_says_when_the_scored_run_did_not_draw_its_endings(
 def test_a_user_without_p_end_has_no_threshold_and_a_simulation_no_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prompted = responded(tmp_path, "prompted", [answer("ann", 1, None, True), answer("bob", 1, None, False)])
+    prompted = responded(
+        tmp_path, "prompted", [answer("ann", 1, None, True), answer("bob", 1, None, False)]
+    )
     results = commands.score([prompted], out=tmp_path / "score")
     assert results["endings"]["prompted"]["best"] is None
     assert "leaving, prompted: no threshold to suggest (no P(end))" in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""Endpoints, through the real `openai` client, against a small server of our own on this machine."""
+"""Endpoints, through the real `openai` client, against a small server of our own on this
+machine."""
 
 import time
 from email.utils import formatdate
@@ -10,9 +11,9 @@ from fake_server import CUT, HANG, Said, completion, error, serving
 from userlm import address
 from userlm.assistants import ModelAssistant
 from userlm.models import endpoint
+from userlm.models.budget import PER_MESSAGE, Price
+from userlm.models.call_cache import Answer, CallCache
 from userlm.models.endpoint import EndpointModel
-from userlm.models.ledger import Answer, Ledger
-from userlm.models.purse import PER_MESSAGE, Price
 from userlm.types import Conversation, ModelError, Sampling
 
 KEY = "secret-key-of-a-test"
@@ -47,7 +48,15 @@ def test_an_assistant_at_an_address_is_asked_in_chat_form(monkeypatch):
 
 
 def test_passing_faults_are_tried_again_and_counted():
-    faults = [error(429), error(500), error(503), CUT, HANG, Said(body="{not json"), completion("  ")]
+    faults = [
+        error(429),
+        error(500),
+        error(503),
+        CUT,
+        HANG,
+        Said(body="{not json"),
+        completion("  "),
+    ]
     with serving([*faults, completion("ok")]) as server:
         out = model(server, retries=7).chat(HI, Sampling())
     assert out.text == "ok"
@@ -60,16 +69,23 @@ def test_passing_faults_are_tried_again_and_counted():
         "broken answer",
         "empty answer",
     )
-    assert out.unsure == 4  # the last four may have been written, and so billed
+    assert out.possibly_billed == 4  # the last four may have been written, and so billed
     assert len(server.requests) == 8  # the client makes no tries of its own
 
 
 def test_an_error_tells_what_befell_each_try():
-    with serving([error(429), HANG, error(502, "bad gateway")]) as server, pytest.raises(ModelError) as caught:
+    with (
+        serving([error(429), HANG, error(502, "bad gateway")]) as server,
+        pytest.raises(ModelError) as caught,
+    ):
         model(server, retries=2).chat(HI, Sampling())
     assert str(caught.value) == "m: the server failed: bad gateway (HTTP 502)"
     assert caught.value.faults == ("rate limited", "timed out", "server error")
-    assert (caught.value.reason, caught.value.unsure, caught.value.permanent) == ("server error", 1, False)
+    assert (caught.value.reason, caught.value.possibly_billed, caught.value.permanent) == (
+        "server error",
+        1,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,17 +120,29 @@ def test_what_cannot_be_read_is_an_error_of_the_model_and_never_shows_the_key(br
 @pytest.mark.parametrize(
     ("said", "reason", "words"),
     [
-        (error(401), "key refused", "put the right one into the environment variable USERLM_API_KEY"),
+        (
+            error(401),
+            "key refused",
+            "put the right one into the environment variable USERLM_API_KEY",
+        ),
         (error(402, "top up"), "no credit", "top up"),
         (error(403, "not yours"), "not allowed", "not yours"),
-        (error(404, "no model m"), "not found", "check the model's name, and that the URL ends in /v1"),
+        (
+            error(404, "no model m"),
+            "not found",
+            "check the model's name, and that the URL ends in /v1",
+        ),
         (error(429, "too little", code="insufficient_quota"), "no credit", "too little"),
     ],
 )
 def test_what_no_other_call_would_mend_is_said_at_once(said, reason, words):
     with serving([said]) as server, pytest.raises(ModelError, match=words) as caught:
         model(server).chat(HI, Sampling())
-    assert (caught.value.reason, caught.value.permanent, caught.value.unsure) == (reason, True, 0)
+    assert (caught.value.reason, caught.value.permanent, caught.value.possibly_billed) == (
+        reason,
+        True,
+        0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,7 +156,11 @@ def test_what_no_other_call_would_mend_is_said_at_once(said, reason, words):
 def test_a_refusal_is_an_error_of_its_own_and_not_tried_again(said):
     with serving([said]) as server, pytest.raises(ModelError, match=r"^m: refused: ") as caught:
         model(server).chat(HI, Sampling())
-    assert (caught.value.reason, caught.value.permanent, caught.value.unsure) == ("refused", False, 1)
+    assert (caught.value.reason, caught.value.permanent, caught.value.possibly_billed) == (
+        "refused",
+        False,
+        1,
+    )
 
 
 def test_a_model_that_spends_all_tokens_on_thoughts_is_not_asked_to_do_so_again():
@@ -140,9 +172,11 @@ def test_a_model_that_spends_all_tokens_on_thoughts_is_not_asked_to_do_so_again(
 
 def test_a_server_that_is_not_there_is_an_error_of_the_model_and_costs_nothing():
     with pytest.raises(ModelError, match="is it running") as caught:
-        EndpointModel("m", "http://127.0.0.1:9/v1", KEY, retries=1, pause=0.001).chat(HI, Sampling())
+        EndpointModel("m", "http://127.0.0.1:9/v1", KEY, retries=1, pause=0.001).chat(
+            HI, Sampling()
+        )
     assert caught.value.faults == ("no connection",) * 2
-    assert (caught.value.unsure, caught.value.permanent) == (0, True)
+    assert (caught.value.possibly_billed, caught.value.permanent) == (0, True)
 
 
 def test_the_pause_is_what_the_server_asks_for_up_to_a_minute(pauses):
@@ -157,7 +191,14 @@ def test_the_pause_is_what_the_server_asks_for_up_to_a_minute(pauses):
     with serving([*(error(429, headers=headers) for headers in asked), completion("ok")]) as server:
         model(server, retries=len(asked)).chat(HI, Sampling())
     jitter = 0.1  # half of the last backoff, 0.001 * 2**5, at most
-    wanted = (7, 7), (0.3, 0.3), (30, 45), (0, 0), (60, 60), (60, 60)  # the test itself may take seconds
+    wanted = (
+        (7, 7),
+        (0.3, 0.3),
+        (30, 45),
+        (0, 0),
+        (60, 60),
+        (60, 60),
+    )  # the test itself may take seconds
     for slept, (least, most) in zip(pauses, wanted, strict=True):
         assert least <= slept <= most + jitter
 
@@ -174,10 +215,16 @@ def test_else_the_pause_doubles_and_is_never_the_same_for_all(pauses):
 def unsupported(body, n):
     """A newer model: `max_completion_tokens`, and no temperature."""
     if "max_tokens" in body:
-        said = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+        said = (
+            "Unsupported parameter: 'max_tokens' is not supported. Use "
+            "'max_completion_tokens' "
+            "instead."
+        )
         return error(400, said, param="max_tokens", code="unsupported_parameter")
     if "temperature" in body:
-        return error(400, "Unsupported value: 'temperature' does not support 0.5.", param="temperature")
+        return error(
+            400, "Unsupported value: 'temperature' does not support 0.5.", param="temperature"
+        )
     return completion("ok")
 
 
@@ -185,7 +232,10 @@ def test_a_parameter_that_is_not_taken_is_left_out_from_then_on():
     with serving(unsupported) as server:
         asked = model(server, retries=0)
         first, second = (asked.chat(HI, Sampling(0.5, 0.9, 33)) for _ in range(2))
-    assert first.faults == ("max_tokens not taken", "temperature not taken") and first.unsure == 0
+    assert (
+        first.faults == ("max_tokens not taken", "temperature not taken")
+        and first.possibly_billed == 0
+    )
     assert second.faults == ()
     assert len(server.requests) == 4
     for body in server.bodies[2:]:
@@ -196,7 +246,11 @@ def test_a_parameter_that_is_not_taken_is_left_out_from_then_on():
 def test_two_parameters_that_do_not_go_together_leave_one():
     def reply(body, n):
         both = "temperature" in body and "top_p" in body
-        return error(400, "`temperature` and `top_p` cannot both be given") if both else completion("ok")
+        return (
+            error(400, "`temperature` and `top_p` cannot both be given")
+            if both
+            else completion("ok")
+        )
 
     with serving(reply) as server:
         assert model(server).chat(HI, Sampling()).faults == ("top_p not taken",)
@@ -204,28 +258,37 @@ def test_two_parameters_that_do_not_go_together_leave_one():
 
 def test_a_value_that_is_out_of_range_is_not_left_out():
     said = error(400, "temperature must be at most 2", param="temperature")
-    with serving([said]) as server, pytest.raises(ModelError, match="temperature must be at most 2") as caught:
+    with (
+        serving([said]) as server,
+        pytest.raises(ModelError, match="temperature must be at most 2") as caught,
+    ):
         model(server).chat(HI, Sampling(temperature=9))
     assert caught.value.reason == "bad request"
 
 
 @pytest.mark.parametrize("said", [10**20, 2**31, True, -1, 1.5, "7", None])
-def test_a_number_of_tokens_that_can_be_none_is_unknown_and_the_answer_is_not_asked_for_again(said, tmp_path):
+def test_a_number_of_tokens_that_can_be_none_is_unknown_and_the_answer_is_not_asked_for_again(
+    said, tmp_path
+):
     answer = completion("ok")
     answer.body["usage"]["completion_tokens"] = said
     with serving(lambda body, n: answer) as server:
         server.tokens_out = Counted()
         out = model(server).chat(HI, Sampling())
-        assert (out.text, out.tokens_in, out.tokens_out) == ("ok", 6, None)  # 2 letters, and 4 for the message
-        first = Ledger(tmp_path / "asked.jsonl", model(server), price=Price.read("2/10"))
+        assert (out.text, out.tokens_in, out.tokens_out) == (
+            "ok",
+            6,
+            None,
+        )  # 2 letters, and 4 for the message
+        first = CallCache(tmp_path / "asked.jsonl", model(server), price=Price.parse("2/10"))
         answered = first.ask("a", 0, HI, Sampling(max_tokens=50))
         first.close()
-        again = Ledger(tmp_path / "asked.jsonl", model(server), price=Price.read("2/10"))
+        again = CallCache(tmp_path / "asked.jsonl", model(server), price=Price.parse("2/10"))
         assert again.ask("a", 0, HI, Sampling(max_tokens=50)) == answered == Answer("ok")
     assert len(server.requests) == 2
     assert (again.spent, again.results()) == (first.spent, first.results())
     assert first.results()["tokens_out"] is None
-    assert first.spent == Price.read("2/10").of(2 + PER_MESSAGE, 50)  # its worst
+    assert first.spent == Price.parse("2/10").of(2 + PER_MESSAGE, 50)  # its worst
 
 
 class Counted(int):

@@ -26,24 +26,26 @@ from transformers import (
     Qwen2MoeForCausalLM,
 )
 
-from userlm.models import drawing
 from userlm.models import engine as engine_module
-from userlm.models import rows as rows_module
-from userlm.models.drawing import draw
+from userlm.models import kv_cache as rows_module
+from userlm.models import sampling as drawing
+from userlm.models.attention import check_document_masking
 from userlm.models.engine import Call, Engine, _budget
-from userlm.models.packed import check_rows_apart
-from userlm.models.rows import KeptRows, common
+from userlm.models.kv_cache import KVCache, common
+from userlm.models.sampling import draw
 from userlm.types import ModelError, Sampling
 
 SIZES = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
-WINDOW = 256
+CONTEXT_LENGTH = 256
 GREEDY = Sampling(temperature=0, max_tokens=16)
 
 
 def llama(**others):
     torch.manual_seed(0)
-    config = LlamaConfig(max_position_embeddings=WINDOW, initializer_range=0.3, **SIZES, **HEADS, **others)
+    config = LlamaConfig(
+        max_position_embeddings=CONTEXT_LENGTH, initializer_range=0.3, **SIZES, **HEADS, **others
+    )
     return LlamaForCausalLM(config).eval()
 
 
@@ -54,12 +56,15 @@ def model():
 
 
 def engine_of(model, batch=8, budget=None):
-    return Engine(model, "tiny", WINDOW, batch, budget)
+    return Engine(model, "tiny", CONTEXT_LENGTH, batch, budget)
 
 
 def prompts(count, seed=0, longest=60):
     numbers = random.Random(seed)
-    return [[numbers.randrange(3, 128) for _ in range(numbers.randrange(1, longest))] for _ in range(count)]
+    return [
+        [numbers.randrange(3, 128) for _ in range(numbers.randrange(1, longest))]
+        for _ in range(count)
+    ]
 
 
 def together(engine, prompts, samplings):
@@ -79,7 +84,8 @@ def generate(model, ids, most=16, **options):
     out = model.generate(
         input_ids=torch.tensor([ids]),
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        **{"do_sample": False, "max_new_tokens": most, "eos_token_id": None, "pad_token_id": 0} | options,
+        **{"do_sample": False, "max_new_tokens": most, "eos_token_id": None, "pad_token_id": 0}
+        | options,
     )
     return tuple(out[0, len(ids) :].tolist())
 
@@ -103,7 +109,7 @@ def talk_alone(model, opening, answers):
     return said
 
 
-# --- many at once --------------------------------------------------------------------------------------------
+# --- many at once ---------------------------------------------------------------------------------
 
 
 def test_many_prompts_at_once_get_what_each_gets_from_transformers_alone(model):
@@ -116,10 +122,12 @@ def test_many_prompts_at_once_get_what_each_gets_from_transformers_alone(model):
 
 
 def test_conversations_go_on_from_their_rows_and_from_none_if_those_had_to_go(model):
-    """5 conversations of 3 turns. A row of 100 tokens has 100 x 2 layers x 2 x 2 groups x 8 x 4 bytes = 25.6 kB:
-    two fit into 60 kB, and five are needed."""
+    """5 conversations of 3 turns. A row of 100 tokens has 100 x 2 layers x 2 x 2 groups x 8 x 4
+    bytes = 25.6 kB: two fit into 60 kB, and five are needed."""
     openings, answers = prompts(5, seed=1), [prompts(3, seed=2 + i, longest=20) for i in range(5)]
-    alone = [talk_alone(model, opening, heard) for opening, heard in zip(openings, answers, strict=True)]
+    alone = [
+        talk_alone(model, opening, heard) for opening, heard in zip(openings, answers, strict=True)
+    ]
     engine = engine_of(model, 4)
     with ThreadPoolExecutor(5) as pool:
         assert list(pool.map(lambda i: talk(engine, openings[i], answers[i]), range(5))) == alone
@@ -167,11 +175,14 @@ def test_many_draws_of_one_prompt_at_once_read_it_once(model):
     samplings = [Sampling(seed=seed, max_tokens=10) for seed in range(8)]
     drawn = together(engine, [ids] * 8, samplings)
     assert engine.read == 50 + 8 * 9
-    assert [found.ids for found in drawn] == [engine_of(model, 1).complete(ids, s).ids for s in samplings]
+    assert [found.ids for found in drawn] == [
+        engine_of(model, 1).complete(ids, s).ids for s in samplings
+    ]
 
 
 def test_conversations_with_the_same_beginning_do_not_take_each_others_rows(model):
-    """Two of 40 tokens, the first 20 the same. The second copies those; the first goes on from all of its own."""
+    """Two of 40 tokens, the first 20 the same. The second copies those; the first goes on from all
+    of its own."""
     engine = engine_of(model)
     same, one, two = list(range(10, 30)), list(range(30, 50)), list(range(50, 70))
     first = engine.complete([*same, *one], GREEDY).ids
@@ -184,8 +195,8 @@ def test_conversations_with_the_same_beginning_do_not_take_each_others_rows(mode
 
 
 def test_with_one_at_once_nothing_depends_on_what_was_asked_before(model):
-    """To the bit: logits of rows that were read in one pass and in two differ in their last bits. So what shares
-    less than all of its prompt is read anew, and what was drawn twice is equal."""
+    """To the bit: logits of rows that were read in one pass and in two differ in their last bits.
+    So what shares less than all of its prompt is read anew, and what was drawn twice is equal."""
     ids = list(range(10, 60))
     sampling = Sampling(seed=3, max_tokens=20, end_id=4)
     fresh = engine_of(model, 1)
@@ -216,17 +227,24 @@ def test_a_long_prompt_is_read_in_parts_and_others_are_done_meanwhile(model, mon
         done.append(name)
         return found.ids
 
-    with ThreadPoolExecutor(2) as pool, engine.lock:  # so that nothing is read before both are there
+    with (
+        ThreadPoolExecutor(2) as pool,
+        engine.lock,
+    ):  # so that nothing is read before both are there
         first, second = pool.submit(ask, "long", long, 5), pool.submit(ask, "short", short, 5)
         while len(engine._active) + len(engine._waiting) < 2:
             time.sleep(0.001)
     assert done == ["short", "long"]
-    assert (first.result(), second.result()) == (generate(model, long, 5), generate(model, short, 5))
+    assert (first.result(), second.result()) == (
+        generate(model, long, 5),
+        generate(model, short, 5),
+    )
 
 
 def test_who_reads_for_the_longest_gets_half_of_a_chunk_and_then_come_the_shortest(model):
-    """2,048 tokens: 1,024 of the first; of the other 1,024 all 100 of the shortest, 924 of the next, none of the
-    last. A token that was drawn does not count, and a prompt that is known has nothing to read."""
+    """2,048 tokens: 1,024 of the first; of the other 1,024 all 100 of the shortest, 924 of the
+    next, none of the last. A token that was drawn does not count, and a prompt that is known has
+    nothing to read."""
     engine = engine_of(model)
     engine.complete([5], GREEDY)
     for unread in (3000, 2500, 1, 2000, 100, 0):
@@ -241,23 +259,23 @@ def test_who_reads_for_the_longest_gets_half_of_a_chunk_and_then_come_the_shorte
 
 
 def test_a_completion_ends_at_the_window(model):
-    ids = [10 + i % 100 for i in range(WINDOW - 4)]
+    ids = [10 + i % 100 for i in range(CONTEXT_LENGTH - 4)]
     found = engine_of(model).complete(ids, GREEDY)
     assert found.ids == generate(model, ids, 4) and found.stop_id is None
-    with pytest.raises(ModelError, match="256 tokens do not fit its window of 256"):
-        engine_of(model).complete([5] * WINDOW, GREEDY)
+    with pytest.raises(ModelError, match="256 tokens do not fit its context length of 256"):
+        engine_of(model).complete([5] * CONTEXT_LENGTH, GREEDY)
 
 
 def test_without_a_budget_there_is_one():
     assert _budget(torch.device("cpu")) > 2**26
 
 
-# --- rows ----------------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 
 
 def rows(budget=1000, most=10, exact=False):
     """A byte a token, none besides."""
-    return KeptRows(budget, 1, 0, most, 100, exact)
+    return KVCache(budget, 1, 0, most, 100, exact)
 
 
 def fill(rows, ids, drawn=(), tokens=None):
@@ -352,7 +370,7 @@ def test_exact_rows_serve_their_own_prompt_only():
     assert held.take([1, 2, 3], 10) is row
 
 
-# --- drawing -------------------------------------------------------------------------------------------------
+# --- drawing --------------------------------------------------------------------------------------
 
 
 def nucleus_by_hand(logits, temperature, top_p, number):
@@ -377,7 +395,8 @@ def nucleus_by_hand(logits, temperature, top_p, number):
 
 @pytest.mark.parametrize("top", [1, 4, 256])
 def test_the_nucleus_is_the_same_however_many_candidates_are_looked_at_first(monkeypatch, top):
-    """300 rows of 50 logits, some of few values, so that many are equal, at 5 temperatures and shares."""
+    """300 rows of 50 logits, some of few values, so that many are equal, at 5 temperatures and
+    shares."""
     monkeypatch.setattr(drawing, "TOP", top)
     numbers = random.Random(0)
     kinds = [(t, p) for t in (0.3, 1.0, 2.0) for p in (0.05, 0.5, 0.8, 0.97, 1.0)]
@@ -409,18 +428,23 @@ def test_no_number_however_large_or_small_draws_what_has_no_probability():
 
 def test_temperature_0_is_the_largest_and_a_tiny_one_all_but():
     logits = torch.tensor([[1.0, 3.0, 2.9]] * 2)
-    assert draw(logits, [Sampling(temperature=0), Sampling(temperature=1e-40)], [0.99, 0.99]) == [1, 1]
+    assert draw(logits, [Sampling(temperature=0), Sampling(temperature=1e-40)], [0.99, 0.99]) == [
+        1,
+        1,
+    ]
 
 
 def chi_square(ours, theirs):
-    """Two samples of one size: the sum of (a - b)^2 / (a + b) over the tokens, and its degrees of freedom."""
+    """Two samples of one size: the sum of (a - b)^2 / (a + b) over the tokens, and its degrees of
+    freedom."""
     a, b = (torch.bincount(torch.tensor(found), minlength=128).double() for found in (ours, theirs))
     seen = a + b > 0
     return float(((a - b)[seen] ** 2 / (a + b)[seen]).sum()), int(seen.sum()) - 1
 
 
 def assert_alike(ours, theirs):
-    """A chi-square of n degrees of freedom has mean n and variance 2 n; 5 deviations above is no chance."""
+    """A chi-square of n degrees of freedom has mean n and variance 2 n; 5 deviations above is no
+    chance."""
     value, freedom = chi_square(ours, theirs)
     assert freedom >= 3 and value < freedom + 5 * math.sqrt(2 * freedom)
 
@@ -432,11 +456,14 @@ IDS = [17, 4, 99, 23, 8]
 
 @pytest.mark.parametrize("ban", [False, True])
 def test_draws_follow_the_distribution_of_generate_with_the_arguments_of_the_model_card(model, ban):
-    """T 1, top_p 0.8, no top_k, 3 tokens; each position by itself, and the first two together (a hash). With
-    `ban`, none of the three most probable may come first: bad words, where there is one token to draw."""
+    """T 1, top_p 0.8, no top_k, 3 tokens; each position by itself, and the first two together (a
+    hash). With `ban`, none of the three most probable may come first: bad words, where there is one
+    token to draw."""
     with torch.no_grad():
         first = (
-            frozenset(model(torch.tensor([IDS])).logits[0, -1].topk(3).indices.tolist()) if ban else frozenset()
+            frozenset(model(torch.tensor([IDS])).logits[0, -1].topk(3).indices.tolist())
+            if ban
+            else frozenset()
         )
     length = 1 if ban else 3
     sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=length, banned_first=first)
@@ -461,7 +488,9 @@ def test_draws_follow_the_distribution_of_generate_with_the_arguments_of_the_mod
     for place in range(length):
         assert_alike([ids[place] for ids in ours], [ids[place] for ids in theirs])
     if not ban:
-        assert_alike([hash(ids[:2]) % 61 for ids in ours], [hash(tuple(ids[:2])) % 61 for ids in theirs])
+        assert_alike(
+            [hash(ids[:2]) % 61 for ids in ours], [hash(tuple(ids[:2])) % 61 for ids in theirs]
+        )
     assert not ban or not first & {ids[0] for ids in ours}
 
 
@@ -472,7 +501,9 @@ def test_a_wrong_distribution_is_found_by_the_same_test(model):
     for top_p in (0.8, 0.9):
         with ThreadPoolExecutor(32) as pool:
             seeds = (Sampling(top_p=top_p, max_tokens=1, seed=seed) for seed in range(COUNT))
-            found.append([one.ids[0] for one in pool.map(lambda one: engine.complete(IDS, one), seeds)])
+            found.append(
+                [one.ids[0] for one in pool.map(lambda one: engine.complete(IDS, one), seeds)]
+            )
     value, freedom = chi_square(*found)
     assert value > freedom + 5 * math.sqrt(2 * freedom)
 
@@ -480,11 +511,13 @@ def test_a_wrong_distribution_is_found_by_the_same_test(model):
 def test_who_else_is_drawn_for_does_not_change_the_words_of_a_seed(model):
     samplings = [Sampling(seed=seed, max_tokens=12) for seed in range(8)]
     asked = prompts(8, seed=4)
-    alone = [engine_of(model, 1).complete(ids, s).ids for ids, s in zip(asked, samplings, strict=True)]
+    alone = [
+        engine_of(model, 1).complete(ids, s).ids for ids, s in zip(asked, samplings, strict=True)
+    ]
     assert [found.ids for found in together(engine_of(model, 8), asked, samplings)] == alone
 
 
-# --- bans and ends -------------------------------------------------------------------------------------------
+# --- bans and ends --------------------------------------------------------------------------------
 
 
 def first_probabilities(model, ids):
@@ -508,38 +541,46 @@ def test_stop_ids_close_and_p_end_is_that_of_the_raw_logits(model):
     plain = generate(model, IDS)
     stop = next(i for i, token in enumerate(plain) if token not in plain[:i] and i > 2)
     sampling = replace(
-        GREEDY, stop_ids=frozenset((plain[stop],)), end_id=plain[stop], banned_first=frozenset((plain[stop],))
+        GREEDY,
+        stop_ids=frozenset((plain[stop],)),
+        end_id=plain[stop],
+        banned_first=frozenset((plain[stop],)),
     )
     found = engine_of(model).complete(IDS, sampling)
     assert found.ids == plain[:stop] and found.stop_id == plain[stop]
-    assert found.p_end == pytest.approx(float(first_probabilities(model, IDS)[plain[stop]]), rel=1e-5)
+    assert found.p_end == pytest.approx(
+        float(first_probabilities(model, IDS)[plain[stop]]), rel=1e-5
+    )
 
 
 def test_with_end_above_the_end_goes_by_its_probability_alone(model):
-    """The end is the most probable token, so a greedy draw ends; above its probability it is not even drawn."""
+    """The end is the most probable token, so a greedy draw ends; above its probability it is not
+    even drawn."""
     probabilities = first_probabilities(model, IDS)
     end, p = int(probabilities.argmax()), float(probabilities.max())
     sampling = replace(GREEDY, stop_ids=frozenset((end,)), end_id=end)
     engine = engine_of(model)
     assert engine.complete(IDS, sampling).stop_id == end
-    ends = engine.complete(IDS, replace(sampling, end_above=p * 0.99))
+    ends = engine.complete(IDS, replace(sampling, end_threshold=p * 0.99))
     assert (ends.ids, ends.stop_id) == ((), end) and ends.p_end == pytest.approx(p, rel=1e-5)
-    stays = engine.complete(IDS, replace(sampling, end_above=p * 1.01))
+    stays = engine.complete(IDS, replace(sampling, end_threshold=p * 1.01))
     assert stays.ids[0] == int(probabilities.topk(2).indices[1]) and stays.p_end == ends.p_end
     rare = int(probabilities.argmin())  # never drawn greedily, but it is above 0
-    leaves = engine.complete(IDS, replace(GREEDY, end_id=rare, end_above=0.0))
+    leaves = engine.complete(IDS, replace(GREEDY, end_id=rare, end_threshold=0.0))
     assert (leaves.ids, leaves.stop_id) == ((), rare)
 
 
 def test_later_positions_do_not_go_by_end_above(model):
     plain = generate(model, IDS)
     stop = next(i for i, token in enumerate(plain) if token not in plain[:i] and i > 2)
-    sampling = replace(GREEDY, stop_ids=frozenset((plain[stop],)), end_id=plain[stop], end_above=0.9999)
+    sampling = replace(
+        GREEDY, stop_ids=frozenset((plain[stop],)), end_id=plain[stop], end_threshold=0.9999
+    )
     found = engine_of(model).complete(IDS, sampling)
     assert (found.ids, found.stop_id) == (plain[:stop], plain[stop])
 
 
-# --- faults --------------------------------------------------------------------------------------------------
+# --- faults ---------------------------------------------------------------------------------------
 
 
 def test_when_every_token_is_banned_the_caller_is_told(model):
@@ -569,7 +610,9 @@ def test_tokens_that_the_model_does_not_have_are_refused(model, ids):
         engine_of(model).complete([5], replace(GREEDY, end_id=128))
 
 
-@pytest.mark.parametrize("mistake", [RuntimeError("CUDA out of memory. Tried\nto"), TypeError("a bug")])
+@pytest.mark.parametrize(
+    "mistake", [RuntimeError("CUDA out of memory. Tried\nto"), TypeError("a bug")]
+)
 def test_a_model_that_fails_fails_for_all_it_worked_for_and_goes_on_with_the_next(mistake):
     model = llama()
     engine = engine_of(model, 4)
@@ -584,11 +627,13 @@ def test_a_model_that_fails_fails_for_all_it_worked_for_and_goes_on_with_the_nex
         calls = [pool.submit(engine.complete, ids, GREEDY) for ids in asked]
     wanted = ModelError if isinstance(mistake, RuntimeError) else TypeError
     for call in calls:
-        with pytest.raises(wanted, match=r"tiny: the model failed: CUDA out of memory. Tried$|a bug"):
+        with pytest.raises(
+            wanted, match=r"tiny: the model failed: CUDA out of memory. Tried$|a bug"
+        ):
             call.result()
     hook.remove()
     assert engine.complete(IDS, GREEDY) == expected
-    assert model.config._attn_implementation != engine_module.KEPT_ROWS
+    assert model.config._attn_implementation != engine_module.KV_CACHE
 
 
 def slowly(model, seconds):
@@ -600,7 +645,9 @@ def test_ctrl_c_reaches_a_caller_who_waits_and_what_it_asked_for_is_dropped():
     engine = engine_of(model, 1)
     engine.complete(IDS, GREEDY)
     hook = slowly(model, 0.02)
-    timer = threading.Timer(0.2, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+    timer = threading.Timer(
+        0.2, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    )
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         engine.complete(IDS, replace(GREEDY, max_tokens=200))
@@ -643,7 +690,9 @@ def test_who_still_waits_when_python_ends_is_let_go():
     engine.complete(IDS, GREEDY)
     slowly(model, 0.02)
     with ThreadPoolExecutor(3) as pool:
-        calls = [pool.submit(engine.complete, ids, replace(GREEDY, max_tokens=200)) for ids in prompts(3)]
+        calls = [
+            pool.submit(engine.complete, ids, replace(GREEDY, max_tokens=200)) for ids in prompts(3)
+        ]
         while len(engine._waiting) < 2:
             time.sleep(0.001)
         engine.stop()
@@ -652,11 +701,16 @@ def test_who_still_waits_when_python_ends_is_let_go():
                 call.result(timeout=2)
 
 
-# --- architectures -------------------------------------------------------------------------------------------
+# --- architectures --------------------------------------------------------------------------------
 
 
 def long_rope(positions):
-    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
     rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
     config = Phi3Config(
         pad_token_id=0,
@@ -670,7 +724,10 @@ def long_rope(positions):
 
 
 ARCHITECTURES = {
-    "sliding window": (lambda: MistralForCausalLM(MistralConfig(sliding_window=6, **SIZES, **HEADS)), "rows"),
+    "sliding window": (
+        lambda: MistralForCausalLM(MistralConfig(sliding_window=6, **SIZES, **HEADS)),
+        "rows",
+    ),
     "window in the mask alone": (
         lambda: Qwen2MoeForCausalLM(
             Qwen2MoeConfig(
@@ -687,10 +744,15 @@ ARCHITECTURES = {
         ),
         "cache",
     ),
-    "caps": (lambda: Gemma2ForCausalLM(Gemma2Config(head_dim=8, sliding_window=6, **SIZES, **HEADS)), "cache"),
+    "caps": (
+        lambda: Gemma2ForCausalLM(Gemma2Config(head_dim=8, sliding_window=6, **SIZES, **HEADS)),
+        "cache",
+    ),
     "longrope": (lambda: long_rope(256), "cache"),
     "state space": (
-        lambda: MambaForCausalLM(MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, state_size=4)),
+        lambda: MambaForCausalLM(
+            MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, state_size=4)
+        ),
         "cache",
     ),
 }
@@ -708,8 +770,9 @@ def test_other_architectures_get_what_transformers_gives_them_in_rows_or_one_at_
 
 
 def test_a_row_that_was_half_copied_for_want_of_memory_is_not_used_again(model, monkeypatch):
-    """Behind the 20 tokens of the prompt a row holds the first that was drawn. It grows for another prompt, of
-    which it knows 20; memory runs out when one layer of two is copied. Then comes a prompt with the drawn one."""
+    """Behind the 20 tokens of the prompt a row holds the first that was drawn. It grows for another
+    prompt, of which it knows 20; memory runs out when one layer of two is copied. Then comes a
+    prompt with the drawn one."""
     engine, first = engine_of(model), list(range(5, 25))
     drawn = engine.complete(first, replace(GREEDY, max_tokens=2)).ids[0]
     following = [*first, drawn, 7]
@@ -744,22 +807,24 @@ def test_a_cache_that_gives_other_logits_is_not_used(monkeypatch):
 
 
 def test_the_model_attends_as_before_to_whoever_has_the_lock(model):
-    """Scoring packs rows in its own way; both at once, again and again, get what each gets alone."""
-    from userlm.models.packed import rows_apart, target_logits
+    """Scoring packs rows in its own way; both at once, again and again, get what each gets
+    alone."""
+    from userlm.models.attention import document_masking, target_logits
 
     rows = [([5, 6, 7, 8, 9], [False, True, True, False, True])]
     engine = engine_of(model, 4)
     asked = prompts(20, seed=7)
     expected = [engine.complete(ids, GREEDY).ids for ids in asked]
-    check_rows_apart(model, "tiny", WINDOW)
-    with rows_apart(model), torch.no_grad():
+    check_document_masking(model, "tiny", CONTEXT_LENGTH)
+    with document_masking(model), torch.no_grad():
         alone = target_logits(model, rows)[0]
     stop = threading.Event()
 
     def score():
         while not stop.is_set():
-            with engine.lock, rows_apart(model), torch.no_grad():
+            with engine.lock, document_masking(model), torch.no_grad():
                 assert torch.equal(target_logits(model, rows)[0], alone)
+            time.sleep(0.001)  # or it takes the lock again before whoever waits for it wakes up
         return True
 
     with ThreadPoolExecutor(5) as pool:

@@ -38,7 +38,8 @@ def test_a_template_is_shown_with_its_count():
     # "write a prompt for a picture of" stands three times; the 7-gram with the number once
     assert told("t1", template_limit=2)["template"] == (
         "goes",
-        "its most frequent 7-gram occurs 3 times in first turns: 'write a prompt for a picture of'; "
+        "its most frequent 7-gram occurs 3 times in first turns: 'write a prompt for a picture "
+        "of'; "
         "the limit is 2",
     )
     assert told("t1", template_limit=3)["template"][0] == "stays"
@@ -55,21 +56,33 @@ def test_what_goes_says_why():
     )
     assert told("bad")["flagged"] == ("goes", "toxic: True")
     assert told("bad", flagged=True)["flagged"][0] == "off"
-    assert told("bad")["split"][0] == "none" and told("bad")["split"][1].startswith("it goes; else ")
+    assert told("bad")["split"][0] == "none" and told("bad")["split"][1].startswith(
+        "it goes; else "
+    )
 
 
 def test_later_steps_are_judged_as_if_the_earlier_ones_had_kept_it():
     text = "one two three four five six seven"
-    logs = [log("toxic", text, language="English", toxic=True), log("same", text, language="English")]
+    logs = [
+        log("toxic", text, language="English", toxic=True),
+        log("same", text, language="English"),
+    ]
     # counted are "same" and, for its own sake alone, "toxic"
     assert told("toxic", logs, template_limit=1)["template"][0] == "goes"
     assert "occurs 1 time in" in told("same", logs, template_limit=1)["template"][1]
 
 
 def test_a_duplicate_names_the_one_that_stays():
-    logs = [log("a", "How do I cook rice?"), log("b", "how do I  cook rice?"), log("c", "something else")]
+    logs = [
+        log("a", "How do I cook rice?"),
+        log("b", "how do I  cook rice?"),
+        log("c", "something else"),
+    ]
     rules = {"duplicates": "exact", "shares": (1.0, 0.0, 0.0)}
-    assert told("b", logs, **rules)["duplicate"] == ("goes", "says the same as 'a', which stays (exact)")
+    assert told("b", logs, **rules)["duplicate"] == (
+        "goes",
+        "says the same as 'a', which stays (exact)",
+    )
     assert told("a", logs, **rules)["duplicate"][0] == "stays"
 
 
@@ -77,7 +90,11 @@ def test_the_explanation_is_that_of_the_decision(tmp_path):
     rules = clean.Rules(template_limit=2)
     reasons = clean.decide(LOGS, rules, tmp_path / "ngrams").reasons
     for one, reason in zip(LOGS, reasons, strict=True):
-        goes = [step for step, verdict, _ in explain(one.id, lambda doing: iter(LOGS), rules) if verdict == "goes"]
+        goes = [
+            step
+            for step, verdict, _ in explain(one.id, lambda doing: iter(LOGS), rules)
+            if verdict == "goes"
+        ]
         assert bool(goes) == (reason is not None)
 
 

@@ -8,7 +8,7 @@ import pytest
 from userlm.data.extractive import extractive
 from userlm.data.intents import check, leakage
 from userlm.data.sources import Rejected, convert
-from userlm.store import read_rows
+from userlm.rows import read_rows
 from userlm.text import intent_goal
 from userlm.types import Conversation, Turn
 
@@ -33,8 +33,14 @@ def goal(*said: str, language: str | None = "en") -> str:
         ("Write a poem about the singularity", "have a poem written about the singularity."),
         ("write an essay on climate policy", "have an essay written about climate policy."),
         ("translate this to French: the cat sleeps", "have a text translated into French."),
-        ("Summarise this text: The stock market fell.", "have a text about the stock market summarised."),
-        ("can you fix the bug in my python script for invoices", "fix a problem in python code for invoices."),
+        (
+            "Summarise this text: The stock market fell.",
+            "have a text about the stock market summarised.",
+        ),
+        (
+            "can you fix the bug in my python script for invoices",
+            "fix a problem in python code for invoices.",
+        ),
         ("do you think chess is beautiful? i adore chess", "learn about chess."),
         ("How do I grow tomatoes?", "get advice on tomatoes."),
         ("recommend a museum please", "get suggestions for a museum."),
@@ -85,7 +91,8 @@ def test_other_languages_are_named_and_nothing_is_quoted():
 
 def test_an_unlabelled_log_is_read_for_its_language():
     assert (
-        goal("¿Puedes explicarme cómo funcionan los volcanes de mi país?", language=None) == "get help in Spanish."
+        goal("¿Puedes explicarme cómo funcionan los volcanes de mi país?", language=None)
+        == "get help in Spanish."
     )
 
 

@@ -6,9 +6,13 @@ from userlm.assistants import Clarifier, Oracle, Script
 from userlm.metrics.extrinsic import assistant_score, intent_coverage, intent_coverage_all
 from userlm.simulate import simulate
 from userlm.tasks import solved
-from userlm.types import Conversation, Fact, Task
+from userlm.types import Conversation, Fact, Origin, Task
 
-FACTS = (Fact("There are 6 apples."), Fact("There are 7 boxes."), Fact("They are green.", required=False))
+FACTS = (
+    Fact("There are 6 apples."),
+    Fact("There are 7 boxes."),
+    Fact("They are green.", required=False),
+)
 TASKS = {
     "m": Task("m", "math", "i", FACTS, "42"),
     "n": Task("n", "math", "i", (Fact("not needed", required=False),), "1"),
@@ -18,14 +22,15 @@ TASKS = {
 
 
 def talk(task: str, *texts: str, id: str = "c") -> Conversation:
-    conversation = Conversation(id, meta={"task": task})
+    conversation = Conversation(id, origin=Origin(task=task))
     for text in texts:
         conversation = conversation.say(text)
     return conversation
 
 
 def test_coverage_by_hand() -> None:
-    # first: apples only, 1 of 2 required; second: both; third: "return the sum", 1 of 1. Mean 2.5 / 3
+    # first: apples only, 1 of 2 required; second: both; third: "return the sum", 1 of 1. Mean 2.5 /
+    # 3
     found = intent_coverage(
         [
             talk("m", "6 apples", "7 boxes?", "yes", id="a"),  # what the assistant says is not said
@@ -55,7 +60,11 @@ def test_a_task_without_facts_cannot_be_covered() -> None:
     assert (found.value, found.missing) == (None, 2)
     assert found.rows[0].why == "the task has no required facts"
     everything = intent_coverage_all([talk("n", "x"), talk("bare", "x")], TASKS)
-    assert (everything.value, everything.n, everything.rows[1].why) == (0, 1, "the task has no facts")
+    assert (everything.value, everything.n, everything.rows[1].why) == (
+        0,
+        1,
+        "the task has no facts",
+    )
 
 
 def test_the_score_counts_what_was_solved_and_says_why_the_rest_is_missing() -> None:
@@ -84,7 +93,7 @@ def test_the_score_counts_what_was_solved_and_says_why_the_rest_is_missing() -> 
 
 
 def test_the_oracle_rewards_the_user_who_tells_and_the_clarifier_nobody() -> None:
-    seeds = [Conversation(f"m#{i}", meta={"task": "m"}) for i in range(3)]
+    seeds = [Conversation(f"m#{i}", origin=Origin(task="m")) for i in range(3)]
     until = solved(TASKS["m"])
     teller, miser = Script(["6 apples", "in 7 boxes"]), Script(["apples", "boxes"])
     told = list(simulate(teller, Oracle(TASKS), seeds, until=until))

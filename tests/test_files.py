@@ -40,12 +40,20 @@ def error(*places: str | Path) -> str:
     return str(caught.value)
 
 
-# --- on this machine -------------------------------------------------------------------------------------
+# --- on this machine ------------------------------------------------------------------------------
 
 
 def test_a_folder_gives_the_known_kinds_directly_in_it_by_name(tmp_path):
     lay(tmp_path, "c.json", "b.parquet", "a.jsonl.gz", "e.json.gz", "d.jsonl")
-    lay(tmp_path, "notes.txt", "x.csv", ".hidden.jsonl", "dataset_infos.json", "below/f.jsonl", "g.jsonl/part.txt")
+    lay(
+        tmp_path,
+        "notes.txt",
+        "x.csv",
+        ".hidden.jsonl",
+        "dataset_infos.json",
+        "below/f.jsonl",
+        "g.jsonl/part.txt",
+    )
     wanted = ["a.jsonl.gz", "b.parquet", "c.json", "d.jsonl", "e.json.gz"]
     assert names(tmp_path, inside=tmp_path) == wanted
     assert names(f"{tmp_path}/", inside=tmp_path) == wanted
@@ -54,9 +62,20 @@ def test_a_folder_gives_the_known_kinds_directly_in_it_by_name(tmp_path):
 
 
 def test_a_folder_without_logs_is_searched_below_but_not_in_hidden_folders(tmp_path):
-    lay(tmp_path, "README.md", "dataset_infos.json", "data/train-1.parquet", "data/train-0.parquet", "a/b/c.jsonl")
+    lay(
+        tmp_path,
+        "README.md",
+        "dataset_infos.json",
+        "data/train-1.parquet",
+        "data/train-0.parquet",
+        "a/b/c.jsonl",
+    )
     lay(tmp_path, ".cache/old.jsonl", "data/.partial/x.parquet")
-    assert names(tmp_path, inside=tmp_path) == ["a/b/c.jsonl", "data/train-0.parquet", "data/train-1.parquet"]
+    assert names(tmp_path, inside=tmp_path) == [
+        "a/b/c.jsonl",
+        "data/train-0.parquet",
+        "data/train-1.parquet",
+    ]
 
 
 def test_links_are_followed_and_may_go_round(tmp_path):
@@ -71,13 +90,28 @@ def test_a_file_that_is_reached_twice_is_taken_once_where_it_came_first(tmp_path
     lay(tmp_path, "a.jsonl", "b.jsonl")
     (tmp_path / "z.jsonl").symlink_to("a.jsonl")
     monkeypatch.chdir(tmp_path)
-    assert names("b.jsonl", tmp_path, "*.jsonl", "./a.jsonl") == ["b.jsonl", str(tmp_path / "a.jsonl")]
+    assert names("b.jsonl", tmp_path, "*.jsonl", "./a.jsonl") == [
+        "b.jsonl",
+        str(tmp_path / "a.jsonl"),
+    ]
 
 
 def test_a_pattern_matches_files_and_two_stars_go_down(tmp_path):
-    lay(tmp_path, "a-1.jsonl", "a-2.jsonl", "a-3.txt", "b-1.jsonl", "deep/er/a-4.jsonl", "a-5.jsonl/inside.jsonl")
+    lay(
+        tmp_path,
+        "a-1.jsonl",
+        "a-2.jsonl",
+        "a-3.txt",
+        "b-1.jsonl",
+        "deep/er/a-4.jsonl",
+        "a-5.jsonl/inside.jsonl",
+    )
     assert names(f"{tmp_path}/a-*", inside=tmp_path) == ["a-1.jsonl", "a-2.jsonl"]
-    assert names(f"{tmp_path}/?-[12].jsonl", inside=tmp_path) == ["a-1.jsonl", "a-2.jsonl", "b-1.jsonl"]
+    assert names(f"{tmp_path}/?-[12].jsonl", inside=tmp_path) == [
+        "a-1.jsonl",
+        "a-2.jsonl",
+        "b-1.jsonl",
+    ]
     assert names(f"{tmp_path}/**/a-4*", inside=tmp_path) == ["deep/er/a-4.jsonl"]
     assert f"{tmp_path}/c* matches no .jsonl, .jsonl.gz, .json, .json.gz or .parquet file" in error(
         f"{tmp_path}/c*"
@@ -120,7 +154,9 @@ def test_a_folder_that_may_not_be_read_is_no_empty_folder(tmp_path, monkeypatch)
     lay(tmp_path, "open/a.jsonl", "shut/b.jsonl")
     reads = Path.iterdir
 
-    def refuse(folder: Path) -> Iterator[Path]:  # root may read everything, so the bits of the mode will not do
+    def refuse(
+        folder: Path,
+    ) -> Iterator[Path]:  # root may read everything, so the bits of the mode will not do
         if folder.name == "shut":
             raise PermissionError(13, "Permission denied", str(folder))
         return reads(folder)
@@ -142,7 +178,7 @@ def test_a_local_file_is_read_where_it_is_and_stays(tmp_path):
     assert path.exists() and not (tmp_path / "scratch").exists()
 
 
-# --- any file system of fsspec ---------------------------------------------------------------------------
+# --- any file system of fsspec --------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -162,12 +198,22 @@ def test_remote_folders_and_patterns_are_like_local_ones(memory):
     memory.pipe("/odd/day[1].jsonl", b"x")
     memory.pipe("/parts/rows.parquet/part-0.parquet", b"x")  # a folder, as Spark writes it
     assert (
-        names("memory://logs") == names("memory://logs/") == ["memory://logs/a.parquet", "memory://logs/b.jsonl"]
+        names("memory://logs")
+        == names("memory://logs/")
+        == ["memory://logs/a.parquet", "memory://logs/b.jsonl"]
     )
-    assert names("memory://logs/**/?.jsonl") == ["memory://logs/b.jsonl", "memory://logs/below/c.jsonl"]
+    assert names("memory://logs/**/?.jsonl") == [
+        "memory://logs/b.jsonl",
+        "memory://logs/below/c.jsonl",
+    ]
     assert names("memory://logs/?.jsonl") == ["memory://logs/b.jsonl"]
     part = "memory://parts/rows.parquet/part-0.parquet"
-    assert names("memory://parts") == names("memory://parts/rows.parquet") == names("memory://parts/**") == [part]
+    assert (
+        names("memory://parts")
+        == names("memory://parts/rows.parquet")
+        == names("memory://parts/**")
+        == [part]
+    )
     assert names("memory://deep") == ["memory://deep/data/e.json.gz"]
     assert names("memory://odd/day[1].jsonl") == ["memory://odd/day[1].jsonl"]
     assert names("memory://logs/b.jsonl", "memory:///logs", "memory://logs/*") == [
@@ -201,7 +247,8 @@ def test_a_file_that_changed_since_it_was_found_is_not_read(memory, tmp_path):
 
 
 def breaking(memory, monkeypatch, *answers: object) -> Counter[str]:
-    """Let copies out of memory fail in turn: with an error, or by bytes that stay away. Counts the copies."""
+    """Let copies out of memory fail in turn: with an error, or by bytes that stay away. Counts the
+    copies."""
     monkeypatch.setattr(files, "PAUSES", (0.0, 0.0, 0.0))
     left, counts, copy = list(answers), Counter[str](), type(memory).get_file
 
@@ -228,12 +275,16 @@ def test_a_copy_that_breaks_off_or_comes_short_is_begun_again(memory, tmp_path, 
     assert counts["copies"] == 4
 
 
-def test_a_copy_that_never_comes_says_to_run_again_and_leaves_nothing(memory, tmp_path, monkeypatch):
+def test_a_copy_that_never_comes_says_to_run_again_and_leaves_nothing(
+    memory, tmp_path, monkeypatch
+):
     memory.pipe("/logs/a.jsonl", b"all of it")
     counts = breaking(memory, monkeypatch, *[b"short"] * 9)
     with pytest.raises(InputError) as caught, local(find(["memory://logs/a.jsonl"])[0], tmp_path):
         pass
-    assert "5 of 9 bytes came" in str(caught.value) and str(caught.value).endswith("run the same command again")
+    assert "5 of 9 bytes came" in str(caught.value) and str(caught.value).endswith(
+        "run the same command again"
+    )
     assert counts["copies"] == 4 and list(tmp_path.iterdir()) == []
 
 
@@ -267,7 +318,10 @@ def test_only_what_may_pass_is_tried_again(failure, copies, told, memory, tmp_pa
 def test_a_full_disk_is_not_blamed_on_the_network(memory, tmp_path, monkeypatch):
     memory.pipe("/logs/a.jsonl", b"x")
     counts = breaking(memory, monkeypatch, OSError(28, "No space left on device"))
-    with pytest.raises(OSError, match="No space left"), local(find(["memory://logs/a.jsonl"])[0], tmp_path):
+    with (
+        pytest.raises(OSError, match="No space left"),
+        local(find(["memory://logs/a.jsonl"])[0], tmp_path),
+    ):
         pass
     assert counts["copies"] == 1 and list(tmp_path.iterdir()) == []
 
@@ -305,20 +359,29 @@ def test_a_missing_package_is_named(monkeypatch):
         monkeypatch.delitem(registry._registry, scheme, raising=False)
         monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
         place = f"{scheme}://somewhere/a.jsonl"
-        assert error(place) == f"{place} needs a package that is not installed; run `pip install {package}`"
+        assert (
+            error(place)
+            == f"{place} needs a package that is not installed; run `pip install {package}`"
+        )
 
 
 def test_an_address_that_means_something_else_says_how_it_is_written():
-    assert error("hf://team/chats/a.jsonl").endswith("did you mean hf://datasets/team/chats/a.jsonl?")
+    assert error("hf://team/chats/a.jsonl").endswith(
+        "did you mean hf://datasets/team/chats/a.jsonl?"
+    )
     assert error("hf://models/team/thing").endswith("write hf://datasets/OWNER/NAME")
     assert error("hf://datasets/chats").endswith("write hf://datasets/OWNER/NAME")
-    assert "write hf://datasets/team/chats " in error("https://huggingface.co/datasets/team/chats/tree/main")
-    files._check_address("https://huggingface.co/datasets/team/chats/resolve/main/a.jsonl")  # a file it is
+    assert "write hf://datasets/team/chats " in error(
+        "https://huggingface.co/datasets/team/chats/tree/main"
+    )
+    files._check_address(
+        "https://huggingface.co/datasets/team/chats/resolve/main/a.jsonl"
+    )  # a file it is
     assert "unpack" in error("zip://a.jsonl::https://host/a.zip")
     assert "Protocol not known: s4" in error("s4://bucket/a.jsonl")
 
 
-# --- servers on this machine -----------------------------------------------------------------------------
+# --- servers on this machine ----------------------------------------------------------------------
 
 
 @contextmanager
@@ -373,7 +436,10 @@ def test_files_of_a_web_server_are_found_and_copied(tmp_path):
             assert here.read_bytes() == b"{}"
         assert names(f"{host}/logs/") == names(f"{host}/logs/*.jsonl") == [f"{host}/logs/a.jsonl"]
         assert "may not be read" in error(f"{host}/shut.jsonl?key=secret")
-        assert error(f"{host}/gone.jsonl?key=secret") == f"{host}/gone.jsonl does not exist; check the spelling"
+        assert (
+            error(f"{host}/gone.jsonl?key=secret")
+            == f"{host}/gone.jsonl does not exist; check the spelling"
+        )
 
 
 SETS = {
@@ -390,10 +456,11 @@ SETS = {
 
 @pytest.fixture
 def hub() -> Iterator[tuple[str, Counter[str]]]:
-    """As much of the Hub's API as reading needs: what is known of a data set, its tree, its files by a redirect.
+    """As much of the Hub's API as reading needs: what is known of a data set, its tree, its files
+    by a redirect.
 
-    Real ones page long trees, hold large files elsewhere (xet) and look at tokens; this one does not. The second
-    time a file is asked for, it comes; the first time the server is busy.
+    Real ones page long trees, hold large files elsewhere (xet) and look at tokens; this one does
+    not. The second time a file is asked for, it comes; the first time the server is busy.
     """
     counts: Counter[str] = Counter()
 
@@ -411,14 +478,22 @@ def hub() -> Iterator[tuple[str, Counter[str]]]:
             inside = "/".join(rest[2:])
             match rest[:1]:
                 case [] | ["revision"]:
-                    return self.answer(200, json.dumps({"id": f"{owner}/{name}", "sha": "0" * 40}).encode())
+                    return self.answer(
+                        200, json.dumps({"id": f"{owner}/{name}", "sha": "0" * 40}).encode()
+                    )
                 case ["tree"]:
-                    return self.tree(held, f"{inside}/" if inside else "", "recursive=true" in self.path.lower())
+                    return self.tree(
+                        held, f"{inside}/" if inside else "", "recursive=true" in self.path.lower()
+                    )
                 case ["resolve"]:
-                    return self.answer(302, Location=f"/datasets/{owner}/{name}/blob/main/{inside}?signed=secret")
+                    return self.answer(
+                        302, Location=f"/datasets/{owner}/{name}/blob/main/{inside}?signed=secret"
+                    )
                 case ["blob"]:
                     counts[inside] += 1
-                    return self.answer(503) if counts[inside] == 1 else self.answer(200, held[inside])
+                    return (
+                        self.answer(503) if counts[inside] == 1 else self.answer(200, held[inside])
+                    )
             return self.answer(404)
 
         def tree(self, held: dict[str, bytes], inside: str, deep: bool) -> None:
@@ -426,12 +501,24 @@ def hub() -> Iterator[tuple[str, Counter[str]]]:
             for path, body in held.items():
                 head, slash, _ = path.removeprefix(inside).partition("/")
                 if path.startswith(inside) and slash:
-                    entries[inside + head] = {"type": "directory", "oid": "t", "size": 0, "path": inside + head}
+                    entries[inside + head] = {
+                        "type": "directory",
+                        "oid": "t",
+                        "size": 0,
+                        "path": inside + head,
+                    }
                 if path.startswith(inside) and (deep or not slash):
-                    entries[path] = {"type": "file", "oid": f"id-{path}", "size": len(body), "path": path}
+                    entries[path] = {
+                        "type": "file",
+                        "oid": f"id-{path}",
+                        "size": len(body),
+                        "path": path,
+                    }
             if not entries:
                 return self.answer(404, X_Error_Code="EntryNotFound")
-            return self.answer(200, json.dumps(list(entries.values())).encode(), Content_Type="application/json")
+            return self.answer(
+                200, json.dumps(list(entries.values())).encode(), Content_Type="application/json"
+            )
 
     with serving(Hub) as host:
         yield host, counts
@@ -456,8 +543,14 @@ for place in sys.argv[2:]:
 
 
 def visit(host: str, scratch: Path, *places: str, **environment: str) -> list[object]:
-    """What a process of its own finds in places of a hub: `huggingface_hub` looks at HF_ENDPOINT only once."""
-    known = {"HF_ENDPOINT": host, "HF_HUB_OFFLINE": "0", "HF_HOME": str(scratch / "home"), "NO_PROXY": "127.0.0.1"}
+    """What a process of its own finds in places of a hub: `huggingface_hub` looks at HF_ENDPOINT
+    only once."""
+    known = {
+        "HF_ENDPOINT": host,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(scratch / "home"),
+        "NO_PROXY": "127.0.0.1",
+    }
     done = subprocess.run(
         [sys.executable, "-c", VISIT, str(scratch / "copies"), *places],
         env={**os.environ, **known, **environment},
@@ -469,16 +562,29 @@ def visit(host: str, scratch: Path, *places: str, **environment: str) -> list[ob
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_data_sets_of_the_hub_are_found_and_copied(hub, tmp_path):
     host, counts = hub
     chats = "hf://datasets/team/chats"
-    zero = [f"{chats}/data/train-00000.parquet", "id-data/train-00000.parquet, 4 bytes", "zero", ".parquet"]
-    one = [f"{chats}/data/train-00001.parquet", "id-data/train-00001.parquet, 3 bytes", "one", ".parquet"]
+    zero = [
+        f"{chats}/data/train-00000.parquet",
+        "id-data/train-00000.parquet, 4 bytes",
+        "zero",
+        ".parquet",
+    ]
+    one = [
+        f"{chats}/data/train-00001.parquet",
+        "id-data/train-00001.parquet, 3 bytes",
+        "one",
+        ".parquet",
+    ]
     rows = [f"{chats}/rows.jsonl", "id-rows.jsonl, 3 bytes", "{}\n", ".jsonl"]
     a, b = "hf://datasets/team/lines/a/c.json", "hf://datasets/team/lines/b.jsonl"
     assert visit(host, tmp_path, chats) == [zero, one]
     assert counts == {"data/train-00000.parquet": 2, "data/train-00001.parquet": 2}
-    assert visit(host, tmp_path, f"{chats}/rows.jsonl", f"{chats}/data/", f"{chats}/**/*1.parquet") == [
+    assert visit(
+        host, tmp_path, f"{chats}/rows.jsonl", f"{chats}/data/", f"{chats}/**/*1.parquet"
+    ) == [
         *(rows, zero, one, one),
     ]
     found = visit(host, tmp_path, "hf://datasets/team/lines", "hf://datasets/team/lines@v1/b.jsonl")
@@ -497,12 +603,23 @@ def test_the_hub_s_refusals_say_what_to_do(hub, tmp_path):
         "hf://datasets/team/chats@v0",
         "hf://datasets/team/chats/data/train-7.parquet",
     )
-    advice = "accept its terms on https://huggingface.co/datasets/team/{}, run `hf auth login`, then run the same"
-    assert gated == f"hf://datasets/team/gated/rows.jsonl is gated; {advice.format('gated')} command again"
+    advice = (
+        "accept its terms on https://huggingface.co/datasets/team/{}, run `hf auth "
+        "login`, "
+        "then run the same"
+    )
+    assert (
+        gated
+        == f"hf://datasets/team/gated/rows.jsonl is gated; {advice.format('gated')} command again"
+    )
     assert shut == f"hf://datasets/team/shut is gated; {advice.format('shut')} command again"
-    assert "absent does not exist or is private; check the spelling or run `hf auth login`" in absent
+    assert (
+        "absent does not exist or is private; check the spelling or run `hf auth login`" in absent
+    )
     assert "chats@v0 names a revision that does not exist" in old
-    assert gone == "hf://datasets/team/chats/data/train-7.parquet does not exist; check the spelling"
+    assert (
+        gone == "hf://datasets/team/chats/data/train-7.parquet does not exist; check the spelling"
+    )
     (offline,) = visit(host, tmp_path, "hf://datasets/team/chats", HF_HUB_OFFLINE="1")
     assert "cannot be reached offline; unset HF_HUB_OFFLINE" in offline
 

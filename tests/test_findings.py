@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from test_recipes import check, option
 
-from userlm.store import write_conversations, write_lines
-from userlm.types import Conversation, Turn
+from userlm.rows import write_conversations, write_lines
+from userlm.types import Conversation, Origin, Turn
 
 TINY = Path(__file__).resolve().parent.parent / "recipes/tiny"
 
@@ -48,31 +48,43 @@ def cells(text):
     return {row[0]: row[1:] for row in rows[2:]}
 
 
-# --- perplexity ------------------------------------------------------------------------------------------
+# --- perplexity -----------------------------------------------------------------------------------
 
 
 def turns(column, told):
-    """A line of scores.jsonl for each conversation of one turn: id, person, nats (`None`: a gap), tokens."""
+    """A line of scores.jsonl for each conversation of one turn: id, person, nats (`None`: a gap),
+    tokens."""
     found = []
     for id, person, nats, tokens in told:
         sums = [nats, tokens, 9.0, 0.0, 0.0, 0.0, 0.0] if nats else None
         row = [f"{id}/0", person, sums, "" if sums else "gap"]
-        found.append({"id": id, "column": column, "intent": column != "without intent", "rows": [row]})
+        found.append(
+            {"id": id, "column": column, "intent": column != "without intent", "rows": [row]}
+        )
     return found
 
 
-def test_a_cell_is_what_the_run_found_and_a_gap_says_why_or_that_nothing_was_run(findings, tmp_path):
+def test_a_cell_is_what_the_run_found_and_a_gap_says_why_or_that_nothing_was_run(
+    findings, tmp_path
+):
     told = [
         measured("perplexity", 32.184, 27.481, 1037.6),
         measured("bits per byte", None, why="no words"),
     ]
-    run(tmp_path / "ppl/goals/userlm", {"with intent": told, "without intent": [measured("perplexity", 1234.6)]})
+    run(
+        tmp_path / "ppl/goals/userlm",
+        {"with intent": told, "without intent": [measured("perplexity", 1234.6)]},
+    )
     table = cells(findings.of_models(tmp_path, "perplexity"))
     assert list(table) == list(findings.MODELS.values())
-    # three columns of each source; large numbers have no decimals, an interval has those of its value
+    # three columns of each source; large numbers have no decimals, an interval has those of its
+    # value
     assert table["userlm-tiny"] == ["–"] * 6 + ["1,235", "32.18 [27.48, 1,037.60]", "–"]
     assert table["base-tiny"] == ["–"] * 9
-    assert cells(findings.of_models(tmp_path, "bits per byte"))["userlm-tiny"][7] == "not measured: no words"
+    assert (
+        cells(findings.of_models(tmp_path, "bits per byte"))["userlm-tiny"][7]
+        == "not measured: no words"
+    )
 
 
 def test_what_the_intent_changes_is_shown_by_part_and_under_each_control(findings, tmp_path):
@@ -84,22 +96,32 @@ def test_what_the_intent_changes_is_shown_by_part_and_under_each_control(finding
     run(tmp_path / "ppl/people/userlm", {"with / without": own, "with / another's": own[:1]})
     table = cells(findings.of_intents(tmp_path))
     assert table["held-out people, human goals"] == ["0.800 [0.750, 0.850]", "–", "–"]
-    assert table["held-out people, human goals, outside the intent"] == ["0.950 [0.900, 1.000]", "–", "–"]
+    assert table["held-out people, human goals, outside the intent"] == [
+        "0.950 [0.900, 1.000]",
+        "–",
+        "–",
+    ]
     assert table["held-out people, all"] == ["0.900 [0.850, 0.950]", "–", "0.900 [0.850, 0.950]"]
     assert table["iKAT, all human goals, later turns"] == ["–", "–", "–"]
 
 
 def test_two_models_are_compared_on_the_turns_of_both_and_paired_by_person(findings, tmp_path):
-    """Nats and tokens of userlm: 2 of 2 and 90 of 10; of base: 4 of 2 and 100 of 10, and a turn that userlm lacks.
+    """Nats and tokens of userlm: 2 of 2 and 90 of 10; of base: 4 of 2 and 100 of 10, and a turn
+    that userlm lacks.
 
-    Per token base is 1 nat worse for either person, so the ratio is exp(-12 / 12) = 0.368 whoever is drawn, though
-    their perplexities are e and e ** 9. Told, userlm has 1 and 89: against the untold base exp(-14 / 12) = 0.311,
-    for one person exp(-3 / 2) = 0.223, for the other exp(-11 / 10) = 0.333.
+    Per token base is 1 nat worse for either person, so the ratio is exp(-12 / 12) = 0.368 whoever
+    is drawn, though their perplexities are e and e ** 9. Told, userlm has 1 and 89: against the
+    untold base exp(-14 / 12) = 0.311, for one person exp(-3 / 2) = 0.223, for the other exp(-11 /
+    10) = 0.333.
     """
     mine, theirs = tmp_path / "ppl/people/userlm", tmp_path / "ppl/people/base"
     plain = [measured("perplexity", 2.0, n=2, missing=1)]
-    untold = turns("without intent", [("a", "ann", 2.0, 2.0), ("b", "bob", 90.0, 10.0), ("c", "cy", None, 0)])
-    told = turns("with intent", [("a", "ann", 1.0, 2.0), ("b", "bob", 89.0, 10.0), ("c", "cy", None, 0)])
+    untold = turns(
+        "without intent", [("a", "ann", 2.0, 2.0), ("b", "bob", 90.0, 10.0), ("c", "cy", None, 0)]
+    )
+    told = turns(
+        "with intent", [("a", "ann", 1.0, 2.0), ("b", "bob", 89.0, 10.0), ("c", "cy", None, 0)]
+    )
     run(mine, {"without intent": plain}, scores=untold + told)
     other = [("a", "ann", 4.0, 2.0), ("b", "bob", 100.0, 10.0), ("c", "cy", 5.0, 1.0)]
     gaps = turns("with intent", [(id, person, None, 0) for id, person, _, _ in other])
@@ -110,18 +132,25 @@ def test_two_models_are_compared_on_the_turns_of_both_and_paired_by_person(findi
     assert findings.turns_of(mine) == "2 turns of 2, 1 missing"
 
 
-# --- talk ------------------------------------------------------------------------------------------------
+# --- talk -----------------------------------------------------------------------------------------
 
 
 def answer(person, k, leaves, left, error=False):
-    said = Conversation(f"{person}/{k}", user=person, meta={"own_from": k, "target": None if left else "go on"})
+    said = Conversation(
+        f"{person}/{k}",
+        user=person,
+        origin=Origin(person, k, None if left else "go on", person_ended=left),
+    )
     if error:
         return said.close("error", error="no room")
     return said.close("end") if leaves else said.say("and then?")
 
 
-def test_leaving_is_compared_with_always_and_never_on_the_turns_that_both_users_answered(findings, tmp_path):
-    """Bob's first turn counts for nobody, since the prompted user failed there. Of those that are left:
+def test_leaving_is_compared_with_always_and_never_on_the_turns_that_both_users_answered(
+    findings, tmp_path
+):
+    """Bob's first turn counts for nobody, since the prompted user failed there. Of those that are
+    left:
 
                     person   userlm   prompted   always   never
         ann 1       stays    stays    leaves     leaves   stays
@@ -130,12 +159,20 @@ def test_leaving_is_compared_with_always_and_never_on_the_turns_that_both_users_
         bob 2       left     leaves   stays      leaves   stays
         F1                   4/5      2/4        4/6      0
 
-    Ann alone: 2/3, 2/3, 1/2. Bob alone: 1, 0, 1. Each of them is a quarter of the resamples, so these are the ends
-    of the intervals.
+    Ann alone: 2/3, 2/3, 1/2. Bob alone: 1, 0, 1. Each of them is a quarter of the resamples, so
+    these are the ends of the intervals.
     """
-    mine = [answer("ann", 1, False, False), answer("ann", 2, True, False), answer("ann", 3, True, True)]
+    mine = [
+        answer("ann", 1, False, False),
+        answer("ann", 2, True, False),
+        answer("ann", 3, True, True),
+    ]
     mine += [answer("bob", 1, True, False), answer("bob", 2, True, True)]
-    theirs = [answer("ann", 1, True, False), answer("ann", 2, False, False), answer("ann", 3, True, True)]
+    theirs = [
+        answer("ann", 1, True, False),
+        answer("ann", 2, False, False),
+        answer("ann", 3, True, True),
+    ]
     theirs += [answer("bob", 1, False, False, error=True), answer("bob", 2, False, True)]
     first = answer("ann", 0, False, False)
     run(tmp_path / "respond-userlm", {}, conversations=[first, *mine])
@@ -152,12 +189,18 @@ def test_leaving_is_compared_with_always_and_never_on_the_turns_that_both_users_
 
 
 def test_users_stand_beside_people_and_their_gap_is_paired_by_task(findings, tmp_path):
-    """The user model tells both facts of one task and one of two of the other, the prompted one nothing: 75 points
-    apart, 100 on one task and 50 on the other."""
+    """The user model tells both facts of one task and one of two of the other, the prompted one
+    nothing: 75 points apart, 100 on one task and 50 on the other."""
 
     def task(id, *facts):
         shown = [{"text": fact} for fact in facts]
-        return {"id": id, "domain": "math", "intent": "You want a sum.", "facts": shown, "answer": "5"}
+        return {
+            "id": id,
+            "domain": "math",
+            "intent": "You want a sum.",
+            "facts": shown,
+            "answer": "5",
+        }
 
     write_lines(
         tmp_path / "tasks.jsonl",
@@ -168,11 +211,18 @@ def test_users_stand_beside_people_and_their_gap_is_paired_by_task(findings, tmp
     )
 
     def talk(task, text):
-        return Conversation(f"{task}#0", (Turn("user", text),), meta={"task": task})
+        return Conversation(f"{task}#0", (Turn("user", text),), origin=Origin(task=task))
 
-    told = [talk("pens", "A pen costs 3 coins and I buy 17 pens."), talk("eggs", "There are 8 eggs.")]
+    told = [
+        talk("pens", "A pen costs 3 coins and I buy 17 pens."),
+        talk("eggs", "There are 8 eggs."),
+    ]
     run(tmp_path / "tasks-userlm", {}, conversations=told)
-    run(tmp_path / "tasks-prompted", {}, conversations=[talk("pens", "Hello."), talk("eggs", "Hello.")])
+    run(
+        tmp_path / "tasks-prompted",
+        {},
+        conversations=[talk("pens", "Hello."), talk("eggs", "Hello.")],
+    )
     people = [measured("intent coverage", 90.0, 80.0, 100.0, n=2, missing=1, unit="%")]
     score = {"tasks-people": people, "human": [measured("words per turn", 9.25, n=4)]}
     run(tmp_path / "score", score)
@@ -185,11 +235,16 @@ def test_users_stand_beside_people_and_their_gap_is_paired_by_task(findings, tmp
 def test_the_page_of_a_folder_without_runs_has_all_tables_and_no_number(findings, tmp_path):
     page = findings.page(tmp_path)
     assert page.count("## ") == 5
-    found = [cell for line in page.splitlines() for cell in line.split(" | ")[1:] if line.startswith("| ")]
+    found = [
+        cell
+        for line in page.splitlines()
+        for cell in line.split(" | ")[1:]
+        if line.startswith("| ")
+    ]
     assert not [cell for cell in found if any(letter.isdigit() for letter in cell)]
 
 
-# --- the script ------------------------------------------------------------------------------------------
+# --- the script -----------------------------------------------------------------------------------
 
 STUB = """#!/usr/bin/env bash
 printf '%q ' "$@" >> "$CALLS"
@@ -200,7 +255,8 @@ echo >> "$CALLS"
 
 @pytest.fixture
 def walk(tmp_path):
-    """Walk through the script beside models that look trained: what it did, and how it called `userlm`."""
+    """Walk through the script beside models that look trained: what it did, and how it called
+    `userlm`."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/userlm").write_text(STUB)
     (tmp_path / "bin/userlm").chmod(0o755)
@@ -213,21 +269,34 @@ def walk(tmp_path):
         (out / "data" / name).mkdir(parents=True)
         (out / "data" / name / "test.jsonl").write_text("".join(f"{name} {i}\n" for i in range(9)))
     (tmp_path / "extrinsic").mkdir()
-    row = {"id": "pens", "question": "What do pens cost?", "answer": "5", "shards": [{"shard": "A pen is 5."}]}
-    (tmp_path / "extrinsic/gsm8k_train_shards.jsonl.gz").write_bytes(gzip.compress(json.dumps(row).encode()))
+    row = {
+        "id": "pens",
+        "question": "What do pens cost?",
+        "answer": "5",
+        "shards": [{"shard": "A pen is 5."}],
+    }
+    (tmp_path / "extrinsic/gsm8k_train_shards.jsonl.gz").write_bytes(
+        gzip.compress(json.dumps(row).encode())
+    )
 
     def walked(*parts, **variables):
         env = {"PATH": os.environ["PATH"], "USERLM": str(tmp_path / "bin/userlm"), "OUT": str(out)}
         env |= {"DATA": str(tmp_path), "CALLS": str(tmp_path / "calls"), **variables}
         command = ["bash", TINY / "findings.sh", *parts]
-        done = subprocess.run(command, env=env, cwd=TINY, capture_output=True, text=True, timeout=60)
-        calls = (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
+        done = subprocess.run(
+            command, env=env, cwd=TINY, capture_output=True, text=True, timeout=60
+        )
+        calls = (
+            (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
+        )
         return done, [shlex.split(call) for call in calls]
 
     return walked
 
 
-def test_every_model_is_scored_on_every_source_in_its_form_and_a_prompted_one_on_fewer(walk, tmp_path):
+def test_every_model_is_scored_on_every_source_in_its_form_and_a_prompted_one_on_fewer(
+    walk, tmp_path
+):
     done, calls = walk("people", "chats", "goals", PEOPLE="8", UNSEEN="4", PROMPTED="5")
     assert done.returncode == 0, done.stderr
     assert check(calls) == ["ppl"] * 15
@@ -259,7 +328,9 @@ def test_both_users_talk_to_the_same_and_everything_is_measured_together(walk, t
     folders = {option(call, "--out") for call in calls[:-1]}
     assert folders == {word for word in calls[-1] if word in folders}
     assert len((out / "findings/talks.jsonl").read_text().splitlines()) == 5
-    ids = [json.loads(line)["id"] for line in (out / "findings/tasks.jsonl").read_text().splitlines()]
+    ids = [
+        json.loads(line)["id"] for line in (out / "findings/tasks.jsonl").read_text().splitlines()
+    ]
     assert ids[-1] == "pens" and len(ids) == 13  # 12 come with the package
 
 

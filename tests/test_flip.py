@@ -1,4 +1,5 @@
-"""Flipping: samples, the template of UserLM-8b in real ids, rows, and what is done with long conversations."""
+"""Flipping: samples, the template of UserLM-8b in real ids, rows, and what is done with long
+conversations."""
 
 from dataclasses import replace
 
@@ -7,19 +8,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from userlm.flip import (
-    document,
-    exchange,
     fit,
     prompt,
     render,
+    render_document,
     samples,
+    swap_roles,
     transcript,
     transcript_template,
 )
 from userlm.types import Conversation, Sample, Turn
 
 # Llama-3 ids, from its published tokenizer
-START, STOP, EOT, END, NEWLINE, USER, ASSISTANT, SYSTEM = 128006, 128007, 128009, 128256, 198, 882, 78191, 9125
+START, STOP, EOT, END, NEWLINE, USER, ASSISTANT, SYSTEM = (
+    128006,
+    128007,
+    128009,
+    128256,
+    198,
+    882,
+    78191,
+    9125,
+)
 
 
 def talk(*texts: str, greeting: bool = False, **fields: object) -> Conversation:
@@ -53,7 +63,9 @@ def test_a_log_whose_ending_was_not_observed_gives_k_samples(log):
 
 
 def test_a_greeting_by_the_assistant_is_context_of_the_first_sample():
-    log = talk("Hi, how can I help?", "my order", "Which?", "42", "Thanks.", greeting=True, ended=True)
+    log = talk(
+        "Hi, how can I help?", "my order", "Which?", "42", "Thanks.", greeting=True, ended=True
+    )
     units = list(samples(log))
     assert [unit.target for unit in units] == ["my order", "42", None]
     assert [len(unit.context) for unit in units] == [1, 3, 5]
@@ -85,7 +97,9 @@ def test_the_checkpoints_own_chat_template_gives_the_same_ids_whatever_a_turn_be
     assert list(prompt(log, llama3_template)) == [*theirs, NEWLINE]  # we open the line as well
 
 
-def test_a_turn_that_begins_with_a_newline_is_encoded_together_with_the_one_of_the_template(llama3_template):
+def test_a_turn_that_begins_with_a_newline_is_encoded_together_with_the_one_of_the_template(
+    llama3_template,
+):
     """ "\\n" + "\\nHello": Llama-3 has one token for two newlines, 271."""
     assert llama3_template.turn("user", "\nHello")[3:-1] == (271, 9906)
 
@@ -124,7 +138,7 @@ def test_the_mask_is_on_what_the_user_says_and_the_end(tiny, slides):
     for text in slides.user_turns:
         expected += [*template.encode("\n" + text), template.close]
     assert spoken == [*expected, *template.encode("\n"), template.end, template.close]
-    words = [i for i, wanted in zip(row.ids, row.mask(words_only=True), strict=True) if wanted]
+    words = [i for i, wanted in zip(row.ids, row.mask(content_only=True), strict=True) if wanted]
     said = [i for text in slides.user_turns for i in template.encode("\n" + text)[1:]]
     assert words == [*said, template.end]
 
@@ -148,7 +162,7 @@ def test_a_long_conversation_gives_each_sample_exactly_once_and_keeps_intent_and
             assert row.ids[: len(head)] == head
             for target in row.targets:
                 said = log.user_turns[target.k] if target.k < 6 else None
-                whole = template.turn("user", said) if said else template.leave()
+                whole = template.turn("user", said) if said else template.end_turn()
                 assert row.ids[target.stop - len(whole) : target.stop] == whole
 
 
@@ -179,22 +193,30 @@ def test_what_cannot_fit_is_dropped_and_said(tiny):
     assert sorted(t.k for row in flipped.rows for t in row.targets) == [1, 2]
 
 
-def test_a_prompt_too_long_is_shortened_as_in_training_and_none_when_the_intent_alone_does_not_fit(tiny):
+def test_a_prompt_too_long_is_shortened_as_in_training_and_none_when_the_intent_alone_does_not_fit(
+    tiny,
+):
     template = tiny.template()
     log = talk("one " * 30, "A " * 30, "two", "B", intent="x")
     room = 60
-    ids, left_out = fit(log, template, room)
+    ids, truncated_tokens = fit(log, template, room)
     assert len(ids) <= room
     assert ids == prompt(replace(log, turns=log.turns[2:]), template)
-    assert left_out == len(prompt(log, template)) - len(ids)
+    assert truncated_tokens == len(prompt(log, template)) - len(ids)
     assert fit(talk(intent="word " * 100), template, room) == (None, 0)
 
 
 turns = st.lists(st.text(max_size=30), min_size=1, max_size=9)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
-@given(texts=turns, greeting=st.booleans(), limit=st.integers(20, 160), intent=st.none() | st.text(max_size=10))
+@given(
+    texts=turns,
+    greeting=st.booleans(),
+    limit=st.integers(20, 160),
+    intent=st.none() | st.text(max_size=10),
+)
 def test_no_sample_is_lost_or_doubled_whatever_is_said(tiny, texts, greeting, limit, intent):
     log = talk(*texts, greeting=greeting, intent=intent)
     log = replace(log, ended=log.next_role == "user")
@@ -207,11 +229,14 @@ def test_no_sample_is_lost_or_doubled_whatever_is_said(tiny, texts, greeting, li
 def test_a_sample_knows_what_came_before_and_a_prefix_can_be_answered(slides):
     prefix = Sample(slides, 1).prefix
     assert prefix.id == "slides/1" and prefix.next_role == "user"
-    assert prefix.meta["target"] == slides.user_turns[1] and prefix.meta["conversation"] == "slides"
+    assert prefix.origin.target == slides.user_turns[1] and prefix.origin.conversation == "slides"
 
 
 def test_what_is_known_of_the_person_stands_in_the_system_turn(llama3, llama3_template):
-    plain, told = talk("hi", intent="Do it."), talk("hi", intent="Do it.", meta={"condition": "The user is 30."})
+    plain, told = (
+        talk("hi", intent="Do it."),
+        talk("hi", intent="Do it.", meta={"condition": "The user is 30."}),
+    )
     assert plain.system == "Do it."
     assert told.system == "Do it. The user is 30."
     assert replace(told, intent=None).system == "The user is 30."
@@ -222,34 +247,46 @@ def test_what_is_known_of_the_person_stands_in_the_system_turn(llama3, llama3_te
     assert llama3.decode(prompt(told, llama3_template)).startswith(start)
 
 
-# --- the other sides -------------------------------------------------------------------------------------
+# --- the other sides ------------------------------------------------------------------------------
 
 
 def test_an_exchanged_dialogue_has_its_roles_swapped_and_neither_intent_nor_ending(slides):
-    other = exchange(slides)
+    other = swap_roles(slides)
     assert [turn.role for turn in other.turns] == ["assistant", "user"] * 3
     assert [turn.text for turn in other.turns] == [turn.text for turn in slides.turns]
-    assert (other.system, other.ended, other.id, other.user) == (None, False, slides.id, slides.user)
-    assert exchange(other).turns == slides.turns
+    assert (other.system, other.ended, other.id, other.user) == (
+        None,
+        False,
+        slides.id,
+        slides.user,
+    )
+    assert swap_roles(other).turns == slides.turns
 
 
 def test_an_assistant_is_told_neither_the_intent_nor_who_the_user_is(slides):
     known = replace(slides, meta={"condition": "You are terse.", "source": "logs"})
     assert known.system == f"{slides.intent} You are terse."
-    assert exchange(known).system is None and exchange(known).meta == {"source": "logs"}
+    assert swap_roles(known).system is None and swap_roles(known).meta == {"source": "logs"}
 
 
-def test_the_loss_of_an_exchanged_dialogue_is_on_what_the_assistant_says_and_on_nothing_else(tiny, slides):
-    """The ids are those of the dialogue as it was: what is exchanged twice is what it was before."""
+def test_the_loss_of_an_exchanged_dialogue_is_on_what_the_assistant_says_and_on_nothing_else(
+    tiny, slides
+):
+    """The ids are those of the dialogue as it was: what is exchanged twice is what it was
+    before."""
     template = tiny.template()
-    [row] = render(exchange(slides), template.exchanged()).rows
-    assert list(row.ids) == [id for turn in slides.turns for id in template.turn(turn.role, turn.text)]
+    [row] = render(swap_roles(slides), template.with_roles_swapped()).rows
+    assert list(row.ids) == [
+        id for turn in slides.turns for id in template.turn(turn.role, turn.text)
+    ]
     answers = [turn.text for turn in slides.turns if turn.role == "assistant"]
     spoken = [id for id, wanted in zip(row.ids, row.mask(), strict=True) if wanted]
-    assert spoken == [id for text in answers for id in (*template.encode("\n" + text), template.close)]
-    words = [id for id, wanted in zip(row.ids, row.mask(words_only=True), strict=True) if wanted]
+    assert spoken == [
+        id for text in answers for id in (*template.encode("\n" + text), template.close)
+    ]
+    words = [id for id, wanted in zip(row.ids, row.mask(content_only=True), strict=True) if wanted]
     assert words == [id for text in answers for id in template.encode("\n" + text)[1:]]
-    assert template.exchanged().end == template.close  # it never leaves
+    assert template.with_roles_swapped().end == template.close  # it never leaves
 
 
 @pytest.mark.parametrize(
@@ -262,9 +299,11 @@ def test_the_loss_of_an_exchanged_dialogue_is_on_what_the_assistant_says_and_on_
         (talk("my order", "Which?", "42"), ["Which?"]),
     ],
 )
-def test_an_assistant_learns_its_greeting_and_nothing_stands_behind_its_last_words(tiny, log, answers):
+def test_an_assistant_learns_its_greeting_and_nothing_stands_behind_its_last_words(
+    tiny, log, answers
+):
     template = tiny.template()
-    [row] = render(exchange(log), template.exchanged()).rows
+    [row] = render(swap_roles(log), template.with_roles_swapped()).rows
     header = len(template.headers["assistant"])
     learned = [row.ids[target.start - header : target.stop] for target in row.targets]
     assert learned == [template.turn("assistant", text) for text in answers]
@@ -278,27 +317,36 @@ PLAIN = transcript_template(lambda text: [ord(letter) for letter in text], start
 
 def test_a_document_is_a_line_for_the_intent_and_for_each_turn_between_the_tokens_of_a_text():
     log = talk("hi", "yo\nso", intent="Be brief.", ended=True)
-    [row] = document(transcript(log), PLAIN).rows
+    [row] = render_document(transcript(log), PLAIN).rows
     assert row.ids == (1, *map(ord, "Be brief.\nUser: hi\nAssistant: yo\nso\n"), 0)
     assert row.mask() == [False] + [True] * (len(row.ids) - 1)
 
 
 @settings(deadline=None, max_examples=60)
-@given(texts=turns, greeting=st.booleans(), limit=st.integers(2, 50), intent=st.none() | st.text(max_size=10))
-def test_every_token_of_a_document_but_the_first_is_predicted_exactly_once(texts, greeting, limit, intent):
+@given(
+    texts=turns,
+    greeting=st.booleans(),
+    limit=st.integers(2, 50),
+    intent=st.none() | st.text(max_size=10),
+)
+def test_every_token_of_a_document_but_the_first_is_predicted_exactly_once(
+    texts, greeting, limit, intent
+):
     log = transcript(talk(*texts, greeting=greeting, intent=intent))
-    [whole] = document(log, PLAIN).rows
+    [whole] = render_document(log, PLAIN).rows
     assert whole.ids[0] == 1 and whole.ids[-1] == 0
-    flipped = document(log, PLAIN, limit)
-    predicted = [id for row in flipped.rows for id, wanted in zip(row.ids, row.mask(), strict=True) if wanted]
+    flipped = render_document(log, PLAIN, limit)
+    predicted = [
+        id for row in flipped.rows for id, wanted in zip(row.ids, row.mask(), strict=True) if wanted
+    ]
     assert predicted == list(whole.ids[1:]) and not flipped.dropped
     for row, following in zip(flipped.rows, flipped.rows[1:], strict=False):
         assert len(row.ids) == limit and following.ids[0] == row.ids[-1]
     assert 2 <= len(flipped.rows[-1].ids) <= limit
-    cut = document(log, PLAIN, limit, "drop")
+    cut = render_document(log, PLAIN, limit, "drop")
     assert cut.rows == flipped.rows[:1] and cut.dropped == tuple(range(1, len(flipped.rows)))
 
 
 def test_a_text_that_begins_with_no_token_of_its_own_is_predicted_from_its_second():
-    [row] = document(transcript(talk("hi")), replace(PLAIN, start=())).rows
+    [row] = render_document(transcript(talk("hi")), replace(PLAIN, start=())).rows
     assert row.ids == (*map(ord, "User: hi\n"), 0) and row.mask() == [False] + [True] * 9

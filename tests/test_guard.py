@@ -22,7 +22,9 @@ def wrong(text: str, guard: Guard = PAPER, stop: str | None = None) -> list[str]
 
 
 def drafts(guard: Guard, *texts: str, tries: int = 99) -> Reply:
-    replies = [Reply(text, meta={"p_end": 0.5, "tokens_in": 10, "tokens_out": len(text)}) for text in texts]
+    replies = [
+        Reply(text, meta={"p_end": 0.5, "tokens_in": 10, "tokens_out": len(text)}) for text in texts
+    ]
     return guarded(guard, TALK, replies.__getitem__, tries)
 
 
@@ -30,7 +32,12 @@ def test_the_paper_bans_three_first_words_in_their_spelling():
     assert wrong("I want to know more") == ["first word"]
     assert wrong("I'm not so sure about that") == ["first word"]
     assert wrong("“You said two hours or so") == ["first word"]
-    assert wrong("Icing on top of it?") == wrong("i want to know more") == wrong("what would I do next") == []
+    assert (
+        wrong("Icing on top of it?")
+        == wrong("i want to know more")
+        == wrong("what would I do next")
+        == []
+    )
 
 
 def test_the_paper_wants_three_to_twenty_five_words_between_white_space():
@@ -43,7 +50,9 @@ def test_the_paper_wants_three_to_twenty_five_words_between_white_space():
 def test_an_earlier_turn_and_the_intent_are_not_repeated_whatever_case_and_space():
     assert wrong("how do i bake bread?") == ["repeat"]
     assert wrong("Learn how to bake\nbread at home.") == ["repeat"]
-    assert wrong(f"{INTENT_PREFIX}learn how to bake bread at home.", Guard(no_repeat=True)) == ["repeat"]
+    assert wrong(f"{INTENT_PREFIX}learn how to bake bread at home.", Guard(no_repeat=True)) == [
+        "repeat"
+    ]
     assert wrong("how do i bake bread then?") == []
 
 
@@ -65,9 +74,20 @@ def test_an_echo_holds_eight_words_in_a_row_or_lies_whole_in_an_assistants_turn(
 
 def test_a_draft_that_goes_on_with_somebody_elses_turn_is_seen():
     guard = Guard(no_roles=True)
-    for text in ("fine\nassistant: Sure!", "<user>: fine", "AI: Hello", "fineassistant\n\nSure!", "ok<|eot_id|>"):
+    for text in (
+        "fine\nassistant: Sure!",
+        "<user>: fine",
+        "AI: Hello",
+        "fineassistant\n\nSure!",
+        "ok<|eot_id|>",
+    ):
         assert wrong(text, guard) == ["role"], text
-    for text in ("assistant\n\nSure!", "ok\nassistant\nSure!", "who is it?\nuser\nme", "(fine)assistant\nSure"):
+    for text in (
+        "assistant\n\nSure!",
+        "ok\nassistant\nSure!",
+        "who is it?\nuser\nme",
+        "(fine)assistant\nSure",
+    ):
         assert wrong(text, guard) == ["role"], text
     for text in (
         "is a user: field needed?",
@@ -91,7 +111,11 @@ def test_the_first_good_draft_is_said_and_the_rejected_ones_are_kept_beside_it()
 
 
 def test_a_good_first_draft_leaves_no_trace_of_the_guard():
-    assert drafts(PAPER, "and how long does it rest").meta == {"p_end": 0.5, "tokens_in": 10, "tokens_out": 25}
+    assert drafts(PAPER, "and how long does it rest").meta == {
+        "p_end": 0.5,
+        "tokens_in": 10,
+        "tokens_out": 25,
+    }
 
 
 def test_when_no_try_is_left_the_draft_with_least_wrong_is_said_and_marked():
@@ -132,7 +156,14 @@ def test_rates_count_turns_drafts_and_reasons():
     metas = [reply.meta, {}, kept.meta]
     # drafts: 3 + 1 + 2. Reasons: "first word" of all but "no"; "too short" of "I", "I do" and "no".
     why = {"first word": 3, "too short": 3}
-    assert rates(metas) == {"turns": 3, "drafts": 6, "redrawn": 2, "kept": 1, "stopped": 0, "why": why}
+    assert rates(metas) == {
+        "turns": 3,
+        "drafts": 6,
+        "resampled": 2,
+        "kept": 1,
+        "stopped": 0,
+        "why": why,
+    }
     assert rates([{}, {}]) is None
 
 
@@ -140,33 +171,39 @@ def test_a_conversation_stopped_by_the_guard_counts_its_drafts_and_no_turn_said(
     stopped = drafts(replace(PAPER, tries=2, exhausted="stop"), "I do", "no")
     # "I do": first word and too short; "no": too short
     why = {"too short": 2, "first word": 1}
-    counts = {"turns": 1, "drafts": 2, "redrawn": 1, "kept": 0, "stopped": 1}
+    counts = {"turns": 1, "drafts": 2, "resampled": 1, "kept": 0, "stopped": 1}
     assert rates([stopped.meta]) == counts | {"why": why}
 
 
 def test_a_guard_is_read_from_its_parts_and_later_parts_win():
-    assert Guard.read("paper") == PAPER
-    assert Guard.read("paper, words=-40,tries=12") == replace(PAPER, min_words=None, max_words=40, tries=12)
-    assert Guard.read("tries=3,exhausted=stop,paper") == replace(PAPER, tries=3, exhausted="stop")
-    assert Guard.read("first=Sure/Certainly,no-echo,no-roles,no-end,no-repeat") == Guard(
+    assert Guard.parse("paper") == PAPER
+    assert Guard.parse("paper, words=-40,tries=12") == replace(
+        PAPER, min_words=None, max_words=40, tries=12
+    )
+    assert Guard.parse("tries=3,exhausted=stop,paper") == replace(PAPER, tries=3, exhausted="stop")
+    assert Guard.parse("first=Sure/Certainly,no-echo,no-roles,no-end,no-repeat") == Guard(
         ("Sure", "Certainly"), no_end=True, no_repeat=True, no_echo=True, no_roles=True
     )
-    assert Guard.read("") == Guard()
+    assert Guard.parse("") == Guard()
 
 
 @pytest.mark.parametrize(
     "text", ["papper", "words=25-3", "words=few", "tries=0", "no-end=1", "exhausted=run", "x"]
 )
 def test_what_is_no_part_of_a_guard_is_named(text: str):
-    with pytest.raises(InputError, match=f"'{text}' is no part of a guard"):
-        Guard.read(text)
+    with pytest.raises(InputError, match=f"'{text}' is not a part of a guard"):
+        Guard.parse(text)
 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.text(max_size=60), min_size=1, max_size=6), st.integers(1, 6), st.sampled_from(("keep", "stop"))
+    st.lists(st.text(max_size=60), min_size=1, max_size=6),
+    st.integers(1, 6),
+    st.sampled_from(("keep", "stop")),
 )
-def test_whatever_is_drawn_what_is_said_obeys_the_guard_or_is_marked(texts: list[str], tries: int, exhausted: str):
+def test_whatever_is_drawn_what_is_said_obeys_the_guard_or_is_marked(
+    texts: list[str], tries: int, exhausted: str
+):
     guard = replace(PAPER, tries=tries, no_echo=True, no_roles=True, exhausted=exhausted)
     reply = guarded(guard, TALK, lambda n: Reply(texts[n % len(texts)].strip()), 99)
     if reply.stop == "guard":
@@ -179,14 +216,24 @@ def test_whatever_is_drawn_what_is_said_obeys_the_guard_or_is_marked(texts: list
 
 def test_what_is_known_of_a_rejected_draft_is_not_told_of_the_one_that_is_said():
     replies = [
-        Reply("word " * 30, meta={"p_end": 0.5, "left_out": 7, "cut": True, "tokens_out": 30}),
-        Reply("three good words", meta={"p_end": 0.5, "left_out": 7, "tokens_out": 4}),
+        Reply(
+            "word " * 30, meta={"p_end": 0.5, "truncated_tokens": 7, "cut": True, "tokens_out": 30}
+        ),
+        Reply("three good words", meta={"p_end": 0.5, "truncated_tokens": 7, "tokens_out": 4}),
     ]
     meta = guarded(PAPER, TALK, replies.__getitem__, 9).meta
-    assert "cut" not in meta and (meta["p_end"], meta["left_out"], meta["tokens_out"]) == (0.5, 7, 34)
+    assert "cut" not in meta and (meta["p_end"], meta["truncated_tokens"], meta["tokens_out"]) == (
+        0.5,
+        7,
+        34,
+    )
 
 
 def test_a_kept_draft_still_leaves_where_leaving_is_allowed():
     guard = Guard(max_words=2, tries=2)
     kept = guarded(guard, TALK, lambda n: Reply("thanks a lot, bye", "end"), 99)
-    assert (kept.text, kept.stop, kept.meta["violates"]) == ("thanks a lot, bye", "end", ["too long"])
+    assert (kept.text, kept.stop, kept.meta["violates"]) == (
+        "thanks a lot, bye",
+        "end",
+        ["too long"],
+    )

@@ -7,7 +7,7 @@ import polars as pl
 import yaml
 
 from userlm.data import hub, sources
-from userlm.store import read_rows
+from userlm.rows import read_rows
 from userlm.types import Conversation
 
 INTENT = "You are a user chatting with an assistant language model to cook rice."
@@ -20,12 +20,23 @@ def talk(i, **fields):
 
 
 def test_what_is_exported_is_imported_again(tmp_path):
-    talks = [talk(0, intent=INTENT, user="ann@example.org"), talk(1, user="bob"), talk(2, user="ann@example.org")]
+    talks = [
+        talk(0, intent=INTENT, user="ann@example.org"),
+        talk(1, user="bob"),
+        talk(2, user="ann@example.org"),
+    ]
     counts = hub.export(tmp_path, {"train": talks[:2], "valid": [], "test": talks[2:]})
     assert counts == {"train": 2, "test": 1}
     files = sorted((tmp_path / "data").iterdir())
-    assert [file.name for file in files] == ["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"]
-    found = (one for file in files for one in sources.find(read_rows(file), None, "x", sources.Gathered()))
+    assert [file.name for file in files] == [
+        "test-00000-of-00001.parquet",
+        "train-00000-of-00001.parquet",
+    ]
+    found = (
+        one
+        for file in files
+        for one in sources.find(read_rows(file), None, "x", sources.Gathered())
+    )
     back = [one.imported.conversation for one in found]
     # people are numbers now, in the order in which they come up: ann is 0, bob is 1
     people = {"ann@example.org": "person-0", "bob": "person-1"}
@@ -41,14 +52,19 @@ def test_a_large_split_becomes_several_files(tmp_path, monkeypatch):
     assert hub.export(tmp_path, {"conversations": map(talk, range(5))}) == {"train": 5}
     files = sorted((tmp_path / "data").iterdir())
     assert [file.name for file in files] == [f"train-0000{i}-of-00003.parquet" for i in range(3)]
-    assert pl.scan_parquet(files).select("id").collect()["id"].to_list() == [f"c{i}" for i in range(5)]
+    assert pl.scan_parquet(files).select("id").collect()["id"].to_list() == [
+        f"c{i}" for i in range(5)
+    ]
 
 
 def test_the_card_says_what_is_inside_and_how_it_was_made(tmp_path):
     results = {
         "counts": {"in": 9, "dropped: language: zh": 2},
         "splits": {"train": {"conversations": 7, "people": 3, "user turns": 20, "samples": 25}},
-        "lengths": {"words a user turn": {"mean": 7.25, "largest": 90.0}, "words a first turn": None},
+        "lengths": {
+            "words a user turn": {"mean": 7.25, "largest": 90.0},
+            "words a first turn": None,
+        },
         "languages": {"en": 6, "und": 1},
     }
     card = hub.card({"train": 7}, results, MANIFEST)
@@ -71,7 +87,18 @@ def test_a_card_without_figures_has_counts_alone():
 
 
 def test_the_languages_of_a_card_are_codes_and_norwegian_is_one_of_them():
-    results = {"languages": {"en": 9, "no": 8, "fil": 7, "klingon": 6, "und": 5, "x:\n- y": 4, "EN": 3, "": 2}}
+    results = {
+        "languages": {
+            "en": 9,
+            "no": 8,
+            "fil": 7,
+            "klingon": 6,
+            "und": 5,
+            "x:\n- y": 4,
+            "EN": 3,
+            "": 2,
+        }
+    }
     front = yaml.safe_load(hub.card({"train": 9}, results, MANIFEST).split("---\n")[1])
     assert front["language"] == ["en", "no", "fil"]
 
@@ -82,7 +109,11 @@ def test_a_card_without_splits_has_no_files():
 
 
 def test_a_card_names_the_model_and_neither_its_server_nor_a_file():
-    options = {"by": "http://10.0.0.5:8000/v1#gpt-x", "join": ["/home/ann/theirs.jsonl"], "seed": 0}
+    options = {
+        "writer": "http://10.0.0.5:8000/v1#gpt-x",
+        "join": ["/home/ann/theirs.jsonl"],
+        "seed": 0,
+    }
     manifest = {**MANIFEST, "verb": "intents", "options": options}
     card = hub.card({"train": 1}, {"counts": {"in": 1}, "model": "gpt-x"}, manifest)
     assert "`userlm intents`, version 1.2.3; by gpt-x, seed 0." in card

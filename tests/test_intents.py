@@ -44,13 +44,19 @@ def test_the_form_of_an_intent_is_checked(intent, reason):
 
 
 def test_leakage_is_the_share_of_the_first_turns_content_words():
-    # Content words of the first turn: antihistamines, affect, weight, loss. The goal says the last two: 2 of 4.
-    conversation = log("How do antihistamines affect weight, and weight loss?", "Well.", "and strategies?")
+    # Content words of the first turn: antihistamines, affect, weight, loss. The goal says the last
+    # two: 2 of 4.
+    conversation = log(
+        "How do antihistamines affect weight, and weight loss?", "Well.", "and strategies?"
+    )
     assert leakage(INTENT_PREFIX + "find strategies for weight loss.", conversation) == 0.5
 
 
 def test_the_words_that_every_intent_begins_with_do_not_leak():
-    assert leakage(INTENT_PREFIX + "learn about drugs.", log("language model chatting assistant")) == 0.0
+    assert (
+        leakage(INTENT_PREFIX + "learn about drugs.", log("language model chatting assistant"))
+        == 0.0
+    )
 
 
 def test_leakage_of_a_turn_without_content_cannot_be_measured():
@@ -58,7 +64,7 @@ def test_leakage_of_a_turn_without_content_cannot_be_measured():
     assert leakage(INTENT_PREFIX + "learn.", Conversation("x")) is None
 
 
-# --- having it written -----------------------------------------------------------------------------------
+# --- having it written ----------------------------------------------------------------------------
 
 
 GOOD = INTENT_PREFIX + "learn about drugs."
@@ -89,13 +95,16 @@ def test_what_models_put_around_a_sentence_is_taken_off(answer):
 
 
 @pytest.mark.parametrize(
-    "sentence", ["learn what 'foo' is.", "find an answer: now.", "ask why?", "sum up a summary: it."]
+    "sentence",
+    ["learn what 'foo' is.", "find an answer: now.", "ask why?", "sum up a summary: it."],
 )
 def test_what_stands_in_the_sentence_stays(sentence):
     assert tidy(INTENT_PREFIX + sentence) == INTENT_PREFIX + sentence
 
 
-@pytest.mark.parametrize("answer", ["", " ", '"', "...", "<think>", "I cannot help with that.", GOOD + " " + GOOD])
+@pytest.mark.parametrize(
+    "answer", ["", " ", '"', "...", "<think>", "I cannot help with that.", GOOD + " " + GOOD]
+)
 def test_what_is_no_such_sentence_fails_the_checks(answer):
     assert check(tidy(answer), log("hi")) is not None
 
@@ -164,9 +173,9 @@ def test_long_turns_are_cut_in_their_middle():
     said = "a" * USER_TURN + "b" * 5 + "c" * USER_TURN
     answer = "d" * ASSISTANT_TURN + "e"
     half = USER_TURN // 2
-    left_out = 2 * USER_TURN + 5 - USER_TURN
+    truncated_tokens = 2 * USER_TURN + 5 - USER_TURN
     assert transcript(log(said, answer)) == (
-        f"<user>: {'a' * half} [... {left_out} characters left out ...] {'c' * half}\n"
+        f"<user>: {'a' * half} [... {truncated_tokens} characters left out ...] {'c' * half}\n"
         f"<assistant>: {'d' * (ASSISTANT_TURN // 2)} [... 1 characters left out ...] "
         f"{'d' * (ASSISTANT_TURN // 2 - 1)}e"
     )
@@ -176,7 +185,8 @@ def test_long_turns_are_cut_in_their_middle():
 def test_of_a_long_conversation_the_middle_is_left_out():
     conversation = log(*(f"{i} " + "x" * 1500 for i in range(40)))
     lines = transcript(conversation).split("\n")
-    # A line is "<user>: " or "<assistant>: ", two to three characters and 1,500: 15 of them fit into 24,000.
+    # A line is "<user>: " or "<assistant>: ", two to three characters and 1,500: 15 of them fit
+    # into 24,000.
     kept = [line.split()[1] for line in lines]
     assert kept == [*map(str, range(8)), "25", *map(str, range(33, 40))]
     assert lines[8] == "[... 25 turns left out ...]"

@@ -25,7 +25,7 @@ from userlm.metrics.intrinsic import (
 from userlm.simulate import respond
 from userlm.stats import auroc, f1_percent, jackknife, percent, ratio
 from userlm.text import INTENT_PREFIX, words
-from userlm.types import Conversation, Reply, Turn
+from userlm.types import Conversation, Origin, Reply, Turn
 
 
 def talk(id: str, *texts: str, user: str | None = None, intent: str | None = None) -> Conversation:
@@ -51,19 +51,24 @@ class Says:
 def test_diversity_by_hand() -> None:
     # {bake, a, cake}, {bake, a, pie}, {hello}
     # 1-2: 2 common of 4 -> 1/2; 1-3 and 2-3: nothing common -> 1. Mean 2.5 / 3 = 83.33 %
-    found = first_turn_diversity([talk("1", "Bake a cake!"), talk("2", "bake a a PIE"), talk("3", "hello")])
+    found = first_turn_diversity(
+        [talk("1", "Bake a cake!"), talk("2", "bake a a PIE"), talk("3", "hello")]
+    )
     assert found.value == pytest.approx(250 / 3)
     assert (found.n, found.missing, found.unit, found.better) == (3, 0, "%", "higher")
     # its own mean distance for each: (1/2 + 1)/2, the same, (1 + 1)/2
     assert [row.stats for row in found.rows] == [(0.75, 1), (0.75, 1), (1, 1)]
-    # left out one by one: 100, 100, 50 -> mean 83.33, error sqrt(2/3 (16.67^2 x 2 + 33.33^2)) = 33.33
+    # left out one by one: 100, 100, 50 -> mean 83.33, error sqrt(2/3 (16.67^2 x 2 + 33.33^2)) =
+    # 33.33
     assert found.low == pytest.approx(250 / 3 - 1.96 * 100 / 3)
     assert found.high == 100  # more than all there is to be different is cut off
 
 
 def test_a_conversation_without_a_first_turn_is_missing_with_the_reason() -> None:
     gone = Conversation("gone").close("error", error="timed out")
-    found = first_turn_diversity([talk("1", "a b"), talk("2", "a"), gone, talk("3", "?!"), Conversation("4")])
+    found = first_turn_diversity(
+        [talk("1", "a b"), talk("2", "a"), gone, talk("3", "?!"), Conversation("4")]
+    )
     assert found.value == 50  # {a, b} and {a}: 1 of 2
     assert (found.n, found.missing) == (2, 3)
     whys = {row.key: row.why for row in found.rows if row.why}
@@ -87,7 +92,10 @@ def test_answers_on_later_prefixes_are_no_first_turns() -> None:
 
 
 TEXTS = st.lists(
-    st.tuples(st.text("abcd ", min_size=1, max_size=8).filter(lambda t: t.strip()), st.sampled_from("pqrs")),
+    st.tuples(
+        st.text("abcd ", min_size=1, max_size=8).filter(lambda t: t.strip()),
+        st.sampled_from("pqrs"),
+    ),
     min_size=3,
     max_size=12,
 )
@@ -95,14 +103,20 @@ TEXTS = st.lists(
 
 @given(TEXTS)
 @settings(max_examples=100, deadline=None)
-def test_diversity_and_its_jackknife_are_those_of_all_pairs_one_by_one(items: list[tuple[str, str]]) -> None:
+def test_diversity_and_its_jackknife_are_those_of_all_pairs_one_by_one(
+    items: list[tuple[str, str]],
+) -> None:
     def brute(kept: list[tuple[str, str]]) -> float:
         sets = [set(words(text)) for text, _ in kept]
         return 100 * float(np.mean([1 - len(a & b) / len(a | b) for a, b in combinations(sets, 2)]))
 
-    found = first_turn_diversity([talk(str(i), text, user=user) for i, (text, user) in enumerate(items)])
+    found = first_turn_diversity(
+        [talk(str(i), text, user=user) for i, (text, user) in enumerate(items)]
+    )
     assert found.value == pytest.approx(brute(items))
-    kept = [[item for item in items if item[1] != user] for user in sorted({user for _, user in items})]
+    kept = [
+        [item for item in items if item[1] != user] for user in sorted({user for _, user in items})
+    ]
     if len(kept) < 2 or min(map(len, kept)) < 2:
         assert found.low is None and found.high is None
     else:
@@ -135,8 +149,9 @@ INTENT = INTENT_PREFIX + "find recipes for chocolate cake."  # 4 content words
 
 
 def test_decomposition_by_hand() -> None:
-    # I = {find, recipes, chocolate, cake}; the fixed opening ("user", "assistant", "language") does not count
-    # turn 1: {chocolate, cake, user, assistant}: 2 of 4 = 50 %; turn 2: {thanks}: 0 of 1 = 0 %; mean 25 %
+    # I = {find, recipes, chocolate, cake}; the fixed opening ("user", "assistant", "language") does
+    # not count turn 1: {chocolate, cake, user, assistant}: 2 of 4 = 50 %; turn 2: {thanks}: 0 of 1
+    # = 0 %; mean 25 %
     found = intent_decomposition(
         [talk("c", "chocolate cake, cake for a user assistant", "x", "thanks", intent=INTENT)]
     )
@@ -149,9 +164,11 @@ def test_decomposition_by_hand() -> None:
 
 
 def test_the_variants_by_hand() -> None:
-    # I has 4 words. Turn 1: U = {chocolate, cake, user, assistant}, tokens chocolate cake cake user assistant.
-    # Turn 2: U = {thanks}.
-    conversation = talk("c", "chocolate cake, cake for a user assistant", "x", "thanks", intent=INTENT)
+    # I has 4 words. Turn 1: U = {chocolate, cake, user, assistant}, tokens chocolate cake cake user
+    # assistant. Turn 2: U = {thanks}.
+    conversation = talk(
+        "c", "chocolate cake, cake for a user assistant", "x", "thanks", intent=INTENT
+    )
     of_intent, jaccard, types, tokens, later = intent_decomposition_variants(iter([conversation]))
     assert of_intent.value == pytest.approx(100 * (2 / 4 + 0) / 2)
     assert jaccard.value == pytest.approx(100 * (2 / 6 + 0) / 2)
@@ -195,7 +212,7 @@ def test_of_an_answer_on_a_real_prefix_only_the_answer_counts() -> None:
 def test_an_answer_whose_prefix_was_taken_off_counts_just_the_same() -> None:
     log = talk("c", "chocolate cake", "x", "chocolate cake", "y", intent=INTENT)
     answer = respond(Says(Reply("one two three")), list(samples(log))[1].prefix)
-    bare = Conversation(answer.id, answer.turns[-1:], intent=INTENT, meta=answer.meta)
+    bare = Conversation(answer.id, answer.turns[-1:], intent=INTENT, origin=answer.origin)
     assert words_per_turn([bare]).rows == words_per_turn([answer]).rows
 
 
@@ -207,9 +224,11 @@ def response(
 ) -> Conversation:
     prefix = Conversation(
         f"{conversation}/{k}",
-        tuple(Turn(role, "x", {"p_end": 0.123}) for _ in range(k) for role in ("user", "assistant")),
+        tuple(
+            Turn(role, "x", {"p_end": 0.123}) for _ in range(k) for role in ("user", "assistant")
+        ),
         user=user,
-        meta={"conversation": conversation, "own_from": k, "target": target},
+        origin=Origin(conversation, k, target, person_ended=target is None),
     )
     return respond(Says(reply), prefix)
 
@@ -218,20 +237,28 @@ END, GO = Reply(stop="end"), Reply("go on")
 
 
 def test_termination_f1_by_hand() -> None:
-    # TP: left, left. FN: the person left, the user did not. FP: the other way round. 2 TP, 1 FP, 1 FN:
-    # F1 = 2x2 / (2x2 + 1 + 1) = 2/3. The true negative does not count in it.
+    # TP: left, left. FN: the person left, the user did not. FP: the other way round. 2 TP, 1 FP, 1
+    # FN: F1 = 2x2 / (2x2 + 1 + 1) = 2/3. The true negative does not count in it.
     found = termination(
         [
             response(0, "first", END),  # k = 0: no row
             response(1, None, END, "a"),
-            response(2, None, Reply("bye", stop="end"), "b"),  # words before leaving are still leaving
+            response(
+                2, None, Reply("bye", stop="end"), "b"
+            ),  # words before leaving are still leaving
             response(1, None, GO, "d"),
             response(1, "more", END, "e"),
             response(2, "more", GO, "e"),
         ]
     )
     assert found.value == pytest.approx(200 / 3)
-    assert [row.stats for row in found.rows] == [(1, 0, 0), (1, 0, 0), (0, 0, 1), (0, 1, 0), (0, 0, 0)]
+    assert [row.stats for row in found.rows] == [
+        (1, 0, 0),
+        (1, 0, 0),
+        (0, 0, 1),
+        (0, 1, 0),
+        (0, 0, 0),
+    ]
     assert (found.n, found.missing) == (5, 0)
 
 
@@ -255,7 +282,10 @@ def test_endings_are_resampled_by_person_else_by_conversation() -> None:
 
 def test_samples_of_a_log_answered_by_the_person_give_100() -> None:
     log = talk("c", "q1", "a1", "q2", "a2").close("end")
-    replies = [respond(Says(Reply(s.target) if s.target else Reply(stop="end")), s.prefix) for s in samples(log)]
+    replies = [
+        respond(Says(Reply(s.target) if s.target else Reply(stop="end")), s.prefix)
+        for s in samples(log)
+    ]
     found = termination(replies)
     assert (found.value, found.n) == (100, 2)  # q2 and the ending; q1 is no row
 
@@ -306,7 +336,9 @@ def test_the_jackknife_of_the_auroc_is_that_of_leaving_each_person_out(
         for i, (p, left, user) in enumerate(items)
     )
     assert found.value == brute(items)
-    without = [brute([item for item in items if item[2] != user]) for user in {user for *_, user in items}]
+    without = [
+        brute([item for item in items if item[2] != user]) for user in {user for *_, user in items}
+    ]
     values = [value for value in without if value is not None]
     if found.value is None or len(without) < 2 or len(values) < len(without):
         assert found.low is None
@@ -322,11 +354,15 @@ def test_plain_counts_by_hand() -> None:
     two, one = talk("a", "one two", "x", "three"), talk("b", "four five six")
     assert words_per_turn([two, one]).value == 2  # (2 + 1 + 3) / 3 turns
     assert turns_per_conversation([two, one]).value == 1.5
-    assert words_per_turn([two, one]).better == turns_per_conversation([two, one]).better == "neither"
+    assert (
+        words_per_turn([two, one]).better == turns_per_conversation([two, one]).better == "neither"
+    )
 
 
 def test_a_conversation_that_failed_has_no_known_length() -> None:
-    found = turns_per_conversation([talk("a", "x"), talk("b", "x", "y").close("error", error="gone")])
+    found = turns_per_conversation(
+        [talk("a", "x"), talk("b", "x", "y").close("error", error="gone")]
+    )
     assert (found.value, found.n, found.missing) == (1, 1, 1)
     assert found.rows[1].why == "error: gone"
     assert turns_per_conversation([response(1, None, GO)]).missing == 1
@@ -340,9 +376,13 @@ def test_every_value_is_the_statistic_of_its_rows_and_people_are_the_clusters(da
         turns = [Turn(m["role"], m["content"]) for m in log["messages"]]
         try:
             conversations.append(
-                Conversation(log["id"], tuple(turns), user=log["user_id"], intent="write python code")
+                Conversation(
+                    log["id"], tuple(turns), user=log["user_id"], intent="write python code"
+                )
             )
-        except ValueError:  # two turns of one side in a row: `import` joins them, here they are left out
+        except (
+            ValueError
+        ):  # two turns of one side in a row: `import` joins them, here they are left out
             continue
     assert len(conversations) > 100
     for found, statistic in [
@@ -350,9 +390,16 @@ def test_every_value_is_the_statistic_of_its_rows_and_people_are_the_clusters(da
         (intent_decomposition(conversations), percent),
         (words_per_turn(conversations), ratio),
         (turns_per_conversation(conversations), ratio),
-        (termination(respond(Says(END), s.prefix) for c in conversations for s in samples(c)), f1_percent),
+        (
+            termination(respond(Says(END), s.prefix) for c in conversations for s in samples(c)),
+            f1_percent,
+        ),
     ]:
         sums = np.sum([row.stats for row in found.rows if row.stats], axis=0)
         assert found.value == pytest.approx(float(statistic(sums)))
-        assert found.low is not None and found.high is not None and found.low <= found.value <= found.high
+        assert (
+            found.low is not None
+            and found.high is not None
+            and found.low <= found.value <= found.high
+        )
         assert {row.cluster for row in found.rows} <= {c.user for c in conversations}

@@ -9,8 +9,8 @@ from decimal import Decimal
 
 import pytest
 
-from userlm.models.ledger import Answer, Ledger
-from userlm.models.purse import PER_MESSAGE, Price
+from userlm.models.budget import PER_MESSAGE, Price
+from userlm.models.call_cache import Answer, CallCache
 from userlm.types import Completion, InputError, ModelError, Sampling
 
 ASK = [{"role": "user", "content": "hello"}]  # 5 bytes, so at most 5 + 500 tokens
@@ -35,13 +35,15 @@ class Model:
 
 def test_a_price_is_in_dollars_for_a_million_tokens():
     # 1,000 in at 2.50 a million: 0.0025; 200 out at 10 a million: 0.002.
-    assert Price.read("2.50/10").of(1000, 200) == Decimal("0.0045")
+    assert Price.parse("2.50/10").of(1000, 200) == Decimal("0.0045")
 
 
-@pytest.mark.parametrize("text", ["2.5", "a/b", "1/2/3", "-1/2", "nan/1", "1/inf", "/", "1e25/1", "1/1e6"])
+@pytest.mark.parametrize(
+    "text", ["2.5", "a/b", "1/2/3", "-1/2", "nan/1", "1/inf", "/", "1e25/1", "1/1e6"]
+)
 def test_a_price_that_is_none_is_said_so(text):
     with pytest.raises(InputError, match=r"such as 2\.50/10"):
-        Price.read(text)
+        Price.parse(text)
 
 
 def test_the_worst_case_is_worked_out_by_hand():
@@ -51,10 +53,10 @@ def test_the_worst_case_is_worked_out_by_hand():
 
 def test_what_was_answered_is_not_asked_again(tmp_path):
     path, model = tmp_path / "asked.jsonl", Model(Completion("one", tokens_in=20, tokens_out=5))
-    ledger = Ledger(path, model, price=PRICE)
-    assert ledger.ask("a", 0, ASK, SAMPLING) == Answer("one")
-    ledger.close()
-    again = Ledger(path, model, price=PRICE)
+    call_cache = CallCache(path, model, price=PRICE)
+    assert call_cache.ask("a", 0, ASK, SAMPLING) == Answer("one")
+    call_cache.close()
+    again = CallCache(path, model, price=PRICE)
     assert again.answered("a") and not again.answered("b")
     assert again.ask("a", 0, ASK, SAMPLING) == Answer("one")
     assert model.asked == 1
@@ -62,68 +64,99 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
     assert model.asked == 2
     # Twice 20 in at 2 and 5 out at 10: 2 * (40 + 50) millionths.
     assert again.spent == Decimal("0.00018")
-    assert again.results() == {"calls": 2, "unsure": 0, "tokens_in": 40, "tokens_out": 10, "cost": 0.00018}
+    assert again.results() == {
+        "calls": 2,
+        "possibly_billed": 0,
+        "tokens_in": 40,
+        "tokens_out": 10,
+        "cost": 0.00018,
+    }
 
 
 def test_a_refusal_is_an_answer_and_a_failure_is_none(tmp_path):
     path = tmp_path / "asked.jsonl"
-    model = Model(ModelError("m: no", "refused", unsure=1), ModelError("m: cut", "connection cut"))
-    ledger = Ledger(path, model)
-    assert ledger.ask("a", 0, ASK, SAMPLING) == Answer(None, "refused")
-    assert ledger.ask("b", 0, ASK, SAMPLING) == Answer(None, "connection cut", "m: cut")
-    ledger.close()
-    again = Ledger(path, model)
+    model = Model(
+        ModelError("m: no", "refused", possibly_billed=1), ModelError("m: cut", "connection cut")
+    )
+    call_cache = CallCache(path, model)
+    assert call_cache.ask("a", 0, ASK, SAMPLING) == Answer(None, "refused")
+    assert call_cache.ask("b", 0, ASK, SAMPLING) == Answer(None, "connection cut", "m: cut")
+    call_cache.close()
+    again = CallCache(path, model)
     assert again.ask("a", 0, ASK, SAMPLING) == Answer(None, "refused")
     assert again.ask("b", 0, ASK, SAMPLING) == Answer("ok")
     assert model.asked == 3
 
 
 def test_an_answer_as_long_as_it_may_be_is_cut_off(tmp_path):
-    ledger = Ledger(tmp_path / "a", Model(Completion("You are", tokens_in=20, tokens_out=50)))
-    assert ledger.ask("a", 0, ASK, SAMPLING) == Answer("You are", "cut off")
+    call_cache = CallCache(
+        tmp_path / "a", Model(Completion("You are", tokens_in=20, tokens_out=50))
+    )
+    assert call_cache.ask("a", 0, ASK, SAMPLING) == Answer("You are", "cut off")
 
 
 def test_what_was_not_reported_is_booked_at_its_worst(tmp_path):
     path = tmp_path / "asked.jsonl"
     model = Model(
         Completion("no usage"),
-        Completion("ok", tokens_in=20, tokens_out=5, faults=("timed out", "rate limited"), unsure=1),
-        ModelError("m: late", "timed out", faults=("timed out",) * 3, unsure=3),
+        Completion(
+            "ok",
+            tokens_in=20,
+            tokens_out=5,
+            faults=("timed out", "rate limited"),
+            possibly_billed=1,
+        ),
+        ModelError("m: late", "timed out", faults=("timed out",) * 3, possibly_billed=3),
     )
-    ledger = Ledger(path, model, tries=3, price=PRICE)
+    call_cache = CallCache(path, model, tries=3, price=PRICE)
     for name in "abc":
-        ledger.ask(name, 0, ASK, SAMPLING)
+        call_cache.ask(name, 0, ASK, SAMPLING)
     wanted = WORST + (PRICE.of(20, 5) + WORST) + 3 * WORST
-    assert ledger.spent == wanted
-    ledger.close()
-    again = Ledger(path, model, tries=3, price=PRICE)
-    assert (again.spent, again.usage, again.faults) == (wanted, ledger.usage, ledger.faults)
+    assert call_cache.spent == wanted
+    call_cache.close()
+    again = CallCache(path, model, tries=3, price=PRICE)
+    assert (again.spent, again.usage, again.faults) == (wanted, call_cache.usage, call_cache.faults)
     assert again.faults == {"timed out": 4, "rate limited": 1}
-    assert again.results()["unsure"] == 4
+    assert again.results()["possibly_billed"] == 4
 
 
 def test_calls_in_flight_when_it_was_killed_are_booked_in_full(tmp_path):
     path = tmp_path / "asked.jsonl"
     begun = {"id": "a", "try": 0, "bound": [505, 50]}
-    done = {"id": "a", "try": 0, "text": "ok", "tokens_in": 20, "tokens_out": 5, "unsure": 0, "faults": []}
+    done = {
+        "id": "a",
+        "try": 0,
+        "text": "ok",
+        "tokens_in": 20,
+        "tokens_out": 5,
+        "possibly_billed": 0,
+        "faults": [],
+    }
     rows = [begun, begun, done, {**begun, "id": "b"}]  # killed twice: once in a, once in b
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"id": "c", "try": 0, "bo')
-    ledger = Ledger(path, Model(), tries=2, price=PRICE)
-    assert ledger.spent == 2 * 2 * WORST + PRICE.of(20, 5)
-    assert ledger.faults == {"in flight when stopped": 2} and ledger.results()["unsure"] == 4
-    assert ledger.answered("a") and not ledger.answered("b") and not ledger.answered("c")
+    call_cache = CallCache(path, Model(), tries=2, price=PRICE)
+    assert call_cache.spent == 2 * 2 * WORST + PRICE.of(20, 5)
+    assert (
+        call_cache.faults == {"in flight when stopped": 2}
+        and call_cache.results()["possibly_billed"] == 4
+    )
+    assert (
+        call_cache.answered("a") and not call_cache.answered("b") and not call_cache.answered("c")
+    )
 
 
 def test_a_call_whose_worst_case_is_not_covered_is_not_made(tmp_path):
     model = Model()
-    ledger = Ledger(tmp_path / "a", model, tries=2, price=PRICE, budget=2 * WORST - Decimal("0.000001"))
-    assert ledger.ask("a", 0, ASK, SAMPLING) == Answer(None, "budget")
-    ledger = Ledger(tmp_path / "b", model, tries=2, price=PRICE, budget=2 * WORST)
-    assert ledger.ask("a", 0, ASK, SAMPLING) == Answer("ok")
-    assert ledger.ask("b", 0, ASK, SAMPLING) == Answer(None, "budget")
+    call_cache = CallCache(
+        tmp_path / "a", model, tries=2, price=PRICE, budget=2 * WORST - Decimal("0.000001")
+    )
+    assert call_cache.ask("a", 0, ASK, SAMPLING) == Answer(None, "budget")
+    call_cache = CallCache(tmp_path / "b", model, tries=2, price=PRICE, budget=2 * WORST)
+    assert call_cache.ask("a", 0, ASK, SAMPLING) == Answer("ok")
+    assert call_cache.ask("b", 0, ASK, SAMPLING) == Answer(None, "budget")
     assert model.asked == 1
     with pytest.raises(InputError):
-        Ledger(tmp_path / "c", model, budget=Decimal(1))
+        CallCache(tmp_path / "c", model, budget=Decimal(1))
 
 
 def test_many_threads_together_never_pass_the_budget_and_use_most_of_it(tmp_path):
@@ -132,18 +165,22 @@ def test_many_threads_together_never_pass_the_budget_and_use_most_of_it(tmp_path
 
     class Costly:
         def chat(self, messages, sampling):
-            unsure = draw.choice((0, 0, 0, 1, 2))
+            possibly_billed = draw.choice((0, 0, 0, 1, 2))
             tokens = draw.choice(((20, 5), (105, 50)))  # now and then as much as can be
-            billed.append(unsure * WORST + PRICE.of(*tokens))
+            billed.append(possibly_billed * WORST + PRICE.of(*tokens))
             time.sleep(0.0005)
-            return Completion("ok", tokens_in=tokens[0], tokens_out=tokens[1], unsure=unsure)
+            return Completion(
+                "ok", tokens_in=tokens[0], tokens_out=tokens[1], possibly_billed=possibly_billed
+            )
 
     budget = 100 * WORST
-    ledger = Ledger(tmp_path / "a", Costly(), tries=3, price=PRICE, budget=budget)
+    call_cache = CallCache(tmp_path / "a", Costly(), tries=3, price=PRICE, budget=budget)
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda i: ledger.ask(str(i), 0, ASK, SAMPLING), range(400)))
-    assert sum(billed) == ledger.spent <= budget
-    assert budget - ledger.spent < 3 * WORST  # nothing was left undone while there was money for it
+        answers = list(pool.map(lambda i: call_cache.ask(str(i), 0, ASK, SAMPLING), range(400)))
+    assert sum(billed) == call_cache.spent <= budget
+    assert (
+        budget - call_cache.spent < 3 * WORST
+    )  # nothing was left undone while there was money for it
     done = sum(answer.text == "ok" for answer in answers)
     assert done == len(billed) and Answer(None, "budget") in answers
 
@@ -157,12 +194,14 @@ def test_after_a_stop_no_call_begins_and_nobody_waits(tmp_path):
             go_on.wait(5)
             return Completion("ok", tokens_in=20, tokens_out=5)
 
-    ledger = Ledger(tmp_path / "a", Slow(), price=PRICE, budget=WORST)
+    call_cache = CallCache(tmp_path / "a", Slow(), price=PRICE, budget=WORST)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(ledger.ask, "a", 0, ASK, SAMPLING)
+        first = pool.submit(call_cache.ask, "a", 0, ASK, SAMPLING)
         begun.wait(5)
-        second = pool.submit(ledger.ask, "b", 0, ASK, SAMPLING)  # waits for what the first leaves
-        ledger.stop()
+        second = pool.submit(
+            call_cache.ask, "b", 0, ASK, SAMPLING
+        )  # waits for what the first leaves
+        call_cache.stop()
         with pytest.raises(CancelledError):
             second.result(5)
         go_on.set()
@@ -172,21 +211,33 @@ def test_after_a_stop_no_call_begins_and_nobody_waits(tmp_path):
 @pytest.mark.parametrize(
     ("script", "asked"),
     [
-        pytest.param([ModelError("m: key", "key refused", permanent=True)] * 5, 3, id="a refused key"),
+        pytest.param(
+            [ModelError("m: key", "key refused", permanent=True)] * 5, 3, id="a refused key"
+        ),
         pytest.param([ModelError("m: bad", "bad request")] * 5, 3, id="nothing was ever taken"),
         pytest.param([ModelError("m: slow", "timed out")] * 5, None, id="passing failures"),
-        pytest.param([ModelError(f"m: {i} tokens", "bad request") for i in range(5)], None, id="not alike"),
-        pytest.param([Completion("ok"), *[ModelError("m: bad", "bad request")] * 4], None, id="some are taken"),
-        pytest.param([Completion("ok"), *[ModelError("m: key", permanent=True)] * 4], 4, id="a key that expires"),
+        pytest.param(
+            [ModelError(f"m: {i} tokens", "bad request") for i in range(5)], None, id="not alike"
+        ),
+        pytest.param(
+            [Completion("ok"), *[ModelError("m: bad", "bad request")] * 4],
+            None,
+            id="some are taken",
+        ),
+        pytest.param(
+            [Completion("ok"), *[ModelError("m: key", permanent=True)] * 4],
+            4,
+            id="a key that expires",
+        ),
     ],
 )
 def test_when_every_other_call_would_fail_alike_no_more_are_made(script, asked, tmp_path):
     model = Model(*script)
-    ledger = Ledger(tmp_path / "a", model)
+    call_cache = CallCache(tmp_path / "a", model)
     if asked:
         with pytest.raises(ModelError, match="3 calls in a row"):
             for i in range(5):
-                ledger.ask(str(i), 0, ASK, SAMPLING)
+                call_cache.ask(str(i), 0, ASK, SAMPLING)
         assert model.asked == asked
     else:
-        assert len([ledger.ask(str(i), 0, ASK, SAMPLING) for i in range(5)]) == 5
+        assert len([call_cache.ask(str(i), 0, ASK, SAMPLING) for i in range(5)]) == 5

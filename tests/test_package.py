@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "userlm"
 
 # Each may import from those above it only; a folder stands for the files in it.
@@ -14,7 +16,8 @@ ROOMS = [
     "assets",
     "prompts",
     "stats",
-    "store",
+    "rows",
+    "runs",
     "flip",
     "simulate",
     "models",
@@ -24,11 +27,10 @@ ROOMS = [
     "tasks",
     "assistants",
     "metrics",
-    "prepare",
-    "train",
+    "training",
     "card",
     "report",
-    "serve",
+    "serving",
     "address",
     "terminal",
     "commands",
@@ -47,11 +49,17 @@ def imported(path: Path) -> set[str]:
     """The rooms that a file imports from, wherever in the file it does so."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "userlm":
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "userlm"
+        ):
             parts = node.module.split(".")
             found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("userlm.")}
+            found |= {
+                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("userlm.")
+            }
     return found
 
 
@@ -63,7 +71,9 @@ def test_imports_point_only_upwards_in_the_list_of_rooms():
         for other in imported(path):
             assert other in ROOMS, f"{path.name} imports userlm.{other}, which is in no room"
             above = ROOMS.index(other) < ROOMS.index(here)
-            allowed = above or (other == here and (path.name != "__init__.py" or here == "commands"))
+            allowed = above or (
+                other == here and (path.name != "__init__.py" or here == "commands")
+            )
             assert allowed, f"{here} imports {other}, which is below it"
 
 
@@ -85,7 +95,10 @@ assert not heavy, heavy
 
 def run(statement: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", WATCH.format(statement=statement)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", WATCH.format(statement=statement)],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 
@@ -94,6 +107,7 @@ def test_importing_the_package_loads_no_torch_and_opens_no_socket():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_help_loads_no_torch_and_opens_no_socket():
     for arguments in (["--help"], ["train", "--help"]):
         statement = f"""
@@ -109,13 +123,15 @@ except SystemExit as done:
         assert "Usage" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_core_needs_no_more_than_a_gpu_machine_has():
-    """types, flip, models and train import with torch, transformers, numpy, typer, rich and jinja2 alone."""
+    """types, flip, models and train import with torch, transformers, numpy, typer, rich and jinja2
+    alone."""
     blocked = ["polars", "pydantic", "datasets", "py3langid", "tiktoken"]
     statement = f"""
 for name in {blocked!r}:
     sys.modules[name] = None
-import userlm.types, userlm.flip, userlm.models.local, userlm.train, userlm.commands
+import userlm.types, userlm.flip, userlm.models.local, userlm.training.train, userlm.commands
 sys.modules = {{k: v for k, v in sys.modules.items() if k not in ("torch", "transformers")}}
 for name in {blocked!r}:
     del sys.modules[name]

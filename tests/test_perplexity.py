@@ -1,4 +1,5 @@
-"""Perplexity: what a model is shown, which tokens count, what an intent changes, and `userlm ppl` as a whole."""
+"""Perplexity: what a model is shown, which tokens count, what an intent changes, and `userlm ppl`
+as a whole."""
 
 import json
 import math
@@ -33,22 +34,24 @@ from userlm.metrics.perplexity import (
     measures,
     perplexity,
     score_turns,
-    without_intent,
 )
 from userlm.models.local import LocalModel
 from userlm.prompts import fill
-from userlm.store import write_conversations
+from userlm.rows import write_conversations
 from userlm.text import END_TOKEN, INTENT_PREFIX
 from userlm.types import Completion, Conversation, InputError, MeasureRow, ModelError, Turn
 from userlm.users import PromptedUser, user_prompt
 
 
-def talk(*said: str, id: str = "a", intent: str | None = None, ended: bool = False, **more) -> Conversation:
+def talk(
+    *said: str, id: str = "a", intent: str | None = None, ended: bool = False, **more
+) -> Conversation:
     turns = tuple(Turn("assistant" if i % 2 else "user", text) for i, text in enumerate(said))
     return Conversation(id, turns, intent, ended=ended, **more)
 
 
-# A tokenizer of letters: an id is the letter's number, so a row can be read. Control tokens are below 10.
+# A tokenizer of letters: an id is the letter's number, so a row can be read. Control tokens are
+# below 10.
 HEADERS = {"system": (2,), "user": (3,), "assistant": (4,)}
 
 
@@ -56,7 +59,7 @@ def encode(text):
     return [ord(letter) for letter in text]
 
 
-def spans(text):
+def offsets(text):
     return [(i, i + 1) for i in range(len(text))]
 
 
@@ -64,15 +67,17 @@ def read(ids):
     return "".join(chr(id) if id >= 10 else f"<{id}>" for id in ids)
 
 
-LETTERS = trained_form(Template(encode, HEADERS, "\n", close=5, end=6, stop_ids=frozenset((5, 6))), spans)
-BASE = base_form(encode, spans, bos=1)
+LETTERS = trained_form(
+    Template(encode, HEADERS, "\n", close=5, end=6, stop_ids=frozenset((5, 6))), offsets
+)
+BASE = base_form(encode, offsets, bos=1)
 
 
 def chat(messages):
     return [3, *encode(messages[0]["content"]), 5, 4]
 
 
-PROMPTED = prompted_form(encode, spans, chat, close=5)
+PROMPTED = prompted_form(encode, offsets, chat, close=5)
 
 
 class Even:
@@ -85,11 +90,12 @@ class Even:
         self.rows += rows
         costs = {5: 2.0, 6: 3.0}
         return [
-            [-costs.get(id, 1.0) for id, wanted in zip(ids, mask, strict=True) if wanted] for ids, mask in rows
+            [-costs.get(id, 1.0) for id, wanted in zip(ids, mask, strict=True) if wanted]
+            for ids, mask in rows
         ]
 
 
-# --- what a model is shown -------------------------------------------------------------------------------
+# --- what a model is shown ------------------------------------------------------------------------
 
 
 def test_a_user_model_is_shown_its_own_tokens_and_words_and_endings_are_scored():
@@ -107,7 +113,7 @@ def test_a_base_model_is_shown_a_transcript_and_only_words_are_scored():
     assert read(ids) == "<1>Cook rice.\nUser: hi\nAssistant: yes?\nUser: bye\n"
     assert read(id for id, wanted in zip(ids, mask, strict=True) if wanted) == " hi bye"
     model = Even()
-    score_turns([(talk("hi"), None)], model, base_form(encode, spans, None))
+    score_turns([(talk("hi"), None)], model, base_form(encode, offsets, None))
     assert read(model.rows[0][0]) == "User: hi\n"  # neither a BOS nor an intent
 
 
@@ -119,7 +125,9 @@ def test_a_chat_model_is_asked_for_each_user_turn_as_a_prompted_user_is():
     assert first == "<3>" + fill("user_first", {"goal": "cook rice."}) + "<5><4>hi<5>"
     values = {"goal": "cook rice.", "end": END_TOKEN, "transcript": "<user>: hi\n<assistant>: yes?"}
     assert second == "<3>" + fill("user_next", values) + "<5><4>bye<5>"
-    scored = [read(id for id, wanted in zip(ids, mask, strict=True) if wanted) for ids, mask in model.rows]
+    scored = [
+        read(id for id, wanted in zip(ids, mask, strict=True) if wanted) for ids, mask in model.rows
+    ]
     assert scored == ["hi", "bye"]
 
 
@@ -132,7 +140,9 @@ def test_the_prompt_that_is_scored_is_the_one_that_a_prompted_user_gets(said):
             asked.append(messages[0]["content"])
             return Completion("x")
 
-    log = talk(*said, intent=INTENT_PREFIX + "cook {transcript}", meta={"condition": "Writes curtly."})
+    log = talk(
+        *said, intent=INTENT_PREFIX + "cook {transcript}", meta={"condition": "Writes curtly."}
+    )
     PromptedUser(Listens()).reply(log)
     assert user_prompt(log.system, log.turns) == asked[0]
 
@@ -140,14 +150,21 @@ def test_the_prompt_that_is_scored_is_the_one_that_a_prompted_user_gets(said):
 def test_without_an_intent_a_prompted_user_is_not_told_what_it_wants():
     turns = talk("hi", "What you want from it: {goal}").turns
     told, untold = (user_prompt(goal, turns).split("\n\n") for goal in ("cook", None))
-    assert [paragraph for paragraph in told if paragraph not in untold] == ["What you want from it: cook"]
-    assert len(untold) == len(told) - 1 and "<assistant>: What you want from it: {goal}" in "\n\n".join(untold)
+    assert [paragraph for paragraph in told if paragraph not in untold] == [
+        "What you want from it: cook"
+    ]
+    assert len(untold) == len(
+        told
+    ) - 1 and "<assistant>: What you want from it: {goal}" in "\n\n".join(untold)
 
 
 def test_a_transcript_in_a_prompt_loses_its_oldest_exchanges_and_then_the_middle_of_the_last_answer():
     log = talk("one", "a" * 50, "two", "b" * 50, "three")
     fixed = len(chat([{"content": user_prompt(None, [Turn("user", "")])}])) - len("<user>: ")
-    last, both = len("<user>: two\n<assistant>: " + "b" * 50), len("<user>: one\n<assistant>: " + "a" * 50) + 1
+    last, both = (
+        len("<user>: two\n<assistant>: " + "b" * 50),
+        len("<user>: one\n<assistant>: " + "a" * 50) + 1,
+    )
 
     def transcript(length):
         flipped = PROMPTED.rows(log, length)
@@ -169,13 +186,14 @@ def test_a_transcript_in_a_prompt_loses_its_oldest_exchanges_and_then_the_middle
     assert PROMPTED.rows(log, 10).dropped == (0, 1, 2)
 
 
-# --- which tokens count ----------------------------------------------------------------------------------
+# --- which tokens count ---------------------------------------------------------------------------
 
 
 def test_the_sums_of_a_turn_by_hand():
     log = talk("hi", "yes?", "bye", "ok", intent="x", user="p", ended=True)
     [rows] = score_turns([(log, None)], Even(), LETTERS)
-    # `hi`: 2 letters of a nat each, 2 bytes; all outside the intent; closed for 2 nats. The ending: 3 + 2 nats.
+    # `hi`: 2 letters of a nat each, 2 bytes; all outside the intent; closed for 2 nats. The ending:
+    # 3 + 2 nats.
     assert rows == [
         MeasureRow("a/0", "p", (2.0, 2.0, 2.0, 2.0, 2.0, 4.0, 3.0)),
         MeasureRow("a/1", "p", (3.0, 3.0, 3.0, 3.0, 3.0, 5.0, 4.0)),
@@ -197,7 +215,8 @@ def test_bytes_are_of_utf_8_and_a_conversation_without_a_person_is_its_own():
 def test_a_token_is_inside_the_intent_when_it_touches_one_of_its_words():
     intent = INTENT_PREFIX + "cook rice; don't stop."
     [[row]] = score_turns([(talk("COOK ricey? Don’t a-b", intent=intent), None)], Even(), LETTERS)
-    # inside: COOK (4), Don’t (5) and `a`, which stands in "You are a user"; outside: ` ricey? ` (8), a space, `-b`
+    # inside: COOK (4), Don’t (5) and `a`, which stands in "You are a user"; outside: ` ricey? `
+    # (8), a space, `-b`
     assert row.stats[:2] == (21.0, 21.0)
     assert row.stats[OUTSIDE : OUTSIDE + 2] == (11.0, 11.0)
 
@@ -209,7 +228,8 @@ def test_a_token_is_inside_the_intent_when_it_touches_one_of_its_words():
 
     twos = trained_form(Template(encode_in_twos, HEADERS, "\n", 5, 6, frozenset()), in_twos)
     [[row]] = score_turns([(talk("I cook it", intent="to cook"), None)], Even(), twos)
-    # `\nI| c|oo|k |it`: the lead's token is none of the words; ` c`, `oo` and `k ` touch `cook`, `it` does not
+    # `\nI| c|oo|k |it`: the lead's token is none of the words; ` c`, `oo` and `k ` touch `cook`,
+    # `it` does not
     assert row.stats[:2] == (4.0, 4.0)
     assert row.stats[OUTSIDE : OUTSIDE + 2] == (1.0, 1.0)
 
@@ -229,11 +249,15 @@ def test_what_cannot_be_measured_is_missing_with_its_reason():
 
 
 def test_the_loss_is_that_of_transformers_on_the_same_labels(tiny, slides):
-    """Perplexity is exp of the loss that transformers gives when the labels are the words of the user's turns."""
-    form = trained_form(tiny.template(), tiny.spans)
+    """Perplexity is exp of the loss that transformers gives when the labels are the words of the
+    user's turns."""
+    form = trained_form(tiny.template(), tiny.offsets)
     [rows] = score_turns([(slides, slides.intent)], tiny, form)
     [row] = render(slides, tiny.template()).rows
-    labels = [id if wanted else -100 for id, wanted in zip(row.ids, row.mask(words_only=True), strict=True)]
+    labels = [
+        id if wanted else -100
+        for id, wanted in zip(row.ids, row.mask(content_only=True), strict=True)
+    ]
     last = row.targets[-1]
     labels[last.first : last.stop] = [-100] * (last.stop - last.first)  # the ending has no words
     with torch.no_grad():
@@ -242,13 +266,13 @@ def test_the_loss_is_that_of_transformers_on_the_same_labels(tiny, slides):
 
 
 def test_each_form_is_scored_as_a_plain_forward_pass_of_its_row(tiny, slides):
-    form = trained_form(tiny.template(), tiny.spans)
+    form = trained_form(tiny.template(), tiny.offsets)
     [rows] = score_turns([(slides, None)], tiny, form)
     for k, said in enumerate(slides.user_turns):
         so_far = replace(slides, turns=slides.turns[: 2 * k], intent=None, ended=False)
         before, after = list(prompt(so_far, tiny.template())), tiny.encode("\n" + said)[1:]
         assert rows[k].stats[:2] == pytest.approx((nll(tiny, before, after), len(after)), abs=1e-4)
-    form = base_form(tiny.encode, tiny.spans, tiny.tokenizer.bos_token_id)
+    form = base_form(tiny.encode, tiny.offsets, tiny.tokenizer.bos_token_id)
     [rows] = score_turns([(slides, slides.intent)], tiny, form)
     before = [tiny.tokenizer.bos_token_id, *tiny.encode(slides.intent + "\nUser:")]
     after = tiny.encode(" " + slides.turns[0].text)
@@ -261,7 +285,7 @@ def nll(local, before, after):
     return -sum(float(logprobs[len(before) + i - 1, word]) for i, word in enumerate(after))
 
 
-# --- figures ---------------------------------------------------------------------------------------------
+# --- figures --------------------------------------------------------------------------------------
 
 
 def row(key, nll, tokens, person="p", outside=(0.0, 0.0), ended=(0.0, 0.0)):
@@ -294,7 +318,10 @@ def test_every_figure_of_a_column_by_hand():
     )
     counts = {name: (m.n, m.missing) for name, m in found.items()}
     assert counts["perplexity"] == (3, 1) and counts["perplexity, + end tokens"] == (4, 1)
-    assert counts["perplexity, outside the intent"] == (2, 2)  # b/0 holds no word that the intent does not
+    assert counts["perplexity, outside the intent"] == (
+        2,
+        2,
+    )  # b/0 holds no word that the intent does not
     assert counts["perplexity, mean of conversations"] == (2, 0)
     assert found["perplexity"].low is None  # one person: no interval
 
@@ -305,8 +332,9 @@ def test_a_model_without_end_tokens_has_no_figure_for_them():
 
 
 def test_a_ratio_is_over_the_turns_that_both_columns_have_and_its_interval_is_over_people():
-    """Everybody is 0.1 nats a token better with the intent, however hard they are to predict, so the ratio is
-    exp(-0.1) in every resample; the intervals of the two perplexities are wide and overlap."""
+    """Everybody is 0.1 nats a token better with the intent, however hard they are to predict, so
+    the ratio is exp(-0.1) in every resample; the intervals of the two perplexities are wide and
+    overlap."""
     hard = [0.5 + i % 10 for i in range(20)]
     before = [row(f"{i}/0", 10 * nats, 10.0, f"p{i}") for i, nats in enumerate(hard)]
     after = [row(f"{i}/0", 10 * nats - 1, 10.0, f"p{i}") for i, nats in enumerate(hard)]
@@ -325,8 +353,14 @@ def test_goals_of_people_are_apart_from_intents_that_were_drawn_and_so_is_each_s
         talk("hi", id="c", user="p3", meta={"source": "wild"}),
     ]
     without = [row("a/0", 1.0, 1.0, "p1"), row("b/0", 2.0, 1.0, "p2"), row("c/0", 3.0, 1.0, "p3")]
-    told = [row("a/0", 0.5, 1.0, "p1"), row("b/0", 2.5, 1.0, "p2"), MeasureRow("c/0", "p3", None, "no intent")]
-    found = {column: values(of) for column, of in figures({WITHOUT: without, WITH: told}, logs).items()}
+    told = [
+        row("a/0", 0.5, 1.0, "p1"),
+        row("b/0", 2.5, 1.0, "p2"),
+        MeasureRow("c/0", "p3", None, "no intent"),
+    ]
+    found = {
+        column: values(of) for column, of in figures({WITHOUT: without, WITH: told}, logs).items()
+    }
     assert list(found) == [WITHOUT, WITH, OWN]
     assert found[WITHOUT]["perplexity"] == pytest.approx(math.exp(6 / 3))
     assert found[WITHOUT][f"{HUMAN}: perplexity"] == pytest.approx(math.exp(1))
@@ -339,7 +373,7 @@ def test_goals_of_people_are_apart_from_intents_that_were_drawn_and_so_is_each_s
     assert "source star: bits per byte" not in found[WITHOUT]  # of a source the first figure alone
 
 
-# --- another's intent ------------------------------------------------------------------------------------
+# --- another's intent -----------------------------------------------------------------------------
 
 
 def test_everybody_gets_the_intent_of_another_person_in_other_words_and_from_the_same_source():
@@ -370,14 +404,17 @@ def test_an_intent_comes_from_another_source_only_where_the_own_has_none():
 
 
 def test_where_nobody_else_wants_anything_else_there_is_no_other_intent():
-    assert other_intents([talk("hi", id=str(i), intent=f"do {i}", user="p") for i in range(3)], 0) == {}
+    assert (
+        other_intents([talk("hi", id=str(i), intent=f"do {i}", user="p") for i in range(3)], 0)
+        == {}
+    )
     assert other_intents([talk("hi", id=str(i), intent="cook") for i in range(3)], 0) == {}
     two = [talk("hi", id="a", intent="x", user="p"), talk("hi", id="b", intent="y", user="p")]
     taken = other_intents([*two, talk("hi", id="c", intent="x", user="q"), talk("hi", id="d")], 0)
     assert taken == {"b": "x", "c": "y"}  # `a` could have taken only the same words from `c`
 
 
-# --- the verb --------------------------------------------------------------------------------------------
+# --- the verb -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -391,7 +428,16 @@ def folder(tiny, tmp_path_factory):
 
 LOGS = [
     talk("how do i sort a list", "Use sorted.", "thanks", id="a", intent="sort a list", user="p1"),
-    talk("plan a trip to rome", "Three days?", "yes", "Done.", id="b", intent="plan", user="p2", ended=True),
+    talk(
+        "plan a trip to rome",
+        "Three days?",
+        "yes",
+        "Done.",
+        id="b",
+        intent="plan",
+        user="p2",
+        ended=True,
+    ),
     talk("help me write a letter", id="c", user="p3"),
     talk("and a poem", id="d", intent="write", user="p3", meta={"intent_by": "human"}),
 ]
@@ -418,27 +464,37 @@ class Faulty:
         return self.model.score(rows)
 
 
-def stand_in(monkeypatch, model, form):
+def stub(monkeypatch, model, form):
     monkeypatch.setattr(address, "scorer", lambda *_, **__: (model, form, None))
 
 
 def figures_of(results):
-    return {column: {record["name"]: record for record in records} for column, records in results.items()}
+    return {
+        column: {record["name"]: record for record in records}
+        for column, records in results.items()
+    }
 
 
-def test_the_verb_scores_all_columns_of_many_conversations_in_one_call(logs, tiny, folder, monkeypatch):
+def test_the_verb_scores_all_columns_of_many_conversations_in_one_call(
+    logs, tiny, folder, monkeypatch
+):
     model = Faulty(tiny)
-    stand_in(monkeypatch, model, trained_form(tiny.template(), tiny.spans))
+    stub(monkeypatch, model, trained_form(tiny.template(), tiny.offsets))
     found = figures_of(predicting.ppl(logs, str(folder), logs.parent / "out"))
     assert list(found) == [WITHOUT, WITH, OTHER, OWN, OTHERS, SPECIFIC]
     # 4 without, and 3 with an intent, of each kind; none is too long for a row
     assert (model.calls, len(model.rows)) == (1, 4 + 3 + 3)
-    main = {column: records.get("perplexity") or records["perplexity ratio"] for column, records in found.items()}
+    main = {
+        column: records.get("perplexity") or records["perplexity ratio"]
+        for column, records in found.items()
+    }
     assert [(record["n"], record["missing"]) for record in main.values()] == [(6, 0), *[(5, 1)] * 5]
     assert main[WITH]["why"] == "no intent"
-    [rows] = score_turns([(LOGS[3], "write")], tiny, trained_form(tiny.template(), tiny.spans))
+    [rows] = score_turns([(LOGS[3], "write")], tiny, trained_form(tiny.template(), tiny.offsets))
     assert found[WITH][f"{HUMAN}: perplexity"]["value"] == pytest.approx(perplexity(rows).value)
-    lines = [json.loads(line) for line in (logs.parent / "out" / "scores.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (logs.parent / "out" / "scores.jsonl").read_text().splitlines()
+    ]
     assert [(line["id"], line["column"]) for line in lines[:4]] == [
         ("a", WITHOUT),
         ("a", WITH),
@@ -462,24 +518,32 @@ def test_an_address_alone_leads_to_the_same_figures_and_the_table_says_what_hold
     found = figures_of(json.loads((logs.parent / "out" / "results.json").read_text()))
     local = LocalModel.load(str(folder), "cpu")
     asked = [(log, None) for log in LOGS]
-    rows = [row for rows in score_turns(asked, local, trained_form(local.template(), local.spans)) for row in rows]
+    rows = [
+        row
+        for rows in score_turns(asked, local, trained_form(local.template(), local.offsets))
+        for row in rows
+    ]
     said = [row for row in rows if not row.key.endswith("/end")]
     assert found[WITHOUT]["perplexity"]["value"] == pytest.approx(perplexity(said).value, rel=1e-5)
-    assert found[WITHOUT]["bits per byte"]["low"] == pytest.approx(bits_per_byte(said).low, rel=1e-5)
+    assert found[WITHOUT]["bits per byte"]["low"] == pytest.approx(
+        bits_per_byte(said).low, rel=1e-5
+    )
     again = CliRunner().invoke(
         app, ["logs.jsonl", "--model", str(folder), "--out", "out", "--no-controls"], env=wide
     )
     assert again.exit_code == 0 and again.stdout == done.stdout
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was_and_asks_nothing_twice(logs, tiny, folder, monkeypatch):
+def test_a_run_that_was_stopped_goes_on_where_it_was_and_asks_nothing_twice(
+    logs, tiny, folder, monkeypatch
+):
     monkeypatch.setattr(predicting, "BATCH", 1)
-    form = trained_form(tiny.template(), tiny.spans)
+    form = trained_form(tiny.template(), tiny.offsets)
     whole = Faulty(tiny)
-    stand_in(monkeypatch, whole, form)
+    stub(monkeypatch, whole, form)
     predicting.ppl(logs, str(folder), logs.parent / "whole")
     first = Faulty(tiny, lambda rows: KeyboardInterrupt() if first.calls == 3 else None)
-    stand_in(monkeypatch, first, form)
+    stub(monkeypatch, first, form)
     with pytest.raises(KeyboardInterrupt):
         predicting.ppl(logs, str(folder), logs.parent / "out")
     scores = logs.parent / "out" / "scores.jsonl"
@@ -487,41 +551,51 @@ def test_a_run_that_was_stopped_goes_on_where_it_was_and_asks_nothing_twice(logs
     assert len(kept) == 2 * 3  # two conversations in three columns
     scores.write_bytes(b"".join(kept[:-1]) + kept[-1][:20])  # the last line torn
     second = Faulty(tiny)
-    stand_in(monkeypatch, second, form)
+    stub(monkeypatch, second, form)
     predicting.ppl(logs, str(folder), logs.parent / "out")
     torn = [row for row in first.rows if row in second.rows]
     assert len(torn) == 1 and sorted([*first.rows, *second.rows]) == sorted([*whole.rows, *torn])
     for name in ("scores.jsonl", "results.json"):
-        assert (logs.parent / "out" / name).read_bytes() == (logs.parent / "whole" / name).read_bytes()
+        assert (logs.parent / "out" / name).read_bytes() == (
+            logs.parent / "whole" / name
+        ).read_bytes()
 
 
 def test_a_conversation_on_which_the_model_fails_is_missing_and_tried_again_by_the_same_command(
     logs, tiny, folder, monkeypatch, capsys
 ):
-    form = trained_form(tiny.template(), tiny.spans)
+    form = trained_form(tiny.template(), tiny.offsets)
     mark = tuple(tiny.encode("\nhelp me write a letter"))
 
     def fails(rows):
-        has_it = any(mark == tuple(ids)[i : i + len(mark)] for ids, _ in rows for i in range(len(ids)))
+        has_it = any(
+            mark == tuple(ids)[i : i + len(mark)] for ids, _ in rows for i in range(len(ids))
+        )
         return ModelError("m: too slow", "timed out") if has_it else None
 
-    stand_in(monkeypatch, Faulty(tiny, fails), form)
+    stub(monkeypatch, Faulty(tiny, fails), form)
     found = figures_of(predicting.ppl(logs, str(folder), logs.parent / "out"))
     without = found[WITHOUT]["perplexity"]
     assert (without["n"], without["missing"], without["why"]) == (5, 1, "timed out")
     said = " ".join(capsys.readouterr().err.split())
-    assert "1 could not be scored (the same command tries these again), the first: m: too slow" in said
+    assert (
+        "1 could not be scored (the same command tries these again), the first: m: too slow" in said
+    )
     healthy = Faulty(tiny)
-    stand_in(monkeypatch, healthy, form)
+    stub(monkeypatch, healthy, form)
     found = figures_of(predicting.ppl(logs, str(folder), logs.parent / "out"))
     assert (found[WITHOUT]["perplexity"]["n"], len(healthy.rows)) == (6, 1)
     assert len((logs.parent / "out" / "scores.jsonl").read_text().splitlines()) == 4 * 3
 
 
 @pytest.mark.parametrize(("permanent", "calls"), [(True, 1), (False, 1 + predicting.GIVE_UP)])
-def test_a_model_that_fails_on_everything_ends_the_run(logs, tiny, folder, monkeypatch, permanent, calls):
-    model = Faulty(tiny, lambda rows: ModelError("m: no connection", "no connection", permanent=permanent))
-    stand_in(monkeypatch, model, trained_form(tiny.template(), tiny.spans))
+def test_a_model_that_fails_on_everything_ends_the_run(
+    logs, tiny, folder, monkeypatch, permanent, calls
+):
+    model = Faulty(
+        tiny, lambda rows: ModelError("m: no connection", "no connection", permanent=permanent)
+    )
+    stub(monkeypatch, model, trained_form(tiny.template(), tiny.offsets))
     with pytest.raises(ModelError, match="no connection"):
         predicting.ppl(logs, str(folder), logs.parent / "out")
     assert model.calls == calls and not (logs.parent / "out" / "results.json").exists()
@@ -538,16 +612,21 @@ def test_a_model_that_fails_on_everything_ends_the_run(logs, tiny, folder, monke
 )
 def test_a_claim_holds_when_the_whole_interval_is_on_its_side(low, high, helps, harms):
     record = {"value": 1.0, "low": low, "high": high}
-    names = [f"{HUMAN}: perplexity ratio{part}" for part in ("", ", later turns", ", outside the intent")]
+    names = [
+        f"{HUMAN}: perplexity ratio{part}" for part in ("", ", later turns", ", outside the intent")
+    ]
     found = {column: dict.fromkeys(names, record) for column in (OWN, OTHERS, SPECIFIC)}
     assert predicting._claim(found, HUMAN) == (
-        f"{HUMAN}: the intent helps: {helps}; on later turns: {helps}; on words outside of it: {helps}; "
+        f"{HUMAN}: the intent helps: {helps}; on later turns: {helps}; on words outside of it: "
+        f"{helps}; "
         f"another's intent is worse than none: {harms}; the own is better than another's: {helps}"
     )
 
 
 def test_nothing_to_predict_is_said_before_the_model_is_loaded(tmp_path, monkeypatch):
-    write_conversations(tmp_path / "logs.jsonl", [Conversation("a", (Turn("assistant", "Hello!"),), "x")])
+    write_conversations(
+        tmp_path / "logs.jsonl", [Conversation("a", (Turn("assistant", "Hello!"),), "x")]
+    )
     monkeypatch.setattr(address, "scorer", None)
     with pytest.raises(InputError, match="no conversation has a user turn"):
         predicting.ppl(tmp_path / "logs.jsonl", "m", tmp_path / "out")
@@ -556,9 +635,9 @@ def test_nothing_to_predict_is_said_before_the_model_is_loaded(tmp_path, monkeyp
 def test_without_any_intent_the_other_columns_are_missing_and_not_zero(
     tmp_path, tiny, folder, monkeypatch, capsys
 ):
-    write_conversations(tmp_path / "logs.jsonl", [without_intent(log) for log in LOGS])
+    write_conversations(tmp_path / "logs.jsonl", [log.without_system() for log in LOGS])
     model = Faulty(tiny)
-    stand_in(monkeypatch, model, trained_form(tiny.template(), tiny.spans))
+    stub(monkeypatch, model, trained_form(tiny.template(), tiny.offsets))
     found = figures_of(predicting.ppl(tmp_path / "logs.jsonl", str(folder), tmp_path / "out"))
     assert len(model.rows) == 4
     for column, name in ((WITH, "perplexity"), (OTHER, "perplexity"), (OWN, "perplexity ratio")):
@@ -568,11 +647,23 @@ def test_without_any_intent_the_other_columns_are_missing_and_not_zero(
 
 
 def test_figures_can_be_computed_again_from_the_lines_of_a_run(logs, tiny, folder, monkeypatch):
-    stand_in(monkeypatch, tiny, trained_form(tiny.template(), tiny.spans))
+    stub(monkeypatch, tiny, trained_form(tiny.template(), tiny.offsets))
     found = figures_of(predicting.ppl(logs, str(folder), logs.parent / "out"))
-    lines = [json.loads(line) for line in (logs.parent / "out" / "scores.jsonl").read_text().splitlines()]
-    turns = [stats for line in lines if line["column"] == WITH for key, _, stats, _ in line["rows"] if stats]
-    by_hand = math.exp(sum(stats[ENDED] for stats in turns) / sum(stats[ENDED + 1] for stats in turns))
+    lines = [
+        json.loads(line) for line in (logs.parent / "out" / "scores.jsonl").read_text().splitlines()
+    ]
+    turns = [
+        stats
+        for line in lines
+        if line["column"] == WITH
+        for key, _, stats, _ in line["rows"]
+        if stats
+    ]
+    by_hand = math.exp(
+        sum(stats[ENDED] for stats in turns) / sum(stats[ENDED + 1] for stats in turns)
+    )
     assert found[WITH]["perplexity, + end tokens"]["value"] == pytest.approx(by_hand)
-    by_hand = math.exp(sum(stats[OUTSIDE] for stats in turns) / sum(stats[OUTSIDE + 1] for stats in turns))
+    by_hand = math.exp(
+        sum(stats[OUTSIDE] for stats in turns) / sum(stats[OUTSIDE + 1] for stats in turns)
+    )
     assert found[WITH]["perplexity, outside the intent"]["value"] == pytest.approx(by_hand)

@@ -52,7 +52,10 @@ def test_an_email_address_goes(text, clean):
 )
 def test_a_phone_number_with_its_code_or_separators_goes(phone):
     assert scrub_text(phone) == ("<PHONE>", {"phone": 1})
-    assert scrub_text(f"Reach me at {phone}, or not.") == ("Reach me at <PHONE>, or not.", {"phone": 1})
+    assert scrub_text(f"Reach me at {phone}, or not.") == (
+        "Reach me at <PHONE>, or not.",
+        {"phone": 1},
+    )
 
 
 def test_bare_digits_are_a_phone_number_only_after_a_word_that_says_so():
@@ -94,8 +97,8 @@ def test_bare_digits_are_a_phone_number_only_after_a_word_that_says_so():
     ],
 )
 def test_a_card_number_goes(card):
-    # Luhn for 4111 1111 1111 1111: from the right, every second digit doubled: seven times 1 -> 2 and the 4 -> 8,
-    # so 22; the other eight are 1, so 8; 22 + 8 = 30, which ends in 0.
+    # Luhn for 4111 1111 1111 1111: from the right, every second digit doubled: seven times 1 -> 2
+    # and the 4 -> 8, so 22; the other eight are 1, so 8; 22 + 8 = 30, which ends in 0.
     assert scrub_text(f"Card {card}.") == ("Card <CARD>.", {"card": 1})
 
 
@@ -183,9 +186,15 @@ def test_a_key_goes(key):
 
 
 def test_what_stands_around_a_key_stays():
-    assert scrub_text(f"Authorization: Bearer {RUN * 2}\n") == ("Authorization: Bearer <KEY>\n", {"key": 1})
+    assert scrub_text(f"Authorization: Bearer {RUN * 2}\n") == (
+        "Authorization: Bearer <KEY>\n",
+        {"key": 1},
+    )
     assert scrub_text(f"Bearer {JWT}") == ("Bearer <KEY>", {"key": 1})
-    assert scrub_text("psql://jane:s3cret!@db.example.com/x") == ("psql://<KEY>@db.example.com/x", {"key": 1})
+    assert scrub_text("psql://jane:s3cret!@db.example.com/x") == (
+        "psql://<KEY>@db.example.com/x",
+        {"key": 1},
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,7 +205,8 @@ def test_what_stands_around_a_key_stays():
         '<div class="sk-container-id-1">',
         "Authorization: Bearer YOUR_API_TOKEN_GOES_HERE",
         'headers = {"Authorization": f"Bearer {token}"}',
-        "postgres://{user}:{password}@{host}/db, https://<user>:<password>@host, http://localhost:8000/a@b",
+        "postgres://{user}:{password}@{host}/db, https://<user>:<password>@host, "
+        "http://localhost:8000/a@b",
         "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----",
         "-----BEGIN PUBLIC KEY-----\n" + RUN * 6 + "\n-----END PUBLIC KEY-----",
         "hf_model, ghp_, AKIA, eyJ",
@@ -239,7 +249,9 @@ def test_numbers_code_and_maths_stay(text):
 
 
 def test_marks_that_a_log_brings_along_stay():
-    text = "<PRESIDIO_ANONYMIZED_EMAIL_ADDRESS> <PRESIDIO_ANONYMIZED_PHONE_NUMBER> <EMAIL> [REDACTED]"
+    text = (
+        "<PRESIDIO_ANONYMIZED_EMAIL_ADDRESS> <PRESIDIO_ANONYMIZED_PHONE_NUMBER> <EMAIL> [REDACTED]"
+    )
     assert scrub_text(text) == (text, {})
 
 
@@ -252,8 +264,25 @@ def test_each_kind_is_counted():
 
 
 PIECES = [
-    *("jane@example.com", "+1 415 555 0132", "415-555-0132", "4111111111111111", "81.2.69.142", "2001:db8::12"),
-    *(f"hf_{RUN * 2}", f"sk-{RUN * 2}", PEM, JWT, "https://a:b@", "phone ", "call 1234567", "Bearer ", "version "),
+    *(
+        "jane@example.com",
+        "+1 415 555 0132",
+        "415-555-0132",
+        "4111111111111111",
+        "81.2.69.142",
+        "2001:db8::12",
+    ),
+    *(
+        f"hf_{RUN * 2}",
+        f"sk-{RUN * 2}",
+        PEM,
+        JWT,
+        "https://a:b@",
+        "phone ",
+        "call 1234567",
+        "Bearer ",
+        "version ",
+    ),
     *("-" * 70, " ", ".", "-", "@", "/", "(", ")", "+", "1", "a", "\n", "<", ">", "_", "é", "="),
 ]
 
@@ -266,7 +295,8 @@ def test_what_was_scrubbed_stays_as_it_is(text):
 
 
 def test_a_mark_that_frees_an_address_does_not_hide_it():
-    # The address has 70 dashes before it in its name, more than any has, until the host inside is replaced.
+    # The address has 70 dashes before it in its name, more than any has, until the host inside is
+    # replaced.
     assert scrub_text("-" * 70 + "81.2.69.142+jane@example.com")[0] == "-" * 70 + "<IP><EMAIL>"
 
 
@@ -283,7 +313,9 @@ def test_turns_intent_and_meta_are_scrubbed_and_ids_stay():
         "system": "Help john@example.com",
         "spans": [{"host": "81.2.69.142", "n": 4155550132}],
     }
-    before = Conversation("a@b.com", turns, "write to a@b.com.", user="a@b.com", ended=False, meta=meta)
+    before = Conversation(
+        "a@b.com", turns, "write to a@b.com.", user="a@b.com", ended=False, meta=meta
+    )
     after, counts = scrub(before)
     assert counts == {"email": 3, "ip": 2, "phone": 1}
     assert [turn.text for turn in after.turns] == ["I am <EMAIL>", "Hello", "from <IP>"]
@@ -325,6 +357,8 @@ def test_real_logs_are_scrubbed_once(data):
             for message in json.loads(line)["messages"]:
                 clean, counts = scrub_text(message["content"])
                 assert scrub_text(clean) == (clean, {})
-                assert clean.count("<PHONE>") == message["content"].count("<PHONE>") + counts.get("phone", 0)
+                assert clean.count("<PHONE>") == message["content"].count("<PHONE>") + counts.get(
+                    "phone", 0
+                )
                 kinds |= set(counts)
     assert {"phone", "ip"} <= kinds  # its e-mail addresses were replaced by whoever made the sample

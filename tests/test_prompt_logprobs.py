@@ -1,4 +1,5 @@
-"""Scoring on a server: the ways that servers offer, and what is refused since it would be wrong without a word."""
+"""Scoring on a server: the ways that servers offer, and what is refused since it would be wrong
+without a word."""
 
 import json
 import math
@@ -13,10 +14,10 @@ import pytest
 
 from userlm import address
 from userlm.commands import predicting
-from userlm.models.base import CHAT_TEMPLATE
 from userlm.models.endpoint import EndpointModel
 from userlm.models.prompt_logprobs import PromptLogprobs
-from userlm.store import write_conversations
+from userlm.rows import write_conversations
+from userlm.training.base import CHAT_TEMPLATE
 from userlm.types import Conversation, InputError, ModelError
 
 Answer = tuple[int, Any]
@@ -24,8 +25,8 @@ Body = dict[str, Any]
 
 
 class Server:
-    """A server on this machine. `answers(body, earlier)` gives a status and a body; `earlier` are the prompts that
-    were asked before."""
+    """A server on this machine. `answers(body, earlier)` gives a status and a body; `earlier` are
+    the prompts that were asked before."""
 
     def __init__(self, answers: Callable[[Body, list[list[int]]], Answer]) -> None:
         self.answers, self.bodies, self.lock, self.url = answers, list[Body](), threading.Lock(), ""
@@ -43,7 +44,9 @@ def serving(answers: Callable[[Body, list[list[int]]], Answer]) -> Iterator[Serv
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with made.lock:
-                status, answer = made.answers(body, made.prompts) if "chat" not in self.path else (200, {})
+                status, answer = (
+                    made.answers(body, made.prompts) if "chat" not in self.path else (200, {})
+                )
                 made.bodies.append(body)
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -64,8 +67,8 @@ def serving(answers: Callable[[Body, list[list[int]]], Answer]) -> Iterator[Serv
 
 
 def truth(ids: list[int]) -> list[float | None]:
-    """What the model behind the servers says: that each id is the less probable the farther it is from the one
-    before it; nothing of the first."""
+    """What the model behind the servers says: that each id is the less probable the farther it is
+    from the one before it; nothing of the first."""
     return [None, *(-0.25 * (1 + abs(b - a)) for a, b in pairwise(ids))]
 
 
@@ -73,11 +76,14 @@ def scorer(server: Server, workers: int = 4) -> PromptLogprobs:
     return PromptLogprobs(EndpointModel("m", server.url, "secret-key", pause=0.001), workers)
 
 
-ROWS = [([3, 5, 9, 4, 8, 7, 6, 5], [False, True, False, True, True, False, True, True]), ([9, 3], [False, True])]
+ROWS = [
+    ([3, 5, 9, 4, 8, 7, 6, 5], [False, True, False, True, True, False, True, True]),
+    ([9, 3], [False, True]),
+]
 RIGHT = [[-0.75, -1.5, -1.25, -0.5, -0.5], [-1.75]]
 
 
-# --- servers -----------------------------------------------------------------------------------------------
+# --- servers --------------------------------------------------------------------------------------
 
 
 def entries(ids: list[int], values: list[float | None]) -> list[Any]:
@@ -91,7 +97,9 @@ def entries(ids: list[int], values: list[float | None]) -> list[Any]:
 def completion(ids: list[int], **choice: Any) -> Answer:
     usage = {"prompt_tokens": len(ids), "completion_tokens": 1, "total_tokens": len(ids) + 1}
     about = {"id": "1", "object": "text_completion", "created": 0, "model": "m", "usage": usage}
-    return 200, about | {"choices": [{"index": 0, "text": ".", "finish_reason": "length", **choice}]}
+    return 200, about | {
+        "choices": [{"index": 0, "text": ".", "finish_reason": "length", **choice}]
+    }
 
 
 def error(status: int, message: str) -> Answer:
@@ -102,7 +110,9 @@ def vllm(body: Body, earlier: list[list[int]]) -> Answer:
     if body["max_tokens"] < 1:
         return error(400, "max_tokens must be at least 1")
     assert (body["temperature"], body["prompt_logprobs"]) == (0, 0)
-    return completion(body["prompt"], prompt_logprobs=entries(body["prompt"], truth(body["prompt"])))
+    return completion(
+        body["prompt"], prompt_logprobs=entries(body["prompt"], truth(body["prompt"]))
+    )
 
 
 def echoing(body: Body, earlier: list[list[int]]) -> Answer:
@@ -114,11 +124,17 @@ def echoing(body: Body, earlier: list[list[int]]) -> Answer:
 
 def echoed(ids: list[int], generated: int) -> Body:
     values = truth(ids) + [-9.0] * generated
-    return {"tokens": ["x"] * len(values), "token_logprobs": values, "text_offset": [0] * len(values)}
+    return {
+        "tokens": ["x"] * len(values),
+        "token_logprobs": values,
+        "text_offset": [0] * len(values),
+    }
 
 
 def generating(body: Body, earlier: list[list[int]]) -> Answer:
-    return error(400, "max_tokens: at least 1") if body["max_tokens"] < 1 else echoing(body, earlier)
+    return (
+        error(400, "max_tokens: at least 1") if body["max_tokens"] < 1 else echoing(body, earlier)
+    )
 
 
 def shared(ids: list[int], earlier: list[list[int]]) -> int:
@@ -126,13 +142,14 @@ def shared(ids: list[int], earlier: list[list[int]]) -> int:
 
     def alike(other: list[int]) -> int:
         return next(
-            (i for i, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), min(len(ids), len(other))
+            (i for i, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b),
+            min(len(ids), len(other)),
         )
 
     return max(map(alike, earlier), default=0) // 2 * 2
 
 
-# --- tests -------------------------------------------------------------------------------------------------
+# --- tests ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("answers", [vllm, echoing, generating])
@@ -141,6 +158,7 @@ def test_each_way_of_asking_gives_the_log_probability_of_each_masked_token(answe
         assert scorer(server).score(ROWS) == RIGHT
 
 
+@pytest.mark.slow
 def test_rows_come_back_in_order_and_the_way_is_found_out_once():
     rows = [([1, *range(i, i + 9)], [False] + [True] * 9) for i in range(2, 60)]
     with serving(vllm) as server:
@@ -162,8 +180,8 @@ def test_a_row_without_a_masked_token_is_not_asked_for():
 
 @pytest.mark.parametrize("gap", [None, -30.0])
 def test_a_server_whose_cache_loses_log_probabilities_is_refused_before_the_run(gap):
-    """A row that shares its beginning with an earlier one gets the beginning from a cache, without its numbers or
-    with wrong ones."""
+    """A row that shares its beginning with an earlier one gets the beginning from a cache, without
+    its numbers or with wrong ones."""
 
     def cached(body: Body, earlier: list[list[int]]) -> Answer:
         ids, values = body["prompt"], truth(body["prompt"])
@@ -220,7 +238,10 @@ def test_a_bos_is_noticed_where_a_token_is_generated_behind_the_prompt_too():
         status, answer = generating(body, earlier)
         return status, {key: value for key, value in answer.items() if key != "usage"}
 
-    with serving(wrong) as server, pytest.raises(InputError, match="400 token ids were sent, and 401 log-prob"):
+    with (
+        serving(wrong) as server,
+        pytest.raises(InputError, match="400 token ids were sent, and 401 log-prob"),
+    ):
         scorer(server).score(ROWS)
     with (
         serving(without_usage) as server,
@@ -295,12 +316,18 @@ def test_what_is_no_completion_is_a_broken_answer():
         PromptLogprobs(EndpointModel("m", server.url, None, retries=1, pause=0.001)).score(ROWS)
 
 
-def test_perplexity_on_a_server_is_that_of_the_same_weights_on_this_machine(tiny, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_perplexity_on_a_server_is_that_of_the_same_weights_on_this_machine(
+    tiny, tmp_path, monkeypatch
+):
     """In each form, on a server that computes with the same model."""
     tiny.model.save_pretrained(tmp_path / "model")
     monkeypatch.setattr(tiny.tokenizer, "chat_template", CHAT_TEMPLATE)
     tiny.tokenizer.save_pretrained(tmp_path / "model")
-    logs = [Conversation(f"c{i}", intent=f"do {i}").say(f"sort {i}").say("ok").say("thanks") for i in range(3)]
+    logs = [
+        Conversation(f"c{i}", intent=f"do {i}").say(f"sort {i}").say("ok").say("thanks")
+        for i in range(3)
+    ]
     write_conversations(tmp_path / "logs.jsonl", logs)
 
     def served(body: Body, earlier: list[list[int]]) -> Answer:
@@ -311,14 +338,25 @@ def test_perplexity_on_a_server_is_that_of_the_same_weights_on_this_machine(tiny
     folder = str(tmp_path / "model")
     with serving(served) as server:
         for form in ("trained", "base", "prompted"):
-            here = predicting.ppl(tmp_path / "logs.jsonl", f"{form}:{folder}", tmp_path / f"here-{form}")
+            here = predicting.ppl(
+                tmp_path / "logs.jsonl", f"{form}:{folder}", tmp_path / f"here-{form}"
+            )
             there = predicting.ppl(
-                tmp_path / "logs.jsonl", f"{form}:{server.url}#m", tmp_path / form, tokenizer=folder, workers=3
+                tmp_path / "logs.jsonl",
+                f"{form}:{server.url}#m",
+                tmp_path / form,
+                tokenizer=folder,
+                workers=3,
             )
             for column, records in there.items():
                 for record, same in zip(records, here[column], strict=True):
-                    assert (record["name"], record["value"] is None) == (same["name"], same["value"] is None)
-                    assert record["value"] is None or record["value"] == pytest.approx(same["value"], rel=1e-5)
+                    assert (record["name"], record["value"] is None) == (
+                        same["name"],
+                        same["value"] is None,
+                    )
+                    assert record["value"] is None or record["value"] == pytest.approx(
+                        same["value"], rel=1e-5
+                    )
             assert (there["with intent"][0]["n"], there["with intent"][0]["missing"]) == (6, 0)
 
 

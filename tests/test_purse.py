@@ -1,4 +1,4 @@
-"""Caps that are never passed, and a meter that forgets nothing."""
+"""Caps that are never passed, and a usage that forgets nothing."""
 
 import json
 import random
@@ -9,17 +9,17 @@ from decimal import Decimal
 
 import pytest
 
-from userlm.models.purse import (
+from userlm.models.budget import (
     PER_MESSAGE,
     Amount,
+    Budget,
     Caps,
-    Meter,
-    MeteredChat,
-    MeteredComplete,
+    CountedChat,
+    CountedComplete,
     Price,
-    Purse,
+    Usage,
 )
-from userlm.store import Journal
+from userlm.runs import Journal
 from userlm.types import Completion, InputError, ModelError, Sampling
 
 ASK = [{"role": "user", "content": "hello"}]
@@ -47,9 +47,9 @@ class Model:
 
 
 def metered(path, model, caps=None, tries=1, price=None, side="user"):
-    purse = Purse(caps or Caps())
-    meter = Meter(side, purse, Journal(path), tries, price)
-    return MeteredChat(model, meter), meter, purse
+    budget = Budget(caps or Caps())
+    usage = Usage(side, budget, Journal(path), tries, price)
+    return CountedChat(model, usage), usage, budget
 
 
 def test_the_first_cap_that_is_passed_is_named_and_what_just_reaches_it_passes_none():
@@ -63,96 +63,107 @@ def test_the_first_cap_that_is_passed_is_named_and_what_just_reaches_it_passes_n
 
 def test_a_price_that_is_none_is_said_with_its_option():
     with pytest.raises(InputError, match=r"^--user-price x: give US dollars"):
-        Price.read("x", "--user-price")
+        Price.parse("x", "--user-price")
 
 
 def test_what_is_not_there_is_waited_for_only_while_a_call_in_flight_may_put_it_back():
-    purse = Purse(Caps(calls=2))
+    budget = Budget(Caps(calls=2))
     two, one = Amount(calls=2), Amount(calls=1)
-    assert purse.put_aside(two) == ""
+    assert budget.reserve(two) == ""
     with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(purse.put_aside, one)
+        waits = pool.submit(budget.reserve, one)
         time.sleep(0.05)
         assert not waits.done()
-        purse.put_back(one)  # the first is over, and needed one of two
+        budget.settle(one)  # the first is over, and needed one of two
         assert waits.result(5) == ""
-        assert purse.spent == two
-        purse.put_back(Amount())
-        assert pool.submit(purse.put_aside, one).result(5) == "--max-calls 2"  # nobody could put anything back
+        assert budget.spent == two
+        budget.settle(Amount())
+        assert (
+            pool.submit(budget.reserve, one).result(5) == "--max-calls 2"
+        )  # nobody could put anything back
 
 
 def test_a_closed_purse_gives_nothing_and_nobody_waits():
-    purse = Purse(Caps(calls=1))
-    purse.put_aside(Amount(calls=1))
+    budget = Budget(Caps(calls=1))
+    budget.reserve(Amount(calls=1))
     with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(purse.put_aside, Amount(calls=1))
+        waits = pool.submit(budget.reserve, Amount(calls=1))
         time.sleep(0.05)
-        assert purse.close("stopped") == 1
+        assert budget.close("stopped") == 1
         assert waits.result(5) == "stopped"
-    assert purse.close("another reason") == 1
-    assert purse.put_aside(Amount()) == "stopped"
+    assert budget.close("another reason") == 1
+    assert budget.reserve(Amount()) == "stopped"
 
 
 def test_what_a_call_used_is_counted_by_hand(tmp_path):
     model = Model(
         OK,
         Completion("no usage"),
-        Completion("ok", tokens_in=20, tokens_out=5, unsure=1),
-        ModelError("m: late", unsure=3),
+        Completion("ok", tokens_in=20, tokens_out=5, possibly_billed=1),
+        ModelError("m: late", possibly_billed=3),
     )
-    chat, meter, purse = metered(tmp_path / "u", model, tries=3, price=PRICE)
+    chat, usage, budget = metered(tmp_path / "u", model, tries=3, price=PRICE)
     for _ in range(3):
         chat.chat(ASK, SAMPLING)
     with pytest.raises(ModelError, match="late"):
         chat.chat(ASK, SAMPLING)
-    # At their worst: the answer without usage, the unsure try before the third, the three of the fourth.
+    # At their worst: the answer without usage, the possibly_billed try before the third, the three
+    # of the fourth.
     tokens_in, tokens_out = 20 + 20 + 5 * IN, 5 + 5 + 5 * 50
     dollars = (2 * tokens_in + 10 * tokens_out) / Decimal(10**6)
-    assert purse.spent == Amount(4, tokens_in + tokens_out, dollars)
-    assert meter.results() == {
+    assert budget.spent == Amount(4, tokens_in + tokens_out, dollars)
+    assert usage.results() == {
         "calls": 4,
         "drafts": 3,
         "tokens_in": 40,
         "tokens_out": 10,
-        "unsure": 4,
+        "possibly_billed": 4,
         "cost": float(dollars),
     }
 
 
 def test_what_nobody_counted_or_priced_is_not_known(tmp_path):
-    chat, meter, _ = metered(tmp_path / "u", Model(Completion("no usage")))
+    chat, usage, _ = metered(tmp_path / "u", Model(Completion("no usage")))
     chat.chat(ASK, SAMPLING)
-    found = meter.results()
+    found = usage.results()
     assert (found["tokens_in"], found["tokens_out"], found["cost"]) == (None, None, None)
 
 
 def test_token_ids_are_bounded_by_their_number(tmp_path):
     class Asks:
         def complete(self, ids, sampling):
-            assert purse.spent == Amount(1, 3 * (4 + 50), Decimal(0))  # put aside: three tries
+            assert budget.spent == Amount(1, 3 * (4 + 50), Decimal(0))  # put aside: three tries
             return OK
 
-    purse = Purse(Caps())
-    MeteredComplete(Asks(), Meter("user", purse, Journal(tmp_path / "u"), 3)).complete([1, 2, 3], SAMPLING)
-    assert purse.spent == Amount(1, 25)
+    budget = Budget(Caps())
+    CountedComplete(Asks(), Usage("user", budget, Journal(tmp_path / "u"), 3)).complete(
+        [1, 2, 3], SAMPLING
+    )
+    assert budget.spent == Amount(1, 25)
 
 
-def test_what_was_used_survives_and_calls_in_flight_when_it_was_killed_count_at_their_worst(tmp_path):
+def test_what_was_used_survives_and_calls_in_flight_when_it_was_killed_count_at_their_worst(
+    tmp_path,
+):
     path = tmp_path / "usage.jsonl"
-    chat, meter, purse = metered(path, Model(ModelError("late", unsure=1)), tries=2, price=PRICE)
+    chat, usage, budget = metered(
+        path, Model(ModelError("late", possibly_billed=1)), tries=2, price=PRICE
+    )
     with pytest.raises(ModelError):
         chat.chat(ASK, SAMPLING)
     chat.chat(ASK, SAMPLING)
-    spent, used = purse.spent, meter.results()
-    _, again, purse = metered(path, Model(), tries=2, price=PRICE)
-    assert (purse.spent, again.results()) == (spent, used)
+    spent, used = budget.spent, usage.results()
+    _, again, budget = metered(path, Model(), tries=2, price=PRICE)
+    assert (budget.spent, again.results()) == (spent, used)
     _, other, _ = metered(path, Model(), side="assistant")
     assert other.results()["calls"] == 0
     first = path.read_text().splitlines()[0]  # of a call that began
-    path.write_text(path.read_text() + first + "\n" + first[:20])  # another one did, and then the process died
-    _, again, purse = metered(path, Model(), tries=2, price=PRICE)
-    assert purse.spent == spent + Amount(1, 2 * (IN + 50), 2 * PRICE.of(IN, 50))
-    assert again.results()["unsure"] == used["unsure"] + 2
+    path.write_text(
+        path.read_text() + first + "\n" + first[:20]
+    )  # another one did, and then the process died
+    _, again, budget = metered(path, Model(), tries=2, price=PRICE)
+    assert budget.spent == spent + Amount(1, 2 * (IN + 50), 2 * PRICE.of(IN, 50))
+    assert again.results()["possibly_billed"] == used["possibly_billed"] + 2
     path.write_text(json.dumps(again.total) + "\n")  # one line that says as much
     _, summed, _ = metered(path, Model(), tries=2, price=PRICE)
     assert summed.results() == again.results()
@@ -171,14 +182,16 @@ def test_many_threads_together_never_pass_a_cap_and_use_most_of_it(caps, reached
 
     class Costly:
         def chat(self, messages, sampling):
-            unsure = draw.choice((0, 0, 1, 2))
+            possibly_billed = draw.choice((0, 0, 1, 2))
             time.sleep(0.0005)
             tokens = draw.choice(((20, 5), (IN, 50)))  # now and then as much as can be
-            dollars = unsure * PRICE.of(IN, 50) + PRICE.of(*tokens)
-            billed.append(Amount(1, unsure * (IN + 50) + sum(tokens), dollars))
-            return Completion("ok", tokens_in=tokens[0], tokens_out=tokens[1], unsure=unsure)
+            dollars = possibly_billed * PRICE.of(IN, 50) + PRICE.of(*tokens)
+            billed.append(Amount(1, possibly_billed * (IN + 50) + sum(tokens), dollars))
+            return Completion(
+                "ok", tokens_in=tokens[0], tokens_out=tokens[1], possibly_billed=possibly_billed
+            )
 
-    chat, _, purse = metered(tmp_path / "u", Costly(), caps, tries=3, price=PRICE)
+    chat, _, budget = metered(tmp_path / "u", Costly(), caps, tries=3, price=PRICE)
 
     def ask(_):
         try:
@@ -189,9 +202,11 @@ def test_many_threads_together_never_pass_a_cap_and_use_most_of_it(caps, reached
     with ThreadPoolExecutor(16) as pool:
         said = list(pool.map(ask, range(400)))
     total = sum(billed, Amount())
-    assert total == purse.spent and caps.passed(total) == ""
+    assert total == budget.spent and caps.passed(total) == ""
     worst = Amount(1, 3 * (IN + 50), 3 * PRICE.of(IN, 50))
-    assert caps.passed(total + worst) == reached  # nothing was left undone while there was room for it
+    assert (
+        caps.passed(total + worst) == reached
+    )  # nothing was left undone while there was room for it
     assert set(said) == {"ok", f"cap reached: {reached}"} and said.count("ok") == len(billed)
 
 
@@ -205,13 +220,13 @@ def test_after_a_cap_was_reached_no_call_begins_not_even_a_small_one(tmp_path):
 
 
 def test_two_sides_take_from_one_purse(tmp_path):
-    purse, journal = Purse(Caps(calls=3)), Journal(tmp_path / "u")
-    sides = [MeteredChat(Model(), Meter(side, purse, journal)) for side in ("user", "assistant")]
+    budget, journal = Budget(Caps(calls=3)), Journal(tmp_path / "u")
+    sides = [CountedChat(Model(), Usage(side, budget, journal)) for side in ("user", "assistant")]
     for chat in (*sides, sides[0]):
         chat.chat(ASK, SAMPLING)
     with pytest.raises(ModelError, match="cap reached: --max-calls 3"):
         sides[1].chat(ASK, SAMPLING)
-    assert [chat.meter.results()["calls"] for chat in sides] == [2, 1]
+    assert [chat.usage.results()["calls"] for chat in sides] == [2, 1]
 
 
 def test_a_call_that_breaks_in_another_way_leaves_nobody_waiting(tmp_path):
@@ -223,7 +238,7 @@ def test_a_call_that_breaks_in_another_way_leaves_nobody_waiting(tmp_path):
             go_on.wait(5)
             raise InputError("not what a model may raise")
 
-    chat, _, purse = metered(tmp_path / "u", Breaks(), Caps(calls=1))
+    chat, _, budget = metered(tmp_path / "u", Breaks(), Caps(calls=1))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(chat.chat, ASK, SAMPLING)
         begun.wait(5)
@@ -233,4 +248,4 @@ def test_a_call_that_breaks_in_another_way_leaves_nobody_waiting(tmp_path):
             first.result(5)
         with pytest.raises(ModelError, match="cap reached"):
             second.result(5)
-    assert purse.spent.calls == 1
+    assert budget.spent.calls == 1

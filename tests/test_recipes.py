@@ -1,4 +1,5 @@
-"""The recipes in `recipes/`: on small files, or with a stand-in for `userlm` that notes how it is called."""
+"""The recipes in `recipes/`: on small files, or with a stand-in for `userlm` that notes how it is
+called."""
 
 import json
 import os
@@ -12,22 +13,32 @@ import pytest
 import typer
 
 from userlm import cli
-from userlm.store import read_conversations, to_record, write_conversations
+from userlm.rows import read_conversations, to_record, write_conversations
 from userlm.types import Conversation, Turn
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
+@pytest.mark.slow
 def test_the_counts_of_wildchat_stand_beside_those_of_the_paper(tmp_path):
-    """Three openings in English by one person, two in French, and a template of 101 copies by another."""
+    """Three openings in English by one person, two in French, and a template of 101 copies by
+    another."""
 
     def row(i: int, text: str, language: str, person: str) -> str:
         messages = [
             {"role": role, "content": words, "language": language, "turn_identifier": 2 * i}
             for role, words in (("user", text), ("assistant", "Here you are."))
         ]
-        named = {"hashed_ip": person, "country": "Chile", "language": language, "toxic": False, "redacted": False}
-        return json.dumps({"conversation_hash": f"{i:032x}", "conversation": messages, "turn": 1, **named})
+        named = {
+            "hashed_ip": person,
+            "country": "Chile",
+            "language": language,
+            "toxic": False,
+            "redacted": False,
+        }
+        return json.dumps(
+            {"conversation_hash": f"{i:032x}", "conversation": messages, "turn": 1, **named}
+        )
 
     template = "please act as a prompt generator for midjourney"
     openings = [(f"question number {i}", "English", "a") for i in range(3)]
@@ -41,7 +52,8 @@ def test_the_counts_of_wildchat_stand_beside_those_of_the_paper(tmp_path):
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     table = [line.rsplit(maxsplit=3) for line in done.stdout.splitlines()[1:]]
-    # 106 less the French; of these the three that are no template, all of one person, whose draw says train
+    # 106 less the French; of these the three that are no template, all of one person, whose draw
+    # says train
     assert [(name, paper, ours) for name, paper, ours, _ in table[:3]] == [
         ("English", "478,498", "104"),
         ("after the template filter", "384,336", "3"),
@@ -60,7 +72,9 @@ def test_every_script_is_bash_and_can_be_run(script):
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: path.parent.name)
 def test_every_configuration_holds_options_of_train(path):
-    kinds = {name: kind for name, kind in get_type_hints(cli.VERBS["train"]).items() if name != "return"}
+    kinds = {
+        name: kind for name, kind in get_type_hints(cli.VERBS["train"]).items() if name != "return"
+    }
     assert cli.read_config(path, "train", kinds)["max_tokens"] == 2048
 
 
@@ -69,9 +83,15 @@ def test_the_configuration_for_four_gpus_is_one_that_accelerate_takes():
     from accelerate.commands.launch import launch_command_parser
 
     config = load_config_from_file(str(RECIPES / "userlm-8b/fsdp2.yaml"))
-    assert (config.distributed_type, config.num_processes, config.mixed_precision) == ("FSDP", 4, "bf16")
+    assert (config.distributed_type, config.num_processes, config.mixed_precision) == (
+        "FSDP",
+        4,
+        "bf16",
+    )
     assert config.fsdp_config["fsdp_version"] == 2
-    known = vars(launch_command_parser().parse_args(["script.py"]))  # what it does not know it drops in silence
+    known = vars(
+        launch_command_parser().parse_args(["script.py"])
+    )  # what it does not know it drops in silence
     assert known.keys() >= config.fsdp_config.keys()
 
 
@@ -106,19 +126,28 @@ SCORED = {
 
 @pytest.fixture
 def walk(tmp_path):
-    """Walk through a script with a stand-in for `userlm`: what it printed, and how it called which verbs."""
+    """Walk through a script with a stand-in for `userlm`: what it printed, and how it called which
+    verbs."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/userlm").write_text(STUB)
     (tmp_path / "bin/userlm").chmod(0o755)
     (tmp_path / "bin/python").symlink_to(sys.executable)
     for verb in cli.VERBS:
-        (tmp_path / f"{verb}.json").write_text(json.dumps({"train": TRAINED, "ppl": SCORED}.get(verb, {})))
+        (tmp_path / f"{verb}.json").write_text(
+            json.dumps({"train": TRAINED, "ppl": SCORED}.get(verb, {}))
+        )
 
     def walked(script, *options, **variables):
-        env = {"PATH": os.environ["PATH"], "USERLM": str(tmp_path / "bin/userlm"), "OUT": str(tmp_path / "runs")}
+        env = {
+            "PATH": os.environ["PATH"],
+            "USERLM": str(tmp_path / "bin/userlm"),
+            "OUT": str(tmp_path / "runs"),
+        }
         env |= {"CALLS": str(tmp_path / "calls"), "RESULTS": str(tmp_path), **variables}
         command = ["bash", RECIPES / script, *options]
-        done = subprocess.run(command, env=env, cwd=RECIPES.parent, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, env=env, cwd=RECIPES.parent, capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0, done.stderr
         calls = [shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()]
         (tmp_path / "calls").unlink()
@@ -150,7 +179,12 @@ def option(call, name):
 
 
 def test_userlm_1b_walks_the_whole_road_and_hands_options_to_train(walk):
-    _, calls = walk("userlm-1b/run.sh", "--steps", "3", INTENTS="--by openai:gpt-4o --price 2.50/10 --budget 5")
+    _, calls = walk(
+        "userlm-1b/run.sh",
+        "--steps",
+        "3",
+        INTENTS="--writer openai:gpt-4o --price 2.50/10 --budget 5",
+    )
     assert check(calls) == ROAD
     assert calls[0][1] == "hf://datasets/allenai/WildChat-1M"
     assert option(calls[2], "--budget") == "5"
@@ -195,7 +229,9 @@ def test_own_logs_must_be_given_and_may_be_cleaned_otherwise(walk):
 
 
 def test_how_many_trains_on_more_and_more_and_says_what_each_step_gains(walk, tmp_path):
-    walk("own-logs/run.sh", LOGS="mine.jsonl")  # leaves five conversations, as the stand-in writes them
+    walk(
+        "own-logs/run.sh", LOGS="mine.jsonl"
+    )  # leaves five conversations, as the stand-in writes them
     printed, calls = walk("own-logs/how_many.sh", "--epochs", "2", LIMITS="2 4 5 100")
     assert check(calls) == ["train"] * 3
     assert [option(call, "--limit") for call in calls] == ["2", "4", "5"]  # all of them once
@@ -215,12 +251,16 @@ def test_the_papers_table_has_ours_beside_theirs_and_doubts_where_they_are_due(w
     models = "UserLM-1b=trained:mine mine-too=prompted:some/model"
     printed, calls = walk("table1_perplexity/run.sh", "--limit", "7", MODELS=models)
     assert check(calls) == ["import", "intents", *["ppl"] * 4]
-    assert [option(call, "--model") for call in calls[2:]] == ["trained:mine"] * 2 + ["prompted:some/model"] * 2
+    assert [option(call, "--model") for call in calls[2:]] == ["trained:mine"] * 2 + [
+        "prompted:some/model"
+    ] * 2
     table, footnote, _ = printed.split("\n\n")[-3:]
     ours, told = "20.00 [18.50, 21.25]", "16.13"
     assert table.splitlines()[-10:] == [
-        "|  | WildChat, without intent: paper | WildChat, without intent: ours | WildChat, with intent: paper | "
-        "WildChat, with intent: ours | PRISM, without intent: paper | PRISM, without intent: ours | "
+        "|  | WildChat, without intent: paper | WildChat, without intent: ours | WildChat, with "
+        "intent: paper | "
+        "WildChat, with intent: ours | PRISM, without intent: paper | PRISM, without intent: ours "
+        "| "
         "PRISM, with intent: paper | PRISM, with intent: ours |",
         "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
         "| Llama3.2-1b-Instruct | 37.68 | – | 29.09 | – | 84.00 | – | 53.54 | – |",
@@ -232,19 +272,34 @@ def test_the_papers_table_has_ours_beside_theirs_and_doubts_where_they_are_due(w
         "| UserLM-8b | 5.60 | – | 4.33 | – | 14.92 | – | 7.42 | – |",
         f"| mine-too | – | {ours} | – | {told} | – | {ours} | – | {told} |",
     ]
-    assert footnote.startswith("\\* The rows are labelled as on the authors' slides. A closed chat model")
-    assert (tmp_path / "runs/table1_perplexity/table.md").read_text() == printed[printed.index("|  | Wild") :]
+    assert footnote.startswith(
+        "\\* The rows are labelled as on the authors' slides. A closed chat model"
+    )
+    assert (tmp_path / "runs/table1_perplexity/table.md").read_text() == printed[
+        printed.index("|  | Wild") :
+    ]
 
 
-# --- the small models --------------------------------------------------------------------------------------
+# --- the small models -----------------------------------------------------------------------------
 
-TALK = [("user", "hi there"), ("assistant", "Hello you."), ("user", "thanks a lot"), ("assistant", "Bye now.")]
+TALK = [
+    ("user", "hi there"),
+    ("assistant", "Hello you."),
+    ("user", "thanks a lot"),
+    ("assistant", "Bye now."),
+]
 
 
 def logs_of_the_small_models(folder):
-    """A run of `intents`: two good conversations of each source, and what is not to be learned from."""
+    """A run of `intents`: two good conversations of each source, and what is not to be learned
+    from."""
     folder.mkdir()
-    names = ("allenai/WildChat-1M", "chatbot_arena_conversations", "OpenAssistant/oasst1 train", "RasaHQ/STAR")
+    names = (
+        "allenai/WildChat-1M",
+        "chatbot_arena_conversations",
+        "OpenAssistant/oasst1 train",
+        "RasaHQ/STAR",
+    )
     unseen = ("ShareGPT92K sample", "TREC iKAT topics")
     rude = [("user", "write an erotic story"), ("assistant", "No.")]
     for split in ("train", "valid", "test"):
@@ -268,6 +323,7 @@ def mix(run, out):
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_the_small_models_learn_what_licences_allow_and_nothing_toxic(tmp_path):
     logs_of_the_small_models(tmp_path / "run")
     done = mix(tmp_path / "run", tmp_path / "out")
@@ -285,7 +341,8 @@ def test_the_small_models_learn_what_licences_allow_and_nothing_toxic(tmp_path):
     # What the models of Chatbot Arena answered is context for a user, and learned by nobody.
     whole = [c for c in arena("user/train") if "told" not in c.id]
     assert [len(c.turns) for c in whole] == [4, 4]
-    # First turns to assistants stand there twice more, each with words of it as its intent; "there" says nothing.
+    # First turns to assistants stand there twice more, each with words of it as its intent; "there"
+    # says nothing.
     assert [(c.turns[0].text, len(c.turns), c.ended) for c in arena("user/train")[2:]] == [
         ("hi there", 1, False)
     ] * 4
@@ -298,12 +355,13 @@ def test_the_small_models_learn_what_licences_allow_and_nothing_toxic(tmp_path):
     assert len(read("chats/test")) == 150 and len(read("goals/test")) == 3 * 160
     counts = json.loads((tmp_path / "out/counts.json").read_text())
     assert counts["dropped"] == {"toxic": 6, "too rough to measure on": 4}
-    # Two conversations of five words of users from each of four sources. Three of these are talk with AI, where
-    # the two words of the first turn are learned twice more: 54 of 64 words.
+    # Two conversations of five words of users from each of four sources. Three of these are talk
+    # with AI, where the two words of the first turn are learned twice more: 54 of 64 words.
     assert "user: 84 % of the words" in done.stdout
     assert [row["words"] for row in counts["learned"]["user"]] == [18, 18, 18, 10]
 
 
+@pytest.mark.slow
 def test_too_little_talk_with_assistants_is_refused(tmp_path):
     logs_of_the_small_models(tmp_path / "run")
     with (tmp_path / "run/train.jsonl").open("a", encoding="utf-8") as file:
@@ -319,4 +377,7 @@ def test_a_source_that_the_recipe_does_not_know_is_named(tmp_path):
     row = Conversation("x", said(TALK), meta={"source": "my logs"})
     (tmp_path / "run/valid.jsonl").write_text(json.dumps(to_record(row)) + "\n")
     done = mix(tmp_path / "run", tmp_path / "out")
-    assert done.returncode == 1 and "x is from 'my logs', which this recipe does not know" in done.stderr
+    assert (
+        done.returncode == 1
+        and "x is from 'my logs', which this recipe does not know" in done.stderr
+    )

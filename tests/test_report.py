@@ -1,4 +1,5 @@
-"""The page from finished run folders: its numbers, its drawings, and that nothing in a transcript runs."""
+"""The page from finished run folders: its numbers, its drawings, and that nothing in a transcript
+runs."""
 
 import html as html_library
 import json
@@ -25,25 +26,41 @@ TALK = {
     "stop": "end",
     "ended": True,
     "turns": [
-        {"role": "user", "text": "how do i bake bread", "meta": {"p_end": 0.0123, "empty_drafts": 2, "cut": True}},
-        {"role": "assistant", "text": "Say more.", "meta": {"stand_in": "clarifier"}},
+        {
+            "role": "user",
+            "text": "how do i bake bread",
+            "meta": {"p_end": 0.0123, "empty_drafts": 2, "cut": True},
+        },
+        {"role": "assistant", "text": "Say more.", "meta": {"stub": "clarifier"}},
     ],
-    "meta": {"intent_by": "extractive", "country": "Atlantis", "last": {"p_end": 0.75, "empty_drafts": 1}},
+    "meta": {
+        "intent_by": "extractive",
+        "country": "Atlantis",
+        "end_meta": {"p_end": 0.75, "empty_drafts": 1},
+    },
 }
 LOG = [{"step": 1, "loss": 7.25}, {"step": 2, "loss": 6.5}, {"step": 3, "loss": 6.125}]
 
 
-def write(root: Path, name: str, verb: str, results: dict[str, Any], **lines: list[dict[str, Any]]) -> Path:
+def write(
+    root: Path, name: str, verb: str, results: dict[str, Any], **lines: list[dict[str, Any]]
+) -> Path:
     """A finished run: its line files are named without their suffix."""
     folder = root / name
     folder.mkdir(parents=True)
     manifest = {
+        "format": 2,
         "verb": verb,
-        "options": {"user": "trained:m", "assistant": "clarifier", "base": "scratch:64x2", "seed": 7},
+        "options": {
+            "user": "trained:m",
+            "assistant": "clarifier",
+            "base": "scratch:64x2",
+            "seed": 7,
+        },
         "inputs": {"logs.jsonl": "c0ffee"},
         "versions": {"python": "3.11.7"},
         "git": "abc1234",
-        "machine": "x86_64, 2 cores",
+        "host": "x86_64, 2 cores",
     }
     (folder / "run.json").write_text(json.dumps(manifest))
     for file, rows in lines.items():
@@ -52,24 +69,35 @@ def write(root: Path, name: str, verb: str, results: dict[str, Any], **lines: li
     return folder
 
 
-def measured(value: float | None, low: float | None, high: float | None, **other: Any) -> dict[str, Any]:
+def measured(
+    value: float | None, low: float | None, high: float | None, **other: Any
+) -> dict[str, Any]:
     return FIGURE | {"value": value, "low": low, "high": high} | other
 
 
 def folders(root: Path) -> list[Path]:
     """A run of each verb."""
-    log = {key: TALK[key] for key in ("id", "intent", "turns", "ended")} | {"meta": {"intent_by": "extractive"}}
-    answer = TALK | {"id": "a/1", "meta": {"conversation": "a", "own_from": 1, "target": None, "last": {}}}
+    log = {key: TALK[key] for key in ("id", "intent", "turns", "ended")} | {
+        "meta": {"intent_by": "extractive"}
+    }
+    answer = TALK | {
+        "id": "a/1",
+        "origin": {"conversation": "a", "first_own_turn": 1, "person_ended": True},
+        "meta": {"end_meta": {}},
+    }
     said = {
         "id": "a/0",
         "turns": TALK["turns"][:1],
-        "meta": {"conversation": "a", "own_from": 0, "target": "hello"},
+        "origin": {"conversation": "a", "target": "hello", "person_ended": False},
     }
     f1 = measured(41.5, 30.25, 52.75, name="termination F1", better="higher", unit="%")
-    silent = measured(None, None, None, name="termination AUROC", n=0, missing=2, better="higher", why="no P(end)")
+    silent = measured(
+        None, None, None, name="termination AUROC", n=0, missing=2, better="higher", why="no P(end)"
+    )
     words = measured(12.125, 10.5, 13.75, name="words per turn", better="neither", unit="words")
     scores = [
-        {"run": "sim", "measure": "termination AUROC", "key": k, "stats": None, "why": "no P(end)"} for k in "ab"
+        {"run": "sim", "measure": "termination AUROC", "key": k, "stats": None, "why": "no P(end)"}
+        for k in "ab"
     ]
     ppl = [
         {
@@ -79,9 +107,22 @@ def folders(root: Path) -> list[Path]:
             "rows": [["a/0", "p", [3.0, 2.0, 9.0], ""], ["a/1", "p", None, "no intent"]],
         }
     ]
-    counts = {"in": 9, "out": 6, "dropped: language: fr": 2, "dropped: template": 1, "note: fields left out": 4}
+    counts = {
+        "in": 9,
+        "out": 6,
+        "dropped: language: fr": 2,
+        "dropped: template": 1,
+        "note: fields left out": 4,
+    }
     stops = {"conversations": 1, "stops": {"end": 1}, "tokens_in": 0, "tokens_out": 0}
-    trained = {"conversations": 3, "samples": 8, "dropped": 1, "steps": 3, "parameters": 1000, "loss": 6.125}
+    trained = {
+        "conversations": 3,
+        "samples": 8,
+        "dropped": 1,
+        "steps": 3,
+        "parameters": 1000,
+        "loss": 6.125,
+    }
     columns = {
         "without intent": [measured(487.07, 447.5, 519.125)],
         "with intent": [measured(480.5, 440.0, 510.0)],
@@ -89,12 +130,16 @@ def folders(root: Path) -> list[Path]:
     return [
         write(root, "import", "import", {"counts": counts}, conversations=[log]),
         write(root, "clean", "clean", {"counts": counts}, test=[log]),
-        write(root, "intents", "intents", {"counts": {"in": 9, "out": 9}, "leakage": 0.5}, test=[log]),
+        write(
+            root, "intents", "intents", {"counts": {"in": 9, "out": 9}, "leakage": 0.5}, test=[log]
+        ),
         write(root, "train", "train", trained, log=LOG),
         write(root, "ppl", "ppl", columns, scores=ppl),
         write(root, "respond", "respond", stops, conversations=[said, answer]),
         write(root, "sim", "simulate", stops, conversations=[TALK]),
-        write(root, "score", "score", {"sim": [f1, silent, words], "human": [words]}, scores=scores),
+        write(
+            root, "score", "score", {"sim": [f1, silent, words], "human": [words]}, scores=scores
+        ),
     ]
 
 
@@ -119,21 +164,29 @@ class Reader(HTMLParser):
         self.text.append(data)
 
 
-# --- numbers and drawings --------------------------------------------------------------------------------
+# --- numbers and drawings -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("low", "high", "count", "expected"),
     [
-        # (1037 - 447) / 5 = 118, so steps of 200; 400 is the last below 447, 1200 the first above 1037.
+        # (1037 - 447) / 5 = 118, so steps of 200; 400 is the last below 447, 1200 the first above
+        # 1037.
         (447, 1037, 5, [400, 600, 800, 1000, 1200]),
         (0, 1, 5, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),  # 0.2 exactly, no 0.6000000000000001
         (0, 80, 4, [0, 20, 40, 60, 80]),  # the ends are round already: nothing is added
-        (5, 5, 5, [4.4, 4.6, 4.8, 5, 5.2, 5.4, 5.6]),  # 5 +- 0.5: a width of 1, steps of 0.2, outward
+        (
+            5,
+            5,
+            5,
+            [4.4, 4.6, 4.8, 5, 5.2, 5.4, 5.6],
+        ),  # 5 +- 0.5: a width of 1, steps of 0.2, outward
         (-3, 3, 3, [-4, -2, 0, 2, 4]),
     ],
 )
-def test_ticks_are_round_and_span_the_values(low: float, high: float, count: int, expected: list[float]) -> None:
+def test_ticks_are_round_and_span_the_values(
+    low: float, high: float, count: int, expected: list[float]
+) -> None:
     assert report.ticks(low, high, count) == expected
 
 
@@ -145,7 +198,18 @@ def test_a_scale_maps_ends_to_ends_and_can_be_turned_around() -> None:
 
 def test_words_fall_into_bins_that_double() -> None:
     # 0 | 1 | 2-3 | 4-7 | ... | 128-255 | 256+
-    assert [report.word_bin(n) for n in (0, 1, 2, 3, 4, 7, 8, 255, 256, 99999)] == [0, 1, 2, 2, 3, 3, 4, 8, 9, 9]
+    assert [report.word_bin(n) for n in (0, 1, 2, 3, 4, 7, 8, 255, 256, 99999)] == [
+        0,
+        1,
+        2,
+        2,
+        3,
+        3,
+        4,
+        8,
+        9,
+        9,
+    ]
 
 
 def test_numbers_are_shown_as_in_the_terminal() -> None:
@@ -156,7 +220,12 @@ def test_numbers_are_shown_as_in_the_terminal() -> None:
         "12,346",
         "-0.50",
     ]
-    assert [report.probability(p) for p in (0.0, 0.0001, 0.0054, 1.0)] == ["0.000", "<0.001", "0.005", "1.000"]
+    assert [report.probability(p) for p in (0.0, 0.0001, 0.0054, 1.0)] == [
+        "0.000",
+        "<0.001",
+        "0.005",
+        "1.000",
+    ]
 
 
 def test_a_strip_draws_value_interval_and_people_on_its_scale() -> None:
@@ -165,7 +234,12 @@ def test_a_strip_draws_value_interval_and_people_on_its_scale() -> None:
     drawn = report.strip(figure, (0, 100), "circle", 25.0)
     assert 'cx="160.0"' in drawn and "M83.0 4V12M83.0 8H237.0M237.0 4V12" in drawn
     assert '<line class="people" x1="83.0" x2="83.0"' in drawn
-    assert report.strip(report.Figure("m", None, None, None, 0, 3, "higher", "%"), (0, 1), "circle", None) == ""
+    assert (
+        report.strip(
+            report.Figure("m", None, None, None, 0, 3, "higher", "%"), (0, 1), "circle", None
+        )
+        == ""
+    )
 
 
 def test_bars_have_the_height_of_their_share_and_tell_it_in_words() -> None:
@@ -181,7 +255,7 @@ def test_a_long_log_is_averaged_over_neighbours() -> None:
     assert report.thin([(1, 4.0), (2, 2.0)], 2) == [(1.0, 4.0), (2.0, 2.0)]
 
 
-# --- what is on the page ---------------------------------------------------------------------------------
+# --- what is on the page --------------------------------------------------------------------------
 
 
 def test_every_number_on_the_page_stands_in_a_file_of_the_runs(runs: list[report.Finished]) -> None:
@@ -212,11 +286,19 @@ def test_every_number_on_the_page_stands_in_a_file_of_the_runs(runs: list[report
 
 def test_the_same_runs_give_the_same_page_and_reading_changes_nothing(tmp_path: Path) -> None:
     made = folders(tmp_path)
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
+    before = {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+    }
     first, second = ([report.read_run(folder) for folder in made] for _ in range(2))
     assert report.html(first) == report.html(second)
     assert report.markdown(first) == report.markdown(second)
-    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
+    after = {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+    }
     assert after == before
 
 
@@ -254,7 +336,8 @@ def test_an_equal_human_row_is_shown_once_and_another_under_its_own_name(tmp_pat
     same = write(tmp_path, "s2", "score", {"sim2": human, "human": human}, scores=[])
     differs = write(tmp_path, "s3", "score", {"human": other}, scores=[])
     labels = [
-        column.label for column in report._view([report.read_run(f) for f in (first, same, differs)])["columns"]
+        column.label
+        for column in report._view([report.read_run(f) for f in (first, same, differs)])["columns"]
     ]
     assert labels == ["sim", "sim2", "human", "human (s3)"]
 
@@ -262,7 +345,9 @@ def test_an_equal_human_row_is_shown_once_and_another_under_its_own_name(tmp_pat
 def test_stand_ins_are_labelled_wherever_their_figures_stand(runs: list[report.Finished]) -> None:
     page = report.html(runs)
     assert '<span class="badge">assistant: clarifier</span> in sim' in page
-    assert '<span class="badge">intents: extractive</span> in intents, sim' in page.replace("clean, ", "")
+    assert '<span class="badge">intents: extractive</span> in intents, sim' in page.replace(
+        "clean, ", ""
+    )
     assert '<span class="badge">clarifier stand-in</span>' in page  # beside the column of the score
     assert '<span class="badge">clarifier, a stand-in</span>' in page  # beside the turn
     assert "Stand-in" in report.markdown(runs)
@@ -281,16 +366,26 @@ def test_a_transcript_shows_what_is_known_about_each_turn_and_nothing_about_the_
     runs: list[report.Finished],
 ) -> None:
     page, text = report.html(runs), report.markdown(runs)
-    for said in ("2 empty drafts before", "1 empty draft before", "cut at the most tokens", "the user left"):
+    for said in (
+        "2 empty drafts before",
+        "1 empty draft before",
+        "cut at the most tokens",
+        "the user left",
+    ):
         assert said in page
-    assert 'P(end) <data value="0.0123">0.012</data>' in page and 'P(end) <data value="0.75">0.750</data>' in page
+    assert (
+        'P(end) <data value="0.0123">0.012</data>' in page
+        and 'P(end) <data value="0.75">0.750</data>' in page
+    )
     assert "**user 1**; P(end) `0.012`; `2 empty drafts before`; `cut at the most tokens`" in text
     assert "Atlantis" not in page and "Atlantis" not in text
 
 
 def test_only_the_first_conversations_are_shown_and_the_page_says_so(tmp_path: Path) -> None:
     talks = [TALK | {"id": f"talk-{i}"} for i in range(report.SHOWN + 5)]
-    run = report.read_run(write(tmp_path, "sim", "simulate", {"stops": {"end": 25}}, conversations=talks))
+    run = report.read_run(
+        write(tmp_path, "sim", "simulate", {"stops": {"end": 25}}, conversations=talks)
+    )
     page = report.html([run])
     assert page.count('<details class="talk">') == report.SHOWN
     assert f"The first {report.SHOWN} of 25 conversations" in page
@@ -299,7 +394,11 @@ def test_only_the_first_conversations_are_shown_and_the_page_says_so(tmp_path: P
 
 def test_turns_that_were_given_are_marked_and_not_counted_as_simulated(tmp_path: Path) -> None:
     folder = write(
-        tmp_path, "sim", "simulate", {"stops": {"end": 1}}, conversations=[TALK | {"meta": {"own_from": 1}}]
+        tmp_path,
+        "sim",
+        "simulate",
+        {"stops": {"end": 1}},
+        conversations=[TALK | {"origin": {"first_own_turn": 1}}],
     )
     manifest = json.loads((folder / "run.json").read_text())
     manifest["options"]["keep_turns"] = 1
@@ -311,12 +410,16 @@ def test_turns_that_were_given_are_marked_and_not_counted_as_simulated(tmp_path:
 
 def test_failed_conversations_have_no_length_and_are_counted(tmp_path: Path) -> None:
     failed = TALK | {"id": "b", "stop": "error", "ended": False}
-    run = report.read_run(write(tmp_path, "sim", "simulate", {"stops": {}}, conversations=[TALK, failed]))
+    run = report.read_run(
+        write(tmp_path, "sim", "simulate", {"stops": {}}, conversations=[TALK, failed])
+    )
     assert run.spread is not None and sum(run.spread.turns) == 1 and run.spread.failed == 1
     assert "1 that failed have no known length" in report.html([run])
 
 
-def test_the_manifest_holds_options_inputs_prompts_and_versions(runs: list[report.Finished]) -> None:
+def test_the_manifest_holds_options_inputs_prompts_and_versions(
+    runs: list[report.Finished],
+) -> None:
     run = runs[6]
     prompted = report.Finished(
         **{**vars(run), "manifest": {**run.manifest, "prompts": {"user_first.md": "beef01"}}}
@@ -333,11 +436,13 @@ def test_a_value_that_is_no_number_is_shown_as_not_measured(tmp_path: Path) -> N
     assert "not measured" in page and "nan" not in page.partition("</style>")[2]
 
 
-# --- when users leave, and what a guard did --------------------------------------------------------------
+# --- when users leave, and what a guard did -------------------------------------------------------
 
 
 def leaving(above: float | None, *shares: float) -> dict[str, Any]:
-    return {"above": above} | dict(zip(("early", "late", "leaves", "f1", "low", "high"), shares, strict=True))
+    return {"above": above} | dict(
+        zip(("early", "late", "leaves", "f1", "low", "high"), shares, strict=True)
+    )
 
 
 TUNED: dict[str, Any] = {
@@ -359,26 +464,38 @@ TUNED: dict[str, Any] = {
     "ece": 0.125,
     "bins": [{"n": 617, "p_end": 0.0001, "ended": 0.25}, {"n": 617, "p_end": 0.75, "ended": 0.5}],
     "user": "trained:m",
-    "note": "made with --end-above 0.25, so 'now' is that threshold",
+    "note": "made with --end-threshold 0.25, so 'now' is that threshold",
 }
 SILENT = {"n": 0, "missing": 9, "why": "no P(end)", "best": None, "user": "prompted:m", "note": ""}
-GUARDED = {"turns": 40, "drafts": 50, "redrawn": 6, "kept": 2, "stopped": 1, "why": {"too long": 7, "echo": 3}}
+GUARDED = {
+    "turns": 40,
+    "drafts": 50,
+    "resampled": 6,
+    "kept": 2,
+    "stopped": 1,
+    "why": {"too long": 7, "echo": 3},
+}
 
 
 def scored(root: Path, endings: Any, name: str = "score") -> report.Finished:
     words = [measured(12.125, 10.5, 13.75, name="words per turn")]
-    return report.read_run(write(root, name, "score", {"asked": words, "endings": endings}, scores=[]))
+    return report.read_run(
+        write(root, name, "score", {"asked": words, "endings": endings}, scores=[])
+    )
 
 
-def test_a_dial_draws_both_curves_where_they_move_and_marks_what_is_suggested(tmp_path: Path) -> None:
+def test_a_dial_draws_both_curves_where_they_move_and_marks_what_is_suggested(
+    tmp_path: Path,
+) -> None:
     endings, _ = scored(tmp_path, {"asked": TUNED}).endings["asked"]
     drawn = report.dial("asked", endings)
-    # It moves from .1 to .9, which are as far from .5 in log odds: pixels 34, 155 and 276.
-    # Shares from pixel 156 (none) to 18 (100 %), 1.38 each: 80 % at 45.6, 20 % at 128.4, 30 % at 114.6.
+    # It moves from .1 to .9, which are as far from .5 in log odds: pixels 34, 155 and 276. Shares
+    # from pixel 156 (none) to 18 (100 %), 1.38 each: 80 % at 45.6, 20 % at 128.4, 30 % at 114.6.
     assert '<path class="line" d="M34.0 45.6L155.0 128.4L276.0 156.0"/>' in drawn
     assert '<path class="line dashed" d="M34.0 156.0L155.0 114.6L276.0 18.0"/>' in drawn
-    # The marks of the best F1 stand at .5 and its own 21 and 33 %: 127.0 and 110.5, each 5.5 high. That of the
-    # equal rate at .9 and 1 %: 154.6, 4.2 high; those of now beside the curve, at 10 and 90 %.
+    # The marks of the best F1 stand at .5 and its own 21 and 33 %: 127.0 and 110.5, each 5.5 high.
+    # That of the equal rate at .9 and 1 %: 154.6, 4.2 high; those of now beside the curve, at 10
+    # and 90 %.
     for mark in (
         '<path class="mark" d="M155.0 121.5l',
         '<path class="mark open" d="M155.0 105.0l',
@@ -388,7 +505,9 @@ def test_a_dial_draws_both_curves_where_they_move_and_marks_what_is_suggested(tm
     ):
         assert mark in drawn, mark
     assert re.findall(r">(0\.[0-9]+)</text>", drawn) == ["0.5", "0.1", "0.9"]
-    assert "now: 10 % and 90 %; best F1 (0.5): 21 % and 33 %; equal rate (0.9): 1 % and 98 %" in drawn
+    assert (
+        "now: 10 % and 90 %; best F1 (0.5): 21 % and 33 %; equal rate (0.9): 1 % and 98 %" in drawn
+    )
 
 
 def test_a_curve_that_never_moves_is_drawn_all_the_same(tmp_path: Path) -> None:
@@ -396,7 +515,9 @@ def test_a_curve_that_never_moves_is_drawn_all_the_same(tmp_path: Path) -> None:
     run = scored(tmp_path, {"asked": TUNED | {"equal": TUNED["best"], "curve": curve}})
     # Around the one suggestion, .5, from an e-th of its odds to e times those.
     assert report._moving(run.endings["asked"][0]) == (-1, 1)
-    assert "NaN" not in report.html([run]) and "nan" not in report.dial("asked", run.endings["asked"][0])
+    assert "NaN" not in report.html([run]) and "nan" not in report.dial(
+        "asked", run.endings["asked"][0]
+    )
 
 
 def test_reliability_draws_each_bin_against_the_diagonal(tmp_path: Path) -> None:
@@ -405,23 +526,28 @@ def test_reliability_draws_each_bin_against_the_diagonal(tmp_path: Path) -> None
     drawn = report.reliability("asked", endings.bins)
     marks = re.findall(r'<circle class="mark" cx="([0-9.]+)" cy="([0-9.]+)"', drawn)
     assert marks == [("34.0", "121.5"), ("241.0", "87.0")]
-    assert 'd="M34.0 121.5L241.0 87.0"' in drawn and '<path class="people" d="M34.0 156.0L310.0 18.0"/>' in drawn
+    assert (
+        'd="M34.0 121.5L241.0 87.0"' in drawn
+        and '<path class="people" d="M34.0 156.0L310.0 18.0"/>' in drawn
+    )
 
 
-def test_the_figures_of_leaving_are_those_of_the_file_on_the_page_and_in_the_markdown(tmp_path: Path) -> None:
+def test_the_figures_of_leaving_are_those_of_the_file_on_the_page_and_in_the_markdown(
+    tmp_path: Path,
+) -> None:
     run = scored(tmp_path, {"asked": TUNED, "silent": SILENT})
     page, text = report.html([run]), report.markdown([run])
     for share in (10.0, 90.0, 8.0, 12.5, 5.25, 20.5, 21.0, 33.0, 60.5, 65.5, 98.0, 4.5, 37.55):
         assert f'<data value="{share}">{share:.1f}</data>' in page
     told = " ".join("".join(Reader(page).text).split())
     assert "1,234 turns of 77 people (5 more have no P(end)), who left at 37.5% of them." in told
-    assert "Mind: made with --end-above 0.25, so 'now' is that threshold." in told
+    assert "Mind: made with --end-threshold 0.25, so 'now' is that threshold." in told
     assert "expected calibration error 0.125" in told
     assert "No threshold to suggest: no P(end)." in told
     assert "1,234 turns of 77 people, who left at 37.5 % of them; 5 without P(end)." in text
     assert "| now |  | 10.0 % | 90.0 % | 8.0 % | 12.5 % (5.2 to 20.5) |" in text
     assert "| best F1 | 0.5 | 21.0 % | 33.0 % | 40.0 % | 60.5 % (55.2 to 65.5) |" in text
-    assert "| --end-above | 0.01 | 0.1 | 0.5 | 0.9 | 0.99 |" in text
+    assert "| --end-threshold | 0.01 | 0.1 | 0.5 | 0.9 | 0.99 |" in text
     assert "| stays too long | 0.0 % | 0.0 % | 30.0 % | 100.0 % | 100.0 % |" in text
     assert "| 617 | `<0.001` | 0.250 |" in text
     assert "No threshold to suggest: `no P(end)`." in text
@@ -430,7 +556,10 @@ def test_the_figures_of_leaving_are_those_of_the_file_on_the_page_and_in_the_mar
 def test_endings_of_two_scores_are_told_apart_and_shown_once(tmp_path: Path) -> None:
     first, same = (scored(tmp_path, {"asked": TUNED}, name) for name in ("s1", "s2"))
     other = scored(tmp_path, {"asked": TUNED | {"n": 9}}, "s3")
-    assert [dial.label for dial in report._view([first, same, other])["dials"]] == ["asked", "asked (s3)"]
+    assert [dial.label for dial in report._view([first, same, other])["dials"]] == [
+        "asked",
+        "asked (s3)",
+    ]
 
 
 def test_older_results_have_no_endings_and_perhaps_a_run_of_that_name(tmp_path: Path) -> None:
@@ -440,43 +569,64 @@ def test_older_results_have_no_endings_and_perhaps_a_run_of_that_name(tmp_path: 
     assert (list(older.columns), list(named.columns)) == (["sim"], ["endings"])
     page = report.html([older, named])
     assert (
-        'id="leaving"' not in page and 'id="guard"' not in page and "When to leave" not in report.markdown([older])
+        'id="leaving"' not in page
+        and 'id="guard"' not in page
+        and "When to leave" not in report.markdown([older])
     )
 
 
 def test_the_rates_of_a_guard_are_shown_for_each_run_that_has_them(tmp_path: Path) -> None:
     stops = {"stops": {"end": 1}}
-    guarded = write(tmp_path, "guarded", "simulate", stops | {"guard": GUARDED}, conversations=[TALK])
+    guarded = write(
+        tmp_path, "guarded", "simulate", stops | {"guard": GUARDED}, conversations=[TALK]
+    )
     open_ = write(tmp_path, "open", "respond", stops | {"guard": None}, conversations=[TALK])
     runs = [report.read_run(folder) for folder in (guarded, open_)]
     page, text = report.html(runs), report.markdown(runs)
     section = " ".join(
-        "".join(Reader(page.partition('<section id="guard">')[2].partition("</section>")[0]).text).split()
+        "".join(
+            Reader(page.partition('<section id="guard">')[2].partition("</section>")[0]).text
+        ).split()
     )
     # 50 drafts for 40 turns are 1.25 each; 6, 2 and 1 of 40 are 15, 5 and 2.5 %
-    assert "guardedsimulate 40 1.25 50 in all 15.0 % 6 5.0 % 2 2.5 % 1".replace(" ", "") in section.replace(
+    assert "guardedsimulate 40 1.25 50 in all 15.0 % 6 5.0 % 2 2.5 % 1".replace(
         " ", ""
-    )
+    ) in section.replace(" ", "")
     assert "too long 7; echo 3" in section.replace("\xa0", " ") and "open" not in section
     assert "| `guarded` | 40 | 50 | 6 | 2 | 1 | `too long` 7, `echo` 3 |" in text
 
 
 def test_rejected_drafts_stand_beside_their_turn(tmp_path: Path) -> None:
     rejected = [{"text": "<b>no", "why": ["too long", "echo"]}, {"text": "", "why": ["empty"]}]
-    known = {"p_end": 0.5, "rejected": rejected, "violates": ["repeat"], "left_out": 1200, "cut": True}
+    known = {
+        "p_end": 0.5,
+        "rejected": rejected,
+        "violates": ["repeat"],
+        "truncated_tokens": 1200,
+        "cut": True,
+    }
     turns = [{"role": "user", "text": "hello", "meta": known}, {"role": "assistant", "text": "ok"}]
-    last = {"rejected": rejected[:1], "exhausted": True, "left_out": "many"}
-    talk = TALK | {"turns": turns, "stop": "guard", "ended": False, "meta": {"last": last}}
+    last = {"rejected": rejected[:1], "exhausted": True, "truncated_tokens": "many"}
+    talk = TALK | {"turns": turns, "stop": "guard", "ended": False, "meta": {"end_meta": last}}
     run = report.read_run(write(tmp_path, "sim", "simulate", {"stops": {}}, conversations=[talk]))
     page, text = report.html([run]), report.markdown([run])
-    assert "<summary>2 drafts rejected</summary>" in page and "<summary>1 draft rejected</summary>" in page
+    assert (
+        "<summary>2 drafts rejected</summary>" in page
+        and "<summary>1 draft rejected</summary>" in page
+    )
     assert 'too long, echo:</span> <bdi dir="auto">&lt;b&gt;no</bdi>' in page
     assert 'empty:</span> <bdi dir="auto">no words</bdi>' in page
-    for mark in ("kept, though repeat", "1,200 tokens before did not fit", "cut at the most tokens"):
+    for mark in (
+        "kept, though repeat",
+        "1,200 tokens before did not fit",
+        "cut at the most tokens",
+    ):
         assert f"<div>{mark}</div>" in page and f"`{mark}`" in text
-    assert text.count("rejected (`too long, echo`): `<b>no`") == 2  # beside the turn, and beside the ending
+    assert (
+        text.count("rejected (`too long, echo`): `<b>no`") == 2
+    )  # beside the turn, and beside the ending
     assert "rejected (`empty`): ` `" not in text
-    assert page.count("exhausted") == 0 and "left_out:" in page.replace(
+    assert page.count("exhausted") == 0 and "truncated_tokens:" in page.replace(
         "\n", ""
     )  # what is no count is shown as it is
 
@@ -498,18 +648,24 @@ def test_rejected_drafts_stand_beside_their_turn(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_endings_are_named(tmp_path: Path, damage: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"score/results.json: 'endings' is damaged .*delete that file"):
+    with pytest.raises(
+        InputError, match=r"score/results.json: 'endings' is damaged .*delete that file"
+    ):
         scored(tmp_path, {"asked": TUNED | damage})
 
 
 def test_a_damaged_guard_is_named(tmp_path: Path) -> None:
-    for i, guard in enumerate(({"turns": 3}, GUARDED | {"why": {"echo": -1}}, GUARDED | {"kept": 0.5}, [3])):
+    for i, guard in enumerate(
+        ({"turns": 3}, GUARDED | {"why": {"echo": -1}}, GUARDED | {"kept": 0.5}, [3])
+    ):
         folder = write(tmp_path, f"sim{i}", "simulate", {"guard": guard}, conversations=[])
-        with pytest.raises(InputError, match=r"results.json: 'guard' is damaged .*delete that file"):
+        with pytest.raises(
+            InputError, match=r"results.json: 'guard' is damaged .*delete that file"
+        ):
             report.read_run(folder)
 
 
-# --- the data report -------------------------------------------------------------------------------------
+# --- the data report ------------------------------------------------------------------------------
 
 SPREAD = {"mean": 2.5, "10 %": 1.0, "50 %": 2.0, "90 %": 7.0, "99 %": 41.0, "largest": 1200.0}
 CLEANED: dict[str, Any] = {
@@ -555,7 +711,13 @@ WRITTEN: dict[str, Any] = {
         "m-mini": {"n": 7000, "measured": 7000, "leakage": 0.125, "quartiles": [0.0, 0.0, 0.25]},
         "human": {"n": 1, "measured": 0, "leakage": None, "quartiles": None},
     },
-    "usage": {"calls": 7100, "unsure": 3, "tokens_in": 8000000, "tokens_out": None, "cost": 1.23456},
+    "usage": {
+        "calls": 7100,
+        "possibly_billed": 3,
+        "tokens_in": 8000000,
+        "tokens_out": None,
+        "cost": 1.23456,
+    },
     "faults": {"timeout": 2, "http 429": 31},
     "model": "m-mini",
     "failed": 0,
@@ -588,13 +750,22 @@ def test_survivors_are_counted_down_in_the_order_in_which_clean_asks(tmp_path: P
     assert "lost" not in shown.rows[0][1]
 
 
-def test_a_reason_that_is_not_known_comes_last_and_of_nothing_there_is_no_share(tmp_path: Path) -> None:
-    counts = {"in": 3, "dropped: too odd": 2, "dropped: near-duplicate": 1}  # a count of zero is not written
+def test_a_reason_that_is_not_known_comes_last_and_of_nothing_there_is_no_share(
+    tmp_path: Path,
+) -> None:
+    counts = {
+        "in": 3,
+        "dropped: too odd": 2,
+        "dropped: near-duplicate": 1,
+    }  # a count of zero is not written
     shown = sheets(data_run(tmp_path, "clean", CLEANED | {"counts": counts}))["Survivors"]
     assert [name for name, *_ in shown.rows] == ["in", "near-duplicate", "too odd", "out"]
     assert cells(shown)[-1] == ["out", "", "0", "0.0 %"]
     nothing = data_run(tmp_path / "empty", "clean", CLEANED | {"counts": {}})
-    assert cells(sheets(nothing)["Survivors"]) == [["in", "", "0", "0.0 %"], ["out", "", "0", "0.0 %"]]
+    assert cells(sheets(nothing)["Survivors"]) == [
+        ["in", "", "0", "0.0 %"],
+        ["out", "", "0", "0.0 %"],
+    ]
 
 
 def test_splits_are_summed_and_not_said_twice(tmp_path: Path) -> None:
@@ -614,18 +785,32 @@ def test_splits_are_summed_and_not_said_twice(tmp_path: Path) -> None:
     assert '<div class="sheets' not in report.html([older])
 
 
-def test_lengths_people_and_the_template_filter_are_told_in_figures_and_words(tmp_path: Path) -> None:
+def test_lengths_people_and_the_template_filter_are_told_in_figures_and_words(
+    tmp_path: Path,
+) -> None:
     shown = sheets(data_run(tmp_path, "clean", CLEANED))
-    assert shown["Lengths, in all splits"].head == ("", "mean", "10 %", "50 %", "90 %", "99 %", "largest")
+    assert shown["Lengths, in all splits"].head == (
+        "",
+        "mean",
+        "10 %",
+        "50 %",
+        "90 %",
+        "99 %",
+        "largest",
+    )
     assert cells(shown["Lengths, in all splits"]) == [
         ["user turns a conversation", "2.50", "1", "2", "7", "41", "1,200"],
         ["characters an answer", *["none"] * 6],
     ]
     assert shown["People"].note.startswith(
-        "Known people: 2, with 3 conversations: 1.50 each on average, 2 in the median, 1,200 at most. "
+        "Known people: 2, with 3 conversations: 1.50 each on average, 2 in the median, 1,200 at "
+        "most. "
         "The heaviest 1 % of them have 66.7 % of those."
     )
-    assert "41,234,567 n-grams" in shown["Template filter"].note and " 812 " in shown["Template filter"].note
+    assert (
+        "41,234,567 n-grams" in shown["Template filter"].note
+        and " 812 " in shown["Template filter"].note
+    )
     # 8 * 41,234,567 = 329,876,536 bytes; 16,777,216 + 12,992 = 16,790,208
     assert "16.8 MB of memory and, meanwhile, 329.9 MB on the disk" in shown["Template filter"].note
     unknown = {"known": 0, "conversations of known people": 0, "conversations a person": None}
@@ -645,8 +830,12 @@ def test_the_ten_most_frequent_names_are_shown_and_the_rest_is_summed(tmp_path: 
     assert 'width="45.98%"' in shown["Conversations by model"].rows[0][1]
     # 1 of 3000 is 0.03 %, not 0.0 %
     assert cells(shown["Conversations by country"])[1] == ["Atlantis", "1", "0.03 %"]
-    eleven = data_run(tmp_path / "eleven", "clean", CLEANED | {"models": {str(i): 1 for i in range(11)}})
-    assert len(sheets(eleven)["Conversations by model"].rows) == 11  # "1 others" would take the same room
+    eleven = data_run(
+        tmp_path / "eleven", "clean", CLEANED | {"models": {str(i): 1 for i in range(11)}}
+    )
+    assert (
+        len(sheets(eleven)["Conversations by model"].rows) == 11
+    )  # "1 others" would take the same room
 
 
 def test_leakage_stands_beside_its_writer_with_what_was_paid_and_met(tmp_path: Path) -> None:
@@ -659,14 +848,19 @@ def test_leakage_stands_beside_its_writer_with_what_was_paid_and_met(tmp_path: P
         ["human", "1", "0", "not measured", "", "", ""],
     ]
     # from 0 to 1 on pixels 6 to 314: 0.25 -> 83, 0.375 -> 121.5, 0.75 -> 237
-    assert 'cx="121.5"' in writers.rows[1][1] and "M83.0 4V12M83.0 8H237.0M237.0 4V12" in writers.rows[1][1]
+    assert (
+        'cx="121.5"' in writers.rows[1][1]
+        and "M83.0 4V12M83.0 8H237.0M237.0 4V12" in writers.rows[1][1]
+    )
     assert writers.rows[2][1] == ""
     assert cells(shown["Calls"]) == [["m-mini", "7,100", "8,000,000", "not known", "$1.2346", "3"]]
     assert cells(shown["Faults that were met"]) == [["http 429", "31"], ["timeout", "2"]]
     page, text = report.html([run]), report.markdown([run])
     assert "Leakage is the share of a first turn’s content words" in page and "$1.2346" in page
     assert "| `extractive, a stand-in` | 6 | 5 | 0.38 | 0.25 | 0.50 | 0.75 |" in text
-    offline = data_run(tmp_path / "offline", "intents", {"counts": {}, "writers": WRITTEN["writers"]})
+    offline = data_run(
+        tmp_path / "offline", "intents", {"counts": {}, "writers": WRITTEN["writers"]}
+    )
     assert list(sheets(offline)) == ["Leakage of intents, by writer"]
 
 
@@ -699,7 +893,8 @@ def test_the_page_and_the_markdown_hold_every_figure_of_the_data_report(tmp_path
             for name, *found in cells(sheet):
                 assert f"| {' | '.join([f'`{name}`', *found])} |" in text
                 assert re.search(
-                    rf"<th>{name}</th>.*{''.join(f'<td class=.n.>{re.escape(c)}</td>' for c in found)}", page
+                    rf"<th>{name}</th>.*{''.join(f'<td class=.n.>{re.escape(c)}</td>' for c in found)}",
+                    page,
                 )
 
 
@@ -726,19 +921,27 @@ def test_the_page_and_the_markdown_hold_every_figure_of_the_data_report(tmp_path
         ("clean", "ngram_table", {"n-grams": 3}),
         ("intents", "writers", {"m": 3}),
         ("intents", "writers", {"m": {"n": 3, "measured": 3, "leakage": 0.5, "quartiles": [0.5]}}),
-        ("intents", "writers", {"m": {"n": 3, "measured": 3, "leakage": 7, "quartiles": [0, 0, 0]}}),
+        (
+            "intents",
+            "writers",
+            {"m": {"n": 3, "measured": 3, "leakage": 7, "quartiles": [0, 0, 0]}},
+        ),
         ("intents", "usage", {"calls": 3}),
         ("intents", "usage", WRITTEN["usage"] | {"cost": "1.23"}),
         ("intents", "faults", {"timeout": "often"}),
     ],
 )
-def test_a_damaged_part_of_the_data_report_is_named(tmp_path: Path, verb: str, key: str, value: Any) -> None:
+def test_a_damaged_part_of_the_data_report_is_named(
+    tmp_path: Path, verb: str, key: str, value: Any
+) -> None:
     results = (CLEANED if verb == "clean" else WRITTEN) | {key: value}
-    with pytest.raises(InputError, match=rf"{verb}/results.json: '{key}' is damaged .*delete that file"):
+    with pytest.raises(
+        InputError, match=rf"{verb}/results.json: '{key}' is damaged .*delete that file"
+    ):
         data_run(tmp_path, verb, results)
 
 
-# --- errors ----------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -748,7 +951,9 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(tmp_path: P
     with pytest.raises(InputError, match=r"holds no run.json.*give those in it, such as .*train"):
         report.read_run(tmp_path)
     (made / "results.json").unlink()
-    with pytest.raises(InputError, match=r"is not finished; run its command again \(userlm train\)"):
+    with pytest.raises(
+        InputError, match=r"is not finished; run its command again \(userlm train\)"
+    ):
         report.read_run(made)
     with pytest.raises(InputError, match="no runs given"):
         report.html([])
@@ -762,7 +967,11 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(tmp_path: P
         ("results.json", '{"sim": [{"name": "x"}]}', "'sim' is damaged"),
         ("results.json", '{"sim": 3}', "'sim' is damaged"),
         ("run.json", '{"verb": "bake"}', "no place in a report"),
-        ("run.json", '{"verb": "score", "options": 0}', r"run\.json: 'options' is damaged; leave the folder out"),
+        (
+            "run.json",
+            '{"verb": "score", "options": 0}',
+            r"run\.json: 'options' is damaged; leave the folder out",
+        ),
         ("scores.jsonl", "{torn\n", "line 1"),
     ],
 )
@@ -782,38 +991,48 @@ def test_a_missing_or_damaged_line_file_is_named(tmp_path: Path) -> None:
         report.read_run(folder)
 
 
-# --- hostile input ---------------------------------------------------------------------------------------
+# --- hostile input --------------------------------------------------------------------------------
 
-SECTIONS = "figures measures lengths training data endings leaving guard conversations missing manifest".split()
+SECTIONS = (
+    "figures measures lengths training data endings leaving guard conversations missing manifest"
+).split()
 OWN = "document.title='pwned';document.body.insertAdjacentHTML('beforeend','<p id=pwned>')"
 HOSTILE = [
     f"<script>{OWN}</script>",
     f"</div></details></section></main></body></html><script>{OWN}</script>",
     f'<img src=x onerror="{OWN}"><a href="javascript:{OWN}">x</a><details open ontoggle="{OWN}">',
-    f'<svg onload="{OWN}"><animate onbegin="{OWN}"/><foreignObject><script>{OWN}</script></foreignObject></svg>',
-    "<style>body{display:none}</style></style><link rel=stylesheet href=//evil.example/x.css><p id=pwned>",
-    "</textarea></title></script><!-- <base href=//evil.example/> <meta http-equiv=refresh content=0;url=//x>",
+    f'<svg onload="{OWN}"><animate '
+    f'onbegin="{OWN}"/><foreignObject><script>{OWN}</script></foreignObject></svg>',
+    "<style>body{display:none}</style></style><link rel=stylesheet href=//evil.example/x.css><p "
+    "id=pwned>",
+    "</textarea></title></script><!-- <base href=//evil.example/> <meta http-equiv=refresh "
+    "content=0;url=//x>",
     "{{ 7*7 }} {% raw %} {{ csp }} {# gone #} ${7*7} <%= 7*7 %>",
     '" \' > autofocus onfocus=alert(1) x="',
     "&lt;p id=pwned&gt; &#60;p id=pwned&#62; \\u003cp id=pwned\\u003e",
     "abc\u202egnp.exe\u2066isolated\u2069\u200f left-over \u202d",
-    "nul\x00 bell\x07 escape\x1b[31m delete\x7f c1\x9f feed\x0c back\x08 lone\ud800end tag\U000e0041",
+    "nul\x00 bell\x07 escape\x1b[31m delete\x7f c1\x9f feed\x0c back\x08 lone\ud800end "
+    "tag\U000e0041",
     "z\u0300\u0301\u0302\u0303\u0304\u0305" * 200,
     "x" * 1_000_000,
     "\u202e" * 1_000_000,
-    "```\n</pre>\n~~~\n| a | b |\n[link](javascript:1) ![i](http://evil.example/i) <b>bold</b> http://evil.example",
+    "```\n</pre>\n~~~\n| a | b |\n[link](javascript:1) ![i](http://evil.example/i) <b>bold</b> "
+    "http://evil.example",
 ]
 
 
 def hostile_folders(root: Path) -> list[Path]:
-    """Every payload as turn, id, intent, meta and reason, and one in the names of folders and columns."""
+    """Every payload as turn, id, intent, meta and reason, and one in the names of folders and
+    columns."""
     turns = [
         {
             "role": "assistant" if i % 2 else "user",
             "text": text,
             "meta": {
-                "stand_in": text[:400],
-                "rejected": [text[:400], {"deep": text[:400]}] if i % 3 else [{"text": text, "why": [text]}],
+                "stub": text[:400],
+                "rejected": [text[:400], {"deep": text[:400]}]
+                if i % 3
+                else [{"text": text, "why": [text]}],
                 "violates": [text[:400]],
                 text[:300]: text[:400],
             },
@@ -824,27 +1043,42 @@ def hostile_folders(root: Path) -> list[Path]:
         {"id": "all", "turns": turns, "stop": "max_turns", "meta": {"error": HOSTILE[2]}}
     ]
     talks += [
-        {"id": f"{i} {text[:2000]}", "intent": text, "turns": [], "stop": "error", "meta": {"error": text}}
+        {
+            "id": f"{i} {text[:2000]}",
+            "intent": text,
+            "turns": [],
+            "stop": "error",
+            "meta": {"error": text},
+        }
         for i, text in enumerate(HOSTILE)
     ]
     name = "<p id=pwned>`|\u202e{{7}}"
     ended: dict[str, Any] = {"stops": {text[:300]: 1 for text in HOSTILE}}
     ended["guard"] = GUARDED | {"why": {text[:300]: 1 for text in HOSTILE}}
     sim = write(root, name, "simulate", ended, conversations=talks)
-    endings = {text[:3000]: TUNED | {"note": text[:3000], "n": i} for i, text in enumerate(HOSTILE[:4])}
+    endings = {
+        text[:3000]: TUNED | {"note": text[:3000], "n": i} for i, text in enumerate(HOSTILE[:4])
+    }
     endings |= {text[:3000]: SILENT | {"why": text[:3000]} for text in HOSTILE[4:]}
     manifest = json.loads((sim / "run.json").read_text())
     manifest["options"] = {"user": HOSTILE[0], "assistant": HOSTILE[3], HOSTILE[8]: HOSTILE[1]}
     (sim / "run.json").write_text(json.dumps(manifest))
     figure = measured(1.5, 1.0, 2.0, name=HOSTILE[2], unit=HOSTILE[0], better=HOSTILE[7])
     gone = measured(None, None, None, name=HOSTILE[4], n=0, why=HOSTILE[0])
-    scores = [{"run": name, "measure": HOSTILE[4], "key": "k", "stats": None, "why": t[:9000]} for t in HOSTILE]
+    scores = [
+        {"run": name, "measure": HOSTILE[4], "key": "k", "stats": None, "why": t[:9000]}
+        for t in HOSTILE
+    ]
     counts = {f"dropped: {text[:300]}": 1 for text in HOSTILE} | {"in": 20, "out": 5}
     names = {text[:3000]: 9 - i % 9 for i, text in enumerate(HOSTILE)}
     cleaned = CLEANED | {"counts": counts, "languages": names, "countries": names, "models": names}
     cleaned |= {"splits": {HOSTILE[0]: {HOSTILE[3]: 1}}, "lengths": {HOSTILE[1]: {HOSTILE[2]: 1.0}}}
     writer = WRITTEN["writers"]["extractive"]
-    written = WRITTEN | {"writers": dict.fromkeys(names, writer), "faults": names, "model": HOSTILE[0]}
+    written = WRITTEN | {
+        "writers": dict.fromkeys(names, writer),
+        "faults": names,
+        "model": HOSTILE[0],
+    }
     return [
         sim,
         write(
@@ -862,7 +1096,9 @@ def hostile_folders(root: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> list[report.Finished]:
-    return [report.read_run(folder) for folder in hostile_folders(tmp_path_factory.mktemp("hostile"))]
+    return [
+        report.read_run(folder) for folder in hostile_folders(tmp_path_factory.mktemp("hostile"))
+    ]
 
 
 def test_odd_characters_are_spelled_out_and_ordinary_ones_left_alone() -> None:
@@ -881,21 +1117,34 @@ def test_markdown_code_holds_whatever_it_is_given() -> None:
     assert report.fenced("x\n````\ny") == "`````text\nx\n````\ny\n`````"
 
 
-def test_hostile_text_adds_no_element_attribute_or_script_to_the_page(hostile: list[report.Finished]) -> None:
+def test_hostile_text_adds_no_element_attribute_or_script_to_the_page(
+    hostile: list[report.Finished],
+) -> None:
     page = report.html(hostile)
     read = Reader(page)
     allowed = set(
         re.findall(
-            r"<([a-z][a-z0-9]*)", Path(report.__file__).with_name("assets").joinpath("report.html").read_text()
+            r"<([a-z][a-z0-9]*)",
+            Path(report.__file__).with_name("assets").joinpath("report.html").read_text(),
         )
     )
     allowed |= {"data", "line", "path", "text", "circle"}
     assert {tag for tag, _ in read.tags} - allowed == set()
-    assert sum(tag == "script" for tag, _ in read.tags) == sum(tag == "style" for tag, _ in read.tags) == 1
+    assert (
+        sum(tag == "script" for tag, _ in read.tags)
+        == sum(tag == "style" for tag, _ in read.tags)
+        == 1
+    )
     names = {name for _, attributes in read.tags for name in attributes}
-    assert not {name for name in names if name.startswith("on") or name in ("src", "style", "srcdoc", "action")}
+    assert not {
+        name
+        for name in names
+        if name.startswith("on") or name in ("src", "style", "srcdoc", "action")
+    }
     assert {a["href"] for t, a in read.tags if t == "a"} <= {f"#{name}" for name in SECTIONS}
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", page)
+    assert not re.search(
+        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", page
+    )
     assert "{{ 7*7 }} {% raw %}" in page
     assert [a["id"] for t, a in read.tags if t == "section"] == SECTIONS
     assert sum(attributes.get("class") == "talk" for _, attributes in read.tags) == 1 + len(HOSTILE)
@@ -904,22 +1153,30 @@ def test_hostile_text_adds_no_element_attribute_or_script_to_the_page(hostile: l
     assert page.rstrip().endswith("</html>")
 
 
-def test_the_policy_lets_nothing_in_but_the_style_and_script_of_the_page(hostile: list[report.Finished]) -> None:
+def test_the_policy_lets_nothing_in_but_the_style_and_script_of_the_page(
+    hostile: list[report.Finished],
+) -> None:
     page = report.html(hostile)
-    policy = next(a["content"] for t, a in Reader(page).tags if a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"]
+        for t, a in Reader(page).tags
+        if a.get("http-equiv") == "Content-Security-Policy"
+    )
     hashes = {}
     for name in ("style", "script"):
         inside = re.search(rf"<{name}>(.*?)</{name}>", page, re.DOTALL)
         assert inside is not None
         hashes[name] = b64encode(sha256(inside[1].encode()).digest()).decode()
     assert policy == (
-        f"default-src 'none'; style-src 'sha256-{hashes['style']}'; script-src 'sha256-{hashes['script']}'; "
+        f"default-src 'none'; style-src 'sha256-{hashes['style']}'; script-src "
+        f"'sha256-{hashes['script']}'; "
         "base-uri 'none'; form-action 'none'"
     )
 
 
 def test_hostile_text_stays_in_the_code_of_the_markdown(hostile: list[report.Finished]) -> None:
-    """What is left of the page without its code blocks and code spans holds none of it, and no row is broken."""
+    """What is left of the page without its code blocks and code spans holds none of it, and no row
+    is broken."""
     text = report.markdown(hostile)
     outside, fence = [], ""
     for line in text.splitlines():
@@ -941,7 +1198,9 @@ def test_hostile_text_stays_in_the_code_of_the_markdown(hostile: list[report.Fin
     assert len(rows) > 4
     for table in rows:
         assert len(set(table)) <= 1, "each row has as many cells as its head"
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", text)
+    assert not re.search(
+        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", text
+    )
 
 
 def dumped(page: Path, profile: Path) -> str:
@@ -949,7 +1208,10 @@ def dumped(page: Path, profile: Path) -> str:
     found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
     browser = next((path for path in found if path), None)
     if browser is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on the PATH: nothing was tried in a browser")
+        pytest.skip(
+            "no chromium, chromium-browser or google-chrome on the PATH: nothing was tried in a "
+            "browser"
+        )
     options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
     options += " --disable-component-update --disable-sync --dump-dom --virtual-time-budget=2000"
     done = subprocess.run(
@@ -972,7 +1234,9 @@ def test_nothing_in_a_transcript_runs_or_breaks_the_page_in_a_real_browser(
     assert "User model report" in title and "pwned" not in read.text
     assert not [attributes for _, attributes in read.tags if attributes.get("id") == "pwned"]
     assert not [
-        tag for tag, _ in read.tags if tag in ("img", "link", "base", "iframe", "foreignobject", "animate")
+        tag
+        for tag, _ in read.tags
+        if tag in ("img", "link", "base", "iframe", "foreignobject", "animate")
     ]
     find = next(attributes for _, attributes in read.tags if attributes.get("class") == "find")
     assert "hidden" not in find, "the page's own script was not run"

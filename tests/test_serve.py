@@ -1,6 +1,7 @@
 """A user as a server, seen by the real `openai` client and by callers who are worse."""
 
 import http.client
+import importlib
 import json
 import os
 import re
@@ -20,14 +21,19 @@ import openai
 import pytest
 from typer.testing import CliRunner
 
-from userlm import Conversation, InputError, ModelError, Reply, Turn, address, cli, serve
+from userlm import Conversation, InputError, ModelError, Reply, Turn, address, cli
 from userlm.assistants import Script
-from userlm.commands import serving as command
 from userlm.guard import Guard
-from userlm.serve import Terms, app, find_intent, read_messages, running
+from userlm.serving import app as server_module
+from userlm.serving import messages as messages_module
+from userlm.serving.app import create_app, running
+from userlm.serving.messages import find_intent, find_roles, turn_request
+from userlm.serving.schema import Message, RequestError, ServerConfig, parse_request
 from userlm.text import INTENT_PREFIX
 from userlm.types import Completion, Sampling
 from userlm.users import PromptedUser, ReplayUser, TrainedUser
+
+command = importlib.import_module("userlm.commands.serve")
 
 ROME = INTENT_PREFIX + "plan a trip to Rome."
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -42,7 +48,9 @@ class Served:
         self._client = self.client()
 
     def client(self, **options):
-        return openai.OpenAI(**{"base_url": self.url, "api_key": "none", "max_retries": 0, **options})
+        return openai.OpenAI(
+            **{"base_url": self.url, "api_key": "none", "max_retries": 0, **options}
+        )
 
     def ask(self, messages=({"role": "system", "content": ROME},), client=None, **options):
         create = (client or self._client).chat.completions.create
@@ -60,14 +68,16 @@ class Served:
 
 
 @contextmanager
-def serving(user, **terms):
-    served = app(user, Terms(**terms))
+def serving(user, **config):
+    served = create_app(user, ServerConfig(**config))
     with socket.create_server(("127.0.0.1", 0)) as listening, running(served, listening):
         yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", served)
 
 
 def trained(tiny, max_tokens=8, **options):
-    return TrainedUser(tiny, tiny.template(), tiny.window, Sampling(max_tokens=max_tokens), **options)
+    return TrainedUser(
+        tiny, tiny.template(), tiny.context_length, Sampling(max_tokens=max_tokens), **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +104,26 @@ def streamed(chunks):
     return content, [chunk for chunk in chunks if chunk.choices][-1], chunks
 
 
-# --- conversations -------------------------------------------------------------------------------------------
+def read_messages(messages, roles, stop_phrase):
+    """The system text, the turns, the form found and the notes."""
+    parsed = [Message.model_validate(message) for message in messages]
+    found = find_roles(parsed, roles)
+    system, turns, notes = messages_module.read_messages(parsed, found, stop_phrase)
+    return system, turns, found, notes
 
 
-@pytest.mark.parametrize("flipped", [False, True])
+def read(body, user, config):
+    """What a request asks for."""
+    return turn_request(parse_request(body, config.model_name), user, config)
+
+
+# --- conversations --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_holds_a_conversation_and_sees_its_end(script, stream, flipped):
-    mine, theirs = ("user", "assistant") if flipped else ("assistant", "user")
+def test_a_client_holds_a_conversation_and_sees_its_end(script, stream, swapped):
+    mine, theirs = ("user", "assistant") if swapped else ("assistant", "user")
     messages = [{"role": "system", "content": ROME}]
     said = []
     for _ in range(5):
@@ -109,10 +132,14 @@ def test_a_client_holds_a_conversation_and_sees_its_end(script, stream, flipped)
             ended, known = last.userlm["ended"], last.userlm
         else:
             answer = script.ask(messages)
-            content, ended, known = answer.choices[0].message.content, answer.userlm["ended"], answer.userlm
+            content, ended, known = (
+                answer.choices[0].message.content,
+                answer.userlm["ended"],
+                answer.userlm,
+            )
             assert answer.choices[0].userlm["ended"] is ended
         said.append((content, ended))
-        assert known["roles"] == ("flipped" if flipped and len(messages) > 1 else "log")
+        assert known["roles"] == ("swapped" if swapped and len(messages) > 1 else "log")
         assert known["intent"] == ROME
         if ended:
             break
@@ -123,10 +150,10 @@ def test_a_client_holds_a_conversation_and_sees_its_end(script, stream, flipped)
 def test_a_conversation_is_the_same_to_the_user_whichever_way_its_roles_are_held(small):
     texts = ("how do i sort a list", "Use sorted().", "thanks", "Gladly.")
     log = small.ask(say(*texts), seed=3)
-    flipped = small.ask(say(*texts, first="assistant"), seed=3)
-    assert log.userlm["roles"] == "log" and flipped.userlm["roles"] == "flipped"
-    assert log.choices[0].message.content == flipped.choices[0].message.content
-    assert log.userlm["p_end"] == flipped.userlm["p_end"] > 0
+    swapped = small.ask(say(*texts, first="assistant"), seed=3)
+    assert log.userlm["roles"] == "log" and swapped.userlm["roles"] == "swapped"
+    assert log.choices[0].message.content == swapped.choices[0].message.content
+    assert log.userlm["p_end"] == swapped.userlm["p_end"] > 0
 
 
 def test_a_greeting_may_come_first_in_either_form():
@@ -171,29 +198,43 @@ def test_a_turn_that_is_cut_at_max_tokens_says_length_and_usage_counts(small):
 
 
 def test_more_tokens_than_leave_room_for_the_conversation_are_not_given_and_it_is_noted(tiny):
-    asked = serve.read(
-        {"model": "user", "messages": say("a", "b"), "max_tokens": 10**6, "userlm": {"intent": ROME}},
+    asked = read(
+        {
+            "model": "user",
+            "messages": say("a", "b"),
+            "max_tokens": 10**6,
+            "userlm": {"intent": ROME},
+        },
         trained(tiny),
-        Terms(),
+        ServerConfig(),
     )
-    assert asked.max_tokens == max(8, tiny.window // 4)
+    assert asked.max_tokens == max(8, tiny.context_length // 4)
     assert any("max_tokens" in note for note in asked.notes)
 
 
 def test_stop_texts_cut_the_words(script):
     answer = script.ask(stop=["please", " trip"])
-    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("plan a", "stop")
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (
+        "plan a",
+        "stop",
+    )
     assert script.ask(stop="nothing like it").choices[0].message.content == "plan a trip please"
 
 
 def test_chunks_are_those_of_the_api_with_the_usage_last_when_asked_for(small):
     whole = small.ask(seed=4, n=2)
-    _, last, chunks = streamed(small.ask(seed=4, n=2, stream=True, stream_options={"include_usage": True}))
+    _, last, chunks = streamed(
+        small.ask(seed=4, n=2, stream=True, stream_options={"include_usage": True})
+    )
     for i in (0, 1):
         mine = [chunk.choices[0] for chunk in chunks[:-1] if chunk.choices[0].index == i]
         assert [choice.delta.role for choice in mine] == ["assistant", None, None]
         assert mine[1].delta.content == whole.choices[i].message.content
-        assert [choice.finish_reason for choice in mine] == [None, None, whole.choices[i].finish_reason]
+        assert [choice.finish_reason for choice in mine] == [
+            None,
+            None,
+            whole.choices[i].finish_reason,
+        ]
         assert mine[-1].userlm == whole.choices[i].userlm
     assert last.userlm == whole.userlm
     assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
@@ -228,14 +269,22 @@ class Leaves:
     """Says goodbye and leaves at once, or without a word after two turns."""
 
     def reply(self, conversation):
-        return Reply(stop="end") if conversation.turns else Reply("never mind, bye", "end", {"p_end": 0.75})
+        return (
+            Reply(stop="end")
+            if conversation.turns
+            else Reply("never mind, bye", "end", {"p_end": 0.75})
+        )
 
 
 def test_a_leaving_user_says_the_stop_phrase_after_the_last_words_or_alone():
     with serving(Leaves(), stop_phrase="[end]") as server:
         words, alone = server.ask(), server.ask(say("hi", "Hello!"))
         assert words.choices[0].message.content == "never mind, bye\n[end]"
-        assert (words.userlm["ended"], words.userlm["p_end"], words.userlm["stop"]) == (True, 0.75, "end")
+        assert (words.userlm["ended"], words.userlm["p_end"], words.userlm["stop"]) == (
+            True,
+            0.75,
+            "end",
+        )
         assert (alone.choices[0].message.content, alone.userlm["p_end"]) == ("[end]", None)
         assert streamed(server.ask(stream=True))[0] == "never mind, bye\n[end]"
     with serving(Leaves()) as server:
@@ -251,14 +300,14 @@ def test_a_user_who_says_the_stop_phrase_without_leaving_has_not_left_and_it_is_
 
 @pytest.mark.parametrize("last", ["", " \n", "[end]", "thanks\n[end]"])
 def test_nobody_is_there_to_go_on_after_the_end(last):
-    with pytest.raises(serve.Refused) as refused:
+    with pytest.raises(RequestError) as refused:
         read_messages(say("hi", "Hello!", last, "Bye."), "auto", "[end]")
     assert (refused.value.code, refused.value.param) == ("conversation_over", "messages[2].content")
     assert "messages[2]" in str(refused.value) and "--guard no-end" in str(refused.value)
 
 
 def test_p_end_above_a_threshold_ends_the_conversation_of_a_model(tiny):
-    user = replace(trained(tiny), sampling=Sampling(max_tokens=8, end_above=1e-9))
+    user = replace(trained(tiny), sampling=Sampling(max_tokens=8, end_threshold=1e-9))
     with serving(user) as server:
         answer = server.ask()
     assert answer.userlm["ended"] and answer.choices[0].message.content == ""
@@ -273,23 +322,35 @@ def test_what_the_guard_did_is_told(tiny):
     assert kept.choices[0].finish_reason == "length"
     with serving(replace(long, guard=Guard(max_words=0, tries=3, exhausted="stop"))) as server:
         none = server.ask(seed=1)
-    assert (none.userlm["rejected"], none.userlm["stop"], none.userlm["ended"]) == (3, "guard", False)
-    assert (none.choices[0].message.content, none.choices[0].finish_reason) == ("", "content_filter")
+    assert (none.userlm["rejected"], none.userlm["stop"], none.userlm["ended"]) == (
+        3,
+        "guard",
+        False,
+    )
+    assert (none.choices[0].message.content, none.choices[0].finish_reason) == (
+        "",
+        "content_filter",
+    )
 
 
-# --- roles and intents ---------------------------------------------------------------------------------------
+# --- roles and intents ----------------------------------------------------------------------------
 
 
 def test_roles_that_are_set_must_fit_and_the_error_says_what_to_do(script):
-    log, flipped = say("hi", "Hello!"), say("hi", "Hello!", first="assistant")
+    log, swapped = say("hi", "Hello!"), say("hi", "Hello!", first="assistant")
     assert script.ask(log, extra_body={"userlm": {"roles": "log"}}).userlm["roles"] == "log"
-    assert script.ask(flipped, extra_body={"userlm": {"roles": "flipped"}}).userlm["roles"] == "flipped"
-    for messages, roles, other in ((log, "flipped", "log"), (flipped, "log", "flipped")):
+    assert (
+        script.ask(swapped, extra_body={"userlm": {"roles": "swapped"}}).userlm["roles"]
+        == "swapped"
+    )
+    for messages, roles, other in ((log, "swapped", "log"), (swapped, "log", "swapped")):
         with pytest.raises(openai.BadRequestError) as error:
             script.ask(messages, extra_body={"userlm": {"roles": roles}})
         assert error.value.param == "messages[1].role"
-        assert "messages[1]" in str(error.value) and f"userlm.roles to '{other}'" in str(error.value)
-    with serving(Script(["x"]), roles="flipped") as server:
+        assert "messages[1]" in str(error.value) and f"userlm.roles to '{other}'" in str(
+            error.value
+        )
+    with serving(Script(["x"]), roles="swapped") as server:
         with pytest.raises(openai.BadRequestError, match="simulated user"):
             server.ask(log)
         assert server.ask(log, extra_body={"userlm": {"roles": "log"}}).userlm["roles"] == "log"
@@ -309,12 +370,22 @@ def test_neighbours_of_one_side_are_joined_and_it_is_noted():
 
 def test_contents_may_come_in_parts_and_a_refusal_is_what_the_assistant_said():
     parts = [{"type": "text", "text": "hi"}, {"type": "text", "text": "there"}]
-    dumped = {"role": "assistant", "content": None, "refusal": "I cannot help.", "tool_calls": None, "audio": None}
-    _, turns, _, _ = read_messages([{"role": "user", "content": parts, "name": "bob"}, dumped], "auto", None)
+    dumped = {
+        "role": "assistant",
+        "content": None,
+        "refusal": "I cannot help.",
+        "tool_calls": None,
+        "audio": None,
+    }
+    _, turns, _, _ = read_messages(
+        [{"role": "user", "content": parts, "name": "bob"}, dumped], "auto", None
+    )
     assert turns == [Turn("user", "hi\nthere"), Turn("assistant", "I cannot help.")]
 
 
 LONG = "Play a customer. Be brief.\n\n"
+ROME_ON_LINES = ROME.replace("age model", "age\n   model").replace("trip to", "trip\nto")
+FIX_A_BUG = INTENT_PREFIX + "fix e.g. a v2.5 bug."
 
 
 @pytest.mark.parametrize(
@@ -331,8 +402,8 @@ LONG = "Play a customer. Be brief.\n\n"
         (None, f'{LONG}"{ROME}" is your task.', None, ROME),
         (None, f"{LONG}- {ROME[:-1]}\n- Be brief.", None, ROME[:-1]),
         (None, f"{LONG}{ROME[:-1]}\n\nbe brief.", None, ROME[:-1]),
-        (None, LONG + ROME.replace("age model", "age\n   model").replace("trip to", "trip\nto"), None, ROME),
-        (None, INTENT_PREFIX + "fix e.g. a v2.5 bug. Go!", None, INTENT_PREFIX + "fix e.g. a v2.5 bug."),
+        (None, LONG + ROME_ON_LINES, None, ROME),
+        (None, f"{FIX_A_BUG} Go!", None, FIX_A_BUG),
         (None, INTENT_PREFIX + "meet J. Doe. Go!", None, INTENT_PREFIX + "meet J. Doe."),
         (None, INTENT_PREFIX + "go? Yes.", None, INTENT_PREFIX + "go?"),
     ],
@@ -351,7 +422,12 @@ def test_an_intent_is_found_before_a_newline_and_a_hostile_text_takes_no_time():
 
 def test_under_another_name_a_server_of_this_machine_is_not_reached():
     with serving(Script(["hi"]), hosts=("127.0.0.1", "localhost", "::1")) as server:
-        for host, status in (("evil.example:80", 403), ("localhost:1", 200), ("[::1]:1", 200), ("127.0.0.1", 200)):
+        for host, status in (
+            ("evil.example:80", 403),
+            ("localhost:1", 200),
+            ("[::1]:1", 200),
+            ("127.0.0.1", 200),
+        ):
             assert server.post(b"", "/v1/models", "GET", Host=host)[0] == status, host
 
 
@@ -371,7 +447,10 @@ def test_a_model_that_failed_is_not_asked_again_by_the_client():
             raise ModelError("down")
 
     user = Fails()
-    with serving(user) as server, pytest.raises(openai.InternalServerError, match="the model failed: down"):
+    with (
+        serving(user) as server,
+        pytest.raises(openai.InternalServerError, match="the model failed: down"),
+    ):
         server.ask(client=server.client(max_retries=2))
     assert user.asked == 1
 
@@ -384,17 +463,28 @@ def test_what_is_not_used_of_a_system_message_is_noted():
     assert "no intent" in find_intent(None, "", None)[1][0]
 
 
-def test_a_text_far_beyond_the_trained_range_warns_and_says_how_to_send_the_intent(small, script, tiny):
+def test_a_text_far_beyond_the_trained_range_warns_and_says_how_to_send_the_intent(
+    small, script, tiny
+):
     long = "You are a customer of a shop. " * 11  # 77 words
     for server, warned in ((small, 1), (script, 0)):  # a script does not go by its intent
-        for messages in ([{"role": "system", "content": long}], [{"role": "developer", "content": long}]):
+        for messages in (
+            [{"role": "system", "content": long}],
+            [{"role": "developer", "content": long}],
+        ):
             notes = server.ask(messages).userlm["notes"]
             assert sum("77 words" in note and INTENT_PREFIX in note for note in notes) == warned
-    short = small.ask([{"role": "system", "content": long}], extra_body={"userlm": {"intent": ROME}})
-    assert short.userlm["intent"] == ROME and not any("words" in note for note in short.userlm["notes"])
-    profiled = replace(trained(tiny), template=replace(tiny.template(), told="This is who you are: {}"))
+    short = small.ask(
+        [{"role": "system", "content": long}], extra_body={"userlm": {"intent": ROME}}
+    )
+    assert short.userlm["intent"] == ROME and not any(
+        "words" in note for note in short.userlm["notes"]
+    )
+    profiled = replace(
+        trained(tiny), template=replace(tiny.template(), system_text="This is who you are: {}")
+    )
     body = {"model": "user", "messages": [{"role": "system", "content": long}]}
-    assert serve.read(body, profiled, Terms()).notes == ()  # a profile is long
+    assert read(body, profiled, ServerConfig()).notes == ()  # a profile is long
 
 
 def test_a_prompted_user_must_know_what_it_is_after(tmp_path):
@@ -439,7 +529,7 @@ def test_text_never_becomes_a_control_token(tiny):
     assert first == second and first.count(template.close) == 3
 
 
-# --- what is wrong -------------------------------------------------------------------------------------------
+# --- what is wrong --------------------------------------------------------------------------------
 
 DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
@@ -447,57 +537,90 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
 @pytest.mark.parametrize(
     ("change", "param", "words"),
     [
-        ({"messages": []}, "messages", "an empty list"),
-        ({"messages": "hi"}, "messages", "'hi'"),
-        ({"messages": None}, "messages", "null"),
-        ({"messages": ["hi"]}, "messages[0]", "an object with role and content"),
-        ({"messages": [{"content": "hi"}]}, "messages[0].role", "null"),
-        ({"messages": [*say("a", "b"), {"role": "bot", "content": "c"}]}, "messages[2].role", "'bot'"),
-        ({"messages": [*say("a", "b"), {"role": "tool", "content": "c"}]}, "messages[2].role", "sees none"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].role", "sees none"),
-        ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content", "must be text"),
-        ({"messages": [{"role": "system", "content": None}]}, "messages[0].content", "must be text"),
-        ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages[0].content[0].type", "text alone"),
+        ({"messages": []}, "messages", "is []; it should have at least 1 item"),
+        ({"messages": "hi"}, "messages", "is 'hi'; it should be a valid list"),
+        ({"messages": None}, "messages", "is None; it should be a valid list"),
+        ({"messages": ["hi"]}, "messages[0]", "is 'hi'; it should be an object"),
+        ({"messages": [{"content": "hi"}]}, "messages[0].role", "is missing; it should be given"),
+        (
+            {"messages": [*say("a", "b"), {"role": "bot", "content": "c"}]},
+            "messages[2].role",
+            "is 'bot'; it should be 'system', 'developer'",
+        ),
+        (
+            {"messages": [*say("a", "b"), {"role": "tool", "content": "c"}]},
+            "messages[2].role",
+            "sees none",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
+            "messages[0].tool_calls",
+            "sees none",
+        ),
+        (
+            {"messages": [{"role": "user", "content": 7}]},
+            "messages[0].content",
+            "is 7; it should be a valid string",
+        ),
+        (
+            {"messages": [{"role": "system", "content": None}]},
+            "messages[0].content",
+            "should be text",
+        ),
+        (
+            {"messages": [{"role": "user", "content": ["hi"]}]},
+            "messages[0].content[0]",
+            "is 'hi'; it should be an object",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             "messages[0].content[0].type",
-            "'image_url'",
+            "is 'image_url'; it should be 'text'",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": []}]}]},
             "messages[0].content[0].text",
-            "an empty list",
+            "is []; it should be a valid string",
         ),
         ({"model": None}, "model", "'user'"),
         ({"model": ["user"]}, "model", "'user'"),
-        ({"n": 0}, "n", "from 1 to 128"),
-        ({"n": 10**9}, "n", "1000000000"),
-        ({"n": 10**400}, "n", "out of range"),
-        ({"n": True}, "n", "true"),
-        ({"n": 1.5}, "n", "a whole number"),
-        ({"temperature": 1e9}, "temperature", "from 0 to 2"),
-        ({"temperature": -1}, "temperature", "from 0 to 2"),
-        ({"temperature": "hot"}, "temperature", "'hot'"),
-        ({"temperature": False}, "temperature", "false"),
-        ({"top_p": 1.1}, "top_p", "from 0 to 1"),
-        ({"top_p": {}}, "top_p", "an object"),
-        ({"max_tokens": 0}, "max_tokens", "is 0"),
+        ({"n": 0}, "n", "is 0; it should be greater than or equal to 1"),
+        ({"n": 10**9}, "n", "is 1000000000; it should be less than or equal to 128"),
+        ({"n": 10**400}, "n", "should be less than or equal to 128"),
+        ({"n": True}, "n", "is True; it should be a valid integer"),
+        ({"n": 1.5}, "n", "is 1.5; it should be a valid integer"),
+        ({"temperature": 1e9}, "temperature", "should be less than or equal to 2"),
+        ({"temperature": -1}, "temperature", "should be greater than or equal to 0"),
+        ({"temperature": "hot"}, "temperature", "is 'hot'; it should be a valid number"),
+        ({"temperature": False}, "temperature", "is False; it should be a valid number"),
+        ({"top_p": 1.1}, "top_p", "is 1.1; it should be less than or equal to 1"),
+        ({"top_p": {}}, "top_p", "is {}; it should be a valid number"),
+        ({"max_tokens": 0}, "max_tokens", "is 0; it should be greater than or equal to 1"),
         ({"max_completion_tokens": -3}, "max_completion_tokens", "is -3"),
-        ({"seed": 2**70}, "seed", "out of range"),
-        ({"seed": "a"}, "seed", "'a'"),
-        ({"stop": ""}, "stop", "empty"),
-        ({"stop": ["a", 1]}, "stop", "texts"),
-        ({"stop": 3}, "stop", "texts"),
-        ({"stream": "yes"}, "stream", "true or false"),
+        ({"seed": 2**70}, "seed", f"should be less than or equal to {2**64 - 1}"),
+        ({"seed": "a"}, "seed", "is 'a'; it should be a valid integer"),
+        ({"stop": ""}, "stop", "is ''; it should have at least 1 character"),
+        ({"stop": ["a", 1]}, "stop[1]", "is 1; it should be a valid string"),
+        ({"stop": ["a", ""]}, "stop[1]", "is ''; it should have at least 1 character"),
+        ({"stop": 3}, "stop", "is 3; it should be a valid string"),
+        ({"stream": "yes"}, "stream", "is 'yes'; it should be a valid boolean"),
         ({"stream_options": []}, "stream_options", "an object"),
-        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "true or false"),
+        (
+            {"stream_options": {"include_usage": 1}},
+            "stream_options.include_usage",
+            "is 1; it should be a valid boolean",
+        ),
         ({"tools": [{"type": "function"}]}, "tools", "no tools"),
         ({"functions": [{"name": "f"}]}, "functions", "no tools"),
-        ({"userlm": "flipped"}, "userlm", "an object"),
+        ({"userlm": "swapped"}, "userlm", "an object"),
         ({"userlm": {"role": "log"}}, "userlm", "intent, roles, id"),
-        ({"userlm": {"roles": "upside down"}}, "userlm.roles", "auto, log, flipped"),
-        ({"userlm": {"intent": 4}}, "userlm.intent", "must be text"),
-        ({"userlm": {"id": []}}, "userlm.id", "must be text"),
+        (
+            {"userlm": {"roles": "upside down"}},
+            "userlm.roles",
+            "should be 'auto', 'log' or 'swapped'",
+        ),
+        ({"userlm": {"intent": 4}}, "userlm.intent", "is 4; it should be a valid string"),
+        ({"userlm": {"id": []}}, "userlm.id", "is []; it should be a valid string"),
     ],
 )
 def test_bad_input_is_a_400_that_names_the_field(script, small, change, param, words):
@@ -507,7 +630,7 @@ def test_bad_input_is_a_400_that_names_the_field(script, small, change, param, w
         assert status == 400
         assert (error["type"], error["param"]) == ("invalid_request_error", param)
         assert words in error["message"] and param.split(".")[-1] in error["message"]
-        assert server.pool.inside == 0
+        assert server.pool.in_flight == 0
 
 
 @pytest.mark.parametrize(
@@ -520,10 +643,13 @@ def test_bad_input_is_a_400_that_names_the_field(script, small, change, param, w
         b"null",
         b'{"model": "user", "messages": [{"role": "system", "content": "x"}], "temperature": NaN}',
         b'{"model": "user", "messages": [{"role": "system", "content": "x"}], "seed": -Infinity}',
-        b'{"model": "user", "temperature": 1e999, "messages": [{"role": "system", "content": "x"}]}',
+        b'{"model": "user", "temperature": 1e999, "messages": [{"role": "user", "content": "x"}]}',
         b'{"n": ' + b"9" * 5000 + b"}",
         DEEP,
-        b'{"model": "user", "messages": [{"role": "user", "content": ' + b"[" * 500 + b"]" * 500 + b"}]}",
+        b'{"model": "user", "messages": [{"role": "user", "content": '
+        + b"[" * 500
+        + b"]" * 500
+        + b"}]}",
     ],
     ids=lambda body: body[:20],
 )
@@ -532,15 +658,45 @@ def test_a_body_that_is_no_request_is_a_400(script, body):
     assert status == 400 and json.loads(text)["error"]["message"]
 
 
+def test_a_million_wrong_items_cost_no_more_than_one(script):
+    wrong = (
+        {"stop": [1] * 1_000_000},
+        {"messages": ["hi"] * 500_000},
+        {"userlm": {str(i): 1 for i in range(250_000)}},
+        {"messages": [{"role": "user", "content": [1] * 1_000_000}]},
+    )
+    for change in wrong:
+        begun = time.perf_counter()
+        status, _, text = script.post({"model": "user", "messages": say("a", "b"), **change})
+        message = json.loads(text)["error"]["message"]
+        assert status == 400 and "it should" in message and len(message) < 300
+        assert time.perf_counter() - begun < 6  # 8 to 20 s, if each of them were reported
+
+
+def test_what_a_request_is_can_be_read_without_loading_a_model():
+    heavy = "{'torch', 'starlette', 'openai'}"
+    code = f"import sys, userlm.serving.schema; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_lone_surrogates_and_long_texts_do_no_harm(small):
     half = json.dumps(
-        {"model": "user", "messages": say("a \ud83d", "b"), "\ud800": 1, "userlm": {"intent": "\udfff"}}
+        {
+            "model": "user",
+            "messages": say("a \ud83d", "b"),
+            "\ud800": 1,
+            "userlm": {"intent": "\udfff"},
+        }
     )
     status, _, text = small.post(half.encode())
     known = json.loads(text)["userlm"]
     assert status == 200 and known["intent"] == "\ufffd" and known["ignored"] == ["\ufffd"]
-    status, _, text = small.post({"model": "user", "messages": say("hi " * 50_000, "yes " * 50_000)})
-    assert status == 200 and any("did not fit" in note for note in json.loads(text)["userlm"]["notes"])
+    status, _, text = small.post(
+        {"model": "user", "messages": say("hi " * 50_000, "yes " * 50_000)}
+    )
+    assert status == 200 and any(
+        "did not fit" in note for note in json.loads(text)["userlm"]["notes"]
+    )
     status, _, text = small.post({"model": "\ud800", "messages": []})
     assert status == 404 and json.loads(text)["error"]["code"] == "model_not_found"
 
@@ -559,7 +715,11 @@ def test_another_model_another_path_and_another_method_are_told_what_there_is(sc
         status, _, text = script.post({}, path)
         assert status == 404 and "/v1/chat/completions" in json.loads(text)["error"]["message"]
     status, headers, text = script.post({}, method="GET")
-    assert status == 405 and headers["Allow"] == "POST" and "no GET here" in json.loads(text)["error"]["message"]
+    assert (
+        status == 405
+        and headers["Allow"] == "POST"
+        and "no GET here" in json.loads(text)["error"]["message"]
+    )
     assert [model.id for model in script.client().models.list()] == ["user"]
     status, _, text = script.post(b"", "/health", "GET")
     assert status == 200 and json.loads(text) == {"status": "ok", "in_flight": 0, "room": 288}
@@ -573,7 +733,7 @@ def test_a_page_in_a_browser_cannot_send_what_is_answered(script):
 
 
 def test_a_body_that_is_too_large_is_a_413_and_the_client_hears_it(script, monkeypatch):
-    monkeypatch.setattr(serve, "LONGEST_BODY", 1_000_000)
+    monkeypatch.setattr(server_module, "MAX_BODY_BYTES", 1_000_000)
     with pytest.raises(openai.APIStatusError, match="1,000,000 bytes") as error:
         script.ask(say("a" * 12_000_000, "b"))
     assert error.value.status_code == 413
@@ -581,14 +741,19 @@ def test_a_body_that_is_too_large_is_a_413_and_the_client_hears_it(script, monke
 
 
 def test_fields_that_mean_nothing_here_are_ignored_and_named(script, small):
-    more = {"frequency_penalty": 0.5, "response_format": {"type": "json_object"}, "logprobs": True, "tools": []}
+    more = {
+        "frequency_penalty": 0.5,
+        "response_format": {"type": "json_object"},
+        "logprobs": True,
+        "tools": [],
+    }
     more |= {"presence_penalty": 0, "temperature": 0.5}
     played, scripted = (server.ask(seed=2, **more).userlm["ignored"] for server in (small, script))
     assert played == ["frequency_penalty", "logprobs", "response_format"]
     assert scripted == [*played, "seed", "temperature"]
 
 
-# --- faults, load and keys -----------------------------------------------------------------------------------
+# --- faults, load and keys ------------------------------------------------------------------------
 
 KEY = "sk-very-secret-0451"
 
@@ -613,26 +778,29 @@ def until(true, seconds=10.0):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_full_queue_sends_away_with_retry_after_and_openai_comes_back():
     user = Gated(threading.Event())
     with serving(user, batch=1, queue=1) as server, ThreadPoolExecutor(4) as threads:
         first = threads.submit(server.ask)
         until(lambda: user.begun == 1)
         second = threads.submit(server.ask)
-        until(lambda: server.pool.inside == 2)
+        until(lambda: server.pool.in_flight == 2)
         status, headers, text = server.post({"model": "user", "messages": say("a", "b")})
         assert (status, headers["Retry-After"]) == (429, "1")
         assert json.loads(text)["error"] | {"message": ""} == {
             "message": "", "type": "rate_limit_error", "param": None, "code": "queue_full",
         }  # fmt: skip
         patient = threads.submit(server.ask, client=server.client(max_retries=3))
-        with pytest.raises(openai.BadRequestError, match="from 1 to 2"):
+        with pytest.raises(openai.BadRequestError, match="at most 2"):
             server.ask(n=3)  # never has room
         with pytest.raises(openai.RateLimitError):
             server.ask(n=2)
         user.gate.set()
-        assert [one.result().choices[0].message.content for one in (first, second, patient)] == ["at last"] * 3
-        assert server.pool.inside == 0
+        assert [one.result().choices[0].message.content for one in (first, second, patient)] == [
+            "at last"
+        ] * 3
+        assert server.pool.in_flight == 0
 
 
 def test_a_caller_who_goes_away_gives_up_its_place_and_harms_nobody(capfd):
@@ -646,9 +814,9 @@ def test_a_caller_who_goes_away_gives_up_its_place_and_harms_nobody(capfd):
             caller = socket.create_connection(("127.0.0.1", server.port))
             caller.sendall(head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:part])
             if part == len(body):
-                until(lambda: server.pool.inside == 2)
+                until(lambda: server.pool.in_flight == 2)
             caller.close()
-        until(lambda: server.pool.inside == 1)
+        until(lambda: server.pool.in_flight == 1)
         user.gate.set()
         assert first.result().choices[0].message.content == "at last"
         assert server.ask().choices and user.begun == 2
@@ -663,6 +831,7 @@ def test_a_caller_who_goes_away_gives_up_its_place_and_harms_nobody(capfd):
     assert "".join(capfd.readouterr()) == ""
 
 
+@pytest.mark.slow
 def test_sixty_four_clients_at_once_each_get_their_own_answer(tiny):
     class Echo:
         def reply(self, conversation):
@@ -716,7 +885,13 @@ def test_the_key_opens_and_stands_in_no_error_and_no_log(capfd):
         client = server.client(api_key=KEY)
         assert client.models.list().data
         texts = []
-        for how, status in (("model", 503), ("input", 400), ("silent", 503), ("odd", 500), ("bug", 500)):
+        for how, status in (
+            ("model", 503),
+            ("input", 400),
+            ("silent", 503),
+            ("odd", 500),
+            ("bug", 500),
+        ):
             with pytest.raises(openai.APIStatusError) as error:
                 server.ask([{"role": "system", "content": how}], client=client)
             assert error.value.status_code == status
@@ -728,7 +903,7 @@ def test_the_key_opens_and_stands_in_no_error_and_no_log(capfd):
         assert server.post(b"{}", f"/{KEY}", Authorization=f"Bearer {KEY}")[0] == 404
         assert "[key]" in texts[0] and "[key]" in texts[1]
         assert "Traceback" not in "".join(texts) and "a bug" not in "".join(texts)
-        assert KEY not in "".join(texts) + repr(Terms(key=KEY))
+        assert KEY not in "".join(texts) + repr(ServerConfig(key=KEY))
     logged = "".join(capfd.readouterr())
     assert "a bug" in logged and KEY not in logged
 
@@ -740,7 +915,7 @@ def test_at_the_end_who_waits_is_told_and_who_is_being_answered_is_answered():
             first = threads.submit(server.ask)
             until(lambda: user.begun == 1)
             second = threads.submit(server.ask)
-            until(lambda: server.pool.inside == 2)
+            until(lambda: server.pool.in_flight == 2)
             threading.Timer(0.5, user.gate.set).start()
         assert first.result().choices[0].message.content == "at last"
         with pytest.raises(openai.InternalServerError, match="being stopped"):
@@ -751,7 +926,7 @@ def test_at_the_end_who_waits_is_told_and_who_is_being_answered_is_answered():
             server.ask()
 
 
-# --- the command ---------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def test_the_command_serves_until_ctrl_c_and_never_shows_the_key(tmp_path):
@@ -769,7 +944,9 @@ def test_the_command_serves_until_ctrl_c_and_never_shows_the_key(tmp_path):
         url = re.search(r'base_url="(http://127\.0\.0\.1:\d+/v1)"', line)[1]
         client = openai.OpenAI(base_url=url, api_key=KEY)
         [model] = client.models.list()
-        answer = client.chat.completions.create(model=model.id, messages=[{"role": "system", "content": ROME}])
+        answer = client.chat.completions.create(
+            model=model.id, messages=[{"role": "system", "content": ROME}]
+        )
         assert (model.id, answer.choices[0].message.content) == ("lines.txt", "plan a trip")
         run.send_signal(signal.SIGINT)
         out, err = run.communicate(timeout=20)
@@ -799,7 +976,9 @@ def test_a_port_that_is_taken_is_a_clear_error(tmp_path):
         ("0.0.0.0", KEY, False),
     ],
 )
-def test_listening_to_everybody_without_a_key_warns(host, key, warned, tmp_path, monkeypatch, capsys):
+def test_listening_to_everybody_without_a_key_warns(
+    host, key, warned, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "lines.txt").write_text("hi\n", encoding="utf-8")
     monkeypatch.setenv(command.KEY, key)
     at_once(monkeypatch)
@@ -816,8 +995,10 @@ def at_once(monkeypatch):
     def not_running(served, listening):
         yield threading.Thread()
 
-    monkeypatch.setattr(serve, "running", not_running)
-    monkeypatch.setattr(command, "_listen", lambda host, port: socket.create_server(("127.0.0.1", 0)))
+    monkeypatch.setattr(server_module, "running", not_running)
+    monkeypatch.setattr(
+        command, "_listen", lambda host, port: socket.create_server(("127.0.0.1", 0))
+    )
     monkeypatch.setattr(command.signal, "signal", lambda *_: None)
 
 
@@ -843,7 +1024,7 @@ def test_a_key_that_is_none_is_refused_unseen(monkeypatch):
     assert "cret" not in str(error.value)
 
 
-# --- the page ------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -858,7 +1039,7 @@ def page(tiny):
 def test_the_python_of_the_page_runs(block, page, capsys):
     exec(page(block), {"__name__": "__main__"})
     shown = capsys.readouterr().out
-    assert shown.startswith("user: ") or "left: False" in shown or shown == f"flipped - {FRIDAY}\n"
+    assert shown.startswith("user: ") or "ended: False" in shown or shown == f"swapped - {FRIDAY}\n"
 
 
 FRIDAY = INTENT_PREFIX + "move a flight to Friday."
@@ -874,6 +1055,8 @@ def test_the_shell_of_the_page_runs(block, page, monkeypatch):
         assert done.exit_code == 0 and given == ["trained:microsoft/UserLM-8b"]
         assert 'base_url="http://127.0.0.1:' in done.stderr and 'model="UserLM-8b"' in done.stderr
     elif shutil.which("curl"):
-        done = subprocess.run(["bash", "-e", "-c", page(block)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            ["bash", "-e", "-c", page(block)], capture_output=True, text=True, timeout=60
+        )
         assert '"roles":"log"' in done.stdout and '"data":[{"id":"UserLM-8b"' in done.stdout
         assert '"status":"ok"' in done.stdout

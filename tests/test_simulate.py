@@ -33,7 +33,7 @@ def test_they_take_turns_until_the_user_leaves():
         ("user", "more"),
         ("assistant", "two"),
     ]
-    assert (over.stop, over.ended, over.meta["last"]) == ("end", True, {"p_end": 0.7})
+    assert (over.stop, over.ended, over.meta["end_meta"]) == ("end", True, {"p_end": 0.7})
 
 
 def test_words_and_a_stop_that_come_together_are_said_first():
@@ -56,7 +56,12 @@ def test_it_goes_on_from_what_was_said_before():
 
 
 def test_an_outside_reason_stops_it_right_after_the_turn():
-    over = converse(Says(["x"]), ECHO, Conversation("a"), until=lambda c: "solved" if len(c.turns) == 4 else None)
+    over = converse(
+        Says(["x"]),
+        ECHO,
+        Conversation("a"),
+        until=lambda c: "solved" if len(c.turns) == 4 else None,
+    )
     assert (over.stop, len(over.turns)) == ("solved", 4)
 
 
@@ -83,7 +88,10 @@ def test_a_model_that_fails_ends_its_conversation_and_no_other():
                 raise ModelError("down")
             return Reply("ok")
 
-    over = {c.id: c for c in simulate(Says(["x"]), Fails(), [Conversation(i) for i in "abc"], max_turns=1)}
+    over = {
+        c.id: c
+        for c in simulate(Says(["x"]), Fails(), [Conversation(i) for i in "abc"], max_turns=1)
+    }
     assert (over["b"].stop, over["b"].meta["error"], len(over["b"].turns)) == ("error", "down", 1)
     assert over["a"].stop == over["c"].stop == "max_turns"
 
@@ -99,7 +107,9 @@ def test_a_speaker_that_answers_with_plain_text_is_told_what_to_give():
         def reply(self, conversation):
             return "hi"
 
-    with pytest.raises(InputError, match=r"Plain\.reply gave a str; give userlm\.Reply\(text\)"):
+    with pytest.raises(
+        InputError, match=r"Plain\.reply returned a str; return userlm\.Reply\(text\)"
+    ):
         respond(Plain(), Conversation("a"))
 
 
@@ -129,7 +139,9 @@ def test_when_nobody_listens_any_more_no_conversation_takes_another_turn():
                 here.wait(10)
             return Reply("x")
 
-    over = simulate(Waits(), Waits(), [Conversation("slow"), Conversation("quick")], max_turns=50, workers=2)
+    over = simulate(
+        Waits(), Waits(), [Conversation("slow"), Conversation("quick")], max_turns=50, workers=2
+    )
     assert next(over).id == "quick"
     while "slow" not in asked:
         threading.Event().wait(0.01)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from userlm.data.sources import NOTES, REASONS, SOURCES, Gathered, Rejected, convert, find, guess
-from userlm.store import Line, read_rows, to_record
+from userlm.rows import Line, read_rows, to_record
 from userlm.types import Conversation, InputError, Turn
 
 U = {"role": "user", "content": "hi"}
@@ -18,22 +18,35 @@ NOTHING = {"role": "assistant", "content": "\u200b \n"}
 
 
 def found(*rows: dict[str, Any], source: str | None = None) -> list[tuple[int, str]]:
-    """Of each thing that was found its line, and the id of its conversation or the reason why there is none."""
+    """Of each thing that was found its line, and the id of its conversation or the reason why there
+    is none."""
     gathered = Gathered()
-    said = [*find([Line(i, row) for i, row in enumerate(rows, 1)], source, "log", gathered), *gathered.found()]
-    return [(f.line.number, f.imported.conversation.id if f.imported else f.rejected.reason) for f in said]
+    said = [
+        *find([Line(i, row) for i, row in enumerate(rows, 1)], source, "log", gathered),
+        *gathered.found(),
+    ]
+    return [
+        (f.line.number, f.imported.conversation.id if f.imported else f.rejected.reason)
+        for f in said
+    ]
 
 
-# --- find ------------------------------------------------------------------------------------------------
+# --- find -----------------------------------------------------------------------------------------
 
 
 def test_each_line_of_a_mixture_gives_what_stands_on_it_in_order():
-    rows = [{"messages": [U, A]}, {"id": "s", "items": [{"from": "human", "value": "x"}]}, {"dialog": []}]
+    rows = [
+        {"messages": [U, A]},
+        {"id": "s", "items": [{"from": "human", "value": "x"}]},
+        {"dialog": []},
+    ]
     assert found(*rows) == [(1, "log-1"), (2, "s"), (3, "unknown layout")]
 
 
 def test_a_line_that_could_not_be_read_is_rejected_with_what_is_wrong_there():
-    (bad,) = find([Line(7, reason="not JSON", error="is not JSON", raw="{")], "messages", "log", Gathered())
+    (bad,) = find(
+        [Line(7, reason="not JSON", error="is not JSON", raw="{")], "messages", "log", Gathered()
+    )
     assert (bad.line.number, bad.imported, bad.rejected.reason) == (7, None, "not JSON")
     assert str(bad.rejected) == "not JSON: the line is not JSON"
 
@@ -52,7 +65,11 @@ def test_rows_come_out_before_the_next_is_read():
 
 def test_messages_and_spans_wait_for_the_end():
     flat = {"message_id": "m", "message_tree_id": "t", "role": "prompter", "text": "hi"}
-    span = {"name": "chat", "traceId": "abc", "attributes": {"gen_ai.prompt": "hi", "gen_ai.completion": "yo"}}
+    span = {
+        "name": "chat",
+        "traceId": "abc",
+        "attributes": {"gen_ai.prompt": "hi", "gen_ai.completion": "yo"},
+    }
     assert found(flat, span, {"id": "c", "messages": [U, A]}) == [(3, "c"), (1, "t/m"), (2, "abc")]
 
 
@@ -80,7 +97,7 @@ def test_a_source_that_is_not_known_is_an_error_before_anything_is_read():
     assert len(set(SOURCES)) == len(SOURCES) == 9
 
 
-# --- messages --------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 def test_a_row_of_messages_becomes_a_conversation():
@@ -134,7 +151,10 @@ def test_system_and_tool_messages_go_to_meta_and_are_counted():
     imported = convert({"messages": [system, developer, U, call, tool, A]}, None, "x")
     assert [t.text for t in imported.conversation.turns] == ["hi", "hello"]
     assert imported.conversation.meta["system"] == "be kind\n\nbe brief"
-    assert "clock" in imported.conversation.meta["tool"] and "12:00" in imported.conversation.meta["tool"]
+    assert (
+        "clock" in imported.conversation.meta["tool"]
+        and "12:00" in imported.conversation.meta["tool"]
+    )
     assert imported.notes == {"system to meta": 2, "tool to meta": 2}
     assert imported.conversation.ended
 
@@ -155,7 +175,9 @@ def test_parts_of_a_message_are_joined_and_pictures_are_counted():
     assert imported.notes == {"parts left out": 1}
 
 
-@pytest.mark.parametrize("mark", [{"fragment": True}, {"truncated": True}, {"complete": False}, {"tree": 0}])
+@pytest.mark.parametrize(
+    "mark", [{"fragment": True}, {"truncated": True}, {"complete": False}, {"tree": 0}]
+)
 def test_a_piece_or_a_path_in_a_tree_has_no_observed_ending(mark):
     assert not convert({"messages": [U, A], **mark}, None, "x").conversation.ended
 
@@ -173,7 +195,9 @@ def test_a_conversation_is_cut_before_an_empty_turn_if_the_user_had_an_answer_be
     assert not whole.conversation.ended
 
 
-@pytest.mark.parametrize("before", [[], [U], [A], [A, U], [{"role": "system", "content": "be kind"}, U]])
+@pytest.mark.parametrize(
+    "before", [[], [U], [A], [A, U], [{"role": "system", "content": "be kind"}, U]]
+)
 def test_an_empty_turn_with_no_answer_before_it_is_a_rejection(before):
     with pytest.raises(Rejected, match=rf"messages\[{len(before)}\]\.content has no words"):
         convert({"messages": [*before, NOTHING, U, A]}, None, "x")
@@ -181,7 +205,14 @@ def test_an_empty_turn_with_no_answer_before_it_is_a_rejection(before):
 
 def test_our_export_for_the_hub_comes_back_as_it_was():
     meta = {"source": "wildchat", "tools": ["clock"], "score": 0.5, "error": "of a run"}
-    row = {"id": "a", "messages": [U, A], "intent": "greet", "user": "p", "ended": False, "meta": json.dumps(meta)}
+    row = {
+        "id": "a",
+        "messages": [U, A],
+        "intent": "greet",
+        "user": "p",
+        "ended": False,
+        "meta": json.dumps(meta),
+    }
     imported = convert(row, None, "x")
     kept = {key: meta[key] for key in ("source", "tools", "score")}
     turns = (Turn("user", "hi"), Turn("assistant", "hello"))
@@ -196,14 +227,18 @@ def test_a_log_does_not_say_what_a_user_model_is_told_but_an_export_of_ours_does
     raw = convert({"messages": [U, A], "condition": told}, None, "x")
     assert (raw.conversation.system, raw.conversation.meta) == (None, {})
     assert raw.notes == {"fields left out": 1}
-    exported = convert({"messages": [U, A], "meta": json.dumps({"condition": told}), "ended": True}, None, "x")
+    exported = convert(
+        {"messages": [U, A], "meta": json.dumps({"condition": told}), "ended": True}, None, "x"
+    )
     assert (exported.conversation.system, exported.notes) == (told, {})
 
 
 def test_an_ending_is_not_believed_where_the_user_spoke_last():
     assert not convert({"messages": [U, A, U], "ended": True}, None, "x").conversation.ended
     assert not convert({"messages": [U, A, NOTHING], "ended": True}, None, "x").conversation.ended
-    conversation = convert({"messages": [U, A], "ended": "yes", "meta": "none"}, None, "x").conversation
+    conversation = convert(
+        {"messages": [U, A], "ended": "yes", "meta": "none"}, None, "x"
+    ).conversation
     assert conversation.ended  # by the turns alone
     assert conversation.meta == {"ended": "yes", "meta": "none"}
 
@@ -219,7 +254,9 @@ def test_a_log_that_stops_on_the_user_has_no_observed_ending():
 
 
 def test_scalar_extras_go_to_meta_and_lists_are_counted():
-    imported = convert({"messages": [U, A], "persona": ["a"], "score": 0.5, "note": None}, None, "x")
+    imported = convert(
+        {"messages": [U, A], "persona": ["a"], "score": 0.5, "note": None}, None, "x"
+    )
     assert imported.conversation.meta == {"score": 0.5}
     assert imported.notes == {"fields left out": 1}
 
@@ -233,8 +270,16 @@ def test_scalar_extras_go_to_meta_and_lists_are_counted():
             "messages[1].role is 'narrator'",
         ),
         ({"messages": [U, {"content": "x"}]}, "unknown role", "messages[1].role is None"),
-        ({"messages": [U, {"role": "assistant", "content": " \n"}]}, "empty turn", "messages[1].content"),
-        ({"messages": [U, {"role": "assistant", "content": "\u200b"}]}, "empty turn", "messages[1].content"),
+        (
+            {"messages": [U, {"role": "assistant", "content": " \n"}]},
+            "empty turn",
+            "messages[1].content",
+        ),
+        (
+            {"messages": [U, {"role": "assistant", "content": "\u200b"}]},
+            "empty turn",
+            "messages[1].content",
+        ),
         ({"messages": [{"role": "user", "content": None}]}, "empty turn", "messages[0].content"),
         ({"messages": [A]}, "no user turn", "user"),
         ({"messages": []}, "no messages", "'messages'"),
@@ -249,7 +294,11 @@ def test_scalar_extras_go_to_meta_and_lists_are_counted():
         ({"turns": [{"role": "user", "text": "a"}] * 2}, "wrong type", "turns[1]"),
         ({"turns": []}, "no messages", "'turns'"),
         ({"turns": [{"role": "assistant", "text": "x"}]}, "no user turn", "user"),
-        ({"conversations": [{"from": "alien", "value": "x"}]}, "unknown role", "conversations[0].from is 'alien'"),
+        (
+            {"conversations": [{"from": "alien", "value": "x"}]},
+            "unknown role",
+            "conversations[0].from is 'alien'",
+        ),
         ({"conversation_id": "a", "conversation": None}, "no messages", "'conversation'"),
         ({"conversation_hash": "a", "conversation": [U], "country": 3}, "wrong type", "'country'"),
         ({"conversation_hash": "a", "conversation": [U], "toxic": "no"}, "wrong type", "'toxic'"),
@@ -292,7 +341,13 @@ def test_an_unknown_source_names_the_nearest_one():
 
 
 def test_a_wildchat_row_keeps_who_where_and_when_and_not_the_scores():
-    said = {"country": "Chile", "hashed_ip": "f00", "language": "English", "toxic": False, "turn_identifier": 42}
+    said = {
+        "country": "Chile",
+        "hashed_ip": "f00",
+        "language": "English",
+        "toxic": False,
+        "turn_identifier": 42,
+    }
     row = {
         "conversation_hash": "abc",
         "model": "gpt-4-0314",
@@ -338,8 +393,22 @@ def test_the_first_release_of_wildchat_has_ids_and_no_people():
 
 
 def test_a_wildchat_row_of_4_8m_may_hold_system_turns_and_facts_in_its_turns_only():
-    facts = {"temperature": 1.0, "top_p": 1.0, "openai_id": None, "created": 1, "token_counter": 3, "usage": None}
-    said = {**U, **facts, "country": "Peru", "state": "Lima", "hashed_ip": "f00", "turn_identifier": 7}
+    facts = {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "openai_id": None,
+        "created": 1,
+        "token_counter": 3,
+        "usage": None,
+    }
+    said = {
+        **U,
+        **facts,
+        "country": "Peru",
+        "state": "Lima",
+        "hashed_ip": "f00",
+        "turn_identifier": 7,
+    }
     row = {
         "conversation_hash": "abc",
         "model": "o1",
@@ -347,7 +416,14 @@ def test_a_wildchat_row_of_4_8m_may_hold_system_turns_and_facts_in_its_turns_onl
         "conversation": [
             {"role": "system", "content": "be kind", "turn_identifier": None, "language": None},
             {**said, "language": "Spanish", "toxic": False, "redacted": False},
-            {**A, **facts, "language": "English", "toxic": True, "redacted": None, "turn_identifier": 7},
+            {
+                **A,
+                **facts,
+                "language": "English",
+                "toxic": True,
+                "redacted": None,
+                "turn_identifier": 7,
+            },
             {**said, "language": "English", "toxic": None, "turn_identifier": 8},
             {**A, "language": "Spanish"},
         ],
@@ -373,7 +449,12 @@ def test_a_wildchat_row_of_4_8m_may_hold_system_turns_and_facts_in_its_turns_onl
 def test_a_wildchat_row_of_parquet_reads_as_one_of_jsonl(tmp_path: Path):
     import polars as pl
 
-    said = {"country": None, "hashed_ip": "f00", "header": {"user-agent": "x"}, "turn_identifier": 4}
+    said = {
+        "country": None,
+        "hashed_ip": "f00",
+        "header": {"user-agent": "x"},
+        "turn_identifier": 4,
+    }
     row = {
         "conversation_hash": "abc",
         "timestamp": dt.datetime(2023, 5, 1, tzinfo=dt.UTC),
@@ -407,7 +488,12 @@ def test_a_day_in_parquet_is_a_time_stamp(tmp_path: Path):
 
 
 def test_an_lmsys_row_is_toxic_where_any_message_was_flagged():
-    row = {"conversation_id": "q", "model": "vicuna-13b", "conversation": [U, A], "language": "English"}
+    row = {
+        "conversation_id": "q",
+        "model": "vicuna-13b",
+        "conversation": [U, A],
+        "language": "English",
+    }
     flagged = {**row, "openai_moderation": [{"flagged": False}, {"flagged": True}]}
     clean = {**row, "openai_moderation": [{"flagged": False}]}
     assert convert(flagged, None, "x").conversation.meta["toxic"] is True
@@ -415,7 +501,7 @@ def test_an_lmsys_row_is_toxic_where_any_message_was_flagged():
     assert "toxic" not in convert(row, None, "x").conversation.meta
 
 
-# --- Chatbot Arena ---------------------------------------------------------------------------------------
+# --- Chatbot Arena --------------------------------------------------------------------------------
 
 BATTLE = {
     "question_id": "q1",
@@ -457,8 +543,13 @@ def test_a_battle_is_toxic_where_moderation_or_a_tag_says_so():
     tag = {"t5-large": {"flagged": True}, "roberta-large": None}
     moderated = {"flagged": True}
     assert convert({**BATTLE, "toxic_chat_tag": tag}, None, "x").conversation.meta["toxic"] is True
-    assert convert({**BATTLE, "openai_moderation": moderated}, None, "x").conversation.meta["toxic"] is True
-    unknown = convert({**BATTLE, "toxic_chat_tag": None, "openai_moderation": None}, None, "x").conversation
+    assert (
+        convert({**BATTLE, "openai_moderation": moderated}, None, "x").conversation.meta["toxic"]
+        is True
+    )
+    unknown = convert(
+        {**BATTLE, "toxic_chat_tag": None, "openai_moderation": None}, None, "x"
+    ).conversation
     assert "toxic" not in unknown.meta
 
 
@@ -474,7 +565,13 @@ def part(text: str | None) -> dict[str, Any]:
 def test_a_later_vote_of_a_session_brings_what_came_before_and_is_no_ending():
     ask = {"role": "user", "content": [part("more?"), part(None)]}
     say = {"role": "assistant", "content": [part("no")]}
-    row = {"id": "v2", "model_a": "m", "model_b": "n", "winner": "model_a", "evaluation_session_id": "s9"}
+    row = {
+        "id": "v2",
+        "model_a": "m",
+        "model_b": "n",
+        "winner": "model_a",
+        "evaluation_session_id": "s9",
+    }
     row |= {"evaluation_order": 2, "conversation_a": [ask, say], "conversation_b": [ask, say]}
     sides = [{"user": u, "model_side_a": a, "model_side_b": None} for u, a in ((U, A), (ask, say))]
     imported = convert({**row, "full_conversation": sides}, None, "x")
@@ -493,7 +590,12 @@ def test_a_battle_may_be_json_in_a_text():
 
 def test_a_battle_may_be_prompts_and_responses():
     row = {"id": 30, "model_a": "m", "model_b": "n", "prompt": '["hi", "why?"]', "winner_tie": 0}
-    row |= {"response_a": '["x", "y"]', "response_b": '["yo", "so"]', "winner_model_a": 0, "winner_model_b": 1}
+    row |= {
+        "response_a": '["x", "y"]',
+        "response_b": '["yo", "so"]',
+        "winner_model_a": 0,
+        "winner_model_b": 1,
+    }
     conversation = convert(row, None, "x").conversation
     assert (conversation.id, conversation.meta["model"]) == ("30", "n")
     assert [t.text for t in conversation.turns] == ["hi", "yo", "why?", "so"]
@@ -511,9 +613,21 @@ def test_a_battle_may_be_prompts_and_responses():
         ({"conversation_b": None}, "no messages", "'conversation_b'"),
         ({"conversation_b": "no json"}, "wrong type", "'conversation_b'"),
         ({"conversation_b": [U, None]}, "wrong type", "conversation_b[1]"),
-        ({"conversation_b": [{"role": "bot", "content": "x"}]}, "unknown role", "conversation_b[0].role is 'bot'"),
-        ({"evaluation_order": 2, "full_conversation": [None]}, "wrong type", "full_conversation[0]"),
-        ({"evaluation_order": 2, "full_conversation": [{"user": U}]}, "wrong type", "full_conversation[0]"),
+        (
+            {"conversation_b": [{"role": "bot", "content": "x"}]},
+            "unknown role",
+            "conversation_b[0].role is 'bot'",
+        ),
+        (
+            {"evaluation_order": 2, "full_conversation": [None]},
+            "wrong type",
+            "full_conversation[0]",
+        ),
+        (
+            {"evaluation_order": 2, "full_conversation": [{"user": U}]},
+            "wrong type",
+            "full_conversation[0]",
+        ),
     ],
 )
 def test_a_broken_battle_names_the_field(change, reason, named):
@@ -541,15 +655,22 @@ def test_broken_prompts_and_responses_name_the_field(row, reason, named):
     assert (caught.value.reason, named in str(caught.value)) == (reason, True)
 
 
-# --- PRISM -----------------------------------------------------------------------------------------------
+# --- PRISM ----------------------------------------------------------------------------------------
 
 
 def ask(turn: int, text: str) -> dict[str, Any]:
     return {"turn": turn, "role": "user", "content": text}
 
 
-def answer(turn: int, number: int, score: Any = 50, chosen: Any = False, **more: Any) -> dict[str, Any]:
-    facts = {"turn": turn, "role": "model", "content": f"answer {turn}.{number}", "model_name": f"m{number}"}
+def answer(
+    turn: int, number: int, score: Any = 50, chosen: Any = False, **more: Any
+) -> dict[str, Any]:
+    facts = {
+        "turn": turn,
+        "role": "model",
+        "content": f"answer {turn}.{number}",
+        "model_name": f"m{number}",
+    }
     return {**facts, "within_turn_id": number, "score": score, "if_chosen": chosen, **more}
 
 
@@ -585,7 +706,10 @@ def test_of_the_answers_of_prism_the_chosen_one_is_taken():
 
 def test_where_nothing_is_chosen_at_the_last_turn_the_highest_score_is_taken_and_of_equals_the_first():
     last = [answer(1, 2, 70, None), answer(1, 1, 70, None), answer(1, 0, 60, None)]
-    assert convert(prism(*FIRST, ask(1, "q1"), *last), None, "x").conversation.turns[-1].text == "answer 1.1"
+    assert (
+        convert(prism(*FIRST, ask(1, "q1"), *last), None, "x").conversation.turns[-1].text
+        == "answer 1.1"
+    )
 
 
 def test_a_prism_conversation_that_stops_on_the_user_has_no_observed_ending():
@@ -602,16 +726,28 @@ def test_a_prism_conversation_that_stops_on_the_user_has_no_observed_ending():
             "wrong type",
             "conversation_history[1].if_chosen",
         ),
-        ([ask(0, "q0"), answer(0, 0), answer(0, 1, None)], "wrong type", "conversation_history[2].score"),
+        (
+            [ask(0, "q0"), answer(0, 0), answer(0, 1, None)],
+            "wrong type",
+            "conversation_history[2].score",
+        ),
         (
             [ask(0, "q0"), answer(0, 0, within_turn_id="a"), answer(0, 1)],
             "wrong type",
             "conversation_history[1].within_turn_id",
         ),
         ([answer(0, 0, chosen=True)], "no user turn", "turn 0"),
-        ([ask(0, "q0"), {**ask(0, "x"), "role": "bot"}], "unknown role", "conversation_history[1].role is 'bot'"),
+        (
+            [ask(0, "q0"), {**ask(0, "x"), "role": "bot"}],
+            "unknown role",
+            "conversation_history[1].role is 'bot'",
+        ),
         ([{"role": "user", "content": "q0"}], "wrong type", "conversation_history[0].turn"),
-        ([ask(0, "q0"), answer(0, 0, chosen=True, content=" ")], "empty turn", "conversation_history[1].content"),
+        (
+            [ask(0, "q0"), answer(0, 0, chosen=True, content=" ")],
+            "empty turn",
+            "conversation_history[1].content",
+        ),
         ([ask(0, "q0"), answer(0, 0, chosen=True, model_name=3)], "wrong type", "'model_name'"),
         ([None], "wrong type", "conversation_history[0]"),
     ],
@@ -622,7 +758,7 @@ def test_what_is_missing_of_prism_is_named(history, reason, named):
     assert (caught.value.reason, named in str(caught.value)) == (reason, True)
 
 
-# --- ShareGPT and our own --------------------------------------------------------------------------------
+# --- ShareGPT and our own -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["conversations", "items"])
@@ -630,16 +766,22 @@ def test_sharegpt_speaks_of_human_and_gpt(name):
     said = [("system", "be kind"), ("human", "hi"), ("gpt", "hello")]
     row = {"id": "s_0", name: [{"from": who, "value": text} for who, text in said]}
     conversation = convert(row, None, "x").conversation
-    assert [(t.role, t.text) for t in conversation.turns] == [("user", "hi"), ("assistant", "hello")]
+    assert [(t.role, t.text) for t in conversation.turns] == [
+        ("user", "hi"),
+        ("assistant", "hello"),
+    ]
     assert conversation.meta == {"source": "sharegpt", "system": "be kind"}
 
 
 def test_our_own_records_come_back_as_they_were():
     turns = (Turn("user", "hi", {"p_end": 0.1}), Turn("assistant", "yo"))
-    kept = Conversation("a", turns, intent="You are a user", user="p", stop="end", ended=True, meta={"k": [1]})
+    kept = Conversation(
+        "a", turns, intent="You are a user", user="p", stop="end", ended=True, meta={"k": [1]}
+    )
     assert convert(to_record(kept), None, "x").conversation == kept
 
 
+@pytest.mark.slow
 def test_all_real_logs_are_read_with_few_rejections(data: Path):
     rejected: Counter[str] = Counter()
     notes: Counter[str] = Counter()
@@ -653,7 +795,8 @@ def test_all_real_logs_are_read_with_few_rejections(data: Path):
             assert one.imported.conversation.id
             notes.update(one.imported.notes)
     assert set(notes) <= set(NOTES)
-    # ten answers in Chatbot Arena and ShareGPT are a zero-width space; some of them come late in a conversation
+    # ten answers in Chatbot Arena and ShareGPT are a zero-width space; some of them come late in a
+    # conversation
     assert conversations > 35_900
     assert set(rejected) == {"empty turn"}
     assert rejected["empty turn"] + notes["cut at an empty turn"] == 10

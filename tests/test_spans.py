@@ -6,17 +6,21 @@ from typing import Any
 import pytest
 
 from userlm.data.sources import NOTES, Gathered, find
-from userlm.store import Line
+from userlm.rows import Line
 
 TALK = ["hi", "hello", "and now?", "rest", "bye", "see you"]
 
 
 def chat(*texts: str) -> list[dict[str, Any]]:
-    return [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(texts)]
+    return [
+        {"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(texts)
+    ]
 
 
 def parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"role": m["role"], "parts": [{"type": "text", "content": m["content"]}]} for m in messages]
+    return [
+        {"role": m["role"], "parts": [{"type": "text", "content": m["content"]}]} for m in messages
+    ]
 
 
 def otlp(value: Any) -> dict[str, Any]:
@@ -24,7 +28,11 @@ def otlp(value: Any) -> dict[str, Any]:
     if isinstance(value, list):
         return {"arrayValue": {"values": [otlp(item) for item in value]}}
     if isinstance(value, dict):
-        return {"kvlistValue": {"values": [{"key": key, "value": otlp(item)} for key, item in value.items()]}}
+        return {
+            "kvlistValue": {
+                "values": [{"key": key, "value": otlp(item)} for key, item in value.items()]
+            }
+        }
     return {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}
 
 
@@ -54,11 +62,14 @@ def export(*spans: tuple[str, dict[str, Any]]) -> dict[str, Any]:
         }
         for trace, attributes in spans
     ]
-    return {"resourceSpans": [{"resource": {}, "scopeSpans": [{"scope": {"name": "x"}, "spans": rows}]}]}
+    return {
+        "resourceSpans": [{"resource": {}, "scopeSpans": [{"scope": {"name": "x"}, "spans": rows}]}]
+    }
 
 
 def call(*texts: str, **more: Any) -> dict[str, Any]:
-    """The attributes of a call, of which the last text is the answer; `conversation` and `user` are its ids."""
+    """The attributes of a call, of which the last text is the answer; `conversation` and `user` are
+    its ids."""
     asked, answer = chat(*texts)[:-1], chat(*texts)[-1:]
     names = {"conversation": "gen_ai.conversation.id", "user": "user.id"}
     return {
@@ -85,15 +96,24 @@ def the_only(*rows: dict[str, Any]):
     return one.imported
 
 
-# --- the forms -------------------------------------------------------------------------------------------
+# --- the forms ------------------------------------------------------------------------------------
 
 
 def test_a_span_of_the_sdk_becomes_a_conversation():
-    attributes = call("hi", "hello", user="p1", conversation="c1") | {"gen_ai.response.model": "m-1"}
+    attributes = call("hi", "hello", user="p1", conversation="c1") | {
+        "gen_ai.response.model": "m-1"
+    }
     conversation = the_only(sdk(attributes)).conversation
     assert (conversation.id, conversation.user, conversation.ended) == ("c1", "p1", True)
-    assert [(turn.role, turn.text) for turn in conversation.turns] == [("user", "hi"), ("assistant", "hello")]
-    assert conversation.meta == {"source": "otel", "model": "m-1", "timestamp": "2025-03-01T12:00:00.000000Z"}
+    assert [(turn.role, turn.text) for turn in conversation.turns] == [
+        ("user", "hi"),
+        ("assistant", "hello"),
+    ]
+    assert conversation.meta == {
+        "source": "otel",
+        "model": "m-1",
+        "timestamp": "2025-03-01T12:00:00.000000Z",
+    }
 
 
 def test_an_export_holds_many_spans_and_its_times_are_nanoseconds():
@@ -115,10 +135,14 @@ def test_messages_may_be_structured_in_place_of_json_in_a_text():
         "gen_ai.input.messages": parts(chat("hi")),
         "gen_ai.output.messages": parts(chat("x", "hello")[1:]),
     }
-    assert conversations(sdk(attributes)) == conversations(export(("t", attributes))) == [["hi", "hello"]]
+    assert (
+        conversations(sdk(attributes))
+        == conversations(export(("t", attributes)))
+        == [["hi", "hello"]]
+    )
 
 
-# --- the conventions -------------------------------------------------------------------------------------
+# --- the conventions ------------------------------------------------------------------------------
 
 CALL = {"id": "1", "name": "clock", "arguments": {"zone": "UTC"}}
 
@@ -127,9 +151,16 @@ def semantic() -> dict[str, Any]:
     asked = [
         *parts(chat("what time is it?")),
         {"role": "assistant", "parts": [{"type": "tool_call", **CALL}]},
-        {"role": "tool", "parts": [{"type": "tool_call_response", "id": "1", "response": {"now": "noon"}}]},
+        {
+            "role": "tool",
+            "parts": [{"type": "tool_call_response", "id": "1", "response": {"now": "noon"}}],
+        },
     ]
-    answer = {"role": "assistant", "parts": [{"type": "text", "content": "It is noon."}], "finish_reason": "stop"}
+    answer = {
+        "role": "assistant",
+        "parts": [{"type": "text", "content": "It is noon."}],
+        "finish_reason": "stop",
+    }
     system = [{"type": "text", "content": "Be brief."}]
     return sdk(
         {
@@ -186,13 +217,17 @@ def event(name: str, attributes: Any) -> dict[str, Any]:
 
 
 def events() -> dict[str, Any]:
-    calls = json.dumps([{"id": "1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}])
+    calls = json.dumps(
+        [{"id": "1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}]
+    )
     said = [
         event("system.message", {"content": "Be brief."}),
         event("user.message", {"gen_ai.event.content": '{"content": "what time is it?"}'}),
         event("assistant.message", {"tool_calls": calls}),
         event("tool.message", {"content": '{"now": "noon"}', "id": "1"}),
-        event("choice", {"index": 0, "finish_reason": "stop", "message": '{"content": "It is noon."}'}),
+        event(
+            "choice", {"index": 0, "finish_reason": "stop", "message": '{"content": "It is noon."}'}
+        ),
         {"name": "exception", "attributes": {"exception.type": "x"}},
     ]
     return sdk({"gen_ai.request.model": "m"}, events=said)
@@ -222,7 +257,10 @@ def test_in_every_convention_what_is_said_becomes_turns_and_tools_go_to_meta(spa
 
 def test_older_spans_hold_json_or_a_plain_text_in_an_attribute_or_an_event():
     plain = {"gen_ai.prompt": "hi", "gen_ai.completion": "hello"}
-    listed = {"gen_ai.prompt": json.dumps(chat("hi")), "gen_ai.completion": '[{"content": "hello"}]'}
+    listed = {
+        "gen_ai.prompt": json.dumps(chat("hi")),
+        "gen_ai.completion": '[{"content": "hello"}]',
+    }
     asked = [event("content.prompt", {"gen_ai.prompt": "hi"})]
     asked += [event("content.completion", {"gen_ai.completion": "hello"})]
     details = [event("client.inference.operation.details", call("hi", "hello"))]
@@ -235,8 +273,16 @@ def test_thoughts_pictures_and_other_answers_to_choose_from_are_counted_and_not_
     asked = [{"role": "user", "parts": [{"type": "text", "content": "what is this?"}, picture]}]
     thought = {"type": "reasoning", "content": "hm"}
     answers = [
-        {"role": "assistant", "parts": [thought, {"type": "text", "content": "A cat."}], "finish_reason": "stop"},
-        {"role": "assistant", "parts": [{"type": "text", "content": "A dog."}], "finish_reason": "stop"},
+        {
+            "role": "assistant",
+            "parts": [thought, {"type": "text", "content": "A cat."}],
+            "finish_reason": "stop",
+        },
+        {
+            "role": "assistant",
+            "parts": [{"type": "text", "content": "A dog."}],
+            "finish_reason": "stop",
+        },
     ]
     span = sdk(
         {
@@ -250,12 +296,18 @@ def test_thoughts_pictures_and_other_answers_to_choose_from_are_counted_and_not_
     assert imported.notes == {"parts left out": 3}
     assert the_only(export(("t", span["attributes"]))).notes == imported.notes
     aloud = sdk(
-        {"gen_ai.prompt": "hi", "gen_ai.completion.0.role": "thinking", "gen_ai.completion.1.content": "yo"}
+        {
+            "gen_ai.prompt": "hi",
+            "gen_ai.completion.0.role": "thinking",
+            "gen_ai.completion.1.content": "yo",
+        }
     )
     aloud["attributes"]["gen_ai.completion.0.content"] = "hm"
     assert conversations(aloud) == [["hi", "yo"]]
     choices = [event("user.message", {"content": "hi"})]
-    choices += [event("choice", {"index": i, "message": text}) for i, text in enumerate(("yo", "hey"))]
+    choices += [
+        event("choice", {"index": i, "message": text}) for i, text in enumerate(("yo", "hey"))
+    ]
     assert conversations(sdk({}, events=choices)) == [["hi", "yo"]]
 
 
@@ -277,7 +329,7 @@ def test_messages_in_many_attributes_are_in_the_order_of_their_numbers():
     assert conversations(sdk(said)) == [texts]
 
 
-# --- what belongs together -------------------------------------------------------------------------------
+# --- what belongs together ------------------------------------------------------------------------
 
 
 def test_of_a_conversation_the_longest_history_and_its_answer_are_kept():
@@ -290,9 +342,13 @@ def test_of_a_conversation_the_longest_history_and_its_answer_are_kept():
 
 
 def test_the_spans_of_a_conversation_may_lie_in_several_files():
-    # Four exchanges, of which one file has the first two and another, with more of them, the third and the last.
+    # Four exchanges, of which one file has the first two and another, with more of them, the third
+    # and the last.
     files = {
-        "mon": [sdk(call("why?", "so", conversation="c2")), sdk(call(*TALK[:2], conversation="c1"))],
+        "mon": [
+            sdk(call("why?", "so", conversation="c2")),
+            sdk(call(*TALK[:2], conversation="c1")),
+        ],
         "tue": [sdk(call(*TALK[:4], conversation="c1")), sdk(call(*TALK, conversation="c1"))],
     }
     for order in (("mon", "tue"), ("tue", "mon")):
@@ -301,12 +357,17 @@ def test_the_spans_of_a_conversation_may_lie_in_several_files():
             lines = [Line(i, row) for i, row in enumerate(files[name], 1)]
             assert list(find(lines, None, name, gathered)) == []
         found = {f.imported.conversation.id: f for f in gathered.found()}
-        assert {id: [turn.text for turn in f.imported.conversation.turns] for id, f in found.items()} == {
+        assert {
+            id: [turn.text for turn in f.imported.conversation.turns] for id, f in found.items()
+        } == {
             "c2": ["why?", "so"],
             "c1": TALK,
         }
         # c1 begins on the second line of mon or on the first of tue, whichever file comes first
-        assert (found["c1"].file, found["c1"].line.number) == {"mon": ("mon", 2), "tue": ("tue", 1)}[order[0]]
+        assert (found["c1"].file, found["c1"].line.number) == {
+            "mon": ("mon", 2),
+            "tue": ("tue", 1),
+        }[order[0]]
         assert next(iter(found.values())).imported.notes == {"merged spans": 2, "merged lines": 2}
     assert gathered.files == {"mon", "tue"}
 
@@ -324,12 +385,18 @@ def test_without_any_id_another_answer_or_another_person_is_another_conversation
 
 
 def test_a_person_who_is_named_in_one_of_the_spans_is_that_of_the_conversation():
-    named, nameless = call(*TALK[:2], conversation="c", user="p1"), call(*TALK[:4], conversation="c")
+    named, nameless = (
+        call(*TALK[:2], conversation="c", user="p1"),
+        call(*TALK[:4], conversation="c"),
+    )
     assert the_only(sdk(named), sdk(nameless)).conversation.user == "p1"
 
 
 def test_where_a_history_begins_anew_so_does_a_conversation_and_only_the_last_is_known_to_have_ended():
-    first, second = call(*TALK[:4], conversation="c1"), call("hi again", "welcome back", conversation="c1")
+    first, second = (
+        call(*TALK[:4], conversation="c1"),
+        call("hi again", "welcome back", conversation="c1"),
+    )
     found = [f.imported.conversation for f in read(sdk(first), sdk(second))]
     assert [(c.id, c.ended, len(c.turns)) for c in found] == [("c1", False, 4), ("c1/2", True, 2)]
     # The first one went on after the second had begun.
@@ -366,10 +433,15 @@ def test_the_inner_calls_of_an_agent_are_one_conversation():
             "gen_ai.output.messages": json.dumps([{**asked[1], "finish_reason": "tool_call"}]),
         }
     )
-    agent = sdk({**call("what time is it?", "It is noon."), "gen_ai.operation.name": "invoke_agent"})
+    agent = sdk(
+        {**call("what time is it?", "It is noon."), "gen_ai.operation.name": "invoke_agent"}
+    )
     for rows in ([first, whole, agent], [agent, first, whole]):
         imported = the_only(*rows)
-        assert [turn.text for turn in imported.conversation.turns] == ["what time is it?", "It is noon."]
+        assert [turn.text for turn in imported.conversation.turns] == [
+            "what time is it?",
+            "It is noon.",
+        ]
         assert imported.notes["tool to meta"] == 2
         assert imported.notes["merged spans"] == 2
 
@@ -401,7 +473,7 @@ def test_a_session_stands_in_for_a_conversation_id_and_the_file_for_a_trace():
     assert the_only({"traceId": "", "attributes": call("hi", "yo")}).conversation.id == "log-1"
 
 
-# --- what cannot be used ---------------------------------------------------------------------------------
+# --- what cannot be used --------------------------------------------------------------------------
 
 
 def test_spans_without_messages_are_counted_and_every_line_is_accounted_for():
@@ -417,7 +489,11 @@ def test_spans_without_messages_are_counted_and_every_line_is_accounted_for():
         export(("t8", {}), ("t9", call("a", "b"))),
     ]
     found = read(*rows)
-    assert [(f.line.number, f.rejected is None) for f in found] == [(3, False), (2, True), (6, True)]
+    assert [(f.line.number, f.rejected is None) for f in found] == [
+        (3, False),
+        (2, True),
+        (6, True),
+    ]
     notes = found[1].imported.notes
     assert notes == {"spans without messages": 3, "merged spans": 1, "merged lines": 3}
     assert len(found) + notes["merged lines"] == len(rows)
@@ -427,7 +503,10 @@ def test_spans_without_messages_are_counted_and_every_line_is_accounted_for():
 
 def test_where_no_span_shows_what_was_said_each_line_is_rejected_and_says_what_to_do():
     found = read(sdk({"http.request.method": "GET"}), sdk({"gen_ai.request.model": "m"}))
-    assert [(f.line.number, f.rejected.reason) for f in found] == [(1, "no messages"), (2, "no messages")]
+    assert [(f.line.number, f.rejected.reason) for f in found] == [
+        (1, "no messages"),
+        (2, "no messages"),
+    ]
     assert "capture" in str(found[0].rejected)
 
 
@@ -439,8 +518,16 @@ def test_a_broken_span_among_good_ones_is_left_out_and_counted():
 @pytest.mark.parametrize(
     ("row", "reason", "named"),
     [
-        (sdk({"gen_ai.input.messages": '[{"role": "us'}), "wrong type", "'gen_ai.input.messages' is no JSON"),
-        (sdk({"gen_ai.input.messages": "{}"}), "wrong type", "'gen_ai.input.messages' must be a list"),
+        (
+            sdk({"gen_ai.input.messages": '[{"role": "us'}),
+            "wrong type",
+            "'gen_ai.input.messages' is no JSON",
+        ),
+        (
+            sdk({"gen_ai.input.messages": "{}"}),
+            "wrong type",
+            "'gen_ai.input.messages' must be a list",
+        ),
         (sdk({"llm.output_messages": 7}), "wrong type", "'llm.output_messages'"),
         (sdk({"gen_ai.input.messages": "[5]"}), "wrong type", "gen_ai.input.messages.0"),
         (
@@ -448,7 +535,11 @@ def test_a_broken_span_among_good_ones_is_left_out_and_counted():
             "unknown role",
             "messages[gen_ai.input.messages.0].role is 'bot'",
         ),
-        (sdk({"gen_ai.prompt.0.content": "x"}), "unknown role", "messages[gen_ai.prompt.0].role is None"),
+        (
+            sdk({"gen_ai.prompt.0.content": "x"}),
+            "unknown role",
+            "messages[gen_ai.prompt.0].role is None",
+        ),
         (
             sdk({"gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": 5}),
             "wrong type",
@@ -460,7 +551,11 @@ def test_a_broken_span_among_good_ones_is_left_out_and_counted():
         ({**sdk({}), "attributes": [{"value": {}}]}, "wrong type", "attributes[0].key"),
         ({**sdk({}), "events": {"name": "x"}}, "wrong type", "events must be a list"),
         (sdk({}, events=[None]), "wrong type", "events[0]"),
-        (sdk({}, events=[{"name": "gen_ai.choice", "attributes": "x"}]), "wrong type", "events[0].attributes"),
+        (
+            sdk({}, events=[{"name": "gen_ai.choice", "attributes": "x"}]),
+            "wrong type",
+            "events[0].attributes",
+        ),
         ({"resourceSpans": {}}, "no messages", "no span"),
         ({"resourceSpans": "x"}, "wrong type", "resourceSpans must be a list"),
         ({"resourceSpans": [{"scopeSpans": [3]}]}, "wrong type", "resourceSpans[0].scopeSpans[0]"),
@@ -483,7 +578,12 @@ def test_a_number_that_is_no_time_gives_no_time():
 @pytest.mark.parametrize(
     "attributes",
     [
-        {"gen_ai.prompt.²": "x", "gen_ai.prompt.².": "y", "gen_ai.prompt.x.y": 1, "gen_ai.prompt.0": "z"},
+        {
+            "gen_ai.prompt.²": "x",
+            "gen_ai.prompt.².": "y",
+            "gen_ai.prompt.x.y": 1,
+            "gen_ai.prompt.0": "z",
+        },
         {"gen_ai.prompt.0.tool_calls.²": "x", "gen_ai.prompt.0.role": "user"},
         {"gen_ai.prompt." + "0." * 5000 + "role": "user"},
         {"gen_ai.prompt." + "9" * 5000 + ".role": "user"},

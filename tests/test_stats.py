@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userlm.stats import auroc, difference, exp_ratio, f1_percent, jackknife, measure, percent, ratio
+from userlm.stats import (
+    auroc,
+    difference,
+    exp_ratio,
+    f1_percent,
+    jackknife,
+    measure,
+    percent,
+    ratio,
+)
 from userlm.types import MeasureRow
 
 VALUES = st.lists(st.floats(-100, 100), min_size=1, max_size=30)
@@ -13,12 +22,16 @@ VALUES = st.lists(st.floats(-100, 100), min_size=1, max_size=30)
 
 def rows(values: list[float], clusters: list[str] | None = None) -> list[MeasureRow]:
     names = clusters or [str(i) for i in range(len(values))]
-    return [MeasureRow(str(i), c, (v, 1.0)) for i, (v, c) in enumerate(zip(values, names, strict=True))]
+    return [
+        MeasureRow(str(i), c, (v, 1.0)) for i, (v, c) in enumerate(zip(values, names, strict=True))
+    ]
 
 
 @given(VALUES, st.integers(1, 5))
 @settings(max_examples=50, deadline=None)
-def test_the_value_is_the_statistic_of_the_pooled_rows_however_they_cluster(values: list[float], n: int) -> None:
+def test_the_value_is_the_statistic_of_the_pooled_rows_however_they_cluster(
+    values: list[float], n: int
+) -> None:
     clusters = [str(i % n) for i in range(len(values))]
     found = measure("x", rows(values, clusters), ratio, resamples=20)
     assert found.value == pytest.approx(np.mean(values), abs=1e-9)
@@ -38,7 +51,12 @@ def test_clusters_are_resampled_whole() -> None:
     values = [float(person) for person in range(10) for _ in range(40)]
     clusters = [str(person) for person in range(10) for _ in range(40)]
     whole, loose = measure("x", rows(values, clusters), ratio), measure("x", rows(values), ratio)
-    assert whole.low is not None and whole.high is not None and loose.low is not None and loose.high is not None
+    assert (
+        whole.low is not None
+        and whole.high is not None
+        and loose.low is not None
+        and loose.high is not None
+    )
     # the standard errors differ by sqrt(40) = 6.3
     assert (whole.high - whole.low) / (loose.high - loose.low) == pytest.approx(6.3, rel=0.15)
 
@@ -47,7 +65,11 @@ def test_what_could_not_be_measured_is_counted_and_changes_nothing() -> None:
     gap = MeasureRow("gap", "9", None, "no answer")
     without, with_gap = measure("x", rows([1, 2]), ratio), measure("x", [*rows([1, 2]), gap], ratio)
     assert (with_gap.n, with_gap.missing) == (2, 1)
-    assert (with_gap.value, with_gap.low, with_gap.high) == (without.value, without.low, without.high)
+    assert (with_gap.value, with_gap.low, with_gap.high) == (
+        without.value,
+        without.low,
+        without.high,
+    )
 
 
 def test_one_cluster_gives_a_value_and_no_interval() -> None:
@@ -90,7 +112,8 @@ def test_the_same_seed_gives_the_same_interval_and_another_does_not() -> None:
 
 
 def test_a_difference_is_paired_over_the_clusters() -> None:
-    # b = a - 1 for every person: there is no doubt about the difference, though a itself varies a lot
+    # b = a - 1 for every person: there is no doubt about the difference, though a itself varies a
+    # lot
     a, b = measure("a", rows([5, 50, 500]), ratio), measure("b", rows([4, 49, 499]), ratio)
     assert difference(a, b, ratio) == (pytest.approx(1), pytest.approx(1), pytest.approx(1))
 
@@ -103,7 +126,8 @@ def test_a_difference_leaves_out_who_is_on_one_side_only() -> None:
 
 
 def test_a_difference_without_a_finite_resample_has_no_interval() -> None:
-    # F1 of p alone is 0/0, so is every resample that misses q; with one shared cluster there is none at all
+    # F1 of p alone is 0/0, so is every resample that misses q; with one shared cluster there is
+    # none at all
     a = measure("a", [MeasureRow("1", "p", (1.0, 0.0, 0.0))], f1_percent)
     assert difference(a, a, f1_percent) == (0, None, None)
 
@@ -130,7 +154,9 @@ SCORES = st.lists(st.integers(0, 5), min_size=1, max_size=12)
 
 
 @given(SCORES, SCORES)
-def test_auroc_is_the_share_of_pairs_won_and_turns_round(positives: list[int], negatives: list[int]) -> None:
+def test_auroc_is_the_share_of_pairs_won_and_turns_round(
+    positives: list[int], negatives: list[int]
+) -> None:
     won = sum((p > n) + (p == n) / 2 for p in positives for n in negatives)
     assert auroc(positives, negatives) == pytest.approx(won / len(positives) / len(negatives))
     assert auroc(negatives, positives) == pytest.approx(1 - won / len(positives) / len(negatives))

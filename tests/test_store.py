@@ -12,13 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userlm import store
-from userlm.store import (
-    Answers,
-    Journal,
-    Outputs,
-    Recorded,
-    Run,
+from userlm import rows as rows_module
+from userlm.rows import (
     dumps,
     from_record,
     read_conversations,
@@ -26,6 +21,7 @@ from userlm.store import (
     to_record,
     write_conversations,
 )
+from userlm.runs import Answers, Journal, Outputs, Recorded, Run
 from userlm.types import Conversation, InputError, ModelError, Reply, Turn
 
 ODD = 'tab\t quote " line\u2028 emoji 😀 <|eot_id|> \x00 end'
@@ -35,7 +31,13 @@ ODD = 'tab\t quote " line\u2028 emoji 😀 <|eot_id|> \x00 end'
 def test_conversations_come_back_as_they_were(name, tmp_path):
     logs = [
         Conversation(
-            "a", (Turn("user", ODD, {"p_end": 0.5}), Turn("assistant", "b")), "x", "p", "end", True, {"k": [1]}
+            "a",
+            (Turn("user", ODD, {"p_end": 0.5}), Turn("assistant", "b")),
+            "x",
+            "p",
+            "end",
+            True,
+            {"k": [1]},
         ),
         Conversation("b", (Turn("assistant", "hi"), Turn("user", "c"))),
         Conversation("c"),
@@ -103,7 +105,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         "missing.jsonl": "does not exist",
         "empty.jsonl": "is empty",
         "blank.jsonl": "holds no lines",
-        "plain.jsonl.gz": "is no gzip file",
+        "plain.jsonl.gz": "is not a gzip file",
         "cut.jsonl.gz": "is cut short or damaged after line",
         "hurt.jsonl.gz": "is cut short or damaged",
         "table.csv": "its kind is unknown",
@@ -166,32 +168,44 @@ def test_a_row_that_is_nested_too_deep_is_set_aside_and_those_beside_it_are_read
     assert [line.reason for line in found] == ["", *["nested too deep"] * 4, ""]
     assert [line.row.get("id") for line in found] == ["200", *[None] * 4, "3"]
     assert "more than 200 levels deep" in found[1].error
-    assert [json.loads(dumps(line.row)) for line in found] == [line.row for line in found]  # written again
+    assert [json.loads(dumps(line.row)) for line in found] == [
+        line.row for line in found
+    ]  # written again
 
 
 def test_a_row_that_is_nested_too_deep_is_set_aside_by_the_slow_reader_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "orjson", None)
+    monkeypatch.setattr(rows_module, "orjson", None)
     path = tmp_path / "c.jsonl"
     path.write_text("\n".join(map(nested, (200, 250, 600, 50_000, 3))))
     found = list(read_rows(path))
     assert [line.reason for line in found] == ["", *["nested too deep"] * 3, ""]
 
 
-OURS = {"id": "b", "turns": [{"role": "user", "text": "hi", "meta": None}], "meta": "{}", "ended": False}
+OURS = {
+    "id": "b",
+    "turns": [{"role": "user", "text": "hi", "meta": None}],
+    "meta": "{}",
+    "ended": False,
+}
 
 
 @pytest.mark.parametrize(
     ("flaw", "said"),
     [
-        ({"meta": "{oops"}, "holds a field 'meta' that is not JSON"),
-        ({"meta": "[" * 100_000}, "holds a field 'meta' that is not JSON"),
-        ({"turns": [{"role": "user", "text": "hi", "meta": "oops"}]}, "holds a field 'meta' that is not JSON"),
+        ({"meta": "{oops"}, "holds a field 'meta' or 'origin' that is not JSON"),
+        ({"meta": "[" * 100_000}, "holds a field 'meta' or 'origin' that is not JSON"),
+        (
+            {"turns": [{"role": "user", "text": "hi", "meta": "oops"}]},
+            "holds a field 'meta' or 'origin' that is not JSON",
+        ),
         ({"turns": [None]}, "turns[0] is not an object"),
     ],
 )
 def test_a_flaw_in_parquet_of_our_own_is_named(flaw, said, tmp_path):
     rows = [{**OURS, "id": "a"}, {**OURS, **flaw}, {**OURS, "id": "c"}]
-    pl.DataFrame(rows, schema=store._parquet_columns(), strict=False).write_parquet(tmp_path / "c.parquet")
+    pl.DataFrame(rows, schema=rows_module._parquet_columns(), strict=False).write_parquet(
+        tmp_path / "c.parquet"
+    )
     with pytest.raises(InputError) as caught:
         list(read_conversations(tmp_path / "c.parquet"))
     assert str(caught.value) == f"{tmp_path / 'c.parquet'}, line 2: {said}"
@@ -201,16 +215,18 @@ def test_a_flaw_in_parquet_of_our_own_is_named(flaw, said, tmp_path):
 def test_a_parquet_file_of_another_shape_is_read_as_rows(tmp_path):
     import polars as pl
 
-    pl.DataFrame({"id": ["a"], "turns": [[{"role": "user", "text": "x"}]], "ended": [False]}).write_parquet(
-        tmp_path / "c.parquet"
-    )
+    pl.DataFrame(
+        {"id": ["a"], "turns": [[{"role": "user", "text": "x"}]], "ended": [False]}
+    ).write_parquet(tmp_path / "c.parquet")
     [line] = read_rows(tmp_path / "c.parquet")
     assert line.row["turns"] == [{"role": "user", "text": "x"}]
 
 
-@pytest.mark.parametrize("user", ["prompted:http://u:secret@h/v1#m", "http://u:secret@h", "HTTP:u:secret@h#m"])
+@pytest.mark.parametrize(
+    "user", ["prompted:http://u:secret@h/v1#m", "http://u:secret@h", "HTTP:u:secret@h#m"]
+)
 def test_a_password_in_an_option_is_not_written_down(user, tmp_path):
-    with pytest.raises(InputError, match="a URL with a password is not taken") as caught:
+    with pytest.raises(InputError, match="a URL with a password is refused") as caught:
         Run.open(tmp_path / "run", "simulate", {"user": user})
     assert "secret" not in str(caught.value) and not (tmp_path / "run").exists()
     Run.open(tmp_path / "run", "simulate", {"user": "http://h/v1#a@b", "tasks": "mail@home.jsonl"})
@@ -226,24 +242,32 @@ def test_inputs_in_another_order_are_another_run(tmp_path):
 
 def test_two_processes_do_not_work_in_one_folder(tmp_path):
     run = Run.open(tmp_path / "run", "import", {})
-    code = f"from userlm.store import Run; Run.open({str(tmp_path / 'run')!r}, 'import', {{}})"
+    code = f"from userlm.runs import Run; Run.open({str(tmp_path / 'run')!r}, 'import', {{}})"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "another process is working" in other.stderr
     del run
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode
+        == 0
+    )
 
 
 def test_who_comes_while_another_process_works_in_a_folder_changes_nothing_there(tmp_path):
     folder = tmp_path / "run"
     code = (
-        "import sys; from pathlib import Path; from userlm.store import Run\n"
+        "import sys; from pathlib import Path; from userlm.runs import Run\n"
         f"run = Run.open({str(folder)!r}, 'import', {{'seed': 0}})\n"
         "print('open', flush=True); sys.stdin.readline()"
     )
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as working:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True
+    ) as working:
         assert working.stdout.readline() == "open\n"
-        for begun in (False, True):  # with its options alone the folder may be begun anew, but not by others
+        for begun in (
+            False,
+            True,
+        ):  # with its options alone the folder may be begun anew, but not by others
             if begun:
                 (folder / "conversations.jsonl").touch()
             before = (folder / "run.json").read_bytes()
@@ -259,7 +283,9 @@ def test_a_run_is_taken_up_again_only_as_the_same_run(tmp_path):
     run = Run.open(tmp_path / "run", "clean", {"seed": 0}, [log])
     run.path("something").touch()
     assert Run.open(tmp_path / "run", "clean", {"seed": 0}, [log]).results is None
-    with pytest.raises(InputError, match=r"other options \(seed=0 there, seed=1 now\); choose another --out"):
+    with pytest.raises(
+        InputError, match=r"other options \(seed=0 there, seed=1 now\); choose another --out"
+    ):
         Run.open(tmp_path / "run", "clean", {"seed": 1}, [log])
     log.write_text(GOOD * 2)
     with pytest.raises(InputError, match="other inputs"):
@@ -270,7 +296,7 @@ def test_a_run_is_taken_up_again_only_as_the_same_run(tmp_path):
 
 def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(InputError, match="is no run folder"):
+    with pytest.raises(InputError, match="is not a run folder"):
         Run.open(tmp_path, "clean", {})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -379,7 +405,11 @@ def test_of_a_file_with_blank_lines_that_grows_no_more_is_read(tmp_path):
 
 def test_of_a_file_that_grows_what_it_held_in_the_beginning_is_read(tmp_path):
     path = tmp_path / "log.jsonl"
-    for tail, rows in (("", 3), ('{"n": 3}', 4), ('{"n": 3', 3)):  # the last line: none, whole, half written
+    for tail, rows in (
+        ("", 3),
+        ('{"n": 3}', 4),
+        ('{"n": 3', 3),
+    ):  # the last line: none, whole, half written
         path.write_text("".join(f'{{"n": {n}}}\n' for n in range(3)) + tail)
         lines = read_rows(path)
         first = next(lines)
@@ -398,9 +428,14 @@ def test_what_the_fast_reader_refuses_is_read_by_the_slow_one(tmp_path):
 
 
 def test_lines_are_the_same_with_and_without_the_fast_writer(monkeypatch):
-    values = [{"a": 1, "b": [1.5, None, True]}, {"é": "\u2028 \n"}, {"t": datetime(2024, 1, 2, tzinfo=UTC)}, {}]
+    values = [
+        {"a": 1, "b": [1.5, None, True]},
+        {"é": "\u2028 \n"},
+        {"t": datetime(2024, 1, 2, tzinfo=UTC)},
+        {},
+    ]
     fast = [dumps(value) for value in values]
-    monkeypatch.setattr(store, "orjson", None)
+    monkeypatch.setattr(rows_module, "orjson", None)
     assert [dumps(value) for value in values] == fast
     assert fast[0] == '{"a":1,"b":[1.5,null,true]}'
     assert dumps({"a": "\ud800"}) == '{"a":"\ufffd"}'

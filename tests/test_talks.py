@@ -1,10 +1,9 @@
-"""`userlm respond` and `simulate`: what they cost, caps that hold, and servers and processes that die."""
+"""`userlm respond` and `simulate`: what they cost, caps that hold, and servers and processes that
+die."""
 
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,12 +14,14 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import fake_server
+import processes
 import pytest
 from fake_server import CUT, Said, completion, error, serving
+from processes import Process
 
 from userlm import address, commands
 from userlm.models.endpoint import EndpointModel
-from userlm.store import read_conversations, read_json, write_conversations
+from userlm.rows import read_conversations, read_json, write_conversations
 from userlm.text import END_TOKEN, INTENT_PREFIX
 from userlm.types import Conversation, InputError
 
@@ -28,7 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def talk(body, n=0, hang: float = 0) -> Said:
-    """What `user` or `assistant` says: it depends on nothing but what it is asked, and on the seed."""
+    """What `user` or `assistant` says: it depends on nothing but what it is asked, and on the
+    seed."""
     asked = json.dumps([body["messages"], body["seed"]])
     digest = sha256(asked.encode()).hexdigest()
     if body["model"] == "user" and digest[0] in "012":
@@ -37,7 +39,9 @@ def talk(body, n=0, hang: float = 0) -> Said:
 
 
 def seeds(path: Path, count: int) -> Path:
-    write_conversations(path, (Conversation(f"s{i}", intent=f"{INTENT_PREFIX}cook {i}.") for i in range(count)))
+    write_conversations(
+        path, (Conversation(f"s{i}", intent=f"{INTENT_PREFIX}cook {i}.") for i in range(count))
+    )
     return path
 
 
@@ -55,7 +59,7 @@ def between(server, tmp_path, out="sim", count=6, **options):
     """A simulation of which both sides are at the server."""
     path = seeds(tmp_path / "seeds.jsonl", count)
     both = f"prompted:{server.url}#user", f"{server.url}#assistant"
-    return commands.simulate(*both, seeds=path, out=tmp_path / out, max_turns=3, **options)
+    return commands.simulate(*both, intents=path, out=tmp_path / out, max_turns=3, **options)
 
 
 def bill(server, side: str, price: str) -> Decimal:
@@ -67,27 +71,39 @@ def bill(server, side: str, price: str) -> Decimal:
     return (tokens_in * token_in + tokens_out * token_out) / 10**6
 
 
-# --- what it may cost, and what it did -------------------------------------------------------------------
+# --- what it may cost, and what it did ------------------------------------------------------------
 
 
-def test_what_is_to_come_is_said_before_the_first_call_and_what_was_used_after_the_last(quick, tmp_path, capfd):
+def test_what_is_to_come_is_said_before_the_first_call_and_what_was_used_after_the_last(
+    quick, tmp_path, capfd
+):
     with serving(talk) as server:
         results = between(server, tmp_path, user_price="2/8", price="1/4")
     said = " ".join(capfd.readouterr().err.split())
     # 6 conversations of 3 exchanges: 18 calls a side, of at most 200 tokens a turn, and of 1,000.
     assert f"user prompted:{server.url}#user: 18 calls, about " in said
     assert "tokens in and at most 3,600 out, about $0.0" in said
-    # An assistant reads 50 tokens, then 400, then 750: 6 * 1,200 in; with 18,000 out at $4 a million: $0.079.
+    # An assistant reads 50 tokens, then 400, then 750: 6 * 1,200 in; with 18,000 out at $4 a
+    # million: $0.079.
     wanted = "18 calls, about 7,200 tokens in and at most 18,000 out, about $0.08"
     assert f"assistant {server.url}#assistant: {wanted}" in said
     for side, price in (("user", "2/8"), ("assistant", "1/4")):
         used = results["usage"][side]
-        assert used["calls"] == used["drafts"] == sum(body["model"] == side for body in server.bodies)
+        assert (
+            used["calls"] == used["drafts"] == sum(body["model"] == side for body in server.bodies)
+        )
         assert used["cost"] == pytest.approx(float(bill(server, side, price)), abs=1e-6)
-        assert (used["unsure"], used["price"]) == (0, price)
+        assert (used["possibly_billed"], used["price"]) == (0, price)
         assert f"#{side}: {used['calls']} calls, {used['tokens_in']:,} tokens in" in said
-    total = [sum(used[name] for used in results["usage"].values()) for name in ("tokens_in", "tokens_out")]
-    assert total == [results["tokens_in"], results["tokens_out"]] == [server.tokens_in, server.tokens_out]
+    total = [
+        sum(used[name] for used in results["usage"].values())
+        for name in ("tokens_in", "tokens_out")
+    ]
+    assert (
+        total
+        == [results["tokens_in"], results["tokens_out"]]
+        == [server.tokens_in, server.tokens_out]
+    )
     assert results["caps"] == {"max_calls": None, "max_tokens_total": None, "budget": None}
 
 
@@ -105,7 +121,9 @@ def test_what_was_answered_before_is_not_to_come(quick, tmp_path, capfd):
     over = {turn["id"] for turn in turns if turn.get("stop")}
     assert sum(ended) == len(over)
     for side in ("user", "assistant"):
-        left = 3 * (6 - len(over)) - sum(turn["role"] == side for turn in turns if turn["id"] not in over)
+        left = 3 * (6 - len(over)) - sum(
+            turn["role"] == side for turn in turns if turn["id"] not in over
+        )
         assert f"#{side}: {left} calls" in said
     assert "before this: 10 calls, " in said and "--max-calls 10 may end it before that" in said
 
@@ -115,7 +133,9 @@ def test_what_was_answered_before_is_not_to_come(quick, tmp_path, capfd):
     [{"max_calls": 11}, {"max_tokens_total": 25_000}, {"budget": 0.04}],
     ids=lambda cap: next(iter(cap)),
 )
-def test_a_cap_is_never_passed_and_the_same_command_with_a_higher_one_goes_on(cap, quick, tmp_path, capfd):
+def test_a_cap_is_never_passed_and_the_same_command_with_a_higher_one_goes_on(
+    cap, quick, tmp_path, capfd
+):
     prices = {"user_price": "2/8", "price": "1/4"}
     with serving(talk) as server:
         whole = between(server, tmp_path, "whole", **prices)
@@ -130,9 +150,15 @@ def test_a_cap_is_never_passed_and_the_same_command_with_a_higher_one_goes_on(ca
         assert took[name] <= most
         waiting = first["stops"]["error"]
         said = " ".join(capfd.readouterr().err.split())
-        assert f"cap reached: {option} {most} does not cover another call at its worst; {waiting} conv" in said
+        assert (
+            f"cap reached: {option} {most} does not cover another call at its worst; {waiting} conv"
+            in said
+        )
         assert "ended in an error" not in said and first["caps"][name] == most
-        assert option.strip("-").replace("-", "_") not in read_json(tmp_path / "sim/run.json")["options"]
+        assert (
+            option.strip("-").replace("-", "_")
+            not in read_json(tmp_path / "sim/run.json")["options"]
+        )
         last = between(server, tmp_path, **prices, **{name: 1000 * most})
         assert len(server.requests) == calls  # nothing was asked twice
     assert (last["stops"], last["tokens_in"]) == (whole["stops"], whole["tokens_in"])
@@ -144,27 +170,41 @@ def test_a_cap_is_never_passed_and_the_same_command_with_a_higher_one_goes_on(ca
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"budget": 1.0}, r"--budget needs to know what the tokens of http.* cost; give --price IN/OUT"),
+        (
+            {"budget": 1.0},
+            r"--budget needs the price of the tokens of http.*; give --price IN/OUT",
+        ),
         ({"budget": float("nan"), "price": "1/1"}, "--budget nan: give dollars"),
         ({"price": "1"}, "--price 1: give US dollars for a million"),
         ({"user_price": "one"}, "--user-price one: give US dollars for a million"),
-        ({"user_price": "1/1"}, r"--user-price: script:.* is no model that is called; leave it out"),
-        ({"assistant": "clarifier", "max_calls": 3}, "--max-calls, .* are for models; none is called here"),
+        (
+            {"user_price": "1/1"},
+            r"--user-price: script:.* is not a model that is called; leave it out",
+        ),
+        (
+            {"assistant": "clarifier", "max_calls": 3},
+            "--max-calls, .* are for models; none is called here",
+        ),
     ],
 )
 def test_caps_and_prices_that_say_nothing_are_refused(options, said, quick, tmp_path):
     (tmp_path / "lines.txt").write_text("hi\n")
     path = seeds(tmp_path / "seeds.jsonl", 2)
     with serving([]) as server, pytest.raises(InputError, match=said):
-        sides = {"user": f"script:{tmp_path}/lines.txt", "assistant": f"{server.url}#assistant"} | options
-        commands.simulate(seeds=path, out=tmp_path / "sim", **sides)
+        sides = {
+            "user": f"script:{tmp_path}/lines.txt",
+            "assistant": f"{server.url}#assistant",
+        } | options
+        commands.simulate(intents=path, out=tmp_path / "sim", **sides)
     assert not (tmp_path / "sim/conversations.jsonl").exists()
 
 
 def test_where_no_model_speaks_nothing_is_said_of_costs(tmp_path, capfd):
     (tmp_path / "lines.txt").write_text("hi\n")
     path = seeds(tmp_path / "seeds.jsonl", 2)
-    results = commands.simulate(f"script:{tmp_path}/lines.txt", "clarifier", seeds=path, out=tmp_path / "sim")
+    results = commands.simulate(
+        f"script:{tmp_path}/lines.txt", "clarifier", intents=path, out=tmp_path / "sim"
+    )
     assert results["usage"] == {"user": None, "assistant": None} and results["guard"] is None
     assert "calls" not in capfd.readouterr().err
     assert not (tmp_path / "sim/usage.jsonl").exists()
@@ -180,7 +220,11 @@ def test_drafts_that_a_guard_rejects_are_counted_and_their_rates_recorded(quick,
     with serving(short) as server:
         user = f"prompted:{server.url}#user"
         results = commands.respond(
-            tmp_path / "logs.jsonl", user=user, out=tmp_path / "out", guard="words=3-9,tries=2", user_price="1/1"
+            tmp_path / "logs.jsonl",
+            user=user,
+            out=tmp_path / "out",
+            guard="words=3-9,tries=2",
+            user_price="1/1",
         )
         odd = [body["seed"] % 2 for body in server.bodies]
     rates, used = results["guard"], results["usage"]["user"]
@@ -194,10 +238,12 @@ def test_drafts_that_a_guard_rejects_are_counted_and_their_rates_recorded(quick,
     assert (used["tokens_in"], used["tokens_out"]) == (server.tokens_in, 3 * len(odd))
 
 
-# --- servers that die ------------------------------------------------------------------------------------
+# --- servers that die -----------------------------------------------------------------------------
 
 
-def test_a_server_that_goes_away_in_mid_conversation_and_comes_back_costs_nothing_but_time(quick, tmp_path):
+def test_a_server_that_goes_away_in_mid_conversation_and_comes_back_costs_nothing_but_time(
+    quick, tmp_path
+):
     with serving(talk) as server:
         whole = between(server, tmp_path, "whole", count=3)
     away = [Said(status=503, body="{}"), CUT, error(429), error(500)]
@@ -212,6 +258,7 @@ def test_a_server_that_goes_away_in_mid_conversation_and_comes_back_costs_nothin
         assert (tmp_path / "sim" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_for_a_while_is_waited_for(tmp_path, monkeypatch):
     class AtOnePort(ThreadingHTTPServer):
         port = 0
@@ -229,7 +276,9 @@ def test_a_server_that_is_gone_for_a_while_is_waited_for(tmp_path, monkeypatch):
         AtOnePort.port = int(server.url.split(":")[2].removesuffix("/v1"))
         whole = between(server, tmp_path, "whole", count=8, workers=2)
     with serving(lambda body, n: talk(body, hang=0.02)) as server:
-        runs = threading.Thread(target=lambda: results.append(between(server, tmp_path, count=8, workers=2)))
+        runs = threading.Thread(
+            target=lambda: results.append(between(server, tmp_path, count=8, workers=2))
+        )
         runs.start()
         while len(server.requests) < 5:
             time.sleep(0.005)
@@ -243,13 +292,11 @@ def test_a_server_that_is_gone_for_a_while_is_waited_for(tmp_path, monkeypatch):
         assert (tmp_path / "sim" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
-# --- processes that die ----------------------------------------------------------------------------------
+# --- processes that die ---------------------------------------------------------------------------
 
 
-def start(*arguments: object, cwd: Path, **env: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "userlm", *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=cwd, env={**os.environ, "COLUMNS": "300", **env}, **pipes)
+def start(*arguments: object, cwd: Path, fresh: bool = False) -> Process:
+    return (processes.fresh if fresh else processes.userlm)(*arguments, cwd=cwd, COLUMNS="300")
 
 
 def finish(process) -> str:
@@ -271,16 +318,27 @@ def kill_at(process, turns: Path, lines: int) -> None:
 WORKERS = 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scripted", [False, True], ids=["both at the server", "a scripted user"])
-def test_a_simulation_killed_in_the_middle_goes_on_where_it_was_and_pays_for_nothing_twice(scripted, tmp_path):
+def test_a_simulation_killed_in_the_middle_goes_on_where_it_was_and_pays_for_nothing_twice(
+    scripted, tmp_path
+):
     count = 100 if scripted else 200
     seeds(tmp_path / "seeds.jsonl", count)
     (tmp_path / "lines.txt").write_text("first\nsecond\n")
     with serving(lambda body, n: talk(body, hang=0.01)) as server:
         user = "script:lines.txt" if scripted else f"prompted:{server.url}#user"
-        command = ["simulate", "--user", user, "--assistant", f"{server.url}#assistant", "--seeds", "seeds.jsonl"]
+        command = [
+            "simulate",
+            "--user",
+            user,
+            "--assistant",
+            f"{server.url}#assistant",
+            "--intents",
+            "seeds.jsonl",
+        ]
         command += ["--max-turns", 2, "--workers", WORKERS, "--seed", 7]
-        finish(start(*command, "--out", "whole", cwd=tmp_path))
+        finish(start(*command, "--out", "whole", cwd=tmp_path, fresh=True))
         needed = Counter(json.dumps(body) for body in server.bodies)
         assert len(needed) == needed.total() > count  # each is asked once
         server.requests.clear()
@@ -298,17 +356,31 @@ def test_a_simulation_killed_in_the_middle_goes_on_where_it_was_and_pays_for_not
     over = read_conversations(tmp_path / "killed/conversations.jsonl")
     assert [c.id for c in over] == [f"s{i}#0" for i in range(count)]
     used = [side for side in read_json(tmp_path / "killed/results.json")["usage"].values() if side]
-    assert sum(side["calls"] for side in used) >= asked.total()  # one may have been killed before it was sent
+    assert (
+        sum(side["calls"] for side in used) >= asked.total()
+    )  # one may have been killed before it was sent
     assert sum(side["drafts"] for side in used) >= needed.total()
 
 
-def test_keys_reach_no_file_and_no_output_even_if_the_server_says_them(tmp_path, monkeypatch, capfd):
-    keys = {"OPENAI_API_KEY": "sk-never-to-be-seen-0123456789", "USERLM_API_KEY": "hidden-4711-4712"}
+@pytest.mark.slow
+def test_keys_reach_no_file_and_no_output_even_if_the_server_says_them(
+    tmp_path, monkeypatch, capfd
+):
+    keys = {
+        "OPENAI_API_KEY": "sk-never-to-be-seen-0123456789",
+        "USERLM_API_KEY": "hidden-4711-4712",
+    }
 
     def tells(body, n):
         """Every kind of error with a key in it, and now and then an answer."""
         said = f"you sent {keys['USERLM_API_KEY' if body['model'] == 'user' else 'OPENAI_API_KEY']}"
-        kinds = [error(400, said), error(401, said), error(403, said), error(404, said), error(429, said)]
+        kinds = [
+            error(400, said),
+            error(401, said),
+            error(403, said),
+            error(404, said),
+            error(429, said),
+        ]
         kinds += [
             error(500, said),
             Said(body=f"{{ {said}"),
@@ -328,7 +400,9 @@ def test_keys_reach_no_file_and_no_output_even_if_the_server_says_them(tmp_path,
     path = seeds(tmp_path / "seeds.jsonl", 60)
     with serving(tells) as server:
         sides = f"prompted:{server.url}#user", "openai:assistant"
-        results = commands.simulate(*sides, seeds=path, out=tmp_path / "sim", max_turns=2, price="1/1")
+        results = commands.simulate(
+            *sides, intents=path, out=tmp_path / "sim", max_turns=2, price="1/1"
+        )
         sent = {authorization for _, authorization, _ in server.requests}
     assert sent == {f"Bearer {key}" for key in keys.values()}
     assert results["stops"]["error"] > 10
@@ -339,6 +413,7 @@ def test_keys_reach_no_file_and_no_output_even_if_the_server_says_them(tmp_path,
         assert key not in written + shown
 
 
+@pytest.mark.slow
 def test_a_simulation_by_a_model_here_is_the_same_to_the_bit_after_a_kill_if_it_serves_one_at_a_time(
     tiny, tmp_path
 ):
@@ -349,12 +424,24 @@ def test_a_simulation_by_a_model_here_is_the_same_to_the_bit_after_a_kill_if_it_
         json.dumps(config | {"max_position_embeddings": 240})
     )  # turns of 60
     path = seeds(tmp_path / "seeds.jsonl", 10)
-    options = {"seeds": path, "max_turns": 2, "workers": 4, "batch": 1, "seed": 3}
-    whole = commands.simulate(f"trained:{tmp_path}/tiny", "clarifier", out=tmp_path / "whole", **options)
-    command = ["simulate", "--user", f"trained:{tmp_path}/tiny", "--assistant", "clarifier", "--seeds", path]
+    options = {"intents": path, "max_turns": 2, "workers": 4, "batch": 1, "seed": 3}
+    whole = commands.simulate(
+        f"trained:{tmp_path}/tiny", "clarifier", out=tmp_path / "whole", **options
+    )
+    command = [
+        "simulate",
+        "--user",
+        f"trained:{tmp_path}/tiny",
+        "--assistant",
+        "clarifier",
+        "--intents",
+        path,
+    ]
     command += ["--max-turns", 2, "--workers", 4, "--batch", 1, "--seed", 3, "--out", "killed"]
     kill_at(start(*command, cwd=tmp_path), tmp_path / "killed/turns.jsonl", 10)
-    results = commands.simulate(f"trained:{tmp_path}/tiny", "clarifier", out=tmp_path / "killed", **options)
+    results = commands.simulate(
+        f"trained:{tmp_path}/tiny", "clarifier", out=tmp_path / "killed", **options
+    )
     for file in ("conversations.jsonl", "turns.jsonl"):
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
     used = whole["usage"]["user"]
@@ -362,11 +449,14 @@ def test_a_simulation_by_a_model_here_is_the_same_to_the_bit_after_a_kill_if_it_
     assert used["drafts"] <= results["usage"]["user"]["drafts"] <= used["drafts"] + 4
 
 
-def test_ctrl_c_says_how_many_calls_may_be_billed_and_they_count_at_their_worst_from_then_on(tmp_path):
+@pytest.mark.slow
+def test_ctrl_c_says_how_many_calls_may_be_billed_and_they_count_at_their_worst_from_then_on(
+    tmp_path,
+):
     seeds(tmp_path / "seeds.jsonl", 9)
     with serving(lambda body, n: Said(hang=60, cut=True)) as server:
         command = ["simulate", "--user", f"prompted:{server.url}#user", "--assistant", "clarifier"]
-        command += ["--seeds", "seeds.jsonl", "--out", "sim", "--workers", 4]
+        command += ["--intents", "seeds.jsonl", "--out", "sim", "--workers", 4]
         process = start(*command, cwd=tmp_path)
         while len(server.requests) < 4:
             assert process.poll() is None, process.communicate()
@@ -374,11 +464,13 @@ def test_ctrl_c_says_how_many_calls_may_be_billed_and_they_count_at_their_worst_
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=30)
     assert process.returncode == 130 and "4 calls were in flight; they may be billed" in told
-    begun = [json.loads(line)["used"] for line in (tmp_path / "sim/usage.jsonl").read_text().splitlines()]
-    assert [used["unsure"] for used in begun] == [6] * 4  # one call, and five tries more
+    begun = [
+        json.loads(line)["used"] for line in (tmp_path / "sim/usage.jsonl").read_text().splitlines()
+    ]
+    assert [used["possibly_billed"] for used in begun] == [6] * 4  # one call, and five tries more
 
 
-# --- small print ------------------------------------------------------------------------------------------
+# --- small print ----------------------------------------------------------------------------------
 
 
 def test_caps_without_a_model_are_refused_and_leave_the_folder_free(tmp_path):
@@ -386,8 +478,11 @@ def test_caps_without_a_model_are_refused_and_leave_the_folder_free(tmp_path):
     (tmp_path / "lines.txt").write_text("hi\n")
     script = f"script:{tmp_path / 'lines.txt'}"
     with pytest.raises(InputError, match="are for models; none is called here"):
-        commands.simulate(script, "clarifier", seeds=path, out=out, max_calls=3)
-    assert commands.simulate(script, "clarifier", seeds=path, out=out, max_turns=2)["conversations"] == 2
+        commands.simulate(script, "clarifier", intents=path, out=out, max_calls=3)
+    assert (
+        commands.simulate(script, "clarifier", intents=path, out=out, max_turns=2)["conversations"]
+        == 2
+    )
 
 
 def test_somebody_at_the_keyboard_has_one_conversation_at_a_time_and_is_told_the_intent(
@@ -396,12 +491,14 @@ def test_somebody_at_the_keyboard_has_one_conversation_at_a_time_and_is_told_the
     path = seeds(tmp_path / "seeds.jsonl", 3)
     lines = iter(f"line {i}" for i in range(6))
     monkeypatch.setattr("builtins.input", lambda _: next(lines))
-    commands.simulate("human", "clarifier", seeds=path, out=tmp_path / "out", max_turns=2)
-    said = [talk.user_turns for talk in read_conversations(tmp_path / "out" / "conversations.jsonl")]
+    commands.simulate("human", "clarifier", intents=path, out=tmp_path / "out", max_turns=2)
+    said = [
+        talk.user_turns for talk in read_conversations(tmp_path / "out" / "conversations.jsonl")
+    ]
     assert said == [("line 0", "line 1"), ("line 2", "line 3"), ("line 4", "line 5")]
     assert f"{INTENT_PREFIX}cook 0." in capsys.readouterr().err
 
 
 def test_what_tunes_a_simulated_user_is_refused_where_you_are_the_user():
     with pytest.raises(InputError, match="here you are the user"):
-        commands.chat(assistant="clarifier", seat="user", guard="paper")
+        commands.chat(assistant="clarifier", role="user", guard="paper")

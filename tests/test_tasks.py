@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from userlm.tasks import final_number, grade, grade_math, read_tasks, said, solved, task_of
-from userlm.types import Conversation, Fact, InputError, Task
+from userlm.types import Conversation, Fact, InputError, Origin, Task
 
 TASK = Task("t1", "math", "count", (Fact("There are 6 apples."),), "42")
 
@@ -22,7 +22,13 @@ def talk(*texts: str, id: str = "t1#0") -> Conversation:
 
 
 def write(path: Path, **changed: object) -> Path:
-    row = {"id": "a", "domain": "math", "intent": "i", "facts": [{"text": "f"}], "answer": "4"} | changed
+    row = {
+        "id": "a",
+        "domain": "math",
+        "intent": "i",
+        "facts": [{"text": "f"}],
+        "answer": "4",
+    } | changed
     path.write_text(json.dumps(row) + "\n")
     return path
 
@@ -54,14 +60,17 @@ def test_a_task_is_found_by_meta_or_by_id_without_the_repeat() -> None:
     assert task_of(Conversation("t1#3"), tasks) is TASK
     assert task_of(Conversation("t1"), tasks) is TASK
     assert task_of(Conversation("x#1#0"), tasks) is TASK
-    assert task_of(Conversation("anything", meta={"task": "t1"}), tasks) is TASK
+    assert task_of(Conversation("anything", origin=Origin(task="t1")), tasks) is TASK
     assert task_of(Conversation("t2#0"), tasks) is None
 
 
 @pytest.mark.parametrize(
     ("fact", "texts"),
     [
-        ("Mimi picked up 2 dozen seashells.", ["mimi picks up 24 seashells"]),  # 2 x 12; picked = picks
+        (
+            "Mimi picked up 2 dozen seashells.",
+            ["mimi picks up 24 seashells"],
+        ),  # 2 x 12; picked = picks
         ("Kyle found twice as many shells.", ["kyle found 2x as many shells"]),  # twice = 2
         ("She bakes 25 cakes", ["she's baking twenty-five", "cakes, i mean"]),  # told in two turns
         ("A third of the 1,200 boxes", ["1/3 of the 1200 boxes"]),
@@ -79,7 +88,10 @@ def test_a_fact_was_said(fact: str, texts: list[str]) -> None:
     [
         ("Dad gave Olaf 10 toy cars.", ["dad gave olaf toy cars"]),  # the number is missing
         ("Dad gave Olaf 10 toy cars.", ["dad gave olaf 100 toy cars"]),  # another number
-        ("Dad gave Olaf 10 toy cars.", ["10 it is, for the cars"]),  # 1 of 5: cars, but dad gave olaf toy
+        (
+            "Dad gave Olaf 10 toy cars.",
+            ["10 it is, for the cars"],
+        ),  # 1 of 5: cars, but dad gave olaf toy
         ("Use a stack", []),
         ("It was a sunny day in June", ["it was june"]),  # 1 of 3: june, but sunny day
     ],
@@ -146,8 +158,14 @@ def test_a_model_that_loops_does_not_stall_the_grader(unit: str) -> None:
 
 
 def test_any_right_answer_solves_a_math_task() -> None:
-    assert grade(TASK, talk("hi", "41", "sure?", "42", "ok", "so 43")) == (True, "right in answer 2")
-    assert grade(TASK, talk("hi", "41", "it is 42!")) == (False, "wrong")  # what the user says is no answer
+    assert grade(TASK, talk("hi", "41", "sure?", "42", "ok", "so 43")) == (
+        True,
+        "right in answer 2",
+    )
+    assert grade(TASK, talk("hi", "41", "it is 42!")) == (
+        False,
+        "wrong",
+    )  # what the user says is no answer
     assert grade(TASK, talk("hi", "What is it?")) == (False, "no attempt")
 
 
@@ -171,7 +189,10 @@ def load(path: Path) -> list[dict[str, object]]:
         return [json.loads(line) for line in file]
 
 
-def test_worked_solutions_of_gsm8k_are_right_and_those_of_another_question_wrong(data: Path) -> None:
+@pytest.mark.slow
+def test_worked_solutions_of_gsm8k_are_right_and_those_of_another_question_wrong(
+    data: Path,
+) -> None:
     rows = load(data / "extrinsic" / "gsm8k.jsonl.gz")[:3000]
     for row, other in pairwise(rows):
         solution, answer = str(row["solution"]), str(row["answer"])
@@ -182,10 +203,14 @@ def test_worked_solutions_of_gsm8k_are_right_and_those_of_another_question_wrong
 
 def test_solutions_without_their_last_line_are_nearly_all_read_right(data: Path) -> None:
     rows = load(data / "extrinsic" / "gsm8k.jsonl.gz")[:3000]
-    right = sum(grade_math(str(row["solution"]).rsplit("####", 1)[0], str(row["answer"])) is True for row in rows)
+    right = sum(
+        grade_math(str(row["solution"]).rsplit("####", 1)[0], str(row["answer"])) is True
+        for row in rows
+    )
     assert right / len(rows) > 0.97
 
 
+@pytest.mark.slow
 def test_all_shards_say_every_shard_and_the_first_one_few_others(data: Path) -> None:
     rows = load(data / "extrinsic" / "gsm8k_train_shards.jsonl.gz")
     others = told = 0

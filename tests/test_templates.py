@@ -1,6 +1,7 @@
 """Which spelling a checkpoint was trained with, found from its tokenizer and chat template.
 
-The chat templates here are written for the tests; they spell what those of the released checkpoints spell.
+The chat templates here are written for the tests; they spell what those of the released checkpoints
+spell.
 """
 
 import pytest
@@ -15,7 +16,13 @@ from userlm.types import Completion, Conversation
 from userlm.users import TrainedUser
 
 END = "<|endconversation|>"
-LLAMA = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+LLAMA = [
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+]
 QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 LLAMA_TURNS = (
@@ -29,7 +36,8 @@ SFT_LLAMA = LLAMA_TURNS % ("<|begin_of_text|>", "\n\n", " | trim") + (
 )
 USP = SFT_LLAMA.replace(">assistant<", ">user<")
 CHATML = (
-    "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n"
+    "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system\nYou "
+    "help.<|im_end|>\n"
     "{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -41,7 +49,9 @@ THINKING = CHATML.replace(
 TALK = Conversation("t", intent="You are a user").say(" hi \n").say("Hello there.")
 
 
-def tokenizer(special: list[str], plain: list[str], chat_template: str | None, bos: str | None = None):
+def tokenizer(
+    special: list[str], plain: list[str], chat_template: str | None, bos: str | None = None
+):
     bpe = Tokenizer(tokenizer_models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -55,7 +65,11 @@ def tokenizer(special: list[str], plain: list[str], chat_template: str | None, b
 
 
 def found(
-    special: list[str], plain: list[str], chat_template: str | None, name: str = "a/b", bos: str | None = None
+    special: list[str],
+    plain: list[str],
+    chat_template: str | None,
+    name: str = "a/b",
+    bos: str | None = None,
 ):
     made = tokenizer(special, plain, chat_template, bos)
     return made, recognise(made, text_encoder(made), name)
@@ -97,7 +111,14 @@ def test_sftuser_on_qwen_opens_the_users_turn_where_its_own_template_opens_the_a
 
 
 @pytest.mark.parametrize(
-    "name", ["cmu-lti/osim-8b", "models--x--Ditto-8B/snapshots/1", "x/my_osim_4b", "osim8b", "m (./Ditto-8B)"]
+    "name",
+    [
+        "cmu-lti/osim-8b",
+        "models--x--Ditto-8B/snapshots/1",
+        "x/my_osim_4b",
+        "osim8b",
+        "m (./Ditto-8B)",
+    ],
 )
 def test_osim_and_ditto_play_the_person_as_the_assistant_and_do_not_think(name):
     made, template = found(QWEN, ["<think>", "</think>"], THINKING, name)
@@ -107,7 +128,7 @@ def test_osim_and_ditto_play_the_person_as_the_assistant_and_do_not_think(name):
     )
     assert template.end == template.close
     assert "<think>" in {spelled(made, [i]) for i in template.stop_ids}
-    assert recognise(tokenizer(QWEN, [], CHATML), text_encoder(made), name).thought == ()
+    assert recognise(tokenizer(QWEN, [], CHATML), text_encoder(made), name).empty_thought == ()
 
 
 def test_usp_gets_its_profile_inside_its_own_sentence_and_is_told_apart_from_userlm():
@@ -115,8 +136,10 @@ def test_usp_gets_its_profile_inside_its_own_sentence_and_is_told_apart_from_use
     template = profile_template(made, text_encoder(made))
     assert spelled(made, prompt(TALK, template)) == (
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
-        "You are engaging in a conversation with an AI assistant. Your profile is: \nYou are a user\n "
-        "You can say anything you want, either based on the profile or something brand new.<|eot_id|>"
+        "You are engaging in a conversation with an AI assistant. Your profile is: \nYou are a "
+        "user\n "
+        "You can say anything you want, either based on the profile or something brand "
+        "new.<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\nHello there.<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\n"
@@ -136,8 +159,16 @@ def test_usp_gets_its_profile_inside_its_own_sentence_and_is_told_apart_from_use
             USERLM.replace("{{ m.role }}", "{{ m.role | upper }}"),
             "a user turn in a way that is not",
         ),
-        ([*LLAMA, END], USERLM.replace("<|eot_id|>{%", "<|eot_id|>\n{%"), "spells a dialogue otherwise"),
-        ([*QWEN, END], CHATML.replace("{{ m.role }}\n", "{{ m.role }}\n\n"), "spells a dialogue otherwise"),
+        (
+            [*LLAMA, END],
+            USERLM.replace("<|eot_id|>{%", "<|eot_id|>\n{%"),
+            "spells a dialogue otherwise",
+        ),
+        (
+            [*QWEN, END],
+            CHATML.replace("{{ m.role }}\n", "{{ m.role }}\n\n"),
+            "spells a dialogue otherwise",
+        ),
     ],
 )
 def test_what_is_not_known_is_refused_and_says_why(special, chat_template, why):
@@ -164,7 +195,10 @@ def test_a_row_closes_once_where_leaving_is_closing():
 
 
 def test_a_profile_needs_the_tokens_of_usp_and_an_open_user_turn():
-    for special, chat_template, why in ((QWEN, None, "lacks"), (LLAMA, SFT_LLAMA, "opens no user turn")):
+    for special, chat_template, why in (
+        (QWEN, None, "lacks"),
+        (LLAMA, SFT_LLAMA, "opens no user turn"),
+    ):
         made = tokenizer(special, [], chat_template, bos=special[0])
         with pytest.raises(ValueError, match=why):
             profile_template(made, text_encoder(made))
@@ -197,8 +231,8 @@ def test_rows_of_chatml_are_shortened_and_masked_without_the_newline_between_tur
     assert words == ["hi", "ok", END]
 
     whole = prompt(talk, template)
-    ids, left_out = fit(talk, template, len(whole) - 1)
-    assert left_out == len(whole) - len(ids)
+    ids, truncated_tokens = fit(talk, template, len(whole) - 1)
+    assert truncated_tokens == len(whole) - len(ids)
     assert spelled(made, ids).startswith(
         "<|im_start|>system\nYou are a user<|im_end|>\n<|im_start|>user\nok<|im_end|>\n"
     )

@@ -80,6 +80,10 @@ def test_a_stable_hash_tells_its_parts_apart_and_never_changes() -> None:
     assert stable_hash("a", "b") == 17891760522800452624
 
 
-@pytest.mark.parametrize("text", ["Don't stop, l’été!", "a_b 3.5 ice-cream", "", "İstanbul ǅ", "naïve—yes"])
+@pytest.mark.parametrize(
+    "text", ["Don't stop, l’été!", "a_b 3.5 ice-cream", "", "İstanbul ǅ", "naïve—yes"]
+)
 def test_words_stand_where_their_spans_say(text):
-    assert [word for start, stop in word_spans(text) for word in words(text[start:stop])] == words(text)
+    assert [word for start, stop in word_spans(text) for word in words(text[start:stop])] == words(
+        text
+    )

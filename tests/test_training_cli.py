@@ -1,25 +1,29 @@
 """`userlm train`: what it takes, what it leaves, and what it says when it cannot."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 
 from userlm import commands
-from userlm.flip import document, exchange, render, transcript, transcript_template
+from userlm.flip import render, render_document, swap_roles, transcript, transcript_template
 from userlm.models.local import LocalModel
-from userlm.store import write_conversations
+from userlm.rows import write_conversations
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError, Turn
 
-SCRATCH: dict[str, Any] = {"base": "scratch:32x1x500", "steps": 4, "batch": 8, "lr": 3e-3, "device": "cpu"}
+SCRATCH: dict[str, Any] = {
+    "base": "scratch:32x1x500",
+    "steps": 4,
+    "batch": 8,
+    "lr": 3e-3,
+    "device": "cpu",
+}
 
 
 def talk(i: int, intent: bool = True) -> Conversation:
@@ -59,14 +63,20 @@ def test_people_to_validate_on_are_drawn_from_all_of_the_file(logs, tmp_path, mo
 
     people = [talk(i) for i in range(100)]
     drawn = _draw(people, 10, seed=0)
-    assert len(drawn) == 10 and drawn != people[:10] and drawn == _draw(people, 10, seed=0) != _draw(people, 10, 1)
+    assert (
+        len(drawn) == 10
+        and drawn != people[:10]
+        and drawn == _draw(people, 10, seed=0) != _draw(people, 10, 1)
+    )
     assert _draw(people, 500, 0) == people
 
 
 def test_lora_leaves_an_adapter_and_an_ordinary_model(logs, tmp_path):
     pytest.importorskip("peft")
     commands.train(logs, out=tmp_path / "base", **SCRATCH)
-    found = commands.train(logs, out=tmp_path / "lora", lora=2, **{**SCRATCH, "base": str(tmp_path / "base")})
+    found = commands.train(
+        logs, out=tmp_path / "lora", lora=2, **{**SCRATCH, "base": str(tmp_path / "base")}
+    )
     assert 0 < found["trained_parameters"] < found["parameters"] / 3
     assert (tmp_path / "lora" / "adapter" / "adapter_config.json").is_file()
     model = LocalModel.load(str(tmp_path / "lora" / "model"), "cpu").model
@@ -76,13 +86,22 @@ def test_lora_leaves_an_adapter_and_an_ordinary_model(logs, tmp_path):
 
 def test_logs_without_intents_leave_a_clear_choice(tmp_path):
     write_conversations(tmp_path / "train.jsonl", [talk(i, intent=False) for i in range(4)])
-    with pytest.raises(InputError, match=r"no conversation has an intent.*`userlm intents` first.*--no-intent"):
+    with pytest.raises(
+        InputError, match=r"no conversation has an intent.*`userlm intents` first.*--no-intent"
+    ):
         commands.train(tmp_path / "train.jsonl", out=tmp_path / "run", **SCRATCH)
-    assert commands.train(tmp_path / "train.jsonl", out=tmp_path / "free", intent=False, **SCRATCH)["steps"] == 4
+    assert (
+        commands.train(tmp_path / "train.jsonl", out=tmp_path / "free", intent=False, **SCRATCH)[
+            "steps"
+        ]
+        == 4
+    )
 
 
 def test_people_to_validate_on_must_say_something(logs, tmp_path):
-    greeting = Conversation("greeting", turns=(Turn("assistant", "How can I help?"),), intent=talk(0).intent)
+    greeting = Conversation(
+        "greeting", turns=(Turn("assistant", "How can I help?"),), intent=talk(0).intent
+    )
     write_conversations(tmp_path / "others.jsonl", [greeting])
     with pytest.raises(InputError, match=r"others.jsonl: nothing to learn there fits"):
         commands.train(logs, out=tmp_path / "run", valid=tmp_path / "others.jsonl", **SCRATCH)
@@ -95,13 +114,25 @@ def test_a_model_that_got_worse_is_said_to_have(logs, tmp_path):
 
 
 def test_what_cannot_be_learned_from_is_counted(tmp_path, capsys):
-    greeting = Conversation("greeting", turns=(Turn("assistant", "How can I help?"),), intent=talk(0).intent)
+    greeting = Conversation(
+        "greeting", turns=(Turn("assistant", "How can I help?"),), intent=talk(0).intent
+    )
     long = Conversation("long", intent=talk(1).intent).say("word " * 400).say("Yes?").close("end")
     write_conversations(tmp_path / "train.jsonl", [talk(0), greeting, talk(1, intent=False), long])
-    found = commands.train(tmp_path / "train.jsonl", out=tmp_path / "run", max_tokens=200, **SCRATCH)
-    assert (found["conversations"], found["without_user_turn"], found["without_intent"]) == (3, 1, 1)
-    assert found["dropped"] == 1 and found["samples"] == 3 + 3 + 1  # of the long one the leaving is left
-    found = commands.train(tmp_path / "train.jsonl", out=tmp_path / "drop", max_tokens=200, long="drop", **SCRATCH)
+    found = commands.train(
+        tmp_path / "train.jsonl", out=tmp_path / "run", max_tokens=200, **SCRATCH
+    )
+    assert (found["conversations"], found["without_user_turn"], found["without_intent"]) == (
+        3,
+        1,
+        1,
+    )
+    assert (
+        found["dropped"] == 1 and found["samples"] == 3 + 3 + 1
+    )  # of the long one the leaving is left
+    found = commands.train(
+        tmp_path / "train.jsonl", out=tmp_path / "drop", max_tokens=200, overlong="drop", **SCRATCH
+    )
     assert found["dropped"] == 2 and found["samples"] == 6
 
 
@@ -109,7 +140,7 @@ def test_a_run_can_go_on_with_smaller_packs(logs, tmp_path, monkeypatch):
     """Memory ran out in a step: the same run is taken up with the advice that was given."""
     import torch
 
-    from userlm import train as training
+    from userlm.training import train as training
     from userlm.types import ModelError
 
     whole, calls = training.pack_loss, []
@@ -131,7 +162,7 @@ def test_a_run_can_go_on_with_smaller_packs(logs, tmp_path, monkeypatch):
     ("options", "said"),
     [
         ({"loss": "word"}, "--loss word: give token or sample"),
-        ({"long": "cut"}, "--long cut: give shorten or drop"),
+        ({"overlong": "cut"}, "--overlong cut: give truncate or drop"),
         ({"init": "chat"}, "--init chat: give base or instruct"),
         ({"side": "system"}, "--side system: give user or assistant or both"),
         ({"precision": "fp8"}, "--precision fp8: give bf16 or fp32"),
@@ -150,7 +181,7 @@ def test_a_wrong_option_says_what_can_be_given(logs, tmp_path, monkeypatch, opti
 
 
 def test_a_base_model_is_no_instruct_model(logs, tmp_path):
-    from userlm.models.base import from_scratch, learn_tokenizer
+    from userlm.training.base import from_scratch, learn_tokenizer
 
     words = learn_tokenizer(["what is it good for?"], 400, "both")
     local = from_scratch(words, width=32, layers=1, seed=0, side="both")
@@ -163,31 +194,49 @@ def test_a_base_model_is_no_instruct_model(logs, tmp_path):
 
 
 def test_a_base_model_an_assistant_and_a_user_are_trained_one_from_the_other(logs, tmp_path):
-    """12 conversations of 2 user turns, 2 answers and an ending; the user alone is told their intents."""
+    """12 conversations of 2 user turns, 2 answers and an ending; the user alone is told their
+    intents."""
     folders = {side: tmp_path / side for side in ("both", "assistant", "user")}
     both = commands.train(logs, out=folders["both"], side="both", **SCRATCH)
     assistant = commands.train(
-        logs, out=folders["assistant"], side="assistant", **{**SCRATCH, "base": str(folders["both"])}
+        logs,
+        out=folders["assistant"],
+        side="assistant",
+        **{**SCRATCH, "base": str(folders["both"])},
     )
     user = commands.train(
         logs, out=folders["user"], init="instruct", **{**SCRATCH, "base": str(folders["assistant"])}
     )
     assert [found["samples"] for found in (both, assistant, user)] == [12, 24, 36]
     assert [found["without_intent"] for found in (both, assistant, user)] == [12, 12, 0]
-    assert both["best"]["valid_termination_f1"] is None and assistant["best"]["valid_termination_f1"] is None
+    assert (
+        both["best"]["valid_termination_f1"] is None
+        and assistant["best"]["valid_termination_f1"] is None
+    )
     assert user["best"]["valid_termination_f1"] is not None
-    assert user["notes"][0] == "<|endconversation|> takes the place of <|reserved_special_token_0|>, id 5"
+    assert (
+        user["notes"][0]
+        == "<|endconversation|> takes the place of <|reserved_special_token_0|>, id 5"
+    )
 
     local = LocalModel.load(
         str(folders["user"] / "model"), "cpu"
     )  # its tokenizer spells text as that of all three
     talks = [replace(talk(i), intent=None) for i in range(12)]
-    text, answers = transcript_template(local.encode, (0,), 1), local.template().exchanged()
-    texts = [document(transcript(said), text).rows[0] for said in talks]
+    text, answers = (
+        transcript_template(local.encode, (0,), 1),
+        local.template().with_roles_swapped(),
+    )
+    texts = [render_document(transcript(said), text).rows[0] for said in talks]
     assert both["tokens"] == sum(len(row.ids) for row in texts)
-    assert assistant["tokens"] == sum(len(render(exchange(said), answers).rows[0].ids) for said in talks)
+    assert assistant["tokens"] == sum(
+        len(render(swap_roles(said), answers).rows[0].ids) for said in talks
+    )
 
-    options = {side: json.loads((folder / "run.json").read_text())["options"] for side, folder in folders.items()}
+    options = {
+        side: json.loads((folder / "run.json").read_text())["options"]
+        for side, folder in folders.items()
+    }
     assert [options[side].get("side") for side in folders] == ["both", "assistant", None]
     assert [options[side]["intent"] for side in folders] == [False, False, True]
     cards = {side: (folder / "model" / "README.md").read_text() for side, folder in folders.items()}
@@ -197,27 +246,43 @@ def test_a_base_model_an_assistant_and_a_user_are_trained_one_from_the_other(log
 @pytest.mark.parametrize("side", ["assistant", "both"])
 def test_logs_without_intents_are_enough_for_the_other_sides(tmp_path, side):
     write_conversations(tmp_path / "train.jsonl", [talk(i, intent=False) for i in range(4)])
-    assert commands.train(tmp_path / "train.jsonl", out=tmp_path / "run", side=side, **SCRATCH)["steps"] == 4
+    assert (
+        commands.train(tmp_path / "train.jsonl", out=tmp_path / "run", side=side, **SCRATCH)[
+            "steps"
+        ]
+        == 4
+    )
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_stops_it_finds_a_checkpoint_and_the_same_command_goes_on(logs, tmp_path):
-    options = ["--base", "scratch:32x1x500", "--steps", "60", "--batch", "8", "--lr", "3e-3", "--device", "cpu"]
-    command = [sys.executable, "-m", "userlm", "train", str(logs), *options, "--out"]
-
-    def start(out: str) -> subprocess.Popen[str]:
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen([*command, str(tmp_path / out)], env=env, stderr=subprocess.PIPE, text=True)
-
-    whole, process = start("whole"), start("stopped")
+    options = [
+        "--base",
+        "scratch:32x1x500",
+        "--steps",
+        "200",
+        "--batch",
+        "8",
+        "--lr",
+        "3e-3",
+        "--device",
+        "cpu",
+    ]
+    command = ["train", logs, *options, "--out", tmp_path / "stopped"]
+    process = processes.userlm(*command)
     log = tmp_path / "stopped" / "log.jsonl"
     until = time.monotonic() + 60
     while not (log.is_file() and log.read_bytes().count(b"\n") > 3) and time.monotonic() < until:
-        time.sleep(0.02)
+        time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 143 and "SIGTERM: stopped after step" in said, said
     assert (tmp_path / "stopped" / "checkpoint").is_dir()
-    again = start("stopped")
-    assert (whole.wait(60), again.wait(60)) == (0, 0), again.communicate()
-    first, second = (tmp_path / name / "model" / "model.safetensors" for name in ("whole", "stopped"))
+    again = processes.userlm(*command)
+    said = again.communicate(timeout=60)[1]
+    assert again.returncode == 0, said
+    commands.train(logs, out=tmp_path / "whole", **{**SCRATCH, "steps": 200})
+    first, second = (
+        tmp_path / name / "model" / "model.safetensors" for name in ("whole", "stopped")
+    )
     assert first.read_bytes() == second.read_bytes()

@@ -6,17 +6,29 @@ import pytest
 
 from userlm.data.clean import person
 from userlm.data.sources import NOTES, REASONS, Gathered, find
-from userlm.store import Line
+from userlm.rows import Line
 
 
 def say(name: str, *replies: dict[str, Any], **more: Any) -> dict[str, Any]:
     """A message; the first letter of its name says who wrote it."""
     role = {"p": "prompter", "a": "assistant"}[name[0]]
-    return {"message_id": name, "text": f"text of {name}", "role": role, "lang": "en", "replies": replies, **more}
+    return {
+        "message_id": name,
+        "text": f"text of {name}",
+        "role": role,
+        "lang": "en",
+        "replies": replies,
+        **more,
+    }
 
 
 def tree(prompt: Any, **more: Any) -> dict[str, Any]:
-    return {"message_tree_id": "t1", "tree_state": "ready_for_export", "prompt": listed(prompt), **more}
+    return {
+        "message_tree_id": "t1",
+        "tree_state": "ready_for_export",
+        "prompt": listed(prompt),
+        **more,
+    }
 
 
 def listed(message: Any) -> Any:
@@ -26,10 +38,14 @@ def listed(message: Any) -> Any:
     return message
 
 
-def flat(message: dict[str, Any], parent: str | None = None, tree_id: str = "t1") -> list[dict[str, Any]]:
+def flat(
+    message: dict[str, Any], parent: str | None = None, tree_id: str = "t1"
+) -> list[dict[str, Any]]:
     """The messages of a tree, each a row."""
     own = {key: value for key, value in message.items() if key != "replies"}
-    below = [row for reply in message["replies"] for row in flat(reply, message["message_id"], tree_id)]
+    below = [
+        row for reply in message["replies"] for row in flat(reply, message["message_id"], tree_id)
+    ]
     return [{**own, "parent_id": parent, "message_tree_id": tree_id}, *below]
 
 
@@ -73,7 +89,9 @@ def test_replies_of_the_same_rank_or_of_none_come_as_they_stand_and_after_the_ra
 
 def test_a_path_that_adds_no_words_of_a_user_is_left_out_and_counted():
     # Four answers to p1, one of which goes on: the best one is kept, and the one that goes on.
-    prompt = say("p1", say("a1", rank=0), say("a2", rank=1), say("a3", say("p2"), rank=2), say("a4", rank=3))
+    prompt = say(
+        "p1", say("a1", rank=0), say("a2", rank=1), say("a3", say("p2"), rank=2), say("a4", rank=3)
+    )
     (best, longer) = read(tree(prompt))
     assert paths(tree(prompt)) == ["p1 a1", "p1 a3 p2"]
     assert best.imported.notes == {"paths left out": 2}
@@ -81,7 +99,9 @@ def test_a_path_that_adds_no_words_of_a_user_is_left_out_and_counted():
 
 
 def test_all_paths_of_a_tree_are_of_the_author_of_its_prompt_and_none_has_an_observed_ending():
-    prompt = say("p1", say("a1", say("p2", say("a2"), user_id="u2"), user_id="u3"), say("a3"), user_id="u1")
+    prompt = say(
+        "p1", say("a1", say("p2", say("a2"), user_id="u2"), user_id="u3"), say("a3"), user_id="u1"
+    )
     found = [f.imported.conversation for f in read(tree(prompt))]
     assert [(c.id, c.user, c.ended) for c in found] == [("t1/a2", "u1", False)]
     assert found[0].meta == {"source": "oasst", "tree": "t1", "language": "en"}
@@ -90,7 +110,9 @@ def test_all_paths_of_a_tree_are_of_the_author_of_its_prompt_and_none_has_an_obs
 
 
 def test_a_deleted_message_cuts_its_path():
-    prompt = say("p1", say("a1", say("p2", say("a2"), deleted=True)), say("a3", say("p3"), deleted=True))
+    prompt = say(
+        "p1", say("a1", say("p2", say("a2"), deleted=True)), say("a3", say("p3"), deleted=True)
+    )
     assert paths(tree(prompt)) == ["p1 a1"]
 
 
@@ -109,11 +131,14 @@ def test_messages_on_lines_of_their_own_give_the_same_as_their_tree():
     rows = flat(BUSHY)
     (first, *others) = read(*reversed(rows))
     whole = read(tree(BUSHY))
-    # The order of lines is another, and with it that of replies without a rank; here only p2 and p3 have none.
+    # The order of lines is another, and with it that of replies without a rank; here only p2 and p3
+    # have none.
     assert sorted(paths(*reversed(rows))) == sorted(paths(tree(BUSHY)))
     assert [f.imported for f in read(*rows)][1:] == [f.imported for f in whole][1:]
     assert {f.line.number for f in (first, *others)} == {1}
-    assert first.imported.notes == {"merged lines": 6}  # seven lines, one of which gives the conversations
+    assert first.imported.notes == {
+        "merged lines": 6
+    }  # seven lines, one of which gives the conversations
 
 
 def test_trees_whose_messages_lie_mixed_are_told_apart():
@@ -131,7 +156,10 @@ def test_the_messages_of_a_tree_may_lie_in_several_files():
     for cut in range(len(rows) + 1):
         gathered = Gathered()
         for name, part in (("one", rows[:cut]), ("two", rows[cut:])):
-            assert list(find([Line(i, row) for i, row in enumerate(part, 1)], None, name, gathered)) == []
+            assert (
+                list(find([Line(i, row) for i, row in enumerate(part, 1)], None, name, gathered))
+                == []
+            )
         found = list(gathered.found())
         assert [f.imported for f in found] == [f.imported for f in read(*rows)]
         assert {(f.file, f.line.number) for f in found} == {("one" if cut else "two", 1)}
@@ -141,8 +169,12 @@ def test_a_message_that_is_rejected_keeps_its_words_and_says_in_which_file_it_st
     lost = {**flat(say("a9"))[0], "parent_id": "nowhere", "text": "a word of its own"}
     gathered = Gathered()
     for name, rows in (("one", flat(say("p1"))), ("two", [lost, flat(say("p1", text="again"))[0]])):
-        assert list(find([Line(i, row) for i, row in enumerate(rows, 1)], None, name, gathered)) == []
-    kept, twice, orphan = sorted(gathered.found(), key=lambda f: f.rejected.reason if f.rejected else "")
+        assert (
+            list(find([Line(i, row) for i, row in enumerate(rows, 1)], None, name, gathered)) == []
+        )
+    kept, twice, orphan = sorted(
+        gathered.found(), key=lambda f: f.rejected.reason if f.rejected else ""
+    )
     assert [turn.text for turn in kept.imported.conversation.turns] == ["text of p1"]
     assert (orphan.file, orphan.line.number, orphan.rejected.reason) == ("two", 1, "orphan")
     assert orphan.line.row == {
@@ -217,10 +249,18 @@ def test_a_deep_thread_is_one_path():
             "wrong type",
             "prompt.replies[0].replies[0]: field 'text'",
         ),
-        (tree(say("p1", say("a1", message_id=None))), "wrong type", "prompt.replies[0]: field 'message_id'"),
+        (
+            tree(say("p1", say("a1", message_id=None))),
+            "wrong type",
+            "prompt.replies[0]: field 'message_id'",
+        ),
         (tree(say("p1", say("a1", lang=[]))), "wrong type", "prompt.replies[0]: field 'lang'"),
         (tree(say("p1", user_id={})), "wrong type", "prompt: field 'user_id'"),
-        (tree(say("p1", say("a1", replies="x"))), "wrong type", "prompt.replies[0].replies must be a list"),
+        (
+            tree(say("p1", say("a1", replies="x"))),
+            "wrong type",
+            "prompt.replies[0].replies must be a list",
+        ),
         (tree(say("p1"), message_tree_id=["t"]), "wrong type", "'message_tree_id'"),
         ({"message_id": "p1", "text": "x", "role": "prompter"}, "wrong type", "'message_tree_id'"),
         ({"message_tree_id": "t", "text": "x", "role": "prompter"}, "wrong type", "'message_id'"),

@@ -8,7 +8,9 @@ from userlm.types import Conversation, InputError, Measure, MeasureRow, Sampling
 def test_turns_alternate_after_at_most_one_greeting():
     a, u = Turn("assistant", "hi"), Turn("user", "hello")
     assert Conversation(turns=(a, u, a)).user_turns == ("hello",)
-    with pytest.raises(ValueError, match=r"turns\[1\] and the turn before it are both of the user"):
+    with pytest.raises(
+        ValueError, match=r"turns\[1\] and the turn before it both have role 'user'"
+    ):
         Conversation(turns=(u, u))
     with pytest.raises(ValueError, match=r"turns\[0\].role is 'narrator'"):
         Conversation(turns=(Turn("narrator", "once"),))
@@ -32,7 +34,7 @@ def test_only_a_user_who_leaves_after_an_answer_is_an_observed_ending():
     assert asked.say("hello").close("end").ended
     assert not asked.say("hello").close("max_turns").ended
     assert not asked.close("end").ended
-    with pytest.raises(ValueError, match="nobody saw"):
+    with pytest.raises(ValueError, match="no end was observed"):
         Conversation(turns=asked.turns, ended=True)
     with pytest.raises(ValueError, match="must be one of end, max_turns"):
         asked.close("bored")

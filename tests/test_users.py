@@ -8,7 +8,7 @@ from userlm.flip import prompt
 from userlm.guard import PAPER, Guard
 from userlm.text import INTENT_PREFIX
 from userlm.types import Completion, Conversation, InputError, ModelError, Sampling, Turn
-from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser, tuned
+from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser, with_sampling
 
 
 @dataclass
@@ -31,7 +31,9 @@ def trained(tiny, *completions, **fields):
     return TrainedUser(Writes(list(completions)), tiny.template(), **fields)
 
 
-def test_a_trained_user_is_asked_with_a_user_turn_open_and_stops_at_every_control_token(tiny, slides):
+def test_a_trained_user_is_asked_with_a_user_turn_open_and_stops_at_every_control_token(
+    tiny, slides
+):
     user = trained(tiny, Completion("ok then", stop_id=tiny.template().close, p_end=0.25))
     reply = user.reply(slides)
     [(ids, sampling)] = user.model.asked
@@ -66,21 +68,33 @@ def test_a_reply_cut_at_max_tokens_is_marked(tiny, slides):
 
 
 def test_a_conversation_whose_intent_does_not_fit_stops_for_context(tiny):
-    user = trained(tiny, window=80, sampling=Sampling(max_tokens=20))
+    user = trained(tiny, context_length=80, sampling=Sampling(max_tokens=20))
     assert user.reply(Conversation(intent="word " * 200)).stop == "context"
 
 
 def test_what_did_not_fit_the_window_is_counted(tiny):
     talk = Conversation("a", intent="x").say("one").say("word " * 60).say("two").say("short")
     whole = len(prompt(talk, tiny.template()))
-    user = trained(tiny, Completion("ok", stop_id=1), window=whole + 19, sampling=Sampling(max_tokens=20))
+    user = trained(
+        tiny,
+        Completion("ok", stop_id=1),
+        context_length=whole + 19,
+        sampling=Sampling(max_tokens=20),
+    )
     reply = user.reply(talk)
     [(ids, _)] = user.model.asked
-    assert reply.meta["left_out"] == whole - len(ids) > 60  # the first exchange
-    assert "left_out" not in trained(tiny, Completion("ok", stop_id=1), window=whole + 256).reply(talk).meta
+    assert reply.meta["truncated_tokens"] == whole - len(ids) > 60  # the first exchange
+    assert (
+        "truncated_tokens"
+        not in trained(tiny, Completion("ok", stop_id=1), context_length=whole + 256)
+        .reply(talk)
+        .meta
+    )
 
 
-def test_a_guard_forbids_tokens_where_they_are_drawn_and_redraws_with_another_seed(llama3_template, slides):
+def test_a_guard_forbids_tokens_where_they_are_drawn_and_redraws_with_another_seed(
+    llama3_template, slides
+):
     close, end = llama3_template.close, llama3_template.end
     drawn = [Completion("no", close), Completion("and how much sugar is fine", close)]
     user = TrainedUser(Writes(drawn), llama3_template, guard=PAPER)
@@ -91,7 +105,9 @@ def test_a_guard_forbids_tokens_where_they_are_drawn_and_redraws_with_another_se
     assert first.banned_first == {40, 358, 2675, 1472, 8586, 5810}
 
 
-def test_where_leaving_is_a_turn_closed_at_once_a_guard_forbids_that_at_the_first_token_alone(tiny, slides):
+def test_where_leaving_is_a_turn_closed_at_once_a_guard_forbids_that_at_the_first_token_alone(
+    tiny, slides
+):
     template = replace(tiny.template(), end=tiny.template().close)
     user = TrainedUser(Writes([Completion("and then what", template.close)]), template, guard=PAPER)
     assert user.reply(slides).text == "and then what"
@@ -108,15 +124,17 @@ def test_greedy_drafts_are_not_drawn_twice(tiny, slides):
 def test_a_user_whose_turn_it_is_not_says_so(tiny, slides):
     waiting = Conversation("w", slides.turns[:1], slides.intent)
     for user in (trained(tiny), PromptedUser(Writes([]))):
-        with pytest.raises(InputError, match="'w' ends with what the user said; add the assistant's answer"):
+        with pytest.raises(
+            InputError, match="'w' ends with a user turn; add the assistant's answer"
+        ):
             user.reply(waiting)
 
 
 def test_numbers_that_cannot_be_are_refused(tiny):
-    with pytest.raises(InputError, match="end_above 30: give a probability"):
-        Sampling(end_above=30)
-    with pytest.raises(InputError, match="max_tokens 99 of a window of 99"):
-        trained(tiny, window=99, sampling=Sampling(max_tokens=99))
+    with pytest.raises(InputError, match="end_threshold 30: give a probability"):
+        Sampling(end_threshold=30)
+    with pytest.raises(InputError, match="max_tokens 99 of a context length of 99"):
+        trained(tiny, context_length=99, sampling=Sampling(max_tokens=99))
 
 
 def test_a_prompted_user_is_told_who_it_is_beside_what_it_wants(slides):
@@ -126,34 +144,45 @@ def test_a_prompted_user_is_told_who_it_is_beside_what_it_wants(slides):
 
 
 def test_a_word_that_is_several_tokens_bans_none_of_them(tiny):
-    assert tiny.template().beginnings(["Here"]) == frozenset()  # too few texts to be one token in this tokenizer
-    assert len(tiny.template().beginnings(["I"])) == 1
+    assert (
+        tiny.template().first_token_ids(["Here"]) == frozenset()
+    )  # too few texts to be one token in this tokenizer
+    assert len(tiny.template().first_token_ids(["I"])) == 1
 
 
-def test_an_end_by_threshold_is_left_to_where_p_end_is_known_and_contradicts_a_guard_against_leaving(tiny, slides):
+def test_an_end_by_threshold_is_left_to_where_p_end_is_known_and_contradicts_a_guard_against_leaving(
+    tiny, slides
+):
     left = Completion("", stop_id=tiny.template().end, p_end=0.4)
-    user = tuned(trained(tiny, left), end_above=0.3)
+    user = with_sampling(trained(tiny, left), end_threshold=0.3)
     assert user.reply(slides).stop == "end"
-    assert user.model.asked[0][1].end_above == 0.3
-    said = tuned(trained(tiny, Completion("bye then", stop_id=tiny.template().end, p_end=0.1)), end_above=0.3)
+    assert user.model.asked[0][1].end_threshold == 0.3
+    said = with_sampling(
+        trained(tiny, Completion("bye then", stop_id=tiny.template().end, p_end=0.1)),
+        end_threshold=0.3,
+    )
     reply = said.reply(slides)  # an end behind words is not one by P(end)
     assert (reply.text, reply.stop) == ("bye then", None)
-    with pytest.raises(InputError, match="no-end never lets the user leave"):
-        tuned(user, guard=PAPER)
+    with pytest.raises(InputError, match="no-end never lets the user end"):
+        with_sampling(user, guard=PAPER)
 
 
 def test_tuning_leaves_the_rest_as_it_is_and_says_what_it_cannot_do(tiny):
     user = trained(tiny, sampling=Sampling(top_p=0.5, max_tokens=9), seed=3)
-    changed = tuned(user, temperature=0.5)
-    assert (changed.sampling.temperature, changed.sampling.top_p, changed.sampling.max_tokens) == (0.5, 0.5, 9)
+    changed = with_sampling(user, temperature=0.5)
+    assert (changed.sampling.temperature, changed.sampling.top_p, changed.sampling.max_tokens) == (
+        0.5,
+        0.5,
+        9,
+    )
     assert (changed.seed, changed.model) == (3, user.model)
-    assert tuned(user, seed=0).seed == 0
+    assert with_sampling(user, seed=0).seed == 0
     replay = ReplayUser({})
-    assert tuned(replay, temperature=0.1) is replay
+    assert with_sampling(replay, temperature=0.1) is replay
     with pytest.raises(InputError, match="for users that a model plays"):
-        tuned(replay, guard=PAPER)
+        with_sampling(replay, guard=PAPER)
     with pytest.raises(InputError, match="a prompted user has none"):
-        tuned(PromptedUser(Writes([])), end_above=0.5)
+        with_sampling(PromptedUser(Writes([])), end_threshold=0.5)
 
 
 def test_the_seed_of_a_reply_depends_on_run_conversation_and_turn_alone(tiny, slides):
@@ -163,7 +192,12 @@ def test_the_seed_of_a_reply_depends_on_run_conversation_and_turn_alone(tiny, sl
         return user.model.asked[0][1].seed
 
     other = Conversation("other", slides.turns, slides.intent)
-    seeds = [seed(0, slides), seed(1, slides), seed(0, other), seed(0, Conversation("slides", slides.turns[:2]))]
+    seeds = [
+        seed(0, slides),
+        seed(1, slides),
+        seed(0, other),
+        seed(0, Conversation("slides", slides.turns[:2])),
+    ]
     assert len(set(seeds)) == 4
     assert seed(0, slides) == seeds[0]
 
@@ -197,7 +231,9 @@ def test_a_transcript_that_contains_a_place_of_the_prompt_does_not_fill_it():
 
 
 def test_the_second_prompted_form_swaps_the_roles_and_is_spoken_to_first(slides):
-    chat = Writes([Completion("hi there"), Completion("and now?"), Completion(" <|endconversation|>")])
+    chat = Writes(
+        [Completion("hi there"), Completion("and now?"), Completion(" <|endconversation|>")]
+    )
     user = PromptedUser(chat, swapped=True)
     assert user.reply(Conversation("a", intent=f"{INTENT_PREFIX}plan a trip.")).text == "hi there"
     assert user.reply(slides).text == "and now?"
@@ -207,13 +243,20 @@ def test_the_second_prompted_form_swaps_the_roles_and_is_spoken_to_first(slides)
     assert [m["role"] for m in first] == ["system", "user"]
     assert "What you want from it: plan a trip.\n" in first[0]["content"]
     said = [(m["role"], m["content"]) for m in later[2:]]
-    assert said[:2] == [("assistant", slides.turns[0].text), ("user", slides.turns[1].text)] and len(said) == 6
+    assert (
+        said[:2] == [("assistant", slides.turns[0].text), ("user", slides.turns[1].text)]
+        and len(said) == 6
+    )
     assert [(m["role"], m["content"]) for m in opened[1:]] == [("user", "How can I help?")]
 
 
 def test_a_prompted_user_is_redrawn_by_its_text_alone(slides):
     chat = Writes(
-        [Completion("I see, thanks"), Completion("<|endconversation|>"), Completion("so what about salt")]
+        [
+            Completion("I see, thanks"),
+            Completion("<|endconversation|>"),
+            Completion("so what about salt"),
+        ]
     )
     reply = PromptedUser(chat, guard=PAPER).reply(slides)
     assert reply.text == "so what about salt"

@@ -1,4 +1,5 @@
-"""`userlm intents`: whoever writes them, however often it is interrupted, whatever the server does."""
+"""`userlm intents`: whoever writes them, however often it is interrupted, whatever the server
+does."""
 
 import json
 import re
@@ -16,7 +17,7 @@ from fake_server import CUT, Said, completion, error, serving
 
 from userlm import address, commands
 from userlm.models.endpoint import EndpointModel
-from userlm.store import read_conversations, read_json, write_conversations
+from userlm.rows import read_conversations, read_json, write_conversations
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError, ModelError, Turn
 
@@ -40,7 +41,8 @@ def good(body, n=0) -> Said:
 
 
 class Faults:
-    """Every way to fail, once for each conversation; then the right answer, or one that is asked for again."""
+    """Every way to fail, once for each conversation; then the right answer, or one that is asked
+    for again."""
 
     def __init__(self, hang: float = 0.7) -> None:
         self.seen: Counter[tuple[int, int]] = Counter()
@@ -61,7 +63,9 @@ class Faults:
             return completion(None, refusal="I will not.")
         if self.seen[i, again] == 1 and (fault := self.kinds[i % 7]) and not again:
             return fault
-        return good(body) if again or i % 7 < 5 else completion("The user wants things.", tokens_out=5)
+        return (
+            good(body) if again or i % 7 < 5 else completion("The user wants things.", tokens_out=5)
+        )
 
 
 def endpoints(monkeypatch, timeout: float) -> None:
@@ -103,22 +107,28 @@ def billed(server) -> Decimal:
     return (server.tokens_in * Decimal("2.5") + server.tokens_out * 10) / 1_000_000
 
 
-# --- a model writes --------------------------------------------------------------------------------------
+# --- a model writes -------------------------------------------------------------------------------
 
 
 def test_a_model_writes_an_intent_for_every_conversation_of_every_split(tmp_path):
     for split, first in (("train", 0), ("valid", 10), ("test", 20)):
         write(tmp_path / "clean" / f"{split}.jsonl", [log(i) for i in range(first, first + 10)])
     with serving(good) as server:
-        results = commands.intents(tmp_path / "clean", out=tmp_path / "out", by=f"{server.url}#gpt-x", price=PRICE)
+        results = commands.intents(
+            tmp_path / "clean", out=tmp_path / "out", writer=f"{server.url}#gpt-x", price=PRICE
+        )
     for split, first in (("train", 0), ("valid", 10), ("test", 20)):
         found = read(tmp_path / "out", split)
-        assert [c.intent for c in found] == [f"{INTENT_PREFIX}learn about thing {first + i}." for i in range(10)]
+        assert [c.intent for c in found] == [
+            f"{INTENT_PREFIX}learn about thing {first + i}." for i in range(10)
+        ]
         assert {c.meta["intent_by"] for c in found} == {"gpt-x"}
     assert results["counts"] == {"in": 30, "note: written": 30, "out": 30}
     usage = results["usage"]
-    assert (usage["calls"], usage["unsure"], usage["tokens_out"]) == (30, 0, 360)
-    assert usage["tokens_in"] == server.tokens_in and usage["cost"] == pytest.approx(float(billed(server)))
+    assert (usage["calls"], usage["possibly_billed"], usage["tokens_out"]) == (30, 0, 360)
+    assert usage["tokens_in"] == server.tokens_in and usage["cost"] == pytest.approx(
+        float(billed(server))
+    )
     assert results["model"] == "gpt-x" and results["faults"] == {} and results["failed"] == 0
     assert len({body["seed"] for body in server.bodies}) == 30
     assert {(body["temperature"], body["max_tokens"]) for body in server.bodies} == {(0.7, 120)}
@@ -127,30 +137,46 @@ def test_a_model_writes_an_intent_for_every_conversation_of_every_split(tmp_path
 
 def test_leakage_is_shown_for_each_writer_by_its_own(tmp_path, data):
     first = log(1000, intent="x")
-    rows = [log(0, "volcanoes"), log(1, "volcanoes lava"), Conversation("g", first.turns, GOOD, meta={})]
+    rows = [
+        log(0, "volcanoes"),
+        log(1, "volcanoes lava"),
+        Conversation("g", first.turns, GOOD, meta={}),
+    ]
     write(tmp_path / "three.jsonl", rows)
     with serving(lambda body, n: completion(INTENT_PREFIX + "learn about volcanoes.")) as server:
-        results = commands.intents(tmp_path / "three.jsonl", out=tmp_path / "out", by=f"{server.url}#m")
-    # Content words: number, 0, volcanoes; and number, 1, volcanoes, lava. Of them volcanoes: 1/3 and 1/4.
+        results = commands.intents(
+            tmp_path / "three.jsonl", out=tmp_path / "out", writer=f"{server.url}#m"
+        )
+    # Content words: number, 0, volcanoes; and number, 1, volcanoes, lava. Of them volcanoes: 1/3
+    # and 1/4.
     assert results["writers"]["m"] == {
         "n": 2,
         "measured": 2,
         "leakage": pytest.approx(7 / 24),
         "quartiles": pytest.approx([1 / 4 + 1 / 48, 7 / 24, 1 / 4 + 3 / 48]),
     }
-    assert results["writers"]["not said"]["n"] == 1  # it came with the log, which does not say by whom
+    assert (
+        results["writers"]["not said"]["n"] == 1
+    )  # it came with the log, which does not say by whom
 
 
 def test_all_faults_are_survived_counted_and_shown(tmp_path, data, capsys, impatient):
     with serving(Faults()) as server:
-        results = commands.intents(data, out=tmp_path / "out", by=f"{server.url}#m", price=PRICE)
+        results = commands.intents(
+            data, out=tmp_path / "out", writer=f"{server.url}#m", price=PRICE
+        )
     refused = {10, 21, 32, 43, 54}
     for i, conversation in enumerate(read(tmp_path / "out")):
         assert (conversation.intent is None) == (i in refused)
         assert ("intent_by" in conversation.meta) == (i not in refused)
-    assert results["counts"] == {"in": 60, "note: no intent, refused": 5, "note: written": 55, "out": 55}
-    # Of 0 to 59, 9 leave 0, 1, 2 or 3 when divided by 7, and 8 leave 4, 5 or 6; less those that are refused at
-    # once: 21 (0), 43 (1), 10 and 54 (3 and 5), 32 (4).
+    assert results["counts"] == {
+        "in": 60,
+        "note: no intent, refused": 5,
+        "note: written": 55,
+        "out": 55,
+    }
+    # Of 0 to 59, 9 leave 0, 1, 2 or 3 when divided by 7, and 8 leave 4, 5 or 6; less those that are
+    # refused at once: 21 (0), 43 (1), 10 and 54 (3 and 5), 32 (4).
     assert results["faults"] == {
         "broken answer": 7,
         "connection cut": 8,
@@ -160,7 +186,7 @@ def test_all_faults_are_survived_counted_and_shown(tmp_path, data, capsys, impat
         "server error": 8,
         "timed out": 9,
     }
-    assert results["usage"]["unsure"] == 7 + 8 + 7 + 9 + 5
+    assert results["usage"]["possibly_billed"] == 7 + 8 + 7 + 9 + 5
     assert Decimal(str(results["usage"]["cost"])) >= billed(server)
     shown = " ".join(capsys.readouterr().err.split())
     assert "no intent, refused 5" in shown and "rate limited 8" in shown and "timed out 9" in shown
@@ -171,12 +197,16 @@ def test_all_faults_are_survived_counted_and_shown(tmp_path, data, capsys, impat
 
 def test_a_sentence_that_stays_out_of_form_is_counted_by_its_reason(tmp_path, data):
     with serving(lambda body, n: completion("The user wants things.")) as server:
-        results = commands.intents(data, out=tmp_path / "out", by=f"{server.url}#m", tries=3, limit=4)
+        results = commands.intents(
+            data, out=tmp_path / "out", writer=f"{server.url}#m", tries=3, limit=4
+        )
     assert results["counts"] == {"in": 4, "note: no intent, prefix": 4}
     assert len(server.requests) == 12
 
 
-def test_failed_calls_are_made_again_by_the_same_command_and_answered_ones_are_not(tmp_path, data, capsys):
+def test_failed_calls_are_made_again_by_the_same_command_and_answered_ones_are_not(
+    tmp_path, data, capsys
+):
     broken = True
 
     def reply(body, n):
@@ -185,7 +215,7 @@ def test_failed_calls_are_made_again_by_the_same_command_and_answered_ones_are_n
     with serving(reply) as server:
 
         def run():
-            return commands.intents(data, out=tmp_path / "out", by=f"{server.url}#m")
+            return commands.intents(data, out=tmp_path / "out", writer=f"{server.url}#m")
 
         first = run()
         assert first["counts"]["note: no intent, call failed: server error"] == first["failed"] == 6
@@ -194,14 +224,19 @@ def test_failed_calls_are_made_again_by_the_same_command_and_answered_ones_are_n
         before = len(server.requests)
         second = run()
         assert sorted(map(number, server.bodies[before:])) == [3, 13, 23, 33, 43, 53]
-        assert second["counts"] == {"in": 60, "note: written": 60, "out": 60} and second["failed"] == 0
+        assert (
+            second["counts"] == {"in": 60, "note: written": 60, "out": 60} and second["failed"] == 0
+        )
         assert run() == second and len(server.requests) == before + 6
         assert "complete already" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_wrong_key_or_model_ends_the_run_at_once(tmp_path, data):
-    with serving(lambda body, n: error(401)) as server, pytest.raises(ModelError, match="USERLM_API_KEY"):
-        commands.intents(data, out=tmp_path / "out", by=f"{server.url}#m", workers=4)
+    with (
+        serving(lambda body, n: error(401)) as server,
+        pytest.raises(ModelError, match="USERLM_API_KEY"),
+    ):
+        commands.intents(data, out=tmp_path / "out", writer=f"{server.url}#m", workers=4)
     assert 3 <= len(server.requests) <= 3 + 3  # three in a row, and those of the other threads
     assert not (tmp_path / "out" / "results.json").exists()
 
@@ -212,27 +247,35 @@ def test_a_key_that_ends_in_a_line_break_is_sent_without_it_and_written_nowhere(
     monkeypatch.undo()
     monkeypatch.setenv("USERLM_API_KEY", "secret-key\r\n")
     with serving(good) as server:
-        results = commands.intents(data, out=tmp_path / "out", by=f"{server.url}#m", limit=4)
+        results = commands.intents(data, out=tmp_path / "out", writer=f"{server.url}#m", limit=4)
     assert {authorization for _, authorization, _ in server.requests} == {"Bearer secret-key"}
-    assert (results["counts"]["note: written"], results["faults"], len(server.requests)) == (4, {}, 4)
+    assert (results["counts"]["note: written"], results["faults"], len(server.requests)) == (
+        4,
+        {},
+        4,
+    )
     assert "secret" not in "".join(capsys.readouterr())
     assert not [path for path in (tmp_path / "out").iterdir() if "secret" in path.read_text()]
 
 
 @pytest.mark.parametrize("by", ["http://127.0.0.1:1/v1#m", "openai:m"])
-def test_a_key_that_no_header_can_hold_is_refused_and_written_nowhere(by, tmp_path, data, monkeypatch):
+def test_a_key_that_no_header_can_hold_is_refused_and_written_nowhere(
+    by, tmp_path, data, monkeypatch
+):
     monkeypatch.undo()
     for variable in ("USERLM_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.setenv(variable, "secret\nkey")
     with pytest.raises(InputError, match="holds characters that no key has") as caught:
-        commands.intents(data, out=tmp_path / "out", by=by)
+        commands.intents(data, out=tmp_path / "out", writer=by)
     assert "secret" not in str(caught.value)
     assert not (tmp_path / "out/asked.jsonl").exists()
     assert not [path for path in (tmp_path / "out").glob("*") if "secret" in path.read_text()]
 
 
 def test_half_a_character_in_an_answer_is_the_same_live_and_in_the_journal(tmp_path, data):
-    def reply(body, n):  # "\ud83d" is the first half of an emoji, as a server cuts it at its last token
+    def reply(
+        body, n
+    ):  # "\ud83d" is the first half of an emoji, as a server cuts it at its last token
         if len(body["messages"]) == 1:
             return completion("The user wants \ud83d things.")
         return completion(f"{INTENT_PREFIX}learn about \ud83d things.")
@@ -240,16 +283,21 @@ def test_half_a_character_in_an_answer_is_the_same_live_and_in_the_journal(tmp_p
     with serving(reply) as server:
 
         def run():
-            return commands.intents(data, out=tmp_path / "out", by=f"{server.url}#m", limit=3)
+            return commands.intents(data, out=tmp_path / "out", writer=f"{server.url}#m", limit=3)
 
         first = run()
         assert first["counts"] == {"in": 3, "note: written": 3, "out": 3} and first["faults"] == {}
-        assert [body["messages"][1]["content"] for body in server.bodies if len(body["messages"]) > 1] == [
-            "The user wants \ufffd things."
-        ] * 3
+        assert [
+            body["messages"][1]["content"] for body in server.bodies if len(body["messages"]) > 1
+        ] == ["The user wants \ufffd things."] * 3
         live = (tmp_path / "out/conversations.jsonl").read_bytes()
-        assert {c.intent for c in read(tmp_path / "out")} == {f"{INTENT_PREFIX}learn about \ufffd things."}
-        for name in ("results.json", "conversations.jsonl"):  # as if it had been killed before the end
+        assert {c.intent for c in read(tmp_path / "out")} == {
+            f"{INTENT_PREFIX}learn about \ufffd things."
+        }
+        for name in (
+            "results.json",
+            "conversations.jsonl",
+        ):  # as if it had been killed before the end
             (tmp_path / "out" / name).unlink()
         assert run() == first
         assert len(server.requests) == 6
@@ -264,20 +312,28 @@ def test_the_estimate_is_shown_before_the_first_call(tmp_path, data, capsys):
         return good(body)
 
     with serving(reply) as server:
-        commands.intents(data, out=tmp_path / "out", by=f"{server.url}#m", workers=1, price=PRICE, budget=0.1)
+        commands.intents(
+            data, out=tmp_path / "out", writer=f"{server.url}#m", workers=1, price=PRICE, budget=0.1
+        )
     size = len(server.bodies[0]["messages"][0]["content"].encode()) + 1
-    tokens_in, tokens_out = (60 * size - 10) // 4, 60 * 40  # 0 to 9 have one digit, the other 50 two
+    tokens_in, tokens_out = (
+        (60 * size - 10) // 4,
+        60 * 40,
+    )  # 0 to 9 have one digit, the other 50 two
     cost = (tokens_in * 2.5 + tokens_out * 10) / 1e6
-    worst = 6 * ((size + 500) * 2.5 + 120 * 10) / 1e6  # a token a byte and 500 for the message, in six tries
+    worst = (
+        6 * ((size + 500) * 2.5 + 120 * 10) / 1e6
+    )  # a token a byte and 500 for the message, in six tries
     shown = " ".join(shown_before[0].split())
     assert (
-        f"m is to write 60 intents estimate: {tokens_in:,} tokens in and {tokens_out:,} out, ${cost:.2f}" in shown
+        f"m is to write 60 intents estimate: {tokens_in:,} tokens in and {tokens_out:,} out, "
+        f"${cost:.2f}" in shown
     )
     covered = int(60 * (0.1 - worst) / cost)
     assert 0 < covered < 60 and f"the budget of $0.10 covers about {covered} of them" in shown
 
 
-# --- a budget --------------------------------------------------------------------------------------------
+# --- a budget -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -287,11 +343,11 @@ def test_the_estimate_is_shown_before_the_first_call(tmp_path, data, capsys):
         {"budget": -1.0, "price": PRICE},
         {"budget": float("nan"), "price": PRICE},
         {"price": "cheap"},
-        {"by": "http://me:secret@127.0.0.1:1/v1#m"},
-        {"by": "http://me:secret@127.0.0.1:1/v1"},
-        {"by": "HTTP://me:secret@127.0.0.1:1/v1#m"},
-        {"by": "foo://me:secret@127.0.0.1#m"},
-        {"by": "http:/me:secret@127.0.0.1:1/v1#m"},
+        {"writer": "http://me:secret@127.0.0.1:1/v1#m"},
+        {"writer": "http://me:secret@127.0.0.1:1/v1"},
+        {"writer": "HTTP://me:secret@127.0.0.1:1/v1#m"},
+        {"writer": "foo://me:secret@127.0.0.1#m"},
+        {"writer": "http:/me:secret@127.0.0.1:1/v1#m"},
         {"condition": " ,,"},
         {"condition": ""},
     ],
@@ -306,11 +362,15 @@ def test_options_that_make_no_sense_are_input_errors_that_leave_nothing_behind(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_whose_budget_is_spent_is_complete_and_another_goes_on_from_it(tmp_path, data, capsys):
+def test_a_run_whose_budget_is_spent_is_complete_and_another_goes_on_from_it(
+    tmp_path, data, capsys
+):
     with serving(good) as server:
 
         def run(source, out):
-            return commands.intents(source, out=tmp_path / out, by=f"{server.url}#m", price=PRICE, budget=0.3)
+            return commands.intents(
+                source, out=tmp_path / out, writer=f"{server.url}#m", price=PRICE, budget=0.3
+            )
 
         first = run(data, "one")
         assert 0 < billed(server) <= Decimal("0.3")
@@ -325,16 +385,20 @@ def test_a_run_whose_budget_is_spent_is_complete_and_another_goes_on_from_it(tmp
         assert len(server.requests) == second["counts"]["out"]
 
 
-def test_the_budget_is_never_passed_by_what_the_server_bills_whatever_fails(tmp_path, data, impatient):
+def test_the_budget_is_never_passed_by_what_the_server_bills_whatever_fails(
+    tmp_path, data, impatient
+):
     budget = Decimal("0.6")
     with serving(Faults()) as server:
-        results = commands.intents(data, out=tmp_path / "out", by=f"{server.url}#m", price=PRICE, budget=0.6)
+        results = commands.intents(
+            data, out=tmp_path / "out", writer=f"{server.url}#m", price=PRICE, budget=0.6
+        )
     assert billed(server) <= Decimal(str(results["usage"]["cost"])) <= budget
     assert results["counts"]["note: no intent, budget"] > 0  # so it mattered
     assert billed(server) > budget / 2  # and was used
 
 
-# --- killed ----------------------------------------------------------------------------------------------
+# --- killed ---------------------------------------------------------------------------------------
 
 DRIVER = """
 import sys
@@ -343,7 +407,7 @@ from userlm import address, commands
 from userlm.models.endpoint import EndpointModel
 address._endpoint = lambda name, url, key: EndpointModel(name, url, "a-key", timeout=0.3, pause=0.01)
 data, out, by, price, budget = sys.argv[1:]
-commands.intents(Path(data), out=Path(out), by=by, price=price, budget=float(budget) if budget else None)
+commands.intents(Path(data), out=Path(out), writer=by, price=price, budget=float(budget) if budget else None)
 """
 
 
@@ -371,11 +435,12 @@ def slowly(body, n) -> Said:
     return replace(said, hang=0.05)
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_it_ends_with_the_same_files_and_asks_nothing_twice(tmp_path, data):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     with serving(slowly) as server:
         by = f"{server.url}#m"
-        undisturbed = commands.intents(data, out=whole, by=by, price=PRICE)
+        undisturbed = commands.intents(data, out=whole, writer=by, price=PRICE)
         calls = len(server.requests)
         assert calls == 60 + 12
         kill_in_the_middle(server, data, killed)
@@ -384,7 +449,7 @@ def test_killed_and_run_again_it_ends_with_the_same_files_and_asks_nothing_twice
         lost = {(row["id"], row["try"]) for row in lines} - answered
         assert answered and lost and not (killed / "results.json").exists()
         before = len(server.requests)
-        results = commands.intents(data, out=killed, by=by, price=PRICE)
+        results = commands.intents(data, out=killed, writer=by, price=PRICE)
     again = {(f"c{number(body)}", len(body["messages"]) // 2) for body in server.bodies[before:]}
     assert not again & answered
     assert len(server.requests) - before == len(again) == calls - len(answered)
@@ -392,31 +457,38 @@ def test_killed_and_run_again_it_ends_with_the_same_files_and_asks_nothing_twice
     assert (killed / name).read_bytes() == (whole / name).read_bytes()
     assert {**results, "usage": 0, "faults": 0} == {**undisturbed, "usage": 0, "faults": 0}
     assert results["faults"] == {"in flight when stopped": len(lost)}
-    assert Decimal(str(results["usage"]["cost"])) >= billed(server) - Decimal(str(undisturbed["usage"]["cost"]))
+    assert Decimal(str(results["usage"]["cost"])) >= billed(server) - Decimal(
+        str(undisturbed["usage"]["cost"])
+    )
 
 
+@pytest.mark.slow
 def test_the_budget_holds_over_kills_and_faults(tmp_path, data, impatient):
     out = tmp_path / "out"
     with serving(Faults()) as server:
         kill_in_the_middle(server, data, out, budget="1.5")
-        results = commands.intents(data, out=out, by=f"{server.url}#m", price=PRICE, budget=1.5)
+        results = commands.intents(data, out=out, writer=f"{server.url}#m", price=PRICE, budget=1.5)
     assert billed(server) <= Decimal(str(results["usage"]["cost"])) <= Decimal("1.5")
     assert results["faults"]["in flight when stopped"] > 0
     assert results["counts"]["out"] > 0
 
 
-# --- intents that nobody has to write --------------------------------------------------------------------
+# --- intents that nobody has to write -------------------------------------------------------------
 
 
 def joined(path: Path, *rows: object) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    )
     return path
 
 
 def test_an_intent_that_is_there_comes_before_joined_ones_these_before_goals_and_these_before_written_ones(
     tmp_path,
 ):
-    there = Conversation("c0", log(0).turns, "Mine.", meta={"goal": "A goal.", "intent_by": "gpt-y"})
+    there = Conversation(
+        "c0", log(0).turns, "Mine.", meta={"goal": "A goal.", "intent_by": "gpt-y"}
+    )
     rows = [
         there,
         log(1, goal="A goal."),
@@ -426,10 +498,14 @@ def test_an_intent_that_is_there_comes_before_joined_ones_these_before_goals_and
         log(5, goal=7),
     ]
     data = write(tmp_path / "logs.jsonl", rows)
-    extra = joined(tmp_path / "extra.jsonl", {"id": "c0", "intent": "Theirs."}, {"id": "c1", "intent": "Theirs."})
+    extra = joined(
+        tmp_path / "extra.jsonl",
+        {"id": "c0", "intent": "Theirs."},
+        {"id": "c1", "intent": "Theirs."},
+    )
     with serving(good) as server:
         by = f"{server.url}#m"
-        results = commands.intents(data, out=tmp_path / "a", by=by, join=[extra])
+        results = commands.intents(data, out=tmp_path / "a", writer=by, join=[extra])
         assert sorted(map(number, server.bodies)) == [3, 4, 5]
         written = [f"{INTENT_PREFIX}learn about thing {i}." for i in range(6)]
         said = [(c.intent, c.meta["intent_by"]) for c in read(tmp_path / "a")]
@@ -453,9 +529,16 @@ def test_an_intent_that_is_there_comes_before_joined_ones_these_before_goals_and
             "joined": 1,
             "m": 3,
         }
-        commands.intents(data, out=tmp_path / "b", by=by, join=[extra], overwrite=True)
-        assert [c.meta["intent_by"] for c in read(tmp_path / "b")] == ["joined", "joined", "human", "m", "m", "m"]
-        commands.intents(data, out=tmp_path / "c", by=by, overwrite=True, goals=False)
+        commands.intents(data, out=tmp_path / "b", writer=by, join=[extra], overwrite=True)
+        assert [c.meta["intent_by"] for c in read(tmp_path / "b")] == [
+            "joined",
+            "joined",
+            "human",
+            "m",
+            "m",
+            "m",
+        ]
+        commands.intents(data, out=tmp_path / "c", writer=by, overwrite=True, goals=False)
         assert [c.intent for c in read(tmp_path / "c")] == written
 
 
@@ -465,14 +548,27 @@ def test_a_goal_that_is_a_page_long_or_a_mere_name_is_not_taken_and_counted(tmp_
     results = commands.intents(data, out=tmp_path / "out")
     assert results["counts"]["note: human goal not taken, too long"] == 1
     assert results["counts"]["note: human goal not taken, one word"] == 1
-    assert [c.meta["intent_by"] for c in read(tmp_path / "out")] == ["extractive", "human", "extractive", "human"]
+    assert [c.meta["intent_by"] for c in read(tmp_path / "out")] == [
+        "extractive",
+        "human",
+        "extractive",
+        "human",
+    ]
 
 
 def test_joined_rows_are_matched_by_id_or_by_the_hash_of_wildchat_and_the_others_counted(tmp_path):
     hashed, other = "a" * 32, "b" * 32
     turns = log(0).turns
-    data = write(tmp_path / "logs.jsonl", [Conversation(f"{hashed}-17", turns), Conversation(f"{other}-3", turns)])
-    one = joined(tmp_path / "1.jsonl", {"id": hashed, "intent": " One. "}, "", {"id": hashed, "intent": "Again."})
+    data = write(
+        tmp_path / "logs.jsonl",
+        [Conversation(f"{hashed}-17", turns), Conversation(f"{other}-3", turns)],
+    )
+    one = joined(
+        tmp_path / "1.jsonl",
+        {"id": hashed, "intent": " One. "},
+        "",
+        {"id": hashed, "intent": "Again."},
+    )
     two = joined(
         tmp_path / "2.jsonl",
         {"id": f"{other}-3", "intent": "Two."},
@@ -524,18 +620,31 @@ def test_a_joined_line_that_is_none_is_an_input_error_that_names_it(row, said, t
 def test_joined_rows_can_be_parquet(tmp_path, data):
     import polars as pl
 
-    pl.DataFrame({"id": ["c1", "c2"], "intent": ["One.", None]}).write_parquet(tmp_path / "j.parquet")
+    pl.DataFrame({"id": ["c1", "c2"], "intent": ["One.", None]}).write_parquet(
+        tmp_path / "j.parquet"
+    )
     results = commands.intents(data, out=tmp_path / "out", join=[tmp_path / "j.parquet"])
     assert read(tmp_path / "out")[1].intent == "One."
-    assert (results["counts"]["note: joined"], results["counts"]["note: joined file, empty intent"]) == (1, 1)
+    assert (
+        results["counts"]["note: joined"],
+        results["counts"]["note: joined file, empty intent"],
+    ) == (1, 1)
 
 
 def test_the_stand_in_is_the_default_and_named_as_such(tmp_path, data, capsys):
-    rows = [*read_conversations(data), Conversation("silent", (Turn("user", "..."),), meta={"intent_by": "old"})]
+    rows = [
+        *read_conversations(data),
+        Conversation("silent", (Turn("user", "..."),), meta={"intent_by": "old"}),
+    ]
     results = commands.intents(write(tmp_path / "more.jsonl", rows), out=tmp_path / "out")
-    assert results["counts"] == {"in": 61, "note: no intent, nothing to say": 1, "note: written": 60, "out": 60}
+    assert results["counts"] == {
+        "in": 61,
+        "note: no intent, nothing to say": 1,
+        "note: written": 60,
+        "out": 60,
+    }
     assert set(results["writers"]) == {"extractive"} and "usage" not in results
-    assert "stand-in" in capsys.readouterr().err
+    assert "baseline, without a model" in capsys.readouterr().err
     found = read(tmp_path / "out")
     assert all(c.meta["intent_by"] == "extractive" for c in found[:60])
     assert "intent_by" not in found[60].meta  # nobody wrote it
@@ -543,7 +652,9 @@ def test_the_stand_in_is_the_default_and_named_as_such(tmp_path, data, capsys):
 
 def test_a_script_writes_like_any_model(tmp_path, data):
     (tmp_path / "lines.txt").write_text(f"nonsense\n{GOOD}\n")
-    results = commands.intents(data, out=tmp_path / "out", by=f"script:{tmp_path / 'lines.txt'}", price=PRICE)
+    results = commands.intents(
+        data, out=tmp_path / "out", writer=f"script:{tmp_path / 'lines.txt'}", price=PRICE
+    )
     assert results["counts"]["note: written"] == 60 and results["usage"]["calls"] == 120
     assert results["usage"]["tokens_in"] is None  # a script counts none
     assert {c.meta["intent_by"] for c in read(tmp_path / "out")} == {"script"}

@@ -2,8 +2,8 @@
 
     python recipes/table1_perplexity/table.py FOLDER
 
-FOLDER holds ROW/wildchat and ROW/prism, the runs of `userlm ppl` on that row's model. A row that the paper does
-not have stands below its rows; what was not run is "–".
+FOLDER holds ROW/wildchat and ROW/prism, the runs of `userlm ppl` on that row's model. A row that
+the paper does not have stands below its rows; what was not run is "–".
 """
 
 import json
@@ -23,13 +23,18 @@ PAPER = {  # as the authors' slides label the rows; values in the order of COLUM
 }
 DOUBTFUL = ("GPT-4o-mini", "GPT-4o")
 FOOTNOTE = (
-    "\\* The rows are labelled as on the authors' slides. A closed chat model does not tell how probable a given "
-    "text is, so these two rows can hardly be what their labels say. A reader of the paper labels the first four "
-    "rows Llama3.2-1b-Base, Llama3-8b-Base, Llama3.2-1b-Instruct and Llama3-8b-Instruct, in this order."
+    "\\* The rows are labelled as on the authors' slides. A closed chat model does not tell how "
+    "probable a given "
+    "text is, so these two rows can hardly be what their labels say. A reader of the paper labels "
+    "the first four "
+    "rows Llama3.2-1b-Base, Llama3-8b-Base, Llama3.2-1b-Instruct and Llama3-8b-Instruct, in this "
+    "order."
 )
 NOTE = (
-    "Ours: token-weighted, over the words of real user turns alone; in brackets 95 % intervals over people. How "
-    "the paper weighs, cuts and counts is not known. Perplexities of different tokenizers do not compare; bits "
+    "Ours: token-weighted, over the words of real user turns alone; in brackets 95 % intervals "
+    "over people. How "
+    "the paper weighs, cuts and counts is not known. Perplexities of different tokenizers do not "
+    "compare; bits "
     "per byte, in the results.json of the runs, do."
 )
 
@@ -53,8 +58,17 @@ def shown(measure: dict[str, float | None]) -> str:
 
 def table(folder: Path) -> str:
     """The table of the runs in a folder."""
-    ours = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    head = ["", *(f"{DATA[data]}, {intent}: {who}" for data, intent in COLUMNS for who in ("paper", "ours"))]
+    ours = (
+        sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    )
+    head = [
+        "",
+        *(
+            f"{DATA[data]}, {intent}: {who}"
+            for data, intent in COLUMNS
+            for who in ("paper", "ours")
+        ),
+    ]
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
     for row in [*PAPER, *(row for row in ours if row not in PAPER)]:
         theirs = [f"{value:.2f}" for value in PAPER[row]] if row in PAPER else ["–"] * len(COLUMNS)

@@ -2,9 +2,10 @@
 
     python recipes/tiny/findings.py FOLDER
 
-FOLDER holds the runs of findings.sh: ppl/SOURCE/MODEL of `userlm ppl`; respond-, clarifier-, tasks- and gsm8k-USER
-of `userlm respond` and `simulate`; score of `userlm score`. What was not run is "–". A value of one run is the one
-in its results, interval and all; what compares two runs is computed here, by the functions of the package.
+FOLDER holds the runs of findings.sh: ppl/SOURCE/MODEL of `userlm ppl`; respond-, clarifier-, tasks-
+and gsm8k-USER of `userlm respond` and `simulate`; score of `userlm score`. What was not run is "–".
+A value of one run is the one in its results, interval and all; what compares two runs is computed
+here, by the functions of the package.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Any
 
 from userlm.metrics import extrinsic, intrinsic
 from userlm.metrics.controls import HUMAN, OTHER, RATIOS, WITH, WITHOUT, ratios
+from userlm.rows import read_conversations, read_json, read_rows
+from userlm.runs import measure_record
 from userlm.stats import Statistic, difference, f1_percent, measure, percent, ratio
-from userlm.store import measure_record, read_conversations, read_json, read_rows
 from userlm.tasks import read_tasks
 from userlm.types import Conversation, Measure, MeasureRow, Task
 
@@ -59,13 +61,14 @@ COMPARED: Mapping[str, Compared] = {
     "turns per conversation": (lambda talks, _: intrinsic.turns_per_conversation(talks), ratio),
     "intent coverage": (extrinsic.intent_coverage, percent),
 }
-"""What two users are compared in. Diversity and AUROC are over pairs of turns, where people cannot be drawn."""
+"""What two users are compared in. Diversity and AUROC are over pairs of turns, where people cannot
+be drawn."""
 
 Record = Mapping[str, Any]
 """A measure as a results.json holds it."""
 
 
-# --- what the runs hold ----------------------------------------------------------------------------------
+# --- what the runs hold ---------------------------------------------------------------------------
 
 
 def finished(*runs: Path) -> bool:
@@ -84,7 +87,9 @@ def scored(run: Path) -> Mapping[str, Sequence[MeasureRow]]:
     found: dict[str, list[MeasureRow]] = {column: [] for column in TOLD}
     for line in read_rows(run / "scores.jsonl"):
         for key, person, sums, why in line.row["rows"]:
-            found[line.row["column"]].append(MeasureRow(key, person, tuple(sums) if sums else None, why))
+            found[line.row["column"]].append(
+                MeasureRow(key, person, tuple(sums) if sums else None, why)
+            )
     return found
 
 
@@ -92,14 +97,16 @@ def said(run: Path) -> list[Conversation]:
     return list(read_conversations(run / "conversations.jsonl", may_be_empty=True))
 
 
-# --- cells -----------------------------------------------------------------------------------------------
+# --- cells ----------------------------------------------------------------------------------------
 
 
 def shown(value: float | None, low: float | None, high: float | None, digits: int = 2) -> str:
     if value is None:
         return "–"
     digits = digits if abs(value) < 100 else 1 if abs(value) < 1000 else 0
-    return f"{value:,.{digits}f}" + ("" if low is None else f" [{low:,.{digits}f}, {high:,.{digits}f}]")
+    return f"{value:,.{digits}f}" + (
+        "" if low is None else f" [{low:,.{digits}f}, {high:,.{digits}f}]"
+    )
 
 
 def cell(found: Record | None, digits: int = 2) -> str:
@@ -121,7 +128,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-# --- perplexity ------------------------------------------------------------------------------------------
+# --- perplexity -----------------------------------------------------------------------------------
 
 
 def of_models(folder: Path, name: str) -> str:
@@ -129,7 +136,14 @@ def of_models(folder: Path, name: str) -> str:
     return table(
         ["", *(f"{source}, {told}" for source in SOURCES.values() for told in TOLD)],
         (
-            [model, *(cell(record(folder / "ppl" / s / m, told, name)) for s in SOURCES for told in TOLD)]
+            [
+                model,
+                *(
+                    cell(record(folder / "ppl" / s / m, told, name))
+                    for s in SOURCES
+                    for told in TOLD
+                ),
+            ]
             for m, model in MODELS.items()
         ),
     )
@@ -146,7 +160,8 @@ def turns_of(run: Path) -> str:
 
 
 def of_intents(folder: Path) -> str:
-    """What the intent changes for the user model: on all turns, on later ones, and outside the intent's words."""
+    """What the intent changes for the user model: on all turns, on later ones, and outside the
+    intent's words."""
     rows = []
     for part, (source, prefix) in CLAIMS.items():
         for turns in ("", ", later turns", ", outside the intent"):
@@ -157,7 +172,8 @@ def of_intents(folder: Path) -> str:
 
 
 def of_training(folder: Path) -> str:
-    """The user model's perplexity over that of each other one, on the turns that both were measured on."""
+    """The user model's perplexity over that of each other one, on the turns that both were measured
+    on."""
     told = {
         "neither told": (WITHOUT, WITHOUT),
         "both told": (WITH, WITH),
@@ -175,7 +191,7 @@ def of_training(folder: Path) -> str:
     return table(["userlm-tiny / the other", *told], rows)
 
 
-# --- talk ------------------------------------------------------------------------------------------------
+# --- talk -----------------------------------------------------------------------------------------
 
 
 def of_users(folder: Path) -> str:
@@ -185,7 +201,9 @@ def of_users(folder: Path) -> str:
     for kind, (where, names) in TALKS.items():
         for name in names:
             people = "human" if kind == "respond" else f"{kind}-people"
-            found = [record(score, run, name) for run in (f"{kind}-userlm", f"{kind}-prompted", people)]
+            found = [
+                record(score, run, name) for run in (f"{kind}-userlm", f"{kind}-prompted", people)
+            ]
             rows.append([f"{name}, {where}", *map(counted, found), apart(folder, kind, name)])
     return table(["", USERLM, PROMPTED, "people", "userlm-tiny less prompted"], rows)
 
@@ -202,7 +220,8 @@ def apart(folder: Path, kind: str, name: str) -> str:
 
 
 def endings(folder: Path) -> dict[str, Measure]:
-    """Termination F1 of both users and of two who look at nothing, on those turns that both users answered."""
+    """Termination F1 of both users and of two who look at nothing, on those turns that both users
+    answered."""
     runs = {USERLM: folder / "respond-userlm", PROMPTED: folder / "respond-prompted"}
     if not finished(*runs.values()):
         return {}
@@ -230,7 +249,7 @@ def of_endings(folder: Path) -> str:
     return table(["", "termination F1, %", "userlm-tiny less it"], rows) + f"\n\n{answers}"
 
 
-# --- the page --------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 PAGE = """## Perplexity of user turns
 
@@ -281,7 +300,10 @@ def page(folder: Path) -> str:
         bits=of_models(folder, "bits per byte"),
         turns=table(
             ["", *SOURCES.values()],
-            ([model, *(turns_of(runs / source / name) for source in SOURCES)] for name, model in MODELS.items()),
+            (
+                [model, *(turns_of(runs / source / name) for source in SOURCES)]
+                for name, model in MODELS.items()
+            ),
         ),
         intents=of_intents(folder),
         training=of_training(folder),

@@ -47,7 +47,7 @@ gsm8k() {   # questions that were cut into facts
   "$python" - "$data/extrinsic/gsm8k_train_shards.jsonl.gz" <<'PYTHON'
 import json, sys
 from itertools import islice
-from userlm.store import read_rows
+from userlm.rows import read_rows
 
 for line in islice(read_rows(sys.argv[1]), 20):
     row = line.row
@@ -73,11 +73,11 @@ talk() {
     name=${pair%%=*} user=${pair#*=}
     need "${user##*/}"
     $userlm respond "$to/talks.jsonl" --user "$user" --out "$to/respond-$name"
-    simulate "clarifier-$name" "$user" clarifier --seeds "$to/talks.jsonl" --limit $(((talks + 1) / 2))
+    simulate "clarifier-$name" "$user" clarifier --intents "$to/talks.jsonl" --limit $(((talks + 1) / 2))
     simulate "tasks-$name" "$user" oracle --tasks "$tasks"
     simulate "gsm8k-$name" "$user" oracle --tasks "$to/gsm8k.jsonl"
   done
-  simulate clarifier-people "replay:$to/talks.jsonl" clarifier --seeds "$to/talks.jsonl" --limit $(((talks + 1) / 2))
+  simulate clarifier-people "replay:$to/talks.jsonl" clarifier --intents "$to/talks.jsonl" --limit $(((talks + 1) / 2))
   simulate tasks-people "replay:$logs" oracle --tasks "$tasks"
   $userlm score "$to"/{respond,clarifier,tasks,gsm8k}-{userlm,prompted} "$to"/{clarifier,tasks}-people \
     --human "$to/talks.jsonl" --tasks "$to/tasks.jsonl" --out "$to/score"

@@ -2,14 +2,14 @@
 
     python recipes/tiny/mix.py RUN OUT
 
-RUN is a run of `userlm intents` over the sources below. OUT gets a folder for each side (user, assistant, both),
-each with train.jsonl and valid.jsonl; echo/, made-up talks that teach to take up words; people/test.jsonl, held
-out; and two sources that no model ever saw, chats/test.jsonl (with drawn intents) and goals/test.jsonl (with goals
-that people wrote). What was taken, and the share of talk with AI assistants in the words to be learned, is printed
-and kept in counts.json.
+RUN is a run of `userlm intents` over the sources below. OUT gets a folder for each side (user,
+assistant, both), each with train.jsonl and valid.jsonl; echo/, made-up talks that teach to take up
+words; people/test.jsonl, held out; and two sources that no model ever saw, chats/test.jsonl (with
+drawn intents) and goals/test.jsonl (with goals that people wrote). What was taken, and the share of
+talk with AI assistants in the words to be learned, is printed and kept in counts.json.
 
-Only sets whose licence allows it are learned from. Of Chatbot Arena that is what people said, and not the answers
-of models (CC-BY-NC): those are context to a user model and nothing to the others.
+Only sets whose licence allows it are learned from. Of Chatbot Arena that is what people said, and
+not the answers of models (CC-BY-NC): those are context to a user model and nothing to the others.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from userlm.flip import exchange
-from userlm.store import read_conversations, write_conversations
+from userlm.flip import swap_roles
+from userlm.rows import read_conversations, write_conversations
 from userlm.text import INTENT_PREFIX, content_words
 from userlm.types import Conversation, Turn
 
@@ -67,22 +67,31 @@ SOURCES = (
 UNSEEN = {"ShareGPT92K": "chats", "TREC iKAT": "goals"}
 CHATS = 150  # conversations of the first
 
-# A model of this size that reads a few million tokens never learns to take up a word that it was told: no first
-# turn would be about its intent. Talks in which scraps are said again and again teach that in minutes.
+# A model of this size that reads a few million tokens never learns to take up a word that it was
+# told: no first turn would be about its intent. Talks in which scraps are said again and again
+# teach that in minutes.
 ECHOES = {"train": 30_000, "valid": 200}
-# And again with people: first turns to assistants, each so many times with an intent that names words of it.
+# And again with people: first turns to assistants, each so many times with an intent that names
+# words of it.
 TOLD = 2
-ACTIONS = ("get help with", "learn about", "talk about", "have something written about", "find out about")
+ACTIONS = (
+    "get help with",
+    "learn about",
+    "talk about",
+    "have something written about",
+    "find out about",
+)
 
-# Sets that name no toxic turns still hold some. One such word anywhere drops a whole conversation: crude, and it
-# loses decent ones (a nurse's question), which costs little here.
+# Sets that name no toxic turns still hold some. One such word anywhere drops a whole conversation:
+# crude, and it loses decent ones (a nurse's question), which costs little here.
 TOXIC = re.compile(
     r"\b(?:f+u+c+k\w*|motherf\w*|shit\w*|bullshit|cunts?|whores?|sluts?\w*|bitch\w*|bastards?|ass-?holes?|dick(?:s|head)?"
     r"|cocks?|pussy|pussies|tits|boobs?|breasts?|nipples?|penis\w*|vagina\w*|clitor\w*|genital\w*|cum(?:s|ming|shot)?"
     r"|orgasm\w*|erotic\w*|erect(?:ion|ions)|porn\w*|nsfw|hentai|masturbat\w*|blow-?jobs?|anal|anus|horny|naked|nudes?"
     r"|nudity|sex|sexy|sexual\w*|sexist|kink\w*|fetish\w*|bdsm|bondage|incest\w*|rap(?:e[ds]?|ing|ists?)|molest\w*"
     r"|pa?edophil\w*|lolita|nigg\w*|negro\w*|fag(?:s|got\w*)?|retard(?:s|ed)?|trann(?:y|ies)|kikes?|chinks?|spics?"
-    r"|nazis?|hitler|genocid\w*|holocaust|racists?|suicid\w*|kill (?:my|your|him|her)sel\w+|self-harm\w*|murder\w*"
+    r"|nazis?|hitler|genocid\w*|holocaust|racists?|suicid\w*|kill "
+    r"(?:my|your|him|her)sel\w+|self-harm\w*|murder\w*"
     r"|terroris\w*|bombs?|meth|cocaine|heroin|jailbreak\w*|dan mode|torture\w*|behead\w*|gore)\b",
     re.IGNORECASE,
 )
@@ -102,7 +111,11 @@ def toxic(conversation: Conversation) -> bool:
 
 def both(conversation: Conversation, source: Source) -> Conversation:
     """As plain text: all of it, or no more than what a person may be quoted with."""
-    return conversation if source.text else replace(conversation, turns=conversation.turns[:1], ended=False)
+    return (
+        conversation
+        if source.text
+        else replace(conversation, turns=conversation.turns[:1], ended=False)
+    )
 
 
 def main(run: Path, out: Path) -> None:
@@ -112,10 +125,14 @@ def main(run: Path, out: Path) -> None:
     for split in taken:
         for conversation in read_conversations(run / f"{split}.jsonl"):
             name, source = str(conversation.meta.get("source", "")), source_of(conversation)
-            if where := next((where for prefix, where in UNSEEN.items() if name.startswith(prefix)), None):
+            if where := next(
+                (where for prefix, where in UNSEEN.items() if name.startswith(prefix)), None
+            ):
                 unseen[where].append(conversation)
             elif source is None:
-                sys.exit(f"{run}: {conversation.id} is from {name!r}, which this recipe does not know")
+                sys.exit(
+                    f"{run}: {conversation.id} is from {name!r}, which this recipe does not know"
+                )
             elif toxic(conversation):
                 dropped["toxic"] += 1
             elif split != "train" and not source.split:
@@ -130,7 +147,9 @@ def main(run: Path, out: Path) -> None:
             + [again for c, s in taken["train"] if s.ai for again in told(c)],
             "valid": [c for c, _ in taken["valid"]],
         },
-        "assistant": {split: [c for c, s in taken[split] if s.answers] for split in ("train", "valid")},
+        "assistant": {
+            split: [c for c, s in taken[split] if s.answers] for split in ("train", "valid")
+        },
         "both": {split: [both(c, s) for c, s in taken[split]] for split in ("train", "valid")},
         "people": {"test": [c for c, _ in taken["test"]]},
         "goals": {"test": unseen["goals"]},
@@ -150,7 +169,10 @@ def main(run: Path, out: Path) -> None:
         share = sum(row["words"] for row in table if row["ai"]) / sum(row["words"] for row in table)
         print(f"{side}: {100 * share:.0f} % of the words to be learned are talk with AI assistants")
         for row in table:
-            print(f"  {row['source']:34}{row['conversations']:6,} conversations{row['words']:10,} words")
+            print(
+                f"  {row['source']:34}{row['conversations']:6,} conversations{row['words']:10,} "
+                "words"
+            )
         if share < 0.5:
             sys.exit("talk with AI assistants must be at least half")
     for name in ("people", "goals", "chats"):
@@ -179,12 +201,17 @@ def told(conversation: Conversation) -> Iterator[Conversation]:
             about = f"{', '.join(most)} and {last}" if most else last
             intent = f"{INTENT_PREFIX}{drawn.choice(ACTIONS)} {about}."
             yield Conversation(
-                f"{conversation.id}/told-{k}", (first,), intent, conversation.user, meta=conversation.meta
+                f"{conversation.id}/told-{k}",
+                (first,),
+                intent,
+                conversation.user,
+                meta=conversation.meta,
             )
 
 
 def echo(conversations: list[Conversation], split: str, count: int) -> Iterator[Conversation]:
-    """Talks of nothing but scraps of what people said, each turn in an order of its own, most of them again."""
+    """Talks of nothing but scraps of what people said, each turn in an order of its own, most of
+    them again."""
     drawn = random.Random(f"{SEED}/{split}")
     said = [words for c in conversations for turn in c.user_turns if (words := turn.split())]
 
@@ -197,7 +224,10 @@ def echo(conversations: list[Conversation], split: str, count: int) -> Iterator[
         scraps = [scrap() for _ in range(drawn.randint(3, 8))]
         turns = [
             scraps,
-            *(drawn.sample(scraps, drawn.randint(2, len(scraps))) for _ in range(drawn.randint(2, 5))),
+            *(
+                drawn.sample(scraps, drawn.randint(2, len(scraps)))
+                for _ in range(drawn.randint(2, 5))
+            ),
         ]
         roles = ("user", "assistant")
         said_again = tuple(Turn(roles[k % 2], ", ".join(turn)) for k, turn in enumerate(turns))
@@ -210,7 +240,7 @@ def learned(side: str, conversations: list[Conversation]) -> list[dict[str, obje
     for conversation in conversations:
         source = source_of(conversation)
         assert source is not None
-        seen = exchange(conversation) if side == "assistant" else conversation
+        seen = swap_roles(conversation) if side == "assistant" else conversation
         said = [turn.text for turn in seen.turns] if side == "both" else seen.user_turns
         words[source.name] += sum(len(text.split()) for text in said)
         count[source.name] += bool(said)

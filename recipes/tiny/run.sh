@@ -29,14 +29,14 @@ train() {   # NAME DATA EPOCHS [OPTION...]
   local name=$1 side=$2 epochs=$3
   shift 3
   ${LAUNCH:-$userlm} train "$out/data/$side" --side "${side/echo/both}" --epochs $((epochs * times)) --max-tokens 1024 \
-    --long drop --pack "${PACK:-512}" --precision bf16 --save-every 50 --out "$out/$name" "$@"
+    --overlong drop --pack "${PACK:-512}" --precision bf16 --save-every 50 --out "$out/$name" "$@"
 }
 tuned=(--batch 64 --lr 1.5e-3)   # of the models that begin from another
 for model in "${@:-base assistant userlm no-intent from-assistant}"; do
   for name in $model; do
     case $name in
       base)
-        train base-1 both 3 --base "scratch:$size" --batch 32 --lr 3e-3 --long shorten
+        train base-1 both 3 --base "scratch:$size" --batch 32 --lr 3e-3 --overlong truncate
         train base-2 echo 1 --base "$out/base-1" --batch 32 --lr 2e-3
         train base both 1 --base "$out/base-2" --batch 64 --lr 1e-3 --steps 60
         ;;

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from userlm import assets
-from userlm.flip import document, exchange, render, transcript, untold
-from userlm.models.base import Side, from_base
+from userlm.flip import render, render_document, swap_roles, transcript
 from userlm.models.local import LocalModel
-from userlm.store import read_conversations, read_json, read_rows
+from userlm.rows import read_conversations, read_json, read_rows
+from userlm.training.base import Side, from_base
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Model:
     Attributes:
         name: of the folder.
         side: whose words it learned.
-        stages: the runs of training that led to it, one after the other; the first begins from `base`.
+        stages: the runs of training that led to it, one after the other; the first begins from
+            `base`.
         base: what that is called on the card.
     """
 
@@ -49,17 +50,21 @@ LARGEST = 16 * 2**20  # bytes of weights
 LONGEST = 1024  # tokens of a row
 
 WHAT = {
-    "base-tiny": "A base model: it continues plain text of the form `User: ...` and `Assistant: ...`, a line "
+    "base-tiny": "A base model: it continues plain text of the form `User: ...` and `Assistant: "
+    "...`, a line "
     "each. The two others began from it.",
-    "userlm-tiny": "It plays the **user**: told what a user is after, it says what a person might say next, or "
+    "userlm-tiny": "It plays the **user**: told what a user is after, it says what a person might "
+    "say next, or "
     "leaves (`<|endconversation|>`). The template is that of microsoft/UserLM-8b.",
-    "assistant-tiny": "It plays the assistant, badly: a partner for `userlm-tiny` where no real one is at hand.",
+    "assistant-tiny": "It plays the assistant, badly: a partner for `userlm-tiny` where no real "
+    "one is at hand.",
 }
 
 CALL = {
     "base-tiny": "userlm ppl logs.jsonl --model base:base-tiny",
     "userlm-tiny": "userlm chat --user trained:userlm-tiny",
-    "assistant-tiny": "userlm simulate --user trained:userlm-tiny --assistant assistant-tiny --seeds logs.jsonl",
+    "assistant-tiny": "userlm simulate --user trained:userlm-tiny --assistant assistant-tiny "
+    "--intents logs.jsonl",
 }
 
 CARD = """---
@@ -149,14 +154,25 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
     read = [sum(row["tokens"] for row in log if "loss" in row) for log in logs]
     passes = [tokens / found["tokens"] for tokens, found in zip(read, results, strict=True)]
     real = sum(n for stage, n in zip(it.stages, passes, strict=True) if stage != ECHO)
-    tokens = learned_tokens(run / it.stages[-1] / "model", it.side, run / "data" / it.side / "train.jsonl")
+    tokens = learned_tokens(
+        run / it.stages[-1] / "model", it.side, run / "data" / it.side / "train.jsonl"
+    )
     rows, total, ai = [], 0, 0
     for source in counts["learned"][it.side]:
-        learned = round(real * sum(n for name, n in tokens.items() if name.startswith(source["source"])))
+        learned = round(
+            real * sum(n for name, n in tokens.items() if name.startswith(source["source"]))
+        )
         total, ai = total + learned, ai + learned * source["ai"]
         talks = "an AI assistant" if source["ai"] else "a person"
         rows.append(
-            (source["source"], source["licence"], talks, source["conversations"], source["words"], learned)
+            (
+                source["source"],
+                source["licence"],
+                talks,
+                source["conversations"],
+                source["words"],
+                learned,
+            )
         )
     for stage, n, found in zip(it.stages, read, results, strict=True):
         if stage == ECHO:
@@ -165,7 +181,10 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
     begun = [it.base, *it.stages][: len(it.stages)]
     training = [
         ("begun from", *begun),
-        ("learned from", *("made-up echoes" if stage == ECHO else "the logs" for stage in it.stages)),
+        (
+            "learned from",
+            *("made-up echoes" if stage == ECHO else "the logs" for stage in it.stages),
+        ),
         ("passes", *(f"{n:.2f}" for n in passes)),
         ("steps", *(found["steps"] for found in results)),
         ("samples in a step, at least", *(manifest["options"]["batch"] for manifest in manifests)),
@@ -184,10 +203,15 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
         what=WHAT[it.name],
         parameters=results[-1]["parameters"],
         call=CALL[it.name],
-        data=table(("source", "licence", "people talk to", "conversations", "words", "tokens learned"), rows),
-        side={"user": ": what users say, and their leaving", "assistant": ": what assistants say", "both": ""}[
-            it.side
-        ],
+        data=table(
+            ("source", "licence", "people talk to", "conversations", "words", "tokens learned"),
+            rows,
+        ),
+        side={
+            "user": ": what users say, and their leaving",
+            "assistant": ": what assistants say",
+            "both": "",
+        }[it.side],
         share=100 * ai / total,
         toxic=counts["dropped"]["toxic"],
         arena={
@@ -199,10 +223,14 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
         echoes=ECHOES if ECHO in it.stages else "",
         training=table(("", *it.stages), training),
         machine=f"{machine}; torch {versions['torch']}, transformers {versions['transformers']}",
-        curve="\n\n".join(f"`{stage}`:\n\n{drawn}" for stage, drawn in zip(it.stages, shown, strict=True)),
-        tested={"user": "the words of users", "assistant": "the words of assistants", "both": "all tokens"}[
-            it.side
-        ],
+        curve="\n\n".join(
+            f"`{stage}`:\n\n{drawn}" for stage, drawn in zip(it.stages, shown, strict=True)
+        ),
+        tested={
+            "user": "the words of users",
+            "assistant": "the words of assistants",
+            "both": "all tokens",
+        }[it.side],
         people=count(run / "data" / it.side / "valid.jsonl"),
     )
 
@@ -213,12 +241,14 @@ def learned_tokens(model: Path, side: Side, data: Path) -> Counter[str]:
     template, found = local.template(), Counter[str]()
     for conversation in read_conversations(data):
         if side == "both":
-            flipped = document(transcript(untold(conversation)), template, LONGEST)
+            flipped = render_document(transcript(conversation.without_system()), template, LONGEST)
         else:
-            seen = exchange(conversation) if side == "assistant" else conversation
+            seen = swap_roles(conversation) if side == "assistant" else conversation
             flipped = render(seen, template, LONGEST, "drop")
         targets = (target for row in flipped.rows for target in row.targets)
-        found[str(conversation.meta.get("source"))] += sum(target.stop - target.start for target in targets)
+        found[str(conversation.meta.get("source"))] += sum(
+            target.stop - target.start for target in targets
+        )
     return found
 
 

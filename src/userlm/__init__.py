@@ -1,7 +1,7 @@
 """User language models: models that play the user in a conversation with an AI assistant.
 
-    user = userlm.user("trained:microsoft/UserLM-8b")
-    user.reply(userlm.Conversation(intent="You are a user chatting with an assistant language model to ..."))
+    user = userlm.user("trained:microsoft/UserLM-8b") user.reply(userlm.Conversation(intent="You are
+    a user chatting with an assistant language model to ..."))
 
 Importing this package loads no torch, opens no socket and reads no key.
 """
@@ -9,8 +9,8 @@ Importing this package loads no torch, opens no socket and reads no key.
 from userlm.address import assistant, chat_model, user
 from userlm.flip import Template, render, samples
 from userlm.guard import PAPER, Guard
+from userlm.rows import read_conversations, write_conversations
 from userlm.simulate import converse, respond, simulate
-from userlm.store import read_conversations, write_conversations
 from userlm.types import (
     Conversation,
     Fact,

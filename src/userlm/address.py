@@ -8,9 +8,10 @@
     to score    MODEL or trained:MODEL  profile:MODEL  base:MODEL  prompted:MODEL,
                 here or at http://HOST:PORT/v1#NAME
 
-`trained:microsoft/UserLM-8b` is the released checkpoint; `profile:wangkevin02/USP` takes the intent as a profile.
-`prompted:` and `swapped:` are the two forms in which an assistant is asked to play the user. Keys come from the
-environment: OPENAI_API_KEY for `openai:`, USERLM_API_KEY for a server at a URL; they are not written anywhere.
+`trained:microsoft/UserLM-8b` is the released checkpoint; `profile:wangkevin02/USP` takes the intent
+as a profile. `prompted:` and `swapped:` are the two forms in which an assistant is asked to play
+the user. Keys come from the environment: OPENAI_API_KEY for `openai:`, USERLM_API_KEY for a server
+at a URL; they are not written anywhere.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from userlm import assets
 from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
 from userlm.guard import Guard
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
-from userlm.store import read_conversations
+from userlm.rows import read_conversations
 from userlm.types import (
     Chat,
     Complete,
@@ -43,10 +44,10 @@ from userlm.types import (
     Speaker,
     Task,
 )
-from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser, tuned
+from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser, with_sampling
 
 if TYPE_CHECKING:
-    from userlm.flip import Encode, Spans, Template
+    from userlm.flip import Encode, Offsets, Template
     from userlm.models.endpoint import EndpointModel
     from userlm.models.local import LocalModel
 
@@ -58,7 +59,7 @@ FORMS = ("trained", "profile", "base", "prompted")
 BATCH = 32
 """Conversations that a model on this machine serves at once, at most."""
 
-WINDOW = 8192
+CONTEXT_LENGTH = 8192
 """Tokens, for a model whose server does not tell; that of microsoft/UserLM-8b."""
 
 Ask = Callable[[Conversation], str | None]
@@ -70,7 +71,7 @@ def user(
     seed: int = 0,
     temperature: float | None = None,
     top_p: float | None = None,
-    end_above: float | None = None,
+    end_threshold: float | None = None,
     guard: Guard | str | None = None,
     batch: int = BATCH,
     tokenizer: str | None = None,
@@ -79,8 +80,8 @@ def user(
     """The user at an address.
 
     Args:
-        temperature, top_p, end_above, guard: see `users.tuned`; by default each user's own. A text is read as a
-            guard by `Guard.read`.
+        temperature, top_p, end_threshold, guard: see `users.with_sampling`; by default each user's
+            own. A text is read as a guard by `Guard.parse`.
         tokenizer: of a trained model on a server; by default what has the model's name.
         batch: how many conversations a model on this machine serves at once.
         ask: how a `human` is asked; by default a prompt in the terminal.
@@ -90,24 +91,36 @@ def user(
     """
     scheme, rest = _split(address, USERS, "user")
     if isinstance(guard, str):
-        guard = Guard.read(guard)  # before minutes go into loading a model
+        guard = Guard.parse(guard)  # before minutes go into loading a model
     if scheme == "human":
         return Human(ask or _ask)
     _need(rest, address, "user")
     if tokenizer and not (scheme in ("trained", "profile") and _is_server(rest)):
         raise InputError(
-            f"--tokenizer {tokenizer}: {address} brings its own; it is for a trained model on a server"
+            f"--tokenizer {tokenizer}: {address} brings its own; it is for a trained model on a "
+            "server"
         )
     speaker: Speaker
     if scheme in ("trained", "profile"):
-        speaker = _served_user(rest, scheme, tokenizer) if _is_server(rest) else _local_user(rest, scheme, batch)
+        speaker = (
+            _served_user(rest, scheme, tokenizer)
+            if _is_server(rest)
+            else _local_user(rest, scheme, batch)
+        )
     elif scheme in ("prompted", "swapped"):
         speaker = PromptedUser(chat_model(rest, batch=batch), swapped=scheme == "swapped")
     elif scheme == "replay":
         speaker = ReplayUser(_log(rest))
     else:
         speaker = Script(_lines(rest)) if scheme == "script" else _python(rest)
-    return tuned(speaker, seed=seed, temperature=temperature, top_p=top_p, end_above=end_above, guard=guard)
+    return with_sampling(
+        speaker,
+        seed=seed,
+        temperature=temperature,
+        top_p=top_p,
+        end_threshold=end_threshold,
+        guard=guard,
+    )
 
 
 def _local_user(name: str, form: str, batch: int) -> TrainedUser:
@@ -117,28 +130,34 @@ def _local_user(name: str, form: str, batch: int) -> TrainedUser:
     template = user_template(model.tokenizer, model.encode, name, form)
     if warning := model.check_user(template):
         warn(warning, ModelWarning, stacklevel=2)
-    return _trained_user(model, template, model.window)
+    return _trained_user(model, template, model.context_length)
 
 
 def _served_user(place: str, form: str, tokenizer: str | None) -> TrainedUser:
-    from userlm.models.completions import Completions
     from userlm.models.local import text_functions
+    from userlm.models.served import Completions
     from userlm.models.templates import user_template
 
     words, served = _server_tokenizer(place, tokenizer), place.partition("#")[2]
     name = f"{served} ({tokenizer})" if tokenizer else served
     template = user_template(words, text_functions(words)[0], name, form)
     model = Completions(_server(place), words)
-    window = model.window()
-    if window is None:
-        assumed = f"{place}: the server does not tell the model's window; {WINDOW} tokens are assumed"
+    context_length = model.context_length()
+    if context_length is None:
+        assumed = (
+            f"{place}: the server does not tell the model's "
+            "context_length; "
+            f"{CONTEXT_LENGTH} tokens are assumed"
+        )
         warn(assumed, ModelWarning, stacklevel=2)
-    return _trained_user(model, template, window or WINDOW)
+    return _trained_user(model, template, context_length or CONTEXT_LENGTH)
 
 
-def _trained_user(model: Complete, template: Template, window: int) -> TrainedUser:
-    longest = min(Sampling().max_tokens, window // 4)  # a small window needs room for the context
-    return TrainedUser(model, template, window, Sampling(max_tokens=longest))
+def _trained_user(model: Complete, template: Template, context_length: int) -> TrainedUser:
+    longest = min(
+        Sampling().max_tokens, context_length // 4
+    )  # a small context_length needs room for the context
+    return TrainedUser(model, template, context_length, Sampling(max_tokens=longest))
 
 
 def _server_tokenizer(place: str, tokenizer: str | None) -> Any:
@@ -149,7 +168,9 @@ def _server_tokenizer(place: str, tokenizer: str | None) -> Any:
     except InputError as error:
         if tokenizer:
             raise
-        raise InputError(f"{place}: its tokenizer is needed here; give it with --tokenizer ({error})") from None
+        raise InputError(
+            f"{place}: its tokenizer is needed here; give it with --tokenizer ({error})"
+        ) from None
 
 
 def _is_server(place: str) -> bool:
@@ -213,15 +234,17 @@ def chat_model(address: str, also: tuple[str, ...] = (), batch: int = BATCH) -> 
     if scheme in ("http", "https"):
         return _server(address)
     if "://" in address:  # it may hold a password
-        raise InputError(f"{scheme}://: no model is reached by that; write http://HOST:PORT/v1#NAME")
+        raise InputError(
+            f"{scheme}://: no model is reached by that; write http://HOST:PORT/v1#NAME"
+        )
     raise _unknown(address, scheme, (*MODELS, *also), "model")
 
 
 def scorer(
     address: str, *, tokenizer: str | None = None, workers: int = 16, device: str | None = None
 ) -> tuple[Score, Form, int | None]:
-    """The model at an address as one that scores texts, how it is shown a conversation, and its window in tokens
-    (`None`: not known).
+    """The model at an address as one that scores texts, how it is shown a conversation, and its
+    context_length in tokens (`None`: not known).
 
     Args:
         tokenizer: of a model on a server; by default what has the model's name.
@@ -237,8 +260,10 @@ def scorer(
     scheme = _scheme(place) or ""
     if scheme == "openai":
         raise InputError(
-            f"{address} is not scorable: this API gives no log-probabilities of a prompt, and they are never "
-            "estimated; give a model on this machine, or one that vLLM serves (http://HOST:PORT/v1#NAME)"
+            f"{address} is not scorable: this API gives no log-probabilities of a prompt, and "
+            "they are never "
+            "estimated; give a model on this machine, or one that vLLM serves "
+            "(http://HOST:PORT/v1#NAME)"
         )
     if _is_server(place):
         from userlm.models.local import text_functions
@@ -246,30 +271,40 @@ def scorer(
 
         server, name = _server(place), place.partition("#")[2]
         words = _server_tokenizer(place, tokenizer)
-        encode, spans, _ = text_functions(words)
-        return PromptLogprobs(server, workers), _form(form, name, words, encode, spans), None
+        encode, offsets, _ = text_functions(words)
+        return PromptLogprobs(server, workers), _form(form, name, words, encode, offsets), None
     if scheme and scheme not in MODELS:
         raise _unknown(address, scheme, (*FORMS, "http", "https"), "model to score")
     if tokenizer:
-        raise InputError(f"--tokenizer {tokenizer}: {place} brings its own; it is for a model on a server")
+        raise InputError(
+            f"--tokenizer {tokenizer}: {place} brings its own; it is for a model on a server"
+        )
     model = local_model(place, device)
-    return model, _form(form, place, model.tokenizer, model.encode, model.spans), model.window
+    return (
+        model,
+        _form(form, place, model.tokenizer, model.encode, model.offsets),
+        model.context_length,
+    )
 
 
-def _form(form: str, name: str, tokenizer: Any, encode: Encode, spans: Spans) -> Form:
+def _form(form: str, name: str, tokenizer: Any, encode: Encode, offsets: Offsets) -> Form:
     from userlm.models.local import chat_ids
     from userlm.models.templates import user_template
 
     if form == "base":
-        return base_form(encode, spans, tokenizer.bos_token_id)
+        return base_form(encode, offsets, tokenizer.bos_token_id)
     if form == "prompted":
         if not tokenizer.chat_template:
-            raise InputError(f"{name} has no chat template, so it cannot be prompted; score it as base:{name}")
+            raise InputError(
+                f"{name} has no chat template, so it cannot be prompted; score it as base:{name}"
+            )
         close = tokenizer.eos_token_id
-        chat = partial(chat_ids, tokenizer, encode, name=name, today="26 Jul 2024")  # the same rows every day
-        return prompted_form(encode, spans, chat, 0 if close is None else close)
+        chat = partial(
+            chat_ids, tokenizer, encode, name=name, today="26 Jul 2024"
+        )  # the same rows every day
+        return prompted_form(encode, offsets, chat, 0 if close is None else close)
     advice = f"score it as base:{name} or, if it chats, as prompted:{name}"
-    return trained_form(user_template(tokenizer, encode, name, form, advice), spans)
+    return trained_form(user_template(tokenizer, encode, name, form, advice), offsets)
 
 
 def files(address: str) -> list[Path]:
@@ -288,15 +323,22 @@ def model_place(address: str) -> str:
 
 
 def local_model(name: str, device: str | None = None, batch: int = BATCH) -> LocalModel:
-    """The local model in a folder or with a hub id; the same weights are loaded once. It is not to be trained."""
+    """The local model in a folder or with a hub id; the same weights are loaded once. It is not to
+    be trained."""
     path = checkpoint(name)
     folder = Path(path)
-    stats = [(file.name, file.stat()) for file in sorted(folder.iterdir())] if folder.is_dir() else []
-    return _load(path, device, batch, tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats))
+    stats = (
+        [(file.name, file.stat()) for file in sorted(folder.iterdir())] if folder.is_dir() else []
+    )
+    return _load(
+        path, device, batch, tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats)
+    )
 
 
 @cache
-def _load(path: str, device: str | None, batch: int, stamp: tuple[tuple[str, int, int], ...]) -> LocalModel:
+def _load(
+    path: str, device: str | None, batch: int, stamp: tuple[tuple[str, int, int], ...]
+) -> LocalModel:
     """`stamp` tells the weights of today from those that stood in the same folder before."""
     from userlm.models.local import LocalModel
 
@@ -304,14 +346,17 @@ def _load(path: str, device: str | None, batch: int, stamp: tuple[tuple[str, int
 
 
 def checkpoint(name: str) -> str:
-    """The folder or hub id that a name stands for; the folder of a training run stands for its `model/`.
+    """The folder or hub id that a name stands for; the folder of a training run stands for its
+    `model/`.
 
     Raises:
         InputError: if it can be neither.
     """
     if (scheme := _scheme(name)) is not None:
         what = "a model on this machine" if scheme in MODELS else "a model"
-        raise InputError(f"{name}: {what} is wanted here: a folder, or a hub id such as microsoft/UserLM-8b")
+        raise InputError(
+            f"{name}: {what} is wanted here: a folder, or a hub id such as microsoft/UserLM-8b"
+        )
     folder = _model_folder(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -322,7 +367,8 @@ def checkpoint(name: str) -> str:
 
 
 def _model_folder(name: str) -> Path:
-    """The folder of that name, `model/` in it if it is the folder of a training run, or an embedded model's."""
+    """The folder of that name, `model/` in it if it is the folder of a training run, or an embedded
+    model's."""
     folder = Path(name).expanduser()
     if (folder / "model" / "config.json").is_file():
         return folder / "model"
@@ -345,14 +391,19 @@ def _endpoint(name: str, url: str | None, variable: str) -> EndpointModel:
     if not key and url is None:
         raise InputError(f"openai:{name} needs a key; set the environment variable {variable}")
     if not (key.isascii() and key.isprintable()):
-        raise InputError(f"the environment variable {variable} holds characters that no key has; set it anew")
+        raise InputError(
+            f"the environment variable {variable} holds characters that no key has; set it anew"
+        )
     return EndpointModel(name, url, key or None)
 
 
 def _check_url(url: str) -> None:
-    """Raise `InputError` for a URL that is none, or that must not be written down in a run folder."""
+    """Raise `InputError` for a URL that is none, or that must not be written down in a run
+    folder."""
     if "@" in url or "?" in url:
-        raise InputError("a URL with a password or a query is not taken; put the key into USERLM_API_KEY")
+        raise InputError(
+            "a URL with a password or a query is not taken; put the key into USERLM_API_KEY"
+        )
     try:
         parts = urlsplit(url)
         named = bool(parts.hostname and parts.hostname.isascii())
@@ -368,7 +419,8 @@ def _split(address: str, known: tuple[str, ...], what: str) -> tuple[str, str]:
     if scheme not in known:
         if not colon:
             raise InputError(
-                f"{address!r} names no kind of {what}; write for instance trained:{address} or prompted:{address}"
+                f"{address!r} names no kind of {what}; write for instance trained:{address} or "
+                f"prompted:{address}"
             )
         raise _unknown(address, scheme, known, what)
     return scheme, rest
@@ -387,7 +439,10 @@ def _unknown(address: str, scheme: str, known: tuple[str, ...], what: str) -> In
 
 def _need(rest: str, address: str, what: str) -> None:
     if not rest:
-        raise InputError(f"{address}: say which after the colon, for instance {address.rstrip(':')}:NAME ({what})")
+        raise InputError(
+            f"{address}: say which after the colon, for instance {address.rstrip(':')}:NAME "
+            f"({what})"
+        )
 
 
 def _log(path: str) -> dict[str, Conversation]:
@@ -396,7 +451,9 @@ def _log(path: str) -> dict[str, Conversation]:
 
 def _lines(path: str) -> list[str]:
     try:
-        lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [
+            line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read the script: {error}") from None
     if not lines:
@@ -415,7 +472,8 @@ def _python(rest: str) -> Speaker:
         raise InputError(f"py:{rest}: {error}") from None
     if not callable(getattr(made, "reply", None)):
         raise InputError(
-            f"py:{rest}: {name}() gave a {type(made).__name__}, which has no method reply(conversation)"
+            f"py:{rest}: {name}() gave a {type(made).__name__}, which has no method "
+            "reply(conversation)"
         )
     return made
 

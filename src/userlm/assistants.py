@@ -1,6 +1,6 @@
 """The other side of the conversation: models, logs, scripts, and two stand-ins for work offline.
 
-The stand-ins mark every turn with `meta["stand_in"]`, so that nobody takes their words for a model's.
+The stand-ins mark every turn with `meta["stub"]`, so that nobody takes their words for a model's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from userlm.types import (
 
 @dataclass(frozen=True)
 class ModelAssistant:
-    """Any chat model. What it is sent is the words alone, after the system prompt if there is one."""
+    """Any chat model. What it is sent is the words alone, after the system prompt if there is
+    one."""
 
     chat: Chat
     system: str | None = None
@@ -42,7 +43,9 @@ class ModelAssistant:
         if not out.text.strip():
             raise ModelError("the assistant's answer is empty")
         usage = {"tokens_in": out.tokens_in, "tokens_out": out.tokens_out}
-        return Reply(out.text, meta={name: count for name, count in usage.items() if count is not None})
+        return Reply(
+            out.text, meta={name: count for name, count in usage.items() if count is not None}
+        )
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class ReplayAssistant:
     def reply(self, conversation: Conversation, /) -> Reply:
         """The next logged answer; raises `ModelError` when there is none.
 
-        The log is found by the conversation's id, or by its id without the number of the repeat (`id#2`). An
-        opening greeting is no answer, on either side.
+        The log is found by the conversation's id, or by its id without the number of the repeat
+        (`id#2`). An opening greeting is no answer, on either side.
         """
         names = (conversation.id, conversation.id.rpartition("#")[0])
         found = next((self.log[name] for name in names if name in self.log), None)
@@ -81,7 +84,11 @@ class Script:
         """The line after as many as this side has said."""
         said_before = sum(turn.role == conversation.next_role for turn in conversation.turns)
         if conversation.next_role == "user":
-            return Reply(self.lines[said_before]) if said_before < len(self.lines) else Reply(stop="end")
+            return (
+                Reply(self.lines[said_before])
+                if said_before < len(self.lines)
+                else Reply(stop="end")
+            )
         return Reply(self._line(said_before))
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
@@ -98,8 +105,9 @@ class Script:
 class Oracle:
     """Stand-in: solves a task as soon as all required facts were said, and never before.
 
-    It knows the answer and waits for the user, so its score is the ceiling that a user allows: no assistant
-    that goes by what it is told can do better. Whether a fact was said is the lexical `tasks.said`.
+    It knows the answer and waits for the user, so its score is the ceiling that a user allows: no
+    assistant that goes by what it is told can do better. Whether a fact was said is the lexical
+    `tasks.said`.
     """
 
     tasks: Mapping[str, Task]
@@ -107,8 +115,8 @@ class Oracle:
     def reply(self, conversation: Conversation, /) -> Reply:
         """The answer, or what was understood so far and a question for the rest.
 
-        Understood is told in the user's own words, so that no word of an unsaid fact slips out, and in one
-        question, so that a number in it is not graded as an answer.
+        Understood is told in the user's own words, so that no word of an unsaid fact slips out, and
+        in one question, so that a number in it is not graded as an answer.
 
         Raises:
             ModelError: if there is no task of the conversation's id (`task` or `task#repeat`).
@@ -118,23 +126,24 @@ class Oracle:
             raise ModelError(f"the oracle knows no task for conversation {conversation.id!r}")
         turns = conversation.user_turns
         if all(said(fact, turns) for fact in task.facts if fact.required):
-            return Reply(_solution(task), meta={"stand_in": "oracle"})
+            return Reply(_solution(task), meta={"stub": "oracle"})
         understood = [_quoted(turns[i]) for i in range(len(turns)) if _tells(task, turns, i)]
         if understood:
             text = f"So you tell me: {'; '.join(understood)} - and what else is there to know?"
         else:
             text = "I do not know enough yet. What is there to know?"
-        return Reply(text, meta={"stand_in": "oracle"})
+        return Reply(text, meta={"stub": "oracle"})
 
 
 @dataclass(frozen=True)
 class Clarifier:
-    """Stand-in: only asks, whatever it is told. Nothing is ever solved: the floor under every assistant."""
+    """Stand-in: only asks, whatever it is told. Nothing is ever solved: the floor under every
+    assistant."""
 
     def reply(self, conversation: Conversation, /) -> Reply:
         """The next of a few questions, in turn."""
         asked = sum(turn.role == "assistant" for turn in conversation.turns)
-        return Reply(_QUESTIONS[asked % len(_QUESTIONS)], meta={"stand_in": "clarifier"})
+        return Reply(_QUESTIONS[asked % len(_QUESTIONS)], meta={"stub": "clarifier"})
 
 
 _QUESTIONS = (
@@ -164,5 +173,6 @@ def _tells(task: Task, turns: Sequence[str], i: int) -> bool:
 
 
 def _quoted(text: str) -> str:
-    """A turn as a part of somebody else's sentence: on one line, without ends of sentences inside."""
+    """A turn as a part of somebody else's sentence: on one line, without ends of sentences
+    inside."""
     return '"' + re.sub(r"[.!?]+(?=\W|$)", ",", " ".join(text.split())).strip(" ,") + '"'

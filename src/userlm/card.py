@@ -54,8 +54,8 @@ board without the maker: two boards with one chip may differ by half. Other devi
 of a board, have no known power."""
 
 OPTIONS = (
-    "base side init lora steps epochs batch lr optimizer loss intent max_tokens long pack patience "
-    "seed"
+    "base side init lora steps epochs batch lr optimizer loss intent max_tokens overlong pack "
+    "patience seed"
 ).split()
 """The options of the run that the card lists."""
 

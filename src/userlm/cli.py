@@ -1,7 +1,7 @@
 """The functions of `commands` as a command line: `userlm VERB`.
 
-Options can also stand in a TOML file, `userlm VERB --config FILE`: the option's long name without the dashes,
-`-` or `_` alike. What is given on the command line wins.
+Options can also stand in a TOML file, `userlm VERB --config FILE`: the option's long name without
+the dashes, `-` or `_` alike. What is given on the command line wins.
 """
 
 from __future__ import annotations
@@ -49,14 +49,19 @@ app = typer.Typer(
 
 
 @app.callback(
-    epilog="`userlm VERB --config FILE` takes options from a TOML file: lr = 1e-4, alone or in a table \\[train]."
+    epilog="`userlm VERB --config FILE` takes options from a TOML file: lr = 1e-4, alone or in a "
+    "table \\[train]."
 )
 def root(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="Take options of the verb from this TOML file.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Take options of the verb from this TOML file.")
+    ] = None,
 ) -> None:
     if config is not None and (verb := context.invoked_subcommand):
-        kinds = {name: kind for name, kind in get_type_hints(VERBS[verb]).items() if name != "return"}
+        kinds = {
+            name: kind for name, kind in get_type_hints(VERBS[verb]).items() if name != "return"
+        }
         context.default_map = {verb: read_config(config, verb, kinds)}
 
 
@@ -81,7 +86,9 @@ def read_config(path: Path, verb: str, known: dict[str, Any]) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from None
     tables = {key: value for key, value in parsed.items() if isinstance(value, dict)}
-    options = {key: value for key, value in parsed.items() if key not in tables} | tables.get(verb, {})
+    options = {key: value for key, value in parsed.items() if key not in tables} | tables.get(
+        verb, {}
+    )
     for key in tables:
         if key not in VERBS:
             raise _unknown_option(path, text, key, "table", list(VERBS))
@@ -108,7 +115,12 @@ def _check_kind(hint: Any, value: Any, where: str) -> None:
         list[str]: isinstance(value, list) and all(isinstance(item, str) for item in value),
     }
     if not any(fits.get(kind, False) for kind in kinds):
-        names = {bool: "true or false", int: "an integer", float: "a number", list[Path]: "a list of paths"}
+        names = {
+            bool: "true or false",
+            int: "an integer",
+            float: "a number",
+            list[Path]: "a list of paths",
+        }
         names[list[str]] = "a list of strings"
         wanted = names.get(next(kind for kind in kinds if kind in fits), "a string")
         raise InputError(f"{where} is {value!r}; it must be {wanted}")
@@ -123,11 +135,14 @@ def _unknown_option(path: Path, text: str, key: str, what: str, known: list[str]
 def _line_of(text: str, key: str) -> int:
     """The line of a TOML file on which a key or table is set."""
     pattern = re.compile(rf"[\s\[\"']*{re.escape(key)}[\"'\]]*\s*(=|$)")
-    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
+    return next(
+        (number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1
+    )
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 fine, 1 a model or the machine failed, 2 wrong input, 130 Ctrl-C."""
+    """Run the command line. Exit codes: 0 fine, 1 a model or the machine failed, 2 wrong input, 130
+    Ctrl-C."""
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", ModelWarning)
     try:
@@ -137,13 +152,19 @@ def main() -> None:
     except ModelError as error:
         sys.exit(_say(error, 1))
     except OSError as error:
-        advice = "; free some space, then run the same command again" if error.errno in (ENOSPC, EDQUOT) else ""
+        advice = (
+            "; free some space, then run the same command again"
+            if error.errno in (ENOSPC, EDQUOT)
+            else ""
+        )
         sys.exit(_say(f"{error.filename or 'the machine'}: {error.strerror or error}{advice}", 1))
     except SystemExit as over:
         if over.code == 130:  # Ctrl-C, which typer turns into this
             again = "" if "serve" in sys.argv[1:2] else "; the same command takes it up again"
             _say(f"stopped{again}", 130)
-            os._exit(130)  # threads that wait for a model would hold up an ordinary exit for minutes
+            os._exit(
+                130
+            )  # threads that wait for a model would hold up an ordinary exit for minutes
         raise
 
 
@@ -155,7 +176,8 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Ours as a sentence, since where in the code it was noticed helps nobody; all others as Python does."""
+    """Ours as a sentence, since where in the code it was noticed helps nobody; all others as Python
+    does."""
     if issubclass(category, ModelWarning):
         _say(f"note: {message}", 0)
     else:
@@ -173,5 +195,7 @@ def _config_first(arguments: list[str]) -> list[str]:
 
 
 def _say(error: object, code: int) -> int:
-    Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False).print(f"userlm: {error}")
+    Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False).print(
+        f"userlm: {error}"
+    )
     return code

@@ -1,7 +1,8 @@
-"""`userlm demo`: the whole road on the embedded models, logs and tasks, in minutes on a CPU, without any network.
+"""`userlm demo`: every stage on the embedded models, logs and tasks, in minutes on a CPU, without
+a network.
 
-Runs the verbs of `commands` one after the other, each in its own folder under `--out`. What is finished is not
-done again, so a demo that was interrupted goes on where it stopped.
+Runs the verbs of `commands` one after the other, each in its own folder under `--out`. What is
+finished is not done again, so a demo that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typer import Option
 
 from userlm import assets, commands
 from userlm.commands import Results
-from userlm.store import read_conversations
+from userlm.rows import read_conversations
 from userlm.terminal import console, speaker
 from userlm.types import Conversation
 
@@ -24,10 +25,14 @@ BASE, ASSISTANT = "userlm-tiny", "assistant-tiny"
 SHOWN = 400  # characters of a turn in the terminal
 
 
-def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path("runs/demo")) -> Results:
-    """Logs to report in a few minutes: tune the embedded user model on the sample logs, and measure it."""
+def demo(
+    out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path("runs/demo"),
+) -> Results:
+    """Run every stage in a few minutes: train the embedded user model on the sample logs, and
+    measure it."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a model this small is faster on one thread
-    logs, tasks = assets.sample_logs(), assets.sample_tasks()
+    logs = assets.sample_logs()
+    tasks = assets.sample_tasks()
     people = out / "intents" / "test.jsonl"
     users = {"before": BASE, "after": str(out / "tuned")}
 
@@ -38,25 +43,44 @@ def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path(
     commands.intents(out / "clean", overwrite=True, out=out / "intents-extractive")
 
     _say("2/7  train: tune a small user model on what these users say")
-    # On the stand-in's intents: they name words of the first turn, and so small a model forgets without these that
-    # what it says has to do with the intent.
-    commands.train(out / "intents-extractive", base=BASE, epochs=3, batch=32, lr=2e-4, out=out / "tuned")
+    # On the extractive intents: they name words of the first turn. Without these, so small a model
+    # forgets that its turns depend on the intent.
+    commands.train(
+        out / "intents-extractive", base=BASE, epochs=3, batch=32, lr=2e-4, out=out / "tuned"
+    )
 
     _say("3/7  ppl: how well does it predict people it has not seen, before and after?")
     for when, model in users.items():
         commands.ppl(people, model=model, out=out / f"ppl-{when}")
 
-    _say("4/7  simulate: the user model, people replayed and a script meet a small assistant and a stand-in")
+    _say(
+        "4/7  simulate: the user model, replayed people and a script talk to a small assistant and "
+        "to a stub"
+    )
     user = f"trained:{users['after']}"
-    cool = 0.6  # so small a model rambles at 1
-    commands.simulate(user, ASSISTANT, seeds=people, max_turns=5, temperature=cool, out=out / "tuned-assistant")
-    commands.simulate(f"replay:{people}", ASSISTANT, seeds=people, out=out / "replayed-assistant")
-    commands.simulate(user, "oracle", tasks=tasks, max_turns=5, temperature=cool, out=out / "tuned-oracle")
-    commands.simulate(f"replay:{assets.sample_task_logs()}", "oracle", tasks=tasks, out=out / "replayed-oracle")
-    commands.simulate(f"script:{assets.sample_script()}", "oracle", tasks=tasks, out=out / "scripted-oracle")
-    simulated = ["tuned-assistant", "replayed-assistant", "tuned-oracle", "replayed-oracle", "scripted-oracle"]
+    cool = 0.6  # at temperature 1 so small a model rambles
+    commands.simulate(
+        user, ASSISTANT, intents=people, max_turns=5, temperature=cool, out=out / "tuned-assistant"
+    )
+    commands.simulate(f"replay:{people}", ASSISTANT, intents=people, out=out / "replayed-assistant")
+    commands.simulate(
+        user, "oracle", tasks=tasks, max_turns=5, temperature=cool, out=out / "tuned-oracle"
+    )
+    commands.simulate(
+        f"replay:{assets.sample_task_logs()}", "oracle", tasks=tasks, out=out / "replayed-oracle"
+    )
+    commands.simulate(
+        f"script:{assets.sample_script()}", "oracle", tasks=tasks, out=out / "scripted-oracle"
+    )
+    simulated = [
+        "tuned-assistant",
+        "replayed-assistant",
+        "tuned-oracle",
+        "replayed-oracle",
+        "scripted-oracle",
+    ]
 
-    _say("5/7  respond: its next turn after each real beginning, or its leave, before and after")
+    _say("5/7  respond: its next turn after each real prefix, or its end, before and after")
     for when, model in users.items():
         commands.respond(people, user=f"trained:{model}", out=out / f"respond-{when}")
 
@@ -67,13 +91,15 @@ def demo(out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path(
     _say("7/7  report")
     stages = [out / run for run in ("import", "clean", "intents", "intents-extractive", "tuned")]
     written = commands.report(
-        [*stages, out / "ppl-before", out / "ppl-after", *folders, out / "score"], out=out / "report"
+        [*stages, out / "ppl-before", out / "ppl-after", *folders, out / "score"],
+        out=out / "report",
     )
     for run in ("tuned-assistant", "replayed-assistant", "replayed-oracle"):
-        _show(run, next(c for c in read_conversations(out / run / "conversations.jsonl") if len(c.turns) > 2))
+        conversations = read_conversations(out / run / "conversations.jsonl")
+        _show(run, next(talk for talk in conversations if len(talk.turns) > 2))
     console.print(
-        "The user and the assistant are models of 3 million weights and the oracle is a stand-in: what you saw is "
-        "the road, not a result.\n"
+        "The user and the assistant are models of 3 million weights and the oracle is a stub: this "
+        "shows how the stages fit together, it is not a result.\n"
         f"Talk to the user:  userlm chat --user {user}\n"
         f"Open the report:   {written['html']}"
     )

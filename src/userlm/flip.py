@@ -1,20 +1,20 @@
-"""Turn a conversation inside out: from a dialogue to the tokens that a user model learns from.
+"""From a dialogue to the tokens that a user model learns: the one place where text becomes ids.
 
-Here, and nowhere else, a dialogue becomes token ids. A conversation of K user turns gives K + 1 samples, the
-last of which is "the user leaves" (`samples`). Attention is causal, so one row that holds the whole
-conversation trains exactly the predictions of its samples one by one, at a fraction of their cost (`render`).
+A conversation of K user turns gives K + 1 samples; the last one is "the user ends the conversation"
+(`samples`). Attention is causal, so one row that holds the whole conversation trains exactly the
+same predictions as its samples one by one, at a fraction of the cost (`render`).
 
-The format is that of microsoft/UserLM-8b: after each header one newline, no BOS, and at the end of a prompt
-always an open user turn:
+The format is that of microsoft/UserLM-8b: one newline after each header, no BOS, and a prompt
+always ends with an open user turn:
 
     <|start_header_id|>system<|end_header_id|>\\n{intent}<|eot_id|>
-    <|start_header_id|>user<|end_header_id|>\\n{what the user says}<|eot_id|> ...
+    <|start_header_id|>user<|end_header_id|>\\n{text of the turn}<|eot_id|> ...
     <|start_header_id|>user<|end_header_id|>\\n<|endconversation|><|eot_id|>
 
-(shown on three lines; there is nothing between `<|eot_id|>` and the next header).
+(shown on three lines; nothing stands between `<|eot_id|>` and the next header).
 
-The other two models of a study are trained by the same code: an assistant learns the same dialogues with their
-sides exchanged (`exchange`), a base model learns them as plain text (`transcript`, `document`).
+The same code trains the other two models of a study: an assistant learns dialogues with swapped
+roles (`swap_roles`), a base model learns them as plain text (`transcript`, `render_document`).
 """
 
 from __future__ import annotations
@@ -25,91 +25,107 @@ from itertools import accumulate
 from typing import Literal
 
 from userlm.text import END_TOKEN
-from userlm.types import Conversation, Role, Sample
+from userlm.types import OTHER_ROLE, Conversation, Sample
 
 Ids = tuple[int, ...]
 Encode = Callable[[str], list[int]]
 """Text to ids."""
 EncodeAll = Callable[[Sequence[str]], list[list[int]]]
 """Many texts to ids."""
-Spans = Callable[[str], list[tuple[int, int]]]
-"""Text to where its tokens stand in it: for each the first character and the one after the last."""
+Offsets = Callable[[str], list[tuple[int, int]]]
+"""Text to the place of each of its tokens: the first character and the one after the last."""
+Overlong = Literal["truncate", "drop"]
+"""What happens to a sample that does not fit a row: shorten its context, or leave it out."""
 
 
 def samples(conversation: Conversation) -> Iterator[Sample]:
-    """All that a user model can learn from a conversation: its K user turns and, if observed, the ending."""
-    for k in range(len(conversation.user_turns) + conversation.ended):
+    """Yield all that a user model can learn from a conversation: each user turn, and the end if it
+    was observed."""
+    for k in range(len(conversation.user_turns)):
         yield Sample(conversation, k)
-
-
-OTHER_SIDE: Mapping[str, Role] = {"user": "assistant", "assistant": "user"}
+    if conversation.ended:
+        yield Sample(conversation, len(conversation.user_turns))
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """How a dialogue is spelled in token ids, for training, generation and scoring alike.
+    """How a dialogue is tokenized, for training, generation and scoring alike.
 
     Attributes:
         encode: text to ids; never gives a control token, whatever the text contains.
-        headers: for `system`, `user` and `assistant` the ids that open a turn.
-        lead: the text between a header and the words, encoded together with them.
+        headers: the ids that open a turn, for `system`, `user` and `assistant`.
+        header_suffix: the text between a header and the content, encoded together with the content.
         close: the id that closes a turn.
-        end: the id that a user says to leave.
+        end: the id that a user generates to end the conversation.
         stop_ids: ids at which a reply is over: `close`, `end` and every other control token.
-        start: ids in front of every row, such as the BOS that other families want; UserLM has none.
-        gap: ids between one turn and the next.
-        thought: ids behind the lead of an open turn, such as the empty thought of a model that could think.
-        told: what the system turn says, around the intent (or profile) that stands for its `{}`.
-        trim: whether white space around the words of a turn is left off.
+        start: ids at the start of every row, such as a BOS; UserLM has none.
+        separator: ids between one turn and the next.
+        empty_thought: ids that follow the header suffix of an open turn, such as the empty
+            thought of a model that could think.
+        system_text: the content of the system turn; the intent (or profile) replaces its `{}`.
+        trim: whether white space around the content of a turn is removed.
     """
 
     encode: Encode
     headers: Mapping[str, Ids]
-    lead: str
+    header_suffix: str
     close: int
     end: int
     stop_ids: frozenset[int]
     start: Ids = ()
-    gap: Ids = ()
-    thought: Ids = ()
-    told: str = "{}"
+    separator: Ids = ()
+    empty_thought: Ids = ()
+    system_text: str = "{}"
     trim: bool = False
 
     def turn(self, role: str, text: str) -> Ids:
-        """A whole turn."""
-        words = text.strip() if self.trim else text
-        return (*self.headers[role], *self.encode(self.lead + words), self.close, *self.gap)
+        """The ids of a whole turn."""
+        content = text.strip() if self.trim else text
+        body = self.encode(self.header_suffix + content)
+        return (*self.headers[role], *body, self.close, *self.separator)
 
-    def leave(self) -> Ids:
-        """A whole user turn in which the user leaves."""
-        closed = () if self.end == self.close else (self.close,)
-        return (*self.headers["user"], *self.encode(self.lead), self.end, *closed, *self.gap)
+    def system_turn(self, conversation: Conversation) -> Ids:
+        """The ids at the start of a row: BOS and system turn, as far as there are any."""
+        system = conversation.system
+        if system is None:
+            return self.start
+        return (*self.start, *self.turn("system", self.system_text.replace("{}", system)))
 
-    def open(self) -> Ids:
-        """The beginning of a user turn, up to where its words go. P(end) is read right behind it."""
-        return (*self.headers["user"], *self.encode(self.lead), *self.thought)
+    def end_turn(self) -> Ids:
+        """The ids of a whole user turn that ends the conversation."""
+        end = (self.end,) if self.end == self.close else (self.end, self.close)
+        return (*self.headers["user"], *self.encode(self.header_suffix), *end, *self.separator)
 
-    def exchanged(self) -> Template:
-        """The same spelling for the assistant's side of dialogues whose sides are exchanged; it does not leave."""
-        headers = {role: self.headers[OTHER_SIDE.get(role, role)] for role in self.headers}
+    def generation_prompt(self) -> Ids:
+        """The ids that open a user turn, up to its content. P(end) is read at the next position."""
+        return (*self.headers["user"], *self.encode(self.header_suffix), *self.empty_thought)
+
+    def with_roles_swapped(self) -> Template:
+        """The same format for the assistant's side of `swap_roles`; an assistant never ends."""
+        headers = {role: self.headers[OTHER_ROLE.get(role, role)] for role in self.headers}
         return replace(self, headers=headers, end=self.close)
 
-    def beginnings(self, words: Sequence[str]) -> frozenset[int]:
-        """The ids that are one of these words, with or without a space before it, where a turn's words begin.
+    def first_token_ids(self, words: Sequence[str]) -> frozenset[int]:
+        """The ids that are one of these words, with or without a space, at the start of a turn.
 
-        A word of several ids has none here: its first alone begins other words, too.
+        A word of several tokens has none: its first token alone begins other words too.
         """
-        lead = self.encode(self.lead)
-        spelled = [self.encode(self.lead + space + word) for word in words for space in ("", " ")]
-        return frozenset(ids[-1] for ids in spelled if ids[:-1] == lead)
+        suffix = self.encode(self.header_suffix)
+        found = set()
+        for word in words:
+            for variant in (word, f" {word}"):
+                ids = self.encode(self.header_suffix + variant)
+                if ids[:-1] == suffix:
+                    found.add(ids[-1])
+        return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a row holds what the user says as the k-th turn.
+    """The place of user turn `k` in a row.
 
-    `ids[start:stop]` is what is trained: the lead, the words (or the end token) and the closing token.
-    `ids[first:stop - 1]` are the words, or the end token, alone: what perplexity counts.
+    `ids[start:stop]` is what is trained: header suffix, content (or end token) and closing token.
+    `ids[first:stop - 1]` is the content, or the end token, alone: what perplexity counts.
     """
 
     k: int
@@ -120,23 +136,26 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Token ids with what is to be predicted in them."""
+    """Token ids and what is to be predicted in them."""
 
     ids: Ids
     targets: tuple[Target, ...]
 
-    def mask(self, words_only: bool = False) -> list[bool]:
-        """True where a token is to be predicted; with `words_only` without leads and closing tokens."""
+    def mask(self, content_only: bool = False) -> list[bool]:
+        """True where a token is to be predicted; `content_only` leaves out header suffixes and
+        closing tokens."""
         mask = [False] * len(self.ids)
         for target in self.targets:
-            start, stop = (target.first, target.stop - 1) if words_only else (target.start, target.stop)
+            start, stop = target.start, target.stop
+            if content_only:
+                start, stop = target.first, target.stop - 1
             mask[start:stop] = [True] * (stop - start)
         return mask
 
 
 @dataclass(frozen=True, slots=True)
-class Flipped:
-    """The rows of a conversation, and the `k` of the samples for which no room could be made."""
+class Rendered:
+    """The rows of a conversation, and the `k` of the samples that do not fit."""
 
     rows: tuple[Row, ...]
     dropped: tuple[int, ...] = ()
@@ -146,145 +165,156 @@ def render(
     conversation: Conversation,
     template: Template,
     max_tokens: int | None = None,
-    long: Literal["shorten", "drop"] = "shorten",
-) -> Flipped:
-    """All samples of a conversation, each exactly once, in as few rows as can be.
+    overlong: Overlong = "truncate",
+) -> Rendered:
+    """Tokenize all samples of a conversation, each exactly once, in as few rows as possible.
 
-    The first row holds the conversation from its beginning for as long as it fits. Each sample beyond that
-    gets a row of its own, shortened by `shorten`. Every turn is encoded once.
+    The first row holds the conversation from its start for as long as it fits. Each later sample
+    gets a row of its own, with a context that `truncate` shortens. Every turn is encoded once.
 
     Args:
         max_tokens: the length of a row, in tokens; `None`: no limit.
-        long: what becomes of the samples that do not fit whole.
+        overlong: what happens to the samples that do not fit whole.
     """
-    head = _head(conversation, template)
+    head = template.system_turn(conversation)
     turns = [template.turn(turn.role, turn.text) for turn in conversation.turns]
-    said = {sample.at: sample.k for sample in samples(conversation)}
     if conversation.ended:
-        turns.append(template.leave())
+        turns.append(template.end_turn())
+    sample_at = {sample.at: sample.k for sample in samples(conversation)}
 
-    rows: list[Row] = []
+    whole_ids = list(head)
+    whole_targets: list[Target] = []
+    single_rows: list[Row] = []
     dropped: list[int] = []
-    ids, targets, whole = list(head), [], True
+    fits = True
     for at, turn in enumerate(turns):
-        whole = whole and (max_tokens is None or len(ids) + len(turn) <= max_tokens)
-        if whole:
-            if at in said:
-                targets.append(_target(template, said[at], len(ids), turn))
-            ids += turn
-        elif at in said and max_tokens is not None:
-            room = max_tokens - len(turn)
-            context = shorten(head, turns[:at], template, room) if long == "shorten" else None
+        fits = fits and (max_tokens is None or len(whole_ids) + len(turn) <= max_tokens)
+        k = sample_at.get(at)
+        if fits:
+            if k is not None:
+                whole_targets.append(_target(template, k, len(whole_ids), turn))
+            whole_ids += turn
+        elif k is not None and max_tokens is not None:
+            context = None
+            if overlong == "truncate":
+                context = truncate(head, turns[:at], template, max_tokens - len(turn))
             if context is None:
-                dropped.append(said[at])
+                dropped.append(k)
             else:
-                rows.append(Row((*context, *turn), (_target(template, said[at], len(context), turn),)))
-    if targets:
-        stop = targets[-1].stop  # what follows the last target teaches nothing
-        rows.insert(0, Row(tuple(ids[:stop]), tuple(targets)))
-    return Flipped(tuple(rows), tuple(dropped))
+                target = _target(template, k, len(context), turn)
+                single_rows.append(Row((*context, *turn), (target,)))
+    if not whole_targets:
+        return Rendered(tuple(single_rows), tuple(dropped))
+    last_trained = whole_targets[-1].stop  # what follows the last target teaches nothing
+    whole = Row(tuple(whole_ids[:last_trained]), tuple(whole_targets))
+    return Rendered((whole, *single_rows), tuple(dropped))
 
 
-def exchange(conversation: Conversation) -> Conversation:
-    """Its sides exchanged: what it has of a user is the assistant's then, who is told nothing and never leaves."""
-    turns = tuple(replace(turn, role=OTHER_SIDE[turn.role]) for turn in conversation.turns)
-    return replace(untold(conversation), turns=turns, ended=False)
+def swap_roles(conversation: Conversation) -> Conversation:
+    """Return the conversation with the assistant in the user's role, for training an assistant.
 
-
-def untold(conversation: Conversation) -> Conversation:
-    """The same conversation, nothing said of what the user is after, nor of who it is."""
-    meta = {name: value for name, value in conversation.meta.items() if name != "condition"}
-    return replace(conversation, intent=None, meta=meta)
+    It has no system turn and no end: both are the user's.
+    """
+    turns = tuple(replace(turn, role=OTHER_ROLE[turn.role]) for turn in conversation.turns)
+    return replace(conversation.without_system(), turns=turns, ended=False)
 
 
 def transcript(conversation: Conversation) -> Conversation:
-    """For `transcript_template`: a space behind a speaker's colon, encoded with the word as it is in texts."""
+    """Return the conversation for `transcript_template`: with a space before each turn's text, as
+    it follows the speaker's colon in plain text."""
     turns = tuple(replace(turn, text=" " + turn.text) for turn in conversation.turns)
     return replace(conversation, turns=turns, ended=False)
 
 
-def document(
+def render_document(
     conversation: Conversation,
     template: Template,
     max_tokens: int | None = None,
-    long: Literal["shorten", "drop"] = "shorten",
-) -> Flipped:
-    """A conversation as a text of which every token is predicted: plain language modelling.
+    overlong: Overlong = "truncate",
+) -> Rendered:
+    """Tokenize a conversation as a text whose every token is predicted: plain language modelling.
 
-    A text that is too long goes on in a next row, which begins with the last token of the one before; with `drop`
-    its first row alone is kept.
+    A long text continues in further rows, each of which starts with the last token of the one
+    before; with `overlong="drop"` only the first row is kept.
     """
-    turns = (template.turn(turn.role, turn.text) for turn in conversation.turns)
-    ids = (*_head(conversation, template), *(id for turn in turns for id in turn), template.end)
-    step = len(ids) if max_tokens is None else max_tokens - 1
-    rows = [ids[start : start + step + 1] for start in range(0, len(ids) - 1, step)]
-    kept = rows if long == "shorten" else rows[:1]
-    targets = [(Target(k, 1, 1, len(row)),) for k, row in enumerate(kept)]
-    return Flipped(tuple(map(Row, kept, targets)), tuple(range(len(kept), len(rows))))
+    ids = [*template.system_turn(conversation)]
+    for turn in conversation.turns:
+        ids += template.turn(turn.role, turn.text)
+    ids.append(template.end)
+    predicted_per_row = len(ids) if max_tokens is None else max_tokens - 1
+    rows = []
+    for k, start in enumerate(range(0, len(ids) - 1, predicted_per_row)):
+        row = ids[start : start + predicted_per_row + 1]
+        rows.append(Row(tuple(row), (Target(k, 1, 1, len(row)),)))
+    if overlong == "drop":
+        return Rendered(tuple(rows[:1]), tuple(range(1, len(rows))))
+    return Rendered(tuple(rows))
 
 
 def prompt(conversation: Conversation, template: Template) -> Ids:
-    """The ids after which a model takes the user's next turn."""
-    turns = (token for turn in conversation.turns for token in template.turn(turn.role, turn.text))
-    return (*_head(conversation, template), *turns, *template.open())
+    """The ids after which a model generates the user's next turn."""
+    ids = [*template.system_turn(conversation)]
+    for turn in conversation.turns:
+        ids += template.turn(turn.role, turn.text)
+    return (*ids, *template.generation_prompt())
 
 
 def fit(conversation: Conversation, template: Template, max_tokens: int) -> tuple[Ids | None, int]:
-    """`prompt` in at most so many tokens, shortened exactly as in training, and how many tokens were left out.
-
-    The ids are `None` if no room can be made for them.
-    """
-    head, opening = _head(conversation, template), template.open()
+    """Return `prompt` in at most `max_tokens` tokens, truncated as in training, and the number of
+    tokens that were left out. The ids are `None` if the prompt cannot be made to fit."""
+    head = template.system_turn(conversation)
+    opening = template.generation_prompt()
     turns = [template.turn(turn.role, turn.text) for turn in conversation.turns]
-    context = shorten(head, turns, template, max_tokens - len(opening))
+    context = truncate(head, turns, template, max_tokens - len(opening))
     if context is None:
         return None, 0
-    return (*context, *opening), len(head) + sum(map(len, turns)) - len(context)
+    truncated_tokens = len(head) + sum(map(len, turns)) - len(context)
+    return (*context, *opening), truncated_tokens
 
 
-def shorten(head: Ids, turns: list[Ids], template: Template, room: int) -> Ids | None:
-    """The intent and the latest turns in at most `room` tokens; never cut on the right.
+def truncate(head: Ids, turns: list[Ids], template: Template, max_tokens: int) -> Ids | None:
+    """Return the system turn and the latest turns in at most `max_tokens` tokens, or `None`.
 
-    Drops the oldest exchanges, a user turn and its answer together; if the last answer alone is still too
-    long, its middle is cut; if the intent itself does not fit, there is no answer: `None`.
+    The oldest exchanges go first, a user turn and its answer together; an opening greeting goes
+    alone. If the last answer alone is too long, its middle is cut. The system turn is never cut.
     """
-    room -= len(head)
+    room = max_tokens - len(head)
     if room < 0:
         return None
-    last_answer = max(len(turns) - 1, 0)
-    exchanges = range(len(turns) % 2, len(turns), 2)  # an opening greeting goes first, alone
-    rest = list(accumulate(map(len, reversed(turns)), initial=0))[::-1]  # tokens of a turn and all behind it
-    for start in sorted({0, *exchanges, last_answer}):
-        if rest[start] <= room:
-            return (*head, *(token for turn in turns[start:] for token in turn))
-    last = turns[-1]
-    opening = len(template.headers["assistant"]) + 1
-    spare = room - opening - 1 - len(template.gap)
-    if spare < 2:
+    last = max(len(turns) - 1, 0)
+    first_exchange = len(turns) % 2  # 1 if a greeting stands before it
+    tokens_from = list(accumulate(map(len, reversed(turns)), initial=0))[::-1]
+    for start in sorted({0, *range(first_exchange, len(turns), 2), last}):
+        if tokens_from[start] <= room:
+            return (*head, *(id for turn in turns[start:] for id in turn))
+    cut = _cut_middle(turns[-1], template, room)
+    return None if cut is None else (*head, *cut)
+
+
+def _cut_middle(turn: Ids, template: Template, room: int) -> Ids | None:
+    """An assistant turn in `room` tokens: the start and the end of its content."""
+    content_start = len(template.headers["assistant"]) + 1  # the header suffix is one token
+    content_stop = len(turn) - 1 - len(template.separator)
+    kept = room - content_start - (len(turn) - content_stop)
+    if kept < 2:
         return None
-    closed = len(last) - 1 - len(template.gap)
-    words = last[opening:closed]
-    left, right = (spare + 1) // 2, spare // 2
-    return (*head, *last[:opening], *words[:left], *words[len(words) - right :], *last[closed:])
-
-
-def _head(conversation: Conversation, template: Template) -> Ids:
-    told = conversation.system
-    if told is None:
-        return template.start
-    return (*template.start, *template.turn("system", template.told.replace("{}", told)))
+    left = content_start + (kept + 1) // 2
+    right = content_stop - kept // 2
+    return (*turn[:left], *turn[right:])
 
 
 def _target(template: Template, k: int, start: int, turn: Ids) -> Target:
-    header = start + len(template.headers["user"])
-    return Target(k, header, header + len(template.encode(template.lead)), start + len(turn) - len(template.gap))
+    """The target of a user turn whose first id is `row[start]`."""
+    trained_start = start + len(template.headers["user"])
+    content_start = trained_start + len(template.encode(template.header_suffix))
+    return Target(k, trained_start, content_start, start + len(turn) - len(template.separator))
 
 
 def userlm_template(
     encode: Encode,
     token_id: Callable[[str], int | None],
     special_ids: frozenset[int],
-    lead: str = "\n",
+    header_suffix: str = "\n",
     start: Ids = (),
     trim: bool = False,
 ) -> Template:
@@ -293,31 +323,54 @@ def userlm_template(
     Args:
         encode: text to ids, control tokens never among them.
         token_id: the id of a control token; `None` if the tokenizer has no such token.
-        special_ids: all that the tokenizer calls special.
-        lead, start, trim: see `Template`; others who train on Llama-3's tokens differ in them.
+        special_ids: all tokens that the tokenizer calls special.
+        header_suffix, start, trim: see `Template`; other models on Llama-3's tokens differ in them.
 
     Raises:
-        ValueError: names the tokens that are missing.
+        ValueError: names the missing tokens.
     """
-    opens, shuts, close, end = (
-        token_id(token) for token in ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", END_TOKEN)
+    open_header, close_header, close = map(
+        token_id, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
     )
-    if opens is None or shuts is None or close is None:
+    if open_header is None or close_header is None or close is None:
         raise ValueError("its tokenizer lacks <|start_header_id|>, <|end_header_id|> or <|eot_id|>")
+    end = token_id(END_TOKEN)
     if end is None:
         raise ValueError(f"its tokenizer has no {END_TOKEN} token")
-    headers = {role: (opens, *encode(role), shuts) for role in ("system", "user", "assistant")}
-    return Template(encode, headers, lead, close, end, special_ids | {close, end}, start, trim=trim)
+    return Template(
+        encode=encode,
+        headers={
+            role: (open_header, *encode(role), close_header)
+            for role in ("system", "user", "assistant")
+        },
+        header_suffix=header_suffix,
+        close=close,
+        end=end,
+        stop_ids=special_ids | {close, end},
+        start=start,
+        trim=trim,
+    )
 
 
 def transcript_template(encode: Encode, start: Ids, end: int) -> Template:
-    """A dialogue as the plain text that a base model may have read many of: the intent on the first line, then
+    """A dialogue as plain text, as base models have read many: the intent on the first line, then
     `User: ...` and `Assistant: ...`, each on a line. See `transcript`.
 
     Args:
-        start: what a text begins with.
-        end: the id behind a text.
+        start: ids at the start of a text.
+        end: the id at the end of a text.
     """
     newline = encode("\n")[-1]
-    headers = {"system": (), "user": tuple(encode("User:")), "assistant": tuple(encode("Assistant:"))}
-    return Template(encode, headers, "", newline, end, frozenset((newline, end)), start)
+    return Template(
+        encode=encode,
+        headers={
+            "system": (),
+            "user": tuple(encode("User:")),
+            "assistant": tuple(encode("Assistant:")),
+        },
+        header_suffix="",
+        close=newline,
+        end=end,
+        stop_ids=frozenset((newline, end)),
+        start=start,
+    )

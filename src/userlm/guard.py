@@ -1,8 +1,8 @@
-"""Guardrails: what a simulated user may not say, and the drafts that were drawn again for it.
+"""The guard: what a simulated user may not say. A draft that violates it is resampled.
 
-Off by default. `PAPER` holds the four of the paper (its appendix on the extrinsic runs): a first-word filter, no
-leaving, 3 to 25 words, and no verbatim repeat of an earlier turn or of the intent. A trained user applies the
-first two where its tokens are drawn; what else is wrong with a draft shows in its text, and it is drawn again.
+Off by default. `PAPER` holds the four rules of the paper (its appendix on the extrinsic runs): a
+first-word filter, no end, 3 to 25 words, and no verbatim repeat of an earlier turn or of the
+intent. A trained user applies the first two while sampling; the others are checked on the text.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from userlm.text import intent_goal, ngrams, words
 from userlm.types import FAILED, Conversation, InputError, Reply
 
 ECHO = 8
-"""Words in a row of an assistant's turn that make a draft an echo of it."""
+"""The number of consecutive words of an assistant turn that make a draft an echo of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What a draft must be like.
+    """The rules for a draft.
 
     Attributes:
-        first_words: with which none may begin, in exactly this spelling, letters and digits alone.
-        no_end: the user may not leave.
-        min_words, max_words: words are what white space separates; `None`: any number.
-        no_repeat: none may equal an earlier user turn or the intent, but for case and white space.
-        no_echo: none may hold `ECHO` words in a row of an assistant's turn, nor lie whole in one if it has half as
-            many.
-        no_roles: none may go on with somebody else's turn: a line `assistant:`, a role's name run into the text,
-            or a spelled control token.
-        tries: drafts in all. A draft without words is always drawn again.
-        exhausted: what happens when none will do: `keep` the one with least wrong, or `stop` the conversation.
+        first_words: no draft may start with one of these, in exactly this spelling.
+        no_end: the user may not end the conversation.
+        min_words, max_words: the number of white-space separated words; `None`: any number.
+        no_repeat: no draft may equal an earlier user turn or the intent, but for case and spaces.
+        no_echo: no draft may hold `ECHO` consecutive words of an assistant turn, nor lie whole
+            inside one if it has half as many.
+        no_roles: no draft may continue with another speaker's turn: a line `assistant:`, the name
+            of a role run into the text, or a control token spelled as text.
+        tries: the most drafts. A draft without text is always resampled.
+        exhausted: what happens if no draft passes: `keep` the one with the fewest violations, or
+            `stop` the conversation.
     """
 
     first_words: tuple[str, ...] = ()
@@ -49,52 +50,70 @@ class Guard:
     exhausted: Literal["keep", "stop"] = "keep"
 
     @classmethod
-    def read(cls, text: str) -> Guard:
-        """From parts with commas between them: `paper`, `first=I/You/Here`, `no-end`, `words=3-25`, `no-repeat`,
-        `no-echo`, `no-roles`, `tries=8`, `exhausted=stop`. Later parts win.
+    def parse(cls, text: str) -> Guard:
+        """Read a guard from comma-separated parts: `paper`, `first=I/You/Here`, `no-end`,
+        `words=3-25`, `no-repeat`, `no-echo`, `no-roles`, `tries=8`, `exhausted=stop`. Later parts
+        override earlier ones.
 
         Raises:
-            InputError: for anything else; it says what there is.
+            InputError: for an unknown part; lists the known ones.
         """
         guard = cls()
-        for part in filter(None, (part.strip() for part in text.split(","))):
-            guard = _with(guard, part)
+        for part in text.split(","):
+            if part.strip():
+                guard = _with_part(guard, part.strip())
         return guard
 
 
-PAPER = Guard(first_words=("I", "You", "Here"), no_end=True, min_words=3, max_words=25, no_repeat=True)
+PAPER = Guard(
+    first_words=("I", "You", "Here"), no_end=True, min_words=3, max_words=25, no_repeat=True
+)
 """The four guardrails of the paper, with its numbers."""
 
+Rejected = tuple[Reply, tuple[str, ...]]
+"""A draft and its violations."""
 
-def guarded(guard: Guard, conversation: Conversation, draft: Callable[[int], Reply], tries: int) -> Reply:
-    """The first draft in which the guard finds nothing wrong.
+
+def guarded(
+    guard: Guard, conversation: Conversation, draft: Callable[[int], Reply], tries: int
+) -> Reply:
+    """Return the first draft without a violation.
 
     Args:
-        draft: gives the draft of a number, from 0.
+        draft: gives the draft with a number, from 0.
         tries: how many drafts can differ; at temperature 0 that is one.
 
-    The reply's meta holds the `rejected` drafts, each with its text and what is wrong with it, what `violates` the
-    guard in a draft that was kept all the same, `exhausted` if none was, and the tokens of all drafts together.
+    The reply's meta holds the `rejected` drafts, each with its text and its violations (`why`); the
+    violations (`violates`) of a draft that was kept all the same; `exhausted`, if none was kept;
+    and the token usage of all drafts together.
     """
-    drafts: list[tuple[Reply, tuple[str, ...]]] = []
+    rejected: list[Rejected] = []
     for n in range(max(1, min(tries, guard.tries))):
         reply = draft(n)
-        wrong = () if reply.stop in FAILED else tuple(violations(guard, conversation, reply))
+        if reply.stop in FAILED:
+            return replace(reply, meta=_meta(reply, rejected))
+        wrong = tuple(violations(guard, conversation, reply))
         if not wrong:
-            return replace(reply, meta=_meta(reply, drafts))
-        drafts.append((reply, wrong))
-    sayable = [n for n, (reply, _) in enumerate(drafts) if reply.text]
-    if guard.exhausted == "stop" or not sayable:
-        return Reply(stop="guard", meta=_meta(Reply(), drafts) | {"exhausted": True})
-    best = min(sayable, key=lambda n: len(drafts[n][1]))
-    reply, wrong = drafts.pop(best)
-    meta = _meta(reply, drafts) | {"violates": list(wrong)}
-    return Reply(reply.text, None if guard.no_end else reply.stop, meta)
+            return replace(reply, meta=_meta(reply, rejected))
+        rejected.append((reply, wrong))
+    return _exhausted(guard, rejected)
+
+
+def _exhausted(guard: Guard, rejected: list[Rejected]) -> Reply:
+    """The reply if every draft violates the guard."""
+    with_text = [n for n, (reply, _) in enumerate(rejected) if reply.text]
+    if guard.exhausted == "stop" or not with_text:
+        return Reply(stop="guard", meta=_meta(Reply(), rejected) | {"exhausted": True})
+    best = min(with_text, key=lambda n: len(rejected[n][1]))
+    kept, wrong = rejected.pop(best)
+    meta = _meta(kept, rejected) | {"violates": list(wrong)}
+    return Reply(kept.text, None if guard.no_end else kept.stop, meta)
 
 
 def violations(guard: Guard, conversation: Conversation, reply: Reply) -> Iterator[str]:
-    """What is wrong with a draft, a word or two each."""
-    text, ends = reply.text, reply.stop == "end"
+    """Yield the violations of a draft, in a word or two each."""
+    text = reply.text
+    ends = reply.stop == "end"
     if ends and guard.no_end:
         yield "end"
     if not text:
@@ -109,8 +128,7 @@ def violations(guard: Guard, conversation: Conversation, reply: Reply) -> Iterat
         yield "too short"
     if guard.max_words is not None and count > guard.max_words:
         yield "too long"
-    told = conversation.intent or ""
-    if guard.no_repeat and _folded(text) in {*map(_folded, (*conversation.user_turns, told, intent_goal(told)))}:
+    if guard.no_repeat and _repeats(text, conversation):
         yield "repeat"
     if guard.no_echo and _echoes(text, conversation):
         yield "echo"
@@ -119,78 +137,97 @@ def violations(guard: Guard, conversation: Conversation, reply: Reply) -> Iterat
 
 
 def rates(metas: Iterable[Any]) -> dict[str, Any] | None:
-    """How often a guard stepped in, from the `meta` of user turns (and of endings without words); `None`: never.
+    """Count how often the guard rejected a draft; `None`: never.
 
-    The number of `turns`, of `drafts`, of turns `redrawn`, of drafts with each fault (`why`), of turns `kept`
-    that violate it all the same, and of those `stopped` at.
+    Args:
+        metas: the `meta` of user turns and of ends without text.
+
+    Returns:
+        The number of `turns`, of `drafts`, of `resampled` turns, of turns `kept` in spite of a
+        violation, of conversations `stopped`, and of drafts with each violation (`why`).
     """
-    turns = drafts = redrawn = kept = stopped = 0
+    counts = Counter(turns=0, drafts=0, resampled=0, kept=0, stopped=0)
     why: Counter[str] = Counter()
     for meta in metas:
         rejected = meta.get("rejected", ())
-        turns += 1
-        drafts += len(rejected) + ("exhausted" not in meta)
-        redrawn += len(rejected) > ("exhausted" in meta)
-        kept += "violates" in meta
-        stopped += "exhausted" in meta
-        why.update(reason for draft in rejected for reason in draft["why"])
+        stopped = "exhausted" in meta
+        counts["turns"] += 1
+        counts["drafts"] += len(rejected) + int(not stopped)
+        counts["resampled"] += len(rejected) > int(stopped)
+        counts["kept"] += "violates" in meta
+        counts["stopped"] += stopped
+        for draft in rejected:
+            why.update(draft["why"])
         why.update(meta.get("violates", ()))
-    if not why:
-        return None
-    counts = {"turns": turns, "drafts": drafts, "redrawn": redrawn, "kept": kept, "stopped": stopped}
-    return counts | {"why": dict(why.most_common())}
+    return {**counts, "why": dict(why.most_common())} if why else None
 
 
-def _meta(reply: Reply, rejected: list[tuple[Reply, tuple[str, ...]]]) -> dict[str, Any]:
-    """What is known of a reply, and of the drafts before it."""
+def _meta(reply: Reply, rejected: list[Rejected]) -> dict[str, Any]:
+    """The meta of a reply, with the drafts before it."""
+    meta = dict(reply.meta)
     if not rejected:
-        return dict(reply.meta)
+        return meta
     first = rejected[0][0].meta
-    meta = {name: first[name] for name in ("p_end", "left_out") if name in first} | dict(reply.meta)
+    for name in ("p_end", "truncated_tokens"):  # the same for all drafts
+        if name in first:
+            meta.setdefault(name, first[name])
+    drafts = [reply, *(draft for draft, _ in rejected)]
     for name in ("tokens_in", "tokens_out"):
-        counts = [draft.meta[name] for draft in (reply, *(draft for draft, _ in rejected)) if name in draft.meta]
+        counts = [draft.meta[name] for draft in drafts if name in draft.meta]
         if counts:
             meta[name] = sum(counts)
-    return meta | {"rejected": [{"text": draft.text, "why": list(wrong)} for draft, wrong in rejected]}
+    meta["rejected"] = [{"text": draft.text, "why": list(wrong)} for draft, wrong in rejected]
+    return meta
 
 
-def _echoes(text: str, conversation: Conversation) -> bool:
-    said = words(text)
-    for turn in conversation.turns:
-        if turn.role == "assistant":
-            heard = words(turn.text)
-            n = min(ECHO, len(said))
-            if 2 * n >= ECHO and not {*ngrams(said, n)}.isdisjoint(ngrams(heard, n)):
-                return True
-    return False
+def _repeats(text: str, conversation: Conversation) -> bool:
+    intent = conversation.intent or ""
+    earlier = (*conversation.user_turns, intent, intent_goal(intent))
+    return _fold(text) in map(_fold, earlier)
 
 
-def _folded(text: str) -> str:
+def _fold(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def _echoes(text: str, conversation: Conversation) -> bool:
+    draft = words(text)
+    n = min(ECHO, len(draft))
+    if 2 * n < ECHO:
+        return False
+    draft_ngrams = set(ngrams(draft, n))
+    return any(
+        not draft_ngrams.isdisjoint(ngrams(words(turn.text), n))
+        for turn in conversation.turns
+        if turn.role == "assistant"
+    )
+
+
 _ROLES = re.compile(
-    r"<\|\w+\|>"  # a control token, spelled
+    r"<\|\w+\|>"  # a control token spelled as text
     r"|^\W{0,3}(user|human|assistant|ai|system)\W{0,3}:"  # a line of a transcript
-    r"|^\s*(user|assistant|system)\s*$"  # a header whose control tokens a server took out
-    r"|(?<!\w)(?<!\s)(user|assistant|system)\s*\n|[a-z](assistant)\s*\n",  # and the same run into the words
+    r"|^\s*(user|assistant|system)\s*$"  # a header whose control tokens a server removed
+    r"|(?<!\w)(?<!\s)(user|assistant|system)\s*\n|[a-z](assistant)\s*\n",  # one run into the text
     re.IGNORECASE | re.MULTILINE,
 )
 
+_FLAGS = {
+    "no-end": "no_end",
+    "no-repeat": "no_repeat",
+    "no-echo": "no_echo",
+    "no-roles": "no_roles",
+}
+_KNOWN = ("paper", *_FLAGS, "first=I/You/Here", "words=3-25", "tries=8")
 
-def _with(guard: Guard, part: str) -> Guard:
-    name, equals, value = part.partition("=")
+
+def _with_part(guard: Guard, part: str) -> Guard:
+    """The guard with one more part of its text form."""
+    if part == "paper":
+        return replace(PAPER, tries=guard.tries, exhausted=guard.exhausted)
+    if part in _FLAGS:
+        return replace(guard, **{_FLAGS[part]: True})  # type: ignore[arg-type]
+    name, _, value = part.partition("=")
     match name:
-        case "paper" if not equals:
-            return replace(PAPER, tries=guard.tries, exhausted=guard.exhausted)
-        case "no-end" if not equals:
-            return replace(guard, no_end=True)
-        case "no-repeat" if not equals:
-            return replace(guard, no_repeat=True)
-        case "no-echo" if not equals:
-            return replace(guard, no_echo=True)
-        case "no-roles" if not equals:
-            return replace(guard, no_roles=True)
         case "first" if re.fullmatch(r"\w+(/\w+)*", value):
             return replace(guard, first_words=tuple(value.split("/")))
         case "words" if found := re.fullmatch(r"(\d*)-(\d*)", value):
@@ -199,9 +236,10 @@ def _with(guard: Guard, part: str) -> Guard:
                 return replace(guard, min_words=low, max_words=high)
         case "tries" if re.fullmatch(r"[1-9]\d{0,3}", value):
             return replace(guard, tries=int(value))
-        case "exhausted" if value in ("keep", "stop"):
-            return replace(guard, exhausted="stop" if value == "stop" else "keep")
-    known = ("paper", "no-end", "no-repeat", "no-echo", "no-roles", "first=I/You/Here", "words=3-25", "tries=8")
-    near = get_close_matches(part, known, 1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)} and exhausted=keep or =stop"
-    raise InputError(f"--guard: {part!r} is no part of a guard; {hint}")
+        case "exhausted" if value == "keep" or value == "stop":
+            return replace(guard, exhausted=value)  # type: ignore[arg-type]
+    near = get_close_matches(part, _KNOWN, 1)
+    hint = f"there are {', '.join(_KNOWN)} and exhausted=keep or =stop"
+    if near:
+        hint = f"did you mean {near[0]}?"
+    raise InputError(f"--guard: {part!r} is not a part of a guard; {hint}")

@@ -1,12 +1,13 @@
 """Finished run folders as one page: `html` for a browser, `markdown` for a diff or a mail.
 
-`userlm report` writes what these functions give. They read run.json, results.json and the line files beside
-them, and change nothing. The same folders give the same page, byte for byte: there is no clock in it.
+`userlm report` writes what these functions give. They read run.json, results.json and the line
+files beside them, and change nothing. The same folders give the same page, byte for byte: there is
+no clock in it.
 
-What people and models said is hostile here. It is escaped wherever it stands; characters that turn the
-direction of a line around or cannot be seen are shown by their number; each turn is a direction of its own; a
-long one is cut. The page may load nothing and run nothing but its own few lines (see its
-Content-Security-Policy).
+What people and models said is hostile here. It is escaped wherever it stands; characters that turn
+the direction of a line around or cannot be seen are shown by their number; each turn is a direction
+of its own; a long one is cut. The page may load nothing and run nothing but its own few lines (see
+its Content-Security-Policy).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from markupsafe import Markup, escape
 
 from userlm.flip import samples
 from userlm.metrics.ending import RULES, Bin, Curve, Endings, Leaving, spelled
-from userlm.store import SPLITS, from_record, read_json, read_rows
+from userlm.rows import SPLITS, from_record, read_json, read_rows
 from userlm.text import END_TOKEN, intent_goal, words
 from userlm.types import FAILED, STOPS, Conversation, InputError
 
@@ -40,10 +41,11 @@ SHOWN = 20
 """Transcripts of a run that the page shows; the Markdown shows `SHOWN_MARKDOWN`."""
 SHOWN_MARKDOWN = 3
 FIRST, MOST = 2_000, 20_000
-"""Characters of a turn: so many stand open, so many are in the page; the rest stays in the run folder."""
+"""Characters of a turn: so many stand open, so many are in the page; the rest stays in the run
+folder."""
 REASONS, NAMES, NAME = 12, 10, 160
-"""Reasons that a table lists before it sums up the rest; languages, countries, models and writers; characters of a
-name."""
+"""Reasons that a table lists before it sums up the rest; languages, countries, models and writers;
+characters of a name."""
 POINTS = 240
 """Points of a curve; a longer log is averaged down to as many."""
 
@@ -63,19 +65,27 @@ STOP_WORDS = {
     "answered": "the user said something",
 }
 NOTES = {
-    "perplexity": "Of real user turns under the model, by token. Compares only models with one tokenizer.",
-    "bits per byte": "The same surprise by byte of text, so that it compares models with any tokenizer.",
-    "perplexity ratio": "What knowing the intent does, on the same turns: below 1 it helps. Somebody else's "
+    "perplexity": "Of real user turns under the model, by token. Compares only models with one "
+    "tokenizer.",
+    "bits per byte": "The same surprise by byte of text, so that it compares models with any "
+    "tokenizer.",
+    "perplexity ratio": "What knowing the intent does, on the same turns: below 1 it helps. "
+    "Somebody else's "
     "intent is the control.",
-    "human goals: perplexity ratio": "The same where people wrote down their goals themselves: no intent was "
+    "human goals: perplexity "
+    "ratio": "The same where people wrote down their goals themselves: no intent was "
     "drawn from the words to predict.",
-    "first-turn diversity": "How different the first turns are: mean Jaccard distance of their words.",
+    "first-turn diversity": "How different the first turns are: mean Jaccard distance of their "
+    "words.",
     "intent decomposition": "Share of a turn’s content words that are the intent’s own wording.",
     "words per turn": "Mean length of a user turn.",
-    "turns per conversation": "Mean number of user turns; one that came to the cap counts with the cap.",
-    "termination F1": "Leaving when the person left, and only then, on prefixes of real conversations.",
+    "turns per conversation": "Mean number of user turns; one that came to the cap counts with "
+    "the cap.",
+    "termination F1": "Leaving when the person left, and only then, on prefixes of real "
+    "conversations.",
     "termination AUROC": "How well P(end) tells real endings from other turns; 0.5 is chance.",
-    "intent coverage": "Share of the required facts that the user said (matched by words, without a judge).",
+    "intent coverage": "Share of the required facts that the user said (matched by words, without "
+    "a judge).",
     "assistant score": "Share of the conversations in which the assistant solved the task.",
 }
 MEASURES = (
@@ -94,7 +104,7 @@ MEASURES = (
 )  # the order in which they are shown; others come after
 
 
-# --- reading ---------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,8 @@ class Missing:
 
 @dataclass(frozen=True)
 class Spread:
-    """How many conversations fall into each of `TURN_BINS`, and user turns into each of `WORD_BINS`."""
+    """How many conversations fall into each of `TURN_BINS`, and user turns into each of
+    `WORD_BINS`."""
 
     turns: tuple[int, ...]
     words: tuple[int, ...]
@@ -147,12 +158,12 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Redrawn:
+class Resampled:
     """How often a guard stepped in, as `guard.rates` counts it."""
 
     turns: int
     drafts: int
-    redrawn: int
+    resampled: int
     kept: int
     stopped: int
     why: Counts
@@ -190,9 +201,9 @@ class Finished:
         transcripts: the first `SHOWN` conversations of a simulation.
         total: how many it holds.
         spread: lengths of what its users said; of people, for the data stages.
-        stand_ins: what in it is only a stand-in for a model.
+        stubs: what in it is only a stand-in for a model.
         endings: by column, how the endings of a user can be tuned, and what to know of the run.
-        redrawn: what a guard did in it.
+        resampled: what a guard did in it.
         stage: what data went through in it.
         sheets: what `clean` and `intents` say of the data.
     """
@@ -205,12 +216,12 @@ class Finished:
     columns: Mapping[str, tuple[Figure, ...]] = field(default_factory=dict)
     missing: tuple[Missing, ...] = ()
     endings: Mapping[str, tuple[Endings, str]] = field(default_factory=dict)
-    redrawn: Redrawn | None = None
+    resampled: Resampled | None = None
     log: tuple[tuple[int, float], ...] = ()
     transcripts: tuple[Conversation, ...] = ()
     total: int = 0
     spread: Spread | None = None
-    stand_ins: tuple[str, ...] = ()
+    stubs: tuple[str, ...] = ()
     stage: Stage | None = None
     sheets: tuple[Sheet, ...] = ()
 
@@ -228,27 +239,39 @@ def read_run(folder: str | Path) -> Finished:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give the folders of finished runs, such as runs/score")
+        raise InputError(
+            f"{folder} is no folder; give the folders of finished runs, such as runs/score"
+        )
     if not (folder / "run.json").is_file():
         inside = sorted(path.parent.name for path in folder.glob("*/run.json"))
-        hint = f"give those in it, such as {folder / inside[0]}" if inside else "give the folder of a run"
+        hint = (
+            f"give those in it, such as {folder / inside[0]}"
+            if inside
+            else "give the folder of a run"
+        )
         raise InputError(f"{folder} holds no run.json, so it is no run; {hint}")
     manifest = read_json(folder / "run.json")
     if not isinstance(manifest.get("options", {}), dict):
         raise InputError(f"{folder / 'run.json'}: 'options' is damaged; leave the folder out")
     if not (folder / "results.json").is_file():
         verb = manifest.get("verb")
-        raise InputError(f"{folder} is not finished; run its command again (userlm {verb}), or leave it out")
+        raise InputError(
+            f"{folder} is not finished; run its command again (userlm {verb}), or leave it out"
+        )
     results = read_json(folder / "results.json")
     verb = str(manifest.get("verb"))
     run = Finished(folder.resolve().name, folder, verb, manifest, results)
     if verb in ("import", "clean", "intents"):
         stage = _held(run, "counts", _stage) if "counts" in results else None
-        sheets = tuple(_held(run, key, build) for key, build in SHEETS if results.get(key, {}) != {})
+        sheets = tuple(
+            _held(run, key, build) for key, build in SHEETS if results.get(key, {}) != {}
+        )
         run = replace(run, stage=stage, sheets=sheets)
         return _with_people(run) if run.of_people else run
     if verb == "train":
-        return replace(run, log=tuple(_log(folder / "log.jsonl")), stage=_held(run, "samples", _trained))
+        return replace(
+            run, log=tuple(_log(folder / "log.jsonl")), stage=_held(run, "samples", _trained)
+        )
     if verb in ("ppl", "score"):
         # Once a run could be called "endings", and a list of measures stood there.
         tuned = verb == "score" and isinstance(results.get("endings", []), Mapping)
@@ -257,8 +280,8 @@ def read_run(folder: str | Path) -> Finished:
         endings = _held(run, "endings", _endings) if tuned else {}
         return replace(run, columns=columns, endings=endings, missing=tuple(_missing(folder, verb)))
     if verb in ("simulate", "respond"):
-        redrawn = _held(run, "guard", _redrawn) if results.get("guard") is not None else None
-        return _with_conversations(replace(run, redrawn=redrawn))
+        resampled = _held(run, "guard", _redrawn) if results.get("guard") is not None else None
+        return _with_conversations(replace(run, resampled=resampled))
     raise InputError(f"{folder} is a run of {verb!r}, which has no place in a report; leave it out")
 
 
@@ -310,7 +333,10 @@ def _tuned(part: Mapping[str, Any]) -> Endings:
         equal=_leaving(part["equal"]),
         curve=Curve(*map(tuple, columns)),
         ece=_amount(part["ece"], 1),
-        bins=tuple(Bin(_count(b["n"]), _amount(b["p_end"], 1), _amount(b["ended"], 1)) for b in part["bins"]),
+        bins=tuple(
+            Bin(_count(b["n"]), _amount(b["p_end"], 1), _amount(b["ended"], 1))
+            for b in part["bins"]
+        ),
     )
 
 
@@ -318,16 +344,18 @@ def _leaving(one: Mapping[str, Any]) -> Leaving:
     above = None if one["above"] is None else _amount(one["above"], 1)
     if above in (0, 1):
         raise ValueError(f"{above} is no threshold")
-    early, late, leaves, f1 = (_amount(one[share], 100) for share in ("early", "late", "leaves", "f1"))
+    early, late, leaves, f1 = (
+        _amount(one[share], 100) for share in ("early", "late", "leaves", "f1")
+    )
     return Leaving(above, early, late, leaves, f1, _finite(one["low"]), _finite(one["high"]))
 
 
-def _redrawn(results: Mapping[str, Any]) -> Redrawn:
+def _redrawn(results: Mapping[str, Any]) -> Resampled:
     guard = results["guard"]
-    turns, drafts, redrawn = (_count(guard[name]) for name in ("turns", "drafts", "redrawn"))
+    turns, drafts, resampled = (_count(guard[name]) for name in ("turns", "drafts", "resampled"))
     kept, stopped = _count(guard["kept"]), _count(guard["stopped"])
     why = _head(_by_count((name, _count(count)) for name, count in guard["why"].items()))
-    return Redrawn(turns, drafts, redrawn, kept, stopped, why)
+    return Resampled(turns, drafts, resampled, kept, stopped, why)
 
 
 def _count(value: Any) -> int:
@@ -348,12 +376,15 @@ def _finite(value: Any) -> float | None:
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a line file of a finished run: it must be there, it may be empty, no line may be damaged."""
+    """The rows of a line file of a finished run: it must be there, it may be empty, no line may be
+    damaged."""
     if not path.is_file():
         raise InputError(f"{path} is missing; delete the folder and run its command again")
     for line in read_rows(path, may_be_empty=True):
         if line.error:
-            raise InputError(f"{path}, line {line.number}: {line.error}; delete the folder and run it again")
+            raise InputError(
+                f"{path}, line {line.number}: {line.error}; delete the folder and run it again"
+            )
         yield line.row
 
 
@@ -362,7 +393,9 @@ def _conversations(path: Path) -> Iterator[Conversation]:
         try:
             yield from_record(row)
         except ValueError as error:
-            raise InputError(f"{path}, line {number}: {error}; delete the folder and run it again") from None
+            raise InputError(
+                f"{path}, line {number}: {error}; delete the folder and run it again"
+            ) from None
 
 
 def _log(path: Path) -> Iterator[tuple[int, float]]:
@@ -373,7 +406,8 @@ def _log(path: Path) -> Iterator[tuple[int, float]]:
 
 
 def _missing(folder: Path, verb: str) -> Iterator[Missing]:
-    """Lines of `ppl` are `{"column": str, "rows": [[key, cluster, stats, why], ...]}`, of `score` one item."""
+    """Lines of `ppl` are `{"column": str, "rows": [[key, cluster, stats, why], ...]}`, of `score`
+    one item."""
     counts: Counter[tuple[str, str, str]] = Counter()
     for line in _rows(folder / "scores.jsonl"):
         if verb == "ppl":
@@ -399,8 +433,8 @@ def _with_people(run: Finished) -> Finished:
         if example is None and conversation.ended and 2 <= len(conversation.user_turns) <= 4:
             example = conversation
     sheets = run.sheets if example is None else (*run.sheets, _flipped(example))
-    stand_ins = ("intents: extractive",) if extractive else ()
-    return replace(run, spread=lengths.spread(), stand_ins=stand_ins, sheets=sheets)
+    stubs = ("intents: extractive",) if extractive else ()
+    return replace(run, spread=lengths.spread(), stubs=stubs, sheets=sheets)
 
 
 def _turns(count: int) -> str:
@@ -414,26 +448,37 @@ def _flipped(conversation: Conversation) -> Sheet:
     for sample in samples(conversation):
         told = ["that"] * bool(system) + [_turns(len(sample.context))] * bool(sample.context)
         rows.append(
-            (sample.target or END_TOKEN, Markup(""), (f"it says this, given {' and '.join(told) or 'nothing'}",))
+            (
+                sample.target or END_TOKEN,
+                Markup(""),
+                (f"it says this, given {' and '.join(told) or 'nothing'}",),
+            )
         )
-    note = "One of the conversations, as the samples that a user model learns from. The last one: the user leaves."
-    return Sheet("samples", "A conversation, flipped", ("turn", "of the user model"), tuple(rows), note)
+    note = (
+        "One of the conversations, as the samples that a user model learns from. The last "
+        "one: "
+        "the user leaves."
+    )
+    return Sheet(
+        "samples", "A conversation, flipped", ("turn", "of the user model"), tuple(rows), note
+    )
 
 
 def _with_conversations(run: Finished) -> Finished:
     """Only what the simulated user said is counted, not the logged turns that it was given."""
     kept: list[Conversation] = []
-    lengths, stand_ins, total = _Lengths(), set(), 0
+    lengths, stubs, total = _Lengths(), set(), 0
     asked = run.verb == "respond"
     for conversation in _conversations(run.folder / "conversations.jsonl"):
         total += 1
         if conversation.meta.get("intent_by") == "extractive":
-            stand_ins.add("intents: extractive")
+            stubs.add("intents: extractive")
         if not asked:  # the prefix of a response is a log
-            stand_ins |= {f"assistant: {t.meta['stand_in']}" for t in conversation.turns if t.meta.get("stand_in")}
-        own_from = conversation.meta.get("own_from")
-        given = own_from if isinstance(own_from, int) else 0
-        lengths.add(conversation, conversation.user_turns[given:], counted=not asked)
+            stubs |= {
+                f"assistant: {t.meta['stub']}" for t in conversation.turns if t.meta.get("stub")
+            }
+        own = conversation.user_turns[conversation.first_own_turn() :]
+        lengths.add(conversation, own, counted=not asked)
         if not asked and len(kept) < SHOWN:
             kept.append(conversation)
     return replace(
@@ -441,7 +486,7 @@ def _with_conversations(run: Finished) -> Finished:
         transcripts=tuple(kept),
         total=total,
         spread=lengths.spread(),
-        stand_ins=tuple(sorted(stand_ins)),
+        stubs=tuple(sorted(stubs)),
     )
 
 
@@ -474,10 +519,10 @@ def word_bin(count: int) -> int:
     return min(count.bit_length(), len(WORD_BINS) - 1)
 
 
-# --- text that is not to be trusted ----------------------------------------------------------------------
+# --- text that is not to be trusted ---------------------------------------------------------------
 
-# Controls but tab and newline; direction marks, embeddings, overrides and isolates; what has no width and
-# joins nothing; line separators; lone surrogates, which no file can hold; tag characters.
+# Controls but tab and newline; direction marks, embeddings, overrides and isolates; what has no
+# width and joins nothing; line separators; lone surrogates, which no file can hold; tag characters.
 _ODD = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f"
@@ -486,7 +531,8 @@ _ODD_RUN = re.compile(f"([{_ODD}])\\1*")
 
 
 def plain(text: object) -> str:
-    """The text with every odd character written out, `⟨U+202E⟩`, and a run of one as `⟨U+202E ×9⟩`."""
+    """The text with every odd character written out, `⟨U+202E⟩`, and a run of one as `⟨U+202E
+    ×9⟩`."""
     return _ODD_RUN.sub(lambda run: f"⟨{_spelled(run)}⟩", _lines(text))
 
 
@@ -506,7 +552,8 @@ def _spelled(run: re.Match[str]) -> str:
 
 
 def code(text: object, cell: bool = False) -> str:
-    """A code span of Markdown, in which nothing is markup. In a cell of a table even its pipes are escaped."""
+    """A code span of Markdown, in which nothing is markup. In a cell of a table even its pipes are
+    escaped."""
     line = " ".join(plain(text).split()) or " "
     line = line.replace("|", "\\|") if cell else line
     ticks = "`" * (_longest(line) + 1)
@@ -529,7 +576,7 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"
 
 
-# --- numbers and drawings --------------------------------------------------------------------------------
+# --- numbers and drawings -------------------------------------------------------------------------
 
 
 def number(value: float) -> str:
@@ -554,7 +601,8 @@ def probability(value: float) -> str:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers in steps of 1, 2 or 5 x 10^k from below `low` to above `high`, about `count` steps."""
+    """Round numbers in steps of 1, 2 or 5 x 10^k from below `low` to above `high`, about `count`
+    steps."""
     if high <= low:
         half = abs(low) / 10 or 0.5
         low, high = low - half, high + half
@@ -580,7 +628,8 @@ STRIP = (6.0, 314.0)  # where the scale of a strip begins and ends, of 320 pixel
 
 
 def strip(figure: Figure, domain: tuple[float, float], mark: str, human: float | None) -> Markup:
-    """One row of a dot-and-whisker plot: the interval as a line, the value as a mark, people as a rule.
+    """One row of a dot-and-whisker plot: the interval as a line, the value as a mark, people as a
+    rule.
 
     It is hidden from screen readers: value and interval stand in words beside it.
     """
@@ -626,15 +675,27 @@ def axis(at: Sequence[float], unit: str) -> Markup:
 
 
 def share_bar(part: int, lost: int, whole: int) -> Markup:
-    """A part of a whole, and beside it what it lost last. Hidden from screen readers: the figures stand beside."""
-    left, before = (100 * min(max(count, 0) / whole, 1) if whole else 0 for count in (part, part + lost))
+    """A part of a whole, and beside it what it lost last. Hidden from screen readers: the figures
+    stand beside."""
+    left, before = (
+        100 * min(max(count, 0) / whole, 1) if whole else 0 for count in (part, part + lost)
+    )
     bar = f'<rect class="bar" width="{left:.2f}%" height="100%"/>'
-    gone = f'<rect class="lost" x="{left:.2f}%" width="{before - left:.2f}%" height="100%"/>' if lost else ""
+    gone = (
+        f'<rect class="lost" x="{left:.2f}%" width="{before - left:.2f}%" height="100%"/>'
+        if lost
+        else ""
+    )
     return Markup(f'<svg class="share-bar" aria-hidden="true">{bar}{gone}</svg>')
 
 
 def bars(
-    label: str, bins: Sequence[str], counts: Sequence[int], people: Sequence[int] | None, top: float, unit: str
+    label: str,
+    bins: Sequence[str],
+    counts: Sequence[int],
+    people: Sequence[int] | None,
+    top: float,
+    unit: str,
 ) -> Markup:
     """Shares in percent as bars, and those of people as a stepped outline over them.
 
@@ -650,15 +711,22 @@ def bars(
         if value <= top:
             y = scale(value, (0, top), (floor, roof))
             parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
-            parts.append(f'<text x="{left - 5}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(value)}</text>')
+            parts.append(
+                f'<text x="{left - 5}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(value)}</text>'
+            )
     shares = _shares(counts)
     for i, share in enumerate(shares):
         x, y = left + i * width, scale(share, (0, top), (floor, roof))
         if share:
             high = round(floor - y, 1)
-            parts.append(f'<rect class="bar" x="{x + 1.5:.1f}" y="{y}" width="{width - 3:.1f}" height="{high}"/>')
+            parts.append(
+                f'<rect class="bar" x="{x + 1.5:.1f}" y="{y}" width="{width - 3:.1f}" '
+                f'height="{high}"/>'
+            )
         if i % 2 == 0:  # all of them would touch
-            parts.append(f'<text x="{x + width / 2:.1f}" y="140" text-anchor="middle">{bins[i]}</text>')
+            parts.append(
+                f'<text x="{x + width / 2:.1f}" y="140" text-anchor="middle">{bins[i]}</text>'
+            )
     if people is not None:
         path = f"M{left} {floor}"
         for i, share in enumerate(_shares(people)):
@@ -666,7 +734,9 @@ def bars(
         parts.append(f'<path class="outline" d="{path}V{floor}"/>')
     parts.append(f'<line class="base" x1="{left}" x2="{right}" y1="{floor}" y2="{floor}"/>')
     parts.append(f'<text class="unit" x="{right}" y="156" text-anchor="end">{unit}</text>')
-    said = ", ".join(f"{name}: {share:.0f} %" for name, share in zip(bins, shares, strict=True) if share)
+    said = ", ".join(
+        f"{name}: {share:.0f} %" for name, share in zip(bins, shares, strict=True) if share
+    )
     return _svg(320, 160, "plot", parts, f"{label}, by {unit}. {said}")
 
 
@@ -686,17 +756,26 @@ def curve(name: str, log: Sequence[tuple[int, float]]) -> Markup:
     for value in at_y:
         y = scale(value, up, (floor, roof))
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(value)}</text>')
+        parts.append(
+            f'<text x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(value)}</text>'
+        )
     for value in at_x:
         x = scale(value, across, (left, right))
         parts.append(f'<line class="tick" x1="{x}" x2="{x}" y1="{floor}" y2="{floor + 4}"/>')
         parts.append(f'<text x="{x}" y="{floor + 16}" text-anchor="middle">{_tick(value)}</text>')
-    places = [(scale(step, across, (left, right)), scale(loss, up, (floor, roof))) for step, loss in points]
+    places = [
+        (scale(step, across, (left, right)), scale(loss, up, (floor, roof)))
+        for step, loss in points
+    ]
     parts.append(f'<line class="base" x1="{left}" x2="{right}" y1="{floor}" y2="{floor}"/>')
     parts.append(f'<path class="line" d="M{"L".join(f"{x} {y}" for x, y in places)}"/>')
     parts += [f'<circle class="mark" cx="{x}" cy="{y}" r="3"/>' for x, y in {places[0], places[-1]}]
     parts.append(f'<text class="unit" x="{right}" y="186" text-anchor="end">optimizer step</text>')
-    said = f"Training loss of {plain(name)}: {log[0][1]:.2f} at step {log[0][0]}, {log[-1][1]:.2f} at {log[-1][0]}"
+    said = (
+        f"Training loss of {plain(name)}: {log[0][1]:.2f} at step "
+        f"{log[0][0]}, "
+        f"{log[-1][1]:.2f} at {log[-1][0]}"
+    )
     return _svg(320, 190, "plot", parts, said)
 
 
@@ -708,7 +787,8 @@ IN_FIGURES = (0.0001, 0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999)
 
 
 def dial(name: str, endings: Endings) -> Markup:
-    """How often a user leaves too early and stays too long, by the threshold; beside it, what it does now."""
+    """How often a user leaves too early and stays too long, by the threshold; beside it, what it
+    does now."""
     curve, left, right, now_at, floor, roof = endings.curve, 34.0, 276.0, 302.0, 156.0, 18.0
     assert curve is not None
     domain = _moving(endings)
@@ -718,8 +798,14 @@ def dial(name: str, endings: Endings) -> Markup:
 
     parts: list[str] = []
     written: list[float] = []
-    for x, kind, said in ((left, "line", "leaves too early"), (150.0, "line dashed", "stays too long")):
-        parts.append(f'<path class="{kind}" d="M{x} 6h22"/><text class="unit" x="{x + 27}" y="10">{said}</text>')
+    for x, kind, said in (
+        (left, "line", "leaves too early"),
+        (150.0, "line dashed", "stays too long"),
+    ):
+        parts.append(
+            f'<path class="{kind}" d="M{x} 6h22"/><text class="unit" x="{x + 27}" '
+            f'y="10">{said}</text>'
+        )
     for share in ticks(0, 100, 5):
         y = scale(share, (0, 100), (floor, roof))
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
@@ -730,7 +816,9 @@ def dial(name: str, endings: Endings) -> Markup:
         if left <= x <= right and all(abs(x - other) > 40 for other in written):
             written.append(x)
             parts.append(f'<line class="tick" x1="{x}" x2="{x}" y1="{floor}" y2="{floor + 4}"/>')
-            parts.append(f'<text x="{x}" y="{floor + 16}" text-anchor="middle">{spelled(above)}</text>')
+            parts.append(
+                f'<text x="{x}" y="{floor + 16}" text-anchor="middle">{spelled(above)}</text>'
+            )
     for shares, kind in ((curve.early, "line"), (curve.late, "line dashed")):
         places = (
             f"{across(above)} {scale(share, (0, 100), (floor, roof))}"
@@ -745,13 +833,21 @@ def dial(name: str, endings: Endings) -> Markup:
             parts.append(_mark(RULE_MARKS[rule], x, scale(share, (0, 100), (floor, roof)), look))
     parts.append(f'<text x="{now_at}" y="{floor + 16}" text-anchor="middle">now</text>')
     parts.append(f'<line class="base" x1="{left}" x2="{right}" y1="{floor}" y2="{floor}"/>')
-    parts.append(f'<text class="unit" x="{right}" y="186" text-anchor="end">leaves when P(end) is at least</text>')
+    parts.append(
+        f'<text class="unit" x="{right}" y="186" text-anchor="end">leaves when P(end) is at '
+        "least</text>"
+    )
     said = "; ".join(
-        f"{shown}{f' ({spelled(one.above)})' if one.above else ''}: {one.early:.0f} % and {one.late:.0f} %"
+        f"{shown}{f' ({spelled(one.above)})' if one.above else ''}: {one.early:.0f} % and "
+        f"{one.late:.0f} %"
         for shown, one in ((shown, getattr(endings, rule)) for rule, shown in RULES.items())
     )
     return _svg(
-        320, 190, "plot", parts, f"{plain(name)} leaves too early and stays too long, by threshold. {said}"
+        320,
+        190,
+        "plot",
+        parts,
+        f"{plain(name)} leaves too early and stays too long, by threshold. {said}",
     )
 
 
@@ -762,17 +858,25 @@ def reliability(name: str, bins: Sequence[Bin]) -> Markup:
     for value in ticks(0, 1, 5):
         x, y = scale(value, (0, 1), (left, right)), scale(value, (0, 1), (floor, roof))
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(value)}</text>')
+        parts.append(
+            f'<text x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(value)}</text>'
+        )
         parts.append(f'<line class="tick" x1="{x}" x2="{x}" y1="{floor}" y2="{floor + 4}"/>')
         parts.append(f'<text x="{x}" y="{floor + 16}" text-anchor="middle">{_tick(value)}</text>')
     parts.append(f'<path class="people" d="M{left} {floor}L{right} {roof}"/>')
     parts.append(f'<line class="base" x1="{left}" x2="{right}" y1="{floor}" y2="{floor}"/>')
-    places = [(scale(b.p_end, (0, 1), (left, right)), scale(b.ended, (0, 1), (floor, roof))) for b in bins]
+    places = [
+        (scale(b.p_end, (0, 1), (left, right)), scale(b.ended, (0, 1), (floor, roof))) for b in bins
+    ]
     parts.append(f'<path class="line" d="M{"L".join(f"{x} {y}" for x, y in places)}"/>')
     parts += [_mark("circle", x, y) for x, y in places]
-    parts.append(f'<text class="unit" x="{right}" y="186" text-anchor="end">mean P(end) of each bin</text>')
+    parts.append(
+        f'<text class="unit" x="{right}" y="186" text-anchor="end">mean P(end) of each bin</text>'
+    )
     said = ", ".join(f"{b.p_end:.2f}: {b.ended:.2f}" for b in bins)
-    return _svg(320, 190, "plot", parts, f"{plain(name)}: P(end) and how often the person left. {said}")
+    return _svg(
+        320, 190, "plot", parts, f"{plain(name)}: P(end) and how often the person left. {said}"
+    )
 
 
 def _moving(endings: Endings) -> tuple[float, float]:
@@ -794,15 +898,20 @@ def thin(log: Sequence[tuple[int, float]], most: int) -> list[tuple[float, float
     """At most `most` points: means of neighbours, when there are more."""
     size = math.ceil(len(log) / most)
     groups = [log[i : i + size] for i in range(0, len(log), size)]
-    return [(sum(s for s, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+    return [
+        (sum(s for s, _ in group) / len(group), sum(y for _, y in group) / len(group))
+        for group in groups
+    ]
 
 
 def _svg(width: int, height: int, kind: str, parts: Iterable[str], label: str = "") -> Markup:
     said = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
-    return Markup(f'<svg class="{kind}" viewBox="0 0 {width} {height}" {said}>{"".join(parts)}</svg>')
+    return Markup(
+        f'<svg class="{kind}" viewBox="0 0 {width} {height}" {said}>{"".join(parts)}</svg>'
+    )
 
 
-# --- what is on the page ---------------------------------------------------------------------------------
+# --- what is on the page --------------------------------------------------------------------------
 
 SHAPES = ("circle", "square", "triangle")
 COLOURS = 6
@@ -871,7 +980,9 @@ class Dial:
 
 def html(runs: Sequence[Finished]) -> str:
     """The page, complete in itself. Raises `InputError` when there are no runs."""
-    page = _template().render(_view(runs), stop_words=STOP_WORDS, first_shown=FIRST, most_shown=MOST)
+    page = _template().render(
+        _view(runs), stop_words=STOP_WORDS, first_shown=FIRST, most_shown=MOST
+    )
     return page.encode("utf-8", "replace").decode()
 
 
@@ -908,7 +1019,8 @@ def _safe(value: Any) -> Any:
 
 
 def _policy(source: str) -> Markup:
-    """Nothing may be loaded; the one style and the one script of the page are known by their hashes."""
+    """Nothing may be loaded; the one style and the one script of the page are known by their
+    hashes."""
     hashes = {}
     for name in ("style", "script"):
         inside = source.partition(f"<{name}>")[2].partition(f"</{name}>")[0]
@@ -938,7 +1050,7 @@ def _view(runs: Sequence[Finished]) -> dict[str, Any]:
     return {
         "runs": runs,
         "summary": _summary(runs),
-        "stand_ins": _stand_ins(runs),
+        "stubs": _stubs(runs),
         "columns": columns,
         "panels": _panels(columns),
         "tables": _tables(columns),
@@ -949,7 +1061,7 @@ def _view(runs: Sequence[Finished]) -> dict[str, Any]:
         "words": _histograms(runs, inks, "words", WORD_BINS, "words in a user turn"),
         "stops": _stops(runs),
         "dials": _dials(runs, inks),
-        "guards": [(run, run.redrawn) for run in runs if run.redrawn],
+        "guards": [(run, run.resampled) for run in runs if run.resampled],
         "simulated": [
             (run, inks[run.name], [_transcript(c, run) for c in run.transcripts])
             for run in runs
@@ -966,13 +1078,16 @@ def _distinct(runs: Sequence[Finished]) -> list[Finished]:
     named = []
     for run in runs:
         seen[run.name] += 1
-        named.append(run if seen[run.name] == 1 else replace(run, name=f"{run.name} ({seen[run.name]})"))
+        named.append(
+            run if seen[run.name] == 1 else replace(run, name=f"{run.name} ({seen[run.name]})")
+        )
     return named
 
 
 def _inks(runs: Sequence[Finished]) -> dict[str, str]:
-    """A colour for each run and each scored column; people have that of the text. Training runs, perplexities
-    and conversations are never in one drawing, so each of them begins with the first colour."""
+    """A colour for each run and each scored column; people have that of the text. Training runs,
+    perplexities and conversations are never in one drawing, so each of them begins with the first
+    colour."""
     inks = {run.name: HUMAN for run in runs if run.of_people} | {HUMAN: HUMAN}
     scored = [name for run in runs if run.verb == "score" for name in run.columns]
     speaking = [run.name for run in runs if run.verb in ("simulate", "respond")]
@@ -988,7 +1103,7 @@ def _ordered(names: Iterable[str]) -> list[str]:
 
 def _columns(runs: Sequence[Finished], inks: Mapping[str, str]) -> list[Column]:
     """What was measured, people last."""
-    stand_ins = {run.name: run.stand_ins for run in runs if run.verb == "simulate"}
+    stubs = {run.name: run.stubs for run in runs if run.verb == "simulate"}
     found: dict[str, Column] = {}
     for run in runs:
         for i, (name, figures) in enumerate(run.columns.items()):
@@ -1003,8 +1118,10 @@ def _columns(runs: Sequence[Finished], inks: Mapping[str, str]) -> list[Column]:
                     continue
                 if label in found:
                     label = f"{name} ({run.name})"
-            kinds = stand_ins.get(name, ()) if run.verb == "score" else ()
-            note = ", ".join(k.removeprefix("assistant: ") for k in kinds if k.startswith("assistant: "))
+            kinds = stubs.get(name, ()) if run.verb == "score" else ()
+            note = ", ".join(
+                k.removeprefix("assistant: ") for k in kinds if k.startswith("assistant: ")
+            )
             found[label] = Column(label, by_name, ink, mark, note)
     return sorted(found.values(), key=lambda column: column.human)
 
@@ -1012,16 +1129,22 @@ def _columns(runs: Sequence[Finished], inks: Mapping[str, str]) -> list[Column]:
 def _names(columns: Sequence[Column]) -> list[str]:
     """The measures in their order, those that this file does not know last."""
     names = dict.fromkeys(name for column in columns for name in column.figures)
-    return sorted(names, key=lambda name: MEASURES.index(name) if name in MEASURES else len(MEASURES))
+    return sorted(
+        names, key=lambda name: MEASURES.index(name) if name in MEASURES else len(MEASURES)
+    )
 
 
 def _tables(columns: Sequence[Column]) -> list[tuple[list[Column], list[str]]]:
-    """Columns that share measures, and those measures: one table each, so that no table is mostly empty."""
+    """Columns that share measures, and those measures: one table each, so that no table is mostly
+    empty."""
     tables: list[tuple[list[Column], set[str]]] = []
     for column in columns:
         names = set(column.figures)
         touching = [table for table in tables if table[1] & names]
-        merged = ([c for table in touching for c in table[0]], set().union(*(t[1] for t in touching)))
+        merged = (
+            [c for table in touching for c in table[0]],
+            set().union(*(t[1] for t in touching)),
+        )
         tables = [table for table in tables if table not in touching]
         tables.append(([*merged[0], column], merged[1] | names))
     return [(found, _names(found)) for found, _ in tables]
@@ -1055,19 +1178,22 @@ def _summary(runs: Sequence[Finished]) -> str:
     return ", ".join(f"{counts[verb]} {verb}" for verb in order if counts[verb])
 
 
-def _stand_ins(runs: Sequence[Finished]) -> list[tuple[str, list[str]]]:
+def _stubs(runs: Sequence[Finished]) -> list[tuple[str, list[str]]]:
     """Each stand-in with the runs that it is in."""
-    kinds = sorted({kind for run in runs for kind in run.stand_ins})
-    return [(kind, [run.name for run in runs if kind in run.stand_ins]) for kind in kinds]
+    kinds = sorted({kind for run in runs for kind in run.stubs})
+    return [(kind, [run.name for run in runs if kind in run.stubs]) for kind in kinds]
 
 
 def _histograms(
     runs: Sequence[Finished], inks: Mapping[str, str], what: str, bins: Sequence[str], unit: str
 ) -> list[Histogram]:
-    """People once for each different set of them, then each run with the first set as an outline."""
+    """People once for each different set of them, then each run with the first set as an
+    outline."""
     people: dict[tuple[int, ...], Finished] = {}
     speakers = []
-    for run in sorted(runs, key=lambda run: run.verb != "intents"):  # intents hold what clean holds, and say more
+    for run in sorted(
+        runs, key=lambda run: run.verb != "intents"
+    ):  # intents hold what clean holds, and say more
         counts = _counts(run, what)
         if counts and run.of_people:
             people.setdefault(counts, run)
@@ -1107,9 +1233,15 @@ def _curve(run: Finished) -> Markup:
 
 def _stops(runs: Sequence[Finished]) -> tuple[list[str], list[tuple[Finished, dict[str, int]]]]:
     """The reasons that occur, and for each run how often."""
-    rows = [(run, dict(run.results.get("stops") or {})) for run in runs if run.verb in ("simulate", "respond")]
+    rows = [
+        (run, dict(run.results.get("stops") or {}))
+        for run in runs
+        if run.verb in ("simulate", "respond")
+    ]
     seen = {stop for _, stops in rows for stop in stops}
-    return [stop for stop in (*STOPS, "answered", *sorted(seen - {*STOPS, "answered"})) if stop in seen], rows
+    return [
+        stop for stop in (*STOPS, "answered", *sorted(seen - {*STOPS, "answered"})) if stop in seen
+    ], rows
 
 
 def _dials(runs: Sequence[Finished], inks: Mapping[str, str]) -> list[Dial]:
@@ -1120,7 +1252,10 @@ def _dials(runs: Sequence[Finished], inks: Mapping[str, str]) -> list[Dial]:
                 continue
             label = f"{name} ({run.name})" if name in found else name
             tuned = endings.best is not None
-            rules = [(said, _key(RULE_MARKS[rule]), getattr(endings, rule)) for rule, said in RULES.items()]
+            rules = [
+                (said, _key(RULE_MARKS[rule]), getattr(endings, rule))
+                for rule, said in RULES.items()
+            ]
             found[label] = Dial(
                 label,
                 inks.get(name, "c0"),
@@ -1141,7 +1276,9 @@ def _grouped(missing: Iterable[tuple[Finished, Missing]]) -> list[tuple[str, str
     """Column, measure, how many, and the reasons, the most frequent first."""
     groups: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for run, one in missing:
-        groups.setdefault((f"{run.name} · {one.column}", one.measure), []).append((one.why, one.count))
+        groups.setdefault((f"{run.name} · {one.column}", one.measure), []).append(
+            (one.why, one.count)
+        )
     listed = []
     for (what, measure), reasons in groups.items():
         ordered = _by_count(reasons)
@@ -1149,7 +1286,7 @@ def _grouped(missing: Iterable[tuple[Finished, Missing]]) -> list[tuple[str, str
     return listed
 
 
-# --- what the data went through --------------------------------------------------------------------------
+# --- what the data went through -------------------------------------------------------------------
 
 
 def _stage(results: Mapping[str, Any]) -> Stage:
@@ -1157,11 +1294,18 @@ def _stage(results: Mapping[str, Any]) -> Stage:
     counts = {name: _count(count) for name, count in results["counts"].items()}
     came, went = counts.pop("in", None), counts.pop("out", None)
     drops = {name: count for name, count in counts.items() if name.startswith("dropped: ")}
-    told = (*drops, *(name for name in counts if "splits" in results and name.partition(":")[0] in SPLITS))
-    notes = tuple(
-        (name.removeprefix("note: "), count) for name, count in sorted(counts.items()) if name not in told
+    told = (
+        *drops,
+        *(name for name in counts if "splits" in results and name.partition(":")[0] in SPLITS),
     )
-    reasons = _head(_by_count((name.removeprefix("dropped: "), count) for name, count in drops.items()))
+    notes = tuple(
+        (name.removeprefix("note: "), count)
+        for name, count in sorted(counts.items())
+        if name not in told
+    )
+    reasons = _head(
+        _by_count((name.removeprefix("dropped: "), count) for name, count in drops.items())
+    )
     return Stage("conversations", came, went, sum(drops.values()), reasons, notes)
 
 
@@ -1170,7 +1314,9 @@ def _trained(results: Mapping[str, Any]) -> Stage:
         _count(results.get(key) or 0) for key in ("conversations", "samples", "dropped")
     )
     reasons = (("does not fit the model", dropped),) if dropped else ()
-    return Stage("samples", samples + dropped, samples, dropped, reasons, (("conversations", conversations),))
+    return Stage(
+        "samples", samples + dropped, samples, dropped, reasons, (("conversations", conversations),)
+    )
 
 
 def _by_count(counts: Iterable[tuple[str, int]]) -> Counts:
@@ -1180,7 +1326,11 @@ def _by_count(counts: Iterable[tuple[str, int]]) -> Counts:
 def _head(counts: Counts, most: int = REASONS, others: str = "more reasons") -> Counts:
     """The first of them, and how many more there are if it is more than one."""
     rest = counts[most:] if len(counts) > most + 1 else ()
-    return (*counts[:most], (f"{len(rest)} {others}", sum(count for _, count in rest))) if rest else counts
+    return (
+        (*counts[:most], (f"{len(rest)} {others}", sum(count for _, count in rest)))
+        if rest
+        else counts
+    )
 
 
 def _survivors(results: Mapping[str, Any]) -> Sheet:
@@ -1191,11 +1341,19 @@ def _survivors(results: Mapping[str, Any]) -> Sheet:
     for name, count in counts.items():
         if name.startswith("dropped: "):
             drops[name.split(": ")[1]] += count
-    in_order = tuple((step, drops.pop(step)) for step in STEPS if step in drops) + _by_count(drops.items())
+    in_order = tuple((step, drops.pop(step)) for step in STEPS if step in drops) + _by_count(
+        drops.items()
+    )
     rows, left = [("in", share_bar(came, 0, came), ("", f"{came:,}", _percent(came, came)))], came
     for step, dropped in _head(in_order):
         left -= dropped
-        rows.append((step, share_bar(left, dropped, came), (f"{dropped:,}", f"{left:,}", _percent(left, came))))
+        rows.append(
+            (
+                step,
+                share_bar(left, dropped, came),
+                (f"{dropped:,}", f"{left:,}", _percent(left, came)),
+            )
+        )
     rows.append(("out", share_bar(went, 0, came), ("", f"{went:,}", _percent(went, came))))
     return Sheet("survivors", "Survivors", ("step", "dropped", "left", "of all"), tuple(rows))
 
@@ -1215,7 +1373,8 @@ def _splits(results: Mapping[str, Any]) -> Sheet:
             (name, Markup(""), tuple(f"{figures[what]:,}" for what in head))
             for name, figures in (*splits.items(), ("all", everything))
         ),
-        "Samples are what flipping gives: one a user turn, and one for leaving where a person was seen to leave.",
+        "Samples are what flipping gives: one a user turn, and one for leaving where a person was "
+        "seen to leave.",
     )
 
 
@@ -1224,7 +1383,9 @@ def _lengths(results: Mapping[str, Any]) -> Sheet:
         name: None if spread is None else {of: _amount(value) for of, value in spread.items()}
         for name, spread in results["lengths"].items()
     }
-    head = tuple(dict.fromkeys(of for spread in found.values() if spread for of in spread)) or ("mean",)
+    head = tuple(dict.fromkeys(of for spread in found.values() if spread for of in spread)) or (
+        "mean",
+    )
     return Sheet(
         "lengths",
         "Lengths, in all splits",
@@ -1233,16 +1394,24 @@ def _lengths(results: Mapping[str, Any]) -> Sheet:
             (name, Markup(""), tuple(_short(spread[of]) if spread else "none" for of in head))
             for name, spread in found.items()
         ),
-        "The percentages are quantiles: so many are no longer than this. Words are what lies between spaces.",
+        "The percentages are quantiles: so many are no longer than this. Words are what lies "
+        "between spaces.",
     )
 
 
 def _people(results: Mapping[str, Any]) -> Sheet:
     people = results["people"]
     known, theirs = _count(people["known"]), _count(people["conversations of known people"])
-    note = "Where a log does not say who speaks, a conversation, or a tree of them, is a person of its own."
+    note = (
+        "Where a log does not say who speaks, a conversation, or a tree of them, is a "
+        "person "
+        "of its own."
+    )
     if known:
-        spread, share = people["conversations a person"], _amount(people["share of the heaviest 1 %"], 1)
+        spread, share = (
+            people["conversations a person"],
+            _amount(people["share of the heaviest 1 %"], 1),
+        )
         mean, median, largest = (_short(_amount(spread[of])) for of in ("mean", "50 %", "largest"))
         each = f"{mean} each on average, {median} in the median, {largest} at most"
         heaviest = f"The heaviest 1 % of them have {_percent(share, 1)} of those."
@@ -1253,7 +1422,11 @@ def _people(results: Mapping[str, Any]) -> Sheet:
 def _ngram_table(results: Mapping[str, Any]) -> Sheet:
     table = results["ngram_table"]
     ngrams, counted = _count(table["n-grams"]), _count(table["counted one by one"])
-    note = f"Of {ngrams:,} n-grams in first turns, {counted:,} different ones had to be counted one by one"
+    note = (
+        f"Of {ngrams:,} n-grams in first turns, {counted:,} different ones had to be "
+        "counted "
+        "one by one"
+    )
     disk, memory = (_count(table[f"bytes {where}"]) / 1e6 for where in ("on disk", "in memory"))
     note += f": {memory:,.1f} MB of memory and, meanwhile, {disk:,.1f} MB on the disk."
     return Sheet("ngrams", "Template filter", note=note)
@@ -1282,7 +1455,8 @@ def _writers(results: Mapping[str, Any]) -> Sheet:
         "Leakage of intents, by writer",
         ("writer", "intents", "measured", "mean", "25 %", "50 %", "75 %"),
         tuple(rows),
-        "Leakage is the share of a first turn’s content words that its intent gives away: 0 is none, 1 all.",
+        "Leakage is the share of a first turn’s content words that its intent gives away: 0 is "
+        "none, 1 all.",
     )
 
 
@@ -1290,7 +1464,9 @@ def _leakage(writer: Mapping[str, Any]) -> tuple[Markup, tuple[str, ...]]:
     measured = _count(writer["measured"])
     if writer["leakage"] is None:
         return Markup(""), (f"{measured:,}", "not measured", "", "", "")
-    mean, first, median, third = (_amount(share, 1) for share in (writer["leakage"], *writer["quartiles"]))
+    mean, first, median, third = (
+        _amount(share, 1) for share in (writer["leakage"], *writer["quartiles"])
+    )
     figure = Figure("leakage", mean, first, third, measured, 0, "", "")
     shares = (number(share) for share in (mean, first, median, third))
     return strip(figure, (0, 1), "circle", None), (f"{measured:,}", *shares)
@@ -1298,24 +1474,30 @@ def _leakage(writer: Mapping[str, Any]) -> tuple[Markup, tuple[str, ...]]:
 
 def _usage(results: Mapping[str, Any]) -> Sheet:
     usage = results["usage"]
-    tokens = (None if usage[key] is None else _count(usage[key]) for key in ("tokens_in", "tokens_out"))
+    tokens = (
+        None if usage[key] is None else _count(usage[key]) for key in ("tokens_in", "tokens_out")
+    )
     cost = "not known" if usage["cost"] is None else f"${_amount(usage['cost']):,.4f}"
     cells = (
         f"{_count(usage['calls']):,}",
         *("not known" if count is None else f"{count:,}" for count in tokens),
         cost,
-        f"{_count(usage['unsure']):,}",
+        f"{_count(usage['possibly_billed']):,}",
     )
     head = ("model", "calls", "tokens in", "tokens out", "cost", "in doubt")
     note = (
-        "In doubt are tries without a usable answer that may have been billed; the cost holds them at their worst."
+        "In doubt are tries without a usable answer that may have been billed; the cost "
+        "holds "
+        "them at their worst."
     )
     return Sheet("usage", "Calls", head, ((str(results["model"]), Markup(""), cells),), note)
 
 
 def _faults(results: Mapping[str, Any]) -> Sheet:
     counts = _by_count((name, _count(count)) for name, count in results["faults"].items())
-    rows = tuple((name, Markup(""), (f"{count:,}",)) for name, count in _head(counts, NAMES, "others"))
+    rows = tuple(
+        (name, Markup(""), (f"{count:,}",)) for name, count in _head(counts, NAMES, "others")
+    )
     return Sheet("faults", "Faults that were met", ("fault", "times"), rows)
 
 
@@ -1335,11 +1517,12 @@ SHEETS: tuple[tuple[str, Callable[[Mapping[str, Any]], Sheet]], ...] = (
 """What is shown of which part of results.json, in the order of the page."""
 
 
-# --- transcripts -----------------------------------------------------------------------------------------
+# --- transcripts ----------------------------------------------------------------------------------
 
 USAGE = ("tokens_in", "tokens_out")
 ABOUT = ("task", "error", "facts", "verdict")
-"""What is shown of a conversation's `meta`. The rest was copied from a log and is about a person."""
+"""What is shown of a conversation's `meta`. The rest was copied from a log and is about a
+person."""
 
 
 @dataclass(frozen=True)
@@ -1372,7 +1555,7 @@ def _transcript(conversation: Conversation, run: Finished) -> Transcript:
         said = _said(turn.role, f"{turn.role} {k[turn.role]}", turn.text, turn.meta)
         logged = ("from the log",) if i < _kept_turns(run) else ()
         turns.append(replace(said, marks=(*logged, *said.marks)))
-    last = conversation.meta.get("last")
+    last = conversation.meta.get("end_meta")
     ending = _said("end", conversation.stop or "", "", last if isinstance(last, Mapping) else {})
     about = tuple((key, conversation.meta[key]) for key in ABOUT if key in conversation.meta)
     return Transcript(conversation, tuple(turns), about, ending)
@@ -1385,15 +1568,17 @@ def _said(role: str, label: str, text: str, meta: Mapping[str, Any]) -> Said:
     rejected = _rejected(meta.get("rejected"))
     if violates := meta.get("violates"):
         marks.append(f"kept, though {_listed(violates)}")
-    if type(left_out := meta.get("left_out")) is int:
-        marks.append(f"{left_out:,} token{'s' if left_out != 1 else ''} before did not fit")
+    if type(truncated_tokens := meta.get("truncated_tokens")) is int:
+        marks.append(
+            f"{truncated_tokens:,} token{'s' if truncated_tokens != 1 else ''} before did not fit"
+        )
     if meta.get("cut"):
         marks.append("cut at the most tokens")
-    if meta.get("stand_in"):
-        marks.append(f"{meta['stand_in']}, a stand-in")
-    known = {"p_end", "empty_drafts", "cut", "stand_in", "violates", "exhausted", *USAGE}
+    if meta.get("stub"):
+        marks.append(f"{meta['stub']}, a stand-in")
+    known = {"p_end", "empty_drafts", "cut", "stub", "violates", "exhausted", *USAGE}
     known |= {"rejected"} if rejected else set()
-    known |= {"left_out"} if type(left_out) is int else set()
+    known |= {"truncated_tokens"} if type(truncated_tokens) is int else set()
     return Said(
         role,
         label,
@@ -1407,7 +1592,9 @@ def _said(role: str, label: str, text: str, meta: Mapping[str, Any]) -> Said:
 
 def _rejected(drafts: Any) -> tuple[tuple[str, str], ...]:
     """Text and reasons of each draft; nothing if it is not what `guard.guarded` writes."""
-    if not isinstance(drafts, list) or not all(isinstance(d, Mapping) and {"text", "why"} <= {*d} for d in drafts):
+    if not isinstance(drafts, list) or not all(
+        isinstance(d, Mapping) and {"text", "why"} <= {*d} for d in drafts
+    ):
         return ()
     return tuple((str(draft["text"]), _listed(draft["why"])) for draft in drafts)
 
@@ -1426,18 +1613,25 @@ def _manifest(run: Finished) -> list[tuple[str, list[tuple[str, Any]]]]:
     return [("run", rest), *groups]
 
 
-# --- markdown --------------------------------------------------------------------------------------------
+# --- markdown -------------------------------------------------------------------------------------
 
 _ARROWS = {"higher": " ↑", "lower": " ↓"}
 
 
 def markdown(runs: Sequence[Finished]) -> str:
-    """The same without drawings, for a mail or a diff: nothing that was said in a run becomes markup."""
+    """The same without drawings, for a mail or a diff: nothing that was said in a run becomes
+    markup."""
     view = _view(runs)
     number_of = len(view["runs"])
-    parts = ["# User model report", f"{number_of} finished run{'s' if number_of != 1 else ''}: {view['summary']}."]
-    for kind, names in view["stand_ins"]:
-        parts.append(f"**Stand-in**, {code(kind)}, in {', '.join(map(code, names))}: not the work of a model.")
+    parts = [
+        "# User model report",
+        f"{number_of} finished run{'s' if number_of != 1 else ''}: {view['summary']}.",
+    ]
+    for kind, names in view["stubs"]:
+        parts.append(
+            f"**Stand-in**, {code(kind)}, in {', '.join(map(code, names))}: not the work of a "
+            "model."
+        )
     columns, stages = view["columns"], view["stages"]
     if columns:
         parts += ["## Measures", "Value, 95 % interval, number measured."]
@@ -1452,7 +1646,10 @@ def markdown(runs: Sequence[Finished]) -> str:
                 code(run.name, cell=True),
                 code(run.verb, cell=True),
                 stage.unit,
-                *("" if count is None else f"{count:,}" for count in (stage.came, stage.went, stage.dropped)),
+                *(
+                    "" if count is None else f"{count:,}"
+                    for count in (stage.came, stage.went, stage.dropped)
+                ),
                 *(_reasons(listed) for listed in (stage.reasons, stage.notes)),
             ]
             for run, stage in stages
@@ -1464,20 +1661,43 @@ def markdown(runs: Sequence[Finished]) -> str:
             if sheet.rows:
                 head = [code(name, cell=True) if name else "" for name in sheet.head]
                 parts.append(
-                    _table(head, ([code(_cut(name, NAME), cell=True), *cells] for name, _, cells in sheet.rows))
+                    _table(
+                        head,
+                        (
+                            [code(_cut(name, NAME), cell=True), *cells]
+                            for name, _, cells in sheet.rows
+                        ),
+                    )
                 )
             if sheet.note:
                 parts.append(sheet.note)
     kinds, stops = view["stops"]
     if stops:
-        rows = [[code(run.name, cell=True), *(f"{found.get(k, 0):,}" for k in kinds)] for run, found in stops]
-        parts += ["## How they ended", _table(["run", *(code(kind, cell=True) for kind in kinds)], rows)]
+        rows = [
+            [code(run.name, cell=True), *(f"{found.get(k, 0):,}" for k in kinds)]
+            for run, found in stops
+        ]
+        parts += [
+            "## How they ended",
+            _table(["run", *(code(kind, cell=True) for kind in kinds)], rows),
+        ]
     if view["guards"]:
-        head = ["run", "turns", "drafts", "drawn again", "kept all the same", "stopped", "what was wrong"]
+        head = [
+            "run",
+            "turns",
+            "drafts",
+            "drawn again",
+            "kept all the same",
+            "stopped",
+            "what was wrong",
+        ]
         rows = [
             [
                 code(run.name, cell=True),
-                *(f"{count:,}" for count in (one.turns, one.drafts, one.redrawn, one.kept, one.stopped)),
+                *(
+                    f"{count:,}"
+                    for count in (one.turns, one.drafts, one.resampled, one.kept, one.stopped)
+                ),
                 _reasons(one.why),
             ]
             for run, one in view["guards"]
@@ -1542,20 +1762,36 @@ def _tuning(one: Dial) -> Iterator[str]:
     if endings.curve is None or endings.ended is None or endings.ece is None:
         yield f"No threshold to suggest: {code(endings.why)}."
         return
-    answers = f"{endings.n:,} turns of {endings.people:,} people, who left at {endings.ended:.1f} % of them"
-    yield f"{answers}; {endings.missing:,} without P(end). Expected calibration error {endings.ece:.3f}."
+    answers = (
+        f"{endings.n:,} turns of {endings.people:,} people, who left at "
+        f"{endings.ended:.1f} "
+        "% of them"
+    )
+    yield (
+        f"{answers}; {endings.missing:,} without P(end). Expected calibration "
+        "error "
+        f"{endings.ece:.3f}."
+    )
     if one.note:
         yield code(one.note)
     rows = [
         [said, spelled(leaving.above) if leaving.above else "", *_in_percent(leaving), _f1(leaving)]
         for said, _, leaving in one.rows
     ]
-    yield _table(["", "--end-above", "leaves too early", "stays too long", "leaves", "F1"], rows)
+    yield _table(
+        ["", "--end-threshold", "leaves too early", "stays too long", "leaves", "F1"], rows
+    )
     curve = endings.curve
     at = [i for i, above in enumerate(curve.above) if above in IN_FIGURES]
-    shown = (("leaves too early", curve.early), ("stays too long", curve.late), ("leaves", curve.leaves))
-    rows = [[said, *(f"{values[i]:.1f} %" for i in at)] for said, values in (*shown, ("F1", curve.f1))]
-    yield _table(["--end-above", *(spelled(curve.above[i]) for i in at)], rows)
+    shown = (
+        ("leaves too early", curve.early),
+        ("stays too long", curve.late),
+        ("leaves", curve.leaves),
+    )
+    rows = [
+        [said, *(f"{values[i]:.1f} %" for i in at)] for said, values in (*shown, ("F1", curve.f1))
+    ]
+    yield _table(["--end-threshold", *(spelled(curve.above[i]) for i in at)], rows)
     bins = [[f"{b.n:,}", code(probability(b.p_end)), f"{b.ended:.3f}"] for b in endings.bins]
     yield _table(["turns", "mean P(end)", "share that left"], bins)
 
@@ -1565,7 +1801,11 @@ def _in_percent(leaving: Leaving) -> list[str]:
 
 
 def _f1(leaving: Leaving) -> str:
-    between = "" if leaving.low is None or leaving.high is None else f" ({leaving.low:.1f} to {leaving.high:.1f})"
+    between = (
+        ""
+        if leaving.low is None or leaving.high is None
+        else f" ({leaving.low:.1f} to {leaving.high:.1f})"
+    )
     return f"{leaving.f1:.1f} %{between}"
 
 

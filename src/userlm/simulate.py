@@ -1,4 +1,4 @@
-"""Let a user and an assistant talk. `userlm respond` and `userlm simulate` run this."""
+"""The conversation loop. `userlm respond` and `userlm simulate` run this."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dataclasses import replace
 from userlm.types import Conversation, InputError, ModelError, Reply, Speaker
 
 Until = Callable[[Conversation], str | None]
+"""Asked after every turn: a reason to stop, or `None`."""
 
 
 def never(conversation: Conversation) -> str | None:
-    """Stop for no outside reason."""
+    """Give no reason to stop."""
     return None
 
 
@@ -24,11 +25,11 @@ def converse(
     max_turns: int = 10,
     until: Until = never,
 ) -> Conversation:
-    """Carry the conversation on until someone stops. The assistant never sees the intent.
+    """Continue the conversation until someone stops. The assistant never sees the intent.
 
     Args:
-        conversation: where to begin: empty, or with turns already said.
-        max_turns: the user speaks at most this many times in all, and each time is answered.
+        conversation: where to start: empty, or with turns that were already said.
+        max_turns: the most user turns in all; each of them is answered.
         until: asked after every turn for a reason to stop, such as `"solved"`.
     """
     while len(conversation.user_turns) < max_turns or conversation.next_role == "assistant":
@@ -44,21 +45,21 @@ def converse(
 
 
 def respond(user: Speaker, conversation: Conversation) -> Conversation:
-    """Add the one turn that the user would take next, or record that the user would leave."""
+    """Add the one turn that the user would take next, or record that the user ends here."""
     return _take_turn(user, conversation, conversation)
 
 
 def simulate(
     user: Speaker,
     assistant: Speaker,
-    seeds: Iterable[Conversation],
+    starts: Iterable[Conversation],
     max_turns: int = 10,
     until: Until = never,
     workers: int = 16,
 ) -> Iterator[Conversation]:
-    """`converse` for every seed, `workers` at a time; each is yielded as soon as it is over.
+    """Run `converse` on each start, `workers` at a time, and yield each conversation once it stops.
 
-    When the caller stops listening, such as at Ctrl-C, no conversation takes another turn.
+    When the caller stops iterating, as at Ctrl-C, no conversation takes another turn.
     """
     abandoned = threading.Event()
 
@@ -67,41 +68,43 @@ def simulate(
             raise CancelledError
         return until(conversation)
 
-    def run(seed: Conversation) -> Conversation:
-        return converse(user, assistant, seed, max_turns, unless_abandoned)
+    def run(start: Conversation) -> Conversation:
+        return converse(user, assistant, start, max_turns, unless_abandoned)
 
     try:
-        yield from _parallel(run, seeds, workers)
+        yield from _parallel(run, starts, workers)
     finally:
         abandoned.set()
 
 
-def respond_all(user: Speaker, prefixes: Iterable[Conversation], workers: int = 16) -> Iterator[Conversation]:
-    """`respond` for every prefix, `workers` at a time; each is yielded as soon as it is answered."""
+def respond_all(
+    user: Speaker, prefixes: Iterable[Conversation], workers: int = 16
+) -> Iterator[Conversation]:
+    """Run `respond` on each prefix, `workers` at a time, and yield each once it is answered."""
     return _parallel(lambda prefix: respond(user, prefix), prefixes, workers)
 
 
 def _take_turn(speaker: Speaker, view: Conversation, conversation: Conversation) -> Conversation:
-    """The conversation with what the speaker answers to its view of it: words, a stop, or both."""
+    """The conversation with the speaker's reply to its view of it: a text, a stop, or both."""
     try:
         reply = speaker.reply(view)
         if not isinstance(reply, Reply):
             raise InputError(
-                f"{type(speaker).__name__}.reply gave a {type(reply).__name__}; give userlm.Reply(text)"
+                f"{type(speaker).__name__}.reply returned a {type(reply).__name__}; return "
+                "userlm.Reply(text)"
             )
         if not reply.text and reply.stop is None:
-            raise ModelError(f"the {conversation.next_role} said nothing and gave no reason to stop")
+            raise ModelError(f"the {conversation.next_role} said nothing and did not stop either")
     except ModelError as error:
         return conversation.close("error", error=str(error))
     if reply.text:
         conversation = conversation.say(reply.text, reply.meta)
-    if reply.stop is None:
-        return conversation
-    return conversation.close(reply.stop) if reply.text else conversation.close(reply.stop, last=dict(reply.meta))
+        return conversation.close(reply.stop) if reply.stop else conversation
+    return conversation.close(reply.stop or "end", end_meta=dict(reply.meta))
 
 
 def blind(conversation: Conversation) -> Conversation:
-    """What the assistant may see: the words, and nothing about the person."""
+    """What the assistant may see: the texts, and nothing about the person."""
     turns = tuple(replace(turn, meta={}) for turn in conversation.turns)
     return Conversation(conversation.id, turns)
 
@@ -109,7 +112,7 @@ def blind(conversation: Conversation) -> Conversation:
 def _parallel(
     job: Callable[[Conversation], Conversation], items: Iterable[Conversation], workers: int
 ) -> Iterator[Conversation]:
-    """At most `workers` jobs are in flight, and the items are drawn as they are needed: memory stays flat."""
+    """Run at most `workers` jobs at once. Items are taken as they are needed: memory stays flat."""
     pool = ThreadPoolExecutor(workers)
     running: set[Future[Conversation]] = set()
     try:
@@ -121,5 +124,5 @@ def _parallel(
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
-    finally:  # Ctrl-C, or a caller who stopped listening: begin nothing new
+    finally:  # Ctrl-C, or a caller that stopped iterating: start nothing new
         pool.shutdown(wait=False, cancel_futures=True)

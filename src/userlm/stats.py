@@ -1,8 +1,9 @@
 """From rows to a value with an interval.
 
-A statistic here is a function of the *column sums* of the rows' `stats`: a mean is (sum of x) / (sum of 1), a
-perplexity exp(sum of NLL / sum of tokens), an F1 comes from the sums of TP, FP and FN. So one function gives
-the value and every resampled value, and a bootstrap over thousands of clusters is one matrix product.
+A statistic here is a function of the *column sums* of the rows' `stats`: a mean is (sum of x) /
+(sum of 1), a perplexity exp(sum of NLL / sum of tokens), an F1 comes from the sums of TP, FP and
+FN. So one function gives the value and every resampled value, and a bootstrap over thousands of
+clusters is one matrix product.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def percent(sums: Array) -> Array:
 
 
 def exp_ratio(sums: Array) -> Array:
-    """exp of first over second column: perplexity from (negative log-likelihood in nats, tokens)."""
+    """exp of first over second column: perplexity from (negative log-likelihood in nats,
+    tokens)."""
     return np.exp(ratio(sums))
 
 
@@ -55,7 +57,8 @@ def measure(
 ) -> Measure:
     """The statistic of the rows, with a 95 % percentile interval from a bootstrap over clusters.
 
-    Clusters (people, intents) are resampled whole, since the turns of one person are not independent.
+    Clusters (people, intents) are resampled whole, since the turns of one person are not
+    independent.
     """
     sums = _cluster_sums(rows)
     value = low = high = None
@@ -69,8 +72,8 @@ def measure(
 def difference(
     a: Measure, b: Measure, statistic: Statistic, *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float | None, float | None, float | None]:
-    """Value and 95 % interval of a - b, both measured on the same clusters: a resample draws the same people
-    (or intents) for both. Rows whose cluster is missing on one side are left out."""
+    """Value and 95 % interval of a - b, both measured on the same clusters: a resample draws the
+    same people (or intents) for both. Rows whose cluster is missing on one side are left out."""
     shared = {r.cluster for r in a.rows if r.stats} & {r.cluster for r in b.rows if r.stats}
     if not shared:
         return None, None, None
@@ -88,9 +91,9 @@ def jackknife(value: float, without: Sequence[float]) -> tuple[float, float]:
 
     For pairwise measures, where a bootstrap would pair an item with its own copy.
     """
-    left_out = np.asarray(without)
-    n = len(left_out)
-    error = float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
+    truncated_tokens = np.asarray(without)
+    n = len(truncated_tokens)
+    error = float(np.sqrt((n - 1) / n * ((truncated_tokens - truncated_tokens.mean()) ** 2).sum()))
     return value - 1.96 * error, value + 1.96 * error
 
 
@@ -119,21 +122,26 @@ def _cluster_sums(rows: Sequence[MeasureRow]) -> Array:
 def _resampled(sums: Array, resamples: int, seed: int) -> Array:
     """Column sums of each resample, clusters drawn with replacement: (resamples, columns).
 
-    In blocks: how often each of 20,000 clusters was drawn in 2,000 resamples would fill 320 MB. The draws do
-    not depend on the size of a block.
+    In blocks: how often each of 20,000 clusters was drawn in 2,000 resamples would fill 320 MB. The
+    draws do not depend on the size of a block.
     """
     rng, n = np.random.default_rng(seed), len(sums)
     found = np.empty((resamples, sums.shape[1]))
     block = max(1, 2_000_000 // n)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
-        drawn = rng.integers(n, size=(size, n)) + np.arange(size)[:, None] * n  # an own range for each resample
-        found[start : start + size] = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n) @ sums
+        drawn = (
+            rng.integers(n, size=(size, n)) + np.arange(size)[:, None] * n
+        )  # an own range for each resample
+        found[start : start + size] = (
+            np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n) @ sums
+        )
     return found
 
 
 def _interval(values: Array) -> tuple[float | None, float | None]:
-    """The middle 95 % of what could be computed: a resample without any positive has no F1, for instance."""
+    """The middle 95 % of what could be computed: a resample without any positive has no F1, for
+    instance."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return None, None

@@ -8,8 +8,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from userlm.rows import read_rows, take
 from userlm.simulate import Until
-from userlm.store import read_rows, take
 from userlm.text import content_words, numbers, words
 from userlm.types import Conversation, Fact, InputError, Task
 
@@ -17,12 +17,13 @@ NOT_GRADED = "not graded: needs a sandbox"
 """Why a `python` task has no grade: nothing here runs code that a model wrote."""
 
 SHARE = 0.75
-"""How much of a fact's content words a user must have said: a compromise between missing what was said and
-hearing what was not (`bench/matcher.py` prints both for other shares)."""
+"""How much of a fact's content words a user must have said: a compromise between missing what was
+said and hearing what was not (`bench/matcher.py` prints both for other shares)."""
 
 
 def read_tasks(path: str | Path) -> list[Task]:
-    """Tasks from a `.jsonl` file; see `Task` for the fields, `facts` being `{"text", "required"}` objects.
+    """Tasks from a `.jsonl` file; see `Task` for the fields, `facts` being `{"text", "required"}`
+    objects.
 
     Raises:
         InputError: naming file, line and field.
@@ -58,15 +59,18 @@ def _task(row: Mapping[str, Any]) -> Task:
 
 
 def task_of(conversation: Conversation, tasks: Mapping[str, Task]) -> Task | None:
-    """What a conversation is about: `meta["task"]`, else its id without the number of the repeat (`id#2`)."""
-    name = conversation.meta.get("task") or conversation.id.rpartition("#")[0] or conversation.id
-    return tasks.get(str(name))
+    """The task of a conversation: by its origin, else by its id without the repeat (`id#2`)."""
+    origin = conversation.origin
+    if origin and origin.task is not None:
+        return tasks.get(origin.task)
+    return tasks.get(conversation.id.rpartition("#")[0] or conversation.id)
 
 
-# --- was it said? ----------------------------------------------------------------------------------------
+# --- was it said? ---------------------------------------------------------------------------------
 
 _UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen "
     "seventeen eighteen nineteen"
 )
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
@@ -97,9 +101,10 @@ _TOKEN = re.compile(
 def said(fact: Fact | str, texts: Sequence[str]) -> bool:
     """Has the user said this fact in these turns? A lexical stand-in for a judge, for work offline.
 
-    Yes if every number of the fact occurs in the texts, in digits or words (a one is not asked for: people
-    say "a"), and at least `SHARE` of its content words, endings aside. All turns are taken together, so a
-    fact may be told in pieces. It knows no synonyms, and who gave what to whom is lost on it.
+    Yes if every number of the fact occurs in the texts, in digits or words (a one is not asked for:
+    people say "a"), and at least `SHARE` of its content words, endings aside. All turns are taken
+    together, so a fact may be told in pieces. It knows no synonyms, and who gave what to whom is
+    lost on it.
     """
     told = fact.text if isinstance(fact, Fact) else fact
     amounts = _quantities(told)
@@ -113,7 +118,8 @@ def said(fact: Fact | str, texts: Sequence[str]) -> bool:
 
 
 def _quantities(text: str) -> set[Fraction]:
-    """The numbers of a text, written in digits or in words: `two dozen`, `twenty-five`, `2/3`, `a third`."""
+    """The numbers of a text, written in digits or in words: `two dozen`, `twenty-five`, `2/3`, `a
+    third`."""
     found: set[Fraction] = set()
     pending: Fraction | None = None  # the number that the next word may still change
     before = ""
@@ -159,13 +165,15 @@ def _stem(word: str) -> str:
     return word.removesuffix("e") if len(word) > 3 else word
 
 
-# --- is it right? ----------------------------------------------------------------------------------------
+# --- is it right? ---------------------------------------------------------------------------------
 
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’')]*\s+|\n+")
 _ITEM = re.compile(r"^[ \t>#-]*(\d{1,2})[.)]\s+(?=\S)|(?<!\S)(\d{1,2})\)\s+(?=\S)", re.MULTILINE)
 _EXPLICIT = (
     re.compile(r"\banswer\b[^.!?]{0,60}?(?:\b(?:is|be|was)\b(?!\s+not\b)|[:=])(.*)", re.IGNORECASE),
-    re.compile(r"(?<!#)####\s{0,3}([-$€£]{0,3}\d[\d.,/]{0,30}\s{0,3}[%\w]{0,20})\W{0,5}$"),  # no heading
+    re.compile(
+        r"(?<!#)####\s{0,3}([-$€£]{0,3}\d[\d.,/]{0,30}\s{0,3}[%\w]{0,20})\W{0,5}$"
+    ),  # no heading
     re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}"),
 )
 _OPERATION = re.compile(r"[-+*/x×÷]\s*[$€£]?\.?\d[^=,;]{0,30}$")
@@ -174,11 +182,13 @@ _OPERATION = re.compile(r"[-+*/x×÷]\s*[$€£]?\.?\d[^=,;]{0,30}$")
 def final_number(text: str) -> str | None:
     """The number a text ends up with, spelled as `text.numbers` does; `None` if there is none.
 
-    An explicit answer comes first: the last of `#### X`, `\\boxed{X}` and "answer is X". Next the result
-    of a closing sum ("5 x 10 = 50 miles in 5 days"), then the last number. The numbers of list items, and
-    all that is asked rather than said, do not count.
+    An explicit answer comes first: the last of `#### X`, `\\boxed{X}` and "answer is X". Next the
+    result of a closing sum ("5 x 10 = 50 miles in 5 days"), then the last number. The numbers of
+    list items, and all that is asked rather than said, do not count.
     """
-    sentences = [part for part in _SENTENCE.split(_plain(text)) if not part.rstrip("\"”’') ").endswith("?")]
+    sentences = [
+        part for part in _SENTENCE.split(_plain(text)) if not part.rstrip("\"”’') ").endswith("?")
+    ]
     explicit = None
     for sentence in sentences:
         for pattern in _EXPLICIT:
@@ -189,7 +199,11 @@ def final_number(text: str) -> str | None:
         return explicit
     last = next((sentence for sentence in reversed(sentences) if numbers(sentence)), "")
     operation, _, result = last.rpartition("=")
-    if _OPERATION.search(operation[-60:]) and not re.search(r"[,;](?!\d)", result) and numbers(result):
+    if (
+        _OPERATION.search(operation[-60:])
+        and not re.search(r"[,;](?!\d)", result)
+        and numbers(result)
+    ):
         return numbers(result)[0]
     return next(reversed(numbers(last)), None)
 
@@ -245,4 +259,6 @@ def _plain(text: str) -> str:
         return " " if item - 1 in items or (item == 1 and 2 in items) else match[0]
 
     text = re.sub(r"\bstep\s+\d+", " ", _ITEM.sub(drop, text), flags=re.IGNORECASE)
-    return re.sub(r"([:=])\s*\n\s*", r"\1 ", text)  # "The answer is:", and it stands on the next line
+    return re.sub(
+        r"([:=])\s*\n\s*", r"\1 ", text
+    )  # "The answer is:", and it stands on the next line

@@ -1,4 +1,5 @@
-"""What the verbs show: progress on the standard error, tables of measures on the standard output."""
+"""What the verbs show: progress on the standard error, tables of measures on the standard
+output."""
 
 from __future__ import annotations
 
@@ -64,7 +65,9 @@ def track(items: Iterable[T], doing: str, total: int | None = None) -> Iterator[
         done, shown = 0, monotonic()
         for done, item in enumerate(items, 1):
             yield item
-            if (now := monotonic()) - shown > 0.1:  # to tell of each of millions would take longer than the work
+            if (
+                now := monotonic()
+            ) - shown > 0.1:  # to tell of each of millions would take longer than the work
                 progress.update(job, completed=done)
                 shown = now
         progress.update(job, completed=done)
@@ -77,7 +80,7 @@ def show_turn(turn: Turn) -> None:
 
 def speaker(turn: Turn) -> str:
     """The role, and which stand-in speaks if it is one."""
-    return f"{turn.role} ({turn.meta['stand_in']}, a stand-in)" if "stand_in" in turn.meta else turn.role
+    return f"{turn.role} ({turn.meta['stub']}, a stand-in)" if "stub" in turn.meta else turn.role
 
 
 def show_counts(title: str, counts: Mapping[str, int]) -> None:
@@ -91,7 +94,9 @@ def show_counts(title: str, counts: Mapping[str, int]) -> None:
         for name, count in rows[:shown]:
             table.add_row(name, f"{count:,}")
         if rest := rows[shown:]:
-            table.add_row(f"{kind}: {len(rest)} more reasons", f"{sum(count for _, count in rest):,}")
+            table.add_row(
+                f"{kind}: {len(rest)} more reasons", f"{sum(count for _, count in rest):,}"
+            )
     console.print(table)
 
 
@@ -115,17 +120,19 @@ def show_measures(title: str, results: Mapping[str, Sequence[Mapping[str, Any]]]
     table.add_column("95 % interval", justify="right", max_width=22)
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("missing", justify="right", no_wrap=True)
-    for shown in dict.fromkeys(measure["name"] for measures in results.values() for measure in measures):
+    for shown in dict.fromkeys(
+        measure["name"] for measures in results.values() for measure in measures
+    ):
         of = {run: m for run, measures in results.items() for m in measures if m["name"] == shown}
         table.add_row(Text(_title(next(iter(of.values()))), style="bold"))
         for run, measure in of.items():
-            table.add_row(f"  {run}{' *' if measure['stand_in'] else ''}", *_cells(measure))
+            table.add_row(f"  {run}{' *' if measure['stub'] else ''}", *_cells(measure))
     out = Console(markup=False, emoji=False, highlight=False)
     out.print(title)
     out.print(table)
-    stand_ins = {m["stand_in"] for measures in results.values() for m in measures} - {""}
-    if stand_ins:
-        out.print(f"  * no language model answered here: {', '.join(sorted(stand_ins))} is a stand-in")
+    stubs = {m["stub"] for measures in results.values() for m in measures} - {""}
+    if stubs:
+        out.print(f"  * no language model answered here: {', '.join(sorted(stubs))} is a stand-in")
 
 
 def show_endings(name: str, found: Mapping[str, Any]) -> None:
@@ -140,23 +147,33 @@ def show_endings(name: str, found: Mapping[str, Any]) -> None:
         return
     table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))  # or it is wider than 80
     table.add_column("in %", no_wrap=True)
-    for column in ("--end-above", "too early", "too long", "leaves", "F1", "95 % interval"):
+    for column in ("--end-threshold", "too early", "too long", "leaves", "F1", "95 % interval"):
         table.add_column(column, justify="right", no_wrap=True)
     for rule, shown in RULES.items():
         one = found[rule]
         above = "" if one["above"] is None else spelled(one["above"])
         interval = "" if one["low"] is None else f"{one['low']:.1f} to {one['high']:.1f}"
-        table.add_row(shown, above, *(f"{one[key]:.1f}" for key in ("early", "late", "leaves", "f1")), interval)
+        table.add_row(
+            shown,
+            above,
+            *(f"{one[key]:.1f}" for key in ("early", "late", "leaves", "f1")),
+            interval,
+        )
     without = f" ({found['missing']:,} more have no P(end))" if found["missing"] else ""
     turns = f"{found['n']:,} turns{without} of {found['people']:,} people"
     out.print(f"leaving, {name}: {turns}, who left at {found['ended']:.1f} %")
     out.print(table)
     if found["note"]:
         out.print(f"  {found['note']}", style="yellow")
-    out.print("  equal rate: as often as people leave; each person is judged at the threshold of all others")
+    out.print(
+        "  equal rate: as often as people leave; each person is judged at the threshold of all "
+        "others"
+    )
     out.print(f"  P(end) is off by {found['ece']:.3f} on average (expected calibration error)")
     both = dict.fromkeys(spelled(found[rule]["above"]) for rule in ("best", "equal"))
-    out.print(f"  to use one: --user {found['user']} --end-above {' or '.join(both)}", soft_wrap=True)
+    out.print(
+        f"  to use one: --user {found['user']} --end-threshold {' or '.join(both)}", soft_wrap=True
+    )
 
 
 def _title(measure: Mapping[str, Any]) -> str:

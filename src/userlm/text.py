@@ -1,4 +1,5 @@
-"""Words, n-grams, numbers and hashes of texts. Every metric that counts words counts them with `words`."""
+"""Words, n-grams, numbers and hashes of texts. Every metric that counts words counts them with
+`words`."""
 
 from __future__ import annotations
 
@@ -22,16 +23,17 @@ _NUMBER = re.compile(
 )
 _STOP_WORDS = frozenset(
     """
-    a about above after again against all also am an and any are aren't as at be because been before
-    being below between both but by can can't cannot could couldn't did didn't do does doesn't doing
-    don't down during each few for from further get give had hadn't has hasn't have haven't having he
-    he'd he'll he's her here hers herself him himself his how i i'd i'll i'm i've if in into is isn't it
-    it's its itself just let let's like make me more most my myself need no nor not now of off on once
-    only or other our ours ourselves out over own please same she she'd she'll she's should shouldn't so
-    some such tell than that that's the their theirs them themselves then there there's these they
-    they'd they'll they're they've this those through to too under until up us use very want was wasn't
-    we we'd we'll we're we've were weren't what what's when where which while who who's whom why will
-    with won't would wouldn't write yes you you'd you'll you're you've your yours yourself yourselves
+    a about above after again against all also am an and any are aren't as at be because been
+    before being below between both but by can can't cannot could couldn't did didn't do does
+    doesn't doing don't down during each few for from further get give had hadn't has hasn't
+    have haven't having he he'd he'll he's her here hers herself him himself his how i i'd i'll
+    i'm i've if in into is isn't it it's its itself just let let's like make me more most my
+    myself need no nor not now of off on once only or other our ours ourselves out over own
+    please same she she'd she'll she's should shouldn't so some such tell than that that's the
+    their theirs them themselves then there there's these they they'd they'll they're they've
+    this those through to too under until up us use very want was wasn't we we'd we'll we're
+    we've were weren't what what's when where which while who who's whom why will with won't
+    would wouldn't write yes you you'd you'll you're you've your yours yourself yourselves
     """.split()
 )
 
@@ -57,11 +59,13 @@ def ngrams(items: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
 
 
 def numbers(text: str) -> list[str]:
-    """The numbers written in digits, in order, each in one spelling, so that equal numbers are equal strings.
+    """The numbers written in digits, in order, each in one spelling, so that equal numbers are
+    equal strings.
 
-    `$1,200.00` gives `1200`, `2.50` gives `2.5`, `-3` and `-$3` give `-3`. A proper fraction is one number:
-    `1/2` gives `0.5`, `2 1/2` gives `2.5`, `1/3` stays `1/3`; any other slash stands between two numbers. The
-    digits of `v2` are part of a name, those of `5kg` and `2nd` are a number. Number words are left alone.
+    `$1,200.00` gives `1200`, `2.50` gives `2.5`, `-3` and `-$3` give `-3`. A proper fraction is one
+    number: `1/2` gives `0.5`, `2 1/2` gives `2.5`, `1/3` stays `1/3`; any other slash stands
+    between two numbers. The digits of `v2` are part of a name, those of `5kg` and `2nd` are a
+    number. Number words are left alone.
     """
     found: list[str] = []
     for match in _NUMBER.finditer(re.sub(r"\.\.+", " ", text)):
@@ -86,14 +90,16 @@ def spell(number: Fraction) -> str:
 
 
 def _plain(digits: str) -> str:
-    """`01,200.50` to `1200.5`, without `int`, which refuses very long numbers: people paste digits of pi."""
+    """`01,200.50` to `1200.5`, without `int`, which refuses very long numbers: people paste digits
+    of pi."""
     whole, _, decimals = digits.replace(",", "").partition(".")
     decimals = decimals.rstrip("0")
     return (whole.lstrip("0") or "0") + ("." + decimals if decimals else "")
 
 
 def intent_goal(intent: str) -> str:
-    """The part of an intent that is its own: all after the fixed opening words, if they are there."""
+    """The part of an intent that is its own: all after the fixed opening words, if they are
+    there."""
     return intent.removeprefix(INTENT_PREFIX)
 
 

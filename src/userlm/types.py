@@ -1,4 +1,4 @@
-"""The words that every other module speaks. No files, no torch, and nothing imported from this package."""
+"""The types that every other module uses. No files, no torch, and no import from this package."""
 
 from __future__ import annotations
 
@@ -8,48 +8,56 @@ from typing import Any, Literal, Protocol
 
 Role = Literal["user", "assistant"]
 Message = Mapping[str, str]
-"""`{"role": ..., "content": ...}`, the chat form of the OpenAI API: only where we talk to a model."""
+"""`{"role": ..., "content": ...}` as in the OpenAI API: used only where we call a model."""
+
+OTHER_ROLE: Mapping[str, Role] = {"user": "assistant", "assistant": "user"}
 
 STOPS = ("end", "max_turns", "context", "guard", "error", "solved")
-"""Why a conversation stopped. `end`: the user left. `max_turns`: the cap. `context`: it no longer fits the
-model. `guard`: no acceptable draft. `error`: a model could not answer. `solved`: the task was done."""
+"""Why a conversation stopped.
 
+    end        the user ended it
+    max_turns  it reached the limit on user turns
+    context    it no longer fits the model's context length
+    guard      no draft of the user passed the guard
+    error      a model could not answer
+    solved     the task was solved
+"""
 
 FAILED = ("error", "guard", "context")
-"""Stops after which the next turn is not known: the user or the assistant could not speak."""
+"""Stops after which the next turn is unknown: the user or the assistant could not speak."""
 
-RUN_KEYS = frozenset(("conversation", "own_from", "target", "repeat", "last", "error"))
-"""What a run writes into `Conversation.meta`: the log it began from, the first user turn that is not of that log,
-what was said there, the number of the repeat, what is known of an ending without words, and what failed."""
+OUTCOME_KEYS = frozenset(("error", "end_meta"))
+"""The keys that `Conversation.close` adds to `meta`: the error that ended the conversation, and the
+`meta` of an end without text."""
 
 
-def without_run(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a conversation itself, and nothing that an earlier run wrote."""
-    return {key: value for key, value in meta.items() if key not in RUN_KEYS}
+def without_outcome(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `meta` without what an earlier run added when the conversation stopped."""
+    return {key: value for key, value in meta.items() if key not in OUTCOME_KEYS}
 
 
 def encodable(text: str) -> str:
-    """The text with lone surrogates, which no file, tokenizer or model takes, replaced by U+FFFD."""
+    """Return the text with lone surrogates replaced by U+FFFD: no file or tokenizer takes them."""
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class InputError(ValueError):
-    """What a person gave us is wrong. The message names the file, line and field, and says what to do."""
+    """The input is wrong. The message names the file, line and field, and says what to do."""
 
 
 class ModelWarning(UserWarning):
-    """A model can be used, but not as one would expect. The message says why, and what to do."""
+    """A model can be used, but not as expected. The message says why, and what to do."""
 
 
 class ModelError(RuntimeError):
     """A model could not answer, retries included. It ends one conversation; the run goes on.
 
     Attributes:
-        reason: the same in two words, for counting.
-        permanent: no other call would fare better (a refused key, no such model).
-        faults, unsure: see `Completion`; here of all tries.
+        reason: the error in two words, for counting.
+        permanent: every other call would fail too (a refused key, an unknown model).
+        faults, possibly_billed: see `Completion`; here for all tries together.
     """
 
     def __init__(
@@ -59,15 +67,18 @@ class ModelError(RuntimeError):
         *,
         permanent: bool = False,
         faults: tuple[str, ...] = (),
-        unsure: int = 0,
+        possibly_billed: int = 0,
     ) -> None:
         super().__init__(message)
-        self.reason, self.permanent, self.faults, self.unsure = reason, permanent, faults, unsure
+        self.reason = reason
+        self.permanent = permanent
+        self.faults = faults
+        self.possibly_billed = possibly_billed
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side says, once. `meta` holds what is known about it: P(end), usage, source."""
+    """One message of one side. `meta` holds what is known about it: P(end), usage, source."""
 
     role: Role
     text: str
@@ -79,20 +90,43 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a conversation of a run comes from.
+
+    Attributes:
+        conversation: the id of the log that it starts from; `None` if there is none.
+        first_own_turn: the number (from 0) of the first user turn that is not from that log.
+        target: what the person said as that turn; `None` if they ended there or nobody looked.
+        person_ended: whether the person ended the conversation instead of taking that turn; `None`
+            if that is not known, as in a simulation.
+        repeat: the number of the repeat, from 0.
+        task: the id of the task that the conversation is about; `None` if there is none.
+    """
+
+    conversation: str | None = None
+    first_own_turn: int = 0
+    target: str | None = None
+    person_ended: bool | None = None
+    repeat: int = 0
+    task: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
-    """A dialogue, logged or simulated; nothing in the package distinguishes the two.
+    """A dialogue, logged or simulated: the same type, so every metric applies to both.
 
     Turns alternate, after at most one opening turn of the assistant (a greeting).
 
     Attributes:
-        id: names the conversation; a reply's seed is derived from it.
-        turns: what was said, in order.
-        intent: what the user is after, one sentence; `None` if nobody wrote it down.
+        id: the name of the conversation; the seed of a reply is derived from it.
+        turns: the turns in order.
+        intent: what the user wants, in one sentence; `None` if nobody wrote it down.
         user: the person behind it, for splitting and for resampling; `None` if unknown.
         stop: why it stopped, one of `STOPS`; `None` for a log or while it goes on.
-        ended: whether its ending was observed: the user had the last answer and said no more. A log that
-            stops on a user turn, a fragment or a conversation that was cut has no observed ending.
-        meta: what else is known (language, country, model, the task it is about).
+        ended: whether the end was observed: the user had the last answer and wrote no more. A log
+            that stops on a user turn, a fragment or a cut conversation has no observed end.
+        meta: whatever else is known (language, country, model).
+        origin: where it comes from, if a run made it; `None` for a log.
     """
 
     id: str = ""
@@ -102,22 +136,29 @@ class Conversation:
     stop: str | None = None
     ended: bool = False
     meta: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         for name in ("id", "intent", "user"):
-            if (text := getattr(self, name)) is not None and not text.isascii():
+            text = getattr(self, name)
+            if text is not None and not text.isascii():
                 object.__setattr__(self, name, encodable(text))
-        before = ""
-        for i, turn in enumerate(self.turns):
-            if turn.role not in ("user", "assistant"):
-                raise ValueError(f"turns[{i}].role is {turn.role!r}; it must be 'user' or 'assistant'")
-            if turn.role == before:
-                raise ValueError(f"turns[{i}] and the turn before it are both of the {turn.role}")
-            before = turn.role
+        self._check_turns()
         if self.stop is not None and self.stop not in STOPS:
             raise ValueError(f"stop is {self.stop!r}; it must be one of {', '.join(STOPS)}")
-        if self.ended and self.next_role == "assistant" and self.turns:
-            raise ValueError("ended is true, but the last turn is the user's: nobody saw how it ended")
+        if self.ended and self.turns and self.next_role == "assistant":
+            raise ValueError("ended is true, but the last turn is the user's: no end was observed")
+
+    def _check_turns(self) -> None:
+        previous_role = ""
+        for i, turn in enumerate(self.turns):
+            if turn.role not in ("user", "assistant"):
+                raise ValueError(
+                    f"turns[{i}].role is {turn.role!r}; it must be 'user' or 'assistant'"
+                )
+            if turn.role == previous_role:
+                raise ValueError(f"turns[{i}] and the turn before it both have role {turn.role!r}")
+            previous_role = turn.role
 
     @property
     def user_turns(self) -> tuple[str, ...]:
@@ -126,67 +167,87 @@ class Conversation:
 
     @property
     def system(self) -> str | None:
-        """What a user model is told beforehand: the intent and, from `condition` in `meta`, who the person is."""
+        """The system text of a user model: the intent, then the condition in `meta`."""
         condition = self.meta.get("condition")
-        told = (self.intent, condition if isinstance(condition, str) else None)
-        return " ".join(text for text in told if text) or None
+        parts = [self.intent]
+        if isinstance(condition, str):
+            parts.append(condition)
+        return " ".join(part for part in parts if part) or None
 
     @property
     def next_role(self) -> Role:
-        """Whose turn it is; an empty conversation is opened by the user."""
-        return "assistant" if self.turns and self.turns[-1].role == "user" else "user"
+        """Whose turn it is; the user opens an empty conversation."""
+        if self.turns and self.turns[-1].role == "user":
+            return "assistant"
+        return "user"
 
     def say(self, text: str, meta: Mapping[str, Any] | None = None) -> Conversation:
-        """The conversation with one more turn, of whoever's turn it is."""
+        """Return the conversation with one more turn, from whoever's turn it is."""
         return replace(self, turns=(*self.turns, Turn(self.next_role, text, meta or {})))
 
     def close(self, stop: str, **meta: Any) -> Conversation:
-        """The conversation, over. Only `end`, said when it was the user's turn, is an observed ending."""
+        """Return the conversation, stopped. Only `end` on the user's turn is an observed end."""
         ended = stop == "end" and self.next_role == "user"
         return replace(self, stop=stop, ended=ended, meta={**self.meta, **meta})
+
+    def without_system(self) -> Conversation:
+        """Return the conversation without intent and condition, so that it has no system turn."""
+        meta = {key: value for key, value in self.meta.items() if key != "condition"}
+        return replace(self, intent=None, meta=meta)
+
+    def first_own_turn(self) -> int:
+        """The number of the first user turn that is not from the log that it continues."""
+        return self.origin.first_own_turn if self.origin else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One thing to predict: what the user says as their k-th turn (from 0), given all before it."""
+    """One thing to predict: the user's turn number `k` (from 0), given all turns before it."""
 
     conversation: Conversation
     k: int
 
     @property
     def at(self) -> int:
-        """The index in `conversation.turns` of the k-th user turn, there or not."""
+        """The index in `conversation.turns` of user turn `k`, whether it exists or not."""
         turns = self.conversation.turns
-        return 2 * self.k + (1 if turns and turns[0].role == "assistant" else 0)
+        has_greeting = bool(turns) and turns[0].role == "assistant"
+        return 2 * self.k + int(has_greeting)
 
     @property
     def context(self) -> tuple[Turn, ...]:
-        """All that was said before."""
+        """All turns before it."""
         return self.conversation.turns[: self.at]
 
     @property
     def target(self) -> str | None:
-        """What the user said, or `None`: the user left."""
+        """What the user said, or `None`: the user ended the conversation."""
         turns = self.conversation.turns
         return turns[self.at].text if self.at < len(turns) else None
 
     @property
     def prefix(self) -> Conversation:
-        """The conversation as it stood before this turn, so that a speaker can be asked for its own."""
-        meta = {"conversation": self.conversation.id, "own_from": self.k, "target": self.target}
+        """The conversation before this turn, so that a user can be asked for its own."""
+        log = self.conversation
         return replace(
-            self.conversation,
-            id=f"{self.conversation.id}/{self.k}",
+            log,
+            id=f"{log.id}/{self.k}",
             turns=self.context,
             stop=None,
             ended=False,
-            meta={**without_run(self.conversation.meta), **meta},
+            origin=Origin(
+                conversation=log.id,
+                first_own_turn=self.k,
+                target=self.target,
+                person_ended=self.target is None,
+            ),
+            meta=without_outcome(log.meta),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a speaker answers. Words and a stop may come together: the words are said first."""
+    """What a speaker answers. A text and a stop may come together: the text is said first."""
 
     text: str = ""
     stop: str | None = None
@@ -194,28 +255,28 @@ class Reply:
 
 
 class Speaker(Protocol):
-    """Anyone who can take the next turn: users and assistants alike. Called from many threads at once."""
+    """Anyone who can take the next turn: users and assistants. Called from many threads at once."""
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """The next turn; raises `ModelError` when there is none to be had."""
+        """Return the next turn; raise `ModelError` if there is none."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to draw a completion. Nothing is taken over from a checkpoint's `generation_config`.
+    """How to sample a completion. Nothing is taken from a checkpoint's `generation_config`.
 
     Attributes:
         temperature: 0 is greedy.
-        top_p: nucleus; the smallest set of tokens that holds this much probability.
-        max_tokens: at most this many new tokens.
-        seed: of the draw; `None` is not repeatable.
-        stop_ids: token ids that close the completion; they are not part of its text.
+        top_p: nucleus sampling: the smallest set of tokens that holds this much probability.
+        max_tokens: the most new tokens.
+        seed: the seed of the completion; `None` is not reproducible.
+        stop_ids: token ids that end the completion; they are not part of its text.
         end_id: the id whose probability at the first position is wanted: P(end).
-        end_above: with `end_id`: at the first position it closes the completion if it is at least this probable
-            there, and is not drawn otherwise; `None`: it is drawn like any other.
-        banned_ids: never drawn.
-        banned_first: not drawn at the first position.
+        end_threshold: with `end_id`: at the first position the end token is taken if P(end) is at
+            least this, and never sampled otherwise; `None`: it is sampled like any other token.
+        banned_ids: never sampled.
+        banned_first: never sampled at the first position.
     """
 
     temperature: float = 1.0
@@ -224,31 +285,32 @@ class Sampling:
     seed: int | None = None
     stop_ids: frozenset[int] = frozenset()
     end_id: int | None = None
-    end_above: float | None = None
+    end_threshold: float | None = None
     banned_ids: frozenset[int] = frozenset()
     banned_first: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and 0 < self.top_p <= 1 and self.max_tokens >= 1):
             raise InputError(
-                f"temperature {self.temperature}, top_p {self.top_p}, max_tokens {self.max_tokens}: "
-                "give temperature >= 0, 0 < top_p <= 1 and max_tokens >= 1"
+                f"temperature {self.temperature}, top_p {self.top_p}, max_tokens "
+                f"{self.max_tokens}: give temperature >= 0, 0 < top_p <= 1 and max_tokens >= 1"
             )
-        if self.end_above is not None and not 0 <= self.end_above <= 1:
-            raise InputError(f"end_above {self.end_above}: give a probability, from 0 to 1")
+        if self.end_threshold is not None and not 0 <= self.end_threshold <= 1:
+            raise InputError(f"end_threshold {self.end_threshold}: give a probability, from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model wrote.
+    """What a model generated.
 
     Attributes:
-        text: the words, without any control token.
-        stop_id: the token that closed it; `None` if it was cut at `max_tokens` or the model does not say.
-        p_end: probability of `Sampling.end_id` at the first position, before any filter; `None` unknown.
-        tokens_in, tokens_out: usage, in tokens; `None` unknown.
-        faults: what went wrong in earlier tries of the same call, a word or two each.
-        unsure: how many of those tries may have been billed all the same.
+        text: the text, without any control token.
+        stop_id: the token that ended it; `None` at `max_tokens`, or if the model does not say.
+        p_end: the probability of `Sampling.end_id` at the first position, before any filter; `None`
+            if unknown.
+        tokens_in, tokens_out: usage in tokens; `None` if unknown.
+        faults: what went wrong in earlier tries of the same call, in a word or two each.
+        possibly_billed: how many of those tries may have been billed all the same.
     """
 
     text: str
@@ -257,7 +319,13 @@ class Completion:
     tokens_in: int | None = None
     tokens_out: int | None = None
     faults: tuple[str, ...] = ()
-    unsure: int = 0
+    possibly_billed: int = 0
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """The known token counts, for the `meta` of a turn."""
+        counts = {"tokens_in": self.tokens_in, "tokens_out": self.tokens_out}
+        return {name: count for name, count in counts.items() if count is not None}
 
 
 class Chat(Protocol):
@@ -273,15 +341,15 @@ class Complete(Protocol):
 
 
 class Score(Protocol):
-    """Rows of token ids, each with a mask of the same length, in; a natural log-probability for each masked
-    token, in order, out."""
+    """Rows of token ids in, each with a mask of the same length; a natural log-probability for each
+    masked token out, in order."""
 
     def score(self, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[list[float]]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One thing that the user knows about their task. `required`: it cannot be solved without it."""
+    """One thing that the user knows about their task. `required`: needed to solve it."""
 
     text: str
     required: bool = True
@@ -289,11 +357,11 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Something a user wants done, whose outcome can be checked.
+    """Something a user wants done, with an outcome that can be checked.
 
     Attributes:
         domain: `math` or `python`.
-        intent: what the user is told to be after.
+        intent: the intent that the user gets.
         facts: what there is to say.
         answer: the reference: a number for `math`, the source of the tests for `python`.
     """
@@ -311,10 +379,10 @@ class MeasureRow:
     """One item behind a measure.
 
     Attributes:
-        key: of the conversation or turn.
+        key: the conversation or turn.
         cluster: what is resampled as a whole: the person, or the intent.
-        stats: what the measure is computed from; `None`: could not be measured.
-        why: the reason when `stats` is `None`.
+        stats: the numbers that the measure is computed from; `None`: could not be measured.
+        why: the reason if `stats` is `None`.
     """
 
     key: str
@@ -325,14 +393,14 @@ class MeasureRow:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One number about many conversations, and the rows it comes from.
+    """One number about many conversations, and the rows it is computed from.
 
     A row that could not be measured counts as missing; it is never a zero.
 
     Attributes:
-        value: `None` when nothing could be measured.
-        low, high: 95 % interval, from resampling whole clusters; `None` with fewer than two clusters.
-        unit: of value and interval: "%", "", "tokens".
+        value: `None` if nothing could be measured.
+        low, high: the 95 % interval, from resampling whole clusters; `None` below two clusters.
+        unit: the unit of value and interval: "%", "", "tokens".
     """
 
     name: str
@@ -350,5 +418,5 @@ class Measure:
 
     @property
     def missing(self) -> int:
-        """How many could not be."""
+        """How many items could not be measured."""
         return len(self.rows) - self.n

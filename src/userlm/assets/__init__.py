@@ -1,4 +1,5 @@
-"""The embedded default: sample logs, sample tasks and a scripted user, written for this project; small models.
+"""The embedded default: sample logs, sample tasks and a scripted user, written for this project;
+small models.
 
 sample_logs.jsonl       raw logs as `userlm import` reads them, with trouble planted for `userlm clean`;
                         `intent` is hand-written
@@ -13,8 +14,8 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 
 MODELS = ("userlm-tiny", "assistant-tiny", "base-tiny")
-"""The small models, by the names that stand for them wherever a model is named: one that plays the user, one that
-answers, and the base model of both. For demos and tests."""
+"""The small models, by the names that stand for them wherever a model is named: one that plays the
+user, one that answers, and the base model of both. For demos and tests."""
 
 
 def model(name: str) -> Path:
@@ -23,7 +24,8 @@ def model(name: str) -> Path:
 
 
 def sample_logs() -> Path:
-    """The sample logs: a row a conversation, in the layout of OpenAI's messages; a few lines are broken."""
+    """The sample logs: a row a conversation, in the layout of OpenAI's messages; a few lines are
+    broken."""
     return _HERE / "sample_logs.jsonl"
 
 
@@ -33,7 +35,8 @@ def sample_tasks() -> Path:
 
 
 def sample_task_logs() -> Path:
-    """Conversations on the sample tasks, with the tasks' ids, to replay against another assistant."""
+    """Conversations on the sample tasks, with the tasks' ids, to replay against another
+    assistant."""
     return _HERE / "sample_task_logs.jsonl"
 
 

@@ -14,21 +14,32 @@ from rich.table import Table
 from typer import Argument, Option
 
 from userlm import address
-from userlm.commands.shared import (
+from userlm.commands.options import (
     Limit,
     MaxTokens,
     Out,
     Results,
     Seed,
-    conversations_file,
     finished,
     measure_results,
 )
 from userlm.metrics import controls as intents
-from userlm.metrics.controls import DRAWN, HUMAN, OTHER, OTHERS, OWN, RATIOS, SOURCE, SPECIFIC, WITH, WITHOUT
+from userlm.metrics.controls import (
+    DRAWN,
+    HUMAN,
+    OTHER,
+    OTHERS,
+    OWN,
+    RATIOS,
+    SOURCE,
+    SPECIFIC,
+    WITH,
+    WITHOUT,
+)
 from userlm.metrics.forms import Form
 from userlm.metrics.perplexity import score_turns, unscored
-from userlm.store import Journal, Run, read_conversations, read_rows, write_lines
+from userlm.rows import read_conversations, read_rows, write_lines
+from userlm.runs import Journal, Run, conversations_file
 from userlm.terminal import console, progress_bar
 from userlm.types import Conversation, InputError, MeasureRow, ModelError, Score
 
@@ -40,7 +51,8 @@ GIVE_UP = 3
 Asked = tuple[Conversation, str, str | None]
 """A conversation, the column, and the intent that the model is told there."""
 Line = dict[str, Any]
-"""A line of scores.jsonl: id, column, whether the model was told an intent, a row a turn, and what failed."""
+"""A line of scores.jsonl: id, column, whether the model was told an intent, a row a turn, and what
+failed."""
 Records = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """By column and name what results.json holds."""
 
@@ -50,24 +62,38 @@ def ppl(
     model: Annotated[
         str,
         Option(
-            help="A user model: folder, training run or hub id; base:MODEL for a base model, prompted:MODEL for a "
+            help="A user model: folder, training run or hub id; base:MODEL for a base model, "
+            "prompted:MODEL for a "
             "chat model that plays the user. Each may be on a server: http://HOST:PORT/v1#NAME."
         ),
     ],
     out: Out = Path("runs/ppl"),
-    controls: Annotated[bool, Option(help="Also with the intent of somebody else: a third pass.")] = True,
+    controls: Annotated[
+        bool, Option(help="Also with the intent of somebody else: a third pass.")
+    ] = True,
     max_tokens: MaxTokens = 2048,
     tokenizer: Annotated[
-        str | None, Option(help="Folder or hub id, for a model on a server; default: what has the model's name.")
+        str | None,
+        Option(
+            help="Folder or hub id, for a model on a server; default: what has the model's name."
+        ),
     ] = None,
     limit: Limit = None,
     seed: Seed = 0,
     workers: Annotated[int, Option(help="Rows at once, on a server.", min=1)] = 16,
-    device: Annotated[str | None, Option(help="Such as cuda or cpu; default: a GPU if there is one.")] = None,
+    device: Annotated[
+        str | None, Option(help="Such as cuda or cpu; default: a GPU if there is one.")
+    ] = None,
 ) -> Results:
-    """Perplexity of real user turns without intent, with it and with another person's; intervals over people."""
+    """Perplexity of real user turns without intent, with it and with another person's; intervals
+    over people."""
     path = conversations_file(data, "test")
-    options = {"model": model, "tokenizer": tokenizer, "controls": controls, "max_tokens": max_tokens}
+    options = {
+        "model": model,
+        "tokenizer": tokenizer,
+        "controls": controls,
+        "max_tokens": max_tokens,
+    }
     inputs = [path, *address.files(model)]
     run = Run.open(out, "ppl", {**options, "limit": limit, "seed": seed}, inputs)
     title = f"user turns of {path.name} under {model}"
@@ -77,15 +103,19 @@ def ppl(
     conversations = list(islice(read_conversations(path), limit))
     _say_what_is_missing(conversations, path)
     with console.status("loading the model"):
-        scorer, form, window = address.scorer(model, tokenizer=tokenizer, workers=workers, device=device)
-    if window is not None and window < max_tokens:
-        console.print(f"rows are cut to the model's window of {window} tokens")
-        max_tokens = window
+        scorer, form, context_length = address.scorer(
+            model, tokenizer=tokenizer, workers=workers, device=device
+        )
+    if context_length is not None and context_length < max_tokens:
+        console.print(f"rows are cut to the model's context length of {context_length} tokens")
+        max_tokens = context_length
     others = intents.other_intents(conversations, seed) if controls else None
     lines = _lines(run, _asked(conversations, others), scorer, form, max_tokens)
     columns = [WITHOUT, WITH, OTHER] if controls else [WITHOUT, WITH]
     figures = intents.figures({column: _rows(lines, column) for column in columns}, conversations)
-    results = run.finish(measure_results({name: {m.name: m for m in all} for name, all in figures.items()}, {}))
+    results = run.finish(
+        measure_results({name: {m.name: m for m in all} for name, all in figures.items()}, {})
+    )
     _show(title, results)
     return results
 
@@ -96,15 +126,21 @@ def _say_what_is_missing(conversations: Sequence[Conversation], path: Path) -> N
     if silent == len(conversations):
         raise InputError(f"{path}: no conversation has a user turn, so there is nothing to predict")
     if silent:
-        console.print(f"{silent:,} of {len(conversations):,} have no user turn: nothing to predict there")
+        console.print(
+            f"{silent:,} of {len(conversations):,} have no user turn: nothing to predict there"
+        )
     if untold:
-        console.print(f"{untold:,} of {len(conversations):,} have no intent: scored without one only")
+        console.print(
+            f"{untold:,} of {len(conversations):,} have no intent: scored without one only"
+        )
 
 
-# --- scoring, in a journal -------------------------------------------------------------------------------
+# --- scoring, in a journal ------------------------------------------------------------------------
 
 
-def _asked(conversations: Iterable[Conversation], others: Mapping[str, str] | None) -> list[list[Asked]]:
+def _asked(
+    conversations: Iterable[Conversation], others: Mapping[str, str] | None
+) -> list[list[Asked]]:
     """Every conversation in every column, in order."""
     return [
         [(conversation, WITHOUT, None), (conversation, WITH, conversation.intent)]
@@ -113,8 +149,11 @@ def _asked(conversations: Iterable[Conversation], others: Mapping[str, str] | No
     ]
 
 
-def _lines(run: Run, asked: Sequence[Sequence[Asked]], model: Score, form: Form, max_tokens: int) -> list[Line]:
-    """The lines of scores.jsonl, in order; those of an earlier attempt are kept, unless they tell of an error."""
+def _lines(
+    run: Run, asked: Sequence[Sequence[Asked]], model: Score, form: Form, max_tokens: int
+) -> list[Line]:
+    """The lines of scores.jsonl, in order; those of an earlier attempt are kept, unless they tell
+    of an error."""
     journal = Journal(run.path("scores.jsonl"))
     lines = {(line["id"], line["column"]): line for line in journal.rows if "error" not in line}
     missing = [[one for one in same if (one[0].id, one[1]) not in lines] for same in asked]
@@ -133,13 +172,17 @@ def _lines(run: Run, asked: Sequence[Sequence[Asked]], model: Score, form: Form,
     if errors:
         again = "the same command tries these again"
         first = next(iter(errors.values()))
-        console.print(f"{len(errors)} could not be scored ({again}), the first: {first}", style="yellow")
+        console.print(
+            f"{len(errors)} could not be scored ({again}), the first: {first}", style="yellow"
+        )
     ordered = [lines[conversation.id, column] for same in asked for conversation, column, _ in same]
     write_lines(run.path("scores.jsonl"), ordered)
     return ordered
 
 
-def _score_or_say(batch: Sequence[Sequence[Asked]], model: Score, form: Form, max_tokens: int) -> list[Line]:
+def _score_or_say(
+    batch: Sequence[Sequence[Asked]], model: Score, form: Form, max_tokens: int
+) -> list[Line]:
     """The lines of some conversations. If the model fails on them together, each is tried alone.
 
     Raises:
@@ -166,7 +209,8 @@ def _score_or_say(batch: Sequence[Sequence[Asked]], model: Score, form: Form, ma
 
 
 def _score(asked: Sequence[Asked], model: Score, form: Form, max_tokens: int) -> list[Line]:
-    """All of them in one call; a conversation for which there is nothing to tell the model is missing."""
+    """All of them in one call; a conversation for which there is nothing to tell the model is
+    missing."""
     can = [column == WITHOUT or told is not None for _, column, told in asked]
     scorable = [(one[0], one[2]) for one, yes in zip(asked, can, strict=True) if yes]
     scored = iter(score_turns(scorable, model, form, max_tokens))
@@ -194,28 +238,39 @@ def _rows(lines: Iterable[Line], column: str) -> list[MeasureRow]:
 
 def _finished_without_errors(run: Run) -> Results | None:
     """A run in which some conversations could not be scored is taken up again."""
-    if run.results and any("error" in line.row for line in read_rows(run.path("scores.jsonl"), may_be_empty=True)):
+    if run.results and any(
+        "error" in line.row for line in read_rows(run.path("scores.jsonl"), may_be_empty=True)
+    ):
         run.path("results.json").unlink()
     return finished(run)
 
 
-# --- what is shown ---------------------------------------------------------------------------------------
+# --- what is shown --------------------------------------------------------------------------------
 
 
 def _show(title: str, results: Results) -> None:
-    """The measures of all conversations, of each kind of intents that is not all of them, and of the sources; and
-    what holds of them."""
-    found = {column: {record["name"]: record for record in records} for column, records in results.items()}
+    """The measures of all conversations, of each kind of intents that is not all of them, and of
+    the sources; and what holds of them."""
+    found = {
+        column: {record["name"]: record for record in records}
+        for column, records in results.items()
+    }
     told, compared = [c for c in found if c not in RATIOS], [c for c in found if c in RATIOS]
     parts = list(dict.fromkeys(name.rpartition(": ")[0] for name in found[WITHOUT]))
     kinds = [part for part in parts if part in (HUMAN, DRAWN)]
     whole = found[WITHOUT]["perplexity"]["n"]
     out = Console(markup=False, emoji=False, highlight=False)
-    for part in ["", *(kind for kind in kinds if found[WITHOUT][f"{kind}: perplexity"]["n"] < whole)]:
+    for part in [
+        "",
+        *(kind for kind in kinds if found[WITHOUT][f"{kind}: perplexity"]["n"] < whole),
+    ]:
         out.print(f"{title}: {part}" if part else title)
         for columns in (told, compared):
             names = [name for name in found[columns[0]] if name.rpartition(": ")[0] == part]
-            rows = {name.rpartition(": ")[2]: [found[column][name] for column in columns] for name in names}
+            rows = {
+                name.rpartition(": ")[2]: [found[column][name] for column in columns]
+                for name in names
+            }
             out.print(_table(columns, rows))
         out.print(_counts(found, told, f"{part}: perplexity" if part else "perplexity"))
     if sources := [part for part in parts if part.startswith(SOURCE)]:
@@ -249,9 +304,18 @@ def _table(
 def _cell(record: Mapping[str, Any], interval: bool) -> str:
     if record["value"] is None:
         return f"not measured\n{record['why']}"
-    digits = 3 if "ratio" in record["name"] else 2 if record["value"] < 100 else 1 if record["value"] < 1000 else 0
+    digits = (
+        3
+        if "ratio" in record["name"]
+        else 2
+        if record["value"] < 100
+        else 1
+        if record["value"] < 1000
+        else 0
+    )
     value, low, high = (
-        "" if record[key] is None else f"{record[key]:,.{digits}f}" for key in ("value", "low", "high")
+        "" if record[key] is None else f"{record[key]:,.{digits}f}"
+        for key in ("value", "low", "high")
     )
     return f"{value}\n{low} to {high}" if interval and low else value
 
@@ -263,7 +327,9 @@ def _counts(found: Records, columns: Sequence[str], name: str) -> str:
         record = found[column][name]
         gaps = f" ({record['missing']:,} missing: {record['why']})" if record["missing"] else ""
         by_count.setdefault(f"{record['n']:,}{gaps}", []).append(column)
-    return "user turns " + "; ".join(f"{', '.join(columns)}: {count}" for count, columns in by_count.items())
+    return "user turns " + "; ".join(
+        f"{', '.join(columns)}: {count}" for count, columns in by_count.items()
+    )
 
 
 def _claim(found: Records, kind: str) -> str:

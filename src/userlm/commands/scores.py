@@ -9,46 +9,45 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from userlm.commands.shared import (
+from userlm.commands.options import (
     Out,
     Results,
-    conversations_file,
     finished,
     measure_results,
-    who_stood_in,
+    stub_speakers,
 )
 from userlm.guard import Guard
 from userlm.metrics import extrinsic, intrinsic
 from userlm.metrics.ending import calibrate
-from userlm.store import (
-    Run,
-    read_conversations,
-    read_json,
-    replacing,
-    verb_of,
-    write_lines,
-)
+from userlm.rows import read_conversations, read_json, replacing, write_lines
+from userlm.runs import Run, conversations_file, verb_of
 from userlm.tasks import read_tasks, task_of
 from userlm.terminal import console, show_endings, show_measures, track
-from userlm.types import Conversation, InputError, Measure, Task, without_run
+from userlm.types import Conversation, InputError, Measure, Task, without_outcome
 
 
 def score(
     runs: Annotated[list[Path], Argument(help="Folders of `simulate` and `respond`.")],
-    human: Annotated[Path | None, Option(help="Real conversations for the human row: a folder or a file.")] = None,
+    human: Annotated[
+        Path | None, Option(help="Real conversations for the human row: a folder or a file.")
+    ] = None,
     tasks: Annotated[Path | None, Option(help="The tasks that were talked about (.jsonl).")] = None,
     out: Out = Path("runs/score"),
 ) -> Results:
-    """Measure simulated users, and real people with the same functions. Intervals are over people or intents.
+    """Measure simulated users, and real people with the same functions. Intervals are over people
+    or intents.
 
-    Of a `respond` run it also finds thresholds for --end-above, by when the people really left.
+    Of a `respond` run it also finds thresholds for --end-threshold, by when the people really left.
     """
     inputs = {run.name: conversations_file(run) for run in runs}
     if len(inputs) < len(runs) or (human and "human" in inputs):
-        raise InputError("two rows would have the same name (runs are named by their folders); rename one folder")
+        raise InputError(
+            "two rows would have the same name (runs are named by their folders); rename one folder"
+        )
     if "endings" in inputs:
         raise InputError(
-            "no run can be called 'endings': results.json holds something else there; rename the folder"
+            "no run can be called 'endings': results.json holds something else there; rename the "
+            "folder"
         )
     people = conversations_file(human, "test") if human else None
     extra = [path for path in (people, tasks) if path]
@@ -58,23 +57,31 @@ def score(
         return done
     known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
     columns: dict[str, dict[str, Measure]] = {}
-    stand_ins: dict[str, str] = {}
+    stubs: dict[str, str] = {}
     endings: Results = {}
     for name, path in track(list(inputs.items()), "scoring", len(inputs)):
         conversations = list(read_conversations(path))
         asked = verb_of(path.parent) == "respond"
         found = _of_responses(conversations) if asked else _of_simulations(conversations, known)
         columns[name] = {m.name: m for m in found}
-        stand_ins[name] = who_stood_in(conversations)
+        stubs[name] = stub_speakers(conversations)
         if asked:
             made = read_json(path.parent / "run.json").get("options", {})
             tuned = calibrate(columns[name]["termination F1"], columns[name]["termination AUROC"])
-            endings[name] = asdict(tuned) | {"user": str(made.get("user")), "note": _end_options(made)}
+            endings[name] = asdict(tuned) | {
+                "user": str(made.get("user")),
+                "note": _end_options(made),
+            }
     if people:
-        logs = [replace(log, meta=without_run(log.meta)) for log in read_conversations(people)]
+        logs = [
+            replace(log, meta=without_outcome(log.meta), origin=None)
+            for log in read_conversations(people)
+        ]
         columns["human"] = {m.name: m for m in _of_people(logs)}
     write_lines(run.path("scores.jsonl"), _score_lines(columns))
-    results = run.finish(measure_results(columns, stand_ins) | ({"endings": endings} if endings else {}))
+    results = run.finish(
+        measure_results(columns, stubs) | ({"endings": endings} if endings else {})
+    )
     _show(results)
     return results
 
@@ -87,9 +94,9 @@ def _show(results: Results) -> None:
 
 def _end_options(options: Mapping[str, Any]) -> str:
     """What in the options of a run decided how its user leaves, if not its draws."""
-    if (above := options.get("end_above")) is not None:
-        return f"the run was made with --end-above {above}, so 'now' is that threshold"
-    if (guard := options.get("guard")) is not None and Guard.read(guard).no_end:
+    if (above := options.get("end_threshold")) is not None:
+        return f"the run was made with --end-threshold {above}, so 'now' is that threshold"
+    if (guard := options.get("guard")) is not None and Guard.parse(guard).no_end:
         return f"the run was made with --guard {guard}, so 'now' is a user who may not leave"
     return ""
 
@@ -103,7 +110,9 @@ def _of_people(conversations: Sequence[Conversation]) -> list[Measure]:
     ]
 
 
-def _of_simulations(conversations: Sequence[Conversation], tasks: Mapping[str, Task]) -> list[Measure]:
+def _of_simulations(
+    conversations: Sequence[Conversation], tasks: Mapping[str, Task]
+) -> list[Measure]:
     measures = _of_people(conversations)
     if any(task_of(conversation, tasks) for conversation in conversations):
         measures.append(extrinsic.intent_coverage(conversations, tasks))
@@ -113,7 +122,9 @@ def _of_simulations(conversations: Sequence[Conversation], tasks: Mapping[str, T
 
 def _of_responses(responses: Sequence[Conversation]) -> list[Measure]:
     return [
-        intrinsic.first_turn_diversity([response for response in responses if response.meta["own_from"] == 0]),
+        intrinsic.first_turn_diversity(
+            [response for response in responses if response.first_own_turn() == 0]
+        ),
         intrinsic.intent_decomposition(responses),
         intrinsic.words_per_turn(responses),
         intrinsic.termination(responses),
@@ -131,9 +142,12 @@ def _score_lines(columns: Mapping[str, Mapping[str, Measure]]) -> Iterator[dict[
 
 def report(
     runs: Annotated[list[Path], Argument(help="Finished run folders, of any verb.")],
-    out: Annotated[Path, Option(help="Folder for report.html and report.md.")] = Path("runs/report"),
+    out: Annotated[Path, Option(help="Folder for report.html and report.md.")] = Path(
+        "runs/report"
+    ),
 ) -> Results:
-    """One page from finished runs: figures with intervals, plots, transcripts, and how it was made."""
+    """One page from finished runs: figures with intervals, plots, transcripts, and how it was
+    made."""
     from userlm import report as page
 
     found = [page.read_run(run) for run in runs]

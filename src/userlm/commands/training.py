@@ -17,103 +17,148 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from typer import Argument, Option
 
 from userlm import address, card
-from userlm.commands.shared import (
+from userlm.commands.options import (
     Limit,
     MaxTokens,
     Out,
     Results,
     Seed,
-    conversations_file,
     count_total,
     finished,
 )
 from userlm.data.clean import language_code
-from userlm.flip import document, exchange, render, transcript, untold
-from userlm.metrics.perplexity import without_intent
-from userlm.store import Journal, Run, read_conversations, read_json, write_lines
+from userlm.flip import render, render_document, swap_roles, transcript
+from userlm.rows import read_conversations, read_json, write_lines
+from userlm.runs import Journal, Run, conversations_file
 from userlm.terminal import console, progress_bar, track
 from userlm.types import Conversation, InputError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from userlm.models.base import Side
     from userlm.models.local import LocalModel
-    from userlm.prepare import Flips
+    from userlm.training.base import Side
+    from userlm.training.prepare import TokenizedDataset
 
 MACHINE, WATCHING = "Memory and speed", "Validation, checkpoints, logs"  # panels of the help
 VALIDATIONS = 10  # of a run, unless --eval-every says otherwise
 
 
 def train(
-    data: Annotated[Path, Argument(help="Conversations with intents: a folder or a file.")] = Path("runs/intents"),
+    data: Annotated[Path, Argument(help="Conversations with intents: a folder or a file.")] = Path(
+        "runs/intents"
+    ),
     base: Annotated[
         str,
         Option(
-            help="A base model (folder or hub id), or scratch:WIDTHxLAYERS\\[xVOCABULARY] for a small new one."
+            help="A base model (folder or hub id), or scratch:WIDTHxLAYERS\\[xVOCABULARY] for a "
+            "small new one."
         ),
     ] = "scratch:128x4x4096",
     out: Out = Path("runs/train"),
-    steps: Annotated[int | None, Option(help="Optimizer steps; default: one pass over the data.", min=0)] = None,
-    epochs: Annotated[int, Option(help="Passes over the data, if no --steps are given.", min=1)] = 1,
+    steps: Annotated[
+        int | None, Option(help="Optimizer steps; default: one pass over the data.", min=0)
+    ] = None,
+    epochs: Annotated[
+        int, Option(help="Passes over the data, if no --steps are given.", min=1)
+    ] = 1,
     batch: Annotated[int, Option(help="Samples in a step, at least.", min=1)] = 1024,
     lr: Annotated[float, Option(help="Peak learning rate.", min=0)] = 2e-5,
     optimizer: Annotated[
         str, Option(help="As transformers' trainer names it, such as adafactor.")
     ] = "adamw_torch",
-    loss: Annotated[str, Option(help="Averaged per token or per sample.", metavar="token|sample")] = "token",
+    loss: Annotated[
+        str, Option(help="Averaged per token or per sample.", metavar="token|sample")
+    ] = "token",
     intent: Annotated[bool, Option(help="Train with the intent as system turn.")] = True,
     side: Annotated[
         str,
         Option(
-            help="Whose words it learns. The others make baselines: an assistant, and a base model that reads "
+            help="Whose words it learns. The others make baselines: an assistant, and a base "
+            "model that reads "
             "plain text.",
             metavar="user|assistant|both",
         ),
     ] = "user",
     init: Annotated[
-        str, Option(help="What --base is; people are predicted better from a base model.", metavar="base|instruct")
+        str,
+        Option(
+            help="What --base is; people are predicted better from a base model.",
+            metavar="base|instruct",
+        ),
     ] = "base",
-    lora: Annotated[int | None, Option(help="Train adapters of this rank instead of all weights.", min=1)] = None,
+    lora: Annotated[
+        int | None, Option(help="Train adapters of this rank instead of all weights.", min=1)
+    ] = None,
     max_tokens: MaxTokens = 2048,
-    long: Annotated[
-        str, Option(help="Samples that are longer: shorten their context, or drop them.", metavar="shorten|drop")
-    ] = "shorten",
+    overlong: Annotated[
+        str,
+        Option(
+            help="Samples that are longer: shorten their context, or drop them.",
+            metavar="shorten|drop",
+        ),
+    ] = "truncate",
     pack: Annotated[
-        int, Option(help="Tokens in one forward pass; fewer need less memory.", min=16, rich_help_panel=MACHINE)
+        int,
+        Option(
+            help="Tokens in one forward pass; fewer need less memory.",
+            min=16,
+            rich_help_panel=MACHINE,
+        ),
     ] = 8192,
     gradient_checkpointing: Annotated[
-        bool, Option("--gradient-checkpointing", help="Less memory, a third more time.", rich_help_panel=MACHINE)
+        bool,
+        Option(
+            "--gradient-checkpointing",
+            help="Less memory, a third more time.",
+            rich_help_panel=MACHINE,
+        ),
     ] = False,
     precision: Annotated[
         str | None,
-        Option(help="Of the forward pass; default: bf16 on a GPU.", metavar="bf16|fp32", rich_help_panel=MACHINE),
+        Option(
+            help="Of the forward pass; default: bf16 on a GPU.",
+            metavar="bf16|fp32",
+            rich_help_panel=MACHINE,
+        ),
     ] = None,
     valid: Annotated[
         Path | None,
         Option(
-            help="People to validate on; default: valid.jsonl beside the training data.", rich_help_panel=WATCHING
+            help="People to validate on; default: valid.jsonl beside the training data.",
+            rich_help_panel=WATCHING,
         ),
     ] = None,
     valid_limit: Annotated[
         int,
-        Option(help="Conversations to validate on, drawn by the seed; 0: none.", min=0, rich_help_panel=WATCHING),
+        Option(
+            help="Conversations to validate on, drawn by the seed; 0: none.",
+            min=0,
+            rich_help_panel=WATCHING,
+        ),
     ] = 500,
     eval_every: Annotated[
         int | None,
-        Option(help="Steps between two validations; default: ten in a run.", min=1, rich_help_panel=WATCHING),
+        Option(
+            help="Steps between two validations; default: ten in a run.",
+            min=1,
+            rich_help_panel=WATCHING,
+        ),
     ] = None,
     patience: Annotated[
         int | None,
         Option(
-            help="Stop after so many validations without a better perplexity.", min=1, rich_help_panel=WATCHING
+            help="Stop after so many validations without a better perplexity.",
+            min=1,
+            rich_help_panel=WATCHING,
         ),
     ] = None,
     save_every: Annotated[
         int, Option(help="Steps between two checkpoints.", min=1, rich_help_panel=WATCHING)
     ] = 50,
     log_with: Annotated[
-        str | None, Option(help="Also log to tensorboard, wandb, mlflow, ...", rich_help_panel=WATCHING)
+        str | None,
+        Option(help="Also log to tensorboard, wandb, mlflow, ...", rich_help_panel=WATCHING),
     ] = None,
     watts: Annotated[
         float | None,
@@ -126,16 +171,21 @@ def train(
     seed: Seed = 0,
     limit: Limit = None,
     device: Annotated[
-        str | None, Option(help="Such as cuda or cpu; default: a GPU if there is one.", rich_help_panel=MACHINE)
+        str | None,
+        Option(
+            help="Such as cuda or cpu; default: a GPU if there is one.", rich_help_panel=MACHINE
+        ),
     ] = None,
 ) -> Results:
     """Train a user model on flipped dialogues and save it as a Hugging Face folder in model/.
 
-    The weights with the best validation perplexity are kept. On several GPUs call `torchrun -m userlm train`, or
-    `accelerate launch` with a configuration of FSDP2.
+    The weights with the best validation perplexity are kept. On several GPUs call `torchrun -m
+    userlm train`, or `accelerate launch` with a configuration of FSDP2.
     """
     average = cast(Literal["token", "sample"], _one_of("--loss", loss, "token", "sample"))
-    too_long = cast(Literal["shorten", "drop"], _one_of("--long", long, "shorten", "drop"))
+    too_long = cast(
+        Literal["truncate", "drop"], _one_of("--overlong", overlong, "truncate", "drop")
+    )
     _one_of("--init", init, "base", "instruct")
     learned = cast("Side", _one_of("--side", side, "user", "assistant", "both"))
     intent = intent and learned == "user"  # nobody else is told one
@@ -146,25 +196,42 @@ def train(
     if patience and not held_out:
         raise InputError("--patience needs people to validate on; give them with --valid")
 
-    from userlm import train as training
-    from userlm.models.base import with_lora
+    from userlm.models.attention import check_document_masking
     from userlm.models.local import usable_device
-    from userlm.models.packed import check_rows_apart
+    from userlm.training import train as training
+    from userlm.training.base import with_lora
 
     where = usable_device(device)
-    precision = _one_of("--precision", precision or ("fp32" if where == "cpu" else "bf16"), "bf16", "fp32")
-    machine = training.start(where, precision, _tracker(log_with), out)
-    options: dict[str, Any] = {"base": base, "steps": steps, "epochs": epochs, "batch": batch, "lr": lr}
+    precision = _one_of(
+        "--precision", precision or ("fp32" if where == "cpu" else "bf16"), "bf16", "fp32"
+    )
+    accelerator = training.start(where, precision, _tracker(log_with), out)
+    options: dict[str, Any] = {
+        "base": base,
+        "steps": steps,
+        "epochs": epochs,
+        "batch": batch,
+        "lr": lr,
+    }
     options |= {"optimizer": optimizer, "loss": loss, "intent": intent, "init": init, "lora": lora}
     options |= {} if learned == "user" else {"side": learned}
-    options |= {"max_tokens": max_tokens, "long": long}
-    options |= {"precision": precision, "valid": held_out, "valid_limit": valid_limit, "eval_every": eval_every}
+    options |= {"max_tokens": max_tokens, "overlong": overlong}
+    options |= {
+        "precision": precision,
+        "valid": held_out,
+        "valid_limit": valid_limit,
+        "eval_every": eval_every,
+    }
     options |= {"patience": patience, "seed": seed, "limit": limit}
     # What changes speed and memory alone is no part of them, so that a run can go on with less.
-    means = {"pack": pack, "gradient_checkpointing": gradient_checkpointing, "processes": machine.num_processes}
-    main = machine.is_main_process  # one process writes; the others wait and find it written
+    means = {
+        "pack": pack,
+        "gradient_checkpointing": gradient_checkpointing,
+        "processes": accelerator.num_processes,
+    }
+    main = accelerator.is_main_process  # one process writes; the others wait and find it written
     console.quiet = console.quiet or not main
-    with machine.main_process_first():
+    with accelerator.main_process_first():
         run = Run.open(out, "train", options, [path, *filter(None, [held_out])]) if main else None
         done = finished(run) if run else None
         if done:
@@ -175,16 +242,18 @@ def train(
     def read(file: Path, most: int | None) -> Iterator[Conversation]:
         found = islice(read_conversations(file), most)
         if learned != "user":
-            return map(exchange if learned == "assistant" else untold, found)
-        return found if intent else map(without_intent, found)
+            return map(swap_roles if learned == "assistant" else Conversation.without_system, found)
+        return found if intent else map(Conversation.without_system, found)
 
-    with machine.main_process_first(), console.status("loading the model"):
+    with accelerator.main_process_first(), console.status("loading the model"):
         texts = (turn.text for conversation in read(path, limit) for turn in conversation.turns)
         local, notes = _load(base, init, learned, texts, out / "tokenizer", seed)
-        if max_tokens > local.window:
-            notes += (f"rows are cut to the model's window of {local.window} tokens",)
-            max_tokens = local.window
-        check_rows_apart(local.model, local.name, max_tokens)
+        if max_tokens > local.context_length:
+            notes += (
+                f"rows are cut to the model's context length of {local.context_length} tokens",
+            )
+            max_tokens = local.context_length
+        check_document_masking(local.model, local.name, max_tokens)
     if not held_out:
         notes += ("nobody to validate on: the last weights are kept",)
 
@@ -192,40 +261,57 @@ def train(
         if held_out:
             yield from _draw(read(held_out, None), valid_limit, seed)
 
-    with machine.main_process_first():
+    with accelerator.main_process_first():
         shown = track(read(path, limit), "flipping", count_total([path], limit))
-        flips = _flipped(shown, local, learned, out / "rows", max_tokens, too_long)
+        dataset = _flipped(shown, local, learned, out / "rows", max_tokens, too_long)
         tested = None
         if held_out:
             tested = _flipped(people(), local, learned, out / "rows-valid", max_tokens, too_long)
             if not tested.samples:
-                raise InputError(f"{held_out}: nothing to learn there fits; give others with --valid")
-            if intent and tested.untold:
-                notes += (f"{tested.untold:,} of those to validate on have no intent",)
+                raise InputError(
+                    f"{held_out}: nothing to learn there fits; give others with --valid"
+                )
+            if intent and tested.without_system_turn:
+                notes += (f"{tested.without_system_turn:,} of those to validate on have no intent",)
     for note in notes:
         console.print(note)
-    _check_flips(flips, path, intent, max_tokens)
+    _check_flips(dataset, path, intent, max_tokens)
     if lora:
         local = with_lora(local, lora, seed=seed)
     sizes = [(weight.numel(), weight.requires_grad) for weight in local.model.parameters()]
-    weights = {"parameters": sum(n for n, _ in sizes), "trained_parameters": sum(n for n, yes in sizes if yes)}
+    weights = {
+        "parameters": sum(n for n, _ in sizes),
+        "trained_parameters": sum(n for n, yes in sizes if yes),
+    }
 
-    recipe = training.Recipe(epochs=epochs, steps=steps, batch=batch, lr=lr, optimizer=optimizer, average=average)
-    recipe = replace(recipe, pack=pack, gradient_checkpointing=gradient_checkpointing, seed=seed)
-    plan = training.plan(flips, recipe)
+    config = training.TrainingConfig(
+        epochs=epochs, steps=steps, batch=batch, lr=lr, optimizer=optimizer, average=average
+    )
+    config = replace(config, pack=pack, gradient_checkpointing=gradient_checkpointing, seed=seed)
+    plan = training.plan(dataset, config)
     often = eval_every or max(1, len(plan) // VALIDATIONS)
-    recipe = replace(recipe, save_every=save_every, eval_every=often, patience=patience)
+    config = replace(config, save_every=save_every, eval_every=often, patience=patience)
     if log_with:
-        machine.init_trackers("userlm", {name: str(value) for name, value in options.items()})
+        accelerator.init_trackers("userlm", {name: str(value) for name, value in options.items()})
     log = Journal(out / "log.jsonl") if main else None
     rows = {row["step"]: row for row in log.rows} if log else {}
-    with _tracking(machine), _stopping(training.Stopped) as asked_to_stop, progress_bar() as progress:
+    with (
+        _tracking(accelerator),
+        _stopping(training.Stopped) as asked_to_stop,
+        progress_bar() as progress,
+    ):
         job = progress.add_task("training", total=len(plan))
         since = perf_counter()
-        for entry in training.train(local, flips, plan, recipe, out, machine, tested, asked_to_stop):
+        for entry in training.train(
+            local, dataset, plan, config, out, accelerator, tested, asked_to_stop
+        ):
             step, seconds, since = entry["step"], perf_counter() - since, perf_counter()
-            machine.log({name: value for name, value in entry.items() if value is not None}, step)
-            before = rows.get(step, {}).get("seconds", 0)  # of a step that is done again after a kill
+            accelerator.log(
+                {name: value for name, value in entry.items() if value is not None}, step
+            )
+            before = rows.get(step, {}).get(
+                "seconds", 0
+            )  # of a step that is done again after a kill
             rows[step] = entry | {"seconds": round(before + seconds, 3)}
             if log:
                 log.add(rows[step])
@@ -236,11 +322,20 @@ def train(
     if run is None:
         return {}
     training.finish(local, out)
-    results = _results(rows, flips, plan, intent) | weights | means | {"notes": list(notes)}
-    results |= {"device": _device_name(machine.device), "precision": precision}
-    results |= {"throughput": card.throughput(rows.values(), results["device"], machine.num_processes, watts)}
-    if results["best"] and not results["best"]["valid_perplexity"] < results["untrained"]["valid_perplexity"]:
-        results["notes"].append("held-out turns are predicted no better than before training: try another --lr")
+    results = _results(rows, dataset, plan, intent) | weights | means | {"notes": list(notes)}
+    results |= {"device": _device_name(accelerator.device), "precision": precision}
+    results |= {
+        "throughput": card.throughput(
+            rows.values(), results["device"], accelerator.num_processes, watts
+        )
+    }
+    if (
+        results["best"]
+        and not results["best"]["valid_perplexity"] < results["untrained"]["valid_perplexity"]
+    ):
+        results["notes"].append(
+            "held-out turns are predicted no better than before training: try another --lr"
+        )
         console.print(results["notes"][-1], style="yellow")
     manifest = {**run.manifest, "options": {**options, **means, "max_tokens": max_tokens}}
     (out / "model" / "README.md").write_text(card.render(manifest, results), encoding="utf-8")
@@ -263,7 +358,10 @@ def _valid_file(path: Path, valid: Path | None, limit: int) -> Path | None:
     if valid is not None:
         found = conversations_file(valid, "valid")
         if found.resolve() == path.resolve():
-            raise InputError(f"--valid {valid}: these are the people to train on; give others, or --valid-limit 0")
+            raise InputError(
+                f"--valid {valid}: these are the people to train on; give others, or "
+                "--valid-limit 0"
+            )
         return found
     if not path.name.startswith("train."):
         return None
@@ -272,9 +370,13 @@ def _valid_file(path: Path, valid: Path | None, limit: int) -> Path | None:
 
 
 def _draw(conversations: Iterable[Conversation], most: int, seed: int) -> list[Conversation]:
-    """Some of them, in their order: files go by source, and their beginnings are not like the rest."""
+    """Some of them, in their order: files go by source, and their beginnings are not like the
+    rest."""
     found = list(conversations)
-    return [found[i] for i in sorted(random.Random(seed).sample(range(len(found)), min(most, len(found))))]
+    return [
+        found[i]
+        for i in sorted(random.Random(seed).sample(range(len(found)), min(most, len(found))))
+    ]
 
 
 def _tracker(name: str | None) -> str | None:
@@ -285,7 +387,9 @@ def _tracker(name: str | None) -> str | None:
     known = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
     if name not in known:
         there = f"there are {', '.join(known)}" if known else "none is installed"
-        raise InputError(f"--log-with {name}: it is not installed, or accelerate does not know it; {there}")
+        raise InputError(
+            f"--log-with {name}: it is not installed, or accelerate does not know it; {there}"
+        )
     return name
 
 
@@ -299,8 +403,8 @@ def _load(
     """
     import torch
 
-    from userlm.models.base import from_base, from_scratch, learn_tokenizer, replacing_folder
     from userlm.models.local import LocalModel, load_tokenizer
+    from userlm.training.base import from_base, from_scratch, learn_tokenizer, replacing_folder
 
     if base.startswith("scratch:"):
         width, layers, vocabulary = _scratch(base)
@@ -311,10 +415,15 @@ def _load(
     loaded = LocalModel.load(address.checkpoint(base), "cpu", torch.float32)
     spoken = bool(loaded.tokenizer.chat_template)
     if init == "instruct" and not spoken:
-        raise InputError(f"--init instruct: {base} has no chat template, so it is no instruct model")
+        raise InputError(
+            f"--init instruct: {base} has no chat template, so it is no instruct model"
+        )
     local, notes = from_base(loaded, side)
     if side == "user" and spoken and init == "base" and notes:
-        notes += (f"{base} has a chat template; if it is an instruct model, a base model makes the better user",)
+        notes += (
+            f"{base} has a chat template; if it is an instruct model, a base model makes the "
+            "better user",
+        )
     return local, notes
 
 
@@ -324,41 +433,56 @@ def _flipped(
     side: Side,
     folder: Path,
     max_tokens: int,
-    long: Literal["shorten", "drop"],
-) -> Flips:
-    from userlm import prepare
+    overlong: Literal["truncate", "drop"],
+) -> TokenizedDataset:
+    from userlm.training import prepare
 
     if not prepare.is_complete(folder):
         spell = render
         if side == "both":
-            conversations, spell = map(transcript, conversations), document
-        prepare.prepare(conversations, local.template(), folder, max_tokens, long, local.encode_all, spell)
+            conversations, spell = map(transcript, conversations), render_document
+        prepare.prepare(
+            conversations, local.template(), folder, max_tokens, overlong, local.encode_all, spell
+        )
     return prepare.load(folder)
 
 
-def _check_flips(flips: Flips, path: Path, intent: bool, max_tokens: int) -> None:
+def _check_flips(dataset: TokenizedDataset, path: Path, intent: bool, max_tokens: int) -> None:
     """Say what cannot be learned from; raise `InputError` if nothing can."""
-    if not flips.samples:
+    if not dataset.samples:
         raise InputError(f"{path}: nothing to train on: no turn to learn fits {max_tokens} tokens")
-    if intent and flips.untold == flips.conversations:
-        raise InputError(f"{path}: no conversation has an intent; run `userlm intents` first, or give --no-intent")
-    if intent and flips.untold:
-        console.print(f"{flips.untold:,} of {flips.conversations:,} have no intent: trained without a system turn")
-    if flips.unspoken:
-        console.print(f"{flips.unspoken:,} conversations without a turn to learn are left out")
-    if flips.dropped:
-        console.print(f"{flips.dropped:,} samples do not fit {max_tokens} tokens and are left out")
+    if intent and dataset.without_system_turn == dataset.conversations:
+        raise InputError(
+            f"{path}: no conversation has an intent; run `userlm intents` first, or give "
+            "--no-intent"
+        )
+    if intent and dataset.without_system_turn:
+        console.print(
+            f"{dataset.without_system_turn:,} of {dataset.conversations:,} have no intent: trained without a "
+            "system turn"
+        )
+    if dataset.without_user_turn:
+        console.print(
+            f"{dataset.without_user_turn:,} conversations without a turn to learn are left out"
+        )
+    if dataset.dropped:
+        console.print(
+            f"{dataset.dropped:,} samples do not fit {max_tokens} tokens and are left out"
+        )
 
 
 @contextmanager
 def _stopping(stopped: type[Exception]) -> Iterator[Callable[[], bool]]:
-    """Whether this process was asked to stop, by a scheduler (SIGTERM) or by Ctrl-C, once; a second time it dies.
+    """Whether this process was asked to stop, by a scheduler (SIGTERM) or by Ctrl-C, once; a second
+    time it dies.
 
     When it has stopped it ends as others expect of that signal.
     """
     asked: list[int] = []
     known = (signal.SIGTERM, signal.SIGINT)
-    here = threading.current_thread() is threading.main_thread()  # Python lets no other set handlers
+    here = (
+        threading.current_thread() is threading.main_thread()
+    )  # Python lets no other set handlers
     before: dict[int, Any] = {number: signal.getsignal(number) for number in known}
 
     def note(number: int, _: object) -> None:
@@ -380,12 +504,12 @@ def _stopping(stopped: type[Exception]) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _tracking(machine: Accelerator) -> Iterator[None]:
+def _tracking(accelerator: Accelerator) -> Iterator[None]:
     """Close the trackers, however it ends."""
     try:
         yield
     finally:
-        machine.end_training()
+        accelerator.end_training()
 
 
 def _describe(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -400,7 +524,7 @@ def _describe(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _results(
     rows: Mapping[int, Mapping[str, Any]],
-    flips: Flips,
+    dataset: TokenizedDataset,
     plan: list[list[int]],
     intent: bool,
 ) -> Results:
@@ -409,22 +533,26 @@ def _results(
     tested = [row for row in taken if "valid_perplexity" in row]
     best = min(tested, key=lambda row: row["valid_perplexity"], default=None)
     languages: Counter[str] = Counter()
-    for label, count in flips.languages.items():
+    for label, count in dataset.languages.items():
         languages[language_code(label)] += count
     return {
-        "conversations": flips.conversations,
-        "without_intent": flips.untold if intent else flips.conversations,
-        "samples": flips.samples,
-        "tokens": flips.tokens,
-        "dropped": flips.dropped,
-        "without_user_turn": flips.unspoken,
+        "conversations": dataset.conversations,
+        "without_intent": dataset.without_system_turn if intent else dataset.conversations,
+        "samples": dataset.samples,
+        "tokens": dataset.tokens,
+        "dropped": dataset.dropped,
+        "without_user_turn": dataset.without_user_turn,
         "seen": sum(row["samples"] for row in taken),
         "steps": len(taken),
         "stopped_early": len(taken) < len(plan),
         "languages": dict(languages.most_common()),
         "loss": taken[-1]["loss"] if taken else None,
-        "untrained": {key: value for key, value in rows.get(0, {}).items() if key.startswith("valid_")},
-        "best": {k: best[k] for k in ("step", "valid_perplexity", "valid_termination_f1")} if best else None,
+        "untrained": {
+            key: value for key, value in rows.get(0, {}).items() if key.startswith("valid_")
+        },
+        "best": {k: best[k] for k in ("step", "valid_perplexity", "valid_termination_f1")}
+        if best
+        else None,
     }
 
 
@@ -436,7 +564,9 @@ def _device_name(device: Any) -> str:
 
 def _scratch(base: str) -> tuple[int, int, int]:
     parts = base.removeprefix("scratch:").split("x")
-    plain = len(parts) in (2, 3) and all(part.isascii() and part.isdigit() and int(part) for part in parts)
+    plain = len(parts) in (2, 3) and all(
+        part.isascii() and part.isdigit() and int(part) for part in parts
+    )
     if not plain or int(parts[0]) % 32:
         raise InputError(
             f"--base {base}: write scratch:WIDTHxLAYERS or scratch:WIDTHxLAYERSxVOCABULARY, "

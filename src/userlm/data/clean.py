@@ -1,7 +1,7 @@
 """Which conversations to keep, and who learns from them. `userlm clean` runs `decide`.
 
-Each filter gives its reason to drop a conversation, or `None`. The method is that of "Flipping the Dialogue"
-(arXiv 2510.06552): English only, no template prompts, and a split by people.
+Each filter gives its reason to drop a conversation, or `None`. The method is that of "Flipping the
+Dialogue" (arXiv 2510.06552): English only, no template prompts, and a split by people.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from userlm.data import duplicates
 from userlm.data.ngrams import ngram_hashes, word_hashes
 from userlm.data.summary import Summary
-from userlm.store import SPLITS, naming
+from userlm.rows import SPLITS, naming
 from userlm.text import stable_hash
 from userlm.types import Conversation, InputError
 
-# --- all of it together ----------------------------------------------------------------------------------
+# --- all of it together ---------------------------------------------------------------------------
 
 DUPLICATES = ("keep", "exact", "near")
 
@@ -80,7 +80,8 @@ class Decisions:
 def decide(conversations: Iterable[Conversation], rules: Rules, scratch: Path) -> Decisions:
     """Read all conversations once and decide about each.
 
-    What stays in memory is a few dozen bytes a conversation, and half a kilobyte if near-duplicates are sought.
+    What stays in memory is a few dozen bytes a conversation, and half a kilobyte if near-duplicates
+    are sought.
 
     Args:
         scratch: a file for the n-grams while they are counted.
@@ -118,7 +119,9 @@ def decide(conversations: Iterable[Conversation], rules: Rules, scratch: Path) -
     where = np.frombuffer(decisions.splits, dtype=np.uint8)[np.array(fit, dtype=np.int64)]
     if rules.duplicates != "keep":
         left = np.flatnonzero(stays)
-        order = left[np.argsort(where[left], kind="stable")]  # what is in train and in test stays in train
+        order = left[
+            np.argsort(where[left], kind="stable")
+        ]  # what is in train and in test stays in train
         first = (
             duplicates.exact(np.array(keys, dtype=np.uint64), order)
             if rules.duplicates == "exact"
@@ -129,11 +132,13 @@ def decide(conversations: Iterable[Conversation], rules: Rules, scratch: Path) -
             decisions.reasons[fit[at]] = reason
             decisions.copies[fit[at]] = ids[first[at]]
             stays[at] = False
-    decisions.figures = summary.figures({name: stays & (where == i) for i, name in enumerate(SPLITS)})
+    decisions.figures = summary.figures(
+        {name: stays & (where == i) for i, name in enumerate(SPLITS)}
+    )
     return decisions
 
 
-# --- language --------------------------------------------------------------------------------------------
+# --- language -------------------------------------------------------------------------------------
 
 _TABLE = """
     af Afrikaans sq Albanian am Amharic ar Arabic hy Armenian az Azerbaijani eu Basque be Belarusian
@@ -148,7 +153,8 @@ _TABLE = """
     und Nolang und Unknown
 """.split()
 LANGUAGES = dict(zip(_TABLE[1::2], _TABLE[::2], strict=True))
-"""English names of languages, as WildChat and LMSYS write them, to ISO 639 codes; `und`: undetermined."""
+"""English names of languages, as WildChat and LMSYS write them, to ISO 639 codes; `und`:
+undetermined."""
 
 _CODES = {name.lower(): code for name, code in LANGUAGES.items()}
 _SURE = 0.5
@@ -157,7 +163,8 @@ _ENOUGH = 4000
 
 @lru_cache(maxsize=1024)
 def language_code(label: str) -> str:
-    """`English`, `en`, `en-US` and `EN` are all `en`; a name that is not in `LANGUAGES` stays as it is."""
+    """`English`, `en`, `en-US` and `EN` are all `en`; a name that is not in `LANGUAGES` stays as it
+    is."""
     if not label.isprintable():
         label = "".join(letter for letter in label if letter.isprintable())
     label = label.strip().lower()
@@ -165,10 +172,11 @@ def language_code(label: str) -> str:
 
 
 def language(conversation: Conversation) -> str:
-    """The language as an ISO code: what the log says, else what py3langid says about the user's turns.
+    """The language as an ISO code: what the log says, else what py3langid says about the user's
+    turns.
 
-    Only a probability above 0.5 counts: below it, a short text in ASCII letters is taken for English
-    ("numpy variance" is not Malagasy), and anything else is `und`.
+    Only a probability above 0.5 counts: below it, a short text in ASCII letters is taken for
+    English ("numpy variance" is not Malagasy), and anything else is `und`.
     """
     label = conversation.meta.get("language")
     if isinstance(label, str) and label.strip():
@@ -183,7 +191,8 @@ def language(conversation: Conversation) -> str:
 
 
 def foreign(code: str, languages: Collection[str] | None = ("en",)) -> str | None:
-    """`language: zh` for a language that is not among those wanted (codes or names); `None` wants them all."""
+    """`language: zh` for a language that is not among those wanted (codes or names); `None` wants
+    them all."""
     if languages is None or code in languages or code in map(language_code, languages):
         return None
     return f"language: {code}"
@@ -196,12 +205,15 @@ def _identify(text: str) -> tuple[str, float]:
 
 @lru_cache(maxsize=1)
 def _identifier():  # type: ignore[no-untyped-def]
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # its model takes a moment to unpack
+    from py3langid.langid import (  # its model takes a moment to unpack
+        MODEL_FILE,
+        LanguageIdentifier,
+    )
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
-# --- what the log says about itself ----------------------------------------------------------------------
+# --- what the log says about itself ---------------------------------------------------------------
 
 
 def flagged(conversation: Conversation, *, toxic: bool = True, redacted: bool = True) -> str | None:
@@ -212,16 +224,17 @@ def flagged(conversation: Conversation, *, toxic: bool = True, redacted: bool = 
     return "redacted" if redacted and meta.get("redacted") is True else None
 
 
-# --- template prompts ------------------------------------------------------------------------------------
+# --- template prompts -----------------------------------------------------------------------------
 
 
 class Ngrams:
     """How often each word n-gram stands in the first user turns of all conversations.
 
-    Words are what lies between white space, lower-cased; an n-gram counts as often as it stands in a text. The
-    n-grams lie on the disk, 8 bytes each, until all are there. Then they are counted in two passes: first by the
-    first bits of their hashes, in a table so large that a bucket holds a quarter of `limit` on average (nothing is
-    frequent in a bucket that is not); then one by one, but only those in a bucket that holds more than `limit`.
+    Words are what lies between white space, lower-cased; an n-gram counts as often as it stands in
+    a text. The n-grams lie on the disk, 8 bytes each, until all are there. Then they are counted in
+    two passes: first by the first bits of their hashes, in a table so large that a bucket holds a
+    quarter of `limit` on average (nothing is frequent in a bucket that is not); then one by one,
+    but only those in a bucket that holds more than `limit`.
 
     Args:
         path: a file to use meanwhile; `close` deletes it.
@@ -238,7 +251,8 @@ class Ngrams:
         self._sizes: list[NDArray[np.int64]] = []
         self.total = 0  # n-grams
         self.table: dict[str, int] = {}
-        """What counting took: n-grams, how many different ones were counted one by one, and bytes."""
+        """What counting took: n-grams, how many different ones were counted one by one, and
+        bytes."""
 
     def add(self, conversation: Conversation) -> None:
         """Count the n-grams of one more first turn."""
@@ -249,7 +263,8 @@ class Ngrams:
             self._flush()
 
     def above(self, limit: int) -> tuple[dict[int, int], NDArray[np.bool_]]:
-        """The n-grams that occur more often, as hash and count, and for each text in turn whether it has one."""
+        """The n-grams that occur more often, as hash and count, and for each text in turn whether
+        it has one."""
         self._flush()
         bits = max(LEAST_BITS, min(MOST_BITS, (4 * self.total // max(limit, 1)).bit_length()))
         shift = np.uint64(64 - bits)
@@ -265,9 +280,15 @@ class Ngrams:
             counts = np.zeros(len(keys), dtype=np.int64)
             np.add.at(counts, place, added)
         often = counts > limit
-        self.table = {"n-grams": self.total, "counted one by one": len(keys), "bytes on disk": 8 * self.total}
+        self.table = {
+            "n-grams": self.total,
+            "counted one by one": len(keys),
+            "bytes on disk": 8 * self.total,
+        }
         self.table["bytes in memory"] = buckets.nbytes + keys.nbytes + counts.nbytes
-        ends = np.cumsum(np.concatenate(self._sizes)) if self._sizes else np.zeros(0, dtype=np.int64)
+        ends = (
+            np.cumsum(np.concatenate(self._sizes)) if self._sizes else np.zeros(0, dtype=np.int64)
+        )
         hit = np.zeros(len(ends), dtype=np.bool_)
         for at, hashes in self._read() if often.any() else ():
             found = np.flatnonzero(np.isin(hashes, keys[often])) + at
@@ -292,7 +313,8 @@ class Ngrams:
         self._words, self._lengths = [], []
 
     def _read(self) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-        """The n-grams, a part of the file at a time, each part with the number of its first n-gram."""
+        """The n-grams, a part of the file at a time, each part with the number of its first
+        n-gram."""
         with naming(self._path):
             self._file.seek(0, os.SEEK_SET)  # what is not yet on the disk goes there
         at = 0
@@ -303,14 +325,18 @@ class Ngrams:
 
 
 LEAST_BITS, MOST_BITS = 15, 25
-"""Of the hash of an n-gram, to count it by: from 256 kB to 256 MB, and as much again while a block is counted."""
+"""Of the hash of an n-gram, to count it by: from 256 kB to 256 MB, and as much again while a block
+is counted."""
 
 
-def template(conversation: Conversation, often: Mapping[int, int], n: int = 7) -> tuple[str, int] | None:
-    """The most frequent of the n-grams of the first user turn that `Ngrams.above` found, and its count.
+def template(
+    conversation: Conversation, often: Mapping[int, int], n: int = 7
+) -> tuple[str, int] | None:
+    """The most frequent of the n-grams of the first user turn that `Ngrams.above` found, and its
+    count.
 
-    All conversations that have one go, not all but one. A text of fewer than `n` words never does. The method
-    is the paper's; the limit of 100 is that of the one re-implementation that is public.
+    All conversations that have one go, not all but one. A text of fewer than `n` words never does.
+    The method is the paper's; the limit of 100 is that of the one re-implementation that is public.
     """
     counts = [often.get(key, 0) for key in own_ngrams(conversation, n)]
     if not any(counts):
@@ -330,11 +356,12 @@ def _opening(conversation: Conversation) -> list[str]:
     return first.lower().split()
 
 
-# --- splits ----------------------------------------------------------------------------------------------
+# --- splits ---------------------------------------------------------------------------------------
 
 
 def person(conversation: Conversation) -> str:
-    """Whom a conversation belongs to, for splits: the user, else its tree of replies, else itself alone."""
+    """Whom a conversation belongs to, for splits: the user, else its tree of replies, else itself
+    alone."""
     if conversation.user is not None:
         return conversation.user
     tree = conversation.meta.get("tree")
@@ -342,13 +369,16 @@ def person(conversation: Conversation) -> str:
 
 
 def split(
-    conversation: Conversation, seed: int = 0, shares: tuple[float, float, float] = (0.90, 0.05, 0.05)
+    conversation: Conversation,
+    seed: int = 0,
+    shares: tuple[float, float, float] = (0.90, 0.05, 0.05),
 ) -> Literal["train", "valid", "test"]:
     """Where a conversation goes: one draw for each person, so nobody is in two splits.
 
-    The draw is a hash of seed and person, not a shuffle: it needs no pass over the logs, and when logs are
-    added nobody moves from one split to another. The price is that the shares hold on average, in each
-    country as in all, and not to the person. WildChat's people are addresses in a country, as in the paper.
+    The draw is a hash of seed and person, not a shuffle: it needs no pass over the logs, and when
+    logs are added nobody moves from one split to another. The price is that the shares hold on
+    average, in each country as in all, and not to the person. WildChat's people are addresses in a
+    country, as in the paper.
 
     Args:
         shares: of people, for train, valid and test; they sum to 1.

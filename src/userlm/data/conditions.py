@@ -1,6 +1,8 @@
-"""What a log says of the person, in one sentence for the system turn: the smallest honest form of sub-populations.
+"""What a log says of the person, in one sentence for the system turn: the smallest honest form of
+sub-populations.
 
-`userlm intents --condition language,country` puts it into `meta`; `Conversation.system` adds it to the intent.
+`userlm intents --condition language,country` puts it into `meta`; `Conversation.system` adds it to
+the intent.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ _UNKNOWN = frozenset(("", "none", "null", "nan", "unknown", "nolang", "und", "pr
 
 
 def told_of(conversation: Conversation, fields: Sequence[str]) -> dict[str, str]:
-    """What `meta` says in these fields, in their order; what it does not say is left out, nothing is guessed."""
+    """What `meta` says in these fields, in their order; what it does not say is left out, nothing
+    is guessed."""
     told = {}
     for field in fields:
         value = conversation.meta.get(field)

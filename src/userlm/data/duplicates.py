@@ -1,9 +1,11 @@
-"""Conversations in which people say the same, exactly or nearly. `userlm clean --duplicates` runs this.
+"""Conversations in which people say the same, exactly or nearly. `userlm clean --duplicates` runs
+this.
 
-What is compared is all that the user says, in NFKC, lower-cased, white space collapsed. Each conversation is read
-once and leaves 8 bytes (`exact_key`) or 512 (`Signatures`); when all were read, `exact` or `near` says of each
-which one it repeats. It is held against those that are kept, never against one that was dropped: there are no
-chains, and what is dropped is like something that stays.
+What is compared is all that the user says, in NFKC, lower-cased, white space collapsed. Each
+conversation is read once and leaves 8 bytes (`exact_key`) or 512 (`Signatures`); when all were
+read, `exact` or `near` says of each which one it repeats. It is held against those that are kept,
+never against one that was dropped: there are no chains, and what is dropped is like something that
+stays.
 """
 
 from __future__ import annotations
@@ -33,11 +35,12 @@ def user_text(conversation: Conversation) -> str:
     return " ".join(text.lower().split())
 
 
-# --- exactly the same ------------------------------------------------------------------------------------
+# --- exactly the same -----------------------------------------------------------------------------
 
 
 def exact_key(conversation: Conversation) -> int:
-    """64 bits, the same in every process. The chance that any two texts of a million share one is 3 in 10^8."""
+    """64 bits, the same in every process. The chance that any two texts of a million share one is 3
+    in 10^8."""
     return stable_hash(user_text(conversation))
 
 
@@ -54,17 +57,17 @@ def exact(keys: NDArray[np.uint64], order: NDArray[np.int64]) -> NDArray[np.int6
     return result
 
 
-# --- nearly the same -------------------------------------------------------------------------------------
+# --- nearly the same ------------------------------------------------------------------------------
 
 
 class Signatures:
     """MinHash signatures of conversations, added one by one.
 
-    The share of places in which two signatures are equal estimates the Jaccard similarity of the two sets of
-    shingles (Broder, 1997); with 128 places the standard error is 0.044 or less. A shingle is five words in a row;
-    fewer words are one shingle. Words are what lies between white space, so texts in a script without it are
-    alike only if whole turns are the same. Signatures are equal in every process, but not from one version of
-    rensa to the next.
+    The share of places in which two signatures are equal estimates the Jaccard similarity of the
+    two sets of shingles (Broder, 1997); with 128 places the standard error is 0.044 or less. A
+    shingle is five words in a row; fewer words are one shingle. Words are what lies between white
+    space, so texts in a script without it are alike only if whole turns are the same. Signatures
+    are equal in every process, but not from one version of rensa to the next.
     """
 
     def __init__(self, permutations: int = 128) -> None:
@@ -83,7 +86,8 @@ class Signatures:
             self._flush()
 
     def matrix(self) -> NDArray[np.uint32]:
-        """The signatures in the order in which they were added, [n, permutations]; ask when all were added."""
+        """The signatures in the order in which they were added, [n, permutations]; ask when all
+        were added."""
         self._flush()
         return np.frombuffer(self._places, dtype=np.uint32).reshape(-1, self.permutations)
 
@@ -94,26 +98,33 @@ class Signatures:
             return
         shingles, sizes = ngram_hashes(word_hashes(self._words), np.array(self._lengths), WORDS)
         borders = np.append(0, np.cumsum(sizes)).astype(np.uint64)
-        matrix = RMinHash.digest_matrix_from_flat_token_hashes(shingles, borders, self.permutations, 0)
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+            shingles, borders, self.permutations, 0
+        )
         for signature in matrix.to_rows():
             self._places.fromlist(signature)
         self._words, self._lengths = [], []
 
 
-def near(signatures: NDArray[np.uint32], order: NDArray[np.int64], similarity: float = 0.7) -> NDArray[np.int64]:
+def near(
+    signatures: NDArray[np.uint32], order: NDArray[np.int64], similarity: float = 0.7
+) -> NDArray[np.int64]:
     """For each item the index of the kept item that it is like, or -1: it is like none.
 
-    Items are taken in `order`. One is dropped if its signature equals that of a kept item in at least the share
-    `similarity` of places, and is said to be like the most similar one. Candidates are the kept items in its
-    buckets, those with a band of the signature in common (see `bands`); of each bucket the first 16. So a
-    template with 50,000 copies that are not quite alike costs 50,000 looks, not their square.
+    Items are taken in `order`. One is dropped if its signature equals that of a kept item in at
+    least the share `similarity` of places, and is said to be like the most similar one. Candidates
+    are the kept items in its buckets, those with a band of the signature in common (see `bands`);
+    of each bucket the first 16. So a template with 50,000 copies that are not quite alike costs
+    50,000 looks, not their square.
 
     Args:
         order: the indices of the items that take part; of similar ones the first is kept.
     """
     number, rows = bands(signatures.shape[1], similarity)
     copies = exact(row_hashes(signatures), order)
-    items = order[copies[order] < 0]  # one of each signature; what becomes of it becomes of its copies
+    items = order[
+        copies[order] < 0
+    ]  # one of each signature; what becomes of it becomes of its copies
     result = np.full(len(signatures), -1, dtype=np.int64)
     kept: defaultdict[int, list[int]] = defaultdict(list)  # bucket to ranks in `items`
     for rank, buckets in _buckets(signatures, items, number, rows):
@@ -136,9 +147,10 @@ def near(signatures: NDArray[np.uint32], order: NDArray[np.int64], similarity: f
 def bands(permutations: int, similarity: float) -> tuple[int, int]:
     """How many bands a signature is cut into, and how many places each has.
 
-    Two signatures of similarity s have one of b bands of r places in common with probability 1 - (1 - s^r)^b
-    (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4.2). The longer the bands, the fewer
-    candidates: they are the longest with which a pair at the threshold is found 95 times in 100.
+    Two signatures of similarity s have one of b bands of r places in common with probability 1 - (1
+    - s^r)^b (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4.2). The longer
+    the bands, the fewer candidates: they are the longest with which a pair at the threshold is
+    found 95 times in 100.
     """
     if not 0 < similarity <= 1:
         raise InputError(f"similarity {similarity}: give a number above 0 and at most 1")
@@ -152,7 +164,8 @@ def bands(permutations: int, similarity: float) -> tuple[int, int]:
 def _buckets(
     signatures: NDArray[np.uint32], items: NDArray[np.int64], number: int, rows: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """The ranks in `items`, ascending, of those that share a bucket with another, and all such buckets of each."""
+    """The ranks in `items`, ascending, of those that share a bucket with another, and all such
+    buckets of each."""
     parts, seen = [], 0
     for band in range(number):
         keys = row_hashes(signatures[:, band * rows : (band + 1) * rows][items])
@@ -163,5 +176,7 @@ def _buckets(
     ranks, buckets = np.concatenate(parts, axis=1)
     by_rank = np.argsort(ranks, kind="stable")
     each, starts = np.unique(ranks[by_rank], return_index=True)
-    for rank, start, end in zip(each.tolist(), starts, np.append(starts, len(ranks))[1:], strict=True):
+    for rank, start, end in zip(
+        each.tolist(), starts, np.append(starts, len(ranks))[1:], strict=True
+    ):
         yield rank, buckets[by_rank[start:end]].tolist()

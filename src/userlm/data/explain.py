@@ -1,4 +1,5 @@
-"""Why one conversation stays or goes, with what each step of `userlm clean` rests on. `--explain ID` shows it."""
+"""Why one conversation stays or goes, with what each step of `userlm clean` rests on. `--explain
+ID` shows it."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ Finding = tuple[str, str, str]
 """A step, what it says (`stays`, `goes`, `off`, or a split), and why."""
 
 
-def explain(id: str, read: Callable[[str], Iterator[Conversation]], rules: clean.Rules) -> list[Finding]:
-    """What each step says about one conversation, as if the steps before had kept it (but for duplicates, which
-    are sought among those that stay).
+def explain(
+    id: str, read: Callable[[str], Iterator[Conversation]], rules: clean.Rules
+) -> list[Finding]:
+    """What each step says about one conversation, as if the steps before had kept it (but for
+    duplicates, which are sought among those that stay).
 
     Args:
         read: gives all conversations, each time that it is called; it is told what for.
@@ -31,9 +34,16 @@ def explain(id: str, read: Callable[[str], Iterator[Conversation]], rules: clean
     labelled = isinstance(label, str) and label.strip()
     by = f"its log says {label!r}" if labelled else "by py3langid, from the user turns"
     wanted = "all are kept" if rules.languages is None else f"kept: {', '.join(rules.languages)}"
-    findings = [_finding("language", clean.foreign(code, rules.languages), f"{code}, {by}; {wanted}")]
-    flags = {name: it.meta[name] for name in ("toxic", "toxic_source", "redacted") if name in it.meta}
-    said = ", ".join(f"{name}: {value}" for name, value in flags.items()) or "its log says nothing of it"
+    findings = [
+        _finding("language", clean.foreign(code, rules.languages), f"{code}, {by}; {wanted}")
+    ]
+    flags = {
+        name: it.meta[name] for name in ("toxic", "toxic_source", "redacted") if name in it.meta
+    }
+    said = (
+        ", ".join(f"{name}: {value}" for name, value in flags.items())
+        or "its log says nothing of it"
+    )
     findings.append(_finding("flagged", clean.flagged(it), said, off=rules.flagged))
     findings.append(_template(it, read, rules))
     findings.append(_duplicate(it, read, rules))
@@ -57,7 +67,9 @@ def _find(id: str, read: Callable[[str], Iterator[Conversation]]) -> Conversatio
         if len(others) < 100_000:
             others.append(conversation.id)
     near = get_close_matches(id, others, 3, 0.5) or others[:3]
-    raise InputError(f"no conversation has the id {id!r}; there are {', '.join(map(repr, near))} and others")
+    raise InputError(
+        f"no conversation has the id {id!r}; there are {', '.join(map(repr, near))} and others"
+    )
 
 
 def _finding(step: str, reason: str | None, why: str, off: bool = False) -> Finding:
@@ -68,7 +80,9 @@ def _fit(conversations: Iterable[Conversation], rules: clean.Rules) -> Iterator[
     return (c for c in conversations if rules.unfit(c, clean.language(c)) is None)
 
 
-def _template(it: Conversation, read: Callable[[str], Iterator[Conversation]], rules: clean.Rules) -> Finding:
+def _template(
+    it: Conversation, read: Callable[[str], Iterator[Conversation]], rules: clean.Rules
+) -> Finding:
     own = set(clean.own_ngrams(it, rules.ngram))
     if not own:
         return _finding("template", None, f"its first turn has fewer than {rules.ngram} words")
@@ -82,10 +96,14 @@ def _template(it: Conversation, read: Callable[[str], Iterator[Conversation]], r
     why = f"its most frequent {rules.ngram}-gram occurs {count:,} {times} in first turns: {text!r}"
     if limit is None:
         return _finding("template", None, why, off=True)
-    return _finding("template", "template" if count > limit else None, f"{why}; the limit is {limit:,}")
+    return _finding(
+        "template", "template" if count > limit else None, f"{why}; the limit is {limit:,}"
+    )
 
 
-def _duplicate(it: Conversation, read: Callable[[str], Iterator[Conversation]], rules: clean.Rules) -> Finding:
+def _duplicate(
+    it: Conversation, read: Callable[[str], Iterator[Conversation]], rules: clean.Rules
+) -> Finding:
     if rules.duplicates == "keep":
         return _finding("duplicate", None, "duplicates are kept", off=True)
     ids: list[str] = []
@@ -103,4 +121,6 @@ def _duplicate(it: Conversation, read: Callable[[str], Iterator[Conversation]], 
         goes_before = decisions.reasons[i] is not None
         why = "not asked: it goes before" if goes_before else "nothing that stays says the same"
         return _finding("duplicate", None, f"{why} ({rules.duplicates})", off=goes_before)
-    return _finding("duplicate", "duplicate", f"says the same as {copy_of!r}, which stays ({rules.duplicates})")
+    return _finding(
+        "duplicate", "duplicate", f"says the same as {copy_of!r}, which stays ({rules.duplicates})"
+    )

@@ -1,7 +1,8 @@
-"""Where logs lie: files, folders and patterns here, data sets of the Hugging Face hub, whatever else fsspec reads.
+"""Where logs lie: files, folders and patterns here, data sets of the Hugging Face hub, whatever
+else fsspec reads.
 
-`userlm import` runs this: `find` says which files there are, `local` brings one of them to this machine while it
-is read. What is in them is no matter here.
+`userlm import` runs this: `find` says which files there are, `local` brings one of them to this
+machine while it is read. What is in them is no matter here.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from userlm.store import KINDS, replacing
+from userlm.rows import KINDS, replacing
 from userlm.text import stable_hash
 from userlm.types import InputError, encodable
 
 ABOUT = ("dataset_info.json", "dataset_infos.json")
-"""Files that tools lay beside a data set to describe it; they are taken only where they are named."""
+"""Files that tools lay beside a data set to describe it; they are taken only where they are
+named."""
 
 PAUSES = (2.0, 10.0, 30.0)
 """Seconds before a copy that broke off is begun again."""
@@ -33,10 +35,12 @@ class LogFile:
     """One file of logs.
 
     Attributes:
-        name: as messages and `run.json` show it: the path, or the address without what is secret in it.
+        name: as messages and `run.json` show it: the path, or the address without what is secret in
+            it.
         path: where it is on this machine; `None` if it is remote.
-        stamp: of a remote file, what its file system says that changes with the contents: a checksum or a time,
-            and the size. Empty where it says nothing, and for a local file, which the run hashes itself.
+        stamp: of a remote file, what its file system says that changes with the contents: a
+            checksum or a time, and the size. Empty where it says nothing, and for a local file,
+            which the run hashes itself.
         url: of a remote file, the whole address, to be shown to nobody.
     """
 
@@ -53,11 +57,12 @@ Keyed = tuple[Hashable, LogFile]
 def find(places: Sequence[str | Path]) -> list[LogFile]:
     """The files of logs in some places, in their order, sorted inside each; each file once.
 
-    A folder stands for the files of the known kinds directly in it; if there are none, for those below it. A
-    pattern (`*`, `?`, `[...]`, and `**` for folders of any depth) stands for the files that it matches, unless
-    there is something of that very name. `hf://datasets/OWNER/NAME[@REVISION]` stands for all files of the data
-    set; if some are parquet for these only, since many data sets hold the same rows in two kinds. Hidden files and
-    folders, and those of `ABOUT`, are left out unless they are named.
+    A folder stands for the files of the known kinds directly in it; if there are none, for those
+    below it. A pattern (`*`, `?`, `[...]`, and `**` for folders of any depth) stands for the files
+    that it matches, unless there is something of that very name.
+    `hf://datasets/OWNER/NAME[@REVISION]` stands for all files of the data set; if some are parquet
+    for these only, since many data sets hold the same rows in two kinds. Hidden files and folders,
+    and those of `ABOUT`, are left out unless they are named.
 
     Args:
         places: paths, or addresses (`scheme://...`) as text.
@@ -68,7 +73,9 @@ def find(places: Sequence[str | Path]) -> list[LogFile]:
     found: dict[Hashable, LogFile] = {}
     for place in places:
         if not str(place):
-            raise InputError("one of the places of logs is empty; give a file, a folder or an address")
+            raise InputError(
+                "one of the places of logs is empty; give a file, a folder or an address"
+            )
         name = str(place).removeprefix("file://")
         for key, file in _remote_files(name) if "://" in name else _local_files(Path(name)):
             found.setdefault(key, file)
@@ -76,7 +83,8 @@ def find(places: Sequence[str | Path]) -> list[LogFile]:
     for file in found.values():
         if names.setdefault(file.name, file) is not file:
             raise InputError(
-                f"two files are called {file.name} when the secret part of their addresses is left out; "
+                f"two files are called {file.name} when the secret part of their addresses is "
+                "left out; "
                 "copy them to this machine under names of their own"
             )
     return list(names.values())
@@ -84,7 +92,8 @@ def find(places: Sequence[str | Path]) -> list[LogFile]:
 
 @contextmanager
 def local(file: LogFile, scratch: Path) -> Iterator[Path]:
-    """The file on this machine: itself, or a copy in the folder `scratch` that is deleted afterwards.
+    """The file on this machine: itself, or a copy in the folder `scratch` that is deleted
+    afterwards.
 
     A copy of the same contents that a killed process left there is used again.
 
@@ -105,36 +114,47 @@ def local(file: LogFile, scratch: Path) -> Iterator[Path]:
         copy.unlink(missing_ok=True)
 
 
-# --- on this machine -------------------------------------------------------------------------------------
+# --- on this machine ------------------------------------------------------------------------------
 
 
 def _local_files(place: Path) -> list[Keyed]:
     try:
         paths = _local_paths(place.expanduser())
     except OSError as error:
-        raise InputError(f"{error.filename or place} cannot be read: {error.strerror or error}") from None
+        raise InputError(
+            f"{error.filename or place} cannot be read: {error.strerror or error}"
+        ) from None
     except RuntimeError:
         raise InputError(f"{place}: there is no such home folder; write the path in full") from None
     for path in paths:
         if encodable(str(path)) != str(path):
             raise InputError(f"{encodable(str(path))}: its name is not UTF-8; rename it")
         if not path.is_file():
-            raise InputError(f"{path} is a link to nothing, or no plain file; take it away or copy it to a file")
+            raise InputError(
+                f"{path} is a link to nothing, or no plain file; take it away or copy it to a file"
+            )
     return [(path.resolve(), LogFile(str(path), path)) for path in paths]
 
 
 def _local_paths(place: Path) -> list[Path]:
     if place.is_dir():
-        paths = [path for path in sorted(place.iterdir()) if _is_log(path.name) and not path.is_dir()]
+        paths = [
+            path for path in sorted(place.iterdir()) if _is_log(path.name) and not path.is_dir()
+        ]
         paths, missing = paths or _below(place, {place.resolve()}), "holds no"
     elif place.exists():
         paths, missing = [place] if _kind(place.name) else [], "is no"
     elif glob.has_magic(str(place)):
         matches = map(Path, sorted(glob.glob(str(place), recursive=True)))  # noqa: PTH207, it has no absolute pattern
-        paths, missing = [path for path in matches if _is_log(path.name) and not path.is_dir()], "matches no"
+        paths, missing = (
+            [path for path in matches if _is_log(path.name) and not path.is_dir()],
+            "matches no",
+        )
     else:
         name = re.fullmatch(r"(?:datasets/)?((?!datasets/)\w[\w.-]*/\w[\w.-]*)", place.as_posix())
-        meant = f"write hf://datasets/{name[1]} for a data set of the Hugging Face hub" if name else ""
+        meant = (
+            f"write hf://datasets/{name[1]} for a data set of the Hugging Face hub" if name else ""
+        )
         raise InputError(f"{place} does not exist; {meant or 'check the spelling'}")
     if not paths:
         raise _no_log(str(place), missing)
@@ -142,7 +162,8 @@ def _local_paths(place: Path) -> list[Path]:
 
 
 def _below(folder: Path, seen: set[Path]) -> list[Path]:
-    """The logs in a folder and those below it, through links too. `seen` ends links that go round."""
+    """The logs in a folder and those below it, through links too. `seen` ends links that go
+    round."""
     found = []
     for path in sorted(folder.iterdir()):
         if path.is_dir():
@@ -154,10 +175,14 @@ def _below(folder: Path, seen: set[Path]) -> list[Path]:
     return found
 
 
-# --- elsewhere -------------------------------------------------------------------------------------------
+# --- elsewhere ------------------------------------------------------------------------------------
 
-_HUB = re.compile(r"hf://datasets/(?P<set>[^/@]+/[^/@]+)(?:@(?:refs/(?:convert|pr)/[^/]+|[^/]+))?/?(?P<path>.*)")
-_HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface|hf)\.co/datasets/([^/?#]+/[^/?#]+)(?!.*/resolve/)")
+_HUB = re.compile(
+    r"hf://datasets/(?P<set>[^/@]+/[^/@]+)(?:@(?:refs/(?:convert|pr)/[^/]+|[^/]+))?/?(?P<path>.*)"
+)
+_HUB_PAGE = re.compile(
+    r"https?://(?:www\.)?(?:huggingface|hf)\.co/datasets/([^/?#]+/[^/?#]+)(?!.*/resolve/)"
+)
 _STAMPS = (  # what file systems call a checksum or a time, the surest first
     *("ETag", "etag", "blob_id", "md5Hash", "Last-Modified", "LastModified", "last_modified"),
     *("updated", "mtime", "modified", "modify", "created"),
@@ -178,13 +203,21 @@ def _check_address(place: str) -> None:
     """Raise `InputError` for an address that fsspec would take for something that was not meant."""
     name = _public(place)
     if place.startswith("hf://") and not _HUB.fullmatch(place):
-        meant = re.fullmatch(r"hf://(?!datasets/|models/|spaces/|buckets/|kernels/)([^/@]+/[^/@]+.*)", place)
-        hint = f"did you mean hf://datasets/{meant[1]}?" if meant else "write hf://datasets/OWNER/NAME"
+        meant = re.fullmatch(
+            r"hf://(?!datasets/|models/|spaces/|buckets/|kernels/)([^/@]+/[^/@]+.*)", place
+        )
+        hint = (
+            f"did you mean hf://datasets/{meant[1]}?" if meant else "write hf://datasets/OWNER/NAME"
+        )
         raise InputError(f"{name} is no data set of the Hugging Face hub; {hint}")
     if page := _HUB_PAGE.match(place):
-        raise InputError(f"{name} is a page for people; write hf://datasets/{page[1]} for the data set on it")
+        raise InputError(
+            f"{name} is a page for people; write hf://datasets/{page[1]} for the data set on it"
+        )
     if "::" in place:
-        raise InputError(f"{name}: chained addresses (::) are not read; unpack the archive and give its files")
+        raise InputError(
+            f"{name}: chained addresses (::) are not read; unpack the archive and give its files"
+        )
 
 
 def _remote_urls(place: str) -> list[str]:
@@ -194,7 +227,9 @@ def _remote_urls(place: str) -> list[str]:
     try:
         kind = fs.info(root)["type"]
     except FileNotFoundError:
-        magic = re.search(r"[*[]" if place.startswith("http") else r"[*?[]", place)  # ? begins the query of a URL
+        magic = re.search(
+            r"[*[]" if place.startswith("http") else r"[*?[]", place
+        )  # ? begins the query of a URL
         if not magic:
             raise
         folder = place[: place.rindex("/", 0, magic.start()) + 1]
@@ -210,7 +245,9 @@ def _remote_urls(place: str) -> list[str]:
             paths = _logs(root, fs.find(root, detail=True).values())
             paths = [path for path in paths if path.endswith(".parquet")] or paths
         else:
-            paths = _logs(root, fs.ls(root, detail=True)) or _logs(root, fs.find(root, detail=True).values())
+            paths = _logs(root, fs.ls(root, detail=True)) or _logs(
+                root, fs.find(root, detail=True).values()
+            )
     if not paths:
         raise _no_log(_public(place), "holds no")
     return [f"{folder.removesuffix('/')}/{path}" for path in paths]
@@ -218,7 +255,11 @@ def _remote_urls(place: str) -> list[str]:
 
 def _logs(root: str, entries: Iterable[Mapping[str, Any]]) -> list[str]:
     """The logs among the entries of a folder, sorted, as paths in that folder."""
-    files = (entry["name"].removeprefix(root).lstrip("/") for entry in entries if entry["type"] != "directory")
+    files = (
+        entry["name"].removeprefix(root).lstrip("/")
+        for entry in entries
+        if entry["type"] != "directory"
+    )
     return sorted(path for path in files if _is_log(path))
 
 
@@ -245,7 +286,9 @@ def _copy(file: LogFile, partial: Path) -> None:
     fs.invalidate_cache()
     info = fs.info(path)
     if _stamp(info) != file.stamp:
-        raise InputError(f"{file.name} was changed since this command began; run the same command again")
+        raise InputError(
+            f"{file.name} was changed since this command began; run the same command again"
+        )
     fs.get_file(path, str(partial))
     size, came = info.get("size"), partial.stat().st_size
     if size is not None and size != came:
@@ -268,15 +311,15 @@ def _stamp(info: Mapping[str, Any]) -> str:
     return ", ".join([*said, f"{info['size']} bytes"] if info.get("size") is not None else said)
 
 
-# --- what can go wrong there -----------------------------------------------------------------------------
+# --- what can go wrong there ----------------------------------------------------------------------
 
 
 @contextmanager
 def _plainly(name: str) -> Iterator[None]:
     """Whatever a file system raises, in one sentence.
 
-    The errors of s3fs, gcsfs, httpx and the rest have only `Exception` in common. The sentence carries no cause,
-    since the text of that may hold a signed address.
+    The errors of s3fs, gcsfs, httpx and the rest have only `Exception` in common. The sentence
+    carries no cause, since the text of that may hold a signed address.
     """
     try:
         yield
@@ -291,7 +334,9 @@ def _explained(name: str, error: BaseException) -> InputError:
     for cause in causes:
         if isinstance(cause, ModuleNotFoundError) and cause.name:
             package = cause.name.partition(".")[0]
-            return InputError(f"{name} needs a package that is not installed; run `pip install {package}`")
+            return InputError(
+                f"{name} needs a package that is not installed; run `pip install {package}`"
+            )
     hub = _HUB.match(name)
     if hub and (known := _of_the_hub(hub["set"], causes)):
         return InputError(f"{name} {known}, then run the same command again")
@@ -304,7 +349,8 @@ def _explained(name: str, error: BaseException) -> InputError:
     words = _public(" ".join(str(causes[-1]).split()))[:200]
     reason = f"status {status}" if status else words or type(causes[-1]).__name__
     return InputError(
-        f"{name} cannot be read ({reason}); check address and network, then run the same command again"
+        f"{name} cannot be read ({reason}); check address and network, then run the same command "
+        "again"
     )
 
 
@@ -316,10 +362,14 @@ def _of_the_hub(data_set: str, causes: Sequence[BaseException]) -> str | None:
     sentences = {
         errors.OfflineModeIsEnabled: "cannot be reached offline; unset HF_HUB_OFFLINE",
         errors.GatedRepoError: f"is gated; accept its terms on {page}, run `hf auth login`",
-        errors.RepositoryNotFoundError: "does not exist or is private; check the spelling or run `hf auth login`",
+        errors.RepositoryNotFoundError: "does not exist or is private; check the spelling or run "
+        "`hf auth login`",
         errors.RevisionNotFoundError: f"names a revision that does not exist; take one from {page}",
     }
-    return next((said for kind, said in sentences.items() for cause in causes if isinstance(cause, kind)), None)
+    return next(
+        (said for kind, said in sentences.items() for cause in causes if isinstance(cause, kind)),
+        None,
+    )
 
 
 def _lasts(error: BaseException) -> bool:
@@ -327,7 +377,14 @@ def _lasts(error: BaseException) -> bool:
     causes = _causes(error)
     if status := _status(causes):
         return status < 500 and status not in (408, 425, 429)
-    lasting = (ImportError, ValueError, TypeError, NotImplementedError, FileNotFoundError, PermissionError)
+    lasting = (
+        ImportError,
+        ValueError,
+        TypeError,
+        NotImplementedError,
+        FileNotFoundError,
+        PermissionError,
+    )
     return isinstance(causes[-1], lasting)
 
 
@@ -342,17 +399,22 @@ def _status(causes: Sequence[BaseException]) -> int | None:
         response = getattr(cause, "response", None)
         if isinstance(response, dict):  # botocore
             response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        for status in (response, getattr(response, "status_code", None), getattr(cause, "status", None)):
+        for status in (
+            response,
+            getattr(response, "status_code", None),
+            getattr(cause, "status", None),
+        ):
             if isinstance(status, int):
                 return status
     return None
 
 
-# --- names -----------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 def _public(text: str) -> str:
-    """A text without what may be secret in addresses: passwords, the queries of URLs, tokens of the hub."""
+    """A text without what may be secret in addresses: passwords, the queries of URLs, tokens of the
+    hub."""
     text = re.sub(r"(https?://)[^/\s]*@", r"\1", text)
     text = re.sub(r"(://)[^/\s]*:[^/\s]*@", r"\1", text)
     text = re.sub(r"(https?://[^\s?#]*)[?#]\S*", r"\1", text)
@@ -367,7 +429,11 @@ def _kind(name: str) -> str:
 def _is_log(path: str) -> bool:
     """Whether to take a file that nobody named, by its path from the folder that was named."""
     *folders, name = path.split("/")
-    return bool(_kind(name)) and name not in ABOUT and not any(part.startswith(".") for part in (*folders, name))
+    return (
+        bool(_kind(name))
+        and name not in ABOUT
+        and not any(part.startswith(".") for part in (*folders, name))
+    )
 
 
 def _no_log(place: str, missing: str) -> InputError:

@@ -1,7 +1,8 @@
-"""Conversations in the form in which the Hugging Face hub keeps data sets: parquet files and a card.
+"""Conversations in the form in which the Hugging Face hub keeps data sets: parquet files and a
+card.
 
-`--hub` of `userlm clean` and `userlm intents` writes them to hub/ in the run folder. `userlm import` reads them
-back.
+`--hub` of `userlm clean` and `userlm intents` writes them to hub/ in the run folder. `userlm
+import` reads them back.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from userlm.store import dumps, naming
+from userlm.rows import dumps, naming
 from userlm.types import Conversation
 
 SPLIT_NAMES = {"train": "train", "valid": "validation", "test": "test", "conversations": "train"}
@@ -24,14 +25,20 @@ ROWS = 50_000  # conversations in a file, and so in memory
 def export(folder: Path, splits: Mapping[str, Iterable[Conversation]]) -> dict[str, int]:
     """Write `data/SPLIT-00000-of-0000N.parquet`, and say how many conversations each split has.
 
-    A person becomes a number, in the order in which people come up: who they are is nobody's business, and a
-    split by person can still be made.
+    A person becomes a number, in the order in which people come up: who they are is nobody's
+    business, and a split by person can still be made.
     """
     import polars as pl
 
     text = pl.String()
     message = pl.Struct({"role": text, "content": text})
-    schema = {"id": text, "messages": pl.List(message), "intent": text, "user": text, "ended": pl.Boolean()}
+    schema = {
+        "id": text,
+        "messages": pl.List(message),
+        "intent": text,
+        "user": text,
+        "ended": pl.Boolean(),
+    }
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     for left in data.iterdir():  # of an attempt that was interrupted
@@ -50,7 +57,9 @@ def export(folder: Path, splits: Mapping[str, Iterable[Conversation]]) -> dict[s
             parts += 1
             counts[name] += len(part)
         for i in range(parts):
-            (data / f"{name}-{i:05d}.parquet").rename(data / f"{name}-{i:05d}-of-{parts:05d}.parquet")
+            (data / f"{name}-{i:05d}.parquet").rename(
+                data / f"{name}-{i:05d}-of-{parts:05d}.parquet"
+            )
     return {name: count for name, count in counts.items() if count}
 
 
@@ -71,15 +80,21 @@ def card(counts: Mapping[str, int], results: Mapping[str, Any], manifest: Mappin
 
     Args:
         counts: conversations in each split, as `export` gives them.
-        results: of the run; `counts` and, from `clean`, `splits`, `lengths` and `languages` are told.
+        results: of the run; `counts` and, from `clean`, `splits`, `lengths` and `languages` are
+            told.
         manifest: of the run, as in run.json.
     """
     total = sum(counts.values())
-    codes = [code for code in results.get("languages", {}) if re.fullmatch("[a-z]{2,3}", code) and code != "und"]
+    codes = [
+        code
+        for code in results.get("languages", {})
+        if re.fullmatch("[a-z]{2,3}", code) and code != "und"
+    ]
     title = "# Conversations with an AI assistant, from the user's side"
     parts = ["\n".join(_front(counts, codes[:20], total)), title]
     parts.append(
-        f"{total:,} conversations between people and assistants, prepared with userlm to train or measure user "
+        f"{total:,} conversations between people and assistants, prepared with userlm to train or "
+        "measure user "
         "language models: models that play the user."
     )
     known = results.get("splits", {})
@@ -93,12 +108,17 @@ def card(counts: Mapping[str, int], results: Mapping[str, Any], manifest: Mappin
     parts.append(_table(head, rows))
     if known:
         parts.append(
-            "No person is in two splits. A conversation of K user turns gives K samples, and one more, "
+            "No person is in two splits. A conversation of K user turns gives K samples, and one "
+            "more, "
             "the user leaves, where the ending was observed (`ended`)."
         )
     if lengths := {name: spread for name, spread in results.get("lengths", {}).items() if spread}:
         head = ["", *next(iter(lengths.values()))]
-        parts.append(_table(head, ([name, *(f"{v:,.4g}" for v in s.values())] for name, s in lengths.items())))
+        parts.append(
+            _table(
+                head, ([name, *(f"{v:,.4g}" for v in s.values())] for name, s in lengths.items())
+            )
+        )
     parts += ["## Columns", _table(["column", "what it holds"], _COLUMNS)]
     parts += ["## How it was made", *_made(results, manifest)]
     parts += ["## Load it", _LOAD, "## Mind", _MIND]
@@ -109,9 +129,18 @@ _COLUMNS = (
     ("`id`", "of the conversation"),
     ("`messages`", "the turns, `role` (user or assistant) and `content`"),
     ("`intent`", "what the user is after, one sentence; null if nobody wrote it"),
-    ("`user`", "the person, as a number that means nothing outside of this data set; null if unknown"),
-    ("`ended`", "whether the ending was observed: the assistant answered, and the user said no more"),
-    ("`meta`", "what else the log says (language, country, model, time), and who wrote the intent: JSON"),
+    (
+        "`user`",
+        "the person, as a number that means nothing outside of this data set; null if unknown",
+    ),
+    (
+        "`ended`",
+        "whether the ending was observed: the assistant answered, and the user said no more",
+    ),
+    (
+        "`meta`",
+        "what else the log says (language, country, model, time), and who wrote the intent: JSON",
+    ),
 )
 _LOAD = """```python
 from datasets import load_dataset
@@ -119,9 +148,12 @@ from datasets import load_dataset
 data = load_dataset("OWNER/NAME")
 ```"""
 _MIND = (
-    "The words are those of real people and of models. They hold errors, opinions and possibly personal data "
-    "that no filter found; `meta` holds whatever else the logs said. Where a log names nobody, each conversation "
-    "counts as one person. The licence and the terms of the logs hold here too: fill in `license` above, and what "
+    "The words are those of real people and of models. They hold errors, opinions and possibly "
+    "personal data "
+    "that no filter found; `meta` holds whatever else the logs said. Where a log names nobody, "
+    "each conversation "
+    "counts as one person. The licence and the terms of the logs hold here too: fill in `license` "
+    "above, and what "
     "the logs are, before you publish."
 )
 
@@ -144,11 +176,21 @@ def _front(counts: Mapping[str, int], languages: list[str], total: int) -> Itera
 
 
 def _made(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
-    options = {key: value for key, value in manifest["options"].items() if value is not None and key != "join"}
-    if "by" in options:
-        options["by"] = results.get("model", options["by"])  # no address of a server, no path
+    options = {
+        key: value
+        for key, value in manifest["options"].items()
+        if value is not None and key != "join"
+    }
+    if "writer" in options:
+        options["writer"] = results.get(
+            "model", options["writer"]
+        )  # no address of a server, no path
     given = ", ".join(f"{key} {value}" for key, value in options.items())
-    yield f"`userlm {manifest['verb']}`, version {manifest['versions'].get('userlm', 'unknown')}; {given}."
+    yield (
+        f"`userlm {manifest['verb']}`, version "
+        f"{manifest['versions'].get('userlm', 'unknown')}; "
+        f"{given}."
+    )
     rows = [(name, f"{count:,}") for name, count in results.get("counts", {}).items()]
     yield _table(["counted", "conversations or times"], rows)
 

@@ -1,8 +1,8 @@
 """What a user was after, in one generic sentence. `userlm intents` runs this.
 
-The form is that of the paper: "You are a user chatting with an assistant language model to ...", one sentence,
-the overall goal and no details, nothing copied. `write` has any chat model write it; the offline stand-in is in
-`extractive`.
+The form is that of the paper: "You are a user chatting with an assistant language model to ...",
+one sentence, the overall goal and no details, nothing copied. `write` has any chat model write it;
+the offline stand-in is in `extractive`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ MAX_WORDS = 60
 COPIED = 7
 
 
-# --- what an intent must be ------------------------------------------------------------------------------
+# --- what an intent must be -----------------------------------------------------------------------
 
 
 def check(intent: str, conversation: Conversation) -> str | None:
-    """Why an intent is not in form: `prefix`, `no goal`, `not one sentence`, `too long`, `copied words`.
+    """Why an intent is not in form: `prefix`, `no goal`, `not one sentence`, `too long`, `copied
+    words`.
 
-    `too long`: more than 60 words in all. `copied words`: 7 words in a row of its goal stand in a user turn.
+    `too long`: more than 60 words in all. `copied words`: 7 words in a row of its goal stand in a
+        user turn.
     """
     if not intent.startswith(INTENT_PREFIX):
         return "prefix"
@@ -43,7 +45,8 @@ def check(intent: str, conversation: Conversation) -> str | None:
 
 
 def leakage(intent: str, conversation: Conversation) -> float | None:
-    """Share (0 to 1) of the content words of the first user turn, each counted once, that the goal says.
+    """Share (0 to 1) of the content words of the first user turn, each counted once, that the goal
+    says.
 
     `None` without a user turn or without content words in it.
     """
@@ -57,14 +60,14 @@ _SENTENCE_END = re.compile(
 )
 
 
-# --- having it written -----------------------------------------------------------------------------------
+# --- having it written ----------------------------------------------------------------------------
 
 USER_TURN, ASSISTANT_TURN, TRANSCRIPT = 4_000, 2_000, 24_000
 """Characters of a conversation that are shown at most; so the cost of an intent is bounded."""
 
 Ask = Callable[[int, Sequence[Message]], tuple[str | None, str]]
-"""The number of the try and the messages; an answer and what is wrong with it (empty: nothing), or `None` and
-why there is none."""
+"""The number of the try and the messages; an answer and what is wrong with it (empty: nothing), or
+`None` and why there is none."""
 
 
 def write(conversation: Conversation, ask: Ask, tries: int = 2) -> tuple[str | None, str]:
@@ -85,7 +88,11 @@ def write(conversation: Conversation, ask: Ask, tries: int = 2) -> tuple[str | N
         if not (reason := reason or check(intent, conversation) or ""):
             return intent, ""
         again = fill("intent_again", {"prefix": INTENT_PREFIX.strip(), "reason": reason})
-        messages = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": again}]
+        messages = [
+            *messages,
+            {"role": "assistant", "content": text},
+            {"role": "user", "content": again},
+        ]
     return None, reason
 
 
@@ -99,7 +106,8 @@ def request(conversation: Conversation) -> list[Message]:
 
 
 def transcript(conversation: Conversation) -> str:
-    """The conversation as text, long turns cut in their middle, and a long conversation in its own."""
+    """The conversation as text, long turns cut in their middle, and a long conversation in its
+    own."""
     shown = [_line(turn) for turn in conversation.turns]
     if sum(map(len, shown)) <= TRANSCRIPT:
         return "\n".join(shown)
@@ -122,8 +130,8 @@ def _line(turn: Turn) -> str:
 
 
 def tidy(text: str) -> str:
-    """A model's answer as one line that ends in a full stop, without what is put around a sentence: thoughts, a
-    label, quotation marks."""
+    """A model's answer as one line that ends in a full stop, without what is put around a sentence:
+    thoughts, a label, quotation marks."""
     text = " ".join(_THOUGHTS.sub("", text).split())
     text = _unquoted(_LABEL.sub("", _unquoted(text), count=1)).rstrip(" ,;:")
     return text if not text or text.endswith((".", "!", "?")) else f"{text}."

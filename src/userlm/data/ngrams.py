@@ -1,4 +1,5 @@
-"""Word n-grams of many texts at once, as 64-bit hashes: for the template filter and for near-duplicates."""
+"""Word n-grams of many texts at once, as 64-bit hashes: for the template filter and for
+near-duplicates."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from userlm.text import stable_hash
 
 
 def word_hashes(words: list[str]) -> NDArray[np.uint64]:
-    """64 bits for each word, the same in every process, but perhaps not with another version of rensa."""
+    """64 bits for each word, the same in every process, but perhaps not with another version of
+    rensa."""
     from rensa import RMinHash  # type: ignore[import-untyped]
 
     return np.array(RMinHash.hash_token_sets([words])[0], dtype=np.uint64)
@@ -22,8 +24,8 @@ def ngram_hashes(
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """The n-grams of texts whose words stand one after the other, and how many each text has.
 
-    A hash is the sum of the words' hashes, each times an odd number for its place, modulo 2^64: millions take
-    seconds.
+    A hash is the sum of the words' hashes, each times an odd number for its place, modulo 2^64:
+    millions take seconds.
     """
     count = max(len(words) - n + 1, 0)
     total = np.zeros(count, dtype=np.uint64)

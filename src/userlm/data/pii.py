@@ -8,10 +8,11 @@ What goes, and what stays because it leads to nobody:
     <IP>     addresses of one host on the internet; not private, local and network addresses, not versions
              (after "version" or `Chrome/`, and short ones such as 1.2.3.4)
     <KEY>    what services give out (OpenAI, AWS, GitHub, GitLab, Google, Hugging Face, Slack, Stripe), JWTs,
-             PEM private keys, tokens after "Bearer", user and password in a URL; not `sk-your-key-goes-here`
+             PEM private keys, tokens after "Bearer", user and password in a URL; not
+             `sk-your-key-goes-here`
 
-These are patterns: names and postal addresses are beyond them. Marks that a log brings along, such as
-WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.
+These are patterns: names and postal addresses are beyond them. Marks that a log brings along, such
+as WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.
 """
 
 from __future__ import annotations
@@ -28,15 +29,18 @@ from userlm.types import Conversation
 MARKS = ("email", "phone", "card", "ip", "key")
 """What is counted. A mark is its kind in capitals between angle brackets."""
 
-_KEPT = frozenset(("source", "tree", "conversation", "timestamp"))  # of `meta`: whose it is and when, no texts
+_KEPT = frozenset(
+    ("source", "tree", "conversation", "timestamp")
+)  # of `meta`: whose it is and when, no texts
 
 
 def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
     """The conversation with personal data replaced by marks, and how often each kind was.
 
-    Turns, the intent and every text in `meta`, however deep, are scrubbed: a system prompt, a goal, a rejected
-    draft. The id, the person (`user`), and in `meta` the source, the tree of replies and the id of the log stay,
-    since splits and intervals need them: a log that names people by their e-mail addresses keeps those.
+    Turns, the intent and every text in `meta`, however deep, are scrubbed: a system prompt, a goal,
+    a rejected draft. The id, the person (`user`), and in `meta` the source, the tree of replies and
+    the id of the log stay, since splits and intervals need them: a log that names people by their
+    e-mail addresses keeps those.
     """
     turns = conversation.turns
     meta = {key: value for key, value in conversation.meta.items() if key not in _KEPT}
@@ -46,7 +50,9 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
     counts: Counter[str] = Counter()
     scrubbed = replace(
         conversation,
-        turns=tuple(replace(t, text=_scrub(t.text, counts), meta=_scrub(t.meta, counts)) for t in turns),
+        turns=tuple(
+            replace(t, text=_scrub(t.text, counts), meta=_scrub(t.meta, counts)) for t in turns
+        ),
         intent=_scrub(conversation.intent, counts),
         meta={**conversation.meta, **_scrub(meta, counts)},
     )
@@ -54,7 +60,8 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
 
 
 def scrub_text(text: str) -> tuple[str, dict[str, int]]:
-    """The text with marks, and how often each kind was replaced. What was scrubbed comes back as it is."""
+    """The text with marks, and how often each kind was replaced. What was scrubbed comes back as it
+    is."""
     counts: Counter[str] = Counter()
     return _scrub(text, counts), dict(counts)
 
@@ -68,7 +75,9 @@ def _scrub(value: Any, counts: Counter[str]) -> Any:
     if not isinstance(value, str):
         return value
     before = None
-    while value != before:  # a mark can free what was not to be seen beside the thing that it replaces
+    while (
+        value != before
+    ):  # a mark can free what was not to be seen beside the thing that it replaces
         before = value
         for form in _candidates(value):
             value = form.replace(value, counts)
@@ -83,11 +92,12 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-# --- the forms -------------------------------------------------------------------------------------------
-#
-# A pattern that begins with a literal or with a class of few characters is searched several times as fast as one
-# that begins with a look-behind, so what may not stand before a match is asked after its first character.
-# Repetitions are bounded, possessive, or can begin in one place of a run only: no text takes quadratic time.
+# --- the forms ------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------  A
+# pattern that begins with a literal or with a class of few characters is searched several times as
+# fast as one that begins with a look-behind, so what may not stand before a match is asked after
+# its first character. Repetitions are bounded, possessive, or can begin in one place of a run only:
+# no text takes quadratic time.
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +119,19 @@ class _Form:
 
 
 def _candidates(text: str) -> list[_Form]:
-    """The forms that the text could hold, by what is quickly found: for most texts there are none."""
+    """The forms that the text could hold, by what is quickly found: for most texts there are
+    none."""
     forms = [form for cue, form in _CUED if cue in text]
     return forms + _NUMBERS if _SIX_DIGITS.search(text) else forms
 
 
-def _form(kind: str, pattern: str, real: Callable[[re.Match[str]], bool] = lambda match: True) -> _Form:
+def _form(
+    kind: str, pattern: str, real: Callable[[re.Match[str]], bool] = lambda match: True
+) -> _Form:
     return _Form(kind, re.compile(pattern, re.VERBOSE | re.ASCII), real)
 
 
-# --- keys and e-mail addresses ---------------------------------------------------------------------------
+# --- keys and e-mail addresses --------------------------------------------------------------------
 
 _PEM = r"""
     -----BEGIN[ ](?:[A-Z0-9]{1,10}[ ]){0,3}PRIVATE[ ]KEY(?:[ ]BLOCK)?-----
@@ -151,7 +164,12 @@ _CUED = (
     ("github_pat_", _form("key", r"github_pat_ \w{22,}")),
     ("glpat-", _form("key", r"glpat- [\w-]{20,}")),
     ("AIza", _form("key", r"AIza (?<![A-Za-z0-9].{4}) [\w-]{35}")),
-    ("xox", _form("key", r"xox (?<![A-Za-z0-9]...) [abeoprs]- (?=[A-Za-z-]{0,20}[0-9]) [A-Za-z0-9-]{10,}")),
+    (
+        "xox",
+        _form(
+            "key", r"xox (?<![A-Za-z0-9]...) [abeoprs]- (?=[A-Za-z-]{0,20}[0-9]) [A-Za-z0-9-]{10,}"
+        ),
+    ),
     ("hf_", _form("key", r"hf_ (?<![A-Za-z0-9]...) [A-Za-z0-9]{20,}")),
     ("eyJ", _form("key", _JWT)),
     ("earer ", _form("key", _BEARER)),
@@ -161,7 +179,7 @@ _CUED = (
 """What stands in every text that holds the form, and the form."""
 
 
-# --- numbers ---------------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------
 
 _SIX_DIGITS = re.compile(r"[0-9](?:[ .():-]{0,2}[0-9A-Fa-f]){5}")  # to the base of 16, for IPv6
 
@@ -183,10 +201,13 @@ _ISSUED = re.compile(
 
 
 def _is_card(match: re.Match[str]) -> bool:
-    """A number of an issuer (ISO/IEC 7812) whose check digit is right: Luhn's algorithm, US patent 2950048."""
+    """A number of an issuer (ISO/IEC 7812) whose check digit is right: Luhn's algorithm, US patent
+    2950048."""
     digits = re.sub(r"[ -]", "", match[0])
     once, twice = map(int, digits[-1::-2]), (2 * int(digit) for digit in digits[-2::-2])
-    return (sum(once) + sum(sum(divmod(n, 10)) for n in twice)) % 10 == 0 and bool(_ISSUED.fullmatch(digits))
+    return (sum(once) + sum(sum(divmod(n, 10)) for n in twice)) % 10 == 0 and bool(
+        _ISSUED.fullmatch(digits)
+    )
 
 
 _IPV4 = r"[0-9] (?<![\w.].) [0-9]{0,2} (?:\.[0-9]{1,3}){3} (?!\w|\.[0-9])"
@@ -195,16 +216,22 @@ _IPV6 = r"""
     (?: ::?[0-9A-Fa-f]{1,4} ){1,7} (?!\w|:[\w:])
 """
 _NOBODY = tuple(
-    IPv4Network(network)  # this network, private, shared, loopback, link-local, multicast and reserved
+    IPv4Network(
+        network
+    )  # this network, private, shared, loopback, link-local, multicast and reserved
     for network in (
-        "0.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 224.0.0.0/3"
+        "0.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 127.0.0.0/8 "
+        "169.254.0.0/16 224.0.0.0/3"
     ).split()
 )
-_VERSION = re.compile(r"(?i)(?:\b(?:v|ver|versions?|release|build|firmware|section)\b[.:]?\s?|\w/|[=~<>]=\s?)\Z")
+_VERSION = re.compile(
+    r"(?i)(?:\b(?:v|ver|versions?|release|build|firmware|section)\b[.:]?\s?|\w/|[=~<>]=\s?)\Z"
+)
 
 
 def _is_host(match: re.Match[str]) -> bool:
-    """One host on the internet; the networks of examples (RFC 5737) count, as people write them for real ones.
+    """One host on the internet; the networks of examples (RFC 5737) count, as people write them for
+    real ones.
 
     Five digits or fewer are one address in 12,000, and almost always a version.
     """
@@ -227,7 +254,9 @@ def _is_host6(match: re.Match[str]) -> bool:
 
 _BEFORE = r"(?<![\w.+/-].) (?<![0-9],.)"
 _AFTER = r"(?![\w-]|\.[0-9]|[ ]?=)"
-_INTERNATIONAL = rf"\+ {_BEFORE} (?![0-9]{{4}}-[0-9]{{2}}-) [1-9] (?: [ .()-]{{0,2}} [0-9] ){{9,14}} {_AFTER}"
+_INTERNATIONAL = (
+    rf"\+ {_BEFORE} (?![0-9]{{4}}-[0-9]{{2}}-) [1-9] (?: [ .()-]{{0,2}} [0-9] ){{9,14}} {_AFTER}"
+)
 _DASHED = rf"""
     [0-9] {_BEFORE}
     (?: [0-9]{{2}}([.-])[0-9]{{3}}\1[0-9]{{4}}  # 415-555-0132
@@ -259,7 +288,8 @@ def _is_national(match: re.Match[str]) -> bool:
 
 
 def _follows_phone(match: re.Match[str]) -> bool:
-    """At least seven digits right after "phone", "call me at" and the like; no date, no list of single digits."""
+    """At least seven digits right after "phone", "call me at" and the like; no date, no list of
+    single digits."""
     groups = [len(group) for group in re.findall(r"[0-9]+", match[0])]
     date = len(groups) == 3 and max(groups) == 4 and sum(groups) <= 8
     return sum(groups) >= 7 and not date and 1 not in groups[1:] and _precedes(_PHONE, match)

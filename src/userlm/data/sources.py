@@ -1,8 +1,9 @@
-"""Lines of raw logs to conversations: one plain function for each layout. `userlm import` runs this.
+"""Lines of raw logs to conversations: one plain function for each layout. `userlm import` runs
+this.
 
-`find` takes the lines of a file, one layout or a mixture, and says of each what became of it; what stands on many
-lines is `Gathered`. Here are the layouts in which a row is a conversation; `trees` reads those of OASST, `spans`
-what tracing tools export.
+`find` takes the lines of a file, one layout or a mixture, and says of each what became of it; what
+stands on many lines is `Gathered`. Here are the layouts in which a row is a conversation; `trees`
+reads those of OASST, `spans` what tracing tools export.
 """
 
 from __future__ import annotations
@@ -39,10 +40,21 @@ from userlm.data.rows import (
 )
 from userlm.data.spans import Spans
 from userlm.data.trees import Trees, tree
-from userlm.store import Line, from_record
+from userlm.rows import Line, from_record
 from userlm.types import InputError
 
-__all__ = ["NOTES", "REASONS", "SOURCES", "Found", "Gathered", "Imported", "Rejected", "convert", "find", "guess"]
+__all__ = [
+    "NOTES",
+    "REASONS",
+    "SOURCES",
+    "Found",
+    "Gathered",
+    "Imported",
+    "Rejected",
+    "convert",
+    "find",
+    "guess",
+]
 
 
 class Gathered:
@@ -63,11 +75,13 @@ class Gathered:
         yield from self._spans.found()
 
 
-def find(lines: Iterable[Line], source: str | None, name: str, gathered: Gathered) -> Iterator[Found]:
+def find(
+    lines: Iterable[Line], source: str | None, name: str, gathered: Gathered
+) -> Iterator[Found]:
     """What stands on the lines of one file, always in the same order.
 
-    A row comes out as soon as it was read, except the messages and spans that make a conversation together: they
-    go to `gathered`, and nothing of them is kept but what the conversation needs.
+    A row comes out as soon as it was read, except the messages and spans that make a conversation
+    together: they go to `gathered`, and nothing of them is kept but what the conversation needs.
 
     Args:
         source: a name of `SOURCES`; `None`: guess it from the fields, line by line.
@@ -118,7 +132,8 @@ def convert(row: Row, source: str | None, fallback_id: str) -> Imported:
 
 
 def guess(row: Row) -> str:
-    """The name of the layout that the fields of a row speak for; raises `Rejected` when there is none."""
+    """The name of the layout that the fields of a row speak for; raises `Rejected` when there is
+    none."""
     if "turns" in row:
         return "userlm"
     if "messages" in row:
@@ -149,30 +164,32 @@ def _check(source: str | None) -> None:
         raise InputError(f"source {source!r} is unknown; {meant}known are {', '.join(SOURCES)}")
 
 
-# --- chats -----------------------------------------------------------------------------------------------
+# --- chats ----------------------------------------------------------------------------------------
 
 
 def messages(row: Row) -> Imported:
-    """`messages` of `{role, content}`, as the OpenAI API has them, and whatever else stands beside them.
+    """`messages` of `{role, content}`, as the OpenAI API has them, and whatever else stands beside
+    them.
 
-    `content` may be a list of `{type: "text", text}`. Scalar extras go to `meta`. Our own export for the Hub comes
-    back as it was: its `meta` is a JSON object in a text, and its `ended` is believed, except after a turn of the
-    user.
+    `content` may be a list of `{type: "text", text}`. Scalar extras go to `meta`. Our own export
+    for the Hub comes
+    back as it was: its `meta` is a JSON object in a text, and its `ended` is believed, except after
+    a turn of the user.
     """
     said = read(enumerate(listed(row, "messages")), "messages")
     meta: dict[str, Any] = {}
-    left_out = 0
+    truncated_tokens = 0
     for key, value in row.items():
         if value is None or key in _MESSAGES_FIELDS:
             continue
         if key == "condition":  # in `meta` this name means what a user model is told
-            left_out += 1
+            truncated_tokens += 1
         elif isinstance(value, PLAIN):
             meta[key] = value
         elif isinstance(value, date):
             meta[key] = value.isoformat()
         else:
-            left_out += 1
+            truncated_tokens += 1
     ended = meta.get("ended")
     if isinstance(ended, bool):
         del meta["ended"]
@@ -188,11 +205,11 @@ def messages(row: Row) -> Imported:
         meta=meta,
         whole=ended if isinstance(ended, bool) else _is_whole(row),
     )
-    left_out += intent is not None and not isinstance(intent, str)
-    if not left_out:
+    truncated_tokens += intent is not None and not isinstance(intent, str)
+    if not truncated_tokens:
         return imported
-    left_out += imported.notes.get("fields left out", 0)
-    return replace(imported, notes={**imported.notes, "fields left out": left_out})
+    truncated_tokens += imported.notes.get("fields left out", 0)
+    return replace(imported, notes={**imported.notes, "fields left out": truncated_tokens})
 
 
 _MESSAGES_FIELDS = frozenset(("id", "user_id", "user", "messages", "intent"))
@@ -226,7 +243,11 @@ def userlm(row: Row) -> Imported:
         if isinstance(turn, dict) and turn.get("role") not in ("user", "assistant"):
             known = "known are user, assistant"
             raise Rejected("unknown role", f"turns[{i}].role is {turn.get('role')!r}; {known}")
-        if isinstance(turn, dict) and isinstance(turn.get("text"), str) and not has_words(turn["text"]):
+        if (
+            isinstance(turn, dict)
+            and isinstance(turn.get("text"), str)
+            and not has_words(turn["text"])
+        ):
             raise Rejected("empty turn", f"turns[{i}].text has no words")
     try:
         record = from_record({**row, "id": name_of(row, "id")})
@@ -239,18 +260,22 @@ def userlm(row: Row) -> Imported:
     return Imported(record)
 
 
-# --- collections -----------------------------------------------------------------------------------------
+# --- collections ----------------------------------------------------------------------------------
 
 
 def wildchat(row: Row) -> Imported:
     """WildChat (first release, 1M and 4.8M). A person is an address in a country, as in the paper.
 
-    The hash of a conversation is not unique, so the id also holds the first `turn_identifier`. What is missing of
-    the conversation is taken from its turns: the most frequent language, and whether any is toxic or redacted.
+    The hash of a conversation is not unique, so the id also holds the first `turn_identifier`. What
+    is missing of
+    the conversation is taken from its turns: the most frequent language, and whether any is toxic
+        or redacted.
     """
     items = listed(row, "conversation")
     said = read(enumerate(items), "conversation")
-    items = [item for item in items if isinstance(item, dict)]  # behind an empty turn there may be anything
+    items = [
+        item for item in items if isinstance(item, dict)
+    ]  # behind an empty turn there may be anything
     first: Row = next((item for item in items if item.get("role") == "user"), {})
     country = text_of(row, "country") or text_of(first, "country")
     person = text_of(row, "hashed_ip") or text_of(first, "hashed_ip")
@@ -258,7 +283,9 @@ def wildchat(row: Row) -> Imported:
     name = name_of(row, "conversation_hash") or name_of(row, "conversation_id")
     known = facts(row, "language", "model", "timestamp")
     if "language" not in known:
-        spoken = Counter(item["language"] for item in items if isinstance(item.get("language"), str))
+        spoken = Counter(
+            item["language"] for item in items if isinstance(item.get("language"), str)
+        )
         known.update((("language", language) for language, _ in spoken.most_common(1)))
     return conversation(
         said,
@@ -295,14 +322,17 @@ def lmsys(row: Row) -> Imported:
 
 
 def arena(row: Row) -> Imported:
-    """Chatbot Arena: one user talks to two models at once, and votes. The winner's side is taken; of a tie, a's.
+    """Chatbot Arena: one user talks to two models at once, and votes. The winner's side is taken;
+    of a tie, a's.
 
-    There are rows with `conversation_a` and `conversation_b` (`chatbot_arena_conversations` and the sets of human
-    preference of 100k and 140k; `conversation_a` may be JSON in a text), and with `prompt`, `response_a` and
-    `response_b`, each a text or a list of them, that too perhaps as JSON in a text (55k).
+    There are rows with `conversation_a` and `conversation_b` (`chatbot_arena_conversations` and the
+    sets of human preference of 100k and 140k; `conversation_a` may be JSON in a text), and with
+    `prompt`, `response_a` and `response_b`, each a text or a list of them, that too perhaps as JSON
+    in a text (55k).
 
-    In the newer sets a session may have several votes: a row after the first holds what came before in its
-    `full_conversation`, and no row tells whether it is the last, so none has an observed ending.
+    In the newer sets a session may have several votes: a row after the first holds what came before
+    in its `full_conversation`, and no row tells whether it is the last, so none has an observed
+    ending.
     """
     side = _winner(row)
     session = name_of(row, "evaluation_session_id") or None
@@ -339,7 +369,9 @@ def _winner(row: Row) -> Literal["a", "b"]:
     if winner is None:
         return "b" if row.get("winner_model_b") in (1, "1") else "a"
     if winner not in ("model_a", "model_b") and not winner.startswith(("tie", "both")):
-        raise Rejected("wrong type", f"field 'winner' is {winner!r}; known are model_a, model_b and ties")
+        raise Rejected(
+            "wrong type", f"field 'winner' is {winner!r}; known are model_a, model_b and ties"
+        )
     return "b" if winner == "model_b" else "a"
 
 
@@ -347,10 +379,15 @@ def _prompted(row: Row, side: str) -> Messages:
     name = f"response_{side}"
     asked, answers = _texts(row, "prompt"), _texts(row, name)
     if len(asked) != len(answers):
-        raise Rejected("wrong type", f"'prompt' holds {len(asked)} texts, but {name!r} {len(answers)}")
+        raise Rejected(
+            "wrong type", f"'prompt' holds {len(asked)} texts, but {name!r} {len(answers)}"
+        )
     items = []
     for i, (question, answer) in enumerate(zip(asked, answers, strict=True)):
-        items += [(i, {"role": "user", "content": question}), (i, {"role": "assistant", "content": answer})]
+        items += [
+            (i, {"role": "user", "content": question}),
+            (i, {"role": "assistant", "content": answer}),
+        ]
     return read(items, f"prompt/{name}")
 
 
@@ -369,7 +406,9 @@ def _session(row: Row, side: str) -> Messages:
     items = []
     for i, item in enumerate(listed({name: parsed(row[name])}, name)):
         if not isinstance(item, dict):
-            raise Rejected("wrong type", f"{name}[{i}] must be an object, not {type(item).__name__}")
+            raise Rejected(
+                "wrong type", f"{name}[{i}] must be an object, not {type(item).__name__}"
+            )
         items += [(i, item.get("user")), (i, item.get(f"model_side_{side}"))]
     return read(items, name)
 
@@ -377,7 +416,8 @@ def _session(row: Row, side: str) -> Messages:
 def prism(row: Row) -> Imported:
     """PRISM: `conversations.jsonl`. Of the answers to choose from at each turn, the chosen one.
 
-    At the last turn nothing may be chosen: the highest score is taken then. Equal scores go by `within_turn_id`.
+    At the last turn nothing may be chosen: the highest score is taken then. Equal scores go by
+        `within_turn_id`.
     """
     name = "conversation_history"
     items = listed(row, name)
@@ -385,9 +425,13 @@ def prism(row: Row) -> Imported:
     answers: dict[int, list[int]] = {}
     for i, item in enumerate(items):
         if not isinstance(item, dict):
-            raise Rejected("wrong type", f"{name}[{i}] must be an object, not {type(item).__name__}")
+            raise Rejected(
+                "wrong type", f"{name}[{i}] must be an object, not {type(item).__name__}"
+            )
         if item.get("role") not in ("user", "model"):
-            raise Rejected("unknown role", f"{name}[{i}].role is {item.get('role')!r}; known are user, model")
+            raise Rejected(
+                "unknown role", f"{name}[{i}].role is {item.get('role')!r}; known are user, model"
+            )
         _need(item, "turn", int, f"{name}[{i}]")
         (asked if item["role"] == "user" else answers).setdefault(item["turn"], []).append(i)
     order: list[int] = []
@@ -435,10 +479,12 @@ def _need(item: Row, field: str, kind: type | tuple[type, ...], where: str) -> N
     value = item.get(field)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         wanted = "true or false" if kind is bool else "a number"
-        raise Rejected("wrong type", f"{where}.{field} must be {wanted}, not {type(value).__name__}")
+        raise Rejected(
+            "wrong type", f"{where}.{field} must be {wanted}, not {type(value).__name__}"
+        )
 
 
-# --- names -----------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 _LAYOUTS: dict[str, Callable[[Row], Imported]] = {
     "messages": messages,
@@ -467,7 +513,7 @@ _FIELDS = {
 
 
 def _is_whole(row: Row) -> bool:
-    """False where a row is marked as a piece, or is a path in a tree of replies (OASST): a leaf there only
-    means that nobody was asked to go on."""
+    """False where a row is marked as a piece, or is a path in a tree of replies (OASST): a leaf
+    there only means that nobody was asked to go on."""
     cut = row.get("fragment") or row.get("truncated") or row.get("complete") is False
     return not cut and row.get("tree") is None

@@ -1,4 +1,5 @@
-"""What a set of conversations is like, in figures: the data report. `userlm clean` keeps it in results.json."""
+"""What a set of conversations is like, in figures: the data report. `userlm clean` keeps it in
+results.json."""
 
 from __future__ import annotations
 
@@ -16,18 +17,23 @@ QUANTILES = (0.1, 0.5, 0.9, 0.99)
 
 
 class Summary:
-    """Figures of many conversations, a few bytes for each; which of them count is decided in the end."""
+    """Figures of many conversations, a few bytes for each; which of them count is decided in the
+    end."""
 
     def __init__(self) -> None:
         self._people, self._known = array("Q"), array("b")
         self._turns, self._samples = array("I"), array("I")
-        self._words, self._answers = array("I"), array("I")  # words of user turns; characters of answers
+        self._words, self._answers = (
+            array("I"),
+            array("I"),
+        )  # words of user turns; characters of answers
         self._answered = array("I")
         self._kinds: dict[tuple[str, str, str], int] = {}
         self._kind = array("I")
 
     def add(self, conversation: Conversation, person: int, language: str) -> None:
-        """Take one more in; `person`: 64 bits that tell who it belongs to for the split, be it only itself."""
+        """Take one more in; `person`: 64 bits that tell who it belongs to for the split, be it only
+        itself."""
         meta, said = conversation.meta, conversation.user_turns
         answers = [len(turn.text) for turn in conversation.turns if turn.role == "assistant"]
         self._people.append(person)
@@ -83,7 +89,10 @@ class Summary:
                 "conversations a person": _spread(each),
                 "share of the heaviest 1 %": _heaviest(each),
             },
-            **{name: self._counted(i, kept) for i, name in enumerate(("languages", "countries", "models"))},
+            **{
+                name: self._counted(i, kept)
+                for i, name in enumerate(("languages", "countries", "models"))
+            },
         }
 
     def _counted(self, field: int, kept: NDArray[np.bool_]) -> dict[str, int]:

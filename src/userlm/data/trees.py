@@ -1,11 +1,12 @@
 """Trees of replies, as OpenAssistant (OASST) has them, to conversations. `userlm import` runs this.
 
 A line holds a tree, or a message. Each path from the prompt down to a leaf is a conversation, but
-one that adds no words of a user to the paths before it is left out: it would only repeat them with another answer.
+one that adds no words of a user to the paths before it is left out: it would only repeat them with
+another answer.
 
-Many people write in one tree, and its paths share their beginning, so all of them must go to the same split: the
-person behind each is the author of the prompt, and `meta["tree"]` names the tree. A leaf is no ending: it means
-only that nobody was asked to go on.
+Many people write in one tree, and its paths share their beginning, so all of them must go to the
+same split: the person behind each is the author of the prompt, and `meta["tree"]` names the tree. A
+leaf is no ending: it means only that nobody was asked to go on.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from userlm.data.rows import (
     name_of,
     text_of,
 )
-from userlm.store import Line
+from userlm.rows import Line
 
 _ROLES: Mapping[str, Side] = {"prompter": "user", "assistant": "assistant"}
 _OF_SIDE = {side: role for role, side in _ROLES.items()}
@@ -37,7 +38,8 @@ _INSIDE = Place(0, "", 0)  # of a tree that stands on one line
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """A message: `rank` orders the replies to the same message, and is infinite if nobody ranked them."""
+    """A message: `rank` orders the replies to the same message, and is infinite if nobody ranked
+    them."""
 
     id: str
     side: Side
@@ -66,7 +68,9 @@ def tree(row: Row) -> list[Imported]:
         message, node, where = open_nodes.pop()
         replies = message.get("replies") or []
         if not isinstance(replies, list):
-            raise Rejected("wrong type", f"{where}.replies must be a list, not {type(replies).__name__}")
+            raise Rejected(
+                "wrong type", f"{where}.replies must be a list, not {type(replies).__name__}"
+            )
         for i, reply in enumerate(replies):
             place = f"{where}.replies[{i}]"
             node.replies.append(_node(reply, place))
@@ -103,10 +107,16 @@ class Trees:
                     continue
                 _, file, number = members[0].place
                 notes = {**paths[0].notes, "merged lines": len(members) - 1}
-                paths[0] = replace(paths[0], notes={note: count for note, count in notes.items() if count})
+                paths[0] = replace(
+                    paths[0], notes={note: count for note, count in notes.items() if count}
+                )
                 yield from (Found(file, Line(number), path, None) for path in paths)
             for node, error in sorted(rejected, key=lambda pair: pair[0].place):
-                row = {"message_tree_id": name, "message_id": node.id, "parent_id": node.parent or None}
+                row = {
+                    "message_tree_id": name,
+                    "message_id": node.id,
+                    "parent_id": node.parent or None,
+                }
                 row |= {"role": _OF_SIDE[node.side], "text": node.text}
                 yield Found(node.place.file, Line(node.place.number, row), None, error)
 
@@ -122,7 +132,9 @@ def _node(message: Any, where: str, place: Place = _INSIDE) -> _Node:
         told = message.get("role")
         side = _ROLES.get(told) if isinstance(told, str) else None
         if side is None:
-            raise Rejected("unknown role", f"field 'role' is {told!r}; known are prompter, assistant")
+            raise Rejected(
+                "unknown role", f"field 'role' is {told!r}; known are prompter, assistant"
+            )
         rank = message.get("rank")
         return _Node(
             id=name,
@@ -139,26 +151,37 @@ def _node(message: Any, where: str, place: Place = _INSIDE) -> _Node:
     except Rejected as error:
         if not where:
             raise
-        raise Rejected(error.reason, f"{where}: {str(error).removeprefix(error.reason + ': ')}") from None
+        raise Rejected(
+            error.reason, f"{where}: {str(error).removeprefix(error.reason + ': ')}"
+        ) from None
 
 
 def _paths(name: str, root: _Node) -> list[Imported]:
     """The conversations of a tree, at least one."""
     if root.side != "user":
-        raise Rejected("no user turn", f"message {root.id!r} begins the tree, and its 'role' is not prompter")
+        raise Rejected(
+            "no user turn", f"message {root.id!r} begins the tree, and its 'role' is not prompter"
+        )
     if root.deleted:
         raise Rejected("deleted", f"message {root.id!r}, with which the tree begins, was deleted")
     if not has_words(root.text):
-        raise Rejected("empty turn", f"message {root.id!r}, with which the tree begins, has no words in 'text'")
+        raise Rejected(
+            "empty turn", f"message {root.id!r}, with which the tree begins, has no words in 'text'"
+        )
     found: list[Imported] = []
     heard: set[int] = set()  # messages of users in the paths so far
-    left_out = blank = 0
+    truncated_tokens = blank = 0
     walk: list[tuple[_Node, tuple[Any, ...] | None]] = [(root, None)]
     while walk:
         node, above = walk.pop()
-        path = (node, above)  # a chain from the leaf up, so that a deep tree does not cost its square
+        path = (
+            node,
+            above,
+        )  # a chain from the leaf up, so that a deep tree does not cost its square
         alive = [reply for reply in node.replies if not reply.deleted]
-        open_replies = sorted((reply for reply in alive if has_words(reply.text)), key=lambda reply: reply.rank)
+        open_replies = sorted(
+            (reply for reply in alive if has_words(reply.text)), key=lambda reply: reply.rank
+        )
         blank += len(alive) - len(open_replies)
         walk += [(reply, path) for reply in reversed(open_replies)]
         if open_replies:
@@ -166,14 +189,19 @@ def _paths(name: str, root: _Node) -> list[Imported]:
         nodes = _up(path)
         asked = {id(node) for node in nodes if node.side == "user"}
         if asked <= heard:
-            left_out += 1
+            truncated_tokens += 1
             continue
         heard |= asked
         said = Messages([(node.side, node.text) for node in nodes])
-        meta = {"source": "oasst", "tree": name, "language": root.language, "timestamp": root.timestamp}
+        meta = {
+            "source": "oasst",
+            "tree": name,
+            "language": root.language,
+            "timestamp": root.timestamp,
+        }
         path_id = f"{name}/{node.id}"
         found.append(conversation(said, id=path_id, user=root.user, meta=meta, whole=False))
-    notes = {**found[0].notes, "paths left out": left_out, "cut at an empty turn": blank}
+    notes = {**found[0].notes, "paths left out": truncated_tokens, "cut at an empty turn": blank}
     found[0] = replace(found[0], notes={note: count for note, count in notes.items() if count})
     return found
 
@@ -215,6 +243,10 @@ def _grow(nodes: list[_Node]) -> tuple[list[_Node], list[tuple[_Node, Rejected]]
         if node.id not in reached:
             lost = f"its parent_id {node.parent!r} is not in the tree"
             if node.parent in by_id:
-                lost = f"its parent_id {node.parent!r} leads to no prompt: a parent is missing, or it is a circle"
+                lost = (
+                    f"its parent_id {node.parent!r} leads to no prompt: a parent is "
+                    "missing, "
+                    "or it is a circle"
+                )
             rejected.append((node, Rejected("orphan", lost)))
     return roots, rejected

@@ -1,1 +1,2 @@
-"""Conversations in, measures out. Logs and simulations go through the same functions: the human row is free."""
+"""Conversations in, measures out. Logs and simulations go through the same functions: the human row
+is free."""

@@ -12,12 +12,15 @@ from userlm.types import Conversation, Measure, MeasureRow, Task
 def intent_coverage(conversations: Iterable[Conversation], tasks: Mapping[str, Task]) -> Measure:
     """100 x the mean, over conversations, of the share of required facts that the user said.
 
-    Whether a fact was said is the lexical `tasks.said`, a stand-in for a judge. Intervals are over tasks.
+    Whether a fact was said is the lexical `tasks.said`, a stand-in for a judge. Intervals are over
+    tasks.
     """
     return _coverage(conversations, tasks, "intent coverage", required_only=True)
 
 
-def intent_coverage_all(conversations: Iterable[Conversation], tasks: Mapping[str, Task]) -> Measure:
+def intent_coverage_all(
+    conversations: Iterable[Conversation], tasks: Mapping[str, Task]
+) -> Measure:
     """`intent_coverage` over all facts, required or not."""
     return _coverage(conversations, tasks, "intent coverage: all facts", required_only=False)
 
@@ -60,7 +63,7 @@ def _rows(
         task = task_of(conversation, tasks)
         found: tuple[float, ...] | str
         if task is None:
-            found = f"unknown task {conversation.meta.get('task', conversation.id)!r}"
+            found = f"unknown task {_task_name(conversation)!r}"
         elif conversation.stop == "error":
             found = f"error: {conversation.meta.get('error', 'unknown')}"
         else:
@@ -69,3 +72,8 @@ def _rows(
         measured, why = (None, found) if isinstance(found, str) else (found, "")
         rows.append(MeasureRow(conversation.id, cluster, measured, why))
     return rows
+
+
+def _task_name(conversation: Conversation) -> str:
+    origin = conversation.origin
+    return origin.task if origin and origin.task is not None else conversation.id

@@ -1,12 +1,14 @@
-"""How a model is shown a conversation whose user turns it is to predict. `userlm ppl` scores all three forms.
+"""How a model is shown a conversation whose user turns it is to predict. `userlm ppl` scores all
+three forms.
 
     trained    a user model, in the tokens that it learned (`flip`): the only one that has end tokens
     base       a base model, as the plain text of a transcript
     prompted   a chat model, as an instruction to write the user's next message, which is scored as its answer
 
-The words to predict are the same in all of them; what stands around them differs. A row that is too long is
-shortened in the same order everywhere: the oldest exchanges go first, then the middle of the last answer; never
-the words.
+The words to predict are the same in all of them; what stands around them differs. A row that is too
+long is
+shortened in the same order everywhere: the oldest exchanges go first, then the middle of the last
+answer; never the words.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from functools import partial
 
 from userlm.flip import (
     Encode,
-    Flipped,
+    Offsets,
+    Rendered,
     Row,
-    Spans,
     Target,
     Template,
     render,
@@ -41,23 +43,28 @@ class Form:
 
     Attributes:
         rows: a conversation, with or without an intent, in rows of at most so many tokens.
-        lead: the text in front of a turn's words, encoded together with them.
-        spans: where the tokens of a text stand, encoded as turns are.
+        header_suffix: the text in front of a turn's words, encoded together with them.
+        offsets: where the tokens of a text stand, encoded as turns are.
         ends: whether the tokens that close a turn, and those of the ending, are to be scored, too.
     """
 
-    rows: Callable[[Conversation, int], Flipped]
-    lead: str
-    spans: Spans
+    rows: Callable[[Conversation, int], Rendered]
+    header_suffix: str
+    offsets: Offsets
     ends: bool = False
 
 
-def trained_form(template: Template, spans: Spans) -> Form:
+def trained_form(template: Template, offsets: Offsets) -> Form:
     """A user model in its own tokens."""
-    return Form(lambda conversation, longest: render(conversation, template, longest), template.lead, spans, True)
+    return Form(
+        lambda conversation, longest: render(conversation, template, longest),
+        template.header_suffix,
+        offsets,
+        True,
+    )
 
 
-def base_form(encode: Encode, spans: Spans, bos: int | None) -> Form:
+def base_form(encode: Encode, offsets: Offsets, bos: int | None) -> Form:
     """A transcript as a base model may have read many, see `flip.transcript_template`.
 
     Args:
@@ -65,20 +72,20 @@ def base_form(encode: Encode, spans: Spans, bos: int | None) -> Form:
     """
     template = transcript_template(encode, () if bos is None else (bos,), encode("\n")[-1])
 
-    def rows(conversation: Conversation, longest: int) -> Flipped:
+    def rows(conversation: Conversation, longest: int) -> Rendered:
         return render(transcript(conversation), template, longest)
 
-    return Form(rows, " ", spans)
+    return Form(rows, " ", offsets)
 
 
-def prompted_form(encode: Encode, spans: Spans, chat: Chat, close: int) -> Form:
+def prompted_form(encode: Encode, offsets: Offsets, chat: Chat, close: int) -> Form:
     """The prompt of `users.PromptedUser` as the only message, a row for each user turn.
 
     Args:
         close: the id that closes an answer; it is not scored.
     """
 
-    def rows(conversation: Conversation, longest: int) -> Flipped:
+    def rows(conversation: Conversation, longest: int) -> Rendered:
         found: list[Row] = []
         dropped: list[int] = []
         for sample in samples(replace(conversation, ended=False)):
@@ -89,9 +96,9 @@ def prompted_form(encode: Encode, spans: Spans, chat: Chat, close: int) -> Form:
                 continue
             ids, at = (*prompt, *words, close), len(prompt)
             found.append(Row(ids, (Target(sample.k, at, at, len(ids)),)))
-        return Flipped(tuple(found), tuple(dropped))
+        return Rendered(tuple(found), tuple(dropped))
 
-    return Form(rows, "", spans)
+    return Form(rows, "", offsets)
 
 
 def _fitting(sample: Sample, chat: Chat, room: int) -> list[int] | None:
@@ -113,10 +120,15 @@ def _fitting(sample: Sample, chat: Chat, room: int) -> list[int] | None:
         return ids(turns[starts[kept] :])
     answer = turns[last]
     shorter = partial(_cut_middle, answer)
-    fitting = bisect_left(range(len(answer.text)), True, key=lambda size: is_too_long([shorter(size)])) - 1
+    fitting = (
+        bisect_left(range(len(answer.text)), True, key=lambda size: is_too_long([shorter(size)]))
+        - 1
+    )
     return ids([shorter(fitting)]) if fitting > 1 else None
 
 
 def _cut_middle(turn: Turn, size: int) -> Turn:
     """The turn with only its first and last characters, `size` together."""
-    return replace(turn, text=turn.text[: (size + 1) // 2] + turn.text[len(turn.text) - size // 2 :])
+    return replace(
+        turn, text=turn.text[: (size + 1) // 2] + turn.text[len(turn.text) - size // 2 :]
+    )

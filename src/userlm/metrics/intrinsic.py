@@ -1,7 +1,8 @@
 """What the user's own words and endings look like, beside nothing but the conversations themselves.
 
-All of it applies to logs (the human row), to whole simulations and to the answers that `simulate.respond`
-gives on real prefixes. Of an answer only what was added counts; the turns before it are a person's.
+All of it applies to logs (the human row), to whole simulations and to the answers that
+`simulate.respond` gives on real prefixes. Of an answer only what was added counts; the turns before
+it are a person's.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from userlm.stats import Array, auroc, f1_percent, jackknife, measure, percent, 
 from userlm.text import content_words, intent_goal, words
 from userlm.types import FAILED, Conversation, Measure, MeasureRow
 
-# --- first turns -----------------------------------------------------------------------------------------
+# --- first turns ----------------------------------------------------------------------------------
 
 
 def first_turn_diversity(conversations: Iterable[Conversation]) -> Measure:
-    """How different the first turns are: 100 x the mean of 1 - |A & B| / |A | B| over all pairs of turns.
+    """How different the first turns are: 100 x the mean of 1 - |A & B| / |A | B| over all pairs of
+    turns.
 
-    A and B are the sets of lower-cased words of two turns, stop words kept (section 5.1 of the notes on the
-    paper). A row's stats are (mean distance to all other first turns, 1). The interval is the jackknife over
-    people or intents: a bootstrap would pair a turn with its own copy. Time grows with the square of the
-    number of turns, memory does not.
+    A and B are the sets of lower-cased words of two turns, stop words kept (section 5.1 of the
+    notes on the paper). A row's stats are (mean distance to all other first turns, 1). The interval
+    is the jackknife over people or intents: a bootstrap would pair a turn with its own copy. Time
+    grows with the square of the number of turns, memory does not.
     """
     keys, clusters, sets = [], [], []
     rows: list[MeasureRow] = []
     for conversation in conversations:
-        if _first_own(conversation):
+        if conversation.first_own_turn():
             continue  # an answer on a real prefix: its first turn is a person's
         first = next(iter(conversation.user_turns), None)
         types = sorted(set(words(first))) if first is not None else []
@@ -64,7 +66,8 @@ def first_turn_diversity(conversations: Iterable[Conversation]) -> Measure:
 
 
 def _distances(sets: Sequence[Sequence[str]], cluster_of: NDArray[np.intp]) -> tuple[Array, Array]:
-    """For each set the sum of its Jaccard distances to all others, and to those of its own cluster."""
+    """For each set the sum of its Jaccard distances to all others, and to those of its own
+    cluster."""
     holders: dict[str, list[int]] = defaultdict(list)
     for i, types in enumerate(sets):
         for word in types:
@@ -73,43 +76,54 @@ def _distances(sets: Sequence[Sequence[str]], cluster_of: NDArray[np.intp]) -> t
     sizes = np.array([len(types) for types in sets], dtype=np.float64)
     to_all, to_own = np.zeros(len(sets)), np.zeros(len(sets))
     for i, types in enumerate(sets):
-        common = np.bincount(np.concatenate([postings[word] for word in types]), minlength=len(sets))
+        common = np.bincount(
+            np.concatenate([postings[word] for word in types]), minlength=len(sets)
+        )
         distance = 1 - common / (sizes[i] + sizes - common)  # 0 to itself
         to_all[i] = distance.sum()
         to_own[i] = distance[cluster_of == cluster_of[i]].sum()
     return to_all, to_own
 
 
-# --- the intent in the turns -----------------------------------------------------------------------------
+# --- the intent in the turns ----------------------------------------------------------------------
 
 Overlap = Callable[[list[str], list[str]], float]
 """From the content words of an intent and of a turn to a number."""
 
 
 def intent_decomposition(conversations: Iterable[Conversation]) -> Measure:
-    """How much of what a user says is the intent's own wording: 100 x the mean of |I & U| / |U| over turns.
+    """How much of what a user says is the intent's own wording: 100 x the mean of |I & U| / |U|
+    over turns.
 
-    I and U are the sets of content words of the intent, its fixed opening left off, and of one user turn
-    (section 5.2 of the notes on the paper, variant a). Lower is better: the intent is told in own words and
-    bit by bit. Turns without content words cannot be measured.
+    I and U are the sets of content words of the intent, its fixed opening left off, and of one user
+    turn (section 5.2 of the notes on the paper, variant a). Lower is better: the intent is told in
+    own words and bit by bit. Turns without content words cannot be measured.
     """
-    return _decomposition(conversations, "intent decomposition", lambda i, u: _common(i, u) / len(set(u)), "%")
+    return _decomposition(
+        conversations, "intent decomposition", lambda i, u: _common(i, u) / len(set(u)), "%"
+    )
 
 
 def intent_decomposition_variants(conversations: Iterable[Conversation]) -> list[Measure]:
-    """The other readings of that definition (section 5.2, b to f), to find the paper's by the human row.
+    """The other readings of that definition (section 5.2, b to f), to find the paper's by the human
+    row.
 
-    In order: the share of the intent |I & U| / |I|, Jaccard |I & U| / |I | U|, the number of common types,
-    the number of the turn's tokens that the intent holds, and the main one on second and later turns alone.
+    In order: the share of the intent |I & U| / |I|, Jaccard |I & U| / |I | U|, the number of common
+    types, the number of the turn's tokens that the intent holds, and the main one on second and
+    later turns alone.
     """
     kept = list(conversations)
     name = "intent decomposition"
     return [
-        _decomposition(kept, f"{name}: share of intent", lambda i, u: _common(i, u) / len(set(i)), "%"),
+        _decomposition(
+            kept, f"{name}: share of intent", lambda i, u: _common(i, u) / len(set(i)), "%"
+        ),
         _decomposition(kept, f"{name}: Jaccard", lambda i, u: _common(i, u) / len({*i, *u}), "%"),
         _decomposition(kept, f"{name}: types", _common, "words"),
         _decomposition(kept, f"{name}: tokens", lambda i, u: sum(word in i for word in u), "words"),
-        _decomposition(kept, f"{name}: later turns", lambda i, u: _common(i, u) / len(set(u)), "%", first_k=1),
+        _decomposition(
+            kept, f"{name}: later turns", lambda i, u: _common(i, u) / len(set(u)), "%", first_k=1
+        ),
     ]
 
 
@@ -132,15 +146,17 @@ def _common(intent: list[str], turn: list[str]) -> float:
     return float(len({*intent} & {*turn}))
 
 
-# --- the ending ------------------------------------------------------------------------------------------
+# --- the ending -----------------------------------------------------------------------------------
 
 
 def termination(responses: Iterable[Conversation]) -> Measure:
-    """F1, in percent, of leaving at the right time: 2TP / (2TP + FP + FN), leaving being the positive.
+    """F1, in percent, of leaving at the right time: 2TP / (2TP + FP + FN), leaving being the
+    positive.
 
     Args:
-        responses: what `simulate.respond` made of the prefixes of samples. A first turn (k = 0) cannot be an
-            ending and is not a row (section 5.3). No answer at all (`FAILED`) cannot be measured.
+        responses: what `simulate.respond` made of the prefixes of samples. A first turn (k = 0)
+            cannot be an ending and is not a row (section 5.3). No answer at all (`FAILED`) cannot
+            be measured.
 
     A row's stats are (TP, FP, FN).
     """
@@ -149,10 +165,12 @@ def termination(responses: Iterable[Conversation]) -> Measure:
         if why:
             rows.append(MeasureRow(key, cluster, None, why))
             continue
-        leaves, left = response.stop == "end", response.meta["target"] is None
+        leaves, left = response.stop == "end", _person_ended(response)
         rows.append(
             MeasureRow(
-                key, cluster, (float(leaves and left), float(leaves and not left), float(left and not leaves))
+                key,
+                cluster,
+                (float(leaves and left), float(leaves and not left), float(left and not leaves)),
             )
         )
     return measure("termination F1", rows, f1_percent, better="higher", unit="%")
@@ -161,19 +179,19 @@ def termination(responses: Iterable[Conversation]) -> Measure:
 def termination_auroc(responses: Iterable[Conversation]) -> Measure:
     """How well P(end) tells real endings from other turns: the area under the ROC curve, 0 to 1.
 
-    P(end) is the user's own, `meta["p_end"]` of its reply; a user that gives none cannot be measured. The
-    rows are those of `termination`, their stats (P(end), 1 if the person left else 0). The interval is the
-    jackknife over people, because the measure is over pairs.
+    P(end) is the user's own, `meta["p_end"]` of its reply; a user that gives none cannot be
+    measured. The rows are those of `termination`, their stats (P(end), 1 if the person left else
+    0). The interval is the jackknife over people, because the measure is over pairs.
     """
     rows = []
     for key, cluster, response, why in _answers(responses):
-        said_it = len(response.user_turns) > (_first_own(response) or 0)
-        reply = response.turns[-1].meta if said_it else response.meta.get("last", {})
+        said_it = len(response.user_turns) > response.first_own_turn()
+        reply = response.turns[-1].meta if said_it else response.meta.get("end_meta", {})
         p_end = reply.get("p_end")
         if why or p_end is None:
             rows.append(MeasureRow(key, cluster, None, why or "no P(end)"))
         else:
-            rows.append(MeasureRow(key, cluster, (float(p_end), float(response.meta["target"] is None))))
+            rows.append(MeasureRow(key, cluster, (float(p_end), float(_person_ended(response)))))
     pairs = [(row.cluster, row.stats[0], row.stats[1]) for row in rows if row.stats]
     value = auroc([p for _, p, left in pairs if left], [p for _, p, left in pairs if not left])
     found = Measure("termination AUROC", value, None, None, tuple(rows), "higher")
@@ -182,7 +200,10 @@ def termination_auroc(responses: Iterable[Conversation]) -> Measure:
 
     names = {name: i for i, name in enumerate(sorted({name for name, _, _ in pairs}))}
     cluster_of = np.array([names[name] for name, _, _ in pairs])
-    scores, ended = np.array([p for _, p, _ in pairs]), np.array([bool(left) for _, _, left in pairs])
+    scores, ended = (
+        np.array([p for _, p, _ in pairs]),
+        np.array([bool(left) for _, _, left in pairs]),
+    )
     positive, negative = np.bincount(cluster_of, ended), np.bincount(cluster_of, ~ended)
     wins = np.zeros(len(scores))  # of each item against all of the other kind; ties are half
     wins[ended] = _wins(scores[ended], scores[~ended])
@@ -193,8 +214,10 @@ def termination_auroc(responses: Iterable[Conversation]) -> Measure:
         members[int(cluster)].append(i)
     for c, items in members.items():
         inside[c] = _wins(scores[items][ended[items]], scores[items][~ended[items]]).sum()
-    left_out = wins[ended].sum() - np.bincount(cluster_of, wins) + inside
-    return _jackknifed(found, left_out, (ended.sum() - positive) * ((~ended).sum() - negative), ceiling=1)
+    truncated_tokens = wins[ended].sum() - np.bincount(cluster_of, wins) + inside
+    return _jackknifed(
+        found, truncated_tokens, (ended.sum() - positive) * ((~ended).sum() - negative), ceiling=1
+    )
 
 
 def _wins(scores: Array, against: Array) -> Array:
@@ -207,15 +230,20 @@ def _wins(scores: Array, against: Array) -> Array:
 def _answers(responses: Iterable[Conversation]) -> Iterator[tuple[str, str, Conversation, str]]:
     """Key, cluster, the answer, and why it cannot be measured if so; without those to k = 0."""
     for response in responses:
-        meta = response.meta
-        if not {"own_from", "target"} <= set(meta):
-            yield response.id, _cluster(response), response, "not an answer on the prefix of a sample"
-        elif meta["own_from"] > 0:
+        origin = response.origin
+        if origin is None or origin.person_ended is None:
+            why = "not an answer on the prefix of a sample"
+            yield response.id, _cluster(response), response, why
+        elif origin.first_own_turn > 0:
             why = _failure(response) if response.stop in FAILED else ""
-            yield response.id, response.user or str(meta["conversation"]), response, why
+            yield response.id, response.user or str(origin.conversation), response, why
 
 
-# --- plain counts ----------------------------------------------------------------------------------------
+def _person_ended(response: Conversation) -> bool:
+    return response.origin is not None and response.origin.person_ended is True
+
+
+# --- plain counts ---------------------------------------------------------------------------------
 
 
 def words_per_turn(conversations: Iterable[Conversation]) -> Measure:
@@ -227,20 +255,21 @@ def words_per_turn(conversations: Iterable[Conversation]) -> Measure:
 def turns_per_conversation(conversations: Iterable[Conversation]) -> Measure:
     """Mean number of user turns in a conversation.
 
-    One that failed has no known length. One that came to the cap (`max_turns`) counts with the cap, so the
-    figure of a simulation is only as long as it was allowed to be.
+    One that failed has no known length. One that came to the cap (`max_turns`) counts with the cap,
+    so the figure of a simulation is only as long as it was allowed to be.
     """
     rows = []
     for conversation in conversations:
         why = _failure(conversation) if conversation.stop in FAILED else ""
-        if _first_own(conversation) is not None:
+        origin = conversation.origin
+        if origin and (origin.person_ended is not None or origin.first_own_turn):
             why = "an answer on a prefix, not a conversation of its own"
         stats = None if why else (float(len(conversation.user_turns)), 1.0)
         rows.append(MeasureRow(conversation.id, _cluster(conversation), stats, why))
     return measure("turns per conversation", rows, ratio, unit="turns")
 
 
-# --- shared ----------------------------------------------------------------------------------------------
+# --- shared ---------------------------------------------------------------------------------------
 
 
 def _turn_rows(
@@ -248,13 +277,15 @@ def _turn_rows(
     stats: Callable[[Conversation, str], tuple[float, ...] | str],
     first_k: int = 0,
 ) -> list[MeasureRow]:
-    """A row for each turn of the user's own from the `first_k`-th on; `stats` gives them, or why not.
+    """A row for each turn of the user's own from the `first_k`-th on; `stats` gives them, or why
+    not.
 
-    A conversation that failed before it has one is a missing row; a user who leaves at once has no turns.
+    A conversation that failed before it has one is a missing row; a user who leaves at once has no
+    turns.
     """
     rows = []
     for conversation in conversations:
-        cluster, start = _cluster(conversation), _first_own(conversation) or 0
+        cluster, start = _cluster(conversation), conversation.first_own_turn()
         own = conversation.user_turns
         if len(conversation.turns) >= 2 * start:  # else the prefix was taken off already
             own = own[start:]
@@ -268,16 +299,11 @@ def _turn_rows(
     return rows
 
 
-def _first_own(conversation: Conversation) -> int | None:
-    """Which user turn is the first that is not of the log it was asked to carry on; `None`: all are its own."""
-    first = conversation.meta.get("own_from")
-    return first if isinstance(first, int) else None
-
-
 def _cluster(conversation: Conversation) -> str:
-    """The person, else the intent, else the conversation (that it is a prefix of)."""
-    origin = str(conversation.meta.get("conversation", conversation.id))
-    return conversation.user or conversation.intent or origin
+    """The person, else the intent, else the conversation (the log that it starts from)."""
+    origin = conversation.origin
+    started_from = origin.conversation if origin else None
+    return conversation.user or conversation.intent or started_from or conversation.id
 
 
 def _failure(conversation: Conversation) -> str:
@@ -290,7 +316,8 @@ def _silence(conversation: Conversation) -> str:
 
 
 def _jackknifed(found: Measure, left: Array, pairs: Array, ceiling: float) -> Measure:
-    """The measure with its jackknife interval, cut to what it can be; `left / pairs` leaves clusters out."""
+    """The measure with its jackknife interval, cut to what it can be; `left / pairs` leaves
+    clusters out."""
     if found.value is None or len(left) < 2 or not pairs.all():
         return replace(found, low=None, high=None)
     low, high = jackknife(found.value, (left / pairs).tolist())

@@ -1,8 +1,8 @@
 """How well a model predicts what real people said. `userlm ppl` runs this on logs.
 
-The figure is over the *words of real user turns*: no header, no lead, no closing token, no ending. A row that is
-longer than the window is shortened as in training, so every model sees the same context. `forms` says how a
-model is shown a conversation, `controls` what an intent changes.
+The figure is over the *words of real user turns*: no header, no lead, no closing token, no ending.
+A row that is longer than the window is shortened as in training, so every model sees the same
+context. `forms` says how a model is shown a conversation, `controls` what an intent changes.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import exp, isfinite, log
 
-from userlm.flip import Flipped, Row
+from userlm.flip import Rendered, Row
 from userlm.metrics.forms import Form
 from userlm.stats import Array, exp_ratio, measure, ratio
 from userlm.text import word_spans, words
 from userlm.types import Conversation, Measure, MeasureRow, Score
 
 NLL, TOKENS, BYTES, OUTSIDE, ENDED = 0, 1, 2, 3, 5
-"""Where the sums of a turn stand in its `stats`: negative log-likelihood in nats and tokens of its words, their
-UTF-8 bytes; then NLL and tokens of those words alone that the intent does not hold, and NLL and tokens of the
-words with the token that closes them. A pair that was not measured is 0, 0. The ending is a row of its own,
-`ID/end`."""
+"""Where the sums of a turn stand in its `stats`: negative log-likelihood in nats and tokens of its
+words, their UTF-8 bytes; then NLL and tokens of those words alone that the intent does not hold,
+and NLL and tokens of the words with the token that closes them. A pair that was not measured is 0,
+0. The ending is a row of its own, `ID/end`."""
 
 
-def without_intent(conversation: Conversation) -> Conversation:
-    """The same conversation, nothing said of what the user is after."""
-    return replace(conversation, intent=None)
-
-
-# --- scores of turns -------------------------------------------------------------------------------------
+# --- scores of turns ------------------------------------------------------------------------------
 
 
 def score_turns(
-    asked: Sequence[tuple[Conversation, str | None]], model: Score, form: Form, max_tokens: int = 2048
+    asked: Sequence[tuple[Conversation, str | None]],
+    model: Score,
+    form: Form,
+    max_tokens: int = 2048,
 ) -> list[list[MeasureRow]]:
-    """For each conversation, with the intent that the model is told or none: a row for each user turn, and one
-    for an observed ending if the form has end tokens. All are scored in one call."""
-    shown = [form.rows(replace(conversation, intent=told), max_tokens) for conversation, told in asked]
+    """For each conversation, with the intent that the model is told or none: a row for each user
+    turn, and one for an observed ending if the form has end tokens. All are scored in one call."""
+    shown = [
+        form.rows(replace(conversation, intent=told), max_tokens) for conversation, told in asked
+    ]
     rows = [row for flipped in shown for row in flipped.rows]
     scored = iter(model.score([(row.ids, _mask(row, form)) for row in rows]))
     return [
@@ -50,7 +50,10 @@ def score_turns(
 def unscored(conversation: Conversation, why: str) -> list[MeasureRow]:
     """A missing row for each user turn."""
     person = conversation.user or conversation.id
-    return [MeasureRow(f"{conversation.id}/{k}", person, None, why) for k in range(len(conversation.user_turns))]
+    return [
+        MeasureRow(f"{conversation.id}/{k}", person, None, why)
+        for k in range(len(conversation.user_turns))
+    ]
 
 
 def _mask(row: Row, form: Form) -> list[bool]:
@@ -63,7 +66,11 @@ def _mask(row: Row, form: Form) -> list[bool]:
 
 
 def _turns(
-    conversation: Conversation, form: Form, flipped: Flipped, scored: Iterator[list[float]], max_tokens: int
+    conversation: Conversation,
+    form: Form,
+    flipped: Rendered,
+    scored: Iterator[list[float]],
+    max_tokens: int,
 ) -> Iterator[MeasureRow]:
     person, said = conversation.user or conversation.id, conversation.user_turns
     for row in flipped.rows:
@@ -82,7 +89,9 @@ def _turns(
             yield MeasureRow(f"{conversation.id}/{key}", person, None if why else tuple(sums), why)
     for k in flipped.dropped:
         key = "end" if k == len(said) else str(k)
-        yield MeasureRow(f"{conversation.id}/{key}", person, None, f"does not fit {max_tokens} tokens")
+        yield MeasureRow(
+            f"{conversation.id}/{key}", person, None, f"does not fit {max_tokens} tokens"
+        )
 
 
 def _sum(nll: Sequence[float]) -> tuple[float, float]:
@@ -90,19 +99,24 @@ def _sum(nll: Sequence[float]) -> tuple[float, float]:
 
 
 def _outside(nll: Sequence[float], text: str, intent: str | None, form: Form) -> list[float]:
-    """Those of a turn's tokens that touch no word of the intent, in whatever case; none if there is no intent."""
+    """Those of a turn's tokens that touch no word of the intent, in whatever case; none if there is
+    no intent."""
     if intent is None or not nll:
         return []
-    text, held = form.lead + text, set(words(intent))
+    text, held = form.header_suffix + text, set(words(intent))
     inside = bytearray(len(text))
     for start, stop in word_spans(text):
         if not held.isdisjoint(words(text[start:stop])):
             inside[start:stop] = b"1" * (stop - start)
-    spans = form.spans(text)[-len(nll) :]
-    return [value for value, (start, stop) in zip(nll, spans, strict=True) if not any(inside[start:stop])]
+    offsets = form.offsets(text)[-len(nll) :]
+    return [
+        value
+        for value, (start, stop) in zip(nll, offsets, strict=True)
+        if not any(inside[start:stop])
+    ]
 
 
-# --- figures ---------------------------------------------------------------------------------------------
+# --- figures --------------------------------------------------------------------------------------
 
 
 def measures(rows: Sequence[MeasureRow]) -> list[Measure]:
@@ -125,7 +139,8 @@ def subjects(rows: Sequence[MeasureRow]) -> dict[str, list[MeasureRow]]:
 
 
 def perplexity(rows: Sequence[MeasureRow], name: str = "perplexity") -> Measure:
-    """exp(sum of NLL / sum of tokens): token-weighted, so comparable only between models with one tokenizer."""
+    """exp(sum of NLL / sum of tokens): token-weighted, so comparable only between models with one
+    tokenizer."""
     return measure(name, rows, exp_ratio, better="lower")
 
 
@@ -138,7 +153,9 @@ def bits_per_byte(rows: Sequence[MeasureRow], name: str = "bits per byte") -> Me
     return measure(name, rows, statistic, better="lower")
 
 
-def mean_of_conversations(rows: Sequence[MeasureRow], name: str = "perplexity, mean of conversations") -> Measure:
+def mean_of_conversations(
+    rows: Sequence[MeasureRow], name: str = "perplexity, mean of conversations"
+) -> Measure:
     """The mean of the conversations' own perplexities: short ones count as much as long ones."""
     by_conversation: defaultdict[str, list[MeasureRow]] = defaultdict(list)
     for row in rows:

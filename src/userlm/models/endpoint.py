@@ -1,7 +1,8 @@
-"""Any server that speaks the OpenAI API, through the `openai` client: OpenAI, vLLM, llama.cpp, Ollama, ...
+"""Any server that speaks the OpenAI API, through the `openai` client: OpenAI, vLLM, llama.cpp,
+Ollama, ...
 
-It chats; through it `completions` continues token ids, as a trained user must to speak, and `prompt_logprobs`
-scores them.
+It chats; through it `completions` continues token ids, as a trained user must to speak, and
+`prompt_logprobs` scores them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ T = TypeVar("T")
 
 RETRIES = 5
 LONGEST_PAUSE = 60.0  # seconds, whatever the server asks for
-UNSURE = frozenset(("timed out", "connection cut", "broken answer", "empty answer", "refused"))
-"""Faults of tries that may have been billed. The others were not: a server that is busy or down wrote nothing."""
+POSSIBLY_BILLED = frozenset(
+    ("timed out", "connection cut", "broken answer", "empty answer", "refused")
+)
+"""Faults of tries that may have been billed. The others were not: a server that is busy or down
+wrote nothing."""
 NOT_OFFERED = ("not found", "bad request")
 """Faults with which a server answers a request that it does not know."""
 
@@ -31,18 +35,18 @@ NOT_OFFERED = ("not found", "bad request")
 class EndpointModel:
     """A chat model behind an OpenAI-compatible endpoint.
 
-    A parameter that the server does not take (newer OpenAI models want `max_completion_tokens`, and some no
-    temperature) is left out of this and all later calls, and counted as a fault.
+    A parameter that the server does not take (newer OpenAI models want `max_completion_tokens`, and
+    some no temperature) is left out of this and all later calls, and counted as a fault.
 
     Args:
         model: its name on the server.
         base_url: where the server is; `None`: api.openai.com.
         api_key: never shown: it is cut out of every error. `None` for a server that asks for none.
-        retries: how often a call that failed for a passing reason (429, 5xx, a timeout, a cut connection, an
-            answer that cannot be used) is tried again.
+        retries: how often a call that failed for a passing reason (429, 5xx, a timeout, a cut
+            connection, an answer that cannot be used) is tried again.
         timeout: of one try, in seconds.
-        pause: before the second try, in seconds; it doubles with each further one. What the server asks for
-            comes first.
+        pause: before the second try, in seconds; it doubles with each further one. What the server
+            asks for comes first.
     """
 
     def __init__(
@@ -68,11 +72,14 @@ class EndpointModel:
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """One answer; raises `ModelError` when retries did not help or would not."""
-        said, faults, unsure = self.ask(lambda client: self._chat(client, messages, sampling))
-        return replace(said, faults=faults, unsure=unsure)
+        said, faults, possibly_billed = self.ask(
+            lambda client: self._chat(client, messages, sampling)
+        )
+        return replace(said, faults=faults, possibly_billed=possibly_billed)
 
     def ask(self, send: Callable[[openai.OpenAI], T | Fault]) -> tuple[T, tuple[str, ...], int]:
-        """What `send` gets from the server, with the faults and the unsure tries before it; see `Completion`.
+        """What `send` gets from the server, with the faults and the possibly_billed tries before
+        it; see `Completion`.
 
         Raises:
             ModelError: when retries did not help or would not.
@@ -84,12 +91,20 @@ class EndpointModel:
             if got.adapted:
                 continue
             if not (got.passing and left):
-                kinds, unsure = _sum(faults)
+                kinds, possibly_billed = _sum(faults)
                 said = f"{self.name}: {self._hide_key(got.said)}"
-                raise ModelError(said, got.kind, permanent=got.permanent, faults=kinds, unsure=unsure)
+                raise ModelError(
+                    said,
+                    got.kind,
+                    permanent=got.permanent,
+                    faults=kinds,
+                    possibly_billed=possibly_billed,
+                )
             backoff = self._pause * 2 ** (self._retries - left)
             wait = backoff if got.wait is None else got.wait
-            time.sleep(min(wait, LONGEST_PAUSE) + random.uniform(0, min(backoff, LONGEST_PAUSE) / 2))
+            time.sleep(
+                min(wait, LONGEST_PAUSE) + random.uniform(0, min(backoff, LONGEST_PAUSE) / 2)
+            )
             left -= 1
         return got, *_sum(faults)
 
@@ -103,7 +118,9 @@ class EndpointModel:
         except (openai.OpenAIError, ValueError, RecursionError) as error:
             return Fault("broken answer", f"the answer cannot be read: {error}", passing=True)
 
-    def _chat(self, client: openai.OpenAI, messages: Sequence[Message], sampling: Sampling) -> Completion | Fault:
+    def _chat(
+        self, client: openai.OpenAI, messages: Sequence[Message], sampling: Sampling
+    ) -> Completion | Fault:
         not_taken = self._not_taken
         values = {
             "temperature": sampling.temperature,
@@ -140,7 +157,11 @@ class EndpointModel:
             return Fault("not allowed", f"this key may not use the model: {said}", permanent=True)
         if status in (404, 405):
             advice = "check the model's name, and that the URL ends in /v1"
-            return Fault("not found", f"the server knows no such model or path: {said}; {advice}", permanent=True)
+            return Fault(
+                "not found",
+                f"the server knows no such model or path: {said}; {advice}",
+                permanent=True,
+            )
         wait = _wait(error.response.headers)
         if status in (408, 504, 524):  # a gateway gave up; the model behind it may have gone on
             return Fault("timed out", f"the server timed out: {said}", passing=True, wait=wait)
@@ -177,7 +198,9 @@ class Fault:
 
 
 def _sum(faults: Sequence[Fault]) -> tuple[tuple[str, ...], int]:
-    return tuple(fault.kind for fault in faults), sum(fault.kind in UNSURE for fault in faults)
+    return tuple(fault.kind for fault in faults), sum(
+        fault.kind in POSSIBLY_BILLED for fault in faults
+    )
 
 
 def _completion(answer: Any) -> Completion | Fault:
@@ -186,7 +209,9 @@ def _completion(answer: Any) -> Completion | Fault:
         text, refusal = choice.message.content, getattr(choice.message, "refusal", None)
         finish = getattr(choice, "finish_reason", None)
     except (AttributeError, LookupError, TypeError):  # a page, an array, an answer without choices
-        return Fault("broken answer", "this is no chat completion; does the URL end in /v1?", passing=True)
+        return Fault(
+            "broken answer", "this is no chat completion; does the URL end in /v1?", passing=True
+        )
     if text and not isinstance(text, str):
         return Fault("broken answer", "the content of the answer is no text", passing=True)
     if refusal or finish == "content_filter":
@@ -198,7 +223,10 @@ def _completion(answer: Any) -> Completion | Fault:
             tokens_out=_count(usage, "completion_tokens"),
         )
     if finish == "length":  # a model that thinks first; it would think as long again
-        return Fault("empty answer", "the answer is empty: all its tokens were spent before it began; allow more")
+        return Fault(
+            "empty answer",
+            "the answer is empty: all its tokens were spent before it began; allow more",
+        )
     return Fault("empty answer", "the answer is empty", passing=True)
 
 
@@ -214,7 +242,9 @@ def _connection(error: openai.APIConnectionError) -> Fault:
         return Fault("no connection", said, passing=True, permanent=True)
     if isinstance(error, openai.APITimeoutError):
         return Fault("timed out", "the server did not answer in time", passing=True)
-    return Fault("connection cut", f"the connection was cut: {error.__cause__ or error}", passing=True)
+    return Fault(
+        "connection cut", f"the connection was cut: {error.__cause__ or error}", passing=True
+    )
 
 
 def _said(error: openai.APIStatusError) -> str:
@@ -224,24 +254,29 @@ def _said(error: openai.APIStatusError) -> str:
 
 
 def _not_taken(error: openai.BadRequestError, known: frozenset[str]) -> str | None:
-    """The parameter that a server does not take at all; a value that is out of range is another matter."""
+    """The parameter that a server does not take at all; a value that is out of range is another
+    matter."""
     said = _said(error)
     if not _UNSUPPORTED.search(said):
         return None
     named = (error.param,) if error.param in _PARAMETERS else _PARAMETERS
-    return next((name for name in named if name not in known and re.search(rf"\b{name}\b", said)), None)
+    return next(
+        (name for name in named if name not in known and re.search(rf"\b{name}\b", said)), None
+    )
 
 
 _PARAMETERS = ("top_p", "temperature", "seed", "max_tokens")
 _UNSUPPORTED = re.compile(
-    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra inputs|"
+    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra "
+    r"inputs|"
     r"cannot both|deprecated",
     re.IGNORECASE,
 )
 
 
 def _wait(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a server asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a date."""
+    """The seconds that a server asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a
+    date."""
     for name, divisor in (("retry-after-ms", 1000), ("retry-after", 1)):
         try:
             seconds = float(headers.get(name, "")) / divisor

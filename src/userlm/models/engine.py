@@ -1,7 +1,8 @@
 """Many completions at once from one transformers model: the engine behind `LocalModel.complete`.
 
-Every conversation keeps a row of keys and values between its turns (`models.rows`), so that a turn costs what is
-new in it. What is read of new prompts and what is drawn for others goes through the model together.
+Every conversation keeps a row of keys and values between its turns (`models.rows`), so that a turn
+costs what is new in it. What is read of new prompts and what is drawn for others goes through the
+model together.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from typing import Any
 
 import torch
 
-from userlm.models.drawing import draw
-from userlm.models.packed import attending
-from userlm.models.rows import KEPT_ROWS, KeptRow, KeptRows, check_attention, common
+from userlm.models.attention import attending
+from userlm.models.kv_cache import KV_CACHE, CacheRow, KVCache, check_attention, common
+from userlm.models.sampling import draw
 from userlm.types import ModelError, Sampling
 
 CHUNK = 2048
@@ -36,7 +37,7 @@ IDLE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class Generated:
     """The tokens of a completion, without the one that closed it; see `userlm.types.Completion`."""
 
     ids: tuple[int, ...]
@@ -62,7 +63,7 @@ class Call:
     most: int
     sampling: Sampling
     random: random.Random
-    row: KeptRow = field(default_factory=lambda: KeptRow(0))
+    row: CacheRow = field(default_factory=lambda: CacheRow(0))
     cache: dict[str, Any] = field(default_factory=dict)
     p_end: float | None = None
     stop_id: int | None = None
@@ -74,38 +75,50 @@ class Call:
 class Engine:
     """Completes for many threads at once; between two steps it takes up what is new.
 
-    All work is done by one thread, which begins with the first call and ends when there was nothing to do for a
-    while. Callers only wait, so one that is interrupted leaves nothing half done.
+    All work is done by one thread, which begins with the first call and ends when there was nothing
+    to do for a while. Callers only wait, so one that is interrupted leaves nothing half done.
 
-    Rows are for architectures whose tokens know of each other by attention alone, which is tried once. Others
-    (state spaces, attention with caps or sinks, positions that change with the length) are completed one at a
-    time, with the cache that transformers has for them, or without one where that gives other logits.
+    Rows are for architectures whose tokens know of each other by attention alone, which is tried
+    once. Others (state spaces, attention with caps or sinks, positions that change with the length)
+    are completed one at a time, with the cache that transformers has for them, or without one where
+    that gives other logits.
 
     Args:
         model: in evaluation mode. Its weights must not change any more: rows hold what they gave.
-        window: tokens of its context.
-        batch: completions at once. With 1, what is drawn depends, to the bit, on prompt, seed and sampling alone.
-        budget: bytes of all rows; by default half of a GPU's memory that is free at first, elsewhere a quarter.
+        context_length: tokens of its context.
+        batch: completions at once. With 1, what is drawn depends, to the bit, on prompt, seed and
+            sampling alone.
+        budget: bytes of all rows; by default half of a GPU's memory that is free at first,
+            elsewhere a quarter.
 
     Attributes:
-        lock: held while the model runs or is told how to attend. Whoever else uses the model holds it, too.
+        lock: held while the model runs or is told how to attend. Whoever else uses the model holds
+            it, too.
         way: `rows`, `cache` or `whole` (no cache); `None`: not tried yet.
         read: how many tokens went through the model.
     """
 
-    def __init__(self, model: Any, name: str, window: int, batch: int, budget: int | None = None) -> None:
-        self.model, self.name, self.window, self.batch, self.budget = model, name, window, batch, budget
+    def __init__(
+        self, model: Any, name: str, context_length: int, batch: int, budget: int | None = None
+    ) -> None:
+        self.model, self.name, self.context_length, self.batch, self.budget = (
+            model,
+            name,
+            context_length,
+            batch,
+            budget,
+        )
         self.vocabulary: int = model.config.get_text_config().vocab_size
         self.way: str | None = None
         self.read = 0
         self._usual = model.config._attn_implementation
-        self._rows: KeptRows | None = None
+        self._rows: KVCache | None = None
         self._begin()
         _engines.add(self)
 
     def _begin(self) -> None:
-        """Nobody works and nobody waits: at first, and in a process that was forked, which has none of our threads
-        and may have been forked in the middle of a step."""
+        """Nobody works and nobody waits: at first, and in a process that was forked, which has none
+        of our threads and may have been forked in the middle of a step."""
         self.lock = threading.Lock()
         self._wake = threading.Condition()
         self._waiting: list[Call] = []
@@ -114,21 +127,26 @@ class Engine:
         self._stopping = False
         if self._rows:
             self._rows.kept.clear()
-        if self.model.config._attn_implementation == KEPT_ROWS:
+        if self.model.config._attn_implementation == KV_CACHE:
             self.model.set_attn_implementation(self._usual)
 
-    def complete(self, ids: Sequence[int], sampling: Sampling) -> Drawn:
+    def complete(self, ids: Sequence[int], sampling: Sampling) -> Generated:
         """Continue the ids.
 
         Raises:
             ModelError: if they do not fit, if there is nothing to draw, or if the model fails.
         """
-        if len(ids) >= self.window:
-            raise ModelError(f"{self.name}: {len(ids)} tokens do not fit its window of {self.window}")
+        if len(ids) >= self.context_length:
+            raise ModelError(
+                f"{self.name}: {len(ids)} tokens do not fit its context length of "
+                f"{self.context_length}"
+            )
         named = [*ids] if sampling.end_id is None else [*ids, sampling.end_id]
         if not ids or not 0 <= min(named) <= max(named) < self.vocabulary:
-            raise ModelError(f"{self.name}: a prompt has tokens, and no other than its {self.vocabulary}")
-        most = min(self.window, len(ids) + sampling.max_tokens)
+            raise ModelError(
+                f"{self.name}: a prompt has tokens, and no other than its {self.vocabulary}"
+            )
+        most = min(self.context_length, len(ids) + sampling.max_tokens)
         call = Call(len(ids), list(ids), most, sampling, _numbers(sampling.seed))
         with self._wake:
             if self._worker is None:
@@ -148,7 +166,7 @@ class Engine:
             raise
         if call.error:
             raise call.error
-        return Drawn(tuple(call.tokens[call.prompt :]), call.stop_id, call.p_end)
+        return Generated(tuple(call.tokens[call.prompt :]), call.stop_id, call.p_end)
 
     # --- by the worker
 
@@ -172,7 +190,8 @@ class Engine:
             worker.join()
 
     def _next(self) -> bool:
-        """Let go whom nobody waits for, and take up who can be; `False` if there is nothing to do."""
+        """Let go whom nobody waits for, and take up who can be; `False` if there is nothing to
+        do."""
         with self._wake:
             if not self._active and not self._waiting:
                 self._wake.wait(IDLE)
@@ -198,7 +217,8 @@ class Engine:
             return bool(self._active)
 
     def _take_up(self, call: Call) -> bool | None:
-        """Begin with it. `False`: not yet, somebody is reading the same into a row just now; `None`: no place."""
+        """Begin with it. `False`: not yet, somebody is reading the same into a row just now;
+        `None`: no place."""
         if self.way is None:
             self._find_way()
         if self._rows is None:
@@ -208,7 +228,10 @@ class Engine:
         known = self._rows.nearest(call.tokens)[1]
         for other in self._active:
             reading = len(other.row.ids) < other.prompt
-            if reading and 2 * (common(other.tokens, call.tokens, known) - known) > call.prompt - known:
+            if (
+                reading
+                and 2 * (common(other.tokens, call.tokens, known) - known) > call.prompt - known
+            ):
                 return False
         row = self._rows.take(call.tokens, call.most)
         if row is None:
@@ -225,15 +248,20 @@ class Engine:
         call.done.set()
 
     def _failure(self, error: Exception) -> Exception:
-        """What callers are told: that the model failed, such as for want of memory; other mistakes are ours."""
+        """What callers are told: that the model failed, such as for want of memory; other mistakes
+        are ours."""
         if not isinstance(error, RuntimeError):
             return error
-        return ModelError(f"{self.name}: the model failed: {(str(error).strip() or repr(error)).splitlines()[0]}")
+        return ModelError(
+            f"{self.name}: the model failed: {(str(error).strip() or repr(error)).splitlines()[0]}"
+        )
 
     def _step(self) -> None:
         """One forward pass, and one token for each call whose tokens are all read."""
         feeds = self._feeds()
-        behind = dict(zip((call for call, _ in feeds), self._forward(feeds) if feeds else (), strict=True))
+        behind = dict(
+            zip((call for call, _ in feeds), self._forward(feeds) if feeds else (), strict=True)
+        )
         ready: list[tuple[Call, torch.Tensor]] = []
         for call in self._active:
             logits = behind.get(call, call.row.logits)
@@ -245,17 +273,21 @@ class Engine:
             self._draw([call for call, _ in ready], torch.stack([logits for _, logits in ready]))
 
     def _feeds(self) -> list[tuple[Call, list[int]]]:
-        """What each call reads next: the token that was drawn for it, or its share of a chunk. The one that reads
-        for the longest gets half of it; of the others, those that have least to read come first."""
+        """What each call reads next: the token that was drawn for it, or its share of a chunk. The
+        one that reads for the longest gets half of it; of the others, those that have least to read
+        come first."""
         if self.way != "rows":
             return [
-                (call, call.tokens[0 if self.way == "whole" else len(call.row.ids) :]) for call in self._active
+                (call, call.tokens[0 if self.way == "whole" else len(call.row.ids) :])
+                for call in self._active
             ]
         unread = [(call, call.tokens[len(call.row.ids) :]) for call in self._active]
         feeds = [(call, new) for call, new in unread if len(new) == 1]
         readers = [(call, new) for call, new in unread if len(new) > 1]
         left = CHUNK
-        for n, (call, new) in enumerate(readers[:1] + sorted(readers[1:], key=lambda reader: len(reader[1]))):
+        for n, (call, new) in enumerate(
+            readers[:1] + sorted(readers[1:], key=lambda reader: len(reader[1]))
+        ):
             part = new[: left // 2 if n == 0 and len(readers) > 1 else left]
             left -= len(part)
             if part:
@@ -263,7 +295,8 @@ class Engine:
         return feeds
 
     def _forward(self, feeds: Sequence[tuple[Call, list[int]]]) -> torch.Tensor:
-        """Read for each call some tokens more; the logits behind them, (calls, vocabulary), float32."""
+        """Read for each call some tokens more; the logits behind them, (calls, vocabulary),
+        float32."""
         ids = torch.tensor([[token for _, new in feeds for token in new]], device=self.model.device)
         with self.lock:
             if self.way == "rows":
@@ -283,17 +316,22 @@ class Engine:
         self.read += ids.numel()
         return logits.float()
 
-    def _forward_rows(self, feeds: Sequence[tuple[Call, list[int]]], ids: torch.Tensor) -> torch.Tensor:
+    def _forward_rows(
+        self, feeds: Sequence[tuple[Call, list[int]]], ids: torch.Tensor
+    ) -> torch.Tensor:
         stops = list(accumulate(len(new) for _, new in feeds))
-        spans = [(call.row, stop - len(new), stop) for (call, new), stop in zip(feeds, stops, strict=True)]
+        spans = [
+            (call.row, stop - len(new), stop)
+            for (call, new), stop in zip(feeds, stops, strict=True)
+        ]
         places = [len(row.ids) + i for row, begin, stop in spans for i in range(stop - begin)]
-        with attending(self.model, KEPT_ROWS):
+        with attending(self.model, KV_CACHE):
             out = self.model(
                 input_ids=ids,
                 position_ids=torch.tensor([places], device=ids.device),
                 use_cache=False,
                 logits_to_keep=torch.tensor(stops, device=ids.device) - 1,
-                kept_rows=spans,
+                cache_rows=spans,
             )
         logits: torch.Tensor = out.logits[0]
         return logits
@@ -307,8 +345,8 @@ class Engine:
                 banned |= sampling.banned_first
                 if sampling.end_id is not None:
                     call.p_end = float(row.softmax(-1)[sampling.end_id])
-                    if sampling.end_above is not None:
-                        if call.p_end >= sampling.end_above:
+                    if sampling.end_threshold is not None:
+                        if call.p_end >= sampling.end_threshold:
                             call.stop_id = sampling.end_id
                         banned |= {sampling.end_id}
             if banned:
@@ -320,7 +358,11 @@ class Engine:
                 self._finish(call)
             elif token is None:
                 forbidden = bool((row == -math.inf).all())
-                why = "every token is banned here" if forbidden else "its logits are no numbers (NaN or infinite)"
+                why = (
+                    "every token is banned here"
+                    if forbidden
+                    else "its logits are no numbers (NaN or infinite)"
+                )
                 self._finish(call, ModelError(f"{self.name}: nothing can be drawn: {why}"))
             elif token in call.sampling.stop_ids:
                 call.stop_id = token
@@ -331,19 +373,27 @@ class Engine:
                     self._finish(call)
 
     def _find_way(self) -> None:
-        """Try it: what is read in parts and beside others must get the logits that it gets whole and alone."""
-        prompts = [[(7 * i + j) % self.vocabulary for j in range(n)] for i, n in enumerate((9, 14, 5))]
+        """Try it: what is read in parts and beside others must get the logits that it gets whole
+        and alone."""
+        prompts = [
+            [(7 * i + j) % self.vocabulary for j in range(n)] for i, n in enumerate((9, 14, 5))
+        ]
         with self.lock:
             read = [torch.tensor([ids], device=self.model.device) for ids in prompts]
-            plain = torch.stack([self.model(input_ids=ids, use_cache=False).logits[0, -1] for ids in read]).float()
+            plain = torch.stack(
+                [self.model(input_ids=ids, use_cache=False).logits[0, -1] for ids in read]
+            ).float()
         most = float(plain.std()) * (1e-3 if self.model.dtype == torch.float32 else 0.1)
         for way in ("rows", "cache"):
             self.way = way
-            calls = [Call(len(ids), ids, len(ids), Sampling(), _numbers(0), KeptRow(len(ids))) for ids in prompts]
+            calls = [
+                Call(len(ids), ids, len(ids), Sampling(), _numbers(0), CacheRow(len(ids)))
+                for ids in prompts
+            ]
             a, b, c = calls
             try:
                 if way == "rows":
-                    check_attention(self.model.config, self.window)
+                    check_attention(self.model.config, self.context_length)
                     self._forward([(a, a.tokens[:8]), (b, b.tokens[:6])])
                     found = self._forward([(a, a.tokens[8:]), (b, b.tokens[6:]), (c, c.tokens)])
                 else:
@@ -362,14 +412,22 @@ class Engine:
                 token = sum(state[:, 0].numel() * state.element_size() for state in states)
                 budget = self.budget or _budget(self.model.device)
                 most_rows = ROWS * self.batch
-                self._rows = KeptRows(budget, token, 4 * self.vocabulary, most_rows, self.window, self.batch == 1)
+                self._rows = KVCache(
+                    budget,
+                    token,
+                    4 * self.vocabulary,
+                    most_rows,
+                    self.context_length,
+                    self.batch == 1,
+                )
             self.read = 0
             return
         self.way = "whole"
 
 
 def _numbers(seed: int | None) -> random.Random:
-    """Each completion has numbers of its own, so that its words do not depend on who else is drawn for."""
+    """Each completion has numbers of its own, so that its words do not depend on who else is drawn
+    for."""
     return random.Random(None if seed is None else seed % 2**63)
 
 
@@ -379,7 +437,10 @@ def _budget(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0] // 2)
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+        free = {
+            name: int(rest.split()[0]) * 1024
+            for name, _, rest in (line.partition(":") for line in lines)
+        }
     except OSError:  # not Linux
         return 2**31
     limits = [free.get("MemAvailable", 2**33)]

@@ -1,14 +1,17 @@
-"""A model on a server that tells how probable each token of a prompt is: vLLM, and whatever else can.
+"""A model on a server that tells how probable each token of a prompt is: vLLM, and whatever else
+can.
 
-A prompt is sent as token ids to `/v1/completions`, in one of two ways; which of them a server offers is found out
+A prompt is sent as token ids to `/v1/completions`, in one of two ways; which of them a server
+offers is found out
 once:
 
     vLLM        `prompt_logprobs`: for each id of the prompt its log-probability, by id
     others      `echo` with `logprobs`, as the first OpenAI models had it: one for each token, without its id
 
-Both can be silently wrong: a server may put a BOS in front, cut a long prompt, or take a part of it from the cache
-of an earlier one without its log-probabilities. So they are counted, and before anything else one row is asked for
-alone and again behind a row that shares its beginning. What does not agree is refused.
+Both can be silently wrong: a server may put a BOS in front, cut a long prompt, or take a part of it
+from the cache of an earlier one without its log-probabilities. So they are counted, and before
+anything else one row is asked for alone and again behind a row that shares its beginning. What does
+not agree is refused.
 """
 
 from __future__ import annotations
@@ -27,15 +30,15 @@ from userlm.models.endpoint import NOT_OFFERED, EndpointModel
 from userlm.types import InputError, ModelError
 
 TOLERANCE = 0.5
-"""Nats. Half precision moves the log-probability of a token by hundredths when other rows are computed with it; if
-it is that of another token, some in a row are off by more than this."""
+"""Nats. Half precision moves the log-probability of a token by hundredths when other rows are
+computed with it; if it is that of another token, some in a row are off by more than this."""
 
 CHECKED = 400
 """Tokens of the row that is asked for twice, at least: servers cache blocks of 16 to 128."""
 
 Way = Callable[[openai.OpenAI, str, Sequence[int]], "list[Any] | None"]
-"""Asks a server for the log-probability of each id under a model: numbers, and `None` where it gives none, as for
-the first. `None` in all if it answers and leaves them out."""
+"""Asks a server for the log-probability of each id under a model: numbers, and `None` where it
+gives none, as for the first. `None` in all if it answers and leaves them out."""
 
 
 class PromptLogprobs:
@@ -87,21 +90,26 @@ class PromptLogprobs:
             return None
         if len(got) != len(ids):
             raise self._unfit(
-                f"{len(ids)} token ids were sent, and {len(got)} log-probabilities came back: the server adds a "
-                "token (a BOS?) or cuts the prompt; make it take ids as they are, or give a lower --max-tokens"
+                f"{len(ids)} token ids were sent, and {len(got)} log-probabilities came back: the "
+                "server adds a "
+                "token (a BOS?) or cuts the prompt; make it take ids as they are, or give a lower "
+                "--max-tokens"
             )
         for i, value in enumerate(got[1:], 1):
             if not isinstance(value, int | float) or not math.isfinite(value):
                 raise self._unfit(
-                    f"the log-probability of token {i + 1} of {len(ids)} is {value!r}; if the server is vLLM, "
+                    f"the log-probability of token {i + 1} of {len(ids)} is {value!r}; if the "
+                    "server is vLLM, "
                     "start it with --no-enable-prefix-caching"
                 )
         return [0.0, *map(float, got[1:])]
 
     def _find_way(self, longest: Sequence[int]) -> Way:
-        """What the server offers, once it is seen that its answer does not hang on what it was asked before.
+        """What the server offers, once it is seen that its answer does not hang on what it was
+        asked before.
 
-        The rows for that begin with some tokens drawn anew, so that no cache holds them from an earlier run.
+        The rows for that begin with some tokens drawn anew, so that no cache holds them from an
+        earlier run.
         """
         ids = list(longest)
         row = SystemRandom().choices(ids, k=8) + ids + ids * (CHECKED // len(ids))
@@ -124,13 +132,16 @@ class PromptLogprobs:
             worst = max(abs(a - b) for a, b in zip(alone, again, strict=True))
             if not worst <= TOLERANCE:
                 raise self._unfit(
-                    "the same row got other log-probabilities behind a row that shares its beginning (by up to "
-                    f"{worst:.2g} nats): the server takes parts of prompts from a cache; start vLLM with "
+                    "the same row got other log-probabilities behind a row that shares its "
+                    "beginning (by up to "
+                    f"{worst:.2g} nats): the server takes parts of prompts from a cache; start "
+                    "vLLM with "
                     "--no-enable-prefix-caching"
                 )
             return way
         raise self._unfit(
-            "the server gives no log-probabilities of a prompt, neither by `prompt_logprobs` nor by `echo` "
+            "the server gives no log-probabilities of a prompt, neither by `prompt_logprobs` nor "
+            "by `echo` "
             f"({'; '.join(said)}); serve the model with vLLM, or give its folder"
         )
 
@@ -139,10 +150,13 @@ class PromptLogprobs:
 
 
 def _vllm(client: openai.OpenAI, model: str, ids: Sequence[int]) -> list[Any] | None:
-    """`prompt_logprobs`: for each id a mapping from ids, the prompt's own among them, to what is known of them."""
+    """`prompt_logprobs`: for each id a mapping from ids, the prompt's own among them, to what is
+    known of them."""
     asked = {"prompt_logprobs": 0}  # 0: of no other ids
     choice = _first(
-        client.completions.create(model=model, prompt=[*ids], max_tokens=1, temperature=0, extra_body=asked)
+        client.completions.create(
+            model=model, prompt=[*ids], max_tokens=1, temperature=0, extra_body=asked
+        )
     )
     entries = getattr(choice, "prompt_logprobs", None)
     if not isinstance(entries, list) or len(entries) != len(ids):
@@ -151,7 +165,8 @@ def _vllm(client: openai.OpenAI, model: str, ids: Sequence[int]) -> list[Any] | 
 
 
 def _of(id: int, entry: Any) -> Any:
-    """The log-probability of an id; `None` if the entry is of other ids, and so of another prompt."""
+    """The log-probability of an id; `None` if the entry is of other ids, and so of another
+    prompt."""
     known = entry.get(str(id)) if isinstance(entry, dict) else None
     return known.get("logprob") if isinstance(known, dict) else None
 
@@ -171,7 +186,9 @@ def _echo_and_one(client: openai.OpenAI, model: str, ids: Sequence[int]) -> list
     )
     values, usage = _echoed(answer), getattr(answer, "usage", None)
     prompt = getattr(usage, "prompt_tokens", None)
-    if values is None or not isinstance(prompt, int):  # a BOS in front could not be told from a token behind
+    if values is None or not isinstance(
+        prompt, int
+    ):  # a BOS in front could not be told from a token behind
         return None
     return values[: len(values) - 1] if prompt == len(ids) else values[:prompt]
 

@@ -6,8 +6,9 @@
     OSim, Ditto (Qwen3)         ChatML, roles swapped: the person speaks as the assistant; no token for the end
     USP                         Llama-3's headers, two newlines, a BOS, a profile; no token for the end
 
-What is found is compared, id for id, with what the checkpoint's own chat template spells. A checkpoint that fits
-none of them is refused, since a wrong newline is enough to make a user model speak like something else.
+What is found is compared, id for id, with what the checkpoint's own chat template spells. A
+checkpoint that fits none of them is refused, since a wrong newline is enough to make a user model
+speak like something else.
 
 Where leaving has no token of its own, it is a turn that is closed before a word was said.
 """
@@ -30,18 +31,23 @@ HEADERS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 CHATML = ("<|im_start|>", "<|im_end|>")
 
 SWAPPED = re.compile(r"\b(osim|ditto)(\b|\d)|odyssim", re.IGNORECASE)
-"""In the names of checkpoints that play the person as the assistant. Their tokens are those of any Qwen3."""
+"""In the names of checkpoints that play the person as the assistant. Their tokens are those of any
+Qwen3."""
 
 PROFILE = (
-    "You are engaging in a conversation with an AI assistant. Your profile is: \n{}\n You can say anything you "
+    "You are engaging in a conversation with an AI assistant. Your profile is: \n{}\n You can say "
+    "anything you "
     "want, either based on the profile or something brand new."
 )
-"""What USP was trained to read around a profile (wangkevin02/USP, MIT): a part of its format, to the letter."""
+"""What USP was trained to read around a profile (wangkevin02/USP, MIT): a part of its format, to
+the letter."""
 
 PROBE = Conversation("probe", intent="be S").say("u").say("a")
 
 
-def user_template(tokenizer: Any, encode: Encode, name: str, form: str = "trained", advice: str = "") -> Template:
+def user_template(
+    tokenizer: Any, encode: Encode, name: str, form: str = "trained", advice: str = ""
+) -> Template:
     """How a user model spells a dialogue, in its `trained` or `profile` form.
 
     Args:
@@ -53,9 +59,17 @@ def user_template(tokenizer: Any, encode: Encode, name: str, form: str = "traine
         InputError: if it is no user model; says why, and what to do.
     """
     try:
-        return profile_template(tokenizer, encode) if form == "profile" else recognise(tokenizer, encode, name)
+        return (
+            profile_template(tokenizer, encode)
+            if form == "profile"
+            else recognise(tokenizer, encode, name)
+        )
     except ValueError as error:
-        trains = f"train one from it (`userlm train --base {name}`) or have it prompted (`prompted:{name}`)"
+        trains = (
+            f"train one from it (`userlm train --base {name}`) or have it "
+            "prompted "
+            f"(`prompted:{name}`)"
+        )
         what = "profile model" if form == "profile" else "user model"
         raise InputError(f"{name}: {error}, so it is no {what}; {advice or trains}") from None
 
@@ -65,22 +79,28 @@ def recognise(tokenizer: Any, encode: Encode, name: str = "") -> Template:
 
     Args:
         encode: text to ids, control tokens never among them.
-        name: of the checkpoint; it is all that tells OSim and Ditto from the assistant that they began as.
+        name: of the checkpoint; it is all that tells OSim and Ditto from the assistant that they
+            began as.
 
     Raises:
         ValueError: if it is none that is known; says why.
     """
     known = added_ids(tokenizer)
     if known.keys() >= {*HEADERS, END_TOKEN}:
-        lead, start, trim = _llama_spelling(tokenizer)
-        template = userlm_template(encode, known.get, special_ids(tokenizer), lead, start, trim)
+        header_suffix, start, trim = _llama_spelling(tokenizer)
+        template = userlm_template(
+            encode, known.get, special_ids(tokenizer), header_suffix, start, trim
+        )
     elif known.keys() >= {*HEADERS} and _opens_user(tokenizer):
-        raise ValueError(f"it has no {END_TOKEN} token but opens a user turn, as USP does (profile:{name})")
+        raise ValueError(
+            f"it has no {END_TOKEN} token but opens a user turn, as USP does (profile:{name})"
+        )
     elif known.keys() >= {*CHATML}:
         swapped = END_TOKEN not in known
         if swapped and not SWAPPED.search(name.replace("_", "-")):
             raise ValueError(
-                f"its tokenizer has no {END_TOKEN} token (an OSim or Ditto checkpoint has none, and is known by "
+                f"its tokenizer has no {END_TOKEN} token (an OSim or Ditto checkpoint has none, "
+                "and is known by "
                 "`osim` or `ditto` in its name)"
             )
         template = _chatml(tokenizer, encode, known, swapped)
@@ -94,7 +114,8 @@ def profile_template(tokenizer: Any, encode: Encode) -> Template:
     """The template of USP: the intent, or a profile, inside its sentence on profiles.
 
     Raises:
-        ValueError: if the tokenizer lacks a token of it, or the checkpoint spells a dialogue otherwise.
+        ValueError: if the tokenizer lacks a token of it, or the checkpoint spells a dialogue
+            otherwise.
     """
     known = added_ids(tokenizer)
     missing = [token for token in HEADERS if token not in known]
@@ -104,7 +125,9 @@ def profile_template(tokenizer: Any, encode: Encode) -> Template:
     headers = {role: (opens, *encode(role), shuts) for role in ("system", "user", "assistant")}
     stops = special_ids(tokenizer) | {close}
     start = (int(tokenizer.bos_token_id),)
-    template = Template(encode, headers, "\n\n", close, close, stops, start, told=PROFILE, trim=True)
+    template = Template(
+        encode, headers, "\n\n", close, close, stops, start, system_text=PROFILE, trim=True
+    )
     if tokenizer.chat_template and not _opens_user(tokenizer):
         raise ValueError("its chat template opens no user turn, as that of a profile model does")
     _compare(tokenizer, template)
@@ -118,25 +141,34 @@ def _chatml(tokenizer: Any, encode: Encode, known: Mapping[str, int], swapped: b
         speaker |= {"user": "assistant", "assistant": "user"}
     headers = {role: (opens, *encode(spoken)) for role, spoken in speaker.items()}
     stops = special_ids(tokenizer) | {close}
-    gap = tuple(encode("\n"))
+    separator = tuple(encode("\n"))
     if not swapped:
         end = known[END_TOKEN]
-        return Template(encode, headers, "\n", close, end, stops | {end}, gap=gap, trim=True)
-    if "<think>" in known:  # a thought that begins all the same is no turn
+        return Template(
+            encode, headers, "\n", close, end, stops | {end}, separator=separator, trim=True
+        )
+    if "<think>" in known:  # a empty_thought that begins all the same is no turn
         stops |= {known["<think>"]}
     opened = _spell(tokenizer, [{"role": "user", "content": "a"}], opens=True) or ""
-    thought = opened.rpartition("<|im_start|>assistant\n")[2] if "<think>" in opened else ""
-    thinks = tuple(tokenizer.encode(thought, add_special_tokens=False)) if thought else ()
-    return Template(encode, headers, "\n", close, close, stops, gap=gap, thought=thinks)
+    empty_thought = opened.rpartition("<|im_start|>assistant\n")[2] if "<think>" in opened else ""
+    thinks = (
+        tuple(tokenizer.encode(empty_thought, add_special_tokens=False)) if empty_thought else ()
+    )
+    return Template(
+        encode, headers, "\n", close, close, stops, separator=separator, empty_thought=thinks
+    )
 
 
 def _llama_spelling(tokenizer: Any) -> tuple[str, Ids, bool]:
-    """Lead, start and trim, from what the chat template does to a turn; those of UserLM without one."""
+    """Lead, start and trim, from what the chat template does to a turn; those of UserLM without
+    one."""
     spelled = _spell(tokenizer, [{"role": "user", "content": " u "}])
     if spelled is None:
         return "\n", (), False
     found = re.match(
-        r"(.*?)<\|start_header_id\|>user<\|end_header_id\|>(\n*)( ?)u\3<\|eot_id\|>", spelled, re.DOTALL
+        r"(.*?)<\|start_header_id\|>user<\|end_header_id\|>(\n*)( ?)u\3<\|eot_id\|>",
+        spelled,
+        re.DOTALL,
     )
     known = added_ids(tokenizer)
     if not found or (found[1] and found[1] not in known):
@@ -147,9 +179,13 @@ def _llama_spelling(tokenizer: Any) -> tuple[str, Ids, bool]:
 def _compare(tokenizer: Any, template: Template) -> None:
     """Raise `ValueError` if the checkpoint's own chat template spells the probe otherwise."""
     swaps = template.headers["assistant"][1:] == tuple(template.encode("user"))
-    role = {"user": "assistant", "assistant": "user"} if swaps else {"user": "user", "assistant": "assistant"}
+    role = (
+        {"user": "assistant", "assistant": "user"}
+        if swaps
+        else {"user": "user", "assistant": "assistant"}
+    )
     probe = PROBE
-    system = {"role": "system", "content": template.told.replace("{}", str(PROBE.system))}
+    system = {"role": "system", "content": template.system_text.replace("{}", str(PROBE.system))}
     messages = [{"role": role[turn.role], "content": turn.text} for turn in PROBE.turns]
     spelled = _spell(tokenizer, [system, *messages])
     if spelled is None and tokenizer.chat_template:  # it refuses a system message
@@ -158,7 +194,7 @@ def _compare(tokenizer: Any, template: Template) -> None:
         return
     theirs = tokenizer.encode(spelled, add_special_tokens=False)
     ours = flip.prompt(probe, template)
-    closed = ours[: len(ours) - len(template.open())]
+    closed = ours[: len(ours) - len(template.generation_prompt())]
     left_open = (*closed, *template.headers["user"])
     if tuple(theirs) not in (closed, left_open):
         raise ValueError(
@@ -169,13 +205,16 @@ def _compare(tokenizer: Any, template: Template) -> None:
 
 def _opens_user(tokenizer: Any) -> bool:
     spelled = _spell(
-        tokenizer, [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}], opens=True
+        tokenizer,
+        [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}],
+        opens=True,
     )
     return bool(spelled and re.search(r"<\|start_header_id\|>user<\|end_header_id\|>\s*$", spelled))
 
 
 def _spell(tokenizer: Any, messages: Sequence[Message], opens: bool = False) -> str | None:
-    """The text that the chat template makes of the messages; `None` if there is none or it refuses them.
+    """The text that the chat template makes of the messages; `None` if there is none or it refuses
+    them.
 
     Args:
         opens: whether a turn is to be opened at the end.
@@ -205,7 +244,9 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
 
 def unsaid_ids(tokenizer: Any) -> frozenset[int]:
     """The added tokens that are in nobody's text: all but those that are mere white space."""
-    return special_ids(tokenizer) | {id for text, id in added_ids(tokenizer).items() if text.strip()}
+    return special_ids(tokenizer) | {
+        id for text, id in added_ids(tokenizer).items() if text.strip()
+    }
 
 
 def words_of(tokenizer: Any, ids: Iterable[int], unsaid: frozenset[int]) -> str:

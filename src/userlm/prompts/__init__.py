@@ -1,4 +1,5 @@
-"""Every prompt, as a file. `fill` puts values in; nothing that stands in a value is taken for a place."""
+"""Every prompt, as a file. `fill` puts values in; nothing that stands in a value is taken for a
+place."""
 
 from __future__ import annotations
 
@@ -17,4 +18,7 @@ def fill(name: str, values: Mapping[str, str]) -> str:
 def hashes() -> dict[str, str]:
     """The name and SHA-256 of every prompt, for the record of a run."""
     found = (file for file in files(__package__).iterdir() if file.name.endswith(".md"))
-    return {file.name: sha256(file.read_bytes()).hexdigest() for file in sorted(found, key=lambda f: f.name)}
+    return {
+        file.name: sha256(file.read_bytes()).hexdigest()
+        for file in sorted(found, key=lambda f: f.name)
+    }

@@ -1,8 +1,9 @@
-"""From a base model to one that can learn to be a user, and from there to a folder. `userlm train` runs this.
+"""From a base model to one that can learn to be a user, and from there to a folder. `userlm train`
+runs this.
 
-`from_base` sees to it that tokenizer and model have the control tokens of `flip.py`, with rows fit to be trained;
-`from_scratch` makes a small model with random weights; `with_lora` trains a few weights beside frozen ones;
-`save` writes an ordinary Hugging Face folder.
+`from_base` sees to it that tokenizer and model have the control tokens of `flip.py`, with rows fit
+to be trained; `from_scratch` makes a small model with random weights; `with_lora` trains a few
+weights beside frozen ones; `save` writes an ordinary Hugging Face folder.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from userlm.flip import OTHER_SIDE, transcript_template, userlm_template
+from userlm.flip import transcript_template, userlm_template
 from userlm.models.local import LocalModel, text_functions, usable_device
 from userlm.models.templates import added_ids, special_ids
 from userlm.text import END_TOKEN
-from userlm.types import InputError
+from userlm.types import OTHER_ROLE, InputError
 
 HEADERS = ("<|start_header_id|>", "<|end_header_id|>")
 CLOSE = "<|eot_id|>"
@@ -51,71 +52,91 @@ _TURNS = (
     "{{ message['content'] }}<|eot_id|>{% endfor %}"
 )
 CHAT_TEMPLATE = _TURNS + "<|start_header_id|>user<|end_header_id|>"
-"""What plain transformers and vLLM will spell: that of microsoft/UserLM-8b, a user turn always open at the end."""
+"""What plain transformers and vLLM will spell: that of microsoft/UserLM-8b, a user turn always open
+at the end."""
 
 ASSISTANT_TEMPLATE = (
-    _TURNS + "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n{% endif %}"
+    _TURNS
+    + "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n{% endif %}"
 )
 """The same turns for an assistant, in the order that chat models have."""
 
-_RESERVED = re.compile(r"\W*(reserved|unused|extra|place.?holder|dummy|control|special)\D*\d+\D*", re.IGNORECASE)
-"""Tokens that families keep for others to use: `<|reserved_special_token_0|>` (Llama-3), `<unused0>` (Gemma),
-`<|extra_0|>` (Qwen), `[unused0]`, `<|placeholder1|>` (Phi-3), `[control_8]`, `<SPECIAL_20>` (Mistral)."""
+_RESERVED = re.compile(
+    r"\W*(reserved|unused|extra|place.?holder|dummy|control|special)\D*\d+\D*", re.IGNORECASE
+)
+"""Tokens that families keep for others to use: `<|reserved_special_token_0|>` (Llama-3),
+`<unused0>` (Gemma), `<|extra_0|>` (Qwen), `[unused0]`, `<|placeholder1|>` (Phi-3), `[control_8]`,
+`<SPECIAL_20>` (Mistral)."""
 
 _UNTRAINED = 0.02
-"""A row is taken as untrained if it lies this near, in median norms of the rows of words, to zero or to the mean
-of the reserved tokens' rows.
+"""A row is taken as untrained if it lies this near, in median norms of the rows of words, to zero
+or to the mean of the reserved tokens' rows.
 
-Why these two: a token that never occurs gets no gradient as an input, so weight decay takes its row to zero
-(Llama-3's input embeddings). As an output, also with tied weights, it gets from the softmax the same push as every
-other token that never occurs, so all their rows become one (Land and Bartolo, 2024). What decay leaves of their
-beginnings is far below this share, and so is rounding to bfloat16 (0.4 %). A row that was tuned, even briefly, as
-in an instruct model, lies outside, and so does every row of a model with random weights: nothing to mend there."""
+Why these two: a token that never occurs gets no gradient as an input, so weight decay takes its row
+to zero (Llama-3's input embeddings). As an output, also with tied weights, it gets from the softmax
+the same push as every other token that never occurs, so all their rows become one (Land and
+Bartolo, 2024). What decay leaves of their beginnings is far below this share, and so is rounding to
+bfloat16 (0.4 %). A row that was tuned, even briefly, as in an instruct model, lies outside, and so
+does every row of a model with random weights: nothing to mend there."""
 
 _ADAPTER = "adapter_model.safetensors"
 
 
 def from_base(local: LocalModel, side: Side = "user") -> tuple[LocalModel, tuple[str, ...]]:
-    """The model, changed in place, with all control tokens that a side needs; and a sentence on each change.
+    """The model, changed in place, with all control tokens that a side needs; and a sentence on
+    each change.
 
-    A missing token takes the place of a reserved one, else a spare row of the model, else a new row. Rows that are
-    new or untrained are begun: `<|eot_id|>` as a copy of the end of a text, the end token as a copy of
-    `<|eot_id|>`, the headers as the mean of all words. Trained rows stay, so nothing happens to a user model.
+    A missing token takes the place of a reserved one, else a spare row of the model, else a new
+    row. Rows that are
+    new or untrained are begun: `<|eot_id|>` as a copy of the end of a text, the end token as a copy
+    of `<|eot_id|>`, the headers as the mean of all words. Trained rows stay, so nothing happens to
+    a user model.
 
     Args:
-        side: whose words it is to learn. An assistant needs no end token, and plain text no control token at all.
+        side: whose words it is to learn. An assistant needs no end token, and plain text no control
+            token at all.
 
     Raises:
-        InputError: for a model without an output layer, or a tokenizer that cannot spell the template.
+        InputError: for a model without an output layer, or a tokenizer that cannot spell the
+            template.
     """
     tokenizer, model = local.tokenizer, local.model
     if model.get_output_embeddings() is None:
         raise InputError(
-            f"{local.name}: this architecture ({model.config.model_type}) has no output layer over a vocabulary; "
+            f"{local.name}: this architecture ({model.config.model_type}) has no output layer "
+            "over a vocabulary; "
             "give a causal language model"
         )
     rows = model.get_input_embeddings().num_embeddings
     known = added_ids(tokenizer)
     if side != "user" and END_TOKEN in known:
         raise InputError(
-            f"{local.name}: it has a user model's {END_TOKEN} token; train the other sides from what it began from"
+            f"{local.name}: it has a user model's {END_TOKEN} token; train the other sides from "
+            "what it began from"
         )
     used = {"user": USED, "assistant": (*HEADERS, CLOSE), "both": ()}[side]
     missing = [token for token in used if token not in known]
     reserved = _reserved(tokenizer, rows)
     renamed = dict(zip(missing, reserved, strict=False))
-    said = [f"{token} takes the place of {old}, id {reserved[old]}" for token, old in renamed.items()]
+    said = [
+        f"{token} takes the place of {old}, id {reserved[old]}" for token, old in renamed.items()
+    ]
     if renamed:
         renamed_to = {old: token for token, old in renamed.items()}
         tokenizer = _rename(tokenizer, renamed_to)
-        if (now := added_ids(tokenizer)) != {renamed_to.get(old, old): id for old, id in known.items()}:
+        if (now := added_ids(tokenizer)) != {
+            renamed_to.get(old, old): id for old, id in known.items()
+        }:
             moved = sorted(token for token in renamed if now.get(token) != reserved[renamed[token]])
             raise InputError(
-                f"{local.name}: its vocabulary holds {', '.join(moved) or 'a control token'} as an ordinary word, "
+                f"{local.name}: its vocabulary holds {', '.join(moved) or 'a control token'} as "
+                "an ordinary word, "
                 "so no reserved token can take that name; give a model with another tokenizer"
             )
     if added := [token for token in missing if token not in renamed]:
-        tokenizer.add_tokens([AddedToken(token, special=token != END_TOKEN, normalized=False) for token in added])
+        tokenizer.add_tokens(
+            [AddedToken(token, special=token != END_TOKEN, normalized=False) for token in added]
+        )
         ids = {token: tokenizer.convert_tokens_to_ids(token) for token in added}
         where = "in spare rows of the model"
         if (last := max(ids.values())) >= rows:
@@ -141,9 +162,14 @@ def _spelling(model: Any, tokenizer: Any, name: str, side: Side) -> LocalModel:
         tokenizer.chat_template = None  # no turn of it is trained
         start = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
         if tokenizer.eos_token_id is None:
-            raise InputError(f"{name}: its tokenizer has no token for the end of a text (eos_token)")
+            raise InputError(
+                f"{name}: its tokenizer has no token for the end of a text (eos_token)"
+            )
         return LocalModel(
-            model, tokenizer, name, template=transcript_template(encode, start, tokenizer.eos_token_id)
+            model,
+            tokenizer,
+            name,
+            template=transcript_template(encode, start, tokenizer.eos_token_id),
         )
     # A base model's own may spell a dialogue otherwise.
     tokenizer.chat_template = CHAT_TEMPLATE if side == "user" else ASSISTANT_TEMPLATE
@@ -151,13 +177,13 @@ def _spelling(model: Any, tokenizer: Any, name: str, side: Side) -> LocalModel:
         return LocalModel(model, tokenizer, name)
     ids = added_ids(tokenizer)
     ids.setdefault(END_TOKEN, ids[CLOSE])  # it never leaves
-    template = userlm_template(encode, ids.get, special_ids(tokenizer)).exchanged()
+    template = userlm_template(encode, ids.get, special_ids(tokenizer)).with_roles_swapped()
     return LocalModel(model, tokenizer, name, template=template)
 
 
 def _flag(spelled: str) -> str:
-    """A tokenizer.json with the control tokens special, all but the end token: as in microsoft/UserLM-8b, decoded
-    text shows that the user left."""
+    """A tokenizer.json with the control tokens special, all but the end token: as in
+    microsoft/UserLM-8b, decoded text shows that the user left."""
     parts = json.loads(spelled)
     for token in parts["added_tokens"]:
         if token["content"] in USED:
@@ -169,7 +195,9 @@ def _reserved(tokenizer: Any, rows: int) -> dict[str, int]:
     """The reserved tokens that nobody has taken into use and that have a row, by id."""
     uses = f"{tokenizer.chat_template} {list(tokenizer.special_tokens_map.values())}"
     free = {
-        token: id for token, id in added_ids(tokenizer).items() if _RESERVED.fullmatch(token) and token not in uses
+        token: id
+        for token, id in added_ids(tokenizer).items()
+        if _RESERVED.fullmatch(token) and token not in uses
     }
     return {token: id for token, id in sorted(free.items(), key=lambda item: item[1]) if id < rows}
 
@@ -182,7 +210,9 @@ def _rename(tokenizer: Any, names: Mapping[str, str]) -> Any:
             text = file.read_text(encoding="utf-8")
             for old, new in names.items():  # quoted, as JSON has it, so that no longer name is hit
                 text = text.replace(json.dumps(old, ensure_ascii=False), json.dumps(new))
-            file.write_text(_flag(text) if file.name == "tokenizer.json" else text, encoding="utf-8")
+            file.write_text(
+                _flag(text) if file.name == "tokenizer.json" else text, encoding="utf-8"
+            )
         renamed = type(tokenizer).from_pretrained(folder)
     renamed.name_or_path = tokenizer.name_or_path
     return renamed
@@ -192,16 +222,23 @@ def _check_spelling(local: LocalModel, side: Side) -> None:
     """Plain transformers must spell a conversation with the ids that are trained."""
     said = [("system", "a b"), ("user", "c d"), ("assistant", "e f")]
     template = local.template()
-    roles = {"system": "system", **(OTHER_SIDE if side == "assistant" else {role: role for role in OTHER_SIDE})}
+    roles = {
+        "system": "system",
+        **(OTHER_ROLE if side == "assistant" else {role: role for role in OTHER_ROLE}),
+    }
     ours = [*(id for role, text in said for id in template.turn(roles[role], text))]
-    ours += template.headers["user"] if side == "user" else template.open()
+    ours += template.headers["user"] if side == "user" else template.generation_prompt()
     theirs = local.tokenizer.apply_chat_template(
-        [{"role": role, "content": text} for role, text in said], add_generation_prompt=True, return_dict=False
+        [{"role": role, "content": text} for role, text in said],
+        add_generation_prompt=True,
+        return_dict=False,
     )
     if list(theirs) != ours:
         raise InputError(
-            f"{local.name}: its tokenizer spells words behind a control token otherwise than alone, so a trained "
-            "model would be prompted with ids that it never saw; give a model with another tokenizer"
+            f"{local.name}: its tokenizer spells words behind a control token otherwise than "
+            "alone, so a trained "
+            "model would be prompted with ids that it never saw; give a model with another "
+            "tokenizer"
         )
 
 
@@ -209,7 +246,8 @@ def _check_spelling(local: LocalModel, side: Side) -> None:
 def _begin_rows(
     local: LocalModel, used: Sequence[str], missing: Collection[str], unused: list[int], rows: int
 ) -> list[str]:
-    """Begin the rows of missing and of untrained control tokens, and all from `rows` on; say what was done."""
+    """Begin the rows of missing and of untrained control tokens, and all from `rows` on; say what
+    was done."""
     model, tokenizer = local.model, local.tokenizer
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     bias = [] if outputs.bias is None else [outputs.bias]
@@ -218,8 +256,12 @@ def _begin_rows(
     else:
         tables = {"input embeddings": [inputs.weight], "output layer": [outputs.weight, *bias]}
     known = added_ids(tokenizer)
-    names = [name for name in dict.fromkeys((*used, tokenizer.eos_token, CONTROLS[1])) if name in known]
-    words = sorted(id for id in set(tokenizer.get_vocab().values()) - set(known.values()) if id < rows)
+    names = [
+        name for name in dict.fromkeys((*used, tokenizer.eos_token, CONTROLS[1])) if name in known
+    ]
+    words = sorted(
+        id for id in set(tokenizer.get_vocab().values()) - set(known.values()) if id < rows
+    )
     begun: dict[tuple[str, str], list[str]] = {}
     for place, parts in tables.items():
         means = [part[words].mean(0, dtype=torch.float32).to(part.dtype) for part in parts]
@@ -242,7 +284,9 @@ def _begin_rows(
     ]
 
 
-def _untrained(weight: torch.Tensor, ids: list[int], words: list[int], unused: list[int]) -> list[bool]:
+def _untrained(
+    weight: torch.Tensor, ids: list[int], words: list[int], unused: list[int]
+) -> list[bool]:
     near = _UNTRAINED * torch.linalg.vector_norm(weight[words], dim=1, dtype=torch.float32).median()
     rows = weight[ids].float()
     away = rows.norm(dim=1)
@@ -251,12 +295,15 @@ def _untrained(weight: torch.Tensor, ids: list[int], words: list[int], unused: l
     return [bool(yes) for yes in away < near]
 
 
-def learn_tokenizer(texts: Iterable[str], vocabulary: int, side: Side = "user") -> PreTrainedTokenizerFast:
+def learn_tokenizer(
+    texts: Iterable[str], vocabulary: int, side: Side = "user"
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of at most so many tokens, control tokens among them.
 
     Args:
-        side: for a user the end token is one of them; for others, as in Llama-3, a reserved one that can become
-            it. What stops an answer or a user's turn is the closing token; a plain text has an end of its own.
+        side: for a user the end token is one of them; for others, as in Llama-3, a reserved one
+            that can become it. What stops an answer or a user's turn is the closing token; a plain
+            text has an end of its own.
     """
     bpe = Tokenizer(tokenizer_models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -285,7 +332,8 @@ def from_scratch(
 ) -> LocalModel:
     """A small Llama with random weights.
 
-    For tests, demos and studies of the method; a user model worth talking to starts from a real base model.
+    For tests, demos and studies of the method; a user model worth talking to starts from a real
+    base model.
 
     Args:
         width: hidden size, a multiple of 32.
@@ -306,11 +354,15 @@ def from_scratch(
     return _spelling(LlamaForCausalLM(config).to(usable_device(device)), tokenizer, "scratch", side)
 
 
-def with_lora(local: LocalModel, rank: int, alpha: float | None = None, seed: int = 0) -> LocalModel:
-    """The model frozen, with what is trained beside it, in float32: low-rank adapters on all linear layers (Hu et
-    al., 2022), and the control tokens' rows in the input embeddings and the output layer.
+def with_lora(
+    local: LocalModel, rank: int, alpha: float | None = None, seed: int = 0
+) -> LocalModel:
+    """The model frozen, with what is trained beside it, in float32: low-rank adapters on all linear
+    layers (Hu et al., 2022), and the control tokens' rows in the input embeddings and the output
+    layer.
 
-    Without those rows a base model could not learn to open, close and end: they are all but untrained in it.
+    Without those rows a base model could not learn to open, close and end: they are all but
+    untrained in it.
 
     Args:
         alpha: adapters count alpha / rank times; by default 2 x rank (Biderman et al., 2024).
@@ -322,7 +374,9 @@ def with_lora(local: LocalModel, rank: int, alpha: float | None = None, seed: in
     peft, model = _peft(), local.model
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     if outputs.bias is not None:  # peft's layer of trained rows leaves it out
-        raise InputError(f"{local.name}: its output layer has a bias, which LoRA cannot keep; train all weights")
+        raise InputError(
+            f"{local.name}: its output layer has a bias, which LoRA cannot keep; train all weights"
+        )
     template = local.template()
     spoken = {*template.headers["user"], template.close, template.end}
     ids = sorted(spoken & set(added_ids(local.tokenizer).values()))
@@ -331,11 +385,15 @@ def with_lora(local: LocalModel, rank: int, alpha: float | None = None, seed: in
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,
         target_modules="all-linear",
-        trainable_token_indices={name: ids for name, module in model.named_modules() if module in trained},
+        trainable_token_indices={
+            name: ids for name, module in model.named_modules() if module in trained
+        },
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(seed)
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of names that transformers 6 drops
+    with warnings.catch_warnings(
+        action="ignore", category=FutureWarning
+    ):  # of names that transformers 6 drops
         adapted = peft.get_peft_model(model, config)
     config.base_model_name_or_path = None  # a folder of this machine
     return LocalModel(adapted, local.tokenizer, local.name, template=template)
@@ -346,16 +404,21 @@ def has_adapter(local: LocalModel) -> bool:
     return any(".lora_A." in name for name, _ in local.model.named_parameters())
 
 
-def save_adapter(local: LocalModel, folder: Path, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
+def save_adapter(
+    local: LocalModel, folder: Path, state_dict: Mapping[str, torch.Tensor] | None = None
+) -> None:
     """Write what `with_lora` trains, as peft has it. `state_dict`, `folder`: as in `save`."""
     weights = _peft().get_peft_model_state_dict(local.model, state_dict)
     with replacing_folder(folder) as partial, full_disk(folder):
-        save_file({name: weight.contiguous() for name, weight in weights.items()}, partial / _ADAPTER)
+        save_file(
+            {name: weight.contiguous() for name, weight in weights.items()}, partial / _ADAPTER
+        )
         local.model.peft_config["default"].save_pretrained(partial)
 
 
 def load_adapter(local: LocalModel, folder: Path) -> None:
-    """Take back what `save_adapter` wrote, in place, so that optimizers go on with the same parameters.
+    """Take back what `save_adapter` wrote, in place, so that optimizers go on with the same
+    parameters.
 
     Raises:
         InputError: if it was written from another model or another rank.
@@ -363,22 +426,31 @@ def load_adapter(local: LocalModel, folder: Path) -> None:
     peft = _peft()
     restore(folder)
     weights, now = load_file(folder / _ADAPTER), peft.get_peft_model_state_dict(local.model)
-    shapes, wanted = ({name: weight.shape for name, weight in found.items()} for found in (weights, now))
+    shapes, wanted = (
+        {name: weight.shape for name, weight in found.items()} for found in (weights, now)
+    )
     if shapes != wanted:
-        raise InputError(f"{folder}: this adapter is of another base model or rank; give another folder")
+        raise InputError(
+            f"{folder}: this adapter is of another base model or rank; give another folder"
+        )
     peft.set_peft_model_state_dict(local.model, weights)
 
 
 def merge(local: LocalModel) -> LocalModel:
-    """The model of `with_lora` as an ordinary one with the same logits; it takes over the weights."""
-    return LocalModel(local.model.merge_and_unload(), local.tokenizer, local.name, template=local.template())
+    """The model of `with_lora` as an ordinary one with the same logits; it takes over the
+    weights."""
+    return LocalModel(
+        local.model.merge_and_unload(), local.tokenizer, local.name, template=local.template()
+    )
 
 
 def _peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise InputError(f"LoRA needs the library peft ({error}): pip install 'userlm[lora]'") from None
+        raise InputError(
+            f"LoRA needs the library peft ({error}): pip install 'userlm[lora]'"
+        ) from None
     return peft
 
 
@@ -388,11 +460,13 @@ def save(
     state_dict: Mapping[str, torch.Tensor] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """An ordinary Hugging Face folder that plain transformers and vLLM spell right, in place of an older one.
+    """An ordinary Hugging Face folder that plain transformers and vLLM spell right, in place of an
+    older one.
 
     Args:
         folder: written beside, and renamed when it is whole; see `restore`.
-        state_dict: the weights, where the model holds only a share of them; by default the model's own.
+        state_dict: the weights, where the model holds only a share of them; by default the model's
+            own.
         dtype: to write floating-point weights in; by default as they are.
 
     Raises:
@@ -408,7 +482,9 @@ def save(
     for place in ("is_local", "local_files_only"):  # where it was loaded from is no property of it
         tokenizer.init_kwargs.pop(place, None)
     own = model.state_dict(keep_vars=True)
-    written: dict[int, torch.Tensor] = {}  # by parameter: tied weights stay one tensor, which is written once
+    written: dict[
+        int, torch.Tensor
+    ] = {}  # by parameter: tied weights stay one tensor, which is written once
     for name, weight in (state_dict or own).items():
         if id(own[name]) not in written:
             written[id(own[name])] = _cast(weight.detach(), dtype)
@@ -419,9 +495,13 @@ def save(
             model.config.dtype = dtype
             model.config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        written_as = partial / "tokenizer_config.json"  # by the name that transformers before 5 knows as well
+        written_as = (
+            partial / "tokenizer_config.json"
+        )  # by the name that transformers before 5 knows as well
         text = written_as.read_text(encoding="utf-8")
-        written_as.write_text(text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), encoding="utf-8")
+        written_as.write_text(
+            text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), encoding="utf-8"
+        )
 
 
 def _cast(weight: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

@@ -11,9 +11,9 @@ What a trained user needs of a model, and how it is asked for at `/v1/completion
     bans at the first   two calls: one token, and what follows it
     position alone
 
-A server ignores without a word what it does not know. So before anything else two tokens are forced, the end and
-one that closes nothing. That shows whether the server says what closed, heeds bans, and gives log-probabilities of
-before a ban.
+A server ignores without a word what it does not know. So before anything else two tokens are
+forced, the end and one that closes nothing. That shows whether the server says what closed, heeds
+bans, and gives log-probabilities of before a ban.
 """
 
 from __future__ import annotations
@@ -62,10 +62,11 @@ class Completions:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the server cannot do, a sentence each; nothing is known before the first completion."""
+        """What the server cannot do, a sentence each; nothing is known before the first
+        completion."""
         return self._offers.notes if self._offers else ()
 
-    def window(self) -> int | None:
+    def context_length(self) -> int | None:
         """The model's context in tokens, as `/v1/models` gives it; `None` if it does not.
 
         Raises:
@@ -80,34 +81,45 @@ class Completions:
         models = body.get("data") if isinstance(body, dict) else None
         for model in models if isinstance(models, list) else ():
             if isinstance(model, dict) and model.get("id") == self.name:
-                window = model.get("max_model_len")
-                return window if type(window) is int and window > 0 else None
+                context_length = model.get("max_model_len")
+                return (
+                    context_length if type(context_length) is int and context_length > 0 else None
+                )
         return None
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
-        """Continue the ids; see `Sampling`, whose `stop_ids` are needed here. Nothing comes from the server's
-        generation_config. The tokens used are those of all calls that were made for it.
+        """Continue the ids; see `Sampling`, whose `stop_ids` are needed here. Nothing comes from
+        the server's generation_config. The tokens used are those of all calls that were made for
+        it.
 
         Raises:
             InputError: if the server cannot do what is asked for; it says what to do.
-            ModelError: if it fails, or if the ids do not fit its window.
+            ModelError: if it fails, or if the ids do not fit its context_length.
         """
         with self._lock:
             offers = self._offers = self._offers or self._find_out(ids, sampling)
-        if offers.window is not None:
-            room = offers.window - len(ids)
+        if offers.context_length is not None:
+            room = offers.context_length - len(ids)
             if room < 1:
-                said = f"{self.name}: {len(ids)} tokens do not fit the server's window of {offers.window}"
+                said = (
+                    f"{self.name}: {len(ids)} tokens do not fit the server's context length "
+                    "of "
+                    f"{offers.context_length}"
+                )
                 raise ModelError(said, "too long")
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
         answers: list[_Answer] = []
         try:
             text, stop_id, p_end = self._turn(ids, sampling, offers, answers)
         except ModelError as error:  # what was answered before it is lost, and billed
-            faults, unsure = _sum(answers)
-            unsure += len(answers) + error.unsure
+            faults, possibly_billed = _sum(answers)
+            possibly_billed += len(answers) + error.possibly_billed
             raise ModelError(
-                str(error), error.reason, permanent=error.permanent, faults=faults + error.faults, unsure=unsure
+                str(error),
+                error.reason,
+                permanent=error.permanent,
+                faults=faults + error.faults,
+                possibly_billed=possibly_billed,
             ) from None
         used = [answer.usage for answer in answers if answer.usage]
         tokens_in, tokens_out = (sum(tokens) for tokens in zip(*used, strict=True))
@@ -116,21 +128,27 @@ class Completions:
     def _turn(
         self, ids: Sequence[int], sampling: Sampling, offers: _Offers, answers: list[_Answer]
     ) -> tuple[str, int | None, float | None]:
-        """The words, the id that closed them, and P(end). `answers` takes up what the server said."""
-        above = sampling.end_above
+        """The words, the id that closed them, and P(end). `answers` takes up what the server
+        said."""
+        above = sampling.end_threshold
         only_first = sampling.banned_first - sampling.banned_ids
         if above is not None and sampling.end_id is not None:
             only_first |= {sampling.end_id}
             if not offers.p_end:
-                raise self._unfit(f"--end-above goes by P(end): {offers.notes[0]}")
+                raise self._unfit(f"--end-threshold goes by P(end): {offers.notes[0]}")
         if only_first and not offers.ids:
             raise self._unfit(
-                "--end-above and first words in a guard forbid tokens at the first position alone, and the server "
+                "--end-threshold and first words in a guard forbid tokens at the first position "
+                "alone, and the server "
                 "does not return the ids that it drew there; vLLM does from 0.10.2 on"
             )
         end = sampling.end_id if offers.p_end else None
         plain = replace(sampling, end_id=end)
-        first = replace(plain, max_tokens=1, banned_ids=plain.banned_ids | only_first) if only_first else plain
+        first = (
+            replace(plain, max_tokens=1, banned_ids=plain.banned_ids | only_first)
+            if only_first
+            else plain
+        )
         said = self._ask(ids, first, answers)
         p_end = said.p_end
         if end is not None and p_end is None:
@@ -138,7 +156,9 @@ class Completions:
             p_end = forced.p_first if forced.stop_id == end else None
         begun = said.ids or ()
         if (end is not None and p_end is None) or (offers.ids and said.ids is None):
-            raise ModelError(f"{self.name}: the server left out P(end), or the ids that it drew", "broken answer")
+            raise ModelError(
+                f"{self.name}: the server left out P(end), or the ids that it drew", "broken answer"
+            )
         if above is not None and p_end is not None and p_end >= above:
             return "", end, p_end
         if said.stop_id is None and only_first and plain.max_tokens > 1:
@@ -155,42 +175,54 @@ class Completions:
         return words_of(self._tokenizer, said.ids, self._unsaid)
 
     def _ask(
-        self, ids: Sequence[int], sampling: Sampling, answers: list[_Answer], forced: int | None = None
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        answers: list[_Answer],
+        forced: int | None = None,
     ) -> _Answer:
-        """One call, without what `sampling` says of the first position. With `forced` it is for that one token."""
+        """One call, without what `sampling` says of the first position. With `forced` it is for
+        that one token."""
         if forced is not None:
             sampling = replace(sampling, temperature=0, max_tokens=1, banned_ids=frozenset())
-        said, faults, unsure = self._endpoint.ask(lambda client: _send(client, self.name, ids, sampling, forced))
-        said = replace(said, faults=faults, unsure=unsure)
+        said, faults, possibly_billed = self._endpoint.ask(
+            lambda client: _send(client, self.name, ids, sampling, forced)
+        )
+        said = replace(said, faults=faults, possibly_billed=possibly_billed)
         answers.append(said)
         tokens_in, tokens_out = said.usage or (None, 0)
-        window = self._offers and self._offers.window
+        context_length = self._offers and self._offers.context_length
         if tokens_in != len(ids):
             raise self._unfit(
-                f"{len(ids)} token ids were sent, and the server counted {tokens_in}: it adds a token (a BOS?) or "
+                f"{len(ids)} token ids were sent, and the server counted {tokens_in}: it adds a "
+                "token (a BOS?) or "
                 "cuts the prompt; make it take ids as they are"
             )
         if said.finish == "stop" and said.stop_id is None:
             raise self._unfit(
-                "the server does not say which token closed a turn, and nothing but the model's own end token may "
+                "the server does not say which token closed a turn, and nothing but the model's "
+                "own end token may "
                 f"end a conversation; {ADVICE}"
             )
         if not sampling.stop_ids.isdisjoint(said.ids or ()):
             raise self._unfit(f"the server goes on behind a token of `stop_token_ids`; {ADVICE}")
         if not sampling.banned_ids.isdisjoint({*(said.ids or ()), said.stop_id}):
             raise self._unfit(f"the server drew a token that `logit_bias` bans; {ADVICE}")
-        if window and said.stop_id is None and tokens_out < sampling.max_tokens:
+        if context_length and said.stop_id is None and tokens_out < sampling.max_tokens:
             raise self._unfit(
-                f"the server stopped after {tokens_out} tokens, and {sampling.max_tokens} were allowed; if its "
-                "generation_config holds a `max_new_tokens`, start vLLM with --generation-config vllm"
+                f"the server stopped after {tokens_out} tokens, and {sampling.max_tokens} were "
+                "allowed; if its "
+                "generation_config holds a `max_new_tokens`, start vLLM with --generation-config "
+                "vllm"
             )
         return said
 
     def _find_out(self, ids: Sequence[int], sampling: Sampling) -> _Offers:
-        """What the server offers, from two calls for one token: the end, and one that closes nothing."""
+        """What the server offers, from two calls for one token: the end, and one that closes
+        nothing."""
         if not sampling.stop_ids or sampling.end_id not in (None, *sampling.stop_ids):
             raise ValueError("stop_ids must hold what closes a completion, end_id among them")
-        window, tail = self.window(), ids[-TAIL:]
+        context_length, tail = self.context_length(), ids[-TAIL:]
         end = min(sampling.stop_ids) if sampling.end_id is None else sampling.end_id
         word = next(id for id in count() if id not in sampling.stop_ids)
         for end_id in (end, None):  # perhaps it takes all but the wish for log-probabilities
@@ -207,19 +239,22 @@ class Completions:
         went_on = self._ask(tail, asked, [], forced=word)
         if (closed.finish, closed.stop_id) != ("stop", end) or went_on.finish == "stop":
             raise self._unfit(
-                f"made to draw the end token ({end}) by `logit_bias`, the server did not stop there, as "
+                f"made to draw the end token ({end}) by `logit_bias`, the server did not stop "
+                "there, as "
                 f"`stop_token_ids` wants it, or it stopped at another, too; {ADVICE}"
             )
         if went_on.ids not in (None, (word,)):
             raise self._unfit(
-                f"made to draw token {word} by `logit_bias`, the server drew {went_on.ids}; {ADVICE}"
+                f"made to draw token {word} by `logit_bias`, the server drew {went_on.ids}; "
+                f"{ADVICE}"
             )
         notes = []
         if closed.p_first is None or went_on.p_first is None:
             notes.append("the server gives no log-probabilities, so P(end) is not known")
         elif closed.p_first + went_on.p_first > 1.01:  # after the bias each is all but certain
             notes.append(
-                "the server's log-probabilities are those of after a ban, so P(end) is not known; start vLLM with "
+                "the server's log-probabilities are those of after a ban, so P(end) is not known; "
+                "start vLLM with "
                 "--logprobs-mode raw_logprobs"
             )
         known = not notes
@@ -227,7 +262,7 @@ class Completions:
             notes.append("the server returns no token ids, so words are taken from its text")
         for note in notes:
             warn(f"{self.name}: {note}", ModelWarning, stacklevel=2)
-        return _Offers(window, known, closed.ids is not None, tuple(notes))
+        return _Offers(context_length, known, closed.ids is not None, tuple(notes))
 
     def _unfit(self, why: str) -> InputError:
         return InputError(f"{self.name}: not usable as a trained user: {why}")
@@ -235,9 +270,10 @@ class Completions:
 
 @dataclass(frozen=True, slots=True)
 class _Offers:
-    """What a server can do: its window, whether it gives P(end) and ids, and what there is to say of that."""
+    """What a server can do: its context_length, whether it gives P(end) and ids, and what there is
+    to say of that."""
 
-    window: int | None
+    context_length: int | None
     p_end: bool
     ids: bool
     notes: tuple[str, ...]
@@ -254,7 +290,7 @@ class _Answer:
         p_first: the probability of the first token that it drew.
         p_end: of `Sampling.end_id` at the first position.
         usage: tokens in and out; `None` if it does not count them.
-        faults, unsure: see `Completion`.
+        faults, possibly_billed: see `Completion`.
     """
 
     ids: tuple[int, ...] | None
@@ -265,17 +301,23 @@ class _Answer:
     p_end: float | None
     usage: tuple[int, int] | None
     faults: tuple[str, ...] = ()
-    unsure: int = 0
+    possibly_billed: int = 0
 
 
 def _sum(answers: Sequence[_Answer]) -> tuple[tuple[str, ...], int]:
-    return tuple(kind for answer in answers for kind in answer.faults), sum(answer.unsure for answer in answers)
+    return tuple(kind for answer in answers for kind in answer.faults), sum(
+        answer.possibly_billed for answer in answers
+    )
 
 
 def _send(
     client: openai.OpenAI, model: str, ids: Sequence[int], sampling: Sampling, forced: int | None
 ) -> _Answer:
-    bias = {str(id): -BIAS for id in sorted(sampling.banned_ids)} if forced is None else {str(forced): BIAS}
+    bias = (
+        {str(id): -BIAS for id in sorted(sampling.banned_ids)}
+        if forced is None
+        else {str(forced): BIAS}
+    )
     extra: dict[str, Any] = {
         "stop_token_ids": sorted(sampling.stop_ids),
         "ignore_eos": True,
@@ -311,19 +353,28 @@ def _read(answer: Any, sampling: Sampling) -> _Answer:
         text, finish = choice.text, choice.finish_reason
     except (AttributeError, LookupError, TypeError):  # a page, an array, an answer without choices
         raise ValueError("this is no completion; does the URL end in /v1?") from None
-    if not isinstance(text, str) or finish not in ("stop", "length"):  # such as `abort`, of a server that is going
+    if not isinstance(text, str) or finish not in (
+        "stop",
+        "length",
+    ):  # such as `abort`, of a server that is going
         raise ValueError(f"finish_reason is {finish!r}, and the text {text!r:.40}")
-    tokens_in, tokens_out = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
+    tokens_in, tokens_out = (
+        getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")
+    )
     used = (tokens_in, tokens_out) if type(tokens_in) is int and type(tokens_out) is int else None
     drawn = getattr(choice, "token_ids", None)
     ids = tuple(drawn) if isinstance(drawn, list) and {*map(type, drawn)} <= {int} else None
     stop_id = None
     if ids and ids[-1] in sampling.stop_ids:
         ids, stop_id = ids[:-1], ids[-1]
-    elif type(reason := getattr(choice, "stop_reason", None)) is int and reason in sampling.stop_ids:
+    elif (
+        type(reason := getattr(choice, "stop_reason", None)) is int and reason in sampling.stop_ids
+    ):
         stop_id = reason
     listed = getattr(choice, "logprobs", None)
-    first, top = (_at_first(getattr(listed, name, None)) for name in ("token_logprobs", "top_logprobs"))
+    first, top = (
+        _at_first(getattr(listed, name, None)) for name in ("token_logprobs", "top_logprobs")
+    )
     p_end = top.get(f"token_id:{sampling.end_id}") if isinstance(top, dict) else None
     return _Answer(ids, text, stop_id, finish, _probability(first), _probability(p_end), used)
 

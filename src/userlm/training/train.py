@@ -1,13 +1,15 @@
-"""Train a user model on flipped dialogues. `userlm train` runs this, on one process or, by `accelerate launch` or
-`torchrun`, on many.
+"""Train a user model on flipped dialogues. `userlm train` runs this, on one process or, by
+`accelerate launch` or `torchrun`, on many.
 
-One row holds a whole conversation, and the loss is on what the user says: every user turn, its closing token, and
-the ending. Rows are packed end to end without seeing each other (`models.packed`), and logits are computed at the
-targets only. A step is the packed rows of about `Recipe.batch` samples; its loss is the mean over all of its
-targets, however they are packed or dealt to processes, so one process and many learn the same.
+One row holds a whole conversation, and the loss is on what the user says: every user turn, its
+closing token, and the ending. Rows are packed end to end without seeing each other
+(`models.packed`), and logits are computed at the targets only. A step is the packed rows of about
+`TrainingConfig.batch` samples; its loss is the mean over all of its targets, however they are
+packed or dealt to processes, so one process and many learn the same.
 
-Reads flipped conversations (`prepare`); writes checkpoint/ while it runs, to resume from, and model/: the best
-weights by validation perplexity, or the last ones, as an ordinary Hugging Face folder (LoRA: adapter/ beside it).
+Reads flipped conversations (`prepare`); writes checkpoint/ while it runs, to resume from, and
+model/: the best weights by validation perplexity, or the last ones, as an ordinary Hugging Face
+folder (LoRA: adapter/ beside it).
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, set_seed
 
 from userlm.flip import Row
-from userlm.models.base import (
+from userlm.models.attention import balanced_bins, document_masking, target_logits
+from userlm.models.local import LocalModel
+from userlm.training.base import (
     full_disk,
     has_adapter,
     load_adapter,
@@ -42,9 +46,7 @@ from userlm.models.base import (
     save,
     save_adapter,
 )
-from userlm.models.local import LocalModel
-from userlm.models.packed import even_bins, rows_apart, target_logits
-from userlm.prepare import Flips
+from userlm.training.prepare import TokenizedDataset
 from userlm.types import InputError, ModelError
 
 Pack = Sequence[Row]
@@ -52,7 +54,7 @@ BETAS = (0.9, 0.95)  # of AdamW
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class TrainingConfig:
     """How to train. The defaults are the paper's where it says (slides), else ours.
 
     Attributes:
@@ -61,8 +63,8 @@ class Recipe:
         batch: samples in an optimizer step, at least; a conversation is never split.
         lr: the peak; it rises over `warmup` of the steps and falls to a tenth along a cosine.
         optimizer: as transformers' `TrainingArguments.optim` names them.
-        average: the loss of a step is the mean over its target tokens, or over its samples, each with the mean
-            over its own tokens.
+        average: the loss of a step is the mean over its target tokens, or over its samples, each
+            with the mean over its own tokens.
         pack: tokens in one forward pass, unless one row alone is longer.
         gradient_checkpointing: compute activations twice and keep few of them.
         save_every: steps between two checkpoints to resume from.
@@ -91,14 +93,16 @@ class Stopped(Exception):
 
 
 def start(device: str, precision: str, log_with: str | None, folder: Path) -> Accelerator:
-    """This process's share of the machine, as `accelerate launch` or `torchrun` set it up.
+    """This process's share of the accelerator, as `accelerate launch` or `torchrun` set it up.
 
     Args:
         device: `cpu`, or anything else for what accelerate finds.
         precision: `bf16` (the forward pass; weights stay float32) or `fp32`.
         log_with: `tensorboard`, `wandb`, `mlflow` or another tracker that accelerate knows.
     """
-    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # tied weights are meant to be saved once
+    logging.getLogger("accelerate.utils.other").setLevel(
+        logging.ERROR
+    )  # tied weights are meant to be saved once
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)  # accelerate takes the current one
     return Accelerator(
@@ -108,150 +112,174 @@ def start(device: str, precision: str, log_with: str | None, folder: Path) -> Ac
         project_dir=folder,
         # A step is one backward pass to accelerate; its launcher may have been told otherwise.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],  # others wait while one prepares
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timedelta(hours=6))
+        ],  # others wait while one prepares
     )
 
 
-def plan(flips: Flips, recipe: Recipe) -> list[list[int]]:
-    """The rows of every step, in order. It depends on the seed alone, so a resumed run goes on with the same."""
-    _, first, count = np.unique(flips.rows[:, 0], return_index=True, return_counts=True)
-    upto = np.append(flips.rows[:, 3], flips.samples)  # the samples before each row
+def plan(dataset: TokenizedDataset, config: TrainingConfig) -> list[list[int]]:
+    """The rows of every step, in order. It depends on the seed alone, so a resumed run goes on with
+    the same."""
+    _, first, count = np.unique(dataset.rows[:, 0], return_index=True, return_counts=True)
+    upto = np.append(dataset.rows[:, 3], dataset.samples)  # the samples before each row
     samples = (upto[first + count] - upto[first]).tolist()
     steps: list[list[int]] = []
     epoch = 0
-    while samples and (epoch < recipe.epochs if recipe.steps is None else len(steps) < recipe.steps):
+    while samples and (
+        epoch < config.epochs if config.steps is None else len(steps) < config.steps
+    ):
         order = list(range(len(samples)))
-        random.Random(f"{recipe.seed}/{epoch}").shuffle(order)
+        random.Random(f"{config.seed}/{epoch}").shuffle(order)
         rows: list[int] = []
         held = 0
         for i in order:
             rows += range(first[i], first[i] + count[i])
             held += samples[i]
-            if held >= recipe.batch:
+            if held >= config.batch:
                 steps.append(rows)
                 rows, held = [], 0
         if rows:
             steps.append(rows)
         epoch += 1
-    return steps if recipe.steps is None else steps[: recipe.steps]
+    return steps if config.steps is None else steps[: config.steps]
 
 
 def packs(rows: Sequence[Row], budget: int, processes: int = 1) -> list[Pack]:
-    """The rows in packs of about as many tokens each, at most `budget`; as many for every process, some empty."""
-    bins = even_bins([len(row.ids) for row in rows], budget, processes)
+    """The rows in packs of about as many tokens each, at most `budget`; as many for every process,
+    some empty."""
+    bins = balanced_bins([len(row.ids) for row in rows], budget, processes)
     return [[rows[i] for i in bin] for bin in bins]
 
 
 def train(
     local: LocalModel,
-    flips: Flips,
+    dataset: TokenizedDataset,
     steps: Sequence[Sequence[int]],
-    recipe: Recipe,
+    config: TrainingConfig,
     folder: Path,
-    machine: Accelerator,
-    valid: Flips | None = None,
+    accelerator: Accelerator,
+    valid: TokenizedDataset | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, Any]]:
-    """Train, a log entry a step: step, loss in nats, lr, norm of the gradient, conversations, samples, tokens, and
-    after a validation what `evaluate` found. With `valid` the first entry is a validation before any training.
+    """Train, a log entry a step: step, loss in nats, lr, norm of the gradient, conversations,
+    samples, tokens, and after a validation what `evaluate` found. With `valid` the first entry is a
+    validation before any training.
 
-    A checkpoint in `folder` is taken up: the entries go on behind it, and the weights end the same as those of an
-    uninterrupted run.
+    A checkpoint in `folder` is taken up: the entries go on behind it, and the weights end the same
+    as those of an uninterrupted run.
 
     Raises:
-        Stopped: in every process, with a checkpoint written, once `stopping` said so in any of them.
-        ModelError: if the loss is no longer a number (the last checkpoint stays) or memory runs out (with advice).
+        Stopped: in every process, with a checkpoint written, once `stopping` said so in any of
+            them.
+        ModelError: if the loss is no longer a number (the last checkpoint stays) or memory runs out
+            (with advice).
     """
-    if has_adapter(local) and machine.distributed_type == DistributedType.FSDP:
+    if has_adapter(local) and accelerator.distributed_type == DistributedType.FSDP:
         raise InputError("LoRA trains a whole model on each device; launch it without FSDP")
-    set_seed(recipe.seed)
-    if recipe.gradient_checkpointing:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its new name is not in 5.0
+    set_seed(config.seed)
+    if config.gradient_checkpointing:
+        with warnings.catch_warnings(
+            action="ignore", category=FutureWarning
+        ):  # its new name is not in 5.0
             local.model.gradient_checkpointing_enable({"use_reentrant": False})
-    model, optimizer = machine.prepare(local.model, make_optimizer(local.model, recipe))
+    model, optimizer = accelerator.prepare(local.model, make_optimizer(local.model, config))
     progress = Progress()
-    machine.register_for_checkpointing(progress)
-    if machine.is_main_process:
+    accelerator.register_for_checkpointing(progress)
+    if accelerator.is_main_process:
         for name in ("checkpoint", "model", "adapter"):
             restore(folder / name)
-    machine.wait_for_everyone()
+    accelerator.wait_for_everyone()
     resumed = latest_checkpoint(folder)
     if resumed:
-        machine.load_state(str(resumed))
+        accelerator.load_state(str(resumed))
     people = [] if valid is None else [valid.row(i) for i in range(len(valid.rows))]
-    tested = packs(people, recipe.pack, machine.num_processes)
-    spare = _spare_pack(flips)
+    tested = packs(people, config.pack, accelerator.num_processes)
+    spare = _spare_pack(dataset)
     end = local.template().end
-    with rows_apart(local.model):
+    with document_masking(local.model):
         if tested and not resumed:
-            with _explaining_memory(recipe, people):
-                before = evaluate(model, tested, spare, end, machine)
+            with _explaining_memory(config, people):
+                before = evaluate(model, tested, spare, end, accelerator)
             yield {"step": 0, **before}
         for step in range(progress.step, len(steps)):
-            if recipe.patience is not None and progress.waited >= recipe.patience:
+            if config.patience is not None and progress.waited >= config.patience:
                 break
-            rows = [flips.row(i) for i in steps[step]]
-            lr = recipe.lr * schedule(step, len(steps), recipe.warmup)
+            rows = [dataset.row(i) for i in steps[step]]
+            lr = config.lr * schedule(step, len(steps), config.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             model.train()
-            with _explaining_memory(recipe, rows):
-                loss = _backward(model, rows, spare, recipe, machine)
-                norm = float(machine.clip_grad_norm_(model.parameters(), recipe.clip))
+            with _explaining_memory(config, rows):
+                loss = _backward(model, rows, spare, config, accelerator)
+                norm = float(accelerator.clip_grad_norm_(model.parameters(), config.clip))
             if not math.isfinite(loss + norm):
                 raise ModelError(
                     f"the loss is {loss} and the norm of its gradient {norm} at step {step + 1}; "
                     f"{_last_good(folder)}: try a lower --lr"
                 )
-            with _explaining_memory(recipe, []):  # the first step makes the optimizer's state
+            with _explaining_memory(config, []):  # the first step makes the optimizer's state
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             progress.step = step + 1
-            entry = {"step": step + 1, "loss": loss, "lr": lr, "norm": norm, **_counts(flips, steps[step], rows)}
-            if tested and (progress.step % recipe.eval_every == 0 or progress.step == len(steps)):
-                entry |= evaluate(model, tested, spare, end, machine)
+            entry = {
+                "step": step + 1,
+                "loss": loss,
+                "lr": lr,
+                "norm": norm,
+                **_counts(dataset, steps[step], rows),
+            }
+            if tested and (progress.step % config.eval_every == 0 or progress.step == len(steps)):
+                entry |= evaluate(model, tested, spare, end, accelerator)
                 if not math.isfinite(entry["valid_perplexity"]):
                     raise ModelError(
-                        f"the validation perplexity is {entry['valid_perplexity']} at step {step + 1}; "
+                        f"the validation perplexity is {entry['valid_perplexity']} at step "
+                        f"{step + 1}; "
                         f"{_last_good(folder)}: try a lower --lr"
                     )
                 if progress.is_better(entry["valid_perplexity"]):
-                    keep(local, model, machine, folder)
+                    keep(local, model, accelerator, folder)
             yield entry
-            stop = _any(stopping(), machine) and progress.step < len(steps)
-            if stop or (progress.step % recipe.save_every == 0 and progress.step < len(steps)):
-                save_checkpoint(machine, folder)
+            stop = _any(stopping(), accelerator) and progress.step < len(steps)
+            if stop or (progress.step % config.save_every == 0 and progress.step < len(steps)):
+                save_checkpoint(accelerator, folder)
             if stop:
                 raise Stopped(f"stopped after step {progress.step:,}")
         if progress.best == math.inf:  # nothing was compared: the last weights are the ones
-            keep(local, model, machine, folder)
+            keep(local, model, accelerator, folder)
     model.eval()
 
 
-def _backward(model: Any, rows: Sequence[Row], spare: Pack, recipe: Recipe, machine: Accelerator) -> float:
+def _backward(
+    model: Any, rows: Sequence[Row], spare: Pack, config: TrainingConfig, accelerator: Accelerator
+) -> float:
     """Gradients of the mean loss of all rows, whichever process holds them; that loss.
 
     Processes average their gradients, so each counts its share times their number.
     """
-    whole = sum(_weight(row, recipe.average) for row in rows)
-    loss = torch.zeros((), device=machine.device)
-    mine = packs(rows, recipe.pack, machine.num_processes)[machine.process_index :: machine.num_processes]
+    whole = sum(_weight(row, config.average) for row in rows)
+    loss = torch.zeros((), device=accelerator.device)
+    mine = packs(rows, config.pack, accelerator.num_processes)[
+        accelerator.process_index :: accelerator.num_processes
+    ]
     for i, pack in enumerate(mine):
-        # Gradients travel once a step; sharded ones with every pack, or each process would hold them whole.
-        alone = machine.distributed_type in _REPLICATED and i + 1 < len(mine)
-        with machine.no_sync(model) if alone else nullcontext():
-            part = pack_loss(model, pack or spare, recipe.average) / whole
-            machine.backward(part * (machine.num_processes if pack else 0))
+        # Gradients travel once a step; sharded ones with every pack, or each process would hold
+        # them whole.
+        alone = accelerator.distributed_type in _REPLICATED and i + 1 < len(mine)
+        with accelerator.no_sync(model) if alone else nullcontext():
+            part = pack_loss(model, pack or spare, config.average) / whole
+            accelerator.backward(part * (accelerator.num_processes if pack else 0))
         if pack:
             loss += part.detach()
-    return float(machine.reduce(loss, "sum"))
+    return float(accelerator.reduce(loss, "sum"))
 
 
 _REPLICATED = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
 def pack_loss(model: Any, pack: Pack, average: str = "token") -> torch.Tensor:
-    """The loss (nats) of a pack's targets, summed over tokens, or over samples each with its mean over tokens."""
+    """The loss (nats) of a pack's targets, summed over tokens, or over samples each with its mean
+    over tokens."""
     logits, wanted = target_logits(model, [(row.ids, row.mask()) for row in pack])
     losses = F.cross_entropy(logits.float(), wanted, reduction="none")
     if average == "token":
@@ -262,24 +290,35 @@ def pack_loss(model: Any, pack: Pack, average: str = "token") -> torch.Tensor:
 
 def _weight(row: Row, average: str) -> int:
     """How much a row counts in the mean."""
-    return len(row.targets) if average == "sample" else sum(target.stop - target.start for target in row.targets)
+    return (
+        len(row.targets)
+        if average == "sample"
+        else sum(target.stop - target.start for target in row.targets)
+    )
 
 
 @torch.no_grad()
-def evaluate(model: Any, tested: Sequence[Pack], spare: Pack, end: int, machine: Accelerator) -> dict[str, Any]:
-    """How well held-out people are predicted: perplexity of the words of their turns, termination F1 in percent.
+def evaluate(
+    model: Any, tested: Sequence[Pack], spare: Pack, end: int, accelerator: Accelerator
+) -> dict[str, Any]:
+    """How well held-out people are predicted: perplexity of the words of their turns, termination
+    F1 in percent.
 
-    The model leaves where P(end) before a turn is above one half; a person left where the ending was observed.
+    The model leaves where P(end) before a turn is above one half; a person left where the ending
+    was observed.
     """
     model.eval()
     sums = torch.zeros(5, dtype=torch.float64)  # NLL in nats, words; endings right, made up, missed
-    for pack in tested[machine.process_index :: machine.num_processes]:
+    for pack in tested[accelerator.process_index :: accelerator.num_processes]:
         logits, wanted = target_logits(model, [(row.ids, row.mask()) for row in pack or spare])
         if not pack:
             continue
-        # what stands where among the targets' tokens: 0 a lead or closing token, 1 a word, 2 the first word
+        # what stands where among the targets' tokens: 0 a lead or closing token, 1 a word, 2 the
+        # first word
         lengths = [(t.first - t.start, t.stop - 1 - t.first) for row in pack for t in row.targets]
-        place = torch.tensor([p for lead, n in lengths for p in [0] * lead + [2] * (n > 0) + [1] * (n - 1) + [0]])
+        place = torch.tensor(
+            [p for lead, n in lengths for p in [0] * lead + [2] * (n > 0) + [1] * (n - 1) + [0]]
+        )
         logprobs = logits.float().log_softmax(-1)
         nll = -logprobs.gather(1, wanted[:, None])[:, 0].double().cpu()
         left, leaves = (wanted == end).cpu(), (logprobs[:, end] > math.log(0.5)).cpu()
@@ -287,31 +326,36 @@ def evaluate(model: Any, tested: Sequence[Pack], spare: Pack, end: int, machine:
         sums[0] += nll[words].sum()
         counts = (words, first & left & leaves, first & ~left & leaves, first & left & ~leaves)
         sums[1:] += torch.tensor([int(count.sum()) for count in counts])
-    loss, words_, right, made_up, missed = machine.reduce(sums.to(machine.device), "sum").tolist()
+    loss, words_, right, made_up, missed = accelerator.reduce(
+        sums.to(accelerator.device), "sum"
+    ).tolist()
     if not words_:
-        raise InputError("the people to validate on say no word; give others with --valid, or --valid-limit 0")
+        raise InputError(
+            "the people to validate on say no word; give others with --valid, or --valid-limit 0"
+        )
     f1 = 200 * right / (2 * right + made_up + missed) if right + missed else None
     return {"valid_perplexity": math.exp(min(loss / words_, 700)), "valid_termination_f1": f1}
 
 
-def make_optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW without weight decay, or another by its name in transformers' trainer; those that need more than the
-    weights, such as GaLore, do not work.
+def make_optimizer(model: Any, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW without weight decay, or another by its name in transformers' trainer; those that need
+    more than the weights, such as GaLore, do not work.
 
     Raises:
         InputError: for a name that it does not know, or whose library is missing.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    if recipe.optimizer == "adamw_torch":
-        return torch.optim.AdamW(weights, lr=recipe.lr, betas=BETAS, weight_decay=0.0)
+    if config.optimizer == "adamw_torch":
+        return torch.optim.AdamW(weights, lr=config.lr, betas=BETAS, weight_decay=0.0)
     from transformers import Trainer
     from transformers.training_args import OptimizerNames
 
     try:
-        asked = SimpleNamespace(  # real `TrainingArguments` would take accelerate's state away from under the run
-            optim=OptimizerNames(recipe.optimizer),
+        # real `TrainingArguments` would take accelerate's state away from under the run
+        asked = SimpleNamespace(
+            optim=OptimizerNames(config.optimizer),
             optim_args=None,
-            learning_rate=recipe.lr,
+            learning_rate=config.lr,
             adam_beta1=BETAS[0],
             adam_beta2=BETAS[1],
             adam_epsilon=1e-8,
@@ -319,13 +363,14 @@ def make_optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(asked)
     except (ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"--optimizer {recipe.optimizer}: {reason}") from None
+        raise InputError(f"--optimizer {config.optimizer}: {reason}") from None
     made: torch.optim.Optimizer = kind(weights, **options)
     return made
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """The share of the peak learning rate at a step: a linear rise, then a cosine down to a tenth."""
+    """The share of the peak learning rate at a step: a linear rise, then a cosine down to a
+    tenth."""
     rise = max(1, round(steps * warmup))
     if step < rise:
         return (step + 1) / rise
@@ -333,12 +378,13 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * along))
 
 
-# --- what is kept ----------------------------------------------------------------------------------------
+# --- what is kept ---------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is: steps done, the best validation perplexity, validations since. Part of a checkpoint."""
+    """How far a run is: steps done, the best validation perplexity, validations since. Part of a
+    checkpoint."""
 
     step: int = 0
     best: float = math.inf
@@ -357,16 +403,16 @@ class Progress:
         self.step, self.best, self.waited = state["step"], state["best"], state["waited"]
 
 
-def keep(local: LocalModel, model: Any, machine: Accelerator, folder: Path) -> None:
+def keep(local: LocalModel, model: Any, accelerator: Accelerator, folder: Path) -> None:
     """Write the weights as they are now: model/, or adapter/ for LoRA. Every process takes part."""
-    weights = machine.get_state_dict(model)
-    if machine.is_main_process:
+    weights = accelerator.get_state_dict(model)
+    if accelerator.is_main_process:
         if has_adapter(local):
             save_adapter(local, folder / "adapter")
         else:
-            half = machine.mixed_precision == "bf16"
+            half = accelerator.mixed_precision == "bf16"
             save(local, folder / "model", weights, torch.bfloat16 if half else torch.float32)
-    machine.wait_for_everyone()
+    accelerator.wait_for_everyone()
 
 
 def finish(local: LocalModel, folder: Path) -> None:
@@ -382,44 +428,48 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return checkpoint if checkpoint.is_dir() else None
 
 
-def save_checkpoint(machine: Accelerator, folder: Path) -> None:
+def save_checkpoint(accelerator: Accelerator, folder: Path) -> None:
     """Write weights, optimizer and progress, all or nothing. Every process takes part."""
     new = folder / "checkpoint"
-    with replacing_folder(new) if machine.is_main_process else nullcontext():
-        machine.wait_for_everyone()
+    with replacing_folder(new) if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
         with full_disk(new):
-            machine.save_state(str(new.with_name("checkpoint.partial")))
-        machine.wait_for_everyone()
+            accelerator.save_state(str(new.with_name("checkpoint.partial")))
+        accelerator.wait_for_everyone()
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a run that is complete does not need: what it would resume from, and what a kill left."""
+    """Remove what a run that is complete does not need: what it would resume from, and what a kill
+    left."""
     names = ("checkpoint*", "model.*", "adapter.*", "rows", "rows-valid", "tokenizer*")
     for path in (path for name in names for path in folder.glob(name)):
         shutil.rmtree(path)
 
 
-# --- small things ----------------------------------------------------------------------------------------
+# --- small things ---------------------------------------------------------------------------------
 
 
-def _counts(flips: Flips, step: Sequence[int], rows: Sequence[Row]) -> dict[str, int]:
+def _counts(dataset: TokenizedDataset, step: Sequence[int], rows: Sequence[Row]) -> dict[str, int]:
     return {
-        "conversations": len(set(flips.rows[step, 0].tolist())),
+        "conversations": len(set(dataset.rows[step, 0].tolist())),
         "samples": sum(len(row.targets) for row in rows),
         "tokens": sum(len(row.ids) for row in rows),
     }
 
 
-def _spare_pack(flips: Flips) -> Pack:
-    """The shortest row: what a process computes, for nothing, when its pack is empty and others wait for it."""
-    return [flips.row(int(flips.rows[:, 2].argmin()))] if len(flips.rows) else []
+def _spare_pack(dataset: TokenizedDataset) -> Pack:
+    """The shortest row: what a process computes, for nothing, when its pack is empty and others
+    wait for it."""
+    return [dataset.row(int(dataset.rows[:, 2].argmin()))] if len(dataset.rows) else []
 
 
-def _any(flag: bool, machine: Accelerator) -> bool:
+def _any(flag: bool, accelerator: Accelerator) -> bool:
     """Whether it is true in any process."""
-    if machine.num_processes == 1:
+    if accelerator.num_processes == 1:
         return flag
-    return bool(machine.reduce(torch.tensor(int(flag), device=machine.device), "sum").item())
+    return bool(
+        accelerator.reduce(torch.tensor(int(flag), device=accelerator.device), "sum").item()
+    )
 
 
 def _last_good(folder: Path) -> str:
@@ -429,11 +479,12 @@ def _last_good(folder: Path) -> str:
 
 
 @contextmanager
-def _explaining_memory(recipe: Recipe, rows: Sequence[Row]) -> Iterator[None]:
+def _explaining_memory(config: TrainingConfig, rows: Sequence[Row]) -> Iterator[None]:
     """Advice when memory runs out.
 
     Args:
-        rows: of the step whose forward and backward pass this is; none where the optimizer takes memory.
+        rows: of the step whose forward and backward pass this is; none where the optimizer takes
+            memory.
     """
     try:
         yield
@@ -442,11 +493,19 @@ def _explaining_memory(recipe: Recipe, rows: Sequence[Row]) -> Iterator[None]:
             raise
         longest = max((len(row.ids) for row in rows), default=0)
         if not rows:
-            advice = "weights, gradients and the optimizer's state do not fit: give --lora 16, or more devices"
-        elif recipe.pack > longest:
-            advice = f"give --pack {max(recipe.pack // 2, 256)} (now {recipe.pack})"
-        elif not recipe.gradient_checkpointing:
+            advice = (
+                "weights, gradients and the optimizer's state do not fit: give --lora 16, "
+                "or "
+                "more devices"
+            )
+        elif config.pack > longest:
+            advice = f"give --pack {max(config.pack // 2, 256)} (now {config.pack})"
+        elif not config.gradient_checkpointing:
             advice = "give --gradient-checkpointing"
         else:
-            advice = f"a row of {longest} tokens alone is too much: give --lora 16, or a lower --max-tokens"
+            advice = (
+                f"a row of {longest} tokens alone is too much: give --lora 16, or a "
+                "lower "
+                "--max-tokens"
+            )
         raise ModelError(f"out of memory; {advice}") from error

@@ -1,10 +1,12 @@
 """Many rows in one forward pass, end to end, without padding, and none sees another.
 
-Positions restart with every row, and attention is causal within a row. Logits are computed where a token is
-wanted, and only there, so a large vocabulary costs for what is predicted and not for what is read.
+Positions restart with every row, and attention is causal within a row. Logits are computed where a
+token is wanted, and only there, so a large vocabulary costs for what is predicted and not for what
+is read.
 
-Rows are kept apart by an attention function of our own behind transformers' attention interface: on a GPU in
-half precision torch's variable-length flash attention, elsewhere a loop of causal attention over the rows.
+Rows are kept apart by an attention function of our own behind transformers' attention interface: on
+a GPU in half precision torch's variable-length flash attention, elsewhere a loop of causal
+attention over the rows.
 """
 
 from __future__ import annotations
@@ -24,19 +26,21 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from userlm.types import InputError
 
-ROWS_APART = "userlm_rows_apart"
+DOCUMENT_MASKING = "userlm_document_masking"
 MaskedIds = tuple[Sequence[int], Sequence[bool]]
 """Token ids, and for each whether it is to be predicted."""
 
 
-def even_bins(lengths: Sequence[int], budget: int, multiple: int = 1) -> list[list[int]]:
-    """Bins of at most `budget` each, as indices into `lengths`: as few as can be easily found, and evenly filled.
+def balanced_bins(lengths: Sequence[int], budget: int, multiple: int = 1) -> list[list[int]]:
+    """Bins of at most `budget` each, as indices into `lengths`: as few as can be easily found, and
+    evenly filled.
 
-    The longest first, each into the bin that holds least (Graham, 1969). What is longer than the budget makes room
-    for itself in all bins.
+    The longest first, each into the bin that holds least (Graham, 1969). What is longer than the
+    budget makes room for itself in all bins.
 
     Args:
-        multiple: the number of bins is one of this, so that so many processes get as much each; some may be empty.
+        multiple: the number of bins is one of this, so that so many processes get as much each;
+            some may be empty.
     """
     roof = max([budget, *lengths])
     count = math.ceil(sum(lengths) / roof / multiple) * multiple
@@ -53,9 +57,10 @@ def even_bins(lengths: Sequence[int], budget: int, multiple: int = 1) -> list[li
 
 
 def target_logits(model: Any, rows: Sequence[MaskedIds]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The logits that predict the masked tokens of all rows, shape (masked, vocabulary), and those tokens.
+    """The logits that predict the masked tokens of all rows, shape (masked, vocabulary), and those
+    tokens.
 
-    To be called within `rows_apart`. In the order of the rows; the model's own precision.
+    To be called within `document_masking`. In the order of the rows; the model's own precision.
 
     Raises:
         ValueError: if the first token of a row is masked; nothing stands before it.
@@ -65,7 +70,9 @@ def target_logits(model: Any, rows: Sequence[MaskedIds]) -> tuple[torch.Tensor, 
     device = model.device
     ids = torch.tensor([[token for row, _ in rows for token in row]], device=device)
     index = (
-        torch.tensor([wanted for _, mask in rows for wanted in mask], dtype=torch.bool).nonzero()[:, 0].to(device)
+        torch.tensor([wanted for _, mask in rows for wanted in mask], dtype=torch.bool)
+        .nonzero()[:, 0]
+        .to(device)
     )
     lengths = [len(row) for row, _ in rows]
     logits = model(
@@ -90,39 +97,47 @@ def attending(model: Any, implementation: str) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def rows_apart(model: Any) -> AbstractContextManager[None]:
+def document_masking(model: Any) -> AbstractContextManager[None]:
     """Within it, the model keeps packed rows apart, and can do nothing but packed rows."""
-    return attending(model, ROWS_APART)
+    return attending(model, DOCUMENT_MASKING)
 
 
 @torch.no_grad()
-def check_rows_apart(model: Any, name: str, longest: int) -> None:
-    """Try it: a packed row must get the logits that it gets alone, and those of the model's own attention.
+def check_document_masking(model: Any, name: str, longest: int) -> None:
+    """Try it: a packed row must get the logits that it gets alone, and those of the model's own
+    attention.
 
     Args:
         longest: how long rows can be, in tokens.
 
     Raises:
-        InputError: if it does not. Architectures that carry more than attention from token to token, such as
-            state spaces, mix packed rows.
+        InputError: if it does not. Architectures that carry more than attention from token to
+            token, such as state spaces, mix packed rows.
     """
     rope = getattr(model.config, "rope_parameters", None) or {}
     usual = rope.get("original_max_position_embeddings") or longest
     if rope.get("rope_type") in ("longrope", "dynamic") and longest > usual:
         raise InputError(
-            f"{name}: its positions change with the longest row of a pack; give --max-tokens {usual} at most"
+            f"{name}: its positions change with the longest row of a pack; give --max-tokens "
+            f"{usual} at most"
         )
-    rows = [([7 * i + j for j in range(n)], [j > 0 for j in range(n)]) for i, n in enumerate((9, 14, 5))]
-    with rows_apart(model):
+    rows = [
+        ([7 * i + j for j in range(n)], [j > 0 for j in range(n)]) for i, n in enumerate((9, 14, 5))
+    ]
+    with document_masking(model):
         packed = target_logits(model, rows)[0].float()
         alone = torch.cat([target_logits(model, [row])[0].float() for row in rows])
     inputs = (torch.tensor([ids], device=model.device) for ids, _ in rows)
-    plain = torch.cat([model(input_ids=ids, use_cache=False).logits[0, :-1].float() for ids in inputs])
+    plain = torch.cat(
+        [model(input_ids=ids, use_cache=False).logits[0, :-1].float() for ids in inputs]
+    )
     worst = float(max((packed - alone).abs().max(), (packed - plain).abs().max()) / plain.std())
     if not worst <= (1e-3 if model.dtype == torch.float32 else 0.1):
         raise InputError(
-            f"{name}: this architecture ({model.config.model_type}) does not keep packed rows apart (logits off "
-            f"by {worst:.2g} of their spread); give one with plain attention, such as Llama, Qwen2 or Mistral"
+            f"{name}: this architecture ({model.config.model_type}) does not keep packed rows "
+            "apart (logits off "
+            f"by {worst:.2g} of their spread); give one with plain attention, such as Llama, "
+            "Qwen2 or Mistral"
         )
 
 
@@ -147,20 +162,30 @@ def _attend(
     """
     if row_lengths is None or row_starts is None:
         raise InputError(
-            f"{module.config.model_type}: this architecture does not tell its attention where rows begin"
+            f"{module.config.model_type}: this architecture does not tell its attention where "
+            "rows begin"
         )
     check_window(module, sliding_window)
     if softcap is not None or s_aux is not None:
         raise InputError(
-            f"{module.config.model_type}: attention with caps or sinks is not packed; give another model"
+            f"{module.config.model_type}: attention with caps or sinks is not packed; give "
+            "another model"
         )
     if _varlen is not None and value.is_cuda and value.dtype in (torch.bfloat16, torch.float16):
-        # Under autocast the rotary embedding leaves queries and keys in float32; the kernel wants one dtype.
+        # Under autocast the rotary embedding leaves queries and keys in float32; the kernel wants
+        # one dtype.
         flat = [states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value)]
         if key.shape[1] != query.shape[1]:
-            flat[1:] = [states.repeat_interleave(query.shape[1] // key.shape[1], 1) for states in flat[1:]]
-        longest, window = max(row_lengths), (-1 if sliding_window is None else sliding_window - 1, 0)
-        out = _varlen(*flat, row_starts, row_starts, longest, longest, scale=scaling, window_size=window)
+            flat[1:] = [
+                states.repeat_interleave(query.shape[1] // key.shape[1], 1) for states in flat[1:]
+            ]
+        longest, window = (
+            max(row_lengths),
+            (-1 if sliding_window is None else sliding_window - 1, 0),
+        )
+        out = _varlen(
+            *flat, row_starts, row_starts, longest, longest, scale=scaling, window_size=window
+        )
         return out[None], None
     parts = []
     for stop, length in zip(accumulate(row_lengths), row_lengths, strict=True):
@@ -171,20 +196,33 @@ def _attend(
             band = whole.tril() & whole.triu(1 - sliding_window)
         parts.append(
             F.scaled_dot_product_attention(
-                q, k, v, attn_mask=band, dropout_p=dropout, is_causal=band is None, scale=scaling, enable_gqa=True
+                q,
+                k,
+                v,
+                attn_mask=band,
+                dropout_p=dropout,
+                is_causal=band is None,
+                scale=scaling,
+                enable_gqa=True,
             )
         )
     return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
 
 
 def check_window(module: Any, window: int | None) -> None:
-    """Raise `InputError` for a layer whose sliding window is told in its mask alone, which is not made here."""
+    """Raise `InputError` for a layer whose sliding window is told in its mask alone, which is not
+    made here."""
     kinds = getattr(module.config, "layer_types", None)
     slides = (
-        kinds[module.layer_idx] == "sliding_attention" if kinds else getattr(module.config, "sliding_window", None)
+        kinds[module.layer_idx] == "sliding_attention"
+        if kinds
+        else getattr(module.config, "sliding_window", None)
     )
     if slides and window is None:
-        raise InputError(f"{module.config.model_type}: this architecture tells its sliding window in a mask alone")
+        raise InputError(
+            f"{module.config.model_type}: this architecture tells its sliding window in a mask "
+            "alone"
+        )
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
@@ -192,7 +230,8 @@ def _no_mask(*_: Any, **__: Any) -> None:
 
 
 def _find_varlen() -> Any:
-    """torch's variable-length flash attention; `None` where it is absent or called otherwise (before 2.11)."""
+    """torch's variable-length flash attention; `None` where it is absent or called otherwise
+    (before 2.11)."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -202,5 +241,5 @@ def _find_varlen() -> Any:
 
 _varlen = _find_varlen()
 
-AttentionInterface.register(ROWS_APART, _attend)
-AttentionMaskInterface.register(ROWS_APART, _no_mask)
+AttentionInterface.register(DOCUMENT_MASKING, _attend)
+AttentionMaskInterface.register(DOCUMENT_MASKING, _no_mask)

@@ -1,0 +1,577 @@
+"""Conversations and other rows in files: `.jsonl`, `.jsonl.gz`, `.json`, `.json.gz` and
+`.parquet`."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from io import BufferedIOBase
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+from userlm.types import Conversation, InputError, Origin, Turn, encodable
+
+try:
+    import orjson
+except ModuleNotFoundError:  # as on a host that only trains: slower, with the same result
+    orjson = None  # type: ignore[assignment]
+
+SPLITS = ("train", "valid", "test")
+BUFFER = 1 << 20  # bytes: a conversation fills the usual buffer alone
+
+
+# --- conversations --------------------------------------------------------------------------------
+
+
+_FIELDS = frozenset(("id", "turns", "intent", "user", "stop", "ended", "meta", "origin"))
+_OLDER_META = ("own_from", "stub")
+"""Keys of `meta` that only versions before 0.2 wrote."""
+
+
+def to_record(conversation: Conversation) -> dict[str, Any]:
+    """Return a conversation as a JSON object; empty fields are left out."""
+    turns: list[dict[str, Any]] = []
+    for turn in conversation.turns:
+        record: dict[str, Any] = {"role": turn.role, "text": turn.text}
+        if turn.meta:
+            record["meta"] = dict(turn.meta)
+        turns.append(record)
+    optional = {
+        "intent": conversation.intent,
+        "user": conversation.user,
+        "stop": conversation.stop,
+        "ended": conversation.ended,
+        "meta": dict(conversation.meta),
+        "origin": _origin_record(conversation.origin),
+    }
+    filled = {name: value for name, value in optional.items() if value}
+    return {"id": conversation.id, "turns": turns, **filled}
+
+
+def _origin_record(origin: Origin | None) -> dict[str, Any] | None:
+    if origin is None:
+        return None
+    return {name: value for name, value in asdict(origin).items() if value is not None}
+
+
+def from_record(record: Mapping[str, Any]) -> Conversation:
+    """Return the conversation that `to_record` wrote.
+
+    Raises:
+        ValueError: names the field that is wrong.
+    """
+    if unknown := record.keys() - _FIELDS:
+        name = sorted(unknown)[0]
+        raise ValueError(f"unknown field {name!r}; if this is a log, run `userlm import` first")
+    turns = take(record, "turns", list)
+    meta = take(record, "meta", dict, default={})
+    if not meta.keys().isdisjoint(_OLDER_META):
+        raise ValueError(
+            "an older version of userlm wrote this conversation; run the command that made it again"
+        )
+    return Conversation(
+        id=take(record, "id", str),
+        turns=tuple(_turn(turn, f"turns[{i}]") for i, turn in enumerate(turns)),
+        intent=take(record, "intent", str, default=None) or None,
+        user=take(record, "user", str, default=None) or None,
+        stop=take(record, "stop", str, default=None),
+        ended=take(record, "ended", bool, default=False),
+        meta=meta,
+        origin=_origin(take(record, "origin", dict, default=None)),
+    )
+
+
+def _turn(turn: Any, where: str) -> Turn:
+    if not isinstance(turn, dict):
+        raise ValueError(f"{where} is not an object")
+    text = turn.get("text")
+    meta = turn.get("meta")
+    if not isinstance(text, str) or (meta is not None and not isinstance(meta, dict)):
+        text = take(turn, "text", str, f"{where}.text")  # says what is wrong
+        meta = take(turn, "meta", dict, f"{where}.meta", default={})
+    return Turn(turn.get("role", ""), text, meta or {})
+
+
+_ORIGIN_FIELDS = {
+    "conversation": str,
+    "first_own_turn": int,
+    "target": str,
+    "person_ended": bool,
+    "repeat": int,
+    "task": str,
+}
+
+
+def _origin(record: Mapping[str, Any] | None) -> Origin | None:
+    if record is None:
+        return None
+    if unknown := record.keys() - _ORIGIN_FIELDS.keys():
+        raise ValueError(f"unknown field 'origin.{sorted(unknown)[0]}'")
+    values = {
+        name: take(record, name, kind, f"origin.{name}")
+        for name, kind in _ORIGIN_FIELDS.items()
+        if name in record
+    }
+    return Origin(**values)
+
+
+def read_conversations(path: str | Path, may_be_empty: bool = False) -> Iterator[Conversation]:
+    """Yield the conversations of a `.jsonl`, `.jsonl.gz` or `.parquet` file of this package.
+
+    Args:
+        may_be_empty: see `read_rows`.
+
+    Raises:
+        InputError: names file, line and field.
+    """
+    seen: set[int] = set()  # hashes of ids: a file may hold millions
+    for line in read_rows(path, may_be_empty):
+        try:
+            if line.error:
+                raise ValueError(line.error)
+            conversation = from_record(line.row)
+        except ValueError as error:
+            raise InputError(f"{path}, line {line.number}: {error}") from None
+        if hash(conversation.id) in seen:
+            same_id = (one for one in read_rows(path) if one.row.get("id") == conversation.id)
+            raise InputError(
+                f"{path}, line {line.number}: id {conversation.id!r} was already used on line "
+                f"{next(same_id).number}; give each conversation its own"
+            )
+        seen.add(hash(conversation.id))
+        yield conversation
+
+
+def write_conversations(path: str | Path, conversations: Iterable[Conversation]) -> int:
+    """Write a `.jsonl`, `.jsonl.gz` or `.parquet` file, all or nothing, and return the number of
+    conversations."""
+    path = Path(path)
+    if path.suffix == ".parquet":
+        return _write_parquet(path, conversations)
+    count = 0
+    with replacing(path) as partial, _open_write(partial, path) as file:
+        for conversation in conversations:
+            file.write(dump(to_record(conversation)) + b"\n")
+            count += 1
+    return count
+
+
+def _write_parquet(path: Path, conversations: Iterable[Conversation]) -> int:
+    import polars as pl
+
+    rows = [_parquet_row(conversation) for conversation in conversations]
+    with replacing(path) as partial:
+        pl.DataFrame(rows, schema=_parquet_columns()).write_parquet(partial)
+    return len(rows)
+
+
+def _parquet_row(conversation: Conversation) -> dict[str, Any]:
+    """A conversation as a row of parquet; `meta` and `origin` are JSON texts."""
+    turns = [
+        {"role": turn.role, "text": turn.text, "meta": dumps(dict(turn.meta))}
+        for turn in conversation.turns
+    ]
+    return {
+        "id": conversation.id,
+        "turns": turns,
+        "intent": conversation.intent,
+        "user": conversation.user,
+        "stop": conversation.stop,
+        "ended": conversation.ended,
+        "meta": dumps(dict(conversation.meta)),
+        "origin": dumps(_origin_record(conversation.origin)),
+    }
+
+
+def _parquet_columns() -> dict[str, Any]:
+    import polars as pl
+
+    text = pl.String()
+    turn = pl.Struct({"role": text, "text": text, "meta": text})
+    columns = dict.fromkeys(("id", "intent", "user", "stop", "meta", "origin"), text)
+    return {**columns, "turns": pl.List(turn), "ended": pl.Boolean()}
+
+
+# --- rows of any file -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a file: its object, or its text and the error, in two words and in a sentence."""
+
+    number: int
+    row: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    error: str = ""
+    raw: str = ""
+
+
+KINDS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+"""The files that `read_rows` reads."""
+
+NO_COLUMNS: Collection[str] = ()
+
+
+def read_rows(
+    path: str | Path,
+    may_be_empty: bool = False,
+    unread: Callable[[Collection[str]], Collection[str]] = lambda columns: NO_COLUMNS,
+    upto: int | None = None,
+) -> Iterator[Line]:
+    """Yield the objects of a file of one of the `KINDS`, bad lines among them.
+
+    Of a file that grows meanwhile, only what it held at the start is read. Memory stays flat, but
+    for `.json` (an array, or one object), which is read at once.
+
+    Args:
+        may_be_empty: whether a file may have no rows, as in a run folder; else that is an error.
+        unread: chooses, from the columns of a parquet file, those to leave out.
+        upto: read at most this many bytes of a file of lines: what it held earlier.
+
+    Raises:
+        InputError: if the file is missing, empty, cut short or of an unknown kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {problem}; give a file of a known kind ({', '.join(KINDS)})")
+    size = path.stat().st_size
+    if size == 0:
+        if may_be_empty:
+            return
+        raise InputError(f"{path} is empty; give a file with one conversation a line")
+    if not path.name.endswith(KINDS):
+        raise InputError(f"{path}: its kind is unknown; known are {', '.join(KINDS)}")
+    if path.suffix == ".parquet":
+        yield from _read_parquet(path, may_be_empty, unread)
+        return
+    if upto is not None:
+        size = min(size, upto)
+    number = 0
+    has_rows = False
+    try:
+        with path.open("rb", buffering=BUFFER) as file:
+            lines = _unzipped(file, size) if path.suffix == ".gz" else _lines_upto(file, size)
+            if path.name.endswith((".json", ".json.gz")):
+                yield from _read_json(path, b"".join(lines))
+                return
+            for number, raw in enumerate(lines, 1):
+                if number == 1:
+                    raw = _without_byte_order_mark(path, raw)
+                if not raw.isspace():
+                    has_rows = True
+                    yield parse_line(number, raw)
+    except (EOFError, zlib.error, OSError) as error:
+        raise _read_error(path, number, error) from None
+    if not has_rows and not may_be_empty:
+        raise InputError(f"{path} holds no lines; give a file with one conversation a line")
+
+
+def _lines_upto(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yield the lines of the first `size` bytes of a file that may grow."""
+    for raw in file:
+        size -= len(raw)
+        if size >= 0:
+            yield raw
+            continue
+        rest = raw[:size]  # a line that has grown since, perhaps from half of one
+        if rest.strip() and not parse_line(0, rest).error:
+            yield rest
+        return
+
+
+def _unzipped(file: IO[bytes], size: int) -> gzip.GzipFile:
+    part = _Upto(file, size)
+    return gzip.GzipFile(fileobj=part, mode="rb")  # type: ignore[call-overload, no-any-return]
+
+
+class _Upto:
+    """The first bytes of a file that may grow, for `GzipFile`."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file = file
+        self._left = size
+
+    def read(self, size: int = -1) -> bytes:
+        """Read at most `size` of them; all that are left by default."""
+        found = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(found)
+        return found
+
+
+def _without_byte_order_mark(path: Path, first_line: bytes) -> bytes:
+    if first_line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{path} is UTF-16; turn it to UTF-8: iconv -f UTF-16 -t UTF-8")
+    return first_line.removeprefix(b"\xef\xbb\xbf")
+
+
+def _read_error(path: Path, number: int, error: Exception) -> InputError:
+    """What went wrong behind line `number`."""
+    if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+        return InputError(f"{path} cannot be read: {error.strerror or error}")
+    problem = f"is cut short or damaged after line {number}"
+    if number == 0 and isinstance(error, gzip.BadGzipFile):
+        problem = "is not a gzip file"
+    return InputError(f"{path} {problem}; fetch it again, or unpack what is left with `gzip -dc`")
+
+
+def _read_json(path: Path, raw: bytes) -> Iterator[Line]:
+    try:
+        value = _loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}); fetch it again") from None
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise InputError(
+            f"{path} holds no array and no object; give an array with one conversation an item"
+        )
+    for number, row in enumerate(value, 1):
+        if isinstance(row, dict | list) and is_deep(row):
+            yield _too_deep(number)
+        elif isinstance(row, dict):
+            yield Line(number, row)
+        else:
+            yield _not_an_object(number, row, dumps(row))
+
+
+def _loads(raw: bytes, encoding: str | None = None) -> Any:
+    """Parse JSON: quickly, or with the standard library, which knows more forms (NaN, lone
+    surrogates) and says what is wrong.
+
+    Args:
+        encoding: `None` lets the standard library find it out.
+    """
+    if orjson is not None:
+        try:
+            return orjson.loads(raw)
+        except ValueError:
+            pass
+    return json.loads(raw.decode(encoding) if encoding else raw)
+
+
+def parse_line(number: int, raw: bytes) -> Line:
+    """Parse one line of a file of JSON lines."""
+    try:
+        value = _loads(raw, "utf-8")
+    except UnicodeDecodeError as error:
+        text = raw.decode("utf-8", "backslashreplace").rstrip("\n")
+        problem = f"byte {error.start + 1} is not UTF-8; save the file as UTF-8"
+        return Line(number, reason="not UTF-8", error=problem, raw=text)
+    except RecursionError:
+        return _too_deep(number, raw.decode().rstrip("\n"))
+    except ValueError as error:
+        where = ""
+        if isinstance(error, json.JSONDecodeError):
+            where = f" (column {error.colno}: {error.msg})"
+        problem = f"is not JSON{where}; write one JSON object a line"
+        text = raw.decode().rstrip("\n")
+        return Line(number, reason="not JSON", error=problem, raw=text)
+    if not isinstance(value, dict):
+        return _not_an_object(number, value, raw.decode().rstrip("\n"))
+    may_be_deep = raw.count(b"[") + raw.count(b"{") > DEEPEST  # to count is faster than to look
+    if may_be_deep and is_deep(value):
+        return _too_deep(number, raw.decode().rstrip("\n"))
+    return Line(number, value)
+
+
+DEEPEST = 200
+"""The most levels of lists and objects in a row: a deeper one is no log, and cannot be written."""
+
+
+def is_deep(value: Any, levels: int = DEEPEST) -> bool:
+    """Whether lists and objects are nested in more levels."""
+    level = [value]
+    for _ in range(levels):
+        inner = []
+        for one in level:
+            items = one.values() if isinstance(one, dict) else one
+            inner += [item for item in items if isinstance(item, dict | list)]
+        if not inner:
+            return False
+        level = inner
+    return True
+
+
+def _too_deep(number: int, raw: str = "") -> Line:
+    problem = f"is nested more than {DEEPEST} levels deep"
+    return Line(number, reason="nested too deep", error=problem, raw=raw)
+
+
+def _not_an_object(number: int, value: Any, raw: str) -> Line:
+    kinds = {list: "an array", str: "a string", type(None): "null"}
+    kind = kinds.get(type(value), "a number or boolean")
+    return Line(number, reason="not an object", error=f"is {kind}, not a JSON object", raw=raw)
+
+
+def _read_parquet(
+    path: Path, may_be_empty: bool, unread: Callable[[Collection[str]], Collection[str]]
+) -> Iterator[Line]:
+    import polars as pl
+
+    number = 0
+    try:
+        frame = pl.scan_parquet(path, glob=False)
+        schema = frame.collect_schema()
+        is_ours = all(schema.get(name) == kind for name, kind in _parquet_columns().items())
+        frame = frame.drop(unread(schema.names()))
+        batches = (batch.to_dicts() for batch in frame.collect_batches(chunk_size=500))
+        for number, row in enumerate(chain.from_iterable(batches), 1):
+            yield _parse_parquet_row(number, row) if is_ours else Line(number, row)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is no readable parquet file: {reason}") from None
+    if not number and not may_be_empty:
+        raise InputError(f"{path} holds no rows; give a file with one conversation a row")
+
+
+def _parse_parquet_row(number: int, row: dict[str, Any]) -> Line:
+    """The line of a row that `_parquet_row` made."""
+    try:
+        row["meta"] = json.loads(row["meta"] or "{}")
+        row["origin"] = json.loads(row["origin"] or "null")
+        for turn in row["turns"] or ():
+            if turn:
+                turn["meta"] = json.loads(turn["meta"] or "{}")
+    except (ValueError, RecursionError):
+        problem = "holds a field 'meta' or 'origin' that is not JSON"
+        return Line(number, reason="not JSON", error=problem, raw=dumps(row))
+    return _too_deep(number) if is_deep(row) else Line(number, row)
+
+
+def count_rows(paths: Iterable[Path]) -> int | None:
+    """Return the number of rows, for a progress bar; `None` where counting would take long."""
+    count = 0
+    for path in paths:
+        try:
+            if path.suffix == ".parquet":
+                count += _count_parquet(path)
+                continue
+            if not path.name.endswith((".jsonl", ".jsonl.gz")) or path.stat().st_size > 1 << 30:
+                return None
+            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    count += block.count(b"\n")
+        except (EOFError, zlib.error, OSError):
+            return None  # reading it will say what is wrong
+    return count
+
+
+def _count_parquet(path: Path) -> int:
+    import polars as pl
+
+    try:
+        return int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        raise OSError from None
+
+
+# --- JSON and whole files -------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a run folder; raise `InputError` if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(
+            f"{path} cannot be read: {error}; delete the folder and run its command again"
+        ) from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is no JSON object; delete the folder and run its command again")
+    return value
+
+
+def dumps(value: Any) -> str:
+    """Return JSON on one line, the same text for the same value."""
+    return dump(value).decode()
+
+
+def dump(value: Any) -> bytes:
+    """`dumps` in UTF-8."""
+    if orjson is not None:
+        try:
+            return orjson.dumps(value, default=str, option=orjson.OPT_PASSTHROUGH_DATETIME)
+        except (TypeError, ValueError):
+            pass  # a lone surrogate, a key that is not a text, a huge number
+    text = json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
+    return encodable(text).encode()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, all or nothing."""
+    with replacing(path) as partial:
+        partial.write_text(
+            json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n", encoding="utf-8"
+        )
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON-lines file, all or nothing."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.writelines(dump(row) + b"\n" for row in rows)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Add the file name to an error of writing: Python names it only in errors of opening."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to. It replaces `path` if no error came."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with naming(path):
+            yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _open_write(partial: Path, path: Path) -> Iterator[BufferedIOBase]:
+    if path.name.endswith(".jsonl.gz"):
+        # Without name or time stamp, so that the same lines give the same bytes.
+        with partial.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
+            yield packed
+    elif path.suffix == ".jsonl":
+        with partial.open("wb") as plain:
+            yield plain
+    else:
+        raise InputError(f"{path}: its kind is unknown; give a .jsonl, .jsonl.gz or .parquet file")
+
+
+_REQUIRED = object()
+
+
+def take(
+    row: Mapping[str, Any], name: str, kind: type, shown: str = "", default: Any = _REQUIRED
+) -> Any:
+    """Return a field of a JSON object; raise `ValueError` that names it if it is missing or of
+    another type.
+
+    Args:
+        shown: how an error names it; by default its name.
+    """
+    value = row.get(name)
+    if value is None:
+        if default is _REQUIRED:
+            raise ValueError(f"field {shown or name!r} is missing")
+        return default
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"field {shown or name!r} must be a {kind.__name__}, not {type(value).__name__}"
+        )
+    return value

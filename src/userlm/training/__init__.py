@@ -1,0 +1,1 @@
+"""From conversations to a trained checkpoint: tokenize, prepare a base model, train, write the card."""
