@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from userlm import card
+from userlm.training import card
 
 SHA = "ab" * 32
 OPTIONS = {

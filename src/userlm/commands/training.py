@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from typer import Argument, Option
 
-from userlm import address, card
+from userlm import address
 from userlm.commands.options import (
     Limit,
     MaxTokens,
@@ -31,6 +31,7 @@ from userlm.flip import render, render_document, swap_roles, transcript
 from userlm.rows import read_conversations, read_json, write_lines
 from userlm.runs import Journal, Run, conversations_file
 from userlm.terminal import console, progress_bar, track
+from userlm.training import card
 from userlm.types import Conversation, InputError
 
 if TYPE_CHECKING:
