@@ -397,8 +397,7 @@ def text_functions(tokenizer: Any) -> tuple[Encode, Offsets, EncodeAll]:
 
 def _prepend_no_space(pre_tokenizer: Any) -> None:
     """Have a tokenizer put no space before the start of a text. Some (Llama-2's, Mistral's) do that
-    to
-    what comes first in a row, and content never does: a header comes before it."""
+    to what comes first in a row, and content never does: a header comes before it."""
     if pre_tokenizer is None:
         return
     for part in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
