@@ -518,7 +518,7 @@ def test_a_simulated_user_talks_to_you_and_the_chat_is_saved(tmp_path):
 def test_you_can_take_the_users_seat_and_ask_what_is_known_of_a_turn(tmp_path):
     shown = chat("--role", "user", "--assistant", "clarifier", typed="hi\n/info\n\n", cwd=tmp_path)
     assert (
-        "assistant (clarifier, a stand-in)> " in shown
+        "assistant (clarifier, a stub)> " in shown
         and '"stub":"clarifier"' in shown
         and "you left" in shown
     )
@@ -929,7 +929,7 @@ def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_tabl
         and "a-run-with-a-name *" in shown
         and "not measured" in shown
     )
-    assert "oracle is a stand-in" in shown
+    assert "oracle is a stub" in shown
 
 
 def test_last_words_of_a_simulated_user_are_theirs(tmp_path):

@@ -7,8 +7,9 @@ there is nothing left to do.
 """
 
 from userlm.commands.data import clean, import_
-from userlm.commands.predicting import ppl
-from userlm.commands.scores import report, score
+from userlm.commands.ppl import ppl
+from userlm.commands.report import report
+from userlm.commands.score import score
 from userlm.commands.serving import serve
 from userlm.commands.shared import Results
 from userlm.commands.talks import chat, respond, simulate

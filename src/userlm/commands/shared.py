@@ -110,17 +110,16 @@ def in_order(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def measure_results(
-    columns: Mapping[str, Mapping[str, Measure]], stubs: Mapping[str, str]
-) -> Results:
-    return {
-        name: [measure_record(m) | {"stub": stubs.get(name, "")} for m in measures.values()]
-        for name, measures in columns.items()
-    }
+def measure_results(columns: Mapping[str, Iterable[Measure]], stubs: Mapping[str, str]) -> Results:
+    results: Results = {}
+    for name, measures in columns.items():
+        stub = {"stub": stubs.get(name, "")}
+        results[name] = [measure_record(found) | stub for found in measures]
+    return results
 
 
 def stub_speakers(conversations: Iterable[Conversation]) -> str:
-    """Which stand-ins speak in the conversations."""
+    """Return the names of the stubs that speak in the conversations."""
     spoke = {turn.meta["stub"] for c in conversations for turn in c.turns if "stub" in turn.meta}
     return ", ".join(sorted(spoke))
 
