@@ -425,7 +425,7 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
         ),
         (["clean", "plain.jsonl", "--config", "broken.toml"], "broken.toml is not TOML"),
         (["clean", "plain.jsonl", "--config", "no.toml"], "no.toml: cannot read"),
-        (["clean", "plain.jsonl", "--out", "thesis"], "thesis exists and is no run folder"),
+        (["clean", "plain.jsonl", "--out", "thesis"], "thesis exists and is not a run folder"),
     ],
 )
 def test_bad_input_is_one_clear_sentence_and_exit_code_2(arguments, said, tmp_path):
@@ -509,7 +509,7 @@ def chat(*arguments: str, typed: str, cwd: Path) -> str:
 def test_a_simulated_user_talks_to_you_and_the_chat_is_saved(tmp_path):
     (tmp_path / "lines.txt").write_text("hello there\nthanks [bold]\n")
     shown = chat("--user", "script:lines.txt", "--save", "c.jsonl", typed="hi\nbye\n", cwd=tmp_path)
-    assert "hello there" in shown and "thanks [bold]" in shown and "the user left" in shown
+    assert "hello there" in shown and "thanks [bold]" in shown and "the user ended the conversation" in shown
     [saved] = read_conversations(tmp_path / "c.jsonl")
     assert [turn.text for turn in saved.turns] == ["hello there", "hi", "thanks [bold]", "bye"]
     assert saved.stop == "end"
@@ -520,7 +520,7 @@ def test_you_can_take_the_users_seat_and_ask_what_is_known_of_a_turn(tmp_path):
     assert (
         "assistant (clarifier, a stub)> " in shown
         and '"stub":"clarifier"' in shown
-        and "you left" in shown
+        and "you ended the conversation" in shown
     )
 
 
@@ -935,7 +935,7 @@ def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_tabl
 def test_last_words_of_a_simulated_user_are_theirs(tmp_path):
     (tmp_path / "bye.txt").write_text("bye then <|endconversation|>\n")
     shown = chat("--user", "prompted:script:bye.txt", "--intent", "x", typed="", cwd=tmp_path)
-    assert "user> bye then" in shown and "the user left" in shown
+    assert "user> bye then" in shown and "the user ended the conversation" in shown
 
 
 def test_ctrl_c_in_a_chat_leaves_and_saves_what_was_said(tmp_path):

@@ -798,7 +798,7 @@ from userlm import runs as runs_module
 from userlm.commands import data
 
 data.COMMIT_EVERY = 40
-runs_module._surroundings = lambda: {"versions": {}}
+runs_module._environment = lambda: {"versions": {}}
 STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.truncate"}
 steps = written = 0
 plain = io.open

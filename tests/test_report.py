@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from userlm import report
+from userlm.metrics.scores import score_line
 from userlm.text import INTENT_PREFIX
-from userlm.types import InputError
+from userlm.types import InputError, MeasureRow
 
 FIGURE = {"name": "perplexity", "n": 3, "missing": 1, "better": "lower", "unit": ""}
 TALK = {
@@ -49,6 +50,7 @@ def write(
     folder = root / name
     folder.mkdir(parents=True)
     manifest = {
+        "format": 2,
         "verb": verb,
         "options": {
             "user": "trained:m",
@@ -95,16 +97,15 @@ def folders(root: Path) -> list[Path]:
     )
     words = measured(12.125, 10.5, 13.75, name="words per turn", better="neither", unit="words")
     scores = [
-        {"run": "sim", "measure": "termination AUROC", "key": k, "stats": None, "why": "no P(end)"}
-        for k in "ab"
+        score_line("sim", "termination AUROC", MeasureRow(k, "p", None, "no P(end)")) for k in "ab"
     ]
     ppl = [
-        {
-            "id": "a",
-            "column": "with intent",
-            "intent": True,
-            "rows": [["a/0", "p", [3.0, 2.0, 9.0], ""], ["a/1", "p", None, "no intent"]],
-        }
+        score_line("with intent", "perplexity", row)
+        for row in (
+            MeasureRow("a/0", "p", (3.0, 2.0, 9.0)),
+            MeasureRow("a/1", "p", None, "no intent"),
+            MeasureRow("a/end", "p", None, "no intent"),  # an end is not counted
+        )
     ]
     counts = {
         "in": 9,
@@ -358,7 +359,7 @@ def test_what_was_not_measured_is_listed_with_its_reasons(runs: list[report.Fini
     page, text = report.html(runs), report.markdown(runs)
     assert "not measured: no P(end)" in page and "<span>no intent&nbsp;<b>1</b></span>" in page
     assert "| `score · sim` | `termination AUROC` | 2 | `no P(end)` 2 |" in text
-    assert "| `ppl · with intent` | `user turns` | 1 | `no intent` 1 |" in text
+    assert "| `ppl · with intent` | `perplexity` | 1 | `no intent` 1 |" in text
 
 
 def test_a_transcript_shows_what_is_known_about_each_turn_and_nothing_about_the_person(
@@ -1064,10 +1065,7 @@ def hostile_folders(root: Path) -> list[Path]:
     (sim / "run.json").write_text(json.dumps(manifest))
     figure = measured(1.5, 1.0, 2.0, name=HOSTILE[2], unit=HOSTILE[0], better=HOSTILE[7])
     gone = measured(None, None, None, name=HOSTILE[4], n=0, why=HOSTILE[0])
-    scores = [
-        {"run": name, "measure": HOSTILE[4], "key": "k", "stats": None, "why": t[:9000]}
-        for t in HOSTILE
-    ]
+    scores = [score_line(name, HOSTILE[4], MeasureRow("k", "p", None, t[:9000])) for t in HOSTILE]
     counts = {f"dropped: {text[:300]}": 1 for text in HOSTILE} | {"in": 20, "out": 5}
     names = {text[:3000]: 9 - i % 9 for i, text in enumerate(HOSTILE)}
     cleaned = CLEANED | {"counts": counts, "languages": names, "countries": names, "models": names}

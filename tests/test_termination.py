@@ -232,7 +232,7 @@ def responded(root: Path, name: str, answers: list[Conversation], **options: Any
     """A finished run of `respond`."""
     folder = root / name
     folder.mkdir()
-    manifest = {"verb": "respond", "options": {"user": "trained:m"} | options}
+    manifest = {"format": 2, "verb": "respond", "options": {"user": "trained:m"} | options}
     (folder / "run.json").write_text(json.dumps(manifest))
     (folder / "results.json").write_text("{}")
     write_conversations(folder / "conversations.jsonl", answers)

@@ -1,5 +1,5 @@
-"""`userlm demo`: the whole road on the embedded models, logs and tasks, in minutes on a CPU,
-without any network.
+"""`userlm demo`: every stage on the embedded models, logs and tasks, in minutes on a CPU, without
+a network.
 
 Runs the verbs of `commands` one after the other, each in its own folder under `--out`. What is
 finished is not done again, so a demo that was interrupted goes on where it stopped.
@@ -28,8 +28,8 @@ SHOWN = 400  # characters of a turn in the terminal
 def demo(
     out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path("runs/demo"),
 ) -> Results:
-    """Logs to report in a few minutes: tune the embedded user model on the sample logs, and measure
-    it."""
+    """Run every stage in a few minutes: train the embedded user model on the sample logs, and
+    measure it."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a model this small is faster on one thread
     logs, tasks = assets.sample_logs(), assets.sample_tasks()
     people = out / "intents" / "test.jsonl"
@@ -79,7 +79,7 @@ def demo(
         "scripted-oracle",
     ]
 
-    _say("5/7  respond: its next turn after each real beginning, or its leave, before and after")
+    _say("5/7  respond: its next turn after each real prefix, or its end, before and after")
     for when, model in users.items():
         commands.respond(people, user=f"trained:{model}", out=out / f"respond-{when}")
 

@@ -415,18 +415,13 @@ def _log(path: Path) -> Iterator[tuple[int, float]]:
 
 
 def _missing(folder: Path, verb: str) -> Iterator[Missing]:
-    """Lines of `ppl` are `{"column": str, "rows": [[key, cluster, stats, why], ...]}`, of `score`
-    one item."""
+    """How many items of `scores.jsonl` could not be measured, by column, metric and reason."""
     counts: Counter[tuple[str, str, str]] = Counter()
     for line in _rows(folder / "scores.jsonl"):
-        if verb == "ppl":
-            column = str(line.get("column"))
-            rows = line.get("rows") or ()
-            turns = [row for row in rows if not str(row[0]).endswith("/end")]
-            counts.update((column, "user turns", str(why)) for *_, stats, why in turns if not stats)
-        elif line.get("stats") is None:
+        is_end = verb == "ppl" and str(line.get("key")).endswith("/end")
+        if line.get("stats") is None and not is_end:
             why = str(line.get("why") or "no reason given")
-            counts[str(line.get("run")), str(line.get("measure")), why] += 1
+            counts[str(line.get("column")), str(line.get("metric")), why] += 1
     for (column, measure, why), count in counts.items():
         yield Missing(column, measure, why, count)
 

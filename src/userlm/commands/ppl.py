@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
 
 from userlm import address
-from userlm.commands.shared import (
+from userlm.commands.options import (
     Limit,
     MaxTokens,
     Out,
     Results,
     Seed,
-    conversations_file,
     finished,
     measure_results,
 )
-from userlm.metrics import controls as intents
 from userlm.metrics.controls import (
-    DRAWN,
+    GENERATED,
     HUMAN,
     OTHER,
     OTHERS,
@@ -36,26 +35,55 @@ from userlm.metrics.controls import (
     SPECIFIC,
     WITH,
     WITHOUT,
+    figures,
+    other_intents,
 )
 from userlm.metrics.forms import Form
-from userlm.metrics.perplexity import score_turns, unscored
+from userlm.metrics.perplexity import conversation_of, score_turns, unscored
+from userlm.metrics.scores import score_line, score_row
 from userlm.rows import read_conversations, read_rows, write_lines
-from userlm.runs import Journal, Run
-from userlm.terminal import console, progress_bar
+from userlm.runs import Journal, Run, conversations_file
+from userlm.terminal import Record, console, output, progress_bar
 from userlm.types import Conversation, InputError, MeasureRow, ModelError, Score
 
 BATCH = 32
 """Conversations that are scored, and written down, together."""
 GIVE_UP = 3
-"""Conversations of a batch that fail, and none that does not, until the run is given up."""
+"""The run is given up if the first conversations of a batch all fail, this many of them."""
 
-Asked = tuple[Conversation, str, str | None]
-"""A conversation, the column, and the intent that the model is told there."""
-Line = dict[str, Any]
-"""A line of scores.jsonl: id, column, whether the model was told an intent, a row a turn, and what
-failed."""
-Records = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""By column and name what results.json holds."""
+METRIC = "perplexity"
+"""The `metric` of the lines in scores.jsonl: all measures come from the same numbers."""
+
+Line = Mapping[str, Any]
+"""A line of scores.jsonl, see `metrics.scores`; it also holds `error` if the model failed."""
+Key = tuple[str, str]
+"""A column and the id of a conversation."""
+Records = Mapping[str, Mapping[str, Record]]
+"""The measures in results.json, by column and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A conversation to score in one column.
+
+    Attributes:
+        intent: the intent that the model is given; `None`: none.
+    """
+
+    conversation: Conversation
+    column: str
+    intent: str | None
+
+    @property
+    def key(self) -> Key:
+        return self.column, self.conversation.id
+
+    @property
+    def why_not(self) -> str:
+        """Why it cannot be scored; empty if it can."""
+        if self.column == WITHOUT or self.intent is not None:
+            return ""
+        return "no intent" if self.conversation.intent is None else "no other intent"
 
 
 def ppl(
@@ -64,19 +92,20 @@ def ppl(
         str,
         Option(
             help="A user model: folder, training run or hub id; base:MODEL for a base model, "
-            "prompted:MODEL for a "
-            "chat model that plays the user. Each may be on a server: http://HOST:PORT/v1#NAME."
+            "prompted:MODEL for a chat model that plays the user. Each may be on a server: "
+            "http://HOST:PORT/v1#NAME."
         ),
     ],
     out: Out = Path("runs/ppl"),
     controls: Annotated[
-        bool, Option(help="Also with the intent of somebody else: a third pass.")
+        bool, Option(help="Also score with another person's intent: a third pass.")
     ] = True,
     max_tokens: MaxTokens = 2048,
     tokenizer: Annotated[
         str | None,
         Option(
-            help="Folder or hub id, for a model on a server; default: what has the model's name."
+            help="Tokenizer of a model on a server: folder or hub id. Default: the one with the "
+            "model's name."
         ),
     ] = None,
     limit: Limit = None,
@@ -94,9 +123,10 @@ def ppl(
         "tokenizer": tokenizer,
         "controls": controls,
         "max_tokens": max_tokens,
+        "limit": limit,
+        "seed": seed,
     }
-    inputs = [path, *address.files(model)]
-    run = Run.open(out, "ppl", {**options, "limit": limit, "seed": seed}, inputs)
+    run = Run.open(out, "ppl", options, [path, *address.files(model)])
     title = f"user turns of {path.name} under {model}"
     if done := _finished_without_errors(run):
         _show(title, done)
@@ -110,188 +140,200 @@ def ppl(
     if context_length is not None and context_length < max_tokens:
         console.print(f"rows are cut to the model's context length of {context_length} tokens")
         max_tokens = context_length
-    others = intents.other_intents(conversations, seed) if controls else None
-    lines = _lines(run, _asked(conversations, others), scorer, form, max_tokens)
-    columns = [WITHOUT, WITH, OTHER] if controls else [WITHOUT, WITH]
-    figures = intents.figures({column: _rows(lines, column) for column in columns}, conversations)
-    results = run.finish(
-        measure_results({name: {m.name: m for m in all} for name, all in figures.items()}, {})
-    )
+    cases = _cases(conversations, other_intents(conversations, seed) if controls else None)
+    scores = _score_all(run, cases, scorer, form, max_tokens)
+    results = run.finish(measure_results(figures(scores, conversations), stubs={}))
     _show(title, results)
     return results
 
 
 def _say_what_is_missing(conversations: Sequence[Conversation], path: Path) -> None:
+    total = len(conversations)
     silent = sum(not conversation.user_turns for conversation in conversations)
-    untold = sum(conversation.intent is None for conversation in conversations)
-    if silent == len(conversations):
+    without_intent = sum(conversation.intent is None for conversation in conversations)
+    if silent == total:
         raise InputError(f"{path}: no conversation has a user turn, so there is nothing to predict")
     if silent:
-        console.print(
-            f"{silent:,} of {len(conversations):,} have no user turn: nothing to predict there"
-        )
-    if untold:
-        console.print(
-            f"{untold:,} of {len(conversations):,} have no intent: scored without one only"
-        )
+        console.print(f"{silent:,} of {total:,} have no user turn: nothing to predict there")
+    if without_intent:
+        console.print(f"{without_intent:,} of {total:,} have no intent: scored without one only")
+
+
+def _finished_without_errors(run: Run) -> Results | None:
+    """The results of a complete run. One in which some conversations could not be scored is
+    resumed."""
+    if run.results:
+        lines = read_rows(run.path("scores.jsonl"), may_be_empty=True)
+        if any("error" in line.row for line in lines):
+            run.path("results.json").unlink()
+    return finished(run)
 
 
 # --- scoring, in a journal ------------------------------------------------------------------------
 
 
-def _asked(
+def _cases(
     conversations: Iterable[Conversation], others: Mapping[str, str] | None
-) -> list[list[Asked]]:
-    """Every conversation in every column, in order."""
-    return [
-        [(conversation, WITHOUT, None), (conversation, WITH, conversation.intent)]
-        + ([] if others is None else [(conversation, OTHER, others.get(conversation.id))])
-        for conversation in conversations
-    ]
+) -> list[list[Case]]:
+    """For each conversation its cases, one for each column."""
+    found = []
+    for conversation in conversations:
+        cases = [Case(conversation, WITHOUT, None), Case(conversation, WITH, conversation.intent)]
+        if others is not None:
+            cases.append(Case(conversation, OTHER, others.get(conversation.id)))
+        found.append(cases)
+    return found
 
 
-def _lines(
-    run: Run, asked: Sequence[Sequence[Asked]], model: Score, form: Form, max_tokens: int
-) -> list[Line]:
-    """The lines of scores.jsonl, in order; those of an earlier attempt are kept, unless they tell
-    of an error."""
+def _score_all(
+    run: Run, cases: Sequence[Sequence[Case]], model: Score, form: Form, max_tokens: int
+) -> Mapping[str, list[MeasureRow]]:
+    """The rows of each column, in order, which are also written to scores.jsonl. What an earlier
+    attempt scored is kept."""
     journal = Journal(run.path("scores.jsonl"))
-    lines = {(line["id"], line["column"]): line for line in journal.rows if "error" not in line}
-    missing = [[one for one in same if (one[0].id, one[1]) not in lines] for same in asked]
-    waiting = [same for same in missing if same]
+    lines = _resumed(journal.rows, cases, form)
+    unfinished = [[case for case in same if case.key not in lines] for same in cases]
+    waiting = [same for same in unfinished if same]
     errors: dict[str, str] = {}
     with progress_bar() as progress:
         job = progress.add_task("scoring", total=len(waiting))
         for start in range(0, len(waiting), BATCH):
             batch = waiting[start : start + BATCH]
-            for line in _score_or_say(batch, model, form, max_tokens):
-                journal.add(line)
-                lines[line["id"], line["column"]] = line
-                errors |= {line["id"]: line["error"]} if "error" in line else {}
+            for case, found in _score_batch(batch, model, form, max_tokens):
+                lines[case.key] = found
+                for line in found:
+                    journal.add(line)
+                    if "error" in line:
+                        errors[case.conversation.id] = line["error"]
             progress.advance(job, len(batch))
     journal.close()
     if errors:
-        again = "the same command tries these again"
         first = next(iter(errors.values()))
         console.print(
-            f"{len(errors)} could not be scored ({again}), the first: {first}", style="yellow"
+            f"{len(errors)} could not be scored (the same command tries these again), the first: "
+            f"{first}",
+            style="yellow",
         )
-    ordered = [lines[conversation.id, column] for same in asked for conversation, column, _ in same]
+    ordered = [line for same in cases for case in same for line in lines[case.key]]
     write_lines(run.path("scores.jsonl"), ordered)
-    return ordered
+    scores: defaultdict[str, list[MeasureRow]] = defaultdict(list)
+    for line in ordered:
+        scores[line["column"]].append(score_row(line))
+    return scores
 
 
-def _score_or_say(
-    batch: Sequence[Sequence[Asked]], model: Score, form: Form, max_tokens: int
-) -> list[Line]:
+def _resumed(
+    written: Iterable[Line], cases: Sequence[Sequence[Case]], form: Form
+) -> dict[Key, list[Line]]:
+    """The lines of all cases that need no scoring: an earlier attempt did it, or it cannot be
+    done."""
+    by_case: defaultdict[Key, dict[str, Line]] = defaultdict(dict)
+    for line in written:
+        if "error" not in line:
+            key = line["column"], conversation_of(score_row(line))
+            by_case[key][line["key"]] = line
+    lines: dict[Key, list[Line]] = {}
+    for case in (case for same in cases for case in same):
+        log = case.conversation
+        # A crash may leave only some lines of a case: then all are scored again.
+        expected = len(log.user_turns) + (form.ends and log.ended)
+        if case.why_not:
+            lines[case.key] = _lines(case, unscored(log, case.why_not))
+        elif len(by_case[case.key]) == expected:
+            lines[case.key] = list(by_case[case.key].values())
+    return lines
+
+
+def _score_batch(
+    batch: Sequence[Sequence[Case]], model: Score, form: Form, max_tokens: int
+) -> list[tuple[Case, list[Line]]]:
     """The lines of some conversations. If the model fails on them together, each is tried alone.
 
     Raises:
-        ModelError: if it would fail on all others, or did on the first few.
+        ModelError: if the model would fail on all others too, or failed on the first few.
     """
     if len(batch) > 1:
         try:
-            return _score([one for same in batch for one in same], model, form, max_tokens)
+            return _score([case for same in batch for case in same], model, form, max_tokens)
         except ModelError as error:
             if error.permanent:
                 raise
-    lines: list[Line] = []
+    scored: list[tuple[Case, list[Line]]] = []
     failed = 0
-    for i, same in enumerate(batch):
+    for tried, same in enumerate(batch, 1):
         try:
-            lines += _score(same, model, form, max_tokens)
+            scored += _score(same, model, form, max_tokens)
         except ModelError as error:
             failed += 1
-            if error.permanent or i + 1 == failed == GIVE_UP:
+            if error.permanent or tried == failed == GIVE_UP:
                 raise
-            gaps = [_line(one, unscored(one[0], error.reason)) for one in same]
-            lines += [line | {"error": str(error)} for line in gaps]
-    return lines
+            for case in same:
+                missing = unscored(case.conversation, error.reason)
+                scored.append((case, _lines(case, missing, error=str(error))))
+    return scored
 
 
-def _score(asked: Sequence[Asked], model: Score, form: Form, max_tokens: int) -> list[Line]:
-    """All of them in one call; a conversation for which there is nothing to tell the model is
-    missing."""
-    can = [column == WITHOUT or told is not None for _, column, told in asked]
-    scorable = [(one[0], one[2]) for one, yes in zip(asked, can, strict=True) if yes]
-    scored = iter(score_turns(scorable, model, form, max_tokens))
-    lines = []
-    for one, yes in zip(asked, can, strict=True):
-        why = "no intent" if one[0].intent is None else "no other intent"
-        lines.append(_line(one, next(scored) if yes else unscored(one[0], why)))
-    return lines
+def _score(
+    cases: Sequence[Case], model: Score, form: Form, max_tokens: int
+) -> list[tuple[Case, list[Line]]]:
+    """The lines of each case, from one call of the model."""
+    asked = [(case.conversation, case.intent) for case in cases]
+    scored = score_turns(asked, model, form, max_tokens)
+    return [(case, _lines(case, rows)) for case, rows in zip(cases, scored, strict=True)]
 
 
-def _line(asked: Asked, rows: Sequence[MeasureRow]) -> Line:
-    conversation, column, told = asked
-    plain = [[row.key, row.cluster, row.stats, row.why] for row in rows]
-    return {"id": conversation.id, "column": column, "intent": told is not None, "rows": plain}
-
-
-def _rows(lines: Iterable[Line], column: str) -> list[MeasureRow]:
-    return [
-        MeasureRow(key, cluster, tuple(stats) if stats else None, why)
-        for line in lines
-        if line["column"] == column
-        for key, cluster, stats, why in line["rows"]
-    ]
-
-
-def _finished_without_errors(run: Run) -> Results | None:
-    """A run in which some conversations could not be scored is taken up again."""
-    if run.results and any(
-        "error" in line.row for line in read_rows(run.path("scores.jsonl"), may_be_empty=True)
-    ):
-        run.path("results.json").unlink()
-    return finished(run)
+def _lines(case: Case, rows: Iterable[MeasureRow], **error: str) -> list[Line]:
+    return [{**score_line(case.column, METRIC, row), **error} for row in rows]
 
 
 # --- what is shown --------------------------------------------------------------------------------
 
 
 def _show(title: str, results: Results) -> None:
-    """The measures of all conversations, of each kind of intents that is not all of them, and of
-    the sources; and what holds of them."""
+    """Print the measures of all conversations, of each kind of intents if there are several, and of
+    the sources; and which claims hold."""
     found = {
         column: {record["name"]: record for record in records}
         for column, records in results.items()
     }
-    told, compared = [c for c in found if c not in RATIOS], [c for c in found if c in RATIOS]
-    parts = list(dict.fromkeys(name.rpartition(": ")[0] for name in found[WITHOUT]))
-    kinds = [part for part in parts if part in (HUMAN, DRAWN)]
-    whole = found[WITHOUT]["perplexity"]["n"]
-    out = Console(markup=False, emoji=False, highlight=False)
-    for part in [
-        "",
-        *(kind for kind in kinds if found[WITHOUT][f"{kind}: perplexity"]["n"] < whole),
-    ]:
+    given = [column for column in found if column not in RATIOS]
+    compared = [column for column in found if column in RATIOS]
+    all_turns = found[WITHOUT]["perplexity"]["n"]
+    kinds = [kind for kind in (HUMAN, GENERATED) if f"{kind}: perplexity" in found[WITHOUT]]
+    out = output()
+    for part in ("", *kinds):
+        prefix = f"{part}: " if part else ""
+        main = f"{prefix}perplexity"
+        if part and found[WITHOUT][main]["n"] == all_turns:
+            continue  # the same as all conversations
         out.print(f"{title}: {part}" if part else title)
-        for columns in (told, compared):
+        for columns in (given, compared):
             names = [name for name in found[columns[0]] if name.rpartition(": ")[0] == part]
             rows = {
-                name.rpartition(": ")[2]: [found[column][name] for column in columns]
+                name.removeprefix(prefix): [found[column][name] for column in columns]
                 for name in names
             }
             out.print(_table(columns, rows))
-        out.print(_counts(found, told, f"{part}: perplexity" if part else "perplexity"))
-    if sources := [part for part in parts if part.startswith(SOURCE)]:
-        rows = {
-            part.removeprefix(SOURCE): [
-                found[WITHOUT][f"{part}: perplexity"],
-                *(found[column][f"{part}: perplexity ratio"] for column in compared),
-            ]
-            for part in sources
-        }
+        out.print(_counts(found, given, main))
+    by_source = {
+        name.removeprefix(SOURCE).removesuffix(": perplexity"): [
+            found[WITHOUT][name],
+            *(found[column][f"{name} ratio"] for column in compared),
+        ]
+        for name in found[WITHOUT]
+        if name.startswith(SOURCE)
+    }
+    if by_source:
         out.print(f"{title}: by source (intervals are in results.json)")
-        out.print(_table([WITHOUT, *compared], rows, intervals=False))
+        out.print(_table([WITHOUT, *compared], by_source, intervals=False))
     for kind in kinds:
         out.print(_claim(found, kind))
 
 
 def _table(
-    columns: Sequence[str], rows: Mapping[str, Sequence[Mapping[str, Any]]], intervals: bool = True
+    columns: Sequence[str], rows: Mapping[str, Sequence[Record]], intervals: bool = True
 ) -> Table:
-    """A line for each name, under `perplexity` without that word."""
+    """A line for each name; names of kinds of perplexity are indented, without that word."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("", overflow="fold")
     for column in columns:
@@ -302,55 +344,55 @@ def _table(
     return table
 
 
-def _cell(record: Mapping[str, Any], interval: bool) -> str:
+def _cell(record: Record, interval: bool) -> str:
     if record["value"] is None:
         return f"not measured\n{record['why']}"
-    digits = (
-        3
-        if "ratio" in record["name"]
-        else 2
-        if record["value"] < 100
-        else 1
-        if record["value"] < 1000
-        else 0
-    )
-    value, low, high = (
-        "" if record[key] is None else f"{record[key]:,.{digits}f}"
-        for key in ("value", "low", "high")
-    )
-    return f"{value}\n{low} to {high}" if interval and low else value
+    digits = 2
+    if "ratio" in record["name"]:
+        digits = 3
+    elif record["value"] >= 1000:
+        digits = 0
+    elif record["value"] >= 100:
+        digits = 1
+    value = f"{record['value']:,.{digits}f}"
+    if not interval or record["low"] is None:
+        return value
+    return f"{value}\n{record['low']:,.{digits}f} to {record['high']:,.{digits}f}"
 
 
 def _counts(found: Records, columns: Sequence[str], name: str) -> str:
-    """How many turns stand behind a perplexity, in each column."""
-    by_count: dict[str, list[str]] = {}
+    """How many turns are behind a perplexity, in each column."""
+    by_count: defaultdict[str, list[str]] = defaultdict(list)
     for column in columns:
         record = found[column][name]
-        gaps = f" ({record['missing']:,} missing: {record['why']})" if record["missing"] else ""
-        by_count.setdefault(f"{record['n']:,}{gaps}", []).append(column)
-    return "user turns " + "; ".join(
-        f"{', '.join(columns)}: {count}" for count, columns in by_count.items()
-    )
+        count = f"{record['n']:,}"
+        if record["missing"]:
+            count += f" ({record['missing']:,} missing: {record['why']})"
+        by_count[count].append(column)
+    shown = [f"{', '.join(same)}: {count}" for count, same in by_count.items()]
+    return f"user turns {'; '.join(shown)}"
 
 
 def _claim(found: Records, kind: str) -> str:
-    """In words what the ratios say, of the intents of one kind."""
-    own, ratio = found[OWN], f"{kind}: perplexity ratio"
-    answers = {
+    """A sentence on what the ratios say about the intents of one kind."""
+    ratio = f"{kind}: perplexity ratio"
+    own = found[OWN]
+    claims = {
         "the intent helps": _holds(own[ratio], below=True),
         "on later turns": _holds(own[f"{ratio}, later turns"], below=True),
         "on words outside of it": _holds(own[f"{ratio}, outside the intent"], below=True),
     }
     if OTHERS in found:
-        answers["another's intent is worse than none"] = _holds(found[OTHERS][ratio], below=False)
-        answers["the own is better than another's"] = _holds(found[SPECIFIC][ratio], below=True)
-    return f"{kind}: " + "; ".join(f"{claim}: {answer}" for claim, answer in answers.items())
+        claims["another's intent is worse than none"] = _holds(found[OTHERS][ratio], below=False)
+        claims["the own is better than another's"] = _holds(found[SPECIFIC][ratio], below=True)
+    return f"{kind}: " + "; ".join(f"{claim}: {holds}" for claim, holds in claims.items())
 
 
-def _holds(ratio: Mapping[str, Any], below: bool) -> str:
+def _holds(ratio: Record, below: bool) -> str:
     """Whether a ratio is below 1, or above it, with all of its interval."""
     if ratio["low"] is None:
         return "not known"
     if ratio["low"] <= 1 <= ratio["high"]:
         return "not clear"
-    return "yes" if (ratio["high"] < 1) == below else "no"
+    is_below = ratio["high"] < 1
+    return "yes" if is_below == below else "no"

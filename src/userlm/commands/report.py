@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from userlm.commands.shared import Results
+from userlm.commands.options import Results
 from userlm.rows import replacing
 from userlm.terminal import console
 

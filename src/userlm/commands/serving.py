@@ -14,10 +14,10 @@ from typing import Annotated
 from typer import Option
 
 from userlm import address
-from userlm.commands.shared import (
+from userlm.commands.options import (
     EMBEDDED_USER,
     Batch,
-    EndAbove,
+    EndThreshold,
     GuardSpec,
     Temperature,
     TopP,
@@ -63,7 +63,7 @@ def serve(
     ] = 256,
     temperature: Temperature = None,
     top_p: TopP = None,
-    end_threshold: EndAbove = None,
+    end_threshold: EndThreshold = None,
     guard: GuardSpec = None,
     seed: Annotated[
         int | None, Option(help="Of requests that bring none. Default: another one for each.")

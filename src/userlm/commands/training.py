@@ -17,20 +17,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from typer import Argument, Option
 
 from userlm import address, card
-from userlm.commands.shared import (
+from userlm.commands.options import (
     Limit,
     MaxTokens,
     Out,
     Results,
     Seed,
-    conversations_file,
     count_total,
     finished,
 )
 from userlm.data.clean import language_code
 from userlm.flip import render, render_document, swap_roles, transcript
 from userlm.rows import read_conversations, read_json, write_lines
-from userlm.runs import Journal, Run
+from userlm.runs import Journal, Run, conversations_file
 from userlm.terminal import console, progress_bar, track
 from userlm.types import Conversation, InputError
 
