@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from userlm.text import (
     INTENT_PREFIX,
     content_words,
+    format_number,
     intent_goal,
     ngrams,
     numbers,
-    format_number,
     stable_hash,
     word_spans,
     words,

@@ -975,7 +975,7 @@ class Dial:
 
     label: str
     ink: str
-    endings: Endings
+    endings: EndCalibration
     note: str
     rows: tuple[tuple[str, Markup, EndRule], ...]
     curve: Markup

@@ -52,13 +52,13 @@ def first_turn_diversity(conversations: Iterable[Conversation]) -> Measure:
     for conversation in conversations:
         if conversation.first_own_turn():
             continue  # a response to a later prefix: its first turn is a person's
-        found = _first_words(conversation)
-        if isinstance(found, str):
-            rows.append(measure_row(conversation.id, _cluster(conversation), found))
+        word_set = _first_words(conversation)
+        if isinstance(word_set, str):
+            rows.append(measure_row(conversation.id, _cluster(conversation), word_set))
         else:
             keys.append(conversation.id)
             clusters.append(_cluster(conversation))
-            word_sets.append(found)
+            word_sets.append(word_set)
     if len(word_sets) == 1:
         rows.append(measure_row(keys[0], clusters[0], "no other first turn to compare with"))
         word_sets, clusters = [], []
