@@ -88,12 +88,7 @@ def measure(
     Clusters (people, intents) are resampled whole, since the turns of one person are not
     independent. Without `resamples` there is no interval.
     """
-    sums = _cluster_sums(rows)
-    value = low = high = None
-    if len(sums):
-        value = _finite(statistic(sums.sum(axis=0)))
-    if len(sums) > 1 and value is not None:
-        low, high = _interval(statistic(_resample(sums, resamples, seed)))
+    value, low, high = _estimate(_cluster_sums(rows), statistic, resamples, seed)
     return Measure(name, value, low, high, tuple(rows), better, unit)
 
 
@@ -108,17 +103,25 @@ def difference(
     a_clusters = {row.cluster for row in a.rows if row.stats}
     b_clusters = {row.cluster for row in b.rows if row.stats}
     shared = a_clusters & b_clusters
-    if not shared:
-        return None, None, None
     a_sums = _cluster_sums([row for row in a.rows if row.cluster in shared])
     b_sums = _cluster_sums([row for row in b.rows if row.cluster in shared])
-    value = _finite(statistic(a_sums.sum(axis=0)) - statistic(b_sums.sum(axis=0)))
-    if len(shared) < 2 or value is None:
-        return value, None, None
-    # Side by side, so that a resample holds the same clusters of both.
-    both = _resample(np.concatenate([a_sums, b_sums], axis=1), resamples, seed)
     a_columns = a_sums.shape[1]
-    low, high = _interval(statistic(both[:, :a_columns]) - statistic(both[:, a_columns:]))
+
+    def a_minus_b(sums: Array) -> Array:
+        return statistic(sums[..., :a_columns]) - statistic(sums[..., a_columns:])
+
+    # Side by side, so that a resample holds the same clusters of both.
+    return _estimate(np.hstack([a_sums, b_sums]), a_minus_b, resamples, seed)
+
+
+def _estimate(sums: Array, statistic: Statistic, resamples: int, seed: int) -> Estimate:
+    """The value of a statistic and its interval, from the column sums of each cluster."""
+    if not len(sums):
+        return None, None, None
+    value = _finite(statistic(sums.sum(axis=0)))
+    if len(sums) < 2 or value is None:
+        return value, None, None
+    low, high = _interval(statistic(_resample(sums, resamples, seed)))
     return value, low, high
 
 

@@ -140,38 +140,37 @@ def _amounts(texts: Iterable[str]) -> set[Fraction]:
     `a third`."""
     found: set[Fraction] = set()
     for text in texts:
-        pending: Fraction | None = None  # the number that the next word may still change
+        number: Fraction | None = None  # the last one, which the next word may still change
         before = ""
-        for token in _TOKEN.findall(text.lower().replace("’", "'")):
+        tokens = _TOKEN.findall(text.lower().replace("’", "'"))
+        for token in [*tokens, ""]:
             word = token if token in _COUNTS else token.removesuffix("s")
-            changed = _changed(pending, before, word)
-            if changed is not None:
-                pending = changed
-            else:
-                if pending is not None:
-                    found.add(pending)
-                digits = [Fraction(number) for number in numbers(token[:40])]
+            longer = _continued(number, before, word)
+            if longer is None:
+                digits = [Fraction(digit) for digit in numbers(token[:40])]
                 found.update(digits[:-1])
-                pending = digits[-1] if digits else None
-                if not digits and word in _COUNTS:
-                    pending = Fraction(_COUNTS[word])
+                if number is not None:
+                    found.add(number)
+                if digits:
+                    longer = digits[-1]
+                elif word in _COUNTS:
+                    longer = Fraction(_COUNTS[word])
+            number = longer
             before = word
-        if pending is not None:
-            found.add(pending)
     return found
 
 
-def _changed(pending: Fraction | None, before: str, word: str) -> Fraction | None:
-    """The number so far with one more word: `two` and `dozen` are 24, `twenty` and `five` are 25.
-    `None` if the word does not continue it."""
+def _continued(number: Fraction | None, before: str, word: str) -> Fraction | None:
+    """The number with one more word: `two` and `dozen` are 24, `twenty` and `five` are 25. `None`
+    if the word does not continue it."""
     scale = _SCALES.get(word)
-    if scale is None and (pending is not None or before in ("a", "an")):
+    if scale is None and (number is not None or before in ("a", "an")):
         scale = _PARTS.get(word)
     if scale is not None:
-        return scale if pending is None else pending * scale
+        return scale if number is None else number * scale
     count = _COUNTS.get(word, 0)
     fits = 0 < count < _ROOM.get(before, 0)
-    return pending + count if pending is not None and fits else None
+    return number + count if number is not None and fits else None
 
 
 def _stems(found: Sequence[str]) -> set[str]:

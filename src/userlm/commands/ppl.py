@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,13 +51,11 @@ BATCH = 32
 GIVE_UP = 3
 """The run is given up if the first conversations of a batch all fail, this many of them."""
 
-METRIC = "perplexity"
-"""The `metric` of the lines in scores.jsonl: all measures come from the same numbers."""
-
 Line = Mapping[str, Any]
 """A line of scores.jsonl, see `metrics.scores`; it also holds `error` if the model failed."""
 Key = tuple[str, str]
 """A column and the id of a conversation."""
+Lines = dict[Key, list[Line]]
 Records = Mapping[str, Mapping[str, Record]]
 """The measures in results.json, by column and name."""
 
@@ -194,19 +192,25 @@ def _score_all(
     lines = _resumed(journal.rows, cases, form)
     unfinished = [[case for case in same if case.key not in lines] for same in cases]
     waiting = [same for same in unfinished if same]
-    errors: dict[str, str] = {}
     with progress_bar() as progress:
         job = progress.add_task("scoring", total=len(waiting))
         for start in range(0, len(waiting), BATCH):
             batch = waiting[start : start + BATCH]
-            for case, found in _score_batch(batch, model, form, max_tokens):
-                lines[case.key] = found
-                for line in found:
-                    journal.add(line)
-                    if "error" in line:
-                        errors[case.conversation.id] = line["error"]
+            scored = _score_batch(batch, model, form, max_tokens)
+            for line in chain.from_iterable(scored.values()):
+                journal.add(line)
+            lines |= scored
             progress.advance(job, len(batch))
     journal.close()
+    ordered = [line for case in chain.from_iterable(cases) for line in lines[case.key]]
+    write_lines(run.path("scores.jsonl"), ordered)
+    scores: defaultdict[str, list[MeasureRow]] = defaultdict(list)
+    errors: dict[str, str] = {}
+    for line in ordered:
+        row = score_row(line)
+        scores[line["column"]].append(row)
+        if "error" in line:
+            errors[conversation_of(row)] = line["error"]
     if errors:
         first = next(iter(errors.values()))
         console.print(
@@ -214,39 +218,32 @@ def _score_all(
             f"{first}",
             style="yellow",
         )
-    ordered = [line for same in cases for case in same for line in lines[case.key]]
-    write_lines(run.path("scores.jsonl"), ordered)
-    scores: defaultdict[str, list[MeasureRow]] = defaultdict(list)
-    for line in ordered:
-        scores[line["column"]].append(score_row(line))
     return scores
 
 
-def _resumed(
-    written: Iterable[Line], cases: Sequence[Sequence[Case]], form: Form
-) -> dict[Key, list[Line]]:
-    """The lines of all cases that need no scoring: an earlier attempt did it, or it cannot be
+def _resumed(written: Iterable[Line], cases: Sequence[Sequence[Case]], form: Form) -> Lines:
+    """The lines of the cases that need no scoring: an earlier attempt did it, or it cannot be
     done."""
-    by_case: defaultdict[Key, dict[str, Line]] = defaultdict(dict)
+    kept: defaultdict[Key, dict[str, Line]] = defaultdict(dict)
     for line in written:
         if "error" not in line:
             key = line["column"], conversation_of(score_row(line))
-            by_case[key][line["key"]] = line
-    lines: dict[Key, list[Line]] = {}
-    for case in (case for same in cases for case in same):
+            kept[key][line["key"]] = line
+    lines: Lines = {}
+    for case in chain.from_iterable(cases):
         log = case.conversation
         # A crash may leave only some lines of a case: then all are scored again.
         expected = len(log.user_turns) + (form.ends and log.ended)
         if case.why_not:
             lines[case.key] = _lines(case, unscored(log, case.why_not))
-        elif len(by_case[case.key]) == expected:
-            lines[case.key] = list(by_case[case.key].values())
+        elif len(kept[case.key]) == expected:
+            lines[case.key] = list(kept[case.key].values())
     return lines
 
 
 def _score_batch(
     batch: Sequence[Sequence[Case]], model: Score, form: Form, max_tokens: int
-) -> list[tuple[Case, list[Line]]]:
+) -> Lines:
     """The lines of some conversations. If the model fails on them together, each is tried alone.
 
     Raises:
@@ -254,36 +251,34 @@ def _score_batch(
     """
     if len(batch) > 1:
         try:
-            return _score([case for same in batch for case in same], model, form, max_tokens)
+            return _score(list(chain.from_iterable(batch)), model, form, max_tokens)
         except ModelError as error:
             if error.permanent:
                 raise
-    scored: list[tuple[Case, list[Line]]] = []
+    lines: Lines = {}
     failed = 0
     for tried, same in enumerate(batch, 1):
         try:
-            scored += _score(same, model, form, max_tokens)
+            lines |= _score(same, model, form, max_tokens)
         except ModelError as error:
             failed += 1
             if error.permanent or tried == failed == GIVE_UP:
                 raise
             for case in same:
                 missing = unscored(case.conversation, error.reason)
-                scored.append((case, _lines(case, missing, error=str(error))))
-    return scored
+                lines[case.key] = _lines(case, missing, error=str(error))
+    return lines
 
 
-def _score(
-    cases: Sequence[Case], model: Score, form: Form, max_tokens: int
-) -> list[tuple[Case, list[Line]]]:
+def _score(cases: Sequence[Case], model: Score, form: Form, max_tokens: int) -> Lines:
     """The lines of each case, from one call of the model."""
     asked = [(case.conversation, case.intent) for case in cases]
     scored = score_turns(asked, model, form, max_tokens)
-    return [(case, _lines(case, rows)) for case, rows in zip(cases, scored, strict=True)]
+    return {case.key: _lines(case, rows) for case, rows in zip(cases, scored, strict=True)}
 
 
 def _lines(case: Case, rows: Iterable[MeasureRow], **error: str) -> list[Line]:
-    return [{**score_line(case.column, METRIC, row), **error} for row in rows]
+    return [{**score_line(case.column, "perplexity", row), **error} for row in rows]
 
 
 # --- what is shown --------------------------------------------------------------------------------

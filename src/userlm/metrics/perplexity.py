@@ -60,8 +60,7 @@ def score_turns(
 
 def unscored(conversation: Conversation, why: str) -> list[MeasureRow]:
     """Return a missing row for each user turn."""
-    turns = range(len(conversation.user_turns))
-    return [_turn(conversation, k, why) for k in turns]
+    return [_turn(conversation, k, why) for k in range(len(conversation.user_turns))]
 
 
 def _turn(conversation: Conversation, k: int, found: Stats | str) -> MeasureRow:
@@ -91,8 +90,7 @@ def _turns(
     for row in rendered.rows:
         logprobs = iter(next(scored))  # of the tokens that `_mask` picked
         for target in row.targets:
-            stats = _stats(conversation, form, target, logprobs)
-            yield _turn(conversation, target.k, stats)
+            yield _turn(conversation, target.k, _stats(conversation, form, target, logprobs))
     for k in rendered.dropped:
         yield _turn(conversation, k, f"does not fit {max_tokens} tokens")
 
@@ -198,14 +196,9 @@ def conversation_of(row: MeasureRow) -> str:
     return row.key.rpartition("/")[0]
 
 
-def is_end(row: MeasureRow) -> bool:
-    """Return whether a row is the end of a conversation and no turn."""
-    return row.key.endswith(f"/{END}")
-
-
 def _said(rows: Sequence[MeasureRow]) -> list[MeasureRow]:
     """The turns, without the ends."""
-    return [row for row in rows if not is_end(row)]
+    return [row for row in rows if not row.key.endswith(f"/{END}")]
 
 
 def _pairs(rows: Sequence[MeasureRow], columns: slice, why: str) -> list[MeasureRow]:

@@ -152,10 +152,9 @@ def calibrate(termination: Measure, auroc: Measure) -> EndCalibration:
         ece=calibration_error(bins),
         bins=bins,
     )
-    if ended.all():
-        return replace(found, why="the person ended at every answer")
-    if not ended.any():
-        return replace(found, why="the person ended at no answer")
+    if ended.all() or not ended.any():
+        which = "every" if ended.any() else "no"
+        return replace(found, why=f"the person ended at {which} answer")
     if len(people) == 1:
         return replace(found, why="only one person, and a threshold is checked on another")
 
