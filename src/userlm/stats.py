@@ -18,8 +18,12 @@ from userlm.types import Measure, MeasureRow
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
+Values = Sequence[float] | Array
+Rows = Sequence[MeasureRow]
 Stats = tuple[float, ...]
 """The numbers of one row."""
+Found = Stats | str
+"""The numbers of one row, or the reason why there are none."""
 Statistic = Callable[[Array], Array]
 """Column sums of shape (..., columns) to values of shape (...)."""
 Estimate = tuple[float | None, float | None, float | None]
@@ -56,18 +60,16 @@ def exp_ratio(sums: Array) -> Array:
 
 def f1_percent(sums: Array) -> Array:
     """Return 100 x 2TP / (2TP + FP + FN)."""
-    tp = sums[..., TP]
-    fp = sums[..., FP]
-    fn = sums[..., FN]
+    twice_tp = 2 * sums[..., TP]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(100 * 2 * tp / (2 * tp + fp + fn))
+        return np.asarray(100 * twice_tp / (twice_tp + sums[..., FP] + sums[..., FN]))
 
 
 # --- rows to measures -----------------------------------------------------------------------------
 
 
-def measure_row(key: str, cluster: str, found: Stats | str) -> MeasureRow:
-    """Return a row of these stats. A text is the reason why there are none: a missing row."""
+def measure_row(key: str, cluster: str, found: Found) -> MeasureRow:
+    """Return a row of these numbers, or a missing row with the reason."""
     if isinstance(found, str):
         return MeasureRow(key, cluster, None, found)
     return MeasureRow(key, cluster, found)
@@ -75,7 +77,7 @@ def measure_row(key: str, cluster: str, found: Stats | str) -> MeasureRow:
 
 def measure(
     name: str,
-    rows: Sequence[MeasureRow],
+    rows: Rows,
     statistic: Statistic,
     *,
     better: Literal["higher", "lower", "neither"] = "neither",
@@ -125,7 +127,7 @@ def _estimate(sums: Array, statistic: Statistic, resamples: int, seed: int) -> E
     return value, low, high
 
 
-def jackknife(value: float, without: Sequence[float] | Array) -> tuple[float, float]:
+def jackknife(value: float, without: Values) -> tuple[float, float]:
     """Return a 95 % interval from the values with one cluster left out each time.
 
     The jackknife of Efron and Stein (1981), for measures over pairs: a bootstrap would pair an item
@@ -137,7 +139,7 @@ def jackknife(value: float, without: Sequence[float] | Array) -> tuple[float, fl
     return value - Z_95 * error, value + Z_95 * error
 
 
-def auroc(positives: Sequence[float] | Array, negatives: Sequence[float] | Array) -> float | None:
+def auroc(positives: Values, negatives: Values) -> float | None:
     """Return the area under the ROC curve: the probability that a random positive scores above a
     random negative, a tie counting half (Mann and Whitney, 1947)."""
     if not len(positives) or not len(negatives):
@@ -145,7 +147,7 @@ def auroc(positives: Sequence[float] | Array, negatives: Sequence[float] | Array
     return float(wins(positives, negatives).mean() / len(negatives))
 
 
-def wins(scores: Sequence[float] | Array, against: Sequence[float] | Array) -> Array:
+def wins(scores: Values, against: Values) -> Array:
     """Return how many of `against` each score is above, a tie counting half."""
     ordered = np.sort(np.asarray(against, dtype=float))
     below = np.searchsorted(ordered, scores, side="left")
@@ -160,7 +162,7 @@ def numbered(clusters: Sequence[str]) -> tuple[list[str], Indices]:
     return names, np.array([number[cluster] for cluster in clusters], dtype=np.intp)
 
 
-def _cluster_sums(rows: Sequence[MeasureRow]) -> Array:
+def _cluster_sums(rows: Rows) -> Array:
     """The column sums of each cluster, in the order of the clusters' names: (clusters, columns)."""
     measured = [row for row in rows if row.stats is not None]
     if not measured:

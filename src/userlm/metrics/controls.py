@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
-from userlm.metrics.perplexity import NLL, TOKENS, conversation_of, measures, subsets
-from userlm.stats import exp_ratio, measure
+from userlm.metrics.perplexity import NLL, TOKENS, conversation_of, measures, person_of, subsets
+from userlm.stats import Rows, exp_ratio, measure
 from userlm.types import Conversation, Measure, MeasureRow
 
 WITHOUT = "without intent"
@@ -64,7 +64,7 @@ def other_intents(conversations: Iterable[Conversation], seed: int) -> dict[str,
 def _from_next(takers: Sequence[Conversation], circle: Sequence[Conversation]) -> dict[str, str]:
     """For each taker, by id, the intent of the next in the circle who is another person and wants
     something else."""
-    people = {_person(conversation) for conversation in circle}
+    people = {person_of(conversation) for conversation in circle}
     intents = {conversation.intent for conversation in circle}
     if len(people) < 2 or len(intents) < 2:
         return {}  # no intent fits anyone, and to find out below takes time
@@ -74,7 +74,8 @@ def _from_next(takers: Sequence[Conversation], circle: Sequence[Conversation]) -
         after = place[taker.id] + 1
         for i in range(after, after + len(circle) - 1):
             giver = circle[i % len(circle)]
-            if _person(giver) != _person(taker) and giver.intent and giver.intent != taker.intent:
+            fits = person_of(giver) != person_of(taker) and giver.intent != taker.intent
+            if fits and giver.intent:
                 found[taker.id] = giver.intent
                 break
     return found
@@ -84,7 +85,7 @@ def _from_next(takers: Sequence[Conversation], circle: Sequence[Conversation]) -
 
 
 def figures(
-    scores: Mapping[str, Sequence[MeasureRow]], conversations: Sequence[Conversation]
+    scores: Mapping[str, Rows], conversations: Sequence[Conversation]
 ) -> dict[str, list[Measure]]:
     """Return all measures of each column, and then of the `RATIOS`.
 
@@ -111,7 +112,7 @@ def figures(
     return dict(found)
 
 
-def ratios(rows: Sequence[MeasureRow], baseline: Sequence[MeasureRow]) -> list[Measure]:
+def ratios(rows: Rows, baseline: Rows) -> list[Measure]:
     """Return perplexity over the baseline's: exp(mean difference in nats a token).
 
     It is over the turns that were measured in both, so a resample takes the same people for both.
@@ -151,10 +152,6 @@ def _parts(conversations: Sequence[Conversation]) -> Mapping[str, set[str]]:
     if len(sources) > 1:
         parts |= sorted(sources.items())
     return {part: ids for part, ids in parts.items() if ids}
-
-
-def _person(conversation: Conversation) -> str:
-    return conversation.user or conversation.id
 
 
 def _source(conversation: Conversation) -> str:

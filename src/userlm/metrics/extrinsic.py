@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from userlm.stats import Stats, measure, measure_row, percent
+from userlm.stats import Found, measure, measure_row, percent
 from userlm.tasks import grade, said, task_of
 from userlm.types import Conversation, Measure, MeasureRow, Task
 
+Conversations = Iterable[Conversation]
+Tasks = Mapping[str, Task]
+"""Tasks by id."""
 
-def intent_coverage(conversations: Iterable[Conversation], tasks: Mapping[str, Task]) -> Measure:
+
+def intent_coverage(conversations: Conversations, tasks: Tasks) -> Measure:
     """Return 100 x the mean, over conversations, of the share of required facts that the user said.
 
     Whether a fact was said is decided by `tasks.said`, which matches words and needs no judge.
@@ -20,21 +24,19 @@ def intent_coverage(conversations: Iterable[Conversation], tasks: Mapping[str, T
     return _coverage(conversations, tasks, "intent coverage", required_only=True)
 
 
-def intent_coverage_all(
-    conversations: Iterable[Conversation], tasks: Mapping[str, Task]
-) -> Measure:
+def intent_coverage_all(conversations: Conversations, tasks: Tasks) -> Measure:
     """Return `intent_coverage` over all facts, required or not."""
     return _coverage(conversations, tasks, "intent coverage: all facts", required_only=False)
 
 
-def assistant_score(conversations: Iterable[Conversation], tasks: Mapping[str, Task]) -> Measure:
+def assistant_score(conversations: Conversations, tasks: Tasks) -> Measure:
     """Return the percentage of conversations in which the assistant solved the task (see
     `tasks.grade`).
 
     `python` tasks are not graded yet: missing, with the reason.
     """
 
-    def stats(task: Task, conversation: Conversation) -> Stats | str:
+    def stats(task: Task, conversation: Conversation) -> Found:
         right, why = grade(task, conversation)
         return why if right is None else (float(right), 1.0)
 
@@ -43,9 +45,9 @@ def assistant_score(conversations: Iterable[Conversation], tasks: Mapping[str, T
 
 
 def _coverage(
-    conversations: Iterable[Conversation], tasks: Mapping[str, Task], name: str, required_only: bool
+    conversations: Conversations, tasks: Tasks, name: str, required_only: bool
 ) -> Measure:
-    def stats(task: Task, conversation: Conversation) -> Stats | str:
+    def stats(task: Task, conversation: Conversation) -> Found:
         facts = [fact for fact in task.facts if fact.required or not required_only]
         if not facts:
             return "the task has no required facts" if required_only else "the task has no facts"
@@ -57,9 +59,9 @@ def _coverage(
 
 
 def _rows(
-    conversations: Iterable[Conversation],
-    tasks: Mapping[str, Task],
-    stats: Callable[[Task, Conversation], Stats | str],
+    conversations: Conversations,
+    tasks: Tasks,
+    stats: Callable[[Task, Conversation], Found],
 ) -> list[MeasureRow]:
     """A row for each conversation; its cluster is the task."""
     rows = []

@@ -15,6 +15,7 @@ import numpy as np
 
 from userlm.stats import (
     Array,
+    Found,
     Indices,
     Stats,
     auroc,
@@ -30,6 +31,8 @@ from userlm.stats import (
 from userlm.text import content_words, intent_goal, words
 from userlm.types import FAILED, Conversation, Measure, MeasureRow
 
+Conversations = Iterable[Conversation]
+
 P_END, PERSON_ENDED = range(2)
 """The columns of a row of `termination_auroc`."""
 
@@ -37,7 +40,7 @@ P_END, PERSON_ENDED = range(2)
 # --- first turns ----------------------------------------------------------------------------------
 
 
-def first_turn_diversity(conversations: Iterable[Conversation]) -> Measure:
+def first_turn_diversity(conversations: Conversations) -> Measure:
     """Return 100 x the mean of 1 - |A & B| / |A | B| over all pairs of first turns.
 
     A and B are the sets of lower-cased words of two turns, stop words kept (section 5.1 of the
@@ -54,7 +57,7 @@ def first_turn_diversity(conversations: Iterable[Conversation]) -> Measure:
             continue  # a response to a later prefix: its first turn is a person's
         word_set = _first_words(conversation)
         if isinstance(word_set, str):
-            rows.append(measure_row(conversation.id, _cluster(conversation), word_set))
+            rows.append(_row(conversation, word_set))
         else:
             keys.append(conversation.id)
             clusters.append(_cluster(conversation))
@@ -117,7 +120,7 @@ Overlap = Callable[[list[str], list[str]], float]
 """From the content words of an intent and of a turn to a number."""
 
 
-def intent_decomposition(conversations: Iterable[Conversation]) -> Measure:
+def intent_decomposition(conversations: Conversations) -> Measure:
     """Return how much of what a user says is the intent's own wording: 100 x the mean of
     |I & U| / |U| over turns.
 
@@ -128,7 +131,7 @@ def intent_decomposition(conversations: Iterable[Conversation]) -> Measure:
     return _decomposition(conversations, "", _share_of_turn, "%")
 
 
-def intent_decomposition_variants(conversations: Iterable[Conversation]) -> list[Measure]:
+def intent_decomposition_variants(conversations: Conversations) -> list[Measure]:
     """Return the other readings of that definition (section 5.2, b to f), to find the paper's by
     the human reference.
 
@@ -147,13 +150,13 @@ def intent_decomposition_variants(conversations: Iterable[Conversation]) -> list
 
 
 def _decomposition(
-    conversations: Iterable[Conversation],
+    conversations: Conversations,
     variant: str,
     overlap: Overlap,
     unit: str,
     first_k: int = 0,
 ) -> Measure:
-    def stats(conversation: Conversation, text: str) -> Stats | str:
+    def stats(conversation: Conversation, text: str) -> Found:
         if conversation.intent is None:
             return "no intent"
         intent = content_words(intent_goal(conversation.intent))
@@ -180,7 +183,7 @@ def _share_of_turn(intent: list[str], turn: list[str]) -> float:
 # --- the end --------------------------------------------------------------------------------------
 
 
-def termination(responses: Iterable[Conversation]) -> Measure:
+def termination(responses: Conversations) -> Measure:
     """Return the F1, in percent, of ending at the right time: 2TP / (2TP + FP + FN), where ending
     is the positive.
 
@@ -204,7 +207,7 @@ def termination(responses: Iterable[Conversation]) -> Measure:
     return measure("termination F1", rows, f1_percent, better="higher", unit="%")
 
 
-def termination_auroc(responses: Iterable[Conversation]) -> Measure:
+def termination_auroc(responses: Conversations) -> Measure:
     """Return the area under the ROC curve of P(end), 0 to 1: how well it tells real ends from other
     turns.
 
@@ -213,7 +216,7 @@ def termination_auroc(responses: Iterable[Conversation]) -> Measure:
     else 0). The interval is the jackknife over people, because the measure is over pairs.
     """
 
-    def stats(response: Conversation) -> Stats | str:
+    def stats(response: Conversation) -> Found:
         spoke = len(response.user_turns) > response.first_own_turn()
         reply = response.turns[-1].meta if spoke else response.meta.get("end_meta", {})
         if reply.get("p_end") is None:
@@ -254,13 +257,13 @@ def _person_ended(response: Conversation) -> bool:
 # --- plain counts ---------------------------------------------------------------------------------
 
 
-def words_per_turn(conversations: Iterable[Conversation]) -> Measure:
+def words_per_turn(conversations: Conversations) -> Measure:
     """Return the mean length of the user's turns, in words."""
     rows = _turn_rows(conversations, lambda _, text: (float(len(words(text))), 1.0))
     return measure("words per turn", rows, ratio, unit="words")
 
 
-def turns_per_conversation(conversations: Iterable[Conversation]) -> Measure:
+def turns_per_conversation(conversations: Conversations) -> Measure:
     """Return the mean number of user turns in a conversation.
 
     The length of one that failed is not known. One that reached the limit on turns (`max_turns`)
@@ -271,20 +274,20 @@ def turns_per_conversation(conversations: Iterable[Conversation]) -> Measure:
 
 def _length(conversation: Conversation) -> MeasureRow:
     origin = conversation.origin
-    found: Stats | str = (float(len(conversation.user_turns)), 1.0)
+    found: Found = (float(len(conversation.user_turns)), 1.0)
     if origin and (origin.person_ended is not None or origin.first_own_turn):
         found = "an answer on a prefix, not a conversation of its own"
     elif conversation.stop in FAILED:
         found = _failure(conversation)
-    return measure_row(conversation.id, _cluster(conversation), found)
+    return _row(conversation, found)
 
 
 # --- shared ---------------------------------------------------------------------------------------
 
 
 def _turn_rows(
-    conversations: Iterable[Conversation],
-    stats: Callable[[Conversation, str], Stats | str],
+    conversations: Conversations,
+    stats: Callable[[Conversation, str], Found],
     first_k: int = 0,
 ) -> list[MeasureRow]:
     """A row for each turn of the user's own, from turn `first_k` on. `stats` gives the numbers of
@@ -306,25 +309,28 @@ def _turn_rows(
                     measure_row(f"{conversation.id}/{k}", cluster, stats(conversation, text))
                 )
         if not own and conversation.stop in FAILED and start >= first_k:
-            rows.append(measure_row(conversation.id, cluster, _failure(conversation)))
+            rows.append(_row(conversation, _failure(conversation)))
     return rows
 
 
 def _response_rows(
-    responses: Iterable[Conversation], stats: Callable[[Conversation], Stats | str]
+    responses: Conversations, stats: Callable[[Conversation], Found]
 ) -> list[MeasureRow]:
     """A row for each response to a prefix after the first turn."""
     rows = []
     for response in responses:
         origin = response.origin
         if origin is None or origin.person_ended is None:
-            why = "not an answer on the prefix of a sample"
-            rows.append(measure_row(response.id, _cluster(response), why))
+            rows.append(_row(response, "not an answer on the prefix of a sample"))
         elif origin.first_own_turn > 0:
             cluster = response.user or str(origin.conversation)
             found = _failure(response) if response.stop in FAILED else stats(response)
             rows.append(measure_row(response.id, cluster, found))
     return rows
+
+
+def _row(conversation: Conversation, found: Found) -> MeasureRow:
+    return measure_row(conversation.id, _cluster(conversation), found)
 
 
 def _cluster(conversation: Conversation) -> str:

@@ -15,7 +15,7 @@ from math import exp, isfinite, log
 
 from userlm.flip import Rendered, Row, Target
 from userlm.metrics.forms import Form
-from userlm.stats import Array, Stats, exp_ratio, measure, measure_row, ratio
+from userlm.stats import Array, Found, Rows, exp_ratio, measure, measure_row, ratio
 from userlm.text import word_spans, words
 from userlm.types import Conversation, Measure, MeasureRow, Score
 
@@ -63,11 +63,11 @@ def unscored(conversation: Conversation, why: str) -> list[MeasureRow]:
     return [_turn(conversation, k, why) for k in range(len(conversation.user_turns))]
 
 
-def _turn(conversation: Conversation, k: int, found: Stats | str) -> MeasureRow:
+def _turn(conversation: Conversation, k: int, found: Found) -> MeasureRow:
     """The row of turn `k`; after the last user turn comes the end."""
     is_end = k == len(conversation.user_turns)
-    person = conversation.user or conversation.id
-    return measure_row(f"{conversation.id}/{END if is_end else k}", person, found)
+    name = END if is_end else k
+    return measure_row(f"{conversation.id}/{name}", person_of(conversation), found)
 
 
 def _mask(row: Row, form: Form) -> list[bool]:
@@ -97,7 +97,7 @@ def _turns(
 
 def _stats(
     conversation: Conversation, form: Form, target: Target, logprobs: Iterator[float]
-) -> Stats | str:
+) -> Found:
     content = [-next(logprobs) for _ in range(target.first, target.stop - 1)]
     closed = [*content, -next(logprobs)] if form.ends else []
     if not content:
@@ -138,7 +138,7 @@ def _outside(nll: Sequence[float], text: str, intent: str | None, form: Form) ->
 # --- figures --------------------------------------------------------------------------------------
 
 
-def measures(rows: Sequence[MeasureRow]) -> list[Measure]:
+def measures(rows: Rows) -> list[Measure]:
     """Return all measures of the rows of one column; perplexity comes first."""
     said = _said(rows)
     closed = _pairs(rows, CLOSED, "no end tokens")
@@ -150,7 +150,7 @@ def measures(rows: Sequence[MeasureRow]) -> list[Measure]:
     ]
 
 
-def subsets(rows: Sequence[MeasureRow]) -> dict[str, list[MeasureRow]]:
+def subsets(rows: Rows) -> dict[str, list[MeasureRow]]:
     """Return rows of (NLL, tokens, ...), by the name of their perplexity."""
     said = _said(rows)
     return {
@@ -161,13 +161,13 @@ def subsets(rows: Sequence[MeasureRow]) -> dict[str, list[MeasureRow]]:
     }
 
 
-def perplexity(rows: Sequence[MeasureRow], name: str = "perplexity") -> Measure:
+def perplexity(rows: Rows, name: str = "perplexity") -> Measure:
     """Return exp(sum of NLL / sum of tokens): token-weighted, so comparable only between models
     with one tokenizer."""
     return measure(name, rows, exp_ratio, better="lower")
 
 
-def bits_per_byte(rows: Sequence[MeasureRow]) -> Measure:
+def bits_per_byte(rows: Rows) -> Measure:
     """Return sum of NLL / (ln 2 x bytes): comparable between tokenizers."""
 
     def statistic(sums: Array) -> Array:
@@ -176,7 +176,7 @@ def bits_per_byte(rows: Sequence[MeasureRow]) -> Measure:
     return measure("bits per byte", rows, statistic, better="lower")
 
 
-def mean_of_conversations(rows: Sequence[MeasureRow]) -> Measure:
+def mean_of_conversations(rows: Rows) -> Measure:
     """Return the mean of the conversations' own perplexities: short ones count as much as long
     ones."""
     by_conversation: defaultdict[str, list[MeasureRow]] = defaultdict(list)
@@ -191,17 +191,22 @@ def mean_of_conversations(rows: Sequence[MeasureRow]) -> Measure:
     return measure("perplexity, mean of conversations", means, ratio, better="lower")
 
 
+def person_of(conversation: Conversation) -> str:
+    """Return the person behind a conversation; one without a name counts as a person of its own."""
+    return conversation.user or conversation.id
+
+
 def conversation_of(row: MeasureRow) -> str:
     """Return the id of the conversation that a turn is in."""
     return row.key.rpartition("/")[0]
 
 
-def _said(rows: Sequence[MeasureRow]) -> list[MeasureRow]:
+def _said(rows: Rows) -> list[MeasureRow]:
     """The turns, without the ends."""
     return [row for row in rows if not row.key.endswith(f"/{END}")]
 
 
-def _pairs(rows: Sequence[MeasureRow], columns: slice, why: str) -> list[MeasureRow]:
+def _pairs(rows: Rows, columns: slice, why: str) -> list[MeasureRow]:
     """Rows of one pair (NLL, tokens) alone; missing where there are no tokens."""
     found = []
     for turn in rows:
