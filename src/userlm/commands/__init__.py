@@ -14,7 +14,7 @@ from userlm.commands.ppl import ppl
 from userlm.commands.report import report
 from userlm.commands.respond import respond
 from userlm.commands.score import score
-from userlm.commands.serving import serve
+from userlm.commands.serve import serve
 from userlm.commands.simulate import simulate
 from userlm.commands.training import train
 

@@ -40,9 +40,7 @@ DollarBudget = Annotated[
     Option(help="The most US dollars to spend; needs both prices.", metavar="DOLLARS"),
 ]
 MaxCalls = Annotated[int | None, Option(help="The most calls of models.", min=0)]
-MaxTokensTotal = Annotated[
-    int | None, Option(help="The most tokens, in and out together.", min=0)
-]
+MaxTokensTotal = Annotated[int | None, Option(help="The most tokens, in and out together.", min=0)]
 
 PRICE_OPTION: dict[Role, str] = {"user": "--user-price", "assistant": "--price"}
 # For the estimate; the limits go by bounds before a call and by its real usage after it.
