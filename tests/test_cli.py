@@ -879,7 +879,7 @@ def test_logged_turns_that_were_kept_are_not_scored_as_the_users_own(tmp_path):
     lines = [
         json.loads(line) for line in (tmp_path / "score" / "scores.jsonl").read_text().splitlines()
     ]
-    counted = [line["stats"] for line in lines if line["measure"] == "words per turn"]
+    counted = [line["stats"] for line in lines if line["metric"] == "words per turn"]
     assert counted == [[1.0, 1.0], [1.0, 1.0]]
 
 
