@@ -23,15 +23,15 @@ from userlm.types import Conversation, InputError, Origin
 
 
 def answer(
-    person: str, k: int, p_end: float | None, left: bool, leaves: bool = False
+    person: str, k: int, p_end: float | None, person_ended: bool, ends: bool = False
 ) -> Conversation:
-    """What a user answered after `k` turns of a person who left there, or went on."""
-    origin = Origin(person, k, None if left else "more", person_ended=left)
+    """What a user answered after `k` turns of a person who ended there, or went on."""
+    origin = Origin(person, k, None if person_ended else "more", person_ended=person_ended)
     prefix = Conversation(f"{person}/{k}", user=person, origin=origin)
     for i in range(k):
         prefix = prefix.say(f"turn {i}").say("ok")
     known = {} if p_end is None else {"p_end": p_end}
-    return prefix.close("end", end_meta=known) if leaves else prefix.say("words", known)
+    return prefix.close("end", end_meta=known) if ends else prefix.say("words", known)
 
 
 def tuned(answers: list[Conversation]) -> EndCalibration:
@@ -39,12 +39,12 @@ def tuned(answers: list[Conversation]) -> EndCalibration:
 
 
 PEOPLE = [
-    answer("ann", 0, 0.99, False, leaves=True),  # a first turn: no row
+    answer("ann", 0, 0.99, False, ends=True),  # a first turn: no row
     answer("ann", 1, 0.3, False),
-    answer("ann", 2, 0.9, True, leaves=True),
+    answer("ann", 2, 0.9, True, ends=True),
     answer("bob", 1, 0.2, False),
     answer("bob", 2, 0.6, True),
-    answer("cy", 1, 0.7, False, leaves=True),
+    answer("cy", 1, 0.7, False, ends=True),
     answer("cy", 2, 0.4, True),
 ]
 
@@ -64,8 +64,8 @@ def test_thresholds_are_in_order_and_are_typed_as_they_are_meant() -> None:
     ]
 
 
-def test_the_curve_by_hand() -> None:
-    # People left at .9, .6 and .4 and went on at .3, .2 and .7; the user leaves at P(end) >=
+def test_the_threshold_sweep_by_hand() -> None:
+    # People ended at .9, .6 and .4 and went on at .3, .2 and .7; the user ends at P(end) >=
     # threshold.
     sweep = tuned(PEOPLE).sweep
     assert sweep is not None
@@ -75,7 +75,7 @@ def test_the_curve_by_hand() -> None:
         (0.2, 100, 0, 600 / 9),  # TP 3, FP 3
         (0.21, 2 * third, 0, 600 / 8),  # FP 2: .3 and .7
         (0.4, third, 0, 600 / 7),  # FP 1: .7
-        (0.41, third, third, 400 / 6),  # .4 is stayed at
+        (0.41, third, third, 400 / 6),  # goes on at .4
         (0.7, third, 2 * third, 200 / 5),
         (0.71, 0, 2 * third, 200 / 4),
         (0.95, 0, 100, 0),
@@ -103,7 +103,7 @@ def test_a_threshold_is_judged_on_people_it_was_not_chosen_on() -> None:
         and best.high is not None
         and 0 <= best.low < 400 / 7 < best.high <= 100
     )
-    # As many too early as too late: FP = FN from .41 to .60, the middle one is .50. Without ann the
+    # As many premature as missed: FP = FN from .41 to .60, the middle one is .50. Without ann the
     # same: .50; TP, TN. Without bob .41 to .70: .55; TP, TN. Without cy .31 to .60: .45; FN, FP.
     equal = found.equal
     assert equal.threshold == 0.5
@@ -115,7 +115,7 @@ def test_a_threshold_is_judged_on_people_it_was_not_chosen_on() -> None:
 def test_what_the_user_does_now_is_its_termination_f1() -> None:
     found, f1 = tuned(PEOPLE), termination(PEOPLE)
     assert found.now is not None and found.now.threshold is None
-    # It leaves at ann's .9 (TP) and cy's .7 (FP): TP 1, FP 1, FN 2, TN 2.
+    # It ends at ann's .9 (TP) and cy's .7 (FP): TP 1, FP 1, FN 2, TN 2.
     assert (found.now.premature, found.now.missed, found.now.end_rate) == pytest.approx(
         (100 / 3, 200 / 3, 100 / 3)
     )
@@ -240,7 +240,7 @@ def responded(root: Path, name: str, answers: list[Conversation], **options: Any
     return folder
 
 
-def test_score_keeps_the_curve_beside_the_measures_and_shows_what_to_type(
+def test_score_keeps_the_sweep_beside_the_measures_and_shows_what_to_type(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -276,7 +276,7 @@ def test_score_keeps_the_curve_beside_the_measures_and_shows_what_to_type(
         ({}, ""),
     ],
 )
-def test_score_says_when_the_scored_run_did_not_draw_its_endings(
+def test_score_says_when_the_scored_run_did_not_sample_its_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, Any], note: str
 ) -> None:
     results = commands.score(

@@ -172,7 +172,8 @@ def of_training(folder: Path) -> str:
     rows = []
     for other in (name for name in MODELS if name != "userlm"):
         for source, label in SOURCES.items():
-            mine, theirs = folder / "ppl" / source / "userlm", folder / "ppl" / source / other
+            mine = folder / "ppl" / source / "userlm"
+            theirs = folder / "ppl" / source / other
             cells = ["–"] * len(given)
             if finished(mine, theirs):
                 pairs = ((scored(mine)[a], scored(theirs)[b]) for a, b in given.values())
@@ -215,9 +216,11 @@ def endings(folder: Path) -> dict[str, Measure]:
     runs = {USERLM: folder / "respond-userlm", PROMPTED: folder / "respond-prompted"}
     if not finished(*runs.values()):
         return {}
-    rows = {name: intrinsic.termination(said(run)).rows for name, run in runs.items()}
-    both = set.intersection(*({row.key for row in own if row.stats} for own in rows.values()))
-    same = {name: [row for row in own if row.key in both] for name, own in rows.items()}
+    mine, theirs = (intrinsic.termination(said(run)).rows for run in runs.values())
+    both = {row.key for row in mine if row.stats} & {row.key for row in theirs if row.stats}
+    same: dict[str, Sequence[MeasureRow]] = {}
+    for name, own in ((USERLM, mine), (PROMPTED, theirs)):
+        same[name] = [row for row in own if row.key in both]
     real = [(row, row.stats[TP] + row.stats[FN]) for row in same[USERLM] if row.stats]
     same["always ends"] = [replace(row, stats=(ended, 1 - ended, 0.0)) for row, ended in real]
     same["never ends"] = [replace(row, stats=(0.0, 0.0, ended)) for row, ended in real]
@@ -286,17 +289,14 @@ On the very same turns, none of them a first one; intervals over people.
 
 
 def page(folder: Path) -> str:
-    runs = folder / "ppl"
+    turns = []
+    for model, label in MODELS.items():
+        counts = [turns_of(folder / "ppl" / source / model) for source in SOURCES]
+        turns.append([label, *counts])
     return PAGE.format(
         perplexity=of_models(folder, "perplexity"),
         bits=of_models(folder, "bits per byte"),
-        turns=table(
-            ["", *SOURCES.values()],
-            (
-                [model, *(turns_of(runs / source / name) for source in SOURCES)]
-                for name, model in MODELS.items()
-            ),
-        ),
+        turns=table(["", *SOURCES.values()], turns),
         intents=of_intents(folder),
         training=of_training(folder),
         users=of_users(folder),

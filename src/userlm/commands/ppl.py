@@ -190,8 +190,10 @@ def _score_all(
     attempt scored is kept."""
     journal = Journal(run.path("scores.jsonl"))
     lines = _resumed(journal.rows, cases, form)
-    unfinished = [[case for case in same if case.key not in lines] for same in cases]
-    waiting = [same for same in unfinished if same]
+    waiting = []
+    for same in cases:
+        if unfinished := [case for case in same if case.key not in lines]:
+            waiting.append(unfinished)
     with progress_bar() as progress:
         job = progress.add_task("scoring", total=len(waiting))
         for start in range(0, len(waiting), BATCH):
@@ -277,8 +279,9 @@ def _score(cases: Sequence[Case], model: Score, form: Form, max_tokens: int) -> 
     return {case.key: _lines(case, rows) for case, rows in zip(cases, scored, strict=True)}
 
 
-def _lines(case: Case, rows: Iterable[MeasureRow], **error: str) -> list[Line]:
-    return [{**score_line(case.column, "perplexity", row), **error} for row in rows]
+def _lines(case: Case, rows: Iterable[MeasureRow], error: str = "") -> list[Line]:
+    lines = [score_line(case.column, "perplexity", row) for row in rows]
+    return [{**line, "error": error} for line in lines] if error else lines
 
 
 # --- what is shown --------------------------------------------------------------------------------
@@ -287,37 +290,33 @@ def _lines(case: Case, rows: Iterable[MeasureRow], **error: str) -> list[Line]:
 def _show(title: str, results: Results) -> None:
     """Print the measures of all conversations, of each kind of intents if there are several, and of
     the sources; and which claims hold."""
-    found = {
-        column: {record["name"]: record for record in records}
-        for column, records in results.items()
-    }
+    found: dict[str, dict[str, Record]] = {}
+    for column, records in results.items():
+        found[column] = {record["name"]: record for record in records}
     given = [column for column in found if column not in RATIOS]
     compared = [column for column in found if column in RATIOS]
-    all_turns = found[WITHOUT]["perplexity"]["n"]
-    kinds = [kind for kind in (HUMAN, GENERATED) if f"{kind}: perplexity" in found[WITHOUT]]
+    without = found[WITHOUT]
+    kinds = [kind for kind in (HUMAN, GENERATED) if f"{kind}: perplexity" in without]
     out = output()
     for part in ("", *kinds):
         prefix = f"{part}: " if part else ""
-        main = f"{prefix}perplexity"
-        if part and found[WITHOUT][main]["n"] == all_turns:
+        perplexity = f"{prefix}perplexity"
+        if part and without[perplexity]["n"] == without["perplexity"]["n"]:
             continue  # the same as all conversations
         out.print(f"{title}: {part}" if part else title)
         for columns in (given, compared):
-            names = [name for name in found[columns[0]] if name.rpartition(": ")[0] == part]
-            rows = {
-                name.removeprefix(prefix): [found[column][name] for column in columns]
-                for name in names
-            }
+            rows: dict[str, list[Record]] = {}
+            for name in found[columns[0]]:
+                if name.rpartition(": ")[0] == part:
+                    rows[name.removeprefix(prefix)] = [found[column][name] for column in columns]
             out.print(_table(columns, rows))
-        out.print(_counts(found, given, main))
-    by_source = {
-        name.removeprefix(SOURCE).removesuffix(": perplexity"): [
-            found[WITHOUT][name],
-            *(found[column][f"{name} ratio"] for column in compared),
-        ]
-        for name in found[WITHOUT]
-        if name.startswith(SOURCE)
-    }
+        out.print(_counts(found, given, perplexity))
+    by_source: dict[str, list[Record]] = {}
+    for name in without:
+        if name.startswith(SOURCE):
+            source = name.removeprefix(SOURCE).removesuffix(": perplexity")
+            ratios = [found[column][f"{name} ratio"] for column in compared]
+            by_source[source] = [without[name], *ratios]
     if by_source:
         out.print(f"{title}: by source (intervals are in results.json)")
         out.print(_table([WITHOUT, *compared], by_source, intervals=False))

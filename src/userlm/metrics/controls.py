@@ -97,11 +97,11 @@ def figures(
     """
     found: defaultdict[str, list[Measure]] = defaultdict(list)
     for part, ids in _parts(conversations).items():
-        rows = {
-            column: [row for row in scored if conversation_of(row) in ids]
-            for column, scored in scores.items()
-        }
-        columns = {column: measures(scored) for column, scored in rows.items()}
+        rows: dict[str, Rows] = {}
+        columns: dict[str, list[Measure]] = {}
+        for column, scored in scores.items():
+            rows[column] = [row for row in scored if conversation_of(row) in ids]
+            columns[column] = measures(rows[column])
         for name, (column, baseline) in RATIOS.items():
             if column in rows and baseline in rows:
                 columns[name] = ratios(rows[column], rows[baseline])

@@ -64,7 +64,8 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
             word_sets.append(word_set)
     if len(word_sets) == 1:
         rows.append(measure_row(keys[0], clusters[0], "no other first turn to compare with"))
-        word_sets, clusters = [], []
+        word_sets.clear()
+        clusters.clear()
 
     names, cluster_of = numbered(clusters)
     to_all, to_own = _distances(word_sets, cluster_of)

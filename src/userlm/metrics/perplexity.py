@@ -22,7 +22,7 @@ from userlm.types import Conversation, Measure, MeasureRow, Score
 # The columns of a turn's `stats`. NLL is negative log-likelihood in nats. A pair (NLL, tokens) that
 # was not measured is (0, 0).
 NLL, TOKENS, BYTES = range(3)
-"""Of the content of the turn; its bytes in UTF-8."""
+"""Of the content of the turn; bytes in UTF-8."""
 OUTSIDE = slice(3, 5)
 """NLL and tokens of those words of the content alone that the intent does not hold."""
 CLOSED = slice(5, 7)

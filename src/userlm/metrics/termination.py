@@ -185,9 +185,9 @@ def _counts(person_of: Indices, ends: Flags, ended: Flags) -> Array:
     """
     went_on = ~ended[:, None]
     outcomes = [ends & ~went_on, ends & went_on, ~ends & ~went_on, ~ends & went_on]
-    each = np.stack(outcomes, axis=-1).astype(np.float64)
-    counts = np.zeros((person_of.max() + 1, *each.shape[1:]))
-    np.add.at(counts, person_of, each)
+    counts = np.zeros((person_of.max() + 1, ends.shape[1], len(outcomes)))
+    for column, outcome in enumerate(outcomes):
+        np.add.at(counts[..., column], person_of, outcome.astype(np.float64))
     return counts
 
 
