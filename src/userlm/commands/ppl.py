@@ -280,8 +280,8 @@ def _score(cases: Sequence[Case], model: Score, form: Form, max_tokens: int) -> 
 
 
 def _lines(case: Case, rows: Iterable[MeasureRow], error: str = "") -> list[Line]:
-    lines = [score_line(case.column, "perplexity", row) for row in rows]
-    return [{**line, "error": error} for line in lines] if error else lines
+    failure = {"error": error} if error else {}
+    return [{**score_line(case.column, "perplexity", row), **failure} for row in rows]
 
 
 # --- what is shown --------------------------------------------------------------------------------
