@@ -267,22 +267,24 @@ Behind each row, turns of so many people:
 
 ## What the intent changes for userlm-tiny
 
-Ratios of two perplexities on the same turns, paired by person. Another's intent is from the same source.
+Ratios of two perplexities on the same turns, paired by person. Another's intent is from the same
+source.
 
 {intents}
 
 ## userlm-tiny and the others
 
-Ratios of two perplexities on the same turns, paired by person; below 1 userlm-tiny predicts people better. They
-are per token of userlm-tiny: in another form the first word of a turn may be cut into more tokens, or fewer.
+Ratios of two perplexities on the same turns, paired by person; below 1 userlm-tiny predicts people
+better. They are per token of userlm-tiny: in another form the first word of a turn may be cut into
+more tokens, or fewer.
 
 {training}
 
 ## Users in conversation
 
-In brackets 95 % intervals over people, intents or tasks; diversity, decomposition and coverage are in percent.
-`clarifier` and `oracle` are stand-ins: no language model answered. People are the same real conversations, or
-their turns replayed to the stand-in.
+In brackets 95 % intervals over people, intents or tasks; diversity, decomposition and coverage are
+in percent. `clarifier` and `oracle` are stand-ins: no language model answered. People are the same
+real conversations, or their turns replayed to the stand-in.
 
 {users}
 

@@ -3,14 +3,15 @@
     python recipes/tiny/mix.py RUN OUT
 
 RUN is a run of `userlm intents` over the sources below. OUT gets a folder for each side (user,
-assistant, both), each with train.jsonl and valid.jsonl; echo/, synthetic conversations that teach to
-copy words; people/test.jsonl, held out; and two sources that no model learns from, chats/test.jsonl
-(with generated intents) and goals/test.jsonl (with goals that people wrote). The numbers of
-conversations, and the share of conversations with AI assistants in the words to be learned, are
-printed and stored in counts.json.
+assistant, both), each with train.jsonl and valid.jsonl; echo/, synthetic conversations that teach
+to copy words; people/test.jsonl, held out; and two sources that no model learns from,
+chats/test.jsonl (with generated intents) and goals/test.jsonl (with goals that people wrote). The
+numbers of conversations, and the share of words to learn from talk with AI assistants, are printed
+and stored in counts.json.
 
-Models learn only from data whose licence allows it. From Chatbot Arena that is what people said, and
-not the answers of models (CC-BY-NC): these are context for a user model and left out for the others.
+Models learn only from data whose licence allows it. From Chatbot Arena that is what people said,
+and not the answers of models (CC-BY-NC): these are context for a user model and left out for the
+others.
 """
 
 from __future__ import annotations
@@ -69,10 +70,11 @@ UNSEEN = {"ShareGPT92K": "chats", "TREC iKAT": "goals"}
 CHATS = 150  # the number of conversations in chats
 
 # From a few million tokens a model of this size never learns to copy a word from its context: no
-# first turn would be about its intent. Conversations that repeat short phrases teach that in minutes.
+# first turn would be about its intent. Conversations that repeat short phrases teach that in
+# minutes.
 ECHOES = {"train": 30_000, "valid": 200}
-# The same with real text: each first turn to an assistant is repeated this often, with an intent that
-# contains words of it.
+# The same with real text: each first turn to an assistant is repeated this often, with an intent
+# that contains words of it.
 TOLD = 2
 ACTIONS = (
     "get help with",
@@ -90,8 +92,8 @@ TOXIC = re.compile(
     r"|orgasm\w*|erotic\w*|erect(?:ion|ions)|porn\w*|nsfw|hentai|masturbat\w*|blow-?jobs?|anal|anus|horny|naked|nudes?"
     r"|nudity|sex|sexy|sexual\w*|sexist|kink\w*|fetish\w*|bdsm|bondage|incest\w*|rap(?:e[ds]?|ing|ists?)|molest\w*"
     r"|pa?edophil\w*|lolita|nigg\w*|negro\w*|fag(?:s|got\w*)?|retard(?:s|ed)?|trann(?:y|ies)|kikes?|chinks?|spics?"
-    r"|nazis?|hitler|genocid\w*|holocaust|racists?|suicid\w*|kill "
-    r"(?:my|your|him|her)sel\w+|self-harm\w*|murder\w*"
+    r"|nazis?|hitler|genocid\w*|holocaust|racists?|suicid\w*"
+    r"|kill (?:my|your|him|her)sel\w+|self-harm\w*|murder\w*"
     r"|terroris\w*|bombs?|meth|cocaine|heroin|jailbreak\w*|dan mode|torture\w*|behead\w*|gore)\b",
     re.IGNORECASE,
 )

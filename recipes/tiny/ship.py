@@ -78,12 +78,13 @@ tags:
 
 # {name}
 
-{what} {parameters:,} weights, a plain Llama, trained from scratch on real conversations by `recipes/tiny` of
-userlm. No other model was involved, except for the assistants whose answers are in the logs.
+{what} {parameters:,} weights, a plain Llama, trained from scratch on real conversations by
+`recipes/tiny` of userlm. No other model was involved, except for the assistants whose answers are
+in the logs.
 
-**For demos and tests. For real work train a real base model.** It knows only English, a few thousand words of
-it, and little about the world; what it says about people, places, medicine or law is noise. Do not use it to
-judge anybody.
+**For demos and tests. For real work train a real base model.** It knows only English, a few
+thousand words of it, and little about the world; what it says about people, places, medicine or law
+is noise. Do not use it to judge anybody.
 
 ```
 {call}
@@ -95,12 +96,12 @@ Plain transformers loads it: `AutoModelForCausalLM.from_pretrained(FOLDER)`.
 
 {data}
 
-Words and tokens are those that were learned{side}. Conversations with AI assistants are {share:.0f} % of these
-tokens. Left out: conversations that contain one of a list of toxic words or are rated toxic ({toxic:,} in all,
-including held-out ones), near-duplicates, languages other than English. From Chatbot Arena only what people
-typed was learned, since the answers are CC-BY-NC; {arena}. E-mail addresses, phone and card numbers, IP
-addresses and keys were replaced by marks; names were not. The people behind these logs are mostly crowd workers
-and enthusiasts.
+Words and tokens are those that were learned{side}. Conversations with AI assistants are {share:.0f}
+% of these tokens. Left out: conversations that contain one of a list of toxic words or are rated
+toxic ({toxic:,} in all, including held-out ones), near-duplicates, languages other than English.
+From Chatbot Arena only what people typed was learned, since the answers are CC-BY-NC; {arena}.
+E-mail addresses, phone and card numbers, IP addresses and keys were replaced by marks; names were
+not. The people behind these logs are mostly crowd workers and enthusiasts.
 
 {intents}{echoes}## How it was trained
 
@@ -114,20 +115,23 @@ Perplexity is per token, over {tested} of {people} held-out conversations.
 
 ## Licence
 
-The weights are under Apache-2.0. The licences of the data require attribution: WildChat (ODC-BY-1.0), Chatbot Arena
-conversations (LMSYS, prompts CC-BY-4.0), OpenAssistant OASST1 (Apache-2.0), HALIE (Stanford CRFM,
-Apache-2.0), RealHumanEval (CC0-1.0), STAR (Rasa, MIT), MultiWOZ 2.1 (CC-BY-4.0 and Apache-2.0)."""
+The weights are under Apache-2.0. The licences of the data require attribution: WildChat
+(ODC-BY-1.0), Chatbot Arena conversations (LMSYS, prompts CC-BY-4.0), OpenAssistant OASST1
+(Apache-2.0), HALIE (Stanford CRFM, Apache-2.0), RealHumanEval (CC0-1.0), STAR (Rasa, MIT), MultiWOZ
+2.1 (CC-BY-4.0 and Apache-2.0)."""
 
 
-INTENTS = """Each conversation has an intent as its system turn: for HALIE's quiz and talks, STAR and MultiWOZ the
-goal that people were given or wrote, for the others an intent from userlm's extractive baseline. The first turns to
-AI assistants are repeated twice, alone, each time with an intent that contains words of them: this teaches that
-turns are about the intent. They are counted as conversations above.
+INTENTS = """Each conversation has an intent as its system turn: for HALIE's quiz and talks, STAR
+and MultiWOZ the goal that people were given or wrote, for the others an intent from userlm's
+extractive baseline. The first turns to AI assistants are repeated twice, alone, each time with an
+intent that contains words of them: this teaches that turns are about the intent. They are counted
+as conversations above.
 
 """
 
-ECHOES = """Echoes are synthetic conversations that repeat short phrases of what people typed in another order. From
-a few million tokens a model of this size does not learn to copy words from its context; from echoes it does.
+ECHOES = """Echoes are synthetic conversations that repeat short phrases of what people typed in
+another order. From a few million tokens a model of this size does not learn to copy words from its
+context; from echoes it does.
 
 """
 
