@@ -96,12 +96,12 @@ Plain transformers loads it: `AutoModelForCausalLM.from_pretrained(FOLDER)`.
 
 {data}
 
-Words and tokens are those that were learned{side}. Conversations with AI assistants are {share:.0f}
-% of these tokens. Left out: conversations that contain one of a list of toxic words or are rated
-toxic ({toxic:,} in all, including held-out ones), near-duplicates, languages other than English.
-From Chatbot Arena only what people typed was learned, since the answers are CC-BY-NC; {arena}.
-E-mail addresses, phone and card numbers, IP addresses and keys were replaced by marks; names were
-not. The people behind these logs are mostly crowd workers and enthusiasts.
+Words and tokens are those that were learned{side}. Talk with AI assistants is {share:.0f} % of
+these tokens. Left out: conversations that contain one of a list of toxic words or are rated toxic
+({toxic:,} in all, including held-out ones), near-duplicates, languages other than English. From
+Chatbot Arena only what people typed was learned, since the answers are CC-BY-NC; {arena}. E-mail
+addresses, phone and card numbers, IP addresses and keys were replaced by marks; names were not. The
+people behind these logs are mostly crowd workers and enthusiasts.
 
 {intents}{echoes}## How it was trained
 
@@ -195,10 +195,10 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
         ("longest row, tokens", *(manifest["options"]["max_tokens"] for manifest in manifests)),
         ("seed", *(manifest["options"]["seed"] for manifest in manifests)),
         ("kept weights: step", *(found["best"]["step"] for found in results)),
-        ("hours", *(f"{found['pace']['hours']:.2f}" for found in results)),
+        ("hours", *(f"{found['throughput']['hours']:.2f}" for found in results)),
     ]
     last, versions = manifests[-1], manifests[-1]["versions"]
-    machine = f"{last['machine']}, bfloat16 mixed precision"
+    machine = f"{last['host']}, bfloat16 mixed precision"
     shown = [curve(log) for log in logs]
     return CARD.format(
         name=it.name,
