@@ -182,7 +182,7 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
             rows.append(("synthetic echoes", "–", "–", found["conversations"], "–", n))
     begun = [it.base, *it.stages][: len(it.stages)]
     training = [
-        ("initialised from", *begun),
+        ("initialized from", *begun),
         (
             "learned from",
             *("synthetic echoes" if stage == ECHO else "the logs" for stage in it.stages),
