@@ -1,11 +1,11 @@
-"""Print what the paper found, asked of small models, as tables in Markdown.
+"""Print the tables that check the paper's findings on small models, in Markdown.
 
     python recipes/tiny/findings.py FOLDER
 
 FOLDER holds the runs of findings.sh: ppl/SOURCE/MODEL of `userlm ppl`; respond-, clarifier-, tasks-
-and gsm8k-USER of `userlm respond` and `simulate`; score of `userlm score`. What was not run is "–".
-A value of one run is the one in its results, interval and all; what compares two runs is computed
-here, by the functions of the package.
+and gsm8k-USER of `userlm respond` and `simulate`; score of `userlm score`. "–" means not run.
+Values and intervals of one run are those in its results; comparisons of two runs are computed here,
+with the functions of the package.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ MODELS = {
     "assistant": PROMPTED,
     "userlm": USERLM,
     "no-intent": "trained without intents",
-    "from-assistant": "begun from assistant-tiny",
+    "from-assistant": "initialized from assistant-tiny",
 }
 TOLD = (WITHOUT, WITH, OTHER)
 
 CLAIMS = {
     f"held-out people, {HUMAN}": ("people", f"{HUMAN}: "),
     "held-out people, all": ("people", ""),
-    "ShareGPT, all drawn intents": ("chats", ""),
+    "ShareGPT, all generated intents": ("chats", ""),
     f"iKAT, all {HUMAN}": ("goals", ""),
 }
-"""Of which runs, and of which part of their conversations."""
+"""Row label: the source, and the prefix of the measures of that part of its conversations."""
 
 WORDS = ("first-turn diversity", "intent decomposition", "words per turn")
 TALKS = {
-    "respond": ("after real beginnings", (*WORDS, "termination AUROC")),
+    "respond": ("after real prefixes", (*WORDS, "termination AUROC")),
     "clarifier": ("with `clarifier`", (*WORDS, "turns per conversation")),
     "tasks": ("the package's tasks, with `oracle`", ("intent coverage", "words per turn")),
     "gsm8k": ("GSM8K in facts, with `oracle`", ("intent coverage", "words per turn")),
 }
-"""How users were asked to speak, and what is measured of that."""
+"""The settings in which users speak, and the measures of each."""
 
 Compared = tuple[Callable[[Sequence[Conversation], Mapping[str, Task]], Measure], Statistic]
 COMPARED: Mapping[str, Compared] = {
@@ -61,11 +61,11 @@ COMPARED: Mapping[str, Compared] = {
     "turns per conversation": (lambda talks, _: intrinsic.turns_per_conversation(talks), ratio),
     "intent coverage": (extrinsic.intent_coverage, percent),
 }
-"""What two users are compared in. Diversity and AUROC are over pairs of turns, where people cannot
-be drawn."""
+"""The measures that compare two users. Diversity and AUROC are over pairs of turns, where people
+cannot be resampled."""
 
 Record = Mapping[str, Any]
-"""A measure as a results.json holds it."""
+"""A measure as it is in a results.json."""
 
 
 # --- what the runs hold ---------------------------------------------------------------------------
@@ -76,14 +76,14 @@ def finished(*runs: Path) -> bool:
 
 
 def record(run: Path, column: str, name: str) -> Record | None:
-    """One measure of a run; `None` if that was not run."""
+    """Return one measure of a run; `None` if it was not run."""
     results = read_json(run / "results.json") if finished(run) else {}
     return next((one for one in results.get(column, ()) if one["name"] == name), None)
 
 
 @cache
 def scored(run: Path) -> Mapping[str, Sequence[MeasureRow]]:
-    """By column the turns that `userlm ppl` scored."""
+    """Return the turns that `userlm ppl` scored, by column."""
     found: dict[str, list[MeasureRow]] = {column: [] for column in TOLD}
     for line in read_rows(run / "scores.jsonl"):
         for key, person, sums, why in line.row["rows"]:
@@ -132,7 +132,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def of_models(folder: Path, name: str) -> str:
-    """A measure of all models on all sources."""
+    """Return the table of a measure for all models on all sources."""
     return table(
         ["", *(f"{source}, {told}" for source in SOURCES.values() for told in TOLD)],
         (
@@ -150,7 +150,7 @@ def of_models(folder: Path, name: str) -> str:
 
 
 def turns_of(run: Path) -> str:
-    """How many turns stand behind a perplexity, and how many people."""
+    """Return the numbers of turns and of people behind a perplexity."""
     found = record(run, WITHOUT, "perplexity")
     if found is None:
         return "–"
@@ -160,8 +160,8 @@ def turns_of(run: Path) -> str:
 
 
 def of_intents(folder: Path) -> str:
-    """What the intent changes for the user model: on all turns, on later ones, and outside the
-    intent's words."""
+    """Return the table of what the intent changes for the user model: on all turns, on later turns,
+    and on words outside the intent."""
     rows = []
     for part, (source, prefix) in CLAIMS.items():
         for turns in ("", ", later turns", ", outside the intent"):
@@ -172,12 +172,12 @@ def of_intents(folder: Path) -> str:
 
 
 def of_training(folder: Path) -> str:
-    """The user model's perplexity over that of each other one, on the turns that both were measured
-    on."""
+    """Return the table of the user model's perplexity divided by that of each other model, on the
+    turns that both were measured on."""
     told = {
-        "neither told": (WITHOUT, WITHOUT),
-        "both told": (WITH, WITH),
-        "userlm-tiny alone told": (WITH, WITHOUT),
+        "both without intent": (WITHOUT, WITHOUT),
+        "both with intent": (WITH, WITH),
+        "userlm-tiny alone with intent": (WITH, WITHOUT),
     }
     rows = []
     for other in (name for name in MODELS if name != "userlm"):
@@ -195,7 +195,7 @@ def of_training(folder: Path) -> str:
 
 
 def of_users(folder: Path) -> str:
-    """What users say, and how two of them differ."""
+    """Return the table of what users say, and how two of them differ."""
     score = folder / "score"
     rows = []
     for kind, (where, names) in TALKS.items():
@@ -205,11 +205,11 @@ def of_users(folder: Path) -> str:
                 record(score, run, name) for run in (f"{kind}-userlm", f"{kind}-prompted", people)
             ]
             rows.append([f"{name}, {where}", *map(counted, found), apart(folder, kind, name)])
-    return table(["", USERLM, PROMPTED, "people", "userlm-tiny less prompted"], rows)
+    return table(["", USERLM, PROMPTED, "humans", "userlm-tiny less prompted"], rows)
 
 
 def apart(folder: Path, kind: str, name: str) -> str:
-    """The user model's less the prompted one's, the same people or tasks drawn for both."""
+    """Return user model minus prompted, with the same people or tasks resampled for both."""
     runs = folder / f"{kind}-userlm", folder / f"{kind}-prompted"
     if name not in COMPARED or not finished(*runs):
         return "–"
@@ -220,8 +220,8 @@ def apart(folder: Path, kind: str, name: str) -> str:
 
 
 def endings(folder: Path) -> dict[str, Measure]:
-    """Termination F1 of both users and of two who look at nothing, on those turns that both users
-    answered."""
+    """Return the termination F1 of both users, and of always and never ending, on the turns that
+    both users answered."""
     runs = {USERLM: folder / "respond-userlm", PROMPTED: folder / "respond-prompted"}
     if not finished(*runs.values()):
         return {}
@@ -229,8 +229,8 @@ def endings(folder: Path) -> dict[str, Measure]:
     both = set.intersection(*({row.key for row in own if row.stats} for own in rows.values()))
     same = {name: [row for row in own if row.key in both] for name, own in rows.items()}
     left = [(row, row.stats[0] + row.stats[2]) for row in same[USERLM] if row.stats]  # TP + FN
-    same["always leaves"] = [replace(row, stats=(ended, 1 - ended, 0.0)) for row, ended in left]
-    same["never leaves"] = [replace(row, stats=(0.0, 0.0, ended)) for row, ended in left]
+    same["always ends"] = [replace(row, stats=(ended, 1 - ended, 0.0)) for row, ended in left]
+    same["never ends"] = [replace(row, stats=(0.0, 0.0, ended)) for row, ended in left]
     return {name: measure("termination F1", own, f1_percent) for name, own in same.items()}
 
 
@@ -245,7 +245,10 @@ def of_endings(folder: Path) -> str:
     for name, one in found.items():
         gap = "" if one is mine else shown(*difference(mine, one, f1_percent))
         rows.append([name, cell(measure_record(one)), gap])
-    answers = f"{mine.n:,} turns of {people:,} people, at {left:,.0f} of which the person left."
+    answers = (
+        f"{mine.n:,} turns of {people:,} people; at {left:,.0f} of them the person ended the "
+        "conversation."
+    )
     return table(["", "termination F1, %", "userlm-tiny less it"], rows) + f"\n\n{answers}"
 
 
@@ -253,15 +256,15 @@ def of_endings(folder: Path) -> str:
 
 PAGE = """## Perplexity of user turns
 
-Smaller is better; in brackets 95 % intervals over people (conversations, where no person is named).
+Lower is better; in brackets 95 % intervals over people (conversations, where no person is named).
 
 {perplexity}
 
-Bits per byte, which do not depend on how a text is cut into tokens:
+Bits per byte, which do not depend on the tokenizer:
 
 {bits}
 
-Behind each row, turns of so many people:
+The number of turns and people behind each row:
 
 {turns}
 
@@ -275,22 +278,22 @@ source.
 ## userlm-tiny and the others
 
 Ratios of two perplexities on the same turns, paired by person; below 1 userlm-tiny predicts people
-better. They are per token of userlm-tiny: in another form the first word of a turn may be cut into
-more tokens, or fewer.
+better. They are per token of userlm-tiny: in another format the first word of a turn may be split
+into more or fewer tokens.
 
 {training}
 
 ## Users in conversation
 
 In brackets 95 % intervals over people, intents or tasks; diversity, decomposition and coverage are
-in percent. `clarifier` and `oracle` are stand-ins: no language model answered. People are the same
-real conversations, or their turns replayed to the stand-in.
+in percent. `clarifier` and `oracle` are stub assistants: no language model answered. Humans are the
+same real conversations, or their turns replayed to the stub.
 
 {users}
 
-## When they leave
+## When they end
 
-On the very same turns, none of them a first one; intervals over people.
+On the same turns for all, without first turns; intervals over people.
 
 {endings}"""
 
