@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from test_recipes import check, option
 
+from userlm.metrics.scores import score_line
 from userlm.rows import write_conversations, write_lines
-from userlm.types import Conversation, Origin, Turn
+from userlm.types import Conversation, MeasureRow, Origin, Turn
 
 TINY = Path(__file__).resolve().parent.parent / "recipes/tiny"
 
@@ -56,11 +57,9 @@ def turns(column, told):
     tokens."""
     found = []
     for id, person, nats, tokens in told:
-        sums = [nats, tokens, 9.0, 0.0, 0.0, 0.0, 0.0] if nats else None
-        row = [f"{id}/0", person, sums, "" if sums else "gap"]
-        found.append(
-            {"id": id, "column": column, "intent": column != "without intent", "rows": [row]}
-        )
+        sums = (nats, tokens, 9.0, 0.0, 0.0, 0.0, 0.0) if nats else None
+        row = MeasureRow(f"{id}/0", person, sums, "" if sums else "gap")
+        found.append(score_line(column, "perplexity", row))
     return found
 
 
