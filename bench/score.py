@@ -53,7 +53,7 @@ Sample = tuple[Ids, int]
 
 
 def packed(local: Any, rows: Sequence[Row], samples: Sequence[Sample]) -> list[float]:
-    """Score with userlm."""
+    """Ours."""
     found = local.score([(row.ids, row.mask(content_only=True)) for row in rows])
     return [logprob for row in found for logprob in row]
 
