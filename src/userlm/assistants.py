@@ -120,10 +120,11 @@ class Oracle:
         turns = conversation.user_turns
         if all(said(fact, turns) for fact in task.facts if fact.required):
             return Reply(_solution(task), meta={"stub": "oracle"})
-        understood = [_quoted(turns[i]) for i in range(len(turns)) if _tells_a_fact(task, turns, i)]
+        telling = [turn for i, turn in enumerate(turns) if _tells_a_fact(task, turns, i)]
+        understood = "; ".join(map(_quoted, telling))
         text = "I do not know enough yet. What is there to know?"
         if understood:
-            text = f"So you tell me: {'; '.join(understood)} - and what else is there to know?"
+            text = f"So you tell me: {understood} - and what else is there to know?"
         return Reply(text, meta={"stub": "oracle"})
 
 
@@ -161,7 +162,9 @@ def _solution(task: Task) -> str:
 
 def _tells_a_fact(task: Task, turns: Sequence[str], i: int) -> bool:
     """Whether turn `i` completes a fact that was not said before it."""
-    return any(said(fact, turns[: i + 1]) and not said(fact, turns[:i]) for fact in task.facts)
+    before = turns[:i]
+    up_to_it = turns[: i + 1]
+    return any(said(fact, up_to_it) and not said(fact, before) for fact in task.facts)
 
 
 def _quoted(text: str) -> str:

@@ -135,8 +135,9 @@ def jackknife(value: float, without: Values) -> tuple[float, float]:
     """
     values = np.asarray(without)
     n = len(values)
-    error = float(np.sqrt((n - 1) / n * ((values - values.mean()) ** 2).sum()))
-    return value - Z_95 * error, value + Z_95 * error
+    squares = (values - values.mean()) ** 2
+    margin = Z_95 * float(np.sqrt((n - 1) / n * squares.sum()))
+    return value - margin, value + margin
 
 
 def auroc(positives: Values, negatives: Values) -> float | None:

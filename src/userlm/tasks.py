@@ -49,13 +49,14 @@ def _task(row: Mapping[str, Any]) -> Task:
         raise ValueError(f"domain is {domain!r}; it must be 'math' or 'python'")
     if domain == "math" and final_number(answer) is None:
         raise ValueError(f"answer is {answer!r}; the answer of a math task must hold a number")
+    facts = [_fact(fact, f"facts[{i}]") for i, fact in enumerate(take(row, "facts", list))]
     return Task(
-        id=take(row, "id", str),
-        domain=domain,
-        intent=take(row, "intent", str),
-        facts=tuple(_fact(fact, f"facts[{i}]") for i, fact in enumerate(take(row, "facts", list))),
-        answer=answer,
-        meta=take(row, "meta", dict, default={}),
+        take(row, "id", str),
+        domain,
+        take(row, "intent", str),
+        tuple(facts),
+        answer,
+        take(row, "meta", dict, default={}),
     )
 
 
@@ -81,10 +82,10 @@ def task_of(conversation: Conversation, tasks: Mapping[str, Task]) -> Task | Non
 _UNITS = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
 sixteen seventeen eighteen nineteen
-"""
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+""".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _COUNTS: dict[str, int] = {
-    **{word: i for i, word in enumerate(_UNITS.split())},
+    **{word: i for i, word in enumerate(_UNITS)},
     **{word: 10 * i for i, word in enumerate(_TENS, 2)},
     **dict.fromkeys(("twice", "double", "doubled", "couple"), 2),
     **dict.fromkeys(("thrice", "triple", "tripled"), 3),

@@ -125,7 +125,8 @@ def show_findings(title: str, findings: Sequence[tuple[str, str, str]]) -> None:
     """Print what each step of `clean` says about one conversation, and why."""
     table = Table("step", "it", "because", box=SIMPLE_HEAD)
     for step, verdict, why in findings:
-        table.add_row(step, Text(verdict, style="yellow" if verdict == "goes" else ""), Text(why))
+        style = "yellow" if verdict == "goes" else ""
+        table.add_row(step, Text(verdict, style=style), Text(why))
     out = output()
     out.print(title)
     out.print(table)

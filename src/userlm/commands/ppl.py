@@ -49,7 +49,17 @@ from userlm.types import Conversation, InputError, MeasureRow, ModelError, Score
 BATCH = 32
 """Conversations that are scored, and written down, together."""
 GIVE_UP = 3
-"""The run is given up if the first conversations of a batch all fail, this many of them."""
+"""The run stops when this many conversations fail at the start of a batch."""
+
+CLAIMS = (
+    ("the intent helps", OWN, "", True),
+    ("on later turns", OWN, ", later turns", True),
+    ("on words outside of it", OWN, ", outside the intent", True),
+    ("another's intent is worse than none", OTHERS, "", False),
+    ("the own is better than another's", SPECIFIC, "", True),
+)
+"""What may hold of an intent: the claim, the ratio that decides it (column and turns), and whether
+that ratio must be below 1."""
 
 Line = Mapping[str, Any]
 """A line of scores.jsonl, see `metrics.scores`; it also holds `error` if the model failed."""
@@ -82,6 +92,10 @@ class Case:
         if self.column == WITHOUT or self.intent is not None:
             return ""
         return "no intent" if self.conversation.intent is None else "no other intent"
+
+
+Cases = Sequence[Sequence[Case]]
+"""For each conversation its cases, one for each column."""
 
 
 def ppl(
@@ -170,10 +184,7 @@ def _finished_without_errors(run: Run) -> Results | None:
 # --- scoring, in a journal ------------------------------------------------------------------------
 
 
-def _cases(
-    conversations: Iterable[Conversation], others: Mapping[str, str] | None
-) -> list[list[Case]]:
-    """For each conversation its cases, one for each column."""
+def _cases(conversations: Iterable[Conversation], others: Mapping[str, str] | None) -> Cases:
     found = []
     for conversation in conversations:
         cases = [Case(conversation, WITHOUT, None), Case(conversation, WITH, conversation.intent)]
@@ -184,7 +195,7 @@ def _cases(
 
 
 def _score_all(
-    run: Run, cases: Sequence[Sequence[Case]], model: Score, form: Form, max_tokens: int
+    run: Run, cases: Cases, model: Score, form: Form, max_tokens: int
 ) -> Mapping[str, list[MeasureRow]]:
     """The rows of each column, in order, which are also written to scores.jsonl. What an earlier
     attempt scored is kept."""
@@ -223,7 +234,7 @@ def _score_all(
     return scores
 
 
-def _resumed(written: Iterable[Line], cases: Sequence[Sequence[Case]], form: Form) -> Lines:
+def _resumed(written: Iterable[Line], cases: Cases, form: Form) -> Lines:
     """The lines of the cases that need no scoring: an earlier attempt did it, or it cannot be
     done."""
     kept: defaultdict[Key, dict[str, Line]] = defaultdict(dict)
@@ -243,9 +254,7 @@ def _resumed(written: Iterable[Line], cases: Sequence[Sequence[Case]], form: For
     return lines
 
 
-def _score_batch(
-    batch: Sequence[Sequence[Case]], model: Score, form: Form, max_tokens: int
-) -> Lines:
+def _score_batch(batch: Cases, model: Score, form: Form, max_tokens: int) -> Lines:
     """The lines of some conversations. If the model fails on them together, each is tried alone.
 
     Raises:
@@ -369,17 +378,12 @@ def _counts(found: Records, columns: Sequence[str], name: str) -> str:
 
 def _claim(found: Records, kind: str) -> str:
     """A sentence on what the ratios say about the intents of one kind."""
-    ratio = f"{kind}: perplexity ratio"
-    own = found[OWN]
-    claims = {
-        "the intent helps": _holds(own[ratio], below=True),
-        "on later turns": _holds(own[f"{ratio}, later turns"], below=True),
-        "on words outside of it": _holds(own[f"{ratio}, outside the intent"], below=True),
-    }
-    if OTHERS in found:
-        claims["another's intent is worse than none"] = _holds(found[OTHERS][ratio], below=False)
-        claims["the own is better than another's"] = _holds(found[SPECIFIC][ratio], below=True)
-    return f"{kind}: " + "; ".join(f"{claim}: {holds}" for claim, holds in claims.items())
+    answers = []
+    for claim, column, turns, below in CLAIMS:
+        if column in found:
+            ratio = found[column][f"{kind}: perplexity ratio{turns}"]
+            answers.append(f"{claim}: {_holds(ratio, below)}")
+    return f"{kind}: {'; '.join(answers)}"
 
 
 def _holds(ratio: Record, below: bool) -> str:

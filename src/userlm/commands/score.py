@@ -32,6 +32,11 @@ ENDINGS = "endings"
 """The key of results.json, beside the columns, that holds the end calibration of each column."""
 
 
+CONVERSATIONS: Sequence[Needs] = ("any", "conversations")
+RESPONSES: Sequence[Needs] = ("any", "responses")
+"""What metrics may need, so that they can be measured on whole conversations, or on responses."""
+
+
 def score(
     runs: Annotated[list[Path], Argument(help="Folders of `simulate` and `respond`.")],
     human: Annotated[
@@ -49,7 +54,8 @@ def score(
     inputs = _inputs(runs, human)
     logs = conversations_file(human, "test") if human else None
     others = [path for path in (logs, tasks) if path]
-    run = Run.open(out, "score", {"human": logs, "tasks": tasks}, [*inputs.values(), *others])
+    options = {"human": logs, "tasks": tasks}
+    run = Run.open(out, "score", options, [*inputs.values(), *others])
     if done := finished(run):
         _show(done)
         return done
@@ -61,15 +67,15 @@ def score(
         conversations = list(read_conversations(path))
         stubs[name] = stub_speakers(conversations)
         if verb_of(path.parent) == "respond":
-            columns[name] = _measures(conversations, ("any", "responses"), known)
+            columns[name] = _measures(conversations, RESPONSES)
             endings[name] = _end_calibration(path.parent, columns[name])
         elif any(task_of(conversation, known) for conversation in conversations):
-            columns[name] = _measures(conversations, ("any", "conversations", "tasks"), known)
+            columns[name] = _measures(conversations, (*CONVERSATIONS, "tasks"), known)
         else:
-            columns[name] = _measures(conversations, ("any", "conversations"), known)
+            columns[name] = _measures(conversations, CONVERSATIONS)
     if logs:
         people = [_as_log(conversation) for conversation in read_conversations(logs)]
-        columns[HUMAN] = _measures(people, ("any", "conversations"), known)
+        columns[HUMAN] = _measures(people, CONVERSATIONS)
     write_lines(run.path("scores.jsonl"), _lines(columns))
     results = measure_results(columns, stubs)
     if endings:
@@ -96,14 +102,16 @@ def _inputs(runs: Sequence[Path], human: Path | None) -> dict[str, Path]:
 
 
 def _measures(
-    conversations: Sequence[Conversation], available: Sequence[Needs], tasks: Mapping[str, Task]
+    conversations: Sequence[Conversation],
+    available: Sequence[Needs],
+    tasks: Mapping[str, Task] | None = None,
 ) -> list[Measure]:
     """All metrics that need no more than what is available."""
     found = []
     for metric in METRICS:
         if metric.function and metric.needs in available:
-            tasks_too = (tasks,) if metric.needs == "tasks" else ()
-            found.append(metric.function(conversations, *tasks_too))
+            inputs = (conversations, tasks) if metric.needs == "tasks" else (conversations,)
+            found.append(metric.function(*inputs))
     return found
 
 
@@ -139,6 +147,8 @@ def _lines(columns: Mapping[str, Iterable[Measure]]) -> Iterator[dict[str, Any]]
 
 
 def _show(results: Results) -> None:
-    show_measures("measures", {name: part for name, part in results.items() if name != ENDINGS})
-    for name, found in results.get(ENDINGS, {}).items():
+    columns = dict(results)
+    endings = columns.pop(ENDINGS, {})
+    show_measures("measures", columns)
+    for name, found in endings.items():
         show_end_calibration(name, found)

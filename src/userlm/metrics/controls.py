@@ -42,12 +42,11 @@ that were generated from them afterwards, and those from the source whose name f
 
 
 def other_intents(conversations: Iterable[Conversation], seed: int) -> dict[str, str]:
-    """Return for each conversation with an intent that of another one, by id: of another person, in
-    other words, and from the same source if there is one. Those for which there is none are left
-    out.
+    """Return another person's intent for each conversation with an intent, by id.
 
-    All stand in a circle, in an order that the seed decides, and each takes the intent of the next
-    that fits: so nearly every intent is used once.
+    It differs in its text, and comes from the same source if there is one there. Conversations for
+    which there is none are left out. All conversations form a circle, shuffled by the seed, and
+    each takes the intent of the next one that fits: so nearly every intent is used once.
     """
     circle = [conversation for conversation in conversations if conversation.intent is not None]
     Random(seed).shuffle(circle)
@@ -132,7 +131,8 @@ def _difference(row: MeasureRow, before: MeasureRow) -> MeasureRow:
         return row
     if before.stats is None:
         return before
-    return replace(row, stats=(row.stats[NLL] - before.stats[NLL], row.stats[TOKENS]))
+    nll = row.stats[NLL] - before.stats[NLL]
+    return replace(row, stats=(nll, row.stats[TOKENS]))
 
 
 def _parts(conversations: Sequence[Conversation]) -> Mapping[str, set[str]]:

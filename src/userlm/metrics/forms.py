@@ -99,7 +99,8 @@ def prompted_form(encode: Encode, offsets: Offsets, chat: Chat, close: int) -> F
                 continue
             ids = (*prompt, *content, close)
             start = len(prompt)
-            found.append(Row(ids, (Target(sample.k, start, start, len(ids)),)))
+            target = Target(sample.k, start, start, len(ids))
+            found.append(Row(ids, (target,)))
         return Rendered(tuple(found), tuple(dropped))
 
     return Form(rows, "", offsets)

@@ -208,9 +208,10 @@ def _said(rows: Rows) -> list[MeasureRow]:
 
 def _pairs(rows: Rows, columns: slice, why: str) -> list[MeasureRow]:
     """Rows of one pair (NLL, tokens) alone; missing where there are no tokens."""
-    found = []
+    pairs = []
     for turn in rows:
-        pair = turn.stats[columns] if turn.stats else ()
-        has_tokens = len(pair) > 0 and pair[TOKENS] > 0
-        found.append(measure_row(turn.key, turn.cluster, pair if has_tokens else turn.why or why))
-    return found
+        found: Found = turn.why or why
+        if turn.stats and turn.stats[columns][TOKENS]:
+            found = turn.stats[columns]
+        pairs.append(measure_row(turn.key, turn.cluster, found))
+    return pairs
