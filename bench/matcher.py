@@ -1,10 +1,10 @@
-"""How often the lexical matcher of facts is wrong, by the share of content words that it asks for.
+"""How often the lexical matcher of facts is wrong, by the share of content words that it requires.
 
     python bench/matcher.py ../shared/data/extrinsic/gsm8k_train_shards.jsonl.gz
 
-Each row is a GSM8K question with the same question cut into facts (Lost in Conversation's form).
-`missed`: facts not found in the question that they come from. `made up`: last facts found in the
-other facts alone.
+Each row is a GSM8K question with the same question split into facts (as in Lost in Conversation).
+`missed`: facts that are not found in their own question. `made up`: last facts that are found in
+the other facts.
 """
 
 import sys

@@ -1,17 +1,17 @@
-"""Whether a user model behind vLLM says what the same folder says on this machine.
+"""Whether a user model behind vLLM generates the same turns as the same folder on this machine.
 
-    vllm serve FOLDER --served-model-name NAME --dtype float32 python bench/vllm_turns.py FOLDER
-    http://HOST:PORT/v1#NAME CONVERSATIONS [--first 20] [--draws 400] [--seed 0]
+    vllm serve FOLDER --served-model-name NAME --dtype float32
+    python bench/vllm_turns.py FOLDER http://HOST:PORT/v1#NAME CONVERSATIONS
+                               [--first 20] [--draws 400] [--seed 0]
 
-CONVERSATIONS is a file of conversations with intents. For each prefix of the first of them, the
-turn at
-temperature 0: as it is, under a guard (no end, and none of the first words that the model likes
-best), and with an end that goes by P(end). Then the same seed twice. Then draws at temperature 1
-and top_p 0.8, of one token and of two, against their exact distribution here, with and without bans
-at the first position.
+CONVERSATIONS is a file of conversations with intents. For each prefix of the first of them it
+compares the turn at temperature 0: plain, under a guard (no end, and none of the most likely first
+words), and with an end threshold. Then it samples with the same seed twice. Then it samples one and
+two tokens at temperature 1 and top_p 0.8, and compares them with the exact distribution, with and
+without bans at the first position.
 
-The server has to compute in float32, or the last bits are others, and with them now and then a
-word: vLLM makes bfloat16 of float32 weights unless it is told not to. If anything differs, the exit
+The server has to compute in float32; otherwise the last bits differ, and sometimes a token with
+them. vLLM converts float32 weights to bfloat16 unless told not to. If anything differs, the exit
 code is 1.
 """
 
@@ -45,11 +45,11 @@ P_END = 1e-4
 """P(end) may differ by this much."""
 
 Said = tuple[str, int | None]
-"""What was drawn: the text and the id that closed it."""
+"""A sample: the text and the id that ended it."""
 
 
 def replies(user: TrainedUser, prefixes: Sequence[Conversation]) -> list[Reply]:
-    """The next turn of each, a few at once."""
+    """Return the next turn of each prefix, a few at once."""
     with ThreadPoolExecutor(WORKERS) as pool:
         return list(pool.map(user.reply, prefixes))
 
@@ -57,7 +57,7 @@ def replies(user: TrainedUser, prefixes: Sequence[Conversation]) -> list[Reply]:
 def compare(
     what: str, here: TrainedUser, there: TrainedUser, prefixes: Sequence[Conversation]
 ) -> tuple[list[Reply], int]:
-    """The turns here, and how many are others there."""
+    """Return the local turns, and how many differ on the server."""
     ours, theirs = replies(here, prefixes), replies(there, prefixes)
     pairs = list(zip(ours, theirs, strict=True))
     texts = sum(a.text != b.text for a, b in pairs)
@@ -67,9 +67,8 @@ def compare(
     off = sum(abs(a - b) > P_END for a, b in asked)
     ends = sum(reply.stop == "end" for reply in ours)
     print(
-        f"{what}: {len(pairs)} turns, of which {ends} leave: {texts} other texts, {stops} other "
-        "stops, P(end) off "
-        f"by at most {worst:.1e}"
+        f"{what}: {len(pairs)} turns, {ends} of them end: {texts} different texts, {stops} "
+        f"different stops, P(end) differs by at most {worst:.1e}"
     )
     for a, b in islice(((a, b) for a, b in pairs if a.text != b.text), 3):
         print(f"    here  {a.text[:100]!r}\n    there {b.text[:100]!r}")
@@ -78,7 +77,7 @@ def compare(
 
 @torch.inference_mode()
 def exact(local: LocalModel, ids: Sequence[int], sampling: Sampling) -> dict[Said, float]:
-    """The probability of all that can be drawn in `max_tokens` tokens, by the definition."""
+    """The exact probability of everything that can be sampled in `max_tokens` tokens."""
     found: defaultdict[Said, float] = defaultdict(float)
     rows: list[tuple[tuple[int, ...], float]] = [((), 1.0)]
     for position in range(sampling.max_tokens):
@@ -104,12 +103,12 @@ def exact(local: LocalModel, ids: Sequence[int], sampling: Sampling) -> dict[Sai
 
 
 def fits(drawn: Counter[Said], expected: dict[Said, float]) -> tuple[float, int]:
-    """The p-value of a chi-squared test, and how many draws cannot be."""
+    """The p-value of a chi-squared test, and the number of impossible samples."""
     counts: list[tuple[int, float]] = []
     seen, wanted = 0, 0.0
     for said in sorted(expected, key=lambda said: (-expected[said], said[0])):
         seen, wanted = seen + drawn[said], wanted + expected[said] * drawn.total()
-        if wanted >= 5:  # else together with the next
+        if wanted >= 5:  # otherwise together with the next
             counts.append((seen, wanted))
             seen, wanted = 0, 0.0
     chi = sum((seen - wanted) ** 2 / wanted for seen, wanted in counts)
@@ -153,10 +152,10 @@ def main() -> int:
 
     known = sorted(reply.meta["p_end"] for reply in plain if reply.stop != "context")
     for above in (statistics.median(known), known[len(known) // 4]):
-        above += P_END  # not at a P(end) itself, where rounding would decide
+        above += P_END  # between two values of P(end), so that rounding does not decide
         leaving = replace(greedy, end_threshold=above)
         wrong += compare(
-            f"end above {above:.4f}",
+            f"end threshold {above:.4f}",
             replace(here, sampling=leaving),
             replace(there, sampling=leaving),
             prefixes,

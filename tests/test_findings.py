@@ -184,7 +184,7 @@ def test_ending_is_compared_with_always_and_never_on_the_turns_that_both_users_a
         "always ends": ["66.67 [50.00, 100.00]", "13.33 [0.00, 16.67]"],
         "never ends": ["0.00 [0.00, 0.00]", "80.00 [66.67, 100.00]"],
     }
-    assert text.endswith("4 turns of 2 people, the person ended at 2 of them.")
+    assert text.endswith("4 turns of 2 people; at 2 of them the person ended the conversation.")
 
 
 def test_users_stand_beside_people_and_their_gap_is_paired_by_task(findings, tmp_path):
@@ -228,7 +228,7 @@ def test_users_stand_beside_people_and_their_gap_is_paired_by_task(findings, tmp
     table = cells(findings.of_users(tmp_path))
     row = table["intent coverage, the package's tasks, with `oracle`"]
     assert row == ["–", "–", "90.00 [80.00, 100.00], n 2 (1 missing)", "75.00 [50.00, 100.00]"]
-    assert table["words per turn, after real beginnings"] == ["–", "–", "9.25, n 4", "–"]
+    assert table["words per turn, after real prefixes"] == ["–", "–", "9.25, n 4", "–"]
 
 
 def test_the_page_of_a_folder_without_runs_has_all_tables_and_no_number(findings, tmp_path):

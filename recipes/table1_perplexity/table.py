@@ -2,8 +2,8 @@
 
     python recipes/table1_perplexity/table.py FOLDER
 
-FOLDER holds ROW/wildchat and ROW/prism, the runs of `userlm ppl` on that row's model. A row that
-the paper does not have stands below its rows; what was not run is "–".
+FOLDER holds ROW/wildchat and ROW/prism, the runs of `userlm ppl` on that row's model. A row that is
+not in the paper comes below the paper's rows; "–" means not run.
 """
 
 import json
@@ -23,20 +23,20 @@ PAPER = {  # as the authors' slides label the rows; values in the order of COLUM
 }
 DOUBTFUL = ("GPT-4o-mini", "GPT-4o")
 FOOTNOTE = (
-    "\\* The rows are labelled as on the authors' slides. A closed chat model does not tell how "
-    "probable a given text is, so these two rows can hardly be what their labels say. A reader of "
-    "the paper labels the first four rows Llama3.2-1b-Base, Llama3-8b-Base, Llama3.2-1b-Instruct "
-    "and Llama3-8b-Instruct, in this order."
+    "\\* The rows are labelled as on the authors' slides. A closed chat model does not return the "
+    "probability of a given text, so these two labels are probably wrong. A reader of the paper "
+    "labels the first four rows Llama3.2-1b-Base, Llama3-8b-Base, Llama3.2-1b-Instruct and "
+    "Llama3-8b-Instruct, in this order."
 )
 NOTE = (
-    "Ours: token-weighted, over the words of real user turns alone; in brackets 95 % intervals "
-    "over people. How the paper weighs, cuts and counts is not known. Perplexities of different "
-    "tokenizers do not compare; bits per byte, in the results.json of the runs, do."
+    "Ours: token-weighted, over the content of real user turns only; in brackets 95 % intervals "
+    "over people. How the paper weights, truncates and counts is not known. Perplexities of "
+    "different tokenizers cannot be compared; bits per byte, in the results.json of the runs, can."
 )
 
 
 def measured(folder: Path) -> list[str]:
-    """Return what was measured of a model, in the order of COLUMNS."""
+    """Return the perplexities of a model, in the order of COLUMNS."""
     cells = []
     for data, intent in COLUMNS:
         path = folder / data / "results.json"

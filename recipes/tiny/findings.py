@@ -1,11 +1,11 @@
-"""Print what the paper found, asked of small models, as tables in Markdown.
+"""Print the tables that check the paper's findings on small models, in Markdown.
 
     python recipes/tiny/findings.py FOLDER
 
 FOLDER holds the runs of findings.sh: ppl/SOURCE/MODEL of `userlm ppl`; respond-, clarifier-, tasks-
-and gsm8k-USER of `userlm respond` and `simulate`; score of `userlm score`. What was not run is "–".
-A value of one run is the one in its results, interval and all; what compares two runs is computed
-here, by the functions of the package.
+and gsm8k-USER of `userlm respond` and `simulate`; score of `userlm score`. "–" means not run.
+Values and intervals of one run are those in its results; comparisons of two runs are computed here,
+with the functions of the package.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MODELS = {
     "assistant": PROMPTED,
     "userlm": USERLM,
     "no-intent": "trained without intents",
-    "from-assistant": "begun from assistant-tiny",
+    "from-assistant": "initialized from assistant-tiny",
 }
 GIVEN = (WITHOUT, WITH, OTHER)
 
@@ -44,16 +44,16 @@ CLAIMS = {
     f"ShareGPT, all {GENERATED}": ("chats", ""),
     f"iKAT, all {HUMAN}": ("goals", ""),
 }
-"""Of which runs, and of which part of their conversations."""
+"""Row label: the source, and the prefix of the measures of that part of its conversations."""
 
 WORDS = ("first-turn diversity", "intent decomposition", "words per turn")
 TALKS = {
-    "respond": ("after real beginnings", (*WORDS, "termination AUROC")),
+    "respond": ("after real prefixes", (*WORDS, "termination AUROC")),
     "clarifier": ("with `clarifier`", (*WORDS, "turns per conversation")),
     "tasks": ("the package's tasks, with `oracle`", ("intent coverage", "words per turn")),
     "gsm8k": ("GSM8K in facts, with `oracle`", ("intent coverage", "words per turn")),
 }
-"""How users were asked to speak, and what is measured of that."""
+"""The settings in which users speak, and the measures of each."""
 
 Compared = tuple[Callable[[Sequence[Conversation], Mapping[str, Task]], Measure], Statistic]
 COMPARED: Mapping[str, Compared] = {
@@ -62,11 +62,11 @@ COMPARED: Mapping[str, Compared] = {
     "turns per conversation": (lambda talks, _: intrinsic.turns_per_conversation(talks), ratio),
     "intent coverage": (extrinsic.intent_coverage, percent),
 }
-"""What two users are compared in. Diversity and AUROC are over pairs of turns, where people cannot
-be resampled."""
+"""The measures that compare two users. Diversity and AUROC are over pairs of turns, where people
+cannot be resampled."""
 
 Record = Mapping[str, Any]
-"""A measure as a results.json holds it."""
+"""A measure as it is in a results.json."""
 
 
 # --- what the runs hold ---------------------------------------------------------------------------
@@ -77,14 +77,14 @@ def finished(*runs: Path) -> bool:
 
 
 def record(run: Path, column: str, name: str) -> Record | None:
-    """One measure of a run; `None` if that was not run."""
+    """Return one measure of a run; `None` if it was not run."""
     results = read_json(run / "results.json") if finished(run) else {}
     return next((one for one in results.get(column, ()) if one["name"] == name), None)
 
 
 @cache
 def scored(run: Path) -> Mapping[str, Sequence[MeasureRow]]:
-    """By column the turns that `userlm ppl` scored."""
+    """Return the turns that `userlm ppl` scored, by column."""
     found: dict[str, list[MeasureRow]] = {column: [] for column in GIVEN}
     for line in read_rows(run / "scores.jsonl"):
         found[line.row["column"]].append(score_row(line.row))
@@ -130,7 +130,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def of_models(folder: Path, name: str) -> str:
-    """A measure of all models on all sources."""
+    """Return the table of a measure for all models on all sources."""
     columns = [(source, given) for source in SOURCES for given in GIVEN]
     rows = []
     for model, label in MODELS.items():
@@ -140,7 +140,7 @@ def of_models(folder: Path, name: str) -> str:
 
 
 def turns_of(run: Path) -> str:
-    """How many turns stand behind a perplexity, and how many people."""
+    """Return the numbers of turns and of people behind a perplexity."""
     found = record(run, WITHOUT, "perplexity")
     if found is None:
         return "–"
@@ -150,8 +150,8 @@ def turns_of(run: Path) -> str:
 
 
 def of_intents(folder: Path) -> str:
-    """What the intent changes for the user model: on all turns, on later ones, and outside the
-    intent's words."""
+    """Return the table of what the intent changes for the user model: on all turns, on later turns,
+    and on words outside the intent."""
     rows = []
     for part, (source, prefix) in CLAIMS.items():
         for turns in ("", ", later turns", ", outside the intent"):
@@ -162,8 +162,8 @@ def of_intents(folder: Path) -> str:
 
 
 def of_training(folder: Path) -> str:
-    """The user model's perplexity over that of each other one, on the turns that both were measured
-    on."""
+    """Return the table of the user model's perplexity divided by that of each other model, on the
+    turns that both were measured on."""
     given = {
         "both without intent": (WITHOUT, WITHOUT),
         "both with intent": (WITH, WITH),
@@ -186,7 +186,7 @@ def of_training(folder: Path) -> str:
 
 
 def of_users(folder: Path) -> str:
-    """What users say, and how two of them differ."""
+    """Return the table of what users say, and how two of them differ."""
     score = folder / "score"
     rows = []
     for kind, (where, names) in TALKS.items():
@@ -200,7 +200,7 @@ def of_users(folder: Path) -> str:
 
 
 def apart(folder: Path, kind: str, name: str) -> str:
-    """The user model's less the prompted one's, the same people or tasks resampled for both."""
+    """Return user model minus prompted, with the same people or tasks resampled for both."""
     runs = folder / f"{kind}-userlm", folder / f"{kind}-prompted"
     if name not in COMPARED or not finished(*runs):
         return "–"
@@ -211,8 +211,8 @@ def apart(folder: Path, kind: str, name: str) -> str:
 
 
 def endings(folder: Path) -> dict[str, Measure]:
-    """Termination F1 of both users, and of always and never ending, on those turns that both users
-    answered."""
+    """Return the termination F1 of both users, and of always and never ending, on the turns that
+    both users answered."""
     runs = {USERLM: folder / "respond-userlm", PROMPTED: folder / "respond-prompted"}
     if not finished(*runs.values()):
         return {}
@@ -238,7 +238,10 @@ def of_endings(folder: Path) -> str:
     for name, one in found.items():
         gap = "" if one is mine else shown(*difference(mine, one, f1_percent))
         rows.append([name, cell(measure_record(one)), gap])
-    answers = f"{mine.n:,} turns of {people:,} people, the person ended at {ended:,.0f} of them."
+    answers = (
+        f"{mine.n:,} turns of {people:,} people; at {ended:,.0f} of them the person ended the "
+        "conversation."
+    )
     return table(["", "termination F1, %", "userlm-tiny less it"], rows) + f"\n\n{answers}"
 
 
@@ -246,11 +249,11 @@ def of_endings(folder: Path) -> str:
 
 PAGE = """## Perplexity of user turns
 
-Smaller is better; in brackets 95 % intervals over people (conversations, where no person is named).
+Lower is better; in brackets 95 % intervals over people (conversations, where no person is named).
 
 {perplexity}
 
-Bits per byte, which do not depend on how a text is cut into tokens:
+Bits per byte, which do not depend on the tokenizer:
 
 {bits}
 
@@ -268,8 +271,8 @@ source.
 ## userlm-tiny and the others
 
 Ratios of two perplexities on the same turns, paired by person; below 1 userlm-tiny predicts people
-better. They are per token of userlm-tiny: in another form the first word of a turn may be cut into
-more tokens, or fewer.
+better. They are per token of userlm-tiny: in another format the first word of a turn may be split
+into more or fewer tokens.
 
 {training}
 
@@ -283,7 +286,7 @@ same real conversations, or their turns replayed to the stub.
 
 ## When they end
 
-On the very same turns, none of them a first one; intervals over people.
+On the same turns for all, without first turns; intervals over people.
 
 {endings}"""
 
