@@ -60,17 +60,14 @@ def test_it_validates_on_the_people_beside_and_keeps_the_best_weights(logs, tmp_
     assert again == found
 
 
-def test_people_to_validate_on_are_drawn_from_all_of_the_file(logs, tmp_path, monkeypatch):
-    from userlm.commands.training import _draw
+def test_people_to_validate_on_are_sampled_from_all_of_the_file():
+    from userlm.commands.train_steps import sample
 
     people = [talk(i) for i in range(100)]
-    drawn = _draw(people, 10, seed=0)
-    assert (
-        len(drawn) == 10
-        and drawn != people[:10]
-        and drawn == _draw(people, 10, seed=0) != _draw(people, 10, 1)
-    )
-    assert _draw(people, 500, 0) == people
+    sampled = list(sample(people, 10, seed=0))
+    assert len(sampled) == 10 and sampled != people[:10]
+    assert sampled == list(sample(people, 10, seed=0)) != list(sample(people, 10, seed=1))
+    assert list(sample(people, 500, seed=0)) == people
 
 
 def test_lora_leaves_an_adapter_and_an_ordinary_model(logs, tmp_path):
@@ -105,7 +102,9 @@ def test_people_to_validate_on_must_say_something(logs, tmp_path):
         "greeting", turns=(Turn("assistant", "How can I help?"),), intent=talk(0).intent
     )
     write_conversations(tmp_path / "others.jsonl", [greeting])
-    with pytest.raises(InputError, match=r"others.jsonl: nothing to learn there fits"):
+    with pytest.raises(
+        InputError, match=r"others.jsonl: no turn to learn fits 2048 tokens; .*--valid"
+    ):
         commands.train(logs, out=tmp_path / "run", valid=tmp_path / "others.jsonl", **SCRATCH)
 
 
@@ -172,8 +171,8 @@ def test_a_run_can_go_on_with_smaller_packs(logs, tmp_path, monkeypatch):
         ({"valid": Path("nowhere")}, "nowhere does not exist"),
         ({"optimizer": "adamwx"}, "--optimizer adamwx"),
         ({"lr": -1.0}, "--lr -1.0: give a number"),
-        ({"patience": 1, "valid_limit": 0}, "--patience needs people to validate on"),
-        ({"valid": Path("logs/train.jsonl")}, "these are the people to train on"),
+        ({"patience": 1, "valid_limit": 0}, "--patience needs conversations to validate on"),
+        ({"valid": Path("logs/train.jsonl")}, "these are the conversations to train on"),
     ],
 )
 def test_a_wrong_option_says_what_can_be_given(logs, tmp_path, monkeypatch, options, said):

@@ -12,7 +12,7 @@ from userlm.commands.scores import report, score
 from userlm.commands.serving import serve
 from userlm.commands.shared import Results
 from userlm.commands.talks import chat, respond, simulate
-from userlm.commands.training import train
+from userlm.commands.train import train
 from userlm.commands.writing import intents
 
 __all__ = [
