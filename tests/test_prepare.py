@@ -1,9 +1,11 @@
 """Rendered conversations on the disk are those in memory."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from userlm.flip import render, render_document, transcript, transcript_template
-from userlm.training.prepare import is_complete, load, prepare
+from userlm.flip import render, render_document, swap_roles, transcript, transcript_template
+from userlm.training.prepare import is_complete, load, prepare, training_view
 from userlm.types import Conversation, Turn
 
 
@@ -81,3 +83,23 @@ def test_documents_come_back_as_they_were_rendered_and_what_is_cut_off_is_counte
         assert (dataset.conversations, dataset.samples) == (2, len(rows))
         assert dataset.dropped == len(expected[0].dropped)
     assert dataset.dropped > 1 and len(rows) == 2  # the slides take more than a row
+
+
+def test_a_side_sees_its_own_view_of_a_conversation(slides):
+    told = replace(slides, meta={"condition": "The user is in a hurry."})
+    assert training_view(told, "user") == told
+    assert training_view(told, "user", intent=False) == told.without_system()
+    assert training_view(told, "user", intent=False).system is None
+    assert training_view(told, "assistant") == swap_roles(told)
+    assert training_view(told, "both") == transcript(told.without_system())
+
+
+def test_without_intent_a_row_starts_with_the_user_turn(tiny, slides, tmp_path):
+    told = replace(slides, meta={"condition": "The user is in a hurry."})
+    template = tiny.template()
+    dataset = prepare([told], template, tmp_path, intent=False)
+    row = dataset.row(0)
+    header = template.headers["user"]
+    assert row.ids[: len(header)] == header
+    assert row == render(told.without_system(), template).rows[0]
+    assert dataset.without_system_turn == 1

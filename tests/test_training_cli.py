@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,6 +96,33 @@ def test_logs_without_intents_leave_a_clear_choice(tmp_path):
         ]
         == 4
     )
+
+
+def test_without_intent_no_system_turn_is_trained_even_if_the_data_has_conditions(logs, tmp_path):
+    asked = [talk(i) for i in range(4)]
+    told = [replace(c, meta={**c.meta, "condition": "The user is in a hurry."}) for c in asked]
+    write_conversations(tmp_path / "told.jsonl", told)
+    options = {**SCRATCH, "valid": logs}
+    found = commands.train(tmp_path / "told.jsonl", out=tmp_path / "run", intent=False, **options)
+    template = LocalModel.load(str(tmp_path / "run" / "model"), "cpu").template()
+    header = template.headers["user"]
+    rows = [render(c.without_system(), template).rows[0] for c in told]
+    assert all(row.ids[: len(header)] == header for row in rows)
+    assert found["tokens"] == sum(len(row.ids) for row in rows)
+    assert (found["conversations"], found["without_intent"]) == (4, 4)
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "| intent | False |" in card
+    assert re.search(r"with an intent \| 0 \|", card)
+    with_intent = commands.train(tmp_path / "told.jsonl", out=tmp_path / "with", **options)
+    systems = sum(len(template.turn("system", c.system)) for c in told)
+    assert with_intent["tokens"] == found["tokens"] + systems
+
+
+def test_the_card_says_what_each_file_was_for_and_whose_figure_the_power_is(logs, tmp_path):
+    commands.train(logs, out=tmp_path / "run", watts=200, **SCRATCH)
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "| `train.jsonl` | training |" in card and "| `valid.jsonl` | validation |" in card
+    assert re.search(r"200 W .*as (was )?given", card, re.DOTALL)
 
 
 def test_people_to_validate_on_must_say_something(logs, tmp_path):

@@ -109,7 +109,7 @@ enthusiasts.
 
 {training}
 
-On {machine}.
+On {host}.
 
 {curve}
 
@@ -197,7 +197,7 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
         ("hours", *(f"{found['pace']['hours']:.2f}" for found in results)),
     ]
     last, versions = manifests[-1], manifests[-1]["versions"]
-    machine = f"{last['machine']}, bfloat16 mixed precision"
+    host = f"{last['host']}, bfloat16 mixed precision"
     shown = [curve(log) for log in logs]
     return CARD.format(
         name=it.name,
@@ -223,7 +223,7 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
         intents=INTENTS if it.side == "user" else "",
         echoes=ECHOES if ECHO in it.stages else "",
         training=table(("", *it.stages), training),
-        machine=f"{machine}; torch {versions['torch']}, transformers {versions['transformers']}",
+        host=f"{host}; torch {versions['torch']}, transformers {versions['transformers']}",
         curve="\n\n".join(
             f"`{stage}`:\n\n{drawn}" for stage, drawn in zip(it.stages, shown, strict=True)
         ),

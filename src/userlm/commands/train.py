@@ -30,7 +30,7 @@ def train(
         int | None, Option(help="Optimizer steps; default: as many as --epochs takes.", min=0)
     ] = None,
     epochs: Annotated[int, Option(help="Passes over the data, without --steps.", min=1)] = 1,
-    batch: Annotated[int, Option(help="Least number of samples in a step.", min=1)] = 1024,
+    batch: Annotated[int, Option(help="Minimum number of samples in a step.", min=1)] = 1024,
     lr: Annotated[float, Option(help="Peak learning rate.", min=0)] = 2e-5,
     optimizer: Annotated[
         str, Option(help="Its name in transformers' Trainer, such as adafactor.")
@@ -203,7 +203,7 @@ def train(
         seed=seed,
     )
     accelerator = start(device, precision, _tracker(log_with), out)
-    return train_steps.run(path, options, config, accelerator, out, watts)
+    return train_steps.run_training(path, options, config, accelerator, out, watts)
 
 
 def _one_of(option: str, value: str, *known: str) -> Any:
@@ -236,7 +236,7 @@ def _tracker(name: str | None) -> str | None:
         return None
     from accelerate.tracking import get_available_trackers
 
-    known = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
+    known = [str(tracker) for tracker in get_available_trackers()]
     if name not in known:
         raise InputError(
             f"--log-with {name}: it is not installed, or accelerate does not know it; installed: "

@@ -40,7 +40,7 @@ Rows = dict[int, dict[str, Any]]
 """The rows of log.jsonl, by step."""
 
 
-def run(
+def run_training(
     path: Path,
     recorded: Options,
     config: training.TrainingConfig,
@@ -51,10 +51,13 @@ def run(
     """Begin or resume the run in `out`: train on the conversations of `path`, write the results and
     the card."""
     console.quiet = console.quiet or not accelerator.is_main_process
-    opened = None
+    run = None
     with accelerator.main_process_first():  # it alone writes; the others wait, then read
         if accelerator.is_main_process:
-            opened = _open(path, recorded, out)
+            inputs = [file for file in (path, recorded["valid"]) if file]
+            run = Run.open(out, "train", recorded, inputs)
+            if finished(run):
+                tidy(out)  # the call that finished it may have been killed before it did
     if (out / "results.json").is_file():
         return read_json(out / "results.json")
     options = {"side": "user", **recorded}
@@ -65,50 +68,40 @@ def run(
             notes.append(f"rows are limited to the context length, {local.context_length} tokens")
         check_document_masking(local.model, local.name, options["max_tokens"])
     with accelerator.main_process_first():
-        dataset, valid = _tokenize(path, options, local, out)
+        dataset, valid = _datasets(path, options, local, out)
     notes += _check(path, options, dataset, valid)
     for note in notes:
         console.print(note)
     if options["lora"]:
         local = with_lora(local, options["lora"], config.seed)
-    sizes = [(weight.numel(), weight.requires_grad) for weight in local.model.parameters()]
-    steps = training.plan(dataset, config)
-    accelerator.init_trackers("userlm", {name: str(value) for name, value in options.items()})
-    rows = _train(local, dataset, valid, steps, config, accelerator, out)
-    if opened is None:
-        return {}
-    training.finish(local, out)
     device = _device_name(accelerator.device)
-    # These change speed and memory only, so they are no options of the run: it may be resumed with
-    # others.
-    means = {
+    results = {
+        "parameters": local.model.num_parameters(),
+        "trained_parameters": local.model.num_parameters(only_trainable=True),
         "pack": config.pack,
         "gradient_checkpointing": config.gradient_checkpointing,
         "processes": accelerator.num_processes,
-    }
-    results = {
-        **_results(rows, dataset, len(steps), options["intent"]),
-        **means,
-        "parameters": sum(size for size, _ in sizes),
-        "trained_parameters": sum(size for size, is_trained in sizes if is_trained),
         "device": device,
         "precision": options["precision"],
-        "pace": card.pace(rows.values(), device, accelerator.num_processes, watts),
         "notes": notes,
     }
-    _write_card(opened, {**means, "max_tokens": options["max_tokens"], "watts": watts}, results)
+    steps = training.plan(dataset, config)
+    accelerator.init_trackers("userlm", {name: str(value) for name, value in options.items()})
+    rows = _train(local, dataset, valid, steps, config, accelerator, out)
+    if run is None:
+        return {}
+    training.finish(local, out)
+    results |= _results(rows, dataset, len(steps), options["intent"])
+    results["pace"] = card.pace(rows.values(), device, accelerator.num_processes, watts)
+    _warn_if_nothing_was_learned(results)
+    # The options that may differ when the run is resumed are only on the card.
+    shown = {"pack": config.pack, "max_tokens": options["max_tokens"], "watts": watts}
+    manifest = {**run.manifest, "options": {**run.manifest["options"], **shown}}
+    run.path("model/README.md").write_text(card.write(manifest, results), encoding="utf-8")
     console.print(f"{results['seen']:,} samples in {results['steps']:,} steps: {out / 'model'}")
-    opened.finish(results)
+    run.finish(results)
     tidy(out)
     return results
-
-
-def _open(path: Path, options: Options, out: Path) -> Run:
-    inputs = [file for file in (path, options["valid"]) if file]
-    opened = Run.open(out, "train", options, inputs)
-    if finished(opened):
-        tidy(out)  # the call that finished it may have been killed before it did
-    return opened
 
 
 def _load(path: Path, options: Options, tokenizer: Path) -> tuple[LocalModel, list[str]]:
@@ -122,7 +115,7 @@ def _load(path: Path, options: Options, tokenizer: Path) -> tuple[LocalModel, li
     if base.startswith("scratch:"):
         width, layers, vocabulary = _scratch(base)
         if not tokenizer.is_dir():
-            logs = _training_data(path, options)
+            logs = islice(read_conversations(path), options["limit"])
             texts = (turn.text for conversation in logs for turn in conversation.turns)
             with replacing_folder(tokenizer) as partial:
                 learn_tokenizer(texts, vocabulary, side).save_pretrained(partial)
@@ -145,7 +138,7 @@ def _load(path: Path, options: Options, tokenizer: Path) -> tuple[LocalModel, li
     return local, notes
 
 
-def _scratch(base: str) -> tuple[int, int, int]:
+def _scratch(base: str) -> list[int]:
     """Width, layers and vocabulary of a new model."""
     match = re.fullmatch(r"scratch:(\d+)x(\d+)(?:x(\d+))?", base, re.ASCII)
     numbers = [int(number) for number in match.groups("4096")] if match else [0]
@@ -154,12 +147,7 @@ def _scratch(base: str) -> tuple[int, int, int]:
             f"--base {base}: write scratch:WIDTHxLAYERS or scratch:WIDTHxLAYERSxVOCABULARY, "
             "such as scratch:128x4x4096; the width is a multiple of 32"
         )
-    width, layers, vocabulary = numbers
-    return width, layers, vocabulary
-
-
-def _training_data(path: Path, options: Options) -> Iterator[Conversation]:
-    return islice(read_conversations(path), options["limit"])
+    return numbers
 
 
 def sample(conversations: Iterable[Conversation], most: int, seed: int) -> Iterator[Conversation]:
@@ -170,37 +158,42 @@ def sample(conversations: Iterable[Conversation], most: int, seed: int) -> Itera
         yield found[number]
 
 
-def _tokenize(
+def _datasets(
     path: Path, options: Options, local: LocalModel, out: Path
 ) -> tuple[TokenizedDataset, TokenizedDataset | None]:
-    """The datasets to train on and to validate on. A file is read only if its folder is not
-    complete."""
-    total = count_total([path], options["limit"])
-    streams = {"rows": track(_training_data(path, options), "tokenizing", total)}
-    if options["valid"]:
-        logs = read_conversations(options["valid"])
-        streams["rows-valid"] = sample(logs, options["valid_limit"], options["seed"])
-    datasets = []
-    for name, conversations in streams.items():
-        if not is_complete(out / name):
-            prepare(
-                conversations,
-                local.template(),
-                out / name,
-                options["max_tokens"],
-                options["overlong"],
-                local.encode_all,
-                options["side"],
-                options["intent"],
-            )
-        datasets.append(load(out / name))
-    return datasets[0], datasets[1] if options["valid"] else None
+    """The conversations to train on and to validate on, tokenized."""
+    logs = islice(read_conversations(path), options["limit"])
+    shown = track(logs, "tokenizing", count_total([path], options["limit"]))
+    dataset = _tokenize(shown, options, local, out / "rows")
+    if not options["valid"]:
+        return dataset, None
+    held_out = read_conversations(options["valid"])
+    sampled = sample(held_out, options["valid_limit"], options["seed"])
+    return dataset, _tokenize(sampled, options, local, out / "rows-valid")
+
+
+def _tokenize(
+    conversations: Iterable[Conversation], options: Options, local: LocalModel, folder: Path
+) -> TokenizedDataset:
+    """The dataset of the folder, made from the conversations if it is not complete."""
+    if not is_complete(folder):
+        prepare(
+            conversations,
+            local.template(),
+            folder,
+            options["max_tokens"],
+            options["overlong"],
+            local.encode_all,
+            options["side"],
+            options["intent"],
+        )
+    return load(folder)
 
 
 def _check(
     path: Path, options: Options, dataset: TokenizedDataset, valid: TokenizedDataset | None
 ) -> list[str]:
-    """Say what cannot be learned from, and return notes on the validation.
+    """Print what is not learned from, and return notes on the validation.
 
     Raises:
         InputError: if nothing can be learned or validated on.
@@ -228,7 +221,8 @@ def _check(
     if valid is None:
         return ["no conversations to validate on: the last weights are kept"]
     if options["intent"] and valid.without_system_turn:
-        return [f"{valid.without_system_turn:,} of those to validate on have no intent"]
+        count = valid.without_system_turn
+        return [f"{count:,} of the conversations to validate on have no intent"]
     return []
 
 
@@ -244,6 +238,7 @@ def _train(
     """Train, with progress shown and logged."""
     log = Journal(out / "log.jsonl") if accelerator.is_main_process else None
     rows: Rows = {row["step"]: row for row in log.rows} if log else {}
+    latest: dict[str, Any] = {}
     try:
         with _stop_signals() as stopping, progress_bar() as progress:
             job = progress.add_task("training", total=len(steps))
@@ -260,7 +255,8 @@ def _train(
                 accelerator.log(known, step)
                 if log:
                     log.add(rows[step])
-                progress.update(job, completed=step, description=_describe(rows.values()))
+                latest.update(entry)
+                progress.update(job, completed=step, description=_describe(latest))
     finally:
         accelerator.end_training()  # closes the trackers
     if log:
@@ -299,11 +295,8 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, before[number])
 
 
-def _describe(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The text of the progress bar: the latest loss and validation perplexity."""
-    latest: dict[str, Any] = {}
-    for row in rows:
-        latest.update(row)
+def _describe(latest: Mapping[str, Any]) -> str:
+    """The text of the progress bar."""
     text = "training"
     if "loss" in latest:
         text += f", loss {latest['loss']:.3f}"
@@ -338,16 +331,12 @@ def _results(rows: Rows, dataset: TokenizedDataset, planned: int, intent: bool) 
     }
 
 
-def _write_card(opened: Run, options: Options, results: Results) -> None:
-    """Write model/README.md, and warn if the training gained nothing."""
+def _warn_if_nothing_was_learned(results: Results) -> None:
     best = results["best"]
     if best and not best["valid_perplexity"] < results["untrained"]["valid_perplexity"]:
         warning = "held-out turns are predicted no better than before training: try another --lr"
         results["notes"].append(warning)
         console.print(warning, style="yellow")
-    manifest = {**opened.manifest, "options": {**opened.manifest["options"], **options}}
-    text = card.write(manifest, results)
-    opened.path("model/README.md").write_text(text, encoding="utf-8")
 
 
 def _device_name(device: torch.device) -> str:

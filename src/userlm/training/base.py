@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,11 +31,7 @@ CLOSE = "<|eot_id|>"
 TURN_TOKENS = ("<|start_header_id|>", "<|end_header_id|>", CLOSE)
 CONTROL_TOKENS = (*TURN_TOKENS, END_TOKEN)
 """The control tokens of a user model's template."""
-NEEDED: Mapping[Side, Sequence[str]] = {
-    "user": CONTROL_TOKENS,
-    "assistant": TURN_TOKENS,
-    "both": (),
-}
+NEEDED = {"user": CONTROL_TOKENS, "assistant": TURN_TOKENS, "both": ()}
 """The control tokens that each side needs: an assistant never ends, plain text has no turns."""
 
 BEGIN_OF_TEXT = "<|begin_of_text|>"
@@ -233,7 +229,7 @@ def _check_chat_template(local: LocalModel, side: Side) -> None:
 
 @torch.no_grad()
 def _initialize_rows(
-    local: LocalModel, side: Side, missing: Collection[str], unused: list[int], old_rows: int
+    local: LocalModel, side: Side, missing: list[str], unused: list[int], old_rows: int
 ) -> list[str]:
     """Initialize the rows of missing and untrained control tokens, and all rows from `old_rows` on.
 
@@ -242,10 +238,8 @@ def _initialize_rows(
     tokenizer = local.tokenizer
     added = added_ids(tokenizer)
     needed = NEEDED[side]
-    ids = {}
-    for token in (*needed, tokenizer.eos_token, END_OF_TEXT):
-        if token in added:
-            ids[token] = added[token]
+    tokens = (*needed, tokenizer.eos_token, END_OF_TEXT)
+    ids = {token: added[token] for token in tokens if token in added}
     ordinary = set(tokenizer.get_vocab().values()) - set(added.values())
     words = sorted(id for id in ordinary if id < old_rows)
     places: dict[tuple[str, str], list[str]] = {}
@@ -285,7 +279,7 @@ def _untrained(
     weight: torch.Tensor, ids: Mapping[str, int], words: list[int], unused: list[int]
 ) -> set[str]:
     """The tokens among `ids` whose rows are untrained, see `_UNTRAINED`."""
-    norms = torch.linalg.vector_norm(weight[words], dim=1, dtype=torch.float32)
+    norms = weight[words].float().norm(dim=1)
     rows = weight[list(ids.values())].float()
     distance = rows.norm(dim=1)
     if unused:
@@ -346,7 +340,6 @@ def from_scratch(
         intermediate_size=width * 11 // 4,
         num_hidden_layers=layers,
         num_attention_heads=width // 32,
-        num_key_value_heads=width // 32,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,

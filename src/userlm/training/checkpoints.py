@@ -80,14 +80,12 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """Give an empty folder beside `folder`, which replaces it if no error occurs."""
     partial = folder.with_name(f"{folder.name}.partial")
     old = partial.with_suffix(".old")
-    if partial.exists():
-        shutil.rmtree(partial)
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
         if folder.exists():
-            if old.exists():
-                shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         partial.rename(folder)
     finally:
@@ -145,19 +143,18 @@ class Progress:
             setattr(self, name, value)
 
 
-def resume(accelerator: Accelerator, folder: Path) -> bool:
-    """Load the checkpoint of the folder, if there is one; return whether there was.
+def resume(accelerator: Accelerator, folder: Path) -> None:
+    """Load the checkpoint of the folder, if there is one.
 
-    It restores weights, optimizer state, random states and `Progress`; the plan needs no restoring.
+    It restores weights, optimizer, random states and the registered `Progress`. The plan of the
+    steps follows from the seed alone.
     """
     if accelerator.is_main_process:
         for name in ("checkpoint", "model", "adapter"):
             restore(folder / name)
     accelerator.wait_for_everyone()
-    checkpoint = latest_checkpoint(folder)
-    if checkpoint:
+    if checkpoint := latest_checkpoint(folder):
         accelerator.load_state(str(checkpoint))
-    return checkpoint is not None
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -81,15 +81,12 @@ def load_adapter(local: LocalModel, folder: Path) -> None:
     peft = _peft()
     restore(folder)
     weights = load_file(folder / WEIGHTS)
-    if _shapes(weights) != _shapes(peft.get_peft_model_state_dict(local.model)):
+    own = peft.get_peft_model_state_dict(local.model)
+    if weights.keys() != own.keys() or any(weights[name].shape != own[name].shape for name in own):
         raise InputError(
             f"{folder}: this adapter is of another base model or rank; give another folder"
         )
     peft.set_peft_model_state_dict(local.model, weights)
-
-
-def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: weight.shape for name, weight in weights.items()}
 
 
 def merge(local: LocalModel) -> LocalModel:

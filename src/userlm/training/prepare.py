@@ -11,7 +11,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -43,8 +43,7 @@ ROW_FIELDS = ("conversation", "start", "length", "first_target", "samples")
 ROW = np.dtype([(name, np.int64) for name in ROW_FIELDS])
 """A row: the number of its conversation, where its ids start and how many they are, the index of
 its first target, and how many targets it has (one for each sample)."""
-TARGET_FIELDS = ("k", "start", "first", "stop")
-TARGET = np.dtype([(name, np.int32) for name in TARGET_FIELDS])
+TARGET = np.dtype([(field.name, np.int32) for field in fields(Target)])
 """See `flip.Target`."""
 
 
@@ -110,7 +109,7 @@ class TokenizedDataset:
         _, start, length, first_target, samples = self.rows[i].item()
         ids = self.ids[start : start + length].tolist()
         targets = self.targets[first_target : first_target + samples].tolist()
-        return Row(tuple(ids), tuple(Target(*fields) for fields in targets))
+        return Row(tuple(ids), tuple(Target(*values) for values in targets))
 
 
 def prepare(
@@ -147,7 +146,7 @@ def prepare(
                 rendered = training_rows(view, ready, side, max_tokens, overlong)
                 counts["dropped"] += len(rendered.dropped)
                 for row in rendered.rows:
-                    first_target = len(targets) // len(TARGET_FIELDS)
+                    first_target = len(targets) // len(fields(Target))
                     samples = len(row.targets)
                     rows.extend(
                         (counts["conversations"], start, len(row.ids), first_target, samples)

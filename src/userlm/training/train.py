@@ -99,7 +99,7 @@ def start(device: str, precision: str, log_with: str | None, folder: Path) -> Ac
         torch.cuda.set_device(device)  # accelerate uses the current device
     return Accelerator(
         cpu=device.startswith("cpu"),
-        mixed_precision={"bf16": "bf16", "fp32": "no"}[precision],
+        mixed_precision="bf16" if precision == "bf16" else "no",
         log_with=log_with,
         project_dir=folder,
         # To accelerate a step is one backward pass, whatever its launcher was told.
@@ -174,14 +174,14 @@ def train(
     model, optimizer = _prepare_training(local, config, accelerator)
     progress = Progress()
     accelerator.register_for_checkpointing(progress)
-    resumed = resume(accelerator, folder)
+    resume(accelerator, folder)
     valid_rows = [valid.row(i) for i in range(len(valid.rows))] if valid else []
     valid_packs = packs(valid_rows, config.pack, accelerator.num_processes)
     filler = _filler_pack(dataset)
     end = local.template().end
     eval_every = config.eval_every or max(1, len(steps) // VALIDATIONS)
     with document_masking(local.model):
-        if valid_packs and not resumed:
+        if valid_packs and progress.step == 0:
             with _explaining_memory(config, valid_rows):
                 untrained = evaluate(model, valid_packs, filler, end, accelerator)
             yield {"step": 0, **untrained}
@@ -194,9 +194,12 @@ def train(
             lr = config.lr * schedule(index, len(steps), config.warmup)
             loss, norm = _gradient(model, rows, filler, config, accelerator)
             if not math.isfinite(loss + norm):
-                what = f"the loss is {loss} and the norm of its gradient {norm}"
-                raise _diverged(what, step, folder)
-            _update(optimizer, lr, config)
+                raise _diverged(f"the loss is {loss} and its gradient's norm {norm}", step, folder)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            with _explaining_memory(config, []):  # the first step allocates the optimizer's state
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
             progress.step = step
             entry = {"step": step, "loss": loss, "lr": lr, "norm": norm}
             entry |= _counts(dataset, steps[index], rows)
@@ -208,7 +211,9 @@ def train(
                 if progress.is_better(perplexity):
                     keep(local, model, accelerator, folder)
             yield entry
-            stop = _any(stopping(), accelerator) and not is_last
+            if stopping():
+                accelerator.set_trigger()
+            stop = accelerator.check_trigger() and not is_last  # whichever process set it
             if stop or (step % config.save_every == 0 and not is_last):
                 save_checkpoint(accelerator, folder)
             if stop:
@@ -218,9 +223,7 @@ def train(
     model.eval()
 
 
-def _prepare_training(
-    local: LocalModel, config: TrainingConfig, accelerator: Accelerator
-) -> tuple[Any, Any]:
+def _prepare_training(local: LocalModel, config: TrainingConfig, accelerator: Accelerator) -> Any:
     """The model and its optimizer, on the devices of the accelerator."""
     if has_adapter(local) and accelerator.distributed_type == DistributedType.FSDP:
         raise InputError("LoRA trains a whole model on each device; launch it without FSDP")
@@ -229,8 +232,7 @@ def _prepare_training(
         # The new name that the warning recommends is not in transformers 5.0.
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             local.model.gradient_checkpointing_enable({"use_reentrant": False})
-    model, optimizer = accelerator.prepare(local.model, make_optimizer(local.model, config))
-    return model, optimizer
+    return accelerator.prepare(local.model, make_optimizer(local.model, config))
 
 
 def _gradient(
@@ -241,16 +243,18 @@ def _gradient(
     model.train()
     # One mean over all targets of the step: each pack's sum is divided by the number of targets in
     # all packs of all processes, so it does not matter how rows are packed or distributed.
-    total = sum(_weight(row, config.average) for row in rows)
+    if config.average == "sample":
+        total = sum(len(row.targets) for row in rows)
+    else:
+        total = sum(sum(row.mask()) for row in rows)
     loss = torch.zeros((), device=accelerator.device)
     processes = accelerator.num_processes
     own = packs(rows, config.pack, processes)[accelerator.process_index :: processes]
     with _explaining_memory(config, rows):
-        for i, pack in enumerate(own):
+        for number, pack in enumerate(own, 1):
             # Whole models exchange gradients once a step, after the last pack; sharded ones with
             # every pack, or each process would hold all gradients.
-            is_last = i + 1 == len(own)
-            local_only = accelerator.distributed_type in _REPLICATED and not is_last
+            local_only = accelerator.distributed_type in _REPLICATED and number < len(own)
             with accelerator.no_sync(model) if local_only else nullcontext():
                 share = pack_loss(model, pack or filler, config.average) / total
                 # Processes average their gradients, and the sum is wanted. A filler counts nothing.
@@ -267,9 +271,7 @@ _REPLICATED = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 def _filler_pack(dataset: TokenizedDataset) -> Pack:
     """The shortest row. A process whose pack is empty computes it, since the others wait for the
     process in every forward and backward pass."""
-    if not len(dataset.rows):
-        return []
-    return [dataset.row(int(dataset.rows["length"].argmin()))]
+    return [dataset.row(i) for i in dataset.rows["length"].argsort()[:1].tolist()]
 
 
 def pack_loss(model: Any, pack: Pack, average: str = "token") -> torch.Tensor:
@@ -283,19 +285,6 @@ def pack_loss(model: Any, pack: Pack, average: str = "token") -> torch.Tensor:
     return losses @ (1 / lengths).repeat_interleave(lengths).to(losses)
 
 
-def _weight(row: Row, average: str) -> int:
-    """How much a row counts in the mean: its target tokens, or its samples."""
-    return len(row.targets) if average == "sample" else sum(row.mask())
-
-
-def _update(optimizer: Any, lr: float, config: TrainingConfig) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    with _explaining_memory(config, []):  # the first step allocates the optimizer's state
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
 @torch.no_grad()
 def evaluate(
     model: Any, valid_packs: Sequence[Pack], filler: Pack, end: int, accelerator: Accelerator
@@ -307,7 +296,6 @@ def evaluate(
     observed.
     """
     model.eval()
-    # NLL in nats, content tokens; ends that the model found, made up and missed
     sums = torch.zeros(5, dtype=torch.float64)
     for pack in valid_packs[accelerator.process_index :: accelerator.num_processes]:
         logits, wanted = target_logits(model, [(row.ids, row.mask()) for row in pack or filler])
@@ -323,16 +311,15 @@ def evaluate(
         first = content.clone()  # the first token of each content: the end, if the person ended
         first[1:] &= ~content[:-1]
         text = content & ~ended
-        found = first & ended & model_ends
-        made_up = first & ~ended & model_ends
-        missed = first & ended & ~model_ends
+        actual = first & ended
+        predicted = first & model_ends
         sums[0] += nll[text].sum()
-        sums[1:] += torch.stack([text, found, made_up, missed]).sum(1)
-    totals = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
-    loss, tokens, found, made_up, missed = totals
+        sums[1:] += torch.stack([text, actual, predicted, actual & predicted]).sum(1)
+    sums = accelerator.reduce(sums.to(accelerator.device), "sum")
+    loss, tokens, actual_ends, predicted_ends, found_ends = sums.tolist()
     f1 = None
-    if found + missed:
-        f1 = 200 * found / (2 * found + made_up + missed)
+    if actual_ends:
+        f1 = 200 * found_ends / (actual_ends + predicted_ends)
     if not tokens:
         raise InputError(
             "the conversations to validate on have no text to predict; give others with --valid, "
@@ -344,7 +331,7 @@ def evaluate(
     }
 
 
-def make_optimizer(model: Any, config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: Any, config: TrainingConfig) -> Any:
     """Return AdamW without weight decay, or another optimizer by its name in transformers' trainer;
     those that need more than the weights, such as GaLore, do not work.
 
@@ -371,8 +358,7 @@ def make_optimizer(model: Any, config: TrainingConfig) -> torch.optim.Optimizer:
     except (ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"--optimizer {config.optimizer}: {reason}") from None
-    optimizer: torch.optim.Optimizer = optimizer_class(weights, **options)
-    return optimizer
+    return optimizer_class(weights, **options)
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
@@ -410,14 +396,6 @@ def _counts(dataset: TokenizedDataset, step: Sequence[int], rows: Sequence[Row])
         "samples": sum(len(row.targets) for row in rows),
         "tokens": sum(len(row.ids) for row in rows),
     }
-
-
-def _any(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether the flag is true in any process."""
-    if accelerator.num_processes == 1:
-        return flag
-    flags = torch.tensor(int(flag), device=accelerator.device)
-    return bool(accelerator.reduce(flags, "sum").item())
 
 
 def _diverged(what: str, step: int, folder: Path) -> ModelError:
