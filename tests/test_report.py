@@ -49,6 +49,7 @@ def write(
     folder = root / name
     folder.mkdir(parents=True)
     manifest = {
+        "format": 2,
         "verb": verb,
         "options": {
             "user": "trained:m",

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from userlm.commands.shared import Limit, MaxTokens, Out, Results, Seed, conversations_file
+from userlm.commands.options import Limit, MaxTokens, Out, Results, Seed
+from userlm.runs import conversations_file
 from userlm.types import InputError
 
 SPEED = "Memory and speed"  # panels of the help

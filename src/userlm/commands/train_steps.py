@@ -20,14 +20,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from userlm import address, card
-from userlm.commands.shared import Results, count_total, finished
+from userlm import address
+from userlm.commands.options import Results, count_total, finished
 from userlm.data.clean import language_code
 from userlm.models.attention import check_document_masking
 from userlm.models.local import LocalModel, load_tokenizer
 from userlm.rows import read_conversations, read_json, write_lines
 from userlm.runs import Journal, Run
 from userlm.terminal import console, progress_bar, track
+from userlm.training import card
 from userlm.training import train as training
 from userlm.training.base import from_base, from_scratch, learn_tokenizer
 from userlm.training.checkpoints import replacing_folder, tidy
@@ -92,12 +93,12 @@ def run_training(
         return {}
     training.finish(local, out)
     results |= _results(rows, dataset, len(steps), options["intent"])
-    results["pace"] = card.pace(rows.values(), device, accelerator.num_processes, watts)
+    results["throughput"] = card.throughput(rows.values(), device, accelerator.num_processes, watts)
     _warn_if_nothing_was_learned(results)
     # The options that may differ when the run is resumed are only on the card.
     shown = {"pack": config.pack, "max_tokens": options["max_tokens"], "watts": watts}
     manifest = {**run.manifest, "options": {**run.manifest["options"], **shown}}
-    run.path("model/README.md").write_text(card.write(manifest, results), encoding="utf-8")
+    run.path("model/README.md").write_text(card.render(manifest, results), encoding="utf-8")
     console.print(f"{results['seen']:,} samples in {results['steps']:,} steps: {out / 'model'}")
     run.finish(results)
     tidy(out)
