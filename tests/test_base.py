@@ -362,7 +362,7 @@ def test_a_tokenizer_that_plain_transformers_would_spell_otherwise_is_refused():
     tokenizer = letters(*LLAMA, END)
     tokenizer.add_tokens(["c d"])
     with pytest.raises(
-        InputError, match="words: its tokenizer gives other ids to a text behind a control token"
+        InputError, match="words: its tokenizer encodes text after a control token differently"
     ):
         from_base(LocalModel(like_llama(320), tokenizer, "words"))
 

@@ -1,4 +1,4 @@
-"""Training: what is learned, from which tokens, and that a run taken up again ends the same."""
+"""Training: what is learned, from which tokens, and that a resumed run ends the same."""
 
 import json
 import math

@@ -83,8 +83,8 @@ def from_base(local: LocalModel, side: Side = "user") -> tuple[LocalModel, tuple
     rows stay, so a user model does not change at all.
 
     Raises:
-        InputError: for a model without an output layer, or a tokenizer that renders text behind a
-            control token in another way than alone.
+        InputError: for a model without an output layer, or a tokenizer that encodes text after a
+            control token differently than on its own.
     """
     tokenizer = local.tokenizer
     model = local.model
@@ -221,9 +221,9 @@ def _check_chat_template(local: LocalModel, side: Side) -> None:
     )
     if list(theirs) != ours:
         raise InputError(
-            f"{local.name}: its tokenizer gives other ids to a text behind a control token than to "
-            "the text alone, so a trained model would be prompted with ids that it never saw; give "
-            "a model with another tokenizer"
+            f"{local.name}: its tokenizer encodes text after a control token differently than on "
+            "its own, so a trained model would be prompted with ids that it never saw; give a "
+            "model with another tokenizer"
         )
 
 

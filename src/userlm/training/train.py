@@ -305,9 +305,14 @@ def evaluate(
         nll = -logprobs.gather(1, wanted[:, None])[:, 0].double().cpu()
         ended = (wanted == end).cpu()
         model_ends = (logprobs[:, end] > math.log(0.5)).cpu()
-        masks = [pair for row in pack for pair in zip(row.mask(), row.mask(True), strict=True)]
-        # Which targets are content: no header suffixes and closing tokens
-        content = torch.tensor([is_content for is_target, is_content in masks if is_target])
+        content = torch.tensor(  # the targets without header suffixes and closing tokens
+            [
+                is_content
+                for row in pack
+                for is_target, is_content in zip(row.mask(), row.mask(True), strict=True)
+                if is_target
+            ]
+        )
         first = content.clone()  # the first token of each content: the end, if the person ended
         first[1:] &= ~content[:-1]
         text = content & ~ended
@@ -392,7 +397,7 @@ def finish(local: LocalModel, folder: Path) -> None:
 
 def _counts(dataset: TokenizedDataset, step: Sequence[int], rows: Sequence[Row]) -> dict[str, int]:
     return {
-        "conversations": len(set(dataset.rows["conversation"][step].tolist())),
+        "conversations": len(np.unique(dataset.rows["conversation"][step])),
         "samples": sum(len(row.targets) for row in rows),
         "tokens": sum(len(row.ids) for row in rows),
     }
