@@ -253,7 +253,7 @@ def ours(
         )
         return float(entries[0]["loss"]), len(entries)
 
-    return epoch, int((dataset.targets[:, 3] - dataset.targets[:, 1]).sum())
+    return epoch, int((dataset.targets["stop"] - dataset.targets["start"]).sum())
 
 
 def theirs(

@@ -29,22 +29,12 @@ from userlm import address
 from userlm.flip import prompt, render, render_document, swap_roles, transcript
 from userlm.models.attention import check_document_masking, document_masking, target_logits
 from userlm.models.local import LocalModel, load_tokenizer
-from userlm.training.base import (
-    USED,
-    from_base,
-    from_scratch,
-    has_adapter,
-    learn_tokenizer,
-    load_adapter,
-    merge,
-    restore,
-    save,
-    save_adapter,
-    with_lora,
-)
+from userlm.training.base import CONTROL_TOKENS, from_base, from_scratch, learn_tokenizer
+from userlm.training.checkpoints import restore, save
+from userlm.training.lora import has_adapter, load_adapter, merge, save_adapter, with_lora
 from userlm.types import Conversation, InputError, Sampling
 
-OPEN, SHUT, CLOSE, END = USED
+OPEN, SHUT, CLOSE, END = CONTROL_TOKENS
 RESERVED = "<|reserved_special_token_0|>"
 BYTES = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
 """Ids by hand: printable ASCII from "!" on is 0 to 93, so "a" is 64; the newline is 198, the space
@@ -121,7 +111,7 @@ def test_a_base_model_gets_the_end_token_from_a_reserved_one_and_rows_to_begin_w
     assert said == (
         "<|endconversation|> takes the place of <|reserved_special_token_0|>, id 257",
         *(
-            f"{token} begins as {start} in the input embeddings and the output layer{why}"
+            f"{token} is initialized as {start} in the input embeddings and the output layer{why}"
             for token, start, why in (
                 (OPEN, "the mean of all words", ", where its row was untrained"),
                 (SHUT, "the mean of all words", ", where its row was untrained"),
@@ -164,7 +154,9 @@ def test_tied_rows_are_begun_once():
     now, out = weights(ready)
     assert ready.model.get_output_embeddings().weight is ready.model.get_input_embeddings().weight
     assert torch.equal(now, out) and torch.equal(now[[257, 260]], now[[256, 256]])
-    assert said[-1] == "<|endconversation|> begins as a copy of <|eot_id|> in the embeddings"
+    assert (
+        said[-1] == "<|endconversation|> is initialized as a copy of <|eot_id|> in the embeddings"
+    )
 
 
 def test_trained_rows_are_left_alone():
@@ -207,7 +199,7 @@ def test_nothing_happens_to_a_user_model():
 
 def test_a_reserved_token_that_someone_has_taken_into_use_is_passed_over():
     """256 pads, 257 is in the chat template, 258 has no row in the model; no other is left."""
-    names = ("<unused0>", "<unused1>", *USED[:3], "<unused2>")
+    names = ("<unused0>", "<unused1>", *CONTROL_TOKENS[:3], "<unused2>")
     tokenizer = letters(*names, pad_token="<unused0>")
     tokenizer.chat_template = "<unused1>{{ messages }}"
     ready, said = from_base(LocalModel(like_llama(261), tokenizer, "base"))
@@ -226,7 +218,7 @@ def test_a_reserved_token_of_the_vocabulary_itself_is_renamed_there_too():
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
     tokenizer.add_tokens(
-        [AddedToken(t, special=True, normalized=False) for t in ("<unused0>", *USED[:3])]
+        [AddedToken(t, special=True, normalized=False) for t in ("<unused0>", *CONTROL_TOKENS[:3])]
     )
     ready, said = from_base(LocalModel(like_llama(261), tokenizer, "base"))
     assert said[0] == "<|endconversation|> takes the place of <unused0>, id 1"
@@ -266,7 +258,7 @@ def test_a_reserved_token_of_the_vocabulary_itself_is_renamed_there_too():
     ],
 )
 def test_the_reserved_tokens_of_the_families_are_known_and_no_others(name, reserved):
-    tokenizer = letters("<eos>", *USED[:3], name, eos_token="<eos>")
+    tokenizer = letters("<eos>", *CONTROL_TOKENS[:3], name, eos_token="<eos>")
     _, said = from_base(LocalModel(like_llama(320), tokenizer, "base"))
     assert said[0].startswith(f"{END} takes the place of {name}, id 260") is reserved
 
@@ -370,7 +362,7 @@ def test_a_tokenizer_that_plain_transformers_would_spell_otherwise_is_refused():
     tokenizer = letters(*LLAMA, END)
     tokenizer.add_tokens(["c d"])
     with pytest.raises(
-        InputError, match="words: its tokenizer spells words behind a control token otherwise"
+        InputError, match="words: its tokenizer encodes text after a control token differently"
     ):
         from_base(LocalModel(like_llama(320), tokenizer, "words"))
 
@@ -397,7 +389,7 @@ def llama3_base(llama3, tmp_path_factory) -> tuple[LocalModel, Path]:
     ready, said = from_base(LocalModel(like_llama(128256, **sizes), tokenizer, "llama"))
     assert said == (
         "<|endconversation|> takes the place of <|reserved_special_token_0|>, id 128002",
-        "<|endconversation|> begins as a copy of <|eot_id|> in the input embeddings and the "
+        "<|endconversation|> is initialized as a copy of <|eot_id|> in the input embeddings and the "
         "output layer",
     )
     folder = tmp_path_factory.mktemp("llama3") / "model"
@@ -469,7 +461,7 @@ def small(seed: int = 0) -> LocalModel:
 
 def test_a_model_from_scratch_depends_on_texts_and_seed_alone(tmp_path):
     local = small()
-    assert local.tokenizer.convert_tokens_to_ids([*USED]) == [2, 3, 4, 5]
+    assert local.tokenizer.convert_tokens_to_ids([*CONTROL_TOKENS]) == [2, 3, 4, 5]
     assert local.tokenizer.decode([2, 3, 5, 4], skip_special_tokens=True) == END
     assert local.model.config.vocab_size % 64 == 0
     learn_tokenizer(TEXTS, 400).save_pretrained(tmp_path)
@@ -743,7 +735,7 @@ def test_a_kill_while_saving_leaves_a_whole_folder_and_the_next_save_heals_it(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", killed)
         patch.setattr(
-            "userlm.training.base.shutil.rmtree", lambda *_, **__: None
+            "userlm.training.checkpoints.shutil.rmtree", lambda *_, **__: None
         )  # a kill cleans nothing up
         with pytest.raises(KeyboardInterrupt):
             save(local, folder)
@@ -806,7 +798,7 @@ def test_an_assistant_gets_its_rows_begun_and_leaves_the_reserved_tokens_to_othe
     local = base_llama()
     before, tokens = weights(local), local.tokenizer.get_vocab()
     ready, said = from_base(local, "assistant")
-    assert [line.split(" begins as ")[0] for line in said] == [OPEN, SHUT, CLOSE]
+    assert [line.split(" is initialized as ")[0] for line in said] == [OPEN, SHUT, CLOSE]
     assert ready.tokenizer.get_vocab() == tokens and RESERVED in tokens
     for old, now in zip(before, weights(ready), strict=True):
         assert torch.equal(now[[257, 261]], old[[257, 261]]) and torch.equal(now[260], old[256])
@@ -839,7 +831,7 @@ def test_a_user_begins_from_a_saved_model_of_another_side_with_its_reserved_toke
     ready, said = from_base(local)
     assert said[0] == f"{END} takes the place of {RESERVED}, id 257"
     begun = [END] if side == "assistant" else [OPEN, SHUT, CLOSE, END]
-    assert [line.split(" begins as ")[0] for line in said[1:]] == begun
+    assert [line.split(" is initialized as ")[0] for line in said[1:]] == begun
     for old, now in zip(before, weights(ready), strict=True):
         assert torch.equal(now[257], now[260]) and torch.equal(now[260], old[256])
         assert not torch.equal(now[257], old[257])

@@ -298,7 +298,7 @@ def trained():
 
 @pytest.fixture(scope="module")
 def folders(trained, tmp_path_factory):
-    from userlm.training.base import save
+    from userlm.training.checkpoints import save
 
     folder = tmp_path_factory.mktemp("card")
     for side, local in trained.items():

@@ -1,9 +1,11 @@
 """Rendered conversations on the disk are those in memory."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from userlm.flip import render, render_document, transcript, transcript_template
-from userlm.training.prepare import is_complete, load, prepare
+from userlm.flip import render, render_document, swap_roles, transcript, transcript_template
+from userlm.training.prepare import is_complete, load, prepare, training_view
 from userlm.types import Conversation, Turn
 
 
@@ -15,14 +17,14 @@ def test_rows_come_back_as_they_were_rendered(tiny, slides, tmp_path):
     long = long.say("because").close("end")
     for limit in (2048, 150):
         folder = tmp_path / str(limit)
-        flips = prepare([slides, long], template, folder, limit)
+        dataset = prepare([slides, long], template, folder, limit)
         expected = [render(conversation, template, limit) for conversation in (slides, long)]
-        rows = [row for flipped in expected for row in flipped.rows]
-        assert [flips.row(i) for i in range(len(flips.rows))] == rows
-        assert flips.dropped == sum(len(flipped.dropped) for flipped in expected)
-        assert flips.samples == sum(len(row.targets) for row in rows)
-        assert flips.tokens == sum(len(row.ids) for row in rows)
-    assert flips.dropped and len(rows) > 2  # the second limit was short
+        rows = [row for rendered in expected for row in rendered.rows]
+        assert [dataset.row(i) for i in range(len(dataset.rows))] == rows
+        assert dataset.dropped == sum(len(rendered.dropped) for rendered in expected)
+        assert dataset.samples == sum(len(row.targets) for row in rows)
+        assert dataset.tokens == sum(len(row.ids) for row in rows)
+    assert dataset.dropped and len(rows) > 2  # the second limit was short
 
 
 def test_texts_that_are_encoded_together_give_the_same_rows(tiny, slides, tmp_path):
@@ -43,37 +45,61 @@ def test_conversations_are_numbered_by_those_that_gave_rows_and_the_others_are_c
     tiny, slides, tmp_path
 ):
     greeting = Conversation("greeting", turns=(Turn("assistant", "How can I help?"),), ended=True)
-    untold = Conversation("untold").say("hello")
-    flips = prepare([greeting, slides, untold], tiny.template(), tmp_path)
-    assert (flips.conversations, flips.without_user_turn, flips.without_system_turn) == (2, 1, 1)
-    assert np.unique(flips.rows[:, 0]).tolist() == [0, 1]
+    without_intent = Conversation("without_intent").say("hello")
+    dataset = prepare([greeting, slides, without_intent], tiny.template(), tmp_path)
+    assert (dataset.conversations, dataset.without_user_turn, dataset.without_system_turn) == (
+        2,
+        1,
+        1,
+    )
+    assert np.unique(dataset.rows["conversation"]).tolist() == [0, 1]
 
 
 def test_a_folder_is_complete_when_its_counts_are_written(tiny, slides, tmp_path):
     assert not is_complete(tmp_path)
-    flips = prepare([slides], tiny.template(), tmp_path)
+    dataset = prepare([slides], tiny.template(), tmp_path)
     assert is_complete(tmp_path)
     again = load(tmp_path)
-    assert again.row(0) == flips.row(0) and again.conversations == 1
+    assert again.row(0) == dataset.row(0) and again.conversations == 1
 
 
 def test_no_conversations_give_no_rows(tiny, tmp_path):
-    flips = prepare([], tiny.template(), tmp_path)
-    assert (flips.samples, flips.tokens, len(flips.rows)) == (0, 0, 0)
+    dataset = prepare([], tiny.template(), tmp_path)
+    assert (dataset.samples, dataset.tokens, len(dataset.rows)) == (0, 0, 0)
 
 
-def test_documents_come_back_as_they_were_spelled_and_what_is_cut_off_is_counted(
+def test_documents_come_back_as_they_were_rendered_and_what_is_cut_off_is_counted(
     tiny, slides, tmp_path
 ):
     template = transcript_template(tiny.encode, (0,), 1)
-    texts = [transcript(slides), transcript(Conversation("short").say("hello"))]
-    for long in ("truncate", "drop"):
-        flips = prepare(
-            texts, template, tmp_path / long, 40, long, tiny.encode_all, render_document
-        )
-        expected = [render_document(text, template, 40, long) for text in texts]
-        rows = [row for flipped in expected for row in flipped.rows]
-        assert [flips.row(i) for i in range(len(flips.rows))] == rows
-        assert (flips.conversations, flips.samples) == (2, len(rows))
-        assert flips.dropped == len(expected[0].dropped)
-    assert flips.dropped > 1 and len(rows) == 2  # the slides take more than a row
+    logs = [slides, Conversation("short").say("hello")]
+    texts = [transcript(log.without_system()) for log in logs]
+    for overlong in ("truncate", "drop"):
+        folder = tmp_path / overlong
+        dataset = prepare(logs, template, folder, 40, overlong, tiny.encode_all, "both")
+        expected = [render_document(text, template, 40, overlong) for text in texts]
+        rows = [row for rendered in expected for row in rendered.rows]
+        assert [dataset.row(i) for i in range(len(dataset.rows))] == rows
+        assert (dataset.conversations, dataset.samples) == (2, len(rows))
+        assert dataset.dropped == len(expected[0].dropped)
+    assert dataset.dropped > 1 and len(rows) == 2  # the slides take more than a row
+
+
+def test_a_side_sees_its_own_view_of_a_conversation(slides):
+    told = replace(slides, meta={"condition": "The user is in a hurry."})
+    assert training_view(told, "user") == told
+    assert training_view(told, "user", intent=False) == told.without_system()
+    assert training_view(told, "user", intent=False).system is None
+    assert training_view(told, "assistant") == swap_roles(told)
+    assert training_view(told, "both") == transcript(told.without_system())
+
+
+def test_without_intent_a_row_starts_with_the_user_turn(tiny, slides, tmp_path):
+    told = replace(slides, meta={"condition": "The user is in a hurry."})
+    template = tiny.template()
+    dataset = prepare([told], template, tmp_path, intent=False)
+    row = dataset.row(0)
+    header = template.headers["user"]
+    assert row.ids[: len(header)] == header
+    assert row == render(told.without_system(), template).rows[0]
+    assert dataset.without_system_turn == 1

@@ -1,4 +1,4 @@
-"""Training: what is learned, from which tokens, and that a run taken up again ends the same."""
+"""Training: what is learned, from which tokens, and that a resumed run ends the same."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def small(conversations: Sequence[Conversation], seed: int = 0) -> LocalModel:
     return from_scratch(learn_tokenizer([*texts, *intents], 500), width=64, layers=2, seed=seed)
 
 
-def machine(folder: Path) -> Any:
+def accelerator(folder: Path) -> Any:
     return start("cpu", "fp32", None, folder)
 
 
@@ -67,7 +67,7 @@ def fit(
     folder: Path,
     valid: TokenizedDataset | None = None,
 ) -> Any:
-    return train(local, dataset, plan(dataset, config), config, folder, machine(folder), valid)
+    return train(local, dataset, plan(dataset, config), config, folder, accelerator(folder), valid)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,9 @@ def test_a_validation_counts_words_and_endings_as_they_are(trained, logs, tmp_pa
     dataset = flip([cut, replace(logs[0], ended=False)], local, tmp_path)
     rows = [dataset.row(i) for i in range(len(dataset.rows))]
     with document_masking(local.model):
-        found = evaluate(local.model, packs(rows, 512), rows[:1], template.end, machine(tmp_path))
+        found = evaluate(
+            local.model, packs(rows, 512), rows[:1], template.end, accelerator(tmp_path)
+        )
     total = count = 0.0
     for row in rows:
         logprobs = local.model(torch.tensor([row.ids])).logits[0].log_softmax(-1).detach()
@@ -173,7 +175,7 @@ def test_termination_f1_counts_endings_found_made_up_and_missed(trained, logs, t
     rows = [dataset.row(i) for i in range(len(dataset.rows))]
     with document_masking(local.model):
         found = evaluate(
-            local.model, packs(rows, 512), rows[:1], local.template().end, machine(tmp_path)
+            local.model, packs(rows, 512), rows[:1], local.template().end, accelerator(tmp_path)
         )
     assert found["valid_termination_f1"] == pytest.approx(50)
 
@@ -312,9 +314,8 @@ def test_a_plan_splits_no_conversation_and_uses_each_once_an_epoch(tiny, logs, t
 def test_the_rows_of_a_conversation_that_was_cut_stay_in_one_step(tiny, logs, tmp_path):
     dataset = flip(logs, tiny, tmp_path, max_tokens=110)
     assert len(dataset.rows) > dataset.conversations
-    of = [
-        {int(dataset.rows[i, 0]) for i in step} for step in plan(dataset, TrainingConfig(batch=10))
-    ]
+    conversation = dataset.rows["conversation"]
+    of = [{int(conversation[i]) for i in step} for step in plan(dataset, TrainingConfig(batch=10))]
     assert sum(map(len, of)) == dataset.conversations
 
 
@@ -466,7 +467,13 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_goes_on_from_it(log
     seen: list[int] = []
     steps = plan(dataset, config)
     entries = train(
-        local, dataset, steps, config, tmp_path, machine(tmp_path), stopping=lambda: len(seen) == 3
+        local,
+        dataset,
+        steps,
+        config,
+        tmp_path,
+        accelerator(tmp_path),
+        stopping=lambda: len(seen) == 3,
     )
     with pytest.raises(training.Stopped, match="after step 3"):
         for entry in entries:
@@ -522,7 +529,7 @@ def test_the_best_so_far_and_the_patience_left_survive_an_interruption(logs, tmp
             steps,
             config,
             tmp_path,
-            machine(tmp_path),
+            accelerator(tmp_path),
             dataset,
             lambda: seen[-1:] == [stop_at],
         )
@@ -613,5 +620,5 @@ class Free:
 def test_weights_can_be_kept_at_any_time(logs, tmp_path):
     local = small(logs)
     for _ in range(2):
-        keep(local, local.model, machine(tmp_path), tmp_path)
+        keep(local, local.model, accelerator(tmp_path), tmp_path)
     assert LocalModel.load(str(tmp_path / "model")).template().end == local.template().end

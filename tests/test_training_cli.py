@@ -1,6 +1,7 @@
 """`userlm train`: what it takes, what it leaves, and what it says when it cannot."""
 
 import json
+import re
 import signal
 import time
 from dataclasses import replace
@@ -58,17 +59,14 @@ def test_it_validates_on_the_people_beside_and_keeps_the_best_weights(logs, tmp_
     assert again == found
 
 
-def test_people_to_validate_on_are_drawn_from_all_of_the_file(logs, tmp_path, monkeypatch):
-    from userlm.commands.training import _draw
+def test_people_to_validate_on_are_sampled_from_all_of_the_file():
+    from userlm.commands.train_steps import sample
 
     people = [talk(i) for i in range(100)]
-    drawn = _draw(people, 10, seed=0)
-    assert (
-        len(drawn) == 10
-        and drawn != people[:10]
-        and drawn == _draw(people, 10, seed=0) != _draw(people, 10, 1)
-    )
-    assert _draw(people, 500, 0) == people
+    sampled = list(sample(people, 10, seed=0))
+    assert len(sampled) == 10 and sampled != people[:10]
+    assert sampled == list(sample(people, 10, seed=0)) != list(sample(people, 10, seed=1))
+    assert list(sample(people, 500, seed=0)) == people
 
 
 def test_lora_leaves_an_adapter_and_an_ordinary_model(logs, tmp_path):
@@ -98,12 +96,41 @@ def test_logs_without_intents_leave_a_clear_choice(tmp_path):
     )
 
 
+def test_without_intent_no_system_turn_is_trained_even_if_the_data_has_conditions(logs, tmp_path):
+    asked = [talk(i) for i in range(4)]
+    told = [replace(c, meta={**c.meta, "condition": "The user is in a hurry."}) for c in asked]
+    write_conversations(tmp_path / "told.jsonl", told)
+    options = {**SCRATCH, "valid": logs}
+    found = commands.train(tmp_path / "told.jsonl", out=tmp_path / "run", intent=False, **options)
+    template = LocalModel.load(str(tmp_path / "run" / "model"), "cpu").template()
+    header = template.headers["user"]
+    rows = [render(c.without_system(), template).rows[0] for c in told]
+    assert all(row.ids[: len(header)] == header for row in rows)
+    assert found["tokens"] == sum(len(row.ids) for row in rows)
+    assert (found["conversations"], found["without_intent"]) == (4, 4)
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "| intent | False |" in card
+    assert re.search(r"with an intent \| 0 \|", card)
+    with_intent = commands.train(tmp_path / "told.jsonl", out=tmp_path / "with", **options)
+    systems = sum(len(template.turn("system", c.system)) for c in told)
+    assert with_intent["tokens"] == found["tokens"] + systems
+
+
+def test_the_card_says_what_each_file_was_for_and_whose_figure_the_power_is(logs, tmp_path):
+    commands.train(logs, out=tmp_path / "run", watts=200, **SCRATCH)
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "| `train.jsonl` | training |" in card and "| `valid.jsonl` | validation |" in card
+    assert re.search(r"200 W .*as (was )?given", card, re.DOTALL)
+
+
 def test_people_to_validate_on_must_say_something(logs, tmp_path):
     greeting = Conversation(
         "greeting", turns=(Turn("assistant", "How can I help?"),), intent=talk(0).intent
     )
     write_conversations(tmp_path / "others.jsonl", [greeting])
-    with pytest.raises(InputError, match=r"others.jsonl: nothing to learn there fits"):
+    with pytest.raises(
+        InputError, match=r"others.jsonl: no turn to learn fits 2048 tokens; .*--valid"
+    ):
         commands.train(logs, out=tmp_path / "run", valid=tmp_path / "others.jsonl", **SCRATCH)
 
 
@@ -170,8 +197,8 @@ def test_a_run_can_go_on_with_smaller_packs(logs, tmp_path, monkeypatch):
         ({"valid": Path("nowhere")}, "nowhere does not exist"),
         ({"optimizer": "adamwx"}, "--optimizer adamwx"),
         ({"lr": -1.0}, "--lr -1.0: give a number"),
-        ({"patience": 1, "valid_limit": 0}, "--patience needs people to validate on"),
-        ({"valid": Path("logs/train.jsonl")}, "these are the people to train on"),
+        ({"patience": 1, "valid_limit": 0}, "--patience needs conversations to validate on"),
+        ({"valid": Path("logs/train.jsonl")}, "these are the conversations to train on"),
     ],
 )
 def test_a_wrong_option_says_what_can_be_given(logs, tmp_path, monkeypatch, options, said):

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from userlm import assets
-from userlm.flip import render, render_document, swap_roles, transcript
+from userlm.flip import Overlong
 from userlm.models.local import LocalModel
 from userlm.rows import read_conversations, read_json, read_rows
-from userlm.training.base import Side, from_base
+from userlm.training.base import from_base
+from userlm.training.prepare import Side, training_rows, training_view
 
 
 @dataclass(frozen=True)
@@ -241,13 +242,11 @@ def learned_tokens(model: Path, side: Side, data: Path) -> Counter[str]:
     """Return the number of tokens that one pass over the data learns, by source."""
     local, _ = from_base(LocalModel.load(str(model), "cpu"), side)
     template, found = local.template(), Counter[str]()
+    overlong: Overlong = "truncate" if side == "both" else "drop"
     for conversation in read_conversations(data):
-        if side == "both":
-            flipped = render_document(transcript(conversation.without_system()), template, LONGEST)
-        else:
-            seen = swap_roles(conversation) if side == "assistant" else conversation
-            flipped = render(seen, template, LONGEST, "drop")
-        targets = (target for row in flipped.rows for target in row.targets)
+        view = training_view(conversation, side)
+        rendered = training_rows(view, template, side, LONGEST, overlong)
+        targets = (target for row in rendered.rows for target in row.targets)
         found[str(conversation.meta.get("source"))] += sum(
             target.stop - target.start for target in targets
         )

@@ -17,7 +17,7 @@ from userlm.commands.respond import respond
 from userlm.commands.score import score
 from userlm.commands.serve import serve
 from userlm.commands.simulate import simulate
-from userlm.commands.training import train
+from userlm.commands.train import train
 
 __all__ = [
     "Results",

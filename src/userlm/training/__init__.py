@@ -1,1 +1,1 @@
-"""From conversations to a trained checkpoint: tokenize, prepare a base model, train, write the card."""
+"""Train a model on conversations: tokenize them, prepare the base model, train, save."""

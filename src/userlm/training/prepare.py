@@ -1,10 +1,8 @@
-"""Conversations flipped once, into flat files that every process of a training run maps into
-memory.
+"""Tokenize conversations once, into flat files that all processes of a run map into memory.
 
-A folder holds ids.bin (token ids of all rows, end to end), rows.npy, targets.npy, and counts.json,
-which is
-written last: with it the folder is complete. Memory stays flat, whatever the number of
-conversations; texts are encoded in blocks, on all cores.
+A folder holds ids.bin (the token ids of all rows, end to end), rows.npy, targets.npy and
+counts.json, which is written last: with it the folder is complete. Memory stays flat whatever the
+number of conversations, and texts are encoded in blocks, on all cores.
 """
 
 from __future__ import annotations
@@ -12,46 +10,91 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from userlm.flip import Encode, EncodeAll, Rendered, Row, Target, Template, render
+from userlm.flip import (
+    EncodeAll,
+    Overlong,
+    Rendered,
+    Row,
+    Target,
+    Template,
+    render,
+    render_document,
+    swap_roles,
+    transcript,
+)
 from userlm.rows import replacing
 from userlm.types import Conversation
 
+Side = Literal["user", "assistant", "both"]
+"""Whose turns a model learns. `both`: the conversation as plain text, as a base model reads it."""
+
 BLOCK = 512  # conversations encoded at once
+
+ROW_FIELDS = ("conversation", "start", "length", "first_target", "samples")
+ROW = np.dtype([(name, np.int64) for name in ROW_FIELDS])
+"""A row: the number of its conversation, where its ids start and how many they are, the index of
+its first target, and how many targets it has (one for each sample)."""
+TARGET = np.dtype([(field.name, np.int32) for field in fields(Target)])
+"""See `flip.Target`."""
+
+
+def training_view(conversation: Conversation, side: Side, intent: bool = True) -> Conversation:
+    """Return the conversation as a model of this side sees it.
+
+    Args:
+        intent: whether a user model gets its system turn; the other sides never get one.
+    """
+    if side == "assistant":
+        return swap_roles(conversation)
+    if side == "both":
+        return transcript(conversation.without_system())
+    return conversation if intent else conversation.without_system()
+
+
+def training_rows(
+    view: Conversation,
+    template: Template,
+    side: Side,
+    max_tokens: int | None = None,
+    overlong: Overlong = "truncate",
+) -> Rendered:
+    """Return the rows from which a model of this side learns a `training_view`."""
+    tokenize = render_document if side == "both" else render
+    return tokenize(view, template, max_tokens, overlong)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TokenizedDataset:
-    """Rendered conversations.
+    """Tokenized conversations.
 
     Attributes:
-        ids: token ids of all rows, one after the other.
-        rows: (rows, 4): number of the conversation, where its ids start, how many, where its
-            targets start.
-        targets: (samples, 4): the fields of `flip.Target`.
-        conversations: how many gave a row.
-        without_system_turn: how many of them have no system turn, since nothing is known of what the user wants.
-        languages: how many of them have which label of a language.
-        dropped: samples for which no room could be made.
-        without_user_turn: conversations without any user turn; nothing can be learned from them.
+        ids: the token ids of all rows, one row after the other.
+        rows: of dtype `ROW`; the rows of one conversation are neighbours.
+        targets: of dtype `TARGET`, one for each sample.
+        languages: how many conversations have each language label.
+        conversations: how many gave a row; the counts of languages and system turns are of these.
+        without_system_turn: how many have no system turn: the user's goal is unknown.
+        dropped: samples that do not fit a row.
+        without_user_turn: conversations without a turn to learn.
     """
 
     ids: NDArray[np.uint32]
-    rows: NDArray[np.int64]
-    targets: NDArray[np.int32]
-    conversations: int
-    without_system_turn: int
+    rows: NDArray[np.void]
+    targets: NDArray[np.void]
     languages: Mapping[str, int]
-    dropped: int
-    without_user_turn: int
+    conversations: int = 0
+    without_system_turn: int = 0
+    dropped: int = 0
+    without_user_turn: int = 0
 
     @property
     def samples(self) -> int:
@@ -62,10 +105,11 @@ class TokenizedDataset:
         return len(self.ids)
 
     def row(self, i: int) -> Row:
-        _, start, length, first = self.rows[i].tolist()
-        last = int(self.rows[i + 1, 3]) if i + 1 < len(self.rows) else len(self.targets)
-        targets = tuple(Target(*fields) for fields in self.targets[first:last].tolist())
-        return Row(tuple(self.ids[start : start + length].tolist()), targets)
+        """Return row `i` as `flip.render` made it."""
+        _, start, length, first_target, samples = self.rows[i].item()
+        ids = self.ids[start : start + length].tolist()
+        targets = self.targets[first_target : first_target + samples].tolist()
+        return Row(tuple(ids), tuple(Target(*values) for values in targets))
 
 
 def prepare(
@@ -73,87 +117,82 @@ def prepare(
     template: Template,
     folder: Path,
     max_tokens: int = 2048,
-    overlong: Literal["truncate", "drop"] = "truncate",
+    overlong: Overlong = "truncate",
     encode_all: EncodeAll | None = None,
-    spell: Callable[..., Rendered] = render,
+    side: Side = "user",
+    intent: bool = True,
 ) -> TokenizedDataset:
-    """Flip every conversation into the files of `folder`.
+    """Tokenize every conversation into the files of `folder`, and load them.
 
     Args:
-        spell: how a conversation becomes rows: `flip.render`, or `flip.document`.
-        encode_all: many texts to ids at once, the same as `template.encode` gives; by default one
-            by one.
+        encode_all: many texts to ids at once, the same ids as `template.encode` gives; by default
+            the texts are encoded one by one.
+        side, intent: see `training_view`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows, targets = array("q"), array("i")
-    number = without_system_turn = dropped = without_user_turn = written = 0
+    rows = array("q")  # flat: the fields of one row after the other
+    targets = array("i")
+    counts: Counter[str] = Counter()
     languages: Counter[str] = Counter()
-    stream = iter(conversations)
-    with (folder / "ids.bin").open("wb") as ids:
-        while block := list(islice(stream, BLOCK)):
-            encode = template.encode if encode_all is None else _memory(block, template, encode_all)
-            spelling = replace(template, encode=encode)
-            for conversation in block:
-                if not conversation.user_turns:
-                    without_user_turn += 1
+    start = 0
+    views = (training_view(conversation, side, intent) for conversation in conversations)
+    with (folder / "ids.bin").open("wb") as ids_file:
+        while block := list(islice(views, BLOCK)):
+            ready = _encode_block(block, template, encode_all) if encode_all else template
+            for view in block:
+                if not view.user_turns:
+                    counts["without_user_turn"] += 1
                     continue
-                flipped = spell(conversation, spelling, max_tokens, overlong)
-                dropped += len(flipped.dropped)
-                for row in flipped.rows:
-                    rows.extend((number, written, len(row.ids), len(targets) // 4))
+                rendered = training_rows(view, ready, side, max_tokens, overlong)
+                counts["dropped"] += len(rendered.dropped)
+                for row in rendered.rows:
+                    first_target = len(targets) // len(fields(Target))
+                    samples = len(row.targets)
+                    rows.extend(
+                        (counts["conversations"], start, len(row.ids), first_target, samples)
+                    )
                     for target in row.targets:
                         targets.extend((target.k, target.start, target.first, target.stop))
-                    ids.write(np.asarray(row.ids, dtype=np.uint32).tobytes())
-                    written += len(row.ids)
-                if flipped.rows:
-                    number += 1
-                    without_system_turn += conversation.system is None
-                    languages[str(conversation.meta.get("language", ""))] += 1
-    np.save(folder / "rows.npy", np.frombuffer(rows, dtype=np.int64).reshape(-1, 4))
-    np.save(folder / "targets.npy", np.frombuffer(targets, dtype=np.int32).reshape(-1, 4))
-    counts: dict[str, Any] = {
-        "conversations": number,
-        "without_system_turn": without_system_turn,
-        "dropped": dropped,
-        "without_user_turn": without_user_turn,
-    }
-    counts |= {"languages": dict(languages.most_common())}
+                    array("I", row.ids).tofile(ids_file)
+                    start += len(row.ids)
+                if rendered.rows:
+                    counts["conversations"] += 1
+                    counts["without_system_turn"] += view.system is None
+                    languages[str(view.meta.get("language", ""))] += 1
+    np.save(folder / "rows.npy", np.frombuffer(rows, ROW))
+    np.save(folder / "targets.npy", np.frombuffer(targets, TARGET))
     with replacing(folder / "counts.json") as partial:
-        partial.write_text(json.dumps(counts), encoding="utf-8")
+        record = {**counts, "languages": dict(languages.most_common())}
+        partial.write_text(json.dumps(record), encoding="utf-8")
     return load(folder)
 
 
 def is_complete(folder: Path) -> bool:
+    """Return whether `prepare` has finished this folder."""
     return (folder / "counts.json").is_file()
 
 
 def load(folder: Path) -> TokenizedDataset:
-    """What `prepare` wrote; the ids stay on the disk until they are used."""
+    """Return what `prepare` wrote; the ids stay on the disk until they are used."""
     counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
-    rows, targets = np.load(folder / "rows.npy"), np.load(folder / "targets.npy")
-    ids = (
-        np.memmap(folder / "ids.bin", dtype=np.uint32, mode="r")
-        if len(rows)
-        else np.zeros(0, np.uint32)
-    )
+    rows = np.load(folder / "rows.npy")
+    targets = np.load(folder / "targets.npy")
+    ids = np.zeros(0, np.uint32)
+    if len(rows):  # an empty file cannot be mapped
+        ids = np.memmap(folder / "ids.bin", dtype=np.uint32, mode="r")
     return TokenizedDataset(ids, rows, targets, **counts)
 
 
-def _memory(block: Sequence[Conversation], template: Template, encode_all: EncodeAll) -> Encode:
-    """An encoder that knows all turns of the block already."""
-    said = {
-        template.header_suffix + turn.text for conversation in block for turn in conversation.turns
-    }
-    said |= {
-        template.header_suffix + told
-        for conversation in block
-        if (told := conversation.system) is not None
-    }
-    texts = list(said)
+def _encode_block(
+    block: Sequence[Conversation], template: Template, encode_all: EncodeAll
+) -> Template:
+    """Return the template with all texts of the block encoded already, in one call."""
+    contents = {turn.text for view in block for turn in view.turns}
+    contents.update(view.system for view in block if view.system is not None)
+    texts = [template.header_suffix + content for content in contents]
     known = dict(zip(texts, encode_all(texts), strict=True))
 
     def encode(text: str) -> list[int]:
-        found = known.get(text)
-        return template.encode(text) if found is None else found
+        return known[text] if text in known else template.encode(text)
 
-    return encode
+    return replace(template, encode=encode)

@@ -1,15 +1,14 @@
-"""Train a user model on flipped dialogues. `userlm train` runs this, on one process or, by
-`accelerate launch` or `torchrun`, on many.
+"""Train on a tokenized dataset. `userlm train` runs this, in one process or, by `accelerate launch`
+or `torchrun`, in many.
 
-One row holds a whole conversation, and the loss is on what the user says: every user turn, its
-closing token, and the ending. Rows are packed end to end without seeing each other
-(`models.packed`), and logits are computed at the targets only. A step is the packed rows of about
-`TrainingConfig.batch` samples; its loss is the mean over all of its targets, however they are
-packed or dealt to processes, so one process and many learn the same.
+One row holds a whole conversation, and the loss is on the user's side: every user turn with its
+closing token, and the end. Rows are packed end to end and masked from each other
+(`models.attention`); logits are computed at the targets only. A step is the packed rows of about
+`TrainingConfig.batch` samples. Its loss is the mean over all of its targets, however they are
+packed or distributed, so one process and many learn the same.
 
-Reads flipped conversations (`prepare`); writes checkpoint/ while it runs, to resume from, and
-model/: the best weights by validation perplexity, or the last ones, as an ordinary Hugging Face
-folder (LoRA: adapter/ beside it).
+While it runs it writes checkpoint/, to resume from, and model/: the best weights by validation
+perplexity, else the last ones, as an ordinary Hugging Face folder (with LoRA: adapter/).
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -36,39 +34,34 @@ from accelerate.utils import DistributedType, GradientAccumulationPlugin, set_se
 from userlm.flip import Row
 from userlm.models.attention import balanced_bins, document_masking, target_logits
 from userlm.models.local import LocalModel
-from userlm.training.base import (
-    full_disk,
-    has_adapter,
-    load_adapter,
-    merge,
-    replacing_folder,
-    restore,
-    save,
-    save_adapter,
-)
+from userlm.training.checkpoints import Progress, latest_checkpoint, resume, save, save_checkpoint
+from userlm.training.lora import has_adapter, load_adapter, merge, save_adapter
 from userlm.training.prepare import TokenizedDataset
 from userlm.types import InputError, ModelError
 
 Pack = Sequence[Row]
 BETAS = (0.9, 0.95)  # of AdamW
+VALIDATIONS = 10  # in a run, by default
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """How to train. The defaults are the paper's where it says (slides), else ours.
+    """How to train. The defaults are the paper's where it names them (slides), else ours.
 
     Attributes:
         epochs: passes over the data.
-        steps: stop after this many steps; `None`: when the epochs are over.
-        batch: samples in an optimizer step, at least; a conversation is never split.
-        lr: the peak; it rises over `warmup` of the steps and falls to a tenth along a cosine.
-        optimizer: as transformers' `TrainingArguments.optim` names them.
+        steps: stop after this many steps; `None`: after `epochs`.
+        batch: the least number of samples in an optimizer step; a conversation is never split.
+        lr: the peak; the rate rises over `warmup` of the steps, then falls to a tenth along a
+            cosine.
+        clip: the largest norm of the gradient.
+        optimizer: as transformers' `TrainingArguments.optim` names it.
         average: the loss of a step is the mean over its target tokens, or over its samples, each
             with the mean over its own tokens.
         pack: tokens in one forward pass, unless one row alone is longer.
         gradient_checkpointing: compute activations twice and keep few of them.
         save_every: steps between two checkpoints to resume from.
-        eval_every: steps between two validations.
+        eval_every: steps between two validations; `None`: ten validations in all.
         patience: stop after this many validations without a better perplexity; `None`: never.
     """
 
@@ -83,71 +76,75 @@ class TrainingConfig:
     pack: int = 8192
     gradient_checkpointing: bool = False
     save_every: int = 50
-    eval_every: int = 50
+    eval_every: int | None = None
     patience: int | None = None
     seed: int = 0
 
 
 class Stopped(Exception):
-    """A run was asked to stop before its end."""
+    """The run was asked to stop before its last step."""
 
 
 def start(device: str, precision: str, log_with: str | None, folder: Path) -> Accelerator:
-    """This process's share of the accelerator, as `accelerate launch` or `torchrun` set it up.
+    """Return the accelerator of this process, as `accelerate launch` or `torchrun` set it up.
 
     Args:
         device: `cpu`, or anything else for what accelerate finds.
-        precision: `bf16` (the forward pass; weights stay float32) or `fp32`.
+        precision: `bf16` (in the forward pass; weights stay float32) or `fp32`.
         log_with: `tensorboard`, `wandb`, `mlflow` or another tracker that accelerate knows.
     """
-    logging.getLogger("accelerate.utils.other").setLevel(
-        logging.ERROR
-    )  # tied weights are meant to be saved once
+    # It would warn that tied weights are saved once, which is intended.
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
     if device.startswith("cuda:"):
-        torch.cuda.set_device(device)  # accelerate takes the current one
+        torch.cuda.set_device(device)  # accelerate uses the current device
     return Accelerator(
         cpu=device.startswith("cpu"),
-        mixed_precision={"bf16": "bf16", "fp32": "no"}[precision],
+        mixed_precision="bf16" if precision == "bf16" else "no",
         log_with=log_with,
         project_dir=folder,
-        # A step is one backward pass to accelerate; its launcher may have been told otherwise.
+        # To accelerate a step is one backward pass, whatever its launcher was told.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=timedelta(hours=6))
-        ],  # others wait while one prepares
+        # The other processes wait while one tokenizes.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
     )
 
 
 def plan(dataset: TokenizedDataset, config: TrainingConfig) -> list[list[int]]:
-    """The rows of every step, in order. It depends on the seed alone, so a resumed run goes on with
-    the same."""
-    _, first, count = np.unique(dataset.rows[:, 0], return_index=True, return_counts=True)
-    upto = np.append(dataset.rows[:, 3], dataset.samples)  # the samples before each row
-    samples = (upto[first + count] - upto[first]).tolist()
+    """Return the rows of every step, in order.
+
+    They depend on the dataset and the config alone, so a resumed run goes on with the same plan.
+    """
+    _, first_row, row_count = np.unique(
+        dataset.rows["conversation"], return_index=True, return_counts=True
+    )
+    samples = np.add.reduceat(dataset.rows["samples"], first_row).tolist()
+    max_epochs = config.epochs if config.steps is None else math.inf
+    max_steps = math.inf if config.steps is None else config.steps
     steps: list[list[int]] = []
     epoch = 0
-    while samples and (
-        epoch < config.epochs if config.steps is None else len(steps) < config.steps
-    ):
+    while samples and epoch < max_epochs and len(steps) < max_steps:
         order = list(range(len(samples)))
         random.Random(f"{config.seed}/{epoch}").shuffle(order)
-        rows: list[int] = []
-        held = 0
+        step: list[int] = []
+        samples_in_step = 0
         for i in order:
-            rows += range(first[i], first[i] + count[i])
-            held += samples[i]
-            if held >= config.batch:
-                steps.append(rows)
-                rows, held = [], 0
-        if rows:
-            steps.append(rows)
+            step += range(first_row[i], first_row[i] + row_count[i])
+            samples_in_step += samples[i]
+            if samples_in_step >= config.batch:
+                steps.append(step)
+                step = []
+                samples_in_step = 0
+        if step:
+            steps.append(step)
         epoch += 1
-    return steps if config.steps is None else steps[: config.steps]
+    return steps[: config.steps]
 
 
 def packs(rows: Sequence[Row], budget: int, processes: int = 1) -> list[Pack]:
-    """The rows in packs of about as many tokens each, at most `budget`; as many for every process,
-    some empty."""
+    """Return the rows in packs of about equal length, at most `budget` tokens each.
+
+    Every process gets the same number of packs, so some may be empty.
+    """
     bins = balanced_bins([len(row.ids) for row in rows], budget, processes)
     return [[rows[i] for i in bin] for bin in bins]
 
@@ -162,124 +159,124 @@ def train(
     valid: TokenizedDataset | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, Any]]:
-    """Train, a log entry a step: step, loss in nats, lr, norm of the gradient, conversations,
-    samples, tokens, and after a validation what `evaluate` found. With `valid` the first entry is a
-    validation before any training.
+    """Train, and yield a log entry for each step: step, loss in nats, lr, norm of the gradient,
+    conversations, samples, tokens, and after a validation what `evaluate` returns.
 
-    A checkpoint in `folder` is taken up: the entries go on behind it, and the weights end the same
-    as those of an uninterrupted run.
+    With `valid` the first entry is a validation before any training. If `folder` has a checkpoint,
+    the run resumes from it: the entries go on after it, and the weights end the same as those of an
+    uninterrupted run.
 
     Raises:
-        Stopped: in every process, with a checkpoint written, once `stopping` said so in any of
-            them.
+        Stopped: in every process, after a checkpoint, once `stopping` returned true in any of them.
         ModelError: if the loss is no longer a number (the last checkpoint stays) or memory runs out
             (with advice).
     """
-    if has_adapter(local) and accelerator.distributed_type == DistributedType.FSDP:
-        raise InputError("LoRA trains a whole model on each device; launch it without FSDP")
-    set_seed(config.seed)
-    if config.gradient_checkpointing:
-        with warnings.catch_warnings(
-            action="ignore", category=FutureWarning
-        ):  # its new name is not in 5.0
-            local.model.gradient_checkpointing_enable({"use_reentrant": False})
-    model, optimizer = accelerator.prepare(local.model, make_optimizer(local.model, config))
+    model, optimizer = _prepare_training(local, config, accelerator)
     progress = Progress()
     accelerator.register_for_checkpointing(progress)
-    if accelerator.is_main_process:
-        for name in ("checkpoint", "model", "adapter"):
-            restore(folder / name)
-    accelerator.wait_for_everyone()
-    resumed = latest_checkpoint(folder)
-    if resumed:
-        accelerator.load_state(str(resumed))
-    people = [] if valid is None else [valid.row(i) for i in range(len(valid.rows))]
-    tested = packs(people, config.pack, accelerator.num_processes)
-    spare = _spare_pack(dataset)
+    resume(accelerator, folder)
+    valid_rows = [valid.row(i) for i in range(len(valid.rows))] if valid else []
+    valid_packs = packs(valid_rows, config.pack, accelerator.num_processes)
+    filler = _filler_pack(dataset)
     end = local.template().end
+    eval_every = config.eval_every or max(1, len(steps) // VALIDATIONS)
     with document_masking(local.model):
-        if tested and not resumed:
-            with _explaining_memory(config, people):
-                before = evaluate(model, tested, spare, end, accelerator)
-            yield {"step": 0, **before}
-        for step in range(progress.step, len(steps)):
+        if valid_packs and progress.step == 0:
+            with _explaining_memory(config, valid_rows):
+                untrained = evaluate(model, valid_packs, filler, end, accelerator)
+            yield {"step": 0, **untrained}
+        for index in range(progress.step, len(steps)):
             if config.patience is not None and progress.waited >= config.patience:
                 break
-            rows = [dataset.row(i) for i in steps[step]]
-            lr = config.lr * schedule(step, len(steps), config.warmup)
+            step = index + 1
+            is_last = step == len(steps)
+            rows = [dataset.row(i) for i in steps[index]]
+            lr = config.lr * schedule(index, len(steps), config.warmup)
+            loss, norm = _gradient(model, rows, filler, config, accelerator)
+            if not math.isfinite(loss + norm):
+                raise _diverged(f"the loss is {loss} and its gradient's norm {norm}", step, folder)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            model.train()
-            with _explaining_memory(config, rows):
-                loss = _backward(model, rows, spare, config, accelerator)
-                norm = float(accelerator.clip_grad_norm_(model.parameters(), config.clip))
-            if not math.isfinite(loss + norm):
-                raise ModelError(
-                    f"the loss is {loss} and the norm of its gradient {norm} at step {step + 1}; "
-                    f"{_last_good(folder)}: try a lower --lr"
-                )
-            with _explaining_memory(config, []):  # the first step makes the optimizer's state
+            with _explaining_memory(config, []):  # the first step allocates the optimizer's state
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            progress.step = step + 1
-            entry = {
-                "step": step + 1,
-                "loss": loss,
-                "lr": lr,
-                "norm": norm,
-                **_counts(dataset, steps[step], rows),
-            }
-            if tested and (progress.step % config.eval_every == 0 or progress.step == len(steps)):
-                entry |= evaluate(model, tested, spare, end, accelerator)
-                if not math.isfinite(entry["valid_perplexity"]):
-                    raise ModelError(
-                        f"the validation perplexity is {entry['valid_perplexity']} at step "
-                        f"{step + 1}; "
-                        f"{_last_good(folder)}: try a lower --lr"
-                    )
-                if progress.is_better(entry["valid_perplexity"]):
+            progress.step = step
+            entry = {"step": step, "loss": loss, "lr": lr, "norm": norm}
+            entry |= _counts(dataset, steps[index], rows)
+            if valid_packs and (is_last or step % eval_every == 0):
+                entry |= evaluate(model, valid_packs, filler, end, accelerator)
+                perplexity = entry["valid_perplexity"]
+                if not math.isfinite(perplexity):
+                    raise _diverged(f"the validation perplexity is {perplexity}", step, folder)
+                if progress.is_better(perplexity):
                     keep(local, model, accelerator, folder)
             yield entry
-            stop = _any(stopping(), accelerator) and progress.step < len(steps)
-            if stop or (progress.step % config.save_every == 0 and progress.step < len(steps)):
+            if stopping():
+                accelerator.set_trigger()
+            stop = accelerator.check_trigger() and not is_last  # whichever process set it
+            if stop or (step % config.save_every == 0 and not is_last):
                 save_checkpoint(accelerator, folder)
             if stop:
-                raise Stopped(f"stopped after step {progress.step:,}")
-        if progress.best == math.inf:  # nothing was compared: the last weights are the ones
+                raise Stopped(f"stopped after step {step:,}")
+        if progress.best == math.inf:  # nothing was compared: the last weights are kept
             keep(local, model, accelerator, folder)
     model.eval()
 
 
-def _backward(
-    model: Any, rows: Sequence[Row], spare: Pack, config: TrainingConfig, accelerator: Accelerator
-) -> float:
-    """Gradients of the mean loss of all rows, whichever process holds them; that loss.
+def _prepare_training(local: LocalModel, config: TrainingConfig, accelerator: Accelerator) -> Any:
+    """The model and its optimizer, on the devices of the accelerator."""
+    if has_adapter(local) and accelerator.distributed_type == DistributedType.FSDP:
+        raise InputError("LoRA trains a whole model on each device; launch it without FSDP")
+    set_seed(config.seed)
+    if config.gradient_checkpointing:
+        # The new name that the warning recommends is not in transformers 5.0.
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            local.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return accelerator.prepare(local.model, make_optimizer(local.model, config))
 
-    Processes average their gradients, so each counts its share times their number.
-    """
-    whole = sum(_weight(row, config.average) for row in rows)
+
+def _gradient(
+    model: Any, rows: Sequence[Row], filler: Pack, config: TrainingConfig, accelerator: Accelerator
+) -> tuple[float, float]:
+    """Compute the gradients of the mean loss of all rows, whichever process holds them; return that
+    loss, and the norm of the gradient before it is clipped."""
+    model.train()
+    # One mean over all targets of the step: each pack's sum is divided by the number of targets in
+    # all packs of all processes, so it does not matter how rows are packed or distributed.
+    if config.average == "sample":
+        total = sum(len(row.targets) for row in rows)
+    else:
+        total = sum(sum(row.mask()) for row in rows)
     loss = torch.zeros((), device=accelerator.device)
-    mine = packs(rows, config.pack, accelerator.num_processes)[
-        accelerator.process_index :: accelerator.num_processes
-    ]
-    for i, pack in enumerate(mine):
-        # Gradients travel once a step; sharded ones with every pack, or each process would hold
-        # them whole.
-        alone = accelerator.distributed_type in _REPLICATED and i + 1 < len(mine)
-        with accelerator.no_sync(model) if alone else nullcontext():
-            part = pack_loss(model, pack or spare, config.average) / whole
-            accelerator.backward(part * (accelerator.num_processes if pack else 0))
-        if pack:
-            loss += part.detach()
-    return float(accelerator.reduce(loss, "sum"))
+    processes = accelerator.num_processes
+    own = packs(rows, config.pack, processes)[accelerator.process_index :: processes]
+    with _explaining_memory(config, rows):
+        for number, pack in enumerate(own, 1):
+            # Whole models exchange gradients once a step, after the last pack; sharded ones with
+            # every pack, or each process would hold all gradients.
+            local_only = accelerator.distributed_type in _REPLICATED and number < len(own)
+            with accelerator.no_sync(model) if local_only else nullcontext():
+                share = pack_loss(model, pack or filler, config.average) / total
+                # Processes average their gradients, and the sum is wanted. A filler counts nothing.
+                accelerator.backward(share * (processes if pack else 0))
+            if pack:
+                loss += share.detach()
+        norm = float(accelerator.clip_grad_norm_(model.parameters(), config.clip))
+    return float(accelerator.reduce(loss, "sum")), norm
 
 
 _REPLICATED = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
+def _filler_pack(dataset: TokenizedDataset) -> Pack:
+    """The shortest row. A process whose pack is empty computes it, since the others wait for the
+    process in every forward and backward pass."""
+    return [dataset.row(i) for i in dataset.rows["length"].argsort()[:1].tolist()]
+
+
 def pack_loss(model: Any, pack: Pack, average: str = "token") -> torch.Tensor:
-    """The loss (nats) of a pack's targets, summed over tokens, or over samples each with its mean
-    over tokens."""
+    """Return the loss (nats) of a pack's targets, summed over tokens, or over samples each with its
+    mean over tokens."""
     logits, wanted = target_logits(model, [(row.ids, row.mask()) for row in pack])
     losses = F.cross_entropy(logits.float(), wanted, reduction="none")
     if average == "token":
@@ -288,61 +285,63 @@ def pack_loss(model: Any, pack: Pack, average: str = "token") -> torch.Tensor:
     return losses @ (1 / lengths).repeat_interleave(lengths).to(losses)
 
 
-def _weight(row: Row, average: str) -> int:
-    """How much a row counts in the mean."""
-    return (
-        len(row.targets)
-        if average == "sample"
-        else sum(target.stop - target.start for target in row.targets)
-    )
-
-
 @torch.no_grad()
 def evaluate(
-    model: Any, tested: Sequence[Pack], spare: Pack, end: int, accelerator: Accelerator
+    model: Any, valid_packs: Sequence[Pack], filler: Pack, end: int, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """How well held-out people are predicted: perplexity of the words of their turns, termination
-    F1 in percent.
+    """Return how well held-out conversations are predicted: the perplexity of the content of their
+    turns, and the termination F1 in percent (`None` where it is undefined).
 
-    The model leaves where P(end) before a turn is above one half; a person left where the ending
-    was observed.
+    The model ends where P(end) before a turn is above one half; a person ended where the end was
+    observed.
     """
     model.eval()
-    sums = torch.zeros(5, dtype=torch.float64)  # NLL in nats, words; endings right, made up, missed
-    for pack in tested[accelerator.process_index :: accelerator.num_processes]:
-        logits, wanted = target_logits(model, [(row.ids, row.mask()) for row in pack or spare])
+    sums = torch.zeros(5, dtype=torch.float64)
+    for pack in valid_packs[accelerator.process_index :: accelerator.num_processes]:
+        logits, wanted = target_logits(model, [(row.ids, row.mask()) for row in pack or filler])
         if not pack:
             continue
-        # what stands where among the targets' tokens: 0 a lead or closing token, 1 a word, 2 the
-        # first word
-        lengths = [(t.first - t.start, t.stop - 1 - t.first) for row in pack for t in row.targets]
-        place = torch.tensor(
-            [p for lead, n in lengths for p in [0] * lead + [2] * (n > 0) + [1] * (n - 1) + [0]]
-        )
         logprobs = logits.float().log_softmax(-1)
         nll = -logprobs.gather(1, wanted[:, None])[:, 0].double().cpu()
-        left, leaves = (wanted == end).cpu(), (logprobs[:, end] > math.log(0.5)).cpu()
-        words, first = (place > 0) & ~left, place == 2
-        sums[0] += nll[words].sum()
-        counts = (words, first & left & leaves, first & ~left & leaves, first & left & ~leaves)
-        sums[1:] += torch.tensor([int(count.sum()) for count in counts])
-    loss, words_, right, made_up, missed = accelerator.reduce(
-        sums.to(accelerator.device), "sum"
-    ).tolist()
-    if not words_:
-        raise InputError(
-            "the people to validate on say no word; give others with --valid, or --valid-limit 0"
+        ended = (wanted == end).cpu()
+        model_ends = (logprobs[:, end] > math.log(0.5)).cpu()
+        content = torch.tensor(  # the targets without header suffixes and closing tokens
+            [
+                is_content
+                for row in pack
+                for is_target, is_content in zip(row.mask(), row.mask(True), strict=True)
+                if is_target
+            ]
         )
-    f1 = 200 * right / (2 * right + made_up + missed) if right + missed else None
-    return {"valid_perplexity": math.exp(min(loss / words_, 700)), "valid_termination_f1": f1}
+        first = content.clone()  # the first token of each content: the end, if the person ended
+        first[1:] &= ~content[:-1]
+        text = content & ~ended
+        actual = first & ended
+        predicted = first & model_ends
+        sums[0] += nll[text].sum()
+        sums[1:] += torch.stack([text, actual, predicted, actual & predicted]).sum(1)
+    sums = accelerator.reduce(sums.to(accelerator.device), "sum")
+    loss, tokens, actual_ends, predicted_ends, found_ends = sums.tolist()
+    f1 = None
+    if actual_ends:
+        f1 = 200 * found_ends / (actual_ends + predicted_ends)
+    if not tokens:
+        raise InputError(
+            "the conversations to validate on have no text to predict; give others with --valid, "
+            "or --valid-limit 0"
+        )
+    return {
+        "valid_perplexity": math.exp(min(loss / tokens, 700)),
+        "valid_termination_f1": f1,
+    }
 
 
-def make_optimizer(model: Any, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW without weight decay, or another by its name in transformers' trainer; those that need
-    more than the weights, such as GaLore, do not work.
+def make_optimizer(model: Any, config: TrainingConfig) -> Any:
+    """Return AdamW without weight decay, or another optimizer by its name in transformers' trainer;
+    those that need more than the weights, such as GaLore, do not work.
 
     Raises:
-        InputError: for a name that it does not know, or whose library is missing.
+        InputError: for a name that transformers does not know, or whose library is missing.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if config.optimizer == "adamw_torch":
@@ -351,8 +350,8 @@ def make_optimizer(model: Any, config: TrainingConfig) -> torch.optim.Optimizer:
     from transformers.training_args import OptimizerNames
 
     try:
-        # real `TrainingArguments` would take accelerate's state away from under the run
-        asked = SimpleNamespace(
+        # Real `TrainingArguments` would reset accelerate's state during the run.
+        arguments = SimpleNamespace(
             optim=OptimizerNames(config.optimizer),
             optim_args=None,
             learning_rate=config.lr,
@@ -360,47 +359,21 @@ def make_optimizer(model: Any, config: TrainingConfig) -> torch.optim.Optimizer:
             adam_beta2=BETAS[1],
             adam_epsilon=1e-8,
         )
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(asked)
+        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
     except (ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"--optimizer {config.optimizer}: {reason}") from None
-    made: torch.optim.Optimizer = kind(weights, **options)
-    return made
+    return optimizer_class(weights, **options)
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """The share of the peak learning rate at a step: a linear rise, then a cosine down to a
-    tenth."""
+    """Return the share of the peak learning rate at a step (from 0): a linear rise, then a cosine
+    down to a tenth."""
     rise = max(1, round(steps * warmup))
     if step < rise:
         return (step + 1) / rise
-    along = (step - rise) / max(1, steps - rise)
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * along))
-
-
-# --- what is kept ---------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a run is: steps done, the best validation perplexity, validations since. Part of a
-    checkpoint."""
-
-    step: int = 0
-    best: float = math.inf
-    waited: int = 0
-
-    def is_better(self, perplexity: float) -> bool:
-        """Note a validation: is it the best so far?"""
-        better = perplexity < self.best
-        self.best, self.waited = (perplexity, 0) if better else (self.best, self.waited + 1)
-        return better
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "best": self.best, "waited": self.waited}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.best, self.waited = state["step"], state["best"], state["waited"]
+    progress = (step - rise) / max(1, steps - rise)
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
 
 
 def keep(local: LocalModel, model: Any, accelerator: Accelerator, folder: Path) -> None:
@@ -416,75 +389,34 @@ def keep(local: LocalModel, model: Any, accelerator: Accelerator, folder: Path) 
 
 
 def finish(local: LocalModel, folder: Path) -> None:
-    """After the last step: an adapter, the best one, becomes part of an ordinary model/."""
+    """After the last step: merge the best adapter into an ordinary model/."""
     if has_adapter(local):
         load_adapter(local, folder / "adapter")
         save(merge(local), folder / "model")
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to resume from, if there is one."""
-    checkpoint = folder / "checkpoint"
-    return checkpoint if checkpoint.is_dir() else None
-
-
-def save_checkpoint(accelerator: Accelerator, folder: Path) -> None:
-    """Write weights, optimizer and progress, all or nothing. Every process takes part."""
-    new = folder / "checkpoint"
-    with replacing_folder(new) if accelerator.is_main_process else nullcontext():
-        accelerator.wait_for_everyone()
-        with full_disk(new):
-            accelerator.save_state(str(new.with_name("checkpoint.partial")))
-        accelerator.wait_for_everyone()
-
-
-def tidy(folder: Path) -> None:
-    """Remove what a run that is complete does not need: what it would resume from, and what a kill
-    left."""
-    names = ("checkpoint*", "model.*", "adapter.*", "rows", "rows-valid", "tokenizer*")
-    for path in (path for name in names for path in folder.glob(name)):
-        shutil.rmtree(path)
-
-
-# --- small things ---------------------------------------------------------------------------------
-
-
 def _counts(dataset: TokenizedDataset, step: Sequence[int], rows: Sequence[Row]) -> dict[str, int]:
     return {
-        "conversations": len(set(dataset.rows[step, 0].tolist())),
+        "conversations": len(np.unique(dataset.rows["conversation"][step])),
         "samples": sum(len(row.targets) for row in rows),
         "tokens": sum(len(row.ids) for row in rows),
     }
 
 
-def _spare_pack(dataset: TokenizedDataset) -> Pack:
-    """The shortest row: what a process computes, for nothing, when its pack is empty and others
-    wait for it."""
-    return [dataset.row(int(dataset.rows[:, 2].argmin()))] if len(dataset.rows) else []
-
-
-def _any(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether it is true in any process."""
-    if accelerator.num_processes == 1:
-        return flag
-    return bool(
-        accelerator.reduce(torch.tensor(int(flag), device=accelerator.device), "sum").item()
+def _diverged(what: str, step: int, folder: Path) -> ModelError:
+    checkpoint = latest_checkpoint(folder)
+    state = (
+        f"{checkpoint} holds the last good state" if checkpoint else "there is no checkpoint yet"
     )
-
-
-def _last_good(folder: Path) -> str:
-    if checkpoint := latest_checkpoint(folder):
-        return f"{checkpoint} holds the last good state"
-    return "there is no checkpoint yet"
+    return ModelError(f"{what} at step {step}; {state}: try a lower --lr")
 
 
 @contextmanager
 def _explaining_memory(config: TrainingConfig, rows: Sequence[Row]) -> Iterator[None]:
-    """Advice when memory runs out.
+    """Say which option helps when memory runs out.
 
     Args:
-        rows: of the step whose forward and backward pass this is; none where the optimizer takes
-            memory.
+        rows: those of a forward and backward pass; none where the optimizer takes the memory.
     """
     try:
         yield
@@ -494,9 +426,8 @@ def _explaining_memory(config: TrainingConfig, rows: Sequence[Row]) -> Iterator[
         longest = max((len(row.ids) for row in rows), default=0)
         if not rows:
             advice = (
-                "weights, gradients and the optimizer's state do not fit: give --lora 16, "
-                "or "
-                "more devices"
+                "weights, gradients and the optimizer's state do not fit: give --lora 16, or more "
+                "devices"
             )
         elif config.pack > longest:
             advice = f"give --pack {max(config.pack // 2, 256)} (now {config.pack})"
@@ -504,8 +435,7 @@ def _explaining_memory(config: TrainingConfig, rows: Sequence[Row]) -> Iterator[
             advice = "give --gradient-checkpointing"
         else:
             advice = (
-                f"a row of {longest} tokens alone is too much: give --lora 16, or a "
-                "lower "
+                f"a row of {longest} tokens alone is too much: give --lora 16, or a lower "
                 "--max-tokens"
             )
         raise ModelError(f"out of memory; {advice}") from error

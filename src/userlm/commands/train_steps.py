@@ -1,0 +1,344 @@
+"""The steps of `userlm train`, in their order. They import torch, so the command loads them late.
+
+`options` are those of the run, as run.json records them.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from userlm import address
+from userlm.commands.options import Results, count_total, finished
+from userlm.data.language import language_code
+from userlm.models.attention import check_document_masking
+from userlm.models.local import LocalModel, load_tokenizer
+from userlm.rows import read_conversations, read_json, write_lines
+from userlm.runs import Journal, Run
+from userlm.terminal import console, progress_bar, track
+from userlm.training import card
+from userlm.training import train as training
+from userlm.training.base import from_base, from_scratch, learn_tokenizer
+from userlm.training.checkpoints import replacing_folder, tidy
+from userlm.training.lora import with_lora
+from userlm.training.prepare import TokenizedDataset, is_complete, load, prepare
+from userlm.types import Conversation, InputError
+
+Options = Mapping[str, Any]
+Rows = dict[int, dict[str, Any]]
+"""The rows of log.jsonl, by step."""
+
+
+def run_training(
+    path: Path,
+    recorded: Options,
+    config: training.TrainingConfig,
+    accelerator: Accelerator,
+    out: Path,
+    watts: float | None,
+) -> Results:
+    """Begin or resume the run in `out`: train on the conversations of `path`, write the results and
+    the card."""
+    console.quiet = console.quiet or not accelerator.is_main_process
+    run = None
+    with accelerator.main_process_first():  # it alone writes; the others wait, then read
+        if accelerator.is_main_process:
+            inputs = [file for file in (path, recorded["valid"]) if file]
+            run = Run.open(out, "train", recorded, inputs)
+            if finished(run):
+                tidy(out)  # the call that finished it may have been killed before it did
+    if (out / "results.json").is_file():
+        return read_json(out / "results.json")
+    options = {"side": "user", **recorded}
+    with accelerator.main_process_first(), console.status("loading the model"):
+        local, notes = _load(path, options, out / "tokenizer")
+        if options["max_tokens"] > local.context_length:
+            options["max_tokens"] = local.context_length
+            notes.append(f"rows are limited to the context length, {local.context_length} tokens")
+        check_document_masking(local.model, local.name, options["max_tokens"])
+    with accelerator.main_process_first():
+        dataset, valid = _datasets(path, options, local, out)
+    notes += _check(path, options, dataset, valid)
+    for note in notes:
+        console.print(note)
+    if options["lora"]:
+        local = with_lora(local, options["lora"], config.seed)
+    device = _device_name(accelerator.device)
+    results = {
+        "parameters": local.model.num_parameters(),
+        "trained_parameters": local.model.num_parameters(only_trainable=True),
+        "pack": config.pack,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "processes": accelerator.num_processes,
+        "device": device,
+        "precision": options["precision"],
+        "notes": notes,
+    }
+    steps = training.plan(dataset, config)
+    accelerator.init_trackers("userlm", {name: str(value) for name, value in options.items()})
+    rows = _train(local, dataset, valid, steps, config, accelerator, out)
+    if run is None:
+        return {}
+    training.finish(local, out)
+    results |= _results(rows, dataset, len(steps), options["intent"])
+    results["throughput"] = card.throughput(rows.values(), device, accelerator.num_processes, watts)
+    _warn_if_nothing_was_learned(results)
+    # The options that may differ when the run is resumed are only on the card.
+    shown = {"pack": config.pack, "max_tokens": options["max_tokens"], "watts": watts}
+    manifest = {**run.manifest, "options": {**run.manifest["options"], **shown}}
+    run.path("model/README.md").write_text(card.render(manifest, results), encoding="utf-8")
+    console.print(f"{results['seen']:,} samples in {results['steps']:,} steps: {out / 'model'}")
+    run.finish(results)
+    tidy(out)
+    return results
+
+
+def _load(path: Path, options: Options, tokenizer: Path) -> tuple[LocalModel, list[str]]:
+    """The model to train, in float32 on the CPU, and notes on its control tokens.
+
+    Args:
+        tokenizer: the folder for that of a new model, so that it is learned once.
+    """
+    base = options["base"]
+    side = options["side"]
+    if base.startswith("scratch:"):
+        width, layers, vocabulary = _scratch(base)
+        if not tokenizer.is_dir():
+            logs = islice(read_conversations(path), options["limit"])
+            texts = (turn.text for conversation in logs for turn in conversation.turns)
+            with replacing_folder(tokenizer) as partial:
+                learn_tokenizer(texts, vocabulary, side).save_pretrained(partial)
+        learned = load_tokenizer(str(tokenizer))
+        return from_scratch(learned, width, layers, options["seed"], "cpu", side), []
+    loaded = LocalModel.load(address.checkpoint(base), "cpu", torch.float32)
+    has_chat_template = bool(loaded.tokenizer.chat_template)
+    is_instruct = options["init"] == "instruct"
+    if is_instruct and not has_chat_template:
+        raise InputError(
+            f"--init instruct: {base} has no chat template, so it is no instruct model"
+        )
+    local, changes = from_base(loaded, side)
+    notes = list(changes)
+    if notes and side == "user" and has_chat_template and not is_instruct:
+        notes.append(
+            f"{base} has a chat template; if it is an instruct model, a base model makes the "
+            "better user model"
+        )
+    return local, notes
+
+
+def _scratch(base: str) -> list[int]:
+    """Width, layers and vocabulary of a new model."""
+    match = re.fullmatch(r"scratch:(\d+)x(\d+)(?:x(\d+))?", base, re.ASCII)
+    numbers = [int(number) for number in match.groups("4096")] if match else [0]
+    if 0 in numbers or numbers[0] % 32:
+        raise InputError(
+            f"--base {base}: write scratch:WIDTHxLAYERS or scratch:WIDTHxLAYERSxVOCABULARY, "
+            "such as scratch:128x4x4096; the width is a multiple of 32"
+        )
+    return numbers
+
+
+def sample(conversations: Iterable[Conversation], most: int, seed: int) -> Iterator[Conversation]:
+    """Yield some of the conversations, in their order: files are often sorted by source."""
+    found = list(conversations)
+    numbers = random.Random(seed).sample(range(len(found)), min(most, len(found)))
+    for number in sorted(numbers):
+        yield found[number]
+
+
+def _datasets(
+    path: Path, options: Options, local: LocalModel, out: Path
+) -> tuple[TokenizedDataset, TokenizedDataset | None]:
+    """The conversations to train on and to validate on, tokenized."""
+    logs = islice(read_conversations(path), options["limit"])
+    shown = track(logs, "tokenizing", count_total([path], options["limit"]))
+    dataset = _tokenize(shown, options, local, out / "rows")
+    if not options["valid"]:
+        return dataset, None
+    held_out = read_conversations(options["valid"])
+    sampled = sample(held_out, options["valid_limit"], options["seed"])
+    return dataset, _tokenize(sampled, options, local, out / "rows-valid")
+
+
+def _tokenize(
+    conversations: Iterable[Conversation], options: Options, local: LocalModel, folder: Path
+) -> TokenizedDataset:
+    """The dataset of the folder, made from the conversations if it is not complete."""
+    if not is_complete(folder):
+        prepare(
+            conversations,
+            local.template(),
+            folder,
+            options["max_tokens"],
+            options["overlong"],
+            local.encode_all,
+            options["side"],
+            options["intent"],
+        )
+    return load(folder)
+
+
+def _check(
+    path: Path, options: Options, dataset: TokenizedDataset, valid: TokenizedDataset | None
+) -> list[str]:
+    """Print what is not learned from, and return notes on the validation.
+
+    Raises:
+        InputError: if nothing can be learned or validated on.
+    """
+    none_fits = f"no turn to learn fits {options['max_tokens']} tokens"
+    if not dataset.samples:
+        raise InputError(f"{path}: nothing to train on: {none_fits}")
+    if valid and not valid.samples:
+        raise InputError(f"{options['valid']}: {none_fits}; give other conversations with --valid")
+    total = dataset.conversations
+    without_intent = dataset.without_system_turn if options["intent"] else 0
+    if without_intent == total:
+        raise InputError(
+            f"{path}: no conversation has an intent; run `userlm intents` first, or give "
+            "--no-intent"
+        )
+    counts = {
+        f"of {total:,} conversations have no intent: trained without a system turn": without_intent,
+        "conversations without a turn to learn are left out": dataset.without_user_turn,
+        "samples do not fit --max-tokens and are left out": dataset.dropped,
+    }
+    for what, count in counts.items():
+        if count:
+            console.print(f"{count:,} {what}")
+    if valid is None:
+        return ["no conversations to validate on: the last weights are kept"]
+    if options["intent"] and valid.without_system_turn:
+        count = valid.without_system_turn
+        return [f"{count:,} of the conversations to validate on have no intent"]
+    return []
+
+
+def _train(
+    local: LocalModel,
+    dataset: TokenizedDataset,
+    valid: TokenizedDataset | None,
+    steps: list[list[int]],
+    config: training.TrainingConfig,
+    accelerator: Accelerator,
+    out: Path,
+) -> Rows:
+    """Train, with progress shown and logged."""
+    log = Journal(out / "log.jsonl") if accelerator.is_main_process else None
+    rows: Rows = {row["step"]: row for row in log.rows} if log else {}
+    latest: dict[str, Any] = {}
+    try:
+        with _stop_signals() as stopping, progress_bar() as progress:
+            job = progress.add_task("training", total=len(steps))
+            since = perf_counter()
+            for entry in training.train(
+                local, dataset, steps, config, out, accelerator, valid, stopping
+            ):
+                step = entry["step"]
+                now = perf_counter()
+                earlier = rows.get(step, {}).get("seconds", 0)  # of a step repeated after a kill
+                rows[step] = {**entry, "seconds": round(earlier + now - since, 3)}
+                since = now
+                known = {name: value for name, value in entry.items() if value is not None}
+                accelerator.log(known, step)
+                if log:
+                    log.add(rows[step])
+                latest.update(entry)
+                progress.update(job, completed=step, description=_describe(latest))
+    finally:
+        accelerator.end_training()  # closes the trackers
+    if log:
+        log.close()
+        write_lines(out / "log.jsonl", [rows[step] for step in sorted(rows)])
+    return rows
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Give a function that tells whether SIGTERM, as schedulers send it, or Ctrl-C has come.
+
+    A second signal kills the process. Once the training has stopped, the process exits with the
+    usual code for the signal.
+    """
+    received: list[int] = []
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()  # others set no handlers
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in signals}
+
+    def note(number: int, _: object) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    for number in signals:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(received)
+    except training.Stopped as error:
+        first = received[0] if received else int(signal.SIGTERM)  # another process received it
+        if first == signal.SIGTERM:  # for Ctrl-C the command line says the same
+            console.print(f"SIGTERM: {error}; the same command resumes it")
+        raise SystemExit(128 + first) from None
+    finally:
+        for number in signals:
+            signal.signal(number, before[number])
+
+
+def _describe(latest: Mapping[str, Any]) -> str:
+    """The text of the progress bar."""
+    text = "training"
+    if "loss" in latest:
+        text += f", loss {latest['loss']:.3f}"
+    if "valid_perplexity" in latest:
+        text += f", validation perplexity {latest['valid_perplexity']:,.2f}"
+    return text
+
+
+def _results(rows: Rows, dataset: TokenizedDataset, planned: int, intent: bool) -> Results:
+    """What the run did and found. `best`: the validation whose weights were kept."""
+    steps = [row for row in rows.values() if "loss" in row]
+    validated = [row for row in steps if "valid_perplexity" in row]
+    best = min(validated, key=lambda row: row["valid_perplexity"], default=None)
+    measured = ("valid_perplexity", "valid_termination_f1")
+    languages: Counter[str] = Counter()
+    for label, count in dataset.languages.items():
+        languages[language_code(label)] += count
+    return {
+        "conversations": dataset.conversations,
+        "without_intent": dataset.without_system_turn if intent else dataset.conversations,
+        "samples": dataset.samples,
+        "tokens": dataset.tokens,
+        "dropped": dataset.dropped,
+        "without_user_turn": dataset.without_user_turn,
+        "seen": sum(row["samples"] for row in steps),
+        "steps": len(steps),
+        "stopped_early": len(steps) < planned,
+        "languages": dict(languages.most_common()),
+        "loss": steps[-1]["loss"] if steps else None,
+        "untrained": {name: rows[0][name] for name in measured} if 0 in rows else {},
+        "best": {name: best[name] for name in ("step", *measured)} if best else None,
+    }
+
+
+def _warn_if_nothing_was_learned(results: Results) -> None:
+    best = results["best"]
+    if best and not best["valid_perplexity"] < results["untrained"]["valid_perplexity"]:
+        warning = "held-out turns are predicted no better than before training: try another --lr"
+        results["notes"].append(warning)
+        console.print(warning, style="yellow")
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

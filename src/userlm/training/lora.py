@@ -1,0 +1,106 @@
+"""Low-rank adapters (LoRA): few weights to train beside a frozen model."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from userlm.models.local import LocalModel
+from userlm.models.templates import added_ids
+from userlm.training.checkpoints import full_disk, replacing_folder, restore
+from userlm.types import InputError
+
+WEIGHTS = "adapter_model.safetensors"  # the name that peft gives the file
+
+
+def with_lora(local: LocalModel, rank: int, seed: int = 0) -> LocalModel:
+    """Return the model frozen, with trainable weights beside it, in float32.
+
+    They are low-rank adapters on all linear layers (Hu et al., 2022), and the control tokens' rows
+    in the input embeddings and the output layer. Without those rows a base model could not learn to
+    open, close and end a turn, since in it they are all but untrained.
+
+    Args:
+        seed: of the adapters' random half. The other half is zero: at first nothing changes.
+
+    Raises:
+        InputError: if peft is not installed, or the output layer has a bias.
+    """
+    peft = _peft()
+    model = local.model
+    inputs = model.get_input_embeddings()
+    outputs = model.get_output_embeddings()
+    if outputs.bias is not None:  # peft's layer of trained rows leaves it out
+        raise InputError(
+            f"{local.name}: its output layer has a bias, which LoRA cannot keep; train all weights"
+        )
+    template = local.template()
+    used = {*template.headers["user"], template.close, template.end}
+    ids = sorted(used & set(added_ids(local.tokenizer).values()))
+    tied = outputs.weight is inputs.weight
+    layers = (inputs,) if tied else (inputs, outputs)
+    names = [name for name, module in model.named_modules() if module in layers]
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,  # adapters count twice (Biderman et al., 2024)
+        target_modules="all-linear",
+        trainable_token_indices=dict.fromkeys(names, ids),
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(seed)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        adapted = peft.get_peft_model(model, config)
+    config.base_model_name_or_path = None  # a folder of this machine
+    return LocalModel(adapted, local.tokenizer, local.name, template=template)
+
+
+def has_adapter(local: LocalModel) -> bool:
+    """Return whether the model comes from `with_lora`."""
+    return any(".lora_A." in name for name, _ in local.model.named_parameters())
+
+
+def save_adapter(local: LocalModel, folder: Path) -> None:
+    """Write what `with_lora` trains, as peft reads it. `folder`: as in `checkpoints.save`."""
+    weights = _peft().get_peft_model_state_dict(local.model)
+    with replacing_folder(folder) as partial, full_disk(folder):
+        contiguous = {name: weight.contiguous() for name, weight in weights.items()}
+        save_file(contiguous, partial / WEIGHTS)
+        local.model.peft_config["default"].save_pretrained(partial)
+
+
+def load_adapter(local: LocalModel, folder: Path) -> None:
+    """Load what `save_adapter` wrote, in place: optimizers keep the same parameters.
+
+    Raises:
+        InputError: if it was written from another model or with another rank.
+    """
+    peft = _peft()
+    restore(folder)
+    weights = load_file(folder / WEIGHTS)
+    own = peft.get_peft_model_state_dict(local.model)
+    if weights.keys() != own.keys() or any(weights[name].shape != own[name].shape for name in own):
+        raise InputError(
+            f"{folder}: this adapter is of another base model or rank; give another folder"
+        )
+    peft.set_peft_model_state_dict(local.model, weights)
+
+
+def merge(local: LocalModel) -> LocalModel:
+    """Return the model of `with_lora` as an ordinary one with the same logits. It takes over the
+    weights."""
+    merged = local.model.merge_and_unload()
+    return LocalModel(merged, local.tokenizer, local.name, template=local.template())
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise InputError(
+            f"LoRA needs the library peft ({error}): pip install 'userlm[lora]'"
+        ) from None
+    return peft
