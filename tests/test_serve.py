@@ -668,7 +668,7 @@ def test_a_million_wrong_items_cost_no_more_than_one(script):
         status, _, text = script.post({"model": "user", "messages": say("a", "b"), **change})
         message = json.loads(text)["error"]["message"]
         assert status == 400 and "it should" in message and len(message) < 300
-        assert time.perf_counter() - begun < 3  # 8 to 20 s, if each of them were reported
+        assert time.perf_counter() - begun < 6  # 8 to 20 s, if each of them were reported
 
 
 def test_what_a_request_is_can_be_read_without_loading_a_model():
@@ -776,6 +776,7 @@ def until(true, seconds=10.0):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_full_queue_sends_away_with_retry_after_and_openai_comes_back():
     user = Gated(threading.Event())
     with serving(user, batch=1, queue=1) as server, ThreadPoolExecutor(4) as threads:
@@ -828,6 +829,7 @@ def test_a_caller_who_goes_away_gives_up_its_place_and_harms_nobody(capfd):
     assert "".join(capfd.readouterr()) == ""
 
 
+@pytest.mark.slow
 def test_sixty_four_clients_at_once_each_get_their_own_answer(tiny):
     class Echo:
         def reply(self, conversation):
