@@ -135,13 +135,13 @@ def _local_user(name: str, form: str, batch: int) -> TrainedUser:
 
 def _served_user(place: str, form: str, tokenizer: str | None) -> TrainedUser:
     from userlm.models.local import text_functions
-    from userlm.models.served import Completions
+    from userlm.models.served import ServedModel
     from userlm.models.templates import user_template
 
     words, served = _server_tokenizer(place, tokenizer), place.partition("#")[2]
     name = f"{served} ({tokenizer})" if tokenizer else served
     template = user_template(words, text_functions(words)[0], name, form)
-    model = Completions(_server(place), words)
+    model = ServedModel(_server(place), words)
     context_length = model.context_length()
     if context_length is None:
         assumed = (

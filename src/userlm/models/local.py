@@ -28,7 +28,7 @@ from userlm.models.attention import (
     target_logits,
 )
 from userlm.models.engine import Engine
-from userlm.models.templates import special_ids, unsaid_ids, user_template, words_of
+from userlm.models.templates import special_ids, control_ids, user_template, decode_content
 from userlm.text import INTENT_PREFIX
 from userlm.types import (
     Completion,
@@ -123,7 +123,7 @@ class LocalModel:
         self._template = template
         self._masks_documents: bool | None = None  # packed rows; not known before it was tried
         self._special = frozenset(tokenizer.all_special_ids) | special_ids(tokenizer)
-        self._unsaid = unsaid_ids(tokenizer)
+        self._control_ids = control_ids(tokenizer)
 
     @classmethod
     def load(
@@ -197,7 +197,7 @@ class LocalModel:
         which some families keep among their added tokens.
         """
         drawn = self.engine.complete(ids, sampling)
-        text = words_of(self.tokenizer, drawn.ids, self._unsaid)
+        text = decode_content(self.tokenizer, drawn.ids, self._control_ids)
         return Completion(
             text, drawn.stop_id, drawn.p_end, len(ids), len(drawn.ids) + (drawn.stop_id is not None)
         )

@@ -242,14 +242,14 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(id for id, token in tokenizer.added_tokens_decoder.items() if token.special)
 
 
-def unsaid_ids(tokenizer: Any) -> frozenset[int]:
+def control_ids(tokenizer: Any) -> frozenset[int]:
     """The added tokens that are in nobody's text: all but those that are mere white space."""
     return special_ids(tokenizer) | {
         id for text, id in added_ids(tokenizer).items() if text.strip()
     }
 
 
-def words_of(tokenizer: Any, ids: Iterable[int], unsaid: frozenset[int]) -> str:
-    """The text of ids that were drawn, `unsaid_ids` left out: a control token is nobody's words."""
+def decode_content(tokenizer: Any, ids: Iterable[int], unsaid: frozenset[int]) -> str:
+    """The text of ids that were drawn, `control_ids` left out: a control token is nobody's words."""
     said = [id for id in ids if id not in unsaid]
     return str(tokenizer.decode(said, clean_up_tokenization_spaces=False))

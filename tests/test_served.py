@@ -15,7 +15,7 @@ from fake_server import CUT, Said, error, serving
 from userlm.flip import prompt
 from userlm.guard import Guard
 from userlm.models.endpoint import EndpointModel
-from userlm.models.served import Completions
+from userlm.models.served import ServedModel
 from userlm.types import Conversation, InputError, ModelError, Sampling
 from userlm.users import TrainedUser
 
@@ -68,7 +68,7 @@ def asked(template):
 
 
 def completions(served, tiny, **options):
-    return Completions(
+    return ServedModel(
         EndpointModel("m", served.url, KEY, **{"pause": 0.001, **options}), tiny.tokenizer
     )
 
@@ -262,14 +262,20 @@ def test_no_added_token_is_among_the_words(tiny, template, ids, first, asked):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"bos": (0,)}, "32 token ids were sent, and the server counted 33: it adds a token"),
+        (
+            {"bos": (0,)},
+            "32 token ids were sent, and the server counted 33: the server adds a token",
+        ),
         ({"lacks": ("usage",)}, "the server counted None"),
-        ({"lacks": ("stop_token_ids",)}, r"made to draw the end token \(5\) .*did not stop there"),
-        ({"lacks": ("logit_bias",)}, r"made to draw the end token \(5\) .*did not stop there"),
-        ({"lacks": ("return_token_ids", "stop_reason")}, "does not say which token closed"),
+        (
+            {"lacks": ("stop_token_ids",)},
+            r"made to sample the end token \(5\) .*did not stop there",
+        ),
+        ({"lacks": ("logit_bias",)}, r"made to sample the end token \(5\) .*did not stop there"),
+        ({"lacks": ("return_token_ids", "stop_reason")}, "does not say which token ended"),
         (
             {"lacks": ("return_token_ids", "ignore_eos"), "eos": 5},
-            "does not say which token closed",
+            "does not say which token ended",
         ),
         (
             {"refuses": ("stop_token_ids",)},
@@ -301,12 +307,12 @@ def test_a_server_that_only_chats_is_refused(tiny, asked, ids):
     [
         (
             {"refuses": ("logprobs",)},
-            "the server gives no log-probabilities, so P(end) is not known",
+            "the server gives no log-probabilities, so P(end) is unknown",
         ),
-        ({"lacks": ("logprobs",)}, "the server gives no log-probabilities, so P(end) is not known"),
+        ({"lacks": ("logprobs",)}, "the server gives no log-probabilities, so P(end) is unknown"),
         (
             {"processed": True},
-            "the server's log-probabilities are those of after a ban, so P(end) is not known; "
+            "the server's log-probabilities are those after a ban, so P(end) is unknown; "
             "start vLLM with "
             "--logprobs-mode raw_logprobs",
         ),
@@ -330,21 +336,21 @@ def test_without_token_ids_nothing_is_banned_at_the_first_position_alone(
         assert model.complete(
             ids, replace(asked, banned_first=frozenset(first[:1]), banned_ids=frozenset(first))
         )
-        assert model.notes == ("the server returns no token ids, so words are taken from its text",)
+        assert model.notes == ("the server returns no token ids, so turns are taken from its text",)
         for more in ({"banned_first": frozenset(first)}, {"end_threshold": 0.5}):
-            with pytest.raises(InputError, match=r"m: .*first position alone.*0\.10\.2"):
+            with pytest.raises(InputError, match=r"m: .*first position only.*0\.10\.2"):
                 model.complete(ids, replace(asked, **more))
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"bans": False}, "drew a token that `logit_bias` bans"),
+        ({"bans": False}, "sampled a token that `logit_bias` bans"),
         (
             {"most": 1, "context_length": 99},
             "stopped after 1 tokens, and 9 were allowed.*--generation-config vllm",
         ),
-        ({"goes_on": 2}, "goes on behind a token of `stop_token_ids`"),
+        ({"goes_on": 2}, "goes on after a token of `stop_token_ids`"),
     ],
 )
 def test_what_shows_only_later_is_refused_then(
