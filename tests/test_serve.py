@@ -1,6 +1,7 @@
 """A user as a server, seen by the real `openai` client and by callers who are worse."""
 
 import http.client
+import importlib
 import json
 import os
 import re
@@ -22,7 +23,6 @@ from typer.testing import CliRunner
 
 from userlm import Conversation, InputError, ModelError, Reply, Turn, address, cli
 from userlm.assistants import Script
-from userlm.commands import serving as command
 from userlm.guard import Guard
 from userlm.serving import app as server_module
 from userlm.serving import messages as messages_module
@@ -32,6 +32,8 @@ from userlm.serving.schema import Message, RequestError, ServerConfig, parse_req
 from userlm.text import INTENT_PREFIX
 from userlm.types import Completion, Sampling
 from userlm.users import PromptedUser, ReplayUser, TrainedUser
+
+command = importlib.import_module("userlm.commands.serve")
 
 ROME = INTENT_PREFIX + "plan a trip to Rome."
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")

@@ -105,7 +105,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         "missing.jsonl": "does not exist",
         "empty.jsonl": "is empty",
         "blank.jsonl": "holds no lines",
-        "plain.jsonl.gz": "is no gzip file",
+        "plain.jsonl.gz": "is not a gzip file",
         "cut.jsonl.gz": "is cut short or damaged after line",
         "hurt.jsonl.gz": "is cut short or damaged",
         "table.csv": "its kind is unknown",

@@ -13,7 +13,7 @@ from userlm.commands.options import Results
 from userlm.commands.predicting import ppl
 from userlm.commands.respond import respond
 from userlm.commands.scores import report, score
-from userlm.commands.serving import serve
+from userlm.commands.serve import serve
 from userlm.commands.simulate import simulate
 from userlm.commands.training import train
 

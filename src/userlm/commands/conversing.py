@@ -1,4 +1,4 @@
-"""What `respond` and `simulate` share: a run whose conversations are journaled, capped and resumed."""
+"""What `respond` and `simulate` share: the run that writes conversations down and resumes them."""
 
 from __future__ import annotations
 

@@ -283,8 +283,8 @@ class _Known:
 
 
 def _names(id: str) -> tuple[str, ...]:
-    """The names under which a joined file may list a conversation: its id, and for WildChat the hash
-    at the start of its id."""
+    """The names under which a joined file may list a conversation: its id, and for WildChat the
+    hash at the start of its id."""
     hashed = re.match(r"([0-9a-f]{32})-\d+$", id)
     return (id, hashed[1]) if hashed else (id,)
 
@@ -408,7 +408,7 @@ def _read_joined(paths: Iterable[Path]) -> tuple[dict[str, str], Counter[str]]:
     return joined, counts
 
 
-# --- results --------- ------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------
 
 
 class _Tally:
@@ -448,7 +448,7 @@ class _Tally:
         return replace(conversation, intent=found.text, meta=meta)
 
     def results(self) -> Results:
-        """Return what `results.json` holds. Leakage is `None` if no first turn has content words."""
+        """Return the results. Leakage is `None` if no first turn has content words."""
         if self._unmet_joins:
             self.counts["note: joined file, unknown id"] = len(self._unmet_joins)
         writers: dict[str, dict[str, Any]] = {}
