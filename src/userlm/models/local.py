@@ -28,7 +28,7 @@ from userlm.models.attention import (
     target_logits,
 )
 from userlm.models.engine import Engine
-from userlm.models.templates import special_ids, control_ids, user_template, decode_content
+from userlm.models.templates import control_ids, decode_content, special_ids, user_template
 from userlm.text import INTENT_PREFIX
 from userlm.types import (
     Completion,
