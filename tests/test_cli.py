@@ -19,6 +19,7 @@ from test_spans import TALK, sdk
 from test_spans import call as called
 from test_trees import flat, say
 
+import userlm as userlm_package
 from userlm import commands
 from userlm.commands import data
 from userlm.data import clean as cleaning
@@ -387,6 +388,10 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
         set(calls)
     )  # asked, but killed before the answer came: at most one a worker
     assert len(set(calls)) == 60 * 4 and lost <= 2 * 16
+
+
+def test_the_version_is_shown(tmp_path):
+    assert userlm("--version", cwd=tmp_path).strip() == f"userlm {userlm_package.__version__}"
 
 
 @pytest.mark.parametrize(
@@ -816,7 +821,7 @@ def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "stopped; the same command takes it up again" in err
+    assert "stopped; the same command resumes it" in err
     assert (
         len(asked.read_text().splitlines()) <= 32
     )  # the calls in flight, and no second round of turns
@@ -849,7 +854,7 @@ def test_ctrl_c_stops_soon_when_a_server_hangs_and_says_what_may_be_billed(tmp_p
     )  # it takes no second, and nowhere near the minute of the server
     assert process.returncode == 130
     assert "4 calls were in flight; they may be billed" in err
-    assert "userlm: stopped; the same command takes it up again" in err and "Traceback" not in err
+    assert "userlm: stopped; the same command resumes it" in err and "Traceback" not in err
     assert (
         len((tmp_path / "out/asked.jsonl").read_text().splitlines()) == 4
     )  # begun, and not answered

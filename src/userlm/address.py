@@ -62,7 +62,7 @@ WITHOUT_NAME = ("human", "oracle", "clarifier")
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+_-]+):(.+)", re.DOTALL)
 HUB_ID = re.compile(r"([\w-][\w.-]*/)?[\w-][\w.-]*")
 FILE = re.compile(r"\.(bin|gguf|gz|json|jsonl|parquet|pt|py|safetensors|toml|txt|zip)$")
-"""The end of a name that is a file's, although it could be a hub id."""
+"""The end of a file's name, which could otherwise be a hub id."""
 
 BATCH = 32
 """The most conversations that a model on this machine serves at once."""
@@ -427,7 +427,7 @@ def _endpoint(name: str, url: str | None, variable: str) -> EndpointModel:
         raise InputError(f"openai:{name} needs a key; set the environment variable {variable}")
     if not (key.isascii() and key.isprintable()):
         raise InputError(
-            f"the environment variable {variable} holds characters that no key has; set it anew"
+            f"the environment variable {variable} holds characters that no key has; set it again"
         )
     return EndpointModel(name, url, key or None)
 
