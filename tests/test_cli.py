@@ -53,7 +53,7 @@ def learned(folder: Path) -> dict[str, Any]:
     """What a training left, without how long it took."""
     found: dict[str, Any] = contents(folder)
     del found["model/README.md"]
-    found["results.json"] = {**json.loads(found["results.json"]), "pace": {}}
+    found["results.json"] = {**json.loads(found["results.json"]), "throughput": {}}
     log = [json.loads(line) for line in found["log.jsonl"].splitlines()]
     found["log.jsonl"] = [{**row, "seconds": 0} for row in log]
     return found

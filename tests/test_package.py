@@ -28,7 +28,6 @@ ROOMS = [
     "assistants",
     "metrics",
     "training",
-    "card",
     "report",
     "serving",
     "address",

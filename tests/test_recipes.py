@@ -115,7 +115,7 @@ TRAINED = {
     "steps": 63,
     "untrained": {"valid_perplexity": 80.0},
     "best": {"valid_perplexity": 20.0, "valid_termination_f1": None},
-    "pace": {"hours": 0.25},
+    "throughput": {"hours": 0.25},
 }
 PERPLEXITY = {"name": "perplexity", "value": 20.0, "low": 18.5, "high": 21.25}
 SCORED = {
