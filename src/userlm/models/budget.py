@@ -60,11 +60,6 @@ class Amount:
             self.calls + other.calls, self.tokens + other.tokens, self.dollars + other.dollars
         )
 
-    def __sub__(self, other: Amount) -> Amount:
-        return Amount(
-            self.calls - other.calls, self.tokens - other.tokens, self.dollars - other.dollars
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Caps:
@@ -118,10 +113,10 @@ class Budget:
                 self._in_flight += 1
             return self._closed
 
-    def settle(self, unused: Amount) -> None:
-        """End a call, and return what it did not need of its reservation."""
+    def settle(self, change: Amount) -> None:
+        """End a call. `change` is what it took less its reservation, so usually negative."""
         with self._state:
-            self.spent -= unused
+            self.spent += change
             self._in_flight -= 1
             self._state.notify_all()
 
@@ -238,7 +233,7 @@ class Usage:
         if cap := self._budget.reserve(amount_of(worst, self._price)):
             self._budget.close(cap)
             raise ModelError(f"{CAP}{cap}", "cap")
-        used = worst
+        used = worst.copy()
         try:
             self._book(worst)
             answer = send()
@@ -248,10 +243,9 @@ class Usage:
             used = usage_of_tries(error.possibly_billed, tokens_in, max_tokens)
             raise
         finally:
-            change = Counter(used)
-            change.subtract(worst)
-            self._budget.settle(Amount() - amount_of(change, self._price))
-            self._book(change)
+            used.subtract(worst)
+            self._budget.settle(amount_of(used, self._price))
+            self._book(used)
 
     def results(self) -> dict[str, Any]:
         """The usage for `results.json`: `usage_results`, and the number of answers (`drafts`)."""

@@ -103,7 +103,8 @@ class CallCache:
         if answer := self._answers.get(id, {}).get(number):
             return answer
         bound = (max_tokens_in(messages), sampling.max_tokens)
-        used = worst = usage_of_tries(self._tries, *bound)
+        worst = usage_of_tries(self._tries, *bound)
+        used = worst.copy()
         if self._budget.reserve(amount_of(worst, self.price)):
             if self._over:
                 raise self._over
@@ -123,8 +124,8 @@ class CallCache:
                     raise over
                 return answer
         finally:
-            unused = amount_of(worst, self.price) - amount_of(used, self.price)
-            self._budget.settle(unused)
+            used.subtract(worst)
+            self._budget.settle(amount_of(used, self.price))
 
     def worst_case(self, messages: Sequence[Message], max_tokens: int) -> Decimal:
         """The most dollars that a call may cost."""

@@ -122,20 +122,23 @@ class EndpointModel:
             if got.adapted:
                 continue
             if not got.passing or retries == self._retries:
-                kinds, possibly_billed = _count_faults(faults)
-                raise ModelError(
-                    f"{self.name}: {self._hide_key(got.message)}",
-                    got.kind,
-                    permanent=got.permanent,
-                    faults=kinds,
-                    possibly_billed=possibly_billed,
-                )
+                break
             backoff = self._pause * 2**retries
             wait = backoff if got.wait is None else got.wait
             jitter = random.uniform(0, min(backoff, LONGEST_PAUSE) / 2)
             time.sleep(min(wait, LONGEST_PAUSE) + jitter)
             retries += 1
-        return got, *_count_faults(faults)
+        kinds = tuple(fault.kind for fault in faults)
+        possibly_billed = sum(kind in POSSIBLY_BILLED for kind in kinds)
+        if isinstance(got, Fault):
+            raise ModelError(
+                f"{self.name}: {self._hide_key(got.message)}",
+                got.kind,
+                permanent=got.permanent,
+                faults=kinds,
+                possibly_billed=possibly_billed,
+            )
+        return got, kinds, possibly_billed
 
     def _once(self, send: Callable[[openai.OpenAI], T | Fault]) -> T | Fault:
         try:
@@ -236,12 +239,6 @@ def token_count(answer: Any, name: str) -> int | None:
 def seed_of(sampling: Sampling) -> Any:
     """The seed as servers take it: at most 31 bits."""
     return openai.omit if sampling.seed is None else sampling.seed % 2**31
-
-
-def _count_faults(faults: Sequence[Fault]) -> tuple[tuple[str, ...], int]:
-    """The kinds of the faults, and how many were possibly billed."""
-    kinds = tuple(fault.kind for fault in faults)
-    return kinds, sum(kind in POSSIBLY_BILLED for kind in kinds)
 
 
 def _completion(answer: Any) -> Completion | Fault:

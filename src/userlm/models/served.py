@@ -55,6 +55,9 @@ class ServedModel:
     Args:
         endpoint: the server; its retries serve here too.
         tokenizer: of the model, from transformers; ids are decoded here, not on the server.
+
+    Attributes:
+        notes: what the server cannot do, in sentences; empty before the first completion.
     """
 
     def __init__(self, endpoint: EndpointModel, tokenizer: Any) -> None:
@@ -65,13 +68,9 @@ class ServedModel:
         control = [text for text, id in added_ids(tokenizer).items() if id in self._control_ids]
         longest_first = sorted(control, key=len, reverse=True)
         self._control_text = re.compile("|".join(map(re.escape, longest_first)))
+        self.notes: tuple[str, ...] = ()
         self._support: _Support | None = None
         self._lock = threading.Lock()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the server cannot do, in sentences; empty before the first completion."""
-        return self._support.notes if self._support else ()
 
     def context_length(self) -> int | None:
         """The model's context length in tokens, as `/v1/models` gives it; `None` if it does not.
@@ -80,17 +79,18 @@ class ServedModel:
             ModelError: if the server fails.
         """
         try:
+            body: Any
             body, _, _ = self._endpoint.ask(lambda client: client.get("/models", cast_to=object))
         except ModelError as error:
             if error.reason in NOT_OFFERED:
                 return None
             raise
-        models = body.get("data") if isinstance(body, dict) else None
-        for model in models if isinstance(models, list) else ():
-            if isinstance(model, dict) and model.get("id") == self.name:
-                length = model.get("max_model_len")
-                return length if type(length) is int and length > 0 else None
-        return None
+        try:
+            [model] = [model for model in body["data"] if model["id"] == self.name]
+            length = model["max_model_len"]
+        except (LookupError, TypeError, ValueError):  # it does not say
+            return None
+        return length if type(length) is int and length > 0 else None
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
         """Continue the ids; see `Sampling`, whose `stop_ids` are required here.
@@ -265,10 +265,14 @@ class ServedModel:
                 f"the server was made to sample token {other} by `logit_bias` and sampled "
                 f"{went_on.ids}; {USE_VLLM}"
             )
-        support = _Support(context_length, ended.ids is not None, _p_end_problem(ended, went_on))
-        for note in support.notes:
+        p_end_problem = _p_end_problem(ended, went_on)
+        notes = [p_end_problem] if p_end_problem else []
+        if ended.ids is None:
+            notes.append("the server returns no token ids, so turns are taken from its text")
+        for note in notes:
             warn(f"{self.name}: {note}", ModelWarning, stacklevel=2)
-        return support
+        self.notes = tuple(notes)
+        return _Support(context_length, ended.ids is not None, p_end_problem)
 
     def _not_usable(self, why: str) -> InputError:
         return InputError(f"{self.name}: not usable as a trained user: {why}")
@@ -287,13 +291,6 @@ class _Support:
     context_length: int | None
     ids: bool
     p_end_problem: str
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the server cannot do, in sentences."""
-        ids_problem = "the server returns no token ids, so turns are taken from its text"
-        problems = (self.p_end_problem, "" if self.ids else ids_problem)
-        return tuple(filter(None, problems))
 
 
 @dataclass(frozen=True, slots=True)
