@@ -247,9 +247,7 @@ def assistant(
         case "oracle":
             known = {task.id: task for task in tasks}
             if not known:
-                raise InputError(
-                    "the assistant `oracle` answers from tasks; give some with --tasks"
-                )
+                raise InputError("`oracle` answers from tasks; give some with --tasks")
             return Oracle(known)
         case "clarifier":
             return Clarifier()

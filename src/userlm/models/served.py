@@ -242,17 +242,7 @@ class ServedModel:
         prompt = ids[-PROBE_TOKENS:]
         end = min(sampling.stop_ids) if sampling.end_id is None else sampling.end_id
         other = next(id for id in count() if id not in sampling.stop_ids)
-        for end_id in (end, None):  # perhaps it only refuses the request for log-probabilities
-            probe = Sampling(stop_ids=sampling.stop_ids, end_id=end_id)
-            try:
-                ended = self._ask(prompt, probe, [], forced=end)
-                break
-            except ModelError as error:
-                if error.reason not in NOT_OFFERED:
-                    raise
-                refused = str(error).removeprefix(f"{self.name}: ")
-        else:
-            raise self._not_usable(f"{refused}; start it without what it names, {USE_VLLM}")
+        probe, ended = self._force_end(prompt, end, sampling.stop_ids)
         went_on = self._ask(prompt, probe, [], forced=other)
         if (ended.finish, ended.stop_id) != ("stop", end) or went_on.finish == "stop":
             raise self._not_usable(
@@ -273,6 +263,20 @@ class ServedModel:
             warn(f"{self.name}: {note}", ModelWarning, stacklevel=2)
         self.notes = tuple(notes)
         return _Support(context_length, ended.ids is not None, p_end_problem)
+
+    def _force_end(
+        self, prompt: Sequence[int], end: int, stop_ids: frozenset[int]
+    ) -> tuple[Sampling, _Answer]:
+        """The request that the server takes, with or without log-probabilities, and its answer."""
+        for end_id in (end, None):
+            probe = Sampling(stop_ids=stop_ids, end_id=end_id)
+            try:
+                return probe, self._ask(prompt, probe, [], forced=end)
+            except ModelError as error:
+                if error.reason not in NOT_OFFERED:
+                    raise
+                refused = str(error).removeprefix(f"{self.name}: ")
+        raise self._not_usable(f"{refused}; start it without what it names, {USE_VLLM}")
 
     def _not_usable(self, why: str) -> InputError:
         return InputError(f"{self.name}: not usable as a trained user: {why}")
