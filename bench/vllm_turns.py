@@ -1,18 +1,18 @@
 """Whether a user model behind vLLM says what the same folder says on this machine.
 
-    vllm serve FOLDER --served-model-name NAME --dtype float32 python bench/vllm_turns.py FOLDER
-    http://HOST:PORT/v1#NAME CONVERSATIONS [--first 20] [--draws 400] [--seed 0]
+    vllm serve FOLDER --served-model-name NAME --dtype float32
+    python bench/vllm_turns.py FOLDER http://HOST:PORT/v1#NAME CONVERSATIONS [--first 20]
+        [--samples 400] [--seed 0]
 
 CONVERSATIONS is a file of conversations with intents. For each prefix of the first of them, the
-turn at
-temperature 0: as it is, under a guard (no end, and none of the first words that the model likes
-best), and with an end that goes by P(end). Then the same seed twice. Then draws at temperature 1
-and top_p 0.8, of one token and of two, against their exact distribution here, with and without bans
-at the first position.
+turn at temperature 0 is compared: without options, under a guard (no end, and none of the first
+words that the model likes best), and with an end threshold. Then turns with the same seed, twice.
+Then tokens sampled at temperature 1 and top_p 0.8, one and two in a row, against their exact
+distribution on this machine, with and without bans at the first position.
 
-The server has to compute in float32, or the last bits are others, and with them now and then a
-word: vLLM makes bfloat16 of float32 weights unless it is told not to. If anything differs, the exit
-code is 1.
+The server must compute in float32: otherwise the last bits differ, and with them now and then a
+word. vLLM converts float32 weights to bfloat16 unless it is told not to. If anything differs, the
+exit code is 1.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ P_END = 1e-4
 """P(end) may differ by this much."""
 
 Said = tuple[str, int | None]
-"""What was drawn: the text and the id that closed it."""
+"""What was sampled: the text and the id that ended it."""
 
 
 def replies(user: TrainedUser, prefixes: Sequence[Conversation]) -> list[Reply]:
-    """The next turn of each, a few at once."""
+    """The next turn after each prefix, a few at once."""
     with ThreadPoolExecutor(WORKERS) as pool:
         return list(pool.map(user.reply, prefixes))
 
@@ -57,7 +57,7 @@ def replies(user: TrainedUser, prefixes: Sequence[Conversation]) -> list[Reply]:
 def compare(
     what: str, here: TrainedUser, there: TrainedUser, prefixes: Sequence[Conversation]
 ) -> tuple[list[Reply], int]:
-    """The turns here, and how many are others there."""
+    """The turns here, and how many differ there."""
     ours, theirs = replies(here, prefixes), replies(there, prefixes)
     pairs = list(zip(ours, theirs, strict=True))
     texts = sum(a.text != b.text for a, b in pairs)
@@ -67,9 +67,8 @@ def compare(
     off = sum(abs(a - b) > P_END for a, b in asked)
     ends = sum(reply.stop == "end" for reply in ours)
     print(
-        f"{what}: {len(pairs)} turns, of which {ends} leave: {texts} other texts, {stops} other "
-        "stops, P(end) off "
-        f"by at most {worst:.1e}"
+        f"{what}: {len(pairs)} turns, {ends} of them ends: {texts} other texts, {stops} other "
+        f"stops, P(end) off by at most {worst:.1e}"
     )
     for a, b in islice(((a, b) for a, b in pairs if a.text != b.text), 3):
         print(f"    here  {a.text[:100]!r}\n    there {b.text[:100]!r}")
@@ -78,13 +77,13 @@ def compare(
 
 @torch.inference_mode()
 def exact(local: LocalModel, ids: Sequence[int], sampling: Sampling) -> dict[Said, float]:
-    """The probability of all that can be drawn in `max_tokens` tokens, by the definition."""
+    """The probability of each text of `max_tokens` tokens, by the definition of sampling."""
     found: defaultdict[Said, float] = defaultdict(float)
     rows: list[tuple[tuple[int, ...], float]] = [((), 1.0)]
     for position in range(sampling.max_tokens):
         longer = []
-        batch = torch.tensor([[*ids, *drawn] for drawn, _ in rows])
-        for (drawn, before), logits in zip(
+        batch = torch.tensor([[*ids, *taken] for taken, _ in rows])
+        for (taken, before), logits in zip(
             rows, local.model(batch).logits[:, -1].float(), strict=True
         ):
             banned = sampling.banned_ids | (frozenset() if position else sampling.banned_first)
@@ -94,27 +93,27 @@ def exact(local: LocalModel, ids: Sequence[int], sampling: Sampling) -> dict[Sai
             nucleus = ordered[:kept] / ordered[:kept].sum()
             for token, probability in zip(tokens[:kept].tolist(), nucleus.tolist(), strict=True):
                 if token in sampling.stop_ids:
-                    found[local.tokenizer.decode(drawn), token] += before * probability
+                    found[local.tokenizer.decode(taken), token] += before * probability
                 else:
-                    longer.append(((*drawn, token), before * probability))
+                    longer.append(((*taken, token), before * probability))
         rows = longer
-    for drawn, probability in rows:
-        found[local.tokenizer.decode(drawn), None] += probability
+    for taken, probability in rows:
+        found[local.tokenizer.decode(taken), None] += probability
     return dict(found)
 
 
-def fits(drawn: Counter[Said], expected: dict[Said, float]) -> tuple[float, int]:
-    """The p-value of a chi-squared test, and how many draws cannot be."""
+def fits(taken: Counter[Said], expected: dict[Said, float]) -> tuple[float, int]:
+    """The p-value of a chi-squared test, and how many samples are impossible."""
     counts: list[tuple[int, float]] = []
     seen, wanted = 0, 0.0
     for said in sorted(expected, key=lambda said: (-expected[said], said[0])):
-        seen, wanted = seen + drawn[said], wanted + expected[said] * drawn.total()
-        if wanted >= 5:  # else together with the next
+        seen, wanted = seen + taken[said], wanted + expected[said] * taken.total()
+        if wanted >= 5:  # else together with the next one
             counts.append((seen, wanted))
             seen, wanted = 0, 0.0
     chi = sum((seen - wanted) ** 2 / wanted for seen, wanted in counts)
     p = torch.special.gammaincc(torch.tensor((len(counts) - 1) / 2), torch.tensor(chi / 2))
-    return float(p), sum(count for said, count in drawn.items() if said not in expected)
+    return float(p), sum(count for said, count in taken.items() if said not in expected)
 
 
 def main() -> int:
@@ -125,7 +124,7 @@ def main() -> int:
     parser.add_argument("address")
     parser.add_argument("conversations")
     parser.add_argument("--first", type=int, default=20)
-    parser.add_argument("--draws", type=int, default=400)
+    parser.add_argument("--samples", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
 
@@ -133,16 +132,17 @@ def main() -> int:
     template = local.template()
     url, _, name = asked.address.partition("#")
     server = ServedModel(EndpointModel(name, url, None), local.tokenizer)
-    window = min(local.context_length, server.context_length() or local.context_length)
-    greedy = Sampling(temperature=0, max_tokens=min(256, window // 4))
+    context_length = min(local.context_length, server.context_length() or local.context_length)
+    greedy = Sampling(temperature=0, max_tokens=min(256, context_length // 4))
     here, there = (
-        TrainedUser(model, template, window, greedy, asked.seed) for model in (local, server)
+        TrainedUser(model, template, context_length, greedy, asked.seed)
+        for model in (local, server)
     )
 
     conversations = islice(read_conversations(asked.conversations), asked.first)
     prefixes = [sample.prefix for conversation in conversations for sample in samples(conversation)]
     plain, wrong = compare("plain", here, there, prefixes)
-    print(f"    window {server.context_length()}; notes {server.notes}")
+    print(f"    context length {server.context_length()}; notes {server.notes}")
 
     liked = Counter(
         reply.text.split()[0].strip(",.?!") for reply in plain if reply.text
@@ -152,22 +152,22 @@ def main() -> int:
     wrong += compare(what, replace(here, guard=guard), replace(there, guard=guard), prefixes)[1]
 
     known = sorted(reply.meta["p_end"] for reply in plain if reply.stop != "context")
-    for above in (statistics.median(known), known[len(known) // 4]):
-        above += P_END  # not at a P(end) itself, where rounding would decide
-        leaving = replace(greedy, end_threshold=above)
+    for threshold in (statistics.median(known), known[len(known) // 4]):
+        threshold += P_END  # not at a P(end) itself, where rounding would decide
+        with_threshold = replace(greedy, end_threshold=threshold)
         wrong += compare(
-            f"end above {above:.4f}",
-            replace(here, sampling=leaving),
-            replace(there, sampling=leaving),
+            f"end threshold {threshold:.4f}",
+            replace(here, sampling=with_threshold),
+            replace(there, sampling=with_threshold),
             prefixes,
         )[1]
 
-    drawing = replace(there, sampling=replace(greedy, temperature=1.0))
+    sampled = replace(there, sampling=replace(greedy, temperature=1.0))
     some = prefixes[: asked.first]
-    first, again, other = (replies(replace(drawing, seed=seed), some) for seed in (1, 1, 2))
+    first, again, other = (replies(replace(sampled, seed=seed), some) for seed in (1, 1, 2))
     unlike = sum(a.text != b.text or a.stop != b.stop for a, b in zip(first, again, strict=True))
     others = sum(a.text != b.text for a, b in zip(first, other, strict=True))
-    print(f"seeds: of {len(some)} turns {unlike} differ with the same seed, {others} with another")
+    print(f"seeds: {unlike} of {len(some)} turns differ with the same seed, {others} with another")
     wrong += unlike
 
     words = template.first_token_ids(guard.first_words)
@@ -182,18 +182,18 @@ def main() -> int:
                 sampling = replace(base, max_tokens=tokens, banned_first=bans)
                 ids = prompt(conversation, template)
 
-                def draw(
+                def sample(
                     seed: int, ids: Sequence[int] = ids, sampling: Sampling = sampling
                 ) -> Said:
                     out = server.complete(ids, replace(sampling, seed=seed))
                     return out.text, out.stop_id
 
                 with ThreadPoolExecutor(WORKERS) as pool:
-                    drawn = Counter(pool.map(draw, range(asked.draws)))
-                p, impossible = fits(drawn, exact(local, ids, sampling))
+                    taken = Counter(pool.map(sample, range(asked.samples)))
+                p, impossible = fits(taken, exact(local, ids, sampling))
                 values.append(f"p {p:.3f}, {impossible} impossible")
                 wrong += p < 1e-3 or impossible
-            print(f"{asked.draws} draws of {tokens} token(s), {what}: {'; '.join(values)}")
+            print(f"{asked.samples} samples of {tokens} token(s), {what}: {'; '.join(values)}")
     print("all agree" if not wrong else f"{wrong} differ")
     return min(wrong, 1)
 

@@ -395,21 +395,21 @@ def _read(answer: Any, sampling: Sampling) -> _Answer:
     elif type(stop_id) is not int or stop_id not in sampling.stop_ids:
         stop_id = None
     logprobs = getattr(choice, "logprobs", None)
-    first = _at_first(getattr(logprobs, "token_logprobs", None))
-    top = _at_first(getattr(logprobs, "top_logprobs", None))
-    end = top.get(f"token_id:{sampling.end_id}") if isinstance(top, dict) else None
+    p_first = _first_probability(getattr(logprobs, "token_logprobs", None))
+    top = getattr(logprobs, "top_logprobs", None)
+    p_end = _first_probability(top, f"token_id:{sampling.end_id}")
     usage: Any = (token_count(answer, "prompt_tokens"), token_count(answer, "completion_tokens"))
     if None in usage:
         usage = None
-    return _Answer(ids, text, stop_id, finish, _probability(first), _probability(end), usage)
+    return _Answer(ids, text, stop_id, finish, p_first, p_end, usage)
 
 
-def _at_first(values: Any) -> Any:
-    return values[0] if isinstance(values, list) and values else None
-
-
-def _probability(logprob: Any) -> float | None:
-    """The probability; `None` if it is not a log-probability. Rounding may put one above 0."""
-    if type(logprob) in (int, float) and logprob < 1e-3:
-        return math.exp(min(logprob, 0))
+def _first_probability(logprobs: Any, token: str = "") -> float | None:
+    """The probability at the first position, of a token if there are several; `None` if the server
+    gave none."""
+    first: Any = logprobs[0] if isinstance(logprobs, list) and logprobs else None
+    if isinstance(first, dict):
+        first = first.get(token)
+    if type(first) in (int, float) and first < 1e-3:
+        return math.exp(min(first, 0))  # rounding may put a log-probability above 0
     return None
