@@ -90,7 +90,11 @@ for _name, _function in VERBS.items():
     app.command(_name)(_function)
 
 
-def read_config(path: Path, verb: str, types: dict[str, Any]) -> dict[str, Any]:
+def read_config(
+    path: Path,
+    verb: str,
+    types: dict[str, Any],
+) -> dict[str, Any]:
     """The options of a verb in a TOML file: those at the top, and those in the verb's own table.
 
     Args:
@@ -134,7 +138,13 @@ def _mismatch(option_type: Any, value: Any) -> str:
     return known[0][0]
 
 
-def _unknown_option(path: Path, text: str, key: str, what: str, known: list[str]) -> InputError:
+def _unknown_option(
+    path: Path,
+    text: str,
+    key: str,
+    what: str,
+    known: list[str],
+) -> InputError:
     near = get_close_matches(key.replace("-", "_"), known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
     return InputError(f"{path}, line {_line_of(text, key)}: {key!r} is no {what}; {hint}")

@@ -36,10 +36,12 @@ class Price:
             token_in, token_out = map(Decimal, text.split("/"))
         except (ValueError, InvalidOperation):
             token_in = token_out = Decimal("nan")
-        if not all(price.is_finite() and 0 <= price < 10**6 for price in (token_in, token_out)):
-            raise InputError(
-                f"{option} {text}: give US dollars for a million tokens in and out, such as 2.50/10"
-            )
+        for price in (token_in, token_out):
+            if not (price.is_finite() and 0 <= price < 10**6):
+                raise InputError(
+                    f"{option} {text}: give US dollars for a million tokens in and out, such as "
+                    "2.50/10"
+                )
         return cls(token_in, token_out)
 
     def of(self, tokens_in: int, tokens_out: int) -> Decimal:
@@ -57,7 +59,9 @@ class Amount:
 
     def __add__(self, other: Amount) -> Amount:
         return Amount(
-            self.calls + other.calls, self.tokens + other.tokens, self.dollars + other.dollars
+            self.calls + other.calls,
+            self.tokens + other.tokens,
+            self.dollars + other.dollars,
         )
 
 
@@ -143,7 +147,11 @@ class Budget:
 #     doubt_in, doubt_out    the most tokens of such tries, and of answers that are not counted
 
 
-def usage_of_tries(tries: int, tokens_in: int, max_tokens: int) -> Counter[str]:
+def usage_of_tries(
+    tries: int,
+    tokens_in: int,
+    max_tokens: int,
+) -> Counter[str]:
     """The usage of a call without an answer; `tries` is how many may have been billed."""
     return Counter(
         calls=1,
@@ -153,7 +161,11 @@ def usage_of_tries(tries: int, tokens_in: int, max_tokens: int) -> Counter[str]:
     )
 
 
-def usage_of(answer: Completion, tokens_in: int, max_tokens: int) -> Counter[str]:
+def usage_of(
+    answer: Completion,
+    tokens_in: int,
+    max_tokens: int,
+) -> Counter[str]:
     """The usage of an answered call; an answer without token counts is taken at its worst."""
     used = usage_of_tries(answer.possibly_billed, tokens_in, max_tokens)
     used["drafts"] += 1
@@ -164,7 +176,10 @@ def usage_of(answer: Completion, tokens_in: int, max_tokens: int) -> Counter[str
     return used
 
 
-def amount_of(used: Mapping[str, int], price: Price | None) -> Amount:
+def amount_of(
+    used: Mapping[str, int],
+    price: Price | None,
+) -> Amount:
     """What this usage takes from a budget; without a price it costs nothing."""
     tokens_in = used["tokens_in"] + used["doubt_in"]
     tokens_out = used["tokens_out"] + used["doubt_out"]
@@ -172,7 +187,10 @@ def amount_of(used: Mapping[str, int], price: Price | None) -> Amount:
     return Amount(used["calls"], tokens_in + tokens_out, dollars)
 
 
-def usage_results(used: Mapping[str, int], price: Price | None) -> dict[str, Any]:
+def usage_results(
+    used: Mapping[str, int],
+    price: Price | None,
+) -> dict[str, Any]:
     """The usage for `results.json`: calls, tokens, possibly billed tries, and dollars (`cost`).
 
     `cost` holds possibly billed tries and answers without token counts at their worst. What is not
@@ -219,7 +237,12 @@ class Usage:
                 self._used.update(row["used"])
         budget.spend(amount_of(self._used, price))
 
-    def call(self, tokens_in: int, max_tokens: int, send: Callable[[], Completion]) -> Completion:
+    def call(
+        self,
+        tokens_in: int,
+        max_tokens: int,
+        send: Callable[[], Completion],
+    ) -> Completion:
         """Return what `send` gives, and count it.
 
         Args:

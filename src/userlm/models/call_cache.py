@@ -93,7 +93,13 @@ class CallCache:
         """Whether an earlier attempt got an answer about this conversation."""
         return id in self._answers
 
-    def ask(self, id: str, number: int, messages: Sequence[Message], sampling: Sampling) -> Answer:
+    def ask(
+        self,
+        id: str,
+        number: int,
+        messages: Sequence[Message],
+        sampling: Sampling,
+    ) -> Answer:
         """The answer to call `number` about a conversation, from the journal or from the model.
 
         Raises:
@@ -164,7 +170,11 @@ class CallCache:
                 self.usage["calls"] -= 1
         self._budget.spend(amount_of(self.usage, self.price))
 
-    def _book(self, row: Mapping[str, Any], bound: tuple[int, int]) -> tuple[Answer, Counter[str]]:
+    def _book(
+        self,
+        row: Mapping[str, Any],
+        bound: tuple[int, int],
+    ) -> tuple[Answer, Counter[str]]:
         """Count a call by its line in the journal, and return its answer and usage."""
         if "text" in row:
             tokens_out = row["tokens_out"]

@@ -283,7 +283,10 @@ def _message(error: openai.APIStatusError) -> str:
     return message if isinstance(message, str) else error.message
 
 
-def _unsupported_parameter(error: openai.BadRequestError, known: frozenset[str]) -> str | None:
+def _unsupported_parameter(
+    error: openai.BadRequestError,
+    known: frozenset[str],
+) -> str | None:
     """The parameter that the server does not support; `None` if only its value is out of range."""
     message = _message(error)
     if not UNSUPPORTED.search(message):

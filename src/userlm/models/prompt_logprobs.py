@@ -42,6 +42,9 @@ the batch; if it is that of another token, some in a row are off by more than th
 PROBE_TOKENS = 400
 """The least length of the row that is scored twice: servers cache blocks of 16 to 128 tokens."""
 
+Row = tuple[Sequence[int], Sequence[bool]]
+"""Token ids, and a mask of those that are scored."""
+
 Request = Callable[[openai.OpenAI, str, Sequence[int]], "list[Any] | None"]
 """Asks a server for the log-probability of each id: numbers, and `None` for the first id or where
 there is none. `None` instead of the list: the server answers without log-probabilities."""
@@ -61,7 +64,7 @@ class PromptLogprobs:
         self._request: Request | None = None
         self._lock = threading.Lock()
 
-    def score(self, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[list[float]]:
+    def score(self, rows: Sequence[Row]) -> list[list[float]]:
         """The log-probability of each masked token, in nats, in the order of the rows.
 
         Raises:
@@ -81,9 +84,7 @@ class PromptLogprobs:
         finally:  # after an error, start no more rows
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _score_row(
-        self, request: Request, row: tuple[Sequence[int], Sequence[bool]]
-    ) -> list[float]:
+    def _score_row(self, request: Request, row: Row) -> list[float]:
         ids, mask = row
         if not any(mask):
             return []
@@ -92,7 +93,11 @@ class PromptLogprobs:
             raise self._not_scorable("the server left out the log-probabilities of a prompt")
         return list(compress(logprobs, mask))
 
-    def _ask(self, request: Request, ids: Sequence[int]) -> list[float] | None:
+    def _ask(
+        self,
+        request: Request,
+        ids: Sequence[int],
+    ) -> list[float] | None:
         """The log-probability of each id, 0 for the first; `None` if the server gives none."""
         values, _, _ = self._endpoint.ask(lambda client: request(client, self._endpoint.name, ids))
         if values is None:
@@ -116,7 +121,9 @@ class PromptLogprobs:
         A probe begins with random tokens, so that no earlier run left it in a cache.
         """
         ids = list(longest)
-        probe = SystemRandom().choices(ids, k=8) + ids + ids * (PROBE_TOKENS // len(ids))
+        random_start = SystemRandom().choices(ids, k=8)
+        repeats = 1 + PROBE_TOKENS // len(ids)
+        probe = random_start + ids * repeats
         probe = probe[: max(len(ids), PROBE_TOKENS)]
         refused: dict[str, None] = {}  # an ordered set
         for request in (_prompt_logprobs, _echo, _echo_and_one):
@@ -136,14 +143,21 @@ class PromptLogprobs:
             f"by `echo` ({'; '.join(refused)}); {USE_VLLM}"
         )
 
-    def _check_cache(self, request: Request, probe: list[int], logprobs: list[float]) -> None:
+    def _check_cache(
+        self,
+        request: Request,
+        probe: list[int],
+        logprobs: list[float],
+    ) -> None:
         """Raise `InputError` if a probe gets other log-probabilities after a row that shares its
         first three quarters."""
         shared = len(probe) * 3 // 4
-        self._ask(request, [*probe[:shared], *reversed(probe[shared:])])
-        again = self._ask(request, probe) or [math.nan] * len(probe)
+        self._ask(request, probe[:shared] + probe[shared:][::-1])
+        again = self._ask(request, probe)
+        if again is None:
+            raise self._not_scorable("the server left out the log-probabilities of a prompt")
         largest = max(abs(a - b) for a, b in zip(logprobs, again, strict=True))
-        if not largest <= TOLERANCE:  # NaN too
+        if largest > TOLERANCE:
             raise self._not_scorable(
                 "the same row got other log-probabilities after a row with the same beginning (by "
                 f"up to {largest:.2g} nats): the server takes parts of prompts from a cache; start "
@@ -154,7 +168,11 @@ class PromptLogprobs:
         return InputError(f"{self._endpoint.name}: not scorable: {why}")
 
 
-def _prompt_logprobs(client: openai.OpenAI, model: str, ids: Sequence[int]) -> list[Any] | None:
+def _prompt_logprobs(
+    client: openai.OpenAI,
+    model: str,
+    ids: Sequence[int],
+) -> list[Any] | None:
     """vLLM's request. The answer has, for each id, a mapping from this and other ids to values."""
     answer = client.completions.create(
         model=model,
@@ -168,7 +186,7 @@ def _prompt_logprobs(client: openai.OpenAI, model: str, ids: Sequence[int]) -> l
         return None
     if len(entries) != len(ids):
         return entries
-    return [_logprob(id, entry) for id, entry in zip(ids, entries, strict=True)]
+    return list(map(_logprob, ids, entries))
 
 
 def _logprob(id: int, entry: Any) -> Any:
@@ -182,7 +200,12 @@ def _echo(
 ) -> list[Any] | None:
     """`echo` with `logprobs`, and nothing generated."""
     answer = client.completions.create(
-        model=model, prompt=[*ids], max_tokens=max_tokens, temperature=0, echo=True, logprobs=1
+        model=model,
+        prompt=[*ids],
+        max_tokens=max_tokens,
+        temperature=0,
+        echo=True,
+        logprobs=1,
     )
     logprobs = getattr(first_choice(answer), "logprobs", None)
     values = getattr(logprobs, "token_logprobs", None)

@@ -80,7 +80,9 @@ class ServedModel:
         """
         try:
             body: Any
-            body, _, _ = self._endpoint.ask(lambda client: client.get("/models", cast_to=object))
+            body, _, _ = self._endpoint.ask(
+                lambda client: client.get("/models", cast_to=object),
+            )
         except ModelError as error:
             if error.reason in NOT_OFFERED:
                 return None
@@ -127,7 +129,11 @@ class ServedModel:
         return Completion(text, stop_id, p_end, tokens_in, tokens_out, faults, possibly_billed)
 
     def _generate(
-        self, ids: Sequence[int], sampling: Sampling, support: _Support, answers: list[_Answer]
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        support: _Support,
+        answers: list[_Answer],
     ) -> tuple[str, int | None, float | None]:
         """The text, the id that ended it, and P(end); adds the server's answers to `answers`."""
         threshold = sampling.end_threshold
@@ -142,7 +148,9 @@ class ServedModel:
         if end is not None and p_end is None:
             forced = self._ask(ids, every, answers, forced=end)
             p_end = forced.p_first if forced.stop_id == end else None
-        if (end is not None and p_end is None) or (support.ids and answer.ids is None):
+        lacks_p_end = end is not None and p_end is None
+        lacks_ids = support.ids and answer.ids is None
+        if lacks_p_end or lacks_ids:
             raise ModelError(
                 f"{self.name}: the server left out P(end), or the ids that it sampled",
                 "broken answer",
@@ -170,14 +178,19 @@ class ServedModel:
         return banned
 
     def _continue(
-        self, ids: Sequence[int], first: _Answer, sampling: Sampling, answers: list[_Answer]
+        self,
+        ids: Sequence[int],
+        first: _Answer,
+        sampling: Sampling,
+        answers: list[_Answer],
     ) -> _Answer:
         """The answer whose first token is given."""
         begun = first.ids or ()
         seed = sampling.seed
         if seed is not None:  # another one than that of the first token
             seed = stable_hash(seed, "behind the first token")
-        rest = replace(sampling, max_tokens=sampling.max_tokens - 1, end_id=None, seed=seed)
+        tokens_left = sampling.max_tokens - 1
+        rest = replace(sampling, max_tokens=tokens_left, end_id=None, seed=seed)
         answer = self._ask([*ids, *begun], rest, answers)
         return replace(answer, ids=(*begun, *(answer.ids or ())))
 
@@ -244,7 +257,8 @@ class ServedModel:
         other = next(id for id in count() if id not in sampling.stop_ids)
         probe, ended = self._force_end(prompt, end, sampling.stop_ids)
         went_on = self._ask(prompt, probe, [], forced=other)
-        if (ended.finish, ended.stop_id) != ("stop", end) or went_on.finish == "stop":
+        stopped_at_end = ended.finish == "stop" and ended.stop_id == end
+        if not stopped_at_end or went_on.finish == "stop":
             raise self._not_usable(
                 f"the server was made to sample the end token ({end}) by `logit_bias` and did not "
                 "stop there, as `stop_token_ids` asks, or it also stopped at another token; "
@@ -342,7 +356,11 @@ def _sum_faults(answers: Sequence[_Answer]) -> tuple[tuple[str, ...], int]:
 
 
 def _send(
-    client: openai.OpenAI, model: str, ids: Sequence[int], sampling: Sampling, forced: int | None
+    client: openai.OpenAI,
+    model: str,
+    ids: Sequence[int],
+    sampling: Sampling,
+    forced: int | None,
 ) -> _Answer:
     bias = {str(id): -BIAS for id in sorted(sampling.banned_ids)}
     if forced is not None:
@@ -398,9 +416,11 @@ def _read(answer: Any, sampling: Sampling) -> _Answer:
     p_first = _first_probability(getattr(logprobs, "token_logprobs", None))
     top = getattr(logprobs, "top_logprobs", None)
     p_end = _first_probability(top, f"token_id:{sampling.end_id}")
-    usage: Any = (token_count(answer, "prompt_tokens"), token_count(answer, "completion_tokens"))
-    if None in usage:
-        usage = None
+    tokens_in = token_count(answer, "prompt_tokens")
+    tokens_out = token_count(answer, "completion_tokens")
+    usage = None
+    if tokens_in is not None and tokens_out is not None:
+        usage = (tokens_in, tokens_out)
     return _Answer(ids, text, stop_id, finish, p_first, p_end, usage)
 
 

@@ -131,7 +131,11 @@ def profile_template(tokenizer: Any, encode: Encode) -> Template:
     return template
 
 
-def _llama(tokenizer: Any, encode: Encode, known: Mapping[str, int]) -> Template:
+def _llama(
+    tokenizer: Any,
+    encode: Encode,
+    known: Mapping[str, int],
+) -> Template:
     """UserLM's template, with the header suffix, BOS and trimming of the checkpoint's own chat
     template."""
     special = special_ids(tokenizer)
@@ -151,7 +155,11 @@ def _llama(tokenizer: Any, encode: Encode, known: Mapping[str, int]) -> Template
     return userlm_template(encode, known.get, special, turn["suffix"], start, trim)
 
 
-def _chatml(tokenizer: Any, encode: Encode, known: Mapping[str, int]) -> Template:
+def _chatml(
+    tokenizer: Any,
+    encode: Encode,
+    known: Mapping[str, int],
+) -> Template:
     """The template of SFTuser on Qwen; without an end token that of OSim and Ditto."""
     start, close = (known[token] for token in CHATML)
     end = known.get(END_TOKEN, close)
@@ -210,7 +218,11 @@ def _opens_user_turn(tokenizer: Any) -> bool:
     )
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], opens: bool = False) -> str | None:
+def _render(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    opens: bool = False,
+) -> str | None:
     """The messages as the chat template renders them; `None` if there is none or it refuses them.
 
     Args:
@@ -247,7 +259,11 @@ def control_ids(tokenizer: Any) -> frozenset[int]:
     return special_ids(tokenizer) | {id for text, id in added if text.strip()}
 
 
-def decode_content(tokenizer: Any, ids: Iterable[int], control_ids: frozenset[int]) -> str:
+def decode_content(
+    tokenizer: Any,
+    ids: Iterable[int],
+    control_ids: frozenset[int],
+) -> str:
     """The text of sampled ids without control tokens."""
     content = [id for id in ids if id not in control_ids]
     return str(tokenizer.decode(content, clean_up_tokenization_spaces=False))
