@@ -1,4 +1,4 @@
-"""Addresses: what is found, and what is said when it is not."""
+"""Addresses: what they name, and the errors if they name nothing."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_a_url_that_is_none_says_how_it_is_written(wrong):
 
 
 @pytest.mark.parametrize("tail", ["\r", "\n", "\r\n", " "])
-def test_white_space_around_a_key_is_no_part_of_it(tail, monkeypatch):
+def test_white_space_around_a_key_is_stripped(tail, monkeypatch):
     monkeypatch.setenv("USERLM_API_KEY", f"{tail}secret-key{tail}")
     with serving([completion("ok")]) as server:
         address.chat_model(f"{server.url}#m").chat([{"role": "user", "content": "hi"}], Sampling())
