@@ -65,9 +65,9 @@ class ServedModel:
         self._endpoint = endpoint
         self._tokenizer = tokenizer
         self._control_ids = control_ids(tokenizer)
-        control = [text for text, id in added_ids(tokenizer).items() if id in self._control_ids]
-        longest_first = sorted(control, key=len, reverse=True)
-        self._control_text = re.compile("|".join(map(re.escape, longest_first)))
+        tokens = [text for text, id in added_ids(tokenizer).items() if id in self._control_ids]
+        tokens.sort(key=len, reverse=True)  # a token may begin with another one
+        self._control_tokens = re.compile("|".join(map(re.escape, tokens)))
         self.notes: tuple[str, ...] = ()
         self._support: _Support | None = None
         self._lock = threading.Lock()
@@ -197,7 +197,7 @@ class ServedModel:
     def _content(self, answer: _Answer) -> str:
         """The text without control tokens, even if the server writes them out."""
         if answer.ids is None:
-            return encodable(self._control_text.sub("", answer.text))
+            return encodable(self._control_tokens.sub("", answer.text))
         return decode_content(self._tokenizer, answer.ids, self._control_ids)
 
     def _ask(
