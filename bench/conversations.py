@@ -1,15 +1,14 @@
-"""How close `userlm simulate` comes to the time that its server takes, and what a call costs on
-this side.
+"""How close `userlm simulate` comes to the latency of its server, and what a call costs the client.
 
     python bench/conversations.py [--conversations 2000] [--exchanges 6] [--workers 64,256]
-    [--latency 0.5]
+                                  [--latency 0.5]
 
-A scripted user talks to an assistant at a server on this machine, which answers each call after the
-latency, with 1,200 characters. Ideal is calls x latency / workers. Wall is that of the whole
-command, from its start to its last file. CPU is that of its process above what a single
-conversation takes, a call; memory is its peak. With the first number of workers a quarter of the
-conversations is run, too: memory should be the same. Beside it, what the same calls cost without
-conversations: through our endpoint, and as bare requests of the HTTP library below it.
+A scripted user talks to an assistant on a server on this machine, which answers each call after the
+latency, with 1,200 characters. The ideal time is calls x latency / workers. Wall time is that of
+the whole command, from its start to its last file. CPU time is per call, without what a single
+conversation takes; memory is the peak. With the first number of workers a quarter of the
+conversations is run as well: memory should be the same. For comparison the same calls are made
+without conversations: through our endpoint, and as bare requests of the HTTP library below it.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class Ran:
 
 
 def measure(arguments: argparse.Namespace) -> list[Ran]:
-    """Simulations with each number of workers, with the first of them also of a quarter of the
+    """Run simulations with each number of workers; with the first also a quarter of the
     conversations."""
     workers = [int(number) for number in arguments.workers.split(",")]
     sizes = [
@@ -80,7 +79,7 @@ def measure(arguments: argparse.Namespace) -> list[Ran]:
 def simulated(
     url: str, conversations: int, exchanges: int, workers: int
 ) -> tuple[float, float, int]:
-    """Seconds of wall and of CPU, and the bytes at the peak, of one command."""
+    """Return seconds of wall and CPU time, and the peak memory in bytes, of one command."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "lines.txt").write_text(f"{SAID}\n" * exchanges)
@@ -107,7 +106,7 @@ def simulated(
 
 
 def alone(kind: str, url: str, calls: int, workers: int) -> float:
-    """CPU seconds of a call, all of them in this process."""
+    """Return the CPU seconds of a call; all calls are made in this process."""
     call = {"endpoint": through_endpoint, "requests": as_requests}[kind](url)
     call()
     with ThreadPoolExecutor(workers) as pool:
@@ -125,7 +124,7 @@ MESSAGES = [
 
 
 def through_endpoint(url: str) -> Callable[[], object]:
-    """As in a simulation: the `openai` client, tries, faults."""
+    """A call as in a simulation: the `openai` client, retries, faults."""
     from userlm.models.endpoint import EndpointModel
     from userlm.types import Sampling
 
@@ -134,7 +133,7 @@ def through_endpoint(url: str) -> Callable[[], object]:
 
 
 def as_requests(url: str) -> Callable[[], object]:
-    """No more than JSON there and back."""
+    """A call that only sends and receives JSON."""
     import openai
 
     client = openai.DefaultHttpxClient(timeout=60)
@@ -149,8 +148,8 @@ def as_requests(url: str) -> Callable[[], object]:
 
 @contextmanager
 def serving(latency: float) -> Iterator[str]:
-    """The URL of a server in a process of its own, which answers whatever it is asked after so many
-    seconds."""
+    """The URL of a server in its own process, which gives the same answer to any request after the
+    latency."""
     context = get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=serve, args=(there, latency), daemon=True)
@@ -162,7 +161,7 @@ def serving(latency: float) -> Iterator[str]:
 
 
 def serve(tell: Connection, latency: float) -> None:
-    """Listen at a free port, and tell which."""
+    """Listen on a free port, and send its number."""
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": ANSWER},
@@ -208,11 +207,11 @@ def serve(tell: Connection, latency: float) -> None:
     asyncio.run(listen())
 
 
-# --- what is shown --------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
 def show(found: Sequence[Ran]) -> None:
-    """A table, and whether the goals were met."""
+    """Print a table, and whether the goals were met."""
     head = (
         "conversations",
         "at once",

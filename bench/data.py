@@ -1,24 +1,20 @@
-"""How fast `userlm import` and `userlm clean` are, how large they get, and whether both grow in
-proportion.
+"""Time and memory of `userlm import` and `userlm clean`, and whether both grow linearly.
 
     python bench/data.py [--sizes 50000,100000,500000] [--repeats 1] [--seed 0] [--scratch FOLDER]
 
-The logs are those of `wildchat_like.py`, in parquet as on the Hub; they stay in the scratch folder
-(4.5 kB a row) and are used again. Of each stage are taken: the wall time; the CPU time, with that
-of child processes; and the memory at its peak, which is the proportional set size (PSS) of all its
-processes together, read five times a second, and `ru_maxrss` of the largest process. It needs
-Linux.
+The logs are those of `wildchat_like.py`, in parquet as on the Hub; they are kept in the scratch
+folder (4.5 kB a row) and reused. Measured for each stage: the wall time; the CPU time, including
+child processes; and the peak memory: the proportional set size (PSS) of all its processes
+together, read five times a second, and `ru_maxrss` of the largest process. It needs Linux.
 
-Beside others: `--peer FOLDER` also runs the one public re-implementation of the paper's
-preprocessing, on the first of the sizes, and compares conversation by conversation what is kept. It
-is not part of this package:
+`--peer FOLDER` also runs the one public re-implementation of the paper's preprocessing, on the
+first of the sizes, and compares which conversations are kept. It is not part of this package:
 
     git clone https://github.com/schang-lab/utility-of-user-simulators peer
     python -m venv peer/.venv && peer/.venv/bin/pip install pandas tqdm datasets
 
-Its script is run as it is. Where it asks for the data set of the Hub it is given the same parquet
-files. It keeps what is flagged as toxic or redacted, so for the comparison `clean --flagged` does
-so, too.
+Its script is run unchanged; instead of the data set on the Hub it gets the same parquet files. It
+keeps what is flagged as toxic or redacted, so for the comparison `clean --flagged` does, too.
 """
 
 import argparse
@@ -38,8 +34,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# Nothing large is imported here: the `ru_maxrss` of a child is never less than its parent's was at
-# the fork.
+# Nothing large is imported here: the `ru_maxrss` of a child process starts at that of its parent.
 
 PEER_SCRIPT = "sftuser_training/1_load_and_preprocess_wildchat.py"
 SHIM = """
@@ -70,7 +65,7 @@ FIGURES = (
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of wall and of CPU; MB at the peak, of all processes and of the largest one."""
+    """Seconds of wall and CPU time; peak memory in MB of all processes and of the largest one."""
 
     wall: float
     cpu: float
@@ -79,8 +74,7 @@ class Cost:
 
 
 def measure(command: Sequence[str | Path], log: Path, **environment: str) -> Cost:
-    """Run a command to its end; what it prints goes to `log`. A command that fails ends the
-    bench."""
+    """Run a command; its output goes to `log`. If it fails, the bench exits."""
     begun, peak = time.perf_counter(), 0.0
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | environment)
@@ -124,7 +118,7 @@ def median(costs: Sequence[Cost]) -> Cost:
     )
 
 
-# --- what is run ----------------------------------------------------------------------------------
+# --- runs -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +131,8 @@ class Logs:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One column of the table. `counts`: of conversations dropped and out, and what else a program
-    counts."""
+    """One column of the table. `counts`: conversations that were dropped and kept, and what else a
+    program counts."""
 
     name: str
     logs: Logs
@@ -147,7 +141,7 @@ class Measured:
 
     @property
     def whole(self) -> Cost:
-        """All stages one after the other: times add up, memory does not."""
+        """All stages together: times add up, of memory the maximum counts."""
         costs = self.stages.values()
         wall, cpu = sum(cost.wall for cost in costs), sum(cost.cpu for cost in costs)
         return Cost(
@@ -156,7 +150,7 @@ class Measured:
 
 
 def generate(rows: int, scratch: Path, seed: int, jsonl: bool = False) -> Logs:
-    """Logs of so many rows, made once: shards of parquet, or one file of JSON lines."""
+    """Logs with this many rows, generated once: shards of parquet, or one file of JSON lines."""
     folder = scratch / f"logs-{seed}-{rows}{'-jsonl' if jsonl else ''}"
     if not folder.is_dir():
         partial = folder.with_suffix(".partial")
@@ -176,8 +170,8 @@ def generate(rows: int, scratch: Path, seed: int, jsonl: bool = False) -> Logs:
 
 
 def ours(name: str, logs: Logs, folder: Path, repeats: int, *options: str) -> Measured:
-    """`userlm import`, then `userlm clean` with the options; the folders of the last repeat
-    stay."""
+    """Run `userlm import`, then `userlm clean` with the options; the folders of the last repeat
+    are kept."""
     costs: dict[str, list[Cost]] = {"import": [], "clean": []}
     for _ in range(repeats):
         shutil.rmtree(folder, ignore_errors=True)
@@ -208,7 +202,7 @@ def ours(name: str, logs: Logs, folder: Path, repeats: int, *options: str) -> Me
 def peer(
     name: str, logs: Logs, folder: Path, repeats: int, repository: Path, *options: str
 ) -> Measured:
-    """The peer's script with its defaults, but two processes and shares of 90/5/5."""
+    """Run the peer's script with its defaults, but two processes and shares of 90/5/5."""
     shim, cache = folder.with_name("shim"), folder.with_name("cache")
     shim.mkdir(exist_ok=True)
     (shim / "sitecustomize.py").write_text(SHIM.format(files=[str(file) for file in logs.files]))
@@ -228,19 +222,17 @@ def peer(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         costs.append(measure(command, folder / "log.txt", **places))
-        shutil.rmtree(
-            cache, ignore_errors=True
-        )  # else the next time it finds what it computed this time
+        shutil.rmtree(cache, ignore_errors=True)  # otherwise the next repeat reuses the results
     out = json.loads((folder / "stats.json").read_text())["total_conversations"]
     return Measured(name, logs, {"all": median(costs)}, {"out": out})
 
 
-# --- who was kept ---------------------------------------------------------------------------------
+# --- which conversations are kept -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the comparison needs of a conversation, raw or imported; `dropped`: why, if it was."""
+    """A conversation, raw or imported, for the comparison; `dropped`: the reason, if any."""
 
     id: str
     person: str
@@ -250,8 +242,8 @@ class Row:
 
 
 def compare(mine: Path, theirs: Path, listed: Path) -> list[str]:
-    """What both kept and what only one of them, by reason; `listed` gets a line for each of the
-    difference."""
+    """Describe what both kept and what only one of them kept, by reason; `listed` gets a line for
+    each difference."""
     ours = {
         split: list(_imported(mine / f"clean/{split}.jsonl"))
         for split in ("train", "valid", "test")
@@ -267,13 +259,13 @@ def compare(mine: Path, theirs: Path, listed: Path) -> list[str]:
     why = {row.id: f"clean dropped it ({row.dropped})" for row in dropped}
     why |= {
         row.id: f"import dropped it ({row.dropped})" for row in rejected
-    }  # an id twice: the second time
+    }  # for an id that occurs twice: the second one
     differences = [("the peer", id, why.get(id, "unexplained")) for id in only_theirs.elements()]
     alone = [row for row in imported if row.id in only_ours]
     for row, (here, there) in zip(alone, _most_frequent(alone, imported, rejected), strict=True):
         past = here <= LIMIT < there
         reason = (
-            f"with what import drops a 7-gram is there more than {LIMIT} times"
+            f"counting what import drops, a 7-gram occurs more than {LIMIT} times"
             if past
             else "unexplained"
         )
@@ -293,13 +285,13 @@ def compare(mine: Path, theirs: Path, listed: Path) -> list[str]:
         lines.append(
             f"train/valid/test of {side}: {conversations} of conversations, {people} of people"
         )
-    return [*lines, f"the {len(differences):,} kept by one alone: {listed}"]
+    return [*lines, f"the {len(differences):,} kept by only one: {listed}"]
 
 
 def _most_frequent(
     rows: list[Row], imported: list[Row], rejected: list[Row]
 ) -> list[tuple[int, int]]:
-    """Of each row the count of its most frequent 7-gram in first turns: of imported rows, and of
+    """The count of the most frequent 7-gram of each row in first turns: of imported rows, and of
     all rows."""
     grams = [set(_ngrams(row.first)) for row in rows]
     wanted = set().union(*grams)
@@ -332,7 +324,7 @@ def _imported(path: Path) -> Iterator[Row]:
 
 
 def _raw(path: Path) -> Iterator[Row]:
-    """Rows of WildChat, as the peer writes them, or as `import` sets them aside."""
+    """Rows of WildChat as the peer writes them, or as `import` sets them aside."""
     for line in _lines(path):
         row = line.get("row", line)
         first = row["conversation"][0]
@@ -356,7 +348,7 @@ def _percent(counts: Sequence[int]) -> str:
 
 
 def table(columns: Sequence[Measured]) -> str:
-    """A column for each corpus and program, in Markdown."""
+    """A Markdown table with a column for each corpus and program."""
     lines = [["", *(column.name for column in columns)]]
     lines.append(["conversations", *(f"{column.logs.rows:,}" for column in columns)])
     sizes = [sum(file.stat().st_size for file in column.logs.files) for column in columns]
@@ -370,7 +362,9 @@ def table(columns: Sequence[Measured]) -> str:
             lines.append([f"{stage}: {label}", *cells])
     each = [column.whole.wall / column.logs.rows for column in columns]
     lines.append(["conversations a second", *(f"{1 / seconds:,.0f}" for seconds in each)])
-    lines.append(["time for each, to the first", *(f"{seconds / each[0]:.2f}" for seconds in each)])
+    lines.append(
+        ["time each, relative to the first", *(f"{seconds / each[0]:.2f}" for seconds in each)]
+    )
     for key in dict.fromkeys(key for column in columns for key in column.counts):
         found = [column.counts.get(key) for column in columns]
         lines.append([key, *("" if count is None else f"{count:,}" for count in found)])
@@ -381,7 +375,7 @@ def table(columns: Sequence[Measured]) -> str:
 
 
 def machine() -> str:
-    """Where this runs."""
+    """The machine and the versions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     versions = ", ".join(
         f"{name} {version(name)}" for name in ("userlm", "polars", "numpy", "orjson")
@@ -398,8 +392,8 @@ def main() -> None:
     parser.add_argument(
         "--sizes", default="50000,100000,500000", help="conversations, comma-separated"
     )
-    parser.add_argument("--repeats", type=int, default=1, help="of each run; the medians are shown")
-    parser.add_argument("--seed", type=int, default=0, help="of the logs")
+    parser.add_argument("--repeats", type=int, default=1, help="of each run; medians are shown")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the logs")
     parser.add_argument("--peer", type=Path, help="clone of schang-lab/utility-of-user-simulators")
     parser.add_argument(
         "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "userlm-bench"

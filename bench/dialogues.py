@@ -1,12 +1,12 @@
-"""What the benches of training and scoring have in common: conversations of realistic lengths, and
-a model.
+"""What the benches of training and scoring share: conversations of realistic lengths, and a model.
 
     python bench/dialogues.py [--k 1.73,2.39,2.7] [--conversations 2000] [--seed 0]
 
-prints how long the conversations are. They have a geometric number of user turns with the mean K:
-in the paper K + 1 is samples by conversations, and so K between 1.73 and 2.39. A user turn has
-log-normally many tokens with a median of 28 and a mean of 48, an answer 260 and 320, an intent 40;
-every ending was observed. The words are those of `wildchat_like.py`: nobody said any of it.
+prints the lengths of the conversations. The number of user turns is geometric with mean K. In the
+paper K + 1 is the number of samples divided by that of conversations, so K is between 1.73 and
+2.39. Numbers of tokens are log-normal: a user turn has a median of 28 and a mean of 48, an answer
+260 and 320; an intent has 40. Every end was observed. The texts are random, from
+`wildchat_like.py`.
 
 Real conversations are read from the folder that the environment variable USERLM_DATA names.
 """
@@ -24,23 +24,19 @@ import numpy as np
 from numpy.typing import NDArray
 from wildchat_like import texts
 
-from userlm.data.sources import Rejected, convert
+from userlm.data.layouts import convert
+from userlm.data.layouts.common import Rejected
 from userlm.rows import read_rows
 from userlm.types import Conversation, Turn
 
-SHARD = (
-    500  # conversations with a seed of their own, so that a large corpus begins with a small one
-)
+SHARD = 500  # conversations that share a seed, so that a large corpus starts with a small one
 MOST_TURNS = 16
-USER, ASSISTANT = (28, 1.05, 1500), (260, 0.65, 1200)  # tokens: median, spread, most
-TOKENS_A_WORD = 1.86  # of those words in the tokenizer of `speller`
-REAL = (
-    "wildchat",
-    "chatbot_arena",
-    "sharegpt_sample",
-)  # files of USERLM_DATA: people and a general assistant
+USER, ASSISTANT = (28, 1.05, 1500), (260, 0.65, 1200)  # tokens: median, spread, maximum
+TOKENS_A_WORD = 1.86  # of random words, with the tokenizer of `speller`
+# Files of USERLM_DATA in which people talk to a general assistant.
+REAL = ("wildchat", "chatbot_arena", "sharegpt_sample")
 
-LLAMA = {  # hidden size, that of the feed-forward layers, layers, heads, heads of keys and values
+LLAMA = {  # hidden size, feed-forward size, layers, heads, key-value heads
     "tiny": (64, 176, 2, 2, 1),
     "10m": (256, 704, 8, 8, 4),
     "1b": (2048, 8192, 16, 32, 8),  # Llama-3.2-1B
@@ -49,7 +45,7 @@ LLAMA = {  # hidden size, that of the feed-forward layers, layers, heads, heads 
 
 
 def made(k: float, seed: int) -> Iterator[Conversation]:
-    """Conversations without end, with `k` user turns on average."""
+    """Yield generated conversations, endlessly, with `k` user turns on average."""
     number = 0
     while True:
         rng = np.random.default_rng((seed, number // SHARD))
@@ -75,8 +71,8 @@ def _words(tokens: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def real(name: str, seed: int) -> list[Conversation]:
-    """The conversations of a file of USERLM_DATA in which a user speaks, shuffled; none if it is
-    not there."""
+    """The conversations of a file of USERLM_DATA that have a user turn, shuffled; none if there is
+    no such file."""
     folder = os.environ.get("USERLM_DATA")
     path = Path(folder, f"{name}.jsonl.gz") if folder else None
     found = []
@@ -91,7 +87,7 @@ def real(name: str, seed: int) -> list[Conversation]:
 
 
 def speller(conversations: list[Conversation], vocabulary: int = 8192) -> Any:
-    """A tokenizer of byte pairs learned from the conversations, with control tokens."""
+    """A byte-pair tokenizer trained on the conversations, with control tokens."""
     from userlm.training.base import learn_tokenizer
 
     return learn_tokenizer(
@@ -100,8 +96,8 @@ def speller(conversations: list[Conversation], vocabulary: int = 8192) -> Any:
 
 
 def llama(shape: str, vocabulary: int, seed: int, device: str = "cpu") -> Any:
-    """A Llama of random weights, float32; the same seed gives the same. Large vocabularies are
-    tied."""
+    """A Llama with random weights in float32, the same for the same seed. Embeddings of large
+    vocabularies are tied."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -138,7 +134,7 @@ def main() -> None:
         tokenizer = speller(conversations[:500])
         turns = [turn for conversation in conversations for turn in conversation.turns]
         print(
-            f"\n{count:,} conversations, {len(turns) / 2 / count:.2f} user turns each (asked: {k})"
+            f"\n{count:,} conversations, {len(turns) / 2 / count:.2f} user turns each (goal: {k})"
         )
         intents = [conversation.intent or "" for conversation in conversations]
         user, answers = (

@@ -1,33 +1,32 @@
 """How fast simulated users are: what a turn costs, the server, and whole runs.
 
     python bench/runtime.py [--only turns,server,conversations] [--at-once 1,8,32,64] [--turns 4]
-    [--repeats 5]
-                            [--shape 32m] [--device cpu] [--temperature 0] [--seed 0] [--quick]
+                            [--repeats 5] [--shape 32m] [--device cpu] [--temperature 0] [--seed 0]
+                            [--quick]
 
-**turns.** Conversations of four user turns, with answers that are given, so that nothing but the
-user costs time. The same Llama (32 M weights, random, float32, vocabulary 8,192) says the same
-words in ways that take turns, each time in a process of its own:
+**turns.** Conversations of four user turns with given answers, so that only the user takes time.
+The same Llama (32 M weights, random, float32, vocabulary 8,192) generates the same tokens in
+several ways that take turns, each time in its own process:
 
-- userlm, N at once: `Engine` with N threads, each of which carries on a conversation; `userlm
-  --batch 1` keeps no row for another prompt, so that its words are the same to the bit whatever
-  came before;
-- model card: the loop of the released checkpoint's model card: one conversation at a time, one
-  prompt, whole, a turn, `model.generate`;
-- padded, N at once: N conversations keep step; their prompts, whole, go left-padded through
-  `model.generate`, and each turn ends with the longest.
+- userlm, N at once: `Engine` with N threads, each of which continues a conversation; `userlm
+  --batch 1` keeps no cache row for another prompt, so its output is reproducible to the bit;
+- model card: the loop of the released checkpoint's model card: one conversation at a time, the
+  whole prompt each turn, `model.generate`;
+- padded, N at once: N conversations in lockstep; their whole prompts go left-padded through
+  `model.generate`, and each turn lasts as long as the longest.
 
-Intents have 25 to 60 tokens; answers log-normally many, median 260 (spread 0.5, 40 to 900); user
-turns median 28 (spread 0.8, 4 to 128), and exactly so many are drawn. Lengths repeat after 8
-conversations, though tokens do not, so that for the model card 8 of them stand for all. What counts
-is CPU seconds a turn, with wall beside them; ratios are taken within a round. At temperature 0 the
-words of the first 8 conversations must be the same as the model card's on a CPU, or the exit code
-is 1. A goal that is missed is printed as missed.
+Intents have 25 to 60 tokens. Lengths are log-normal: answers have a median of 260 (spread 0.5, 40
+to 900), user turns of 28 (spread 0.8, 4 to 128), and exactly that many tokens are sampled. Lengths
+repeat after 8 conversations, though tokens do not, so for the model card 8 of them represent all.
+The result is CPU seconds a turn, with wall time beside it; ratios are taken within a round. At
+temperature 0 the tokens of the first 8 conversations must be the same as the model card's on a
+CPU, or the exit code is 1. A missed goal is printed as missed.
 
-With `--device cuda --shape 1b` (or 8b) it is bfloat16, vocabulary 128,256, and wall;
-`generate_batch` of transformers takes part if it runs, and it is said how far our steps are from
-the time that it takes to read the weights. THIS PART HAS NOT BEEN RUN: no GPU was at hand.
+With `--device cuda --shape 1b` (or 8b) it uses bfloat16, vocabulary 128,256, and wall time;
+`generate_batch` of transformers takes part if it runs, and our steps are compared with the time
+that it takes to read the weights. THIS PART HAS NOT BEEN RUN: no GPU was available.
 
-**server** and **conversations** are `serving.py` and `conversations.py`, with options of their own.
+**server** and **conversations** are `serving.py` and `conversations.py`, with their own options.
 """
 
 from __future__ import annotations
@@ -57,11 +56,11 @@ BANDWIDTH = {
     "A100-SXM": 2.04e12,
 }  # bytes a second, by data sheet
 CYCLE = 8  # conversations after which lengths repeat
-GOALS = {8: 2.0, 32: 2.5}  # times as many turns a CPU second as the model card's loop
+GOALS = {8: 2.0, 32: 2.5}  # at least this many times the model card's turns a CPU second
 GPU_GOALS = {32: 8.0}
 CONTEXT_LENGTH = 8192
 
-SCRIPTS = {  # of the other parts, with what makes them quick
+SCRIPTS = {  # the other parts, with the options that make them quick
     "server": (
         "serving.py",
         ("--shape", "tiny", "--clients", "4", "--seconds", "2", "--turns", "20"),
@@ -72,14 +71,14 @@ SCRIPTS = {  # of the other parts, with what makes them quick
     ),
 }
 
-CLOSE, ASSISTANT, USER = [1], [2, 5, 3], [2, 4, 3]  # a turn's end and headers; any tokens would do
-FIRST = 10  # the first token of words
+CLOSE, ASSISTANT, USER = [1], [2, 5, 3], [2, 4, 3]  # a turn's end and headers; any ids would do
+FIRST = 10  # the first id of content
 
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """A conversation to be had: its opening; for each turn how many tokens the user says, and what
-    is answered."""
+    """A conversation to generate: its opening, and for each turn the number of tokens of the user
+    and the answer."""
 
     opening: list[int]
     turns: tuple[tuple[int, list[int]], ...]
@@ -87,7 +86,7 @@ class Talk:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is run, in a process of its own."""
+    """What one process runs."""
 
     shape: str
     vocabulary: int
@@ -99,14 +98,14 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What it cost and what was said.
+    """What a run cost and generated.
 
     Attributes:
-        turns: how many were drawn.
+        turns: the number of generated turns.
         said: the tokens of the turns of the first conversations.
-        read: tokens that went through the model, padding among them.
-        passes: how many times it ran.
-        weights: its bytes.
+        read: tokens that went through the model, including padding.
+        passes: the number of forward passes.
+        weights: the size of the model in bytes.
     """
 
     usage: Usage
@@ -118,12 +117,12 @@ class Ran:
     device: str
 
     def seconds(self, gpu: bool) -> float:
-        """A turn."""
+        """Seconds a turn."""
         return (self.usage.wall if gpu else self.usage.cpu) / self.turns
 
 
 def talks(count: int, turns: int, vocabulary: int, seed: int, short: bool) -> tuple[Talk, ...]:
-    """Conversations to be had; the first are the same whatever the count. `short`: a tenth of the
+    """Conversations to generate; the first are the same for every count. `short`: a tenth of the
     lengths."""
     lengths, found = np.random.default_rng(seed), []
     least = 10 if short else 1
@@ -158,18 +157,18 @@ def grown(ids: list[int], said: list[int], answer: list[int]) -> list[int]:
 Said = list[list[list[int]]]
 """For each conversation the tokens of its turns."""
 Way = Callable[[Any, Sequence[Talk], int, float], Said]
-"""Carries on conversations, so many at once, at a temperature."""
+"""Continues conversations, a number of them at once, at a temperature."""
 
 
 def userlm(model: Any, talks: Sequence[Talk], at_once: int, temperature: float) -> Said:
-    """Ours, with places for as many conversations as `--batch` has by default, or more."""
+    """userlm with the default of `--batch`, or more if more run at once."""
     from userlm.address import BATCH
 
     return ours(model, talks, at_once, temperature, max(BATCH, at_once))
 
 
 def exact(model: Any, talks: Sequence[Talk], at_once: int, temperature: float) -> Said:
-    """Ours, with `--batch 1`."""
+    """userlm with `--batch 1`."""
     return ours(model, talks, at_once, temperature, 1)
 
 
@@ -194,7 +193,7 @@ def ours(model: Any, talks: Sequence[Talk], at_once: int, temperature: float, ba
 def generate(
     model: Any, prompts: Sequence[list[int]], length: int, temperature: float
 ) -> list[list[int]]:
-    """What `model.generate` says to prompts, left-padded; exactly so many tokens each."""
+    """Return what `model.generate` gives for left-padded prompts: `length` tokens each."""
     import torch
 
     longest = max(map(len, prompts))
@@ -222,7 +221,7 @@ def generate(
 
 
 def model_card(model: Any, talks: Sequence[Talk], at_once: int, temperature: float) -> Said:
-    """One by one, each prompt whole."""
+    """One conversation at a time, with the whole prompt each turn."""
     found = []
     for talk in talks:
         ids, said = talk.opening, []
@@ -234,14 +233,14 @@ def model_card(model: Any, talks: Sequence[Talk], at_once: int, temperature: flo
 
 
 def padded(model: Any, talks: Sequence[Talk], at_once: int, temperature: float) -> Said:
-    """In step, padded."""
+    """Conversations in lockstep, padded."""
     return in_step(
         talks, at_once, lambda prompts, length: generate(model, prompts, length, temperature)
     )
 
 
 def continuous(model: Any, talks: Sequence[Talk], at_once: int, temperature: float) -> Said:
-    """transformers' continuous batching: in step, too, as it takes prompts by the batch."""
+    """transformers' continuous batching: in lockstep, too, since it takes prompts in batches."""
     from transformers import GenerationConfig
 
     def ask(prompts: list[list[int]], length: int) -> list[list[int]]:
@@ -263,8 +262,7 @@ def continuous(model: Any, talks: Sequence[Talk], at_once: int, temperature: flo
 def in_step(
     talks: Sequence[Talk], at_once: int, ask: Callable[[list[list[int]], int], list[list[int]]]
 ) -> Said:
-    """All conversations of a batch take their k-th turn together, which lasts as long as the
-    longest."""
+    """Let all conversations of a batch take turns together, as long as the longest one."""
     found: Said = []
     for i in range(0, len(talks), at_once):
         batch = talks[i : i + at_once]
@@ -289,7 +287,7 @@ WAYS: dict[str, Way] = {
 
 
 def once(job: Job, name: str, at_once: int) -> Ran | str:
-    """Have the conversations once; what it cost, or why it could not be."""
+    """Generate the conversations once; return the cost, or why it failed."""
     import torch
     import transformers
 
@@ -304,7 +302,7 @@ def once(job: Job, name: str, at_once: int) -> Ran | str:
         read, passes = read + options["input_ids"].numel(), passes + 1
 
     try:
-        way(model, few, min(2, at_once), job.temperature)  # what is done only once
+        way(model, few, min(2, at_once), job.temperature)  # warm up
         model.register_forward_pre_hook(count, with_kwargs=True)
         with measured(job.device) as usage:
             said = way(model, job.talks, at_once, job.temperature)
@@ -318,7 +316,7 @@ def once(job: Job, name: str, at_once: int) -> Ran | str:
 
 
 def llama(shape: str, vocabulary: int, seed: int, device: str) -> Any:
-    """Random weights; float32 on a CPU, bfloat16 on a GPU."""
+    """A Llama with random weights: float32 on a CPU, bfloat16 on a GPU."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -343,7 +341,7 @@ def llama(shape: str, vocabulary: int, seed: int, device: str) -> Any:
 
 
 def turns(arguments: argparse.Namespace) -> bool:
-    """Measure and print a table; whether all ways said the same."""
+    """Measure and print a table; return whether all ways generated the same."""
     gpu, alone = arguments.device != "cpu", in_fresh_processes()
     numbers = [int(number) for number in arguments.at_once.split(",")]
     vocabulary = 128_256 if gpu else 8192
@@ -381,7 +379,7 @@ def turns(arguments: argparse.Namespace) -> bool:
         f"{arguments.temperature:g}; "
         f"{arguments.turns} user turns a conversation, {statistics.mean(users):.0f} tokens each, "
         "answers of "
-        f"{statistics.mean(answers):.0f}; {arguments.repeats} rounds; medians (least-most)\n"
+        f"{statistics.mean(answers):.0f}; {arguments.repeats} rounds; medians (minimum-maximum)\n"
     )
     return show(runs, failed, gpu, arguments.temperature)
 
@@ -392,7 +390,7 @@ def show(
     gpu: bool,
     temperature: float,
 ) -> bool:
-    """Print the table, and what follows from it."""
+    """Print the table, and whether goals are met and tokens agree."""
     cards, lines, said, agree = runs["model card", 1], [], [], True
     goals = GPU_GOALS if gpu else GOALS
     for (name, n), found in runs.items():
@@ -477,7 +475,7 @@ def main() -> None:
     parser.add_argument("--shape", default="32m", choices=("tiny", "32m", "1b", "8b"))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument(
-        "--temperature", type=float, default=0.0, help="0, so that words can be compared"
+        "--temperature", type=float, default=0.0, help="0, so that tokens can be compared"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -486,12 +484,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.shape, arguments.repeats, arguments.at_once = "tiny", 1, "1,4"
-        print("--quick: a tiny model and a few conversations; the goals are not for these")
+        print("--quick: a tiny model and a few conversations; the goals do not apply")
     print(f"{machine()}; seed {arguments.seed}", flush=True)
     if arguments.device != "cpu":
         print(
-            "--device cuda HAD NOT BEEN RUN when this was written: see to it that the figures "
-            "make sense"
+            "--device cuda HAD NOT BEEN RUN when this was written: check that the figures make "
+            "sense"
         )
     agree = True
     for part in arguments.only.split(","):
@@ -508,7 +506,7 @@ def main() -> None:
             check=True,
         )
     if not agree:
-        sys.exit("the words do not agree: see above")
+        sys.exit("the tokens do not agree: see above")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-"""How fast perplexity is scored beside a plain evaluation with transformers, and whether both find
-the same.
+"""How fast perplexity is scored, compared with a plain evaluation with transformers, and whether
+both give the same result.
 
     python bench/score.py [--sets made:8192:32,made:128256:8,real:8192:32] [--k 2.39] [--repeats 5]
-    [--seed 0]
-                          [--quick]
+                          [--seed 0] [--quick]
 
-The same Llama (10 M weights, random, float32, on the CPU) gives the words that people say, and
-their endings, a log-probability, in three ways that take turns, each time in a process of its own:
+The same Llama (10 M weights, random, float32, on the CPU) computes the log-probabilities of user
+turns and ends in three ways that take turns, each time in its own process:
 
-- userlm: `LocalModel.score`, a row a conversation, rows packed, logits at the words only;
-- padded: K + 1 samples a conversation, 8 in a batch in their order, padded; logits of all tokens;
-- one by one: the same samples, each alone; logits at the words only.
+- userlm: `LocalModel.score`, one row per conversation, rows packed, logits at the targets only;
+- padded: K + 1 samples per conversation, 8 in a batch in their order, padded; all logits;
+- one by one: the same samples, each alone; logits at the targets only.
 
 Ratios are taken within a round. If a log-probability differs by 1e-4 or more, the exit code is 1. A
-goal that is missed is printed as missed. Conversations are those of `dialogues.py`, of at most
-2,048 tokens, and of fewer where the logits of a padded batch would take more than 4 GB.
+missed goal is printed as missed. Conversations are those of `dialogues.py`, of at most 2,048
+tokens, and of fewer where the logits of a padded batch would take more than 4 GB.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ from userlm.flip import Ids, Row
 BATCH = 8
 LOGITS = 4e9  # bytes
 Sample = tuple[Ids, int]
-"""The ids up to the end of its words, and where those begin."""
+"""The ids up to the end of the target, and where the target starts."""
 
 
 def packed(local: Any, rows: Sequence[Row], samples: Sequence[Sample]) -> list[float]:
@@ -60,7 +59,7 @@ def packed(local: Any, rows: Sequence[Row], samples: Sequence[Sample]) -> list[f
 
 
 def padded(local: Any, rows: Sequence[Row], samples: Sequence[Sample]) -> list[float]:
-    """Batches with the logits of all their tokens."""
+    """Score padded batches, with the logits of all tokens."""
     import torch
     import torch.nn.functional as F
     from torch.nn.utils.rnn import pad_sequence
@@ -82,7 +81,7 @@ def padded(local: Any, rows: Sequence[Row], samples: Sequence[Sample]) -> list[f
 
 
 def one_by_one(local: Any, rows: Sequence[Row], samples: Sequence[Sample]) -> list[float]:
-    """One by one, with the logits of the words."""
+    """Score samples one by one, with the logits of the targets."""
     import torch
 
     found: list[float] = []
@@ -97,7 +96,7 @@ def one_by_one(local: Any, rows: Sequence[Row], samples: Sequence[Sample]) -> li
 
 
 Way = Callable[[Any, Sequence[Row], Sequence[Sample]], list[float]]
-WAYS: dict[str, tuple[Way, float | None]] = {  # and how many times as fast as it ours should be
+WAYS: dict[str, tuple[Way, float | None]] = {  # the goal: how many times as fast userlm should be
     "userlm": (packed, None),
     "padded, 8 at once": (padded, 6.0),
     "one by one": (one_by_one, 1.5),
@@ -107,7 +106,7 @@ WAYS: dict[str, tuple[Way, float | None]] = {  # and how many times as fast as i
 def once(
     name: str, tokenizer: Any, model: tuple[str, int, int], rows: Sequence[Row]
 ) -> tuple[Usage, list[float]]:
-    """Score once; the cost and the log-probabilities. `model`: shape, vocabulary, seed."""
+    """Score once and return cost and log-probabilities. `model`: shape, vocabulary, seed."""
     import torch
 
     from userlm.models.local import LocalModel
@@ -115,14 +114,14 @@ def once(
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     local, (way, _) = LocalModel(dialogues.llama(*model), tokenizer, "bench"), WAYS[name]
     samples = [(row.ids[: target.stop - 1], target.first) for row in rows for target in row.targets]
-    way(local, rows[:1], samples[:1])  # what is done only once
+    way(local, rows[:1], samples[:1])  # warm up
     with measured() as usage:
         found = way(local, rows, samples)
     return usage, found
 
 
 def compare(one: Set, shape: str, k: float, seed: int, repeats: int, alone: Alone) -> bool:
-    """Measure and print a table; whether the log-probabilities are equal."""
+    """Measure and print a table; return whether the log-probabilities are equal."""
     source = one.source
     stream, tokenizer = gather(source, k, seed)
     if tokenizer is None:
@@ -200,7 +199,7 @@ def main() -> None:
         "--sets", help="source:vocabulary:conversations, comma-separated; source: made or real"
     )
     parser.add_argument(
-        "--k", type=float, default=2.39, help="user turns of a made conversation, on average"
+        "--k", type=float, default=2.39, help="user turns of a generated conversation, on average"
     )
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--seed", type=int, default=0)
@@ -211,7 +210,7 @@ def main() -> None:
         sets, shape, repeats = "made:8192:6,real:8192:6", "tiny", 1
     print(f"{machine()}; seed {args.seed}", flush=True)
     if args.quick:
-        print("--quick: a tiny model and a few conversations; the goals are not for these")
+        print("--quick: a tiny model and a few conversations; the goals do not apply")
     alone, agree = in_fresh_processes(), True
     for one in sets_of(args.sets or sets):
         agree &= compare(one, shape, args.k, args.seed, repeats, alone)

@@ -1,22 +1,21 @@
-"""How a served user holds under load, and what HTTP costs a turn.
+"""How a served user performs under load, and how much time HTTP adds to a turn.
 
     python bench/serving.py [--clients 64] [--seconds 60] [--turns 200] [--shape 10m] [--tokens 24]
-    [--batch 32]
-                            [--seed 0] [--only load,overhead]
+                            [--batch 32] [--seed 0] [--only load,overhead]
 
-The user is a Llama of random weights (float32, on the CPU) whose turns are cut at `--tokens`.
-Conversations are those of `dialogues.py`; what the assistant answers is theirs.
+The user is a Llama with random weights (float32, on the CPU) whose turns are cut at `--tokens`.
+Conversations and the answers of the assistant come from `dialogues.py`.
 
-**Load.** So many clients at once, threads of a process of their own with one `openai` client that
-tries nothing again, hold conversations for so many seconds; what was begun then still counts. An
-error of any kind is printed, and the exit code is 1.
+**Load.** `--clients` threads in another process, with one `openai` client that never retries, hold
+conversations for `--seconds`; requests that have begun by then still count. Any error is printed,
+and the exit code is 1.
 
-**Overhead.** The same turn, same seed, by `reply` and through the server, in one process and one
-call at a time, in changing order, after a first call that is not counted and leaves the
-conversation in the model's cache. It is called directly twice: what the two differ by is noise.
-Once through the `openai` client, and once through a bare connection that is kept open; with a
-scripted user, who takes no time, and with the model. The goal is that of the client, for the median
-and, above the noise, for 95 % of the turns.
+**Overhead.** The same turn with the same seed, by `reply` and through the server, in one process
+and one call at a time, in changing order. A first call is not counted; it puts the conversation
+into the model's cache. The turn is called directly twice: the difference of the two is noise. It is
+called through the `openai` client and through a bare connection that stays open, with a scripted
+user, which takes no time, and with the model. The goal applies to the `openai` client, to the
+median and, above the noise, to 95 % of the turns.
 """
 
 from __future__ import annotations
@@ -55,8 +54,8 @@ EXCHANGES = 6
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the clients saw: the seconds that each answer took, over how many in all, and what went
-    wrong."""
+    """What the clients saw: the total time, the latency of each answer, both in seconds, and the
+    errors."""
 
     seconds: float
     latencies: tuple[float, ...]
@@ -65,8 +64,8 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Of a user through a client: the milliseconds of each turn, called directly twice and through
-    the server."""
+    """The milliseconds of each turn of a user: called directly, called directly again, and through
+    the server with a client."""
 
     user: str
     client: str
@@ -75,12 +74,12 @@ class Overhead:
     served: tuple[float, ...]
 
     def differences(self, to: Sequence[float]) -> list[float]:
-        """Of each turn, to its direct call."""
+        """The difference of each turn to its direct call."""
         return [there - here for here, there in zip(self.direct, to, strict=True)]
 
 
 def measure(arguments: argparse.Namespace) -> tuple[Load | None, list[Overhead]]:
-    """The parts that are asked for."""
+    """Measure the parts that were asked for."""
     parts = arguments.only.split(",")
     conversations = list(islice(dialogues.made(2.39, arguments.seed), 500))
     user = model_user(arguments, conversations)
@@ -121,14 +120,14 @@ def model_user(arguments: argparse.Namespace, conversations: Sequence[Conversati
 
 
 def prefixes_of(conversation: Conversation) -> Iterator[Conversation]:
-    """The conversation before each turn of its user."""
+    """Yield the conversation before each user turn."""
     for at in range(0, len(conversation.turns), 2):
         yield Conversation(conversation.id, conversation.turns[:at], conversation.intent)
 
 
 @contextmanager
 def serving(user: Speaker, batch: int) -> Iterator[str]:
-    """The URL at which the user is served by a thread of this process."""
+    """The URL of the user, served by a thread of this process."""
     from userlm.serving.app import create_app, running
     from userlm.serving.schema import ServerConfig
 
@@ -144,7 +143,7 @@ def serving(user: Speaker, batch: int) -> Iterator[str]:
 
 
 def under_load(url: str, arguments: argparse.Namespace) -> Load:
-    """What the clients of another process saw."""
+    """Run the clients in another process and return what they saw."""
     context = get_context("spawn")
     here, there = context.Pipe()
     work = (there, url, arguments.clients, arguments.seconds, arguments.seed)
@@ -157,7 +156,7 @@ def under_load(url: str, arguments: argparse.Namespace) -> Load:
 
 
 def clients(there: Any, url: str, count: int, seconds: float, seed: int) -> None:
-    """Hold conversations, each thread one at a time, and send what was seen."""
+    """Hold conversations, one at a time in each thread, and send the result."""
     import openai
 
     client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300)
@@ -201,7 +200,7 @@ def clients(there: Any, url: str, count: int, seconds: float, seed: int) -> None
 def overhead(
     name: str, kind: str, speaker: Speaker, url: str, conversations: Sequence[Conversation]
 ) -> Overhead:
-    """Every conversation's next turn, directly and through the server in turns."""
+    """Time the next turn of every conversation, alternately called directly and served."""
     from userlm.users import with_sampling
 
     ask = {"openai": through_openai, "bare": bare}[kind](url)
@@ -223,12 +222,12 @@ def overhead(
 
 
 def directly(user: Speaker, conversation: Conversation) -> str:
-    """Without a server."""
+    """Return the turn without a server."""
     return user.reply(conversation).text
 
 
 def through_openai(url: str) -> Callable[[dict[str, Any]], str]:
-    """As users call it."""
+    """Return a function that calls through the `openai` client."""
     import openai
 
     create: Any = openai.OpenAI(base_url=url, api_key="none", max_retries=0).chat.completions.create
@@ -241,7 +240,7 @@ def through_openai(url: str) -> Callable[[dict[str, Any]], str]:
 
 
 def bare(url: str) -> Callable[[dict[str, Any]], str]:
-    """One connection of the standard library."""
+    """Return a function that calls over one connection of the standard library."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
     connection.connect()
@@ -257,16 +256,16 @@ def bare(url: str) -> Callable[[dict[str, Any]], str]:
     return ask
 
 
-# --- what was found -------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
 def percentile(values: Sequence[float], share: int) -> float:
-    """The value below which so many per cent lie."""
+    """The percentile of the values."""
     return statistics.quantiles(values, n=100)[share - 1] if len(values) > 1 else values[0]
 
 
 def show_load(load: Load, arguments: argparse.Namespace) -> bool:
-    """Print what the clients saw; whether all was answered."""
+    """Print what the clients saw; return whether all requests were answered."""
     answered = len(load.latencies)
     print(
         f"\nLoad: {arguments.clients} clients for {load.seconds:.1f} s: {answered:,} turns, "
@@ -316,9 +315,9 @@ def main() -> None:
     )
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--turns", type=int, default=200, help="that are taken both ways")
+    parser.add_argument("--turns", type=int, default=200, help="turns to time for the overhead")
     parser.add_argument("--shape", default="10m", choices=tuple(dialogues.LLAMA))
-    parser.add_argument("--tokens", type=int, default=24, help="of a turn, at most")
+    parser.add_argument("--tokens", type=int, default=24, help="the most tokens of a turn")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="load,overhead", help="parts, comma-separated")

@@ -1,9 +1,8 @@
 """How large the code is, in tokens. `make size` runs this.
 
-Lines hide size: a dense line holds three times the code of a plain one. So tokens are counted, as
-Python's own `tokenize` gives them, without comments, docstrings, blank lines and layout. Tokens a
-line tell how dense the code is; files, functions and parameter lists over their limits are listed,
-since those are where a reader gets lost.
+Lines hide size: a dense line holds three times the code of a plain one. So this counts the tokens
+of Python's own `tokenize`, without comments, docstrings, blank lines and layout. Tokens a line show
+how dense the code is. Files, functions and parameter lists over their limits are listed.
 
     python bench/size.py [FOLDER]     default: src/userlm
 """
@@ -37,7 +36,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Size:
-    """Code tokens, and the lines on which at least one of them stands."""
+    """Code tokens, lines with at least one of them, and all lines."""
 
     tokens: int
     code_lines: int
@@ -58,7 +57,7 @@ def measure(source: str, tree: ast.Module) -> Size:
 
 
 def docstring_lines(tree: ast.Module) -> set[int]:
-    """The lines of docstrings, those below attributes and constants among them."""
+    """The lines of docstrings, including those below attributes and constants."""
     lines: set[int] = set()
     for node in ast.walk(tree):
         is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -74,7 +73,7 @@ def functions(tree: ast.Module) -> Iterator[Function]:
 
 
 def function_lines(function: Function) -> int:
-    """From `def` to the last line, without decorators and docstring."""
+    """The number of lines from `def` to the last, without decorators and docstring."""
     first = function.body[0]
     last = function.end_lineno or function.lineno
     length = last - function.lineno + 1
@@ -84,7 +83,7 @@ def function_lines(function: Function) -> int:
 
 
 def parameters(function: Function) -> int:
-    """How many it takes, `self` and `cls` left out."""
+    """The number of parameters, without `self` and `cls`."""
     given = function.args
     names = [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
     return len([name for name in names if name not in ("self", "cls")])

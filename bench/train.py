@@ -1,39 +1,39 @@
-"""How fast training is beside TRL's SFTTrainer, whether it learns the same, and what TRL's defaults
-lose.
+"""How fast training is compared with TRL's SFTTrainer, whether it learns the same, and what
+samples TRL's defaults lose.
 
     python bench/train.py [--sets made:8192:24,made:128256:6,real:8192:12] [--k 2.39] [--repeats 5]
-    [--seed 0]
-                          [--only speed,endings,preparation] [--quick]
+                          [--seed 0] [--only speed,endings,preparation] [--quick]
 
-It needs TRL, which is no part of this package (`pip install trl==1.16.0`), and Linux. Real
-conversations are those of USERLM_DATA; without it their sets are left out, saying so.
+It needs TRL, which this package does not install (`pip install trl==1.16.0`), and Linux. Real
+conversations are those of USERLM_DATA; without it their sets are left out, with a message.
 
 **Speed.** Every variant trains the same Llama (10 M weights, random, float32) for one epoch on the
 same conversations of at most 2,048 tokens, with AdamW, lr 2e-5, gradients clipped at norm 1, no
-gradient checkpointing, and one optimizer step, so all of them take the same step. Timed is the
-epoch alone, with everything tokenised. Each run has a process of its own; its memory is the peak
-during the epoch above what was in use before. Variants take turns, round after round; ratios are
-taken within a round. The peers are TRL's own code:
+gradient checkpointing, and one optimizer step, so all of them take the same step. Only the epoch is
+timed, after tokenization. Each run has its own process; its memory is the peak during the epoch
+minus what was in use before. Variants take turns, round after round; ratios are taken within a
+round. The peers are TRL's own code:
 
-- K + 1 rows: a row a sample, tokenised and labelled (its prompts cannot be empty, as a first turn's
-  is without an intent). Padded, 4 rows at once, in random order or by length.
-- one row: a row a conversation, as messages, with `assistant_only_loss` and a chat template that
-marks the user's.
-- packed: the same, with `packing` of its strategy `bfd`, in packs as large as ours or of 2,048
+- K + 1 rows: one row per sample, tokenized and labelled beforehand (TRL's prompts cannot be empty,
+  as that of a first turn without an intent is). Padded, 4 rows at once, in random order or by
+  length.
+- one row: one row per conversation, as messages, with `assistant_only_loss` and a chat template
+  that marks the user's turns.
+- packed: the same, with `packing` by its strategy `bfd`, in packs as large as ours or of 2,048
   tokens. It is meant for flash attention; on a CPU, its packs cost a mask over all their tokens.
 
-On a CPU, TRL's head computes all tokens, in tiles; on a GPU only targets. The loss of each must
-agree with ours to 1e-4, before the step and after it, over the same number of targets; else it is
-said who trains on what, and the exit code is 1. A goal that is missed is printed as missed.
+On a CPU, TRL's head computes the logits of all tokens, in tiles; on a GPU only those of targets.
+Each loss must agree with ours to 1e-4, before and after the step, over the same number of targets;
+otherwise the difference is printed, and the exit code is 1. A missed goal is printed as missed.
 
-**Endings.** What TRL keeps of samples and endings, with its default `max_length` and with 2,048,
-beside ours.
+**Endings.** How many samples and ends TRL keeps with its default `max_length` and with 2,048,
+compared with userlm.
 
-**Preparation.** Seconds and memory to read, tokenise and flip 1,000 to 100,000 conversations.
+**Preparation.** Seconds and memory to read and tokenize 1,000 to 100,000 conversations.
 
-With `--device cuda --shape 1b` (or 8b: ours alone) the epoch is computed in bfloat16, tokens a
-second, MFU and the hours for the paper's run are shown, and losses need agree to 1e-2 only. THIS
-PART HAS NOT BEEN RUN: no GPU was at hand.
+With `--device cuda --shape 1b` (or 8b: userlm alone) the epoch is computed in bfloat16; tokens a
+second, MFU and the hours for the paper's run are shown, and losses need to agree only to 1e-2. THIS
+PART HAS NOT BEEN RUN: no GPU was available.
 """
 
 from __future__ import annotations
@@ -69,11 +69,8 @@ from userlm.rows import read_conversations, write_conversations
 from userlm.types import Conversation
 
 PAPER = 384_336  # conversations; 1,047,930 samples
-PEAK = {
-    "H100 80GB HBM3": 989e12,
-    "H200": 989e12,
-    "A100-SXM": 312e12,
-}  # FLOP/s, dense bfloat16, by data sheet
+# FLOP/s, dense bfloat16, by data sheet.
+PEAK = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100-SXM": 312e12}
 MARKED = (
     "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' }}"
     "{% if m.role == 'user' %}{% generation %}{{ '\n' + m.content + '<|eot_id|>' }}{% "
@@ -88,9 +85,9 @@ class Variant:
     """A way to train.
 
     Attributes:
-        samples: a row a sample; else a row a conversation.
+        samples: one row per sample; otherwise one row per conversation.
         small: packs of `SMALL` tokens.
-        goal, gpu_goal: how many times as fast as it ours should be; `None`: as it comes.
+        goal, gpu_goal: how many times as fast userlm should be; `None`: no goal.
     """
 
     name: str
@@ -119,7 +116,7 @@ PEERS = (
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run of one variant, in a process of its own."""
+    """One run of one variant, in its own process."""
 
     variant: Variant
     folder: str  # with conversations.jsonl and tokenizer/
@@ -132,7 +129,7 @@ class Job:
     device: str
     optimizer: str
     attention: str
-    judged: bool  # compute the loss after the epoch, too
+    judged: bool  # whether to compute the loss after the epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +137,8 @@ class Ran:
     """What a run cost and learned. Losses in nats a target token, over all targets.
 
     Attributes:
-        memory: MB at the peak above what was in use before; on a GPU all that was allocated.
-        computed: tokens that went through the model, padding among them.
+        memory: peak MB minus what was in use before; on a GPU all that was allocated.
+        computed: tokens that went through the model, including padding.
         useful: FLOPs of the epoch by `useful_flops`.
     """
 
@@ -162,7 +159,7 @@ class Ran:
 
 @dataclass(slots=True)
 class Usage:
-    """Seconds and MB of what happens within `measured`."""
+    """Seconds and MB of the block inside `measured`."""
 
     cpu: float = 0.0
     wall: float = 0.0
@@ -171,14 +168,14 @@ class Usage:
 
 @contextmanager
 def measured(device: str = "cpu") -> Iterator[Usage]:
-    """Seconds of wall and of this process, and the peak of its memory above where it begins."""
+    """Measure wall and CPU seconds of this process, and its peak memory minus that at the start."""
     import torch
 
     usage, gpu = Usage(), device != "cpu"
     if gpu:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     begun, wall, cpu = _status("VmRSS"), time.perf_counter(), time.process_time()
     yield usage
     if gpu:
@@ -226,13 +223,13 @@ def run(job: Job) -> Ran:
 
 
 Train = Callable[[], tuple[float, int]]
-"""One epoch; its loss before the step, and the number of optimizer steps."""
+"""Runs one epoch; returns the loss before the step and the number of optimizer steps."""
 
 
 def ours(
     job: Job, model: Any, tokenizer: Any, conversations: list[Conversation]
 ) -> tuple[Train, int]:
-    """`userlm.training.train`, ready to go, and how many tokens it trains on."""
+    """Prepare training with userlm; return it and the number of tokens it trains on."""
     from userlm.models.local import LocalModel
     from userlm.training.prepare import prepare
     from userlm.training.train import TrainingConfig, plan, start, train
@@ -262,7 +259,7 @@ def ours(
 def theirs(
     job: Job, model: Any, tokenizer: Any, conversations: list[Conversation]
 ) -> tuple[Train, int]:
-    """TRL's SFTTrainer, ready to go, and how many tokens it trains on."""
+    """Prepare TRL's SFTTrainer; return it and the number of tokens it trains on."""
     from datasets import Dataset
 
     variant = job.variant
@@ -285,7 +282,7 @@ def theirs(
         max_length=job.pack if variant.packed and not variant.small else job.max_tokens,
         packing=variant.packed,
         per_device_train_batch_size=1 if variant.packed else job.rows,
-        gradient_accumulation_steps=10**6,  # all of the epoch in one step
+        gradient_accumulation_steps=10**6,  # the whole epoch in one step
         train_sampling_strategy="group_by_length" if variant.by_length else "random",
         bf16=job.device != "cpu",
         use_cpu=job.device == "cpu",
@@ -326,8 +323,7 @@ def sft(model: Any, tokenizer: Any, rows: Any, folder: str, **options: Any) -> A
 
 
 def labelled(parts: Iterable[tuple[Ids, Sequence[Target]]]) -> dict[str, list[Any]]:
-    """Columns of rows that are tokenised already, with labels at the targets; `stops`: where those
-    end."""
+    """Columns of tokenized rows, with labels at the targets; `stops`: where the targets end."""
     columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "stops": []}
     for ids, targets in parts:
         labels = [-100] * len(ids)
@@ -340,8 +336,8 @@ def labelled(parts: Iterable[tuple[Ids, Sequence[Target]]]) -> dict[str, list[An
 
 
 def messages(conversation: Conversation) -> list[dict[str, str]]:
-    """The conversation as TRL takes it, up to the last that is learned; the ending is a user's end
-    token."""
+    """The conversation as messages for TRL, up to the last target; the end is a user message with
+    the end token."""
     from userlm.text import END_TOKEN
 
     said = [{"role": "system", "content": conversation.system}] if conversation.system else []
@@ -352,7 +348,7 @@ def messages(conversation: Conversation) -> list[dict[str, str]]:
 
 
 def whole_rows(conversations: Sequence[Conversation], tokenizer: Any) -> list[Row]:
-    """One row a conversation, whole."""
+    """One untruncated row per conversation."""
     from userlm.models.local import text_encoder
     from userlm.models.templates import recognise
 
@@ -361,8 +357,7 @@ def whole_rows(conversations: Sequence[Conversation], tokenizer: Any) -> list[Ro
 
 
 def judge(model: Any, rows: Sequence[Row]) -> float:
-    """The loss by transformers alone, row by row: what all variants are compared by after the
-    step."""
+    """The loss after the step by plain transformers, row by row, to compare all variants."""
     import torch
     import torch.nn.functional as F
 
@@ -383,9 +378,9 @@ def judge(model: Any, rows: Sequence[Row]) -> float:
 
 
 def useful_flops(model: Any, rows: Sequence[Row]) -> float:
-    """FLOPs to learn the rows, forward and backward: 6 a weight and token in the layers (6ND), 6 a
-    weight of the head and target, and causal attention; nothing for padding, other logits, or what
-    is computed twice."""
+    """FLOPs to learn the rows, forward and backward: 6 per weight and token in the layers (6ND), 6
+    per weight of the head and target, and causal attention. Padding, other logits and recomputation
+    are not counted."""
     config = model.config
     layers = sum(weight.numel() for weight in model.model.layers.parameters())
     tokens, targets = sum(len(row.ids) for row in rows), sum(sum(row.mask()) for row in rows)
@@ -402,8 +397,8 @@ def useful_flops(model: Any, rows: Sequence[Row]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """Conversations that every variant trains on, `source:vocabulary:conversations` on the command
-    line."""
+    """The conversations that every variant trains on; `source:vocabulary:conversations` on the
+    command line."""
 
     source: str
     vocabulary: int
@@ -411,7 +406,7 @@ class Set:
 
 
 def sets_of(text: str) -> list[Set]:
-    """The sets that are named on the command line."""
+    """The sets given on the command line."""
     parts = [one.split(":") for one in text.split(",")]
     return [
         Set(source, int(vocabulary), int(conversations))
@@ -420,7 +415,7 @@ def sets_of(text: str) -> list[Set]:
 
 
 def gather(source: str, k: float, seed: int) -> tuple[Iterator[Conversation], Any]:
-    """Conversations of a source, `made` or `real`, and a tokenizer learned from some of them."""
+    """Conversations of a source, `made` or `real`, and a tokenizer trained on some of them."""
     if source == "made":
         return dialogues.made(k, seed), dialogues.speller(
             list(islice(dialogues.made(k, seed), 500))
@@ -433,7 +428,7 @@ def gather(source: str, k: float, seed: int) -> tuple[Iterator[Conversation], An
 def fitting(
     conversations: Iterator[Conversation], tokenizer: Any, most: int
 ) -> Iterator[tuple[Conversation, Row]]:
-    """Those whose one row holds everything, with it."""
+    """Yield the conversations that fit into one row, with that row."""
     from userlm.models.local import text_encoder
     from userlm.models.templates import recognise
 
@@ -446,7 +441,7 @@ def fitting(
 def speed(
     one: Set, base: Job, k: float, many: int, repeats: int, peers: Sequence[Variant], alone: Alone
 ) -> bool:
-    """Measure and print a table; whether all variants agree."""
+    """Measure and print a table; return whether all variants agree."""
     stream, tokenizer = gather(one.source, k, base.seed)
     if tokenizer is None:
         print(f"\n{one.source} conversations are left out: set USERLM_DATA to their folder")
@@ -475,7 +470,7 @@ def speed(
 def show_speed(
     runs: dict[Variant, list[Ran]], rows: Sequence[Row], among: Sequence[Row], base: Job
 ) -> bool:
-    """Print a table and what follows from it; whether all variants agree.
+    """Print a table and whether goals are met; return whether all variants agree.
 
     Args:
         rows: that were trained.
@@ -532,12 +527,10 @@ def show_speed(
         )
     )
     print(
-        f"\nTokens computed: times the {tokens:,} of the conversations; beside it what padding "
-        "would make it of "
-        f"{len(among):,} conversations, where rows by length differ less. Medians, and "
-        "(least-most). On a CPU, "
-        "TRL's head computes all tokens; with a larger vocabulary or a smaller model this weighs "
-        "more."
+        f"\nTokens computed: relative to the {tokens:,} of the conversations; beside it with the "
+        f"padding of {len(among):,} conversations, where rows by length differ less. Medians, and "
+        "(minimum-maximum). On a CPU, TRL's head computes the logits of all tokens; this matters "
+        "more with a larger vocabulary or a smaller model."
     )
     agree = [agrees(variant, runs, 1e-2 if gpu else 1e-4) for variant in runs]
     for variant in runs:
@@ -553,7 +546,7 @@ def _seconds(ran: Ran, gpu: bool) -> float:
 
 
 def padded(rows: Sequence[Row], variant: Variant, base: Job) -> int:
-    """Tokens that go through the model, in batches by the variant's order."""
+    """The number of tokens that go through the model, padding included, in the variant's order."""
     if variant.packed:
         return sum(len(row.ids) for row in rows)
     lengths = [
@@ -569,7 +562,7 @@ def padded(rows: Sequence[Row], variant: Variant, base: Job) -> int:
 
 
 def agrees(variant: Variant, runs: dict[Variant, list[Ran]], tolerance: float) -> bool:
-    """Whether it trains on as many targets as ours, with the same loss; says so if not."""
+    """Return whether it trains on as many targets as userlm, with the same loss; print if not."""
     mine, theirs = runs[OURS][0], runs[variant]
     off = [abs(ran.before / mine.before - 1) for ran in theirs]
     off += [abs((theirs[0].after or math.nan) / (mine.after or math.nan) - 1)]
@@ -581,16 +574,15 @@ def agrees(variant: Variant, runs: dict[Variant, list[Ran]], tolerance: float) -
         return True
     print(
         f"DOES NOT AGREE: {variant.name} trains on {theirs[0].targets:,} targets in "
-        f"{theirs[0].steps} steps, "
-        f"userlm on {mine.targets:,} in {mine.steps}; their losses differ by up to "
-        f"{max(off):.1e}, relative"
+        f"{theirs[0].steps} steps, userlm on {mine.targets:,} in {mine.steps}; their losses differ "
+        f"by up to {max(off):.1e}, relative"
     )
     return False
 
 
 def said(variant: Variant, runs: dict[Variant, list[Ran]], gpu: bool) -> None:
-    """Whether the goals are met that stand for a peer: ours is faster, and smaller with as many
-    tokens at once."""
+    """Print whether the goals for a peer are met: userlm is faster, and needs less memory with as
+    many tokens at once."""
     goal = variant.gpu_goal if gpu else variant.goal
     pairs = zip(runs[variant], runs[OURS], strict=True)
     ratio = statistics.median(_seconds(peer, gpu) / _seconds(mine, gpu) for peer, mine in pairs)
@@ -599,10 +591,7 @@ def said(variant: Variant, runs: dict[Variant, list[Ran]], gpu: bool) -> None:
     if not variant.samples:
         pairs = zip(runs[variant], runs[OURS_SMALL if variant.small else OURS], strict=True)
         less = statistics.median(mine.memory / peer.memory for peer, mine in pairs)
-        print(
-            f"{verdict(less < 1)}: {variant.name}: {less:.2f} of its peak memory (goal: less than "
-            "1)"
-        )
+        print(f"{verdict(less < 1)}: {variant.name}: {less:.2f} of its peak memory (goal: below 1)")
 
 
 def verdict(met: bool) -> str:
@@ -610,7 +599,7 @@ def verdict(met: bool) -> str:
 
 
 def on_gpu(runs: Sequence[Ran], rows: Sequence[Row]) -> str:
-    """What ours reaches there, and how long the paper's run would take."""
+    """Describe the throughput on a GPU, and how long the paper's run would take."""
     seconds, tokens = statistics.median(ran.wall for ran in runs), sum(len(row.ids) for row in rows)
     peak = next(
         (
@@ -625,10 +614,8 @@ def on_gpu(runs: Sequence[Ran], rows: Sequence[Row]) -> str:
     memory = statistics.median(ran.memory for ran in runs) / 1e3
     return (
         f"\n{runs[0].device}: {tokens / seconds:,.0f} tokens/s, MFU {mfu} (goal 40 %; "
-        "recomputation, padding and "
-        f"unused logits not counted), {memory:.1f} GB for full fine-tuning; {hours:.1f} hours for "
-        f"{PAPER:,} such "
-        "conversations"
+        "recomputation, padding and unused logits not counted), "
+        f"{memory:.1f} GB for full fine-tuning; {hours:.1f} hours for {PAPER:,} such conversations"
     )
 
 
@@ -638,7 +625,7 @@ def on_gpu(runs: Sequence[Ran], rows: Sequence[Row]) -> str:
 def endings(
     conversations: Sequence[Conversation], tokenizer: Any, lengths: Sequence[int]
 ) -> list[list[str]]:
-    """Lines of the table: what is lost of samples and endings when a row holds so many tokens."""
+    """Return the lines of the table: lost samples and ends, for each length of a row."""
     return [_endings(conversations, tokenizer, most) for most in lengths]
 
 
@@ -680,7 +667,7 @@ def _endings(conversations: Sequence[Conversation], tokenizer: Any, most: int) -
 
 
 def show_endings(count: int, seed: int, alone: Alone) -> None:
-    """For made conversations at three K, and for real ones."""
+    """Print lost samples and ends for generated conversations at three K, and for real ones."""
     from trl import SFTConfig
 
     default = SFTConfig.__dataclass_fields__["max_length"].default
@@ -699,11 +686,11 @@ def show_endings(count: int, seed: int, alone: Alone) -> None:
             [name, *line] for line in alone(endings, conversations, tokenizer, (default, 2048))
         ]
     sides = ("TRL, K + 1 rows", "TRL, one row", "userlm")
-    print(f"\nSamples and endings that are cut or lost; TRL's default max_length is {default:,}\n")
+    print(f"\nSamples and ends that are cut or lost; TRL's default max_length is {default:,}\n")
     print(table(["conversations", "max_length", "samples", *sides, "endings", *sides], lines))
     print(
-        "\nTokenizers: 8,192 byte pairs for the made ones; for the real ones 32,768, learned from "
-        "them."
+        "\nTokenizers: 8,192 byte pairs for generated conversations, 32,768 for real ones, trained "
+        "on them."
     )
 
 
@@ -711,7 +698,7 @@ def show_endings(count: int, seed: int, alone: Alone) -> None:
 
 
 def prepared(folder: str, count: int) -> tuple[Usage, int]:
-    """Read, tokenise and flip so many conversations; the cost, and how many tokens there are."""
+    """Read and tokenize conversations; return the cost and the number of tokens."""
     from userlm.models.local import LocalModel, load_tokenizer
     from userlm.training.prepare import prepare
 
@@ -729,7 +716,7 @@ def prepared(folder: str, count: int) -> tuple[Usage, int]:
 
 
 def show_preparation(sizes: Sequence[int], k: float, base: Job, alone: Alone) -> None:
-    """Seconds and memory by size."""
+    """Print seconds and memory by size."""
     stream, tokenizer = gather("made", k, base.seed)
     tokenizer.save_pretrained(f"{base.folder}/tokenizer")
     write_conversations(f"{base.folder}/conversations.jsonl", islice(stream, max(sizes)))
@@ -756,10 +743,10 @@ def show_preparation(sizes: Sequence[int], k: float, base: Job, alone: Alone) ->
         "wall s",
         "CPU s",
         "a second",
-        "time for each, to the first",
+        "time each, relative to the first",
         "peak MB",
     ]
-    print(f"\nRead from JSON lines, tokenised, flipped (K = {k})\n\n{table(head, lines)}")
+    print(f"\nRead from JSON lines and tokenized (K = {k})\n\n{table(head, lines)}")
 
 
 # --- all of it ------------------------------------------------------------------------------------
@@ -769,8 +756,8 @@ Alone = Callable[..., Any]
 
 
 def in_fresh_processes() -> Alone:
-    """Processes that fork from one which has imported what is large and starts no threads, as Arrow
-    does."""
+    """Return a function that runs another in a new process. The processes fork from one that has
+    imported the large modules and started no threads, as Arrow would."""
     context = get_context("forkserver")
     context.set_forkserver_preload(
         ["userlm.training.train", "transformers.trainer", "transformers.models.llama"]
@@ -784,7 +771,7 @@ def in_fresh_processes() -> Alone:
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """In Markdown; numbers to the right."""
+    """A Markdown table, numbers aligned to the right."""
     widths = [max(map(len, cells)) for cells in zip(head, *lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     padded = [
@@ -795,16 +782,15 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def machine(*packages: str) -> str:
-    """Where this runs, with which versions."""
+    """The machine and the versions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     versions = ", ".join(
         f"{name} {version(name)}" for name in ("userlm", "torch", "transformers", *packages)
     )
     threads, load = os.environ["OMP_NUM_THREADS"], os.getloadavg()[0]
     return (
-        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GB, Python "
-        f"{platform.python_version()}, "
-        f"{versions}; {threads} thread(s), load {load:.1f}"
+        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GB, "
+        f"Python {platform.python_version()}, {versions}; {threads} thread(s), load {load:.1f}"
     )
 
 
@@ -817,7 +803,7 @@ def main() -> None:
         "--sets", help="source:vocabulary:conversations, comma-separated; source: made or real"
     )
     parser.add_argument(
-        "--k", type=float, default=2.39, help="user turns of a made conversation, on average"
+        "--k", type=float, default=2.39, help="user turns of a generated conversation, on average"
     )
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--seed", type=int, default=0)
@@ -826,16 +812,14 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="every path once, with a tiny model")
     parser.add_argument("--rows", type=int, default=4, help="in a padded batch")
-    parser.add_argument("--pack", type=int, default=8192, help="tokens in a pack of ours")
+    parser.add_argument("--pack", type=int, default=8192, help="tokens in a pack of userlm")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--shape", default="10m", choices=("10m", "1b", "8b"))
-    parser.add_argument("--optimizer", default="adamw_torch", help="of ours; see `userlm train`")
-    parser.add_argument(
-        "--attention", default="flash_attention_2", help="of TRL packed on a GPU: the one that runs"
-    )
+    parser.add_argument("--optimizer", default="adamw_torch", help="for userlm; see `userlm train`")
+    parser.add_argument("--attention", default="flash_attention_2", help="for TRL, packed on a GPU")
     args = parser.parse_args()
     if not find_spec("trl"):
-        sys.exit("this bench compares with TRL, which is not installed: pip install trl==1.16.0")
+        sys.exit("this bench needs TRL, which is not installed: pip install trl==1.16.0")
     gpu = args.device != "cpu"
     sets = args.sets or ("made:128256:512" if gpu else "made:8192:24,made:128256:6,real:8192:12")
     shape, parts, repeats = args.shape, args.only.split(","), args.repeats
@@ -844,11 +828,11 @@ def main() -> None:
     sizes, many = ((100, 200, 400), 20) if args.quick else ((1000, 10_000, 100_000), 2000)
     print(f"{machine('trl', 'accelerate', 'datasets')}; seed {args.seed}", flush=True)
     if args.quick:
-        print("--quick: a tiny model and a few conversations; the goals are not for these")
+        print("--quick: a tiny model and a few conversations; the goals do not apply")
     if gpu:
         print(
-            "--device cuda HAD NOT BEEN RUN when this was written: see to it that the figures "
-            "make sense"
+            "--device cuda HAD NOT BEEN RUN when this was written: check that the figures make "
+            "sense"
         )
 
     alone, agree = in_fresh_processes(), True

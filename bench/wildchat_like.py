@@ -1,14 +1,13 @@
-"""Logs in the exact layout of WildChat-1M, of pseudo-words, as many as wanted. `bench/data.py` runs
-this.
+"""Generate logs of pseudo-words in the exact layout of WildChat-1M. `bench/data.py` runs this.
 
     python bench/wildchat_like.py 50000 logs [--seed 0] [--jsonl]
 
-Writes shards of 25,000 rows, parquet with row groups of 1,000, as the `datasets` library writes
-them; or the same rows as one file of JSON lines. A shard has a seed of its own, so a large corpus
-begins with a small one. Like WildChat are the turns (2.05 on average, a heavy tail), words in a
-turn (log-normal), Zipf words of four scripts, languages, people (many with one conversation, a few
-with thousands), long prompts that come again and again with small changes, flags, answers given
-twice, empty turns and rows that are there twice. Nobody said any of it.
+It writes shards of 25,000 rows, parquet with row groups of 1,000, as the `datasets` library writes
+them; or the same rows as one file of JSON lines. Each shard has its own seed, so a large corpus
+starts with a small one. As in WildChat are the number of turns (2.05 on average, a heavy tail),
+words in a turn (log-normal), Zipf words of four scripts, languages, people (many with one
+conversation, a few with thousands), long prompts that repeat with small changes, flags, repeated
+answers, empty turns and repeated rows.
 """
 
 import argparse
@@ -27,24 +26,17 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 SHARD = 25_000
-TEMPLATE_RATES = np.geomspace(
-    4e-5, 1.6e-2, 60
-)  # of 500,000 rows: 20 to 8,000; together 16 % of all
-LANGUAGES = {  # of the rows without a template; those with one are English, which makes 57 %
-    "English": 0.49, "Chinese": 0.19, "Russian": 0.13, "French": 0.04, "Spanish": 0.04, "German": 0.03,
-    "Portuguese": 0.03, "Nolang": 0.02, "Arabic": 0.015, "Latin": 0.015,
+TEMPLATE_RATES = np.geomspace(4e-5, 1.6e-2, 60)  # 20 to 8,000 of 500,000 rows; 16 % in all
+LANGUAGES = {  # shares of rows without a template; with a template all are English: 57 % in all
+    "English": 0.49, "Chinese": 0.19, "Russian": 0.13, "French": 0.04, "Spanish": 0.04,
+    "German": 0.03, "Portuguese": 0.03, "Nolang": 0.02, "Arabic": 0.015, "Latin": 0.015,
 }  # fmt: skip
 SCRIPTS = {
     "Chinese": (0x4E00, 3000, 2, ""),
     "Russian": (0x430, 32, 9, " "),
     "Arabic": (0x627, 36, 7, " "),
 }
-LATIN = (
-    ord("a"),
-    26,
-    9,
-    " ",
-)  # first letter, number of letters, longest word, what stands between two words
+LATIN = (ord("a"), 26, 9, " ")  # first letter, number of letters, longest word, word separator
 COUNTRIES = (
     "United States",
     "Russia",
@@ -78,8 +70,9 @@ AGENTS = tuple(
     for version in range(108, 122)
 )
 MODERATED = (
-    "harassment", "harassment/threatening", "hate", "hate/threatening", "self-harm", "self-harm/intent",
-    "self-harm/instructions", "sexual", "sexual/minors", "violence", "violence/graphic",
+    "harassment", "harassment/threatening", "hate", "hate/threatening", "self-harm",
+    "self-harm/intent", "self-harm/instructions", "sexual", "sexual/minors", "violence",
+    "violence/graphic",
 )  # fmt: skip
 DETOXIFIED = (
     "identity_attack",
@@ -102,8 +95,8 @@ VOCABULARY = 40_000
 
 @cache
 def vocabulary(first: int, letters: int, longest: int) -> NDArray[np.object_]:
-    """Words by frequency, the frequent ones short; then all of them again with each of the
-    marks."""
+    """Words by frequency, the frequent ones short; then all of them again with each punctuation
+    mark."""
     rng = np.random.default_rng(first)
     words: dict[str, None] = {}
     while len(words) < VOCABULARY:
@@ -115,14 +108,14 @@ def vocabulary(first: int, letters: int, longest: int) -> NDArray[np.object_]:
 
 @cache
 def _quantiles() -> tuple[Ints, Ints]:
-    """Of Zipf's law over the vocabulary, and of the marks: to draw a word is to look one up."""
+    """Quantiles of Zipf's law over the vocabulary, and of the marks, to sample words by look-up."""
     cumulated = np.cumsum(1 / np.arange(3, VOCABULARY + 3))
     ranks = np.searchsorted(cumulated / cumulated[-1], (np.arange(1 << 20) + 0.5) / (1 << 20))
     return ranks, np.repeat(np.arange(6), (205, 22, 18, 4, 3, 4)) * VOCABULARY
 
 
 def texts(rng: np.random.Generator, lengths: Ints, language: str = "English") -> list[str]:
-    """A text of so many words for each of the lengths."""
+    """A text for each length, in words."""
     *script, between = SCRIPTS.get(language, LATIN)
     ranks, marks = _quantiles()
     total = int(lengths.sum())
@@ -134,8 +127,7 @@ def texts(rng: np.random.Generator, lengths: Ints, language: str = "English") ->
 
 @cache
 def templates() -> list[list[str]]:
-    """The long prompts that come again and again, cut in three; between the parts stand words that
-    differ."""
+    """The long prompts that repeat, in three parts; the words between the parts differ."""
     rng = np.random.default_rng(1)
     found = [text.split(" ") for text in texts(rng, rng.integers(30, 300, len(TEMPLATE_RATES)))]
     return [
@@ -214,7 +206,7 @@ def shard(seed: int, number: int) -> pl.DataFrame:
 def _contents(
     rng: np.random.Generator, exchanges: Ints, language: Ints, template: Ints
 ) -> list[str]:
-    """What user and assistant say in turn, conversation after conversation."""
+    """The turns of user and assistant, conversation after conversation."""
     spoken = np.repeat(language, exchanges)
     contents = np.empty(2 * len(spoken), dtype=object)
     for code, name in enumerate(LANGUAGES):
@@ -234,7 +226,7 @@ def _contents(
 
 
 def _items(rng: np.random.Generator, rows: pl.DataFrame, contents: list[str]) -> pl.DataFrame:
-    """For each turn its row, the turn itself, and what the two moderations say of it."""
+    """For each turn its row, the turn itself, and its two moderation results."""
     n = len(rows)
     user = pl.Series(np.arange(n) % 2 == 0)
     first = user & (rows["row"] != rows["row"].shift(1)).fill_null(True)
@@ -302,7 +294,7 @@ def _hash(conversation: list[dict[str, str]]) -> str:
 
 
 def write(number: int, rows: int, folder: Path, seed: int, jsonl: bool) -> Path:
-    """Shard `number` of a corpus of so many rows."""
+    """Write shard `number` of a corpus of `rows` rows."""
     frame = shard(seed, number).head(rows - number * SHARD)
     path = (
         folder / f"train-{number:05d}-of-{-(-rows // SHARD):05d}.{'jsonl' if jsonl else 'parquet'}"
@@ -316,7 +308,7 @@ def write(number: int, rows: int, folder: Path, seed: int, jsonl: bool) -> Path:
 
 
 def main() -> None:
-    """Write as many rows as asked for, with two processes."""
+    """Write the rows, with two processes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The whole road over real logs: import, clean, intents, train, perplexity, simulate, respond, score.
+# The whole pipeline on real logs: import, clean, intents, train, perplexity, simulate, respond, score.
 #
 #   recipes/real_logs.sh [FOLDER OF LOGS] [RUN FOLDER]
 #
 # The model is small (3.4M weights, from scratch, 1,000 steps of 128 samples: about half a pass; an hour on one core).
-# Shown is that every stage works on dirty logs, and what the measures say of such a model; not how good a user model
-# can be. Run it again after an interruption: it goes on.
+# It shows that every stage works on uncleaned logs, and what the measures say about such a model; not how good a user
+# model can be. The same command resumes an interrupted run.
 set -euo pipefail
 data=${1:-../shared/data}
 out=${2:-runs/real_logs}
@@ -19,7 +19,7 @@ $userlm intents "$out/clean" --out "$out/intents"
 # Held-out people, in an order that mixes the sources.
 shuf -n 200 --random-source=<(yes) "$out/intents/test.jsonl" > "$out/people.jsonl"
 
-# Tasks: GSM8K questions that were cut into facts.
+# Tasks: GSM8K questions that were split into facts.
 .venv/bin/python - "$data/extrinsic/gsm8k_train_shards.jsonl.gz" > "$out/tasks.jsonl" <<'PYTHON'
 import json, sys
 from itertools import islice

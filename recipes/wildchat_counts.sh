@@ -3,8 +3,8 @@
 #
 #   recipes/wildchat_counts.sh [LOGS] [RUN FOLDER]
 #
-# LOGS is what `userlm import` takes; the default is fetched from the Hub. Run it again after an interruption: it
-# goes on. What is flagged stays, because the paper names no such filter.
+# LOGS is what `userlm import` takes; the default is downloaded from the Hub. The same command resumes an interrupted
+# run. Flagged conversations are kept, because the paper names no such filter.
 set -euo pipefail
 logs=${1:-hf://datasets/allenai/WildChat-1M}
 out=${2:-runs/wildchat}
@@ -12,7 +12,7 @@ userlm=${USERLM:-.venv/bin/userlm}
 
 $userlm import "$logs" --source wildchat --out "$out/import"
 $userlm clean "$out/import" --flagged --out "$out/clean"
-python=${userlm%userlm}python   # of the same environment
+python=${userlm%userlm}python   # in the same environment
 "$python" - "$out/clean/results.json" <<'PYTHON'
 import json, sys
 

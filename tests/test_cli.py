@@ -15,15 +15,13 @@ import processes
 import pytest
 from fake_server import Said, serving
 from processes import Process
-from test_spans import TALK, sdk
-from test_spans import call as called
-from test_trees import flat, say
+from test_oasst import flat, say
+from test_otel import TALK, sdk
+from test_otel import call as called
 
 import userlm as userlm_package
 from userlm import commands
-from userlm.commands import data
-from userlm.data import clean as cleaning
-from userlm.data import sources
+from userlm.data import filters, layouts
 from userlm.rows import read_conversations, write_conversations
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError
@@ -231,11 +229,10 @@ KILLED = """
 import os, signal, sys
 from userlm import cli
 from userlm import runs as runs_module
-from userlm.commands import data
-from userlm.data import sources
+from userlm.data import layouts
 
-data.COMMIT_EVERY = 1
-when, read, commit, count = sys.argv.pop(), sources.find, runs_module.Outputs.commit, [0]
+sys.modules["userlm.commands.import_"].COMMIT_EVERY = 1
+when, read, commit, count = sys.argv.pop(), layouts.find, runs_module.Outputs.commit, [0]
 
 def find(*arguments):
     count[0] += when == "the second file"
@@ -248,7 +245,7 @@ def committed(outputs, state):
     if when == "what was gathered" and state["file"] == 2 and state["items"] == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
-sources.find, runs_module.Outputs.commit = find, committed
+layouts.find, runs_module.Outputs.commit = find, committed
 cli.main()
 """
 
@@ -541,7 +538,7 @@ def test_a_simulated_user_talks_to_you_and_the_chat_is_saved(tmp_path):
 def test_you_can_take_the_users_seat_and_ask_what_is_known_of_a_turn(tmp_path):
     shown = chat("--role", "user", "--assistant", "clarifier", typed="hi\n/info\n\n", cwd=tmp_path)
     assert (
-        "assistant (clarifier, a stand-in)> " in shown
+        "assistant (clarifier, a stub)> " in shown
         and '"stub":"clarifier"' in shown
         and "you ended the conversation" in shown
     )
@@ -626,7 +623,7 @@ def test_an_empty_file_among_others_is_counted_and_alone_it_is_an_error(tmp_path
 
 def test_a_log_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, monkeypatch):
     path = lay(tmp_path / "logs.jsonl", *map(talk, range(2000)))
-    read, size = sources.find, path.stat().st_size
+    read, size = layouts.find, path.stat().st_size
 
     def find(*arguments):
         for i, found in enumerate(read(*arguments)):
@@ -634,7 +631,7 @@ def test_a_log_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, monkeypa
                 os.truncate(path, size * 3 // 4)
             yield found
 
-    monkeypatch.setattr(sources, "find", find)
+    monkeypatch.setattr(layouts, "find", find)
     with pytest.raises(
         InputError, match=r"logs\.jsonl was cut short while it was read; import it into another"
     ):
@@ -644,14 +641,14 @@ def test_a_log_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, monkeypa
 
 def between(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
     """Have `clean` find its conversations changed when it reads them for the second time."""
-    decide = cleaning.decide
+    decide = filters.decide
 
     def decided(*arguments):
         decisions = decide(*arguments)
         change()
         return decisions
 
-    monkeypatch.setattr(cleaning, "decide", decided)
+    monkeypatch.setattr(filters, "decide", decided)
 
 
 def test_of_conversations_that_grow_between_two_readings_those_that_were_there_are_taken(
@@ -685,7 +682,8 @@ def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(
     write_conversations(
         path, (Conversation(f"c{i}").say(f"say {i} " * 9).say("ok") for i in range(2000))
     )
-    read = data.read_rows
+    command = sys.modules["userlm.commands.clean"]
+    read = command.read_rows
 
     def cut(*arguments):
         for i, line in enumerate(read(*arguments)):
@@ -693,7 +691,7 @@ def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(
                 os.truncate(path, 200_000)
             yield line
 
-    monkeypatch.setattr(data, "read_rows", cut)
+    monkeypatch.setattr(command, "read_rows", cut)
     with pytest.raises(
         InputError, match=r"c\.jsonl was cut short while it was read; run the command again"
     ):
@@ -884,7 +882,7 @@ def test_logged_turns_that_were_kept_are_not_scored_as_the_users_own(tmp_path):
     lines = [
         json.loads(line) for line in (tmp_path / "score" / "scores.jsonl").read_text().splitlines()
     ]
-    counted = [line["stats"] for line in lines if line["measure"] == "words per turn"]
+    counted = [line["stats"] for line in lines if line["metric"] == "words per turn"]
     assert counted == [[1.0, 1.0], [1.0, 1.0]]
 
 
@@ -952,7 +950,7 @@ def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_tabl
         and "a-run-with-a-name *" in shown
         and "not measured" in shown
     )
-    assert "oracle is a stand-in" in shown
+    assert "oracle is a stub" in shown
 
 
 def test_last_words_of_a_simulated_user_are_theirs(tmp_path):

@@ -349,12 +349,12 @@ def test_the_small_models_learn_what_licences_allow_and_nothing_toxic(tmp_path):
     assert all(c.intent.endswith(" hi.") for c in arena("user/train")[2:])
     assert arena("assistant/train") == []
     assert [[turn.role for turn in c.turns] for c in arena("both/train")] == [["user"], ["user"]]
-    # The trees of OASST that were put together again are too rough to measure on.
+    # The trees of OASST that were put together again are too noisy to measure on.
     assert not [c for c in read("people/test") if c.id.startswith("OpenAssistant")]
     assert len(read("people/test")) == 6
     assert len(read("chats/test")) == 150 and len(read("goals/test")) == 3 * 160
     counts = json.loads((tmp_path / "out/counts.json").read_text())
-    assert counts["dropped"] == {"toxic": 6, "too rough to measure on": 4}
+    assert counts["dropped"] == {"toxic": 6, "too noisy to measure on": 4}
     # Two conversations of five words of users from each of four sources. Three of these are talk
     # with AI, where the two words of the first turn are learned twice more: 54 of 64 words.
     assert "user: 84 % of the words" in done.stdout

@@ -21,8 +21,8 @@ from userlm.rows import (
     to_record,
     write_conversations,
 )
-from userlm.runs import Answers, Journal, Outputs, Recorded, Run
-from userlm.types import Conversation, InputError, ModelError, Reply, Turn
+from userlm.runs import Answers, Journal, Outputs, Recorded, Run, conversations_file, split_files
+from userlm.types import Conversation, InputError, ModelError, Origin, Reply, Turn
 
 ODD = 'tab\t quote " line\u2028 emoji 😀 <|eot_id|> \x00 end'
 
@@ -123,6 +123,35 @@ def test_a_line_that_is_not_utf8_is_kept_in_a_readable_form(tmp_path):
     good, bad = read_rows(tmp_path / "c.jsonl")
     assert good.row["id"] == "a"
     assert (bad.number, bad.reason, bad.raw) == (2, "not UTF-8", '{"id": "\\xff"}')
+
+
+ORIGIN = Origin("log", 2, "and then?", person_ended=False, repeat=3, task="t")
+
+
+def test_where_a_conversation_comes_from_is_written_and_read(tmp_path):
+    talks = [
+        Conversation("a", origin=ORIGIN),
+        Conversation("b", origin=Origin()),
+        Conversation("c"),
+    ]
+    for kind in ("jsonl", "parquet"):
+        write_conversations(tmp_path / f"c.{kind}", talks)
+        assert list(read_conversations(tmp_path / f"c.{kind}")) == talks
+    assert "origin" not in to_record(talks[2])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"origin": {"log": "a"}}, "unknown field 'origin.log'"),
+        ({"origin": {"repeat": "2"}}, "field 'origin.repeat' must be a int, not str"),
+        ({"meta": {"own_from": 1}}, "an older version of userlm wrote this conversation"),
+        ({"meta": {"conversation": "a", "repeat": 0}}, "an older version of userlm wrote this"),
+    ],
+)
+def test_an_origin_that_cannot_be_is_named(change, said):
+    with pytest.raises(ValueError, match=said):
+        from_record({"id": "a", "turns": [], **change})
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
@@ -292,6 +321,48 @@ def test_a_run_is_taken_up_again_only_as_the_same_run(tmp_path):
         Run.open(tmp_path / "run", "clean", {"seed": 0}, [log])
     with pytest.raises(InputError, match=r"no\.jsonl does not exist"):
         Run.open(tmp_path / "other", "clean", {}, [tmp_path / "no.jsonl"])
+
+
+@pytest.mark.parametrize("made", [{}, {"format": 1}, {"format": 3}])
+def test_a_run_folder_of_another_version_is_refused_in_one_sentence(made, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    manifest = {"verb": "intents", "options": {}, "inputs": {}} | made
+    (folder / "run.json").write_text(json.dumps(manifest))
+    (folder / "results.json").write_text("{}")
+    (folder / "conversations.jsonl").write_text(GOOD)
+    before = contents(folder)
+    for attempt in (
+        lambda: Run.open(folder, "intents", {}),
+        lambda: Run.read(folder),
+        lambda: conversations_file(folder),
+        lambda: split_files(folder),
+    ):
+        with pytest.raises(InputError, match="was written by another version of userlm") as caught:
+            attempt()
+        assert "run its command again with another --out" in str(caught.value)
+    assert contents(folder) == before | ({".lock": b""} if ".lock" in contents(folder) else {})
+
+
+def test_a_finished_run_is_read_and_nothing_else_is(tmp_path):
+    run = Run.open(tmp_path / "run", "clean", {"seed": 0})
+    with pytest.raises(
+        InputError, match=r"is not finished; run its command again \(userlm clean\)"
+    ):
+        Run.read(run.folder)
+    run.finish({"counts": {"in": 1}})
+    found = Run.read(run.folder)
+    assert (found.verb, found.options, found.results) == ("clean", {"seed": 0}, run.results)
+    with pytest.raises(
+        InputError, match=r"holds no run\.json, so it is not a run; give those in it"
+    ):
+        Run.read(tmp_path)
+    with pytest.raises(InputError, match="is not a folder"):
+        Run.read(tmp_path / "nowhere")
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_folder_that_is_no_run_is_not_touched(tmp_path):

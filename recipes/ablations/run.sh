@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Two user models that differ from the standard one in one thing each, and the table of all three:
-# trained without intents, and begun from an instruct model. All are tested with and without intents.
+# trained without intents, and trained from an instruct model. All are tested with and without intents.
 #
 #   [INSTRUCT=...] [LOGS=...] [INTENTS=...] [LAUNCH=...] [OUT=...] recipes/ablations/run.sh [OPTIONS OF userlm train]
 #
-# The standard one is that of recipes/userlm-1b; it is trained here if it is not there. Options hold for all three.
-# INSTRUCT is the instruct model. Run it again after an interruption: it goes on.
+# The standard model is that of recipes/userlm-1b; it is trained here if it does not exist. Options apply to all three.
+# INSTRUCT is the instruct model. The same command resumes an interrupted run.
 set -euo pipefail
 here=$(dirname "$0")
 standard=$here/../userlm-1b
@@ -24,12 +24,12 @@ train() {   # NAME [OPTION...]
 train no-intent "$@" --no-intent
 train instruct "$@" --base "$instruct" --init instruct
 
-python=${userlm%userlm}python   # of the same environment
+python=${userlm%userlm}python   # in the same environment
 "$python" - "$out/userlm-1b" "$out/ablations/no-intent" "$out/ablations/instruct" <<'PYTHON'
 import json, sys
 from pathlib import Path
 
-print("perplexity of held-out people, 95 % intervals over people; smaller is better\n")
+print("perplexity of held-out people, 95 % intervals over people; lower is better\n")
 print(f"{'':26}{'tested without intent':>28}{'tested with intent':>28}")
 for name, run in zip(("standard", "trained without intent", "from an instruct model"), sys.argv[1:]):
     results = json.loads((Path(run) / "ppl" / "results.json").read_text())

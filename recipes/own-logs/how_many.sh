@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# How many conversations are enough? The same training on the first 100, 300, 1,000, ... of your logs in an order drawn
-# once, as many passes each, and a table of what it gains. Run recipes/own-logs/run.sh first.
+# How many conversations are enough? The same training on the first 100, 300, 1,000, ... of your logs in one random
+# order, with the same number of passes each, and a table of the gains. Run recipes/own-logs/run.sh first.
 #
 #   [LIMITS="100 300 1000"] [LAUNCH=...] [OUT=...] recipes/own-logs/how_many.sh [OPTIONS OF userlm train]
 set -euo pipefail
 here=$(dirname "$0")
 out=${OUT:-runs/own-logs}
 userlm=${USERLM:-.venv/bin/userlm}
-python=${userlm%userlm}python   # of the same environment
+python=${userlm%userlm}python   # in the same environment
 
 mkdir -p "$out/how-many"
 "$python" - "$out/intents/train.jsonl" > "$out/how-many/train.jsonl" <<'PYTHON'
 import random, sys
 
 lines = open(sys.argv[1], "rb").readlines()
-random.Random(0).shuffle(lines)   # logs come in the order of their sources
+random.Random(0).shuffle(lines)   # logs are sorted by source
 sys.stdout.buffer.writelines(lines)
 PYTHON
 all=$(($(wc -l < "$out/how-many/train.jsonl")))

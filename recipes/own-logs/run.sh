@@ -4,7 +4,8 @@
 #   LOGS=... [CLEAN=...] [INTENTS=...] [LAUNCH=...] [OUT=...] recipes/own-logs/run.sh [OPTIONS OF userlm train]
 #
 # LOGS is what `userlm import` takes; CLEAN and INTENTS are options of `userlm clean` and `userlm intents`; LAUNCH runs
-# `userlm train` on several GPUs; OUT holds all runs. Run it again after an interruption: it goes on.
+# `userlm train` on several GPUs; OUT holds all runs. The same command resumes
+# an interrupted run.
 set -euo pipefail
 here=$(dirname "$0")
 out=${OUT:-runs/own-logs}

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The paper's table of perplexities: WildChat and PRISM, each without and with intents. README.md tells more.
+# The paper's table of perplexities: WildChat and PRISM, each without and with intents. See README.md.
 #
 #   MODELS="ROW=MODEL ..." [WILDCHAT=...] [PRISM=...] [INTENTS=...] [OUT=...] recipes/table1_perplexity/run.sh [OPTIONS]
 #
-# MODELS names what stands in a row: a row of the paper, such as UserLM-1b=trained:runs/userlm-1b/train, or one of your
-# own. WILDCHAT is a folder or file of conversations with intents, PRISM what `userlm import` takes, INTENTS are options
-# of `userlm intents`, OPTIONS go to `userlm ppl`. Run it again after an interruption: it goes on.
+# MODELS gives the model of each row: a row of the paper, such as UserLM-1b=trained:runs/userlm-1b/train, or your own
+# name. WILDCHAT is a folder or file of conversations with intents, PRISM what `userlm import` takes, INTENTS are
+# options of `userlm intents`, OPTIONS go to `userlm ppl`. The same command resumes an interrupted run.
 set -euo pipefail
 here=$(dirname "$0")
 out=${OUT:-runs}
@@ -21,5 +21,5 @@ for pair in ${MODELS:?give ROW=MODEL, such as UserLM-1b=trained:runs/userlm-1b/t
   $userlm ppl "$wildchat" --model "$model" "$@" --out "$table/$row/wildchat"
   $userlm ppl "$out/prism/intents" --model "$model" "$@" --out "$table/$row/prism"
 done
-python=${userlm%userlm}python   # of the same environment
+python=${userlm%userlm}python   # in the same environment
 "$python" "$here/table.py" "$table" | tee "$table/table.md"

@@ -1,33 +1,33 @@
 #!/usr/bin/env bash
-# What the paper found, asked of the small models that run.sh trained. The runs go to findings/ in OUT, the tables to
+# Check the paper's findings on the small models that run.sh trained. The runs go to findings/ in OUT, the tables to
 # findings.md there.
 #
 #   [DATA=...] [OUT=...] [PEOPLE=...] [UNSEEN=...] [PROMPTED=...] [TALKS=...] recipes/tiny/findings.sh [PART ...]
 #
 # A PART is people, chats or goals (perplexity on that source), talk, or table; by default all. All but the last may
-# run at the same time, in several processes. DATA and OUT are those of run.sh; the others are numbers of conversations.
-# Scored are PEOPLE held-out ones, UNSEEN of each source that no model learned from, and of each PROMPTED at most with
-# the prompted assistant, which reads its instructions and all that was said anew at every turn. TALKS real ones are
-# carried on. Run it again after an interruption: it goes on.
+# run at the same time, in several processes. DATA and OUT are those of run.sh; the others are numbers of
+# conversations: PEOPLE held-out ones and UNSEEN of each source that no model learned from are scored, but at most
+# PROMPTED of each with the prompted assistant, which processes its instructions and the whole conversation again at
+# every turn. TALKS real ones are continued by the users. The same command resumes an interrupted run.
 set -euo pipefail
 here=$(dirname "$0")
 data=${DATA:-../shared/data}
 out=${OUT:-runs/tiny}
 people=${PEOPLE:-250} unseen=${UNSEEN:-40} prompted=${PROMPTED:-20} talks=${TALKS:-100}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # a model this small is faster so
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # a model this small is faster on one thread
 userlm=${USERLM:-.venv/bin/userlm}
-python=${userlm%userlm}python   # of the same environment
+python=${userlm%userlm}python   # in the same environment
 to=$out/findings
 mkdir -p "$to"
 
-need() {   # MODEL: a training that goes on has a model, too
+need() {   # MODEL: model/ alone is no proof, since a running training has one too
   [ -f "$out/$1/results.json" ] || { echo "$out/$1 is not trained; first: recipes/tiny/run.sh $1" >&2; exit 2; }
 }
-make_file() {   # NAME COMMAND [ARGUMENT...]: what it prints becomes a file, at once
+make_file() {   # NAME COMMAND [ARGUMENT...]: write the output to a file, which appears only when it is complete
   "${@:2}" > "$to/$1.$$"
   mv "$to/$1.$$" "$to/$1"
 }
-mix() {   # FOLDER: its conversations in an order that mixes the sources
+mix() {   # FOLDER: print its conversations in an order that mixes the sources
   shuf --random-source=<(yes) "$out/data/$1/test.jsonl"
 }
 
@@ -43,7 +43,7 @@ perplexity() {   # SOURCE MOST
   done
 }
 
-gsm8k() {   # questions that were cut into facts
+gsm8k() {   # questions that were split into facts
   "$python" - "$data/extrinsic/gsm8k_train_shards.jsonl.gz" <<'PYTHON'
 import json, sys
 from itertools import islice

@@ -1,15 +1,17 @@
-"""Choose what the three small models learn from, and who is held out.
+"""Select what the three small models learn from, and which people are held out.
 
     python recipes/tiny/mix.py RUN OUT
 
 RUN is a run of `userlm intents` over the sources below. OUT gets a folder for each side (user,
-assistant, both), each with train.jsonl and valid.jsonl; echo/, made-up talks that teach to take up
-words; people/test.jsonl, held out; and two sources that no model ever saw, chats/test.jsonl (with
-drawn intents) and goals/test.jsonl (with goals that people wrote). What was taken, and the share of
-talk with AI assistants in the words to be learned, is printed and kept in counts.json.
+assistant, both), each with train.jsonl and valid.jsonl; echo/, synthetic conversations that teach
+to copy words; people/test.jsonl, held out; and two sources that no model learns from,
+chats/test.jsonl (with generated intents) and goals/test.jsonl (with goals that people wrote). The
+numbers of conversations, and the share of words to learn from talk with AI assistants, are printed
+and stored in counts.json.
 
-Only sets whose licence allows it are learned from. Of Chatbot Arena that is what people said, and
-not the answers of models (CC-BY-NC): those are context to a user model and nothing to the others.
+Models learn only from data whose licence allows it. From Chatbot Arena that is what people said,
+and not the answers of models (CC-BY-NC): these are context for a user model and left out for the
+others.
 """
 
 from __future__ import annotations
@@ -36,13 +38,13 @@ class Source:
     """Where conversations come from.
 
     Attributes:
-        name: how the name of its source begins.
-        licence: of what is learned from.
-        ai: whether people talk to an AI assistant there, or to other people who play one.
-        answers: whether an assistant may learn from its answers, and should.
-        text: whether the whole may be learned as plain text; else the first prompts alone are.
-        most: conversations to learn from.
-        split: whether it may be held out; a source may be too rough to measure on.
+        name: the start of `meta.source`.
+        licence: the licence of what is learned.
+        ai: whether people talk to an AI assistant, and not to other people who play one.
+        answers: whether an assistant may and should learn from its answers.
+        text: whether all of it may be learned as plain text; otherwise only the first prompts.
+        most: the most conversations to learn from; `None`: all.
+        split: whether it may be held out; a source may be too noisy to measure on.
     """
 
     name: str
@@ -65,14 +67,14 @@ SOURCES = (
     Source("MultiWOZ 2.1", "CC-BY-4.0 / Apache-2.0", ai=False, answers=True),
 )
 UNSEEN = {"ShareGPT92K": "chats", "TREC iKAT": "goals"}
-CHATS = 150  # conversations of the first
+CHATS = 150  # the number of conversations in chats
 
-# A model of this size that reads a few million tokens never learns to take up a word that it was
-# told: no first turn would be about its intent. Talks in which scraps are said again and again
-# teach that in minutes.
+# From a few million tokens a model of this size never learns to copy a word from its context: no
+# first turn would be about its intent. Conversations that repeat short phrases teach that in
+# minutes.
 ECHOES = {"train": 30_000, "valid": 200}
-# And again with people: first turns to assistants, each so many times with an intent that names
-# words of it.
+# The same with real text: each first turn to an assistant is repeated this often, with an intent
+# that contains words of it.
 TOLD = 2
 ACTIONS = (
     "get help with",
@@ -82,16 +84,16 @@ ACTIONS = (
     "find out about",
 )
 
-# Sets that name no toxic turns still hold some. One such word anywhere drops a whole conversation:
-# crude, and it loses decent ones (a nurse's question), which costs little here.
+# Sources without labels for toxic turns still hold some. One such word drops a whole conversation.
+# This is crude and loses harmless ones (a nurse's question), which costs little here.
 TOXIC = re.compile(
     r"\b(?:f+u+c+k\w*|motherf\w*|shit\w*|bullshit|cunts?|whores?|sluts?\w*|bitch\w*|bastards?|ass-?holes?|dick(?:s|head)?"
     r"|cocks?|pussy|pussies|tits|boobs?|breasts?|nipples?|penis\w*|vagina\w*|clitor\w*|genital\w*|cum(?:s|ming|shot)?"
     r"|orgasm\w*|erotic\w*|erect(?:ion|ions)|porn\w*|nsfw|hentai|masturbat\w*|blow-?jobs?|anal|anus|horny|naked|nudes?"
     r"|nudity|sex|sexy|sexual\w*|sexist|kink\w*|fetish\w*|bdsm|bondage|incest\w*|rap(?:e[ds]?|ing|ists?)|molest\w*"
     r"|pa?edophil\w*|lolita|nigg\w*|negro\w*|fag(?:s|got\w*)?|retard(?:s|ed)?|trann(?:y|ies)|kikes?|chinks?|spics?"
-    r"|nazis?|hitler|genocid\w*|holocaust|racists?|suicid\w*|kill "
-    r"(?:my|your|him|her)sel\w+|self-harm\w*|murder\w*"
+    r"|nazis?|hitler|genocid\w*|holocaust|racists?|suicid\w*"
+    r"|kill (?:my|your|him|her)sel\w+|self-harm\w*|murder\w*"
     r"|terroris\w*|bombs?|meth|cocaine|heroin|jailbreak\w*|dan mode|torture\w*|behead\w*|gore)\b",
     re.IGNORECASE,
 )
@@ -110,7 +112,7 @@ def toxic(conversation: Conversation) -> bool:
 
 
 def both(conversation: Conversation, source: Source) -> Conversation:
-    """As plain text: all of it, or no more than what a person may be quoted with."""
+    """Return what may be learned as plain text: all turns, or only the first prompt."""
     return (
         conversation
         if source.text
@@ -136,7 +138,7 @@ def main(run: Path, out: Path) -> None:
             elif toxic(conversation):
                 dropped["toxic"] += 1
             elif split != "train" and not source.split:
-                dropped["too rough to measure on"] += 1
+                dropped["too noisy to measure on"] += 1
             else:
                 taken[split].append((conversation, source))
     for split in ("train", "valid"):
@@ -167,14 +169,14 @@ def main(run: Path, out: Path) -> None:
     for side in ("user", "assistant", "both"):
         counts["learned"][side] = table = learned(side, rows[side]["train"])
         share = sum(row["words"] for row in table if row["ai"]) / sum(row["words"] for row in table)
-        print(f"{side}: {100 * share:.0f} % of the words to be learned are talk with AI assistants")
+        print(f"{side}: {100 * share:.0f} % of the words to learn are from talk with AI assistants")
         for row in table:
             print(
                 f"  {row['source']:34}{row['conversations']:6,} conversations{row['words']:10,} "
                 "words"
             )
         if share < 0.5:
-            sys.exit("talk with AI assistants must be at least half")
+            sys.exit("talk with AI assistants must be at least half of the words")
     for name in ("people", "goals", "chats"):
         held = rows[name]["test"]
         counts["held out"][name] = dict(Counter(str(c.meta.get("source")) for c in held))
@@ -183,7 +185,7 @@ def main(run: Path, out: Path) -> None:
 
 
 def fewer(taken: list[tuple[Conversation, Source]]) -> Iterator[tuple[Conversation, Source]]:
-    """At most so many of a source, drawn by the seed; all in their order."""
+    """Yield at most `most` conversations of each source, sampled with the seed, in their order."""
     for source in SOURCES:
         mine = [pair for pair in taken if pair[1] is source]
         most = len(mine) if source.most is None else min(source.most, len(mine))
@@ -191,7 +193,7 @@ def fewer(taken: list[tuple[Conversation, Source]]) -> Iterator[tuple[Conversati
 
 
 def told(conversation: Conversation) -> Iterator[Conversation]:
-    """The first turn of a talk again, with intents that give more of its words away."""
+    """Yield the first turn again, with intents that contain words of it."""
     first = conversation.turns[0]
     for k in range(TOLD):
         drawn = random.Random(f"{SEED}/{conversation.id}/{k}")
@@ -210,8 +212,8 @@ def told(conversation: Conversation) -> Iterator[Conversation]:
 
 
 def echo(conversations: list[Conversation], split: str, count: int) -> Iterator[Conversation]:
-    """Talks of nothing but scraps of what people said, each turn in an order of its own, most of
-    them again."""
+    """Yield synthetic conversations of short phrases that people said, each turn in another order
+    and most phrases repeated."""
     drawn = random.Random(f"{SEED}/{split}")
     said = [words for c in conversations for turn in c.user_turns if (words := turn.split())]
 
@@ -235,7 +237,7 @@ def echo(conversations: list[Conversation], split: str, count: int) -> Iterator[
 
 
 def learned(side: str, conversations: list[Conversation]) -> list[dict[str, object]]:
-    """By source, what is to be predicted: words of the side, and conversations that have any."""
+    """Count what is to be learned, by source: words of the side, and conversations with any."""
     words, count = Counter[str](), Counter[str]()
     for conversation in conversations:
         source = source_of(conversation)

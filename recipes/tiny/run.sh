@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# The small models that come with the package (base-tiny, userlm-tiny, assistant-tiny), and two user models beside them
-# for the paper's ablations: trained without intents, and begun from the assistant instead of the base model.
+# Train the small models that come with the package (base-tiny, userlm-tiny, assistant-tiny), and two user models for
+# the paper's ablations: one without intents, and one from the assistant instead of the base model.
 #
 #   [DATA=...] [OUT=...] [SIZE=...] [EPOCHS=...] [LAUNCH=...] recipes/tiny/run.sh [MODEL ...]
 #
 # DATA holds the logs that README.md lists. SIZE is WIDTHxLAYERSxVOCABULARY, EPOCHS multiplies all epochs. LAUNCH may be
 # "torchrun --nproc-per-node 2 -m userlm". A MODEL is base, assistant, userlm, no-intent or from-assistant; by default
-# all. Run it again after an interruption: it goes on.
+# all. The same command resumes an interrupted run.
 set -euo pipefail
 here=$(dirname "$0")
 data=${DATA:-../shared/data}
 out=${OUT:-runs/tiny}
 size=${SIZE:-192x3x8192}
 times=${EPOCHS:-1}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # a model this small is faster so
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # a model this small is faster on one thread
 userlm=${USERLM:-.venv/bin/userlm}
-python=${userlm%userlm}python   # of the same environment
+python=${userlm%userlm}python   # in the same environment
 
 sources=(wildchat chatbot_arena oasst1_en_train oasst1_en_val halie realhumaneval star multiwoz ikat sharegpt_sample)
 if [ ! -f "$out/data/counts.json" ]; then
@@ -31,7 +31,7 @@ train() {   # NAME DATA EPOCHS [OPTION...]
   ${LAUNCH:-$userlm} train "$out/data/$side" --side "${side/echo/both}" --epochs $((epochs * times)) --max-tokens 1024 \
     --overlong drop --pack "${PACK:-512}" --precision bf16 --save-every 50 --out "$out/$name" "$@"
 }
-tuned=(--batch 64 --lr 1.5e-3)   # of the models that begin from another
+tuned=(--batch 64 --lr 1.5e-3)   # for the models that start from another
 for model in "${@:-base assistant userlm no-intent from-assistant}"; do
   for name in $model; do
     case $name in

@@ -1,8 +1,8 @@
-"""Put the small models of a finished run where the package finds them, each with its card.
+"""Copy the small models of a finished run into the package, each with its card.
 
     python recipes/tiny/ship.py RUN [FOLDER]
 
-RUN is the folder of recipes/tiny/run.sh. FOLDER is that of the embedded models by default.
+RUN is the folder of recipes/tiny/run.sh; FOLDER, by default, that of the embedded models.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ class Model:
     """A model that is shipped.
 
     Attributes:
-        name: of the folder.
-        side: whose words it learned.
-        stages: the runs of training that led to it, one after the other; the first begins from
-            `base`.
-        base: what that is called on the card.
+        name: the name of its folder.
+        side: whose turns it learned.
+        stages: its training runs in order; the first starts from `base`.
+        base: the name of that on the card.
     """
 
     name: str
@@ -46,18 +45,17 @@ MODELS = (
     Model("assistant-tiny", "assistant", ("assistant",)),
 )
 ECHO = "base-2"  # learned from data/echo
-LARGEST = 16 * 2**20  # bytes of weights
-LONGEST = 1024  # tokens of a row
+LARGEST = 16 * 2**20  # the most bytes of weights
+LONGEST = 1024  # the most tokens of a row
 
 WHAT = {
-    "base-tiny": "A base model: it continues plain text of the form `User: ...` and `Assistant: "
-    "...`, a line "
-    "each. The two others began from it.",
-    "userlm-tiny": "It plays the **user**: told what a user is after, it says what a person might "
-    "say next, or "
-    "leaves (`<|endconversation|>`). The template is that of microsoft/UserLM-8b.",
-    "assistant-tiny": "It plays the assistant, badly: a partner for `userlm-tiny` where no real "
-    "one is at hand.",
+    "base-tiny": "A base model: it continues plain text with a line for each `User: ...` and "
+    "`Assistant: ...`. The two others were trained from it.",
+    "userlm-tiny": "It plays the **user**: given an intent, it says what a person might say next, "
+    "or ends the conversation (`<|endconversation|>`). The template is that of "
+    "microsoft/UserLM-8b.",
+    "assistant-tiny": "It plays the assistant, badly: a partner for `userlm-tiny` where there is "
+    "no real one.",
 }
 
 CALL = {
@@ -80,12 +78,13 @@ tags:
 
 # {name}
 
-{what} {parameters:,} weights, a plain Llama, trained from scratch on real conversations by `recipes/tiny` of
-userlm; no other model went in but for the answers of assistants that the logs hold.
+{what} {parameters:,} weights, a plain Llama, trained from scratch on real conversations by
+`recipes/tiny` of userlm. No other model was involved, except for the assistants whose answers are
+in the logs.
 
-**For demos and tests. For real work train on a real base model.** It knows English alone, a few thousand
-words of it, and little of the world; what it says of people, places, medicine or law is noise. It is no judge
-of anybody.
+**For demos and tests. For real work train a real base model.** It knows only English, a few
+thousand words of it, and little about the world; what it says about people, places, medicine or law
+is noise. Do not use it to judge anybody.
 
 ```
 {call}
@@ -97,39 +96,42 @@ Plain transformers loads it: `AutoModelForCausalLM.from_pretrained(FOLDER)`.
 
 {data}
 
-Words and tokens are those that were learned{side}. Talk with AI assistants is {share:.0f} % of these tokens.
-Left out: conversations that hold one of a list of toxic words or are rated toxic ({toxic:,} of all, held-out
-ones among them), near-duplicates, languages other than English. Of Chatbot Arena only what people typed was
-learned, since the answers are CC-BY-NC; {arena}. E-mail addresses, phone and card numbers, IP addresses and
-keys were replaced by marks before; names were not. The people behind these logs are mostly crowd workers and
-enthusiasts.
+Words and tokens are those that were learned{side}. Talk with AI assistants is {share:.0f} % of
+these tokens. Left out: conversations that contain one of a list of toxic words or are rated toxic
+({toxic:,} in all, including held-out ones), near-duplicates, languages other than English. From
+Chatbot Arena only what people typed was learned, since the answers are CC-BY-NC; {arena}. E-mail
+addresses, phone and card numbers, IP addresses and keys were replaced by marks; names were not. The
+people behind these logs are mostly crowd workers and enthusiasts.
 
 {intents}{echoes}## How it was trained
 
 {training}
 
-On {machine}.
+On {host}.
 
 {curve}
 
-Perplexity is that of {tested} of {people} held-out conversations, by tokens.
+Perplexity is per token, over {tested} of {people} held-out conversations.
 
 ## Licence
 
-The weights are under Apache-2.0. The data asks to be named: WildChat (ODC-BY-1.0), Chatbot Arena
-conversations (LMSYS, prompts CC-BY-4.0), OpenAssistant OASST1 (Apache-2.0), HALIE (Stanford CRFM,
-Apache-2.0), RealHumanEval (CC0-1.0), STAR (Rasa, MIT), MultiWOZ 2.1 (CC-BY-4.0 and Apache-2.0)."""
+The weights are under Apache-2.0. The licences of the data require attribution: WildChat
+(ODC-BY-1.0), Chatbot Arena conversations (LMSYS, prompts CC-BY-4.0), OpenAssistant OASST1
+(Apache-2.0), HALIE (Stanford CRFM, Apache-2.0), RealHumanEval (CC0-1.0), STAR (Rasa, MIT), MultiWOZ
+2.1 (CC-BY-4.0 and Apache-2.0)."""
 
 
-INTENTS = """Each conversation has an intent as its system turn: for HALIE's quiz and talks, STAR and MultiWOZ the
-goal that people were given or wrote, for the others one drawn by userlm's extractive stand-in. The first turns to
-assistants stand there twice more, alone, each time with an intent that names words of it: so it learns that what
-is said has to do with the intent. They are counted as conversations above.
+INTENTS = """Each conversation has an intent as its system turn: for HALIE's quiz and talks, STAR
+and MultiWOZ the goal that people were given or wrote, for the others an intent from userlm's
+extractive baseline. The first turns to AI assistants are repeated twice, alone, each time with an
+intent that contains words of them: this teaches that turns are about the intent. They are counted
+as conversations above.
 
 """
 
-ECHOES = """Echoes are made-up talks in which scraps of what people typed are said again in another order. From a
-few million tokens a model of this size does not learn to take up a word that it was told; from echoes it does.
+ECHOES = """Echoes are synthetic conversations that repeat short phrases of what people typed in
+another order. From a few million tokens a model of this size does not learn to copy words from its
+context; from echoes it does.
 
 """
 
@@ -177,13 +179,13 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
     for stage, n, found in zip(it.stages, read, results, strict=True):
         if stage == ECHO:
             total += n
-            rows.append(("made-up echoes", "–", "nobody", found["conversations"], "–", n))
+            rows.append(("synthetic echoes", "–", "–", found["conversations"], "–", n))
     begun = [it.base, *it.stages][: len(it.stages)]
     training = [
-        ("begun from", *begun),
+        ("initialized from", *begun),
         (
             "learned from",
-            *("made-up echoes" if stage == ECHO else "the logs" for stage in it.stages),
+            *("synthetic echoes" if stage == ECHO else "the logs" for stage in it.stages),
         ),
         ("passes", *(f"{n:.2f}" for n in passes)),
         ("steps", *(found["steps"] for found in results)),
@@ -192,11 +194,11 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
         ("peak learning rate", *(manifest["options"]["lr"] for manifest in manifests)),
         ("longest row, tokens", *(manifest["options"]["max_tokens"] for manifest in manifests)),
         ("seed", *(manifest["options"]["seed"] for manifest in manifests)),
-        ("kept: the weights of step", *(found["best"]["step"] for found in results)),
+        ("kept weights: step", *(found["best"]["step"] for found in results)),
         ("hours", *(f"{found['throughput']['hours']:.2f}" for found in results)),
     ]
     last, versions = manifests[-1], manifests[-1]["versions"]
-    machine = f"{last['machine']}, bfloat16 mixed precision"
+    host = f"{last['host']}, bfloat16 mixed precision"
     shown = [curve(log) for log in logs]
     return CARD.format(
         name=it.name,
@@ -208,27 +210,27 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
             rows,
         ),
         side={
-            "user": ": what users say, and their leaving",
+            "user": ": what users say, and when they end the conversation",
             "assistant": ": what assistants say",
             "both": "",
         }[it.side],
         share=100 * ai / total,
         toxic=counts["dropped"]["toxic"],
         arena={
-            "user": "those stand in the context",
+            "user": "these are in the context only",
             "assistant": "none of it was learned here",
-            "both": "here the first prompt of each conversation",
+            "both": "here only the first prompt of each conversation",
         }[it.side],
         intents=INTENTS if it.side == "user" else "",
         echoes=ECHOES if ECHO in it.stages else "",
         training=table(("", *it.stages), training),
-        machine=f"{machine}; torch {versions['torch']}, transformers {versions['transformers']}",
+        host=f"{host}; torch {versions['torch']}, transformers {versions['transformers']}",
         curve="\n\n".join(
             f"`{stage}`:\n\n{drawn}" for stage, drawn in zip(it.stages, shown, strict=True)
         ),
         tested={
-            "user": "the words of users",
-            "assistant": "the words of assistants",
+            "user": "the turns of users",
+            "assistant": "the turns of assistants",
             "both": "all tokens",
         }[it.side],
         people=count(run / "data" / it.side / "valid.jsonl"),
@@ -236,7 +238,7 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
 
 
 def learned_tokens(model: Path, side: Side, data: Path) -> Counter[str]:
-    """By source, how many tokens a pass over the data learns."""
+    """Return the number of tokens that one pass over the data learns, by source."""
     local, _ = from_base(LocalModel.load(str(model), "cpu"), side)
     template, found = local.template(), Counter[str]()
     for conversation in read_conversations(data):
@@ -253,7 +255,7 @@ def learned_tokens(model: Path, side: Side, data: Path) -> Counter[str]:
 
 
 def curve(log: Sequence[dict[str, Any]]) -> str:
-    """The validations of a run, with the mean loss of the steps up to each."""
+    """Return a table of the validations of a run, with the mean loss of the steps before each."""
     rows, losses = [], []
     for entry in log:
         losses += [entry["loss"]] if "loss" in entry else []

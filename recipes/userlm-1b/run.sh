@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# From WildChat-1M to a user model, its perplexity and a report. README.md tells more.
+# From WildChat-1M to a user model, its perplexity and a report. See README.md.
 #
 #   [LOGS=...] [INTENTS=...] [LAUNCH=...] [OUT=...] recipes/userlm-1b/run.sh [OPTIONS OF userlm train]
 #
 # LOGS is what `userlm import` takes; INTENTS are options of `userlm intents`; LAUNCH runs `userlm train` on several
-# GPUs; OUT holds all runs. Run it again after an interruption: it goes on.
+# GPUs; OUT holds all runs. The same command resumes an interrupted run.
 set -euo pipefail
 recipe=${RECIPE:-$(dirname "$0")}
 name=$(basename "$(cd "$recipe" && pwd)")

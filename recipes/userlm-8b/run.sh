@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# As recipes/userlm-1b/run.sh, with an 8B model on four GPUs.
+# The same as recipes/userlm-1b/run.sh, with an 8B model on four GPUs.
 #
 #   [LOGS=...] [INTENTS=...] [LAUNCH=...] [OUT=...] recipes/userlm-8b/run.sh [OPTIONS OF userlm train]
 set -euo pipefail

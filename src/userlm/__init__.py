@@ -1,7 +1,8 @@
 """User language models: models that play the user in a conversation with an AI assistant.
 
-    user = userlm.user("trained:microsoft/UserLM-8b") user.reply(userlm.Conversation(intent="You are
-    a user chatting with an assistant language model to ..."))
+    user = userlm.user("trained:microsoft/UserLM-8b")
+    intent = "You are a user chatting with an assistant language model to plan a trip."
+    user.reply(userlm.Conversation(intent=intent))
 
 Importing this package loads no torch, opens no socket and reads no key.
 """
@@ -18,6 +19,7 @@ from userlm.types import (
     Measure,
     ModelError,
     ModelWarning,
+    Origin,
     Reply,
     Sample,
     Sampling,
@@ -37,6 +39,7 @@ __all__ = [
     "Measure",
     "ModelError",
     "ModelWarning",
+    "Origin",
     "Reply",
     "Sample",
     "Sampling",

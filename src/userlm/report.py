@@ -30,7 +30,14 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from userlm.flip import samples
-from userlm.metrics.ending import RULES, Bin, Curve, Endings, Leaving, spelled
+from userlm.metrics.termination import (
+    RULES,
+    Bin,
+    EndCalibration,
+    EndRule,
+    ThresholdSweep,
+    format_threshold,
+)
 from userlm.rows import SPLITS, from_record, read_json, read_rows
 from userlm.text import END_TOKEN, intent_goal, words
 from userlm.types import FAILED, STOPS, Conversation, InputError
@@ -215,7 +222,7 @@ class Finished:
     results: Mapping[str, Any]
     columns: Mapping[str, tuple[Figure, ...]] = field(default_factory=dict)
     missing: tuple[Missing, ...] = ()
-    endings: Mapping[str, tuple[Endings, str]] = field(default_factory=dict)
+    endings: Mapping[str, tuple[EndCalibration, str]] = field(default_factory=dict)
     resampled: Resampled | None = None
     log: tuple[tuple[int, float], ...] = ()
     transcripts: tuple[Conversation, ...] = ()
@@ -312,15 +319,17 @@ def _figures(column: str, results: Mapping[str, Any]) -> tuple[Figure, ...]:
     )
 
 
-def _endings(results: Mapping[str, Any]) -> dict[str, tuple[Endings, str]]:
+def _endings(results: Mapping[str, Any]) -> dict[str, tuple[EndCalibration, str]]:
     return {name: (_tuned(part), str(part["note"])) for name, part in results["endings"].items()}
 
 
-def _tuned(part: Mapping[str, Any]) -> Endings:
-    found = Endings(_count(part["n"]), _count(part["missing"]), str(part["why"]))
+def _tuned(part: Mapping[str, Any]) -> EndCalibration:
+    found = EndCalibration(_count(part["n"]), _count(part["missing"]), str(part["why"]))
     if part["best"] is None:
         return found
-    columns = [[_amount(value, 100) for value in part["curve"][f.name]] for f in fields(Curve)]
+    columns = [
+        [_amount(value, 100) for value in part["sweep"][f.name]] for f in fields(ThresholdSweep)
+    ]
     points = list(zip(*columns, strict=True))
     if len(points) < 2 or not all(0 < above < 1 for above, *_ in points):
         raise ValueError("a curve needs two thresholds, above 0 and below 1")
@@ -331,7 +340,7 @@ def _tuned(part: Mapping[str, Any]) -> Endings:
         now=_leaving(part["now"]),
         best=_leaving(part["best"]),
         equal=_leaving(part["equal"]),
-        curve=Curve(*map(tuple, columns)),
+        sweep=ThresholdSweep(*map(tuple, columns)),
         ece=_amount(part["ece"], 1),
         bins=tuple(
             Bin(_count(b["n"]), _amount(b["p_end"], 1), _amount(b["ended"], 1))
@@ -340,14 +349,14 @@ def _tuned(part: Mapping[str, Any]) -> Endings:
     )
 
 
-def _leaving(one: Mapping[str, Any]) -> Leaving:
-    above = None if one["above"] is None else _amount(one["above"], 1)
+def _leaving(one: Mapping[str, Any]) -> EndRule:
+    above = None if one["threshold"] is None else _amount(one["threshold"], 1)
     if above in (0, 1):
         raise ValueError(f"{above} is no threshold")
     early, late, leaves, f1 = (
-        _amount(one[share], 100) for share in ("early", "late", "leaves", "f1")
+        _amount(one[share], 100) for share in ("premature", "missed", "end_rate", "f1")
     )
-    return Leaving(above, early, late, leaves, f1, _finite(one["low"]), _finite(one["high"]))
+    return EndRule(above, early, late, leaves, f1, _finite(one["low"]), _finite(one["high"]))
 
 
 def _redrawn(results: Mapping[str, Any]) -> Resampled:
@@ -406,18 +415,13 @@ def _log(path: Path) -> Iterator[tuple[int, float]]:
 
 
 def _missing(folder: Path, verb: str) -> Iterator[Missing]:
-    """Lines of `ppl` are `{"column": str, "rows": [[key, cluster, stats, why], ...]}`, of `score`
-    one item."""
+    """How many items of `scores.jsonl` could not be measured, by column, metric and reason."""
     counts: Counter[tuple[str, str, str]] = Counter()
     for line in _rows(folder / "scores.jsonl"):
-        if verb == "ppl":
-            column = str(line.get("column"))
-            rows = line.get("rows") or ()
-            turns = [row for row in rows if not str(row[0]).endswith("/end")]
-            counts.update((column, "user turns", str(why)) for *_, stats, why in turns if not stats)
-        elif line.get("stats") is None:
+        is_end = verb == "ppl" and str(line.get("key")).endswith("/end")
+        if line.get("stats") is None and not is_end:
             why = str(line.get("why") or "no reason given")
-            counts[str(line.get("run")), str(line.get("measure")), why] += 1
+            counts[str(line.get("column")), str(line.get("metric")), why] += 1
     for (column, measure, why), count in counts.items():
         yield Missing(column, measure, why, count)
 
@@ -786,10 +790,10 @@ IN_FIGURES = (0.0001, 0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999)
 """Those at which the Markdown says what the curve shows."""
 
 
-def dial(name: str, endings: Endings) -> Markup:
+def dial(name: str, endings: EndCalibration) -> Markup:
     """How often a user leaves too early and stays too long, by the threshold; beside it, what it
     does now."""
-    curve, left, right, now_at, floor, roof = endings.curve, 34.0, 276.0, 302.0, 156.0, 18.0
+    curve, left, right, now_at, floor, roof = endings.sweep, 34.0, 276.0, 302.0, 156.0, 18.0
     assert curve is not None
     domain = _moving(endings)
 
@@ -817,19 +821,19 @@ def dial(name: str, endings: Endings) -> Markup:
             written.append(x)
             parts.append(f'<line class="tick" x1="{x}" x2="{x}" y1="{floor}" y2="{floor + 4}"/>')
             parts.append(
-                f'<text x="{x}" y="{floor + 16}" text-anchor="middle">{spelled(above)}</text>'
+                f'<text x="{x}" y="{floor + 16}" text-anchor="middle">{format_threshold(above)}</text>'
             )
-    for shares, kind in ((curve.early, "line"), (curve.late, "line dashed")):
+    for shares, kind in ((curve.premature, "line"), (curve.missed, "line dashed")):
         places = (
             f"{across(above)} {scale(share, (0, 100), (floor, roof))}"
-            for above, share in zip(curve.above, shares, strict=True)
+            for above, share in zip(curve.threshold, shares, strict=True)
             if left <= across(above) <= right
         )
         parts.append(f'<path class="{kind}" d="M{"L".join(places)}"/>')
     for rule in ("now", "equal", "best"):
         one = getattr(endings, rule)
-        x = now_at if one.above is None else across(one.above)
-        for share, look in ((one.early, "mark"), (one.late, "mark open")):
+        x = now_at if one.threshold is None else across(one.threshold)
+        for share, look in ((one.premature, "mark"), (one.missed, "mark open")):
             parts.append(_mark(RULE_MARKS[rule], x, scale(share, (0, 100), (floor, roof)), look))
     parts.append(f'<text x="{now_at}" y="{floor + 16}" text-anchor="middle">now</text>')
     parts.append(f'<line class="base" x1="{left}" x2="{right}" y1="{floor}" y2="{floor}"/>')
@@ -838,8 +842,8 @@ def dial(name: str, endings: Endings) -> Markup:
         "least</text>"
     )
     said = "; ".join(
-        f"{shown}{f' ({spelled(one.above)})' if one.above else ''}: {one.early:.0f} % and "
-        f"{one.late:.0f} %"
+        f"{shown}{f' ({format_threshold(one.threshold)})' if one.threshold else ''}: {one.premature:.0f} % and "
+        f"{one.missed:.0f} %"
         for shown, one in ((shown, getattr(endings, rule)) for rule, shown in RULES.items())
     )
     return _svg(
@@ -879,13 +883,13 @@ def reliability(name: str, bins: Sequence[Bin]) -> Markup:
     )
 
 
-def _moving(endings: Endings) -> tuple[float, float]:
+def _moving(endings: EndCalibration) -> tuple[float, float]:
     """The log odds between which the curve is not level; the suggestions lie between them."""
-    assert endings.curve is not None and endings.best is not None and endings.equal is not None
-    curve = endings.curve
-    points = list(zip(curve.above, curve.early, curve.late, strict=True))
+    assert endings.sweep is not None and endings.best is not None and endings.equal is not None
+    curve = endings.sweep
+    points = list(zip(curve.threshold, curve.premature, curve.missed, strict=True))
     ends = [above for a, b in pairwise(points) if a[1:] != b[1:] for above in (a[0], b[0])]
-    ends += [one.above for one in (endings.best, endings.equal) if one.above is not None]
+    ends += [one.threshold for one in (endings.best, endings.equal) if one.threshold is not None]
     low, high = _log_odds(min(ends)), _log_odds(max(ends))
     return (low, high) if low < high else (low - 1, high + 1)
 
@@ -971,9 +975,9 @@ class Dial:
 
     label: str
     ink: str
-    endings: Endings
+    endings: EndCalibration
     note: str
-    rows: tuple[tuple[str, Markup, Leaving], ...]
+    rows: tuple[tuple[str, Markup, EndRule], ...]
     curve: Markup
     reliability: Markup
 
@@ -1002,7 +1006,7 @@ def _template() -> Template:
             "prob": lambda value: _data(value, probability(value)),
             "json": _short_json,
             "share": lambda value: _data(value, f"{value:.1f}"),
-            "spelled": spelled,
+            "spelled": format_threshold,
             "percent": _percent,
             "cut": _cut,
             "goal": intent_goal,
@@ -1759,7 +1763,7 @@ def _reasons(reasons: Iterable[tuple[str, int]]) -> str:
 def _tuning(one: Dial) -> Iterator[str]:
     endings = one.endings
     yield f"### {code(one.label)}"
-    if endings.curve is None or endings.ended is None or endings.ece is None:
+    if endings.sweep is None or endings.ended is None or endings.ece is None:
         yield f"No threshold to suggest: {code(endings.why)}."
         return
     answers = (
@@ -1775,32 +1779,37 @@ def _tuning(one: Dial) -> Iterator[str]:
     if one.note:
         yield code(one.note)
     rows = [
-        [said, spelled(leaving.above) if leaving.above else "", *_in_percent(leaving), _f1(leaving)]
+        [
+            said,
+            format_threshold(leaving.threshold) if leaving.threshold else "",
+            *_in_percent(leaving),
+            _f1(leaving),
+        ]
         for said, _, leaving in one.rows
     ]
     yield _table(
         ["", "--end-threshold", "leaves too early", "stays too long", "leaves", "F1"], rows
     )
-    curve = endings.curve
-    at = [i for i, above in enumerate(curve.above) if above in IN_FIGURES]
+    curve = endings.sweep
+    at = [i for i, above in enumerate(curve.threshold) if above in IN_FIGURES]
     shown = (
-        ("leaves too early", curve.early),
-        ("stays too long", curve.late),
-        ("leaves", curve.leaves),
+        ("leaves too early", curve.premature),
+        ("stays too long", curve.missed),
+        ("leaves", curve.end_rate),
     )
     rows = [
         [said, *(f"{values[i]:.1f} %" for i in at)] for said, values in (*shown, ("F1", curve.f1))
     ]
-    yield _table(["--end-threshold", *(spelled(curve.above[i]) for i in at)], rows)
+    yield _table(["--end-threshold", *(format_threshold(curve.threshold[i]) for i in at)], rows)
     bins = [[f"{b.n:,}", code(probability(b.p_end)), f"{b.ended:.3f}"] for b in endings.bins]
     yield _table(["turns", "mean P(end)", "share that left"], bins)
 
 
-def _in_percent(leaving: Leaving) -> list[str]:
-    return [f"{share:.1f} %" for share in (leaving.early, leaving.late, leaving.leaves)]
+def _in_percent(leaving: EndRule) -> list[str]:
+    return [f"{share:.1f} %" for share in (leaving.premature, leaving.missed, leaving.end_rate)]
 
 
-def _f1(leaving: Leaving) -> str:
+def _f1(leaving: EndRule) -> str:
     between = (
         ""
         if leaving.low is None or leaving.high is None

@@ -29,8 +29,8 @@ BUFFER = 1 << 20  # bytes: a conversation fills the usual buffer alone
 
 
 _FIELDS = frozenset(("id", "turns", "intent", "user", "stop", "ended", "meta", "origin"))
-_OLDER_META = ("own_from", "stub")
-"""Keys of `meta` that only versions before 0.2 wrote."""
+_OLDER_KEYS = ({"own_from"}, {"conversation", "repeat"})
+"""Keys in `meta` of conversations that version 0.1 simulated; they are in `origin` now."""
 
 
 def to_record(conversation: Conversation) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
         raise ValueError(f"unknown field {name!r}; if this is a log, run `userlm import` first")
     turns = take(record, "turns", list)
     meta = take(record, "meta", dict, default={})
-    if not meta.keys().isdisjoint(_OLDER_META):
+    if any(keys <= meta.keys() for keys in _OLDER_KEYS):
         raise ValueError(
             "an older version of userlm wrote this conversation; run the command that made it again"
         )

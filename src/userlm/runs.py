@@ -164,10 +164,7 @@ def conversations_file(path: Path, split: str = "test") -> Path:
         if not path.is_file():
             raise InputError(f"{path} does not exist; give a run folder or a file of conversations")
         return path
-    if (path / "run.json").is_file():
-        if not (path / "results.json").is_file():
-            raise InputError(f"{path} is not complete; run its command again first")
-        Run.read(path)  # refuses a folder of an older version
+    _check_readable(path)
     for name in ("conversations.jsonl", f"{split}.jsonl"):
         file = path / name
         if file.is_file():
@@ -181,8 +178,17 @@ def conversations_file(path: Path, split: str = "test") -> Path:
     )
 
 
+def _check_readable(folder: Path) -> None:
+    """Raise `InputError` if a folder holds an unfinished run, or one of another version."""
+    if (folder / "run.json").is_file():
+        if not (folder / "results.json").is_file():
+            raise InputError(f"{folder} is not complete; run its command again first")
+        Run.read(folder)
+
+
 def split_files(path: Path) -> dict[str, Path]:
     """The files of a folder by split, or `conversations_file` if it has no splits."""
+    _check_readable(path)
     files = {split: path / f"{split}.jsonl" for split in SPLITS}
     found = {split: file for split, file in files.items() if file.is_file()}
     return found or {"conversations": conversations_file(path)}
