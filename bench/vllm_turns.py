@@ -35,7 +35,7 @@ from userlm.flip import prompt, samples
 from userlm.guard import Guard
 from userlm.models.endpoint import EndpointModel
 from userlm.models.local import LocalModel
-from userlm.models.served import Completions
+from userlm.models.served import ServedModel
 from userlm.rows import read_conversations
 from userlm.types import Conversation, Reply, Sampling
 from userlm.users import TrainedUser
@@ -131,8 +131,8 @@ def main() -> int:
     local = LocalModel.load(asked.folder, "cpu")
     template = local.template()
     url, _, name = asked.address.partition("#")
-    server = Completions(EndpointModel(name, url, None), local.tokenizer)
-    window = min(local.context_length, server.window() or local.context_length)
+    server = ServedModel(EndpointModel(name, url, None), local.tokenizer)
+    window = min(local.context_length, server.context_length() or local.context_length)
     greedy = Sampling(temperature=0, max_tokens=min(256, window // 4))
     here, there = (
         TrainedUser(model, template, window, greedy, asked.seed) for model in (local, server)
@@ -141,7 +141,7 @@ def main() -> int:
     conversations = islice(read_conversations(asked.conversations), asked.first)
     prefixes = [sample.prefix for conversation in conversations for sample in samples(conversation)]
     plain, wrong = compare("plain", here, there, prefixes)
-    print(f"    window {server.window()}; notes {server.notes}")
+    print(f"    window {server.context_length()}; notes {server.notes}")
 
     liked = Counter(
         reply.text.split()[0].strip(",.?!") for reply in plain if reply.text

@@ -1,4 +1,4 @@
-"""What a server answers that continues token ids as vLLM does, or lacks some of it; for
+"""The answers of a server that continues token ids as vLLM does, or that lacks a part of it; for
 `fake_server.serving`."""
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ VLLM = frozenset(
         "usage",
     )
 )
-"""What there is to know of a request, or to say in an answer."""
+"""The fields of a request that the server knows, and those of its answer."""
 
 
 def continuing(
     logits: Callable[[list[int]], Sequence[float]],
-    words: Callable[[list[int]], str],
+    decode: Callable[[list[int]], str],
     *,
     lacks: Sequence[str] = (),
     refuses: Sequence[str] = (),
@@ -43,16 +43,16 @@ def continuing(
     """A model behind a server.
 
     Args:
-        logits: of what follows some ids.
-        words: how ids are spelled, control tokens too.
-        lacks: of `VLLM`; it is ignored without a word.
-        refuses: of the names of a request.
-        eos: closes, if it is not told to ignore it.
-        bos: put in front of each prompt.
-        processed: whether its log-probabilities are those of after a bias.
-        bans: whether a logit may be moved down.
-        most: tokens that it draws, whatever is allowed.
-        goes_on: position from which on nothing closes.
+        logits: of the token after some ids.
+        decode: ids to text, control tokens too.
+        lacks: fields of `VLLM` that it ignores silently.
+        refuses: fields of a request that it refuses.
+        eos: ends a completion, unless a request says to ignore it.
+        bos: put before each prompt.
+        processed: whether its log-probabilities are those after a bias.
+        bans: whether `logit_bias` may lower a logit.
+        most: the most tokens that it samples, whatever is allowed.
+        goes_on: the position from which on nothing ends a completion.
     """
     knows = VLLM.difference(lacks)
 
@@ -83,39 +83,41 @@ def continuing(
             int(id): value for id, value in asked.get("logit_bias", {}).items() if bans or value > 0
         }
         chance = random.Random(asked.get("seed"))
-        drawn: list[int] = []
+        sampled: list[int] = []
 
-        def closed(drawn: list[int]) -> bool:
-            return bool(drawn and drawn[-1] in stops and (not goes_on or len(drawn) < goes_on))
+        def closed(sampled: list[int]) -> bool:
+            return bool(
+                sampled and sampled[-1] in stops and (not goes_on or len(sampled) < goes_on)
+            )
 
         first: list[float] = []
-        while len(drawn) < min(asked["max_tokens"], most) and not closed(drawn):
-            raw = logits([*prompt, *drawn])
+        while len(sampled) < min(asked["max_tokens"], most) and not closed(sampled):
+            raw = logits([*prompt, *sampled])
             moved = [value + bias.get(id, 0) for id, value in enumerate(raw)]
             first = first or log_softmax(moved if processed else raw)
-            drawn.append(draw(moved, asked["temperature"], asked["top_p"], chance))
+            sampled.append(sample(moved, asked["temperature"], asked["top_p"], chance))
         choice: dict[str, Any] = {
             "index": 0,
-            "finish_reason": "stop" if closed(drawn) else "length",
+            "finish_reason": "stop" if closed(sampled) else "length",
         }
-        choice["text"] = words(drawn[:-1] if closed(drawn) else drawn)
+        choice["text"] = decode(sampled[:-1] if closed(sampled) else sampled)
         if "stop_reason" in knows:
             choice["stop_reason"] = (
-                drawn[-1] if closed(drawn) and drawn[-1] not in unnamed else None
+                sampled[-1] if closed(sampled) and sampled[-1] not in unnamed else None
             )
         if asked.get("return_token_ids"):
-            choice["token_ids"] = drawn
+            choice["token_ids"] = sampled
         if asked.get("logprobs"):
-            top = {drawn[0], *asked.get("logprob_token_ids", ())}
+            top = {sampled[0], *asked.get("logprob_token_ids", ())}
             named = (
                 "token_id:{}".format if asked.get("return_tokens_as_token_ids") else "<{}>".format
             )
             values = {
-                "token_logprobs": [first[drawn[0]]],
+                "token_logprobs": [first[sampled[0]]],
                 "top_logprobs": [{named(id): first[id] for id in top}],
             }
-            choice["logprobs"] = {"tokens": [named(drawn[0])], "text_offset": [0], **values}
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(drawn), "total_tokens": 0}
+            choice["logprobs"] = {"tokens": [named(sampled[0])], "text_offset": [0], **values}
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(sampled), "total_tokens": 0}
         about = {
             "id": "1",
             "object": "text_completion",
@@ -135,8 +137,8 @@ def log_softmax(logits: Sequence[float]) -> list[float]:
     return [value - total for value in logits]
 
 
-def draw(logits: Sequence[float], temperature: float, top_p: float, chance: random.Random) -> int:
-    """One id, as vLLM draws it."""
+def sample(logits: Sequence[float], temperature: float, top_p: float, chance: random.Random) -> int:
+    """One id, sampled as vLLM does."""
     order = sorted(range(len(logits)), key=logits.__getitem__, reverse=True)
     if not temperature:
         return order[0]

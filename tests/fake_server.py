@@ -1,5 +1,5 @@
-"""A server on this machine that speaks the OpenAI API, fails when it is told to, and counts what it
-would bill."""
+"""A local server that speaks the OpenAI API, fails when it is told to, and counts what it would
+bill."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from typing import Any
 
 @dataclass
 class Said:
-    """What a request is answered with: after `hang` seconds a body, or a connection that is
-    `cut`."""
+    """The answer to a request: after `hang` seconds a body, or a `cut` connection."""
 
     status: int = 200
     body: Any = ""
@@ -55,12 +54,10 @@ tokenizer."""
 
 
 class FakeServer:
-    """`reply(body, n)` says what the n-th request (from 0) is answered with; the body of a GET is
-    empty.
+    """`reply(body, n)` gives the answer to the n-th request (from 0); the body of a GET is empty.
 
-    Whatever is answered with 200, or not at all, was written and is billed: all that was sent, and
-    what the answer reports or else as much as was allowed. Token ids are billed by whoever answers
-    them.
+    A request that is answered with 200, or not at all, is billed: all that was sent, and what the
+    answer reports or else as much as was allowed. Requests of token ids are not billed here.
     """
 
     def __init__(self, reply: Callable[[dict[str, Any], int], Said]) -> None:

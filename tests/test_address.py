@@ -1,4 +1,4 @@
-"""Addresses: what is found, and what is said when it is not."""
+"""Addresses: what they name, and the errors if they name nothing."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_a_url_that_is_none_says_how_it_is_written(wrong):
 
 
 @pytest.mark.parametrize("tail", ["\r", "\n", "\r\n", " "])
-def test_white_space_around_a_key_is_no_part_of_it(tail, monkeypatch):
+def test_white_space_around_a_key_is_stripped(tail, monkeypatch):
     monkeypatch.setenv("USERLM_API_KEY", f"{tail}secret-key{tail}")
     with serving([completion("ok")]) as server:
         address.chat_model(f"{server.url}#m").chat([{"role": "user", "content": "hi"}], Sampling())
@@ -205,6 +205,35 @@ def test_users_and_assistants_are_found(tmp_path, monkeypatch):
         address.assistant("oracle")
 
 
-def test_a_human_is_asked(capsys):
-    user = address.user("human", ask=lambda conversation: "typed")
-    assert user.reply(Conversation()).text == "typed"
+def test_a_human_is_asked(monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda prompt: "typed")
+    for speaker in (address.user("human"), address.assistant("human")):
+        assert speaker.reply(Conversation()).text == "typed"
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "scheme", "url", "name"),
+    [
+        ("microsoft/UserLM-8b", "", "", "", "microsoft/UserLM-8b"),
+        ("trained:runs/train", "trained", "", "", "runs/train"),
+        ("prompted:openai:gpt-4o", "prompted", "openai", "", "gpt-4o"),
+        ("trained:http://h:80/v1#a/b", "trained", "http", "http://h:80/v1", "a/b"),
+        ("replay:log.jsonl", "", "replay", "", "log.jsonl"),
+        ("py:module:name", "", "py", "", "module:name"),
+        ("human", "", "human", "", "human"),
+        ("C:/models/user", "", "", "", "C:/models/user"),
+    ],
+)
+def test_an_address_has_a_form_a_scheme_a_url_and_a_name(text, form, scheme, url, name):
+    found = address.parse(text)
+    assert (found.form, found.scheme, found.url, found.name) == (form, scheme, url, name)
+    assert found.kind == (form or scheme) and found.model == text.removeprefix(f"{form}:")
+
+
+@pytest.mark.parametrize(
+    "name", ["/no/model", "./model", "~/model", "a/b/c", "model.safetensors", "runs/model.gguf"]
+)
+def test_a_path_that_does_not_exist_fails_before_the_hub_is_asked(name):
+    with pytest.raises(InputError, match="there is no such folder, and it is no hub id"):
+        address.checkpoint(name)
+    assert address.checkpoint("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"

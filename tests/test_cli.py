@@ -19,6 +19,7 @@ from test_oasst import flat, say
 from test_otel import TALK, sdk
 from test_otel import call as called
 
+import userlm as userlm_package
 from userlm import commands
 from userlm.data import filters, layouts
 from userlm.rows import read_conversations, write_conversations
@@ -384,6 +385,10 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
         set(calls)
     )  # asked, but killed before the answer came: at most one a worker
     assert len(set(calls)) == 60 * 4 and lost <= 2 * 16
+
+
+def test_the_version_is_shown(tmp_path):
+    assert userlm("--version", cwd=tmp_path).strip() == f"userlm {userlm_package.__version__}"
 
 
 @pytest.mark.parametrize(
@@ -814,7 +819,7 @@ def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "stopped; the same command takes it up again" in err
+    assert "stopped; the same command resumes it" in err
     assert (
         len(asked.read_text().splitlines()) <= 32
     )  # the calls in flight, and no second round of turns
@@ -847,7 +852,7 @@ def test_ctrl_c_stops_soon_when_a_server_hangs_and_says_what_may_be_billed(tmp_p
     )  # it takes no second, and nowhere near the minute of the server
     assert process.returncode == 130
     assert "4 calls were in flight; they may be billed" in err
-    assert "userlm: stopped; the same command takes it up again" in err and "Traceback" not in err
+    assert "userlm: stopped; the same command resumes it" in err and "Traceback" not in err
     assert (
         len((tmp_path / "out/asked.jsonl").read_text().splitlines()) == 4
     )  # begun, and not answered

@@ -1,5 +1,4 @@
-"""Endpoints, through the real `openai` client, against a small server of our own on this
-machine."""
+"""Endpoints, through the real `openai` client, against a small local server."""
 
 import time
 from email.utils import formatdate
@@ -26,7 +25,7 @@ def model(server, **options):
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """The pauses between tries, in seconds, which nobody waits for."""
+    """The pauses between tries, in seconds, without waiting."""
     slept = []
     monkeypatch.setattr(endpoint, "time", SimpleNamespace(sleep=slept.append, time=time.time))
     return slept
@@ -73,7 +72,7 @@ def test_passing_faults_are_tried_again_and_counted():
     assert len(server.requests) == 8  # the client makes no tries of its own
 
 
-def test_an_error_tells_what_befell_each_try():
+def test_an_error_has_the_faults_of_each_try():
     with (
         serving([error(429), HANG, error(502, "bad gateway")]) as server,
         pytest.raises(ModelError) as caught,
@@ -135,7 +134,7 @@ def test_what_cannot_be_read_is_an_error_of_the_model_and_never_shows_the_key(br
         (error(429, "too little", code="insufficient_quota"), "no credit", "too little"),
     ],
 )
-def test_what_no_other_call_would_mend_is_said_at_once(said, reason, words):
+def test_an_error_that_all_calls_would_have_is_raised_at_once(said, reason, words):
     with serving([said]) as server, pytest.raises(ModelError, match=words) as caught:
         model(server).chat(HI, Sampling())
     assert (caught.value.reason, caught.value.permanent, caught.value.possibly_billed) == (
@@ -163,7 +162,7 @@ def test_a_refusal_is_an_error_of_its_own_and_not_tried_again(said):
     )
 
 
-def test_a_model_that_spends_all_tokens_on_thoughts_is_not_asked_to_do_so_again():
+def test_a_model_that_spends_all_tokens_on_reasoning_is_not_asked_again():
     said = completion(None, finish="length")
     with serving([said]) as server, pytest.raises(ModelError, match="allow more") as caught:
         model(server).chat(HI, Sampling())
@@ -292,7 +291,7 @@ def test_a_number_of_tokens_that_can_be_none_is_unknown_and_the_answer_is_not_as
 
 
 class Counted(int):
-    """A bill that is not looked at."""
+    """A count that is not checked."""
 
     def __add__(self, other):
         return self

@@ -107,7 +107,11 @@ def test_importing_the_package_loads_no_torch_and_opens_no_socket():
 
 @pytest.mark.slow
 def test_help_loads_no_torch_and_opens_no_socket():
-    for arguments in (["--help"], ["train", "--help"]):
+    for arguments, shown in (
+        (["--help"], "Usage"),
+        (["train", "--help"], "Usage"),
+        (["--version"], "userlm 0."),
+    ):
         statement = f"""
 sys.argv = ["userlm", *{arguments!r}]
 from userlm.cli import main
@@ -118,7 +122,7 @@ except SystemExit as done:
 """
         done = run(statement)
         assert done.returncode == 0, done.stderr
-        assert "Usage" in done.stdout
+        assert shown in done.stdout
 
 
 @pytest.mark.slow

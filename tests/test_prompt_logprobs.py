@@ -1,5 +1,5 @@
-"""Scoring on a server: the ways that servers offer, and what is refused since it would be wrong
-without a word."""
+"""Scoring on a server: the requests that servers support, and the servers that are refused because
+they would be wrong silently."""
 
 import json
 import math
@@ -67,8 +67,8 @@ def serving(answers: Callable[[Body, list[list[int]]], Answer]) -> Iterator[Serv
 
 
 def truth(ids: list[int]) -> list[float | None]:
-    """What the model behind the servers says: that each id is the less probable the farther it is
-    from the one before it; nothing of the first."""
+    """The log-probabilities of the model behind the servers: the farther an id is from the one before
+    it, the less probable it is; `None` for the first."""
     return [None, *(-0.25 * (1 + abs(b - a)) for a, b in pairwise(ids))]
 
 
@@ -87,7 +87,7 @@ RIGHT = [[-0.75, -1.5, -1.25, -0.5, -0.5], [-1.75]]
 
 
 def entries(ids: list[int], values: list[float | None]) -> list[Any]:
-    """vLLM's: by id; the most probable id stands beside the prompt's own if it is another."""
+    """vLLM's entries: by id, the prompt's own and the most probable one."""
     found: list[Any] = [None]
     for id, value in zip(ids[1:], values[1:], strict=True):
         found.append({str(id): {"logprob": value, "rank": 4}, "1": {"logprob": -0.1, "rank": 1}})
@@ -116,7 +116,7 @@ def vllm(body: Body, earlier: list[list[int]]) -> Answer:
 
 
 def echoing(body: Body, earlier: list[list[int]]) -> Answer:
-    """llama.cpp's server of old and the first OpenAI models: it ignores what it does not know."""
+    """An older llama.cpp server, or the first OpenAI models: unknown fields are ignored."""
     if not body.get("echo"):
         return completion(body["prompt"])
     return completion(body["prompt"], logprobs=echoed(body["prompt"], body["max_tokens"]))
@@ -138,7 +138,7 @@ def generating(body: Body, earlier: list[list[int]]) -> Answer:
 
 
 def shared(ids: list[int], earlier: list[list[int]]) -> int:
-    """How many of the first ids were in an earlier prompt, too, and in whole blocks of 2."""
+    """How many of the first ids an earlier prompt began with too, in whole blocks of 2."""
 
     def alike(other: list[int]) -> int:
         return next(
@@ -153,13 +153,13 @@ def shared(ids: list[int], earlier: list[list[int]]) -> int:
 
 
 @pytest.mark.parametrize("answers", [vllm, echoing, generating])
-def test_each_way_of_asking_gives_the_log_probability_of_each_masked_token(answers):
+def test_each_request_gives_the_log_probability_of_each_masked_token(answers):
     with serving(answers) as server:
         assert scorer(server).score(ROWS) == RIGHT
 
 
 @pytest.mark.slow
-def test_rows_come_back_in_order_and_the_way_is_found_out_once():
+def test_rows_come_back_in_order_and_the_request_is_found_out_once():
     rows = [([1, *range(i, i + 9)], [False] + [True] * 9) for i in range(2, 60)]
     with serving(vllm) as server:
         model = scorer(server, workers=8)
@@ -204,7 +204,7 @@ def test_half_precision_is_no_broken_cache():
         assert scorer(server).score(ROWS)[1] == pytest.approx(RIGHT[1], abs=0.04)
 
 
-def test_the_rows_of_the_check_are_drawn_anew_so_that_no_cache_holds_them():
+def test_a_probe_starts_with_random_tokens_so_that_no_cache_holds_it():
     with serving(vllm) as server:
         scorer(server).score(ROWS)
         scorer(server).score(ROWS)
@@ -230,7 +230,7 @@ def test_a_server_that_adds_a_bos_or_cuts_the_prompt_is_refused(spell, said, ech
         scorer(server).score(ROWS)
 
 
-def test_a_bos_is_noticed_where_a_token_is_generated_behind_the_prompt_too():
+def test_a_bos_is_noticed_where_a_token_is_generated_after_the_prompt_too():
     def wrong(body: Body, earlier: list[list[int]]) -> Answer:
         return generating({**body, "prompt": [1, *body["prompt"]]}, earlier)
 
@@ -285,7 +285,7 @@ def test_a_value_that_is_no_number_is_refused_also_in_the_middle_of_a_run(value)
         lambda body, earlier: error(400, "echo and prompt_logprobs are not supported"),
     ],
 )
-def test_a_server_that_offers_neither_way_is_not_scorable(answers):
+def test_a_server_that_supports_neither_request_is_not_scorable(answers):
     with (
         serving(answers) as server,
         pytest.raises(InputError, match="m: not scorable: the server gives no log-prob"),

@@ -1,7 +1,7 @@
-"""Which spelling a checkpoint was trained with, found from its tokenizer and chat template.
+"""The format that a checkpoint was trained with, found from its tokenizer and chat template.
 
-The chat templates here are written for the tests; they spell what those of the released checkpoints
-spell.
+The chat templates here are written for the tests; they render what those of the released
+checkpoints render.
 """
 
 import pytest
@@ -75,25 +75,25 @@ def found(
     return made, recognise(made, text_encoder(made), name)
 
 
-def spelled(made, ids) -> str:
+def decoded(made, ids) -> str:
     return made.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def test_userlm_has_one_newline_no_bos_and_leaves_white_space_alone():
     for chat_template in (USERLM, None):
         made, template = found(LLAMA, [END], chat_template)
-        assert spelled(made, prompt(TALK, template)) == (
+        assert decoded(made, prompt(TALK, template)) == (
             "<|start_header_id|>system<|end_header_id|>\nYou are a user<|eot_id|>"
             "<|start_header_id|>user<|end_header_id|>\n hi \n<|eot_id|>"
             "<|start_header_id|>assistant<|end_header_id|>\nHello there.<|eot_id|>"
             "<|start_header_id|>user<|end_header_id|>\n"
         )
-        assert {spelled(made, [i]) for i in template.stop_ids} == {*LLAMA, END}
+        assert {decoded(made, [i]) for i in template.stop_ids} == {*LLAMA, END}
 
 
 def test_sftuser_on_llama_has_a_bos_two_newlines_and_trims():
     made, template = found([*LLAMA, END], [], SFT_LLAMA)
-    assert spelled(made, prompt(TALK, template)) == (
+    assert decoded(made, prompt(TALK, template)) == (
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nYou are a user<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\nHello there.<|eot_id|>"
@@ -103,11 +103,11 @@ def test_sftuser_on_llama_has_a_bos_two_newlines_and_trims():
 
 def test_sftuser_on_qwen_opens_the_users_turn_where_its_own_template_opens_the_assistants():
     made, template = found([*QWEN, END], [], CHATML)
-    assert spelled(made, prompt(TALK, template)) == (
+    assert decoded(made, prompt(TALK, template)) == (
         "<|im_start|>system\nYou are a user<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
         "<|im_start|>assistant\nHello there.<|im_end|>\n<|im_start|>user\n"
     )
-    assert (spelled(made, [template.close]), spelled(made, [template.end])) == ("<|im_end|>", END)
+    assert (decoded(made, [template.close]), decoded(made, [template.end])) == ("<|im_end|>", END)
 
 
 @pytest.mark.parametrize(
@@ -122,19 +122,19 @@ def test_sftuser_on_qwen_opens_the_users_turn_where_its_own_template_opens_the_a
 )
 def test_osim_and_ditto_play_the_person_as_the_assistant_and_do_not_think(name):
     made, template = found(QWEN, ["<think>", "</think>"], THINKING, name)
-    assert spelled(made, prompt(TALK, template)) == (
+    assert decoded(made, prompt(TALK, template)) == (
         "<|im_start|>system\nYou are a user<|im_end|>\n<|im_start|>assistant\n hi \n<|im_end|>\n"
         "<|im_start|>user\nHello there.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
     )
     assert template.end == template.close
-    assert "<think>" in {spelled(made, [i]) for i in template.stop_ids}
+    assert "<think>" in {decoded(made, [i]) for i in template.stop_ids}
     assert recognise(tokenizer(QWEN, [], CHATML), text_encoder(made), name).empty_thought == ()
 
 
 def test_usp_gets_its_profile_inside_its_own_sentence_and_is_told_apart_from_userlm():
     made = tokenizer(LLAMA, [], USP, bos="<|begin_of_text|>")
     template = profile_template(made, text_encoder(made))
-    assert spelled(made, prompt(TALK, template)) == (
+    assert decoded(made, prompt(TALK, template)) == (
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
         "You are engaging in a conversation with an AI assistant. Your profile is: \nYou are a "
         "user\n "
@@ -162,12 +162,12 @@ def test_usp_gets_its_profile_inside_its_own_sentence_and_is_told_apart_from_use
         (
             [*LLAMA, END],
             USERLM.replace("<|eot_id|>{%", "<|eot_id|>\n{%"),
-            "spells a dialogue otherwise",
+            "renders a dialogue in another format",
         ),
         (
             [*QWEN, END],
             CHATML.replace("{{ m.role }}\n", "{{ m.role }}\n\n"),
-            "spells a dialogue otherwise",
+            "renders a dialogue in another format",
         ),
     ],
 )
@@ -183,15 +183,15 @@ def test_a_template_that_refuses_system_messages_is_compared_without_one():
     recognise(made, text_encoder(made))
     for wrong in (USERLM.replace("<|eot_id|>{%", "<|eot_id|>\n{%"), "{{ 1 }}" + USERLM):
         made = tokenizer([*LLAMA, END], [], refusing + wrong)
-        with pytest.raises(ValueError, match="spells"):
+        with pytest.raises(ValueError, match="renders"):
             recognise(made, text_encoder(made))
 
 
 def test_a_row_closes_once_where_leaving_is_closing():
     made = tokenizer(LLAMA, [], USP, bos="<|begin_of_text|>")
     [row] = render(TALK.close("end"), profile_template(made, text_encoder(made))).rows
-    assert spelled(made, row.ids).endswith("user<|end_header_id|>\n\n<|eot_id|>")
-    assert not spelled(made, row.ids).endswith("<|eot_id|><|eot_id|>")
+    assert decoded(made, row.ids).endswith("user<|end_header_id|>\n\n<|eot_id|>")
+    assert not decoded(made, row.ids).endswith("<|eot_id|><|eot_id|>")
 
 
 def test_a_profile_needs_the_tokens_of_usp_and_an_open_user_turn():
@@ -225,17 +225,17 @@ def test_rows_of_chatml_are_shortened_and_masked_without_the_newline_between_tur
     made, template = found([*QWEN, END], [], CHATML)
     talk = TALK.say("ok").say("word " * 30).close("end")
     [row] = render(talk, template).rows
-    said = [spelled(made, row.ids[target.start : target.stop]) for target in row.targets]
+    said = [decoded(made, row.ids[target.start : target.stop]) for target in row.targets]
     assert said == ["\nhi<|im_end|>", "\nok<|im_end|>", f"\n{END}<|im_end|>"]
-    words = [spelled(made, row.ids[target.first : target.stop - 1]) for target in row.targets]
+    words = [decoded(made, row.ids[target.first : target.stop - 1]) for target in row.targets]
     assert words == ["hi", "ok", END]
 
     whole = prompt(talk, template)
     ids, truncated_tokens = fit(talk, template, len(whole) - 1)
     assert truncated_tokens == len(whole) - len(ids)
-    assert spelled(made, ids).startswith(
+    assert decoded(made, ids).startswith(
         "<|im_start|>system\nYou are a user<|im_end|>\n<|im_start|>user\nok<|im_end|>\n"
     )
     ids, _ = fit(talk, template, 90)
-    assert len(ids) == 90 and spelled(made, ids).count("word") < 30
-    assert spelled(made, ids).endswith("word<|im_end|>\n<|im_start|>user\n")
+    assert len(ids) == 90 and decoded(made, ids).count("word") < 30
+    assert decoded(made, ids).endswith("word<|im_end|>\n<|im_start|>user\n")

@@ -1,4 +1,4 @@
-"""Addresses: how users, assistants and models are named on the command line.
+"""Addresses: the names of users, assistants and models on the command line.
 
     users       trained:MODEL  profile:MODEL  prompted:MODEL  swapped:MODEL
                 replay:FILE  script:FILE  human  py:MODULE:NAME
@@ -9,9 +9,9 @@
                 here or at http://HOST:PORT/v1#NAME
 
 `trained:microsoft/UserLM-8b` is the released checkpoint; `profile:wangkevin02/USP` takes the intent
-as a profile. `prompted:` and `swapped:` are the two forms in which an assistant is asked to play
-the user. Keys come from the environment: OPENAI_API_KEY for `openai:`, USERLM_API_KEY for a server
-at a URL; they are not written anywhere.
+as a profile. `prompted:` and `swapped:` are two prompts that ask an assistant to play the user.
+Keys come from the environment: OPENAI_API_KEY for `openai:`, USERLM_API_KEY for a server at a URL;
+they are not written anywhere.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
@@ -54,15 +55,70 @@ if TYPE_CHECKING:
 USERS = ("trained", "profile", "prompted", "swapped", "replay", "script", "human", "py")
 ASSISTANTS = ("oracle", "clarifier", "replay", "script", "human", "py")
 MODELS = ("openai", "http", "https", "script")
-FORMS = ("trained", "profile", "base", "prompted")
+SCORED = ("trained", "profile", "base", "prompted")
+FORMS = (*SCORED, "swapped")
+WITHOUT_NAME = ("human", "oracle", "clarifier")
+
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+_-]+):(.+)", re.DOTALL)
+HUB_ID = re.compile(r"([\w-][\w.-]*/)?[\w-][\w.-]*")
+FILE = re.compile(r"\.(bin|gguf|gz|json|jsonl|parquet|pt|py|safetensors|toml|txt|zip)$")
+"""The end of a file's name, which could otherwise be a hub id."""
 
 BATCH = 32
-"""Conversations that a model on this machine serves at once, at most."""
+"""The most conversations that a model on this machine serves at once."""
 
 CONTEXT_LENGTH = 8192
 """Tokens, for a model whose server does not tell; that of microsoft/UserLM-8b."""
 
-Ask = Callable[[Conversation], str | None]
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The parts of an address.
+
+    Attributes:
+        form: how a model is used, one of `FORMS`; empty if the address does not say it.
+        model: the address without the form.
+        scheme: how the model or speaker is reached, such as `openai`, `http`, `replay` or `human`;
+            empty for a folder or hub id.
+        url: of the server, if the scheme is `http` or `https`.
+        name: the rest: the name of the model on its server, a folder, hub id, file, or MODULE:NAME.
+    """
+
+    form: str
+    model: str
+    scheme: str
+    url: str
+    name: str
+
+    @property
+    def kind(self) -> str:
+        """The word before the first colon; empty for a folder or hub id alone."""
+        return self.form or self.scheme
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the model is on a server, or may be, as behind `py:`."""
+        return self.scheme in ("openai", "http", "https", "py")
+
+
+def parse(text: str) -> Address:
+    """Take an address apart; raises `InputError` if nothing follows its colon."""
+    if text.endswith(":"):
+        raise InputError(f"{text} say which after the colon, for instance {text}NAME")
+    form, _, model = text.partition(":")
+    if form not in FORMS or not model:
+        form = ""
+        model = text
+    scheme = ""
+    name = model
+    if found := SCHEME.fullmatch(model):
+        scheme, name = found.groups()
+    elif model in WITHOUT_NAME:
+        scheme = model
+    url = ""
+    if scheme in ("http", "https"):
+        url, _, name = model.partition("#")
+    return Address(form, model, scheme, url, name)
 
 
 def user(
@@ -75,44 +131,42 @@ def user(
     guard: Guard | str | None = None,
     batch: int = BATCH,
     tokenizer: str | None = None,
-    ask: Ask | None = None,
 ) -> Speaker:
-    """The user at an address.
+    """The user at an address; raises `InputError` that says what was meant.
 
     Args:
         temperature, top_p, end_threshold, guard: see `users.with_sampling`; by default each user's
-            own. A text is read as a guard by `Guard.parse`.
-        tokenizer: of a trained model on a server; by default what has the model's name.
+            own. A text is read by `Guard.parse`.
         batch: how many conversations a model on this machine serves at once.
-        ask: how a `human` is asked; by default a prompt in the terminal.
-
-    Raises:
-        InputError: if the address is wrong; it says what was meant.
+        tokenizer: of a trained model on a server; by default the one with the model's name.
     """
-    scheme, rest = _split(address, USERS, "user")
+    parts = parse(address)
+    if not parts.kind:
+        raise InputError(
+            f"{address!r} names no kind of user; write for instance trained:{address} or "
+            f"prompted:{address}"
+        )
+    if parts.kind not in USERS:
+        raise _unknown(address, parts.kind, USERS, "user")
     if isinstance(guard, str):
         guard = Guard.parse(guard)  # before minutes go into loading a model
-    if scheme == "human":
-        return Human(ask or _ask)
-    _need(rest, address, "user")
-    if tokenizer and not (scheme in ("trained", "profile") and _is_server(rest)):
+    is_trained = parts.form in ("trained", "profile")
+    if tokenizer and not (is_trained and parts.url):
         raise InputError(
             f"--tokenizer {tokenizer}: {address} brings its own; it is for a trained model on a "
             "server"
         )
     speaker: Speaker
-    if scheme in ("trained", "profile"):
-        speaker = (
-            _served_user(rest, scheme, tokenizer)
-            if _is_server(rest)
-            else _local_user(rest, scheme, batch)
-        )
-    elif scheme in ("prompted", "swapped"):
-        speaker = PromptedUser(chat_model(rest, batch=batch), swapped=scheme == "swapped")
-    elif scheme == "replay":
-        speaker = ReplayUser(_log(rest))
-    else:
-        speaker = Script(_lines(rest)) if scheme == "script" else _python(rest)
+    match parts.kind:
+        case "trained" | "profile":
+            speaker = _served_user(parts, tokenizer) if parts.url else _local_user(parts, batch)
+        case "prompted" | "swapped":
+            model = chat_model(parts.model, batch=batch)
+            speaker = PromptedUser(model, swapped=parts.form == "swapped")
+        case "replay":
+            speaker = ReplayUser(_log(parts.name))
+        case _:
+            speaker = _speaker(parts)
     return with_sampling(
         speaker,
         seed=seed,
@@ -123,58 +177,54 @@ def user(
     )
 
 
-def _local_user(name: str, form: str, batch: int) -> TrainedUser:
+def _local_user(address: Address, batch: int) -> TrainedUser:
     from userlm.models.templates import user_template
 
-    model = local_model(name, batch=batch)
-    template = user_template(model.tokenizer, model.encode, name, form)
+    model = local_model(address.model, batch=batch)
+    template = user_template(model.tokenizer, model.encode, address.model, address.form)
     if warning := model.check_user(template):
         warn(warning, ModelWarning, stacklevel=2)
     return _trained_user(model, template, model.context_length)
 
 
-def _served_user(place: str, form: str, tokenizer: str | None) -> TrainedUser:
+def _served_user(address: Address, tokenizer: str | None) -> TrainedUser:
     from userlm.models.local import text_functions
-    from userlm.models.served import Completions
+    from userlm.models.served import ServedModel
     from userlm.models.templates import user_template
 
-    words, served = _server_tokenizer(place, tokenizer), place.partition("#")[2]
-    name = f"{served} ({tokenizer})" if tokenizer else served
-    template = user_template(words, text_functions(words)[0], name, form)
-    model = Completions(_server(place), words)
+    loaded = _server_tokenizer(address, tokenizer)
+    name = f"{address.name} ({tokenizer})" if tokenizer else address.name
+    template = user_template(loaded, text_functions(loaded)[0], name, address.form)
+    model = ServedModel(_server(address), loaded)
     context_length = model.context_length()
     if context_length is None:
-        assumed = (
-            f"{place}: the server does not tell the model's "
-            "context_length; "
-            f"{CONTEXT_LENGTH} tokens are assumed"
+        context_length = CONTEXT_LENGTH
+        warn(
+            f"{address.model}: the server does not tell the model's context length; "
+            f"{CONTEXT_LENGTH} tokens are assumed",
+            ModelWarning,
+            stacklevel=2,
         )
-        warn(assumed, ModelWarning, stacklevel=2)
-    return _trained_user(model, template, context_length or CONTEXT_LENGTH)
+    return _trained_user(model, template, context_length)
 
 
 def _trained_user(model: Complete, template: Template, context_length: int) -> TrainedUser:
-    longest = min(
-        Sampling().max_tokens, context_length // 4
-    )  # a small context_length needs room for the context
-    return TrainedUser(model, template, context_length, Sampling(max_tokens=longest))
+    # Turns must leave room for their context.
+    max_tokens = min(Sampling().max_tokens, context_length // 4)
+    return TrainedUser(model, template, context_length, Sampling(max_tokens=max_tokens))
 
 
-def _server_tokenizer(place: str, tokenizer: str | None) -> Any:
+def _server_tokenizer(address: Address, tokenizer: str | None) -> Any:
     from userlm.models.local import load_tokenizer
 
     try:
-        return load_tokenizer(str(_model_folder(tokenizer or place.partition("#")[2])))
+        return load_tokenizer(str(_model_folder(tokenizer or address.name)))
     except InputError as error:
         if tokenizer:
             raise
         raise InputError(
-            f"{place}: its tokenizer is needed here; give it with --tokenizer ({error})"
+            f"{address.model}: its tokenizer is needed here; give it with --tokenizer ({error})"
         ) from None
-
-
-def _is_server(place: str) -> bool:
-    return (_scheme(place) or "") in ("http", "https")
 
 
 def assistant(
@@ -184,107 +234,103 @@ def assistant(
     seed: int = 0,
     system: str | None = None,
     batch: int = BATCH,
-    ask: Ask | None = None,
 ) -> Speaker:
-    """The assistant at an address.
+    """The assistant at an address; raises `InputError` that says what was meant.
 
     Args:
         tasks: what `oracle` may answer from.
         system: a system prompt for a model.
         batch: how many conversations a model on this machine serves at once.
-
-    Raises:
-        InputError: if the address is wrong; it says what was meant.
     """
-    scheme, _, rest = address.partition(":")
-    if scheme == "oracle":
-        known = {task.id: task for task in tasks}
-        if not known:
-            raise InputError("the assistant `oracle` answers from tasks; give some with --tasks")
-        return Oracle(known)
-    if scheme == "clarifier":
-        return Clarifier()
-    if scheme == "human":
-        return Human(ask or _ask)
-    if scheme == "replay":
-        return ReplayAssistant(_log(rest))
-    if scheme == "script":
-        return Script(_lines(rest))
-    if scheme == "py":
-        return _python(rest)
+    parts = parse(address)
+    match parts.kind:
+        case "oracle":
+            known = {task.id: task for task in tasks}
+            if not known:
+                raise InputError("`oracle` answers from tasks; give some with --tasks")
+            return Oracle(known)
+        case "clarifier":
+            return Clarifier()
+        case "replay":
+            return ReplayAssistant(_log(parts.name))
+        case "script" | "human" | "py":
+            return _speaker(parts)
     if not Path(address).exists() and (near := get_close_matches(address, ASSISTANTS, 1)):
         raise InputError(f"{address!r} is no assistant; did you mean {near[0]}?")
     return ModelAssistant(chat_model(address, ASSISTANTS, batch), system=system, seed=seed)
 
 
-def chat_model(address: str, also: tuple[str, ...] = (), batch: int = BATCH) -> Chat:
-    """The chat model at an address.
+def _speaker(address: Address) -> Speaker:
+    """The speaker that can take either side: a script, Python code or a person."""
+    match address.scheme:
+        case "script":
+            return Script(_lines(address.name))
+        case "py":
+            return _python(address.name)
+    return Human(_ask)
 
-    Raises:
-        InputError: if the address is wrong; it says what was meant.
+
+def chat_model(address: str, also: tuple[str, ...] = (), batch: int = BATCH) -> Chat:
+    """The chat model at an address; raises `InputError` that says what was meant.
+
+    `also` are kinds of address, other than a model's, that the error may propose.
     """
-    scheme = _scheme(address)
-    if scheme is None:
-        return local_model(address, batch=batch)
-    rest = address.partition(":")[2]
-    if scheme == "script":
-        return Script(_lines(rest))
-    if scheme == "openai":
-        return _endpoint(rest, None, "OPENAI_API_KEY")
-    if scheme in ("http", "https"):
-        return _server(address)
+    parts = parse(address)
+    match parts.kind:
+        case "":
+            return local_model(address, batch=batch)
+        case "script":
+            return Script(_lines(parts.name))
+        case "openai":
+            return _endpoint(parts.name, None, "OPENAI_API_KEY")
+        case "http" | "https":
+            return _server(parts)
     if "://" in address:  # it may hold a password
         raise InputError(
-            f"{scheme}://: no model is reached by that; write http://HOST:PORT/v1#NAME"
+            f"{parts.kind}://: no model is reached by that; write http://HOST:PORT/v1#NAME"
         )
-    raise _unknown(address, scheme, (*MODELS, *also), "model")
+    raise _unknown(address, parts.kind, (*MODELS, *also), "model")
 
 
 def scorer(
     address: str, *, tokenizer: str | None = None, workers: int = 16, device: str | None = None
 ) -> tuple[Score, Form, int | None]:
-    """The model at an address as one that scores texts, how it is shown a conversation, and its
-    context_length in tokens (`None`: not known).
+    """The model at an address that scores texts, the form in which it reads a conversation, and its
+    context length in tokens (`None`: unknown).
+
+    Raises `InputError` if the address is wrong or the model cannot score; it says what was meant.
 
     Args:
-        tokenizer: of a model on a server; by default what has the model's name.
+        tokenizer: of a model on a server; by default the one with the model's name.
         workers: rows at once, on a server.
         device: of a model on this machine.
-
-    Raises:
-        InputError: if the address is wrong, or its model cannot score; it says what was meant.
     """
-    scheme, colon, rest = address.partition(":")
-    form, place = (scheme, rest) if colon and scheme in FORMS else (FORMS[0], address)
-    _need(place, address, "model")
-    scheme = _scheme(place) or ""
-    if scheme == "openai":
+    parts = parse(address)
+    form = parts.form or "trained"
+    if parts.scheme == "openai":
         raise InputError(
             f"{address} is not scorable: this API gives no log-probabilities of a prompt, and "
-            "they are never "
-            "estimated; give a model on this machine, or one that vLLM serves "
+            "they are never estimated; give a model on this machine, or one that vLLM serves "
             "(http://HOST:PORT/v1#NAME)"
         )
-    if _is_server(place):
+    for kind, known in ((form, SCORED), (parts.scheme, ("", *MODELS))):
+        if kind not in known:
+            raise _unknown(address, kind, (*SCORED, "http", "https"), "model to score")
+    if parts.url:
         from userlm.models.local import text_functions
         from userlm.models.prompt_logprobs import PromptLogprobs
 
-        server, name = _server(place), place.partition("#")[2]
-        words = _server_tokenizer(place, tokenizer)
-        encode, offsets, _ = text_functions(words)
-        return PromptLogprobs(server, workers), _form(form, name, words, encode, offsets), None
-    if scheme and scheme not in MODELS:
-        raise _unknown(address, scheme, (*FORMS, "http", "https"), "model to score")
+        server = PromptLogprobs(_server(parts), workers)
+        loaded = _server_tokenizer(parts, tokenizer)
+        encode, offsets, _ = text_functions(loaded)
+        return server, _form(form, parts.name, loaded, encode, offsets), None
     if tokenizer:
         raise InputError(
-            f"--tokenizer {tokenizer}: {place} brings its own; it is for a model on a server"
+            f"--tokenizer {tokenizer}: {parts.model} brings its own; it is for a model on a server"
         )
-    model = local_model(place, device)
-    return (
-        model,
-        _form(form, place, model.tokenizer, model.encode, model.offsets),
-        model.context_length,
-    )
+    model = local_model(parts.model, device)
+    shown = _form(form, parts.model, model.tokenizer, model.encode, model.offsets)
+    return model, shown, model.context_length
 
 
 def _form(form: str, name: str, tokenizer: Any, encode: Encode, offsets: Offsets) -> Form:
@@ -299,9 +345,8 @@ def _form(form: str, name: str, tokenizer: Any, encode: Encode, offsets: Offsets
                 f"{name} has no chat template, so it cannot be prompted; score it as base:{name}"
             )
         close = tokenizer.eos_token_id
-        chat = partial(
-            chat_ids, tokenizer, encode, name=name, today="26 Jul 2024"
-        )  # the same rows every day
+        today = "26 Jul 2024"  # some chat templates write the date: the same rows every day
+        chat = partial(chat_ids, tokenizer, encode, name=name, today=today)
         return prompted_form(encode, offsets, chat, 0 if close is None else close)
     advice = f"score it as base:{name} or, if it chats, as prompted:{name}"
     return trained_form(user_template(tokenizer, encode, name, form, advice), offsets)
@@ -309,51 +354,39 @@ def _form(form: str, name: str, tokenizer: Any, encode: Encode, offsets: Offsets
 
 def files(address: str) -> list[Path]:
     """The files on this machine whose contents an address stands for: logs, scripts, weights."""
-    place = model_place(address)
-    scheme, colon, rest = place.partition(":")
-    if colon and scheme in ("replay", "script"):
-        return [Path(rest)]
-    return sorted(_model_folder(place).glob("*.safetensors"))
-
-
-def model_place(address: str) -> str:
-    """Where its model is: the address without the `trained:`, `prompted:` or the like in front."""
-    scheme, colon, rest = address.partition(":")
-    return rest if colon and scheme in (*FORMS, "swapped") else address
+    parts = parse(address)
+    if parts.scheme in ("replay", "script"):
+        return [Path(parts.name)]
+    if parts.scheme:
+        return []
+    return sorted(_model_folder(parts.name).glob("*.safetensors"))
 
 
 def local_model(name: str, device: str | None = None, batch: int = BATCH) -> LocalModel:
-    """The local model in a folder or with a hub id; the same weights are loaded once. It is not to
-    be trained."""
+    """The model in a folder or with a hub id. The same weights are loaded once, so it must not be
+    trained."""
     path = checkpoint(name)
-    folder = Path(path)
-    stats = (
-        [(file.name, file.stat()) for file in sorted(folder.iterdir())] if folder.is_dir() else []
-    )
-    return _load(
-        path, device, batch, tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats)
-    )
+    stamp = []
+    for file in sorted(Path(path).glob("*")):
+        stat = file.stat()
+        stamp.append((file.name, stat.st_mtime_ns, stat.st_size))
+    return _load(path, device, batch, tuple(stamp))
 
 
 @cache
 def _load(
     path: str, device: str | None, batch: int, stamp: tuple[tuple[str, int, int], ...]
 ) -> LocalModel:
-    """`stamp` tells the weights of today from those that stood in the same folder before."""
+    """Load a model; `stamp` tells its weights from earlier ones in the same folder."""
     from userlm.models.local import LocalModel
 
     return LocalModel.load(path, device, batch=batch)
 
 
 def checkpoint(name: str) -> str:
-    """The folder or hub id that a name stands for; the folder of a training run stands for its
-    `model/`.
-
-    Raises:
-        InputError: if it can be neither.
-    """
-    if (scheme := _scheme(name)) is not None:
-        what = "a model on this machine" if scheme in MODELS else "a model"
+    """The folder or hub id of a model; raises `InputError` if the name can be neither."""
+    if kind := parse(name).kind:
+        what = "a model on this machine" if kind in MODELS else "a model"
         raise InputError(
             f"{name}: {what} is wanted here: a folder, or a hub id such as microsoft/UserLM-8b"
         )
@@ -361,27 +394,27 @@ def checkpoint(name: str) -> str:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(f"{name}: this folder holds no model (no config.json)")
-    elif not re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", name):
+        return str(folder)
+    if not HUB_ID.fullmatch(name) or FILE.search(name):
         raise InputError(f"{name}: there is no such folder, and it is no hub id (owner/name)")
-    return str(folder) if folder.is_dir() else name
+    return name
 
 
 def _model_folder(name: str) -> Path:
-    """The folder of that name, `model/` in it if it is the folder of a training run, or an embedded
-    model's."""
+    """The folder of this name, the `model/` in the folder of a training run, or an embedded
+    model."""
     folder = Path(name).expanduser()
     if (folder / "model" / "config.json").is_file():
         return folder / "model"
     return assets.model(name) if name in assets.MODELS and not folder.exists() else folder
 
 
-def _server(address: str) -> EndpointModel:
+def _server(address: Address) -> EndpointModel:
     """The model at `http://HOST:PORT/v1#NAME`."""
-    url, _, name = address.partition("#")
-    _check_url(url)
-    if not name:
-        raise InputError(f"{address}: which model? write {url.rstrip('/')}#NAME")
-    return _endpoint(name, url, "USERLM_API_KEY")
+    _check_url(address.url)
+    if not address.name:
+        raise InputError(f"{address.model}: which model? write {address.url.rstrip('/')}#NAME")
+    return _endpoint(address.name, address.url, "USERLM_API_KEY")
 
 
 def _endpoint(name: str, url: str | None, variable: str) -> EndpointModel:
@@ -392,57 +425,31 @@ def _endpoint(name: str, url: str | None, variable: str) -> EndpointModel:
         raise InputError(f"openai:{name} needs a key; set the environment variable {variable}")
     if not (key.isascii() and key.isprintable()):
         raise InputError(
-            f"the environment variable {variable} holds characters that no key has; set it anew"
+            f"the environment variable {variable} holds characters that no key has; set it again"
         )
     return EndpointModel(name, url, key or None)
 
 
 def _check_url(url: str) -> None:
-    """Raise `InputError` for a URL that is none, or that must not be written down in a run
-    folder."""
+    """Raise `InputError` if it is not a URL, or must not be written to a run folder."""
     if "@" in url or "?" in url:
         raise InputError(
             "a URL with a password or a query is not taken; put the key into USERLM_API_KEY"
         )
     try:
         parts = urlsplit(url)
-        named = bool(parts.hostname and parts.hostname.isascii())
-        fine = named and parts.port != 0 and url.isprintable() and " " not in url
+        has_host = bool(parts.hostname and parts.hostname.isascii())
+        is_fine = has_host and parts.port != 0 and url.isprintable() and " " not in url
     except ValueError:
-        fine = False
-    if not fine:
+        is_fine = False
+    if not is_fine:
         raise InputError(f"{url} is no URL of a server; write http://HOST:PORT/v1#NAME")
 
 
-def _split(address: str, known: tuple[str, ...], what: str) -> tuple[str, str]:
-    scheme, colon, rest = address.partition(":")
-    if scheme not in known:
-        if not colon:
-            raise InputError(
-                f"{address!r} names no kind of {what}; write for instance trained:{address} or "
-                f"prompted:{address}"
-            )
-        raise _unknown(address, scheme, known, what)
-    return scheme, rest
-
-
-def _scheme(address: str) -> str | None:
-    match = re.match(r"([A-Za-z][A-Za-z0-9+_-]+):", address)
-    return match[1] if match else None
-
-
-def _unknown(address: str, scheme: str, known: tuple[str, ...], what: str) -> InputError:
-    near = get_close_matches(scheme, known, 1)
+def _unknown(address: str, kind: str, known: tuple[str, ...], what: str) -> InputError:
+    near = get_close_matches(kind, known, 1)
     hint = f"did you mean {near[0]}:?" if near else f"there are {', '.join(known)}"
-    return InputError(f"{address}: {scheme!r} is no kind of {what}; {hint}")
-
-
-def _need(rest: str, address: str, what: str) -> None:
-    if not rest:
-        raise InputError(
-            f"{address}: say which after the colon, for instance {address.rstrip(':')}:NAME "
-            f"({what})"
-        )
+    return InputError(f"{address}: {kind!r} is no kind of {what}; {hint}")
 
 
 def _log(path: str) -> dict[str, Conversation]:
@@ -450,36 +457,38 @@ def _log(path: str) -> dict[str, Conversation]:
 
 
 def _lines(path: str) -> list[str]:
+    """The lines of a script that are not empty."""
     try:
-        lines = [
-            line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read the script: {error}") from None
+    lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise InputError(f"{path} is empty; a script has one turn a line")
     return lines
 
 
-def _python(rest: str) -> Speaker:
-    module, colon, name = rest.partition(":")
-    if not colon:
-        raise InputError(f"py:{rest}: write py:MODULE:NAME, where NAME() gives a speaker")
-    sys.path.insert(0, "") if "" not in sys.path else None
+def _python(name: str) -> Speaker:
+    """The speaker that `NAME()` in `MODULE` returns."""
+    module, _, function = name.partition(":")
+    if not function:
+        raise InputError(f"py:{name}: write py:MODULE:NAME, where NAME() gives a speaker")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     try:
-        made: Speaker = getattr(import_module(module), name)()
+        speaker: Speaker = getattr(import_module(module), function)()
     except (ImportError, AttributeError, TypeError) as error:
-        raise InputError(f"py:{rest}: {error}") from None
-    if not callable(getattr(made, "reply", None)):
+        raise InputError(f"py:{name}: {error}") from None
+    if not callable(getattr(speaker, "reply", None)):
         raise InputError(
-            f"py:{rest}: {name}() gave a {type(made).__name__}, which has no method "
+            f"py:{name}: {function}() gave a {type(speaker).__name__}, which has no method "
             "reply(conversation)"
         )
-    return made
+    return speaker
 
 
 def _ask(conversation: Conversation) -> str | None:
-    """Ask in the terminal; an empty line or Ctrl-D leaves."""
+    """Ask for the next turn in the terminal; an empty line or Ctrl-D ends the conversation."""
     if not conversation.turns and conversation.system:
         print(f"\n{conversation.system}", file=sys.stderr)
     if conversation.turns:

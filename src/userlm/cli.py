@@ -1,7 +1,7 @@
-"""The functions of `commands` as a command line: `userlm VERB`.
+"""The command line: each function in `commands` is a verb, `userlm VERB`.
 
-Options can also stand in a TOML file, `userlm VERB --config FILE`: the option's long name without
-the dashes, `-` or `_` alike. What is given on the command line wins.
+Options can also stand in a TOML file, `userlm VERB --config FILE`, under their long names without
+the dashes, with `-` or `_`. The command line wins over the file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Annotated, Any, TextIO, get_args, get_origin, get_type_hints
 import typer
 from rich.console import Console
 
+import userlm
 from userlm import commands, demo
 from userlm.types import InputError, ModelError, ModelWarning
 
@@ -39,6 +40,17 @@ VERBS: dict[str, Callable[..., Any]] = {
     "serve": commands.serve,
 }
 
+TOML_TYPES: dict[Any, tuple[str, tuple[type, ...]]] = {
+    bool: ("true or false", (bool,)),
+    int: ("an integer", (int,)),
+    float: ("a number", (int, float)),
+    str: ("a string", (str,)),
+    Path: ("a string", (str,)),
+    list[Path]: ("a list of paths", (list,)),
+    list[str]: ("a list of strings", (list,)),
+}
+"""For each type of an option: its name, and the types that its values have in a TOML file."""
+
 app = typer.Typer(
     help="User language models: models that play the user in a conversation with an AI assistant.",
     no_args_is_help=True,
@@ -46,6 +58,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"userlm {userlm.__version__}")
+        raise typer.Exit
 
 
 @app.callback(
@@ -57,23 +75,30 @@ def root(
     config: Annotated[
         Path | None, typer.Option(help="Take options of the verb from this TOML file.")
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
 ) -> None:
     if config is not None and (verb := context.invoked_subcommand):
-        kinds = {
-            name: kind for name, kind in get_type_hints(VERBS[verb]).items() if name != "return"
-        }
-        context.default_map = {verb: read_config(config, verb, kinds)}
+        types = get_type_hints(VERBS[verb])
+        del types["return"]
+        context.default_map = {verb: read_config(config, verb, types)}
 
 
 for _name, _function in VERBS.items():
     app.command(_name)(_function)
 
 
-def read_config(path: Path, verb: str, known: dict[str, Any]) -> dict[str, Any]:
-    """The options for a verb in a TOML file: those at the top and those under the verb's own name.
+def read_config(
+    path: Path,
+    verb: str,
+    types: dict[str, Any],
+) -> dict[str, Any]:
+    """The options of a verb in a TOML file: those at the top, and those in the verb's own table.
 
     Args:
-        known: the kinds of the verb's options, by name.
+        types: of the verb's options, by name.
 
     Raises:
         InputError: naming file, line and option.
@@ -86,86 +111,81 @@ def read_config(path: Path, verb: str, known: dict[str, Any]) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from None
     tables = {key: value for key, value in parsed.items() if isinstance(value, dict)}
-    options = {key: value for key, value in parsed.items() if key not in tables} | tables.get(
-        verb, {}
-    )
     for key in tables:
+        del parsed[key]
         if key not in VERBS:
             raise _unknown_option(path, text, key, "table", list(VERBS))
     values = {}
-    for key, value in options.items():
+    for key, value in (parsed | tables.get(verb, {})).items():
         name = key.replace("-", "_")
-        if name not in known:
-            raise _unknown_option(path, text, key, f"option for `userlm {verb}`", list(known))
-        _check_kind(known[name], value, f"{path}, line {_line_of(text, key)}: {key}")
+        if name not in types:
+            raise _unknown_option(path, text, key, f"option for `userlm {verb}`", list(types))
+        if wanted := _mismatch(types[name], value):
+            line = _line_of(text, key)
+            raise InputError(f"{path}, line {line}: {key} is {value!r}; it must be {wanted}")
         values[name] = value
     return values
 
 
-def _check_kind(hint: Any, value: Any, where: str) -> None:
-    """Raise `InputError` if a value is not of an option's kind."""
-    kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
-    fits = {
-        bool: isinstance(value, bool),
-        int: isinstance(value, int) and not isinstance(value, bool),
-        float: isinstance(value, (int, float)) and not isinstance(value, bool),
-        str: isinstance(value, str),
-        Path: isinstance(value, str),
-        list[Path]: isinstance(value, list) and all(isinstance(item, str) for item in value),
-        list[str]: isinstance(value, list) and all(isinstance(item, str) for item in value),
-    }
-    if not any(fits.get(kind, False) for kind in kinds):
-        names = {
-            bool: "true or false",
-            int: "an integer",
-            float: "a number",
-            list[Path]: "a list of paths",
-        }
-        names[list[str]] = "a list of strings"
-        wanted = names.get(next(kind for kind in kinds if kind in fits), "a string")
-        raise InputError(f"{where} is {value!r}; it must be {wanted}")
+def _mismatch(option_type: Any, value: Any) -> str:
+    """What a value should be to be one of this type of option; empty if it is that."""
+    choices = get_args(option_type) if get_origin(option_type) is UnionType else (option_type,)
+    known = [TOML_TYPES[choice] for choice in choices if choice in TOML_TYPES]
+    for _, types in known:
+        items = value if type(value) is list else []
+        if type(value) in types and all(type(item) is str for item in items):
+            return ""
+    return known[0][0]
 
 
-def _unknown_option(path: Path, text: str, key: str, what: str, known: list[str]) -> InputError:
+def _unknown_option(
+    path: Path,
+    text: str,
+    key: str,
+    what: str,
+    known: list[str],
+) -> InputError:
     near = get_close_matches(key.replace("-", "_"), known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
     return InputError(f"{path}, line {_line_of(text, key)}: {key!r} is no {what}; {hint}")
 
 
 def _line_of(text: str, key: str) -> int:
-    """The line of a TOML file on which a key or table is set."""
+    """The line of a TOML file that sets a key or opens a table."""
     pattern = re.compile(rf"[\s\[\"']*{re.escape(key)}[\"'\]]*\s*(=|$)")
-    return next(
-        (number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1
-    )
+    for number, line in enumerate(text.splitlines(), 1):
+        if pattern.match(line):
+            return number
+    return 1
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 fine, 1 a model or the machine failed, 2 wrong input, 130
-    Ctrl-C."""
+    """Run the command line.
+
+    Exit codes: 0 fine, 1 a model or this machine failed, 2 wrong input, 130 Ctrl-C.
+    """
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", ModelWarning)
     try:
         app(_config_first(sys.argv[1:]))
     except InputError as error:
-        sys.exit(_say(error, 2))
+        _say(error)
+        sys.exit(2)
     except ModelError as error:
-        sys.exit(_say(error, 1))
+        _say(error)
+        sys.exit(1)
     except OSError as error:
-        advice = (
-            "; free some space, then run the same command again"
-            if error.errno in (ENOSPC, EDQUOT)
-            else ""
-        )
-        sys.exit(_say(f"{error.filename or 'the machine'}: {error.strerror or error}{advice}", 1))
-    except SystemExit as over:
-        if over.code == 130:  # Ctrl-C, which typer turns into this
-            again = "" if "serve" in sys.argv[1:2] else "; the same command takes it up again"
-            _say(f"stopped{again}", 130)
-            os._exit(
-                130
-            )  # threads that wait for a model would hold up an ordinary exit for minutes
-        raise
+        advice = ""
+        if error.errno in (ENOSPC, EDQUOT):
+            advice = "; free some space, then run the same command again"
+        _say(f"{error.filename or 'this machine'}: {error.strerror or error}{advice}")
+        sys.exit(1)
+    except SystemExit as stop:
+        if stop.code != 130:
+            raise
+        # Typer turns Ctrl-C into this code.
+        _say("stopped" if "serve" in sys.argv[1:2] else "stopped; the same command resumes it")
+        os._exit(130)  # an ordinary exit would wait minutes for threads that wait for a model
 
 
 def _show_warning(
@@ -176,16 +196,15 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Ours as a sentence, since where in the code it was noticed helps nobody; all others as Python
-    does."""
+    """Show a `ModelWarning` as a sentence, without its place in the code; others as Python does."""
     if issubclass(category, ModelWarning):
-        _say(f"note: {message}", 0)
+        _say(f"note: {message}")
     else:
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _config_first(arguments: list[str]) -> list[str]:
-    """`userlm train --config c.toml` as `userlm --config c.toml train`."""
+    """Turn `userlm train --config c.toml` into `userlm --config c.toml train`."""
     for i, argument in enumerate(arguments):
         if argument == "--config" and i + 1 < len(arguments):
             return [*arguments[i : i + 2], *arguments[:i], *arguments[i + 2 :]]
@@ -194,8 +213,6 @@ def _config_first(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def _say(error: object, code: int) -> int:
-    Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False).print(
-        f"userlm: {error}"
-    )
-    return code
+def _say(message: object) -> None:
+    console = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    console.print(f"userlm: {message}")

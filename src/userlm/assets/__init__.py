@@ -1,12 +1,15 @@
-"""The embedded default: sample logs, sample tasks and a scripted user, written for this project;
-small models.
+"""What the package brings along: sample logs, sample tasks, a scripted user, and small models.
 
-sample_logs.jsonl       raw logs as `userlm import` reads them, with trouble planted for `userlm clean`;
-                        `intent` is hand-written
-sample_tasks.jsonl      6 math and 6 Python tasks; `meta.solution` of a Python task passes its tests
-sample_task_logs.jsonl  what a person said about each of these tasks; a few forgot something
-sample_script.txt       what a scripted user says, a line a turn
-models/                 three small models that recipes/tiny trained on real conversations; each has a card
+    sample_logs.jsonl       raw logs as `userlm import` reads them, with problems planted for
+                            `userlm clean`; each row has its `intent`
+    sample_tasks.jsonl      6 math and 6 Python tasks; `meta.solution` of a Python task passes its
+                            tests
+    sample_task_logs.jsonl  what a person said about each of these tasks; a few forgot something
+    sample_script.txt       what a scripted user says, one turn a line
+    models/                 three small models that recipes/tiny trained on real conversations,
+                            each with its card
+
+The samples were written for this project.
 """
 
 from pathlib import Path
@@ -14,8 +17,8 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 
 MODELS = ("userlm-tiny", "assistant-tiny", "base-tiny")
-"""The small models, by the names that stand for them wherever a model is named: one that plays the
-user, one that answers, and the base model of both. For demos and tests."""
+"""The names of the small models, which can be given wherever a model is named: a user model, an
+assistant, and the base model of both. For demos and tests."""
 
 
 def model(name: str) -> Path:
@@ -24,7 +27,7 @@ def model(name: str) -> Path:
 
 
 def sample_logs() -> Path:
-    """The sample logs: a row a conversation, in the layout of OpenAI's messages; a few lines are
+    """The sample logs: one conversation a row, as messages of the OpenAI API; a few lines are
     broken."""
     return _HERE / "sample_logs.jsonl"
 
@@ -35,11 +38,11 @@ def sample_tasks() -> Path:
 
 
 def sample_task_logs() -> Path:
-    """Conversations on the sample tasks, with the tasks' ids, to replay against another
+    """Conversations about the sample tasks, with the tasks' ids, to replay with another
     assistant."""
     return _HERE / "sample_task_logs.jsonl"
 
 
 def sample_script() -> Path:
-    """The turns of a user who says the same whatever they are asked."""
+    """The turns of a user who says the same whatever the assistant answers."""
     return _HERE / "sample_script.txt"

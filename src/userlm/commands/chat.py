@@ -25,7 +25,8 @@ from userlm.rows import dumps, to_record
 from userlm.simulate import converse
 from userlm.terminal import console, show_turn
 from userlm.text import INTENT_PREFIX
-from userlm.types import Conversation, InputError
+from userlm.types import Conversation, InputError, Speaker
+from userlm.users import Human
 
 EXAMPLE_INTENT = INTENT_PREFIX + "plan a trip to Rome."
 EMBEDDED_TEMPERATURE = 0.6  # so small a model rambles at 1
@@ -61,13 +62,13 @@ def chat(
     _check(role, user_options, intent, save)
     you = _Keyboard(role)
     if role == "user":
-        user_side = address.user("human", ask=you.ask)
+        user_side: Speaker = Human(you.ask)
         assistant_side = address.assistant(assistant, seed=seed)
     else:
         if user == EMBEDDED_USER:
             user_options, intent = _embedded_defaults(user_options, intent)
         user_side = user_options.load(seed)
-        assistant_side = address.assistant("human", ask=you.ask)
+        assistant_side = Human(you.ask)
     saved = save.open("a", encoding="utf-8") if save else None  # fails before the conversation
     start = Conversation(f"chat-{seed}", intent=intent)
     ended = converse(user_side, assistant_side, start, max_turns, until=you.watch)

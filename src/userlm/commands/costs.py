@@ -6,7 +6,6 @@ Prices and limits are not part of what a run is: the same command with others re
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from userlm.address import model_place
+from userlm.address import parse
 from userlm.assistants import ModelAssistant
 from userlm.models.budget import Amount, Budget, Caps, CountedChat, CountedComplete, Price, Usage
 from userlm.rows import write_lines
@@ -74,7 +73,7 @@ class _Side:
 
     @property
     def may_bill(self) -> bool:
-        return self.price is not None or _on_server(self.address)
+        return self.price is not None or parse(self.address).is_remote
 
     def results(self) -> dict[str, Any]:
         """Its usage, and the price at which that was counted."""
@@ -118,11 +117,11 @@ class Costs:
                 raise InputError(
                     f"{PRICE_OPTION[role]}: {address} is not a model that is called; leave it out"
                 )
-            if address.startswith("py:") and self._caps != Caps():
+            if parse(address).scheme == "py" and self._caps != Caps():
                 console.print(f"calls that {address} makes are not counted", style="yellow")
             self._sides[role] = None
             return speaker
-        on_server = _on_server(address)
+        on_server = parse(address).is_remote
         if self._caps.dollars is not None and on_server and price is None:
             raise InputError(
                 f"--budget needs the price of the tokens of {address}; give "
@@ -246,14 +245,9 @@ def show_usage(name: str, usage: Mapping[str, Any]) -> None:
         )
 
 
-def _on_server(address: str) -> bool:
-    """Whether the model at an address is on a server, or may be, as behind `py:`."""
-    return re.match(r"(openai|https?|py):", model_place(address)) is not None
-
-
 def tries_of(address: str) -> int:
     """How many times one request to the model at an address may be sent, and billed."""
-    if not _on_server(address):
+    if not parse(address).is_remote:
         return 1
     from userlm.models.endpoint import RETRIES
 

@@ -347,13 +347,11 @@ class _Writer:
 
 def _model_name(writer: str) -> str:
     """The name of a model in the meta of what it wrote: no path and no URL."""
-    scheme, _, name = writer.partition(":")
-    if scheme in ("http", "https"):
-        return writer.partition("#")[2]
-    if scheme == "openai":
-        return name
-    if scheme == "script":
-        return scheme
+    model = address.parse(writer)
+    if model.scheme == "script":
+        return "script"
+    if model.scheme:
+        return model.name
     return Path(writer).name if Path(writer).is_dir() else writer
 
 

@@ -100,7 +100,7 @@ class UserOptions:
     @property
     def is_prompted(self) -> bool:
         """Whether it needs an intent."""
-        return self.user.startswith(("prompted:", "swapped:"))
+        return address.parse(self.user).form in ("prompted", "swapped")
 
 
 def count_total(files: Sequence[Path], limit: int | None) -> int | None:

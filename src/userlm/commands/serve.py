@@ -74,7 +74,7 @@ def serve(
     Ctrl-C stops it. If the environment variable USERLM_SERVE_KEY is set, clients must give it as
     their key.
     """
-    if user.partition(":")[0] == "human":
+    if address.parse(user).kind == "human":
         raise InputError(
             "--user human: a person cannot be served; talk to an assistant yourself with "
             "`userlm chat --role user`"

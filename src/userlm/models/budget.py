@@ -1,8 +1,7 @@
-"""What calls of models cost, and caps that they never pass. `respond`, `simulate` and `intents
---writer` run this.
+"""What calls of models cost, and limits that they never pass.
 
-Before a call its worst case is put aside, after it what was not needed is put back, so calls in
-many threads together stay below every cap.
+The worst case of a call is reserved before it and settled after it, so calls in many threads
+together stay below every limit. `respond`, `simulate` and `intents --writer` run this.
 """
 
 from __future__ import annotations
@@ -17,36 +16,36 @@ from typing import Any
 from userlm.runs import Journal
 from userlm.types import Chat, Complete, Completion, InputError, Message, ModelError, Sampling
 
-PER_MESSAGE = (
-    500  # tokens that a server may put around a message, or in front of the first; most put 3 to 40
-)
+# Tokens that a server may add around a message or before the first one; most add 3 to 40.
+PER_MESSAGE = 500
 CAP = "cap reached: "
-"""How the error of a call that a cap did not allow begins."""
+"""The start of the error of a call that a cap did not allow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a token costs, in millionths of a US dollar: the same number as dollars for a million
-    tokens."""
+    """US dollars for a million tokens, in and out."""
 
     token_in: Decimal
     token_out: Decimal
 
     @classmethod
     def parse(cls, text: str, option: str = "--price") -> Price:
-        """`2.50/10`: the dollars for a million tokens in, and out."""
+        """Read a price such as `2.50/10`; raises `InputError` that names the option."""
         try:
             token_in, token_out = map(Decimal, text.split("/"))
         except (ValueError, InvalidOperation):
             token_in = token_out = Decimal("nan")
-        if not all(token.is_finite() and 0 <= token < 10**6 for token in (token_in, token_out)):
-            raise InputError(
-                f"{option} {text}: give US dollars for a million tokens in and out, such as 2.50/10"
-            )
+        for price in (token_in, token_out):
+            if not (price.is_finite() and 0 <= price < 10**6):
+                raise InputError(
+                    f"{option} {text}: give US dollars for a million tokens in and out, such as "
+                    "2.50/10"
+                )
         return cls(token_in, token_out)
 
     def of(self, tokens_in: int, tokens_out: int) -> Decimal:
-        """Dollars, exactly."""
+        """The exact price of these tokens in dollars."""
         return (tokens_in * self.token_in + tokens_out * self.token_out) / 1_000_000
 
 
@@ -60,56 +59,53 @@ class Amount:
 
     def __add__(self, other: Amount) -> Amount:
         return Amount(
-            self.calls + other.calls, self.tokens + other.tokens, self.dollars + other.dollars
-        )
-
-    def __sub__(self, other: Amount) -> Amount:
-        return Amount(
-            self.calls - other.calls, self.tokens - other.tokens, self.dollars - other.dollars
+            self.calls + other.calls,
+            self.tokens + other.tokens,
+            self.dollars + other.dollars,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """What all calls together may take at most; `None`: any amount."""
+    """The most that all calls together may take; `None`: no limit."""
 
     calls: int | None = None
     tokens: int | None = None
     dollars: Decimal | None = None
 
     def passed(self, amount: Amount) -> str:
-        """The option that sets the first cap below this amount, with its value; empty: there is
-        none."""
-        caps = (
+        """The option and value of the first cap below this amount; empty if there is none."""
+        for option, cap, taken in (
             ("--max-calls", self.calls, amount.calls),
             ("--max-tokens-total", self.tokens, amount.tokens),
             ("--budget", self.dollars, amount.dollars),
-        )
-        return next(
-            (f"{option} {cap}" for option, cap, taken in caps if cap is not None and taken > cap),
-            "",
-        )
+        ):
+            if cap is not None and taken > cap:
+                return f"{option} {cap}"
+        return ""
 
 
 class Budget:
-    """What calls have taken, and what is put aside for those in flight; many threads take from it.
+    """What calls have taken, and what is reserved for those in flight. It is thread-safe.
 
     Attributes:
         spent: both together.
     """
 
     def __init__(self, caps: Caps) -> None:
-        self.caps, self.spent = caps, Amount()
+        self.caps = caps
+        self.spent = Amount()
         self._state = threading.Condition()
         self._in_flight = 0
         self._closed = ""
 
     def reserve(self, worst: Amount) -> str:
-        """Take what a call may need, if need be when calls in flight have put something back.
+        """Reserve what a call may need. If a cap does not allow it, wait until calls in flight
+        settle.
 
         Returns:
-            Empty if it was taken; else why not: the cap that does not allow it, or why the budget
-            was closed.
+            Empty if it was reserved; else the cap that does not allow it, or why the budget was
+            closed.
         """
         with self._state:
             while not self._closed and (cap := self.caps.passed(self.spent + worst)):
@@ -121,35 +117,102 @@ class Budget:
                 self._in_flight += 1
             return self._closed
 
-    def settle(self, rest: Amount) -> None:
-        """Give back what a call that is over did not need."""
+    def settle(self, change: Amount) -> None:
+        """End a call. `change` is what it took less its reservation, so usually negative."""
         with self._state:
-            self.spent -= rest
+            self.spent += change
             self._in_flight -= 1
             self._state.notify_all()
 
     def spend(self, amount: Amount) -> None:
-        """Count what was spent already, whatever the caps say."""
+        """Count what was spent in an earlier attempt, whatever the caps say."""
         with self._state:
             self.spent += amount
 
     def close(self, why: str) -> int:
-        """Give nothing any more, for the first reason that was named; how many calls are in
-        flight."""
+        """Allow no more calls, and return how many are in flight. The first reason stays."""
         with self._state:
             self._closed = self._closed or why
             self._state.notify_all()
             return self._in_flight
 
 
+# --- what a call used -----------------------------------------------------------------------------
+#
+# The usage of calls is a Counter of
+#     calls, drafts          calls, and those with an answer
+#     reported               answers whose tokens the server counted
+#     tokens_in, tokens_out  the tokens of these
+#     possibly_billed        tries without a usable answer that may have been billed
+#     doubt_in, doubt_out    the most tokens of such tries, and of answers that are not counted
+
+
+def usage_of_tries(
+    tries: int,
+    tokens_in: int,
+    max_tokens: int,
+) -> Counter[str]:
+    """The usage of a call without an answer; `tries` is how many may have been billed."""
+    return Counter(
+        calls=1,
+        possibly_billed=tries,
+        doubt_in=tries * tokens_in,
+        doubt_out=tries * max_tokens,
+    )
+
+
+def usage_of(
+    answer: Completion,
+    tokens_in: int,
+    max_tokens: int,
+) -> Counter[str]:
+    """The usage of an answered call; an answer without token counts is taken at its worst."""
+    used = usage_of_tries(answer.possibly_billed, tokens_in, max_tokens)
+    used["drafts"] += 1
+    if answer.tokens_in is None or answer.tokens_out is None:
+        used.update(doubt_in=tokens_in, doubt_out=max_tokens)
+    else:
+        used.update(reported=1, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out)
+    return used
+
+
+def amount_of(
+    used: Mapping[str, int],
+    price: Price | None,
+) -> Amount:
+    """What this usage takes from a budget; without a price it costs nothing."""
+    tokens_in = used["tokens_in"] + used["doubt_in"]
+    tokens_out = used["tokens_out"] + used["doubt_out"]
+    dollars = Decimal(0) if price is None else price.of(tokens_in, tokens_out)
+    return Amount(used["calls"], tokens_in + tokens_out, dollars)
+
+
+def usage_results(
+    used: Mapping[str, int],
+    price: Price | None,
+) -> dict[str, Any]:
+    """The usage for `results.json`: calls, tokens, possibly billed tries, and dollars (`cost`).
+
+    `cost` holds possibly billed tries and answers without token counts at their worst. What is not
+    known is `None`.
+    """
+    results: dict[str, Any] = {"calls": used["calls"]}
+    for name in ("tokens_in", "tokens_out"):
+        results[name] = used[name] if used["reported"] else None
+    results["possibly_billed"] = used["possibly_billed"]
+    cost = amount_of(used, price).dollars
+    results["cost"] = None if price is None else float(round(cost, 6))
+    return results
+
+
 class Usage:
-    """What the calls of one side used, this time and in earlier attempts.
+    """What the calls of one side used, in this attempt and earlier ones.
 
     Args:
         side: whose calls they are: `user` or `assistant`.
-        journal: of the run; the sides may share it. A line before a call books it at its worst, and
-            one after it takes back what was too much. So their sum is what was used, even if the
-            process was killed.
+        journal: of the run; the sides may share it. A line before a call books its worst case, and
+            one after it the difference to what it used. So their sum is right even if the process
+            is killed in between.
         tries: how often a call may be sent, and billed, at most.
         price: `None`: unknown.
     """
@@ -162,132 +225,98 @@ class Usage:
         tries: int = 1,
         price: Price | None = None,
     ) -> None:
-        self._side, self._budget, self._journal = side, budget, journal
-        self._tries, self._price = tries, price
+        self._side = side
+        self._budget = budget
+        self._journal = journal
+        self._tries = tries
+        self._price = price
         self._lock = threading.Lock()
         self._used: Counter[str] = Counter()
         for row in journal.rows:
             if row["side"] == side:
                 self._used.update(row["used"])
-        budget.spend(self._amount(self._used))
+        budget.spend(amount_of(self._used, price))
 
-    def call(self, tokens_in: int, max_tokens: int, send: Callable[[], Completion]) -> Completion:
-        """What a call gives.
+    def call(
+        self,
+        tokens_in: int,
+        max_tokens: int,
+        send: Callable[[], Completion],
+    ) -> Completion:
+        """Return what `send` gives, and count it.
 
         Args:
-            tokens_in, max_tokens: bounds of what one try may be billed for.
+            tokens_in, max_tokens: the most tokens that one try may be billed for.
 
         Raises:
-            ModelError: when a cap does not allow it; no other call is then begun. Or that of the
-                call itself.
+            ModelError: if a cap does not allow the call; then no other call begins. Else that of
+                the call itself.
         """
-        worst = _lost(self._tries, tokens_in, max_tokens)
-        if cap := self._budget.reserve(self._amount(worst)):
+        worst = usage_of_tries(self._tries, tokens_in, max_tokens)
+        if cap := self._budget.reserve(amount_of(worst, self._price)):
             self._budget.close(cap)
             raise ModelError(f"{CAP}{cap}", "cap")
-        took = worst
+        used = worst.copy()
         try:
             self._book(worst)
-            out = send()
-            took = _answered(out, tokens_in, max_tokens)
-            return out
+            answer = send()
+            used = usage_of(answer, tokens_in, max_tokens)
+            return answer
         except ModelError as error:
-            took = _lost(error.possibly_billed, tokens_in, max_tokens)
+            used = usage_of_tries(error.possibly_billed, tokens_in, max_tokens)
             raise
         finally:
-            change = Counter(took)
-            change.subtract(worst)
-            self._budget.settle(Amount() - self._amount(change))
-            self._book(change)
+            used.subtract(worst)
+            self._budget.settle(amount_of(used, self._price))
+            self._book(used)
 
     def results(self) -> dict[str, Any]:
-        """What was used, for `results.json`: calls, their answers (`drafts`), tokens, the `cost` in
-        dollars.
-
-        `possibly_billed` is the number of tries without a usable answer that may have been billed;
-        `cost` holds them, and answers whose tokens nobody counted, at their worst. What is not
-        known is `None`.
-        """
-        used = self._used
-        known = {
-            name: used[name] if used["reported"] else None for name in ("tokens_in", "tokens_out")
-        }
-        cost = None if self._price is None else float(round(self._amount(used).dollars, 6))
-        return {
-            "calls": used["calls"],
-            "drafts": used["drafts"],
-            **known,
-            "possibly_billed": used["possibly_billed"],
-            "cost": cost,
-        }
+        """The usage for `results.json`: `usage_results`, and the number of answers (`drafts`)."""
+        return usage_results(self._used, self._price) | {"drafts": self._used["drafts"]}
 
     @property
     def total(self) -> dict[str, Any]:
-        """The one line of the journal that says as much as all those of this side."""
+        """The one line of the journal that replaces all those of this side."""
         return {"side": self._side, "used": dict(sorted((+self._used).items()))}
 
     def _book(self, change: Counter[str]) -> None:
         with self._lock:
             self._used.update(change)
-        self._journal.add(
-            {"side": self._side, "used": {name: n for name, n in change.items() if n}}
-        )
-
-    def _amount(self, used: Mapping[str, int]) -> Amount:
-        tokens_in = used["tokens_in"] + used["doubt_in"]
-        tokens_out = used["tokens_out"] + used["doubt_out"]
-        dollars = Decimal(0) if self._price is None else self._price.of(tokens_in, tokens_out)
-        return Amount(used["calls"], tokens_in + tokens_out, dollars)
-
-
-def _lost(possibly_billed: int, tokens_in: int, max_tokens: int) -> Counter[str]:
-    """What a call without an answer used."""
-    return Counter(
-        calls=1,
-        possibly_billed=possibly_billed,
-        doubt_in=possibly_billed * tokens_in,
-        doubt_out=possibly_billed * max_tokens,
-    )
-
-
-def _answered(out: Completion, tokens_in: int, max_tokens: int) -> Counter[str]:
-    """What a call used; an answer of which only the worst is known counts as that."""
-    used = _lost(out.possibly_billed, tokens_in, max_tokens) + Counter(drafts=1)
-    if out.tokens_in is None or out.tokens_out is None:
-        return used + Counter(doubt_in=tokens_in, doubt_out=max_tokens)
-    return used + Counter(reported=1, tokens_in=out.tokens_in, tokens_out=out.tokens_out)
+        used = {name: count for name, count in change.items() if count}
+        self._journal.add({"side": self._side, "used": used})
 
 
 @dataclass(frozen=True, slots=True)
 class CountedChat:
-    """A chat model whose calls are counted."""
+    """A chat model whose calls are counted and limited; see `Usage.call`."""
 
     model: Chat
     usage: Usage
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        """The model's answer; see `Usage.call`."""
-        bound = tokens_in_at_most(messages)
+        """The model's answer."""
         return self.usage.call(
-            bound, sampling.max_tokens, lambda: self.model.chat(messages, sampling)
+            max_tokens_in(messages),
+            sampling.max_tokens,
+            lambda: self.model.chat(messages, sampling),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class CountedComplete:
-    """A model of token ids whose calls are counted."""
+    """A model of token ids whose calls are counted and limited; see `Usage.call`."""
 
     model: Complete
     usage: Usage
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
-        """The model's continuation; see `Usage.call`. A server may be asked again with the first
-        token behind."""
+        """The model's continuation."""
+        most_tokens_in = len(ids) + 1  # a server may be asked again with the first new token added
         return self.usage.call(
-            len(ids) + 1, sampling.max_tokens, lambda: self.model.complete(ids, sampling)
+            most_tokens_in, sampling.max_tokens, lambda: self.model.complete(ids, sampling)
         )
 
 
-def tokens_in_at_most(messages: Sequence[Message]) -> int:
-    """A bound: a token has at least one byte."""
+def max_tokens_in(messages: Sequence[Message]) -> int:
+    """The most tokens that messages can have: a token has at least one byte."""
     return sum(len(message["content"].encode()) + PER_MESSAGE for message in messages)

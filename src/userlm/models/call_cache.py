@@ -1,9 +1,8 @@
-"""Calls of a chat model that are paid for once, and never beyond a budget. `userlm intents
---writer` runs this.
+"""A cache of a chat model's answers within a budget. `userlm intents --writer` runs this.
 
-Every call is two lines of a file: one before it, with what it may cost at worst, and one after it,
-with the answer or why there is none. So a run that was killed knows what was answered, and what it
-may have to pay for nothing.
+The journal has two lines a call: one before it, with the tokens that bound its cost, and one after
+it, with the answer or why there is none. So a run that was killed knows what was answered, and what
+may be billed although no answer came.
 """
 
 from __future__ import annotations
@@ -14,25 +13,34 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from userlm.models.budget import Amount, Budget, Caps, Price, tokens_in_at_most
+from userlm.models.budget import (
+    Budget,
+    Caps,
+    Price,
+    amount_of,
+    max_tokens_in,
+    usage_of,
+    usage_of_tries,
+    usage_results,
+)
 from userlm.runs import Journal
-from userlm.types import Chat, InputError, Message, ModelError, Sampling
+from userlm.types import Chat, Completion, InputError, Message, ModelError, Sampling
 
 GIVE_UP = 3
+"""Calls in a row that fail alike, after which no more are made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a call: a text, or `None` and why.
+    """The answer to a call: a text, or `None` and why.
 
     Attributes:
-        reason: `cut off` (a text that reached `max_tokens`), `budget` (the call was not made),
+        reason: `cut off` (the text reached `max_tokens`), `budget` (the call was not made),
             `refused`, or that of the `ModelError`.
-        error: what the model's error said; asked once more, it may answer.
+        error: the model's error; the same call may be answered if it is made again.
     """
 
     text: str | None
@@ -41,15 +49,14 @@ class Answer:
 
 
 class CallCache:
-    """A chat model, its answers so far, and what they cost.
+    """A chat model, its answers so far, and what they cost. It is thread-safe.
 
     Args:
-        path: of the file. What it holds from an earlier attempt is not asked again.
+        path: the journal. What was answered in an earlier attempt is not asked again.
         tries: how often the model may send the same call at most.
         price: `None`: unknown, and then there is no budget.
-        budget: in dollars. Before a call its worst case is put aside: a token has at least one
-            byte, so the bytes of the messages bound the tokens in, and `max_tokens` those out, in
-            each of the tries. What cannot be put aside is not asked.
+        budget: in dollars. The worst case of a call is reserved before it: `max_tokens_in` and
+            `max_tokens` in each of the tries. A call whose worst case is not covered is not made.
     """
 
     def __init__(
@@ -62,11 +69,14 @@ class CallCache:
     ) -> None:
         if budget is not None and price is None:
             raise InputError("a budget needs the price of the tokens")
-        self._chat, self._tries = chat, tries
-        self.price, self.budget = price, budget
+        self._chat = chat
+        self._tries = tries
+        self.price = price
+        self.budget = budget
         self._budget = Budget(Caps(dollars=budget))
         self._lock = threading.Lock()
-        self._last_error, self._alike = "", 0
+        self._last_error = ""
+        self._alike = 0
         self._over: Exception | None = None
         self._answers: dict[str, dict[int, Answer]] = {}
         self.faults: Counter[str] = Counter()
@@ -76,26 +86,32 @@ class CallCache:
 
     @property
     def spent(self) -> Decimal:
-        """In dollars, with what is put aside for calls in flight."""
+        """Dollars spent, and reserved for calls in flight."""
         return self._budget.spent.dollars
 
     def answered(self, id: str) -> bool:
-        """Whether anything was answered about a conversation before."""
+        """Whether an earlier attempt got an answer about this conversation."""
         return id in self._answers
 
-    def ask(self, id: str, number: int, messages: Sequence[Message], sampling: Sampling) -> Answer:
-        """The answer to the call of this number about a conversation: the recorded one, or the
-        model's own.
+    def ask(
+        self,
+        id: str,
+        number: int,
+        messages: Sequence[Message],
+        sampling: Sampling,
+    ) -> Answer:
+        """The answer to call `number` about a conversation, from the journal or from the model.
 
         Raises:
-            ModelError: when several calls in a row failed alike, and every other would.
+            ModelError: if several calls in a row failed alike, and all others would.
             CancelledError: after `stop`.
         """
-        if (answer := self._answers.get(id, {}).get(number)) is not None:
+        if answer := self._answers.get(id, {}).get(number):
             return answer
-        bound = tokens_in_at_most(messages), sampling.max_tokens
-        spent = aside = self.worst_case(messages, sampling.max_tokens)
-        if self._budget.reserve(Amount(dollars=aside)):
+        bound = (max_tokens_in(messages), sampling.max_tokens)
+        worst = usage_of_tries(self._tries, *bound)
+        used = worst.copy()
+        if self._budget.reserve(amount_of(worst, self.price)):
             if self._over:
                 raise self._over
             return Answer(None, "budget")
@@ -105,7 +121,7 @@ class CallCache:
             row, failed = self._call(messages, sampling)
             self._journal.add(call | row)
             with self._lock:
-                answer, spent = self._book(row, bound)
+                answer, used = self._book(row, bound)
                 if self._is_hopeless(failed):
                     over = ModelError(
                         f"{failed} ({GIVE_UP} calls in a row failed alike, so no more were made)"
@@ -114,91 +130,79 @@ class CallCache:
                     raise over
                 return answer
         finally:
-            self._budget.settle(Amount(dollars=aside - spent))
+            used.subtract(worst)
+            self._budget.settle(amount_of(used, self.price))
 
     def worst_case(self, messages: Sequence[Message], max_tokens: int) -> Decimal:
-        """What a call may cost at most, in dollars."""
-        return self._tries * self._cost(tokens_in_at_most(messages), max_tokens)
+        """The most dollars that a call may cost."""
+        worst = usage_of_tries(self._tries, max_tokens_in(messages), max_tokens)
+        return amount_of(worst, self.price).dollars
 
     def stop(self) -> int:
-        """Begin no call any more; those in flight, as many as this says, are written down if the
-        process lives."""
+        """Begin no more calls, and return how many are in flight: their answers are still kept if
+        the process lives."""
         return self._stop(CancelledError())
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the journal."""
         self._journal.close()
 
     def results(self) -> dict[str, Any]:
-        """What was used, for `results.json`: calls, tokens, and the `cost` in dollars (`None`:
-        unknown).
-
-        `possibly_billed` is the number of tries without a usable answer that may have been billed;
-        `cost` holds them at their worst.
-        """
-        known = {
-            name: self.usage[name] if self.usage["reported"] else None
-            for name in ("tokens_in", "tokens_out")
-        }
-        cost = None if self.price is None else float(round(self.spent, 6))
-        return {
-            "calls": self.usage["calls"],
-            "possibly_billed": self.usage["possibly_billed"],
-            **known,
-            "cost": cost,
-        }
+        """The usage for `results.json`; see `usage_results`."""
+        return usage_results(self.usage, self.price)
 
     def _replay(self) -> None:
-        """Book what an earlier attempt did; of a call in flight when it was killed, all that was
-        put aside."""
-        begun: defaultdict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+        """Count what earlier attempts used; a call in flight when one was killed counts at its
+        worst."""
+        in_flight: defaultdict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
         for row in self._journal.rows:
-            call = row["id"], row["try"]
+            bounds = in_flight[row["id"], row["try"]]
             if "bound" in row:
-                begun[call].append((row["bound"][0], row["bound"][1]))
+                bounds.append(tuple(row["bound"]))
                 continue
-            answer, spent = self._book(row, begun[call].pop())
-            self._budget.spend(Amount(dollars=spent))
-            if not begun[call]:
-                del begun[call]
+            answer, _ = self._book(row, bounds.pop())
             if not answer.error:
                 self._answers.setdefault(row["id"], {})[row["try"]] = answer
-        for bound in chain.from_iterable(begun.values()):
-            self._book_lost(bound)
+        for bounds in in_flight.values():
+            for bound in bounds:
+                self.faults["in flight when stopped"] += 1
+                self.usage.update(usage_of_tries(self._tries, *bound))
+                self.usage["calls"] -= 1
+        self._budget.spend(amount_of(self.usage, self.price))
 
-    def _book(self, row: Mapping[str, Any], bound: tuple[int, int]) -> tuple[Answer, Decimal]:
-        """What became of a call, and what it cost."""
-        tokens_in, tokens_out, possibly_billed = (
-            row.get("tokens_in"),
-            row.get("tokens_out"),
-            row["possibly_billed"],
-        )
-        self.faults.update(row["faults"])
-        self.usage["calls"] += 1
-        self.usage["possibly_billed"] += possibly_billed
-        spent = possibly_billed * self._cost(*bound)
-        refused = row.get("reason") == "refused"  # which is an answer: it would be the same again
-        self.usage["answers"] += refused or "text" in row
-        if "text" not in row:
-            return Answer(None, row["reason"], "" if refused else row["error"]), spent
-        if tokens_in is None or tokens_out is None:
-            spent += self._cost(*bound)
+    def _book(
+        self,
+        row: Mapping[str, Any],
+        bound: tuple[int, int],
+    ) -> tuple[Answer, Counter[str]]:
+        """Count a call by its line in the journal, and return its answer and usage."""
+        if "text" in row:
+            tokens_out = row["tokens_out"]
+            reply = Completion(
+                row["text"],
+                tokens_in=row["tokens_in"],
+                tokens_out=tokens_out,
+                possibly_billed=row["possibly_billed"],
+            )
+            used = usage_of(reply, *bound)
+            is_cut_off = tokens_out is not None and tokens_out >= bound[1]
+            answer = Answer(row["text"], "cut off" if is_cut_off else "")
         else:
-            self.usage.update(reported=1, tokens_in=tokens_in, tokens_out=tokens_out)
-            spent += self._cost(tokens_in, tokens_out)
-        cut_off = tokens_out is not None and tokens_out >= bound[1]
-        return Answer(row["text"], "cut off" if cut_off else ""), spent
-
-    def _book_lost(self, bound: tuple[int, int]) -> None:
-        self.faults["in flight when stopped"] += 1
-        self.usage["possibly_billed"] += self._tries
-        self._budget.spend(Amount(dollars=self._tries * self._cost(*bound)))
+            used = usage_of_tries(row["possibly_billed"], *bound)
+            answer = Answer(None, row["reason"], row["error"])
+            if row["reason"] == "refused":  # the model would refuse again
+                used["refused"] += 1
+                answer = Answer(None, "refused")
+        self.faults.update(row["faults"])
+        self.usage.update(used)
+        return answer, used
 
     def _call(
         self, messages: Sequence[Message], sampling: Sampling
     ) -> tuple[dict[str, Any], ModelError | None]:
+        """Make a call, and return its line for the journal, and its error."""
         try:
-            out = self._chat.chat(messages, sampling)
+            reply = self._chat.chat(messages, sampling)
         except ModelError as error:
             row = {
                 "error": str(error),
@@ -207,30 +211,35 @@ class CallCache:
                 "faults": error.faults,
             }
             return row, error
-        usage = {"tokens_in": out.tokens_in, "tokens_out": out.tokens_out}
-        return {
-            "text": out.text,
-            **usage,
-            "possibly_billed": out.possibly_billed,
-            "faults": out.faults,
-        }, None
+        row = {
+            "text": reply.text,
+            "tokens_in": reply.tokens_in,
+            "tokens_out": reply.tokens_out,
+            "possibly_billed": reply.possibly_billed,
+            "faults": reply.faults,
+        }
+        return row, None
 
     def _stop(self, over: Exception) -> int:
         self._over = self._over or over
         return self._budget.close(str(over) or "stopped")
 
     def _is_hopeless(self, failed: ModelError | None) -> bool:
-        """Whether this failure is the last of several alike that tell of all other calls.
+        """Whether the latest calls failed alike, in a way in which all others would.
 
-        A request that the server does not take tells of others only as long as none was taken.
+        A bad request is only taken to be the same for all as long as no call was answered.
         """
-        tells = failed is not None and (
-            failed.permanent
-            or (failed.reason in ("bad request", "broken answer") and not self.usage["answers"])
-        )
-        self._alike = (self._alike + 1 if str(failed) == self._last_error else 1) if tells else 0
+        would_repeat = False
+        if failed is not None:
+            any_answer = self.usage["drafts"] or self.usage["refused"]
+            would_repeat = failed.permanent or (
+                failed.reason in ("bad request", "broken answer") and not any_answer
+            )
+        if not would_repeat:
+            self._alike = 0
+        elif str(failed) == self._last_error:
+            self._alike += 1
+        else:
+            self._alike = 1
         self._last_error = str(failed)
         return self._alike >= GIVE_UP
-
-    def _cost(self, tokens_in: int, tokens_out: int) -> Decimal:
-        return Decimal(0) if self.price is None else self.price.of(tokens_in, tokens_out)

@@ -1,8 +1,8 @@
-"""Any server that speaks the OpenAI API, through the `openai` client: OpenAI, vLLM, llama.cpp,
-Ollama, ...
+"""A model on any server that speaks the OpenAI API, through the `openai` client: OpenAI, vLLM,
+llama.cpp, Ollama, ...
 
-It chats; through it `completions` continues token ids, as a trained user must to speak, and
-`prompt_logprobs` scores them.
+`EndpointModel` chats. A trained user speaks through it in `served`, and `prompt_logprobs` scores
+through it: both share its retries and keep the key out of errors as it does.
 """
 
 from __future__ import annotations
@@ -23,30 +23,58 @@ T = TypeVar("T")
 
 RETRIES = 5
 LONGEST_PAUSE = 60.0  # seconds, whatever the server asks for
-POSSIBLY_BILLED = frozenset(
-    ("timed out", "connection cut", "broken answer", "empty answer", "refused")
-)
-"""Faults of tries that may have been billed. The others were not: a server that is busy or down
-wrote nothing."""
+POSSIBLY_BILLED = ("timed out", "connection cut", "broken answer", "empty answer", "refused")
+"""Faults of tries that may have been billed. A server that is busy or down generated nothing."""
 NOT_OFFERED = ("not found", "bad request")
-"""Faults with which a server answers a request that it does not know."""
+"""Faults with which a server answers a request that it does not support."""
+
+USE_VLLM = "serve the model with vLLM, or give its folder"
+TAKE_IDS = "the server adds a token (a BOS?) or cuts the prompt; make it take ids as they are"
+"""Ends of errors of `served` and `prompt_logprobs`."""
+
+BAD_REQUEST = ("bad request", "the server does not take this request")
+NOT_FOUND = (
+    "not found",
+    "the server knows no such model or path (check the model's name, and that the URL ends in /v1)",
+)
+SERVER_ERROR = ("server error", "the server failed")
+TIMED_OUT = ("timed out", "the server timed out")
+STATUS_FAULTS = {
+    402: ("no credit", "the account has no credit left"),
+    403: ("not allowed", "this key may not use the model"),
+    404: NOT_FOUND,
+    405: NOT_FOUND,
+    408: TIMED_OUT,
+    409: SERVER_ERROR,
+    429: ("rate limited", "too many requests"),
+    504: TIMED_OUT,  # a gateway gave up; the model behind it may have gone on
+    524: TIMED_OUT,
+}
+"""The fault that an HTTP status means, and the start of its message."""
+
+PARAMETERS = ("top_p", "temperature", "seed", "max_tokens")
+UNSUPPORTED = re.compile(
+    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed"
+    r"|extra inputs|cannot both|deprecated",
+    re.IGNORECASE,
+)
 
 
 class EndpointModel:
     """A chat model behind an OpenAI-compatible endpoint.
 
-    A parameter that the server does not take (newer OpenAI models want `max_completion_tokens`, and
-    some no temperature) is left out of this and all later calls, and counted as a fault.
+    A parameter that the server does not support (newer OpenAI models want `max_completion_tokens`,
+    and some no temperature) is left out of this and all later calls, and counted as a fault.
 
     Args:
         model: its name on the server.
         base_url: where the server is; `None`: api.openai.com.
-        api_key: never shown: it is cut out of every error. `None` for a server that asks for none.
+        api_key: cut out of every error; `None` for a server that needs none.
         retries: how often a call that failed for a passing reason (429, 5xx, a timeout, a cut
-            connection, an answer that cannot be used) is tried again.
+            connection, an unusable answer) is sent again.
         timeout: of one try, in seconds.
-        pause: before the second try, in seconds; it doubles with each further one. What the server
-            asks for comes first.
+        pause: seconds before the second try, doubled with each further one, unless the server asks
+            for another pause.
     """
 
     def __init__(
@@ -61,118 +89,115 @@ class EndpointModel:
         self.name = model
         self._key = api_key
         self._key_variable = "USERLM_API_KEY" if base_url else "OPENAI_API_KEY"
-        self._retries, self._pause = retries, pause
-        self._not_taken: frozenset[str] = frozenset()
+        self._retries = retries
+        self._pause = pause
+        self._unsupported: frozenset[str] = frozenset()
         self._client = openai.OpenAI(
             base_url=base_url or "https://api.openai.com/v1",
             api_key=api_key or "none",
-            max_retries=0,  # tries that the client makes by itself are neither seen nor counted
+            max_retries=0,  # the client's own retries are neither seen nor counted
             timeout=timeout,
         )
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        """One answer; raises `ModelError` when retries did not help or would not."""
-        said, faults, possibly_billed = self.ask(
+        """The model's answer; raises `ModelError` if there is none after all retries."""
+        answer, faults, possibly_billed = self.ask(
             lambda client: self._chat(client, messages, sampling)
         )
-        return replace(said, faults=faults, possibly_billed=possibly_billed)
+        return replace(answer, faults=faults, possibly_billed=possibly_billed)
 
     def ask(self, send: Callable[[openai.OpenAI], T | Fault]) -> tuple[T, tuple[str, ...], int]:
-        """What `send` gets from the server, with the faults and the possibly_billed tries before
-        it; see `Completion`.
+        """Return what `send` gets from the server, after retries.
+
+        The faults of the tries before it and the number of those that were possibly billed come
+        with it; see `Completion`.
 
         Raises:
-            ModelError: when retries did not help or would not.
+            ModelError: if there is no answer after all retries, or if retries are no help.
         """
         faults: list[Fault] = []
-        left = self._retries
+        retries = 0
         while isinstance(got := self._once(send), Fault):
             faults.append(got)
             if got.adapted:
                 continue
-            if not (got.passing and left):
-                kinds, possibly_billed = _sum(faults)
-                said = f"{self.name}: {self._hide_key(got.said)}"
-                raise ModelError(
-                    said,
-                    got.kind,
-                    permanent=got.permanent,
-                    faults=kinds,
-                    possibly_billed=possibly_billed,
-                )
-            backoff = self._pause * 2 ** (self._retries - left)
+            if not got.passing or retries == self._retries:
+                break
+            backoff = self._pause * 2**retries
             wait = backoff if got.wait is None else got.wait
-            time.sleep(
-                min(wait, LONGEST_PAUSE) + random.uniform(0, min(backoff, LONGEST_PAUSE) / 2)
+            jitter = random.uniform(0, min(backoff, LONGEST_PAUSE) / 2)
+            time.sleep(min(wait, LONGEST_PAUSE) + jitter)
+            retries += 1
+        kinds = tuple(fault.kind for fault in faults)
+        possibly_billed = sum(kind in POSSIBLY_BILLED for kind in kinds)
+        if isinstance(got, Fault):
+            raise ModelError(
+                f"{self.name}: {self._hide_key(got.message)}",
+                got.kind,
+                permanent=got.permanent,
+                faults=kinds,
+                possibly_billed=possibly_billed,
             )
-            left -= 1
-        return got, *_sum(faults)
+        return got, kinds, possibly_billed
 
     def _once(self, send: Callable[[openai.OpenAI], T | Fault]) -> T | Fault:
         try:
             return send(self._client)
         except openai.APIStatusError as error:
-            return self._status(error)
+            return self._status_fault(error)
         except openai.APIConnectionError as error:
-            return _connection(error)
+            return _connection_fault(error)
         except (openai.OpenAIError, ValueError, RecursionError) as error:
             return Fault("broken answer", f"the answer cannot be read: {error}", passing=True)
 
     def _chat(
         self, client: openai.OpenAI, messages: Sequence[Message], sampling: Sampling
     ) -> Completion | Fault:
-        not_taken = self._not_taken
+        unsupported = self._unsupported
         values = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
-            "seed": openai.omit if sampling.seed is None else sampling.seed % 2**31,
+            "seed": seed_of(sampling),
         }
-        if "max_tokens" in not_taken:
+        if "max_tokens" in unsupported:
             values["max_completion_tokens"] = sampling.max_tokens
-        taken = cast(Any, {name: value for name, value in values.items() if name not in not_taken})
-        spelled = cast(Any, [dict(message) for message in messages])
+        for name in unsupported:
+            del values[name]
+        request = cast(Any, values | {"messages": [dict(message) for message in messages]})
         try:
-            answer = client.chat.completions.create(model=self.name, messages=spelled, **taken)
+            answer = client.chat.completions.create(model=self.name, **request)
         except openai.BadRequestError as error:
-            if name := _not_taken(error, not_taken):
-                self._not_taken |= {name}
-                return Fault(f"{name} not taken", "", adapted=True)
+            if refused := _unsupported_parameter(error, unsupported):
+                self._unsupported |= {refused}
+                return Fault(f"{refused} not taken", "", adapted=True)
             raise
         return _completion(answer)
 
-    def _status(self, error: openai.APIStatusError) -> Fault:
-        """What an answer that is an error means."""
+    def _status_fault(self, error: openai.APIStatusError) -> Fault:
+        """What an HTTP status that is an error means."""
         status = error.status_code
-        said = f"{_said(error)} (HTTP {status})"
+        message = f"{_message(error)} (HTTP {status})"
         if error.code == "content_filter":
-            return Fault("refused", f"refused: {said}")
-        if error.code == "insufficient_quota" or status == 402:
-            return Fault("no credit", f"the account has no credit left: {said}", permanent=True)
-        if status == 401:  # the server's own words may hold a part of the key
-            wanted = "refused the key" if self._key else "wants a key"
+            return Fault("refused", f"refused: {message}")
+        if error.code == "insufficient_quota":
+            status = 402
+        if status == 401:  # the server's own message may hold a part of the key
+            problem = "refused the key" if self._key else "wants a key"
             advice = f"put the right one into the environment variable {self._key_variable}"
-            return Fault("key refused", f"the server {wanted} (HTTP 401); {advice}", permanent=True)
-        if status == 403:
-            return Fault("not allowed", f"this key may not use the model: {said}", permanent=True)
-        if status in (404, 405):
-            advice = "check the model's name, and that the URL ends in /v1"
-            return Fault(
-                "not found",
-                f"the server knows no such model or path: {said}; {advice}",
-                permanent=True,
-            )
-        wait = _wait(error.response.headers)
-        if status in (408, 504, 524):  # a gateway gave up; the model behind it may have gone on
-            return Fault("timed out", f"the server timed out: {said}", passing=True, wait=wait)
-        if status == 429:
-            return Fault("rate limited", f"too many requests: {said}", passing=True, wait=wait)
-        if status == 409 or status >= 500:
-            return Fault("server error", f"the server failed: {said}", passing=True, wait=wait)
-        return Fault("bad request", f"the server does not take this request: {said}")
+            message = f"the server {problem} (HTTP 401); {advice}"
+            return Fault("key refused", message, permanent=True)
+        kind, reason = STATUS_FAULTS.get(status, SERVER_ERROR if status >= 500 else BAD_REQUEST)
+        return Fault(
+            kind,
+            f"{reason}: {message}",
+            passing=kind in ("timed out", "rate limited", "server error"),
+            permanent=status in (402, 403, 404, 405),
+            wait=_wait(error.response.headers),
+        )
 
-    def _hide_key(self, reason: str) -> str:
-        hidden = reason.replace(self._key, "[key]") if self._key else reason
+    def _hide_key(self, message: str) -> str:
+        hidden = message.replace(self._key, "[key]") if self._key else message
         return " ".join(hidden.split())[:300]
 
 
@@ -181,48 +206,60 @@ class Fault:
     """Why a try gave no answer.
 
     Attributes:
-        kind: in two words, for counting.
-        said: in a sentence.
-        passing: another try may fare better.
-        permanent: no call whatever will.
-        adapted: the next try is made differently.
-        wait: seconds that the server asks for; `None` if it does not.
+        kind: the reason in two words, for counting.
+        message: the reason in a sentence.
+        passing: another try may succeed.
+        permanent: no other call would succeed.
+        adapted: the next try is sent with other parameters.
+        wait: seconds that the server asks to wait; `None` if it does not.
     """
 
     kind: str
-    said: str
+    message: str
     passing: bool = False
     permanent: bool = False
     adapted: bool = False
     wait: float | None = None
 
 
-def _sum(faults: Sequence[Fault]) -> tuple[tuple[str, ...], int]:
-    return tuple(fault.kind for fault in faults), sum(
-        fault.kind in POSSIBLY_BILLED for fault in faults
-    )
+def first_choice(answer: Any) -> Any:
+    """The first choice of an answer; raises `ValueError` if it has none."""
+    try:
+        return answer.choices[0]
+    except (AttributeError, LookupError, TypeError):  # a page, an array, an answer without choices
+        raise ValueError("this is no completion; does the URL end in /v1?") from None
+
+
+def token_count(answer: Any, name: str) -> int | None:
+    """A number of tokens in the answer's `usage`; `None` if the server gave none."""
+    count = getattr(getattr(answer, "usage", None), name, None)
+    return count if type(count) is int and 0 <= count < 2**31 else None
+
+
+def seed_of(sampling: Sampling) -> Any:
+    """The seed as servers take it: at most 31 bits."""
+    return openai.omit if sampling.seed is None else sampling.seed % 2**31
 
 
 def _completion(answer: Any) -> Completion | Fault:
-    try:
-        choice, usage = answer.choices[0], answer.usage
-        text, refusal = choice.message.content, getattr(choice.message, "refusal", None)
-        finish = getattr(choice, "finish_reason", None)
-    except (AttributeError, LookupError, TypeError):  # a page, an array, an answer without choices
-        return Fault(
-            "broken answer", "this is no chat completion; does the URL end in /v1?", passing=True
-        )
+    choice = first_choice(answer)
+    message = getattr(choice, "message", None)
+    if message is None:
+        raise ValueError("this is no chat completion; does the URL end in /v1?")
+    text = getattr(message, "content", None)
+    refusal = getattr(message, "refusal", None)
+    finish = getattr(choice, "finish_reason", None)
     if text and not isinstance(text, str):
-        return Fault("broken answer", "the content of the answer is no text", passing=True)
+        return Fault("broken answer", "the content of the answer is not text", passing=True)
     if refusal or finish == "content_filter":
         return Fault("refused", f"refused: {refusal or 'the content filter stopped the answer'}")
     if text and text.strip():
         return Completion(
             encodable(text),
-            tokens_in=_count(usage, "prompt_tokens"),
-            tokens_out=_count(usage, "completion_tokens"),
+            tokens_in=token_count(answer, "prompt_tokens"),
+            tokens_out=token_count(answer, "completion_tokens"),
         )
-    if finish == "length":  # a model that thinks first; it would think as long again
+    if finish == "length":  # a reasoning model, which would think as long again
         return Fault(
             "empty answer",
             "the answer is empty: all its tokens were spent before it began; allow more",
@@ -230,48 +267,35 @@ def _completion(answer: Any) -> Completion | Fault:
     return Fault("empty answer", "the answer is empty", passing=True)
 
 
-def _count(usage: object, name: str) -> int | None:
-    """A number of tokens, if the server gave one."""
-    count = getattr(usage, name, None)
-    return count if type(count) is int and 0 <= count < 2**31 else None
-
-
-def _connection(error: openai.APIConnectionError) -> Fault:
+def _connection_fault(error: openai.APIConnectionError) -> Fault:
     if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):  # nothing was sent
-        said = "no connection to the server; is it running, and is the URL right?"
-        return Fault("no connection", said, passing=True, permanent=True)
+        message = "no connection to the server; is it running, and is the URL right?"
+        return Fault("no connection", message, passing=True, permanent=True)
     if isinstance(error, openai.APITimeoutError):
         return Fault("timed out", "the server did not answer in time", passing=True)
-    return Fault(
-        "connection cut", f"the connection was cut: {error.__cause__ or error}", passing=True
-    )
+    message = f"the connection was cut: {error.__cause__ or error}"
+    return Fault("connection cut", message, passing=True)
 
 
-def _said(error: openai.APIStatusError) -> str:
-    body = error.body
-    message = body.get("message") if isinstance(body, Mapping) else None
+def _message(error: openai.APIStatusError) -> str:
+    """The server's own message, if it gave one."""
+    message = error.body.get("message") if isinstance(error.body, Mapping) else None
     return message if isinstance(message, str) else error.message
 
 
-def _not_taken(error: openai.BadRequestError, known: frozenset[str]) -> str | None:
-    """The parameter that a server does not take at all; a value that is out of range is another
-    matter."""
-    said = _said(error)
-    if not _UNSUPPORTED.search(said):
+def _unsupported_parameter(
+    error: openai.BadRequestError,
+    known: frozenset[str],
+) -> str | None:
+    """The parameter that the server does not support; `None` if only its value is out of range."""
+    message = _message(error)
+    if not UNSUPPORTED.search(message):
         return None
-    named = (error.param,) if error.param in _PARAMETERS else _PARAMETERS
-    return next(
-        (name for name in named if name not in known and re.search(rf"\b{name}\b", said)), None
-    )
-
-
-_PARAMETERS = ("top_p", "temperature", "seed", "max_tokens")
-_UNSUPPORTED = re.compile(
-    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra "
-    r"inputs|"
-    r"cannot both|deprecated",
-    re.IGNORECASE,
-)
+    named = (error.param,) if error.param in PARAMETERS else PARAMETERS
+    for name in named:
+        if name not in known and re.search(rf"\b{name}\b", message):
+            return name
+    return None
 
 
 def _wait(headers: Mapping[str, str]) -> float | None:

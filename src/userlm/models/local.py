@@ -32,7 +32,7 @@ from userlm.models.attention import (
     unpacked_target_logits,
 )
 from userlm.models.engine import Engine, first_line
-from userlm.models.templates import special_ids, unsaid_ids, user_template, words_of
+from userlm.models.templates import control_ids, decode_content, special_ids, user_template
 from userlm.text import INTENT_PREFIX
 from userlm.types import Completion, Conversation, InputError, Message, ModelError, Sampling
 
@@ -120,7 +120,7 @@ class LocalModel:
         self._template = template
         self._packs_rows: bool | None = None  # not known before the first score
         self._special = frozenset(tokenizer.all_special_ids) | special_ids(tokenizer)
-        self._control_ids = unsaid_ids(tokenizer)
+        self._control_ids = control_ids(tokenizer)
 
     @classmethod
     def load(
@@ -184,7 +184,7 @@ class LocalModel:
         their added tokens.
         """
         out = self.engine.complete(ids, sampling)
-        text = words_of(self.tokenizer, out.ids, self._control_ids)
+        text = decode_content(self.tokenizer, out.ids, self._control_ids)
         tokens_out = len(out.ids) + int(out.stop_id is not None)
         return Completion(text, out.stop_id, out.p_end, len(ids), tokens_out)
 

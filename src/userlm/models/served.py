@@ -1,19 +1,19 @@
-"""A user model on a server that continues token ids: vLLM, and whatever else can.
+"""A trained user on a server that continues token ids, such as vLLM.
 
-What a trained user needs of a model, and how it is asked for at `/v1/completions`:
+What a trained user needs of a model, and how the server is asked for it at `/v1/completions`:
 
-    exactly these ids   `prompt` as ids, and `usage.prompt_tokens` has to count as many
-    which token closed  `stop_token_ids` with `ignore_eos`, so that no other closes; it is the last of `token_ids`,
-                        or the `stop_reason`
-    P(end)              `logprob_token_ids`, in the same call; else a call of one token, the end, forced by
-                        `logit_bias`: its log-probability is that of before the bias
-    bans                `logit_bias`, which comes before temperature and top_p, as here
-    bans at the first   two calls: one token, and what follows it
-    position alone
+    exactly these ids     `prompt` as ids; `usage.prompt_tokens` must count as many
+    the token that        `stop_token_ids` with `ignore_eos`, so that no other token ends it; it is
+    ended a completion    the last of `token_ids`, or the `stop_reason`
+    P(end)                `logprob_token_ids`, in the same call; else a second call for one token,
+                          the end, forced by `logit_bias`: log-probabilities are those before it
+    banned tokens         `logit_bias`, which is applied before temperature and top_p, as in `local`
+    tokens banned at the  two calls: one token, and what follows it
+    first position only
 
-A server ignores without a word what it does not know. So before anything else two tokens are
-forced, the end and one that closes nothing. That shows whether the server says what closed, heeds
-bans, and gives log-probabilities of before a ban.
+A server silently ignores fields that it does not know. So before the first completion two tokens
+are forced, the end and one that ends nothing. That shows whether the server reports the token that
+ended a completion, respects bans, and gives log-probabilities from before a ban.
 """
 
 from __future__ import annotations
@@ -29,150 +29,176 @@ from warnings import warn
 
 import openai
 
-from userlm.models.endpoint import NOT_OFFERED, EndpointModel
-from userlm.models.templates import added_ids, unsaid_ids, words_of
+from userlm.models.endpoint import (
+    NOT_OFFERED,
+    TAKE_IDS,
+    USE_VLLM,
+    EndpointModel,
+    first_choice,
+    seed_of,
+    token_count,
+)
+from userlm.models.templates import added_ids, control_ids, decode_content
 from userlm.text import stable_hash
 from userlm.types import Completion, InputError, ModelError, ModelWarning, Sampling, encodable
 
 BIAS = 100
-"""As far as servers let a logit be moved. What it bans keeps a 4e-44th of its odds."""
+"""The largest `logit_bias` that servers allow. A ban leaves a token 4e-44 of its odds."""
 
-TAIL = 32
-"""How many tokens of the first prompt are sent to find out what the server offers."""
-
-ADVICE = "serve the model with vLLM, or give its folder"
+PROBE_TOKENS = 32
+"""The last tokens of the first prompt, which are sent to find out what the server supports."""
 
 
-class Completions:
-    """Continues token ids on a server; many threads may ask at once.
+class ServedModel:
+    """Continues token ids on a server. It is thread-safe.
 
     Args:
-        endpoint: where it is; its retries and its care for the key serve here, too.
-        tokenizer: of the model, from transformers; ids become words here, not on the server.
+        endpoint: the server; its retries serve here too.
+        tokenizer: of the model, from transformers; ids are decoded here, not on the server.
+
+    Attributes:
+        notes: what the server cannot do, in sentences; empty before the first completion.
     """
 
     def __init__(self, endpoint: EndpointModel, tokenizer: Any) -> None:
         self.name = endpoint.name
-        self._endpoint, self._tokenizer = endpoint, tokenizer
-        self._unsaid = unsaid_ids(tokenizer)
-        spelled = [text for text, id in added_ids(tokenizer).items() if id in self._unsaid]
-        self._spelled = re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True))))
-        self._offers: _Offers | None = None
+        self._endpoint = endpoint
+        self._tokenizer = tokenizer
+        self._control_ids = control_ids(tokenizer)
+        tokens = [text for text, id in added_ids(tokenizer).items() if id in self._control_ids]
+        tokens.sort(key=len, reverse=True)  # a token may begin with another one
+        self._control_tokens = re.compile("|".join(map(re.escape, tokens)))
+        self.notes: tuple[str, ...] = ()
+        self._support: _Support | None = None
         self._lock = threading.Lock()
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the server cannot do, a sentence each; nothing is known before the first
-        completion."""
-        return self._offers.notes if self._offers else ()
-
     def context_length(self) -> int | None:
-        """The model's context in tokens, as `/v1/models` gives it; `None` if it does not.
+        """The model's context length in tokens, as `/v1/models` gives it; `None` if it does not.
 
         Raises:
             ModelError: if the server fails.
         """
         try:
-            body, _, _ = self._endpoint.ask(lambda client: client.get("/models", cast_to=object))
+            body: Any
+            body, _, _ = self._endpoint.ask(
+                lambda client: client.get("/models", cast_to=object),
+            )
         except ModelError as error:
-            if error.reason not in NOT_OFFERED:
-                raise
+            if error.reason in NOT_OFFERED:
+                return None
+            raise
+        try:
+            [model] = [model for model in body["data"] if model["id"] == self.name]
+            length = model["max_model_len"]
+        except (LookupError, TypeError, ValueError):  # it does not say
             return None
-        models = body.get("data") if isinstance(body, dict) else None
-        for model in models if isinstance(models, list) else ():
-            if isinstance(model, dict) and model.get("id") == self.name:
-                context_length = model.get("max_model_len")
-                return (
-                    context_length if type(context_length) is int and context_length > 0 else None
-                )
-        return None
+        return length if type(length) is int and length > 0 else None
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
-        """Continue the ids; see `Sampling`, whose `stop_ids` are needed here. Nothing comes from
-        the server's generation_config. The tokens used are those of all calls that were made for
-        it.
+        """Continue the ids; see `Sampling`, whose `stop_ids` are required here.
+
+        Nothing is taken from the server's generation_config. The usage is that of all calls that a
+        completion takes.
 
         Raises:
-            InputError: if the server cannot do what is asked for; it says what to do.
-            ModelError: if it fails, or if the ids do not fit its context_length.
+            InputError: if the server cannot do this; says what to do.
+            ModelError: if the server fails, or if the ids do not fit its context length.
         """
         with self._lock:
-            offers = self._offers = self._offers or self._find_out(ids, sampling)
-        if offers.context_length is not None:
-            room = offers.context_length - len(ids)
+            self._support = support = self._support or self._probe(ids, sampling)
+        if support.context_length is not None:
+            room = support.context_length - len(ids)
             if room < 1:
-                said = (
-                    f"{self.name}: {len(ids)} tokens do not fit the server's context length "
-                    "of "
-                    f"{offers.context_length}"
+                raise ModelError(
+                    f"{self.name}: {len(ids)} tokens do not fit the server's context length of "
+                    f"{support.context_length}",
+                    "too long",
                 )
-                raise ModelError(said, "too long")
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
         answers: list[_Answer] = []
         try:
-            text, stop_id, p_end = self._turn(ids, sampling, offers, answers)
-        except ModelError as error:  # what was answered before it is lost, and billed
-            faults, possibly_billed = _sum(answers)
-            possibly_billed += len(answers) + error.possibly_billed
-            raise ModelError(
-                str(error),
-                error.reason,
-                permanent=error.permanent,
-                faults=faults + error.faults,
-                possibly_billed=possibly_billed,
-            ) from None
-        used = [answer.usage for answer in answers if answer.usage]
-        tokens_in, tokens_out = (sum(tokens) for tokens in zip(*used, strict=True))
-        return Completion(text, stop_id, p_end, tokens_in, tokens_out, *_sum(answers))
+            text, stop_id, p_end = self._generate(ids, sampling, support, answers)
+        except ModelError as error:  # the answers before it are lost, but were billed
+            faults, possibly_billed = _sum_faults(answers)
+            error.faults = faults + error.faults
+            error.possibly_billed += possibly_billed + len(answers)
+            raise
+        faults, possibly_billed = _sum_faults(answers)
+        usage = [answer.usage for answer in answers if answer.usage]
+        tokens_in, tokens_out = map(sum, zip(*usage, strict=True))
+        return Completion(text, stop_id, p_end, tokens_in, tokens_out, faults, possibly_billed)
 
-    def _turn(
-        self, ids: Sequence[int], sampling: Sampling, offers: _Offers, answers: list[_Answer]
+    def _generate(
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        support: _Support,
+        answers: list[_Answer],
     ) -> tuple[str, int | None, float | None]:
-        """The words, the id that closed them, and P(end). `answers` takes up what the server
-        said."""
-        above = sampling.end_threshold
-        only_first = sampling.banned_first - sampling.banned_ids
-        if above is not None and sampling.end_id is not None:
-            only_first |= {sampling.end_id}
-            if not offers.p_end:
-                raise self._unfit(f"--end-threshold goes by P(end): {offers.notes[0]}")
-        if only_first and not offers.ids:
-            raise self._unfit(
-                "--end-threshold and first words in a guard forbid tokens at the first position "
-                "alone, and the server "
-                "does not return the ids that it drew there; vLLM does from 0.10.2 on"
-            )
-        end = sampling.end_id if offers.p_end else None
-        plain = replace(sampling, end_id=end)
-        first = (
-            replace(plain, max_tokens=1, banned_ids=plain.banned_ids | only_first)
-            if only_first
-            else plain
-        )
-        said = self._ask(ids, first, answers)
-        p_end = said.p_end
+        """The text, the id that ended it, and P(end); adds the server's answers to `answers`."""
+        threshold = sampling.end_threshold
+        banned_first = self._banned_first(sampling, support)
+        end = None if support.p_end_problem else sampling.end_id
+        every = replace(sampling, end_id=end)
+        first = every
+        if banned_first:
+            first = replace(every, max_tokens=1, banned_ids=every.banned_ids | banned_first)
+        answer = self._ask(ids, first, answers)
+        p_end = answer.p_end
         if end is not None and p_end is None:
-            forced = self._ask(ids, plain, answers, forced=end)
+            forced = self._ask(ids, every, answers, forced=end)
             p_end = forced.p_first if forced.stop_id == end else None
-        begun = said.ids or ()
-        if (end is not None and p_end is None) or (offers.ids and said.ids is None):
+        lacks_p_end = end is not None and p_end is None
+        lacks_ids = support.ids and answer.ids is None
+        if lacks_p_end or lacks_ids:
             raise ModelError(
-                f"{self.name}: the server left out P(end), or the ids that it drew", "broken answer"
+                f"{self.name}: the server left out P(end), or the ids that it sampled",
+                "broken answer",
             )
-        if above is not None and p_end is not None and p_end >= above:
+        if threshold is not None and p_end is not None and p_end >= threshold:
             return "", end, p_end
-        if said.stop_id is None and only_first and plain.max_tokens > 1:
-            seed = None if plain.seed is None else stable_hash(plain.seed, "behind the first token")
-            rest = replace(plain, max_tokens=plain.max_tokens - 1, end_id=None, seed=seed)
-            said = self._ask([*ids, *begun], rest, answers)
-            said = replace(said, ids=(*begun, *(said.ids or ())))
-        return self._words(said), said.stop_id, p_end
+        if banned_first and answer.stop_id is None and every.max_tokens > 1:
+            answer = self._continue(ids, answer, every, answers)
+        return self._content(answer), answer.stop_id, p_end
 
-    def _words(self, said: _Answer) -> str:
-        """Without any added token, but for white space, also where the server spells them."""
-        if said.ids is None:
-            return encodable(self._spelled.sub("", said.text))
-        return words_of(self._tokenizer, said.ids, self._unsaid)
+    def _banned_first(self, sampling: Sampling, support: _Support) -> frozenset[int]:
+        """The ids that are banned at the first position only, the end among them if a threshold
+        decides about it."""
+        banned = sampling.banned_first - sampling.banned_ids
+        if sampling.end_threshold is not None and sampling.end_id is not None:
+            banned |= {sampling.end_id}
+            if support.p_end_problem:
+                raise self._not_usable(f"--end-threshold goes by P(end): {support.p_end_problem}")
+        if banned and not support.ids:
+            raise self._not_usable(
+                "--end-threshold and first words in a guard ban tokens at the first position only, "
+                "and the server does not return the ids that it samples there; vLLM does from "
+                "0.10.2 on"
+            )
+        return banned
+
+    def _continue(
+        self,
+        ids: Sequence[int],
+        first: _Answer,
+        sampling: Sampling,
+        answers: list[_Answer],
+    ) -> _Answer:
+        """The answer whose first token is given."""
+        begun = first.ids or ()
+        seed = sampling.seed
+        if seed is not None:  # another one than that of the first token
+            seed = stable_hash(seed, "behind the first token")
+        tokens_left = sampling.max_tokens - 1
+        rest = replace(sampling, max_tokens=tokens_left, end_id=None, seed=seed)
+        answer = self._ask([*ids, *begun], rest, answers)
+        return replace(answer, ids=(*begun, *(answer.ids or ())))
+
+    def _content(self, answer: _Answer) -> str:
+        """The text without control tokens, even if the server writes them out."""
+        if answer.ids is None:
+            return encodable(self._control_tokens.sub("", answer.text))
+        return decode_content(self._tokenizer, answer.ids, self._control_ids)
 
     def _ask(
         self,
@@ -181,114 +207,121 @@ class Completions:
         answers: list[_Answer],
         forced: int | None = None,
     ) -> _Answer:
-        """One call, without what `sampling` says of the first position. With `forced` it is for
-        that one token."""
+        """Make one call, and check its answer. It ignores what `sampling` says about the first
+        position alone; with `forced` it gives that one token."""
         if forced is not None:
             sampling = replace(sampling, temperature=0, max_tokens=1, banned_ids=frozenset())
-        said, faults, possibly_billed = self._endpoint.ask(
+        answer, faults, possibly_billed = self._endpoint.ask(
             lambda client: _send(client, self.name, ids, sampling, forced)
         )
-        said = replace(said, faults=faults, possibly_billed=possibly_billed)
-        answers.append(said)
-        tokens_in, tokens_out = said.usage or (None, 0)
-        context_length = self._offers and self._offers.context_length
-        if tokens_in != len(ids):
-            raise self._unfit(
-                f"{len(ids)} token ids were sent, and the server counted {tokens_in}: it adds a "
-                "token (a BOS?) or "
-                "cuts the prompt; make it take ids as they are"
-            )
-        if said.finish == "stop" and said.stop_id is None:
-            raise self._unfit(
-                "the server does not say which token closed a turn, and nothing but the model's "
-                "own end token may "
-                f"end a conversation; {ADVICE}"
-            )
-        if not sampling.stop_ids.isdisjoint(said.ids or ()):
-            raise self._unfit(f"the server goes on behind a token of `stop_token_ids`; {ADVICE}")
-        if not sampling.banned_ids.isdisjoint({*(said.ids or ()), said.stop_id}):
-            raise self._unfit(f"the server drew a token that `logit_bias` bans; {ADVICE}")
-        if context_length and said.stop_id is None and tokens_out < sampling.max_tokens:
-            raise self._unfit(
-                f"the server stopped after {tokens_out} tokens, and {sampling.max_tokens} were "
-                "allowed; if its "
-                "generation_config holds a `max_new_tokens`, start vLLM with --generation-config "
-                "vllm"
-            )
-        return said
+        answer = replace(answer, faults=faults, possibly_billed=possibly_billed)
+        answers.append(answer)
+        if problem := self._problem(answer, len(ids), sampling):
+            raise self._not_usable(problem)
+        return answer
 
-    def _find_out(self, ids: Sequence[int], sampling: Sampling) -> _Offers:
-        """What the server offers, from two calls for one token: the end, and one that closes
-        nothing."""
+    def _problem(self, answer: _Answer, tokens_sent: int, sampling: Sampling) -> str:
+        """Why an answer shows that the server cannot be used; empty if it does not."""
+        tokens_in, tokens_out = answer.usage or (None, 0)
+        sampled = {*(answer.ids or ())}
+        has_length = self._support is not None and self._support.context_length is not None
+        if tokens_in != tokens_sent:
+            return (
+                f"{tokens_sent} token ids were sent, and the server counted {tokens_in}: {TAKE_IDS}"
+            )
+        if answer.finish == "stop" and answer.stop_id is None:
+            return (
+                "the server does not say which token ended a turn, and only the model's own end "
+                f"token may end a conversation; {USE_VLLM}"
+            )
+        if sampled & sampling.stop_ids:
+            return f"the server goes on after a token of `stop_token_ids`; {USE_VLLM}"
+        if sampling.banned_ids & {*sampled, answer.stop_id}:
+            return f"the server sampled a token that `logit_bias` bans; {USE_VLLM}"
+        if has_length and answer.stop_id is None and tokens_out < sampling.max_tokens:
+            return (
+                f"the server stopped after {tokens_out} tokens, and {sampling.max_tokens} were "
+                "allowed; if its generation_config has `max_new_tokens`, start vLLM with "
+                "--generation-config vllm"
+            )
+        return ""
+
+    def _probe(self, ids: Sequence[int], sampling: Sampling) -> _Support:
+        """Find out what the server supports with two calls for one token: the end, and a token
+        that ends nothing."""
         if not sampling.stop_ids or sampling.end_id not in (None, *sampling.stop_ids):
-            raise ValueError("stop_ids must hold what closes a completion, end_id among them")
-        context_length, tail = self.context_length(), ids[-TAIL:]
+            raise ValueError("stop_ids must hold the ids that end a completion, and end_id")
+        context_length = self.context_length()
+        prompt = ids[-PROBE_TOKENS:]
         end = min(sampling.stop_ids) if sampling.end_id is None else sampling.end_id
-        word = next(id for id in count() if id not in sampling.stop_ids)
-        for end_id in (end, None):  # perhaps it takes all but the wish for log-probabilities
-            asked = Sampling(stop_ids=sampling.stop_ids, end_id=end_id)
+        other = next(id for id in count() if id not in sampling.stop_ids)
+        probe, ended = self._force_end(prompt, end, sampling.stop_ids)
+        went_on = self._ask(prompt, probe, [], forced=other)
+        stopped_at_end = ended.finish == "stop" and ended.stop_id == end
+        if not stopped_at_end or went_on.finish == "stop":
+            raise self._not_usable(
+                f"the server was made to sample the end token ({end}) by `logit_bias` and did not "
+                "stop there, as `stop_token_ids` asks, or it also stopped at another token; "
+                f"{USE_VLLM}"
+            )
+        if went_on.ids not in (None, (other,)):
+            raise self._not_usable(
+                f"the server was made to sample token {other} by `logit_bias` and sampled "
+                f"{went_on.ids}; {USE_VLLM}"
+            )
+        p_end_problem = _p_end_problem(ended, went_on)
+        notes = [p_end_problem] if p_end_problem else []
+        if ended.ids is None:
+            notes.append("the server returns no token ids, so turns are taken from its text")
+        for note in notes:
+            warn(f"{self.name}: {note}", ModelWarning, stacklevel=2)
+        self.notes = tuple(notes)
+        return _Support(context_length, ended.ids is not None, p_end_problem)
+
+    def _force_end(
+        self, prompt: Sequence[int], end: int, stop_ids: frozenset[int]
+    ) -> tuple[Sampling, _Answer]:
+        """The request that the server takes, with or without log-probabilities, and its answer."""
+        for end_id in (end, None):
+            probe = Sampling(stop_ids=stop_ids, end_id=end_id)
             try:
-                closed = self._ask(tail, asked, [], forced=end)
-                break
+                return probe, self._ask(prompt, probe, [], forced=end)
             except ModelError as error:
                 if error.reason not in NOT_OFFERED:
                     raise
                 refused = str(error).removeprefix(f"{self.name}: ")
-        else:
-            raise self._unfit(f"{refused}; start it without what it names, {ADVICE}")
-        went_on = self._ask(tail, asked, [], forced=word)
-        if (closed.finish, closed.stop_id) != ("stop", end) or went_on.finish == "stop":
-            raise self._unfit(
-                f"made to draw the end token ({end}) by `logit_bias`, the server did not stop "
-                "there, as "
-                f"`stop_token_ids` wants it, or it stopped at another, too; {ADVICE}"
-            )
-        if went_on.ids not in (None, (word,)):
-            raise self._unfit(
-                f"made to draw token {word} by `logit_bias`, the server drew {went_on.ids}; "
-                f"{ADVICE}"
-            )
-        notes = []
-        if closed.p_first is None or went_on.p_first is None:
-            notes.append("the server gives no log-probabilities, so P(end) is not known")
-        elif closed.p_first + went_on.p_first > 1.01:  # after the bias each is all but certain
-            notes.append(
-                "the server's log-probabilities are those of after a ban, so P(end) is not known; "
-                "start vLLM with "
-                "--logprobs-mode raw_logprobs"
-            )
-        known = not notes
-        if closed.ids is None:
-            notes.append("the server returns no token ids, so words are taken from its text")
-        for note in notes:
-            warn(f"{self.name}: {note}", ModelWarning, stacklevel=2)
-        return _Offers(context_length, known, closed.ids is not None, tuple(notes))
+        raise self._not_usable(f"{refused}; start it without what it names, {USE_VLLM}")
 
-    def _unfit(self, why: str) -> InputError:
+    def _not_usable(self, why: str) -> InputError:
         return InputError(f"{self.name}: not usable as a trained user: {why}")
 
 
 @dataclass(frozen=True, slots=True)
-class _Offers:
-    """What a server can do: its context_length, whether it gives P(end) and ids, and what there is
-    to say of that."""
+class _Support:
+    """What a server supports.
+
+    Attributes:
+        context_length: in tokens; `None` if it does not say.
+        ids: whether it returns the ids that it samples.
+        p_end_problem: why P(end) is unknown; empty if it is known.
+    """
 
     context_length: int | None
-    p_end: bool
     ids: bool
-    notes: tuple[str, ...]
+    p_end_problem: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the server said to one call.
+    """What the server answered to one call.
 
     Attributes:
-        ids: that it drew, without the one that closed; `None` if it does not return them.
-        stop_id: the one that closed; `None` if none did, or if it does not say.
+        ids: the sampled ids without the stop id; `None` if it does not return them.
+        text: as the server decodes them.
+        stop_id: the id that ended it; `None` if none did, or if it does not say.
         finish: `stop` or `length`.
-        p_first: the probability of the first token that it drew.
-        p_end: of `Sampling.end_id` at the first position.
+        p_first: the probability of the first sampled token.
+        p_end: the probability of `Sampling.end_id` at the first position.
         usage: tokens in and out; `None` if it does not count them.
         faults, possibly_billed: see `Completion`.
     """
@@ -304,20 +337,34 @@ class _Answer:
     possibly_billed: int = 0
 
 
-def _sum(answers: Sequence[_Answer]) -> tuple[tuple[str, ...], int]:
-    return tuple(kind for answer in answers for kind in answer.faults), sum(
-        answer.possibly_billed for answer in answers
-    )
+def _p_end_problem(ended: _Answer, went_on: _Answer) -> str:
+    """Why P(end) is unknown, as the two answers of a probe show; empty if it is known."""
+    if ended.p_first is None or went_on.p_first is None:
+        return "the server gives no log-probabilities, so P(end) is unknown"
+    if ended.p_first + went_on.p_first > 1.01:  # after the bias each is almost certain
+        return (
+            "the server's log-probabilities are those after a ban, so P(end) is unknown; start "
+            "vLLM with --logprobs-mode raw_logprobs"
+        )
+    return ""
+
+
+def _sum_faults(answers: Sequence[_Answer]) -> tuple[tuple[str, ...], int]:
+    """The faults of all calls, and how many tries were possibly billed."""
+    faults = [fault for answer in answers for fault in answer.faults]
+    return tuple(faults), sum(answer.possibly_billed for answer in answers)
 
 
 def _send(
-    client: openai.OpenAI, model: str, ids: Sequence[int], sampling: Sampling, forced: int | None
+    client: openai.OpenAI,
+    model: str,
+    ids: Sequence[int],
+    sampling: Sampling,
+    forced: int | None,
 ) -> _Answer:
-    bias = (
-        {str(id): -BIAS for id in sorted(sampling.banned_ids)}
-        if forced is None
-        else {str(forced): BIAS}
-    )
+    bias = {str(id): -BIAS for id in sorted(sampling.banned_ids)}
+    if forced is not None:
+        bias = {str(forced): BIAS}
     extra: dict[str, Any] = {
         "stop_token_ids": sorted(sampling.stop_ids),
         "ignore_eos": True,
@@ -329,7 +376,8 @@ def _send(
         "repetition_penalty": 1,
     }
     if sampling.end_id is not None:
-        extra |= {"logprob_token_ids": [sampling.end_id], "return_tokens_as_token_ids": True}
+        extra["logprob_token_ids"] = [sampling.end_id]
+        extra["return_tokens_as_token_ids"] = True
     answer = client.completions.create(
         model=model,
         prompt=[*ids],
@@ -338,7 +386,7 @@ def _send(
         top_p=sampling.top_p,
         presence_penalty=0,
         frequency_penalty=0,
-        seed=openai.omit if sampling.seed is None else sampling.seed % 2**31,
+        seed=seed_of(sampling),
         logit_bias=bias or openai.omit,
         logprobs=openai.omit if sampling.end_id is None else 1,
         extra_body=extra,
@@ -347,42 +395,41 @@ def _send(
 
 
 def _read(answer: Any, sampling: Sampling) -> _Answer:
-    """What a completion says; raises `ValueError` if it is none."""
-    try:
-        choice, usage = answer.choices[0], answer.usage
-        text, finish = choice.text, choice.finish_reason
-    except (AttributeError, LookupError, TypeError):  # a page, an array, an answer without choices
-        raise ValueError("this is no completion; does the URL end in /v1?") from None
-    if not isinstance(text, str) or finish not in (
-        "stop",
-        "length",
-    ):  # such as `abort`, of a server that is going
+    """Read a completion; raises `ValueError` if it is none."""
+    choice = first_choice(answer)
+    text = getattr(choice, "text", None)
+    finish = getattr(choice, "finish_reason", None)
+    # A server that shuts down gives `abort`.
+    if not isinstance(text, str) or finish not in ("stop", "length"):
         raise ValueError(f"finish_reason is {finish!r}, and the text {text!r:.40}")
-    tokens_in, tokens_out = (
-        getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")
-    )
-    used = (tokens_in, tokens_out) if type(tokens_in) is int and type(tokens_out) is int else None
-    drawn = getattr(choice, "token_ids", None)
-    ids = tuple(drawn) if isinstance(drawn, list) and {*map(type, drawn)} <= {int} else None
-    stop_id = None
+    ids = None
+    sampled = getattr(choice, "token_ids", None)
+    if isinstance(sampled, list) and all(type(id) is int for id in sampled):
+        ids = tuple(sampled)
+    stop_id = getattr(choice, "stop_reason", None)
     if ids and ids[-1] in sampling.stop_ids:
-        ids, stop_id = ids[:-1], ids[-1]
-    elif (
-        type(reason := getattr(choice, "stop_reason", None)) is int and reason in sampling.stop_ids
-    ):
-        stop_id = reason
-    listed = getattr(choice, "logprobs", None)
-    first, top = (
-        _at_first(getattr(listed, name, None)) for name in ("token_logprobs", "top_logprobs")
-    )
-    p_end = top.get(f"token_id:{sampling.end_id}") if isinstance(top, dict) else None
-    return _Answer(ids, text, stop_id, finish, _probability(first), _probability(p_end), used)
+        stop_id = ids[-1]
+        ids = ids[:-1]
+    elif type(stop_id) is not int or stop_id not in sampling.stop_ids:
+        stop_id = None
+    logprobs = getattr(choice, "logprobs", None)
+    p_first = _first_probability(getattr(logprobs, "token_logprobs", None))
+    top = getattr(logprobs, "top_logprobs", None)
+    p_end = _first_probability(top, f"token_id:{sampling.end_id}")
+    tokens_in = token_count(answer, "prompt_tokens")
+    tokens_out = token_count(answer, "completion_tokens")
+    usage = None
+    if tokens_in is not None and tokens_out is not None:
+        usage = (tokens_in, tokens_out)
+    return _Answer(ids, text, stop_id, finish, p_first, p_end, usage)
 
 
-def _at_first(values: Any) -> Any:
-    return values[0] if isinstance(values, list) and values else None
-
-
-def _probability(logprob: Any) -> float | None:
-    """`None` for what is no log-probability; rounding may put one above 0."""
-    return math.exp(min(logprob, 0)) if type(logprob) in (int, float) and logprob < 1e-3 else None
+def _first_probability(logprobs: Any, token: str = "") -> float | None:
+    """The probability at the first position, of a token if there are several; `None` if the server
+    gave none."""
+    first: Any = logprobs[0] if isinstance(logprobs, list) and logprobs else None
+    if isinstance(first, dict):
+        first = first.get(token)
+    if type(first) in (int, float) and first < 1e-3:
+        return math.exp(min(first, 0))  # rounding may put a log-probability above 0
+    return None

@@ -1,5 +1,4 @@
-"""Every prompt, as a file. `fill` puts values in; nothing that stands in a value is taken for a
-place."""
+"""Every prompt is a file here. A value that is filled in stays as it is, whatever it contains."""
 
 from __future__ import annotations
 
@@ -10,15 +9,15 @@ from importlib.resources import files
 
 
 def fill(name: str, values: Mapping[str, str]) -> str:
-    """The prompt `name`, each `{place}` replaced by its value, all at once."""
+    """The prompt `name` with each `{place}` replaced by its value, all at once."""
     text = files(__package__).joinpath(f"{name}.md").read_text(encoding="utf-8").strip()
     return re.sub(r"\{(\w+)\}", lambda place: values[place[1]], text)
 
 
 def hashes() -> dict[str, str]:
-    """The name and SHA-256 of every prompt, for the record of a run."""
-    found = (file for file in files(__package__).iterdir() if file.name.endswith(".md"))
-    return {
-        file.name: sha256(file.read_bytes()).hexdigest()
-        for file in sorted(found, key=lambda f: f.name)
-    }
+    """The name and SHA-256 of every prompt, sorted by name, for the record of a run."""
+    found = {}
+    for file in files(__package__).iterdir():
+        if file.name.endswith(".md"):
+            found[file.name] = sha256(file.read_bytes()).hexdigest()
+    return dict(sorted(found.items()))

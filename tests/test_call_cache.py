@@ -46,7 +46,7 @@ def test_a_price_that_is_none_is_said_so(text):
         Price.parse(text)
 
 
-def test_the_worst_case_is_worked_out_by_hand():
+def test_the_worst_case_of_a_call():
     # 505 tokens in at 2: 1010 millionths; 50 out at 10: 500 millionths.
     assert PRICE.of(5 + PER_MESSAGE, 50) == WORST == Decimal("0.00151")
 
@@ -185,7 +185,7 @@ def test_many_threads_together_never_pass_the_budget_and_use_most_of_it(tmp_path
     assert done == len(billed) and Answer(None, "budget") in answers
 
 
-def test_after_a_stop_no_call_begins_and_nobody_waits(tmp_path):
+def test_after_a_stop_no_call_begins_and_none_waits(tmp_path):
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow:

@@ -1,4 +1,4 @@
-"""Caps that are never passed, and a usage that forgets nothing."""
+"""Budgets whose caps are never passed, and usage that survives a crash."""
 
 import json
 import random
@@ -46,7 +46,7 @@ class Model:
         return self.chat((), sampling)
 
 
-def metered(path, model, caps=None, tries=1, price=None, side="user"):
+def counted(path, model, caps=None, tries=1, price=None, side="user"):
     budget = Budget(caps or Caps())
     usage = Usage(side, budget, Journal(path), tries, price)
     return CountedChat(model, usage), usage, budget
@@ -66,7 +66,7 @@ def test_a_price_that_is_none_is_said_with_its_option():
         Price.parse("x", "--user-price")
 
 
-def test_what_is_not_there_is_waited_for_only_while_a_call_in_flight_may_put_it_back():
+def test_a_call_waits_only_while_a_call_in_flight_may_give_something_back():
     budget = Budget(Caps(calls=2))
     two, one = Amount(calls=2), Amount(calls=1)
     assert budget.reserve(two) == ""
@@ -74,16 +74,16 @@ def test_what_is_not_there_is_waited_for_only_while_a_call_in_flight_may_put_it_
         waits = pool.submit(budget.reserve, one)
         time.sleep(0.05)
         assert not waits.done()
-        budget.settle(one)  # the first is over, and needed one of two
+        budget.settle(Amount(calls=-1))  # the first is over, and needed one of two
         assert waits.result(5) == ""
         assert budget.spent == two
         budget.settle(Amount())
         assert (
             pool.submit(budget.reserve, one).result(5) == "--max-calls 2"
-        )  # nobody could put anything back
+        )  # no call could give anything back
 
 
-def test_a_closed_purse_gives_nothing_and_nobody_waits():
+def test_a_closed_budget_gives_nothing_and_no_call_waits():
     budget = Budget(Caps(calls=1))
     budget.reserve(Amount(calls=1))
     with ThreadPoolExecutor(1) as pool:
@@ -95,14 +95,14 @@ def test_a_closed_purse_gives_nothing_and_nobody_waits():
     assert budget.reserve(Amount()) == "stopped"
 
 
-def test_what_a_call_used_is_counted_by_hand(tmp_path):
+def test_what_a_call_used_is_counted(tmp_path):
     model = Model(
         OK,
         Completion("no usage"),
         Completion("ok", tokens_in=20, tokens_out=5, possibly_billed=1),
         ModelError("m: late", possibly_billed=3),
     )
-    chat, usage, budget = metered(tmp_path / "u", model, tries=3, price=PRICE)
+    chat, usage, budget = counted(tmp_path / "u", model, tries=3, price=PRICE)
     for _ in range(3):
         chat.chat(ASK, SAMPLING)
     with pytest.raises(ModelError, match="late"):
@@ -122,8 +122,8 @@ def test_what_a_call_used_is_counted_by_hand(tmp_path):
     }
 
 
-def test_what_nobody_counted_or_priced_is_not_known(tmp_path):
-    chat, usage, _ = metered(tmp_path / "u", Model(Completion("no usage")))
+def test_usage_that_was_not_counted_or_priced_is_unknown(tmp_path):
+    chat, usage, _ = counted(tmp_path / "u", Model(Completion("no usage")))
     chat.chat(ASK, SAMPLING)
     found = usage.results()
     assert (found["tokens_in"], found["tokens_out"], found["cost"]) == (None, None, None)
@@ -132,7 +132,7 @@ def test_what_nobody_counted_or_priced_is_not_known(tmp_path):
 def test_token_ids_are_bounded_by_their_number(tmp_path):
     class Asks:
         def complete(self, ids, sampling):
-            assert budget.spent == Amount(1, 3 * (4 + 50), Decimal(0))  # put aside: three tries
+            assert budget.spent == Amount(1, 3 * (4 + 50), Decimal(0))  # reserved: three tries
             return OK
 
     budget = Budget(Caps())
@@ -146,26 +146,26 @@ def test_what_was_used_survives_and_calls_in_flight_when_it_was_killed_count_at_
     tmp_path,
 ):
     path = tmp_path / "usage.jsonl"
-    chat, usage, budget = metered(
+    chat, usage, budget = counted(
         path, Model(ModelError("late", possibly_billed=1)), tries=2, price=PRICE
     )
     with pytest.raises(ModelError):
         chat.chat(ASK, SAMPLING)
     chat.chat(ASK, SAMPLING)
     spent, used = budget.spent, usage.results()
-    _, again, budget = metered(path, Model(), tries=2, price=PRICE)
+    _, again, budget = counted(path, Model(), tries=2, price=PRICE)
     assert (budget.spent, again.results()) == (spent, used)
-    _, other, _ = metered(path, Model(), side="assistant")
+    _, other, _ = counted(path, Model(), side="assistant")
     assert other.results()["calls"] == 0
     first = path.read_text().splitlines()[0]  # of a call that began
     path.write_text(
         path.read_text() + first + "\n" + first[:20]
     )  # another one did, and then the process died
-    _, again, budget = metered(path, Model(), tries=2, price=PRICE)
+    _, again, budget = counted(path, Model(), tries=2, price=PRICE)
     assert budget.spent == spent + Amount(1, 2 * (IN + 50), 2 * PRICE.of(IN, 50))
     assert again.results()["possibly_billed"] == used["possibly_billed"] + 2
     path.write_text(json.dumps(again.total) + "\n")  # one line that says as much
-    _, summed, _ = metered(path, Model(), tries=2, price=PRICE)
+    _, summed, _ = counted(path, Model(), tries=2, price=PRICE)
     assert summed.results() == again.results()
 
 
@@ -191,7 +191,7 @@ def test_many_threads_together_never_pass_a_cap_and_use_most_of_it(caps, reached
                 "ok", tokens_in=tokens[0], tokens_out=tokens[1], possibly_billed=possibly_billed
             )
 
-    chat, _, budget = metered(tmp_path / "u", Costly(), caps, tries=3, price=PRICE)
+    chat, _, budget = counted(tmp_path / "u", Costly(), caps, tries=3, price=PRICE)
 
     def ask(_):
         try:
@@ -212,14 +212,14 @@ def test_many_threads_together_never_pass_a_cap_and_use_most_of_it(caps, reached
 
 def test_after_a_cap_was_reached_no_call_begins_not_even_a_small_one(tmp_path):
     model = Model()
-    chat, _, _ = metered(tmp_path / "u", model, Caps(tokens=PER_MESSAGE + 2))
+    chat, _, _ = counted(tmp_path / "u", model, Caps(tokens=PER_MESSAGE + 2))
     for content in ("hello", ""):  # the second would fit
         with pytest.raises(ModelError, match=r"^cap reached: --max-tokens-total 502$"):
             chat.chat([{"role": "user", "content": content}], Sampling(max_tokens=1))
     assert model.asked == 0
 
 
-def test_two_sides_take_from_one_purse(tmp_path):
+def test_two_sides_share_one_budget(tmp_path):
     budget, journal = Budget(Caps(calls=3)), Journal(tmp_path / "u")
     sides = [CountedChat(Model(), Usage(side, budget, journal)) for side in ("user", "assistant")]
     for chat in (*sides, sides[0]):
@@ -229,7 +229,7 @@ def test_two_sides_take_from_one_purse(tmp_path):
     assert [chat.usage.results()["calls"] for chat in sides] == [2, 1]
 
 
-def test_a_call_that_breaks_in_another_way_leaves_nobody_waiting(tmp_path):
+def test_a_call_that_breaks_in_another_way_leaves_no_call_waiting(tmp_path):
     begun, go_on = threading.Event(), threading.Event()
 
     class Breaks:
@@ -238,7 +238,7 @@ def test_a_call_that_breaks_in_another_way_leaves_nobody_waiting(tmp_path):
             go_on.wait(5)
             raise InputError("not what a model may raise")
 
-    chat, _, budget = metered(tmp_path / "u", Breaks(), Caps(calls=1))
+    chat, _, budget = counted(tmp_path / "u", Breaks(), Caps(calls=1))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(chat.chat, ASK, SAMPLING)
         begun.wait(5)

@@ -1,4 +1,4 @@
-"""A trained user on a server that continues token ids: that it is the same user, and what is
+"""A trained user on a server that continues token ids: it is the same user, and some servers are
 refused."""
 
 import math
@@ -15,13 +15,13 @@ from fake_server import CUT, Said, error, serving
 from userlm.flip import prompt
 from userlm.guard import Guard
 from userlm.models.endpoint import EndpointModel
-from userlm.models.served import Completions
+from userlm.models.served import ServedModel
 from userlm.types import Conversation, InputError, ModelError, Sampling
 from userlm.users import TrainedUser
 
 KEY = "secret-key-of-a-test"
 ASK = 3
-"""Calls before the first completion: for the window, and two for what the server offers."""
+"""Calls before the first completion: for the context length, and two for what the server offers."""
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,8 @@ def asked(template):
     )
 
 
-def completions(served, tiny, **options):
-    return Completions(
+def served_model(served, tiny, **options):
+    return ServedModel(
         EndpointModel("m", served.url, KEY, **{"pause": 0.001, **options}), tiny.tokenizer
     )
 
@@ -95,7 +95,7 @@ def test_a_trained_user_says_there_what_it_says_here(tiny, template):
         for guard in (Guard(), Guard(first_words=("how",), no_end=True, tries=1)):
             users = [
                 TrainedUser(it, template, 256, greedy, guard=guard)
-                for it in (tiny, completions(served, tiny))
+                for it in (tiny, served_model(served, tiny))
             ]
             for prefix in prefixes:
                 here, there = (user.reply(prefix) for user in users)
@@ -111,7 +111,7 @@ def test_nothing_is_left_to_the_generation_config_of_the_server(
     server, tiny, asked, ids, template, first
 ):
     with server() as served:
-        model = completions(served, tiny)
+        model = served_model(served, tiny)
         model.complete(
             ids, replace(asked, temperature=0.7, top_p=0.9, banned_ids=frozenset(first[:2]))
         )
@@ -136,11 +136,9 @@ def test_nothing_is_left_to_the_generation_config_of_the_server(
     assert {name: body[name] for name in wanted} == wanted
 
 
-def test_what_closed_and_the_tokens_used_come_with_the_words(
-    server, tiny, asked, ids, template, first
-):
+def test_the_stop_id_and_the_usage_come_with_the_text(server, tiny, asked, ids, template, first):
     with server() as served:
-        model = completions(served, tiny)
+        model = served_model(served, tiny)
         left = model.complete(ids, replace(asked, banned_ids=frozenset(first)))
         assert (left.text, left.stop_id, left.tokens_in, left.tokens_out) == (
             "",
@@ -166,7 +164,7 @@ def test_p_end_is_that_of_before_all_bans_whatever_else_the_server_lacks(
 ):
     """The end is one of four that are equally probable: 1/4, greedy or not, banned or not."""
     with server(lacks=lacks, eos=4) as served:
-        model = completions(served, tiny)
+        model = served_model(served, tiny)
         for bans in (frozenset(), frozenset((asked.end_id, first[0]))):
             for temperature in (0, 0.3, 1):
                 out = model.complete(ids, replace(asked, banned_ids=bans, temperature=temperature))
@@ -177,10 +175,10 @@ def test_p_end_is_that_of_before_all_bans_whatever_else_the_server_lacks(
         assert 6 <= calls <= 12 if again else calls == 6
 
 
-def test_the_end_is_taken_at_a_probability_and_not_drawn_below_it(server, tiny, asked, ids):
+def test_the_end_is_taken_at_a_probability_and_not_sampled_below_it(server, tiny, asked, ids):
     """P(end) is 1/4."""
     with server() as served:
-        model = completions(served, tiny)
+        model = served_model(served, tiny)
         out = model.complete(ids, replace(asked, end_threshold=0.24))
         assert (out.text, out.stop_id, out.p_end) == ("", asked.end_id, pytest.approx(1 / 4))
         assert (out.tokens_in, out.tokens_out) == (len(ids), 1)
@@ -205,7 +203,7 @@ def test_a_ban_at_the_first_position_leaves_the_later_ones_alone(
     plan = first[0]
     sampling = replace(asked, banned_first=frozenset((plan, template.end)), max_tokens=2)
     with server() as served:
-        model = completions(served, tiny)
+        model = served_model(served, tiny)
         with ThreadPoolExecutor(8) as pool:
             drawn = Counter(
                 pool.map(
@@ -228,7 +226,7 @@ def test_a_ban_at_the_first_position_leaves_the_later_ones_alone(
 def test_top_p_counts_what_a_ban_leaves(server, tiny, asked, ids, first, template):
     """Without two of four a nucleus of 0.6 holds both that are left, without three the last."""
     with server() as served:
-        model = completions(served, tiny)
+        model = served_model(served, tiny)
 
         def begun(*banned):
             bans = replace(asked, top_p=0.6, max_tokens=1, banned_first=frozenset(banned))
@@ -238,7 +236,7 @@ def test_top_p_counts_what_a_ban_leaves(server, tiny, asked, ids, first, templat
         assert begun(*first[:2], template.end) == {"how"}
 
 
-def test_no_added_token_is_among_the_words(tiny, template, ids, first, asked):
+def test_no_added_token_is_in_the_text(tiny, template, ids, first, asked):
     """Neither one that closes nothing, nor one that the server spells."""
     word = template.encode("\n")[0]
     said = [first[0], 2, first[1], template.close]
@@ -252,7 +250,7 @@ def test_no_added_token_is_among_the_words(tiny, template, ids, first, asked):
     some = replace(asked, stop_ids=frozenset((template.close, template.end)))
     for lacks in ((), ("return_token_ids",)):
         with serving(continuing(logits, tiny.tokenizer.decode, lacks=lacks)) as served:
-            out = completions(served, tiny).complete(ids, some)
+            out = served_model(served, tiny).complete(ids, some)
         assert (out.text, out.stop_id) == ("planthanks", template.close)
 
 
@@ -262,14 +260,20 @@ def test_no_added_token_is_among_the_words(tiny, template, ids, first, asked):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"bos": (0,)}, "32 token ids were sent, and the server counted 33: it adds a token"),
+        (
+            {"bos": (0,)},
+            "32 token ids were sent, and the server counted 33: the server adds a token",
+        ),
         ({"lacks": ("usage",)}, "the server counted None"),
-        ({"lacks": ("stop_token_ids",)}, r"made to draw the end token \(5\) .*did not stop there"),
-        ({"lacks": ("logit_bias",)}, r"made to draw the end token \(5\) .*did not stop there"),
-        ({"lacks": ("return_token_ids", "stop_reason")}, "does not say which token closed"),
+        (
+            {"lacks": ("stop_token_ids",)},
+            r"made to sample the end token \(5\) .*did not stop there",
+        ),
+        ({"lacks": ("logit_bias",)}, r"made to sample the end token \(5\) .*did not stop there"),
+        ({"lacks": ("return_token_ids", "stop_reason")}, "does not say which token ended"),
         (
             {"lacks": ("return_token_ids", "ignore_eos"), "eos": 5},
-            "does not say which token closed",
+            "does not say which token ended",
         ),
         (
             {"refuses": ("stop_token_ids",)},
@@ -277,11 +281,11 @@ def test_no_added_token_is_among_the_words(tiny, template, ids, first, asked):
         ),
     ],
 )
-def test_a_server_that_cannot_be_held_right_is_refused_before_anything_is_drawn(
+def test_a_server_that_cannot_be_held_right_is_refused_before_anything_is_sampled(
     server, tiny, asked, ids, options, said
 ):
     with server(**options) as served:
-        model = completions(served, tiny)
+        model = served_model(served, tiny)
         with pytest.raises(InputError, match=f"m: not usable as a trained user: .*{said}"):
             model.complete(ids * 2, asked)
     assert all(body.get("max_tokens", 1) == 1 for body in served.bodies)
@@ -292,7 +296,7 @@ def test_a_server_that_only_chats_is_refused(tiny, asked, ids):
         with pytest.raises(
             InputError, match=r"m: not usable .*no such model or path.*vLLM"
         ) as caught:
-            completions(served, tiny).complete(ids, asked)
+            served_model(served, tiny).complete(ids, asked)
         assert KEY not in str(caught.value)
 
 
@@ -301,12 +305,12 @@ def test_a_server_that_only_chats_is_refused(tiny, asked, ids):
     [
         (
             {"refuses": ("logprobs",)},
-            "the server gives no log-probabilities, so P(end) is not known",
+            "the server gives no log-probabilities, so P(end) is unknown",
         ),
-        ({"lacks": ("logprobs",)}, "the server gives no log-probabilities, so P(end) is not known"),
+        ({"lacks": ("logprobs",)}, "the server gives no log-probabilities, so P(end) is unknown"),
         (
             {"processed": True},
-            "the server's log-probabilities are those of after a ban, so P(end) is not known; "
+            "the server's log-probabilities are those after a ban, so P(end) is unknown; "
             "start vLLM with "
             "--logprobs-mode raw_logprobs",
         ),
@@ -314,7 +318,7 @@ def test_a_server_that_only_chats_is_refused(tiny, asked, ids):
 )
 def test_an_unknown_p_end_is_none_and_said(server, tiny, asked, ids, options, note):
     with server(**options) as served:
-        model = completions(served, tiny)
+        model = served_model(served, tiny)
         out = model.complete(ids, asked)
         assert out.p_end is None and out.stop_id is not None
         assert model.notes == (note,)
@@ -326,25 +330,25 @@ def test_without_token_ids_nothing_is_banned_at_the_first_position_alone(
     server, tiny, asked, ids, first
 ):
     with server(lacks=("return_token_ids",)) as served:
-        model = completions(served, tiny)
+        model = served_model(served, tiny)
         assert model.complete(
             ids, replace(asked, banned_first=frozenset(first[:1]), banned_ids=frozenset(first))
         )
-        assert model.notes == ("the server returns no token ids, so words are taken from its text",)
+        assert model.notes == ("the server returns no token ids, so turns are taken from its text",)
         for more in ({"banned_first": frozenset(first)}, {"end_threshold": 0.5}):
-            with pytest.raises(InputError, match=r"m: .*first position alone.*0\.10\.2"):
+            with pytest.raises(InputError, match=r"m: .*first position only.*0\.10\.2"):
                 model.complete(ids, replace(asked, **more))
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"bans": False}, "drew a token that `logit_bias` bans"),
+        ({"bans": False}, "sampled a token that `logit_bias` bans"),
         (
             {"most": 1, "context_length": 99},
             "stopped after 1 tokens, and 9 were allowed.*--generation-config vllm",
         ),
-        ({"goes_on": 2}, "goes on behind a token of `stop_token_ids`"),
+        ({"goes_on": 2}, "goes on after a token of `stop_token_ids`"),
     ],
 )
 def test_what_shows_only_later_is_refused_then(
@@ -352,14 +356,14 @@ def test_what_shows_only_later_is_refused_then(
 ):
     bans = frozenset((template.end, first[2]))
     with server(**options) as served, pytest.raises(InputError, match=said):
-        model = completions(served, tiny)
+        model = served_model(served, tiny)
         for seed in range(20):
             model.complete(ids, replace(asked, banned_ids=bans, seed=seed))
 
 
 def test_what_the_server_offers_is_found_out_once(server, tiny, asked, ids):
     with server() as served:
-        model = completions(served, tiny)
+        model = served_model(served, tiny)
         with ThreadPoolExecutor(8) as pool:
             out = set(pool.map(lambda _: model.complete(ids, asked), range(16)))
     assert len(out) == 1
@@ -367,12 +371,12 @@ def test_what_the_server_offers_is_found_out_once(server, tiny, asked, ids):
     assert [len(body.get("prompt", ())) for body in served.bodies[:ASK]] == [0, 32, 32]
 
 
-# --- windows and faults ---------------------------------------------------------------------------
+# --- context lengths and faults -------------------------------------------------------------------
 
 
-def test_the_window_is_what_the_server_says_and_bounds_the_tokens(server, tiny, asked, ids):
+def test_the_context_length_is_what_the_server_says_and_bounds_the_tokens(server, tiny, asked, ids):
     with server(context_length=len(ids) + 2) as served:
-        model = completions(served, tiny)
+        model = served_model(served, tiny)
         assert model.context_length() == len(ids) + 2
         model.complete(ids, asked)
         assert served.bodies[-1]["max_tokens"] == 2
@@ -385,16 +389,16 @@ def test_the_window_is_what_the_server_says_and_bounds_the_tokens(server, tiny, 
             assert (caught.value.reason, caught.value.permanent) == ("too long", False)
         assert len(served.bodies) == calls
     with server() as served:
-        assert completions(served, tiny).context_length() is None
+        assert served_model(served, tiny).context_length() is None
     with serving([error(404)]) as served:
-        assert completions(served, tiny).context_length() is None
+        assert served_model(served, tiny).context_length() is None
     with serving([Said(body="<html>hello</html>")]) as served:
-        assert completions(served, tiny).context_length() is None
+        assert served_model(served, tiny).context_length() is None
     with (
         serving([error(503), error(503)]) as served,
         pytest.raises(ModelError, match="server failed"),
     ):
-        completions(served, tiny, retries=1).context_length()
+        served_model(served, tiny, retries=1).context_length()
 
 
 def broken_at(reply, faults):
@@ -412,10 +416,10 @@ def test_a_server_that_goes_away_and_comes_back_says_the_same(server, tiny, aske
     )
     with server() as served:
         reply = served.reply
-        undisturbed = completions(served, tiny).complete(ids, asked)
+        undisturbed = served_model(served, tiny).complete(ids, asked)
         served.requests.clear()
         served.reply = broken_at(reply, faults)
-        out = completions(served, tiny, retries=6).complete(ids, asked)
+        out = served_model(served, tiny, retries=6).complete(ids, asked)
     assert out.faults == ("server error", "rate limited", "connection cut", *["broken answer"] * 3)
     assert out.possibly_billed == 4
     assert replace(out, faults=(), possibly_billed=0) == undisturbed
@@ -427,7 +431,7 @@ def test_a_turn_that_fails_half_way_tells_of_the_call_that_was_answered(
     """Of four tries one was answered and another cut: two that may be billed."""
     with server() as served:
         served.reply = broken_at(served.reply, {0: error(429), 2: CUT, 3: error(500)})
-        model = completions(served, tiny, retries=1)
+        model = served_model(served, tiny, retries=1)
         with pytest.raises(ModelError) as caught:
             model.complete(ids, replace(asked, banned_first=frozenset((*first[:2], asked.end_id))))
     assert caught.value.faults == ("rate limited", "connection cut", "server error")
@@ -451,9 +455,9 @@ def test_an_answer_that_lacks_what_others_had_is_no_turn(server, tiny, asked, id
             served.requests.clear()
             served.reply = without(name)
             with pytest.raises(ModelError, match="left out"):
-                completions(served, tiny).complete(ids, asked)
+                served_model(served, tiny).complete(ids, asked)
 
 
 def test_stop_ids_are_needed(server, tiny, asked, ids):
     with server() as served, pytest.raises(ValueError, match="stop_ids"):
-        completions(served, tiny).complete(ids, replace(asked, stop_ids=frozenset()))
+        served_model(served, tiny).complete(ids, replace(asked, stop_ids=frozenset()))
