@@ -27,7 +27,7 @@ ROOMS = [
     "metrics",
     "training",
     "card",
-    "report",
+    "show",
     "serve",
     "address",
     "terminal",

@@ -149,12 +149,14 @@ def report(
 ) -> Results:
     """One page from finished runs: figures with intervals, plots, transcripts, and how it was
     made."""
-    from userlm import report as page
+    from userlm.show import html, markdown
+    from userlm.show.finished import read_run
+    from userlm.show.page import describe
 
-    found = [page.read_run(run) for run in runs]
+    page = describe([read_run(run) for run in runs])
     out.mkdir(parents=True, exist_ok=True)
     written = {"html": out / "report.html", "md": out / "report.md"}
-    for kind, text in (("html", page.html(found)), ("md", page.markdown(found))):
+    for kind, text in (("html", html.render(page)), ("md", markdown.render(page))):
         with replacing(written[kind]) as partial:
             partial.write_text(text, encoding="utf-8")
     console.print(f"report: {written['html']}")

@@ -1,0 +1,172 @@
+"""Measures of several runs side by side: panels on one scale each, and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from userlm.show.blocks import (
+    Badge,
+    Interval,
+    Line,
+    Measurement,
+    Panel,
+    Part,
+    Quote,
+    Small,
+    Strip,
+    Table,
+    Value,
+)
+from userlm.show.finished import Finished, Measured
+from userlm.show.formats import axis, number
+
+HUMAN = "human"
+COLOURS = 6
+SHAPES = ("circle", "square", "triangle")
+
+NOTES = {
+    "perplexity": "Of real user turns under the model, per token. Compares only models with the "
+    "same tokenizer.",
+    "bits per byte": "The same per byte of text, which compares models with any tokenizer.",
+    "perplexity ratio": "With the intent divided by without it, on the same turns: below 1 the "
+    "intent helps. Another conversation’s intent is the control.",
+    "human goals: perplexity ratio": "The same where people wrote down their goals themselves: no "
+    "intent was derived from the words to predict.",
+    "termination F1": "Ending the conversation where the person ended it, and only there, on "
+    "prefixes of real conversations.",
+    "termination AUROC": "How well P(end) tells real endings from other turns; 0.5 is chance.",
+    "first-turn diversity": "How different the first turns are: mean Jaccard distance of their "
+    "words.",
+    "intent decomposition": "Share of a turn’s content words that are the intent’s own wording.",
+    "intent coverage": "Share of the required facts that the user said (matched by words, without "
+    "a judge).",
+    "assistant score": "Share of the conversations in which the assistant solved the task.",
+    "turns per conversation": "Mean number of user turns; a conversation that reached the limit "
+    "counts with the limit.",
+    "words per turn": "Mean length of a user turn.",
+}
+"""What the measures say, in the order in which they are shown; others come after."""
+
+ARROWS = {"higher": "↑", "lower": "↓"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """What was measured in one run: of a user, of humans, or of a model with or without intents.
+
+    Attributes:
+        label: its heading; no two columns have the same.
+        stub: the stub assistant in it, if there is one.
+    """
+
+    label: str
+    measures: Mapping[str, Measured]
+    colour: str
+    shape: str
+    stub: str = ""
+
+
+def colours_of(runs: Sequence[Finished]) -> dict[str, str]:
+    """Return a colour for each run and each scored column.
+
+    Training runs, perplexities and conversations never share a drawing, so each of these families
+    starts with the first colour.
+    """
+    families: dict[str, list[str]] = {"train": [], "ppl": [], "talk": []}
+    for run in runs:
+        names = list(run.columns) if run.verb == "score" else [run.name]
+        families.get(run.verb, families["talk"]).extend(names)
+    humans = {HUMAN, *(run.name for run in runs if run.is_human)}
+    colours = dict.fromkeys(humans, HUMAN)
+    for family in families.values():
+        unique = dict.fromkeys(name for name in family if name not in humans)
+        colours |= {name: f"c{i % COLOURS}" for i, name in enumerate(unique)}
+    return colours
+
+
+def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Column]:
+    """Return what was measured, the human reference last; equal columns are shown once."""
+    stubs = {run.name: run.stub_assistants for run in runs if run.verb == "simulate"}
+    found: dict[str, Column] = {}
+    for run in runs:
+        is_score = run.verb == "score"
+        for i, (name, measures) in enumerate(run.columns.items()):
+            label = name if is_score else f"{run.name} · {name}"
+            if label in found:
+                if found[label].measures == measures:
+                    continue
+                label = f"{name} ({run.name})"
+            colour = colours[name if is_score else run.name]
+            place = int(colour[1:]) if is_score and colour != HUMAN else i
+            shape = "diamond" if colour == HUMAN else SHAPES[place % len(SHAPES)]
+            stub = stubs.get(name, "") if is_score else ""
+            found[label] = Column(label, measures, colour, shape, stub)
+    return sorted(found.values(), key=lambda column: column.colour == HUMAN)
+
+
+def panels(columns: Sequence[Column]) -> list[Panel]:
+    """Return a panel for each measure."""
+    order = list(NOTES)
+    names = dict.fromkeys(name for column in columns for name in column.measures)
+    ordered = sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+    return [_panel(name, [c for c in columns if name in c.measures]) for name in ordered]
+
+
+def is_variant(panel: Panel) -> bool:
+    """Return whether it is a variant of perplexity, which is shown in the table alone."""
+    name = panel.title.text
+    return name not in NOTES and ("perplexity" in name or ": " in name)
+
+
+def _panel(name: str, columns: Sequence[Column]) -> Panel:
+    measures = [column.measures[name] for column in columns]
+    ends = [one[key] for one in measures for key in ("value", "low", "high")]
+    known = [end for end in ends if end is not None]
+    unit = measures[0]["unit"]
+    below = axis("", min(known), max(known), 5, "%" if unit == "%" else "") if known else None
+    human = [one["value"] for one, c in zip(measures, columns, strict=True) if c.colour == HUMAN]
+    rows = []
+    for column, one in zip(columns, measures, strict=True):
+        value, low, high = one["value"], one["low"], one["high"]
+        shown: tuple[Part, ...] = ("not measured: ", Quote(one["why"], 90))
+        strip = None
+        if value is not None and below is not None:
+            shown = (Value(value, number(value)), "%" if unit == "%" else "")
+            if low is not None and high is not None:
+                shown += (" ", Interval(Value(low, number(low)), Value(high, number(high))))
+            scale = (below.low, below.high)
+            strip = Strip(value, low, high, scale, column.shape, human[0] if human else None)
+        missing = f", {one['missing']:,} missing" if one["missing"] else ""
+        badge = Badge(f"{column.stub} stub") if column.stub else ""
+        label = Quote(column.label, 60, column.colour)
+        rows.append(Measurement(label, badge, shown, f"n {one['n']:,}{missing}", strip))
+    arrow = ARROWS.get(measures[0]["better"], "")
+    shown_unit = "" if unit == "%" else Quote(unit, 16)
+    return Panel(Quote(name, 60), arrow, shown_unit, NOTES.get(name, ""), tuple(rows), below)
+
+
+def tables(panels: Sequence[Panel]) -> list[Table]:
+    """Return a table for each set of columns that share measures, so that none is mostly empty."""
+    groups: list[tuple[set[Quote], list[Panel]]] = []
+    for panel in panels:
+        labels = {row.label for row in panel.rows}
+        own = [panel]
+        for group in [group for group in groups if group[0] & labels]:
+            groups.remove(group)
+            labels |= group[0]
+            own += group[1]
+        groups.append((labels, sorted(own, key=panels.index)))
+    return [_table(own) for _, own in groups]
+
+
+def _table(panels: Sequence[Panel]) -> Table:
+    found = dict.fromkeys(row.label for panel in panels for row in panel.rows)
+    labels = sorted(found, key=lambda label: label.colour == HUMAN)
+    rows: list[tuple[Line, ...]] = []
+    for panel in panels:
+        cells: dict[Quote, Line] = dict.fromkeys(labels, "")
+        for row in panel.rows:
+            cells[row.label] = (*row.value, Small(row.counted))
+        rows.append(((panel.title, f" {panel.arrow}", Small(panel.unit)), *cells.values()))
+    return Table(("measure", *labels), tuple(rows), look="fixed measures")
