@@ -232,7 +232,7 @@ def test_numbers_are_shown_as_in_the_terminal() -> None:
         "12,346",
         "-0.50",
     ]
-    assert [formats.probability(p) for p in (0.0, 0.0001, 0.0054, 1.0)] == [
+    assert [formats.number(p, 3) for p in (0.0, 0.0001, 0.0054, 1.0)] == [
         "0.000",
         "<0.001",
         "0.005",
@@ -284,8 +284,8 @@ def test_every_number_on_the_page_stands_in_a_file_of_the_runs(runs: list[Finish
     values = {float(value) for value, _ in shown}
     assert values <= known | chances and chances <= values
     for value, text in shown:
-        number = formats.probability if float(value) in chances else formats.number
-        assert html_library.unescape(text) == number(float(value))
+        digits = 3 if float(value) in chances else 2
+        assert html_library.unescape(text) == formats.number(float(value), digits)
     for value in (487.07, 447.5, 519.125, 41.5, 30.25, 52.75, 12.125, 6.125):
         assert value in values
 
@@ -420,7 +420,7 @@ def test_failed_conversations_have_no_length_and_are_counted(tmp_path: Path) -> 
     run = finished.read_run(
         write(tmp_path, "sim", "simulate", {"stops": {}}, conversations=[TALK, failed])
     )
-    assert run.lengths is not None and sum(run.lengths.turns) == 1 and run.lengths.failed == 1
+    assert run.lengths is not None and sum(run.lengths.turns) == 1 and len(run.lengths.failed) == 1
     assert "1 that failed have no known length" in html_page([run])
 
 
@@ -799,9 +799,9 @@ def test_splits_are_summed_and_not_said_twice(tmp_path: Path) -> None:
         ["test", "1", "1", "2", "3"],
         ["all", "4", "3", "1,233", "1,237"],
     ]
-    assert run.stage is not None and run.stage.notes == (("scrubbed phone", 5),)
+    assert run.stage is not None and list(run.stage.notes) == [("scrubbed phone", 5)]
     older = data_run(tmp_path / "older", "clean", {"counts": CLEANED["counts"]})
-    assert older.tables == ()
+    assert list(older.tables) == []
     assert older.stage is not None and ("train: samples", 1234) in older.stage.notes
     assert '<div class="tables' not in html_page([older])
 
@@ -899,7 +899,7 @@ def test_one_conversation_is_shown_as_the_samples_that_it_gives(tmp_path: Path) 
         ["<|endconversation|>", "it says this, given the system turn and 4 turns"],
     ]
     write(tmp_path, "none", "clean", {"counts": {}}, test=talks[:1])
-    assert finished.read_run(tmp_path / "none").tables == ()
+    assert list(finished.read_run(tmp_path / "none").tables) == []
 
 
 def test_the_page_and_the_markdown_hold_every_figure_of_the_data_report(tmp_path: Path) -> None:

@@ -5,44 +5,40 @@ A plain `str` is our own text. Text that comes from a file is untrusted and stan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-Counts = tuple[tuple[str, int], ...]
+Counts: TypeAlias = Sequence[tuple[str, int]]
 
 # --- parts of a line ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Quote:
-    """Text from a file, cut after `limit` characters; with a colour, the label of what has it."""
+    """Text from a file, cut after `limit` characters. `look` is `badge` for a warning, or the
+    colour of what the text names."""
 
     text: str
     limit: int = 160
-    colour: str = ""
+    look: str = ""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A number and how it is shown."""
+    """A number, shown with so many decimals."""
 
     value: float
-    shown: str
+    digits: int = 2
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval."""
+    """A confidence interval, if both ends are known."""
 
-    low: Value
-    high: Value
-
-
-@dataclass(frozen=True)
-class Badge:
-    """A warning in a few words."""
-
-    text: str
+    low: float | None
+    high: float | None
+    digits: int = 2
 
 
 @dataclass(frozen=True)
@@ -66,8 +62,11 @@ class Small:
     line: Line
 
 
-Part: TypeAlias = str | Quote | Value | Interval | Badge | Reasons | Mark | Small
+Part: TypeAlias = str | Quote | Value | Interval | Reasons | Mark | Small
 Line: TypeAlias = Part | tuple[Part, ...]
+Row: TypeAlias = Sequence[Line]
+Facts: TypeAlias = Sequence[tuple[str, Sequence[str]]]
+"""Names and their values."""
 
 # --- drawings: their numbers and labels -----------------------------------------------------------
 
@@ -100,14 +99,14 @@ class Axis:
     title: str
     low: float
     high: float
-    ticks: tuple[tuple[float, str], ...]
+    ticks: Sequence[tuple[float, str]]
 
 
 @dataclass(frozen=True)
 class Series:
     """Points joined by a line; `look` is a class of the page's style sheet."""
 
-    points: tuple[tuple[float, float], ...]
+    points: Sequence[tuple[float, float]]
     look: str = "line"
     name: str = ""
 
@@ -135,9 +134,9 @@ class Chart:
     label: str
     x: Axis
     y: Axis
-    series: tuple[Series, ...]
-    points: tuple[Point, ...] = ()
-    bars: tuple[float, ...] = ()
+    series: Sequence[Series]
+    points: Sequence[Point] = ()
+    bars: Sequence[float] = ()
     beside: str = ""
 
 
@@ -158,16 +157,16 @@ class Table:
     """Rows under a head; without rows only title and note are shown.
 
     Attributes:
-        drawings: one for each row, or none at all.
         look: a class of the page's style sheet.
+        drawings: one for each row, or none at all.
     """
 
-    head: tuple[Line, ...] = ()
-    rows: tuple[tuple[Line, ...], ...] = ()
+    head: Row
+    rows: Sequence[Row]
+    look: str = ""
     title: str = ""
     note: str = ""
-    drawings: tuple[Drawing | None, ...] = ()
-    look: str = ""
+    drawings: Sequence[Drawing | None] = ()
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ class Panel:
     arrow: str
     unit: Line
     note: str
-    rows: tuple[Measurement, ...]
+    rows: Sequence[Measurement]
     axis: Axis | None
 
 
@@ -218,9 +217,9 @@ class Said:
     label: str
     text: str
     p_end: float | None
-    marks: tuple[Line, ...]
-    facts: tuple[tuple[str, tuple[str, ...]], ...]
-    rejected: tuple[tuple[str, str], ...] = ()
+    marks: Sequence[Line]
+    facts: Facts
+    rejected: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -231,16 +230,16 @@ class Transcript:
     title: str
     outcome: str
     intent: str
-    turns: tuple[Said, ...]
+    turns: Sequence[Said]
     ending: Said
-    facts: tuple[tuple[str, tuple[str, ...]], ...]
+    facts: Facts
 
 
 @dataclass(frozen=True)
 class Transcripts:
     """The first conversations of a file that holds `total`."""
 
-    items: tuple[Transcript, ...]
+    items: Sequence[Transcript]
     total: int
     path: str
 
@@ -254,7 +253,7 @@ class Group:
             title (`fold`), or one below the other.
     """
 
-    blocks: tuple[Block, ...]
+    blocks: Sequence[Block]
     title: Line = ""
     colour: str = ""
     look: str = ""
@@ -276,7 +275,7 @@ class Section:
     id: str
     link: str
     title: str
-    blocks: tuple[Block, ...]
+    blocks: Sequence[Block]
     intro: Line = ""
     search: bool = False
 
@@ -287,5 +286,5 @@ class Page:
 
     title: str
     lead: str
-    notices: tuple[Line, ...]
-    sections: tuple[Section, ...]
+    notices: Sequence[Line]
+    sections: Sequence[Section]

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypedDict
 
 from userlm.flip import samples
-from userlm.show.blocks import Bar, Counts, Line, Quote, Strip, Table
+from userlm.show.blocks import Bar, Counts, Quote, Row, Strip, Table
 from userlm.show.checks import Share, checked
 from userlm.show.formats import number, percent, plural, short_number
 from userlm.text import END_TOKEN
@@ -23,12 +23,11 @@ STEPS = ("language", "toxic", "redacted", "template prompt", "duplicate", "near-
 """The order in which `clean` looks for reasons; the first one found drops a conversation."""
 
 Results = Mapping[str, Any]
-Row = tuple[Line, ...]
 
 
 def by_count(counts: Iterable[tuple[str, int]]) -> Counts:
     """Return the counts, the highest first."""
-    return tuple(sorted(counts, key=lambda item: (-item[1], item[0])))
+    return sorted(counts, key=lambda item: (-item[1], item[0]))
 
 
 def first_ones(counts: Counts, limit: int, others: str) -> Counts:
@@ -36,81 +35,67 @@ def first_ones(counts: Counts, limit: int, others: str) -> Counts:
     rest = counts[limit:]
     if len(rest) < 2:
         return counts
-    return (*counts[:limit], (f"{len(rest)} {others}", sum(count for _, count in rest)))
+    return [*counts[:limit], (f"{len(rest)} {others}", sum(count for _, count in rest))]
 
 
 def dropped(counts: Mapping[str, int]) -> Counts:
     """Return why conversations were dropped, and how many."""
-    prefix = "dropped: "
-    reasons = [name for name in counts if name.startswith(prefix)]
-    return by_count((name.removeprefix(prefix), counts[name]) for name in reasons)
+    reasons = [item for item in counts.items() if item[0].startswith("dropped: ")]
+    return by_count((name.removeprefix("dropped: "), count) for name, count in reasons)
 
 
 def _survivors(results: Results) -> Table:
     """What each step of `clean` left; all languages are one step."""
     counts = results["counts"]
     incoming = counts.get("in", 0)
-    outgoing = counts.get("out", 0)
-    by_step: Counter[str] = Counter()
+    by_step = Counter(dict.fromkeys(STEPS, 0))
     for reason, count in dropped(counts):
-        by_step[reason.split(": ")[0]] += count
-    known = tuple((step, by_step.pop(step)) for step in STEPS if step in by_step)
-    steps = first_ones((*known, *by_count(by_step.items())), MAX_REASONS, "more reasons")
-
+        by_step[reason.partition(": ")[0]] += count
+    steps = [(step, lost) for step, lost in by_step.items() if lost]
     left = incoming
-    rows: list[Row] = [(Quote("in"), "", f"{incoming:,}", percent(incoming, incoming))]
-    bars = [Bar(incoming, 0, incoming)]
-    for step, lost in steps:
+    rows = [(Quote("in"), "", f"{left:,}", percent(left, incoming))]
+    bars = [Bar(left, 0, incoming)]
+    for step, lost in first_ones(steps, MAX_REASONS, "more reasons"):
         left -= lost
         rows.append((Quote(step), f"{lost:,}", f"{left:,}", percent(left, incoming)))
         bars.append(Bar(left, lost, incoming))
-    rows.append((Quote("out"), "", f"{outgoing:,}", percent(outgoing, incoming)))
-    bars.append(Bar(outgoing, 0, incoming))
-    return Table(
-        title="Survivors",
-        head=("step", "dropped", "left", "of all"),
-        rows=tuple(rows),
-        drawings=tuple(bars),
-        look="table survivors",
-    )
+    left = counts.get("out", 0)
+    rows.append((Quote("out"), "", f"{left:,}", percent(left, incoming)))
+    bars.append(Bar(left, 0, incoming))
+    head = ("step", "dropped", "left", "of all")
+    return Table(head, rows, "table survivors", "Survivors", drawings=bars)
 
 
 def _splits(results: Results) -> Table:
     splits: dict[str, dict[str, int]] = checked(results["splits"], dict[str, dict[str, int]])
-    everything: Counter[str] = Counter()
+    total: Counter[str] = Counter()
     for counts in splits.values():
-        everything.update(counts)
+        total.update(counts)
     rows: list[Row] = []
-    for name, counts in (*splits.items(), ("all", everything)):
-        cells = [f"{counts.get(what, 0):,}" for what in everything]
-        rows.append((Quote(name), *cells))
-    return Table(
-        title="Splits, by person",
-        head=("split", *(Quote(what, 40) for what in everything)),
-        rows=tuple(rows),
-        note="Samples are what the user model learns from: one for each user turn, and one for "
-        "the end where it was observed.",
-        look="table splits",
+    for name, counts in {**splits, "all": total}.items():
+        rows.append((Quote(name), *(f"{counts.get(what, 0):,}" for what in total)))
+    note = (
+        "Samples are what the user model learns from: one for each user turn, and one for the end "
+        "where it was observed."
     )
+    names = [Quote(what, 40) for what in total]
+    return Table(("split", *names), rows, "table splits", "Splits, by person", note)
 
 
 def _lengths(results: Results) -> Table:
     kind = dict[str, dict[str, float] | None]
     lengths: dict[str, dict[str, float] | None] = checked(results["lengths"], kind)
-    names = dict.fromkeys(name for spread in lengths.values() if spread for name in spread)
-    head = tuple(names) or ("mean",)
+    names = dict.fromkeys(name for spread in lengths.values() for name in spread or ())
     rows: list[Row] = []
     for what, spread in lengths.items():
-        cells = [short_number(spread[name]) if spread else "none" for name in head]
+        cells = [short_number(spread[name]) if spread else "none" for name in names]
         rows.append((Quote(what), *cells))
-    return Table(
-        title="Lengths, in all splits",
-        head=("", *(Quote(name, 40) for name in head)),
-        rows=tuple(rows),
-        note="The percentages are quantiles: 90 % of the values are not above the 90 % quantile. "
-        "Words are separated by spaces.",
-        look="table lengths",
+    note = (
+        "The percentages are quantiles: 90 % of the values are not above the 90 % quantile. Words "
+        "are separated by spaces."
     )
+    quoted = [Quote(name, 40) for name in names]
+    return Table(("", *quoted), rows, "table lengths", "Lengths, in all splits", note)
 
 
 People = TypedDict(
@@ -140,7 +125,7 @@ def _people(results: Results) -> Table:
             f"on average, {median} in the median, {largest} at most. The heaviest 1 % of them have "
             f"{percent(share, 1)} of those. {note}"
         )
-    return Table(title="People", note=note, look="table")
+    return Table((), (), "table", "People", note)
 
 
 NgramTable = TypedDict(
@@ -158,7 +143,7 @@ def _ngram_table(results: Results) -> Table:
         f"ones had to be counted one by one, in {memory:,.1f} MB of memory and, meanwhile, "
         f"{disk:,.1f} MB on the disk."
     )
-    return Table(title="Template filter", note=note, look="table")
+    return Table((), (), "table", "Template filter", note)
 
 
 def _mix(key: str, what: str, results: Results) -> Table:
@@ -167,13 +152,10 @@ def _mix(key: str, what: str, results: Results) -> Table:
     total = sum(found.values())
     shown = first_ones(by_count(found.items()), MAX_NAMES, "others")
     largest = max((count for _, count in shown), default=0)
-    return Table(
-        title=f"Conversations by {what}",
-        head=(what, "number", "of all"),
-        rows=tuple((Quote(name), f"{count:,}", percent(count, total)) for name, count in shown),
-        drawings=tuple(Bar(count, 0, largest) for _, count in shown),
-        look="table mix",
-    )
+    rows = [(Quote(name), f"{count:,}", percent(count, total)) for name, count in shown]
+    bars = [Bar(count, 0, largest) for _, count in shown]
+    head = (what, "number", "of all")
+    return Table(head, rows, "table mix", f"Conversations by {what}", drawings=bars)
 
 
 class Writer(TypedDict):
@@ -188,22 +170,20 @@ class Writer(TypedDict):
 def _writers(results: Results) -> Table:
     writers: dict[str, Writer] = checked(results["writers"], dict[str, Writer])
     counts = by_count((name, writer["n"]) for name, writer in writers.items())
-    rows: list[Row] = []
-    strips: list[Strip | None] = []
+    rows = []
+    strips = []
     for name, n in first_ones(counts, MAX_NAMES, "others"):
-        cells, strip = _leakage(writers[name]) if name in writers else (("",) * 5, None)
+        writer = writers.get(name)
+        cells, strip = _leakage(writer) if writer else (("",) * 5, None)
         label = f"{name}, without a model" if name == "extractive" else name
         rows.append((Quote(label), f"{n:,}", *cells))
         strips.append(strip)
-    return Table(
-        title="Leakage of intents, by writer",
-        head=("writer", "intents", "measured", "mean", "25 %", "50 %", "75 %"),
-        rows=tuple(rows),
-        note="Leakage is the share of a first turn’s content words that its intent gives away: 0 "
-        "is none, 1 all.",
-        drawings=tuple(strips),
-        look="table writers",
+    note = (
+        "Leakage is the share of a first turn’s content words that its intent gives away: 0 is "
+        "none, 1 all."
     )
+    head = ("writer", "intents", "measured", "mean", "25 %", "50 %", "75 %")
+    return Table(head, rows, "table writers", "Leakage of intents, by writer", note, strips)
 
 
 def _leakage(writer: Writer) -> tuple[Row, Strip | None]:
@@ -212,7 +192,7 @@ def _leakage(writer: Writer) -> tuple[Row, Strip | None]:
     if mean is None:
         return (measured, "not measured", "", "", ""), None
     first, median, third = checked(writer["quartiles"], list[Share])
-    shares = [number(share) for share in (mean, first, median, third)]
+    shares = map(number, (mean, first, median, third))
     return (measured, *shares), Strip(mean, first, third, (0, 1), "circle")
 
 
@@ -228,32 +208,24 @@ class Usage(TypedDict):
 
 def _usage(results: Results) -> Table:
     usage: Usage = checked(results["usage"], Usage)
-
-    def known(value: float | None, form: str) -> str:
-        return "not known" if value is None else form.format(value)
-
-    cells = (
-        f"{usage['calls']:,}",
-        known(usage["tokens_in"], "{:,}"),
-        known(usage["tokens_out"], "{:,}"),
-        known(usage["cost"], "${:,.4f}"),
-        f"{usage['possibly_billed']:,}",
+    cells = [f"{usage['calls']:,}"]
+    for tokens in (usage["tokens_in"], usage["tokens_out"]):
+        cells.append("not known" if tokens is None else f"{tokens:,}")
+    cells.append("not known" if usage["cost"] is None else f"${usage['cost']:,.4f}")
+    cells.append(f"{usage['possibly_billed']:,}")
+    note = (
+        "Possibly billed are tries without a usable answer; the cost counts each of them at the "
+        "most that it can have cost."
     )
-    return Table(
-        title="Calls",
-        head=("model", "calls", "tokens in", "tokens out", "cost", "possibly billed"),
-        rows=((Quote(str(results["model"])), *cells),),
-        note="Possibly billed are tries without a usable answer; the cost counts each of them at "
-        "the most that it can have cost.",
-        look="table usage",
-    )
+    head = ("model", "calls", "tokens in", "tokens out", "cost", "possibly billed")
+    return Table(head, [(Quote(str(results["model"])), *cells)], "table usage", "Calls", note)
 
 
 def _faults(results: Results) -> Table:
     faults: dict[str, int] = checked(results["faults"], dict[str, int])
     shown = first_ones(by_count(faults.items()), MAX_NAMES, "others")
-    rows = tuple((Quote(name), f"{count:,}") for name, count in shown)
-    return Table(title="Faults of calls", head=("fault", "times"), rows=rows, look="table")
+    rows = [(Quote(name), f"{count:,}") for name, count in shown]
+    return Table(("fault", "times"), rows, "table", "Faults of calls")
 
 
 TABLES: tuple[tuple[str, Callable[[Results], Table]], ...] = (
@@ -274,20 +246,17 @@ TABLES: tuple[tuple[str, Callable[[Results], Table]], ...] = (
 
 def samples_table(conversation: Conversation) -> Table:
     """Return one conversation as the samples that a user model learns from."""
-    rows: list[Row] = []
-    if conversation.system:
-        rows.append((Quote(conversation.system), "it is given as the system turn"))
+    system = conversation.system
+    rows = [(Quote(system), "it is given as the system turn")] if system else []
     for sample in samples(conversation):
-        given = ["the system turn"] if conversation.system else []
+        given = ["the system turn"] if system else []
         if sample.context:
             given.append(plural(len(sample.context), "turn"))
         told = " and ".join(given) or "nothing"
         rows.append((Quote(sample.target or END_TOKEN), f"it says this, given {told}"))
-    return Table(
-        title="A conversation as samples",
-        head=("turn", "of the user model"),
-        rows=tuple(rows),
-        note="What a user model learns from one of the conversations; in the last sample the user "
-        "ends it.",
-        look="table samples",
+    note = (
+        "What a user model learns from one of the conversations; in the last sample the user ends "
+        "it."
     )
+    head = ("turn", "of the user model")
+    return Table(head, rows, "table samples", "A conversation as samples", note)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -46,11 +46,24 @@ Missing = dict[tuple[str, str], Counter[str]]
 @dataclass(frozen=True)
 class Lengths:
     """How many conversations fall into each of `TURN_BINS`, and user turns into each of
-    `WORD_BINS`; `failed` conversations have no known length."""
+    `WORD_BINS`; a conversation that failed has no known length. Conversations are added one by
+    one."""
 
-    turns: tuple[int, ...]
-    words: tuple[int, ...]
-    failed: int
+    turns: list[int] = field(default_factory=lambda: [0] * len(TURN_BINS))
+    words: list[int] = field(default_factory=lambda: [0] * len(WORD_BINS))
+    failed: list[str] = field(default_factory=list)
+
+    def add_words(self, said: Iterable[str]) -> None:
+        """Add user turns."""
+        for text in said:
+            self.words[word_bin(len(words(text)))] += 1
+
+    def add_turns(self, conversation: Conversation) -> None:
+        """Add a conversation."""
+        if conversation.stop in FAILED:
+            self.failed.append(conversation.id)
+        else:
+            self.turns[min(len(conversation.user_turns), len(TURN_BINS) - 1)] += 1
 
 
 @dataclass(frozen=True)
@@ -153,13 +166,13 @@ class Finished:
     missing: Missing = field(default_factory=dict)
     endings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     guard: Guard | None = None
-    log: tuple[tuple[int, float], ...] = ()
-    transcripts: tuple[Conversation, ...] = ()
+    log: Sequence[tuple[int, float]] = ()
+    transcripts: Sequence[Conversation] = ()
     total: int = 0
     lengths: Lengths | None = None
-    stubs: tuple[str, ...] = ()
+    stubs: Sequence[str] = ()
     stage: Stage | None = None
-    tables: tuple[Table, ...] = ()
+    tables: Sequence[Table] = ()
 
     @property
     def is_human(self) -> bool:
@@ -189,13 +202,16 @@ def read_run(folder: str | Path) -> Finished:
         case "import":
             return _with_stage(run)
         case "clean" | "intents":
-            return _with_logs(_with_stage(run))
+            # `intents` for a single file writes no splits
+            has_splits = (run.folder / "test.jsonl").is_file()
+            name = "test.jsonl" if has_splits else "conversations.jsonl"
+            return _with_conversations(_with_stage(run), name)
         case "train":
             return _with_training(run)
         case "ppl" | "score":
             return _with_measures(run)
         case "simulate" | "respond":
-            return _with_conversations(run)
+            return _with_conversations(_with_guard(run), "conversations.jsonl")
     raise InputError(
         f"{folder} is a run of {run.verb!r}, which has no place in a report; leave it out"
     )
@@ -237,7 +253,7 @@ def _part(run: Finished, key: str, build: Callable[[Mapping[str, Any]], T]) -> T
 def _with_stage(run: Finished) -> Finished:
     stage = _part(run, "counts", _stage) if "counts" in run.results else None
     shown = [(key, build) for key, build in data.TABLES if run.results.get(key, {}) != {}]
-    tables = tuple(_part(run, key, build) for key, build in shown)
+    tables = [_part(run, key, build) for key, build in shown]
     return replace(run, stage=stage, tables=tables)
 
 
@@ -249,45 +265,26 @@ def _stage(results: Mapping[str, Any]) -> Stage:
         if name.partition(":")[0] not in ("in", "out", "dropped", *in_tables):
             notes.append((name.removeprefix("note: "), count))
     reasons = data.dropped(counts)
-    return Stage("conversations", counts.get("in"), counts.get("out"), reasons, tuple(notes))
+    return Stage("conversations", counts.get("in"), counts.get("out"), reasons, notes)
 
 
 def _with_training(run: Finished) -> Finished:
-    names = ("conversations", "samples", "dropped")
-    counts = {name: run.results.get(name) or 0 for name in names}
-    _part(run, "samples", lambda _: checked(counts, dict[str, int]))
-    conversations, samples, dropped = counts.values()
-    reasons = (("does not fit the model", dropped),) if dropped else ()
-    notes = (("conversations", conversations),)
-    stage = Stage("samples", samples + dropped, samples, reasons, notes)
     log = []
     for row in _rows(run.folder / "log.jsonl"):
         step = row.get("step")
         loss = finite(row.get("loss"))
         if isinstance(step, int) and loss is not None:
             log.append((step, loss))
-    return replace(run, log=tuple(log), stage=stage)
+    return replace(run, log=log, stage=_part(run, "samples", _training_stage))
 
 
-def _with_logs(run: Finished) -> Finished:
-    path = run.folder / "test.jsonl"
-    if not path.is_file():  # `intents` for a single file
-        path = run.folder / "conversations.jsonl"
-    lengths = _Lengths()
-    stubs: tuple[str, ...] = ()
-    example = None
-    for conversation in _conversations(path):
-        said = conversation.user_turns
-        lengths.add_words(said)
-        lengths.add_turns(conversation)
-        if conversation.meta.get("intent_by") == "extractive":
-            stubs = (EXTRACTIVE,)
-        if example is None and conversation.ended and 2 <= len(said) <= 4:
-            example = conversation
-    tables = run.tables
-    if example is not None:
-        tables = (*tables, data.samples_table(example))
-    return replace(run, lengths=lengths.counts(), stubs=stubs, tables=tables)
+def _training_stage(results: Mapping[str, Any]) -> Stage:
+    names = ("conversations", "samples", "dropped")
+    counts = checked({name: results.get(name) or 0 for name in names}, dict[str, int])
+    conversations, samples, dropped = counts.values()
+    reasons = [("does not fit the model", dropped)] if dropped else []
+    notes = [("conversations", conversations)]
+    return Stage("samples", samples + dropped, samples, reasons, notes)
 
 
 # --- ppl, score -----------------------------------------------------------------------------------
@@ -301,11 +298,7 @@ def _with_measures(run: Finished) -> Finished:
         del results["endings"]
         endings = _part(run, "endings", _endings)
     columns = {name: _part(run, name, partial(_measures, name)) for name in results}
-    items = _missing_turns if run.verb == "ppl" else _missing_items
-    missing: Missing = {}
-    for column, measure, why in items(run.folder / "scores.jsonl"):
-        missing.setdefault((column, measure), Counter())[why] += 1
-    return replace(run, columns=columns, endings=endings, missing=missing)
+    return replace(run, columns=columns, endings=endings, missing=_missing(run))
 
 
 def _measures(column: str, results: Mapping[str, Any]) -> dict[str, Measured]:
@@ -320,90 +313,68 @@ def _measures(column: str, results: Mapping[str, Any]) -> dict[str, Measured]:
 
 
 def _endings(results: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    for part in results["endings"].values():
-        checked(part, Endings if part["best"] is None else Sweep)
-        if part["best"] is not None:
-            curve = part["curve"]
-            lengths = {len(curve[name]) for name in Curve.__annotations__}
-            if len(lengths) > 1 or lengths == {1}:
-                raise ValueError("a curve needs two thresholds, and shares for each")
-    found: Mapping[str, Mapping[str, Any]] = results["endings"]
-    return found
+    endings: Mapping[str, Any] = results["endings"]
+    for part in endings.values():
+        if part["best"] is None:
+            checked(part, Endings)
+            continue
+        curve = checked(part, Sweep)["curve"]
+        if len({len(values) for values in curve.values()}) > 1 or len(curve["above"]) < 2:
+            raise ValueError("a curve needs two thresholds, and shares for each")
+    return endings
 
 
-def _missing_turns(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Column, measure and reason of each turn without perplexity.
-
-    A line is `{"column": str, "rows": [[key, cluster, stats, why], ...]}`.
-    """
-    for line in _rows(path):
-        for key, _, stats, why in line.get("rows") or ():
-            if not stats and not str(key).endswith("/end"):
-                yield str(line.get("column")), "user turns", str(why)
-
-
-def _missing_items(path: Path) -> Iterator[tuple[str, str, str]]:
-    """The same for `score`, which writes a line for each item."""
-    for line in _rows(path):
-        if line.get("stats") is None:
+def _missing(run: Finished) -> Missing:
+    """Lines of `ppl` are `{"column": str, "rows": [[key, cluster, stats, why], ...]}`, lines of
+    `score` are one item each."""
+    missing: Missing = defaultdict(Counter)
+    for line in _rows(run.folder / "scores.jsonl"):
+        if run.verb == "ppl":
+            for key, _, stats, why in line.get("rows") or ():
+                if not stats and not str(key).endswith("/end"):
+                    missing[str(line.get("column")), "user turns"][str(why)] += 1
+        elif line.get("stats") is None:
             why = str(line.get("why") or "no reason given")
-            yield str(line.get("run")), str(line.get("measure")), why
+            missing[str(line.get("run")), str(line.get("measure"))][why] += 1
+    return missing
 
 
-# --- simulate, respond ----------------------------------------------------------------------------
+# --- conversations --------------------------------------------------------------------------------
 
 
-def _with_conversations(run: Finished) -> Finished:
-    """Count only what the simulated user said, not the logged turns before it."""
-    guard = None
-    if run.results.get("guard") is not None:
-        guard = _part(run, "guard", lambda results: checked(results["guard"], Guard))
+def _with_conversations(run: Finished, file: str) -> Finished:
+    """Count only what the user of the run said, not the logged turns before it."""
     shown: list[Conversation] = []
-    lengths = _Lengths()
+    lengths = Lengths()
     stubs: set[str] = set()
+    example = None
     total = 0
-    for conversation in _conversations(run.folder / "conversations.jsonl"):
+    for conversation in _conversations(run.folder / file):
         total += 1
-        lengths.add_words(conversation.user_turns[conversation.first_own_turn() :])
+        said = conversation.user_turns
+        lengths.add_words(said[conversation.first_own_turn() :])
         if conversation.meta.get("intent_by") == "extractive":
             stubs.add(EXTRACTIVE)
         if run.verb == "respond":  # a response stands after a log, which has its own length
             continue
         lengths.add_turns(conversation)
-        found = [turn.meta.get("stub") for turn in conversation.turns]
-        stubs |= {f"assistant: {name}" for name in found if name}
+        if run.verb == "simulate":
+            found = [turn.meta.get("stub") for turn in conversation.turns]
+            stubs |= {f"assistant: {name}" for name in found if name}
         if len(shown) < TRANSCRIPTS:
             shown.append(conversation)
-    return replace(
-        run,
-        guard=guard,
-        transcripts=tuple(shown),
-        total=total,
-        lengths=lengths.counts(),
-        stubs=tuple(sorted(stubs)),
-    )
+        if example is None and conversation.ended and 2 <= len(said) <= 4:
+            example = conversation
+    if run.is_human and example:
+        run = replace(run, tables=[*run.tables, data.samples_table(example)])
+    run = replace(run, transcripts=shown, total=total)
+    return replace(run, lengths=lengths, stubs=sorted(stubs))
 
 
-class _Lengths:
-    """Counts lengths while conversations are read one by one."""
-
-    def __init__(self) -> None:
-        self._turns: Counter[int] = Counter()
-        self._words: Counter[int] = Counter()
-        self._failed = 0
-
-    def add_words(self, said: Iterable[str]) -> None:
-        self._words.update(word_bin(len(words(text))) for text in said)
-
-    def add_turns(self, conversation: Conversation) -> None:
-        if conversation.stop in FAILED:
-            self._failed += 1
-        else:
-            self._turns[min(len(conversation.user_turns), len(TURN_BINS) - 1)] += 1
-
-    def counts(self) -> Lengths:
-        turns = tuple(self._turns[i] for i in range(len(TURN_BINS)))
-        return Lengths(turns, tuple(self._words[i] for i in range(len(WORD_BINS))), self._failed)
+def _with_guard(run: Finished) -> Finished:
+    if run.results.get("guard") is None:
+        return run
+    return replace(run, guard=_part(run, "guard", lambda found: checked(found["guard"], Guard)))
 
 
 def word_bin(count: int) -> int:

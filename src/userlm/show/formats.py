@@ -59,9 +59,12 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def number(value: float) -> str:
-    """Return the number with two decimals, as the terminal shows it."""
-    return f"{value:,.2f}" if abs(value) < 10_000 else f"{value:,.0f}"
+def number(value: float, digits: int = 2) -> str:
+    """Return a number with so many decimals, none from 10,000. With three it is a probability,
+    which is `<0.001` where it would be rounded to zero."""
+    if digits == 3 and 0 < value < 0.0005:
+        return "<0.001"
+    return f"{value:,.{digits}f}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
 def short_number(value: float) -> str:
@@ -75,11 +78,6 @@ def percent(part: float, whole: float) -> str:
     return f"{share:.1g} %" if 0 < share < 0.05 else f"{share:.1f} %"
 
 
-def probability(value: float) -> str:
-    """Return three decimals, and `<0.001` where they would be rounded to zero."""
-    return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
-
-
 def threshold(value: float) -> str:
     """Return a threshold as a user types it: without an exponent."""
     return f"{value:.7f}".rstrip("0")
@@ -88,9 +86,11 @@ def threshold(value: float) -> str:
 def axis(title: str, low: float, high: float, steps: int, unit: str = "") -> Axis:
     """Return an axis with round ticks that spans the values."""
     at = ticks(low, high, steps)
-    labels = [f"{value:,g}" if abs(value) < 1e6 else f"{value:.0e}" for value in at]
-    shown = tuple((value, label + unit) for value, label in zip(at, labels, strict=True))
-    return Axis(title, at[0], at[-1], shown)
+    return Axis(title, at[0], at[-1], [(value, _tick(value) + unit) for value in at])
+
+
+def _tick(value: float) -> str:
+    return f"{value:,g}" if abs(value) < 1e6 else f"{value:.0e}"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:

@@ -17,8 +17,8 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from userlm.show import charts
-from userlm.show.blocks import Badge, Bar, Interval, Line, Mark, Page, Quote, Reasons, Small, Value
-from userlm.show.formats import HIDDEN_RUN, code_point, cut, lines, plural, probability
+from userlm.show.blocks import Bar, Interval, Line, Mark, Page, Quote, Reasons, Small, Value
+from userlm.show.formats import HIDDEN_RUN, code_point, cut, lines, number, plural
 
 OPEN_CHARACTERS = 2_000  # of a turn, shown at once
 MAX_CHARACTERS = 20_000  # of a turn, in the page; the rest is in the run folder
@@ -46,15 +46,16 @@ def inline(line: Line) -> Markup:
             return Markup("").join(inline(part) for part in line)
         case str():
             return visible(line)
-        case Quote(text, limit, colour):
-            shown = visible(cut(text, limit))
-            return Markup(f'<span class="key {colour}">{shown}</span>') if colour else shown
-        case Value(value, shown):
-            return Markup('<data value="{}">{}</data>').format(repr(value), shown)
-        case Interval(low, high):
-            return Markup(f'<span class="interval">[{inline(low)}, {inline(high)}]</span>')
-        case Badge(text):
-            return Markup(f'<span class="badge">{visible(cut(text, 60))}</span>')
+        case Quote(text, limit, look):
+            quoted = visible(cut(text, limit))
+            return Markup(f'<span class="{look}">{quoted}</span>') if look else quoted
+        case Value(value, digits):
+            return Markup('<data value="{}">{}</data>').format(repr(value), number(value, digits))
+        case Interval(float(low), float(high), digits):
+            ends = inline((Value(low, digits), ", ", Value(high, digits)))
+            return Markup(f' <span class="interval">[{ends}]</span>')
+        case Interval():
+            return Markup("")
         case Reasons(counts):
             return Markup("; ").join(_reason(why, count) for why, count in counts)
         case Mark(shape):
@@ -72,7 +73,7 @@ def _column_class(line: Line) -> str:
     match line:
         case Reasons():
             return "why"
-        case Quote(colour=""):
+        case Quote():
             return "text"
     return "n"
 
@@ -97,7 +98,7 @@ def _template() -> Template:
             "line": inline,
             "opening": lambda text: text[:OPEN_CHARACTERS],
             "plural": plural,
-            "probability": lambda value: inline(Value(value, probability(value))),
+            "probability": lambda value: inline(Value(value, 3)),
             "rest": lambda text: text[OPEN_CHARACTERS:MAX_CHARACTERS],
             "scale_below": charts.scale_below,
         }

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 
 from userlm.show.blocks import (
-    Badge,
     Block,
+    Facts,
     Figure,
     Group,
     Interval,
@@ -28,7 +28,7 @@ from userlm.show.blocks import (
     Transcripts,
     Value,
 )
-from userlm.show.formats import cut, plain, probability
+from userlm.show.formats import cut, number, plain
 
 TRANSCRIPTS = 3  # of each run
 TURN_CHARACTERS = 2_000
@@ -56,16 +56,14 @@ def inline(line: Line, cell: bool = False) -> str:
             return line
         case Quote(text, limit):
             return code(cut(text, limit), cell)
-        case Value():
-            return line.shown
-        case Interval(low, high):
-            return f"{low.shown} to {high.shown}"
-        case Badge(text):
-            return code(cut(text, 60), cell)
+        case Value(value, digits):
+            return number(value, digits)
+        case Interval(float(low), float(high), digits):
+            return f" ({number(low, digits)} to {number(high, digits)})"
+        case Interval() | Mark():
+            return ""
         case Reasons(counts):
             return ", ".join(f"{code(cut(why, 200), cell)} {count:,}" for why, count in counts)
-        case Mark():
-            return ""
         case Small(detail):
             return f" ({inline(detail, cell)})" if detail else ""
 
@@ -146,11 +144,11 @@ def _transcript(transcript: Transcript, level: int) -> Iterator[str]:
 
 
 def _aside(said: Said) -> str:
-    chance = "" if said.p_end is None else f"; P(end) {code(probability(said.p_end))}"
+    chance = "" if said.p_end is None else f"; P(end) {code(number(said.p_end, 3))}"
     return chance + "".join(f"; {inline(mark)}" for mark in said.marks)
 
 
-def _facts(facts: tuple[tuple[str, tuple[str, ...]], ...]) -> Iterator[str]:
+def _facts(facts: Facts) -> Iterator[str]:
     for name, values in facts:
         yield f"{code(name)}: {code(cut(', '.join(values), 600))}"
 

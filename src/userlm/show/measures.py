@@ -6,24 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from userlm.show.blocks import (
-    Badge,
     Interval,
     Line,
     Measurement,
     Panel,
     Part,
     Quote,
+    Row,
     Small,
     Strip,
     Table,
     Value,
 )
 from userlm.show.finished import Finished, Measured
-from userlm.show.formats import axis, number
+from userlm.show.formats import axis
 
 HUMAN = "human"
 COLOURS = 6
 SHAPES = ("circle", "square", "triangle")
+MARKS = {f"c{i}": SHAPES[i % len(SHAPES)] for i in range(COLOURS)} | {HUMAN: "diamond"}
+"""The shape that goes with each colour."""
 
 NOTES = {
     "perplexity": "Of real user turns under the model, per token. Compares only models with the "
@@ -73,15 +75,15 @@ def colours_of(runs: Sequence[Finished]) -> dict[str, str]:
     Training runs, perplexities and conversations never share a drawing, so each of these families
     starts with the first colour.
     """
-    families: dict[str, list[str]] = {"train": [], "ppl": [], "talk": []}
-    for run in runs:
-        names = list(run.columns) if run.verb == "score" else [run.name]
-        families.get(run.verb, families["talk"]).extend(names)
+    trained = [run.name for run in runs if run.verb == "train"]
+    predicted = [run.name for run in runs if run.verb == "ppl"]
+    talking = [name for run in runs if run.verb == "score" for name in run.columns]
+    talking += [run.name for run in runs if run.verb in ("simulate", "respond")]
     humans = {HUMAN, *(run.name for run in runs if run.is_human)}
     colours = dict.fromkeys(humans, HUMAN)
-    for family in families.values():
-        unique = dict.fromkeys(name for name in family if name not in humans)
-        colours |= {name: f"c{i % COLOURS}" for i, name in enumerate(unique)}
+    for family in (trained, predicted, talking):
+        names = dict.fromkeys(name for name in family if name not in humans)
+        colours |= {name: f"c{i % COLOURS}" for i, name in enumerate(names)}
     return colours
 
 
@@ -90,27 +92,22 @@ def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Col
     stubs = {run.name: run.stub_assistants for run in runs if run.verb == "simulate"}
     found: dict[str, Column] = {}
     for run in runs:
-        is_score = run.verb == "score"
         for i, (name, measures) in enumerate(run.columns.items()):
-            label = name if is_score else f"{run.name} · {name}"
-            if label in found:
-                if found[label].measures == measures:
-                    continue
-                label = f"{name} ({run.name})"
-            colour = colours[name if is_score else run.name]
-            place = int(colour[1:]) if is_score and colour != HUMAN else i
-            shape = "diamond" if colour == HUMAN else SHAPES[place % len(SHAPES)]
-            stub = stubs.get(name, "") if is_score else ""
-            found[label] = Column(label, measures, colour, shape, stub)
+            if run.verb == "ppl":
+                label = f"{run.name} · {name}"
+                found[label] = Column(label, measures, colours[run.name], SHAPES[i % len(SHAPES)])
+            elif name not in found or found[name].measures != measures:
+                label = f"{name} ({run.name})" if name in found else name
+                colour = colours[name]
+                found[label] = Column(label, measures, colour, MARKS[colour], stubs.get(name, ""))
     return sorted(found.values(), key=lambda column: column.colour == HUMAN)
 
 
 def panels(columns: Sequence[Column]) -> list[Panel]:
     """Return a panel for each measure."""
-    order = list(NOTES)
-    names = dict.fromkeys(name for column in columns for name in column.measures)
-    ordered = sorted(names, key=lambda name: order.index(name) if name in order else len(order))
-    return [_panel(name, [c for c in columns if name in c.measures]) for name in ordered]
+    order = dict.fromkeys([*NOTES, *(name for column in columns for name in column.measures)])
+    having = {name: [column for column in columns if name in column.measures] for name in order}
+    return [_panel(name, found) for name, found in having.items() if found]
 
 
 def is_variant(panel: Panel) -> bool:
@@ -124,26 +121,25 @@ def _panel(name: str, columns: Sequence[Column]) -> Panel:
     ends = [one[key] for one in measures for key in ("value", "low", "high")]
     known = [end for end in ends if end is not None]
     unit = measures[0]["unit"]
-    below = axis("", min(known), max(known), 5, "%" if unit == "%" else "") if known else None
-    human = [one["value"] for one, c in zip(measures, columns, strict=True) if c.colour == HUMAN]
+    percent = "%" if unit == "%" else ""
+    below = axis("", min(known), max(known), 5, percent) if known else None
+    human = [column.measures[name]["value"] for column in columns if column.colour == HUMAN]
     rows = []
     for column, one in zip(columns, measures, strict=True):
         value, low, high = one["value"], one["low"], one["high"]
         shown: tuple[Part, ...] = ("not measured: ", Quote(one["why"], 90))
         strip = None
         if value is not None and below is not None:
-            shown = (Value(value, number(value)), "%" if unit == "%" else "")
-            if low is not None and high is not None:
-                shown += (" ", Interval(Value(low, number(low)), Value(high, number(high))))
-            scale = (below.low, below.high)
-            strip = Strip(value, low, high, scale, column.shape, human[0] if human else None)
+            shown = (Value(value), percent, Interval(low, high))
+            reference = human[0] if human else None
+            strip = Strip(value, low, high, (below.low, below.high), column.shape, reference)
         missing = f", {one['missing']:,} missing" if one["missing"] else ""
-        badge = Badge(f"{column.stub} stub") if column.stub else ""
+        badge = Quote(f"{column.stub} stub", 60, "badge") if column.stub else ""
         label = Quote(column.label, 60, column.colour)
         rows.append(Measurement(label, badge, shown, f"n {one['n']:,}{missing}", strip))
     arrow = ARROWS.get(measures[0]["better"], "")
-    shown_unit = "" if unit == "%" else Quote(unit, 16)
-    return Panel(Quote(name, 60), arrow, shown_unit, NOTES.get(name, ""), tuple(rows), below)
+    shown_unit = Quote(unit, 16) if unit not in ("", "%") else ""
+    return Panel(Quote(name, 60), arrow, shown_unit, NOTES.get(name, ""), rows, below)
 
 
 def tables(panels: Sequence[Panel]) -> list[Table]:
@@ -162,11 +158,11 @@ def tables(panels: Sequence[Panel]) -> list[Table]:
 
 def _table(panels: Sequence[Panel]) -> Table:
     found = dict.fromkeys(row.label for panel in panels for row in panel.rows)
-    labels = sorted(found, key=lambda label: label.colour == HUMAN)
-    rows: list[tuple[Line, ...]] = []
+    labels = sorted(found, key=lambda label: label.look == HUMAN)
+    rows: list[Row] = []
     for panel in panels:
         cells: dict[Quote, Line] = dict.fromkeys(labels, "")
         for row in panel.rows:
             cells[row.label] = (*row.value, Small(row.counted))
         rows.append(((panel.title, f" {panel.arrow}", Small(panel.unit)), *cells.values()))
-    return Table(("measure", *labels), tuple(rows), look="fixed measures")
+    return Table(("measure", *labels), rows, "fixed measures")

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from statistics import fmean
 
 from userlm.show import measures, thresholds
 from userlm.show.blocks import (
     Axis,
-    Badge,
     Chart,
-    Counts,
     Figure,
     Group,
     Line,
@@ -23,6 +21,7 @@ from userlm.show.blocks import (
     Point,
     Quote,
     Reasons,
+    Row,
     Section,
     Series,
     Small,
@@ -33,7 +32,7 @@ from userlm.show.blocks import (
 )
 from userlm.show.data import MAX_REASONS, by_count, first_ones
 from userlm.show.finished import EXTRACTIVE, TURN_BINS, WORD_BINS, Finished
-from userlm.show.formats import axis, finite, json_text, number, percent, plain, plural
+from userlm.show.formats import axis, finite, json_text, percent, plain, plural
 from userlm.show.transcripts import STOPS, transcript
 from userlm.types import InputError
 
@@ -70,12 +69,9 @@ def describe(runs: Runs) -> Page:
     )
     counts = Counter(run.verb for run in runs)
     summary = ", ".join(f"{counts[verb]} {verb}" for verb in VERBS if counts[verb])
-    return Page(
-        title="User model report",
-        lead=f"{plural(len(runs), 'finished run')}: {summary}.",
-        notices=tuple(_notices(runs)),
-        sections=tuple(section for section in sections if section.blocks),
-    )
+    lead = f"{plural(len(runs), 'finished run')}: {summary}."
+    filled = [section for section in sections if section.blocks]
+    return Page("User model report", lead, list(_notices(runs)), filled)
 
 
 def _distinct(runs: Runs) -> Runs:
@@ -91,35 +87,35 @@ def _distinct(runs: Runs) -> Runs:
 
 def _notices(runs: Runs) -> Iterator[Line]:
     for kind in sorted({kind for run in runs for kind in run.stubs}):
-        names = [Quote(run.name) for run in runs if kind in run.stubs]
-        separated = [part for name in names for part in (", ", name)][1:]
+        names = ", ".join(run.name for run in runs if kind in run.stubs)
         why = WITHOUT_MODEL if kind == EXTRACTIVE else STUB
-        yield ("Without a model: ", Badge(kind), " in ", *separated, f". {why}")
+        badge = Quote(kind, 60, "badge")
+        yield ("Without a model: ", badge, " in ", Quote(names, 1000), f". {why}")
 
 
 def _name(run: Finished, detail: str = "") -> Line:
     return (Quote(run.name, 60), Small(f"{run.verb}{detail}"))
 
 
-def _table(head: tuple[Line, ...], rows: Sequence[tuple[Line, ...]], look: str = "fixed") -> Any:
+def _table(head: Row, rows: Sequence[Row], look: str = "fixed") -> Sequence[Table]:
     """The table as the blocks of a section; without rows there are none."""
-    return (Table(head, tuple(rows), look=look),) if rows else ()
+    return [Table(head, rows, look)] if rows else []
 
 
-def _reasons(counts: Counts) -> Reasons:
-    return Reasons(first_ones(counts, MAX_REASONS, "more reasons"))
+def _reasons(counts: Iterable[tuple[str, int]]) -> Reasons:
+    return Reasons(first_ones(by_count(counts), MAX_REASONS, "more reasons"))
 
 
 # --- measures -------------------------------------------------------------------------------------
 
 
 def _headline(panels: Sequence[Panel]) -> Section:
-    shown = tuple(panel for panel in panels if not measures.is_variant(panel))
+    shown = [panel for panel in panels if not measures.is_variant(panel)]
     intro = (
         "Value and 95 % interval, from resampling whole people, intents or tasks. The dashed line "
         "and the diamond are the human reference, measured by the same functions."
     )
-    blocks = (Group(shown, look="panels"),) if shown else ()
+    blocks = [Group(shown, look="panels")] if shown else []
     return Section("figures", "Figures", "Headline figures", blocks, intro)
 
 
@@ -129,8 +125,7 @@ def _measures(panels: Sequence[Panel]) -> Section:
         "as missing and is never a zero. ↑ higher is better, ↓ lower is better; without an arrow, "
         "close to the human reference is better."
     )
-    blocks = tuple(measures.tables(panels))
-    return Section("measures", "Measures", "All measures", blocks, intro)
+    return Section("measures", "Measures", "All measures", measures.tables(panels), intro)
 
 
 def _missing(runs: Runs) -> Section:
@@ -138,7 +133,7 @@ def _missing(runs: Runs) -> Section:
     for run in runs:
         for (column, measure), whys in run.missing.items():
             name = Quote(f"{run.name} · {column}", 90)
-            reasons = _reasons(by_count(whys.items()))
+            reasons = _reasons(whys.items())
             rows.append((name, Quote(measure, 60), f"{whys.total():,}", reasons))
     table = _table(("run", "measure", "items", "reasons"), rows, "")
     return Section("missing", "Not measured", "What was not measured, and why", table)
@@ -148,40 +143,41 @@ def _missing(runs: Runs) -> Section:
 
 
 def _lengths(runs: Runs, colours: Colours) -> Section:
-    """Each distinct set of humans once, then each simulated user."""
     turns = []
     words = []
     # `intents` holds the conversations that `clean` holds, with more about them: it comes first.
     for run in sorted(runs, key=lambda run: (not run.is_human, run.verb == "clean")):
         if lengths := run.lengths:
-            failed = f"; {lengths.failed:,} that failed have no known length"
-            limit = run.options.get("max_turns")
-            note = "conversations" + failed * bool(lengths.failed)
-            turns.append((run, lengths.turns, f"{note}; limit {limit}" if limit else note))
+            failed = len(lengths.failed)
+            note = f"; {failed:,} that failed have no known length" if failed else ""
+            if limit := run.options.get("max_turns"):
+                note += f"; limit {limit}"
+            turns.append((run, lengths.turns, f"conversations{note}"))
             words.append((run, lengths.words, "user turns"))
-    groups = (
-        *_histograms(
-            "User turns per conversation", "user turns in a conversation", TURN_BINS, turns, colours
-        ),
-        *_histograms("Words per user turn", "words in a user turn", WORD_BINS, words, colours),
-    )
+    turn_figures = _histograms(turns, TURN_BINS, "user turns in a conversation", colours)
+    word_figures = _histograms(words, WORD_BINS, "words in a user turn", colours)
+    groups = []
+    if turn_figures:
+        groups.append(Group(turn_figures, "User turns per conversation", look="plots"))
+    if word_figures:
+        groups.append(Group(word_figures, "Words per user turn", look="plots"))
+    if len(turn_figures) == len(word_figures) == 1:
+        groups = [Group(groups, look="pair")]
     intro = (
         "Each panel is one run, in shares of all. The outline is the human reference; humans are "
         "those of the test split, if there is one."
     )
-    blocks = (Group(groups, look="pair"),) if all(len(g.blocks) < 2 for g in groups) else groups
     title = "How long humans and simulated users talk"
-    return Section("lengths", "Lengths", title, blocks if groups else (), intro)
+    return Section("lengths", "Lengths", title, groups, intro)
 
 
 def _histograms(
-    title: str,
+    found: Sequence[tuple[Finished, Sequence[int], str]],
+    bins: Sequence[str],
     unit: str,
-    bins: tuple[str, ...],
-    found: Sequence[tuple[Finished, tuple[int, ...], str]],
     colours: Colours,
-) -> Iterator[Group]:
-    """A group of histograms on one scale, with the first set of humans as outline; or nothing."""
+) -> list[Figure]:
+    """Each distinct set of humans once, then each simulated user with the first set as outline."""
     shown: list[tuple[Finished, list[float], str]] = []
     for run, counts, note in found:
         total = sum(counts)
@@ -189,16 +185,15 @@ def _histograms(
         known = run.is_human and any(shares == others for _, others, _ in shown)
         if total and not known:
             shown.append((run, shares, f"{total:,} {note}"))
-    highest = max((max(shares) for _, shares, _ in shown), default=0)
+    highest = max((max(shares) for _, shares, _ in shown), default=0.0)
+    outline = shown[0][1] if shown and shown[0][0].is_human else []
     figures = []
     for run, shares, note in shown:
         label = f"humans ({run.name})" if run.is_human else run.name
-        first = shown[0]
-        outline = first[1] if first[0].is_human and not run.is_human else []
-        drawn = histogram(f"{plain(label)}, {note}", bins, shares, outline, highest, unit)
+        over = [] if run.is_human else outline
+        drawn = histogram(f"{plain(label)}, {note}", bins, shares, over, highest, unit)
         figures.append(Figure(Quote(label, 70), note, drawn, colours[run.name]))
-    if figures:
-        yield Group(tuple(figures), title, look="plots")
+    return figures
 
 
 def histogram(
@@ -215,39 +210,38 @@ def histogram(
         corners += [(i, share), (i + 1, share)]
     corners.append((len(outline), 0))
     named = [f"{name}: {share:.0f} %" for name, share in zip(bins, shares, strict=True) if share]
-    places = tuple((i + 0.5, name) for i, name in enumerate(bins) if i % 2 == 0)  # all would touch
+    places = [(i + 0.5, name) for i, name in enumerate(bins) if i % 2 == 0]  # all would touch
     return Chart(
         f"{label}, by {unit}. {', '.join(named)}",
         Axis(unit, 0, len(bins), places),
         axis("% of all", 0, highest, 4),
-        (Series(tuple(corners), "outline"),) if outline else (),
-        bars=tuple(shares),
+        [Series(corners, "outline")],
+        bars=shares,
     )
 
 
 def _training(runs: Runs, colours: Colours) -> Section:
     figures = []
-    averaged = False
-    for run in runs:
-        if run.verb == "train":
-            averaged |= len(run.log) > CURVE_POINTS
-            note = tuple(_training_note(run))
-            figures.append(Figure(Quote(run.name, 60), note, _loss_chart(run), colours[run.name]))
+    trained = [run for run in runs if run.verb == "train"]
+    for run in trained:
+        note = tuple(_training_note(run))
+        figures.append(Figure(Quote(run.name, 60), note, _loss_chart(run), colours[run.name]))
+    averaged = any(len(run.log) > CURVE_POINTS for run in trained)
     intro = "Long logs are averaged over neighbouring steps." if averaged else ""
-    blocks = (Group(tuple(figures), look="plots"),) if figures else ()
+    blocks = [Group(figures, look="plots")] if figures else []
     return Section("training", "Training", "Training", blocks, intro)
 
 
 def _training_note(run: Finished) -> Iterator[Part]:
     results = run.results
-    yield "base "
-    yield Quote(str(run.options.get("base")))
-    for name in ("parameters", "samples", "steps"):
-        count = finite(results.get(name))
-        if count is not None:
-            yield f" · {plural(int(count), name.removesuffix('s'))}"
     before = results.get("untrained") or {}
     best = results.get("best") or {}
+    yield "base "
+    yield Quote(str(run.options.get("base")))
+    for noun in ("parameter", "sample", "step"):
+        count = finite(results.get(f"{noun}s"))
+        if count is not None:
+            yield f" · {plural(int(count), noun)}"
     for name, found in (
         ("final loss", results.get("loss")),
         ("validation perplexity before", before.get("valid_perplexity")),
@@ -256,7 +250,7 @@ def _training_note(run: Finished) -> Iterator[Part]:
         value = finite(found)
         if value is not None:
             yield f" · {name} "
-            yield Value(value, number(value))
+            yield Value(value)
     if len(run.log) < 2:
         yield " · fewer than two steps: no curve"
 
@@ -270,10 +264,10 @@ def _loss_chart(run: Finished) -> Chart | None:
     told = f"{first_loss:.2f} at step {first_step}, {last_loss:.2f} at {last_step}"
     return Chart(
         f"Training loss of {plain(run.name)}: {told}",
-        axis("optimizer step", min(0.0, first_step), max(1.0, last_step), 4),
+        axis("optimizer step", min(0, first_step), max(1, last_step), 4),
         axis("loss, nats per target token", min(losses), max(losses), 4),
-        (Series(tuple(points)),),
-        (Point(*points[0]), Point(*points[-1])),
+        [Series(points)],
+        [Point(*points[0]), Point(*points[-1])],
     )
 
 
@@ -283,7 +277,7 @@ def thin(log: Sequence[tuple[int, float]], most: int) -> list[tuple[float, float
     points = []
     for start in range(0, len(log), size):
         steps, losses = zip(*log[start : start + size], strict=True)
-        points.append((sum(steps) / len(steps), sum(losses) / len(losses)))
+        points.append((fmean(steps), fmean(losses)))
     return points
 
 
@@ -303,20 +297,22 @@ def _data(runs: Runs) -> Section:
             name = _name(run, f", {stage.unit}")
             rows.append((name, *cells, _reasons(stage.reasons), Reasons(stage.notes)))
     table = _table(("stage", "in", "out", "dropped", "reasons", "also counted"), rows, "")
-    return Section("data", "Data", "What the data went through", (*table, *groups))
+    return Section("data", "Data", "What the data went through", [*table, *groups])
 
 
 # --- conversations --------------------------------------------------------------------------------
 
 
 def _stops(runs: Runs) -> Section:
-    talking = [run for run in runs if run.verb in ("simulate", "respond")]
-    counts = [Counter(run.results.get("stops") or {}) for run in talking]
-    seen = {stop for found in counts for stop in found}
-    stops = [stop for stop in STOPS if stop in seen] + sorted(seen - STOPS.keys())
+    counts = {}
+    for run in runs:
+        if run.verb in ("simulate", "respond"):
+            counts[_name(run)] = Counter(run.results.get("stops") or {})
+    seen = {stop for found in counts.values() for stop in found}
+    stops = [stop for stop in dict.fromkeys([*STOPS, *sorted(seen)]) if stop in seen]
     rows = []
-    for run, found in zip(talking, counts, strict=True):
-        rows.append((_name(run), *(f"{found[stop]:,}" for stop in stops), f"{found.total():,}"))
+    for name, found in counts.items():
+        rows.append((name, *(f"{found[stop]:,}" for stop in stops), f"{found.total():,}"))
     head = [(Quote(stop, 40), Small(STOPS.get(stop, ""))) for stop in stops]
     table = _table(("run", *head, "all"), rows)
     return Section("endings", "Endings", "How conversations stopped", table)
@@ -332,7 +328,7 @@ def _guards(runs: Runs) -> Section:
             for count in (guard["resampled"], guard["kept"], guard["stopped"]):
                 rates.append((percent(count, turns), Small(f"{count:,}")))
             all_drafts = (drafts, Small(f"{guard['drafts']:,} in all"))
-            faults = _reasons(by_count(guard["why"].items()))
+            faults = _reasons(guard["why"].items())
             rows.append((_name(run), f"{turns:,}", all_drafts, *rates, faults))
     intro = (
         "A draft that the guard rejects is resampled. If no draft passes, the one with the fewest "
@@ -346,13 +342,12 @@ def _conversations(runs: Runs, colours: Colours) -> Section:
     groups = []
     for run in runs:
         if run.verb == "simulate":
-            badges = [Badge(f"{kind}, without a model") for kind in run.stubs]
-            user = Quote(str(run.options.get("user")))
-            assistant = Quote(str(run.options.get("assistant")))
-            text = Text((user, " talks to ", assistant, ". ", *badges))
-            shown = tuple(transcript(talk, run) for talk in run.transcripts)
+            badges = [Quote(f"{kind}, without a model", 60, "badge") for kind in run.stubs]
+            user, assistant = (str(run.options.get(name)) for name in ("user", "assistant"))
+            text = Text((Quote(user), " talks to ", Quote(assistant), ". ", *badges))
+            shown = [transcript(talk, run) for talk in run.transcripts]
             talks = Transcripts(shown, run.total, f"{run.folder}/conversations.jsonl")
-            groups.append(Group((text, talks), Quote(run.name, 60, colours[run.name])))
+            groups.append(Group([text, talks], Quote(run.name, 60, colours[run.name])))
     intro = (
         "P(end) is the user model’s probability, before it generates a turn, of ending here. "
         "Characters that cannot be seen or change the direction of text are shown as ",
@@ -360,20 +355,21 @@ def _conversations(runs: Runs, colours: Colours) -> Section:
         ".",
     )
     title = "Conversations"
-    return Section("conversations", title, title, tuple(groups), intro, search=True)
+    return Section("conversations", title, title, groups, intro, search=True)
 
 
 def _manifest(runs: Runs) -> Section:
     blocks = []
     for run in runs:
-        parts = {name: part for name, part in run.manifest.items() if isinstance(part, dict)}
-        rest = {name: value for name, value in run.manifest.items() if name not in parts}
-        rows = []
-        for group, part in {"": rest, "prompts": {}, **parts}.items():
-            for name, value in (part or {"none recorded": ""}).items():
+        rows: list[Row] = []
+        for group, part in run.manifest.items():
+            items = part if isinstance(part, dict) else {"": part}
+            for name, value in items.items():
                 shown = "–" if value is None else json_text(value)
-                rows.append((group, Quote(name), Quote(shown, 800)))
-        table = Table(("", "name", "value"), tuple(rows), look="manifest")
-        blocks.append(Group((table,), _name(run), look="fold"))
+                rows.append((Quote(group), Quote(name), Quote(shown, 800)))
+        if not run.manifest.get("prompts"):
+            rows.append(("prompts", "none recorded", ""))
+        table = Table(("part", "name", "value"), rows, "manifest")
+        blocks.append(Group([table], _name(run), look="fold"))
     intro = "What was asked, with which inputs, and on what it ran: enough to run it again."
-    return Section("manifest", "Manifest", "Manifest", tuple(blocks), intro)
+    return Section("manifest", "Manifest", "Manifest", blocks, intro)

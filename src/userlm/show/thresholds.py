@@ -9,24 +9,23 @@ from typing import Any
 
 from userlm.show.blocks import (
     Axis,
+    Block,
     Chart,
     Figure,
     Group,
     Interval,
-    Line,
     Mark,
-    Part,
     Point,
     Quote,
+    Row,
     Section,
     Series,
-    Small,
     Table,
     Text,
     Value,
 )
 from userlm.show.finished import Finished
-from userlm.show.formats import axis, finite, plain, probability, threshold
+from userlm.show.formats import axis, finite, number, plain, threshold
 
 Sweep = Mapping[str, Any]
 """A `finished.Sweep`, or `finished.Endings` if there is nothing to suggest."""
@@ -63,92 +62,74 @@ def section(runs: Sequence[Finished], colours: Mapping[str, str]) -> Section:
                 label = f"{name} ({run.name})" if name in found else name
                 found[label] = sweep
                 groups.append(_group(Quote(label, 70, colours.get(name, "c0")), sweep))
-    title = "When to end a conversation"
-    return Section("thresholds", "Thresholds", title, tuple(groups), INTRO)
+    return Section("thresholds", "Thresholds", "When to end a conversation", groups, INTRO)
 
 
 def _group(label: Quote, sweep: Sweep) -> Group:
     if sweep["best"] is None:
         text = Text(("No threshold to suggest: ", Quote(sweep["why"], 300), "."))
-        return Group((text,), label)
+        return Group([text], label)
     missing = f" ({sweep['missing']:,} more have no P(end))" if sweep["missing"] else ""
     people = f"{sweep['n']:,} turns of {sweep['people']:,} people{missing}"
-    answers = (f"{people}, who ended the conversation at ", *_share(sweep["ended"]), " of them.")
+    answers = (f"{people}, who ended the conversation at ", Value(sweep["ended"], 1), " % of them.")
     note = (" Note: ", Quote(sweep["note"], 300), ".") if sweep["note"] else ()
-    ece = ("expected calibration error ", Value(sweep["ece"], probability(sweep["ece"])))
-    curves = curve_chart(label.text, sweep)
+    ece = ("expected calibration error ", Value(sweep["ece"], 3))
+    chart = curve_chart(label.text, sweep)
     bins = calibration_chart(label.text, sweep)
-    plots = (
-        Figure("Ending by a threshold", "", curves, label.colour, _curve_table(sweep)),
-        Figure("Is P(end) calibrated?", ece, bins, label.colour, _bin_table(sweep)),
+    plots: list[Block] = [
+        Figure("Ending by a threshold", "", chart, label.look, _curve_table(sweep["curve"])),
+        Figure("Is P(end) calibrated?", ece, bins, label.look, _bin_table(sweep["bins"])),
         _rule_table(sweep),
-    )
-    return Group((Text((*answers, *note)), Group(plots, look="plots")), label, label.colour)
-
-
-def _share(share: float) -> tuple[Part, ...]:
-    return (Value(share, f"{share:.1f}"), " %")
+    ]
+    return Group([Text((*answers, *note)), Group(plots, look="plots")], label, label.look)
 
 
 def _rule_table(sweep: Sweep) -> Table:
-    rows: list[tuple[Line, ...]] = []
+    rows: list[Row] = []
     for key, (name, shape) in RULES.items():
         rule = sweep[key]
         above = "" if rule["above"] is None else threshold(rule["above"])
-        shares = [_share(rule[share]) for share in SHARES.values()]
-        low, high = finite(rule["low"]), finite(rule["high"])
-        if low is not None and high is not None:
-            interval = Interval(Value(low, f"{low:.1f}"), Value(high, f"{high:.1f}"))
-            shares[-1] += (Small(interval),)
-        rows.append(((Mark(shape), f" {name}"), above, *shares))
-    return Table(("", "--end-threshold", *SHARES), tuple(rows), look="table rules")
+        early, late, ends, f1 = ((Value(rule[share], 1), " %") for share in SHARES.values())
+        interval = Interval(finite(rule["low"]), finite(rule["high"]), 1)
+        rows.append(((Mark(shape), f" {name}"), above, early, late, ends, (*f1, interval)))
+    return Table(("", "--end-threshold", *SHARES), rows, "table rules")
 
 
-def _curve_table(sweep: Sweep) -> Table:
-    curve = sweep["curve"]
+def _curve_table(curve: Mapping[str, Sequence[float]]) -> Table:
     at = [i for i, above in enumerate(curve["above"]) if above in TABLE_THRESHOLDS]
-    rows = []
-    for name, share in SHARES.items():
-        rows.append((name, *(f"{curve[share][i]:.1f} %" for i in at)))
-    head = ("--end-threshold", *(threshold(curve["above"][i]) for i in at))
-    return Table(head, tuple(rows))
+    rows = [(name, *(f"{curve[key][i]:.1f} %" for i in at)) for name, key in SHARES.items()]
+    return Table(("--end-threshold", *(threshold(curve["above"][i]) for i in at)), rows)
 
 
-def _bin_table(sweep: Sweep) -> Table:
-    rows = []
-    for one in sweep["bins"]:
-        rows.append((f"{one['n']:,}", Quote(probability(one["p_end"])), f"{one['ended']:.3f}"))
-    return Table(("turns", "mean P(end)", "share where the person ended"), tuple(rows))
+def _bin_table(bins: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [(f"{b['n']:,}", Quote(number(b["p_end"], 3)), f"{b['ended']:.3f}") for b in bins]
+    return Table(("turns", "mean P(end)", "share where the person ended"), rows)
 
 
 def curve_chart(label: str, sweep: Sweep) -> Chart:
     """Return the curves over the log odds of the threshold, where they are not level."""
     low, high = domain(sweep)
     curve = sweep["curve"]
-    at = [_log_odds(above) for above in curve["above"]]
+    at = [log_odds(above) for above in curve["above"]]
     series = []
     for name, look in (("premature end", "line"), ("missed end", "line dashed")):
         points = zip(at, curve[SHARES[name]], strict=True)
-        series.append(Series(tuple(p for p in points if low <= p[0] <= high), look, name))
+        series.append(Series([point for point in points if low <= point[0] <= high], look, name))
     marks = []
     told = []
     for key, (name, shape) in RULES.items():
-        above, early, late = sweep[key]["above"], sweep[key]["early"], sweep[key]["late"]
-        x = None if above is None else _log_odds(above)
+        above, early, late = (sweep[key][part] for part in ("above", "early", "late"))
+        x = above and log_odds(above)
         marks += [Point(x, early, shape), Point(x, late, shape, hollow=True)]
-        rule = name if above is None else f"{name} ({threshold(above)})"
+        rule = f"{name} ({threshold(above)})" if above else name
         told.append(f"{rule}: {early:.0f} % and {late:.0f} %")
+    below = [(log_odds(above), threshold(above)) for above in TICKS]
     return Chart(
         f"Premature and missed ends of {plain(label)}, by threshold. {'; '.join(told)}",
-        Axis(
-            "ends when P(end) is at least",
-            low,
-            high,
-            tuple((_log_odds(above), threshold(above)) for above in TICKS),
-        ),
+        Axis("ends when P(end) is at least", low, high, below),
         axis("", 0, 100, 5, "%"),
-        tuple(series),
-        tuple(marks),
+        series,
+        marks,
         beside="now",
     )
 
@@ -156,28 +137,28 @@ def curve_chart(label: str, sweep: Sweep) -> Chart:
 def domain(sweep: Sweep) -> tuple[float, float]:
     """Return the log odds between which the curves move and the suggestions lie."""
     curve = sweep["curve"]
-    points = list(zip(curve["above"], curve["early"], curve["late"], strict=True))
     ends = [sweep["best"]["above"], sweep["equal"]["above"]]
-    for before, after in pairwise(points):
+    for before, after in pairwise(zip(curve["above"], curve["early"], curve["late"], strict=True)):
         if before[1:] != after[1:]:
             ends += [before[0], after[0]]
-    at = [_log_odds(above) for above in ends if above is not None]
+    at = [log_odds(above) for above in ends if above]
     low, high = min(at), max(at)
     return (low, high) if low < high else (low - 1, high + 1)
 
 
-def _log_odds(share: float) -> float:
+def log_odds(share: float) -> float:
+    """Return the logarithm of the odds."""
     return math.log(share / (1 - share))
 
 
 def calibration_chart(label: str, sweep: Sweep) -> Chart:
     """Return P(end) against how often the person ended; if calibrated, it is the diagonal."""
-    bins = tuple((one["p_end"], one["ended"]) for one in sweep["bins"])
+    bins = [(one["p_end"], one["ended"]) for one in sweep["bins"]]
     told = ", ".join(f"{p_end:.2f}: {ended:.2f}" for p_end, ended in bins)
     return Chart(
         f"{plain(label)}: P(end) and how often the person ended. {told}",
         axis("mean P(end) of each bin", 0, 1, 5),
         axis("share of turns at which the person ended", 0, 1, 5),
-        (Series(((0, 0), (1, 1)), "reference"), Series(bins)),
-        tuple(Point(*point) for point in bins),
+        [Series([(0, 0), (1, 1)], "reference"), Series(bins)],
+        [Point(*point) for point in bins],
     )

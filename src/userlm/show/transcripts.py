@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from userlm.show.blocks import Badge, Line, Quote, Said, Transcript
+from userlm.show.blocks import Facts, Quote, Said, Transcript
 from userlm.show.finished import Finished
 from userlm.show.formats import finite, json_text, plural
 from userlm.text import intent_goal
@@ -24,30 +25,40 @@ STOPS = {
 SHOWN_META = ("task", "error", "facts", "verdict")
 """What is shown of a conversation's `meta`. The rest comes from a log and is about a person."""
 
-Facts = tuple[tuple[str, tuple[str, ...]], ...]
+HIDDEN = {
+    "p_end",
+    "empty_drafts",
+    "cut",
+    "stub",
+    "violates",
+    "exhausted",
+    "tokens_in",
+    "tokens_out",
+}
+"""The keys of a turn's `meta` that are not shown, or not as they are."""
 
 
 def transcript(conversation: Conversation, run: Finished) -> Transcript:
     """Return one conversation of a run."""
-    kept = run.options.get("keep_turns")
-    logged_turns = kept if isinstance(kept, int) else 0
-    numbers = {"user": 0, "assistant": 0}
+    logged_turns = run.options.get("keep_turns") or 0
+    count: Counter[str] = Counter()
     turns = []
     for i, turn in enumerate(conversation.turns):
-        numbers[turn.role] += 1
-        said = _said(turn.role, f"{turn.role} {numbers[turn.role]}", turn.text, turn.meta)
+        count[turn.role] += 1
+        said = _said(turn.role, f"{turn.role} {count[turn.role]}", turn.text, turn.meta)
         if i < logged_turns:
-            said = replace(said, marks=(Quote("from the log"), *said.marks))
+            said = replace(said, marks=[Quote("from the log"), *said.marks])
         turns.append(said)
     user_turns = plural(len(conversation.user_turns), "user turn")
+    meta = conversation.meta
     return Transcript(
-        id=conversation.id,
-        title=intent_goal(conversation.intent or "no intent"),
-        outcome=f"{user_turns} · {conversation.stop or 'no stop'}",
-        intent=conversation.intent or "",
-        turns=tuple(turns),
-        ending=_ending(conversation),
-        facts=_facts(conversation.meta, SHOWN_META),
+        conversation.id,
+        intent_goal(conversation.intent or "no intent"),
+        f"{user_turns} · {conversation.stop or 'no stop'}",
+        conversation.intent or "",
+        turns,
+        _ending(conversation),
+        _facts({name: meta[name] for name in SHOWN_META if name in meta}),
     )
 
 
@@ -55,52 +66,48 @@ def _ending(conversation: Conversation) -> Said:
     meta = conversation.meta.get("end_meta")
     stop = conversation.stop or "no stop reason"
     why = STOPS.get(stop, "it was not recorded")
-    turns = conversation.turns
-    if stop == "end" and turns and turns[-1].role == "user":
+    if stop == "end" and conversation.turns and conversation.turns[-1].role == "user":
         why += ", with the turn above"
     return _said("end", stop, why, meta if isinstance(meta, Mapping) else {})
 
 
 def _said(role: str, label: str, text: str, meta: Mapping[str, Any]) -> Said:
-    hidden = {"p_end", "empty_drafts", "cut", "stub", "violates", "exhausted"}
-    hidden |= {"tokens_in", "tokens_out"}
-    marks: list[Line] = []
+    hidden = set(HIDDEN)
+    marks = []
     if empty := meta.get("empty_drafts"):
-        marks.append(Quote(f"{empty} empty draft{'s' if empty != 1 else ''} before", 60))
-    rejected = _rejected(meta.get("rejected"))
-    if rejected:
-        hidden.add("rejected")
+        marks.append(f"{empty} empty draft{'s' if empty != 1 else ''} before")
     if violates := meta.get("violates"):
-        marks.append(Quote(f"kept, though {_joined(violates)}", 60))
+        marks.append(f"kept, though {_joined(violates)}")
     truncated = meta.get("truncated_tokens")
     if type(truncated) is int:
         hidden.add("truncated_tokens")
-        marks.append(Quote(f"{plural(truncated, 'token')} before did not fit"))
+        marks.append(f"{plural(truncated, 'token')} before did not fit")
     if meta.get("cut"):
-        marks.append(Quote("cut at the token limit"))
-    if meta.get("stub"):
-        marks.append(Badge(f"{meta['stub']}, a stub"))
-    facts = _facts(meta, [name for name in meta if name not in hidden])
-    return Said(role, label, text, finite(meta.get("p_end")), tuple(marks), facts, rejected)
+        marks.append("cut at the token limit")
+    rejected = _rejected(meta.get("rejected"))
+    if rejected:
+        hidden.add("rejected")
+    quoted = [Quote(mark, 60) for mark in marks]
+    if stub := meta.get("stub"):
+        quoted.append(Quote(f"{stub}, a stub", 60, "badge"))
+    rest = {name: value for name, value in meta.items() if name not in hidden}
+    return Said(role, label, text, finite(meta.get("p_end")), quoted, _facts(rest), rejected)
 
 
-def _facts(meta: Mapping[str, Any], names: Iterable[str]) -> Facts:
+def _facts(meta: Mapping[str, Any]) -> Facts:
     facts = []
-    for name in names:
-        if name in meta:
-            value = meta[name]
-            values = value if isinstance(value, list) and value else [value]
-            facts.append((name, tuple(map(json_text, values))))
-    return tuple(facts)
+    for name, value in meta.items():
+        values = value if isinstance(value, list) and value else [value]
+        facts.append((name, [json_text(one) for one in values]))
+    return facts
 
 
-def _rejected(drafts: Any) -> tuple[tuple[str, str], ...]:
+def _rejected(drafts: Any) -> list[tuple[str, str]]:
     """Text and reasons of each draft, if `guard.guarded` wrote them."""
-    if not isinstance(drafts, list):
-        return ()
-    if not all(isinstance(draft, Mapping) and {"text", "why"} <= draft.keys() for draft in drafts):
-        return ()
-    return tuple((str(draft["text"]), _joined(draft["why"])) for draft in drafts)
+    try:
+        return [(str(draft["text"]), _joined(draft["why"])) for draft in drafts]
+    except (KeyError, TypeError):
+        return []
 
 
 def _joined(reasons: Any) -> str:
