@@ -1,36 +1,32 @@
-"""What `clean` and `intents` report of the data, as small tables.
-
-Each function gets the results of a run and raises what `checks.checked` raises if they are damaged.
-"""
+"""What `clean` and `intents` report of the data, as small tables."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import Any, TypedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias
 
 from userlm.flip import samples
-from userlm.show.blocks import Bar, Counts, Quote, Row, Strip, Table
-from userlm.show.checks import Share, checked
+from userlm.show.blocks import Bar, Quote, Row, Strip, Table
 from userlm.show.formats import number, percent, plural, short_number
+from userlm.show.results import Counts, Data, Lengths, NgramTable, People, Usage, Writer
 from userlm.text import END_TOKEN
 from userlm.types import Conversation
+
+Ranking: TypeAlias = list[tuple[str, int]]
 
 MAX_REASONS = 12
 MAX_NAMES = 10  # languages, countries, models, writers
 STEPS = ("language", "toxic", "redacted", "template prompt", "duplicate", "near-duplicate")
 """The order in which `clean` looks for reasons; the first one found drops a conversation."""
 
-Results = Mapping[str, Any]
 
-
-def by_count(counts: Iterable[tuple[str, int]]) -> Counts:
+def by_count(counts: Iterable[tuple[str, int]]) -> Ranking:
     """Return the counts, the highest first."""
     return sorted(counts, key=lambda item: (-item[1], item[0]))
 
 
-def first_ones(counts: Counts, limit: int, others: str) -> Counts:
+def first_ones(counts: Ranking, limit: int, others: str) -> Ranking:
     """Return the first `limit` counts and the sum of the rest, if the rest is more than one."""
     rest = counts[limit:]
     if len(rest) < 2:
@@ -38,15 +34,39 @@ def first_ones(counts: Counts, limit: int, others: str) -> Counts:
     return [*counts[:limit], (f"{len(rest)} {others}", sum(count for _, count in rest))]
 
 
-def dropped(counts: Mapping[str, int]) -> Counts:
+def dropped(counts: Counts) -> Ranking:
     """Return why conversations were dropped, and how many."""
     reasons = [item for item in counts.items() if item[0].startswith("dropped: ")]
     return by_count((name.removeprefix("dropped: "), count) for name, count in reasons)
 
 
-def _survivors(results: Results) -> Table:
+def tables(results: Data) -> Iterator[Table]:
+    """Yield what the results hold, in the order of the page."""
+    if "splits" in results:
+        yield _survivors(results.get("counts", {}))
+        yield _splits(results["splits"])
+    if "lengths" in results:
+        yield _lengths(results["lengths"])
+    if "people" in results:
+        yield _people(results["people"])
+    if "ngram_table" in results:
+        yield _ngram_table(results["ngram_table"])
+    if "languages" in results:
+        yield _mix("language", results["languages"])
+    if "countries" in results:
+        yield _mix("country", results["countries"])
+    if "models" in results:
+        yield _mix("model", results["models"])
+    if "writers" in results:
+        yield _writers(results["writers"])
+    if "usage" in results:
+        yield _usage(results["usage"], results.get("model", ""))
+    if "faults" in results:
+        yield _faults(results["faults"])
+
+
+def _survivors(counts: Counts) -> Table:
     """What each step of `clean` left; all languages are one step."""
-    counts = results["counts"]
     incoming = counts.get("in", 0)
     by_step = Counter(dict.fromkeys(STEPS, 0))
     for reason, count in dropped(counts):
@@ -66,8 +86,7 @@ def _survivors(results: Results) -> Table:
     return Table(head, rows, "table survivors", "Survivors", drawings=bars)
 
 
-def _splits(results: Results) -> Table:
-    splits: dict[str, dict[str, int]] = checked(results["splits"], dict[str, dict[str, int]])
+def _splits(splits: Mapping[str, Counts]) -> Table:
     total: Counter[str] = Counter()
     for counts in splits.values():
         total.update(counts)
@@ -82,9 +101,7 @@ def _splits(results: Results) -> Table:
     return Table(("split", *names), rows, "table splits", "Splits, by person", note)
 
 
-def _lengths(results: Results) -> Table:
-    kind = dict[str, dict[str, float] | None]
-    lengths: dict[str, dict[str, float] | None] = checked(results["lengths"], kind)
+def _lengths(lengths: Lengths) -> Table:
     names = dict.fromkeys(name for spread in lengths.values() for name in spread or ())
     rows: list[Row] = []
     for what, spread in lengths.items():
@@ -98,57 +115,35 @@ def _lengths(results: Results) -> Table:
     return Table(("", *quoted), rows, "table lengths", "Lengths, in all splits", note)
 
 
-People = TypedDict(
-    "People",
-    {
-        "known": int,
-        "conversations of known people": int,
-        "conversations a person": dict[str, float] | None,
-        "share of the heaviest 1 %": Share | None,
-    },
-)
-
-
-def _people(results: Results) -> Table:
-    people: People = checked(results["people"], People)
+def _people(people: People) -> Table:
     note = (
         "Where a log does not say who speaks, each conversation, or tree of conversations, counts "
         "as a person of its own."
     )
-    if people["known"]:
+    each = people["conversations a person"]
+    if people["known"] and each:
         conversations = people["conversations of known people"]
-        each: dict[str, float] = checked(people["conversations a person"], dict[str, float])
-        share: float = checked(people["share of the heaviest 1 %"], Share)
-        mean, median, largest = (short_number(each[name]) for name in ("mean", "50 %", "largest"))
+        share = people["share of the heaviest 1 %"] or 0
         note = (
-            f"Known people: {people['known']:,}, with {conversations:,} conversations: {mean} each "
-            f"on average, {median} in the median, {largest} at most. The heaviest 1 % of them have "
+            f"Known people: {people['known']:,}, with {conversations:,} conversations: "
+            f"{short_number(each['mean'])} each on average, {short_number(each['50 %'])} in the "
+            f"median, {short_number(each['largest'])} at most. The heaviest 1 % of them have "
             f"{percent(share, 1)} of those. {note}"
         )
     return Table((), (), "table", "People", note)
 
 
-NgramTable = TypedDict(
-    "NgramTable",
-    {"n-grams": int, "counted one by one": int, "bytes on disk": int, "bytes in memory": int},
-)
-
-
-def _ngram_table(results: Results) -> Table:
-    table: NgramTable = checked(results["ngram_table"], NgramTable)
-    memory = table["bytes in memory"] / 1e6
-    disk = table["bytes on disk"] / 1e6
+def _ngram_table(table: NgramTable) -> Table:
     note = (
         f"First turns hold {table['n-grams']:,} n-grams; {table['counted one by one']:,} different "
-        f"ones had to be counted one by one, in {memory:,.1f} MB of memory and, meanwhile, "
-        f"{disk:,.1f} MB on the disk."
+        f"ones had to be counted one by one, in {table['bytes in memory'] / 1e6:,.1f} MB of memory "
+        f"and, meanwhile, {table['bytes on disk'] / 1e6:,.1f} MB on the disk."
     )
     return Table((), (), "table", "Template filter", note)
 
 
-def _mix(key: str, what: str, results: Results) -> Table:
+def _mix(what: str, found: Counts) -> Table:
     """The most frequent languages, countries or models."""
-    found: dict[str, int] = checked(results[key], dict[str, int])
     total = sum(found.values())
     shown = first_ones(by_count(found.items()), MAX_NAMES, "others")
     largest = max((count for _, count in shown), default=0)
@@ -158,17 +153,7 @@ def _mix(key: str, what: str, results: Results) -> Table:
     return Table(head, rows, "table mix", f"Conversations by {what}", drawings=bars)
 
 
-class Writer(TypedDict):
-    """The intents of one writer, and how much of a first turn they give away."""
-
-    n: int
-    measured: int
-    leakage: Share | None
-    quartiles: list[Share] | None
-
-
-def _writers(results: Results) -> Table:
-    writers: dict[str, Writer] = checked(results["writers"], dict[str, Writer])
+def _writers(writers: Mapping[str, Writer]) -> Table:
     counts = by_count((name, writer["n"]) for name, writer in writers.items())
     rows = []
     strips = []
@@ -189,25 +174,14 @@ def _writers(results: Results) -> Table:
 def _leakage(writer: Writer) -> tuple[Row, Strip | None]:
     mean = writer["leakage"]
     measured = f"{writer['measured']:,}"
-    if mean is None:
+    if mean is None or writer["quartiles"] is None:
         return (measured, "not measured", "", "", ""), None
-    first, median, third = checked(writer["quartiles"], list[Share])
+    first, median, third = writer["quartiles"]
     shares = map(number, (mean, first, median, third))
     return (measured, *shares), Strip(mean, first, third, (0, 1), "circle")
 
 
-class Usage(TypedDict):
-    """What the calls to a writer took."""
-
-    calls: int
-    possibly_billed: int
-    tokens_in: int | None
-    tokens_out: int | None
-    cost: float | None
-
-
-def _usage(results: Results) -> Table:
-    usage: Usage = checked(results["usage"], Usage)
+def _usage(usage: Usage, model: str) -> Table:
     cells = [f"{usage['calls']:,}"]
     for tokens in (usage["tokens_in"], usage["tokens_out"]):
         cells.append("not known" if tokens is None else f"{tokens:,}")
@@ -218,30 +192,13 @@ def _usage(results: Results) -> Table:
         "most that it can have cost."
     )
     head = ("model", "calls", "tokens in", "tokens out", "cost", "possibly billed")
-    return Table(head, [(Quote(str(results["model"])), *cells)], "table usage", "Calls", note)
+    return Table(head, [(Quote(model), *cells)], "table usage", "Calls", note)
 
 
-def _faults(results: Results) -> Table:
-    faults: dict[str, int] = checked(results["faults"], dict[str, int])
+def _faults(faults: Counts) -> Table:
     shown = first_ones(by_count(faults.items()), MAX_NAMES, "others")
     rows = [(Quote(name), f"{count:,}") for name, count in shown]
     return Table(("fault", "times"), rows, "table", "Faults of calls")
-
-
-TABLES: tuple[tuple[str, Callable[[Results], Table]], ...] = (
-    ("splits", _survivors),
-    ("splits", _splits),
-    ("lengths", _lengths),
-    ("people", _people),
-    ("ngram_table", _ngram_table),
-    ("languages", partial(_mix, "languages", "language")),
-    ("countries", partial(_mix, "countries", "country")),
-    ("models", partial(_mix, "models", "model")),
-    ("writers", _writers),
-    ("usage", _usage),
-    ("faults", _faults),
-)
-"""Which key of the results is shown as which table, in the order of the page."""
 
 
 def samples_table(conversation: Conversation) -> Table:

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from userlm.rows import SPLITS, from_record, read_json, read_rows
 from userlm.show import data
 from userlm.show.blocks import Counts, Table
-from userlm.show.checks import Percent, Share, Threshold, checked
-from userlm.show.formats import finite
+from userlm.show.results import Columns, Data, Endings, Measured, Talks, Trained, finite
 from userlm.text import words
 from userlm.types import FAILED, Conversation, InputError
 
-T = TypeVar("T")
 EXTRACTIVE = "intents: extractive"
 
 TRANSCRIPTS = 20  # of each run
 TURN_BINS = (*map(str, range(10)), "10+")
 WORD_BINS = ("0", "1", "2–3", "4–7", "8–15", "16–31", "32–63", "64–127", "128–255", "256+")
-
-
-class Measured(TypedDict):
-    """A measure as `results.json` holds it; see `types.Measure`."""
-
-    name: str
-    value: Any  # a number or None; it may be negative
-    low: Any
-    high: Any
-    n: int
-    missing: int
-    better: str
-    unit: str
-    why: str
 
 
 Missing = dict[tuple[str, str], Counter[str]]
@@ -78,67 +63,6 @@ class Stage:
     notes: Counts
 
 
-class Guard(TypedDict):
-    """How often a guard stepped in; see `guard.rates`."""
-
-    turns: int
-    drafts: int
-    resampled: int
-    kept: int
-    stopped: int
-    why: dict[str, int]
-
-
-class Rule(TypedDict):
-    """What a user does that ends the conversation by one rule; see `metrics`."""
-
-    above: Threshold | None
-    early: Percent
-    late: Percent
-    leaves: Percent
-    f1: Percent
-
-
-class Curve(TypedDict):
-    """The same for every threshold."""
-
-    above: list[Threshold]
-    early: list[Percent]
-    late: list[Percent]
-    leaves: list[Percent]
-    f1: list[Percent]
-
-
-class Bin(TypedDict):
-    """Answers with similar P(end), and the share of them at which the person ended."""
-
-    n: int
-    p_end: Share
-    ended: Share
-
-
-class Endings(TypedDict):
-    """Of how many answers P(end) is known, and why no threshold can be suggested."""
-
-    n: int
-    missing: int
-    why: str
-    note: str
-
-
-class Sweep(Endings):
-    """What a user does at every threshold, and the thresholds to suggest."""
-
-    people: int
-    ended: Percent
-    now: Rule
-    best: Rule
-    equal: Rule
-    curve: Curve
-    ece: Share
-    bins: list[Bin]
-
-
 @dataclass(frozen=True)
 class Finished:
     """A finished run, as much of it as is shown.
@@ -146,8 +70,8 @@ class Finished:
     Attributes:
         name: the name of its folder; it heads columns and sections.
         columns: measures by column: the runs that were scored, or with and without intent.
-        endings: by column, a `Sweep`, or `Endings` if there is no threshold to suggest.
-        guard: what a guard did in it.
+        endings: by column, a `Sweep`, or `NoSweep` if there is no threshold to suggest.
+        talks: how its conversations stopped, and what a guard did in them.
         log: step and loss of a training run.
         transcripts: the first `TRANSCRIPTS` conversations of a simulation.
         total: the number of its conversations.
@@ -164,8 +88,8 @@ class Finished:
     results: Mapping[str, Any]
     columns: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
     missing: Missing = field(default_factory=dict)
-    endings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    guard: Guard | None = None
+    endings: Mapping[str, Any] = field(default_factory=dict)
+    talks: Talks | None = None
     log: Sequence[tuple[int, float]] = ()
     transcripts: Sequence[Conversation] = ()
     total: int = 0
@@ -211,7 +135,7 @@ def read_run(folder: str | Path) -> Finished:
         case "ppl" | "score":
             return _with_measures(run)
         case "simulate" | "respond":
-            return _with_conversations(_with_guard(run), "conversations.jsonl")
+            return _with_conversations(run, "conversations.jsonl")
     raise InputError(
         f"{folder} is a run of {run.verb!r}, which has no place in a report; leave it out"
     )
@@ -238,12 +162,14 @@ def _opened(folder: Path) -> Finished:
     return Finished(folder.resolve().name, folder, verb, manifest, results)
 
 
-def _part(run: Finished, key: str, build: Callable[[Mapping[str, Any]], T]) -> T:
-    """What is built from the results; an error names `key` as the part that is damaged."""
+def _checked(run: Finished, kind: Any, results: Mapping[str, Any]) -> Any:
+    """The results as the type `kind` of `show.results`; an error names the key that is damaged."""
     try:
-        return build(run.results)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        where = f"{run.folder / 'results.json'}: {key!r} is damaged ({error!r})"
+        return TypeAdapter(kind).validate_python(results)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        where = f"{run.folder / 'results.json'}: {key!r} is damaged ({first['msg']})"
         raise InputError(f"{where}; delete that file and run the command again") from None
 
 
@@ -251,21 +177,17 @@ def _part(run: Finished, key: str, build: Callable[[Mapping[str, Any]], T]) -> T
 
 
 def _with_stage(run: Finished) -> Finished:
-    stage = _part(run, "counts", _stage) if "counts" in run.results else None
-    shown = [(key, build) for key, build in data.TABLES if run.results.get(key, {}) != {}]
-    tables = [_part(run, key, build) for key, build in shown]
-    return replace(run, stage=stage, tables=tables)
-
-
-def _stage(results: Mapping[str, Any]) -> Stage:
-    counts: dict[str, int] = checked(results["counts"], dict[str, int])
+    filled = {key: value for key, value in run.results.items() if value != {}}
+    results: Data = _checked(run, Data, filled)
+    counts = results.get("counts", {})
     in_tables = SPLITS if "splits" in results else ()
     notes = []
     for name, count in sorted(counts.items()):
         if name.partition(":")[0] not in ("in", "out", "dropped", *in_tables):
             notes.append((name.removeprefix("note: "), count))
     reasons = data.dropped(counts)
-    return Stage("conversations", counts.get("in"), counts.get("out"), reasons, notes)
+    stage = Stage("conversations", counts.get("in"), counts.get("out"), reasons, notes)
+    return replace(run, stage=stage, tables=list(data.tables(results)))
 
 
 def _with_training(run: Finished) -> Finished:
@@ -275,16 +197,13 @@ def _with_training(run: Finished) -> Finished:
         loss = finite(row.get("loss"))
         if isinstance(step, int) and loss is not None:
             log.append((step, loss))
-    return replace(run, log=log, stage=_part(run, "samples", _training_stage))
-
-
-def _training_stage(results: Mapping[str, Any]) -> Stage:
-    names = ("conversations", "samples", "dropped")
-    counts = checked({name: results.get(name) or 0 for name in names}, dict[str, int])
-    conversations, samples, dropped = counts.values()
+    results: Trained = _checked(run, Trained, run.results)
+    samples = results.get("samples") or 0
+    dropped = results.get("dropped") or 0
     reasons = [("does not fit the model", dropped)] if dropped else []
-    notes = [("conversations", conversations)]
-    return Stage("samples", samples + dropped, samples, reasons, notes)
+    notes = [("conversations", results.get("conversations") or 0)]
+    stage = Stage("samples", samples + dropped, samples, reasons, notes)
+    return replace(run, log=log, stage=stage)
 
 
 # --- ppl, score -----------------------------------------------------------------------------------
@@ -292,36 +211,17 @@ def _training_stage(results: Mapping[str, Any]) -> Stage:
 
 def _with_measures(run: Finished) -> Finished:
     results = dict(run.results)
-    endings: Mapping[str, Mapping[str, Any]] = {}
     # A run that was scored may be called "endings" itself; it has a list of measures.
     if run.verb == "score" and isinstance(results.get("endings"), Mapping):
-        del results["endings"]
-        endings = _part(run, "endings", _endings)
-    columns = {name: _part(run, name, partial(_measures, name)) for name in results}
-    return replace(run, columns=columns, endings=endings, missing=_missing(run))
-
-
-def _measures(column: str, results: Mapping[str, Any]) -> dict[str, Measured]:
-    found: dict[str, Measured] = {}
-    for record in results[column]:
-        values = {key: finite(record[key]) for key in ("value", "low", "high")}
-        why = record.get("why") or "nothing to measure"
-        measured: Measured = checked({**record, **values, "why": why}, Measured)
-        if not measured["name"].startswith("source "):  # there are many; `userlm ppl` prints them
-            found[measured["name"]] = measured
-    return found
-
-
-def _endings(results: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    endings: Mapping[str, Any] = results["endings"]
-    for part in endings.values():
-        if part["best"] is None:
-            checked(part, Endings)
-            continue
-        curve = checked(part, Sweep)["curve"]
-        if len({len(values) for values in curve.values()}) > 1 or len(curve["above"]) < 2:
-            raise ValueError("a curve needs two thresholds, and shares for each")
-    return endings
+        found = _checked(run, Endings, {"endings": results.pop("endings")})
+        run = replace(run, endings=found["endings"])
+    measured: Columns = _checked(run, Columns, results)
+    columns = {}
+    for name, measures in measured.items():
+        # Sources are many; `userlm ppl` prints them.
+        shown = [one for one in measures if not one["name"].startswith("source ")]
+        columns[name] = {one["name"]: one for one in shown}
+    return replace(run, columns=columns, missing=_missing(run))
 
 
 def _missing(run: Finished) -> Missing:
@@ -344,6 +244,8 @@ def _missing(run: Finished) -> Missing:
 
 def _with_conversations(run: Finished, file: str) -> Finished:
     """Count only what the user of the run said, not the logged turns before it."""
+    if not run.is_human:
+        run = replace(run, talks=_checked(run, Talks, run.results))
     shown: list[Conversation] = []
     lengths = Lengths()
     stubs: set[str] = set()
@@ -369,12 +271,6 @@ def _with_conversations(run: Finished, file: str) -> Finished:
         run = replace(run, tables=[*run.tables, data.samples_table(example)])
     run = replace(run, transcripts=shown, total=total)
     return replace(run, lengths=lengths, stubs=sorted(stubs))
-
-
-def _with_guard(run: Finished) -> Finished:
-    if run.results.get("guard") is None:
-        return run
-    return replace(run, guard=_part(run, "guard", lambda found: checked(found["guard"], Guard)))
 
 
 def word_bin(count: int) -> int:

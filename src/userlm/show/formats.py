@@ -48,12 +48,6 @@ def json_text(value: Any) -> str:
     return cut(text, 600)
 
 
-def finite(value: Any) -> float | None:
-    """Return a finite number as a float, `None` for anything else."""
-    is_number = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if is_number else None
-
-
 def plural(count: int, noun: str) -> str:
     """Return `1 turn`, `2 turns`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

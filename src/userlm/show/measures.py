@@ -18,8 +18,9 @@ from userlm.show.blocks import (
     Table,
     Value,
 )
-from userlm.show.finished import Finished, Measured
+from userlm.show.finished import Finished
 from userlm.show.formats import axis
+from userlm.show.results import Measured
 
 HUMAN = "human"
 COLOURS = 6
@@ -127,7 +128,10 @@ def _panel(name: str, columns: Sequence[Column]) -> Panel:
     rows = []
     for column, one in zip(columns, measures, strict=True):
         value, low, high = one["value"], one["low"], one["high"]
-        shown: tuple[Part, ...] = ("not measured: ", Quote(one["why"], 90))
+        shown: tuple[Part, ...] = (
+            "not measured: ",
+            Quote(one.get("why") or "nothing to measure", 90),
+        )
         strip = None
         if value is not None and below is not None:
             shown = (Value(value), percent, Interval(low, high))

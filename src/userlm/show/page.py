@@ -32,7 +32,8 @@ from userlm.show.blocks import (
 )
 from userlm.show.data import MAX_REASONS, by_count, first_ones
 from userlm.show.finished import EXTRACTIVE, TURN_BINS, WORD_BINS, Finished
-from userlm.show.formats import axis, finite, json_text, percent, plain, plural
+from userlm.show.formats import axis, json_text, percent, plain, plural
+from userlm.show.results import finite
 from userlm.show.transcripts import STOPS, transcript
 from userlm.types import InputError
 
@@ -306,8 +307,8 @@ def _data(runs: Runs) -> Section:
 def _stops(runs: Runs) -> Section:
     counts = {}
     for run in runs:
-        if run.verb in ("simulate", "respond"):
-            counts[_name(run)] = Counter(run.results.get("stops") or {})
+        if run.talks is not None:
+            counts[_name(run)] = Counter(run.talks.get("stops") or {})
     seen = {stop for found in counts.values() for stop in found}
     stops = [stop for stop in dict.fromkeys([*STOPS, *sorted(seen)]) if stop in seen]
     rows = []
@@ -321,7 +322,8 @@ def _stops(runs: Runs) -> Section:
 def _guards(runs: Runs) -> Section:
     rows = []
     for run in runs:
-        if guard := run.guard:
+        guard = run.talks and run.talks.get("guard")
+        if guard:
             turns = guard["turns"]
             drafts = f"{guard['drafts'] / turns:.2f}" if turns else ""
             rates = []

@@ -25,7 +25,7 @@ from userlm.show.blocks import (
     Value,
 )
 from userlm.show.finished import Finished
-from userlm.show.formats import axis, finite, number, plain, threshold
+from userlm.show.formats import axis, number, plain, threshold
 
 Sweep = Mapping[str, Any]
 """A `finished.Sweep`, or `finished.Endings` if there is nothing to suggest."""
@@ -90,7 +90,7 @@ def _rule_table(sweep: Sweep) -> Table:
         rule = sweep[key]
         above = "" if rule["above"] is None else threshold(rule["above"])
         early, late, ends, f1 = ((Value(rule[share], 1), " %") for share in SHARES.values())
-        interval = Interval(finite(rule["low"]), finite(rule["high"]), 1)
+        interval = Interval(rule["low"], rule["high"], 1)
         rows.append(((Mark(shape), f" {name}"), above, early, late, ends, (*f1, interval)))
     return Table(("", "--end-threshold", *SHARES), rows, "table rules")
 

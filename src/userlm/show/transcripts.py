@@ -9,7 +9,8 @@ from typing import Any
 
 from userlm.show.blocks import Facts, Quote, Said, Transcript
 from userlm.show.finished import Finished
-from userlm.show.formats import finite, json_text, plural
+from userlm.show.formats import json_text, plural
+from userlm.show.results import finite
 from userlm.text import intent_goal
 from userlm.types import Conversation
 

@@ -1,0 +1,210 @@
+"""What `results.json` of each verb holds, as far as it is shown. Validation reports what is
+damaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
+from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
+
+
+def finite(value: Any) -> float | None:
+    """Return a finite number as a float, `None` for anything else."""
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if is_number else None
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+Counts = dict[Any, Count]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+Percent = Annotated[float, Field(ge=0, le=100, strict=True)]
+Threshold = Annotated[float, Field(gt=0, lt=1, strict=True)]
+Loose = Annotated[float | None, BeforeValidator(finite)]
+"""A number; anything else is shown as not measured."""
+Text = InstanceOf[str]  # pydantic's own `str` takes no lone surrogates
+
+# --- import, clean, intents, train ----------------------------------------------------------------
+
+Lengths = dict[Any, dict[Any, Amount] | None]
+Spread = TypedDict("Spread", {"mean": Amount, "50 %": Amount, "largest": Amount})
+People = TypedDict(
+    "People",
+    {
+        "known": Count,
+        "conversations of known people": Count,
+        "conversations a person": Spread | None,
+        "share of the heaviest 1 %": Share | None,
+    },
+)
+NgramTable = TypedDict(
+    "NgramTable",
+    {
+        "n-grams": Count,
+        "counted one by one": Count,
+        "bytes on disk": Count,
+        "bytes in memory": Count,
+    },
+)
+
+
+def _same_names(lengths: Lengths) -> Lengths:
+    if len({tuple(spread) for spread in lengths.values() if spread}) > 1:
+        raise ValueError("the lengths have different statistics")
+    return lengths
+
+
+def _spread_if_known(people: People) -> People:
+    if people["known"] and None in people.values():
+        raise ValueError("people are known, but not how many conversations each has")
+    return people
+
+
+class Writer(TypedDict):
+    """The intents of one writer, and how much of a first turn they give away."""
+
+    n: Count
+    measured: Count
+    leakage: Share | None
+    quartiles: tuple[Share, Share, Share] | None
+
+
+class Usage(TypedDict):
+    """What the calls to a writer took."""
+
+    calls: Count
+    possibly_billed: Count
+    tokens_in: Count | None
+    tokens_out: Count | None
+    cost: Amount | None
+
+
+class Data(TypedDict, total=False):
+    """Of `import`, `clean` and `intents`."""
+
+    counts: Counts
+    splits: dict[Any, Counts]
+    lengths: Annotated[Lengths, AfterValidator(_same_names)]
+    people: Annotated[People, AfterValidator(_spread_if_known)]
+    ngram_table: NgramTable
+    languages: Counts
+    countries: Counts
+    models: Counts
+    writers: dict[Any, Writer]
+    usage: Usage
+    faults: Counts
+    model: Text
+
+
+class Trained(TypedDict, total=False):
+    """Of `train`."""
+
+    conversations: Count | None
+    samples: Count | None
+    dropped: Count | None
+
+
+# --- simulate, respond, ppl, score ----------------------------------------------------------------
+
+
+class Guard(TypedDict):
+    """How often a guard stepped in; see `guard.rates`."""
+
+    turns: Count
+    drafts: Count
+    resampled: Count
+    kept: Count
+    stopped: Count
+    why: Counts
+
+
+class Talks(TypedDict, total=False):
+    """Of `simulate` and `respond`."""
+
+    stops: Counts | None
+    guard: Guard | None
+
+
+class Measured(TypedDict):
+    """A measure; see `types.Measure`."""
+
+    name: Text
+    value: Loose
+    low: Loose
+    high: Loose
+    n: Count
+    missing: Count
+    better: Text
+    unit: Text
+    why: NotRequired[Text | None]
+
+
+Columns = dict[Any, list[Measured]]
+
+
+class Rule(TypedDict):
+    """What a user does that ends the conversation by one rule; see `metrics`."""
+
+    above: Threshold | None
+    early: Percent
+    late: Percent
+    leaves: Percent
+    f1: Percent
+    low: Loose
+    high: Loose
+
+
+class Curve(TypedDict):
+    """The same for every threshold."""
+
+    above: list[Threshold]
+    early: list[Percent]
+    late: list[Percent]
+    leaves: list[Percent]
+    f1: list[Percent]
+
+
+def _complete(curve: Mapping[str, list[float]]) -> Mapping[str, list[float]]:
+    if len({len(values) for values in curve.values()}) > 1 or len(curve["above"]) < 2:
+        raise ValueError("a curve needs two thresholds, and shares for each")
+    return curve
+
+
+class Bin(TypedDict):
+    """Answers with similar P(end), and the share of them at which the person ended."""
+
+    n: Count
+    p_end: Share
+    ended: Share
+
+
+class NoSweep(TypedDict):
+    """Why no threshold can be suggested."""
+
+    best: None
+    why: Text
+
+
+class Sweep(TypedDict):
+    """What a user does at every threshold, and the thresholds to suggest."""
+
+    n: Count
+    missing: Count
+    people: Count
+    ended: Percent
+    now: Rule
+    best: Rule
+    equal: Rule
+    curve: Annotated[Curve, AfterValidator(_complete)]
+    ece: Share
+    bins: list[Bin]
+    note: Text
+
+
+class Endings(TypedDict):
+    """Of `score`."""
+
+    endings: dict[Any, NoSweep | Sweep]
