@@ -249,7 +249,7 @@ def test_a_strip_draws_value_interval_and_people_on_its_scale() -> None:
 
 def test_bars_have_the_height_of_their_share_and_tell_it_in_words() -> None:
     # 3 of 4 are 75 %: on a scale to 100 % from pixel 126 up to 16, that is 82.5 high, from 43.5
-    drawn = charts.draw(report.histogram("sim", ("0", "1"), (25, 75), (100, 0), 100, "turns"))
+    drawn = charts.draw(report.histogram("sim", "turns", ("0", "1"), (25, 75), (100, 0), 100))
     assert 'y="43.5"' in drawn and 'height="82.5"' in drawn
     assert 'aria-label="sim, by turns. 0: 25 %, 1: 75 %"' in drawn
     outline = "M34.0 126.0L34.0 16.0L174.0 16.0L174.0 126.0L314.0 126.0L314.0 126.0"

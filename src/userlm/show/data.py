@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 from userlm.flip import samples
 from userlm.show.blocks import Bar, Quote, Row, Strip, Table
@@ -38,31 +39,6 @@ def dropped(counts: Counts) -> Ranking:
     """Return why conversations were dropped, and how many."""
     reasons = [item for item in counts.items() if item[0].startswith("dropped: ")]
     return by_count((name.removeprefix("dropped: "), count) for name, count in reasons)
-
-
-def tables(results: Data) -> Iterator[Table]:
-    """Yield what the results hold, in the order of the page."""
-    if "splits" in results:
-        yield _survivors(results.get("counts", {}))
-        yield _splits(results["splits"])
-    if "lengths" in results:
-        yield _lengths(results["lengths"])
-    if "people" in results:
-        yield _people(results["people"])
-    if "ngram_table" in results:
-        yield _ngram_table(results["ngram_table"])
-    if "languages" in results:
-        yield _mix("language", results["languages"])
-    if "countries" in results:
-        yield _mix("country", results["countries"])
-    if "models" in results:
-        yield _mix("model", results["models"])
-    if "writers" in results:
-        yield _writers(results["writers"])
-    if "usage" in results:
-        yield _usage(results["usage"], results.get("model", ""))
-    if "faults" in results:
-        yield _faults(results["faults"])
 
 
 def _survivors(counts: Counts) -> Table:
@@ -199,6 +175,32 @@ def _faults(faults: Counts) -> Table:
     shown = first_ones(by_count(faults.items()), MAX_NAMES, "others")
     rows = [(Quote(name), f"{count:,}") for name, count in shown]
     return Table(("fault", "times"), rows, "table", "Faults of calls")
+
+
+TABLES: Sequence[tuple[str, Callable[[Any], Table]]] = (
+    ("splits", _splits),
+    ("lengths", _lengths),
+    ("people", _people),
+    ("ngram_table", _ngram_table),
+    ("languages", partial(_mix, "language")),
+    ("countries", partial(_mix, "country")),
+    ("models", partial(_mix, "model")),
+    ("writers", _writers),
+    ("faults", _faults),
+)
+"""Which key of the results is shown as which table, in the order of the page."""
+
+
+def tables(results: Data) -> Iterator[Table]:
+    """Yield what the results hold."""
+    if "splits" in results:
+        yield _survivors(results.get("counts", {}))
+    parts: Mapping[str, Any] = results
+    for key, build in TABLES:
+        if key in parts:
+            yield build(parts[key])
+    if "usage" in results:
+        yield _usage(results["usage"], results.get("model", ""))
 
 
 def samples_table(conversation: Conversation) -> Table:

@@ -89,11 +89,11 @@ class Finished:
     columns: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
     missing: Missing = field(default_factory=dict)
     endings: Mapping[str, Any] = field(default_factory=dict)
-    talks: Talks | None = None
+    talks: Talks = field(default_factory=Talks)
     log: Sequence[tuple[int, float]] = ()
     transcripts: Sequence[Conversation] = ()
     total: int = 0
-    lengths: Lengths | None = None
+    lengths: Lengths = field(default_factory=Lengths)
     stubs: Sequence[str] = ()
     stage: Stage | None = None
     tables: Sequence[Table] = ()

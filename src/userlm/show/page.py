@@ -144,40 +144,36 @@ def _missing(runs: Runs) -> Section:
 
 
 def _lengths(runs: Runs, colours: Colours) -> Section:
-    turns = []
-    words = []
     # `intents` holds the conversations that `clean` holds, with more about them: it comes first.
-    for run in sorted(runs, key=lambda run: (not run.is_human, run.verb == "clean")):
-        if lengths := run.lengths:
-            failed = len(lengths.failed)
-            note = f"; {failed:,} that failed have no known length" if failed else ""
-            if limit := run.options.get("max_turns"):
-                note += f"; limit {limit}"
-            turns.append((run, lengths.turns, f"conversations{note}"))
-            words.append((run, lengths.words, "user turns"))
-    turn_figures = _histograms(turns, TURN_BINS, "user turns in a conversation", colours)
-    word_figures = _histograms(words, WORD_BINS, "words in a user turn", colours)
-    groups = []
-    if turn_figures:
-        groups.append(Group(turn_figures, "User turns per conversation", look="plots"))
-    if word_figures:
-        groups.append(Group(word_figures, "Words per user turn", look="plots"))
-    if len(turn_figures) == len(word_figures) == 1:
-        groups = [Group(groups, look="pair")]
+    runs = sorted(runs, key=lambda run: (not run.is_human, run.verb == "clean"))
+    turns = [(run, run.lengths.turns, _turns_note(run)) for run in runs]
+    words = [(run, run.lengths.words, "user turns") for run in runs]
+    groups = [
+        *_histograms("User turns per conversation", TURN_BINS, turns, colours),
+        *_histograms("Words per user turn", WORD_BINS, words, colours),
+    ]
     intro = (
         "Each panel is one run, in shares of all. The outline is the human reference; humans are "
         "those of the test split, if there is one."
     )
     title = "How long humans and simulated users talk"
-    return Section("lengths", "Lengths", title, groups, intro)
+    blocks = [Group(groups, look="pair")] if groups else []
+    return Section("lengths", "Lengths", title, blocks, intro)
+
+
+def _turns_note(run: Finished) -> str:
+    failed = len(run.lengths.failed)
+    note = f"conversations; {failed:,} that failed have no known length"
+    limit = run.options.get("max_turns")
+    return (note if failed else "conversations") + (f"; limit {limit}" if limit else "")
 
 
 def _histograms(
-    found: Sequence[tuple[Finished, Sequence[int], str]],
+    title: str,
     bins: Sequence[str],
-    unit: str,
+    found: Sequence[tuple[Finished, Sequence[int], str]],
     colours: Colours,
-) -> list[Figure]:
+) -> Iterator[Group]:
     """Each distinct set of humans once, then each simulated user with the first set as outline."""
     shown: list[tuple[Finished, list[float], str]] = []
     for run, counts, note in found:
@@ -186,24 +182,26 @@ def _histograms(
         known = run.is_human and any(shares == others for _, others, _ in shown)
         if total and not known:
             shown.append((run, shares, f"{total:,} {note}"))
-    highest = max((max(shares) for _, shares, _ in shown), default=0.0)
-    outline = shown[0][1] if shown and shown[0][0].is_human else []
+    if not shown:
+        return
+    highest = max(max(shares) for _, shares, _ in shown)
+    outline = shown[0][1] if shown[0][0].is_human else []
     figures = []
     for run, shares, note in shown:
         label = f"humans ({run.name})" if run.is_human else run.name
         over = [] if run.is_human else outline
-        drawn = histogram(f"{plain(label)}, {note}", bins, shares, over, highest, unit)
+        drawn = histogram(f"{plain(label)}, {note}", title.lower(), bins, shares, over, highest)
         figures.append(Figure(Quote(label, 70), note, drawn, colours[run.name]))
-    return figures
+    yield Group(figures, title, look="plots")
 
 
 def histogram(
     label: str,
+    unit: str,
     bins: Sequence[str],
     shares: Sequence[float],
     outline: Sequence[float],
     highest: float,
-    unit: str,
 ) -> Chart:
     """Return shares in percent as bars, and those of the human reference as an outline."""
     corners = [(0.0, 0.0)]
@@ -211,7 +209,7 @@ def histogram(
         corners += [(i, share), (i + 1, share)]
     corners.append((len(outline), 0))
     named = [f"{name}: {share:.0f} %" for name, share in zip(bins, shares, strict=True) if share]
-    places = [(i + 0.5, name) for i, name in enumerate(bins) if i % 2 == 0]  # all would touch
+    places = [(i + 0.5, name) for i, name in enumerate(bins)]
     return Chart(
         f"{label}, by {unit}. {', '.join(named)}",
         Axis(unit, 0, len(bins), places),
@@ -240,9 +238,8 @@ def _training_note(run: Finished) -> Iterator[Part]:
     yield "base "
     yield Quote(str(run.options.get("base")))
     for noun in ("parameter", "sample", "step"):
-        count = finite(results.get(f"{noun}s"))
-        if count is not None:
-            yield f" · {plural(int(count), noun)}"
+        if count := results.get(f"{noun}s"):
+            yield f" · {plural(count, noun)}"
     for name, found in (
         ("final loss", results.get("loss")),
         ("validation perplexity before", before.get("valid_perplexity")),
@@ -307,7 +304,7 @@ def _data(runs: Runs) -> Section:
 def _stops(runs: Runs) -> Section:
     counts = {}
     for run in runs:
-        if run.talks is not None:
+        if run.verb in ("simulate", "respond"):
             counts[_name(run)] = Counter(run.talks.get("stops") or {})
     seen = {stop for found in counts.values() for stop in found}
     stops = [stop for stop in dict.fromkeys([*STOPS, *sorted(seen)]) if stop in seen]
@@ -322,8 +319,7 @@ def _stops(runs: Runs) -> Section:
 def _guards(runs: Runs) -> Section:
     rows = []
     for run in runs:
-        guard = run.talks and run.talks.get("guard")
-        if guard:
+        if guard := run.talks.get("guard"):
             turns = guard["turns"]
             drafts = f"{guard['drafts'] / turns:.2f}" if turns else ""
             rates = []
