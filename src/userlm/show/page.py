@@ -16,7 +16,6 @@ from userlm.show.blocks import (
     Group,
     Line,
     Page,
-    Panel,
     Part,
     Point,
     Quote,
@@ -54,10 +53,8 @@ def describe(runs: Runs) -> Page:
         raise InputError("no runs given; give the folders of finished runs, such as runs/score")
     runs = _distinct(runs)
     colours = measures.colours_of(runs)
-    panels = measures.panels(measures.columns_of(runs, colours))
     sections = (
-        _headline(panels),
-        _measures(panels),
+        *_measures(runs, colours),
         _lengths(runs, colours),
         _training(runs, colours),
         _data(runs),
@@ -110,23 +107,27 @@ def _reasons(counts: Iterable[tuple[str, int]]) -> Reasons:
 # --- measures -------------------------------------------------------------------------------------
 
 
-def _headline(panels: Sequence[Panel]) -> Section:
-    shown = [panel for panel in panels if not measures.is_variant(panel)]
+def _measures(runs: Runs, colours: Colours) -> Iterator[Section]:
+    shown = []
+    tables = []
+    for verb in ("ppl", "score"):
+        columns = measures.columns_of(runs, verb, colours)
+        panels = measures.panels(columns)
+        shown += [panel for panel in panels if not measures.is_variant(panel)]
+        if panels:
+            tables.append(measures.table(columns, panels))
     intro = (
         "Value and 95 % interval, from resampling whole people, intents or tasks. The dashed line "
         "and the diamond are the human reference, measured by the same functions."
     )
     blocks = [Group(shown, look="panels")] if shown else []
-    return Section("figures", "Figures", "Headline figures", blocks, intro)
-
-
-def _measures(panels: Sequence[Panel]) -> Section:
+    yield Section("figures", "Figures", "Headline figures", blocks, intro)
     intro = (
         "Value, 95 % interval and n, the number measured; what could not be measured is counted "
         "as missing and is never a zero. ↑ higher is better, ↓ lower is better; without an arrow, "
         "close to the human reference is better."
     )
-    return Section("measures", "Measures", "All measures", measures.tables(panels), intro)
+    yield Section("measures", "Measures", "All measures", tables, intro)
 
 
 def _missing(runs: Runs) -> Section:
