@@ -342,7 +342,7 @@ def test_an_equal_human_row_is_shown_once_and_another_under_its_own_name(tmp_pat
     same = write(tmp_path, "s2", "score", {"sim2": human, "human": human}, scores=[])
     differs = write(tmp_path, "s3", "score", {"human": other}, scores=[])
     runs = [finished.read_run(folder) for folder in (first, same, differs)]
-    labels = [column.label for column in measures.columns_of(runs, "score", measures.colours_of(runs))]
+    labels = [column.label for column in measures.columns_of(runs, measures.colours_of(runs))]
     assert labels == ["sim", "sim2", "human", "human (s3)"]
 
 
@@ -362,7 +362,7 @@ def test_stubs_are_labelled_wherever_their_figures_stand(runs: list[Finished]) -
 def test_what_was_not_measured_is_listed_with_its_reasons(runs: list[Finished]) -> None:
     page, text = html_page(runs), markdown_page(runs)
     assert "not measured: no P(end)" in page and "<span>no intent&nbsp;<b>1</b></span>" in page
-    columns = measures.columns_of(runs, "score", measures.colours_of(runs))
+    columns = measures.columns_of(runs, measures.colours_of(runs))
     panels = {panel.title.text: panel for panel in measures.panels(columns)}
     assert [row.strip for row in panels["termination AUROC"].rows] == [None], "nothing is drawn"
     assert "| `score · sim` | `termination AUROC` | 2 | `no P(end)` 2 |" in text

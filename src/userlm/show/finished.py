@@ -23,7 +23,6 @@ TRANSCRIPTS = 20  # of each run
 TURN_BINS = (*map(str, range(10)), "10+")
 WORD_BINS = ("0", "1", "2–3", "4–7", "8–15", "16–31", "32–63", "64–127", "128–255", "256+")
 
-
 Missing = dict[tuple[str, str], Counter[str]]
 """By column and measure: why items could not be measured, and how many."""
 
@@ -72,7 +71,8 @@ class Finished:
         columns: measures by column: the runs that were scored, or with and without intent.
         endings: by column, a `Sweep`, or `NoSweep` if there is no threshold to suggest.
         talks: how its conversations stopped, and what a guard did in them.
-        log: step and loss of a training run.
+        trained: what a training run found.
+        log: its steps, each with the loss.
         transcripts: the first `TRANSCRIPTS` conversations of a simulation.
         total: the number of its conversations.
         lengths: of what its simulated users said; of what humans said, for the stages of data.
@@ -90,6 +90,7 @@ class Finished:
     missing: Missing = field(default_factory=dict)
     endings: Mapping[str, Any] = field(default_factory=dict)
     talks: Talks = field(default_factory=Talks)
+    trained: Trained = field(default_factory=Trained)
     log: Sequence[tuple[int, float]] = ()
     transcripts: Sequence[Conversation] = ()
     total: int = 0
@@ -203,7 +204,7 @@ def _with_training(run: Finished) -> Finished:
     reasons = [("does not fit the model", dropped)] if dropped else []
     notes = [("conversations", results.get("conversations") or 0)]
     stage = Stage("samples", samples + dropped, samples, reasons, notes)
-    return replace(run, log=log, stage=stage)
+    return replace(run, trained=results, log=log, stage=stage)
 
 
 # --- ppl, score -----------------------------------------------------------------------------------

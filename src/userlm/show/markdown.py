@@ -106,7 +106,7 @@ def _block(block: Block, level: int) -> Iterator[str]:
             shown = items[:TRANSCRIPTS]
             yield f"{len(shown)} of {total:,}."
             for transcript in shown:
-                yield from _transcript(transcript, level + 1)
+                yield from _transcript(transcript, level)
         case Group():
             below = level + 1 if block.title else level
             body = [text for inner in block.blocks for text in _block(inner, below)]

@@ -88,14 +88,13 @@ def colours_of(runs: Sequence[Finished]) -> dict[str, str]:
     return colours
 
 
-def columns_of(runs: Sequence[Finished], verb: str, colours: Mapping[str, str]) -> list[Column]:
-    """Return what the runs of a verb measured, the human reference last; equal columns once."""
+def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Column]:
+    """Return what was measured, the human reference last; equal columns are shown once."""
     stubs = {run.name: run.stub_assistants for run in runs if run.verb == "simulate"}
     found: dict[str, Column] = {}
     for run in runs:
-        columns = run.columns if run.verb == verb else {}
-        for i, (name, measures) in enumerate(columns.items()):
-            if verb == "ppl":
+        for i, (name, measures) in enumerate(run.columns.items()):
+            if run.verb == "ppl":
                 label = f"{run.name} · {name}"
                 found[label] = Column(label, measures, colours[run.name], SHAPES[i % len(SHAPES)])
             elif name not in found or found[name].measures != measures:
@@ -113,7 +112,7 @@ def panels(columns: Sequence[Column]) -> list[Panel]:
 
 
 def is_variant(panel: Panel) -> bool:
-    """Return whether it is a variant of perplexity, which is shown in the table alone."""
+    """Return whether it shows a variant of perplexity: there are many."""
     name = panel.title.text
     return name not in NOTES and ("perplexity" in name or ": " in name)
 
@@ -147,9 +146,23 @@ def _panel(name: str, columns: Sequence[Column]) -> Panel:
     return Panel(Quote(name, 60), arrow, shown_unit, NOTES.get(name, ""), rows, below)
 
 
-def table(columns: Sequence[Column], panels: Sequence[Panel]) -> Table:
-    """Return the panels of these columns as a table."""
-    labels = [Quote(column.label, 60, column.colour) for column in columns]
+def tables(panels: Sequence[Panel]) -> list[Table]:
+    """Return a table for each set of runs that share measures, so that none is mostly empty."""
+    groups: list[tuple[set[Quote], list[Panel]]] = []
+    for panel in panels:
+        labels = {row.label for row in panel.rows}
+        own = [panel]
+        for group in [group for group in groups if group[0] & labels]:
+            groups.remove(group)
+            labels |= group[0]
+            own += group[1]
+        groups.append((labels, sorted(own, key=panels.index)))
+    return [_table(own) for _, own in groups]
+
+
+def _table(panels: Sequence[Panel]) -> Table:
+    found = dict.fromkeys(row.label for panel in panels for row in panel.rows)
+    labels = sorted(found, key=lambda label: label.look == HUMAN)
     rows: list[Row] = []
     for panel in panels:
         cells: dict[Quote, Line] = dict.fromkeys(labels, "")

@@ -11,6 +11,7 @@ from statistics import fmean
 from userlm.show import measures, thresholds
 from userlm.show.blocks import (
     Axis,
+    Block,
     Chart,
     Figure,
     Group,
@@ -32,7 +33,6 @@ from userlm.show.blocks import (
 from userlm.show.data import MAX_REASONS, by_count, first_ones
 from userlm.show.finished import EXTRACTIVE, TURN_BINS, WORD_BINS, Finished
 from userlm.show.formats import axis, json_text, percent, plain, plural
-from userlm.show.results import finite
 from userlm.show.transcripts import STOPS, transcript
 from userlm.types import InputError
 
@@ -108,26 +108,24 @@ def _reasons(counts: Iterable[tuple[str, int]]) -> Reasons:
 
 
 def _measures(runs: Runs, colours: Colours) -> Iterator[Section]:
-    shown = []
-    tables = []
-    for verb in ("ppl", "score"):
-        columns = measures.columns_of(runs, verb, colours)
-        panels = measures.panels(columns)
-        shown += [panel for panel in panels if not measures.is_variant(panel)]
-        if panels:
-            tables.append(measures.table(columns, panels))
+    panels = measures.panels(measures.columns_of(runs, colours))
+    variants = [panel for panel in panels if measures.is_variant(panel)]
+    shown = [panel for panel in panels if panel not in variants]
+    blocks: list[Block] = [Group(shown, look="panels")] if shown else []
     intro = (
         "Value and 95 % interval, from resampling whole people, intents or tasks. The dashed line "
         "and the diamond are the human reference, measured by the same functions."
     )
-    blocks = [Group(shown, look="panels")] if shown else []
     yield Section("figures", "Figures", "Headline figures", blocks, intro)
+    blocks = [*measures.tables(shown)]
+    if variants:
+        blocks.append(Group(measures.tables(variants), "Variants of perplexity", look="fold"))
     intro = (
         "Value, 95 % interval and n, the number measured; what could not be measured is counted "
         "as missing and is never a zero. ↑ higher is better, ↓ lower is better; without an arrow, "
         "close to the human reference is better."
     )
-    yield Section("measures", "Measures", "All measures", tables, intro)
+    yield Section("measures", "Measures", "All measures", blocks, intro)
 
 
 def _missing(runs: Runs) -> Section:
@@ -163,10 +161,12 @@ def _lengths(runs: Runs, colours: Colours) -> Section:
 
 
 def _turns_note(run: Finished) -> str:
-    failed = len(run.lengths.failed)
-    note = f"conversations; {failed:,} that failed have no known length"
-    limit = run.options.get("max_turns")
-    return (note if failed else "conversations") + (f"; limit {limit}" if limit else "")
+    note = "conversations"
+    if failed := len(run.lengths.failed):
+        note += f"; {failed:,} that failed have no known length"
+    if limit := run.options.get("max_turns"):
+        note += f"; limit {limit}"
+    return note
 
 
 def _histograms(
@@ -215,7 +215,7 @@ def histogram(
         f"{label}, by {unit}. {', '.join(named)}",
         Axis(unit, 0, len(bins), places),
         axis("% of all", 0, highest, 4),
-        [Series(corners, "outline")],
+        [Series(corners, "outline")] if outline else [],
         bars=shares,
     )
 
@@ -233,20 +233,25 @@ def _training(runs: Runs, colours: Colours) -> Section:
 
 
 def _training_note(run: Finished) -> Iterator[Part]:
-    results = run.results
-    before = results.get("untrained") or {}
-    best = results.get("best") or {}
+    trained = run.trained
+    counts = {
+        "parameter": trained.get("parameters"),
+        "sample": trained.get("samples"),
+        "step": trained.get("steps"),
+    }
+    before = trained.get("untrained") or {}
+    best = trained.get("best") or {}
+    values = {
+        "final loss": trained.get("loss"),
+        "validation perplexity before": before.get("valid_perplexity"),
+        "validation perplexity best": best.get("valid_perplexity"),
+    }
     yield "base "
     yield Quote(str(run.options.get("base")))
-    for noun in ("parameter", "sample", "step"):
-        if count := results.get(f"{noun}s"):
+    for noun, count in counts.items():
+        if count is not None:
             yield f" · {plural(count, noun)}"
-    for name, found in (
-        ("final loss", results.get("loss")),
-        ("validation perplexity before", before.get("valid_perplexity")),
-        ("validation perplexity best", best.get("valid_perplexity")),
-    ):
-        value = finite(found)
+    for name, value in values.items():
         if value is not None:
             yield f" · {name} "
             yield Value(value)
@@ -361,11 +366,11 @@ def _manifest(runs: Runs) -> Section:
     blocks = []
     for run in runs:
         rows: list[Row] = []
-        for group, part in run.manifest.items():
-            items = part if isinstance(part, dict) else {"": part}
-            for name, value in items.items():
+        for key, part in run.manifest.items():
+            is_group = isinstance(part, dict)
+            for name, value in (part if is_group else {key: part}).items():
                 shown = "–" if value is None else json_text(value)
-                rows.append((Quote(group), Quote(name), Quote(shown, 800)))
+                rows.append((Quote(key) if is_group else "run", Quote(name), Quote(shown, 800)))
         if not run.manifest.get("prompts"):
             rows.append(("prompts", "none recorded", ""))
         table = Table(("part", "name", "value"), rows, "manifest")

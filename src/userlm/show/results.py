@@ -99,12 +99,23 @@ class Data(TypedDict, total=False):
     model: Text
 
 
+class Evaluated(TypedDict, total=False):
+    """A model on the validation split."""
+
+    valid_perplexity: Loose
+
+
 class Trained(TypedDict, total=False):
     """Of `train`."""
 
     conversations: Count | None
     samples: Count | None
     dropped: Count | None
+    parameters: Count | None
+    steps: Count | None
+    loss: Loose
+    untrained: Evaluated | None
+    best: Evaluated | None
 
 
 # --- simulate, respond, ppl, score ----------------------------------------------------------------

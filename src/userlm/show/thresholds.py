@@ -28,7 +28,7 @@ from userlm.show.finished import Finished
 from userlm.show.formats import axis, number, plain, threshold
 
 Sweep = Mapping[str, Any]
-"""A `finished.Sweep`, or `finished.Endings` if there is nothing to suggest."""
+"""A `results.Sweep`, or a `results.NoSweep` if there is nothing to suggest."""
 
 RULES = {
     "now": ("now", "circle"),
