@@ -59,7 +59,13 @@ def _survivors(counts: Counts) -> Table:
     rows.append((Quote("out"), "", f"{left:,}", percent(left, incoming)))
     bars.append(Bar(left, 0, incoming))
     head = ("step", "dropped", "left", "of all")
-    return Table(head, rows, "table survivors", "Survivors", drawings=bars)
+    return Table(
+        head,
+        rows,
+        "table survivors",
+        "Survivors",
+        drawings=bars,
+    )
 
 
 def _splits(splits: Mapping[str, Counts]) -> Table:
@@ -74,7 +80,13 @@ def _splits(splits: Mapping[str, Counts]) -> Table:
         "where it was observed."
     )
     names = [Quote(what, 40) for what in total]
-    return Table(("split", *names), rows, "table splits", "Splits, by person", note)
+    return Table(
+        ("split", *names),
+        rows,
+        "table splits",
+        "Splits, by person",
+        note,
+    )
 
 
 def _lengths(lengths: Lengths) -> Table:
@@ -88,7 +100,13 @@ def _lengths(lengths: Lengths) -> Table:
         "are separated by spaces."
     )
     quoted = [Quote(name, 40) for name in names]
-    return Table(("", *quoted), rows, "table lengths", "Lengths, in all splits", note)
+    return Table(
+        ("", *quoted),
+        rows,
+        "table lengths",
+        "Lengths, in all splits",
+        note,
+    )
 
 
 def _people(people: People) -> Table:
@@ -106,7 +124,13 @@ def _people(people: People) -> Table:
             f"median, {short_number(each['largest'])} at most. The heaviest 1 % of them have "
             f"{percent(share, 1)} of those. {note}"
         )
-    return Table((), (), "table", "People", note)
+    return Table(
+        (),
+        (),
+        "table",
+        "People",
+        note,
+    )
 
 
 def _ngram_table(table: NgramTable) -> Table:
@@ -115,7 +139,13 @@ def _ngram_table(table: NgramTable) -> Table:
         f"ones had to be counted one by one, in {table['bytes in memory'] / 1e6:,.1f} MB of memory "
         f"and, meanwhile, {table['bytes on disk'] / 1e6:,.1f} MB on the disk."
     )
-    return Table((), (), "table", "Template filter", note)
+    return Table(
+        (),
+        (),
+        "table",
+        "Template filter",
+        note,
+    )
 
 
 def _mix(what: str, found: Counts) -> Table:
@@ -126,7 +156,13 @@ def _mix(what: str, found: Counts) -> Table:
     rows = [(Quote(name), f"{count:,}", percent(count, total)) for name, count in shown]
     bars = [Bar(count, 0, largest) for _, count in shown]
     head = (what, "number", "of all")
-    return Table(head, rows, "table mix", f"Conversations by {what}", drawings=bars)
+    return Table(
+        head,
+        rows,
+        "table mix",
+        f"Conversations by {what}",
+        drawings=bars,
+    )
 
 
 def _writers(writers: Mapping[str, Writer]) -> Table:
@@ -144,7 +180,14 @@ def _writers(writers: Mapping[str, Writer]) -> Table:
         "none, 1 all."
     )
     head = ("writer", "intents", "measured", "mean", "25 %", "50 %", "75 %")
-    return Table(head, rows, "table writers", "Leakage of intents, by writer", note, strips)
+    return Table(
+        head,
+        rows,
+        "table writers",
+        "Leakage of intents, by writer",
+        note,
+        strips,
+    )
 
 
 def _leakage(writer: Writer) -> tuple[Row, Strip | None]:
@@ -154,7 +197,13 @@ def _leakage(writer: Writer) -> tuple[Row, Strip | None]:
         return (measured, "not measured", "", "", ""), None
     first, median, third = writer["quartiles"]
     shares = map(number, (mean, first, median, third))
-    return (measured, *shares), Strip(mean, first, third, (0, 1), "circle")
+    return (measured, *shares), Strip(
+        mean,
+        first,
+        third,
+        (0, 1),
+        "circle",
+    )
 
 
 def _usage(usage: Usage, model: str) -> Table:
@@ -168,13 +217,24 @@ def _usage(usage: Usage, model: str) -> Table:
         "most that it can have cost."
     )
     head = ("model", "calls", "tokens in", "tokens out", "cost", "possibly billed")
-    return Table(head, [(Quote(model), *cells)], "table usage", "Calls", note)
+    return Table(
+        head,
+        [(Quote(model), *cells)],
+        "table usage",
+        "Calls",
+        note,
+    )
 
 
 def _faults(faults: Counts) -> Table:
     shown = first_ones(by_count(faults.items()), MAX_NAMES, "others")
     rows = [(Quote(name), f"{count:,}") for name, count in shown]
-    return Table(("fault", "times"), rows, "table", "Faults of calls")
+    return Table(
+        ("fault", "times"),
+        rows,
+        "table",
+        "Faults of calls",
+    )
 
 
 TABLES: Sequence[tuple[str, Callable[[Any], Table]]] = (
@@ -218,4 +278,10 @@ def samples_table(conversation: Conversation) -> Table:
         "it."
     )
     head = ("turn", "of the user model")
-    return Table(head, rows, "table samples", "A conversation as samples", note)
+    return Table(
+        head,
+        rows,
+        "table samples",
+        "A conversation as samples",
+        note,
+    )

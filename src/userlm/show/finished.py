@@ -160,7 +160,13 @@ def _opened(folder: Path) -> Finished:
             f"{folder} is not finished; run its command again (userlm {verb}), or leave it out"
         )
     results = read_json(folder / "results.json")
-    return Finished(folder.resolve().name, folder, verb, manifest, results)
+    return Finished(
+        folder.resolve().name,
+        folder,
+        verb,
+        manifest,
+        results,
+    )
 
 
 def _checked(run: Finished, kind: Any, results: Mapping[str, Any]) -> Any:
@@ -187,7 +193,13 @@ def _with_stage(run: Finished) -> Finished:
         if name.partition(":")[0] not in ("in", "out", "dropped", *in_tables):
             notes.append((name.removeprefix("note: "), count))
     reasons = data.dropped(counts)
-    stage = Stage("conversations", counts.get("in"), counts.get("out"), reasons, notes)
+    stage = Stage(
+        "conversations",
+        counts.get("in"),
+        counts.get("out"),
+        reasons,
+        notes,
+    )
     return replace(run, stage=stage, tables=list(data.tables(results)))
 
 
@@ -203,7 +215,13 @@ def _with_training(run: Finished) -> Finished:
     dropped = results.get("dropped") or 0
     reasons = [("does not fit the model", dropped)] if dropped else []
     notes = [("conversations", results.get("conversations") or 0)]
-    stage = Stage("samples", samples + dropped, samples, reasons, notes)
+    stage = Stage(
+        "samples",
+        samples + dropped,
+        samples,
+        reasons,
+        notes,
+    )
     return replace(run, trained=results, log=log, stage=stage)
 
 

@@ -96,11 +96,22 @@ def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Col
         for i, (name, measures) in enumerate(run.columns.items()):
             if run.verb == "ppl":
                 label = f"{run.name} · {name}"
-                found[label] = Column(label, measures, colours[run.name], SHAPES[i % len(SHAPES)])
+                found[label] = Column(
+                    label,
+                    measures,
+                    colours[run.name],
+                    SHAPES[i % len(SHAPES)],
+                )
             elif name not in found or found[name].measures != measures:
                 label = f"{name} ({run.name})" if name in found else name
                 colour = colours[name]
-                found[label] = Column(label, measures, colour, MARKS[colour], stubs.get(name, ""))
+                found[label] = Column(
+                    label,
+                    measures,
+                    colour,
+                    MARKS[colour],
+                    stubs.get(name, ""),
+                )
     return sorted(found.values(), key=lambda column: column.colour == HUMAN)
 
 
@@ -136,14 +147,36 @@ def _panel(name: str, columns: Sequence[Column]) -> Panel:
         if value is not None and below is not None:
             shown = (Value(value), percent, Interval(low, high))
             reference = human[0] if human else None
-            strip = Strip(value, low, high, (below.low, below.high), column.shape, reference)
+            strip = Strip(
+                value,
+                low,
+                high,
+                (below.low, below.high),
+                column.shape,
+                reference,
+            )
         missing = f", {one['missing']:,} missing" if one["missing"] else ""
         badge = Quote(f"{column.stub} stub", 60, "badge") if column.stub else ""
         label = Quote(column.label, 60, column.colour)
-        rows.append(Measurement(label, badge, shown, f"n {one['n']:,}{missing}", strip))
+        rows.append(
+            Measurement(
+                label,
+                badge,
+                shown,
+                f"n {one['n']:,}{missing}",
+                strip,
+            )
+        )
     arrow = ARROWS.get(measures[0]["better"], "")
     shown_unit = Quote(unit, 16) if unit not in ("", "%") else ""
-    return Panel(Quote(name, 60), arrow, shown_unit, NOTES.get(name, ""), rows, below)
+    return Panel(
+        Quote(name, 60),
+        arrow,
+        shown_unit,
+        NOTES.get(name, ""),
+        rows,
+        below,
+    )
 
 
 def tables(panels: Sequence[Panel]) -> list[Table]:
@@ -162,7 +195,7 @@ def tables(panels: Sequence[Panel]) -> list[Table]:
 
 def _table(panels: Sequence[Panel]) -> Table:
     found = dict.fromkeys(row.label for panel in panels for row in panel.rows)
-    labels = sorted(found, key=lambda label: label.look == HUMAN)
+    labels = sorted(found, key=lambda label: label.look)  # by colour, "human" last
     rows: list[Row] = []
     for panel in panels:
         cells: dict[Quote, Line] = dict.fromkeys(labels, "")

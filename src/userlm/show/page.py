@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 from userlm.show import measures, thresholds
 from userlm.show.blocks import (
@@ -116,7 +117,13 @@ def _measures(runs: Runs, colours: Colours) -> Iterator[Section]:
         "Value and 95 % interval, from resampling whole people, intents or tasks. The dashed line "
         "and the diamond are the human reference, measured by the same functions."
     )
-    yield Section("figures", "Figures", "Headline figures", blocks, intro)
+    yield Section(
+        "figures",
+        "Figures",
+        "Headline figures",
+        blocks,
+        intro,
+    )
     blocks = [*measures.tables(shown)]
     if variants:
         blocks.append(Group(measures.tables(variants), "Variants of perplexity", look="fold"))
@@ -125,7 +132,13 @@ def _measures(runs: Runs, colours: Colours) -> Iterator[Section]:
         "as missing and is never a zero. ↑ higher is better, ↓ lower is better; without an arrow, "
         "close to the human reference is better."
     )
-    yield Section("measures", "Measures", "All measures", blocks, intro)
+    yield Section(
+        "measures",
+        "Measures",
+        "All measures",
+        blocks,
+        intro,
+    )
 
 
 def _missing(runs: Runs) -> Section:
@@ -136,7 +149,12 @@ def _missing(runs: Runs) -> Section:
             reasons = _reasons(whys.items())
             rows.append((name, Quote(measure, 60), f"{whys.total():,}", reasons))
     table = _table(("run", "measure", "items", "reasons"), rows, "")
-    return Section("missing", "Not measured", "What was not measured, and why", table)
+    return Section(
+        "missing",
+        "Not measured",
+        "What was not measured, and why",
+        table,
+    )
 
 
 # --- lengths, training ----------------------------------------------------------------------------
@@ -157,7 +175,13 @@ def _lengths(runs: Runs, colours: Colours) -> Section:
     )
     title = "How long humans and simulated users talk"
     blocks = [Group(groups, look="pair")] if groups else []
-    return Section("lengths", "Lengths", title, blocks, intro)
+    return Section(
+        "lengths",
+        "Lengths",
+        title,
+        blocks,
+        intro,
+    )
 
 
 def _turns_note(run: Finished) -> str:
@@ -192,7 +216,14 @@ def _histograms(
         label = f"humans ({run.name})" if run.is_human else run.name
         over = [] if run.is_human else outline
         drawn = histogram(f"{plain(label)}, {note}", title.lower(), bins, shares, over, highest)
-        figures.append(Figure(Quote(label, 70), note, drawn, colours[run.name]))
+        figures.append(
+            Figure(
+                Quote(label, 70),
+                note,
+                drawn,
+                colours[run.name],
+            )
+        )
     yield Group(figures, title, look="plots")
 
 
@@ -213,7 +244,12 @@ def histogram(
     places = [(i + 0.5, name) for i, name in enumerate(bins)]
     return Chart(
         f"{label}, by {unit}. {', '.join(named)}",
-        Axis(unit, 0, len(bins), places),
+        Axis(
+            unit,
+            0,
+            len(bins),
+            places,
+        ),
         axis("% of all", 0, highest, 4),
         [Series(corners, "outline")] if outline else [],
         bars=shares,
@@ -225,32 +261,38 @@ def _training(runs: Runs, colours: Colours) -> Section:
     trained = [run for run in runs if run.verb == "train"]
     for run in trained:
         note = tuple(_training_note(run))
-        figures.append(Figure(Quote(run.name, 60), note, _loss_chart(run), colours[run.name]))
+        figures.append(
+            Figure(
+                Quote(run.name, 60),
+                note,
+                _loss_chart(run),
+                colours[run.name],
+            )
+        )
     averaged = any(len(run.log) > CURVE_POINTS for run in trained)
     intro = "Long logs are averaged over neighbouring steps." if averaged else ""
     blocks = [Group(figures, look="plots")] if figures else []
-    return Section("training", "Training", "Training", blocks, intro)
+    return Section(
+        "training",
+        "Training",
+        "Training",
+        blocks,
+        intro,
+    )
 
 
 def _training_note(run: Finished) -> Iterator[Part]:
-    trained = run.trained
-    counts = {
-        "parameter": trained.get("parameters"),
-        "sample": trained.get("samples"),
-        "step": trained.get("steps"),
-    }
-    before = trained.get("untrained") or {}
-    best = trained.get("best") or {}
-    values = {
-        "final loss": trained.get("loss"),
-        "validation perplexity before": before.get("valid_perplexity"),
-        "validation perplexity best": best.get("valid_perplexity"),
-    }
+    trained: Mapping[str, Any] = run.trained
     yield "base "
     yield Quote(str(run.options.get("base")))
-    for noun, count in counts.items():
+    for noun in ("parameter", "sample", "step"):
+        count = trained.get(f"{noun}s")
         if count is not None:
             yield f" · {plural(count, noun)}"
+    values = {"final loss": trained.get("loss")}
+    for key, when in (("untrained", "before"), ("best", "best")):
+        evaluated = trained.get(key) or {}
+        values[f"validation perplexity {when}"] = evaluated.get("valid_perplexity")
     for name, value in values.items():
         if value is not None:
             yield f" · {name} "
@@ -293,7 +335,14 @@ def _data(runs: Runs) -> Section:
     groups = []
     for run in runs:
         if run.tables:
-            groups.append(Group(run.tables, Quote(run.name, 60), measures.HUMAN, "tables"))
+            groups.append(
+                Group(
+                    run.tables,
+                    Quote(run.name, 60),
+                    measures.HUMAN,
+                    "tables",
+                )
+            )
         if stage := run.stage:
             dropped = sum(count for _, count in stage.reasons)
             counts = (stage.incoming, stage.outgoing, dropped)
@@ -301,7 +350,12 @@ def _data(runs: Runs) -> Section:
             name = _name(run, f", {stage.unit}")
             rows.append((name, *cells, _reasons(stage.reasons), Reasons(stage.notes)))
     table = _table(("stage", "in", "out", "dropped", "reasons", "also counted"), rows, "")
-    return Section("data", "Data", "What the data went through", [*table, *groups])
+    return Section(
+        "data",
+        "Data",
+        "What the data went through",
+        [*table, *groups],
+    )
 
 
 # --- conversations --------------------------------------------------------------------------------
@@ -319,7 +373,12 @@ def _stops(runs: Runs) -> Section:
         rows.append((name, *(f"{found[stop]:,}" for stop in stops), f"{found.total():,}"))
     head = [(Quote(stop, 40), Small(STOPS.get(stop, ""))) for stop in stops]
     table = _table(("run", *head, "all"), rows)
-    return Section("endings", "Endings", "How conversations stopped", table)
+    return Section(
+        "endings",
+        "Endings",
+        "How conversations stopped",
+        table,
+    )
 
 
 def _guards(runs: Runs) -> Section:
@@ -339,7 +398,13 @@ def _guards(runs: Runs) -> Section:
         "faults is kept, or the conversation stops."
     )
     head = ("run", "turns", "drafts a turn", "resampled", "kept anyway", "stopped", "faults")
-    return Section("guard", "Guard", "What the guard rejected", _table(head, rows), intro)
+    return Section(
+        "guard",
+        "Guard",
+        "What the guard rejected",
+        _table(head, rows),
+        intro,
+    )
 
 
 def _conversations(runs: Runs, colours: Colours) -> Section:
@@ -359,7 +424,14 @@ def _conversations(runs: Runs, colours: Colours) -> Section:
         ".",
     )
     title = "Conversations"
-    return Section("conversations", title, title, groups, intro, search=True)
+    return Section(
+        "conversations",
+        title,
+        title,
+        groups,
+        intro,
+        search=True,
+    )
 
 
 def _manifest(runs: Runs) -> Section:
@@ -376,4 +448,10 @@ def _manifest(runs: Runs) -> Section:
         table = Table(("part", "name", "value"), rows, "manifest")
         blocks.append(Group([table], _name(run), look="fold"))
     intro = "What was asked, with which inputs, and on what it ran: enough to run it again."
-    return Section("manifest", "Manifest", "Manifest", blocks, intro)
+    return Section(
+        "manifest",
+        "Manifest",
+        "Manifest",
+        blocks,
+        intro,
+    )

@@ -62,7 +62,13 @@ def section(runs: Sequence[Finished], colours: Mapping[str, str]) -> Section:
                 label = f"{name} ({run.name})" if name in found else name
                 found[label] = sweep
                 groups.append(_group(Quote(label, 70, colours.get(name, "c0")), sweep))
-    return Section("thresholds", "Thresholds", "When to end a conversation", groups, INTRO)
+    return Section(
+        "thresholds",
+        "Thresholds",
+        "When to end a conversation",
+        groups,
+        INTRO,
+    )
 
 
 def _group(label: Quote, sweep: Sweep) -> Group:
@@ -77,8 +83,20 @@ def _group(label: Quote, sweep: Sweep) -> Group:
     chart = curve_chart(label.text, sweep)
     bins = calibration_chart(label.text, sweep)
     plots: list[Block] = [
-        Figure("Ending by a threshold", "", chart, label.look, _curve_table(sweep["curve"])),
-        Figure("Is P(end) calibrated?", ece, bins, label.look, _bin_table(sweep["bins"])),
+        Figure(
+            "Ending by a threshold",
+            "",
+            chart,
+            label.look,
+            _curve_table(sweep["curve"]),
+        ),
+        Figure(
+            "Is P(end) calibrated?",
+            ece,
+            bins,
+            label.look,
+            _bin_table(sweep["bins"]),
+        ),
         _rule_table(sweep),
     ]
     return Group([Text((*answers, *note)), Group(plots, look="plots")], label, label.look)
@@ -126,7 +144,12 @@ def curve_chart(label: str, sweep: Sweep) -> Chart:
     below = [(log_odds(above), threshold(above)) for above in TICKS]
     return Chart(
         f"Premature and missed ends of {plain(label)}, by threshold. {'; '.join(told)}",
-        Axis("ends when P(end) is at least", low, high, below),
+        Axis(
+            "ends when P(end) is at least",
+            low,
+            high,
+            below,
+        ),
         axis("", 0, 100, 5, "%"),
         series,
         marks,
