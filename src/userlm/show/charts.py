@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from markupsafe import Markup, escape
 
@@ -12,6 +13,10 @@ from userlm.show.blocks import Axis, Bar, Chart, Drawing, Strip
 WIDTH = 320
 STRIP = (6.0, 314.0)  # where the scale of a strip begins and ends
 LABEL_WIDTH = 40  # labels of ticks that are closer would touch
+TICK_LABEL = 16  # below the plot
+AXIS_TITLE = 30  # below the plot
+LEGEND_STEP = 116
+BAR_GAP = 3
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,7 @@ def _bar(bar: Bar) -> Markup:
 
 
 def _strip(strip: Strip) -> Markup:
-    def across(value: float) -> float:
-        return scale(value, strip.scale, STRIP)
-
+    across = partial(scale, domain=strip.scale, pixels=STRIP)
     parts = [_rule("track", STRIP[0], 8, STRIP[1], 8)]
     if strip.reference is not None:
         x = across(strip.reference)
@@ -96,26 +99,22 @@ def _chart(chart: Chart) -> Markup:
     elif chart.beside:
         box = NARROW_PLOT
 
-    def across(x: float) -> float:
-        return scale(x, (chart.x.low, chart.x.high), (box.left, box.right))
-
-    def up(y: float) -> float:
-        return scale(y, (chart.y.low, chart.y.high), (box.floor, box.roof))
-
+    across = partial(scale, domain=(chart.x.low, chart.x.high), pixels=(box.left, box.right))
+    up = partial(scale, domain=(chart.y.low, chart.y.high), pixels=(box.floor, box.roof))
     parts = [_text(box.left, 10, chart.y.title, "start", "unit"), *_grid(chart.y, box)]
     parts += _ticks_below(chart.x, box)
-    parts.append(_text(box.right, box.floor + 30, chart.x.title, "end", "unit"))
+    parts.append(_text(box.right, box.floor + AXIS_TITLE, chart.x.title, "end", "unit"))
     for i, height in enumerate(chart.bars):
-        if not height:
-            continue
-        place = f'x="{across(i) + 1.5:.1f}" width="{across(i + 1) - across(i) - 3:.1f}"'
-        size = f'y="{up(height)}" height="{box.floor - up(height):.1f}"'
-        parts.append(f'<rect class="bar" {place} {size}/>')
+        x = across(i) + BAR_GAP / 2
+        width = across(i + 1) - BAR_GAP / 2 - x
+        size = f'width="{width:.1f}" height="{box.floor - up(height):.1f}"'
+        if height:
+            parts.append(f'<rect class="bar" x="{x:.1f}" y="{up(height)}" {size}/>')
     for i, series in enumerate(chart.series):
         places = [f"{across(x)} {up(y)}" for x, y in series.points]
         parts.append(f'<path class="{series.look}" d="M{"L".join(places)}"/>')
         if series.name:
-            x = box.left + 116 * i
+            x = box.left + LEGEND_STEP * i
             parts.append(f'<path class="{series.look}" d="M{x} 6h22"/>')
             parts.append(_text(x + 27, 10, series.name, "start", "unit"))
     for point in chart.points:
@@ -123,8 +122,8 @@ def _chart(chart: Chart) -> Markup:
         look = "mark open" if point.hollow else "mark"
         parts.append(_shape(point.shape, x, up(point.y), look))
     if chart.beside:
-        parts.append(_text(BESIDE, box.floor + 16, chart.beside, "middle"))
-    return _svg(WIDTH, int(box.floor) + 34, "plot", parts, chart.label)
+        parts.append(_text(BESIDE, box.floor + TICK_LABEL, chart.beside, "middle"))
+    return _svg(WIDTH, int(box.floor) + AXIS_TITLE + 4, "plot", parts, chart.label)
 
 
 def _grid(axis: Axis, box: Box) -> Iterator[str]:
@@ -143,11 +142,11 @@ def _ticks_below(axis: Axis, box: Box) -> Iterator[str]:
         if has_room and box.left <= x <= box.right:
             labelled.append(x)
             yield _rule("tick", x, box.floor, x, box.floor + 4)
-            yield _text(x, box.floor + 16, label, "middle")
+            yield _text(x, box.floor + TICK_LABEL, label, "middle")
 
 
 def _shape(shape: str, x: float, y: float, look: str = "mark") -> str:
-    """A shape for each series besides its colour, so that nobody has to tell colours apart."""
+    """Series have a shape as well as a colour, for readers who cannot tell colours apart."""
     if shape == "circle":
         return f'<circle class="{look}" cx="{x}" cy="{y}" r="4.5"/>'
     half = 5.5 if shape == "diamond" else 4.2

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from userlm.show.blocks import (
+    Axis,
     Interval,
     Line,
     Measurement,
@@ -136,46 +137,34 @@ def _panel(name: str, columns: Sequence[Column]) -> Panel:
     percent = "%" if unit == "%" else ""
     below = axis("", min(known), max(known), 5, percent) if known else None
     human = [column.measures[name]["value"] for column in columns if column.colour == HUMAN]
-    rows = []
-    for column, one in zip(columns, measures, strict=True):
-        value, low, high = one["value"], one["low"], one["high"]
-        shown: tuple[Part, ...] = (
-            "not measured: ",
-            Quote(one.get("why") or "nothing to measure", 90),
-        )
-        strip = None
-        if value is not None and below is not None:
-            shown = (Value(value), percent, Interval(low, high))
-            reference = human[0] if human else None
-            strip = Strip(
-                value,
-                low,
-                high,
-                (below.low, below.high),
-                column.shape,
-                reference,
-            )
-        missing = f", {one['missing']:,} missing" if one["missing"] else ""
-        badge = Quote(f"{column.stub} stub", 60, "badge") if column.stub else ""
-        label = Quote(column.label, 60, column.colour)
-        rows.append(
-            Measurement(
-                label,
-                badge,
-                shown,
-                f"n {one['n']:,}{missing}",
-                strip,
-            )
-        )
-    arrow = ARROWS.get(measures[0]["better"], "")
-    shown_unit = Quote(unit, 16) if unit not in ("", "%") else ""
+    reference = human[0] if human else None
     return Panel(
         Quote(name, 60),
-        arrow,
-        shown_unit,
+        ARROWS.get(measures[0]["better"], ""),
+        "" if unit in ("", "%") else Quote(unit, 16),
         NOTES.get(name, ""),
-        rows,
+        [_measurement(column, name, below, reference) for column in columns],
         below,
+    )
+
+
+def _measurement(
+    column: Column, name: str, below: Axis | None, reference: float | None
+) -> Measurement:
+    one = column.measures[name]
+    value, low, high = one["value"], one["low"], one["high"]
+    shown: tuple[Part, ...] = ("not measured: ", Quote(one.get("why") or "nothing to measure", 90))
+    strip = None
+    if value is not None and below is not None:
+        shown = (Value(value), "%" if one["unit"] == "%" else "", Interval(low, high))
+        strip = Strip(value, low, high, (below.low, below.high), column.shape, reference)
+    missing = f", {one['missing']:,} missing" if one["missing"] else ""
+    return Measurement(
+        Quote(column.label, 60, column.colour),
+        Quote(f"{column.stub} stub", 60, "badge") if column.stub else "",
+        shown,
+        f"n {one['n']:,}{missing}",
+        strip,
     )
 
 
