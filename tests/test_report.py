@@ -546,7 +546,10 @@ def test_the_figures_of_leaving_are_those_of_the_file_on_the_page_and_in_the_mar
     for share in (10.0, 90.0, 8.0, 12.5, 5.25, 20.5, 21.0, 33.0, 60.5, 65.5, 98.0, 4.5, 37.55):
         assert f'<data value="{share}">{share:.1f}</data>' in page
     told = " ".join("".join(Reader(page).text).split())
-    assert "1,234 turns of 77 people (5 more have no P(end)), who ended the conversation at 37.5 % of them." in told
+    assert (
+        "1,234 turns of 77 people (5 more have no P(end)), who ended the conversation at 37.5 % of them."
+        in told
+    )
     assert "Note: made with --end-threshold 0.25, so 'now' is that threshold." in told
     assert "expected calibration error 0.125" in told
     assert "No threshold to suggest: no P(end)." in told
@@ -792,7 +795,13 @@ def test_a_reason_that_is_not_known_comes_last_and_of_nothing_there_is_no_share(
 def test_splits_are_summed_and_not_said_twice(tmp_path: Path) -> None:
     run = data_run(tmp_path, "clean", CLEANED)
     splits = tables(run)["Splits, by person"]
-    assert tuple(map(text_of, splits.head)) == ("split", "conversations", "people", "user turns", "samples")
+    assert tuple(map(text_of, splits.head)) == (
+        "split",
+        "conversations",
+        "people",
+        "user turns",
+        "samples",
+    )
     assert cells(splits) == [
         ["train", "3", "2", "1,231", "1,234"],
         ["valid", "0", "0", "0", "0"],
@@ -869,9 +878,8 @@ def test_leakage_stands_beside_its_writer_with_what_was_paid_and_met(tmp_path: P
         ["human", "1", "0", "not measured", "", "", ""],
     ]
     # from 0 to 1 on pixels 6 to 314: 0.25 -> 83, 0.375 -> 121.5, 0.75 -> 237
-    assert (
-        'cx="121.5"' in drawn(writers, 1)
-        and "M83.0 4V12M83.0 8H237.0M237.0 4V12" in drawn(writers, 1)
+    assert 'cx="121.5"' in drawn(writers, 1) and "M83.0 4V12M83.0 8H237.0M237.0 4V12" in drawn(
+        writers, 1
     )
     assert drawn(writers, 2) == ""
     assert cells(shown["Calls"]) == [["m-mini", "7,100", "8,000,000", "not known", "$1.2346", "3"]]

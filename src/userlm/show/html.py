@@ -51,7 +51,7 @@ def inline(line: Line) -> Markup:
             return Markup(f'<span class="{look}">{quoted}</span>') if look else quoted
         case Value(value, digits):
             return Markup('<data value="{}">{}</data>').format(repr(value), number(value, digits))
-        case Interval(float(low), float(high), digits):
+        case Interval(float() | int() as low, float() | int() as high, digits):
             ends = inline((Value(low, digits), ", ", Value(high, digits)))
             return Markup(f' <span class="interval">[{ends}]</span>')
         case Interval():

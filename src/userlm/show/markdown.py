@@ -58,7 +58,7 @@ def inline(line: Line, cell: bool = False) -> str:
             return code(cut(text, limit), cell)
         case Value(value, digits):
             return number(value, digits)
-        case Interval(float(low), float(high), digits):
+        case Interval(float() | int() as low, float() | int() as high, digits):
             return f" ({number(low, digits)} to {number(high, digits)})"
         case Interval() | Mark():
             return ""
@@ -100,7 +100,7 @@ def _block(block: Block, level: int) -> Iterator[str]:
             return  # a table of the same page holds its figures
         case Figure(table=table):
             if table is not None:
-                yield f"**{inline(block.title)}**  {inline(block.note)}".rstrip()
+                yield f"**{inline(block.title)}** {inline(block.note)}".rstrip()
                 yield from _table(table, level)
         case Transcripts(items, total):
             shown = items[:TRANSCRIPTS]

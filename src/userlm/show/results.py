@@ -1,5 +1,8 @@
-"""What `results.json` of each verb holds, as far as it is shown. Validation reports what is
-damaged."""
+"""What `results.json` of each verb holds, as far as it is shown.
+
+These types are checked when a run is read, so the rest of the room can rely on them. Names that come
+from logs may be any string, so they are `Any` here.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from typing_extensions import TypedDict  # pydantic takes that of `typing` from 
 
 def finite(value: Any) -> float | None:
     """Return a finite number as a float, `None` for anything else."""
-    is_number = isinstance(value, int | float) and math.isfinite(value)
+    try:
+        is_number = isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer that is too large for a float
+        return None
     return float(value) if is_number else None
 
 
