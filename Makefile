@@ -1,12 +1,15 @@
 # make env    the environment, in .venv
-# make test   lint, types and tests: no network, no key, no GPU
+# make test   lint, types and tests: no network, no key, no GPU; WORKERS=N sets the processes (2)
+# make test-fast   the quick tests alone, in a minute
 # make size   how large the code is, in tokens
 # make demo   from sample logs to a report, in a few minutes on a CPU
 
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: env test demo lint size clean
+.PHONY: env test test-fast demo lint size clean
 
 env: .venv/.ready
 
@@ -31,7 +34,10 @@ lint: env
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: env
+	$(PYTEST) -m "not slow"
 
 demo: env
 	$(BIN)/userlm demo

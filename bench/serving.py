@@ -129,9 +129,10 @@ def prefixes_of(conversation: Conversation) -> Iterator[Conversation]:
 @contextmanager
 def serving(user: Speaker, batch: int) -> Iterator[str]:
     """The URL at which the user is served by a thread of this process."""
-    from userlm.serve import Terms, app, running
+    from userlm.serving.app import create_app, running
+    from userlm.serving.schema import ServerConfig
 
-    served = app(user, Terms(batch=batch))
+    served = create_app(user, ServerConfig(batch=batch))
     with (
         socket.create_server(("127.0.0.1", 0), backlog=1024) as listening,
         running(served, listening),

@@ -405,6 +405,7 @@ def llama3_base(llama3, tmp_path_factory) -> tuple[LocalModel, Path]:
     return ready, folder
 
 
+@pytest.mark.slow
 def test_the_real_llama_3_tokenizer_keeps_its_ids_and_opens_a_user_turn_in_plain_transformers(
     llama3_base,
 ):
@@ -425,6 +426,7 @@ def test_the_real_llama_3_tokenizer_keeps_its_ids_and_opens_a_user_turn_in_plain
     assert tokenizer.apply_chat_template(said, return_dict=False, add_generation_prompt=True) == ids
 
 
+@pytest.mark.slow
 def test_text_that_spells_a_control_token_of_llama_3_stays_text(llama3_base):
     local, _ = llama3_base
     template = local.template()
@@ -434,6 +436,7 @@ def test_text_that_spells_a_control_token_of_llama_3_stays_text(llama3_base):
     assert max(ids) < 128000 and local.tokenizer.decode(ids) == text
 
 
+@pytest.mark.slow
 def test_generation_in_plain_transformers_stops_at_both_ids(llama3_base):
     _, folder = llama3_base
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -636,6 +639,7 @@ def test_lora_refuses_an_output_layer_with_a_bias():
 # --- the folder -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_was_learned_by_heart_is_said_by_plain_transformers_from_the_saved_folder(tmp_path):
     local = train(small(), steps=150, lr=3e-3)
     save(local, tmp_path / "model")

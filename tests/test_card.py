@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from userlm import card
+from userlm.training import card
 
 SHA = "ab" * 32
 OPTIONS = {
@@ -27,8 +27,7 @@ MANIFEST = {
     },
     "versions": {"python": "3.11.7", "userlm": "1.2.3"},
 }
-# Step 0 is a validation. Two steps of 1,800 s: 3,600 s; with the validation 4,500 s, which is 1.25
-# h.
+# Step 0 is a validation. Two steps of 1,800 s: 3,600 s; with the validation 4,500 s, which is 1.25 h.
 LOG = [
     {"step": 0, "valid_perplexity": 90.0, "seconds": 900.0},
     {
@@ -69,7 +68,7 @@ RESULTS = {
     ],
     "precision": "bf16",
     "processes": 4,
-    "pace": card.pace(LOG, "NVIDIA H100 80GB HBM3", 4, None),
+    "throughput": card.throughput(LOG, "NVIDIA H100 80GB HBM3", 4, None),
 }
 
 
@@ -78,7 +77,7 @@ def front(text):
 
 
 def test_what_a_training_took_is_counted_from_its_log():
-    took = card.pace(LOG, "NVIDIA H100 80GB HBM3", 4, None)
+    took = card.throughput(LOG, "NVIDIA H100 80GB HBM3", 4, None)
     assert took == pytest.approx(
         {
             "hours": 1.25,
@@ -106,27 +105,27 @@ def test_what_a_training_took_is_counted_from_its_log():
     ],
 )
 def test_only_a_whole_board_that_is_known_has_a_power(device, watts):
-    assert card.pace(LOG, device, 1, None)["watts"] == watts
+    assert card.throughput(LOG, device, 1, None)["watts"] == watts
 
 
 def test_a_device_that_is_not_known_has_no_energy_unless_its_power_is_given():
-    took = card.pace(LOG, "cpu", 1, None)
+    took = card.throughput(LOG, "cpu", 1, None)
     assert (took["hours"], took["kwh"], took["kg_co2"]) == (1.25, None, None)
-    assert card.pace(LOG, "cpu", 1, 200.0)["kwh"] == pytest.approx(0.25)  # 1.25 h x 0.2 kW
+    assert card.throughput(LOG, "cpu", 1, 200.0)["kwh"] == pytest.approx(0.25)  # 1.25 h x 0.2 kW
 
 
 def test_a_training_without_a_step_has_no_speed():
-    took = card.pace(LOG[:1], "cpu", 1, None)
+    took = card.throughput(LOG[:1], "cpu", 1, None)
     assert (took["hours"], took["tokens_per_second"], took["conversations_per_second"]) == (
         0.25,
         None,
         None,
     )
-    assert card.pace([], "cpu", 1, None)["hours"] == 0
+    assert card.throughput([], "cpu", 1, None)["hours"] == 0
 
 
 def test_the_card_tells_data_configuration_metrics_and_cost():
-    text = card.write(MANIFEST, RESULTS)
+    text = card.render(MANIFEST, RESULTS)
     assert front(text)["base_model"] == "meta-llama/Llama-3.2-1B"
     assert front(text)["library_name"] == "transformers"
     assert front(text)["pipeline_tag"] == "text-generation"
@@ -136,33 +135,33 @@ def test_the_card_tells_data_configuration_metrics_and_cost():
         "# A user language model, from Llama-3.2-1B",
         f"| `train.jsonl` | training | {SHA} |",
         f"| `valid.jsonl` | validation | {SHA[::-1]} |",
-        "| of these with an intent | 700 |",
+        "| conversations with an intent | 700 |",
         "| samples dropped: too long | 3 |",
-        "1,235,814,400 weights, 2 steps, 2,054 samples seen.",
+        "1,235,814,400 parameters, 2 steps, 2,054 samples seen.",
         "| lr | 2e-05 |",
         "- <|endconversation|> takes the name and the id 128002 of <|reserved_special_token_0|>",
         "Versions: python 3.11.7, userlm 1.2.3.",
-        "| on held-out people | before training | these weights (step 2) |",
+        "| on held-out humans | before training | these weights (step 2) |",
         "| perplexity | 90 | 8.12 |",
         "| termination F1 | 0 % | not known |",
         "| device | 4 x NVIDIA H100 80GB HBM3 |",
         "| CO2 equivalents | 1.66 kg |",
     ):
         assert f"\n{line}" in text, line
-    assert "700 W a device all the time, the most that such a board draws" in text
-    assert "0.473 kg a kWh" in text
+    assert "700 W per device at all times,\nthe maximum power of such a board" in text
+    assert "0.473 kg per kWh" in text
     assert "| lora |" not in text  # an option that was not given
 
 
-def test_a_taken_up_run_has_the_same_card():
-    taken_up = {**MANIFEST, "inputs": [list(pair) for pair in MANIFEST["inputs"].items()]}
-    assert card.write(taken_up, RESULTS) == card.write(MANIFEST, RESULTS)
+def test_a_resumed_run_has_the_same_card():
+    resumed = {**MANIFEST, "inputs": [list(pair) for pair in MANIFEST["inputs"].items()]}
+    assert card.render(resumed, RESULTS) == card.render(MANIFEST, RESULTS)
 
 
-def test_the_card_names_no_folder_of_a_machine():
+def test_the_card_names_no_folder_of_the_host():
     base = "/home/ann/models/Llama-3.2-1B"
     notes = [f"{base} has a chat template"]
-    text = card.write(
+    text = card.render(
         {**MANIFEST, "options": {**OPTIONS, "base": base}}, {**RESULTS, "notes": notes}
     )
     assert "ann" not in re.split(r"\W+", text)
@@ -174,21 +173,21 @@ def test_the_card_names_no_folder_of_a_machine():
 def test_a_folder_whose_name_could_be_a_hub_id_is_not_taken_for_one(tmp_path, monkeypatch):
     (tmp_path / "meta-llama/Llama-3.2-1B").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert "base_model" not in front(card.write(MANIFEST, RESULTS))
+    assert "base_model" not in front(card.render(MANIFEST, RESULTS))
 
 
 def test_a_model_from_scratch_has_no_base_model():
-    text = card.write({**MANIFEST, "options": {**OPTIONS, "base": "scratch:64x2x1000"}}, RESULTS)
+    text = card.render({**MANIFEST, "options": {**OPTIONS, "base": "scratch:64x2x1000"}}, RESULTS)
     assert "base_model" not in front(text)
     assert "# A user language model, from random weights" in text
     assert "\n| base | scratch:64x2x1000 |" in text
 
 
 def test_what_was_not_measured_is_said():
-    took = card.pace(LOG, "cpu", 1, None)
-    nothing = {"untrained": {}, "best": None, "pace": took, "device": "cpu", "processes": 1}
-    text = card.write(MANIFEST, RESULTS | nothing)
-    assert "Nobody was held out, so nothing was measured." in text
+    took = card.throughput(LOG, "cpu", 1, None)
+    nothing = {"untrained": {}, "best": None, "throughput": took, "device": "cpu", "processes": 1}
+    text = card.render(MANIFEST, RESULTS | nothing)
+    assert "No conversations were held out, so nothing was measured." in text
     assert "| CO2 equivalents | not known |" in text
     assert "co2_eq_emissions" not in front(text)
     assert "Ember" not in text
@@ -196,38 +195,42 @@ def test_what_was_not_measured_is_said():
 
 
 def test_a_model_that_was_not_trained_has_the_figures_of_its_beginning():
-    text = card.write(MANIFEST, RESULTS | {"best": None, "steps": 0, "seen": 0})
+    text = card.render(MANIFEST, RESULTS | {"best": None, "steps": 0, "seen": 0})
     assert (
-        "\n| on held-out people | before training |\n| --- | --- |\n| perplexity | 90 |\n" in text
+        "\n| on held-out humans | before training |\n| --- | --- |\n| perplexity | 90 |\n" in text
     )
 
 
 def test_the_card_of_adapters_says_how_few_weights_were_trained():
-    text = card.write(MANIFEST, RESULTS | {"trained_parameters": 11_280_512, "stopped_early": True})
+    text = card.render(
+        MANIFEST, RESULTS | {"trained_parameters": 11_280_512, "stopped_early": True}
+    )
     assert (
-        "\n11,280,512 of 1,235,814,400 weights, 2 steps, stopped early, 2,054 samples seen." in text
+        "\n11,280,512 of 1,235,814,400 parameters, 2 steps, stopped early, 2,054 samples seen."
+        in text
     )
 
 
 def test_a_power_that_was_given_is_said_to_be():
-    watts = {"pace": card.pace(LOG, "cpu", 1, 200.0)}
-    text = card.write({**MANIFEST, "options": {**OPTIONS, "watts": 200.0}}, RESULTS | watts)
-    assert "200 W a device all the time, as was given" in text
+    watts = {"throughput": card.throughput(LOG, "cpu", 1, 200.0)}
+    text = card.render({**MANIFEST, "options": {**OPTIONS, "watts": 200.0}}, RESULTS | watts)
+    assert "200 W per device at all times,\nas given" in text
 
 
 def test_languages_are_told_where_they_are_known_and_norwegian_is_one_of_them():
-    text = card.write(MANIFEST, RESULTS | {"languages": {"en": 9, "no": 3, "und": 2, "klingon": 1}})
+    text = card.render(
+        MANIFEST, RESULTS | {"languages": {"en": 9, "no": 3, "und": 2, "klingon": 1}}
+    )
     assert front(text)["language"] == ["en", "no"]
-    assert "By the logs' own labels: en, no." in text
-    assert "they were not recorded" in card.write(MANIFEST, RESULTS)
+    assert "According to the labels in the logs: en, no." in text
+    assert "they were not recorded" in card.render(MANIFEST, RESULTS)
 
 
 def of_side(side):
-    """The card of a model that learned another side; it is told no intent, and never measured where
-    it leaves."""
+    """The card of a model that learned another side; it is told no intent, and termination is not measured."""
     best = {"step": 2, "valid_perplexity": 8.125, "valid_termination_f1": None}
     options = {**OPTIONS, "side": side, "intent": False}
-    return card.write(
+    return card.render(
         {**MANIFEST, "options": options}, {**RESULTS, "without_intent": 720, "best": best}
     )
 
@@ -240,7 +243,7 @@ def of_side(side):
             [
                 "# An assistant, from Llama-3.2-1B",
                 "| side | assistant |",
-                "| samples: the assistant's turns | 2,054 |",
+                "| samples: assistant turns | 2,054 |",
                 "| on held-out answers | before training | these weights (step 2) |",
             ],
         ),
@@ -249,7 +252,7 @@ def of_side(side):
             [
                 "# A base language model, from Llama-3.2-1B",
                 "| side | both |",
-                "| samples: rows of text, several of a long conversation | 2,054 |",
+                "| samples: rows of text, more than one for a long conversation | 2,054 |",
                 "| on held-out conversations | before training | these weights (step 2) |",
             ],
         ),
@@ -262,14 +265,17 @@ def test_the_card_of_another_side_claims_no_user_model_and_names_its_figures_for
     for line in (*lines, "| perplexity | 90 | 8.12 |"):
         assert f"\n{line}\n" in text, line
     assert front(text)["tags"] == ["userlm"]
-    over = {"assistant": "the words of the assistant's turns", "both": "all words of both sides"}
-    learned = {"assistant": "what the assistant says", "both": "every token of the text"}
-    assert f"Perplexity is over {over[side]}" in text and f"The loss is on {learned[side]}." in text
+    over = {"assistant": "assistant turns", "both": "both sides, including the speakers' names"}
+    learned = {"assistant": "assistant turns", "both": "every token of the text"}
+    assert (
+        f"It is over the content of\n{over[side]}." in text
+        and f"The loss is on {learned[side]}." in text
+    )
     for claim in (
         "A user language model",
         "termination",
         "P(end)",
-        "leaves",
+        "ends the conversation",
         "intent",
         "not known",
         "{",
@@ -308,7 +314,7 @@ def run_call(text, number, folder):
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_calls_on_the_card_run(number, folders, capsys):
-    assert run_call(card.write(MANIFEST, RESULTS), number, folders["user"]) == 2
+    assert run_call(card.render(MANIFEST, RESULTS), number, folders["user"]) == 2
     assert capsys.readouterr().out.strip()
 
 

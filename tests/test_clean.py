@@ -272,6 +272,7 @@ def test_another_seed_gives_another_split_and_shares_can_be_chosen():
     assert {clean.split(c, 1, (0.0, 0.0, 1.0)) for c in logs} == {"test"}
 
 
+@pytest.mark.slow
 def test_a_split_and_what_is_a_template_are_the_same_in_every_process(tmp_path):
     code = (
         "from pathlib import Path; from userlm.data import clean; from userlm.types import "

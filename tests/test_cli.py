@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from fake_server import Said, serving
+from processes import Process
 from test_spans import TALK, sdk
 from test_spans import call as called
 from test_trees import flat, say
@@ -26,17 +28,15 @@ from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError
 
 
-def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "userlm", *map(str, arguments)]
-    env = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(cwd)}
-    return subprocess.Popen(
-        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(*arguments: object, cwd: Path, fresh: bool = False) -> Process:
+    begin = processes.fresh if fresh else processes.userlm
+    path = os.pathsep.join(filter(None, (str(cwd), os.environ.get("PYTHONPATH"))))
+    return begin(*arguments, cwd=cwd, COLUMNS="200", PYTHONPATH=path)
 
 
-def userlm(*arguments: object, cwd: Path, code: int = 0) -> str:
+def userlm(*arguments: object, cwd: Path, code: int = 0, fresh: bool = False) -> str:
     """Run a verb; what it printed."""
-    process = start(*arguments, cwd=cwd)
+    process = start(*arguments, cwd=cwd, fresh=fresh)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     return out + err
@@ -52,7 +52,7 @@ def learned(folder: Path) -> dict[str, Any]:
     """What a training left, without how long it took."""
     found: dict[str, Any] = contents(folder)
     del found["model/README.md"]
-    found["results.json"] = {**json.loads(found["results.json"]), "pace": {}}
+    found["results.json"] = {**json.loads(found["results.json"]), "throughput": {}}
     log = [json.loads(line) for line in found["log.jsonl"].splitlines()]
     found["log.jsonl"] = [{**row, "seconds": 0} for row in log]
     return found
@@ -82,6 +82,7 @@ def logs(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_whole_road_from_logs_to_measures(logs, tmp_path):
     def call(*arguments, code=0):
         return userlm(*arguments, cwd=tmp_path, code=code)
@@ -166,7 +167,8 @@ def test_the_whole_road_from_logs_to_measures(logs, tmp_path):
     )
 
 
-def test_training_in_two_halves_is_one_run(logs, tmp_path):
+@pytest.mark.slow
+def test_training_in_two_halves_is_one_run(logs, tmp_path, monkeypatch):
     def call(*arguments, code=0):
         return userlm(*arguments, cwd=tmp_path, code=code)
 
@@ -182,14 +184,22 @@ def test_training_in_two_halves_is_one_run(logs, tmp_path):
         1,
         "--no-intent",
     ]
-    call("train", "in", *options, "--out", "whole")
+    monkeypatch.chdir(tmp_path)
+    scratch = {
+        "base": "scratch:32x1x600",
+        "steps": 30,
+        "batch": 8,
+        "save_every": 1,
+        "intent": False,
+    }
+    commands.train(Path("in"), **scratch, out=Path("whole"))
     process = start("train", "in", *options, "--out", "killed", cwd=tmp_path)
     kill_when(process, lambda: (tmp_path / "killed" / "checkpoint").is_dir())
     call("train", "in", *options, "--out", "killed")
     assert learned(tmp_path / "killed") == learned(tmp_path / "whole")
 
 
-def kill_when(process: subprocess.Popen[str], ready) -> None:
+def kill_when(process: Process, ready) -> None:
     """SIGKILL it as soon as `ready()`; it must still have been running."""
     deadline = time.monotonic() + 60
     while not ready():
@@ -201,10 +211,11 @@ def kill_when(process: subprocess.Popen[str], ready) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_import_killed_in_the_middle_ends_with_the_same_files(tmp_path):
     path = tmp_path / "logs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows(60_000)))
-    userlm("import", path, "--out", "whole", cwd=tmp_path)
+    userlm("import", path, "--out", "whole", cwd=tmp_path, fresh=True)
     progress = tmp_path / "killed" / "progress.json"
     for attempt in range(2):  # killed once, and once again where it went on
         process = start("import", path, "--out", "killed", cwd=tmp_path)
@@ -241,6 +252,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [None, 4])
 def test_what_lies_in_several_files_is_one_conversation_however_often_the_import_is_killed(
     limit, tmp_path
@@ -308,11 +320,12 @@ def test_what_lies_in_several_files_is_one_conversation_however_often_the_import
     assert contents(killed) == contents(whole)
 
 
+@pytest.mark.slow
 def test_clean_killed_in_the_middle_ends_with_the_same_files(tmp_path):
     write_conversations(
         tmp_path / "c.jsonl", (Conversation(f"c{i}").say(f"say {i}") for i in range(40_000))
     )
-    userlm("clean", "c.jsonl", "--out", "whole", cwd=tmp_path)
+    userlm("clean", "c.jsonl", "--out", "whole", cwd=tmp_path, fresh=True)
     out = tmp_path / "killed"
     for file in (out / ".ngrams", out / "train.jsonl"):  # while it reads, and while it writes
         process = start("clean", "c.jsonl", "--out", "killed", cwd=tmp_path)
@@ -343,6 +356,7 @@ class Slow:
 """
 
 
+@pytest.mark.slow
 def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_nothing_twice(
     tmp_path,
 ):
@@ -358,7 +372,7 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
         "--intents",
         "seeds.jsonl",
     ]
-    userlm(*command, "--out", "whole", cwd=tmp_path)
+    userlm(*command, "--out", "whole", cwd=tmp_path, fresh=True)
     asked = tmp_path / "asked.txt"
     assert len(asked.read_text().splitlines()) == 60 * 4
     asked.unlink()
@@ -425,7 +439,7 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
         ),
         (["clean", "plain.jsonl", "--config", "broken.toml"], "broken.toml is not TOML"),
         (["clean", "plain.jsonl", "--config", "no.toml"], "no.toml: cannot read"),
-        (["clean", "plain.jsonl", "--out", "thesis"], "thesis exists and is no run folder"),
+        (["clean", "plain.jsonl", "--out", "thesis"], "thesis exists and is not a run folder"),
     ],
 )
 def test_bad_input_is_one_clear_sentence_and_exit_code_2(arguments, said, tmp_path):
@@ -500,16 +514,20 @@ def test_options_can_come_from_a_file_and_the_command_line_wins(tmp_path):
 
 
 def chat(*arguments: str, typed: str, cwd: Path) -> str:
-    command = [sys.executable, "-m", "userlm", "chat", *arguments]
-    done = subprocess.run(command, cwd=cwd, input=typed, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    process = processes.userlm("chat", *arguments, cwd=cwd)
+    out, err = process.communicate(typed, timeout=60)
+    assert process.returncode == 0, err
+    return out + err
 
 
 def test_a_simulated_user_talks_to_you_and_the_chat_is_saved(tmp_path):
     (tmp_path / "lines.txt").write_text("hello there\nthanks [bold]\n")
     shown = chat("--user", "script:lines.txt", "--save", "c.jsonl", typed="hi\nbye\n", cwd=tmp_path)
-    assert "hello there" in shown and "thanks [bold]" in shown and "the user left" in shown
+    assert (
+        "hello there" in shown
+        and "thanks [bold]" in shown
+        and "the user ended the conversation" in shown
+    )
     [saved] = read_conversations(tmp_path / "c.jsonl")
     assert [turn.text for turn in saved.turns] == ["hello there", "hi", "thanks [bold]", "bye"]
     assert saved.stop == "end"
@@ -520,7 +538,7 @@ def test_you_can_take_the_users_seat_and_ask_what_is_known_of_a_turn(tmp_path):
     assert (
         "assistant (clarifier, a stand-in)> " in shown
         and '"stub":"clarifier"' in shown
-        and "you left" in shown
+        and "you ended the conversation" in shown
     )
 
 
@@ -935,14 +953,12 @@ def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_tabl
 def test_last_words_of_a_simulated_user_are_theirs(tmp_path):
     (tmp_path / "bye.txt").write_text("bye then <|endconversation|>\n")
     shown = chat("--user", "prompted:script:bye.txt", "--intent", "x", typed="", cwd=tmp_path)
-    assert "user> bye then" in shown and "the user left" in shown
+    assert "user> bye then" in shown and "the user ended the conversation" in shown
 
 
 def test_ctrl_c_in_a_chat_leaves_and_saves_what_was_said(tmp_path):
     command = ["chat", "--role", "user", "--assistant", "clarifier", "--save", "c.jsonl"]
-    full = [sys.executable, "-m", "userlm", *command]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(full, cwd=tmp_path, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    process = processes.userlm(*command, cwd=tmp_path)
     process.stdin.write("hello\n")
     process.stdin.flush()
     shown = ""

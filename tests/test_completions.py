@@ -192,6 +192,7 @@ def test_the_end_is_taken_at_a_probability_and_not_drawn_below_it(server, tiny, 
     assert all(out.tokens_in == 2 * len(ids) + 1 for out in drawn)
 
 
+@pytest.mark.slow
 def test_a_ban_at_the_first_position_leaves_the_later_ones_alone(
     server, tiny, asked, ids, first, template
 ):

@@ -25,7 +25,6 @@ import test_files
 
 from userlm import rows as rows_module
 from userlm.cli import main
-from userlm.commands import data, writing
 from userlm.data import hub as exporting
 from userlm.data import sources
 from userlm.flip import render, samples, userlm_template
@@ -169,6 +168,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_hub_is_imported_and_nothing_of_the_copies_stays(
     hub, monkeypatch, tmp_path
 ):
@@ -770,7 +770,7 @@ def test_a_line_that_was_half_written_when_the_import_began_is_no_bad_line(
     assert counts == {"in": 3, "note: files that grew while they were read": 1, "out": 3}
 
 
-@pytest.mark.parametrize(("verb", "module"), [("clean", data), ("intents", writing)])
+@pytest.mark.parametrize(("verb", "module"), [("clean", "data"), ("intents", "intents")])
 def test_of_conversations_that_grow_those_that_were_there_are_taken(
     verb, module, userlm, tmp_path, monkeypatch
 ):
@@ -780,7 +780,7 @@ def test_of_conversations_that_grow_those_that_were_there_are_taken(
     write_conversations(tmp_path / "more.jsonl", [log(f"d{i}", f"and {i} more") for i in range(9)])
     more = (tmp_path / "more.jsonl").read_bytes()
     reader = growing(read_conversations, tmp_path / "logs.jsonl", more)
-    monkeypatch.setattr(module, "read_conversations", reader)
+    monkeypatch.setattr(sys.modules[f"userlm.commands.{module}"], "read_conversations", reader)
     userlm(verb, "logs.jsonl", "--out", "grown")
     still, grown = contents(tmp_path / "still"), contents(tmp_path / "grown")
     assert grown == still and (tmp_path / "logs.jsonl").read_bytes().endswith(more)
@@ -798,7 +798,7 @@ from userlm import runs as runs_module
 from userlm.commands import data
 
 data.COMMIT_EVERY = 40
-runs_module._surroundings = lambda: {"versions": {}}
+runs_module._environment = lambda: {"versions": {}}
 STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.truncate"}
 steps = written = 0
 plain = io.open
@@ -958,6 +958,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_killed_at_any_step_and_run_again_it_ends_with_the_same_files(verb, machine, ground):
     whole = machine(ground, VERBS[verb], f"{verb}-whole")
@@ -983,6 +984,7 @@ def fill_levels(verb: str, written: int) -> list[int]:
     return [0, *sorted(random.Random(verb).sample(range(1, written), 5)), written - 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_full_disk_is_said_and_with_space_the_same_command_ends_with_the_same_files(
     verb, machine, ground
@@ -1005,6 +1007,7 @@ def test_a_full_disk_is_said_and_with_space_the_same_command_ends_with_the_same_
         assert contents(ground / out) == contents(ground / f"{verb}-wide"), room
 
 
+@pytest.mark.slow
 def test_the_n_grams_do_not_stay_on_a_full_disk(machine, ground):
     written = machine(ground, VERBS["clean"], "clean-roomy").written
     for n, room in enumerate(range(0, written, written // 12)):
@@ -1013,6 +1016,7 @@ def test_the_n_grams_do_not_stay_on_a_full_disk(machine, ground):
         assert not (ground / out / ".ngrams").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_full_disk_is_said_with_the_file_that_could_not_be_written(verb, machine, ground):
     written = machine(ground, VERBS[verb], f"{verb}-broad").written
@@ -1021,6 +1025,7 @@ def test_a_full_disk_is_said_with_the_file_that_could_not_be_written(verb, machi
         assert f"userlm: {verb}-named-{n}/" in full.said
 
 
+@pytest.mark.slow
 def test_answers_that_were_paid_for_are_kept_when_the_disk_is_full(machine, ground):
     (ground / "lines.txt").write_text(
         "You are a user chatting with an assistant language model to cook.\n"

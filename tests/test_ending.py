@@ -121,6 +121,7 @@ def test_what_the_user_does_now_is_its_termination_f1() -> None:
     assert (found.n, found.missing, found.people, found.ended, found.why) == (6, 0, 3, 50, "")
 
 
+@pytest.mark.slow
 def test_every_point_and_both_suggestions_agree_with_counting_one_by_one() -> None:
     rng = np.random.default_rng(0)
     chances, lefts = rng.beta(0.3, 0.6, 240), rng.random(240) < 0.3
@@ -221,7 +222,7 @@ def responded(root: Path, name: str, answers: list[Conversation], **options: Any
     """A finished run of `respond`."""
     folder = root / name
     folder.mkdir()
-    manifest = {"verb": "respond", "options": {"user": "trained:m"} | options}
+    manifest = {"format": 2, "verb": "respond", "options": {"user": "trained:m"} | options}
     (folder / "run.json").write_text(json.dumps(manifest))
     (folder / "results.json").write_text("{}")
     write_conversations(folder / "conversations.jsonl", answers)

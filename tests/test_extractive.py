@@ -1,4 +1,4 @@
-"""The offline stand-in for a model that writes intents."""
+"""Intents without a model."""
 
 import re
 from pathlib import Path
@@ -39,15 +39,12 @@ def goal(*said: str, language: str | None = "en") -> str:
         ),
         (
             "can you fix the bug in my python script for invoices",
-            "fix a problem in Python code for invoices.",
+            "fix a problem in python code for invoices.",
         ),
-        (
-            "do you think chess is beautiful? i adore chess",
-            "exchange views on chess and beautiful.",
-        ),
+        ("do you think chess is beautiful? i adore chess", "learn about chess."),
         ("How do I grow tomatoes?", "get advice on tomatoes."),
         ("recommend a museum please", "get suggestions for a museum."),
-        ("I need to book a flight", "make arrangements that involve a flight."),
+        ("I need to book a flight", "make arrangements for a flight."),
         ("hello", "have a casual chat."),
         ("???", None),
     ],
@@ -61,8 +58,7 @@ def test_the_goal_follows_from_what_the_user_asks_first(said, wanted):
 
 def test_details_are_left_out():
     said = (
-        "Fix `load_rows` in src/io/reader.py, see https://example.org/x?y=1 or mail "
-        "bob@example.org, "
+        "Fix `load_rows` in src/io/reader.py, see https://example.org/x?y=1 or mail bob@example.org, "
         "error 404 in parseJson on 2023-05-01 ```python\nsecret = 1\n``` the parser is slow"
     )
     found = goal(said, "try again", "the parser still fails")

@@ -562,6 +562,7 @@ def visit(host: str, scratch: Path, *places: str, **environment: str) -> list[ob
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_data_sets_of_the_hub_are_found_and_copied(hub, tmp_path):
     host, counts = hub
     chats = "hf://datasets/team/chats"

@@ -209,6 +209,7 @@ def test_a_prompt_too_long_is_shortened_as_in_training_and_none_when_the_intent_
 turns = st.lists(st.text(max_size=30), min_size=1, max_size=9)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     texts=turns,

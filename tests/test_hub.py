@@ -109,7 +109,11 @@ def test_a_card_without_splits_has_no_files():
 
 
 def test_a_card_names_the_model_and_neither_its_server_nor_a_file():
-    options = {"by": "http://10.0.0.5:8000/v1#gpt-x", "join": ["/home/ann/theirs.jsonl"], "seed": 0}
+    options = {
+        "writer": "http://10.0.0.5:8000/v1#gpt-x",
+        "join": ["/home/ann/theirs.jsonl"],
+        "seed": 0,
+    }
     manifest = {**MANIFEST, "verb": "intents", "options": options}
     card = hub.card({"train": 1}, {"counts": {"in": 1}, "model": "gpt-x"}, manifest)
     assert "`userlm intents`, version 1.2.3; by gpt-x, seed 0." in card

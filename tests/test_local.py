@@ -54,6 +54,7 @@ def userlm8b(llama3, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_like_userlm_8b_loads_through_its_address_and_inherits_nothing(userlm8b):
     saved = json.loads((userlm8b / "generation_config.json").read_text())
     assert (saved["temperature"], saved["top_p"], saved["eos_token_id"]) == (0.6, 0.9, 128009)
@@ -73,6 +74,7 @@ def test_a_folder_like_userlm_8b_loads_through_its_address_and_inherits_nothing(
     assert first.meta["p_end"] == pytest.approx(1 / 128257, rel=0.2)
 
 
+@pytest.mark.slow
 def test_the_end_is_recognised_by_its_id_and_p_end_is_read_behind_header_and_newline(userlm8b):
     user = address.user(f"trained:{userlm8b}")
     log = Conversation("a", intent="x").say("hi").say("hello")

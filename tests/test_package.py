@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "userlm"
 
 # Each may import from those above it only; a folder stands for the files in it.
@@ -26,9 +28,8 @@ ROOMS = [
     "assistants",
     "metrics",
     "training",
-    "card",
     "show",
-    "serve",
+    "serving",
     "address",
     "terminal",
     "commands",
@@ -105,6 +106,7 @@ def test_importing_the_package_loads_no_torch_and_opens_no_socket():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_help_loads_no_torch_and_opens_no_socket():
     for arguments in (["--help"], ["train", "--help"]):
         statement = f"""
@@ -120,6 +122,7 @@ except SystemExit as done:
         assert "Usage" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_core_needs_no_more_than_a_gpu_machine_has():
     """types, flip, models and train import with torch, transformers, numpy, typer, rich and jinja2
     alone."""

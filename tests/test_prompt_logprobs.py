@@ -158,6 +158,7 @@ def test_each_way_of_asking_gives_the_log_probability_of_each_masked_token(answe
         assert scorer(server).score(ROWS) == RIGHT
 
 
+@pytest.mark.slow
 def test_rows_come_back_in_order_and_the_way_is_found_out_once():
     rows = [([1, *range(i, i + 9)], [False] + [True] * 9) for i in range(2, 60)]
     with serving(vllm) as server:
@@ -315,6 +316,7 @@ def test_what_is_no_completion_is_a_broken_answer():
         PromptLogprobs(EndpointModel("m", server.url, None, retries=1, pause=0.001)).score(ROWS)
 
 
+@pytest.mark.slow
 def test_perplexity_on_a_server_is_that_of_the_same_weights_on_this_machine(
     tiny, tmp_path, monkeypatch
 ):

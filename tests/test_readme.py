@@ -1,16 +1,16 @@
 """Every snippet of the README runs. The embedded user model stands in for the released
 checkpoint."""
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 from userlm import assets
 
+pytestmark = pytest.mark.slow
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
@@ -24,8 +24,7 @@ def place(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("tour")
     (place / "my_logs.jsonl").write_bytes(assets.sample_logs().read_bytes())
     [tour] = snippets("sh")
-    binaries = str(Path(sys.executable).parent)
-    env = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+    env = processes.on_path(place / "bin")
     done = subprocess.run(
         ["bash", "-e", "-c", tour], cwd=place, env=env, capture_output=True, text=True, timeout=300
     )

@@ -19,6 +19,7 @@ from userlm.types import Conversation, Turn
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
+@pytest.mark.slow
 def test_the_counts_of_wildchat_stand_beside_those_of_the_paper(tmp_path):
     """Three openings in English by one person, two in French, and a template of 101 copies by
     another."""
@@ -114,7 +115,7 @@ TRAINED = {
     "steps": 63,
     "untrained": {"valid_perplexity": 80.0},
     "best": {"valid_perplexity": 20.0, "valid_termination_f1": None},
-    "pace": {"hours": 0.25},
+    "throughput": {"hours": 0.25},
 }
 PERPLEXITY = {"name": "perplexity", "value": 20.0, "low": 18.5, "high": 21.25}
 SCORED = {
@@ -322,6 +323,7 @@ def mix(run, out):
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_the_small_models_learn_what_licences_allow_and_nothing_toxic(tmp_path):
     logs_of_the_small_models(tmp_path / "run")
     done = mix(tmp_path / "run", tmp_path / "out")
@@ -359,6 +361,7 @@ def test_the_small_models_learn_what_licences_allow_and_nothing_toxic(tmp_path):
     assert [row["words"] for row in counts["learned"]["user"]] == [18, 18, 18, 10]
 
 
+@pytest.mark.slow
 def test_too_little_talk_with_assistants_is_refused(tmp_path):
     logs_of_the_small_models(tmp_path / "run")
     with (tmp_path / "run/train.jsonl").open("a", encoding="utf-8") as file:

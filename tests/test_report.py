@@ -54,6 +54,7 @@ def write(
     folder = root / name
     folder.mkdir(parents=True)
     manifest = {
+        "format": 2,
         "verb": verb,
         "options": {
             "user": "trained:m",

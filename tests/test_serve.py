@@ -1,6 +1,7 @@
 """A user as a server, seen by the real `openai` client and by callers who are worse."""
 
 import http.client
+import importlib
 import json
 import os
 import re
@@ -20,14 +21,19 @@ import openai
 import pytest
 from typer.testing import CliRunner
 
-from userlm import Conversation, InputError, ModelError, Reply, Turn, address, cli, serve
+from userlm import Conversation, InputError, ModelError, Reply, Turn, address, cli
 from userlm.assistants import Script
-from userlm.commands import serving as command
 from userlm.guard import Guard
-from userlm.serve import Terms, app, find_intent, read_messages, running
+from userlm.serving import app as server_module
+from userlm.serving import messages as messages_module
+from userlm.serving.app import create_app, running
+from userlm.serving.messages import find_intent, find_roles, turn_request
+from userlm.serving.schema import Message, RequestError, ServerConfig, parse_request
 from userlm.text import INTENT_PREFIX
 from userlm.types import Completion, Sampling
 from userlm.users import PromptedUser, ReplayUser, TrainedUser
+
+command = importlib.import_module("userlm.commands.serve")
 
 ROME = INTENT_PREFIX + "plan a trip to Rome."
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -62,8 +68,8 @@ class Served:
 
 
 @contextmanager
-def serving(user, **terms):
-    served = app(user, Terms(**terms))
+def serving(user, **config):
+    served = create_app(user, ServerConfig(**config))
     with socket.create_server(("127.0.0.1", 0)) as listening, running(served, listening):
         yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", served)
 
@@ -98,13 +104,26 @@ def streamed(chunks):
     return content, [chunk for chunk in chunks if chunk.choices][-1], chunks
 
 
+def read_messages(messages, roles, stop_phrase):
+    """The system text, the turns, the form found and the notes."""
+    parsed = [Message.model_validate(message) for message in messages]
+    found = find_roles(parsed, roles)
+    system, turns, notes = messages_module.read_messages(parsed, found, stop_phrase)
+    return system, turns, found, notes
+
+
+def read(body, user, config):
+    """What a request asks for."""
+    return turn_request(parse_request(body, config.model_name), user, config)
+
+
 # --- conversations --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_holds_a_conversation_and_sees_its_end(script, stream, flipped):
-    mine, theirs = ("user", "assistant") if flipped else ("assistant", "user")
+def test_a_client_holds_a_conversation_and_sees_its_end(script, stream, swapped):
+    mine, theirs = ("user", "assistant") if swapped else ("assistant", "user")
     messages = [{"role": "system", "content": ROME}]
     said = []
     for _ in range(5):
@@ -120,7 +139,7 @@ def test_a_client_holds_a_conversation_and_sees_its_end(script, stream, flipped)
             )
             assert answer.choices[0].userlm["ended"] is ended
         said.append((content, ended))
-        assert known["roles"] == ("flipped" if flipped and len(messages) > 1 else "log")
+        assert known["roles"] == ("swapped" if swapped and len(messages) > 1 else "log")
         assert known["intent"] == ROME
         if ended:
             break
@@ -131,10 +150,10 @@ def test_a_client_holds_a_conversation_and_sees_its_end(script, stream, flipped)
 def test_a_conversation_is_the_same_to_the_user_whichever_way_its_roles_are_held(small):
     texts = ("how do i sort a list", "Use sorted().", "thanks", "Gladly.")
     log = small.ask(say(*texts), seed=3)
-    flipped = small.ask(say(*texts, first="assistant"), seed=3)
-    assert log.userlm["roles"] == "log" and flipped.userlm["roles"] == "flipped"
-    assert log.choices[0].message.content == flipped.choices[0].message.content
-    assert log.userlm["p_end"] == flipped.userlm["p_end"] > 0
+    swapped = small.ask(say(*texts, first="assistant"), seed=3)
+    assert log.userlm["roles"] == "log" and swapped.userlm["roles"] == "swapped"
+    assert log.choices[0].message.content == swapped.choices[0].message.content
+    assert log.userlm["p_end"] == swapped.userlm["p_end"] > 0
 
 
 def test_a_greeting_may_come_first_in_either_form():
@@ -179,7 +198,7 @@ def test_a_turn_that_is_cut_at_max_tokens_says_length_and_usage_counts(small):
 
 
 def test_more_tokens_than_leave_room_for_the_conversation_are_not_given_and_it_is_noted(tiny):
-    asked = serve.read(
+    asked = read(
         {
             "model": "user",
             "messages": say("a", "b"),
@@ -187,7 +206,7 @@ def test_more_tokens_than_leave_room_for_the_conversation_are_not_given_and_it_i
             "userlm": {"intent": ROME},
         },
         trained(tiny),
-        Terms(),
+        ServerConfig(),
     )
     assert asked.max_tokens == max(8, tiny.context_length // 4)
     assert any("max_tokens" in note for note in asked.notes)
@@ -281,7 +300,7 @@ def test_a_user_who_says_the_stop_phrase_without_leaving_has_not_left_and_it_is_
 
 @pytest.mark.parametrize("last", ["", " \n", "[end]", "thanks\n[end]"])
 def test_nobody_is_there_to_go_on_after_the_end(last):
-    with pytest.raises(serve.Refused) as refused:
+    with pytest.raises(RequestError) as refused:
         read_messages(say("hi", "Hello!", last, "Bye."), "auto", "[end]")
     assert (refused.value.code, refused.value.param) == ("conversation_over", "messages[2].content")
     assert "messages[2]" in str(refused.value) and "--guard no-end" in str(refused.value)
@@ -318,20 +337,20 @@ def test_what_the_guard_did_is_told(tiny):
 
 
 def test_roles_that_are_set_must_fit_and_the_error_says_what_to_do(script):
-    log, flipped = say("hi", "Hello!"), say("hi", "Hello!", first="assistant")
+    log, swapped = say("hi", "Hello!"), say("hi", "Hello!", first="assistant")
     assert script.ask(log, extra_body={"userlm": {"roles": "log"}}).userlm["roles"] == "log"
     assert (
-        script.ask(flipped, extra_body={"userlm": {"roles": "flipped"}}).userlm["roles"]
-        == "flipped"
+        script.ask(swapped, extra_body={"userlm": {"roles": "swapped"}}).userlm["roles"]
+        == "swapped"
     )
-    for messages, roles, other in ((log, "flipped", "log"), (flipped, "log", "flipped")):
+    for messages, roles, other in ((log, "swapped", "log"), (swapped, "log", "swapped")):
         with pytest.raises(openai.BadRequestError) as error:
             script.ask(messages, extra_body={"userlm": {"roles": roles}})
         assert error.value.param == "messages[1].role"
         assert "messages[1]" in str(error.value) and f"userlm.roles to '{other}'" in str(
             error.value
         )
-    with serving(Script(["x"]), roles="flipped") as server:
+    with serving(Script(["x"]), roles="swapped") as server:
         with pytest.raises(openai.BadRequestError, match="simulated user"):
             server.ask(log)
         assert server.ask(log, extra_body={"userlm": {"roles": "log"}}).userlm["roles"] == "log"
@@ -365,6 +384,8 @@ def test_contents_may_come_in_parts_and_a_refusal_is_what_the_assistant_said():
 
 
 LONG = "Play a customer. Be brief.\n\n"
+ROME_ON_LINES = ROME.replace("age model", "age\n   model").replace("trip to", "trip\nto")
+FIX_A_BUG = INTENT_PREFIX + "fix e.g. a v2.5 bug."
 
 
 @pytest.mark.parametrize(
@@ -381,9 +402,8 @@ LONG = "Play a customer. Be brief.\n\n"
         (None, f'{LONG}"{ROME}" is your task.', None, ROME),
         (None, f"{LONG}- {ROME[:-1]}\n- Be brief.", None, ROME[:-1]),
         (None, f"{LONG}{ROME[:-1]}\n\nbe brief.", None, ROME[:-1]),
-        (None, LONG + ROME.replace("age model", "age\n   model").replace("trip to", "trip\nto"), None, ROME),
-        (None, INTENT_PREFIX + ("fix e.g. a v2.5 bug. "
-                               "Go!"), None, INTENT_PREFIX + "fix e.g. a v2.5 bug."),
+        (None, LONG + ROME_ON_LINES, None, ROME),
+        (None, f"{FIX_A_BUG} Go!", None, FIX_A_BUG),
         (None, INTENT_PREFIX + "meet J. Doe. Go!", None, INTENT_PREFIX + "meet J. Doe."),
         (None, INTENT_PREFIX + "go? Yes.", None, INTENT_PREFIX + "go?"),
     ],
@@ -464,7 +484,7 @@ def test_a_text_far_beyond_the_trained_range_warns_and_says_how_to_send_the_inte
         trained(tiny), template=replace(tiny.template(), system_text="This is who you are: {}")
     )
     body = {"model": "user", "messages": [{"role": "system", "content": long}]}
-    assert serve.read(body, profiled, Terms()).notes == ()  # a profile is long
+    assert read(body, profiled, ServerConfig()).notes == ()  # a profile is long
 
 
 def test_a_prompted_user_must_know_what_it_is_after(tmp_path):
@@ -517,15 +537,15 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
 @pytest.mark.parametrize(
     ("change", "param", "words"),
     [
-        ({"messages": []}, "messages", "an empty list"),
-        ({"messages": "hi"}, "messages", "'hi'"),
-        ({"messages": None}, "messages", "null"),
-        ({"messages": ["hi"]}, "messages[0]", "an object with role and content"),
-        ({"messages": [{"content": "hi"}]}, "messages[0].role", "null"),
+        ({"messages": []}, "messages", "is []; it should have at least 1 item"),
+        ({"messages": "hi"}, "messages", "is 'hi'; it should be a valid list"),
+        ({"messages": None}, "messages", "is None; it should be a valid list"),
+        ({"messages": ["hi"]}, "messages[0]", "is 'hi'; it should be an object"),
+        ({"messages": [{"content": "hi"}]}, "messages[0].role", "is missing; it should be given"),
         (
             {"messages": [*say("a", "b"), {"role": "bot", "content": "c"}]},
             "messages[2].role",
-            "'bot'",
+            "is 'bot'; it should be 'system', 'developer'",
         ),
         (
             {"messages": [*say("a", "b"), {"role": "tool", "content": "c"}]},
@@ -534,60 +554,73 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
         ),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
-            "messages[0].role",
+            "messages[0].tool_calls",
             "sees none",
         ),
-        ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content", "must be text"),
+        (
+            {"messages": [{"role": "user", "content": 7}]},
+            "messages[0].content",
+            "is 7; it should be a valid string",
+        ),
         (
             {"messages": [{"role": "system", "content": None}]},
             "messages[0].content",
-            "must be text",
+            "should be text",
         ),
         (
             {"messages": [{"role": "user", "content": ["hi"]}]},
-            "messages[0].content[0].type",
-            "text alone",
+            "messages[0].content[0]",
+            "is 'hi'; it should be an object",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             "messages[0].content[0].type",
-            "'image_url'",
+            "is 'image_url'; it should be 'text'",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": []}]}]},
             "messages[0].content[0].text",
-            "an empty list",
+            "is []; it should be a valid string",
         ),
         ({"model": None}, "model", "'user'"),
         ({"model": ["user"]}, "model", "'user'"),
-        ({"n": 0}, "n", "from 1 to 128"),
-        ({"n": 10**9}, "n", "1000000000"),
-        ({"n": 10**400}, "n", "out of range"),
-        ({"n": True}, "n", "true"),
-        ({"n": 1.5}, "n", "a whole number"),
-        ({"temperature": 1e9}, "temperature", "from 0 to 2"),
-        ({"temperature": -1}, "temperature", "from 0 to 2"),
-        ({"temperature": "hot"}, "temperature", "'hot'"),
-        ({"temperature": False}, "temperature", "false"),
-        ({"top_p": 1.1}, "top_p", "from 0 to 1"),
-        ({"top_p": {}}, "top_p", "an object"),
-        ({"max_tokens": 0}, "max_tokens", "is 0"),
+        ({"n": 0}, "n", "is 0; it should be greater than or equal to 1"),
+        ({"n": 10**9}, "n", "is 1000000000; it should be less than or equal to 128"),
+        ({"n": 10**400}, "n", "should be less than or equal to 128"),
+        ({"n": True}, "n", "is True; it should be a valid integer"),
+        ({"n": 1.5}, "n", "is 1.5; it should be a valid integer"),
+        ({"temperature": 1e9}, "temperature", "should be less than or equal to 2"),
+        ({"temperature": -1}, "temperature", "should be greater than or equal to 0"),
+        ({"temperature": "hot"}, "temperature", "is 'hot'; it should be a valid number"),
+        ({"temperature": False}, "temperature", "is False; it should be a valid number"),
+        ({"top_p": 1.1}, "top_p", "is 1.1; it should be less than or equal to 1"),
+        ({"top_p": {}}, "top_p", "is {}; it should be a valid number"),
+        ({"max_tokens": 0}, "max_tokens", "is 0; it should be greater than or equal to 1"),
         ({"max_completion_tokens": -3}, "max_completion_tokens", "is -3"),
-        ({"seed": 2**70}, "seed", "out of range"),
-        ({"seed": "a"}, "seed", "'a'"),
-        ({"stop": ""}, "stop", "empty"),
-        ({"stop": ["a", 1]}, "stop", "texts"),
-        ({"stop": 3}, "stop", "texts"),
-        ({"stream": "yes"}, "stream", "true or false"),
+        ({"seed": 2**70}, "seed", f"should be less than or equal to {2**64 - 1}"),
+        ({"seed": "a"}, "seed", "is 'a'; it should be a valid integer"),
+        ({"stop": ""}, "stop", "is ''; it should have at least 1 character"),
+        ({"stop": ["a", 1]}, "stop[1]", "is 1; it should be a valid string"),
+        ({"stop": ["a", ""]}, "stop[1]", "is ''; it should have at least 1 character"),
+        ({"stop": 3}, "stop", "is 3; it should be a valid string"),
+        ({"stream": "yes"}, "stream", "is 'yes'; it should be a valid boolean"),
         ({"stream_options": []}, "stream_options", "an object"),
-        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "true or false"),
+        (
+            {"stream_options": {"include_usage": 1}},
+            "stream_options.include_usage",
+            "is 1; it should be a valid boolean",
+        ),
         ({"tools": [{"type": "function"}]}, "tools", "no tools"),
         ({"functions": [{"name": "f"}]}, "functions", "no tools"),
-        ({"userlm": "flipped"}, "userlm", "an object"),
+        ({"userlm": "swapped"}, "userlm", "an object"),
         ({"userlm": {"role": "log"}}, "userlm", "intent, roles, id"),
-        ({"userlm": {"roles": "upside down"}}, "userlm.roles", "auto, log, flipped"),
-        ({"userlm": {"intent": 4}}, "userlm.intent", "must be text"),
-        ({"userlm": {"id": []}}, "userlm.id", "must be text"),
+        (
+            {"userlm": {"roles": "upside down"}},
+            "userlm.roles",
+            "should be 'auto', 'log' or 'swapped'",
+        ),
+        ({"userlm": {"intent": 4}}, "userlm.intent", "is 4; it should be a valid string"),
+        ({"userlm": {"id": []}}, "userlm.id", "is []; it should be a valid string"),
     ],
 )
 def test_bad_input_is_a_400_that_names_the_field(script, small, change, param, words):
@@ -597,7 +630,7 @@ def test_bad_input_is_a_400_that_names_the_field(script, small, change, param, w
         assert status == 400
         assert (error["type"], error["param"]) == ("invalid_request_error", param)
         assert words in error["message"] and param.split(".")[-1] in error["message"]
-        assert server.pool.inside == 0
+        assert server.pool.in_flight == 0
 
 
 @pytest.mark.parametrize(
@@ -610,8 +643,7 @@ def test_bad_input_is_a_400_that_names_the_field(script, small, change, param, w
         b"null",
         b'{"model": "user", "messages": [{"role": "system", "content": "x"}], "temperature": NaN}',
         b'{"model": "user", "messages": [{"role": "system", "content": "x"}], "seed": -Infinity}',
-        b'{"model": "user", "temperature": 1e999, "messages": [{"role": "system", "content": '
-        b'"x"}]}',
+        b'{"model": "user", "temperature": 1e999, "messages": [{"role": "user", "content": "x"}]}',
         b'{"n": ' + b"9" * 5000 + b"}",
         DEEP,
         b'{"model": "user", "messages": [{"role": "user", "content": '
@@ -624,6 +656,27 @@ def test_bad_input_is_a_400_that_names_the_field(script, small, change, param, w
 def test_a_body_that_is_no_request_is_a_400(script, body):
     status, _, text = script.post(body)
     assert status == 400 and json.loads(text)["error"]["message"]
+
+
+def test_a_million_wrong_items_cost_no_more_than_one(script):
+    wrong = (
+        {"stop": [1] * 1_000_000},
+        {"messages": ["hi"] * 500_000},
+        {"userlm": {str(i): 1 for i in range(250_000)}},
+        {"messages": [{"role": "user", "content": [1] * 1_000_000}]},
+    )
+    for change in wrong:
+        begun = time.perf_counter()
+        status, _, text = script.post({"model": "user", "messages": say("a", "b"), **change})
+        message = json.loads(text)["error"]["message"]
+        assert status == 400 and "it should" in message and len(message) < 300
+        assert time.perf_counter() - begun < 6  # 8 to 20 s, if each of them were reported
+
+
+def test_what_a_request_is_can_be_read_without_loading_a_model():
+    heavy = "{'torch', 'starlette', 'openai'}"
+    code = f"import sys, userlm.serving.schema; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_lone_surrogates_and_long_texts_do_no_harm(small):
@@ -680,7 +733,7 @@ def test_a_page_in_a_browser_cannot_send_what_is_answered(script):
 
 
 def test_a_body_that_is_too_large_is_a_413_and_the_client_hears_it(script, monkeypatch):
-    monkeypatch.setattr(serve, "LONGEST_BODY", 1_000_000)
+    monkeypatch.setattr(server_module, "MAX_BODY_BYTES", 1_000_000)
     with pytest.raises(openai.APIStatusError, match="1,000,000 bytes") as error:
         script.ask(say("a" * 12_000_000, "b"))
     assert error.value.status_code == 413
@@ -725,20 +778,21 @@ def until(true, seconds=10.0):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_full_queue_sends_away_with_retry_after_and_openai_comes_back():
     user = Gated(threading.Event())
     with serving(user, batch=1, queue=1) as server, ThreadPoolExecutor(4) as threads:
         first = threads.submit(server.ask)
         until(lambda: user.begun == 1)
         second = threads.submit(server.ask)
-        until(lambda: server.pool.inside == 2)
+        until(lambda: server.pool.in_flight == 2)
         status, headers, text = server.post({"model": "user", "messages": say("a", "b")})
         assert (status, headers["Retry-After"]) == (429, "1")
         assert json.loads(text)["error"] | {"message": ""} == {
             "message": "", "type": "rate_limit_error", "param": None, "code": "queue_full",
         }  # fmt: skip
         patient = threads.submit(server.ask, client=server.client(max_retries=3))
-        with pytest.raises(openai.BadRequestError, match="from 1 to 2"):
+        with pytest.raises(openai.BadRequestError, match="at most 2"):
             server.ask(n=3)  # never has room
         with pytest.raises(openai.RateLimitError):
             server.ask(n=2)
@@ -746,7 +800,7 @@ def test_a_full_queue_sends_away_with_retry_after_and_openai_comes_back():
         assert [one.result().choices[0].message.content for one in (first, second, patient)] == [
             "at last"
         ] * 3
-        assert server.pool.inside == 0
+        assert server.pool.in_flight == 0
 
 
 def test_a_caller_who_goes_away_gives_up_its_place_and_harms_nobody(capfd):
@@ -760,9 +814,9 @@ def test_a_caller_who_goes_away_gives_up_its_place_and_harms_nobody(capfd):
             caller = socket.create_connection(("127.0.0.1", server.port))
             caller.sendall(head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:part])
             if part == len(body):
-                until(lambda: server.pool.inside == 2)
+                until(lambda: server.pool.in_flight == 2)
             caller.close()
-        until(lambda: server.pool.inside == 1)
+        until(lambda: server.pool.in_flight == 1)
         user.gate.set()
         assert first.result().choices[0].message.content == "at last"
         assert server.ask().choices and user.begun == 2
@@ -777,6 +831,7 @@ def test_a_caller_who_goes_away_gives_up_its_place_and_harms_nobody(capfd):
     assert "".join(capfd.readouterr()) == ""
 
 
+@pytest.mark.slow
 def test_sixty_four_clients_at_once_each_get_their_own_answer(tiny):
     class Echo:
         def reply(self, conversation):
@@ -848,7 +903,7 @@ def test_the_key_opens_and_stands_in_no_error_and_no_log(capfd):
         assert server.post(b"{}", f"/{KEY}", Authorization=f"Bearer {KEY}")[0] == 404
         assert "[key]" in texts[0] and "[key]" in texts[1]
         assert "Traceback" not in "".join(texts) and "a bug" not in "".join(texts)
-        assert KEY not in "".join(texts) + repr(Terms(key=KEY))
+        assert KEY not in "".join(texts) + repr(ServerConfig(key=KEY))
     logged = "".join(capfd.readouterr())
     assert "a bug" in logged and KEY not in logged
 
@@ -860,7 +915,7 @@ def test_at_the_end_who_waits_is_told_and_who_is_being_answered_is_answered():
             first = threads.submit(server.ask)
             until(lambda: user.begun == 1)
             second = threads.submit(server.ask)
-            until(lambda: server.pool.inside == 2)
+            until(lambda: server.pool.in_flight == 2)
             threading.Timer(0.5, user.gate.set).start()
         assert first.result().choices[0].message.content == "at last"
         with pytest.raises(openai.InternalServerError, match="being stopped"):
@@ -940,7 +995,7 @@ def at_once(monkeypatch):
     def not_running(served, listening):
         yield threading.Thread()
 
-    monkeypatch.setattr(serve, "running", not_running)
+    monkeypatch.setattr(server_module, "running", not_running)
     monkeypatch.setattr(
         command, "_listen", lambda host, port: socket.create_server(("127.0.0.1", 0))
     )
@@ -984,7 +1039,7 @@ def page(tiny):
 def test_the_python_of_the_page_runs(block, page, capsys):
     exec(page(block), {"__name__": "__main__"})
     shown = capsys.readouterr().out
-    assert shown.startswith("user: ") or "left: False" in shown or shown == f"flipped - {FRIDAY}\n"
+    assert shown.startswith("user: ") or "ended: False" in shown or shown == f"swapped - {FRIDAY}\n"
 
 
 FRIDAY = INTENT_PREFIX + "move a flight to Friday."

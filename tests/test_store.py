@@ -105,7 +105,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         "missing.jsonl": "does not exist",
         "empty.jsonl": "is empty",
         "blank.jsonl": "holds no lines",
-        "plain.jsonl.gz": "is no gzip file",
+        "plain.jsonl.gz": "is not a gzip file",
         "cut.jsonl.gz": "is cut short or damaged after line",
         "hurt.jsonl.gz": "is cut short or damaged",
         "table.csv": "its kind is unknown",
@@ -226,7 +226,7 @@ def test_a_parquet_file_of_another_shape_is_read_as_rows(tmp_path):
     "user", ["prompted:http://u:secret@h/v1#m", "http://u:secret@h", "HTTP:u:secret@h#m"]
 )
 def test_a_password_in_an_option_is_not_written_down(user, tmp_path):
-    with pytest.raises(InputError, match="a URL with a password is not taken") as caught:
+    with pytest.raises(InputError, match="a URL with a password is refused") as caught:
         Run.open(tmp_path / "run", "simulate", {"user": user})
     assert "secret" not in str(caught.value) and not (tmp_path / "run").exists()
     Run.open(tmp_path / "run", "simulate", {"user": "http://h/v1#a@b", "tasks": "mail@home.jsonl"})
@@ -296,7 +296,7 @@ def test_a_run_is_taken_up_again_only_as_the_same_run(tmp_path):
 
 def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(InputError, match="is no run folder"):
+    with pytest.raises(InputError, match="is not a run folder"):
         Run.open(tmp_path, "clean", {})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -4,8 +4,6 @@ die."""
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -16,8 +14,10 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import fake_server
+import processes
 import pytest
 from fake_server import CUT, Said, completion, error, serving
+from processes import Process
 
 from userlm import address, commands
 from userlm.models.endpoint import EndpointModel
@@ -172,14 +172,14 @@ def test_a_cap_is_never_passed_and_the_same_command_with_a_higher_one_goes_on(
     [
         (
             {"budget": 1.0},
-            r"--budget needs to know what the tokens of http.* cost; give --price IN/OUT",
+            r"--budget needs the price of the tokens of http.*; give --price IN/OUT",
         ),
         ({"budget": float("nan"), "price": "1/1"}, "--budget nan: give dollars"),
         ({"price": "1"}, "--price 1: give US dollars for a million"),
         ({"user_price": "one"}, "--user-price one: give US dollars for a million"),
         (
             {"user_price": "1/1"},
-            r"--user-price: script:.* is no model that is called; leave it out",
+            r"--user-price: script:.* is not a model that is called; leave it out",
         ),
         (
             {"assistant": "clarifier", "max_calls": 3},
@@ -258,6 +258,7 @@ def test_a_server_that_goes_away_in_mid_conversation_and_comes_back_costs_nothin
         assert (tmp_path / "sim" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_for_a_while_is_waited_for(tmp_path, monkeypatch):
     class AtOnePort(ThreadingHTTPServer):
         port = 0
@@ -294,10 +295,8 @@ def test_a_server_that_is_gone_for_a_while_is_waited_for(tmp_path, monkeypatch):
 # --- processes that die ---------------------------------------------------------------------------
 
 
-def start(*arguments: object, cwd: Path, **env: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "userlm", *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=cwd, env={**os.environ, "COLUMNS": "300", **env}, **pipes)
+def start(*arguments: object, cwd: Path, fresh: bool = False) -> Process:
+    return (processes.fresh if fresh else processes.userlm)(*arguments, cwd=cwd, COLUMNS="300")
 
 
 def finish(process) -> str:
@@ -319,6 +318,7 @@ def kill_at(process, turns: Path, lines: int) -> None:
 WORKERS = 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scripted", [False, True], ids=["both at the server", "a scripted user"])
 def test_a_simulation_killed_in_the_middle_goes_on_where_it_was_and_pays_for_nothing_twice(
     scripted, tmp_path
@@ -338,7 +338,7 @@ def test_a_simulation_killed_in_the_middle_goes_on_where_it_was_and_pays_for_not
             "seeds.jsonl",
         ]
         command += ["--max-turns", 2, "--workers", WORKERS, "--seed", 7]
-        finish(start(*command, "--out", "whole", cwd=tmp_path))
+        finish(start(*command, "--out", "whole", cwd=tmp_path, fresh=True))
         needed = Counter(json.dumps(body) for body in server.bodies)
         assert len(needed) == needed.total() > count  # each is asked once
         server.requests.clear()
@@ -362,6 +362,7 @@ def test_a_simulation_killed_in_the_middle_goes_on_where_it_was_and_pays_for_not
     assert sum(side["drafts"] for side in used) >= needed.total()
 
 
+@pytest.mark.slow
 def test_keys_reach_no_file_and_no_output_even_if_the_server_says_them(
     tmp_path, monkeypatch, capfd
 ):
@@ -412,6 +413,7 @@ def test_keys_reach_no_file_and_no_output_even_if_the_server_says_them(
         assert key not in written + shown
 
 
+@pytest.mark.slow
 def test_a_simulation_by_a_model_here_is_the_same_to_the_bit_after_a_kill_if_it_serves_one_at_a_time(
     tiny, tmp_path
 ):
@@ -447,6 +449,7 @@ def test_a_simulation_by_a_model_here_is_the_same_to_the_bit_after_a_kill_if_it_
     assert used["drafts"] <= results["usage"]["user"]["drafts"] <= used["drafts"] + 4
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_many_calls_may_be_billed_and_they_count_at_their_worst_from_then_on(
     tmp_path,
 ):

@@ -189,6 +189,7 @@ def load(path: Path) -> list[dict[str, object]]:
         return [json.loads(line) for line in file]
 
 
+@pytest.mark.slow
 def test_worked_solutions_of_gsm8k_are_right_and_those_of_another_question_wrong(
     data: Path,
 ) -> None:
@@ -209,6 +210,7 @@ def test_solutions_without_their_last_line_are_nearly_all_read_right(data: Path)
     assert right / len(rows) > 0.97
 
 
+@pytest.mark.slow
 def test_all_shards_say_every_shard_and_the_first_one_few_others(data: Path) -> None:
     rows = load(data / "extrinsic" / "gsm8k_train_shards.jsonl.gz")
     others = told = 0

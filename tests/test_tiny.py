@@ -7,8 +7,10 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
+import processes
 import pytest
 
 from userlm import address, assets, commands
@@ -26,11 +28,12 @@ PLAIN = """
 import json, sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder, messages = sys.argv[1], json.loads(sys.argv[2])
-tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-drawn = model.float().generate(**ids, do_sample=False, max_new_tokens=40)
-print(json.dumps(drawn[0].tolist()))
+for folder, messages in json.loads(sys.argv[1]).items():
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    shape = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+    ids = tokenizer.apply_chat_template(messages, **shape)
+    drawn = model.float().generate(**ids, do_sample=False, max_new_tokens=40)
+    print(json.dumps(drawn[0].tolist()))
 assert "userlm" not in sys.modules
 """
 
@@ -74,16 +77,27 @@ def test_a_model_is_small_and_holds_no_code_of_its_own(name):
     )
 
 
-@pytest.mark.parametrize("name", ["userlm-tiny", "assistant-tiny"])
-def test_plain_transformers_says_what_we_say(name):
-    """Greedily, from the chat template and the generation settings that lie in the folder."""
-    messages = [{"role": "system", "content": INTENT_PREFIX + "book a table in a restaurant."}]
-    if name == "assistant-tiny":
-        messages = [{"role": "user", "content": "How do I boil an egg?"}]
-    command = [sys.executable, "-c", PLAIN, assets.model(name), json.dumps(messages)]
+MESSAGES = {
+    "userlm-tiny": [{"role": "system", "content": INTENT_PREFIX + "book a table in a restaurant."}],
+    "assistant-tiny": [{"role": "user", "content": "How do I boil an egg?"}],
+}
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, list[int]]:
+    """What plain transformers says to these."""
+    asked = json.dumps({str(assets.model(name)): messages for name, messages in MESSAGES.items()})
+    command = [sys.executable, "-c", PLAIN, asked]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    theirs = json.loads(done.stdout)
+    return dict(zip(MESSAGES, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MESSAGES)
+def test_plain_transformers_says_what_we_say(name, plain):
+    """Greedily, from the chat template and the generation settings that lie in the folder."""
+    messages, theirs = MESSAGES[name], plain[name]
     local = LocalModel.load(str(assets.model(name)), "cpu")
     if name == "assistant-tiny":
         reply = local.chat(messages, Sampling(temperature=0, max_tokens=40))
@@ -110,6 +124,7 @@ def test_only_the_user_model_is_taken_for_one(user):
             address.user(f"trained:{name}")
 
 
+@pytest.mark.slow
 def test_it_predicts_people_better_when_it_knows_what_they_want(people, tmp_path):
     write_conversations(tmp_path / "people.jsonl", people)
     found = commands.ppl(tmp_path / "people.jsonl", model="userlm-tiny", out=tmp_path / "ppl")
@@ -121,6 +136,7 @@ def test_it_predicts_people_better_when_it_knows_what_they_want(people, tmp_path
     assert ratio("with / another's")["high"] < 1
 
 
+@pytest.mark.slow
 def test_it_leaves_where_people_leave(people):
     asked = [person for person in people if person.ended][:40]
     prefixes = [sample.prefix for person in asked for sample in samples(person)]
@@ -130,13 +146,15 @@ def test_it_leaves_where_people_leave(people):
     assert found.low > 0.5  # that of who looks at nothing
 
 
+@pytest.mark.slow
 def test_first_turns_are_short_and_on_the_subject_about_as_often_as_those_of_people(people):
     """The intents avoid the words of the person; where a first turn shares one, it is on the
     subject."""
     asked = people[:60]
     talks = [Conversation(person.id, intent=person.intent) for person in asked]
     speaker = address.user("trained:userlm-tiny", seed=1, temperature=0.6)
-    firsts = [speaker.reply(talk).text for talk in talks]
+    with ThreadPoolExecutor(8) as pool:
+        firsts = [reply.text for reply in pool.map(speaker.reply, talks)]
 
     def on_subject(texts, talks):
         pairs = zip(texts, talks, strict=True)
@@ -153,27 +171,27 @@ def test_first_turns_are_short_and_on_the_subject_about_as_often_as_those_of_peo
     assert 2 <= lengths[30] <= 20
 
 
+@pytest.mark.slow
 def test_chat_without_arguments_is_with_the_embedded_user():
-    command = [sys.executable, "-m", "userlm", "chat"]
-    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "plan a trip to Rome" in done.stderr and "user>" in done.stderr
+    process = processes.userlm("chat")
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    assert "plan a trip to Rome" in told and "user>" in told
 
 
+@pytest.mark.slow
 def test_a_person_can_talk_to_the_embedded_assistant():
-    command = [sys.executable, "-m", "userlm", "chat", "--role", "user"]
-    done = subprocess.run(
-        command, input="How are you?\n", capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert "assistant>" in done.stderr
+    process = processes.userlm("chat", "--role", "user")
+    _, told = process.communicate("How are you?\n")
+    assert process.returncode == 0, told
+    assert "assistant>" in told
 
 
+@pytest.mark.slow
 def test_serve_without_arguments_serves_the_embedded_user():
     """By a client that nobody here wrote: the user opens, and is likelier to leave when all is
     said."""
-    command = [sys.executable, "-m", "userlm", "serve", "--port", "0"]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    run = processes.userlm("serve", "--port", "0")
     try:
         url = re.search(r'base_url="(http://127\.0\.0\.1:\d+/v1)"', run.stderr.readline())[1]
         client = openai.OpenAI(base_url=url, api_key="none")

@@ -3,15 +3,21 @@
 import json
 import math
 import os
+import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -94,6 +100,7 @@ def trained(logs, tmp_path_factory) -> tuple[LocalModel, list[dict[str, Any]]]:
 # --- what is learned ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_twenty_conversations_are_learned_by_heart_and_end_where_they_ended(trained, logs):
     local, log = trained
     assert log[-1]["loss"] < 0.05
@@ -110,6 +117,7 @@ def test_twenty_conversations_are_learned_by_heart_and_end_where_they_ended(trai
         assert last.meta["p_end"] > 0.9
 
 
+@pytest.mark.slow
 def test_a_validation_before_and_after_shows_that_words_and_endings_were_learned(trained):
     before, after = trained[1][0], trained[1][-1]
     assert before["step"] == 0 and "loss" not in before
@@ -117,6 +125,7 @@ def test_a_validation_before_and_after_shows_that_words_and_endings_were_learned
     assert before["valid_termination_f1"] == 0 and after["valid_termination_f1"] == 100
 
 
+@pytest.mark.slow
 def test_the_probability_of_the_end_token_rises_where_people_leave(trained, logs):
     def p_end(local):
         user = TrainedUser(local, local.template(), sampling=Sampling(temperature=0))
@@ -129,6 +138,7 @@ def test_the_probability_of_the_end_token_rises_where_people_leave(trained, logs
     assert p_end(small(logs)) < 0.05 and p_end(trained[0]) > 0.9
 
 
+@pytest.mark.slow
 def test_a_validation_counts_words_and_endings_as_they_are(trained, logs, tmp_path):
     """By hand: the words' NLL from a plain forward pass. The model knows where these two ended, so
     one is told to have ended earlier, where the model goes on, and one not to have ended: one
@@ -151,6 +161,7 @@ def test_a_validation_counts_words_and_endings_as_they_are(trained, logs, tmp_pa
     assert found["valid_termination_f1"] == 0
 
 
+@pytest.mark.slow
 def test_termination_f1_counts_endings_found_made_up_and_missed(trained, logs, tmp_path):
     """The model leaves after the last exchange. One ended there (right), one is said to have gone
     on instead (made up), one is said to have ended earlier (missed): F1 = 2 / (2 + 1 + 1)."""
@@ -360,7 +371,8 @@ except Stopped as stopped:
 if sharded:
     assert {type(weight).__name__ for weight in local.model.parameters()} == {"DTensor"}
 if accelerator.is_main_process:
-    print(json.dumps(losses))
+    print(json.dumps(losses), flush=True)
+accelerator.end_training()  # or a thread of the process group may abort the process where Python ends
 """
 
 
@@ -373,45 +385,54 @@ def begun(logs, tmp_path_factory) -> Path:
     flip(logs, local, folder)
     training.save(local, folder / "start")
     (folder / "script.py").write_text(SCRIPT)
-    assert json.loads(run(folder, "whole").stdout).keys() == set("0123456")
+    (folder / "whole").mkdir()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as said:
+        patch.setattr(
+            sys, "argv", ["script.py", *map(str, (folder / "whole", folder / "start", -1, ""))]
+        )
+        runpy.run_path(str(folder / "script.py"))
+    assert json.loads(said.getvalue()).keys() == set("0123456")
     return folder
 
 
 def run(
-    begun: Path, name: str, processes: int = 1, kill_at: int = -1, how: str = ""
+    begun: Path, name: str, count: int = 1, kill_at: int = -1, how: str = ""
 ) -> subprocess.CompletedProcess[str]:
     (begun / name).mkdir(exist_ok=True)
-    launch = [sys.executable]
-    if processes > 1:
-        launch += [
+    command = [str(begun / "script.py"), str(begun / name), str(begun / "start"), str(kill_at), how]
+    env = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": str(how == "sharded").lower()}
+    if how == "replicated":  # by torchrun; the others with the environment that it would give them
+        launch = [
+            sys.executable,
             "-m",
             "torch.distributed.run",
             "--standalone",
             "--nproc-per-node",
-            str(processes),
+            "2",
         ]
-    command = [
-        *launch,
-        str(begun / "script.py"),
-        str(begun / name),
-        str(begun / "start"),
-        str(kill_at),
-        how,
-    ]
-    env = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_FSDP": str(how == "sharded").lower(),
-    }
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            [*launch, *command], env=os.environ | env, capture_output=True, text=True, timeout=120
+        )
+    if count > 1:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        env |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    ranks = [{"RANK": str(i), "LOCAL_RANK": str(i)} if count > 1 else {} for i in range(count)]
+    running = [processes.Process(command[:1], *command[1:], **env, **rank) for rank in ranks]
+    with ThreadPoolExecutor() as pool:
+        said = list(pool.map(processes.Process.communicate, running))
+    code = next((process.returncode for process in running if process.returncode), 0)
+    return subprocess.CompletedProcess(command, code, *map("".join, zip(*said, strict=True)))
 
 
 def weights_in(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["replicated", "sharded"])
 def test_two_processes_learn_what_one_learns(begun, how):
-    done = run(begun, how, processes=2, how=how)
+    done = run(begun, how, count=2, how=how)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (begun / how / "checkpoint" / "optimizer_0").is_dir() == (how == "sharded")
     one, two = weights_in(begun / "whole"), weights_in(begun / how)
@@ -420,12 +441,14 @@ def test_two_processes_learn_what_one_learns(begun, how):
         torch.testing.assert_close(two[name], weight, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_when_one_process_is_asked_to_stop_all_do(begun):
-    done = run(begun, "stopped", processes=2, how="second stops")
+    done = run(begun, "stopped", count=2, how="second stops")
     assert done.stdout.count("stopped after step 3") == 2, done.stderr[-3000:]
     assert (begun / "stopped" / "checkpoint").is_dir()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(begun):
     killed = run(begun, "killed", kill_at=5)
     assert killed.returncode == -signal.SIGKILL

@@ -1,15 +1,13 @@
 """`userlm train`: what it takes, what it leaves, and what it says when it cannot."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 
 from userlm import commands
@@ -256,12 +254,13 @@ def test_logs_without_intents_are_enough_for_the_other_sides(tmp_path, side):
     )
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_stops_it_finds_a_checkpoint_and_the_same_command_goes_on(logs, tmp_path):
     options = [
         "--base",
         "scratch:32x1x500",
         "--steps",
-        "60",
+        "200",
         "--batch",
         "8",
         "--lr",
@@ -269,25 +268,20 @@ def test_a_scheduler_that_stops_it_finds_a_checkpoint_and_the_same_command_goes_
         "--device",
         "cpu",
     ]
-    command = [sys.executable, "-m", "userlm", "train", str(logs), *options, "--out"]
-
-    def start(out: str) -> subprocess.Popen[str]:
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [*command, str(tmp_path / out)], env=env, stderr=subprocess.PIPE, text=True
-        )
-
-    whole, process = start("whole"), start("stopped")
+    command = ["train", logs, *options, "--out", tmp_path / "stopped"]
+    process = processes.userlm(*command)
     log = tmp_path / "stopped" / "log.jsonl"
     until = time.monotonic() + 60
     while not (log.is_file() and log.read_bytes().count(b"\n") > 3) and time.monotonic() < until:
-        time.sleep(0.02)
+        time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 143 and "SIGTERM: stopped after step" in said, said
     assert (tmp_path / "stopped" / "checkpoint").is_dir()
-    again = start("stopped")
-    assert (whole.wait(60), again.wait(60)) == (0, 0), again.communicate()
+    again = processes.userlm(*command)
+    said = again.communicate(timeout=60)[1]
+    assert again.returncode == 0, said
+    commands.train(logs, out=tmp_path / "whole", **{**SCRATCH, "steps": 200})
     first, second = (
         tmp_path / name / "model" / "model.safetensors" for name in ("whole", "stopped")
     )

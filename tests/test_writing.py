@@ -435,6 +435,7 @@ def slowly(body, n) -> Said:
     return replace(said, hang=0.05)
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_it_ends_with_the_same_files_and_asks_nothing_twice(tmp_path, data):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     with serving(slowly) as server:
@@ -461,6 +462,7 @@ def test_killed_and_run_again_it_ends_with_the_same_files_and_asks_nothing_twice
     )
 
 
+@pytest.mark.slow
 def test_the_budget_holds_over_kills_and_faults(tmp_path, data, impatient):
     out = tmp_path / "out"
     with serving(Faults()) as server:
@@ -642,7 +644,7 @@ def test_the_stand_in_is_the_default_and_named_as_such(tmp_path, data, capsys):
         "out": 60,
     }
     assert set(results["writers"]) == {"extractive"} and "usage" not in results
-    assert "stand-in" in capsys.readouterr().err
+    assert "baseline, without a model" in capsys.readouterr().err
     found = read(tmp_path / "out")
     assert all(c.meta["intent_by"] == "extractive" for c in found[:60])
     assert "intent_by" not in found[60].meta  # nobody wrote it

@@ -44,7 +44,7 @@ for run in sys.argv[1:]:
     cells = [f"{found[name]:,}" for name in columns[:3]]
     cells.append("–" if now is None else f"{now:.2f}")
     cells.append("–" if now is None or before is None else f"{100 * (1 - now / before):.1f} %")
-    cells += ["–" if f1 is None else f"{f1:.1f} %", f"{found['pace']['hours']:.3g}"]
+    cells += ["–" if f1 is None else f"{f1:.1f} %", f"{found['throughput']['hours']:.3g}"]
     print("".join(f"{cell:>15}" for cell in cells))
     before = now
 PYTHON

@@ -193,7 +193,7 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
         ("longest row, tokens", *(manifest["options"]["max_tokens"] for manifest in manifests)),
         ("seed", *(manifest["options"]["seed"] for manifest in manifests)),
         ("kept: the weights of step", *(found["best"]["step"] for found in results)),
-        ("hours", *(f"{found['pace']['hours']:.2f}" for found in results)),
+        ("hours", *(f"{found['throughput']['hours']:.2f}" for found in results)),
     ]
     last, versions = manifests[-1], manifests[-1]["versions"]
     machine = f"{last['machine']}, bfloat16 mixed precision"

@@ -1,5 +1,5 @@
-"""`userlm demo`: the whole road on the embedded models, logs and tasks, in minutes on a CPU,
-without any network.
+"""`userlm demo`: every stage on the embedded models, logs and tasks, in minutes on a CPU, without
+a network.
 
 Runs the verbs of `commands` one after the other, each in its own folder under `--out`. What is
 finished is not done again, so a demo that was interrupted goes on where it stopped.
@@ -28,10 +28,11 @@ SHOWN = 400  # characters of a turn in the terminal
 def demo(
     out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path("runs/demo"),
 ) -> Results:
-    """Logs to report in a few minutes: tune the embedded user model on the sample logs, and measure
-    it."""
+    """Run every stage in a few minutes: train the embedded user model on the sample logs, and
+    measure it."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a model this small is faster on one thread
-    logs, tasks = assets.sample_logs(), assets.sample_tasks()
+    logs = assets.sample_logs()
+    tasks = assets.sample_tasks()
     people = out / "intents" / "test.jsonl"
     users = {"before": BASE, "after": str(out / "tuned")}
 
@@ -42,8 +43,8 @@ def demo(
     commands.intents(out / "clean", overwrite=True, out=out / "intents-extractive")
 
     _say("2/7  train: tune a small user model on what these users say")
-    # On the stand-in's intents: they name words of the first turn, and so small a model forgets
-    # without these that what it says has to do with the intent.
+    # On the extractive intents: they name words of the first turn. Without these, so small a model
+    # forgets that its turns depend on the intent.
     commands.train(
         out / "intents-extractive", base=BASE, epochs=3, batch=32, lr=2e-4, out=out / "tuned"
     )
@@ -53,11 +54,11 @@ def demo(
         commands.ppl(people, model=model, out=out / f"ppl-{when}")
 
     _say(
-        "4/7  simulate: the user model, people replayed and a script meet a small assistant and a "
-        "stand-in"
+        "4/7  simulate: the user model, replayed people and a script talk to a small assistant and "
+        "to a stub"
     )
     user = f"trained:{users['after']}"
-    cool = 0.6  # so small a model rambles at 1
+    cool = 0.6  # at temperature 1 so small a model rambles
     commands.simulate(
         user, ASSISTANT, intents=people, max_turns=5, temperature=cool, out=out / "tuned-assistant"
     )
@@ -79,7 +80,7 @@ def demo(
         "scripted-oracle",
     ]
 
-    _say("5/7  respond: its next turn after each real beginning, or its leave, before and after")
+    _say("5/7  respond: its next turn after each real prefix, or its end, before and after")
     for when, model in users.items():
         commands.respond(people, user=f"trained:{model}", out=out / f"respond-{when}")
 
@@ -94,16 +95,11 @@ def demo(
         out=out / "report",
     )
     for run in ("tuned-assistant", "replayed-assistant", "replayed-oracle"):
-        _show(
-            run,
-            next(
-                c for c in read_conversations(out / run / "conversations.jsonl") if len(c.turns) > 2
-            ),
-        )
+        conversations = read_conversations(out / run / "conversations.jsonl")
+        _show(run, next(talk for talk in conversations if len(talk.turns) > 2))
     console.print(
-        "The user and the assistant are models of 3 million weights and the oracle is a stand-in: "
-        "what you saw is "
-        "the road, not a result.\n"
+        "The user and the assistant are models of 3 million weights and the oracle is a stub: this "
+        "shows how the stages fit together, it is not a result.\n"
         f"Talk to the user:  userlm chat --user {user}\n"
         f"Open the report:   {written['html']}"
     )

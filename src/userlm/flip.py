@@ -4,8 +4,8 @@ A conversation of K user turns gives K + 1 samples; the last one is "the user en
 (`samples`). Attention is causal, so one row that holds the whole conversation trains exactly the
 same predictions as its samples one by one, at a fraction of the cost (`render`).
 
-The format is that of microsoft/UserLM-8b: one newline after each header, no BOS, and a prompt always
-ends with an open user turn:
+The format is that of microsoft/UserLM-8b: one newline after each header, no BOS, and a prompt
+always ends with an open user turn:
 
     <|start_header_id|>system<|end_header_id|>\\n{intent}<|eot_id|>
     <|start_header_id|>user<|end_header_id|>\\n{text of the turn}<|eot_id|> ...
@@ -60,8 +60,8 @@ class Template:
         stop_ids: ids at which a reply is over: `close`, `end` and every other control token.
         start: ids at the start of every row, such as a BOS; UserLM has none.
         separator: ids between one turn and the next.
-        empty_thought: ids that follow the header suffix of an open turn, such as the empty empty_thought
-            of a model that could think.
+        empty_thought: ids that follow the header suffix of an open turn, such as the empty
+            thought of a model that could think.
         system_text: the content of the system turn; the intent (or profile) replaces its `{}`.
         trim: whether white space around the content of a turn is removed.
     """
@@ -106,8 +106,7 @@ class Template:
         return replace(self, headers=headers, end=self.close)
 
     def first_token_ids(self, words: Sequence[str]) -> frozenset[int]:
-        """The ids that are one of these words, with or without a space before it, as the first token
-        of a turn.
+        """The ids that are one of these words, with or without a space, at the start of a turn.
 
         A word of several tokens has none: its first token alone begins other words too.
         """

@@ -1,8 +1,8 @@
 """The guard: what a simulated user may not say. A draft that violates it is resampled.
 
 Off by default. `PAPER` holds the four rules of the paper (its appendix on the extrinsic runs): a
-first-word filter, no end, 3 to 25 words, and no verbatim repeat of an earlier turn or of the intent.
-A trained user applies the first two while sampling; the others are checked on the text of a draft.
+first-word filter, no end, 3 to 25 words, and no verbatim repeat of an earlier turn or of the
+intent. A trained user applies the first two while sampling; the others are checked on the text.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Guard:
         first_words: no draft may start with one of these, in exactly this spelling.
         no_end: the user may not end the conversation.
         min_words, max_words: the number of white-space separated words; `None`: any number.
-        no_repeat: no draft may equal an earlier user turn or the intent, apart from case and spaces.
+        no_repeat: no draft may equal an earlier user turn or the intent, but for case and spaces.
         no_echo: no draft may hold `ECHO` consecutive words of an assistant turn, nor lie whole
             inside one if it has half as many.
-        no_roles: no draft may continue with another speaker's turn: a line `assistant:`, the name of
-            a role run into the text, or a control token spelled as text.
+        no_roles: no draft may continue with another speaker's turn: a line `assistant:`, the name
+            of a role run into the text, or a control token spelled as text.
         tries: the most drafts. A draft without text is always resampled.
         exhausted: what happens if no draft passes: `keep` the one with the fewest violations, or
             `stop` the conversation.
@@ -84,8 +84,8 @@ def guarded(
         tries: how many drafts can differ; at temperature 0 that is one.
 
     The reply's meta holds the `rejected` drafts, each with its text and its violations (`why`); the
-    violations (`violates`) of a draft that was kept all the same; `exhausted`, if none was kept; and
-    the token usage of all drafts together.
+    violations (`violates`) of a draft that was kept all the same; `exhausted`, if none was kept;
+    and the token usage of all drafts together.
     """
     rejected: list[Rejected] = []
     for n in range(max(1, min(tries, guard.tries))):

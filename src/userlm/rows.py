@@ -112,44 +112,44 @@ def _origin(record: Mapping[str, Any] | None) -> Origin | None:
         return None
     if unknown := record.keys() - _ORIGIN_FIELDS.keys():
         raise ValueError(f"unknown field 'origin.{sorted(unknown)[0]}'")
-    return Origin(
-        **{name: take(record, name, _ORIGIN_FIELDS[name], f"origin.{name}") for name in record}
-    )
+    values = {
+        name: take(record, name, kind, f"origin.{name}")
+        for name, kind in _ORIGIN_FIELDS.items()
+        if name in record
+    }
+    return Origin(**values)
 
 
 def read_conversations(path: str | Path, may_be_empty: bool = False) -> Iterator[Conversation]:
-    """Conversations from a `.jsonl`, `.jsonl.gz` or `.parquet` file, as this package writes them.
+    """Yield the conversations of a `.jsonl`, `.jsonl.gz` or `.parquet` file of this package.
 
     Args:
         may_be_empty: see `read_rows`.
 
     Raises:
-        InputError: naming file, line and field.
+        InputError: names file, line and field.
     """
-    seen: set[int] = set()  # ids, by their hashes: a file may hold millions
+    seen: set[int] = set()  # hashes of ids: a file may hold millions
     for line in read_rows(path, may_be_empty):
-        if line.error:
-            raise InputError(f"{path}, line {line.number}: {line.error}")
         try:
+            if line.error:
+                raise ValueError(line.error)
             conversation = from_record(line.row)
         except ValueError as error:
             raise InputError(f"{path}, line {line.number}: {error}") from None
         if hash(conversation.id) in seen:
-            first = next(
-                one.number for one in read_rows(path) if one.row.get("id") == conversation.id
-            )
+            same_id = (one for one in read_rows(path) if one.row.get("id") == conversation.id)
             raise InputError(
                 f"{path}, line {line.number}: id {conversation.id!r} was already used on line "
-                f"{first}; "
-                "give each conversation its own"
+                f"{next(same_id).number}; give each conversation its own"
             )
         seen.add(hash(conversation.id))
         yield conversation
 
 
 def write_conversations(path: str | Path, conversations: Iterable[Conversation]) -> int:
-    """Write them to a `.jsonl`, `.jsonl.gz` or `.parquet` file, all or nothing; how many there
-    were."""
+    """Write a `.jsonl`, `.jsonl.gz` or `.parquet` file, all or nothing, and return the number of
+    conversations."""
     path = Path(path)
     if path.suffix == ".parquet":
         return _write_parquet(path, conversations)
@@ -164,24 +164,28 @@ def write_conversations(path: str | Path, conversations: Iterable[Conversation])
 def _write_parquet(path: Path, conversations: Iterable[Conversation]) -> int:
     import polars as pl
 
-    rows = [
-        {
-            "id": c.id,
-            "turns": [
-                {"role": t.role, "text": t.text, "meta": dumps(dict(t.meta))} for t in c.turns
-            ],
-            "intent": c.intent,
-            "user": c.user,
-            "stop": c.stop,
-            "ended": c.ended,
-            "meta": dumps(dict(c.meta)),
-            "origin": dumps(_origin_record(c.origin)),
-        }
-        for c in conversations
-    ]
+    rows = [_parquet_row(conversation) for conversation in conversations]
     with replacing(path) as partial:
         pl.DataFrame(rows, schema=_parquet_columns()).write_parquet(partial)
     return len(rows)
+
+
+def _parquet_row(conversation: Conversation) -> dict[str, Any]:
+    """A conversation as a row of parquet; `meta` and `origin` are JSON texts."""
+    turns = [
+        {"role": turn.role, "text": turn.text, "meta": dumps(dict(turn.meta))}
+        for turn in conversation.turns
+    ]
+    return {
+        "id": conversation.id,
+        "turns": turns,
+        "intent": conversation.intent,
+        "user": conversation.user,
+        "stop": conversation.stop,
+        "ended": conversation.ended,
+        "meta": dumps(dict(conversation.meta)),
+        "origin": dumps(_origin_record(conversation.origin)),
+    }
 
 
 def _parquet_columns() -> dict[str, Any]:
@@ -198,8 +202,7 @@ def _parquet_columns() -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a file: its object, or its text and what is wrong with it, in two words and in a
-    sentence."""
+    """One line of a file: its object, or its text and the error, in two words and in a sentence."""
 
     number: int
     row: dict[str, Any] = field(default_factory=dict)
@@ -211,88 +214,110 @@ class Line:
 KINDS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 """The files that `read_rows` reads."""
 
+NO_COLUMNS: Collection[str] = ()
+
 
 def read_rows(
     path: str | Path,
     may_be_empty: bool = False,
-    unread: Callable[[Collection[str]], Collection[str]] = lambda columns: (),
+    unread: Callable[[Collection[str]], Collection[str]] = lambda columns: NO_COLUMNS,
     upto: int | None = None,
 ) -> Iterator[Line]:
-    """The objects of a file of one of the `KINDS`, bad lines among them, one by one; of a file that
-    grows meanwhile those that it held when reading began. Only `.json` (an array, or one object) is
-    read at once.
+    """Yield the objects of a file of one of the `KINDS`, bad lines among them.
+
+    Of a file that grows meanwhile, only what it held at the start is read. Memory stays flat, but
+    for `.json` (an array, or one object), which is read at once.
 
     Args:
-        may_be_empty: a file without a row is fine, as in a run folder; else it is an error.
-        unread: given the columns of a parquet file, those to leave out.
-        upto: of a file of lines read at most so many bytes: what it held earlier.
+        may_be_empty: whether a file may have no rows, as in a run folder; else that is an error.
+        unread: chooses, from the columns of a parquet file, those to leave out.
+        upto: read at most this many bytes of a file of lines: what it held earlier.
 
     Raises:
-        InputError: for a file that is missing, empty, cut short or of an unknown kind.
+        InputError: if the file is missing, empty, cut short or of an unknown kind.
     """
     path = Path(path)
     if not path.is_file():
-        kind = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise InputError(f"{path} {kind}; give a file of a kind that is known ({', '.join(KINDS)})")
-    if (size := path.stat().st_size) == 0:
+        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {problem}; give a file of a known kind ({', '.join(KINDS)})")
+    size = path.stat().st_size
+    if size == 0:
         if may_be_empty:
             return
         raise InputError(f"{path} is empty; give a file with one conversation a line")
+    if not path.name.endswith(KINDS):
+        raise InputError(f"{path}: its kind is unknown; known are {', '.join(KINDS)}")
     if path.suffix == ".parquet":
         yield from _read_parquet(path, may_be_empty, unread)
         return
-    if not path.name.endswith(KINDS):
-        raise InputError(f"{path}: its kind is unknown; known are {', '.join(KINDS)}")
-    number, any_text = 0, False
-    packed, size = path.suffix == ".gz", size if upto is None else min(size, upto)
+    if upto is not None:
+        size = min(size, upto)
+    number = 0
+    has_rows = False
     try:
-        with (
-            path.open("rb", buffering=BUFFER) as whole,
-            _unzipped(whole, size) if packed else whole as file,
-        ):
+        with path.open("rb", buffering=BUFFER) as file:
+            lines = _unzipped(file, size) if path.suffix == ".gz" else _lines_upto(file, size)
             if path.name.endswith((".json", ".json.gz")):
-                yield from _read_json(path, file.read())
+                yield from _read_json(path, b"".join(lines))
                 return
-            for number, raw in enumerate(file, 1):
-                if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    raise InputError(
-                        f"{path} is UTF-16; turn it to UTF-8: iconv -f UTF-16 -t UTF-8"
-                    )
-                if not packed and (size := size - len(raw)) < 0:  # written since reading began
-                    if raw[:size].strip() and not (line := parse_line(number, raw[:size])).error:
-                        yield line
-                    return
-                if raw.isspace():
-                    continue
-                any_text = True
-                yield parse_line(number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw)
+            for number, raw in enumerate(lines, 1):
+                if number == 1:
+                    raw = _without_byte_order_mark(path, raw)
+                if not raw.isspace():
+                    has_rows = True
+                    yield parse_line(number, raw)
     except (EOFError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
-            raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-        no_gzip = number == 0 and isinstance(error, gzip.BadGzipFile)
-        broken = "is no gzip file" if no_gzip else f"is cut short or damaged after line {number}"
-        raise InputError(
-            f"{path} {broken}; fetch it again, or unpack what is left with `gzip -dc`"
-        ) from None
-    if not any_text and not may_be_empty:
+        raise _read_error(path, number, error) from None
+    if not has_rows and not may_be_empty:
         raise InputError(f"{path} holds no lines; give a file with one conversation a line")
 
 
+def _lines_upto(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yield the lines of the first `size` bytes of a file that may grow."""
+    for raw in file:
+        size -= len(raw)
+        if size >= 0:
+            yield raw
+            continue
+        rest = raw[:size]  # a line that has grown since, perhaps from half of one
+        if rest.strip() and not parse_line(0, rest).error:
+            yield rest
+        return
+
+
 def _unzipped(file: IO[bytes], size: int) -> gzip.GzipFile:
-    return gzip.GzipFile(fileobj=_Upto(file, size), mode="rb")  # type: ignore[call-overload, no-any-return]
+    part = _Upto(file, size)
+    return gzip.GzipFile(fileobj=part, mode="rb")  # type: ignore[call-overload, no-any-return]
 
 
 class _Upto:
-    """The first so many bytes of a file that may grow."""
+    """The first bytes of a file that may grow, for `GzipFile`."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
-        self._file, self._left = file, size
+        self._file = file
+        self._left = size
 
-    def read(self, most: int = -1) -> bytes:
-        """At most so many of them."""
-        found = self._file.read(self._left if most < 0 else min(most, self._left))
+    def read(self, size: int = -1) -> bytes:
+        """Read at most `size` of them; all that are left by default."""
+        found = self._file.read(self._left if size < 0 else min(size, self._left))
         self._left -= len(found)
         return found
+
+
+def _without_byte_order_mark(path: Path, first_line: bytes) -> bytes:
+    if first_line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{path} is UTF-16; turn it to UTF-8: iconv -f UTF-16 -t UTF-8")
+    return first_line.removeprefix(b"\xef\xbb\xbf")
+
+
+def _read_error(path: Path, number: int, error: Exception) -> InputError:
+    """What went wrong behind line `number`."""
+    if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+        return InputError(f"{path} cannot be read: {error.strerror or error}")
+    problem = f"is cut short or damaged after line {number}"
+    if number == 0 and isinstance(error, gzip.BadGzipFile):
+        problem = "is not a gzip file"
+    return InputError(f"{path} {problem}; fetch it again, or unpack what is left with `gzip -dc`")
 
 
 def _read_json(path: Path, raw: bytes) -> Iterator[Line]:
@@ -300,87 +325,87 @@ def _read_json(path: Path, raw: bytes) -> Iterator[Line]:
         value = _loads(raw)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); fetch it again") from None
-    if not isinstance(value, dict | list):
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
         raise InputError(
             f"{path} holds no array and no object; give an array with one conversation an item"
         )
-    for number, row in enumerate([value] if isinstance(value, dict) else value, 1):
+    for number, row in enumerate(value, 1):
         if isinstance(row, dict | list) and is_deep(row):
-            yield Line(number, reason="nested too deep", error=_DEEP)
+            yield _too_deep(number)
+        elif isinstance(row, dict):
+            yield Line(number, row)
         else:
-            yield (
-                Line(number, row) if isinstance(row, dict) else _no_object(number, row, dumps(row))
-            )
+            yield _not_an_object(number, row, dumps(row))
 
 
-def _loads(raw: bytes) -> Any:
+def _loads(raw: bytes, encoding: str | None = None) -> Any:
+    """Parse JSON: quickly, or with the standard library, which knows more forms (NaN, lone
+    surrogates) and says what is wrong.
+
+    Args:
+        encoding: `None` lets the standard library find it out.
+    """
     if orjson is not None:
         try:
-            return orjson.loads(raw)  # which takes more levels
+            return orjson.loads(raw)
         except ValueError:
-            pass  # as in `_parse`
-    return json.loads(raw)
+            pass
+    return json.loads(raw.decode(encoding) if encoding else raw)
 
 
 def parse_line(number: int, raw: bytes) -> Line:
-    if orjson is not None:
-        try:
-            row = orjson.loads(raw)
-        except ValueError:
-            pass  # the slow way knows more forms (NaN, lone surrogates) and says what is wrong
-        else:
-            if isinstance(row, dict):
-                if raw.count(b"[") + raw.count(b"{") > DEEPEST and is_deep(row):
-                    return Line(
-                        number, reason="nested too deep", error=_DEEP, raw=raw.decode().rstrip("\n")
-                    )
-                return Line(number, row)
-            return _no_object(number, row, raw.decode().rstrip("\n"))
+    """Parse one line of a file of JSON lines."""
     try:
-        text = raw.decode("utf-8")
+        value = _loads(raw, "utf-8")
     except UnicodeDecodeError as error:
-        kept = raw.decode("utf-8", "backslashreplace").rstrip("\n")
-        where = f"byte {error.start + 1} is not UTF-8; save the file as UTF-8"
-        return Line(number, reason="not UTF-8", error=where, raw=kept)
-    try:
-        row = json.loads(text)
+        text = raw.decode("utf-8", "backslashreplace").rstrip("\n")
+        problem = f"byte {error.start + 1} is not UTF-8; save the file as UTF-8"
+        return Line(number, reason="not UTF-8", error=problem, raw=text)
     except RecursionError:
-        return Line(number, reason="nested too deep", error=_DEEP, raw=text.rstrip("\n"))
+        return _too_deep(number, raw.decode().rstrip("\n"))
     except ValueError as error:
-        where = (
-            f" (column {error.colno}: {error.msg})"
-            if isinstance(error, json.JSONDecodeError)
-            else ""
-        )
-        said = f"is not JSON{where}; write one JSON object a line"
-        return Line(number, reason="not JSON", error=said, raw=text.rstrip("\n"))
-    if isinstance(row, dict) and is_deep(row):
-        return Line(number, reason="nested too deep", error=_DEEP, raw=text.rstrip("\n"))
-    return (
-        Line(number, row) if isinstance(row, dict) else _no_object(number, row, text.rstrip("\n"))
-    )
+        where = ""
+        if isinstance(error, json.JSONDecodeError):
+            where = f" (column {error.colno}: {error.msg})"
+        problem = f"is not JSON{where}; write one JSON object a line"
+        text = raw.decode().rstrip("\n")
+        return Line(number, reason="not JSON", error=problem, raw=text)
+    if not isinstance(value, dict):
+        return _not_an_object(number, value, raw.decode().rstrip("\n"))
+    may_be_deep = raw.count(b"[") + raw.count(b"{") > DEEPEST  # to count is faster than to look
+    if may_be_deep and is_deep(value):
+        return _too_deep(number, raw.decode().rstrip("\n"))
+    return Line(number, value)
 
 
 DEEPEST = 200
-"""Levels of lists and objects in a row; what is deeper is no log, and cannot be written again."""
-_DEEP = f"is nested more than {DEEPEST} levels deep"
+"""The most levels of lists and objects in a row: a deeper one is no log, and cannot be written."""
 
 
 def is_deep(value: Any, levels: int = DEEPEST) -> bool:
-    """Whether lists and objects lie deeper in each other."""
+    """Whether lists and objects are nested in more levels."""
     level = [value]
     for _ in range(levels):
-        inner = (one.values() if isinstance(one, dict) else one for one in level)
-        level = [one for several in inner for one in several if isinstance(one, dict | list)]
-        if not level:
+        inner = []
+        for one in level:
+            items = one.values() if isinstance(one, dict) else one
+            inner += [item for item in items if isinstance(item, dict | list)]
+        if not inner:
             return False
+        level = inner
     return True
 
 
-def _no_object(number: int, value: Any, raw: str) -> Line:
-    kind = {list: "an array", str: "a string", type(None): "null"}.get(
-        type(value), "a number or boolean"
-    )
+def _too_deep(number: int, raw: str = "") -> Line:
+    problem = f"is nested more than {DEEPEST} levels deep"
+    return Line(number, reason="nested too deep", error=problem, raw=raw)
+
+
+def _not_an_object(number: int, value: Any, raw: str) -> Line:
+    kinds = {list: "an array", str: "a string", type(None): "null"}
+    kind = kinds.get(type(value), "a number or boolean")
     return Line(number, reason="not an object", error=f"is {kind}, not a JSON object", raw=raw)
 
 
@@ -389,45 +414,38 @@ def _read_parquet(
 ) -> Iterator[Line]:
     import polars as pl
 
+    number = 0
     try:
         frame = pl.scan_parquet(path, glob=False)
         schema = frame.collect_schema()
-        ours = all(schema.get(name) == kind for name, kind in _parquet_columns().items())
+        is_ours = all(schema.get(name) == kind for name, kind in _parquet_columns().items())
         frame = frame.drop(unread(schema.names()))
         batches = (batch.to_dicts() for batch in frame.collect_batches(chunk_size=500))
-        i = 0
-        for i, row in enumerate(chain.from_iterable(batches), 1):
-            yield _unpack(i, row) if ours else Line(i, row)
-        if not i and not may_be_empty:
-            raise InputError(f"{path} holds no rows; give a file with one conversation a row")
+        for number, row in enumerate(chain.from_iterable(batches), 1):
+            yield _parse_parquet_row(number, row) if is_ours else Line(number, row)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is no readable parquet file: {reason}") from None
+    if not number and not may_be_empty:
+        raise InputError(f"{path} holds no rows; give a file with one conversation a row")
 
 
-def _unpack(number: int, row: dict[str, Any]) -> Line:
-    """A row of our own parquet files, in which `meta` and `origin` are JSON texts."""
+def _parse_parquet_row(number: int, row: dict[str, Any]) -> Line:
+    """The line of a row that `_parquet_row` made."""
     try:
-        for holder in (row, *(turn for turn in row["turns"] or () if turn)):
-            holder["meta"] = json.loads(holder["meta"] or "{}")
+        row["meta"] = json.loads(row["meta"] or "{}")
         row["origin"] = json.loads(row["origin"] or "null")
+        for turn in row["turns"] or ():
+            if turn:
+                turn["meta"] = json.loads(turn["meta"] or "{}")
     except (ValueError, RecursionError):
-        return Line(
-            number,
-            reason="not JSON",
-            error="holds a field 'meta' or 'origin' that is not JSON",
-            raw=dumps(row),
-        )
-    return (
-        Line(number, reason="nested too deep", error=_DEEP) if is_deep(row) else Line(number, row)
-    )
-
-
-# --- small things ---------------------------------------------------------------------------------
+        problem = "holds a field 'meta' or 'origin' that is not JSON"
+        return Line(number, reason="not JSON", error=problem, raw=dumps(row))
+    return _too_deep(number) if is_deep(row) else Line(number, row)
 
 
 def count_rows(paths: Iterable[Path]) -> int | None:
-    """How many rows there are, for a progress bar; `None` where counting would itself take long."""
+    """Return the number of rows, for a progress bar; `None` where counting would take long."""
     count = 0
     for path in paths:
         try:
@@ -440,7 +458,7 @@ def count_rows(paths: Iterable[Path]) -> int | None:
                 while block := file.read(1 << 20):
                     count += block.count(b"\n")
         except (EOFError, zlib.error, OSError):
-            return None  # whoever reads it will say what is wrong
+            return None  # reading it will say what is wrong
     return count
 
 
@@ -453,8 +471,11 @@ def _count_parquet(path: Path) -> int:
         raise OSError from None
 
 
+# --- JSON and whole files -------------------------------------------------------------------------
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a run folder; raises `InputError` if there is none."""
+    """Return the object in a JSON file of a run folder; raise `InputError` if there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
@@ -467,7 +488,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def dumps(value: Any) -> str:
-    """JSON on one line, the same bytes for the same value."""
+    """Return JSON on one line, the same text for the same value."""
     return dump(value).decode()
 
 
@@ -477,7 +498,7 @@ def dump(value: Any) -> bytes:
         try:
             return orjson.dumps(value, default=str, option=orjson.OPT_PASSTHROUGH_DATETIME)
         except (TypeError, ValueError):
-            pass  # a lone surrogate, a key that is no text, a huge number
+            pass  # a lone surrogate, a key that is not a text, a huge number
     text = json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
     return encodable(text).encode()
 
@@ -498,7 +519,7 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Let a write that fails name its file; of Python's own errors only those of opening do."""
+    """Add the file name to an error of writing: Python names it only in errors of opening."""
     try:
         yield
     except OSError as error:
@@ -508,7 +529,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` when all went well."""
+    """Give a path to write to. It replaces `path` if no error came."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -521,9 +542,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _open_write(partial: Path, path: Path) -> Iterator[BufferedIOBase]:
-    if path.name.endswith(
-        ".jsonl.gz"
-    ):  # without name or time stamp: the same lines give the same bytes
+    if path.name.endswith(".jsonl.gz"):
+        # Without name or time stamp, so that the same lines give the same bytes.
         with partial.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
             yield packed
     elif path.suffix == ".jsonl":
@@ -539,8 +559,12 @@ _REQUIRED = object()
 def take(
     row: Mapping[str, Any], name: str, kind: type, shown: str = "", default: Any = _REQUIRED
 ) -> Any:
-    """A field of a JSON object; raises `ValueError` that names it when it is missing or of another
-    kind."""
+    """Return a field of a JSON object; raise `ValueError` that names it if it is missing or of
+    another type.
+
+    Args:
+        shown: how an error names it; by default its name.
+    """
     value = row.get(name)
     if value is None:
         if default is _REQUIRED:

@@ -3,6 +3,7 @@
     run.json             written first: verb, options, inputs with their hashes, versions, host
     turns.jsonl          a line for each answered call, appended as it comes
     conversations.jsonl  a line for each finished conversation
+    scores.jsonl         a line for each measured item: a value, or null and why
     results.json         written last; its presence means "complete"
 
 A folder that holds `run.json` without `results.json` was interrupted. The same command resumes it,
@@ -19,17 +20,30 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
 from userlm import prompts
-from userlm.rows import BUFFER, dump, naming, parse_line, read_json, replacing, write_json
+from userlm.rows import (
+    BUFFER,
+    SPLITS,
+    dump,
+    naming,
+    parse_line,
+    read_json,
+    replacing,
+    write_json,
+)
 from userlm.types import Conversation, InputError, Measure, Reply, Speaker
+
+FORMAT = 2
+"""The format of run folders. Version 0.1 wrote format 1, without saying so."""
 
 
 class Run:
-    """One folder, one truth: what was asked, what was answered, what came out."""
+    """A run folder that is open for writing. No other process can open it meanwhile."""
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], lock: IO[bytes] | None) -> None:
         self.folder = folder
@@ -45,52 +59,61 @@ class Run:
         inputs: Iterable[str | Path] = (),
         stamps: Mapping[str, str] | None = None,
     ) -> Run:
-        """Begin a run, or take up the same one again.
+        """Start a run, or resume the same one.
 
         Args:
-            inputs: files, whose contents are hashed.
-            stamps: inputs that are no files, each with a text that changes when their contents do.
+            inputs: files; their contents are hashed.
+            stamps: inputs that are not files, each with a text that changes with its contents.
 
         Raises:
             InputError: if the folder holds a run with other options or inputs, or anything else.
         """
-        folder, paths = Path(folder), [Path(path) for path in inputs]
-        if any(re.search(r"(?i)https?:[^\s#]*@", str(value)) for value in options.values()):
-            raise InputError("a URL with a password is not taken, since options are written down")
-        for path in paths:
-            if not path.is_file():
-                raise InputError(f"{path} does not exist")
-        asked: dict[str, Any] = {
-            "verb": verb,
-            "options": {key: _json_value(value) for key, value in options.items()},
-            "inputs": {str(path): _sha256(path) for path in paths} | dict(stamps or {}),
-        }
+        folder = Path(folder)
+        asked = _request(verb, options, [Path(path) for path in inputs], stamps or {})
         manifest_path = folder / "run.json"
-        begun = (
-            [path for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
-        )
-        if (begun and not manifest_path.is_file()) or (folder.exists() and not folder.is_dir()):
-            raise InputError(f"{folder} exists and is no run folder; choose another --out")
+        is_file = folder.exists() and not folder.is_dir()
+        if is_file or (_contents(folder) and not manifest_path.is_file()):
+            raise InputError(f"{folder} exists and is not a run folder; choose another --out")
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)  # before anything in it is looked at or changed
-        begun = [path for path in folder.iterdir() if path.name[0] != "."]
-        if begun == [manifest_path]:  # it got no further, such as for an address that was wrong
-            manifest_path.unlink()
-        elif manifest_path.is_file():
+        lock = _lock(folder)  # before anything in it is read or changed
+        # A run that wrote nothing but its options, such as for a wrong address, can start over.
+        if manifest_path.is_file() and _contents(folder) != [manifest_path]:
             manifest = read_json(manifest_path)
-            manifest["inputs"] = list(manifest.get("inputs", {}).items())  # their order counts, too
-            asked["inputs"] = list(asked["inputs"].items())
-            for part in ("verb", "options", "inputs"):
-                if manifest.get(part) != asked[part]:
-                    was, now = _first_difference(manifest.get(part), asked[part])
-                    raise InputError(
-                        f"{folder} holds a run with other {part} ({was} there, {now} now); "
-                        "choose another --out or delete the folder"
-                    )
+            _check_format(folder, manifest)
+            _check_same(folder, manifest, asked)
             return cls(folder, manifest, lock)
-        manifest = {**asked, **_surroundings()}
+        manifest = {**asked, **_environment()}
         write_json(manifest_path, manifest)
         return cls(folder, manifest, lock)
+
+    @staticmethod
+    def read(folder: str | Path) -> FinishedRun:
+        """Read a finished run; nothing in its folder is changed.
+
+        Raises:
+            InputError: if the folder is not a run folder, or its run is not finished.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder} is not a folder; give the folder of a finished run, such as runs/score"
+            )
+        if not (folder / "run.json").is_file():
+            inside = sorted(path.parent.name for path in folder.glob("*/run.json"))
+            hint = "give the folder of a run"
+            if inside:
+                hint = f"give those in it, such as {folder / inside[0]}"
+            raise InputError(f"{folder} holds no run.json, so it is not a run; {hint}")
+        manifest = read_json(folder / "run.json")
+        _check_format(folder, manifest)
+        if not isinstance(manifest.get("options"), dict):
+            raise InputError(f"{folder / 'run.json'}: 'options' is damaged; leave the folder out")
+        if not (folder / "results.json").is_file():
+            verb = manifest.get("verb")
+            raise InputError(
+                f"{folder} is not finished; run its command again (userlm {verb}), or leave it out"
+            )
+        return FinishedRun(folder, manifest, read_json(folder / "results.json"))
 
     def path(self, name: str) -> Path:
         """The path of a file of this run."""
@@ -98,7 +121,7 @@ class Run:
 
     @property
     def results(self) -> dict[str, Any] | None:
-        """What the finished run found; `None` while it is not complete."""
+        """The results of the finished run; `None` while it is not complete."""
         path = self.path("results.json")
         return read_json(path) if path.is_file() else None
 
@@ -108,12 +131,71 @@ class Run:
         return dict(results)
 
 
+@dataclass(frozen=True)
+class FinishedRun:
+    """A complete run, read by `Run.read`: its folder, run.json (`manifest`) and results.json."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    results: Mapping[str, Any]
+
+    @property
+    def verb(self) -> str:
+        return str(self.manifest.get("verb"))
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        options: Mapping[str, Any] = self.manifest["options"]
+        return options
+
+    def path(self, name: str) -> Path:
+        """The path of a file of this run."""
+        return self.folder / name
+
+
+def conversations_file(path: Path, split: str = "test") -> Path:
+    """Return the file itself, or the conversations of a run folder: `conversations.jsonl`, else
+    the file of the split.
+
+    Raises:
+        InputError: if there is no such file, or the run is not finished.
+    """
+    if not path.is_dir():
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; give a run folder or a file of conversations")
+        return path
+    if (path / "run.json").is_file():
+        if not (path / "results.json").is_file():
+            raise InputError(f"{path} is not complete; run its command again first")
+        Run.read(path)  # refuses a folder of an older version
+    for name in ("conversations.jsonl", f"{split}.jsonl"):
+        file = path / name
+        if file.is_file():
+            if not file.stat().st_size:
+                raise InputError(
+                    f"{file} holds no conversation (few people?); give another file or --shares"
+                )
+            return file
+    raise InputError(
+        f"{path} holds neither conversations.jsonl nor {split}.jsonl; give the folder of a run"
+    )
+
+
+def split_files(path: Path) -> dict[str, Path]:
+    """The files of a folder by split, or `conversations_file` if it has no splits."""
+    files = {split: path / f"{split}.jsonl" for split in SPLITS}
+    found = {split: file for split, file in files.items() if file.is_file()}
+    return found or {"conversations": conversations_file(path)}
+
+
+# --- files that a run writes ----------------------------------------------------------------------
+
+
 class Outputs:
     """Line files that grow together and survive a crash together.
 
-    `commit(state)` makes all that was written so far, and `state`, last. Opening them again cuts
-    off what came after the last commit and gives `state` back. Numbers of bytes are kept in
-    `progress.json`.
+    `commit(state)` makes everything written so far, and `state`, permanent. Opening them again cuts
+    off what came after the last commit and gives `state` back. `progress.json` holds the sizes.
     """
 
     def __init__(self, run: Run, *names: str) -> None:
@@ -133,7 +215,7 @@ class Outputs:
             self._files[name].write(dump(record) + b"\n")
 
     def commit(self, state: Mapping[str, Any]) -> None:
-        """Make everything up to here last."""
+        """Make everything written so far permanent."""
         for file in self._files.values():
             with naming(file.name):
                 file.flush()
@@ -142,7 +224,7 @@ class Outputs:
         write_json(self._progress, {"sizes": sizes, "state": state})
 
     def close(self) -> None:
-        """Close the files after the last commit; there is no progress to remember any more."""
+        """Close the files after the last line, and remove the progress file."""
         for file in self._files.values():
             with naming(file.name):
                 file.close()
@@ -150,116 +232,127 @@ class Outputs:
 
 
 class Journal:
-    """A line file to which threads append; a line torn by a crash is cut off when it is opened
-    again."""
+    """A line file that threads append to. A line torn by a crash is cut off on opening."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
         path.touch()
-        self._whole = 0
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                if not raw.endswith(b"\n") or parse_line(0, raw).error:
-                    if file.read(1):  # no crash of ours leaves that
-                        raise InputError(
-                            f"{path}, line {number} is damaged; mend it, or delete the folder"
-                        )
-                    break
-                self._whole += len(raw)
-        os.truncate(path, self._whole)
+        self._whole_bytes = _whole_lines(path)
+        os.truncate(path, self._whole_bytes)
         self._file = path.open("ab")
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """What an earlier attempt wrote."""
+        """The lines of an earlier attempt."""
         return [row for _, row in self.lines()]
 
     def lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """What an earlier attempt wrote, line by line, and where each lies."""
-        for at, _, row in _places(self.path):
-            if at >= self._whole:
+        """Yield the lines of an earlier attempt, each with its offset in bytes."""
+        for offset, _, row in _lines_with_offsets(self.path):
+            if offset >= self._whole_bytes:
                 return
-            yield at, row
+            yield offset, row
 
-    def line(self, at: int) -> dict[str, Any]:
-        """The line that lies there."""
+    def line(self, offset: int) -> dict[str, Any]:
+        """The line at an offset in bytes."""
         with self.path.open("rb") as file:
-            file.seek(at)
+            file.seek(offset)
             return parse_line(0, file.readline()).row
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a line; it is on its way to the disk when this returns."""
+        """Append a line; it has left the process when this returns."""
         with self._lock, naming(self.path):
             self._file.write(dump(row) + b"\n")
             self._file.flush()
 
     def close(self, order: Callable[[Mapping[str, Any]], Any] | None = None) -> None:
-        """Close it; with an `order`, its lines are put in it, so that they do not tell which thread
-        was first."""
+        """Close it. With an `order` its lines are sorted by it, so that the file does not depend on
+        which thread was first."""
         self._file.close()
         if order is None:
             return
-        places = sorted((order(row), at, size) for at, size, row in _places(self.path))
+        lines = _lines_with_offsets(self.path)
+        places = sorted((order(row), offset, size) for offset, size, row in lines)
         with (
             self.path.open("rb") as file,
-            replacing(self.path) as new,
-            new.open("wb", BUFFER) as ordered,
+            replacing(self.path) as partial,
+            partial.open("wb", BUFFER) as ordered,
         ):
-            for _, at, size in places:
-                file.seek(at)
+            for _, offset, size in places:
+                file.seek(offset)
                 ordered.write(file.read(size))
 
 
-def _places(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Where each line of a journal lies, how many bytes it has, and its row."""
-    at = 0
+def _whole_lines(path: Path) -> int:
+    """The number of bytes up to the end of the last whole line."""
+    size = 0
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if not raw.endswith(b"\n") or parse_line(0, raw).error:
+                if file.read(1):  # a crash damages only the last line
+                    raise InputError(
+                        f"{path}, line {number} is damaged; mend it, or delete the folder"
+                    )
+                break
+            size += len(raw)
+    return size
+
+
+def _lines_with_offsets(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield each line of a journal: its offset and its size in bytes, and its row."""
+    offset = 0
     with path.open("rb", buffering=BUFFER) as file:
         for raw in file:
-            yield at, len(raw), parse_line(0, raw).row
-            at += len(raw)
+            yield offset, len(raw), parse_line(0, raw).row
+            offset += len(raw)
 
 
 class Answers:
-    """The turns of a run that were answered, each on a line of a journal; only where it lies is
-    kept in memory."""
+    """The answered turns of a run, each a line of a journal. Only offsets are kept in memory."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._places = {(row["id"], row["n"]): at for at, row in journal.lines()}
+        self._offsets = {(row["id"], row["n"]): offset for offset, row in journal.lines()}
 
     def find(self, id: str, n: int) -> Reply | None:
-        """What an earlier attempt got as the turn at this place of a conversation; `None`:
-        nothing."""
-        at = self._places.get((id, n))
-        if at is None:
+        """The recorded reply at turn `n` of a conversation, or `None`."""
+        offset = self._offsets.get((id, n))
+        if offset is None:
             return None
-        row = self._journal.line(at)
+        row = self._journal.line(offset)
         return Reply(row["text"], row.get("stop"), row.get("meta") or {})
 
     def add(self, conversation: Conversation, reply: Reply) -> None:
-        """Write down what was answered."""
-        row = {"id": conversation.id, "n": len(conversation.turns), "role": conversation.next_role}
-        optional = {"stop": reply.stop, "meta": dict(reply.meta)}
-        said = {"text": reply.text} | {name: value for name, value in optional.items() if value}
-        self._journal.add(row | said)
+        """Record the reply to a conversation."""
+        row: dict[str, Any] = {
+            "id": conversation.id,
+            "n": len(conversation.turns),
+            "role": conversation.next_role,
+            "text": reply.text,
+        }
+        if reply.stop:
+            row["stop"] = reply.stop
+        if reply.meta:
+            row["meta"] = dict(reply.meta)
+        self._journal.add(row)
 
 
 class Recorded:
-    """A speaker whose answers are kept: what was answered in an earlier attempt is not asked
-    again."""
+    """A speaker whose replies are recorded. A recorded reply is not asked for again."""
 
     def __init__(self, speaker: Speaker, answers: Answers) -> None:
-        self._speaker, self._answers = speaker, answers
+        self._speaker = speaker
+        self._answers = answers
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """The recorded answer, or the speaker's own, which is then recorded."""
-        if known := self._answers.find(conversation.id, len(conversation.turns)):
-            return known
+        """Return the recorded reply, or ask the speaker and record its reply."""
+        recorded = self._answers.find(conversation.id, len(conversation.turns))
+        if recorded:
+            return recorded
         reply = self._speaker.reply(conversation)
-        if isinstance(reply, Reply) and (
-            reply.text or reply.stop
-        ):  # else whoever asked will say what is wrong
+        # Anything else is wrong, and the caller will say so.
+        if isinstance(reply, Reply) and (reply.text or reply.stop):
             self._answers.add(conversation, reply)
         return reply
 
@@ -269,7 +362,8 @@ def measure_record(measure: Measure) -> dict[str, Any]:
 
     `why` is the most frequent reason of missing rows, or empty.
     """
-    why = Counter(row.why for row in measure.rows if row.stats is None and row.why).most_common(1)
+    reasons = Counter(row.why for row in measure.rows if row.stats is None and row.why)
+    most_frequent = reasons.most_common(1)
     return {
         "name": measure.name,
         "value": measure.value,
@@ -279,19 +373,85 @@ def measure_record(measure: Measure) -> dict[str, Any]:
         "missing": measure.missing,
         "better": measure.better,
         "unit": measure.unit,
-        "why": why[0][0] if why else "",
+        "why": most_frequent[0][0] if most_frequent else "",
     }
 
 
 def verb_of(folder: Path) -> str | None:
-    """Which verb made a run folder; `None` if it is none."""
+    """The verb that made a run folder; `None` if it is not one."""
     path = folder / "run.json"
     return str(read_json(path).get("verb")) if path.is_file() else None
 
 
+# --- run.json -------------------------------------------------------------------------------------
+
+
+def _request(
+    verb: str, options: Mapping[str, Any], paths: list[Path], stamps: Mapping[str, str]
+) -> dict[str, Any]:
+    """What makes a run the same run: verb, options and inputs."""
+    for value in options.values():
+        if re.search(r"(?i)https?:[^\s#]*@", str(value)):
+            raise InputError("a URL with a password is refused, since options are written down")
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path} does not exist")
+    return {
+        "format": FORMAT,
+        "verb": verb,
+        "options": {key: _json_value(value) for key, value in options.items()},
+        "inputs": {**{str(path): _sha256(path) for path in paths}, **stamps},
+    }
+
+
+def _contents(folder: Path) -> list[Path]:
+    """The files of a folder, hidden ones aside."""
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def _check_format(folder: Path, manifest: Mapping[str, Any]) -> None:
+    if manifest.get("format") != FORMAT:
+        raise InputError(
+            f"{folder} was written by another version of userlm, whose files this one does not "
+            "read; run its command again with another --out"
+        )
+
+
+def _check_same(folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise `InputError` if a folder holds another run than the one that is asked for."""
+    for part in ("verb", "options", "inputs"):
+        was, now = found.get(part), asked[part]
+        if part == "inputs":  # their order counts too
+            was, now = list((was or {}).items()), list(now.items())
+        if was != now:
+            there, here = _first_difference(was, now)
+            raise InputError(
+                f"{folder} holds a run with other {part} ({there} there, {here} now); choose "
+                "another --out or delete the folder"
+            )
+
+
+def _first_difference(was: Any, now: Any) -> tuple[str, str]:
+    """The first option or input that differs, as texts: what it was, and what it is now."""
+    if isinstance(was, list) and isinstance(now, list):
+        names_were = ", ".join(path for path, _ in was)
+        names_are = ", ".join(path for path, _ in now)
+        if names_were != names_are:
+            return names_were, names_are
+        changed = next(name for (name, a), (_, b) in zip(was, now, strict=True) if a != b)
+        return f"{changed} as it was", f"{changed} changed"
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in [*was, *now]:
+            if was.get(key) != now.get(key):
+                return f"{key}={was.get(key)!r}", f"{key}={now.get(key)!r}"
+    return repr(was), repr(now)
+
+
 def _lock(folder: Path) -> IO[bytes] | None:
-    """Keep other processes out of a run folder for as long as the file is open (where the system
-    can)."""
+    """Keep other processes out of a run folder while the returned file is open (if the system has
+    locks)."""
     try:
         import fcntl
     except ImportError:
@@ -316,29 +476,12 @@ def _json_value(value: Any) -> Any:
     return str(value)
 
 
-def _first_difference(was: Any, now: Any) -> tuple[str, str]:
-    if isinstance(was, list) and isinstance(now, list):
-        was_inputs, now_inputs = (", ".join(path for path, _ in pairs) for pairs in (was, now))
-        if was_inputs != now_inputs:
-            return was_inputs, now_inputs
-        changed = next(path for (path, a), (_, b) in zip(was, now, strict=True) if a != b)
-        return f"{changed} as it was", f"{changed} changed"
-    if isinstance(was, dict) and isinstance(now, dict):
-        for key in [*was, *now]:
-            if was.get(key) != now.get(key):
-                return f"{key}={was.get(key)!r}", f"{key}={now.get(key)!r}"
-    return repr(was), repr(now)
-
-
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _surroundings() -> dict[str, Any]:
+def _environment() -> dict[str, Any]:
     """What the results may depend on besides options and inputs."""
     versions = {"python": platform.python_version()}
     for name in ("userlm", "torch", "transformers", "tokenizers", "numpy", "openai"):
@@ -346,12 +489,16 @@ def _surroundings() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    host = f"{platform.machine()}, {os.cpu_count()} cores"
-    return {"versions": versions, "git": _commit(), "host": host, "prompts": prompts.hashes()}
+    return {
+        "versions": versions,
+        "git": _commit(),
+        "host": f"{platform.machine()}, {os.cpu_count()} cores",
+        "prompts": prompts.hashes(),
+    }
 
 
 def _commit() -> str | None:
-    """The commit of the package, when it runs from a checkout."""
+    """The commit of the package, if it runs from a checkout."""
     here = Path(__file__).resolve().parent
     try:
         done = subprocess.run(

@@ -80,7 +80,7 @@ def simulate(
 def respond_all(
     user: Speaker, prefixes: Iterable[Conversation], workers: int = 16
 ) -> Iterator[Conversation]:
-    """Run `respond` on each prefix, `workers` at a time, and yield each as soon as it is answered."""
+    """Run `respond` on each prefix, `workers` at a time, and yield each once it is answered."""
     return _parallel(lambda prefix: respond(user, prefix), prefixes, workers)
 
 

@@ -94,7 +94,7 @@ class Origin:
     """Where a conversation of a run comes from.
 
     Attributes:
-        conversation: the id of the logged conversation that it starts from; `None` if there is none.
+        conversation: the id of the log that it starts from; `None` if there is none.
         first_own_turn: the number (from 0) of the first user turn that is not from that log.
         target: what the person said as that turn; `None` if they ended there or nobody looked.
         person_ended: whether the person ended the conversation instead of taking that turn; `None`
@@ -167,7 +167,7 @@ class Conversation:
 
     @property
     def system(self) -> str | None:
-        """The system text of a user model: the intent, and `condition` in `meta`: who the person is."""
+        """The system text of a user model: the intent, then the condition in `meta`."""
         condition = self.meta.get("condition")
         parts = [self.intent]
         if isinstance(condition, str):
@@ -191,7 +191,7 @@ class Conversation:
         return replace(self, stop=stop, ended=ended, meta={**self.meta, **meta})
 
     def without_system(self) -> Conversation:
-        """Return the conversation without intent and condition: a user model gets no system turn."""
+        """Return the conversation without intent and condition, so that it has no system turn."""
         meta = {key: value for key, value in self.meta.items() if key != "condition"}
         return replace(self, intent=None, meta=meta)
 
@@ -227,7 +227,7 @@ class Sample:
 
     @property
     def prefix(self) -> Conversation:
-        """The conversation as it stood before this turn, so that a user can be asked for its own."""
+        """The conversation before this turn, so that a user can be asked for its own."""
         log = self.conversation
         return replace(
             log,
@@ -305,7 +305,7 @@ class Completion:
 
     Attributes:
         text: the text, without any control token.
-        stop_id: the token that ended it; `None` if it reached `max_tokens` or the model does not say.
+        stop_id: the token that ended it; `None` at `max_tokens`, or if the model does not say.
         p_end: the probability of `Sampling.end_id` at the first position, before any filter; `None`
             if unknown.
         tokens_in, tokens_out: usage in tokens; `None` if unknown.
@@ -341,8 +341,8 @@ class Complete(Protocol):
 
 
 class Score(Protocol):
-    """Rows of token ids in, each with a mask of the same length; out comes a natural log-probability
-    for each masked token, in order."""
+    """Rows of token ids in, each with a mask of the same length; a natural log-probability for each
+    masked token out, in order."""
 
     def score(self, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[list[float]]: ...
 

@@ -236,8 +236,8 @@ def user_prompt(system_text: str | None, turns: Sequence[Turn]) -> str:
 
 
 def _fill_place(paragraph: str, places: dict[str, str]) -> str:
-    """The paragraph with its place filled in. There is at most one in each, so that a goal or a turn
-    that happens to hold the name of a place stays as it is."""
+    """The paragraph with its place filled in. Each has at most one, so that a goal or a turn that
+    happens to hold the name of a place stays as it is."""
     for place, value in places.items():
         if place in paragraph:
             return paragraph.replace(place, value)

@@ -6,14 +6,16 @@ Every function can be called from Python just as from the command line, and retu
 there is nothing left to do.
 """
 
+from userlm.commands.chat import chat
 from userlm.commands.data import clean, import_
+from userlm.commands.intents import intents
+from userlm.commands.options import Results
 from userlm.commands.predicting import ppl
+from userlm.commands.respond import respond
 from userlm.commands.scores import report, score
-from userlm.commands.serving import serve
-from userlm.commands.shared import Results
-from userlm.commands.talks import chat, respond, simulate
+from userlm.commands.serve import serve
+from userlm.commands.simulate import simulate
 from userlm.commands.training import train
-from userlm.commands.writing import intents
 
 __all__ = [
     "Results",

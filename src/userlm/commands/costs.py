@@ -1,14 +1,14 @@
-"""What a run of `respond` or `simulate` may cost, before its first call; caps on it; and what it
+"""What a run of `respond` or `simulate` may cost before its first call, limits on it, and what it
 did cost.
 
-Prices and caps are no part of what a run is: the same command with others takes it up again.
+Prices and limits are not part of what a run is: the same command with others resumes it.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from math import isfinite
@@ -37,30 +37,27 @@ AssistantPrice = Annotated[
 ]
 DollarBudget = Annotated[
     float | None,
-    Option(help="US dollars that are never passed; needs both prices.", metavar="DOLLARS"),
+    Option(help="The most US dollars to spend; needs both prices.", metavar="DOLLARS"),
 ]
-MaxCalls = Annotated[int | None, Option(help="Calls of models that are never passed.", min=0)]
-MaxTokensTotal = Annotated[
-    int | None, Option(help="Tokens in and out that are never passed.", min=0)
-]
+MaxCalls = Annotated[int | None, Option(help="The most calls of models.", min=0)]
+MaxTokensTotal = Annotated[int | None, Option(help="The most tokens, in and out together.", min=0)]
 
 PRICE_OPTION: dict[Role, str] = {"user": "--user-price", "assistant": "--price"}
-BYTES_A_TOKEN, TOKENS_A_TURN = (
-    4,
-    {"user": 50, "assistant": 300},
-)  # for the estimate; caps go by bounds and bills
-REQUESTS = (
-    3  # of one completion of token ids at a server, at most: P(end), the first token, the others
-)
+# For the estimate; the limits go by bounds before a call and by its real usage after it.
+BYTES_PER_TOKEN = 4
+TOKENS_PER_TURN = {"user": 50, "assistant": 300}
+
+# The most requests of one completion of token ids on a server: P(end), first token, the rest.
+REQUESTS = 3
 
 
 def read_price(role: Role, text: str | None) -> Price | None:
-    """The price of a side's tokens; raises `InputError` that names its option."""
+    """The price of one side's tokens; raises `InputError` that names its option."""
     return None if text is None else Price.parse(text, PRICE_OPTION[role])
 
 
 def read_caps(max_calls: int | None, max_tokens_total: int | None, budget: float | None) -> Caps:
-    """The caps on a run; raises `InputError` for a budget that is none."""
+    """The limits on a run; raises `InputError` for a budget that is not a number of dollars."""
     if budget is not None and not (isfinite(budget) and budget >= 0):
         raise InputError(f"--budget {budget:g}: give dollars")
     return Caps(max_calls, max_tokens_total, None if budget is None else Decimal(str(budget)))
@@ -68,7 +65,7 @@ def read_caps(max_calls: int | None, max_tokens_total: int | None, budget: float
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """A model that speaks for a side."""
+    """A model that speaks for the user or for the assistant."""
 
     address: str
     speaker: TrainedUser | PromptedUser | ModelAssistant
@@ -76,62 +73,63 @@ class _Side:
     price: Price | None
 
     @property
-    def bills(self) -> bool:
-        return self.price is not None or _at_server(self.address)
+    def may_bill(self) -> bool:
+        return self.price is not None or _on_server(self.address)
 
     def results(self) -> dict[str, Any]:
-        """What it used, and at which price that was counted."""
+        """Its usage, and the price at which that was counted."""
         price = None if self.price is None else f"{self.price.token_in}/{self.price.token_out}"
         return self.usage.results() | {"price": price}
 
-    def told(self, start: Conversation) -> int:
-        """Bytes that stand in front of what was said."""
+    def prompt_tokens(self, start: Conversation) -> int:
+        """About how many tokens stand before the turns of the conversation."""
         match self.speaker:
             case ModelAssistant(system=system):
-                return len((system or "").encode())
+                texts = [system or ""]
             case PromptedUser(swapped=True):
-                return sum(
-                    len(message["content"].encode())
-                    for message in swapped_messages(start.system or "", ())
-                )
+                messages = swapped_messages(start.system or "", ())
+                texts = [message["content"] for message in messages]
             case PromptedUser():
-                return len(user_prompt(start.system, ()).encode())
-        return len((start.system or "").encode())
+                texts = [user_prompt(start.system, ())]
+            case _:
+                texts = [start.system or ""]
+        return sum(len(text.encode()) for text in texts) // BYTES_PER_TOKEN
 
 
 class Costs:
-    """The models of a run, their calls counted and capped."""
+    """The models of a run. Their calls are counted and limited."""
 
     def __init__(self, run: Run, caps: Caps) -> None:
-        self._run, self._caps = run, caps
+        self._run = run
+        self._caps = caps
         self._budget = Budget(caps)
         self._journal: Journal | None = None
         self._sides: dict[Role, _Side | None] = {}
 
     def count(self, role: Role, address: str, speaker: Speaker, price: Price | None) -> Speaker:
-        """The speaker, its model's calls counted; as it is if no model speaks.
+        """Return the speaker with its model's calls counted, or as it is if no model speaks.
 
         Raises:
-            InputError: for a price without a model, and a budget without the price of a model at a
+            InputError: for a price without a model, and a budget without the price of a model on a
                 server.
         """
         if not isinstance(speaker, TrainedUser | PromptedUser | ModelAssistant):
             if price is not None:
                 raise InputError(
-                    f"{PRICE_OPTION[role]}: {address} is no model that is called; leave it out"
+                    f"{PRICE_OPTION[role]}: {address} is not a model that is called; leave it out"
                 )
             if address.startswith("py:") and self._caps != Caps():
-                console.print(f"what {address} calls is not counted", style="yellow")
+                console.print(f"calls that {address} makes are not counted", style="yellow")
             self._sides[role] = None
             return speaker
-        served = _at_server(address)
-        if self._caps.dollars is not None and served and price is None:
-            wanted = f"{PRICE_OPTION[role]} IN/OUT (0/0: nothing)"
+        on_server = _on_server(address)
+        if self._caps.dollars is not None and on_server and price is None:
             raise InputError(
-                f"--budget needs to know what the tokens of {address} cost; give {wanted}"
+                f"--budget needs the price of the tokens of {address}; give "
+                f"{PRICE_OPTION[role]} IN/OUT (0/0 if they cost nothing)"
             )
         self._journal = self._journal or Journal(self._run.path("usage.jsonl"))
-        requests = REQUESTS if served and isinstance(speaker, TrainedUser) else 1
+        requests = REQUESTS if on_server and isinstance(speaker, TrainedUser) else 1
         usage = Usage(role, self._budget, self._journal, requests * tries_of(address), price)
         self._sides[role] = _Side(address, speaker, usage, price)
         if isinstance(speaker, TrainedUser):
@@ -139,50 +137,62 @@ class Costs:
         return replace(speaker, chat=CountedChat(speaker.chat, usage))
 
     def check(self) -> None:
-        """Raise `InputError` for caps on what is not counted."""
-        if self._caps != Caps() and not any(self._sides.values()):
+        """Raise `InputError` for limits on calls that are not counted."""
+        if self._caps != Caps() and not self._models:
             raise InputError(
                 "--max-calls, --max-tokens-total and --budget are for models; none is called here"
             )
+
+    @property
+    def _models(self) -> dict[Role, _Side]:
+        return {role: side for role, side in self._sides.items() if side}
+
+    @property
+    def _may_bill(self) -> bool:
+        return any(side.may_bill for side in self._models.values())
 
     def estimate(
         self,
         starts: Iterable[Conversation],
         calls: Callable[[Conversation], Iterable[tuple[Role, int]]],
     ) -> None:
-        """Say what is to come, if any of it may be billed or capped.
+        """Say how many calls and tokens are to come, if they may be billed or are limited.
 
         Args:
-            calls: at most these will be made for a conversation: whose, and after how many tokens
-                were said.
+            calls: the most calls that a conversation will take: the role, and the tokens said
+                before the call.
         """
-        sides = {role: side for role, side in self._sides.items() if side}
-        if self._caps == Caps() and not any(side.bills for side in sides.values()):
+        models = self._models
+        if self._caps == Caps() and not self._may_bill:
             return
-        count, size = Counter[Role](), Counter[Role]()
+        count = Counter[Role]()
+        tokens_in = Counter[Role]()
         for start in starts:
-            told = {role: side.told(start) // BYTES_A_TOKEN for role, side in sides.items()}
+            prompts = {role: side.prompt_tokens(start) for role, side in models.items()}
             for role, said in calls(start):
-                if role in sides:
+                if role in models:
                     count[role] += 1
-                    size[role] += told[role] + said
+                    tokens_in[role] += prompts[role] + said
         console.print("to come, if no conversation ends early:")
-        total = before = self._budget.spent
-        for role, side in sides.items():
+        before = self._budget.spent
+        total = before
+        for role, side in models.items():
             tokens_out = count[role] * side.speaker.sampling.max_tokens
-            dollars = Decimal(0) if side.price is None else side.price.of(size[role], tokens_out)
-            total += Amount(count[role], size[role] + tokens_out, dollars)
-            cost = "" if side.price is None else f", about ${dollars:,.2f}"
-            tokens = f"about {size[role]:,} tokens in and at most {tokens_out:,} out{cost}"
+            dollars = Decimal(0)
+            cost = ""
+            if side.price is not None:
+                dollars = side.price.of(tokens_in[role], tokens_out)
+                cost = f", about ${dollars:,.2f}"
+            total += Amount(count[role], tokens_in[role] + tokens_out, dollars)
             console.print(
-                f" {role} {side.address}: {count[role]:,} calls, {tokens}", soft_wrap=True
+                f" {role} {side.address}: {count[role]:,} calls, about {tokens_in[role]:,} tokens "
+                f"in and at most {tokens_out:,} out{cost}",
+                soft_wrap=True,
             )
-        shown = ", ".join(
-            f"{tokens} tokens a turn of the {role}" for role, tokens in TOKENS_A_TURN.items()
-        )
+        turns = ", ".join(f"{n} tokens a turn of the {role}" for role, n in TOKENS_PER_TURN.items())
         console.print(
-            f" at {BYTES_A_TOKEN} bytes a token and {shown}; a draft that is drawn again is one "
-            "more call",
+            f" at {BYTES_PER_TOKEN} bytes a token and {turns}; each resampled draft is one more "
+            "call",
             style="dim",
             soft_wrap=True,
         )
@@ -193,59 +203,57 @@ class Costs:
             console.print(f" {cap} may end it before that", style="yellow")
 
     def stop(self) -> None:
-        """Begin no call any more, and say how many are in flight that may be billed."""
+        """Allow no more calls, and say how many calls in flight may be billed."""
         in_flight = self._budget.close("stopped")
-        if in_flight and any(side and side.bills for side in self._sides.values()):
+        if in_flight and self._may_bill:
             console.print(f"{in_flight} calls were in flight; they may be billed", style="yellow")
 
     def close(self) -> dict[str, Any]:
-        """What was used, for `results.json`, after the last call; `None` for a side without a
+        """Return the usage for `results.json`, after the last call; `None` for a side without a
         model."""
         if self._journal:
             self._journal.close()
-            write_lines(
-                self._journal.path, [side.usage.total for side in self._sides.values() if side]
-            )
-        budget = None if self._caps.dollars is None else float(self._caps.dollars)
-        return {
-            "usage": {role: side and side.results() for role, side in self._sides.items()},
-            "caps": {
-                "max_calls": self._caps.calls,
-                "max_tokens_total": self._caps.tokens,
-                "budget": budget,
-            },
+            totals = [side.usage.total for side in self._models.values()]
+            write_lines(self._journal.path, totals)
+        usage = {role: side.results() if side else None for role, side in self._sides.items()}
+        caps = {
+            "max_calls": self._caps.calls,
+            "max_tokens_total": self._caps.tokens,
+            "budget": None if self._caps.dollars is None else float(self._caps.dollars),
         }
+        return {"usage": usage, "caps": caps}
 
     def show(self) -> None:
-        """What was used by sides that may bill it."""
-        for role, side in self._sides.items():
-            if side and side.bills:
-                _show(f"{role} {side.address}", side.results())
+        """Show the usage of models that may be billed."""
+        for role, side in self._models.items():
+            if side.may_bill:
+                show_usage(f"{role} {side.address}", side.results())
 
 
-def _show(name: str, used: dict[str, Any]) -> None:
-    shown = [f"{used['calls']:,} calls"]
-    if used["tokens_in"] is not None:
-        shown.append(f"{used['tokens_in']:,} tokens in, {used['tokens_out']:,} out")
-    if used["cost"] is not None:
-        shown.append(f"${used['cost']:,.4f}")
-    console.print(f"{name}: {', '.join(shown)}", soft_wrap=True)
-    if used["possibly_billed"]:
-        booked = "" if used["cost"] is None else " (counted at their worst)"
+def show_usage(name: str, usage: Mapping[str, Any]) -> None:
+    """Show the calls, tokens and dollars of one model."""
+    parts = [f"{usage['calls']:,} calls"]
+    if usage["tokens_in"] is not None:
+        parts.append(f"{usage['tokens_in']:,} tokens in, {usage['tokens_out']:,} out")
+    if usage["cost"] is not None:
+        parts.append(f"${usage['cost']:,.4f}")
+    console.print(f"{name}: {', '.join(parts)}", soft_wrap=True)
+    if usage["possibly_billed"]:
+        counted = "" if usage["cost"] is None else " (counted at their worst)"
         console.print(
-            f" tries that gave nothing but may have been billed{booked}: "
-            f"{used['possibly_billed']:,}"
+            f" tries without an answer that may have been billed{counted}: "
+            f"{usage['possibly_billed']:,}"
         )
 
 
-def _at_server(address: str) -> bool:
-    """Whether its model is at a server, or may be, as behind `py:`."""
+def _on_server(address: str) -> bool:
+    """Whether the model at an address is on a server, or may be, as behind `py:`."""
     return re.match(r"(openai|https?|py):", model_place(address)) is not None
 
 
 def tries_of(address: str) -> int:
-    """How often one request to the model at an address may be sent, and billed."""
-    if not _at_server(address):
+    """How many times one request to the model at an address may be sent, and billed."""
+    if not _on_server(address):
         return 1
     from userlm.models.endpoint import RETRIES
 

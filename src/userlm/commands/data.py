@@ -11,13 +11,12 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from userlm.commands.shared import (
+from userlm.commands.options import (
     Hub,
     Limit,
     Out,
     Results,
     Seed,
-    conversations_file,
     count_total,
     finished,
     in_order,
@@ -27,7 +26,7 @@ from userlm.data import clean as cleaning
 from userlm.data import files, pii, sources
 from userlm.data.explain import explain as explain_one
 from userlm.rows import KINDS, SPLITS, Line, from_record, read_conversations, read_rows, to_record
-from userlm.runs import Outputs, Run
+from userlm.runs import Outputs, Run, conversations_file
 from userlm.terminal import console, show_counts, show_findings, track
 from userlm.types import Conversation, InputError
 

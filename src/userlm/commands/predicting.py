@@ -14,13 +14,12 @@ from rich.table import Table
 from typer import Argument, Option
 
 from userlm import address
-from userlm.commands.shared import (
+from userlm.commands.options import (
     Limit,
     MaxTokens,
     Out,
     Results,
     Seed,
-    conversations_file,
     finished,
     measure_results,
 )
@@ -40,7 +39,7 @@ from userlm.metrics.controls import (
 from userlm.metrics.forms import Form
 from userlm.metrics.perplexity import score_turns, unscored
 from userlm.rows import read_conversations, read_rows, write_lines
-from userlm.runs import Journal, Run
+from userlm.runs import Journal, Run, conversations_file
 from userlm.terminal import console, progress_bar
 from userlm.types import Conversation, InputError, MeasureRow, ModelError, Score
 

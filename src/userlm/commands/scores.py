@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from userlm.commands.shared import (
+from userlm.commands.options import (
     Out,
     Results,
-    conversations_file,
     finished,
     measure_results,
     stub_speakers,
@@ -21,7 +20,7 @@ from userlm.guard import Guard
 from userlm.metrics import extrinsic, intrinsic
 from userlm.metrics.ending import calibrate
 from userlm.rows import read_conversations, read_json, replacing, write_lines
-from userlm.runs import Run, verb_of
+from userlm.runs import Run, conversations_file, verb_of
 from userlm.tasks import read_tasks, task_of
 from userlm.terminal import console, show_endings, show_measures, track
 from userlm.types import Conversation, InputError, Measure, Task, without_outcome

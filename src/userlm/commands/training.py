@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from typer import Argument, Option
 
-from userlm import address, card
-from userlm.commands.shared import (
+from userlm import address
+from userlm.commands.options import (
     Limit,
     MaxTokens,
     Out,
     Results,
     Seed,
-    conversations_file,
     count_total,
     finished,
 )
 from userlm.data.clean import language_code
 from userlm.flip import render, render_document, swap_roles, transcript
 from userlm.rows import read_conversations, read_json, write_lines
-from userlm.runs import Journal, Run
+from userlm.runs import Journal, Run, conversations_file
 from userlm.terminal import console, progress_bar, track
+from userlm.training import card
 from userlm.types import Conversation, InputError
 
 if TYPE_CHECKING:
@@ -326,7 +326,9 @@ def train(
     results = _results(rows, dataset, plan, intent) | weights | means | {"notes": list(notes)}
     results |= {"device": _device_name(accelerator.device), "precision": precision}
     results |= {
-        "pace": card.pace(rows.values(), results["device"], accelerator.num_processes, watts)
+        "throughput": card.throughput(
+            rows.values(), results["device"], accelerator.num_processes, watts
+        )
     }
     if (
         results["best"]
@@ -337,7 +339,7 @@ def train(
         )
         console.print(results["notes"][-1], style="yellow")
     manifest = {**run.manifest, "options": {**options, **means, "max_tokens": max_tokens}}
-    (out / "model" / "README.md").write_text(card.write(manifest, results), encoding="utf-8")
+    (out / "model" / "README.md").write_text(card.render(manifest, results), encoding="utf-8")
     console.print(f"{results['seen']:,} samples in {results['steps']:,} steps: {out / 'model'}")
     run.finish(results)
     training.tidy(out)

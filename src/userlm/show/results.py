@@ -1,7 +1,7 @@
 """What `results.json` of each verb holds, as far as it is shown.
 
-These types are checked when a run is read, so the rest of the room can rely on them. Names that come
-from logs may be any string, so they are `Any` here.
+These types are checked when a run is read, so the rest of the room can rely on them. Names that
+come from logs may be any string, so they are `Any` here.
 """
 
 from __future__ import annotations

@@ -1,0 +1,157 @@
+"""What `respond` and `simulate` share: the run that writes conversations down and resumes them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from userlm.commands.costs import BYTES_PER_TOKEN, TOKENS_PER_TURN, Costs
+from userlm.commands.options import Results, UserOptions, finished, in_order, stub_speakers
+from userlm.guard import rates
+from userlm.models.budget import CAP
+from userlm.rows import read_conversations, to_record
+from userlm.runs import Answers, Journal, Run
+from userlm.terminal import console, track
+from userlm.types import OTHER_ROLE, Conversation, InputError, Role
+
+ROLES: tuple[Role, Role] = ("user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The number of a conversation in its run, and how many turns it had at the start."""
+
+    number: int
+    turns: int
+
+
+Places = Mapping[str, Place]
+"""By the id of the conversation."""
+
+
+def find_places(user: UserOptions, starts: Iterable[Conversation], path: Path) -> Places:
+    """Number the starts; refuse starts without intents for a user that needs them."""
+    places: dict[str, Place] = {}
+    without_intent = 0
+    for start in starts:
+        places[start.id] = Place(len(places), len(start.turns))
+        without_intent += start.intent is None
+    if user.is_prompted and without_intent:
+        raise InputError(
+            f"{path}: {without_intent} of {len(places)} conversations have no intent, and a "
+            "prompted user needs one; run `userlm intents` first"
+        )
+    return places
+
+
+def finished_without_errors(run: Run) -> Results | None:
+    """The results of a complete run. One with failed conversations is resumed: those are tried
+    again, and answered turns stay."""
+    if run.results and run.results["stops"].get("error"):
+        run.path("results.json").unlink()
+    return finished(run)
+
+
+def calls_to_come(
+    start: Conversation, answers: Answers, max_turns: int
+) -> Iterator[tuple[Role, int]]:
+    """Yield the calls that a conversation may still take: the role, and the tokens said before it.
+    Turns that an earlier attempt answered are left out."""
+    said = sum(len(turn.text.encode()) for turn in start.turns) // BYTES_PER_TOKEN
+    n, user_turns, role = len(start.turns), len(start.user_turns), start.next_role
+    while user_turns < max_turns or role == "assistant":
+        known = answers.find(start.id, n)
+        if known is None:
+            yield role, said
+        elif known.stop:
+            return
+        said += TOKENS_PER_TURN[role]
+        n += 1
+        user_turns += role == "user"
+        role = OTHER_ROLE[role]
+
+
+def collect(
+    run: Run,
+    places: Places,
+    stopped: Iterator[Conversation],
+    turns: Journal,
+    costs: Costs,
+    doing: str,
+) -> Results:
+    """Write each conversation as it stops, and the results. In the finished files conversations
+    stand in the order of their starts, whichever stopped first."""
+    path = run.path("conversations.jsonl")
+    path.unlink(missing_ok=True)
+    journal = Journal(path)
+    stops: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    errors: list[tuple[int, str]] = []
+    try:
+        for conversation in track(stopped, doing, len(places)):
+            journal.add(to_record(conversation))
+            stops[conversation.stop or "answered"] += 1
+            for meta in _own_metas(conversation, places, ROLES):
+                tokens["tokens_in"] += meta.get("tokens_in", 0)
+                tokens["tokens_out"] += meta.get("tokens_out", 0)
+            if conversation.stop == "error":
+                number = places[conversation.id].number
+                errors.append((number, conversation.meta["error"]))
+    finally:
+        costs.stop()
+    turns.close(order=lambda row: (places[row["id"]].number, row["n"]))
+    journal.close(order=lambda row: places[row["id"]].number)
+    results = {
+        "conversations": stops.total(),
+        "stops": in_order(stops),
+        "tokens_in": tokens["tokens_in"],
+        "tokens_out": tokens["tokens_out"],
+        **costs.close(),
+        "guard": rates(_user_metas(path, places)),
+    }
+    counts = ", ".join(f"{count} {stop}" for stop, count in stops.most_common())
+    console.print(f"{stops.total()} conversations ({counts}): {path}")
+    costs.show()
+    if stubs := stub_speakers(read_conversations(path, may_be_empty=True)):
+        console.print(f"no language model answered here: {stubs} is a stub assistant", style="dim")
+    _show_errors([error for _, error in sorted(errors)])
+    return run.finish(results)
+
+
+def _user_metas(path: Path, places: Places) -> Iterator[Mapping[str, Any]]:
+    for conversation in read_conversations(path, may_be_empty=True):
+        yield from _own_metas(conversation, places, ("user",))
+
+
+def _own_metas(
+    conversation: Conversation, places: Places, roles: Sequence[Role]
+) -> Iterator[Mapping[str, Any]]:
+    """The `meta` of each turn that was taken in this run, and of an end without text."""
+    for turn in conversation.turns[places[conversation.id].turns :]:
+        if turn.role in roles:
+            yield turn.meta
+    has_end_meta = "end_meta" in conversation.meta and conversation.stop != "context"
+    if has_end_meta and conversation.next_role in roles:
+        yield conversation.meta["end_meta"]
+
+
+def _show_errors(errors: Sequence[str]) -> None:
+    """Say which conversations failed, and what to do about it."""
+    capped = [error for error in errors if error.startswith(CAP)]
+    failed = [error for error in errors if not error.startswith(CAP)]
+    if capped:
+        console.print(
+            f"{capped[0]} does not cover another call at its worst; {len(capped)} conversations "
+            "wait: the same command with a higher one goes on there, and no answered turn is asked "
+            "for again",
+            style="yellow",
+        )
+    if failed:
+        console.print(
+            f"{len(failed)} ended in an error (the same command tries these again), the first: "
+            f"{failed[0]}",
+            style="yellow",
+        )

@@ -1,0 +1,538 @@
+"""`userlm intents`: what each user wanted, in one sentence."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from itertools import chain, islice
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from rich.table import Column, Table
+from typer import Argument, Option
+
+from userlm import address
+from userlm.commands.costs import show_usage, tries_of
+from userlm.commands.options import (
+    Hub,
+    Limit,
+    Out,
+    Results,
+    Workers,
+    count_total,
+    finished,
+    in_order,
+    write_hub,
+)
+from userlm.data.conditions import in_a_sentence, told_of
+from userlm.data.extractive import extractive
+from userlm.data.intents import check, leakage, request, write
+from userlm.models.budget import Price
+from userlm.models.call_cache import CallCache
+from userlm.rows import read_conversations, read_rows, take, write_conversations
+from userlm.runs import Run, split_files
+from userlm.terminal import console, show_counts, track
+from userlm.text import stable_hash, words
+from userlm.types import Conversation, InputError, Message, Sampling
+
+EXTRACTIVE = "extractive"
+UNNAMED = "not said"  # the writer of intents that came with the logs
+LONGEST_GOAL = 2000  # characters; anything longer is a page of instructions
+BYTES_PER_TOKEN, TOKENS_OUT = 4, 40  # for the estimate; the budget uses bounds and real usage
+AHEAD = 16  # conversations in hand for each worker, so that a slow answer does not hold up others
+TOP_P = 0.9
+QUARTILES = (0.25, 0.5, 0.75)
+
+
+def intents(
+    data: Annotated[Path, Argument(help="Conversations: the folder of `clean`, or a file.")] = Path(
+        "runs/clean"
+    ),
+    out: Out = Path("runs/intents"),
+    writer: Annotated[
+        str,
+        Option(
+            help="Who writes: openai:NAME, http://HOST:PORT/v1#NAME, a folder or hub id, or "
+            "`extractive`, a baseline without a model."
+        ),
+    ] = EXTRACTIVE,
+    workers: Workers = 16,
+    temperature: Annotated[
+        float, Option(help="Temperature of the model; 0 is greedy.", min=0, max=10)
+    ] = 0.7,
+    max_tokens: Annotated[
+        int,
+        Option(help="Longest answer, in tokens; reasoning models need more.", min=1, max=2**24),
+    ] = 120,
+    tries: Annotated[
+        int, Option(help="How often to ask until the answer has the right form.", min=1)
+    ] = 2,
+    price: Annotated[
+        str | None,
+        Option(
+            help="US dollars for a million tokens in and out, such as 2.50/10.", metavar="IN/OUT"
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        Option(help="The most US dollars to spend; needs --price.", metavar="DOLLARS"),
+    ] = None,
+    join: Annotated[
+        list[Path] | None,
+        Option(help="Rows {id, intent} from elsewhere; can be given several times."),
+    ] = None,
+    goals: Annotated[
+        bool, Option(help="Use the goal that a person wrote beside a log as its intent.")
+    ] = True,
+    condition: Annotated[
+        str | None,
+        Option(help="Fields of meta about the person to add to the system turn, comma-separated."),
+    ] = None,
+    overwrite: Annotated[bool, Option(help="Write a new intent where there is one.")] = False,
+    hub: Hub = False,
+    limit: Limit = None,
+) -> Results:
+    """Give each conversation an intent: one generic sentence on what the user wants.
+
+    An intent that is there stays; else it comes from --join, from the goal that a log brings, or it
+    is written. The default writer, extractive, uses key phrases of the user's turns. It is a
+    baseline without a model, and its intents are marked as such.
+    """
+    rate = None if price is None else Price.parse(price)
+    if budget is not None and (rate is None or not (isfinite(budget) and budget >= 0)):
+        raise InputError(
+            f"--budget {budget:g}: give dollars, and the price of a token with --price IN/OUT"
+        )
+    if "://" in writer or writer.startswith(("http:", "https:")):
+        address.chat_model(writer)  # refuses a password in a URL before it is written down
+    fields = [field.strip() for field in (condition or "").split(",") if field.strip()]
+    if condition is not None and not fields:
+        raise InputError("--condition: give fields of meta, such as language,country")
+    paths = split_files(data)
+    joins = join or []
+    options = {
+        "writer": writer,
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "tries": tries,
+        "price": price,
+        "budget": budget,
+        "join": joins,
+        "goals": goals,
+        "condition": condition,
+        "overwrite": overwrite,
+        "hub": hub,
+        "limit": limit,
+    }
+    weights = [] if writer == EXTRACTIVE else address.files(writer)
+    run = Run.open(out, "intents", options, [*paths.values(), *joins, *weights])
+    if run.results and run.results["failed"]:
+        run.path("results.json").unlink()  # those are asked again; answers stay
+    if done := finished(run):
+        return done
+
+    joined, counts = _read_joined(joins)
+    known = _Known(joined, goals, overwrite)
+    cache = None
+    if writer != EXTRACTIVE:
+        dollars = None if budget is None else Decimal(str(budget))
+        model = address.chat_model(writer)
+        cache = CallCache(run.path("asked.jsonl"), model, tries_of(writer), rate, dollars)
+    sampling = Sampling(temperature, TOP_P, max_tokens)
+    work = _Work(writer, known, cache, sampling, tries, fields, workers)
+    tally = _Tally(counts, set(joined), goals)
+
+    def read(path: Path) -> Iterator[Conversation]:
+        return islice(read_conversations(path, may_be_empty=data.is_dir()), limit)
+
+    if cache:
+        logs = track(chain.from_iterable(map(read, paths.values())), "reading")
+        to_write = (log for log in logs if not known.find(log))
+        _show_estimate(_model_name(writer), to_write, cache, max_tokens)
+    try:
+        for name, path in paths.items():
+            written = track(
+                work.write_all(read(path), tally), f"intents for {name}", count_total([path], limit)
+            )
+            write_conversations(run.path(f"{name}.jsonl"), written)
+    except KeyboardInterrupt:
+        if cache and (in_flight := cache.stop()):
+            console.print(f"{in_flight} calls were in flight; they may be billed", style="yellow")
+        raise
+    finally:
+        if cache:
+            cache.stop()
+    results = tally.results()
+    if cache:
+        cache.close()
+        results |= {
+            "model": _model_name(writer),
+            "usage": cache.results(),
+            "faults": in_order(cache.faults),
+        }
+    _show(results, tally.first_error, out)
+    _show_missing_fields(fields, counts)
+    if hub:
+        write_hub(run, results)
+    return run.finish(results)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """How intents are written: everything that is the same for all conversations."""
+
+    writer: str
+    known: _Known
+    cache: CallCache | None
+    sampling: Sampling
+    tries: int
+    fields: Sequence[str]
+    workers: int
+
+    def write_all(
+        self, conversations: Iterable[Conversation], tally: _Tally
+    ) -> Iterator[Conversation]:
+        """Yield the conversations with their intents and conditions, in order."""
+        workers = self.workers if self.cache else 1
+        for conversation, intent in _in_order(self._intent, conversations, workers):
+            yield self._with_condition(tally.add(conversation, intent), tally)
+
+    def _intent(self, conversation: Conversation) -> Intent:
+        known = self.known.find(conversation)
+        if known:
+            return known
+        if self.cache is None:
+            return _extract(conversation)
+        writer = _Writer(_model_name(self.writer), self.cache, self.sampling, self.tries)
+        return writer.write(conversation)
+
+    def _with_condition(self, conversation: Conversation, tally: _Tally) -> Conversation:
+        """The conversation with what the fields say of the person, for the system turn."""
+        if not self.fields:
+            return conversation
+        told = told_of(conversation, self.fields)
+        tally.counts.update(_condition_note(field) for field in told)
+        meta = {key: value for key, value in conversation.meta.items() if key != "condition"}
+        if told:
+            meta["condition"] = in_a_sentence(told)
+        return replace(conversation, meta=meta)
+
+
+def _condition_note(field: str) -> str:
+    return f"note: condition, {field} known"
+
+
+def _show_missing_fields(fields: Sequence[str], counts: Mapping[str, int]) -> None:
+    missing = [field for field in fields if not counts[_condition_note(field)]]
+    if missing:
+        console.print(
+            f"no log has these fields: {', '.join(missing)}; see the names in meta", style="yellow"
+        )
+
+
+# --- who writes -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An intent, or why there is none.
+
+    Attributes:
+        by: `extractive`, `human`, `joined`, or the name of a model; empty if a log did not say.
+        note: what is counted.
+        error: what a model said that could not answer.
+    """
+
+    text: str | None
+    by: str = ""
+    note: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Where intents come from that nobody has to write.
+
+    Attributes:
+        joined: intents by id, from --join.
+    """
+
+    joined: Mapping[str, str]
+    goals: bool
+    overwrite: bool
+
+    def find(self, conversation: Conversation) -> Intent | None:
+        """The intent of a conversation, if nobody has to write it."""
+        if conversation.intent is not None and not self.overwrite:
+            return Intent(conversation.intent, _said_by(conversation), "had an intent")
+        for name in _names(conversation.id):
+            if name in self.joined:
+                return Intent(self.joined[name], "joined", "joined")
+        if self.goals:
+            goal, _ = _goal(conversation)
+            if goal:
+                return Intent(goal, "human", "human goal")
+        return None
+
+
+def _names(id: str) -> tuple[str, ...]:
+    """The names under which a joined file may list a conversation: its id, and for WildChat the
+    hash at the start of its id."""
+    hashed = re.match(r"([0-9a-f]{32})-\d+$", id)
+    return (id, hashed[1]) if hashed else (id,)
+
+
+def _goal(conversation: Conversation) -> tuple[str, str]:
+    """The goal that a person wrote beside a log, or an empty text and the reason why it is not used
+    (empty too if there is none)."""
+    goal = conversation.meta.get("goal")
+    text = " ".join(goal.split()) if isinstance(goal, str) else ""
+    if len(text) > LONGEST_GOAL:
+        return "", "too long"
+    if text and len(words(text)) < 2:
+        return "", "one word"  # the name of an exercise
+    return text, ""
+
+
+def _said_by(conversation: Conversation) -> str:
+    by = conversation.meta.get("intent_by")
+    return by if isinstance(by, str) else ""
+
+
+def _extract(conversation: Conversation) -> Intent:
+    intent = extractive(conversation)
+    if intent is None:
+        return Intent(None, note="no intent, nothing to say")
+    if reason := check(intent, conversation):
+        return Intent(None, note=f"no intent, {reason}")
+    return Intent(intent, EXTRACTIVE, "written")
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """A chat model that writes intents."""
+
+    name: str
+    cache: CallCache
+    sampling: Sampling
+    tries: int
+
+    def write(self, conversation: Conversation) -> Intent:
+        """Return the intent that it writes, or why there is none."""
+        errors: list[str] = []
+
+        def ask(number: int, messages: Sequence[Message]) -> tuple[str | None, str]:
+            seed = stable_hash(conversation.id, number) % 2**63
+            answer = self.cache.ask(
+                conversation.id, number, messages, replace(self.sampling, seed=seed)
+            )
+            errors.append(answer.error)
+            return answer.text, answer.reason
+
+        text, reason = write(conversation, ask, self.tries)
+        if text is not None:
+            return Intent(text, self.name, "written")
+        error = errors[-1] if errors else ""
+        if error:
+            reason = f"call failed: {reason}"
+        return Intent(None, note=f"no intent, {reason}", error=error)
+
+
+def _model_name(writer: str) -> str:
+    """The name of a model in the meta of what it wrote: no path and no URL."""
+    scheme, _, name = writer.partition(":")
+    if scheme in ("http", "https"):
+        return writer.partition("#")[2]
+    if scheme == "openai":
+        return name
+    if scheme == "script":
+        return scheme
+    return Path(writer).name if Path(writer).is_dir() else writer
+
+
+def _in_order(
+    job: Callable[[Conversation], Intent], conversations: Iterable[Conversation], workers: int
+) -> Iterator[tuple[Conversation, Intent]]:
+    """Yield each conversation with its intent, in their order, `workers` at a time."""
+    pool = ThreadPoolExecutor(workers)
+    running: deque[tuple[Conversation, Future[Intent]]] = deque()
+    try:
+        for conversation in conversations:
+            running.append((conversation, pool.submit(job, conversation)))
+            if len(running) >= workers * AHEAD:
+                first, future = running.popleft()
+                yield first, future.result()
+        while running:
+            first, future = running.popleft()
+            yield first, future.result()
+    finally:  # Ctrl-C, or an error: start nothing new
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+# --- intents from elsewhere --------------------------------------------------------------------
+
+
+def _read_joined(paths: Iterable[Path]) -> tuple[dict[str, str], Counter[str]]:
+    """Read the files of --join: intents by id, and counts of what was left out.
+
+    Raises:
+        InputError: naming file, line and field.
+    """
+    joined: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for path in paths:
+        for line in read_rows(path):
+            try:
+                if line.error:
+                    raise ValueError(line.error)
+                name = take(line.row, "id", str)
+                intent = take(line.row, "intent", str, default="")
+            except ValueError as error:
+                raise InputError(
+                    f"{path}, line {line.number}: {error}; give rows of id and intent"
+                ) from None
+            intent = " ".join(intent.split())
+            if not intent:
+                counts["note: joined file, empty intent"] += 1
+            elif name in joined:
+                counts["note: joined file, duplicate id"] += 1
+            else:
+                joined[name] = intent
+    return joined, counts
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+class _Tally:
+    """Counts and leakage, while conversations pass by."""
+
+    def __init__(self, counts: Counter[str], joined: set[str], goals: bool) -> None:
+        self.counts = counts
+        self.first_error = ""
+        self._unmet_joins = joined
+        self._goals = goals
+        self._failed = 0
+        self._written: Counter[str] = Counter()
+        self._leaks: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
+
+    def add(self, conversation: Conversation, found: Intent) -> Conversation:
+        """Count an intent, and return the conversation with it."""
+        self.counts["in"] += 1
+        self.counts[f"note: {found.note}"] += 1
+        _, unused = _goal(conversation)
+        if self._goals and unused:
+            self.counts[f"note: human goal not taken, {unused}"] += 1
+        self._unmet_joins.difference_update(_names(conversation.id))
+        if found.error:
+            self._failed += 1
+            self.first_error = self.first_error or found.error
+        meta = dict(conversation.meta)
+        if found.by:
+            meta["intent_by"] = found.by
+        elif found.text is None:
+            meta.pop("intent_by", None)
+        if found.text is not None:
+            self.counts["out"] += 1
+            self._written[found.by] += 1
+            leak = leakage(found.text, conversation)
+            if leak is not None:
+                self._leaks[found.by].append(leak)
+        return replace(conversation, intent=found.text, meta=meta)
+
+    def results(self) -> Results:
+        """Return the results. Leakage is `None` if no first turn has content words."""
+        if self._unmet_joins:
+            self.counts["note: joined file, unknown id"] = len(self._unmet_joins)
+        writers: dict[str, dict[str, Any]] = {}
+        for by, n in sorted(self._written.items()):
+            leaks = np.array(self._leaks[by])
+            writer: dict[str, Any] = {
+                "n": n,
+                "measured": len(leaks),
+                "leakage": None,
+                "quartiles": None,
+            }
+            if len(leaks):
+                writer["leakage"] = float(leaks.mean())
+                writer["quartiles"] = np.quantile(leaks, QUARTILES).tolist()
+            writers[by or UNNAMED] = writer
+        return {"counts": in_order(self.counts), "writers": writers, "failed": self._failed}
+
+
+def _show_estimate(
+    name: str, conversations: Iterable[Conversation], cache: CallCache, max_tokens: int
+) -> None:
+    """Say, before the first call, how much will be asked and what it may cost."""
+    asked_before = to_ask = size = 0
+    worst_call = Decimal(0)
+    for conversation in conversations:
+        if cache.answered(conversation.id):
+            asked_before += 1
+            continue
+        to_ask += 1
+        messages = request(conversation)
+        size += sum(len(message["content"].encode()) for message in messages)
+        worst_call = max(worst_call, cache.worst_case(messages, max_tokens))
+    tokens_in = size // BYTES_PER_TOKEN
+    tokens_out = to_ask * TOKENS_OUT
+    cost = None if cache.price is None else cache.price.of(tokens_in, tokens_out)
+    before = f" ({asked_before:,} were asked about before)" if asked_before else ""
+    dollars = "" if cost is None else f", ${cost:,.2f}"
+    console.print(f"{name} is to write {to_ask:,} intents{before}")
+    console.print(
+        f" estimate: {tokens_in:,} tokens in and {tokens_out:,} out{dollars}, "
+        f"at {BYTES_PER_TOKEN} bytes a token and one call each"
+    )
+    if cost is not None and cache.budget is not None:
+        spent = f", ${cache.spent:,.2f} of it spent before," if cache.spent else ""
+        left = cache.budget - cache.spent - worst_call
+        covered = to_ask
+        if cost:
+            covered = max(0, int(to_ask * left / cost))
+        covers = "all of them"
+        if covered < to_ask:
+            covers = (
+                f"about {covered:,} of them (${worst_call:,.2f}, the worst case of a call, stays "
+                "reserved)"
+            )
+        console.print(f" the budget of ${cache.budget:,.2f}{spent} covers {covers}")
+
+
+def _show(results: Results, first_error: str, out: Path) -> None:
+    counts = results["counts"]
+    writers = results["writers"]
+    baseline = " (by the extractive baseline, without a model)" if EXTRACTIVE in writers else ""
+    show_counts(f"intents{baseline}", counts)
+    if writers:
+        table = Table("writer", Column("n", justify="right"), "mean", "quartiles", box=None)
+        for name, writer in writers.items():
+            mean = "not measured" if writer["leakage"] is None else f"{writer['leakage']:.2f}"
+            quartiles = " ".join(f"{quartile:.2f}" for quartile in writer["quartiles"] or ())
+            table.add_row(name, f"{writer['n']:,}", mean, quartiles)
+        console.print("leakage: the share of a first turn's content words that the intent holds")
+        console.print(table)
+    if "usage" in results:
+        show_usage(results["model"], results["usage"])
+        if results["faults"]:
+            faults = ", ".join(f"{name} {count:,}" for name, count in results["faults"].items())
+            console.print(f" faults: {faults}")
+    if counts.get("note: no intent, budget"):
+        console.print(
+            f"the budget covers no more; to go on, give {out} as the input of a run with another "
+            "--out; intents that are there stay",
+            style="yellow",
+        )
+    if results["failed"]:
+        console.print(
+            f"{results['failed']:,} could not be asked (the same command tries these again), the "
+            f"first: {first_error}",
+            style="yellow",
+        )

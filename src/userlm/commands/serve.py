@@ -1,0 +1,149 @@
+"""`userlm serve`: a simulated user behind an address that any client of the OpenAI API can call."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+from contextlib import suppress
+from ipaddress import ip_address
+from time import sleep
+from typing import Annotated
+
+from typer import Option
+
+from userlm import address
+from userlm.commands.options import (
+    EMBEDDED_USER,
+    Batch,
+    EndThreshold,
+    GuardSpec,
+    Temperature,
+    TopP,
+    User,
+    UserOptions,
+    UserTokenizer,
+)
+from userlm.terminal import console
+from userlm.types import InputError
+
+KEY = "USERLM_SERVE_KEY"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    user: User = EMBEDDED_USER,
+    model_name: Annotated[
+        str | None,
+        Option(help="Name under which clients ask for it. Default: the end of the address."),
+    ] = None,
+    host: Annotated[
+        str, Option(help="Where to listen; by default only this machine can reach it.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Option(help="0 takes a free one.", min=0, max=65535)] = 8765,
+    intent: Annotated[
+        str | None, Option(help="What the user wants, if a request does not say.")
+    ] = None,
+    roles: Annotated[
+        str,
+        Option(
+            help="log: as they were; swapped: the user is the client's model; auto: by the last "
+            "message."
+        ),
+    ] = "auto",
+    stop_phrase: Annotated[
+        str | None, Option(help="Content when the user ends the conversation, such as \\[end].")
+    ] = None,
+    queue: Annotated[
+        int, Option(help="Replies that may wait; beyond that, clients get a 429.", min=0)
+    ] = 256,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    end_threshold: EndThreshold = None,
+    guard: GuardSpec = None,
+    seed: Annotated[
+        int | None, Option(help="Seed of requests without one. Default: a random one for each.")
+    ] = None,
+    batch: Batch = address.BATCH,
+    tokenizer: UserTokenizer = None,
+) -> None:
+    """Serve a user to clients of the OpenAI API: the answer is the user's next turn.
+
+    Ctrl-C stops it. If the environment variable USERLM_SERVE_KEY is set, clients must give it as
+    their key.
+    """
+    if user.partition(":")[0] == "human":
+        raise InputError(
+            "--user human: a person cannot be served; talk to an assistant yourself with "
+            "`userlm chat --role user`"
+        )
+    from userlm.serving.app import create_app, running
+    from userlm.serving.schema import ServerConfig
+
+    name = model_name or re.split(r"[/#:]", user.rstrip("/"))[-1]
+    key = _key()
+    is_open = key is None and not _is_loopback(host)
+    hosts = LOOPBACK if key is None and not is_open else ()
+    config = ServerConfig(name, intent, roles, stop_phrase, seed, key, hosts, queue, batch)
+    user_options = UserOptions(user, temperature, top_p, end_threshold, guard, batch, tokenizer)
+    with _listen(host, port) as listening:  # fails before minutes go into loading a model
+        app = create_app(user_options.load(), config)
+        if is_open:
+            console.print(
+                f"warning: anyone who can reach {host} can use this; set the environment variable "
+                f"{KEY}",
+                style="yellow",
+            )
+        # A shell that starts it in the background ignores SIGINT.
+        for request_to_stop in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(request_to_stop, signal.default_int_handler)
+        with running(app, listening) as thread:
+            shown_host = f"[{host}]" if ":" in host else host
+            shown_key = f"os.environ[{KEY!r}]" if key else '"none"'
+            console.print(
+                f'OpenAI(base_url="http://{shown_host}:{listening.getsockname()[1]}/v1", '
+                f'api_key={shown_key}), model="{name}"; Ctrl-C stops it',
+                soft_wrap=True,
+            )
+            _wait(thread)
+            console.print(
+                "stopping; requests in progress are still answered, unless you press Ctrl-C again",
+                style="dim",
+            )
+
+
+def _wait(thread: threading.Thread) -> None:
+    """Wait until the server ends or Ctrl-C."""
+    with suppress(KeyboardInterrupt):
+        while thread.is_alive():  # an interrupted join would take the thread for dead
+            sleep(0.5)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, UnicodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or "this is not a host"
+        raise InputError(
+            f"cannot listen on --host {host} --port {port}: {reason}; give another, or --port 0 "
+            "for a free one"
+        ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _key() -> str | None:
+    key = os.environ.get(KEY, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(
+            f"the environment variable {KEY} holds characters that no key has; set it again"
+        )
+    return key or None

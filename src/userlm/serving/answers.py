@@ -1,0 +1,159 @@
+"""From a turn of the user to an answer in the form of the OpenAI API."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from userlm.serving.messages import TurnRequest
+from userlm.serving.schema import (
+    AssistantMessage,
+    ChatCompletion,
+    Choice,
+    ChoiceInfo,
+    RequestError,
+    ServerConfig,
+    StreamOptions,
+    Usage,
+)
+from userlm.text import stable_hash
+from userlm.types import ModelError, Reply, Speaker
+from userlm.users import with_sampling
+
+
+def sample(user: Speaker, turn: TurnRequest, index: int) -> Reply:
+    """Return the reply for one choice. The first is the same however many are asked for.
+
+    Raises:
+        ModelError: there is no reply.
+        RequestError: the conversation does not fit the model.
+    """
+    speaker = with_sampling(
+        user,
+        seed=stable_hash(turn.seed, index) if index else turn.seed,
+        temperature=turn.request.temperature,
+        top_p=turn.request.top_p,
+        max_tokens=turn.max_tokens,
+    )
+    reply = speaker.reply(turn.conversation)
+    if not isinstance(reply, Reply):
+        raise TypeError(
+            f"{type(user).__name__}.reply gave a {type(reply).__name__}; give userlm.Reply(text)"
+        )
+    if reply.stop == "context":
+        raise RequestError(
+            400,
+            "the intent and the assistant's last answer do not fit the model's context length; "
+            "shorten them",
+            "messages",
+            "context_length_exceeded",
+        )
+    if reply.stop == "error" or not (reply.text or reply.stop):
+        raise ModelError("the user said nothing and gave no reason to stop")
+    return reply
+
+
+def completion(replies: Sequence[Reply], turn: TurnRequest, config: ServerConfig) -> ChatCompletion:
+    """Return the answer of `/v1/chat/completions`, with the replies as choices."""
+    choices = []
+    notes = list(turn.notes)
+    for i, reply in enumerate(replies):
+        choices.append(_choice(i, reply, turn, config.stop_phrase))
+        if config.stop_phrase and config.stop_phrase in reply.text:
+            notes.append(
+                f"choices[{i}] holds the stop phrase in its own text; userlm.ended says whether "
+                "the user ended the conversation"
+            )
+        if truncated := reply.meta.get("truncated_tokens"):
+            notes.append(
+                f"{truncated} tokens of the conversation did not fit the model's context length; "
+                "the oldest were left out"
+            )
+    known = {
+        "intent": turn.conversation.intent,
+        "roles": turn.roles,
+        "seed": turn.seed,
+        "ignored": turn.ignored,
+        "notes": list(dict.fromkeys(notes)),
+    }
+    return ChatCompletion(
+        id=f"chatcmpl-{secrets.token_hex(12)}",
+        created=int(time.time()),
+        model=config.model_name,
+        choices=choices,
+        usage=_usage(replies),
+        userlm=choices[0].userlm.model_dump() | known,
+    )
+
+
+def _choice(index: int, reply: Reply, turn: TurnRequest, stop_phrase: str | None) -> Choice:
+    """Return a reply as a choice, its text cut before the first of the request's stop texts."""
+    stop = turn.request.stop or []
+    texts = [stop] if isinstance(stop, str) else stop
+    found = [reply.text.find(text) for text in texts if text in reply.text]
+    content = reply.text[: min(found, default=None)]
+    ended = reply.stop == "end"
+    if ended and stop_phrase:
+        content = f"{content}\n{stop_phrase}" if content else stop_phrase
+    finish_reason = "stop"
+    if reply.stop == "guard":
+        finish_reason = "content_filter"
+    elif reply.meta.get("cut") and not found:
+        finish_reason = "length"
+    info = ChoiceInfo(
+        ended=ended,
+        p_end=reply.meta.get("p_end"),
+        stop=reply.stop,
+        rejected=len(reply.meta.get("rejected", ())),
+        violates=reply.meta.get("violates", []),
+    )
+    return Choice(
+        index=index,
+        message=AssistantMessage(content=content),
+        finish_reason=finish_reason,
+        userlm=info,
+    )
+
+
+def _usage(replies: Sequence[Reply]) -> Usage | None:
+    """Return the token counts of all drafts; `None` unless every reply has them."""
+    try:
+        read = sum(reply.meta["tokens_in"] for reply in replies)
+        written = sum(reply.meta["tokens_out"] for reply in replies)
+    except KeyError:
+        return None
+    return Usage(
+        prompt_tokens=read,
+        completion_tokens=written,
+        total_tokens=read + written,
+    )
+
+
+def chunks(answer: ChatCompletion, options: StreamOptions | None) -> list[dict[str, Any]]:
+    """Return the answer in the chunks of a stream.
+
+    A content is one chunk, since the guard has to see the whole text before it may be sent.
+    """
+    include_usage = options and options.include_usage
+    head = answer.model_dump(include={"id", "created", "model"})
+    head["object"] = "chat.completion.chunk"
+    if include_usage:
+        head["usage"] = None
+    chunks = []
+    for choice in answer.choices:
+        deltas = [{"role": "assistant", "content": ""}]
+        if choice.message.content:
+            deltas.append({"content": choice.message.content})
+        for delta in deltas:
+            part = {"index": choice.index, "delta": delta, "finish_reason": None}
+            chunks.append({**head, "choices": [part]})
+        last = choice.model_dump(include={"index", "finish_reason", "userlm"})
+        last["delta"] = {}
+        chunks.append({**head, "choices": [last]})
+    chunks[-1]["userlm"] = answer.userlm
+    if include_usage:
+        usage = answer.model_dump(include={"usage"})
+        chunks.append({**head, "choices": [], **usage})
+    return chunks

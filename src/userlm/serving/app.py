@@ -1,0 +1,338 @@
+"""The server: its routes, the queue before the user, and how it is run."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from uvicorn import Config, Server
+
+from userlm.serving.answers import chunks, completion, sample
+from userlm.serving.messages import turn_request
+from userlm.serving.schema import RequestError, ServerConfig, parse_request, unknown_model
+from userlm.types import InputError, ModelError, Reply, Speaker, encodable
+
+MAX_BODY_BYTES = 4 * 2**20
+"""Some fifty times what a context length of 8,192 tokens holds."""
+
+
+def create_app(user: Speaker, config: ServerConfig) -> Starlette:
+    """Return the application that answers for a user; `running` runs it."""
+    pool = Pool(config.batch, config.queue)
+    name = config.model_name
+
+    async def chat_completions(request: Request) -> Response:
+        _check_caller(request, config)
+        asked = parse_request(await _read_json(request), name)
+        turn = turn_request(asked, user, config)
+        count = asked.n or 1
+        jobs = [partial(sample, user, turn, i) for i in range(count)]
+        futures = pool.submit(jobs)
+        if not await _done(futures, request):
+            return Response()  # nobody is there to read it
+        replies = [_result(future, config.key) for future in futures]
+        answer = completion(replies, turn, config)
+        if not asked.stream:
+            return _json(answer.model_dump())
+        parts = chunks(answer, asked.stream_options)
+        events = [f"data: {_dumps(part)}\n\n" for part in parts]
+        events.append("data: [DONE]\n\n")
+        return Response("".join(events), media_type="text/event-stream")
+
+    async def models(request: Request) -> Response:
+        _check_caller(request, config)
+        model = {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "userlm",
+        }
+        asked = request.path_params.get("name")
+        if asked is None:
+            return _json({"object": "list", "data": [model]})
+        if asked != name:
+            raise unknown_model(asked, name)
+        return _json(model)
+
+    async def health(request: Request) -> Response:
+        state = {
+            "status": "ok",
+            "in_flight": pool.in_flight,
+            "room": pool.room,
+        }
+        return _json(state)
+
+    app = Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/v1/models/{name:path}", models),
+            Route("/health", health),
+        ],
+        exception_handlers=dict.fromkeys(
+            (RequestError, HTTPException, ClientDisconnect, Exception), _error
+        ),
+    )
+    app.state.pool = pool
+    return app
+
+
+@contextmanager
+def running(app: Starlette, listening: socket.socket) -> Iterator[threading.Thread]:
+    """Serve at a socket while the context lasts; it yields the thread that does.
+
+    At its end no further request is taken, requests in the queue are answered with 503, and replies
+    that are being sampled are still sent.
+    """
+    config = Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        # A client that keeps connections for less than this never writes to one that is closing.
+        timeout_keep_alive=75,
+    )
+    # Head and body of an answer are two writes; without this the second waits 40 ms, until the
+    # first is acknowledged.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    server = Server(config)
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        app.state.pool.close()
+        server.should_exit = True
+        thread.join()
+
+
+# --- the queue -------------------------------------------------------------------------------
+
+
+class Pool:
+    """Threads that sample replies, and a bounded queue before them.
+
+    Args:
+        width: how many replies are sampled at once.
+        queue: how many more may wait.
+    """
+
+    def __init__(self, width: int, queue: int) -> None:
+        self.room = width + queue
+        self.in_flight = 0
+        self._width = width
+        self._threads = ThreadPoolExecutor(width, "reply")
+        self._lock = threading.Lock()
+        self._mean_seconds = 0.0
+        self._closed = False
+
+    def submit(self, jobs: Sequence[Callable[[], Reply]]) -> list[Future[Reply]]:
+        """Begin all jobs or none; raises `RequestError` if there is no room."""
+        with self._lock:
+            if self._closed:
+                raise _stopping()
+            if self.in_flight + len(jobs) > self.room:
+                raise self._full()
+            self.in_flight += len(jobs)
+            futures = [self._threads.submit(self._timed, job) for job in jobs]
+        for future in futures:
+            future.add_done_callback(self._finished)
+        return futures
+
+    def close(self) -> None:
+        """Take no more jobs, and begin none that waits; those that have begun go on."""
+        with self._lock:
+            self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _full(self) -> RequestError:
+        seconds = math.ceil(self._mean_seconds * self.in_flight / self._width)
+        wait = min(max(seconds, 1), 60)
+        message = f"{self.in_flight} replies are being sampled or wait; try again in {wait} s"
+        return RequestError(
+            429,
+            message,
+            code="queue_full",
+            headers={"Retry-After": str(wait)},
+        )
+
+    def _timed(self, job: Callable[[], Reply]) -> Reply:
+        begun = time.monotonic()
+        try:
+            return job()
+        finally:
+            seconds = time.monotonic() - begun
+            with self._lock:  # a moving average, to tell how long a full queue takes
+                self._mean_seconds += 0.2 * (seconds - self._mean_seconds)
+
+    def _finished(self, future: Future[Reply]) -> None:
+        with self._lock:
+            self.in_flight -= 1
+
+
+async def _done(futures: Sequence[Future[Reply]], request: Request) -> bool:
+    """Return whether all were done before the caller went away; if not, cancel those that wait."""
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    replies = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+    gone = asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait((replies, gone), return_when=asyncio.FIRST_COMPLETED)
+        return replies.done()
+    finally:
+        gone.cancel()
+        for future in futures:
+            future.cancel()  # without effect on one that has begun
+
+
+def _result(future: Future[Reply], key: str | None) -> Reply:
+    """Return the reply; raises `RequestError`, the key masked, for errors that are no bug."""
+    if future.cancelled():
+        raise _stopping()
+    try:
+        return future.result()
+    except (ModelError, InputError) as error:
+        message = str(error).replace(key, "[key]") if key else str(error)
+        if isinstance(error, InputError):
+            raise RequestError(400, message) from None
+        # The model was tried again already, so the client is told not to.
+        raise RequestError(
+            503,
+            f"the model failed: {message}",
+            code="model_failed",
+            headers={"x-should-retry": "false"},
+        ) from None
+
+
+def _stopping() -> RequestError:
+    return RequestError(
+        503,
+        "the server is being stopped",
+        code="stopping",
+        headers={"Retry-After": "5"},
+    )
+
+
+# --- HTTP ------------------------------------------------------------------------------------
+
+
+def _check_caller(request: Request, config: ServerConfig) -> None:
+    """Raise `RequestError` for a wrong host name or key."""
+    if config.hosts and request.url.hostname not in config.hosts:
+        message = f"call this server as {config.hosts[0]}, or start it with a key"
+        raise RequestError(403, message, code="wrong_host")
+    if config.key is None:
+        return
+    header = request.headers.get("authorization", "")
+    scheme, _, key = header.partition(" ")
+    same = hmac.compare_digest(key.strip().encode(), config.key.encode())
+    if scheme.lower() != "bearer" or not same:
+        raise RequestError(
+            401,
+            "this server needs its key, as the client's api_key (Authorization: Bearer ...)",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+async def _read_json(request: Request) -> object:
+    """Return the JSON value that was sent; raises `RequestError` if there is none.
+
+    The content type must be JSON's: a page in a browser cannot send that to another site without
+    asking it first.
+    """
+    header = request.headers.get("content-type", "")
+    content_type = header.partition(";")[0].strip()
+    if content_type.lower() != "application/json":
+        raise RequestError(415, "send JSON, with the header Content-Type: application/json")
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            limit = f"{MAX_BODY_BYTES:,} bytes"
+            raise RequestError(413, f"the request is larger than {limit}; shorten the conversation")
+    try:
+        return json.loads(body, object_pairs_hook=_with_encodable_names)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, f"the body is not JSON: {error}") from None
+
+
+def _with_encodable_names(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
+    """Return a JSON object; pydantic takes no field name with a lone surrogate in it."""
+    return {encodable(name): value for name, value in pairs}
+
+
+_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
+def _json(content: object) -> Response:
+    return Response(_dumps(content), media_type="application/json")
+
+
+def _dumps(content: object) -> str:
+    """Return JSON in one line, whatever a client takes for the end of a line."""
+    text = json.dumps(
+        content,
+        ensure_ascii=False,
+        allow_nan=False,
+        separators=(",", ":"),
+    )
+    return encodable(text).translate(_LINE_ENDS)
+
+
+async def _error(request: Request, error: Exception) -> Response:
+    """Return an error in the form of the OpenAI API."""
+    if isinstance(error, ClientDisconnect):
+        return Response()  # nobody is there to read it
+    if isinstance(error, HTTPException):
+        wrong = f"no {request.method} here" if error.status_code == 405 else "no such path"
+        error = RequestError(
+            error.status_code,
+            f"{wrong}; there are POST /v1/chat/completions, GET /v1/models and GET /health; "
+            "a base URL ends in /v1",
+            headers=error.headers,
+        )
+    if not isinstance(error, RequestError):
+        error = RequestError(
+            500,
+            "the server failed; its log says why",
+            # uvicorn closes the connection; a client that is not told would use it again.
+            headers={"Connection": "close"},
+        )
+    kind = "invalid_request_error"
+    if error.status == 429:
+        kind = "rate_limit_error"
+    elif error.status >= 500:
+        kind = "server_error"
+    body = {
+        "message": error.message,
+        "type": kind,
+        "param": error.param,
+        "code": error.code,
+    }
+    return Response(
+        _dumps({"error": body}),
+        error.status,
+        error.headers,
+        "application/json",
+    )

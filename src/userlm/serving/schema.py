@@ -1,0 +1,290 @@
+"""What the server takes and gives: requests, answers and errors in the form of the OpenAI API.
+
+A request or answer has one field of our own, `userlm`, for what a chat completion has no field for.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from userlm.types import InputError
+
+Roles = Literal["auto", "log", "swapped"]
+"""How a caller holds the roles. `log`: as they were. `swapped`: the user is the caller's model, so
+messages of role `user` are the assistant's and messages of role `assistant` the user's. `auto`: the
+last message tells which."""
+
+MAX_CHOICES = 128
+"""The limit of the OpenAI API."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """How a user is served.
+
+    Attributes:
+        model_name: the name under which clients ask for the user.
+        intent: what the user is after, where a request does not say.
+        roles: how callers hold the roles, where a request does not say.
+        stop_phrase: ends the content when the user ends the conversation, for harnesses that look
+            for a phrase.
+        seed: for requests without one; `None`: a random one for each.
+        key: the API key that clients must give; `None`: no key is needed. It is never shown.
+        hosts: host names under which the server may be called; empty: any. They keep out a page in
+            a browser on this machine that calls it by a name of its own (DNS rebinding).
+        queue: how many replies may wait.
+        batch: how many replies are sampled at once.
+    """
+
+    model_name: str = "user"
+    intent: str | None = None
+    roles: str = "auto"
+    stop_phrase: str | None = None
+    seed: int | None = None
+    key: str | None = field(default=None, repr=False)
+    hosts: tuple[str, ...] = ()
+    queue: int = 256
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        known = get_args(Roles)
+        if self.roles not in known:
+            raise InputError(f"--roles {self.roles}: give one of {', '.join(known)}")
+        if self.stop_phrase is not None and not self.stop_phrase.strip():
+            raise InputError("--stop-phrase: give some text, such as [end], or leave it out")
+
+
+# --- requests --------------------------------------------------------------------------------
+
+
+Item = TypeVar("Item")
+Items = Annotated[list[Item], Field(fail_fast=True)]
+"""A list of which one wrong item is reported, not all: there may be a million."""
+
+
+def _refuse_tools(value: object) -> object:
+    if value:
+        raise ValueError("it should be left out: a simulated user has no tools, and sees none")
+    return value
+
+
+def _refuse_tool_roles(role: object) -> object:
+    return _refuse_tools(role) if role in ("tool", "function") else role
+
+
+Unsupported = Annotated[Any, AfterValidator(_refuse_tools)]
+Text = Annotated[str, Field(min_length=1)]
+TokenLimit = Annotated[int, Field(ge=1, le=2**31)]
+TopP = Annotated[
+    float,
+    Field(ge=0, le=1),
+    AfterValidator(partial(max, 1e-9)),  # 0 is the likeliest token alone
+]
+STRICT = ConfigDict(strict=True, frozen=True)
+KEEP_EXTRA = ConfigDict(strict=True, frozen=True, extra="allow")
+
+
+class TextPart(BaseModel):
+    model_config = STRICT
+    type: Literal["text"]  # a simulated user reads nothing else
+    text: str
+
+
+class Message(BaseModel):
+    model_config = STRICT
+    role: Annotated[
+        Literal["system", "developer", "user", "assistant"],
+        BeforeValidator(_refuse_tool_roles),
+    ]
+    content: str | Items[TextPart] | None = None
+    refusal: str | None = None
+    tool_calls: Unsupported = None
+    function_call: Unsupported = None
+
+
+class StreamOptions(BaseModel):
+    model_config = STRICT
+    include_usage: bool | None = None
+
+
+class UserOptions(BaseModel):
+    """The field `userlm` of a request.
+
+    Attributes:
+        intent: what the user is after; an empty text: nothing in particular.
+        id: of the conversation; a replayed user is looked up by it.
+    """
+
+    model_config = KEEP_EXTRA
+    intent: str | None = None
+    roles: Roles | None = None
+    id: str | None = None
+
+    @model_validator(mode="after")
+    def _refuse_extra(self) -> Self:
+        if self.model_extra:
+            known = ", ".join(UserOptions.model_fields)
+            raise ValueError(f"it should have no fields but {known}")
+        return self
+
+
+class ChatRequest(BaseModel):
+    """The body of a call to `/v1/chat/completions`.
+
+    Fields that are not listed here are kept in `model_extra`: they have no effect, and the answer
+    says so.
+    """
+
+    model_config = KEEP_EXTRA
+    model: str
+    tools: Unsupported = None
+    functions: Unsupported = None
+    userlm: UserOptions | None = None
+    messages: Items[Message] = Field(min_length=1)
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**64 - 1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: TopP | None = None
+    max_completion_tokens: TokenLimit | None = None
+    max_tokens: TokenLimit | None = None
+    stop: Text | Items[Text] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+
+def parse_request(body: object, model_name: str) -> ChatRequest:
+    """Return the request in the JSON value `body`.
+
+    Raises:
+        RequestError: it names a field that is wrong and says what to do.
+    """
+    if isinstance(body, dict) and body.get("model") != model_name:
+        raise unknown_model(body.get("model"), model_name)
+    try:
+        return ChatRequest.model_validate(body)
+    except ValidationError as error:
+        raise _field_error(error) from None
+
+
+# --- errors ----------------------------------------------------------------------------------
+
+
+@dataclass(eq=False, slots=True)
+class RequestError(Exception):
+    """A request that is answered with an error.
+
+    Attributes:
+        status: the HTTP status.
+        param: the field of the request that is wrong.
+        code: a fixed word for programs.
+        headers: HTTP headers of the answer.
+    """
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] | None = None
+
+
+def unknown_model(model: object, served: str) -> RequestError:
+    """Return the error for a model that is not the one that is served."""
+    status = 404 if isinstance(model, str) else 400
+    message = f"there is no model {reprlib.repr(model)} here; this server has {served!r}"
+    return RequestError(status, message, "model", "model_not_found")
+
+
+_UNION_MEMBERS = ("str", "constrained-str", "list[TextPart]", "list[constrained-str]")
+"""Names that pydantic puts among those of the fields to say which member of a union it tried."""
+
+_EXPECTED = {"missing": "be given", "model_type": "be an object"}
+"""Ends of "it should ...", for error types of pydantic whose own message does not say it well."""
+
+
+def _field_error(error: ValidationError) -> RequestError:
+    """Return pydantic's error as a sentence: the field, what was found, what it should be."""
+    # A union has an error for each member; the deepest is that of the member that was meant.
+    details = max(error.errors(), key=lambda details: len(details["loc"]))
+    location = [part for part in details["loc"] if part not in _UNION_MEMBERS]
+    kind = details["type"]
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    param = path.removeprefix(".")
+    found = "missing" if kind == "missing" else reprlib.repr(details["input"])
+    # pydantic's messages are sentences such as "Input should be a valid string".
+    expected = _EXPECTED.get(kind) or details["msg"].partition("should ")[2]
+    message = f"{param or 'the body'} is {found}; it should {expected}"
+    return RequestError(400, message, param or None)
+
+
+# --- answers ---------------------------------------------------------------------------------
+
+
+class AssistantMessage(BaseModel):
+    content: str
+    role: Literal["assistant"] = "assistant"
+    refusal: None = None
+
+
+class ChoiceInfo(BaseModel):
+    """The field `userlm` of a choice.
+
+    Attributes:
+        ended: whether the user ended the conversation.
+        p_end: the probability that the model gave to that; `None`: not known.
+        stop: why nothing follows, one of `userlm.types.STOPS`; `None`: the conversation goes on.
+        rejected: how many drafts the guard rejected.
+        violates: what is wrong with a draft that was kept all the same.
+    """
+
+    ended: bool
+    p_end: float | None
+    stop: str | None
+    rejected: int
+    violates: list[str]
+
+
+class Choice(BaseModel):
+    index: int
+    message: AssistantMessage
+    finish_reason: str  # stop, length or content_filter
+    userlm: ChoiceInfo
+    logprobs: None = None
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatCompletion(BaseModel):
+    """The answer.
+
+    Attributes:
+        userlm: that of the first choice, and the request's `intent`, `roles`, `seed`, `ignored`
+            (fields without effect) and `notes` (what was not taken as it came).
+    """
+
+    id: str
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage | None
+    userlm: dict[str, Any]
+    object: Literal["chat.completion"] = "chat.completion"

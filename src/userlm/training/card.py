@@ -1,0 +1,187 @@
+"""The card of a trained model: the facts of its run, rendered by assets/card.md.j2.
+
+`userlm train` writes it as model/README.md. The card names files, never the folders of the host.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from userlm import assets
+from userlm.text import END_TOKEN, INTENT_PREFIX
+
+KG_CO2_PER_KWH = 0.473
+"""World average of electricity in 2024, over its life cycle (Ember, Global Electricity Review
+2025)."""
+
+WATTS = {
+    "B200": 1000,
+    "H200": 700,
+    "H200 NVL": 600,
+    "H100 80GB HBM3": 700,
+    "H100 NVL": 400,
+    "H100 PCIe": 350,
+    "A100-SXM4-80GB": 400,
+    "A100-SXM4-40GB": 400,
+    "A100 80GB PCIe": 300,
+    "A100-PCIE-40GB": 250,
+    "V100-SXM2-32GB": 300,
+    "V100-SXM2-16GB": 300,
+    "V100-PCIE-32GB": 250,
+    "V100-PCIE-16GB": 250,
+    "L40S": 350,
+    "L40": 300,
+    "L4": 72,
+    "A40": 300,
+    "A10": 150,
+    "A10G": 300,
+    "T4": 70,
+    "RTX 6000 Ada Generation": 300,
+    "RTX A6000": 300,
+    "RTX A5000": 230,
+    "RTX 5090": 575,
+    "RTX 4090": 450,
+    "RTX 3090": 350,
+}
+"""Maximum power of a whole board by the maker's data sheet. The key is the driver's name for the
+board without the maker: two boards with one chip may differ by half. Other devices, such as a slice
+of a board, have no known power."""
+
+OPTIONS = (
+    "base side init lora steps epochs batch lr optimizer loss intent max_tokens overlong pack "
+    "patience seed"
+).split()
+"""The options of the run that the card lists."""
+
+
+def throughput(
+    rows: Iterable[Mapping[str, Any]], device: str, processes: int, watts: float | None
+) -> dict[str, Any]:
+    """Return speed, time, energy and CO2 of a training, from its log.
+
+    What cannot be known is `None`. The hours include validations and checkpoints;
+    the speeds are those of the steps alone.
+
+    Args:
+        rows: of log.jsonl; every row has `seconds`, those of steps also `tokens` and
+            `conversations`.
+        device: its name, as torch reports it.
+        processes: one device each.
+        watts: power of one device; by default from `WATTS`. The rest of the host and its
+            cooling are not counted.
+    """
+    rows = list(rows)
+    steps = [row for row in rows if "tokens" in row]
+    hours = sum(row["seconds"] for row in rows) / 3600
+    seconds = sum(row["seconds"] for row in steps)
+
+    def per_second(name: str) -> float | None:
+        return sum(row[name] for row in steps) / seconds if seconds else None
+
+    if watts is None:
+        watts = WATTS.get(re.sub(r"^((NVIDIA|Tesla|GeForce) )+", "", device))
+    kwh = None if watts is None else hours * processes * watts / 1000
+    return {
+        "hours": hours,
+        "tokens_per_second": per_second("tokens"),
+        "conversations_per_second": per_second("conversations"),
+        "device_hours": hours * processes,
+        "watts": watts,
+        "kwh": kwh,
+        "kg_co2": None if kwh is None else kwh * KG_CO2_PER_KWH,
+    }
+
+
+def render(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """Return the card (README.md) of a finished training."""
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["figure"] = _figure
+    source = files(assets).joinpath("card.md.j2").read_text(encoding="utf-8")
+    return environment.from_string(source).render(facts(manifest, results))
+
+
+def facts(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the card says: the results of the run and what follows from its options.
+
+    Args:
+        manifest: of the run, as in run.json.
+        results: of the run, as in results.json, with `throughput`. `languages` (codes with
+            counts) is optional.
+    """
+    options = manifest["options"]
+    base = options["base"]
+    name = "random weights" if base.startswith("scratch:") else Path(base).name
+    return {
+        **results,
+        "side": options.get("side", "user"),
+        "base": name,
+        "base_model": base if _is_hub_id(base) else None,
+        "languages": _codes(results.get("languages", {})),
+        "files": _files(manifest),
+        "options": _options(options) | {"precision": results["precision"]},
+        "notes": [note.replace(base, name) for note in results["notes"]],
+        "versions": manifest["versions"],
+        "measured": _measured(results["untrained"], results["best"]),
+        "valid_limit": options["valid_limit"],
+        "given_watts": options.get("watts"),
+        "kg_co2_per_kwh": KG_CO2_PER_KWH,
+        "intent_prefix": INTENT_PREFIX,
+        "end_token": END_TOKEN,
+    }
+
+
+def _is_hub_id(base: str) -> bool:
+    """Whether a base model came from the Hub.
+
+    Its name can be an id, and it is neither a local folder nor embedded in the package.
+    """
+    is_id = re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", base)
+    return bool(is_id) and not Path(base).is_dir() and base not in assets.MODELS
+
+
+def _codes(languages: Iterable[str]) -> list[str]:
+    known = [code for code in languages if re.fullmatch("[a-z]{2,3}", code) and code != "und"]
+    return known[:20]
+
+
+def _files(manifest: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The input files, by name only; a resumed run has `inputs` as a list of pairs."""
+    found = []
+    for path, sha256 in dict(manifest["inputs"]).items():
+        use = "validation" if path == manifest["options"].get("valid") else "training"
+        found.append({"name": Path(path).name, "use": use, "sha256": sha256})
+    return found
+
+
+def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that apply and were given; the base model without its folder."""
+    shown = {name: options.get(name) for name in OPTIONS}
+    base = options["base"]
+    if not (base.startswith("scratch:") or _is_hub_id(base)):
+        shown["base"] = Path(base).name
+    if options.get("side", "user") != "user":  # only a user has an intent
+        del shown["intent"]
+    if shown["steps"] is not None:
+        del shown["epochs"]
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def _measured(untrained: Mapping[str, Any], best: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The columns of the table of validations; empty if there was no validation."""
+    if best is not None:
+        return {"before training": untrained, f"these weights (step {best['step']:,})": best}
+    return {"before training": untrained} if untrained else {}
+
+
+def _figure(value: float | None, unit: str = "") -> str:
+    if value is None:
+        return "not known"
+    return (f"{value:,.0f}" if value >= 1000 else f"{value:.3g}") + unit
