@@ -1,4 +1,4 @@
-"""How often the lexical matcher of facts errs, by the share of content words that it asks for.
+"""How often the lexical matcher of facts is wrong, by the share of content words that it asks for.
 
     python bench/matcher.py ../shared/data/extrinsic/gsm8k_train_shards.jsonl.gz
 
@@ -12,15 +12,15 @@ import sys
 from userlm import tasks
 from userlm.rows import read_rows
 
-rows = [[shard["shard"] for shard in line.row["shards"]] for line in read_rows(sys.argv[1])]
-questions = [line.row["question"] for line in read_rows(sys.argv[1])]
+rows = [line.row for line in read_rows(sys.argv[1])]
 print("share   missed   made up")
 for share in (0.5, 0.6, 0.7, 0.75, 0.8, 0.9):
     tasks.SHARE = share
-    found = [
-        tasks.said(fact, [question])
-        for facts, question in zip(rows, questions, strict=True)
-        for fact in facts
-    ]
-    made_up = [tasks.said(facts[-1], facts[:-1]) for facts in rows if len(facts) > 1]
+    found = []
+    made_up = []
+    for row in rows:
+        facts = [shard["shard"] for shard in row["shards"]]
+        found += [tasks.said(fact, [row["question"]]) for fact in facts]
+        if len(facts) > 1:
+            made_up.append(tasks.said(facts[-1], facts[:-1]))
     print(f"{share:5.2f} {1 - sum(found) / len(found):8.1%} {sum(made_up) / len(made_up):9.1%}")

@@ -55,7 +55,7 @@ Sample = tuple[Ids, int]
 
 def packed(local: Any, rows: Sequence[Row], samples: Sequence[Sample]) -> list[float]:
     """Ours."""
-    found = local.score([(row.ids, row.mask(words_only=True)) for row in rows])
+    found = local.score([(row.ids, row.mask(content_only=True)) for row in rows])
     return [logprob for row in found for logprob in row]
 
 

@@ -536,7 +536,7 @@ def test_a_simulated_user_talks_to_you_and_the_chat_is_saved(tmp_path):
 def test_you_can_take_the_users_seat_and_ask_what_is_known_of_a_turn(tmp_path):
     shown = chat("--role", "user", "--assistant", "clarifier", typed="hi\n/info\n\n", cwd=tmp_path)
     assert (
-        "assistant (clarifier, a stand-in)> " in shown
+        "assistant (clarifier, a stub)> " in shown
         and '"stub":"clarifier"' in shown
         and "you ended the conversation" in shown
     )
@@ -879,7 +879,7 @@ def test_logged_turns_that_were_kept_are_not_scored_as_the_users_own(tmp_path):
     lines = [
         json.loads(line) for line in (tmp_path / "score" / "scores.jsonl").read_text().splitlines()
     ]
-    counted = [line["stats"] for line in lines if line["measure"] == "words per turn"]
+    counted = [line["stats"] for line in lines if line["metric"] == "words per turn"]
     assert counted == [[1.0, 1.0], [1.0, 1.0]]
 
 
@@ -947,7 +947,7 @@ def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_tabl
         and "a-run-with-a-name *" in shown
         and "not measured" in shown
     )
-    assert "oracle is a stand-in" in shown
+    assert "oracle is a stub" in shown
 
 
 def test_last_words_of_a_simulated_user_are_theirs(tmp_path):

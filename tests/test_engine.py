@@ -1,4 +1,4 @@
-"""The engine: what it draws for many at once is what transformers draws for each alone."""
+"""The engine: what it samples for many at once is what transformers samples for each alone."""
 
 import math
 import os
@@ -27,12 +27,11 @@ from transformers import (
 )
 
 from userlm.models import engine as engine_module
-from userlm.models import kv_cache as rows_module
-from userlm.models import sampling as drawing
+from userlm.models import kv_cache, sampling
 from userlm.models.attention import check_document_masking
-from userlm.models.engine import Call, Engine, _budget
-from userlm.models.kv_cache import KVCache, common
-from userlm.models.sampling import draw
+from userlm.models.engine import Engine, Request
+from userlm.models.kv_cache import KVCache, default_budget, shared_prefix
+from userlm.models.sampling import sample_tokens
 from userlm.types import ModelError, Sampling
 
 SIZES = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -51,7 +50,7 @@ def llama(**others):
 
 @pytest.fixture(scope="module")
 def model():
-    """Weights large enough that its tokens are not all but equally probable."""
+    """Weights large enough that its tokens are not nearly equally probable."""
     return llama()
 
 
@@ -68,7 +67,7 @@ def prompts(count, seed=0, longest=60):
 
 
 def together(engine, prompts, samplings):
-    """All at once, a thread each."""
+    """All prompts at once, a thread each."""
     gate = threading.Barrier(len(prompts))
 
     def one(ids, sampling):
@@ -79,33 +78,33 @@ def together(engine, prompts, samplings):
         return list(pool.map(one, prompts, samplings))
 
 
-def generate(model, ids, most=16, **options):
-    """What transformers says, greedily, with nothing of its generation_config."""
+def generate(model, ids, length=16, **options):
+    """What transformers generates, greedily, with nothing of its generation_config."""
     out = model.generate(
         input_ids=torch.tensor([ids]),
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        **{"do_sample": False, "max_new_tokens": most, "eos_token_id": None, "pad_token_id": 0}
+        **{"do_sample": False, "max_new_tokens": length, "eos_token_id": None, "pad_token_id": 0}
         | options,
     )
     return tuple(out[0, len(ids) :].tolist())
 
 
 def talk(engine, opening, answers):
-    """A conversation: what is drawn and an answer follow the opening, again and again."""
+    """A conversation: after the opening, sampled turns and the given answers alternate."""
     ids, said = list(opening), []
     for answer in answers:
-        drawn = engine.complete(ids, GREEDY).ids
-        said.append(drawn)
-        ids += [*drawn, *answer]
+        turn = engine.complete(ids, GREEDY).ids
+        said.append(turn)
+        ids += [*turn, *answer]
     return said
 
 
 def talk_alone(model, opening, answers):
     ids, said = list(opening), []
     for answer in answers:
-        drawn = generate(model, ids)
-        said.append(drawn)
-        ids += [*drawn, *answer]
+        turn = generate(model, ids)
+        said.append(turn)
+        ids += [*turn, *answer]
     return said
 
 
@@ -121,7 +120,7 @@ def test_many_prompts_at_once_get_what_each_gets_from_transformers_alone(model):
         assert [found.ids for found in together(engine_of(model, batch), asked, samplings)] == alone
 
 
-def test_conversations_go_on_from_their_rows_and_from_none_if_those_had_to_go(model):
+def test_conversations_continue_from_their_rows_and_from_none_if_those_were_dropped(model):
     """5 conversations of 3 turns. A row of 100 tokens has 100 x 2 layers x 2 x 2 groups x 8 x 4
     bytes = 25.6 kB: two fit into 60 kB, and five are needed."""
     openings, answers = prompts(5, seed=1), [prompts(3, seed=2 + i, longest=20) for i in range(5)]
@@ -134,69 +133,72 @@ def test_conversations_go_on_from_their_rows_and_from_none_if_those_had_to_go(mo
     engine = engine_of(model, 4, budget=60_000)
     engine.complete([5], replace(GREEDY, max_tokens=1))
     held = []
-    take = engine._rows.take
+    take = engine._cache.acquire
 
     def watch(ids, tokens):
         row = take(ids, tokens)
-        held.append((engine._rows.bytes(), sum(row.busy for row in engine._rows.kept)))
+        held.append(
+            (engine._cache.size(engine._cache.rows), sum(row.busy for row in engine._cache.rows))
+        )
         return row
 
-    engine._rows.take = watch
+    engine._cache.acquire = watch
     with ThreadPoolExecutor(5) as pool:
         assert list(pool.map(lambda i: talk(engine, openings[i], answers[i]), range(5))) == alone
     assert all(size <= 60_000 or busy <= 1 for size, busy in held)
     assert max(busy for _, busy in held) > 1
 
 
-def test_a_turn_reads_what_is_new_and_nothing_else(model):
+def test_a_turn_processes_only_its_new_tokens(model):
     engine = engine_of(model)
     ids = list(range(10, 40))
     first = engine.complete(ids, GREEDY).ids
-    assert engine.read == 30 + 15  # the last token that is drawn is not read any more
+    assert engine.tokens_processed == 30 + 15  # the last token that is sampled is not processed
     engine.complete([*ids, *first, 7, 8, 9], GREEDY)
-    assert engine.read == 45 + 1 + 3 + 15
+    assert engine.tokens_processed == 45 + 1 + 3 + 15
 
 
-def test_a_draw_from_the_same_prompt_again_reads_nothing_of_it(model):
+def test_another_sample_of_the_same_prompt_processes_nothing_of_it(model):
     engine = engine_of(model)
     ids = list(range(10, 40))
     sampling = Sampling(seed=1, max_tokens=10)
     one = engine.complete(ids, sampling)
-    before = engine.read
+    before = engine.tokens_processed
     other = engine.complete(ids, replace(sampling, seed=2))
-    assert engine.read == before + 9 and other.ids != one.ids
+    assert engine.tokens_processed == before + 9 and other.ids != one.ids
     assert engine.complete(ids, sampling) == one
-    assert len(engine._rows.kept) == 1
+    assert len(engine._cache.rows) == 1
 
 
-def test_many_draws_of_one_prompt_at_once_read_it_once(model):
+def test_many_samples_of_one_prompt_at_once_process_it_once(model):
     engine = engine_of(model, 8)
     ids = list(range(10, 60))
     samplings = [Sampling(seed=seed, max_tokens=10) for seed in range(8)]
-    drawn = together(engine, [ids] * 8, samplings)
-    assert engine.read == 50 + 8 * 9
-    assert [found.ids for found in drawn] == [
+    sampled = together(engine, [ids] * 8, samplings)
+    assert engine.tokens_processed == 50 + 8 * 9
+    assert [found.ids for found in sampled] == [
         engine_of(model, 1).complete(ids, s).ids for s in samplings
     ]
 
 
-def test_conversations_with_the_same_beginning_do_not_take_each_others_rows(model):
+def test_conversations_with_a_shared_prefix_do_not_take_each_others_rows(model):
     """Two of 40 tokens, the first 20 the same. The second copies those; the first goes on from all
     of its own."""
     engine = engine_of(model)
     same, one, two = list(range(10, 30)), list(range(30, 50)), list(range(50, 70))
     first = engine.complete([*same, *one], GREEDY).ids
-    assert engine.read == 40 + 15
+    assert engine.tokens_processed == 40 + 15
     engine.complete([*same, *two], GREEDY)
-    assert engine.read == 55 + 20 + 15
+    assert engine.tokens_processed == 55 + 20 + 15
     again = engine.complete([*same, *one, *first, 7], GREEDY).ids
-    assert engine.read == 90 + 2 + 15
+    assert engine.tokens_processed == 90 + 2 + 15
     assert again == generate(model, [*same, *one, *first, 7])
 
 
 def test_with_one_at_once_nothing_depends_on_what_was_asked_before(model):
-    """To the bit: logits of rows that were read in one pass and in two differ in their last bits.
-    So what shares less than all of its prompt is read anew, and what was drawn twice is equal."""
+    """To the bit: the logits of a prompt that was processed in one pass and in two differ in their
+    last bits. So a prompt that only shares a prefix is processed anew, and two samples are
+    equal."""
     ids = list(range(10, 60))
     sampling = Sampling(seed=3, max_tokens=20, end_id=4)
     fresh = engine_of(model, 1)
@@ -204,33 +206,35 @@ def test_with_one_at_once_nothing_depends_on_what_was_asked_before(model):
     used = engine_of(model, 1)
     used.complete(ids[:30], sampling)
     used.complete([*ids, *expected.ids, 7], sampling)
-    before = used.read
+    before = used.tokens_processed
     assert used.complete(ids, sampling) == expected
-    assert used.read == before + 50 + 19
+    assert used.tokens_processed == before + 50 + 19
     assert used.complete(ids, sampling) == expected
-    assert used.read == before + 50 + 19 + 19
-    [row, other] = (next(row for row in e._rows.kept if row.prompt == 50) for e in (fresh, used))
+    assert used.tokens_processed == before + 50 + 19 + 19
+    [row, other] = (
+        next(row for row in e._cache.rows if row.prompt_length == 50) for e in (fresh, used)
+    )
     assert torch.equal(row.logits, other.logits)
     together(used, prompts(4), [sampling] * 4)
     assert used.complete(ids, sampling) == expected
 
 
-def test_a_long_prompt_is_read_in_parts_and_others_are_done_meanwhile(model, monkeypatch):
+def test_a_long_prompt_is_prefilled_in_parts_and_others_are_done_meanwhile(model, monkeypatch):
     monkeypatch.setattr(engine_module, "CHUNK", 16)
     engine = engine_of(model, 4)
     engine.complete([5], GREEDY)
     long, short = [10 + i % 100 for i in range(200)], [5, 6, 7]
     done = []
 
-    def ask(name, ids, most):
-        found = engine.complete(ids, replace(GREEDY, max_tokens=most))
+    def ask(name, ids, length):
+        found = engine.complete(ids, replace(GREEDY, max_tokens=length))
         done.append(name)
         return found.ids
 
     with (
         ThreadPoolExecutor(2) as pool,
         engine.lock,
-    ):  # so that nothing is read before both are there
+    ):  # so that both are there before the first step
         first, second = pool.submit(ask, "long", long, 5), pool.submit(ask, "short", short, 5)
         while len(engine._active) + len(engine._waiting) < 2:
             time.sleep(0.001)
@@ -241,24 +245,25 @@ def test_a_long_prompt_is_read_in_parts_and_others_are_done_meanwhile(model, mon
     )
 
 
-def test_who_reads_for_the_longest_gets_half_of_a_chunk_and_then_come_the_shortest(model):
+def test_the_oldest_prompt_gets_half_of_a_chunk_and_then_come_the_shortest(model):
     """2,048 tokens: 1,024 of the first; of the other 1,024 all 100 of the shortest, 924 of the
-    next, none of the last. A token that was drawn does not count, and a prompt that is known has
-    nothing to read."""
+    next, none of the last. A token that was sampled does not count, and a prompt that is known has
+    nothing to process."""
     engine = engine_of(model)
     engine.complete([5], GREEDY)
-    for unread in (3000, 2500, 1, 2000, 100, 0):
-        call = Call(9, [7] * (10 + unread), 10_000, GREEDY, random.Random(0))
-        call.row.ids = [7] * 10
-        engine._active.append(call)
-    long, last, drawn, next_, short, known = engine._active
-    parts = {call: len(new) for call, new in engine._feeds()}
+    for pending in (3000, 2500, 1, 2000, 100, 0):
+        ids = [7] * (10 + pending)
+        request = Request(ids, 9, 10_000, GREEDY, random.Random(0))
+        request.row.ids = [7] * 10
+        engine._active.append(request)
+    long, last, sampled, next_, short, known = engine._active
+    parts = {request: len(new) for request, new in engine._step_inputs()}
     engine._active.clear()
-    assert parts == {long: 1024, next_: 924, short: 100, drawn: 1}
+    assert parts == {long: 1024, next_: 924, short: 100, sampled: 1}
     assert last not in parts and known not in parts
 
 
-def test_a_completion_ends_at_the_window(model):
+def test_a_completion_ends_at_the_context_length(model):
     ids = [10 + i % 100 for i in range(CONTEXT_LENGTH - 4)]
     found = engine_of(model).complete(ids, GREEDY)
     assert found.ids == generate(model, ids, 4) and found.stop_id is None
@@ -266,111 +271,111 @@ def test_a_completion_ends_at_the_window(model):
         engine_of(model).complete([5] * CONTEXT_LENGTH, GREEDY)
 
 
-def test_without_a_budget_there_is_one():
-    assert _budget(torch.device("cpu")) > 2**26
+def test_there_is_a_default_budget():
+    assert default_budget(torch.device("cpu")) > 2**26
 
 
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def rows(budget=1000, most=10, exact=False):
-    """A byte a token, none besides."""
-    return KVCache(budget, 1, 0, most, 100, exact)
+def rows(budget=1000, max_rows=10, exact=False):
+    """One byte a token, and none for a row."""
+    return KVCache(budget, 1, 0, max_rows, 100, exact)
 
 
-def fill(rows, ids, drawn=(), tokens=None):
-    """A row as it is when its completion is over."""
-    row = rows.take(list(ids), tokens or len(ids) + len(drawn))
-    row.ids[:] = [*ids, *drawn]
+def fill(rows, ids, sampled=(), length=None):
+    """A row as it is when its request is done."""
+    row = rows.acquire(list(ids), length or len(ids) + len(sampled))
+    row.ids[:] = [*ids, *sampled]
     row.logits = torch.zeros(1)
-    rows.give_back(row)
+    rows.release(row)
     return row
 
 
-def test_what_two_have_in_common_is_counted_if_it_is_more_than_is_known():
-    assert common([1, 2, 3, 4], [1, 2, 3, 9]) == 3
-    assert common([1, 2, 3, 4], [1, 2, 3, 9], least=2) == 3
-    assert common([1, 2, 3, 4], [1, 2, 3, 9], least=3) == 0
-    assert common([1, 2], [1, 2, 3]) == 2 and common([], [1]) == 0
+def test_a_shared_prefix_is_counted_if_it_is_longer_than_the_known_one():
+    assert shared_prefix([1, 2, 3, 4], [1, 2, 3, 9]) == 3
+    assert shared_prefix([1, 2, 3, 4], [1, 2, 3, 9], least=2) == 3
+    assert shared_prefix([1, 2, 3, 4], [1, 2, 3, 9], least=3) == 0
+    assert shared_prefix([1, 2], [1, 2, 3]) == 2 and shared_prefix([], [1]) == 0
 
 
-def test_a_row_is_taken_over_by_the_next_turn_and_by_the_same_turn_again():
+def test_a_row_is_reused_by_the_next_turn_and_by_the_same_turn_again():
     held = rows()
     row = fill(held, [1, 2, 3], [4, 5])
-    assert held.take([1, 2, 3, 4, 5, 6, 7], 10) is row and row.ids == [1, 2, 3, 4, 5]
-    held.give_back(row)
+    assert held.acquire([1, 2, 3, 4, 5, 6, 7], 10) is row and row.ids == [1, 2, 3, 4, 5]
+    held.release(row)
     row = fill(held, [1, 2, 3, 4, 5, 6, 7], [8])
-    assert held.take([1, 2, 3, 4, 5, 6, 7], 10) is row and row.ids == [1, 2, 3, 4, 5, 6, 7]
+    assert held.acquire([1, 2, 3, 4, 5, 6, 7], 10) is row and row.ids == [1, 2, 3, 4, 5, 6, 7]
     assert row.logits is not None
 
 
-def test_a_prompt_that_is_known_without_its_logits_leaves_one_token_to_read():
+def test_a_prompt_that_is_known_without_its_logits_leaves_one_token_to_process():
     held = rows()
     fill(held, [1, 2, 3, 4, 5])
-    row = held.take([1, 2, 3], 10)
+    row = held.acquire([1, 2, 3], 10)
     assert row.ids == [1, 2] and row.logits is None
 
 
-def test_a_row_that_another_may_want_is_copied():
+def test_a_row_that_another_request_may_need_is_copied():
     held = rows()
     row = fill(held, [1, 2, 3, 4, 5, 6])
-    other = held.take([1, 2, 3, 9], 10)
+    other = held.acquire([1, 2, 3, 9], 10)
     assert other is not row and other.ids == [1, 2, 3] and row.ids == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_row_in_use_is_not_taken_over():
+def test_a_busy_row_is_not_reused():
     held = rows()
     row = fill(held, [1, 2, 3])
-    assert held.take([1, 2, 3], 10) is row
-    other = held.take([1, 2, 3], 10)
+    assert held.acquire([1, 2, 3], 10) is row
+    other = held.acquire([1, 2, 3], 10)
     assert other is not row and other.ids == [1, 2, 3] and other.logits is not None
 
 
-def test_the_least_recently_used_goes_first_and_what_is_in_use_never():
+def test_the_least_recently_used_row_is_dropped_first_and_a_busy_one_never():
     held = rows(budget=30)
     one, two, three = (fill(held, [i] * 10) for i in (1, 2, 3))
-    held.take([1] * 10, 10)
-    assert held.take([4] * 10, 10) and two not in held.kept and {one, three} < {*held.kept}
-    assert held.take([5] * 10, 10) and three not in held.kept
-    assert held.take([6] * 10, 10) is None and held.bytes() == 30
+    held.acquire([1] * 10, 10)
+    assert held.acquire([4] * 10, 10) and two not in held.rows and {one, three} < {*held.rows}
+    assert held.acquire([5] * 10, 10) and three not in held.rows
+    assert held.acquire([6] * 10, 10) is None and held.size(held.rows) == 30
 
 
 def test_one_row_may_be_larger_than_the_budget_if_it_is_alone():
     held = rows(budget=5)
-    row = held.take([1] * 10, 20)
-    assert row.capacity == 20 and held.take([2], 3) is None
-    held.give_back(row)
-    assert held.take([2], 3) and row not in held.kept
+    row = held.acquire([1] * 10, 20)
+    assert row.capacity == 20 and held.acquire([2], 3) is None
+    held.release(row)
+    assert held.acquire([2], 3) and row not in held.rows
 
 
-def test_there_are_no_more_rows_than_may_be():
-    held = rows(most=3)
+def test_there_are_at_most_max_rows():
+    held = rows(max_rows=3)
     for i in range(9):
         fill(held, [i, i])
-    assert len(held.kept) == 3
-    assert fill(held, [8, 8]) and len(held.kept) == 3
+    assert len(held.rows) == 3
+    assert fill(held, [8, 8]) and len(held.rows) == 3
 
 
-def test_a_row_that_grows_grows_by_half_at_least_and_not_beyond_the_window():
+def test_a_row_grows_by_half_at_least_and_not_beyond_the_context_length():
     held = rows()
     row = fill(held, [1] * 40)
-    held.give_back(held.take([1] * 41, 41))
+    held.release(held.acquire([1] * 41, 41))
     assert row.capacity == 60
-    held.give_back(held.take([1] * 61, 61))
+    held.release(held.acquire([1] * 61, 61))
     assert row.capacity == 90
-    held.give_back(held.take([1] * 95, 95))
+    held.release(held.acquire([1] * 95, 95))
     assert row.capacity == 100
 
 
 def test_exact_rows_serve_their_own_prompt_only():
     held = rows(exact=True)
     row = fill(held, [1, 2, 3], [4])
-    assert held.take([1, 2, 3, 4, 5], 10).ids == []
-    assert held.take([1, 2], 10).ids == []
-    assert held.take([1, 2, 3], 10) is row
+    assert held.acquire([1, 2, 3, 4, 5], 10).ids == []
+    assert held.acquire([1, 2], 10).ids == []
+    assert held.acquire([1, 2, 3], 10) is row
 
 
-# --- drawing --------------------------------------------------------------------------------------
+# --- sampling -------------------------------------------------------------------------------------
 
 
 def nucleus_by_hand(logits, temperature, top_p, number):
@@ -397,14 +402,14 @@ def nucleus_by_hand(logits, temperature, top_p, number):
 def test_the_nucleus_is_the_same_however_many_candidates_are_looked_at_first(monkeypatch, top):
     """300 rows of 50 logits, some of few values, so that many are equal, at 5 temperatures and
     shares."""
-    monkeypatch.setattr(drawing, "TOP", top)
+    monkeypatch.setattr(sampling, "TOP", top)
     numbers = random.Random(0)
     kinds = [(t, p) for t in (0.3, 1.0, 2.0) for p in (0.05, 0.5, 0.8, 0.97, 1.0)]
     logits = torch.randn(300, 50, generator=torch.Generator().manual_seed(0)) * 2
     logits[::2] = logits[::2].round()
     samplings = [Sampling(temperature=t, top_p=p) for t, p in kinds * 20]
     levels = [numbers.random() for _ in samplings]
-    found = draw(logits, samplings, levels)
+    found = sample_tokens(logits, samplings, levels)
     expected = [
         nucleus_by_hand(row.double().tolist(), s.temperature, s.top_p, level)
         for row, s, level in zip(logits, samplings, levels, strict=True)
@@ -416,19 +421,25 @@ def test_the_nucleus_is_the_same_however_many_candidates_are_looked_at_first(mon
 def test_among_equals_the_smaller_ids_are_the_nucleus_however_many_are_looked_at(monkeypatch):
     """Of 50 equal tokens, 3 hold more than 0.05."""
     for top in (1, 4, 64):
-        monkeypatch.setattr(drawing, "TOP", top)
-        assert draw(torch.zeros(3, 50), [Sampling(top_p=0.05)] * 3, [0.1, 0.5, 0.9]) == [0, 1, 2]
+        monkeypatch.setattr(sampling, "TOP", top)
+        assert sample_tokens(torch.zeros(3, 50), [Sampling(top_p=0.05)] * 3, [0.1, 0.5, 0.9]) == [
+            0,
+            1,
+            2,
+        ]
 
 
-def test_no_number_however_large_or_small_draws_what_has_no_probability():
+def test_no_number_however_large_or_small_samples_a_token_without_probability():
     logits = torch.tensor([[-math.inf, 0.0, 0.0, -math.inf]] * 4)
     samplings = [Sampling(top_p=p) for p in (1.0, 1.0, 0.9, 0.9)]
-    assert draw(logits, samplings, [0.0, 1 - 2**-53, 0.0, 1 - 2**-53]) == [1, 2, 1, 2]
+    assert sample_tokens(logits, samplings, [0.0, 1 - 2**-53, 0.0, 1 - 2**-53]) == [1, 2, 1, 2]
 
 
-def test_temperature_0_is_the_largest_and_a_tiny_one_all_but():
+def test_temperature_0_takes_the_largest_and_so_does_a_tiny_one():
     logits = torch.tensor([[1.0, 3.0, 2.9]] * 2)
-    assert draw(logits, [Sampling(temperature=0), Sampling(temperature=1e-40)], [0.99, 0.99]) == [
+    assert sample_tokens(
+        logits, [Sampling(temperature=0), Sampling(temperature=1e-40)], [0.99, 0.99]
+    ) == [
         1,
         1,
     ]
@@ -450,15 +461,17 @@ def assert_alike(ours, theirs):
 
 
 COUNT = 1000
-"""Draws."""
+"""Samples."""
 IDS = [17, 4, 99, 23, 8]
 
 
 @pytest.mark.parametrize("ban", [False, True])
-def test_draws_follow_the_distribution_of_generate_with_the_arguments_of_the_model_card(model, ban):
+def test_samples_follow_the_distribution_of_generate_with_the_arguments_of_the_model_card(
+    model, ban
+):
     """T 1, top_p 0.8, no top_k, 3 tokens; each position by itself, and the first two together (a
     hash). With `ban`, none of the three most probable may come first: bad words, where there is one
-    token to draw."""
+    token to sample."""
     with torch.no_grad():
         first = (
             frozenset(model(torch.tensor([IDS])).logits[0, -1].topk(3).indices.tolist())
@@ -495,7 +508,7 @@ def test_draws_follow_the_distribution_of_generate_with_the_arguments_of_the_mod
 
 
 def test_a_wrong_distribution_is_found_by_the_same_test(model):
-    """The same draws at top_p 0.9 instead of 0.8, so that the test above can fail."""
+    """The same samples at top_p 0.9 instead of 0.8, so that the test above can fail."""
     engine = engine_of(model, 32)
     found = []
     for top_p in (0.8, 0.9):
@@ -508,7 +521,7 @@ def test_a_wrong_distribution_is_found_by_the_same_test(model):
     assert value > freedom + 5 * math.sqrt(2 * freedom)
 
 
-def test_who_else_is_drawn_for_does_not_change_the_words_of_a_seed(model):
+def test_other_requests_do_not_change_the_tokens_of_a_seed(model):
     samplings = [Sampling(seed=seed, max_tokens=12) for seed in range(8)]
     asked = prompts(8, seed=4)
     alone = [
@@ -525,7 +538,7 @@ def first_probabilities(model, ids):
         return model(torch.tensor([ids])).logits[0, -1].softmax(-1)
 
 
-def test_banned_tokens_are_never_drawn_and_those_banned_first_not_at_first(model):
+def test_banned_tokens_are_never_sampled_and_those_banned_first_not_at_first(model):
     plain = generate(model, IDS)
     top = plain[0]
     engine = engine_of(model)
@@ -553,9 +566,9 @@ def test_stop_ids_close_and_p_end_is_that_of_the_raw_logits(model):
     )
 
 
-def test_with_end_above_the_end_goes_by_its_probability_alone(model):
-    """The end is the most probable token, so a greedy draw ends; above its probability it is not
-    even drawn."""
+def test_with_an_end_threshold_the_end_depends_on_its_probability_alone(model):
+    """The end is the most probable token, so greedy sampling ends; with a threshold above its
+    probability it is not sampled at all."""
     probabilities = first_probabilities(model, IDS)
     end, p = int(probabilities.argmax()), float(probabilities.max())
     sampling = replace(GREEDY, stop_ids=frozenset((end,)), end_id=end)
@@ -565,12 +578,12 @@ def test_with_end_above_the_end_goes_by_its_probability_alone(model):
     assert (ends.ids, ends.stop_id) == ((), end) and ends.p_end == pytest.approx(p, rel=1e-5)
     stays = engine.complete(IDS, replace(sampling, end_threshold=p * 1.01))
     assert stays.ids[0] == int(probabilities.topk(2).indices[1]) and stays.p_end == ends.p_end
-    rare = int(probabilities.argmin())  # never drawn greedily, but it is above 0
+    rare = int(probabilities.argmin())  # never sampled greedily, but it is above 0
     leaves = engine.complete(IDS, replace(GREEDY, end_id=rare, end_threshold=0.0))
     assert (leaves.ids, leaves.stop_id) == ((), rare)
 
 
-def test_later_positions_do_not_go_by_end_above(model):
+def test_later_positions_ignore_the_end_threshold(model):
     plain = generate(model, IDS)
     stop = next(i for i, token in enumerate(plain) if token not in plain[:i] and i > 2)
     sampling = replace(
@@ -584,11 +597,13 @@ def test_later_positions_do_not_go_by_end_above(model):
 
 
 def test_when_every_token_is_banned_the_caller_is_told(model):
-    with pytest.raises(ModelError, match="tiny: nothing can be drawn: every token is banned here"):
+    with pytest.raises(
+        ModelError, match="tiny: no token can be sampled: every token is banned here"
+    ):
         engine_of(model).complete(IDS, Sampling(banned_first=frozenset(range(128))))
 
 
-def test_logits_that_are_no_numbers_are_an_error_of_the_one_who_got_them():
+def test_logits_that_are_not_finite_are_an_error_of_that_request_alone():
     model = llama()
     with torch.no_grad():
         model.get_input_embeddings().weight[99] = math.nan
@@ -598,22 +613,22 @@ def test_logits_that_are_no_numbers_are_an_error_of_the_one_who_got_them():
     with ThreadPoolExecutor(3) as pool:
         one, bad, other = (pool.submit(engine.complete, ids, sampling) for ids in asked)
     assert len(one.result().ids) == len(other.result().ids) == 8
-    with pytest.raises(ModelError, match="no numbers"):
+    with pytest.raises(ModelError, match="not finite numbers"):
         bad.result()
 
 
 @pytest.mark.parametrize("ids", [[], [5, 128], [-1]])
 def test_tokens_that_the_model_does_not_have_are_refused(model, ids):
-    with pytest.raises(ModelError, match="no other than its 128"):
+    with pytest.raises(ModelError, match="from 0 to 127"):
         engine_of(model).complete(ids, GREEDY)
-    with pytest.raises(ModelError, match="no other than its 128"):
+    with pytest.raises(ModelError, match="from 0 to 127"):
         engine_of(model).complete([5], replace(GREEDY, end_id=128))
 
 
 @pytest.mark.parametrize(
     "mistake", [RuntimeError("CUDA out of memory. Tried\nto"), TypeError("a bug")]
 )
-def test_a_model_that_fails_fails_for_all_it_worked_for_and_goes_on_with_the_next(mistake):
+def test_a_model_that_fails_fails_for_all_active_requests_and_goes_on_with_the_next(mistake):
     model = llama()
     engine = engine_of(model, 4)
     expected = engine.complete(IDS, GREEDY)
@@ -640,7 +655,7 @@ def slowly(model, seconds):
     return model.lm_head.register_forward_pre_hook(lambda *_: time.sleep(seconds))
 
 
-def test_ctrl_c_reaches_a_caller_who_waits_and_what_it_asked_for_is_dropped():
+def test_ctrl_c_reaches_a_waiting_caller_and_its_request_is_dropped():
     model = llama()
     engine = engine_of(model, 1)
     engine.complete(IDS, GREEDY)
@@ -652,13 +667,13 @@ def test_ctrl_c_reaches_a_caller_who_waits_and_what_it_asked_for_is_dropped():
     with pytest.raises(KeyboardInterrupt):
         engine.complete(IDS, replace(GREEDY, max_tokens=200))
     hook.remove()
-    before = engine.read
+    before = engine.tokens_processed
     assert engine.complete(IDS, GREEDY).ids == generate(model, IDS)
-    assert engine.read <= before + 1 + 15  # the step that was under way, and this
-    assert not any(row.busy for row in engine._rows.kept)
+    assert engine.tokens_processed <= before + 1 + 15  # the step that was under way, and this
+    assert not any(row.busy for row in engine._cache.rows)
 
 
-def test_a_process_that_is_forked_in_the_middle_of_a_step_can_go_on_by_itself():
+def test_a_process_that_is_forked_in_the_middle_of_a_step_works_by_itself():
     model = llama()
     engine = engine_of(model, 2)
     expected = engine.complete(IDS, GREEDY)
@@ -684,7 +699,7 @@ def test_the_worker_ends_when_there_is_nothing_to_do_and_begins_again(model, mon
         assert not worker.is_alive() and engine._worker is None
 
 
-def test_who_still_waits_when_python_ends_is_let_go():
+def test_waiting_requests_fail_when_python_ends():
     model = llama()
     engine = engine_of(model, 1)
     engine.complete(IDS, GREEDY)
@@ -697,7 +712,7 @@ def test_who_still_waits_when_python_ends_is_let_go():
             time.sleep(0.001)
         engine.stop()
         for call in calls:
-            with pytest.raises(ModelError, match="nobody waits"):
+            with pytest.raises(ModelError, match="cancelled"):
                 call.result(timeout=2)
 
 
@@ -726,7 +741,7 @@ def long_rope(positions):
 ARCHITECTURES = {
     "sliding window": (
         lambda: MistralForCausalLM(MistralConfig(sliding_window=6, **SIZES, **HEADS)),
-        "rows",
+        "kv_cache",
     ),
     "window in the mask alone": (
         lambda: Qwen2MoeForCausalLM(
@@ -742,52 +757,52 @@ ARCHITECTURES = {
                 **HEADS,
             )
         ),
-        "cache",
+        "transformers_cache",
     ),
     "caps": (
         lambda: Gemma2ForCausalLM(Gemma2Config(head_dim=8, sliding_window=6, **SIZES, **HEADS)),
-        "cache",
+        "transformers_cache",
     ),
-    "longrope": (lambda: long_rope(256), "cache"),
+    "longrope": (lambda: long_rope(256), "transformers_cache"),
     "state space": (
         lambda: MambaForCausalLM(
             MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, state_size=4)
         ),
-        "cache",
+        "transformers_cache",
     ),
 }
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_other_architectures_get_what_transformers_gives_them_in_rows_or_one_at_a_time(name):
-    make, way = ARCHITECTURES[name]
+def test_other_architectures_get_what_transformers_gives_them_in_every_mode(name):
+    make, mode = ARCHITECTURES[name]
     torch.manual_seed(0)
     model = make().eval()
     engine, asked = engine_of(model, 4), prompts(4)
     found = together(engine, asked, [GREEDY] * 4)
-    assert engine.way == way
+    assert engine.mode == mode
     assert [one.ids for one in found] == [generate(model, ids) for ids in asked]
 
 
 def test_a_row_that_was_half_copied_for_want_of_memory_is_not_used_again(model, monkeypatch):
-    """Behind the 20 tokens of the prompt a row holds the first that was drawn. It grows for another
+    """After the 20 tokens of the prompt, a row holds the first sampled one. It grows for another
     prompt, of which it knows 20; memory runs out when one layer of two is copied. Then comes a
-    prompt with the drawn one."""
+    prompt with the sampled one."""
     engine, first = engine_of(model), list(range(5, 25))
-    drawn = engine.complete(first, replace(GREEDY, max_tokens=2)).ids[0]
-    following = [*first, drawn, 7]
+    sampled = engine.complete(first, replace(GREEDY, max_tokens=2)).ids[0]
+    following = [*first, sampled, 7]
     expected = engine_of(model).complete(following, GREEDY).ids
-    room, made = rows_module._room, iter(range(99))
+    room, made = kv_cache._allocate, iter(range(99))
 
     def fails(states, capacity):
         if next(made) == 2:
             raise torch.OutOfMemoryError("no more")
         return room(states, capacity).fill_(math.nan)
 
-    monkeypatch.setattr(rows_module, "_room", fails)
+    monkeypatch.setattr(kv_cache, "_allocate", fails)
     with pytest.raises(ModelError, match="no more"):
-        engine.complete([*first, (drawn + 1) % 128, 8], GREEDY)
-    monkeypatch.setattr(rows_module, "_room", room)
+        engine.complete([*first, (sampled + 1) % 128, 8], GREEDY)
+    monkeypatch.setattr(kv_cache, "_allocate", room)
     assert engine.complete(following, GREEDY).ids == expected
 
 
@@ -803,11 +818,11 @@ def test_a_cache_that_gives_other_logits_is_not_used(monkeypatch):
     model.forward = forgets
     engine = engine_of(model)
     assert [engine.complete(ids, GREEDY).ids for ids in prompts(3)] == expected
-    assert engine.way == "whole"
+    assert engine.mode == "no_cache"
 
 
-def test_the_model_attends_as_before_to_whoever_has_the_lock(model):
-    """Scoring packs rows in its own way; both at once, again and again, get what each gets
+def test_the_model_has_its_own_attention_for_whoever_holds_the_lock(model):
+    """Scoring uses document masking; both at once, again and again, get what each gets
     alone."""
     from userlm.models.attention import document_masking, target_logits
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from test_recipes import check, option
 
+from userlm.metrics.scores import score_line
 from userlm.rows import write_conversations, write_lines
-from userlm.types import Conversation, Origin, Turn
+from userlm.types import Conversation, MeasureRow, Origin, Turn
 
 TINY = Path(__file__).resolve().parent.parent / "recipes/tiny"
 
@@ -56,11 +57,9 @@ def turns(column, told):
     tokens."""
     found = []
     for id, person, nats, tokens in told:
-        sums = [nats, tokens, 9.0, 0.0, 0.0, 0.0, 0.0] if nats else None
-        row = [f"{id}/0", person, sums, "" if sums else "gap"]
-        found.append(
-            {"id": id, "column": column, "intent": column != "without intent", "rows": [row]}
-        )
+        sums = (nats, tokens, 9.0, 0.0, 0.0, 0.0, 0.0) if nats else None
+        row = MeasureRow(f"{id}/0", person, sums, "" if sums else "gap")
+        found.append(score_line(column, "perplexity", row))
     return found
 
 
@@ -146,7 +145,7 @@ def answer(person, k, leaves, left, error=False):
     return said.close("end") if leaves else said.say("and then?")
 
 
-def test_leaving_is_compared_with_always_and_never_on_the_turns_that_both_users_answered(
+def test_ending_is_compared_with_always_and_never_on_the_turns_that_both_users_answered(
     findings, tmp_path
 ):
     """Bob's first turn counts for nobody, since the prompted user failed there. Of those that are
@@ -182,10 +181,10 @@ def test_leaving_is_compared_with_always_and_never_on_the_turns_that_both_users_
     assert cells(text) == {
         "userlm-tiny": ["80.00 [66.67, 100.00]", ""],
         "assistant-tiny, prompted": ["50.00 [0.00, 66.67]", "30.00 [0.00, 100.00]"],
-        "always leaves": ["66.67 [50.00, 100.00]", "13.33 [0.00, 16.67]"],
-        "never leaves": ["0.00 [0.00, 0.00]", "80.00 [66.67, 100.00]"],
+        "always ends": ["66.67 [50.00, 100.00]", "13.33 [0.00, 16.67]"],
+        "never ends": ["0.00 [0.00, 0.00]", "80.00 [66.67, 100.00]"],
     }
-    assert text.endswith("4 turns of 2 people, at 2 of which the person left.")
+    assert text.endswith("4 turns of 2 people, the person ended at 2 of them.")
 
 
 def test_users_stand_beside_people_and_their_gap_is_paired_by_task(findings, tmp_path):

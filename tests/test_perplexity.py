@@ -1,6 +1,7 @@
 """Perplexity: what a model is shown, which tokens count, what an intent changes, and `userlm ppl`
 as a whole."""
 
+import importlib
 import json
 import math
 from dataclasses import replace
@@ -11,10 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 from userlm import address
-from userlm.commands import predicting
 from userlm.flip import Template, prompt, render
 from userlm.metrics.controls import (
-    DRAWN,
+    GENERATED,
     HUMAN,
     OTHER,
     OTHERS,
@@ -28,8 +28,10 @@ from userlm.metrics.controls import (
 )
 from userlm.metrics.forms import base_form, prompted_form, trained_form
 from userlm.metrics.perplexity import (
-    ENDED,
+    CLOSED,
+    NLL,
     OUTSIDE,
+    TOKENS,
     bits_per_byte,
     measures,
     perplexity,
@@ -41,6 +43,8 @@ from userlm.rows import write_conversations
 from userlm.text import END_TOKEN, INTENT_PREFIX
 from userlm.types import Completion, Conversation, InputError, MeasureRow, ModelError, Turn
 from userlm.users import PromptedUser, user_prompt
+
+verb = importlib.import_module("userlm.commands.ppl")  # `commands.ppl` is the function
 
 
 def talk(
@@ -218,7 +222,7 @@ def test_a_token_is_inside_the_intent_when_it_touches_one_of_its_words():
     # inside: COOK (4), Don’t (5) and `a`, which stands in "You are a user"; outside: ` ricey? `
     # (8), a space, `-b`
     assert row.stats[:2] == (21.0, 21.0)
-    assert row.stats[OUTSIDE : OUTSIDE + 2] == (11.0, 11.0)
+    assert row.stats[OUTSIDE] == (11.0, 11.0)
 
     def in_twos(text):
         return [(i, min(i + 2, len(text))) for i in range(0, len(text), 2)]
@@ -231,7 +235,7 @@ def test_a_token_is_inside_the_intent_when_it_touches_one_of_its_words():
     # `\nI| c|oo|k |it`: the lead's token is none of the words; ` c`, `oo` and `k ` touch `cook`,
     # `it` does not
     assert row.stats[:2] == (4.0, 4.0)
-    assert row.stats[OUTSIDE : OUTSIDE + 2] == (1.0, 1.0)
+    assert row.stats[OUTSIDE] == (1.0, 1.0)
 
 
 def test_what_cannot_be_measured_is_missing_with_its_reason():
@@ -364,10 +368,10 @@ def test_goals_of_people_are_apart_from_intents_that_were_drawn_and_so_is_each_s
     assert list(found) == [WITHOUT, WITH, OWN]
     assert found[WITHOUT]["perplexity"] == pytest.approx(math.exp(6 / 3))
     assert found[WITHOUT][f"{HUMAN}: perplexity"] == pytest.approx(math.exp(1))
-    assert found[WITH][f"{DRAWN}: perplexity"] == pytest.approx(math.exp(2.5))
+    assert found[WITH][f"{GENERATED}: perplexity"] == pytest.approx(math.exp(2.5))
     assert found[OWN]["perplexity ratio"] == pytest.approx(math.exp((3 - 3) / 2))
     assert found[OWN][f"{HUMAN}: perplexity ratio"] == pytest.approx(math.exp(-0.5))
-    assert found[OWN][f"{DRAWN}: perplexity ratio"] == pytest.approx(math.exp(0.5))
+    assert found[OWN][f"{GENERATED}: perplexity ratio"] == pytest.approx(math.exp(0.5))
     assert found[WITHOUT]["source star: perplexity"] == pytest.approx(math.exp(3 / 2))
     assert found[OWN]["source wild: perplexity ratio"] is None
     assert "source star: bits per byte" not in found[WITHOUT]  # of a source the first figure alone
@@ -480,7 +484,7 @@ def test_the_verb_scores_all_columns_of_many_conversations_in_one_call(
 ):
     model = Faulty(tiny)
     stub(monkeypatch, model, trained_form(tiny.template(), tiny.offsets))
-    found = figures_of(predicting.ppl(logs, str(folder), logs.parent / "out"))
+    found = figures_of(verb.ppl(logs, str(folder), logs.parent / "out"))
     assert list(found) == [WITHOUT, WITH, OTHER, OWN, OTHERS, SPECIFIC]
     # 4 without, and 3 with an intent, of each kind; none is too long for a row
     assert (model.calls, len(model.rows)) == (1, 4 + 3 + 3)
@@ -495,18 +499,28 @@ def test_the_verb_scores_all_columns_of_many_conversations_in_one_call(
     lines = [
         json.loads(line) for line in (logs.parent / "out" / "scores.jsonl").read_text().splitlines()
     ]
-    assert [(line["id"], line["column"]) for line in lines[:4]] == [
-        ("a", WITHOUT),
-        ("a", WITH),
-        ("a", OTHER),
-        ("b", WITHOUT),
+    assert [(line["key"], line["column"]) for line in lines[:7]] == [
+        ("a/0", WITHOUT),
+        ("a/1", WITHOUT),
+        ("a/0", WITH),
+        ("a/1", WITH),
+        ("a/0", OTHER),
+        ("a/1", OTHER),
+        ("b/0", WITHOUT),
     ]
-    assert lines[-2]["rows"][0][:3] == ["d/0", "p3", list(rows[0].stats)]
+    assert lines[-2] == {
+        "column": WITH,
+        "metric": "perplexity",
+        "key": "d/0",
+        "cluster": "p3",
+        "stats": list(rows[0].stats),
+        "why": "",
+    }
 
 
 def test_an_address_alone_leads_to_the_same_figures_and_the_table_says_what_holds(logs, folder):
     app = typer.Typer()
-    app.command()(predicting.ppl)
+    app.command()(verb.ppl)
     wide = {"COLUMNS": "200"}
     done = CliRunner().invoke(
         app, ["logs.jsonl", "--model", str(folder), "--out", "out", "--no-controls"], env=wide
@@ -537,22 +551,23 @@ def test_an_address_alone_leads_to_the_same_figures_and_the_table_says_what_hold
 def test_a_run_that_was_stopped_goes_on_where_it_was_and_asks_nothing_twice(
     logs, tiny, folder, monkeypatch
 ):
-    monkeypatch.setattr(predicting, "BATCH", 1)
+    monkeypatch.setattr(verb, "BATCH", 1)
     form = trained_form(tiny.template(), tiny.offsets)
     whole = Faulty(tiny)
     stub(monkeypatch, whole, form)
-    predicting.ppl(logs, str(folder), logs.parent / "whole")
+    verb.ppl(logs, str(folder), logs.parent / "whole")
     first = Faulty(tiny, lambda rows: KeyboardInterrupt() if first.calls == 3 else None)
     stub(monkeypatch, first, form)
     with pytest.raises(KeyboardInterrupt):
-        predicting.ppl(logs, str(folder), logs.parent / "out")
+        verb.ppl(logs, str(folder), logs.parent / "out")
     scores = logs.parent / "out" / "scores.jsonl"
     kept = scores.read_bytes().splitlines(keepends=True)
-    assert len(kept) == 2 * 3  # two conversations in three columns
+    # Two conversations in three columns: two turns each, and the end of the second.
+    assert len(kept) == (2 + 3) * 3
     scores.write_bytes(b"".join(kept[:-1]) + kept[-1][:20])  # the last line torn
     second = Faulty(tiny)
     stub(monkeypatch, second, form)
-    predicting.ppl(logs, str(folder), logs.parent / "out")
+    verb.ppl(logs, str(folder), logs.parent / "out")
     torn = [row for row in first.rows if row in second.rows]
     assert len(torn) == 1 and sorted([*first.rows, *second.rows]) == sorted([*whole.rows, *torn])
     for name in ("scores.jsonl", "results.json"):
@@ -574,7 +589,7 @@ def test_a_conversation_on_which_the_model_fails_is_missing_and_tried_again_by_t
         return ModelError("m: too slow", "timed out") if has_it else None
 
     stub(monkeypatch, Faulty(tiny, fails), form)
-    found = figures_of(predicting.ppl(logs, str(folder), logs.parent / "out"))
+    found = figures_of(verb.ppl(logs, str(folder), logs.parent / "out"))
     without = found[WITHOUT]["perplexity"]
     assert (without["n"], without["missing"], without["why"]) == (5, 1, "timed out")
     said = " ".join(capsys.readouterr().err.split())
@@ -583,12 +598,13 @@ def test_a_conversation_on_which_the_model_fails_is_missing_and_tried_again_by_t
     )
     healthy = Faulty(tiny)
     stub(monkeypatch, healthy, form)
-    found = figures_of(predicting.ppl(logs, str(folder), logs.parent / "out"))
+    found = figures_of(verb.ppl(logs, str(folder), logs.parent / "out"))
     assert (found[WITHOUT]["perplexity"]["n"], len(healthy.rows)) == (6, 1)
-    assert len((logs.parent / "out" / "scores.jsonl").read_text().splitlines()) == 4 * 3
+    # Six turns and an end in three columns.
+    assert len((logs.parent / "out" / "scores.jsonl").read_text().splitlines()) == 7 * 3
 
 
-@pytest.mark.parametrize(("permanent", "calls"), [(True, 1), (False, 1 + predicting.GIVE_UP)])
+@pytest.mark.parametrize(("permanent", "calls"), [(True, 1), (False, 1 + verb.GIVE_UP)])
 def test_a_model_that_fails_on_everything_ends_the_run(
     logs, tiny, folder, monkeypatch, permanent, calls
 ):
@@ -597,7 +613,7 @@ def test_a_model_that_fails_on_everything_ends_the_run(
     )
     stub(monkeypatch, model, trained_form(tiny.template(), tiny.offsets))
     with pytest.raises(ModelError, match="no connection"):
-        predicting.ppl(logs, str(folder), logs.parent / "out")
+        verb.ppl(logs, str(folder), logs.parent / "out")
     assert model.calls == calls and not (logs.parent / "out" / "results.json").exists()
 
 
@@ -616,7 +632,7 @@ def test_a_claim_holds_when_the_whole_interval_is_on_its_side(low, high, helps, 
         f"{HUMAN}: perplexity ratio{part}" for part in ("", ", later turns", ", outside the intent")
     ]
     found = {column: dict.fromkeys(names, record) for column in (OWN, OTHERS, SPECIFIC)}
-    assert predicting._claim(found, HUMAN) == (
+    assert verb._claim(found, HUMAN) == (
         f"{HUMAN}: the intent helps: {helps}; on later turns: {helps}; on words outside of it: "
         f"{helps}; "
         f"another's intent is worse than none: {harms}; the own is better than another's: {helps}"
@@ -629,7 +645,7 @@ def test_nothing_to_predict_is_said_before_the_model_is_loaded(tmp_path, monkeyp
     )
     monkeypatch.setattr(address, "scorer", None)
     with pytest.raises(InputError, match="no conversation has a user turn"):
-        predicting.ppl(tmp_path / "logs.jsonl", "m", tmp_path / "out")
+        verb.ppl(tmp_path / "logs.jsonl", "m", tmp_path / "out")
 
 
 def test_without_any_intent_the_other_columns_are_missing_and_not_zero(
@@ -638,7 +654,7 @@ def test_without_any_intent_the_other_columns_are_missing_and_not_zero(
     write_conversations(tmp_path / "logs.jsonl", [log.without_system() for log in LOGS])
     model = Faulty(tiny)
     stub(monkeypatch, model, trained_form(tiny.template(), tiny.offsets))
-    found = figures_of(predicting.ppl(tmp_path / "logs.jsonl", str(folder), tmp_path / "out"))
+    found = figures_of(verb.ppl(tmp_path / "logs.jsonl", str(folder), tmp_path / "out"))
     assert len(model.rows) == 4
     for column, name in ((WITH, "perplexity"), (OTHER, "perplexity"), (OWN, "perplexity ratio")):
         assert (found[column][name]["value"], found[column][name]["why"]) == (None, "no intent")
@@ -648,22 +664,12 @@ def test_without_any_intent_the_other_columns_are_missing_and_not_zero(
 
 def test_figures_can_be_computed_again_from_the_lines_of_a_run(logs, tiny, folder, monkeypatch):
     stub(monkeypatch, tiny, trained_form(tiny.template(), tiny.offsets))
-    found = figures_of(predicting.ppl(logs, str(folder), logs.parent / "out"))
+    found = figures_of(verb.ppl(logs, str(folder), logs.parent / "out"))
     lines = [
         json.loads(line) for line in (logs.parent / "out" / "scores.jsonl").read_text().splitlines()
     ]
-    turns = [
-        stats
-        for line in lines
-        if line["column"] == WITH
-        for key, _, stats, _ in line["rows"]
-        if stats
-    ]
-    by_hand = math.exp(
-        sum(stats[ENDED] for stats in turns) / sum(stats[ENDED + 1] for stats in turns)
-    )
-    assert found[WITH]["perplexity, + end tokens"]["value"] == pytest.approx(by_hand)
-    by_hand = math.exp(
-        sum(stats[OUTSIDE] for stats in turns) / sum(stats[OUTSIDE + 1] for stats in turns)
-    )
-    assert found[WITH]["perplexity, outside the intent"]["value"] == pytest.approx(by_hand)
+    turns = [line["stats"] for line in lines if line["column"] == WITH and line["stats"]]
+    for columns, name in ((CLOSED, "+ end tokens"), (OUTSIDE, "outside the intent")):
+        pairs = [stats[columns] for stats in turns]
+        by_hand = math.exp(sum(pair[NLL] for pair in pairs) / sum(pair[TOKENS] for pair in pairs))
+        assert found[WITH][f"perplexity, {name}"]["value"] == pytest.approx(by_hand)

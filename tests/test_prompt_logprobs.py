@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from userlm import address
-from userlm.commands import predicting
+from userlm.commands import ppl
 from userlm.models.endpoint import EndpointModel
 from userlm.models.prompt_logprobs import PromptLogprobs
 from userlm.rows import write_conversations
@@ -338,10 +338,8 @@ def test_perplexity_on_a_server_is_that_of_the_same_weights_on_this_machine(
     folder = str(tmp_path / "model")
     with serving(served) as server:
         for form in ("trained", "base", "prompted"):
-            here = predicting.ppl(
-                tmp_path / "logs.jsonl", f"{form}:{folder}", tmp_path / f"here-{form}"
-            )
-            there = predicting.ppl(
+            here = ppl(tmp_path / "logs.jsonl", f"{form}:{folder}", tmp_path / f"here-{form}")
+            there = ppl(
                 tmp_path / "logs.jsonl",
                 f"{form}:{server.url}#m",
                 tmp_path / form,

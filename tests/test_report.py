@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 
 import userlm
+from userlm.metrics.scores import score_line
 from userlm.show import charts, finished, formats, html, markdown, measures, thresholds
 from userlm.show import page as report
 from userlm.show.blocks import Line, Quote, Strip, Table
 from userlm.show.finished import Finished
 from userlm.text import INTENT_PREFIX
-from userlm.types import InputError
+from userlm.types import InputError, MeasureRow
 
 FIGURE = {"name": "perplexity", "n": 3, "missing": 1, "better": "lower", "unit": ""}
 TALK = {
@@ -101,16 +102,15 @@ def folders(root: Path) -> list[Path]:
     )
     words = measured(12.125, 10.5, 13.75, name="words per turn", better="neither", unit="words")
     scores = [
-        {"run": "sim", "measure": "termination AUROC", "key": k, "stats": None, "why": "no P(end)"}
-        for k in "ab"
+        score_line("sim", "termination AUROC", MeasureRow(k, "p", None, "no P(end)")) for k in "ab"
     ]
     ppl = [
-        {
-            "id": "a",
-            "column": "with intent",
-            "intent": True,
-            "rows": [["a/0", "p", [3.0, 2.0, 9.0], ""], ["a/1", "p", None, "no intent"]],
-        }
+        score_line("with intent", "perplexity", row)
+        for row in (
+            MeasureRow("a/0", "p", (3.0, 2.0, 9.0)),
+            MeasureRow("a/1", "p", None, "no intent"),
+            MeasureRow("a/end", "p", None, "no intent"),  # an end is not counted
+        )
     ]
     counts = {
         "in": 9,
@@ -367,7 +367,7 @@ def test_what_was_not_measured_is_listed_with_its_reasons(runs: list[Finished]) 
     panels = {panel.title.text: panel for panel in measures.panels(columns)}
     assert [row.strip for row in panels["termination AUROC"].rows] == [None], "nothing is drawn"
     assert "| `score · sim` | `termination AUROC` | 2 | `no P(end)` 2 |" in text
-    assert "| `ppl · with intent` | `user turns` | 1 | `no intent` 1 |" in text
+    assert "| `ppl · with intent` | `perplexity` | 1 | `no intent` 1 |" in text
 
 
 def test_a_transcript_shows_what_is_known_about_each_turn_and_nothing_about_the_person(
@@ -448,8 +448,8 @@ def test_a_value_that_is_no_number_is_shown_as_not_measured(tmp_path: Path) -> N
 
 
 def leaving(above: float | None, *shares: float) -> dict[str, Any]:
-    return {"above": above} | dict(
-        zip(("early", "late", "leaves", "f1", "low", "high"), shares, strict=True)
+    return {"threshold": above} | dict(
+        zip(("premature", "missed", "end_rate", "f1", "low", "high"), shares, strict=True)
     )
 
 
@@ -462,11 +462,11 @@ TUNED: dict[str, Any] = {
     "now": leaving(None, 10.0, 90.0, 8.0, 12.5, 5.25, 20.5),
     "best": leaving(0.5, 21.0, 33.0, 40.0, 60.5, 55.25, 65.5),
     "equal": leaving(0.9, 1.0, 98.0, 2.0, 3.5, 1.25, 4.5),
-    "curve": {
-        "above": [0.01, 0.05, 0.1, 0.5, 0.9, 0.99],
-        "early": [80.0, 80.0, 80.0, 20.0, 0.0, 0.0],
-        "late": [0.0, 0.0, 0.0, 30.0, 100.0, 100.0],
-        "leaves": [85.0, 85.0, 85.0, 41.0, 0.0, 0.0],
+    "sweep": {
+        "threshold": [0.01, 0.05, 0.1, 0.5, 0.9, 0.99],
+        "premature": [80.0, 80.0, 80.0, 20.0, 0.0, 0.0],
+        "missed": [0.0, 0.0, 0.0, 30.0, 100.0, 100.0],
+        "end_rate": [85.0, 85.0, 85.0, 41.0, 0.0, 0.0],
         "f1": [50.0, 50.0, 50.0, 61.0, 0.0, 0.0],
     },
     "ece": 0.125,
@@ -519,8 +519,8 @@ def test_a_threshold_sweep_draws_both_curves_where_they_move_and_marks_what_is_s
 
 
 def test_a_curve_that_never_moves_is_drawn_all_the_same(tmp_path: Path) -> None:
-    curve = {key: [0.25, 0.75] if key == "above" else [20.0, 20.0] for key in TUNED["curve"]}
-    run = scored(tmp_path, {"asked": TUNED | {"equal": TUNED["best"], "curve": curve}})
+    curve = {key: [0.25, 0.75] if key == "threshold" else [20.0, 20.0] for key in TUNED["sweep"]}
+    run = scored(tmp_path, {"asked": TUNED | {"equal": TUNED["best"], "sweep": curve}})
     # Around the one suggestion, .5, from an e-th of its odds to e times those.
     assert thresholds.domain(run.endings["asked"]) == (-1, 1)
     drawn = charts.draw(thresholds.curve_chart("asked", run.endings["asked"]))
@@ -651,12 +651,12 @@ def test_rejected_drafts_stand_beside_their_turn(tmp_path: Path) -> None:
         {"n": "3"},
         {"why": None, "best": 3},
         {"now": None},
-        {"equal": TUNED["equal"] | {"early": 101.0}},
-        {"best": TUNED["best"] | {"above": 1}},
-        {"curve": None},
-        {"curve": TUNED["curve"] | {"late": [0.0]}},
-        {"curve": {key: values[:1] for key, values in TUNED["curve"].items()}},
-        {"curve": TUNED["curve"] | {"above": [0, 0.05, 0.1, 0.5, 0.9, 0.99]}},
+        {"equal": TUNED["equal"] | {"premature": 101.0}},
+        {"best": TUNED["best"] | {"threshold": 1}},
+        {"sweep": None},
+        {"sweep": TUNED["sweep"] | {"missed": [0.0]}},
+        {"sweep": {key: values[:1] for key, values in TUNED["sweep"].items()}},
+        {"sweep": TUNED["sweep"] | {"threshold": [0, 0.05, 0.1, 0.5, 0.9, 0.99]}},
         {"bins": [{"n": 1, "p_end": 2.0, "ended": 0.5}]},
         {"ece": float("nan")},
     ],
@@ -1096,10 +1096,7 @@ def hostile_folders(root: Path) -> list[Path]:
     (sim / "run.json").write_text(json.dumps(manifest))
     figure = measured(1.5, 1.0, 2.0, name=HOSTILE[2], unit=HOSTILE[0], better=HOSTILE[7])
     gone = measured(None, None, None, name=HOSTILE[4], n=0, why=HOSTILE[0])
-    scores = [
-        {"run": name, "measure": HOSTILE[4], "key": "k", "stats": None, "why": t[:9000]}
-        for t in HOSTILE
-    ]
+    scores = [score_line(name, HOSTILE[4], MeasureRow("k", "p", None, t[:9000])) for t in HOSTILE]
     counts = {f"dropped: {text[:300]}": 1 for text in HOSTILE} | {"in": 20, "out": 5}
     names = {text[:3000]: 9 - i % 9 for i, text in enumerate(HOSTILE)}
     cleaned = CLEANED | {"counts": counts, "languages": names, "countries": names, "models": names}

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from userlm.text import (
     INTENT_PREFIX,
     content_words,
+    format_number,
     intent_goal,
     ngrams,
     numbers,
-    spell,
     stable_hash,
     word_spans,
     words,
@@ -52,7 +52,7 @@ def test_a_pasted_number_of_ten_thousand_digits_is_read() -> None:
 @given(st.decimals(min_value=-(10**9), max_value=10**9, places=3))
 def test_equal_numbers_are_equal_strings(number: object) -> None:
     plain, commas = f"{number:f}", f"{number:,f}"
-    assert numbers(plain) == numbers(commas) == [spell(Fraction(plain))]
+    assert numbers(plain) == numbers(commas) == [format_number(Fraction(plain))]
 
 
 def test_words_are_lower_case_without_punctuation_and_keep_their_apostrophes() -> None:

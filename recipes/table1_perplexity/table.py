@@ -24,28 +24,25 @@ PAPER = {  # as the authors' slides label the rows; values in the order of COLUM
 DOUBTFUL = ("GPT-4o-mini", "GPT-4o")
 FOOTNOTE = (
     "\\* The rows are labelled as on the authors' slides. A closed chat model does not tell how "
-    "probable a given "
-    "text is, so these two rows can hardly be what their labels say. A reader of the paper labels "
-    "the first four "
-    "rows Llama3.2-1b-Base, Llama3-8b-Base, Llama3.2-1b-Instruct and Llama3-8b-Instruct, in this "
-    "order."
+    "probable a given text is, so these two rows can hardly be what their labels say. A reader of "
+    "the paper labels the first four rows Llama3.2-1b-Base, Llama3-8b-Base, Llama3.2-1b-Instruct "
+    "and Llama3-8b-Instruct, in this order."
 )
 NOTE = (
     "Ours: token-weighted, over the words of real user turns alone; in brackets 95 % intervals "
-    "over people. How "
-    "the paper weighs, cuts and counts is not known. Perplexities of different tokenizers do not "
-    "compare; bits "
-    "per byte, in the results.json of the runs, do."
+    "over people. How the paper weighs, cuts and counts is not known. Perplexities of different "
+    "tokenizers do not compare; bits per byte, in the results.json of the runs, do."
 )
 
 
 def measured(folder: Path) -> list[str]:
-    """What was measured of a model, in the order of COLUMNS."""
+    """Return what was measured of a model, in the order of COLUMNS."""
     cells = []
     for data, intent in COLUMNS:
-        results = folder / data / "results.json"
-        found = json.loads(results.read_text(encoding="utf-8"))[intent] if results.is_file() else []
-        cells.append(next((shown(one) for one in found if one["name"] == "perplexity"), "–"))
+        path = folder / data / "results.json"
+        found = json.loads(path.read_text(encoding="utf-8"))[intent] if path.is_file() else []
+        by_name = {measure["name"]: shown(measure) for measure in found}
+        cells.append(by_name.get("perplexity", "–"))
     return cells
 
 
@@ -57,23 +54,18 @@ def shown(measure: dict[str, float | None]) -> str:
 
 
 def table(folder: Path) -> str:
-    """The table of the runs in a folder."""
-    ours = (
-        sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    )
-    head = [
-        "",
-        *(
-            f"{DATA[data]}, {intent}: {who}"
-            for data, intent in COLUMNS
-            for who in ("paper", "ours")
-        ),
-    ]
+    """Return the table of the runs in a folder."""
+    head = [""]
+    for data, intent in COLUMNS:
+        head += [f"{DATA[data]}, {intent}: paper", f"{DATA[data]}, {intent}: ours"]
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
-    for row in [*PAPER, *(row for row in ours if row not in PAPER)]:
+    runs = sorted(path.name for path in folder.glob("*/"))
+    for row in [*PAPER, *(run for run in runs if run not in PAPER)]:
         theirs = [f"{value:.2f}" for value in PAPER[row]] if row in PAPER else ["–"] * len(COLUMNS)
-        pairs = zip(theirs, measured(folder / row), strict=True)
-        lines.append([row + " \\*" * (row in DOUBTFUL), *(cell for pair in pairs for cell in pair)])
+        line = [f"{row} \\*" if row in DOUBTFUL else row]
+        for paper, ours in zip(theirs, measured(folder / row), strict=True):
+            line += [paper, ours]
+        lines.append(line)
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return "\n\n".join([rows, FOOTNOTE, NOTE])
 

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from userlm.metrics import extrinsic, intrinsic
-from userlm.metrics.controls import HUMAN, OTHER, RATIOS, WITH, WITHOUT, ratios
+from userlm.metrics.controls import GENERATED, HUMAN, OTHER, RATIOS, WITH, WITHOUT, ratios
+from userlm.metrics.scores import score_row
 from userlm.rows import read_conversations, read_json, read_rows
 from userlm.runs import measure_record
-from userlm.stats import Statistic, difference, f1_percent, measure, percent, ratio
+from userlm.stats import FN, TP, Statistic, difference, f1_percent, measure, percent, ratio
 from userlm.tasks import read_tasks
 from userlm.types import Conversation, Measure, MeasureRow, Task
 
@@ -35,12 +36,12 @@ MODELS = {
     "no-intent": "trained without intents",
     "from-assistant": "begun from assistant-tiny",
 }
-TOLD = (WITHOUT, WITH, OTHER)
+GIVEN = (WITHOUT, WITH, OTHER)
 
 CLAIMS = {
     f"held-out people, {HUMAN}": ("people", f"{HUMAN}: "),
     "held-out people, all": ("people", ""),
-    "ShareGPT, all drawn intents": ("chats", ""),
+    f"ShareGPT, all {GENERATED}": ("chats", ""),
     f"iKAT, all {HUMAN}": ("goals", ""),
 }
 """Of which runs, and of which part of their conversations."""
@@ -62,7 +63,7 @@ COMPARED: Mapping[str, Compared] = {
     "intent coverage": (extrinsic.intent_coverage, percent),
 }
 """What two users are compared in. Diversity and AUROC are over pairs of turns, where people cannot
-be drawn."""
+be resampled."""
 
 Record = Mapping[str, Any]
 """A measure as a results.json holds it."""
@@ -84,12 +85,9 @@ def record(run: Path, column: str, name: str) -> Record | None:
 @cache
 def scored(run: Path) -> Mapping[str, Sequence[MeasureRow]]:
     """By column the turns that `userlm ppl` scored."""
-    found: dict[str, list[MeasureRow]] = {column: [] for column in TOLD}
+    found: dict[str, list[MeasureRow]] = {column: [] for column in GIVEN}
     for line in read_rows(run / "scores.jsonl"):
-        for key, person, sums, why in line.row["rows"]:
-            found[line.row["column"]].append(
-                MeasureRow(key, person, tuple(sums) if sums else None, why)
-            )
+        found[line.row["column"]].append(score_row(line.row))
     return found
 
 
@@ -103,10 +101,10 @@ def said(run: Path) -> list[Conversation]:
 def shown(value: float | None, low: float | None, high: float | None, digits: int = 2) -> str:
     if value is None:
         return "–"
-    digits = digits if abs(value) < 100 else 1 if abs(value) < 1000 else 0
-    return f"{value:,.{digits}f}" + (
-        "" if low is None else f" [{low:,.{digits}f}, {high:,.{digits}f}]"
-    )
+    if abs(value) >= 100:
+        digits = 1 if abs(value) < 1000 else 0
+    interval = "" if low is None else f" [{low:,.{digits}f}, {high:,.{digits}f}]"
+    return f"{value:,.{digits}f}{interval}"
 
 
 def cell(found: Record | None, digits: int = 2) -> str:
@@ -133,20 +131,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def of_models(folder: Path, name: str) -> str:
     """A measure of all models on all sources."""
-    return table(
-        ["", *(f"{source}, {told}" for source in SOURCES.values() for told in TOLD)],
-        (
-            [
-                model,
-                *(
-                    cell(record(folder / "ppl" / s / m, told, name))
-                    for s in SOURCES
-                    for told in TOLD
-                ),
-            ]
-            for m, model in MODELS.items()
-        ),
-    )
+    columns = [(source, given) for source in SOURCES for given in GIVEN]
+    rows = []
+    for model, label in MODELS.items():
+        found = [record(folder / "ppl" / source / model, given, name) for source, given in columns]
+        rows.append([label, *map(cell, found)])
+    return table(["", *(f"{SOURCES[source]}, {given}" for source, given in columns)], rows)
 
 
 def turns_of(run: Path) -> str:
@@ -174,21 +164,22 @@ def of_intents(folder: Path) -> str:
 def of_training(folder: Path) -> str:
     """The user model's perplexity over that of each other one, on the turns that both were measured
     on."""
-    told = {
-        "neither told": (WITHOUT, WITHOUT),
-        "both told": (WITH, WITH),
-        "userlm-tiny alone told": (WITH, WITHOUT),
+    given = {
+        "both without intent": (WITHOUT, WITHOUT),
+        "both with intent": (WITH, WITH),
+        "userlm-tiny alone with intent": (WITH, WITHOUT),
     }
     rows = []
     for other in (name for name in MODELS if name != "userlm"):
         for source, label in SOURCES.items():
-            mine, theirs = folder / "ppl" / source / "userlm", folder / "ppl" / source / other
-            cells = ["–"] * len(told)
+            mine = folder / "ppl" / source / "userlm"
+            theirs = folder / "ppl" / source / other
+            cells = ["–"] * len(given)
             if finished(mine, theirs):
-                pairs = ((scored(mine)[a], scored(theirs)[b]) for a, b in told.values())
+                pairs = ((scored(mine)[a], scored(theirs)[b]) for a, b in given.values())
                 cells = [cell(measure_record(ratios(a, b)[0]), 3) for a, b in pairs]
             rows.append([f"{MODELS[other]}: {label}", *cells])
-    return table(["userlm-tiny / the other", *told], rows)
+    return table(["userlm-tiny / the other", *given], rows)
 
 
 # --- talk -----------------------------------------------------------------------------------------
@@ -205,11 +196,11 @@ def of_users(folder: Path) -> str:
                 record(score, run, name) for run in (f"{kind}-userlm", f"{kind}-prompted", people)
             ]
             rows.append([f"{name}, {where}", *map(counted, found), apart(folder, kind, name)])
-    return table(["", USERLM, PROMPTED, "people", "userlm-tiny less prompted"], rows)
+    return table(["", USERLM, PROMPTED, "humans", "userlm-tiny less prompted"], rows)
 
 
 def apart(folder: Path, kind: str, name: str) -> str:
-    """The user model's less the prompted one's, the same people or tasks drawn for both."""
+    """The user model's less the prompted one's, the same people or tasks resampled for both."""
     runs = folder / f"{kind}-userlm", folder / f"{kind}-prompted"
     if name not in COMPARED or not finished(*runs):
         return "–"
@@ -220,17 +211,19 @@ def apart(folder: Path, kind: str, name: str) -> str:
 
 
 def endings(folder: Path) -> dict[str, Measure]:
-    """Termination F1 of both users and of two who look at nothing, on those turns that both users
+    """Termination F1 of both users, and of always and never ending, on those turns that both users
     answered."""
     runs = {USERLM: folder / "respond-userlm", PROMPTED: folder / "respond-prompted"}
     if not finished(*runs.values()):
         return {}
-    rows = {name: intrinsic.termination(said(run)).rows for name, run in runs.items()}
-    both = set.intersection(*({row.key for row in own if row.stats} for own in rows.values()))
-    same = {name: [row for row in own if row.key in both] for name, own in rows.items()}
-    left = [(row, row.stats[0] + row.stats[2]) for row in same[USERLM] if row.stats]  # TP + FN
-    same["always leaves"] = [replace(row, stats=(ended, 1 - ended, 0.0)) for row, ended in left]
-    same["never leaves"] = [replace(row, stats=(0.0, 0.0, ended)) for row, ended in left]
+    mine, theirs = (intrinsic.termination(said(run)).rows for run in runs.values())
+    both = {row.key for row in mine if row.stats} & {row.key for row in theirs if row.stats}
+    same: dict[str, Sequence[MeasureRow]] = {}
+    for name, own in ((USERLM, mine), (PROMPTED, theirs)):
+        same[name] = [row for row in own if row.key in both]
+    real = [(row, row.stats[TP] + row.stats[FN]) for row in same[USERLM] if row.stats]
+    same["always ends"] = [replace(row, stats=(ended, 1 - ended, 0.0)) for row, ended in real]
+    same["never ends"] = [replace(row, stats=(0.0, 0.0, ended)) for row, ended in real]
     return {name: measure("termination F1", own, f1_percent) for name, own in same.items()}
 
 
@@ -239,13 +232,13 @@ def of_endings(folder: Path) -> str:
     if not found:
         return "–"
     mine = found[USERLM]
-    left = sum(row.stats[0] + row.stats[2] for row in mine.rows if row.stats)
+    ended = sum(row.stats[TP] + row.stats[FN] for row in mine.rows if row.stats)
     people = len({row.cluster for row in mine.rows})
     rows = []
     for name, one in found.items():
         gap = "" if one is mine else shown(*difference(mine, one, f1_percent))
         rows.append([name, cell(measure_record(one)), gap])
-    answers = f"{mine.n:,} turns of {people:,} people, at {left:,.0f} of which the person left."
+    answers = f"{mine.n:,} turns of {people:,} people, the person ended at {ended:,.0f} of them."
     return table(["", "termination F1, %", "userlm-tiny less it"], rows) + f"\n\n{answers}"
 
 
@@ -261,32 +254,34 @@ Bits per byte, which do not depend on how a text is cut into tokens:
 
 {bits}
 
-Behind each row, turns of so many people:
+The number of turns and people behind each row:
 
 {turns}
 
 ## What the intent changes for userlm-tiny
 
-Ratios of two perplexities on the same turns, paired by person. Another's intent is from the same source.
+Ratios of two perplexities on the same turns, paired by person. Another's intent is from the same
+source.
 
 {intents}
 
 ## userlm-tiny and the others
 
-Ratios of two perplexities on the same turns, paired by person; below 1 userlm-tiny predicts people better. They
-are per token of userlm-tiny: in another form the first word of a turn may be cut into more tokens, or fewer.
+Ratios of two perplexities on the same turns, paired by person; below 1 userlm-tiny predicts people
+better. They are per token of userlm-tiny: in another form the first word of a turn may be cut into
+more tokens, or fewer.
 
 {training}
 
 ## Users in conversation
 
-In brackets 95 % intervals over people, intents or tasks; diversity, decomposition and coverage are in percent.
-`clarifier` and `oracle` are stand-ins: no language model answered. People are the same real conversations, or
-their turns replayed to the stand-in.
+In brackets 95 % intervals over people, intents or tasks; diversity, decomposition and coverage are
+in percent. `clarifier` and `oracle` are stub assistants: no language model answered. Humans are the
+same real conversations, or their turns replayed to the stub.
 
 {users}
 
-## When they leave
+## When they end
 
 On the very same turns, none of them a first one; intervals over people.
 
@@ -294,17 +289,14 @@ On the very same turns, none of them a first one; intervals over people.
 
 
 def page(folder: Path) -> str:
-    runs = folder / "ppl"
+    turns = []
+    for model, label in MODELS.items():
+        counts = [turns_of(folder / "ppl" / source / model) for source in SOURCES]
+        turns.append([label, *counts])
     return PAGE.format(
         perplexity=of_models(folder, "perplexity"),
         bits=of_models(folder, "bits per byte"),
-        turns=table(
-            ["", *SOURCES.values()],
-            (
-                [model, *(turns_of(runs / source / name) for source in SOURCES)]
-                for name, model in MODELS.items()
-            ),
-        ),
+        turns=table(["", *SOURCES.values()], turns),
         intents=of_intents(folder),
         training=of_training(folder),
         users=of_users(folder),

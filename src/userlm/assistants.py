@@ -1,6 +1,7 @@
-"""The other side of the conversation: models, logs, scripts, and two stand-ins for work offline.
+"""The other side of the conversation: models, logs, scripts, and two stub assistants for work
+offline.
 
-The stand-ins mark every turn with `meta["stub"]`, so that nobody takes their words for a model's.
+The stubs mark every turn with `meta["stub"]`, so that nobody takes their words for a model's.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ from userlm.types import (
 
 @dataclass(frozen=True)
 class ModelAssistant:
-    """Any chat model. What it is sent is the words alone, after the system prompt if there is
-    one."""
+    """Any chat model. It is sent the texts alone, after the system prompt if there is one."""
 
     chat: Chat
     system: str | None = None
@@ -34,34 +34,31 @@ class ModelAssistant:
     seed: int = 0
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """The model's answer, with its usage in `meta`; raises `ModelError` when it is empty."""
+        """Return the model's answer, its usage in `meta`. An empty answer is a `ModelError`."""
         messages = [{"role": turn.role, "content": turn.text} for turn in conversation.turns]
         if self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})
         seed = stable_hash(self.seed, conversation.id, len(conversation.turns)) % 2**63
-        out = self.chat.chat(messages, replace(self.sampling, seed=seed))
-        if not out.text.strip():
+        completion = self.chat.chat(messages, replace(self.sampling, seed=seed))
+        if not completion.text.strip():
             raise ModelError("the assistant's answer is empty")
-        usage = {"tokens_in": out.tokens_in, "tokens_out": out.tokens_out}
-        return Reply(
-            out.text, meta={name: count for name, count in usage.items() if count is not None}
-        )
+        return Reply(completion.text, meta=completion.usage)
 
 
 @dataclass(frozen=True)
 class ReplayAssistant:
-    """What the assistant said in a log, answer for answer, whatever it is asked now."""
+    """What the assistant said in a log, answer by answer, whatever it is asked now."""
 
     log: Mapping[str, Conversation]
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """The next logged answer; raises `ModelError` when there is none.
+        """Return the next logged answer; raise `ModelError` if there is none.
 
         The log is found by the conversation's id, or by its id without the number of the repeat
         (`id#2`). An opening greeting is no answer, on either side.
         """
-        names = (conversation.id, conversation.id.rpartition("#")[0])
-        found = next((self.log[name] for name in names if name in self.log), None)
+        without_repeat = conversation.id.rpartition("#")[0]
+        found = self.log.get(conversation.id) or self.log.get(without_repeat)
         if found is None:
             raise ModelError(f"the replayed log holds no conversation {conversation.id!r}")
         k = len(_answers(conversation))
@@ -73,26 +70,23 @@ class ReplayAssistant:
 
 @dataclass(frozen=True)
 class Script:
-    """Says its lines in order, on either side, or as a chat model.
+    """Says its lines in order, as a user, as an assistant or as a chat model.
 
-    A user who has said them all leaves; an assistant or a model repeats the last.
+    A user ends the conversation after the last line; an assistant or a model repeats it.
     """
 
     lines: Sequence[str]
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """The line after as many as this side has said."""
-        said_before = sum(turn.role == conversation.next_role for turn in conversation.turns)
-        if conversation.next_role == "user":
-            return (
-                Reply(self.lines[said_before])
-                if said_before < len(self.lines)
-                else Reply(stop="end")
-            )
+        """Return the next line of this side."""
+        role = conversation.next_role
+        said_before = sum(turn.role == role for turn in conversation.turns)
+        if role == "user" and said_before >= len(self.lines):
+            return Reply(stop="end")
         return Reply(self._line(said_before))
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        """The line after as many as the assistant has said in `messages`; no sampling."""
+        """Return the line after those that the assistant said in `messages`; nothing is sampled."""
         return Completion(self._line(sum(message["role"] == "assistant" for message in messages)))
 
     def _line(self, at: int) -> str:
@@ -103,20 +97,19 @@ class Script:
 
 @dataclass(frozen=True)
 class Oracle:
-    """Stand-in: solves a task as soon as all required facts were said, and never before.
+    """Stub: solves a task as soon as all required facts were said, and never before.
 
     It knows the answer and waits for the user, so its score is the ceiling that a user allows: no
-    assistant that goes by what it is told can do better. Whether a fact was said is the lexical
-    `tasks.said`.
+    assistant that relies on what it is told can do better. `tasks.said` decides what was said.
     """
 
     tasks: Mapping[str, Task]
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """The answer, or what was understood so far and a question for the rest.
+        """Return the answer, or what was understood so far and a question for the rest.
 
-        Understood is told in the user's own words, so that no word of an unsaid fact slips out, and
-        in one question, so that a number in it is not graded as an answer.
+        What was understood is in the user's own words, so that it holds no word of an unsaid fact,
+        and inside one question, so that a number in it is not graded as an answer.
 
         Raises:
             ModelError: if there is no task of the conversation's id (`task` or `task#repeat`).
@@ -127,21 +120,21 @@ class Oracle:
         turns = conversation.user_turns
         if all(said(fact, turns) for fact in task.facts if fact.required):
             return Reply(_solution(task), meta={"stub": "oracle"})
-        understood = [_quoted(turns[i]) for i in range(len(turns)) if _tells(task, turns, i)]
+        telling = [turn for i, turn in enumerate(turns) if _tells_a_fact(task, turns, i)]
+        understood = "; ".join(map(_quoted, telling))
+        text = "I do not know enough yet. What is there to know?"
         if understood:
-            text = f"So you tell me: {'; '.join(understood)} - and what else is there to know?"
-        else:
-            text = "I do not know enough yet. What is there to know?"
+            text = f"So you tell me: {understood} - and what else is there to know?"
         return Reply(text, meta={"stub": "oracle"})
 
 
 @dataclass(frozen=True)
 class Clarifier:
-    """Stand-in: only asks, whatever it is told. Nothing is ever solved: the floor under every
+    """Stub: only asks, whatever it is told. It never solves anything: the floor under every
     assistant."""
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """The next of a few questions, in turn."""
+        """Return the next of a few questions, in turn."""
         asked = sum(turn.role == "assistant" for turn in conversation.turns)
         return Reply(_QUESTIONS[asked % len(_QUESTIONS)], meta={"stub": "clarifier"})
 
@@ -167,12 +160,14 @@ def _solution(task: Task) -> str:
     return "The solution is ready." + (f"\n\n```python\n{code}\n```" if code else "")
 
 
-def _tells(task: Task, turns: Sequence[str], i: int) -> bool:
-    """Whether a fact was said with the i-th turn that was not said before it."""
-    return any(said(fact, turns[: i + 1]) and not said(fact, turns[:i]) for fact in task.facts)
+def _tells_a_fact(task: Task, turns: Sequence[str], i: int) -> bool:
+    """Whether turn `i` completes a fact that was not said before it."""
+    before = turns[:i]
+    up_to_it = turns[: i + 1]
+    return any(said(fact, up_to_it) and not said(fact, before) for fact in task.facts)
 
 
 def _quoted(text: str) -> str:
-    """A turn as a part of somebody else's sentence: on one line, without ends of sentences
-    inside."""
-    return '"' + re.sub(r"[.!?]+(?=\W|$)", ",", " ".join(text.split())).strip(" ,") + '"'
+    """A turn as a quotation: on one line, and without ends of sentences in it."""
+    line = " ".join(text.split())
+    return '"' + re.sub(r"[.!?]+(?=\W|$)", ",", line).strip(" ,") + '"'

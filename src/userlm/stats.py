@@ -17,37 +17,67 @@ from numpy.typing import NDArray
 from userlm.types import Measure, MeasureRow
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+Values = Sequence[float] | Array
+Rows = Sequence[MeasureRow]
+Stats = tuple[float, ...]
+"""The numbers of one row."""
+Found = Stats | str
+"""The numbers of one row, or the reason why there are none."""
 Statistic = Callable[[Array], Array]
 """Column sums of shape (..., columns) to values of shape (...)."""
+Estimate = tuple[float | None, float | None, float | None]
+"""A value and the two ends of its interval."""
+
+TP, FP, FN = range(3)
+"""The columns of a row that an F1 is computed from."""
+
+Z_95 = 1.96
+"""The 97.5th percentile of the standard normal distribution."""
+
+BLOCK = 2_000_000
+"""Cluster indices that are sampled at once: 16 MB."""
+
+
+# --- statistics -----------------------------------------------------------------------------------
 
 
 def ratio(sums: Array) -> Array:
-    """First column over second: a mean, when the second counts the items."""
+    """Return the first column over the second: a mean, if the second counts the items."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(sums[..., 0] / sums[..., 1])
 
 
 def percent(sums: Array) -> Array:
-    """`ratio` in percent."""
+    """Return `ratio` in percent."""
     return 100 * ratio(sums)
 
 
 def exp_ratio(sums: Array) -> Array:
-    """exp of first over second column: perplexity from (negative log-likelihood in nats,
-    tokens)."""
+    """Return exp of `ratio`: perplexity, from negative log-likelihood in nats and tokens."""
     return np.exp(ratio(sums))
 
 
 def f1_percent(sums: Array) -> Array:
-    """100 x 2TP / (2TP + FP + FN) from the columns (TP, FP, FN)."""
-    tp, fp, fn = sums[..., 0], sums[..., 1], sums[..., 2]
+    """Return 100 x 2TP / (2TP + FP + FN)."""
+    twice_tp = 2 * sums[..., TP]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(100 * 2 * tp / (2 * tp + fp + fn))
+        return np.asarray(100 * twice_tp / (twice_tp + sums[..., FP] + sums[..., FN]))
+
+
+# --- rows to measures -----------------------------------------------------------------------------
+
+
+def measure_row(key: str, cluster: str, found: Found) -> MeasureRow:
+    """Return a row of these numbers, or a missing row with the reason."""
+    if isinstance(found, str):
+        return MeasureRow(key, cluster, None, found)
+    return MeasureRow(key, cluster, found)
 
 
 def measure(
     name: str,
-    rows: Sequence[MeasureRow],
+    rows: Rows,
     statistic: Statistic,
     *,
     better: Literal["higher", "lower", "neither"] = "neither",
@@ -55,92 +85,118 @@ def measure(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Measure:
-    """The statistic of the rows, with a 95 % percentile interval from a bootstrap over clusters.
+    """Return the statistic of the rows, with a 95 % percentile interval from a cluster bootstrap.
 
     Clusters (people, intents) are resampled whole, since the turns of one person are not
-    independent.
+    independent. Without `resamples` there is no interval.
     """
-    sums = _cluster_sums(rows)
-    value = low = high = None
-    if len(sums):
-        value = _finite(statistic(sums.sum(axis=0)))
-    if len(sums) > 1 and value is not None:
-        low, high = _interval(statistic(_resampled(sums, resamples, seed)))
+    value, low, high = _estimate(_cluster_sums(rows), statistic, resamples, seed)
     return Measure(name, value, low, high, tuple(rows), better, unit)
 
 
 def difference(
     a: Measure, b: Measure, statistic: Statistic, *, resamples: int = 2000, seed: int = 0
-) -> tuple[float | None, float | None, float | None]:
-    """Value and 95 % interval of a - b, both measured on the same clusters: a resample draws the
-    same people (or intents) for both. Rows whose cluster is missing on one side are left out."""
-    shared = {r.cluster for r in a.rows if r.stats} & {r.cluster for r in b.rows if r.stats}
-    if not shared:
-        return None, None, None
-    left, right = (_cluster_sums([r for r in m.rows if r.cluster in shared]) for m in (a, b))
-    value = _finite(statistic(left.sum(axis=0)) - statistic(right.sum(axis=0)))
-    if len(left) < 2 or value is None:
-        return value, None, None
-    both = _resampled(np.concatenate([left, right], axis=1), resamples, seed)
-    columns = left.shape[1]
-    return value, *_interval(statistic(both[:, :columns]) - statistic(both[:, columns:]))
+) -> Estimate:
+    """Return a - b with its 95 % interval, both measured on the same clusters.
 
-
-def jackknife(value: float, without: Sequence[float]) -> tuple[float, float]:
-    """95 % interval from the values with one cluster left out each time (Efron and Stein, 1981).
-
-    For pairwise measures, where a bootstrap would pair an item with its own copy.
+    A resample takes the same people (or intents) for both. Rows of a cluster that is missing on one
+    side are left out.
     """
-    truncated_tokens = np.asarray(without)
-    n = len(truncated_tokens)
-    error = float(np.sqrt((n - 1) / n * ((truncated_tokens - truncated_tokens.mean()) ** 2).sum()))
-    return value - 1.96 * error, value + 1.96 * error
+    a_clusters = {row.cluster for row in a.rows if row.stats}
+    b_clusters = {row.cluster for row in b.rows if row.stats}
+    shared = a_clusters & b_clusters
+    a_sums = _cluster_sums([row for row in a.rows if row.cluster in shared])
+    b_sums = _cluster_sums([row for row in b.rows if row.cluster in shared])
+    a_columns = a_sums.shape[1]
+
+    def a_minus_b(sums: Array) -> Array:
+        return statistic(sums[..., :a_columns]) - statistic(sums[..., a_columns:])
+
+    # Side by side, so that a resample holds the same clusters of both.
+    return _estimate(np.hstack([a_sums, b_sums]), a_minus_b, resamples, seed)
 
 
-def auroc(positives: Sequence[float], negatives: Sequence[float]) -> float | None:
-    """Probability that a random positive scores above a random negative, ties counting half."""
+def _estimate(sums: Array, statistic: Statistic, resamples: int, seed: int) -> Estimate:
+    """The value of a statistic and its interval, from the column sums of each cluster."""
+    if not len(sums):
+        return None, None, None
+    value = _finite(statistic(sums.sum(axis=0)))
+    if len(sums) < 2 or value is None:
+        return value, None, None
+    low, high = _interval(statistic(_resample(sums, resamples, seed)))
+    return value, low, high
+
+
+def jackknife(value: float, without: Values) -> tuple[float, float]:
+    """Return a 95 % interval from the values with one cluster left out each time.
+
+    The jackknife of Efron and Stein (1981), for measures over pairs: a bootstrap would pair an item
+    with its own copy.
+    """
+    values = np.asarray(without)
+    n = len(values)
+    squares = (values - values.mean()) ** 2
+    margin = Z_95 * float(np.sqrt((n - 1) / n * squares.sum()))
+    return value - margin, value + margin
+
+
+def auroc(positives: Values, negatives: Values) -> float | None:
+    """Return the area under the ROC curve: the probability that a random positive scores above a
+    random negative, a tie counting half (Mann and Whitney, 1947)."""
     if not len(positives) or not len(negatives):
         return None
-    ordered = np.sort(np.asarray(negatives, dtype=float))
-    below = np.searchsorted(ordered, positives, side="left")
-    not_above = np.searchsorted(ordered, positives, side="right")
-    return float((below + not_above).mean() / 2 / len(ordered))
+    return float(wins(positives, negatives).mean() / len(negatives))
 
 
-def _cluster_sums(rows: Sequence[MeasureRow]) -> Array:
+def wins(scores: Values, against: Values) -> Array:
+    """Return how many of `against` each score is above, a tie counting half."""
+    ordered = np.sort(np.asarray(against, dtype=float))
+    below = np.searchsorted(ordered, scores, side="left")
+    not_above = np.searchsorted(ordered, scores, side="right")
+    return np.asarray((below + not_above) / 2)
+
+
+def numbered(clusters: Sequence[str]) -> tuple[list[str], Indices]:
+    """Return the names of the clusters in order, and for each item the number of its cluster."""
+    names = sorted(set(clusters))
+    number = {name: i for i, name in enumerate(names)}
+    return names, np.array([number[cluster] for cluster in clusters], dtype=np.intp)
+
+
+def _cluster_sums(rows: Rows) -> Array:
     """The column sums of each cluster, in the order of the clusters' names: (clusters, columns)."""
-    measured = [(row.cluster, row.stats) for row in rows if row.stats is not None]
+    measured = [row for row in rows if row.stats is not None]
     if not measured:
         return np.zeros((0, 0))
-    names = {name: i for i, name in enumerate(sorted({cluster for cluster, _ in measured}))}
-    stats = np.array([stats for _, stats in measured], dtype=np.float64)
+    names, cluster_of = numbered([row.cluster for row in measured])
+    stats = np.array([row.stats for row in measured], dtype=np.float64)
     sums = np.zeros((len(names), stats.shape[1]))
-    np.add.at(sums, np.array([names[cluster] for cluster, _ in measured]), stats)
+    np.add.at(sums, cluster_of, stats)
     return sums
 
 
-def _resampled(sums: Array, resamples: int, seed: int) -> Array:
-    """Column sums of each resample, clusters drawn with replacement: (resamples, columns).
+def _resample(sums: Array, resamples: int, seed: int) -> Array:
+    """The column sums of each resample, clusters sampled with replacement: (resamples, columns).
 
-    In blocks: how often each of 20,000 clusters was drawn in 2,000 resamples would fill 320 MB. The
-    draws do not depend on the size of a block.
+    It works in blocks: how often each of 20,000 clusters occurs in 2,000 resamples would fill
+    320 MB. The size of a block does not change what is sampled.
     """
-    rng, n = np.random.default_rng(seed), len(sums)
+    rng = np.random.default_rng(seed)
+    clusters = len(sums)
     found = np.empty((resamples, sums.shape[1]))
-    block = max(1, 2_000_000 // n)
+    block = max(1, BLOCK // clusters)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
-        drawn = (
-            rng.integers(n, size=(size, n)) + np.arange(size)[:, None] * n
-        )  # an own range for each resample
-        found[start : start + size] = (
-            np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n) @ sums
-        )
+        sampled = rng.integers(clusters, size=(size, clusters))
+        # Each resample counts in a range of its own, so that one `bincount` counts them all.
+        sampled += np.arange(size)[:, None] * clusters
+        counts = np.bincount(sampled.ravel(), minlength=size * clusters)
+        found[start : start + size] = counts.reshape(size, clusters) @ sums
     return found
 
 
 def _interval(values: Array) -> tuple[float | None, float | None]:
-    """The middle 95 % of what could be computed: a resample without any positive has no F1, for
+    """The middle 95 % of the finite values: a resample without any positive has no F1, for
     instance."""
     finite = values[np.isfinite(values)]
     if not len(finite):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,16 @@ NOT_GRADED = "not graded: needs a sandbox"
 """Why a `python` task has no grade: nothing here runs code that a model wrote."""
 
 SHARE = 0.75
-"""How much of a fact's content words a user must have said: a compromise between missing what was
-said and hearing what was not (`bench/matcher.py` prints both for other shares)."""
+"""The share of a fact's content words that a user must have said: a compromise between missing what
+was said and finding what was not (`bench/matcher.py` prints both for other shares)."""
 
 
 def read_tasks(path: str | Path) -> list[Task]:
-    """Tasks from a `.jsonl` file; see `Task` for the fields, `facts` being `{"text", "required"}`
-    objects.
+    """Return the tasks of a `.jsonl` file. The fields are those of `Task`; `facts` are
+    `{"text", "required"}` objects.
 
     Raises:
-        InputError: naming file, line and field.
+        InputError: names file, line and field.
     """
     tasks: dict[str, Task] = {}
     for line in read_rows(path):
@@ -43,39 +43,49 @@ def read_tasks(path: str | Path) -> list[Task]:
 
 
 def _task(row: Mapping[str, Any]) -> Task:
-    facts = []
-    for i, fact in enumerate(take(row, "facts", list)):
-        if not isinstance(fact, dict):
-            raise ValueError(f"facts[{i}] is not an object")
-        required = take(fact, "required", bool, f"facts[{i}].required", default=True)
-        facts.append(Fact(take(fact, "text", str, f"facts[{i}].text"), required))
     domain = take(row, "domain", str)
+    answer = take(row, "answer", str)
     if domain not in ("math", "python"):
         raise ValueError(f"domain is {domain!r}; it must be 'math' or 'python'")
-    id, intent, answer = (take(row, name, str) for name in ("id", "intent", "answer"))
     if domain == "math" and final_number(answer) is None:
         raise ValueError(f"answer is {answer!r}; the answer of a math task must hold a number")
-    return Task(id, domain, intent, tuple(facts), answer, take(row, "meta", dict, default={}))
+    facts = [_fact(fact, f"facts[{i}]") for i, fact in enumerate(take(row, "facts", list))]
+    return Task(
+        take(row, "id", str),
+        domain,
+        take(row, "intent", str),
+        tuple(facts),
+        answer,
+        take(row, "meta", dict, default={}),
+    )
+
+
+def _fact(fact: Any, name: str) -> Fact:
+    if not isinstance(fact, dict):
+        raise ValueError(f"{name} is not an object")
+    text = take(fact, "text", str, f"{name}.text")
+    return Fact(text, take(fact, "required", bool, f"{name}.required", default=True))
 
 
 def task_of(conversation: Conversation, tasks: Mapping[str, Task]) -> Task | None:
-    """The task of a conversation: by its origin, else by its id without the repeat (`id#2`)."""
+    """Return the task of a conversation: by its origin, else by its id without the number of the
+    repeat (`id#2`)."""
     origin = conversation.origin
     if origin and origin.task is not None:
         return tasks.get(origin.task)
-    return tasks.get(conversation.id.rpartition("#")[0] or conversation.id)
+    without_repeat = conversation.id.rpartition("#")[0]
+    return tasks.get(without_repeat or conversation.id)
 
 
-# --- was it said? ---------------------------------------------------------------------------------
+# --- which facts were said ------------------------------------------------------------------------
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen "
-    "seventeen eighteen nineteen"
-)
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_UNITS = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+sixteen seventeen eighteen nineteen
+""".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _COUNTS: dict[str, int] = {
-    **{word: i for i, word in enumerate(_UNITS.split())},
+    **{word: i for i, word in enumerate(_UNITS)},
     **{word: 10 * i for i, word in enumerate(_TENS, 2)},
     **dict.fromkeys(("twice", "double", "doubled", "couple"), 2),
     **dict.fromkeys(("thrice", "triple", "tripled"), 3),
@@ -88,64 +98,84 @@ _SCALES = {  # these multiply a count before them, and are numbers of their own 
     "thousand": Fraction(1000),
     "million": Fraction(10**6),
 }
-_PARTS = {  # behind a count only: there is no fraction in "the third day"
-    **{name: Fraction(1, i) for i, name in enumerate(("third", "fourth", "fifth", "sixth"), 3)},
-    **{name: Fraction(1, i) for i, name in enumerate(("eighth", "ninth", "tenth"), 8)},
+_PARTS = {  # only after a count: there is no fraction in "the third day"
+    "third": Fraction(1, 3),
+    "fourth": Fraction(1, 4),
+    "fifth": Fraction(1, 5),
+    "sixth": Fraction(1, 6),
+    "eighth": Fraction(1, 8),
+    "ninth": Fraction(1, 9),
+    "tenth": Fraction(1, 10),
 }
+_ROOM = {"hundred": 100, **dict.fromkeys(_TENS, 10)}
+"""A count after one of these words is added to it if it is less than this: `twenty five`."""
 _NUMBER_WORDS = {*_COUNTS, *_SCALES, *_PARTS}
 _TOKEN = re.compile(
-    r"(?<![\w.])[-−]?[$€£]?[-−]?(?:[0-9]+ )?[0-9][0-9.,/]*|(?<!\w)\.[0-9]+|[^\W\d_]+(?:'[^\W\d_]+)?"
+    # A number, with its sign and currency, as a mixed fraction or not; or a word.
+    r"(?<![\w.])[-−]?[$€£]?[-−]?(?:[0-9]+ )?[0-9][0-9.,/]*|(?<!\w)\.[0-9]+"
+    r"|[^\W\d_]+(?:'[^\W\d_]+)?"
 )
 
 
 def said(fact: Fact | str, texts: Sequence[str]) -> bool:
-    """Has the user said this fact in these turns? A lexical stand-in for a judge, for work offline.
+    """Return whether the user said this fact in these turns, decided by words, without a judge.
 
-    Yes if every number of the fact occurs in the texts, in digits or words (a one is not asked for:
-    people say "a"), and at least `SHARE` of its content words, endings aside. All turns are taken
-    together, so a fact may be told in pieces. It knows no synonyms, and who gave what to whom is
-    lost on it.
+    Yes if every number of the fact occurs in the texts, in digits or words (a one need not: people
+    say "a"), and at least `SHARE` of its content words, endings aside. All turns are taken
+    together, so a fact may be told in pieces. It knows no synonyms, and it does not see who gave
+    what to whom.
     """
-    told = fact.text if isinstance(fact, Fact) else fact
-    amounts = _quantities(told)
-    if not amounts - {1} <= {amount for text in texts for amount in _quantities(text)}:
+    text = fact.text if isinstance(fact, Fact) else fact
+    amounts = _amounts([text])
+    if not amounts - {1} <= _amounts(texts):
         return False
-    wanted = _stems(content_words(told))
+    wanted = _stems(content_words(text))
     if not wanted and not amounts:
-        wanted = _stems(words(told))  # "It is in there" still has words
-    heard = {stem for text in texts for stem in _stems(words(text))}
+        wanted = _stems(words(text))  # "It is in there" still has words
+    heard = _stems(words(" ".join(texts)))
     return len(wanted & heard) >= SHARE * len(wanted)
 
 
-def _quantities(text: str) -> set[Fraction]:
-    """The numbers of a text, written in digits or in words: `two dozen`, `twenty-five`, `2/3`, `a
-    third`."""
+def _amounts(texts: Iterable[str]) -> set[Fraction]:
+    """The numbers of the texts, in digits or in words: `two dozen`, `twenty-five`, `2/3`,
+    `a third`."""
     found: set[Fraction] = set()
-    pending: Fraction | None = None  # the number that the next word may still change
-    before = ""
-    for token in _TOKEN.findall(text.lower().replace("’", "'")):
-        word = token if token in _COUNTS else token.removesuffix("s")
-        scale = _SCALES.get(word)
-        if scale is None and (pending is not None or before in ("a", "an")):
-            scale = _PARTS.get(word)
-        count = _COUNTS.get(word, 0)
-        room = 10 if before in _TENS else 100 if before == "hundred" else 0
-        if scale is not None:
-            pending = scale if pending is None else pending * scale
-        elif pending is not None and 0 < count < room:
-            pending += count
-        else:
-            if pending is not None:
-                found.add(pending)
-            digits = [Fraction(number) for number in numbers(token[:40])]
-            found.update(digits[:-1])
-            pending = digits[-1] if digits else Fraction(count) if word in _COUNTS else None
-        before = word
-    return found if pending is None else found | {pending}
+    for text in texts:
+        number: Fraction | None = None  # the last one, which the next word may still change
+        before = ""
+        tokens = _TOKEN.findall(text.lower().replace("’", "'"))
+        for token in [*tokens, ""]:
+            word = token if token in _COUNTS else token.removesuffix("s")
+            longer = _continued(number, before, word)
+            if longer is None:
+                digits = [Fraction(digit) for digit in numbers(token[:40])]
+                found.update(digits[:-1])
+                if number is not None:
+                    found.add(number)
+                if digits:
+                    longer = digits[-1]
+                elif word in _COUNTS:
+                    longer = Fraction(_COUNTS[word])
+            number = longer
+            before = word
+    return found
+
+
+def _continued(number: Fraction | None, before: str, word: str) -> Fraction | None:
+    """The number with one more word: `two` and `dozen` are 24, `twenty` and `five` are 25. `None`
+    if the word does not continue it."""
+    scale = _SCALES.get(word)
+    if scale is None and (number is not None or before in ("a", "an")):
+        scale = _PARTS.get(word)
+    if scale is not None:
+        return scale if number is None else number * scale
+    count = _COUNTS.get(word, 0)
+    fits = 0 < count < _ROOM.get(before, 0)
+    return number + count if number is not None and fits else None
 
 
 def _stems(found: Sequence[str]) -> set[str]:
-    """The words without numbers and without their endings."""
+    """The words without their endings; numbers are left out."""
     return {_stem(word) for word in found if not word[0].isdigit()} - _NUMBER_WORDS
 
 
@@ -165,51 +195,60 @@ def _stem(word: str) -> str:
     return word.removesuffix("e") if len(word) > 3 else word
 
 
-# --- is it right? ---------------------------------------------------------------------------------
+# --- is the answer right? -------------------------------------------------------------------------
 
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’')]*\s+|\n+")
 _ITEM = re.compile(r"^[ \t>#-]*(\d{1,2})[.)]\s+(?=\S)|(?<!\S)(\d{1,2})\)\s+(?=\S)", re.MULTILINE)
 _EXPLICIT = (
     re.compile(r"\banswer\b[^.!?]{0,60}?(?:\b(?:is|be|was)\b(?!\s+not\b)|[:=])(.*)", re.IGNORECASE),
-    re.compile(
-        r"(?<!#)####\s{0,3}([-$€£]{0,3}\d[\d.,/]{0,30}\s{0,3}[%\w]{0,20})\W{0,5}$"
-    ),  # no heading
+    # The last line of a GSM8K solution; `####` with more text after the number is a heading.
+    re.compile(r"(?<!#)####\s{0,3}([-$€£]{0,3}\d[\d.,/]{0,30}\s{0,3}[%\w]{0,20})\W{0,5}$"),
     re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}"),
 )
 _OPERATION = re.compile(r"[-+*/x×÷]\s*[$€£]?\.?\d[^=,;]{0,30}$")
+_CLOSING = "\"”’') "
+"""What may follow the mark at the end of a sentence."""
 
 
 def final_number(text: str) -> str | None:
-    """The number a text ends up with, spelled as `text.numbers` does; `None` if there is none.
+    """Return the number a text ends up with, in the form of `text.numbers`; `None` if there is
+    none.
 
     An explicit answer comes first: the last of `#### X`, `\\boxed{X}` and "answer is X". Next the
     result of a closing sum ("5 x 10 = 50 miles in 5 days"), then the last number. The numbers of
-    list items, and all that is asked rather than said, do not count.
+    list items, and those in questions, do not count.
     """
     sentences = [
-        part for part in _SENTENCE.split(_plain(text)) if not part.rstrip("\"”’') ").endswith("?")
+        sentence
+        for sentence in _SENTENCE.split(_plain(text))
+        if not sentence.rstrip(_CLOSING).endswith("?")
     ]
-    explicit = None
-    for sentence in sentences:
-        for pattern in _EXPLICIT:
-            for match in pattern.finditer(sentence):
-                sum_, _, result = match[1].rpartition("=")  # "the answer is 5 x 12 = 60 clips"
-                explicit = next(iter([*numbers(result), *numbers(sum_)]), explicit)
+    explicit = _explicit_answer(sentences)
     if explicit is not None:
         return explicit
     last = next((sentence for sentence in reversed(sentences) if numbers(sentence)), "")
     operation, _, result = last.rpartition("=")
-    if (
-        _OPERATION.search(operation[-60:])
-        and not re.search(r"[,;](?!\d)", result)
-        and numbers(result)
-    ):
+    is_sum = _OPERATION.search(operation[-60:])
+    goes_on = re.search(r"[,;](?!\d)", result)
+    if is_sum and not goes_on and numbers(result):
         return numbers(result)[0]
     return next(reversed(numbers(last)), None)
 
 
+def _explicit_answer(sentences: Iterable[str]) -> str | None:
+    """The last number that is called the answer."""
+    explicit = None
+    for sentence in sentences:
+        for pattern in _EXPLICIT:
+            for match in pattern.finditer(sentence):
+                terms, _, result = match[1].rpartition("=")  # "the answer is 5 x 12 = 60 clips"
+                explicit = next(iter([*numbers(result), *numbers(terms)]), explicit)
+    return explicit
+
+
 def grade_math(text: str, answer: str) -> bool | None:
-    """Does this assistant turn give the right number? `None` if it gives none: that is no attempt.
+    """Return whether this assistant turn gives the right number; `None` if it gives none, which is
+    no attempt.
 
     Compared as decimals: `$100.00` is `100`, and not `1`.
 
@@ -224,7 +263,7 @@ def grade_math(text: str, answer: str) -> bool | None:
 
 
 def grade(task: Task, conversation: Conversation) -> tuple[bool | None, str]:
-    """Whether the task was solved, and why we say so; `None` if it cannot be graded.
+    """Return whether the task was solved, and the reason; `None` if it cannot be graded.
 
     Any right assistant turn solves a math task, as in Lost in Conversation.
     """
@@ -238,10 +277,11 @@ def grade(task: Task, conversation: Conversation) -> tuple[bool | None, str]:
 
 
 def solved(task: Task) -> Until:
-    """When to stop a simulation: `"solved"` as soon as the assistant has given the right answer."""
+    """Return when to stop a simulation: `"solved"` as soon as the assistant gives the right
+    answer."""
 
     def until(conversation: Conversation) -> str | None:
-        if task.domain != "math" or not conversation.turns or conversation.turns[-1].role == "user":
+        if task.domain != "math" or not conversation.turns or conversation.next_role == "assistant":
             return None
         return "solved" if grade_math(conversation.turns[-1].text, task.answer) else None
 
@@ -252,13 +292,18 @@ def _plain(text: str) -> str:
     """A text without markup, without exponents and without the numbers of list items and steps."""
     text = re.sub(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2", text.replace("{,}", ","))
     text = re.sub(r"\*\*|__|`|\\(?![A-Za-z])|\^\{?\d+\}?", "", text)
-    items = {int(match[1] or match[2]) for match in _ITEM.finditer(text)}
+    items = {_item(match) for match in _ITEM.finditer(text)}
 
-    def drop(match: re.Match[str]) -> str:  # "42. That is all" is no list: an item has a neighbour
-        item = int(match[1] or match[2])
+    def drop(match: re.Match[str]) -> str:
+        # "42. That is all" is no list: an item has the one before it, or is 1 and has a 2.
+        item = _item(match)
         return " " if item - 1 in items or (item == 1 and 2 in items) else match[0]
 
     text = re.sub(r"\bstep\s+\d+", " ", _ITEM.sub(drop, text), flags=re.IGNORECASE)
-    return re.sub(
-        r"([:=])\s*\n\s*", r"\1 ", text
-    )  # "The answer is:", and it stands on the next line
+    # "The answer is:", and it stands on the next line.
+    return re.sub(r"([:=])\s*\n\s*", r"\1 ", text)
+
+
+def _item(match: re.Match[str]) -> int:
+    """The number of a list item."""
+    return int(match[1] or match[2])

@@ -1,5 +1,4 @@
-"""Words, n-grams, numbers and hashes of texts. Every metric that counts words counts them with
-`words`."""
+"""Words, n-grams, numbers and hashes of texts. Every metric counts words with `words`."""
 
 from __future__ import annotations
 
@@ -10,15 +9,18 @@ from decimal import Decimal
 from fractions import Fraction
 
 INTENT_PREFIX = "You are a user chatting with an assistant language model to "
-"""How every intent begins; the form of the paper (slides, sample 1 to 4)."""
+"""The fixed opening words of every intent, as in the paper (slides, sample 1 to 4)."""
 
 END_TOKEN = "<|endconversation|>"
-"""What a user model says instead of a turn, to leave."""
+"""What a user model generates instead of a turn, to end the conversation."""
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _NUMBER = re.compile(
-    r"(?<![\w.])(?P<minus>[-−]?[$€£]?[-−]?)(?:"  # not the 2 of v2; no minus between two digits
+    # Not the 2 of v2; no minus between two digits.
+    r"(?<![\w.])(?P<minus>[-−]?[$€£]?[-−]?)(?:"
+    # A fraction, with a whole number before it or not: 1/2, 2 1/2.
     r"(?:(?P<whole>[0-9]{1,6}) )?(?P<top>[0-9]{1,2})/(?P<bottom>[0-9]{1,2})(?![\w/])"
+    # Any other number: 1,200.50 or 1200 or .5.
     r"|(?P<plain>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+))"
 )
 _STOP_WORDS = frozenset(
@@ -39,28 +41,28 @@ _STOP_WORDS = frozenset(
 
 
 def words(text: str) -> list[str]:
-    """Lower-cased words in order, punctuation left out: `Don't!` gives `don't`."""
+    """Return the words in order, lower-cased and without punctuation: `Don't!` gives `don't`."""
     return _WORD.findall(text.lower().replace("’", "'"))
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Where the words of a text stand: for each the first character and the one after the last."""
+    """Return the place of each word: its first character and the one after its last."""
     return [match.span() for match in _WORD.finditer(text)]
 
 
 def content_words(text: str) -> list[str]:
-    """`words` without English stop words."""
+    """Return `words` without English stop words."""
     return [word for word in words(text) if word not in _STOP_WORDS]
 
 
 def ngrams(items: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
-    """Every run of `n` items."""
-    return (tuple(items[i : i + n]) for i in range(len(items) - n + 1))
+    """Yield every run of `n` items."""
+    for start in range(len(items) - n + 1):
+        yield tuple(items[start : start + n])
 
 
 def numbers(text: str) -> list[str]:
-    """The numbers written in digits, in order, each in one spelling, so that equal numbers are
-    equal strings.
+    """Return the numbers written in digits, in order, in one form: equal numbers are equal strings.
 
     `$1,200.00` gives `1200`, `2.50` gives `2.5`, `-3` and `-$3` give `-3`. A proper fraction is one
     number: `1/2` gives `0.5`, `2 1/2` gives `2.5`, `1/3` stays `1/3`; any other slash stands
@@ -68,43 +70,49 @@ def numbers(text: str) -> list[str]:
     number. Number words are left alone.
     """
     found: list[str] = []
-    for match in _NUMBER.finditer(re.sub(r"\.\.+", " ", text)):
+    without_ellipses = re.sub(r"\.\.+", " ", text)
+    for match in _NUMBER.finditer(without_ellipses):
         minus = "-" if match["minus"].strip("$€£") else ""
-        if match["plain"]:
-            found.append(minus + _plain(match["plain"]))
-        elif 0 < int(match["top"]) < int(match["bottom"]):
-            part = Fraction(int(match["top"]), int(match["bottom"]))
-            found.append(minus + spell(part + int(match["whole"] or 0)))
+        whole, top, bottom, plain = match.group("whole", "top", "bottom", "plain")
+        if plain:
+            found.append(minus + _plain(plain))
+        elif 0 < int(top) < int(bottom):
+            value = Fraction(int(top), int(bottom)) + int(whole or 0)
+            found.append(minus + format_number(value))
         else:
-            parts = [part for part in match.group("whole", "top", "bottom") if part]
-            found += [minus + _plain(parts[0]), *map(_plain, parts[1:])]
+            parts = [_plain(part) for part in (whole, top, bottom) if part]
+            parts[0] = minus + parts[0]
+            found += parts
     return ["0" if number == "-0" else number for number in found]
 
 
-def spell(number: Fraction) -> str:
-    """A number as `numbers` spells it: decimals if they end, else a fraction in lowest terms."""
+def format_number(number: Fraction) -> str:
+    """Return a number in the form of `numbers`: decimals if they end, else a fraction in lowest
+    terms."""
     if number.denominator == 1:
         return str(number.numerator)
     decimal = Decimal(number.numerator) / number.denominator
-    return format(decimal.normalize(), "f") if Fraction(decimal) == number else str(number)
+    if Fraction(decimal) != number:
+        return str(number)
+    return format(decimal.normalize(), "f")
 
 
 def _plain(digits: str) -> str:
-    """`01,200.50` to `1200.5`, without `int`, which refuses very long numbers: people paste digits
+    """`01,200.50` to `1200.5`. Not with `int`, which refuses very long numbers: people paste digits
     of pi."""
     whole, _, decimals = digits.replace(",", "").partition(".")
+    whole = whole.lstrip("0") or "0"
     decimals = decimals.rstrip("0")
-    return (whole.lstrip("0") or "0") + ("." + decimals if decimals else "")
+    return f"{whole}.{decimals}" if decimals else whole
 
 
 def intent_goal(intent: str) -> str:
-    """The part of an intent that is its own: all after the fixed opening words, if they are
-    there."""
+    """Return what an intent says after the fixed opening words, if it begins with them."""
     return intent.removeprefix(INTENT_PREFIX)
 
 
 def stable_hash(*parts: object) -> int:
-    """A 64-bit hash that is the same in every process, for seeds and for splits."""
+    """Return a 64-bit hash that is the same in every process, for seeds and for splits."""
     joined = "\x1f".join(str(part) for part in parts)
     digest = hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "big")

@@ -10,9 +10,10 @@ from userlm.commands.chat import chat
 from userlm.commands.data import clean, import_
 from userlm.commands.intents import intents
 from userlm.commands.options import Results
-from userlm.commands.predicting import ppl
+from userlm.commands.ppl import ppl
+from userlm.commands.report import report
 from userlm.commands.respond import respond
-from userlm.commands.scores import report, score
+from userlm.commands.score import score
 from userlm.commands.serve import serve
 from userlm.commands.simulate import simulate
 from userlm.commands.training import train

@@ -124,14 +124,12 @@ def in_order(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def measure_results(
-    columns: Mapping[str, Mapping[str, Measure]], stubs: Mapping[str, str]
-) -> Results:
+def measure_results(columns: Mapping[str, Iterable[Measure]], stubs: Mapping[str, str]) -> Results:
     """The measures as `results.json` holds them, by column."""
     results: Results = {}
     for name, measures in columns.items():
         stub = {"stub": stubs.get(name, "")}
-        results[name] = [measure_record(measure) | stub for measure in measures.values()]
+        results[name] = [measure_record(measure) | stub for measure in measures]
     return results
 
 

@@ -1,2 +1,2 @@
-"""Conversations in, measures out. Logs and simulations go through the same functions: the human row
-is free."""
+"""Measures of conversations. Logs and simulations go through the same functions, so every metric
+has a human reference."""

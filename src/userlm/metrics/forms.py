@@ -1,14 +1,14 @@
 """How a model is shown a conversation whose user turns it is to predict. `userlm ppl` scores all
 three forms.
 
-    trained    a user model, in the tokens that it learned (`flip`): the only one that has end tokens
+    trained    a user model, in the tokens that it learned (`flip`): the only one with end tokens
     base       a base model, as the plain text of a transcript
-    prompted   a chat model, as an instruction to write the user's next message, which is scored as its answer
+    prompted   a chat model, as an instruction to write the user's next message, which is scored as
+               its answer
 
-The words to predict are the same in all of them; what stands around them differs. A row that is too
-long is
-shortened in the same order everywhere: the oldest exchanges go first, then the middle of the last
-answer; never the words.
+The content to predict is the same in all of them; the text around it differs. A row that is too
+long is truncated in the same order everywhere: the oldest exchanges go first, then the middle of
+the last answer; never the content.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ from userlm.types import Conversation, Message, Sample, Turn
 from userlm.users import user_prompt
 
 Chat = Callable[[Sequence[Message]], list[int]]
-"""Messages to ids, a turn of the assistant open at the end."""
+"""Messages to ids, with the header of the assistant's answer at the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One of the three.
+    """One of the three forms.
 
     Attributes:
-        rows: a conversation, with or without an intent, in rows of at most so many tokens.
-        header_suffix: the text in front of a turn's words, encoded together with them.
-        offsets: where the tokens of a text stand, encoded as turns are.
-        ends: whether the tokens that close a turn, and those of the ending, are to be scored, too.
+        rows: from a conversation, with or without an intent, and the length of a row in tokens to
+            its rows.
+        header_suffix: the text before the content of a turn, encoded together with it.
+        offsets: from a text, encoded as turns are, to the place of each of its tokens.
+        ends: whether closing tokens and end tokens are scored, too.
     """
 
     rows: Callable[[Conversation, int], Rendered]
@@ -55,80 +56,87 @@ class Form:
 
 
 def trained_form(template: Template, offsets: Offsets) -> Form:
-    """A user model in its own tokens."""
+    """Return the form of a user model: its own tokens."""
     return Form(
-        lambda conversation, longest: render(conversation, template, longest),
+        lambda conversation, max_tokens: render(conversation, template, max_tokens),
         template.header_suffix,
         offsets,
-        True,
+        ends=True,
     )
 
 
 def base_form(encode: Encode, offsets: Offsets, bos: int | None) -> Form:
-    """A transcript as a base model may have read many, see `flip.transcript_template`.
+    """Return the form of a base model: a transcript, see `flip.transcript_template`.
 
     Args:
-        bos: what the model's texts begin with; `None`: nothing.
+        bos: the id at the start of the model's texts; `None` if there is none.
     """
-    template = transcript_template(encode, () if bos is None else (bos,), encode("\n")[-1])
+    start = () if bos is None else (bos,)
+    template = transcript_template(encode, start, end=encode("\n")[-1])
 
-    def rows(conversation: Conversation, longest: int) -> Rendered:
-        return render(transcript(conversation), template, longest)
+    def rows(conversation: Conversation, max_tokens: int) -> Rendered:
+        return render(transcript(conversation), template, max_tokens)
 
     return Form(rows, " ", offsets)
 
 
 def prompted_form(encode: Encode, offsets: Offsets, chat: Chat, close: int) -> Form:
-    """The prompt of `users.PromptedUser` as the only message, a row for each user turn.
+    """Return the form of a chat model: the prompt of `users.PromptedUser` as the only message, a
+    row for each user turn.
 
     Args:
         close: the id that closes an answer; it is not scored.
     """
 
-    def rows(conversation: Conversation, longest: int) -> Rendered:
+    def rows(conversation: Conversation, max_tokens: int) -> Rendered:
         found: list[Row] = []
         dropped: list[int] = []
         for sample in samples(replace(conversation, ended=False)):
-            words = encode(sample.target or "")
-            prompt = _fitting(sample, chat, longest - len(words) - 1)
+            content = encode(sample.target or "")
+            prompt = _truncated_prompt(sample, chat, max_tokens - len(content) - 1)
             if prompt is None:
                 dropped.append(sample.k)
                 continue
-            ids, at = (*prompt, *words, close), len(prompt)
-            found.append(Row(ids, (Target(sample.k, at, at, len(ids)),)))
+            ids = (*prompt, *content, close)
+            start = len(prompt)
+            target = Target(sample.k, start, start, len(ids))
+            found.append(Row(ids, (target,)))
         return Rendered(tuple(found), tuple(dropped))
 
     return Form(rows, "", offsets)
 
 
-def _fitting(sample: Sample, chat: Chat, room: int) -> list[int] | None:
-    """The prompt for a turn in at most `room` tokens; `None` if that cannot be."""
+def _truncated_prompt(sample: Sample, chat: Chat, room: int) -> list[int] | None:
+    """The prompt for a turn in at most `room` tokens; `None` if that is impossible."""
     turns = sample.context
 
-    def ids(turns: Sequence[Turn]) -> list[int]:
+    def prompt(turns: Sequence[Turn]) -> list[int]:
         return chat([{"role": "user", "content": user_prompt(sample.conversation.system, turns)}])
 
-    def is_too_long(turns: Sequence[Turn]) -> bool:
-        return len(ids(turns)) > room
+    def fits(turns: Sequence[Turn]) -> bool:
+        return len(prompt(turns)) <= room
 
-    if len(whole := ids(turns)) <= room or not turns:
-        return whole if len(whole) <= room else None
+    if fits(turns):
+        return prompt(turns)
+    if not turns:
+        return None
     last = len(turns) - 1
-    starts = sorted({*range(len(turns) % 2, last, 2), last})
-    kept = bisect_left(starts, True, key=lambda start: not is_too_long(turns[start:]))
-    if kept < len(starts):
-        return ids(turns[starts[kept] :])
-    answer = turns[last]
-    shorter = partial(_cut_middle, answer)
-    fitting = (
-        bisect_left(range(len(answer.text)), True, key=lambda size: is_too_long([shorter(size)]))
-        - 1
-    )
-    return ids([shorter(fitting)]) if fitting > 1 else None
+    first_exchange = len(turns) % 2  # 1 if a greeting stands before it
+    starts = sorted({*range(first_exchange, last, 2), last})
+    # The later the start, the shorter the prompt: search for the first start that fits by halving.
+    found = bisect_left(starts, True, key=lambda start: fits(turns[start:]))
+    if found < len(starts):
+        return prompt(turns[starts[found] :])
+    # Not even the last answer alone fits: search for the smallest size of it that is too long.
+    shorter = partial(_cut_middle, turns[last])
+    sizes = range(len(turns[last].text))
+    too_long = bisect_left(sizes, True, key=lambda size: not fits([shorter(size)]))
+    kept = too_long - 1
+    return prompt([shorter(kept)]) if kept > 1 else None
 
 
 def _cut_middle(turn: Turn, size: int) -> Turn:
     """The turn with only its first and last characters, `size` together."""
-    return replace(
-        turn, text=turn.text[: (size + 1) // 2] + turn.text[len(turn.text) - size // 2 :]
-    )
+    left = (size + 1) // 2
+    right = len(turn.text) - size // 2
+    return replace(turn, text=turn.text[:left] + turn.text[right:])

@@ -1,8 +1,9 @@
 """How well a model predicts what real people said. `userlm ppl` runs this on logs.
 
-The figure is over the *words of real user turns*: no header, no lead, no closing token, no ending.
-A row that is longer than the window is shortened as in training, so every model sees the same
-context. `forms` says how a model is shown a conversation, `controls` what an intent changes.
+The figure is over the *content of real user turns*: no header, no header suffix, no closing token,
+no end token. A row that is longer than the context length is truncated as in training, so every
+model sees the same context. `forms` says how a model is shown a conversation, `controls` what an
+intent changes.
 """
 
 from __future__ import annotations
@@ -12,17 +13,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import exp, isfinite, log
 
-from userlm.flip import Rendered, Row
+from userlm.flip import Rendered, Row, Target
 from userlm.metrics.forms import Form
-from userlm.stats import Array, exp_ratio, measure, ratio
+from userlm.stats import Array, Found, Rows, exp_ratio, measure, measure_row, ratio
 from userlm.text import word_spans, words
 from userlm.types import Conversation, Measure, MeasureRow, Score
 
-NLL, TOKENS, BYTES, OUTSIDE, ENDED = 0, 1, 2, 3, 5
-"""Where the sums of a turn stand in its `stats`: negative log-likelihood in nats and tokens of its
-words, their UTF-8 bytes; then NLL and tokens of those words alone that the intent does not hold,
-and NLL and tokens of the words with the token that closes them. A pair that was not measured is 0,
-0. The ending is a row of its own, `ID/end`."""
+# The columns of a turn's `stats`. NLL is negative log-likelihood in nats. A pair (NLL, tokens) that
+# was not measured is (0, 0).
+NLL, TOKENS, BYTES = range(3)
+"""Of the content of the turn; bytes in UTF-8."""
+OUTSIDE = slice(3, 5)
+"""NLL and tokens of those words of the content alone that the intent does not hold."""
+CLOSED = slice(5, 7)
+"""NLL and tokens of the content with its closing token; of the end tokens in a row `ID/end`."""
+
+END = "end"
+"""The end of a conversation is a row of its own, with this in place of the number of the turn."""
 
 
 # --- scores of turns ------------------------------------------------------------------------------
@@ -34,33 +41,40 @@ def score_turns(
     form: Form,
     max_tokens: int = 2048,
 ) -> list[list[MeasureRow]]:
-    """For each conversation, with the intent that the model is told or none: a row for each user
-    turn, and one for an observed ending if the form has end tokens. All are scored in one call."""
+    """Return the rows of each conversation: one for each user turn, and one for an observed end if
+    the form has end tokens. All are scored in one call.
+
+    Args:
+        asked: conversations, each with the intent that the model is given, or `None`.
+    """
     shown = [
-        form.rows(replace(conversation, intent=told), max_tokens) for conversation, told in asked
+        form.rows(replace(conversation, intent=given), max_tokens) for conversation, given in asked
     ]
-    rows = [row for flipped in shown for row in flipped.rows]
-    scored = iter(model.score([(row.ids, _mask(row, form)) for row in rows]))
+    masked = [(row.ids, _mask(row, form)) for rendered in shown for row in rendered.rows]
+    logprobs = iter(model.score(masked))
     return [
-        list(_turns(conversation, form, flipped, scored, max_tokens))
-        for (conversation, _), flipped in zip(asked, shown, strict=True)
+        list(_turns(conversation, form, rendered, logprobs, max_tokens))
+        for (conversation, _), rendered in zip(asked, shown, strict=True)
     ]
 
 
 def unscored(conversation: Conversation, why: str) -> list[MeasureRow]:
-    """A missing row for each user turn."""
-    person = conversation.user or conversation.id
-    return [
-        MeasureRow(f"{conversation.id}/{k}", person, None, why)
-        for k in range(len(conversation.user_turns))
-    ]
+    """Return a missing row for each user turn."""
+    return [_turn(conversation, k, why) for k in range(len(conversation.user_turns))]
+
+
+def _turn(conversation: Conversation, k: int, found: Found) -> MeasureRow:
+    """The row of turn `k`; after the last user turn comes the end."""
+    is_end = k == len(conversation.user_turns)
+    name = END if is_end else k
+    return measure_row(f"{conversation.id}/{name}", person_of(conversation), found)
 
 
 def _mask(row: Row, form: Form) -> list[bool]:
-    """True at words, and at closing tokens if the form has end tokens."""
+    """True at content, and at closing tokens if the form has end tokens."""
     mask = [False] * len(row.ids)
     for target in row.targets:
-        stop = target.stop - 1 + form.ends
+        stop = target.stop if form.ends else target.stop - 1
         mask[target.first : stop] = [True] * (stop - target.first)
     return mask
 
@@ -68,30 +82,34 @@ def _mask(row: Row, form: Form) -> list[bool]:
 def _turns(
     conversation: Conversation,
     form: Form,
-    flipped: Rendered,
+    rendered: Rendered,
     scored: Iterator[list[float]],
     max_tokens: int,
 ) -> Iterator[MeasureRow]:
-    person, said = conversation.user or conversation.id, conversation.user_turns
-    for row in flipped.rows:
-        logprobs = iter(next(scored))
+    """The rows of one conversation, whose log-probabilities are next in `scored`."""
+    for row in rendered.rows:
+        logprobs = iter(next(scored))  # of the tokens that `_mask` picked
         for target in row.targets:
-            nll = [-next(logprobs) for _ in range(target.first, target.stop - 1)]
-            ended = [*nll, -next(logprobs)] if form.ends else []
-            sums = [*_sum(nll), 0.0, 0.0, 0.0, *_sum(ended)]
-            if target.k == len(said):
-                key, sums[NLL], sums[TOKENS] = "end", 0.0, 0.0
-            else:
-                key, text = str(target.k), said[target.k]
-                sums[BYTES] = float(len(text.encode()))
-                sums[OUTSIDE : OUTSIDE + 2] = _sum(_outside(nll, text, conversation.intent, form))
-            why = "no words" if not nll else "" if all(map(isfinite, sums)) else "not a number"
-            yield MeasureRow(f"{conversation.id}/{key}", person, None if why else tuple(sums), why)
-    for k in flipped.dropped:
-        key = "end" if k == len(said) else str(k)
-        yield MeasureRow(
-            f"{conversation.id}/{key}", person, None, f"does not fit {max_tokens} tokens"
-        )
+            yield _turn(conversation, target.k, _stats(conversation, form, target, logprobs))
+    for k in rendered.dropped:
+        yield _turn(conversation, k, f"does not fit {max_tokens} tokens")
+
+
+def _stats(
+    conversation: Conversation, form: Form, target: Target, logprobs: Iterator[float]
+) -> Found:
+    content = [-next(logprobs) for _ in range(target.first, target.stop - 1)]
+    closed = [*content, -next(logprobs)] if form.ends else []
+    if not content:
+        return "no words"
+    sums = [0.0] * CLOSED.stop
+    sums[CLOSED] = _sum(closed)
+    if target.k < len(conversation.user_turns):
+        text = conversation.user_turns[target.k]
+        sums[NLL], sums[TOKENS] = _sum(content)
+        sums[BYTES] = float(len(text.encode()))
+        sums[OUTSIDE] = _sum(_outside(content, text, conversation.intent, form))
+    return tuple(sums) if all(map(isfinite, sums)) else "not a number"
 
 
 def _sum(nll: Sequence[float]) -> tuple[float, float]:
@@ -99,90 +117,101 @@ def _sum(nll: Sequence[float]) -> tuple[float, float]:
 
 
 def _outside(nll: Sequence[float], text: str, intent: str | None, form: Form) -> list[float]:
-    """Those of a turn's tokens that touch no word of the intent, in whatever case; none if there is
-    no intent."""
-    if intent is None or not nll:
+    """The NLL of those tokens of a turn that touch no word of the intent, in upper or lower case;
+    none if there is no intent."""
+    if intent is None:
         return []
-    text, held = form.header_suffix + text, set(words(intent))
-    inside = bytearray(len(text))
-    for start, stop in word_spans(text):
-        if not held.isdisjoint(words(text[start:stop])):
-            inside[start:stop] = b"1" * (stop - start)
-    offsets = form.offsets(text)[-len(nll) :]
+    shown = form.header_suffix + text
+    of_intent = set(words(intent))
+    is_inside = [False] * len(shown)  # for each character
+    for start, stop in word_spans(shown):
+        if not of_intent.isdisjoint(words(shown[start:stop])):
+            is_inside[start:stop] = [True] * (stop - start)
+    offsets = form.offsets(shown)[-len(nll) :]  # without the header suffix, if it is a token
     return [
         value
         for value, (start, stop) in zip(nll, offsets, strict=True)
-        if not any(inside[start:stop])
+        if not any(is_inside[start:stop])
     ]
 
 
 # --- figures --------------------------------------------------------------------------------------
 
 
-def measures(rows: Sequence[MeasureRow]) -> list[Measure]:
-    """Everything that is said of the rows of one column; perplexity comes first."""
-    found = [perplexity(counted, name) for name, counted in subjects(rows).items()]
-    ended = perplexity(_at(rows, ENDED, "no end tokens"), "perplexity, + end tokens")
+def measures(rows: Rows) -> list[Measure]:
+    """Return all measures of the rows of one column; perplexity comes first."""
     said = _said(rows)
-    return [*found, ended, mean_of_conversations(said), bits_per_byte(said)]
+    closed = _pairs(rows, CLOSED, "no end tokens")
+    return [
+        *(perplexity(counted, name) for name, counted in subsets(rows).items()),
+        perplexity(closed, "perplexity, + end tokens"),
+        mean_of_conversations(said),
+        bits_per_byte(said),
+    ]
 
 
-def subjects(rows: Sequence[MeasureRow]) -> dict[str, list[MeasureRow]]:
-    """Rows of (NLL, tokens, ...) by the name of the perplexity that counts them."""
+def subsets(rows: Rows) -> dict[str, list[MeasureRow]]:
+    """Return rows of (NLL, tokens, ...), by the name of their perplexity."""
     said = _said(rows)
     return {
         "perplexity": said,
         "perplexity, first turns": [row for row in said if row.key.endswith("/0")],
         "perplexity, later turns": [row for row in said if not row.key.endswith("/0")],
-        "perplexity, outside the intent": _at(said, OUTSIDE, "no words outside an intent"),
+        "perplexity, outside the intent": _pairs(said, OUTSIDE, "no words outside an intent"),
     }
 
 
-def perplexity(rows: Sequence[MeasureRow], name: str = "perplexity") -> Measure:
-    """exp(sum of NLL / sum of tokens): token-weighted, so comparable only between models with one
-    tokenizer."""
+def perplexity(rows: Rows, name: str = "perplexity") -> Measure:
+    """Return exp(sum of NLL / sum of tokens): token-weighted, so comparable only between models
+    with one tokenizer."""
     return measure(name, rows, exp_ratio, better="lower")
 
 
-def bits_per_byte(rows: Sequence[MeasureRow], name: str = "bits per byte") -> Measure:
-    """sum of NLL / (ln 2 x bytes): comparable between tokenizers."""
+def bits_per_byte(rows: Rows) -> Measure:
+    """Return sum of NLL / (ln 2 x bytes): comparable between tokenizers."""
 
     def statistic(sums: Array) -> Array:
         return ratio(sums[..., [NLL, BYTES]]) / log(2)
 
-    return measure(name, rows, statistic, better="lower")
+    return measure("bits per byte", rows, statistic, better="lower")
 
 
-def mean_of_conversations(
-    rows: Sequence[MeasureRow], name: str = "perplexity, mean of conversations"
-) -> Measure:
-    """The mean of the conversations' own perplexities: short ones count as much as long ones."""
+def mean_of_conversations(rows: Rows) -> Measure:
+    """Return the mean of the conversations' own perplexities: short ones count as much as long
+    ones."""
     by_conversation: defaultdict[str, list[MeasureRow]] = defaultdict(list)
-    for row in rows:
-        by_conversation[conversation_of(row)].append(row)
+    for turn in rows:
+        by_conversation[conversation_of(turn)].append(turn)
     means = []
     for id, turns in by_conversation.items():
-        nll, tokens = (sum(turn.stats[i] for turn in turns if turn.stats) for i in (NLL, TOKENS))
-        stats, why = ((exp(nll / tokens), 1.0), "") if tokens else (None, turns[0].why)
-        means.append(MeasureRow(id, turns[0].cluster, stats, why))
-    return measure(name, means, ratio, better="lower")
+        nll = sum(turn.stats[NLL] for turn in turns if turn.stats)
+        tokens = sum(turn.stats[TOKENS] for turn in turns if turn.stats)
+        found = (exp(nll / tokens), 1.0) if tokens else turns[0].why
+        means.append(measure_row(id, turns[0].cluster, found))
+    return measure("perplexity, mean of conversations", means, ratio, better="lower")
+
+
+def person_of(conversation: Conversation) -> str:
+    """Return the person behind a conversation; one without a name counts as a person of its own."""
+    return conversation.user or conversation.id
 
 
 def conversation_of(row: MeasureRow) -> str:
-    """The id of the conversation that a turn is of."""
+    """Return the id of the conversation that a turn is in."""
     return row.key.rpartition("/")[0]
 
 
-def _said(rows: Sequence[MeasureRow]) -> list[MeasureRow]:
-    """The turns, without the endings."""
-    return [row for row in rows if not row.key.endswith("/end")]
+def _said(rows: Rows) -> list[MeasureRow]:
+    """The turns, without the ends."""
+    return [row for row in rows if not row.key.endswith(f"/{END}")]
 
 
-def _at(rows: Sequence[MeasureRow], at: int, why: str) -> list[MeasureRow]:
-    """Rows of the (NLL, tokens) that stand there; missing where there are no tokens."""
-    return [
-        replace(row, stats=row.stats[at : at + 2])
-        if row.stats and row.stats[at + 1]
-        else replace(row, stats=None, why=row.why or why)
-        for row in rows
-    ]
+def _pairs(rows: Rows, columns: slice, why: str) -> list[MeasureRow]:
+    """Rows of one pair (NLL, tokens) alone; missing where there are no tokens."""
+    pairs = []
+    for turn in rows:
+        found: Found = turn.why or why
+        if turn.stats and turn.stats[columns][TOKENS]:
+            found = turn.stats[columns]
+        pairs.append(measure_row(turn.key, turn.cluster, found))
+    return pairs

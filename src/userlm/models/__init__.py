@@ -1,3 +1,3 @@
-"""Models: what turns messages or token ids into words. Three one-method protocols (see `types`):
-`Chat`, `Complete` and `Score`. A local model has all three; an endpoint chats; a script says what
-it was given."""
+"""The models that play users, assistants and judges. Each has one or more of three protocols (see
+`types`): `Chat`, `Complete` and `Score`. A local model has all three, an endpoint chats, and a
+script says the lines that it was given."""

@@ -1,12 +1,17 @@
-"""Many rows in one forward pass, end to end, without padding, and none sees another.
+"""Attention over many rows in one forward pass, without padding.
 
-Positions restart with every row, and attention is causal within a row. Logits are computed where a
-token is wanted, and only there, so a large vocabulary costs for what is predicted and not for what
-is read.
+The rows go through a model end to end, as one long sequence, and each sees only itself. A mask for
+that would be quadratic in the tokens of all rows, so two attention functions of our own stand
+behind transformers' attention interface:
 
-Rows are kept apart by an attention function of our own behind transformers' attention interface: on
-a GPU in half precision torch's variable-length flash attention, elsewhere a loop of causal
-attention over the rows.
+- `DOCUMENT_MASKING` for training and scoring: packed rows, each read whole, with positions that
+  restart at every row;
+- `KV_CACHE` for generation: the new tokens of conversations, each with the keys and values of its
+  earlier tokens in a `CacheRow`.
+
+Both loop over the rows with torch's attention. On a GPU in half precision, document masking uses
+torch's variable-length flash attention instead. `KV_CACHE` was measured on CPUs; it never ran on a
+GPU.
 """
 
 from __future__ import annotations
@@ -21,76 +26,105 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from userlm.models.kv_cache import CacheRow
 from userlm.types import InputError
 
 DOCUMENT_MASKING = "userlm_document_masking"
+KV_CACHE = "userlm_kv_cache"
+
 MaskedIds = tuple[Sequence[int], Sequence[bool]]
 """Token ids, and for each whether it is to be predicted."""
 
+TRIAL_PROMPTS = (range(9), range(7, 21), range(14, 19))
+"""Three short prompts to try an architecture with: any tokens would do."""
+
+
+# --- packing --------------------------------------------------------------------------------------
+
 
 def balanced_bins(lengths: Sequence[int], budget: int, multiple: int = 1) -> list[list[int]]:
-    """Bins of at most `budget` each, as indices into `lengths`: as few as can be easily found, and
-    evenly filled.
+    """Return bins of at most `budget` in total, as indices into `lengths`: few, and evenly filled.
 
-    The longest first, each into the bin that holds least (Graham, 1969). What is longer than the
-    budget makes room for itself in all bins.
+    The longest first, each into the bin that holds least (Graham, 1969). A single length over the
+    budget raises it for all bins.
 
     Args:
-        multiple: the number of bins is one of this, so that so many processes get as much each;
-            some may be empty.
+        multiple: the number of bins is a multiple of this, so that each of that many processes gets
+            as many; some bins may be empty.
     """
-    roof = max([budget, *lengths])
-    count = math.ceil(sum(lengths) / roof / multiple) * multiple
+    budget = max([budget, *lengths])
+    count = math.ceil(sum(lengths) / budget / multiple) * multiple
+    longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while True:
-        held: list[list[int]] = [[] for _ in range(count)]
-        heap = [(0, b) for b in range(count)]
-        for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-            full, b = heapq.heappop(heap)
-            held[b].append(i)
-            heapq.heappush(heap, (full + lengths[i], b))
-        if all(full <= roof for full, _ in heap):
-            return held
+        bins: list[list[int]] = [[] for _ in range(count)]
+        totals = [(0, n) for n in range(count)]  # a heap: the emptiest bin comes first
+        for i in longest_first:
+            total, n = totals[0]
+            bins[n].append(i)
+            heapq.heapreplace(totals, (total + lengths[i], n))
+        if all(total <= budget for total, _ in totals):
+            return bins
         count += multiple
 
 
-def target_logits(model: Any, rows: Sequence[MaskedIds]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The logits that predict the masked tokens of all rows, shape (masked, vocabulary), and those
-    tokens.
+def target_logits(model: Any, rows: Sequence[MaskedIds]) -> tuple[Tensor, Tensor]:
+    """Return the logits that predict the masked tokens of packed rows, (masked, vocabulary), in the
+    model's own precision, and those tokens. To be called within `document_masking`.
 
-    To be called within `document_masking`. In the order of the rows; the model's own precision.
+    Logits are computed for the masked tokens alone: with a large vocabulary they would cost more
+    than the rest of the model.
 
     Raises:
-        ValueError: if the first token of a row is masked; nothing stands before it.
+        ValueError: if the first token of a row is masked: nothing stands before it.
     """
-    if any(len(mask) and mask[0] for _, mask in rows):
-        raise ValueError("the first token of a row has nothing before it and cannot be predicted")
-    device = model.device
-    ids = torch.tensor([[token for row, _ in rows for token in row]], device=device)
-    index = (
-        torch.tensor([wanted for _, mask in rows for wanted in mask], dtype=torch.bool)
-        .nonzero()[:, 0]
-        .to(device)
-    )
+    ids, targets = _ids_and_targets(model, rows)
     lengths = [len(row) for row, _ in rows]
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=ids.device)
     logits = model(
         input_ids=ids,
-        position_ids=torch.cat([torch.arange(length) for length in lengths])[None].to(device),
+        position_ids=positions[None].to(ids.device),
         use_cache=False,
-        logits_to_keep=index - 1,
+        logits_to_keep=targets - 1,
         row_lengths=lengths,
-        row_starts=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device),
+        row_starts=starts,
     ).logits[0]
-    return logits, ids[0, index]
+    return logits, ids[0, targets]
+
+
+def unpacked_target_logits(model: Any, row: MaskedIds) -> tuple[Tensor, Tensor]:
+    """Return the same as `target_logits` for a single row, with the model's own attention."""
+    ids, targets = _ids_and_targets(model, [row])
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=targets - 1).logits[0]
+    return logits, ids[0, targets]
+
+
+def _ids_and_targets(model: Any, rows: Sequence[MaskedIds]) -> tuple[Tensor, Tensor]:
+    """The ids of all rows, (1, tokens), and the indices of the masked ones."""
+    ids: list[int] = []
+    masks: list[bool] = []
+    for row, mask in rows:
+        if len(mask) and mask[0]:
+            raise ValueError("the first token of a row has nothing before it to predict it from")
+        ids += row
+        masks += mask
+    device = model.device
+    targets = torch.tensor(masks, dtype=torch.bool).nonzero()[:, 0]
+    return torch.tensor([ids], device=device), targets.to(device)
+
+
+# --- which attention a model uses, and whether it can ---------------------------------------------
 
 
 @contextmanager
-def attending(model: Any, implementation: str) -> Iterator[None]:
-    """Within it, the model attends in this way, and in no other."""
+def attention_implementation(model: Any, name: str) -> Iterator[None]:
+    """Have the model use this attention function within the block, and its own again afterwards."""
     before = model.config._attn_implementation
-    model.set_attn_implementation(implementation)
+    model.set_attn_implementation(name)
     try:
         yield
     finally:
@@ -98,140 +132,226 @@ def attending(model: Any, implementation: str) -> Iterator[None]:
 
 
 def document_masking(model: Any) -> AbstractContextManager[None]:
-    """Within it, the model keeps packed rows apart, and can do nothing but packed rows."""
-    return attending(model, DOCUMENT_MASKING)
+    """Have the model keep packed rows apart within the block; it can read nothing else there."""
+    return attention_implementation(model, DOCUMENT_MASKING)
 
 
 @torch.no_grad()
 def check_document_masking(model: Any, name: str, longest: int) -> None:
-    """Try it: a packed row must get the logits that it gets alone, and those of the model's own
-    attention.
+    """Try document masking: packed rows must get the logits that each gets alone from the model's
+    own attention.
 
     Args:
-        longest: how long rows can be, in tokens.
+        longest: the length of the longest row, in tokens.
 
     Raises:
-        InputError: if it does not. Architectures that carry more than attention from token to
+        InputError: if they do not. Architectures that carry more than attention from token to
             token, such as state spaces, mix packed rows.
     """
-    rope = getattr(model.config, "rope_parameters", None) or {}
+    check_positions(model, name, longest)
+    rows = [(ids, [False] + [True] * len(ids[1:])) for ids in TRIAL_PROMPTS]
+    with document_masking(model):
+        packed, _ = target_logits(model, rows)
+    alone = torch.cat([unpacked_target_logits(model, row)[0] for row in rows])
+    if not same_logits(model, packed, alone):
+        raise InputError(
+            f"{name}: this architecture ({model.config.model_type}) does not keep packed rows "
+            "apart; give one with plain attention, such as Llama, Qwen2 or Mistral"
+        )
+
+
+def check_kv_cache(model: Any, name: str, longest: int) -> None:
+    """Raise `InputError` for an architecture that `KV_CACHE` cannot serve and that a short trial
+    would not reveal.
+
+    Args:
+        longest: the length of the longest sequence, in tokens.
+    """
+    check_positions(model, name, longest)
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    others = set(kinds) - {"full_attention", "sliding_attention"}
+    if others:
+        raise InputError(f"{name}: no KV cache for layers of {', '.join(sorted(others))}")
+
+
+def check_positions(model: Any, name: str, longest: int) -> None:
+    """Raise `InputError` if positions depend on the longest row of a forward pass (LongRoPE,
+    dynamic NTK), so that rows which are read together would change each other."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     usual = rope.get("original_max_position_embeddings") or longest
     if rope.get("rope_type") in ("longrope", "dynamic") and longest > usual:
         raise InputError(
             f"{name}: its positions change with the longest row of a pack; give --max-tokens "
             f"{usual} at most"
         )
-    rows = [
-        ([7 * i + j for j in range(n)], [j > 0 for j in range(n)]) for i, n in enumerate((9, 14, 5))
-    ]
-    with document_masking(model):
-        packed = target_logits(model, rows)[0].float()
-        alone = torch.cat([target_logits(model, [row])[0].float() for row in rows])
-    inputs = (torch.tensor([ids], device=model.device) for ids, _ in rows)
-    plain = torch.cat(
-        [model(input_ids=ids, use_cache=False).logits[0, :-1].float() for ids in inputs]
-    )
-    worst = float(max((packed - alone).abs().max(), (packed - plain).abs().max()) / plain.std())
-    if not worst <= (1e-3 if model.dtype == torch.float32 else 0.1):
+
+
+def same_logits(model: Any, found: Tensor, expected: Tensor) -> bool:
+    """Whether two computations of the same logits agree, up to rounding in the model's
+    precision."""
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+    expected = expected.float()
+    difference = (found.float() - expected).abs().max()
+    return bool(difference <= tolerance * expected.std())  # false for NaN
+
+
+def _check_layer(module: Any, sliding_window: int | None, options: dict[str, Any]) -> None:
+    """Raise `InputError` for a layer whose attention does more than ours."""
+    config = module.config
+    for option in ("softcap", "s_aux", "position_bias"):
+        if options.get(option) is not None:
+            raise InputError(
+                f"{config.model_type}: attention with caps, sinks or a bias (here {option}) is not "
+                "supported; give another model"
+            )
+    kinds = getattr(config, "layer_types", None)
+    slides = getattr(config, "sliding_window", None)
+    if kinds:
+        slides = kinds[module.layer_idx] == "sliding_attention"
+    if slides and sliding_window is None:
         raise InputError(
-            f"{name}: this architecture ({model.config.model_type}) does not keep packed rows "
-            "apart (logits off "
-            f"by {worst:.2g} of their spread); give one with plain attention, such as Llama, "
-            "Qwen2 or Mistral"
+            f"{config.model_type}: this architecture tells its sliding window in a mask alone, "
+            "which is not made here; give another model"
         )
 
 
-def _attend(
+# --- attention ------------------------------------------------------------------------------------
+# As transformers' attention interface wants it: query, key and value are (1, heads or groups,
+# tokens, size), the result is (1, tokens, heads, size).
+
+
+def _attend_documents(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     row_lengths: Sequence[int] | None = None,
-    row_starts: torch.Tensor | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    **others: Any,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention within each row, as transformers' attention interface wants it.
-
-    query, key, value: (1, heads or groups, tokens, size); the result: (1, tokens, heads, size).
-    """
+    row_starts: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each packed row."""
     if row_lengths is None or row_starts is None:
         raise InputError(
-            f"{module.config.model_type}: this architecture does not tell its attention where "
-            "rows begin"
+            f"{module.config.model_type}: this architecture does not tell its attention where rows "
+            "begin; give another model"
         )
-    check_window(module, sliding_window)
-    if softcap is not None or s_aux is not None:
-        raise InputError(
-            f"{module.config.model_type}: attention with caps or sinks is not packed; give "
-            "another model"
-        )
-    if _varlen is not None and value.is_cuda and value.dtype in (torch.bfloat16, torch.float16):
-        # Under autocast the rotary embedding leaves queries and keys in float32; the kernel wants
-        # one dtype.
-        flat = [states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value)]
-        if key.shape[1] != query.shape[1]:
-            flat[1:] = [
-                states.repeat_interleave(query.shape[1] // key.shape[1], 1) for states in flat[1:]
-            ]
-        longest, window = (
-            max(row_lengths),
-            (-1 if sliding_window is None else sliding_window - 1, 0),
-        )
+    _check_layer(module, sliding_window, options)
+    if _varlen and value.is_cuda and value.dtype in (torch.bfloat16, torch.float16):
+        window = -1 if sliding_window is None else sliding_window - 1
+        longest = max(row_lengths)
         out = _varlen(
-            *flat, row_starts, row_starts, longest, longest, scale=scaling, window_size=window
+            *_varlen_states(query, key, value),
+            row_starts,
+            row_starts,
+            longest,
+            longest,
+            scale=scaling,
+            window_size=(window, 0),
         )
         return out[None], None
     parts = []
-    for stop, length in zip(accumulate(row_lengths), row_lengths, strict=True):
-        q, k, v = (states[:, :, stop - length : stop] for states in (query, key, value))
-        band = None
-        if sliding_window is not None and length > sliding_window:
-            whole = torch.ones(length, length, dtype=torch.bool, device=q.device)
-            band = whole.tril() & whole.triu(1 - sliding_window)
-        parts.append(
-            F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=band,
-                dropout_p=dropout,
-                is_causal=band is None,
-                scale=scaling,
-                enable_gqa=True,
-            )
-        )
-    return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
+    start = 0
+    for length in row_lengths:
+        stop = start + length
+        q, k, v = (states[:, :, start:stop] for states in (query, key, value))
+        parts.append(_attend(q, k, v, scaling, sliding_window, dropout))
+        start = stop
+    return _end_to_end(parts), None
 
 
-def check_window(module: Any, window: int | None) -> None:
-    """Raise `InputError` for a layer whose sliding window is told in its mask alone, which is not
-    made here."""
-    kinds = getattr(module.config, "layer_types", None)
-    slides = (
-        kinds[module.layer_idx] == "sliding_attention"
-        if kinds
-        else getattr(module.config, "sliding_window", None)
+def _varlen_states(query: Tensor, key: Tensor, value: Tensor) -> Iterator[Tensor]:
+    """Query, key and value as flash attention wants them: (tokens, heads, size), in one dtype."""
+    heads = query.shape[1]
+    for states in (query, key, value):
+        # Under autocast, the rotary embedding leaves queries and keys in float32.
+        flat = states[0].transpose(0, 1).to(value.dtype)
+        groups = states.shape[1]
+        yield flat if groups == heads else flat.repeat_interleave(heads // groups, 1)
+
+
+def _attend_cache_rows(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cache_rows: Sequence[tuple[CacheRow, int, int]] | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention of new tokens to the whole of their rows.
+
+    Args:
+        cache_rows: rows, each with the start and stop of its new tokens.
+    """
+    if cache_rows is None:
+        raise InputError(f"{module.config.model_type}: no KV cache for this architecture")
+    _check_layer(module, sliding_window, options)
+    parts = []
+    for row, start, stop in cache_rows:
+        new_keys = key[0, :, start:stop]
+        new_values = value[0, :, start:stop]
+        keys, values = row.write(module.layer_idx, new_keys, new_values)
+        new_queries = query[:, :, start:stop]
+        parts.append(_attend(new_queries, keys[None], values[None], scaling, sliding_window))
+    return _end_to_end(parts), None
+
+
+def _attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scaling: float | None,
+    window: int | None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Causal attention of the last tokens of a row, the queries, to all of it."""
+    new = query.shape[2]
+    if window is not None:
+        seen = window + new - 1  # the first of the new tokens sees furthest back
+        keys = keys[:, :, -seen:]
+        values = values[:, :, -seen:]
+    before = keys.shape[2] - new
+    if new == 1 and before:
+        # A single token sees everything, so it needs no mask, and the heads that share keys can
+        # stand where tokens stand. That is far faster than to repeat the keys for each head.
+        grouped = query.view(1, keys.shape[1], -1, query.shape[3])
+        out = F.scaled_dot_product_attention(grouped, keys, values, scale=scaling)
+        return out.reshape(query.shape)
+    mask = None
+    if before or (window is not None and new > window):
+        whole = torch.ones(new, before + new, dtype=torch.bool, device=query.device)
+        mask = whole.tril(before)
+        if window is not None:
+            mask = mask.triu(before + 1 - window)
+    return F.scaled_dot_product_attention(
+        query,
+        keys,
+        values,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,  # without a mask torch has faster kernels
+        scale=scaling,
+        enable_gqa=True,
     )
-    if slides and window is None:
-        raise InputError(
-            f"{module.config.model_type}: this architecture tells its sliding window in a mask "
-            "alone"
-        )
+
+
+def _end_to_end(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts, 2).transpose(1, 2).contiguous()
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
-    """Rows are kept apart by `_attend`; a mask over all tokens would be quadratic in them."""
+    """Both functions keep the rows apart themselves."""
 
 
 def _find_varlen() -> Any:
-    """torch's variable-length flash attention; `None` where it is absent or called otherwise
-    (before 2.11)."""
+    """torch's variable-length flash attention; `None` before torch 2.11, where it is missing or
+    takes no window."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -241,5 +361,7 @@ def _find_varlen() -> Any:
 
 _varlen = _find_varlen()
 
-AttentionInterface.register(DOCUMENT_MASKING, _attend)
+AttentionInterface.register(DOCUMENT_MASKING, _attend_documents)
 AttentionMaskInterface.register(DOCUMENT_MASKING, _no_mask)
+AttentionInterface.register(KV_CACHE, _attend_cache_rows)
+AttentionMaskInterface.register(KV_CACHE, _no_mask)

@@ -1,8 +1,8 @@
 """Many completions at once from one transformers model: the engine behind `LocalModel.complete`.
 
-Every conversation keeps a row of keys and values between its turns (`models.rows`), so that a turn
-costs what is new in it. What is read of new prompts and what is drawn for others goes through the
-model together.
+Conversations keep their keys and values between turns (`models.kv_cache`), so a turn costs only its
+new tokens. Prompts of new requests and the last tokens of running ones go through the model
+together (continuous batching).
 """
 
 from __future__ import annotations
@@ -15,30 +15,38 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import accumulate
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from userlm.models.attention import attending
-from userlm.models.kv_cache import KV_CACHE, CacheRow, KVCache, check_attention, common
-from userlm.models.sampling import draw
+from userlm.models.attention import (
+    KV_CACHE,
+    TRIAL_PROMPTS,
+    attention_implementation,
+    check_kv_cache,
+    same_logits,
+)
+from userlm.models.kv_cache import CacheRow, KVCache, default_budget, shared_prefix
+from userlm.models.sampling import sample_tokens
 from userlm.types import ModelError, Sampling
 
 CHUNK = 2048
-"""Tokens of prompts that one forward pass reads, so that nobody waits for somebody's long one."""
-ROWS = 16
-"""Rows that are kept for each completion at once, at most."""
+"""The most prompt tokens of one step: a long prompt must not hold up the other requests."""
+ROWS_PER_REQUEST = 16
+"""Cache rows for each completion at once: most belong to conversations between two turns."""
 IDLE = 1.0
-"""Seconds without a call after which the worker ends."""
+"""Seconds without a request after which the worker thread ends."""
+
+Mode = Literal["kv_cache", "transformers_cache", "no_cache"]
+CACHED_MODES: tuple[Mode, ...] = ("kv_cache", "transformers_cache")  # the fastest first
+Inputs = list[tuple["Request", list[int]]]  # what goes through the model in one step
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """The tokens of a completion, without the one that closed it; see `userlm.types.Completion`."""
+    """The tokens of a completion, without the one that ended it; see `userlm.types.Completion`."""
 
     ids: tuple[int, ...]
     stop_id: int | None
@@ -46,21 +54,21 @@ class Generated:
 
 
 @dataclass(slots=True, eq=False)
-class Call:
-    """One completion on its way.
+class Request:
+    """One completion while it is being generated.
 
     Attributes:
-        prompt: how many tokens were asked for.
-        tokens: those, and what was drawn.
-        most: how many they may come to.
-        row: holds the keys and values of the first of them.
-        cache: what transformers keeps, where no row can.
-        abandoned: nobody waits for it any more.
+        ids: the prompt, and what was sampled so far.
+        max_length: the most tokens of both.
+        random: its own random numbers, so that its text does not depend on the requests beside it.
+        row: holds the ids that went through the model, and their keys and values.
+        cache: what transformers keeps for it, in mode `transformers_cache`.
+        cancelled: whether its caller stopped waiting.
     """
 
-    prompt: int
-    tokens: list[int]
-    most: int
+    ids: list[int]
+    prompt_length: int
+    max_length: int
     sampling: Sampling
     random: random.Random
     row: CacheRow = field(default_factory=lambda: CacheRow(0))
@@ -68,402 +76,425 @@ class Call:
     p_end: float | None = None
     stop_id: int | None = None
     error: Exception | None = None
-    abandoned: bool = False
+    cancelled: bool = False
     done: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def pending(self) -> list[int]:
+        """The ids that did not go through the model yet."""
+        return self.ids[len(self.row.ids) :]
+
+    @property
+    def at_first_token(self) -> bool:
+        """Whether nothing was sampled yet."""
+        return len(self.ids) == self.prompt_length
 
 
 class Engine:
-    """Completes for many threads at once; between two steps it takes up what is new.
+    """Completes the requests of many threads at once; new ones join between two steps.
 
-    All work is done by one thread, which begins with the first call and ends when there was nothing
-    to do for a while. Callers only wait, so one that is interrupted leaves nothing half done.
+    One worker thread does all the work. It starts with the first request and ends after a while
+    without any. Callers only wait, so Ctrl-C in one of them leaves nothing half done.
 
-    Rows are for architectures whose tokens know of each other by attention alone, which is tried
-    once. Others (state spaces, attention with caps or sinks, positions that change with the length)
-    are completed one at a time, with the cache that transformers has for them, or without one where
-    that gives other logits.
+    The KV cache needs an architecture that carries information from token to token by attention
+    alone; it is tried once. Others (state spaces, attention with caps or sinks, LongRoPE) complete
+    one request at a time, with transformers' own cache, or with none if that gives other logits.
 
     Args:
-        model: in evaluation mode. Its weights must not change any more: rows hold what they gave.
-        context_length: tokens of its context.
-        batch: completions at once. With 1, what is drawn depends, to the bit, on prompt, seed and
-            sampling alone.
-        budget: bytes of all rows; by default half of a GPU's memory that is free at first,
-            elsewhere a quarter.
+        model: in evaluation mode. Its weights must not change, since the cache holds their results.
+        batch: completions at once; with 1, each depends to the bit on prompt, seed and sampling
+            only.
+        budget: bytes of the KV cache; by default `default_budget`.
 
     Attributes:
-        lock: held while the model runs or is told how to attend. Whoever else uses the model holds
-            it, too.
-        way: `rows`, `cache` or `whole` (no cache); `None`: not tried yet.
-        read: how many tokens went through the model.
+        lock: held while the model runs, since its attention is replaced then. Hold it to use the
+            model for anything else.
+        mode: how requests are completed; `None` before the first one.
+        tokens_processed: the number of tokens that went through the model.
     """
 
     def __init__(
         self, model: Any, name: str, context_length: int, batch: int, budget: int | None = None
     ) -> None:
-        self.model, self.name, self.context_length, self.batch, self.budget = (
-            model,
-            name,
-            context_length,
-            batch,
-            budget,
-        )
+        self.model = model
+        self.name = name
+        self.context_length = context_length
+        self.batch = batch
+        self.budget = budget
         self.vocabulary: int = model.config.get_text_config().vocab_size
-        self.way: str | None = None
-        self.read = 0
-        self._usual = model.config._attn_implementation
-        self._rows: KVCache | None = None
-        self._begin()
+        self.mode: Mode | None = None
+        self.tokens_processed = 0
+        self._own_attention = model.config._attn_implementation
+        self._cache: KVCache | None = None
+        self._reset()
         _engines.add(self)
 
-    def _begin(self) -> None:
-        """Nobody works and nobody waits: at first, and in a process that was forked, which has none
-        of our threads and may have been forked in the middle of a step."""
+    def _reset(self) -> None:
+        """Start without a thread and without requests: at first, and in a forked process.
+
+        A fork copies no threads, and it may come in the middle of a step, with the lock held, the
+        attention replaced and some row half written.
+        """
         self.lock = threading.Lock()
-        self._wake = threading.Condition()
-        self._waiting: list[Call] = []
-        self._active: list[Call] = []
+        self._changed = threading.Condition()
+        self._waiting: list[Request] = []
+        self._active: list[Request] = []
         self._worker: threading.Thread | None = None
         self._stopping = False
-        if self._rows:
-            self._rows.kept.clear()
+        if self._cache:
+            self._cache.rows.clear()
         if self.model.config._attn_implementation == KV_CACHE:
-            self.model.set_attn_implementation(self._usual)
+            self.model.set_attn_implementation(self._own_attention)
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Generated:
-        """Continue the ids.
+        """Continue a prompt.
 
         Raises:
-            ModelError: if they do not fit, if there is nothing to draw, or if the model fails.
+            ModelError: if it does not fit, no token can be sampled, or the model fails.
         """
+        self._check(ids, sampling)
+        max_length = min(self.context_length, len(ids) + sampling.max_tokens)
+        seed = None if sampling.seed is None else sampling.seed % 2**63
+        request = Request(list(ids), len(ids), max_length, sampling, random.Random(seed))
+        with self._changed:
+            if self._worker is None:
+                self._start_worker()
+            self._waiting.append(request)
+            self._changed.notify_all()
+        try:
+            request.done.wait()
+        except BaseException:  # Ctrl-C: the worker drops the request after the current step
+            request.cancelled = True
+            raise
+        if request.error:
+            raise request.error
+        return Generated(tuple(request.ids[len(ids) :]), request.stop_id, request.p_end)
+
+    def _check(self, ids: Sequence[int], sampling: Sampling) -> None:
         if len(ids) >= self.context_length:
             raise ModelError(
                 f"{self.name}: {len(ids)} tokens do not fit its context length of "
                 f"{self.context_length}"
             )
-        named = [*ids] if sampling.end_id is None else [*ids, sampling.end_id]
-        if not ids or not 0 <= min(named) <= max(named) < self.vocabulary:
+        named = [*ids, sampling.end_id or 0]
+        if not ids or min(named) < 0 or max(named) >= self.vocabulary:
             raise ModelError(
-                f"{self.name}: a prompt has tokens, and no other than its {self.vocabulary}"
+                f"{self.name}: a prompt needs tokens, and their ids must be from 0 to "
+                f"{self.vocabulary - 1}"
             )
-        most = min(self.context_length, len(ids) + sampling.max_tokens)
-        call = Call(len(ids), list(ids), most, sampling, _numbers(sampling.seed))
-        with self._wake:
-            if self._worker is None:
-                worker = threading.Thread(target=self._work, name="userlm-engine", daemon=True)
-                self._worker = worker
-                try:
-                    worker.start()
-                except BaseException:
-                    self._worker = None
-                    raise
-            self._waiting.append(call)
-            self._wake.notify_all()
-        try:
-            call.done.wait()
-        except BaseException:  # Ctrl-C
-            call.abandoned = True
-            raise
-        if call.error:
-            raise call.error
-        return Generated(tuple(call.tokens[call.prompt :]), call.stop_id, call.p_end)
 
-    # --- by the worker
-
-    @torch.inference_mode()
-    def _work(self) -> None:
-        while self._next():
-            try:
-                self._step()
-            except Exception as error:
-                for call in list(self._active):
-                    self._finish(call, self._failure(error))
-                if self._rows:
-                    self._rows.clear()
+    def _start_worker(self) -> None:
+        # A daemon thread does not keep Python from ending; `_stop_all` ends it then.
+        worker = threading.Thread(target=self._work, name="userlm-engine", daemon=True)
+        worker.start()
+        self._worker = worker
 
     def stop(self) -> None:
-        """End after the step that is under way."""
-        with self._wake:
-            self._stopping, worker = True, self._worker
-            self._wake.notify_all()
+        """End the worker after its current step; requests that are not done fail."""
+        with self._changed:
+            self._stopping = True
+            worker = self._worker
+            self._changed.notify_all()
         if worker:
             worker.join()
 
-    def _next(self) -> bool:
-        """Let go whom nobody waits for, and take up who can be; `False` if there is nothing to
-        do."""
-        with self._wake:
+    # --- in the worker thread
+
+    @torch.inference_mode()
+    def _work(self) -> None:
+        while self._schedule():
+            try:
+                self._step()
+            except Exception as error:  # the step failed for all its requests
+                for request in list(self._active):
+                    self._fail(request, error)
+
+    def _schedule(self) -> bool:
+        """Drop cancelled requests and admit waiting ones; return whether any is active."""
+        with self._changed:
             if not self._active and not self._waiting:
-                self._wake.wait(IDLE)
-            for call in [*self._active, *self._waiting]:
-                if call.abandoned or self._stopping:
-                    self._finish(call, ModelError(f"{self.name}: nobody waits for it any more"))
-            waiting, self._waiting = [call for call in self._waiting if not call.done.is_set()], []
-            while waiting:
-                call = waiting.pop(0)
-                try:
-                    taken = self._take_up(call)
-                except Exception as error:
-                    self._finish(call, self._failure(error))
-                    if self._rows:
-                        self._rows.clear()  # one may be half copied, for want of memory
-                    continue
-                if taken is None:  # nobody overtakes
-                    self._waiting += [call, *waiting]
-                    break
-                (self._active if taken else self._waiting).append(call)
-            if not self._active:  # then nobody waits either: what they wait for is others
+                self._changed.wait(IDLE)
+            for request in [*self._active, *self._waiting]:
+                if request.cancelled or self._stopping:
+                    self._finish(request, ModelError(f"{self.name}: the request was cancelled"))
+            self._admit_waiting()
+            if not self._active:  # then none waits either: requests wait for active ones only
                 self._worker = None
             return bool(self._active)
 
-    def _take_up(self, call: Call) -> bool | None:
-        """Begin with it. `False`: not yet, somebody is reading the same into a row just now;
-        `None`: no place."""
-        if self.way is None:
-            self._find_way()
-        if self._rows is None:
-            return None if self._active else True
+    def _admit_waiting(self) -> None:
+        waiting = [request for request in self._waiting if not request.done.is_set()]
+        self._waiting = []
+        while waiting:
+            request = waiting.pop(0)
+            try:
+                admitted = self._admit(request)
+            except Exception as error:
+                self._fail(request, error)
+                continue
+            if admitted == "yes":
+                self._active.append(request)
+            else:
+                self._waiting.append(request)
+            if admitted == "full":  # later requests do not overtake it
+                self._waiting += waiting
+                return
+
+    def _admit(self, request: Request) -> Literal["yes", "later", "full"]:
+        """Give the request a cache row if it may start; "later": not yet, but others may."""
+        if self.mode is None:
+            self._choose_mode()
+        if self._cache is None:
+            return "full" if self._active else "yes"
         if len(self._active) >= self.batch:
-            return None
-        known = self._rows.nearest(call.tokens)[1]
-        for other in self._active:
-            reading = len(other.row.ids) < other.prompt
-            if (
-                reading
-                and 2 * (common(other.tokens, call.tokens, known) - known) > call.prompt - known
-            ):
-                return False
-        row = self._rows.take(call.tokens, call.most)
+            return "full"
+        if self._is_prefilled_elsewhere(request, self._cache):
+            return "later"
+        row = self._cache.acquire(request.ids, request.max_length)
         if row is None:
-            return None
-        call.row = row
-        return True
+            return "full"
+        request.row = row
+        return "yes"
 
-    def _finish(self, call: Call, error: Exception | None = None) -> None:
-        if call in self._active:
-            self._active.remove(call)
-            if self._rows:
-                self._rows.give_back(call.row)
-        call.error = error
-        call.done.set()
+    def _is_prefilled_elsewhere(self, request: Request, cache: KVCache) -> bool:
+        """Whether an active request is reading most of this prompt: it is cheaper to copy its
+        row."""
+        _, known = cache.longest_prefix(request.ids)
+        for other in self._active:
+            if len(other.row.ids) < other.prompt_length:
+                gain = shared_prefix(other.ids, request.ids, known) - known
+                if 2 * gain > request.prompt_length - known:
+                    return True
+        return False
 
-    def _failure(self, error: Exception) -> Exception:
-        """What callers are told: that the model failed, such as for want of memory; other mistakes
-        are ours."""
-        if not isinstance(error, RuntimeError):
-            return error
-        return ModelError(
-            f"{self.name}: the model failed: {(str(error).strip() or repr(error)).splitlines()[0]}"
-        )
+    def _finish(self, request: Request, error: Exception | None = None) -> None:
+        if request in self._active:
+            self._active.remove(request)
+            if self._cache:
+                self._cache.release(request.row)
+        request.error = error
+        request.done.set()
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        """Finish with an error. A RuntimeError comes from the model, such as for want of memory;
+        any other kind is a bug, and the caller gets it as it is."""
+        if isinstance(error, RuntimeError):
+            error = ModelError(f"{self.name}: the model failed: {first_line(error)}")
+        self._finish(request, error)
+        if self._cache:
+            self._cache.drop_free_rows()  # one may be half copied or half written
 
     def _step(self) -> None:
-        """One forward pass, and one token for each call whose tokens are all read."""
-        feeds = self._feeds()
-        behind = dict(
-            zip((call for call, _ in feeds), self._forward(feeds) if feeds else (), strict=True)
-        )
-        ready: list[tuple[Call, torch.Tensor]] = []
-        for call in self._active:
-            logits = behind.get(call, call.row.logits)
-            if len(call.row.ids) == len(call.tokens) and logits is not None:
-                if len(call.tokens) == call.prompt and call.row.logits is None and self._rows:
-                    call.row.logits = logits.clone()  # the others in this memory go
-                ready.append((call, logits))
+        """Run the model once, and sample a token for each request whose ids all went through it."""
+        inputs = self._step_inputs()
+        results: dict[Request, Tensor] = {}
+        if inputs:
+            requests = [request for request, _ in inputs]
+            results = dict(zip(requests, self._forward(inputs), strict=True))
+        ready = []
+        rows = []
+        for request in self._active:
+            logits = results.get(request, request.row.logits)
+            if request.pending or logits is None:
+                continue
+            if self._cache and request.at_first_token and request.row.logits is None:
+                # For other samples of the prompt; a copy, so that the rest of the batch is freed.
+                request.row.logits = logits.clone()
+            ready.append(request)
+            rows.append(logits)
         if ready:
-            self._draw([call for call, _ in ready], torch.stack([logits for _, logits in ready]))
+            self._sample(ready, torch.stack(rows))
 
-    def _feeds(self) -> list[tuple[Call, list[int]]]:
-        """What each call reads next: the token that was drawn for it, or its share of a chunk. The
-        one that reads for the longest gets half of it; of the others, those that have least to read
-        come first."""
-        if self.way != "rows":
-            return [
-                (call, call.tokens[0 if self.way == "whole" else len(call.row.ids) :])
-                for call in self._active
-            ]
-        unread = [(call, call.tokens[len(call.row.ids) :]) for call in self._active]
-        feeds = [(call, new) for call, new in unread if len(new) == 1]
-        readers = [(call, new) for call, new in unread if len(new) > 1]
+    def _step_inputs(self) -> Inputs:
+        """Return what goes through the model next: for each request the token that was sampled
+        last, or a part of its prompt.
+
+        The oldest prompt gets half of the chunk, so that it makes progress; of the others, the
+        shortest come first.
+        """
+        if self.mode == "no_cache":
+            return [(request, request.ids) for request in self._active]
+        pending = [(request, request.pending) for request in self._active]
+        if self.mode == "transformers_cache":
+            return pending
+        inputs = [(request, new) for request, new in pending if len(new) == 1]
+        prefill = [(request, new) for request, new in pending if len(new) > 1]
+        shortest_first = sorted(prefill[1:], key=lambda item: len(item[1]))
         left = CHUNK
-        for n, (call, new) in enumerate(
-            readers[:1] + sorted(readers[1:], key=lambda reader: len(reader[1]))
-        ):
-            part = new[: left // 2 if n == 0 and len(readers) > 1 else left]
-            left -= len(part)
+        share = left // 2 if shortest_first else left
+        for request, new in [*prefill[:1], *shortest_first]:
+            part = new[:share]
             if part:
-                feeds.append((call, part))
-        return feeds
+                inputs.append((request, part))
+            left -= len(part)
+            share = left
+        return inputs
 
-    def _forward(self, feeds: Sequence[tuple[Call, list[int]]]) -> torch.Tensor:
-        """Read for each call some tokens more; the logits behind them, (calls, vocabulary),
-        float32."""
-        ids = torch.tensor([[token for _, new in feeds for token in new]], device=self.model.device)
+    def _forward(self, inputs: Inputs) -> Tensor:
+        """Run the model; return the logits after each part, (requests, vocabulary), float32."""
+        tokens = [token for _, new in inputs for token in new]
+        ids = torch.tensor([tokens], device=self.model.device)
         with self.lock:
-            if self.way == "rows":
-                logits = self._forward_rows(feeds, ids)
+            if self.mode == "kv_cache":
+                logits: Tensor = self._forward_rows(inputs, ids)
             else:
-                [(call, _)] = feeds
-                cached = self.way == "cache"
-                out = self.model(input_ids=ids, use_cache=cached, logits_to_keep=1, **call.cache)
-                if cached:
-                    names = ("past_key_values", "cache_params")  # of attention, of state spaces
-                    call.cache = {name: out[name] for name in names if out.get(name) is not None}
-                logits = out.logits[:, -1]
-        for call, new in feeds:
-            if self.way == "whole":
-                call.row.ids.clear()
-            call.row.ids += new
-        self.read += ids.numel()
+                [(request, _)] = inputs
+                logits = self._forward_one(request, ids)
+        for request, new in inputs:
+            if self.mode == "no_cache":
+                request.row.ids = []
+            request.row.ids += new
+        self.tokens_processed += len(tokens)
         return logits.float()
 
-    def _forward_rows(
-        self, feeds: Sequence[tuple[Call, list[int]]], ids: torch.Tensor
-    ) -> torch.Tensor:
-        stops = list(accumulate(len(new) for _, new in feeds))
-        spans = [
-            (call.row, stop - len(new), stop)
-            for (call, new), stop in zip(feeds, stops, strict=True)
-        ]
-        places = [len(row.ids) + i for row, begin, stop in spans for i in range(stop - begin)]
-        with attending(self.model, KV_CACHE):
+    def _forward_rows(self, inputs: Inputs, ids: Tensor) -> Any:
+        positions: list[int] = []
+        cache_rows = []
+        ends = []  # the last token of each part
+        for request, new in inputs:
+            start = len(positions)
+            known = len(request.row.ids)
+            positions += range(known, known + len(new))
+            stop = len(positions)
+            cache_rows.append((request.row, start, stop))
+            ends.append(stop - 1)
+        with attention_implementation(self.model, KV_CACHE):
             out = self.model(
                 input_ids=ids,
-                position_ids=torch.tensor([places], device=ids.device),
+                position_ids=torch.tensor([positions], device=ids.device),
                 use_cache=False,
-                logits_to_keep=torch.tensor(stops, device=ids.device) - 1,
-                cache_rows=spans,
+                logits_to_keep=torch.tensor(ends, device=ids.device),
+                cache_rows=cache_rows,
             )
-        logits: torch.Tensor = out.logits[0]
-        return logits
+        return out.logits[0]
 
-    def _draw(self, calls: Sequence[Call], logits: torch.Tensor) -> None:
-        """One token for each call, from logits (calls, vocabulary), which are written to."""
-        for call, row in zip(calls, logits, strict=True):
-            sampling = call.sampling
-            banned = sampling.banned_ids
-            if len(call.tokens) == call.prompt:
-                banned |= sampling.banned_first
-                if sampling.end_id is not None:
-                    call.p_end = float(row.softmax(-1)[sampling.end_id])
-                    if sampling.end_threshold is not None:
-                        if call.p_end >= sampling.end_threshold:
-                            call.stop_id = sampling.end_id
-                        banned |= {sampling.end_id}
-            if banned:
-                row[[token for token in banned if 0 <= token < self.vocabulary]] = -math.inf
-        samplings = [call.sampling for call in calls]
-        tokens = draw(logits, samplings, [call.random.random() for call in calls])
-        for call, row, token in zip(calls, logits, tokens, strict=True):
-            if call.stop_id is not None:
-                self._finish(call)
-            elif token is None:
-                forbidden = bool((row == -math.inf).all())
-                why = (
-                    "every token is banned here"
-                    if forbidden
-                    else "its logits are no numbers (NaN or infinite)"
-                )
-                self._finish(call, ModelError(f"{self.name}: nothing can be drawn: {why}"))
-            elif token in call.sampling.stop_ids:
-                call.stop_id = token
-                self._finish(call)
+    def _forward_one(self, request: Request, ids: Tensor) -> Any:
+        cached = self.mode == "transformers_cache"
+        out = self.model(input_ids=ids, use_cache=cached, logits_to_keep=1, **request.cache)
+        if cached:
+            names = ("past_key_values", "cache_params")  # of attention, of state spaces
+            request.cache = {name: out[name] for name in names if out.get(name) is not None}
+        return out.logits[:, -1]
+
+    def _sample(self, requests: Sequence[Request], logits: Tensor) -> None:
+        """Sample a token for each request from its row of logits, which is changed."""
+        for request, row in zip(requests, logits, strict=True):
+            self._restrict(request, row)
+        samplings = [request.sampling for request in requests]
+        numbers = [request.random.random() for request in requests]
+        tokens = sample_tokens(logits, samplings, numbers)
+        for request, row, token in zip(requests, logits, tokens, strict=True):
+            if request.stop_id is not None:
+                self._finish(request)
+            elif token is not None:
+                self._append(request, token)
             else:
-                call.tokens.append(token)
-                if len(call.tokens) == call.most:
-                    self._finish(call)
+                why = "its logits are not finite numbers"
+                if (row == -math.inf).all():
+                    why = "every token is banned here"
+                error = ModelError(f"{self.name}: no token can be sampled: {why}")
+                self._finish(request, error)
 
-    def _find_way(self) -> None:
-        """Try it: what is read in parts and beside others must get the logits that it gets whole
-        and alone."""
-        prompts = [
-            [(7 * i + j) % self.vocabulary for j in range(n)] for i, n in enumerate((9, 14, 5))
-        ]
+    def _restrict(self, request: Request, logits: Tensor) -> None:
+        """Take banned tokens out of the logits. At the first position, read P(end) before that, and
+        end there if it reaches the threshold."""
+        sampling = request.sampling
+        banned = sampling.banned_ids
+        if request.at_first_token:
+            banned |= sampling.banned_first
+            if sampling.end_id is not None:
+                request.p_end = float(logits.softmax(-1)[sampling.end_id])
+                if sampling.end_threshold is not None:
+                    banned |= {sampling.end_id}
+                    if request.p_end >= sampling.end_threshold:
+                        request.stop_id = sampling.end_id
+        if banned:
+            logits[[token for token in banned if 0 <= token < self.vocabulary]] = -math.inf
+
+    def _append(self, request: Request, token: int) -> None:
+        if token in request.sampling.stop_ids:
+            request.stop_id = token
+        else:
+            request.ids.append(token)
+        if request.stop_id is not None or len(request.ids) == request.max_length:
+            self._finish(request)
+
+    def _choose_mode(self) -> None:
+        """Take the first mode that works: prompts in parts and beside others must get the logits
+        that they get whole and alone."""
+        alone = []
         with self.lock:
-            read = [torch.tensor([ids], device=self.model.device) for ids in prompts]
-            plain = torch.stack(
-                [self.model(input_ids=ids, use_cache=False).logits[0, -1] for ids in read]
-            ).float()
-        most = float(plain.std()) * (1e-3 if self.model.dtype == torch.float32 else 0.1)
-        for way in ("rows", "cache"):
-            self.way = way
-            calls = [
-                Call(len(ids), ids, len(ids), Sampling(), _numbers(0), CacheRow(len(ids)))
-                for ids in prompts
-            ]
-            a, b, c = calls
+            for prompt in TRIAL_PROMPTS:
+                ids = torch.tensor([list(prompt)], device=self.model.device)
+                logits = self.model(input_ids=ids, use_cache=False).logits
+                alone.append(logits[:, -1])
+        for mode in CACHED_MODES:
+            self.mode = mode
+            requests = []
+            for prompt in TRIAL_PROMPTS:
+                size = len(prompt)
+                row = CacheRow(size)
+                request = Request(list(prompt), size, size, Sampling(), random.Random(), row)
+                requests.append(request)
             try:
-                if way == "rows":
-                    check_attention(self.model.config, self.context_length)
-                    self._forward([(a, a.tokens[:8]), (b, b.tokens[:6])])
-                    found = self._forward([(a, a.tokens[8:]), (b, b.tokens[6:]), (c, c.tokens)])
-                else:
-                    for call in calls:
-                        self._forward([(call, call.tokens[:-1])])
-                    found = torch.cat([self._forward([(call, call.tokens[-1:])]) for call in calls])
-            except torch.OutOfMemoryError:
-                self.way = None
+                found = self._trial(requests)
+            except torch.OutOfMemoryError:  # says nothing about the architecture
+                self.mode = None
                 raise
-            except Exception:  # whatever its code says to a call that it does not know
+            except Exception:  # its code may raise anything at arguments that it does not know
                 continue
-            if not float((found - plain).abs().max()) <= most:
-                continue
-            if way == "rows":
-                states = [state for held in a.row.layers.values() for state in held]
-                token = sum(state[:, 0].numel() * state.element_size() for state in states)
-                budget = self.budget or _budget(self.model.device)
-                most_rows = ROWS * self.batch
-                self._rows = KVCache(
-                    budget,
-                    token,
-                    4 * self.vocabulary,
-                    most_rows,
-                    self.context_length,
-                    self.batch == 1,
-                )
-            self.read = 0
-            return
-        self.way = "whole"
+            if same_logits(self.model, found, torch.cat(alone)):
+                break
+        else:
+            self.mode = "no_cache"
+        if self.mode == "kv_cache":
+            self._cache = self._new_cache(requests[0].row)
+        self.tokens_processed = 0
+
+    def _trial(self, requests: Sequence[Request]) -> Tensor:
+        """The logits at the end of each prompt, in the current mode."""
+        if self.mode == "kv_cache":
+            check_kv_cache(self.model, self.name, self.context_length)
+            first, second, _ = requests
+            self._forward([(first, first.ids[:8]), (second, second.ids[:6])])
+            return self._forward([(request, request.pending) for request in requests])
+        found = []
+        for request in requests:
+            self._forward([(request, request.ids[:-1])])
+            found.append(self._forward([(request, request.pending)]))
+        return torch.cat(found)
+
+    def _new_cache(self, row: CacheRow) -> KVCache:
+        """The cache for rows such as this one, which holds a trial prompt."""
+        return KVCache(
+            budget=self.budget or default_budget(self.model.device),
+            token_bytes=row.token_bytes(),
+            row_bytes=4 * self.vocabulary,  # the logits after its prompt
+            max_rows=ROWS_PER_REQUEST * self.batch,
+            context_length=self.context_length,
+            exact=self.batch == 1,
+        )
 
 
-def _numbers(seed: int | None) -> random.Random:
-    """Each completion has numbers of its own, so that its words do not depend on who else is drawn
-    for."""
-    return random.Random(None if seed is None else seed % 2**63)
-
-
-def _budget(device: torch.device) -> int:
-    """Bytes for rows."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] // 2)
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = {
-            name: int(rest.split()[0]) * 1024
-            for name, _, rest in (line.partition(":") for line in lines)
-        }
-    except OSError:  # not Linux
-        return 2**31
-    limits = [free.get("MemAvailable", 2**33)]
-    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container, version 2 and 1
-        with suppress(OSError, ValueError):
-            limits.append(int((Path("/sys/fs/cgroup") / limit).read_text(encoding="ascii")))
-    return min(limits) // 4
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its name if it has none."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
-def _begin_all() -> None:
+def _reset_all() -> None:
     for engine in list(_engines):
-        engine._begin()
+        engine._reset()
 
 
 def _stop_all() -> None:
-    """A thread that is within torch when Python ends would crash it."""
+    """Stop the worker threads before Python ends: one that is inside torch then would crash it."""
     for engine in list(_engines):
         engine.stop()
 
 
 atexit.register(_stop_all)
 if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_begin_all)
+    os.register_at_fork(after_in_child=_reset_all)

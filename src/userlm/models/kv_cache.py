@@ -1,253 +1,204 @@
-"""The keys and values of conversations, a row for each, and attention over them.
+"""The KV cache: the keys and values of conversations, kept between their turns.
 
-A row is kept between the turns of its conversation. Tokens of many rows go through a model
-together, end to end, without padding; an attention function of our own behind transformers'
-attention interface shows each its own row only. On every device that is a loop of torch's attention
-over the rows. It was measured on CPUs; it never ran on a GPU.
+Each conversation has a row of its own, a contiguous block of memory, so that torch's attention can
+read it in place: a next turn then costs only its new tokens. Rows are found by the longest prefix
+that they share with a prompt, and the least recently used ones go when memory runs short.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+from torch import Tensor
 
-from userlm.models.attention import check_window
-from userlm.types import InputError
-
-KV_CACHE = "userlm_kv_cache"
+KeysAndValues = tuple[Tensor, Tensor]
 
 
+@dataclass(slots=True, eq=False)
 class CacheRow:
-    """The keys and values of a sequence of tokens in all layers.
+    """The keys and values of one sequence of tokens, in all layers.
 
     Attributes:
+        capacity: the number of tokens that there is memory for.
         ids: the tokens whose keys and values are held.
-        prompt: how many of them were asked for; the others were drawn.
-        logits: behind the prompt, float32; `None` if they are not known.
-        capacity: how many tokens there is memory for.
-        layers: keys and values by layer, each (groups, capacity, size); made when first written to.
-        used: when it was given back; the clock is that of `KVCache`.
+        prompt_length: how many of them are the prompt; the others were sampled.
+        logits: the logits at the end of the prompt, float32; `None` if they are not known.
+        layers: keys and values by layer, each (groups, capacity, size); allocated when needed.
+        busy: whether a request is using the row.
+        last_used: when it was released, on the clock of its `KVCache`.
     """
 
-    __slots__ = ("busy", "capacity", "ids", "layers", "logits", "prompt", "used")
+    capacity: int
+    ids: list[int] = field(default_factory=list)
+    prompt_length: int = 0
+    logits: Tensor | None = None
+    layers: dict[int, KeysAndValues] = field(default_factory=dict)
+    busy: bool = False
+    last_used: int = 0
 
-    def __init__(self, capacity: int) -> None:
-        self.ids: list[int] = []
-        self.prompt, self.capacity, self.used, self.busy = 0, capacity, 0, False
-        self.logits: torch.Tensor | None = None
-        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def write(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put what is new, (groups, tokens, size), behind that of `ids`; all that there is then."""
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> KeysAndValues:
+        """Store the keys and values of new tokens, (groups, tokens, size), after those of `ids`;
+        return all of the layer. The engine extends `ids` when all layers are written."""
         if layer not in self.layers:
-            self.layers[layer] = (_room(keys, self.capacity), _room(values, self.capacity))
-        held_keys, held_values = self.layers[layer]
-        start, stop = len(self.ids), len(self.ids) + keys.shape[1]
-        held_keys[:, start:stop] = keys
-        held_values[:, start:stop] = values
-        return held_keys[:, :stop], held_values[:, :stop]
+            self.layers[layer] = _allocate(keys, self.capacity), _allocate(values, self.capacity)
+        all_keys, all_values = self.layers[layer]
+        start = len(self.ids)
+        stop = start + keys.shape[1]
+        all_keys[:, start:stop] = keys
+        all_values[:, start:stop] = values
+        return all_keys[:, :stop], all_values[:, :stop]
 
-    def copy(self, other: CacheRow, tokens: int, capacity: int) -> None:
-        """Hold the first tokens of a row, another or this one, in new memory."""
-        for layer, (held_keys, held_values) in other.layers.items():
-            keys, values = _room(held_keys, capacity), _room(held_values, capacity)
-            keys[:, :tokens], values[:, :tokens] = held_keys[:, :tokens], held_values[:, :tokens]
+    def token_bytes(self) -> int:
+        """The bytes of one token in all layers."""
+        states = [state for layer in self.layers.values() for state in layer]
+        return sum(state[:, 0].numel() * state.element_size() for state in states)
+
+    def copy_from(self, other: CacheRow, length: int, capacity: int) -> None:
+        """Hold the first tokens of a row, another one or this one, in new memory."""
+        for layer, states in other.layers.items():
+            keys, values = (_allocate(state, capacity) for state in states)
+            keys[:, :length] = states[0][:, :length]
+            values[:, :length] = states[1][:, :length]
             self.layers[layer] = keys, values
-        self.ids, self.capacity = other.ids[:tokens], capacity
+        self.ids = other.ids[:length]
+        self.capacity = capacity
 
 
-def _room(states: torch.Tensor, capacity: int) -> torch.Tensor:
+def _allocate(states: Tensor, capacity: int) -> Tensor:
     return states.new_empty(states.shape[0], capacity, states.shape[2])
 
 
+@dataclass(eq=False)
 class KVCache:
-    """The rows that are kept, within a budget; the least recently used go first.
+    """All cache rows, within a memory budget.
 
-    Args:
-        budget: bytes.
-        token, fixed: bytes of a token, and of what else a row holds.
-        most: how many rows.
-        window: tokens of the longest.
-        exact: a row serves the very same prompt only, so that what is drawn does not depend, not by
-            a rounding error, on what was asked before.
+    Attributes:
+        budget: bytes of all rows.
+        token_bytes, row_bytes: bytes of one token, and of what else a row holds.
+        max_rows: the most rows.
+        context_length: the most tokens of one row.
+        exact: reuse a row only for the very same prompt. Logits differ in their last bits if a
+            prompt was read in two parts, so what is sampled would depend on earlier requests.
     """
 
-    def __init__(
-        self, budget: int, token: int, fixed: int, most: int, window: int, exact: bool
-    ) -> None:
-        self.budget, self.token, self.fixed, self.most = budget, token, fixed, most
-        self.window, self.exact = window, exact
-        self.kept: list[CacheRow] = []
-        self._clock = 0
+    budget: int
+    token_bytes: int
+    row_bytes: int
+    max_rows: int
+    context_length: int
+    exact: bool
+    rows: list[CacheRow] = field(default_factory=list)
+    clock: int = 0
 
-    def bytes(self, but: CacheRow | None = None) -> int:
-        """What all rows may come to, but one."""
-        return sum(row.capacity * self.token + self.fixed for row in self.kept if row is not but)
+    def size(self, rows: Iterable[CacheRow]) -> int:
+        """The bytes of these rows once they are full."""
+        return sum(row.capacity * self.token_bytes + self.row_bytes for row in rows)
 
-    def nearest(self, ids: list[int]) -> tuple[CacheRow | None, int]:
-        """The row that knows most of a prompt, and how many tokens; all of them only if their
-        logits are known."""
-        best, most = None, 0
-        for row in sorted(self.kept, key=lambda row: (row.busy, -row.used)):
-            shared = common(row.ids, ids, most)
-            if shared == len(ids) and (row.prompt != shared or row.logits is None):
-                shared -= 1
-            if shared > most and (shared == len(ids) or not self.exact):
-                best, most = row, shared
-        return best, most
+    def longest_prefix(self, ids: list[int]) -> tuple[CacheRow | None, int]:
+        """Return the row that shares the longest prefix with a prompt, and the prefix length.
 
-    def take(self, ids: list[int], tokens: int) -> CacheRow | None:
-        """A row that holds as much of a prompt as is known, with room for so many tokens; `None` if
-        there is no memory before others are done.
-
-        The row that shares most with the prompt is taken over if nobody uses it and its own prompt
-        is the
-        beginning of this one: it is the next turn of its conversation, or the same turn drawn
-        again. Otherwise it may be wanted yet, and what is shared is copied, which costs next to
-        nothing.
+        The whole prompt counts only if the logits at its end are known; otherwise its last token
+        has to be read once more to get them.
         """
-        best, shared = self.nearest(ids)
-        over = (
-            best if best and not best.busy and min(best.prompt, len(best.ids)) <= shared else None
-        )
-        capacity = tokens
-        if over:
-            wider = min(self.window, max(tokens, over.capacity * 3 // 2))
-            capacity = over.capacity if over.capacity >= tokens else wider
-        if not self._make_room(capacity, over):
+        best = None
+        longest = 0
+        for row in sorted(self.rows, key=lambda row: (row.busy, -row.last_used)):
+            shared = shared_prefix(row.ids, ids, longest)
+            if shared == len(ids) and (row.prompt_length != shared or row.logits is None):
+                shared -= 1
+            if shared > longest and (shared == len(ids) or not self.exact):
+                best = row
+                longest = shared
+        return best, longest
+
+    def acquire(self, ids: list[int], length: int) -> CacheRow | None:
+        """Return a busy row that holds the longest known prefix of a prompt, with room for `length`
+        tokens; `None` if there is no memory until other requests are done.
+
+        The row with the longest prefix is reused if it is free and its own prompt is the beginning
+        of this one: the next turn of a conversation, or the same turn sampled again. Any other row
+        may still be needed, so the prefix is copied from it, which costs next to nothing.
+        """
+        best, shared = self.longest_prefix(ids)
+        reused = None
+        if best and not best.busy and min(best.prompt_length, len(best.ids)) <= shared:
+            reused = best
+        capacity = length
+        if reused:
+            capacity = reused.capacity
+            if capacity < length:  # grow by half at least, so that few turns have to copy
+                capacity = min(self.context_length, max(length, capacity * 3 // 2))
+        if not self._make_room(capacity, reused):
             return None
-        row = over or CacheRow(capacity)
+        row = reused or CacheRow(capacity)
         logits = best.logits if best and shared == len(ids) else None
-        if best and (best is not row or capacity > row.capacity):
-            row.copy(best, shared, capacity)
-        if row is not over:
-            self.kept.append(row)
+        if best and (row is not best or capacity > row.capacity):
+            row.copy_from(best, shared, capacity)
+        if not reused:
+            self.rows.append(row)
         del row.ids[shared:]
-        row.prompt, row.logits, row.busy = len(ids), logits, True
+        row.prompt_length = len(ids)
+        row.logits = logits
+        row.busy = True
         return row
 
-    def give_back(self, row: CacheRow) -> None:
-        """Nobody uses it for now."""
-        self._clock += 1
-        row.busy, row.used = False, self._clock
+    def release(self, row: CacheRow) -> None:
+        """Mark a row as free: it stays for later turns until its memory is needed."""
+        self.clock += 1
+        row.busy = False
+        row.last_used = self.clock
 
-    def clear(self) -> None:
-        """Drop all that nobody uses."""
-        self.kept = [row for row in self.kept if row.busy]
+    def drop_free_rows(self) -> None:
+        """Forget all rows that no request is using."""
+        self.rows = [row for row in self.rows if row.busy]
 
-    def _make_room(self, capacity: int, over: CacheRow | None) -> bool:
-        """Drop free rows until one of this capacity, in the place of `over`, is within the budget;
-        if nobody is using any, it may exceed that."""
-        free = sorted(
-            (row for row in self.kept if not row.busy and row is not over),
-            key=lambda row: -row.used,
-        )
-        more = capacity * self.token + self.fixed
-        while (
-            self.bytes(but=over) + more > self.budget or len(self.kept) + (over is None) > self.most
-        ):
+    def _make_room(self, capacity: int, reused: CacheRow | None) -> bool:
+        """Drop free rows until one of this capacity fits, in place of `reused`; return whether it
+        does. A row without others always fits: it could never run otherwise."""
+        others = [row for row in self.rows if row is not reused]
+        wanted = CacheRow(capacity)
+        while others:
+            if self.size([wanted, *others]) <= self.budget and len(others) < self.max_rows:
+                break
+            free = [row for row in others if not row.busy]
             if not free:
-                return not any(row.busy for row in self.kept)
-            self.kept.remove(free.pop())
+                return False
+            oldest = min(free, key=lambda row: row.last_used)
+            others.remove(oldest)
+            self.rows.remove(oldest)
         return True
 
 
-def common(held: list[int], ids: list[int], least: int = 0) -> int:
-    """How many tokens two sequences share at their beginning; 0 if they are not more than
+def shared_prefix(held: list[int], ids: list[int], least: int = 0) -> int:
+    """Return the number of tokens that two sequences share at their start; 0 if it is not more than
     `least`."""
-    if held[: least + 1] != ids[: least + 1]:
+    if held[: least + 1] != ids[: least + 1]:  # rules out most rows without a loop
         return 0
-    pairs = zip(held, ids, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(held), len(ids)))
+    for i, (a, b) in enumerate(zip(held, ids, strict=False)):
+        if a != b:
+            return i
+    return min(len(held), len(ids))
 
 
-# --- attention ------------------------------------------------------------------------------------
-
-
-def check_attention(config: Any, window: int) -> None:
-    """Raise `InputError` for what a short trial would not show: attention or positions that change
-    further on."""
-    config = config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if kinds - {"full_attention", "sliding_attention"}:
-        raise InputError(f"{config.model_type}: layers of {', '.join(sorted(kinds))}")
-    rope = getattr(config, "rope_parameters", None) or {}
-    usual = rope.get("original_max_position_embeddings") or window
-    if rope.get("rope_type") in ("longrope", "dynamic") and window > usual:
-        raise InputError(f"{config.model_type}: positions that change with the length")
-
-
-def _attend(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    cache_rows: Sequence[tuple[CacheRow, int, int]] | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    position_bias: torch.Tensor | None = None,
-    **others: Any,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention within each row, as transformers' attention interface wants it.
-
-    query, key, value: (1, heads or groups, tokens, size); the result: (1, tokens, heads, size).
-
-    Args:
-        cache_rows: rows, and where in the tokens stands what is new in each.
-    """
-    if cache_rows is None or softcap is not None or s_aux is not None or position_bias is not None:
-        raise InputError(f"{module.config.model_type}: there are no rows for attention like this")
-    check_window(module, sliding_window)
-    parts = []
-    for row, begin, stop in cache_rows:
-        keys, values = row.write(module.layer_idx, key[0, :, begin:stop], value[0, :, begin:stop])
-        parts.append(
-            _attend_row(query[:, :, begin:stop], keys[None], values[None], scaling, sliding_window)
-        )
-    return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
-
-
-def _attend_row(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    scaling: float | None,
-    window: int | None,
-) -> torch.Tensor:
-    """Of the last tokens of a row to all of it; (1, heads or groups, tokens, size) each."""
-    new, all_ = query.shape[2], keys.shape[2]
-    if window is not None and all_ > window + new - 1:  # the first that anybody sees
-        keys, values = keys[:, :, -(window + new - 1) :], values[:, :, -(window + new - 1) :]
-        all_ = window + new - 1
-    if new == 1:  # the heads that share keys stand in for tokens: the keys need not be repeated
-        grouped = query.view(1, keys.shape[1], -1, query.shape[3])
-        return F.scaled_dot_product_attention(grouped, keys, values, scale=scaling).reshape(
-            query.shape
-        )
-    band = None
-    if all_ > new or (window is not None and all_ > window):
-        band = torch.ones(new, all_, dtype=torch.bool, device=query.device).tril(all_ - new)
-        if window is not None:
-            band = band.triu(all_ - new + 1 - window)
-    return F.scaled_dot_product_attention(
-        query, keys, values, attn_mask=band, is_causal=band is None, scale=scaling, enable_gqa=True
-    )
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    """Rows are kept apart by `_attend`."""
-
-
-AttentionInterface.register(KV_CACHE, _attend)
-AttentionMaskInterface.register(KV_CACHE, _no_mask)
+def default_budget(device: torch.device) -> int:
+    """Return the bytes for rows: half of the free memory of a GPU, a quarter of that of the host or
+    its container."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free // 2)
+    try:
+        memory = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:  # not Linux
+        return 2**31
+    available = re.search(r"MemAvailable: +(\d+) kB", memory)
+    limits = [int(available[1]) * 1024 if available else 2**33]
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # a container's: cgroup 2 and 1
+        with suppress(OSError, ValueError):
+            limit = Path("/sys/fs/cgroup", file).read_text(encoding="ascii")
+            limits.append(int(limit))
+    return min(limits) // 4

@@ -1,94 +1,109 @@
-"""Drawing tokens: temperature and nucleus, for many rows of logits at once, each with a number of
-its own."""
+"""Sampling of tokens: temperature and nucleus (top-p), for many rows of logits at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from userlm.types import Sampling
 
 TOP = 256
-"""Candidates among which a nucleus is looked for first. To sort a large vocabulary takes longer
-than a step of a small model."""
+"""The most probable tokens, among which a nucleus is looked for first: to sort a large vocabulary
+takes longer than a step of a small model."""
 
 
-def draw(
-    logits: torch.Tensor, samplings: Sequence[Sampling], numbers: Sequence[float]
+def sample_tokens(
+    logits: Tensor,
+    samplings: Sequence[Sampling],
+    numbers: Sequence[float],
 ) -> list[int | None]:
-    """A token for each row of logits, (rows, vocabulary): temperature, then nucleus (Holtzman et
-    al., 2020).
+    """Return a token for each row of logits, (rows, vocabulary): temperature, then nucleus
+    (Holtzman et al., 2020).
 
     Args:
-        numbers: between 0 and 1, one a row: how much of the nucleus' probability lies before the
-            token.
+        numbers: a random number from 0 to 1 for each row: the share of the nucleus' probability
+            that lies before the token. Each row brings its own, so that no row depends on the
+            others.
 
     Returns:
-        `None` for a row that holds NaN or infinity, or nothing but -infinity.
+        `None` for a row with NaN or infinity, or with nothing but -infinity.
     """
     peaks, greedy = logits.max(-1)
-    fine, tokens = peaks.isfinite().tolist(), greedy.tolist()
-    drawn = [i for i, sampling in enumerate(samplings) if sampling.temperature and fine[i]]
-    if drawn:
-        heat = torch.tensor(
-            [max(samplings[i].temperature, 1e-30) for i in drawn], device=logits.device
-        )
-        probabilities = ((logits[drawn] - peaks[drawn, None]) / heat[:, None]).softmax(-1)
-        some = _draw(
-            probabilities, [samplings[i].top_p for i in drawn], [numbers[i] for i in drawn]
-        )
-        for i, token in zip(drawn, some, strict=True):
-            tokens[i] = token
-    return [token if ok else None for token, ok in zip(tokens, fine, strict=True)]
-
-
-def _draw(
-    probabilities: torch.Tensor, top_p: Sequence[float], numbers: Sequence[float]
-) -> list[int]:
-    """Tokens from the nuclei of rows of probabilities. Among equals the smaller id comes first."""
-    tokens = [0] * len(top_p)
-    levels, shares = (
-        torch.tensor(numbers, dtype=torch.float64),
-        torch.tensor(top_p, dtype=torch.float64),
+    tokens: list[int | None] = greedy.tolist()
+    sampled = []
+    for i, finite in enumerate(peaks.isfinite().tolist()):
+        if not finite:
+            tokens[i] = None
+        elif samplings[i].temperature:
+            sampled.append(i)
+    if not sampled:
+        return tokens
+    # A smaller temperature than 1e-30 could be 0 in float32.
+    temperatures = [max(samplings[i].temperature, 1e-30) for i in sampled]
+    divisors = torch.tensor(temperatures, device=logits.device)
+    below_peak = logits[sampled] - peaks[sampled, None]
+    probabilities = (below_peak / divisors[:, None]).softmax(-1)
+    shares = [samplings[i].top_p for i in sampled]
+    found = _sample_nuclei(
+        probabilities,
+        torch.tensor(shares, dtype=torch.float64),
+        torch.tensor([numbers[i] for i in sampled], dtype=torch.float64),
     )
-    if whole := [i for i, share in enumerate(top_p) if share == 1]:
-        picked = _pick(probabilities[whole].cpu().double(), levels[whole]).tolist()
-        for i, token in zip(whole, picked, strict=True):
-            tokens[i] = token
-    left, count = [i for i, share in enumerate(top_p) if share < 1], TOP
-    while left:
-        if count < probabilities.shape[1]:
-            values, ids = (found.cpu() for found in probabilities[left].topk(count))
-            ids, order = ids.sort(-1)
-            values, order = (
-                values.gather(-1, order).double().sort(dim=-1, descending=True, stable=True)
-            )
-            ids = ids.gather(-1, order)
-        else:
-            count = probabilities.shape[1]
-            values, ids = (
-                probabilities[left].cpu().double().sort(dim=-1, descending=True, stable=True)
-            )
-        inside = (
-            values.cumsum(-1) - values < shares[left, None]
-        )  # what is before it is not enough yet
-        ends = ~(inside & (values == values[:, -1:])).any(
-            -1
-        )  # else more of the least may belong to it
-        picked = ids.gather(-1, _pick(values.masked_fill(~inside, 0), levels[left])[:, None])[
-            :, 0
-        ].tolist()
-        done = [end or count == probabilities.shape[1] for end in ends.tolist()]
-        for i, token in zip(left, picked, strict=True):
-            tokens[i] = token
-        left = [i for i, ready in zip(left, done, strict=True) if not ready]
-        count *= 16 if count == TOP else probabilities.shape[1]  # far from the first: all of them
+    for i, token in zip(sampled, found.tolist(), strict=True):
+        tokens[i] = token
     return tokens
 
 
-def _pick(weights: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """Where the running sum of a row of weights passes its level, a share of the total. Never at a
-    weight of 0: a double below 1 times the total is less than the total, rounded, too."""
+def _sample_nuclei(
+    probabilities: Tensor,
+    shares: Tensor,
+    levels: Tensor,
+) -> Tensor:
+    """Return a token from the nucleus of each row, which holds a share of the probability. Among
+    equally probable tokens the smaller id comes first."""
+    vocabulary = probabilities.shape[1]
+    tokens = torch.zeros(len(shares), dtype=torch.long)
+    whole = (shares == 1).nonzero()[:, 0]
+    if len(whole):  # nothing is left out, so nothing needs to be sorted
+        tokens[whole] = _pick(probabilities[whole].cpu().double(), levels[whole])
+    left = (shares < 1).nonzero()[:, 0]
+    for limit in (TOP, 16 * TOP, vocabulary):
+        if not len(left):
+            break
+        count = min(limit, vocabulary)
+        candidates, ids = _most_probable(probabilities[left], count)
+        before = candidates.cumsum(-1) - candidates
+        inside = before < shares[left, None]  # the tokens before it do not hold enough
+        places = _pick(candidates.masked_fill(~inside, 0), levels[left])
+        tokens[left] = ids.gather(-1, places[:, None])[:, 0]
+        if count == vocabulary:
+            break
+        # If the least probable candidate is inside, tokens beyond may be, too: look at more.
+        least = candidates == candidates[:, -1:]
+        left = left[(inside & least).any(-1)]
+    return tokens
+
+
+def _most_probable(probabilities: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the largest probabilities of each row, sorted, in double precision, and their
+    tokens."""
+    if count == probabilities.shape[1]:
+        return probabilities.cpu().double().sort(dim=-1, descending=True, stable=True)
+    values, ids = (found.cpu() for found in probabilities.topk(count))
+    # topk gives equals in any order: put them in the order of their ids before the stable sort.
+    ids, order = ids.sort(-1)
+    values = values.gather(-1, order)
+    values, order = values.double().sort(dim=-1, descending=True, stable=True)
+    return values, ids.gather(-1, order)
+
+
+def _pick(weights: Tensor, levels: Tensor) -> Tensor:
+    """Return the place in each row where the running sum passes its level, a share of the total.
+
+    It is never a weight of 0: a double below 1 times the total, rounded, is less than the total.
+    """
     sums = weights.cumsum(-1)
-    return (sums <= (levels * sums[:, -1])[:, None]).sum(-1)
+    passed = levels * sums[:, -1]
+    return (sums <= passed[:, None]).sum(-1)

@@ -69,7 +69,7 @@ class Finished:
     Attributes:
         name: the name of its folder; it heads columns and sections.
         columns: measures by column: the runs that were scored, or with and without intent.
-        endings: by column, a `Sweep`, or `NoSweep` if there is no threshold to suggest.
+        endings: by column, a `Calibration`, or `Uncalibrated` if there is no threshold to suggest.
         talks: how its conversations stopped, and what a guard did in them.
         trained: what a training run found.
         log: its steps, each with the loss.
@@ -244,17 +244,12 @@ def _with_measures(run: Finished) -> Finished:
 
 
 def _missing(run: Finished) -> Missing:
-    """Lines of `ppl` are `{"column": str, "rows": [[key, cluster, stats, why], ...]}`, lines of
-    `score` are one item each."""
     missing: Missing = defaultdict(Counter)
     for line in _rows(run.folder / "scores.jsonl"):
-        if run.verb == "ppl":
-            for key, _, stats, why in line.get("rows") or ():
-                if not stats and not str(key).endswith("/end"):
-                    missing[str(line.get("column")), "user turns"][str(why)] += 1
-        elif line.get("stats") is None:
+        is_end = run.verb == "ppl" and str(line.get("key")).endswith("/end")
+        if line.get("stats") is None and not is_end:
             why = str(line.get("why") or "no reason given")
-            missing[str(line.get("run")), str(line.get("measure"))][why] += 1
+            missing[str(line.get("column")), str(line.get("metric"))][why] += 1
     return missing
 
 

@@ -72,11 +72,6 @@ def percent(part: float, whole: float) -> str:
     return f"{share:.1g} %" if 0 < share < 0.05 else f"{share:.1f} %"
 
 
-def threshold(value: float) -> str:
-    """Return a threshold as a user types it: without an exponent."""
-    return f"{value:.7f}".rstrip("0")
-
-
 def axis(title: str, low: float, high: float, steps: int, unit: str = "") -> Axis:
     """Return an axis with round ticks that spans the values."""
     at = ticks(low, high, steps)

@@ -163,29 +163,29 @@ Columns = dict[Any, list[Measured]]
 
 
 class Rule(TypedDict):
-    """What a user does that ends the conversation by one rule; see `metrics`."""
+    """What a user does that ends the conversation by one rule; see `metrics.termination`."""
 
-    above: Threshold | None
-    early: Percent
-    late: Percent
-    leaves: Percent
+    threshold: Threshold | None
+    premature: Percent
+    missed: Percent
+    end_rate: Percent
     f1: Percent
     low: Loose
     high: Loose
 
 
-class Curve(TypedDict):
-    """The same for every threshold."""
+class Sweep(TypedDict):
+    """The same at every threshold."""
 
-    above: list[Threshold]
-    early: list[Percent]
-    late: list[Percent]
-    leaves: list[Percent]
+    threshold: list[Threshold]
+    premature: list[Percent]
+    missed: list[Percent]
+    end_rate: list[Percent]
     f1: list[Percent]
 
 
 def _complete(curve: Mapping[str, list[float]]) -> Mapping[str, list[float]]:
-    if len({len(values) for values in curve.values()}) > 1 or len(curve["above"]) < 2:
+    if len({len(values) for values in curve.values()}) > 1 or len(curve["threshold"]) < 2:
         raise ValueError("a curve needs two thresholds, and shares for each")
     return curve
 
@@ -198,14 +198,14 @@ class Bin(TypedDict):
     ended: Share
 
 
-class NoSweep(TypedDict):
+class Uncalibrated(TypedDict):
     """Why no threshold can be suggested."""
 
     best: None
     why: Text
 
 
-class Sweep(TypedDict):
+class Calibration(TypedDict):
     """What a user does at every threshold, and the thresholds to suggest."""
 
     n: Count
@@ -215,7 +215,7 @@ class Sweep(TypedDict):
     now: Rule
     best: Rule
     equal: Rule
-    curve: Annotated[Curve, AfterValidator(_complete)]
+    sweep: Annotated[Sweep, AfterValidator(_complete)]
     ece: Share
     bins: list[Bin]
     note: Text
@@ -224,4 +224,4 @@ class Sweep(TypedDict):
 class Endings(TypedDict):
     """Of `score`."""
 
-    endings: dict[Any, NoSweep | Sweep]
+    endings: dict[Any, Uncalibrated | Calibration]

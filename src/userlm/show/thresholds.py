@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from userlm.metrics.termination import format_threshold
 from userlm.show.blocks import (
     Axis,
     Block,
@@ -25,17 +26,17 @@ from userlm.show.blocks import (
     Value,
 )
 from userlm.show.finished import Finished
-from userlm.show.formats import axis, number, plain, threshold
+from userlm.show.formats import axis, number, plain
 
-Sweep = Mapping[str, Any]
-"""A `results.Sweep`, or a `results.NoSweep` if there is nothing to suggest."""
+Endings = Mapping[str, Any]
+"""A `results.Calibration`, or `results.Uncalibrated` if there is nothing to suggest."""
 
 RULES = {
     "now": ("now", "circle"),
     "best": ("best F1", "diamond"),
     "equal": ("equal rate", "square"),
 }
-SHARES = {"premature end": "early", "missed end": "late", "ends": "leaves", "F1": "f1"}
+SHARES = {"premature end": "premature", "missed end": "missed", "ends": "end_rate", "F1": "f1"}
 """The names of the shares, and their keys in the results; F1 is the last."""
 
 INTRO = (
@@ -54,14 +55,14 @@ TABLE_THRESHOLDS = (0.0001, 0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999)
 
 def section(runs: Sequence[Finished], colours: Mapping[str, str]) -> Section:
     """Return the section about thresholds; equal ones are shown once."""
-    found: dict[str, Sweep] = {}
+    found: dict[str, Endings] = {}
     groups = []
     for run in runs:
-        for name, sweep in run.endings.items():
-            if found.get(name) != sweep:
+        for name, endings in run.endings.items():
+            if found.get(name) != endings:
                 label = f"{name} ({run.name})" if name in found else name
-                found[label] = sweep
-                groups.append(_group(Quote(label, 70, colours.get(name, "c0")), sweep))
+                found[label] = endings
+                groups.append(_group(Quote(label, 70, colours.get(name, "c0")), endings))
     return Section(
         "thresholds",
         "Thresholds",
@@ -71,42 +72,46 @@ def section(runs: Sequence[Finished], colours: Mapping[str, str]) -> Section:
     )
 
 
-def _group(label: Quote, sweep: Sweep) -> Group:
-    if sweep["best"] is None:
-        text = Text(("No threshold to suggest: ", Quote(sweep["why"], 300), "."))
+def _group(label: Quote, endings: Endings) -> Group:
+    if endings["best"] is None:
+        text = Text(("No threshold to suggest: ", Quote(endings["why"], 300), "."))
         return Group([text], label)
-    missing = f" ({sweep['missing']:,} more have no P(end))" if sweep["missing"] else ""
-    people = f"{sweep['n']:,} turns of {sweep['people']:,} people{missing}"
-    answers = (f"{people}, who ended the conversation at ", Value(sweep["ended"], 1), " % of them.")
-    note = (" Note: ", Quote(sweep["note"], 300), ".") if sweep["note"] else ()
-    ece = ("expected calibration error ", Value(sweep["ece"], 3))
-    chart = curve_chart(label.text, sweep)
-    bins = calibration_chart(label.text, sweep)
+    missing = f" ({endings['missing']:,} more have no P(end))" if endings["missing"] else ""
+    people = f"{endings['n']:,} turns of {endings['people']:,} people{missing}"
+    answers = (
+        f"{people}, who ended the conversation at ",
+        Value(endings["ended"], 1),
+        " % of them.",
+    )
+    note = (" Note: ", Quote(endings["note"], 300), ".") if endings["note"] else ()
+    ece = ("expected calibration error ", Value(endings["ece"], 3))
+    chart = curve_chart(label.text, endings)
+    bins = calibration_chart(label.text, endings)
     plots: list[Block] = [
         Figure(
             "Ending by a threshold",
             "",
             chart,
             label.look,
-            _curve_table(sweep["curve"]),
+            _curve_table(endings["sweep"]),
         ),
         Figure(
             "Is P(end) calibrated?",
             ece,
             bins,
             label.look,
-            _bin_table(sweep["bins"]),
+            _bin_table(endings["bins"]),
         ),
-        _rule_table(sweep),
+        _rule_table(endings),
     ]
     return Group([Text((*answers, *note)), Group(plots, look="plots")], label, label.look)
 
 
-def _rule_table(sweep: Sweep) -> Table:
+def _rule_table(endings: Endings) -> Table:
     rows: list[Row] = []
     for key, (name, shape) in RULES.items():
-        rule = sweep[key]
-        above = "" if rule["above"] is None else threshold(rule["above"])
+        rule = endings[key]
+        above = "" if rule["threshold"] is None else format_threshold(rule["threshold"])
         early, late, ends, f1 = ((Value(rule[share], 1), " %") for share in SHARES.values())
         interval = Interval(rule["low"], rule["high"], 1)
         rows.append(((Mark(shape), f" {name}"), above, early, late, ends, (*f1, interval)))
@@ -114,9 +119,9 @@ def _rule_table(sweep: Sweep) -> Table:
 
 
 def _curve_table(curve: Mapping[str, Sequence[float]]) -> Table:
-    at = [i for i, above in enumerate(curve["above"]) if above in TABLE_THRESHOLDS]
+    at = [i for i, above in enumerate(curve["threshold"]) if above in TABLE_THRESHOLDS]
     rows = [(name, *(f"{curve[key][i]:.1f} %" for i in at)) for name, key in SHARES.items()]
-    return Table(("--end-threshold", *(threshold(curve["above"][i]) for i in at)), rows)
+    return Table(("--end-threshold", *(format_threshold(curve["threshold"][i]) for i in at)), rows)
 
 
 def _bin_table(bins: Sequence[Mapping[str, Any]]) -> Table:
@@ -124,11 +129,11 @@ def _bin_table(bins: Sequence[Mapping[str, Any]]) -> Table:
     return Table(("turns", "mean P(end)", "share where the person ended"), rows)
 
 
-def curve_chart(label: str, sweep: Sweep) -> Chart:
+def curve_chart(label: str, endings: Endings) -> Chart:
     """Return the curves over the log odds of the threshold, where they are not level."""
-    low, high = domain(sweep)
-    curve = sweep["curve"]
-    at = [log_odds(above) for above in curve["above"]]
+    low, high = domain(endings)
+    curve = endings["sweep"]
+    at = [log_odds(above) for above in curve["threshold"]]
     series = []
     for name, look in (("premature end", "line"), ("missed end", "line dashed")):
         points = zip(at, curve[SHARES[name]], strict=True)
@@ -136,12 +141,15 @@ def curve_chart(label: str, sweep: Sweep) -> Chart:
     marks = []
     told = []
     for key, (name, shape) in RULES.items():
-        above, early, late = (sweep[key][part] for part in ("above", "early", "late"))
+        rule = endings[key]
+        above = rule["threshold"]
+        premature = rule["premature"]
+        missed = rule["missed"]
         x = above and log_odds(above)
-        marks += [Point(x, early, shape), Point(x, late, shape, hollow=True)]
-        rule = f"{name} ({threshold(above)})" if above else name
-        told.append(f"{rule}: {early:.0f} % and {late:.0f} %")
-    below = [(log_odds(above), threshold(above)) for above in TICKS]
+        marks += [Point(x, premature, shape), Point(x, missed, shape, hollow=True)]
+        called = f"{name} ({format_threshold(above)})" if above else name
+        told.append(f"{called}: {premature:.0f} % and {missed:.0f} %")
+    below = [(log_odds(above), format_threshold(above)) for above in TICKS]
     return Chart(
         f"Premature and missed ends of {plain(label)}, by threshold. {'; '.join(told)}",
         Axis(
@@ -157,11 +165,13 @@ def curve_chart(label: str, sweep: Sweep) -> Chart:
     )
 
 
-def domain(sweep: Sweep) -> tuple[float, float]:
+def domain(endings: Endings) -> tuple[float, float]:
     """Return the log odds between which the curves move and the suggestions lie."""
-    curve = sweep["curve"]
-    ends = [sweep["best"]["above"], sweep["equal"]["above"]]
-    for before, after in pairwise(zip(curve["above"], curve["early"], curve["late"], strict=True)):
+    curve = endings["sweep"]
+    ends = [endings["best"]["threshold"], endings["equal"]["threshold"]]
+    for before, after in pairwise(
+        zip(curve["threshold"], curve["premature"], curve["missed"], strict=True)
+    ):
         if before[1:] != after[1:]:
             ends += [before[0], after[0]]
     at = [log_odds(above) for above in ends if above]
@@ -174,9 +184,9 @@ def log_odds(share: float) -> float:
     return math.log(share / (1 - share))
 
 
-def calibration_chart(label: str, sweep: Sweep) -> Chart:
+def calibration_chart(label: str, endings: Endings) -> Chart:
     """Return P(end) against how often the person ended; if calibrated, it is the diagonal."""
-    bins = [(one["p_end"], one["ended"]) for one in sweep["bins"]]
+    bins = [(one["p_end"], one["ended"]) for one in endings["bins"]]
     told = ", ".join(f"{p_end:.2f}: {ended:.2f}" for p_end, ended in bins)
     return Chart(
         f"{plain(label)}: P(end) and how often the person ended. {told}",

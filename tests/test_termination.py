@@ -9,42 +9,42 @@ import numpy as np
 import pytest
 
 from userlm import commands
-from userlm.metrics.ending import (
+from userlm.metrics.intrinsic import termination, termination_auroc
+from userlm.metrics.termination import (
     THRESHOLDS,
-    Endings,
+    EndCalibration,
     calibrate,
     calibration_error,
+    format_threshold,
     reliability,
-    spelled,
 )
-from userlm.metrics.intrinsic import termination, termination_auroc
 from userlm.rows import write_conversations
 from userlm.types import Conversation, InputError, Origin
 
 
 def answer(
-    person: str, k: int, p_end: float | None, left: bool, leaves: bool = False
+    person: str, k: int, p_end: float | None, person_ended: bool, ends: bool = False
 ) -> Conversation:
-    """What a user answered after `k` turns of a person who left there, or went on."""
-    origin = Origin(person, k, None if left else "more", person_ended=left)
+    """What a user answered after `k` turns of a person who ended there, or went on."""
+    origin = Origin(person, k, None if person_ended else "more", person_ended=person_ended)
     prefix = Conversation(f"{person}/{k}", user=person, origin=origin)
     for i in range(k):
         prefix = prefix.say(f"turn {i}").say("ok")
     known = {} if p_end is None else {"p_end": p_end}
-    return prefix.close("end", end_meta=known) if leaves else prefix.say("words", known)
+    return prefix.close("end", end_meta=known) if ends else prefix.say("words", known)
 
 
-def tuned(answers: list[Conversation]) -> Endings:
+def tuned(answers: list[Conversation]) -> EndCalibration:
     return calibrate(termination(answers), termination_auroc(answers))
 
 
 PEOPLE = [
-    answer("ann", 0, 0.99, False, leaves=True),  # a first turn: no row
+    answer("ann", 0, 0.99, False, ends=True),  # a first turn: no row
     answer("ann", 1, 0.3, False),
-    answer("ann", 2, 0.9, True, leaves=True),
+    answer("ann", 2, 0.9, True, ends=True),
     answer("bob", 1, 0.2, False),
     answer("bob", 2, 0.6, True),
-    answer("cy", 1, 0.7, False, leaves=True),
+    answer("cy", 1, 0.7, False, ends=True),
     answer("cy", 2, 0.4, True),
 ]
 
@@ -52,9 +52,10 @@ PEOPLE = [
 def test_thresholds_are_in_order_and_are_typed_as_they_are_meant() -> None:
     assert list(THRESHOLDS) == sorted(set(THRESHOLDS))
     assert all(
-        0 < threshold < 1 and float(spelled(threshold)) == threshold for threshold in THRESHOLDS
+        0 < threshold < 1 and float(format_threshold(threshold)) == threshold
+        for threshold in THRESHOLDS
     )
-    assert [spelled(THRESHOLDS[i]) for i in (0, 1, 30, 31, -1)] == [
+    assert [format_threshold(THRESHOLDS[i]) for i in (0, 1, 30, 31, -1)] == [
         "0.000001",
         "0.0000015",
         "0.1",
@@ -63,25 +64,25 @@ def test_thresholds_are_in_order_and_are_typed_as_they_are_meant() -> None:
     ]
 
 
-def test_the_curve_by_hand() -> None:
-    # People left at .9, .6 and .4 and went on at .3, .2 and .7; the user leaves at P(end) >=
+def test_the_threshold_sweep_by_hand() -> None:
+    # People ended at .9, .6 and .4 and went on at .3, .2 and .7; the user ends at P(end) >=
     # threshold.
-    curve = tuned(PEOPLE).curve
-    assert curve is not None
-    at = {above: i for i, above in enumerate(curve.above)}
+    sweep = tuned(PEOPLE).sweep
+    assert sweep is not None
+    at = {threshold: i for i, threshold in enumerate(sweep.threshold)}
     third = 100 / 3
-    for above, early, late, f1 in [
+    for threshold, premature, missed, f1 in [
         (0.2, 100, 0, 600 / 9),  # TP 3, FP 3
         (0.21, 2 * third, 0, 600 / 8),  # FP 2: .3 and .7
         (0.4, third, 0, 600 / 7),  # FP 1: .7
-        (0.41, third, third, 400 / 6),  # .4 is stayed at
+        (0.41, third, third, 400 / 6),  # goes on at .4
         (0.7, third, 2 * third, 200 / 5),
         (0.71, 0, 2 * third, 200 / 4),
         (0.95, 0, 100, 0),
     ]:
-        found = [getattr(curve, name)[at[above]] for name in ("early", "late", "f1")]
-        assert found == pytest.approx([early, late, f1]), above
-    assert curve.leaves[at[0.41]] == 50  # .9, .6 and .7 of six
+        found = [getattr(sweep, name)[at[threshold]] for name in ("premature", "missed", "f1")]
+        assert found == pytest.approx([premature, missed, f1]), threshold
+    assert sweep.end_rate[at[0.41]] == 50  # .9, .6 and .7 of six
 
 
 def test_a_threshold_is_judged_on_people_it_was_not_chosen_on() -> None:
@@ -92,28 +93,30 @@ def test_a_threshold_is_judged_on_people_it_was_not_chosen_on() -> None:
     # .31 to .40: .35; .6 is TP, .2 is TN. Without cy from .31 to .60: .45; .4 is FN, .7 is FP. TP
     # 2, FP 2, FN 1, TN 1: F1 = 4 / 7, though on all together .35 has 6 / 7.
     best = found.best
-    assert best.above == 0.35
-    assert (best.early, best.late, best.leaves) == pytest.approx((200 / 3, 100 / 3, 400 / 6))
+    assert best.threshold == 0.35
+    assert (best.premature, best.missed, best.end_rate) == pytest.approx(
+        (200 / 3, 100 / 3, 400 / 6)
+    )
     assert best.f1 == pytest.approx(400 / 7)
     assert (
         best.low is not None
         and best.high is not None
         and 0 <= best.low < 400 / 7 < best.high <= 100
     )
-    # As many too early as too late: FP = FN from .41 to .60, the middle one is .50. Without ann the
+    # As many premature as missed: FP = FN from .41 to .60, the middle one is .50. Without ann the
     # same: .50; TP, TN. Without bob .41 to .70: .55; TP, TN. Without cy .31 to .60: .45; FN, FP.
     equal = found.equal
-    assert equal.above == 0.5
-    assert (equal.early, equal.late, equal.leaves, equal.f1) == pytest.approx(
+    assert equal.threshold == 0.5
+    assert (equal.premature, equal.missed, equal.end_rate, equal.f1) == pytest.approx(
         (100 / 3, 100 / 3, 50, 400 / 6)
     )
 
 
 def test_what_the_user_does_now_is_its_termination_f1() -> None:
     found, f1 = tuned(PEOPLE), termination(PEOPLE)
-    assert found.now is not None and found.now.above is None
-    # It leaves at ann's .9 (TP) and cy's .7 (FP): TP 1, FP 1, FN 2, TN 2.
-    assert (found.now.early, found.now.late, found.now.leaves) == pytest.approx(
+    assert found.now is not None and found.now.threshold is None
+    # It ends at ann's .9 (TP) and cy's .7 (FP): TP 1, FP 1, FN 2, TN 2.
+    assert (found.now.premature, found.now.missed, found.now.end_rate) == pytest.approx(
         (100 / 3, 200 / 3, 100 / 3)
     )
     assert (found.now.f1, found.now.low, found.now.high) == (f1.value, f1.low, f1.high)
@@ -149,7 +152,7 @@ def test_every_point_and_both_suggestions_agree_with_counting_one_by_one() -> No
         return least[(len(least) - 1) // 2]
 
     everybody = set(people)
-    assert found.curve is not None
+    assert found.sweep is not None
     for i, threshold in enumerate(THRESHOLDS):
         tp, fp, fn, tn = counted(threshold, everybody)
         expected = [
@@ -158,15 +161,18 @@ def test_every_point_and_both_suggestions_agree_with_counting_one_by_one() -> No
             100 * (tp + fp) / 240,
             f1(tp, fp, fn, tn),
         ]
-        curve = found.curve
-        assert [curve.early[i], curve.late[i], curve.leaves[i], curve.f1[i]] == pytest.approx(
-            expected
-        )
+        sweep = found.sweep
+        assert [
+            sweep.premature[i],
+            sweep.missed[i],
+            sweep.end_rate[i],
+            sweep.f1[i],
+        ] == pytest.approx(expected)
     for suggested, loss in (
         (found.best, lambda *c: -f1(*c)),
         (found.equal, lambda tp, fp, fn, tn: abs(fp - fn)),
     ):
-        assert suggested is not None and suggested.above == chosen(loss, everybody)
+        assert suggested is not None and suggested.threshold == chosen(loss, everybody)
         parts = [
             counted(chosen(loss, everybody - {person}), {person}) for person in sorted(everybody)
         ]
@@ -199,20 +205,25 @@ def test_reliability_and_calibration_error_by_hand() -> None:
 
 def test_what_cannot_be_calibrated_says_why_and_is_counted() -> None:
     silent = [answer("ann", 1, None, True), answer("bob", 1, None, False)]
-    assert tuned(silent) == Endings(0, 2, "no P(end)")
-    assert tuned([answer("ann", 0, 0.5, False)]) == Endings(0, 0, "no answer after a first turn")
+    assert tuned(silent) == EndCalibration(0, 2, "no P(end)")
+    assert tuned([answer("ann", 0, 0.5, False)]) == EndCalibration(
+        0, 0, "no answer after a first turn"
+    )
     failed = answer("dan", 1, 0.5, True).close("error", error="timed out")
     some = tuned([*PEOPLE, *silent, failed])
     assert (some.n, some.missing, some.best) == (6, 3, tuned(PEOPLE).best)
     for left, why in (
-        (True, "the person left at every answer"),
-        (False, "the person left at no answer"),
+        (True, "the person ended at every answer"),
+        (False, "the person ended at no answer"),
     ):
         found = tuned([answer("ann", 1, 0.5, left), answer("bob", 1, 0.25, left)])
         assert (found.best, found.why, found.n) == (None, why, 2)
         assert found.ece == pytest.approx(abs(0.375 - left) if not left else (0.5 + 0.75) / 2)
     alone = tuned([answer("ann", 1, 0.5, False), answer("ann", 2, 0.75, True)])
-    assert (alone.best, alone.why) == (None, "one person alone, and nobody to check a threshold on")
+    assert (alone.best, alone.why) == (
+        None,
+        "only one person, and a threshold is checked on another",
+    )
 
 
 # --- through `score` ------------------------------------------------------------------------------
@@ -229,7 +240,7 @@ def responded(root: Path, name: str, answers: list[Conversation], **options: Any
     return folder
 
 
-def test_score_keeps_the_curve_beside_the_measures_and_shows_what_to_type(
+def test_score_keeps_the_sweep_beside_the_measures_and_shows_what_to_type(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -239,15 +250,15 @@ def test_score_keeps_the_curve_beside_the_measures_and_shows_what_to_type(
         (tmp_path / "score" / "results.json").read_text()
     )
     kept = results["endings"]["mine"]
-    assert kept["best"]["above"] == 0.35 and kept["best"]["f1"] == pytest.approx(400 / 7)
-    assert len(kept["curve"]["above"]) == len(kept["curve"]["late"]) == len(THRESHOLDS)
+    assert kept["best"]["threshold"] == 0.35 and kept["best"]["f1"] == pytest.approx(400 / 7)
+    assert len(kept["sweep"]["threshold"]) == len(kept["sweep"]["missed"]) == len(THRESHOLDS)
     assert (kept["user"], kept["note"], len(kept["bins"])) == ("trained:m", "", 6)
     shown = capsys.readouterr().out
-    assert "leaving, mine: 6 turns of 3 people, who left at 50.0 %" in shown
+    assert "termination of mine: 6 turns of 3 people, who ended at 50.0 %" in shown
     assert "--user trained:m --end-threshold 0.35 or 0.5\n" in shown
     rows = [line.split() for line in shown.splitlines()]
     assert ["95", "%", "interval"] in [row[-3:] for row in rows] and "…" not in shown.partition(
-        "leaving, mine"
+        "termination of mine"
     )[2]
     assert ["best", "F1", "0.35", "66.7", "33.3", "66.7", "57.1"] in [row[:7] for row in rows]
     assert ["now", "33.3", "66.7", "33.3", "40.0"] in [row[:5] for row in rows]
@@ -260,12 +271,12 @@ def test_score_keeps_the_curve_beside_the_measures_and_shows_what_to_type(
     [
         ({"end_threshold": 0.25}, "made with --end-threshold 0.25, so 'now' is that threshold"),
         ({"end_threshold": 0.0}, "made with --end-threshold 0.0, so"),
-        ({"guard": "paper"}, "made with --guard paper, so 'now' is a user who may not leave"),
+        ({"guard": "paper"}, "made with --guard paper, so 'now' is a user who may not end"),
         ({"guard": "words=3-25,no-repeat"}, ""),
         ({}, ""),
     ],
 )
-def test_score_says_when_the_scored_run_did_not_draw_its_endings(
+def test_score_says_when_the_scored_run_did_not_sample_its_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, Any], note: str
 ) -> None:
     results = commands.score(
@@ -284,7 +295,7 @@ def test_a_user_without_p_end_has_no_threshold_and_a_simulation_no_place(
     )
     results = commands.score([prompted], out=tmp_path / "score")
     assert results["endings"]["prompted"]["best"] is None
-    assert "leaving, prompted: no threshold to suggest (no P(end))" in capsys.readouterr().out
+    assert "termination of prompted: no threshold to suggest (no P(end))" in capsys.readouterr().out
     talk = tmp_path / "talks.jsonl"
     write_conversations(talk, [Conversation("a", user="ann").say("hi").say("ok").close("end")])
     assert set(commands.score([talk], out=tmp_path / "other")) == {"talks.jsonl"}

@@ -14,7 +14,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from userlm.models import attention as packed
+from userlm.models import attention
 from userlm.models.attention import (
     balanced_bins,
     check_document_masking,
@@ -88,9 +88,9 @@ def test_gradients_of_a_pack_are_the_sum_of_those_of_its_rows(llama):
 def test_the_models_own_attention_is_back_afterwards(llama):
     before = llama.config._attn_implementation
     with pytest.raises(ZeroDivisionError), document_masking(llama):
-        assert llama.config._attn_implementation == packed.DOCUMENT_MASKING
+        assert llama.config._attn_implementation == attention.DOCUMENT_MASKING
         raise ZeroDivisionError
-    assert llama.config._attn_implementation == before != packed.DOCUMENT_MASKING
+    assert llama.config._attn_implementation == before != attention.DOCUMENT_MASKING
 
 
 def test_a_sliding_window_slides_within_each_row():
@@ -138,9 +138,8 @@ def test_a_first_token_cannot_be_a_target(llama):
 
 
 def test_the_attention_of_a_gpu_is_told_where_rows_begin(llama, monkeypatch):
-    """No GPU here: its kernel is stood in for by the definition of what it computes, and must be
-    called so that the result is that of the loop. Shapes as in torch.nn.attention.varlen: (tokens,
-    heads, size)."""
+    """No GPU here: a stub of its kernel computes the definition, and must be called so that the
+    result is that of the loop. Shapes as in torch.nn.attention.varlen: (tokens, heads, size)."""
     calls = []
 
     def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size):
@@ -170,11 +169,11 @@ def test_the_attention_of_a_gpu_is_told_where_rows_begin(llama, monkeypatch):
     }
     layer = SimpleNamespace(config=SimpleNamespace(), layer_idx=0)
     for window in (None, 2):
-        slow, _ = packed._attend(
+        slow, _ = attention._attend_documents(
             layer, query.bfloat16(), key.bfloat16(), value, None, sliding_window=window, **where
         )
-        monkeypatch.setattr(packed, "_varlen", kernel)
-        fast, _ = packed._attend(
+        monkeypatch.setattr(attention, "_varlen", kernel)
+        fast, _ = attention._attend_documents(
             layer, query, key, value.as_subclass(OnGpu), None, sliding_window=window, **where
         )
         assert fast.shape == (1, 9, 4, 8)

@@ -1,0 +1,396 @@
+"""`ppl`: how well a model predicts people, and what an intent changes."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from typer import Argument, Option
+
+from userlm import address
+from userlm.commands.options import (
+    Limit,
+    MaxTokens,
+    Out,
+    Results,
+    Seed,
+    finished,
+    measure_results,
+)
+from userlm.metrics.controls import (
+    GENERATED,
+    HUMAN,
+    OTHER,
+    OTHERS,
+    OWN,
+    RATIOS,
+    SOURCE,
+    SPECIFIC,
+    WITH,
+    WITHOUT,
+    figures,
+    other_intents,
+)
+from userlm.metrics.forms import Form
+from userlm.metrics.perplexity import conversation_of, score_turns, unscored
+from userlm.metrics.scores import score_line, score_row
+from userlm.rows import read_conversations, read_rows, write_lines
+from userlm.runs import Journal, Run, conversations_file
+from userlm.terminal import Record, console, output, progress_bar
+from userlm.types import Conversation, InputError, MeasureRow, ModelError, Score
+
+BATCH = 32
+"""Conversations that are scored, and written down, together."""
+GIVE_UP = 3
+"""The run stops when this many conversations fail at the start of a batch."""
+
+CLAIMS = (
+    ("the intent helps", OWN, "", True),
+    ("on later turns", OWN, ", later turns", True),
+    ("on words outside of it", OWN, ", outside the intent", True),
+    ("another's intent is worse than none", OTHERS, "", False),
+    ("the own is better than another's", SPECIFIC, "", True),
+)
+"""What may hold of an intent: the claim, the ratio that decides it (column and turns), and whether
+that ratio must be below 1."""
+
+Line = Mapping[str, Any]
+"""A line of scores.jsonl, see `metrics.scores`; it also holds `error` if the model failed."""
+Key = tuple[str, str]
+"""A column and the id of a conversation."""
+Lines = dict[Key, list[Line]]
+Records = Mapping[str, Mapping[str, Record]]
+"""The measures in results.json, by column and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A conversation to score in one column.
+
+    Attributes:
+        intent: the intent that the model is given; `None`: none.
+    """
+
+    conversation: Conversation
+    column: str
+    intent: str | None
+
+    @property
+    def key(self) -> Key:
+        return self.column, self.conversation.id
+
+    @property
+    def why_not(self) -> str:
+        """Why it cannot be scored; empty if it can."""
+        if self.column == WITHOUT or self.intent is not None:
+            return ""
+        return "no intent" if self.conversation.intent is None else "no other intent"
+
+
+Cases = Sequence[Sequence[Case]]
+"""For each conversation its cases, one for each column."""
+
+
+def ppl(
+    data: Annotated[Path, Argument(help="Conversations: a folder (its test.jsonl) or a file.")],
+    model: Annotated[
+        str,
+        Option(
+            help="A user model: folder, training run or hub id; base:MODEL for a base model, "
+            "prompted:MODEL for a chat model that plays the user. Each may be on a server: "
+            "http://HOST:PORT/v1#NAME."
+        ),
+    ],
+    out: Out = Path("runs/ppl"),
+    controls: Annotated[
+        bool, Option(help="Also score with another person's intent: a third pass.")
+    ] = True,
+    max_tokens: MaxTokens = 2048,
+    tokenizer: Annotated[
+        str | None,
+        Option(
+            help="Tokenizer of a model on a server: folder or hub id. Default: the one with the "
+            "model's name."
+        ),
+    ] = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    workers: Annotated[int, Option(help="Rows at once, on a server.", min=1)] = 16,
+    device: Annotated[
+        str | None, Option(help="Such as cuda or cpu; default: a GPU if there is one.")
+    ] = None,
+) -> Results:
+    """Perplexity of real user turns without intent, with it and with another person's; intervals
+    over people."""
+    path = conversations_file(data, "test")
+    options = {
+        "model": model,
+        "tokenizer": tokenizer,
+        "controls": controls,
+        "max_tokens": max_tokens,
+        "limit": limit,
+        "seed": seed,
+    }
+    run = Run.open(out, "ppl", options, [path, *address.files(model)])
+    title = f"user turns of {path.name} under {model}"
+    if done := _finished_without_errors(run):
+        _show(title, done)
+        return done
+    conversations = list(islice(read_conversations(path), limit))
+    _say_what_is_missing(conversations, path)
+    with console.status("loading the model"):
+        scorer, form, context_length = address.scorer(
+            model, tokenizer=tokenizer, workers=workers, device=device
+        )
+    if context_length is not None and context_length < max_tokens:
+        console.print(f"rows are cut to the model's context length of {context_length} tokens")
+        max_tokens = context_length
+    cases = _cases(conversations, other_intents(conversations, seed) if controls else None)
+    scores = _score_all(run, cases, scorer, form, max_tokens)
+    results = run.finish(measure_results(figures(scores, conversations), stubs={}))
+    _show(title, results)
+    return results
+
+
+def _say_what_is_missing(conversations: Sequence[Conversation], path: Path) -> None:
+    total = len(conversations)
+    silent = sum(not conversation.user_turns for conversation in conversations)
+    without_intent = sum(conversation.intent is None for conversation in conversations)
+    if silent == total:
+        raise InputError(f"{path}: no conversation has a user turn, so there is nothing to predict")
+    if silent:
+        console.print(f"{silent:,} of {total:,} have no user turn: nothing to predict there")
+    if without_intent:
+        console.print(f"{without_intent:,} of {total:,} have no intent: scored without one only")
+
+
+def _finished_without_errors(run: Run) -> Results | None:
+    """The results of a complete run. One in which some conversations could not be scored is
+    resumed."""
+    if run.results:
+        lines = read_rows(run.path("scores.jsonl"), may_be_empty=True)
+        if any("error" in line.row for line in lines):
+            run.path("results.json").unlink()
+    return finished(run)
+
+
+# --- scoring, in a journal ------------------------------------------------------------------------
+
+
+def _cases(conversations: Iterable[Conversation], others: Mapping[str, str] | None) -> Cases:
+    found = []
+    for conversation in conversations:
+        cases = [Case(conversation, WITHOUT, None), Case(conversation, WITH, conversation.intent)]
+        if others is not None:
+            cases.append(Case(conversation, OTHER, others.get(conversation.id)))
+        found.append(cases)
+    return found
+
+
+def _score_all(
+    run: Run, cases: Cases, model: Score, form: Form, max_tokens: int
+) -> Mapping[str, list[MeasureRow]]:
+    """The rows of each column, in order, which are also written to scores.jsonl. What an earlier
+    attempt scored is kept."""
+    journal = Journal(run.path("scores.jsonl"))
+    lines = _resumed(journal.rows, cases, form)
+    waiting = []
+    for same in cases:
+        if unfinished := [case for case in same if case.key not in lines]:
+            waiting.append(unfinished)
+    with progress_bar() as progress:
+        job = progress.add_task("scoring", total=len(waiting))
+        for start in range(0, len(waiting), BATCH):
+            batch = waiting[start : start + BATCH]
+            scored = _score_batch(batch, model, form, max_tokens)
+            for line in chain.from_iterable(scored.values()):
+                journal.add(line)
+            lines |= scored
+            progress.advance(job, len(batch))
+    journal.close()
+    ordered = [line for case in chain.from_iterable(cases) for line in lines[case.key]]
+    write_lines(run.path("scores.jsonl"), ordered)
+    scores: defaultdict[str, list[MeasureRow]] = defaultdict(list)
+    errors: dict[str, str] = {}
+    for line in ordered:
+        row = score_row(line)
+        scores[line["column"]].append(row)
+        if "error" in line:
+            errors[conversation_of(row)] = line["error"]
+    if errors:
+        first = next(iter(errors.values()))
+        console.print(
+            f"{len(errors)} could not be scored (the same command tries these again), the first: "
+            f"{first}",
+            style="yellow",
+        )
+    return scores
+
+
+def _resumed(written: Iterable[Line], cases: Cases, form: Form) -> Lines:
+    """The lines of the cases that need no scoring: an earlier attempt did it, or it cannot be
+    done."""
+    kept: defaultdict[Key, dict[str, Line]] = defaultdict(dict)
+    for line in written:
+        if "error" not in line:
+            key = line["column"], conversation_of(score_row(line))
+            kept[key][line["key"]] = line
+    lines: Lines = {}
+    for case in chain.from_iterable(cases):
+        log = case.conversation
+        # A crash may leave only some lines of a case: then all are scored again.
+        expected = len(log.user_turns) + (form.ends and log.ended)
+        if case.why_not:
+            lines[case.key] = _lines(case, unscored(log, case.why_not))
+        elif len(kept[case.key]) == expected:
+            lines[case.key] = list(kept[case.key].values())
+    return lines
+
+
+def _score_batch(batch: Cases, model: Score, form: Form, max_tokens: int) -> Lines:
+    """The lines of some conversations. If the model fails on them together, each is tried alone.
+
+    Raises:
+        ModelError: if the model would fail on all others too, or failed on the first few.
+    """
+    if len(batch) > 1:
+        try:
+            return _score(list(chain.from_iterable(batch)), model, form, max_tokens)
+        except ModelError as error:
+            if error.permanent:
+                raise
+    lines: Lines = {}
+    failed = 0
+    for tried, same in enumerate(batch, 1):
+        try:
+            lines |= _score(same, model, form, max_tokens)
+        except ModelError as error:
+            failed += 1
+            if error.permanent or tried == failed == GIVE_UP:
+                raise
+            for case in same:
+                missing = unscored(case.conversation, error.reason)
+                lines[case.key] = _lines(case, missing, error=str(error))
+    return lines
+
+
+def _score(cases: Sequence[Case], model: Score, form: Form, max_tokens: int) -> Lines:
+    """The lines of each case, from one call of the model."""
+    asked = [(case.conversation, case.intent) for case in cases]
+    scored = score_turns(asked, model, form, max_tokens)
+    return {case.key: _lines(case, rows) for case, rows in zip(cases, scored, strict=True)}
+
+
+def _lines(case: Case, rows: Iterable[MeasureRow], error: str = "") -> list[Line]:
+    failure = {"error": error} if error else {}
+    return [{**score_line(case.column, "perplexity", row), **failure} for row in rows]
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def _show(title: str, results: Results) -> None:
+    """Print the measures of all conversations, of each kind of intents if there are several, and of
+    the sources; and which claims hold."""
+    found: dict[str, dict[str, Record]] = {}
+    for column, records in results.items():
+        found[column] = {record["name"]: record for record in records}
+    given = [column for column in found if column not in RATIOS]
+    compared = [column for column in found if column in RATIOS]
+    without = found[WITHOUT]
+    kinds = [kind for kind in (HUMAN, GENERATED) if f"{kind}: perplexity" in without]
+    out = output()
+    for part in ("", *kinds):
+        prefix = f"{part}: " if part else ""
+        perplexity = f"{prefix}perplexity"
+        if part and without[perplexity]["n"] == without["perplexity"]["n"]:
+            continue  # the same as all conversations
+        out.print(f"{title}: {part}" if part else title)
+        for columns in (given, compared):
+            rows: dict[str, list[Record]] = {}
+            for name in found[columns[0]]:
+                if name.rpartition(": ")[0] == part:
+                    rows[name.removeprefix(prefix)] = [found[column][name] for column in columns]
+            out.print(_table(columns, rows))
+        out.print(_counts(found, given, perplexity))
+    by_source: dict[str, list[Record]] = {}
+    for name in without:
+        if name.startswith(SOURCE):
+            source = name.removeprefix(SOURCE).removesuffix(": perplexity")
+            ratios = [found[column][f"{name} ratio"] for column in compared]
+            by_source[source] = [without[name], *ratios]
+    if by_source:
+        out.print(f"{title}: by source (intervals are in results.json)")
+        out.print(_table([WITHOUT, *compared], by_source, intervals=False))
+    for kind in kinds:
+        out.print(_claim(found, kind))
+
+
+def _table(
+    columns: Sequence[str], rows: Mapping[str, Sequence[Record]], intervals: bool = True
+) -> Table:
+    """A line for each name; names of kinds of perplexity are indented, without that word."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("", overflow="fold")
+    for column in columns:
+        table.add_column(column.replace(" / ", "\n/ "), justify="right", no_wrap=True)
+    for name, records in rows.items():
+        shown = re.sub(r"^perplexity( ratio)?, ", "  ", name)
+        table.add_row(shown, *(_cell(record, intervals) for record in records))
+    return table
+
+
+def _cell(record: Record, interval: bool) -> str:
+    if record["value"] is None:
+        return f"not measured\n{record['why']}"
+    digits = 2
+    if "ratio" in record["name"]:
+        digits = 3
+    elif record["value"] >= 1000:
+        digits = 0
+    elif record["value"] >= 100:
+        digits = 1
+    value = f"{record['value']:,.{digits}f}"
+    if not interval or record["low"] is None:
+        return value
+    return f"{value}\n{record['low']:,.{digits}f} to {record['high']:,.{digits}f}"
+
+
+def _counts(found: Records, columns: Sequence[str], name: str) -> str:
+    """How many turns are behind a perplexity, in each column."""
+    by_count: defaultdict[str, list[str]] = defaultdict(list)
+    for column in columns:
+        record = found[column][name]
+        count = f"{record['n']:,}"
+        if record["missing"]:
+            count += f" ({record['missing']:,} missing: {record['why']})"
+        by_count[count].append(column)
+    shown = [f"{', '.join(same)}: {count}" for count, same in by_count.items()]
+    return f"user turns {'; '.join(shown)}"
+
+
+def _claim(found: Records, kind: str) -> str:
+    """A sentence on what the ratios say about the intents of one kind."""
+    answers = []
+    for claim, column, turns, below in CLAIMS:
+        if column in found:
+            ratio = found[column][f"{kind}: perplexity ratio{turns}"]
+            answers.append(f"{claim}: {_holds(ratio, below)}")
+    return f"{kind}: {'; '.join(answers)}"
+
+
+def _holds(ratio: Record, below: bool) -> str:
+    """Whether a ratio is below 1, or above it, with all of its interval."""
+    if ratio["low"] is None:
+        return "not known"
+    if ratio["low"] <= 1 <= ratio["high"]:
+        return "not clear"
+    is_below = ratio["high"] < 1
+    return "yes" if is_below == below else "no"

@@ -1,0 +1,29 @@
+"""The lines of `scores.jsonl`, the same for all verbs: one for each column, metric and item.
+
+column   a key of results.json: a run, or what the model was given before
+metric   what the numbers are for
+key      the conversation or turn
+cluster  what is resampled as a whole: the person, the intent or the task
+stats    the numbers that measures are computed from; null: could not be measured
+why      the reason if `stats` is null
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from userlm.types import MeasureRow
+
+
+def score_line(column: str, metric: str, row: MeasureRow) -> dict[str, Any]:
+    """Return the line of a row."""
+    return {"column": column, "metric": metric, **asdict(row)}
+
+
+def score_row(line: Mapping[str, Any]) -> MeasureRow:
+    """Return the row of a line."""
+    stats = line["stats"]
+    found = None if stats is None else tuple(stats)
+    return MeasureRow(line["key"], line["cluster"], found, line["why"])

@@ -1,0 +1,267 @@
+"""When a user should end a conversation by its P(end): the threshold of `--end-threshold`, and how
+well P(end) is calibrated.
+
+`userlm score` does this on the responses of `userlm respond`, where it is known at each turn
+whether the person ended. First turns cannot be ends and are left out. All shares are in percent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from userlm.stats import FN, FP, TP, Array, Indices, f1_percent, measure, measure_row, numbered
+from userlm.types import Measure
+
+Flags = NDArray[np.bool_]
+
+_DIGITS = (1, 1.5, 2, 3, 5, 7)
+_SMALL = [round(digit * 10.0**power, 7) for power in range(-6, -1) for digit in _DIGITS]
+_MIDDLE = [percent / 100 for percent in range(10, 91)]
+_LARGE = [round(1 - small, 7) for small in reversed(_SMALL)]
+THRESHOLDS = (*_SMALL, *_MIDDLE, *_LARGE)
+"""What can be suggested: 0.000001 to 0.999999, in steps that are about even in the odds. They do
+not come from the data, so a suggestion is a number that a person would type, and there are few to
+choose from."""
+
+BINS = 10
+"""The most bins of `reliability`."""
+
+TN = 3
+"""The column after TP, FP and FN in `_counts`."""
+
+RULES = {"now": "now", "best": "best F1", "equal": "equal rate"}
+"""The fields of `EndCalibration` that are rules, and their names in tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndRule:
+    """How a user ends by one rule, compared with what people did. In percent.
+
+    Attributes:
+        threshold: the user ends when P(end) is at least this; `None`: what it did in the run.
+        premature: the share of the turns where the person went on at which the user ends.
+        missed: the share of the turns where the person ended at which the user goes on.
+        end_rate: the share of all turns at which the user ends.
+        f1, low, high: of ending, as in `intrinsic.termination`, with a 95 % interval over people.
+    """
+
+    threshold: float | None
+    premature: float
+    missed: float
+    end_rate: float
+    f1: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdSweep:
+    """`EndRule` for each of the `THRESHOLDS`, on everybody: five lists of the same length."""
+
+    threshold: tuple[float, ...]
+    premature: tuple[float, ...]
+    missed: tuple[float, ...]
+    end_rate: tuple[float, ...]
+    f1: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """`n` responses with similar P(end): its mean, and how often the person ended, from 0 to 1."""
+
+    n: int
+    p_end: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndCalibration:
+    """How well one user ends, and which thresholds would be better.
+
+    Attributes:
+        n, missing: responses with P(end), and without.
+        why: why there is nothing to suggest; empty if there is.
+        people: how many people are behind the responses.
+        ended: the share of the responses, in percent, at which the person ended.
+        now: what the user did in the run: it sampled the end, unless the run's options say
+            otherwise.
+        best: the threshold with the highest F1.
+        equal: the threshold at which the user ends as often as people do.
+        sweep: all thresholds.
+        ece: expected calibration error of P(end), from 0 to 1; lower is better.
+        bins: see `reliability`.
+    """
+
+    n: int
+    missing: int
+    why: str = ""
+    people: int = 0
+    ended: float | None = None
+    now: EndRule | None = None
+    best: EndRule | None = None
+    equal: EndRule | None = None
+    sweep: ThresholdSweep | None = None
+    ece: float | None = None
+    bins: tuple[Bin, ...] = ()
+
+
+def format_threshold(threshold: float) -> str:
+    """Return one of `THRESHOLDS` as a person types it: in full, without an exponent."""
+    return f"{threshold:.7f}".rstrip("0")
+
+
+def calibrate(termination: Measure, auroc: Measure) -> EndCalibration:
+    """Return the sweep over all thresholds, and the two that are suggested.
+
+    A threshold that is judged on the people it was chosen on looks better than it is. So each
+    person's responses are judged at the threshold that is chosen on all others, and the shares and
+    F1 of `best` and `equal` are those. The suggested threshold itself, and the sweep, are of
+    everybody.
+
+    Args:
+        termination, auroc: `intrinsic.termination` and `intrinsic.termination_auroc` of the same
+            responses.
+    """
+    clusters: list[str] = []
+    stats: list[tuple[float, ...]] = []
+    for chance, outcome in zip(auroc.rows, termination.rows, strict=True):
+        if chance.stats and outcome.stats:
+            clusters.append(chance.cluster)
+            stats.append((*chance.stats, *outcome.stats))
+    n = len(stats)
+    missing = len(auroc.rows) - n
+    if not stats:
+        reasons = Counter(row.why for row in auroc.rows).most_common(1)
+        why = reasons[0][0] if reasons else "no answer after a first turn"
+        return EndCalibration(n, missing, why)
+
+    p_end, person_ended, tp, fp, _ = np.array(stats).T
+    ended = person_ended == 1
+    people, person_of = numbered(clusters)
+    bins = reliability(p_end, ended)
+    found = EndCalibration(
+        n,
+        missing,
+        people=len(people),
+        ended=100 * float(ended.mean()),
+        ece=calibration_error(bins),
+        bins=bins,
+    )
+    if ended.all() or not ended.any():
+        which = "every" if ended.any() else "no"
+        return replace(found, why=f"the person ended at {which} answer")
+    if len(people) == 1:
+        return replace(found, why="only one person, and a threshold is checked on another")
+
+    thresholds = np.array(THRESHOLDS)
+    by_threshold = _counts(person_of, p_end[:, None] >= thresholds, ended)
+    in_the_run = _counts(person_of, (tp + fp == 1)[:, None], ended)
+    everybody = by_threshold.sum(axis=0)
+    columns = (thresholds, *_shares(everybody), f1_percent(everybody))
+    return replace(
+        found,
+        now=_rule(None, in_the_run[:, 0], people),
+        best=_suggestion(by_threshold, _best_f1, people),
+        equal=_suggestion(by_threshold, _equal_rate, people),
+        sweep=ThresholdSweep(*(tuple(column.tolist()) for column in columns)),
+    )
+
+
+def _counts(person_of: Indices, ends: Flags, ended: Flags) -> Array:
+    """TP, FP, FN and TN of each person under each rule, ending being the positive.
+
+    Args:
+        person_of: the number of the person of each response.
+        ends: whether the user ends at a response under a rule: (responses, rules).
+        ended: whether the person ended.
+
+    Returns:
+        (people, rules, 4).
+    """
+    went_on = ~ended[:, None]
+    outcomes = [ends & ~went_on, ends & went_on, ~ends & ~went_on, ~ends & went_on]
+    counts = np.zeros((person_of.max() + 1, ends.shape[1], len(outcomes)))
+    for column, outcome in enumerate(outcomes):
+        np.add.at(counts[..., column], person_of, outcome.astype(np.float64))
+    return counts
+
+
+def _suggestion(
+    counts: Array, choose: Callable[[Array], Indices], people: Sequence[str]
+) -> EndRule:
+    """The threshold that `choose` finds on everybody, judged on people it was not chosen on.
+
+    Args:
+        counts: those of each person at each threshold.
+        choose: from counts, (..., thresholds, 4), to the index of a threshold, (...).
+    """
+    everybody = counts.sum(axis=0)
+    chosen_on_others = choose(everybody - counts)  # for each person, on all but them
+    judged = counts[np.arange(len(people)), chosen_on_others]
+    return _rule(THRESHOLDS[int(choose(everybody))], judged, people)
+
+
+def _best_f1(counts: Array) -> Indices:
+    return _middle_of_the_highest(np.nan_to_num(f1_percent(counts)))
+
+
+def _equal_rate(counts: Array) -> Indices:
+    """The user ends as often as people do where FP = FN."""
+    return _middle_of_the_highest(-abs(counts[..., FP] - counts[..., FN]))
+
+
+def _middle_of_the_highest(values: Array) -> Indices:
+    """The index of the highest value along the last axis; of several, the middle one, which is
+    furthest from worse ones."""
+    highest = values == values.max(axis=-1, keepdims=True)
+    rank = highest.cumsum(axis=-1)  # 1 from the first highest value on, 2 from the second, ...
+    middle = (rank[..., -1:] + 1) // 2
+    return np.asarray((rank == middle).argmax(axis=-1))
+
+
+def _rule(threshold: float | None, counts: Array, people: Sequence[str]) -> EndRule:
+    """What a rule does, from the counts of each person: (people, 4)."""
+    rows = [
+        measure_row(name, name, tuple(own))
+        for name, own in zip(people, counts.tolist(), strict=True)
+    ]
+    f1 = measure("F1", rows, f1_percent)
+    premature, missed, end_rate = (float(share) for share in _shares(counts.sum(axis=0)))
+    return EndRule(threshold, premature, missed, end_rate, f1.value, f1.low, f1.high)
+
+
+def _shares(counts: Array) -> tuple[Array, Array, Array]:
+    """Premature ends, missed ends and all ends, in percent, from (..., 4)."""
+    tp, fp, fn, tn = (counts[..., column] for column in (TP, FP, FN, TN))
+    premature = 100 * fp / (fp + tn)
+    missed = 100 * fn / (tp + fn)
+    end_rate = 100 * (tp + fp) / (tp + fp + fn + tn)
+    return premature, missed, end_rate
+
+
+def reliability(p_end: Array, ended: Flags) -> tuple[Bin, ...]:
+    """Return up to `BINS` bins of about equally many responses, by P(end). Responses with the same
+    P(end) are in the same bin."""
+    ordered = np.sort(p_end)
+    starts = np.arange(BINS) * len(ordered) // BINS
+    edges = np.unique(ordered[starts])
+    bin_of = np.searchsorted(edges, p_end, side="right") - 1
+    sizes = np.bincount(bin_of)
+    means = np.bincount(bin_of, p_end) / sizes
+    shares = np.bincount(bin_of, ended) / sizes
+    return tuple(map(Bin, sizes.tolist(), means.tolist(), shares.tolist()))
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Return the mean distance of P(end) from the share of ends, bins weighted by their size.
+
+    The expected calibration error of Naeini et al. (2015); with bins of equal mass: Nixon et al.
+    (2019). With few responses it is above zero even for a P(end) that is perfectly calibrated.
+    """
+    distances = sum(one.n * abs(one.p_end - one.ended) for one in bins)
+    return distances / sum(one.n for one in bins)
