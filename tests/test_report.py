@@ -360,6 +360,17 @@ def test_stubs_are_labelled_wherever_their_figures_stand(runs: list[Finished]) -
     assert "badge" not in html_page(models).partition("</style>")[2]
 
 
+def test_variants_of_perplexity_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
+    results = {"with intent": [measured(8.5, 8.0, 9.0), measured(9.5, 9.0, 9.75, name="x: y")]}
+    runs = [finished.read_run(write(tmp_path, "ppl", "ppl", results, scores=[]))]
+    page, text = html_page(runs), markdown_page(runs)
+    assert page.count('<div class="panel">') == 1, "the variant has no panel"
+    folded = page.partition("<summary>Variants of perplexity</summary>")[2].partition("</details>")
+    assert '<data value="9.5">' in folded[0] and '<data value="9.5">' not in folded[2]
+    assert '<data value="8.5">' not in folded[0]
+    assert "### Variants of perplexity" in text and "| `x: y` ↓ | 9.50 (9.00 to 9.75)" in text
+
+
 def test_what_was_not_measured_is_listed_with_its_reasons(runs: list[Finished]) -> None:
     page, text = html_page(runs), markdown_page(runs)
     assert "not measured: no P(end)" in page and "<span>no intent&nbsp;<b>1</b></span>" in page
