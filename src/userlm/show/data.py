@@ -90,10 +90,13 @@ def _splits(splits: Mapping[str, Counts]) -> Table:
 
 
 def _lengths(lengths: Lengths) -> Table:
-    names = dict.fromkeys(name for spread in lengths.values() for name in spread or ())
+    spreads = [spread for spread in lengths.values() if spread]
+    names = list(spreads[0]) if spreads else ["mean"]  # all spreads have the same names
     rows: list[Row] = []
     for what, spread in lengths.items():
-        cells = [short_number(spread[name]) if spread else "none" for name in names]
+        cells = ["none"] * len(names)
+        if spread:
+            cells = [short_number(value) for value in spread.values()]
         rows.append((Quote(what), *cells))
     note = (
         "The percentages are quantiles: 90 % of the values are not above the 90 % quantile. Words "

@@ -118,8 +118,10 @@ def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Col
 
 def panels(columns: Sequence[Column]) -> list[Panel]:
     """Return a panel for each measure."""
-    order = dict.fromkeys([*NOTES, *(name for column in columns for name in column.measures)])
-    having = {name: [column for column in columns if name in column.measures] for name in order}
+    having: dict[str, list[Column]] = {name: [] for name in NOTES}
+    for column in columns:
+        for name in column.measures:
+            having.setdefault(name, []).append(column)
     return [_panel(name, found) for name, found in having.items() if found]
 
 
@@ -131,8 +133,10 @@ def is_variant(panel: Panel) -> bool:
 
 def _panel(name: str, columns: Sequence[Column]) -> Panel:
     measures = [column.measures[name] for column in columns]
-    ends = [one[key] for one in measures for key in ("value", "low", "high")]
-    known = [end for end in ends if end is not None]
+    known: list[float] = []
+    for one in measures:
+        ends = (one["value"], one["low"], one["high"])
+        known += [end for end in ends if end is not None]
     unit = measures[0]["unit"]
     percent = "%" if unit == "%" else ""
     below = axis("", min(known), max(known), 5, percent) if known else None
@@ -152,7 +156,9 @@ def _measurement(
     column: Column, name: str, below: Axis | None, reference: float | None
 ) -> Measurement:
     one = column.measures[name]
-    value, low, high = one["value"], one["low"], one["high"]
+    value = one["value"]
+    low = one["low"]
+    high = one["high"]
     shown: tuple[Part, ...] = ("not measured: ", Quote(one.get("why") or "nothing to measure", 90))
     strip = None
     if value is not None and below is not None:

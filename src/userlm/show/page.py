@@ -306,7 +306,8 @@ def _loss_chart(run: Finished) -> Chart | None:
         return None
     points = thin(run.log, CURVE_POINTS)
     losses = [loss for _, loss in points]
-    (first_step, first_loss), (last_step, last_loss) = run.log[0], run.log[-1]
+    first_step, first_loss = run.log[0]
+    last_step, last_loss = run.log[-1]
     told = f"{first_loss:.2f} at step {first_step}, {last_loss:.2f} at {last_step}"
     return Chart(
         f"Training loss of {plain(run.name)}: {told}",
@@ -345,8 +346,9 @@ def _data(runs: Runs) -> Section:
             )
         if stage := run.stage:
             dropped = sum(count for _, count in stage.reasons)
-            counts = (stage.incoming, stage.outgoing, dropped)
-            cells = ["" if count is None else f"{count:,}" for count in counts]
+            cells = []
+            for count in (stage.incoming, stage.outgoing, dropped):
+                cells.append("" if count is None else f"{count:,}")
             name = _name(run, f", {stage.unit}")
             rows.append((name, *cells, _reasons(stage.reasons), Reasons(stage.notes)))
     table = _table(("stage", "in", "out", "dropped", "reasons", "also counted"), rows, "")

@@ -120,7 +120,9 @@ def _rule_table(endings: Endings) -> Table:
 
 def _curve_table(curve: Mapping[str, Sequence[float]]) -> Table:
     at = [i for i, above in enumerate(curve["threshold"]) if above in TABLE_THRESHOLDS]
-    rows = [(name, *(f"{curve[key][i]:.1f} %" for i in at)) for name, key in SHARES.items()]
+    rows: list[Row] = []
+    for name, key in SHARES.items():
+        rows.append((name, *(f"{curve[key][i]:.1f} %" for i in at)))
     return Table(("--end-threshold", *(format_threshold(curve["threshold"][i]) for i in at)), rows)
 
 
@@ -175,7 +177,8 @@ def domain(endings: Endings) -> tuple[float, float]:
         if before[1:] != after[1:]:
             ends += [before[0], after[0]]
     at = [log_odds(above) for above in ends if above]
-    low, high = min(at), max(at)
+    low = min(at)
+    high = max(at)
     return (low, high) if low < high else (low - 1, high + 1)
 
 

@@ -76,7 +76,8 @@ def _said(role: str, label: str, text: str, meta: Mapping[str, Any]) -> Said:
     hidden = set(HIDDEN)
     marks = []
     if empty := meta.get("empty_drafts"):
-        marks.append(f"{empty} empty draft{'s' if empty != 1 else ''} before")
+        noun = "empty draft" if empty == 1 else "empty drafts"
+        marks.append(f"{empty} {noun} before")
     if violates := meta.get("violates"):
         marks.append(f"kept, though {_joined(violates)}")
     truncated = meta.get("truncated_tokens")
