@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from wildchat_like import texts
 
-from userlm.data.sources import Rejected, convert
+from userlm.data.layouts import convert
+from userlm.data.layouts.common import Rejected
 from userlm.rows import read_rows
 from userlm.types import Conversation, Turn
 

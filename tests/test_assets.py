@@ -11,9 +11,12 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from userlm.assets import sample_logs, sample_task_logs, sample_tasks
-from userlm.data import clean, intents
+from userlm.data import filters, intents
 from userlm.data.extractive import extractive
-from userlm.data.sources import Imported, Rejected, convert
+from userlm.data.language import language
+from userlm.data.layouts import convert
+from userlm.data.layouts.common import Imported, Rejected
+from userlm.data.split import split
 from userlm.rows import read_conversations, read_rows
 from userlm.tasks import grade_math, read_tasks, said
 from userlm.text import words
@@ -60,11 +63,13 @@ def survivors() -> list[Conversation]:
 
 def reasons(**rules) -> list[str | None]:
     with TemporaryDirectory() as folder:
-        return clean.decide(conversations(), clean.Rules(**rules), Path(folder) / "ngrams").reasons
+        return filters.decide(
+            conversations(), filters.Rules(**rules), Path(folder) / "ngrams"
+        ).reasons
 
 
 def foreign(conversation: Conversation) -> str | None:
-    return clean.foreign(clean.language(conversation))
+    return filters.foreign(language(conversation))
 
 
 def test_every_kind_of_malformed_line_is_there_once():
@@ -95,7 +100,7 @@ def test_cleaning_finds_what_was_planted():
         None: 227,
         **{f"language: {code}": 1 for code in ("de", "fr", "es", "zh", "pt", "ja")},
     }
-    assert Counter(clean.flagged(c) for c in conversations()) == {
+    assert Counter(filters.flagged(c) for c in conversations()) == {
         None: 230,
         "toxic": 2,
         "redacted": 1,
@@ -118,7 +123,7 @@ def test_the_usual_template_limit_keeps_the_template():
 
 def test_first_turns_repeat_only_where_it_was_planted():
     fit = [c for c in conversations() if not foreign(c)]
-    kept = {c.id for c in survivors()} | {c.id for c in fit if clean.flagged(c)}
+    kept = {c.id for c in survivors()} | {c.id for c in fit if filters.flagged(c)}
     openings = [(c.id in kept, set(words(c.user_turns[0]))) for c in fit]
     alike = Counter(
         (one_kept, other_kept)
@@ -166,8 +171,8 @@ def test_turns_and_people_are_spread_as_in_real_logs():
 
 def test_each_split_has_people_in_it():
     people = {
-        split: {c.user for c in survivors() if clean.split(c) == split}
-        for split in ("train", "valid", "test")
+        name: {c.user for c in survivors() if split(c) == name}
+        for name in ("train", "valid", "test")
     }
     assert len(people["valid"]) >= 2
     assert len(people["test"]) >= 2

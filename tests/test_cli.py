@@ -15,14 +15,12 @@ import processes
 import pytest
 from fake_server import Said, serving
 from processes import Process
-from test_spans import TALK, sdk
-from test_spans import call as called
-from test_trees import flat, say
+from test_oasst import flat, say
+from test_otel import TALK, sdk
+from test_otel import call as called
 
 from userlm import commands
-from userlm.commands import data
-from userlm.data import clean as cleaning
-from userlm.data import sources
+from userlm.data import filters, layouts
 from userlm.rows import read_conversations, write_conversations
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError
@@ -230,11 +228,10 @@ KILLED = """
 import os, signal, sys
 from userlm import cli
 from userlm import runs as runs_module
-from userlm.commands import data
-from userlm.data import sources
+from userlm.data import layouts
 
-data.COMMIT_EVERY = 1
-when, read, commit, count = sys.argv.pop(), sources.find, runs_module.Outputs.commit, [0]
+sys.modules["userlm.commands.import_"].COMMIT_EVERY = 1
+when, read, commit, count = sys.argv.pop(), layouts.find, runs_module.Outputs.commit, [0]
 
 def find(*arguments):
     count[0] += when == "the second file"
@@ -247,7 +244,7 @@ def committed(outputs, state):
     if when == "what was gathered" and state["file"] == 2 and state["items"] == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
-sources.find, runs_module.Outputs.commit = find, committed
+layouts.find, runs_module.Outputs.commit = find, committed
 cli.main()
 """
 
@@ -621,7 +618,7 @@ def test_an_empty_file_among_others_is_counted_and_alone_it_is_an_error(tmp_path
 
 def test_a_log_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, monkeypatch):
     path = lay(tmp_path / "logs.jsonl", *map(talk, range(2000)))
-    read, size = sources.find, path.stat().st_size
+    read, size = layouts.find, path.stat().st_size
 
     def find(*arguments):
         for i, found in enumerate(read(*arguments)):
@@ -629,7 +626,7 @@ def test_a_log_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, monkeypa
                 os.truncate(path, size * 3 // 4)
             yield found
 
-    monkeypatch.setattr(sources, "find", find)
+    monkeypatch.setattr(layouts, "find", find)
     with pytest.raises(
         InputError, match=r"logs\.jsonl was cut short while it was read; import it into another"
     ):
@@ -639,14 +636,14 @@ def test_a_log_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, monkeypa
 
 def between(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
     """Have `clean` find its conversations changed when it reads them for the second time."""
-    decide = cleaning.decide
+    decide = filters.decide
 
     def decided(*arguments):
         decisions = decide(*arguments)
         change()
         return decisions
 
-    monkeypatch.setattr(cleaning, "decide", decided)
+    monkeypatch.setattr(filters, "decide", decided)
 
 
 def test_of_conversations_that_grow_between_two_readings_those_that_were_there_are_taken(
@@ -680,7 +677,8 @@ def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(
     write_conversations(
         path, (Conversation(f"c{i}").say(f"say {i} " * 9).say("ok") for i in range(2000))
     )
-    read = data.read_rows
+    command = sys.modules["userlm.commands.clean"]
+    read = command.read_rows
 
     def cut(*arguments):
         for i, line in enumerate(read(*arguments)):
@@ -688,7 +686,7 @@ def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(
                 os.truncate(path, 200_000)
             yield line
 
-    monkeypatch.setattr(data, "read_rows", cut)
+    monkeypatch.setattr(command, "read_rows", cut)
     with pytest.raises(
         InputError, match=r"c\.jsonl was cut short while it was read; run the command again"
     ):

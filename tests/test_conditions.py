@@ -1,11 +1,11 @@
 """What a log says of the person, as a part of the system turn."""
 
-from userlm.data.conditions import LONGEST, in_a_sentence, told_of
+from userlm.data.conditions import LONGEST, sentence, traits
 from userlm.types import Conversation
 
 
 def told(*fields, **meta):
-    return told_of(Conversation("c", meta=meta), fields)
+    return traits(Conversation("c", meta=meta), fields)
 
 
 def test_what_is_known_is_told_in_the_order_that_was_asked_for():
@@ -18,9 +18,7 @@ def test_what_is_known_is_told_in_the_order_that_was_asked_for():
         age_group="25-34",
         model="x",
     )
-    assert (
-        in_a_sentence(known) == "About the user: country Chile, language English, age group 25-34."
-    )
+    assert sentence(known) == "About the user: country Chile, language English, age group 25-34."
 
 
 def test_what_the_log_does_not_say_is_left_out_and_not_guessed():

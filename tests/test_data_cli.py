@@ -26,7 +26,7 @@ import test_files
 from userlm import rows as rows_module
 from userlm.cli import main
 from userlm.data import hub as exporting
-from userlm.data import sources
+from userlm.data import layouts
 from userlm.flip import render, samples, userlm_template
 from userlm.rows import read_conversations, read_json, write_conversations
 from userlm.text import END_TOKEN
@@ -362,7 +362,7 @@ def test_explain_says_of_every_conversation_what_clean_did_with_it(userlm, tmp_p
         if one.id in reasons:
             assert why[reasons[one.id]] in shown and " none it goes; else train: " in shown
         else:
-            assert " goes " not in shown and "split train the draw of the user 'ann' is 0." in shown
+            assert " goes " not in shown and "split train the user 'ann' has position 0." in shown
     shown = userlm("clean", *options, "--explain", "furst", code=2)
     assert "no conversation has the id 'furst'; there are 'first'" in shown
     assert contents(tmp_path) == before  # it is only said
@@ -507,7 +507,7 @@ def test_a_condition_stands_in_meta_and_in_the_system_turn_of_what_is_learnt(use
         None,
     ]
     assert [c.intent for c in again.values()] == [c.intent for c in found.values()]
-    assert "the logs say of nobody: sex" in userlm(
+    assert "no log has these fields: sex" in userlm(
         "intents", "logs.jsonl", "--condition", "sex", "--out", "nobody"
     )
 
@@ -724,9 +724,9 @@ def test_of_a_log_that_grows_the_rows_that_it_held_are_imported_and_it_is_said(
         jsonl(asked(f"say {i}", id=f"r{i}") for i in part) for part in (range(300), range(300, 400))
     )
     path.write_bytes(pack(first))
-    monkeypatch.setattr(sources, "find", growing(sources.find, path, pack(later)))
+    monkeypatch.setattr(layouts, "find", growing(layouts.find, path, pack(later)))
     shown = userlm("import", name, "--out", "out")
-    assert "1 grew while read: what came later is not in; import again into another --out" in shown
+    assert "1 grew while they were read: later lines are not in; import again into another --out" in shown
     results = read_json(tmp_path / "out/results.json")
     assert results["counts"] == {
         "in": 300,
@@ -750,7 +750,7 @@ def test_of_logs_that_grow_before_their_turn_the_rows_that_they_held_are_importe
         (tmp_path / f"{name}.jsonl").write_bytes(jsonl([asked(f"say {name}", id=name)]))
     later = jsonl([asked("say more", id="c")])
     monkeypatch.setattr(
-        sources, "find", growing(sources.find, tmp_path / "b.jsonl", later)
+        layouts, "find", growing(layouts.find, tmp_path / "b.jsonl", later)
     )  # when a was read
     userlm("import", "a.jsonl", "b.jsonl", "--out", "out")
     assert [row["id"] for row in rows_of(tmp_path / "out/conversations.jsonl")] == ["a", "b"]
@@ -764,13 +764,13 @@ def test_a_line_that_was_half_written_when_the_import_began_is_no_bad_line(
     path = tmp_path / "logs.jsonl"
     whole = jsonl(asked(f"say {i}", id=f"r{i}") for i in range(4))
     path.write_bytes(whole[:-30])
-    monkeypatch.setattr(sources, "find", growing(sources.find, path, whole[-30:]))
+    monkeypatch.setattr(layouts, "find", growing(layouts.find, path, whole[-30:]))
     userlm("import", "logs.jsonl", "--out", "out")
     counts = read_json(tmp_path / "out/results.json")["counts"]
     assert counts == {"in": 3, "note: files that grew while they were read": 1, "out": 3}
 
 
-@pytest.mark.parametrize(("verb", "module"), [("clean", "data"), ("intents", "intents")])
+@pytest.mark.parametrize(("verb", "module"), [("clean", "clean"), ("intents", "intents")])
 def test_of_conversations_that_grow_those_that_were_there_are_taken(
     verb, module, userlm, tmp_path, monkeypatch
 ):
@@ -795,9 +795,8 @@ DRIVER = """
 import contextlib, errno, io, json, os, signal, sys
 from userlm import cli
 from userlm import runs as runs_module
-from userlm.commands import data
 
-data.COMMIT_EVERY = 40
+sys.modules["userlm.commands.import_"].COMMIT_EVERY = 40
 runs_module._environment = lambda: {"versions": {}}
 STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.truncate"}
 steps = written = 0

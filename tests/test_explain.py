@@ -2,8 +2,9 @@
 
 import pytest
 
-from userlm.data import clean
+from userlm.data import filters
 from userlm.data.explain import explain
+from userlm.data.split import split
 from userlm.types import Conversation, InputError
 
 
@@ -20,7 +21,7 @@ LOGS = [
 
 
 def told(id, logs=LOGS, **rules):
-    found = explain(id, lambda doing: iter(logs), clean.Rules(**rules))
+    found = explain(id, lambda doing: iter(logs), filters.Rules(**rules))
     return {step: (verdict, why) for step, verdict, why in found}
 
 
@@ -30,7 +31,7 @@ def test_each_step_says_what_it_rests_on():
     assert found["flagged"] == ("stays", "its log says nothing of it")
     assert found["template"] == ("stays", "its first turn has fewer than 7 words")
     assert found["duplicate"] == ("off", "duplicates are kept")
-    assert found["split"][0] == clean.split(LOGS[-1])
+    assert found["split"][0] == split(LOGS[-1])
     assert "'p/Chile'" in found["split"][1]
 
 
@@ -87,8 +88,8 @@ def test_a_duplicate_names_the_one_that_stays():
 
 
 def test_the_explanation_is_that_of_the_decision(tmp_path):
-    rules = clean.Rules(template_limit=2)
-    reasons = clean.decide(LOGS, rules, tmp_path / "ngrams").reasons
+    rules = filters.Rules(template_limit=2)
+    reasons = filters.decide(LOGS, rules, tmp_path / "ngrams").reasons
     for one, reason in zip(LOGS, reasons, strict=True):
         goes = [
             step

@@ -6,7 +6,7 @@ from dataclasses import replace
 import polars as pl
 import yaml
 
-from userlm.data import hub, sources
+from userlm.data import hub, layouts
 from userlm.rows import read_rows
 from userlm.types import Conversation
 
@@ -35,7 +35,7 @@ def test_what_is_exported_is_imported_again(tmp_path):
     found = (
         one
         for file in files
-        for one in sources.find(read_rows(file), None, "x", sources.Gathered())
+        for one in layouts.find(read_rows(file), None, "x", layouts.Gathered())
     )
     back = [one.imported.conversation for one in found]
     # people are numbers now, in the order in which they come up: ann is 0, bob is 1
@@ -116,7 +116,7 @@ def test_a_card_names_the_model_and_neither_its_server_nor_a_file():
     }
     manifest = {**MANIFEST, "verb": "intents", "options": options}
     card = hub.card({"train": 1}, {"counts": {"in": 1}, "model": "gpt-x"}, manifest)
-    assert "`userlm intents`, version 1.2.3; by gpt-x, seed 0." in card
+    assert "`userlm intents`, version 1.2.3; writer gpt-x, seed 0." in card
     assert "10.0.0.5" not in card and "/home/ann" not in card and "join" not in card
 
 
@@ -124,6 +124,6 @@ def test_what_a_user_model_is_told_is_exported_and_imported_again(tmp_path):
     told = talk(0, meta={"condition": "About the user: country Chile."})
     hub.export(tmp_path, {"train": [told]})
     (line,) = read_rows(tmp_path / "data/train-00000-of-00001.parquet")
-    (found,) = sources.find([line], None, "x", sources.Gathered())
+    (found,) = layouts.find([line], None, "x", layouts.Gathered())
     assert found.imported.conversation == told
     assert found.imported.conversation.system == "About the user: country Chile."

@@ -173,9 +173,9 @@ def test_long_turns_are_cut_in_their_middle():
     said = "a" * USER_TURN + "b" * 5 + "c" * USER_TURN
     answer = "d" * ASSISTANT_TURN + "e"
     half = USER_TURN // 2
-    truncated_tokens = 2 * USER_TURN + 5 - USER_TURN
+    omitted = 2 * USER_TURN + 5 - USER_TURN
     assert transcript(log(said, answer)) == (
-        f"<user>: {'a' * half} [... {truncated_tokens} characters left out ...] {'c' * half}\n"
+        f"<user>: {'a' * half} [... {omitted} characters left out ...] {'c' * half}\n"
         f"<assistant>: {'d' * (ASSISTANT_TURN // 2)} [... 1 characters left out ...] "
         f"{'d' * (ASSISTANT_TURN // 2 - 1)}e"
     )

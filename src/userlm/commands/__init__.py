@@ -7,7 +7,8 @@ there is nothing left to do.
 """
 
 from userlm.commands.chat import chat
-from userlm.commands.data import clean, import_
+from userlm.commands.clean import clean
+from userlm.commands.import_ import import_
 from userlm.commands.intents import intents
 from userlm.commands.options import Results
 from userlm.commands.ppl import ppl

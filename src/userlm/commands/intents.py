@@ -31,7 +31,7 @@ from userlm.commands.options import (
     in_order,
     write_hub,
 )
-from userlm.data.conditions import in_a_sentence, told_of
+from userlm.data.conditions import sentence, traits
 from userlm.data.extractive import extractive
 from userlm.data.intents import check, leakage, request, write
 from userlm.models.budget import Price
@@ -217,11 +217,11 @@ class _Work:
         """The conversation with what the fields say of the person, for the system turn."""
         if not self.fields:
             return conversation
-        told = told_of(conversation, self.fields)
-        tally.counts.update(_condition_note(field) for field in told)
+        known = traits(conversation, self.fields)
+        tally.counts.update(_condition_note(field) for field in known)
         meta = {key: value for key, value in conversation.meta.items() if key != "condition"}
-        if told:
-            meta["condition"] = in_a_sentence(told)
+        if known:
+            meta["condition"] = sentence(known)
         return replace(conversation, meta=meta)
 
 

@@ -26,7 +26,7 @@ from userlm.commands.options import (
     count_total,
     finished,
 )
-from userlm.data.clean import language_code
+from userlm.data.language import language_code
 from userlm.flip import render, render_document, swap_roles, transcript
 from userlm.rows import read_conversations, read_json, write_lines
 from userlm.runs import Journal, Run, conversations_file

@@ -1,3 +1,5 @@
-"""From raw logs to conversations that a user model can learn from: read them (`sources`), choose
-(`clean`), and say what each user was after (`intents`). Pure functions; the verbs that call them
-are in `commands`."""
+"""From raw logs to conversations that a user model can learn from.
+
+`layouts` reads them, `filters` and `split` choose, `intents` says what each user is after. The
+functions are pure; the verbs that call them are in `commands`.
+"""

@@ -10,8 +10,8 @@ import re
 from functools import lru_cache
 from itertools import chain
 
-from userlm.data.clean import LANGUAGES, language
 from userlm.data.intents import check
+from userlm.data.language import LANGUAGES, language
 from userlm.text import INTENT_PREFIX, content_words, words
 from userlm.types import Conversation
 

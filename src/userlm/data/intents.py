@@ -1,8 +1,8 @@
-"""What a user was after, in one generic sentence. `userlm intents` runs this.
+"""What a user is after, in one generic sentence. `userlm intents` runs this.
 
 The form is that of the paper: "You are a user chatting with an assistant language model to ...",
-one sentence, the overall goal and no details, nothing copied. `write` has any chat model write it;
-the offline stand-in is in `extractive`.
+one sentence with the overall goal, no details and nothing copied. `write` has any chat model write
+it; `extractive` is the baseline without a model.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ from userlm.types import Conversation, Message, Turn
 MAX_WORDS = 60
 COPIED = 7
 
-
 # --- what an intent must be -----------------------------------------------------------------------
+
+_SENTENCE_END = re.compile(
+    r"(?<!\b[A-Za-z])(?<!\be\.g)(?<!\bi\.e)(?<!\b[DMS]r)(?<!\bM[rs]s)(?<!\bSt)(?<!\bNo)(?<!\bvs)(?<!\betc)"
+    r"(?<!\bapprox)[.!?][\"')\]]*\s+\S"
+)
 
 
 def check(intent: str, conversation: Conversation) -> str | None:
-    """Why an intent is not in form: `prefix`, `no goal`, `not one sentence`, `too long`, `copied
-    words`.
+    """Return what is wrong with an intent, or `None`.
 
-    `too long`: more than 60 words in all. `copied words`: 7 words in a row of its goal stand in a
-        user turn.
+    It is one of `prefix`, `no goal`, `not one sentence`, `too long`, `copied words`.
+
+    `too long`: more than 60 words in all. `copied words`: a user turn contains 7 consecutive words
+        of its goal.
     """
     if not intent.startswith(INTENT_PREFIX):
         return "prefix"
@@ -37,57 +42,57 @@ def check(intent: str, conversation: Conversation) -> str | None:
         return "not one sentence"
     if len(words(intent)) > MAX_WORDS:
         return "too long"
-    mine = set(ngrams(words(goal), COPIED))
-    for turn in conversation.user_turns if mine else ():
-        if any(gram in mine for gram in ngrams(words(turn), COPIED)):
+    goal_ngrams = set(ngrams(words(goal), COPIED))
+    for turn in conversation.user_turns:
+        if not goal_ngrams.isdisjoint(ngrams(words(turn), COPIED)):
             return "copied words"
     return None
 
 
 def leakage(intent: str, conversation: Conversation) -> float | None:
-    """Share (0 to 1) of the content words of the first user turn, each counted once, that the goal
-    says.
+    """Return the share (0 to 1) of the content words of the first user turn that the goal repeats.
 
     `None` without a user turn or without content words in it.
     """
-    first = set(content_words(next(iter(conversation.user_turns), "")))
-    return len(first & set(content_words(intent_goal(intent)))) / len(first) if first else None
-
-
-_SENTENCE_END = re.compile(
-    r"(?<!\b[A-Za-z])(?<!\be\.g)(?<!\bi\.e)(?<!\b[DMS]r)(?<!\bM[rs]s)(?<!\bSt)(?<!\bNo)(?<!\bvs)(?<!\betc)"
-    r"(?<!\bapprox)[.!?][\"')\]]*\s+\S"
-)
+    first = next(iter(conversation.user_turns), "")
+    said = set(content_words(first))
+    if not said:
+        return None
+    return len(said.intersection(content_words(intent_goal(intent)))) / len(said)
 
 
 # --- having it written ----------------------------------------------------------------------------
 
-USER_TURN, ASSISTANT_TURN, TRANSCRIPT = 4_000, 2_000, 24_000
-"""Characters of a conversation that are shown at most; so the cost of an intent is bounded."""
+USER_TURN = 4_000
+ASSISTANT_TURN = 2_000
+TRANSCRIPT = 24_000
+"""Characters of a conversation that are shown at most, which bounds the cost of an intent."""
 
 Ask = Callable[[int, Sequence[Message]], tuple[str | None, str]]
-"""The number of the try and the messages; an answer and what is wrong with it (empty: nothing), or
-`None` and why there is none."""
+"""Takes the number of the try and the messages; returns an answer and what is wrong with it (empty:
+nothing), or `None` and why there is none."""
 
 
 def write(conversation: Conversation, ask: Ask, tries: int = 2) -> tuple[str | None, str]:
-    """An intent that passes `check`, or `None` and why there is none.
+    """Return an intent that passes `check`, or `None` and why there is none.
 
     Args:
-        tries: how often to ask; what is wrong with one sentence is said when the next is asked for.
+        tries: how often to ask; each time the model is told what was wrong with its last sentence.
     """
     reason = "nothing to say"
     if not any(turn.strip() for turn in conversation.user_turns):
         return None, reason
+    prefix = INTENT_PREFIX.strip()
     messages = request(conversation)
     for number in range(tries):
         text, reason = ask(number, messages)
         if text is None:
             return None, reason
         intent = tidy(text)
-        if not (reason := reason or check(intent, conversation) or ""):
+        reason = reason or check(intent, conversation) or ""
+        if not reason:
             return intent, ""
-        again = fill("intent_again", {"prefix": INTENT_PREFIX.strip(), "reason": reason})
+        again = fill("intent_again", {"prefix": prefix, "reason": reason})
         messages = [
             *messages,
             {"role": "assistant", "content": text},
@@ -97,55 +102,70 @@ def write(conversation: Conversation, ask: Ask, tries: int = 2) -> tuple[str | N
 
 
 def request(conversation: Conversation) -> list[Message]:
-    """What a model is asked first."""
-    shown, fence = transcript(conversation), "===="
-    while fence in shown:  # nobody closes it from inside
+    """Return the messages that ask a model for an intent."""
+    shown = transcript(conversation)
+    fence = "===="
+    while fence in shown:  # the conversation must not be able to close it
         fence += "="
     values = {"prefix": INTENT_PREFIX.strip(), "transcript": shown, "fence": fence}
     return [{"role": "user", "content": fill("intent", values)}]
 
 
 def transcript(conversation: Conversation) -> str:
-    """The conversation as text, long turns cut in their middle, and a long conversation in its
-    own."""
-    shown = [_line(turn) for turn in conversation.turns]
-    if sum(map(len, shown)) <= TRANSCRIPT:
-        return "\n".join(shown)
-    room, first, last = TRANSCRIPT, 0, len(shown)
-    while first < last:  # from both ends, the beginning first: what somebody is after is said there
-        at_front = first <= len(shown) - last
-        room -= len(shown[first if at_front else last - 1])
+    """Return the conversation as text; long turns, and a long conversation, lose their middle."""
+    lines = [_line(turn) for turn in conversation.turns]
+    if sum(map(len, lines)) <= TRANSCRIPT:
+        return "\n".join(lines)
+    room = TRANSCRIPT
+    start: list[str] = []
+    end: list[str] = []
+    # From both ends, the start first: that is where users say what they are after.
+    while lines:
+        at_start = len(start) <= len(end)
+        line = lines[0] if at_start else lines[-1]
+        room -= len(line)
         if room < 0:
             break
-        first, last = (first + 1, last) if at_front else (first, last - 1)
-    return "\n".join([*shown[:first], f"[... {last - first} turns left out ...]", *shown[last:]])
+        if at_start:
+            start.append(lines.pop(0))
+        else:
+            end.append(lines.pop())
+    return "\n".join([*start, f"[... {len(lines)} turns left out ...]", *end[::-1]])
 
 
 def _line(turn: Turn) -> str:
     limit = USER_TURN if turn.role == "user" else ASSISTANT_TURN
     text = turn.text
-    if (rest := len(text) - limit) > 0:
-        text = f"{text[: limit // 2]} [... {rest} characters left out ...] {text[-limit // 2 :]}"
+    excess = len(text) - limit
+    if excess > 0:
+        half = limit // 2
+        text = f"{text[:half]} [... {excess} characters left out ...] {text[-half:]}"
     return f"<{turn.role}>: {text}"
 
 
-def tidy(text: str) -> str:
-    """A model's answer as one line that ends in a full stop, without what is put around a sentence:
-    thoughts, a label, quotation marks."""
-    text = " ".join(_THOUGHTS.sub("", text).split())
-    text = _unquoted(_LABEL.sub("", _unquoted(text), count=1)).rstrip(" ,;:")
-    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
+# --- what models put around a sentence ------------------------------------------------------------
 
-
-def _unquoted(text: str) -> str:
-    """Without quotation marks around all of it, a full stop after them or not."""
-    while (body := text.rstrip(".!?")) and len(body) > 1 and _QUOTES.get(body[0]) == body[-1]:
-        text = body[1:-1] + text[len(body) :]
-    return text
-
-
-_QUOTES = {'"': '"', "'": "'", "`": "`", "*": "*", "_": "_", "“": "”", "‘": "’", "«": "»"}
+_QUOTES = dict(zip("'\"`*_“‘«", "'\"`*_”’»", strict=True))
 _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 _LABEL = re.compile(
     r"^[*_#\s]*(?:the |user'?s? )*(?:intent|summary|sentence|answer)[ \w]{0,12}[*_]*:[*_\s]*", re.I
 )
+
+
+def tidy(text: str) -> str:
+    """Return a model's answer as one sentence, without thoughts, label and quotation marks."""
+    text = " ".join(_THOUGHTS.sub("", text).split())
+    text = _LABEL.sub("", _unquoted(text), count=1)
+    text = _unquoted(text).rstrip(" ,;:")
+    if text and not text.endswith((".", "!", "?")):
+        text += "."
+    return text
+
+
+def _unquoted(text: str) -> str:
+    """Return the text without quotation marks around it, which a full stop may follow."""
+    body = text.rstrip(".!?")
+    while len(body) > 1 and _QUOTES.get(body[0]) == body[-1]:
+        text = body[1:-1] + text[len(body) :]
+        body = text.rstrip(".!?")
+    return text

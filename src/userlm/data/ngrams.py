@@ -3,44 +3,187 @@ near-duplicates."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from userlm.rows import naming
 from userlm.text import stable_hash
+from userlm.types import Conversation, InputError
+
+Hashes = NDArray[np.uint64]
+
+MIN_BITS = 15
+MAX_BITS = 25
+"""Of the hash of an n-gram, to count it by: from 256 kB to 256 MB, and as much again while a block
+is counted."""
+BATCH_WORDS = 1 << 18
+BLOCK_BYTES = 1 << 23
 
 
-def word_hashes(words: list[str]) -> NDArray[np.uint64]:
-    """64 bits for each word, the same in every process, but perhaps not with another version of
-    rensa."""
+def word_hashes(words: list[str]) -> Hashes:
+    """Return 64 bits for each word, the same in every process, but perhaps not with another version
+    of rensa."""
     from rensa import RMinHash  # type: ignore[import-untyped]
 
     return np.array(RMinHash.hash_token_sets([words])[0], dtype=np.uint64)
 
 
 def ngram_hashes(
-    words: NDArray[np.uint64], lengths: NDArray[np.int64], n: int
-) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The n-grams of texts whose words stand one after the other, and how many each text has.
+    words: Hashes, lengths: NDArray[np.int64], n: int
+) -> tuple[Hashes, NDArray[np.int64]]:
+    """Return the n-grams of concatenated texts, and how many each text has.
 
-    A hash is the sum of the words' hashes, each times an odd number for its place, modulo 2^64:
+    A hash is the sum of the word hashes, each times an odd number for its place, modulo 2^64:
     millions take seconds.
+
+    Args:
+        words: the words of all texts.
+        lengths: how many words each text has.
     """
     count = max(len(words) - n + 1, 0)
     total = np.zeros(count, dtype=np.uint64)
-    for place, odd in enumerate(_odd(n)):
-        total += words[place : place + count] * odd
-    ends = np.repeat(np.cumsum(lengths), lengths)[:count]
-    inside = ends - np.arange(count) >= n  # not across the end of a text
+    for place, factor in enumerate(_odd_factors(n)):
+        total += words[place : place + count] * factor
+    text_ends = np.repeat(np.cumsum(lengths), lengths)[:count]
+    inside = np.arange(count) + n <= text_ends  # an n-gram must not reach into the next text
     return total[inside], np.maximum(lengths - n + 1, 0)
 
 
-def row_hashes(rows: NDArray[Any]) -> NDArray[np.uint64]:
-    """The same hash for each row of a table of whole numbers."""
-    hashes: NDArray[np.uint64] = np.einsum("ij,j->i", rows, _odd(rows.shape[1]))
+def row_hashes(rows: NDArray[Any]) -> Hashes:
+    """Return a hash for each row of a table of whole numbers; equal rows have equal hashes."""
+    hashes: Hashes = np.einsum("ij,j->i", rows, _odd_factors(rows.shape[1]))
     return hashes
 
 
-def _odd(places: int) -> NDArray[np.uint64]:
-    return np.array([stable_hash("place", place) | 1 for place in range(places)], dtype=np.uint64)
+def _odd_factors(places: int) -> Hashes:
+    factors = [stable_hash("place", place) | 1 for place in range(places)]
+    return np.array(factors, dtype=np.uint64)
+
+
+def first_words(conversation: Conversation) -> list[str]:
+    """Return the words of the first user turn: lower-cased, split at white space."""
+    first = next(iter(conversation.user_turns), "")
+    return first.lower().split()
+
+
+def own_ngrams(conversation: Conversation, n: int = 7) -> list[int]:
+    """Return the hashes of the n-grams of the first user turn, in order."""
+    words = word_hashes(first_words(conversation))
+    hashes, _ = ngram_hashes(words, np.array([len(words)]), n)
+    keys: list[int] = hashes.tolist()
+    return keys
+
+
+class Ngrams:
+    """Counts each word n-gram in the first user turns of many conversations, repeats in a turn
+    included.
+
+    The n-grams lie on the disk, 8 bytes each, until all are there. Then they are counted in two
+    passes: first by the first bits of their hashes, in a table so large that a bucket holds a
+    quarter of `limit` on average (no n-gram is frequent in a bucket that is not); then one by one,
+    but only those in a bucket that holds more than `limit`.
+
+    Args:
+        path: a temporary file; `close` deletes it.
+        n: words in an n-gram.
+
+    Attributes:
+        total: how many n-grams there are.
+        table: what counting took: n-grams, how many different ones were counted one by one, and
+            bytes.
+    """
+
+    def __init__(self, path: Path, n: int = 7) -> None:
+        if n < 1:
+            raise InputError(f"n-grams of {n} words: give n >= 1")
+        self.n = n
+        self.total = 0
+        self.table: dict[str, int] = {}
+        self._path = path
+        self._file = path.open("w+b")
+        self._words: list[str] = []  # of the texts whose n-grams are not yet in the file
+        self._lengths: list[int] = []
+        self._sizes = [np.zeros(0, dtype=np.int64)]
+
+    def add(self, conversation: Conversation) -> None:
+        """Add the first user turn of a conversation."""
+        words = first_words(conversation)
+        self._words += words
+        self._lengths.append(len(words))
+        if len(self._words) > BATCH_WORDS:
+            self._flush()
+
+    def above(self, limit: int) -> tuple[dict[int, int], NDArray[np.bool_]]:
+        """Return the n-grams that occur more often, as hash and count, and for each text whether it
+        has one."""
+        self._flush()
+        bits = (4 * self.total // max(limit, 1)).bit_length()
+        bits = max(MIN_BITS, min(MAX_BITS, bits))
+        shift = np.uint64(64 - bits)
+        buckets = np.zeros(1 << bits, dtype=np.int64)
+        for _, hashes in self._blocks():
+            own = (hashes >> shift).astype(np.intp)
+            buckets += np.bincount(own, minlength=len(buckets))
+        keys = np.zeros(0, dtype=np.uint64)
+        counts = np.zeros(0, dtype=np.int64)
+        for _, hashes in self._blocks():
+            full = hashes[buckets[hashes >> shift] > limit]
+            block_keys, block_counts = np.unique(full, return_counts=True)
+            both = np.concatenate([keys, block_keys])
+            keys, index = np.unique(both, return_inverse=True)
+            added = np.concatenate([counts, block_counts])
+            counts = np.zeros(len(keys), dtype=np.int64)
+            np.add.at(counts, index, added)
+        self.table = {
+            "n-grams": self.total,
+            "counted one by one": len(keys),
+            "bytes on disk": 8 * self.total,
+            "bytes in memory": buckets.nbytes + keys.nbytes + counts.nbytes,
+        }
+        frequent = counts > limit
+        keys = keys[frequent]
+        often = zip(keys.tolist(), counts[frequent].tolist(), strict=True)
+        return dict(often), self._texts_with(keys)
+
+    def _texts_with(self, keys: Hashes) -> NDArray[np.bool_]:
+        """Return for each text whether it has one of these n-grams."""
+        text_ends = np.cumsum(np.concatenate(self._sizes))
+        hit = np.zeros(len(text_ends), dtype=np.bool_)
+        if len(keys):
+            for start, hashes in self._blocks():
+                found = np.flatnonzero(np.isin(hashes, keys)) + start
+                hit[np.searchsorted(text_ends, found, side="right")] = True
+        return hit
+
+    def close(self) -> None:
+        """Delete the file."""
+        try:
+            with naming(self._path):
+                self._file.close()  # it writes what is buffered, which fails on a full disk
+        finally:
+            self._path.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        lengths = np.array(self._lengths, dtype=np.int64)
+        hashes, sizes = ngram_hashes(word_hashes(self._words), lengths, self.n)
+        with naming(self._path):
+            self._file.write(hashes.tobytes())
+        self._sizes.append(sizes)
+        self.total += len(hashes)
+        self._words = []
+        self._lengths = []
+
+    def _blocks(self) -> Iterator[tuple[int, Hashes]]:
+        """Return the n-grams in blocks, each with the index of its first n-gram."""
+        with naming(self._path):
+            self._file.seek(0, os.SEEK_SET)  # it writes what is buffered
+        start = 0
+        while block := self._file.read(BLOCK_BYTES):
+            hashes = np.frombuffer(block, dtype=np.uint64)
+            yield start, hashes
+            start += len(hashes)

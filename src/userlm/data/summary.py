@@ -1,11 +1,11 @@
-"""What a set of conversations is like, in figures: the data report. `userlm clean` keeps it in
+"""Figures about a set of conversations: the data report. `userlm clean` keeps it in
 results.json."""
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,108 +15,116 @@ from userlm.types import Conversation
 
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
 
+Mask = NDArray[np.bool_]
+
 
 class Summary:
-    """Figures of many conversations, a few bytes for each; which of them count is decided in the
+    """Figures of many conversations, from a few bytes for each; which of them count is said at the
     end."""
 
     def __init__(self) -> None:
-        self._people, self._known = array("Q"), array("b")
-        self._turns, self._samples = array("I"), array("I")
-        self._words, self._answers = (
-            array("I"),
-            array("I"),
-        )  # words of user turns; characters of answers
-        self._answered = array("I")
-        self._kinds: dict[tuple[str, str, str], int] = {}
+        self._people = array("Q")
+        self._named = array("b")  # whether the log names the user
+        self._samples = array("I")
+        self._turns = array("I")
+        self._words = array("I")  # of each user turn
+        self._answers = array("I")
+        self._characters = array("I")  # of each answer
+        self._kinds: dict[tuple[str, str, str], int] = {}  # language, country and model
         self._kind = array("I")
 
     def add(self, conversation: Conversation, person: int, language: str) -> None:
-        """Take one more in; `person`: 64 bits that tell who it belongs to for the split, be it only
-        itself."""
-        meta, said = conversation.meta, conversation.user_turns
+        """Add a conversation; `person`: 64 bits that identify whose it is for the split."""
+        meta = conversation.meta
+        words = [len(text.split()) for text in conversation.user_turns]
         answers = [len(turn.text) for turn in conversation.turns if turn.role == "assistant"]
         self._people.append(person)
-        self._known.append(conversation.user is not None)
-        self._turns.append(len(said))
-        self._samples.append(len(said) + conversation.ended)
-        self._words.extend([len(text.split()) for text in said])
-        self._answered.append(len(answers))
-        self._answers.extend(answers)
-        kind = (language, str(meta.get("country") or ""), str(meta.get("model") or ""))
-        self._kind.append(self._kinds.setdefault(kind, len(self._kinds)))
+        self._named.append(conversation.user is not None)
+        self._samples.append(len(words) + conversation.ended)
+        self._turns.append(len(words))
+        self._words.extend(words)
+        self._answers.append(len(answers))
+        self._characters.extend(answers)
+        country = str(meta.get("country") or "")
+        model = str(meta.get("model") or "")
+        number = self._kinds.setdefault((language, country, model), len(self._kinds))
+        self._kind.append(number)
 
-    def figures(self, parts: Mapping[str, NDArray[np.bool_]]) -> dict[str, Any]:
-        """The report.
+    def figures(self, splits: Mapping[str, Mask]) -> dict[str, Any]:
+        """Return the report.
 
         Args:
-            parts: for each split, which of the conversations that were added are in it.
+            splits: for each split, which of the added conversations are in it.
 
         Raises:
-            AssertionError: if a person is in two splits, which must not be.
+            AssertionError: a person is in two splits, which must not be.
         """
-        people, turns = np.array(self._people), np.array(self._turns)
-        kept = np.logical_or.reduce(list(parts.values()))
-        of = {name: set(people[inside].tolist()) for name, inside in parts.items()}
-        everyone = set(people[kept].tolist())
-        assert len(everyone) == sum(map(len, of.values())), "somebody is in two splits"
-        samples, known = np.array(self._samples), np.array(self._known, dtype=np.bool_)
-        per_turn = np.repeat(kept, turns)
-        firsts = np.zeros(len(per_turn), dtype=np.bool_)
-        firsts[(np.cumsum(turns) - turns)[turns > 0]] = True
-        words, answers = np.array(self._words), np.array(self._answers)
-        answered = np.repeat(kept, np.array(self._answered))
-        each = np.unique(people[kept & known], return_counts=True)[1]
+        people = np.array(self._people)
+        turns = np.array(self._turns)
+        samples = np.array(self._samples)
+        kept = np.logical_or.reduce(list(splits.values()))
+        report: dict[str, Any] = {"splits": {}}
+        for name, inside in splits.items():
+            report["splits"][name] = {
+                "conversations": int(inside.sum()),
+                "people": len(np.unique(people[inside])),
+                "user turns": int(turns[inside].sum()),
+                "samples": int(samples[inside].sum()),
+            }
+        total = sum(split["people"] for split in report["splits"].values())
+        assert total == len(np.unique(people[kept])), "a person is in two splits"
+        report["lengths"] = self._lengths(kept)
+        named = kept & np.array(self._named, dtype=np.bool_)
+        _, each = np.unique(people[named], return_counts=True)
+        report["people"] = {
+            "known": len(each),
+            "conversations of known people": int(each.sum()),
+            "conversations a person": _spread(each),
+            "share of the heaviest 1 %": _heaviest_share(each),
+        }
+        for column, name in enumerate(("languages", "countries", "models")):
+            report[name] = self._counts(column, kept)
+        return report
+
+    def _lengths(self, kept: Mask) -> dict[str, dict[str, float] | None]:
+        turns = np.array(self._turns)
+        answers = np.array(self._answers)
+        words = np.array(self._words)[np.repeat(kept, turns)]
+        characters = np.array(self._characters)[np.repeat(kept, answers)]
+        turns = turns[kept]
+        starts = np.cumsum(turns) - turns  # where the first turn of each conversation is in `words`
         return {
-            "splits": {
-                name: {
-                    "conversations": int(inside.sum()),
-                    "people": len(of[name]),
-                    "user turns": int(turns[inside].sum()),
-                    "samples": int(samples[inside].sum()),
-                }
-                for name, inside in parts.items()
-            },
-            "lengths": {
-                "user turns a conversation": _spread(turns[kept]),
-                "words a user turn": _spread(words[per_turn]),
-                "words a first turn": _spread(words[per_turn & firsts]),
-                "characters an answer": _spread(answers[answered]),
-            },
-            "people": {
-                "known": len(each),
-                "conversations of known people": int(each.sum()),
-                "conversations a person": _spread(each),
-                "share of the heaviest 1 %": _heaviest(each),
-            },
-            **{
-                name: self._counted(i, kept)
-                for i, name in enumerate(("languages", "countries", "models"))
-            },
+            "user turns a conversation": _spread(turns),
+            "words a user turn": _spread(words),
+            "words a first turn": _spread(words[starts[turns > 0]]),
+            "characters an answer": _spread(characters),
         }
 
-    def _counted(self, field: int, kept: NDArray[np.bool_]) -> dict[str, int]:
+    def _counts(self, column: int, kept: Mask) -> dict[str, int]:
+        """Return how many conversations have each language, country or model."""
+        kinds = np.array(self._kind, dtype=np.int64)[kept]
+        numbers = np.bincount(kinds, minlength=len(self._kinds)).tolist()
         counts: Counter[str] = Counter()
-        kinds = list(self._kinds)
-        numbers = np.bincount(np.array(self._kind, dtype=np.int64)[kept], minlength=len(kinds))
-        for kind, count in zip(kinds, numbers.tolist(), strict=True):
-            counts[kind[field]] += count
-        return {name or "not known": count for name, count in counts.most_common() if count}
+        for kind, number in zip(self._kinds, numbers, strict=True):
+            counts[kind[column] or "not known"] += number
+        return {name: count for name, count in counts.most_common() if count}
 
 
 def _spread(values: NDArray[Any]) -> dict[str, float] | None:
-    """Mean, quantiles and the largest; `None` of nothing."""
+    """Return mean, quantiles and the largest; `None` if there are no values."""
     if not len(values):
         return None
-    found = np.quantile(values, QUANTILES, method="inverted_cdf")
-    shown: Sequence[tuple[float, Any]] = list(zip(QUANTILES, found, strict=True))
-    quantiles = {f"{100 * share:.0f} %": float(value) for share, value in shown}
-    return {"mean": round(float(values.mean()), 2), **quantiles, "largest": float(values.max())}
+    spread = {"mean": round(float(values.mean()), 2)}
+    quantiles = np.quantile(values, QUANTILES, method="inverted_cdf").tolist()
+    for share, value in zip(QUANTILES, quantiles, strict=True):
+        spread[f"{100 * share:.0f} %"] = float(value)
+    return {**spread, "largest": float(values.max())}
 
 
-def _heaviest(each: NDArray[Any]) -> float | None:
-    """The share (0 to 1) of the conversations that the 1 % of people with most of them have."""
+def _heaviest_share(each: NDArray[Any]) -> float | None:
+    """Return the share (0 to 1) of the conversations that the most active 1 % of people have."""
     if not len(each):
         return None
-    most = np.sort(each)[::-1][: max(len(each) // 100, 1)]
+    count = max(len(each) // 100, 1)
+    most = np.sort(each)[-count:]
     return round(float(most.sum() / each.sum()), 4)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from userlm.data.sources import NOTES, REASONS, SOURCES, Gathered, Rejected, convert, find, guess
+from userlm.data.layouts import SOURCES, Gathered, convert, find, guess
+from userlm.data.layouts.common import NOTES, REASONS, Rejected
 from userlm.rows import Line, read_rows, to_record
 from userlm.types import Conversation, InputError, Turn
 
@@ -90,7 +91,7 @@ def test_a_rejection_quotes_no_more_than_a_few_lines():
 
 
 def test_a_source_that_is_not_known_is_an_error_before_anything_is_read():
-    with pytest.raises(InputError, match="known are messages, wildchat"):
+    with pytest.raises(InputError, match="known are userlm, messages"):
         next(find([], "discord", "log", Gathered()))
     with pytest.raises(InputError, match="`find`"):
         convert({"message_id": "m"}, "oasst", "x")
@@ -781,7 +782,6 @@ def test_our_own_records_come_back_as_they_were():
     assert convert(to_record(kept), None, "x").conversation == kept
 
 
-@pytest.mark.slow
 def test_all_real_logs_are_read_with_few_rejections(data: Path):
     rejected: Counter[str] = Counter()
     notes: Counter[str] = Counter()

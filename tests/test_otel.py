@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from userlm.data.sources import NOTES, Gathered, find
+from userlm.data.layouts import Gathered, find
+from userlm.data.layouts.common import NOTES
 from userlm.rows import Line
 
 TALK = ["hi", "hello", "and now?", "rest", "bye", "see you"]

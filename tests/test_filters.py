@@ -9,7 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from userlm.data import clean
+from userlm.data import filters
+from userlm.data import ngrams as counting
+from userlm.data.language import language, language_code
+from userlm.data.split import person, split
 from userlm.types import Conversation, InputError, Turn
 
 
@@ -33,11 +36,11 @@ def log(*said: str, id: str = "c", user: str | None = None, **meta: object) -> C
     ],
 )
 def test_names_and_codes_of_a_language_are_the_same(label, code):
-    assert clean.language_code(label) == code
+    assert language_code(label) == code
 
 
 def foreign(conversation, *wanted):
-    return clean.foreign(clean.language(conversation), *wanted)
+    return filters.foreign(language(conversation), *wanted)
 
 
 def test_the_label_of_the_log_decides_about_the_language():
@@ -56,11 +59,11 @@ def test_a_log_without_a_label_is_read():
 
 @pytest.mark.parametrize("text", ["numpy variance", "hi", "for loop in python"])
 def test_a_short_turn_in_ascii_is_taken_for_english(text):
-    assert clean.language(log(text)) == "en"
+    assert language(log(text)) == "en"
 
 
 def test_what_holds_no_language_is_undetermined():
-    assert clean.language(log("12 + 7 = ?")) == "und"
+    assert language(log("12 + 7 = ?")) == "und"
 
 
 def test_without_wanted_languages_all_are_kept():
@@ -68,18 +71,18 @@ def test_without_wanted_languages_all_are_kept():
 
 
 def test_what_the_log_flags_is_dropped_with_its_reason():
-    assert clean.flagged(log("x")) is None
-    assert clean.flagged(log("x", toxic=False, redacted=False)) is None
-    assert clean.flagged(log("x", toxic=True, redacted=True)) == "toxic"
-    assert clean.flagged(log("x", toxic_source=True)) == "toxic"
-    assert clean.flagged(log("x", redacted=True)) == "redacted"
-    assert clean.flagged(log("x", redacted=True), redacted=False) is None
-    assert clean.flagged(log("x", toxic=True), toxic=False) is None
+    assert filters.flagged(log("x")) is None
+    assert filters.flagged(log("x", toxic=False, redacted=False)) is None
+    assert filters.flagged(log("x", toxic=True, redacted=True)) == "toxic"
+    assert filters.flagged(log("x", toxic_source=True)) == "toxic"
+    assert filters.flagged(log("x", redacted=True)) == "redacted"
+    assert filters.flagged(log("x", redacted=True), redacted=False) is None
+    assert filters.flagged(log("x", toxic=True), toxic=False) is None
 
 
 def count(folder, logs, limit, n=7):
     """The n-grams above the limit, by hash; which logs have one; and the counter, closed."""
-    ngrams = clean.Ngrams(folder / "ngrams", n)
+    ngrams = counting.Ngrams(folder / "ngrams", n)
     for one in logs:
         ngrams.add(one)
     often, hit = ngrams.above(limit)
@@ -110,11 +113,11 @@ def test_an_ngram_does_not_reach_from_one_text_into_the_next(tmp_path):
 
 def test_the_order_of_the_words_matters(tmp_path):
     often, _, _ = count(tmp_path, [log("one two three four five six seven")] * 3, 2)
-    assert clean.template(log("Well, one two three four five six seven"), often) == (
+    assert filters.template(log("Well, one two three four five six seven"), often) == (
         "one two three four five six seven",
         3,
     )
-    assert clean.template(log("seven six five four three two one"), often) is None
+    assert filters.template(log("seven six five four three two one"), often) is None
 
 
 def test_all_conversations_of_a_template_go_and_only_above_the_limit(tmp_path):
@@ -130,16 +133,16 @@ def test_the_table_of_buckets_changes_no_count(tmp_path, monkeypatch):
     # With 4 buckets for thousands of n-grams all are full, and each n-gram is counted one by one.
     draw = random.Random(0)
     logs = [log(" ".join(draw.choices("abcdef", k=draw.randrange(12)))) for _ in range(3000)]
-    plain = Counter(key for one in logs for key in clean.own_ngrams(one, 3))
+    plain = Counter(key for one in logs for key in counting.own_ngrams(one, 3))
     for limit in (0, 40, 60):
         exact = {key: times for key, times in plain.items() if times > limit}
         for bits in (2, 16):
-            monkeypatch.setattr(clean, "LEAST_BITS", bits)
-            monkeypatch.setattr(clean, "MOST_BITS", bits)
+            monkeypatch.setattr(counting, "MIN_BITS", bits)
+            monkeypatch.setattr(counting, "MAX_BITS", bits)
             often, hit, ngrams = count(tmp_path, logs, limit, n=3)
             assert often == exact
             assert (ngrams.table["counted one by one"] == len(plain)) == (bits == 2 or limit == 0)
-            assert hit == [clean.template(one, exact, 3) is not None for one in logs]
+            assert hit == [filters.template(one, exact, 3) is not None for one in logs]
     assert 0 < len(exact) < len(plain)
 
 
@@ -148,16 +151,16 @@ def test_a_text_of_six_words_is_never_a_template(tmp_path):
 
 
 def test_a_log_without_user_turn_is_no_template():
-    assert clean.template(Conversation("x", (Turn("assistant", "hello"),)), {1: 200}) is None
+    assert filters.template(Conversation("x", (Turn("assistant", "hello"),)), {1: 200}) is None
 
 
 def test_ngrams_of_no_words_are_refused(tmp_path):
     with pytest.raises(InputError, match="n >= 1"):
-        clean.Ngrams(tmp_path / "ngrams", 0)
+        counting.Ngrams(tmp_path / "ngrams", 0)
 
 
 def decided(folder, logs, **rules):
-    return clean.decide(logs, clean.Rules(**rules), folder / "ngrams")
+    return filters.decide(logs, filters.Rules(**rules), folder / "ngrams")
 
 
 def test_each_conversation_gets_the_first_reason_that_applies(tmp_path):
@@ -241,16 +244,15 @@ def test_nobody_is_in_two_splits():
         for i in range(500)
     ]
     for who in {c.user for c in logs}:
-        assert len({clean.split(c, 1) for c in logs if c.user == who}) == 1
+        assert len({split(c, 1) for c in logs if c.user == who}) == 1
 
 
 def test_without_a_person_the_tree_keeps_together_and_else_each_stands_alone():
-    assert clean.person(log("x", id="a", user="p", tree=3)) == "p"
-    assert clean.person(log("x", id="a", tree=0)) == clean.person(log("x", id="b", tree=0)) != "a"
-    assert clean.person(log("x", id="a", tree=0, source="s")) != clean.person(
-        log("x", id="a", tree=0, source="t")
-    )
-    assert clean.person(log("x", id="a")) == "a"
+    assert person(log("x", id="a", user="p", tree=3)) == "p"
+    assert person(log("x", id="a", tree=0)) == person(log("x", id="b", tree=0)) != "a"
+    one, other = (log("x", id="a", tree=0, source=source) for source in ("s", "t"))
+    assert person(one) != person(other)
+    assert person(log("x", id="a")) == "a"
 
 
 def test_the_shares_hold_on_average_and_in_each_country():
@@ -258,7 +260,7 @@ def test_the_shares_hold_on_average_and_in_each_country():
     # 30.8.
     for country in ("Chile", "Peru"):
         logs = [log("x", user=f"{i}/{country}", country=country) for i in range(20_000)]
-        splits = [clean.split(c, 7) for c in logs]
+        splits = [split(c, 7) for c in logs]
         for name, share in zip(("train", "valid", "test"), (0.90, 0.05, 0.05), strict=True):
             deviation = math.sqrt(20_000 * share * (1 - share))
             assert abs(splits.count(name) - 20_000 * share) < 4 * deviation
@@ -267,21 +269,20 @@ def test_the_shares_hold_on_average_and_in_each_country():
 def test_another_seed_gives_another_split_and_shares_can_be_chosen():
     logs = [log("x", id=f"c{i}") for i in range(300)]
     halves = (0.5, 0.5, 0.0)
-    assert [clean.split(c, 1, halves) for c in logs] != [clean.split(c, 2, halves) for c in logs]
-    assert {clean.split(c, 1, halves) for c in logs} == {"train", "valid"}
-    assert {clean.split(c, 1, (0.0, 0.0, 1.0)) for c in logs} == {"test"}
+    assert [split(c, 1, halves) for c in logs] != [split(c, 2, halves) for c in logs]
+    assert {split(c, 1, halves) for c in logs} == {"train", "valid"}
+    assert {split(c, 1, (0.0, 0.0, 1.0)) for c in logs} == {"test"}
 
 
-@pytest.mark.slow
 def test_a_split_and_what_is_a_template_are_the_same_in_every_process(tmp_path):
     code = (
-        "from pathlib import Path; from userlm.data import clean; from userlm.types import "
-        "Conversation, Turn\n"
+        "from pathlib import Path; from userlm.data import filters, ngrams as counting\n"
+        "from userlm.data.split import split; from userlm.types import Conversation, Turn\n"
         "c = [Conversation('c', (Turn('user', f'a b c {i % 4}'),), user='p') for i in range(9)]\n"
-        "reasons = clean.decide(c, clean.Rules(ngram=4, template_limit=2), "
+        "reasons = filters.decide(c, filters.Rules(ngram=4, template_limit=2), "
         "Path('ngrams')).reasons\n"
-        "reasons += clean.own_ngrams(c[0], 4)\n"
-        "print([clean.split(c[0], s, (0.4, 0.3, 0.3)) for s in range(9)], reasons)"
+        "reasons += counting.own_ngrams(c[0], 4)\n"
+        "print([split(c[0], s, (0.4, 0.3, 0.3)) for s in range(9)], reasons)"
     )
     c = [log(f"a b c {i % 4}", user="p") for i in range(9)]
     reasons = decided(
@@ -289,8 +290,8 @@ def test_a_split_and_what_is_a_template_are_the_same_in_every_process(tmp_path):
     ).reasons  # "a b c 0" stands three times, others twice
     assert reasons == ["template prompt" if i % 4 == 0 else None for i in range(9)]
     here = (
-        f"{[clean.split(c[0], s, (0.4, 0.3, 0.3)) for s in range(9)]} "
-        f"{reasons + clean.own_ngrams(c[0], 4)}"
+        f"{[split(c[0], s, (0.4, 0.3, 0.3)) for s in range(9)]} "
+        f"{reasons + counting.own_ngrams(c[0], 4)}"
     )
     run = {"capture_output": True, "text": True, "check": True, "cwd": tmp_path}
     there = subprocess.run([sys.executable, "-c", code], **run)
@@ -300,12 +301,12 @@ def test_a_split_and_what_is_a_template_are_the_same_in_every_process(tmp_path):
 @pytest.mark.parametrize("shares", [(0.9, 0.05, 0.1), (1.2, -0.1, -0.1)])
 def test_shares_that_are_none_are_refused(shares):
     with pytest.raises(InputError, match="sum to 1"):
-        clean.split(log("x"), 0, shares)
+        split(log("x"), 0, shares)
 
 
 def test_the_language_model_is_not_loaded_until_it_is_asked_for():
     code = (
-        "import sys, userlm.data.clean; print('py3langid' in sys.modules, 'torch' in sys.modules)"
+        "import sys, userlm.data.filters; print('py3langid' in sys.modules, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from userlm.data.clean import person
-from userlm.data.sources import NOTES, REASONS, Gathered, find
+from userlm.data.layouts import Gathered, find
+from userlm.data.layouts.common import NOTES, REASONS
+from userlm.data.split import person
 from userlm.rows import Line
 
 

@@ -1,0 +1,195 @@
+"""`userlm clean`: filter conversations and split them by person."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from userlm.commands.options import (
+    Hub,
+    Limit,
+    Out,
+    Results,
+    Seed,
+    count_total,
+    finished,
+    in_order,
+    write_hub,
+)
+from userlm.data import filters, pii
+from userlm.data.explain import explain as explain_one
+from userlm.rows import SPLITS, from_record, read_conversations, read_rows, to_record
+from userlm.runs import Outputs, Run, conversations_file
+from userlm.terminal import show_counts, show_findings, track
+from userlm.types import Conversation, InputError
+
+
+def clean(
+    logs: Annotated[Path, Argument(help="Imported conversations: a run folder or a file.")] = Path(
+        "runs/import"
+    ),
+    out: Out = Path("runs/clean"),
+    languages: Annotated[
+        str, Option(help="Languages to keep, comma-separated codes; 'all' keeps all.")
+    ] = "en",
+    flagged: Annotated[
+        bool, Option(help="Keep conversations flagged as toxic or redacted.")
+    ] = False,
+    templates: Annotated[
+        bool, Option(help="Keep conversations that begin with a template.")
+    ] = False,
+    ngram: Annotated[
+        int, Option(help="Length of the template filter's word n-grams.", min=1, max=100)
+    ] = 7,
+    template_limit: Annotated[
+        int,
+        Option(
+            help="Drop a conversation whose first turn has an n-gram that occurs more often.", min=0
+        ),
+    ] = 100,
+    duplicates: Annotated[
+        str,
+        Option(help="What to do with repeats: keep them, drop exact ones, or drop near ones too."),
+    ] = "keep",
+    similarity: Annotated[
+        float, Option(help="Share of common word 5-grams that makes two near.", min=0.1, max=1)
+    ] = 0.7,
+    scrub: Annotated[
+        bool, Option(help="Replace e-mails, phones, cards, IP addresses and keys by marks.")
+    ] = False,
+    shares: Annotated[
+        str, Option(help="Shares of train, valid and test, in percent of the people.")
+    ] = "90/5/5",
+    hub: Hub = False,
+    seed: Seed = 0,
+    limit: Limit = None,
+    explain: Annotated[
+        str | None, Option(help="Only say why the conversation with this id is kept or dropped.")
+    ] = None,
+) -> Results:
+    """Filter conversations, with a reason for each drop, and split them 90/5/5 by person."""
+    path = conversations_file(logs)
+    if duplicates not in filters.DUPLICATES:
+        raise InputError(f"--duplicates {duplicates}: give one of {', '.join(filters.DUPLICATES)}")
+    rules = filters.Rules(
+        languages=_languages(languages),
+        flagged=flagged,
+        ngram=ngram,
+        template_limit=None if templates else template_limit,
+        duplicates=duplicates,
+        similarity=similarity,
+        shares=_shares(shares),
+        seed=seed,
+    )
+
+    def read(doing: str) -> Iterator[Conversation]:
+        return track(islice(read_conversations(path), limit), doing, count_total([path], limit))
+
+    if explain is not None:
+        findings = explain_one(explain, read, rules)
+        show_findings(explain, findings)
+        return {"id": explain, "findings": findings}
+    options = {
+        "languages": languages,
+        "flagged": flagged,
+        "templates": templates,
+        "ngram": ngram,
+        "template_limit": template_limit,
+        "duplicates": duplicates,
+        "similarity": similarity,
+        "scrub": scrub,
+        "shares": shares,
+        "hub": hub,
+        "seed": seed,
+        "limit": limit,
+    }
+    size = path.stat().st_size
+    run = Run.open(out, "clean", options, [path])
+    if done := finished(run):
+        return done
+    decisions = filters.decide(read("reading"), rules, run.path(".ngrams"))
+    scrubbed = _write(run, path, decisions, scrub)
+    if path.stat().st_size < size:
+        raise _cut_short(path)
+    counts = _counts(decisions, scrubbed)
+    show_counts(str(run.folder), counts)
+    if not counts["out"]:
+        raise InputError(f"no conversation stays; {run.path('dropped.jsonl')} says why")
+    results = {"counts": in_order(counts), **decisions.figures, "ngram_table": decisions.table}
+    if hub:
+        write_hub(run, results)
+    return run.finish(results)
+
+
+def _write(run: Run, path: Path, decisions: filters.Decisions, scrub: bool) -> Counter[str]:
+    """Write each conversation to its split or to dropped.jsonl; return what was scrubbed."""
+    outputs = Outputs(run, *(f"{split}.jsonl" for split in SPLITS), "dropped.jsonl")
+    scrubbed: Counter[str] = Counter()
+    total = len(decisions.reasons)
+    written = 0
+    for line in track(islice(read_rows(path), total), "writing", total):
+        if line.error:
+            raise _cut_short(path)
+        record = line.row
+        reason = decisions.reasons[written]
+        if reason is not None:
+            meta = {**(record.get("meta") or {}), "dropped": reason}
+            if written in decisions.copies:
+                meta["duplicate_of"] = decisions.copies[written]
+            outputs.write("dropped.jsonl", {**record, "meta": meta})
+        else:
+            if scrub:
+                conversation, found = pii.scrub(from_record(record))
+                scrubbed.update(found)
+                record = to_record(conversation)
+            split = SPLITS[decisions.splits[written]]
+            outputs.write(f"{split}.jsonl", record)
+        written += 1
+    if written < total:
+        raise _cut_short(path)
+    outputs.close()
+    return scrubbed
+
+
+def _cut_short(path: Path) -> InputError:
+    return InputError(
+        f"{path} was cut short while it was read; run the command again with another --out"
+    )
+
+
+def _counts(decisions: filters.Decisions, scrubbed: Counter[str]) -> Counter[str]:
+    counts = Counter({"in": len(decisions.reasons), "out": 0})
+    for reason in decisions.reasons:
+        counts["out" if reason is None else f"dropped: {reason}"] += 1
+    for split, figures in decisions.figures["splits"].items():
+        for what in ("conversations", "people", "samples"):
+            counts[f"{split}: {what}"] = figures[what]
+    for kind, count in scrubbed.items():
+        counts[f"note: scrubbed {kind}"] = count
+    return +counts
+
+
+def _languages(languages: str) -> tuple[str, ...] | None:
+    """The codes that were asked for; `None`: all."""
+    asked = [code.strip() for code in languages.split(",") if code.strip()]
+    if [code.lower() for code in asked] == ["all"]:
+        return None
+    if not asked:
+        raise InputError("--languages: give codes such as en,de, or 'all'")
+    return tuple(asked)
+
+
+def _shares(shares: str) -> tuple[float, float, float]:
+    parts = shares.split("/")
+    if not re.fullmatch("[0-9]{1,3}(/[0-9]{1,3}){2}", shares) or sum(map(int, parts)) != 100:
+        raise InputError(
+            f"--shares {shares}: write three numbers that add up to 100, such as 90/5/5"
+        )
+    train, valid, test = (int(part) / 100 for part in parts)
+    return train, valid, test

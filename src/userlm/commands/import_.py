@@ -1,0 +1,243 @@
+"""`userlm import`: from raw logs to conversations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from userlm.commands.options import Limit, Out, Results, count_total, finished, in_order
+from userlm.data import files, layouts
+from userlm.data.layouts.common import Found, Rejected
+from userlm.rows import KINDS, Line, read_rows, to_record
+from userlm.runs import Outputs, Run
+from userlm.terminal import console, show_counts, track
+from userlm.types import InputError
+
+COMMIT_EVERY = 5000  # conversations between two commits
+EMPTY = "note: empty files"
+GREW = "note: files that grew while they were read"
+UNUSED_COLUMNS = {"openai_moderation", "detoxify_moderation", "header"}
+"""Large columns of WildChat that add nothing to its column `toxic`."""
+
+
+def import_(
+    logs: Annotated[
+        list[str],
+        Argument(
+            help=f"Files ({', '.join(KINDS)}), folders, globs, hf://datasets/OWNER/NAME, or other "
+            "URLs."
+        ),
+    ],
+    out: Out = Path("runs/import"),
+    source: Annotated[
+        str | None,
+        Option(
+            help=f"Layout of the logs: {', '.join(layouts.SOURCES)}. Default: guessed line by line."
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, Option(help="Stop at the first bad line instead of setting it aside.")
+    ] = False,
+    limit: Limit = None,
+) -> Results:
+    """Read raw logs into conversations. Bad lines go to dropped.jsonl with the reason."""
+    if source is not None and source not in layouts.SOURCES:
+        raise InputError(
+            f"--source {source}: unknown layout; there are {', '.join(layouts.SOURCES)}"
+        )
+    found = []
+    for file in files.find(logs):
+        if not (file.path and out.resolve() in file.path.resolve().parents):
+            found.append(file)
+    if not found:
+        raise InputError(f"all logs lie in {out}, where the results go; choose another --out")
+    local = [file.path for file in found if file.path]
+    stamps = {file.name: file.stamp for file in found if not file.path}
+    sizes = {path: path.stat().st_size for path in local}
+    options = {"source": source, "strict": strict, "limit": limit}
+    run = Run.open(out, "import", options, local, stamps)
+    if done := finished(run):
+        return done
+    importing = _Import(run, found, source, strict, limit)
+    for number, file in enumerate(found):
+        importing.read(number, file, sizes)
+    importing.keep(importing.gathered.found(), len(found))
+    copies = run.path(".copies")
+    if copies.is_dir():
+        copies.rmdir()
+    return run.finish(importing.finish())
+
+
+class _Import:
+    """An import on its way. It can be resumed after any commit.
+
+    Attributes:
+        done_files, done_items: how far an earlier attempt came: whole files, and items of the next.
+        lines: how many lines were read.
+        gathered_lines: how many lines of which files are gathered; another attempt reads them
+            again, as conversations that lie on many lines are kept in memory until the end.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        found: Sequence[files.LogFile],
+        source: str | None,
+        strict: bool,
+        limit: int | None,
+    ) -> None:
+        self._run = run
+        self._source = source
+        self._strict = strict
+        self._limit = limit
+        self._names = _unique_names(found)
+        self._shown = dict(zip(self._names, (file.name for file in found), strict=True))
+        self._outputs = Outputs(run, "conversations.jsonl", "dropped.jsonl")
+        state = self._outputs.state
+        self.done_files: int = state.get("file", 0)
+        self.done_items: int = state.get("items", 0)
+        self.lines: int = state.get("lines", 0)
+        self.gathered_lines: dict[str, int] = state.get("gathered", {})
+        self.counts: Counter[str] = Counter(state.get("counts", {}))
+        self.gathered = layouts.Gathered()
+        # Ids are kept as hashes: 64 bits are enough for many millions.
+        written = read_rows(run.path("conversations.jsonl"), may_be_empty=True)
+        self._seen = {hash(line.row["id"]) for line in written}
+
+    def read(self, number: int, file: files.LogFile, sizes: Mapping[Path, int]) -> None:
+        """Read one file, unless an earlier attempt did."""
+        name = self._names[number]
+        was_read = number < self.done_files
+        most: int | None = None
+        if was_read:
+            if name not in self.gathered_lines:
+                return
+            most = self.gathered_lines[name]
+        elif self._limit is not None:
+            most = self._limit - self.lines
+            if most == 0:
+                return
+        with files.local(file, self._run.path(".copies")) as path:
+            size = sizes.get(path, path.stat().st_size)
+            may_be_empty = len(self._names) > 1
+            rows = islice(read_rows(path, may_be_empty, _unread, size), most)
+            doing = f"importing {file.name.rpartition('/')[2]}"
+            lines = _Counted(track(rows, doing, count_total([path], most)))
+            self.keep(layouts.find(lines, self._source, name, self.gathered), number)
+            size_now = path.stat().st_size
+        if size_now < size:
+            raise InputError(
+                f"{file.name} was cut short while it was read; import it into another --out"
+            )
+        if was_read:
+            return
+        if not lines.count:
+            self.counts[EMPTY] += 1
+        if size_now > size:
+            self.counts[GREW] += 1
+        if name in self.gathered.files:
+            self.gathered_lines[name] = lines.count
+        self.lines += lines.count
+        self._commit(number + 1, 0)
+
+    def keep(self, items: Iterable[Found], file_number: int) -> None:
+        """Write what a file gives, or at the end what was gathered. What an earlier attempt wrote is
+        left out."""
+        for number, item in enumerate(items, 1):
+            if (file_number, number) <= (self.done_files, self.done_items):
+                continue
+            rejected = self._write(item)
+            if self._strict and rejected:
+                raise InputError(f"{self._shown[item.file]}, line {item.line.number}: {rejected}")
+            if number % COMMIT_EVERY == 0:
+                self._commit(file_number, number)
+
+    def _write(self, item: Found) -> Rejected | None:
+        """Write a conversation if its id is new, else why it was rejected."""
+        rejected = item.rejected
+        record: dict[str, Any] = {}
+        if item.imported is not None:
+            conversation = item.imported.conversation
+            record = to_record(conversation)
+            for note, times in item.imported.notes.items():
+                self.counts[f"note: {note}"] += times
+            if hash(conversation.id) not in self._seen:
+                self._seen.add(hash(conversation.id))
+                self.counts["out"] += 1
+                self._outputs.write("conversations.jsonl", record)
+                return None
+            rejected = Rejected("duplicate id", f"the id {conversation.id!r} was used before")
+        assert rejected is not None
+        self.counts[f"dropped: {rejected.reason}"] += 1
+        dropped = {
+            "file": self._shown[item.file],
+            "line": item.line.number,
+            "reason": rejected.reason,
+            "error": str(rejected),
+        }
+        if item.line.error:
+            dropped["raw"] = item.line.raw
+        else:
+            dropped["row"] = item.line.row or record
+        self._outputs.write("dropped.jsonl", dropped)
+        return rejected
+
+    def _commit(self, file_number: int, items: int) -> None:
+        state = {
+            "file": file_number,
+            "items": items,
+            "lines": self.lines,
+            "gathered": self.gathered_lines,
+            "counts": self.counts,
+        }
+        self._outputs.commit(state)
+
+    def finish(self) -> Results:
+        """Close the files and return the results."""
+        self.counts["in"] = self.lines
+        if self.counts["out"]:
+            self._outputs.close()
+        show_counts(str(self._run.folder), self.counts)
+        if not self.counts["out"]:
+            raise InputError(
+                f"none of the {self.lines} lines is a conversation; "
+                f"{self._run.path('dropped.jsonl')} says why"
+            )
+        if grew := self.counts[GREW]:
+            console.print(
+                f"{grew} grew while they were read: later lines are not in; import again into "
+                "another --out"
+            )
+        return {"counts": in_order(self.counts)}
+
+
+class _Counted:
+    """Lines, and how many of them were taken."""
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self._lines = lines
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Line]:
+        for line in self._lines:
+            self.count += 1
+            yield line
+
+
+def _unread(columns: Collection[str]) -> Collection[str]:
+    return UNUSED_COLUMNS.intersection(columns) if "toxic" in columns else ()
+
+
+def _unique_names(found: Sequence[files.LogFile]) -> list[str]:
+    """A name for each file that no other has, for the ids of rows without one."""
+    stems = []
+    for file in found:
+        name = file.name.rpartition("/")[2]
+        kind = next(kind for kind in KINDS if name.endswith(kind))
+        stems.append(name.removesuffix(kind))
+    return [stem if stems.count(stem) == 1 else f"{i}:{stem}" for i, stem in enumerate(stems)]

@@ -1,0 +1,152 @@
+"""Lines of raw logs to conversations, one file for each layout. `userlm import` runs this.
+
+`find` takes the lines of a file, in one layout or in several, and says what each line gives. In
+most layouts a row is a conversation; the messages of an OASST tree and the spans of a tracing tool
+may lie on many lines, which `Gathered` collects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from difflib import get_close_matches
+
+from userlm.data.layouts import (
+    arena,
+    lmsys,
+    messages,
+    oasst,
+    otel,
+    prism,
+    sharegpt,
+    userlm,
+    wildchat,
+)
+from userlm.data.layouts.common import Found, Imported, Place, Rejected, Row
+from userlm.rows import Line
+from userlm.types import InputError
+
+LAYOUTS = (
+    userlm.LAYOUT,
+    messages.LAYOUT,
+    sharegpt.LAYOUT,
+    wildchat.LAYOUT,  # before lmsys, whose field it has, too
+    lmsys.LAYOUT,
+    arena.LAYOUT,
+    prism.LAYOUT,
+    oasst.LAYOUT,
+    otel.LAYOUT,
+)
+"""The layouts, in the order in which `guess` tries them."""
+
+_BY_NAME = {layout.name: layout for layout in LAYOUTS}
+
+SOURCES = tuple(_BY_NAME)
+"""The names of the layouts."""
+
+_FIELDS = "; ".join(f"{layout.name} has {layout.described()}" for layout in LAYOUTS)
+
+
+class Gathered:
+    """Conversations that lie on many lines, of one file or of several: OASST trees and spans."""
+
+    def __init__(self) -> None:
+        self.files: set[str] = set()  # the names of the files that gave lines
+        self._count = 0
+        self._trees = oasst.Trees()
+        self._spans = otel.Spans()
+
+    def add(self, line: Line, layout: str, file: str) -> None:
+        """Add a line; raises `Rejected` if it cannot be used."""
+        self.files.add(file)
+        self._count += 1
+        gatherer = self._spans if layout == "otel" else self._trees
+        gatherer.add(line.row, Place(self._count, file, line.number))
+
+    def found(self) -> Iterator[Found]:
+        """Return the conversations, once all lines were added."""
+        yield from self._trees.found()
+        yield from self._spans.found()
+
+
+def find(
+    lines: Iterable[Line], source: str | None, name: str, gathered: Gathered
+) -> Iterator[Found]:
+    """Return what each line of a file gives, in order.
+
+    A conversation is returned as soon as its row was read. Messages and spans that form one
+    together go to `gathered`, which keeps only what the conversation needs.
+
+    Args:
+        source: a name of `SOURCES`; `None`: guess it from the fields, line by line.
+        name: of the file, for the ids of rows that have none.
+
+    Raises:
+        InputError: there is no such source.
+    """
+    _check(source)
+    for line in lines:
+        try:
+            for imported in _conversations(line, source, name, gathered):
+                yield Found(name, line, imported, None)
+        except Rejected as rejected:
+            yield Found(name, line, None, rejected)
+        except RecursionError:
+            detail = "a field holds lists or objects that are nested too deep"
+            yield Found(name, line, None, Rejected("wrong type", detail))
+
+
+def _conversations(line: Line, source: str | None, file: str, gathered: Gathered) -> list[Imported]:
+    """Return the conversations of a line: several for a tree, none for what is gathered."""
+    if line.error:
+        raise Rejected(line.reason, f"the line {line.error}")
+    layout = source or guess(line.row)
+    if layout == "oasst" and "prompt" in line.row:
+        return oasst.tree(line.row)
+    if layout in ("oasst", "otel"):
+        gathered.add(line, layout, file)
+        return []
+    return [convert(line.row, layout, f"{file}-{line.number}")]
+
+
+def convert(row: Row, source: str | None, fallback_id: str) -> Imported:
+    """Return the conversation of a row, for layouts in which each row is one.
+
+    Args:
+        source: a name of `SOURCES`, except `oasst` and `otel`; `None`: guess it from the fields.
+        fallback_id: the id for a row that has none, such as the name of the file and the line.
+
+    Raises:
+        Rejected: the row cannot become a conversation.
+        InputError: there is no such source.
+    """
+    _check(source)
+    name = source or guess(row)
+    to_conversation = _BY_NAME[name].convert
+    if to_conversation is None:
+        raise InputError(f"a row of {name!r} is not one conversation; read it with `find`")
+    imported = to_conversation(row)
+    if imported.conversation.id:
+        return imported
+    return replace(imported, conversation=replace(imported.conversation, id=fallback_id))
+
+
+def guess(row: Row) -> str:
+    """Return the name of the first layout that has the fields of a row.
+
+    Raises:
+        Rejected: none has.
+    """
+    for layout in LAYOUTS:
+        if layout.matches(row):
+            return layout.name
+    seen = ", ".join(sorted(map(str, row))) or "none"
+    raise Rejected("unknown layout", f"the fields are {seen}; of the known layouts {_FIELDS}")
+
+
+def _check(source: str | None) -> None:
+    if source is None or source in SOURCES:
+        return
+    near = get_close_matches(source, SOURCES, 1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    raise InputError(f"source {source!r} is unknown; {meant}known are {', '.join(SOURCES)}")

@@ -1,0 +1,397 @@
+"""What the layouts of logs share: messages become turns, and the fields beside them become `meta`.
+
+What can be mended without guessing is mended and counted: consecutive turns of one role are joined;
+system prompts, tool calls and their results go to `meta`; an opening turn of the assistant stays
+where it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from typing import Any, Literal, NamedTuple
+
+from userlm.rows import DEEPEST, Line, is_deep
+from userlm.types import OUTCOME_KEYS, Conversation, Role, Turn, without_outcome
+
+Row = Mapping[str, Any]
+Side = Literal["user", "assistant", "system", "tool"]
+
+REASONS = (
+    "unknown layout",
+    "no messages",
+    "wrong type",
+    "unknown role",
+    "empty turn",
+    "no user turn",
+    "no chosen answer",
+    "deleted",
+    "orphan",
+    "duplicate id",
+)
+"""Why a row is rejected. PRISM alone has `no chosen answer`; OASST alone has `deleted` and `orphan`
+(a message whose parents are missing or form a circle). `duplicate id` is also given by `userlm
+import`, which sees all files."""
+
+NOTES = (
+    "joined turns",
+    "opening assistant turn",
+    "system to meta",
+    "tool to meta",
+    "parts left out",
+    "fields left out",
+    "cut at an empty turn",
+    "paths left out",
+    "merged lines",
+    "merged spans",
+    "spans left out",
+    "spans without messages",
+)
+"""What is counted while a row is mended.
+
+`parts` are images and other message parts without text; `fields` are lists and objects beside the
+messages; `paths` are those through a tree that add no user turn. `merged lines` gave no
+conversation of their own: messages of a tree after its first, spans whose messages are part of a
+longer one or that hold none. So every line that was read is accounted for: it gave conversations,
+was rejected, or was merged.
+"""
+
+DETAIL_LENGTH = 500  # characters of an error's detail, which may quote anything from the log
+
+
+class Rejected(ValueError):
+    """A row that cannot become a conversation.
+
+    Attributes:
+        reason: one of `REASONS`, for counting. `str()` adds the field and what is wrong with it.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        if len(detail) > DETAIL_LENGTH:
+            detail = detail[: DETAIL_LENGTH - 3] + "..."
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A conversation, and how often each of `NOTES` applies to it."""
+
+    conversation: Conversation
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+    def with_notes(self, notes: Mapping[str, int]) -> Imported:
+        """Return it with more notes; those with a count of 0 are dropped."""
+        kept = {note: count for note, count in notes.items() if count}
+        return replace(self, notes={**self.notes, **kept})
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A conversation on a line of a log, or why that line gave none.
+
+    Attributes:
+        file: the name of the file.
+        line: its line there; the first line of a conversation gathered from several, then without
+            its row.
+        imported, rejected: exactly one of them is set.
+    """
+
+    file: str
+    line: Line
+    imported: Imported | None
+    rejected: Rejected | None
+
+
+class Place(NamedTuple):
+    """Where a gathered message or span was found: the rank of its line, the file, the line
+    there."""
+
+    order: int
+    file: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One form in which logs are written.
+
+    Attributes:
+        name: as `--source` takes it.
+        fields: what identifies a row of it: all fields of any of these groups.
+        convert: makes the conversation of a row; `None` where a conversation may span several rows.
+    """
+
+    name: str
+    fields: Sequence[Set[str]]
+    convert: Callable[[Row], Imported] | None
+
+    def matches(self, row: Row) -> bool:
+        """Return whether the fields of a row are those of this layout."""
+        return any(row.keys() >= group for group in self.fields)
+
+    def described(self) -> str:
+        """Return its fields in words."""
+        return " or ".join(" and ".join(map(repr, sorted(group))) for group in self.fields)
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+CHAT_ROLES: Mapping[str, Side] = {
+    "user": "user",
+    "assistant": "assistant",
+    "system": "system",
+    "developer": "system",
+    "tool": "tool",
+    "function": "tool",
+}
+
+# ChatGPT leaves invisible marks where an answer was stopped: they count as white space.
+_VISIBLE = re.compile("[^\\s\u200b\u200c\u200d\u2060\ufeff]")
+
+
+def has_words(text: str) -> bool:
+    """Return whether a text holds anything visible."""
+    return _VISIBLE.search(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """The messages of a conversation, in order.
+
+    Attributes:
+        said: the side and the text of each.
+        lost_parts: how many message parts are not text.
+        cut: whether the conversation went on after an empty turn, where it was cut.
+    """
+
+    said: Sequence[tuple[Side, str]]
+    lost_parts: int = 0
+    cut: bool = False
+
+
+def read_messages(
+    numbered: Iterable[tuple[int | str, Any]],
+    name: str,
+    roles: Mapping[str, Side] = CHAT_ROLES,
+    role_field: str = "role",
+    text_field: str = "content",
+) -> Messages:
+    """Return the messages in the list `name`; one with text and a tool call counts as two.
+
+    An empty message, such as an answer that was stopped, ends what can be used. If the user had an
+    answer before it, everything before it is kept: one empty answer does not cost a long
+    conversation.
+
+    Args:
+        numbered: the items, each with its index in that list.
+        roles: what the log calls the sides; case and surrounding white space do not matter.
+
+    Raises:
+        Rejected: an item has the wrong type, an unknown role, or comes too early without text.
+    """
+    said: list[tuple[Side, str]] = []
+    lost_parts = 0
+    for i, item in numbered:
+        message = need(item, dict, f"{name}[{i}]")
+        role = message.get(role_field)
+        side = _side(role, roles)
+        if side is None:
+            known = ", ".join(roles)
+            raise Rejected(
+                "unknown role", f"{name}[{i}].{role_field} is {role!r}; known are {known}"
+            )
+        text = message.get(text_field)
+        if not isinstance(text, str):
+            text, lost = _text(text, f"{name}[{i}].{text_field}")
+            lost_parts += lost
+        calls = message.get("tool_calls") or message.get("function_call")
+        if has_words(text) or side == "tool":
+            said.append((side, text))
+        elif side != "system" and not calls:
+            if not _answered(said):
+                raise Rejected("empty turn", f"{name}[{i}].{text_field} has no words")
+            return Messages(said, lost_parts, cut=True)
+        if calls:
+            said.append(("tool", json.dumps(calls, ensure_ascii=False, default=str)))
+    return Messages(said, lost_parts)
+
+
+def _side(role: Any, roles: Mapping[str, Side]) -> Side | None:
+    if not isinstance(role, str):
+        return None
+    return roles.get(role) or roles.get(role.strip().lower())
+
+
+def _text(content: Any, where: str) -> tuple[str, int]:
+    """Return the text of a message in parts, and how many parts are not text."""
+    if content is None:
+        return "", 0
+    if not isinstance(content, list):
+        raise wrong_type(where, "a text or a list", content)
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) else part
+        if isinstance(text, str):
+            texts.append(text)
+    return "\n\n".join(texts), len(content) - len(texts)
+
+
+def _answered(said: Sequence[tuple[Side, str]]) -> bool:
+    sides = [side for side, _ in said]
+    return "user" in sides and "assistant" in sides[sides.index("user") :]
+
+
+def assemble(
+    messages: Messages,
+    *,
+    id: str,
+    meta: Row,
+    user: str | None = None,
+    intent: str | None = None,
+    whole: bool = True,
+    lost_fields: int = 0,
+) -> Imported:
+    """Return the conversation that these messages form, and the notes on it.
+
+    Args:
+        meta: `None` in it means unknown and is left out.
+        whole: the log does not say that there was more. Then an answer at the end is an observed
+            ending.
+        lost_fields: how many fields of the row could not be kept.
+    """
+    roles: list[Role] = []
+    texts: list[list[str]] = []  # of each turn
+    aside: dict[str, list[str]] = {}
+    for side, text in messages.said:
+        if side == "system" or side == "tool":
+            aside.setdefault(side, []).append(text)
+        elif roles and roles[-1] == side:
+            texts[-1].append(text)
+        else:
+            roles.append(side)
+            texts.append([text])
+    turns = [Turn(role, "\n\n".join(parts)) for role, parts in zip(roles, texts, strict=True)]
+    if not turns or (turns[0].role == "assistant" and len(turns) == 1):
+        raise Rejected("no user turn", "none of the messages is of the user")
+    notes = {
+        "joined turns": sum(map(len, texts)) - len(turns),
+        "opening assistant turn": int(turns[0].role == "assistant"),
+        "parts left out": messages.lost_parts,
+        "fields left out": lost_fields + len(OUTCOME_KEYS.intersection(meta)),  # a run's own keys
+        "cut at an empty turn": int(messages.cut),
+    }
+    known = {key: value for key, value in without_outcome(meta).items() if value is not None}
+    for name, parts in aside.items():
+        known[name] = "\n\n".join(parts)
+        notes[f"{name} to meta"] = len(parts)
+    last_side, _ = messages.said[-1]
+    ended = whole and not messages.cut and last_side == "assistant"  # a pending call is no ending
+    conversation = Conversation(id, tuple(turns), intent, user, None, ended, known)
+    return Imported(conversation, {note: count for note, count in notes.items() if count})
+
+
+def is_whole(row: Row) -> bool:
+    """Return false for a row marked as a piece, or as a path in a tree of replies (OASST).
+
+    A leaf there only means that nobody was asked to continue.
+    """
+    cut = row.get("fragment") or row.get("truncated") or row.get("complete") is False
+    return not cut and row.get("tree") is None
+
+
+# --- fields beside the messages -------------------------------------------------------------------
+
+SCALARS = (str, int, float)  # a union type would be built anew in each call
+_WANTED = {str: "a text", list: "a list", dict: "an object", bool: "true or false"}
+
+
+def wrong_type(where: str, wanted: str, value: Any) -> Rejected:
+    """Return the error for a value of the wrong type."""
+    return Rejected("wrong type", f"{where} must be {wanted}, not {type(value).__name__}")
+
+
+def need(value: Any, kind: Any, where: str) -> Any:
+    """Return the value; raise `Rejected` if it is not of this type. `True` is not a number."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise wrong_type(where, _WANTED.get(kind, "a number"), value)
+    return value
+
+
+def list_of(row: Row, field: str) -> list[Any]:
+    """Return the list in a field; raise `Rejected` if it is missing or empty."""
+    if row.get(field) is None:
+        raise Rejected("no messages", f"field {field!r} is missing")
+    found: list[Any] = need(row[field], list, f"field {field!r}")
+    if not found:
+        raise Rejected("no messages", f"the list {field!r} is empty")
+    return found
+
+
+def text_of(row: Row, field: str) -> str | None:
+    """Return the text in a field; `None` if it is missing or empty."""
+    value = row.get(field)
+    return None if value is None else need(value, str, f"field {field!r}") or None
+
+
+def flag_of(row: Row, field: str) -> bool | None:
+    """Return the boolean in a field; `None` if it is missing."""
+    value = row.get(field)
+    return None if value is None else bool(need(value, bool, f"field {field!r}"))
+
+
+def id_of(row: Row, field: str) -> str:
+    """Return an id, which some logs give as a number; empty if it is missing."""
+    value = row.get(field)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return text_of(row, field) or ""
+
+
+def scalars(row: Row, *fields: str) -> dict[str, str | int | float]:
+    """Return the texts, numbers and booleans in some fields; dates and times become ISO text."""
+    found: dict[str, str | int | float] = {}
+    for name in fields:
+        value = row.get(name)
+        if isinstance(value, date):  # a `datetime` is one, too
+            found[name] = value.isoformat()
+        elif isinstance(value, SCALARS):
+            found[name] = value
+        elif value is not None:
+            raise wrong_type(f"field {name!r}", "a text or a number", value)
+    return found
+
+
+def parse_json(value: Any) -> Any:
+    """Return the value of a JSON text; anything else comes back unchanged."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return value if is_deep(found, DEEPEST // 2) else found  # it is written inside another object
+
+
+def utc_time(ticks: str | int | float, per_second: float = 1) -> str | None:
+    """Return a Unix time as ISO text in UTC; `None` for a number that is not a time."""
+    try:
+        return datetime.fromtimestamp(float(ticks) / per_second, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def any_flagged(*moderations: Any) -> bool | None:
+    """Return whether OpenAI's moderation flagged any message; `None` where it was not asked.
+
+    Args:
+        moderations: results (`{"flagged": ...}`) or lists of them; anything else is skipped.
+    """
+    flags = []
+    for moderation in moderations:
+        items = moderation if isinstance(moderation, list) else [moderation]
+        flags += [item.get("flagged") for item in items if isinstance(item, dict)]
+    return any(flags) if flags else None

@@ -1,0 +1,72 @@
+"""`messages` of `{role, content}`, as in the OpenAI API, with any other fields beside them."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+from userlm.data.layouts.common import (
+    SCALARS,
+    Imported,
+    Layout,
+    Row,
+    assemble,
+    id_of,
+    is_whole,
+    list_of,
+    parse_json,
+    read_messages,
+)
+
+_OWN_FIELDS = ("id", "user_id", "user", "messages", "intent")
+
+
+def convert(row: Row) -> Imported:
+    """Return the conversation of a row.
+
+    `content` may be a list of `{type: "text", text}`. Scalar extras go to `meta`. Our own export
+    for the Hub is read back without loss: its `meta` is JSON in a text, and its `ended` is
+    believed, except after a user turn.
+    """
+    messages = read_messages(enumerate(list_of(row, "messages")), "messages")
+    meta, lost_fields = _extras(row)
+    whole = is_whole(row)
+    if isinstance(ended := meta.get("ended"), bool):
+        whole = ended
+        del meta["ended"]
+    if isinstance(exported := parse_json(meta.get("meta")), dict):
+        del meta["meta"]
+        meta = {**exported, **meta}
+    intent = row.get("intent")
+    if intent is not None and not isinstance(intent, str):
+        intent = None
+        lost_fields += 1
+    return assemble(
+        messages,
+        id=id_of(row, "id"),
+        user=id_of(row, "user_id") or id_of(row, "user") or None,
+        intent=intent or None,
+        meta=meta,
+        whole=whole,
+        lost_fields=lost_fields,
+    )
+
+
+def _extras(row: Row) -> tuple[dict[str, Any], int]:
+    """Return the scalar fields beside the messages, and how many others there are."""
+    meta: dict[str, Any] = {}
+    lost_fields = 0
+    for key, value in row.items():
+        if value is None or key in _OWN_FIELDS:
+            continue
+        if isinstance(value, date):
+            value = value.isoformat()
+        # In `meta`, `condition` is what a user model is told: a log cannot say that.
+        if isinstance(value, SCALARS) and key != "condition":
+            meta[key] = value
+        else:
+            lost_fields += 1
+    return meta, lost_fields
+
+
+LAYOUT = Layout("messages", [{"messages"}], convert)

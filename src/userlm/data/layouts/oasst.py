@@ -1,0 +1,256 @@
+"""OpenAssistant (OASST): trees of replies.
+
+A line holds a whole tree, or one message of it. Each path from the prompt down to a leaf is a
+conversation; a path without a user turn of its own is left out, since it would only repeat the
+others with another answer.
+
+Many people write in one tree, and its paths share their beginning, so all of them must go to the
+same split: the author of the prompt counts as the user of each, and `meta["tree"]` names the tree.
+A leaf is not an observed ending: it only means that nobody was asked to continue.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from userlm.data.layouts.common import (
+    Found,
+    Imported,
+    Layout,
+    Messages,
+    Place,
+    Rejected,
+    Row,
+    Side,
+    assemble,
+    has_words,
+    id_of,
+    need,
+    text_of,
+)
+from userlm.rows import Line
+
+_ROLES: Mapping[str, Side] = {"prompter": "user", "assistant": "assistant"}
+_INSIDE = Place(0, "", 0)  # of a message in a tree that stands on one line
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A message of a tree.
+
+    Attributes:
+        rank: orders the replies to the same message; infinite if nobody ranked them.
+    """
+
+    id: str
+    role: str
+    text: str
+    rank: float
+    deleted: bool
+    user: str | None
+    meta: Row
+    parent: str
+    place: Place
+    replies: list[_Message] = field(default_factory=list)
+
+    @property
+    def side(self) -> Side:
+        return _ROLES[self.role]
+
+
+def tree(row: Row) -> list[Imported]:
+    """Return the conversations of a tree that stands on one line.
+
+    Raises:
+        Rejected: there are none, or one of its messages is broken; the detail says which.
+    """
+    if row.get("prompt") is None:
+        raise Rejected("no messages", "field 'prompt' is missing")
+    root = _message_at(row["prompt"], "prompt")
+    unread = [(row["prompt"], root, "prompt")]
+    while unread:
+        content, message, where = unread.pop()
+        replies = content.get("replies") or []
+        for i, reply in enumerate(need(replies, list, f"{where}.replies")):
+            place = f"{where}.replies[{i}]"
+            child = _message_at(reply, place)
+            message.replies.append(child)
+            unread.append((reply, child, place))
+    return _paths(id_of(row, "message_tree_id") or root.id, root)
+
+
+class Trees:
+    """Trees whose messages stand on lines of their own."""
+
+    def __init__(self) -> None:
+        self._trees: defaultdict[str, list[_Message]] = defaultdict(list)
+
+    def add(self, row: Row, place: Place) -> None:
+        """Add a message; raises `Rejected` if it is broken."""
+        name = _required_id(row, "message_tree_id")
+        message = _message(row, place)
+        self._trees[name].append(message)
+
+    def found(self) -> Iterator[Found]:
+        """Return what the messages give, tree by tree, in the order of their first lines."""
+        for name, messages in self._trees.items():
+            roots, rejected = _grow(messages)
+            for root in roots:
+                members = _with_replies(root)
+                try:
+                    paths = _paths(name, root, len(members) - 1)
+                except Rejected as error:
+                    rejected += [(message, error) for message in members]
+                    continue
+                first = min(message.place for message in members)
+                for path in paths:
+                    yield Found(first.file, Line(first.number), path, None)
+            for message, why in sorted(rejected, key=lambda pair: pair[0].place):
+                row = {
+                    "message_tree_id": name,
+                    "message_id": message.id,
+                    "parent_id": message.parent or None,
+                    "role": message.role,
+                    "text": message.text,
+                }
+                _, file, number = message.place
+                yield Found(file, Line(number, row), None, why)
+
+
+def _message_at(content: Any, where: str) -> _Message:
+    """Return a message inside a tree; an error names its place there."""
+    try:
+        return _message(need(content, dict, "it"), _INSIDE)
+    except Rejected as error:
+        detail = str(error).removeprefix(f"{error.reason}: ")
+        raise Rejected(error.reason, f"{where}: {detail}") from None
+
+
+def _message(row: Row, place: Place) -> _Message:
+    name = _required_id(row, "message_id")
+    role = row.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        known = "known are prompter, assistant"
+        raise Rejected("unknown role", f"field 'role' is {role!r}; {known}")
+    rank = row.get("rank")
+    return _Message(
+        id=name,
+        role=role,
+        text=text_of(row, "text") or "",
+        rank=rank if isinstance(rank, int | float) else float("inf"),
+        deleted=row.get("deleted") is True,
+        user=id_of(row, "user_id") or None,
+        meta={"language": text_of(row, "lang"), "timestamp": text_of(row, "created_date")},
+        parent=id_of(row, "parent_id"),
+        place=place,
+    )
+
+
+def _required_id(row: Row, field: str) -> str:
+    return id_of(row, field) or str(need(None, str, f"field {field!r}"))
+
+
+def _paths(name: str, root: _Message, merged_lines: int = 0) -> list[Imported]:
+    """Return the conversations of a tree, at least one; the first carries the notes on all."""
+    _check_root(root)
+    found: list[Imported] = []
+    used: set[int] = set()  # user messages of the paths so far
+    repeats = empty_turns = 0
+    # A path is a chain from the leaf up, so that memory does not grow with the square of the depth.
+    unread: list[tuple[_Message, Any]] = [(root, None)]
+    while unread:
+        path = unread.pop()
+        leaf, _ = path
+        alive = [reply for reply in leaf.replies if not reply.deleted]
+        replies = [reply for reply in alive if has_words(reply.text)]
+        empty_turns += len(alive) - len(replies)
+        if replies:
+            replies.sort(key=lambda reply: reply.rank)
+            unread += [(reply, path) for reply in reversed(replies)]
+            continue
+        messages = _from_root(path)
+        asked = {id(message) for message in messages if message.side == "user"}
+        if asked <= used:
+            repeats += 1
+            continue
+        used |= asked
+        found.append(_conversation(name, messages))
+    notes = {
+        "paths left out": repeats,
+        "cut at an empty turn": empty_turns,
+        "merged lines": merged_lines,
+    }
+    return [found[0].with_notes(notes), *found[1:]]
+
+
+def _check_root(root: _Message) -> None:
+    begins = f"message {root.id!r}, with which the tree begins,"
+    if root.side != "user":
+        detail = f"message {root.id!r} begins the tree, and its 'role' is not prompter"
+        raise Rejected("no user turn", detail)
+    if root.deleted:
+        raise Rejected("deleted", f"{begins} was deleted")
+    if not has_words(root.text):
+        raise Rejected("empty turn", f"{begins} has no words in 'text'")
+
+
+def _conversation(tree: str, messages: Sequence[_Message]) -> Imported:
+    root, leaf = messages[0], messages[-1]
+    said = Messages([(message.side, message.text) for message in messages])
+    meta = {"source": "oasst", "tree": tree, **root.meta}
+    return assemble(said, id=f"{tree}/{leaf.id}", user=root.user, meta=meta, whole=False)
+
+
+def _from_root(path: Any) -> list[_Message]:
+    """Return the messages of a path, the prompt first."""
+    messages = []
+    while path:
+        message, path = path
+        messages.append(message)
+    return messages[::-1]
+
+
+def _with_replies(root: _Message) -> list[_Message]:
+    """Return a message and everything below it."""
+    messages = [root]
+    for message in messages:  # the list grows meanwhile
+        messages += message.replies
+    return messages
+
+
+def _grow(
+    messages: Sequence[_Message],
+) -> tuple[list[_Message], list[tuple[_Message, Rejected]]]:
+    """Attach each message to its parent; return the roots, and the messages without a tree."""
+    rejected: list[tuple[_Message, Rejected]] = []
+    by_id: dict[str, _Message] = {}
+    for message in messages:
+        before = by_id.setdefault(message.id, message)
+        if before is not message:
+            where = f"line {before.place.number}"
+            if before.place.file != message.place.file:
+                where += f" of {before.place.file}"
+            detail = f"the message_id {message.id!r} was used on {where}"
+            rejected.append((message, Rejected("duplicate id", detail)))
+    roots = []
+    for message in by_id.values():
+        if not message.parent:
+            roots.append(message)
+        elif message.parent in by_id:
+            by_id[message.parent].replies.append(message)
+    attached = {message.id for root in roots for message in _with_replies(root)}
+    for message in by_id.values():
+        if message.id in attached:
+            continue
+        lost = "is not in the tree"
+        if message.parent in by_id:
+            lost = "leads to no prompt: a parent is missing, or it is a circle"
+        detail = f"its parent_id {message.parent!r} {lost}"
+        rejected.append((message, Rejected("orphan", detail)))
+    return roots, rejected
+
+
+LAYOUT = Layout("oasst", [{"message_tree_id"}, {"message_id"}], None)

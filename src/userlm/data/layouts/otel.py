@@ -1,0 +1,452 @@
+"""Spans of calls to language models, as tracing tools export them.
+
+A line holds an OpenTelemetry export (OTLP as JSON: `resourceSpans`), or one span, in OTLP form or
+as the SDK writes it (`span.to_json()`). Messages are looked for in the conventions that are in use:
+the semantic conventions (`gen_ai.input.messages`), the events of their earlier versions
+(`gen_ai.user.message`, `gen_ai.choice`), OpenInference (`llm.input_messages.0.message.content`),
+OpenLLMetry (`gen_ai.prompt.0.content`).
+
+A chat app sends the whole history with each call. So of each conversation the span with the longest
+history is kept, with its answer; spans whose messages begin that history are merged into it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
+
+from userlm.data.layouts.common import (
+    CHAT_ROLES,
+    Found,
+    Layout,
+    Messages,
+    Place,
+    Rejected,
+    Row,
+    Side,
+    assemble,
+    need,
+    parse_json,
+    read_messages,
+    utc_time,
+)
+from userlm.data.layouts.otlp import attributes_of, list_in
+from userlm.rows import Line
+
+_ROLES: Mapping[str, Side] = {
+    **CHAT_ROLES,
+    "human": "user",
+    "ai": "assistant",
+    "model": "assistant",
+}
+_CONVERSATION = (
+    "gen_ai.conversation.id",
+    "session.id",
+    "traceloop.association.properties.session_id",
+)
+_PERSON = ("user.id", "enduser.id", "traceloop.association.properties.user_id")
+_MODEL = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name")
+_RESOURCES = ("resourceSpans", "resource_spans")
+_SCOPES = ("scopeSpans", "scope_spans", "instrumentationLibrarySpans")
+_WRAPPERS = {
+    "gen_ai.operation.name": ("invoke_agent", "create_agent", "invoke_workflow"),
+    "openinference.span.kind": ("AGENT", "CHAIN"),
+    "traceloop.span.kind": ("agent", "workflow", "task"),
+}
+"""Spans around calls: they repeat, perhaps in part, what the calls inside them hold in full."""
+_CONVENTIONS = (
+    ("gen_ai.input.messages", "gen_ai.output.messages"),
+    ("llm.input_messages", "llm.output_messages"),
+    ("gen_ai.prompt", "gen_ai.completion"),
+)
+_TEXT_ROLES = {"gen_ai.prompt": "user", "gen_ai.completion": "assistant"}
+"""Attributes that may hold a plain text in place of messages."""
+_DETAILS = (
+    "gen_ai.client.inference.operation.details",
+    "gen_ai.content.prompt",
+    "gen_ai.content.completion",
+)
+"""Events that hold such attributes for their span."""
+_TEXTS = ("text", "input_text", "output_text")
+_CALLS = ("tool_call", "tool_use", "toolUse", "function_call")
+_RESULTS = ("tool_call_response", "tool_result", "toolResult", "function_call_output")
+_THOUGHTS = ("thinking", "reasoning")
+_NO_TEXT = {"role": "system", "content": [{}]}
+"""A message of one part without text: it adds nothing and is counted."""
+
+_Located = list[tuple[str, Any]]
+"""Messages, each after the name of the place where it was found."""
+_Event = tuple[str, str, Row]
+"""The place of an event, its name and its attributes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """What is needed of a span.
+
+    Attributes:
+        place: where it stands; for a conversation, the place of its first span.
+        last: the place of the last span that was merged into it.
+        name: the id of the conversation; empty if it has none.
+        wraps: whether it only wraps calls; see `_WRAPPERS`.
+        prefixes: a digest of each beginning of the user and assistant messages, the last one of all
+            of them.
+        tips: those of `prefixes` at which the conversation may go on.
+    """
+
+    place: Place
+    last: Place
+    name: str
+    trace: str
+    wraps: bool
+    user: str | None
+    meta: Row
+    messages: Messages
+    prefixes: Sequence[bytes]
+    tips: Sequence[bytes]
+
+    @property
+    def length(self) -> tuple[int, int]:
+        return len(self.prefixes), len(self.messages.said)
+
+
+class Spans:
+    """Spans of one or several files, gathered into conversations.
+
+    An id (`gen_ai.conversation.id`, else `session.id`) tells which spans belong together. Without
+    one, spans of the same person whose histories continue each other belong together, in one trace
+    or, where each request is a trace of its own, in several: otherwise each beginning of a
+    conversation would count as one that ended there.
+
+    Where a history starts anew, so does a conversation; of those with the same id only the last has
+    an observed ending. Under an id, an answer that was generated again replaces the earlier one.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[_Span] = []
+        self._by_prefix: dict[bytes, int] = {}  # each beginning to its index in `_kept`
+        self._by_tip: dict[bytes, int] = {}  # where a conversation may go on, likewise
+        self._wrappers: list[_Span] = []
+        self._traces: set[str] = set()  # those with a call that shows its messages
+        self._places: list[Place] = []
+        self._notes: Counter[str] = Counter()
+
+    def add(self, line: Row, place: Place) -> None:
+        """Add the spans of a line; raises `Rejected` if none of those with messages can be used."""
+        usable: list[_Span] = []
+        errors: list[Rejected] = []
+        for row in _spans(line):
+            try:
+                span = _read(row, place)
+            except Rejected as error:
+                errors.append(error)
+                continue
+            if span is None:
+                self._notes["spans without messages"] += 1
+            else:
+                usable.append(span)
+        if errors and not usable:
+            raise errors[0]
+        self._notes["spans left out"] += len(errors)
+        self._places.append(place)
+        for span in usable:
+            if span.wraps:
+                self._wrappers.append(span)
+            else:
+                self._traces.add(span.trace)
+                self._gather(span)
+
+    def _gather(self, span: _Span) -> None:
+        """Merge a span into the conversation that it continues or repeats, or start one."""
+        index = self._conversation_of(span)
+        if index is None:
+            index = len(self._kept)
+            self._kept.append(span)
+        else:
+            self._notes["merged spans"] += 1
+            before = self._kept[index]
+            longer = span if span.length >= before.length else before
+            self._kept[index] = replace(
+                longer,
+                place=min(before.place, span.place),
+                last=max(before.last, span.place),
+                user=longer.user or span.user or before.user,
+            )
+            if longer is before:
+                return
+            for tip in before.tips:
+                self._by_tip.pop(tip, None)
+        self._by_prefix.update(dict.fromkeys(span.prefixes, index))
+        self._by_tip.update(dict.fromkeys(span.tips, index))
+
+    def _conversation_of(self, span: _Span) -> int | None:
+        for tip in span.tips:
+            if tip in self._by_prefix:
+                return self._by_prefix[tip]  # a longer history begins with this one
+        for prefix in span.prefixes:
+            if prefix in self._by_tip:
+                return self._by_tip[prefix]
+        return None
+
+    def found(self) -> Iterator[Found]:
+        """Return the conversations in the order of their first lines; the first carries all notes.
+
+        A conversation without id and trace is named after its place.
+        """
+        for span in self._wrappers:
+            if span.trace in self._traces:
+                self._notes["merged spans"] += 1
+            else:
+                self._gather(span)
+        kept = sorted(self._kept, key=lambda span: span.place)
+        if not kept:
+            detail = "no span holds messages; let the instrumentation capture their content"
+            for _, file, number in self._places:
+                yield Found(file, Line(number), None, Rejected("no messages", detail))
+            return
+        first_lines = {span.place for span in kept}
+        self._notes["merged lines"] = len(self._places) - len(first_lines)
+        by_last = sorted(kept, key=lambda span: span.last)
+        latest = {span.name: span for span in by_last}
+        seen: Counter[str] = Counter()
+        for span in kept:
+            _, file, number = span.place
+            name = span.name or span.trace or f"{file}-{number}"
+            seen[name] += 1
+            if seen[name] > 1:
+                name = f"{name}/{seen[name]}"
+            imported = assemble(
+                span.messages,
+                id=name,
+                user=span.user,
+                meta=span.meta,
+                whole=not span.name or latest[span.name] is span,
+            )
+            yield Found(file, Line(number), imported.with_notes(self._notes), None)
+            self._notes.clear()
+
+
+# --- spans ----------------------------------------------------------------------------------------
+
+
+def _spans(row: Row) -> Iterator[Row]:
+    if row.keys().isdisjoint(_RESOURCES):
+        yield row
+        return
+    for resource, where in _objects(row, _RESOURCES):
+        for scope, place in _objects(resource, _SCOPES, where):
+            for span, _ in _objects(scope, ("spans",), place):
+                yield span
+
+
+def _objects(row: Row, names: Sequence[str], where: str = "") -> Iterator[tuple[Row, str]]:
+    """Return the objects in the list with one of these names, each with its place."""
+    name = next((name for name in names if name in row), names[0])
+    items = row.get(name) or []
+    for i, item in enumerate(need(items, list, f"{where}{name}")):
+        place = f"{where}{name}[{i}]"
+        yield need(item, dict, place), f"{place}."
+
+
+def _read(row: Row, place: Place) -> _Span | None:
+    """Return what is needed of a span; `None` if it holds no messages.
+
+    Raises:
+        Rejected: its messages are broken.
+    """
+    attributes = attributes_of(row.get("attributes"), "attributes")
+    events: list[_Event] = []
+    for event, where in _objects(row, ("events",)):
+        details = attributes_of(event.get("attributes"), f"{where}attributes")
+        event_name = event.get("name")
+        if event_name in _DETAILS:
+            attributes = {**details, **attributes}
+        elif isinstance(event_name, str) and event_name.startswith("gen_ai."):
+            events.append((where.rstrip("."), event_name, details))
+    messages = _messages(attributes, events)
+    if messages is None:
+        return None
+    name = _first(attributes, _CONVERSATION)
+    user = _first(attributes, _PERSON)
+    context = row.get("context")
+    ids = context if isinstance(context, dict) else row
+    spoken = [(side, text) for side, text in messages.said if side in ("user", "assistant")]
+    if all(side == "assistant" for side, _ in spoken):
+        raise Rejected("no user turn", "none of the messages of the span is of the user")
+    prefixes = _prefixes((name, None if name else user), spoken)
+    last_side, _ = spoken[-1]
+    # Under an id, the last answer may be generated again: the question before it is a tip, too.
+    tips = prefixes[-1:]
+    if name and last_side == "assistant":
+        tips = prefixes[-2:]
+    return _Span(
+        place=place,
+        last=place,
+        name=name or "",
+        trace=str(ids.get("traceId") or ids.get("trace_id") or ""),
+        wraps=any(attributes.get(key) in kinds for key, kinds in _WRAPPERS.items()),
+        user=user,
+        meta={
+            "source": "otel",
+            "model": _first(attributes, _MODEL),
+            "timestamp": _start(row),
+        },
+        messages=messages,
+        prefixes=prefixes,
+        tips=tips,
+    )
+
+
+def _prefixes(key: object, spoken: Sequence[tuple[str, str]]) -> list[bytes]:
+    """Return a digest of each beginning of these messages; white space does not count."""
+    digest = blake2b(repr(key).encode("utf-8", "replace"), digest_size=16)
+    prefixes = []
+    for side, text in spoken:
+        digest.update(f"{side}\0{' '.join(text.split())}\0".encode("utf-8", "replace"))
+        prefixes.append(digest.digest())
+    return prefixes
+
+
+def _first(attributes: Row, names: Sequence[str]) -> str | None:
+    for name in names:
+        if value := attributes.get(name):
+            return str(value) if isinstance(value, str | int) else None
+    return None
+
+
+def _start(span: Row) -> str | None:
+    """Return when a call began: nanoseconds since 1970 in OTLP, ISO text elsewhere."""
+    names = ("startTimeUnixNano", "start_time_unix_nano", "start_time")
+    start = next((span[name] for name in names if span.get(name)), None)
+    if isinstance(start, str) and not start.isdecimal():
+        return start
+    return utc_time(start, 1e9) if isinstance(start, str | int) else None
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
+def _messages(attributes: Row, events: Sequence[_Event]) -> Messages | None:
+    """Return the messages of a call, the answer last; `None` if the span does not show them."""
+    found: _Located = []
+    for asked, answer in _CONVENTIONS:
+        found = found or _in_attributes(attributes, asked, answer)
+    found = found or _in_events(events)
+    if not found:
+        return None
+    if instructions := list_in(attributes, "gen_ai.system_instructions"):
+        system = {"role": "system", "parts": instructions}
+        found.insert(0, ("gen_ai.system_instructions", system))
+    numbered: _Located = []
+    for where, message in found:
+        numbered += [(where, item) for item in _to_chat(message)]
+    return read_messages(numbered, "messages", _ROLES)
+
+
+def _in_attributes(attributes: Row, asked: str, answer: str) -> _Located:
+    """Return the messages in two attributes; of several choices, only the first has text."""
+    found: _Located = []
+    for i, message in enumerate(list_in(attributes, asked, _TEXT_ROLES.get(asked))):
+        found.append((f"{asked}.{i}", message))
+    choices = attributes.get("gen_ai.request.choice.count")
+    several = isinstance(choices, int) and choices > 1
+    for i, message in enumerate(list_in(attributes, answer, _TEXT_ROLES.get(answer))):
+        message = _NO_TEXT if several and i > 0 else _with_role(message, "assistant")
+        found.append((f"{answer}.{i}", message))
+    return found
+
+
+def _in_events(events: Sequence[_Event]) -> _Located:
+    """Return the messages in events; of several choices, only the first has text."""
+    found: _Located = []
+    for where, name, attributes in events:
+        body = parse_json(attributes.get("gen_ai.event.content", attributes))
+        if not isinstance(body, dict):
+            body = {"content": body}
+        if name == "gen_ai.choice":
+            message = parse_json(body.get("message", body))
+            if not isinstance(message, dict):
+                message = {"content": message}
+            message = _NO_TEXT if body.get("index") else _with_role(message, "assistant")
+            found.append((where, message))
+        elif name.endswith(".message"):
+            _, role, *_ = name.split(".")
+            found.append((where, _with_role(body, role)))
+    return found
+
+
+def _with_role(message: Any, role: str) -> Any:
+    """Return the message, with this role if it has none."""
+    if not isinstance(message, dict):
+        return message
+    return {**message, "role": message.get("role") or role}
+
+
+def _to_chat(message: Any) -> list[Any]:
+    """Return a message in the form of the OpenAI API; tool results in it become further
+    messages."""
+    if not isinstance(message, dict):
+        return [message]
+    role = message.get("role")
+    if role in _THOUGHTS:
+        return [_NO_TEXT]
+    content = message.get("parts") or message.get("contents") or message.get("content")
+    if isinstance(content, str) and content.startswith("[{"):
+        parsed = parse_json(content)
+        content = parsed if _is_parts(parsed) else content
+    calls = parse_json(message.get("tool_calls")) or []
+    calls = [*calls] if isinstance(calls, list) else [calls]
+    if not isinstance(content, list):
+        return [{"role": role, "content": content, "tool_calls": calls}]
+    texts: list[Any] = []
+    items: list[Any] = []
+    for part in content:
+        kind = _kind(part)
+        if kind in _TEXTS:
+            texts.append({"text": part.get("text", part.get("content"))})
+        elif kind in _CALLS:
+            calls.append(part)
+        elif kind in _RESULTS:
+            items.append({"role": "tool", "content": _result(part)})
+        else:
+            texts.append(part if isinstance(part, str) else {})
+    if texts or calls or not items:
+        items.append({"role": role, "content": texts, "tool_calls": calls})
+    return items
+
+
+def _result(part: Row) -> str:
+    fields = ("response", "result", "content", "output")
+    result = next((part[name] for name in fields if name in part), part)
+    if isinstance(result, str):
+        return result
+    return json.dumps(result, ensure_ascii=False, default=str)
+
+
+def _kind(part: Any) -> str | None:
+    """Return the type of a part; Bedrock's parts have no type but a field of its name."""
+    if not isinstance(part, dict):
+        return None
+    return part.get("type") or next(iter(part), None)
+
+
+def _is_parts(value: Any) -> bool:
+    known = (*_TEXTS, *_CALLS, *_RESULTS)
+    return isinstance(value, list) and all(_kind(part) in known for part in value)
+
+
+LAYOUT = Layout(
+    "otel",
+    [
+        {"resourceSpans"},
+        {"resource_spans"},
+        {"attributes", "context"},
+        {"attributes", "traceId"},
+        {"attributes", "trace_id"},
+    ],
+    None,
+)

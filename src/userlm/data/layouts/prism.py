@@ -1,0 +1,96 @@
+"""PRISM: `conversations.jsonl`. Of the answers offered at each turn, the chosen one is taken."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from userlm.data.layouts.common import (
+    Imported,
+    Layout,
+    Rejected,
+    Row,
+    assemble,
+    flag_of,
+    id_of,
+    list_of,
+    need,
+    read_messages,
+    scalars,
+    text_of,
+)
+
+_NAME = "conversation_history"
+
+
+def convert(row: Row) -> Imported:
+    """Return the conversation of a row.
+
+    At the last turn nothing may be chosen: the highest score is taken then, and of equal scores the
+    lowest `within_turn_id`.
+    """
+    items = list_of(row, _NAME)
+    order = _order(items)
+    answers = [items[i] for i in order if items[i]["role"] == "model"]
+    models = [text_of(answer, "model_name") for answer in answers]
+    numbered = ((i, items[i]) for i in order)
+    messages = read_messages(numbered, _NAME, {"user": "user", "model": "assistant"})
+    return assemble(
+        messages,
+        id=id_of(row, "conversation_id"),
+        user=id_of(row, "user_id") or None,
+        meta={
+            "source": "prism",
+            "model": models[-1] if models else None,
+            "timestamp": scalars(row, "generated_datetime").get("generated_datetime"),
+            **scalars(row, "conversation_type"),
+            "included_in_balanced_subset": flag_of(row, "included_in_balanced_subset"),
+        },
+    )
+
+
+def _order(items: Sequence[Row]) -> list[int]:
+    """Return the indices of the messages, without the answers that were not chosen."""
+    questions: defaultdict[int, list[int]] = defaultdict(list)  # turn to indices
+    answers: defaultdict[int, list[int]] = defaultdict(list)
+    for i, item in enumerate(items):
+        where = f"{_NAME}[{i}]"
+        role = need(item, dict, where).get("role")
+        if role not in ("user", "model"):
+            raise Rejected("unknown role", f"{where}.role is {role!r}; known are user, model")
+        turn = need(item.get("turn"), int, f"{where}.turn")
+        messages = questions if role == "user" else answers
+        messages[turn].append(i)
+    order: list[int] = []
+    for turn in sorted(questions.keys() | answers.keys()):
+        if turn not in questions:
+            raise Rejected("no user turn", f"{_NAME}: turn {turn} has an answer and no question")
+        order += questions[turn]
+        if turn in answers:
+            order.append(_chosen(items, answers[turn], last=turn == max(questions)))
+    return order
+
+
+def _chosen(items: Sequence[Row], answers: Sequence[int], last: bool) -> int:
+    """Return the index of the answer with which the conversation went on."""
+    chosen = []
+    for i in answers:
+        choice = items[i].get("if_chosen")
+        if choice is not None or not last:
+            need(choice, bool, f"{_NAME}[{i}].if_chosen")
+        if choice:
+            chosen.append(i)
+    if not chosen and not last:
+        turn = items[answers[0]]["turn"]
+        detail = f"{_NAME}: no answer of turn {turn} has if_chosen true"
+        raise Rejected("no chosen answer", detail)
+    candidates = chosen or answers
+    if len(candidates) == 1:
+        return candidates[0]
+    for i in candidates:
+        need(items[i].get("score"), (int, float), f"{_NAME}[{i}].score")
+        need(items[i].get("within_turn_id"), int, f"{_NAME}[{i}].within_turn_id")
+    return min(candidates, key=lambda i: (-items[i]["score"], items[i]["within_turn_id"]))
+
+
+LAYOUT = Layout("prism", [{_NAME}], convert)
