@@ -28,7 +28,7 @@ ROOMS = [
     "assistants",
     "metrics",
     "training",
-    "report",
+    "show",
     "serving",
     "address",
     "terminal",

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from base64 import b64encode
+from collections.abc import Sequence
 from hashlib import sha256
 from html.parser import HTMLParser
 from itertools import combinations
@@ -15,8 +16,12 @@ from typing import Any
 
 import pytest
 
-from userlm import report
+import userlm
 from userlm.metrics.scores import score_line
+from userlm.show import charts, finished, formats, html, markdown, measures, thresholds
+from userlm.show import page as report
+from userlm.show.blocks import Line, Quote, Strip, Table
+from userlm.show.finished import Finished
 from userlm.text import INTENT_PREFIX
 from userlm.types import InputError, MeasureRow
 
@@ -144,8 +149,16 @@ def folders(root: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[report.Finished]:
-    return [report.read_run(folder) for folder in folders(tmp_path_factory.mktemp("runs"))]
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Finished]:
+    return [finished.read_run(folder) for folder in folders(tmp_path_factory.mktemp("runs"))]
+
+
+def html_page(runs: Sequence[Finished]) -> str:
+    return html.render(report.describe(runs))
+
+
+def markdown_page(runs: Sequence[Finished]) -> str:
+    return markdown.render(report.describe(runs))
 
 
 class Reader(HTMLParser):
@@ -187,18 +200,18 @@ class Reader(HTMLParser):
 def test_ticks_are_round_and_span_the_values(
     low: float, high: float, count: int, expected: list[float]
 ) -> None:
-    assert report.ticks(low, high, count) == expected
+    assert formats.ticks(low, high, count) == expected
 
 
 def test_a_scale_maps_ends_to_ends_and_can_be_turned_around() -> None:
-    assert report.scale(0, (0, 10), (6, 314)) == 6
-    assert report.scale(10, (0, 10), (6, 314)) == 314
-    assert report.scale(2.5, (0, 10), (100, 0)) == 75  # a quarter of the way up
+    assert charts.scale(0, (0, 10), (6, 314)) == 6
+    assert charts.scale(10, (0, 10), (6, 314)) == 314
+    assert charts.scale(2.5, (0, 10), (100, 0)) == 75  # a quarter of the way up
 
 
 def test_words_fall_into_bins_that_double() -> None:
     # 0 | 1 | 2-3 | 4-7 | ... | 128-255 | 256+
-    assert [report.word_bin(n) for n in (0, 1, 2, 3, 4, 7, 8, 255, 256, 99999)] == [
+    assert [finished.word_bin(n) for n in (0, 1, 2, 3, 4, 7, 8, 255, 256, 99999)] == [
         0,
         1,
         2,
@@ -213,14 +226,14 @@ def test_words_fall_into_bins_that_double() -> None:
 
 
 def test_numbers_are_shown_as_in_the_terminal() -> None:
-    assert [report.number(x) for x in (487.0696, 1029.8589, 0.0, 12345.6, -0.5)] == [
+    assert [formats.number(x) for x in (487.0696, 1029.8589, 0.0, 12345.6, -0.5)] == [
         "487.07",
         "1,029.86",
         "0.00",
         "12,346",
         "-0.50",
     ]
-    assert [report.probability(p) for p in (0.0, 0.0001, 0.0054, 1.0)] == [
+    assert [formats.number(p, 3) for p in (0.0, 0.0001, 0.0054, 1.0)] == [
         "0.000",
         "<0.001",
         "0.005",
@@ -230,24 +243,18 @@ def test_numbers_are_shown_as_in_the_terminal() -> None:
 
 def test_a_strip_draws_value_interval_and_people_on_its_scale() -> None:
     # domain 0..100 on pixels 6..314, 3.08 pixels for each percent: 50 -> 160, 25 -> 83, 75 -> 237
-    figure = report.Figure("m", 50.0, 25.0, 75.0, 3, 0, "higher", "%")
-    drawn = report.strip(figure, (0, 100), "circle", 25.0)
+    drawn = charts.draw(Strip(50.0, 25.0, 75.0, (0, 100), "circle", 25.0))
     assert 'cx="160.0"' in drawn and "M83.0 4V12M83.0 8H237.0M237.0 4V12" in drawn
-    assert '<line class="people" x1="83.0" x2="83.0"' in drawn
-    assert (
-        report.strip(
-            report.Figure("m", None, None, None, 0, 3, "higher", "%"), (0, 1), "circle", None
-        )
-        == ""
-    )
+    assert '<line class="reference" x1="83.0" x2="83.0"' in drawn
 
 
 def test_bars_have_the_height_of_their_share_and_tell_it_in_words() -> None:
     # 3 of 4 are 75 %: on a scale to 100 % from pixel 126 up to 16, that is 82.5 high, from 43.5
-    drawn = report.bars("sim", ("0", "1"), (1, 3), (4, 0), 100, "turns")
+    drawn = charts.draw(report.histogram("sim", "turns", ("0", "1"), (25, 75), (100, 0), 100))
     assert 'y="43.5"' in drawn and 'height="82.5"' in drawn
     assert 'aria-label="sim, by turns. 0: 25 %, 1: 75 %"' in drawn
-    assert 'd="M34.0 126.0V16.0H174.0V126.0H314.0V126.0"' in drawn  # people: all in the first bin
+    outline = "M34.0 126.0L34.0 16.0L174.0 16.0L174.0 126.0L314.0 126.0L314.0 126.0"
+    assert f'd="{outline}"' in drawn  # humans: all in the first bin
 
 
 def test_a_long_log_is_averaged_over_neighbours() -> None:
@@ -258,8 +265,8 @@ def test_a_long_log_is_averaged_over_neighbours() -> None:
 # --- what is on the page --------------------------------------------------------------------------
 
 
-def test_every_number_on_the_page_stands_in_a_file_of_the_runs(runs: list[report.Finished]) -> None:
-    page = report.html(runs)
+def test_every_number_on_the_page_stands_in_a_file_of_the_runs(runs: list[Finished]) -> None:
+    page = html_page(runs)
     known: set[float] = set()
 
     def collect(value: Any) -> None:
@@ -278,8 +285,8 @@ def test_every_number_on_the_page_stands_in_a_file_of_the_runs(runs: list[report
     values = {float(value) for value, _ in shown}
     assert values <= known | chances and chances <= values
     for value, text in shown:
-        number = report.probability if float(value) in chances else report.number
-        assert html_library.unescape(text) == number(float(value))
+        digits = 3 if float(value) in chances else 2
+        assert html_library.unescape(text) == formats.number(float(value), digits)
     for value in (487.07, 447.5, 519.125, 41.5, 30.25, 52.75, 12.125, 6.125):
         assert value in values
 
@@ -291,9 +298,9 @@ def test_the_same_runs_give_the_same_page_and_reading_changes_nothing(tmp_path: 
         for path in tmp_path.rglob("*")
         if path.is_file()
     }
-    first, second = ([report.read_run(folder) for folder in made] for _ in range(2))
-    assert report.html(first) == report.html(second)
-    assert report.markdown(first) == report.markdown(second)
+    first, second = ([finished.read_run(folder) for folder in made] for _ in range(2))
+    assert html_page(first) == html_page(second)
+    assert markdown_page(first) == markdown_page(second)
     after = {
         path: (path.read_bytes(), path.stat().st_mtime_ns)
         for path in tmp_path.rglob("*")
@@ -302,7 +309,7 @@ def test_the_same_runs_give_the_same_page_and_reading_changes_nothing(tmp_path: 
     assert after == before
 
 
-def test_any_mix_of_runs_gives_a_page_with_just_their_sections(runs: list[report.Finished]) -> None:
+def test_any_mix_of_runs_gives_a_page_with_just_their_sections(runs: list[Finished]) -> None:
     sections = {
         "figures": {"ppl", "score"},
         "training": {"train"},
@@ -315,8 +322,8 @@ def test_any_mix_of_runs_gives_a_page_with_just_their_sections(runs: list[report
     }
     mixes = [mix for size in range(1, 9) for mix in combinations(runs, size)]
     for mix in mixes:
-        page, verbs = report.html(mix), {run.verb for run in mix}
-        report.markdown(mix)
+        page, verbs = html_page(mix), {run.verb for run in mix}
+        markdown_page(mix)
         found = set(re.findall(r'<section id="(\w+)">', page)) - {"measures"}
         assert found == {name for name, of in sections.items() if of & verbs}, verbs
         links = set(re.findall(r'href="#(\w+)"', page))
@@ -326,7 +333,7 @@ def test_any_mix_of_runs_gives_a_page_with_just_their_sections(runs: list[report
 def test_two_runs_with_one_folder_name_are_told_apart(tmp_path: Path) -> None:
     stops = {"stops": {"end": 1}}
     made = [write(tmp_path / side, "sim", "simulate", stops, conversations=[TALK]) for side in "ab"]
-    page = report.html([report.read_run(folder) for folder in made])
+    page = html_page([finished.read_run(folder) for folder in made])
     assert "sim (2)" in page
 
 
@@ -335,61 +342,73 @@ def test_an_equal_human_row_is_shown_once_and_another_under_its_own_name(tmp_pat
     first = write(tmp_path, "s1", "score", {"sim": human, "human": human}, scores=[])
     same = write(tmp_path, "s2", "score", {"sim2": human, "human": human}, scores=[])
     differs = write(tmp_path, "s3", "score", {"human": other}, scores=[])
-    labels = [
-        column.label
-        for column in report._view([report.read_run(f) for f in (first, same, differs)])["columns"]
-    ]
+    runs = [finished.read_run(folder) for folder in (first, same, differs)]
+    labels = [column.label for column in measures.columns_of(runs, measures.colours_of(runs))]
     assert labels == ["sim", "sim2", "human", "human (s3)"]
 
 
-def test_stand_ins_are_labelled_wherever_their_figures_stand(runs: list[report.Finished]) -> None:
-    page = report.html(runs)
+def test_stubs_are_labelled_wherever_their_figures_stand(runs: list[Finished]) -> None:
+    page = html_page(runs)
     assert '<span class="badge">assistant: clarifier</span> in sim' in page
     assert '<span class="badge">intents: extractive</span> in intents, sim' in page.replace(
         "clean, ", ""
     )
-    assert '<span class="badge">clarifier stand-in</span>' in page  # beside the column of the score
-    assert '<span class="badge">clarifier, a stand-in</span>' in page  # beside the turn
-    assert "Stand-in" in report.markdown(runs)
+    assert '<span class="badge">clarifier stub</span>' in page  # beside the column of the score
+    assert '<span class="badge">clarifier, a stub</span>' in page  # beside the turn
+    assert "Without a model" in markdown_page(runs)
     models = [run for run in runs if run.verb in ("train", "ppl")]
-    assert "badge" not in report.html(models).partition("</style>")[2]
+    assert "badge" not in html_page(models).partition("</style>")[2]
 
 
-def test_what_was_not_measured_is_listed_with_its_reasons(runs: list[report.Finished]) -> None:
-    page, text = report.html(runs), report.markdown(runs)
+def test_variants_of_perplexity_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
+    results = {"with intent": [measured(8.5, 8.0, 9.0), measured(9.5, 9.0, 9.75, name="x: y")]}
+    runs = [finished.read_run(write(tmp_path, "ppl", "ppl", results, scores=[]))]
+    page, text = html_page(runs), markdown_page(runs)
+    assert page.count('<div class="panel">') == 1, "the variant has no panel"
+    folded = page.partition("<summary>Variants of perplexity</summary>")[2].partition("</details>")
+    assert '<data value="9.5">' in folded[0] and '<data value="9.5">' not in folded[2]
+    assert '<data value="8.5">' not in folded[0]
+    assert "### Variants of perplexity" in text and "| `x: y` ↓ | 9.50 (9.00 to 9.75)" in text
+
+
+def test_what_was_not_measured_is_listed_with_its_reasons(runs: list[Finished]) -> None:
+    page, text = html_page(runs), markdown_page(runs)
     assert "not measured: no P(end)" in page and "<span>no intent&nbsp;<b>1</b></span>" in page
+    columns = measures.columns_of(runs, measures.colours_of(runs))
+    panels = {panel.title.text: panel for panel in measures.panels(columns)}
+    assert [row.strip for row in panels["termination AUROC"].rows] == [None], "nothing is drawn"
     assert "| `score · sim` | `termination AUROC` | 2 | `no P(end)` 2 |" in text
     assert "| `ppl · with intent` | `perplexity` | 1 | `no intent` 1 |" in text
 
 
 def test_a_transcript_shows_what_is_known_about_each_turn_and_nothing_about_the_person(
-    runs: list[report.Finished],
+    runs: list[Finished],
 ) -> None:
-    page, text = report.html(runs), report.markdown(runs)
+    page, text = html_page(runs), markdown_page(runs)
     for said in (
         "2 empty drafts before",
         "1 empty draft before",
-        "cut at the most tokens",
-        "the user left",
+        "cut at the token limit",
+        "the user ended the conversation",
     ):
         assert said in page
     assert (
         'P(end) <data value="0.0123">0.012</data>' in page
         and 'P(end) <data value="0.75">0.750</data>' in page
     )
-    assert "**user 1**; P(end) `0.012`; `2 empty drafts before`; `cut at the most tokens`" in text
+    assert "**user 1**; P(end) `0.012`; `2 empty drafts before`; `cut at the token limit`" in text
     assert "Atlantis" not in page and "Atlantis" not in text
 
 
 def test_only_the_first_conversations_are_shown_and_the_page_says_so(tmp_path: Path) -> None:
-    talks = [TALK | {"id": f"talk-{i}"} for i in range(report.SHOWN + 5)]
-    run = report.read_run(
+    talks = [TALK | {"id": f"talk-{i}"} for i in range(finished.TRANSCRIPTS + 5)]
+    run = finished.read_run(
         write(tmp_path, "sim", "simulate", {"stops": {"end": 25}}, conversations=talks)
     )
-    page = report.html([run])
-    assert page.count('<details class="talk">') == report.SHOWN
-    assert f"The first {report.SHOWN} of 25 conversations" in page
-    assert "3 of 25." in report.markdown([run])
+    page = html_page([run])
+    assert page.count('<details class="talk">') == finished.TRANSCRIPTS
+    assert f"The first {finished.TRANSCRIPTS} of 25 conversations" in page
+    assert "3 of 25." in markdown_page([run])
 
 
 def test_turns_that_were_given_are_marked_and_not_counted_as_simulated(tmp_path: Path) -> None:
@@ -403,36 +422,36 @@ def test_turns_that_were_given_are_marked_and_not_counted_as_simulated(tmp_path:
     manifest = json.loads((folder / "run.json").read_text())
     manifest["options"]["keep_turns"] = 1
     (folder / "run.json").write_text(json.dumps(manifest))
-    run = report.read_run(folder)
-    assert run.spread is not None and sum(run.spread.words) == 0
-    assert "from the log" in report.html([run])
+    run = finished.read_run(folder)
+    assert run.lengths is not None and sum(run.lengths.words) == 0
+    assert "from the log" in html_page([run])
 
 
 def test_failed_conversations_have_no_length_and_are_counted(tmp_path: Path) -> None:
     failed = TALK | {"id": "b", "stop": "error", "ended": False}
-    run = report.read_run(
+    run = finished.read_run(
         write(tmp_path, "sim", "simulate", {"stops": {}}, conversations=[TALK, failed])
     )
-    assert run.spread is not None and sum(run.spread.turns) == 1 and run.spread.failed == 1
-    assert "1 that failed have no known length" in report.html([run])
+    assert run.lengths is not None and sum(run.lengths.turns) == 1 and len(run.lengths.failed) == 1
+    assert "1 that failed have no known length" in html_page([run])
 
 
 def test_the_manifest_holds_options_inputs_prompts_and_versions(
-    runs: list[report.Finished],
+    runs: list[Finished],
 ) -> None:
     run = runs[6]
-    prompted = report.Finished(
+    prompted = Finished(
         **{**vars(run), "manifest": {**run.manifest, "prompts": {"user_first.md": "beef01"}}}
     )
-    page = report.html([prompted])
+    page = html_page([prompted])
     for value in ("c0ffee", "beef01", "user_first.md", "abc1234", "3.11.7", "x86_64, 2 cores"):
         assert value in page
-    assert "none recorded" in report.html([run])
+    assert "none recorded" in html_page([run])
 
 
 def test_a_value_that_is_no_number_is_shown_as_not_measured(tmp_path: Path) -> None:
     results = {"human": [measured(float("nan"), None, float("inf"))]}
-    page = report.html([report.read_run(write(tmp_path, "score", "score", results, scores=[]))])
+    page = html_page([finished.read_run(write(tmp_path, "score", "score", results, scores=[]))])
     assert "not measured" in page and "nan" not in page.partition("</style>")[2]
 
 
@@ -477,18 +496,18 @@ GUARDED = {
 }
 
 
-def scored(root: Path, endings: Any, name: str = "score") -> report.Finished:
+def scored(root: Path, endings: Any, name: str = "score") -> Finished:
     words = [measured(12.125, 10.5, 13.75, name="words per turn")]
-    return report.read_run(
+    return finished.read_run(
         write(root, name, "score", {"asked": words, "endings": endings}, scores=[])
     )
 
 
-def test_a_dial_draws_both_curves_where_they_move_and_marks_what_is_suggested(
+def test_a_threshold_sweep_draws_both_curves_where_they_move_and_marks_what_is_suggested(
     tmp_path: Path,
 ) -> None:
-    endings, _ = scored(tmp_path, {"asked": TUNED}).endings["asked"]
-    drawn = report.dial("asked", endings)
+    sweep = scored(tmp_path, {"asked": TUNED}).endings["asked"]
+    drawn = charts.draw(thresholds.curve_chart("asked", sweep))
     # It moves from .1 to .9, which are as far from .5 in log odds: pixels 34, 155 and 276. Shares
     # from pixel 156 (none) to 18 (100 %), 1.38 each: 80 % at 45.6, 20 % at 128.4, 30 % at 114.6.
     assert '<path class="line" d="M34.0 45.6L155.0 128.4L276.0 156.0"/>' in drawn
@@ -514,21 +533,20 @@ def test_a_curve_that_never_moves_is_drawn_all_the_same(tmp_path: Path) -> None:
     curve = {key: [0.25, 0.75] if key == "threshold" else [20.0, 20.0] for key in TUNED["sweep"]}
     run = scored(tmp_path, {"asked": TUNED | {"equal": TUNED["best"], "sweep": curve}})
     # Around the one suggestion, .5, from an e-th of its odds to e times those.
-    assert report._moving(run.endings["asked"][0]) == (-1, 1)
-    assert "NaN" not in report.html([run]) and "nan" not in report.dial(
-        "asked", run.endings["asked"][0]
-    )
+    assert thresholds.domain(run.endings["asked"]) == (-1, 1)
+    drawn = charts.draw(thresholds.curve_chart("asked", run.endings["asked"]))
+    assert "NaN" not in html_page([run]) and "nan" not in drawn
 
 
 def test_reliability_draws_each_bin_against_the_diagonal(tmp_path: Path) -> None:
-    endings, _ = scored(tmp_path, {"asked": TUNED}).endings["asked"]
+    sweep = scored(tmp_path, {"asked": TUNED}).endings["asked"]
     # .75 is 207 of the 276 pixels from 34, and a half is 69 of the 138 from 156 up; .25 is 34.5 up
-    drawn = report.reliability("asked", endings.bins)
+    drawn = charts.draw(thresholds.calibration_chart("asked", sweep))
     marks = re.findall(r'<circle class="mark" cx="([0-9.]+)" cy="([0-9.]+)"', drawn)
     assert marks == [("34.0", "121.5"), ("241.0", "87.0")]
     assert (
         'd="M34.0 121.5L241.0 87.0"' in drawn
-        and '<path class="people" d="M34.0 156.0L310.0 18.0"/>' in drawn
+        and '<path class="reference" d="M34.0 156.0L310.0 18.0"/>' in drawn
     )
 
 
@@ -536,19 +554,23 @@ def test_the_figures_of_leaving_are_those_of_the_file_on_the_page_and_in_the_mar
     tmp_path: Path,
 ) -> None:
     run = scored(tmp_path, {"asked": TUNED, "silent": SILENT})
-    page, text = report.html([run]), report.markdown([run])
+    page, text = html_page([run]), markdown_page([run])
     for share in (10.0, 90.0, 8.0, 12.5, 5.25, 20.5, 21.0, 33.0, 60.5, 65.5, 98.0, 4.5, 37.55):
         assert f'<data value="{share}">{share:.1f}</data>' in page
     told = " ".join("".join(Reader(page).text).split())
-    assert "1,234 turns of 77 people (5 more have no P(end)), who left at 37.5% of them." in told
-    assert "Mind: made with --end-threshold 0.25, so 'now' is that threshold." in told
+    assert (
+        "1,234 turns of 77 people (5 more have no P(end)), who ended the conversation at 37.5 % of them."
+        in told
+    )
+    assert "Note: made with --end-threshold 0.25, so 'now' is that threshold." in told
     assert "expected calibration error 0.125" in told
     assert "No threshold to suggest: no P(end)." in told
-    assert "1,234 turns of 77 people, who left at 37.5 % of them; 5 without P(end)." in text
+    assert "1,234 turns of 77 people (5 more have no P(end)), who ended the" in text
+    assert "the conversation at 37.5 % of them." in text
     assert "| now |  | 10.0 % | 90.0 % | 8.0 % | 12.5 % (5.2 to 20.5) |" in text
     assert "| best F1 | 0.5 | 21.0 % | 33.0 % | 40.0 % | 60.5 % (55.2 to 65.5) |" in text
     assert "| --end-threshold | 0.01 | 0.1 | 0.5 | 0.9 | 0.99 |" in text
-    assert "| stays too long | 0.0 % | 0.0 % | 30.0 % | 100.0 % | 100.0 % |" in text
+    assert "| missed end | 0.0 % | 0.0 % | 30.0 % | 100.0 % | 100.0 % |" in text
     assert "| 617 | `<0.001` | 0.250 |" in text
     assert "No threshold to suggest: `no P(end)`." in text
 
@@ -556,7 +578,7 @@ def test_the_figures_of_leaving_are_those_of_the_file_on_the_page_and_in_the_mar
 def test_endings_of_two_scores_are_told_apart_and_shown_once(tmp_path: Path) -> None:
     first, same = (scored(tmp_path, {"asked": TUNED}, name) for name in ("s1", "s2"))
     other = scored(tmp_path, {"asked": TUNED | {"n": 9}}, "s3")
-    assert [dial.label for dial in report._view([first, same, other])["dials"]] == [
+    assert [group.title.text for group in thresholds.section([first, same, other], {}).blocks] == [
         "asked",
         "asked (s3)",
     ]
@@ -564,14 +586,14 @@ def test_endings_of_two_scores_are_told_apart_and_shown_once(tmp_path: Path) -> 
 
 def test_older_results_have_no_endings_and_perhaps_a_run_of_that_name(tmp_path: Path) -> None:
     words = [measured(12.125, 10.5, 13.75, name="words per turn")]
-    older = report.read_run(write(tmp_path, "s1", "score", {"sim": words}, scores=[]))
-    named = report.read_run(write(tmp_path, "s2", "score", {"endings": words}, scores=[]))
+    older = finished.read_run(write(tmp_path, "s1", "score", {"sim": words}, scores=[]))
+    named = finished.read_run(write(tmp_path, "s2", "score", {"endings": words}, scores=[]))
     assert (list(older.columns), list(named.columns)) == (["sim"], ["endings"])
-    page = report.html([older, named])
+    page = html_page([older, named])
     assert (
-        'id="leaving"' not in page
+        'id="thresholds"' not in page
         and 'id="guard"' not in page
-        and "When to leave" not in report.markdown([older])
+        and "When to end a conversation" not in markdown_page([older])
     )
 
 
@@ -581,8 +603,8 @@ def test_the_rates_of_a_guard_are_shown_for_each_run_that_has_them(tmp_path: Pat
         tmp_path, "guarded", "simulate", stops | {"guard": GUARDED}, conversations=[TALK]
     )
     open_ = write(tmp_path, "open", "respond", stops | {"guard": None}, conversations=[TALK])
-    runs = [report.read_run(folder) for folder in (guarded, open_)]
-    page, text = report.html(runs), report.markdown(runs)
+    runs = [finished.read_run(folder) for folder in (guarded, open_)]
+    page, text = html_page(runs), markdown_page(runs)
     section = " ".join(
         "".join(
             Reader(page.partition('<section id="guard">')[2].partition("</section>")[0]).text
@@ -593,7 +615,10 @@ def test_the_rates_of_a_guard_are_shown_for_each_run_that_has_them(tmp_path: Pat
         " ", ""
     ) in section.replace(" ", "")
     assert "too long 7; echo 3" in section.replace("\xa0", " ") and "open" not in section
-    assert "| `guarded` | 40 | 50 | 6 | 2 | 1 | `too long` 7, `echo` 3 |" in text
+    assert (
+        "| `guarded` (simulate) | 40 | 1.25 (50 in all) | 15.0 % (6) | 5.0 % (2) | 2.5 % (1) | "
+        "`too long` 7, `echo` 3 |"
+    ) in text
 
 
 def test_rejected_drafts_stand_beside_their_turn(tmp_path: Path) -> None:
@@ -608,18 +633,18 @@ def test_rejected_drafts_stand_beside_their_turn(tmp_path: Path) -> None:
     turns = [{"role": "user", "text": "hello", "meta": known}, {"role": "assistant", "text": "ok"}]
     last = {"rejected": rejected[:1], "exhausted": True, "truncated_tokens": "many"}
     talk = TALK | {"turns": turns, "stop": "guard", "ended": False, "meta": {"end_meta": last}}
-    run = report.read_run(write(tmp_path, "sim", "simulate", {"stops": {}}, conversations=[talk]))
-    page, text = report.html([run]), report.markdown([run])
+    run = finished.read_run(write(tmp_path, "sim", "simulate", {"stops": {}}, conversations=[talk]))
+    page, text = html_page([run]), markdown_page([run])
     assert (
         "<summary>2 drafts rejected</summary>" in page
         and "<summary>1 draft rejected</summary>" in page
     )
     assert 'too long, echo:</span> <bdi dir="auto">&lt;b&gt;no</bdi>' in page
-    assert 'empty:</span> <bdi dir="auto">no words</bdi>' in page
+    assert 'empty:</span> <bdi dir="auto">no text</bdi>' in page
     for mark in (
         "kept, though repeat",
         "1,200 tokens before did not fit",
-        "cut at the most tokens",
+        "cut at the token limit",
     ):
         assert f"<div>{mark}</div>" in page and f"`{mark}`" in text
     assert (
@@ -662,7 +687,7 @@ def test_a_damaged_guard_is_named(tmp_path: Path) -> None:
         with pytest.raises(
             InputError, match=r"results.json: 'guard' is damaged .*delete that file"
         ):
-            report.read_run(folder)
+            finished.read_run(folder)
 
 
 # --- the data report ------------------------------------------------------------------------------
@@ -724,20 +749,31 @@ WRITTEN: dict[str, Any] = {
 }
 
 
-def data_run(root: Path, verb: str, results: dict[str, Any]) -> report.Finished:
-    return report.read_run(write(root, verb, verb, results, test=[]))
+def data_run(root: Path, verb: str, results: dict[str, Any]) -> Finished:
+    return finished.read_run(write(root, verb, verb, results, test=[]))
 
 
-def sheets(run: report.Finished) -> dict[str, report.Sheet]:
-    return {sheet.title: sheet for sheet in run.sheets}
+def tables(run: Finished) -> dict[str, Table]:
+    return {table.title: table for table in run.tables}
 
 
-def cells(sheet: report.Sheet) -> list[list[str]]:
-    return [[name, *found] for name, _, found in sheet.rows]
+def text_of(line: Line) -> str:
+    """A line of a small table, which holds one part."""
+    assert isinstance(line, (str, Quote))
+    return line if isinstance(line, str) else line.text
+
+
+def cells(table: Table) -> list[list[str]]:
+    return [[text_of(line) for line in row] for row in table.rows]
+
+
+def drawn(table: Table, row: int) -> str:
+    drawing = table.drawings[row]
+    return "" if drawing is None else charts.draw(drawing)
 
 
 def test_survivors_are_counted_down_in_the_order_in_which_clean_asks(tmp_path: Path) -> None:
-    shown = sheets(data_run(tmp_path, "clean", CLEANED))["Survivors"]
+    shown = tables(data_run(tmp_path, "clean", CLEANED))["Survivors"]
     assert cells(shown) == [
         ["in", "", "10", "100.0 %"],
         ["language", "3", "7", "70.0 %"],  # 2 French and 1 Chinese: 10 - 3
@@ -745,9 +781,9 @@ def test_survivors_are_counted_down_in_the_order_in_which_clean_asks(tmp_path: P
         ["template prompt", "1", "4", "40.0 %"],
         ["out", "", "4", "40.0 %"],
     ]
-    toxic = shown.rows[2][1]
+    toxic = drawn(shown, 2)
     assert '<rect class="bar" width="50.00%"' in toxic and 'x="50.00%" width="20.00%"' in toxic
-    assert "lost" not in shown.rows[0][1]
+    assert "lost" not in drawn(shown, 0)
 
 
 def test_a_reason_that_is_not_known_comes_last_and_of_nothing_there_is_no_share(
@@ -758,11 +794,11 @@ def test_a_reason_that_is_not_known_comes_last_and_of_nothing_there_is_no_share(
         "dropped: too odd": 2,
         "dropped: near-duplicate": 1,
     }  # a count of zero is not written
-    shown = sheets(data_run(tmp_path, "clean", CLEANED | {"counts": counts}))["Survivors"]
-    assert [name for name, *_ in shown.rows] == ["in", "near-duplicate", "too odd", "out"]
+    shown = tables(data_run(tmp_path, "clean", CLEANED | {"counts": counts}))["Survivors"]
+    assert [name for name, *_ in cells(shown)] == ["in", "near-duplicate", "too odd", "out"]
     assert cells(shown)[-1] == ["out", "", "0", "0.0 %"]
     nothing = data_run(tmp_path / "empty", "clean", CLEANED | {"counts": {}})
-    assert cells(sheets(nothing)["Survivors"]) == [
+    assert cells(tables(nothing)["Survivors"]) == [
         ["in", "", "0", "0.0 %"],
         ["out", "", "0", "0.0 %"],
     ]
@@ -770,26 +806,32 @@ def test_a_reason_that_is_not_known_comes_last_and_of_nothing_there_is_no_share(
 
 def test_splits_are_summed_and_not_said_twice(tmp_path: Path) -> None:
     run = data_run(tmp_path, "clean", CLEANED)
-    splits = sheets(run)["Splits, by person"]
-    assert splits.head == ("split", "conversations", "people", "user turns", "samples")
+    splits = tables(run)["Splits, by person"]
+    assert tuple(map(text_of, splits.head)) == (
+        "split",
+        "conversations",
+        "people",
+        "user turns",
+        "samples",
+    )
     assert cells(splits) == [
         ["train", "3", "2", "1,231", "1,234"],
         ["valid", "0", "0", "0", "0"],
         ["test", "1", "1", "2", "3"],
         ["all", "4", "3", "1,233", "1,237"],
     ]
-    assert run.stage is not None and run.stage.notes == (("scrubbed phone", 5),)
+    assert run.stage is not None and list(run.stage.notes) == [("scrubbed phone", 5)]
     older = data_run(tmp_path / "older", "clean", {"counts": CLEANED["counts"]})
-    assert older.sheets == ()
+    assert list(older.tables) == []
     assert older.stage is not None and ("train: samples", 1234) in older.stage.notes
-    assert '<div class="sheets' not in report.html([older])
+    assert '<div class="tables' not in html_page([older])
 
 
 def test_lengths_people_and_the_template_filter_are_told_in_figures_and_words(
     tmp_path: Path,
 ) -> None:
-    shown = sheets(data_run(tmp_path, "clean", CLEANED))
-    assert shown["Lengths, in all splits"].head == (
+    shown = tables(data_run(tmp_path, "clean", CLEANED))
+    assert tuple(map(text_of, shown["Lengths, in all splits"].head)) == (
         "",
         "mean",
         "10 %",
@@ -815,53 +857,52 @@ def test_lengths_people_and_the_template_filter_are_told_in_figures_and_words(
     assert "16.8 MB of memory and, meanwhile, 329.9 MB on the disk" in shown["Template filter"].note
     unknown = {"known": 0, "conversations of known people": 0, "conversations a person": None}
     kept = CLEANED | {"people": unknown | {"share of the heaviest 1 %": None}, "ngram_table": {}}
-    shown = sheets(data_run(tmp_path / "kept", "clean", kept))
+    shown = tables(data_run(tmp_path / "kept", "clean", kept))
     assert shown["People"].note.startswith("Where a log does not say who speaks")
     assert "Template filter" not in shown  # templates were kept, nothing was counted
 
 
 def test_the_ten_most_frequent_names_are_shown_and_the_rest_is_summed(tmp_path: Path) -> None:
-    shown = sheets(data_run(tmp_path, "clean", CLEANED))
+    shown = tables(data_run(tmp_path, "clean", CLEANED))
     # 40 + 39 + ... + 28 = 442; the three that are left out: 30 + 29 + 28 = 87, which is 19.7 %
     rows = cells(shown["Conversations by model"])
     assert rows[0] == ["model 00", "40", "9.0 %"] and rows[9] == ["model 09", "31", "7.0 %"]
     assert rows[10:] == [["3 others", "87", "19.7 %"]]
     # the longest bar is that of the largest count: the others' 87; 40 / 87 = 45.98 %
-    assert 'width="45.98%"' in shown["Conversations by model"].rows[0][1]
+    assert 'width="45.98%"' in drawn(shown["Conversations by model"], 0)
     # 1 of 3000 is 0.03 %, not 0.0 %
     assert cells(shown["Conversations by country"])[1] == ["Atlantis", "1", "0.03 %"]
     eleven = data_run(
         tmp_path / "eleven", "clean", CLEANED | {"models": {str(i): 1 for i in range(11)}}
     )
     assert (
-        len(sheets(eleven)["Conversations by model"].rows) == 11
+        len(tables(eleven)["Conversations by model"].rows) == 11
     )  # "1 others" would take the same room
 
 
 def test_leakage_stands_beside_its_writer_with_what_was_paid_and_met(tmp_path: Path) -> None:
     run = data_run(tmp_path, "intents", WRITTEN)
-    shown = sheets(run)
+    shown = tables(run)
     writers = shown["Leakage of intents, by writer"]
     assert cells(writers) == [
         ["m-mini", "7,000", "7,000", "0.12", "0.00", "0.00", "0.25"],
-        ["extractive, a stand-in", "6", "5", "0.38", "0.25", "0.50", "0.75"],
+        ["extractive, without a model", "6", "5", "0.38", "0.25", "0.50", "0.75"],
         ["human", "1", "0", "not measured", "", "", ""],
     ]
     # from 0 to 1 on pixels 6 to 314: 0.25 -> 83, 0.375 -> 121.5, 0.75 -> 237
-    assert (
-        'cx="121.5"' in writers.rows[1][1]
-        and "M83.0 4V12M83.0 8H237.0M237.0 4V12" in writers.rows[1][1]
+    assert 'cx="121.5"' in drawn(writers, 1) and "M83.0 4V12M83.0 8H237.0M237.0 4V12" in drawn(
+        writers, 1
     )
-    assert writers.rows[2][1] == ""
+    assert drawn(writers, 2) == ""
     assert cells(shown["Calls"]) == [["m-mini", "7,100", "8,000,000", "not known", "$1.2346", "3"]]
-    assert cells(shown["Faults that were met"]) == [["http 429", "31"], ["timeout", "2"]]
-    page, text = report.html([run]), report.markdown([run])
+    assert cells(shown["Faults of calls"]) == [["http 429", "31"], ["timeout", "2"]]
+    page, text = html_page([run]), markdown_page([run])
     assert "Leakage is the share of a first turn’s content words" in page and "$1.2346" in page
-    assert "| `extractive, a stand-in` | 6 | 5 | 0.38 | 0.25 | 0.50 | 0.75 |" in text
+    assert "| `extractive, without a model` | 6 | 5 | 0.38 | 0.25 | 0.50 | 0.75 |" in text
     offline = data_run(
         tmp_path / "offline", "intents", {"counts": {}, "writers": WRITTEN["writers"]}
     )
-    assert list(sheets(offline)) == ["Leakage of intents, by writer"]
+    assert list(tables(offline)) == ["Leakage of intents, by writer"]
 
 
 def test_one_conversation_is_shown_as_the_samples_that_it_gives(tmp_path: Path) -> None:
@@ -870,27 +911,28 @@ def test_one_conversation_is_shown_as_the_samples_that_it_gives(tmp_path: Path) 
     talk = {"id": "c", "turns": turns, "intent": f"{INTENT_PREFIX}cook rice."}
     talks = [talk, {**talk, "id": "shown", "ended": True}]
     write(tmp_path, "clean", "clean", {"counts": {}}, test=talks)
-    [sheet] = report.read_run(tmp_path / "clean").sheets
-    assert cells(sheet) == [
-        [f"{INTENT_PREFIX}cook rice.", "it is told this"],
-        ["rice?", "it says this, given that"],
-        ["thx", "it says this, given that and 2 turns"],
-        ["<|endconversation|>", "it says this, given that and 4 turns"],
+    [table] = finished.read_run(tmp_path / "clean").tables
+    assert cells(table) == [
+        [f"{INTENT_PREFIX}cook rice.", "it is given as the system turn"],
+        ["rice?", "it says this, given the system turn"],
+        ["thx", "it says this, given the system turn and 2 turns"],
+        ["<|endconversation|>", "it says this, given the system turn and 4 turns"],
     ]
     write(tmp_path, "none", "clean", {"counts": {}}, test=talks[:1])
-    assert report.read_run(tmp_path / "none").sheets == ()
+    assert list(finished.read_run(tmp_path / "none").tables) == []
 
 
 def test_the_page_and_the_markdown_hold_every_figure_of_the_data_report(tmp_path: Path) -> None:
     runs = [data_run(tmp_path, "clean", CLEANED), data_run(tmp_path, "intents", WRITTEN)]
-    page, text = report.html(runs), report.markdown(runs)
+    page, text = html_page(runs), markdown_page(runs)
     told = "".join(Reader(page).text)
     for run in runs:
-        assert run.sheets
-        for sheet in run.sheets:
-            assert sheet.title in told and f"### {sheet.title}: `{run.name}`" in text
-            assert sheet.note in told and sheet.note in text
-            for name, *found in cells(sheet):
+        assert run.tables
+        for table in run.tables:
+            under = text.partition(f"### `{run.name}`\n")[2]
+            assert table.title in told and f"#### {table.title}\n" in under
+            assert table.note in told and table.note in text
+            for name, *found in cells(table):
                 assert f"| {' | '.join([f'`{name}`', *found])} |" in text
                 assert re.search(
                     rf"<th>{name}</th>.*{''.join(f'<td class=.n.>{re.escape(c)}</td>' for c in found)}",
@@ -946,17 +988,17 @@ def test_a_damaged_part_of_the_data_report_is_named(
 
 def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no folder; give the folders of finished runs"):
-        report.read_run(tmp_path / "nowhere")
+        finished.read_run(tmp_path / "nowhere")
     made = write(tmp_path, "train", "train", {}, log=[])
     with pytest.raises(InputError, match=r"holds no run.json.*give those in it, such as .*train"):
-        report.read_run(tmp_path)
+        finished.read_run(tmp_path)
     (made / "results.json").unlink()
     with pytest.raises(
         InputError, match=r"is not finished; run its command again \(userlm train\)"
     ):
-        report.read_run(made)
+        finished.read_run(made)
     with pytest.raises(InputError, match="no runs given"):
-        report.html([])
+        html_page([])
 
 
 @pytest.mark.parametrize(
@@ -979,22 +1021,22 @@ def test_a_damaged_file_is_named(tmp_path: Path, file: str, content: str, said: 
     folder = write(tmp_path, "score", "score", {}, scores=[])
     (folder / file).write_text(content)
     with pytest.raises(InputError, match=said):
-        report.read_run(folder)
+        finished.read_run(folder)
 
 
 def test_a_missing_or_damaged_line_file_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path, "sim", "simulate", {"stops": {}})
     with pytest.raises(InputError, match=r"conversations.jsonl is missing"):
-        report.read_run(folder)
+        finished.read_run(folder)
     (folder / "conversations.jsonl").write_text('{"id": "a"}\n')
     with pytest.raises(InputError, match=r"conversations.jsonl, line 1: field 'turns' is missing"):
-        report.read_run(folder)
+        finished.read_run(folder)
 
 
 # --- hostile input --------------------------------------------------------------------------------
 
 SECTIONS = (
-    "figures measures lengths training data endings leaving guard conversations missing manifest"
+    "figures measures lengths training data endings thresholds guard conversations missing manifest"
 ).split()
 OWN = "document.title='pwned';document.body.insertAdjacentHTML('beforeend','<p id=pwned>')"
 HOSTILE = [
@@ -1092,40 +1134,37 @@ def hostile_folders(root: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> list[report.Finished]:
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> list[Finished]:
     return [
-        report.read_run(folder) for folder in hostile_folders(tmp_path_factory.mktemp("hostile"))
+        finished.read_run(folder) for folder in hostile_folders(tmp_path_factory.mktemp("hostile"))
     ]
 
 
 def test_odd_characters_are_spelled_out_and_ordinary_ones_left_alone() -> None:
-    assert report.plain("a\u202eb\x00\x00\x00\tc\r\nd") == "a⟨U+202E⟩b⟨U+0000 ×3⟩\tc\nd"
-    assert report.visible("<b>\u202e&") == '&lt;b&gt;<span class="odd">U+202E</span>&amp;'
+    assert formats.plain("a\u202eb\x00\x00\x00\tc\r\nd") == "a⟨U+202E⟩b⟨U+0000 ×3⟩\tc\nd"
+    assert html.visible("<b>\u202e&") == '&lt;b&gt;<span class="odd">U+202E</span>&amp;'
     kept = "café שלום नमस्ते 👩\u200d🔬 العربية 日本語"
-    assert report.plain(kept) == kept
+    assert formats.plain(kept) == kept
 
 
 def test_markdown_code_holds_whatever_it_is_given() -> None:
-    assert report.code("a") == "`a`"
-    assert report.code("a`b``c") == "```a`b``c```"
-    assert report.code("`a") == "`` `a ``"
-    assert report.code("a|b\nc", cell=True) == "`a\\|b c`"
-    assert report.code("") != "``"
-    assert report.fenced("x\n````\ny") == "`````text\nx\n````\ny\n`````"
+    assert markdown.code("a") == "`a`"
+    assert markdown.code("a`b``c") == "```a`b``c```"
+    assert markdown.code("`a") == "`` `a ``"
+    assert markdown.code("a|b\nc", cell=True) == "`a\\|b c`"
+    assert markdown.code("") != "``"
+    assert markdown.fenced("x\n````\ny") == "`````text\nx\n````\ny\n`````"
 
 
 def test_hostile_text_adds_no_element_attribute_or_script_to_the_page(
-    hostile: list[report.Finished],
+    hostile: list[Finished],
 ) -> None:
-    page = report.html(hostile)
+    page = html_page(hostile)
     read = Reader(page)
-    allowed = set(
-        re.findall(
-            r"<([a-z][a-z0-9]*)",
-            Path(report.__file__).with_name("assets").joinpath("report.html").read_text(),
-        )
-    )
-    allowed |= {"data", "line", "path", "text", "circle"}
+    template = Path(userlm.__file__).with_name("assets") / "report.html"
+    sources = [template, Path(html.__file__), Path(charts.__file__)]
+    ours = "".join(path.read_text() for path in sources)
+    allowed = set(re.findall(r"<([a-z][a-z0-9]*)", ours))
     assert {tag for tag, _ in read.tags} - allowed == set()
     assert (
         sum(tag == "script" for tag, _ in read.tags)
@@ -1151,9 +1190,9 @@ def test_hostile_text_adds_no_element_attribute_or_script_to_the_page(
 
 
 def test_the_policy_lets_nothing_in_but_the_style_and_script_of_the_page(
-    hostile: list[report.Finished],
+    hostile: list[Finished],
 ) -> None:
-    page = report.html(hostile)
+    page = html_page(hostile)
     policy = next(
         a["content"]
         for t, a in Reader(page).tags
@@ -1171,10 +1210,10 @@ def test_the_policy_lets_nothing_in_but_the_style_and_script_of_the_page(
     )
 
 
-def test_hostile_text_stays_in_the_code_of_the_markdown(hostile: list[report.Finished]) -> None:
+def test_hostile_text_stays_in_the_code_of_the_markdown(hostile: list[Finished]) -> None:
     """What is left of the page without its code blocks and code spans holds none of it, and no row
     is broken."""
-    text = report.markdown(hostile)
+    text = markdown_page(hostile)
     outside, fence = [], ""
     for line in text.splitlines():
         if fence:
@@ -1221,10 +1260,10 @@ def dumped(page: Path, profile: Path) -> str:
 
 
 def test_nothing_in_a_transcript_runs_or_breaks_the_page_in_a_real_browser(
-    hostile: list[report.Finished], tmp_path: Path
+    hostile: list[Finished], tmp_path: Path
 ) -> None:
     page = tmp_path / "report.html"
-    page.write_text(report.html(hostile), encoding="utf-8")
+    page.write_text(html_page(hostile), encoding="utf-8")
     read = Reader(dumped(page, tmp_path / "profile"))
     assert "<title>User model report</title>" in page.read_text()
     title = read.text[[tag for tag, _ in read.tags].index("title") :]

@@ -20,11 +20,13 @@ def report(
 ) -> Results:
     """Make one page of finished runs: figures with intervals, plots, transcripts, and how each run
     was made."""
-    from userlm import report as page  # heavy: jinja2
+    from userlm.show import html, markdown  # heavy: jinja2, pydantic
+    from userlm.show.finished import read_run
+    from userlm.show.page import describe
 
-    found = [page.read_run(run) for run in runs]
+    page = describe([read_run(run) for run in runs])
     out.mkdir(parents=True, exist_ok=True)
-    texts = {"html": page.html(found), "md": page.markdown(found)}
+    texts = {"html": html.render(page), "md": markdown.render(page)}
     written: Results = {}
     for kind, text in texts.items():
         path = out / f"report.{kind}"

@@ -1,0 +1,290 @@
+"""What `clean` and `intents` report of the data, as small tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+from userlm.flip import samples
+from userlm.show.blocks import Bar, Quote, Row, Strip, Table
+from userlm.show.formats import number, percent, plural, short_number
+from userlm.show.results import Counts, Data, Lengths, NgramTable, People, Usage, Writer
+from userlm.text import END_TOKEN
+from userlm.types import Conversation
+
+Ranking: TypeAlias = list[tuple[str, int]]
+
+MAX_REASONS = 12
+MAX_NAMES = 10  # languages, countries, models, writers
+STEPS = ("language", "toxic", "redacted", "template prompt", "duplicate", "near-duplicate")
+"""The order in which `clean` looks for reasons; the first one found drops a conversation."""
+
+
+def by_count(counts: Iterable[tuple[str, int]]) -> Ranking:
+    """Return the counts, the highest first."""
+    return sorted(counts, key=lambda item: (-item[1], item[0]))
+
+
+def first_ones(counts: Ranking, limit: int, others: str) -> Ranking:
+    """Return the first `limit` counts and the sum of the rest, if the rest is more than one."""
+    rest = counts[limit:]
+    if len(rest) < 2:
+        return counts
+    return [*counts[:limit], (f"{len(rest)} {others}", sum(count for _, count in rest))]
+
+
+def dropped(counts: Counts) -> Ranking:
+    """Return why conversations were dropped, and how many."""
+    reasons = [item for item in counts.items() if item[0].startswith("dropped: ")]
+    return by_count((name.removeprefix("dropped: "), count) for name, count in reasons)
+
+
+def _survivors(counts: Counts) -> Table:
+    """What each step of `clean` left; all languages are one step."""
+    incoming = counts.get("in", 0)
+    by_step = Counter(dict.fromkeys(STEPS, 0))
+    for reason, count in dropped(counts):
+        by_step[reason.partition(": ")[0]] += count
+    steps = [(step, lost) for step, lost in by_step.items() if lost]
+    left = incoming
+    rows = [(Quote("in"), "", f"{left:,}", percent(left, incoming))]
+    bars = [Bar(left, 0, incoming)]
+    for step, lost in first_ones(steps, MAX_REASONS, "more reasons"):
+        left -= lost
+        rows.append((Quote(step), f"{lost:,}", f"{left:,}", percent(left, incoming)))
+        bars.append(Bar(left, lost, incoming))
+    left = counts.get("out", 0)
+    rows.append((Quote("out"), "", f"{left:,}", percent(left, incoming)))
+    bars.append(Bar(left, 0, incoming))
+    head = ("step", "dropped", "left", "of all")
+    return Table(
+        head,
+        rows,
+        "table survivors",
+        "Survivors",
+        drawings=bars,
+    )
+
+
+def _splits(splits: Mapping[str, Counts]) -> Table:
+    total: Counter[str] = Counter()
+    for counts in splits.values():
+        total.update(counts)
+    rows: list[Row] = []
+    for name, counts in {**splits, "all": total}.items():
+        rows.append((Quote(name), *(f"{counts.get(what, 0):,}" for what in total)))
+    note = (
+        "Samples are what the user model learns from: one for each user turn, and one for the end "
+        "where it was observed."
+    )
+    names = [Quote(what, 40) for what in total]
+    return Table(
+        ("split", *names),
+        rows,
+        "table splits",
+        "Splits, by person",
+        note,
+    )
+
+
+def _lengths(lengths: Lengths) -> Table:
+    spreads = [spread for spread in lengths.values() if spread]
+    names = list(spreads[0]) if spreads else ["mean"]  # all spreads have the same names
+    rows: list[Row] = []
+    for what, spread in lengths.items():
+        cells = ["none"] * len(names)
+        if spread:
+            cells = [short_number(value) for value in spread.values()]
+        rows.append((Quote(what), *cells))
+    note = (
+        "The percentages are quantiles: 90 % of the values are not above the 90 % quantile. Words "
+        "are separated by spaces."
+    )
+    quoted = [Quote(name, 40) for name in names]
+    return Table(
+        ("", *quoted),
+        rows,
+        "table lengths",
+        "Lengths, in all splits",
+        note,
+    )
+
+
+def _people(people: People) -> Table:
+    note = (
+        "Where a log does not say who speaks, each conversation, or tree of conversations, counts "
+        "as a person of its own."
+    )
+    each = people["conversations a person"]
+    if people["known"] and each:
+        conversations = people["conversations of known people"]
+        share = people["share of the heaviest 1 %"] or 0
+        note = (
+            f"Known people: {people['known']:,}, with {conversations:,} conversations: "
+            f"{short_number(each['mean'])} each on average, {short_number(each['50 %'])} in the "
+            f"median, {short_number(each['largest'])} at most. The heaviest 1 % of them have "
+            f"{percent(share, 1)} of those. {note}"
+        )
+    return Table(
+        (),
+        (),
+        "table",
+        "People",
+        note,
+    )
+
+
+def _ngram_table(table: NgramTable) -> Table:
+    note = (
+        f"First turns hold {table['n-grams']:,} n-grams; {table['counted one by one']:,} different "
+        f"ones had to be counted one by one, in {table['bytes in memory'] / 1e6:,.1f} MB of memory "
+        f"and, meanwhile, {table['bytes on disk'] / 1e6:,.1f} MB on the disk."
+    )
+    return Table(
+        (),
+        (),
+        "table",
+        "Template filter",
+        note,
+    )
+
+
+def _mix(what: str, found: Counts) -> Table:
+    """The most frequent languages, countries or models."""
+    total = sum(found.values())
+    shown = first_ones(by_count(found.items()), MAX_NAMES, "others")
+    largest = max((count for _, count in shown), default=0)
+    rows = [(Quote(name), f"{count:,}", percent(count, total)) for name, count in shown]
+    bars = [Bar(count, 0, largest) for _, count in shown]
+    head = (what, "number", "of all")
+    return Table(
+        head,
+        rows,
+        "table mix",
+        f"Conversations by {what}",
+        drawings=bars,
+    )
+
+
+def _writers(writers: Mapping[str, Writer]) -> Table:
+    counts = by_count((name, writer["n"]) for name, writer in writers.items())
+    rows = []
+    strips = []
+    for name, n in first_ones(counts, MAX_NAMES, "others"):
+        writer = writers.get(name)
+        cells, strip = _leakage(writer) if writer else (("",) * 5, None)
+        label = f"{name}, without a model" if name == "extractive" else name
+        rows.append((Quote(label), f"{n:,}", *cells))
+        strips.append(strip)
+    note = (
+        "Leakage is the share of a first turn’s content words that its intent gives away: 0 is "
+        "none, 1 all."
+    )
+    head = ("writer", "intents", "measured", "mean", "25 %", "50 %", "75 %")
+    return Table(
+        head,
+        rows,
+        "table writers",
+        "Leakage of intents, by writer",
+        note,
+        strips,
+    )
+
+
+def _leakage(writer: Writer) -> tuple[Row, Strip | None]:
+    mean = writer["leakage"]
+    measured = f"{writer['measured']:,}"
+    if mean is None or writer["quartiles"] is None:
+        return (measured, "not measured", "", "", ""), None
+    first, median, third = writer["quartiles"]
+    shares = map(number, (mean, first, median, third))
+    return (measured, *shares), Strip(
+        mean,
+        first,
+        third,
+        (0, 1),
+        "circle",
+    )
+
+
+def _usage(usage: Usage, model: str) -> Table:
+    cells = [f"{usage['calls']:,}"]
+    for tokens in (usage["tokens_in"], usage["tokens_out"]):
+        cells.append("not known" if tokens is None else f"{tokens:,}")
+    cells.append("not known" if usage["cost"] is None else f"${usage['cost']:,.4f}")
+    cells.append(f"{usage['possibly_billed']:,}")
+    note = (
+        "Possibly billed are tries without a usable answer; the cost counts each of them at the "
+        "most that it can have cost."
+    )
+    head = ("model", "calls", "tokens in", "tokens out", "cost", "possibly billed")
+    return Table(
+        head,
+        [(Quote(model), *cells)],
+        "table usage",
+        "Calls",
+        note,
+    )
+
+
+def _faults(faults: Counts) -> Table:
+    shown = first_ones(by_count(faults.items()), MAX_NAMES, "others")
+    rows = [(Quote(name), f"{count:,}") for name, count in shown]
+    return Table(
+        ("fault", "times"),
+        rows,
+        "table",
+        "Faults of calls",
+    )
+
+
+TABLES: Sequence[tuple[str, Callable[[Any], Table]]] = (
+    ("splits", _splits),
+    ("lengths", _lengths),
+    ("people", _people),
+    ("ngram_table", _ngram_table),
+    ("languages", partial(_mix, "language")),
+    ("countries", partial(_mix, "country")),
+    ("models", partial(_mix, "model")),
+    ("writers", _writers),
+    ("faults", _faults),
+)
+"""Which key of the results is shown as which table, in the order of the page."""
+
+
+def tables(results: Data) -> Iterator[Table]:
+    """Yield what the results hold."""
+    if "splits" in results:
+        yield _survivors(results.get("counts", {}))
+    parts: Mapping[str, Any] = results
+    for key, build in TABLES:
+        if key in parts:
+            yield build(parts[key])
+    if "usage" in results:
+        yield _usage(results["usage"], results.get("model", ""))
+
+
+def samples_table(conversation: Conversation) -> Table:
+    """Return one conversation as the samples that a user model learns from."""
+    system = conversation.system
+    rows = [(Quote(system), "it is given as the system turn")] if system else []
+    for sample in samples(conversation):
+        given = ["the system turn"] if system else []
+        if sample.context:
+            given.append(plural(len(sample.context), "turn"))
+        told = " and ".join(given) or "nothing"
+        rows.append((Quote(sample.target or END_TOKEN), f"it says this, given {told}"))
+    note = (
+        "What a user model learns from one of the conversations; in the last sample the user ends "
+        "it."
+    )
+    head = ("turn", "of the user model")
+    return Table(
+        head,
+        rows,
+        "table samples",
+        "A conversation as samples",
+        note,
+    )

@@ -1,0 +1,317 @@
+"""Finished run folders, read and checked. Reading changes nothing in them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from userlm.rows import SPLITS, from_record, read_json, read_rows
+from userlm.show import data
+from userlm.show.blocks import Counts, Table
+from userlm.show.results import Columns, Data, Endings, Measured, Talks, Trained, finite
+from userlm.text import words
+from userlm.types import FAILED, Conversation, InputError
+
+EXTRACTIVE = "intents: extractive"
+
+TRANSCRIPTS = 20  # of each run
+TURN_BINS = (*map(str, range(10)), "10+")
+WORD_BINS = ("0", "1", "2–3", "4–7", "8–15", "16–31", "32–63", "64–127", "128–255", "256+")
+
+Missing = dict[tuple[str, str], Counter[str]]
+"""By column and measure: why items could not be measured, and how many."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How many conversations fall into each of `TURN_BINS`, and user turns into each of
+    `WORD_BINS`; a conversation that failed has no known length. Conversations are added one by
+    one."""
+
+    turns: list[int] = field(default_factory=lambda: [0] * len(TURN_BINS))
+    words: list[int] = field(default_factory=lambda: [0] * len(WORD_BINS))
+    failed: list[str] = field(default_factory=list)
+
+    def add_words(self, said: Iterable[str]) -> None:
+        """Add user turns."""
+        for text in said:
+            self.words[word_bin(len(words(text)))] += 1
+
+    def add_turns(self, conversation: Conversation) -> None:
+        """Add a conversation."""
+        if conversation.stop in FAILED:
+            self.failed.append(conversation.id)
+        else:
+            self.turns[min(len(conversation.user_turns), len(TURN_BINS) - 1)] += 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What came into a stage, what it passed on, what it dropped and why, and what else it
+    counted."""
+
+    unit: str
+    incoming: int | None
+    outgoing: int | None
+    reasons: Counts
+    notes: Counts
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run, as much of it as is shown.
+
+    Attributes:
+        name: the name of its folder; it heads columns and sections.
+        columns: measures by column: the runs that were scored, or with and without intent.
+        endings: by column, a `Calibration`, or `Uncalibrated` if there is no threshold to suggest.
+        talks: how its conversations stopped, and what a guard did in them.
+        trained: what a training run found.
+        log: its steps, each with the loss.
+        transcripts: the first `TRANSCRIPTS` conversations of a simulation.
+        total: the number of its conversations.
+        lengths: of what its simulated users said; of what humans said, for the stages of data.
+        stubs: what in it was not made by a language model.
+        stage: what went through a stage of data.
+        tables: what `clean` and `intents` report of the data.
+    """
+
+    name: str
+    folder: Path
+    verb: str
+    manifest: Mapping[str, Any]
+    results: Mapping[str, Any]
+    columns: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
+    missing: Missing = field(default_factory=dict)
+    endings: Mapping[str, Any] = field(default_factory=dict)
+    talks: Talks = field(default_factory=Talks)
+    trained: Trained = field(default_factory=Trained)
+    log: Sequence[tuple[int, float]] = ()
+    transcripts: Sequence[Conversation] = ()
+    total: int = 0
+    lengths: Lengths = field(default_factory=Lengths)
+    stubs: Sequence[str] = ()
+    stage: Stage | None = None
+    tables: Sequence[Table] = ()
+
+    @property
+    def is_human(self) -> bool:
+        """Whether humans held the conversations in it."""
+        return self.verb in ("clean", "intents")
+
+    @property
+    def stub_assistants(self) -> str:
+        """The names of the stub assistants in it."""
+        names = [stub.partition(": ") for stub in self.stubs]
+        return ", ".join(name for kind, _, name in names if kind == "assistant")
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options of its command."""
+        return self.manifest.get("options") or {}
+
+
+def read_run(folder: str | Path) -> Finished:
+    """Return what is shown of a finished run; line files are read as streams.
+
+    Raises:
+        InputError: for a folder that is no finished run, or a file in it that is damaged.
+    """
+    run = _opened(Path(folder))
+    match run.verb:
+        case "import":
+            return _with_stage(run)
+        case "clean" | "intents":
+            # `intents` for a single file writes no splits
+            has_splits = (run.folder / "test.jsonl").is_file()
+            name = "test.jsonl" if has_splits else "conversations.jsonl"
+            return _with_conversations(_with_stage(run), name)
+        case "train":
+            return _with_training(run)
+        case "ppl" | "score":
+            return _with_measures(run)
+        case "simulate" | "respond":
+            return _with_conversations(run, "conversations.jsonl")
+    raise InputError(
+        f"{folder} is a run of {run.verb!r}, which has no place in a report; leave it out"
+    )
+
+
+def _opened(folder: Path) -> Finished:
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is no folder; give the folders of finished runs, such as runs/score"
+        )
+    if not (folder / "run.json").is_file():
+        runs = sorted(folder.glob("*/run.json"))
+        hint = f"give those in it, such as {runs[0].parent}" if runs else "give the folder of a run"
+        raise InputError(f"{folder} holds no run.json, so it is no run; {hint}")
+    manifest = read_json(folder / "run.json")
+    if not isinstance(manifest.get("options", {}), dict):
+        raise InputError(f"{folder / 'run.json'}: 'options' is damaged; leave the folder out")
+    verb = str(manifest.get("verb"))
+    if not (folder / "results.json").is_file():
+        raise InputError(
+            f"{folder} is not finished; run its command again (userlm {verb}), or leave it out"
+        )
+    results = read_json(folder / "results.json")
+    return Finished(
+        folder.resolve().name,
+        folder,
+        verb,
+        manifest,
+        results,
+    )
+
+
+def _checked(run: Finished, kind: Any, results: Mapping[str, Any]) -> Any:
+    """The results as the type `kind` of `show.results`; an error names the key that is damaged."""
+    try:
+        return TypeAdapter(kind).validate_python(results)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        where = f"{run.folder / 'results.json'}: {key!r} is damaged ({first['msg']})"
+        raise InputError(f"{where}; delete that file and run the command again") from None
+
+
+# --- import, clean, intents, train ----------------------------------------------------------------
+
+
+def _with_stage(run: Finished) -> Finished:
+    filled = {key: value for key, value in run.results.items() if value != {}}
+    results: Data = _checked(run, Data, filled)
+    counts = results.get("counts", {})
+    in_tables = SPLITS if "splits" in results else ()
+    notes = []
+    for name, count in sorted(counts.items()):
+        if name.partition(":")[0] not in ("in", "out", "dropped", *in_tables):
+            notes.append((name.removeprefix("note: "), count))
+    reasons = data.dropped(counts)
+    stage = Stage(
+        "conversations",
+        counts.get("in"),
+        counts.get("out"),
+        reasons,
+        notes,
+    )
+    return replace(run, stage=stage, tables=list(data.tables(results)))
+
+
+def _with_training(run: Finished) -> Finished:
+    log = []
+    for row in _rows(run.folder / "log.jsonl"):
+        step = row.get("step")
+        loss = finite(row.get("loss"))
+        if isinstance(step, int) and loss is not None:
+            log.append((step, loss))
+    results: Trained = _checked(run, Trained, run.results)
+    samples = results.get("samples") or 0
+    dropped = results.get("dropped") or 0
+    reasons = [("does not fit the model", dropped)] if dropped else []
+    notes = [("conversations", results.get("conversations") or 0)]
+    stage = Stage(
+        "samples",
+        samples + dropped,
+        samples,
+        reasons,
+        notes,
+    )
+    return replace(run, trained=results, log=log, stage=stage)
+
+
+# --- ppl, score -----------------------------------------------------------------------------------
+
+
+def _with_measures(run: Finished) -> Finished:
+    results = dict(run.results)
+    # A run that was scored may be called "endings" itself; it has a list of measures.
+    if run.verb == "score" and isinstance(results.get("endings"), Mapping):
+        found = _checked(run, Endings, {"endings": results.pop("endings")})
+        run = replace(run, endings=found["endings"])
+    measured: Columns = _checked(run, Columns, results)
+    columns = {}
+    for name, measures in measured.items():
+        # Sources are many; `userlm ppl` prints them.
+        shown = [one for one in measures if not one["name"].startswith("source ")]
+        columns[name] = {one["name"]: one for one in shown}
+    return replace(run, columns=columns, missing=_missing(run))
+
+
+def _missing(run: Finished) -> Missing:
+    missing: Missing = defaultdict(Counter)
+    for line in _rows(run.folder / "scores.jsonl"):
+        is_end = run.verb == "ppl" and str(line.get("key")).endswith("/end")
+        if line.get("stats") is None and not is_end:
+            why = str(line.get("why") or "no reason given")
+            missing[str(line.get("column")), str(line.get("metric"))][why] += 1
+    return missing
+
+
+# --- conversations --------------------------------------------------------------------------------
+
+
+def _with_conversations(run: Finished, file: str) -> Finished:
+    """Count only what the user of the run said, not the logged turns before it."""
+    if not run.is_human:
+        run = replace(run, talks=_checked(run, Talks, run.results))
+    shown: list[Conversation] = []
+    lengths = Lengths()
+    stubs: set[str] = set()
+    example = None
+    total = 0
+    for conversation in _conversations(run.folder / file):
+        total += 1
+        said = conversation.user_turns
+        lengths.add_words(said[conversation.first_own_turn() :])
+        if conversation.meta.get("intent_by") == "extractive":
+            stubs.add(EXTRACTIVE)
+        if run.verb == "respond":  # a response stands after a log, which has its own length
+            continue
+        lengths.add_turns(conversation)
+        if run.verb == "simulate":
+            found = [turn.meta.get("stub") for turn in conversation.turns]
+            stubs |= {f"assistant: {name}" for name in found if name}
+        if len(shown) < TRANSCRIPTS:
+            shown.append(conversation)
+        if example is None and conversation.ended and 2 <= len(said) <= 4:
+            example = conversation
+    if run.is_human and example:
+        run = replace(run, tables=[*run.tables, data.samples_table(example)])
+    run = replace(run, transcripts=shown, total=total)
+    return replace(run, lengths=lengths, stubs=sorted(stubs))
+
+
+def word_bin(count: int) -> int:
+    """Return the index in `WORD_BINS` of a turn with `count` words: each bin is twice as wide."""
+    return min(count.bit_length(), len(WORD_BINS) - 1)
+
+
+# --- line files -----------------------------------------------------------------------------------
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a line file, which may be empty, but not missing or damaged."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing; delete the folder and run its command again")
+    for line in read_rows(path, may_be_empty=True):
+        if line.error:
+            raise InputError(
+                f"{path}, line {line.number}: {line.error}; delete the folder and run it again"
+            )
+        yield line.row
+
+
+def _conversations(path: Path) -> Iterator[Conversation]:
+    for number, row in enumerate(_rows(path), 1):
+        try:
+            yield from_record(row)
+        except ValueError as error:
+            raise InputError(
+                f"{path}, line {number}: {error}; delete the folder and run it again"
+            ) from None

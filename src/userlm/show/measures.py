@@ -1,0 +1,200 @@
+"""Measures of several runs side by side: panels on one scale each, and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from userlm.show.blocks import (
+    Axis,
+    Interval,
+    Line,
+    Measurement,
+    Panel,
+    Part,
+    Quote,
+    Row,
+    Small,
+    Strip,
+    Table,
+    Value,
+)
+from userlm.show.finished import Finished
+from userlm.show.formats import axis
+from userlm.show.results import Measured
+
+HUMAN = "human"
+COLOURS = 6
+SHAPES = ("circle", "square", "triangle")
+MARKS = {f"c{i}": SHAPES[i % len(SHAPES)] for i in range(COLOURS)} | {HUMAN: "diamond"}
+"""The shape that goes with each colour."""
+
+NOTES = {
+    "perplexity": "Of real user turns under the model, per token. Compares only models with the "
+    "same tokenizer.",
+    "bits per byte": "The same per byte of text, which compares models with any tokenizer.",
+    "perplexity ratio": "With the intent divided by without it, on the same turns: below 1 the "
+    "intent helps. Another conversation’s intent is the control.",
+    "human goals: perplexity ratio": "The same where people wrote down their goals themselves: no "
+    "intent was derived from the words to predict.",
+    "termination F1": "Ending the conversation where the person ended it, and only there, on "
+    "prefixes of real conversations.",
+    "termination AUROC": "How well P(end) tells real endings from other turns; 0.5 is chance.",
+    "first-turn diversity": "How different the first turns are: mean Jaccard distance of their "
+    "words.",
+    "intent decomposition": "Share of a turn’s content words that are the intent’s own wording.",
+    "intent coverage": "Share of the required facts that the user said (matched by words, without "
+    "a judge).",
+    "assistant score": "Share of the conversations in which the assistant solved the task.",
+    "turns per conversation": "Mean number of user turns; a conversation that reached the limit "
+    "counts with the limit.",
+    "words per turn": "Mean length of a user turn.",
+}
+"""What the measures say, in the order in which they are shown; others come after."""
+
+ARROWS = {"higher": "↑", "lower": "↓"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """What was measured in one run: of a user, of humans, or of a model with or without intents.
+
+    Attributes:
+        label: its heading; no two columns have the same.
+        stub: the stub assistant in it, if there is one.
+    """
+
+    label: str
+    measures: Mapping[str, Measured]
+    colour: str
+    shape: str
+    stub: str = ""
+
+
+def colours_of(runs: Sequence[Finished]) -> dict[str, str]:
+    """Return a colour for each run and each scored column.
+
+    Training runs, perplexities and conversations never share a drawing, so each of these families
+    starts with the first colour.
+    """
+    trained = [run.name for run in runs if run.verb == "train"]
+    predicted = [run.name for run in runs if run.verb == "ppl"]
+    talking = [name for run in runs if run.verb == "score" for name in run.columns]
+    talking += [run.name for run in runs if run.verb in ("simulate", "respond")]
+    humans = {HUMAN, *(run.name for run in runs if run.is_human)}
+    colours = dict.fromkeys(humans, HUMAN)
+    for family in (trained, predicted, talking):
+        names = dict.fromkeys(name for name in family if name not in humans)
+        colours |= {name: f"c{i % COLOURS}" for i, name in enumerate(names)}
+    return colours
+
+
+def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Column]:
+    """Return what was measured, the human reference last; equal columns are shown once."""
+    stubs = {run.name: run.stub_assistants for run in runs if run.verb == "simulate"}
+    found: dict[str, Column] = {}
+    for run in runs:
+        for i, (name, measures) in enumerate(run.columns.items()):
+            if run.verb == "ppl":
+                label = f"{run.name} · {name}"
+                found[label] = Column(
+                    label,
+                    measures,
+                    colours[run.name],
+                    SHAPES[i % len(SHAPES)],
+                )
+            elif name not in found or found[name].measures != measures:
+                label = f"{name} ({run.name})" if name in found else name
+                colour = colours[name]
+                found[label] = Column(
+                    label,
+                    measures,
+                    colour,
+                    MARKS[colour],
+                    stubs.get(name, ""),
+                )
+    return sorted(found.values(), key=lambda column: column.colour == HUMAN)
+
+
+def panels(columns: Sequence[Column]) -> list[Panel]:
+    """Return a panel for each measure."""
+    having: dict[str, list[Column]] = {name: [] for name in NOTES}
+    for column in columns:
+        for name in column.measures:
+            having.setdefault(name, []).append(column)
+    return [_panel(name, found) for name, found in having.items() if found]
+
+
+def is_variant(panel: Panel) -> bool:
+    """Return whether it shows a variant of perplexity: there are many."""
+    name = panel.title.text
+    return name not in NOTES and ("perplexity" in name or ": " in name)
+
+
+def _panel(name: str, columns: Sequence[Column]) -> Panel:
+    measures = [column.measures[name] for column in columns]
+    known: list[float] = []
+    for one in measures:
+        ends = (one["value"], one["low"], one["high"])
+        known += [end for end in ends if end is not None]
+    unit = measures[0]["unit"]
+    percent = "%" if unit == "%" else ""
+    below = axis("", min(known), max(known), 5, percent) if known else None
+    human = [column.measures[name]["value"] for column in columns if column.colour == HUMAN]
+    reference = human[0] if human else None
+    return Panel(
+        Quote(name, 60),
+        ARROWS.get(measures[0]["better"], ""),
+        "" if unit in ("", "%") else Quote(unit, 16),
+        NOTES.get(name, ""),
+        [_measurement(column, name, below, reference) for column in columns],
+        below,
+    )
+
+
+def _measurement(
+    column: Column, name: str, below: Axis | None, reference: float | None
+) -> Measurement:
+    one = column.measures[name]
+    value = one["value"]
+    low = one["low"]
+    high = one["high"]
+    shown: tuple[Part, ...] = ("not measured: ", Quote(one.get("why") or "nothing to measure", 90))
+    strip = None
+    if value is not None and below is not None:
+        shown = (Value(value), "%" if one["unit"] == "%" else "", Interval(low, high))
+        strip = Strip(value, low, high, (below.low, below.high), column.shape, reference)
+    missing = f", {one['missing']:,} missing" if one["missing"] else ""
+    return Measurement(
+        Quote(column.label, 60, column.colour),
+        Quote(f"{column.stub} stub", 60, "badge") if column.stub else "",
+        shown,
+        f"n {one['n']:,}{missing}",
+        strip,
+    )
+
+
+def tables(panels: Sequence[Panel]) -> list[Table]:
+    """Return a table for each set of runs that share measures, so that none is mostly empty."""
+    groups: list[tuple[set[Quote], list[Panel]]] = []
+    for panel in panels:
+        labels = {row.label for row in panel.rows}
+        own = [panel]
+        for group in [group for group in groups if group[0] & labels]:
+            groups.remove(group)
+            labels |= group[0]
+            own += group[1]
+        groups.append((labels, sorted(own, key=panels.index)))
+    return [_table(own) for _, own in groups]
+
+
+def _table(panels: Sequence[Panel]) -> Table:
+    found = dict.fromkeys(row.label for panel in panels for row in panel.rows)
+    labels = sorted(found, key=lambda label: label.look)  # by colour, "human" last
+    rows: list[Row] = []
+    for panel in panels:
+        cells: dict[Quote, Line] = dict.fromkeys(labels, "")
+        for row in panel.rows:
+            cells[row.label] = (*row.value, Small(row.counted))
+        rows.append(((panel.title, f" {panel.arrow}", Small(panel.unit)), *cells.values()))
+    return Table(("measure", *labels), rows, "fixed measures")

@@ -1,0 +1,227 @@
+"""What `results.json` of each verb holds, as far as it is shown.
+
+These types are checked when a run is read, so the rest of the room can rely on them. Names that
+come from logs may be any string, so they are `Any` here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, NotRequired
+
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
+from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
+
+
+def finite(value: Any) -> float | None:
+    """Return a finite number as a float, `None` for anything else."""
+    try:
+        is_number = isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer that is too large for a float
+        return None
+    return float(value) if is_number else None
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+Counts = dict[Any, Count]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+Percent = Annotated[float, Field(ge=0, le=100, strict=True)]
+Threshold = Annotated[float, Field(gt=0, lt=1, strict=True)]
+Loose = Annotated[float | None, BeforeValidator(finite)]
+"""A number; anything else is shown as not measured."""
+Text = InstanceOf[str]  # pydantic's own `str` takes no lone surrogates
+
+# --- import, clean, intents, train ----------------------------------------------------------------
+
+Lengths = dict[Any, dict[Any, Amount] | None]
+Spread = TypedDict("Spread", {"mean": Amount, "50 %": Amount, "largest": Amount})
+People = TypedDict(
+    "People",
+    {
+        "known": Count,
+        "conversations of known people": Count,
+        "conversations a person": Spread | None,
+        "share of the heaviest 1 %": Share | None,
+    },
+)
+NgramTable = TypedDict(
+    "NgramTable",
+    {
+        "n-grams": Count,
+        "counted one by one": Count,
+        "bytes on disk": Count,
+        "bytes in memory": Count,
+    },
+)
+
+
+def _same_names(lengths: Lengths) -> Lengths:
+    if len({tuple(spread) for spread in lengths.values() if spread}) > 1:
+        raise ValueError("the lengths have different statistics")
+    return lengths
+
+
+def _spread_if_known(people: People) -> People:
+    if people["known"] and None in people.values():
+        raise ValueError("people are known, but not how many conversations each has")
+    return people
+
+
+class Writer(TypedDict):
+    """The intents of one writer, and how much of a first turn they give away."""
+
+    n: Count
+    measured: Count
+    leakage: Share | None
+    quartiles: tuple[Share, Share, Share] | None
+
+
+class Usage(TypedDict):
+    """What the calls to a writer took."""
+
+    calls: Count
+    possibly_billed: Count
+    tokens_in: Count | None
+    tokens_out: Count | None
+    cost: Amount | None
+
+
+class Data(TypedDict, total=False):
+    """Of `import`, `clean` and `intents`."""
+
+    counts: Counts
+    splits: dict[Any, Counts]
+    lengths: Annotated[Lengths, AfterValidator(_same_names)]
+    people: Annotated[People, AfterValidator(_spread_if_known)]
+    ngram_table: NgramTable
+    languages: Counts
+    countries: Counts
+    models: Counts
+    writers: dict[Any, Writer]
+    usage: Usage
+    faults: Counts
+    model: Text
+
+
+class Evaluated(TypedDict, total=False):
+    """A model on the validation split."""
+
+    valid_perplexity: Loose
+
+
+class Trained(TypedDict, total=False):
+    """Of `train`."""
+
+    conversations: Count | None
+    samples: Count | None
+    dropped: Count | None
+    parameters: Count | None
+    steps: Count | None
+    loss: Loose
+    untrained: Evaluated | None
+    best: Evaluated | None
+
+
+# --- simulate, respond, ppl, score ----------------------------------------------------------------
+
+
+class Guard(TypedDict):
+    """How often a guard stepped in; see `guard.rates`."""
+
+    turns: Count
+    drafts: Count
+    resampled: Count
+    kept: Count
+    stopped: Count
+    why: Counts
+
+
+class Talks(TypedDict, total=False):
+    """Of `simulate` and `respond`."""
+
+    stops: Counts | None
+    guard: Guard | None
+
+
+class Measured(TypedDict):
+    """A measure; see `types.Measure`."""
+
+    name: Text
+    value: Loose
+    low: Loose
+    high: Loose
+    n: Count
+    missing: Count
+    better: Text
+    unit: Text
+    why: NotRequired[Text | None]
+
+
+Columns = dict[Any, list[Measured]]
+
+
+class Rule(TypedDict):
+    """What a user does that ends the conversation by one rule; see `metrics.termination`."""
+
+    threshold: Threshold | None
+    premature: Percent
+    missed: Percent
+    end_rate: Percent
+    f1: Percent
+    low: Loose
+    high: Loose
+
+
+class Sweep(TypedDict):
+    """The same at every threshold."""
+
+    threshold: list[Threshold]
+    premature: list[Percent]
+    missed: list[Percent]
+    end_rate: list[Percent]
+    f1: list[Percent]
+
+
+def _complete(curve: Mapping[str, list[float]]) -> Mapping[str, list[float]]:
+    if len({len(values) for values in curve.values()}) > 1 or len(curve["threshold"]) < 2:
+        raise ValueError("a curve needs two thresholds, and shares for each")
+    return curve
+
+
+class Bin(TypedDict):
+    """Answers with similar P(end), and the share of them at which the person ended."""
+
+    n: Count
+    p_end: Share
+    ended: Share
+
+
+class Uncalibrated(TypedDict):
+    """Why no threshold can be suggested."""
+
+    best: None
+    why: Text
+
+
+class Calibration(TypedDict):
+    """What a user does at every threshold, and the thresholds to suggest."""
+
+    n: Count
+    missing: Count
+    people: Count
+    ended: Percent
+    now: Rule
+    best: Rule
+    equal: Rule
+    sweep: Annotated[Sweep, AfterValidator(_complete)]
+    ece: Share
+    bins: list[Bin]
+    note: Text
+
+
+class Endings(TypedDict):
+    """Of `score`."""
+
+    endings: dict[Any, Uncalibrated | Calibration]

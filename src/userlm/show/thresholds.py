@@ -1,0 +1,200 @@
+"""The threshold sweep: how often a user ends too early or too late at each threshold of P(end)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from userlm.metrics.termination import format_threshold
+from userlm.show.blocks import (
+    Axis,
+    Block,
+    Chart,
+    Figure,
+    Group,
+    Interval,
+    Mark,
+    Point,
+    Quote,
+    Row,
+    Section,
+    Series,
+    Table,
+    Text,
+    Value,
+)
+from userlm.show.finished import Finished
+from userlm.show.formats import axis, number, plain
+
+Endings = Mapping[str, Any]
+"""A `results.Calibration`, or `results.Uncalibrated` if there is nothing to suggest."""
+
+RULES = {
+    "now": ("now", "circle"),
+    "best": ("best F1", "diamond"),
+    "equal": ("equal rate", "square"),
+}
+SHARES = {"premature end": "premature", "missed end": "missed", "ends": "end_rate", "F1": "f1"}
+"""The names of the shares, and their keys in the results; F1 is the last."""
+
+INTRO = (
+    "A user that reports P(end) can end a conversation by a threshold (--end-threshold) instead of "
+    "sampling the end. Real conversations tell where a person ended: at a turn where the person "
+    "went on, ending is premature; where the person ended, going on is a missed end. At the equal "
+    "rate the user ends as often as people do. In the table each person is judged at the threshold "
+    "that all others give; the curves are for all of them together. A calibrated P(end) lies on "
+    "the dashed diagonal."
+)
+TICKS = (0.5, 0.01, 0.99, 0.1, 0.9, 0.001, 0.999, 0.0001, 0.9999, 0.00001, 0.99999)
+"""Thresholds to label under the curves as far as there is room, the first ones first."""
+TABLE_THRESHOLDS = (0.0001, 0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999)
+"""Those in the table that stands for the curves."""
+
+
+def section(runs: Sequence[Finished], colours: Mapping[str, str]) -> Section:
+    """Return the section about thresholds; equal ones are shown once."""
+    found: dict[str, Endings] = {}
+    groups = []
+    for run in runs:
+        for name, endings in run.endings.items():
+            if found.get(name) != endings:
+                label = f"{name} ({run.name})" if name in found else name
+                found[label] = endings
+                groups.append(_group(Quote(label, 70, colours.get(name, "c0")), endings))
+    return Section(
+        "thresholds",
+        "Thresholds",
+        "When to end a conversation",
+        groups,
+        INTRO,
+    )
+
+
+def _group(label: Quote, endings: Endings) -> Group:
+    if endings["best"] is None:
+        text = Text(("No threshold to suggest: ", Quote(endings["why"], 300), "."))
+        return Group([text], label)
+    missing = f" ({endings['missing']:,} more have no P(end))" if endings["missing"] else ""
+    people = f"{endings['n']:,} turns of {endings['people']:,} people{missing}"
+    answers = (
+        f"{people}, who ended the conversation at ",
+        Value(endings["ended"], 1),
+        " % of them.",
+    )
+    note = (" Note: ", Quote(endings["note"], 300), ".") if endings["note"] else ()
+    ece = ("expected calibration error ", Value(endings["ece"], 3))
+    chart = curve_chart(label.text, endings)
+    bins = calibration_chart(label.text, endings)
+    plots: list[Block] = [
+        Figure(
+            "Ending by a threshold",
+            "",
+            chart,
+            label.look,
+            _curve_table(endings["sweep"]),
+        ),
+        Figure(
+            "Is P(end) calibrated?",
+            ece,
+            bins,
+            label.look,
+            _bin_table(endings["bins"]),
+        ),
+        _rule_table(endings),
+    ]
+    return Group([Text((*answers, *note)), Group(plots, look="plots")], label, label.look)
+
+
+def _rule_table(endings: Endings) -> Table:
+    rows: list[Row] = []
+    for key, (name, shape) in RULES.items():
+        rule = endings[key]
+        above = "" if rule["threshold"] is None else format_threshold(rule["threshold"])
+        early, late, ends, f1 = ((Value(rule[share], 1), " %") for share in SHARES.values())
+        interval = Interval(rule["low"], rule["high"], 1)
+        rows.append(((Mark(shape), f" {name}"), above, early, late, ends, (*f1, interval)))
+    return Table(("", "--end-threshold", *SHARES), rows, "table rules")
+
+
+def _curve_table(curve: Mapping[str, Sequence[float]]) -> Table:
+    at = [i for i, above in enumerate(curve["threshold"]) if above in TABLE_THRESHOLDS]
+    rows: list[Row] = []
+    for name, key in SHARES.items():
+        rows.append((name, *(f"{curve[key][i]:.1f} %" for i in at)))
+    return Table(("--end-threshold", *(format_threshold(curve["threshold"][i]) for i in at)), rows)
+
+
+def _bin_table(bins: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [(f"{b['n']:,}", Quote(number(b["p_end"], 3)), f"{b['ended']:.3f}") for b in bins]
+    return Table(("turns", "mean P(end)", "share where the person ended"), rows)
+
+
+def curve_chart(label: str, endings: Endings) -> Chart:
+    """Return the curves over the log odds of the threshold, where they are not level."""
+    low, high = domain(endings)
+    curve = endings["sweep"]
+    at = [log_odds(above) for above in curve["threshold"]]
+    series = []
+    for name, look in (("premature end", "line"), ("missed end", "line dashed")):
+        points = zip(at, curve[SHARES[name]], strict=True)
+        series.append(Series([point for point in points if low <= point[0] <= high], look, name))
+    marks = []
+    told = []
+    for key, (name, shape) in RULES.items():
+        rule = endings[key]
+        above = rule["threshold"]
+        premature = rule["premature"]
+        missed = rule["missed"]
+        x = above and log_odds(above)
+        marks += [Point(x, premature, shape), Point(x, missed, shape, hollow=True)]
+        called = f"{name} ({format_threshold(above)})" if above else name
+        told.append(f"{called}: {premature:.0f} % and {missed:.0f} %")
+    below = [(log_odds(above), format_threshold(above)) for above in TICKS]
+    return Chart(
+        f"Premature and missed ends of {plain(label)}, by threshold. {'; '.join(told)}",
+        Axis(
+            "ends when P(end) is at least",
+            low,
+            high,
+            below,
+        ),
+        axis("", 0, 100, 5, "%"),
+        series,
+        marks,
+        beside="now",
+    )
+
+
+def domain(endings: Endings) -> tuple[float, float]:
+    """Return the log odds between which the curves move and the suggestions lie."""
+    curve = endings["sweep"]
+    ends = [endings["best"]["threshold"], endings["equal"]["threshold"]]
+    for before, after in pairwise(
+        zip(curve["threshold"], curve["premature"], curve["missed"], strict=True)
+    ):
+        if before[1:] != after[1:]:
+            ends += [before[0], after[0]]
+    at = [log_odds(above) for above in ends if above]
+    low = min(at)
+    high = max(at)
+    return (low, high) if low < high else (low - 1, high + 1)
+
+
+def log_odds(share: float) -> float:
+    """Return the logarithm of the odds."""
+    return math.log(share / (1 - share))
+
+
+def calibration_chart(label: str, endings: Endings) -> Chart:
+    """Return P(end) against how often the person ended; if calibrated, it is the diagonal."""
+    bins = [(one["p_end"], one["ended"]) for one in endings["bins"]]
+    told = ", ".join(f"{p_end:.2f}: {ended:.2f}" for p_end, ended in bins)
+    return Chart(
+        f"{plain(label)}: P(end) and how often the person ended. {told}",
+        axis("mean P(end) of each bin", 0, 1, 5),
+        axis("share of turns at which the person ended", 0, 1, 5),
+        [Series([(0, 0), (1, 1)], "reference"), Series(bins)],
+        [Point(*point) for point in bins],
+    )

@@ -1,0 +1,124 @@
+"""Conversations as they are shown: every turn with what is known about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from userlm.show.blocks import Facts, Quote, Said, Transcript
+from userlm.show.finished import Finished
+from userlm.show.formats import json_text, plural
+from userlm.show.results import finite
+from userlm.text import intent_goal
+from userlm.types import Conversation
+
+STOPS = {
+    "end": "the user ended the conversation",
+    "max_turns": "the limit on user turns",
+    "context": "no longer fits the model",
+    "guard": "no acceptable draft",
+    "error": "a model could not answer",
+    "solved": "the task was solved",
+    "answered": "the user said something",
+}
+SHOWN_META = ("task", "error", "facts", "verdict")
+"""What is shown of a conversation's `meta`. The rest comes from a log and is about a person."""
+
+HIDDEN = {
+    "p_end",
+    "empty_drafts",
+    "cut",
+    "stub",
+    "violates",
+    "exhausted",
+    "tokens_in",
+    "tokens_out",
+}
+"""The keys of a turn's `meta` that are not shown, or not as they are."""
+
+
+def transcript(conversation: Conversation, run: Finished) -> Transcript:
+    """Return one conversation of a run."""
+    logged_turns = run.options.get("keep_turns") or 0
+    count: Counter[str] = Counter()
+    turns = []
+    for i, turn in enumerate(conversation.turns):
+        count[turn.role] += 1
+        said = _said(turn.role, f"{turn.role} {count[turn.role]}", turn.text, turn.meta)
+        if i < logged_turns:
+            said = replace(said, marks=[Quote("from the log"), *said.marks])
+        turns.append(said)
+    user_turns = plural(len(conversation.user_turns), "user turn")
+    meta = conversation.meta
+    return Transcript(
+        conversation.id,
+        intent_goal(conversation.intent or "no intent"),
+        f"{user_turns} · {conversation.stop or 'no stop'}",
+        conversation.intent or "",
+        turns,
+        _ending(conversation),
+        _facts({name: meta[name] for name in SHOWN_META if name in meta}),
+    )
+
+
+def _ending(conversation: Conversation) -> Said:
+    meta = conversation.meta.get("end_meta")
+    stop = conversation.stop or "no stop reason"
+    why = STOPS.get(stop, "it was not recorded")
+    if stop == "end" and conversation.turns and conversation.turns[-1].role == "user":
+        why += ", with the turn above"
+    return _said("end", stop, why, meta if isinstance(meta, Mapping) else {})
+
+
+def _said(role: str, label: str, text: str, meta: Mapping[str, Any]) -> Said:
+    hidden = set(HIDDEN)
+    marks = []
+    if empty := meta.get("empty_drafts"):
+        noun = "empty draft" if empty == 1 else "empty drafts"
+        marks.append(f"{empty} {noun} before")
+    if violates := meta.get("violates"):
+        marks.append(f"kept, though {_joined(violates)}")
+    truncated = meta.get("truncated_tokens")
+    if type(truncated) is int:
+        hidden.add("truncated_tokens")
+        marks.append(f"{plural(truncated, 'token')} before did not fit")
+    if meta.get("cut"):
+        marks.append("cut at the token limit")
+    rejected = _rejected(meta.get("rejected"))
+    if rejected:
+        hidden.add("rejected")
+    quoted = [Quote(mark, 60) for mark in marks]
+    if stub := meta.get("stub"):
+        quoted.append(Quote(f"{stub}, a stub", 60, "badge"))
+    rest = {name: value for name, value in meta.items() if name not in hidden}
+    return Said(
+        role,
+        label,
+        text,
+        finite(meta.get("p_end")),
+        quoted,
+        _facts(rest),
+        rejected,
+    )
+
+
+def _facts(meta: Mapping[str, Any]) -> Facts:
+    facts = []
+    for name, value in meta.items():
+        values = value if isinstance(value, list) and value else [value]
+        facts.append((name, [json_text(one) for one in values]))
+    return facts
+
+
+def _rejected(drafts: Any) -> list[tuple[str, str]]:
+    """Text and reasons of each draft, if `guard.guarded` wrote them."""
+    try:
+        return [(str(draft["text"]), _joined(draft["why"])) for draft in drafts]
+    except (KeyError, TypeError):
+        return []
+
+
+def _joined(reasons: Any) -> str:
+    return ", ".join(map(str, reasons)) if isinstance(reasons, list) else str(reasons)
