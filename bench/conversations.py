@@ -69,10 +69,14 @@ def measure(arguments: argparse.Namespace) -> list[Ran]:
         _, begin, _ = simulated(url, 1, 1, 1)
         found = []
         for conversations, at_once in sizes:
-            wall, cpu, memory = simulated(url, conversations, arguments.exchanges, at_once)
+            wall, cpu, memory = simulated(
+                url, conversations, arguments.exchanges, at_once
+            )
             calls = conversations * arguments.exchanges
             ideal = calls * arguments.latency / at_once
-            found.append(Ran(conversations, at_once, calls, ideal, wall, cpu - begin, memory))
+            found.append(
+                Ran(conversations, at_once, calls, ideal, wall, cpu - begin, memory)
+            )
         return found
 
 
@@ -84,11 +88,26 @@ def simulated(
         folder = Path(name)
         (folder / "lines.txt").write_text(f"{SAID}\n" * exchanges)
         seeds = (
-            Conversation(f"s{i}", intent=f"{INTENT_PREFIX}cook {i}.") for i in range(conversations)
+            Conversation(f"s{i}", intent=f"{INTENT_PREFIX}cook {i}.")
+            for i in range(conversations)
         )
         write_conversations(folder / "seeds.jsonl", seeds)
-        command = [sys.executable, "-m", "userlm", "simulate", "--user", "script:lines.txt"]
-        command += ["--assistant", f"{url}#m", "--intents", "seeds.jsonl", "--out", "sim"]
+        command = [
+            sys.executable,
+            "-m",
+            "userlm",
+            "simulate",
+            "--user",
+            "script:lines.txt",
+        ]
+        command += [
+            "--assistant",
+            f"{url}#m",
+            "--intents",
+            "seeds.jsonl",
+            "--out",
+            "sim",
+        ]
         command += ["--max-turns", str(exchanges), "--workers", str(workers)]
         begun = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
@@ -96,8 +115,14 @@ def simulated(
         wall = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
         results = json.loads((folder / "sim" / "results.json").read_text())
-        expected = {"calls": conversations * exchanges, "drafts": conversations * exchanges}
-        if process.returncode or expected.items() - results["usage"]["assistant"].items():
+        expected = {
+            "calls": conversations * exchanges,
+            "drafts": conversations * exchanges,
+        }
+        if (
+            process.returncode
+            or expected.items() - results["usage"]["assistant"].items()
+        ):
             raise SystemExit(f"the simulation failed: {results}")
         return wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
 
@@ -138,9 +163,9 @@ def as_requests(url: str) -> Callable[[], object]:
 
     client = openai.DefaultHttpxClient(timeout=60)
     body = {"model": "m", "messages": MESSAGES, "max_tokens": 256, "seed": 1}
-    return lambda: client.post(f"{url}/chat/completions", json=body).json()["choices"][0][
-        "message"
-    ]["content"]
+    return lambda: client.post(f"{url}/chat/completions", json=body).json()["choices"][
+        0
+    ]["message"]["content"]
 
 
 # --- the server -----------------------------------------------------------------------------------
@@ -178,9 +203,7 @@ def serve(tell: Connection, latency: float) -> None:
             "usage": usage,
         }
     )
-    head = (
-        f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     answer = (head + body).encode()
 
     class Answers(asyncio.Protocol):
@@ -195,7 +218,9 @@ def serve(tell: Connection, latency: float) -> None:
                 if len(self.came) < whole:
                     return
                 self.came = self.came[whole:]
-                asyncio.get_running_loop().call_later(latency, self.transport.write, answer)
+                asyncio.get_running_loop().call_later(
+                    latency, self.transport.write, answer
+                )
 
     async def listen() -> None:
         server = await asyncio.get_running_loop().create_server(
@@ -258,7 +283,9 @@ def main() -> None:
     parser.add_argument(
         "--workers", default="64,256", help="conversations at once, comma-separated"
     )
-    parser.add_argument("--latency", type=float, default=0.5, help="of the server, in seconds")
+    parser.add_argument(
+        "--latency", type=float, default=0.5, help="of the server, in seconds"
+    )
     arguments = parser.parse_args()
     print(machine("openai"))
     print(
@@ -266,7 +293,10 @@ def main() -> None:
         "characters\n"
     )
     show(measure(arguments))
-    workers, calls = int(arguments.workers.split(",")[0]), min(2000, arguments.conversations)
+    workers, calls = (
+        int(arguments.workers.split(",")[0]),
+        min(2000, arguments.conversations),
+    )
     with serving(arguments.latency) as url:
         for kind in ("endpoint", "requests"):
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:

@@ -77,16 +77,22 @@ def measure(command: Sequence[str | Path], log: Path, **environment: str) -> Cos
     """Run a command; its output goes to `log`. If it fails, the bench exits."""
     begun, peak = time.perf_counter(), 0.0
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | environment)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env=os.environ | environment
+        )
         while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
             peak = max(peak, _memory(process.pid))
             time.sleep(0.2)
     wall = time.perf_counter() - begun
     process.returncode = os.waitstatus_to_exitcode(ended[1])
     if process.returncode:
-        sys.exit(f"{' '.join(map(str, command))} ended with {process.returncode}; see {log}")
+        sys.exit(
+            f"{' '.join(map(str, command))} ended with {process.returncode}; see {log}"
+        )
     usage = ended[2]
-    return Cost(wall, usage.ru_utime + usage.ru_stime, peak, usage.ru_maxrss * 1024 / 1e6)
+    return Cost(
+        wall, usage.ru_utime + usage.ru_stime, peak, usage.ru_maxrss * 1024 / 1e6
+    )
 
 
 def _memory(root: int) -> float:
@@ -114,7 +120,10 @@ def _read(path: Path) -> str:
 def median(costs: Sequence[Cost]) -> Cost:
     """The median of each figure."""
     return Cost(
-        *(statistics.median(getattr(cost, name) for cost in costs) for name in Cost.__slots__)
+        *(
+            statistics.median(getattr(cost, name) for cost in costs)
+            for name in Cost.__slots__
+        )
     )
 
 
@@ -145,7 +154,10 @@ class Measured:
         costs = self.stages.values()
         wall, cpu = sum(cost.wall for cost in costs), sum(cost.cpu for cost in costs)
         return Cost(
-            wall, cpu, max(cost.tree for cost in costs), max(cost.largest for cost in costs)
+            wall,
+            cpu,
+            max(cost.tree for cost in costs),
+            max(cost.largest for cost in costs),
         )
 
 
@@ -176,7 +188,10 @@ def ours(name: str, logs: Logs, folder: Path, repeats: int, *options: str) -> Me
     for _ in range(repeats):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for verb, arguments in (("import", logs.files), ("clean", (folder / "import", *options))):
+        for verb, arguments in (
+            ("import", logs.files),
+            ("clean", (folder / "import", *options)),
+        ):
             command = [
                 sys.executable,
                 "-m",
@@ -187,7 +202,9 @@ def ours(name: str, logs: Logs, folder: Path, repeats: int, *options: str) -> Me
                 str(folder / verb),
             ]
             costs[verb].append(measure(command, folder / f"{verb}.log"))
-    results = {verb: json.loads((folder / verb / "results.json").read_text()) for verb in costs}
+    results = {
+        verb: json.loads((folder / verb / "results.json").read_text()) for verb in costs
+    }
     table = results["clean"].get("ngram_table", {})
     counts = Counter({f"n-gram table: {key}": size for key, size in table.items()})
     for verb, found in results.items():
@@ -205,7 +222,9 @@ def peer(
     """Run the peer's script with its defaults, but two processes and shares of 90/5/5."""
     shim, cache = folder.with_name("shim"), folder.with_name("cache")
     shim.mkdir(exist_ok=True)
-    (shim / "sitecustomize.py").write_text(SHIM.format(files=[str(file) for file in logs.files]))
+    (shim / "sitecustomize.py").write_text(
+        SHIM.format(files=[str(file) for file in logs.files])
+    )
     places = {"PYTHONPATH": str(shim), "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
     command: list[str | Path] = [
         repository / ".venv/bin/python",
@@ -214,15 +233,15 @@ def peer(
         folder,
         *options,
     ]
-    command += (
-        "--no_wildbench --num_processes 2 --train_ratio .9 --val_ratio .05 --test_ratio .05".split()
-    )
+    command += "--no_wildbench --num_processes 2 --train_ratio .9 --val_ratio .05 --test_ratio .05".split()
     costs = []
     for _ in range(repeats):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         costs.append(measure(command, folder / "log.txt", **places))
-        shutil.rmtree(cache, ignore_errors=True)  # otherwise the next repeat reuses the results
+        shutil.rmtree(
+            cache, ignore_errors=True
+        )  # otherwise the next repeat reuses the results
     out = json.loads((folder / "stats.json").read_text())["total_conversations"]
     return Measured(name, logs, {"all": median(costs)}, {"out": out})
 
@@ -248,7 +267,10 @@ def compare(mine: Path, theirs: Path, listed: Path) -> list[str]:
         split: list(_imported(mine / f"clean/{split}.jsonl"))
         for split in ("train", "valid", "test")
     }
-    other = {split: list(_raw(theirs / f"{split}.jsonl")) for split in ("train", "val", "test")}
+    other = {
+        split: list(_raw(theirs / f"{split}.jsonl"))
+        for split in ("train", "val", "test")
+    }
     rejected = list(_raw(mine / "import/dropped.jsonl"))
     dropped = list(_imported(mine / "clean/dropped.jsonl"))
     imported = [row for rows in (*ours.values(), dropped) for row in rows]
@@ -260,9 +282,13 @@ def compare(mine: Path, theirs: Path, listed: Path) -> list[str]:
     why |= {
         row.id: f"import dropped it ({row.dropped})" for row in rejected
     }  # for an id that occurs twice: the second one
-    differences = [("the peer", id, why.get(id, "unexplained")) for id in only_theirs.elements()]
+    differences = [
+        ("the peer", id, why.get(id, "unexplained")) for id in only_theirs.elements()
+    ]
     alone = [row for row in imported if row.id in only_ours]
-    for row, (here, there) in zip(alone, _most_frequent(alone, imported, rejected), strict=True):
+    for row, (here, there) in zip(
+        alone, _most_frequent(alone, imported, rejected), strict=True
+    ):
         past = here <= LIMIT < there
         reason = (
             f"counting what import drops, a 7-gram occurs more than {LIMIT} times"
@@ -281,7 +307,9 @@ def compare(mine: Path, theirs: Path, listed: Path) -> list[str]:
         lines.append(f"only by {side}: {count:,}, {reason}")
     for side, splits in (("userlm", ours), ("the peer", other)):
         conversations = _percent([len(rows) for rows in splits.values()])
-        people = _percent([len({row.person for row in rows}) for rows in splits.values()])
+        people = _percent(
+            [len({row.person for row in rows}) for rows in splits.values()]
+        )
         lines.append(
             f"train/valid/test of {side}: {conversations} of conversations, {people} of people"
         )
@@ -298,13 +326,20 @@ def _most_frequent(
 
     def count(population: list[Row]) -> Counter[str]:
         return Counter(
-            g for row in population if row.english for g in _ngrams(row.first) if g in wanted
+            g
+            for row in population
+            if row.english
+            for g in _ngrams(row.first)
+            if g in wanted
         )
 
     here = count(imported)
     there = here + count(rejected)
     return [
-        (max((here[g] for g in own), default=0), max((there[g] for g in own), default=0))
+        (
+            max((here[g] for g in own), default=0),
+            max((there[g] for g in own), default=0),
+        )
         for own in grams
     ]
 
@@ -319,7 +354,11 @@ def _imported(path: Path) -> Iterator[Row]:
         first = next(turn["text"] for turn in row["turns"] if turn["role"] == "user")
         meta = row["meta"]
         yield Row(
-            row["id"], row["user"], meta["language"] == "English", first, meta.get("dropped", "")
+            row["id"],
+            row["user"],
+            meta["language"] == "English",
+            first,
+            meta.get("dropped", ""),
         )
 
 
@@ -331,7 +370,11 @@ def _raw(path: Path) -> Iterator[Row]:
         id = f"{row['conversation_hash']}-{first['turn_identifier']}"
         person = f"{row['hashed_ip']}/{row['country'] or ''}"
         yield Row(
-            id, person, row["language"] == "English", first["content"], line.get("reason", "")
+            id,
+            person,
+            row["language"] == "English",
+            first["content"],
+            line.get("reason", ""),
         )
 
 
@@ -351,26 +394,41 @@ def table(columns: Sequence[Measured]) -> str:
     """A Markdown table with a column for each corpus and program."""
     lines = [["", *(column.name for column in columns)]]
     lines.append(["conversations", *(f"{column.logs.rows:,}" for column in columns)])
-    sizes = [sum(file.stat().st_size for file in column.logs.files) for column in columns]
+    sizes = [
+        sum(file.stat().st_size for file in column.logs.files) for column in columns
+    ]
     lines.append(["MB of logs", *(f"{size / 1e6:,.0f}" for size in sizes)])
     for stage in ("import", "clean", "together"):
         costs = [
-            column.whole if stage == "together" else column.stages.get(stage) for column in columns
+            column.whole if stage == "together" else column.stages.get(stage)
+            for column in columns
         ]
         for label, name, digits in FIGURES:
-            cells = [f"{getattr(cost, name):,.{digits}f}" if cost else "" for cost in costs]
+            cells = [
+                f"{getattr(cost, name):,.{digits}f}" if cost else "" for cost in costs
+            ]
             lines.append([f"{stage}: {label}", *cells])
     each = [column.whole.wall / column.logs.rows for column in columns]
-    lines.append(["conversations a second", *(f"{1 / seconds:,.0f}" for seconds in each)])
     lines.append(
-        ["time each, relative to the first", *(f"{seconds / each[0]:.2f}" for seconds in each)]
+        ["conversations a second", *(f"{1 / seconds:,.0f}" for seconds in each)]
+    )
+    lines.append(
+        [
+            "time each, relative to the first",
+            *(f"{seconds / each[0]:.2f}" for seconds in each),
+        ]
     )
     for key in dict.fromkeys(key for column in columns for key in column.counts):
         found = [column.counts.get(key) for column in columns]
         lines.append([key, *("" if count is None else f"{count:,}" for count in found)])
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-    padded = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
+    lines.insert(
+        1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    )
+    padded = [
+        [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]
+        for line in lines
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
@@ -392,14 +450,21 @@ def main() -> None:
     parser.add_argument(
         "--sizes", default="50000,100000,500000", help="conversations, comma-separated"
     )
-    parser.add_argument("--repeats", type=int, default=1, help="of each run; medians are shown")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="of each run; medians are shown"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the logs")
-    parser.add_argument("--peer", type=Path, help="clone of schang-lab/utility-of-user-simulators")
+    parser.add_argument(
+        "--peer", type=Path, help="clone of schang-lab/utility-of-user-simulators"
+    )
     parser.add_argument(
         "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "userlm-bench"
     )
     args = parser.parse_args()
-    scratch, sizes = args.scratch.resolve(), [int(size) for size in args.sizes.split(",")]
+    scratch, sizes = (
+        args.scratch.resolve(),
+        [int(size) for size in args.sizes.split(",")],
+    )
     print(
         f"{machine()}; seed {args.seed}; repeats {args.repeats}; load {os.getloadavg()[0]:.1f}\n",
         flush=True,
@@ -415,14 +480,20 @@ def main() -> None:
         mine, theirs = scratch / f"run-{kind}", scratch / f"peer-{kind}"
         data = ("--data_path", str(logs.files[0])) if kind == "jsonl" else ()
         here = ours(f"userlm --flagged, {kind}", logs, mine, args.repeats, "--flagged")
-        there = peer(f"peer, {kind}", logs, theirs, args.repeats, args.peer.absolute(), *data)
+        there = peer(
+            f"peer, {kind}", logs, theirs, args.repeats, args.peer.absolute(), *data
+        )
         columns += [here, there]
-        faster, smaller = there.whole.wall / here.whole.wall, there.whole.tree / here.whole.tree
+        faster, smaller = (
+            there.whole.wall / here.whole.wall,
+            there.whole.tree / here.whole.tree,
+        )
         said.append(
             f"\n{kind}: {faster:.1f} times as fast as the peer, {smaller:.1f} times as small"
         )
         said += [
-            f"- {line}" for line in compare(mine, theirs, scratch / f"differences-{kind}.jsonl")
+            f"- {line}"
+            for line in compare(mine, theirs, scratch / f"differences-{kind}.jsonl")
         ]
     print("\n".join([table(columns), *said]))
 

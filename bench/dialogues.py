@@ -62,7 +62,9 @@ def made(k: float, seed: int) -> Iterator[Conversation]:
                 Turn(role, text)
                 for role, text in zip(roles, islice(said, int(length)), strict=False)
             )
-            yield Conversation(str(number), turns, intent, f"person {number}", ended=True)
+            yield Conversation(
+                str(number), turns, intent, f"person {number}", ended=True
+            )
             number += 1
 
 
@@ -78,7 +80,9 @@ def real(name: str, seed: int) -> list[Conversation]:
     found = []
     for line in read_rows(path) if path and path.is_file() else ():
         try:
-            conversation = convert(line.row, "messages", f"{name}-{line.number}").conversation
+            conversation = convert(
+                line.row, "messages", f"{name}-{line.number}"
+            ).conversation
         except Rejected:  # `userlm import` would count it
             continue
         if conversation.user_turns:
@@ -138,12 +142,19 @@ def main() -> None:
         )
         intents = [conversation.intent or "" for conversation in conversations]
         user, answers = (
-            [turn.text for turn in turns if turn.role == role] for role in ("user", "assistant")
+            [turn.text for turn in turns if turn.role == role]
+            for role in ("user", "assistant")
         )
-        for name, said in (("intent", intents), ("user turn", user), ("answer", answers)):
+        for name, said in (
+            ("intent", intents),
+            ("user turn", user),
+            ("answer", answers),
+        ):
             lengths = [len(ids) for ids in tokenizer(said)["input_ids"]]
             mean, (half, most) = np.mean(lengths), np.percentile(lengths, (50, 95))
-            print(f"tokens, {name}: mean {mean:.0f}, median {half:.0f}, 95 % up to {most:.0f}")
+            print(
+                f"tokens, {name}: mean {mean:.0f}, median {half:.0f}, 95 % up to {most:.0f}"
+            )
 
 
 if __name__ == "__main__":

@@ -23,4 +23,6 @@ for share in (0.5, 0.6, 0.7, 0.75, 0.8, 0.9):
         found += [tasks.said(fact, [row["question"]]) for fact in facts]
         if len(facts) > 1:
             made_up.append(tasks.said(facts[-1], facts[:-1]))
-    print(f"{share:5.2f} {1 - sum(found) / len(found):8.1%} {sum(made_up) / len(made_up):9.1%}")
+    print(
+        f"{share:5.2f} {1 - sum(found) / len(found):8.1%} {sum(made_up) / len(made_up):9.1%}"
+    )

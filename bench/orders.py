@@ -59,7 +59,9 @@ def main() -> None:
 
     user = userlm.user(arguments.user, seed=arguments.seed)
     talks = [talk for talk in userlm.read_conversations(arguments.file) if talk.intent]
-    prefixes = [sample.prefix for talk in talks for sample in userlm.samples(talk) if sample.k]
+    prefixes = [
+        sample.prefix for talk in talks for sample in userlm.samples(talk) if sample.k
+    ]
     random.Random(arguments.seed).shuffle(prefixes)
     prefixes = list(islice(prefixes, arguments.turns))
     print(
@@ -71,12 +73,16 @@ def main() -> None:
     )
     print("|---|--:|--:|--:|--:|--:|")
     for name, order in ORDERS.items():
-        asked = [prefix if order is None else _ordered(prefix, order) for prefix in prefixes]
+        asked = [
+            prefix if order is None else _ordered(prefix, order) for prefix in prefixes
+        ]
         answers = list(respond_all(user, asked))
         cells = [_cell(answers, stats, scale) for stats, scale in COLUMNS]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
     if isinstance(user, TrainedUser):
-        asked = [_ordered(prefix, ORDERS["control tokens"] or "") for prefix in prefixes]
+        asked = [
+            _ordered(prefix, ORDERS["control tokens"] or "") for prefix in prefixes
+        ]
         extra = sum(_controls(prefix, user.template) for prefix in asked)
         print(
             f"\ncontrol tokens beyond the template's, in {len(asked)} prompts that spell some: "
@@ -89,7 +95,11 @@ def _ordered(prefix: Conversation, order: str) -> Conversation:
 
 
 def _said(answer: Conversation) -> str | None:
-    return answer.turns[-1].text if answer.turns and answer.turns[-1].role == "user" else None
+    return (
+        answer.turns[-1].text
+        if answer.turns and answer.turns[-1].role == "user"
+        else None
+    )
 
 
 def _ends(answer: Conversation) -> tuple[float, float] | None:
@@ -97,7 +107,11 @@ def _ends(answer: Conversation) -> tuple[float, float] | None:
 
 
 def _p_end(answer: Conversation) -> tuple[float, float] | None:
-    meta = answer.turns[-1].meta if _said(answer) is not None else answer.meta.get("end_meta", {})
+    meta = (
+        answer.turns[-1].meta
+        if _said(answer) is not None
+        else answer.meta.get("end_meta", {})
+    )
     return (meta["p_end"], 1.0) if meta.get("p_end") is not None else None
 
 
@@ -137,7 +151,11 @@ def _cell(answers: list[Conversation], stats: Stats, unit: str) -> str:
     if found.value is None:
         return "-"
     digits = 1 if unit == "%" or found.value >= 2 else 3
-    interval = "" if found.low is None else f" [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    interval = (
+        ""
+        if found.low is None
+        else f" [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    )
     return f"{found.value:.{digits}f}{interval}"
 
 
@@ -145,7 +163,10 @@ def _controls(prefix: Conversation, template: flip.Template) -> int:
     """Control ids in the prompt that its template did not put there."""
     held = sum(id in template.stop_ids for id in flip.prompt(prefix, template))
     plain = replace(
-        prefix, turns=tuple(replace(turn, text="x") for turn in prefix.turns), intent="x", meta={}
+        prefix,
+        turns=tuple(replace(turn, text="x") for turn in prefix.turns),
+        intent="x",
+        meta={},
     )
     return held - sum(id in template.stop_ids for id in flip.prompt(plain, template))
 

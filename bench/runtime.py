@@ -56,7 +56,10 @@ BANDWIDTH = {
     "A100-SXM": 2.04e12,
 }  # bytes a second, by data sheet
 CYCLE = 8  # conversations after which lengths repeat
-GOALS = {8: 2.0, 32: 2.5}  # at least this many times the model card's turns a CPU second
+GOALS = {
+    8: 2.0,
+    32: 2.5,
+}  # at least this many times the model card's turns a CPU second
 GPU_GOALS = {32: 8.0}
 CONTEXT_LENGTH = 8192
 
@@ -71,7 +74,11 @@ SCRIPTS = {  # the other parts, with the options that make them quick
     ),
 }
 
-CLOSE, ASSISTANT, USER = [1], [2, 5, 3], [2, 4, 3]  # a turn's end and headers; any ids would do
+CLOSE, ASSISTANT, USER = (
+    [1],
+    [2, 5, 3],
+    [2, 4, 3],
+)  # a turn's end and headers; any ids would do
 FIRST = 10  # the first id of content
 
 
@@ -121,17 +128,24 @@ class Ran:
         return (self.usage.wall if gpu else self.usage.cpu) / self.turns
 
 
-def talks(count: int, turns: int, vocabulary: int, seed: int, short: bool) -> tuple[Talk, ...]:
+def talks(
+    count: int, turns: int, vocabulary: int, seed: int, short: bool
+) -> tuple[Talk, ...]:
     """Conversations to generate; the first are the same for every count. `short`: a tenth of the
     lengths."""
     lengths, found = np.random.default_rng(seed), []
     least = 10 if short else 1
     openings = lengths.integers(25, 60, CYCLE)
     answers = (
-        np.clip(lengths.lognormal(np.log(260), 0.5, (CYCLE, turns)), 40, 900).astype(int) // least
+        np.clip(lengths.lognormal(np.log(260), 0.5, (CYCLE, turns)), 40, 900).astype(
+            int
+        )
+        // least
     )
     users = np.maximum(
-        np.clip(lengths.lognormal(np.log(28), 0.8, (CYCLE, turns)), 4, 128).astype(int) // least, 2
+        np.clip(lengths.lognormal(np.log(28), 0.8, (CYCLE, turns)), 4, 128).astype(int)
+        // least,
+        2,
     )
     for i in range(count):
         rng = np.random.default_rng((seed, i))
@@ -172,7 +186,9 @@ def exact(model: Any, talks: Sequence[Talk], at_once: int, temperature: float) -
     return ours(model, talks, at_once, temperature, 1)
 
 
-def ours(model: Any, talks: Sequence[Talk], at_once: int, temperature: float, batch: int) -> Said:
+def ours(
+    model: Any, talks: Sequence[Talk], at_once: int, temperature: float, batch: int
+) -> Said:
     from userlm.models.engine import Engine
     from userlm.types import Sampling
 
@@ -181,7 +197,9 @@ def ours(model: Any, talks: Sequence[Talk], at_once: int, temperature: float, ba
     def carry_on(talk: Talk) -> list[list[int]]:
         ids, said = talk.opening, []
         for k, (length, answer) in enumerate(talk.turns):
-            sampling = Sampling(temperature=temperature, top_p=0.8, max_tokens=length, seed=k)
+            sampling = Sampling(
+                temperature=temperature, top_p=0.8, max_tokens=length, seed=k
+            )
             said.append(list(engine.complete(ids, sampling).ids))
             ids = grown(ids, said[-1], answer)
         return said
@@ -198,7 +216,8 @@ def generate(
 
     longest = max(map(len, prompts))
     ids = torch.tensor(
-        [[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device
+        [[0] * (longest - len(prompt)) + prompt for prompt in prompts],
+        device=model.device,
     )
     mask = torch.tensor(
         [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts],
@@ -220,7 +239,9 @@ def generate(
     return [[int(token) for token in row] for row in out[:, longest:].tolist()]
 
 
-def model_card(model: Any, talks: Sequence[Talk], at_once: int, temperature: float) -> Said:
+def model_card(
+    model: Any, talks: Sequence[Talk], at_once: int, temperature: float
+) -> Said:
     """One conversation at a time, with the whole prompt each turn."""
     found = []
     for talk in talks:
@@ -235,11 +256,15 @@ def model_card(model: Any, talks: Sequence[Talk], at_once: int, temperature: flo
 def padded(model: Any, talks: Sequence[Talk], at_once: int, temperature: float) -> Said:
     """Conversations in lockstep, padded."""
     return in_step(
-        talks, at_once, lambda prompts, length: generate(model, prompts, length, temperature)
+        talks,
+        at_once,
+        lambda prompts, length: generate(model, prompts, length, temperature),
     )
 
 
-def continuous(model: Any, talks: Sequence[Talk], at_once: int, temperature: float) -> Said:
+def continuous(
+    model: Any, talks: Sequence[Talk], at_once: int, temperature: float
+) -> Said:
     """transformers' continuous batching: in lockstep, too, since it takes prompts in batches."""
     from transformers import GenerationConfig
 
@@ -249,8 +274,12 @@ def continuous(model: Any, talks: Sequence[Talk], at_once: int, temperature: flo
             if temperature
             else {"do_sample": False}
         )
-        config = GenerationConfig(max_new_tokens=length, eos_token_id=-1, pad_token_id=0, **how)
-        out = model.generate_batch(inputs=prompts, generation_config=config, progress_bar=False)
+        config = GenerationConfig(
+            max_new_tokens=length, eos_token_id=-1, pad_token_id=0, **how
+        )
+        out = model.generate_batch(
+            inputs=prompts, generation_config=config, progress_bar=False
+        )
         return [
             list(out[name].generated_tokens)
             for name in sorted(out, key=lambda name: int(name.split("_")[-1]))
@@ -260,7 +289,9 @@ def continuous(model: Any, talks: Sequence[Talk], at_once: int, temperature: flo
 
 
 def in_step(
-    talks: Sequence[Talk], at_once: int, ask: Callable[[list[list[int]], int], list[list[int]]]
+    talks: Sequence[Talk],
+    at_once: int,
+    ask: Callable[[list[list[int]], int], list[list[int]]],
 ) -> Said:
     """Let all conversations of a batch take turns together, as long as the longest one."""
     found: Said = []
@@ -294,7 +325,10 @@ def once(job: Job, name: str, at_once: int) -> Ran | str:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     model = llama(job.shape, job.vocabulary, job.seed, job.device)
-    way, few = WAYS[name], [Talk(talk.opening, talk.turns[:1]) for talk in job.talks[:2]]
+    way, few = (
+        WAYS[name],
+        [Talk(talk.opening, talk.turns[:1]) for talk in job.talks[:2]],
+    )
     read = passes = 0
 
     def count(_: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -310,7 +344,9 @@ def once(job: Job, name: str, at_once: int) -> Ran | str:
         if name != "generate_batch":
             raise
         return f"{type(error).__name__}: {error}".splitlines()[0]
-    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    weights = sum(
+        weight.numel() * weight.element_size() for weight in model.parameters()
+    )
     device = torch.cuda.get_device_name() if job.device != "cpu" else "cpu"
     return Ran(usage, sum(map(len, said)), said[:CYCLE], read, passes, weights, device)
 
@@ -345,7 +381,11 @@ def turns(arguments: argparse.Namespace) -> bool:
     gpu, alone = arguments.device != "cpu", in_fresh_processes()
     numbers = [int(number) for number in arguments.at_once.split(",")]
     vocabulary = 128_256 if gpu else 8192
-    ways = [("model card", 1), ("userlm --batch 1", 1), *(("userlm", n) for n in numbers)]
+    ways = [
+        ("model card", 1),
+        ("userlm --batch 1", 1),
+        *(("userlm", n) for n in numbers),
+    ]
     ways += [("padded", n) for n in numbers if 1 < n <= 32]
     ways += [("generate_batch", n) for n in numbers if gpu and n > 1]
     runs: dict[tuple[str, int], list[Ran]] = {way: [] for way in ways}
@@ -354,9 +394,15 @@ def turns(arguments: argparse.Namespace) -> bool:
         for name, n in ways:
             if (name, n) in failed:
                 continue
-            print(f"round {round + 1}: {name}, {n} at once", file=sys.stderr, flush=True)
+            print(
+                f"round {round + 1}: {name}, {n} at once", file=sys.stderr, flush=True
+            )
             some = talks(
-                max(n, CYCLE), arguments.turns, vocabulary, arguments.seed, arguments.quick
+                max(n, CYCLE),
+                arguments.turns,
+                vocabulary,
+                arguments.seed,
+                arguments.quick,
             )
             job = Job(
                 arguments.shape,
@@ -435,7 +481,9 @@ def show(
             )
             agree = agree and (gpu or not name.startswith("userlm"))
         if gpu and name == "userlm":
-            rates = [rate for kind, rate in BANDWIDTH.items() if kind in found[0].device]
+            rates = [
+                rate for kind, rate in BANDWIDTH.items() if kind in found[0].device
+            ]
             for rate in rates:
                 least = found[0].passes * found[0].weights / rate
                 said.append(
@@ -451,7 +499,14 @@ def show(
     ]
     print(
         table(
-            [*head, "by wall", "tokens read / turn", "passes / turn", "peak MB", "same turns"],
+            [
+                *head,
+                "by wall",
+                "tokens read / turn",
+                "passes / turn",
+                "peak MB",
+                "same turns",
+            ],
             lines,
         )
     )
@@ -470,16 +525,23 @@ def main() -> None:
     parser.add_argument(
         "--at-once", default="1,8,32,64", help="conversations at once, comma-separated"
     )
-    parser.add_argument("--turns", type=int, default=4, help="user turns of a conversation")
+    parser.add_argument(
+        "--turns", type=int, default=4, help="user turns of a conversation"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--shape", default="32m", choices=("tiny", "32m", "1b", "8b"))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument(
-        "--temperature", type=float, default=0.0, help="0, so that tokens can be compared"
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0, so that tokens can be compared",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--quick", action="store_true", help="every path once, with a tiny model and short turns"
+        "--quick",
+        action="store_true",
+        help="every path once, with a tiny model and short turns",
     )
     arguments = parser.parse_args()
     if arguments.quick:

@@ -68,19 +68,28 @@ def padded(local: Any, rows: Sequence[Row], samples: Sequence[Sample]) -> list[f
     for i in range(0, len(samples), BATCH):
         batch = samples[i : i + BATCH]
         ids = pad_sequence([torch.tensor(ids) for ids, _ in batch], batch_first=True)
-        places, lengths = torch.arange(ids.shape[1]), torch.tensor([[len(ids)] for ids, _ in batch])
+        places, lengths = (
+            torch.arange(ids.shape[1]),
+            torch.tensor([[len(ids)] for ids, _ in batch]),
+        )
         firsts = torch.tensor([[first] for _, first in batch])
         labels = ids.masked_fill((places < firsts) | (places >= lengths), -100)
         wanted = F.pad(labels[:, 1:], (0, 1), value=-100)
         with torch.inference_mode():
             attended = (places < lengths).long()
-            logits = local.model(input_ids=ids, attention_mask=attended, use_cache=False).logits
-            losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+            logits = local.model(
+                input_ids=ids, attention_mask=attended, use_cache=False
+            ).logits
+            losses = F.cross_entropy(
+                logits.flatten(0, 1), wanted.flatten(), reduction="none"
+            )
         found += (-losses[wanted.flatten() != -100]).tolist()
     return found
 
 
-def one_by_one(local: Any, rows: Sequence[Row], samples: Sequence[Sample]) -> list[float]:
+def one_by_one(
+    local: Any, rows: Sequence[Row], samples: Sequence[Sample]
+) -> list[float]:
     """Score samples one by one, with the logits of the targets."""
     import torch
 
@@ -96,7 +105,9 @@ def one_by_one(local: Any, rows: Sequence[Row], samples: Sequence[Sample]) -> li
 
 
 Way = Callable[[Any, Sequence[Row], Sequence[Sample]], list[float]]
-WAYS: dict[str, tuple[Way, float | None]] = {  # the goal: how many times as fast userlm should be
+WAYS: dict[
+    str, tuple[Way, float | None]
+] = {  # the goal: how many times as fast userlm should be
     "userlm": (packed, None),
     "padded, 8 at once": (padded, 6.0),
     "one by one": (one_by_one, 1.5),
@@ -112,15 +123,24 @@ def once(
     from userlm.models.local import LocalModel
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    local, (way, _) = LocalModel(dialogues.llama(*model), tokenizer, "bench"), WAYS[name]
-    samples = [(row.ids[: target.stop - 1], target.first) for row in rows for target in row.targets]
+    local, (way, _) = (
+        LocalModel(dialogues.llama(*model), tokenizer, "bench"),
+        WAYS[name],
+    )
+    samples = [
+        (row.ids[: target.stop - 1], target.first)
+        for row in rows
+        for target in row.targets
+    ]
     way(local, rows[:1], samples[:1])  # warm up
     with measured() as usage:
         found = way(local, rows, samples)
     return usage, found
 
 
-def compare(one: Set, shape: str, k: float, seed: int, repeats: int, alone: Alone) -> bool:
+def compare(
+    one: Set, shape: str, k: float, seed: int, repeats: int, alone: Alone
+) -> bool:
     """Measure and print a table; return whether the log-probabilities are equal."""
     source = one.source
     stream, tokenizer = gather(source, k, seed)
@@ -129,13 +149,17 @@ def compare(one: Set, shape: str, k: float, seed: int, repeats: int, alone: Alon
         return True
     vocabulary = max(one.vocabulary, len(tokenizer))
     most = min(2048, int(LOGITS / (4 * BATCH * vocabulary)))
-    rows = [row for _, row in islice(fitting(stream, tokenizer, most), one.conversations)]
+    rows = [
+        row for _, row in islice(fitting(stream, tokenizer, most), one.conversations)
+    ]
     runs: dict[str, list[Usage]] = {name: [] for name in WAYS}
     found: dict[str, list[float]] = {}
     for round in range(repeats):
         for name in WAYS:
             print(f"{source}, round {round + 1}: {name}", file=sys.stderr, flush=True)
-            usage, found[name] = alone(once, name, tokenizer, (shape, vocabulary, seed), rows)
+            usage, found[name] = alone(
+                once, name, tokenizer, (shape, vocabulary, seed), rows
+            )
             runs[name].append(usage)
 
     tokens, words = sum(len(row.ids) for row in rows), len(found["userlm"])
@@ -150,10 +174,12 @@ def compare(one: Set, shape: str, k: float, seed: int, repeats: int, alone: Alon
     lines, said, agree = [], [], True
     for name, (_, goal) in WAYS.items():
         ratios = [
-            peer.cpu / mine.cpu for peer, mine in zip(runs[name], runs["userlm"], strict=True)
+            peer.cpu / mine.cpu
+            for peer, mine in zip(runs[name], runs["userlm"], strict=True)
         ]
         wall = [
-            peer.wall / mine.wall for peer, mine in zip(runs[name], runs["userlm"], strict=True)
+            peer.wall / mine.wall
+            for peer, mine in zip(runs[name], runs["userlm"], strict=True)
         ]
         seconds, ratio = (
             statistics.median(usage.cpu for usage in runs[name]),
@@ -182,9 +208,18 @@ def compare(one: Set, shape: str, k: float, seed: int, repeats: int, alone: Alon
                 f"{verdict(ratio >= goal)}: {name}: {ratio:.2f} times as fast (goal {goal})"
             )
         if not off < 1e-4:
-            said.append(f"DOES NOT AGREE: {name}: its log-probabilities differ by up to {off:.1e}")
+            said.append(
+                f"DOES NOT AGREE: {name}: its log-probabilities differ by up to {off:.1e}"
+            )
             agree = False
-    head = ["", "CPU s", "conversations / CPU s", "userlm is faster", "by wall", "peak MB"]
+    head = [
+        "",
+        "CPU s",
+        "conversations / CPU s",
+        "userlm is faster",
+        "by wall",
+        "peak MB",
+    ]
     print(table([*head, "mean log-probability", "largest difference"], lines))
     print("\n".join(["", *said]))
     return agree
@@ -196,16 +231,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--sets", help="source:vocabulary:conversations, comma-separated; source: made or real"
+        "--sets",
+        help="source:vocabulary:conversations, comma-separated; source: made or real",
     )
     parser.add_argument(
-        "--k", type=float, default=2.39, help="user turns of a generated conversation, on average"
+        "--k",
+        type=float,
+        default=2.39,
+        help="user turns of a generated conversation, on average",
     )
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="every path once, with a tiny model")
+    parser.add_argument(
+        "--quick", action="store_true", help="every path once, with a tiny model"
+    )
     args = parser.parse_args()
-    sets, shape, repeats = "made:8192:32,made:128256:8,real:8192:32", "10m", args.repeats
+    sets, shape, repeats = (
+        "made:8192:32,made:128256:8,real:8192:32",
+        "10m",
+        args.repeats,
+    )
     if args.quick:
         sets, shape, repeats = "made:8192:6,real:8192:6", "tiny", 1
     print(f"{machine()}; seed {args.seed}", flush=True)

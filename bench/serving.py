@@ -102,7 +102,9 @@ def measure(arguments: argparse.Namespace) -> tuple[Load | None, list[Overhead]]
     return load, found
 
 
-def model_user(arguments: argparse.Namespace, conversations: Sequence[Conversation]) -> Speaker:
+def model_user(
+    arguments: argparse.Namespace, conversations: Sequence[Conversation]
+) -> Speaker:
     """The user that is served."""
     import torch
 
@@ -115,14 +117,19 @@ def model_user(arguments: argparse.Namespace, conversations: Sequence[Conversati
     weights = dialogues.llama(arguments.shape, len(tokenizer), arguments.seed)
     local = LocalModel(weights, tokenizer, "bench", batch=arguments.batch)
     return TrainedUser(
-        local, local.template(), local.context_length, Sampling(max_tokens=arguments.tokens)
+        local,
+        local.template(),
+        local.context_length,
+        Sampling(max_tokens=arguments.tokens),
     )
 
 
 def prefixes_of(conversation: Conversation) -> Iterator[Conversation]:
     """Yield the conversation before each user turn."""
     for at in range(0, len(conversation.turns), 2):
-        yield Conversation(conversation.id, conversation.turns[:at], conversation.intent)
+        yield Conversation(
+            conversation.id, conversation.turns[:at], conversation.intent
+        )
 
 
 @contextmanager
@@ -176,7 +183,9 @@ def clients(there: Any, url: str, count: int, seconds: float, seed: int) -> None
                     return
                 asked = time.perf_counter()
                 try:
-                    reply = client.chat.completions.create(model="user", messages=messages, seed=at)
+                    reply = client.chat.completions.create(
+                        model="user", messages=messages, seed=at
+                    )
                 except openai.OpenAIError as error:
                     errors.append(f"{type(error).__name__}: {error}")
                     break
@@ -198,7 +207,11 @@ def clients(there: Any, url: str, count: int, seconds: float, seed: int) -> None
 
 
 def overhead(
-    name: str, kind: str, speaker: Speaker, url: str, conversations: Sequence[Conversation]
+    name: str,
+    kind: str,
+    speaker: Speaker,
+    url: str,
+    conversations: Sequence[Conversation],
 ) -> Overhead:
     """Time the next turn of every conversation, alternately called directly and served."""
     from userlm.users import with_sampling
@@ -206,9 +219,16 @@ def overhead(
     ask = {"openai": through_openai, "bare": bare}[kind](url)
     times: list[list[float]] = [[], [], []]
     for i, conversation in enumerate(conversations):
-        messages = [{"role": turn.role, "content": turn.text} for turn in conversation.turns]
+        messages = [
+            {"role": turn.role, "content": turn.text} for turn in conversation.turns
+        ]
         messages.insert(0, {"role": "system", "content": conversation.intent or ""})
-        body = {"model": "user", "messages": messages, "seed": i, "userlm": {"id": conversation.id}}
+        body = {
+            "model": "user",
+            "messages": messages,
+            "seed": i,
+            "userlm": {"id": conversation.id},
+        }
         direct = partial(directly, with_sampling(speaker, seed=i), conversation)
         calls = list(enumerate((direct, direct, partial(ask, body))))
         said = {direct()}
@@ -230,11 +250,17 @@ def through_openai(url: str) -> Callable[[dict[str, Any]], str]:
     """Return a function that calls through the `openai` client."""
     import openai
 
-    create: Any = openai.OpenAI(base_url=url, api_key="none", max_retries=0).chat.completions.create
+    create: Any = openai.OpenAI(
+        base_url=url, api_key="none", max_retries=0
+    ).chat.completions.create
 
     def ask(body: dict[str, Any]) -> str:
         own = {name: value for name, value in body.items() if name != "userlm"}
-        return str(create(**own, extra_body={"userlm": body["userlm"]}).choices[0].message.content)
+        return str(
+            create(**own, extra_body={"userlm": body["userlm"]})
+            .choices[0]
+            .message.content
+        )
 
     return ask
 
@@ -251,7 +277,11 @@ def bare(url: str) -> Callable[[dict[str, Any]], str]:
         connection.request(
             "POST", f"{parts.path}/chat/completions", json.dumps(body).encode(), headers
         )
-        return str(json.loads(connection.getresponse().read())["choices"][0]["message"]["content"])
+        return str(
+            json.loads(connection.getresponse().read())["choices"][0]["message"][
+                "content"
+            ]
+        )
 
     return ask
 
@@ -261,7 +291,9 @@ def bare(url: str) -> Callable[[dict[str, Any]], str]:
 
 def percentile(values: Sequence[float], share: int) -> float:
     """The percentile of the values."""
-    return statistics.quantiles(values, n=100)[share - 1] if len(values) > 1 else values[0]
+    return (
+        statistics.quantiles(values, n=100)[share - 1] if len(values) > 1 else values[0]
+    )
 
 
 def show_load(load: Load, arguments: argparse.Namespace) -> bool:
@@ -289,8 +321,17 @@ def show_overhead(found: Sequence[Overhead]) -> None:
     for one in found:
         times = statistics.median(one.direct), statistics.median(one.served)
         more, noise = one.differences(one.served), one.differences(one.again)
-        shown = *times, percentile(more, 50), percentile(more, 95), percentile(noise, 95)
-        met = verdict(max(shown[2], shown[3] - shown[4]) < GOAL) if one.client == "openai" else ""
+        shown = (
+            *times,
+            percentile(more, 50),
+            percentile(more, 95),
+            percentile(noise, 95),
+        )
+        met = (
+            verdict(max(shown[2], shown[3] - shown[4]) < GOAL)
+            if one.client == "openai"
+            else ""
+        )
         lines.append([f"{one.user}, {one.client}", *(f"{ms:.2f}" for ms in shown), met])
     head = [
         "user, client",
@@ -315,12 +356,18 @@ def main() -> None:
     )
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--turns", type=int, default=200, help="turns to time for the overhead")
+    parser.add_argument(
+        "--turns", type=int, default=200, help="turns to time for the overhead"
+    )
     parser.add_argument("--shape", default="10m", choices=tuple(dialogues.LLAMA))
-    parser.add_argument("--tokens", type=int, default=24, help="the most tokens of a turn")
+    parser.add_argument(
+        "--tokens", type=int, default=24, help="the most tokens of a turn"
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="load,overhead", help="parts, comma-separated")
+    parser.add_argument(
+        "--only", default="load,overhead", help="parts, comma-separated"
+    )
     arguments = parser.parse_args()
     print(machine("openai", "starlette", "uvicorn"))
     user = f"Llama {arguments.shape}, turns of {arguments.tokens} tokens"

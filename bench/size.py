@@ -85,7 +85,10 @@ def function_lines(function: Function) -> int:
 def parameters(function: Function) -> int:
     """The number of parameters, without `self` and `cls`."""
     given = function.args
-    names = [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    names = [
+        argument.arg
+        for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)
+    ]
     return len([name for name in names if name not in ("self", "cls")])
 
 

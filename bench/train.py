@@ -181,7 +181,9 @@ def measured(device: str = "cpu") -> Iterator[Usage]:
     if gpu:
         torch.cuda.synchronize()
     usage.cpu, usage.wall = time.process_time() - cpu, time.perf_counter() - wall
-    usage.memory = torch.cuda.max_memory_allocated() / 1e6 if gpu else _status("VmHWM") - begun
+    usage.memory = (
+        torch.cuda.max_memory_allocated() / 1e6 if gpu else _status("VmHWM") - begun
+    )
 
 
 def _status(name: str) -> float:
@@ -218,7 +220,16 @@ def run(job: Job) -> Ran:
     name = torch.cuda.get_device_name() if job.device != "cpu" else "cpu"
     useful = useful_flops(model, rows)
     return Ran(
-        usage.cpu, usage.wall, usage.memory, through, targets, loss, after, steps, useful, name
+        usage.cpu,
+        usage.wall,
+        usage.memory,
+        through,
+        targets,
+        loss,
+        after,
+        steps,
+        useful,
+        name,
     )
 
 
@@ -236,7 +247,9 @@ def ours(
 
     folder = Path(job.folder)
     local = LocalModel(model, tokenizer, "bench")
-    dataset = prepare(conversations, local.template(), folder / "dataset", job.max_tokens)
+    dataset = prepare(
+        conversations, local.template(), folder / "dataset", job.max_tokens
+    )
     config = TrainingConfig(
         batch=dataset.samples,
         pack=SMALL if job.variant.small else job.pack,
@@ -244,12 +257,16 @@ def ours(
         gradient_checkpointing=job.shape == "8b",
         seed=job.seed,
     )
-    accelerator = start(job.device, "fp32" if job.device == "cpu" else "bf16", None, folder)
+    accelerator = start(
+        job.device, "fp32" if job.device == "cpu" else "bf16", None, folder
+    )
     steps = plan(dataset, config)
 
     def epoch() -> tuple[float, int]:
         entries = list(
-            islice(train(local, dataset, steps, config, folder, accelerator), len(steps))
+            islice(
+                train(local, dataset, steps, config, folder, accelerator), len(steps)
+            )
         )
         return float(entries[0]["loss"]), len(entries)
 
@@ -266,10 +283,14 @@ def theirs(
     if variant.samples:
         rows = whole_rows(conversations, tokenizer)
         columns = labelled(
-            (row.ids[: target.stop], (target,)) for row in rows for target in row.targets
+            (row.ids[: target.stop], (target,))
+            for row in rows
+            for target in row.targets
         )
     else:
-        columns = {"messages": [messages(conversation) for conversation in conversations]}
+        columns = {
+            "messages": [messages(conversation) for conversation in conversations]
+        }
     tokenizer.chat_template = MARKED
     if variant.packed and job.device != "cpu":
         model.set_attn_implementation(job.attention)
@@ -313,7 +334,12 @@ def sft(model: Any, tokenizer: Any, rows: Any, folder: str, **options: Any) -> A
     warnings.filterwarnings("ignore")
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()
-    quiet = {"report_to": [], "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
+    quiet = {
+        "report_to": [],
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+    }
     arguments = SFTConfig(output_dir=folder, **quiet, **options)
     trainer = SFTTrainer(
         model=model, args=arguments, train_dataset=rows, processing_class=tokenizer
@@ -340,7 +366,11 @@ def messages(conversation: Conversation) -> list[dict[str, str]]:
     the end token."""
     from userlm.text import END_TOKEN
 
-    said = [{"role": "system", "content": conversation.system}] if conversation.system else []
+    said = (
+        [{"role": "system", "content": conversation.system}]
+        if conversation.system
+        else []
+    )
     said += [{"role": turn.role, "content": turn.text} for turn in conversation.turns]
     if conversation.ended:
         return [*said, {"role": "user", "content": END_TOKEN}]
@@ -353,7 +383,11 @@ def whole_rows(conversations: Sequence[Conversation], tokenizer: Any) -> list[Ro
     from userlm.models.templates import recognise
 
     template = recognise(tokenizer, text_encoder(tokenizer))
-    return [row for conversation in conversations for row in render(conversation, template).rows]
+    return [
+        row
+        for conversation in conversations
+        for row in render(conversation, template).rows
+    ]
 
 
 def judge(model: Any, rows: Sequence[Row]) -> float:
@@ -372,7 +406,9 @@ def judge(model: Any, rows: Sequence[Row]) -> float:
             logits = model(
                 input_ids=ids, use_cache=False, logits_to_keep=mask.nonzero()[:, 0] - 1
             ).logits[0]
-            total += float(F.cross_entropy(logits.float(), ids[0, mask], reduction="sum"))
+            total += float(
+                F.cross_entropy(logits.float(), ids[0, mask], reduction="sum")
+            )
         targets += int(mask.sum())
     return total / targets
 
@@ -383,12 +419,20 @@ def useful_flops(model: Any, rows: Sequence[Row]) -> float:
     are not counted."""
     config = model.config
     layers = sum(weight.numel() for weight in model.model.layers.parameters())
-    tokens, targets = sum(len(row.ids) for row in rows), sum(sum(row.mask()) for row in rows)
+    tokens, targets = (
+        sum(len(row.ids) for row in rows),
+        sum(sum(row.mask()) for row in rows),
+    )
     attention = (
-        6 * config.num_hidden_layers * config.hidden_size * sum(len(row.ids) ** 2 for row in rows)
+        6
+        * config.num_hidden_layers
+        * config.hidden_size
+        * sum(len(row.ids) ** 2 for row in rows)
     )
     return float(
-        6 * layers * tokens + 6 * config.hidden_size * config.vocab_size * targets + attention
+        6 * layers * tokens
+        + 6 * config.hidden_size * config.vocab_size * targets
+        + attention
     )
 
 
@@ -420,7 +464,11 @@ def gather(source: str, k: float, seed: int) -> tuple[Iterator[Conversation], An
         return dialogues.made(k, seed), dialogues.speller(
             list(islice(dialogues.made(k, seed), 500))
         )
-    found = [conversation for name in dialogues.REAL for conversation in dialogues.real(name, seed)]
+    found = [
+        conversation
+        for name in dialogues.REAL
+        for conversation in dialogues.real(name, seed)
+    ]
     random.Random(seed).shuffle(found)
     return iter(found), dialogues.speller(found[:1000]) if found else None
 
@@ -439,26 +487,43 @@ def fitting(
 
 
 def speed(
-    one: Set, base: Job, k: float, many: int, repeats: int, peers: Sequence[Variant], alone: Alone
+    one: Set,
+    base: Job,
+    k: float,
+    many: int,
+    repeats: int,
+    peers: Sequence[Variant],
+    alone: Alone,
 ) -> bool:
     """Measure and print a table; return whether all variants agree."""
     stream, tokenizer = gather(one.source, k, base.seed)
     if tokenizer is None:
-        print(f"\n{one.source} conversations are left out: set USERLM_DATA to their folder")
+        print(
+            f"\n{one.source} conversations are left out: set USERLM_DATA to their folder"
+        )
         return True
-    pairs = list(islice(fitting(stream, tokenizer, base.max_tokens), max(many, one.conversations)))
+    pairs = list(
+        islice(
+            fitting(stream, tokenizer, base.max_tokens), max(many, one.conversations)
+        )
+    )
     among = [row for _, row in pairs]
     folder = Path(base.folder)
     tokenizer.save_pretrained(folder / "tokenizer")
     write_conversations(
-        folder / "conversations.jsonl", (found for found, _ in pairs[: one.conversations])
+        folder / "conversations.jsonl",
+        (found for found, _ in pairs[: one.conversations]),
     )
 
     runs: dict[Variant, list[Ran]] = {variant: [] for variant in (OURS, *peers)}
     job = replace(base, vocabulary=max(one.vocabulary, len(tokenizer)))
     for round in range(repeats):
         for variant, found in runs.items():
-            print(f"{one.source}, round {round + 1}: {variant.name}", file=sys.stderr, flush=True)
+            print(
+                f"{one.source}, round {round + 1}: {variant.name}",
+                file=sys.stderr,
+                flush=True,
+            )
             found.append(alone(run, replace(job, variant=variant, judged=round == 0)))
     print(
         f"\n{one.source} conversations; Llama {job.shape}, vocabulary {job.vocabulary:,}; "
@@ -481,7 +546,10 @@ def show_speed(
         sum(len(row.ids) for row in rows),
         sum(len(row.ids) for row in among),
     )
-    samples, targets = sum(len(row.targets) for row in rows), sum(sum(row.mask()) for row in rows)
+    samples, targets = (
+        sum(len(row.targets) for row in rows),
+        sum(sum(row.mask()) for row in rows),
+    )
     print(
         f"{len(rows)} of them, {samples / len(rows):.2f} samples and {tokens / len(rows):.0f} "
         "tokens each, "
@@ -490,9 +558,12 @@ def show_speed(
     lines = []
     for variant, found in runs.items():
         pairs = list(zip(found, runs[OURS], strict=True))
-        ratios = sorted(_seconds(peer, gpu) / _seconds(mine, gpu) for peer, mine in pairs)
+        ratios = sorted(
+            _seconds(peer, gpu) / _seconds(mine, gpu) for peer, mine in pairs
+        )
         cpu, wall = (
-            statistics.median(getattr(ran, name) for ran in found) for name in ("cpu", "wall")
+            statistics.median(getattr(ran, name) for ran in found)
+            for name in ("cpu", "wall")
         )
         lines.append(
             [
@@ -522,7 +593,15 @@ def show_speed(
     ]
     print(
         table(
-            [*head, "userlm faster by", "by wall", "peak MB", "targets", "loss", "after the step"],
+            [
+                *head,
+                "userlm faster by",
+                "by wall",
+                "peak MB",
+                "targets",
+                "loss",
+                "after the step",
+            ],
             lines,
         )
     )
@@ -585,13 +664,21 @@ def said(variant: Variant, runs: dict[Variant, list[Ran]], gpu: bool) -> None:
     many tokens at once."""
     goal = variant.gpu_goal if gpu else variant.goal
     pairs = zip(runs[variant], runs[OURS], strict=True)
-    ratio = statistics.median(_seconds(peer, gpu) / _seconds(mine, gpu) for peer, mine in pairs)
+    ratio = statistics.median(
+        _seconds(peer, gpu) / _seconds(mine, gpu) for peer, mine in pairs
+    )
     if goal is not None:
-        print(f"{verdict(ratio >= goal)}: {variant.name}: {ratio:.2f} times as fast (goal {goal})")
+        print(
+            f"{verdict(ratio >= goal)}: {variant.name}: {ratio:.2f} times as fast (goal {goal})"
+        )
     if not variant.samples:
-        pairs = zip(runs[variant], runs[OURS_SMALL if variant.small else OURS], strict=True)
+        pairs = zip(
+            runs[variant], runs[OURS_SMALL if variant.small else OURS], strict=True
+        )
         less = statistics.median(mine.memory / peer.memory for peer, mine in pairs)
-        print(f"{verdict(less < 1)}: {variant.name}: {less:.2f} of its peak memory (goal: below 1)")
+        print(
+            f"{verdict(less < 1)}: {variant.name}: {less:.2f} of its peak memory (goal: below 1)"
+        )
 
 
 def verdict(met: bool) -> str:
@@ -600,7 +687,10 @@ def verdict(met: bool) -> str:
 
 def on_gpu(runs: Sequence[Ran], rows: Sequence[Row]) -> str:
     """Describe the throughput on a GPU, and how long the paper's run would take."""
-    seconds, tokens = statistics.median(ran.wall for ran in runs), sum(len(row.ids) for row in rows)
+    seconds, tokens = (
+        statistics.median(ran.wall for ran in runs),
+        sum(len(row.ids) for row in rows),
+    )
     peak = next(
         (
             flops
@@ -609,7 +699,11 @@ def on_gpu(runs: Sequence[Ran], rows: Sequence[Row]) -> str:
         ),
         None,
     )
-    mfu = f"{runs[0].useful / seconds / peak:.1%}" if peak else "unknown (peak of this device)"
+    mfu = (
+        f"{runs[0].useful / seconds / peak:.1%}"
+        if peak
+        else "unknown (peak of this device)"
+    )
     hours = PAPER / len(rows) * seconds / 3600
     memory = statistics.median(ran.memory for ran in runs) / 1e3
     return (
@@ -629,15 +723,24 @@ def endings(
     return [_endings(conversations, tokenizer, most) for most in lengths]
 
 
-def _endings(conversations: Sequence[Conversation], tokenizer: Any, most: int) -> list[str]:
+def _endings(
+    conversations: Sequence[Conversation], tokenizer: Any, most: int
+) -> list[str]:
     from datasets import Dataset
 
     from userlm.models.local import text_encoder
     from userlm.models.templates import recognise
 
     template = recognise(tokenizer, text_encoder(tokenizer))
-    rows = [row for conversation in conversations for row in render(conversation, template).rows]
-    samples, ended = sum(len(row.targets) for row in rows), sum(one.ended for one in conversations)
+    rows = [
+        row
+        for conversation in conversations
+        for row in render(conversation, template).rows
+    ]
+    samples, ended = (
+        sum(len(row.targets) for row in rows),
+        sum(one.ended for one in conversations),
+    )
     whole, kept = [], []
     for parts in (
         [(row.ids[: target.stop], (target,)) for row in rows for target in row.targets],
@@ -649,17 +752,30 @@ def _endings(conversations: Sequence[Conversation], tokenizer: Any, most: int) -
             "bf16": False,
             "use_cpu": True,
         }
-        model, told = dialogues.llama("tiny", len(tokenizer), 0), Dataset.from_dict(labelled(parts))
-        left = sft(model, tokenizer, told, tempfile.gettempdir(), **options).train_dataset
+        model, told = (
+            dialogues.llama("tiny", len(tokenizer), 0),
+            Dataset.from_dict(labelled(parts)),
+        )
+        left = sft(
+            model, tokenizer, told, tempfile.gettempdir(), **options
+        ).train_dataset
         labels, stops = list(left["labels"]), list(left["stops"])
-        whole.append(sum(stop <= len(labels[i]) for i in range(len(labels)) for stop in stops[i]))
+        whole.append(
+            sum(stop <= len(labels[i]) for i in range(len(labels)) for stop in stops[i])
+        )
         kept.append(sum(template.end in row for row in labels))
     mine = [
-        row for conversation in conversations for row in render(conversation, template, most).rows
+        row
+        for conversation in conversations
+        for row in render(conversation, template, most).rows
     ]
     whole.append(sum(len(row.targets) for row in mine))
     kept.append(
-        sum(row.ids[target.first] == template.end for row in mine for target in row.targets)
+        sum(
+            row.ids[target.first] == template.end
+            for row in mine
+            for target in row.targets
+        )
     )
     lost = [f"{1 - found / samples:.1%}" for found in whole]
     missed = [f"{1 - found / ended:.1%}" if ended else "" for found in kept]
@@ -672,7 +788,8 @@ def show_endings(count: int, seed: int, alone: Alone) -> None:
 
     default = SFTConfig.__dataclass_fields__["max_length"].default
     found = {
-        f"made, K = {k}": list(islice(dialogues.made(k, seed), count)) for k in (1.73, 2.39, 2.7)
+        f"made, K = {k}": list(islice(dialogues.made(k, seed), count))
+        for k in (1.73, 2.39, 2.7)
     }
     found |= {name: dialogues.real(name, seed)[:count] for name in dialogues.REAL}
     lines = []
@@ -681,13 +798,22 @@ def show_endings(count: int, seed: int, alone: Alone) -> None:
             print(f"\n{name} is left out: set USERLM_DATA to its folder")
             continue
         print(f"endings: {name}", file=sys.stderr, flush=True)
-        tokenizer = dialogues.speller(conversations, 8192 if name.startswith("made") else 32_768)
+        tokenizer = dialogues.speller(
+            conversations, 8192 if name.startswith("made") else 32_768
+        )
         lines += [
-            [name, *line] for line in alone(endings, conversations, tokenizer, (default, 2048))
+            [name, *line]
+            for line in alone(endings, conversations, tokenizer, (default, 2048))
         ]
     sides = ("TRL, K + 1 rows", "TRL, one row", "userlm")
-    print(f"\nSamples and ends that are cut or lost; TRL's default max_length is {default:,}\n")
-    print(table(["conversations", "max_length", "samples", *sides, "endings", *sides], lines))
+    print(
+        f"\nSamples and ends that are cut or lost; TRL's default max_length is {default:,}\n"
+    )
+    print(
+        table(
+            ["conversations", "max_length", "samples", *sides, "endings", *sides], lines
+        )
+    )
     print(
         "\nTokenizers: 8,192 byte pairs for generated conversations, 32,768 for real ones, trained "
         "on them."
@@ -719,7 +845,9 @@ def show_preparation(sizes: Sequence[int], k: float, base: Job, alone: Alone) ->
     """Print seconds and memory by size."""
     stream, tokenizer = gather("made", k, base.seed)
     tokenizer.save_pretrained(f"{base.folder}/tokenizer")
-    write_conversations(f"{base.folder}/conversations.jsonl", islice(stream, max(sizes)))
+    write_conversations(
+        f"{base.folder}/conversations.jsonl", islice(stream, max(sizes))
+    )
     lines, first = [], 0.0
     for size in sizes:
         print(f"preparation: {size:,}", file=sys.stderr, flush=True)
@@ -785,7 +913,8 @@ def machine(*packages: str) -> str:
     """The machine and the versions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     versions = ", ".join(
-        f"{name} {version(name)}" for name in ("userlm", "torch", "transformers", *packages)
+        f"{name} {version(name)}"
+        for name in ("userlm", "torch", "transformers", *packages)
     )
     threads, load = os.environ["OMP_NUM_THREADS"], os.getloadavg()[0]
     return (
@@ -800,32 +929,50 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--sets", help="source:vocabulary:conversations, comma-separated; source: made or real"
+        "--sets",
+        help="source:vocabulary:conversations, comma-separated; source: made or real",
     )
     parser.add_argument(
-        "--k", type=float, default=2.39, help="user turns of a generated conversation, on average"
+        "--k",
+        type=float,
+        default=2.39,
+        help="user turns of a generated conversation, on average",
     )
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--only", default="speed,endings,preparation", help="parts, comma-separated"
     )
-    parser.add_argument("--quick", action="store_true", help="every path once, with a tiny model")
+    parser.add_argument(
+        "--quick", action="store_true", help="every path once, with a tiny model"
+    )
     parser.add_argument("--rows", type=int, default=4, help="in a padded batch")
-    parser.add_argument("--pack", type=int, default=8192, help="tokens in a pack of userlm")
+    parser.add_argument(
+        "--pack", type=int, default=8192, help="tokens in a pack of userlm"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--shape", default="10m", choices=("10m", "1b", "8b"))
-    parser.add_argument("--optimizer", default="adamw_torch", help="for userlm; see `userlm train`")
-    parser.add_argument("--attention", default="flash_attention_2", help="for TRL, packed on a GPU")
+    parser.add_argument(
+        "--optimizer", default="adamw_torch", help="for userlm; see `userlm train`"
+    )
+    parser.add_argument(
+        "--attention", default="flash_attention_2", help="for TRL, packed on a GPU"
+    )
     args = parser.parse_args()
     if not find_spec("trl"):
-        sys.exit("this bench needs TRL, which is not installed: pip install trl==1.16.0")
+        sys.exit(
+            "this bench needs TRL, which is not installed: pip install trl==1.16.0"
+        )
     gpu = args.device != "cpu"
-    sets = args.sets or ("made:128256:512" if gpu else "made:8192:24,made:128256:6,real:8192:12")
+    sets = args.sets or (
+        "made:128256:512" if gpu else "made:8192:24,made:128256:6,real:8192:12"
+    )
     shape, parts, repeats = args.shape, args.only.split(","), args.repeats
     if args.quick:
         sets, shape, repeats = args.sets or "made:8192:2", "tiny", 1
-    sizes, many = ((100, 200, 400), 20) if args.quick else ((1000, 10_000, 100_000), 2000)
+    sizes, many = (
+        ((100, 200, 400), 20) if args.quick else ((1000, 10_000, 100_000), 2000)
+    )
     print(f"{machine('trl', 'accelerate', 'datasets')}; seed {args.seed}", flush=True)
     if args.quick:
         print("--quick: a tiny model and a few conversations; the goals do not apply")

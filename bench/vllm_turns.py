@@ -61,8 +61,12 @@ def compare(
     ours, theirs = replies(here, prefixes), replies(there, prefixes)
     pairs = list(zip(ours, theirs, strict=True))
     texts = sum(a.text != b.text for a, b in pairs)
-    stops = sum(a.stop != b.stop or a.meta.get("cut") != b.meta.get("cut") for a, b in pairs)
-    asked = [(a.meta["p_end"], b.meta["p_end"]) for a, b in pairs if a.stop != "context"]
+    stops = sum(
+        a.stop != b.stop or a.meta.get("cut") != b.meta.get("cut") for a, b in pairs
+    )
+    asked = [
+        (a.meta["p_end"], b.meta["p_end"]) for a, b in pairs if a.stop != "context"
+    ]
     worst = max(abs(a - b) for a, b in asked)
     off = sum(abs(a - b) > P_END for a, b in asked)
     ends = sum(reply.stop == "end" for reply in ours)
@@ -76,7 +80,9 @@ def compare(
 
 
 @torch.inference_mode()
-def exact(local: LocalModel, ids: Sequence[int], sampling: Sampling) -> dict[Said, float]:
+def exact(
+    local: LocalModel, ids: Sequence[int], sampling: Sampling
+) -> dict[Said, float]:
     """The exact probability of everything that can be sampled in `max_tokens` tokens."""
     found: defaultdict[Said, float] = defaultdict(float)
     rows: list[tuple[tuple[int, ...], float]] = [((), 1.0)]
@@ -86,12 +92,18 @@ def exact(local: LocalModel, ids: Sequence[int], sampling: Sampling) -> dict[Sai
         for (drawn, before), logits in zip(
             rows, local.model(batch).logits[:, -1].float(), strict=True
         ):
-            banned = sampling.banned_ids | (frozenset() if position else sampling.banned_first)
+            banned = sampling.banned_ids | (
+                frozenset() if position else sampling.banned_first
+            )
             logits[list(banned)] = -torch.inf
-            ordered, tokens = torch.softmax(logits / sampling.temperature, -1).sort(descending=True)
+            ordered, tokens = torch.softmax(logits / sampling.temperature, -1).sort(
+                descending=True
+            )
             kept = int((ordered.cumsum(0) - ordered < sampling.top_p).sum())
             nucleus = ordered[:kept] / ordered[:kept].sum()
-            for token, probability in zip(tokens[:kept].tolist(), nucleus.tolist(), strict=True):
+            for token, probability in zip(
+                tokens[:kept].tolist(), nucleus.tolist(), strict=True
+            ):
                 if token in sampling.stop_ids:
                     found[local.tokenizer.decode(drawn), token] += before * probability
                 else:
@@ -112,7 +124,9 @@ def fits(drawn: Counter[Said], expected: dict[Said, float]) -> tuple[float, int]
             counts.append((seen, wanted))
             seen, wanted = 0, 0.0
     chi = sum((seen - wanted) ** 2 / wanted for seen, wanted in counts)
-    p = torch.special.gammaincc(torch.tensor((len(counts) - 1) / 2), torch.tensor(chi / 2))
+    p = torch.special.gammaincc(
+        torch.tensor((len(counts) - 1) / 2), torch.tensor(chi / 2)
+    )
     return float(p), sum(count for said, count in drawn.items() if said not in expected)
 
 
@@ -135,11 +149,16 @@ def main() -> int:
     window = min(local.context_length, server.context_length() or local.context_length)
     greedy = Sampling(temperature=0, max_tokens=min(256, window // 4))
     here, there = (
-        TrainedUser(model, template, window, greedy, asked.seed) for model in (local, server)
+        TrainedUser(model, template, window, greedy, asked.seed)
+        for model in (local, server)
     )
 
     conversations = islice(read_conversations(asked.conversations), asked.first)
-    prefixes = [sample.prefix for conversation in conversations for sample in samples(conversation)]
+    prefixes = [
+        sample.prefix
+        for conversation in conversations
+        for sample in samples(conversation)
+    ]
     plain, wrong = compare("plain", here, there, prefixes)
     print(f"    window {server.context_length()}; notes {server.notes}")
 
@@ -148,7 +167,9 @@ def main() -> int:
     ).most_common(3)
     guard = Guard(no_end=True, first_words=tuple(word for word, _ in liked), tries=1)
     what = f"no end, no {'/'.join(guard.first_words)}"
-    wrong += compare(what, replace(here, guard=guard), replace(there, guard=guard), prefixes)[1]
+    wrong += compare(
+        what, replace(here, guard=guard), replace(there, guard=guard), prefixes
+    )[1]
 
     known = sorted(reply.meta["p_end"] for reply in plain if reply.stop != "context")
     for above in (statistics.median(known), known[len(known) // 4]):
@@ -163,10 +184,16 @@ def main() -> int:
 
     drawing = replace(there, sampling=replace(greedy, temperature=1.0))
     some = prefixes[: asked.first]
-    first, again, other = (replies(replace(drawing, seed=seed), some) for seed in (1, 1, 2))
-    unlike = sum(a.text != b.text or a.stop != b.stop for a, b in zip(first, again, strict=True))
+    first, again, other = (
+        replies(replace(drawing, seed=seed), some) for seed in (1, 1, 2)
+    )
+    unlike = sum(
+        a.text != b.text or a.stop != b.stop for a, b in zip(first, again, strict=True)
+    )
     others = sum(a.text != b.text for a, b in zip(first, other, strict=True))
-    print(f"seeds: of {len(some)} turns {unlike} differ with the same seed, {others} with another")
+    print(
+        f"seeds: of {len(some)} turns {unlike} differ with the same seed, {others} with another"
+    )
     wrong += unlike
 
     words = template.first_token_ids(guard.first_words)
@@ -192,7 +219,9 @@ def main() -> int:
                 p, impossible = fits(drawn, exact(local, ids, sampling))
                 values.append(f"p {p:.3f}, {impossible} impossible")
                 wrong += p < 1e-3 or impossible
-            print(f"{asked.draws} draws of {tokens} token(s), {what}: {'; '.join(values)}")
+            print(
+                f"{asked.draws} draws of {tokens} token(s), {what}: {'; '.join(values)}"
+            )
     print("all agree" if not wrong else f"{wrong} differ")
     return min(wrong, 1)
 

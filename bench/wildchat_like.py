@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 SHARD = 25_000
-TEMPLATE_RATES = np.geomspace(4e-5, 1.6e-2, 60)  # 20 to 8,000 of 500,000 rows; 16 % in all
+TEMPLATE_RATES = np.geomspace(
+    4e-5, 1.6e-2, 60
+)  # 20 to 8,000 of 500,000 rows; 16 % in all
 LANGUAGES = {  # shares of rows without a template; with a template all are English: 57 % in all
     "English": 0.49, "Chinese": 0.19, "Russian": 0.13, "French": 0.04, "Spanish": 0.04,
     "German": 0.03, "Portuguese": 0.03, "Nolang": 0.02, "Arabic": 0.015, "Latin": 0.015,
@@ -36,7 +38,12 @@ SCRIPTS = {
     "Russian": (0x430, 32, 9, " "),
     "Arabic": (0x627, 36, 7, " "),
 }
-LATIN = (ord("a"), 26, 9, " ")  # first letter, number of letters, longest word, word separator
+LATIN = (
+    ord("a"),
+    26,
+    9,
+    " ",
+)  # first letter, number of letters, longest word, word separator
 COUNTRIES = (
     "United States",
     "Russia",
@@ -57,7 +64,12 @@ STATES = (
     "Bavaria",
     None,
 )
-MODELS = ("gpt-3.5-turbo-0301", "gpt-3.5-turbo-0613", "gpt-4-0314", "gpt-4-1106-preview")
+MODELS = (
+    "gpt-3.5-turbo-0301",
+    "gpt-3.5-turbo-0613",
+    "gpt-4-0314",
+    "gpt-4-1106-preview",
+)
 ACCEPTED = ("en-US,en;q=0.9", "zh-CN,zh;q=0.9", "ru-RU,ru;q=0.9,en-US;q=0.8,en;q=0.7")
 AGENTS = tuple(
     f"Mozilla/5.0 ({system}) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{version}.0.0.0 "
@@ -103,33 +115,47 @@ def vocabulary(first: int, letters: int, longest: int) -> NDArray[np.object_]:
         length = 1 + int(rng.integers(min(longest, 3 + len(words) // 100)))
         words["".join(map(chr, first + rng.integers(letters, size=length)))] = None
     marks = ("{}", "{},", "{}.", "{}:\n\n", '"{}"', "{}?")
-    return np.array([mark.format(word) for mark in marks for word in words], dtype=object)
+    return np.array(
+        [mark.format(word) for mark in marks for word in words], dtype=object
+    )
 
 
 @cache
 def _quantiles() -> tuple[Ints, Ints]:
     """Quantiles of Zipf's law over the vocabulary, and of the marks, to sample words by look-up."""
     cumulated = np.cumsum(1 / np.arange(3, VOCABULARY + 3))
-    ranks = np.searchsorted(cumulated / cumulated[-1], (np.arange(1 << 20) + 0.5) / (1 << 20))
+    ranks = np.searchsorted(
+        cumulated / cumulated[-1], (np.arange(1 << 20) + 0.5) / (1 << 20)
+    )
     return ranks, np.repeat(np.arange(6), (205, 22, 18, 4, 3, 4)) * VOCABULARY
 
 
-def texts(rng: np.random.Generator, lengths: Ints, language: str = "English") -> list[str]:
+def texts(
+    rng: np.random.Generator, lengths: Ints, language: str = "English"
+) -> list[str]:
     """A text for each length, in words."""
     *script, between = SCRIPTS.get(language, LATIN)
     ranks, marks = _quantiles()
     total = int(lengths.sum())
-    drawn = ranks[rng.integers(1 << 20, size=total)] + marks[rng.integers(256, size=total)]
+    drawn = (
+        ranks[rng.integers(1 << 20, size=total)] + marks[rng.integers(256, size=total)]
+    )
     words = vocabulary(*script)[drawn].tolist()
     ends = np.cumsum(lengths).tolist()
-    return [between.join(words[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+    return [
+        between.join(words[start:end])
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
 
 
 @cache
 def templates() -> list[list[str]]:
     """The long prompts that repeat, in three parts; the words between the parts differ."""
     rng = np.random.default_rng(1)
-    found = [text.split(" ") for text in texts(rng, rng.integers(30, 300, len(TEMPLATE_RATES)))]
+    found = [
+        text.split(" ")
+        for text in texts(rng, rng.integers(30, 300, len(TEMPLATE_RATES)))
+    ]
     return [
         [" ".join(part) for part in np.array_split(np.array(words, dtype=object), 3)]
         for words in found
@@ -158,8 +184,14 @@ def shard(seed: int, number: int) -> pl.DataFrame:
         contents[i] = f"<PRESIDIO_ANONYMIZED_PERSON> {contents[i]}"
     for i in firsts[rng.random(n) < 0.001]:
         contents[i + rng.integers(2)] = ""
-    again = np.where(rng.random(n) < 0.01, (rng.random(n) * np.arange(n)).astype(int), np.arange(n))
-    contents = [text for i in again for text in contents[firsts[i] : firsts[i] + 2 * exchanges[i]]]
+    again = np.where(
+        rng.random(n) < 0.01, (rng.random(n) * np.arange(n)).astype(int), np.arange(n)
+    )
+    contents = [
+        text
+        for i in again
+        for text in contents[firsts[i] : firsts[i] + 2 * exchanges[i]]
+    ]
     exchanges, language = exchanges[again], language[again]
 
     rows = pl.DataFrame(
@@ -183,7 +215,9 @@ def shard(seed: int, number: int) -> pl.DataFrame:
         header=pl.struct("accept-language", "user-agent"),
     )
     items = _items(rng, rows[np.repeat(np.arange(n), 2 * exchanges)], contents)
-    rows = rows.join(items.group_by("row", maintain_order=True).agg(pl.exclude("row")), on="row")
+    rows = rows.join(
+        items.group_by("row", maintain_order=True).agg(pl.exclude("row")), on="row"
+    )
     hashes = [_hash(conversation) for conversation in rows["conversation"].to_list()]
     rows = rows.with_columns(pl.Series("conversation_hash", hashes)).select(
         *(
@@ -195,7 +229,15 @@ def shard(seed: int, number: int) -> pl.DataFrame:
             "language",
             "openai_moderation",
         ),
-        *("detoxify_moderation", "toxic", "redacted", "state", "country", "hashed_ip", "header"),
+        *(
+            "detoxify_moderation",
+            "toxic",
+            "redacted",
+            "state",
+            "country",
+            "hashed_ip",
+            "header",
+        ),
     )
     twice = np.where(
         rng.random(n) < 0.002, (rng.random(n) * np.arange(n)).astype(int), np.arange(n)
@@ -212,25 +254,31 @@ def _contents(
     for code, name in enumerate(LANGUAGES):
         (where,) = np.nonzero(spoken == code)
         for side, median, spread, most in ((0, 25, 1.3, 4000), (1, 200, 0.7, 2500)):
-            lengths = np.clip(rng.lognormal(np.log(median), spread, len(where)), 1, most).astype(
-                int
-            )
+            lengths = np.clip(
+                rng.lognormal(np.log(median), spread, len(where)), 1, most
+            ).astype(int)
             contents[2 * where + side] = texts(rng, lengths, name)
     firsts = 2 * (np.cumsum(exchanges) - exchanges)
     for i in np.nonzero(template < len(TEMPLATE_RATES))[0]:
         begin, middle, end = templates()[template[i]]
         one, two = texts(rng, rng.integers(1, 4, 2))
-        contents[firsts[i]] = " ".join((begin, one, middle, two, end, contents[firsts[i]]))
+        contents[firsts[i]] = " ".join(
+            (begin, one, middle, two, end, contents[firsts[i]])
+        )
     found: list[str] = contents.tolist()
     return found
 
 
-def _items(rng: np.random.Generator, rows: pl.DataFrame, contents: list[str]) -> pl.DataFrame:
+def _items(
+    rng: np.random.Generator, rows: pl.DataFrame, contents: list[str]
+) -> pl.DataFrame:
     """For each turn its row, the turn itself, and its two moderation results."""
     n = len(rows)
     user = pl.Series(np.arange(n) % 2 == 0)
     first = user & (rows["row"] != rows["row"].shift(1)).fill_null(True)
-    older = pl.Series(rng.random(n) < 0.5)  # an older version of the API, which had no underscores
+    older = pl.Series(
+        rng.random(n) < 0.5
+    )  # an older version of the API, which had no underscores
     scores = {name: rng.random(n) ** 12 for name in MODERATED}
     aliases = {
         name.replace("/", "_").replace("-", "_"): name
@@ -238,7 +286,8 @@ def _items(rng: np.random.Generator, rows: pl.DataFrame, contents: list[str]) ->
         if "/" in name or "-" in name
     }
     moderation = pl.DataFrame(scores).with_columns(
-        pl.when(~older).then(pl.col(name)).alias(alias) for alias, name in aliases.items()
+        pl.when(~older).then(pl.col(name)).alias(alias)
+        for alias, name in aliases.items()
     )
     turns = rows.with_columns(
         *(
@@ -297,11 +346,14 @@ def write(number: int, rows: int, folder: Path, seed: int, jsonl: bool) -> Path:
     """Write shard `number` of a corpus of `rows` rows."""
     frame = shard(seed, number).head(rows - number * SHARD)
     path = (
-        folder / f"train-{number:05d}-of-{-(-rows // SHARD):05d}.{'jsonl' if jsonl else 'parquet'}"
+        folder
+        / f"train-{number:05d}-of-{-(-rows // SHARD):05d}.{'jsonl' if jsonl else 'parquet'}"
     )
     if jsonl:
         with path.open("wb") as file:
-            file.writelines(orjson.dumps(row) + b"\n" for row in frame.iter_rows(named=True))
+            file.writelines(
+                orjson.dumps(row) + b"\n" for row in frame.iter_rows(named=True)
+            )
     else:
         frame.write_parquet(path, compression="snappy", row_group_size=1000)
     return path
@@ -316,11 +368,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--jsonl", action="store_true", help="one file of JSON lines, not shards of parquet"
+        "--jsonl",
+        action="store_true",
+        help="one file of JSON lines, not shards of parquet",
     )
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    one = partial(write, rows=args.rows, folder=args.folder, seed=args.seed, jsonl=args.jsonl)
+    one = partial(
+        write, rows=args.rows, folder=args.folder, seed=args.seed, jsonl=args.jsonl
+    )
     with get_context("spawn").Pool(2) as pool:
         paths = pool.map(one, range(-(-args.rows // SHARD)), chunksize=1)
     if args.jsonl:

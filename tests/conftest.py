@@ -56,7 +56,9 @@ def llama3(data: Path) -> Any:
     file = str(data / "llama3_tokenizer" / "tokenizer.model")
     backend = TikTokenConverter(file, extra_special_tokens=controls).converted()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<|begin_of_text|>", eos_token="<|end_of_text|>"
+        tokenizer_object=backend,
+        bos_token="<|begin_of_text|>",
+        eos_token="<|end_of_text|>",
     )
     tokenizer.add_tokens(["<|endconversation|>"])
     # The template of the released checkpoint, as its users describe it: one newline after a header,
@@ -88,7 +90,9 @@ def tiny() -> Any:
         "plan me a trip to rome please",
         "thanks, that helps a lot",
     ]
-    return from_scratch(learn_tokenizer(texts, 400), width=64, layers=2, seed=0, device="cpu")
+    return from_scratch(
+        learn_tokenizer(texts, 400), width=64, layers=2, seed=0, device="cpu"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +105,8 @@ def slides() -> Conversation:
         "and does it make me gain weight",
     ]
     said += ["It can.", "so less sugar then?", "That helps."]
-    turns = tuple(Turn("assistant" if i % 2 else "user", text) for i, text in enumerate(said))
+    turns = tuple(
+        Turn("assistant" if i % 2 else "user", text) for i, text in enumerate(said)
+    )
     intent = INTENT_PREFIX + "learn how a drug and diet affect weight."
     return Conversation("slides", turns, intent, user="p1", ended=True)

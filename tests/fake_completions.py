@@ -73,21 +73,31 @@ def continuing(
             )
         if taken := sorted(body.keys() & {*refuses}):
             return error(400, f"{taken[0]}: Extra inputs are not permitted; {body}")
-        asked = {name: value for name, value in body.items() if name in knows or name not in VLLM}
+        asked = {
+            name: value
+            for name, value in body.items()
+            if name in knows or name not in VLLM
+        }
         prompt = [*bos, *asked["prompt"]]
         if context_length and len(prompt) + asked["max_tokens"] > context_length:
-            return error(400, f"This model's maximum context length is {context_length} tokens.")
+            return error(
+                400, f"This model's maximum context length is {context_length} tokens."
+            )
         unnamed = () if asked.get("ignore_eos") else (eos,)
         stops = {*asked.get("stop_token_ids", ()), *unnamed}
         bias = {
-            int(id): value for id, value in asked.get("logit_bias", {}).items() if bans or value > 0
+            int(id): value
+            for id, value in asked.get("logit_bias", {}).items()
+            if bans or value > 0
         }
         chance = random.Random(asked.get("seed"))
         sampled: list[int] = []
 
         def closed(sampled: list[int]) -> bool:
             return bool(
-                sampled and sampled[-1] in stops and (not goes_on or len(sampled) < goes_on)
+                sampled
+                and sampled[-1] in stops
+                and (not goes_on or len(sampled) < goes_on)
             )
 
         first: list[float] = []
@@ -110,14 +120,24 @@ def continuing(
         if asked.get("logprobs"):
             top = {sampled[0], *asked.get("logprob_token_ids", ())}
             named = (
-                "token_id:{}".format if asked.get("return_tokens_as_token_ids") else "<{}>".format
+                "token_id:{}".format
+                if asked.get("return_tokens_as_token_ids")
+                else "<{}>".format
             )
             values = {
                 "token_logprobs": [first[sampled[0]]],
                 "top_logprobs": [{named(id): first[id] for id in top}],
             }
-            choice["logprobs"] = {"tokens": [named(sampled[0])], "text_offset": [0], **values}
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(sampled), "total_tokens": 0}
+            choice["logprobs"] = {
+                "tokens": [named(sampled[0])],
+                "text_offset": [0],
+                **values,
+            }
+        usage = {
+            "prompt_tokens": len(prompt),
+            "completion_tokens": len(sampled),
+            "total_tokens": 0,
+        }
         about = {
             "id": "1",
             "object": "text_completion",
@@ -137,7 +157,9 @@ def log_softmax(logits: Sequence[float]) -> list[float]:
     return [value - total for value in logits]
 
 
-def sample(logits: Sequence[float], temperature: float, top_p: float, chance: random.Random) -> int:
+def sample(
+    logits: Sequence[float], temperature: float, top_p: float, chance: random.Random
+) -> int:
     """One id, sampled as vLLM does."""
     order = sorted(range(len(logits)), key=logits.__getitem__, reverse=True)
     if not temperature:

@@ -28,7 +28,9 @@ def completion(
     text: Any, *, refusal: str | None = None, finish: str = "stop", tokens_out: int = 2
 ) -> Said:
     """An ordinary answer. `prompt_tokens` is filled in by the server."""
-    message = {"role": "assistant", "content": text} | ({"refusal": refusal} if refusal else {})
+    message = {"role": "assistant", "content": text} | (
+        {"refusal": refusal} if refusal else {}
+    )
     choice = {"index": 0, "message": message, "finish_reason": finish}
     about = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
     return Said(
@@ -73,7 +75,9 @@ class FakeServer:
             said = self.reply(body, len(self.requests))
             self.requests.append((path, authorization, body))
             if said.status == 200 and "messages" in body:
-                tokens_in = sum(len(m["content"].encode()) + PER_MESSAGE for m in body["messages"])
+                tokens_in = sum(
+                    len(m["content"].encode()) + PER_MESSAGE for m in body["messages"]
+                )
                 allowed = body.get("max_tokens") or body.get("max_completion_tokens")
                 if isinstance(said.body, dict) and "usage" in said.body:
                     said.body["usage"]["prompt_tokens"] = tokens_in
@@ -96,7 +100,9 @@ def script(*answers: Said) -> Callable[[dict[str, Any], int], Said]:
 
 
 @contextmanager
-def serving(reply: Callable[[dict[str, Any], int], Said] | Sequence[Said]) -> Iterator[FakeServer]:
+def serving(
+    reply: Callable[[dict[str, Any], int], Said] | Sequence[Said],
+) -> Iterator[FakeServer]:
     """A running server: with a function, or with answers to be given in their order."""
     fake = FakeServer(reply if callable(reply) else script(*reply))
 
@@ -105,7 +111,9 @@ def serving(reply: Callable[[dict[str, Any], int], Said] | Sequence[Said]) -> It
             self.answer({})
 
         def do_POST(self) -> None:
-            self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.answer(
+                json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            )
 
         def answer(self, body: dict[str, Any]) -> None:
             said = fake.take(self.path, self.headers["Authorization"], body)
@@ -119,7 +127,8 @@ def serving(reply: Callable[[dict[str, Any], int], Said] | Sequence[Said]) -> It
             for name, value in said.headers.items():
                 self.send_header(name, value)
             self.send_header(
-                "Content-Type", "text/html" if text.startswith("<html>") else "application/json"
+                "Content-Type",
+                "text/html" if text.startswith("<html>") else "application/json",
             )
             self.end_headers()
             self.wfile.write(text.encode())

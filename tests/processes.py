@@ -58,7 +58,11 @@ def _place() -> str:
     folder = tempfile.mkdtemp(prefix="forks")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     place = f"{folder}/socket"
-    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("COLUMNS", "LINES")
+    }
     command, pipe = [sys.executable, str(HERE), place], subprocess.PIPE
     server = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe)
     assert server.stdout and server.stdout.readline() == b"ready\n"
@@ -72,7 +76,9 @@ def on_path(folder: Path) -> dict[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "userlm").write_text(USERLM)
     (folder / "userlm").chmod(0o755)
-    path = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join(
+        [str(folder), str(Path(sys.executable).parent), os.environ["PATH"]]
+    )
     return {**os.environ, "PATH": path, PLACE: _place()}
 
 
@@ -93,7 +99,9 @@ class Process:
         pipes = [os.pipe() for _ in range(3)]
         theirs = [pipes[0][0], pipes[1][1], pipes[2][1]]
         self.stdin = os.fdopen(pipes[0][1], "w", encoding="utf-8")
-        self.stdout, self.stderr = (os.fdopen(pipe[0], encoding="utf-8") for pipe in pipes[1:])
+        self.stdout, self.stderr = (
+            os.fdopen(pipe[0], encoding="utf-8") for pipe in pipes[1:]
+        )
         self.returncode: int | None = None
         self._asked = socket.socket(socket.AF_UNIX)
         self._asked.connect(_place())
@@ -149,7 +157,10 @@ def userlm(*arguments: object, cwd: Path | None = None, **env: str) -> Process:
 
 def fresh(*arguments: object, cwd: Path, **env: str) -> Any:
     """The same by a Python of its own, which hashes with another seed."""
-    command, pipe = [sys.executable, "-m", "userlm", *map(str, arguments)], subprocess.PIPE
+    command, pipe = (
+        [sys.executable, "-m", "userlm", *map(str, arguments)],
+        subprocess.PIPE,
+    )
     return subprocess.Popen(
         command, cwd=cwd, env={**os.environ, **env}, stdout=pipe, stderr=pipe, text=True
     )
@@ -172,7 +183,20 @@ def _load() -> None:
     from userlm.serving import app
     from userlm.training import base, train
 
-    assert all((accelerate, torch, transformers, uvicorn, cli, app, train, base, endpoint, local))
+    assert all(
+        (
+            accelerate,
+            torch,
+            transformers,
+            uvicorn,
+            cli,
+            app,
+            train,
+            base,
+            endpoint,
+            local,
+        )
+    )
 
 
 def _next(listening: socket.socket) -> dict[str, Any]:

@@ -22,7 +22,10 @@ from userlm.users import ReplayUser
         ("trained:./nowhere", "there is no such folder, and it is no hub id"),
         ("trained:openai:gpt-4o", "a model on this machine is wanted here"),
         ("prompted:opnai:gpt-4o", "'opnai' is no kind of model; did you mean openai:?"),
-        ("prompted:http://localhost:8000/v1", "which model? write http://localhost:8000/v1#NAME"),
+        (
+            "prompted:http://localhost:8000/v1",
+            "which model? write http://localhost:8000/v1#NAME",
+        ),
         ("replay:nowhere.jsonl", "nowhere.jsonl does not exist"),
         ("script:nowhere.txt", "nowhere.txt: cannot read the script"),
         ("py:nowhere:make", "No module named 'nowhere'"),
@@ -70,7 +73,9 @@ def test_a_scheme_that_leads_to_no_model_is_refused_without_what_may_be_secret(w
     ],
 )
 def test_a_url_that_is_none_says_how_it_is_written(wrong):
-    with pytest.raises(InputError, match="is no URL of a server; write http://HOST:PORT/v1#NAME"):
+    with pytest.raises(
+        InputError, match="is no URL of a server; write http://HOST:PORT/v1#NAME"
+    ):
         address.chat_model(wrong)
 
 
@@ -78,8 +83,12 @@ def test_a_url_that_is_none_says_how_it_is_written(wrong):
 def test_white_space_around_a_key_is_stripped(tail, monkeypatch):
     monkeypatch.setenv("USERLM_API_KEY", f"{tail}secret-key{tail}")
     with serving([completion("ok")]) as server:
-        address.chat_model(f"{server.url}#m").chat([{"role": "user", "content": "hi"}], Sampling())
-    assert [authorization for _, authorization, _ in server.requests] == ["Bearer secret-key"]
+        address.chat_model(f"{server.url}#m").chat(
+            [{"role": "user", "content": "hi"}], Sampling()
+        )
+    assert [authorization for _, authorization, _ in server.requests] == [
+        "Bearer secret-key"
+    ]
     monkeypatch.setenv("OPENAI_API_KEY", tail)
     with pytest.raises(InputError, match="set the environment variable OPENAI_API_KEY"):
         address.chat_model("openai:gpt-4o")
@@ -87,9 +96,18 @@ def test_white_space_around_a_key_is_stripped(tail, monkeypatch):
 
 @pytest.mark.parametrize(
     "key",
-    ["secret\rkey", "secret\nkey", "secret\x07key", "secret\x7fkey", "sécret", "secret\u200b"],
+    [
+        "secret\rkey",
+        "secret\nkey",
+        "secret\x07key",
+        "secret\x7fkey",
+        "sécret",
+        "secret\u200b",
+    ],
 )
-def test_a_key_with_characters_that_no_key_has_is_refused_and_not_shown(key, monkeypatch):
+def test_a_key_with_characters_that_no_key_has_is_refused_and_not_shown(
+    key, monkeypatch
+):
     for variable, model in (
         ("USERLM_API_KEY", "http://localhost/v1#m"),
         ("OPENAI_API_KEY", "openai:gpt-4o"),
@@ -114,7 +132,10 @@ def test_a_key_with_characters_that_no_key_has_is_refused_and_not_shown(key, mon
         ("bass:x", "'bass' is no kind of model to score; did you mean base:?"),
         ("trained:script:x", "a model on this machine is wanted here"),
         ("base:./nowhere", "there is no such folder, and it is no hub id"),
-        ("http://localhost:8000/v1", "which model? write http://localhost:8000/v1#NAME"),
+        (
+            "http://localhost:8000/v1",
+            "which model? write http://localhost:8000/v1#NAME",
+        ),
         ("base:http://me:secret@localhost/v1#m", "put the key into USERLM_API_KEY"),
     ],
 )
@@ -130,12 +151,22 @@ def test_a_model_is_scored_in_the_form_of_its_address_and_a_bare_name_is_a_user_
     tiny.model.save_pretrained(tmp_path)
     monkeypatch.setattr(tiny.tokenizer, "chat_template", None)
     tiny.tokenizer.save_pretrained(tmp_path)
-    for place, lead, ends in ((f"{tmp_path}", "\n", True), (f"base:{tmp_path}", " ", False)):
+    for place, lead, ends in (
+        (f"{tmp_path}", "\n", True),
+        (f"base:{tmp_path}", " ", False),
+    ):
         model, form, window = address.scorer(place)
-        assert (form.header_suffix, form.ends, window) == (lead, ends, tiny.context_length)
-        assert model.score([([7, 8], [False, True])]) == tiny.score([([7, 8], [False, True])])
+        assert (form.header_suffix, form.ends, window) == (
+            lead,
+            ends,
+            tiny.context_length,
+        )
+        assert model.score([([7, 8], [False, True])]) == tiny.score(
+            [([7, 8], [False, True])]
+        )
     with pytest.raises(
-        InputError, match=f"{tmp_path} has no chat template, .* score it as base:{tmp_path}"
+        InputError,
+        match=f"{tmp_path} has no chat template, .* score it as base:{tmp_path}",
     ):
         address.scorer(f"prompted:{tmp_path}")
     with pytest.raises(InputError, match=f"{tmp_path} brings its own"):
@@ -147,17 +178,23 @@ def test_a_model_is_scored_in_the_form_of_its_address_and_a_bare_name_is_a_user_
     assert address.files("prompted:script:lines.txt") == [Path("lines.txt")]
 
 
-def test_a_base_model_is_no_user_model_and_the_error_says_how_to_score_it(tiny, tmp_path):
+def test_a_base_model_is_no_user_model_and_the_error_says_how_to_score_it(
+    tiny, tmp_path
+):
     import json
 
     tiny.model.save_pretrained(tmp_path)
     tiny.tokenizer.save_pretrained(tmp_path)
     parts = json.loads((tmp_path / "tokenizer.json").read_text())
     parts["added_tokens"] = [
-        token for token in parts["added_tokens"] if token["content"] != "<|endconversation|>"
+        token
+        for token in parts["added_tokens"]
+        if token["content"] != "<|endconversation|>"
     ]
     (tmp_path / "tokenizer.json").write_text(json.dumps(parts))
-    with pytest.raises(InputError, match=f"is no user model; score it as base:{tmp_path} or"):
+    with pytest.raises(
+        InputError, match=f"is no user model; score it as base:{tmp_path} or"
+    ):
         address.scorer(str(tmp_path))
     assert not address.scorer(f"base:{tmp_path}")[1].ends
 
@@ -187,7 +224,9 @@ def test_a_folder_without_a_model_is_no_model(tmp_path):
 
 def test_users_and_assistants_are_found(tmp_path, monkeypatch):
     (tmp_path / "lines.txt").write_text("hi\n\nbye\n")
-    write_conversations(tmp_path / "log.jsonl", [Conversation("a").say("hi").say("hello")])
+    write_conversations(
+        tmp_path / "log.jsonl", [Conversation("a").say("hi").say("hello")]
+    )
     (tmp_path / "mine_abc.py").write_text(
         "from userlm.types import Reply\nclass U:\n  def reply(self, c): return "
         "Reply('mine')\nmake = U\n"
@@ -197,7 +236,10 @@ def test_users_and_assistants_are_found(tmp_path, monkeypatch):
     assert isinstance(address.user("replay:log.jsonl"), ReplayUser)
     assert isinstance(address.user("script:lines.txt"), Script)
     assert address.user("py:mine_abc:make").reply(Conversation()) == Reply("mine")
-    assert address.assistant("replay:log.jsonl").reply(Conversation("a").say("hi")).text == "hello"
+    assert (
+        address.assistant("replay:log.jsonl").reply(Conversation("a").say("hi")).text
+        == "hello"
+    )
     assert isinstance(address.assistant("clarifier"), Clarifier)
     tasks = [Task("t", "math", "x", (Fact("y"),), "1")]
     assert isinstance(address.assistant("oracle", tasks=tasks), Oracle)
@@ -226,14 +268,31 @@ def test_a_human_is_asked(monkeypatch):
 )
 def test_an_address_has_a_form_a_scheme_a_url_and_a_name(text, form, scheme, url, name):
     found = address.parse(text)
-    assert (found.form, found.scheme, found.url, found.name) == (form, scheme, url, name)
-    assert found.kind == (form or scheme) and found.model == text.removeprefix(f"{form}:")
+    assert (found.form, found.scheme, found.url, found.name) == (
+        form,
+        scheme,
+        url,
+        name,
+    )
+    assert found.kind == (form or scheme) and found.model == text.removeprefix(
+        f"{form}:"
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["/no/model", "./model", "~/model", "a/b/c", "model.safetensors", "runs/model.gguf"]
+    "name",
+    [
+        "/no/model",
+        "./model",
+        "~/model",
+        "a/b/c",
+        "model.safetensors",
+        "runs/model.gguf",
+    ],
 )
 def test_a_path_that_does_not_exist_fails_before_the_hub_is_asked(name):
-    with pytest.raises(InputError, match="there is no such folder, and it is no hub id"):
+    with pytest.raises(
+        InputError, match="there is no such folder, and it is no hub id"
+    ):
         address.checkpoint(name)
     assert address.checkpoint("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"

@@ -136,7 +136,9 @@ def test_first_turns_repeat_only_where_it_was_planted():
 def test_every_english_row_has_an_intent_in_form():
     for conversation in (c for c in conversations() if not foreign(c)):
         assert conversation.intent is not None, conversation.id
-        assert intents.check(conversation.intent, conversation) is None, conversation.intent
+        assert intents.check(conversation.intent, conversation) is None, (
+            conversation.intent
+        )
         assert len(words(conversation.intent)) <= 40
     assert all(c.intent is None for c in conversations() if foreign(c))
     assert len({c.intent for c in survivors()}) == len(survivors())
@@ -218,7 +220,9 @@ def test_people_talked_about_every_task_and_most_said_what_it_takes() -> None:
     tasks = {task.id: task for task in read_tasks(sample_tasks())}
     assert list(logs) == list(tasks)
     told = {
-        name: all(said(fact, log.user_turns) for fact in tasks[name].facts if fact.required)
+        name: all(
+            said(fact, log.user_turns) for fact in tasks[name].facts if fact.required
+        )
         for name, log in logs.items()
     }
     forgot = [name for name, whole in told.items() if not whole]

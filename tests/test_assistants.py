@@ -8,7 +8,16 @@ import pytest
 from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
 from userlm.simulate import blind, converse
 from userlm.tasks import grade, said, solved
-from userlm.types import Completion, Conversation, Fact, Message, ModelError, Sampling, Task, Turn
+from userlm.types import (
+    Completion,
+    Conversation,
+    Fact,
+    Message,
+    ModelError,
+    Sampling,
+    Task,
+    Turn,
+)
 
 FACTS = (
     Fact("Dad gave Olaf 10 toy cars."),
@@ -75,7 +84,9 @@ def test_a_replayed_assistant_says_what_is_logged_whatever_it_is_asked() -> None
     done = converse(Script(["x", "y"]), ReplayAssistant(LOG), Conversation("c"))
     assert [turn.text for turn in done.turns] == ["x", "a1", "y", "a2"]
     assert done.stop == "end"
-    assert ReplayAssistant(LOG).reply(talk("x", id="c#3")).text == "a1"  # the fourth repeat
+    assert (
+        ReplayAssistant(LOG).reply(talk("x", id="c#3")).text == "a1"
+    )  # the fourth repeat
 
 
 def test_a_replayed_assistant_that_has_no_more_says_so_and_the_run_goes_on() -> None:
@@ -87,7 +98,9 @@ def test_a_replayed_assistant_that_has_no_more_says_so_and_the_run_goes_on() -> 
 
 def test_a_greeting_is_no_answer_in_the_log_nor_in_the_conversation() -> None:
     greeting = Turn("assistant", "Welcome!")
-    replayed = ReplayAssistant({"c": Conversation("c", (greeting, *talk("q1", "a1").turns))})
+    replayed = ReplayAssistant(
+        {"c": Conversation("c", (greeting, *talk("q1", "a1").turns))}
+    )
     assert replayed.reply(talk("x")).text == "a1"
     assert replayed.reply(Conversation("c", (greeting,)).say("x")).text == "a1"
 
@@ -97,12 +110,21 @@ def test_a_script_says_its_lines_on_either_side_and_as_a_model() -> None:
     done = converse(script, Script(["yes"]), Conversation())
     assert [turn.text for turn in done.turns] == ["one", "yes", "two", "yes"]
     assert done.stop == "end" and done.ended
-    messages: list[Message] = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    messages: list[Message] = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+    ]
     assert script.chat(messages, Sampling()).text == "one"
-    messages += [{"role": "assistant", "content": "one"}, {"role": "user", "content": "u"}]
+    messages += [
+        {"role": "assistant", "content": "one"},
+        {"role": "user", "content": "u"},
+    ]
     assert script.chat(messages, Sampling()).text == "two"
     assert (
-        script.chat([*messages, {"role": "assistant", "content": "two"}], Sampling()).text == "two"
+        script.chat(
+            [*messages, {"role": "assistant", "content": "two"}], Sampling()
+        ).text
+        == "two"
     )
 
 
@@ -120,7 +142,8 @@ def test_the_oracle_answers_when_all_required_facts_are_said_and_not_before() ->
     assert "25" not in ask("how many cars does olaf have?")
     assert "25" not in ask("dad gave olaf 10 toy cars")
     assert (
-        ask("dad gave olaf 10 toy cars", "?", "and mum gave him 15 toy cars") == "The answer is 25."
+        ask("dad gave olaf 10 toy cars", "?", "and mum gave him 15 toy cars")
+        == "The answer is 25."
     )
 
 
@@ -134,7 +157,8 @@ def test_the_oracle_tells_what_it_understood_and_no_word_of_what_was_not_said() 
 
 def test_what_the_oracle_quotes_is_no_answer_even_if_the_user_guessed_right() -> None:
     conversation = talk(
-        "Dad gave Olaf 10 toy cars.\nThe answer is 25. Or #### 25! or \\boxed{25}", id="gsm/1#0"
+        "Dad gave Olaf 10 toy cars.\nThe answer is 25. Or #### 25! or \\boxed{25}",
+        id="gsm/1#0",
     )
     reply = Oracle({TASK.id: TASK}).reply(conversation)
     assert "25" in reply.text
@@ -143,16 +167,34 @@ def test_what_the_oracle_quotes_is_no_answer_even_if_the_user_guessed_right() ->
 
 def test_a_user_who_tells_all_is_served_by_the_oracle_and_the_talk_stops() -> None:
     user = Script(
-        ["olaf has toy cars", "dad gave olaf 10 toy cars", "mum gave olaf 15 toy cars", "thanks"]
+        [
+            "olaf has toy cars",
+            "dad gave olaf 10 toy cars",
+            "mum gave olaf 15 toy cars",
+            "thanks",
+        ]
     )
-    done = converse(user, Oracle({TASK.id: TASK}), Conversation("gsm/1#7"), until=solved(TASK))
+    done = converse(
+        user, Oracle({TASK.id: TASK}), Conversation("gsm/1#7"), until=solved(TASK)
+    )
     assert done.stop == "solved" and len(done.user_turns) == 3
-    assert all(turn.meta == {"stub": "oracle"} for turn in done.turns if turn.role == "assistant")
+    assert all(
+        turn.meta == {"stub": "oracle"}
+        for turn in done.turns
+        if turn.role == "assistant"
+    )
 
 
-def test_the_oracle_gives_the_logged_solution_of_a_python_task_in_a_fenced_block() -> None:
+def test_the_oracle_gives_the_logged_solution_of_a_python_task_in_a_fenced_block() -> (
+    None
+):
     task = Task(
-        "p", "python", "i", (Fact("return the sum"),), "tests", {"solution": "def f(): pass"}
+        "p",
+        "python",
+        "i",
+        (Fact("return the sum"),),
+        "tests",
+        {"solution": "def f(): pass"},
     )
     plain = Task("q", "python", "i", (), "tests")
     oracle = Oracle({"p": task, "q": plain})
@@ -169,7 +211,9 @@ def test_the_oracle_says_which_task_it_does_not_know() -> None:
 
 
 def test_the_clarifier_only_asks_and_asks_the_same_each_time() -> None:
-    runs = [converse(Script(["hi"] * 7), Clarifier(), Conversation("x")) for _ in range(2)]
+    runs = [
+        converse(Script(["hi"] * 7), Clarifier(), Conversation("x")) for _ in range(2)
+    ]
     assert runs[0] == runs[1]
     asked = [turn.text for turn in runs[0].turns if turn.role == "assistant"]
     assert all(text.endswith("?") for text in asked)

@@ -33,7 +33,9 @@ def llama():
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
     }
-    return LlamaForCausalLM(LlamaConfig(vocab_size=128, num_key_value_heads=2, **sizes)).eval()
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=128, num_key_value_heads=2, **sizes)
+    ).eval()
 
 
 ROWS = [
@@ -55,12 +57,17 @@ def test_bins_are_filled_evenly_the_longest_first_into_the_one_that_holds_least(
 
 
 def test_every_process_gets_as_many_bins_and_as_much():
-    assert balanced_bins([4, 7, 2, 6, 3], 100, multiple=2) == [[1, 4, 2], [3, 0]]  # 12 and 10
+    assert balanced_bins([4, 7, 2, 6, 3], 100, multiple=2) == [
+        [1, 4, 2],
+        [3, 0],
+    ]  # 12 and 10
     assert balanced_bins([5], 100, multiple=3) == [[0], [], []]
     assert len(balanced_bins([6] * 5, 10, multiple=4)) == 8
 
 
-def test_packed_rows_get_the_logits_that_they_get_alone_in_order_and_at_the_targets_only(llama):
+def test_packed_rows_get_the_logits_that_they_get_alone_in_order_and_at_the_targets_only(
+    llama,
+):
     with document_masking(llama):
         logits, wanted = target_logits(llama, ROWS)
     assert wanted.tolist() == [6, 9, 10, 13]
@@ -77,7 +84,9 @@ def test_gradients_of_a_pack_are_the_sum_of_those_of_its_rows(llama):
         with document_masking(llama):
             for rows in packs:
                 logits, wanted = target_logits(llama, rows)
-                torch.nn.functional.cross_entropy(logits, wanted, reduction="sum").backward()
+                torch.nn.functional.cross_entropy(
+                    logits, wanted, reduction="sum"
+                ).backward()
         return torch.cat([weight.grad.flatten() for weight in llama.parameters()])
 
     torch.testing.assert_close(
@@ -102,11 +111,15 @@ def test_a_sliding_window_slides_within_each_row():
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
     }
-    config = MistralConfig(vocab_size=128, num_key_value_heads=2, sliding_window=6, **sizes)
+    config = MistralConfig(
+        vocab_size=128, num_key_value_heads=2, sliding_window=6, **sizes
+    )
     check_document_masking(MistralForCausalLM(config).eval(), "mistral", 64)
 
 
-def test_positions_that_change_with_the_longest_row_are_refused_beyond_their_usual_length(llama):
+def test_positions_that_change_with_the_longest_row_are_refused_beyond_their_usual_length(
+    llama,
+):
     usual = llama.config.rope_parameters
     llama.config.rope_parameters = {
         **usual,
@@ -128,7 +141,9 @@ def test_a_model_that_carries_a_state_over_is_refused():
     model = MambaForCausalLM(
         MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2)
     ).eval()
-    with pytest.raises(InputError, match=r"mamba-x: .*mamba.* does not keep packed rows apart"):
+    with pytest.raises(
+        InputError, match=r"mamba-x: .*mamba.* does not keep packed rows apart"
+    ):
         check_document_masking(model, "mamba-x", 64)
 
 
@@ -142,25 +157,37 @@ def test_the_attention_of_a_gpu_is_told_where_rows_begin(llama, monkeypatch):
     result is that of the loop. Shapes as in torch.nn.attention.varlen: (tokens, heads, size)."""
     calls = []
 
-    def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size):
+    def kernel(
+        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size
+    ):
         calls.append((cu_seq_q.tolist(), max_q, window_size))
         assert (
-            query.dtype == key.dtype == value.dtype == torch.bfloat16 and query.shape == key.shape
+            query.dtype == key.dtype == value.dtype == torch.bfloat16
+            and query.shape == key.shape
         )
         out = torch.empty_like(query)
         for a, b in pairwise(cu_seq_q):
-            weights = torch.einsum("qhd,khd->hqk", query[a:b].float(), key[a:b].float()) * scale
+            weights = (
+                torch.einsum("qhd,khd->hqk", query[a:b].float(), key[a:b].float())
+                * scale
+            )
             distance = torch.arange(b - a)[:, None] - torch.arange(b - a)
-            hidden = (distance < 0) | ((distance > window_size[0]) & (window_size[0] >= 0))
+            hidden = (distance < 0) | (
+                (distance > window_size[0]) & (window_size[0] >= 0)
+            )
             weights = weights.masked_fill(hidden, -torch.inf).softmax(-1)
-            out[a:b] = torch.einsum("hqk,khd->qhd", weights, value[a:b].float()).to(out.dtype)
+            out[a:b] = torch.einsum("hqk,khd->qhd", weights, value[a:b].float()).to(
+                out.dtype
+            )
         return out
 
     class OnGpu(torch.Tensor):
         is_cuda = True
 
     torch.manual_seed(0)
-    query = torch.randn(1, 4, 9, 8)  # float32, as rotary embeddings leave it under autocast
+    query = torch.randn(
+        1, 4, 9, 8
+    )  # float32, as rotary embeddings leave it under autocast
     key, value = torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8, dtype=torch.bfloat16)
     where = {
         "row_lengths": [6, 3],
@@ -170,12 +197,26 @@ def test_the_attention_of_a_gpu_is_told_where_rows_begin(llama, monkeypatch):
     layer = SimpleNamespace(config=SimpleNamespace(), layer_idx=0)
     for window in (None, 2):
         slow, _ = attention._attend_documents(
-            layer, query.bfloat16(), key.bfloat16(), value, None, sliding_window=window, **where
+            layer,
+            query.bfloat16(),
+            key.bfloat16(),
+            value,
+            None,
+            sliding_window=window,
+            **where,
         )
         monkeypatch.setattr(attention, "_varlen", kernel)
         fast, _ = attention._attend_documents(
-            layer, query, key, value.as_subclass(OnGpu), None, sliding_window=window, **where
+            layer,
+            query,
+            key,
+            value.as_subclass(OnGpu),
+            None,
+            sliding_window=window,
+            **where,
         )
         assert fast.shape == (1, 9, 4, 8)
-        torch.testing.assert_close(fast.as_subclass(torch.Tensor), slow, rtol=0.05, atol=0.02)
+        torch.testing.assert_close(
+            fast.as_subclass(torch.Tensor), slow, rtol=0.05, atol=0.02
+        )
     assert calls == [([0, 6, 9], 6, (-1, 0)), ([0, 6, 9], 6, (1, 0))]

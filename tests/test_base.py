@@ -27,16 +27,33 @@ from transformers import (
 
 from userlm import address
 from userlm.flip import prompt, render, render_document, swap_roles, transcript
-from userlm.models.attention import check_document_masking, document_masking, target_logits
+from userlm.models.attention import (
+    check_document_masking,
+    document_masking,
+    target_logits,
+)
 from userlm.models.local import LocalModel, load_tokenizer
-from userlm.training.base import CONTROL_TOKENS, from_base, from_scratch, learn_tokenizer
+from userlm.training.base import (
+    CONTROL_TOKENS,
+    from_base,
+    from_scratch,
+    learn_tokenizer,
+)
 from userlm.training.checkpoints import restore, save
-from userlm.training.lora import has_adapter, load_adapter, merge, save_adapter, with_lora
+from userlm.training.lora import (
+    has_adapter,
+    load_adapter,
+    merge,
+    save_adapter,
+    with_lora,
+)
 from userlm.types import Conversation, InputError, Sampling
 
 OPEN, SHUT, CLOSE, END = CONTROL_TOKENS
 RESERVED = "<|reserved_special_token_0|>"
-BYTES = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+BYTES = {
+    letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))
+}
 """Ids by hand: printable ASCII from "!" on is 0 to 93, so "a" is 64; the newline is 198, the space
 220."""
 
@@ -45,7 +62,9 @@ def spell(text: str) -> list[int]:
     return [BYTES[{"\n": "Ċ", " ": "Ġ"}.get(letter, letter)] for letter in text]
 
 
-def letters(*added: str, kind=PreTrainedTokenizerFast, **named) -> PreTrainedTokenizerFast:
+def letters(
+    *added: str, kind=PreTrainedTokenizerFast, **named
+) -> PreTrainedTokenizerFast:
     """A tokenizer with a token a byte, ids 0 to 255, and added ones from 256 on."""
     if kind is PreTrainedTokenizerFast:
         bpe = Tokenizer(models.BPE(BYTES, []))
@@ -53,15 +72,21 @@ def letters(*added: str, kind=PreTrainedTokenizerFast, **named) -> PreTrainedTok
         tokenizer = kind(tokenizer_object=bpe)
     else:
         tokenizer = kind(
-            vocab=BYTES, merges=[], **dict.fromkeys(("unk_token", "eos_token", "pad_token"))
+            vocab=BYTES,
+            merges=[],
+            **dict.fromkeys(("unk_token", "eos_token", "pad_token")),
         )
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in added])
+    tokenizer.add_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in added]
+    )
     for name, token in named.items():
         setattr(tokenizer, name, token)
     return tokenizer
 
 
-def like_llama(rows: int, tied: bool = False, seed: int = 0, **sizes) -> LlamaForCausalLM:
+def like_llama(
+    rows: int, tied: bool = False, seed: int = 0, **sizes
+) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     sizes = {
         "hidden_size": 32,
@@ -69,7 +94,9 @@ def like_llama(rows: int, tied: bool = False, seed: int = 0, **sizes) -> LlamaFo
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
     } | sizes
-    return LlamaForCausalLM(LlamaConfig(vocab_size=rows, tie_word_embeddings=tied, **sizes))
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=rows, tie_word_embeddings=tied, **sizes)
+    )
 
 
 LLAMA = ("<|end_of_text|>", RESERVED, OPEN, SHUT, CLOSE, "<|reserved_special_token_1|>")
@@ -80,9 +107,14 @@ LLAMA = ("<|end_of_text|>", RESERVED, OPEN, SHUT, CLOSE, "<|reserved_special_tok
 def base_llama(tied: bool = False) -> LocalModel:
     """Small, with rows as Llama-3's base has them: as inputs the control tokens are all but zero,
     as outputs they are all but one and the same."""
-    tokenizer = letters(*LLAMA, eos_token="<|end_of_text|>", pad_token="<|end_of_text|>")
+    tokenizer = letters(
+        *LLAMA, eos_token="<|end_of_text|>", pad_token="<|end_of_text|>"
+    )
     model = like_llama(262, tied)
-    inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    inputs, outputs = (
+        model.get_input_embeddings().weight,
+        model.get_output_embeddings().weight,
+    )
     if not tied:
         inputs[257:] *= 1e-6
     pushed = outputs[257].clone()
@@ -146,16 +178,22 @@ def test_a_renamed_token_leaves_all_else_in_the_tokenizer_as_it_was():
         None,
     )
     assert RESERVED not in new.backend_tokenizer.to_str()
-    assert new.decode([257, 260], skip_special_tokens=True) == END  # it shows that the user left
+    assert (
+        new.decode([257, 260], skip_special_tokens=True) == END
+    )  # it shows that the user left
 
 
 def test_tied_rows_are_begun_once():
     ready, said = from_base(base_llama(tied=True))
     now, out = weights(ready)
-    assert ready.model.get_output_embeddings().weight is ready.model.get_input_embeddings().weight
+    assert (
+        ready.model.get_output_embeddings().weight
+        is ready.model.get_input_embeddings().weight
+    )
     assert torch.equal(now, out) and torch.equal(now[[257, 260]], now[[256, 256]])
     assert (
-        said[-1] == "<|endconversation|> is initialized as a copy of <|eot_id|> in the embeddings"
+        said[-1]
+        == "<|endconversation|> is initialized as a copy of <|eot_id|> in the embeddings"
     )
 
 
@@ -164,10 +202,16 @@ def test_trained_rows_are_left_alone():
     Only the end token is begun, as a copy of the closing token."""
     local = base_llama()
     with torch.no_grad():
-        for layer in (local.model.get_input_embeddings(), local.model.get_output_embeddings()):
+        for layer in (
+            local.model.get_input_embeddings(),
+            local.model.get_output_embeddings(),
+        ):
             push = torch.randn(3, 32)
             layer.weight[258:261] += (
-                0.1 * layer.weight[:256].norm(dim=1).median() * push / push.norm(dim=1)[:, None]
+                0.1
+                * layer.weight[:256].norm(dim=1).median()
+                * push
+                / push.norm(dim=1)[:, None]
             )
     before = weights(local)
     ready, said = from_base(local)
@@ -184,7 +228,8 @@ def test_a_row_that_is_untrained_in_one_layer_is_begun_there_alone():
     _, said = from_base(local)
     headers = [line for line in said if line.startswith((OPEN, SHUT))]
     assert len(headers) == 2 and all(
-        line.endswith("words in the output layer, where its row was untrained") for line in headers
+        line.endswith("words in the output layer, where its row was untrained")
+        for line in headers
     )
 
 
@@ -213,18 +258,25 @@ def test_a_reserved_token_that_someone_has_taken_into_use_is_passed_over():
 def test_a_reserved_token_of_the_vocabulary_itself_is_renamed_there_too():
     """As in Gemma, where `<unused0>` is a word like any other: id 1 of this vocabulary, which is
     not the last."""
-    vocabulary = {"<eos>": 0, "<unused0>": 1} | {letter: i + 2 for letter, i in BYTES.items()}
+    vocabulary = {"<eos>": 0, "<unused0>": 1} | {
+        letter: i + 2 for letter, i in BYTES.items()
+    }
     bpe = Tokenizer(models.BPE(vocabulary, []))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
     tokenizer.add_tokens(
-        [AddedToken(t, special=True, normalized=False) for t in ("<unused0>", *CONTROL_TOKENS[:3])]
+        [
+            AddedToken(t, special=True, normalized=False)
+            for t in ("<unused0>", *CONTROL_TOKENS[:3])
+        ]
     )
     ready, said = from_base(LocalModel(like_llama(261), tokenizer, "base"))
     assert said[0] == "<|endconversation|> takes the place of <unused0>, id 1"
     assert ready.tokenizer.convert_tokens_to_ids(["<eos>", END, "!"]) == [0, 1, 2]
     assert ready.tokenizer.decode([1, 260], skip_special_tokens=True) == END
-    assert len(ready.tokenizer) == 261 and "<unused0>" not in ready.tokenizer.get_vocab()
+    assert (
+        len(ready.tokenizer) == 261 and "<unused0>" not in ready.tokenizer.get_vocab()
+    )
     assert 1 not in ready.template().encode(f"{END}<unused0>")
 
 
@@ -233,7 +285,12 @@ def test_a_reserved_token_of_the_vocabulary_itself_is_renamed_there_too():
     [
         *(
             (name, True)
-            for name in ("<|reserved_special_token_7|>", "<unused9>", "<|extra_0|>", "[unused12]")
+            for name in (
+                "<|reserved_special_token_7|>",
+                "<unused9>",
+                "<|extra_0|>",
+                "[unused12]",
+            )
         ),
         *(
             (name, True)
@@ -288,7 +345,9 @@ def test_a_tokenizer_of_another_family_gets_all_tokens_in_the_spare_rows_of_its_
         vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2, tie_word_embeddings=True,
     )  # fmt: skip
-    tokenizer = letters("<|endoftext|>", "<|im_start|>", kind=kind, eos_token="<|endoftext|>")
+    tokenizer = letters(
+        "<|endoftext|>", "<|im_start|>", kind=kind, eos_token="<|endoftext|>"
+    )
     local = LocalModel(Qwen2ForCausalLM(config), tokenizer, "qwen")
     before, _ = weights(local)
     ready, said = from_base(local)
@@ -306,8 +365,19 @@ def test_a_tokenizer_of_another_family_gets_all_tokens_in_the_spare_rows_of_its_
     assert torch.equal(now[[260, 261]], before[[256, 256]])
     save(ready, tmp_path / "model")
     plain = AutoTokenizer.from_pretrained(tmp_path / "model")
-    ids = plain.apply_chat_template([{"role": "assistant", "content": "hi"}], return_dict=False)
-    assert ids == [258, *spell("assistant"), 259, *spell("\nhi"), 260, 258, *spell("user"), 259]
+    ids = plain.apply_chat_template(
+        [{"role": "assistant", "content": "hi"}], return_dict=False
+    )
+    assert ids == [
+        258,
+        *spell("assistant"),
+        259,
+        *spell("\nhi"),
+        260,
+        258,
+        *spell("user"),
+        259,
+    ]
 
 
 def test_a_model_without_a_spare_row_grows_to_a_multiple_of_64_and_keeps_its_rows_bias_and_precision():
@@ -325,19 +395,27 @@ def test_a_model_without_a_spare_row_grows_to_a_multiple_of_64_and_keeps_its_row
     with torch.no_grad():
         model.lm_head.bias.normal_()
     bias = model.lm_head.bias.detach().clone()
-    local = LocalModel(model, letters("<|endoftext|>", eos_token="<|endoftext|>"), "phi")
+    local = LocalModel(
+        model, letters("<|endoftext|>", eos_token="<|endoftext|>"), "phi"
+    )
     old = weights(local)
     ready, said = from_base(local)
-    assert said[0].endswith(": added, for which the vocabulary grew from 257 to 320 rows")
+    assert said[0].endswith(
+        ": added, for which the vocabulary grew from 257 to 320 rows"
+    )
     assert ready.model.dtype == torch.bfloat16 and ready.model.config.vocab_size == 320
     for before, now in zip(old, weights(ready), strict=True):
         mean = before[:256].float().mean(0).bfloat16()
-        assert torch.equal(now[:257], before) and torch.equal(now[[259, 260]], before[[256, 256]])
+        assert torch.equal(now[:257], before) and torch.equal(
+            now[[259, 260]], before[[256, 256]]
+        )
         assert torch.equal(now[[257, 258]], mean.expand(2, -1)) and torch.equal(
             now[261:], mean.expand(59, -1)
         )
     grown = ready.model.lm_head.bias
-    assert torch.equal(grown[:257], bias) and torch.equal(grown[[259, 260]], bias[[256, 256]])
+    assert torch.equal(grown[:257], bias) and torch.equal(
+        grown[[259, 260]], bias[[256, 256]]
+    )
     assert torch.equal(grown[261:], bias[:256].float().mean().bfloat16().expand(59))
     assert ready.model(torch.tensor([spell("hi")])).logits.shape == (1, 2, 320)
 
@@ -351,7 +429,8 @@ def test_a_model_without_an_output_layer_is_refused():
         num_attention_heads=2,
     )
     with pytest.raises(
-        InputError, match=r"headless: .*\(llama\) has no output layer.*causal language model"
+        InputError,
+        match=r"headless: .*\(llama\) has no output layer.*causal language model",
     ):
         from_base(LocalModel(LlamaModel(config), letters(*LLAMA), "headless"))
 
@@ -362,7 +441,8 @@ def test_a_tokenizer_that_plain_transformers_would_spell_otherwise_is_refused():
     tokenizer = letters(*LLAMA, END)
     tokenizer.add_tokens(["c d"])
     with pytest.raises(
-        InputError, match="words: its tokenizer encodes text after a control token differently"
+        InputError,
+        match="words: its tokenizer encodes text after a control token differently",
     ):
         from_base(LocalModel(like_llama(320), tokenizer, "words"))
 
@@ -375,7 +455,9 @@ def llama3_base(llama3, tmp_path_factory) -> tuple[LocalModel, Path]:
     """A base model with the real tokenizer without its end token, made ready; and the folder it was
     saved in."""
     parts = json.loads(llama3.backend_tokenizer.to_str())
-    parts["added_tokens"] = [token for token in parts["added_tokens"] if token["content"] != END]
+    parts["added_tokens"] = [
+        token for token in parts["added_tokens"] if token["content"] != END
+    ]
     bare = Tokenizer.from_str(json.dumps(parts))
     ends = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, **ends)
@@ -403,7 +485,9 @@ def test_the_real_llama_3_tokenizer_keeps_its_ids_and_opens_a_user_turn_in_plain
 ):
     """Golden ids: "system" is 9125, "user" 882, "assistant" 78191, the newline before words 198."""
     tokenizer = AutoTokenizer.from_pretrained(llama3_base[1])
-    assert len(tokenizer) == 128256 and tokenizer.convert_tokens_to_ids([END, CLOSE]) == [
+    assert len(tokenizer) == 128256 and tokenizer.convert_tokens_to_ids(
+        [END, CLOSE]
+    ) == [
         128002,
         128009,
     ]
@@ -413,9 +497,27 @@ def test_the_real_llama_3_tokenizer_keeps_its_ids_and_opens_a_user_turn_in_plain
     said.append({"role": "assistant", "content": "hi"})
     ids = tokenizer.apply_chat_template(said, return_dict=False)
     turn = [198, 6151, 128009]  # "\n", "hi"
-    golden = [128006, 9125, 128007, *turn, 128006, 882, 128007, *turn, 128006, 78191, 128007, *turn]
+    golden = [
+        128006,
+        9125,
+        128007,
+        *turn,
+        128006,
+        882,
+        128007,
+        *turn,
+        128006,
+        78191,
+        128007,
+        *turn,
+    ]
     assert ids == [*golden, 128006, 882, 128007]
-    assert tokenizer.apply_chat_template(said, return_dict=False, add_generation_prompt=True) == ids
+    assert (
+        tokenizer.apply_chat_template(
+            said, return_dict=False, add_generation_prompt=True
+        )
+        == ids
+    )
 
 
 @pytest.mark.slow
@@ -433,15 +535,26 @@ def test_generation_in_plain_transformers_stops_at_both_ids(llama3_base):
     _, folder = llama3_base
     model = AutoModelForCausalLM.from_pretrained(folder)
     settings = json.loads((folder / "generation_config.json").read_text())
-    assert settings["eos_token_id"] == [128009, 128002] and settings["pad_token_id"] == 128009
-    assert (settings["do_sample"], settings["top_p"], settings["temperature"]) == (True, 0.8, 1.0)
+    assert (
+        settings["eos_token_id"] == [128009, 128002]
+        and settings["pad_token_id"] == 128009
+    )
+    assert (settings["do_sample"], settings["top_p"], settings["temperature"]) == (
+        True,
+        0.8,
+        1.0,
+    )
 
     def written(token: int) -> int:
         """How many of at most 4 tokens a model writes that can write this one alone."""
-        only = torch.full((1, 128256), -torch.inf).index_fill(1, torch.tensor([token]), 0.0)
+        only = torch.full((1, 128256), -torch.inf).index_fill(
+            1, torch.tensor([token]), 0.0
+        )
         prompt = torch.tensor([[128006, 882, 128007]])
         say = LogitsProcessorList([lambda ids, logits: only])
-        return model.generate(prompt, max_new_tokens=4, logits_processor=say).shape[1] - 3
+        return (
+            model.generate(prompt, max_new_tokens=4, logits_processor=say).shape[1] - 3
+        )
 
     assert [written(token) for token in (128002, 128009, 128001, 882)] == [1, 1, 4, 4]
 
@@ -456,7 +569,9 @@ TEXTS = [
 
 
 def small(seed: int = 0) -> LocalModel:
-    return from_scratch(learn_tokenizer(TEXTS, 400), width=64, layers=2, seed=seed, device="cpu")
+    return from_scratch(
+        learn_tokenizer(TEXTS, 400), width=64, layers=2, seed=seed, device="cpu"
+    )
 
 
 def test_a_model_from_scratch_depends_on_texts_and_seed_alone(tmp_path):
@@ -465,11 +580,16 @@ def test_a_model_from_scratch_depends_on_texts_and_seed_alone(tmp_path):
     assert local.tokenizer.decode([2, 3, 5, 4], skip_special_tokens=True) == END
     assert local.model.config.vocab_size % 64 == 0
     learn_tokenizer(TEXTS, 400).save_pretrained(tmp_path)
-    again = from_scratch(load_tokenizer(str(tmp_path)), width=64, layers=2, seed=0, device="cpu")
+    again = from_scratch(
+        load_tokenizer(str(tmp_path)), width=64, layers=2, seed=0, device="cpu"
+    )
     assert again.template().encode(TEXTS[0]) == local.template().encode(TEXTS[0])
     assert all(map(torch.equal, local.model.parameters(), again.model.parameters()))
     assert not torch.equal(
-        *(model.get_input_embeddings().weight for model in (local.model, small(1).model))
+        *(
+            model.get_input_embeddings().weight
+            for model in (local.model, small(1).model)
+        )
     )
 
 
@@ -482,7 +602,9 @@ LOG = (
 )  # fmt: skip
 
 
-def masked(local: LocalModel, log: Conversation = LOG) -> list[tuple[tuple[int, ...], list[bool]]]:
+def masked(
+    local: LocalModel, log: Conversation = LOG
+) -> list[tuple[tuple[int, ...], list[bool]]]:
     return [(row.ids, row.mask()) for row in render(log, local.template()).rows]
 
 
@@ -496,7 +618,9 @@ def train(
     local: LocalModel, steps: int = 8, lr: float = 1e-2, log: Conversation = LOG
 ) -> LocalModel:
     optimizer = torch.optim.AdamW(
-        [p for p in local.model.parameters() if p.requires_grad], lr=lr, weight_decay=0.0
+        [p for p in local.model.parameters() if p.requires_grad],
+        lr=lr,
+        weight_decay=0.0,
     )
     for _ in range(steps):
         loss_of(local, log).backward()
@@ -520,7 +644,9 @@ def logits_of(model) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_lora_trains_the_rows_of_control_tokens_and_merges_into_an_ordinary_model(tied, tmp_path):
+def test_lora_trains_the_rows_of_control_tokens_and_merges_into_an_ordinary_model(
+    tied, tmp_path
+):
     ready, _ = from_base(base_llama(tied))
     before, plain = weights(ready), logits_of(ready.model)
     local = with_lora(ready, rank=4)
@@ -531,7 +657,15 @@ def test_lora_trains_the_rows_of_control_tokens_and_merges_into_an_ordinary_mode
         for name, p in local.model.named_parameters()
         if p.requires_grad and "_A" in name
     }
-    assert linear == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert linear == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
     first = end_probability(local)
     train(local)
     assert end_probability(local) > 2 * first
@@ -546,7 +680,9 @@ def test_lora_trains_the_rows_of_control_tokens_and_merges_into_an_ordinary_mode
     save(merged, tmp_path / "model")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert torch.equal(logits_of(loaded), logits_of(merged.model))
-    assert ("lm_head.weight" in load_file(tmp_path / "model" / "model.safetensors")) is not tied
+    assert (
+        "lm_head.weight" in load_file(tmp_path / "model" / "model.safetensors")
+    ) is not tied
 
 
 def test_lora_packs_rows_and_learns_the_same_with_gradient_checkpointing():
@@ -566,7 +702,9 @@ def test_a_half_precision_model_gets_adapters_in_full_precision():
     ready, _ = from_base(base_llama())
     local = with_lora(LocalModel(ready.model.bfloat16(), ready.tokenizer), rank=4)
     assert local.model.dtype == torch.bfloat16
-    assert {p.dtype for p in local.model.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in local.model.parameters() if p.requires_grad} == {
+        torch.float32
+    }
     first = loss_of(local).item()
     assert loss_of(train(local)).item() < first
     assert merge(local).model.dtype == torch.bfloat16
@@ -589,7 +727,9 @@ def test_an_adapter_is_taken_back_in_place_and_known_to_plain_peft(tmp_path):
     assert torch.equal(logits_of(local.model), best)
     now = [p for p in local.model.parameters() if p.requires_grad]
     assert all(a is b for a, b in zip(held, now, strict=True))
-    plain = PeftModel.from_pretrained(from_base(base_llama())[0].model, tmp_path / "adapter")
+    plain = PeftModel.from_pretrained(
+        from_base(base_llama())[0].model, tmp_path / "adapter"
+    )
     assert torch.equal(logits_of(plain), best)
     assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
         "adapter_config.json",
@@ -599,13 +739,17 @@ def test_an_adapter_is_taken_back_in_place_and_known_to_plain_peft(tmp_path):
 
 def test_an_adapter_of_another_rank_is_refused(tmp_path):
     save_adapter(with_lora(small(), rank=4), tmp_path / "adapter")
-    with pytest.raises(InputError, match=r"adapter: this adapter is of another base model or rank"):
+    with pytest.raises(
+        InputError, match=r"adapter: this adapter is of another base model or rank"
+    ):
         load_adapter(with_lora(small(), rank=8), tmp_path / "adapter")
 
 
 def test_adapters_begin_the_same_with_the_same_seed():
     def begin(seed):
-        return torch.cat([p.flatten() for p in with_lora(small(), 4, seed=seed).model.parameters()])
+        return torch.cat(
+            [p.flatten() for p in with_lora(small(), 4, seed=seed).model.parameters()]
+        )
 
     assert torch.equal(begin(0), begin(0)) and not torch.equal(begin(0), begin(1))
 
@@ -625,14 +769,18 @@ def test_lora_refuses_an_output_layer_with_a_bias():
         num_attention_heads=2,
     )
     with pytest.raises(InputError, match="phi: its output layer has a bias"):
-        with_lora(LocalModel(PhiForCausalLM(config), letters(*LLAMA, END), "phi"), rank=4)
+        with_lora(
+            LocalModel(PhiForCausalLM(config), letters(*LLAMA, END), "phi"), rank=4
+        )
 
 
 # --- the folder -----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_what_was_learned_by_heart_is_said_by_plain_transformers_from_the_saved_folder(tmp_path):
+def test_what_was_learned_by_heart_is_said_by_plain_transformers_from_the_saved_folder(
+    tmp_path,
+):
     local = train(small(), steps=150, lr=3e-3)
     save(local, tmp_path / "model")
     folder = tmp_path / "model"
@@ -643,7 +791,9 @@ def test_what_was_learned_by_heart_is_said_by_plain_transformers_from_the_saved_
     messages = [{"role": "system", "content": LOG.intent}]
 
     def say() -> str:
-        ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=False)
+        ids = tokenizer.apply_chat_template(
+            messages, return_tensors="pt", return_dict=False
+        )
         return tokenizer.decode(
             model.generate(ids, do_sample=False, max_new_tokens=20)[0, ids.shape[1] :]
         )
@@ -657,7 +807,9 @@ def test_what_was_learned_by_heart_is_said_by_plain_transformers_from_the_saved_
     assert from_base(again) == (again, ())  # and can be trained on
 
 
-def test_no_path_of_this_machine_is_saved_and_older_libraries_know_the_tokenizer(tmp_path):
+def test_no_path_of_this_machine_is_saved_and_older_libraries_know_the_tokenizer(
+    tmp_path,
+):
     save(small(), tmp_path / "base")
     ready, _ = from_base(LocalModel.load(str(tmp_path / "base"), "cpu"))
     save(ready, tmp_path / "model")
@@ -671,7 +823,9 @@ def test_no_path_of_this_machine_is_saved_and_older_libraries_know_the_tokenizer
 
 
 @pytest.mark.parametrize("gathered", [False, True])
-def test_weights_are_saved_in_the_precision_asked_for_and_tied_ones_once(gathered, tmp_path):
+def test_weights_are_saved_in_the_precision_asked_for_and_tied_ones_once(
+    gathered, tmp_path
+):
     """Gathered from several processes, the two tied entries are two tensors."""
     local = small()
     given = (
@@ -683,9 +837,14 @@ def test_weights_are_saved_in_the_precision_asked_for_and_tied_ones_once(gathere
     written = load_file(tmp_path / "model" / "model.safetensors")
     wanted = given or local.model.state_dict()
     assert wanted.keys() - written.keys() == {"lm_head.weight"}
-    assert all(torch.equal(weight, wanted[name].bfloat16()) for name, weight in written.items())
+    assert all(
+        torch.equal(weight, wanted[name].bfloat16()) for name, weight in written.items()
+    )
     assert local.model.dtype == torch.float32
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert (
+        json.loads((tmp_path / "model" / "config.json").read_text())["dtype"]
+        == "bfloat16"
+    )
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert loaded.dtype == torch.bfloat16
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
@@ -706,7 +865,10 @@ def test_a_folder_that_could_not_be_written_leaves_the_older_one(tmp_path, monke
     monkeypatch.setattr(local.model, "save_pretrained", full)
     with pytest.raises(OSError) as caught:
         save(local, tmp_path / "model")
-    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "model"))
+    assert (caught.value.errno, caught.value.filename) == (
+        errno.ENOSPC,
+        str(tmp_path / "model"),
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     kept = load_file(tmp_path / "model" / "model.safetensors")
     assert all(torch.equal(first[name], kept[name]) for name in first)
@@ -745,7 +907,8 @@ def test_a_kill_while_saving_leaves_a_whole_folder_and_the_next_save_heals_it(
     assert torch.equal(LocalModel.load(str(folder), "cpu").model.lm_head.weight, older)
     save(local, folder)
     assert torch.equal(
-        LocalModel.load(str(folder), "cpu").model.lm_head.weight, local.model.lm_head.weight
+        LocalModel.load(str(folder), "cpu").model.lm_head.weight,
+        local.model.lm_head.weight,
     )
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -767,7 +930,9 @@ def test_words_are_spelled_as_behind_a_header_where_a_tokenizer_puts_a_space_bef
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    letters = {letter: i for i, letter in enumerate("▁abcdefghijklmnopqrstuvwxyz\n<|>_")}
+    letters = {
+        letter: i for i, letter in enumerate("▁abcdefghijklmnopqrstuvwxyz\n<|>_")
+    }
     bpe = Tokenizer(models.BPE({**letters, "</s>": len(letters)}, []))
     bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>")
@@ -780,12 +945,16 @@ def test_words_are_spelled_as_behind_a_header_where_a_tokenizer_puts_a_space_bef
     local = LocalModel(
         LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)), tokenizer, "metaspace"
     )
-    assert local.tokenizer.encode("hi", add_special_tokens=False) == [letters[c] for c in "▁hi"]
+    assert local.tokenizer.encode("hi", add_special_tokens=False) == [
+        letters[c] for c in "▁hi"
+    ]
     assert local.encode("hi") == [letters[c] for c in "hi"] and local.encode("a b") == [
         letters[c] for c in "a▁b"
     ]
     ready, _ = from_base(local)  # it compares with what plain transformers spells
-    assert ready.template().turn("user", "hi")[-4:-1] == tuple(letters[c] for c in "\nhi")
+    assert ready.template().turn("user", "hi")[-4:-1] == tuple(
+        letters[c] for c in "\nhi"
+    )
 
 
 # --- the other sides ------------------------------------------------------------------------------
@@ -798,10 +967,16 @@ def test_an_assistant_gets_its_rows_begun_and_leaves_the_reserved_tokens_to_othe
     local = base_llama()
     before, tokens = weights(local), local.tokenizer.get_vocab()
     ready, said = from_base(local, "assistant")
-    assert [line.split(" is initialized as ")[0] for line in said] == [OPEN, SHUT, CLOSE]
+    assert [line.split(" is initialized as ")[0] for line in said] == [
+        OPEN,
+        SHUT,
+        CLOSE,
+    ]
     assert ready.tokenizer.get_vocab() == tokens and RESERVED in tokens
     for old, now in zip(before, weights(ready), strict=True):
-        assert torch.equal(now[[257, 261]], old[[257, 261]]) and torch.equal(now[260], old[256])
+        assert torch.equal(now[[257, 261]], old[[257, 261]]) and torch.equal(
+            now[260], old[256]
+        )
         torch.testing.assert_close(now[[258, 259]], old[:256].mean(0).expand(2, -1))
     template = ready.template()
     assert template.headers["user"] == (258, *spell("assistant"), 259)
@@ -823,7 +998,9 @@ def test_plain_text_needs_nothing_of_a_model_but_an_end_of_texts():
 
 
 @pytest.mark.parametrize("side", ["assistant", "both"])
-def test_a_user_begins_from_a_saved_model_of_another_side_with_its_reserved_token(side, tmp_path):
+def test_a_user_begins_from_a_saved_model_of_another_side_with_its_reserved_token(
+    side, tmp_path
+):
     """An assistant's headers and closing token have rows already; a base model's are begun now."""
     save(from_base(base_llama(), side)[0], tmp_path / "model")
     local = LocalModel.load(str(tmp_path / "model"), "cpu")
@@ -841,8 +1018,14 @@ def test_a_user_begins_from_a_saved_model_of_another_side_with_its_reserved_toke
         260,
         (258, *spell("user"), 259),
     )
-    ids = ready.tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
-    assert ids[-6:] == [258, *spell("user"), 259]  # the chat template is the user's, too
+    ids = ready.tokenizer.apply_chat_template(
+        ASKED, add_generation_prompt=True, return_dict=False
+    )
+    assert ids[-6:] == [
+        258,
+        *spell("user"),
+        259,
+    ]  # the chat template is the user's, too
 
 
 def test_a_tokenizer_learned_for_others_keeps_a_token_for_the_user():
@@ -852,7 +1035,8 @@ def test_a_tokenizer_learned_for_others_keeps_a_token_for_the_user():
     }
     assert vocabularies["assistant"] == vocabularies["both"]
     assert vocabularies["assistant"] == {
-        RESERVED if token == END else token: id for token, id in vocabularies["user"].items()
+        RESERVED if token == END else token: id
+        for token, id in vocabularies["user"].items()
     }
     assert learn_tokenizer(TEXTS, 400, "assistant").eos_token == CLOSE
     assert learn_tokenizer(TEXTS, 400, "both").eos_token == "<|end_of_text|>"
@@ -862,7 +1046,9 @@ def test_a_tokenizer_learned_for_others_keeps_a_token_for_the_user():
 def assistant_folder(tmp_path_factory) -> Path:
     """An assistant that learned by heart what the other side says in LOG."""
     words = learn_tokenizer(TEXTS, 400, "assistant")
-    local = from_scratch(words, width=64, layers=2, seed=0, device="cpu", side="assistant")
+    local = from_scratch(
+        words, width=64, layers=2, seed=0, device="cpu", side="assistant"
+    )
     folder = tmp_path_factory.mktemp("assistant") / "model"
     save(train(local, steps=60, lr=3e-3, log=swap_roles(LOG)), folder)
     return folder
@@ -874,13 +1060,17 @@ def test_a_saved_assistant_is_prompted_in_plain_transformers_with_the_ids_that_a
     ready, _ = from_base(base_llama(), "assistant")
     save(ready, tmp_path / "model")
     plain = AutoTokenizer.from_pretrained(tmp_path / "model")
-    ids = plain.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
+    ids = plain.apply_chat_template(
+        ASKED, add_generation_prompt=True, return_dict=False
+    )
     asked = [258, *spell("user"), 259, *spell("\nhi there"), 260]
     assert ids == [*asked, 258, *spell("assistant"), 259, *spell("\n")]
     assert plain.apply_chat_template(ASKED, return_dict=False) == asked
     row = render(swap_roles(LOG), ready.template()).rows[0]
     assert row.ids[: row.targets[0].first] == tuple(ids)
-    assert prompt(swap_roles(Conversation().say("hi there")), ready.template()) == tuple(ids)
+    assert prompt(
+        swap_roles(Conversation().say("hi there")), ready.template()
+    ) == tuple(ids)
     settings = json.loads((tmp_path / "model" / "generation_config.json").read_text())
     assert (settings["eos_token_id"], settings["pad_token_id"]) == ([260], 260)
 
@@ -892,7 +1082,10 @@ def test_an_assistant_says_what_it_learned_by_heart_as_a_chat_model_and_in_plain
         ASKED, Sampling(temperature=0, max_tokens=20)
     )
     tokenizer = AutoTokenizer.from_pretrained(assistant_folder)
-    assert (said.text, said.stop_id) == ("hello", tokenizer.convert_tokens_to_ids(CLOSE))
+    assert (said.text, said.stop_id) == (
+        "hello",
+        tokenizer.convert_tokens_to_ids(CLOSE),
+    )
     model = AutoModelForCausalLM.from_pretrained(assistant_folder)
     ids = tokenizer.apply_chat_template(
         ASKED, add_generation_prompt=True, return_tensors="pt", return_dict=False
@@ -901,7 +1094,9 @@ def test_an_assistant_says_what_it_learned_by_heart_as_a_chat_model_and_in_plain
     assert tokenizer.decode(drawn) == f"hello{CLOSE}"
 
 
-def test_an_assistant_is_no_user_model_and_says_what_can_be_done_with_it(assistant_folder):
+def test_an_assistant_is_no_user_model_and_says_what_can_be_done_with_it(
+    assistant_folder,
+):
     wanted = (
         r"model: its tokenizer has no <\|endconversation\|> token, so it is no user "
         r"model; "
@@ -911,14 +1106,22 @@ def test_an_assistant_is_no_user_model_and_says_what_can_be_done_with_it(assista
         address.user(f"trained:{assistant_folder}")
 
 
-def test_a_saved_base_model_has_no_chat_template_and_is_scored_in_the_ids_that_it_learned(tmp_path):
+def test_a_saved_base_model_has_no_chat_template_and_is_scored_in_the_ids_that_it_learned(
+    tmp_path,
+):
     words = learn_tokenizer(TEXTS, 400, "both")
     local = from_scratch(words, width=64, layers=2, seed=0, device="cpu", side="both")
     save(local, tmp_path / "model")
     plain = AutoTokenizer.from_pretrained(tmp_path / "model")
-    assert plain.chat_template is None and not (tmp_path / "model" / "chat_template.jinja").exists()
+    assert (
+        plain.chat_template is None
+        and not (tmp_path / "model" / "chat_template.jinja").exists()
+    )
     settings = json.loads((tmp_path / "model" / "generation_config.json").read_text())
-    assert (settings["eos_token_id"], settings["pad_token_id"]) == ([1], 1)  # <|end_of_text|>
+    assert (settings["eos_token_id"], settings["pad_token_id"]) == (
+        [1],
+        1,
+    )  # <|end_of_text|>
     [learned] = render_document(transcript(LOG), local.template()).rows
     assert learned.ids[0] == 0 and learned.ids[-1] == 1
     model, form, _ = address.scorer(f"base:{tmp_path / 'model'}")

@@ -126,13 +126,19 @@ def test_usage_that_was_not_counted_or_priced_is_unknown(tmp_path):
     chat, usage, _ = counted(tmp_path / "u", Model(Completion("no usage")))
     chat.chat(ASK, SAMPLING)
     found = usage.results()
-    assert (found["tokens_in"], found["tokens_out"], found["cost"]) == (None, None, None)
+    assert (found["tokens_in"], found["tokens_out"], found["cost"]) == (
+        None,
+        None,
+        None,
+    )
 
 
 def test_token_ids_are_bounded_by_their_number(tmp_path):
     class Asks:
         def complete(self, ids, sampling):
-            assert budget.spent == Amount(1, 3 * (4 + 50), Decimal(0))  # reserved: three tries
+            assert budget.spent == Amount(
+                1, 3 * (4 + 50), Decimal(0)
+            )  # reserved: three tries
             return OK
 
     budget = Budget(Caps())
@@ -177,7 +183,9 @@ def test_what_was_used_survives_and_calls_in_flight_when_it_was_killed_count_at_
         (Caps(dollars=60 * 3 * PRICE.of(IN, 50)), "--budget 0.27180"),
     ],
 )
-def test_many_threads_together_never_pass_a_cap_and_use_most_of_it(caps, reached, tmp_path):
+def test_many_threads_together_never_pass_a_cap_and_use_most_of_it(
+    caps, reached, tmp_path
+):
     draw, billed = random.Random(0), []
 
     class Costly:
@@ -188,7 +196,10 @@ def test_many_threads_together_never_pass_a_cap_and_use_most_of_it(caps, reached
             dollars = possibly_billed * PRICE.of(IN, 50) + PRICE.of(*tokens)
             billed.append(Amount(1, possibly_billed * (IN + 50) + sum(tokens), dollars))
             return Completion(
-                "ok", tokens_in=tokens[0], tokens_out=tokens[1], possibly_billed=possibly_billed
+                "ok",
+                tokens_in=tokens[0],
+                tokens_out=tokens[1],
+                possibly_billed=possibly_billed,
             )
 
     chat, _, budget = counted(tmp_path / "u", Costly(), caps, tries=3, price=PRICE)
@@ -207,7 +218,9 @@ def test_many_threads_together_never_pass_a_cap_and_use_most_of_it(caps, reached
     assert (
         caps.passed(total + worst) == reached
     )  # nothing was left undone while there was room for it
-    assert set(said) == {"ok", f"cap reached: {reached}"} and said.count("ok") == len(billed)
+    assert set(said) == {"ok", f"cap reached: {reached}"} and said.count("ok") == len(
+        billed
+    )
 
 
 def test_after_a_cap_was_reached_no_call_begins_not_even_a_small_one(tmp_path):
@@ -221,7 +234,10 @@ def test_after_a_cap_was_reached_no_call_begins_not_even_a_small_one(tmp_path):
 
 def test_two_sides_share_one_budget(tmp_path):
     budget, journal = Budget(Caps(calls=3)), Journal(tmp_path / "u")
-    sides = [CountedChat(Model(), Usage(side, budget, journal)) for side in ("user", "assistant")]
+    sides = [
+        CountedChat(Model(), Usage(side, budget, journal))
+        for side in ("user", "assistant")
+    ]
     for chat in (*sides, sides[0]):
         chat.chat(ASK, SAMPLING)
     with pytest.raises(ModelError, match="cap reached: --max-calls 3"):

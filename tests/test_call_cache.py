@@ -27,7 +27,11 @@ class Model:
 
     def chat(self, messages, sampling):
         self.asked += 1
-        said = self.script.pop(0) if self.script else Completion("ok", tokens_in=20, tokens_out=5)
+        said = (
+            self.script.pop(0)
+            if self.script
+            else Completion("ok", tokens_in=20, tokens_out=5)
+        )
         if isinstance(said, Exception):
             raise said
         return said
@@ -52,7 +56,10 @@ def test_the_worst_case_of_a_call():
 
 
 def test_what_was_answered_is_not_asked_again(tmp_path):
-    path, model = tmp_path / "asked.jsonl", Model(Completion("one", tokens_in=20, tokens_out=5))
+    path, model = (
+        tmp_path / "asked.jsonl",
+        Model(Completion("one", tokens_in=20, tokens_out=5)),
+    )
     call_cache = CallCache(path, model, price=PRICE)
     assert call_cache.ask("a", 0, ASK, SAMPLING) == Answer("one")
     call_cache.close()
@@ -60,7 +67,9 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
     assert again.answered("a") and not again.answered("b")
     assert again.ask("a", 0, ASK, SAMPLING) == Answer("one")
     assert model.asked == 1
-    assert again.ask("a", 1, ASK, SAMPLING) == Answer("ok")  # a second call about it is another one
+    assert again.ask("a", 1, ASK, SAMPLING) == Answer(
+        "ok"
+    )  # a second call about it is another one
     assert model.asked == 2
     # Twice 20 in at 2 and 5 out at 10: 2 * (40 + 50) millionths.
     assert again.spent == Decimal("0.00018")
@@ -76,11 +85,14 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
 def test_a_refusal_is_an_answer_and_a_failure_is_none(tmp_path):
     path = tmp_path / "asked.jsonl"
     model = Model(
-        ModelError("m: no", "refused", possibly_billed=1), ModelError("m: cut", "connection cut")
+        ModelError("m: no", "refused", possibly_billed=1),
+        ModelError("m: cut", "connection cut"),
     )
     call_cache = CallCache(path, model)
     assert call_cache.ask("a", 0, ASK, SAMPLING) == Answer(None, "refused")
-    assert call_cache.ask("b", 0, ASK, SAMPLING) == Answer(None, "connection cut", "m: cut")
+    assert call_cache.ask("b", 0, ASK, SAMPLING) == Answer(
+        None, "connection cut", "m: cut"
+    )
     call_cache.close()
     again = CallCache(path, model)
     assert again.ask("a", 0, ASK, SAMPLING) == Answer(None, "refused")
@@ -106,7 +118,9 @@ def test_what_was_not_reported_is_booked_at_its_worst(tmp_path):
             faults=("timed out", "rate limited"),
             possibly_billed=1,
         ),
-        ModelError("m: late", "timed out", faults=("timed out",) * 3, possibly_billed=3),
+        ModelError(
+            "m: late", "timed out", faults=("timed out",) * 3, possibly_billed=3
+        ),
     )
     call_cache = CallCache(path, model, tries=3, price=PRICE)
     for name in "abc":
@@ -115,7 +129,11 @@ def test_what_was_not_reported_is_booked_at_its_worst(tmp_path):
     assert call_cache.spent == wanted
     call_cache.close()
     again = CallCache(path, model, tries=3, price=PRICE)
-    assert (again.spent, again.usage, again.faults) == (wanted, call_cache.usage, call_cache.faults)
+    assert (again.spent, again.usage, again.faults) == (
+        wanted,
+        call_cache.usage,
+        call_cache.faults,
+    )
     assert again.faults == {"timed out": 4, "rate limited": 1}
     assert again.results()["possibly_billed"] == 4
 
@@ -132,8 +150,15 @@ def test_calls_in_flight_when_it_was_killed_are_booked_in_full(tmp_path):
         "possibly_billed": 0,
         "faults": [],
     }
-    rows = [begun, begun, done, {**begun, "id": "b"}]  # killed twice: once in a, once in b
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"id": "c", "try": 0, "bo')
+    rows = [
+        begun,
+        begun,
+        done,
+        {**begun, "id": "b"},
+    ]  # killed twice: once in a, once in b
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in rows) + '{"id": "c", "try": 0, "bo'
+    )
     call_cache = CallCache(path, Model(), tries=2, price=PRICE)
     assert call_cache.spent == 2 * 2 * WORST + PRICE.of(20, 5)
     assert (
@@ -141,17 +166,25 @@ def test_calls_in_flight_when_it_was_killed_are_booked_in_full(tmp_path):
         and call_cache.results()["possibly_billed"] == 4
     )
     assert (
-        call_cache.answered("a") and not call_cache.answered("b") and not call_cache.answered("c")
+        call_cache.answered("a")
+        and not call_cache.answered("b")
+        and not call_cache.answered("c")
     )
 
 
 def test_a_call_whose_worst_case_is_not_covered_is_not_made(tmp_path):
     model = Model()
     call_cache = CallCache(
-        tmp_path / "a", model, tries=2, price=PRICE, budget=2 * WORST - Decimal("0.000001")
+        tmp_path / "a",
+        model,
+        tries=2,
+        price=PRICE,
+        budget=2 * WORST - Decimal("0.000001"),
     )
     assert call_cache.ask("a", 0, ASK, SAMPLING) == Answer(None, "budget")
-    call_cache = CallCache(tmp_path / "b", model, tries=2, price=PRICE, budget=2 * WORST)
+    call_cache = CallCache(
+        tmp_path / "b", model, tries=2, price=PRICE, budget=2 * WORST
+    )
     assert call_cache.ask("a", 0, ASK, SAMPLING) == Answer("ok")
     assert call_cache.ask("b", 0, ASK, SAMPLING) == Answer(None, "budget")
     assert model.asked == 1
@@ -170,13 +203,20 @@ def test_many_threads_together_never_pass_the_budget_and_use_most_of_it(tmp_path
             billed.append(possibly_billed * WORST + PRICE.of(*tokens))
             time.sleep(0.0005)
             return Completion(
-                "ok", tokens_in=tokens[0], tokens_out=tokens[1], possibly_billed=possibly_billed
+                "ok",
+                tokens_in=tokens[0],
+                tokens_out=tokens[1],
+                possibly_billed=possibly_billed,
             )
 
     budget = 100 * WORST
-    call_cache = CallCache(tmp_path / "a", Costly(), tries=3, price=PRICE, budget=budget)
+    call_cache = CallCache(
+        tmp_path / "a", Costly(), tries=3, price=PRICE, budget=budget
+    )
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda i: call_cache.ask(str(i), 0, ASK, SAMPLING), range(400)))
+        answers = list(
+            pool.map(lambda i: call_cache.ask(str(i), 0, ASK, SAMPLING), range(400))
+        )
     assert sum(billed) == call_cache.spent <= budget
     assert (
         budget - call_cache.spent < 3 * WORST
@@ -212,12 +252,20 @@ def test_after_a_stop_no_call_begins_and_none_waits(tmp_path):
     ("script", "asked"),
     [
         pytest.param(
-            [ModelError("m: key", "key refused", permanent=True)] * 5, 3, id="a refused key"
+            [ModelError("m: key", "key refused", permanent=True)] * 5,
+            3,
+            id="a refused key",
         ),
-        pytest.param([ModelError("m: bad", "bad request")] * 5, 3, id="nothing was ever taken"),
-        pytest.param([ModelError("m: slow", "timed out")] * 5, None, id="passing failures"),
         pytest.param(
-            [ModelError(f"m: {i} tokens", "bad request") for i in range(5)], None, id="not alike"
+            [ModelError("m: bad", "bad request")] * 5, 3, id="nothing was ever taken"
+        ),
+        pytest.param(
+            [ModelError("m: slow", "timed out")] * 5, None, id="passing failures"
+        ),
+        pytest.param(
+            [ModelError(f"m: {i} tokens", "bad request") for i in range(5)],
+            None,
+            id="not alike",
         ),
         pytest.param(
             [Completion("ok"), *[ModelError("m: bad", "bad request")] * 4],
@@ -231,7 +279,9 @@ def test_after_a_stop_no_call_begins_and_none_waits(tmp_path):
         ),
     ],
 )
-def test_when_every_other_call_would_fail_alike_no_more_are_made(script, asked, tmp_path):
+def test_when_every_other_call_would_fail_alike_no_more_are_made(
+    script, asked, tmp_path
+):
     model = Model(*script)
     call_cache = CallCache(tmp_path / "a", model)
     if asked:

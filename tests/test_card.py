@@ -111,12 +111,18 @@ def test_only_a_whole_board_that_is_known_has_a_power(device, watts):
 def test_a_device_that_is_not_known_has_no_energy_unless_its_power_is_given():
     took = card.throughput(LOG, "cpu", 1, None)
     assert (took["hours"], took["kwh"], took["kg_co2"]) == (1.25, None, None)
-    assert card.throughput(LOG, "cpu", 1, 200.0)["kwh"] == pytest.approx(0.25)  # 1.25 h x 0.2 kW
+    assert card.throughput(LOG, "cpu", 1, 200.0)["kwh"] == pytest.approx(
+        0.25
+    )  # 1.25 h x 0.2 kW
 
 
 def test_a_training_without_a_step_has_no_speed():
     took = card.throughput(LOG[:1], "cpu", 1, None)
-    assert (took["hours"], took["tokens_per_second"], took["conversations_per_second"]) == (
+    assert (
+        took["hours"],
+        took["tokens_per_second"],
+        took["conversations_per_second"],
+    ) == (
         0.25,
         None,
         None,
@@ -129,7 +135,9 @@ def test_the_card_tells_data_configuration_metrics_and_cost():
     assert front(text)["base_model"] == "meta-llama/Llama-3.2-1B"
     assert front(text)["library_name"] == "transformers"
     assert front(text)["pipeline_tag"] == "text-generation"
-    assert front(text)["co2_eq_emissions"]["emissions"] == 1656  # grams: 1,655.5, to four digits
+    assert (
+        front(text)["co2_eq_emissions"]["emissions"] == 1656
+    )  # grams: 1,655.5, to four digits
     assert {"license", "language"}.isdisjoint(front(text))
     for line in (
         "# A user language model, from Llama-3.2-1B",
@@ -154,7 +162,10 @@ def test_the_card_tells_data_configuration_metrics_and_cost():
 
 
 def test_a_resumed_run_has_the_same_card():
-    resumed = {**MANIFEST, "inputs": [list(pair) for pair in MANIFEST["inputs"].items()]}
+    resumed = {
+        **MANIFEST,
+        "inputs": [list(pair) for pair in MANIFEST["inputs"].items()],
+    }
     assert card.render(resumed, RESULTS) == card.render(MANIFEST, RESULTS)
 
 
@@ -170,14 +181,18 @@ def test_the_card_names_no_folder_of_the_host():
     assert "\n- Llama-3.2-1B has a chat template" in text
 
 
-def test_a_folder_whose_name_could_be_a_hub_id_is_not_taken_for_one(tmp_path, monkeypatch):
+def test_a_folder_whose_name_could_be_a_hub_id_is_not_taken_for_one(
+    tmp_path, monkeypatch
+):
     (tmp_path / "meta-llama/Llama-3.2-1B").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert "base_model" not in front(card.render(MANIFEST, RESULTS))
 
 
 def test_a_model_from_scratch_has_no_base_model():
-    text = card.render({**MANIFEST, "options": {**OPTIONS, "base": "scratch:64x2x1000"}}, RESULTS)
+    text = card.render(
+        {**MANIFEST, "options": {**OPTIONS, "base": "scratch:64x2x1000"}}, RESULTS
+    )
     assert "base_model" not in front(text)
     assert "# A user language model, from random weights" in text
     assert "\n| base | scratch:64x2x1000 |" in text
@@ -185,7 +200,13 @@ def test_a_model_from_scratch_has_no_base_model():
 
 def test_what_was_not_measured_is_said():
     took = card.throughput(LOG, "cpu", 1, None)
-    nothing = {"untrained": {}, "best": None, "throughput": took, "device": "cpu", "processes": 1}
+    nothing = {
+        "untrained": {},
+        "best": None,
+        "throughput": took,
+        "device": "cpu",
+        "processes": 1,
+    }
     text = card.render(MANIFEST, RESULTS | nothing)
     assert "No conversations were held out, so nothing was measured." in text
     assert "| CO2 equivalents | not known |" in text
@@ -197,7 +218,8 @@ def test_what_was_not_measured_is_said():
 def test_a_model_that_was_not_trained_has_the_figures_of_its_beginning():
     text = card.render(MANIFEST, RESULTS | {"best": None, "steps": 0, "seen": 0})
     assert (
-        "\n| on held-out humans | before training |\n| --- | --- |\n| perplexity | 90 |\n" in text
+        "\n| on held-out humans | before training |\n| --- | --- |\n| perplexity | 90 |\n"
+        in text
     )
 
 
@@ -213,7 +235,9 @@ def test_the_card_of_adapters_says_how_few_weights_were_trained():
 
 def test_a_power_that_was_given_is_said_to_be():
     watts = {"throughput": card.throughput(LOG, "cpu", 1, 200.0)}
-    text = card.render({**MANIFEST, "options": {**OPTIONS, "watts": 200.0}}, RESULTS | watts)
+    text = card.render(
+        {**MANIFEST, "options": {**OPTIONS, "watts": 200.0}}, RESULTS | watts
+    )
     assert "200 W per device at all times,\nas given" in text
 
 
@@ -231,7 +255,8 @@ def of_side(side):
     best = {"step": 2, "valid_perplexity": 8.125, "valid_termination_f1": None}
     options = {**OPTIONS, "side": side, "intent": False}
     return card.render(
-        {**MANIFEST, "options": options}, {**RESULTS, "without_intent": 720, "best": best}
+        {**MANIFEST, "options": options},
+        {**RESULTS, "without_intent": 720, "best": best},
     )
 
 
@@ -265,7 +290,10 @@ def test_the_card_of_another_side_claims_no_user_model_and_names_its_figures_for
     for line in (*lines, "| perplexity | 90 | 8.12 |"):
         assert f"\n{line}\n" in text, line
     assert front(text)["tags"] == ["userlm"]
-    over = {"assistant": "assistant turns", "both": "both sides, including the speakers' names"}
+    over = {
+        "assistant": "assistant turns",
+        "both": "both sides, including the speakers' names",
+    }
     learned = {"assistant": "assistant turns", "both": "every token of the text"}
     assert (
         f"It is over the content of\n{over[side]}." in text

@@ -43,7 +43,9 @@ def userlm(*arguments: object, cwd: Path, code: int = 0, fresh: bool = False) ->
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
     }
 
 
@@ -65,11 +67,18 @@ def rows(count: int) -> list[dict]:
             "role": "user",
             "content": f"how do i cook rice number {i} please, my friend {i % 3} asked",
         }
-        messages = [asked, {"role": "assistant", "content": "With water."}] * (1 + i % 3)
+        messages = [asked, {"role": "assistant", "content": "With water."}] * (
+            1 + i % 3
+        )
         if i % 50 == 7:
             messages = [{"role": "narrator", "content": "once"}]
         made.append(
-            {"id": f"r{i}", "user_id": f"p{i % 150}", "language": "en", "messages": messages}
+            {
+                "id": f"r{i}",
+                "user_id": f"p{i % 150}",
+                "language": "en",
+                "messages": messages,
+            }
         )
     return made
 
@@ -102,7 +111,9 @@ def test_the_whole_road_from_logs_to_measures(logs, tmp_path):
         1e-3,
     ]
     call("train", "withintents", *scratch, "--out", "trained")
-    shown = call("ppl", "withintents", "--model", "trained", "--out", "ppl", "--limit", 5)
+    shown = call(
+        "ppl", "withintents", "--model", "trained", "--out", "ppl", "--limit", 5
+    )
     assert "perplexity" in shown and "with intent" in shown
     tasks = tmp_path / "tasks.jsonl"
     facts = [{"text": "there are 48 clips"}]
@@ -158,9 +169,16 @@ def test_the_whole_road_from_logs_to_measures(logs, tmp_path):
     score = next(m for m in results["sim"] if m["name"] == "assistant score")
     assert (score["value"], score["n"], score["missing"]) == (100.0, 2, 0)
     # Replaying people against another assistant gives the people's own turns.
-    human = {c.id: c for c in read_conversations(tmp_path / "withintents" / "test.jsonl")}
-    for conversation in read_conversations(tmp_path / "replayed" / "conversations.jsonl"):
-        assert conversation.user_turns == human[conversation.origin.conversation].user_turns
+    human = {
+        c.id: c for c in read_conversations(tmp_path / "withintents" / "test.jsonl")
+    }
+    for conversation in read_conversations(
+        tmp_path / "replayed" / "conversations.jsonl"
+    ):
+        assert (
+            conversation.user_turns
+            == human[conversation.origin.conversation].user_turns
+        )
     assert "complete already" in call(
         "simulate", "--user", "script:lines.txt", *oracle, "--out", "sim"
     )
@@ -219,7 +237,9 @@ def test_import_killed_in_the_middle_ends_with_the_same_files(tmp_path):
     for attempt in range(2):  # killed once, and once again where it went on
         process = start("import", path, "--out", "killed", cwd=tmp_path)
         before = progress.read_bytes() if attempt else b""
-        kill_when(process, lambda b=before: progress.is_file() and progress.read_bytes() != b)
+        kill_when(
+            process, lambda b=before: progress.is_file() and progress.read_bytes() != b
+        )
     assert not (tmp_path / "killed" / "results.json").exists()
     userlm("import", path, "--out", "killed", cwd=tmp_path)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
@@ -275,7 +295,11 @@ def test_what_lies_in_several_files_is_one_conversation_however_often_the_import
         assert list(said) == ["r0", "r1", "t1/a1", "c1"]
         assert (said["t1/a1"], said["c1"]) == (["text of p1", "text of a1"], TALK[:4])
         [dropped] = map(json.loads, (whole / "dropped.jsonl").read_text().splitlines())
-        assert (dropped["file"], dropped["line"], dropped["reason"]) == (logs[1], 3, "orphan")
+        assert (dropped["file"], dropped["line"], dropped["reason"]) == (
+            logs[1],
+            3,
+            "orphan",
+        )
         assert dropped["row"]["text"] == "a word of its own"
         # 7 lines: 4 gave a conversation each, 1 is an orphan, and 2 went into what stands on
         # another
@@ -308,7 +332,9 @@ def test_what_lies_in_several_files_is_one_conversation_however_often_the_import
             *options,
             when,
         ]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == -signal.SIGKILL, done.stderr
         progress = json.loads((killed / "progress.json").read_text())["state"]
         assert (progress["file"], progress["items"]) == (
@@ -321,14 +347,21 @@ def test_what_lies_in_several_files_is_one_conversation_however_often_the_import
 @pytest.mark.slow
 def test_clean_killed_in_the_middle_ends_with_the_same_files(tmp_path):
     write_conversations(
-        tmp_path / "c.jsonl", (Conversation(f"c{i}").say(f"say {i}") for i in range(40_000))
+        tmp_path / "c.jsonl",
+        (Conversation(f"c{i}").say(f"say {i}") for i in range(40_000)),
     )
     userlm("clean", "c.jsonl", "--out", "whole", cwd=tmp_path, fresh=True)
     out = tmp_path / "killed"
-    for file in (out / ".ngrams", out / "train.jsonl"):  # while it reads, and while it writes
+    for file in (
+        out / ".ngrams",
+        out / "train.jsonl",
+    ):  # while it reads, and while it writes
         process = start("clean", "c.jsonl", "--out", "killed", cwd=tmp_path)
         kill_when(
-            process, lambda f=file: f.is_file() and (f.name == ".ngrams" or f.stat().st_size > 0)
+            process,
+            lambda f=file: (
+                f.is_file() and (f.name == ".ngrams" or f.stat().st_size > 0)
+            ),
         )
     assert not (out / "results.json").exists()
     userlm("clean", "c.jsonl", "--out", "killed", cwd=tmp_path)
@@ -359,7 +392,10 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
     tmp_path,
 ):
     (tmp_path / "slow_user_xyz.py").write_text(SLOW)
-    seeds = [Conversation(f"s{i}", intent=INTENT_PREFIX + "cook.", user=f"p{i}") for i in range(60)]
+    seeds = [
+        Conversation(f"s{i}", intent=INTENT_PREFIX + "cook.", user=f"p{i}")
+        for i in range(60)
+    ]
     write_conversations(tmp_path / "seeds.jsonl", seeds)
     command = [
         "simulate",
@@ -377,7 +413,10 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
     turns = tmp_path / "killed" / "turns.jsonl"
     for lines in (50, 150):
         process = start(*command, "--out", "killed", cwd=tmp_path)
-        kill_when(process, lambda n=lines: turns.is_file() and turns.read_bytes().count(b"\n") > n)
+        kill_when(
+            process,
+            lambda n=lines: turns.is_file() and turns.read_bytes().count(b"\n") > n,
+        )
     userlm(*command, "--out", "killed", cwd=tmp_path)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     calls = asked.read_text().splitlines()
@@ -388,7 +427,10 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
 
 
 def test_the_version_is_shown(tmp_path):
-    assert userlm("--version", cwd=tmp_path).strip() == f"userlm {userlm_package.__version__}"
+    assert (
+        userlm("--version", cwd=tmp_path).strip()
+        == f"userlm {userlm_package.__version__}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -429,9 +471,20 @@ def test_the_version_is_shown(tmp_path):
             ],
             "did you mean",
         ),
-        (["simulate", "--user", "script:x", "--assistant", "clarifier"], "give either --intents"),
         (
-            ["simulate", "--user", "script:x", "--assistant", "oracle", "--tasks", "no.jsonl"],
+            ["simulate", "--user", "script:x", "--assistant", "clarifier"],
+            "give either --intents",
+        ),
+        (
+            [
+                "simulate",
+                "--user",
+                "script:x",
+                "--assistant",
+                "oracle",
+                "--tasks",
+                "no.jsonl",
+            ],
             "no.jsonl does not",
         ),
         (["score", "nowhere"], "nowhere does not exist"),
@@ -439,16 +492,28 @@ def test_the_version_is_shown(tmp_path):
             ["clean", "plain.jsonl", "--config", "wrong.toml"],
             "wrong.toml, line 2: 'langages' is no option",
         ),
-        (["clean", "plain.jsonl", "--config", "broken.toml"], "broken.toml is not TOML"),
+        (
+            ["clean", "plain.jsonl", "--config", "broken.toml"],
+            "broken.toml is not TOML",
+        ),
         (["clean", "plain.jsonl", "--config", "no.toml"], "no.toml: cannot read"),
-        (["clean", "plain.jsonl", "--out", "thesis"], "thesis exists and is not a run folder"),
+        (
+            ["clean", "plain.jsonl", "--out", "thesis"],
+            "thesis exists and is not a run folder",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_sentence_and_exit_code_2(arguments, said, tmp_path):
     import gzip
 
     good = (
-        json.dumps({"id": "a", "language": "en", "messages": [{"role": "user", "content": "hi"}]})
+        json.dumps(
+            {
+                "id": "a",
+                "language": "en",
+                "messages": [{"role": "user", "content": "hi"}],
+            }
+        )
         + "\n"
     )
     (tmp_path / "thesis").mkdir()
@@ -458,7 +523,9 @@ def test_bad_input_is_one_clear_sentence_and_exit_code_2(arguments, said, tmp_pa
     (tmp_path / "empty.jsonl").touch()
     packed = gzip.compress(os.urandom(100).hex().encode() + (good * 5000).encode())
     (tmp_path / "cut.jsonl.gz").write_bytes(packed[: len(packed) * 3 // 4])
-    write_conversations(tmp_path / "plain.jsonl", [Conversation("a").say("hi").say("hello")])
+    write_conversations(
+        tmp_path / "plain.jsonl", [Conversation("a").say("hi").say("hello")]
+    )
     (tmp_path / "wrong.toml").write_text('ngram = 5\nlangages = "en"\n')
     (tmp_path / "broken.toml").write_text("ngram = \n")
     if arguments == ["import", "."]:
@@ -494,7 +561,8 @@ def test_bad_lines_are_set_aside_with_their_reason_and_the_rest_goes_on(tmp_path
     )
     userlm("import", "logs.jsonl", "--out", "out", cwd=tmp_path)
     dropped = [
-        json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()
     ]
     assert [row["reason"] for row in dropped] == list(bad)
     assert [row["line"] for row in dropped] == list(range(2, 8))
@@ -506,13 +574,29 @@ def test_bad_lines_are_set_aside_with_their_reason_and_the_rest_goes_on(tmp_path
 
 
 def test_options_can_come_from_a_file_and_the_command_line_wins(tmp_path):
-    write_conversations(tmp_path / "c.jsonl", [Conversation("a").say("hi").say("hello")])
+    write_conversations(
+        tmp_path / "c.jsonl", [Conversation("a").say("hi").say("hello")]
+    )
     (tmp_path / "c.toml").write_text(
         'languages = "all"\n[clean]\nseed = 7\ntemplate-limit = 3\n[train]\nlr = 1\n'
     )
-    userlm("clean", "c.jsonl", "--config", "c.toml", "--seed", 8, "--out", "out", cwd=tmp_path)
+    userlm(
+        "clean",
+        "c.jsonl",
+        "--config",
+        "c.toml",
+        "--seed",
+        8,
+        "--out",
+        "out",
+        cwd=tmp_path,
+    )
     options = json.loads((tmp_path / "out" / "run.json").read_text())["options"]
-    assert (options["languages"], options["seed"], options["template_limit"]) == ("all", 8, 3)
+    assert (options["languages"], options["seed"], options["template_limit"]) == (
+        "all",
+        8,
+        3,
+    )
 
 
 def chat(*arguments: str, typed: str, cwd: Path) -> str:
@@ -524,19 +608,38 @@ def chat(*arguments: str, typed: str, cwd: Path) -> str:
 
 def test_a_simulated_user_talks_to_you_and_the_chat_is_saved(tmp_path):
     (tmp_path / "lines.txt").write_text("hello there\nthanks [bold]\n")
-    shown = chat("--user", "script:lines.txt", "--save", "c.jsonl", typed="hi\nbye\n", cwd=tmp_path)
+    shown = chat(
+        "--user",
+        "script:lines.txt",
+        "--save",
+        "c.jsonl",
+        typed="hi\nbye\n",
+        cwd=tmp_path,
+    )
     assert (
         "hello there" in shown
         and "thanks [bold]" in shown
         and "the user ended the conversation" in shown
     )
     [saved] = read_conversations(tmp_path / "c.jsonl")
-    assert [turn.text for turn in saved.turns] == ["hello there", "hi", "thanks [bold]", "bye"]
+    assert [turn.text for turn in saved.turns] == [
+        "hello there",
+        "hi",
+        "thanks [bold]",
+        "bye",
+    ]
     assert saved.stop == "end"
 
 
 def test_you_can_take_the_users_seat_and_ask_what_is_known_of_a_turn(tmp_path):
-    shown = chat("--role", "user", "--assistant", "clarifier", typed="hi\n/info\n\n", cwd=tmp_path)
+    shown = chat(
+        "--role",
+        "user",
+        "--assistant",
+        "clarifier",
+        typed="hi\n/info\n\n",
+        cwd=tmp_path,
+    )
     assert (
         "assistant (clarifier, a stub)> " in shown
         and '"stub":"clarifier"' in shown
@@ -545,13 +648,26 @@ def test_you_can_take_the_users_seat_and_ask_what_is_known_of_a_turn(tmp_path):
 
 
 def test_rows_without_ids_in_files_of_one_stem_are_all_kept(tmp_path):
-    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "hello"},
+    ]
     for name in ("logs.2024-01", "logs.2024-02"):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+        (tmp_path / f"{name}.jsonl").write_text(
+            json.dumps({"messages": messages}) + "\n"
+        )
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "logs.2024-01.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    (tmp_path / "sub" / "logs.2024-01.jsonl").write_text(
+        json.dumps({"messages": messages}) + "\n"
+    )
     userlm(
-        "import", "logs.2024-01.jsonl", "logs.2024-02.jsonl", "sub", "--out", "out", cwd=tmp_path
+        "import",
+        "logs.2024-01.jsonl",
+        "logs.2024-02.jsonl",
+        "sub",
+        "--out",
+        "out",
+        cwd=tmp_path,
     )
     kept = [c.id for c in read_conversations(tmp_path / "out" / "conversations.jsonl")]
     assert kept == ["0:logs.2024-01-1", "logs.2024-02-1", "2:logs.2024-01-1"]
@@ -570,7 +686,9 @@ def lay(path: Path, *held: object) -> Path:
     """A file of such rows, or of JSON that is written already."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in held)
+        "".join(
+            (row if isinstance(row, str) else json.dumps(row)) + "\n" for row in held
+        )
     )
     return path
 
@@ -581,10 +699,18 @@ def test_what_an_import_writes_into_its_own_folder_is_no_log(day, tmp_path, caps
     lay(tmp_path / "logs/out-of-date/b.jsonl", talk(1)) if day else None
     out = tmp_path / "logs/out"
     first = commands.import_([str(tmp_path / "logs")], out=out)
-    assert first["counts"] == {"dropped: not JSON": 1, "in": 2 + bool(day), "out": 1 + bool(day)}
+    assert first["counts"] == {
+        "dropped: not JSON": 1,
+        "in": 2 + bool(day),
+        "out": 1 + bool(day),
+    }
     before = contents(out)
     capsys.readouterr()
-    for again in (tmp_path / "logs", tmp_path / "logs" / ".", tmp_path / "logs/out/../../logs"):
+    for again in (
+        tmp_path / "logs",
+        tmp_path / "logs" / ".",
+        tmp_path / "logs/out/../../logs",
+    ):
         assert commands.import_([str(tmp_path / "logs")], out=again / "out") == first
         assert "complete already" in " ".join(capsys.readouterr().err.split())
     assert contents(out) == before
@@ -592,14 +718,18 @@ def test_what_an_import_writes_into_its_own_folder_is_no_log(day, tmp_path, caps
         "a.jsonl",
         "b.jsonl",
     ][: 1 + bool(day)]
-    with pytest.raises(InputError, match=r"all logs lie in .*out, where the results go"):
+    with pytest.raises(
+        InputError, match=r"all logs lie in .*out, where the results go"
+    ):
         commands.import_([str(out / "conversations.jsonl")], out=out)
 
 
 def test_what_was_mended_is_counted_even_if_the_id_was_used_before(tmp_path):
     spans = [sdk(called(*TALK[:n], conversation="r0")) for n in (2, 4)]
     lay(tmp_path / "logs.jsonl", talk(0), *spans)
-    counts = commands.import_([str(tmp_path / "logs.jsonl")], out=tmp_path / "out")["counts"]
+    counts = commands.import_([str(tmp_path / "logs.jsonl")], out=tmp_path / "out")[
+        "counts"
+    ]
     # 3 lines: one gave a conversation; of the two spans one was merged, and their conversation was
     # dropped
     assert counts == {
@@ -633,7 +763,8 @@ def test_a_log_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, monkeypa
 
     monkeypatch.setattr(layouts, "find", find)
     with pytest.raises(
-        InputError, match=r"logs\.jsonl was cut short while it was read; import it into another"
+        InputError,
+        match=r"logs\.jsonl was cut short while it was read; import it into another",
     ):
         commands.import_([str(path)], out=tmp_path / "out")
     assert not (tmp_path / "out/results.json").exists()
@@ -655,20 +786,29 @@ def test_of_conversations_that_grow_between_two_readings_those_that_were_there_a
     tmp_path, monkeypatch
 ):
     path = tmp_path / "c.jsonl"
-    write_conversations(path, (Conversation(f"c{i}").say(f"say {i}").say("ok") for i in range(50)))
-    more = '{"id": "latecomer", "turns": [{"role": "user", "text": "hi"}]}\n{"id": "torn'
+    write_conversations(
+        path, (Conversation(f"c{i}").say(f"say {i}").say("ok") for i in range(50))
+    )
+    more = (
+        '{"id": "latecomer", "turns": [{"role": "user", "text": "hi"}]}\n{"id": "torn'
+    )
     between(monkeypatch, lambda: path.write_text(path.read_text() + more))
     results = commands.clean(path, out=tmp_path / "out", languages="all")
     assert (results["counts"]["in"], results["counts"]["out"]) == (50, 50)
     assert b"latecomer" not in b"".join(contents(tmp_path / "out").values())
 
 
-def test_conversations_that_are_cut_short_between_two_readings_are_an_error(tmp_path, monkeypatch):
+def test_conversations_that_are_cut_short_between_two_readings_are_an_error(
+    tmp_path, monkeypatch
+):
     path = tmp_path / "c.jsonl"
-    write_conversations(path, (Conversation(f"c{i}").say(f"say {i}").say("ok") for i in range(50)))
+    write_conversations(
+        path, (Conversation(f"c{i}").say(f"say {i}").say("ok") for i in range(50))
+    )
     between(monkeypatch, lambda: os.truncate(path, 1000))
     with pytest.raises(
-        InputError, match=r"c\.jsonl was cut short while it was read; run the command again"
+        InputError,
+        match=r"c\.jsonl was cut short while it was read; run the command again",
     ):
         commands.clean(path, out=tmp_path / "out")
     assert not (tmp_path / "out/results.json").exists()
@@ -680,7 +820,8 @@ def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(
 ):
     path = tmp_path / "c.jsonl"
     write_conversations(
-        path, (Conversation(f"c{i}").say(f"say {i} " * 9).say("ok") for i in range(2000))
+        path,
+        (Conversation(f"c{i}").say(f"say {i} " * 9).say("ok") for i in range(2000)),
     )
     command = sys.modules["userlm.commands.clean"]
     read = command.read_rows
@@ -693,7 +834,8 @@ def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(
 
     monkeypatch.setattr(command, "read_rows", cut)
     with pytest.raises(
-        InputError, match=r"c\.jsonl was cut short while it was read; run the command again"
+        InputError,
+        match=r"c\.jsonl was cut short while it was read; run the command again",
     ):
         commands.clean(path, out=tmp_path / "out", scrub=scrub)
     assert not (tmp_path / "out/results.json").exists()
@@ -702,7 +844,10 @@ def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"shares": "9²/5/5"}, "--shares 9²/5/5: write three numbers that add up to 100"),
+        (
+            {"shares": "9²/5/5"},
+            "--shares 9²/5/5: write three numbers that add up to 100",
+        ),
         ({"shares": "90/5/٥"}, "--shares 90/5/٥: write three numbers"),
         ({"shares": " 90/5/5"}, "write three numbers"),
         ({"languages": ""}, "--languages: give codes such as en,de, or 'all'"),
@@ -712,14 +857,18 @@ def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(
 def test_options_of_clean_that_make_no_sense_are_input_errors_that_leave_nothing_behind(
     options, said, tmp_path
 ):
-    write_conversations(tmp_path / "c.jsonl", [Conversation("a").say("hi").say("hello")])
+    write_conversations(
+        tmp_path / "c.jsonl", [Conversation("a").say("hi").say("hello")]
+    )
     with pytest.raises(InputError) as caught:
         commands.clean(tmp_path / "c.jsonl", out=tmp_path / "out", **options)
     assert said in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_where_no_conversation_stays_it_is_an_error_that_says_where_the_reasons_are(tmp_path):
+def test_where_no_conversation_stays_it_is_an_error_that_says_where_the_reasons_are(
+    tmp_path,
+):
     log = Conversation("a", meta={"language": "French"}).say("bonjour").say("salut")
     write_conversations(tmp_path / "c.jsonl", [log])
     dropped = tmp_path / "out/dropped.jsonl"
@@ -727,17 +876,19 @@ def test_where_no_conversation_stays_it_is_an_error_that_says_where_the_reasons_
         with pytest.raises(InputError) as caught:
             commands.clean(tmp_path / "c.jsonl", out=tmp_path / "out")
         assert str(caught.value) == f"no conversation stays; {dropped} says why"
-        assert [c.meta["dropped"] for c in read_conversations(dropped)] == ["language: fr"]
+        assert [c.meta["dropped"] for c in read_conversations(dropped)] == [
+            "language: fr"
+        ]
         assert not (tmp_path / "out/results.json").exists()
 
 
 @pytest.mark.parametrize("name", ["logs.jsonl", "logs.json"])
-def test_rows_that_are_nested_too_deep_are_set_aside_and_what_stays_can_be_scrubbed(name, tmp_path):
+def test_rows_that_are_nested_too_deep_are_set_aside_and_what_stays_can_be_scrubbed(
+    name, tmp_path
+):
     # A row, its `meta`, and lists in it; as much as is read must also be written, and searched for
     # addresses.
-    turns = (
-        '[{"role": "user", "text": "mail ann@example.org"}, {"role": "assistant", "text": "ok"}]'
-    )
+    turns = '[{"role": "user", "text": "mail ann@example.org"}, {"role": "assistant", "text": "ok"}]'
     lists = {
         levels: "[" * (levels - 2) + '"bob@example.org"' + "]" * (levels - 2)
         for levels in (200, 250, 600, 990)
@@ -750,7 +901,11 @@ def test_rows_that_are_nested_too_deep_are_set_aside_and_what_stays_can_be_scrub
     counts = commands.import_([str(tmp_path / name)], out=tmp_path / "in")["counts"]
     assert counts == {"dropped: nested too deep": 3, "in": 4, "out": 1}
     results = commands.clean(
-        tmp_path / "in", out=tmp_path / "out", scrub=True, shares="100/0/0", languages="all"
+        tmp_path / "in",
+        out=tmp_path / "out",
+        scrub=True,
+        shares="100/0/0",
+        languages="all",
     )
     assert results["counts"]["note: scrubbed email"] == 2
     assert "example.org" not in (tmp_path / "out/train.jsonl").read_text()
@@ -782,20 +937,38 @@ class Fails:
 """
 
 
-def test_conversations_that_ended_in_an_error_are_tried_again_by_the_same_command(tmp_path):
+def test_conversations_that_ended_in_an_error_are_tried_again_by_the_same_command(
+    tmp_path,
+):
     (tmp_path / "fails_abc.py").write_text(FAILS)
     (tmp_path / "lines.txt").write_text("hi\n")
-    write_conversations(tmp_path / "seeds.jsonl", [Conversation("s0"), Conversation("s1")])
-    command = ["simulate", "--user", "script:lines.txt", "--assistant", "py:fails_abc:Fails"]
+    write_conversations(
+        tmp_path / "seeds.jsonl", [Conversation("s0"), Conversation("s1")]
+    )
+    command = [
+        "simulate",
+        "--user",
+        "script:lines.txt",
+        "--assistant",
+        "py:fails_abc:Fails",
+    ]
     command += ["--intents", "seeds.jsonl", "--out", "sim"]
     assert "down [/INST] [red]" in userlm(*command, cwd=tmp_path)
-    stops = [c.stop for c in read_conversations(tmp_path / "sim" / "conversations.jsonl")]
+    stops = [
+        c.stop for c in read_conversations(tmp_path / "sim" / "conversations.jsonl")
+    ]
     assert stops == ["end", "error"]
     (tmp_path / "mended").touch()
     userlm(*command, cwd=tmp_path)
-    stops = [c.stop for c in read_conversations(tmp_path / "sim" / "conversations.jsonl")]
+    stops = [
+        c.stop for c in read_conversations(tmp_path / "sim" / "conversations.jsonl")
+    ]
     assert stops == ["end", "end"]
-    assert sorted((tmp_path / "asked.txt").read_text().split()) == ["s0#0", "s1#0", "s1#0"]
+    assert sorted((tmp_path / "asked.txt").read_text().split()) == [
+        "s0#0",
+        "s1#0",
+        "s1#0",
+    ]
     assert "complete already" in userlm(*command, cwd=tmp_path)
 
 
@@ -827,7 +1000,8 @@ def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path):
 
 def test_ctrl_c_stops_soon_when_a_server_hangs_and_says_what_may_be_billed(tmp_path):
     write_conversations(
-        tmp_path / "c.jsonl", (Conversation(f"c{i}").say("hi there").say("ok") for i in range(9))
+        tmp_path / "c.jsonl",
+        (Conversation(f"c{i}").say("hi there").say("ok") for i in range(9)),
     )
     with serving(lambda body, n: Said(hang=60, cut=True)) as server:
         process = start(
@@ -852,7 +1026,9 @@ def test_ctrl_c_stops_soon_when_a_server_hangs_and_says_what_may_be_billed(tmp_p
     )  # it takes no second, and nowhere near the minute of the server
     assert process.returncode == 130
     assert "4 calls were in flight; they may be billed" in err
-    assert "userlm: stopped; the same command resumes it" in err and "Traceback" not in err
+    assert (
+        "userlm: stopped; the same command resumes it" in err and "Traceback" not in err
+    )
     assert (
         len((tmp_path / "out/asked.jsonl").read_text().splitlines()) == 4
     )  # begun, and not answered
@@ -880,7 +1056,8 @@ def test_logged_turns_that_were_kept_are_not_scored_as_the_users_own(tmp_path):
     userlm(*command, "--keep-turns", 4, "--max-turns", 4, "--out", "sim", cwd=tmp_path)
     userlm("score", "sim", "--out", "score", cwd=tmp_path)
     lines = [
-        json.loads(line) for line in (tmp_path / "score" / "scores.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (tmp_path / "score" / "scores.jsonl").read_text().splitlines()
     ]
     counted = [line["stats"] for line in lines if line["metric"] == "words per turn"]
     assert counted == [[1.0, 1.0], [1.0, 1.0]]
@@ -891,7 +1068,13 @@ def test_a_prompted_user_without_intents_is_refused_before_the_first_call(tmp_pa
         tmp_path / "seeds.jsonl", [Conversation("a", intent="x"), Conversation("b")]
     )
     (tmp_path / "lines.txt").write_text("hi\n")
-    command = ["simulate", "--user", "prompted:script:lines.txt", "--assistant", "clarifier"]
+    command = [
+        "simulate",
+        "--user",
+        "prompted:script:lines.txt",
+        "--assistant",
+        "clarifier",
+    ]
     shown = userlm(*command, "--intents", "seeds.jsonl", cwd=tmp_path, code=2)
     assert "seeds.jsonl: 1 of 2 conversations have no intent" in shown
 
@@ -924,14 +1107,25 @@ def test_a_simulation_can_be_the_seed_of_another_and_passes_nothing_on(tmp_path)
     write_conversations(tmp_path / "seeds.jsonl", [log])
     (tmp_path / "lines.txt").write_text("first\nsecond\n")
     command = ["simulate", "--user", "script:lines.txt", "--assistant", "clarifier"]
-    userlm(*command, "--intents", "seeds.jsonl", "--keep-turns", 2, "--out", "kept", cwd=tmp_path)
+    userlm(
+        *command,
+        "--intents",
+        "seeds.jsonl",
+        "--keep-turns",
+        2,
+        "--out",
+        "kept",
+        cwd=tmp_path,
+    )
     userlm(*command, "--intents", "kept", "--out", "again", cwd=tmp_path)
     [again] = read_conversations(tmp_path / "again" / "conversations.jsonl")
     assert again.user_turns == ("first", "second") and again.first_own_turn() == 0
     shown = userlm("score", "again", "--out", "score", cwd=tmp_path)
     assert "turns per conversation" in shown
     results = json.loads((tmp_path / "score" / "results.json").read_text())["again"]
-    assert next(m["value"] for m in results if m["name"] == "turns per conversation") == 2
+    assert (
+        next(m["value"] for m in results if m["name"] == "turns per conversation") == 2
+    )
 
 
 def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_table(
@@ -940,9 +1134,23 @@ def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_tabl
     from userlm.terminal import show_measures
 
     monkeypatch.setenv("COLUMNS", "80")
-    why = "an answer on a prefix, not a conversation of its own, and more words than fit"
-    record = {"name": "turns per conversation", "value": None, "low": None, "high": None, "n": 0}
-    record |= {"missing": 5, "better": "neither", "unit": "turns", "why": why, "stub": "oracle"}
+    why = (
+        "an answer on a prefix, not a conversation of its own, and more words than fit"
+    )
+    record = {
+        "name": "turns per conversation",
+        "value": None,
+        "low": None,
+        "high": None,
+        "n": 0,
+    }
+    record |= {
+        "missing": 5,
+        "better": "neither",
+        "unit": "turns",
+        "why": why,
+        "stub": "oracle",
+    }
     show_measures("measures", {"a-run-with-a-name": [record]})
     shown = capsys.readouterr().out
     assert (
@@ -955,12 +1163,22 @@ def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_tabl
 
 def test_last_words_of_a_simulated_user_are_theirs(tmp_path):
     (tmp_path / "bye.txt").write_text("bye then <|endconversation|>\n")
-    shown = chat("--user", "prompted:script:bye.txt", "--intent", "x", typed="", cwd=tmp_path)
+    shown = chat(
+        "--user", "prompted:script:bye.txt", "--intent", "x", typed="", cwd=tmp_path
+    )
     assert "user> bye then" in shown and "the user ended the conversation" in shown
 
 
 def test_ctrl_c_in_a_chat_leaves_and_saves_what_was_said(tmp_path):
-    command = ["chat", "--role", "user", "--assistant", "clarifier", "--save", "c.jsonl"]
+    command = [
+        "chat",
+        "--role",
+        "user",
+        "--assistant",
+        "clarifier",
+        "--save",
+        "c.jsonl",
+    ]
     process = processes.userlm(*command, cwd=tmp_path)
     process.stdin.write("hello\n")
     process.stdin.flush()

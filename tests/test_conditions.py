@@ -18,7 +18,10 @@ def test_what_is_known_is_told_in_the_order_that_was_asked_for():
         age_group="25-34",
         model="x",
     )
-    assert sentence(known) == "About the user: country Chile, language English, age group 25-34."
+    assert (
+        sentence(known)
+        == "About the user: country Chile, language English, age group 25-34."
+    )
 
 
 def test_what_the_log_does_not_say_is_left_out_and_not_guessed():

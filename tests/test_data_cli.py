@@ -32,7 +32,9 @@ from userlm.rows import read_conversations, read_json, write_conversations
 from userlm.text import END_TOKEN
 from userlm.types import Conversation, Turn
 
-hub = test_files.hub  # the fixtures: a Hub on this machine, and fsspec's file system in memory
+hub = (
+    test_files.hub
+)  # the fixtures: a Hub on this machine, and fsspec's file system in memory
 memory = test_files.memory
 
 Command = Callable[..., str]
@@ -63,7 +65,9 @@ def userlm(
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
     }
 
 
@@ -90,7 +94,9 @@ def asked(text: str, **fields: object) -> dict[str, Any]:
 
 def log(id: str, text: str, user: str | None = None, **meta: object) -> Conversation:
     turns = Turn("user", text), Turn("assistant", "Well.")
-    return Conversation(id, turns, user=user, ended=True, meta={"language": "English", **meta})
+    return Conversation(
+        id, turns, user=user, ended=True, meta={"language": "English", **meta}
+    )
 
 
 # --- logs from elsewhere --------------------------------------------------------------------------
@@ -101,7 +107,9 @@ def test_logs_in_any_file_system_become_the_conversations_of_the_same_files_here
 ):
     files = {
         "a.jsonl": jsonl([asked("boil rice", id="r1"), {"x": 1}, asked("no id here")]),
-        "b.jsonl.gz": gzip.compress(jsonl([asked("bake bread"), asked("again", id="r1")])),
+        "b.jsonl.gz": gzip.compress(
+            jsonl([asked("bake bread"), asked("again", id="r1")])
+        ),
     }
     (tmp_path / "here").mkdir()
     for name, held in files.items():
@@ -125,7 +133,9 @@ def test_logs_in_any_file_system_become_the_conversations_of_the_same_files_here
         ("memory://there/a.jsonl", 2, "unknown layout"),
         ("memory://there/b.jsonl.gz", 2, "duplicate id"),
     ]
-    assert "remote is complete already" in userlm("import", "memory://there", "--out", "remote")
+    assert "remote is complete already" in userlm(
+        "import", "memory://there", "--out", "remote"
+    )
     assert contents(tmp_path / "remote") == remote
     memory.pipe("/there/a.jsonl", jsonl([asked("other words")]))
     shown = userlm("import", "memory://there", "--out", "remote", code=2)
@@ -136,7 +146,9 @@ def test_a_remote_file_that_cannot_be_had_stops_the_import_which_goes_on_there(
     memory, userlm, tmp_path, monkeypatch
 ):
     for name in ("a", "b", "c"):
-        memory.pipe(f"/logs/{name}.jsonl", jsonl(asked(f"{name} {i}") for i in range(3)))
+        memory.pipe(
+            f"/logs/{name}.jsonl", jsonl(asked(f"{name} {i}") for i in range(3))
+        )
     copies, copy, shut = [], type(memory).get_file, {"/logs/b.jsonl"}
 
     def get_file(self: object, path: str, to: str) -> None:
@@ -261,7 +273,10 @@ def test_what_is_scrubbed_is_marked_in_the_files_and_counted(userlm, tmp_path):
     assert (a.user, b.user, c.user) == ("p", "q", "r")
     userlm("clean", "logs.jsonl", "--shares", "100/0/0", "--out", "plain")
     assert "ann@example.org" in (tmp_path / "plain/train.jsonl").read_text()
-    assert "note: scrubbed email" not in read_json(tmp_path / "plain/results.json")["counts"]
+    assert (
+        "note: scrubbed email"
+        not in read_json(tmp_path / "plain/results.json")["counts"]
+    )
 
 
 WORDS = (
@@ -281,7 +296,9 @@ def similarity(one: Conversation, other: Conversation) -> float:
     return len(mine & theirs) / len(mine | theirs)
 
 
-@pytest.mark.parametrize(("how", "reason"), [("exact", "duplicate"), ("near", "near-duplicate")])
+@pytest.mark.parametrize(
+    ("how", "reason"), [("exact", "duplicate"), ("near", "near-duplicate")]
+)
 def test_nobody_in_test_says_what_somebody_in_train_says(how, reason, userlm, tmp_path):
     # 30 texts of 40 words, each said by 6 people; if `near`, in 3 versions that differ in the last
     # word. That word stands in one 5-gram of 36: two versions have 35 of 37 in common, 0.946. Texts
@@ -289,7 +306,11 @@ def test_nobody_in_test_says_what_somebody_in_train_says(how, reason, userlm, tm
     draw = random.Random(0)
     texts = [" ".join(draw.choices(WORDS, k=39)) for _ in range(30)]
     logs = [
-        log(f"{i}-{n}", f"{text} {n // 2 if how == 'near' else 'end'}", user=f"person-{i}-{n}")
+        log(
+            f"{i}-{n}",
+            f"{text} {n // 2 if how == 'near' else 'end'}",
+            user=f"person-{i}-{n}",
+        )
         for i, text in enumerate(texts)
         for n in range(6)
     ]
@@ -299,9 +320,12 @@ def test_nobody_in_test_says_what_somebody_in_train_says(how, reason, userlm, tm
     def overlap(folder: Path) -> int:
         """How many in test are like somebody in train."""
         train, test = (
-            list(read_conversations(folder / f"{name}.jsonl")) for name in ("train", "test")
+            list(read_conversations(folder / f"{name}.jsonl"))
+            for name in ("train", "test")
         )
-        return sum(any(similarity(one, other) >= 0.7 for other in train) for one in test)
+        return sum(
+            any(similarity(one, other) >= 0.7 for other in train) for one in test
+        )
 
     options = ["--shares", "50/0/50", "--templates"]
     userlm("clean", "logs.jsonl", *options, "--out", "kept")
@@ -336,9 +360,20 @@ EXPLAINED = [
 
 def test_explain_says_of_every_conversation_what_clean_did_with_it(userlm, tmp_path):
     write_conversations(tmp_path / "logs.jsonl", EXPLAINED)
-    options = ["logs.jsonl", "--template-limit", 4, "--duplicates", "exact", "--shares", "100/0/0"]
+    options = [
+        "logs.jsonl",
+        "--template-limit",
+        4,
+        "--duplicates",
+        "exact",
+        "--shares",
+        "100/0/0",
+    ]
     userlm("clean", *options, "--out", "out")
-    reasons = {c.id: c.meta["dropped"] for c in read_conversations(tmp_path / "out/dropped.jsonl")}
+    reasons = {
+        c.id: c.meta["dropped"]
+        for c in read_conversations(tmp_path / "out/dropped.jsonl")
+    }
     assert reasons == {
         "copy": "duplicate",
         "fr": "language: fr",
@@ -360,9 +395,14 @@ def test_explain_says_of_every_conversation_what_clean_did_with_it(userlm, tmp_p
         shown = userlm("clean", *options, "--explain", one.id)
         assert one.id in shown
         if one.id in reasons:
-            assert why[reasons[one.id]] in shown and " none it goes; else train: " in shown
+            assert (
+                why[reasons[one.id]] in shown and " none it goes; else train: " in shown
+            )
         else:
-            assert " goes " not in shown and "split train the user 'ann' has position 0." in shown
+            assert (
+                " goes " not in shown
+                and "split train the user 'ann' has position 0." in shown
+            )
     shown = userlm("clean", *options, "--explain", "furst", code=2)
     assert "no conversation has the id 'furst'; there are 'first'" in shown
     assert contents(tmp_path) == before  # it is only said
@@ -381,19 +421,38 @@ def test_explain_knows_near_duplicates_and_filters_that_are_off(userlm, tmp_path
         "clean", *options, "--explain", "two"
     )
     shown = userlm(
-        "clean", *options, "--explain", "t1", "--templates", "--flagged", "--languages", "all"
+        "clean",
+        *options,
+        "--explain",
+        "t1",
+        "--templates",
+        "--flagged",
+        "--languages",
+        "all",
     )
     assert (
-        "template off its most frequent 7-gram occurs 5 times" in shown and "flagged off" in shown
+        "template off its most frequent 7-gram occurs 5 times" in shown
+        and "flagged off" in shown
     )
-    assert "stays en, its log says 'English'; all are kept" in shown and " goes " not in shown
+    assert (
+        "stays en, its log says 'English'; all are kept" in shown
+        and " goes " not in shown
+    )
 
 
 # --- the export for the Hub, and conditions -------------------------------------------------------
 
 
-def test_the_hub_folders_of_clean_and_intents_hold_the_splits_and_nobody_s_name(userlm, tmp_path):
-    names = ["Ann Onymous <ann@example.org>", "bob.builder", "Carla-17", "dora", "emil@example.org"]
+def test_the_hub_folders_of_clean_and_intents_hold_the_splits_and_nobody_s_name(
+    userlm, tmp_path
+):
+    names = [
+        "Ann Onymous <ann@example.org>",
+        "bob.builder",
+        "Carla-17",
+        "dora",
+        "emil@example.org",
+    ]
     rows = [
         asked(f"how do i cook rice for {i} people", id=f"r{i}", user_id=names[i % 5])
         for i in range(12)
@@ -423,24 +482,33 @@ def test_the_hub_folders_of_clean_and_intents_hold_the_splits_and_nobody_s_name(
                     assert people.setdefault(talk.user, number) == number
             found[theirs] += len(frame)
             shown = json.dumps(frame.to_dicts())
-            assert not [name for name in names if name in shown or name.split()[0] in shown]
+            assert not [
+                name for name in names if name in shown or name.split()[0] in shown
+            ]
         assert sorted(people) == sorted(names)
         assert sorted(people.values()) == [f"person-{i}" for i in range(5)]
         card = (tmp_path / run / "hub/README.md").read_text()
         assert (
-            all(f"| {split} | {n} |" in card for split, n in found.items()) and found.total() == 13
+            all(f"| {split} | {n} |" in card for split, n in found.items())
+            and found.total() == 13
         )
         assert not [name for name in names if name in card]
         assert sorted(path.name for path in (tmp_path / run / "hub").iterdir()) == [
             "README.md",
             "data",
         ]
-    assert None not in pl.read_parquet(tmp_path / "intents/hub/data/*.parquet")["intent"].to_list()
+    assert (
+        None
+        not in pl.read_parquet(tmp_path / "intents/hub/data/*.parquet")[
+            "intent"
+        ].to_list()
+    )
 
 
 def test_intents_of_a_file_are_exported_too(userlm, tmp_path):
     write_conversations(
-        tmp_path / "logs.jsonl", [log("a", "how do i cook rice"), log("b", "how do i bake bread")]
+        tmp_path / "logs.jsonl",
+        [log("a", "how do i cook rice"), log("b", "how do i bake bread")],
     )
     userlm("intents", "logs.jsonl", "--hub", "--out", "out")
     frame = pl.read_parquet(tmp_path / "out/hub/data/train-00000-of-00001.parquet")
@@ -448,7 +516,9 @@ def test_intents_of_a_file_are_exported_too(userlm, tmp_path):
 
 
 def test_the_card_tells_nobody_where_files_lie_on_this_machine(userlm, tmp_path):
-    write_conversations(tmp_path / "split/train.jsonl", [log("a", "how do i cook rice")])
+    write_conversations(
+        tmp_path / "split/train.jsonl", [log("a", "how do i cook rice")]
+    )
     (tmp_path / "theirs.jsonl").write_bytes(jsonl([{"id": "a", "intent": "Cook."}]))
     (tmp_path / "lines.txt").write_text("nothing\n")
     by = f"script:{tmp_path / 'lines.txt'}"
@@ -468,13 +538,20 @@ def test_the_card_tells_nobody_where_files_lie_on_this_machine(userlm, tmp_path)
 
 LETTERS = userlm_template(
     lambda text: [ord(letter) for letter in text],
-    {"<|start_header_id|>": -1, "<|end_header_id|>": -2, "<|eot_id|>": -3, END_TOKEN: -4}.get,
+    {
+        "<|start_header_id|>": -1,
+        "<|end_header_id|>": -2,
+        "<|eot_id|>": -3,
+        END_TOKEN: -4,
+    }.get,
     frozenset((-1, -2, -3, -4)),
 )
 """A tokenizer whose tokens are letters."""
 
 
-def test_a_condition_stands_in_meta_and_in_the_system_turn_of_what_is_learnt(userlm, tmp_path):
+def test_a_condition_stands_in_meta_and_in_the_system_turn_of_what_is_learnt(
+    userlm, tmp_path
+):
     logs = [
         log("all", "how do i cook rice on a stove", country="Chile"),
         log("some", "how do i bake bread in an oven", country="none", model="m"),
@@ -496,11 +573,15 @@ def test_a_condition_stands_in_meta_and_in_the_system_turn_of_what_is_learnt(use
     for one in found.values():
         assert one.intent and len(list(samples(one))) == 2  # the turn and the ending
         [row] = render(one, LETTERS).rows
-        system = "".join(chr(token) for token in row.ids[: row.ids.index(-3)] if token > 0)
+        system = "".join(
+            chr(token) for token in row.ids[: row.ids.index(-3)] if token > 0
+        )
         told = one.meta.get("condition")
         assert system == "system\n" + one.intent + (f" {told}" if told else "")
     userlm("intents", "out", "--condition", "model,sex", "--out", "again")
-    again = {c.id: c for c in read_conversations(tmp_path / "again/conversations.jsonl")}
+    again = {
+        c.id: c for c in read_conversations(tmp_path / "again/conversations.jsonl")
+    }
     assert [c.meta.get("condition") for c in again.values()] == [
         None,
         "About the user: model m.",
@@ -515,16 +596,23 @@ def test_a_condition_stands_in_meta_and_in_the_system_turn_of_what_is_learnt(use
 # --- hurt parquet ---------------------------------------------------------------------------------
 
 
-def parquet(path: Path, columns: dict[str, Any], schema: dict[str, Any] | None = None) -> bytes:
+def parquet(
+    path: Path, columns: dict[str, Any], schema: dict[str, Any] | None = None
+) -> bytes:
     pl.DataFrame(columns, schema=schema, strict=False).write_parquet(path)
     return path.read_bytes()
 
 
-USER, ASSISTANT = message("user", "how do i cook rice"), message("assistant", "With water.")
+USER, ASSISTANT = (
+    message("user", "how do i cook rice"),
+    message("assistant", "With water."),
+)
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 
 
-def test_rows_of_parquet_that_are_no_conversation_are_set_aside_with_their_reason(userlm, tmp_path):
+def test_rows_of_parquet_that_are_no_conversation_are_set_aside_with_their_reason(
+    userlm, tmp_path
+):
     logs = tmp_path / "logs"
     logs.mkdir()
     parquet(logs / "a_columns.parquet", {"id": ["x"], "words": ["how do i cook rice"]})
@@ -566,7 +654,9 @@ def test_rows_of_parquet_that_are_no_conversation_are_set_aside_with_their_reaso
     parquet(logs / "g_odd.parquet", odd)
     userlm("import", "logs", "--out", "out")
     dropped = rows_of(tmp_path / "out/dropped.jsonl")
-    assert [(Path(row["file"]).stem, row["line"], row["reason"]) for row in dropped] == [
+    assert [
+        (Path(row["file"]).stem, row["line"], row["reason"]) for row in dropped
+    ] == [
         ("a_columns", 1, "unknown layout"),
         ("b_text", 1, "wrong type"),
         ("c_numbers", 1, "wrong type"),
@@ -594,15 +684,21 @@ def test_rows_of_parquet_that_are_no_conversation_are_set_aside_with_their_reaso
     assert "'toxic' must be true or false, not int" in errors[11]
     assert dropped[0]["row"] == {"id": "x", "words": "how do i cook rice"}
     counts = read_json(tmp_path / "out/results.json")["counts"]
-    assert [c.id for c in read_conversations(tmp_path / "out/conversations.jsonl")] == ["z", "c"]
-    assert (counts["in"], counts["out"]) == (16, 2) and counts["dropped: wrong type"] == 7
+    assert [c.id for c in read_conversations(tmp_path / "out/conversations.jsonl")] == [
+        "z",
+        "c",
+    ]
+    assert (counts["in"], counts["out"]) == (16, 2) and counts[
+        "dropped: wrong type"
+    ] == 7
 
 
 def hurt(name: str, folder: Path) -> Path:
     """A parquet file with something wrong with all of it."""
     path = folder / f"{name}.parquet"
     whole = parquet(
-        path, {"id": [f"r{i}" for i in range(500)], "messages": [[USER, ASSISTANT]] * 500}
+        path,
+        {"id": [f"r{i}" for i in range(500)], "messages": [[USER, ASSISTANT]] * 500},
     )
     if name == "rowless":
         parquet(path, {"id": [], "turns": []}, {"id": pl.String, "turns": MESSAGES})
@@ -632,7 +728,9 @@ HURT = {
 
 @pytest.mark.parametrize("name", HURT)
 @pytest.mark.parametrize("verb", ["import", "clean", "intents"])
-def test_a_parquet_file_that_cannot_be_read_is_named_in_one_sentence(verb, name, userlm, tmp_path):
+def test_a_parquet_file_that_cannot_be_read_is_named_in_one_sentence(
+    verb, name, userlm, tmp_path
+):
     path = hurt(name, tmp_path)
     shown = userlm(verb, path.name, "--out", "out", code=2)
     assert HURT[name] in shown and shown.count("userlm:") == 1
@@ -675,19 +773,28 @@ def test_a_flaw_in_parquet_of_our_own_is_set_aside_by_import_and_named_by_the_ot
         assert "userlm: c.parquet, line 2: " in shown
         assert not (tmp_path / verb / "results.json").exists()
     userlm("import", "c.parquet", "--out", "in")
-    assert [c.id for c in read_conversations(tmp_path / "in/conversations.jsonl")] == ["a", "c"]
+    assert [c.id for c in read_conversations(tmp_path / "in/conversations.jsonl")] == [
+        "a",
+        "c",
+    ]
     assert [row["line"] for row in rows_of(tmp_path / "in/dropped.jsonl")] == [2]
 
 
 def test_parquet_with_brackets_in_its_name_is_read(userlm, tmp_path):
     parquet(tmp_path / "day[1].parquet", {"id": ["a"], "messages": [[USER, ASSISTANT]]})
     userlm("import", "day[1].parquet", "--out", "out")
-    assert [c.id for c in read_conversations(tmp_path / "out/conversations.jsonl")] == ["a"]
+    assert [c.id for c in read_conversations(tmp_path / "out/conversations.jsonl")] == [
+        "a"
+    ]
 
 
-def test_bytes_over_which_polars_panics_are_an_unreadable_file(userlm, tmp_path, monkeypatch):
+def test_bytes_over_which_polars_panics_are_an_unreadable_file(
+    userlm, tmp_path, monkeypatch
+):
     def panic(*_: object, **__: object) -> None:
-        raise pl.exceptions.PanicException("called `Option::unwrap()` on a `None` value")
+        raise pl.exceptions.PanicException(
+            "called `Option::unwrap()` on a `None` value"
+        )
 
     parquet(tmp_path / "a.parquet", {"id": ["a"], "messages": [[USER, ASSISTANT]]})
     monkeypatch.setattr(pl, "scan_parquet", panic)
@@ -721,7 +828,8 @@ def test_of_a_log_that_grows_the_rows_that_it_held_are_imported_and_it_is_said(
     pack = gzip.compress if name.endswith("gz") else bytes
     path = tmp_path / name
     first, later = (
-        jsonl(asked(f"say {i}", id=f"r{i}") for i in part) for part in (range(300), range(300, 400))
+        jsonl(asked(f"say {i}", id=f"r{i}") for i in part)
+        for part in (range(300), range(300, 400))
     )
     path.write_bytes(pack(first))
     monkeypatch.setattr(layouts, "find", growing(layouts.find, path, pack(later)))
@@ -756,9 +864,16 @@ def test_of_logs_that_grow_before_their_turn_the_rows_that_they_held_are_importe
         layouts, "find", growing(layouts.find, tmp_path / "b.jsonl", later)
     )  # when a was read
     userlm("import", "a.jsonl", "b.jsonl", "--out", "out")
-    assert [row["id"] for row in rows_of(tmp_path / "out/conversations.jsonl")] == ["a", "b"]
+    assert [row["id"] for row in rows_of(tmp_path / "out/conversations.jsonl")] == [
+        "a",
+        "b",
+    ]
     counts = read_json(tmp_path / "out/results.json")["counts"]
-    assert counts == {"in": 2, "note: files that grew while they were read": 1, "out": 2}
+    assert counts == {
+        "in": 2,
+        "note: files that grew while they were read": 1,
+        "out": 2,
+    }
 
 
 def test_a_line_that_was_half_written_when_the_import_began_is_no_bad_line(
@@ -770,20 +885,30 @@ def test_a_line_that_was_half_written_when_the_import_began_is_no_bad_line(
     monkeypatch.setattr(layouts, "find", growing(layouts.find, path, whole[-30:]))
     userlm("import", "logs.jsonl", "--out", "out")
     counts = read_json(tmp_path / "out/results.json")["counts"]
-    assert counts == {"in": 3, "note: files that grew while they were read": 1, "out": 3}
+    assert counts == {
+        "in": 3,
+        "note: files that grew while they were read": 1,
+        "out": 3,
+    }
 
 
-@pytest.mark.parametrize(("verb", "module"), [("clean", "clean"), ("intents", "intents")])
+@pytest.mark.parametrize(
+    ("verb", "module"), [("clean", "clean"), ("intents", "intents")]
+)
 def test_of_conversations_that_grow_those_that_were_there_are_taken(
     verb, module, userlm, tmp_path, monkeypatch
 ):
     logs = [log(f"c{i}", f"how do i cook rice for {i} people") for i in range(300)]
     write_conversations(tmp_path / "logs.jsonl", logs)
     userlm(verb, "logs.jsonl", "--out", "still")
-    write_conversations(tmp_path / "more.jsonl", [log(f"d{i}", f"and {i} more") for i in range(9)])
+    write_conversations(
+        tmp_path / "more.jsonl", [log(f"d{i}", f"and {i} more") for i in range(9)]
+    )
     more = (tmp_path / "more.jsonl").read_bytes()
     reader = growing(read_conversations, tmp_path / "logs.jsonl", more)
-    monkeypatch.setattr(sys.modules[f"userlm.commands.{module}"], "read_conversations", reader)
+    monkeypatch.setattr(
+        sys.modules[f"userlm.commands.{module}"], "read_conversations", reader
+    )
     userlm(verb, "logs.jsonl", "--out", "grown")
     still, grown = contents(tmp_path / "still"), contents(tmp_path / "grown")
     assert grown == still and (tmp_path / "logs.jsonl").read_bytes().endswith(more)
@@ -901,7 +1026,9 @@ def machine() -> Iterator[Machine]:
             said = (folder / "said.txt").read_text()
             if code == -signal.SIGKILL:
                 return Outcome(code, said)
-            return Outcome(code, said, *json.loads((folder / "counts.json").read_text()))
+            return Outcome(
+                code, said, *json.loads((folder / "counts.json").read_text())
+            )
 
         yield run
         to.close()
@@ -909,7 +1036,15 @@ def machine() -> Iterator[Machine]:
 
 VERBS = {
     "import": ["import", "logs", "more.json"],
-    "clean": ["clean", "c.jsonl", "--scrub", "--duplicates", "exact", "--template-limit", "20"],
+    "clean": [
+        "clean",
+        "c.jsonl",
+        "--scrub",
+        "--duplicates",
+        "exact",
+        "--template-limit",
+        "20",
+    ],
     "intents": ["intents", "split", "--condition", "country"],
 }
 
@@ -919,7 +1054,11 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Something to do for each of the verbs, with all that they drop, join, mark and leave out."""
     folder = tmp_path_factory.mktemp("ground")
     rows = [
-        asked(f"how do i cook rice number {i} please", id=f"r{i % 270}", user_id=f"p{i % 50}")
+        asked(
+            f"how do i cook rice number {i} please",
+            id=f"r{i % 270}",
+            user_id=f"p{i % 50}",
+        )
         for i in range(300)
     ]
     rows[7]["messages"] = [message("narrator", "once")]
@@ -939,8 +1078,12 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "logs/a.jsonl").write_bytes(
         jsonl([*prompts, *replies[:30], *rows[:140]]) + b"{oops\n"
     )
-    (folder / "logs/b.jsonl.gz").write_bytes(gzip.compress(jsonl([*rows[140:], *replies[30:]])))
-    (folder / "more.json").write_text(json.dumps([asked(f"bake {i} breads") for i in range(50)]))
+    (folder / "logs/b.jsonl.gz").write_bytes(
+        gzip.compress(jsonl([*rows[140:], *replies[30:]]))
+    )
+    (folder / "more.json").write_text(
+        json.dumps([asked(f"bake {i} breads") for i in range(50)])
+    )
     draw = random.Random(0)
 
     def talk(i: int) -> Conversation:
@@ -962,7 +1105,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
-def test_killed_at_any_step_and_run_again_it_ends_with_the_same_files(verb, machine, ground):
+def test_killed_at_any_step_and_run_again_it_ends_with_the_same_files(
+    verb, machine, ground
+):
     whole = machine(ground, VERBS[verb], f"{verb}-whole")
     assert whole.code == 0, whole.said
     wanted = contents(ground / f"{verb}-whole")
@@ -997,7 +1142,9 @@ def test_a_full_disk_is_said_and_with_space_the_same_command_ends_with_the_same_
         out = f"{verb}-full-{n}"
         full = machine(ground, VERBS[verb], out, room=room)
         assert full.code == 1, full.said
-        [line] = [line for line in full.said.splitlines() if line.startswith("userlm: ")]
+        [line] = [
+            line for line in full.said.splitlines() if line.startswith("userlm: ")
+        ]
         assert line.endswith(
             ": No space left on device; free some space, then run the same command again"
         )
@@ -1020,7 +1167,9 @@ def test_the_n_grams_do_not_stay_on_a_full_disk(machine, ground):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_full_disk_is_said_with_the_file_that_could_not_be_written(verb, machine, ground):
+def test_a_full_disk_is_said_with_the_file_that_could_not_be_written(
+    verb, machine, ground
+):
     written = machine(ground, VERBS[verb], f"{verb}-broad").written
     for n, room in enumerate(fill_levels(verb, written)):
         full = machine(ground, VERBS[verb], f"{verb}-named-{n}", room=room)
@@ -1041,7 +1190,9 @@ def test_answers_that_were_paid_for_are_kept_when_the_disk_is_full(machine, grou
     for n, room in enumerate((size // 3, size, whole.written - 1)):
         out = f"paid-{n}"
         full = machine(ground, command, out, room=room)
-        assert full.code == 1 and "No space left on device; free some space" in full.said
+        assert (
+            full.code == 1 and "No space left on device; free some space" in full.said
+        )
         assert "Traceback" not in full.said
         kept = [
             json.loads(line)
@@ -1049,7 +1200,9 @@ def test_answers_that_were_paid_for_are_kept_when_the_disk_is_full(machine, grou
         ]
         assert machine(ground, command, out).code == 0
         for name in ("train.jsonl", "valid.jsonl", "test.jsonl"):
-            assert (ground / out / name).read_bytes() == (ground / "paid-whole" / name).read_bytes()
+            assert (ground / out / name).read_bytes() == (
+                ground / "paid-whole" / name
+            ).read_bytes()
         calls = Counter(
             (row["id"], row["try"])
             for row in rows_of(ground / out / "asked.jsonl")
@@ -1066,7 +1219,8 @@ def test_an_export_that_cannot_be_written_is_said_and_the_same_command_goes_on(
 ):
     resource = pytest.importorskip("resource")
     write_conversations(
-        tmp_path / "logs.jsonl", [log(f"c{i}", f"say {i}", user=f"p{i}") for i in range(50)]
+        tmp_path / "logs.jsonl",
+        [log(f"c{i}", f"say {i}", user=f"p{i}") for i in range(50)],
     )
     export, limits = exporting.export, resource.getrlimit(resource.RLIMIT_FSIZE)
 

@@ -55,7 +55,8 @@ def test_width_case_and_white_space_make_no_difference():
 
 def test_what_the_assistant_says_makes_no_difference():
     other = Conversation(
-        "d", (Turn("assistant", "Welcome!"), Turn("user", "hello"), Turn("assistant", "Hi"))
+        "d",
+        (Turn("assistant", "Welcome!"), Turn("user", "hello"), Turn("assistant", "Hi")),
     )
     assert exact_key(other) == exact_key(log("hello"))
 
@@ -89,7 +90,10 @@ def test_the_share_of_equal_places_estimates_the_jaccard_similarity():
 
 def test_what_is_similar_enough_is_dropped():
     signatures = matrix(
-        numbered(), numbered(28), numbered(14), "nothing of the sort was ever said before"
+        numbered(),
+        numbered(28),
+        numbered(14),
+        "nothing of the sort was ever said before",
     )
     order = np.arange(4)
     assert near(signatures, order, 0.99).tolist() == [-1, -1, -1, -1]
@@ -115,7 +119,11 @@ def test_nothing_is_dropped_for_one_that_was_dropped():
     # At both ends they are in 12: 44 of 68, or 0.65. So the second goes for the first, and the
     # third, which is like the second alone, stays. Its own copy goes for it.
     start, end = range(6), range(54, 60)
-    texts = [numbered(words=60), numbered(*end, words=60), numbered(*start, *end, words=60)]
+    texts = [
+        numbered(words=60),
+        numbered(*end, words=60),
+        numbered(*start, *end, words=60),
+    ]
     signatures = matrix(*texts, texts[2], permutations=1024)
     assert near(signatures, np.arange(4), 0.73).tolist() == [-1, 0, -1, 2]
     assert near(signatures, np.array([1, 0, 2, 3]), 0.73).tolist() == [1, -1, 1, 1]
@@ -153,7 +161,10 @@ print(exact_key(c), s.matrix().tolist())
     for seed in "12":
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         run = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env=environment,
         )
         assert run.returncode == 0, run.stderr
         seen.add(run.stdout)
@@ -211,7 +222,9 @@ def test_planted_near_duplicates_are_found_and_nothing_else():
     assert all(dropped[i] == -1 for i, s in similarities.items() if s < 0.6)
     right = [s >= 0.7 for i, s in similarities.items() if dropped[i] >= 0]
     found = [dropped[i] >= 0 for i, s in similarities.items() if s >= 0.7]
-    assert sum(right) / len(right) > 0.9  # where they lie close to 0.7, the estimate decides
+    assert (
+        sum(right) / len(right) > 0.9
+    )  # where they lie close to 0.7, the estimate decides
     assert sum(found) / len(found) > 0.9
 
 
@@ -247,14 +260,21 @@ def test_real_repeats_are_like_what_stays(data):
 
     with gzip.open(data / "chatbot_arena.jsonl.gz", "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    said = [[m["content"] for m in row["messages"] if m["role"] == "user"] for row in rows]
+    said = [
+        [m["content"] for m in row["messages"] if m["role"] == "user"] for row in rows
+    ]
     logs = [log(*texts) for texts in said if texts]
     signatures = Signatures()
     for conversation in logs:
         signatures.add(conversation)
     keys = np.array([exact_key(conversation) for conversation in logs], dtype=np.uint64)
     nearly = near(signatures.matrix(), np.arange(len(logs)))
-    assert 0 < (exact(keys, np.arange(len(logs))) >= 0).sum() < (nearly >= 0).sum() < len(logs) / 10
+    assert (
+        0
+        < (exact(keys, np.arange(len(logs))) >= 0).sum()
+        < (nearly >= 0).sum()
+        < len(logs) / 10
+    )
     for i in np.flatnonzero(nearly >= 0):
         a, b = (duplicates.user_text(logs[j]) for j in (i, nearly[i]))
         assert a == b or jaccard(a, b) > 0.55

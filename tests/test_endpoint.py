@@ -20,14 +20,18 @@ HI = [{"role": "user", "content": "hi"}]
 
 
 def model(server, **options):
-    return EndpointModel("m", server.url, KEY, **{"timeout": 0.4, "pause": 0.001, **options})
+    return EndpointModel(
+        "m", server.url, KEY, **{"timeout": 0.4, "pause": 0.001, **options}
+    )
 
 
 @pytest.fixture
 def pauses(monkeypatch):
     """The pauses between tries, in seconds, without waiting."""
     slept = []
-    monkeypatch.setattr(endpoint, "time", SimpleNamespace(sleep=slept.append, time=time.time))
+    monkeypatch.setattr(
+        endpoint, "time", SimpleNamespace(sleep=slept.append, time=time.time)
+    )
     return slept
 
 
@@ -40,10 +44,18 @@ def test_an_assistant_at_an_address_is_asked_in_chat_form(monkeypatch):
     [(path, authorization, body)] = server.requests
     assert (path, authorization) == ("/v1/chat/completions", f"Bearer {KEY}")
     assert body["model"] == "tiny"
-    assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]
+    assert [m["role"] for m in body["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]
     assert isinstance(body["seed"], int)
     assert reply.text == "Sure."
-    assert (reply.meta["tokens_in"], reply.meta["tokens_out"]) == (9 + 2 + 5 + 7 + 4 * 4, 2)
+    assert (reply.meta["tokens_in"], reply.meta["tokens_out"]) == (
+        9 + 2 + 5 + 7 + 4 * 4,
+        2,
+    )
 
 
 def test_passing_faults_are_tried_again_and_counted():
@@ -68,7 +80,9 @@ def test_passing_faults_are_tried_again_and_counted():
         "broken answer",
         "empty answer",
     )
-    assert out.possibly_billed == 4  # the last four may have been written, and so billed
+    assert (
+        out.possibly_billed == 4
+    )  # the last four may have been written, and so billed
     assert len(server.requests) == 8  # the client makes no tries of its own
 
 
@@ -80,7 +94,11 @@ def test_an_error_has_the_faults_of_each_try():
         model(server, retries=2).chat(HI, Sampling())
     assert str(caught.value) == "m: the server failed: bad gateway (HTTP 502)"
     assert caught.value.faults == ("rate limited", "timed out", "server error")
-    assert (caught.value.reason, caught.value.possibly_billed, caught.value.permanent) == (
+    assert (
+        caught.value.reason,
+        caught.value.possibly_billed,
+        caught.value.permanent,
+    ) == (
         "server error",
         1,
         False,
@@ -102,7 +120,9 @@ def test_an_error_has_the_faults_of_each_try():
         pytest.param(Said(body="[" * 100_000), id="an array in an array, and so on"),
         pytest.param(Said(body={"choices": [{}]}), id="a choice without a message"),
         pytest.param(Said(body={"choices": {"a": 1}}), id="choices that are no list"),
-        pytest.param(completion([{"type": "text", "text": "x"}]), id="content in parts"),
+        pytest.param(
+            completion([{"type": "text", "text": "x"}]), id="content in parts"
+        ),
         pytest.param(completion(5), id="a number"),
         pytest.param(error(400, "x" * 295 + KEY), id="a key where the error is cut"),
         pytest.param(error(401, f"incorrect key: {KEY[:8]}****"), id="a masked key"),
@@ -131,13 +151,21 @@ def test_what_cannot_be_read_is_an_error_of_the_model_and_never_shows_the_key(br
             "not found",
             "check the model's name, and that the URL ends in /v1",
         ),
-        (error(429, "too little", code="insufficient_quota"), "no credit", "too little"),
+        (
+            error(429, "too little", code="insufficient_quota"),
+            "no credit",
+            "too little",
+        ),
     ],
 )
 def test_an_error_that_all_calls_would_have_is_raised_at_once(said, reason, words):
     with serving([said]) as server, pytest.raises(ModelError, match=words) as caught:
         model(server).chat(HI, Sampling())
-    assert (caught.value.reason, caught.value.permanent, caught.value.possibly_billed) == (
+    assert (
+        caught.value.reason,
+        caught.value.permanent,
+        caught.value.possibly_billed,
+    ) == (
         reason,
         True,
         0,
@@ -153,9 +181,16 @@ def test_an_error_that_all_calls_would_have_is_raised_at_once(said, reason, word
     ],
 )
 def test_a_refusal_is_an_error_of_its_own_and_not_tried_again(said):
-    with serving([said]) as server, pytest.raises(ModelError, match=r"^m: refused: ") as caught:
+    with (
+        serving([said]) as server,
+        pytest.raises(ModelError, match=r"^m: refused: ") as caught,
+    ):
         model(server).chat(HI, Sampling())
-    assert (caught.value.reason, caught.value.permanent, caught.value.possibly_billed) == (
+    assert (
+        caught.value.reason,
+        caught.value.permanent,
+        caught.value.possibly_billed,
+    ) == (
         "refused",
         False,
         1,
@@ -164,7 +199,10 @@ def test_a_refusal_is_an_error_of_its_own_and_not_tried_again(said):
 
 def test_a_model_that_spends_all_tokens_on_reasoning_is_not_asked_again():
     said = completion(None, finish="length")
-    with serving([said]) as server, pytest.raises(ModelError, match="allow more") as caught:
+    with (
+        serving([said]) as server,
+        pytest.raises(ModelError, match="allow more") as caught,
+    ):
         model(server).chat(HI, Sampling())
     assert caught.value.reason == "empty answer"
 
@@ -187,7 +225,9 @@ def test_the_pause_is_what_the_server_asks_for_up_to_a_minute(pauses):
         {"Retry-After": "86400"},
         {"Retry-After": "inf"},
     ]
-    with serving([*(error(429, headers=headers) for headers in asked), completion("ok")]) as server:
+    with serving(
+        [*(error(429, headers=headers) for headers in asked), completion("ok")]
+    ) as server:
         model(server, retries=len(asked)).chat(HI, Sampling())
     jitter = 0.1  # half of the last backoff, 0.001 * 2**5, at most
     wanted = (
@@ -205,7 +245,9 @@ def test_the_pause_is_what_the_server_asks_for_up_to_a_minute(pauses):
 def test_else_the_pause_doubles_and_is_never_the_same_for_all(pauses):
     asked = [{}, {"Retry-After": "soon"}, {"Retry-After": "-3"}, {"Retry-After": "nan"}]
     asked += [{"Retry-After": "Fri, 31 Dec 99999999999 23:59:59 GMT"}]
-    with serving([*(error(503, headers=headers) for headers in asked), completion("ok")]) as server:
+    with serving(
+        [*(error(503, headers=headers) for headers in asked), completion("ok")]
+    ) as server:
         model(server, retries=len(asked), pause=0.5).chat(HI, Sampling())
     for slept, wanted in zip(pauses, (0.5, 1, 2, 4, 8), strict=True):
         assert wanted < slept < 1.5 * wanted
@@ -222,7 +264,9 @@ def unsupported(body, n):
         return error(400, said, param="max_tokens", code="unsupported_parameter")
     if "temperature" in body:
         return error(
-            400, "Unsupported value: 'temperature' does not support 0.5.", param="temperature"
+            400,
+            "Unsupported value: 'temperature' does not support 0.5.",
+            param="temperature",
         )
     return completion("ok")
 
@@ -279,11 +323,17 @@ def test_a_number_of_tokens_that_can_be_none_is_unknown_and_the_answer_is_not_as
             6,
             None,
         )  # 2 letters, and 4 for the message
-        first = CallCache(tmp_path / "asked.jsonl", model(server), price=Price.parse("2/10"))
+        first = CallCache(
+            tmp_path / "asked.jsonl", model(server), price=Price.parse("2/10")
+        )
         answered = first.ask("a", 0, HI, Sampling(max_tokens=50))
         first.close()
-        again = CallCache(tmp_path / "asked.jsonl", model(server), price=Price.parse("2/10"))
-        assert again.ask("a", 0, HI, Sampling(max_tokens=50)) == answered == Answer("ok")
+        again = CallCache(
+            tmp_path / "asked.jsonl", model(server), price=Price.parse("2/10")
+        )
+        assert (
+            again.ask("a", 0, HI, Sampling(max_tokens=50)) == answered == Answer("ok")
+        )
     assert len(server.requests) == 2
     assert (again.spent, again.results()) == (first.spent, first.results())
     assert first.results()["tokens_out"] is None
@@ -301,4 +351,7 @@ def test_half_a_character_in_an_answer_is_replaced():
     # "\ud83d" is the first half of an emoji, as a server cuts it at its last token.
     with serving([completion("fine \ud83d"), completion("\ud83d\ude00")]) as server:
         asked = model(server)
-        assert [asked.chat(HI, Sampling()).text for _ in range(2)] == ["fine \ufffd", "😀"]
+        assert [asked.chat(HI, Sampling()).text for _ in range(2)] == [
+            "fine \ufffd",
+            "😀",
+        ]

@@ -34,7 +34,12 @@ from userlm.models.kv_cache import KVCache, default_budget, shared_prefix
 from userlm.models.sampling import sample_tokens
 from userlm.types import ModelError, Sampling
 
-SIZES = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+SIZES = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 CONTEXT_LENGTH = 256
 GREEDY = Sampling(temperature=0, max_tokens=16)
@@ -43,7 +48,11 @@ GREEDY = Sampling(temperature=0, max_tokens=16)
 def llama(**others):
     torch.manual_seed(0)
     config = LlamaConfig(
-        max_position_embeddings=CONTEXT_LENGTH, initializer_range=0.3, **SIZES, **HEADS, **others
+        max_position_embeddings=CONTEXT_LENGTH,
+        initializer_range=0.3,
+        **SIZES,
+        **HEADS,
+        **others,
     )
     return LlamaForCausalLM(config).eval()
 
@@ -83,7 +92,12 @@ def generate(model, ids, length=16, **options):
     out = model.generate(
         input_ids=torch.tensor([ids]),
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        **{"do_sample": False, "max_new_tokens": length, "eos_token_id": None, "pad_token_id": 0}
+        **{
+            "do_sample": False,
+            "max_new_tokens": length,
+            "eos_token_id": None,
+            "pad_token_id": 0,
+        }
         | options,
     )
     return tuple(out[0, len(ids) :].tolist())
@@ -115,21 +129,34 @@ def test_many_prompts_at_once_get_what_each_gets_from_transformers_alone(model):
     asked = prompts(12)
     lengths = [1 + 2 * i for i in range(12)]
     samplings = [Sampling(temperature=0, max_tokens=length) for length in lengths]
-    alone = [generate(model, ids, length) for ids, length in zip(asked, lengths, strict=True)]
+    alone = [
+        generate(model, ids, length) for ids, length in zip(asked, lengths, strict=True)
+    ]
     for batch in (1, 3, 16):
-        assert [found.ids for found in together(engine_of(model, batch), asked, samplings)] == alone
+        assert [
+            found.ids for found in together(engine_of(model, batch), asked, samplings)
+        ] == alone
 
 
-def test_conversations_continue_from_their_rows_and_from_none_if_those_were_dropped(model):
+def test_conversations_continue_from_their_rows_and_from_none_if_those_were_dropped(
+    model,
+):
     """5 conversations of 3 turns. A row of 100 tokens has 100 x 2 layers x 2 x 2 groups x 8 x 4
     bytes = 25.6 kB: two fit into 60 kB, and five are needed."""
-    openings, answers = prompts(5, seed=1), [prompts(3, seed=2 + i, longest=20) for i in range(5)]
+    openings, answers = (
+        prompts(5, seed=1),
+        [prompts(3, seed=2 + i, longest=20) for i in range(5)],
+    )
     alone = [
-        talk_alone(model, opening, heard) for opening, heard in zip(openings, answers, strict=True)
+        talk_alone(model, opening, heard)
+        for opening, heard in zip(openings, answers, strict=True)
     ]
     engine = engine_of(model, 4)
     with ThreadPoolExecutor(5) as pool:
-        assert list(pool.map(lambda i: talk(engine, openings[i], answers[i]), range(5))) == alone
+        assert (
+            list(pool.map(lambda i: talk(engine, openings[i], answers[i]), range(5)))
+            == alone
+        )
     engine = engine_of(model, 4, budget=60_000)
     engine.complete([5], replace(GREEDY, max_tokens=1))
     held = []
@@ -138,13 +165,19 @@ def test_conversations_continue_from_their_rows_and_from_none_if_those_were_drop
     def watch(ids, tokens):
         row = take(ids, tokens)
         held.append(
-            (engine._cache.size(engine._cache.rows), sum(row.busy for row in engine._cache.rows))
+            (
+                engine._cache.size(engine._cache.rows),
+                sum(row.busy for row in engine._cache.rows),
+            )
         )
         return row
 
     engine._cache.acquire = watch
     with ThreadPoolExecutor(5) as pool:
-        assert list(pool.map(lambda i: talk(engine, openings[i], answers[i]), range(5))) == alone
+        assert (
+            list(pool.map(lambda i: talk(engine, openings[i], answers[i]), range(5)))
+            == alone
+        )
     assert all(size <= 60_000 or busy <= 1 for size, busy in held)
     assert max(busy for _, busy in held) > 1
 
@@ -153,7 +186,9 @@ def test_a_turn_processes_only_its_new_tokens(model):
     engine = engine_of(model)
     ids = list(range(10, 40))
     first = engine.complete(ids, GREEDY).ids
-    assert engine.tokens_processed == 30 + 15  # the last token that is sampled is not processed
+    assert (
+        engine.tokens_processed == 30 + 15
+    )  # the last token that is sampled is not processed
     engine.complete([*ids, *first, 7, 8, 9], GREEDY)
     assert engine.tokens_processed == 45 + 1 + 3 + 15
 
@@ -212,14 +247,17 @@ def test_with_one_at_once_nothing_depends_on_what_was_asked_before(model):
     assert used.complete(ids, sampling) == expected
     assert used.tokens_processed == before + 50 + 19 + 19
     [row, other] = (
-        next(row for row in e._cache.rows if row.prompt_length == 50) for e in (fresh, used)
+        next(row for row in e._cache.rows if row.prompt_length == 50)
+        for e in (fresh, used)
     )
     assert torch.equal(row.logits, other.logits)
     together(used, prompts(4), [sampling] * 4)
     assert used.complete(ids, sampling) == expected
 
 
-def test_a_long_prompt_is_prefilled_in_parts_and_others_are_done_meanwhile(model, monkeypatch):
+def test_a_long_prompt_is_prefilled_in_parts_and_others_are_done_meanwhile(
+    model, monkeypatch
+):
     monkeypatch.setattr(engine_module, "CHUNK", 16)
     engine = engine_of(model, 4)
     engine.complete([5], GREEDY)
@@ -235,7 +273,10 @@ def test_a_long_prompt_is_prefilled_in_parts_and_others_are_done_meanwhile(model
         ThreadPoolExecutor(2) as pool,
         engine.lock,
     ):  # so that both are there before the first step
-        first, second = pool.submit(ask, "long", long, 5), pool.submit(ask, "short", short, 5)
+        first, second = (
+            pool.submit(ask, "long", long, 5),
+            pool.submit(ask, "short", short, 5),
+        )
         while len(engine._active) + len(engine._waiting) < 2:
             time.sleep(0.001)
     assert done == ["short", "long"]
@@ -267,7 +308,9 @@ def test_a_completion_ends_at_the_context_length(model):
     ids = [10 + i % 100 for i in range(CONTEXT_LENGTH - 4)]
     found = engine_of(model).complete(ids, GREEDY)
     assert found.ids == generate(model, ids, 4) and found.stop_id is None
-    with pytest.raises(ModelError, match="256 tokens do not fit its context length of 256"):
+    with pytest.raises(
+        ModelError, match="256 tokens do not fit its context length of 256"
+    ):
         engine_of(model).complete([5] * CONTEXT_LENGTH, GREEDY)
 
 
@@ -305,7 +348,15 @@ def test_a_row_is_reused_by_the_next_turn_and_by_the_same_turn_again():
     assert held.acquire([1, 2, 3, 4, 5, 6, 7], 10) is row and row.ids == [1, 2, 3, 4, 5]
     held.release(row)
     row = fill(held, [1, 2, 3, 4, 5, 6, 7], [8])
-    assert held.acquire([1, 2, 3, 4, 5, 6, 7], 10) is row and row.ids == [1, 2, 3, 4, 5, 6, 7]
+    assert held.acquire([1, 2, 3, 4, 5, 6, 7], 10) is row and row.ids == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+    ]
     assert row.logits is not None
 
 
@@ -335,7 +386,11 @@ def test_the_least_recently_used_row_is_dropped_first_and_a_busy_one_never():
     held = rows(budget=30)
     one, two, three = (fill(held, [i] * 10) for i in (1, 2, 3))
     held.acquire([1] * 10, 10)
-    assert held.acquire([4] * 10, 10) and two not in held.rows and {one, three} < {*held.rows}
+    assert (
+        held.acquire([4] * 10, 10)
+        and two not in held.rows
+        and {one, three} < {*held.rows}
+    )
     assert held.acquire([5] * 10, 10) and three not in held.rows
     assert held.acquire([6] * 10, 10) is None and held.size(held.rows) == 30
 
@@ -399,7 +454,9 @@ def nucleus_by_hand(logits, temperature, top_p, number):
 
 
 @pytest.mark.parametrize("top", [1, 4, 256])
-def test_the_nucleus_is_the_same_however_many_candidates_are_looked_at_first(monkeypatch, top):
+def test_the_nucleus_is_the_same_however_many_candidates_are_looked_at_first(
+    monkeypatch, top
+):
     """300 rows of 50 logits, some of few values, so that many are equal, at 5 temperatures and
     shares."""
     monkeypatch.setattr(sampling, "TOP", top)
@@ -418,11 +475,15 @@ def test_the_nucleus_is_the_same_however_many_candidates_are_looked_at_first(mon
     assert sum(a != b for a, b in zip(found, expected, strict=True)) <= 1
 
 
-def test_among_equals_the_smaller_ids_are_the_nucleus_however_many_are_looked_at(monkeypatch):
+def test_among_equals_the_smaller_ids_are_the_nucleus_however_many_are_looked_at(
+    monkeypatch,
+):
     """Of 50 equal tokens, 3 hold more than 0.05."""
     for top in (1, 4, 64):
         monkeypatch.setattr(sampling, "TOP", top)
-        assert sample_tokens(torch.zeros(3, 50), [Sampling(top_p=0.05)] * 3, [0.1, 0.5, 0.9]) == [
+        assert sample_tokens(
+            torch.zeros(3, 50), [Sampling(top_p=0.05)] * 3, [0.1, 0.5, 0.9]
+        ) == [
             0,
             1,
             2,
@@ -432,7 +493,12 @@ def test_among_equals_the_smaller_ids_are_the_nucleus_however_many_are_looked_at
 def test_no_number_however_large_or_small_samples_a_token_without_probability():
     logits = torch.tensor([[-math.inf, 0.0, 0.0, -math.inf]] * 4)
     samplings = [Sampling(top_p=p) for p in (1.0, 1.0, 0.9, 0.9)]
-    assert sample_tokens(logits, samplings, [0.0, 1 - 2**-53, 0.0, 1 - 2**-53]) == [1, 2, 1, 2]
+    assert sample_tokens(logits, samplings, [0.0, 1 - 2**-53, 0.0, 1 - 2**-53]) == [
+        1,
+        2,
+        1,
+        2,
+    ]
 
 
 def test_temperature_0_takes_the_largest_and_so_does_a_tiny_one():
@@ -448,7 +514,10 @@ def test_temperature_0_takes_the_largest_and_so_does_a_tiny_one():
 def chi_square(ours, theirs):
     """Two samples of one size: the sum of (a - b)^2 / (a + b) over the tokens, and its degrees of
     freedom."""
-    a, b = (torch.bincount(torch.tensor(found), minlength=128).double() for found in (ours, theirs))
+    a, b = (
+        torch.bincount(torch.tensor(found), minlength=128).double()
+        for found in (ours, theirs)
+    )
     seen = a + b > 0
     return float(((a - b)[seen] ** 2 / (a + b)[seen]).sum()), int(seen.sum()) - 1
 
@@ -479,11 +548,16 @@ def test_samples_follow_the_distribution_of_generate_with_the_arguments_of_the_m
             else frozenset()
         )
     length = 1 if ban else 3
-    sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=length, banned_first=first)
+    sampling = Sampling(
+        temperature=1.0, top_p=0.8, max_tokens=length, banned_first=first
+    )
     engine = engine_of(model, 32)
     with ThreadPoolExecutor(32) as pool:
         seeds = (replace(sampling, seed=seed) for seed in range(COUNT))
-        ours = [found.ids for found in pool.map(lambda one: engine.complete(IDS, one), seeds)]
+        ours = [
+            found.ids
+            for found in pool.map(lambda one: engine.complete(IDS, one), seeds)
+        ]
     torch.manual_seed(0)
     theirs = model.generate(
         input_ids=torch.tensor([IDS]),
@@ -502,7 +576,8 @@ def test_samples_follow_the_distribution_of_generate_with_the_arguments_of_the_m
         assert_alike([ids[place] for ids in ours], [ids[place] for ids in theirs])
     if not ban:
         assert_alike(
-            [hash(ids[:2]) % 61 for ids in ours], [hash(tuple(ids[:2])) % 61 for ids in theirs]
+            [hash(ids[:2]) % 61 for ids in ours],
+            [hash(tuple(ids[:2])) % 61 for ids in theirs],
         )
     assert not ban or not first & {ids[0] for ids in ours}
 
@@ -513,9 +588,14 @@ def test_a_wrong_distribution_is_found_by_the_same_test(model):
     found = []
     for top_p in (0.8, 0.9):
         with ThreadPoolExecutor(32) as pool:
-            seeds = (Sampling(top_p=top_p, max_tokens=1, seed=seed) for seed in range(COUNT))
+            seeds = (
+                Sampling(top_p=top_p, max_tokens=1, seed=seed) for seed in range(COUNT)
+            )
             found.append(
-                [one.ids[0] for one in pool.map(lambda one: engine.complete(IDS, one), seeds)]
+                [
+                    one.ids[0]
+                    for one in pool.map(lambda one: engine.complete(IDS, one), seeds)
+                ]
             )
     value, freedom = chi_square(*found)
     assert value > freedom + 5 * math.sqrt(2 * freedom)
@@ -525,9 +605,12 @@ def test_other_requests_do_not_change_the_tokens_of_a_seed(model):
     samplings = [Sampling(seed=seed, max_tokens=12) for seed in range(8)]
     asked = prompts(8, seed=4)
     alone = [
-        engine_of(model, 1).complete(ids, s).ids for ids, s in zip(asked, samplings, strict=True)
+        engine_of(model, 1).complete(ids, s).ids
+        for ids, s in zip(asked, samplings, strict=True)
     ]
-    assert [found.ids for found in together(engine_of(model, 8), asked, samplings)] == alone
+    assert [
+        found.ids for found in together(engine_of(model, 8), asked, samplings)
+    ] == alone
 
 
 # --- bans and ends --------------------------------------------------------------------------------
@@ -545,9 +628,13 @@ def test_banned_tokens_are_never_sampled_and_those_banned_first_not_at_first(mod
     first = engine.complete(IDS, replace(GREEDY, banned_first=frozenset((top,))))
     assert first.ids[0] != top
     assert first.ids[1:] == generate(model, [*IDS, first.ids[0]], 15)
-    never = engine.complete(IDS, replace(GREEDY, banned_ids=frozenset(plain[:4]) | {10**6}))
+    never = engine.complete(
+        IDS, replace(GREEDY, banned_ids=frozenset(plain[:4]) | {10**6})
+    )
     assert not {*plain[:4]} & {*never.ids}
-    assert never.ids == generate(model, IDS, bad_words_ids=[[token] for token in {*plain[:4]}])
+    assert never.ids == generate(
+        model, IDS, bad_words_ids=[[token] for token in {*plain[:4]}]
+    )
 
 
 def test_stop_ids_close_and_p_end_is_that_of_the_raw_logits(model):
@@ -575,9 +662,14 @@ def test_with_an_end_threshold_the_end_depends_on_its_probability_alone(model):
     engine = engine_of(model)
     assert engine.complete(IDS, sampling).stop_id == end
     ends = engine.complete(IDS, replace(sampling, end_threshold=p * 0.99))
-    assert (ends.ids, ends.stop_id) == ((), end) and ends.p_end == pytest.approx(p, rel=1e-5)
+    assert (ends.ids, ends.stop_id) == ((), end) and ends.p_end == pytest.approx(
+        p, rel=1e-5
+    )
     stays = engine.complete(IDS, replace(sampling, end_threshold=p * 1.01))
-    assert stays.ids[0] == int(probabilities.topk(2).indices[1]) and stays.p_end == ends.p_end
+    assert (
+        stays.ids[0] == int(probabilities.topk(2).indices[1])
+        and stays.p_end == ends.p_end
+    )
     rare = int(probabilities.argmin())  # never sampled greedily, but it is above 0
     leaves = engine.complete(IDS, replace(GREEDY, end_id=rare, end_threshold=0.0))
     assert (leaves.ids, leaves.stop_id) == ((), rare)
@@ -587,7 +679,10 @@ def test_later_positions_ignore_the_end_threshold(model):
     plain = generate(model, IDS)
     stop = next(i for i, token in enumerate(plain) if token not in plain[:i] and i > 2)
     sampling = replace(
-        GREEDY, stop_ids=frozenset((plain[stop],)), end_id=plain[stop], end_threshold=0.9999
+        GREEDY,
+        stop_ids=frozenset((plain[stop],)),
+        end_id=plain[stop],
+        end_threshold=0.9999,
     )
     found = engine_of(model).complete(IDS, sampling)
     assert (found.ids, found.stop_id) == (plain[:stop], plain[stop])
@@ -628,7 +723,9 @@ def test_tokens_that_the_model_does_not_have_are_refused(model, ids):
 @pytest.mark.parametrize(
     "mistake", [RuntimeError("CUDA out of memory. Tried\nto"), TypeError("a bug")]
 )
-def test_a_model_that_fails_fails_for_all_active_requests_and_goes_on_with_the_next(mistake):
+def test_a_model_that_fails_fails_for_all_active_requests_and_goes_on_with_the_next(
+    mistake,
+):
     model = llama()
     engine = engine_of(model, 4)
     expected = engine.complete(IDS, GREEDY)
@@ -669,7 +766,9 @@ def test_ctrl_c_reaches_a_waiting_caller_and_its_request_is_dropped():
     hook.remove()
     before = engine.tokens_processed
     assert engine.complete(IDS, GREEDY).ids == generate(model, IDS)
-    assert engine.tokens_processed <= before + 1 + 15  # the step that was under way, and this
+    assert (
+        engine.tokens_processed <= before + 1 + 15
+    )  # the step that was under way, and this
     assert not any(row.busy for row in engine._cache.rows)
 
 
@@ -689,7 +788,9 @@ def test_a_process_that_is_forked_in_the_middle_of_a_step_works_by_itself():
         assert running.result().ids == generate(model, [9, 9, 9])
 
 
-def test_the_worker_ends_when_there_is_nothing_to_do_and_begins_again(model, monkeypatch):
+def test_the_worker_ends_when_there_is_nothing_to_do_and_begins_again(
+    model, monkeypatch
+):
     monkeypatch.setattr(engine_module, "IDLE", 0.05)
     engine = engine_of(model)
     for _ in range(2):
@@ -706,7 +807,8 @@ def test_waiting_requests_fail_when_python_ends():
     slowly(model, 0.02)
     with ThreadPoolExecutor(3) as pool:
         calls = [
-            pool.submit(engine.complete, ids, replace(GREEDY, max_tokens=200)) for ids in prompts(3)
+            pool.submit(engine.complete, ids, replace(GREEDY, max_tokens=200))
+            for ids in prompts(3)
         ]
         while len(engine._waiting) < 2:
             time.sleep(0.001)
@@ -760,13 +862,17 @@ ARCHITECTURES = {
         "transformers_cache",
     ),
     "caps": (
-        lambda: Gemma2ForCausalLM(Gemma2Config(head_dim=8, sliding_window=6, **SIZES, **HEADS)),
+        lambda: Gemma2ForCausalLM(
+            Gemma2Config(head_dim=8, sliding_window=6, **SIZES, **HEADS)
+        ),
         "transformers_cache",
     ),
     "longrope": (lambda: long_rope(256), "transformers_cache"),
     "state space": (
         lambda: MambaForCausalLM(
-            MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, state_size=4)
+            MambaConfig(
+                vocab_size=128, hidden_size=32, num_hidden_layers=2, state_size=4
+            )
         ),
         "transformers_cache",
     ),
@@ -784,7 +890,9 @@ def test_other_architectures_get_what_transformers_gives_them_in_every_mode(name
     assert [one.ids for one in found] == [generate(model, ids) for ids in asked]
 
 
-def test_a_row_that_was_half_copied_for_want_of_memory_is_not_used_again(model, monkeypatch):
+def test_a_row_that_was_half_copied_for_want_of_memory_is_not_used_again(
+    model, monkeypatch
+):
     """After the 20 tokens of the prompt, a row holds the first sampled one. It grows for another
     prompt, of which it knows 20; memory runs out when one layer of two is copied. Then comes a
     prompt with the sampled one."""
@@ -839,7 +947,9 @@ def test_the_model_has_its_own_attention_for_whoever_holds_the_lock(model):
         while not stop.is_set():
             with engine.lock, document_masking(model), torch.no_grad():
                 assert torch.equal(target_logits(model, rows)[0], alone)
-            time.sleep(0.001)  # or it takes the lock again before whoever waits for it wakes up
+            time.sleep(
+                0.001
+            )  # or it takes the lock again before whoever waits for it wakes up
         return True
 
     with ThreadPoolExecutor(5) as pool:

@@ -13,8 +13,14 @@ def log(id, text, user=None, **meta):
 
 
 LOGS = [
-    *(log(f"t{i}", f"write a prompt for a picture of {i}", language="English") for i in range(3)),
-    log("fr", "Bonjour, comment faire une bonne soupe aux légumes avec des pommes de terre ?"),
+    *(
+        log(f"t{i}", f"write a prompt for a picture of {i}", language="English")
+        for i in range(3)
+    ),
+    log(
+        "fr",
+        "Bonjour, comment faire une bonne soupe aux légumes avec des pommes de terre ?",
+    ),
     log("bad", "hi there", language="English", toxic=True),
     log("ok", "how long does rice take", user="p/Chile", language="English"),
 ]
@@ -100,5 +106,7 @@ def test_the_explanation_is_that_of_the_decision(tmp_path):
 
 
 def test_an_id_that_is_not_there_gets_near_ones():
-    with pytest.raises(InputError, match="no conversation has the id 't11'; there are 't1'"):
+    with pytest.raises(
+        InputError, match="no conversation has the id 't11'; there are 't1'"
+    ):
         told("t11")

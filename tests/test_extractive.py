@@ -31,9 +31,18 @@ def goal(*said: str, language: str | None = "en") -> str:
     ("said", "wanted"),
     [
         ("what is photosynthesis?", "learn about photosynthesis."),
-        ("Write a poem about the singularity", "have a poem written about the singularity."),
-        ("write an essay on climate policy", "have an essay written about climate policy."),
-        ("translate this to French: the cat sleeps", "have a text translated into French."),
+        (
+            "Write a poem about the singularity",
+            "have a poem written about the singularity.",
+        ),
+        (
+            "write an essay on climate policy",
+            "have an essay written about climate policy.",
+        ),
+        (
+            "translate this to French: the cat sleeps",
+            "have a text translated into French.",
+        ),
         (
             "Summarise this text: The stock market fell.",
             "have a text about the stock market summarised.",
@@ -64,7 +73,16 @@ def test_details_are_left_out():
     )
     found = goal(said, "try again", "the parser still fails")
     assert "parser" in found
-    for detail in ("load_rows", "reader", "example", "bob", "404", "parseJson", "2023", "secret"):
+    for detail in (
+        "load_rows",
+        "reader",
+        "example",
+        "bob",
+        "404",
+        "parseJson",
+        "2023",
+        "secret",
+    ):
         assert detail not in found
     assert not re.search(r"\d", found)
 
@@ -81,7 +99,10 @@ def test_what_recurs_and_what_the_assistant_takes_up_comes_before_what_is_said_o
 
 def test_a_greeting_waits_for_what_comes_after_it():
     assert "tomatoes" in goal(
-        "hi there", "Hello! How can I help?", "tell me about tomatoes", "Tomatoes are fruits."
+        "hi there",
+        "Hello! How can I help?",
+        "tell me about tomatoes",
+        "Tomatoes are fruits.",
     )
 
 
@@ -92,7 +113,9 @@ def test_other_languages_are_named_and_nothing_is_quoted():
 
 def test_an_unlabelled_log_is_read_for_its_language():
     assert (
-        goal("¿Puedes explicarme cómo funcionan los volcanes de mi país?", language=None)
+        goal(
+            "¿Puedes explicarme cómo funcionan los volcanes de mi país?", language=None
+        )
         == "get help in Spanish."
     )
 
@@ -105,7 +128,9 @@ def test_nothing_to_say_gives_none():
 
 def test_an_intent_does_not_repeat_seven_words_of_the_user():
     # With three key phrases it would be the user's own words; with two no seven of them are left.
-    said = "What I want: to learn about volcanic eruptions, magma chambers and lava tubes"
+    said = (
+        "What I want: to learn about volcanic eruptions, magma chambers and lava tubes"
+    )
     turns = (said, "Sure.", "thanks", "Well.", "go on", "Yes.", "ok")
     assert goal(*turns) == "learn about volcanic eruptions and magma chambers."
     assert goal(said.replace(", ", " or "), *turns[1:]) == (
@@ -114,7 +139,9 @@ def test_an_intent_does_not_repeat_seven_words_of_the_user():
 
 
 @pytest.mark.parametrize("name", ["wildchat", "realhumaneval", "chatbot_arena", "ikat"])
-def test_every_intent_on_real_logs_is_in_form_and_leaks_less_than_half(data: Path, name: str):
+def test_every_intent_on_real_logs_is_in_form_and_leaks_less_than_half(
+    data: Path, name: str
+):
     leaks = []
     for line in read_rows(data / f"{name}.jsonl.gz"):
         try:

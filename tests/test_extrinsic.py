@@ -3,7 +3,11 @@
 import pytest
 
 from userlm.assistants import Clarifier, Oracle, Script
-from userlm.metrics.extrinsic import assistant_score, intent_coverage, intent_coverage_all
+from userlm.metrics.extrinsic import (
+    assistant_score,
+    intent_coverage,
+    intent_coverage_all,
+)
 from userlm.simulate import simulate
 from userlm.tasks import solved
 from userlm.types import Conversation, Fact, Origin, Task
@@ -33,7 +37,9 @@ def test_coverage_by_hand() -> None:
     # 3
     found = intent_coverage(
         [
-            talk("m", "6 apples", "7 boxes?", "yes", id="a"),  # what the assistant says is not said
+            talk(
+                "m", "6 apples", "7 boxes?", "yes", id="a"
+            ),  # what the assistant says is not said
             talk("m", "6 apples", "ok", "in 7 boxes, green", id="b"),
             talk("p", "please return the sum", id="c"),
         ],
@@ -68,7 +74,9 @@ def test_a_task_without_facts_cannot_be_covered() -> None:
 
 
 def test_the_score_counts_what_was_solved_and_says_why_the_rest_is_missing() -> None:
-    broken = talk("m", "x", "The answer is 42.", "y", id="broken").close("error", error="timed out")
+    broken = talk("m", "x", "The answer is 42.", "y", id="broken").close(
+        "error", error="timed out"
+    )
     found = assistant_score(
         [
             talk("m", "x", "The answer is 42.", id="right"),
@@ -99,6 +107,14 @@ def test_the_oracle_rewards_the_user_who_tells_and_the_clarifier_nobody() -> Non
     told = list(simulate(teller, Oracle(TASKS), seeds, until=until))
     kept = list(simulate(miser, Oracle(TASKS), seeds, until=until))
     asked = list(simulate(teller, Clarifier(), seeds, until=until))
-    assert [assistant_score(each, TASKS).value for each in (told, kept, asked)] == [100, 0, 0]
-    assert [intent_coverage(each, TASKS).value for each in (told, kept, asked)] == [100, 0, 100]
+    assert [assistant_score(each, TASKS).value for each in (told, kept, asked)] == [
+        100,
+        0,
+        0,
+    ]
+    assert [intent_coverage(each, TASKS).value for each in (told, kept, asked)] == [
+        100,
+        0,
+        100,
+    ]
     assert {c.stop for c in told} == {"solved"} and {c.stop for c in kept} == {"end"}

@@ -30,7 +30,9 @@ def lay(folder: Path, *names: str) -> Path:
 
 def names(*places: str | Path, inside: Path | None = None) -> list[str]:
     """What is found, as paths in a folder if one is given."""
-    return [file.name.removeprefix(f"{inside}/" if inside else "") for file in find(places)]
+    return [
+        file.name.removeprefix(f"{inside}/" if inside else "") for file in find(places)
+    ]
 
 
 def error(*places: str | Path) -> str:
@@ -58,7 +60,9 @@ def test_a_folder_gives_the_known_kinds_directly_in_it_by_name(tmp_path):
     assert names(tmp_path, inside=tmp_path) == wanted
     assert names(f"{tmp_path}/", inside=tmp_path) == wanted
     assert names(f"file://{tmp_path}", inside=tmp_path) == wanted
-    assert find([tmp_path / "c.json"]) == [LogFile(str(tmp_path / "c.json"), tmp_path / "c.json")]
+    assert find([tmp_path / "c.json"]) == [
+        LogFile(str(tmp_path / "c.json"), tmp_path / "c.json")
+    ]
 
 
 def test_a_folder_without_logs_is_searched_below_but_not_in_hidden_folders(tmp_path):
@@ -86,7 +90,9 @@ def test_links_are_followed_and_may_go_round(tmp_path):
     assert names(tmp_path / "top", inside=tmp_path) == ["top/linked/data/a.jsonl"]
 
 
-def test_a_file_that_is_reached_twice_is_taken_once_where_it_came_first(tmp_path, monkeypatch):
+def test_a_file_that_is_reached_twice_is_taken_once_where_it_came_first(
+    tmp_path, monkeypatch
+):
     lay(tmp_path, "a.jsonl", "b.jsonl")
     (tmp_path / "z.jsonl").symlink_to("a.jsonl")
     monkeypatch.chdir(tmp_path)
@@ -113,8 +119,9 @@ def test_a_pattern_matches_files_and_two_stars_go_down(tmp_path):
         "b-1.jsonl",
     ]
     assert names(f"{tmp_path}/**/a-4*", inside=tmp_path) == ["deep/er/a-4.jsonl"]
-    assert f"{tmp_path}/c* matches no .jsonl, .jsonl.gz, .json, .json.gz or .parquet file" in error(
-        f"{tmp_path}/c*"
+    assert (
+        f"{tmp_path}/c* matches no .jsonl, .jsonl.gz, .json, .json.gz or .parquet file"
+        in error(f"{tmp_path}/c*")
     )
 
 
@@ -144,7 +151,11 @@ def test_what_cannot_be_taken_is_an_error_that_names_it(tmp_path, monkeypatch):
 
 def test_a_name_that_is_not_utf8_is_an_error_that_can_be_shown(tmp_path):
     lay(tmp_path, os.fsdecode(b"caf\xe9.jsonl"))
-    for place in (tmp_path, f"{tmp_path}/*.jsonl", tmp_path / os.fsdecode(b"caf\xe9.jsonl")):
+    for place in (
+        tmp_path,
+        f"{tmp_path}/*.jsonl",
+        tmp_path / os.fsdecode(b"caf\xe9.jsonl"),
+    ):
         said = error(place)
         assert said == f"{tmp_path}/caf\ufffd.jsonl: its name is not UTF-8; rename it"
         assert said.encode()
@@ -156,7 +167,9 @@ def test_a_folder_that_may_not_be_read_is_no_empty_folder(tmp_path, monkeypatch)
 
     def refuse(
         folder: Path,
-    ) -> Iterator[Path]:  # root may read everything, so the bits of the mode will not do
+    ) -> Iterator[
+        Path
+    ]:  # root may read everything, so the bits of the mode will not do
         if folder.name == "shut":
             raise PermissionError(13, "Permission denied", str(folder))
         return reads(folder)
@@ -196,7 +209,9 @@ def test_remote_folders_and_patterns_are_like_local_ones(memory):
     memory.pipe("/deep/data/e.json.gz", b"x")
     memory.pipe("/deep/.cache/f.jsonl", b"x")
     memory.pipe("/odd/day[1].jsonl", b"x")
-    memory.pipe("/parts/rows.parquet/part-0.parquet", b"x")  # a folder, as Spark writes it
+    memory.pipe(
+        "/parts/rows.parquet/part-0.parquet", b"x"
+    )  # a folder, as Spark writes it
     assert (
         names("memory://logs")
         == names("memory://logs/")
@@ -220,16 +235,24 @@ def test_remote_folders_and_patterns_are_like_local_ones(memory):
         "memory://logs/b.jsonl",
         "memory:///logs/a.parquet",
     ]
-    assert error("memory://logs/notes.txt").startswith("memory://logs/notes.txt is no .jsonl")
+    assert error("memory://logs/notes.txt").startswith(
+        "memory://logs/notes.txt is no .jsonl"
+    )
     assert error("memory://logs/z*").startswith("memory://logs/z* holds no .jsonl")
-    assert error("memory://nowhere") == "memory://nowhere does not exist; check the spelling"
+    assert (
+        error("memory://nowhere")
+        == "memory://nowhere does not exist; check the spelling"
+    )
 
 
 def test_a_copy_keeps_its_kind_and_is_gone_afterwards(memory, tmp_path):
     memory.pipe("/logs/a.jsonl.gz", b"some bytes")
     (file,) = find(["memory://logs/a.jsonl.gz"])
     assert file.path is None and file.stamp.endswith(", 10 bytes")
-    with pytest.raises(ZeroDivisionError), local(file, tmp_path / "new/scratch") as here:
+    with (
+        pytest.raises(ZeroDivisionError),
+        local(file, tmp_path / "new/scratch") as here,
+    ):
         assert here.read_bytes() == b"some bytes" and here.name.endswith(".jsonl.gz")
         assert list(here.parent.iterdir()) == [here]
         raise ZeroDivisionError
@@ -267,9 +290,13 @@ def breaking(memory, monkeypatch, *answers: object) -> Counter[str]:
     return counts
 
 
-def test_a_copy_that_breaks_off_or_comes_short_is_begun_again(memory, tmp_path, monkeypatch):
+def test_a_copy_that_breaks_off_or_comes_short_is_begun_again(
+    memory, tmp_path, monkeypatch
+):
     memory.pipe("/logs/a.jsonl", b"all of it")
-    counts = breaking(memory, monkeypatch, ConnectionResetError("reset"), TimeoutError(), b"short")
+    counts = breaking(
+        memory, monkeypatch, ConnectionResetError("reset"), TimeoutError(), b"short"
+    )
     with local(find(["memory://logs/a.jsonl"])[0], tmp_path) as here:
         assert here.read_bytes() == b"all of it"
     assert counts["copies"] == 4
@@ -280,7 +307,10 @@ def test_a_copy_that_never_comes_says_to_run_again_and_leaves_nothing(
 ):
     memory.pipe("/logs/a.jsonl", b"all of it")
     counts = breaking(memory, monkeypatch, *[b"short"] * 9)
-    with pytest.raises(InputError) as caught, local(find(["memory://logs/a.jsonl"])[0], tmp_path):
+    with (
+        pytest.raises(InputError) as caught,
+        local(find(["memory://logs/a.jsonl"])[0], tmp_path),
+    ):
         pass
     assert "5 of 9 bytes came" in str(caught.value) and str(caught.value).endswith(
         "run the same command again"
@@ -307,10 +337,15 @@ class Refused(Exception):
         (Refused(429), 4, "(status 429)"),
     ],
 )
-def test_only_what_may_pass_is_tried_again(failure, copies, told, memory, tmp_path, monkeypatch):
+def test_only_what_may_pass_is_tried_again(
+    failure, copies, told, memory, tmp_path, monkeypatch
+):
     memory.pipe("/logs/a.jsonl", b"x")
     counts = breaking(memory, monkeypatch, *[failure] * 9)
-    with pytest.raises(InputError) as caught, local(find(["memory://logs/a.jsonl"])[0], tmp_path):
+    with (
+        pytest.raises(InputError) as caught,
+        local(find(["memory://logs/a.jsonl"])[0], tmp_path),
+    ):
         pass
     assert told in str(caught.value) and counts["copies"] == copies
 
@@ -328,26 +363,43 @@ def test_a_full_disk_is_not_blamed_on_the_network(memory, tmp_path, monkeypatch)
 
 def test_no_secret_of_an_address_is_shown(memory, monkeypatch, tmp_path):
     shown = files._public
-    assert shown("https://me:pw@host/a.jsonl?X-Amz-Signature=abc&k=v#top") == "https://host/a.jsonl"
+    assert (
+        shown("https://me:pw@host/a.jsonl?X-Amz-Signature=abc&k=v#top")
+        == "https://host/a.jsonl"
+    )
     assert shown("https://token@host/a.jsonl?bare") == "https://host/a.jsonl"
     assert shown("sftp://me:p@ss@host/logs/*.jsonl") == "sftp://host/logs/*.jsonl"
     assert shown("s3://bucket/a?.jsonl") == "s3://bucket/a?.jsonl"
     assert shown("s3://bucket/a.jsonl?X-Amz-Signature=abc") == "s3://bucket/a.jsonl"
-    assert shown("hf://datasets/o/n@refs/pr/1/a.jsonl") == "hf://datasets/o/n@refs/pr/1/a.jsonl"
-    assert shown("abfs://box@account.dfs.core.windows.net/a.jsonl").startswith("abfs://box@account")
+    assert (
+        shown("hf://datasets/o/n@refs/pr/1/a.jsonl")
+        == "hf://datasets/o/n@refs/pr/1/a.jsonl"
+    )
+    assert shown("abfs://box@account.dfs.core.windows.net/a.jsonl").startswith(
+        "abfs://box@account"
+    )
     assert "url" not in repr(LogFile("n", None, "s", "https://host/?key"))
     memory.pipe("/logs/a.jsonl", b"x")
     file = find(["memory://logs/a.jsonl"])[0]
     token = "hf_" + "a" * 34
-    breaking(memory, monkeypatch, ValueError(f"bad https://u:pw@host/a.jsonl?sig=abc, {token}"))
+    breaking(
+        memory,
+        monkeypatch,
+        ValueError(f"bad https://u:pw@host/a.jsonl?sig=abc, {token}"),
+    )
     with pytest.raises(InputError) as caught, local(file, tmp_path):
         pass
-    assert "(bad https://host/a.jsonl )" in str(caught.value) and caught.value.__cause__ is None
+    assert (
+        "(bad https://host/a.jsonl )" in str(caught.value)
+        and caught.value.__cause__ is None
+    )
 
 
 def test_addresses_that_differ_only_in_secrets_are_not_mixed_up(memory):
     memory.pipe({"/a.jsonl?day=1": b"x", "/a.jsonl?day=2": b"y"})
-    assert names("memory://a.jsonl?day=1", "memory:///a.jsonl?day=1") == ["memory://a.jsonl"]
+    assert names("memory://a.jsonl?day=1", "memory:///a.jsonl?day=1") == [
+        "memory://a.jsonl"
+    ]
     assert error("memory://a.jsonl?day=1", "memory://a.jsonl?day=2").startswith(
         "two files are called memory://a.j"
     )
@@ -434,7 +486,11 @@ def test_files_of_a_web_server_are_found_and_copied(tmp_path):
         assert (file.name, file.stamp) == (f"{host}/logs/a.jsonl", "v1, 2 bytes")
         with local(file, tmp_path) as here:
             assert here.read_bytes() == b"{}"
-        assert names(f"{host}/logs/") == names(f"{host}/logs/*.jsonl") == [f"{host}/logs/a.jsonl"]
+        assert (
+            names(f"{host}/logs/")
+            == names(f"{host}/logs/*.jsonl")
+            == [f"{host}/logs/a.jsonl"]
+        )
         assert "may not be read" in error(f"{host}/shut.jsonl?key=secret")
         assert (
             error(f"{host}/gone.jsonl?key=secret")
@@ -466,7 +522,11 @@ def hub() -> Iterator[tuple[str, Counter[str]]]:
 
     class Hub(Answering):
         def do_GET(self) -> None:
-            path = unquote(urlsplit(self.path).path).removeprefix("/api").removeprefix("/datasets/")
+            path = (
+                unquote(urlsplit(self.path).path)
+                .removeprefix("/api")
+                .removeprefix("/datasets/")
+            )
             owner, name, *rest = path.split("/") if "/" in path else (path, "")
             held = SETS.get(f"{owner}/{name}")
             if name == "shut" or (name == "gated" and rest[:1] == ["resolve"]):
@@ -479,20 +539,26 @@ def hub() -> Iterator[tuple[str, Counter[str]]]:
             match rest[:1]:
                 case [] | ["revision"]:
                     return self.answer(
-                        200, json.dumps({"id": f"{owner}/{name}", "sha": "0" * 40}).encode()
+                        200,
+                        json.dumps({"id": f"{owner}/{name}", "sha": "0" * 40}).encode(),
                     )
                 case ["tree"]:
                     return self.tree(
-                        held, f"{inside}/" if inside else "", "recursive=true" in self.path.lower()
+                        held,
+                        f"{inside}/" if inside else "",
+                        "recursive=true" in self.path.lower(),
                     )
                 case ["resolve"]:
                     return self.answer(
-                        302, Location=f"/datasets/{owner}/{name}/blob/main/{inside}?signed=secret"
+                        302,
+                        Location=f"/datasets/{owner}/{name}/blob/main/{inside}?signed=secret",
                     )
                 case ["blob"]:
                     counts[inside] += 1
                     return (
-                        self.answer(503) if counts[inside] == 1 else self.answer(200, held[inside])
+                        self.answer(503)
+                        if counts[inside] == 1
+                        else self.answer(200, held[inside])
                     )
             return self.answer(404)
 
@@ -517,7 +583,9 @@ def hub() -> Iterator[tuple[str, Counter[str]]]:
             if not entries:
                 return self.answer(404, X_Error_Code="EntryNotFound")
             return self.answer(
-                200, json.dumps(list(entries.values())).encode(), Content_Type="application/json"
+                200,
+                json.dumps(list(entries.values())).encode(),
+                Content_Type="application/json",
             )
 
     with serving(Hub) as host:
@@ -583,11 +651,20 @@ def test_data_sets_of_the_hub_are_found_and_copied(hub, tmp_path):
     assert visit(host, tmp_path, chats) == [zero, one]
     assert counts == {"data/train-00000.parquet": 2, "data/train-00001.parquet": 2}
     assert visit(
-        host, tmp_path, f"{chats}/rows.jsonl", f"{chats}/data/", f"{chats}/**/*1.parquet"
+        host,
+        tmp_path,
+        f"{chats}/rows.jsonl",
+        f"{chats}/data/",
+        f"{chats}/**/*1.parquet",
     ) == [
         *(rows, zero, one, one),
     ]
-    found = visit(host, tmp_path, "hf://datasets/team/lines", "hf://datasets/team/lines@v1/b.jsonl")
+    found = visit(
+        host,
+        tmp_path,
+        "hf://datasets/team/lines",
+        "hf://datasets/team/lines@v1/b.jsonl",
+    )
     assert [row[0] for row in found] == [a, b, "hf://datasets/team/lines@v1/b.jsonl"]
     assert not list((tmp_path / "copies").iterdir())
 
@@ -612,13 +689,18 @@ def test_the_hub_s_refusals_say_what_to_do(hub, tmp_path):
         gated
         == f"hf://datasets/team/gated/rows.jsonl is gated; {advice.format('gated')} command again"
     )
-    assert shut == f"hf://datasets/team/shut is gated; {advice.format('shut')} command again"
     assert (
-        "absent does not exist or is private; check the spelling or run `hf auth login`" in absent
+        shut
+        == f"hf://datasets/team/shut is gated; {advice.format('shut')} command again"
+    )
+    assert (
+        "absent does not exist or is private; check the spelling or run `hf auth login`"
+        in absent
     )
     assert "chats@v0 names a revision that does not exist" in old
     assert (
-        gone == "hf://datasets/team/chats/data/train-7.parquet does not exist; check the spelling"
+        gone
+        == "hf://datasets/team/chats/data/train-7.parquet does not exist; check the spelling"
     )
     (offline,) = visit(host, tmp_path, "hf://datasets/team/chats", HF_HUB_OFFLINE="1")
     assert "cannot be reached offline; unset HF_HUB_OFFLINE" in offline

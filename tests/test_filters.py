@@ -16,10 +16,15 @@ from userlm.data.split import person, split
 from userlm.types import Conversation, InputError, Turn
 
 
-def log(*said: str, id: str = "c", user: str | None = None, **meta: object) -> Conversation:
+def log(
+    *said: str, id: str = "c", user: str | None = None, **meta: object
+) -> Conversation:
     roles = ("user", "assistant")
     return Conversation(
-        id, tuple(Turn(roles[i % 2], text) for i, text in enumerate(said)), user=user, meta=meta
+        id,
+        tuple(Turn(roles[i % 2], text) for i, text in enumerate(said)),
+        user=user,
+        meta=meta,
     )
 
 
@@ -50,8 +55,13 @@ def test_the_label_of_the_log_decides_about_the_language():
 
 
 def test_a_log_without_a_label_is_read():
-    french = log("Bonjour, pouvez-vous m'expliquer comment faire une bonne soupe aux légumes ?")
-    assert foreign(log("Can you explain to me how I make a good soup with vegetables?")) is None
+    french = log(
+        "Bonjour, pouvez-vous m'expliquer comment faire une bonne soupe aux légumes ?"
+    )
+    assert (
+        foreign(log("Can you explain to me how I make a good soup with vegetables?"))
+        is None
+    )
     assert foreign(french) == "language: fr"
     assert foreign(french, ("en", "French")) is None
     assert foreign(log("请告诉我怎么做一碗好喝的汤，谢谢你的帮助")) == "language: zh"
@@ -96,7 +106,11 @@ def test_ngrams_count_every_time_they_stand_in_a_first_user_turn(tmp_path):
     # another word. So ab: 3, ba: 1, "b, a": 1. What is said later does not count.
     logs = [log("a b a b", "a b", "a b"), log("A  b"), log("b, a")]
     often, hit, ngrams = count(tmp_path, logs, 0, n=2)
-    assert (sorted(often.values()), hit, ngrams.total) == ([1, 1, 3], [True, True, True], 5)
+    assert (sorted(often.values()), hit, ngrams.total) == (
+        [1, 1, 3],
+        [True, True, True],
+        5,
+    )
     often, hit, ngrams = count(tmp_path, logs, 1, n=2)
     assert (list(often.values()), hit) == ([3], [True, True, False])
     # 5 n-grams of 8 bytes; the smallest table, 2^15 counts of 8 bytes, and a hash and a count of 8
@@ -132,7 +146,9 @@ def test_all_conversations_of_a_template_go_and_only_above_the_limit(tmp_path):
 def test_the_table_of_buckets_changes_no_count(tmp_path, monkeypatch):
     # With 4 buckets for thousands of n-grams all are full, and each n-gram is counted one by one.
     draw = random.Random(0)
-    logs = [log(" ".join(draw.choices("abcdef", k=draw.randrange(12)))) for _ in range(3000)]
+    logs = [
+        log(" ".join(draw.choices("abcdef", k=draw.randrange(12)))) for _ in range(3000)
+    ]
     plain = Counter(key for one in logs for key in counting.own_ngrams(one, 3))
     for limit in (0, 40, 60):
         exact = {key: times for key, times in plain.items() if times > limit}
@@ -141,7 +157,9 @@ def test_the_table_of_buckets_changes_no_count(tmp_path, monkeypatch):
             monkeypatch.setattr(counting, "MAX_BITS", bits)
             often, hit, ngrams = count(tmp_path, logs, limit, n=3)
             assert often == exact
-            assert (ngrams.table["counted one by one"] == len(plain)) == (bits == 2 or limit == 0)
+            assert (ngrams.table["counted one by one"] == len(plain)) == (
+                bits == 2 or limit == 0
+            )
             assert hit == [filters.template(one, exact, 3) is not None for one in logs]
     assert 0 < len(exact) < len(plain)
 
@@ -151,7 +169,10 @@ def test_a_text_of_six_words_is_never_a_template(tmp_path):
 
 
 def test_a_log_without_user_turn_is_no_template():
-    assert filters.template(Conversation("x", (Turn("assistant", "hello"),)), {1: 200}) is None
+    assert (
+        filters.template(Conversation("x", (Turn("assistant", "hello"),)), {1: 200})
+        is None
+    )
 
 
 def test_ngrams_of_no_words_are_refused(tmp_path):
@@ -174,10 +195,17 @@ def test_each_conversation_gets_the_first_reason_that_applies(tmp_path):
     # 7-grams of the template up to the number: "write ... of" and "a prompt ... a", three times
     # each
     decisions = decided(tmp_path, logs, template_limit=2)
-    assert decisions.reasons == ["language: ru", "toxic", *["template prompt"] * 3, None]
+    assert decisions.reasons == [
+        "language: ru",
+        "toxic",
+        *["template prompt"] * 3,
+        None,
+    ]
     assert decided(tmp_path, logs, template_limit=3).reasons[2:] == [None] * 4
     assert (
-        decided(tmp_path, logs, template_limit=None, languages=None, flagged=True).reasons
+        decided(
+            tmp_path, logs, template_limit=None, languages=None, flagged=True
+        ).reasons
         == [None] * 6
     )
     assert decisions.table["counted one by one"] == 2
@@ -185,7 +213,8 @@ def test_each_conversation_gets_the_first_reason_that_applies(tmp_path):
 
 def test_of_those_that_say_the_same_the_one_in_train_stays(tmp_path):
     logs = [
-        log("How do I cook rice well, and how long?", id=f"c{i}", user=f"p{i}") for i in range(40)
+        log("How do I cook rice well, and how long?", id=f"c{i}", user=f"p{i}")
+        for i in range(40)
     ]
     rules = {"duplicates": "exact", "shares": (0.3, 0.3, 0.4)}
     decisions = decided(tmp_path, logs, **rules)
@@ -204,7 +233,10 @@ def test_the_figures_are_those_of_what_stays(tmp_path):
     logs = [
         # one person, two conversations: user turns of 3 and 1 words, then of 2; answers of 2 and 5
         # letters
-        replace(log("a b c", "ok", "d", "hello", id="1", user="p", country="Chile"), ended=True),
+        replace(
+            log("a b c", "ok", "d", "hello", id="1", user="p", country="Chile"),
+            ended=True,
+        ),
         log("e f", id="2", user="p", country="Chile"),
         log("g", "xyz", id="3", country="Peru"),  # nobody is named
         log("h", id="4", toxic=True),
@@ -261,7 +293,9 @@ def test_the_shares_hold_on_average_and_in_each_country():
     for country in ("Chile", "Peru"):
         logs = [log("x", user=f"{i}/{country}", country=country) for i in range(20_000)]
         splits = [split(c, 7) for c in logs]
-        for name, share in zip(("train", "valid", "test"), (0.90, 0.05, 0.05), strict=True):
+        for name, share in zip(
+            ("train", "valid", "test"), (0.90, 0.05, 0.05), strict=True
+        ):
             deviation = math.sqrt(20_000 * share * (1 - share))
             assert abs(splits.count(name) - 20_000 * share) < 4 * deviation
 
@@ -305,8 +339,8 @@ def test_shares_that_are_none_are_refused(shares):
 
 
 def test_the_language_model_is_not_loaded_until_it_is_asked_for():
-    code = (
-        "import sys, userlm.data.filters; print('py3langid' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, userlm.data.filters; print('py3langid' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

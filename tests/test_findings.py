@@ -45,7 +45,9 @@ def run(folder, results, **files):
 
 def cells(text):
     """A table's rows by what stands in front."""
-    rows = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    rows = [
+        line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")
+    ]
     return {row[0]: row[1:] for row in rows[2:]}
 
 
@@ -86,13 +88,18 @@ def test_a_cell_is_what_the_run_found_and_a_gap_says_why_or_that_nothing_was_run
     )
 
 
-def test_what_the_intent_changes_is_shown_by_part_and_under_each_control(findings, tmp_path):
+def test_what_the_intent_changes_is_shown_by_part_and_under_each_control(
+    findings, tmp_path
+):
     own = [
         measured("perplexity ratio", 0.9, 0.85, 0.95),
         measured("human goals: perplexity ratio", 0.8, 0.75, 0.85),
         measured("human goals: perplexity ratio, outside the intent", 0.95, 0.9, 1.0),
     ]
-    run(tmp_path / "ppl/people/userlm", {"with / without": own, "with / another's": own[:1]})
+    run(
+        tmp_path / "ppl/people/userlm",
+        {"with / without": own, "with / another's": own[:1]},
+    )
     table = cells(findings.of_intents(tmp_path))
     assert table["held-out people, human goals"] == ["0.800 [0.750, 0.850]", "–", "–"]
     assert table["held-out people, human goals, outside the intent"] == [
@@ -100,11 +107,17 @@ def test_what_the_intent_changes_is_shown_by_part_and_under_each_control(finding
         "–",
         "–",
     ]
-    assert table["held-out people, all"] == ["0.900 [0.850, 0.950]", "–", "0.900 [0.850, 0.950]"]
+    assert table["held-out people, all"] == [
+        "0.900 [0.850, 0.950]",
+        "–",
+        "0.900 [0.850, 0.950]",
+    ]
     assert table["iKAT, all human goals, later turns"] == ["–", "–", "–"]
 
 
-def test_two_models_are_compared_on_the_turns_of_both_and_paired_by_person(findings, tmp_path):
+def test_two_models_are_compared_on_the_turns_of_both_and_paired_by_person(
+    findings, tmp_path
+):
     """Nats and tokens of userlm: 2 of 2 and 90 of 10; of base: 4 of 2 and 100 of 10, and a turn
     that userlm lacks.
 
@@ -116,10 +129,12 @@ def test_two_models_are_compared_on_the_turns_of_both_and_paired_by_person(findi
     mine, theirs = tmp_path / "ppl/people/userlm", tmp_path / "ppl/people/base"
     plain = [measured("perplexity", 2.0, n=2, missing=1)]
     untold = turns(
-        "without intent", [("a", "ann", 2.0, 2.0), ("b", "bob", 90.0, 10.0), ("c", "cy", None, 0)]
+        "without intent",
+        [("a", "ann", 2.0, 2.0), ("b", "bob", 90.0, 10.0), ("c", "cy", None, 0)],
     )
     told = turns(
-        "with intent", [("a", "ann", 1.0, 2.0), ("b", "bob", 89.0, 10.0), ("c", "cy", None, 0)]
+        "with intent",
+        [("a", "ann", 1.0, 2.0), ("b", "bob", 89.0, 10.0), ("c", "cy", None, 0)],
     )
     run(mine, {"without intent": plain}, scores=untold + told)
     other = [("a", "ann", 4.0, 2.0), ("b", "bob", 100.0, 10.0), ("c", "cy", 5.0, 1.0)]
@@ -172,7 +187,10 @@ def test_ending_is_compared_with_always_and_never_on_the_turns_that_both_users_a
         answer("ann", 2, False, False),
         answer("ann", 3, True, True),
     ]
-    theirs += [answer("bob", 1, False, False, error=True), answer("bob", 2, False, True)]
+    theirs += [
+        answer("bob", 1, False, False, error=True),
+        answer("bob", 2, False, True),
+    ]
     first = answer("ann", 0, False, False)
     run(tmp_path / "respond-userlm", {}, conversations=[first, *mine])
     assert findings.of_endings(tmp_path) == "–"
@@ -184,7 +202,9 @@ def test_ending_is_compared_with_always_and_never_on_the_turns_that_both_users_a
         "always ends": ["66.67 [50.00, 100.00]", "13.33 [0.00, 16.67]"],
         "never ends": ["0.00 [0.00, 0.00]", "80.00 [66.67, 100.00]"],
     }
-    assert text.endswith("4 turns of 2 people; at 2 of them the person ended the conversation.")
+    assert text.endswith(
+        "4 turns of 2 people; at 2 of them the person ended the conversation."
+    )
 
 
 def test_users_stand_beside_people_and_their_gap_is_paired_by_task(findings, tmp_path):
@@ -210,7 +230,9 @@ def test_users_stand_beside_people_and_their_gap_is_paired_by_task(findings, tmp
     )
 
     def talk(task, text):
-        return Conversation(f"{task}#0", (Turn("user", text),), origin=Origin(task=task))
+        return Conversation(
+            f"{task}#0", (Turn("user", text),), origin=Origin(task=task)
+        )
 
     told = [
         talk("pens", "A pen costs 3 coins and I buy 17 pens."),
@@ -227,11 +249,18 @@ def test_users_stand_beside_people_and_their_gap_is_paired_by_task(findings, tmp
     run(tmp_path / "score", score)
     table = cells(findings.of_users(tmp_path))
     row = table["intent coverage, the package's tasks, with `oracle`"]
-    assert row == ["–", "–", "90.00 [80.00, 100.00], n 2 (1 missing)", "75.00 [50.00, 100.00]"]
+    assert row == [
+        "–",
+        "–",
+        "90.00 [80.00, 100.00], n 2 (1 missing)",
+        "75.00 [50.00, 100.00]",
+    ]
     assert table["words per turn, after real prefixes"] == ["–", "–", "9.25, n 4", "–"]
 
 
-def test_the_page_of_a_folder_without_runs_has_all_tables_and_no_number(findings, tmp_path):
+def test_the_page_of_a_folder_without_runs_has_all_tables_and_no_number(
+    findings, tmp_path
+):
     page = findings.page(tmp_path)
     assert page.count("## ") == 5
     found = [
@@ -266,7 +295,9 @@ def walk(tmp_path):
         run(out / name, {})
     for name in ("people", "chats", "goals"):
         (out / "data" / name).mkdir(parents=True)
-        (out / "data" / name / "test.jsonl").write_text("".join(f"{name} {i}\n" for i in range(9)))
+        (out / "data" / name / "test.jsonl").write_text(
+            "".join(f"{name} {i}\n" for i in range(9))
+        )
     (tmp_path / "extrinsic").mkdir()
     row = {
         "id": "pens",
@@ -279,14 +310,20 @@ def walk(tmp_path):
     )
 
     def walked(*parts, **variables):
-        env = {"PATH": os.environ["PATH"], "USERLM": str(tmp_path / "bin/userlm"), "OUT": str(out)}
+        env = {
+            "PATH": os.environ["PATH"],
+            "USERLM": str(tmp_path / "bin/userlm"),
+            "OUT": str(out),
+        }
         env |= {"DATA": str(tmp_path), "CALLS": str(tmp_path / "calls"), **variables}
         command = ["bash", TINY / "findings.sh", *parts]
         done = subprocess.run(
             command, env=env, cwd=TINY, capture_output=True, text=True, timeout=60
         )
         calls = (
-            (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
+            (tmp_path / "calls").read_text().splitlines()
+            if (tmp_path / "calls").exists()
+            else []
         )
         return done, [shlex.split(call) for call in calls]
 
@@ -301,7 +338,10 @@ def test_every_model_is_scored_on_every_source_in_its_form_and_a_prompted_one_on
     assert check(calls) == ["ppl"] * 15
     made = {tuple(option(call, "--out").split("/")[-2:]): call for call in calls}
     assert len(made) == 15
-    forms = {model: option(made["people", model], "--model").partition(":")[0] for _, model in made}
+    forms = {
+        model: option(made["people", model], "--model").partition(":")[0]
+        for _, model in made
+    }
     trained = dict.fromkeys(("userlm", "no-intent", "from-assistant"), "trained")
     assert forms == {**trained, "base": "base", "assistant": "prompted"}
     limits = {key: option(call, "--limit") for key, call in made.items()}
@@ -311,13 +351,23 @@ def test_every_model_is_scored_on_every_source_in_its_form_and_a_prompted_one_on
     assert lines != sorted(lines) == [f"people {i}" for i in range(9)]
 
 
-def test_both_users_talk_to_the_same_and_everything_is_measured_together(walk, tmp_path):
+def test_both_users_talk_to_the_same_and_everything_is_measured_together(
+    walk, tmp_path
+):
     done, calls = walk("talk", TALKS="5")
     assert done.returncode == 0, done.stderr
     verbs = check(calls)
-    assert verbs == [*["respond", *["simulate"] * 3] * 2, "simulate", "simulate", "score"]
+    assert verbs == [
+        *["respond", *["simulate"] * 3] * 2,
+        "simulate",
+        "simulate",
+        "score",
+    ]
     mine, theirs = calls[:4], calls[4:8]
-    users = {option(call, "--user") for call in mine}, {option(call, "--user") for call in theirs}
+    users = (
+        {option(call, "--user") for call in mine},
+        {option(call, "--user") for call in theirs},
+    )
     out = tmp_path / "runs"
     assert users == ({f"trained:{out}/userlm"}, {f"prompted:{out}/assistant"})
     varied = {option(call, name) for call in calls[:8] for name in ("--user", "--out")}
@@ -328,7 +378,8 @@ def test_both_users_talk_to_the_same_and_everything_is_measured_together(walk, t
     assert folders == {word for word in calls[-1] if word in folders}
     assert len((out / "findings/talks.jsonl").read_text().splitlines()) == 5
     ids = [
-        json.loads(line)["id"] for line in (out / "findings/tasks.jsonl").read_text().splitlines()
+        json.loads(line)["id"]
+        for line in (out / "findings/tasks.jsonl").read_text().splitlines()
     ]
     assert ids[-1] == "pens" and len(ids) == 13  # 12 come with the package
 
@@ -337,6 +388,11 @@ def test_a_model_whose_training_goes_on_is_not_measured(walk, tmp_path):
     (tmp_path / "runs/userlm/results.json").unlink()
     done, calls = walk("talk")
     assert (done.returncode, calls) == (2, [])
-    assert "runs/userlm is not trained; first: recipes/tiny/run.sh userlm" in done.stderr
+    assert (
+        "runs/userlm is not trained; first: recipes/tiny/run.sh userlm" in done.stderr
+    )
     done, _ = walk("ppl")
-    assert (done.returncode, done.stderr) == (2, "ppl: give people, chats, goals, talk or table\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "ppl: give people, chats, goals, talk or table\n",
+    )

@@ -47,7 +47,10 @@ def test_the_conversation_of_the_slides_gives_four_samples_and_the_last_one_leav
     template = llama3_template
     [row] = render(slides, template).rows
     last = row.targets[-1]
-    assert llama3.decode(row.ids[last.start : last.stop]) == "\n<|endconversation|><|eot_id|>"
+    assert (
+        llama3.decode(row.ids[last.start : last.stop])
+        == "\n<|endconversation|><|eot_id|>"
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,13 @@ def test_a_log_whose_ending_was_not_observed_gives_k_samples(log):
 
 def test_a_greeting_by_the_assistant_is_context_of_the_first_sample():
     log = talk(
-        "Hi, how can I help?", "my order", "Which?", "42", "Thanks.", greeting=True, ended=True
+        "Hi, how can I help?",
+        "my order",
+        "Which?",
+        "42",
+        "Thanks.",
+        greeting=True,
+        ended=True,
     )
     units = list(samples(log))
     assert [unit.target for unit in units] == ["my order", "42", None]
@@ -83,7 +92,17 @@ def test_ids_are_those_that_the_released_template_spells(llama3_template):
     ]
 
 
-TEXTS = ["Hello", "\nHello", "\n\n  x", "  \nHello", "tab\there ", "我想", "a\r\nb", "", "\n"]
+TEXTS = [
+    "Hello",
+    "\nHello",
+    "\n\n  x",
+    "  \nHello",
+    "tab\there ",
+    "我想",
+    "a\r\nb",
+    "",
+    "\n",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -94,7 +113,10 @@ def test_the_checkpoints_own_chat_template_gives_the_same_ids_whatever_a_turn_be
     messages = [{"role": "system", "content": "x"}]
     messages += [{"role": turn.role, "content": turn.text} for turn in log.turns]
     theirs = llama3.apply_chat_template(messages, tokenize=True, return_dict=False)
-    assert list(prompt(log, llama3_template)) == [*theirs, NEWLINE]  # we open the line as well
+    assert list(prompt(log, llama3_template)) == [
+        *theirs,
+        NEWLINE,
+    ]  # we open the line as well
 
 
 def test_a_turn_that_begins_with_a_newline_is_encoded_together_with_the_one_of_the_template(
@@ -138,7 +160,11 @@ def test_the_mask_is_on_what_the_user_says_and_the_end(tiny, slides):
     for text in slides.user_turns:
         expected += [*template.encode("\n" + text), template.close]
     assert spoken == [*expected, *template.encode("\n"), template.end, template.close]
-    words = [i for i, wanted in zip(row.ids, row.mask(content_only=True), strict=True) if wanted]
+    words = [
+        i
+        for i, wanted in zip(row.ids, row.mask(content_only=True), strict=True)
+        if wanted
+    ]
     said = [i for text in slides.user_turns for i in template.encode("\n" + text)[1:]]
     assert words == [*said, template.end]
 
@@ -150,12 +176,18 @@ def test_a_prompt_is_the_beginning_of_the_row_up_to_the_target(tiny, slides):
         assert prompt(sample.prefix, template) == row.ids[: target.first]
 
 
-def test_a_long_conversation_gives_each_sample_exactly_once_and_keeps_intent_and_target_whole(tiny):
+def test_a_long_conversation_gives_each_sample_exactly_once_and_keeps_intent_and_target_whole(
+    tiny,
+):
     template = tiny.template()
-    log = talk(*(f"turn {i} " + "word " * 20 for i in range(12)), intent="plan", ended=True)
+    log = talk(
+        *(f"turn {i} " + "word " * 20 for i in range(12)), intent="plan", ended=True
+    )
     for limit in (120, 200, 333, 700):
         flipped = render(log, template, limit)
-        assert sorted(t.k for row in flipped.rows for t in row.targets) == list(range(7))
+        assert sorted(t.k for row in flipped.rows for t in row.targets) == list(
+            range(7)
+        )
         head = template.turn("system", "plan")
         for row in flipped.rows:
             assert len(row.ids) <= limit
@@ -166,7 +198,9 @@ def test_a_long_conversation_gives_each_sample_exactly_once_and_keeps_intent_and
                 assert row.ids[target.stop - len(whole) : target.stop] == whole
 
 
-def test_the_oldest_exchanges_go_first_in_pairs_then_the_middle_of_the_last_answer(tiny):
+def test_the_oldest_exchanges_go_first_in_pairs_then_the_middle_of_the_last_answer(
+    tiny,
+):
     template = tiny.template()
     log = talk("one", "A", "two", "B", "three", "C " * 30, "four")
     spelled = [template.turn(turn.role, turn.text) for turn in log.turns]
@@ -217,11 +251,15 @@ turns = st.lists(st.text(max_size=30), min_size=1, max_size=9)
     limit=st.integers(20, 160),
     intent=st.none() | st.text(max_size=10),
 )
-def test_no_sample_is_lost_or_doubled_whatever_is_said(tiny, texts, greeting, limit, intent):
+def test_no_sample_is_lost_or_doubled_whatever_is_said(
+    tiny, texts, greeting, limit, intent
+):
     log = talk(*texts, greeting=greeting, intent=intent)
     log = replace(log, ended=log.next_role == "user")
     flipped = render(log, tiny.template(), limit)
-    ks = sorted([t.k for row in flipped.rows for t in row.targets] + list(flipped.dropped))
+    ks = sorted(
+        [t.k for row in flipped.rows for t in row.targets] + list(flipped.dropped)
+    )
     assert ks == list(range(len(log.user_turns) + log.ended))
     assert all(len(row.ids) <= limit for row in flipped.rows)
 
@@ -229,7 +267,10 @@ def test_no_sample_is_lost_or_doubled_whatever_is_said(tiny, texts, greeting, li
 def test_a_sample_knows_what_came_before_and_a_prefix_can_be_answered(slides):
     prefix = Sample(slides, 1).prefix
     assert prefix.id == "slides/1" and prefix.next_role == "user"
-    assert prefix.origin.target == slides.user_turns[1] and prefix.origin.conversation == "slides"
+    assert (
+        prefix.origin.target == slides.user_turns[1]
+        and prefix.origin.conversation == "slides"
+    )
 
 
 def test_what_is_known_of_the_person_stands_in_the_system_turn(llama3, llama3_template):
@@ -242,7 +283,9 @@ def test_what_is_known_of_the_person_stands_in_the_system_turn(llama3, llama3_te
     assert replace(told, intent=None).system == "The user is 30."
     assert talk("hi", meta={"condition": 7}).system is None
     [row] = render(told, llama3_template).rows
-    start = "<|start_header_id|>system<|end_header_id|>\nDo it. The user is 30.<|eot_id|>"
+    start = (
+        "<|start_header_id|>system<|end_header_id|>\nDo it. The user is 30.<|eot_id|>"
+    )
     assert llama3.decode(row.ids).startswith(start)
     assert llama3.decode(prompt(told, llama3_template)).startswith(start)
 
@@ -250,7 +293,9 @@ def test_what_is_known_of_the_person_stands_in_the_system_turn(llama3, llama3_te
 # --- the other sides ------------------------------------------------------------------------------
 
 
-def test_an_exchanged_dialogue_has_its_roles_swapped_and_neither_intent_nor_ending(slides):
+def test_an_exchanged_dialogue_has_its_roles_swapped_and_neither_intent_nor_ending(
+    slides,
+):
     other = swap_roles(slides)
     assert [turn.role for turn in other.turns] == ["assistant", "user"] * 3
     assert [turn.text for turn in other.turns] == [turn.text for turn in slides.turns]
@@ -266,7 +311,9 @@ def test_an_exchanged_dialogue_has_its_roles_swapped_and_neither_intent_nor_endi
 def test_an_assistant_is_told_neither_the_intent_nor_who_the_user_is(slides):
     known = replace(slides, meta={"condition": "You are terse.", "source": "logs"})
     assert known.system == f"{slides.intent} You are terse."
-    assert swap_roles(known).system is None and swap_roles(known).meta == {"source": "logs"}
+    assert swap_roles(known).system is None and swap_roles(known).meta == {
+        "source": "logs"
+    }
 
 
 def test_the_loss_of_an_exchanged_dialogue_is_on_what_the_assistant_says_and_on_nothing_else(
@@ -284,7 +331,11 @@ def test_the_loss_of_an_exchanged_dialogue_is_on_what_the_assistant_says_and_on_
     assert spoken == [
         id for text in answers for id in (*template.encode("\n" + text), template.close)
     ]
-    words = [id for id, wanted in zip(row.ids, row.mask(content_only=True), strict=True) if wanted]
+    words = [
+        id
+        for id, wanted in zip(row.ids, row.mask(content_only=True), strict=True)
+        if wanted
+    ]
     assert words == [id for text in answers for id in template.encode("\n" + text)[1:]]
     assert template.with_roles_swapped().end == template.close  # it never leaves
 
@@ -311,7 +362,9 @@ def test_an_assistant_learns_its_greeting_and_nothing_stands_behind_its_last_wor
     assert row.targets[-1].stop == len(row.ids)
 
 
-PLAIN = transcript_template(lambda text: [ord(letter) for letter in text], start=(1,), end=0)
+PLAIN = transcript_template(
+    lambda text: [ord(letter) for letter in text], start=(1,), end=0
+)
 """A token a letter; 1 begins a text, 0 ends it."""
 
 
@@ -337,16 +390,23 @@ def test_every_token_of_a_document_but_the_first_is_predicted_exactly_once(
     assert whole.ids[0] == 1 and whole.ids[-1] == 0
     flipped = render_document(log, PLAIN, limit)
     predicted = [
-        id for row in flipped.rows for id, wanted in zip(row.ids, row.mask(), strict=True) if wanted
+        id
+        for row in flipped.rows
+        for id, wanted in zip(row.ids, row.mask(), strict=True)
+        if wanted
     ]
     assert predicted == list(whole.ids[1:]) and not flipped.dropped
     for row, following in zip(flipped.rows, flipped.rows[1:], strict=False):
         assert len(row.ids) == limit and following.ids[0] == row.ids[-1]
     assert 2 <= len(flipped.rows[-1].ids) <= limit
     cut = render_document(log, PLAIN, limit, "drop")
-    assert cut.rows == flipped.rows[:1] and cut.dropped == tuple(range(1, len(flipped.rows)))
+    assert cut.rows == flipped.rows[:1] and cut.dropped == tuple(
+        range(1, len(flipped.rows))
+    )
 
 
 def test_a_text_that_begins_with_no_token_of_its_own_is_predicted_from_its_second():
     [row] = render_document(transcript(talk("hi")), replace(PLAIN, start=())).rows
-    assert row.ids == (*map(ord, "User: hi\n"), 0) and row.mask() == [False] + [True] * 9
+    assert (
+        row.ids == (*map(ord, "User: hi\n"), 0) and row.mask() == [False] + [True] * 9
+    )

@@ -13,7 +13,9 @@ from userlm.types import Conversation, InputError, Reply
 TALK = (
     Conversation("t", intent=f"{INTENT_PREFIX}learn how to bake bread at home.")
     .say("How do I bake  bread?")
-    .say("Mix flour, water, salt and yeast, then let the dough rest for at least two hours.")
+    .say(
+        "Mix flour, water, salt and yeast, then let the dough rest for at least two hours."
+    )
 )
 
 
@@ -23,7 +25,8 @@ def wrong(text: str, guard: Guard = PAPER, stop: str | None = None) -> list[str]
 
 def drafts(guard: Guard, *texts: str, tries: int = 99) -> Reply:
     replies = [
-        Reply(text, meta={"p_end": 0.5, "tokens_in": 10, "tokens_out": len(text)}) for text in texts
+        Reply(text, meta={"p_end": 0.5, "tokens_in": 10, "tokens_out": len(text)})
+        for text in texts
     ]
     return guarded(guard, TALK, replies.__getitem__, tries)
 
@@ -50,25 +53,31 @@ def test_the_paper_wants_three_to_twenty_five_words_between_white_space():
 def test_an_earlier_turn_and_the_intent_are_not_repeated_whatever_case_and_space():
     assert wrong("how do i bake bread?") == ["repeat"]
     assert wrong("Learn how to bake\nbread at home.") == ["repeat"]
-    assert wrong(f"{INTENT_PREFIX}learn how to bake bread at home.", Guard(no_repeat=True)) == [
-        "repeat"
-    ]
+    assert wrong(
+        f"{INTENT_PREFIX}learn how to bake bread at home.", Guard(no_repeat=True)
+    ) == ["repeat"]
     assert wrong("how do i bake bread then?") == []
 
 
 def test_leaving_is_wrong_only_if_the_guard_forbids_it_and_silence_always_is():
     assert wrong("", stop="end") == ["end"]
     assert wrong("", Guard(), stop="end") == []
-    assert wrong("bye", replace(PAPER, no_end=False), stop="end") == []  # last words may be few
+    assert (
+        wrong("bye", replace(PAPER, no_end=False), stop="end") == []
+    )  # last words may be few
     assert wrong("", Guard()) == wrong("") == ["empty"]
 
 
 def test_an_echo_holds_eight_words_in_a_row_or_lies_whole_in_an_assistants_turn():
     guard = Guard(no_echo=True)
-    assert wrong("so flour water salt and yeast then let the dough rest", guard) == ["echo"]
+    assert wrong("so flour water salt and yeast then let the dough rest", guard) == [
+        "echo"
+    ]
     assert wrong("at least two hours", guard) == ["echo"]
     assert wrong("two hours", guard) == []
-    assert wrong("so flour water salt and yeast then let it rest", guard) == []  # seven in a row
+    assert (
+        wrong("so flour water salt and yeast then let it rest", guard) == []
+    )  # seven in a row
     assert wrong("how do i bake bread", guard) == []  # the user's own
 
 
@@ -106,7 +115,11 @@ def test_the_first_good_draft_is_said_and_the_rejected_ones_are_kept_beside_it()
         {"text": "no", "why": ["too short"]},
     ]
     # 3 x 10 tokens in; 16 + 2 + 25 out
-    assert (reply.meta["tokens_in"], reply.meta["tokens_out"], reply.meta["p_end"]) == (30, 43, 0.5)
+    assert (reply.meta["tokens_in"], reply.meta["tokens_out"], reply.meta["p_end"]) == (
+        30,
+        43,
+        0.5,
+    )
     assert "violates" not in reply.meta
 
 
@@ -121,7 +134,11 @@ def test_a_good_first_draft_leaves_no_trace_of_the_guard():
 def test_when_no_try_is_left_the_draft_with_least_wrong_is_said_and_marked():
     guard = replace(PAPER, tries=3)
     reply = drafts(guard, "I do", "hm", "I will", "a fourth would have been good")
-    assert (reply.text, reply.stop, reply.meta["violates"]) == ("hm", None, ["too short"])
+    assert (reply.text, reply.stop, reply.meta["violates"]) == (
+        "hm",
+        None,
+        ["too short"],
+    )
     assert [draft["text"] for draft in reply.meta["rejected"]] == ["I do", "I will"]
 
 
@@ -137,7 +154,11 @@ def test_a_user_who_only_wants_to_leave_cannot_be_kept_and_one_with_last_words_s
 
     assert leaves("").stop == "guard"
     kept = leaves("that is all, thanks")
-    assert (kept.text, kept.stop, kept.meta["violates"]) == ("that is all, thanks", None, ["end"])
+    assert (kept.text, kept.stop, kept.meta["violates"]) == (
+        "that is all, thanks",
+        None,
+        ["end"],
+    )
 
 
 def test_greedy_drafts_are_all_alike_so_there_is_one():
@@ -147,7 +168,9 @@ def test_greedy_drafts_are_all_alike_so_there_is_one():
 
 
 def test_a_conversation_that_does_not_fit_is_not_drawn_again():
-    assert guarded(PAPER, TALK, lambda n: Reply(stop="context"), 9) == Reply(stop="context")
+    assert guarded(PAPER, TALK, lambda n: Reply(stop="context"), 9) == Reply(
+        stop="context"
+    )
 
 
 def test_rates_count_turns_drafts_and_reasons():
@@ -180,15 +203,20 @@ def test_a_guard_is_read_from_its_parts_and_later_parts_win():
     assert Guard.parse("paper, words=-40,tries=12") == replace(
         PAPER, min_words=None, max_words=40, tries=12
     )
-    assert Guard.parse("tries=3,exhausted=stop,paper") == replace(PAPER, tries=3, exhausted="stop")
-    assert Guard.parse("first=Sure/Certainly,no-echo,no-roles,no-end,no-repeat") == Guard(
+    assert Guard.parse("tries=3,exhausted=stop,paper") == replace(
+        PAPER, tries=3, exhausted="stop"
+    )
+    assert Guard.parse(
+        "first=Sure/Certainly,no-echo,no-roles,no-end,no-repeat"
+    ) == Guard(
         ("Sure", "Certainly"), no_end=True, no_repeat=True, no_echo=True, no_roles=True
     )
     assert Guard.parse("") == Guard()
 
 
 @pytest.mark.parametrize(
-    "text", ["papper", "words=25-3", "words=few", "tries=0", "no-end=1", "exhausted=run", "x"]
+    "text",
+    ["papper", "words=25-3", "words=few", "tries=0", "no-end=1", "exhausted=run", "x"],
 )
 def test_what_is_no_part_of_a_guard_is_named(text: str):
     with pytest.raises(InputError, match=f"'{text}' is not a part of a guard"):
@@ -204,7 +232,9 @@ def test_what_is_no_part_of_a_guard_is_named(text: str):
 def test_whatever_is_drawn_what_is_said_obeys_the_guard_or_is_marked(
     texts: list[str], tries: int, exhausted: str
 ):
-    guard = replace(PAPER, tries=tries, no_echo=True, no_roles=True, exhausted=exhausted)
+    guard = replace(
+        PAPER, tries=tries, no_echo=True, no_roles=True, exhausted=exhausted
+    )
     reply = guarded(guard, TALK, lambda n: Reply(texts[n % len(texts)].strip()), 99)
     if reply.stop == "guard":
         assert not reply.text
@@ -217,12 +247,20 @@ def test_whatever_is_drawn_what_is_said_obeys_the_guard_or_is_marked(
 def test_what_is_known_of_a_rejected_draft_is_not_told_of_the_one_that_is_said():
     replies = [
         Reply(
-            "word " * 30, meta={"p_end": 0.5, "truncated_tokens": 7, "cut": True, "tokens_out": 30}
+            "word " * 30,
+            meta={"p_end": 0.5, "truncated_tokens": 7, "cut": True, "tokens_out": 30},
         ),
-        Reply("three good words", meta={"p_end": 0.5, "truncated_tokens": 7, "tokens_out": 4}),
+        Reply(
+            "three good words",
+            meta={"p_end": 0.5, "truncated_tokens": 7, "tokens_out": 4},
+        ),
     ]
     meta = guarded(PAPER, TALK, replies.__getitem__, 9).meta
-    assert "cut" not in meta and (meta["p_end"], meta["truncated_tokens"], meta["tokens_out"]) == (
+    assert "cut" not in meta and (
+        meta["p_end"],
+        meta["truncated_tokens"],
+        meta["tokens_out"],
+    ) == (
         0.5,
         7,
         34,

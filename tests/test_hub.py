@@ -11,7 +11,11 @@ from userlm.rows import read_rows
 from userlm.types import Conversation
 
 INTENT = "You are a user chatting with an assistant language model to cook rice."
-MANIFEST = {"verb": "clean", "options": {"seed": 0, "limit": None}, "versions": {"userlm": "1.2.3"}}
+MANIFEST = {
+    "verb": "clean",
+    "options": {"seed": 0, "limit": None},
+    "versions": {"userlm": "1.2.3"},
+}
 
 
 def talk(i, **fields):
@@ -40,7 +44,9 @@ def test_what_is_exported_is_imported_again(tmp_path):
     back = [one.imported.conversation for one in found]
     # people are numbers now, in the order in which they come up: ann is 0, bob is 1
     people = {"ann@example.org": "person-0", "bob": "person-1"}
-    expected = [replace(one, user=people[one.user]) for one in (talks[2], talks[0], talks[1])]
+    expected = [
+        replace(one, user=people[one.user]) for one in (talks[2], talks[0], talks[1])
+    ]
     assert back == expected
     assert b"ann@" not in files[1].read_bytes()
 
@@ -48,10 +54,14 @@ def test_what_is_exported_is_imported_again(tmp_path):
 def test_a_large_split_becomes_several_files(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "ROWS", 2)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train-00007.parquet").touch()  # left by an attempt that was interrupted
+    (
+        tmp_path / "data" / "train-00007.parquet"
+    ).touch()  # left by an attempt that was interrupted
     assert hub.export(tmp_path, {"conversations": map(talk, range(5))}) == {"train": 5}
     files = sorted((tmp_path / "data").iterdir())
-    assert [file.name for file in files] == [f"train-0000{i}-of-00003.parquet" for i in range(3)]
+    assert [file.name for file in files] == [
+        f"train-0000{i}-of-00003.parquet" for i in range(3)
+    ]
     assert pl.scan_parquet(files).select("id").collect()["id"].to_list() == [
         f"c{i}" for i in range(5)
     ]
@@ -60,7 +70,9 @@ def test_a_large_split_becomes_several_files(tmp_path, monkeypatch):
 def test_the_card_says_what_is_inside_and_how_it_was_made(tmp_path):
     results = {
         "counts": {"in": 9, "dropped: language: zh": 2},
-        "splits": {"train": {"conversations": 7, "people": 3, "user turns": 20, "samples": 25}},
+        "splits": {
+            "train": {"conversations": 7, "people": 3, "user turns": 20, "samples": 25}
+        },
         "lengths": {
             "words a user turn": {"mean": 7.25, "largest": 90.0},
             "words a first turn": None,
@@ -104,7 +116,9 @@ def test_the_languages_of_a_card_are_codes_and_norwegian_is_one_of_them():
 
 
 def test_a_card_without_splits_has_no_files():
-    front = yaml.safe_load(hub.card({}, {"counts": {"in": 0}}, MANIFEST).split("---\n")[1])
+    front = yaml.safe_load(
+        hub.card({}, {"counts": {"in": 0}}, MANIFEST).split("---\n")[1]
+    )
     assert front.keys() == {"task_categories", "tags", "size_categories"}
 
 

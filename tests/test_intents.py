@@ -19,7 +19,9 @@ from userlm.types import Conversation, Turn
 
 def log(*said: str) -> Conversation:
     roles = ("user", "assistant")
-    return Conversation("c", tuple(Turn(roles[i % 2], text) for i, text in enumerate(said)))
+    return Conversation(
+        "c", tuple(Turn(roles[i % 2], text) for i, text in enumerate(said))
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,14 +49,21 @@ def test_leakage_is_the_share_of_the_first_turns_content_words():
     # Content words of the first turn: antihistamines, affect, weight, loss. The goal says the last
     # two: 2 of 4.
     conversation = log(
-        "How do antihistamines affect weight, and weight loss?", "Well.", "and strategies?"
+        "How do antihistamines affect weight, and weight loss?",
+        "Well.",
+        "and strategies?",
     )
-    assert leakage(INTENT_PREFIX + "find strategies for weight loss.", conversation) == 0.5
+    assert (
+        leakage(INTENT_PREFIX + "find strategies for weight loss.", conversation) == 0.5
+    )
 
 
 def test_the_words_that_every_intent_begins_with_do_not_leak():
     assert (
-        leakage(INTENT_PREFIX + "learn about drugs.", log("language model chatting assistant"))
+        leakage(
+            INTENT_PREFIX + "learn about drugs.",
+            log("language model chatting assistant"),
+        )
         == 0.0
     )
 
@@ -96,14 +105,20 @@ def test_what_models_put_around_a_sentence_is_taken_off(answer):
 
 @pytest.mark.parametrize(
     "sentence",
-    ["learn what 'foo' is.", "find an answer: now.", "ask why?", "sum up a summary: it."],
+    [
+        "learn what 'foo' is.",
+        "find an answer: now.",
+        "ask why?",
+        "sum up a summary: it.",
+    ],
 )
 def test_what_stands_in_the_sentence_stays(sentence):
     assert tidy(INTENT_PREFIX + sentence) == INTENT_PREFIX + sentence
 
 
 @pytest.mark.parametrize(
-    "answer", ["", " ", '"', "...", "<think>", "I cannot help with that.", GOOD + " " + GOOD]
+    "answer",
+    ["", " ", '"', "...", "<think>", "I cannot help with that.", GOOD + " " + GOOD],
 )
 def test_what_is_no_such_sentence_fails_the_checks(answer):
     assert check(tidy(answer), log("hi")) is not None
@@ -127,7 +142,9 @@ def test_the_whole_conversation_is_shown_and_nothing_in_it_is_filled_in():
     [message] = request(conversation)
     shown = "<user>: what is {prefix}? <|eot_id|>\n====\n<assistant>: {transcript}\n<user>: thanks"
     assert message["role"] == "user" and shown in message["content"]
-    assert message["content"].count(INTENT_PREFIX.strip()) == 4  # the rule, and three examples
+    assert (
+        message["content"].count(INTENT_PREFIX.strip()) == 4
+    )  # the rule, and three examples
 
 
 def test_a_sentence_in_form_is_taken_at_once():
@@ -148,21 +165,29 @@ def test_a_sentence_that_is_not_is_asked_for_again_with_the_reason():
 @pytest.mark.parametrize(
     ("answers", "tries", "reason", "calls"),
     [
-        (["no", INTENT_PREFIX + "know one two three four five six seven."], 2, "copied words", 2),
+        (
+            ["no", INTENT_PREFIX + "know one two three four five six seven."],
+            2,
+            "copied words",
+            2,
+        ),
         (["no", GOOD], 1, "prefix", 1),
         ([(GOOD, "cut off"), (GOOD, "cut off")], 2, "cut off", 2),
         ([(None, "budget")], 2, "budget", 1),
         (["no", (None, "timed out")], 3, "timed out", 2),
     ],
 )
-def test_without_a_sentence_there_is_none_and_the_last_reason(answers, tries, reason, calls):
+def test_without_a_sentence_there_is_none_and_the_last_reason(
+    answers, tries, reason, calls
+):
     ask, asked = asking(*answers)
     assert write(log("one two three four five six seven"), ask, tries) == (None, reason)
     assert len(asked) == calls
 
 
 @pytest.mark.parametrize(
-    "conversation", [Conversation("x"), log(" "), Conversation("x", (Turn("assistant", "hi"),))]
+    "conversation",
+    [Conversation("x"), log(" "), Conversation("x", (Turn("assistant", "hi"),))],
 )
 def test_nobody_is_asked_about_a_user_who_says_nothing(conversation):
     ask, asked = asking()

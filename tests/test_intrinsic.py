@@ -28,7 +28,9 @@ from userlm.text import INTENT_PREFIX, words
 from userlm.types import Conversation, Origin, Reply, Turn
 
 
-def talk(id: str, *texts: str, user: str | None = None, intent: str | None = None) -> Conversation:
+def talk(
+    id: str, *texts: str, user: str | None = None, intent: str | None = None
+) -> Conversation:
     conversation = Conversation(id, user=user, intent=intent)
     for text in texts:
         conversation = conversation.say(text)
@@ -87,7 +89,9 @@ def test_one_first_turn_has_no_diversity() -> None:
 
 def test_answers_on_later_prefixes_are_no_first_turns() -> None:
     log = talk("c", "same words", "a", "other words", "b")
-    responses = [respond(Says(Reply(f"reply{i}")), s.prefix) for i, s in enumerate(samples(log))]
+    responses = [
+        respond(Says(Reply(f"reply{i}")), s.prefix) for i, s in enumerate(samples(log))
+    ]
     assert [row.key for row in first_turn_diversity(responses).rows] == ["c/0"]
 
 
@@ -108,14 +112,17 @@ def test_diversity_and_its_jackknife_are_those_of_all_pairs_one_by_one(
 ) -> None:
     def brute(kept: list[tuple[str, str]]) -> float:
         sets = [set(words(text)) for text, _ in kept]
-        return 100 * float(np.mean([1 - len(a & b) / len(a | b) for a, b in combinations(sets, 2)]))
+        return 100 * float(
+            np.mean([1 - len(a & b) / len(a | b) for a, b in combinations(sets, 2)])
+        )
 
     found = first_turn_diversity(
         [talk(str(i), text, user=user) for i, (text, user) in enumerate(items)]
     )
     assert found.value == pytest.approx(brute(items))
     kept = [
-        [item for item in items if item[1] != user] for user in sorted({user for _, user in items})
+        [item for item in items if item[1] != user]
+        for user in sorted({user for _, user in items})
     ]
     if len(kept) < 2 or min(map(len, kept)) < 2:
         assert found.low is None and found.high is None
@@ -131,7 +138,9 @@ def test_two_thousand_first_turns_take_seconds_and_little_memory() -> None:
     rng = np.random.default_rng(0)
     vocabulary = np.array([f"w{i}" for i in range(5000)])
     share = 1 / np.arange(1, 5001)
-    texts = [" ".join(rng.choice(vocabulary, 40, p=share / share.sum())) for _ in range(2000)]
+    texts = [
+        " ".join(rng.choice(vocabulary, 40, p=share / share.sum())) for _ in range(2000)
+    ]
     conversations = [talk(str(i), text) for i, text in enumerate(texts)]
     tracemalloc.start()
     start = time.perf_counter()
@@ -153,7 +162,15 @@ def test_decomposition_by_hand() -> None:
     # not count turn 1: {chocolate, cake, user, assistant}: 2 of 4 = 50 %; turn 2: {thanks}: 0 of 1
     # = 0 %; mean 25 %
     found = intent_decomposition(
-        [talk("c", "chocolate cake, cake for a user assistant", "x", "thanks", intent=INTENT)]
+        [
+            talk(
+                "c",
+                "chocolate cake, cake for a user assistant",
+                "x",
+                "thanks",
+                intent=INTENT,
+            )
+        ]
     )
     assert found.value == 25
     assert [(row.key, row.cluster, row.stats) for row in found.rows] == [
@@ -169,7 +186,9 @@ def test_the_variants_by_hand() -> None:
     conversation = talk(
         "c", "chocolate cake, cake for a user assistant", "x", "thanks", intent=INTENT
     )
-    of_intent, jaccard, types, tokens, later = intent_decomposition_variants(iter([conversation]))
+    of_intent, jaccard, types, tokens, later = intent_decomposition_variants(
+        iter([conversation])
+    )
     assert of_intent.value == pytest.approx(100 * (2 / 4 + 0) / 2)
     assert jaccard.value == pytest.approx(100 * (2 / 6 + 0) / 2)
     assert types.value == pytest.approx((2 + 0) / 2)
@@ -212,7 +231,9 @@ def test_of_an_answer_on_a_real_prefix_only_the_answer_counts() -> None:
 def test_an_answer_whose_prefix_was_taken_off_counts_just_the_same() -> None:
     log = talk("c", "chocolate cake", "x", "chocolate cake", "y", intent=INTENT)
     answer = respond(Says(Reply("one two three")), list(samples(log))[1].prefix)
-    bare = Conversation(answer.id, answer.turns[-1:], intent=INTENT, origin=answer.origin)
+    bare = Conversation(
+        answer.id, answer.turns[-1:], intent=INTENT, origin=answer.origin
+    )
     assert words_per_turn([bare]).rows == words_per_turn([answer]).rows
 
 
@@ -220,12 +241,18 @@ def test_an_answer_whose_prefix_was_taken_off_counts_just_the_same() -> None:
 
 
 def response(
-    k: int, target: str | None, reply: Reply, conversation: str = "c", user: str | None = None
+    k: int,
+    target: str | None,
+    reply: Reply,
+    conversation: str = "c",
+    user: str | None = None,
 ) -> Conversation:
     prefix = Conversation(
         f"{conversation}/{k}",
         tuple(
-            Turn(role, "x", {"p_end": 0.123}) for _ in range(k) for role in ("user", "assistant")
+            Turn(role, "x", {"p_end": 0.123})
+            for _ in range(k)
+            for role in ("user", "assistant")
         ),
         user=user,
         origin=Origin(conversation, k, target, person_ended=target is None),
@@ -264,7 +291,9 @@ def test_termination_f1_by_hand() -> None:
 
 @pytest.mark.parametrize("stop", ["error", "guard", "context"])
 def test_no_answer_is_neither_leaving_nor_staying(stop: str) -> None:
-    found = termination([response(1, None, END, "a"), response(1, None, Reply(stop=stop), "b")])
+    found = termination(
+        [response(1, None, END, "a"), response(1, None, Reply(stop=stop), "b")]
+    )
     assert (found.value, found.n, found.missing) == (100, 1, 1)
     assert found.rows[1].why == stop
 
@@ -276,7 +305,9 @@ def test_a_conversation_that_is_no_answer_on_a_prefix_is_missing() -> None:
 
 
 def test_endings_are_resampled_by_person_else_by_conversation() -> None:
-    found = termination([response(1, None, END, "a"), response(1, None, END, "b", user="p")])
+    found = termination(
+        [response(1, None, END, "a"), response(1, None, END, "b", user="p")]
+    )
     assert [row.cluster for row in found.rows] == ["a", "p"]
 
 
@@ -312,14 +343,20 @@ def test_termination_auroc_by_hand() -> None:
 
 def test_a_p_end_of_the_prefix_is_not_taken_for_the_answers_own() -> None:
     found = termination_auroc(
-        [response(1, None, END), response(1, "more", GO), response(1, "x", Reply(stop="error"))]
+        [
+            response(1, None, END),
+            response(1, "more", GO),
+            response(1, "x", Reply(stop="error")),
+        ]
     )
     assert (found.value, found.missing) == (None, 3)
     assert [row.why for row in found.rows] == ["no P(end)", "no P(end)", "error"]
 
 
 PREDICTIONS = st.lists(
-    st.tuples(st.integers(0, 4), st.booleans(), st.sampled_from("pqr")), min_size=2, max_size=15
+    st.tuples(st.integers(0, 4), st.booleans(), st.sampled_from("pqr")),
+    min_size=2,
+    max_size=15,
 )
 
 
@@ -329,22 +366,30 @@ def test_the_jackknife_of_the_auroc_is_that_of_leaving_each_person_out(
     items: list[tuple[int, bool, str]],
 ) -> None:
     def brute(kept: list[tuple[int, bool, str]]) -> float | None:
-        return auroc([p for p, left, _ in kept if left], [p for p, left, _ in kept if not left])
+        return auroc(
+            [p for p, left, _ in kept if left], [p for p, left, _ in kept if not left]
+        )
 
     found = termination_auroc(
-        response(1, None if left else "more", Reply("x", meta={"p_end": p}), str(i), user)
+        response(
+            1, None if left else "more", Reply("x", meta={"p_end": p}), str(i), user
+        )
         for i, (p, left, user) in enumerate(items)
     )
     assert found.value == brute(items)
     without = [
-        brute([item for item in items if item[2] != user]) for user in {user for *_, user in items}
+        brute([item for item in items if item[2] != user])
+        for user in {user for *_, user in items}
     ]
     values = [value for value in without if value is not None]
     if found.value is None or len(without) < 2 or len(values) < len(without):
         assert found.low is None
     else:
         low, high = jackknife(found.value, values)
-        assert (found.low, found.high) == (pytest.approx(max(low, 0)), pytest.approx(min(high, 1)))
+        assert (found.low, found.high) == (
+            pytest.approx(max(low, 0)),
+            pytest.approx(min(high, 1)),
+        )
 
 
 # --- plain counts --------------------------------------------------------------------------------
@@ -355,7 +400,9 @@ def test_plain_counts_by_hand() -> None:
     assert words_per_turn([two, one]).value == 2  # (2 + 1 + 3) / 3 turns
     assert turns_per_conversation([two, one]).value == 1.5
     assert (
-        words_per_turn([two, one]).better == turns_per_conversation([two, one]).better == "neither"
+        words_per_turn([two, one]).better
+        == turns_per_conversation([two, one]).better
+        == "neither"
     )
 
 
@@ -368,7 +415,9 @@ def test_a_conversation_that_failed_has_no_known_length() -> None:
     assert turns_per_conversation([response(1, None, GO)]).missing == 1
 
 
-def test_every_value_is_the_statistic_of_its_rows_and_people_are_the_clusters(data: Path) -> None:
+def test_every_value_is_the_statistic_of_its_rows_and_people_are_the_clusters(
+    data: Path,
+) -> None:
     with gzip.open(data / "realhumaneval.jsonl.gz", "rt", encoding="utf-8") as file:
         logs = [json.loads(line) for line in file]
     conversations = []
@@ -377,12 +426,13 @@ def test_every_value_is_the_statistic_of_its_rows_and_people_are_the_clusters(da
         try:
             conversations.append(
                 Conversation(
-                    log["id"], tuple(turns), user=log["user_id"], intent="write python code"
+                    log["id"],
+                    tuple(turns),
+                    user=log["user_id"],
+                    intent="write python code",
                 )
             )
-        except (
-            ValueError
-        ):  # two turns of one side in a row: `import` joins them, here they are left out
+        except ValueError:  # two turns of one side in a row: `import` joins them, here they are left out
             continue
     assert len(conversations) > 100
     for found, statistic in [
@@ -391,7 +441,9 @@ def test_every_value_is_the_statistic_of_its_rows_and_people_are_the_clusters(da
         (words_per_turn(conversations), ratio),
         (turns_per_conversation(conversations), ratio),
         (
-            termination(respond(Says(END), s.prefix) for c in conversations for s in samples(c)),
+            termination(
+                respond(Says(END), s.prefix) for c in conversations for s in samples(c)
+            ),
             f1_percent,
         ),
     ]:

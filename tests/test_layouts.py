@@ -46,7 +46,10 @@ def test_each_line_of_a_mixture_gives_what_stands_on_it_in_order():
 
 def test_a_line_that_could_not_be_read_is_rejected_with_what_is_wrong_there():
     (bad,) = find(
-        [Line(7, reason="not JSON", error="is not JSON", raw="{")], "messages", "log", Gathered()
+        [Line(7, reason="not JSON", error="is not JSON", raw="{")],
+        "messages",
+        "log",
+        Gathered(),
     )
     assert (bad.line.number, bad.imported, bad.rejected.reason) == (7, None, "not JSON")
     assert str(bad.rejected) == "not JSON: the line is not JSON"
@@ -71,21 +74,29 @@ def test_messages_and_spans_wait_for_the_end():
         "traceId": "abc",
         "attributes": {"gen_ai.prompt": "hi", "gen_ai.completion": "yo"},
     }
-    assert found(flat, span, {"id": "c", "messages": [U, A]}) == [(3, "c"), (1, "t/m"), (2, "abc")]
+    assert found(flat, span, {"id": "c", "messages": [U, A]}) == [
+        (3, "c"),
+        (1, "t/m"),
+        (2, "abc"),
+    ]
 
 
 def test_what_is_nested_too_deep_is_rejected_and_not_a_crash():
     deep: Any = "x"
     for _ in range(50_000):
         deep = [deep]
-    assert found({"messages": [U, {**A, "tool_calls": deep}]}, {"messages": [U, A]}) == [
+    assert found(
+        {"messages": [U, {**A, "tool_calls": deep}]}, {"messages": [U, A]}
+    ) == [
         (1, "wrong type"),
         (2, "log-2"),
     ]
 
 
 def test_a_rejection_quotes_no_more_than_a_few_lines():
-    (one,) = find([Line(1, {"messages": [{"role": "x" * 100_000}]})], None, "log", Gathered())
+    (one,) = find(
+        [Line(1, {"messages": [{"role": "x" * 100_000}]})], None, "log", Gathered()
+    )
     assert len(str(one.rejected)) == len("unknown role: ") + 500
     assert str(one.rejected).startswith("unknown role: messages[0].role is 'xxx")
 
@@ -128,24 +139,38 @@ def test_a_row_without_id_gets_the_fallback_and_a_number_is_a_fine_id():
 
 def test_the_case_of_a_role_and_white_space_around_it_do_not_matter():
     row = {"messages": [{**U, "role": "User"}, {**A, "role": " ASSISTANT "}]}
-    assert [t.role for t in convert(row, None, "x").conversation.turns] == ["user", "assistant"]
+    assert [t.role for t in convert(row, None, "x").conversation.turns] == [
+        "user",
+        "assistant",
+    ]
 
 
 def test_turns_of_one_side_in_a_row_are_joined_with_a_blank_line_and_counted():
     row = {"messages": [U, {"role": "user", "content": "there?"}, U, A, A]}
     imported = convert(row, "messages", "x")
-    assert [t.text for t in imported.conversation.turns] == ["hi\n\nthere?\n\nhi", "hello\n\nhello"]
+    assert [t.text for t in imported.conversation.turns] == [
+        "hi\n\nthere?\n\nhi",
+        "hello\n\nhello",
+    ]
     assert imported.notes == {"joined turns": 3}
 
 
 def test_an_opening_assistant_turn_is_kept_and_counted():
     imported = convert({"messages": [A, U, A]}, None, "x")
-    assert [t.role for t in imported.conversation.turns] == ["assistant", "user", "assistant"]
+    assert [t.role for t in imported.conversation.turns] == [
+        "assistant",
+        "user",
+        "assistant",
+    ]
     assert imported.notes == {"opening assistant turn": 1}
 
 
 def test_system_and_tool_messages_go_to_meta_and_are_counted():
-    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "clock"}}]}
+    call = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"function": {"name": "clock"}}],
+    }
     system = {"role": "system", "content": "be kind"}
     developer = {"role": "developer", "content": "be brief"}
     tool = {"role": "tool", "content": "12:00"}
@@ -184,9 +209,12 @@ def test_a_piece_or_a_path_in_a_tree_has_no_observed_ending(mark):
 
 
 @pytest.mark.parametrize(
-    "blank", [NOTHING, {"role": "assistant", "content": None}, {"role": "user", "content": ""}]
+    "blank",
+    [NOTHING, {"role": "assistant", "content": None}, {"role": "user", "content": ""}],
 )
-def test_a_conversation_is_cut_before_an_empty_turn_if_the_user_had_an_answer_before(blank):
+def test_a_conversation_is_cut_before_an_empty_turn_if_the_user_had_an_answer_before(
+    blank,
+):
     imported = convert({"messages": [U, A, U, blank, A, U, A]}, None, "x")
     assert [t.text for t in imported.conversation.turns] == ["hi", "hello", "hi"]
     assert imported.notes == {"cut at an empty turn": 1}
@@ -200,7 +228,9 @@ def test_a_conversation_is_cut_before_an_empty_turn_if_the_user_had_an_answer_be
     "before", [[], [U], [A], [A, U], [{"role": "system", "content": "be kind"}, U]]
 )
 def test_an_empty_turn_with_no_answer_before_it_is_a_rejection(before):
-    with pytest.raises(Rejected, match=rf"messages\[{len(before)}\]\.content has no words"):
+    with pytest.raises(
+        Rejected, match=rf"messages\[{len(before)}\]\.content has no words"
+    ):
         convert({"messages": [*before, NOTHING, U, A]}, None, "x")
 
 
@@ -217,10 +247,14 @@ def test_our_export_for_the_hub_comes_back_as_it_was():
     imported = convert(row, None, "x")
     kept = {key: meta[key] for key in ("source", "tools", "score")}
     turns = (Turn("user", "hi"), Turn("assistant", "hello"))
-    assert imported.conversation == Conversation("a", turns, "greet", "p", ended=False, meta=kept)
+    assert imported.conversation == Conversation(
+        "a", turns, "greet", "p", ended=False, meta=kept
+    )
     assert imported.notes == {"fields left out": 1}
     nothing = {**row, "intent": None, "user": None, "ended": True, "meta": "{}"}
-    assert convert(nothing, None, "x").conversation == Conversation("a", turns, ended=True)
+    assert convert(nothing, None, "x").conversation == Conversation(
+        "a", turns, ended=True
+    )
 
 
 def test_a_log_does_not_say_what_a_user_model_is_told_but_an_export_of_ours_does():
@@ -229,14 +263,20 @@ def test_a_log_does_not_say_what_a_user_model_is_told_but_an_export_of_ours_does
     assert (raw.conversation.system, raw.conversation.meta) == (None, {})
     assert raw.notes == {"fields left out": 1}
     exported = convert(
-        {"messages": [U, A], "meta": json.dumps({"condition": told}), "ended": True}, None, "x"
+        {"messages": [U, A], "meta": json.dumps({"condition": told}), "ended": True},
+        None,
+        "x",
     )
     assert (exported.conversation.system, exported.notes) == (told, {})
 
 
 def test_an_ending_is_not_believed_where_the_user_spoke_last():
-    assert not convert({"messages": [U, A, U], "ended": True}, None, "x").conversation.ended
-    assert not convert({"messages": [U, A, NOTHING], "ended": True}, None, "x").conversation.ended
+    assert not convert(
+        {"messages": [U, A, U], "ended": True}, None, "x"
+    ).conversation.ended
+    assert not convert(
+        {"messages": [U, A, NOTHING], "ended": True}, None, "x"
+    ).conversation.ended
     conversation = convert(
         {"messages": [U, A], "ended": "yes", "meta": "none"}, None, "x"
     ).conversation
@@ -251,7 +291,9 @@ def test_an_intent_that_is_no_text_is_left_out_and_counted():
 
 
 def test_a_log_that_stops_on_the_user_has_no_observed_ending():
-    assert not convert({"messages": [U, A, U], "fragment": False}, None, "x").conversation.ended
+    assert not convert(
+        {"messages": [U, A, U], "fragment": False}, None, "x"
+    ).conversation.ended
 
 
 def test_scalar_extras_go_to_meta_and_lists_are_counted():
@@ -270,7 +312,11 @@ def test_scalar_extras_go_to_meta_and_lists_are_counted():
             "unknown role",
             "messages[1].role is 'narrator'",
         ),
-        ({"messages": [U, {"content": "x"}]}, "unknown role", "messages[1].role is None"),
+        (
+            {"messages": [U, {"content": "x"}]},
+            "unknown role",
+            "messages[1].role is None",
+        ),
         (
             {"messages": [U, {"role": "assistant", "content": " \n"}]},
             "empty turn",
@@ -281,15 +327,27 @@ def test_scalar_extras_go_to_meta_and_lists_are_counted():
             "empty turn",
             "messages[1].content",
         ),
-        ({"messages": [{"role": "user", "content": None}]}, "empty turn", "messages[0].content"),
+        (
+            {"messages": [{"role": "user", "content": None}]},
+            "empty turn",
+            "messages[0].content",
+        ),
         ({"messages": [A]}, "no user turn", "user"),
         ({"messages": []}, "no messages", "'messages'"),
         ({"messages": "hi"}, "wrong type", "'messages'"),
         ({"messages": ["hi"]}, "wrong type", "messages[0]"),
-        ({"messages": [{"role": "user", "content": 3}]}, "wrong type", "messages[0].content"),
+        (
+            {"messages": [{"role": "user", "content": 3}]},
+            "wrong type",
+            "messages[0].content",
+        ),
         ({"messages": [U, A], "id": {}}, "wrong type", "'id'"),
         ({"dialog": [], "name": "x"}, "unknown layout", "dialog, name"),
-        ({"turns": [{"role": "system", "text": "x"}]}, "unknown role", "turns[0].role is 'system'"),
+        (
+            {"turns": [{"role": "system", "text": "x"}]},
+            "unknown role",
+            "turns[0].role is 'system'",
+        ),
         ({"turns": [{"role": "user", "text": " "}]}, "empty turn", "turns[0].text"),
         ({"turns": [{"role": "user", "text": 4}]}, "wrong type", "turns[0].text"),
         ({"turns": [{"role": "user", "text": "a"}] * 2}, "wrong type", "turns[1]"),
@@ -300,15 +358,41 @@ def test_scalar_extras_go_to_meta_and_lists_are_counted():
             "unknown role",
             "conversations[0].from is 'alien'",
         ),
-        ({"conversation_id": "a", "conversation": None}, "no messages", "'conversation'"),
-        ({"conversation_hash": "a", "conversation": [U], "country": 3}, "wrong type", "'country'"),
-        ({"conversation_hash": "a", "conversation": [U], "toxic": "no"}, "wrong type", "'toxic'"),
-        ({"conversation_hash": "a", "conversation": [U], "model": {}}, "wrong type", "'model'"),
-        ({"conversation_hash": "a", "conversation": [U, None]}, "wrong type", "conversation[1]"),
-        ({"conversation_id": "a", "conversation": [U], "redacted": 0}, "wrong type", "'redacted'"),
+        (
+            {"conversation_id": "a", "conversation": None},
+            "no messages",
+            "'conversation'",
+        ),
+        (
+            {"conversation_hash": "a", "conversation": [U], "country": 3},
+            "wrong type",
+            "'country'",
+        ),
+        (
+            {"conversation_hash": "a", "conversation": [U], "toxic": "no"},
+            "wrong type",
+            "'toxic'",
+        ),
+        (
+            {"conversation_hash": "a", "conversation": [U], "model": {}},
+            "wrong type",
+            "'model'",
+        ),
+        (
+            {"conversation_hash": "a", "conversation": [U, None]},
+            "wrong type",
+            "conversation[1]",
+        ),
+        (
+            {"conversation_id": "a", "conversation": [U], "redacted": 0},
+            "wrong type",
+            "'redacted'",
+        ),
     ],
 )
-def test_what_cannot_be_mended_is_rejected_with_a_reason_and_the_field(row, reason, named):
+def test_what_cannot_be_mended_is_rejected_with_a_reason_and_the_field(
+    row, reason, named
+):
     with pytest.raises(Rejected) as caught:
         convert(row, None, "x")
     assert caught.value.reason == reason
@@ -321,8 +405,14 @@ def test_the_layout_is_guessed_from_the_fields():
     turn = {"role": "user", "content": "x", "toxic": False}
     assert guess({"messages": []}) == "messages"
     assert guess({"conversation_hash": "h", "conversation": [turn]}) == "wildchat"
-    assert guess({"conversation_id": "h", "conversation": [turn], "toxic": False}) == "wildchat"
-    assert guess({"conversation_id": "h", "conversation": [turn], "redacted": False}) == "lmsys"
+    assert (
+        guess({"conversation_id": "h", "conversation": [turn], "toxic": False})
+        == "wildchat"
+    )
+    assert (
+        guess({"conversation_id": "h", "conversation": [turn], "redacted": False})
+        == "lmsys"
+    )
     assert guess({"id": "h", "conversations": []}) == "sharegpt"
     assert guess({"id": "h", "items": []}) == "sharegpt"
     assert guess({"id": "h", "turns": []}) == "userlm"
@@ -378,11 +468,22 @@ def test_a_wildchat_row_keeps_who_where_and_when_and_not_the_scores():
 
 @pytest.mark.parametrize("odd", [None, "x", 7, [U]])
 def test_behind_an_empty_turn_of_wildchat_there_may_be_anything(odd):
-    said = {"hashed_ip": "f00", "country": "Chile", "turn_identifier": 4, "language": "English"}
-    row = {"conversation_hash": "abc", "conversation": [{**U, **said}, {**A, **said}, NOTHING, odd]}
+    said = {
+        "hashed_ip": "f00",
+        "country": "Chile",
+        "turn_identifier": 4,
+        "language": "English",
+    }
+    row = {
+        "conversation_hash": "abc",
+        "conversation": [{**U, **said}, {**A, **said}, NOTHING, odd],
+    }
     imported = convert(row, None, "x")
     assert [t.text for t in imported.conversation.turns] == ["hi", "hello"]
-    assert (imported.conversation.id, imported.conversation.user) == ("abc-4", "f00/Chile")
+    assert (imported.conversation.id, imported.conversation.user) == (
+        "abc-4",
+        "f00/Chile",
+    )
     assert imported.conversation.meta["language"] == "English"
     assert imported.notes == {"cut at an empty turn": 1}
 
@@ -390,7 +491,11 @@ def test_behind_an_empty_turn_of_wildchat_there_may_be_anything(odd):
 def test_the_first_release_of_wildchat_has_ids_and_no_people():
     row = {"conversation_id": "abc", "conversation": [U, A], "toxic": True}
     conversation = convert(row, None, "x").conversation
-    assert (conversation.id, conversation.user, conversation.meta["toxic"]) == ("abc", None, True)
+    assert (conversation.id, conversation.user, conversation.meta["toxic"]) == (
+        "abc",
+        None,
+        True,
+    )
 
 
 def test_a_wildchat_row_of_4_8m_may_hold_system_turns_and_facts_in_its_turns_only():
@@ -415,7 +520,12 @@ def test_a_wildchat_row_of_4_8m_may_hold_system_turns_and_facts_in_its_turns_onl
         "model": "o1",
         "timestamp": dt.datetime(2025, 1, 2),
         "conversation": [
-            {"role": "system", "content": "be kind", "turn_identifier": None, "language": None},
+            {
+                "role": "system",
+                "content": "be kind",
+                "turn_identifier": None,
+                "language": None,
+            },
             {**said, "language": "Spanish", "toxic": False, "redacted": False},
             {
                 **A,
@@ -432,7 +542,10 @@ def test_a_wildchat_row_of_4_8m_may_hold_system_turns_and_facts_in_its_turns_onl
         "language": None,
     }
     imported = convert(row, None, "x")
-    assert (imported.conversation.id, imported.conversation.user) == ("abc-7", "f00/Peru")
+    assert (imported.conversation.id, imported.conversation.user) == (
+        "abc-7",
+        "f00/Peru",
+    )
     assert imported.conversation.meta == {
         "source": "wildchat",
         "country": "Peru",
@@ -471,7 +584,9 @@ def test_a_wildchat_row_of_parquet_reads_as_one_of_jsonl(tmp_path: Path):
 def test_json_in_a_text_that_is_nested_too_deep_to_be_written_stays_a_text():
     for levels, kind in ((90, dict), (150, str), (5000, str)):
         text = json.dumps({"k": 0}).replace("0", "[" * levels + "]" * levels)
-        meta = convert({"messages": [U, A], "meta": text}, "messages", "x").conversation.meta
+        meta = convert(
+            {"messages": [U, A], "meta": text}, "messages", "x"
+        ).conversation.meta
         assert isinstance(meta.get("meta", meta), kind)
 
 
@@ -517,13 +632,20 @@ BATTLE = {
     "language": "English",
     "tstamp": 86400.5,
     "openai_moderation": {"flagged": False, "categories": {}},
-    "toxic_chat_tag": {"roberta-large": {"flagged": False}, "t5-large": {"flagged": False}},
+    "toxic_chat_tag": {
+        "roberta-large": {"flagged": False},
+        "t5-large": {"flagged": False},
+    },
 }
 
 
 def test_of_a_battle_the_side_of_the_winner_is_taken():
     conversation = convert(BATTLE, None, "x").conversation
-    assert (conversation.id, conversation.user, conversation.ended) == ("q1", "arena_user_7", True)
+    assert (conversation.id, conversation.user, conversation.ended) == (
+        "q1",
+        "arena_user_7",
+        True,
+    )
     assert [t.text for t in conversation.turns] == ["hi", "good day"]
     assert conversation.meta == {
         "source": "arena",
@@ -534,18 +656,28 @@ def test_of_a_battle_the_side_of_the_winner_is_taken():
     }
 
 
-@pytest.mark.parametrize("winner", ["model_a", "tie", "tie (bothbad)", "both_bad", None])
+@pytest.mark.parametrize(
+    "winner", ["model_a", "tie", "tie (bothbad)", "both_bad", None]
+)
 def test_of_a_tie_the_first_side_is_taken(winner):
     conversation = convert({**BATTLE, "winner": winner}, None, "x").conversation
-    assert (conversation.turns[1].text, conversation.meta["model"]) == ("hello", "alpaca")
+    assert (conversation.turns[1].text, conversation.meta["model"]) == (
+        "hello",
+        "alpaca",
+    )
 
 
 def test_a_battle_is_toxic_where_moderation_or_a_tag_says_so():
     tag = {"t5-large": {"flagged": True}, "roberta-large": None}
     moderated = {"flagged": True}
-    assert convert({**BATTLE, "toxic_chat_tag": tag}, None, "x").conversation.meta["toxic"] is True
     assert (
-        convert({**BATTLE, "openai_moderation": moderated}, None, "x").conversation.meta["toxic"]
+        convert({**BATTLE, "toxic_chat_tag": tag}, None, "x").conversation.meta["toxic"]
+        is True
+    )
+    assert (
+        convert(
+            {**BATTLE, "openai_moderation": moderated}, None, "x"
+        ).conversation.meta["toxic"]
         is True
     )
     unknown = convert(
@@ -573,14 +705,28 @@ def test_a_later_vote_of_a_session_brings_what_came_before_and_is_no_ending():
         "winner": "model_a",
         "evaluation_session_id": "s9",
     }
-    row |= {"evaluation_order": 2, "conversation_a": [ask, say], "conversation_b": [ask, say]}
-    sides = [{"user": u, "model_side_a": a, "model_side_b": None} for u, a in ((U, A), (ask, say))]
+    row |= {
+        "evaluation_order": 2,
+        "conversation_a": [ask, say],
+        "conversation_b": [ask, say],
+    }
+    sides = [
+        {"user": u, "model_side_a": a, "model_side_b": None}
+        for u, a in ((U, A), (ask, say))
+    ]
     imported = convert({**row, "full_conversation": sides}, None, "x")
-    assert [t.text for t in imported.conversation.turns] == ["hi", "hello", "more?", "no"]
+    assert [t.text for t in imported.conversation.turns] == [
+        "hi",
+        "hello",
+        "more?",
+        "no",
+    ]
     assert (imported.conversation.id, imported.conversation.user) == ("v2", "s9")
     assert not imported.conversation.ended
     assert imported.notes == {"parts left out": 1}
-    first = convert({**row, "evaluation_order": 1, "full_conversation": sides}, None, "x")
+    first = convert(
+        {**row, "evaluation_order": 1, "full_conversation": sides}, None, "x"
+    )
     assert [t.text for t in first.conversation.turns] == ["more?", "no"]
 
 
@@ -590,7 +736,13 @@ def test_a_battle_may_be_json_in_a_text():
 
 
 def test_a_battle_may_be_prompts_and_responses():
-    row = {"id": 30, "model_a": "m", "model_b": "n", "prompt": '["hi", "why?"]', "winner_tie": 0}
+    row = {
+        "id": 30,
+        "model_a": "m",
+        "model_b": "n",
+        "prompt": '["hi", "why?"]',
+        "winner_tie": 0,
+    }
     row |= {
         "response_a": '["x", "y"]',
         "response_b": '["yo", "so"]',
@@ -601,7 +753,10 @@ def test_a_battle_may_be_prompts_and_responses():
     assert (conversation.id, conversation.meta["model"]) == ("30", "n")
     assert [t.text for t in conversation.turns] == ["hi", "yo", "why?", "so"]
     plain = {"id": "p", "prompt": "[1, 2]", "response_a": "a list", "winner": "model_a"}
-    assert [t.text for t in convert(plain, None, "x").conversation.turns] == ["[1, 2]", "a list"]
+    assert [t.text for t in convert(plain, None, "x").conversation.turns] == [
+        "[1, 2]",
+        "a list",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -672,7 +827,13 @@ def answer(
         "content": f"answer {turn}.{number}",
         "model_name": f"m{number}",
     }
-    return {**facts, "within_turn_id": number, "score": score, "if_chosen": chosen, **more}
+    return {
+        **facts,
+        "within_turn_id": number,
+        "score": score,
+        "if_chosen": chosen,
+        **more,
+    }
 
 
 def prism(*history: dict[str, Any]) -> dict[str, Any]:
@@ -688,14 +849,29 @@ def prism(*history: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-FIRST = [ask(0, "q0"), answer(0, 0, 90), answer(0, 1, 10, True), answer(0, 2, 20), answer(0, 3, 30)]
+FIRST = [
+    ask(0, "q0"),
+    answer(0, 0, 90),
+    answer(0, 1, 10, True),
+    answer(0, 2, 20),
+    answer(0, 3, 30),
+]
 
 
 def test_of_the_answers_of_prism_the_chosen_one_is_taken():
     row = prism(*FIRST, ask(1, "q1"), answer(1, 1, 5), answer(1, 0, 3, True))
     conversation = convert(row, None, "x").conversation
-    assert [t.text for t in conversation.turns] == ["q0", "answer 0.1", "q1", "answer 1.0"]
-    assert (conversation.id, conversation.user, conversation.ended) == ("c5", "user9", True)
+    assert [t.text for t in conversation.turns] == [
+        "q0",
+        "answer 0.1",
+        "q1",
+        "answer 1.0",
+    ]
+    assert (conversation.id, conversation.user, conversation.ended) == (
+        "c5",
+        "user9",
+        True,
+    )
     assert conversation.meta == {
         "source": "prism",
         "model": "m0",
@@ -708,20 +884,29 @@ def test_of_the_answers_of_prism_the_chosen_one_is_taken():
 def test_where_nothing_is_chosen_at_the_last_turn_the_highest_score_is_taken_and_of_equals_the_first():
     last = [answer(1, 2, 70, None), answer(1, 1, 70, None), answer(1, 0, 60, None)]
     assert (
-        convert(prism(*FIRST, ask(1, "q1"), *last), None, "x").conversation.turns[-1].text
+        convert(prism(*FIRST, ask(1, "q1"), *last), None, "x")
+        .conversation.turns[-1]
+        .text
         == "answer 1.1"
     )
 
 
 def test_a_prism_conversation_that_stops_on_the_user_has_no_observed_ending():
     conversation = convert(prism(*FIRST, ask(1, "q1")), None, "x").conversation
-    assert ([t.text for t in conversation.turns][-1], conversation.ended) == ("q1", False)
+    assert ([t.text for t in conversation.turns][-1], conversation.ended) == (
+        "q1",
+        False,
+    )
 
 
 @pytest.mark.parametrize(
     ("history", "reason", "named"),
     [
-        ([ask(0, "q0"), answer(0, 0), ask(1, "q1"), answer(1, 0)], "no chosen answer", "turn 0"),
+        (
+            [ask(0, "q0"), answer(0, 0), ask(1, "q1"), answer(1, 0)],
+            "no chosen answer",
+            "turn 0",
+        ),
         (
             [ask(0, "q0"), answer(0, 0, chosen=None), ask(1, "q")],
             "wrong type",
@@ -743,13 +928,21 @@ def test_a_prism_conversation_that_stops_on_the_user_has_no_observed_ending():
             "unknown role",
             "conversation_history[1].role is 'bot'",
         ),
-        ([{"role": "user", "content": "q0"}], "wrong type", "conversation_history[0].turn"),
+        (
+            [{"role": "user", "content": "q0"}],
+            "wrong type",
+            "conversation_history[0].turn",
+        ),
         (
             [ask(0, "q0"), answer(0, 0, chosen=True, content=" ")],
             "empty turn",
             "conversation_history[1].content",
         ),
-        ([ask(0, "q0"), answer(0, 0, chosen=True, model_name=3)], "wrong type", "'model_name'"),
+        (
+            [ask(0, "q0"), answer(0, 0, chosen=True, model_name=3)],
+            "wrong type",
+            "'model_name'",
+        ),
         ([None], "wrong type", "conversation_history[0]"),
     ],
 )
@@ -777,7 +970,13 @@ def test_sharegpt_speaks_of_human_and_gpt(name):
 def test_our_own_records_come_back_as_they_were():
     turns = (Turn("user", "hi", {"p_end": 0.1}), Turn("assistant", "yo"))
     kept = Conversation(
-        "a", turns, intent="You are a user", user="p", stop="end", ended=True, meta={"k": [1]}
+        "a",
+        turns,
+        intent="You are a user",
+        user="p",
+        stop="end",
+        ended=True,
+        meta={"k": [1]},
     )
     assert convert(to_record(kept), None, "x").conversation == kept
 

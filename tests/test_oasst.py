@@ -45,7 +45,9 @@ def flat(
     """The messages of a tree, each a row."""
     own = {key: value for key, value in message.items() if key != "replies"}
     below = [
-        row for reply in message["replies"] for row in flat(reply, message["message_id"], tree_id)
+        row
+        for reply in message["replies"]
+        for row in flat(reply, message["message_id"], tree_id)
     ]
     return [{**own, "parent_id": parent, "message_tree_id": tree_id}, *below]
 
@@ -59,7 +61,9 @@ def read(*rows: dict[str, Any]):
 def paths(*rows: dict[str, Any]) -> list[str]:
     """Each conversation as the names of its messages."""
     said = [f.imported.conversation for f in read(*rows) if f.imported]
-    return [" ".join(turn.text.removeprefix("text of ") for turn in c.turns) for c in said]
+    return [
+        " ".join(turn.text.removeprefix("text of ") for turn in c.turns) for c in said
+    ]
 
 
 #        p1
@@ -83,7 +87,10 @@ def test_each_path_to_a_leaf_is_a_conversation_and_the_best_ranked_reply_comes_f
 
 def test_replies_of_the_same_rank_or_of_none_come_as_they_stand_and_after_the_ranked():
     ranks = {"a1": None, "a2": 1, "a3": 1, "a4": 0, "a5": None}
-    replies = [say(name, say(name.replace("a", "p")), rank=rank) for name, rank in ranks.items()]
+    replies = [
+        say(name, say(name.replace("a", "p")), rank=rank)
+        for name, rank in ranks.items()
+    ]
     ends = [path.split()[-1] for path in paths(tree(say("p0", *replies)))]
     assert ends == ["p4", "p2", "p3", "p1", "p5"]
 
@@ -91,7 +98,11 @@ def test_replies_of_the_same_rank_or_of_none_come_as_they_stand_and_after_the_ra
 def test_a_path_that_adds_no_words_of_a_user_is_left_out_and_counted():
     # Four answers to p1, one of which goes on: the best one is kept, and the one that goes on.
     prompt = say(
-        "p1", say("a1", rank=0), say("a2", rank=1), say("a3", say("p2"), rank=2), say("a4", rank=3)
+        "p1",
+        say("a1", rank=0),
+        say("a2", rank=1),
+        say("a3", say("p2"), rank=2),
+        say("a4", rank=3),
     )
     (best, longer) = read(tree(prompt))
     assert paths(tree(prompt)) == ["p1 a1", "p1 a3 p2"]
@@ -101,7 +112,10 @@ def test_a_path_that_adds_no_words_of_a_user_is_left_out_and_counted():
 
 def test_all_paths_of_a_tree_are_of_the_author_of_its_prompt_and_none_has_an_observed_ending():
     prompt = say(
-        "p1", say("a1", say("p2", say("a2"), user_id="u2"), user_id="u3"), say("a3"), user_id="u1"
+        "p1",
+        say("a1", say("p2", say("a2"), user_id="u2"), user_id="u3"),
+        say("a3"),
+        user_id="u1",
     )
     found = [f.imported.conversation for f in read(tree(prompt))]
     assert [(c.id, c.user, c.ended) for c in found] == [("t1/a2", "u1", False)]
@@ -112,16 +126,23 @@ def test_all_paths_of_a_tree_are_of_the_author_of_its_prompt_and_none_has_an_obs
 
 def test_a_deleted_message_cuts_its_path():
     prompt = say(
-        "p1", say("a1", say("p2", say("a2"), deleted=True)), say("a3", say("p3"), deleted=True)
+        "p1",
+        say("a1", say("p2", say("a2"), deleted=True)),
+        say("a3", say("p3"), deleted=True),
     )
     assert paths(tree(prompt)) == ["p1 a1"]
 
 
 def test_a_message_without_words_cuts_its_path_and_is_counted():
-    prompt = say("p1", say("a1", say("p2", text=" \u200b")), say("a2", say("p3"), text=None))
+    prompt = say(
+        "p1", say("a1", say("p2", text=" \u200b")), say("a2", say("p3"), text=None)
+    )
     (one,) = read(tree(prompt))
     assert one.imported.notes == {"cut at an empty turn": 2}
-    assert [turn.text for turn in one.imported.conversation.turns] == ["text of p1", "text of a1"]
+    assert [turn.text for turn in one.imported.conversation.turns] == [
+        "text of p1",
+        "text of a1",
+    ]
 
 
 def test_a_prompt_alone_is_a_conversation_of_one_turn():
@@ -144,7 +165,9 @@ def test_messages_on_lines_of_their_own_give_the_same_as_their_tree():
 
 def test_trees_whose_messages_lie_mixed_are_told_apart():
     one, two = flat(say("p1", say("a1"))), flat(say("p1", say("a2")), tree_id="t2")
-    found = read(one[0], two[1], {"messages": [{"role": "user", "content": "x"}]}, two[0], one[1])
+    found = read(
+        one[0], two[1], {"messages": [{"role": "user", "content": "x"}]}, two[0], one[1]
+    )
     assert [(f.line.number, f.imported.conversation.id) for f in found] == [
         (3, "log-3"),
         (1, "t1/a1"),
@@ -158,26 +181,50 @@ def test_the_messages_of_a_tree_may_lie_in_several_files():
         gathered = Gathered()
         for name, part in (("one", rows[:cut]), ("two", rows[cut:])):
             assert (
-                list(find([Line(i, row) for i, row in enumerate(part, 1)], None, name, gathered))
+                list(
+                    find(
+                        [Line(i, row) for i, row in enumerate(part, 1)],
+                        None,
+                        name,
+                        gathered,
+                    )
+                )
                 == []
             )
         found = list(gathered.found())
         assert [f.imported for f in found] == [f.imported for f in read(*rows)]
-        assert {(f.file, f.line.number) for f in found} == {("one" if cut else "two", 1)}
+        assert {(f.file, f.line.number) for f in found} == {
+            ("one" if cut else "two", 1)
+        }
 
 
 def test_a_message_that_is_rejected_keeps_its_words_and_says_in_which_file_it_stands():
     lost = {**flat(say("a9"))[0], "parent_id": "nowhere", "text": "a word of its own"}
     gathered = Gathered()
-    for name, rows in (("one", flat(say("p1"))), ("two", [lost, flat(say("p1", text="again"))[0]])):
+    for name, rows in (
+        ("one", flat(say("p1"))),
+        ("two", [lost, flat(say("p1", text="again"))[0]]),
+    ):
         assert (
-            list(find([Line(i, row) for i, row in enumerate(rows, 1)], None, name, gathered)) == []
+            list(
+                find(
+                    [Line(i, row) for i, row in enumerate(rows, 1)],
+                    None,
+                    name,
+                    gathered,
+                )
+            )
+            == []
         )
     kept, twice, orphan = sorted(
         gathered.found(), key=lambda f: f.rejected.reason if f.rejected else ""
     )
     assert [turn.text for turn in kept.imported.conversation.turns] == ["text of p1"]
-    assert (orphan.file, orphan.line.number, orphan.rejected.reason) == ("two", 1, "orphan")
+    assert (orphan.file, orphan.line.number, orphan.rejected.reason) == (
+        "two",
+        1,
+        "orphan",
+    )
     assert orphan.line.row == {
         "message_tree_id": "t1",
         "message_id": "a9",
@@ -220,7 +267,9 @@ def test_every_line_gives_conversations_or_is_rejected_or_is_merged():
     assert "used on line 1" in str(rejected[14])
     assert "'role' is 'narrator'" in str(rejected[15])
     assert {error.reason for error in rejected.values()} <= set(REASONS)
-    assert {note for f in found if f.imported for note in f.imported.notes} <= set(NOTES)
+    assert {note for f in found if f.imported for note in f.imported.notes} <= set(
+        NOTES
+    )
 
 
 def test_a_deep_thread_is_one_path():
@@ -255,7 +304,11 @@ def test_a_deep_thread_is_one_path():
             "wrong type",
             "prompt.replies[0]: field 'message_id'",
         ),
-        (tree(say("p1", say("a1", lang=[]))), "wrong type", "prompt.replies[0]: field 'lang'"),
+        (
+            tree(say("p1", say("a1", lang=[]))),
+            "wrong type",
+            "prompt.replies[0]: field 'lang'",
+        ),
         (tree(say("p1", user_id={})), "wrong type", "prompt: field 'user_id'"),
         (
             tree(say("p1", say("a1", replies="x"))),
@@ -263,8 +316,16 @@ def test_a_deep_thread_is_one_path():
             "prompt.replies[0].replies must be a list",
         ),
         (tree(say("p1"), message_tree_id=["t"]), "wrong type", "'message_tree_id'"),
-        ({"message_id": "p1", "text": "x", "role": "prompter"}, "wrong type", "'message_tree_id'"),
-        ({"message_tree_id": "t", "text": "x", "role": "prompter"}, "wrong type", "'message_id'"),
+        (
+            {"message_id": "p1", "text": "x", "role": "prompter"},
+            "wrong type",
+            "'message_tree_id'",
+        ),
+        (
+            {"message_tree_id": "t", "text": "x", "role": "prompter"},
+            "wrong type",
+            "'message_id'",
+        ),
     ],
 )
 def test_what_is_broken_is_rejected_and_named(row, reason, named):

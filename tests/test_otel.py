@@ -14,13 +14,15 @@ TALK = ["hi", "hello", "and now?", "rest", "bye", "see you"]
 
 def chat(*texts: str) -> list[dict[str, Any]]:
     return [
-        {"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(texts)
+        {"role": "assistant" if i % 2 else "user", "content": text}
+        for i, text in enumerate(texts)
     ]
 
 
 def parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {"role": m["role"], "parts": [{"type": "text", "content": m["content"]}]} for m in messages
+        {"role": m["role"], "parts": [{"type": "text", "content": m["content"]}]}
+        for m in messages
     ]
 
 
@@ -31,13 +33,19 @@ def otlp(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return {
             "kvlistValue": {
-                "values": [{"key": key, "value": otlp(item)} for key, item in value.items()]
+                "values": [
+                    {"key": key, "value": otlp(item)} for key, item in value.items()
+                ]
             }
         }
-    return {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}
+    return (
+        {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}
+    )
 
 
-def sdk(attributes: dict[str, Any], trace: str = "0xt1", events: Any = ()) -> dict[str, Any]:
+def sdk(
+    attributes: dict[str, Any], trace: str = "0xt1", events: Any = ()
+) -> dict[str, Any]:
     """A span as the SDK for Python writes it."""
     context = {"trace_id": trace, "span_id": "0x1", "trace_state": "[]"}
     start = "2025-03-01T12:00:00.000000Z"
@@ -48,7 +56,13 @@ def sdk(attributes: dict[str, Any], trace: str = "0xt1", events: Any = ()) -> di
         "parent_id": None,
         "start_time": start,
     }
-    return {**span, "attributes": attributes, "events": list(events), "links": [], "resource": {}}
+    return {
+        **span,
+        "attributes": attributes,
+        "events": list(events),
+        "links": [],
+        "resource": {},
+    }
 
 
 def export(*spans: tuple[str, dict[str, Any]]) -> dict[str, Any]:
@@ -59,12 +73,16 @@ def export(*spans: tuple[str, dict[str, Any]]) -> dict[str, Any]:
             "spanId": "1",
             "name": "chat m",
             "startTimeUnixNano": "1740830400000000000",
-            "attributes": [{"key": key, "value": otlp(value)} for key, value in attributes.items()],
+            "attributes": [
+                {"key": key, "value": otlp(value)} for key, value in attributes.items()
+            ],
         }
         for trace, attributes in spans
     ]
     return {
-        "resourceSpans": [{"resource": {}, "scopeSpans": [{"scope": {"name": "x"}, "spans": rows}]}]
+        "resourceSpans": [
+            {"resource": {}, "scopeSpans": [{"scope": {"name": "x"}, "spans": rows}]}
+        ]
     }
 
 
@@ -76,7 +94,9 @@ def call(*texts: str, **more: Any) -> dict[str, Any]:
     return {
         "gen_ai.request.model": "m",
         "gen_ai.input.messages": json.dumps(parts(asked)),
-        "gen_ai.output.messages": json.dumps([{**parts(answer)[0], "finish_reason": "stop"}]),
+        "gen_ai.output.messages": json.dumps(
+            [{**parts(answer)[0], "finish_reason": "stop"}]
+        ),
         **{names.get(key, key): value for key, value in more.items()},
     }
 
@@ -105,7 +125,11 @@ def test_a_span_of_the_sdk_becomes_a_conversation():
         "gen_ai.response.model": "m-1"
     }
     conversation = the_only(sdk(attributes)).conversation
-    assert (conversation.id, conversation.user, conversation.ended) == ("c1", "p1", True)
+    assert (conversation.id, conversation.user, conversation.ended) == (
+        "c1",
+        "p1",
+        True,
+    )
     assert [(turn.role, turn.text) for turn in conversation.turns] == [
         ("user", "hi"),
         ("assistant", "hello"),
@@ -127,7 +151,9 @@ def test_an_export_holds_many_spans_and_its_times_are_nanoseconds():
 
 
 def test_a_span_of_otlp_may_stand_on_a_line_alone():
-    (span,) = export(("t1", call("hi", "hello")))["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    (span,) = export(("t1", call("hi", "hello")))["resourceSpans"][0]["scopeSpans"][0][
+        "spans"
+    ]
     assert the_only(span).conversation.id == "t1"
 
 
@@ -154,7 +180,9 @@ def semantic() -> dict[str, Any]:
         {"role": "assistant", "parts": [{"type": "tool_call", **CALL}]},
         {
             "role": "tool",
-            "parts": [{"type": "tool_call_response", "id": "1", "response": {"now": "noon"}}],
+            "parts": [
+                {"type": "tool_call_response", "id": "1", "response": {"now": "noon"}}
+            ],
         },
     ]
     answer = {
@@ -214,20 +242,37 @@ def openllmetry() -> dict[str, Any]:
 
 
 def event(name: str, attributes: Any) -> dict[str, Any]:
-    return {"name": f"gen_ai.{name}", "timestamp": "2025-03-01T12:00:00Z", "attributes": attributes}
+    return {
+        "name": f"gen_ai.{name}",
+        "timestamp": "2025-03-01T12:00:00Z",
+        "attributes": attributes,
+    }
 
 
 def events() -> dict[str, Any]:
     calls = json.dumps(
-        [{"id": "1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}]
+        [
+            {
+                "id": "1",
+                "type": "function",
+                "function": {"name": "clock", "arguments": "{}"},
+            }
+        ]
     )
     said = [
         event("system.message", {"content": "Be brief."}),
-        event("user.message", {"gen_ai.event.content": '{"content": "what time is it?"}'}),
+        event(
+            "user.message", {"gen_ai.event.content": '{"content": "what time is it?"}'}
+        ),
         event("assistant.message", {"tool_calls": calls}),
         event("tool.message", {"content": '{"now": "noon"}', "id": "1"}),
         event(
-            "choice", {"index": 0, "finish_reason": "stop", "message": '{"content": "It is noon."}'}
+            "choice",
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": '{"content": "It is noon."}',
+            },
         ),
         {"name": "exception", "attributes": {"exception.type": "x"}},
     ]
@@ -239,17 +284,28 @@ def bedrock() -> dict[str, Any]:
         event("system.message", {"content": '[{"text": "Be brief."}]'}),
         event("user.message", {"content": '[{"text": "what time is it?"}]'}),
         event("assistant.message", {"content": '[{"toolUse": {"name": "clock"}}]'}),
-        event("tool.message", {"content": '[{"toolResult": {"content": [{"text": "noon"}]}}]'}),
-        event("choice", {"message": '[{"text": "It is noon."}]', "finish_reason": "end_turn"}),
+        event(
+            "tool.message",
+            {"content": '[{"toolResult": {"content": [{"text": "noon"}]}}]'},
+        ),
+        event(
+            "choice",
+            {"message": '[{"text": "It is noon."}]', "finish_reason": "end_turn"},
+        ),
     ]
     return sdk({}, events=said)
 
 
-@pytest.mark.parametrize("span", [semantic, openinference, openllmetry, events, bedrock])
+@pytest.mark.parametrize(
+    "span", [semantic, openinference, openllmetry, events, bedrock]
+)
 def test_in_every_convention_what_is_said_becomes_turns_and_tools_go_to_meta(span):
     imported = the_only(span())
     conversation = imported.conversation
-    assert [turn.text for turn in conversation.turns] == ["what time is it?", "It is noon."]
+    assert [turn.text for turn in conversation.turns] == [
+        "what time is it?",
+        "It is noon.",
+    ]
     assert conversation.meta["system"] == "Be brief."
     assert "clock" in conversation.meta["tool"] and "noon" in conversation.meta["tool"]
     assert imported.notes == {"system to meta": 1, "tool to meta": 2}
@@ -265,13 +321,23 @@ def test_older_spans_hold_json_or_a_plain_text_in_an_attribute_or_an_event():
     asked = [event("content.prompt", {"gen_ai.prompt": "hi"})]
     asked += [event("content.completion", {"gen_ai.completion": "hello"})]
     details = [event("client.inference.operation.details", call("hi", "hello"))]
-    for span in (sdk(plain), sdk(listed), sdk({}, events=asked), sdk({}, events=details)):
+    for span in (
+        sdk(plain),
+        sdk(listed),
+        sdk({}, events=asked),
+        sdk({}, events=details),
+    ):
         assert conversations(span) == [["hi", "hello"]]
 
 
 def test_thoughts_pictures_and_other_answers_to_choose_from_are_counted_and_not_said():
     picture = {"type": "blob", "modality": "image", "content": "aGk="}
-    asked = [{"role": "user", "parts": [{"type": "text", "content": "what is this?"}, picture]}]
+    asked = [
+        {
+            "role": "user",
+            "parts": [{"type": "text", "content": "what is this?"}, picture],
+        }
+    ]
     thought = {"type": "reasoning", "content": "hm"}
     answers = [
         {
@@ -293,7 +359,10 @@ def test_thoughts_pictures_and_other_answers_to_choose_from_are_counted_and_not_
         }
     )
     imported = the_only(span)
-    assert [turn.text for turn in imported.conversation.turns] == ["what is this?", "A cat."]
+    assert [turn.text for turn in imported.conversation.turns] == [
+        "what is this?",
+        "A cat.",
+    ]
     assert imported.notes == {"parts left out": 3}
     assert the_only(export(("t", span["attributes"]))).notes == imported.notes
     aloud = sdk(
@@ -307,7 +376,8 @@ def test_thoughts_pictures_and_other_answers_to_choose_from_are_counted_and_not_
     assert conversations(aloud) == [["hi", "yo"]]
     choices = [event("user.message", {"content": "hi"})]
     choices += [
-        event("choice", {"index": i, "message": text}) for i, text in enumerate(("yo", "hey"))
+        event("choice", {"index": i, "message": text})
+        for i, text in enumerate(("yo", "hey"))
     ]
     assert conversations(sdk({}, events=choices)) == [["hi", "yo"]]
 
@@ -326,7 +396,9 @@ def test_messages_in_many_attributes_are_in_the_order_of_their_numbers():
     texts = [f"text {i}" for i in range(12)]
     said = {"gen_ai.prompt.template.name": "x"}
     for i in (10, 2, 0, 1, 11, *range(3, 10)):
-        said |= {f"gen_ai.prompt.{i}.{key}": value for key, value in chat(*texts)[i].items()}
+        said |= {
+            f"gen_ai.prompt.{i}.{key}": value for key, value in chat(*texts)[i].items()
+        }
     assert conversations(sdk(said)) == [texts]
 
 
@@ -350,7 +422,10 @@ def test_the_spans_of_a_conversation_may_lie_in_several_files():
             sdk(call("why?", "so", conversation="c2")),
             sdk(call(*TALK[:2], conversation="c1")),
         ],
-        "tue": [sdk(call(*TALK[:4], conversation="c1")), sdk(call(*TALK, conversation="c1"))],
+        "tue": [
+            sdk(call(*TALK[:4], conversation="c1")),
+            sdk(call(*TALK, conversation="c1")),
+        ],
     }
     for order in (("mon", "tue"), ("tue", "mon")):
         gathered = Gathered()
@@ -359,7 +434,8 @@ def test_the_spans_of_a_conversation_may_lie_in_several_files():
             assert list(find(lines, None, name, gathered)) == []
         found = {f.imported.conversation.id: f for f in gathered.found()}
         assert {
-            id: [turn.text for turn in f.imported.conversation.turns] for id, f in found.items()
+            id: [turn.text for turn in f.imported.conversation.turns]
+            for id, f in found.items()
         } == {
             "c2": ["why?", "so"],
             "c1": TALK,
@@ -369,7 +445,10 @@ def test_the_spans_of_a_conversation_may_lie_in_several_files():
             "mon": ("mon", 2),
             "tue": ("tue", 1),
         }[order[0]]
-        assert next(iter(found.values())).imported.notes == {"merged spans": 2, "merged lines": 2}
+        assert next(iter(found.values())).imported.notes == {
+            "merged spans": 2,
+            "merged lines": 2,
+        }
     assert gathered.files == {"mon", "tue"}
 
 
@@ -380,8 +459,14 @@ def test_without_any_id_histories_that_continue_each_other_are_one_conversation(
 
 def test_without_any_id_another_answer_or_another_person_is_another_conversation():
     other = sdk(call("hi", "good day"), trace="t2")
-    assert conversations(sdk(call("hi", "hello")), other) == [["hi", "hello"], ["hi", "good day"]]
-    people = [sdk(call(*TALK[:2], user="p1")), sdk(call(*TALK[:4], user="p2"), trace="t2")]
+    assert conversations(sdk(call("hi", "hello")), other) == [
+        ["hi", "hello"],
+        ["hi", "good day"],
+    ]
+    people = [
+        sdk(call(*TALK[:2], user="p1")),
+        sdk(call(*TALK[:4], user="p2"), trace="t2"),
+    ]
     assert conversations(*people) == [TALK[:2], TALK[:4]]
 
 
@@ -399,16 +484,24 @@ def test_where_a_history_begins_anew_so_does_a_conversation_and_only_the_last_is
         call("hi again", "welcome back", conversation="c1"),
     )
     found = [f.imported.conversation for f in read(sdk(first), sdk(second))]
-    assert [(c.id, c.ended, len(c.turns)) for c in found] == [("c1", False, 4), ("c1/2", True, 2)]
+    assert [(c.id, c.ended, len(c.turns)) for c in found] == [
+        ("c1", False, 4),
+        ("c1/2", True, 2),
+    ]
     # The first one went on after the second had begun.
     third = call(*TALK, conversation="c1")
     found = [f.imported.conversation for f in read(sdk(first), sdk(second), sdk(third))]
-    assert [(c.id, c.ended, len(c.turns)) for c in found] == [("c1", True, 6), ("c1/2", False, 2)]
+    assert [(c.id, c.ended, len(c.turns)) for c in found] == [
+        ("c1", True, 6),
+        ("c1/2", False, 2),
+    ]
 
 
 def test_a_history_that_was_changed_in_its_middle_is_another_conversation():
     changed = [*TALK[:2], "no, tomorrow?", "work"]
-    rows = [sdk(call(*texts, conversation="c1")) for texts in (TALK[:2], TALK[:4], changed)]
+    rows = [
+        sdk(call(*texts, conversation="c1")) for texts in (TALK[:2], TALK[:4], changed)
+    ]
     assert conversations(*rows) == [TALK[:4], changed]
 
 
@@ -416,8 +509,12 @@ def test_an_answer_that_was_made_again_does_not_make_a_second_conversation():
     again = ["hi", "hey", *TALK[2:]]
     one, two = (sdk(call("hi", text, conversation="c1")) for text in ("hello", "hey"))
     assert conversations(one, two) == [["hi", "hey"]]
-    assert conversations(one, two, sdk(call(*again[:4], conversation="c1"))) == [again[:4]]
-    assert conversations(one, two, sdk(call(*TALK[:4], conversation="c1"))) == [TALK[:4]]
+    assert conversations(one, two, sdk(call(*again[:4], conversation="c1"))) == [
+        again[:4]
+    ]
+    assert conversations(one, two, sdk(call(*TALK[:4], conversation="c1"))) == [
+        TALK[:4]
+    ]
 
 
 def test_white_space_that_an_app_takes_off_does_not_part_a_conversation():
@@ -431,11 +528,16 @@ def test_the_inner_calls_of_an_agent_are_one_conversation():
     first = sdk(
         {
             "gen_ai.input.messages": json.dumps(asked[:1]),
-            "gen_ai.output.messages": json.dumps([{**asked[1], "finish_reason": "tool_call"}]),
+            "gen_ai.output.messages": json.dumps(
+                [{**asked[1], "finish_reason": "tool_call"}]
+            ),
         }
     )
     agent = sdk(
-        {**call("what time is it?", "It is noon."), "gen_ai.operation.name": "invoke_agent"}
+        {
+            **call("what time is it?", "It is noon."),
+            "gen_ai.operation.name": "invoke_agent",
+        }
     )
     for rows in ([first, whole, agent], [agent, first, whole]):
         imported = the_only(*rows)
@@ -457,21 +559,35 @@ def test_the_span_of_an_agent_counts_where_no_call_shows_what_was_said():
     agent = sdk(call(*TALK[:2]) | {"openinference.span.kind": "AGENT"}, trace="t0")
     others = [sdk(call("why?", "so")), sdk(call(*TALK[:4]))]
     found = read(agent, *others)
-    assert [(f.line.number, len(f.imported.conversation.turns)) for f in found] == [(1, 4), (2, 2)]
+    assert [(f.line.number, len(f.imported.conversation.turns)) for f in found] == [
+        (1, 4),
+        (2, 2),
+    ]
     found = read(agent, others[0])
-    assert [(f.line.number, f.imported.conversation.id) for f in found] == [(1, "t0"), (2, "0xt1")]
+    assert [(f.line.number, f.imported.conversation.id) for f in found] == [
+        (1, "t0"),
+        (2, "0xt1"),
+    ]
 
 
 def test_a_call_that_failed_leaves_the_user_without_an_answer():
     failed = call("hi", "hello")
     del failed["gen_ai.output.messages"]
     conversation = the_only(sdk(failed)).conversation
-    assert ([turn.text for turn in conversation.turns], conversation.ended) == (["hi"], False)
+    assert ([turn.text for turn in conversation.turns], conversation.ended) == (
+        ["hi"],
+        False,
+    )
 
 
 def test_a_session_stands_in_for_a_conversation_id_and_the_file_for_a_trace():
-    assert the_only(sdk({**call("hi", "yo"), "session.id": "s1"})).conversation.id == "s1"
-    assert the_only({"traceId": "", "attributes": call("hi", "yo")}).conversation.id == "log-1"
+    assert (
+        the_only(sdk({**call("hi", "yo"), "session.id": "s1"})).conversation.id == "s1"
+    )
+    assert (
+        the_only({"traceId": "", "attributes": call("hi", "yo")}).conversation.id
+        == "log-1"
+    )
 
 
 # --- what cannot be used --------------------------------------------------------------------------
@@ -503,7 +619,9 @@ def test_spans_without_messages_are_counted_and_every_line_is_accounted_for():
 
 
 def test_where_no_span_shows_what_was_said_each_line_is_rejected_and_says_what_to_do():
-    found = read(sdk({"http.request.method": "GET"}), sdk({"gen_ai.request.model": "m"}))
+    found = read(
+        sdk({"http.request.method": "GET"}), sdk({"gen_ai.request.model": "m"})
+    )
     assert [(f.line.number, f.rejected.reason) for f in found] == [
         (1, "no messages"),
         (2, "no messages"),
@@ -512,7 +630,9 @@ def test_where_no_span_shows_what_was_said_each_line_is_rejected_and_says_what_t
 
 
 def test_a_broken_span_among_good_ones_is_left_out_and_counted():
-    imported = the_only(export(("t1", call("hi", "yo")), ("t2", {"gen_ai.input.messages": 5})))
+    imported = the_only(
+        export(("t1", call("hi", "yo")), ("t2", {"gen_ai.input.messages": 5}))
+    )
     assert imported.notes == {"spans left out": 1}
 
 
@@ -530,7 +650,11 @@ def test_a_broken_span_among_good_ones_is_left_out_and_counted():
             "'gen_ai.input.messages' must be a list",
         ),
         (sdk({"llm.output_messages": 7}), "wrong type", "'llm.output_messages'"),
-        (sdk({"gen_ai.input.messages": "[5]"}), "wrong type", "gen_ai.input.messages.0"),
+        (
+            sdk({"gen_ai.input.messages": "[5]"}),
+            "wrong type",
+            "gen_ai.input.messages.0",
+        ),
         (
             sdk({"gen_ai.input.messages": [{"role": "bot", "content": "x"}]}),
             "unknown role",
@@ -547,7 +671,11 @@ def test_a_broken_span_among_good_ones_is_left_out_and_counted():
             "messages[gen_ai.prompt.0].content",
         ),
         (sdk({"gen_ai.completion": "hello"}), "no user turn", "span"),
-        (sdk(call("hi", " ")), "empty turn", "messages[gen_ai.output.messages.0].content"),
+        (
+            sdk(call("hi", " ")),
+            "empty turn",
+            "messages[gen_ai.output.messages.0].content",
+        ),
         ({**sdk({}), "attributes": 5}, "wrong type", "attributes must be"),
         ({**sdk({}), "attributes": [{"value": {}}]}, "wrong type", "attributes[0].key"),
         ({**sdk({}), "events": {"name": "x"}}, "wrong type", "events must be a list"),
@@ -559,7 +687,11 @@ def test_a_broken_span_among_good_ones_is_left_out_and_counted():
         ),
         ({"resourceSpans": {}}, "no messages", "no span"),
         ({"resourceSpans": "x"}, "wrong type", "resourceSpans must be a list"),
-        ({"resourceSpans": [{"scopeSpans": [3]}]}, "wrong type", "resourceSpans[0].scopeSpans[0]"),
+        (
+            {"resourceSpans": [{"scopeSpans": [3]}]},
+            "wrong type",
+            "resourceSpans[0].scopeSpans[0]",
+        ),
     ],
 )
 def test_what_is_broken_is_rejected_and_named(row, reason, named):
@@ -573,7 +705,9 @@ def test_a_number_that_is_no_time_gives_no_time():
     for start in ("9" * 5000, 10**400, "12 o'clock", None):
         span = {**sdk(call("hi", "yo")), "start_time": start}
         meta = the_only(span).conversation.meta
-        assert meta.get("timestamp") == ("12 o'clock" if start == "12 o'clock" else None)
+        assert meta.get("timestamp") == (
+            "12 o'clock" if start == "12 o'clock" else None
+        )
 
 
 @pytest.mark.parametrize(

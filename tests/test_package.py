@@ -54,10 +54,14 @@ def imported(path: Path) -> set[str]:
             and node.module.split(".")[0] == "userlm"
         ):
             parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+            found |= (
+                {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+            )
         elif isinstance(node, ast.Import):
             found |= {
-                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("userlm.")
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("userlm.")
             }
     return found
 
@@ -68,7 +72,9 @@ def test_imports_point_only_upwards_in_the_list_of_rooms():
     for path in files:
         here = room(path)
         for other in imported(path):
-            assert other in ROOMS, f"{path.name} imports userlm.{other}, which is in no room"
+            assert other in ROOMS, (
+                f"{path.name} imports userlm.{other}, which is in no room"
+            )
             above = ROOMS.index(other) < ROOMS.index(here)
             own_init = path == SOURCE / here / "__init__.py" and here != "commands"
             allowed = above or (other == here and not own_init)

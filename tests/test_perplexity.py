@@ -41,7 +41,14 @@ from userlm.models.local import LocalModel
 from userlm.prompts import fill
 from userlm.rows import write_conversations
 from userlm.text import END_TOKEN, INTENT_PREFIX
-from userlm.types import Completion, Conversation, InputError, MeasureRow, ModelError, Turn
+from userlm.types import (
+    Completion,
+    Conversation,
+    InputError,
+    MeasureRow,
+    ModelError,
+    Turn,
+)
 from userlm.users import PromptedUser, user_prompt
 
 verb = importlib.import_module("userlm.commands.ppl")  # `commands.ppl` is the function
@@ -50,7 +57,9 @@ verb = importlib.import_module("userlm.commands.ppl")  # `commands.ppl` is the f
 def talk(
     *said: str, id: str = "a", intent: str | None = None, ended: bool = False, **more
 ) -> Conversation:
-    turns = tuple(Turn("assistant" if i % 2 else "user", text) for i, text in enumerate(said))
+    turns = tuple(
+        Turn("assistant" if i % 2 else "user", text) for i, text in enumerate(said)
+    )
     return Conversation(id, turns, intent, ended=ended, **more)
 
 
@@ -94,7 +103,11 @@ class Even:
         self.rows += rows
         costs = {5: 2.0, 6: 3.0}
         return [
-            [-costs.get(id, 1.0) for id, wanted in zip(ids, mask, strict=True) if wanted]
+            [
+                -costs.get(id, 1.0)
+                for id, wanted in zip(ids, mask, strict=True)
+                if wanted
+            ]
             for ids, mask in rows
         ]
 
@@ -106,13 +119,21 @@ def test_a_user_model_is_shown_its_own_tokens_and_words_and_endings_are_scored()
     model = Even()
     score_turns([(talk("hi", "yes?", "bye", "ok", ended=True), "cook")], model, LETTERS)
     [(ids, mask)] = model.rows
-    assert read(ids) == "<2>\ncook<5><3>\nhi<5><4>\nyes?<5><3>\nbye<5><4>\nok<5><3>\n<6><5>"
-    assert read(id for id, wanted in zip(ids, mask, strict=True) if wanted) == "hi<5>bye<5><6><5>"
+    assert (
+        read(ids)
+        == "<2>\ncook<5><3>\nhi<5><4>\nyes?<5><3>\nbye<5><4>\nok<5><3>\n<6><5>"
+    )
+    assert (
+        read(id for id, wanted in zip(ids, mask, strict=True) if wanted)
+        == "hi<5>bye<5><6><5>"
+    )
 
 
 def test_a_base_model_is_shown_a_transcript_and_only_words_are_scored():
     model = Even()
-    score_turns([(talk("hi", "yes?", "bye", "ok", ended=True), "Cook rice.")], model, BASE)
+    score_turns(
+        [(talk("hi", "yes?", "bye", "ok", ended=True), "Cook rice.")], model, BASE
+    )
     [(ids, mask)] = model.rows
     assert read(ids) == "<1>Cook rice.\nUser: hi\nAssistant: yes?\nUser: bye\n"
     assert read(id for id, wanted in zip(ids, mask, strict=True) if wanted) == " hi bye"
@@ -127,10 +148,15 @@ def test_a_chat_model_is_asked_for_each_user_turn_as_a_prompted_user_is():
     score_turns([(log, INTENT_PREFIX + "cook rice.")], model, PROMPTED)
     first, second = (read(ids) for ids, _ in model.rows)
     assert first == "<3>" + fill("user_first", {"goal": "cook rice."}) + "<5><4>hi<5>"
-    values = {"goal": "cook rice.", "end": END_TOKEN, "transcript": "<user>: hi\n<assistant>: yes?"}
+    values = {
+        "goal": "cook rice.",
+        "end": END_TOKEN,
+        "transcript": "<user>: hi\n<assistant>: yes?",
+    }
     assert second == "<3>" + fill("user_next", values) + "<5><4>bye<5>"
     scored = [
-        read(id for id, wanted in zip(ids, mask, strict=True) if wanted) for ids, mask in model.rows
+        read(id for id, wanted in zip(ids, mask, strict=True) if wanted)
+        for ids, mask in model.rows
     ]
     assert scored == ["hi", "bye"]
 
@@ -145,7 +171,9 @@ def test_the_prompt_that_is_scored_is_the_one_that_a_prompted_user_gets(said):
             return Completion("x")
 
     log = talk(
-        *said, intent=INTENT_PREFIX + "cook {transcript}", meta={"condition": "Writes curtly."}
+        *said,
+        intent=INTENT_PREFIX + "cook {transcript}",
+        meta={"condition": "Writes curtly."},
     )
     PromptedUser(Listens()).reply(log)
     assert user_prompt(log.system, log.turns) == asked[0]
@@ -164,7 +192,9 @@ def test_without_an_intent_a_prompted_user_is_not_told_what_it_wants():
 
 def test_a_transcript_in_a_prompt_loses_its_oldest_exchanges_and_then_the_middle_of_the_last_answer():
     log = talk("one", "a" * 50, "two", "b" * 50, "three")
-    fixed = len(chat([{"content": user_prompt(None, [Turn("user", "")])}])) - len("<user>: ")
+    fixed = len(chat([{"content": user_prompt(None, [Turn("user", "")])}])) - len(
+        "<user>: "
+    )
     last, both = (
         len("<user>: two\n<assistant>: " + "b" * 50),
         len("<user>: one\n<assistant>: " + "a" * 50) + 1,
@@ -179,7 +209,9 @@ def test_a_transcript_in_a_prompt_loses_its_oldest_exchanges_and_then_the_middle
         return read(row.ids).partition("====\n")[2].partition("\n====")[0]
 
     whole = fixed + both + last + len("three") + 1
-    assert transcript(whole).startswith("<user>: one\n") and transcript(whole).endswith("b" * 50)
+    assert transcript(whole).startswith("<user>: one\n") and transcript(whole).endswith(
+        "b" * 50
+    )
     assert transcript(whole - 1) == "<user>: two\n<assistant>: " + "b" * 50
     assert transcript(whole - both) == "<user>: two\n<assistant>: " + "b" * 50
     assert transcript(whole - both - 1) == "<assistant>: " + "b" * 50
@@ -218,7 +250,9 @@ def test_bytes_are_of_utf_8_and_a_conversation_without_a_person_is_its_own():
 
 def test_a_token_is_inside_the_intent_when_it_touches_one_of_its_words():
     intent = INTENT_PREFIX + "cook rice; don't stop."
-    [[row]] = score_turns([(talk("COOK ricey? Don’t a-b", intent=intent), None)], Even(), LETTERS)
+    [[row]] = score_turns(
+        [(talk("COOK ricey? Don’t a-b", intent=intent), None)], Even(), LETTERS
+    )
     # inside: COOK (4), Don’t (5) and `a`, which stands in "You are a user"; outside: ` ricey? `
     # (8), a space, `-b`
     assert row.stats[:2] == (21.0, 21.0)
@@ -230,7 +264,9 @@ def test_a_token_is_inside_the_intent_when_it_touches_one_of_its_words():
     def encode_in_twos(text):
         return [100 + i for i in range(len(in_twos(text)))]
 
-    twos = trained_form(Template(encode_in_twos, HEADERS, "\n", 5, 6, frozenset()), in_twos)
+    twos = trained_form(
+        Template(encode_in_twos, HEADERS, "\n", 5, 6, frozenset()), in_twos
+    )
     [[row]] = score_turns([(talk("I cook it", intent="to cook"), None)], Even(), twos)
     # `\nI| c|oo|k |it`: the lead's token is none of the words; ` c`, `oo` and `k ` touch `cook`,
     # `it` does not
@@ -244,12 +280,18 @@ def test_what_cannot_be_measured_is_missing_with_its_reason():
             return [[math.nan] * sum(mask) for _, mask in rows]
 
     [rows] = score_turns([(talk("hi", "yes?", ""), None)], Even(), LETTERS)
-    assert [(row.stats is None, row.why) for row in rows] == [(False, ""), (True, "no words")]
+    assert [(row.stats is None, row.why) for row in rows] == [
+        (False, ""),
+        (True, "no words"),
+    ]
     [[row]] = score_turns([(talk("hi"), None)], Broken(), LETTERS)
     assert (row.stats, row.why) == (None, "not a number")
     log = talk("hi", "yes?", "x" * 30, ended=False)
     [rows] = score_turns([(log, None)], Even(), LETTERS, max_tokens=20)
-    assert [(row.key, row.why) for row in rows] == [("a/0", ""), ("a/1", "does not fit 20 tokens")]
+    assert [(row.key, row.why) for row in rows] == [
+        ("a/0", ""),
+        ("a/1", "does not fit 20 tokens"),
+    ]
 
 
 def test_the_loss_is_that_of_transformers_on_the_same_labels(tiny, slides):
@@ -263,9 +305,13 @@ def test_the_loss_is_that_of_transformers_on_the_same_labels(tiny, slides):
         for id, wanted in zip(row.ids, row.mask(content_only=True), strict=True)
     ]
     last = row.targets[-1]
-    labels[last.first : last.stop] = [-100] * (last.stop - last.first)  # the ending has no words
+    labels[last.first : last.stop] = [-100] * (
+        last.stop - last.first
+    )  # the ending has no words
     with torch.no_grad():
-        theirs = tiny.model(input_ids=torch.tensor([row.ids]), labels=torch.tensor([labels])).loss
+        theirs = tiny.model(
+            input_ids=torch.tensor([row.ids]), labels=torch.tensor([labels])
+        ).loss
     assert measures(rows)[0].value == pytest.approx(math.exp(float(theirs)), rel=1e-5)
 
 
@@ -274,19 +320,28 @@ def test_each_form_is_scored_as_a_plain_forward_pass_of_its_row(tiny, slides):
     [rows] = score_turns([(slides, None)], tiny, form)
     for k, said in enumerate(slides.user_turns):
         so_far = replace(slides, turns=slides.turns[: 2 * k], intent=None, ended=False)
-        before, after = list(prompt(so_far, tiny.template())), tiny.encode("\n" + said)[1:]
-        assert rows[k].stats[:2] == pytest.approx((nll(tiny, before, after), len(after)), abs=1e-4)
+        before, after = (
+            list(prompt(so_far, tiny.template())),
+            tiny.encode("\n" + said)[1:],
+        )
+        assert rows[k].stats[:2] == pytest.approx(
+            (nll(tiny, before, after), len(after)), abs=1e-4
+        )
     form = base_form(tiny.encode, tiny.offsets, tiny.tokenizer.bos_token_id)
     [rows] = score_turns([(slides, slides.intent)], tiny, form)
     before = [tiny.tokenizer.bos_token_id, *tiny.encode(slides.intent + "\nUser:")]
     after = tiny.encode(" " + slides.turns[0].text)
-    assert rows[0].stats[:2] == pytest.approx((nll(tiny, before, after), len(after)), abs=1e-4)
+    assert rows[0].stats[:2] == pytest.approx(
+        (nll(tiny, before, after), len(after)), abs=1e-4
+    )
 
 
 def nll(local, before, after):
     with torch.no_grad():
         logprobs = local.model(torch.tensor([before + after])).logits[0].log_softmax(-1)
-    return -sum(float(logprobs[len(before) + i - 1, word]) for i, word in enumerate(after))
+    return -sum(
+        float(logprobs[len(before) + i - 1, word]) for i, word in enumerate(after)
+    )
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -316,12 +371,16 @@ def test_every_figure_of_a_column_by_hand():
             "perplexity, later turns": math.exp(2 / 2),
             "perplexity, outside the intent": math.exp(3 / 3),
             "perplexity, + end tokens": math.exp((5 + 3 + 1 + 7) / (3 + 3 + 2 + 3)),
-            "perplexity, mean of conversations": (math.exp(6 / 4) + math.exp(6 / 2)) / 2,
+            "perplexity, mean of conversations": (math.exp(6 / 4) + math.exp(6 / 2))
+            / 2,
             "bits per byte": 12 / math.log(2) / 12,  # two bytes a token
         }
     )
     counts = {name: (m.n, m.missing) for name, m in found.items()}
-    assert counts["perplexity"] == (3, 1) and counts["perplexity, + end tokens"] == (4, 1)
+    assert counts["perplexity"] == (3, 1) and counts["perplexity, + end tokens"] == (
+        4,
+        1,
+    )
     assert counts["perplexity, outside the intent"] == (
         2,
         2,
@@ -331,7 +390,9 @@ def test_every_figure_of_a_column_by_hand():
 
 
 def test_a_model_without_end_tokens_has_no_figure_for_them():
-    ended = next(m for m in measures([row("a/0", 4.0, 2.0)]) if m.name.endswith("end tokens"))
+    ended = next(
+        m for m in measures([row("a/0", 4.0, 2.0)]) if m.name.endswith("end tokens")
+    )
     assert (ended.value, ended.missing, ended.rows[0].why) == (None, 1, "no end tokens")
 
 
@@ -352,18 +413,35 @@ def test_a_ratio_is_over_the_turns_that_both_columns_have_and_its_interval_is_ov
 
 def test_goals_of_people_are_apart_from_intents_that_were_drawn_and_so_is_each_source():
     logs = [
-        talk("hi", id="a", intent="x", user="p1", meta={"intent_by": "human", "source": "star"}),
-        talk("hi", id="b", intent="y", user="p2", meta={"intent_by": "gpt-4o", "source": "star"}),
+        talk(
+            "hi",
+            id="a",
+            intent="x",
+            user="p1",
+            meta={"intent_by": "human", "source": "star"},
+        ),
+        talk(
+            "hi",
+            id="b",
+            intent="y",
+            user="p2",
+            meta={"intent_by": "gpt-4o", "source": "star"},
+        ),
         talk("hi", id="c", user="p3", meta={"source": "wild"}),
     ]
-    without = [row("a/0", 1.0, 1.0, "p1"), row("b/0", 2.0, 1.0, "p2"), row("c/0", 3.0, 1.0, "p3")]
+    without = [
+        row("a/0", 1.0, 1.0, "p1"),
+        row("b/0", 2.0, 1.0, "p2"),
+        row("c/0", 3.0, 1.0, "p3"),
+    ]
     told = [
         row("a/0", 0.5, 1.0, "p1"),
         row("b/0", 2.5, 1.0, "p2"),
         MeasureRow("c/0", "p3", None, "no intent"),
     ]
     found = {
-        column: values(of) for column, of in figures({WITHOUT: without, WITH: told}, logs).items()
+        column: values(of)
+        for column, of in figures({WITHOUT: without, WITH: told}, logs).items()
     }
     assert list(found) == [WITHOUT, WITH, OWN]
     assert found[WITHOUT]["perplexity"] == pytest.approx(math.exp(6 / 3))
@@ -374,7 +452,9 @@ def test_goals_of_people_are_apart_from_intents_that_were_drawn_and_so_is_each_s
     assert found[OWN][f"{GENERATED}: perplexity ratio"] == pytest.approx(math.exp(0.5))
     assert found[WITHOUT]["source star: perplexity"] == pytest.approx(math.exp(3 / 2))
     assert found[OWN]["source wild: perplexity ratio"] is None
-    assert "source star: bits per byte" not in found[WITHOUT]  # of a source the first figure alone
+    assert (
+        "source star: bits per byte" not in found[WITHOUT]
+    )  # of a source the first figure alone
 
 
 # --- another's intent -----------------------------------------------------------------------------
@@ -382,14 +462,22 @@ def test_goals_of_people_are_apart_from_intents_that_were_drawn_and_so_is_each_s
 
 def test_everybody_gets_the_intent_of_another_person_in_other_words_and_from_the_same_source():
     logs = [
-        talk("hi", id=f"{i}", intent=f"do {i % 7}", user=f"p{i % 11}", meta={"source": f"s{i % 2}"})
+        talk(
+            "hi",
+            id=f"{i}",
+            intent=f"do {i % 7}",
+            user=f"p{i % 11}",
+            meta={"source": f"s{i % 2}"},
+        )
         for i in range(60)
     ]
     by_id = {log.id: log for log in logs}
     taken = other_intents(logs, seed=0)
     assert taken.keys() == by_id.keys()
     for id, intent in taken.items():
-        givers = [log for log in logs if log.intent == intent and log.user != by_id[id].user]
+        givers = [
+            log for log in logs if log.intent == intent and log.user != by_id[id].user
+        ]
         assert any(log.meta["source"] == by_id[id].meta["source"] for log in givers)
         assert intent != by_id[id].intent
     assert other_intents(logs, seed=0) == taken != other_intents(logs, seed=1)
@@ -397,11 +485,16 @@ def test_everybody_gets_the_intent_of_another_person_in_other_words_and_from_the
 
 def test_in_a_circle_of_different_people_every_intent_is_used_once():
     logs = [talk("hi", id=f"{i}", intent=f"do {i}") for i in range(50)]
-    assert sorted(other_intents(logs, seed=3).values()) == sorted(log.intent for log in logs)
+    assert sorted(other_intents(logs, seed=3).values()) == sorted(
+        log.intent for log in logs
+    )
 
 
 def test_an_intent_comes_from_another_source_only_where_the_own_has_none():
-    logs = [talk("hi", id=f"{i}", intent=f"do {i}", meta={"source": "many"}) for i in range(5)]
+    logs = [
+        talk("hi", id=f"{i}", intent=f"do {i}", meta={"source": "many"})
+        for i in range(5)
+    ]
     alone = talk("hi", id="alone", intent="sing", meta={"source": "one"})
     taken = other_intents([*logs, alone], seed=0)
     assert taken["alone"].startswith("do ") and "sing" not in taken.values()
@@ -409,13 +502,25 @@ def test_an_intent_comes_from_another_source_only_where_the_own_has_none():
 
 def test_where_nobody_else_wants_anything_else_there_is_no_other_intent():
     assert (
-        other_intents([talk("hi", id=str(i), intent=f"do {i}", user="p") for i in range(3)], 0)
+        other_intents(
+            [talk("hi", id=str(i), intent=f"do {i}", user="p") for i in range(3)], 0
+        )
         == {}
     )
-    assert other_intents([talk("hi", id=str(i), intent="cook") for i in range(3)], 0) == {}
-    two = [talk("hi", id="a", intent="x", user="p"), talk("hi", id="b", intent="y", user="p")]
-    taken = other_intents([*two, talk("hi", id="c", intent="x", user="q"), talk("hi", id="d")], 0)
-    assert taken == {"b": "x", "c": "y"}  # `a` could have taken only the same words from `c`
+    assert (
+        other_intents([talk("hi", id=str(i), intent="cook") for i in range(3)], 0) == {}
+    )
+    two = [
+        talk("hi", id="a", intent="x", user="p"),
+        talk("hi", id="b", intent="y", user="p"),
+    ]
+    taken = other_intents(
+        [*two, talk("hi", id="c", intent="x", user="q"), talk("hi", id="d")], 0
+    )
+    assert taken == {
+        "b": "x",
+        "c": "y",
+    }  # `a` could have taken only the same words from `c`
 
 
 # --- the verb -------------------------------------------------------------------------------------
@@ -431,7 +536,14 @@ def folder(tiny, tmp_path_factory):
 
 
 LOGS = [
-    talk("how do i sort a list", "Use sorted.", "thanks", id="a", intent="sort a list", user="p1"),
+    talk(
+        "how do i sort a list",
+        "Use sorted.",
+        "thanks",
+        id="a",
+        intent="sort a list",
+        user="p1",
+    ),
     talk(
         "plan a trip to rome",
         "Three days?",
@@ -492,12 +604,20 @@ def test_the_verb_scores_all_columns_of_many_conversations_in_one_call(
         column: records.get("perplexity") or records["perplexity ratio"]
         for column, records in found.items()
     }
-    assert [(record["n"], record["missing"]) for record in main.values()] == [(6, 0), *[(5, 1)] * 5]
+    assert [(record["n"], record["missing"]) for record in main.values()] == [
+        (6, 0),
+        *[(5, 1)] * 5,
+    ]
     assert main[WITH]["why"] == "no intent"
-    [rows] = score_turns([(LOGS[3], "write")], tiny, trained_form(tiny.template(), tiny.offsets))
-    assert found[WITH][f"{HUMAN}: perplexity"]["value"] == pytest.approx(perplexity(rows).value)
+    [rows] = score_turns(
+        [(LOGS[3], "write")], tiny, trained_form(tiny.template(), tiny.offsets)
+    )
+    assert found[WITH][f"{HUMAN}: perplexity"]["value"] == pytest.approx(
+        perplexity(rows).value
+    )
     lines = [
-        json.loads(line) for line in (logs.parent / "out" / "scores.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (logs.parent / "out" / "scores.jsonl").read_text().splitlines()
     ]
     assert [(line["key"], line["column"]) for line in lines[:7]] == [
         ("a/0", WITHOUT),
@@ -518,32 +638,47 @@ def test_the_verb_scores_all_columns_of_many_conversations_in_one_call(
     }
 
 
-def test_an_address_alone_leads_to_the_same_figures_and_the_table_says_what_holds(logs, folder):
+def test_an_address_alone_leads_to_the_same_figures_and_the_table_says_what_holds(
+    logs, folder
+):
     app = typer.Typer()
     app.command()(verb.ppl)
     wide = {"COLUMNS": "200"}
     done = CliRunner().invoke(
-        app, ["logs.jsonl", "--model", str(folder), "--out", "out", "--no-controls"], env=wide
+        app,
+        ["logs.jsonl", "--model", str(folder), "--out", "out", "--no-controls"],
+        env=wide,
     )
     assert done.exit_code == 0, done.output
     assert "/ without" in done.stdout and OTHER not in done.stdout
-    assert f"{HUMAN}: the intent helps: not known" in done.stdout  # one person: no interval
-    assert "user turns without intent: 6; with intent: 5 (1 missing: no intent)" in done.stdout
+    assert (
+        f"{HUMAN}: the intent helps: not known" in done.stdout
+    )  # one person: no interval
+    assert (
+        "user turns without intent: 6; with intent: 5 (1 missing: no intent)"
+        in done.stdout
+    )
     found = figures_of(json.loads((logs.parent / "out" / "results.json").read_text()))
     local = LocalModel.load(str(folder), "cpu")
     asked = [(log, None) for log in LOGS]
     rows = [
         row
-        for rows in score_turns(asked, local, trained_form(local.template(), local.offsets))
+        for rows in score_turns(
+            asked, local, trained_form(local.template(), local.offsets)
+        )
         for row in rows
     ]
     said = [row for row in rows if not row.key.endswith("/end")]
-    assert found[WITHOUT]["perplexity"]["value"] == pytest.approx(perplexity(said).value, rel=1e-5)
+    assert found[WITHOUT]["perplexity"]["value"] == pytest.approx(
+        perplexity(said).value, rel=1e-5
+    )
     assert found[WITHOUT]["bits per byte"]["low"] == pytest.approx(
         bits_per_byte(said).low, rel=1e-5
     )
     again = CliRunner().invoke(
-        app, ["logs.jsonl", "--model", str(folder), "--out", "out", "--no-controls"], env=wide
+        app,
+        ["logs.jsonl", "--model", str(folder), "--out", "out", "--no-controls"],
+        env=wide,
     )
     assert again.exit_code == 0 and again.stdout == done.stdout
 
@@ -569,7 +704,9 @@ def test_a_run_that_was_stopped_goes_on_where_it_was_and_asks_nothing_twice(
     stub(monkeypatch, second, form)
     verb.ppl(logs, str(folder), logs.parent / "out")
     torn = [row for row in first.rows if row in second.rows]
-    assert len(torn) == 1 and sorted([*first.rows, *second.rows]) == sorted([*whole.rows, *torn])
+    assert len(torn) == 1 and sorted([*first.rows, *second.rows]) == sorted(
+        [*whole.rows, *torn]
+    )
     for name in ("scores.jsonl", "results.json"):
         assert (logs.parent / "out" / name).read_bytes() == (
             logs.parent / "whole" / name
@@ -584,7 +721,9 @@ def test_a_conversation_on_which_the_model_fails_is_missing_and_tried_again_by_t
 
     def fails(rows):
         has_it = any(
-            mark == tuple(ids)[i : i + len(mark)] for ids, _ in rows for i in range(len(ids))
+            mark == tuple(ids)[i : i + len(mark)]
+            for ids, _ in rows
+            for i in range(len(ids))
         )
         return ModelError("m: too slow", "timed out") if has_it else None
 
@@ -594,7 +733,8 @@ def test_a_conversation_on_which_the_model_fails_is_missing_and_tried_again_by_t
     assert (without["n"], without["missing"], without["why"]) == (5, 1, "timed out")
     said = " ".join(capsys.readouterr().err.split())
     assert (
-        "1 could not be scored (the same command tries these again), the first: m: too slow" in said
+        "1 could not be scored (the same command tries these again), the first: m: too slow"
+        in said
     )
     healthy = Faulty(tiny)
     stub(monkeypatch, healthy, form)
@@ -609,7 +749,10 @@ def test_a_model_that_fails_on_everything_ends_the_run(
     logs, tiny, folder, monkeypatch, permanent, calls
 ):
     model = Faulty(
-        tiny, lambda rows: ModelError("m: no connection", "no connection", permanent=permanent)
+        tiny,
+        lambda rows: ModelError(
+            "m: no connection", "no connection", permanent=permanent
+        ),
     )
     stub(monkeypatch, model, trained_form(tiny.template(), tiny.offsets))
     with pytest.raises(ModelError, match="no connection"):
@@ -629,7 +772,8 @@ def test_a_model_that_fails_on_everything_ends_the_run(
 def test_a_claim_holds_when_the_whole_interval_is_on_its_side(low, high, helps, harms):
     record = {"value": 1.0, "low": low, "high": high}
     names = [
-        f"{HUMAN}: perplexity ratio{part}" for part in ("", ", later turns", ", outside the intent")
+        f"{HUMAN}: perplexity ratio{part}"
+        for part in ("", ", later turns", ", outside the intent")
     ]
     found = {column: dict.fromkeys(names, record) for column in (OWN, OTHERS, SPECIFIC)}
     assert verb._claim(found, HUMAN) == (
@@ -641,7 +785,8 @@ def test_a_claim_holds_when_the_whole_interval_is_on_its_side(low, high, helps, 
 
 def test_nothing_to_predict_is_said_before_the_model_is_loaded(tmp_path, monkeypatch):
     write_conversations(
-        tmp_path / "logs.jsonl", [Conversation("a", (Turn("assistant", "Hello!"),), "x")]
+        tmp_path / "logs.jsonl",
+        [Conversation("a", (Turn("assistant", "Hello!"),), "x")],
     )
     monkeypatch.setattr(address, "scorer", None)
     with pytest.raises(InputError, match="no conversation has a user turn"):
@@ -656,20 +801,34 @@ def test_without_any_intent_the_other_columns_are_missing_and_not_zero(
     stub(monkeypatch, model, trained_form(tiny.template(), tiny.offsets))
     found = figures_of(verb.ppl(tmp_path / "logs.jsonl", str(folder), tmp_path / "out"))
     assert len(model.rows) == 4
-    for column, name in ((WITH, "perplexity"), (OTHER, "perplexity"), (OWN, "perplexity ratio")):
-        assert (found[column][name]["value"], found[column][name]["why"]) == (None, "no intent")
+    for column, name in (
+        (WITH, "perplexity"),
+        (OTHER, "perplexity"),
+        (OWN, "perplexity ratio"),
+    ):
+        assert (found[column][name]["value"], found[column][name]["why"]) == (
+            None,
+            "no intent",
+        )
     said = capsys.readouterr()
     assert "4 of 4 have no intent" in said.err and "not measured" in said.out
 
 
-def test_figures_can_be_computed_again_from_the_lines_of_a_run(logs, tiny, folder, monkeypatch):
+def test_figures_can_be_computed_again_from_the_lines_of_a_run(
+    logs, tiny, folder, monkeypatch
+):
     stub(monkeypatch, tiny, trained_form(tiny.template(), tiny.offsets))
     found = figures_of(verb.ppl(logs, str(folder), logs.parent / "out"))
     lines = [
-        json.loads(line) for line in (logs.parent / "out" / "scores.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (logs.parent / "out" / "scores.jsonl").read_text().splitlines()
     ]
-    turns = [line["stats"] for line in lines if line["column"] == WITH and line["stats"]]
+    turns = [
+        line["stats"] for line in lines if line["column"] == WITH and line["stats"]
+    ]
     for columns, name in ((CLOSED, "+ end tokens"), (OUTSIDE, "outside the intent")):
         pairs = [stats[columns] for stats in turns]
-        by_hand = math.exp(sum(pair[NLL] for pair in pairs) / sum(pair[TOKENS] for pair in pairs))
+        by_hand = math.exp(
+            sum(pair[NLL] for pair in pairs) / sum(pair[TOKENS] for pair in pairs)
+        )
         assert found[WITH][f"perplexity, {name}"]["value"] == pytest.approx(by_hand)

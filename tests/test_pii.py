@@ -75,8 +75,17 @@ def test_bare_digits_are_a_phone_number_only_after_a_word_that_says_so():
         assert scrub_text(before + "2023-10-05") == (before + "2023-10-05", {})
         assert scrub_text(before + "12345") == (before + "12345", {})
         assert scrub_text(before + "123456") == (before + "123456", {})  # six digits
-        assert scrub_text(before + "1 2 3 4 5 6 7 8") == (before + "1 2 3 4 5 6 7 8", {})
-    for before in ("id ", "recall ", "call the function with ", "phone me later, ", "x = "):
+        assert scrub_text(before + "1 2 3 4 5 6 7 8") == (
+            before + "1 2 3 4 5 6 7 8",
+            {},
+        )
+    for before in (
+        "id ",
+        "recall ",
+        "call the function with ",
+        "phone me later, ",
+        "x = ",
+    ):
         assert scrub_text(before + "4155550132") == (before + "4155550132", {})
 
 
@@ -130,8 +139,17 @@ def test_other_long_numbers_are_no_cards(number):
     ],
 )
 def test_the_address_of_a_host_goes(address):
-    for before, after in (("ping ", ""), ("(", ")"), ("from ", "."), ("[", "]:8080"), ("是", "吗")):
-        assert scrub_text(before + address + after) == (f"{before}<IP>{after}", {"ip": 1})
+    for before, after in (
+        ("ping ", ""),
+        ("(", ")"),
+        ("from ", "."),
+        ("[", "]:8080"),
+        ("是", "吗"),
+    ):
+        assert scrub_text(before + address + after) == (
+            f"{before}<IP>{after}",
+            {"ip": 1},
+        )
 
 
 @pytest.mark.parametrize(
@@ -249,9 +267,7 @@ def test_numbers_code_and_maths_stay(text):
 
 
 def test_marks_that_a_log_brings_along_stay():
-    text = (
-        "<PRESIDIO_ANONYMIZED_EMAIL_ADDRESS> <PRESIDIO_ANONYMIZED_PHONE_NUMBER> <EMAIL> [REDACTED]"
-    )
+    text = "<PRESIDIO_ANONYMIZED_EMAIL_ADDRESS> <PRESIDIO_ANONYMIZED_PHONE_NUMBER> <EMAIL> [REDACTED]"
     assert scrub_text(text) == (text, {})
 
 
@@ -283,7 +299,25 @@ PIECES = [
         "Bearer ",
         "version ",
     ),
-    *("-" * 70, " ", ".", "-", "@", "/", "(", ")", "+", "1", "a", "\n", "<", ">", "_", "é", "="),
+    *(
+        "-" * 70,
+        " ",
+        ".",
+        "-",
+        "@",
+        "/",
+        "(",
+        ")",
+        "+",
+        "1",
+        "a",
+        "\n",
+        "<",
+        ">",
+        "_",
+        "é",
+        "=",
+    ),
 ]
 
 
@@ -297,7 +331,10 @@ def test_what_was_scrubbed_stays_as_it_is(text):
 def test_a_mark_that_frees_an_address_does_not_hide_it():
     # The address has 70 dashes before it in its name, more than any has, until the host inside is
     # replaced.
-    assert scrub_text("-" * 70 + "81.2.69.142+jane@example.com")[0] == "-" * 70 + "<IP><EMAIL>"
+    assert (
+        scrub_text("-" * 70 + "81.2.69.142+jane@example.com")[0]
+        == "-" * 70 + "<IP><EMAIL>"
+    )
 
 
 def test_turns_intent_and_meta_are_scrubbed_and_ids_stay():
@@ -321,7 +358,11 @@ def test_turns_intent_and_meta_are_scrubbed_and_ids_stay():
     assert [turn.text for turn in after.turns] == ["I am <EMAIL>", "Hello", "from <IP>"]
     assert after.turns[0].meta == {"drafts": ["call <PHONE>", 7, None]}
     assert after.intent == "write to <EMAIL>."
-    assert (after.id, after.user, after.meta["tree"]) == ("a@b.com", "a@b.com", "jane@example.com")
+    assert (after.id, after.user, after.meta["tree"]) == (
+        "a@b.com",
+        "a@b.com",
+        "jane@example.com",
+    )
     assert after.meta["system"] == "Help <EMAIL>"
     assert after.meta["spans"] == [{"host": "<IP>", "n": 4155550132}]
     assert before.turns[0].text == "I am jane@example.com"
@@ -331,7 +372,9 @@ def test_turns_intent_and_meta_are_scrubbed_and_ids_stay():
 
 def test_a_conversation_without_personal_data_is_handed_back():
     turns = (Turn("user", "what is 12345678 - 1?"), Turn("assistant", "12345677"))
-    conversation = Conversation("c", turns, user="p", ended=True, meta={"language": "en"})
+    conversation = Conversation(
+        "c", turns, user="p", ended=True, meta={"language": "en"}
+    )
     after, counts = scrub(conversation)
     assert after is conversation
     assert counts == {}
@@ -341,7 +384,8 @@ HOSTILE = "a 1 @ . - 1- a. a@ a@a. +1 (1 :: 2001: sk- eyJaaaaaaaa.eyJa ://a: x1.
 
 
 @pytest.mark.parametrize(
-    "piece", [*HOSTILE, " ", "1 ", "4111 ", "phone ", "Bearer a", "-----BEGIN PRIVATE KEY-----"]
+    "piece",
+    [*HOSTILE, " ", "1 ", "4111 ", "phone ", "Bearer a", "-----BEGIN PRIVATE KEY-----"],
 )
 def test_no_text_takes_more_than_a_moment(piece):
     text = (piece * 1_000_000)[:1_000_000] + "7 1234567@"
@@ -357,8 +401,11 @@ def test_real_logs_are_scrubbed_once(data):
             for message in json.loads(line)["messages"]:
                 clean, counts = scrub_text(message["content"])
                 assert scrub_text(clean) == (clean, {})
-                assert clean.count("<PHONE>") == message["content"].count("<PHONE>") + counts.get(
-                    "phone", 0
-                )
+                assert clean.count("<PHONE>") == message["content"].count(
+                    "<PHONE>"
+                ) + counts.get("phone", 0)
                 kinds |= set(counts)
-    assert {"phone", "ip"} <= kinds  # its e-mail addresses were replaced by whoever made the sample
+    assert {
+        "phone",
+        "ip",
+    } <= kinds  # its e-mail addresses were replaced by whoever made the sample

@@ -4,7 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from userlm.flip import render, render_document, swap_roles, transcript, transcript_template
+from userlm.flip import (
+    render,
+    render_document,
+    swap_roles,
+    transcript,
+    transcript_template,
+)
 from userlm.training.prepare import is_complete, load, prepare, training_view
 from userlm.types import Conversation, Turn
 
@@ -12,13 +18,18 @@ from userlm.types import Conversation, Turn
 def test_rows_come_back_as_they_were_rendered(tiny, slides, tmp_path):
     template = tiny.template()
     long = (
-        Conversation("long", intent=slides.intent).say("tell me more " * 12).say("no").say("why?")
+        Conversation("long", intent=slides.intent)
+        .say("tell me more " * 12)
+        .say("no")
+        .say("why?")
     )
     long = long.say("because").close("end")
     for limit in (2048, 150):
         folder = tmp_path / str(limit)
         dataset = prepare([slides, long], template, folder, limit)
-        expected = [render(conversation, template, limit) for conversation in (slides, long)]
+        expected = [
+            render(conversation, template, limit) for conversation in (slides, long)
+        ]
         rows = [row for rendered in expected for row in rendered.rows]
         assert [dataset.row(i) for i in range(len(dataset.rows))] == rows
         assert dataset.dropped == sum(len(rendered.dropped) for rendered in expected)
@@ -36,18 +47,28 @@ def test_texts_that_are_encoded_together_give_the_same_rows(tiny, slides, tmp_pa
         return [template.encode(text) for text in texts]
 
     alone = prepare([slides, slides], template, tmp_path / "alone")
-    together = prepare([slides, slides], template, tmp_path / "together", encode_all=encode_all)
+    together = prepare(
+        [slides, slides], template, tmp_path / "together", encode_all=encode_all
+    )
     assert asked == [7]  # six turns and an intent, each once
-    assert (alone.ids == together.ids).all() and (alone.targets == together.targets).all()
+    assert (alone.ids == together.ids).all() and (
+        alone.targets == together.targets
+    ).all()
 
 
 def test_conversations_are_numbered_by_those_that_gave_rows_and_the_others_are_counted(
     tiny, slides, tmp_path
 ):
-    greeting = Conversation("greeting", turns=(Turn("assistant", "How can I help?"),), ended=True)
+    greeting = Conversation(
+        "greeting", turns=(Turn("assistant", "How can I help?"),), ended=True
+    )
     without_intent = Conversation("without_intent").say("hello")
     dataset = prepare([greeting, slides, without_intent], tiny.template(), tmp_path)
-    assert (dataset.conversations, dataset.without_user_turn, dataset.without_system_turn) == (
+    assert (
+        dataset.conversations,
+        dataset.without_user_turn,
+        dataset.without_system_turn,
+    ) == (
         2,
         1,
         1,

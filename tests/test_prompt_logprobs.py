@@ -29,7 +29,12 @@ class Server:
     the prompts that were asked before."""
 
     def __init__(self, answers: Callable[[Body, list[list[int]]], Answer]) -> None:
-        self.answers, self.bodies, self.lock, self.url = answers, list[Body](), threading.Lock(), ""
+        self.answers, self.bodies, self.lock, self.url = (
+            answers,
+            list[Body](),
+            threading.Lock(),
+            "",
+        )
 
     @property
     def prompts(self) -> list[list[int]]:
@@ -45,7 +50,9 @@ def serving(answers: Callable[[Body, list[list[int]]], Answer]) -> Iterator[Serv
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with made.lock:
                 status, answer = (
-                    made.answers(body, made.prompts) if "chat" not in self.path else (200, {})
+                    made.answers(body, made.prompts)
+                    if "chat" not in self.path
+                    else (200, {})
                 )
                 made.bodies.append(body)
             self.send_response(status)
@@ -73,7 +80,9 @@ def truth(ids: list[int]) -> list[float | None]:
 
 
 def scorer(server: Server, workers: int = 4) -> PromptLogprobs:
-    return PromptLogprobs(EndpointModel("m", server.url, "secret-key", pause=0.001), workers)
+    return PromptLogprobs(
+        EndpointModel("m", server.url, "secret-key", pause=0.001), workers
+    )
 
 
 ROWS = [
@@ -90,13 +99,25 @@ def entries(ids: list[int], values: list[float | None]) -> list[Any]:
     """vLLM's entries: by id, the prompt's own and the most probable one."""
     found: list[Any] = [None]
     for id, value in zip(ids[1:], values[1:], strict=True):
-        found.append({str(id): {"logprob": value, "rank": 4}, "1": {"logprob": -0.1, "rank": 1}})
+        found.append(
+            {str(id): {"logprob": value, "rank": 4}, "1": {"logprob": -0.1, "rank": 1}}
+        )
     return found
 
 
 def completion(ids: list[int], **choice: Any) -> Answer:
-    usage = {"prompt_tokens": len(ids), "completion_tokens": 1, "total_tokens": len(ids) + 1}
-    about = {"id": "1", "object": "text_completion", "created": 0, "model": "m", "usage": usage}
+    usage = {
+        "prompt_tokens": len(ids),
+        "completion_tokens": 1,
+        "total_tokens": len(ids) + 1,
+    }
+    about = {
+        "id": "1",
+        "object": "text_completion",
+        "created": 0,
+        "model": "m",
+        "usage": usage,
+    }
     return 200, about | {
         "choices": [{"index": 0, "text": ".", "finish_reason": "length", **choice}]
     }
@@ -119,7 +140,9 @@ def echoing(body: Body, earlier: list[list[int]]) -> Answer:
     """An older llama.cpp server, or the first OpenAI models: unknown fields are ignored."""
     if not body.get("echo"):
         return completion(body["prompt"])
-    return completion(body["prompt"], logprobs=echoed(body["prompt"], body["max_tokens"]))
+    return completion(
+        body["prompt"], logprobs=echoed(body["prompt"], body["max_tokens"])
+    )
 
 
 def echoed(ids: list[int], generated: int) -> Body:
@@ -133,7 +156,9 @@ def echoed(ids: list[int], generated: int) -> Body:
 
 def generating(body: Body, earlier: list[list[int]]) -> Answer:
     return (
-        error(400, "max_tokens: at least 1") if body["max_tokens"] < 1 else echoing(body, earlier)
+        error(400, "max_tokens: at least 1")
+        if body["max_tokens"] < 1
+        else echoing(body, earlier)
     )
 
 
@@ -171,7 +196,10 @@ def test_rows_come_back_in_order_and_the_request_is_found_out_once():
 
 def test_a_row_without_a_masked_token_is_not_asked_for():
     with serving(vllm) as server:
-        assert scorer(server).score([([1, 2], [False, False]), ROWS[1]]) == [[], RIGHT[1]]
+        assert scorer(server).score([([1, 2], [False, False]), ROWS[1]]) == [
+            [],
+            RIGHT[1],
+        ]
         assert [1, 2] not in server.prompts
         assert scorer(server).score([([1, 2], [False, False])]) == [[]]
         with pytest.raises(ValueError, match="nothing before it"):
@@ -190,15 +218,22 @@ def test_a_server_whose_cache_loses_log_probabilities_is_refused_before_the_run(
         return completion(ids, prompt_logprobs=entries(ids, values))
 
     with serving(cached) as server:
-        with pytest.raises(InputError, match=r"m: not scorable: .*--no-enable-prefix-caching"):
+        with pytest.raises(
+            InputError, match=r"m: not scorable: .*--no-enable-prefix-caching"
+        ):
             scorer(server).score(ROWS)
         assert all(ids not in server.prompts for ids, _ in ROWS)
 
 
 def test_half_precision_is_no_broken_cache():
     def wavering(body: Body, earlier: list[list[int]]) -> Answer:
-        values = [value and value + 0.03 * (-1) ** len(earlier) for value in truth(body["prompt"])]
-        return completion(body["prompt"], prompt_logprobs=entries(body["prompt"], values))
+        values = [
+            value and value + 0.03 * (-1) ** len(earlier)
+            for value in truth(body["prompt"])
+        ]
+        return completion(
+            body["prompt"], prompt_logprobs=entries(body["prompt"], values)
+        )
 
     with serving(wavering) as server:
         assert scorer(server).score(ROWS)[1] == pytest.approx(RIGHT[1], abs=0.04)
@@ -210,15 +245,25 @@ def test_a_probe_starts_with_random_tokens_so_that_no_cache_holds_it():
         scorer(server).score(ROWS)
         first, beside, again, other = (server.prompts[i] for i in (0, 1, 2, 5))
         assert first == again != other
-        assert len(first) == 400 and first[:300] == beside[:300] and first[300:] == beside[:299:-1]
+        assert (
+            len(first) == 400
+            and first[:300] == beside[:300]
+            and first[300:] == beside[:299:-1]
+        )
 
 
 @pytest.mark.parametrize("echo", [False, True])
 @pytest.mark.parametrize(
     ("spell", "said"),
     [
-        (lambda ids: [1, *ids], "400 token ids were sent, and 401 log-probabilities came back"),
-        (lambda ids: ids[2:], "400 token ids were sent, and 398 log-probabilities came back"),
+        (
+            lambda ids: [1, *ids],
+            "400 token ids were sent, and 401 log-probabilities came back",
+        ),
+        (
+            lambda ids: ids[2:],
+            "400 token ids were sent, and 398 log-probabilities came back",
+        ),
     ],
 )
 def test_a_server_that_adds_a_bos_or_cuts_the_prompt_is_refused(spell, said, echo):
@@ -257,7 +302,9 @@ def test_log_probabilities_of_other_ids_are_refused():
 
     with (
         serving(other) as server,
-        pytest.raises(InputError, match=r"the log-probability of token \d+ of 400 is None"),
+        pytest.raises(
+            InputError, match=r"the log-probability of token \d+ of 400 is None"
+        ),
     ):
         scorer(server).score(ROWS)
 
@@ -268,7 +315,9 @@ def test_a_value_that_is_no_number_is_refused_also_in_the_middle_of_a_run(value)
         values = truth(body["prompt"])
         if len(earlier) > 3:
             values[-1] = value
-        return completion(body["prompt"], prompt_logprobs=entries(body["prompt"], values))
+        return completion(
+            body["prompt"], prompt_logprobs=entries(body["prompt"], values)
+        )
 
     with serving(sometimes) as server:
         model = scorer(server, workers=1)
@@ -288,7 +337,9 @@ def test_a_value_that_is_no_number_is_refused_also_in_the_middle_of_a_run(value)
 def test_a_server_that_supports_neither_request_is_not_scorable(answers):
     with (
         serving(answers) as server,
-        pytest.raises(InputError, match="m: not scorable: the server gives no log-prob"),
+        pytest.raises(
+            InputError, match="m: not scorable: the server gives no log-prob"
+        ),
     ):
         scorer(server).score(ROWS)
 
@@ -313,7 +364,9 @@ def test_what_is_no_completion_is_a_broken_answer():
         serving(lambda body, earlier: (200, ["hello"])) as server,
         pytest.raises(ModelError, match="does the URL end in /v1"),
     ):
-        PromptLogprobs(EndpointModel("m", server.url, None, retries=1, pause=0.001)).score(ROWS)
+        PromptLogprobs(
+            EndpointModel("m", server.url, None, retries=1, pause=0.001)
+        ).score(ROWS)
 
 
 @pytest.mark.slow
@@ -338,7 +391,9 @@ def test_perplexity_on_a_server_is_that_of_the_same_weights_on_this_machine(
     folder = str(tmp_path / "model")
     with serving(served) as server:
         for form in ("trained", "base", "prompted"):
-            here = ppl(tmp_path / "logs.jsonl", f"{form}:{folder}", tmp_path / f"here-{form}")
+            here = ppl(
+                tmp_path / "logs.jsonl", f"{form}:{folder}", tmp_path / f"here-{form}"
+            )
             there = ppl(
                 tmp_path / "logs.jsonl",
                 f"{form}:{server.url}#m",
@@ -355,16 +410,24 @@ def test_perplexity_on_a_server_is_that_of_the_same_weights_on_this_machine(
                     assert record["value"] is None or record["value"] == pytest.approx(
                         same["value"], rel=1e-5
                     )
-            assert (there["with intent"][0]["n"], there["with intent"][0]["missing"]) == (6, 0)
+            assert (
+                there["with intent"][0]["n"],
+                there["with intent"][0]["missing"],
+            ) == (6, 0)
 
 
-def test_the_tokenizer_of_a_server_is_named_or_has_the_name_of_the_model(tiny, tmp_path):
+def test_the_tokenizer_of_a_server_is_named_or_has_the_name_of_the_model(
+    tiny, tmp_path
+):
     tiny.tokenizer.save_pretrained(tmp_path)
     url = "http://127.0.0.1:9/v1"
     assert address.scorer(f"{url}#{tmp_path}")[2] is None
     with pytest.raises(
-        InputError, match=r"#no/such/model: its tokenizer is needed here; give it with --tokenizer"
+        InputError,
+        match=r"#no/such/model: its tokenizer is needed here; give it with --tokenizer",
     ):
         address.scorer(f"trained:{url}#no/such/model")
-    with pytest.raises(InputError, match="nowhere/at/all: cannot load a tokenizer from there"):
+    with pytest.raises(
+        InputError, match="nowhere/at/all: cannot load a tokenizer from there"
+    ):
         address.scorer(f"trained:{url}#m", tokenizer="nowhere/at/all")

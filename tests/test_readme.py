@@ -15,7 +15,9 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 
 def snippets(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    return re.findall(
+        rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
+    )
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,12 @@ def place(tmp_path_factory) -> Path:
     [tour] = snippets("sh")
     env = processes.on_path(place / "bin")
     done = subprocess.run(
-        ["bash", "-e", "-c", tour], cwd=place, env=env, capture_output=True, text=True, timeout=300
+        ["bash", "-e", "-c", tour],
+        cwd=place,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return place
@@ -39,6 +46,10 @@ def test_the_shell_tour_ends_with_a_report(place):
 @pytest.mark.parametrize("snippet", snippets("python"))
 def test_the_python_snippets_run(snippet, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
-    assert "microsoft/UserLM-8b" in snippet or "runs/" in snippet or "samples" in snippet
-    exec(snippet.replace("microsoft/UserLM-8b", "userlm-tiny"), {"__name__": "__main__"})
+    assert (
+        "microsoft/UserLM-8b" in snippet or "runs/" in snippet or "samples" in snippet
+    )
+    exec(
+        snippet.replace("microsoft/UserLM-8b", "userlm-tiny"), {"__name__": "__main__"}
+    )
     assert capsys.readouterr().out.strip()

@@ -26,7 +26,12 @@ def test_the_counts_of_wildchat_stand_beside_those_of_the_paper(tmp_path):
 
     def row(i: int, text: str, language: str, person: str) -> str:
         messages = [
-            {"role": role, "content": words, "language": language, "turn_identifier": 2 * i}
+            {
+                "role": role,
+                "content": words,
+                "language": language,
+                "turn_identifier": 2 * i,
+            }
             for role, words in (("user", text), ("assistant", "Here you are."))
         ]
         named = {
@@ -37,7 +42,12 @@ def test_the_counts_of_wildchat_stand_beside_those_of_the_paper(tmp_path):
             "redacted": False,
         }
         return json.dumps(
-            {"conversation_hash": f"{i:032x}", "conversation": messages, "turn": 1, **named}
+            {
+                "conversation_hash": f"{i:032x}",
+                "conversation": messages,
+                "turn": 1,
+                **named,
+            }
         )
 
     template = "please act as a prompt generator for midjourney"
@@ -45,7 +55,9 @@ def test_the_counts_of_wildchat_stand_beside_those_of_the_paper(tmp_path):
     openings += [(f"question numéro {i}", "French", "a") for i in range(2)]
     openings += [(f"{template} {i}", "English", "b") for i in range(101)]
     logs = tmp_path / "logs.jsonl"
-    logs.write_text("".join(row(i, *opening) + "\n" for i, opening in enumerate(openings)))
+    logs.write_text(
+        "".join(row(i, *opening) + "\n" for i, opening in enumerate(openings))
+    )
 
     env = os.environ | {"USERLM": str(Path(sys.executable).with_name("userlm"))}
     command = ["bash", RECIPES / "wildchat_counts.sh", logs, tmp_path / "runs"]
@@ -64,16 +76,22 @@ def test_the_counts_of_wildchat_stand_beside_those_of_the_paper(tmp_path):
 SCRIPTS = sorted(RECIPES.rglob("*.sh"))
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(RECIPES)))
+@pytest.mark.parametrize(
+    "script", SCRIPTS, ids=lambda path: str(path.relative_to(RECIPES))
+)
 def test_every_script_is_bash_and_can_be_run(script):
     assert subprocess.run(["bash", "-n", script]).returncode == 0
     assert os.access(script, os.X_OK)
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: path.parent.name
+)
 def test_every_configuration_holds_options_of_train(path):
     kinds = {
-        name: kind for name, kind in get_type_hints(cli.VERBS["train"]).items() if name != "return"
+        name: kind
+        for name, kind in get_type_hints(cli.VERBS["train"]).items()
+        if name != "return"
     }
     assert cli.read_config(path, "train", kinds)["max_tokens"] == 2048
 
@@ -119,7 +137,10 @@ TRAINED = {
 }
 PERPLEXITY = {"name": "perplexity", "value": 20.0, "low": 18.5, "high": 21.25}
 SCORED = {
-    "without intent": [{**PERPLEXITY, "name": "bits per byte", "value": 1.0}, PERPLEXITY],
+    "without intent": [
+        {**PERPLEXITY, "name": "bits per byte", "value": 1.0},
+        PERPLEXITY,
+    ],
     "with intent": [{"name": "perplexity", "value": 16.126, "low": None, "high": None}],
 }
 
@@ -146,10 +167,17 @@ def walk(tmp_path):
         env |= {"CALLS": str(tmp_path / "calls"), "RESULTS": str(tmp_path), **variables}
         command = ["bash", RECIPES / script, *options]
         done = subprocess.run(
-            command, env=env, cwd=RECIPES.parent, capture_output=True, text=True, timeout=60
+            command,
+            env=env,
+            cwd=RECIPES.parent,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert done.returncode == 0, done.stderr
-        calls = [shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()]
+        calls = [
+            shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()
+        ]
         (tmp_path / "calls").unlink()
         return done.stdout, calls
 
@@ -209,7 +237,13 @@ def test_the_ablations_differ_in_one_thing_each_and_stand_in_one_table(walk):
     standard, without, instruct = (call for call in calls if call[0] == "train")
     end = standard.index("--out")
     assert without[: end + 1] == [*standard[:end], "--no-intent"]
-    assert instruct[: end + 4] == [*standard[:end], "--base", "some/instruct", "--init", "instruct"]
+    assert instruct[: end + 4] == [
+        *standard[:end],
+        "--base",
+        "some/instruct",
+        "--init",
+        "instruct",
+    ]
     assert printed.splitlines()[-4:] == [
         f"{'':26}       tested without intent          tested with intent",
         "standard                          20.00 [18.50, 21.25]                       16.13",
@@ -219,7 +253,9 @@ def test_the_ablations_differ_in_one_thing_each_and_stand_in_one_table(walk):
 
 
 def test_own_logs_must_be_given_and_may_be_cleaned_otherwise(walk):
-    with pytest.raises(AssertionError, match="give the files or the folder of your logs"):
+    with pytest.raises(
+        AssertionError, match="give the files or the folder of your logs"
+    ):
         walk("own-logs/run.sh")
     _, calls = walk("own-logs/run.sh", LOGS="mine.jsonl")
     assert check(calls) == ROAD
@@ -234,7 +270,11 @@ def test_how_many_trains_on_more_and_more_and_says_what_each_step_gains(walk, tm
     )  # leaves five conversations, as the stand-in writes them
     printed, calls = walk("own-logs/how_many.sh", "--epochs", "2", LIMITS="2 4 5 100")
     assert check(calls) == ["train"] * 3
-    assert [option(call, "--limit") for call in calls] == ["2", "4", "5"]  # all of them once
+    assert [option(call, "--limit") for call in calls] == [
+        "2",
+        "4",
+        "5",
+    ]  # all of them once
     lines = (tmp_path / "runs/how-many/train.jsonl").read_text().split()
     assert sorted(lines) == ["five", "four", "one", "three", "two"] != lines
     # before training 80; then 20, which is 75 % less; then 20 again, which gains nothing
@@ -247,7 +287,9 @@ def test_how_many_trains_on_more_and_more_and_says_what_each_step_gains(walk, tm
     ]
 
 
-def test_the_papers_table_has_ours_beside_theirs_and_doubts_where_they_are_due(walk, tmp_path):
+def test_the_papers_table_has_ours_beside_theirs_and_doubts_where_they_are_due(
+    walk, tmp_path
+):
     models = "UserLM-1b=trained:mine mine-too=prompted:some/model"
     printed, calls = walk("table1_perplexity/run.sh", "--limit", "7", MODELS=models)
     assert check(calls) == ["import", "intents", *["ppl"] * 4]
@@ -305,12 +347,18 @@ def logs_of_the_small_models(folder):
     for split in ("train", "valid", "test"):
         wanted = [(name, 2) for name in names] + [(name, 160) for name in unseen]
         rows = [
-            Conversation(f"{name} {split}-{i}", said(TALK), meta={"source": f"{name} (copy)"})
+            Conversation(
+                f"{name} {split}-{i}", said(TALK), meta={"source": f"{name} (copy)"}
+            )
             for name, count in wanted
             for i in range(count)
         ]
         rows.append(Conversation("rude", said(rude), meta={"source": names[0]}))
-        rows.append(Conversation("rated", said(TALK), meta={"source": names[0], "toxicity": 0.4}))
+        rows.append(
+            Conversation(
+                "rated", said(TALK), meta={"source": names[0], "toxicity": 0.4}
+            )
+        )
         write_conversations(folder / f"{split}.jsonl", rows)
 
 
@@ -337,18 +385,23 @@ def test_the_small_models_learn_what_licences_allow_and_nothing_toxic(tmp_path):
 
     for side in ("user", "assistant", "both"):
         assert not {c.id for c in read(f"{side}/train")} & {"rude", "rated"}
-        assert not [c for c in read(f"{side}/train") if c.id.startswith(("ShareGPT", "TREC"))]
+        assert not [
+            c for c in read(f"{side}/train") if c.id.startswith(("ShareGPT", "TREC"))
+        ]
     # What the models of Chatbot Arena answered is context for a user, and learned by nobody.
     whole = [c for c in arena("user/train") if "told" not in c.id]
     assert [len(c.turns) for c in whole] == [4, 4]
     # First turns to assistants stand there twice more, each with words of it as its intent; "there"
     # says nothing.
-    assert [(c.turns[0].text, len(c.turns), c.ended) for c in arena("user/train")[2:]] == [
-        ("hi there", 1, False)
-    ] * 4
+    assert [
+        (c.turns[0].text, len(c.turns), c.ended) for c in arena("user/train")[2:]
+    ] == [("hi there", 1, False)] * 4
     assert all(c.intent.endswith(" hi.") for c in arena("user/train")[2:])
     assert arena("assistant/train") == []
-    assert [[turn.role for turn in c.turns] for c in arena("both/train")] == [["user"], ["user"]]
+    assert [[turn.role for turn in c.turns] for c in arena("both/train")] == [
+        ["user"],
+        ["user"],
+    ]
     # The trees of OASST that were put together again are too noisy to measure on.
     assert not [c for c in read("people/test") if c.id.startswith("OpenAssistant")]
     assert len(read("people/test")) == 6

@@ -49,7 +49,11 @@ LOG = [{"step": 1, "loss": 7.25}, {"step": 2, "loss": 6.5}, {"step": 3, "loss": 
 
 
 def write(
-    root: Path, name: str, verb: str, results: dict[str, Any], **lines: list[dict[str, Any]]
+    root: Path,
+    name: str,
+    verb: str,
+    results: dict[str, Any],
+    **lines: list[dict[str, Any]],
 ) -> Path:
     """A finished run: its line files are named without their suffix."""
     folder = root / name
@@ -70,7 +74,9 @@ def write(
     }
     (folder / "run.json").write_text(json.dumps(manifest))
     for file, rows in lines.items():
-        (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / f"{file}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 
@@ -98,11 +104,21 @@ def folders(root: Path) -> list[Path]:
     }
     f1 = measured(41.5, 30.25, 52.75, name="termination F1", better="higher", unit="%")
     silent = measured(
-        None, None, None, name="termination AUROC", n=0, missing=2, better="higher", why="no P(end)"
+        None,
+        None,
+        None,
+        name="termination AUROC",
+        n=0,
+        missing=2,
+        better="higher",
+        why="no P(end)",
     )
-    words = measured(12.125, 10.5, 13.75, name="words per turn", better="neither", unit="words")
+    words = measured(
+        12.125, 10.5, 13.75, name="words per turn", better="neither", unit="words"
+    )
     scores = [
-        score_line("sim", "termination AUROC", MeasureRow(k, "p", None, "no P(end)")) for k in "ab"
+        score_line("sim", "termination AUROC", MeasureRow(k, "p", None, "no P(end)"))
+        for k in "ab"
     ]
     ppl = [
         score_line("with intent", "perplexity", row)
@@ -136,21 +152,31 @@ def folders(root: Path) -> list[Path]:
         write(root, "import", "import", {"counts": counts}, conversations=[log]),
         write(root, "clean", "clean", {"counts": counts}, test=[log]),
         write(
-            root, "intents", "intents", {"counts": {"in": 9, "out": 9}, "leakage": 0.5}, test=[log]
+            root,
+            "intents",
+            "intents",
+            {"counts": {"in": 9, "out": 9}, "leakage": 0.5},
+            test=[log],
         ),
         write(root, "train", "train", trained, log=LOG),
         write(root, "ppl", "ppl", columns, scores=ppl),
         write(root, "respond", "respond", stops, conversations=[said, answer]),
         write(root, "sim", "simulate", stops, conversations=[TALK]),
         write(
-            root, "score", "score", {"sim": [f1, silent, words], "human": [words]}, scores=scores
+            root,
+            "score",
+            "score",
+            {"sim": [f1, silent, words], "human": [words]},
+            scores=scores,
         ),
     ]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Finished]:
-    return [finished.read_run(folder) for folder in folders(tmp_path_factory.mktemp("runs"))]
+    return [
+        finished.read_run(folder) for folder in folders(tmp_path_factory.mktemp("runs"))
+    ]
 
 
 def html_page(runs: Sequence[Finished]) -> str:
@@ -250,7 +276,9 @@ def test_a_strip_draws_value_interval_and_people_on_its_scale() -> None:
 
 def test_bars_have_the_height_of_their_share_and_tell_it_in_words() -> None:
     # 3 of 4 are 75 %: on a scale to 100 % from pixel 126 up to 16, that is 82.5 high, from 43.5
-    drawn = charts.draw(report.histogram("sim", "turns", ("0", "1"), (25, 75), (100, 0), 100))
+    drawn = charts.draw(
+        report.histogram("sim", "turns", ("0", "1"), (25, 75), (100, 0), 100)
+    )
     assert 'y="43.5"' in drawn and 'height="82.5"' in drawn
     assert 'aria-label="sim, by turns. 0: 25 %, 1: 75 %"' in drawn
     outline = "M34.0 126.0L34.0 16.0L174.0 16.0L174.0 126.0L314.0 126.0L314.0 126.0"
@@ -265,7 +293,9 @@ def test_a_long_log_is_averaged_over_neighbours() -> None:
 # --- what is on the page --------------------------------------------------------------------------
 
 
-def test_every_number_on_the_page_stands_in_a_file_of_the_runs(runs: list[Finished]) -> None:
+def test_every_number_on_the_page_stands_in_a_file_of_the_runs(
+    runs: list[Finished],
+) -> None:
     page = html_page(runs)
     known: set[float] = set()
 
@@ -291,7 +321,9 @@ def test_every_number_on_the_page_stands_in_a_file_of_the_runs(runs: list[Finish
         assert value in values
 
 
-def test_the_same_runs_give_the_same_page_and_reading_changes_nothing(tmp_path: Path) -> None:
+def test_the_same_runs_give_the_same_page_and_reading_changes_nothing(
+    tmp_path: Path,
+) -> None:
     made = folders(tmp_path)
     before = {
         path: (path.read_bytes(), path.stat().st_mtime_ns)
@@ -309,7 +341,9 @@ def test_the_same_runs_give_the_same_page_and_reading_changes_nothing(tmp_path: 
     assert after == before
 
 
-def test_any_mix_of_runs_gives_a_page_with_just_their_sections(runs: list[Finished]) -> None:
+def test_any_mix_of_runs_gives_a_page_with_just_their_sections(
+    runs: list[Finished],
+) -> None:
     sections = {
         "figures": {"ppl", "score"},
         "training": {"train"},
@@ -332,28 +366,40 @@ def test_any_mix_of_runs_gives_a_page_with_just_their_sections(runs: list[Finish
 
 def test_two_runs_with_one_folder_name_are_told_apart(tmp_path: Path) -> None:
     stops = {"stops": {"end": 1}}
-    made = [write(tmp_path / side, "sim", "simulate", stops, conversations=[TALK]) for side in "ab"]
+    made = [
+        write(tmp_path / side, "sim", "simulate", stops, conversations=[TALK])
+        for side in "ab"
+    ]
     page = html_page([finished.read_run(folder) for folder in made])
     assert "sim (2)" in page
 
 
-def test_an_equal_human_row_is_shown_once_and_another_under_its_own_name(tmp_path: Path) -> None:
-    human, other = ([measured(value, 1.0, 2.0, name="words per turn")] for value in (1.5, 1.75))
+def test_an_equal_human_row_is_shown_once_and_another_under_its_own_name(
+    tmp_path: Path,
+) -> None:
+    human, other = (
+        [measured(value, 1.0, 2.0, name="words per turn")] for value in (1.5, 1.75)
+    )
     first = write(tmp_path, "s1", "score", {"sim": human, "human": human}, scores=[])
     same = write(tmp_path, "s2", "score", {"sim2": human, "human": human}, scores=[])
     differs = write(tmp_path, "s3", "score", {"human": other}, scores=[])
     runs = [finished.read_run(folder) for folder in (first, same, differs)]
-    labels = [column.label for column in measures.columns_of(runs, measures.colours_of(runs))]
+    labels = [
+        column.label for column in measures.columns_of(runs, measures.colours_of(runs))
+    ]
     assert labels == ["sim", "sim2", "human", "human (s3)"]
 
 
 def test_stubs_are_labelled_wherever_their_figures_stand(runs: list[Finished]) -> None:
     page = html_page(runs)
     assert '<span class="badge">assistant: clarifier</span> in sim' in page
-    assert '<span class="badge">intents: extractive</span> in intents, sim' in page.replace(
-        "clean, ", ""
+    assert (
+        '<span class="badge">intents: extractive</span> in intents, sim'
+        in page.replace("clean, ", "")
     )
-    assert '<span class="badge">clarifier stub</span>' in page  # beside the column of the score
+    assert (
+        '<span class="badge">clarifier stub</span>' in page
+    )  # beside the column of the score
     assert '<span class="badge">clarifier, a stub</span>' in page  # beside the turn
     assert "Without a model" in markdown_page(runs)
     models = [run for run in runs if run.verb in ("train", "ppl")]
@@ -361,22 +407,34 @@ def test_stubs_are_labelled_wherever_their_figures_stand(runs: list[Finished]) -
 
 
 def test_variants_of_perplexity_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
-    results = {"with intent": [measured(8.5, 8.0, 9.0), measured(9.5, 9.0, 9.75, name="x: y")]}
+    results = {
+        "with intent": [measured(8.5, 8.0, 9.0), measured(9.5, 9.0, 9.75, name="x: y")]
+    }
     runs = [finished.read_run(write(tmp_path, "ppl", "ppl", results, scores=[]))]
     page, text = html_page(runs), markdown_page(runs)
     assert page.count('<div class="panel">') == 1, "the variant has no panel"
-    folded = page.partition("<summary>Variants of perplexity</summary>")[2].partition("</details>")
+    folded = page.partition("<summary>Variants of perplexity</summary>")[2].partition(
+        "</details>"
+    )
     assert '<data value="9.5">' in folded[0] and '<data value="9.5">' not in folded[2]
     assert '<data value="8.5">' not in folded[0]
-    assert "### Variants of perplexity" in text and "| `x: y` ↓ | 9.50 (9.00 to 9.75)" in text
+    assert (
+        "### Variants of perplexity" in text
+        and "| `x: y` ↓ | 9.50 (9.00 to 9.75)" in text
+    )
 
 
 def test_what_was_not_measured_is_listed_with_its_reasons(runs: list[Finished]) -> None:
     page, text = html_page(runs), markdown_page(runs)
-    assert "not measured: no P(end)" in page and "<span>no intent&nbsp;<b>1</b></span>" in page
+    assert (
+        "not measured: no P(end)" in page
+        and "<span>no intent&nbsp;<b>1</b></span>" in page
+    )
     columns = measures.columns_of(runs, measures.colours_of(runs))
     panels = {panel.title.text: panel for panel in measures.panels(columns)}
-    assert [row.strip for row in panels["termination AUROC"].rows] == [None], "nothing is drawn"
+    assert [row.strip for row in panels["termination AUROC"].rows] == [None], (
+        "nothing is drawn"
+    )
     assert "| `score · sim` | `termination AUROC` | 2 | `no P(end)` 2 |" in text
     assert "| `ppl · with intent` | `perplexity` | 1 | `no intent` 1 |" in text
 
@@ -396,11 +454,16 @@ def test_a_transcript_shows_what_is_known_about_each_turn_and_nothing_about_the_
         'P(end) <data value="0.0123">0.012</data>' in page
         and 'P(end) <data value="0.75">0.750</data>' in page
     )
-    assert "**user 1**; P(end) `0.012`; `2 empty drafts before`; `cut at the token limit`" in text
+    assert (
+        "**user 1**; P(end) `0.012`; `2 empty drafts before`; `cut at the token limit`"
+        in text
+    )
     assert "Atlantis" not in page and "Atlantis" not in text
 
 
-def test_only_the_first_conversations_are_shown_and_the_page_says_so(tmp_path: Path) -> None:
+def test_only_the_first_conversations_are_shown_and_the_page_says_so(
+    tmp_path: Path,
+) -> None:
     talks = [TALK | {"id": f"talk-{i}"} for i in range(finished.TRANSCRIPTS + 5)]
     run = finished.read_run(
         write(tmp_path, "sim", "simulate", {"stops": {"end": 25}}, conversations=talks)
@@ -411,7 +474,9 @@ def test_only_the_first_conversations_are_shown_and_the_page_says_so(tmp_path: P
     assert "3 of 25." in markdown_page([run])
 
 
-def test_turns_that_were_given_are_marked_and_not_counted_as_simulated(tmp_path: Path) -> None:
+def test_turns_that_were_given_are_marked_and_not_counted_as_simulated(
+    tmp_path: Path,
+) -> None:
     folder = write(
         tmp_path,
         "sim",
@@ -432,7 +497,11 @@ def test_failed_conversations_have_no_length_and_are_counted(tmp_path: Path) -> 
     run = finished.read_run(
         write(tmp_path, "sim", "simulate", {"stops": {}}, conversations=[TALK, failed])
     )
-    assert run.lengths is not None and sum(run.lengths.turns) == 1 and len(run.lengths.failed) == 1
+    assert (
+        run.lengths is not None
+        and sum(run.lengths.turns) == 1
+        and len(run.lengths.failed) == 1
+    )
     assert "1 that failed have no known length" in html_page([run])
 
 
@@ -441,17 +510,29 @@ def test_the_manifest_holds_options_inputs_prompts_and_versions(
 ) -> None:
     run = runs[6]
     prompted = Finished(
-        **{**vars(run), "manifest": {**run.manifest, "prompts": {"user_first.md": "beef01"}}}
+        **{
+            **vars(run),
+            "manifest": {**run.manifest, "prompts": {"user_first.md": "beef01"}},
+        }
     )
     page = html_page([prompted])
-    for value in ("c0ffee", "beef01", "user_first.md", "abc1234", "3.11.7", "x86_64, 2 cores"):
+    for value in (
+        "c0ffee",
+        "beef01",
+        "user_first.md",
+        "abc1234",
+        "3.11.7",
+        "x86_64, 2 cores",
+    ):
         assert value in page
     assert "none recorded" in html_page([run])
 
 
 def test_a_value_that_is_no_number_is_shown_as_not_measured(tmp_path: Path) -> None:
     results = {"human": [measured(float("nan"), None, float("inf"))]}
-    page = html_page([finished.read_run(write(tmp_path, "score", "score", results, scores=[]))])
+    page = html_page(
+        [finished.read_run(write(tmp_path, "score", "score", results, scores=[]))]
+    )
     assert "not measured" in page and "nan" not in page.partition("</style>")[2]
 
 
@@ -460,7 +541,11 @@ def test_a_value_that_is_no_number_is_shown_as_not_measured(tmp_path: Path) -> N
 
 def leaving(above: float | None, *shares: float) -> dict[str, Any]:
     return {"threshold": above} | dict(
-        zip(("premature", "missed", "end_rate", "f1", "low", "high"), shares, strict=True)
+        zip(
+            ("premature", "missed", "end_rate", "f1", "low", "high"),
+            shares,
+            strict=True,
+        )
     )
 
 
@@ -481,11 +566,21 @@ TUNED: dict[str, Any] = {
         "f1": [50.0, 50.0, 50.0, 61.0, 0.0, 0.0],
     },
     "ece": 0.125,
-    "bins": [{"n": 617, "p_end": 0.0001, "ended": 0.25}, {"n": 617, "p_end": 0.75, "ended": 0.5}],
+    "bins": [
+        {"n": 617, "p_end": 0.0001, "ended": 0.25},
+        {"n": 617, "p_end": 0.75, "ended": 0.5},
+    ],
     "user": "trained:m",
     "note": "made with --end-threshold 0.25, so 'now' is that threshold",
 }
-SILENT = {"n": 0, "missing": 9, "why": "no P(end)", "best": None, "user": "prompted:m", "note": ""}
+SILENT = {
+    "n": 0,
+    "missing": 9,
+    "why": "no P(end)",
+    "best": None,
+    "user": "prompted:m",
+    "note": "",
+}
 GUARDED = {
     "turns": 40,
     "drafts": 50,
@@ -525,12 +620,16 @@ def test_a_threshold_sweep_draws_both_curves_where_they_move_and_marks_what_is_s
         assert mark in drawn, mark
     assert re.findall(r">(0\.[0-9]+)</text>", drawn) == ["0.5", "0.1", "0.9"]
     assert (
-        "now: 10 % and 90 %; best F1 (0.5): 21 % and 33 %; equal rate (0.9): 1 % and 98 %" in drawn
+        "now: 10 % and 90 %; best F1 (0.5): 21 % and 33 %; equal rate (0.9): 1 % and 98 %"
+        in drawn
     )
 
 
 def test_a_curve_that_never_moves_is_drawn_all_the_same(tmp_path: Path) -> None:
-    curve = {key: [0.25, 0.75] if key == "threshold" else [20.0, 20.0] for key in TUNED["sweep"]}
+    curve = {
+        key: [0.25, 0.75] if key == "threshold" else [20.0, 20.0]
+        for key in TUNED["sweep"]
+    }
     run = scored(tmp_path, {"asked": TUNED | {"equal": TUNED["best"], "sweep": curve}})
     # Around the one suggestion, .5, from an e-th of its odds to e times those.
     assert thresholds.domain(run.endings["asked"]) == (-1, 1)
@@ -555,7 +654,21 @@ def test_the_figures_of_leaving_are_those_of_the_file_on_the_page_and_in_the_mar
 ) -> None:
     run = scored(tmp_path, {"asked": TUNED, "silent": SILENT})
     page, text = html_page([run]), markdown_page([run])
-    for share in (10.0, 90.0, 8.0, 12.5, 5.25, 20.5, 21.0, 33.0, 60.5, 65.5, 98.0, 4.5, 37.55):
+    for share in (
+        10.0,
+        90.0,
+        8.0,
+        12.5,
+        5.25,
+        20.5,
+        21.0,
+        33.0,
+        60.5,
+        65.5,
+        98.0,
+        4.5,
+        37.55,
+    ):
         assert f'<data value="{share}">{share:.1f}</data>' in page
     told = " ".join("".join(Reader(page).text).split())
     assert (
@@ -568,7 +681,9 @@ def test_the_figures_of_leaving_are_those_of_the_file_on_the_page_and_in_the_mar
     assert "1,234 turns of 77 people (5 more have no P(end)), who ended the" in text
     assert "the conversation at 37.5 % of them." in text
     assert "| now |  | 10.0 % | 90.0 % | 8.0 % | 12.5 % (5.2 to 20.5) |" in text
-    assert "| best F1 | 0.5 | 21.0 % | 33.0 % | 40.0 % | 60.5 % (55.2 to 65.5) |" in text
+    assert (
+        "| best F1 | 0.5 | 21.0 % | 33.0 % | 40.0 % | 60.5 % (55.2 to 65.5) |" in text
+    )
     assert "| --end-threshold | 0.01 | 0.1 | 0.5 | 0.9 | 0.99 |" in text
     assert "| missed end | 0.0 % | 0.0 % | 30.0 % | 100.0 % | 100.0 % |" in text
     assert "| 617 | `<0.001` | 0.250 |" in text
@@ -578,16 +693,23 @@ def test_the_figures_of_leaving_are_those_of_the_file_on_the_page_and_in_the_mar
 def test_endings_of_two_scores_are_told_apart_and_shown_once(tmp_path: Path) -> None:
     first, same = (scored(tmp_path, {"asked": TUNED}, name) for name in ("s1", "s2"))
     other = scored(tmp_path, {"asked": TUNED | {"n": 9}}, "s3")
-    assert [group.title.text for group in thresholds.section([first, same, other], {}).blocks] == [
+    assert [
+        group.title.text
+        for group in thresholds.section([first, same, other], {}).blocks
+    ] == [
         "asked",
         "asked (s3)",
     ]
 
 
-def test_older_results_have_no_endings_and_perhaps_a_run_of_that_name(tmp_path: Path) -> None:
+def test_older_results_have_no_endings_and_perhaps_a_run_of_that_name(
+    tmp_path: Path,
+) -> None:
     words = [measured(12.125, 10.5, 13.75, name="words per turn")]
     older = finished.read_run(write(tmp_path, "s1", "score", {"sim": words}, scores=[]))
-    named = finished.read_run(write(tmp_path, "s2", "score", {"endings": words}, scores=[]))
+    named = finished.read_run(
+        write(tmp_path, "s2", "score", {"endings": words}, scores=[])
+    )
     assert (list(older.columns), list(named.columns)) == (["sim"], ["endings"])
     page = html_page([older, named])
     assert (
@@ -597,24 +719,36 @@ def test_older_results_have_no_endings_and_perhaps_a_run_of_that_name(tmp_path: 
     )
 
 
-def test_the_rates_of_a_guard_are_shown_for_each_run_that_has_them(tmp_path: Path) -> None:
+def test_the_rates_of_a_guard_are_shown_for_each_run_that_has_them(
+    tmp_path: Path,
+) -> None:
     stops = {"stops": {"end": 1}}
     guarded = write(
-        tmp_path, "guarded", "simulate", stops | {"guard": GUARDED}, conversations=[TALK]
+        tmp_path,
+        "guarded",
+        "simulate",
+        stops | {"guard": GUARDED},
+        conversations=[TALK],
     )
-    open_ = write(tmp_path, "open", "respond", stops | {"guard": None}, conversations=[TALK])
+    open_ = write(
+        tmp_path, "open", "respond", stops | {"guard": None}, conversations=[TALK]
+    )
     runs = [finished.read_run(folder) for folder in (guarded, open_)]
     page, text = html_page(runs), markdown_page(runs)
     section = " ".join(
         "".join(
-            Reader(page.partition('<section id="guard">')[2].partition("</section>")[0]).text
+            Reader(
+                page.partition('<section id="guard">')[2].partition("</section>")[0]
+            ).text
         ).split()
     )
     # 50 drafts for 40 turns are 1.25 each; 6, 2 and 1 of 40 are 15, 5 and 2.5 %
     assert "guardedsimulate 40 1.25 50 in all 15.0 % 6 5.0 % 2 2.5 % 1".replace(
         " ", ""
     ) in section.replace(" ", "")
-    assert "too long 7; echo 3" in section.replace("\xa0", " ") and "open" not in section
+    assert (
+        "too long 7; echo 3" in section.replace("\xa0", " ") and "open" not in section
+    )
     assert (
         "| `guarded` (simulate) | 40 | 1.25 (50 in all) | 15.0 % (6) | 5.0 % (2) | 2.5 % (1) | "
         "`too long` 7, `echo` 3 |"
@@ -622,7 +756,10 @@ def test_the_rates_of_a_guard_are_shown_for_each_run_that_has_them(tmp_path: Pat
 
 
 def test_rejected_drafts_stand_beside_their_turn(tmp_path: Path) -> None:
-    rejected = [{"text": "<b>no", "why": ["too long", "echo"]}, {"text": "", "why": ["empty"]}]
+    rejected = [
+        {"text": "<b>no", "why": ["too long", "echo"]},
+        {"text": "", "why": ["empty"]},
+    ]
     known = {
         "p_end": 0.5,
         "rejected": rejected,
@@ -630,10 +767,20 @@ def test_rejected_drafts_stand_beside_their_turn(tmp_path: Path) -> None:
         "truncated_tokens": 1200,
         "cut": True,
     }
-    turns = [{"role": "user", "text": "hello", "meta": known}, {"role": "assistant", "text": "ok"}]
+    turns = [
+        {"role": "user", "text": "hello", "meta": known},
+        {"role": "assistant", "text": "ok"},
+    ]
     last = {"rejected": rejected[:1], "exhausted": True, "truncated_tokens": "many"}
-    talk = TALK | {"turns": turns, "stop": "guard", "ended": False, "meta": {"end_meta": last}}
-    run = finished.read_run(write(tmp_path, "sim", "simulate", {"stops": {}}, conversations=[talk]))
+    talk = TALK | {
+        "turns": turns,
+        "stop": "guard",
+        "ended": False,
+        "meta": {"end_meta": last},
+    }
+    run = finished.read_run(
+        write(tmp_path, "sim", "simulate", {"stops": {}}, conversations=[talk])
+    )
     page, text = html_page([run]), markdown_page([run])
     assert (
         "<summary>2 drafts rejected</summary>" in page
@@ -683,7 +830,9 @@ def test_a_damaged_guard_is_named(tmp_path: Path) -> None:
     for i, guard in enumerate(
         ({"turns": 3}, GUARDED | {"why": {"echo": -1}}, GUARDED | {"kept": 0.5}, [3])
     ):
-        folder = write(tmp_path, f"sim{i}", "simulate", {"guard": guard}, conversations=[])
+        folder = write(
+            tmp_path, f"sim{i}", "simulate", {"guard": guard}, conversations=[]
+        )
         with pytest.raises(
             InputError, match=r"results.json: 'guard' is damaged .*delete that file"
         ):
@@ -692,7 +841,14 @@ def test_a_damaged_guard_is_named(tmp_path: Path) -> None:
 
 # --- the data report ------------------------------------------------------------------------------
 
-SPREAD = {"mean": 2.5, "10 %": 1.0, "50 %": 2.0, "90 %": 7.0, "99 %": 41.0, "largest": 1200.0}
+SPREAD = {
+    "mean": 2.5,
+    "10 %": 1.0,
+    "50 %": 2.0,
+    "90 %": 7.0,
+    "99 %": 41.0,
+    "largest": 1200.0,
+}
 CLEANED: dict[str, Any] = {
     "counts": {
         "dropped: language: fr": 2,
@@ -732,8 +888,18 @@ CLEANED: dict[str, Any] = {
 WRITTEN: dict[str, Any] = {
     "counts": {"in": 9, "out": 9},
     "writers": {
-        "extractive": {"n": 6, "measured": 5, "leakage": 0.375, "quartiles": [0.25, 0.5, 0.75]},
-        "m-mini": {"n": 7000, "measured": 7000, "leakage": 0.125, "quartiles": [0.0, 0.0, 0.25]},
+        "extractive": {
+            "n": 6,
+            "measured": 5,
+            "leakage": 0.375,
+            "quartiles": [0.25, 0.5, 0.75],
+        },
+        "m-mini": {
+            "n": 7000,
+            "measured": 7000,
+            "leakage": 0.125,
+            "quartiles": [0.0, 0.0, 0.25],
+        },
         "human": {"n": 1, "measured": 0, "leakage": None, "quartiles": None},
     },
     "usage": {
@@ -772,7 +938,9 @@ def drawn(table: Table, row: int) -> str:
     return "" if drawing is None else charts.draw(drawing)
 
 
-def test_survivors_are_counted_down_in_the_order_in_which_clean_asks(tmp_path: Path) -> None:
+def test_survivors_are_counted_down_in_the_order_in_which_clean_asks(
+    tmp_path: Path,
+) -> None:
     shown = tables(data_run(tmp_path, "clean", CLEANED))["Survivors"]
     assert cells(shown) == [
         ["in", "", "10", "100.0 %"],
@@ -782,7 +950,10 @@ def test_survivors_are_counted_down_in_the_order_in_which_clean_asks(tmp_path: P
         ["out", "", "4", "40.0 %"],
     ]
     toxic = drawn(shown, 2)
-    assert '<rect class="bar" width="50.00%"' in toxic and 'x="50.00%" width="20.00%"' in toxic
+    assert (
+        '<rect class="bar" width="50.00%"' in toxic
+        and 'x="50.00%" width="20.00%"' in toxic
+    )
     assert "lost" not in drawn(shown, 0)
 
 
@@ -794,8 +965,15 @@ def test_a_reason_that_is_not_known_comes_last_and_of_nothing_there_is_no_share(
         "dropped: too odd": 2,
         "dropped: near-duplicate": 1,
     }  # a count of zero is not written
-    shown = tables(data_run(tmp_path, "clean", CLEANED | {"counts": counts}))["Survivors"]
-    assert [name for name, *_ in cells(shown)] == ["in", "near-duplicate", "too odd", "out"]
+    shown = tables(data_run(tmp_path, "clean", CLEANED | {"counts": counts}))[
+        "Survivors"
+    ]
+    assert [name for name, *_ in cells(shown)] == [
+        "in",
+        "near-duplicate",
+        "too odd",
+        "out",
+    ]
     assert cells(shown)[-1] == ["out", "", "0", "0.0 %"]
     nothing = data_run(tmp_path / "empty", "clean", CLEANED | {"counts": {}})
     assert cells(tables(nothing)["Survivors"]) == [
@@ -854,33 +1032,53 @@ def test_lengths_people_and_the_template_filter_are_told_in_figures_and_words(
         and " 812 " in shown["Template filter"].note
     )
     # 8 * 41,234,567 = 329,876,536 bytes; 16,777,216 + 12,992 = 16,790,208
-    assert "16.8 MB of memory and, meanwhile, 329.9 MB on the disk" in shown["Template filter"].note
-    unknown = {"known": 0, "conversations of known people": 0, "conversations a person": None}
-    kept = CLEANED | {"people": unknown | {"share of the heaviest 1 %": None}, "ngram_table": {}}
+    assert (
+        "16.8 MB of memory and, meanwhile, 329.9 MB on the disk"
+        in shown["Template filter"].note
+    )
+    unknown = {
+        "known": 0,
+        "conversations of known people": 0,
+        "conversations a person": None,
+    }
+    kept = CLEANED | {
+        "people": unknown | {"share of the heaviest 1 %": None},
+        "ngram_table": {},
+    }
     shown = tables(data_run(tmp_path / "kept", "clean", kept))
     assert shown["People"].note.startswith("Where a log does not say who speaks")
     assert "Template filter" not in shown  # templates were kept, nothing was counted
 
 
-def test_the_ten_most_frequent_names_are_shown_and_the_rest_is_summed(tmp_path: Path) -> None:
+def test_the_ten_most_frequent_names_are_shown_and_the_rest_is_summed(
+    tmp_path: Path,
+) -> None:
     shown = tables(data_run(tmp_path, "clean", CLEANED))
     # 40 + 39 + ... + 28 = 442; the three that are left out: 30 + 29 + 28 = 87, which is 19.7 %
     rows = cells(shown["Conversations by model"])
-    assert rows[0] == ["model 00", "40", "9.0 %"] and rows[9] == ["model 09", "31", "7.0 %"]
+    assert rows[0] == ["model 00", "40", "9.0 %"] and rows[9] == [
+        "model 09",
+        "31",
+        "7.0 %",
+    ]
     assert rows[10:] == [["3 others", "87", "19.7 %"]]
     # the longest bar is that of the largest count: the others' 87; 40 / 87 = 45.98 %
     assert 'width="45.98%"' in drawn(shown["Conversations by model"], 0)
     # 1 of 3000 is 0.03 %, not 0.0 %
     assert cells(shown["Conversations by country"])[1] == ["Atlantis", "1", "0.03 %"]
     eleven = data_run(
-        tmp_path / "eleven", "clean", CLEANED | {"models": {str(i): 1 for i in range(11)}}
+        tmp_path / "eleven",
+        "clean",
+        CLEANED | {"models": {str(i): 1 for i in range(11)}},
     )
     assert (
         len(tables(eleven)["Conversations by model"].rows) == 11
     )  # "1 others" would take the same room
 
 
-def test_leakage_stands_beside_its_writer_with_what_was_paid_and_met(tmp_path: Path) -> None:
+def test_leakage_stands_beside_its_writer_with_what_was_paid_and_met(
+    tmp_path: Path,
+) -> None:
     run = data_run(tmp_path, "intents", WRITTEN)
     shown = tables(run)
     writers = shown["Leakage of intents, by writer"]
@@ -890,15 +1088,22 @@ def test_leakage_stands_beside_its_writer_with_what_was_paid_and_met(tmp_path: P
         ["human", "1", "0", "not measured", "", "", ""],
     ]
     # from 0 to 1 on pixels 6 to 314: 0.25 -> 83, 0.375 -> 121.5, 0.75 -> 237
-    assert 'cx="121.5"' in drawn(writers, 1) and "M83.0 4V12M83.0 8H237.0M237.0 4V12" in drawn(
+    assert 'cx="121.5"' in drawn(
         writers, 1
-    )
+    ) and "M83.0 4V12M83.0 8H237.0M237.0 4V12" in drawn(writers, 1)
     assert drawn(writers, 2) == ""
-    assert cells(shown["Calls"]) == [["m-mini", "7,100", "8,000,000", "not known", "$1.2346", "3"]]
+    assert cells(shown["Calls"]) == [
+        ["m-mini", "7,100", "8,000,000", "not known", "$1.2346", "3"]
+    ]
     assert cells(shown["Faults of calls"]) == [["http 429", "31"], ["timeout", "2"]]
     page, text = html_page([run]), markdown_page([run])
-    assert "Leakage is the share of a first turn’s content words" in page and "$1.2346" in page
-    assert "| `extractive, without a model` | 6 | 5 | 0.38 | 0.25 | 0.50 | 0.75 |" in text
+    assert (
+        "Leakage is the share of a first turn’s content words" in page
+        and "$1.2346" in page
+    )
+    assert (
+        "| `extractive, without a model` | 6 | 5 | 0.38 | 0.25 | 0.50 | 0.75 |" in text
+    )
     offline = data_run(
         tmp_path / "offline", "intents", {"counts": {}, "writers": WRITTEN["writers"]}
     )
@@ -906,7 +1111,12 @@ def test_leakage_stands_beside_its_writer_with_what_was_paid_and_met(tmp_path: P
 
 
 def test_one_conversation_is_shown_as_the_samples_that_it_gives(tmp_path: Path) -> None:
-    said = [("user", "rice?"), ("assistant", "Boil it."), ("user", "thx"), ("assistant", "Bye.")]
+    said = [
+        ("user", "rice?"),
+        ("assistant", "Boil it."),
+        ("user", "thx"),
+        ("assistant", "Bye."),
+    ]
     turns = [{"role": role, "text": text} for role, text in said]
     talk = {"id": "c", "turns": turns, "intent": f"{INTENT_PREFIX}cook rice."}
     talks = [talk, {**talk, "id": "shown", "ended": True}]
@@ -922,8 +1132,13 @@ def test_one_conversation_is_shown_as_the_samples_that_it_gives(tmp_path: Path) 
     assert list(finished.read_run(tmp_path / "none").tables) == []
 
 
-def test_the_page_and_the_markdown_hold_every_figure_of_the_data_report(tmp_path: Path) -> None:
-    runs = [data_run(tmp_path, "clean", CLEANED), data_run(tmp_path, "intents", WRITTEN)]
+def test_the_page_and_the_markdown_hold_every_figure_of_the_data_report(
+    tmp_path: Path,
+) -> None:
+    runs = [
+        data_run(tmp_path, "clean", CLEANED),
+        data_run(tmp_path, "intents", WRITTEN),
+    ]
     page, text = html_page(runs), markdown_page(runs)
     told = "".join(Reader(page).text)
     for run in runs:
@@ -962,7 +1177,11 @@ def test_the_page_and_the_markdown_hold_every_figure_of_the_data_report(tmp_path
         ("clean", "models", ["m"]),
         ("clean", "ngram_table", {"n-grams": 3}),
         ("intents", "writers", {"m": 3}),
-        ("intents", "writers", {"m": {"n": 3, "measured": 3, "leakage": 0.5, "quartiles": [0.5]}}),
+        (
+            "intents",
+            "writers",
+            {"m": {"n": 3, "measured": 3, "leakage": 0.5, "quartiles": [0.5]}},
+        ),
         (
             "intents",
             "writers",
@@ -986,11 +1205,17 @@ def test_a_damaged_part_of_the_data_report_is_named(
 # --- errors ---------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no folder; give the folders of finished runs"):
+def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(
+        InputError, match="is no folder; give the folders of finished runs"
+    ):
         finished.read_run(tmp_path / "nowhere")
     made = write(tmp_path, "train", "train", {}, log=[])
-    with pytest.raises(InputError, match=r"holds no run.json.*give those in it, such as .*train"):
+    with pytest.raises(
+        InputError, match=r"holds no run.json.*give those in it, such as .*train"
+    ):
         finished.read_run(tmp_path)
     (made / "results.json").unlink()
     with pytest.raises(
@@ -1017,7 +1242,9 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(tmp_path: P
         ("scores.jsonl", "{torn\n", "line 1"),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path: Path, file: str, content: str, said: str) -> None:
+def test_a_damaged_file_is_named(
+    tmp_path: Path, file: str, content: str, said: str
+) -> None:
     folder = write(tmp_path, "score", "score", {}, scores=[])
     (folder / file).write_text(content)
     with pytest.raises(InputError, match=said):
@@ -1029,7 +1256,9 @@ def test_a_missing_or_damaged_line_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"conversations.jsonl is missing"):
         finished.read_run(folder)
     (folder / "conversations.jsonl").write_text('{"id": "a"}\n')
-    with pytest.raises(InputError, match=r"conversations.jsonl, line 1: field 'turns' is missing"):
+    with pytest.raises(
+        InputError, match=r"conversations.jsonl, line 1: field 'turns' is missing"
+    ):
         finished.read_run(folder)
 
 
@@ -1082,7 +1311,12 @@ def hostile_folders(root: Path) -> list[Path]:
         for i, text in enumerate(HOSTILE)
     ]
     talks: list[dict[str, Any]] = [
-        {"id": "all", "turns": turns, "stop": "max_turns", "meta": {"error": HOSTILE[2]}}
+        {
+            "id": "all",
+            "turns": turns,
+            "stop": "max_turns",
+            "meta": {"error": HOSTILE[2]},
+        }
     ]
     talks += [
         {
@@ -1099,19 +1333,37 @@ def hostile_folders(root: Path) -> list[Path]:
     ended["guard"] = GUARDED | {"why": {text[:300]: 1 for text in HOSTILE}}
     sim = write(root, name, "simulate", ended, conversations=talks)
     endings = {
-        text[:3000]: TUNED | {"note": text[:3000], "n": i} for i, text in enumerate(HOSTILE[:4])
+        text[:3000]: TUNED | {"note": text[:3000], "n": i}
+        for i, text in enumerate(HOSTILE[:4])
     }
     endings |= {text[:3000]: SILENT | {"why": text[:3000]} for text in HOSTILE[4:]}
     manifest = json.loads((sim / "run.json").read_text())
-    manifest["options"] = {"user": HOSTILE[0], "assistant": HOSTILE[3], HOSTILE[8]: HOSTILE[1]}
+    manifest["options"] = {
+        "user": HOSTILE[0],
+        "assistant": HOSTILE[3],
+        HOSTILE[8]: HOSTILE[1],
+    }
     (sim / "run.json").write_text(json.dumps(manifest))
-    figure = measured(1.5, 1.0, 2.0, name=HOSTILE[2], unit=HOSTILE[0], better=HOSTILE[7])
+    figure = measured(
+        1.5, 1.0, 2.0, name=HOSTILE[2], unit=HOSTILE[0], better=HOSTILE[7]
+    )
     gone = measured(None, None, None, name=HOSTILE[4], n=0, why=HOSTILE[0])
-    scores = [score_line(name, HOSTILE[4], MeasureRow("k", "p", None, t[:9000])) for t in HOSTILE]
+    scores = [
+        score_line(name, HOSTILE[4], MeasureRow("k", "p", None, t[:9000]))
+        for t in HOSTILE
+    ]
     counts = {f"dropped: {text[:300]}": 1 for text in HOSTILE} | {"in": 20, "out": 5}
     names = {text[:3000]: 9 - i % 9 for i, text in enumerate(HOSTILE)}
-    cleaned = CLEANED | {"counts": counts, "languages": names, "countries": names, "models": names}
-    cleaned |= {"splits": {HOSTILE[0]: {HOSTILE[3]: 1}}, "lengths": {HOSTILE[1]: {HOSTILE[2]: 1.0}}}
+    cleaned = CLEANED | {
+        "counts": counts,
+        "languages": names,
+        "countries": names,
+        "models": names,
+    }
+    cleaned |= {
+        "splits": {HOSTILE[0]: {HOSTILE[3]: 1}},
+        "lengths": {HOSTILE[1]: {HOSTILE[2]: 1.0}},
+    }
     writer = WRITTEN["writers"]["extractive"]
     written = WRITTEN | {
         "writers": dict.fromkeys(names, writer),
@@ -1129,19 +1381,24 @@ def hostile_folders(root: Path) -> list[Path]:
         ),
         write(root, "clean", "clean", cleaned, test=talks[:1]),
         write(root, "intents", "intents", written, test=talks[:1]),
-        write(root, name + "2", "train", {"loss": 1.0, "steps": 2, "samples": 3}, log=LOG),
+        write(
+            root, name + "2", "train", {"loss": 1.0, "steps": 2, "samples": 3}, log=LOG
+        ),
     ]
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> list[Finished]:
     return [
-        finished.read_run(folder) for folder in hostile_folders(tmp_path_factory.mktemp("hostile"))
+        finished.read_run(folder)
+        for folder in hostile_folders(tmp_path_factory.mktemp("hostile"))
     ]
 
 
 def test_odd_characters_are_spelled_out_and_ordinary_ones_left_alone() -> None:
-    assert formats.plain("a\u202eb\x00\x00\x00\tc\r\nd") == "a⟨U+202E⟩b⟨U+0000 ×3⟩\tc\nd"
+    assert (
+        formats.plain("a\u202eb\x00\x00\x00\tc\r\nd") == "a⟨U+202E⟩b⟨U+0000 ×3⟩\tc\nd"
+    )
     assert html.visible("<b>\u202e&") == '&lt;b&gt;<span class="odd">U+202E</span>&amp;'
     kept = "café שלום नमस्ते 👩\u200d🔬 العربية 日本語"
     assert formats.plain(kept) == kept
@@ -1177,13 +1434,17 @@ def test_hostile_text_adds_no_element_attribute_or_script_to_the_page(
         for name in names
         if name.startswith("on") or name in ("src", "style", "srcdoc", "action")
     }
-    assert {a["href"] for t, a in read.tags if t == "a"} <= {f"#{name}" for name in SECTIONS}
+    assert {a["href"] for t, a in read.tags if t == "a"} <= {
+        f"#{name}" for name in SECTIONS
+    }
     assert not re.search(
         "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", page
     )
     assert "{{ 7*7 }} {% raw %}" in page
     assert [a["id"] for t, a in read.tags if t == "section"] == SECTIONS
-    assert sum(attributes.get("class") == "talk" for _, attributes in read.tags) == 1 + len(HOSTILE)
+    assert sum(
+        attributes.get("class") == "talk" for _, attributes in read.tags
+    ) == 1 + len(HOSTILE)
     assert len(page) < 200_000  # two turns of a million characters are in there, cut
     assert "1,000,000 characters" in page
     assert page.rstrip().endswith("</html>")
@@ -1210,7 +1471,9 @@ def test_the_policy_lets_nothing_in_but_the_style_and_script_of_the_page(
     )
 
 
-def test_hostile_text_stays_in_the_code_of_the_markdown(hostile: list[Finished]) -> None:
+def test_hostile_text_stays_in_the_code_of_the_markdown(
+    hostile: list[Finished],
+) -> None:
     """What is left of the page without its code blocks and code spans holds none of it, and no row
     is broken."""
     text = markdown_page(hostile)
@@ -1241,7 +1504,9 @@ def test_hostile_text_stays_in_the_code_of_the_markdown(hostile: list[Finished])
 
 def dumped(page: Path, profile: Path) -> str:
     """The page's elements, after its scripts ran in a real browser."""
-    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    found = (
+        shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")
+    )
     browser = next((path for path in found if path), None)
     if browser is None:
         pytest.skip(
@@ -1268,13 +1533,17 @@ def test_nothing_in_a_transcript_runs_or_breaks_the_page_in_a_real_browser(
     assert "<title>User model report</title>" in page.read_text()
     title = read.text[[tag for tag, _ in read.tags].index("title") :]
     assert "User model report" in title and "pwned" not in read.text
-    assert not [attributes for _, attributes in read.tags if attributes.get("id") == "pwned"]
+    assert not [
+        attributes for _, attributes in read.tags if attributes.get("id") == "pwned"
+    ]
     assert not [
         tag
         for tag, _ in read.tags
         if tag in ("img", "link", "base", "iframe", "foreignobject", "animate")
     ]
-    find = next(attributes for _, attributes in read.tags if attributes.get("class") == "find")
+    find = next(
+        attributes for _, attributes in read.tags if attributes.get("class") == "find"
+    )
     assert "hidden" not in find, "the page's own script was not run"
     text = "".join(read.text)
     for payload in (*HOSTILE[:9], HOSTILE[14]):
@@ -1286,7 +1555,11 @@ def test_nothing_in_a_transcript_runs_or_breaks_the_page_in_a_real_browser(
 
 def test_the_check_in_the_browser_would_see_a_script_that_runs(tmp_path: Path) -> None:
     page = tmp_path / "open.html"
-    page.write_text(f"<!doctype html><title>t</title><body>{HOSTILE[2]}", encoding="utf-8")
+    page.write_text(
+        f"<!doctype html><title>t</title><body>{HOSTILE[2]}", encoding="utf-8"
+    )
     read = Reader(dumped(page, tmp_path / "profile"))
-    assert [attributes for _, attributes in read.tags if attributes.get("id") == "pwned"]
+    assert [
+        attributes for _, attributes in read.tags if attributes.get("id") == "pwned"
+    ]
     assert "pwned" in read.text

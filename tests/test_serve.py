@@ -36,7 +36,9 @@ from userlm.users import PromptedUser, ReplayUser, TrainedUser
 command = importlib.import_module("userlm.commands.serve")
 
 ROME = INTENT_PREFIX + "plan a trip to Rome."
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "serving.md").read_text(
+    encoding="utf-8"
+)
 
 
 class Served:
@@ -52,7 +54,9 @@ class Served:
             **{"base_url": self.url, "api_key": "none", "max_retries": 0, **options}
         )
 
-    def ask(self, messages=({"role": "system", "content": ROME},), client=None, **options):
+    def ask(
+        self, messages=({"role": "system", "content": ROME},), client=None, **options
+    ):
         create = (client or self._client).chat.completions.create
         return create(**{"model": "user", "messages": list(messages), **options})
 
@@ -60,7 +64,9 @@ class Served:
         """Status, headers and body of any request at all."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request(method, path, data, {"Content-Type": "application/json", **headers})
+        connection.request(
+            method, path, data, {"Content-Type": "application/json", **headers}
+        )
         answer = connection.getresponse()
         text = answer.read().decode()
         connection.close()
@@ -70,13 +76,20 @@ class Served:
 @contextmanager
 def serving(user, **config):
     served = create_app(user, ServerConfig(**config))
-    with socket.create_server(("127.0.0.1", 0)) as listening, running(served, listening):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        running(served, listening),
+    ):
         yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", served)
 
 
 def trained(tiny, max_tokens=8, **options):
     return TrainedUser(
-        tiny, tiny.template(), tiny.context_length, Sampling(max_tokens=max_tokens), **options
+        tiny,
+        tiny.template(),
+        tiny.context_length,
+        Sampling(max_tokens=max_tokens),
+        **options,
     )
 
 
@@ -100,7 +113,9 @@ def say(*texts, first="user"):
 def streamed(chunks):
     """Content, the last chunk that has a choice, and all chunks."""
     chunks = list(chunks)
-    content = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    content = "".join(
+        chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices
+    )
     return content, [chunk for chunk in chunks if chunk.choices][-1], chunks
 
 
@@ -143,7 +158,10 @@ def test_a_client_holds_a_conversation_and_sees_its_end(script, stream, swapped)
         assert known["intent"] == ROME
         if ended:
             break
-        messages += [{"role": theirs, "content": content}, {"role": mine, "content": "And then?"}]
+        messages += [
+            {"role": theirs, "content": content},
+            {"role": mine, "content": "And then?"},
+        ]
     assert said == [("plan a trip please", False), ("in may", False), ("", True)]
 
 
@@ -163,7 +181,11 @@ def test_a_greeting_may_come_first_in_either_form():
 
 
 def test_the_same_seed_draws_the_same_and_the_first_choice_whatever_their_number(small):
-    one, three, again = small.ask(seed=5), small.ask(seed=5, n=3), small.ask(seed=5, n=3)
+    one, three, again = (
+        small.ask(seed=5),
+        small.ask(seed=5, n=3),
+        small.ask(seed=5, n=3),
+    )
     texts = [choice.message.content for choice in three.choices]
     assert [choice.index for choice in three.choices] == [0, 1, 2]
     assert texts == [choice.message.content for choice in again.choices]
@@ -177,12 +199,21 @@ def test_the_same_seed_draws_the_same_and_the_first_choice_whatever_their_number
 
 def test_the_seed_of_the_server_is_that_of_requests_without(tiny):
     with serving(trained(tiny), seed=5) as server:
-        assert server.ask().choices == server.ask(seed=5).choices != server.ask(seed=6).choices
+        assert (
+            server.ask().choices
+            == server.ask(seed=5).choices
+            != server.ask(seed=6).choices
+        )
 
 
 def test_temperature_and_top_p_reach_the_draw(small):
-    greedy = {small.ask(temperature=0, seed=seed).choices[0].message.content for seed in range(3)}
-    narrow = {small.ask(top_p=0, seed=seed).choices[0].message.content for seed in range(3)}
+    greedy = {
+        small.ask(temperature=0, seed=seed).choices[0].message.content
+        for seed in range(3)
+    }
+    narrow = {
+        small.ask(top_p=0, seed=seed).choices[0].message.content for seed in range(3)
+    }
     assert greedy == narrow and len(greedy) == 1
 
 
@@ -193,11 +224,16 @@ def test_a_turn_that_is_cut_at_max_tokens_says_length_and_usage_counts(small):
         assert answer.usage.completion_tokens == 2 and answer.usage.prompt_tokens > 10
         assert answer.usage.total_tokens == answer.usage.prompt_tokens + 2
     three = small.ask(seed=1, max_tokens=2, n=3).usage
-    assert three.completion_tokens == 6 and three.prompt_tokens == 3 * answer.usage.prompt_tokens
+    assert (
+        three.completion_tokens == 6
+        and three.prompt_tokens == 3 * answer.usage.prompt_tokens
+    )
     assert not answer.userlm["notes"]
 
 
-def test_more_tokens_than_leave_room_for_the_conversation_are_not_given_and_it_is_noted(tiny):
+def test_more_tokens_than_leave_room_for_the_conversation_are_not_given_and_it_is_noted(
+    tiny,
+):
     asked = read(
         {
             "model": "user",
@@ -218,7 +254,10 @@ def test_stop_texts_cut_the_words(script):
         "plan a",
         "stop",
     )
-    assert script.ask(stop="nothing like it").choices[0].message.content == "plan a trip please"
+    assert (
+        script.ask(stop="nothing like it").choices[0].message.content
+        == "plan a trip please"
+    )
 
 
 def test_chunks_are_those_of_the_api_with_the_usage_last_when_asked_for(small):
@@ -227,7 +266,9 @@ def test_chunks_are_those_of_the_api_with_the_usage_last_when_asked_for(small):
         small.ask(seed=4, n=2, stream=True, stream_options={"include_usage": True})
     )
     for i in (0, 1):
-        mine = [chunk.choices[0] for chunk in chunks[:-1] if chunk.choices[0].index == i]
+        mine = [
+            chunk.choices[0] for chunk in chunks[:-1] if chunk.choices[0].index == i
+        ]
         assert [choice.delta.role for choice in mine] == ["assistant", None, None]
         assert mine[1].delta.content == whole.choices[i].message.content
         assert [choice.finish_reason for choice in mine] == [
@@ -256,12 +297,16 @@ def test_no_answer_waits_for_a_receipt_of_its_first_half(script):
 
 
 def test_words_travel_as_they_are_and_no_client_takes_them_for_the_end_of_a_line():
-    odd = "two\nlines\r\n, \u2028 a separator, \x85, \x0b, 訳して 🙂 \ud83d, data: [DONE]"
+    odd = (
+        "two\nlines\r\n, \u2028 a separator, \x85, \x0b, 訳して 🙂 \ud83d, data: [DONE]"
+    )
     with serving(Script([odd])) as server:
         whole = odd.replace("\ud83d", "\ufffd")
         assert server.ask().choices[0].message.content == whole
         assert streamed(server.ask(stream=True))[0] == whole
-        _, _, raw = server.post({"model": "user", "messages": [{"role": "system", "content": "x"}]})
+        _, _, raw = server.post(
+            {"model": "user", "messages": [{"role": "system", "content": "x"}]}
+        )
         assert "訳して" in raw and not {"\u2028", "\x85"} & set(raw)
 
 
@@ -285,7 +330,10 @@ def test_a_leaving_user_says_the_stop_phrase_after_the_last_words_or_alone():
             0.75,
             "end",
         )
-        assert (alone.choices[0].message.content, alone.userlm["p_end"]) == ("[end]", None)
+        assert (alone.choices[0].message.content, alone.userlm["p_end"]) == (
+            "[end]",
+            None,
+        )
         assert streamed(server.ask(stream=True))[0] == "never mind, bye\n[end]"
     with serving(Leaves()) as server:
         assert server.ask().choices[0].message.content == "never mind, bye"
@@ -302,8 +350,13 @@ def test_a_user_who_says_the_stop_phrase_without_leaving_has_not_left_and_it_is_
 def test_nobody_is_there_to_go_on_after_the_end(last):
     with pytest.raises(RequestError) as refused:
         read_messages(say("hi", "Hello!", last, "Bye."), "auto", "[end]")
-    assert (refused.value.code, refused.value.param) == ("conversation_over", "messages[2].content")
-    assert "messages[2]" in str(refused.value) and "--guard no-end" in str(refused.value)
+    assert (refused.value.code, refused.value.param) == (
+        "conversation_over",
+        "messages[2].content",
+    )
+    assert "messages[2]" in str(refused.value) and "--guard no-end" in str(
+        refused.value
+    )
 
 
 def test_p_end_above_a_threshold_ends_the_conversation_of_a_model(tiny):
@@ -320,7 +373,9 @@ def test_what_the_guard_did_is_told(tiny):
         kept = server.ask(seed=1)
     assert kept.userlm["rejected"] == 2 and kept.userlm["violates"] == ["too long"]
     assert kept.choices[0].finish_reason == "length"
-    with serving(replace(long, guard=Guard(max_words=0, tries=3, exhausted="stop"))) as server:
+    with serving(
+        replace(long, guard=Guard(max_words=0, tries=3, exhausted="stop"))
+    ) as server:
         none = server.ask(seed=1)
     assert (none.userlm["rejected"], none.userlm["stop"], none.userlm["ended"]) == (
         3,
@@ -338,22 +393,31 @@ def test_what_the_guard_did_is_told(tiny):
 
 def test_roles_that_are_set_must_fit_and_the_error_says_what_to_do(script):
     log, swapped = say("hi", "Hello!"), say("hi", "Hello!", first="assistant")
-    assert script.ask(log, extra_body={"userlm": {"roles": "log"}}).userlm["roles"] == "log"
+    assert (
+        script.ask(log, extra_body={"userlm": {"roles": "log"}}).userlm["roles"]
+        == "log"
+    )
     assert (
         script.ask(swapped, extra_body={"userlm": {"roles": "swapped"}}).userlm["roles"]
         == "swapped"
     )
-    for messages, roles, other in ((log, "swapped", "log"), (swapped, "log", "swapped")):
+    for messages, roles, other in (
+        (log, "swapped", "log"),
+        (swapped, "log", "swapped"),
+    ):
         with pytest.raises(openai.BadRequestError) as error:
             script.ask(messages, extra_body={"userlm": {"roles": roles}})
         assert error.value.param == "messages[1].role"
-        assert "messages[1]" in str(error.value) and f"userlm.roles to '{other}'" in str(
+        assert "messages[1]" in str(
             error.value
-        )
+        ) and f"userlm.roles to '{other}'" in str(error.value)
     with serving(Script(["x"]), roles="swapped") as server:
         with pytest.raises(openai.BadRequestError, match="simulated user"):
             server.ask(log)
-        assert server.ask(log, extra_body={"userlm": {"roles": "log"}}).userlm["roles"] == "log"
+        assert (
+            server.ask(log, extra_body={"userlm": {"roles": "log"}}).userlm["roles"]
+            == "log"
+        )
 
 
 def test_neighbours_of_one_side_are_joined_and_it_is_noted():
@@ -384,7 +448,9 @@ def test_contents_may_come_in_parts_and_a_refusal_is_what_the_assistant_said():
 
 
 LONG = "Play a customer. Be brief.\n\n"
-ROME_ON_LINES = ROME.replace("age model", "age\n   model").replace("trip to", "trip\nto")
+ROME_ON_LINES = ROME.replace("age model", "age\n   model").replace(
+    "trip to", "trip\nto"
+)
 FIX_A_BUG = INTENT_PREFIX + "fix e.g. a v2.5 bug."
 
 
@@ -467,13 +533,19 @@ def test_a_text_far_beyond_the_trained_range_warns_and_says_how_to_send_the_inte
     small, script, tiny
 ):
     long = "You are a customer of a shop. " * 11  # 77 words
-    for server, warned in ((small, 1), (script, 0)):  # a script does not go by its intent
+    for server, warned in (
+        (small, 1),
+        (script, 0),
+    ):  # a script does not go by its intent
         for messages in (
             [{"role": "system", "content": long}],
             [{"role": "developer", "content": long}],
         ):
             notes = server.ask(messages).userlm["notes"]
-            assert sum("77 words" in note and INTENT_PREFIX in note for note in notes) == warned
+            assert (
+                sum("77 words" in note and INTENT_PREFIX in note for note in notes)
+                == warned
+            )
     short = small.ask(
         [{"role": "system", "content": long}], extra_body={"userlm": {"intent": ROME}}
     )
@@ -481,7 +553,8 @@ def test_a_text_far_beyond_the_trained_range_warns_and_says_how_to_send_the_inte
         "words" in note for note in short.userlm["notes"]
     )
     profiled = replace(
-        trained(tiny), template=replace(tiny.template(), system_text="This is who you are: {}")
+        trained(tiny),
+        template=replace(tiny.template(), system_text="This is who you are: {}"),
     )
     body = {"model": "user", "messages": [{"role": "system", "content": long}]}
     assert read(body, profiled, ServerConfig()).notes == ()  # a profile is long
@@ -505,7 +578,9 @@ def test_a_replayed_person_is_found_by_the_id_of_the_request():
     with serving(ReplayUser({"c7": log})) as server:
         found = server.ask(say("hi", "Hello!"), extra_body={"userlm": {"id": "c7"}})
         assert found.choices[0].message.content == "bye"
-        with pytest.raises(openai.InternalServerError, match="holds no conversation") as error:
+        with pytest.raises(
+            openai.InternalServerError, match="holds no conversation"
+        ) as error:
             server.ask(say("hi", "Hello!"))
         assert error.value.status_code == 503
 
@@ -524,7 +599,10 @@ def test_text_never_becomes_a_control_token(tiny):
         plain = server.ask(say("a", "b"), extra_body={"userlm": {"intent": "c"}})
         server.ask(say(marks, marks), extra_body={"userlm": {"intent": marks}})
     assert plain.choices[0].message.content == "fine"
-    control = template.stop_ids | {template.headers["user"][0], template.headers["user"][-1]}
+    control = template.stop_ids | {
+        template.headers["user"][0],
+        template.headers["user"][-1],
+    }
     first, second = ([token for token in ids if token in control] for ids in asked)
     assert first == second and first.count(template.close) == 3
 
@@ -541,7 +619,11 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
         ({"messages": "hi"}, "messages", "is 'hi'; it should be a valid list"),
         ({"messages": None}, "messages", "is None; it should be a valid list"),
         ({"messages": ["hi"]}, "messages[0]", "is 'hi'; it should be an object"),
-        ({"messages": [{"content": "hi"}]}, "messages[0].role", "is missing; it should be given"),
+        (
+            {"messages": [{"content": "hi"}]},
+            "messages[0].role",
+            "is missing; it should be given",
+        ),
         (
             {"messages": [*say("a", "b"), {"role": "bot", "content": "c"}]},
             "messages[2].role",
@@ -573,7 +655,14 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
             "is 'hi'; it should be an object",
         ),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image_url", "image_url": {}}],
+                    }
+                ]
+            },
             "messages[0].content[0].type",
             "is 'image_url'; it should be 'text'",
         ),
@@ -591,11 +680,23 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
         ({"n": 1.5}, "n", "is 1.5; it should be a valid integer"),
         ({"temperature": 1e9}, "temperature", "should be less than or equal to 2"),
         ({"temperature": -1}, "temperature", "should be greater than or equal to 0"),
-        ({"temperature": "hot"}, "temperature", "is 'hot'; it should be a valid number"),
-        ({"temperature": False}, "temperature", "is False; it should be a valid number"),
+        (
+            {"temperature": "hot"},
+            "temperature",
+            "is 'hot'; it should be a valid number",
+        ),
+        (
+            {"temperature": False},
+            "temperature",
+            "is False; it should be a valid number",
+        ),
         ({"top_p": 1.1}, "top_p", "is 1.1; it should be less than or equal to 1"),
         ({"top_p": {}}, "top_p", "is {}; it should be a valid number"),
-        ({"max_tokens": 0}, "max_tokens", "is 0; it should be greater than or equal to 1"),
+        (
+            {"max_tokens": 0},
+            "max_tokens",
+            "is 0; it should be greater than or equal to 1",
+        ),
         ({"max_completion_tokens": -3}, "max_completion_tokens", "is -3"),
         ({"seed": 2**70}, "seed", f"should be less than or equal to {2**64 - 1}"),
         ({"seed": "a"}, "seed", "is 'a'; it should be a valid integer"),
@@ -619,13 +720,19 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
             "userlm.roles",
             "should be 'auto', 'log' or 'swapped'",
         ),
-        ({"userlm": {"intent": 4}}, "userlm.intent", "is 4; it should be a valid string"),
+        (
+            {"userlm": {"intent": 4}},
+            "userlm.intent",
+            "is 4; it should be a valid string",
+        ),
         ({"userlm": {"id": []}}, "userlm.id", "is []; it should be a valid string"),
     ],
 )
 def test_bad_input_is_a_400_that_names_the_field(script, small, change, param, words):
     for server in (script, small):
-        status, _, text = server.post({"model": "user", "messages": say("a", "b"), **change})
+        status, _, text = server.post(
+            {"model": "user", "messages": say("a", "b"), **change}
+        )
         error = json.loads(text)["error"]
         assert status == 400
         assert (error["type"], error["param"]) == ("invalid_request_error", param)
@@ -667,10 +774,14 @@ def test_a_million_wrong_items_cost_no_more_than_one(script):
     )
     for change in wrong:
         begun = time.perf_counter()
-        status, _, text = script.post({"model": "user", "messages": say("a", "b"), **change})
+        status, _, text = script.post(
+            {"model": "user", "messages": say("a", "b"), **change}
+        )
         message = json.loads(text)["error"]["message"]
         assert status == 400 and "it should" in message and len(message) < 300
-        assert time.perf_counter() - begun < 6  # 8 to 20 s, if each of them were reported
+        assert (
+            time.perf_counter() - begun < 6
+        )  # 8 to 20 s, if each of them were reported
 
 
 def test_what_a_request_is_can_be_read_without_loading_a_model():
@@ -690,7 +801,9 @@ def test_lone_surrogates_and_long_texts_do_no_harm(small):
     )
     status, _, text = small.post(half.encode())
     known = json.loads(text)["userlm"]
-    assert status == 200 and known["intent"] == "\ufffd" and known["ignored"] == ["\ufffd"]
+    assert (
+        status == 200 and known["intent"] == "\ufffd" and known["ignored"] == ["\ufffd"]
+    )
     status, _, text = small.post(
         {"model": "user", "messages": say("hi " * 50_000, "yes " * 50_000)}
     )
@@ -713,7 +826,10 @@ def test_another_model_another_path_and_another_method_are_told_what_there_is(sc
     assert (error.value.code, error.value.param) == ("model_not_found", "model")
     for path in ("/chat/completions", "/v1/completions", "/"):
         status, _, text = script.post({}, path)
-        assert status == 404 and "/v1/chat/completions" in json.loads(text)["error"]["message"]
+        assert (
+            status == 404
+            and "/v1/chat/completions" in json.loads(text)["error"]["message"]
+        )
     status, headers, text = script.post({}, method="GET")
     assert (
         status == 405
@@ -722,7 +838,11 @@ def test_another_model_another_path_and_another_method_are_told_what_there_is(sc
     )
     assert [model.id for model in script.client().models.list()] == ["user"]
     status, _, text = script.post(b"", "/health", "GET")
-    assert status == 200 and json.loads(text) == {"status": "ok", "in_flight": 0, "room": 288}
+    assert status == 200 and json.loads(text) == {
+        "status": "ok",
+        "in_flight": 0,
+        "room": 288,
+    }
 
 
 def test_a_page_in_a_browser_cannot_send_what_is_answered(script):
@@ -748,7 +868,9 @@ def test_fields_that_mean_nothing_here_are_ignored_and_named(script, small):
         "tools": [],
     }
     more |= {"presence_penalty": 0, "temperature": 0.5}
-    played, scripted = (server.ask(seed=2, **more).userlm["ignored"] for server in (small, script))
+    played, scripted = (
+        server.ask(seed=2, **more).userlm["ignored"] for server in (small, script)
+    )
     assert played == ["frequency_penalty", "logprobs", "response_format"]
     assert scripted == [*played, "seed", "temperature"]
 
@@ -786,7 +908,9 @@ def test_a_full_queue_sends_away_with_retry_after_and_openai_comes_back():
         until(lambda: user.begun == 1)
         second = threads.submit(server.ask)
         until(lambda: server.pool.in_flight == 2)
-        status, headers, text = server.post({"model": "user", "messages": say("a", "b")})
+        status, headers, text = server.post(
+            {"model": "user", "messages": say("a", "b")}
+        )
         assert (status, headers["Retry-After"]) == (429, "1")
         assert json.loads(text)["error"] | {"message": ""} == {
             "message": "", "type": "rate_limit_error", "param": None, "code": "queue_full",
@@ -797,9 +921,9 @@ def test_a_full_queue_sends_away_with_retry_after_and_openai_comes_back():
         with pytest.raises(openai.RateLimitError):
             server.ask(n=2)
         user.gate.set()
-        assert [one.result().choices[0].message.content for one in (first, second, patient)] == [
-            "at last"
-        ] * 3
+        assert [
+            one.result().choices[0].message.content for one in (first, second, patient)
+        ] == ["at last"] * 3
         assert server.pool.in_flight == 0
 
 
@@ -810,9 +934,14 @@ def test_a_caller_who_goes_away_gives_up_its_place_and_harms_nobody(capfd):
     with serving(user, batch=1, queue=4) as server, ThreadPoolExecutor(2) as threads:
         first = threads.submit(server.ask)
         until(lambda: user.begun == 1)
-        for part in (len(body), len(body) // 2):  # having asked, and in the middle of it
+        for part in (
+            len(body),
+            len(body) // 2,
+        ):  # having asked, and in the middle of it
             caller = socket.create_connection(("127.0.0.1", server.port))
-            caller.sendall(head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:part])
+            caller.sendall(
+                head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:part]
+            )
             if part == len(body):
                 until(lambda: server.pool.in_flight == 2)
             caller.close()
@@ -822,7 +951,9 @@ def test_a_caller_who_goes_away_gives_up_its_place_and_harms_nobody(capfd):
         assert server.ask().choices and user.begun == 2
         user.gate.clear()
         with socket.create_connection(("127.0.0.1", server.port)) as caller:
-            caller.sendall(head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            caller.sendall(
+                head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+            )
             until(lambda: user.begun == 3)
         for _ in range(3):  # nor does the server wait for a draw that nobody wants
             assert server.post(b"", "/health", "GET")[0] == 200
@@ -846,7 +977,9 @@ def test_sixty_four_clients_at_once_each_get_their_own_answer(tiny):
 
     with serving(Echo(), batch=8) as server, ThreadPoolExecutor(64) as threads:
         client = server.client()
-        assert list(threads.map(lambda i: talk(server, client, i), range(64))) == list(range(64))
+        assert list(threads.map(lambda i: talk(server, client, i), range(64))) == list(
+            range(64)
+        )
     with serving(trained(tiny, 2)) as server, ThreadPoolExecutor(64) as threads:
         client = server.client()
         answers = threads.map(lambda i: server.ask(client=client, seed=i), range(64))
@@ -869,14 +1002,27 @@ class Fails:
 
 
 @pytest.mark.parametrize(
-    "given", [None, "", "Bearer", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x", "Bearer \xfc"]
+    "given",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer wrong",
+        f"Basic {KEY}",
+        f"Bearer {KEY}x",
+        "Bearer \xfc",
+    ],
 )
 def test_without_the_key_nobody_is_answered(given):
     with serving(Script(["hi"]), key=KEY) as server:
         headers = {} if given is None else {"Authorization": given}
         for path, method in (("/v1/chat/completions", "POST"), ("/v1/models", "GET")):
             status, sent, text = server.post(b"{}", path, method, **headers)
-            assert status == 401 and sent["WWW-Authenticate"] == "Bearer" and KEY not in text
+            assert (
+                status == 401
+                and sent["WWW-Authenticate"] == "Bearer"
+                and KEY not in text
+            )
             assert json.loads(text)["error"]["code"] == "invalid_api_key"
 
 
@@ -932,7 +1078,16 @@ def test_at_the_end_who_waits_is_told_and_who_is_being_answered_is_answered():
 def test_the_command_serves_until_ctrl_c_and_never_shows_the_key(tmp_path):
     (tmp_path / "lines.txt").write_text("plan a trip\n", encoding="utf-8")
     run = subprocess.Popen(
-        [sys.executable, "-m", "userlm", "serve", "--user", "script:lines.txt", "--port", "0"],
+        [
+            sys.executable,
+            "-m",
+            "userlm",
+            "serve",
+            "--user",
+            "script:lines.txt",
+            "--port",
+            "0",
+        ],
         cwd=tmp_path,
         env={**os.environ, command.KEY: KEY},
         stderr=subprocess.PIPE,
@@ -947,13 +1102,18 @@ def test_the_command_serves_until_ctrl_c_and_never_shows_the_key(tmp_path):
         answer = client.chat.completions.create(
             model=model.id, messages=[{"role": "system", "content": ROME}]
         )
-        assert (model.id, answer.choices[0].message.content) == ("lines.txt", "plan a trip")
+        assert (model.id, answer.choices[0].message.content) == (
+            "lines.txt",
+            "plan a trip",
+        )
         run.send_signal(signal.SIGINT)
         out, err = run.communicate(timeout=20)
     finally:
         run.kill()
     assert run.returncode == 0 and not out
-    assert "warning" not in line + err and KEY not in line + err and "Traceback" not in err
+    assert (
+        "warning" not in line + err and KEY not in line + err and "Traceback" not in err
+    )
 
 
 def test_a_port_that_is_taken_is_a_clear_error(tmp_path):
@@ -963,7 +1123,9 @@ def test_a_port_that_is_taken_is_a_clear_error(tmp_path):
         with pytest.raises(InputError, match=f"--port {port}: .*in use.*--port 0"):
             command.serve(f"script:{tmp_path / 'lines.txt'}", port=port)
     with pytest.raises(InputError, match="--host"):
-        command.serve(f"script:{tmp_path / 'lines.txt'}", host="no.such.host.invalid", port=0)
+        command.serve(
+            f"script:{tmp_path / 'lines.txt'}", host="no.such.host.invalid", port=0
+        )
 
 
 @pytest.mark.parametrize(
@@ -984,7 +1146,9 @@ def test_listening_to_everybody_without_a_key_warns(
     at_once(monkeypatch)
     command.serve(f"script:{tmp_path / 'lines.txt'}", host=host)
     shown = capsys.readouterr().err
-    assert ("warning" in shown) is warned and (command.KEY in shown) is (warned or bool(key))
+    assert ("warning" in shown) is warned and (command.KEY in shown) is (
+        warned or bool(key)
+    )
     assert ("[::]:" in shown) is (host == "::") and KEY not in shown
 
 
@@ -1019,7 +1183,7 @@ def test_a_command_that_cannot_work_says_why(options, words, tmp_path):
 
 def test_a_key_that_is_none_is_refused_unseen(monkeypatch):
     monkeypatch.setenv(command.KEY, "s\x07cret")
-    with pytest.raises(InputError, match="set it anew") as error:
+    with pytest.raises(InputError, match="set it again") as error:
         command.serve("script:nothing", port=0)
     assert "cret" not in str(error.value)
 
@@ -1030,16 +1194,20 @@ def test_a_key_that_is_none_is_refused_unseen(monkeypatch):
 @pytest.fixture(scope="module")
 def page(tiny):
     with serving(trained(tiny), model_name="UserLM-8b") as server:
-        yield lambda block: block.replace("http://127.0.0.1:8765/v1", server.url).replace(
-            "http://127.0.0.1:8765", server.url.removesuffix("/v1")
-        )
+        yield lambda block: block.replace(
+            "http://127.0.0.1:8765/v1", server.url
+        ).replace("http://127.0.0.1:8765", server.url.removesuffix("/v1"))
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
 def test_the_python_of_the_page_runs(block, page, capsys):
     exec(page(block), {"__name__": "__main__"})
     shown = capsys.readouterr().out
-    assert shown.startswith("user: ") or "ended: False" in shown or shown == f"swapped - {FRIDAY}\n"
+    assert (
+        shown.startswith("user: ")
+        or "ended: False" in shown
+        or shown == f"swapped - {FRIDAY}\n"
+    )
 
 
 FRIDAY = INTENT_PREFIX + "move a flight to Friday."
@@ -1050,13 +1218,24 @@ def test_the_shell_of_the_page_runs(block, page, monkeypatch):
     if block.startswith("userlm serve"):
         given = []
         at_once(monkeypatch)
-        monkeypatch.setattr(address, "user", lambda at, **_: given.append(at) or Script(["hi"]))
+        monkeypatch.setattr(
+            address, "user", lambda at, **_: given.append(at) or Script(["hi"])
+        )
         done = CliRunner().invoke(cli.app, block.split()[1:])
         assert done.exit_code == 0 and given == ["trained:microsoft/UserLM-8b"]
-        assert 'base_url="http://127.0.0.1:' in done.stderr and 'model="UserLM-8b"' in done.stderr
+        assert (
+            'base_url="http://127.0.0.1:' in done.stderr
+            and 'model="UserLM-8b"' in done.stderr
+        )
     elif shutil.which("curl"):
         done = subprocess.run(
-            ["bash", "-e", "-c", page(block)], capture_output=True, text=True, timeout=60
+            ["bash", "-e", "-c", page(block)],
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
-        assert '"roles":"log"' in done.stdout and '"data":[{"id":"UserLM-8b"' in done.stdout
+        assert (
+            '"roles":"log"' in done.stdout
+            and '"data":[{"id":"UserLM-8b"' in done.stdout
+        )
         assert '"status":"ok"' in done.stdout

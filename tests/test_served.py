@@ -31,7 +31,9 @@ def template(tiny):
 
 @pytest.fixture(scope="module")
 def ids(template):
-    return prompt(Conversation("a", intent="sort a list").say("sort").say("How?"), template)
+    return prompt(
+        Conversation("a", intent="sort a list").say("sort").say("How?"), template
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +55,15 @@ def server(tiny, template, ids, first):
             {plan: 3, thanks: 3, template.close: 1},
         ]
         behind = len(before) - len(ids)
-        for id, weight in (weights[max(behind, 0)] if behind < 2 else {template.close: 1}).items():
+        for id, weight in (
+            weights[max(behind, 0)] if behind < 2 else {template.close: 1}
+        ).items():
             values[id] = math.log(weight)
         return values
 
-    return lambda **options: serving(continuing(logits, tiny.tokenizer.decode, **options))
+    return lambda **options: serving(
+        continuing(logits, tiny.tokenizer.decode, **options)
+    )
 
 
 @pytest.fixture
@@ -69,7 +75,8 @@ def asked(template):
 
 def served_model(served, tiny, **options):
     return ServedModel(
-        EndpointModel("m", served.url, KEY, **{"pause": 0.001, **options}), tiny.tokenizer
+        EndpointModel("m", served.url, KEY, **{"pause": 0.001, **options}),
+        tiny.tokenizer,
     )
 
 
@@ -91,7 +98,10 @@ def test_a_trained_user_says_there_what_it_says_here(tiny, template):
     )
     prefixes = [replace(log, turns=log.turns[:n]) for n in (0, 2, 4)]
     greedy = Sampling(temperature=0, max_tokens=8)
-    with torch.inference_mode(), serving(continuing(logits, tiny.tokenizer.decode)) as served:
+    with (
+        torch.inference_mode(),
+        serving(continuing(logits, tiny.tokenizer.decode)) as served,
+    ):
         for guard in (Guard(), Guard(first_words=("how",), no_end=True, tries=1)):
             users = [
                 TrainedUser(it, template, 256, greedy, guard=guard)
@@ -100,7 +110,9 @@ def test_a_trained_user_says_there_what_it_says_here(tiny, template):
             for prefix in prefixes:
                 here, there = (user.reply(prefix) for user in users)
                 assert (there.text, there.stop) == (here.text, here.stop)
-                assert there.meta["p_end"] == pytest.approx(here.meta["p_end"], rel=1e-4)
+                assert there.meta["p_end"] == pytest.approx(
+                    here.meta["p_end"], rel=1e-4
+                )
                 assert there.meta.get("cut") == here.meta.get("cut")
         assert prompt(prefixes[1], template) in [
             tuple(body.get("prompt", ())) for body in served.bodies
@@ -113,7 +125,8 @@ def test_nothing_is_left_to_the_generation_config_of_the_server(
     with server() as served:
         model = served_model(served, tiny)
         model.complete(
-            ids, replace(asked, temperature=0.7, top_p=0.9, banned_ids=frozenset(first[:2]))
+            ids,
+            replace(asked, temperature=0.7, top_p=0.9, banned_ids=frozenset(first[:2])),
         )
     body = served.bodies[ASK]
     wanted = {
@@ -136,7 +149,9 @@ def test_nothing_is_left_to_the_generation_config_of_the_server(
     assert {name: body[name] for name in wanted} == wanted
 
 
-def test_the_stop_id_and_the_usage_come_with_the_text(server, tiny, asked, ids, template, first):
+def test_the_stop_id_and_the_usage_come_with_the_text(
+    server, tiny, asked, ids, template, first
+):
     with server() as served:
         model = served_model(served, tiny)
         left = model.complete(ids, replace(asked, banned_ids=frozenset(first)))
@@ -152,7 +167,10 @@ def test_the_stop_id_and_the_usage_come_with_the_text(server, tiny, asked, ids, 
         closed = model.complete(
             ids, replace(asked, banned_ids=frozenset((*first[1:], template.end)))
         )
-        assert closed.text == "plan" * (closed.tokens_out - 1) and closed.stop_id == template.close
+        assert (
+            closed.text == "plan" * (closed.tokens_out - 1)
+            and closed.stop_id == template.close
+        )
         assert model.notes == ()
 
 
@@ -167,7 +185,9 @@ def test_p_end_is_that_of_before_all_bans_whatever_else_the_server_lacks(
         model = served_model(served, tiny)
         for bans in (frozenset(), frozenset((asked.end_id, first[0]))):
             for temperature in (0, 0.3, 1):
-                out = model.complete(ids, replace(asked, banned_ids=bans, temperature=temperature))
+                out = model.complete(
+                    ids, replace(asked, banned_ids=bans, temperature=temperature)
+                )
                 assert out.p_end == pytest.approx(1 / 4, rel=1e-6)
                 assert out.stop_id is not None
         calls = len(served.bodies) - ASK
@@ -175,15 +195,22 @@ def test_p_end_is_that_of_before_all_bans_whatever_else_the_server_lacks(
         assert 6 <= calls <= 12 if again else calls == 6
 
 
-def test_the_end_is_taken_at_a_probability_and_not_sampled_below_it(server, tiny, asked, ids):
+def test_the_end_is_taken_at_a_probability_and_not_sampled_below_it(
+    server, tiny, asked, ids
+):
     """P(end) is 1/4."""
     with server() as served:
         model = served_model(served, tiny)
         out = model.complete(ids, replace(asked, end_threshold=0.24))
-        assert (out.text, out.stop_id, out.p_end) == ("", asked.end_id, pytest.approx(1 / 4))
+        assert (out.text, out.stop_id, out.p_end) == (
+            "",
+            asked.end_id,
+            pytest.approx(1 / 4),
+        )
         assert (out.tokens_in, out.tokens_out) == (len(ids), 1)
         drawn = [
-            model.complete(ids, replace(asked, end_threshold=0.26, seed=seed)) for seed in range(40)
+            model.complete(ids, replace(asked, end_threshold=0.26, seed=seed))
+            for seed in range(40)
         ]
     assert all(out.text and out.stop_id != asked.end_id for out in drawn)
     assert all(out.p_end == pytest.approx(1 / 4) for out in drawn)
@@ -201,13 +228,16 @@ def test_a_ban_at_the_first_position_leaves_the_later_ones_alone(
     tokens it is in the hundreds.
     """
     plan = first[0]
-    sampling = replace(asked, banned_first=frozenset((plan, template.end)), max_tokens=2)
+    sampling = replace(
+        asked, banned_first=frozenset((plan, template.end)), max_tokens=2
+    )
     with server() as served:
         model = served_model(served, tiny)
         with ThreadPoolExecutor(8) as pool:
             drawn = Counter(
                 pool.map(
-                    lambda seed: model.complete(ids, replace(sampling, seed=seed)).text, range(350)
+                    lambda seed: model.complete(ids, replace(sampling, seed=seed)).text,
+                    range(350),
                 )
             )
         again = Counter(
@@ -216,11 +246,16 @@ def test_a_ban_at_the_first_position_leaves_the_later_ones_alone(
         assert again == Counter(
             model.complete(ids, replace(sampling, seed=seed)).text for seed in range(20)
         )
-    expected = {begun + then: 75 for begun in ("thanks", "how") for then in ("plan", "thanks")}
+    expected = {
+        begun + then: 75 for begun in ("thanks", "how") for then in ("plan", "thanks")
+    }
     expected |= {"thanks": 25, "how": 25}
     assert {body["max_tokens"] for body in served.bodies[ASK:]} == {1}
     assert drawn.keys() == expected.keys()
-    assert sum((drawn[text] - count) ** 2 / count for text, count in expected.items()) < 20.5
+    assert (
+        sum((drawn[text] - count) ** 2 / count for text, count in expected.items())
+        < 20.5
+    )
 
 
 def test_top_p_counts_what_a_ban_leaves(server, tiny, asked, ids, first, template):
@@ -229,8 +264,12 @@ def test_top_p_counts_what_a_ban_leaves(server, tiny, asked, ids, first, templat
         model = served_model(served, tiny)
 
         def begun(*banned):
-            bans = replace(asked, top_p=0.6, max_tokens=1, banned_first=frozenset(banned))
-            return {model.complete(ids, replace(bans, seed=seed)).text for seed in range(30)}
+            bans = replace(
+                asked, top_p=0.6, max_tokens=1, banned_first=frozenset(banned)
+            )
+            return {
+                model.complete(ids, replace(bans, seed=seed)).text for seed in range(30)
+            }
 
         assert begun(first[0], template.end) == {"thanks", "how"}
         assert begun(*first[:2], template.end) == {"how"}
@@ -269,8 +308,14 @@ def test_no_added_token_is_in_the_text(tiny, template, ids, first, asked):
             {"lacks": ("stop_token_ids",)},
             r"made to sample the end token \(5\) .*did not stop there",
         ),
-        ({"lacks": ("logit_bias",)}, r"made to sample the end token \(5\) .*did not stop there"),
-        ({"lacks": ("return_token_ids", "stop_reason")}, "does not say which token ended"),
+        (
+            {"lacks": ("logit_bias",)},
+            r"made to sample the end token \(5\) .*did not stop there",
+        ),
+        (
+            {"lacks": ("return_token_ids", "stop_reason")},
+            "does not say which token ended",
+        ),
         (
             {"lacks": ("return_token_ids", "ignore_eos"), "eos": 5},
             "does not say which token ended",
@@ -286,7 +331,9 @@ def test_a_server_that_cannot_be_held_right_is_refused_before_anything_is_sample
 ):
     with server(**options) as served:
         model = served_model(served, tiny)
-        with pytest.raises(InputError, match=f"m: not usable as a trained user: .*{said}"):
+        with pytest.raises(
+            InputError, match=f"m: not usable as a trained user: .*{said}"
+        ):
             model.complete(ids * 2, asked)
     assert all(body.get("max_tokens", 1) == 1 for body in served.bodies)
 
@@ -307,7 +354,10 @@ def test_a_server_that_only_chats_is_refused(tiny, asked, ids):
             {"refuses": ("logprobs",)},
             "the server gives no log-probabilities, so P(end) is unknown",
         ),
-        ({"lacks": ("logprobs",)}, "the server gives no log-probabilities, so P(end) is unknown"),
+        (
+            {"lacks": ("logprobs",)},
+            "the server gives no log-probabilities, so P(end) is unknown",
+        ),
         (
             {"processed": True},
             "the server's log-probabilities are those after a ban, so P(end) is unknown; "
@@ -322,7 +372,9 @@ def test_an_unknown_p_end_is_none_and_said(server, tiny, asked, ids, options, no
         out = model.complete(ids, asked)
         assert out.p_end is None and out.stop_id is not None
         assert model.notes == (note,)
-        with pytest.raises(InputError, match=re.escape(f"--end-threshold goes by P(end): {note}")):
+        with pytest.raises(
+            InputError, match=re.escape(f"--end-threshold goes by P(end): {note}")
+        ):
             model.complete(ids, replace(asked, end_threshold=0.5))
 
 
@@ -332,9 +384,14 @@ def test_without_token_ids_nothing_is_banned_at_the_first_position_alone(
     with server(lacks=("return_token_ids",)) as served:
         model = served_model(served, tiny)
         assert model.complete(
-            ids, replace(asked, banned_first=frozenset(first[:1]), banned_ids=frozenset(first))
+            ids,
+            replace(
+                asked, banned_first=frozenset(first[:1]), banned_ids=frozenset(first)
+            ),
         )
-        assert model.notes == ("the server returns no token ids, so turns are taken from its text",)
+        assert model.notes == (
+            "the server returns no token ids, so turns are taken from its text",
+        )
         for more in ({"banned_first": frozenset(first)}, {"end_threshold": 0.5}):
             with pytest.raises(InputError, match=r"m: .*first position only.*0\.10\.2"):
                 model.complete(ids, replace(asked, **more))
@@ -374,7 +431,9 @@ def test_what_the_server_offers_is_found_out_once(server, tiny, asked, ids):
 # --- context lengths and faults -------------------------------------------------------------------
 
 
-def test_the_context_length_is_what_the_server_says_and_bounds_the_tokens(server, tiny, asked, ids):
+def test_the_context_length_is_what_the_server_says_and_bounds_the_tokens(
+    server, tiny, asked, ids
+):
     with server(context_length=len(ids) + 2) as served:
         model = served_model(served, tiny)
         assert model.context_length() == len(ids) + 2
@@ -383,7 +442,8 @@ def test_the_context_length_is_what_the_server_says_and_bounds_the_tokens(server
         calls = len(served.bodies)
         for more in (2, 3):
             with pytest.raises(
-                ModelError, match=f"{len(ids) + more} tokens do not fit the server's context length"
+                ModelError,
+                match=f"{len(ids) + more} tokens do not fit the server's context length",
             ) as caught:
                 model.complete([*ids, *ids[:more]], asked)
             assert (caught.value.reason, caught.value.permanent) == ("too long", False)
@@ -408,10 +468,20 @@ def broken_at(reply, faults):
 
 
 def test_a_server_that_goes_away_and_comes_back_says_the_same(server, tiny, asked, ids):
-    aborted = {"choices": [{"index": 0, "text": "so", "finish_reason": "abort"}], "usage": None}
+    aborted = {
+        "choices": [{"index": 0, "text": "so", "finish_reason": "abort"}],
+        "usage": None,
+    }
     faults = dict(
         enumerate(
-            [error(503), error(429), CUT, Said(body="{not"), Said(body=[]), Said(body=aborted)]
+            [
+                error(503),
+                error(429),
+                CUT,
+                Said(body="{not"),
+                Said(body=[]),
+                Said(body=aborted),
+            ]
         )
     )
     with server() as served:
@@ -420,7 +490,12 @@ def test_a_server_that_goes_away_and_comes_back_says_the_same(server, tiny, aske
         served.requests.clear()
         served.reply = broken_at(reply, faults)
         out = served_model(served, tiny, retries=6).complete(ids, asked)
-    assert out.faults == ("server error", "rate limited", "connection cut", *["broken answer"] * 3)
+    assert out.faults == (
+        "server error",
+        "rate limited",
+        "connection cut",
+        *["broken answer"] * 3,
+    )
     assert out.possibly_billed == 4
     assert replace(out, faults=(), possibly_billed=0) == undisturbed
 
@@ -433,7 +508,9 @@ def test_a_turn_that_fails_half_way_tells_of_the_call_that_was_answered(
         served.reply = broken_at(served.reply, {0: error(429), 2: CUT, 3: error(500)})
         model = served_model(served, tiny, retries=1)
         with pytest.raises(ModelError) as caught:
-            model.complete(ids, replace(asked, banned_first=frozenset((*first[:2], asked.end_id))))
+            model.complete(
+                ids, replace(asked, banned_first=frozenset((*first[:2], asked.end_id)))
+            )
     assert caught.value.faults == ("rate limited", "connection cut", "server error")
     assert (caught.value.reason, caught.value.possibly_billed) == ("server error", 2)
 

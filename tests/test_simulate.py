@@ -16,7 +16,9 @@ class Says:
     lines: list
 
     def reply(self, conversation):
-        mine = [turn for turn in conversation.turns if turn.role == conversation.next_role]
+        mine = [
+            turn for turn in conversation.turns if turn.role == conversation.next_role
+        ]
         line = self.lines[min(len(mine), len(self.lines) - 1)]
         return line if isinstance(line, Reply) else Reply(line)
 
@@ -33,7 +35,11 @@ def test_they_take_turns_until_the_user_leaves():
         ("user", "more"),
         ("assistant", "two"),
     ]
-    assert (over.stop, over.ended, over.meta["end_meta"]) == ("end", True, {"p_end": 0.7})
+    assert (over.stop, over.ended, over.meta["end_meta"]) == (
+        "end",
+        True,
+        {"p_end": 0.7},
+    )
 
 
 def test_words_and_a_stop_that_come_together_are_said_first():
@@ -51,7 +57,9 @@ def test_the_cap_counts_user_turns_and_the_last_one_is_answered():
 
 
 def test_it_goes_on_from_what_was_said_before():
-    over = converse(Says(["1", "2", "3"]), ECHO, Conversation("a").say("1"), max_turns=2)
+    over = converse(
+        Says(["1", "2", "3"]), ECHO, Conversation("a").say("1"), max_turns=2
+    )
     assert [turn.text for turn in over.turns] == ["1", "mm", "2", "mm"]
 
 
@@ -90,9 +98,15 @@ def test_a_model_that_fails_ends_its_conversation_and_no_other():
 
     over = {
         c.id: c
-        for c in simulate(Says(["x"]), Fails(), [Conversation(i) for i in "abc"], max_turns=1)
+        for c in simulate(
+            Says(["x"]), Fails(), [Conversation(i) for i in "abc"], max_turns=1
+        )
     }
-    assert (over["b"].stop, over["b"].meta["error"], len(over["b"].turns)) == ("error", "down", 1)
+    assert (over["b"].stop, over["b"].meta["error"], len(over["b"].turns)) == (
+        "error",
+        "down",
+        1,
+    )
     assert over["a"].stop == over["c"].stop == "max_turns"
 
 
@@ -140,7 +154,11 @@ def test_when_nobody_listens_any_more_no_conversation_takes_another_turn():
             return Reply("x")
 
     over = simulate(
-        Waits(), Waits(), [Conversation("slow"), Conversation("quick")], max_turns=50, workers=2
+        Waits(),
+        Waits(),
+        [Conversation("slow"), Conversation("quick")],
+        max_turns=50,
+        workers=2,
     )
     assert next(over).id == "quick"
     while "slow" not in asked:

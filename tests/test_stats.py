@@ -23,7 +23,8 @@ VALUES = st.lists(st.floats(-100, 100), min_size=1, max_size=30)
 def rows(values: list[float], clusters: list[str] | None = None) -> list[MeasureRow]:
     names = clusters or [str(i) for i in range(len(values))]
     return [
-        MeasureRow(str(i), c, (v, 1.0)) for i, (v, c) in enumerate(zip(values, names, strict=True))
+        MeasureRow(str(i), c, (v, 1.0))
+        for i, (v, c) in enumerate(zip(values, names, strict=True))
     ]
 
 
@@ -50,7 +51,10 @@ def test_clusters_are_resampled_whole() -> None:
     # 10 people with 40 equal rows each carry the information of 10 rows, not of 400
     values = [float(person) for person in range(10) for _ in range(40)]
     clusters = [str(person) for person in range(10) for _ in range(40)]
-    whole, loose = measure("x", rows(values, clusters), ratio), measure("x", rows(values), ratio)
+    whole, loose = (
+        measure("x", rows(values, clusters), ratio),
+        measure("x", rows(values), ratio),
+    )
     assert (
         whole.low is not None
         and whole.high is not None
@@ -58,12 +62,17 @@ def test_clusters_are_resampled_whole() -> None:
         and loose.high is not None
     )
     # the standard errors differ by sqrt(40) = 6.3
-    assert (whole.high - whole.low) / (loose.high - loose.low) == pytest.approx(6.3, rel=0.15)
+    assert (whole.high - whole.low) / (loose.high - loose.low) == pytest.approx(
+        6.3, rel=0.15
+    )
 
 
 def test_what_could_not_be_measured_is_counted_and_changes_nothing() -> None:
     gap = MeasureRow("gap", "9", None, "no answer")
-    without, with_gap = measure("x", rows([1, 2]), ratio), measure("x", [*rows([1, 2]), gap], ratio)
+    without, with_gap = (
+        measure("x", rows([1, 2]), ratio),
+        measure("x", [*rows([1, 2]), gap], ratio),
+    )
     assert (with_gap.n, with_gap.missing) == (2, 1)
     assert (with_gap.value, with_gap.low, with_gap.high) == (
         without.value,
@@ -91,7 +100,9 @@ def test_an_f1_without_any_positive_is_no_zero() -> None:
 def test_statistics_by_hand() -> None:
     assert ratio(np.array([6.0, 4.0])) == 1.5
     assert percent(np.array([1.0, 4.0])) == 25
-    assert exp_ratio(np.array([np.log(2) * 4, 4.0])) == pytest.approx(2)  # ln 2 nats a token
+    assert exp_ratio(np.array([np.log(2) * 4, 4.0])) == pytest.approx(
+        2
+    )  # ln 2 nats a token
     assert f1_percent(np.array([2.0, 1.0, 1.0])) == pytest.approx(100 * 4 / 6)
 
 
@@ -107,22 +118,35 @@ def test_the_interval_does_not_depend_on_the_blocks_it_is_computed_in() -> None:
 
 def test_the_same_seed_gives_the_same_interval_and_another_does_not() -> None:
     values = [float(x) for x in range(30)]
-    one, two, other = (measure("x", rows(values), ratio, seed=seed) for seed in (0, 0, 1))
+    one, two, other = (
+        measure("x", rows(values), ratio, seed=seed) for seed in (0, 0, 1)
+    )
     assert (one.low, one.high) == (two.low, two.high) != (other.low, other.high)
 
 
 def test_a_difference_is_paired_over_the_clusters() -> None:
     # b = a - 1 for every person: there is no doubt about the difference, though a itself varies a
     # lot
-    a, b = measure("a", rows([5, 50, 500]), ratio), measure("b", rows([4, 49, 499]), ratio)
-    assert difference(a, b, ratio) == (pytest.approx(1), pytest.approx(1), pytest.approx(1))
+    a, b = (
+        measure("a", rows([5, 50, 500]), ratio),
+        measure("b", rows([4, 49, 499]), ratio),
+    )
+    assert difference(a, b, ratio) == (
+        pytest.approx(1),
+        pytest.approx(1),
+        pytest.approx(1),
+    )
 
 
 def test_a_difference_leaves_out_who_is_on_one_side_only() -> None:
     a = measure("a", rows([1, 2, 1000], ["p", "q", "only here"]), ratio)
     b = measure("b", rows([0, 0], ["p", "q"]), ratio)
     assert difference(a, b, ratio)[0] == 1.5
-    assert difference(a, measure("c", rows([1], ["nobody"]), ratio), ratio) == (None, None, None)
+    assert difference(a, measure("c", rows([1], ["nobody"]), ratio), ratio) == (
+        None,
+        None,
+        None,
+    )
 
 
 def test_a_difference_without_a_finite_resample_has_no_interval() -> None:
@@ -134,9 +158,14 @@ def test_a_difference_without_a_finite_resample_has_no_interval() -> None:
 
 @given(st.lists(st.floats(-10, 10), min_size=3, max_size=20))
 @settings(max_examples=50, deadline=None)
-def test_the_jackknife_of_a_mean_is_its_textbook_standard_error(values: list[float]) -> None:
+def test_the_jackknife_of_a_mean_is_its_textbook_standard_error(
+    values: list[float],
+) -> None:
     without = [float(np.mean(values[:i] + values[i + 1 :])) for i in range(len(values))]
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
+    mean, error = (
+        float(np.mean(values)),
+        float(np.std(values, ddof=1) / np.sqrt(len(values))),
+    )
     assert jackknife(mean, without) == (
         pytest.approx(mean - 1.96 * error, abs=1e-6),
         pytest.approx(mean + 1.96 * error, abs=1e-6),
@@ -158,8 +187,12 @@ def test_auroc_is_the_share_of_pairs_won_and_turns_round(
     positives: list[int], negatives: list[int]
 ) -> None:
     won = sum((p > n) + (p == n) / 2 for p in positives for n in negatives)
-    assert auroc(positives, negatives) == pytest.approx(won / len(positives) / len(negatives))
-    assert auroc(negatives, positives) == pytest.approx(1 - won / len(positives) / len(negatives))
+    assert auroc(positives, negatives) == pytest.approx(
+        won / len(positives) / len(negatives)
+    )
+    assert auroc(negatives, positives) == pytest.approx(
+        1 - won / len(positives) / len(negatives)
+    )
 
 
 def test_auroc_agrees_with_scipy() -> None:

@@ -21,7 +21,15 @@ from userlm.rows import (
     to_record,
     write_conversations,
 )
-from userlm.runs import Answers, Journal, Outputs, Recorded, Run, conversations_file, split_files
+from userlm.runs import (
+    Answers,
+    Journal,
+    Outputs,
+    Recorded,
+    Run,
+    conversations_file,
+    split_files,
+)
 from userlm.types import Conversation, InputError, ModelError, Origin, Reply, Turn
 
 ODD = 'tab\t quote " line\u2028 emoji 😀 <|eot_id|> \x00 end'
@@ -57,7 +65,9 @@ def test_any_text_survives_the_record(texts, intent):
 def test_the_same_conversations_give_the_same_bytes(tmp_path):
     for name in ("one.jsonl.gz", "two.jsonl.gz"):
         write_conversations(tmp_path / name, [Conversation("a").say(ODD)])
-    assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "two.jsonl.gz").read_bytes()
+    assert (tmp_path / "one.jsonl.gz").read_bytes() == (
+        tmp_path / "two.jsonl.gz"
+    ).read_bytes()
 
 
 GOOD = '{"id": "a", "turns": [{"role": "user", "text": "hi"}]}\n'
@@ -78,9 +88,18 @@ GOOD = '{"id": "a", "turns": [{"role": "user", "text": "hi"}]}\n'
         ("1" * 5000, "line 2: is not JSON"),
         ('{"id": 5, "turns": []}', "line 2: field 'id' must be a str, not int"),
         ('{"id": "b", "turns": ["hi"]}', "line 2: turns[0] is not an object"),
-        ('{"id": "b", "turns": [{"role": "user"}]}', "line 2: field 'turns[0].text' is missing"),
-        ('{"id": "b", "turns": [{"role": "bot", "text": "x"}]}', "line 2: turns[0].role is 'bot'"),
-        ('{"id": "b", "messages": []}', "'messages'; if this is a log, run `userlm import`"),
+        (
+            '{"id": "b", "turns": [{"role": "user"}]}',
+            "line 2: field 'turns[0].text' is missing",
+        ),
+        (
+            '{"id": "b", "turns": [{"role": "bot", "text": "x"}]}',
+            "line 2: turns[0].role is 'bot'",
+        ),
+        (
+            '{"id": "b", "messages": []}',
+            "'messages'; if this is a log, run `userlm import`",
+        ),
         (GOOD.strip(), "line 2: id 'a' was already used on line 1"),
     ],
 )
@@ -145,8 +164,14 @@ def test_where_a_conversation_comes_from_is_written_and_read(tmp_path):
     [
         ({"origin": {"log": "a"}}, "unknown field 'origin.log'"),
         ({"origin": {"repeat": "2"}}, "field 'origin.repeat' must be a int, not str"),
-        ({"meta": {"own_from": 1}}, "an older version of userlm wrote this conversation"),
-        ({"meta": {"conversation": "a", "repeat": 0}}, "an older version of userlm wrote this"),
+        (
+            {"meta": {"own_from": 1}},
+            "an older version of userlm wrote this conversation",
+        ),
+        (
+            {"meta": {"conversation": "a", "repeat": 0}},
+            "an older version of userlm wrote this",
+        ),
     ],
 )
 def test_an_origin_that_cannot_be_is_named(change, said):
@@ -170,14 +195,21 @@ def test_what_no_file_can_hold_is_replaced_when_it_is_said(tmp_path):
 
 
 def test_a_user_or_an_intent_without_a_letter_is_none():
-    record = {"id": "a", "turns": [{"role": "user", "text": "hi"}], "user": "", "intent": ""}
+    record = {
+        "id": "a",
+        "turns": [{"role": "user", "text": "hi"}],
+        "user": "",
+        "intent": "",
+    }
     assert from_record(record) == Conversation("a").say("hi")
 
 
 def test_a_file_in_utf16_is_told_how_to_become_utf8(tmp_path):
     for encoding in ("utf-16-le", "utf-16-be"):
         (tmp_path / "c.jsonl").write_bytes(("\ufeff" + GOOD).encode(encoding))
-        with pytest.raises(InputError, match=r"c\.jsonl is UTF-16; .*iconv -f UTF-16 -t UTF-8"):
+        with pytest.raises(
+            InputError, match=r"c\.jsonl is UTF-16; .*iconv -f UTF-16 -t UTF-8"
+        ):
             list(read_rows(tmp_path / "c.jsonl"))
 
 
@@ -188,7 +220,9 @@ def nested(levels):
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.json", "c.json.gz"])
-def test_a_row_that_is_nested_too_deep_is_set_aside_and_those_beside_it_are_read(name, tmp_path):
+def test_a_row_that_is_nested_too_deep_is_set_aside_and_those_beside_it_are_read(
+    name, tmp_path
+):
     depths = (200, 201, 250, 600, 990, 3)
     rows = [nested(levels) for levels in depths]
     text = ("\n".join(rows) if name == "c.jsonl" else f"[{','.join(rows)}]").encode()
@@ -202,7 +236,9 @@ def test_a_row_that_is_nested_too_deep_is_set_aside_and_those_beside_it_are_read
     ]  # written again
 
 
-def test_a_row_that_is_nested_too_deep_is_set_aside_by_the_slow_reader_too(tmp_path, monkeypatch):
+def test_a_row_that_is_nested_too_deep_is_set_aside_by_the_slow_reader_too(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(rows_module, "orjson", None)
     path = tmp_path / "c.jsonl"
     path.write_text("\n".join(map(nested, (200, 250, 600, 50_000, 3))))
@@ -232,13 +268,16 @@ OURS = {
 )
 def test_a_flaw_in_parquet_of_our_own_is_named(flaw, said, tmp_path):
     rows = [{**OURS, "id": "a"}, {**OURS, **flaw}, {**OURS, "id": "c"}]
-    pl.DataFrame(rows, schema=rows_module._parquet_columns(), strict=False).write_parquet(
-        tmp_path / "c.parquet"
-    )
+    pl.DataFrame(
+        rows, schema=rows_module._parquet_columns(), strict=False
+    ).write_parquet(tmp_path / "c.parquet")
     with pytest.raises(InputError) as caught:
         list(read_conversations(tmp_path / "c.parquet"))
     assert str(caught.value) == f"{tmp_path / 'c.parquet'}, line 2: {said}"
-    assert [line.row.get("id") for line in read_rows(tmp_path / "c.parquet")][::2] == ["a", "c"]
+    assert [line.row.get("id") for line in read_rows(tmp_path / "c.parquet")][::2] == [
+        "a",
+        "c",
+    ]
 
 
 def test_a_parquet_file_of_another_shape_is_read_as_rows(tmp_path):
@@ -252,19 +291,26 @@ def test_a_parquet_file_of_another_shape_is_read_as_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "user", ["prompted:http://u:secret@h/v1#m", "http://u:secret@h", "HTTP:u:secret@h#m"]
+    "user",
+    ["prompted:http://u:secret@h/v1#m", "http://u:secret@h", "HTTP:u:secret@h#m"],
 )
 def test_a_password_in_an_option_is_not_written_down(user, tmp_path):
     with pytest.raises(InputError, match="a URL with a password is refused") as caught:
         Run.open(tmp_path / "run", "simulate", {"user": user})
     assert "secret" not in str(caught.value) and not (tmp_path / "run").exists()
-    Run.open(tmp_path / "run", "simulate", {"user": "http://h/v1#a@b", "tasks": "mail@home.jsonl"})
+    Run.open(
+        tmp_path / "run",
+        "simulate",
+        {"user": "http://h/v1#a@b", "tasks": "mail@home.jsonl"},
+    )
 
 
 def test_inputs_in_another_order_are_another_run(tmp_path):
     for name in "ab":
         (tmp_path / name).write_text(name)
-    Run.open(tmp_path / "run", "import", {}, [tmp_path / "a", tmp_path / "b"]).path("x").touch()
+    Run.open(tmp_path / "run", "import", {}, [tmp_path / "a", tmp_path / "b"]).path(
+        "x"
+    ).touch()
     with pytest.raises(InputError, match="other inputs"):
         Run.open(tmp_path / "run", "import", {}, [tmp_path / "b", tmp_path / "a"])
 
@@ -272,16 +318,22 @@ def test_inputs_in_another_order_are_another_run(tmp_path):
 def test_two_processes_do_not_work_in_one_folder(tmp_path):
     run = Run.open(tmp_path / "run", "import", {})
     code = f"from userlm.runs import Run; Run.open({str(tmp_path / 'run')!r}, 'import', {{}})"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+    )
     assert "another process is working" in other.stderr
     del run
     assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, timeout=60
+        ).returncode
         == 0
     )
 
 
-def test_who_comes_while_another_process_works_in_a_folder_changes_nothing_there(tmp_path):
+def test_who_comes_while_another_process_works_in_a_folder_changes_nothing_there(
+    tmp_path,
+):
     folder = tmp_path / "run"
     code = (
         "import sys; from pathlib import Path; from userlm.runs import Run\n"
@@ -313,7 +365,8 @@ def test_a_run_is_taken_up_again_only_as_the_same_run(tmp_path):
     run.path("something").touch()
     assert Run.open(tmp_path / "run", "clean", {"seed": 0}, [log]).results is None
     with pytest.raises(
-        InputError, match=r"other options \(seed=0 there, seed=1 now\); choose another --out"
+        InputError,
+        match=r"other options \(seed=0 there, seed=1 now\); choose another --out",
     ):
         Run.open(tmp_path / "run", "clean", {"seed": 1}, [log])
     log.write_text(GOOD * 2)
@@ -338,10 +391,14 @@ def test_a_run_folder_of_another_version_is_refused_in_one_sentence(made, tmp_pa
         lambda: conversations_file(folder),
         lambda: split_files(folder),
     ):
-        with pytest.raises(InputError, match="was written by another version of userlm") as caught:
+        with pytest.raises(
+            InputError, match="was written by another version of userlm"
+        ) as caught:
             attempt()
         assert "run its command again with another --out" in str(caught.value)
-    assert contents(folder) == before | ({".lock": b""} if ".lock" in contents(folder) else {})
+    assert contents(folder) == before | (
+        {".lock": b""} if ".lock" in contents(folder) else {}
+    )
 
 
 def test_a_finished_run_is_read_and_nothing_else_is(tmp_path):
@@ -352,7 +409,11 @@ def test_a_finished_run_is_read_and_nothing_else_is(tmp_path):
         Run.read(run.folder)
     run.finish({"counts": {"in": 1}})
     found = Run.read(run.folder)
-    assert (found.verb, found.options, found.results) == ("clean", {"seed": 0}, run.results)
+    assert (found.verb, found.options, found.results) == (
+        "clean",
+        {"seed": 0},
+        run.results,
+    )
     with pytest.raises(
         InputError, match=r"holds no run\.json, so it is not a run; give those in it"
     ):
@@ -374,9 +435,9 @@ def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
 
 def test_a_run_that_got_no_further_than_its_options_can_be_begun_with_others(tmp_path):
     Run.open(tmp_path / "run", "simulate", {"user": "traned:x"})
-    assert Run.open(tmp_path / "run", "simulate", {"user": "trained:x"}).manifest["options"] == {
-        "user": "trained:x"
-    }
+    assert Run.open(tmp_path / "run", "simulate", {"user": "trained:x"}).manifest[
+        "options"
+    ] == {"user": "trained:x"}
 
 
 def test_what_was_not_committed_is_cut_off(tmp_path):
@@ -415,7 +476,9 @@ def test_a_journal_damaged_in_the_middle_is_left_as_it_is_and_named(tmp_path):
     assert path.read_text().count("\n") == 3
 
 
-def test_an_answer_without_words_or_a_stop_is_no_answer_and_is_asked_for_again(tmp_path):
+def test_an_answer_without_words_or_a_stop_is_no_answer_and_is_asked_for_again(
+    tmp_path,
+):
     class Recovers:
         said = iter(("", "here i am"))
 
@@ -424,7 +487,10 @@ def test_an_answer_without_words_or_a_stop_is_no_answer_and_is_asked_for_again(t
 
     for expected in ("", "here i am", "here i am"):
         journal = Journal(tmp_path / "turns.jsonl")
-        assert Recorded(Recovers(), Answers(journal)).reply(Conversation("a")).text == expected
+        assert (
+            Recorded(Recovers(), Answers(journal)).reply(Conversation("a")).text
+            == expected
+        )
         journal.close()
 
 
@@ -515,7 +581,10 @@ def test_lines_are_the_same_with_and_without_the_fast_writer(monkeypatch):
 def test_columns_that_nobody_reads_are_left_out(tmp_path):
     path = tmp_path / "log.parquet"
     pl.DataFrame({"id": ["a", "b"], "large": ["x", "y"]}).write_parquet(path)
-    assert [line.row for line in read_rows(path, unread=lambda columns: set(columns) - {"id"})] == [
+    assert [
+        line.row
+        for line in read_rows(path, unread=lambda columns: set(columns) - {"id"})
+    ] == [
         {"id": "a"},
         {"id": "b"},
     ]

@@ -40,7 +40,11 @@ def talk(body, n=0, hang: float = 0) -> Said:
 
 def seeds(path: Path, count: int) -> Path:
     write_conversations(
-        path, (Conversation(f"s{i}", intent=f"{INTENT_PREFIX}cook {i}.") for i in range(count))
+        path,
+        (
+            Conversation(f"s{i}", intent=f"{INTENT_PREFIX}cook {i}.")
+            for i in range(count)
+        ),
     )
     return path
 
@@ -59,14 +63,18 @@ def between(server, tmp_path, out="sim", count=6, **options):
     """A simulation of which both sides are at the server."""
     path = seeds(tmp_path / "seeds.jsonl", count)
     both = f"prompted:{server.url}#user", f"{server.url}#assistant"
-    return commands.simulate(*both, intents=path, out=tmp_path / out, max_turns=3, **options)
+    return commands.simulate(
+        *both, intents=path, out=tmp_path / out, max_turns=3, **options
+    )
 
 
 def bill(server, side: str, price: str) -> Decimal:
     """What the server counted for a side, in dollars."""
     token_in, token_out = map(Decimal, price.split("/"))
     bodies = [body for body in server.bodies if body["model"] == side]
-    tokens_in = sum(len(m["content"].encode()) + 4 for body in bodies for m in body["messages"])
+    tokens_in = sum(
+        len(m["content"].encode()) + 4 for body in bodies for m in body["messages"]
+    )
     tokens_out = sum(talk(body).body["usage"]["completion_tokens"] for body in bodies)
     return (tokens_in * token_in + tokens_out * token_out) / 10**6
 
@@ -90,11 +98,15 @@ def test_what_is_to_come_is_said_before_the_first_call_and_what_was_used_after_t
     for side, price in (("user", "2/8"), ("assistant", "1/4")):
         used = results["usage"][side]
         assert (
-            used["calls"] == used["drafts"] == sum(body["model"] == side for body in server.bodies)
+            used["calls"]
+            == used["drafts"]
+            == sum(body["model"] == side for body in server.bodies)
         )
         assert used["cost"] == pytest.approx(float(bill(server, side, price)), abs=1e-6)
         assert (used["possibly_billed"], used["price"]) == (0, price)
-        assert f"#{side}: {used['calls']} calls, {used['tokens_in']:,} tokens in" in said
+        assert (
+            f"#{side}: {used['calls']} calls, {used['tokens_in']:,} tokens in" in said
+        )
     total = [
         sum(used[name] for used in results["usage"].values())
         for name in ("tokens_in", "tokens_out")
@@ -104,7 +116,11 @@ def test_what_is_to_come_is_said_before_the_first_call_and_what_was_used_after_t
         == [results["tokens_in"], results["tokens_out"]]
         == [server.tokens_in, server.tokens_out]
     )
-    assert results["caps"] == {"max_calls": None, "max_tokens_total": None, "budget": None}
+    assert results["caps"] == {
+        "max_calls": None,
+        "max_tokens_total": None,
+        "budget": None,
+    }
 
 
 def test_what_was_answered_before_is_not_to_come(quick, tmp_path, capfd):
@@ -116,8 +132,14 @@ def test_what_was_answered_before_is_not_to_come(quick, tmp_path, capfd):
         between(server, tmp_path, max_calls=10)
         said = " ".join(capfd.readouterr().err.split())
         assert len(server.requests) == 10
-    ended = [c.stop == "end" for c in read_conversations(tmp_path / "sim/conversations.jsonl")]
-    turns = [json.loads(line) for line in (tmp_path / "sim/turns.jsonl").read_text().splitlines()]
+    ended = [
+        c.stop == "end"
+        for c in read_conversations(tmp_path / "sim/conversations.jsonl")
+    ]
+    turns = [
+        json.loads(line)
+        for line in (tmp_path / "sim/turns.jsonl").read_text().splitlines()
+    ]
     over = {turn["id"] for turn in turns if turn.get("stop")}
     assert sum(ended) == len(over)
     for side in ("user", "assistant"):
@@ -125,7 +147,10 @@ def test_what_was_answered_before_is_not_to_come(quick, tmp_path, capfd):
             turn["role"] == side for turn in turns if turn["id"] not in over
         )
         assert f"#{side}: {left} calls" in said
-    assert "before this: 10 calls, " in said and "--max-calls 10 may end it before that" in said
+    assert (
+        "before this: 10 calls, " in said
+        and "--max-calls 10 may end it before that" in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,12 +165,18 @@ def test_a_cap_is_never_passed_and_the_same_command_with_a_higher_one_goes_on(
     with serving(talk) as server:
         whole = between(server, tmp_path, "whole", **prices)
         calls = len(server.requests)
-    (name, most), option = next(iter(cap.items())), f"--{next(iter(cap)).replace('_', '-')}"
+    (name, most), option = (
+        next(iter(cap.items())),
+        f"--{next(iter(cap)).replace('_', '-')}",
+    )
     with serving(talk) as server:
         first = between(server, tmp_path, **prices, **cap, workers=4)
         asked = len(server.requests)
         assert 0 < asked < calls
-        took = {"max_calls": asked, "max_tokens_total": server.tokens_in + server.tokens_out}
+        took = {
+            "max_calls": asked,
+            "max_tokens_total": server.tokens_in + server.tokens_out,
+        }
         took["budget"] = bill(server, "user", "2/8") + bill(server, "assistant", "1/4")
         assert took[name] <= most
         waiting = first["stops"]["error"]
@@ -164,7 +195,9 @@ def test_a_cap_is_never_passed_and_the_same_command_with_a_higher_one_goes_on(
     assert (last["stops"], last["tokens_in"]) == (whole["stops"], whole["tokens_in"])
     assert last["usage"]["user"]["cost"] == whole["usage"]["user"]["cost"]
     for file in ("conversations.jsonl", "turns.jsonl"):
-        assert (tmp_path / "sim" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+        assert (tmp_path / "sim" / file).read_bytes() == (
+            tmp_path / "whole" / file
+        ).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -205,17 +238,24 @@ def test_where_no_model_speaks_nothing_is_said_of_costs(tmp_path, capfd):
     results = commands.simulate(
         f"script:{tmp_path}/lines.txt", "clarifier", intents=path, out=tmp_path / "sim"
     )
-    assert results["usage"] == {"user": None, "assistant": None} and results["guard"] is None
+    assert (
+        results["usage"] == {"user": None, "assistant": None}
+        and results["guard"] is None
+    )
     assert "calls" not in capfd.readouterr().err
     assert not (tmp_path / "sim/usage.jsonl").exists()
 
 
-def test_drafts_that_a_guard_rejects_are_counted_and_their_rates_recorded(quick, tmp_path):
+def test_drafts_that_a_guard_rejects_are_counted_and_their_rates_recorded(
+    quick, tmp_path
+):
     logs = (Conversation(f"c{i}", intent="x").say("hi").say("hello") for i in range(4))
     write_conversations(tmp_path / "logs.jsonl", logs)
 
     def short(body, n):
-        return completion("one two" if body["seed"] % 2 else "one two three", tokens_out=3)
+        return completion(
+            "one two" if body["seed"] % 2 else "one two three", tokens_out=3
+        )
 
     with serving(short) as server:
         user = f"prompted:{server.url}#user"
@@ -255,7 +295,9 @@ def test_a_server_that_goes_away_in_mid_conversation_and_comes_back_costs_nothin
         results = between(server, tmp_path, count=3, user_price="1/1")
     assert results["stops"] == whole["stops"]
     for file in ("conversations.jsonl", "turns.jsonl"):
-        assert (tmp_path / "sim" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+        assert (tmp_path / "sim" / file).read_bytes() == (
+            tmp_path / "whole" / file
+        ).read_bytes()
 
 
 @pytest.mark.slow
@@ -289,14 +331,18 @@ def test_a_server_that_is_gone_for_a_while_is_waited_for(tmp_path, monkeypatch):
     assert results[0]["stops"] == whole["stops"] and "error" not in whole["stops"]
     assert before >= 5 and len(again.requests) >= 5
     for file in ("conversations.jsonl", "turns.jsonl"):
-        assert (tmp_path / "sim" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+        assert (tmp_path / "sim" / file).read_bytes() == (
+            tmp_path / "whole" / file
+        ).read_bytes()
 
 
 # --- processes that die ---------------------------------------------------------------------------
 
 
 def start(*arguments: object, cwd: Path, fresh: bool = False) -> Process:
-    return (processes.fresh if fresh else processes.userlm)(*arguments, cwd=cwd, COLUMNS="300")
+    return (processes.fresh if fresh else processes.userlm)(
+        *arguments, cwd=cwd, COLUMNS="300"
+    )
 
 
 def finish(process) -> str:
@@ -319,7 +365,9 @@ WORKERS = 16
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scripted", [False, True], ids=["both at the server", "a scripted user"])
+@pytest.mark.parametrize(
+    "scripted", [False, True], ids=["both at the server", "a scripted user"]
+)
 def test_a_simulation_killed_in_the_middle_goes_on_where_it_was_and_pays_for_nothing_twice(
     scripted, tmp_path
 ):
@@ -343,7 +391,9 @@ def test_a_simulation_killed_in_the_middle_goes_on_where_it_was_and_pays_for_not
         assert len(needed) == needed.total() > count  # each is asked once
         server.requests.clear()
         turns = tmp_path / "killed/turns.jsonl"
-        kill_at(start(*command, "--out", "killed", cwd=tmp_path), turns, len(needed) // 3)
+        kill_at(
+            start(*command, "--out", "killed", cwd=tmp_path), turns, len(needed) // 3
+        )
         time.sleep(0.1)
         assert 0 < len(server.requests) < len(needed)
         finish(start(*command, "--out", "killed", cwd=tmp_path))
@@ -352,10 +402,16 @@ def test_a_simulation_killed_in_the_middle_goes_on_where_it_was_and_pays_for_not
     twice = asked.total() - needed.total()
     assert twice <= WORKERS
     for file in ("conversations.jsonl", "turns.jsonl"):
-        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+        assert (tmp_path / "killed" / file).read_bytes() == (
+            tmp_path / "whole" / file
+        ).read_bytes()
     over = read_conversations(tmp_path / "killed/conversations.jsonl")
     assert [c.id for c in over] == [f"s{i}#0" for i in range(count)]
-    used = [side for side in read_json(tmp_path / "killed/results.json")["usage"].values() if side]
+    used = [
+        side
+        for side in read_json(tmp_path / "killed/results.json")["usage"].values()
+        if side
+    ]
     assert (
         sum(side["calls"] for side in used) >= asked.total()
     )  # one may have been killed before it was sent
@@ -407,7 +463,9 @@ def test_keys_reach_no_file_and_no_output_even_if_the_server_says_them(
     assert sent == {f"Bearer {key}" for key in keys.values()}
     assert results["stops"]["error"] > 10
     shown = "".join(capfd.readouterr())
-    written = "".join(file.read_text() for file in (tmp_path / "sim").rglob("*") if file.is_file())
+    written = "".join(
+        file.read_text() for file in (tmp_path / "sim").rglob("*") if file.is_file()
+    )
     assert "you sent [key]" in written and "you sent [key]" in shown
     for key in keys.values():
         assert key not in written + shown
@@ -437,15 +495,30 @@ def test_a_simulation_by_a_model_here_is_the_same_to_the_bit_after_a_kill_if_it_
         "--intents",
         path,
     ]
-    command += ["--max-turns", 2, "--workers", 4, "--batch", 1, "--seed", 3, "--out", "killed"]
+    command += [
+        "--max-turns",
+        2,
+        "--workers",
+        4,
+        "--batch",
+        1,
+        "--seed",
+        3,
+        "--out",
+        "killed",
+    ]
     kill_at(start(*command, cwd=tmp_path), tmp_path / "killed/turns.jsonl", 10)
     results = commands.simulate(
         f"trained:{tmp_path}/tiny", "clarifier", out=tmp_path / "killed", **options
     )
     for file in ("conversations.jsonl", "turns.jsonl"):
-        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+        assert (tmp_path / "killed" / file).read_bytes() == (
+            tmp_path / "whole" / file
+        ).read_bytes()
     used = whole["usage"]["user"]
-    assert used["calls"] == used["drafts"] and used["tokens_in"] == whole["tokens_in"] > 0
+    assert (
+        used["calls"] == used["drafts"] and used["tokens_in"] == whole["tokens_in"] > 0
+    )
     assert used["drafts"] <= results["usage"]["user"]["drafts"] <= used["drafts"] + 4
 
 
@@ -455,7 +528,13 @@ def test_ctrl_c_says_how_many_calls_may_be_billed_and_they_count_at_their_worst_
 ):
     seeds(tmp_path / "seeds.jsonl", 9)
     with serving(lambda body, n: Said(hang=60, cut=True)) as server:
-        command = ["simulate", "--user", f"prompted:{server.url}#user", "--assistant", "clarifier"]
+        command = [
+            "simulate",
+            "--user",
+            f"prompted:{server.url}#user",
+            "--assistant",
+            "clarifier",
+        ]
         command += ["--intents", "seeds.jsonl", "--out", "sim", "--workers", 4]
         process = start(*command, cwd=tmp_path)
         while len(server.requests) < 4:
@@ -463,11 +542,17 @@ def test_ctrl_c_says_how_many_calls_may_be_billed_and_they_count_at_their_worst_
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=30)
-    assert process.returncode == 130 and "4 calls were in flight; they may be billed" in told
+    assert (
+        process.returncode == 130
+        and "4 calls were in flight; they may be billed" in told
+    )
     begun = [
-        json.loads(line)["used"] for line in (tmp_path / "sim/usage.jsonl").read_text().splitlines()
+        json.loads(line)["used"]
+        for line in (tmp_path / "sim/usage.jsonl").read_text().splitlines()
     ]
-    assert [used["possibly_billed"] for used in begun] == [6] * 4  # one call, and five tries more
+    assert [used["possibly_billed"] for used in begun] == [
+        6
+    ] * 4  # one call, and five tries more
 
 
 # --- small print ----------------------------------------------------------------------------------
@@ -480,7 +565,9 @@ def test_caps_without_a_model_are_refused_and_leave_the_folder_free(tmp_path):
     with pytest.raises(InputError, match="are for models; none is called here"):
         commands.simulate(script, "clarifier", intents=path, out=out, max_calls=3)
     assert (
-        commands.simulate(script, "clarifier", intents=path, out=out, max_turns=2)["conversations"]
+        commands.simulate(script, "clarifier", intents=path, out=out, max_turns=2)[
+            "conversations"
+        ]
         == 2
     )
 
@@ -491,9 +578,12 @@ def test_somebody_at_the_keyboard_has_one_conversation_at_a_time_and_is_told_the
     path = seeds(tmp_path / "seeds.jsonl", 3)
     lines = iter(f"line {i}" for i in range(6))
     monkeypatch.setattr("builtins.input", lambda _: next(lines))
-    commands.simulate("human", "clarifier", intents=path, out=tmp_path / "out", max_turns=2)
+    commands.simulate(
+        "human", "clarifier", intents=path, out=tmp_path / "out", max_turns=2
+    )
     said = [
-        talk.user_turns for talk in read_conversations(tmp_path / "out" / "conversations.jsonl")
+        talk.user_turns
+        for talk in read_conversations(tmp_path / "out" / "conversations.jsonl")
     ]
     assert said == [("line 0", "line 1"), ("line 2", "line 3"), ("line 4", "line 5")]
     assert f"{INTENT_PREFIX}cook 0." in capsys.readouterr().err

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from userlm.tasks import final_number, grade, grade_math, read_tasks, said, solved, task_of
+from userlm.tasks import (
+    final_number,
+    grade,
+    grade_math,
+    read_tasks,
+    said,
+    solved,
+    task_of,
+)
 from userlm.types import Conversation, Fact, InputError, Origin, Task
 
 TASK = Task("t1", "math", "count", (Fact("There are 6 apples."),), "42")
@@ -33,7 +41,9 @@ def write(path: Path, **changed: object) -> Path:
     return path
 
 
-def test_tasks_are_read_and_a_fact_is_required_unless_it_says_otherwise(tmp_path: Path) -> None:
+def test_tasks_are_read_and_a_fact_is_required_unless_it_says_otherwise(
+    tmp_path: Path,
+) -> None:
     facts = [{"text": "f"}, {"text": "g", "required": False}]
     (task,) = read_tasks(write(tmp_path / "t.jsonl", facts=facts))
     assert task.facts == (Fact("f", True), Fact("g", False))
@@ -71,8 +81,14 @@ def test_a_task_is_found_by_meta_or_by_id_without_the_repeat() -> None:
             "Mimi picked up 2 dozen seashells.",
             ["mimi picks up 24 seashells"],
         ),  # 2 x 12; picked = picks
-        ("Kyle found twice as many shells.", ["kyle found 2x as many shells"]),  # twice = 2
-        ("She bakes 25 cakes", ["she's baking twenty-five", "cakes, i mean"]),  # told in two turns
+        (
+            "Kyle found twice as many shells.",
+            ["kyle found 2x as many shells"],
+        ),  # twice = 2
+        (
+            "She bakes 25 cakes",
+            ["she's baking twenty-five", "cakes, i mean"],
+        ),  # told in two turns
         ("A third of the 1,200 boxes", ["1/3 of the 1200 boxes"]),
         ("One of the cats is black.", ["a cat is black"]),  # a one is not asked for
         ("He used half of his $2.50", ["he used 1/2 of his 2.5 dollars"]),
@@ -86,8 +102,14 @@ def test_a_fact_was_said(fact: str, texts: list[str]) -> None:
 @pytest.mark.parametrize(
     ("fact", "texts"),
     [
-        ("Dad gave Olaf 10 toy cars.", ["dad gave olaf toy cars"]),  # the number is missing
-        ("Dad gave Olaf 10 toy cars.", ["dad gave olaf 100 toy cars"]),  # another number
+        (
+            "Dad gave Olaf 10 toy cars.",
+            ["dad gave olaf toy cars"],
+        ),  # the number is missing
+        (
+            "Dad gave Olaf 10 toy cars.",
+            ["dad gave olaf 100 toy cars"],
+        ),  # another number
         (
             "Dad gave Olaf 10 toy cars.",
             ["10 it is, for the cars"],
@@ -130,7 +152,11 @@ def test_three_quarters_of_the_content_words_are_enough() -> None:
         ("42. That is all.", "42", True),  # no list: one item alone
         ("The answer isn't 41, it is 42", "42", True),
         ("Step 2", "2", None),
-        ("1. What is the price?\n2. Which shop is it", "2", None),  # a list without a number in it
+        (
+            "1. What is the price?\n2. Which shop is it",
+            "2",
+            None,
+        ),  # a list without a number in it
         ("Please tell me 1) the price 2) the shop.", "2", None),
         ("Is it 42?", "42", None),  # asked, not said
         ("I need to know more.", "42", None),
@@ -148,7 +174,8 @@ def test_a_reference_without_a_number_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["9 ", "=", "#", "answer ", "1/", "\\boxed{", "\\boxed{{}", "1. ", "step ", '"? ']
+    "unit",
+    ["9 ", "=", "#", "answer ", "1/", "\\boxed{", "\\boxed{{}", "1. ", "step ", '"? '],
 )
 def test_a_model_that_loops_does_not_stall_the_grader(unit: str) -> None:
     start = time.perf_counter()
@@ -171,7 +198,10 @@ def test_any_right_answer_solves_a_math_task() -> None:
 
 def test_python_is_not_graded() -> None:
     task = Task("p", "python", "i", (), "assert f() == 1")
-    assert grade(task, talk("hi", "def f(): return 1")) == (None, "not graded: needs a sandbox")
+    assert grade(task, talk("hi", "def f(): return 1")) == (
+        None,
+        "not graded: needs a sandbox",
+    )
     assert solved(task)(talk("hi", "1")) is None
 
 
@@ -201,10 +231,13 @@ def test_worked_solutions_of_gsm8k_are_right_and_those_of_another_question_wrong
             assert grade_math(solution, str(other["answer"])) is False, row["id"]
 
 
-def test_solutions_without_their_last_line_are_nearly_all_read_right(data: Path) -> None:
+def test_solutions_without_their_last_line_are_nearly_all_read_right(
+    data: Path,
+) -> None:
     rows = load(data / "extrinsic" / "gsm8k.jsonl.gz")[:3000]
     right = sum(
-        grade_math(str(row["solution"]).rsplit("####", 1)[0], str(row["answer"])) is True
+        grade_math(str(row["solution"]).rsplit("####", 1)[0], str(row["answer"]))
+        is True
         for row in rows
     )
     assert right / len(rows) > 0.97

@@ -50,13 +50,18 @@ TALK = Conversation("t", intent="You are a user").say(" hi \n").say("Hello there
 
 
 def tokenizer(
-    special: list[str], plain: list[str], chat_template: str | None, bos: str | None = None
+    special: list[str],
+    plain: list[str],
+    chat_template: str | None,
+    bos: str | None = None,
 ):
     bpe = Tokenizer(tokenizer_models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator([], trainers.BpeTrainer(initial_alphabet=alphabet, show_progress=False))
+    bpe.train_from_iterator(
+        [], trainers.BpeTrainer(initial_alphabet=alphabet, show_progress=False)
+    )
     made = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=bos)
     made.add_tokens(special, special_tokens=True)
     made.add_tokens(plain)
@@ -76,7 +81,9 @@ def found(
 
 
 def decoded(made, ids) -> str:
-    return made.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return made.decode(
+        ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
 
 
 def test_userlm_has_one_newline_no_bos_and_leaves_white_space_alone():
@@ -107,7 +114,10 @@ def test_sftuser_on_qwen_opens_the_users_turn_where_its_own_template_opens_the_a
         "<|im_start|>system\nYou are a user<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
         "<|im_start|>assistant\nHello there.<|im_end|>\n<|im_start|>user\n"
     )
-    assert (decoded(made, [template.close]), decoded(made, [template.end])) == ("<|im_end|>", END)
+    assert (decoded(made, [template.close]), decoded(made, [template.end])) == (
+        "<|im_end|>",
+        END,
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,7 +138,10 @@ def test_osim_and_ditto_play_the_person_as_the_assistant_and_do_not_think(name):
     )
     assert template.end == template.close
     assert "<think>" in {decoded(made, [i]) for i in template.stop_ids}
-    assert recognise(tokenizer(QWEN, [], CHATML), text_encoder(made), name).empty_thought == ()
+    assert (
+        recognise(tokenizer(QWEN, [], CHATML), text_encoder(made), name).empty_thought
+        == ()
+    )
 
 
 def test_usp_gets_its_profile_inside_its_own_sentence_and_is_told_apart_from_userlm():
@@ -144,7 +157,9 @@ def test_usp_gets_its_profile_inside_its_own_sentence_and_is_told_apart_from_use
         "<|start_header_id|>assistant<|end_header_id|>\n\nHello there.<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\n"
     )
-    with pytest.raises(ValueError, match=r"opens a user turn, as USP does \(profile:a/b\)"):
+    with pytest.raises(
+        ValueError, match=r"opens a user turn, as USP does \(profile:a/b\)"
+    ):
         recognise(made, text_encoder(made), "a/b")
 
 
@@ -152,7 +167,11 @@ def test_usp_gets_its_profile_inside_its_own_sentence_and_is_told_apart_from_use
     ("special", "chat_template", "why"),
     [
         (LLAMA, SFT_LLAMA, "no <|endconversation|> token"),  # an instruct model
-        (QWEN, THINKING, "no <|endconversation|> token \\(an OSim or Ditto checkpoint has none"),
+        (
+            QWEN,
+            THINKING,
+            "no <|endconversation|> token \\(an OSim or Ditto checkpoint has none",
+        ),
         (["<s>", "</s>"], None, "lacks <|start_header_id|>"),
         (
             [*LLAMA, END],
@@ -225,9 +244,13 @@ def test_rows_of_chatml_are_shortened_and_masked_without_the_newline_between_tur
     made, template = found([*QWEN, END], [], CHATML)
     talk = TALK.say("ok").say("word " * 30).close("end")
     [row] = render(talk, template).rows
-    said = [decoded(made, row.ids[target.start : target.stop]) for target in row.targets]
+    said = [
+        decoded(made, row.ids[target.start : target.stop]) for target in row.targets
+    ]
     assert said == ["\nhi<|im_end|>", "\nok<|im_end|>", f"\n{END}<|im_end|>"]
-    words = [decoded(made, row.ids[target.first : target.stop - 1]) for target in row.targets]
+    words = [
+        decoded(made, row.ids[target.first : target.stop - 1]) for target in row.targets
+    ]
     assert words == ["hi", "ok", END]
 
     whole = prompt(talk, template)

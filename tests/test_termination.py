@@ -26,7 +26,9 @@ def answer(
     person: str, k: int, p_end: float | None, person_ended: bool, ends: bool = False
 ) -> Conversation:
     """What a user answered after `k` turns of a person who ended there, or went on."""
-    origin = Origin(person, k, None if person_ended else "more", person_ended=person_ended)
+    origin = Origin(
+        person, k, None if person_ended else "more", person_ended=person_ended
+    )
     prefix = Conversation(f"{person}/{k}", user=person, origin=origin)
     for i in range(k):
         prefix = prefix.say(f"turn {i}").say("ok")
@@ -80,7 +82,10 @@ def test_the_threshold_sweep_by_hand() -> None:
         (0.71, 0, 2 * third, 200 / 4),
         (0.95, 0, 100, 0),
     ]:
-        found = [getattr(sweep, name)[at[threshold]] for name in ("premature", "missed", "f1")]
+        found = [
+            getattr(sweep, name)[at[threshold]]
+            for name in ("premature", "missed", "f1")
+        ]
         assert found == pytest.approx([premature, missed, f1]), threshold
     assert sweep.end_rate[at[0.41]] == 50  # .9, .6 and .7 of six
 
@@ -121,7 +126,13 @@ def test_what_the_user_does_now_is_its_termination_f1() -> None:
     )
     assert (found.now.f1, found.now.low, found.now.high) == (f1.value, f1.low, f1.high)
     assert f1.value == pytest.approx(40)
-    assert (found.n, found.missing, found.people, found.ended, found.why) == (6, 0, 3, 50, "")
+    assert (found.n, found.missing, found.people, found.ended, found.why) == (
+        6,
+        0,
+        3,
+        50,
+        "",
+    )
 
 
 @pytest.mark.slow
@@ -131,12 +142,17 @@ def test_every_point_and_both_suggestions_agree_with_counting_one_by_one() -> No
     chances[:20] = 0.35  # ties, on a threshold
     people = [f"p{i % 9}" for i in range(240)]
     found = tuned(
-        [answer(w, 1, float(p), bool(e)) for w, p, e in zip(people, chances, lefts, strict=True)]
+        [
+            answer(w, 1, float(p), bool(e))
+            for w, p, e in zip(people, chances, lefts, strict=True)
+        ]
     )
 
     def counted(threshold: float, of: set[str]) -> tuple[int, int, int, int]:
         judged = [
-            (p >= threshold, e) for w, p, e in zip(people, chances, lefts, strict=True) if w in of
+            (p >= threshold, e)
+            for w, p, e in zip(people, chances, lefts, strict=True)
+            if w in of
         ]
         return tuple(
             judged.count(kind)
@@ -148,7 +164,9 @@ def test_every_point_and_both_suggestions_agree_with_counting_one_by_one() -> No
 
     def chosen(loss: Any, of: set[str]) -> float:
         losses = [loss(*counted(threshold, of)) for threshold in THRESHOLDS]
-        least = [t for t, one in zip(THRESHOLDS, losses, strict=True) if one == min(losses)]
+        least = [
+            t for t, one in zip(THRESHOLDS, losses, strict=True) if one == min(losses)
+        ]
         return least[(len(least) - 1) // 2]
 
     everybody = set(people)
@@ -174,7 +192,8 @@ def test_every_point_and_both_suggestions_agree_with_counting_one_by_one() -> No
     ):
         assert suggested is not None and suggested.threshold == chosen(loss, everybody)
         parts = [
-            counted(chosen(loss, everybody - {person}), {person}) for person in sorted(everybody)
+            counted(chosen(loss, everybody - {person}), {person})
+            for person in sorted(everybody)
         ]
         assert suggested.f1 == pytest.approx(f1(*map(sum, zip(*parts, strict=True))))
 
@@ -194,9 +213,13 @@ def test_reliability_and_calibration_error_by_hand() -> None:
     # Twenty different ones: ten bins of two neighbours. Three: a bin each.
     bins = reliability(np.arange(20)[::-1] / 20, np.arange(20) < 10)
     assert [one.n for one in bins] == [2] * 10
-    assert [one.p_end for one in bins] == pytest.approx([0.025 + i / 10 for i in range(10)])
+    assert [one.p_end for one in bins] == pytest.approx(
+        [0.025 + i / 10 for i in range(10)]
+    )
     assert [one.ended for one in bins] == [0] * 5 + [1] * 5
-    assert [one.n for one in reliability(np.array([0.1, 0.2, 0.3]), np.array([True] * 3))] == [
+    assert [
+        one.n for one in reliability(np.array([0.1, 0.2, 0.3]), np.array([True] * 3))
+    ] == [
         1,
         1,
         1,
@@ -218,7 +241,9 @@ def test_what_cannot_be_calibrated_says_why_and_is_counted() -> None:
     ):
         found = tuned([answer("ann", 1, 0.5, left), answer("bob", 1, 0.25, left)])
         assert (found.best, found.why, found.n) == (None, why, 2)
-        assert found.ece == pytest.approx(abs(0.375 - left) if not left else (0.5 + 0.75) / 2)
+        assert found.ece == pytest.approx(
+            abs(0.375 - left) if not left else (0.5 + 0.75) / 2
+        )
     alone = tuned([answer("ann", 1, 0.5, False), answer("ann", 2, 0.75, True)])
     assert (alone.best, alone.why) == (
         None,
@@ -229,11 +254,17 @@ def test_what_cannot_be_calibrated_says_why_and_is_counted() -> None:
 # --- through `score` ------------------------------------------------------------------------------
 
 
-def responded(root: Path, name: str, answers: list[Conversation], **options: Any) -> Path:
+def responded(
+    root: Path, name: str, answers: list[Conversation], **options: Any
+) -> Path:
     """A finished run of `respond`."""
     folder = root / name
     folder.mkdir()
-    manifest = {"format": 2, "verb": "respond", "options": {"user": "trained:m"} | options}
+    manifest = {
+        "format": 2,
+        "verb": "respond",
+        "options": {"user": "trained:m"} | options,
+    }
     (folder / "run.json").write_text(json.dumps(manifest))
     (folder / "results.json").write_text("{}")
     write_conversations(folder / "conversations.jsonl", answers)
@@ -250,34 +281,53 @@ def test_score_keeps_the_sweep_beside_the_measures_and_shows_what_to_type(
         (tmp_path / "score" / "results.json").read_text()
     )
     kept = results["endings"]["mine"]
-    assert kept["best"]["threshold"] == 0.35 and kept["best"]["f1"] == pytest.approx(400 / 7)
-    assert len(kept["sweep"]["threshold"]) == len(kept["sweep"]["missed"]) == len(THRESHOLDS)
+    assert kept["best"]["threshold"] == 0.35 and kept["best"]["f1"] == pytest.approx(
+        400 / 7
+    )
+    assert (
+        len(kept["sweep"]["threshold"])
+        == len(kept["sweep"]["missed"])
+        == len(THRESHOLDS)
+    )
     assert (kept["user"], kept["note"], len(kept["bins"])) == ("trained:m", "", 6)
     shown = capsys.readouterr().out
     assert "termination of mine: 6 turns of 3 people, who ended at 50.0 %" in shown
     assert "--user trained:m --end-threshold 0.35 or 0.5\n" in shown
     rows = [line.split() for line in shown.splitlines()]
-    assert ["95", "%", "interval"] in [row[-3:] for row in rows] and "…" not in shown.partition(
-        "termination of mine"
-    )[2]
-    assert ["best", "F1", "0.35", "66.7", "33.3", "66.7", "57.1"] in [row[:7] for row in rows]
+    assert ["95", "%", "interval"] in [
+        row[-3:] for row in rows
+    ] and "…" not in shown.partition("termination of mine")[2]
+    assert ["best", "F1", "0.35", "66.7", "33.3", "66.7", "57.1"] in [
+        row[:7] for row in rows
+    ]
     assert ["now", "33.3", "66.7", "33.3", "40.0"] in [row[:5] for row in rows]
     commands.score([run], out=tmp_path / "score")
-    assert "--end-threshold 0.35" in capsys.readouterr().out  # and again, from what is kept
+    assert (
+        "--end-threshold 0.35" in capsys.readouterr().out
+    )  # and again, from what is kept
 
 
 @pytest.mark.parametrize(
     ("options", "note"),
     [
-        ({"end_threshold": 0.25}, "made with --end-threshold 0.25, so 'now' is that threshold"),
+        (
+            {"end_threshold": 0.25},
+            "made with --end-threshold 0.25, so 'now' is that threshold",
+        ),
         ({"end_threshold": 0.0}, "made with --end-threshold 0.0, so"),
-        ({"guard": "paper"}, "made with --guard paper, so 'now' is a user who may not end"),
+        (
+            {"guard": "paper"},
+            "made with --guard paper, so 'now' is a user who may not end",
+        ),
         ({"guard": "words=3-25,no-repeat"}, ""),
         ({}, ""),
     ],
 )
 def test_score_says_when_the_scored_run_did_not_sample_its_ends(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, Any], note: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: dict[str, Any],
+    note: str,
 ) -> None:
     results = commands.score(
         [responded(tmp_path, "mine", PEOPLE, **options)], out=tmp_path / "score"
@@ -291,16 +341,25 @@ def test_a_user_without_p_end_has_no_threshold_and_a_simulation_no_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompted = responded(
-        tmp_path, "prompted", [answer("ann", 1, None, True), answer("bob", 1, None, False)]
+        tmp_path,
+        "prompted",
+        [answer("ann", 1, None, True), answer("bob", 1, None, False)],
     )
     results = commands.score([prompted], out=tmp_path / "score")
     assert results["endings"]["prompted"]["best"] is None
-    assert "termination of prompted: no threshold to suggest (no P(end))" in capsys.readouterr().out
+    assert (
+        "termination of prompted: no threshold to suggest (no P(end))"
+        in capsys.readouterr().out
+    )
     talk = tmp_path / "talks.jsonl"
-    write_conversations(talk, [Conversation("a", user="ann").say("hi").say("ok").close("end")])
+    write_conversations(
+        talk, [Conversation("a", user="ann").say("hi").say("ok").close("end")]
+    )
     assert set(commands.score([talk], out=tmp_path / "other")) == {"talks.jsonl"}
 
 
 def test_a_run_that_is_called_endings_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no run can be called 'endings'.*rename the folder"):
+    with pytest.raises(
+        InputError, match=r"no run can be called 'endings'.*rename the folder"
+    ):
         commands.score([responded(tmp_path, "endings", PEOPLE)], out=tmp_path / "score")

@@ -56,7 +56,13 @@ def test_equal_numbers_are_equal_strings(number: object) -> None:
 
 
 def test_words_are_lower_case_without_punctuation_and_keep_their_apostrophes() -> None:
-    assert words("Don’t stop, NOW! naïve café") == ["don't", "stop", "now", "naïve", "café"]
+    assert words("Don’t stop, NOW! naïve café") == [
+        "don't",
+        "stop",
+        "now",
+        "naïve",
+        "café",
+    ]
 
 
 def test_content_words_leave_stop_words_out() -> None:
@@ -84,6 +90,6 @@ def test_a_stable_hash_tells_its_parts_apart_and_never_changes() -> None:
     "text", ["Don't stop, l’été!", "a_b 3.5 ice-cream", "", "İstanbul ǅ", "naïve—yes"]
 )
 def test_words_stand_where_their_spans_say(text):
-    assert [word for start, stop in word_spans(text) for word in words(text[start:stop])] == words(
-        text
-    )
+    assert [
+        word for start, stop in word_spans(text) for word in words(text[start:stop])
+    ] == words(text)

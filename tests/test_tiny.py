@@ -59,9 +59,11 @@ def people(tmp_path_factory):
 @pytest.mark.parametrize("name", assets.MODELS)
 def test_a_model_is_small_and_holds_no_code_of_its_own(name):
     folder = assets.model(name)
-    assert {path.suffix for path in folder.iterdir()} == {".json", ".md", ".safetensors"} | (
-        {".jinja"} if name != "base-tiny" else set()
-    )
+    assert {path.suffix for path in folder.iterdir()} == {
+        ".json",
+        ".md",
+        ".safetensors",
+    } | ({".jinja"} if name != "base-tiny" else set())
     assert (folder / "model.safetensors").stat().st_size <= LARGEST
     config = json.loads((folder / "config.json").read_text())
     assert (config["model_type"], config["dtype"], config["vocab_size"]) == (
@@ -78,7 +80,9 @@ def test_a_model_is_small_and_holds_no_code_of_its_own(name):
 
 
 MESSAGES = {
-    "userlm-tiny": [{"role": "system", "content": INTENT_PREFIX + "book a table in a restaurant."}],
+    "userlm-tiny": [
+        {"role": "system", "content": INTENT_PREFIX + "book a table in a restaurant."}
+    ],
     "assistant-tiny": [{"role": "user", "content": "How do I boil an egg?"}],
 }
 
@@ -86,7 +90,9 @@ MESSAGES = {
 @pytest.fixture(scope="module")
 def plain() -> dict[str, list[int]]:
     """What plain transformers says to these."""
-    asked = json.dumps({str(assets.model(name)): messages for name, messages in MESSAGES.items()})
+    asked = json.dumps(
+        {str(assets.model(name)): messages for name, messages in MESSAGES.items()}
+    )
     command = [sys.executable, "-c", PLAIN, asked]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -127,7 +133,9 @@ def test_only_the_user_model_is_taken_for_one(user):
 @pytest.mark.slow
 def test_it_predicts_people_better_when_it_knows_what_they_want(people, tmp_path):
     write_conversations(tmp_path / "people.jsonl", people)
-    found = commands.ppl(tmp_path / "people.jsonl", model="userlm-tiny", out=tmp_path / "ppl")
+    found = commands.ppl(
+        tmp_path / "people.jsonl", model="userlm-tiny", out=tmp_path / "ppl"
+    )
 
     def ratio(column):
         return next(one for one in found[column] if one["name"] == "perplexity ratio")
@@ -147,7 +155,9 @@ def test_it_leaves_where_people_leave(people):
 
 
 @pytest.mark.slow
-def test_first_turns_are_short_and_on_the_subject_about_as_often_as_those_of_people(people):
+def test_first_turns_are_short_and_on_the_subject_about_as_often_as_those_of_people(
+    people,
+):
     """The intents avoid the words of the person; where a first turn shares one, it is on the
     subject."""
     asked = people[:60]
@@ -193,11 +203,16 @@ def test_serve_without_arguments_serves_the_embedded_user():
     said."""
     run = processes.userlm("serve", "--port", "0")
     try:
-        url = re.search(r'base_url="(http://127\.0\.0\.1:\d+/v1)"', run.stderr.readline())[1]
+        url = re.search(
+            r'base_url="(http://127\.0\.0\.1:\d+/v1)"', run.stderr.readline()
+        )[1]
         client = openai.OpenAI(base_url=url, api_key="none")
         [model] = client.models.list()
         assert model.id == "userlm-tiny"
-        intent = {"role": "system", "content": INTENT_PREFIX + "book a table in a restaurant."}
+        intent = {
+            "role": "system",
+            "content": INTENT_PREFIX + "book a table in a restaurant.",
+        }
         said = [
             ("user", "i need a table for two tonight"),
             ("assistant", "Which restaurant would you like?"),
@@ -210,8 +225,13 @@ def test_serve_without_arguments_serves_the_embedded_user():
         over += [("user", "no thanks, bye"), ("assistant", "You are welcome. Goodbye!")]
 
         def p_end(pairs):
-            messages = [intent, *({"role": role, "content": text} for role, text in pairs)]
-            answer = client.chat.completions.create(model=model.id, messages=messages, seed=1)
+            messages = [
+                intent,
+                *({"role": role, "content": text} for role, text in pairs),
+            ]
+            answer = client.chat.completions.create(
+                model=model.id, messages=messages, seed=1
+            )
             return answer.model_extra["userlm"]["p_end"]
 
         assert p_end(over) > 0.5 > 0.1 > p_end(said)

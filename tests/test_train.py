@@ -47,7 +47,9 @@ from userlm.users import TrainedUser
 def small(conversations: Sequence[Conversation], seed: int = 0) -> LocalModel:
     texts = [turn.text for conversation in conversations for turn in conversation.turns]
     intents = [conversation.intent or "" for conversation in conversations]
-    return from_scratch(learn_tokenizer([*texts, *intents], 500), width=64, layers=2, seed=seed)
+    return from_scratch(
+        learn_tokenizer([*texts, *intents], 500), width=64, layers=2, seed=seed
+    )
 
 
 def accelerator(folder: Path) -> Any:
@@ -55,7 +57,10 @@ def accelerator(folder: Path) -> Any:
 
 
 def flip(
-    conversations: Sequence[Conversation], local: LocalModel, folder: Path, max_tokens: int = 512
+    conversations: Sequence[Conversation],
+    local: LocalModel,
+    folder: Path,
+    max_tokens: int = 512,
 ) -> TokenizedDataset:
     return prepare(conversations, local.template(), folder / "rows", max_tokens)
 
@@ -67,7 +72,15 @@ def fit(
     folder: Path,
     valid: TokenizedDataset | None = None,
 ) -> Any:
-    return train(local, dataset, plan(dataset, config), config, folder, accelerator(folder), valid)
+    return train(
+        local,
+        dataset,
+        plan(dataset, config),
+        config,
+        folder,
+        accelerator(folder),
+        valid,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +93,9 @@ def logs() -> list[Conversation]:
     )
     found = []
     for i, subject in enumerate(subjects.split()):
-        talk = Conversation(f"c{i}", intent=f"{INTENT_PREFIX}learn about {subject}.", user=f"p{i}")
+        talk = Conversation(
+            f"c{i}", intent=f"{INTENT_PREFIX}learn about {subject}.", user=f"p{i}"
+        )
         talk = talk.say(f"tell me about {subject} pls").say(f"{subject} are nice.")
         talk = talk.say(f"more on {subject}?").say("That is all.")
         if i % 2:
@@ -93,7 +108,9 @@ def logs() -> list[Conversation]:
 def trained(logs, tmp_path_factory) -> tuple[LocalModel, list[dict[str, Any]]]:
     local, folder = small(logs), tmp_path_factory.mktemp("trained")
     dataset = flip(logs, local, folder)
-    config = TrainingConfig(steps=200, batch=35, lr=1.2e-2, save_every=1000, eval_every=1000)
+    config = TrainingConfig(
+        steps=200, batch=35, lr=1.2e-2, save_every=1000, eval_every=1000
+    )
     return local, list(fit(local, dataset, config, folder, dataset))
 
 
@@ -101,7 +118,9 @@ def trained(logs, tmp_path_factory) -> tuple[LocalModel, list[dict[str, Any]]]:
 
 
 @pytest.mark.slow
-def test_twenty_conversations_are_learned_by_heart_and_end_where_they_ended(trained, logs):
+def test_twenty_conversations_are_learned_by_heart_and_end_where_they_ended(
+    trained, logs
+):
     local, log = trained
     assert log[-1]["loss"] < 0.05
     user = TrainedUser(local, local.template(), sampling=Sampling(temperature=0))
@@ -118,7 +137,9 @@ def test_twenty_conversations_are_learned_by_heart_and_end_where_they_ended(trai
 
 
 @pytest.mark.slow
-def test_a_validation_before_and_after_shows_that_words_and_endings_were_learned(trained):
+def test_a_validation_before_and_after_shows_that_words_and_endings_were_learned(
+    trained,
+):
     before, after = trained[1][0], trained[1][-1]
     assert before["step"] == 0 and "loss" not in before
     assert before["valid_perplexity"] > 100 and after["valid_perplexity"] < 1.1
@@ -154,17 +175,24 @@ def test_a_validation_counts_words_and_endings_as_they_are(trained, logs, tmp_pa
         )
     total = count = 0.0
     for row in rows:
-        logprobs = local.model(torch.tensor([row.ids])).logits[0].log_softmax(-1).detach()
+        logprobs = (
+            local.model(torch.tensor([row.ids])).logits[0].log_softmax(-1).detach()
+        )
         for target in row.targets:
             for at in range(target.first, target.stop - 1):
                 if row.ids[at] != template.end:
-                    total, count = total - float(logprobs[at - 1, row.ids[at]]), count + 1
+                    total, count = (
+                        total - float(logprobs[at - 1, row.ids[at]]),
+                        count + 1,
+                    )
     assert found["valid_perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
     assert found["valid_termination_f1"] == 0
 
 
 @pytest.mark.slow
-def test_termination_f1_counts_endings_found_made_up_and_missed(trained, logs, tmp_path):
+def test_termination_f1_counts_endings_found_made_up_and_missed(
+    trained, logs, tmp_path
+):
     """The model leaves after the last exchange. One ended there (right), one is said to have gone
     on instead (made up), one is said to have ended earlier (missed): F1 = 2 / (2 + 1 + 1)."""
     local, _ = trained
@@ -175,7 +203,11 @@ def test_termination_f1_counts_endings_found_made_up_and_missed(trained, logs, t
     rows = [dataset.row(i) for i in range(len(dataset.rows))]
     with document_masking(local.model):
         found = evaluate(
-            local.model, packs(rows, 512), rows[:1], local.template().end, accelerator(tmp_path)
+            local.model,
+            packs(rows, 512),
+            rows[:1],
+            local.template().end,
+            accelerator(tmp_path),
         )
     assert found["valid_termination_f1"] == pytest.approx(50)
 
@@ -207,7 +239,9 @@ def test_one_row_teaches_what_its_samples_teach_one_by_one(tiny, slides):
         together = pack_loss(tiny.model, [row])
         whole = gradient([together])
     apart = [alone(target) for target in row.targets]
-    assert together.item() == pytest.approx(sum(loss.item() for loss in apart), rel=1e-6)
+    assert together.item() == pytest.approx(
+        sum(loss.item() for loss in apart), rel=1e-6
+    )
     torch.testing.assert_close(whole, gradient(apart), rtol=1e-4, atol=1e-5)
 
 
@@ -222,7 +256,9 @@ def test_rows_that_were_cut_teach_what_their_samples_teach(tiny, slides):
     for row in rows:
         logprobs = tiny.model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
         total -= sum(
-            logprobs[i - 1, row.ids[i]].item() for t in row.targets for i in range(t.start, t.stop)
+            logprobs[i - 1, row.ids[i]].item()
+            for t in row.targets
+            for i in range(t.start, t.stop)
         )
     assert together.item() == pytest.approx(total, rel=1e-6)
 
@@ -231,7 +267,9 @@ def test_a_loss_per_sample_counts_short_turns_as_much_as_long_ones(tiny, slides)
     [row] = render(slides, tiny.template()).rows
     with document_masking(tiny.model), torch.no_grad():
         logits, wanted = target_logits(tiny.model, [(row.ids, row.mask())])
-        losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none").tolist()
+        losses = torch.nn.functional.cross_entropy(
+            logits, wanted, reduction="none"
+        ).tolist()
         per_sample = pack_loss(tiny.model, [row], "sample").item()
     expected, at = 0.0, 0
     for target in row.targets:
@@ -241,7 +279,9 @@ def test_a_loss_per_sample_counts_short_turns_as_much_as_long_ones(tiny, slides)
     assert per_sample == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_loss_of_a_step_is_the_mean_over_its_tokens_or_over_its_samples(tiny, logs, tmp_path):
+def test_the_loss_of_a_step_is_the_mean_over_its_tokens_or_over_its_samples(
+    tiny, logs, tmp_path
+):
     """All conversations in one step, in one pack and in several; by hand from the sums of the
     rows."""
     dataset = flip(logs, tiny, tmp_path)
@@ -257,10 +297,14 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens_or_over_its_samples(tiny
     }
     for average in AVERAGES:
         for budget in (64, 4096):
-            config = TrainingConfig(steps=1, batch=1000, lr=0.0, average=average, pack=budget)
+            config = TrainingConfig(
+                steps=1, batch=1000, lr=0.0, average=average, pack=budget
+            )
             folder = tmp_path / f"{average}-{budget}"
             [entry] = fit(tiny, dataset, config, folder)
-            assert entry["loss"] == pytest.approx(sums[average] / counts[average], rel=1e-5)
+            assert entry["loss"] == pytest.approx(
+                sums[average] / counts[average], rel=1e-5
+            )
 
 
 AVERAGES = ("token", "sample")
@@ -286,15 +330,21 @@ def test_gradient_checkpointing_changes_nothing(logs, tmp_path):
     losses = []
     for checkpointing in (False, True):
         local, folder = small(logs), tmp_path / str(checkpointing)
-        config = TrainingConfig(steps=3, batch=30, lr=1e-3, gradient_checkpointing=checkpointing)
-        losses.append([e["loss"] for e in fit(local, flip(logs, local, folder), config, folder)])
+        config = TrainingConfig(
+            steps=3, batch=30, lr=1e-3, gradient_checkpointing=checkpointing
+        )
+        losses.append(
+            [e["loss"] for e in fit(local, flip(logs, local, folder), config, folder)]
+        )
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 # --- the plan -------------------------------------------------------------------------------------
 
 
-def test_a_plan_splits_no_conversation_and_uses_each_once_an_epoch(tiny, logs, tmp_path):
+def test_a_plan_splits_no_conversation_and_uses_each_once_an_epoch(
+    tiny, logs, tmp_path
+):
     """Twenty conversations of 3 and 4 samples: 70 samples, in steps of 20 or a little more."""
     dataset = flip(logs, tiny, tmp_path)
     assert (dataset.samples, dataset.dropped) == (70, 0)
@@ -315,12 +365,20 @@ def test_the_rows_of_a_conversation_that_was_cut_stay_in_one_step(tiny, logs, tm
     dataset = flip(logs, tiny, tmp_path, max_tokens=110)
     assert len(dataset.rows) > dataset.conversations
     conversation = dataset.rows["conversation"]
-    of = [{int(conversation[i]) for i in step} for step in plan(dataset, TrainingConfig(batch=10))]
+    of = [
+        {int(conversation[i]) for i in step}
+        for step in plan(dataset, TrainingConfig(batch=10))
+    ]
     assert sum(map(len, of)) == dataset.conversations
 
 
-def test_no_rows_make_an_empty_plan_and_no_steps_leave_the_model_as_it_is(tiny, logs, tmp_path):
-    assert plan(prepare([], tiny.template(), tmp_path / "none"), TrainingConfig(steps=5)) == []
+def test_no_rows_make_an_empty_plan_and_no_steps_leave_the_model_as_it_is(
+    tiny, logs, tmp_path
+):
+    assert (
+        plan(prepare([], tiny.template(), tmp_path / "none"), TrainingConfig(steps=5))
+        == []
+    )
     assert plan(flip(logs, tiny, tmp_path), TrainingConfig(steps=0)) == []
 
 
@@ -389,7 +447,9 @@ def begun(logs, tmp_path_factory) -> Path:
     (folder / "whole").mkdir()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as said:
         patch.setattr(
-            sys, "argv", ["script.py", *map(str, (folder / "whole", folder / "start", -1, ""))]
+            sys,
+            "argv",
+            ["script.py", *map(str, (folder / "whole", folder / "start", -1, ""))],
         )
         runpy.run_path(str(folder / "script.py"))
     assert json.loads(said.getvalue()).keys() == set("0123456")
@@ -400,9 +460,17 @@ def run(
     begun: Path, name: str, count: int = 1, kill_at: int = -1, how: str = ""
 ) -> subprocess.CompletedProcess[str]:
     (begun / name).mkdir(exist_ok=True)
-    command = [str(begun / "script.py"), str(begun / name), str(begun / "start"), str(kill_at), how]
+    command = [
+        str(begun / "script.py"),
+        str(begun / name),
+        str(begun / "start"),
+        str(kill_at),
+        how,
+    ]
     env = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": str(how == "sharded").lower()}
-    if how == "replicated":  # by torchrun; the others with the environment that it would give them
+    if (
+        how == "replicated"
+    ):  # by torchrun; the others with the environment that it would give them
         launch = [
             sys.executable,
             "-m",
@@ -412,18 +480,32 @@ def run(
             "2",
         ]
         return subprocess.run(
-            [*launch, *command], env=os.environ | env, capture_output=True, text=True, timeout=120
+            [*launch, *command],
+            env=os.environ | env,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
     if count > 1:
         with socket.create_server(("127.0.0.1", 0)) as free:
-            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+            env |= {
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(free.getsockname()[1]),
+            }
         env |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    ranks = [{"RANK": str(i), "LOCAL_RANK": str(i)} if count > 1 else {} for i in range(count)]
-    running = [processes.Process(command[:1], *command[1:], **env, **rank) for rank in ranks]
+    ranks = [
+        {"RANK": str(i), "LOCAL_RANK": str(i)} if count > 1 else {}
+        for i in range(count)
+    ]
+    running = [
+        processes.Process(command[:1], *command[1:], **env, **rank) for rank in ranks
+    ]
     with ThreadPoolExecutor() as pool:
         said = list(pool.map(processes.Process.communicate, running))
     code = next((process.returncode for process in running if process.returncode), 0)
-    return subprocess.CompletedProcess(command, code, *map("".join, zip(*said, strict=True)))
+    return subprocess.CompletedProcess(
+        command, code, *map("".join, zip(*said, strict=True))
+    )
 
 
 def weights_in(folder: Path) -> dict[str, torch.Tensor]:
@@ -460,7 +542,9 @@ def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(begun):
         assert torch.equal(weights_in(begun / "killed")[name], weight), name
 
 
-def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_goes_on_from_it(logs, tmp_path):
+def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_goes_on_from_it(
+    logs, tmp_path
+):
     local = small(logs)
     dataset = flip(logs, local, tmp_path)
     config = TrainingConfig(steps=6, batch=20, lr=1e-3)
@@ -487,7 +571,9 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_goes_on_from_it(log
     assert again == [4, 5, 6] and (tmp_path / "model").is_dir()
 
 
-def test_the_best_weights_are_kept_and_a_run_that_gets_no_better_stops(logs, tmp_path, monkeypatch):
+def test_the_best_weights_are_kept_and_a_run_that_gets_no_better_stops(
+    logs, tmp_path, monkeypatch
+):
     """Perplexities 50 before, then 9, 7, 8, 8: the second weights are kept, and after two worse
     ones it stops."""
     found = iter([50.0, 9.0, 7.0, 8.0, 8.0])
@@ -501,13 +587,21 @@ def test_the_best_weights_are_kept_and_a_run_that_gets_no_better_stops(logs, tmp
     config = TrainingConfig(steps=20, batch=20, lr=1e-2, eval_every=1, patience=2)
     weights = {}
     for entry in fit(local, dataset, config, tmp_path, dataset):
-        weights[entry["step"]] = local.model.get_input_embeddings().weight.detach().clone()
+        weights[entry["step"]] = (
+            local.model.get_input_embeddings().weight.detach().clone()
+        )
     assert list(weights) == [0, 1, 2, 3, 4]
-    kept = LocalModel.load(str(tmp_path / "model"), "cpu").model.get_input_embeddings().weight
+    kept = (
+        LocalModel.load(str(tmp_path / "model"), "cpu")
+        .model.get_input_embeddings()
+        .weight
+    )
     assert torch.equal(kept, weights[2]) and not torch.equal(kept, weights[4])
 
 
-def test_the_best_so_far_and_the_patience_left_survive_an_interruption(logs, tmp_path, monkeypatch):
+def test_the_best_so_far_and_the_patience_left_survive_an_interruption(
+    logs, tmp_path, monkeypatch
+):
     """Perplexities 50 before, then 9, 7, 8; after a stop 8: the patience of two is over, the
     weights of 7 stay."""
     found = iter([50.0, 9.0, 7.0, 8.0, 8.0])
@@ -535,13 +629,19 @@ def test_the_best_so_far_and_the_patience_left_survive_an_interruption(logs, tmp
         )
         for entry in entries:
             seen.append(entry["step"])  # one by one: the run looks at it in between
-            kept[entry["step"]] = local.model.get_input_embeddings().weight.detach().clone()
+            kept[entry["step"]] = (
+                local.model.get_input_embeddings().weight.detach().clone()
+            )
 
     with pytest.raises(training.Stopped):
         run_on(local, 3)
     run_on(small(logs), None)
     assert seen == [0, 1, 2, 3, 4]
-    best = LocalModel.load(str(tmp_path / "model"), "cpu").model.get_input_embeddings().weight
+    best = (
+        LocalModel.load(str(tmp_path / "model"), "cpu")
+        .model.get_input_embeddings()
+        .weight
+    )
     assert torch.equal(best, kept[2])
 
 
@@ -556,7 +656,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where_the_last_good_sta
     with torch.no_grad():
         local.model.lm_head.weight[:] = float("nan")
     with pytest.raises(
-        ModelError, match=r"loss is nan .* at step 4; .*checkpoint holds the last good state.*--lr"
+        ModelError,
+        match=r"loss is nan .* at step 4; .*checkpoint holds the last good state.*--lr",
     ):
         next(entries)
 
@@ -573,7 +674,10 @@ def test_memory_that_runs_out_names_the_flag_that_helps(logs, tmp_path, monkeypa
         for config, flag in (
             (TrainingConfig(batch=100, pack=4096), "--pack 2048"),
             (TrainingConfig(batch=100, pack=length), "--gradient-checkpointing"),
-            (TrainingConfig(batch=100, pack=length, gradient_checkpointing=True), "--max-tokens"),
+            (
+                TrainingConfig(batch=100, pack=length, gradient_checkpointing=True),
+                "--max-tokens",
+            ),
         ):
             with pytest.raises(ModelError, match=f"out of memory; .*{flag}"):
                 list(fit(small(logs), dataset, config, tmp_path))
@@ -585,12 +689,17 @@ def test_memory_that_runs_out_names_the_flag_that_helps(logs, tmp_path, monkeypa
 def test_another_optimizer_trains(logs, tmp_path):
     local = small(logs)
     config = TrainingConfig(steps=3, batch=20, lr=1e-2, optimizer="adafactor")
-    losses = [entry["loss"] for entry in fit(local, flip(logs, local, tmp_path), config, tmp_path)]
+    losses = [
+        entry["loss"]
+        for entry in fit(local, flip(logs, local, tmp_path), config, tmp_path)
+    ]
     assert losses[2] < losses[0]
 
 
 def test_an_optimizer_is_named_as_transformers_names_it(tiny):
-    made = training.make_optimizer(tiny.model, TrainingConfig(optimizer="adafactor", lr=1e-3))
+    made = training.make_optimizer(
+        tiny.model, TrainingConfig(optimizer="adafactor", lr=1e-3)
+    )
     assert type(made).__name__ == "Adafactor" and made.param_groups[0]["lr"] == 1e-3
     with pytest.raises(InputError, match=r"--optimizer adamwx: .*adafactor"):
         training.make_optimizer(tiny.model, TrainingConfig(optimizer="adamwx"))
@@ -599,12 +708,16 @@ def test_an_optimizer_is_named_as_transformers_names_it(tiny):
 def test_a_full_disk_is_said_and_the_last_checkpoint_stays(logs, tmp_path, monkeypatch):
     local = small(logs)
     dataset = flip(logs, local, tmp_path)
-    entries = fit(local, dataset, TrainingConfig(steps=5, batch=20, save_every=1), tmp_path)
+    entries = fit(
+        local, dataset, TrainingConfig(steps=5, batch=20, save_every=1), tmp_path
+    )
     next(entries), next(entries)
     good = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
 
     def full(*_):
-        raise RuntimeError("[enforce fail at inline_container.cc] . unexpected pos 64 vs 0")
+        raise RuntimeError(
+            "[enforce fail at inline_container.cc] . unexpected pos 64 vs 0"
+        )
 
     monkeypatch.setattr(torch, "save", full)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Free())
@@ -621,4 +734,6 @@ def test_weights_can_be_kept_at_any_time(logs, tmp_path):
     local = small(logs)
     for _ in range(2):
         keep(local, local.model, accelerator(tmp_path), tmp_path)
-    assert LocalModel.load(str(tmp_path / "model")).template().end == local.template().end
+    assert (
+        LocalModel.load(str(tmp_path / "model")).template().end == local.template().end
+    )

@@ -12,7 +12,13 @@ import processes
 import pytest
 
 from userlm import commands
-from userlm.flip import render, render_document, swap_roles, transcript, transcript_template
+from userlm.flip import (
+    render,
+    render_document,
+    swap_roles,
+    transcript,
+    transcript_template,
+)
 from userlm.models.local import LocalModel
 from userlm.rows import write_conversations
 from userlm.text import INTENT_PREFIX
@@ -29,27 +35,44 @@ SCRATCH: dict[str, Any] = {
 
 def talk(i: int, intent: bool = True) -> Conversation:
     told = f"{INTENT_PREFIX}learn about number {i}." if intent else None
-    asked = Conversation(f"c{i}", intent=told, user=f"p{i}", meta={"language": "English"})
-    return asked.say(f"what is {i} good for?").say("Counting.").say("thx").say("Bye.").close("end")
+    asked = Conversation(
+        f"c{i}", intent=told, user=f"p{i}", meta={"language": "English"}
+    )
+    return (
+        asked.say(f"what is {i} good for?")
+        .say("Counting.")
+        .say("thx")
+        .say("Bye.")
+        .close("end")
+    )
 
 
 @pytest.fixture
 def logs(tmp_path: Path) -> Path:
     """A folder of twelve conversations to learn from and four to validate on."""
     write_conversations(tmp_path / "logs" / "train.jsonl", [talk(i) for i in range(12)])
-    write_conversations(tmp_path / "logs" / "valid.jsonl", [talk(i) for i in range(20, 24)])
+    write_conversations(
+        tmp_path / "logs" / "valid.jsonl", [talk(i) for i in range(20, 24)]
+    )
     return tmp_path / "logs"
 
 
 def test_it_validates_on_the_people_beside_and_keeps_the_best_weights(logs, tmp_path):
     found = commands.train(logs, out=tmp_path / "run", eval_every=2, **SCRATCH)
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    log = [
+        json.loads(line)
+        for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    ]
     assert [row["step"] for row in log if "valid_perplexity" in row] == [0, 2, 4]
     assert found["untrained"]["valid_perplexity"] == log[0]["valid_perplexity"]
     assert found["best"]["valid_perplexity"] == min(
         row["valid_perplexity"] for row in log[1:] if row["step"] % 2 == 0
     )
-    assert (found["samples"], found["conversations"], found["languages"]) == (36, 12, {"en": 12})
+    assert (found["samples"], found["conversations"], found["languages"]) == (
+        36,
+        12,
+        {"en": 12},
+    )
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(
         [".lock", "log.jsonl", "model", "results.json", "run.json"]
     )
@@ -65,7 +88,9 @@ def test_people_to_validate_on_are_sampled_from_all_of_the_file():
     people = [talk(i) for i in range(100)]
     sampled = list(sample(people, 10, seed=0))
     assert len(sampled) == 10 and sampled != people[:10]
-    assert sampled == list(sample(people, 10, seed=0)) != list(sample(people, 10, seed=1))
+    assert (
+        sampled == list(sample(people, 10, seed=0)) != list(sample(people, 10, seed=1))
+    )
     assert list(sample(people, 500, seed=0)) == people
 
 
@@ -73,35 +98,51 @@ def test_lora_leaves_an_adapter_and_an_ordinary_model(logs, tmp_path):
     pytest.importorskip("peft")
     commands.train(logs, out=tmp_path / "base", **SCRATCH)
     found = commands.train(
-        logs, out=tmp_path / "lora", lora=2, **{**SCRATCH, "base": str(tmp_path / "base")}
+        logs,
+        out=tmp_path / "lora",
+        lora=2,
+        **{**SCRATCH, "base": str(tmp_path / "base")},
     )
     assert 0 < found["trained_parameters"] < found["parameters"] / 3
     assert (tmp_path / "lora" / "adapter" / "adapter_config.json").is_file()
     model = LocalModel.load(str(tmp_path / "lora" / "model"), "cpu").model
     assert type(model).__name__ == "LlamaForCausalLM"
-    assert f"of {found['parameters']:,}" in (tmp_path / "lora" / "model" / "README.md").read_text()
+    assert (
+        f"of {found['parameters']:,}"
+        in (tmp_path / "lora" / "model" / "README.md").read_text()
+    )
 
 
 def test_logs_without_intents_leave_a_clear_choice(tmp_path):
-    write_conversations(tmp_path / "train.jsonl", [talk(i, intent=False) for i in range(4)])
+    write_conversations(
+        tmp_path / "train.jsonl", [talk(i, intent=False) for i in range(4)]
+    )
     with pytest.raises(
-        InputError, match=r"no conversation has an intent.*`userlm intents` first.*--no-intent"
+        InputError,
+        match=r"no conversation has an intent.*`userlm intents` first.*--no-intent",
     ):
         commands.train(tmp_path / "train.jsonl", out=tmp_path / "run", **SCRATCH)
     assert (
-        commands.train(tmp_path / "train.jsonl", out=tmp_path / "free", intent=False, **SCRATCH)[
-            "steps"
-        ]
+        commands.train(
+            tmp_path / "train.jsonl", out=tmp_path / "free", intent=False, **SCRATCH
+        )["steps"]
         == 4
     )
 
 
-def test_without_intent_no_system_turn_is_trained_even_if_the_data_has_conditions(logs, tmp_path):
+def test_without_intent_no_system_turn_is_trained_even_if_the_data_has_conditions(
+    logs, tmp_path
+):
     asked = [talk(i) for i in range(4)]
-    told = [replace(c, meta={**c.meta, "condition": "The user is in a hurry."}) for c in asked]
+    told = [
+        replace(c, meta={**c.meta, "condition": "The user is in a hurry."})
+        for c in asked
+    ]
     write_conversations(tmp_path / "told.jsonl", told)
     options = {**SCRATCH, "valid": logs}
-    found = commands.train(tmp_path / "told.jsonl", out=tmp_path / "run", intent=False, **options)
+    found = commands.train(
+        tmp_path / "told.jsonl", out=tmp_path / "run", intent=False, **options
+    )
     template = LocalModel.load(str(tmp_path / "run" / "model"), "cpu").template()
     header = template.headers["user"]
     rows = [render(c.without_system(), template).rows[0] for c in told]
@@ -111,15 +152,22 @@ def test_without_intent_no_system_turn_is_trained_even_if_the_data_has_condition
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "| intent | False |" in card
     assert re.search(r"with an intent \| 0 \|", card)
-    with_intent = commands.train(tmp_path / "told.jsonl", out=tmp_path / "with", **options)
+    with_intent = commands.train(
+        tmp_path / "told.jsonl", out=tmp_path / "with", **options
+    )
     systems = sum(len(template.turn("system", c.system)) for c in told)
     assert with_intent["tokens"] == found["tokens"] + systems
 
 
-def test_the_card_says_what_each_file_was_for_and_whose_figure_the_power_is(logs, tmp_path):
+def test_the_card_says_what_each_file_was_for_and_whose_figure_the_power_is(
+    logs, tmp_path
+):
     commands.train(logs, out=tmp_path / "run", watts=200, **SCRATCH)
     card = (tmp_path / "run" / "model" / "README.md").read_text()
-    assert "| `train.jsonl` | training |" in card and "| `valid.jsonl` | validation |" in card
+    assert (
+        "| `train.jsonl` | training |" in card
+        and "| `valid.jsonl` | validation |" in card
+    )
     assert re.search(r"200 W .*as (was )?given", card, re.DOTALL)
 
 
@@ -131,25 +179,43 @@ def test_people_to_validate_on_must_say_something(logs, tmp_path):
     with pytest.raises(
         InputError, match=r"others.jsonl: no turn to learn fits 2048 tokens; .*--valid"
     ):
-        commands.train(logs, out=tmp_path / "run", valid=tmp_path / "others.jsonl", **SCRATCH)
+        commands.train(
+            logs, out=tmp_path / "run", valid=tmp_path / "others.jsonl", **SCRATCH
+        )
 
 
 def test_a_model_that_got_worse_is_said_to_have(logs, tmp_path):
-    found = commands.train(logs, out=tmp_path / "run", **{**SCRATCH, "lr": 5.0, "steps": 2})
+    found = commands.train(
+        logs, out=tmp_path / "run", **{**SCRATCH, "lr": 5.0, "steps": 2}
+    )
     assert any("no better than before" in note for note in found["notes"])
-    assert "no better than before" in (tmp_path / "run" / "model" / "README.md").read_text()
+    assert (
+        "no better than before"
+        in (tmp_path / "run" / "model" / "README.md").read_text()
+    )
 
 
 def test_what_cannot_be_learned_from_is_counted(tmp_path, capsys):
     greeting = Conversation(
         "greeting", turns=(Turn("assistant", "How can I help?"),), intent=talk(0).intent
     )
-    long = Conversation("long", intent=talk(1).intent).say("word " * 400).say("Yes?").close("end")
-    write_conversations(tmp_path / "train.jsonl", [talk(0), greeting, talk(1, intent=False), long])
+    long = (
+        Conversation("long", intent=talk(1).intent)
+        .say("word " * 400)
+        .say("Yes?")
+        .close("end")
+    )
+    write_conversations(
+        tmp_path / "train.jsonl", [talk(0), greeting, talk(1, intent=False), long]
+    )
     found = commands.train(
         tmp_path / "train.jsonl", out=tmp_path / "run", max_tokens=200, **SCRATCH
     )
-    assert (found["conversations"], found["without_user_turn"], found["without_intent"]) == (
+    assert (
+        found["conversations"],
+        found["without_user_turn"],
+        found["without_intent"],
+    ) == (
         3,
         1,
         1,
@@ -158,7 +224,11 @@ def test_what_cannot_be_learned_from_is_counted(tmp_path, capsys):
         found["dropped"] == 1 and found["samples"] == 3 + 3 + 1
     )  # of the long one the leaving is left
     found = commands.train(
-        tmp_path / "train.jsonl", out=tmp_path / "drop", max_tokens=200, overlong="drop", **SCRATCH
+        tmp_path / "train.jsonl",
+        out=tmp_path / "drop",
+        max_tokens=200,
+        overlong="drop",
+        **SCRATCH,
     )
     assert found["dropped"] == 2 and found["samples"] == 6
 
@@ -182,7 +252,9 @@ def test_a_run_can_go_on_with_smaller_packs(logs, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "pack_loss", none_left)
     with pytest.raises(ModelError, match=r"out of memory; give --pack 4096"):
         commands.train(logs, out=tmp_path / "run", **options)
-    assert commands.train(logs, out=tmp_path / "run", pack=4096, **options)["steps"] == 4
+    assert (
+        commands.train(logs, out=tmp_path / "run", pack=4096, **options)["steps"] == 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,11 +269,19 @@ def test_a_run_can_go_on_with_smaller_packs(logs, tmp_path, monkeypatch):
         ({"valid": Path("nowhere")}, "nowhere does not exist"),
         ({"optimizer": "adamwx"}, "--optimizer adamwx"),
         ({"lr": -1.0}, "--lr -1.0: give a number"),
-        ({"patience": 1, "valid_limit": 0}, "--patience needs conversations to validate on"),
-        ({"valid": Path("logs/train.jsonl")}, "these are the conversations to train on"),
+        (
+            {"patience": 1, "valid_limit": 0},
+            "--patience needs conversations to validate on",
+        ),
+        (
+            {"valid": Path("logs/train.jsonl")},
+            "these are the conversations to train on",
+        ),
     ],
 )
-def test_a_wrong_option_says_what_can_be_given(logs, tmp_path, monkeypatch, options, said):
+def test_a_wrong_option_says_what_can_be_given(
+    logs, tmp_path, monkeypatch, options, said
+):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=said):
         commands.train(logs, out=tmp_path / "run", **{**SCRATCH, **options})
@@ -215,12 +295,16 @@ def test_a_base_model_is_no_instruct_model(logs, tmp_path):
     local.model.save_pretrained(tmp_path / "plain")
     local.tokenizer.save_pretrained(tmp_path / "plain")
     plain = {**SCRATCH, "base": str(tmp_path / "plain")}
-    with pytest.raises(InputError, match=r"--init instruct: .*plain has no chat template"):
+    with pytest.raises(
+        InputError, match=r"--init instruct: .*plain has no chat template"
+    ):
         commands.train(logs, out=tmp_path / "run", init="instruct", **plain)
     assert commands.train(logs, out=tmp_path / "fine", **plain)["steps"] == 4
 
 
-def test_a_base_model_an_assistant_and_a_user_are_trained_one_from_the_other(logs, tmp_path):
+def test_a_base_model_an_assistant_and_a_user_are_trained_one_from_the_other(
+    logs, tmp_path
+):
     """12 conversations of 2 user turns, 2 answers and an ending; the user alone is told their
     intents."""
     folders = {side: tmp_path / side for side in ("both", "assistant", "user")}
@@ -232,7 +316,10 @@ def test_a_base_model_an_assistant_and_a_user_are_trained_one_from_the_other(log
         **{**SCRATCH, "base": str(folders["both"])},
     )
     user = commands.train(
-        logs, out=folders["user"], init="instruct", **{**SCRATCH, "base": str(folders["assistant"])}
+        logs,
+        out=folders["user"],
+        init="instruct",
+        **{**SCRATCH, "base": str(folders["assistant"])},
     )
     assert [found["samples"] for found in (both, assistant, user)] == [12, 24, 36]
     assert [found["without_intent"] for found in (both, assistant, user)] == [12, 12, 0]
@@ -264,25 +351,38 @@ def test_a_base_model_an_assistant_and_a_user_are_trained_one_from_the_other(log
         side: json.loads((folder / "run.json").read_text())["options"]
         for side, folder in folders.items()
     }
-    assert [options[side].get("side") for side in folders] == ["both", "assistant", None]
+    assert [options[side].get("side") for side in folders] == [
+        "both",
+        "assistant",
+        None,
+    ]
     assert [options[side]["intent"] for side in folders] == [False, False, True]
-    cards = {side: (folder / "model" / "README.md").read_text() for side, folder in folders.items()}
-    assert [side for side in cards if "A user language model" in cards[side]] == ["user"]
+    cards = {
+        side: (folder / "model" / "README.md").read_text()
+        for side, folder in folders.items()
+    }
+    assert [side for side in cards if "A user language model" in cards[side]] == [
+        "user"
+    ]
 
 
 @pytest.mark.parametrize("side", ["assistant", "both"])
 def test_logs_without_intents_are_enough_for_the_other_sides(tmp_path, side):
-    write_conversations(tmp_path / "train.jsonl", [talk(i, intent=False) for i in range(4)])
+    write_conversations(
+        tmp_path / "train.jsonl", [talk(i, intent=False) for i in range(4)]
+    )
     assert (
-        commands.train(tmp_path / "train.jsonl", out=tmp_path / "run", side=side, **SCRATCH)[
-            "steps"
-        ]
+        commands.train(
+            tmp_path / "train.jsonl", out=tmp_path / "run", side=side, **SCRATCH
+        )["steps"]
         == 4
     )
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_stops_it_finds_a_checkpoint_and_the_same_command_goes_on(logs, tmp_path):
+def test_a_scheduler_that_stops_it_finds_a_checkpoint_and_the_same_command_goes_on(
+    logs, tmp_path
+):
     options = [
         "--base",
         "scratch:32x1x500",
@@ -299,7 +399,10 @@ def test_a_scheduler_that_stops_it_finds_a_checkpoint_and_the_same_command_goes_
     process = processes.userlm(*command)
     log = tmp_path / "stopped" / "log.jsonl"
     until = time.monotonic() + 60
-    while not (log.is_file() and log.read_bytes().count(b"\n") > 3) and time.monotonic() < until:
+    while (
+        not (log.is_file() and log.read_bytes().count(b"\n") > 3)
+        and time.monotonic() < until
+    ):
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]

@@ -7,7 +7,14 @@ import pytest
 from userlm.flip import prompt
 from userlm.guard import PAPER, Guard
 from userlm.text import INTENT_PREFIX
-from userlm.types import Completion, Conversation, InputError, ModelError, Sampling, Turn
+from userlm.types import (
+    Completion,
+    Conversation,
+    InputError,
+    ModelError,
+    Sampling,
+    Turn,
+)
 from userlm.users import Human, PromptedUser, ReplayUser, TrainedUser, with_sampling
 
 
@@ -34,11 +41,16 @@ def trained(tiny, *completions, **fields):
 def test_a_trained_user_is_asked_with_a_user_turn_open_and_stops_at_every_control_token(
     tiny, slides
 ):
-    user = trained(tiny, Completion("ok then", stop_id=tiny.template().close, p_end=0.25))
+    user = trained(
+        tiny, Completion("ok then", stop_id=tiny.template().close, p_end=0.25)
+    )
     reply = user.reply(slides)
     [(ids, sampling)] = user.model.asked
     assert ids == prompt(slides, user.template)
-    assert sampling.stop_ids == user.template.stop_ids and sampling.end_id == user.template.end
+    assert (
+        sampling.stop_ids == user.template.stop_ids
+        and sampling.end_id == user.template.end
+    )
     assert (reply.text, reply.stop, reply.meta["p_end"]) == ("ok then", None, 0.25)
 
 
@@ -57,14 +69,22 @@ def test_an_empty_turn_is_drawn_again_and_given_up_after_some_tries(tiny, slides
     )
     user = trained(tiny, empty, words)
     reply = user.reply(slides)
-    assert (reply.text, reply.meta["rejected"]) == ("hm", [{"text": "", "why": ["empty"]}])
+    assert (reply.text, reply.meta["rejected"]) == (
+        "hm",
+        [{"text": "", "why": ["empty"]}],
+    )
     seeds = [sampling.seed for _, sampling in user.model.asked]
     assert seeds[0] != seeds[1]
-    assert trained(tiny, *[empty] * 3, guard=Guard(tries=3)).reply(slides).stop == "guard"
+    assert (
+        trained(tiny, *[empty] * 3, guard=Guard(tries=3)).reply(slides).stop == "guard"
+    )
 
 
 def test_a_reply_cut_at_max_tokens_is_marked(tiny, slides):
-    assert trained(tiny, Completion("and then", stop_id=None)).reply(slides).meta["cut"] is True
+    assert (
+        trained(tiny, Completion("and then", stop_id=None)).reply(slides).meta["cut"]
+        is True
+    )
 
 
 def test_a_conversation_whose_intent_does_not_fit_stops_for_context(tiny):
@@ -73,7 +93,13 @@ def test_a_conversation_whose_intent_does_not_fit_stops_for_context(tiny):
 
 
 def test_what_did_not_fit_the_window_is_counted(tiny):
-    talk = Conversation("a", intent="x").say("one").say("word " * 60).say("two").say("short")
+    talk = (
+        Conversation("a", intent="x")
+        .say("one")
+        .say("word " * 60)
+        .say("two")
+        .say("short")
+    )
     whole = len(prompt(talk, tiny.template()))
     user = trained(
         tiny,
@@ -109,14 +135,20 @@ def test_where_leaving_is_a_turn_closed_at_once_a_guard_forbids_that_at_the_firs
     tiny, slides
 ):
     template = replace(tiny.template(), end=tiny.template().close)
-    user = TrainedUser(Writes([Completion("and then what", template.close)]), template, guard=PAPER)
+    user = TrainedUser(
+        Writes([Completion("and then what", template.close)]), template, guard=PAPER
+    )
     assert user.reply(slides).text == "and then what"
     [(_, sampling)] = user.model.asked
-    assert sampling.banned_ids == frozenset() and template.close in sampling.banned_first
+    assert (
+        sampling.banned_ids == frozenset() and template.close in sampling.banned_first
+    )
 
 
 def test_greedy_drafts_are_not_drawn_twice(tiny, slides):
-    user = trained(tiny, Completion("no", 1), guard=PAPER, sampling=Sampling(temperature=0))
+    user = trained(
+        tiny, Completion("no", 1), guard=PAPER, sampling=Sampling(temperature=0)
+    )
     assert user.reply(slides).meta["violates"] == ["too short"]
     assert len(user.model.asked) == 1
 
@@ -170,7 +202,11 @@ def test_an_end_by_threshold_is_left_to_where_p_end_is_known_and_contradicts_a_g
 def test_tuning_leaves_the_rest_as_it_is_and_says_what_it_cannot_do(tiny):
     user = trained(tiny, sampling=Sampling(top_p=0.5, max_tokens=9), seed=3)
     changed = with_sampling(user, temperature=0.5)
-    assert (changed.sampling.temperature, changed.sampling.top_p, changed.sampling.max_tokens) == (
+    assert (
+        changed.sampling.temperature,
+        changed.sampling.top_p,
+        changed.sampling.max_tokens,
+    ) == (
         0.5,
         0.5,
         9,
@@ -202,20 +238,31 @@ def test_the_seed_of_a_reply_depends_on_run_conversation_and_turn_alone(tiny, sl
     assert seed(0, slides) == seeds[0]
 
 
-def test_a_prompted_user_gets_one_message_with_the_goal_and_later_the_transcript(slides):
+def test_a_prompted_user_gets_one_message_with_the_goal_and_later_the_transcript(
+    slides,
+):
     chat = Writes([Completion("hi there"), Completion("<user>: and now?")])
     user = PromptedUser(chat)
-    assert user.reply(Conversation("a", intent=f"{INTENT_PREFIX}plan a trip.")).text == "hi there"
+    assert (
+        user.reply(Conversation("a", intent=f"{INTENT_PREFIX}plan a trip.")).text
+        == "hi there"
+    )
     assert user.reply(slides).text == "and now?"
     (first, _), (later, _) = chat.asked
     assert [message["role"] for message in first + later] == ["user", "user"]
-    assert "from it: plan a trip." in first[0]["content"] and "====" not in first[0]["content"]
+    assert (
+        "from it: plan a trip." in first[0]["content"]
+        and "====" not in first[0]["content"]
+    )
     assert "<assistant>: That helps.\n====" in later[0]["content"]
     assert "<|endconversation|>" not in first[0]["content"]
 
 
 def test_a_prompted_user_leaves_with_the_marker_and_words_before_it_are_said(slides):
-    answers = [Completion("<|endconversation|>"), Completion("thanks <|endconversation|>")]
+    answers = [
+        Completion("<|endconversation|>"),
+        Completion("thanks <|endconversation|>"),
+    ]
     user = PromptedUser(Writes(answers))
     left, thanked = user.reply(slides), user.reply(slides)
     assert (left.text, left.stop) == ("", "end")
@@ -224,7 +271,11 @@ def test_a_prompted_user_leaves_with_the_marker_and_words_before_it_are_said(sli
 
 def test_a_transcript_that_contains_a_place_of_the_prompt_does_not_fill_it():
     chat = Writes([Completion("x")])
-    log = Conversation("a", intent="the goal").say("what is {goal} and {end}?").say("{transcript}")
+    log = (
+        Conversation("a", intent="the goal")
+        .say("what is {goal} and {end}?")
+        .say("{transcript}")
+    )
     PromptedUser(chat).reply(log)
     text = chat.asked[0][0][0]["content"]
     assert "what is {goal} and {end}?" in text and text.count("the goal") == 1
@@ -232,10 +283,17 @@ def test_a_transcript_that_contains_a_place_of_the_prompt_does_not_fill_it():
 
 def test_the_second_prompted_form_swaps_the_roles_and_is_spoken_to_first(slides):
     chat = Writes(
-        [Completion("hi there"), Completion("and now?"), Completion(" <|endconversation|>")]
+        [
+            Completion("hi there"),
+            Completion("and now?"),
+            Completion(" <|endconversation|>"),
+        ]
     )
     user = PromptedUser(chat, swapped=True)
-    assert user.reply(Conversation("a", intent=f"{INTENT_PREFIX}plan a trip.")).text == "hi there"
+    assert (
+        user.reply(Conversation("a", intent=f"{INTENT_PREFIX}plan a trip.")).text
+        == "hi there"
+    )
     assert user.reply(slides).text == "and now?"
     greeted = Conversation("b", (Turn("assistant", "How can I help?"),), intent="x")
     assert user.reply(greeted).stop == "end"
@@ -244,10 +302,13 @@ def test_the_second_prompted_form_swaps_the_roles_and_is_spoken_to_first(slides)
     assert "What you want from it: plan a trip.\n" in first[0]["content"]
     said = [(m["role"], m["content"]) for m in later[2:]]
     assert (
-        said[:2] == [("assistant", slides.turns[0].text), ("user", slides.turns[1].text)]
+        said[:2]
+        == [("assistant", slides.turns[0].text), ("user", slides.turns[1].text)]
         and len(said) == 6
     )
-    assert [(m["role"], m["content"]) for m in opened[1:]] == [("user", "How can I help?")]
+    assert [(m["role"], m["content"]) for m in opened[1:]] == [
+        ("user", "How can I help?")
+    ]
 
 
 def test_a_prompted_user_is_redrawn_by_its_text_alone(slides):
@@ -260,7 +321,10 @@ def test_a_prompted_user_is_redrawn_by_its_text_alone(slides):
     )
     reply = PromptedUser(chat, guard=PAPER).reply(slides)
     assert reply.text == "so what about salt"
-    assert [draft["why"] for draft in reply.meta["rejected"]] == [["first word"], ["end"]]
+    assert [draft["why"] for draft in reply.meta["rejected"]] == [
+        ["first word"],
+        ["end"],
+    ]
 
 
 def test_a_prompted_user_without_an_intent_says_what_is_missing():

@@ -27,7 +27,9 @@ PRICE = "2.5/10"
 
 def log(i: int, said: str = "", **meta) -> Conversation:
     turns = (Turn("user", f"tell me of number-{i}: {said}"), Turn("assistant", "Well."))
-    return Conversation(f"c{i}", turns, user=f"p{i}", ended=True, meta={"language": "en", **meta})
+    return Conversation(
+        f"c{i}", turns, user=f"p{i}", ended=True, meta={"language": "en", **meta}
+    )
 
 
 def number(body) -> int:
@@ -37,7 +39,9 @@ def number(body) -> int:
 
 def good(body, n=0) -> Said:
     """A sentence of its own for each conversation."""
-    return completion(f"{INTENT_PREFIX}learn about thing {number(body)}.", tokens_out=12)
+    return completion(
+        f"{INTENT_PREFIX}learn about thing {number(body)}.", tokens_out=12
+    )
 
 
 class Faults:
@@ -64,7 +68,9 @@ class Faults:
         if self.seen[i, again] == 1 and (fault := self.kinds[i % 7]) and not again:
             return fault
         return (
-            good(body) if again or i % 7 < 5 else completion("The user wants things.", tokens_out=5)
+            good(body)
+            if again or i % 7 < 5
+            else completion("The user wants things.", tokens_out=5)
         )
 
 
@@ -112,10 +118,16 @@ def billed(server) -> Decimal:
 
 def test_a_model_writes_an_intent_for_every_conversation_of_every_split(tmp_path):
     for split, first in (("train", 0), ("valid", 10), ("test", 20)):
-        write(tmp_path / "clean" / f"{split}.jsonl", [log(i) for i in range(first, first + 10)])
+        write(
+            tmp_path / "clean" / f"{split}.jsonl",
+            [log(i) for i in range(first, first + 10)],
+        )
     with serving(good) as server:
         results = commands.intents(
-            tmp_path / "clean", out=tmp_path / "out", writer=f"{server.url}#gpt-x", price=PRICE
+            tmp_path / "clean",
+            out=tmp_path / "out",
+            writer=f"{server.url}#gpt-x",
+            price=PRICE,
         )
     for split, first in (("train", 0), ("valid", 10), ("test", 20)):
         found = read(tmp_path / "out", split)
@@ -125,13 +137,23 @@ def test_a_model_writes_an_intent_for_every_conversation_of_every_split(tmp_path
         assert {c.meta["intent_by"] for c in found} == {"gpt-x"}
     assert results["counts"] == {"in": 30, "note: written": 30, "out": 30}
     usage = results["usage"]
-    assert (usage["calls"], usage["possibly_billed"], usage["tokens_out"]) == (30, 0, 360)
+    assert (usage["calls"], usage["possibly_billed"], usage["tokens_out"]) == (
+        30,
+        0,
+        360,
+    )
     assert usage["tokens_in"] == server.tokens_in and usage["cost"] == pytest.approx(
         float(billed(server))
     )
-    assert results["model"] == "gpt-x" and results["faults"] == {} and results["failed"] == 0
+    assert (
+        results["model"] == "gpt-x"
+        and results["faults"] == {}
+        and results["failed"] == 0
+    )
     assert len({body["seed"] for body in server.bodies}) == 30
-    assert {(body["temperature"], body["max_tokens"]) for body in server.bodies} == {(0.7, 120)}
+    assert {(body["temperature"], body["max_tokens"]) for body in server.bodies} == {
+        (0.7, 120)
+    }
     assert results == read_json(tmp_path / "out" / "results.json")
 
 
@@ -143,7 +165,9 @@ def test_leakage_is_shown_for_each_writer_by_its_own(tmp_path, data):
         Conversation("g", first.turns, GOOD, meta={}),
     ]
     write(tmp_path / "three.jsonl", rows)
-    with serving(lambda body, n: completion(INTENT_PREFIX + "learn about volcanoes.")) as server:
+    with serving(
+        lambda body, n: completion(INTENT_PREFIX + "learn about volcanoes.")
+    ) as server:
         results = commands.intents(
             tmp_path / "three.jsonl", out=tmp_path / "out", writer=f"{server.url}#m"
         )
@@ -189,7 +213,11 @@ def test_all_faults_are_survived_counted_and_shown(tmp_path, data, capsys, impat
     assert results["usage"]["possibly_billed"] == 7 + 8 + 7 + 9 + 5
     assert Decimal(str(results["usage"]["cost"])) >= billed(server)
     shown = " ".join(capsys.readouterr().err.split())
-    assert "no intent, refused 5" in shown and "rate limited 8" in shown and "timed out 9" in shown
+    assert (
+        "no intent, refused 5" in shown
+        and "rate limited 8" in shown
+        and "timed out 9" in shown
+    )
     assert "a-key" not in shown and "a-key" not in "".join(
         path.read_text() for path in (tmp_path / "out").iterdir() if path.name[0] != "."
     )
@@ -210,22 +238,33 @@ def test_failed_calls_are_made_again_by_the_same_command_and_answered_ones_are_n
     broken = True
 
     def reply(body, n):
-        return error(503, "overloaded") if broken and number(body) % 10 == 3 else good(body)
+        return (
+            error(503, "overloaded")
+            if broken and number(body) % 10 == 3
+            else good(body)
+        )
 
     with serving(reply) as server:
 
         def run():
-            return commands.intents(data, out=tmp_path / "out", writer=f"{server.url}#m")
+            return commands.intents(
+                data, out=tmp_path / "out", writer=f"{server.url}#m"
+            )
 
         first = run()
-        assert first["counts"]["note: no intent, call failed: server error"] == first["failed"] == 6
+        assert (
+            first["counts"]["note: no intent, call failed: server error"]
+            == first["failed"]
+            == 6
+        )
         assert "6 could not be asked" in capsys.readouterr().err
         broken = False
         before = len(server.requests)
         second = run()
         assert sorted(map(number, server.bodies[before:])) == [3, 13, 23, 33, 43, 53]
         assert (
-            second["counts"] == {"in": 60, "note: written": 60, "out": 60} and second["failed"] == 0
+            second["counts"] == {"in": 60, "note: written": 60, "out": 60}
+            and second["failed"] == 0
         )
         assert run() == second and len(server.requests) == before + 6
         assert "complete already" in " ".join(capsys.readouterr().err.split())
@@ -236,8 +275,12 @@ def test_a_wrong_key_or_model_ends_the_run_at_once(tmp_path, data):
         serving(lambda body, n: error(401)) as server,
         pytest.raises(ModelError, match="USERLM_API_KEY"),
     ):
-        commands.intents(data, out=tmp_path / "out", writer=f"{server.url}#m", workers=4)
-    assert 3 <= len(server.requests) <= 3 + 3  # three in a row, and those of the other threads
+        commands.intents(
+            data, out=tmp_path / "out", writer=f"{server.url}#m", workers=4
+        )
+    assert (
+        3 <= len(server.requests) <= 3 + 3
+    )  # three in a row, and those of the other threads
     assert not (tmp_path / "out" / "results.json").exists()
 
 
@@ -247,15 +290,25 @@ def test_a_key_that_ends_in_a_line_break_is_sent_without_it_and_written_nowhere(
     monkeypatch.undo()
     monkeypatch.setenv("USERLM_API_KEY", "secret-key\r\n")
     with serving(good) as server:
-        results = commands.intents(data, out=tmp_path / "out", writer=f"{server.url}#m", limit=4)
-    assert {authorization for _, authorization, _ in server.requests} == {"Bearer secret-key"}
-    assert (results["counts"]["note: written"], results["faults"], len(server.requests)) == (
+        results = commands.intents(
+            data, out=tmp_path / "out", writer=f"{server.url}#m", limit=4
+        )
+    assert {authorization for _, authorization, _ in server.requests} == {
+        "Bearer secret-key"
+    }
+    assert (
+        results["counts"]["note: written"],
+        results["faults"],
+        len(server.requests),
+    ) == (
         4,
         {},
         4,
     )
     assert "secret" not in "".join(capsys.readouterr())
-    assert not [path for path in (tmp_path / "out").iterdir() if "secret" in path.read_text()]
+    assert not [
+        path for path in (tmp_path / "out").iterdir() if "secret" in path.read_text()
+    ]
 
 
 @pytest.mark.parametrize("by", ["http://127.0.0.1:1/v1#m", "openai:m"])
@@ -269,10 +322,14 @@ def test_a_key_that_no_header_can_hold_is_refused_and_written_nowhere(
         commands.intents(data, out=tmp_path / "out", writer=by)
     assert "secret" not in str(caught.value)
     assert not (tmp_path / "out/asked.jsonl").exists()
-    assert not [path for path in (tmp_path / "out").glob("*") if "secret" in path.read_text()]
+    assert not [
+        path for path in (tmp_path / "out").glob("*") if "secret" in path.read_text()
+    ]
 
 
-def test_half_a_character_in_an_answer_is_the_same_live_and_in_the_journal(tmp_path, data):
+def test_half_a_character_in_an_answer_is_the_same_live_and_in_the_journal(
+    tmp_path, data
+):
     def reply(
         body, n
     ):  # "\ud83d" is the first half of an emoji, as a server cuts it at its last token
@@ -283,12 +340,19 @@ def test_half_a_character_in_an_answer_is_the_same_live_and_in_the_journal(tmp_p
     with serving(reply) as server:
 
         def run():
-            return commands.intents(data, out=tmp_path / "out", writer=f"{server.url}#m", limit=3)
+            return commands.intents(
+                data, out=tmp_path / "out", writer=f"{server.url}#m", limit=3
+            )
 
         first = run()
-        assert first["counts"] == {"in": 3, "note: written": 3, "out": 3} and first["faults"] == {}
+        assert (
+            first["counts"] == {"in": 3, "note: written": 3, "out": 3}
+            and first["faults"] == {}
+        )
         assert [
-            body["messages"][1]["content"] for body in server.bodies if len(body["messages"]) > 1
+            body["messages"][1]["content"]
+            for body in server.bodies
+            if len(body["messages"]) > 1
         ] == ["The user wants \ufffd things."] * 3
         live = (tmp_path / "out/conversations.jsonl").read_bytes()
         assert {c.intent for c in read(tmp_path / "out")} == {
@@ -313,7 +377,12 @@ def test_the_estimate_is_shown_before_the_first_call(tmp_path, data, capsys):
 
     with serving(reply) as server:
         commands.intents(
-            data, out=tmp_path / "out", writer=f"{server.url}#m", workers=1, price=PRICE, budget=0.1
+            data,
+            out=tmp_path / "out",
+            writer=f"{server.url}#m",
+            workers=1,
+            price=PRICE,
+            budget=0.1,
         )
     size = len(server.bodies[0]["messages"][0]["content"].encode()) + 1
     tokens_in, tokens_out = (
@@ -330,7 +399,10 @@ def test_the_estimate_is_shown_before_the_first_call(tmp_path, data, capsys):
         f"${cost:.2f}" in shown
     )
     covered = int(60 * (0.1 - worst) / cost)
-    assert 0 < covered < 60 and f"the budget of $0.10 covers about {covered} of them" in shown
+    assert (
+        0 < covered < 60
+        and f"the budget of $0.10 covers about {covered} of them" in shown
+    )
 
 
 # --- a budget -------------------------------------------------------------------------------------
@@ -369,7 +441,11 @@ def test_a_run_whose_budget_is_spent_is_complete_and_another_goes_on_from_it(
 
         def run(source, out):
             return commands.intents(
-                source, out=tmp_path / out, writer=f"{server.url}#m", price=PRICE, budget=0.3
+                source,
+                out=tmp_path / out,
+                writer=f"{server.url}#m",
+                price=PRICE,
+                budget=0.3,
             )
 
         first = run(data, "one")
@@ -391,7 +467,11 @@ def test_the_budget_is_never_passed_by_what_the_server_bills_whatever_fails(
     budget = Decimal("0.6")
     with serving(Faults()) as server:
         results = commands.intents(
-            data, out=tmp_path / "out", writer=f"{server.url}#m", price=PRICE, budget=0.6
+            data,
+            out=tmp_path / "out",
+            writer=f"{server.url}#m",
+            price=PRICE,
+            budget=0.6,
         )
     assert billed(server) <= Decimal(str(results["usage"]["cost"])) <= budget
     assert results["counts"]["note: no intent, budget"] > 0  # so it mattered
@@ -413,7 +493,16 @@ commands.intents(Path(data), out=Path(out), writer=by, price=price, budget=float
 
 def kill_in_the_middle(server, data, out, budget="", after=20) -> None:
     """Run it in a process of its own, and SIGKILL that after so many more requests."""
-    command = [sys.executable, "-c", DRIVER, str(data), str(out), f"{server.url}#m", PRICE, budget]
+    command = [
+        sys.executable,
+        "-c",
+        DRIVER,
+        str(data),
+        str(out),
+        f"{server.url}#m",
+        PRICE,
+        budget,
+    ]
     before = len(server.requests)
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 30
@@ -424,7 +513,9 @@ def kill_in_the_middle(server, data, out, budget="", after=20) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     arrived = -1
-    while arrived != (arrived := len(server.requests)):  # what it had sent is still being accepted
+    while arrived != (
+        arrived := len(server.requests)
+    ):  # what it had sent is still being accepted
         time.sleep(0.3)
 
 
@@ -436,7 +527,9 @@ def slowly(body, n) -> Said:
 
 
 @pytest.mark.slow
-def test_killed_and_run_again_it_ends_with_the_same_files_and_asks_nothing_twice(tmp_path, data):
+def test_killed_and_run_again_it_ends_with_the_same_files_and_asks_nothing_twice(
+    tmp_path, data
+):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     with serving(slowly) as server:
         by = f"{server.url}#m"
@@ -444,18 +537,28 @@ def test_killed_and_run_again_it_ends_with_the_same_files_and_asks_nothing_twice
         calls = len(server.requests)
         assert calls == 60 + 12
         kill_in_the_middle(server, data, killed)
-        lines = [json.loads(line) for line in (killed / "asked.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line)
+            for line in (killed / "asked.jsonl").read_text().splitlines()
+        ]
         answered = {(row["id"], row["try"]) for row in lines if "text" in row}
         lost = {(row["id"], row["try"]) for row in lines} - answered
         assert answered and lost and not (killed / "results.json").exists()
         before = len(server.requests)
         results = commands.intents(data, out=killed, writer=by, price=PRICE)
-    again = {(f"c{number(body)}", len(body["messages"]) // 2) for body in server.bodies[before:]}
+    again = {
+        (f"c{number(body)}", len(body["messages"]) // 2)
+        for body in server.bodies[before:]
+    }
     assert not again & answered
     assert len(server.requests) - before == len(again) == calls - len(answered)
     name = "conversations.jsonl"
     assert (killed / name).read_bytes() == (whole / name).read_bytes()
-    assert {**results, "usage": 0, "faults": 0} == {**undisturbed, "usage": 0, "faults": 0}
+    assert {**results, "usage": 0, "faults": 0} == {
+        **undisturbed,
+        "usage": 0,
+        "faults": 0,
+    }
     assert results["faults"] == {"in flight when stopped": len(lost)}
     assert Decimal(str(results["usage"]["cost"])) >= billed(server) - Decimal(
         str(undisturbed["usage"]["cost"])
@@ -467,7 +570,9 @@ def test_the_budget_holds_over_kills_and_faults(tmp_path, data, impatient):
     out = tmp_path / "out"
     with serving(Faults()) as server:
         kill_in_the_middle(server, data, out, budget="1.5")
-        results = commands.intents(data, out=out, writer=f"{server.url}#m", price=PRICE, budget=1.5)
+        results = commands.intents(
+            data, out=out, writer=f"{server.url}#m", price=PRICE, budget=1.5
+        )
     assert billed(server) <= Decimal(str(results["usage"]["cost"])) <= Decimal("1.5")
     assert results["faults"]["in flight when stopped"] > 0
     assert results["counts"]["out"] > 0
@@ -478,7 +583,9 @@ def test_the_budget_holds_over_kills_and_faults(tmp_path, data, impatient):
 
 def joined(path: Path, *rows: object) -> Path:
     path.write_text(
-        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+        "".join(
+            (row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows
+        )
     )
     return path
 
@@ -529,7 +636,9 @@ def test_an_intent_that_is_there_comes_before_joined_ones_these_before_goals_and
             "joined": 1,
             "m": 3,
         }
-        commands.intents(data, out=tmp_path / "b", writer=by, join=[extra], overwrite=True)
+        commands.intents(
+            data, out=tmp_path / "b", writer=by, join=[extra], overwrite=True
+        )
         assert [c.meta["intent_by"] for c in read(tmp_path / "b")] == [
             "joined",
             "joined",
@@ -538,13 +647,17 @@ def test_an_intent_that_is_there_comes_before_joined_ones_these_before_goals_and
             "m",
             "m",
         ]
-        commands.intents(data, out=tmp_path / "c", writer=by, overwrite=True, goals=False)
+        commands.intents(
+            data, out=tmp_path / "c", writer=by, overwrite=True, goals=False
+        )
         assert [c.intent for c in read(tmp_path / "c")] == written
 
 
 def test_a_goal_that_is_a_page_long_or_a_mere_name_is_not_taken_and_counted(tmp_path):
     goals = ("go " + "x" * 1998, "go " + "x" * 1997, "sum_product", "Rome hotels")
-    data = write(tmp_path / "logs.jsonl", [log(i, goal=goal) for i, goal in enumerate(goals)])
+    data = write(
+        tmp_path / "logs.jsonl", [log(i, goal=goal) for i, goal in enumerate(goals)]
+    )
     results = commands.intents(data, out=tmp_path / "out")
     assert results["counts"]["note: human goal not taken, too long"] == 1
     assert results["counts"]["note: human goal not taken, one word"] == 1
@@ -556,7 +669,9 @@ def test_a_goal_that_is_a_page_long_or_a_mere_name_is_not_taken_and_counted(tmp_
     ]
 
 
-def test_joined_rows_are_matched_by_id_or_by_the_hash_of_wildchat_and_the_others_counted(tmp_path):
+def test_joined_rows_are_matched_by_id_or_by_the_hash_of_wildchat_and_the_others_counted(
+    tmp_path,
+):
     hashed, other = "a" * 32, "b" * 32
     turns = log(0).turns
     data = write(
@@ -607,11 +722,19 @@ def test_a_joined_intent_on_several_lines_becomes_one_line(tmp_path, data):
     [
         ("{oops", r"2\.jsonl, line 2: is not JSON"),
         ({"intent": "x"}, r"2\.jsonl, line 2: field 'id' is missing"),
-        ({"id": "x", "intent": ["y"]}, r"2\.jsonl, line 2: field 'intent' must be a str, not list"),
-        ({"id": 5, "intent": "y"}, r"2\.jsonl, line 2: field 'id' must be a str, not int"),
+        (
+            {"id": "x", "intent": ["y"]},
+            r"2\.jsonl, line 2: field 'intent' must be a str, not list",
+        ),
+        (
+            {"id": 5, "intent": "y"},
+            r"2\.jsonl, line 2: field 'id' must be a str, not int",
+        ),
     ],
 )
-def test_a_joined_line_that_is_none_is_an_input_error_that_names_it(row, said, tmp_path, data):
+def test_a_joined_line_that_is_none_is_an_input_error_that_names_it(
+    row, said, tmp_path, data
+):
     file = joined(tmp_path / "2.jsonl", {"id": "c0", "intent": "x"}, row)
     with pytest.raises(InputError, match=said):
         commands.intents(data, out=tmp_path / "out", join=[file])
@@ -623,7 +746,9 @@ def test_joined_rows_can_be_parquet(tmp_path, data):
     pl.DataFrame({"id": ["c1", "c2"], "intent": ["One.", None]}).write_parquet(
         tmp_path / "j.parquet"
     )
-    results = commands.intents(data, out=tmp_path / "out", join=[tmp_path / "j.parquet"])
+    results = commands.intents(
+        data, out=tmp_path / "out", join=[tmp_path / "j.parquet"]
+    )
     assert read(tmp_path / "out")[1].intent == "One."
     assert (
         results["counts"]["note: joined"],
@@ -636,7 +761,9 @@ def test_the_stand_in_is_the_default_and_named_as_such(tmp_path, data, capsys):
         *read_conversations(data),
         Conversation("silent", (Turn("user", "..."),), meta={"intent_by": "old"}),
     ]
-    results = commands.intents(write(tmp_path / "more.jsonl", rows), out=tmp_path / "out")
+    results = commands.intents(
+        write(tmp_path / "more.jsonl", rows), out=tmp_path / "out"
+    )
     assert results["counts"] == {
         "in": 61,
         "note: no intent, nothing to say": 1,
@@ -653,7 +780,10 @@ def test_the_stand_in_is_the_default_and_named_as_such(tmp_path, data, capsys):
 def test_a_script_writes_like_any_model(tmp_path, data):
     (tmp_path / "lines.txt").write_text(f"nonsense\n{GOOD}\n")
     results = commands.intents(
-        data, out=tmp_path / "out", writer=f"script:{tmp_path / 'lines.txt'}", price=PRICE
+        data,
+        out=tmp_path / "out",
+        writer=f"script:{tmp_path / 'lines.txt'}",
+        price=PRICE,
     )
     assert results["counts"]["note: written"] == 60 and results["usage"]["calls"] == 120
     assert results["usage"]["tokens_in"] is None  # a script counts none

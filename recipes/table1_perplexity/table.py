@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 DATA = {"wildchat": "WildChat", "prism": "PRISM"}
-COLUMNS = [(data, intent) for data in DATA for intent in ("without intent", "with intent")]
+COLUMNS = [
+    (data, intent) for data in DATA for intent in ("without intent", "with intent")
+]
 PAPER = {  # as the authors' slides label the rows; values in the order of COLUMNS
     "Llama3.2-1b-Instruct": (37.68, 29.09, 84.00, 53.54),
     "Llama3-8b-Instruct": (98.29, 48.13, 89.98, 40.86),
@@ -40,7 +42,11 @@ def measured(folder: Path) -> list[str]:
     cells = []
     for data, intent in COLUMNS:
         path = folder / data / "results.json"
-        found = json.loads(path.read_text(encoding="utf-8"))[intent] if path.is_file() else []
+        found = (
+            json.loads(path.read_text(encoding="utf-8"))[intent]
+            if path.is_file()
+            else []
+        )
         by_name = {measure["name"]: shown(measure) for measure in found}
         cells.append(by_name.get("perplexity", "–"))
     return cells
@@ -61,7 +67,11 @@ def table(folder: Path) -> str:
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
     runs = sorted(path.name for path in folder.glob("*/"))
     for row in [*PAPER, *(run for run in runs if run not in PAPER)]:
-        theirs = [f"{value:.2f}" for value in PAPER[row]] if row in PAPER else ["–"] * len(COLUMNS)
+        theirs = (
+            [f"{value:.2f}" for value in PAPER[row]]
+            if row in PAPER
+            else ["–"] * len(COLUMNS)
+        )
         line = [f"{row} \\*" if row in DOUBTFUL else row]
         for paper, ours in zip(theirs, measured(folder / row), strict=True):
             line += [paper, ours]

@@ -18,11 +18,28 @@ from pathlib import Path
 from typing import Any
 
 from userlm.metrics import extrinsic, intrinsic
-from userlm.metrics.controls import GENERATED, HUMAN, OTHER, RATIOS, WITH, WITHOUT, ratios
+from userlm.metrics.controls import (
+    GENERATED,
+    HUMAN,
+    OTHER,
+    RATIOS,
+    WITH,
+    WITHOUT,
+    ratios,
+)
 from userlm.metrics.scores import score_row
 from userlm.rows import read_conversations, read_json, read_rows
 from userlm.runs import measure_record
-from userlm.stats import FN, TP, Statistic, difference, f1_percent, measure, percent, ratio
+from userlm.stats import (
+    FN,
+    TP,
+    Statistic,
+    difference,
+    f1_percent,
+    measure,
+    percent,
+    ratio,
+)
 from userlm.tasks import read_tasks
 from userlm.types import Conversation, Measure, MeasureRow, Task
 
@@ -50,16 +67,27 @@ WORDS = ("first-turn diversity", "intent decomposition", "words per turn")
 TALKS = {
     "respond": ("after real prefixes", (*WORDS, "termination AUROC")),
     "clarifier": ("with `clarifier`", (*WORDS, "turns per conversation")),
-    "tasks": ("the package's tasks, with `oracle`", ("intent coverage", "words per turn")),
+    "tasks": (
+        "the package's tasks, with `oracle`",
+        ("intent coverage", "words per turn"),
+    ),
     "gsm8k": ("GSM8K in facts, with `oracle`", ("intent coverage", "words per turn")),
 }
 """The settings in which users speak, and the measures of each."""
 
-Compared = tuple[Callable[[Sequence[Conversation], Mapping[str, Task]], Measure], Statistic]
+Compared = tuple[
+    Callable[[Sequence[Conversation], Mapping[str, Task]], Measure], Statistic
+]
 COMPARED: Mapping[str, Compared] = {
-    "intent decomposition": (lambda talks, _: intrinsic.intent_decomposition(talks), percent),
+    "intent decomposition": (
+        lambda talks, _: intrinsic.intent_decomposition(talks),
+        percent,
+    ),
     "words per turn": (lambda talks, _: intrinsic.words_per_turn(talks), ratio),
-    "turns per conversation": (lambda talks, _: intrinsic.turns_per_conversation(talks), ratio),
+    "turns per conversation": (
+        lambda talks, _: intrinsic.turns_per_conversation(talks),
+        ratio,
+    ),
     "intent coverage": (extrinsic.intent_coverage, percent),
 }
 """The measures that compare two users. Diversity and AUROC are over pairs of turns, where people
@@ -98,7 +126,9 @@ def said(run: Path) -> list[Conversation]:
 # --- cells ----------------------------------------------------------------------------------------
 
 
-def shown(value: float | None, low: float | None, high: float | None, digits: int = 2) -> str:
+def shown(
+    value: float | None, low: float | None, high: float | None, digits: int = 2
+) -> str:
     if value is None:
         return "–"
     if abs(value) >= 100:
@@ -134,9 +164,14 @@ def of_models(folder: Path, name: str) -> str:
     columns = [(source, given) for source in SOURCES for given in GIVEN]
     rows = []
     for model, label in MODELS.items():
-        found = [record(folder / "ppl" / source / model, given, name) for source, given in columns]
+        found = [
+            record(folder / "ppl" / source / model, given, name)
+            for source, given in columns
+        ]
         rows.append([label, *map(cell, found)])
-    return table(["", *(f"{SOURCES[source]}, {given}" for source, given in columns)], rows)
+    return table(
+        ["", *(f"{SOURCES[source]}, {given}" for source, given in columns)], rows
+    )
 
 
 def turns_of(run: Path) -> str:
@@ -156,7 +191,10 @@ def of_intents(folder: Path) -> str:
     for part, (source, prefix) in CLAIMS.items():
         for turns in ("", ", later turns", ", outside the intent"):
             name = f"{prefix}perplexity ratio{turns}"
-            found = [record(folder / "ppl" / source / "userlm", column, name) for column in RATIOS]
+            found = [
+                record(folder / "ppl" / source / "userlm", column, name)
+                for column in RATIOS
+            ]
             rows.append([f"{part}{turns}", *(cell(one, 3) for one in found)])
     return table(["", *RATIOS], rows)
 
@@ -176,7 +214,9 @@ def of_training(folder: Path) -> str:
             theirs = folder / "ppl" / source / other
             cells = ["–"] * len(given)
             if finished(mine, theirs):
-                pairs = ((scored(mine)[a], scored(theirs)[b]) for a, b in given.values())
+                pairs = (
+                    (scored(mine)[a], scored(theirs)[b]) for a, b in given.values()
+                )
                 cells = [cell(measure_record(ratios(a, b)[0]), 3) for a, b in pairs]
             rows.append([f"{MODELS[other]}: {label}", *cells])
     return table(["userlm-tiny / the other", *given], rows)
@@ -193,9 +233,12 @@ def of_users(folder: Path) -> str:
         for name in names:
             people = "human" if kind == "respond" else f"{kind}-people"
             found = [
-                record(score, run, name) for run in (f"{kind}-userlm", f"{kind}-prompted", people)
+                record(score, run, name)
+                for run in (f"{kind}-userlm", f"{kind}-prompted", people)
             ]
-            rows.append([f"{name}, {where}", *map(counted, found), apart(folder, kind, name)])
+            rows.append(
+                [f"{name}, {where}", *map(counted, found), apart(folder, kind, name)]
+            )
     return table(["", USERLM, PROMPTED, "humans", "userlm-tiny less prompted"], rows)
 
 
@@ -217,14 +260,20 @@ def endings(folder: Path) -> dict[str, Measure]:
     if not finished(*runs.values()):
         return {}
     mine, theirs = (intrinsic.termination(said(run)).rows for run in runs.values())
-    both = {row.key for row in mine if row.stats} & {row.key for row in theirs if row.stats}
+    both = {row.key for row in mine if row.stats} & {
+        row.key for row in theirs if row.stats
+    }
     same: dict[str, Sequence[MeasureRow]] = {}
     for name, own in ((USERLM, mine), (PROMPTED, theirs)):
         same[name] = [row for row in own if row.key in both]
     real = [(row, row.stats[TP] + row.stats[FN]) for row in same[USERLM] if row.stats]
-    same["always ends"] = [replace(row, stats=(ended, 1 - ended, 0.0)) for row, ended in real]
+    same["always ends"] = [
+        replace(row, stats=(ended, 1 - ended, 0.0)) for row, ended in real
+    ]
     same["never ends"] = [replace(row, stats=(0.0, 0.0, ended)) for row, ended in real]
-    return {name: measure("termination F1", own, f1_percent) for name, own in same.items()}
+    return {
+        name: measure("termination F1", own, f1_percent) for name, own in same.items()
+    }
 
 
 def of_endings(folder: Path) -> str:
@@ -242,7 +291,9 @@ def of_endings(folder: Path) -> str:
         f"{mine.n:,} turns of {people:,} people; at {ended:,.0f} of them the person ended the "
         "conversation."
     )
-    return table(["", "termination F1, %", "userlm-tiny less it"], rows) + f"\n\n{answers}"
+    return (
+        table(["", "termination F1, %", "userlm-tiny less it"], rows) + f"\n\n{answers}"
+    )
 
 
 # --- the page -------------------------------------------------------------------------------------

@@ -59,9 +59,13 @@ class Source:
 SOURCES = (
     Source("allenai/WildChat-1M", "ODC-BY-1.0", ai=True, answers=True),
     Source("chatbot_arena_conversations", "CC-BY-4.0 (prompts)", ai=True, text=False),
-    Source("OpenAssistant/oasst1 train", "Apache-2.0", ai=True, answers=True, split=False),
+    Source(
+        "OpenAssistant/oasst1 train", "Apache-2.0", ai=True, answers=True, split=False
+    ),
     Source("OpenAssistant/oasst1 validation", "Apache-2.0", ai=True, answers=True),
-    Source("stanford-crfm/halie", "Apache-2.0", ai=True),  # answers of weak models of 2022
+    Source(
+        "stanford-crfm/halie", "Apache-2.0", ai=True
+    ),  # answers of weak models of 2022
     Source("clinicalml/realhumaneval", "CC0-1.0", ai=True, answers=True),
     Source("RasaHQ/STAR", "MIT", ai=False, answers=True, most=1600),
     Source("MultiWOZ 2.1", "CC-BY-4.0 / Apache-2.0", ai=False, answers=True),
@@ -122,13 +126,21 @@ def both(conversation: Conversation, source: Source) -> Conversation:
 
 def main(run: Path, out: Path) -> None:
     dropped: Counter[str] = Counter()
-    taken: dict[str, list[tuple[Conversation, Source]]] = {"train": [], "valid": [], "test": []}
+    taken: dict[str, list[tuple[Conversation, Source]]] = {
+        "train": [],
+        "valid": [],
+        "test": [],
+    }
     unseen: dict[str, list[Conversation]] = {name: [] for name in UNSEEN.values()}
     for split in taken:
         for conversation in read_conversations(run / f"{split}.jsonl"):
-            name, source = str(conversation.meta.get("source", "")), source_of(conversation)
+            name, source = (
+                str(conversation.meta.get("source", "")),
+                source_of(conversation),
+            )
             if where := next(
-                (where for prefix, where in UNSEEN.items() if name.startswith(prefix)), None
+                (where for prefix, where in UNSEEN.items() if name.startswith(prefix)),
+                None,
             ):
                 unseen[where].append(conversation)
             elif source is None:
@@ -150,9 +162,12 @@ def main(run: Path, out: Path) -> None:
             "valid": [c for c, _ in taken["valid"]],
         },
         "assistant": {
-            split: [c for c, s in taken[split] if s.answers] for split in ("train", "valid")
+            split: [c for c, s in taken[split] if s.answers]
+            for split in ("train", "valid")
         },
-        "both": {split: [both(c, s) for c, s in taken[split]] for split in ("train", "valid")},
+        "both": {
+            split: [both(c, s) for c, s in taken[split]] for split in ("train", "valid")
+        },
         "people": {"test": [c for c, _ in taken["test"]]},
         "goals": {"test": unseen["goals"]},
         "chats": {"test": random.Random(SEED).sample(unseen["chats"], CHATS)},
@@ -168,8 +183,12 @@ def main(run: Path, out: Path) -> None:
         write_conversations(out / "echo" / f"{split}.jsonl", echoes)
     for side in ("user", "assistant", "both"):
         counts["learned"][side] = table = learned(side, rows[side]["train"])
-        share = sum(row["words"] for row in table if row["ai"]) / sum(row["words"] for row in table)
-        print(f"{side}: {100 * share:.0f} % of the words to learn are from talk with AI assistants")
+        share = sum(row["words"] for row in table if row["ai"]) / sum(
+            row["words"] for row in table
+        )
+        print(
+            f"{side}: {100 * share:.0f} % of the words to learn are from talk with AI assistants"
+        )
         for row in table:
             print(
                 f"  {row['source']:34}{row['conversations']:6,} conversations{row['words']:10,} "
@@ -179,17 +198,25 @@ def main(run: Path, out: Path) -> None:
             sys.exit("talk with AI assistants must be at least half of the words")
     for name in ("people", "goals", "chats"):
         held = rows[name]["test"]
-        counts["held out"][name] = dict(Counter(str(c.meta.get("source")) for c in held))
+        counts["held out"][name] = dict(
+            Counter(str(c.meta.get("source")) for c in held)
+        )
     print(f"dropped: {dict(dropped)}")
-    (out / "counts.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+    (out / "counts.json").write_text(
+        json.dumps(counts, indent=1) + "\n", encoding="utf-8"
+    )
 
 
-def fewer(taken: list[tuple[Conversation, Source]]) -> Iterator[tuple[Conversation, Source]]:
+def fewer(
+    taken: list[tuple[Conversation, Source]],
+) -> Iterator[tuple[Conversation, Source]]:
     """Yield at most `most` conversations of each source, sampled with the seed, in their order."""
     for source in SOURCES:
         mine = [pair for pair in taken if pair[1] is source]
         most = len(mine) if source.most is None else min(source.most, len(mine))
-        yield from (mine[i] for i in sorted(random.Random(SEED).sample(range(len(mine)), most)))
+        yield from (
+            mine[i] for i in sorted(random.Random(SEED).sample(range(len(mine)), most))
+        )
 
 
 def told(conversation: Conversation) -> Iterator[Conversation]:
@@ -211,11 +238,15 @@ def told(conversation: Conversation) -> Iterator[Conversation]:
             )
 
 
-def echo(conversations: list[Conversation], split: str, count: int) -> Iterator[Conversation]:
+def echo(
+    conversations: list[Conversation], split: str, count: int
+) -> Iterator[Conversation]:
     """Yield synthetic conversations of short phrases that people said, each turn in another order
     and most phrases repeated."""
     drawn = random.Random(f"{SEED}/{split}")
-    said = [words for c in conversations for turn in c.user_turns if (words := turn.split())]
+    said = [
+        words for c in conversations for turn in c.user_turns if (words := turn.split())
+    ]
 
     def scrap() -> str:
         words, length = drawn.choice(said), drawn.randint(1, 4)
@@ -232,7 +263,9 @@ def echo(conversations: list[Conversation], split: str, count: int) -> Iterator[
             ),
         ]
         roles = ("user", "assistant")
-        said_again = tuple(Turn(roles[k % 2], ", ".join(turn)) for k, turn in enumerate(turns))
+        said_again = tuple(
+            Turn(roles[k % 2], ", ".join(turn)) for k, turn in enumerate(turns)
+        )
         yield Conversation(f"echo-{i}", said_again)
 
 

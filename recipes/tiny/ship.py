@@ -142,7 +142,9 @@ def main(run: Path, folder: Path) -> None:
     for it in MODELS:
         model = run / it.stages[-1] / "model"
         if (size := (model / "model.safetensors").stat().st_size) > LARGEST:
-            sys.exit(f"{model}: {size:,} bytes are more than {LARGEST:,}: give a smaller SIZE")
+            sys.exit(
+                f"{model}: {size:,} bytes are more than {LARGEST:,}: give a smaller SIZE"
+            )
         to = folder / it.name
         shutil.rmtree(to, ignore_errors=True)
         shutil.copytree(model, to, copy_function=shutil.copyfile)
@@ -153,9 +155,14 @@ def main(run: Path, folder: Path) -> None:
 def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
     manifests = [read_json(run / stage / "run.json") for stage in it.stages]
     results = [read_json(run / stage / "results.json") for stage in it.stages]
-    logs = [[line.row for line in read_rows(run / stage / "log.jsonl")] for stage in it.stages]
+    logs = [
+        [line.row for line in read_rows(run / stage / "log.jsonl")]
+        for stage in it.stages
+    ]
     read = [sum(row["tokens"] for row in log if "loss" in row) for log in logs]
-    passes = [tokens / found["tokens"] for tokens, found in zip(read, results, strict=True)]
+    passes = [
+        tokens / found["tokens"] for tokens, found in zip(read, results, strict=True)
+    ]
     real = sum(n for stage, n in zip(it.stages, passes, strict=True) if stage != ECHO)
     tokens = learned_tokens(
         run / it.stages[-1] / "model", it.side, run / "data" / it.side / "train.jsonl"
@@ -163,7 +170,8 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
     rows, total, ai = [], 0, 0
     for source in counts["learned"][it.side]:
         learned = round(
-            real * sum(n for name, n in tokens.items() if name.startswith(source["source"]))
+            real
+            * sum(n for name, n in tokens.items() if name.startswith(source["source"]))
         )
         total, ai = total + learned, ai + learned * source["ai"]
         talks = "an AI assistant" if source["ai"] else "a person"
@@ -186,14 +194,23 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
         ("initialized from", *begun),
         (
             "learned from",
-            *("synthetic echoes" if stage == ECHO else "the logs" for stage in it.stages),
+            *(
+                "synthetic echoes" if stage == ECHO else "the logs"
+                for stage in it.stages
+            ),
         ),
         ("passes", *(f"{n:.2f}" for n in passes)),
         ("steps", *(found["steps"] for found in results)),
-        ("samples in a step, at least", *(manifest["options"]["batch"] for manifest in manifests)),
+        (
+            "samples in a step, at least",
+            *(manifest["options"]["batch"] for manifest in manifests),
+        ),
         ("tokens read", *read),
         ("peak learning rate", *(manifest["options"]["lr"] for manifest in manifests)),
-        ("longest row, tokens", *(manifest["options"]["max_tokens"] for manifest in manifests)),
+        (
+            "longest row, tokens",
+            *(manifest["options"]["max_tokens"] for manifest in manifests),
+        ),
         ("seed", *(manifest["options"]["seed"] for manifest in manifests)),
         ("kept weights: step", *(found["best"]["step"] for found in results)),
         ("hours", *(f"{found['throughput']['hours']:.2f}" for found in results)),
@@ -207,7 +224,14 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
         parameters=results[-1]["parameters"],
         call=CALL[it.name],
         data=table(
-            ("source", "licence", "people talk to", "conversations", "words", "tokens learned"),
+            (
+                "source",
+                "licence",
+                "people talk to",
+                "conversations",
+                "words",
+                "tokens learned",
+            ),
             rows,
         ),
         side={
@@ -227,7 +251,8 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
         training=table(("", *it.stages), training),
         host=f"{host}; torch {versions['torch']}, transformers {versions['transformers']}",
         curve="\n\n".join(
-            f"`{stage}`:\n\n{drawn}" for stage, drawn in zip(it.stages, shown, strict=True)
+            f"`{stage}`:\n\n{drawn}"
+            for stage, drawn in zip(it.stages, shown, strict=True)
         ),
         tested={
             "user": "the turns of users",
@@ -262,16 +287,25 @@ def curve(log: Sequence[dict[str, Any]]) -> str:
             loss = f"{sum(losses) / len(losses):.3f}" if losses else "–"
             f1 = entry["valid_termination_f1"]
             shown = "–" if f1 is None else f"{f1:.1f}"
-            rows.append((f"{entry['step']:,}", loss, f"{entry['valid_perplexity']:,.1f}", shown))
+            rows.append(
+                (f"{entry['step']:,}", loss, f"{entry['valid_perplexity']:,.1f}", shown)
+            )
             losses = []
-    head = ("step", "mean training loss since, nats", "validation perplexity", "termination F1, %")
+    head = (
+        "step",
+        "mean training loss since, nats",
+        "validation perplexity",
+        "termination F1, %",
+    )
     if all(row[-1] == "–" for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
     return table(head, rows)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    shown = ([f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows)
+    shown = (
+        [f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows
+    )
     lines = [head, ["---"] * len(head), *shown]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
@@ -283,4 +317,6 @@ def count(path: Path) -> int:
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) == 3 else assets.model(""))
+    main(
+        Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) == 3 else assets.model("")
+    )

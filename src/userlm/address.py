@@ -159,7 +159,11 @@ def user(
     speaker: Speaker
     match parts.kind:
         case "trained" | "profile":
-            speaker = _served_user(parts, tokenizer) if parts.url else _local_user(parts, batch)
+            speaker = (
+                _served_user(parts, tokenizer)
+                if parts.url
+                else _local_user(parts, batch)
+            )
         case "prompted" | "swapped":
             model = chat_model(parts.model, batch=batch)
             speaker = PromptedUser(model, swapped=parts.form == "swapped")
@@ -208,7 +212,9 @@ def _served_user(address: Address, tokenizer: str | None) -> TrainedUser:
     return _trained_user(model, template, context_length)
 
 
-def _trained_user(model: Complete, template: Template, context_length: int) -> TrainedUser:
+def _trained_user(
+    model: Complete, template: Template, context_length: int
+) -> TrainedUser:
     # Turns must leave room for their context.
     max_tokens = min(Sampling().max_tokens, context_length // 4)
     return TrainedUser(model, template, context_length, Sampling(max_tokens=max_tokens))
@@ -255,9 +261,13 @@ def assistant(
             return ReplayAssistant(_log(parts.name))
         case "script" | "human" | "py":
             return _speaker(parts)
-    if not Path(address).exists() and (near := get_close_matches(address, ASSISTANTS, 1)):
+    if not Path(address).exists() and (
+        near := get_close_matches(address, ASSISTANTS, 1)
+    ):
         raise InputError(f"{address!r} is no assistant; did you mean {near[0]}?")
-    return ModelAssistant(chat_model(address, ASSISTANTS, batch), system=system, seed=seed)
+    return ModelAssistant(
+        chat_model(address, ASSISTANTS, batch), system=system, seed=seed
+    )
 
 
 def _speaker(address: Address) -> Speaker:
@@ -293,7 +303,11 @@ def chat_model(address: str, also: tuple[str, ...] = (), batch: int = BATCH) -> 
 
 
 def scorer(
-    address: str, *, tokenizer: str | None = None, workers: int = 16, device: str | None = None
+    address: str,
+    *,
+    tokenizer: str | None = None,
+    workers: int = 16,
+    device: str | None = None,
 ) -> tuple[Score, Form, int | None]:
     """The model at an address that scores texts, the form in which it reads a conversation, and its
     context length in tokens (`None`: unknown).
@@ -333,7 +347,9 @@ def scorer(
     return model, shown, model.context_length
 
 
-def _form(form: str, name: str, tokenizer: Any, encode: Encode, offsets: Offsets) -> Form:
+def _form(
+    form: str, name: str, tokenizer: Any, encode: Encode, offsets: Offsets
+) -> Form:
     from userlm.models.local import chat_ids
     from userlm.models.templates import user_template
 
@@ -345,7 +361,9 @@ def _form(form: str, name: str, tokenizer: Any, encode: Encode, offsets: Offsets
                 f"{name} has no chat template, so it cannot be prompted; score it as base:{name}"
             )
         close = tokenizer.eos_token_id
-        today = "26 Jul 2024"  # some chat templates write the date: the same rows every day
+        today = (
+            "26 Jul 2024"  # some chat templates write the date: the same rows every day
+        )
         chat = partial(chat_ids, tokenizer, encode, name=name, today=today)
         return prompted_form(encode, offsets, chat, 0 if close is None else close)
     advice = f"score it as base:{name} or, if it chats, as prompted:{name}"
@@ -396,7 +414,9 @@ def checkpoint(name: str) -> str:
             raise InputError(f"{name}: this folder holds no model (no config.json)")
         return str(folder)
     if not HUB_ID.fullmatch(name) or FILE.search(name):
-        raise InputError(f"{name}: there is no such folder, and it is no hub id (owner/name)")
+        raise InputError(
+            f"{name}: there is no such folder, and it is no hub id (owner/name)"
+        )
     return name
 
 
@@ -406,14 +426,18 @@ def _model_folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if (folder / "model" / "config.json").is_file():
         return folder / "model"
-    return assets.model(name) if name in assets.MODELS and not folder.exists() else folder
+    return (
+        assets.model(name) if name in assets.MODELS and not folder.exists() else folder
+    )
 
 
 def _server(address: Address) -> EndpointModel:
     """The model at `http://HOST:PORT/v1#NAME`."""
     _check_url(address.url)
     if not address.name:
-        raise InputError(f"{address.model}: which model? write {address.url.rstrip('/')}#NAME")
+        raise InputError(
+            f"{address.model}: which model? write {address.url.rstrip('/')}#NAME"
+        )
     return _endpoint(address.name, address.url, "USERLM_API_KEY")
 
 
@@ -422,7 +446,9 @@ def _endpoint(name: str, url: str | None, variable: str) -> EndpointModel:
 
     key = os.environ.get(variable, "").strip()
     if not key and url is None:
-        raise InputError(f"openai:{name} needs a key; set the environment variable {variable}")
+        raise InputError(
+            f"openai:{name} needs a key; set the environment variable {variable}"
+        )
     if not (key.isascii() and key.isprintable()):
         raise InputError(
             f"the environment variable {variable} holds characters that no key has; set it again"
@@ -472,7 +498,9 @@ def _python(name: str) -> Speaker:
     """The speaker that `NAME()` in `MODULE` returns."""
     module, _, function = name.partition(":")
     if not function:
-        raise InputError(f"py:{name}: write py:MODULE:NAME, where NAME() gives a speaker")
+        raise InputError(
+            f"py:{name}: write py:MODULE:NAME, where NAME() gives a speaker"
+        )
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -492,7 +520,10 @@ def _ask(conversation: Conversation) -> str | None:
     if not conversation.turns and conversation.system:
         print(f"\n{conversation.system}", file=sys.stderr)
     if conversation.turns:
-        print(f"\n{conversation.turns[-1].role}: {conversation.turns[-1].text}", file=sys.stderr)
+        print(
+            f"\n{conversation.turns[-1].role}: {conversation.turns[-1].text}",
+            file=sys.stderr,
+        )
     try:
         return input(f"{conversation.next_role}> ").strip() or None
     except EOFError:

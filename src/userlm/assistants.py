@@ -30,12 +30,16 @@ class ModelAssistant:
 
     chat: Chat
     system: str | None = None
-    sampling: Sampling = field(default_factory=lambda: Sampling(top_p=1.0, max_tokens=1000))
+    sampling: Sampling = field(
+        default_factory=lambda: Sampling(top_p=1.0, max_tokens=1000)
+    )
     seed: int = 0
 
     def reply(self, conversation: Conversation, /) -> Reply:
         """Return the model's answer, its usage in `meta`. An empty answer is a `ModelError`."""
-        messages = [{"role": turn.role, "content": turn.text} for turn in conversation.turns]
+        messages = [
+            {"role": turn.role, "content": turn.text} for turn in conversation.turns
+        ]
         if self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})
         seed = stable_hash(self.seed, conversation.id, len(conversation.turns)) % 2**63
@@ -60,11 +64,15 @@ class ReplayAssistant:
         without_repeat = conversation.id.rpartition("#")[0]
         found = self.log.get(conversation.id) or self.log.get(without_repeat)
         if found is None:
-            raise ModelError(f"the replayed log holds no conversation {conversation.id!r}")
+            raise ModelError(
+                f"the replayed log holds no conversation {conversation.id!r}"
+            )
         k = len(_answers(conversation))
         logged = _answers(found)
         if k >= len(logged):
-            raise ModelError(f"the replayed conversation {found.id!r} has no answer number {k + 1}")
+            raise ModelError(
+                f"the replayed conversation {found.id!r} has no answer number {k + 1}"
+            )
         return Reply(logged[k])
 
 
@@ -87,7 +95,9 @@ class Script:
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Return the line after those that the assistant said in `messages`; nothing is sampled."""
-        return Completion(self._line(sum(message["role"] == "assistant" for message in messages)))
+        return Completion(
+            self._line(sum(message["role"] == "assistant" for message in messages))
+        )
 
     def _line(self, at: int) -> str:
         if not self.lines:
@@ -116,11 +126,15 @@ class Oracle:
         """
         task = task_of(conversation, self.tasks)
         if task is None:
-            raise ModelError(f"the oracle knows no task for conversation {conversation.id!r}")
+            raise ModelError(
+                f"the oracle knows no task for conversation {conversation.id!r}"
+            )
         turns = conversation.user_turns
         if all(said(fact, turns) for fact in task.facts if fact.required):
             return Reply(_solution(task), meta={"stub": "oracle"})
-        telling = [turn for i, turn in enumerate(turns) if _tells_a_fact(task, turns, i)]
+        telling = [
+            turn for i, turn in enumerate(turns) if _tells_a_fact(task, turns, i)
+        ]
         understood = "; ".join(map(_quoted, telling))
         text = "I do not know enough yet. What is there to know?"
         if understood:

@@ -77,7 +77,9 @@ def root(
     ] = None,
     version: Annotated[
         bool,
-        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+        typer.Option(
+            "--version", help="Show the version.", callback=_show_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     if config is not None and (verb := context.invoked_subcommand):
@@ -107,7 +109,9 @@ def read_config(
         text = path.read_text(encoding="utf-8")
         parsed = tomllib.loads(text)
     except OSError as error:
-        raise InputError(f"{path}: cannot read this configuration: {error.strerror}") from None
+        raise InputError(
+            f"{path}: cannot read this configuration: {error.strerror}"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from None
     tables = {key: value for key, value in parsed.items() if isinstance(value, dict)}
@@ -119,17 +123,25 @@ def read_config(
     for key, value in (parsed | tables.get(verb, {})).items():
         name = key.replace("-", "_")
         if name not in types:
-            raise _unknown_option(path, text, key, f"option for `userlm {verb}`", list(types))
+            raise _unknown_option(
+                path, text, key, f"option for `userlm {verb}`", list(types)
+            )
         if wanted := _mismatch(types[name], value):
             line = _line_of(text, key)
-            raise InputError(f"{path}, line {line}: {key} is {value!r}; it must be {wanted}")
+            raise InputError(
+                f"{path}, line {line}: {key} is {value!r}; it must be {wanted}"
+            )
         values[name] = value
     return values
 
 
 def _mismatch(option_type: Any, value: Any) -> str:
     """What a value should be to be one of this type of option; empty if it is that."""
-    choices = get_args(option_type) if get_origin(option_type) is UnionType else (option_type,)
+    choices = (
+        get_args(option_type)
+        if get_origin(option_type) is UnionType
+        else (option_type,)
+    )
     known = [TOML_TYPES[choice] for choice in choices if choice in TOML_TYPES]
     for _, types in known:
         items = value if type(value) is list else []
@@ -147,7 +159,9 @@ def _unknown_option(
 ) -> InputError:
     near = get_close_matches(key.replace("-", "_"), known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-    return InputError(f"{path}, line {_line_of(text, key)}: {key!r} is no {what}; {hint}")
+    return InputError(
+        f"{path}, line {_line_of(text, key)}: {key!r} is no {what}; {hint}"
+    )
 
 
 def _line_of(text: str, key: str) -> int:
@@ -184,8 +198,14 @@ def main() -> None:
         if stop.code != 130:
             raise
         # Typer turns Ctrl-C into this code.
-        _say("stopped" if "serve" in sys.argv[1:2] else "stopped; the same command resumes it")
-        os._exit(130)  # an ordinary exit would wait minutes for threads that wait for a model
+        _say(
+            "stopped"
+            if "serve" in sys.argv[1:2]
+            else "stopped; the same command resumes it"
+        )
+        os._exit(
+            130
+        )  # an ordinary exit would wait minutes for threads that wait for a model
 
 
 def _show_warning(
@@ -200,7 +220,9 @@ def _show_warning(
     if issubclass(category, ModelWarning):
         _say(f"note: {message}")
     else:
-        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+        sys.stderr.write(
+            warnings.formatwarning(message, category, filename, lineno, line)
+        )
 
 
 def _config_first(arguments: list[str]) -> list[str]:
@@ -214,5 +236,7 @@ def _config_first(arguments: list[str]) -> list[str]:
 
 
 def _say(message: object) -> None:
-    console = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    console = Console(
+        stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False
+    )
     console.print(f"userlm: {message}")

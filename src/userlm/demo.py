@@ -30,7 +30,9 @@ def demo(
 ) -> Results:
     """Run every stage in a few minutes: train the embedded user model on the sample logs, and
     measure it."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a model this small is faster on one thread
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # a model this small is faster on one thread
     logs = assets.sample_logs()
     tasks = assets.sample_tasks()
     people = out / "intents" / "test.jsonl"
@@ -38,15 +40,24 @@ def demo(
 
     _say("1/7  import, clean, intents: raw logs to conversations, by person")
     commands.import_([str(logs)], out=out / "import")
-    commands.clean(out / "import", out=out / "clean", template_limit=5, shares="80/5/15")
-    commands.intents(out / "clean", out=out / "intents")  # the logs bring hand-written ones
+    commands.clean(
+        out / "import", out=out / "clean", template_limit=5, shares="80/5/15"
+    )
+    commands.intents(
+        out / "clean", out=out / "intents"
+    )  # the logs bring hand-written ones
     commands.intents(out / "clean", overwrite=True, out=out / "intents-extractive")
 
     _say("2/7  train: tune a small user model on what these users say")
     # On the extractive intents: they name words of the first turn. Without these, so small a model
     # forgets that its turns depend on the intent.
     commands.train(
-        out / "intents-extractive", base=BASE, epochs=3, batch=32, lr=2e-4, out=out / "tuned"
+        out / "intents-extractive",
+        base=BASE,
+        epochs=3,
+        batch=32,
+        lr=2e-4,
+        out=out / "tuned",
     )
 
     _say("3/7  ppl: how well does it predict people it has not seen, before and after?")
@@ -60,17 +71,35 @@ def demo(
     user = f"trained:{users['after']}"
     cool = 0.6  # at temperature 1 so small a model rambles
     commands.simulate(
-        user, ASSISTANT, intents=people, max_turns=5, temperature=cool, out=out / "tuned-assistant"
-    )
-    commands.simulate(f"replay:{people}", ASSISTANT, intents=people, out=out / "replayed-assistant")
-    commands.simulate(
-        user, "oracle", tasks=tasks, max_turns=5, temperature=cool, out=out / "tuned-oracle"
-    )
-    commands.simulate(
-        f"replay:{assets.sample_task_logs()}", "oracle", tasks=tasks, out=out / "replayed-oracle"
+        user,
+        ASSISTANT,
+        intents=people,
+        max_turns=5,
+        temperature=cool,
+        out=out / "tuned-assistant",
     )
     commands.simulate(
-        f"script:{assets.sample_script()}", "oracle", tasks=tasks, out=out / "scripted-oracle"
+        f"replay:{people}", ASSISTANT, intents=people, out=out / "replayed-assistant"
+    )
+    commands.simulate(
+        user,
+        "oracle",
+        tasks=tasks,
+        max_turns=5,
+        temperature=cool,
+        out=out / "tuned-oracle",
+    )
+    commands.simulate(
+        f"replay:{assets.sample_task_logs()}",
+        "oracle",
+        tasks=tasks,
+        out=out / "replayed-oracle",
+    )
+    commands.simulate(
+        f"script:{assets.sample_script()}",
+        "oracle",
+        tasks=tasks,
+        out=out / "scripted-oracle",
     )
     simulated = [
         "tuned-assistant",
@@ -80,7 +109,9 @@ def demo(
         "scripted-oracle",
     ]
 
-    _say("5/7  respond: its next turn after each real prefix, or its end, before and after")
+    _say(
+        "5/7  respond: its next turn after each real prefix, or its end, before and after"
+    )
     for when, model in users.items():
         commands.respond(people, user=f"trained:{model}", out=out / f"respond-{when}")
 
@@ -89,7 +120,10 @@ def demo(
     commands.score(folders, human=people, tasks=tasks, out=out / "score")
 
     _say("7/7  report")
-    stages = [out / run for run in ("import", "clean", "intents", "intents-extractive", "tuned")]
+    stages = [
+        out / run
+        for run in ("import", "clean", "intents", "intents-extractive", "tuned")
+    ]
     written = commands.report(
         [*stages, out / "ppl-before", out / "ppl-after", *folders, out / "score"],
         out=out / "report",

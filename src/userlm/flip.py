@@ -89,20 +89,34 @@ class Template:
         system = conversation.system
         if system is None:
             return self.start
-        return (*self.start, *self.turn("system", self.system_text.replace("{}", system)))
+        return (
+            *self.start,
+            *self.turn("system", self.system_text.replace("{}", system)),
+        )
 
     def end_turn(self) -> Ids:
         """The ids of a whole user turn that ends the conversation."""
         end = (self.end,) if self.end == self.close else (self.end, self.close)
-        return (*self.headers["user"], *self.encode(self.header_suffix), *end, *self.separator)
+        return (
+            *self.headers["user"],
+            *self.encode(self.header_suffix),
+            *end,
+            *self.separator,
+        )
 
     def generation_prompt(self) -> Ids:
         """The ids that open a user turn, up to its content. P(end) is read at the next position."""
-        return (*self.headers["user"], *self.encode(self.header_suffix), *self.empty_thought)
+        return (
+            *self.headers["user"],
+            *self.encode(self.header_suffix),
+            *self.empty_thought,
+        )
 
     def with_roles_swapped(self) -> Template:
         """The same format for the assistant's side of `swap_roles`; an assistant never ends."""
-        headers = {role: self.headers[OTHER_ROLE.get(role, role)] for role in self.headers}
+        headers = {
+            role: self.headers[OTHER_ROLE.get(role, role)] for role in self.headers
+        }
         return replace(self, headers=headers, end=self.close)
 
     def first_token_ids(self, words: Sequence[str]) -> frozenset[int]:
@@ -205,7 +219,9 @@ def render(
                 single_rows.append(Row((*context, *turn), (target,)))
     if not whole_targets:
         return Rendered(tuple(single_rows), tuple(dropped))
-    last_trained = whole_targets[-1].stop  # what follows the last target teaches nothing
+    last_trained = whole_targets[
+        -1
+    ].stop  # what follows the last target teaches nothing
     whole = Row(tuple(whole_ids[:last_trained]), tuple(whole_targets))
     return Rendered((whole, *single_rows), tuple(dropped))
 
@@ -215,7 +231,9 @@ def swap_roles(conversation: Conversation) -> Conversation:
 
     It has no system turn and no end: both are the user's.
     """
-    turns = tuple(replace(turn, role=OTHER_ROLE[turn.role]) for turn in conversation.turns)
+    turns = tuple(
+        replace(turn, role=OTHER_ROLE[turn.role]) for turn in conversation.turns
+    )
     return replace(conversation.without_system(), turns=turns, ended=False)
 
 
@@ -259,7 +277,9 @@ def prompt(conversation: Conversation, template: Template) -> Ids:
     return (*ids, *template.generation_prompt())
 
 
-def fit(conversation: Conversation, template: Template, max_tokens: int) -> tuple[Ids | None, int]:
+def fit(
+    conversation: Conversation, template: Template, max_tokens: int
+) -> tuple[Ids | None, int]:
     """Return `prompt` in at most `max_tokens` tokens, truncated as in training, and the number of
     tokens that were left out. The ids are `None` if the prompt cannot be made to fit."""
     head = template.system_turn(conversation)
@@ -272,7 +292,9 @@ def fit(conversation: Conversation, template: Template, max_tokens: int) -> tupl
     return (*context, *opening), truncated_tokens
 
 
-def truncate(head: Ids, turns: list[Ids], template: Template, max_tokens: int) -> Ids | None:
+def truncate(
+    head: Ids, turns: list[Ids], template: Template, max_tokens: int
+) -> Ids | None:
     """Return the system turn and the latest turns in at most `max_tokens` tokens, or `None`.
 
     The oldest exchanges go first, a user turn and its answer together; an opening greeting goes
@@ -293,7 +315,9 @@ def truncate(head: Ids, turns: list[Ids], template: Template, max_tokens: int) -
 
 def _cut_middle(turn: Ids, template: Template, room: int) -> Ids | None:
     """An assistant turn in `room` tokens: the start and the end of its content."""
-    content_start = len(template.headers["assistant"]) + 1  # the header suffix is one token
+    content_start = (
+        len(template.headers["assistant"]) + 1
+    )  # the header suffix is one token
     content_stop = len(turn) - 1 - len(template.separator)
     kept = room - content_start - (len(turn) - content_stop)
     if kept < 2:
@@ -307,7 +331,9 @@ def _target(template: Template, k: int, start: int, turn: Ids) -> Target:
     """The target of a user turn whose first id is `row[start]`."""
     trained_start = start + len(template.headers["user"])
     content_start = trained_start + len(template.encode(template.header_suffix))
-    return Target(k, trained_start, content_start, start + len(turn) - len(template.separator))
+    return Target(
+        k, trained_start, content_start, start + len(turn) - len(template.separator)
+    )
 
 
 def userlm_template(
@@ -333,7 +359,9 @@ def userlm_template(
         token_id, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
     )
     if open_header is None or close_header is None or close is None:
-        raise ValueError("its tokenizer lacks <|start_header_id|>, <|end_header_id|> or <|eot_id|>")
+        raise ValueError(
+            "its tokenizer lacks <|start_header_id|>, <|end_header_id|> or <|eot_id|>"
+        )
     end = token_id(END_TOKEN)
     if end is None:
         raise ValueError(f"its tokenizer has no {END_TOKEN} token")

@@ -66,7 +66,11 @@ class Guard:
 
 
 PAPER = Guard(
-    first_words=("I", "You", "Here"), no_end=True, min_words=3, max_words=25, no_repeat=True
+    first_words=("I", "You", "Here"),
+    no_end=True,
+    min_words=3,
+    max_words=25,
+    no_repeat=True,
 )
 """The four guardrails of the paper, with its numbers."""
 
@@ -176,7 +180,9 @@ def _meta(reply: Reply, rejected: list[Rejected]) -> dict[str, Any]:
         counts = [draft.meta[name] for draft in drafts if name in draft.meta]
         if counts:
             meta[name] = sum(counts)
-    meta["rejected"] = [{"text": draft.text, "why": list(wrong)} for draft, wrong in rejected]
+    meta["rejected"] = [
+        {"text": draft.text, "why": list(wrong)} for draft, wrong in rejected
+    ]
     return meta
 
 

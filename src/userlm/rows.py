@@ -18,7 +18,9 @@ from userlm.types import Conversation, InputError, Origin, Turn, encodable
 
 try:
     import orjson
-except ModuleNotFoundError:  # as on a host that only trains: slower, with the same result
+except (
+    ModuleNotFoundError
+):  # as on a host that only trains: slower, with the same result
     orjson = None  # type: ignore[assignment]
 
 SPLITS = ("train", "valid", "test")
@@ -28,7 +30,9 @@ BUFFER = 1 << 20  # bytes: a conversation fills the usual buffer alone
 # --- conversations --------------------------------------------------------------------------------
 
 
-_FIELDS = frozenset(("id", "turns", "intent", "user", "stop", "ended", "meta", "origin"))
+_FIELDS = frozenset(
+    ("id", "turns", "intent", "user", "stop", "ended", "meta", "origin")
+)
 _OLDER_KEYS = ({"own_from"}, {"conversation", "repeat"})
 """Keys in `meta` of conversations that version 0.1 simulated; they are in `origin` now."""
 
@@ -67,7 +71,9 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
     """
     if unknown := record.keys() - _FIELDS:
         name = sorted(unknown)[0]
-        raise ValueError(f"unknown field {name!r}; if this is a log, run `userlm import` first")
+        raise ValueError(
+            f"unknown field {name!r}; if this is a log, run `userlm import` first"
+        )
     turns = take(record, "turns", list)
     meta = take(record, "meta", dict, default={})
     if any(keys <= meta.keys() for keys in _OLDER_KEYS):
@@ -120,7 +126,9 @@ def _origin(record: Mapping[str, Any] | None) -> Origin | None:
     return Origin(**values)
 
 
-def read_conversations(path: str | Path, may_be_empty: bool = False) -> Iterator[Conversation]:
+def read_conversations(
+    path: str | Path, may_be_empty: bool = False
+) -> Iterator[Conversation]:
     """Yield the conversations of a `.jsonl`, `.jsonl.gz` or `.parquet` file of this package.
 
     Args:
@@ -138,7 +146,9 @@ def read_conversations(path: str | Path, may_be_empty: bool = False) -> Iterator
         except ValueError as error:
             raise InputError(f"{path}, line {line.number}: {error}") from None
         if hash(conversation.id) in seen:
-            same_id = (one for one in read_rows(path) if one.row.get("id") == conversation.id)
+            same_id = (
+                one for one in read_rows(path) if one.row.get("id") == conversation.id
+            )
             raise InputError(
                 f"{path}, line {line.number}: id {conversation.id!r} was already used on line "
                 f"{next(same_id).number}; give each conversation its own"
@@ -239,7 +249,9 @@ def read_rows(
     path = Path(path)
     if not path.is_file():
         problem = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise InputError(f"{path} {problem}; give a file of a known kind ({', '.join(KINDS)})")
+        raise InputError(
+            f"{path} {problem}; give a file of a known kind ({', '.join(KINDS)})"
+        )
     size = path.stat().st_size
     if size == 0:
         if may_be_empty:
@@ -256,7 +268,11 @@ def read_rows(
     has_rows = False
     try:
         with path.open("rb", buffering=BUFFER) as file:
-            lines = _unzipped(file, size) if path.suffix == ".gz" else _lines_upto(file, size)
+            lines = (
+                _unzipped(file, size)
+                if path.suffix == ".gz"
+                else _lines_upto(file, size)
+            )
             if path.name.endswith((".json", ".json.gz")):
                 yield from _read_json(path, b"".join(lines))
                 return
@@ -269,7 +285,9 @@ def read_rows(
     except (EOFError, zlib.error, OSError) as error:
         raise _read_error(path, number, error) from None
     if not has_rows and not may_be_empty:
-        raise InputError(f"{path} holds no lines; give a file with one conversation a line")
+        raise InputError(
+            f"{path} holds no lines; give a file with one conversation a line"
+        )
 
 
 def _lines_upto(file: IO[bytes], size: int) -> Iterator[bytes]:
@@ -306,7 +324,9 @@ class _Upto:
 
 def _without_byte_order_mark(path: Path, first_line: bytes) -> bytes:
     if first_line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{path} is UTF-16; turn it to UTF-8: iconv -f UTF-16 -t UTF-8")
+        raise InputError(
+            f"{path} is UTF-16; turn it to UTF-8: iconv -f UTF-16 -t UTF-8"
+        )
     return first_line.removeprefix(b"\xef\xbb\xbf")
 
 
@@ -317,7 +337,9 @@ def _read_error(path: Path, number: int, error: Exception) -> InputError:
     problem = f"is cut short or damaged after line {number}"
     if number == 0 and isinstance(error, gzip.BadGzipFile):
         problem = "is not a gzip file"
-    return InputError(f"{path} {problem}; fetch it again, or unpack what is left with `gzip -dc`")
+    return InputError(
+        f"{path} {problem}; fetch it again, or unpack what is left with `gzip -dc`"
+    )
 
 
 def _read_json(path: Path, raw: bytes) -> Iterator[Line]:
@@ -374,7 +396,9 @@ def parse_line(number: int, raw: bytes) -> Line:
         return Line(number, reason="not JSON", error=problem, raw=text)
     if not isinstance(value, dict):
         return _not_an_object(number, value, raw.decode().rstrip("\n"))
-    may_be_deep = raw.count(b"[") + raw.count(b"{") > DEEPEST  # to count is faster than to look
+    may_be_deep = (
+        raw.count(b"[") + raw.count(b"{") > DEEPEST
+    )  # to count is faster than to look
     if may_be_deep and is_deep(value):
         return _too_deep(number, raw.decode().rstrip("\n"))
     return Line(number, value)
@@ -406,7 +430,9 @@ def _too_deep(number: int, raw: str = "") -> Line:
 def _not_an_object(number: int, value: Any, raw: str) -> Line:
     kinds = {list: "an array", str: "a string", type(None): "null"}
     kind = kinds.get(type(value), "a number or boolean")
-    return Line(number, reason="not an object", error=f"is {kind}, not a JSON object", raw=raw)
+    return Line(
+        number, reason="not an object", error=f"is {kind}, not a JSON object", raw=raw
+    )
 
 
 def _read_parquet(
@@ -418,7 +444,9 @@ def _read_parquet(
     try:
         frame = pl.scan_parquet(path, glob=False)
         schema = frame.collect_schema()
-        is_ours = all(schema.get(name) == kind for name, kind in _parquet_columns().items())
+        is_ours = all(
+            schema.get(name) == kind for name, kind in _parquet_columns().items()
+        )
         frame = frame.drop(unread(schema.names()))
         batches = (batch.to_dicts() for batch in frame.collect_batches(chunk_size=500))
         for number, row in enumerate(chain.from_iterable(batches), 1):
@@ -427,7 +455,9 @@ def _read_parquet(
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is no readable parquet file: {reason}") from None
     if not number and not may_be_empty:
-        raise InputError(f"{path} holds no rows; give a file with one conversation a row")
+        raise InputError(
+            f"{path} holds no rows; give a file with one conversation a row"
+        )
 
 
 def _parse_parquet_row(number: int, row: dict[str, Any]) -> Line:
@@ -452,9 +482,16 @@ def count_rows(paths: Iterable[Path]) -> int | None:
             if path.suffix == ".parquet":
                 count += _count_parquet(path)
                 continue
-            if not path.name.endswith((".jsonl", ".jsonl.gz")) or path.stat().st_size > 1 << 30:
+            if (
+                not path.name.endswith((".jsonl", ".jsonl.gz"))
+                or path.stat().st_size > 1 << 30
+            ):
                 return None
-            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            with (
+                gzip.open(path, "rb")
+                if path.suffix == ".gz"
+                else path.open("rb") as file
+            ):
                 while block := file.read(1 << 20):
                     count += block.count(b"\n")
         except (EOFError, zlib.error, OSError):
@@ -483,7 +520,9 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} cannot be read: {error}; delete the folder and run its command again"
         ) from None
     if not isinstance(value, dict):
-        raise InputError(f"{path} is no JSON object; delete the folder and run its command again")
+        raise InputError(
+            f"{path} is no JSON object; delete the folder and run its command again"
+        )
     return value
 
 
@@ -496,7 +535,9 @@ def dump(value: Any) -> bytes:
     """`dumps` in UTF-8."""
     if orjson is not None:
         try:
-            return orjson.dumps(value, default=str, option=orjson.OPT_PASSTHROUGH_DATETIME)
+            return orjson.dumps(
+                value, default=str, option=orjson.OPT_PASSTHROUGH_DATETIME
+            )
         except (TypeError, ValueError):
             pass  # a lone surrogate, a key that is not a text, a huge number
     text = json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
@@ -507,7 +548,8 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, all or nothing."""
     with replacing(path) as partial:
         partial.write_text(
-            json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n", encoding="utf-8"
+            json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n",
+            encoding="utf-8",
         )
 
 
@@ -544,20 +586,29 @@ def replacing(path: Path) -> Iterator[Path]:
 def _open_write(partial: Path, path: Path) -> Iterator[BufferedIOBase]:
     if path.name.endswith(".jsonl.gz"):
         # Without name or time stamp, so that the same lines give the same bytes.
-        with partial.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
+        with (
+            partial.open("wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+        ):
             yield packed
     elif path.suffix == ".jsonl":
         with partial.open("wb") as plain:
             yield plain
     else:
-        raise InputError(f"{path}: its kind is unknown; give a .jsonl, .jsonl.gz or .parquet file")
+        raise InputError(
+            f"{path}: its kind is unknown; give a .jsonl, .jsonl.gz or .parquet file"
+        )
 
 
 _REQUIRED = object()
 
 
 def take(
-    row: Mapping[str, Any], name: str, kind: type, shown: str = "", default: Any = _REQUIRED
+    row: Mapping[str, Any],
+    name: str,
+    kind: type,
+    shown: str = "",
+    default: Any = _REQUIRED,
 ) -> Any:
     """Return a field of a JSON object; raise `ValueError` that names it if it is missing or of
     another type.

@@ -45,7 +45,9 @@ FORMAT = 2
 class Run:
     """A run folder that is open for writing. No other process can open it meanwhile."""
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], lock: IO[bytes] | None) -> None:
+    def __init__(
+        self, folder: Path, manifest: Mapping[str, Any], lock: IO[bytes] | None
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
         self._lock = lock
@@ -73,7 +75,9 @@ class Run:
         manifest_path = folder / "run.json"
         is_file = folder.exists() and not folder.is_dir()
         if is_file or (_contents(folder) and not manifest_path.is_file()):
-            raise InputError(f"{folder} exists and is not a run folder; choose another --out")
+            raise InputError(
+                f"{folder} exists and is not a run folder; choose another --out"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)  # before anything in it is read or changed
         # A run that wrote nothing but its options, such as for a wrong address, can start over.
@@ -107,7 +111,9 @@ class Run:
         manifest = read_json(folder / "run.json")
         _check_format(folder, manifest)
         if not isinstance(manifest.get("options"), dict):
-            raise InputError(f"{folder / 'run.json'}: 'options' is damaged; leave the folder out")
+            raise InputError(
+                f"{folder / 'run.json'}: 'options' is damaged; leave the folder out"
+            )
         if not (folder / "results.json").is_file():
             verb = manifest.get("verb")
             raise InputError(
@@ -162,7 +168,9 @@ def conversations_file(path: Path, split: str = "test") -> Path:
     """
     if not path.is_dir():
         if not path.is_file():
-            raise InputError(f"{path} does not exist; give a run folder or a file of conversations")
+            raise InputError(
+                f"{path} does not exist; give a run folder or a file of conversations"
+            )
         return path
     _check_readable(path)
     for name in ("conversations.jsonl", f"{split}.jsonl"):
@@ -319,7 +327,9 @@ class Answers:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._offsets = {(row["id"], row["n"]): offset for offset, row in journal.lines()}
+        self._offsets = {
+            (row["id"], row["n"]): offset for offset, row in journal.lines()
+        }
 
     def find(self, id: str, n: int) -> Reply | None:
         """The recorded reply at turn `n` of a conversation, or `None`."""
@@ -398,7 +408,9 @@ def _request(
     """What makes a run the same run: verb, options and inputs."""
     for value in options.values():
         if re.search(r"(?i)https?:[^\s#]*@", str(value)):
-            raise InputError("a URL with a password is refused, since options are written down")
+            raise InputError(
+                "a URL with a password is refused, since options are written down"
+            )
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path} does not exist")
@@ -425,7 +437,9 @@ def _check_format(folder: Path, manifest: Mapping[str, Any]) -> None:
         )
 
 
-def _check_same(folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _check_same(
+    folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]
+) -> None:
     """Raise `InputError` if a folder holds another run than the one that is asked for."""
     for part in ("verb", "options", "inputs"):
         was, now = found.get(part), asked[part]
@@ -446,7 +460,9 @@ def _first_difference(was: Any, now: Any) -> tuple[str, str]:
         names_are = ", ".join(path for path, _ in now)
         if names_were != names_are:
             return names_were, names_are
-        changed = next(name for (name, a), (_, b) in zip(was, now, strict=True) if a != b)
+        changed = next(
+            name for (name, a), (_, b) in zip(was, now, strict=True) if a != b
+        )
         return f"{changed} as it was", f"{changed} changed"
     if isinstance(was, dict) and isinstance(now, dict):
         for key in [*was, *now]:

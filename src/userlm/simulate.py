@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from dataclasses import replace
 
 from userlm.types import Conversation, InputError, ModelError, Reply, Speaker
@@ -32,7 +38,10 @@ def converse(
         max_turns: the most user turns in all; each of them is answered.
         until: asked after every turn for a reason to stop, such as `"solved"`.
     """
-    while len(conversation.user_turns) < max_turns or conversation.next_role == "assistant":
+    while (
+        len(conversation.user_turns) < max_turns
+        or conversation.next_role == "assistant"
+    ):
         if conversation.next_role == "user":
             conversation = respond(user, conversation)
         else:
@@ -84,7 +93,9 @@ def respond_all(
     return _parallel(lambda prefix: respond(user, prefix), prefixes, workers)
 
 
-def _take_turn(speaker: Speaker, view: Conversation, conversation: Conversation) -> Conversation:
+def _take_turn(
+    speaker: Speaker, view: Conversation, conversation: Conversation
+) -> Conversation:
     """The conversation with the speaker's reply to its view of it: a text, a stop, or both."""
     try:
         reply = speaker.reply(view)
@@ -94,7 +105,9 @@ def _take_turn(speaker: Speaker, view: Conversation, conversation: Conversation)
                 "userlm.Reply(text)"
             )
         if not reply.text and reply.stop is None:
-            raise ModelError(f"the {conversation.next_role} said nothing and did not stop either")
+            raise ModelError(
+                f"the {conversation.next_role} said nothing and did not stop either"
+            )
     except ModelError as error:
         return conversation.close("error", error=str(error))
     if reply.text:
@@ -110,7 +123,9 @@ def blind(conversation: Conversation) -> Conversation:
 
 
 def _parallel(
-    job: Callable[[Conversation], Conversation], items: Iterable[Conversation], workers: int
+    job: Callable[[Conversation], Conversation],
+    items: Iterable[Conversation],
+    workers: int,
 ) -> Iterator[Conversation]:
     """Run at most `workers` jobs at once. Items are taken as they are needed: memory stays flat."""
     pool = ThreadPoolExecutor(workers)

@@ -95,7 +95,12 @@ def measure(
 
 
 def difference(
-    a: Measure, b: Measure, statistic: Statistic, *, resamples: int = 2000, seed: int = 0
+    a: Measure,
+    b: Measure,
+    statistic: Statistic,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Estimate:
     """Return a - b with its 95 % interval, both measured on the same clusters.
 

@@ -48,8 +48,12 @@ def _task(row: Mapping[str, Any]) -> Task:
     if domain not in ("math", "python"):
         raise ValueError(f"domain is {domain!r}; it must be 'math' or 'python'")
     if domain == "math" and final_number(answer) is None:
-        raise ValueError(f"answer is {answer!r}; the answer of a math task must hold a number")
-    facts = [_fact(fact, f"facts[{i}]") for i, fact in enumerate(take(row, "facts", list))]
+        raise ValueError(
+            f"answer is {answer!r}; the answer of a math task must hold a number"
+        )
+    facts = [
+        _fact(fact, f"facts[{i}]") for i, fact in enumerate(take(row, "facts", list))
+    ]
     return Task(
         take(row, "id", str),
         domain,
@@ -141,7 +145,9 @@ def _amounts(texts: Iterable[str]) -> set[Fraction]:
     `a third`."""
     found: set[Fraction] = set()
     for text in texts:
-        number: Fraction | None = None  # the last one, which the next word may still change
+        number: Fraction | None = (
+            None  # the last one, which the next word may still change
+        )
         before = ""
         tokens = _TOKEN.findall(text.lower().replace("’", "'"))
         for token in [*tokens, ""]:
@@ -189,7 +195,9 @@ def _stem(word: str) -> str:
     for ending in ("ing", "ed"):
         if word.endswith(ending) and len(word) >= len(ending) + 3:
             word = word.removesuffix(ending)
-            if word[-1] == word[-2] and word[-1] not in "lsz":  # stopped, but not filled
+            if (
+                word[-1] == word[-2] and word[-1] not in "lsz"
+            ):  # stopped, but not filled
                 word = word[:-1]
             break
     return word.removesuffix("e") if len(word) > 3 else word
@@ -198,11 +206,18 @@ def _stem(word: str) -> str:
 # --- is the answer right? -------------------------------------------------------------------------
 
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’')]*\s+|\n+")
-_ITEM = re.compile(r"^[ \t>#-]*(\d{1,2})[.)]\s+(?=\S)|(?<!\S)(\d{1,2})\)\s+(?=\S)", re.MULTILINE)
+_ITEM = re.compile(
+    r"^[ \t>#-]*(\d{1,2})[.)]\s+(?=\S)|(?<!\S)(\d{1,2})\)\s+(?=\S)", re.MULTILINE
+)
 _EXPLICIT = (
-    re.compile(r"\banswer\b[^.!?]{0,60}?(?:\b(?:is|be|was)\b(?!\s+not\b)|[:=])(.*)", re.IGNORECASE),
+    re.compile(
+        r"\banswer\b[^.!?]{0,60}?(?:\b(?:is|be|was)\b(?!\s+not\b)|[:=])(.*)",
+        re.IGNORECASE,
+    ),
     # The last line of a GSM8K solution; `####` with more text after the number is a heading.
-    re.compile(r"(?<!#)####\s{0,3}([-$€£]{0,3}\d[\d.,/]{0,30}\s{0,3}[%\w]{0,20})\W{0,5}$"),
+    re.compile(
+        r"(?<!#)####\s{0,3}([-$€£]{0,3}\d[\d.,/]{0,30}\s{0,3}[%\w]{0,20})\W{0,5}$"
+    ),
     re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}"),
 )
 _OPERATION = re.compile(r"[-+*/x×÷]\s*[$€£]?\.?\d[^=,;]{0,30}$")
@@ -241,7 +256,9 @@ def _explicit_answer(sentences: Iterable[str]) -> str | None:
     for sentence in sentences:
         for pattern in _EXPLICIT:
             for match in pattern.finditer(sentence):
-                terms, _, result = match[1].rpartition("=")  # "the answer is 5 x 12 = 60 clips"
+                terms, _, result = match[1].rpartition(
+                    "="
+                )  # "the answer is 5 x 12 = 60 clips"
                 explicit = next(iter([*numbers(result), *numbers(terms)]), explicit)
     return explicit
 
@@ -281,9 +298,15 @@ def solved(task: Task) -> Until:
     answer."""
 
     def until(conversation: Conversation) -> str | None:
-        if task.domain != "math" or not conversation.turns or conversation.next_role == "assistant":
+        if (
+            task.domain != "math"
+            or not conversation.turns
+            or conversation.next_role == "assistant"
+        ):
             return None
-        return "solved" if grade_math(conversation.turns[-1].text, task.answer) else None
+        return (
+            "solved" if grade_math(conversation.turns[-1].text, task.answer) else None
+        )
 
     return until
 

@@ -59,7 +59,9 @@ class Rate(ProgressColumn):
     """Items a second."""
 
     def render(self, task: Job) -> Text:
-        return Text(f"{task.speed:,.1f}/s" if task.speed else "", style="progress.data.speed")
+        return Text(
+            f"{task.speed:,.1f}/s" if task.speed else "", style="progress.data.speed"
+        )
 
 
 def progress_bar() -> Progress:
@@ -99,7 +101,11 @@ def show_turn(turn: Turn) -> None:
 
 def speaker(turn: Turn) -> str:
     """Return the role, and the name of the stub if one speaks."""
-    return f"{turn.role} ({turn.meta['stub']}, a stub)" if "stub" in turn.meta else turn.role
+    return (
+        f"{turn.role} ({turn.meta['stub']}, a stub)"
+        if "stub" in turn.meta
+        else turn.role
+    )
 
 
 def show_counts(title: str, counts: Mapping[str, int]) -> None:
@@ -152,7 +158,9 @@ def show_measures(title: str, results: Mapping[str, Sequence[Record]]) -> None:
     for of_runs in by_name.values():
         _, first = of_runs[0]
         unit = " %" if first["unit"] == "%" else ""
-        table.add_row(Text(f"{first['name']}{unit}{ARROWS[first['better']]}", style="bold"))
+        table.add_row(
+            Text(f"{first['name']}{unit}{ARROWS[first['better']]}", style="bold")
+        )
         for run, measure in of_runs:
             mark = " *" if measure["stub"] else ""
             table.add_row(f"  {run}{mark}", *_cells(measure))
@@ -189,7 +197,14 @@ def show_end_calibration(name: str, found: Record) -> None:
         return
     table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))  # or it is wider than 80
     table.add_column("in %", no_wrap=True)
-    for column in ("--end-threshold", "premature", "missed", "ends", "F1", "95 % interval"):
+    for column in (
+        "--end-threshold",
+        "premature",
+        "missed",
+        "ends",
+        "F1",
+        "95 % interval",
+    ):
         table.add_column(column, justify="right", no_wrap=True)
     suggested = []
     for field, title in RULES.items():
@@ -198,7 +213,9 @@ def show_end_calibration(name: str, found: Record) -> None:
         if rule["threshold"] is not None:
             threshold = format_threshold(rule["threshold"])
             suggested.append(threshold)
-        shares = [f"{rule[key]:.1f}" for key in ("premature", "missed", "end_rate", "f1")]
+        shares = [
+            f"{rule[key]:.1f}" for key in ("premature", "missed", "end_rate", "f1")
+        ]
         table.add_row(title, threshold, *shares, _interval(rule, 1))
     without = f" ({found['missing']:,} more have no P(end))" if found["missing"] else ""
     turns = f"{found['n']:,} turns{without} of {found['people']:,} people"
@@ -213,4 +230,7 @@ def show_end_calibration(name: str, found: Record) -> None:
         f"  P(end) is off by {found['ece']:.3f} on average (expected calibration error)"
     )
     options = " or ".join(dict.fromkeys(suggested))
-    out.print(f"  to use one: --user {found['user']} --end-threshold {options}", soft_wrap=True)
+    out.print(
+        f"  to use one: --user {found['user']} --end-threshold {options}",
+        soft_wrap=True,
+    )

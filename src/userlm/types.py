@@ -145,9 +145,13 @@ class Conversation:
                 object.__setattr__(self, name, encodable(text))
         self._check_turns()
         if self.stop is not None and self.stop not in STOPS:
-            raise ValueError(f"stop is {self.stop!r}; it must be one of {', '.join(STOPS)}")
+            raise ValueError(
+                f"stop is {self.stop!r}; it must be one of {', '.join(STOPS)}"
+            )
         if self.ended and self.turns and self.next_role == "assistant":
-            raise ValueError("ended is true, but the last turn is the user's: no end was observed")
+            raise ValueError(
+                "ended is true, but the last turn is the user's: no end was observed"
+            )
 
     def _check_turns(self) -> None:
         previous_role = ""
@@ -157,7 +161,9 @@ class Conversation:
                     f"turns[{i}].role is {turn.role!r}; it must be 'user' or 'assistant'"
                 )
             if turn.role == previous_role:
-                raise ValueError(f"turns[{i}] and the turn before it both have role {turn.role!r}")
+                raise ValueError(
+                    f"turns[{i}] and the turn before it both have role {turn.role!r}"
+                )
             previous_role = turn.role
 
     @property
@@ -183,7 +189,9 @@ class Conversation:
 
     def say(self, text: str, meta: Mapping[str, Any] | None = None) -> Conversation:
         """Return the conversation with one more turn, from whoever's turn it is."""
-        return replace(self, turns=(*self.turns, Turn(self.next_role, text, meta or {})))
+        return replace(
+            self, turns=(*self.turns, Turn(self.next_role, text, meta or {}))
+        )
 
     def close(self, stop: str, **meta: Any) -> Conversation:
         """Return the conversation, stopped. Only `end` on the user's turn is an observed end."""
@@ -296,7 +304,9 @@ class Sampling:
                 f"{self.max_tokens}: give temperature >= 0, 0 < top_p <= 1 and max_tokens >= 1"
             )
         if self.end_threshold is not None and not 0 <= self.end_threshold <= 1:
-            raise InputError(f"end_threshold {self.end_threshold}: give a probability, from 0 to 1")
+            raise InputError(
+                f"end_threshold {self.end_threshold}: give a probability, from 0 to 1"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +354,9 @@ class Score(Protocol):
     """Rows of token ids in, each with a mask of the same length; a natural log-probability for each
     masked token out, in order."""
 
-    def score(self, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[list[float]]: ...
+    def score(
+        self, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]
+    ) -> list[list[float]]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,9 @@ class PromptedUser:
     """
 
     chat: Chat
-    sampling: Sampling = field(default_factory=lambda: Sampling(top_p=1.0, max_tokens=200))
+    sampling: Sampling = field(
+        default_factory=lambda: Sampling(top_p=1.0, max_tokens=200)
+    )
     seed: int = 0
     guard: Guard = field(default_factory=Guard)
     swapped: bool = False
@@ -183,7 +185,9 @@ def with_sampling(
     """
     if not isinstance(user, TrainedUser | PromptedUser):
         if guard is not None or end_threshold is not None:
-            raise InputError("--guard and --end-threshold are for users that a model plays")
+            raise InputError(
+                "--guard and --end-threshold are for users that a model plays"
+            )
         return user
     if end_threshold is not None and not isinstance(user, TrainedUser):
         raise InputError(
@@ -195,7 +199,9 @@ def with_sampling(
         "max_tokens": max_tokens,
         "end_threshold": end_threshold,
     }
-    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    given: dict[str, Any] = {
+        name: value for name, value in asked.items() if value is not None
+    }
     return replace(
         user,
         sampling=replace(user.sampling, **given),
@@ -230,7 +236,9 @@ def user_prompt(system_text: str | None, turns: Sequence[Turn]) -> str:
     values = {"goal": "{goal}", "end": END_TOKEN, "transcript": "{transcript}"}
     paragraphs = fill("user_next" if turns else "user_first", values).split("\n\n")
     if system_text is None:
-        paragraphs = [paragraph for paragraph in paragraphs if "{goal}" not in paragraph]
+        paragraphs = [
+            paragraph for paragraph in paragraphs if "{goal}" not in paragraph
+        ]
     places = {"{goal}": intent_goal(system_text or ""), "{transcript}": transcript}
     return "\n\n".join(_fill_place(paragraph, places) for paragraph in paragraphs)
 
@@ -262,7 +270,9 @@ class ReplayUser:
             names.insert(1, conversation.origin.conversation)
         logged = next((self.log[name] for name in names if name in self.log), None)
         if logged is None:
-            raise ModelError(f"the replayed log holds no conversation {conversation.id!r}")
+            raise ModelError(
+                f"the replayed log holds no conversation {conversation.id!r}"
+            )
         k = len(conversation.user_turns)
         if k < len(logged.user_turns):
             return Reply(logged.user_turns[k])

@@ -34,13 +34,16 @@ EMBEDDED_TEMPERATURE = 0.6  # so small a model rambles at 1
 
 def chat(
     user: Annotated[
-        str, Option(help="The user that talks to you: trained:MODEL, prompted:MODEL, ...")
+        str,
+        Option(help="The user that talks to you: trained:MODEL, prompted:MODEL, ..."),
     ] = EMBEDDED_USER,
     assistant: Annotated[
         str, Option(help="The assistant that answers you, with --role user.")
     ] = "assistant-tiny",
     role: Annotated[str, Option(help="Your role: assistant or user.")] = "assistant",
-    intent: Annotated[str | None, Option(help="What the user wants, in one sentence.")] = None,
+    intent: Annotated[
+        str | None, Option(help="What the user wants, in one sentence.")
+    ] = None,
     save: Annotated[
         Path | None, Option(help="Append the conversation to this .jsonl file.")
     ] = None,
@@ -69,7 +72,9 @@ def chat(
             user_options, intent = _embedded_defaults(user_options, intent)
         user_side = user_options.load(seed)
         assistant_side = Human(you.ask)
-    saved = save.open("a", encoding="utf-8") if save else None  # fails before the conversation
+    saved = (
+        save.open("a", encoding="utf-8") if save else None
+    )  # fails before the conversation
     start = Conversation(f"chat-{seed}", intent=intent)
     ended = converse(user_side, assistant_side, start, max_turns, until=you.watch)
     _say_why_it_stopped(ended, you, max_turns)
@@ -91,10 +96,14 @@ def _check(role: str, user: UserOptions, intent: str | None, save: Path | None) 
     if role == "assistant" and user.is_prompted and intent is None:
         raise InputError("a prompted user needs an intent; give --intent")
     if save and save.suffix != ".jsonl":
-        raise InputError(f"--save {save}: conversations are saved as lines of a .jsonl file")
+        raise InputError(
+            f"--save {save}: conversations are saved as lines of a .jsonl file"
+        )
 
 
-def _embedded_defaults(user: UserOptions, intent: str | None) -> tuple[UserOptions, str]:
+def _embedded_defaults(
+    user: UserOptions, intent: str | None
+) -> tuple[UserOptions, str]:
     if intent is None:
         intent = EXAMPLE_INTENT  # without any it talks about anything
         console.print(f"{intent} (give another with --intent)", style="dim")
@@ -144,4 +153,6 @@ class _Keyboard:
             if text != "/info":
                 return text or None
             known = dict(self.seen.turns[-1].meta) if self.seen.turns else {}
-            console.print(dumps(known) if known else "nothing is known about it", style="dim")
+            console.print(
+                dumps(known) if known else "nothing is known about it", style="dim"
+            )

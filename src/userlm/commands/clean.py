@@ -31,9 +31,9 @@ from userlm.types import Conversation, InputError
 
 
 def clean(
-    logs: Annotated[Path, Argument(help="Imported conversations: a run folder or a file.")] = Path(
-        "runs/import"
-    ),
+    logs: Annotated[
+        Path, Argument(help="Imported conversations: a run folder or a file.")
+    ] = Path("runs/import"),
     out: Out = Path("runs/clean"),
     languages: Annotated[
         str, Option(help="Languages to keep, comma-separated codes; 'all' keeps all.")
@@ -45,23 +45,31 @@ def clean(
         bool, Option(help="Keep conversations that begin with a template.")
     ] = False,
     ngram: Annotated[
-        int, Option(help="Length of the template filter's word n-grams.", min=1, max=100)
+        int,
+        Option(help="Length of the template filter's word n-grams.", min=1, max=100),
     ] = 7,
     template_limit: Annotated[
         int,
         Option(
-            help="Drop a conversation whose first turn has an n-gram that occurs more often.", min=0
+            help="Drop a conversation whose first turn has an n-gram that occurs more often.",
+            min=0,
         ),
     ] = 100,
     duplicates: Annotated[
         str,
-        Option(help="What to do with repeats: keep them, drop exact ones, or drop near ones too."),
+        Option(
+            help="What to do with repeats: keep them, drop exact ones, or drop near ones too."
+        ),
     ] = "keep",
     similarity: Annotated[
-        float, Option(help="Share of common word 5-grams that makes two near.", min=0.1, max=1)
+        float,
+        Option(
+            help="Share of common word 5-grams that makes two near.", min=0.1, max=1
+        ),
     ] = 0.7,
     scrub: Annotated[
-        bool, Option(help="Replace e-mails, phones, cards, IP addresses and keys by marks.")
+        bool,
+        Option(help="Replace e-mails, phones, cards, IP addresses and keys by marks."),
     ] = False,
     shares: Annotated[
         str, Option(help="Shares of train, valid and test, in percent of the people.")
@@ -70,13 +78,16 @@ def clean(
     seed: Seed = 0,
     limit: Limit = None,
     explain: Annotated[
-        str | None, Option(help="Only say why the conversation with this id is kept or dropped.")
+        str | None,
+        Option(help="Only say why the conversation with this id is kept or dropped."),
     ] = None,
 ) -> Results:
     """Filter conversations, with a reason for each drop, and split them 90/5/5 by person."""
     path = conversations_file(logs)
     if duplicates not in filters.DUPLICATES:
-        raise InputError(f"--duplicates {duplicates}: give one of {', '.join(filters.DUPLICATES)}")
+        raise InputError(
+            f"--duplicates {duplicates}: give one of {', '.join(filters.DUPLICATES)}"
+        )
     rules = filters.Rules(
         languages=_languages(languages),
         flagged=flagged,
@@ -89,7 +100,9 @@ def clean(
     )
 
     def read(doing: str) -> Iterator[Conversation]:
-        return track(islice(read_conversations(path), limit), doing, count_total([path], limit))
+        return track(
+            islice(read_conversations(path), limit), doing, count_total([path], limit)
+        )
 
     if explain is not None:
         findings = explain_one(explain, read, rules)
@@ -121,13 +134,19 @@ def clean(
     show_counts(str(run.folder), counts)
     if not counts["out"]:
         raise InputError(f"no conversation stays; {run.path('dropped.jsonl')} says why")
-    results = {"counts": in_order(counts), **decisions.figures, "ngram_table": decisions.table}
+    results = {
+        "counts": in_order(counts),
+        **decisions.figures,
+        "ngram_table": decisions.table,
+    }
     if hub:
         write_hub(run, results)
     return run.finish(results)
 
 
-def _write(run: Run, path: Path, decisions: filters.Decisions, scrub: bool) -> Counter[str]:
+def _write(
+    run: Run, path: Path, decisions: filters.Decisions, scrub: bool
+) -> Counter[str]:
     """Write each conversation to its split or to dropped.jsonl; return what was scrubbed."""
     outputs = Outputs(run, *(f"{split}.jsonl" for split in SPLITS), "dropped.jsonl")
     scrubbed: Counter[str] = Counter()
@@ -187,7 +206,10 @@ def _languages(languages: str) -> tuple[str, ...] | None:
 
 def _shares(shares: str) -> tuple[float, float, float]:
     parts = shares.split("/")
-    if not re.fullmatch("[0-9]{1,3}(/[0-9]{1,3}){2}", shares) or sum(map(int, parts)) != 100:
+    if (
+        not re.fullmatch("[0-9]{1,3}(/[0-9]{1,3}){2}", shares)
+        or sum(map(int, parts)) != 100
+    ):
         raise InputError(
             f"--shares {shares}: write three numbers that add up to 100, such as 90/5/5"
         )

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from userlm.commands.costs import BYTES_PER_TOKEN, TOKENS_PER_TURN, Costs
-from userlm.commands.options import Results, UserOptions, finished, in_order, stub_speakers
+from userlm.commands.options import (
+    Results,
+    UserOptions,
+    finished,
+    in_order,
+    stub_speakers,
+)
 from userlm.guard import rates
 from userlm.models.budget import CAP
 from userlm.rows import read_conversations, to_record
@@ -32,7 +38,9 @@ Places = Mapping[str, Place]
 """By the id of the conversation."""
 
 
-def find_places(user: UserOptions, starts: Iterable[Conversation], path: Path) -> Places:
+def find_places(
+    user: UserOptions, starts: Iterable[Conversation], path: Path
+) -> Places:
     """Number the starts; refuse starts without intents for a user that needs them."""
     places: dict[str, Place] = {}
     without_intent = 0
@@ -116,7 +124,9 @@ def collect(
     console.print(f"{stops.total()} conversations ({counts}): {path}")
     costs.show()
     if stubs := stub_speakers(read_conversations(path, may_be_empty=True)):
-        console.print(f"no language model answered here: {stubs} is a stub assistant", style="dim")
+        console.print(
+            f"no language model answered here: {stubs} is a stub assistant", style="dim"
+        )
     _show_errors([error for _, error in sorted(errors)])
     return run.finish(results)
 

@@ -17,7 +17,15 @@ from typer import Option
 
 from userlm.address import parse
 from userlm.assistants import ModelAssistant
-from userlm.models.budget import Amount, Budget, Caps, CountedChat, CountedComplete, Price, Usage
+from userlm.models.budget import (
+    Amount,
+    Budget,
+    Caps,
+    CountedChat,
+    CountedComplete,
+    Price,
+    Usage,
+)
 from userlm.rows import write_lines
 from userlm.runs import Journal, Run
 from userlm.terminal import console
@@ -32,14 +40,17 @@ UserPrice = Annotated[
     ),
 ]
 AssistantPrice = Annotated[
-    str | None, Option("--price", help="The same for the assistant's model.", metavar="IN/OUT")
+    str | None,
+    Option("--price", help="The same for the assistant's model.", metavar="IN/OUT"),
 ]
 DollarBudget = Annotated[
     float | None,
     Option(help="The most US dollars to spend; needs both prices.", metavar="DOLLARS"),
 ]
 MaxCalls = Annotated[int | None, Option(help="The most calls of models.", min=0)]
-MaxTokensTotal = Annotated[int | None, Option(help="The most tokens, in and out together.", min=0)]
+MaxTokensTotal = Annotated[
+    int | None, Option(help="The most tokens, in and out together.", min=0)
+]
 
 PRICE_OPTION: dict[Role, str] = {"user": "--user-price", "assistant": "--price"}
 # For the estimate; the limits go by bounds before a call and by its real usage after it.
@@ -55,11 +66,15 @@ def read_price(role: Role, text: str | None) -> Price | None:
     return None if text is None else Price.parse(text, PRICE_OPTION[role])
 
 
-def read_caps(max_calls: int | None, max_tokens_total: int | None, budget: float | None) -> Caps:
+def read_caps(
+    max_calls: int | None, max_tokens_total: int | None, budget: float | None
+) -> Caps:
     """The limits on a run; raises `InputError` for a budget that is not a number of dollars."""
     if budget is not None and not (isfinite(budget) and budget >= 0):
         raise InputError(f"--budget {budget:g}: give dollars")
-    return Caps(max_calls, max_tokens_total, None if budget is None else Decimal(str(budget)))
+    return Caps(
+        max_calls, max_tokens_total, None if budget is None else Decimal(str(budget))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +92,11 @@ class _Side:
 
     def results(self) -> dict[str, Any]:
         """Its usage, and the price at which that was counted."""
-        price = None if self.price is None else f"{self.price.token_in}/{self.price.token_out}"
+        price = (
+            None
+            if self.price is None
+            else f"{self.price.token_in}/{self.price.token_out}"
+        )
         return self.usage.results() | {"price": price}
 
     def prompt_tokens(self, start: Conversation) -> int:
@@ -105,7 +124,9 @@ class Costs:
         self._journal: Journal | None = None
         self._sides: dict[Role, _Side | None] = {}
 
-    def count(self, role: Role, address: str, speaker: Speaker, price: Price | None) -> Speaker:
+    def count(
+        self, role: Role, address: str, speaker: Speaker, price: Price | None
+    ) -> Speaker:
         """Return the speaker with its model's calls counted, or as it is if no model speaks.
 
         Raises:
@@ -118,7 +139,9 @@ class Costs:
                     f"{PRICE_OPTION[role]}: {address} is not a model that is called; leave it out"
                 )
             if parse(address).scheme == "py" and self._caps != Caps():
-                console.print(f"calls that {address} makes are not counted", style="yellow")
+                console.print(
+                    f"calls that {address} makes are not counted", style="yellow"
+                )
             self._sides[role] = None
             return speaker
         on_server = parse(address).is_remote
@@ -129,7 +152,9 @@ class Costs:
             )
         self._journal = self._journal or Journal(self._run.path("usage.jsonl"))
         requests = REQUESTS if on_server and isinstance(speaker, TrainedUser) else 1
-        usage = Usage(role, self._budget, self._journal, requests * tries_of(address), price)
+        usage = Usage(
+            role, self._budget, self._journal, requests * tries_of(address), price
+        )
         self._sides[role] = _Side(address, speaker, usage, price)
         if isinstance(speaker, TrainedUser):
             return replace(speaker, model=CountedComplete(speaker.model, usage))
@@ -188,7 +213,9 @@ class Costs:
                 f"in and at most {tokens_out:,} out{cost}",
                 soft_wrap=True,
             )
-        turns = ", ".join(f"{n} tokens a turn of the {role}" for role, n in TOKENS_PER_TURN.items())
+        turns = ", ".join(
+            f"{n} tokens a turn of the {role}" for role, n in TOKENS_PER_TURN.items()
+        )
         console.print(
             f" at {BYTES_PER_TOKEN} bytes a token and {turns}; each resampled draft is one more "
             "call",
@@ -197,7 +224,9 @@ class Costs:
         )
         if before != Amount():
             cost = f", ${before.dollars:,.2f}" if before.dollars else ""
-            console.print(f" before this: {before.calls:,} calls, {before.tokens:,} tokens{cost}")
+            console.print(
+                f" before this: {before.calls:,} calls, {before.tokens:,} tokens{cost}"
+            )
         if cap := self._caps.passed(total):
             console.print(f" {cap} may end it before that", style="yellow")
 
@@ -205,7 +234,9 @@ class Costs:
         """Allow no more calls, and say how many calls in flight may be billed."""
         in_flight = self._budget.close("stopped")
         if in_flight and self._may_bill:
-            console.print(f"{in_flight} calls were in flight; they may be billed", style="yellow")
+            console.print(
+                f"{in_flight} calls were in flight; they may be billed", style="yellow"
+            )
 
     def close(self) -> dict[str, Any]:
         """Return the usage for `results.json`, after the last call; `None` for a side without a
@@ -214,7 +245,9 @@ class Costs:
             self._journal.close()
             totals = [side.usage.total for side in self._models.values()]
             write_lines(self._journal.path, totals)
-        usage = {role: side.results() if side else None for role, side in self._sides.items()}
+        usage = {
+            role: side.results() if side else None for role, side in self._sides.items()
+        }
         caps = {
             "max_calls": self._caps.calls,
             "max_tokens_total": self._caps.tokens,

@@ -55,7 +55,9 @@ def import_(
         if not (file.path and out.resolve() in file.path.resolve().parents):
             found.append(file)
     if not found:
-        raise InputError(f"all logs lie in {out}, where the results go; choose another --out")
+        raise InputError(
+            f"all logs lie in {out}, where the results go; choose another --out"
+        )
     local = [file.path for file in found if file.path]
     stamps = {file.name: file.stamp for file in found if not file.path}
     sizes = {path: path.stat().st_size for path in local}
@@ -146,14 +148,16 @@ class _Import:
         self._commit(number + 1, 0)
 
     def keep(self, items: Iterable[Found], file_number: int) -> None:
-        """Write what a file gives, or at the end what was gathered. What an earlier attempt wrote is
-        left out."""
+        """Write what a file gives, or at the end what was gathered, without what an earlier attempt
+        wrote."""
         for number, item in enumerate(items, 1):
             if (file_number, number) <= (self.done_files, self.done_items):
                 continue
             rejected = self._write(item)
             if self._strict and rejected:
-                raise InputError(f"{self._shown[item.file]}, line {item.line.number}: {rejected}")
+                raise InputError(
+                    f"{self._shown[item.file]}, line {item.line.number}: {rejected}"
+                )
             if number % COMMIT_EVERY == 0:
                 self._commit(file_number, number)
 
@@ -171,7 +175,9 @@ class _Import:
                 self.counts["out"] += 1
                 self._outputs.write("conversations.jsonl", record)
                 return None
-            rejected = Rejected("duplicate id", f"the id {conversation.id!r} was used before")
+            rejected = Rejected(
+                "duplicate id", f"the id {conversation.id!r} was used before"
+            )
         assert rejected is not None
         self.counts[f"dropped: {rejected.reason}"] += 1
         dropped = {
@@ -240,4 +246,7 @@ def _unique_names(found: Sequence[files.LogFile]) -> list[str]:
         name = file.name.rpartition("/")[2]
         kind = next(kind for kind in KINDS if name.endswith(kind))
         stems.append(name.removesuffix(kind))
-    return [stem if stems.count(stem) == 1 else f"{i}:{stem}" for i, stem in enumerate(stems)]
+    return [
+        stem if stems.count(stem) == 1 else f"{i}:{stem}"
+        for i, stem in enumerate(stems)
+    ]

@@ -45,16 +45,19 @@ from userlm.types import Conversation, InputError, Message, Sampling
 EXTRACTIVE = "extractive"
 UNNAMED = "not said"  # the writer of intents that came with the logs
 LONGEST_GOAL = 2000  # characters; anything longer is a page of instructions
-BYTES_PER_TOKEN, TOKENS_OUT = 4, 40  # for the estimate; the budget uses bounds and real usage
+BYTES_PER_TOKEN, TOKENS_OUT = (
+    4,
+    40,
+)  # for the estimate; the budget uses bounds and real usage
 AHEAD = 16  # conversations in hand for each worker, so that a slow answer does not hold up others
 TOP_P = 0.9
 QUARTILES = (0.25, 0.5, 0.75)
 
 
 def intents(
-    data: Annotated[Path, Argument(help="Conversations: the folder of `clean`, or a file.")] = Path(
-        "runs/clean"
-    ),
+    data: Annotated[
+        Path, Argument(help="Conversations: the folder of `clean`, or a file.")
+    ] = Path("runs/clean"),
     out: Out = Path("runs/intents"),
     writer: Annotated[
         str,
@@ -69,7 +72,11 @@ def intents(
     ] = 0.7,
     max_tokens: Annotated[
         int,
-        Option(help="Longest answer, in tokens; reasoning models need more.", min=1, max=2**24),
+        Option(
+            help="Longest answer, in tokens; reasoning models need more.",
+            min=1,
+            max=2**24,
+        ),
     ] = 120,
     tries: Annotated[
         int, Option(help="How often to ask until the answer has the right form.", min=1)
@@ -77,7 +84,8 @@ def intents(
     price: Annotated[
         str | None,
         Option(
-            help="US dollars for a million tokens in and out, such as 2.50/10.", metavar="IN/OUT"
+            help="US dollars for a million tokens in and out, such as 2.50/10.",
+            metavar="IN/OUT",
         ),
     ] = None,
     budget: Annotated[
@@ -89,13 +97,18 @@ def intents(
         Option(help="Rows {id, intent} from elsewhere; can be given several times."),
     ] = None,
     goals: Annotated[
-        bool, Option(help="Use the goal that a person wrote beside a log as its intent.")
+        bool,
+        Option(help="Use the goal that a person wrote beside a log as its intent."),
     ] = True,
     condition: Annotated[
         str | None,
-        Option(help="Fields of meta about the person to add to the system turn, comma-separated."),
+        Option(
+            help="Fields of meta about the person to add to the system turn, comma-separated."
+        ),
     ] = None,
-    overwrite: Annotated[bool, Option(help="Write a new intent where there is one.")] = False,
+    overwrite: Annotated[
+        bool, Option(help="Write a new intent where there is one.")
+    ] = False,
     hub: Hub = False,
     limit: Limit = None,
 ) -> Results:
@@ -111,7 +124,9 @@ def intents(
             f"--budget {budget:g}: give dollars, and the price of a token with --price IN/OUT"
         )
     if "://" in writer or writer.startswith(("http:", "https:")):
-        address.chat_model(writer)  # refuses a password in a URL before it is written down
+        address.chat_model(
+            writer
+        )  # refuses a password in a URL before it is written down
     fields = [field.strip() for field in (condition or "").split(",") if field.strip()]
     if condition is not None and not fields:
         raise InputError("--condition: give fields of meta, such as language,country")
@@ -144,7 +159,9 @@ def intents(
     if writer != EXTRACTIVE:
         dollars = None if budget is None else Decimal(str(budget))
         model = address.chat_model(writer)
-        cache = CallCache(run.path("asked.jsonl"), model, tries_of(writer), rate, dollars)
+        cache = CallCache(
+            run.path("asked.jsonl"), model, tries_of(writer), rate, dollars
+        )
     sampling = Sampling(temperature, TOP_P, max_tokens)
     work = _Work(writer, known, cache, sampling, tries, fields, workers)
     tally = _Tally(counts, set(joined), goals)
@@ -159,12 +176,16 @@ def intents(
     try:
         for name, path in paths.items():
             written = track(
-                work.write_all(read(path), tally), f"intents for {name}", count_total([path], limit)
+                work.write_all(read(path), tally),
+                f"intents for {name}",
+                count_total([path], limit),
             )
             write_conversations(run.path(f"{name}.jsonl"), written)
     except KeyboardInterrupt:
         if cache and (in_flight := cache.stop()):
-            console.print(f"{in_flight} calls were in flight; they may be billed", style="yellow")
+            console.print(
+                f"{in_flight} calls were in flight; they may be billed", style="yellow"
+            )
         raise
     finally:
         if cache:
@@ -210,16 +231,22 @@ class _Work:
             return known
         if self.cache is None:
             return _extract(conversation)
-        writer = _Writer(_model_name(self.writer), self.cache, self.sampling, self.tries)
+        writer = _Writer(
+            _model_name(self.writer), self.cache, self.sampling, self.tries
+        )
         return writer.write(conversation)
 
-    def _with_condition(self, conversation: Conversation, tally: _Tally) -> Conversation:
+    def _with_condition(
+        self, conversation: Conversation, tally: _Tally
+    ) -> Conversation:
         """The conversation with what the fields say of the person, for the system turn."""
         if not self.fields:
             return conversation
         known = traits(conversation, self.fields)
         tally.counts.update(_condition_note(field) for field in known)
-        meta = {key: value for key, value in conversation.meta.items() if key != "condition"}
+        meta = {
+            key: value for key, value in conversation.meta.items() if key != "condition"
+        }
         if known:
             meta["condition"] = sentence(known)
         return replace(conversation, meta=meta)
@@ -233,7 +260,8 @@ def _show_missing_fields(fields: Sequence[str], counts: Mapping[str, int]) -> No
     missing = [field for field in fields if not counts[_condition_note(field)]]
     if missing:
         console.print(
-            f"no log has these fields: {', '.join(missing)}; see the names in meta", style="yellow"
+            f"no log has these fields: {', '.join(missing)}; see the names in meta",
+            style="yellow",
         )
 
 
@@ -356,7 +384,9 @@ def _model_name(writer: str) -> str:
 
 
 def _in_order(
-    job: Callable[[Conversation], Intent], conversations: Iterable[Conversation], workers: int
+    job: Callable[[Conversation], Intent],
+    conversations: Iterable[Conversation],
+    workers: int,
 ) -> Iterator[tuple[Conversation, Intent]]:
     """Yield each conversation with its intent, in their order, `workers` at a time."""
     pool = ThreadPoolExecutor(workers)
@@ -462,7 +492,11 @@ class _Tally:
                 writer["leakage"] = float(leaks.mean())
                 writer["quartiles"] = np.quantile(leaks, QUARTILES).tolist()
             writers[by or UNNAMED] = writer
-        return {"counts": in_order(self.counts), "writers": writers, "failed": self._failed}
+        return {
+            "counts": in_order(self.counts),
+            "writers": writers,
+            "failed": self._failed,
+        }
 
 
 def _show_estimate(
@@ -507,20 +541,36 @@ def _show_estimate(
 def _show(results: Results, first_error: str, out: Path) -> None:
     counts = results["counts"]
     writers = results["writers"]
-    baseline = " (by the extractive baseline, without a model)" if EXTRACTIVE in writers else ""
+    baseline = (
+        " (by the extractive baseline, without a model)"
+        if EXTRACTIVE in writers
+        else ""
+    )
     show_counts(f"intents{baseline}", counts)
     if writers:
-        table = Table("writer", Column("n", justify="right"), "mean", "quartiles", box=None)
+        table = Table(
+            "writer", Column("n", justify="right"), "mean", "quartiles", box=None
+        )
         for name, writer in writers.items():
-            mean = "not measured" if writer["leakage"] is None else f"{writer['leakage']:.2f}"
-            quartiles = " ".join(f"{quartile:.2f}" for quartile in writer["quartiles"] or ())
+            mean = (
+                "not measured"
+                if writer["leakage"] is None
+                else f"{writer['leakage']:.2f}"
+            )
+            quartiles = " ".join(
+                f"{quartile:.2f}" for quartile in writer["quartiles"] or ()
+            )
             table.add_row(name, f"{writer['n']:,}", mean, quartiles)
-        console.print("leakage: the share of a first turn's content words that the intent holds")
+        console.print(
+            "leakage: the share of a first turn's content words that the intent holds"
+        )
         console.print(table)
     if "usage" in results:
         show_usage(results["model"], results["usage"])
         if results["faults"]:
-            faults = ", ".join(f"{name} {count:,}" for name, count in results["faults"].items())
+            faults = ", ".join(
+                f"{name} {count:,}" for name, count in results["faults"].items()
+            )
             console.print(f" faults: {faults}")
     if counts.get("note: no intent, budget"):
         console.print(

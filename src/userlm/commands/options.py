@@ -22,7 +22,9 @@ EMBEDDED_USER = "trained:userlm-tiny"
 
 Out = Annotated[Path, Option(help="Folder of this run.")]
 Seed = Annotated[int, Option(help="Seed of everything random.")]
-Limit = Annotated[int | None, Option(help="Use only the first LIMIT.", min=1, max=2**31)]
+Limit = Annotated[
+    int | None, Option(help="Use only the first LIMIT.", min=1, max=2**31)
+]
 Workers = Annotated[int, Option(help="Conversations at once.", min=1)]
 User = Annotated[
     str,
@@ -32,9 +34,12 @@ User = Annotated[
     ),
 ]
 Temperature = Annotated[
-    float | None, Option(help="Temperature of the user; 0 is greedy. Default: each user's own.")
+    float | None,
+    Option(help="Temperature of the user; 0 is greedy. Default: each user's own."),
 ]
-TopP = Annotated[float | None, Option(help="Top-p of the user. Default: each user's own.")]
+TopP = Annotated[
+    float | None, Option(help="Top-p of the user. Default: each user's own.")
+]
 EndThreshold = Annotated[
     float | None,
     Option(
@@ -68,7 +73,8 @@ Batch = Annotated[
 ]
 Hub = Annotated[bool, Option(help="Also write hub/: parquet files and a dataset card.")]
 MaxTokens = Annotated[
-    int, Option(help="Longest row in tokens; a longer one loses its oldest turns.", min=16)
+    int,
+    Option(help="Longest row in tokens; a longer one loses its oldest turns.", min=16),
 ]
 
 
@@ -124,7 +130,9 @@ def in_order(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def measure_results(columns: Mapping[str, Iterable[Measure]], stubs: Mapping[str, str]) -> Results:
+def measure_results(
+    columns: Mapping[str, Iterable[Measure]], stubs: Mapping[str, str]
+) -> Results:
     """The measures as `results.json` holds them, by column."""
     results: Results = {}
     for name, measures in columns.items():
@@ -137,7 +145,9 @@ def stub_speakers(conversations: Iterable[Conversation]) -> str:
     """The names of the stub assistants that speak in the conversations."""
     names: set[str] = set()
     for conversation in conversations:
-        names.update(turn.meta["stub"] for turn in conversation.turns if "stub" in turn.meta)
+        names.update(
+            turn.meta["stub"] for turn in conversation.turns if "stub" in turn.meta
+        )
     return ", ".join(sorted(names))
 
 

@@ -99,7 +99,9 @@ Cases = Sequence[Sequence[Case]]
 
 
 def ppl(
-    data: Annotated[Path, Argument(help="Conversations: a folder (its test.jsonl) or a file.")],
+    data: Annotated[
+        Path, Argument(help="Conversations: a folder (its test.jsonl) or a file.")
+    ],
     model: Annotated[
         str,
         Option(
@@ -150,9 +152,13 @@ def ppl(
             model, tokenizer=tokenizer, workers=workers, device=device
         )
     if context_length is not None and context_length < max_tokens:
-        console.print(f"rows are cut to the model's context length of {context_length} tokens")
+        console.print(
+            f"rows are cut to the model's context length of {context_length} tokens"
+        )
         max_tokens = context_length
-    cases = _cases(conversations, other_intents(conversations, seed) if controls else None)
+    cases = _cases(
+        conversations, other_intents(conversations, seed) if controls else None
+    )
     scores = _score_all(run, cases, scorer, form, max_tokens)
     results = run.finish(measure_results(figures(scores, conversations), stubs={}))
     _show(title, results)
@@ -164,11 +170,17 @@ def _say_what_is_missing(conversations: Sequence[Conversation], path: Path) -> N
     silent = sum(not conversation.user_turns for conversation in conversations)
     without_intent = sum(conversation.intent is None for conversation in conversations)
     if silent == total:
-        raise InputError(f"{path}: no conversation has a user turn, so there is nothing to predict")
+        raise InputError(
+            f"{path}: no conversation has a user turn, so there is nothing to predict"
+        )
     if silent:
-        console.print(f"{silent:,} of {total:,} have no user turn: nothing to predict there")
+        console.print(
+            f"{silent:,} of {total:,} have no user turn: nothing to predict there"
+        )
     if without_intent:
-        console.print(f"{without_intent:,} of {total:,} have no intent: scored without one only")
+        console.print(
+            f"{without_intent:,} of {total:,} have no intent: scored without one only"
+        )
 
 
 def _finished_without_errors(run: Run) -> Results | None:
@@ -184,10 +196,15 @@ def _finished_without_errors(run: Run) -> Results | None:
 # --- scoring, in a journal ------------------------------------------------------------------------
 
 
-def _cases(conversations: Iterable[Conversation], others: Mapping[str, str] | None) -> Cases:
+def _cases(
+    conversations: Iterable[Conversation], others: Mapping[str, str] | None
+) -> Cases:
     found = []
     for conversation in conversations:
-        cases = [Case(conversation, WITHOUT, None), Case(conversation, WITH, conversation.intent)]
+        cases = [
+            Case(conversation, WITHOUT, None),
+            Case(conversation, WITH, conversation.intent),
+        ]
         if others is not None:
             cases.append(Case(conversation, OTHER, others.get(conversation.id)))
         found.append(cases)
@@ -285,7 +302,9 @@ def _score(cases: Sequence[Case], model: Score, form: Form, max_tokens: int) -> 
     """The lines of each case, from one call of the model."""
     asked = [(case.conversation, case.intent) for case in cases]
     scored = score_turns(asked, model, form, max_tokens)
-    return {case.key: _lines(case, rows) for case, rows in zip(cases, scored, strict=True)}
+    return {
+        case.key: _lines(case, rows) for case, rows in zip(cases, scored, strict=True)
+    }
 
 
 def _lines(case: Case, rows: Iterable[MeasureRow], error: str = "") -> list[Line]:
@@ -317,7 +336,9 @@ def _show(title: str, results: Results) -> None:
             rows: dict[str, list[Record]] = {}
             for name in found[columns[0]]:
                 if name.rpartition(": ")[0] == part:
-                    rows[name.removeprefix(prefix)] = [found[column][name] for column in columns]
+                    rows[name.removeprefix(prefix)] = [
+                        found[column][name] for column in columns
+                    ]
             out.print(_table(columns, rows))
         out.print(_counts(found, given, perplexity))
     by_source: dict[str, list[Record]] = {}

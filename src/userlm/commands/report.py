@@ -16,7 +16,9 @@ DEFAULT_FOLDER = Path("runs/report")
 
 def report(
     runs: Annotated[list[Path], Argument(help="Finished run folders, of any verb.")],
-    out: Annotated[Path, Option(help="Folder for report.html and report.md.")] = DEFAULT_FOLDER,
+    out: Annotated[
+        Path, Option(help="Folder for report.html and report.md.")
+    ] = DEFAULT_FOLDER,
 ) -> Results:
     """Make one page of finished runs: figures with intervals, plots, transcripts, and how each run
     was made."""

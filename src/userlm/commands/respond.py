@@ -68,7 +68,9 @@ def respond(
     end."""
     price = read_price("user", user_price)
     caps = read_caps(max_calls, max_tokens_total, budget)
-    user_options = UserOptions(user, temperature, top_p, end_threshold, guard, batch, tokenizer)
+    user_options = UserOptions(
+        user, temperature, top_p, end_threshold, guard, batch, tokenizer
+    )
     path = conversations_file(data, "test")
     options = {**asdict(user_options), "first": first, "limit": limit, "seed": seed}
     run = Run.open(out, "respond", options, [path, *address.files(user)])

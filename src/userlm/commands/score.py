@@ -43,7 +43,9 @@ def score(
         Path | None,
         Option(help="Real conversations, for the human reference: a folder or a file."),
     ] = None,
-    tasks: Annotated[Path | None, Option(help="The tasks that were talked about (.jsonl).")] = None,
+    tasks: Annotated[
+        Path | None, Option(help="The tasks that were talked about (.jsonl).")
+    ] = None,
     out: Out = Path("runs/score"),
 ) -> Results:
     """Measure simulated users, and real people with the same functions. Intervals are over people
@@ -110,7 +112,9 @@ def _measures(
     found = []
     for metric in METRICS:
         if metric.function and metric.needs in available:
-            inputs = (conversations, tasks) if metric.needs == "tasks" else (conversations,)
+            inputs = (
+                (conversations, tasks) if metric.needs == "tasks" else (conversations,)
+            )
             found.append(metric.function(*inputs))
     return found
 
@@ -125,7 +129,11 @@ def _end_calibration(folder: Path, measures: Iterable[Measure]) -> dict[str, Any
     by_name = {measure.name: measure for measure in measures}
     found = calibrate(by_name["termination F1"], by_name["termination AUROC"])
     options = read_json(folder / "run.json").get("options", {})
-    return {**asdict(found), "user": str(options.get("user")), "note": _end_options(options)}
+    return {
+        **asdict(found),
+        "user": str(options.get("user")),
+        "note": _end_options(options),
+    }
 
 
 def _end_options(options: Mapping[str, Any]) -> str:
@@ -135,7 +143,9 @@ def _end_options(options: Mapping[str, Any]) -> str:
     if threshold is not None:
         return f"the run was made with --end-threshold {threshold}, so 'now' is that threshold"
     if guard is not None and Guard.parse(guard).no_end:
-        return f"the run was made with --guard {guard}, so 'now' is a user who may not end"
+        return (
+            f"the run was made with --guard {guard}, so 'now' is a user who may not end"
+        )
     return ""
 
 

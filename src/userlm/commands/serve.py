@@ -37,7 +37,9 @@ def serve(
     user: User = EMBEDDED_USER,
     model_name: Annotated[
         str | None,
-        Option(help="Name under which clients ask for it. Default: the end of the address."),
+        Option(
+            help="Name under which clients ask for it. Default: the end of the address."
+        ),
     ] = None,
     host: Annotated[
         str, Option(help="Where to listen; by default only this machine can reach it.")
@@ -54,17 +56,20 @@ def serve(
         ),
     ] = "auto",
     stop_phrase: Annotated[
-        str | None, Option(help="Content when the user ends the conversation, such as \\[end].")
+        str | None,
+        Option(help="Content when the user ends the conversation, such as \\[end]."),
     ] = None,
     queue: Annotated[
-        int, Option(help="Replies that may wait; beyond that, clients get a 429.", min=0)
+        int,
+        Option(help="Replies that may wait; beyond that, clients get a 429.", min=0),
     ] = 256,
     temperature: Temperature = None,
     top_p: TopP = None,
     end_threshold: EndThreshold = None,
     guard: GuardSpec = None,
     seed: Annotated[
-        int | None, Option(help="Seed of requests without one. Default: a random one for each.")
+        int | None,
+        Option(help="Seed of requests without one. Default: a random one for each."),
     ] = None,
     batch: Batch = address.BATCH,
     tokenizer: UserTokenizer = None,
@@ -86,9 +91,15 @@ def serve(
     key = _key()
     is_open = key is None and not _is_loopback(host)
     hosts = LOOPBACK if key is None and not is_open else ()
-    config = ServerConfig(name, intent, roles, stop_phrase, seed, key, hosts, queue, batch)
-    user_options = UserOptions(user, temperature, top_p, end_threshold, guard, batch, tokenizer)
-    with _listen(host, port) as listening:  # fails before minutes go into loading a model
+    config = ServerConfig(
+        name, intent, roles, stop_phrase, seed, key, hosts, queue, batch
+    )
+    user_options = UserOptions(
+        user, temperature, top_p, end_threshold, guard, batch, tokenizer
+    )
+    with _listen(
+        host, port
+    ) as listening:  # fails before minutes go into loading a model
         app = create_app(user_options.load(), config)
         if is_open:
             console.print(
@@ -126,7 +137,9 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, UnicodeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "this is not a host"
+        reason = (
+            error.strerror if isinstance(error, OSError) else None
+        ) or "this is not a host"
         raise InputError(
             f"cannot listen on --host {host} --port {port}: {reason}; give another, or --port 0 "
             "for a free one"

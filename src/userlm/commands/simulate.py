@@ -62,9 +62,13 @@ def simulate(
     intents: Annotated[
         Path | None, Option(help="Conversations whose intents to start from.")
     ] = None,
-    tasks: Annotated[Path | None, Option(help="Tasks to start from instead (.jsonl).")] = None,
+    tasks: Annotated[
+        Path | None, Option(help="Tasks to start from instead (.jsonl).")
+    ] = None,
     out: Out = Path("runs/simulate"),
-    repeats: Annotated[int, Option(help="Conversations for each intent or task.", min=1)] = 1,
+    repeats: Annotated[
+        int, Option(help="Conversations for each intent or task.", min=1)
+    ] = 1,
     keep_turns: Annotated[
         int, Option(help="Keep this many turns of each logged conversation.", min=0)
     ] = 0,
@@ -91,7 +95,9 @@ def simulate(
     is solved."""
     prices = read_price("user", user_price), read_price("assistant", price)
     caps = read_caps(max_calls, max_tokens_total, budget)
-    user_options = UserOptions(user, temperature, top_p, end_threshold, guard, batch, tokenizer)
+    user_options = UserOptions(
+        user, temperature, top_p, end_threshold, guard, batch, tokenizer
+    )
     options: dict[str, Any] = {
         **asdict(user_options),
         "assistant": assistant,
@@ -144,7 +150,9 @@ def _starts_file(intents: Path | None, tasks: Path | None) -> Path:
         return conversations_file(intents, "test")
     if tasks and not intents:
         return tasks
-    raise InputError("give either --intents (conversations with intents) or --tasks, and not both")
+    raise InputError(
+        "give either --intents (conversations with intents) or --tasks, and not both"
+    )
 
 
 def _until_solved(tasks: dict[str, Task]) -> Until:

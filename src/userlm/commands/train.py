@@ -16,9 +16,9 @@ VALIDATION = "Validation, checkpoints, logs"
 
 
 def train(
-    data: Annotated[Path, Argument(help="Conversations with intents: a folder or a file.")] = Path(
-        "runs/intents"
-    ),
+    data: Annotated[
+        Path, Argument(help="Conversations with intents: a folder or a file.")
+    ] = Path("runs/intents"),
     base: Annotated[
         str,
         Option(
@@ -28,18 +28,28 @@ def train(
     ] = "scratch:128x4x4096",
     out: Out = Path("runs/train"),
     steps: Annotated[
-        int | None, Option(help="Optimizer steps; default: as many as --epochs takes.", min=0)
+        int | None,
+        Option(help="Optimizer steps; default: as many as --epochs takes.", min=0),
     ] = None,
-    epochs: Annotated[int, Option(help="Passes over the data, without --steps.", min=1)] = 1,
-    batch: Annotated[int, Option(help="Minimum number of samples in a step.", min=1)] = 1024,
+    epochs: Annotated[
+        int, Option(help="Passes over the data, without --steps.", min=1)
+    ] = 1,
+    batch: Annotated[
+        int, Option(help="Minimum number of samples in a step.", min=1)
+    ] = 1024,
     lr: Annotated[float, Option(help="Peak learning rate.", min=0)] = 2e-5,
     optimizer: Annotated[
         str, Option(help="Its name in transformers' Trainer, such as adafactor.")
     ] = "adamw_torch",
     loss: Annotated[
-        str, Option(help="Average the loss over tokens or over samples.", metavar="token|sample")
+        str,
+        Option(
+            help="Average the loss over tokens or over samples.", metavar="token|sample"
+        ),
     ] = "token",
-    intent: Annotated[bool, Option(help="Train with the intent as system turn.")] = True,
+    intent: Annotated[
+        bool, Option(help="Train with the intent as system turn.")
+    ] = True,
     side: Annotated[
         str,
         Option(
@@ -56,7 +66,8 @@ def train(
         ),
     ] = "base",
     lora: Annotated[
-        int | None, Option(help="Train adapters of this rank instead of all weights.", min=1)
+        int | None,
+        Option(help="Train adapters of this rank instead of all weights.", min=1),
     ] = None,
     max_tokens: MaxTokens = 2048,
     overlong: Annotated[
@@ -122,11 +133,17 @@ def train(
         ),
     ] = None,
     save_every: Annotated[
-        int, Option(help="Steps between two checkpoints.", min=1, rich_help_panel=VALIDATION)
+        int,
+        Option(
+            help="Steps between two checkpoints.", min=1, rich_help_panel=VALIDATION
+        ),
     ] = 50,
     log_with: Annotated[
         str | None,
-        Option(help="Also log to tensorboard, wandb, mlflow, ...", rich_help_panel=VALIDATION),
+        Option(
+            help="Also log to tensorboard, wandb, mlflow, ...",
+            rich_help_panel=VALIDATION,
+        ),
     ] = None,
     watts: Annotated[
         float | None,
@@ -140,7 +157,10 @@ def train(
     limit: Limit = None,
     device: Annotated[
         str | None,
-        Option(help="cuda, cpu, ...; default: a GPU if there is one.", rich_help_panel=SPEED),
+        Option(
+            help="cuda, cpu, ...; default: a GPU if there is one.",
+            rich_help_panel=SPEED,
+        ),
     ] = None,
 ) -> Results:
     """Train a user model on conversations and save it as a Hugging Face folder in model/.
@@ -157,7 +177,9 @@ def train(
     path = conversations_file(data, "train")
     held_out = _valid_file(path, valid, valid_limit)
     if patience and not held_out:
-        raise InputError("--patience needs conversations to validate on; give them with --valid")
+        raise InputError(
+            "--patience needs conversations to validate on; give them with --valid"
+        )
 
     from userlm.commands import train_steps
     from userlm.models.local import usable_device

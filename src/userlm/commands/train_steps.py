@@ -53,12 +53,16 @@ def run_training(
     the card."""
     console.quiet = console.quiet or not accelerator.is_main_process
     run = None
-    with accelerator.main_process_first():  # it alone writes; the others wait, then read
+    with (
+        accelerator.main_process_first()
+    ):  # it alone writes; the others wait, then read
         if accelerator.is_main_process:
             inputs = [file for file in (path, recorded["valid"]) if file]
             run = Run.open(out, "train", recorded, inputs)
             if finished(run):
-                tidy(out)  # the call that finished it may have been killed before it did
+                tidy(
+                    out
+                )  # the call that finished it may have been killed before it did
     if (out / "results.json").is_file():
         return read_json(out / "results.json")
     options = {"side": "user", **recorded}
@@ -66,7 +70,9 @@ def run_training(
         local, notes = _load(path, options, out / "tokenizer")
         if options["max_tokens"] > local.context_length:
             options["max_tokens"] = local.context_length
-            notes.append(f"rows are limited to the context length, {local.context_length} tokens")
+            notes.append(
+                f"rows are limited to the context length, {local.context_length} tokens"
+            )
         check_document_masking(local.model, local.name, options["max_tokens"])
     with accelerator.main_process_first():
         dataset, valid = _datasets(path, options, local, out)
@@ -87,25 +93,35 @@ def run_training(
         "notes": notes,
     }
     steps = training.plan(dataset, config)
-    accelerator.init_trackers("userlm", {name: str(value) for name, value in options.items()})
+    accelerator.init_trackers(
+        "userlm", {name: str(value) for name, value in options.items()}
+    )
     rows = _train(local, dataset, valid, steps, config, accelerator, out)
     if run is None:
         return {}
     training.finish(local, out)
     results |= _results(rows, dataset, len(steps), options["intent"])
-    results["throughput"] = card.throughput(rows.values(), device, accelerator.num_processes, watts)
+    results["throughput"] = card.throughput(
+        rows.values(), device, accelerator.num_processes, watts
+    )
     _warn_if_nothing_was_learned(results)
     # The options that may differ when the run is resumed are only on the card.
     shown = {"pack": config.pack, "max_tokens": options["max_tokens"], "watts": watts}
     manifest = {**run.manifest, "options": {**run.manifest["options"], **shown}}
-    run.path("model/README.md").write_text(card.render(manifest, results), encoding="utf-8")
-    console.print(f"{results['seen']:,} samples in {results['steps']:,} steps: {out / 'model'}")
+    run.path("model/README.md").write_text(
+        card.render(manifest, results), encoding="utf-8"
+    )
+    console.print(
+        f"{results['seen']:,} samples in {results['steps']:,} steps: {out / 'model'}"
+    )
     run.finish(results)
     tidy(out)
     return results
 
 
-def _load(path: Path, options: Options, tokenizer: Path) -> tuple[LocalModel, list[str]]:
+def _load(
+    path: Path, options: Options, tokenizer: Path
+) -> tuple[LocalModel, list[str]]:
     """The model to train, in float32 on the CPU, and notes on its control tokens.
 
     Args:
@@ -151,7 +167,9 @@ def _scratch(base: str) -> list[int]:
     return numbers
 
 
-def sample(conversations: Iterable[Conversation], most: int, seed: int) -> Iterator[Conversation]:
+def sample(
+    conversations: Iterable[Conversation], most: int, seed: int
+) -> Iterator[Conversation]:
     """Yield some of the conversations, in their order: files are often sorted by source."""
     found = list(conversations)
     numbers = random.Random(seed).sample(range(len(found)), min(most, len(found)))
@@ -174,7 +192,10 @@ def _datasets(
 
 
 def _tokenize(
-    conversations: Iterable[Conversation], options: Options, local: LocalModel, folder: Path
+    conversations: Iterable[Conversation],
+    options: Options,
+    local: LocalModel,
+    folder: Path,
 ) -> TokenizedDataset:
     """The dataset of the folder, made from the conversations if it is not complete."""
     if not is_complete(folder):
@@ -192,7 +213,10 @@ def _tokenize(
 
 
 def _check(
-    path: Path, options: Options, dataset: TokenizedDataset, valid: TokenizedDataset | None
+    path: Path,
+    options: Options,
+    dataset: TokenizedDataset,
+    valid: TokenizedDataset | None,
 ) -> list[str]:
     """Print what is not learned from, and return notes on the validation.
 
@@ -203,7 +227,9 @@ def _check(
     if not dataset.samples:
         raise InputError(f"{path}: nothing to train on: {none_fits}")
     if valid and not valid.samples:
-        raise InputError(f"{options['valid']}: {none_fits}; give other conversations with --valid")
+        raise InputError(
+            f"{options['valid']}: {none_fits}; give other conversations with --valid"
+        )
     total = dataset.conversations
     without_intent = dataset.without_system_turn if options["intent"] else 0
     if without_intent == total:
@@ -249,10 +275,14 @@ def _train(
             ):
                 step = entry["step"]
                 now = perf_counter()
-                earlier = rows.get(step, {}).get("seconds", 0)  # of a step repeated after a kill
+                earlier = rows.get(step, {}).get(
+                    "seconds", 0
+                )  # of a step repeated after a kill
                 rows[step] = {**entry, "seconds": round(earlier + now - since, 3)}
                 since = now
-                known = {name: value for name, value in entry.items() if value is not None}
+                known = {
+                    name: value for name, value in entry.items() if value is not None
+                }
                 accelerator.log(known, step)
                 if log:
                     log.add(rows[step])
@@ -275,7 +305,9 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     """
     received: list[int] = []
     in_main_thread = threading.current_thread() is threading.main_thread()
-    signals = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()  # others set no handlers
+    signals = (
+        (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()
+    )  # others set no handlers
     before: dict[int, Any] = {number: signal.getsignal(number) for number in signals}
 
     def note(number: int, _: object) -> None:
@@ -287,7 +319,9 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(received)
     except training.Stopped as error:
-        first = received[0] if received else int(signal.SIGTERM)  # another process received it
+        first = (
+            received[0] if received else int(signal.SIGTERM)
+        )  # another process received it
         if first == signal.SIGTERM:  # for Ctrl-C the command line says the same
             console.print(f"SIGTERM: {error}; the same command resumes it")
         raise SystemExit(128 + first) from None
@@ -306,7 +340,9 @@ def _describe(latest: Mapping[str, Any]) -> str:
     return text
 
 
-def _results(rows: Rows, dataset: TokenizedDataset, planned: int, intent: bool) -> Results:
+def _results(
+    rows: Rows, dataset: TokenizedDataset, planned: int, intent: bool
+) -> Results:
     """What the run did and found. `best`: the validation whose weights were kept."""
     steps = [row for row in rows.values() if "loss" in row]
     validated = [row for row in steps if "valid_perplexity" in row]
@@ -317,7 +353,9 @@ def _results(rows: Rows, dataset: TokenizedDataset, planned: int, intent: bool) 
         languages[language_code(label)] += count
     return {
         "conversations": dataset.conversations,
-        "without_intent": dataset.without_system_turn if intent else dataset.conversations,
+        "without_intent": dataset.without_system_turn
+        if intent
+        else dataset.conversations,
         "samples": dataset.samples,
         "tokens": dataset.tokens,
         "dropped": dataset.dropped,

@@ -16,7 +16,13 @@ from collections import defaultdict
 import numpy as np
 from numpy.typing import NDArray
 
-from userlm.data.ngrams import BATCH_WORDS, Hashes, ngram_hashes, row_hashes, word_hashes
+from userlm.data.ngrams import (
+    BATCH_WORDS,
+    Hashes,
+    ngram_hashes,
+    row_hashes,
+    word_hashes,
+)
 from userlm.text import stable_hash
 from userlm.types import Conversation, InputError
 
@@ -126,7 +132,9 @@ class Signatures:
         """Return the signatures in the order of adding, [n, permutations]; call it after the
         last."""
         self._flush()
-        return np.frombuffer(self._places, dtype=np.uint32).reshape(-1, self.permutations)
+        return np.frombuffer(self._places, dtype=np.uint32).reshape(
+            -1, self.permutations
+        )
 
     def _flush(self) -> None:
         from rensa import RMinHash  # type: ignore[import-untyped]
@@ -159,7 +167,9 @@ def near(signatures: Places, order: Indices, similarity: float = 0.7) -> Indices
     """
     number, width = bands(signatures.shape[1], similarity)
     copies = exact(row_hashes(signatures), order)
-    items = order[copies[order] < 0]  # one of each signature; its copies follow it in the end
+    items = order[
+        copies[order] < 0
+    ]  # one of each signature; its copies follow it in the end
     buckets = _shared_buckets(signatures, items, number, width)
     result = np.full(len(signatures), -1, dtype=np.int64)
     kept: defaultdict[int, list[int]] = defaultdict(list)  # bucket to ranks in `items`
@@ -192,7 +202,9 @@ def bands(permutations: int, similarity: float) -> tuple[int, int]:
     found 95 times in 100.
     """
     if not 0 < similarity <= 1:
-        raise InputError(f"similarity {similarity}: give a number above 0 and at most 1")
+        raise InputError(
+            f"similarity {similarity}: give a number above 0 and at most 1"
+        )
     for width in range(permutations, 1, -1):
         number = permutations // width
         if 1 - (1 - similarity**width) ** number >= _RECALL:

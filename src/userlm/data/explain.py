@@ -97,7 +97,9 @@ def _template(conversation: Conversation, read: Read, rules: Rules) -> Finding:
             counts.update(key for key in own_ngrams(other, n) if key in wanted)
     text, count = template(conversation, counts, n) or ("", 0)
     times = "time" if count == 1 else "times"
-    why = f"its most frequent {n}-gram occurs {count:,} {times} in first turns: {text!r}"
+    why = (
+        f"its most frequent {n}-gram occurs {count:,} {times} in first turns: {text!r}"
+    )
     if limit is None:
         return "template", "off", why
     return "template", _verdict(count > limit), f"{why}; the limit is {limit:,}"
@@ -112,7 +114,11 @@ def _duplicate(index: int, read: Read, rules: Rules) -> Finding:
         decisions = decide(conversations, rules, Path(folder) / "ngrams")
     if index in decisions.copies:
         original = decisions.copies[index]
-        return "duplicate", "goes", f"says the same as {original!r}, which stays ({how})"
+        return (
+            "duplicate",
+            "goes",
+            f"says the same as {original!r}, which stays ({how})",
+        )
     if decisions.reasons[index] is not None:
         return "duplicate", "off", f"not asked: it goes before ({how})"
     return "duplicate", "stays", f"nothing that stays says the same ({how})"

@@ -18,38 +18,74 @@ from userlm.types import Conversation
 READ = 5_000  # characters of a turn; requests stand at its beginning, pasted text after them
 
 _WRITE = r"\b(?:write|compose|draft|create|generate|make|tell|give)\b(?:\W+\w+){0,8}?\W"
-_TEXTS = "story|poem|letter|song|script|speech|post|report|joke|recipe|review|description"
+_TEXTS = (
+    "story|poem|letter|song|script|speech|post|report|joke|recipe|review|description"
+)
 _CODE = (
     r"\A.*?\b(python|javascript|typescript|java|php|sql|html|css|c\+\+|c#|matlab|lua|vba)(?!\w)|"
     r"```|^ *(?:def|import) |\b(?:cod(?:e|ing)|functions?(?! of)|regex|algorithm|api|json|git)\b"
 )
 _CUES = (
-    (r"\A\W*(?:(?:hi|hello|hey|yo|there|how|are|you|good|\w+ing)\W*)+\Z", "have a casual chat"),
+    (
+        r"\A\W*(?:(?:hi|hello|hey|yo|there|how|are|you|good|\w+ing)\W*)+\Z",
+        "have a casual chat",
+    ),
     (rf"\btranslat.*to ({'|'.join(LANGUAGES)})\b", "have a text translated into {1}"),
     (r"\btranslat", "have a text translated"),
     (rf"{_WRITE}(essay|article|e-?mail|outline)s?\b", "have an {1} written about {0}"),
     (rf"{_WRITE}({_TEXTS})s?\b", "have a {1} written about {0}"),
-    (rf"\A(?=.*\b(?:fix|debug|error|bug)).*?(?:{_CODE})", "fix a problem in {1} code for {0}"),
+    (
+        rf"\A(?=.*\b(?:fix|debug|error|bug)).*?(?:{_CODE})",
+        "fix a problem in {1} code for {0}",
+    ),
     (_CODE, "get help with {1} code for {0}"),
     (r"\b(?:summar|tl;?dr|key points)", "have a text about {0} summarised"),
-    (r"\b(?:(?:re|para)(?:write|phrase|word)|proofread|grammar)", "have a text about {0} improved"),
-    (r"\b(?:act as|pretend|role-?play)\b", "have the assistant play a part that involves {0}"),
-    (r"^\W*(?:(?:please|can you) )*(?:write|continue)\b", "have a text written about {0}"),
+    (
+        r"\b(?:(?:re|para)(?:write|phrase|word)|proofread|grammar)",
+        "have a text about {0} improved",
+    ),
+    (
+        r"\b(?:act as|pretend|role-?play)\b",
+        "have the assistant play a part that involves {0}",
+    ),
+    (
+        r"^\W*(?:(?:please|can you) )*(?:write|continue)\b",
+        "have a text written about {0}",
+    ),
     (r"\b(?:differences?|compare|versus|vs)\b", "compare {0}"),
-    (r"\b(?:book|reserve|reservation|appointment|tickets?)\b", "make arrangements for {0}"),
+    (
+        r"\b(?:book|reserve|reservation|appointment|tickets?)\b",
+        "make arrangements for {0}",
+    ),
     (r"\b(?:plan|itinerary)\b", "get a plan for {0}"),
-    (r"\b(?:recommend|suggest|ideas?|tips|looking for|find (?:me|an?))", "get suggestions for {0}"),
-    (r"\b(?:how (?:do|can|could|should) i|how to|should i|advice)\b", "get advice on {0}"),
-    (r"\b(?:solve|calculate|equation|how (?:many|much)|prove)\b", "work out a problem about {0}"),
-    (r"\b(?:explain|describe|teach|tell me|wh(?:at|o|y|en|ere|ich)|how)\b|\?", "learn about {0}"),
+    (
+        r"\b(?:recommend|suggest|ideas?|tips|looking for|find (?:me|an?))",
+        "get suggestions for {0}",
+    ),
+    (
+        r"\b(?:how (?:do|can|could|should) i|how to|should i|advice)\b",
+        "get advice on {0}",
+    ),
+    (
+        r"\b(?:solve|calculate|equation|how (?:many|much)|prove)\b",
+        "work out a problem about {0}",
+    ),
+    (
+        r"\b(?:explain|describe|teach|tell me|wh(?:at|o|y|en|ere|ich)|how)\b|\?",
+        "learn about {0}",
+    ),
     (r"^\W*(?:i|i'm|my|we)\b(?!.*\b(?:need|want|help)\b)", "talk about {0}"),
 )
 """The goal by what is in the request; the first match counts. `{0}`: subject, `{1}`: the group."""
 
 _CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\{[^{}]*\}", re.DOTALL)
-_DETAIL = re.compile(r"[\d\\/_=<>|@]|\w[.(]\w|[a-z][A-Z]|.{40}")  # numbers, addresses, code
+_DETAIL = re.compile(
+    r"[\d\\/_=<>|@]|\w[.(]\w|[a-z][A-Z]|.{40}"
+)  # numbers, addresses, code
 _SENTENCE_START = re.compile(r"(?:^|[.!?:|]\s*)[A-Z](?=[a-z])")
-_VERB = re.compile(r"\b(?:(?:to|[Ii]|you|we|they|can|would|please|let's) )+(?!an?\b|the\b)[a-z]+")
+_VERB = re.compile(
+    r"\b(?:(?:to|[Ii]|you|we|they|can|would|please|let's) )+(?!an?\b|the\b)[a-z]+"
+)
 _WORD = r"\b(?!(?:an?|the)\b)\w++(?:['’-]\w++)*+"
 _PHRASE = re.compile(rf"(?:\b(?:an?|the) )?{_WORD}(?: {_WORD}){{0,2}}(?! {_WORD})")
 
@@ -67,7 +103,9 @@ def extractive(conversation: Conversation) -> str | None:
         phrases = _key_phrases(conversation, found[request:], goal)
         for count in range(len(phrases), -1, -1):
             # "a, b and c"
-            subject = " and ".join(", ".join(phrases[:count]).rsplit(", ", 1)) or "something"
+            subject = (
+                " and ".join(", ".join(phrases[:count]).rsplit(", ", 1)) or "something"
+            )
             intent = f"{INTENT_PREFIX}{goal.format(subject)}."
             if check(intent, conversation) is None:
                 return intent
@@ -101,7 +139,9 @@ def _content(word: str) -> str:
     return "|" if plain else word
 
 
-def _key_phrases(conversation: Conversation, found: list[list[str]], goal: str) -> list[str]:
+def _key_phrases(
+    conversation: Conversation, found: list[list[str]], goal: str
+) -> list[str]:
     """Up to three phrases, first those that many turns repeat; names come last."""
     texts = [turn.text[:READ] for turn in conversation.turns]
     spoken = [_stems(text) for text in texts]
@@ -125,7 +165,10 @@ def _key_phrases(conversation: Conversation, found: list[list[str]], goal: str) 
 
 def _stems(text: str) -> set[str]:
     """The content words without endings: `works` and `working` are the same."""
-    return {re.sub(r"(?:'s|ings?|(?<!e)ed|es|s|ly|e)$", "", word) for word in content_words(text)}
+    return {
+        re.sub(r"(?:'s|ings?|(?<!e)ed|es|s|ly|e)$", "", word)
+        for word in content_words(text)
+    }
 
 
 _PLAIN = _stems("""

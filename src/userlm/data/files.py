@@ -114,7 +114,9 @@ def local(file: LogFile, scratch: Path) -> Iterator[Path]:
 
 # --- on this machine ------------------------------------------------------------------------------
 
-_BARE_NAME = re.compile(r"(?:datasets/)?((?!datasets/)\w[\w.-]*/\w[\w.-]*)")  # of a data set
+_BARE_NAME = re.compile(
+    r"(?:datasets/)?((?!datasets/)\w[\w.-]*/\w[\w.-]*)"
+)  # of a data set
 
 
 def _local_files(place: Path) -> list[Keyed]:
@@ -122,12 +124,18 @@ def _local_files(place: Path) -> list[Keyed]:
         paths = _local_paths(place.expanduser())
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"{error.filename or place} cannot be read: {reason}") from None
+        raise InputError(
+            f"{error.filename or place} cannot be read: {reason}"
+        ) from None
     except RuntimeError:
-        raise InputError(f"{place}: there is no such home folder; write the path in full") from None
+        raise InputError(
+            f"{place}: there is no such home folder; write the path in full"
+        ) from None
     for path in paths:
         if encodable(str(path)) != str(path):
-            raise InputError(f"{encodable(str(path))}: its name is not UTF-8; rename it")
+            raise InputError(
+                f"{encodable(str(path))}: its name is not UTF-8; rename it"
+            )
         if not path.is_file():
             raise InputError(
                 f"{path} is a link to nothing or not a plain file; remove it or copy it to a file"
@@ -149,7 +157,9 @@ def _local_paths(place: Path) -> list[Path]:
     else:
         remedy = "check the spelling"
         if name := _BARE_NAME.fullmatch(place.as_posix()):
-            remedy = f"write hf://datasets/{name[1]} for a data set of the Hugging Face hub"
+            remedy = (
+                f"write hf://datasets/{name[1]} for a data set of the Hugging Face hub"
+            )
         raise InputError(f"{place} does not exist; {remedy}")
     if not paths:
         raise _no_log(str(place), missing)
@@ -179,7 +189,9 @@ _HUB = re.compile(
     r"hf://datasets/(?P<set>[^/@]+/[^/@]+)"
     r"(?:@(?:refs/(?:convert|pr)/[^/]+|[^/]+))?/?(?P<path>.*)"
 )
-_HUB_NAME = re.compile(r"hf://(?!(?:datasets|models|spaces|buckets|kernels)/)([^/@]+/[^/@]+.*)")
+_HUB_NAME = re.compile(
+    r"hf://(?!(?:datasets|models|spaces|buckets|kernels)/)([^/@]+/[^/@]+.*)"
+)
 _HUB_PAGE = re.compile(
     r"https?://(?:www\.)?(?:huggingface|hf)\.co/datasets/([^/?#]+/[^/?#]+)(?!.*/resolve/)"
 )
@@ -345,7 +357,9 @@ def _problem(name: str, causes: Sequence[BaseException]) -> str:
         return problem + _RETRY
     first = causes[-1]
     status = _status(causes)
-    if status in (401, 403) or any(isinstance(cause, PermissionError) for cause in causes):
+    if status in (401, 403) or any(
+        isinstance(cause, PermissionError) for cause in causes
+    ):
         remedy = "run `hf auth login`" if hub else "check your credentials for it"
         return f"may not be read; {remedy}{_RETRY}"
     if status in (404, 410) or isinstance(first, FileNotFoundError):
@@ -439,4 +453,6 @@ def _is_log(path: str) -> bool:
 
 def _no_log(place: str, missing: str) -> InputError:
     known = f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
-    return InputError(f"{place} {missing} {known} file; give such files, or folders of them")
+    return InputError(
+        f"{place} {missing} {known} file; give such files, or folders of them"
+    )

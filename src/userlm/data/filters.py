@@ -79,7 +79,9 @@ class Decisions:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def decide(conversations: Iterable[Conversation], rules: Rules, scratch: Path) -> Decisions:
+def decide(
+    conversations: Iterable[Conversation], rules: Rules, scratch: Path
+) -> Decisions:
     """Read all conversations once and return what becomes of each.
 
     What stays in memory is a few dozen bytes a conversation, and half a kilobyte if near-duplicates
@@ -92,7 +94,9 @@ def decide(conversations: Iterable[Conversation], rules: Rules, scratch: Path) -
     summary = Summary()
     ngrams = Ngrams(scratch, rules.ngram)
     said = duplicates.Said(rules.duplicates, rules.similarity)
-    fit = array("Q")  # indices of the conversations that have no reason of their own to go
+    fit = array(
+        "Q"
+    )  # indices of the conversations that have no reason of their own to go
     try:
         for i, conversation in enumerate(conversations):
             code = language(conversation)
@@ -144,7 +148,9 @@ def foreign(code: str, languages: Collection[str] | None = ("en",)) -> str | Non
     return f"language: {code}"
 
 
-def flagged(conversation: Conversation, *, toxic: bool = True, redacted: bool = True) -> str | None:
+def flagged(
+    conversation: Conversation, *, toxic: bool = True, redacted: bool = True
+) -> str | None:
     """Return `toxic` or `redacted` where the log says so; see `FLAGS`."""
     meta = conversation.meta
     if toxic and (meta.get("toxic") is True or meta.get("toxic_source") is True):

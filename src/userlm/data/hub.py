@@ -28,11 +28,18 @@ SPLIT_NAMES = {
 }
 """Our names of splits, and those of the hub."""
 ROWS = 50_000  # conversations in a file, and so in memory
-SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+SIZES = {
+    1_000: "n<1K",
+    10_000: "1K<n<10K",
+    100_000: "10K<n<100K",
+    1_000_000: "100K<n<1M",
+}
 """The hub's categories of size, by the number of rows that each stays below."""
 
 
-def export(folder: Path, splits: Mapping[str, Iterable[Conversation]]) -> dict[str, int]:
+def export(
+    folder: Path, splits: Mapping[str, Iterable[Conversation]]
+) -> dict[str, int]:
     """Write `data/SPLIT-00000-of-0000N.parquet`, and return how many conversations each split has.
 
     Users become numbers, in the order in which they appear: the data set does not show who they
@@ -64,7 +71,9 @@ def _row(conversation: Conversation, people: dict[str, str]) -> dict[str, Any]:
         user = people.setdefault(user, f"person-{len(people)}")
     return {
         "id": conversation.id,
-        "messages": [{"role": turn.role, "content": turn.text} for turn in conversation.turns],
+        "messages": [
+            {"role": turn.role, "content": turn.text} for turn in conversation.turns
+        ],
         "intent": conversation.intent,
         "user": user,
         "ended": conversation.ended,
@@ -91,7 +100,9 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         path.write_bytes(packed.getbuffer())
 
 
-def card(counts: Mapping[str, int], results: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+def card(
+    counts: Mapping[str, int], results: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> str:
     """Return the card (README.md): what is inside, how it was made, how to load it, what to mind.
 
     Args:
@@ -100,20 +111,28 @@ def card(counts: Mapping[str, int], results: Mapping[str, Any], manifest: Mappin
             shown.
         manifest: of the run, as in run.json.
     """
-    options = {key: value for key, value in manifest["options"].items() if value is not None}
+    options = {
+        key: value for key, value in manifest["options"].items() if value is not None
+    }
     options.pop("join", None)  # a path
     if "writer" in options:
         options["writer"] = results.get(
             "model", options["writer"]
         )  # no address of a server, no path
     languages = results.get("languages", {})
-    codes = [code for code in languages if re.fullmatch("[a-z]{2,3}", code) and code != "und"]
+    codes = [
+        code for code in languages if re.fullmatch("[a-z]{2,3}", code) and code != "und"
+    ]
     splits = results.get("splits", {})
     total = sum(counts.values())
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    source = files("userlm").joinpath("assets/dataset_card.md.j2").read_text(encoding="utf-8")
+    source = (
+        files("userlm")
+        .joinpath("assets/dataset_card.md.j2")
+        .read_text(encoding="utf-8")
+    )
     return environment.from_string(source).render(
         results=results,
         verb=manifest["verb"],

@@ -73,7 +73,9 @@ Ask = Callable[[int, Sequence[Message]], tuple[str | None, str]]
 nothing), or `None` and why there is none."""
 
 
-def write(conversation: Conversation, ask: Ask, tries: int = 2) -> tuple[str | None, str]:
+def write(
+    conversation: Conversation, ask: Ask, tries: int = 2
+) -> tuple[str | None, str]:
     """Return an intent that passes `check`, or `None` and why there is none.
 
     Args:
@@ -148,7 +150,8 @@ def _line(turn: Turn) -> str:
 _QUOTES = dict(zip("'\"`*_“‘«", "'\"`*_”’»", strict=True))
 _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 _LABEL = re.compile(
-    r"^[*_#\s]*(?:the |user'?s? )*(?:intent|summary|sentence|answer)[ \w]{0,12}[*_]*:[*_\s]*", re.I
+    r"^[*_#\s]*(?:the |user'?s? )*(?:intent|summary|sentence|answer)[ \w]{0,12}[*_]*:[*_\s]*",
+    re.I,
 )
 
 

@@ -50,7 +50,9 @@ def ngram_hashes(
     for place, factor in enumerate(_odd_factors(n)):
         total += words[place : place + count] * factor
     text_ends = np.repeat(np.cumsum(lengths), lengths)[:count]
-    inside = np.arange(count) + n <= text_ends  # an n-gram must not reach into the next text
+    inside = (
+        np.arange(count) + n <= text_ends
+    )  # an n-gram must not reach into the next text
     return total[inside], np.maximum(lengths - n + 1, 0)
 
 
@@ -106,7 +108,9 @@ class Ngrams:
         self.table: dict[str, int] = {}
         self._path = path
         self._file = path.open("w+b")
-        self._words: list[str] = []  # of the texts whose n-grams are not yet in the file
+        self._words: list[
+            str
+        ] = []  # of the texts whose n-grams are not yet in the file
         self._lengths: list[int] = []
         self._sizes = [np.zeros(0, dtype=np.int64)]
 

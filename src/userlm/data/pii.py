@@ -43,7 +43,11 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
     e-mail addresses keeps those.
     """
     meta = {key: value for key, value in conversation.meta.items() if key not in _KEPT}
-    parts = [conversation.intent, meta, [[turn.text, turn.meta] for turn in conversation.turns]]
+    parts = [
+        conversation.intent,
+        meta,
+        [[turn.text, turn.meta] for turn in conversation.turns],
+    ]
     if not _candidates("\n".join(_texts(parts))):  # most hold nothing to replace
         return conversation, {}
     counts: Counter[str] = Counter()
@@ -181,14 +185,19 @@ _KEYS = {
 _CUED = [
     ("PRIVATE KEY", _form("key", _PEM, _holds_code)),
     *((cue, _form("key", pattern)) for cue, pattern in _KEYS.items()),
-    ("@", _form("email", _EMAIL)),  # after the keys: a password in a URL looks like an address
+    (
+        "@",
+        _form("email", _EMAIL),
+    ),  # after the keys: a password in a URL looks like an address
 ]
 """What every text with this form contains, and the form."""
 
 
 # --- numbers --------------------------------------------------------------------------------------
 
-_SIX_DIGITS = re.compile(r"[0-9](?:[ .():-]{0,2}[0-9A-Fa-f]){5}")  # to the base of 16, for IPv6
+_SIX_DIGITS = re.compile(
+    r"[0-9](?:[ .():-]{0,2}[0-9A-Fa-f]){5}"
+)  # to the base of 16, for IPv6
 
 _CARD = r"""
     [0-9] (?<![\w.+-].)

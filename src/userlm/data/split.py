@@ -41,7 +41,9 @@ def split(
         InputError: the shares do not sum to 1.
     """
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
-        raise InputError(f"shares {shares}: give three numbers from 0 to 1 that sum to 1")
+        raise InputError(
+            f"shares {shares}: give three numbers from 0 to 1 that sum to 1"
+        )
     train, valid, _ = shares
     position = person_hash(conversation, seed) / 2**64
     if position < train:

@@ -37,7 +37,9 @@ class Summary:
         """Add a conversation; `person`: 64 bits that identify whose it is for the split."""
         meta = conversation.meta
         words = [len(text.split()) for text in conversation.user_turns]
-        answers = [len(turn.text) for turn in conversation.turns if turn.role == "assistant"]
+        answers = [
+            len(turn.text) for turn in conversation.turns if turn.role == "assistant"
+        ]
         self._people.append(person)
         self._named.append(conversation.user is not None)
         self._samples.append(len(words) + conversation.ended)
@@ -92,7 +94,9 @@ class Summary:
         words = np.array(self._words)[np.repeat(kept, turns)]
         characters = np.array(self._characters)[np.repeat(kept, answers)]
         turns = turns[kept]
-        starts = np.cumsum(turns) - turns  # where the first turn of each conversation is in `words`
+        starts = (
+            np.cumsum(turns) - turns
+        )  # where the first turn of each conversation is in `words`
         return {
             "user turns a conversation": _spread(turns),
             "words a user turn": _spread(words),

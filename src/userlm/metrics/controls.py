@@ -16,7 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
-from userlm.metrics.perplexity import NLL, TOKENS, conversation_of, measures, person_of, subsets
+from userlm.metrics.perplexity import (
+    NLL,
+    TOKENS,
+    conversation_of,
+    measures,
+    person_of,
+    subsets,
+)
 from userlm.stats import Rows, exp_ratio, measure
 from userlm.types import Conversation, Measure, MeasureRow
 
@@ -48,7 +55,11 @@ def other_intents(conversations: Iterable[Conversation], seed: int) -> dict[str,
     which there is none are left out. All conversations form a circle, shuffled by the seed, and
     each takes the intent of the next one that fits: so nearly every intent is used once.
     """
-    circle = [conversation for conversation in conversations if conversation.intent is not None]
+    circle = [
+        conversation
+        for conversation in conversations
+        if conversation.intent is not None
+    ]
     Random(seed).shuffle(circle)
     by_source: defaultdict[str, list[Conversation]] = defaultdict(list)
     for conversation in circle:
@@ -60,7 +71,9 @@ def other_intents(conversations: Iterable[Conversation], seed: int) -> dict[str,
     return found | _from_next(without, circle)
 
 
-def _from_next(takers: Sequence[Conversation], circle: Sequence[Conversation]) -> dict[str, str]:
+def _from_next(
+    takers: Sequence[Conversation], circle: Sequence[Conversation]
+) -> dict[str, str]:
     """For each taker, by id, the intent of the next in the circle who is another person and wants
     something else."""
     people = {person_of(conversation) for conversation in circle}
@@ -120,7 +133,9 @@ def ratios(rows: Rows, baseline: Rows) -> list[Measure]:
     of_baseline = subsets(baseline)
     for name, counted in subsets(rows).items():
         before = {row.key: row for row in of_baseline[name]}
-        paired = [_difference(row, before[row.key]) for row in counted if row.key in before]
+        paired = [
+            _difference(row, before[row.key]) for row in counted if row.key in before
+        ]
         ratio_name = name.replace("perplexity", "perplexity ratio")
         found.append(measure(ratio_name, paired, exp_ratio, better="lower"))
     return found

@@ -26,7 +26,9 @@ def intent_coverage(conversations: Conversations, tasks: Tasks) -> Measure:
 
 def intent_coverage_all(conversations: Conversations, tasks: Tasks) -> Measure:
     """Return `intent_coverage` over all facts, required or not."""
-    return _coverage(conversations, tasks, "intent coverage: all facts", required_only=False)
+    return _coverage(
+        conversations, tasks, "intent coverage: all facts", required_only=False
+    )
 
 
 def assistant_score(conversations: Conversations, tasks: Tasks) -> Measure:
@@ -50,7 +52,11 @@ def _coverage(
     def stats(task: Task, conversation: Conversation) -> Found:
         facts = [fact for fact in task.facts if fact.required or not required_only]
         if not facts:
-            return "the task has no required facts" if required_only else "the task has no facts"
+            return (
+                "the task has no required facts"
+                if required_only
+                else "the task has no facts"
+            )
         covered = sum(said(fact, conversation.user_turns) for fact in facts)
         return covered / len(facts), 1.0
 
@@ -69,11 +75,17 @@ def _rows(
         task = task_of(conversation, tasks)
         if task is None:
             origin = conversation.origin
-            name = origin.task if origin and origin.task is not None else conversation.id
-            rows.append(measure_row(conversation.id, conversation.id, f"unknown task {name!r}"))
+            name = (
+                origin.task if origin and origin.task is not None else conversation.id
+            )
+            rows.append(
+                measure_row(conversation.id, conversation.id, f"unknown task {name!r}")
+            )
         elif conversation.stop == "error":
             error = conversation.meta.get("error", "unknown")
             rows.append(measure_row(conversation.id, task.id, f"error: {error}"))
         else:
-            rows.append(measure_row(conversation.id, task.id, stats(task, conversation)))
+            rows.append(
+                measure_row(conversation.id, task.id, stats(task, conversation))
+            )
     return rows

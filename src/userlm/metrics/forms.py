@@ -111,7 +111,14 @@ def _truncated_prompt(sample: Sample, chat: Chat, room: int) -> list[int] | None
     turns = sample.context
 
     def prompt(turns: Sequence[Turn]) -> list[int]:
-        return chat([{"role": "user", "content": user_prompt(sample.conversation.system, turns)}])
+        return chat(
+            [
+                {
+                    "role": "user",
+                    "content": user_prompt(sample.conversation.system, turns),
+                }
+            ]
+        )
 
     def fits(turns: Sequence[Turn]) -> bool:
         return len(prompt(turns)) <= room

@@ -63,7 +63,9 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
             clusters.append(_cluster(conversation))
             word_sets.append(word_set)
     if len(word_sets) == 1:
-        rows.append(measure_row(keys[0], clusters[0], "no other first turn to compare with"))
+        rows.append(
+            measure_row(keys[0], clusters[0], "no other first turn to compare with")
+        )
         word_sets.clear()
         clusters.clear()
 
@@ -72,13 +74,17 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
     others = len(word_sets) - 1
     for key, cluster, total in zip(keys, clusters, to_all, strict=False):
         rows.append(measure_row(key, cluster, (float(total) / others, 1.0)))
-    found = measure("first-turn diversity", rows, percent, better="higher", unit="%", resamples=0)
+    found = measure(
+        "first-turn diversity", rows, percent, better="higher", unit="%", resamples=0
+    )
 
     # Leave out one cluster at a time. `to_all` has each pair twice. A cluster takes along its
     # distances to all turns; in these the pairs inside the cluster are twice, so once goes back.
     own = np.bincount(cluster_of, minlength=len(names))
     distances_left = (
-        to_all.sum() / 2 - np.bincount(cluster_of, to_all) + np.bincount(cluster_of, to_own) / 2
+        to_all.sum() / 2
+        - np.bincount(cluster_of, to_all)
+        + np.bincount(cluster_of, to_own) / 2
     )
     turns_left = len(word_sets) - own
     pairs_left = turns_left * (turns_left - 1) / 2
@@ -88,11 +94,19 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
 def _first_words(conversation: Conversation) -> list[str] | str:
     """The different words of the first user turn, or why there are none."""
     if not conversation.user_turns:
-        return f"no user turn ({_failure(conversation)})" if conversation.stop else "no user turn"
-    return sorted(set(words(conversation.user_turns[0]))) or "no words in the first turn"
+        return (
+            f"no user turn ({_failure(conversation)})"
+            if conversation.stop
+            else "no user turn"
+        )
+    return (
+        sorted(set(words(conversation.user_turns[0]))) or "no words in the first turn"
+    )
 
 
-def _distances(word_sets: Sequence[Sequence[str]], cluster_of: Indices) -> tuple[Array, Array]:
+def _distances(
+    word_sets: Sequence[Sequence[str]], cluster_of: Indices
+) -> tuple[Array, Array]:
     """For each set the sum of its Jaccard distances to all sets, and to those of its own cluster.
 
     The turns that hold a word are looked up in an index, so that only common words cost time.
@@ -142,10 +156,16 @@ def intent_decomposition_variants(conversations: Conversations) -> list[Measure]
     """
     kept = list(conversations)
     return [
-        _decomposition(kept, ": share of intent", lambda i, u: _common(i, u) / len(set(i)), "%"),
-        _decomposition(kept, ": Jaccard", lambda i, u: _common(i, u) / len({*i, *u}), "%"),
+        _decomposition(
+            kept, ": share of intent", lambda i, u: _common(i, u) / len(set(i)), "%"
+        ),
+        _decomposition(
+            kept, ": Jaccard", lambda i, u: _common(i, u) / len({*i, *u}), "%"
+        ),
         _decomposition(kept, ": types", _common, "words"),
-        _decomposition(kept, ": tokens", lambda i, u: sum(word in i for word in u), "words"),
+        _decomposition(
+            kept, ": tokens", lambda i, u: sum(word in i for word in u), "words"
+        ),
         _decomposition(kept, ": later turns", _share_of_turn, "%", first_k=1),
     ]
 
@@ -170,7 +190,9 @@ def _decomposition(
 
     rows = _turn_rows(conversations, stats, first_k)
     statistic = percent if unit == "%" else ratio
-    return measure(f"intent decomposition{variant}", rows, statistic, better="lower", unit=unit)
+    return measure(
+        f"intent decomposition{variant}", rows, statistic, better="lower", unit=unit
+    )
 
 
 def _common(intent: list[str], turn: list[str]) -> float:
@@ -270,7 +292,9 @@ def turns_per_conversation(conversations: Conversations) -> Measure:
     The length of one that failed is not known. One that reached the limit on turns (`max_turns`)
     counts with the limit, so a simulation's figure depends on how long it was allowed to be.
     """
-    return measure("turns per conversation", list(map(_length, conversations)), ratio, unit="turns")
+    return measure(
+        "turns per conversation", list(map(_length, conversations)), ratio, unit="turns"
+    )
 
 
 def _length(conversation: Conversation) -> MeasureRow:
@@ -302,12 +326,16 @@ def _turn_rows(
         cluster = _cluster(conversation)
         start = conversation.first_own_turn()
         own = conversation.user_turns
-        if len(conversation.turns) >= 2 * start:  # else the prefix was taken off already
+        if (
+            len(conversation.turns) >= 2 * start
+        ):  # else the prefix was taken off already
             own = own[start:]
         for k, text in enumerate(own, start):
             if k >= first_k:
                 rows.append(
-                    measure_row(f"{conversation.id}/{k}", cluster, stats(conversation, text))
+                    measure_row(
+                        f"{conversation.id}/{k}", cluster, stats(conversation, text)
+                    )
                 )
         if not own and conversation.stop in FAILED and start >= first_k:
             rows.append(_row(conversation, _failure(conversation)))
@@ -346,7 +374,9 @@ def _failure(conversation: Conversation) -> str:
     return f"{conversation.stop}: {error}" if error else str(conversation.stop)
 
 
-def _with_jackknife(found: Measure, total: Array, pairs: Array, ceiling: float) -> Measure:
+def _with_jackknife(
+    found: Measure, total: Array, pairs: Array, ceiling: float
+) -> Measure:
     """The measure with its jackknife interval, between 0 and `ceiling`.
 
     Args:

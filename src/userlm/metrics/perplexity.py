@@ -48,9 +48,12 @@ def score_turns(
         asked: conversations, each with the intent that the model is given, or `None`.
     """
     shown = [
-        form.rows(replace(conversation, intent=given), max_tokens) for conversation, given in asked
+        form.rows(replace(conversation, intent=given), max_tokens)
+        for conversation, given in asked
     ]
-    masked = [(row.ids, _mask(row, form)) for rendered in shown for row in rendered.rows]
+    masked = [
+        (row.ids, _mask(row, form)) for rendered in shown for row in rendered.rows
+    ]
     logprobs = iter(model.score(masked))
     return [
         list(_turns(conversation, form, rendered, logprobs, max_tokens))
@@ -90,7 +93,9 @@ def _turns(
     for row in rendered.rows:
         logprobs = iter(next(scored))  # of the tokens that `_mask` picked
         for target in row.targets:
-            yield _turn(conversation, target.k, _stats(conversation, form, target, logprobs))
+            yield _turn(
+                conversation, target.k, _stats(conversation, form, target, logprobs)
+            )
     for k in rendered.dropped:
         yield _turn(conversation, k, f"does not fit {max_tokens} tokens")
 
@@ -116,7 +121,9 @@ def _sum(nll: Sequence[float]) -> tuple[float, float]:
     return sum(nll), float(len(nll))
 
 
-def _outside(nll: Sequence[float], text: str, intent: str | None, form: Form) -> list[float]:
+def _outside(
+    nll: Sequence[float], text: str, intent: str | None, form: Form
+) -> list[float]:
     """The NLL of those tokens of a turn that touch no word of the intent, in upper or lower case;
     none if there is no intent."""
     if intent is None:
@@ -127,7 +134,9 @@ def _outside(nll: Sequence[float], text: str, intent: str | None, form: Form) ->
     for start, stop in word_spans(shown):
         if not of_intent.isdisjoint(words(shown[start:stop])):
             is_inside[start:stop] = [True] * (stop - start)
-    offsets = form.offsets(shown)[-len(nll) :]  # without the header suffix, if it is a token
+    offsets = form.offsets(shown)[
+        -len(nll) :
+    ]  # without the header suffix, if it is a token
     return [
         value
         for value, (start, stop) in zip(nll, offsets, strict=True)
@@ -157,7 +166,9 @@ def subsets(rows: Rows) -> dict[str, list[MeasureRow]]:
         "perplexity": said,
         "perplexity, first turns": [row for row in said if row.key.endswith("/0")],
         "perplexity, later turns": [row for row in said if not row.key.endswith("/0")],
-        "perplexity, outside the intent": _pairs(said, OUTSIDE, "no words outside an intent"),
+        "perplexity, outside the intent": _pairs(
+            said, OUTSIDE, "no words outside an intent"
+        ),
     }
 
 

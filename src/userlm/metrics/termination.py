@@ -14,7 +14,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from userlm.stats import FN, FP, TP, Array, Indices, f1_percent, measure, measure_row, numbered
+from userlm.stats import (
+    FN,
+    FP,
+    TP,
+    Array,
+    Indices,
+    f1_percent,
+    measure,
+    measure_row,
+    numbered,
+)
 from userlm.types import Measure
 
 Flags = NDArray[np.bool_]
@@ -156,7 +166,9 @@ def calibrate(termination: Measure, auroc: Measure) -> EndCalibration:
         which = "every" if ended.any() else "no"
         return replace(found, why=f"the person ended at {which} answer")
     if len(people) == 1:
-        return replace(found, why="only one person, and a threshold is checked on another")
+        return replace(
+            found, why="only one person, and a threshold is checked on another"
+        )
 
     thresholds = np.array(THRESHOLDS)
     by_threshold = _counts(person_of, p_end[:, None] >= thresholds, ended)
@@ -219,7 +231,9 @@ def _middle_of_the_highest(values: Array) -> Indices:
     """The index of the highest value along the last axis; of several, the middle one, which is
     furthest from worse ones."""
     highest = values == values.max(axis=-1, keepdims=True)
-    rank = highest.cumsum(axis=-1)  # 1 from the first highest value on, 2 from the second, ...
+    rank = highest.cumsum(
+        axis=-1
+    )  # 1 from the first highest value on, 2 from the second, ...
     middle = (rank[..., -1:] + 1) // 2
     return np.asarray((rank == middle).argmax(axis=-1))
 
@@ -231,7 +245,9 @@ def _rule(threshold: float | None, counts: Array, people: Sequence[str]) -> EndR
         for name, own in zip(people, counts.tolist(), strict=True)
     ]
     f1 = measure("F1", rows, f1_percent)
-    premature, missed, end_rate = (float(share) for share in _shares(counts.sum(axis=0)))
+    premature, missed, end_rate = (
+        float(share) for share in _shares(counts.sum(axis=0))
+    )
     return EndRule(threshold, premature, missed, end_rate, f1.value, f1.low, f1.high)
 
 

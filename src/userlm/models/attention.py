@@ -46,7 +46,9 @@ TRIAL_PROMPTS = (range(9), range(7, 21), range(14, 19))
 # --- packing --------------------------------------------------------------------------------------
 
 
-def balanced_bins(lengths: Sequence[int], budget: int, multiple: int = 1) -> list[list[int]]:
+def balanced_bins(
+    lengths: Sequence[int], budget: int, multiple: int = 1
+) -> list[list[int]]:
     """Return bins of at most `budget` in total, as indices into `lengths`: few, and evenly filled.
 
     The longest first, each into the bin that holds least (Graham, 1969). A single length over the
@@ -84,7 +86,9 @@ def target_logits(model: Any, rows: Sequence[MaskedIds]) -> tuple[Tensor, Tensor
     ids, targets = _ids_and_targets(model, rows)
     lengths = [len(row) for row, _ in rows]
     positions = torch.cat([torch.arange(length) for length in lengths])
-    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=ids.device)
+    starts = torch.tensor(
+        [0, *accumulate(lengths)], dtype=torch.int32, device=ids.device
+    )
     logits = model(
         input_ids=ids,
         position_ids=positions[None].to(ids.device),
@@ -109,7 +113,9 @@ def _ids_and_targets(model: Any, rows: Sequence[MaskedIds]) -> tuple[Tensor, Ten
     masks: list[bool] = []
     for row, mask in rows:
         if len(mask) and mask[0]:
-            raise ValueError("the first token of a row has nothing before it to predict it from")
+            raise ValueError(
+                "the first token of a row has nothing before it to predict it from"
+            )
         ids += row
         masks += mask
     device = model.device
@@ -171,7 +177,9 @@ def check_kv_cache(model: Any, name: str, longest: int) -> None:
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
     others = set(kinds) - {"full_attention", "sliding_attention"}
     if others:
-        raise InputError(f"{name}: no KV cache for layers of {', '.join(sorted(others))}")
+        raise InputError(
+            f"{name}: no KV cache for layers of {', '.join(sorted(others))}"
+        )
 
 
 def check_positions(model: Any, name: str, longest: int) -> None:
@@ -195,7 +203,9 @@ def same_logits(model: Any, found: Tensor, expected: Tensor) -> bool:
     return bool(difference <= tolerance * expected.std())  # false for NaN
 
 
-def _check_layer(module: Any, sliding_window: int | None, options: dict[str, Any]) -> None:
+def _check_layer(
+    module: Any, sliding_window: int | None, options: dict[str, Any]
+) -> None:
     """Raise `InputError` for a layer whose attention does more than ours."""
     config = module.config
     for option in ("softcap", "s_aux", "position_bias"):
@@ -290,7 +300,9 @@ def _attend_cache_rows(
         cache_rows: rows, each with the start and stop of its new tokens.
     """
     if cache_rows is None:
-        raise InputError(f"{module.config.model_type}: no KV cache for this architecture")
+        raise InputError(
+            f"{module.config.model_type}: no KV cache for this architecture"
+        )
     _check_layer(module, sliding_window, options)
     parts = []
     for row, start, stop in cache_rows:
@@ -298,7 +310,9 @@ def _attend_cache_rows(
         new_values = value[0, :, start:stop]
         keys, values = row.write(module.layer_idx, new_keys, new_values)
         new_queries = query[:, :, start:stop]
-        parts.append(_attend(new_queries, keys[None], values[None], scaling, sliding_window))
+        parts.append(
+            _attend(new_queries, keys[None], values[None], scaling, sliding_window)
+        )
     return _end_to_end(parts), None
 
 

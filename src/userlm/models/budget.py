@@ -14,7 +14,15 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from userlm.runs import Journal
-from userlm.types import Chat, Complete, Completion, InputError, Message, ModelError, Sampling
+from userlm.types import (
+    Chat,
+    Complete,
+    Completion,
+    InputError,
+    Message,
+    ModelError,
+    Sampling,
+)
 
 # Tokens that a server may add around a message or before the first one; most add 3 to 40.
 PER_MESSAGE = 500
@@ -172,7 +180,9 @@ def usage_of(
     if answer.tokens_in is None or answer.tokens_out is None:
         used.update(doubt_in=tokens_in, doubt_out=max_tokens)
     else:
-        used.update(reported=1, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out)
+        used.update(
+            reported=1, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out
+        )
     return used
 
 
@@ -311,9 +321,13 @@ class CountedComplete:
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
         """The model's continuation."""
-        most_tokens_in = len(ids) + 1  # a server may be asked again with the first new token added
+        most_tokens_in = (
+            len(ids) + 1
+        )  # a server may be asked again with the first new token added
         return self.usage.call(
-            most_tokens_in, sampling.max_tokens, lambda: self.model.complete(ids, sampling)
+            most_tokens_in,
+            sampling.max_tokens,
+            lambda: self.model.complete(ids, sampling),
         )
 
 

@@ -154,7 +154,9 @@ class CallCache:
     def _replay(self) -> None:
         """Count what earlier attempts used; a call in flight when one was killed counts at its
         worst."""
-        in_flight: defaultdict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+        in_flight: defaultdict[tuple[str, int], list[tuple[int, int]]] = defaultdict(
+            list
+        )
         for row in self._journal.rows:
             bounds = in_flight[row["id"], row["try"]]
             if "bound" in row:

@@ -23,13 +23,21 @@ T = TypeVar("T")
 
 RETRIES = 5
 LONGEST_PAUSE = 60.0  # seconds, whatever the server asks for
-POSSIBLY_BILLED = ("timed out", "connection cut", "broken answer", "empty answer", "refused")
+POSSIBLY_BILLED = (
+    "timed out",
+    "connection cut",
+    "broken answer",
+    "empty answer",
+    "refused",
+)
 """Faults of tries that may have been billed. A server that is busy or down generated nothing."""
 NOT_OFFERED = ("not found", "bad request")
 """Faults with which a server answers a request that it does not support."""
 
 USE_VLLM = "serve the model with vLLM, or give its folder"
-TAKE_IDS = "the server adds a token (a BOS?) or cuts the prompt; make it take ids as they are"
+TAKE_IDS = (
+    "the server adds a token (a BOS?) or cuts the prompt; make it take ids as they are"
+)
 """Ends of errors of `served` and `prompt_logprobs`."""
 
 BAD_REQUEST = ("bad request", "the server does not take this request")
@@ -106,7 +114,9 @@ class EndpointModel:
         )
         return replace(answer, faults=faults, possibly_billed=possibly_billed)
 
-    def ask(self, send: Callable[[openai.OpenAI], T | Fault]) -> tuple[T, tuple[str, ...], int]:
+    def ask(
+        self, send: Callable[[openai.OpenAI], T | Fault]
+    ) -> tuple[T, tuple[str, ...], int]:
         """Return what `send` gets from the server, after retries.
 
         The faults of the tries before it and the number of those that were possibly billed come
@@ -148,7 +158,9 @@ class EndpointModel:
         except openai.APIConnectionError as error:
             return _connection_fault(error)
         except (openai.OpenAIError, ValueError, RecursionError) as error:
-            return Fault("broken answer", f"the answer cannot be read: {error}", passing=True)
+            return Fault(
+                "broken answer", f"the answer cannot be read: {error}", passing=True
+            )
 
     def _chat(
         self, client: openai.OpenAI, messages: Sequence[Message], sampling: Sampling
@@ -164,7 +176,9 @@ class EndpointModel:
             values["max_completion_tokens"] = sampling.max_tokens
         for name in unsupported:
             del values[name]
-        request = cast(Any, values | {"messages": [dict(message) for message in messages]})
+        request = cast(
+            Any, values | {"messages": [dict(message) for message in messages]}
+        )
         try:
             answer = client.chat.completions.create(model=self.name, **request)
         except openai.BadRequestError as error:
@@ -184,10 +198,14 @@ class EndpointModel:
             status = 402
         if status == 401:  # the server's own message may hold a part of the key
             problem = "refused the key" if self._key else "wants a key"
-            advice = f"put the right one into the environment variable {self._key_variable}"
+            advice = (
+                f"put the right one into the environment variable {self._key_variable}"
+            )
             message = f"the server {problem} (HTTP 401); {advice}"
             return Fault("key refused", message, permanent=True)
-        kind, reason = STATUS_FAULTS.get(status, SERVER_ERROR if status >= 500 else BAD_REQUEST)
+        kind, reason = STATUS_FAULTS.get(
+            status, SERVER_ERROR if status >= 500 else BAD_REQUEST
+        )
         return Fault(
             kind,
             f"{reason}: {message}",
@@ -226,7 +244,11 @@ def first_choice(answer: Any) -> Any:
     """The first choice of an answer; raises `ValueError` if it has none."""
     try:
         return answer.choices[0]
-    except (AttributeError, LookupError, TypeError):  # a page, an array, an answer without choices
+    except (
+        AttributeError,
+        LookupError,
+        TypeError,
+    ):  # a page, an array, an answer without choices
         raise ValueError("this is no completion; does the URL end in /v1?") from None
 
 
@@ -250,9 +272,13 @@ def _completion(answer: Any) -> Completion | Fault:
     refusal = getattr(message, "refusal", None)
     finish = getattr(choice, "finish_reason", None)
     if text and not isinstance(text, str):
-        return Fault("broken answer", "the content of the answer is not text", passing=True)
+        return Fault(
+            "broken answer", "the content of the answer is not text", passing=True
+        )
     if refusal or finish == "content_filter":
-        return Fault("refused", f"refused: {refusal or 'the content filter stopped the answer'}")
+        return Fault(
+            "refused", f"refused: {refusal or 'the content filter stopped the answer'}"
+        )
     if text and text.strip():
         return Completion(
             encodable(text),
@@ -268,7 +294,10 @@ def _completion(answer: Any) -> Completion | Fault:
 
 
 def _connection_fault(error: openai.APIConnectionError) -> Fault:
-    if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):  # nothing was sent
+    if type(error.__cause__).__name__ in (
+        "ConnectError",
+        "ConnectTimeout",
+    ):  # nothing was sent
         message = "no connection to the server; is it running, and is the URL right?"
         return Fault("no connection", message, passing=True, permanent=True)
     if isinstance(error, openai.APITimeoutError):

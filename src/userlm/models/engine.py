@@ -114,7 +114,12 @@ class Engine:
     """
 
     def __init__(
-        self, model: Any, name: str, context_length: int, batch: int, budget: int | None = None
+        self,
+        model: Any,
+        name: str,
+        context_length: int,
+        batch: int,
+        budget: int | None = None,
     ) -> None:
         self.model = model
         self.name = name
@@ -155,7 +160,9 @@ class Engine:
         self._check(ids, sampling)
         max_length = min(self.context_length, len(ids) + sampling.max_tokens)
         seed = None if sampling.seed is None else sampling.seed % 2**63
-        request = Request(list(ids), len(ids), max_length, sampling, random.Random(seed))
+        request = Request(
+            list(ids), len(ids), max_length, sampling, random.Random(seed)
+        )
         with self._changed:
             if self._worker is None:
                 self._start_worker()
@@ -163,7 +170,9 @@ class Engine:
             self._changed.notify_all()
         try:
             request.done.wait()
-        except BaseException:  # Ctrl-C: the worker drops the request after the current step
+        except (
+            BaseException
+        ):  # Ctrl-C: the worker drops the request after the current step
             request.cancelled = True
             raise
         if request.error:
@@ -216,9 +225,13 @@ class Engine:
                 self._changed.wait(IDLE)
             for request in [*self._active, *self._waiting]:
                 if request.cancelled or self._stopping:
-                    self._finish(request, ModelError(f"{self.name}: the request was cancelled"))
+                    self._finish(
+                        request, ModelError(f"{self.name}: the request was cancelled")
+                    )
             self._admit_waiting()
-            if not self._active:  # then none waits either: requests wait for active ones only
+            if (
+                not self._active
+            ):  # then none waits either: requests wait for active ones only
                 self._worker = None
             return bool(self._active)
 
@@ -370,10 +383,14 @@ class Engine:
 
     def _forward_one(self, request: Request, ids: Tensor) -> Any:
         cached = self.mode == "transformers_cache"
-        out = self.model(input_ids=ids, use_cache=cached, logits_to_keep=1, **request.cache)
+        out = self.model(
+            input_ids=ids, use_cache=cached, logits_to_keep=1, **request.cache
+        )
         if cached:
             names = ("past_key_values", "cache_params")  # of attention, of state spaces
-            request.cache = {name: out[name] for name in names if out.get(name) is not None}
+            request.cache = {
+                name: out[name] for name in names if out.get(name) is not None
+            }
         return out.logits[:, -1]
 
     def _sample(self, requests: Sequence[Request], logits: Tensor) -> None:
@@ -409,7 +426,9 @@ class Engine:
                     if request.p_end >= sampling.end_threshold:
                         request.stop_id = sampling.end_id
         if banned:
-            logits[[token for token in banned if 0 <= token < self.vocabulary]] = -math.inf
+            logits[
+                [token for token in banned if 0 <= token < self.vocabulary]
+            ] = -math.inf
 
     def _append(self, request: Request, token: int) -> None:
         if token in request.sampling.stop_ids:
@@ -434,14 +453,18 @@ class Engine:
             for prompt in TRIAL_PROMPTS:
                 size = len(prompt)
                 row = CacheRow(size)
-                request = Request(list(prompt), size, size, Sampling(), random.Random(), row)
+                request = Request(
+                    list(prompt), size, size, Sampling(), random.Random(), row
+                )
                 requests.append(request)
             try:
                 found = self._trial(requests)
             except torch.OutOfMemoryError:  # says nothing about the architecture
                 self.mode = None
                 raise
-            except Exception:  # its code may raise anything at arguments that it does not know
+            except (
+                Exception
+            ):  # its code may raise anything at arguments that it does not know
                 continue
             if same_logits(self.model, found, torch.cat(alone)):
                 break

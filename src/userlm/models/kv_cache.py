@@ -45,7 +45,10 @@ class CacheRow:
         """Store the keys and values of new tokens, (groups, tokens, size), after those of `ids`;
         return all of the layer. The engine extends `ids` when all layers are written."""
         if layer not in self.layers:
-            self.layers[layer] = _allocate(keys, self.capacity), _allocate(values, self.capacity)
+            self.layers[layer] = (
+                _allocate(keys, self.capacity),
+                _allocate(values, self.capacity),
+            )
         all_keys, all_values = self.layers[layer]
         start = len(self.ids)
         stop = start + keys.shape[1]
@@ -109,7 +112,9 @@ class KVCache:
         longest = 0
         for row in sorted(self.rows, key=lambda row: (row.busy, -row.last_used)):
             shared = shared_prefix(row.ids, ids, longest)
-            if shared == len(ids) and (row.prompt_length != shared or row.logits is None):
+            if shared == len(ids) and (
+                row.prompt_length != shared or row.logits is None
+            ):
                 shared -= 1
             if shared > longest and (shared == len(ids) or not self.exact):
                 best = row
@@ -131,7 +136,9 @@ class KVCache:
         capacity = length
         if reused:
             capacity = reused.capacity
-            if capacity < length:  # grow by half at least, so that few turns have to copy
+            if (
+                capacity < length
+            ):  # grow by half at least, so that few turns have to copy
                 capacity = min(self.context_length, max(length, capacity * 3 // 2))
         if not self._make_room(capacity, reused):
             return None
@@ -163,7 +170,10 @@ class KVCache:
         others = [row for row in self.rows if row is not reused]
         wanted = CacheRow(capacity)
         while others:
-            if self.size([wanted, *others]) <= self.budget and len(others) < self.max_rows:
+            if (
+                self.size([wanted, *others]) <= self.budget
+                and len(others) < self.max_rows
+            ):
                 break
             free = [row for row in others if not row.busy]
             if not free:
@@ -197,7 +207,10 @@ def default_budget(device: torch.device) -> int:
         return 2**31
     available = re.search(r"MemAvailable: +(\d+) kB", memory)
     limits = [int(available[1]) * 1024 if available else 2**33]
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # a container's: cgroup 2 and 1
+    for file in (
+        "memory.max",
+        "memory/memory.limit_in_bytes",
+    ):  # a container's: cgroup 2 and 1
         with suppress(OSError, ValueError):
             limit = Path("/sys/fs/cgroup", file).read_text(encoding="ascii")
             limits.append(int(limit))

@@ -32,9 +32,21 @@ from userlm.models.attention import (
     unpacked_target_logits,
 )
 from userlm.models.engine import Engine, first_line
-from userlm.models.templates import control_ids, decode_content, special_ids, user_template
+from userlm.models.templates import (
+    control_ids,
+    decode_content,
+    special_ids,
+    user_template,
+)
 from userlm.text import INTENT_PREFIX
-from userlm.types import Completion, Conversation, InputError, Message, ModelError, Sampling
+from userlm.types import (
+    Completion,
+    Conversation,
+    InputError,
+    Message,
+    ModelError,
+    Sampling,
+)
 
 transformers_logging.disable_progress_bar()
 
@@ -54,7 +66,10 @@ PROBE_DIALOGUES: tuple[tuple[str, Exchange, Exchange], ...] = (
             "how do i sort a list of names in python",
             "Use sorted(names); it gives a new list in order.",
         ),
-        ("perfect, that works. thanks, bye", "You're welcome! Goodbye, and have a nice day."),
+        (
+            "perfect, that works. thanks, bye",
+            "You're welcome! Goodbye, and have a nice day.",
+        ),
     ),
     (
         "plan a weekend in Lisbon.",
@@ -62,7 +77,10 @@ PROBE_DIALOGUES: tuple[tuple[str, Exchange, Exchange], ...] = (
             "where should i stay in lisbon for two nights",
             "Alfama is charming. Is that where you want to be?",
         ),
-        ("yes thank you, i have all i need now. bye", "Great! Enjoy your weekend. Goodbye!"),
+        (
+            "yes thank you, i have all i need now. bye",
+            "Great! Enjoy your weekend. Goodbye!",
+        ),
     ),
 )
 """For `LocalModel.check_user`: a goal, an exchange that leaves something open, and a goodbye."""
@@ -77,7 +95,11 @@ PROBE_TURNS = (
         "ok but what if two of them are the same",
         "I'm glad I could help! Let me know if needed.",
     ),
-    (True, "can you make it a bit shorter please", "Of course! Here is a much shorter version:"),
+    (
+        True,
+        "can you make it a bit shorter please",
+        "Of course! Here is a much shorter version:",
+    ),
     (True, "and which one of these is the cheapest", "As an AI, I do not have prices."),
 )
 """For `LocalModel.check_user`: whether the turn comes after the first exchange; what a user could
@@ -114,7 +136,9 @@ class LocalModel:
         self.tokenizer = tokenizer
         self.name = name
         self.encode, self.offsets, self.encode_all = text_functions(tokenizer)
-        self.context_length: int = getattr(model.config, "max_position_embeddings", None) or 8192
+        self.context_length: int = (
+            getattr(model.config, "max_position_embeddings", None) or 8192
+        )
         self.score_budget = score_budget
         self.engine = Engine(self.model, name, self.context_length, batch)
         self._template = template
@@ -148,7 +172,11 @@ class LocalModel:
             quantised = getattr(config, "quantization_config", None) is not None
             model = _load_weights(name, device, dtype, quantised)
         except (OSError, ValueError, SafetensorError) as error:
-            kind = "folder" if Path(name).is_dir() else "hub id (and there is no such folder)"
+            kind = (
+                "folder"
+                if Path(name).is_dir()
+                else "hub id (and there is no such folder)"
+            )
             raise InputError(
                 f"{name}: cannot load a model from this {kind}: {first_line(error)}"
             ) from None
@@ -256,7 +284,9 @@ class LocalModel:
                 scored[i] = list(islice(logprobs, counts[i]))
         return scored
 
-    def _score_bins(self, rows: Sequence[MaskedIds], counts: Sequence[int]) -> list[list[int]]:
+    def _score_bins(
+        self, rows: Sequence[MaskedIds], counts: Sequence[int]
+    ) -> list[list[int]]:
         """The indices of the rows of each forward pass; rows without a masked token are left out.
 
         A row takes up logits as well as tokens of a pass: those of a long pasted turn would fill
@@ -301,7 +331,9 @@ class LocalModel:
         return logprobs
 
 
-def _load_weights(name: str, device: str, dtype: torch.dtype | None, quantised: bool) -> Any:
+def _load_weights(
+    name: str, device: str, dtype: torch.dtype | None, quantised: bool
+) -> Any:
     load = AutoModelForCausalLM.from_pretrained
     if quantised:  # many kinds can be neither cast nor moved once they are loaded
         return load(name, dtype="auto", device_map={"": device})
@@ -338,7 +370,9 @@ def usable_device(device: str | None) -> str:
     try:
         return str(torch.empty(0, device=device).device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device}: {first_line(error)}; give cpu or cuda") from None
+        raise InputError(
+            f"--device {device}: {first_line(error)}; give cpu or cuda"
+        ) from None
 
 
 def load_tokenizer(name: str) -> Any:
@@ -453,7 +487,10 @@ def chat_ids(
     # A content that holds the text of a control token must stay text. So the template is rendered
     # around marks that stand for the contents, and these are encoded apart.
     marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
-    marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
+    marked = [
+        {**message, "content": mark}
+        for message, mark in zip(messages, marks, strict=True)
+    ]
     rest = render(marked, tokenize=False)
     ids: list[int] = []
     for content, mark in zip(contents, marks, strict=True):

@@ -72,7 +72,9 @@ class PromptLogprobs:
             ModelError: if the server fails.
         """
         if any(len(mask) and mask[0] for _, mask in rows):
-            raise ValueError("the first token of a row has nothing before it and cannot be scored")
+            raise ValueError(
+                "the first token of a row has nothing before it and cannot be scored"
+            )
         scored = [ids for ids, mask in rows if any(mask)]
         if not scored:
             return [[] for _ in rows]
@@ -90,7 +92,9 @@ class PromptLogprobs:
             return []
         logprobs = self._ask(request, ids)
         if logprobs is None:
-            raise self._not_scorable("the server left out the log-probabilities of a prompt")
+            raise self._not_scorable(
+                "the server left out the log-probabilities of a prompt"
+            )
         return list(compress(logprobs, mask))
 
     def _ask(
@@ -99,7 +103,9 @@ class PromptLogprobs:
         ids: Sequence[int],
     ) -> list[float] | None:
         """The log-probability of each id, 0 for the first; `None` if the server gives none."""
-        values, _, _ = self._endpoint.ask(lambda client: request(client, self._endpoint.name, ids))
+        values, _, _ = self._endpoint.ask(
+            lambda client: request(client, self._endpoint.name, ids)
+        )
         if values is None:
             return None
         if len(values) != len(ids):
@@ -155,7 +161,9 @@ class PromptLogprobs:
         self._ask(request, probe[:shared] + probe[shared:][::-1])
         again = self._ask(request, probe)
         if again is None:
-            raise self._not_scorable("the server left out the log-probabilities of a prompt")
+            raise self._not_scorable(
+                "the server left out the log-probabilities of a prompt"
+            )
         largest = max(abs(a - b) for a, b in zip(logprobs, again, strict=True))
         if largest > TOLERANCE:
             raise self._not_scorable(
@@ -214,7 +222,9 @@ def _echo(
     if not max_tokens:
         return values
     tokens_in = token_count(answer, "prompt_tokens")
-    if tokens_in is None:  # a BOS at the start could not be told from a token at the end
+    if (
+        tokens_in is None
+    ):  # a BOS at the start could not be told from a token at the end
         return None
     return values[:-1] if tokens_in == len(ids) else values[:tokens_in]
 

@@ -40,7 +40,14 @@ from userlm.models.endpoint import (
 )
 from userlm.models.templates import added_ids, control_ids, decode_content
 from userlm.text import stable_hash
-from userlm.types import Completion, InputError, ModelError, ModelWarning, Sampling, encodable
+from userlm.types import (
+    Completion,
+    InputError,
+    ModelError,
+    ModelWarning,
+    Sampling,
+    encodable,
+)
 
 BIAS = 100
 """The largest `logit_bias` that servers allow. A ban leaves a token 4e-44 of its odds."""
@@ -65,7 +72,9 @@ class ServedModel:
         self._endpoint = endpoint
         self._tokenizer = tokenizer
         self._control_ids = control_ids(tokenizer)
-        tokens = [text for text, id in added_ids(tokenizer).items() if id in self._control_ids]
+        tokens = [
+            text for text, id in added_ids(tokenizer).items() if id in self._control_ids
+        ]
         tokens.sort(key=len, reverse=True)  # a token may begin with another one
         self._control_tokens = re.compile("|".join(map(re.escape, tokens)))
         self.notes: tuple[str, ...] = ()
@@ -126,7 +135,9 @@ class ServedModel:
         faults, possibly_billed = _sum_faults(answers)
         usage = [answer.usage for answer in answers if answer.usage]
         tokens_in, tokens_out = map(sum, zip(*usage, strict=True))
-        return Completion(text, stop_id, p_end, tokens_in, tokens_out, faults, possibly_billed)
+        return Completion(
+            text, stop_id, p_end, tokens_in, tokens_out, faults, possibly_billed
+        )
 
     def _generate(
         self,
@@ -142,7 +153,9 @@ class ServedModel:
         every = replace(sampling, end_id=end)
         first = every
         if banned_first:
-            first = replace(every, max_tokens=1, banned_ids=every.banned_ids | banned_first)
+            first = replace(
+                every, max_tokens=1, banned_ids=every.banned_ids | banned_first
+            )
         answer = self._ask(ids, first, answers)
         p_end = answer.p_end
         if end is not None and p_end is None:
@@ -168,7 +181,9 @@ class ServedModel:
         if sampling.end_threshold is not None and sampling.end_id is not None:
             banned |= {sampling.end_id}
             if support.p_end_problem:
-                raise self._not_usable(f"--end-threshold goes by P(end): {support.p_end_problem}")
+                raise self._not_usable(
+                    f"--end-threshold goes by P(end): {support.p_end_problem}"
+                )
         if banned and not support.ids:
             raise self._not_usable(
                 "--end-threshold and first words in a guard ban tokens at the first position only, "
@@ -210,7 +225,9 @@ class ServedModel:
         """Make one call, and check its answer. It ignores what `sampling` says about the first
         position alone; with `forced` it gives that one token."""
         if forced is not None:
-            sampling = replace(sampling, temperature=0, max_tokens=1, banned_ids=frozenset())
+            sampling = replace(
+                sampling, temperature=0, max_tokens=1, banned_ids=frozenset()
+            )
         answer, faults, possibly_billed = self._endpoint.ask(
             lambda client: _send(client, self.name, ids, sampling, forced)
         )
@@ -224,11 +241,11 @@ class ServedModel:
         """Why an answer shows that the server cannot be used; empty if it does not."""
         tokens_in, tokens_out = answer.usage or (None, 0)
         sampled = {*(answer.ids or ())}
-        has_length = self._support is not None and self._support.context_length is not None
+        has_length = (
+            self._support is not None and self._support.context_length is not None
+        )
         if tokens_in != tokens_sent:
-            return (
-                f"{tokens_sent} token ids were sent, and the server counted {tokens_in}: {TAKE_IDS}"
-            )
+            return f"{tokens_sent} token ids were sent, and the server counted {tokens_in}: {TAKE_IDS}"
         if answer.finish == "stop" and answer.stop_id is None:
             return (
                 "the server does not say which token ended a turn, and only the model's own end "
@@ -250,7 +267,9 @@ class ServedModel:
         """Find out what the server supports with two calls for one token: the end, and a token
         that ends nothing."""
         if not sampling.stop_ids or sampling.end_id not in (None, *sampling.stop_ids):
-            raise ValueError("stop_ids must hold the ids that end a completion, and end_id")
+            raise ValueError(
+                "stop_ids must hold the ids that end a completion, and end_id"
+            )
         context_length = self.context_length()
         prompt = ids[-PROBE_TOKENS:]
         end = min(sampling.stop_ids) if sampling.end_id is None else sampling.end_id
@@ -272,7 +291,9 @@ class ServedModel:
         p_end_problem = _p_end_problem(ended, went_on)
         notes = [p_end_problem] if p_end_problem else []
         if ended.ids is None:
-            notes.append("the server returns no token ids, so turns are taken from its text")
+            notes.append(
+                "the server returns no token ids, so turns are taken from its text"
+            )
         for note in notes:
             warn(f"{self.name}: {note}", ModelWarning, stacklevel=2)
         self.notes = tuple(notes)

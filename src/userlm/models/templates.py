@@ -96,7 +96,9 @@ def recognise(tokenizer: Any, encode: Encode, name: str = "") -> Template:
             )
         template = _chatml(tokenizer, encode, known)
     else:
-        return userlm_template(encode, known.get, special_ids(tokenizer))  # says what is missing
+        return userlm_template(
+            encode, known.get, special_ids(tokenizer)
+        )  # says what is missing
     _check(tokenizer, template)
     return template
 
@@ -126,7 +128,9 @@ def profile_template(tokenizer: Any, encode: Encode) -> Template:
         trim=True,
     )
     if tokenizer.chat_template and not _opens_user_turn(tokenizer):
-        raise ValueError("its chat template opens no user turn, as that of a profile model does")
+        raise ValueError(
+            "its chat template opens no user turn, as that of a profile model does"
+        )
     _check(tokenizer, template)
     return template
 
@@ -149,7 +153,9 @@ def _llama(
         re.DOTALL,
     )
     if not turn or (turn["bos"] and turn["bos"] not in known):
-        raise ValueError("its chat template renders a user turn in a way that is not known here")
+        raise ValueError(
+            "its chat template renders a user turn in a way that is not known here"
+        )
     start: Ids = (known[turn["bos"]],) if turn["bos"] else ()
     trim = not turn["space"]
     return userlm_template(encode, known.get, special, turn["suffix"], start, trim)
@@ -176,7 +182,9 @@ def _chatml(
     if END_TOKEN in known:
         return template
     opened = _render(tokenizer, [{"role": "user", "content": "a"}], opens=True) or ""
-    empty_thought = opened.rpartition("<|im_start|>assistant\n")[2] if "<think>" in opened else ""
+    empty_thought = (
+        opened.rpartition("<|im_start|>assistant\n")[2] if "<think>" in opened else ""
+    )
     return replace(
         template.with_roles_swapped(),
         # a turn that begins with a thought all the same is over
@@ -214,7 +222,8 @@ def _opens_user_turn(tokenizer: Any) -> bool:
     messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     rendered = _render(tokenizer, messages, opens=True)
     return bool(
-        rendered and re.search(r"<\|start_header_id\|>user<\|end_header_id\|>\s*$", rendered)
+        rendered
+        and re.search(r"<\|start_header_id\|>user<\|end_header_id\|>\s*$", rendered)
     )
 
 
@@ -249,7 +258,9 @@ def added_ids(tokenizer: Any) -> dict[str, int]:
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
     """The ids of all tokens that a tokenizer calls special."""
-    return frozenset(id for id, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset(
+        id for id, token in tokenizer.added_tokens_decoder.items() if token.special
+    )
 
 
 def control_ids(tokenizer: Any) -> frozenset[int]:

@@ -55,7 +55,9 @@ def sample(user: Speaker, turn: TurnRequest, index: int) -> Reply:
     return reply
 
 
-def completion(replies: Sequence[Reply], turn: TurnRequest, config: ServerConfig) -> ChatCompletion:
+def completion(
+    replies: Sequence[Reply], turn: TurnRequest, config: ServerConfig
+) -> ChatCompletion:
     """Return the answer of `/v1/chat/completions`, with the replies as choices."""
     choices = []
     notes = list(turn.notes)
@@ -88,7 +90,9 @@ def completion(replies: Sequence[Reply], turn: TurnRequest, config: ServerConfig
     )
 
 
-def _choice(index: int, reply: Reply, turn: TurnRequest, stop_phrase: str | None) -> Choice:
+def _choice(
+    index: int, reply: Reply, turn: TurnRequest, stop_phrase: str | None
+) -> Choice:
     """Return a reply as a choice, its text cut before the first of the request's stop texts."""
     stop = turn.request.stop or []
     texts = [stop] if isinstance(stop, str) else stop
@@ -131,7 +135,9 @@ def _usage(replies: Sequence[Reply]) -> Usage | None:
     )
 
 
-def chunks(answer: ChatCompletion, options: StreamOptions | None) -> list[dict[str, Any]]:
+def chunks(
+    answer: ChatCompletion, options: StreamOptions | None
+) -> list[dict[str, Any]]:
     """Return the answer in the chunks of a stream.
 
     A content is one chunk, since the guard has to see the whole text before it may be sent.

@@ -23,7 +23,12 @@ from uvicorn import Config, Server
 
 from userlm.serving.answers import chunks, completion, sample
 from userlm.serving.messages import turn_request
-from userlm.serving.schema import RequestError, ServerConfig, parse_request, unknown_model
+from userlm.serving.schema import (
+    RequestError,
+    ServerConfig,
+    parse_request,
+    unknown_model,
+)
 from userlm.types import InputError, ModelError, Reply, Speaker, encodable
 
 MAX_BODY_BYTES = 4 * 2**20
@@ -165,7 +170,9 @@ class Pool:
     def _full(self) -> RequestError:
         seconds = math.ceil(self._mean_seconds * self.in_flight / self._width)
         wait = min(max(seconds, 1), 60)
-        message = f"{self.in_flight} replies are being sampled or wait; try again in {wait} s"
+        message = (
+            f"{self.in_flight} replies are being sampled or wait; try again in {wait} s"
+        )
         return RequestError(
             429,
             message,
@@ -264,13 +271,17 @@ async def _read_json(request: Request) -> object:
     header = request.headers.get("content-type", "")
     content_type = header.partition(";")[0].strip()
     if content_type.lower() != "application/json":
-        raise RequestError(415, "send JSON, with the header Content-Type: application/json")
+        raise RequestError(
+            415, "send JSON, with the header Content-Type: application/json"
+        )
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MAX_BODY_BYTES:
             limit = f"{MAX_BODY_BYTES:,} bytes"
-            raise RequestError(413, f"the request is larger than {limit}; shorten the conversation")
+            raise RequestError(
+                413, f"the request is larger than {limit}; shorten the conversation"
+            )
     try:
         return json.loads(body, object_pairs_hook=_with_encodable_names)
     except (ValueError, RecursionError) as error:
@@ -305,7 +316,9 @@ async def _error(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientDisconnect):
         return Response()  # nobody is there to read it
     if isinstance(error, HTTPException):
-        wrong = f"no {request.method} here" if error.status_code == 405 else "no such path"
+        wrong = (
+            f"no {request.method} here" if error.status_code == 405 else "no such path"
+        )
         error = RequestError(
             error.status_code,
             f"{wrong}; there are POST /v1/chat/completions, GET /v1/models and GET /health; "

@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from userlm.serving.schema import ChatRequest, Message, RequestError, ServerConfig, UserOptions
+from userlm.serving.schema import (
+    ChatRequest,
+    Message,
+    RequestError,
+    ServerConfig,
+    UserOptions,
+)
 from userlm.text import INTENT_PREFIX, stable_hash
 from userlm.types import OTHER_ROLE, Conversation, Role, Speaker, Turn
 from userlm.users import PromptedUser, TrainedUser
@@ -16,7 +22,13 @@ from userlm.users import PromptedUser, TrainedUser
 MAX_INTENT_WORDS = 60
 """An intent is one sentence of some 30 words; user models are trained on none much longer."""
 
-SAMPLING_FIELDS = ("seed", "temperature", "top_p", "max_tokens", "max_completion_tokens")
+SAMPLING_FIELDS = (
+    "seed",
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "max_completion_tokens",
+)
 """Fields without effect on a user that no model plays."""
 
 
@@ -42,7 +54,9 @@ class TurnRequest:
     notes: tuple[str, ...]
 
 
-def turn_request(request: ChatRequest, user: Speaker, config: ServerConfig) -> TurnRequest:
+def turn_request(
+    request: ChatRequest, user: Speaker, config: ServerConfig
+) -> TurnRequest:
     """Return the conversation whose next user turn is wanted, and how to sample that.
 
     Raises:
@@ -50,7 +64,9 @@ def turn_request(request: ChatRequest, user: Speaker, config: ServerConfig) -> T
     """
     max_choices = config.batch + config.queue
     if request.n and request.n > max_choices:
-        raise RequestError(400, f"n is {request.n}; this server takes at most {max_choices}", "n")
+        raise RequestError(
+            400, f"n is {request.n}; this server takes at most {max_choices}", "n"
+        )
     options = request.userlm or UserOptions()
     roles = find_roles(request.messages, options.roles or config.roles)
     system, turns, notes = read_messages(request.messages, roles, config.stop_phrase)
@@ -154,7 +170,9 @@ def read_messages(
         elif not text.strip():
             notes.append(f"{where} is empty: the assistant answered nothing")
         if turns and turns[-1].role == role:
-            notes.append(f"{where} was joined with the message before it: both are of the {role}")
+            notes.append(
+                f"{where} was joined with the message before it: both are of the {role}"
+            )
             text = f"{turns.pop().text}\n\n{text}".strip()
         turns.append(Turn(role, text))
     return "\n\n".join(filter(str.strip, system)), turns, notes
@@ -168,7 +186,9 @@ def _text(message: Message, where: str) -> str:
         return "\n".join(part.text for part in message.content)
     if message.role in OTHER_ROLE:
         return message.refusal or ""
-    raise RequestError(400, f"{where}.content is None; it should be text", f"{where}.content")
+    raise RequestError(
+        400, f"{where}.content is None; it should be text", f"{where}.content"
+    )
 
 
 def _check_goes_on(text: str, where: str, stop_phrase: str | None) -> None:
@@ -206,12 +226,16 @@ def find_intent(
     as intents do, else all of that text, else `default`.
     """
     if given is not None:
-        note = "the system message was not used: userlm.intent says what the user is after"
+        note = (
+            "the system message was not used: userlm.intent says what the user is after"
+        )
         return given.strip() or None, [note] if system else []
     if not system:
         note = "no intent was given, so the user is after nothing in particular"
         return default, [] if default else [note]
-    system = system.strip()  # a newline at its end would hide an intent without a full stop
+    system = (
+        system.strip()
+    )  # a newline at its end would hide an intent without a full stop
     sentences = [" ".join(match[0].split()) for match in _INTENT.finditer(system)]
     if not sentences:
         return system, []
@@ -220,5 +244,7 @@ def find_intent(
     if count > 1:
         notes.append(f"the system message holds {count} intents; the first was used")
     elif sentences[0] != " ".join(system.split()):
-        notes.append("of the system message, the sentence with the intent alone was used")
+        notes.append(
+            "of the system message, the sentence with the intent alone was used"
+        )
     return sentences[0], notes

@@ -65,7 +65,9 @@ class ServerConfig:
         if self.roles not in known:
             raise InputError(f"--roles {self.roles}: give one of {', '.join(known)}")
         if self.stop_phrase is not None and not self.stop_phrase.strip():
-            raise InputError("--stop-phrase: give some text, such as [end], or leave it out")
+            raise InputError(
+                "--stop-phrase: give some text, such as [end], or leave it out"
+            )
 
 
 # --- requests --------------------------------------------------------------------------------
@@ -78,7 +80,9 @@ Items = Annotated[list[Item], Field(fail_fast=True)]
 
 def _refuse_tools(value: object) -> object:
     if value:
-        raise ValueError("it should be left out: a simulated user has no tools, and sees none")
+        raise ValueError(
+            "it should be left out: a simulated user has no tools, and sees none"
+        )
     return value
 
 
@@ -204,7 +208,9 @@ class RequestError(Exception):
 def unknown_model(model: object, served: str) -> RequestError:
     """Return the error for a model that is not the one that is served."""
     status = 404 if isinstance(model, str) else 400
-    message = f"there is no model {reprlib.repr(model)} here; this server has {served!r}"
+    message = (
+        f"there is no model {reprlib.repr(model)} here; this server has {served!r}"
+    )
     return RequestError(status, message, "model", "model_not_found")
 
 

@@ -46,7 +46,9 @@ def draw(drawing: Drawing) -> Markup:
             return _chart(drawing)
 
 
-def scale(value: float, domain: tuple[float, float], pixels: tuple[float, float]) -> float:
+def scale(
+    value: float, domain: tuple[float, float], pixels: tuple[float, float]
+) -> float:
     """Return where a value lies between two pixels, to a tenth of one."""
     share = (value - domain[0]) / (domain[1] - domain[0])
     return round(pixels[0] + share * (pixels[1] - pixels[0]), 1)
@@ -69,7 +71,9 @@ def _bar(bar: Bar) -> Markup:
     parts = [f'<rect class="bar" width="{left:.2f}%" height="100%"/>']
     if bar.lost:
         width = f"{before - left:.2f}"
-        parts.append(f'<rect class="lost" x="{left:.2f}%" width="{width}%" height="100%"/>')
+        parts.append(
+            f'<rect class="lost" x="{left:.2f}%" width="{width}%" height="100%"/>'
+        )
     return Markup(f'<svg class="share-bar" aria-hidden="true">{"".join(parts)}</svg>')
 
 
@@ -82,7 +86,9 @@ def _strip(strip: Strip) -> Markup:
     if strip.low is not None and strip.high is not None:
         low = across(strip.low)
         high = across(strip.high)
-        parts.append(f'<path class="whisker" d="M{low} 4V12M{low} 8H{high}M{high} 4V12"/>')
+        parts.append(
+            f'<path class="whisker" d="M{low} 4V12M{low} 8H{high}M{high} 4V12"/>'
+        )
     parts.append(_shape(strip.shape, across(strip.value), 8))
     return _svg(WIDTH, 16, "strip", parts)
 
@@ -99,8 +105,12 @@ def _chart(chart: Chart) -> Markup:
     elif chart.beside:
         box = NARROW_PLOT
 
-    across = partial(scale, domain=(chart.x.low, chart.x.high), pixels=(box.left, box.right))
-    up = partial(scale, domain=(chart.y.low, chart.y.high), pixels=(box.floor, box.roof))
+    across = partial(
+        scale, domain=(chart.x.low, chart.x.high), pixels=(box.left, box.right)
+    )
+    up = partial(
+        scale, domain=(chart.y.low, chart.y.high), pixels=(box.floor, box.roof)
+    )
     parts = [_text(box.left, 10, chart.y.title, "start", "unit"), *_grid(chart.y, box)]
     parts += _ticks_below(chart.x, box)
     parts.append(_text(box.right, box.floor + AXIS_TITLE, chart.x.title, "end", "unit"))
@@ -166,7 +176,9 @@ def _text(x: float, y: float, text: str, anchor: str, look: str = "label") -> st
     return f'<text class="{look}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(width: int, height: int, look: str, parts: Iterable[str], label: str = "") -> Markup:
+def _svg(
+    width: int, height: int, look: str, parts: Iterable[str], label: str = ""
+) -> Markup:
     role = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
     return Markup(
         f'<svg class="{look}" viewBox="0 0 {width} {height}" {role}>{"".join(parts)}</svg>'

@@ -18,7 +18,14 @@ Ranking: TypeAlias = list[tuple[str, int]]
 
 MAX_REASONS = 12
 MAX_NAMES = 10  # languages, countries, models, writers
-STEPS = ("language", "toxic", "redacted", "template prompt", "duplicate", "near-duplicate")
+STEPS = (
+    "language",
+    "toxic",
+    "redacted",
+    "template prompt",
+    "duplicate",
+    "near-duplicate",
+)
 """The order in which `clean` looks for reasons; the first one found drops a conversation."""
 
 

@@ -21,7 +21,18 @@ EXTRACTIVE = "intents: extractive"
 
 TRANSCRIPTS = 20  # of each run
 TURN_BINS = (*map(str, range(10)), "10+")
-WORD_BINS = ("0", "1", "2–3", "4–7", "8–15", "16–31", "32–63", "64–127", "128–255", "256+")
+WORD_BINS = (
+    "0",
+    "1",
+    "2–3",
+    "4–7",
+    "8–15",
+    "16–31",
+    "32–63",
+    "64–127",
+    "128–255",
+    "256+",
+)
 
 Missing = dict[tuple[str, str], Counter[str]]
 """By column and measure: why items could not be measured, and how many."""
@@ -149,11 +160,17 @@ def _opened(folder: Path) -> Finished:
         )
     if not (folder / "run.json").is_file():
         runs = sorted(folder.glob("*/run.json"))
-        hint = f"give those in it, such as {runs[0].parent}" if runs else "give the folder of a run"
+        hint = (
+            f"give those in it, such as {runs[0].parent}"
+            if runs
+            else "give the folder of a run"
+        )
         raise InputError(f"{folder} holds no run.json, so it is no run; {hint}")
     manifest = read_json(folder / "run.json")
     if not isinstance(manifest.get("options", {}), dict):
-        raise InputError(f"{folder / 'run.json'}: 'options' is damaged; leave the folder out")
+        raise InputError(
+            f"{folder / 'run.json'}: 'options' is damaged; leave the folder out"
+        )
     verb = str(manifest.get("verb"))
     if not (folder / "results.json").is_file():
         raise InputError(
@@ -177,7 +194,9 @@ def _checked(run: Finished, kind: Any, results: Mapping[str, Any]) -> Any:
         first = error.errors()[0]
         key = str(first["loc"][0])
         where = f"{run.folder / 'results.json'}: {key!r} is damaged ({first['msg']})"
-        raise InputError(f"{where}; delete that file and run the command again") from None
+        raise InputError(
+            f"{where}; delete that file and run the command again"
+        ) from None
 
 
 # --- import, clean, intents, train ----------------------------------------------------------------
@@ -271,7 +290,9 @@ def _with_conversations(run: Finished, file: str) -> Finished:
         lengths.add_words(said[conversation.first_own_turn() :])
         if conversation.meta.get("intent_by") == "extractive":
             stubs.add(EXTRACTIVE)
-        if run.verb == "respond":  # a response stands after a log, which has its own length
+        if (
+            run.verb == "respond"
+        ):  # a response stands after a log, which has its own length
             continue
         lengths.add_turns(conversation)
         if run.verb == "simulate":
@@ -298,7 +319,9 @@ def word_bin(count: int) -> int:
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """The rows of a line file, which may be empty, but not missing or damaged."""
     if not path.is_file():
-        raise InputError(f"{path} is missing; delete the folder and run its command again")
+        raise InputError(
+            f"{path} is missing; delete the folder and run its command again"
+        )
     for line in read_rows(path, may_be_empty=True):
         if line.error:
             raise InputError(

@@ -39,12 +39,18 @@ def lines(text: object) -> str:
 
 def cut(text: str, limit: int) -> str:
     """Return the first `limit` characters and, if there are more, their number."""
-    return text if len(text) <= limit else f"{text[:limit]} … ({len(text):,} characters)"
+    return (
+        text if len(text) <= limit else f"{text[:limit]} … ({len(text):,} characters)"
+    )
 
 
 def json_text(value: Any) -> str:
     """Return a string as it is, anything else as JSON, cut to 600 characters."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = (
+        value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False, default=str)
+    )
     return cut(text, 600)
 
 

@@ -17,7 +17,17 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from userlm.show import charts
-from userlm.show.blocks import Bar, Interval, Line, Mark, Page, Quote, Reasons, Small, Value
+from userlm.show.blocks import (
+    Bar,
+    Interval,
+    Line,
+    Mark,
+    Page,
+    Quote,
+    Reasons,
+    Small,
+    Value,
+)
 from userlm.show.formats import HIDDEN_RUN, code_point, cut, lines, number, plural
 
 OPEN_CHARACTERS = 2_000  # of a turn, shown at once
@@ -35,7 +45,9 @@ def visible(text: object) -> Markup:
     them."""
     escaped = str(escape(lines(text)))
     return Markup(
-        HIDDEN_RUN.sub(lambda run: f'<span class="odd">{code_point(run)}</span>', escaped)
+        HIDDEN_RUN.sub(
+            lambda run: f'<span class="odd">{code_point(run)}</span>', escaped
+        )
     )
 
 
@@ -50,7 +62,9 @@ def inline(line: Line) -> Markup:
             quoted = visible(cut(text, limit))
             return Markup(f'<span class="{look}">{quoted}</span>') if look else quoted
         case Value(value, digits):
-            return Markup('<data value="{}">{}</data>').format(repr(value), number(value, digits))
+            return Markup('<data value="{}">{}</data>').format(
+                repr(value), number(value, digits)
+            )
         case Interval(float() | int() as low, float() | int() as high, digits):
             ends = inline((Value(low, digits), ", ", Value(high, digits)))
             return Markup(f' <span class="interval">[{ends}]</span>')
@@ -113,7 +127,11 @@ def _template() -> Template:
 
 def _escaped(value: Any) -> Any:
     """What the template writes, unless it is markup of ours."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return (
+        visible(value)
+        if isinstance(value, str) and not isinstance(value, Markup)
+        else value
+    )
 
 
 def _policy(source: str) -> Markup:
@@ -122,5 +140,7 @@ def _policy(source: str) -> Markup:
     for name in ("style", "script"):
         inside = source.partition(f"<{name}>")[2].partition(f"</{name}>")[0]
         hashes[name] = b64encode(sha256(inside.encode()).digest()).decode()
-    rules = f"style-src 'sha256-{hashes['style']}'; script-src 'sha256-{hashes['script']}'"
+    rules = (
+        f"style-src 'sha256-{hashes['style']}'; script-src 'sha256-{hashes['script']}'"
+    )
     return Markup(f"default-src 'none'; {rules}; base-uri 'none'; form-action 'none'")

@@ -63,7 +63,9 @@ def inline(line: Line, cell: bool = False) -> str:
         case Interval() | Mark():
             return ""
         case Reasons(counts):
-            return ", ".join(f"{code(cut(why, 200), cell)} {count:,}" for why, count in counts)
+            return ", ".join(
+                f"{code(cut(why, 200), cell)} {count:,}" for why, count in counts
+            )
         case Small(detail):
             return f" ({inline(detail, cell)})" if detail else ""
 

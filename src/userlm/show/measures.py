@@ -140,7 +140,9 @@ def _panel(name: str, columns: Sequence[Column]) -> Panel:
     unit = measures[0]["unit"]
     percent = "%" if unit == "%" else ""
     below = axis("", min(known), max(known), 5, percent) if known else None
-    human = [column.measures[name]["value"] for column in columns if column.colour == HUMAN]
+    human = [
+        column.measures[name]["value"] for column in columns if column.colour == HUMAN
+    ]
     reference = human[0] if human else None
     return Panel(
         Quote(name, 60),
@@ -159,11 +161,16 @@ def _measurement(
     value = one["value"]
     low = one["low"]
     high = one["high"]
-    shown: tuple[Part, ...] = ("not measured: ", Quote(one.get("why") or "nothing to measure", 90))
+    shown: tuple[Part, ...] = (
+        "not measured: ",
+        Quote(one.get("why") or "nothing to measure", 90),
+    )
     strip = None
     if value is not None and below is not None:
         shown = (Value(value), "%" if one["unit"] == "%" else "", Interval(low, high))
-        strip = Strip(value, low, high, (below.low, below.high), column.shape, reference)
+        strip = Strip(
+            value, low, high, (below.low, below.high), column.shape, reference
+        )
     missing = f", {one['missing']:,} missing" if one["missing"] else ""
     return Measurement(
         Quote(column.label, 60, column.colour),
@@ -196,5 +203,7 @@ def _table(panels: Sequence[Panel]) -> Table:
         cells: dict[Quote, Line] = dict.fromkeys(labels, "")
         for row in panel.rows:
             cells[row.label] = (*row.value, Small(row.counted))
-        rows.append(((panel.title, f" {panel.arrow}", Small(panel.unit)), *cells.values()))
+        rows.append(
+            ((panel.title, f" {panel.arrow}", Small(panel.unit)), *cells.values())
+        )
     return Table(("measure", *labels), rows, "fixed measures")

@@ -39,9 +39,7 @@ from userlm.types import InputError
 
 VERBS = ("import", "clean", "intents", "train", "ppl", "respond", "simulate", "score")
 CURVE_POINTS = 240  # a longer log is averaged
-WITHOUT_MODEL = (
-    "These intents were picked from the users’ own words, not written by a language model."
-)
+WITHOUT_MODEL = "These intents were picked from the users’ own words, not written by a language model."
 STUB = "A stub assistant answered here; the figures say nothing about a language model."
 
 Runs = Sequence[Finished]
@@ -51,7 +49,9 @@ Colours = Mapping[str, str]
 def describe(runs: Runs) -> Page:
     """Return the report of the runs. Raises `InputError` when there are none."""
     if not runs:
-        raise InputError("no runs given; give the folders of finished runs, such as runs/score")
+        raise InputError(
+            "no runs given; give the folders of finished runs, such as runs/score"
+        )
     runs = _distinct(runs)
     colours = measures.colours_of(runs)
     sections = (
@@ -126,7 +126,9 @@ def _measures(runs: Runs, colours: Colours) -> Iterator[Section]:
     )
     blocks = [*measures.tables(shown)]
     if variants:
-        blocks.append(Group(measures.tables(variants), "Variants of perplexity", look="fold"))
+        blocks.append(
+            Group(measures.tables(variants), "Variants of perplexity", look="fold")
+        )
     intro = (
         "Value, 95 % interval and n, the number measured; what could not be measured is counted "
         "as missing and is never a zero. ↑ higher is better, ↓ lower is better; without an arrow, "
@@ -215,7 +217,9 @@ def _histograms(
     for run, shares, note in shown:
         label = f"humans ({run.name})" if run.is_human else run.name
         over = [] if run.is_human else outline
-        drawn = histogram(f"{plain(label)}, {note}", title.lower(), bins, shares, over, highest)
+        drawn = histogram(
+            f"{plain(label)}, {note}", title.lower(), bins, shares, over, highest
+        )
         figures.append(
             Figure(
                 Quote(label, 70),
@@ -240,7 +244,11 @@ def histogram(
     for i, share in enumerate(outline):
         corners += [(i, share), (i + 1, share)]
     corners.append((len(outline), 0))
-    named = [f"{name}: {share:.0f} %" for name, share in zip(bins, shares, strict=True) if share]
+    named = [
+        f"{name}: {share:.0f} %"
+        for name, share in zip(bins, shares, strict=True)
+        if share
+    ]
     places = [(i + 0.5, name) for i, name in enumerate(bins)]
     return Chart(
         f"{label}, by {unit}. {', '.join(named)}",
@@ -351,7 +359,9 @@ def _data(runs: Runs) -> Section:
                 cells.append("" if count is None else f"{count:,}")
             name = _name(run, f", {stage.unit}")
             rows.append((name, *cells, _reasons(stage.reasons), Reasons(stage.notes)))
-    table = _table(("stage", "in", "out", "dropped", "reasons", "also counted"), rows, "")
+    table = _table(
+        ("stage", "in", "out", "dropped", "reasons", "also counted"), rows, ""
+    )
     return Section(
         "data",
         "Data",
@@ -372,7 +382,9 @@ def _stops(runs: Runs) -> Section:
     stops = [stop for stop in dict.fromkeys([*STOPS, *sorted(seen)]) if stop in seen]
     rows = []
     for name, found in counts.items():
-        rows.append((name, *(f"{found[stop]:,}" for stop in stops), f"{found.total():,}"))
+        rows.append(
+            (name, *(f"{found[stop]:,}" for stop in stops), f"{found.total():,}")
+        )
     head = [(Quote(stop, 40), Small(STOPS.get(stop, ""))) for stop in stops]
     table = _table(("run", *head, "all"), rows)
     return Section(
@@ -399,7 +411,15 @@ def _guards(runs: Runs) -> Section:
         "A draft that the guard rejects is resampled. If no draft passes, the one with the fewest "
         "faults is kept, or the conversation stops."
     )
-    head = ("run", "turns", "drafts a turn", "resampled", "kept anyway", "stopped", "faults")
+    head = (
+        "run",
+        "turns",
+        "drafts a turn",
+        "resampled",
+        "kept anyway",
+        "stopped",
+        "faults",
+    )
     return Section(
         "guard",
         "Guard",
@@ -413,8 +433,12 @@ def _conversations(runs: Runs, colours: Colours) -> Section:
     groups = []
     for run in runs:
         if run.verb == "simulate":
-            badges = [Quote(f"{kind}, without a model", 60, "badge") for kind in run.stubs]
-            user, assistant = (str(run.options.get(name)) for name in ("user", "assistant"))
+            badges = [
+                Quote(f"{kind}, without a model", 60, "badge") for kind in run.stubs
+            ]
+            user, assistant = (
+                str(run.options.get(name)) for name in ("user", "assistant")
+            )
             text = Text((Quote(user), " talks to ", Quote(assistant), ". ", *badges))
             shown = [transcript(talk, run) for talk in run.transcripts]
             talks = Transcripts(shown, run.total, f"{run.folder}/conversations.jsonl")
@@ -444,12 +468,16 @@ def _manifest(runs: Runs) -> Section:
             is_group = isinstance(part, dict)
             for name, value in (part if is_group else {key: part}).items():
                 shown = "–" if value is None else json_text(value)
-                rows.append((Quote(key) if is_group else "run", Quote(name), Quote(shown, 800)))
+                rows.append(
+                    (Quote(key) if is_group else "run", Quote(name), Quote(shown, 800))
+                )
         if not run.manifest.get("prompts"):
             rows.append(("prompts", "none recorded", ""))
         table = Table(("part", "name", "value"), rows, "manifest")
         blocks.append(Group([table], _name(run), look="fold"))
-    intro = "What was asked, with which inputs, and on what it ran: enough to run it again."
+    intro = (
+        "What was asked, with which inputs, and on what it ran: enough to run it again."
+    )
     return Section(
         "manifest",
         "Manifest",

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, NotRequired
 
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
-from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
+from typing_extensions import (
+    TypedDict,
+)  # pydantic takes that of `typing` from Python 3.12 on
 
 
 def finite(value: Any) -> float | None:
@@ -185,7 +187,10 @@ class Sweep(TypedDict):
 
 
 def _complete(curve: Mapping[str, list[float]]) -> Mapping[str, list[float]]:
-    if len({len(values) for values in curve.values()}) > 1 or len(curve["threshold"]) < 2:
+    if (
+        len({len(values) for values in curve.values()}) > 1
+        or len(curve["threshold"]) < 2
+    ):
         raise ValueError("a curve needs two thresholds, and shares for each")
     return curve
 

@@ -36,7 +36,12 @@ RULES = {
     "best": ("best F1", "diamond"),
     "equal": ("equal rate", "square"),
 }
-SHARES = {"premature end": "premature", "missed end": "missed", "ends": "end_rate", "F1": "f1"}
+SHARES = {
+    "premature end": "premature",
+    "missed end": "missed",
+    "ends": "end_rate",
+    "F1": "f1",
+}
 """The names of the shares, and their keys in the results; F1 is the last."""
 
 INTRO = (
@@ -62,7 +67,9 @@ def section(runs: Sequence[Finished], colours: Mapping[str, str]) -> Section:
             if found.get(name) != endings:
                 label = f"{name} ({run.name})" if name in found else name
                 found[label] = endings
-                groups.append(_group(Quote(label, 70, colours.get(name, "c0")), endings))
+                groups.append(
+                    _group(Quote(label, 70, colours.get(name, "c0")), endings)
+                )
     return Section(
         "thresholds",
         "Thresholds",
@@ -76,7 +83,9 @@ def _group(label: Quote, endings: Endings) -> Group:
     if endings["best"] is None:
         text = Text(("No threshold to suggest: ", Quote(endings["why"], 300), "."))
         return Group([text], label)
-    missing = f" ({endings['missing']:,} more have no P(end))" if endings["missing"] else ""
+    missing = (
+        f" ({endings['missing']:,} more have no P(end))" if endings["missing"] else ""
+    )
     people = f"{endings['n']:,} turns of {endings['people']:,} people{missing}"
     answers = (
         f"{people}, who ended the conversation at ",
@@ -104,7 +113,9 @@ def _group(label: Quote, endings: Endings) -> Group:
         ),
         _rule_table(endings),
     ]
-    return Group([Text((*answers, *note)), Group(plots, look="plots")], label, label.look)
+    return Group(
+        [Text((*answers, *note)), Group(plots, look="plots")], label, label.look
+    )
 
 
 def _rule_table(endings: Endings) -> Table:
@@ -112,9 +123,13 @@ def _rule_table(endings: Endings) -> Table:
     for key, (name, shape) in RULES.items():
         rule = endings[key]
         above = "" if rule["threshold"] is None else format_threshold(rule["threshold"])
-        early, late, ends, f1 = ((Value(rule[share], 1), " %") for share in SHARES.values())
+        early, late, ends, f1 = (
+            (Value(rule[share], 1), " %") for share in SHARES.values()
+        )
         interval = Interval(rule["low"], rule["high"], 1)
-        rows.append(((Mark(shape), f" {name}"), above, early, late, ends, (*f1, interval)))
+        rows.append(
+            ((Mark(shape), f" {name}"), above, early, late, ends, (*f1, interval))
+        )
     return Table(("", "--end-threshold", *SHARES), rows, "table rules")
 
 
@@ -123,11 +138,16 @@ def _curve_table(curve: Mapping[str, Sequence[float]]) -> Table:
     rows: list[Row] = []
     for name, key in SHARES.items():
         rows.append((name, *(f"{curve[key][i]:.1f} %" for i in at)))
-    return Table(("--end-threshold", *(format_threshold(curve["threshold"][i]) for i in at)), rows)
+    return Table(
+        ("--end-threshold", *(format_threshold(curve["threshold"][i]) for i in at)),
+        rows,
+    )
 
 
 def _bin_table(bins: Sequence[Mapping[str, Any]]) -> Table:
-    rows = [(f"{b['n']:,}", Quote(number(b["p_end"], 3)), f"{b['ended']:.3f}") for b in bins]
+    rows = [
+        (f"{b['n']:,}", Quote(number(b["p_end"], 3)), f"{b['ended']:.3f}") for b in bins
+    ]
     return Table(("turns", "mean P(end)", "share where the person ended"), rows)
 
 
@@ -139,7 +159,9 @@ def curve_chart(label: str, endings: Endings) -> Chart:
     series = []
     for name, look in (("premature end", "line"), ("missed end", "line dashed")):
         points = zip(at, curve[SHARES[name]], strict=True)
-        series.append(Series([point for point in points if low <= point[0] <= high], look, name))
+        series.append(
+            Series([point for point in points if low <= point[0] <= high], look, name)
+        )
     marks = []
     told = []
     for key, (name, shape) in RULES.items():

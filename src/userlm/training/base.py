@@ -55,7 +55,8 @@ ASSISTANT_TEMPLATE = (
 """The same turns for an assistant, as chat models have them."""
 
 _RESERVED = re.compile(
-    r"\W*(reserved|unused|extra|place.?holder|dummy|control|special)\D*\d+\D*", re.IGNORECASE
+    r"\W*(reserved|unused|extra|place.?holder|dummy|control|special)\D*\d+\D*",
+    re.IGNORECASE,
 )
 """Tokens that model families reserve for others: `<|reserved_special_token_0|>` (Llama-3),
 `<unused0>` (Gemma), `<|extra_0|>` (Qwen), `[unused0]`, `<|placeholder1|>` (Phi-3), `[control_8]`,
@@ -73,7 +74,9 @@ bfloat16 (0.4 %). A row that was tuned, even briefly, as in an instruct model, i
 so is every row of a model with random weights: nothing needs repair there."""
 
 
-def from_base(local: LocalModel, side: Side = "user") -> tuple[LocalModel, tuple[str, ...]]:
+def from_base(
+    local: LocalModel, side: Side = "user"
+) -> tuple[LocalModel, tuple[str, ...]]:
     """Return the model, changed in place, with all control tokens that a side needs, and a sentence
     on each change.
 
@@ -104,7 +107,8 @@ def from_base(local: LocalModel, side: Side = "user") -> tuple[LocalModel, tuple
     reserved = _reserved(tokenizer, old_rows)
     replaced = dict(zip(reserved, missing, strict=False))
     notes = [
-        f"{token} takes the place of {old}, id {reserved[old]}" for old, token in replaced.items()
+        f"{token} takes the place of {old}, id {reserved[old]}"
+        for old, token in replaced.items()
     ]
     if replaced:
         tokenizer = _rename(tokenizer, replaced, local.name)
@@ -136,8 +140,13 @@ def _rename(tokenizer: Any, names: Mapping[str, str], model_name: str) -> Any:
         tokenizer.save_pretrained(folder)
         for file in Path(folder).glob("*.json"):
             text = file.read_text(encoding="utf-8")
-            for old, new in names.items():  # with the quotes, so that no longer name is changed
-                text = text.replace(json.dumps(old, ensure_ascii=False), json.dumps(new))
+            for (
+                old,
+                new,
+            ) in names.items():  # with the quotes, so that no longer name is changed
+                text = text.replace(
+                    json.dumps(old, ensure_ascii=False), json.dumps(new)
+                )
             if file.name == "tokenizer.json":
                 text = _mark_special(text)
             file.write_text(text, encoding="utf-8")
@@ -168,7 +177,10 @@ def _mark_special(text: str) -> str:
 def _add_tokens(model: Any, tokenizer: Any, names: Sequence[str]) -> str:
     """Add control tokens to tokenizer and model, and say where their rows are."""
     tokenizer.add_tokens(
-        [AddedToken(name, special=name != END_TOKEN, normalized=False) for name in names]
+        [
+            AddedToken(name, special=name != END_TOKEN, normalized=False)
+            for name in names
+        ]
     )
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in names}
     rows = model.get_input_embeddings().num_embeddings
@@ -176,7 +188,9 @@ def _add_tokens(model: Any, tokenizer: Any, names: Sequence[str]) -> str:
     where = "in spare rows of the model"
     if needed > rows:
         # Sizes that are no multiple of 64 cannot be sharded.
-        model.resize_token_embeddings(needed, pad_to_multiple_of=64, mean_resizing=False)
+        model.resize_token_embeddings(
+            needed, pad_to_multiple_of=64, mean_resizing=False
+        )
         grown = model.get_input_embeddings().num_embeddings
         where = f"for which the vocabulary grew from {rows} to {grown} rows"
     tokens = ", ".join(f"{name} ({id})" for name, id in ids.items())
@@ -193,7 +207,9 @@ def _with_template(model: Any, tokenizer: Any, name: str, side: Side) -> LocalMo
         tokenizer.chat_template = ASSISTANT_TEMPLATE
         ids = added_ids(tokenizer)
         ids.setdefault(END_TOKEN, ids[CLOSE])  # an assistant never ends
-        template = userlm_template(encode, ids.get, special_ids(tokenizer)).with_roles_swapped()
+        template = userlm_template(
+            encode, ids.get, special_ids(tokenizer)
+        ).with_roles_swapped()
     else:
         tokenizer.chat_template = None  # it is not trained on the turns of one
         if tokenizer.eos_token_id is None:
@@ -245,12 +261,16 @@ def _initialize_rows(
     places: dict[tuple[str, str], list[str]] = {}
     for place, tensors in _vocabulary_layers(local.model).items():
         fresh = _untrained(tensors[0], ids, words, unused).union(missing)
-        text_ends = [token for token in ids if token not in needed and token not in fresh]
+        text_ends = [
+            token for token in ids if token not in needed and token not in fresh
+        ]
         sources = {CLOSE: next(iter(text_ends), None), END_TOKEN: CLOSE}
         changed = [token for token in needed if token in fresh]
         for tensor in tensors:
             mean = tensor[words].mean(0, dtype=torch.float32).to(tensor.dtype)
-            tensor[old_rows:] = mean  # also the padding: as improbable as an ordinary token
+            tensor[old_rows:] = (
+                mean  # also the padding: as improbable as an ordinary token
+            )
             for token in changed:
                 source = sources.get(token)
                 tensor[ids[token]] = tensor[ids[source]] if source else mean
@@ -261,7 +281,9 @@ def _initialize_rows(
     notes = []
     for (token, value), where in places.items():
         why = "" if token in missing else ", where its row was untrained"
-        notes.append(f"{token} is initialized as {value} in the {' and the '.join(where)}{why}")
+        notes.append(
+            f"{token} is initialized as {value} in the {' and the '.join(where)}{why}"
+        )
     return notes
 
 
@@ -272,7 +294,10 @@ def _vocabulary_layers(model: Any) -> dict[str, list[torch.Tensor]]:
     bias = [] if outputs.bias is None else [outputs.bias]
     if outputs.weight is inputs.weight:
         return {"embeddings": [inputs.weight, *bias]}
-    return {"input embeddings": [inputs.weight], "output layer": [outputs.weight, *bias]}
+    return {
+        "input embeddings": [inputs.weight],
+        "output layer": [outputs.weight, *bias],
+    }
 
 
 def _untrained(

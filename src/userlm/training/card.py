@@ -101,7 +101,10 @@ def throughput(
 def render(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     """Return the card (README.md) of a finished training."""
     environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["figure"] = _figure
     source = files(assets).joinpath("card.md.j2").read_text(encoding="utf-8")
@@ -148,7 +151,9 @@ def _is_hub_id(base: str) -> bool:
 
 
 def _codes(languages: Iterable[str]) -> list[str]:
-    known = [code for code in languages if re.fullmatch("[a-z]{2,3}", code) and code != "und"]
+    known = [
+        code for code in languages if re.fullmatch("[a-z]{2,3}", code) and code != "und"
+    ]
     return known[:20]
 
 
@@ -174,10 +179,15 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in shown.items() if value is not None}
 
 
-def _measured(untrained: Mapping[str, Any], best: Mapping[str, Any] | None) -> dict[str, Any]:
+def _measured(
+    untrained: Mapping[str, Any], best: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """The columns of the table of validations; empty if there was no validation."""
     if best is not None:
-        return {"before training": untrained, f"these weights (step {best['step']:,})": best}
+        return {
+            "before training": untrained,
+            f"these weights (step {best['step']:,})": best,
+        }
     return {"before training": untrained} if untrained else {}
 
 

@@ -42,7 +42,9 @@ def save(
     template = local.template()
     # `close` of plain text is an ordinary newline, which must not stop a generation.
     added = added_ids(tokenizer).values()
-    stop_ids = [id for id in dict.fromkeys((template.close, template.end)) if id in added]
+    stop_ids = [
+        id for id in dict.fromkeys((template.close, template.end)) if id in added
+    ]
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=1.0,
@@ -51,7 +53,10 @@ def save(
         pad_token_id=stop_ids[0],
     )
     model.config.eos_token_id = stop_ids[0]
-    for name in ("is_local", "local_files_only"):  # how it was loaded here says nothing about it
+    for name in (
+        "is_local",
+        "local_files_only",
+    ):  # how it was loaded here says nothing about it
         tokenizer.init_kwargs.pop(name, None)
     own = model.state_dict(keep_vars=True)
     # Tied weights have several names and one parameter; only the first name is written.
@@ -107,7 +112,10 @@ def full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
-        if "os error 28" not in str(error) and shutil.disk_usage(folder.parent).free > 2**20:
+        if (
+            "os error 28" not in str(error)
+            and shutil.disk_usage(folder.parent).free > 2**20
+        ):
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
 
@@ -175,6 +183,13 @@ def save_checkpoint(accelerator: Accelerator, folder: Path) -> None:
 
 def tidy(folder: Path) -> None:
     """Remove what a complete run does not need: what it would resume from, and what a kill left."""
-    for name in ("checkpoint*", "model.*", "adapter.*", "rows", "rows-valid", "tokenizer*"):
+    for name in (
+        "checkpoint*",
+        "model.*",
+        "adapter.*",
+        "rows",
+        "rows-valid",
+        "tokenizer*",
+    ):
         for path in folder.glob(name):
             shutil.rmtree(path)

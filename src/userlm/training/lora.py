@@ -82,7 +82,9 @@ def load_adapter(local: LocalModel, folder: Path) -> None:
     restore(folder)
     weights = load_file(folder / WEIGHTS)
     own = peft.get_peft_model_state_dict(local.model)
-    if weights.keys() != own.keys() or any(weights[name].shape != own[name].shape for name in own):
+    if weights.keys() != own.keys() or any(
+        weights[name].shape != own[name].shape for name in own
+    ):
         raise InputError(
             f"{folder}: this adapter is of another base model or rank; give another folder"
         )

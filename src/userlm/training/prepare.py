@@ -47,7 +47,9 @@ TARGET = np.dtype([(field.name, np.int32) for field in fields(Target)])
 """See `flip.Target`."""
 
 
-def training_view(conversation: Conversation, side: Side, intent: bool = True) -> Conversation:
+def training_view(
+    conversation: Conversation, side: Side, intent: bool = True
+) -> Conversation:
     """Return the conversation as a model of this side sees it.
 
     Args:
@@ -135,10 +137,14 @@ def prepare(
     counts: Counter[str] = Counter()
     languages: Counter[str] = Counter()
     start = 0
-    views = (training_view(conversation, side, intent) for conversation in conversations)
+    views = (
+        training_view(conversation, side, intent) for conversation in conversations
+    )
     with (folder / "ids.bin").open("wb") as ids_file:
         while block := list(islice(views, BLOCK)):
-            ready = _encode_block(block, template, encode_all) if encode_all else template
+            ready = (
+                _encode_block(block, template, encode_all) if encode_all else template
+            )
             for view in block:
                 if not view.user_turns:
                     counts["without_user_turn"] += 1
@@ -149,10 +155,18 @@ def prepare(
                     first_target = len(targets) // len(fields(Target))
                     samples = len(row.targets)
                     rows.extend(
-                        (counts["conversations"], start, len(row.ids), first_target, samples)
+                        (
+                            counts["conversations"],
+                            start,
+                            len(row.ids),
+                            first_target,
+                            samples,
+                        )
                     )
                     for target in row.targets:
-                        targets.extend((target.k, target.start, target.first, target.stop))
+                        targets.extend(
+                            (target.k, target.start, target.first, target.stop)
+                        )
                     array("I", row.ids).tofile(ids_file)
                     start += len(row.ids)
                 if rendered.rows:

@@ -34,7 +34,13 @@ from accelerate.utils import DistributedType, GradientAccumulationPlugin, set_se
 from userlm.flip import Row
 from userlm.models.attention import balanced_bins, document_masking, target_logits
 from userlm.models.local import LocalModel
-from userlm.training.checkpoints import Progress, latest_checkpoint, resume, save, save_checkpoint
+from userlm.training.checkpoints import (
+    Progress,
+    latest_checkpoint,
+    resume,
+    save,
+    save_checkpoint,
+)
 from userlm.training.lora import has_adapter, load_adapter, merge, save_adapter
 from userlm.training.prepare import TokenizedDataset
 from userlm.types import InputError, ModelError
@@ -85,7 +91,9 @@ class Stopped(Exception):
     """The run was asked to stop before its last step."""
 
 
-def start(device: str, precision: str, log_with: str | None, folder: Path) -> Accelerator:
+def start(
+    device: str, precision: str, log_with: str | None, folder: Path
+) -> Accelerator:
     """Return the accelerator of this process, as `accelerate launch` or `torchrun` set it up.
 
     Args:
@@ -194,10 +202,14 @@ def train(
             lr = config.lr * schedule(index, len(steps), config.warmup)
             loss, norm = _gradient(model, rows, filler, config, accelerator)
             if not math.isfinite(loss + norm):
-                raise _diverged(f"the loss is {loss} and its gradient's norm {norm}", step, folder)
+                raise _diverged(
+                    f"the loss is {loss} and its gradient's norm {norm}", step, folder
+                )
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            with _explaining_memory(config, []):  # the first step allocates the optimizer's state
+            with _explaining_memory(
+                config, []
+            ):  # the first step allocates the optimizer's state
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             progress.step = step
@@ -207,13 +219,17 @@ def train(
                 entry |= evaluate(model, valid_packs, filler, end, accelerator)
                 perplexity = entry["valid_perplexity"]
                 if not math.isfinite(perplexity):
-                    raise _diverged(f"the validation perplexity is {perplexity}", step, folder)
+                    raise _diverged(
+                        f"the validation perplexity is {perplexity}", step, folder
+                    )
                 if progress.is_better(perplexity):
                     keep(local, model, accelerator, folder)
             yield entry
             if stopping():
                 accelerator.set_trigger()
-            stop = accelerator.check_trigger() and not is_last  # whichever process set it
+            stop = (
+                accelerator.check_trigger() and not is_last
+            )  # whichever process set it
             if stop or (step % config.save_every == 0 and not is_last):
                 save_checkpoint(accelerator, folder)
             if stop:
@@ -223,10 +239,14 @@ def train(
     model.eval()
 
 
-def _prepare_training(local: LocalModel, config: TrainingConfig, accelerator: Accelerator) -> Any:
+def _prepare_training(
+    local: LocalModel, config: TrainingConfig, accelerator: Accelerator
+) -> Any:
     """The model and its optimizer, on the devices of the accelerator."""
     if has_adapter(local) and accelerator.distributed_type == DistributedType.FSDP:
-        raise InputError("LoRA trains a whole model on each device; launch it without FSDP")
+        raise InputError(
+            "LoRA trains a whole model on each device; launch it without FSDP"
+        )
     set_seed(config.seed)
     if config.gradient_checkpointing:
         # The new name that the warning recommends is not in transformers 5.0.
@@ -236,7 +256,11 @@ def _prepare_training(local: LocalModel, config: TrainingConfig, accelerator: Ac
 
 
 def _gradient(
-    model: Any, rows: Sequence[Row], filler: Pack, config: TrainingConfig, accelerator: Accelerator
+    model: Any,
+    rows: Sequence[Row],
+    filler: Pack,
+    config: TrainingConfig,
+    accelerator: Accelerator,
 ) -> tuple[float, float]:
     """Compute the gradients of the mean loss of all rows, whichever process holds them; return that
     loss, and the norm of the gradient before it is clipped."""
@@ -254,7 +278,9 @@ def _gradient(
         for number, pack in enumerate(own, 1):
             # Whole models exchange gradients once a step, after the last pack; sharded ones with
             # every pack, or each process would hold all gradients.
-            local_only = accelerator.distributed_type in _REPLICATED and number < len(own)
+            local_only = accelerator.distributed_type in _REPLICATED and number < len(
+                own
+            )
             with accelerator.no_sync(model) if local_only else nullcontext():
                 share = pack_loss(model, pack or filler, config.average) / total
                 # Processes average their gradients, and the sum is wanted. A filler counts nothing.
@@ -281,13 +307,19 @@ def pack_loss(model: Any, pack: Pack, average: str = "token") -> torch.Tensor:
     losses = F.cross_entropy(logits.float(), wanted, reduction="none")
     if average == "token":
         return losses.sum()
-    lengths = torch.tensor([target.stop - target.start for row in pack for target in row.targets])
+    lengths = torch.tensor(
+        [target.stop - target.start for row in pack for target in row.targets]
+    )
     return losses @ (1 / lengths).repeat_interleave(lengths).to(losses)
 
 
 @torch.no_grad()
 def evaluate(
-    model: Any, valid_packs: Sequence[Pack], filler: Pack, end: int, accelerator: Accelerator
+    model: Any,
+    valid_packs: Sequence[Pack],
+    filler: Pack,
+    end: int,
+    accelerator: Accelerator,
 ) -> dict[str, Any]:
     """Return how well held-out conversations are predicted: the perplexity of the content of their
     turns, and the termination F1 in percent (`None` where it is undefined).
@@ -298,22 +330,30 @@ def evaluate(
     model.eval()
     sums = torch.zeros(5, dtype=torch.float64)
     for pack in valid_packs[accelerator.process_index :: accelerator.num_processes]:
-        logits, wanted = target_logits(model, [(row.ids, row.mask()) for row in pack or filler])
+        logits, wanted = target_logits(
+            model, [(row.ids, row.mask()) for row in pack or filler]
+        )
         if not pack:
             continue
         logprobs = logits.float().log_softmax(-1)
         nll = -logprobs.gather(1, wanted[:, None])[:, 0].double().cpu()
         ended = (wanted == end).cpu()
         model_ends = (logprobs[:, end] > math.log(0.5)).cpu()
-        content = torch.tensor(  # the targets without header suffixes and closing tokens
-            [
-                is_content
-                for row in pack
-                for is_target, is_content in zip(row.mask(), row.mask(True), strict=True)
-                if is_target
-            ]
+        content = (
+            torch.tensor(  # the targets without header suffixes and closing tokens
+                [
+                    is_content
+                    for row in pack
+                    for is_target, is_content in zip(
+                        row.mask(), row.mask(True), strict=True
+                    )
+                    if is_target
+                ]
+            )
         )
-        first = content.clone()  # the first token of each content: the end, if the person ended
+        first = (
+            content.clone()
+        )  # the first token of each content: the end, if the person ended
         first[1:] &= ~content[:-1]
         text = content & ~ended
         actual = first & ended
@@ -384,7 +424,12 @@ def keep(local: LocalModel, model: Any, accelerator: Accelerator, folder: Path) 
             save_adapter(local, folder / "adapter")
         else:
             half = accelerator.mixed_precision == "bf16"
-            save(local, folder / "model", weights, torch.bfloat16 if half else torch.float32)
+            save(
+                local,
+                folder / "model",
+                weights,
+                torch.bfloat16 if half else torch.float32,
+            )
     accelerator.wait_for_everyone()
 
 
@@ -395,7 +440,9 @@ def finish(local: LocalModel, folder: Path) -> None:
         save(merge(local), folder / "model")
 
 
-def _counts(dataset: TokenizedDataset, step: Sequence[int], rows: Sequence[Row]) -> dict[str, int]:
+def _counts(
+    dataset: TokenizedDataset, step: Sequence[int], rows: Sequence[Row]
+) -> dict[str, int]:
     return {
         "conversations": len(np.unique(dataset.rows["conversation"][step])),
         "samples": sum(len(row.targets) for row in rows),
@@ -406,7 +453,9 @@ def _counts(dataset: TokenizedDataset, step: Sequence[int], rows: Sequence[Row])
 def _diverged(what: str, step: int, folder: Path) -> ModelError:
     checkpoint = latest_checkpoint(folder)
     state = (
-        f"{checkpoint} holds the last good state" if checkpoint else "there is no checkpoint yet"
+        f"{checkpoint} holds the last good state"
+        if checkpoint
+        else "there is no checkpoint yet"
     )
     return ModelError(f"{what} at step {step}; {state}: try a lower --lr")
 
@@ -421,7 +470,10 @@ def _explaining_memory(config: TrainingConfig, rows: Sequence[Row]) -> Iterator[
     try:
         yield
     except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+        if not (
+            isinstance(error, torch.OutOfMemoryError)
+            or "can't allocate memory" in str(error)
+        ):
             raise
         longest = max((len(row.ids) for row in rows), default=0)
         if not rows:

@@ -96,7 +96,9 @@ def find(
             yield Found(name, line, None, Rejected("wrong type", detail))
 
 
-def _conversations(line: Line, source: str | None, file: str, gathered: Gathered) -> list[Imported]:
+def _conversations(
+    line: Line, source: str | None, file: str, gathered: Gathered
+) -> list[Imported]:
     """Return the conversations of a line: several for a tree, none for what is gathered."""
     if line.error:
         raise Rejected(line.reason, f"the line {line.error}")
@@ -124,11 +126,15 @@ def convert(row: Row, source: str | None, fallback_id: str) -> Imported:
     name = source or guess(row)
     to_conversation = _BY_NAME[name].convert
     if to_conversation is None:
-        raise InputError(f"a row of {name!r} is not one conversation; read it with `find`")
+        raise InputError(
+            f"a row of {name!r} is not one conversation; read it with `find`"
+        )
     imported = to_conversation(row)
     if imported.conversation.id:
         return imported
-    return replace(imported, conversation=replace(imported.conversation, id=fallback_id))
+    return replace(
+        imported, conversation=replace(imported.conversation, id=fallback_id)
+    )
 
 
 def guess(row: Row) -> str:
@@ -141,7 +147,9 @@ def guess(row: Row) -> str:
         if layout.matches(row):
             return layout.name
     seen = ", ".join(sorted(map(str, row))) or "none"
-    raise Rejected("unknown layout", f"the fields are {seen}; of the known layouts {_FIELDS}")
+    raise Rejected(
+        "unknown layout", f"the fields are {seen}; of the known layouts {_FIELDS}"
+    )
 
 
 def _check(source: str | None) -> None:
@@ -149,4 +157,6 @@ def _check(source: str | None) -> None:
         return
     near = get_close_matches(source, SOURCES, 1)
     meant = f"did you mean {near[0]!r}? " if near else ""
-    raise InputError(f"source {source!r} is unknown; {meant}known are {', '.join(SOURCES)}")
+    raise InputError(
+        f"source {source!r} is unknown; {meant}known are {', '.join(SOURCES)}"
+    )

@@ -98,7 +98,9 @@ def _from_prompts(row: Row, name: str) -> Messages:
 def _texts(row: Row, name: str) -> list[str | None]:
     """Return the texts in a field; JSON that is not a list of texts is one text."""
     found = parse_json(row.get(name))
-    if isinstance(found, list) and all(isinstance(text, (str, NoneType)) for text in found):
+    if isinstance(found, list) and all(
+        isinstance(text, (str, NoneType)) for text in found
+    ):
         return found
     text = text_of(row, name)
     if text is None:

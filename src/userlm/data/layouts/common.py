@@ -59,7 +59,9 @@ longer one or that hold none. So every line that was read is accounted for: it g
 was rejected, or was merged.
 """
 
-DETAIL_LENGTH = 500  # characters of an error's detail, which may quote anything from the log
+DETAIL_LENGTH = (
+    500  # characters of an error's detail, which may quote anything from the log
+)
 
 
 class Rejected(ValueError):
@@ -135,7 +137,9 @@ class Layout:
 
     def described(self) -> str:
         """Return its fields in words."""
-        return " or ".join(" and ".join(map(repr, sorted(group))) for group in self.fields)
+        return " or ".join(
+            " and ".join(map(repr, sorted(group))) for group in self.fields
+        )
 
 
 # --- messages -------------------------------------------------------------------------------------
@@ -202,7 +206,8 @@ def read_messages(
         if side is None:
             known = ", ".join(roles)
             raise Rejected(
-                "unknown role", f"{name}[{i}].{role_field} is {role!r}; known are {known}"
+                "unknown role",
+                f"{name}[{i}].{role_field} is {role!r}; known are {known}",
             )
         text = message.get(text_field)
         if not isinstance(text, str):
@@ -274,24 +279,33 @@ def assemble(
         else:
             roles.append(side)
             texts.append([text])
-    turns = [Turn(role, "\n\n".join(parts)) for role, parts in zip(roles, texts, strict=True)]
+    turns = [
+        Turn(role, "\n\n".join(parts)) for role, parts in zip(roles, texts, strict=True)
+    ]
     if not turns or (turns[0].role == "assistant" and len(turns) == 1):
         raise Rejected("no user turn", "none of the messages is of the user")
     notes = {
         "joined turns": sum(map(len, texts)) - len(turns),
         "opening assistant turn": int(turns[0].role == "assistant"),
         "parts left out": messages.lost_parts,
-        "fields left out": lost_fields + len(OUTCOME_KEYS.intersection(meta)),  # a run's own keys
+        "fields left out": lost_fields
+        + len(OUTCOME_KEYS.intersection(meta)),  # a run's own keys
         "cut at an empty turn": int(messages.cut),
     }
-    known = {key: value for key, value in without_outcome(meta).items() if value is not None}
+    known = {
+        key: value for key, value in without_outcome(meta).items() if value is not None
+    }
     for name, parts in aside.items():
         known[name] = "\n\n".join(parts)
         notes[f"{name} to meta"] = len(parts)
     last_side, _ = messages.said[-1]
-    ended = whole and not messages.cut and last_side == "assistant"  # a pending call is no ending
+    ended = (
+        whole and not messages.cut and last_side == "assistant"
+    )  # a pending call is no ending
     conversation = Conversation(id, tuple(turns), intent, user, None, ended, known)
-    return Imported(conversation, {note: count for note, count in notes.items() if count})
+    return Imported(
+        conversation, {note: count for note, count in notes.items() if count}
+    )
 
 
 def is_whole(row: Row) -> bool:
@@ -311,7 +325,9 @@ _WANTED = {str: "a text", list: "a list", dict: "an object", bool: "true or fals
 
 def wrong_type(where: str, wanted: str, value: Any) -> Rejected:
     """Return the error for a value of the wrong type."""
-    return Rejected("wrong type", f"{where} must be {wanted}, not {type(value).__name__}")
+    return Rejected(
+        "wrong type", f"{where} must be {wanted}, not {type(value).__name__}"
+    )
 
 
 def need(value: Any, kind: Any, where: str) -> Any:
@@ -373,7 +389,9 @@ def parse_json(value: Any) -> Any:
         found = json.loads(value)
     except (ValueError, RecursionError):
         return value
-    return value if is_deep(found, DEEPEST // 2) else found  # it is written inside another object
+    return (
+        value if is_deep(found, DEEPEST // 2) else found
+    )  # it is written inside another object
 
 
 def utc_time(ticks: str | int | float, per_second: float = 1) -> str | None:

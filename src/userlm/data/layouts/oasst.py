@@ -143,7 +143,10 @@ def _message(row: Row, place: Place) -> _Message:
         rank=rank if isinstance(rank, int | float) else float("inf"),
         deleted=row.get("deleted") is True,
         user=id_of(row, "user_id") or None,
-        meta={"language": text_of(row, "lang"), "timestamp": text_of(row, "created_date")},
+        meta={
+            "language": text_of(row, "lang"),
+            "timestamp": text_of(row, "created_date"),
+        },
         parent=id_of(row, "parent_id"),
         place=place,
     )
@@ -201,7 +204,9 @@ def _conversation(tree: str, messages: Sequence[_Message]) -> Imported:
     root, leaf = messages[0], messages[-1]
     said = Messages([(message.side, message.text) for message in messages])
     meta = {"source": "oasst", "tree": tree, **root.meta}
-    return assemble(said, id=f"{tree}/{leaf.id}", user=root.user, meta=meta, whole=False)
+    return assemble(
+        said, id=f"{tree}/{leaf.id}", user=root.user, meta=meta, whole=False
+    )
 
 
 def _from_root(path: Any) -> list[_Message]:

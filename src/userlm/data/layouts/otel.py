@@ -204,7 +204,9 @@ class Spans:
                 self._gather(span)
         kept = sorted(self._kept, key=lambda span: span.place)
         if not kept:
-            detail = "no span holds messages; let the instrumentation capture their content"
+            detail = (
+                "no span holds messages; let the instrumentation capture their content"
+            )
             for _, file, number in self._places:
                 yield Found(file, Line(number), None, Rejected("no messages", detail))
             return
@@ -243,7 +245,9 @@ def _spans(row: Row) -> Iterator[Row]:
                 yield span
 
 
-def _objects(row: Row, names: Sequence[str], where: str = "") -> Iterator[tuple[Row, str]]:
+def _objects(
+    row: Row, names: Sequence[str], where: str = ""
+) -> Iterator[tuple[Row, str]]:
     """Return the objects in the list with one of these names, each with its place."""
     name = next((name for name in names if name in row), names[0])
     items = row.get(name) or []
@@ -274,9 +278,13 @@ def _read(row: Row, place: Place) -> _Span | None:
     user = _first(attributes, _PERSON)
     context = row.get("context")
     ids = context if isinstance(context, dict) else row
-    spoken = [(side, text) for side, text in messages.said if side in ("user", "assistant")]
+    spoken = [
+        (side, text) for side, text in messages.said if side in ("user", "assistant")
+    ]
     if all(side == "assistant" for side, _ in spoken):
-        raise Rejected("no user turn", "none of the messages of the span is of the user")
+        raise Rejected(
+            "no user turn", "none of the messages of the span is of the user"
+        )
     prefixes = _prefixes((name, None if name else user), spoken)
     last_side, _ = spoken[-1]
     # Under an id, the last answer may be generated again: the question before it is a tip, too.
@@ -371,7 +379,9 @@ def _in_events(events: Sequence[_Event]) -> _Located:
             message = parse_json(body.get("message", body))
             if not isinstance(message, dict):
                 message = {"content": message}
-            message = _NO_TEXT if body.get("index") else _with_role(message, "assistant")
+            message = (
+                _NO_TEXT if body.get("index") else _with_role(message, "assistant")
+            )
             found.append((where, message))
         elif name.endswith(".message"):
             _, role, *_ = name.split(".")

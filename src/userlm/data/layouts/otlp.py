@@ -88,7 +88,9 @@ def _tidy(value: Any) -> Any:
     if value and all(name.isdecimal() for name in value):
         numbers = sorted(value, key=lambda name: (len(name), name))
         return [_tidy(value[number]) for number in numbers]
-    if len(value) == 1 and not value.keys().isdisjoint(("message", "message_content", "tool_call")):
+    if len(value) == 1 and not value.keys().isdisjoint(
+        ("message", "message_content", "tool_call")
+    ):
         (only,) = value.values()
         return _tidy(only)
     return {name: _tidy(inner) for name, inner in value.items()}

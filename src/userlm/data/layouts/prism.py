@@ -57,14 +57,18 @@ def _order(items: Sequence[Row]) -> list[int]:
         where = f"{_NAME}[{i}]"
         role = need(item, dict, where).get("role")
         if role not in ("user", "model"):
-            raise Rejected("unknown role", f"{where}.role is {role!r}; known are user, model")
+            raise Rejected(
+                "unknown role", f"{where}.role is {role!r}; known are user, model"
+            )
         turn = need(item.get("turn"), int, f"{where}.turn")
         messages = questions if role == "user" else answers
         messages[turn].append(i)
     order: list[int] = []
     for turn in sorted(questions.keys() | answers.keys()):
         if turn not in questions:
-            raise Rejected("no user turn", f"{_NAME}: turn {turn} has an answer and no question")
+            raise Rejected(
+                "no user turn", f"{_NAME}: turn {turn} has an answer and no question"
+            )
         order += questions[turn]
         if turn in answers:
             order.append(_chosen(items, answers[turn], last=turn == max(questions)))
@@ -90,7 +94,9 @@ def _chosen(items: Sequence[Row], answers: Sequence[int], last: bool) -> int:
     for i in candidates:
         need(items[i].get("score"), (int, float), f"{_NAME}[{i}].score")
         need(items[i].get("within_turn_id"), int, f"{_NAME}[{i}].within_turn_id")
-    return min(candidates, key=lambda i: (-items[i]["score"], items[i]["within_turn_id"]))
+    return min(
+        candidates, key=lambda i: (-items[i]["score"], items[i]["within_turn_id"])
+    )
 
 
 LAYOUT = Layout("prism", [{_NAME}], convert)

@@ -34,7 +34,9 @@ _ROLES: Mapping[str, Side] = {
 def convert(row: Row) -> Imported:
     """Return the conversation of a row."""
     name = "conversations" if "conversations" in row else "items"
-    messages = read_messages(enumerate(list_of(row, name)), name, _ROLES, "from", "value")
+    messages = read_messages(
+        enumerate(list_of(row, name)), name, _ROLES, "from", "value"
+    )
     meta = {"source": "sharegpt", **scalars(row, "language", "model")}
     return assemble(messages, id=id_of(row, "id"), meta=meta, whole=is_whole(row))
 
