@@ -113,10 +113,11 @@ def test_the_checkpoints_own_chat_template_gives_the_same_ids_whatever_a_turn_be
     messages = [{"role": "system", "content": "x"}]
     messages += [{"role": turn.role, "content": turn.text} for turn in log.turns]
     theirs = llama3.apply_chat_template(messages, tokenize=True, return_dict=False)
+    # We open the line as well.
     assert list(prompt(log, llama3_template)) == [
         *theirs,
         NEWLINE,
-    ]  # we open the line as well
+    ]
 
 
 def test_a_turn_that_begins_with_a_newline_is_encoded_together_with_the_one_of_the_template(

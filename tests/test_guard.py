@@ -62,9 +62,8 @@ def test_an_earlier_turn_and_the_intent_are_not_repeated_whatever_case_and_space
 def test_leaving_is_wrong_only_if_the_guard_forbids_it_and_silence_always_is():
     assert wrong("", stop="end") == ["end"]
     assert wrong("", Guard(), stop="end") == []
-    assert (
-        wrong("bye", replace(PAPER, no_end=False), stop="end") == []
-    )  # last words may be few
+    # Last words may be few.
+    assert wrong("bye", replace(PAPER, no_end=False), stop="end") == []
     assert wrong("", Guard()) == wrong("") == ["empty"]
 
 
@@ -75,9 +74,8 @@ def test_an_echo_holds_eight_words_in_a_row_or_lies_whole_in_an_assistants_turn(
     ]
     assert wrong("at least two hours", guard) == ["echo"]
     assert wrong("two hours", guard) == []
-    assert (
-        wrong("so flour water salt and yeast then let it rest", guard) == []
-    )  # seven in a row
+    # Seven in a row.
+    assert wrong("so flour water salt and yeast then let it rest", guard) == []
     assert wrong("how do i bake bread", guard) == []  # the user's own
 
 

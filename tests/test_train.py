@@ -231,9 +231,10 @@ def test_one_row_teaches_what_its_samples_teach_one_by_one(tiny, slides):
         ids = torch.tensor([row.ids[: target.stop]])
         labels = torch.full_like(ids, -100)
         labels[0, target.start :] = ids[0, target.start :]
+        # Transformers' own.
         return tiny.model(input_ids=ids, labels=labels).loss * (
             target.stop - target.start
-        )  # transformers' own
+        )
 
     with document_masking(tiny.model):
         together = pack_loss(tiny.model, [row])
@@ -468,9 +469,8 @@ def run(
         how,
     ]
     env = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": str(how == "sharded").lower()}
-    if (
-        how == "replicated"
-    ):  # by torchrun; the others with the environment that it would give them
+    if how == "replicated":
+        # by torchrun; the others with the environment that it would give them
         launch = [
             sys.executable,
             "-m",

@@ -203,9 +203,8 @@ def main() -> None:
             if "serve" in sys.argv[1:2]
             else "stopped; the same command resumes it"
         )
-        os._exit(
-            130
-        )  # an ordinary exit would wait minutes for threads that wait for a model
+        # An ordinary exit would wait minutes for threads that wait for a model.
+        os._exit(130)
 
 
 def _show_warning(

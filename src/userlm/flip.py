@@ -315,9 +315,8 @@ def truncate(
 
 def _cut_middle(turn: Ids, template: Template, room: int) -> Ids | None:
     """An assistant turn in `room` tokens: the start and the end of its content."""
-    content_start = (
-        len(template.headers["assistant"]) + 1
-    )  # the header suffix is one token
+    # The header suffix is one token.
+    content_start = len(template.headers["assistant"]) + 1
     content_stop = len(turn) - 1 - len(template.separator)
     kept = room - content_start - (len(turn) - content_stop)
     if kept < 2:

@@ -326,9 +326,8 @@ def _turn_rows(
         cluster = _cluster(conversation)
         start = conversation.first_own_turn()
         own = conversation.user_turns
-        if (
-            len(conversation.turns) >= 2 * start
-        ):  # else the prefix was taken off already
+        if len(conversation.turns) >= 2 * start:
+            # else the prefix was taken off already
             own = own[start:]
         for k, text in enumerate(own, start):
             if k >= first_k:

@@ -134,9 +134,8 @@ def _outside(
     for start, stop in word_spans(shown):
         if not of_intent.isdisjoint(words(shown[start:stop])):
             is_inside[start:stop] = [True] * (stop - start)
-    offsets = form.offsets(shown)[
-        -len(nll) :
-    ]  # without the header suffix, if it is a token
+    # Without the header suffix, if it is a token.
+    offsets = form.offsets(shown)[-len(nll) :]
     return [
         value
         for value, (start, stop) in zip(nll, offsets, strict=True)

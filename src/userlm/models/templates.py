@@ -96,9 +96,8 @@ def recognise(tokenizer: Any, encode: Encode, name: str = "") -> Template:
             )
         template = _chatml(tokenizer, encode, known)
     else:
-        return userlm_template(
-            encode, known.get, special_ids(tokenizer)
-        )  # says what is missing
+        # Says what is missing.
+        return userlm_template(encode, known.get, special_ids(tokenizer))
     _check(tokenizer, template)
     return template
 

@@ -207,9 +207,8 @@ def train(
                 )
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            with _explaining_memory(
-                config, []
-            ):  # the first step allocates the optimizer's state
+            with _explaining_memory(config, []):
+                # the first step allocates the optimizer's state
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             progress.step = step
@@ -227,9 +226,8 @@ def train(
             yield entry
             if stopping():
                 accelerator.set_trigger()
-            stop = (
-                accelerator.check_trigger() and not is_last
-            )  # whichever process set it
+            # Whichever process set it.
+            stop = accelerator.check_trigger() and not is_last
             if stop or (step % config.save_every == 0 and not is_last):
                 save_checkpoint(accelerator, folder)
             if stop:
@@ -351,9 +349,8 @@ def evaluate(
                 ]
             )
         )
-        first = (
-            content.clone()
-        )  # the first token of each content: the end, if the person ended
+        # The first token of each content: the end, if the person ended.
+        first = content.clone()
         first[1:] &= ~content[:-1]
         text = content & ~ended
         actual = first & ended
