@@ -1081,7 +1081,7 @@ def test_a_saved_assistant_is_prompted_in_plain_transformers_with_the_ids_that_a
     assert ids == [*asked, 258, *spell("assistant"), 259, *spell("\n")]
     assert plain.apply_chat_template(ASKED, return_dict=False) == asked
     row = render(swap_roles(LOG), ready.template()).rows[0]
-    assert row.ids[: row.targets[0].first] == tuple(ids)
+    assert row.ids[: row.spans[0].first] == tuple(ids)
     assert prompt(
         swap_roles(Conversation().say("hi there")), ready.template()
     ) == tuple(ids)

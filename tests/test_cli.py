@@ -1116,7 +1116,7 @@ def test_a_simulation_can_be_the_seed_of_another_and_passes_nothing_on(tmp_path)
     )
     userlm(*command, "--intents", "kept", "--out", "again", cwd=tmp_path)
     [again] = read_conversations(tmp_path / "again" / "conversations.jsonl")
-    assert again.user_turns == ("first", "second") and again.first_own_turn() == 0
+    assert again.user_turns == ("first", "second") and again.first_own_turn == 0
     shown = userlm("score", "again", "--out", "score", cwd=tmp_path)
     assert "turns per conversation" in shown
     results = json.loads((tmp_path / "score" / "results.json").read_text())["again"]

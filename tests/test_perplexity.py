@@ -204,7 +204,7 @@ def test_a_transcript_in_a_prompt_loses_its_oldest_exchanges_and_then_the_middle
         flipped = PROMPTED.rows(log, length)
         if 2 in flipped.dropped:
             return None
-        [row] = [row for row in flipped.rows if row.targets[0].k == 2]
+        [row] = [row for row in flipped.rows if row.spans[0].k == 2]
         assert len(row.ids) <= length and read(row.ids).endswith("<5><4>three<5>")
         return read(row.ids).partition("====\n")[2].partition("\n====")[0]
 
@@ -304,7 +304,7 @@ def test_the_loss_is_that_of_transformers_on_the_same_labels(tiny, slides):
         id if wanted else -100
         for id, wanted in zip(row.ids, row.mask(content_only=True), strict=True)
     ]
-    last = row.targets[-1]
+    last = row.spans[-1]
     # The ending has no words.
     labels[last.first : last.stop] = [-100] * (last.stop - last.first)
     with torch.no_grad():

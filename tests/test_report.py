@@ -1232,7 +1232,11 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(
         ("results.json", "[]", "is no JSON object"),
         ("results.json", '{"sim": [{"name": "x"}]}', "'sim' is damaged"),
         ("results.json", '{"sim": 3}', "'sim' is damaged"),
-        ("run.json", '{"format": 2, "verb": "bake", "options": {}}', "no place in a report"),
+        (
+            "run.json",
+            '{"format": 2, "verb": "bake", "options": {}}',
+            "no place in a report",
+        ),
         (
             "run.json",
             '{"format": 2, "verb": "score", "options": 0}',

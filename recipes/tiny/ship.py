@@ -273,7 +273,7 @@ def learned_tokens(model: Path, side: Side, data: Path) -> Counter[str]:
     for conversation in read_conversations(data):
         view = training_view(conversation, side)
         rendered = training_rows(view, template, side, LONGEST, overlong)
-        targets = (target for row in rendered.rows for target in row.targets)
+        targets = (target for row in rendered.rows for target in row.spans)
         found[str(conversation.meta.get("source"))] += sum(
             target.stop - target.start for target in targets
         )

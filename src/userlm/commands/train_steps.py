@@ -97,7 +97,7 @@ def run_training(
     rows = _train(local, dataset, valid, steps, config, accelerator, out)
     if run is None:
         return {}
-    training.finish(local, out)
+    training.merge_best_adapter(local, out)
     results |= _results(rows, dataset, len(steps), options["intent"])
     results["throughput"] = card.throughput(
         rows.values(), device, accelerator.num_processes, watts

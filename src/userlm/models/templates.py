@@ -122,7 +122,7 @@ def profile_template(tokenizer: Any, encode: Encode) -> Template:
         close=close,
         end=close,
         stop_ids=special_ids(tokenizer) | {close},
-        start=(int(tokenizer.bos_token_id),),
+        bos=(int(tokenizer.bos_token_id),),
         system_text=PROFILE,
         trim=True,
     )

@@ -260,7 +260,7 @@ def _with_conversations(run: Finished, file: str) -> Finished:
     for conversation in _conversations(run.folder / file):
         total += 1
         said = conversation.user_turns
-        lengths.add_words(said[conversation.first_own_turn() :])
+        lengths.add_words(said[conversation.first_own_turn :])
         if conversation.meta.get("intent_by") == "extractive":
             stubs.add(EXTRACTIVE)
         if run.verb == "respond":
