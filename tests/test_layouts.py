@@ -981,6 +981,7 @@ def test_our_own_records_come_back_as_they_were():
     assert convert(to_record(kept), None, "x").conversation == kept
 
 
+@pytest.mark.slow
 def test_all_real_logs_are_read_with_few_rejections(data: Path):
     rejected: Counter[str] = Counter()
     notes: Counter[str] = Counter()

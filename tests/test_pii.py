@@ -383,6 +383,7 @@ def test_a_conversation_without_personal_data_is_handed_back():
 HOSTILE = "a 1 @ . - 1- a. a@ a@a. +1 (1 :: 2001: sk- eyJaaaaaaaa.eyJa ://a: x1.2.3.4.5".split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     [*HOSTILE, " ", "1 ", "4111 ", "phone ", "Bearer a", "-----BEGIN PRIVATE KEY-----"],
