@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any, Literal, NamedTuple
 
-from userlm.rows import DEEPEST, Line, is_deep
-from userlm.types import OUTCOME_KEYS, Conversation, Role, Turn, without_outcome
+from userlm.rows import DEEPEST, OLDER_KEYS, Line, is_deep
+from userlm.types import OUTCOME_KEYS, Conversation, Role, Turn
 
 Row = Mapping[str, Any]
 Side = Literal["user", "assistant", "system", "tool"]
@@ -62,6 +62,10 @@ was rejected, or was merged.
 DETAIL_LENGTH = (
     500  # characters of an error's detail, which may quote anything from the log
 )
+
+
+RUN_KEYS = OUTCOME_KEYS | OLDER_KEYS
+"""What runs write into `meta`, now or in version 0.1: in a log these names mean something else."""
 
 
 class Rejected(ValueError):
@@ -289,11 +293,13 @@ def assemble(
         "opening assistant turn": int(turns[0].role == "assistant"),
         "parts left out": messages.lost_parts,
         "fields left out": lost_fields
-        + len(OUTCOME_KEYS.intersection(meta)),  # a run's own keys
+        + len(RUN_KEYS.intersection(meta)),  # a run's own keys
         "cut at an empty turn": int(messages.cut),
     }
     known = {
-        key: value for key, value in without_outcome(meta).items() if value is not None
+        key: value
+        for key, value in meta.items()
+        if value is not None and key not in RUN_KEYS
     }
     for name, parts in aside.items():
         known[name] = "\n\n".join(parts)
