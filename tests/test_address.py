@@ -302,3 +302,13 @@ def test_a_folder_may_have_the_name_of_a_user_that_needs_none():
     found = address.parse("trained:oracle")
     assert (found.form, found.model, found.scheme) == ("trained", "oracle", "")
     assert address.parse("oracle").scheme == "oracle"
+
+
+def test_a_name_in_a_folder_that_is_here_is_never_sought_at_a_hub(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(InputError, match="runs/typo: there is no such folder"):
+        address.checkpoint("runs/typo")
+    assert address.checkpoint("owner/name") == "owner/name"

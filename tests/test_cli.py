@@ -20,7 +20,7 @@ from test_otel import TALK, sdk
 from test_otel import call as called
 
 import userlm as userlm_package
-from userlm import commands
+from userlm import cli, commands
 from userlm.data import filters, layouts
 from userlm.rows import read_conversations, write_conversations
 from userlm.text import INTENT_PREFIX
@@ -424,6 +424,14 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
     # Asked, but killed before the answer came: at most one a worker.
     lost = len(calls) - len(set(calls))
     assert len(set(calls)) == 60 * 4 and lost <= 2 * 16
+
+
+def test_the_help_of_a_verb_breaks_no_sentence_where_the_code_does():
+    for name, function in cli.VERBS.items():
+        paragraphs = [part.strip() for part in (function.__doc__ or "").split("\n\n")]
+        shown = cli._help(function).split("\n\n")
+        assert [" ".join(part.split()) for part in paragraphs] == shown, name
+        assert not any("\n" in paragraph for paragraph in shown)
 
 
 def test_the_version_is_shown(tmp_path):

@@ -28,7 +28,7 @@ from userlm.types import (
     Turn,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "PAPER",

@@ -413,7 +413,9 @@ def checkpoint(name: str) -> str:
         if not (folder / "config.json").is_file():
             raise InputError(f"{name}: this folder holds no model (no config.json)")
         return str(folder)
-    if not HUB_ID.fullmatch(name) or FILE.search(name):
+    # A name in a folder that is here is a path; asking a hub for it would take a minute.
+    in_a_folder_here = "/" in name and Path(name).expanduser().parent.is_dir()
+    if in_a_folder_here or not HUB_ID.fullmatch(name) or FILE.search(name):
         raise InputError(
             f"{name}: there is no such folder, and it is no hub id (owner/name)"
         )

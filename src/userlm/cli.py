@@ -88,8 +88,14 @@ def root(
         context.default_map = {verb: read_config(config, verb, types)}
 
 
+def _help(function: Callable[..., Any]) -> str:
+    """The docstring with each paragraph on one line: the terminal wraps it to its own width."""
+    paragraphs = (function.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
 for _name, _function in VERBS.items():
-    app.command(_name)(_function)
+    app.command(_name, help=_help(_function))(_function)
 
 
 def read_config(

@@ -8,6 +8,8 @@ finished is not done again, so a demo that was interrupted goes on where it stop
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -129,10 +131,11 @@ def demo(
     for run in ("tuned-assistant", "replayed-assistant", "replayed-oracle"):
         conversations = read_conversations(out / run / "conversations.jsonl")
         _show(run, next(talk for talk in conversations if len(talk.turns) > 2))
+    command = "userlm" if shutil.which("userlm") else sys.argv[0]
     console.print(
         "The user and the assistant are models of 3 million weights and the oracle is a stub: this "
         "shows how the stages fit together, it is not a result.\n"
-        f"Talk to the user:  userlm chat --user {user}\n"
+        f"Talk to the user:  {command} chat --user {user}\n"
         f"Open the report:   {written['html']}"
     )
     return written

@@ -189,9 +189,9 @@ def conversations_file(path: Path, split: str = "test") -> Path:
 def _check_readable(folder: Path) -> None:
     """Raise `InputError` if a folder holds an unfinished run, or one of another version."""
     if (folder / "run.json").is_file():
+        _check_format(folder, read_json(folder / "run.json"))
         if not (folder / "results.json").is_file():
             raise InputError(f"{folder} is not complete; run its command again first")
-        Run.read(folder)
 
 
 def split_files(path: Path) -> dict[str, Path]:

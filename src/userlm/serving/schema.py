@@ -234,6 +234,7 @@ def _field_error(error: ValidationError) -> RequestError:
     found = "missing" if kind == "missing" else reprlib.repr(details["input"])
     # pydantic's messages are sentences such as "Input should be a valid string".
     expected = _EXPECTED.get(kind) or details["msg"].partition("should ")[2]
+    expected = expected.partition(" after validation")[0]
     message = f"{param or 'the body'} is {found}; it should {expected}"
     return RequestError(400, message, param or None)
 
