@@ -835,7 +835,7 @@ def test_of_a_log_that_grows_the_rows_that_it_held_are_imported_and_it_is_said(
     monkeypatch.setattr(layouts, "find", growing(layouts.find, path, pack(later)))
     shown = userlm("import", name, "--out", "out")
     assert (
-        "1 grew while they were read: later lines are not in; import again into another --out"
+        "1 grew while they were read: the new lines are missing; import again into another --out"
         in shown
     )
     results = read_json(tmp_path / "out/results.json")

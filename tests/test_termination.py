@@ -317,7 +317,7 @@ def test_score_keeps_the_sweep_beside_the_measures_and_shows_what_to_type(
         ({"end_threshold": 0.0}, "made with --end-threshold 0.0, so"),
         (
             {"guard": "paper"},
-            "made with --guard paper, so 'now' is a user who may not end",
+            "made with --guard paper, so 'now' is a user that may not end",
         ),
         ({"guard": "words=3-25,no-repeat"}, ""),
         ({}, ""),

@@ -474,7 +474,7 @@ def _check_url(url: str) -> None:
 
 def _unknown(address: str, kind: str, known: tuple[str, ...], what: str) -> InputError:
     near = get_close_matches(kind, known, 1)
-    hint = f"did you mean {near[0]}:?" if near else f"there are {', '.join(known)}"
+    hint = f"did you mean {near[0]}:?" if near else f"known are {', '.join(known)}"
     return InputError(f"{address}: {kind!r} is no kind of {what}; {hint}")
 
 

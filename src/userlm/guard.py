@@ -245,7 +245,7 @@ def _with_part(guard: Guard, part: str) -> Guard:
         case "exhausted" if value == "keep" or value == "stop":
             return replace(guard, exhausted=value)  # type: ignore[arg-type]
     near = get_close_matches(part, _KNOWN, 1)
-    hint = f"there are {', '.join(_KNOWN)} and exhausted=keep or =stop"
+    hint = f"known are {', '.join(_KNOWN)} and exhausted=keep or =stop"
     if near:
         hint = f"did you mean {near[0]}?"
     raise InputError(f"--guard: {part!r} is not a part of a guard; {hint}")
