@@ -203,7 +203,10 @@ def serve(tell: Connection, latency: float) -> None:
             "usage": usage,
         }
     )
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = (
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
     answer = (head + body).encode()
 
     class Answers(asyncio.Protocol):

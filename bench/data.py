@@ -233,15 +233,15 @@ def peer(
         folder,
         *options,
     ]
-    command += "--no_wildbench --num_processes 2 --train_ratio .9 --val_ratio .05 --test_ratio .05".split()
+    command += ["--no_wildbench", "--num_processes", "2", "--train_ratio", ".9"]
+    command += ["--val_ratio", ".05", "--test_ratio", ".05"]
     costs = []
     for _ in range(repeats):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         costs.append(measure(command, folder / "log.txt", **places))
-        shutil.rmtree(
-            cache, ignore_errors=True
-        )  # otherwise the next repeat reuses the results
+        # Otherwise the next repeat reuses the results.
+        shutil.rmtree(cache, ignore_errors=True)
     out = json.loads((folder / "stats.json").read_text())["total_conversations"]
     return Measured(name, logs, {"all": median(costs)}, {"out": out})
 
@@ -279,9 +279,8 @@ def compare(mine: Path, theirs: Path, listed: Path) -> list[str]:
     their_ids = Counter(row.id for rows in other.values() for row in rows)
     only_ours, only_theirs = our_ids - their_ids, their_ids - our_ids
     why = {row.id: f"clean dropped it ({row.dropped})" for row in dropped}
-    why |= {
-        row.id: f"import dropped it ({row.dropped})" for row in rejected
-    }  # for an id that occurs twice: the second one
+    # For an id that occurs twice: the second one.
+    why |= {row.id: f"import dropped it ({row.dropped})" for row in rejected}
     differences = [
         ("the peer", id, why.get(id, "unexplained")) for id in only_theirs.elements()
     ]

@@ -50,16 +50,18 @@ import numpy as np
 from train import Usage, in_fresh_processes, machine, measured, table, verdict
 
 SHAPES = dialogues.LLAMA | {"32m": (512, 1408, 8, 8, 4)}  # as in `dialogues.LLAMA`
+# Bytes a second, by data sheet.
 BANDWIDTH = {
     "H100 80GB HBM3": 3.35e12,
     "H200": 4.8e12,
     "A100-SXM": 2.04e12,
-}  # bytes a second, by data sheet
+}
 CYCLE = 8  # conversations after which lengths repeat
+# At least this many times the model card's turns a CPU second.
 GOALS = {
     8: 2.0,
     32: 2.5,
-}  # at least this many times the model card's turns a CPU second
+}
 GPU_GOALS = {32: 8.0}
 CONTEXT_LENGTH = 8192
 
@@ -74,11 +76,12 @@ SCRIPTS = {  # the other parts, with the options that make them quick
     ),
 }
 
+# A turn's end and headers; any ids would do.
 CLOSE, ASSISTANT, USER = (
     [1],
     [2, 5, 3],
     [2, 4, 3],
-)  # a turn's end and headers; any ids would do
+)
 FIRST = 10  # the first id of content
 
 

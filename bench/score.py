@@ -130,7 +130,7 @@ def once(
     samples = [
         (row.ids[: target.stop - 1], target.first)
         for row in rows
-        for target in row.targets
+        for target in row.spans
     ]
     way(local, rows[:1], samples[:1])  # warm up
     with measured() as usage:
@@ -163,7 +163,7 @@ def compare(
             runs[name].append(usage)
 
     tokens, words = sum(len(row.ids) for row in rows), len(found["userlm"])
-    stops = [target.stop - 1 for row in rows for target in row.targets]
+    stops = [target.stop - 1 for row in rows for target in row.spans]
     print(
         f"\n{len(rows)} {source} conversations of at most {most:,} tokens: "
         f"{len(stops) / len(rows):.2f} samples, "

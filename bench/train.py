@@ -64,7 +64,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import dialogues
 
-from userlm.flip import Ids, Row, Target, render
+from userlm.flip import Ids, Row, TargetSpan, render
 from userlm.rows import read_conversations, write_conversations
 from userlm.types import Conversation
 
@@ -283,9 +283,7 @@ def theirs(
     if variant.samples:
         rows = whole_rows(conversations, tokenizer)
         columns = labelled(
-            (row.ids[: target.stop], (target,))
-            for row in rows
-            for target in row.targets
+            (row.ids[: target.stop], (target,)) for row in rows for target in row.spans
         )
     else:
         columns = {
@@ -348,7 +346,7 @@ def sft(model: Any, tokenizer: Any, rows: Any, folder: str, **options: Any) -> A
     return trainer
 
 
-def labelled(parts: Iterable[tuple[Ids, Sequence[Target]]]) -> dict[str, list[Any]]:
+def labelled(parts: Iterable[tuple[Ids, Sequence[TargetSpan]]]) -> dict[str, list[Any]]:
     """Columns of tokenized rows, with labels at the targets; `stops`: where the targets end."""
     columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "stops": []}
     for ids, targets in parts:
@@ -547,7 +545,7 @@ def show_speed(
         sum(len(row.ids) for row in among),
     )
     samples, targets = (
-        sum(len(row.targets) for row in rows),
+        sum(len(row.spans) for row in rows),
         sum(sum(row.mask()) for row in rows),
     )
     print(
@@ -631,7 +629,7 @@ def padded(rows: Sequence[Row], variant: Variant, base: Job) -> int:
     lengths = [
         n
         for row in rows
-        for n in ([t.stop for t in row.targets] if variant.samples else [len(row.ids)])
+        for n in ([t.stop for t in row.spans] if variant.samples else [len(row.ids)])
     ]
     random.Random(base.seed).shuffle(lengths)
     if variant.by_length:
@@ -738,13 +736,13 @@ def _endings(
         for row in render(conversation, template).rows
     ]
     samples, ended = (
-        sum(len(row.targets) for row in rows),
+        sum(len(row.spans) for row in rows),
         sum(one.ended for one in conversations),
     )
     whole, kept = [], []
     for parts in (
-        [(row.ids[: target.stop], (target,)) for row in rows for target in row.targets],
-        [(row.ids, row.targets) for row in rows],
+        [(row.ids[: target.stop], (target,)) for row in rows for target in row.spans],
+        [(row.ids, row.spans) for row in rows],
     ):
         options = {
             "max_length": most,
@@ -769,12 +767,12 @@ def _endings(
         for conversation in conversations
         for row in render(conversation, template, most).rows
     ]
-    whole.append(sum(len(row.targets) for row in mine))
+    whole.append(sum(len(row.spans) for row in mine))
     kept.append(
         sum(
             row.ids[target.first] == template.end
             for row in mine
-            for target in row.targets
+            for target in row.spans
         )
     )
     lost = [f"{1 - found / samples:.1%}" for found in whole]

@@ -26,24 +26,33 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 SHARD = 25_000
-TEMPLATE_RATES = np.geomspace(
-    4e-5, 1.6e-2, 60
-)  # 20 to 8,000 of 500,000 rows; 16 % in all
+# 20 to 8,000 of 500,000 rows; 16 % in all.
+TEMPLATE_RATES = np.geomspace(4e-5, 1.6e-2, 60)
+# Fmt: skip.
 LANGUAGES = {  # shares of rows without a template; with a template all are English: 57 % in all
-    "English": 0.49, "Chinese": 0.19, "Russian": 0.13, "French": 0.04, "Spanish": 0.04,
-    "German": 0.03, "Portuguese": 0.03, "Nolang": 0.02, "Arabic": 0.015, "Latin": 0.015,
-}  # fmt: skip
+    "English": 0.49,
+    "Chinese": 0.19,
+    "Russian": 0.13,
+    "French": 0.04,
+    "Spanish": 0.04,
+    "German": 0.03,
+    "Portuguese": 0.03,
+    "Nolang": 0.02,
+    "Arabic": 0.015,
+    "Latin": 0.015,
+}
 SCRIPTS = {
     "Chinese": (0x4E00, 3000, 2, ""),
     "Russian": (0x430, 32, 9, " "),
     "Arabic": (0x627, 36, 7, " "),
 }
+# First letter, number of letters, longest word, word separator.
 LATIN = (
     ord("a"),
     26,
     9,
     " ",
-)  # first letter, number of letters, longest word, word separator
+)
 COUNTRIES = (
     "United States",
     "Russia",
@@ -81,11 +90,20 @@ AGENTS = tuple(
     )
     for version in range(108, 122)
 )
+# Fmt: skip.
 MODERATED = (
-    "harassment", "harassment/threatening", "hate", "hate/threatening", "self-harm",
-    "self-harm/intent", "self-harm/instructions", "sexual", "sexual/minors", "violence",
+    "harassment",
+    "harassment/threatening",
+    "hate",
+    "hate/threatening",
+    "self-harm",
+    "self-harm/intent",
+    "self-harm/instructions",
+    "sexual",
+    "sexual/minors",
+    "violence",
     "violence/graphic",
-)  # fmt: skip
+)
 DETOXIFIED = (
     "identity_attack",
     "insult",
@@ -95,10 +113,11 @@ DETOXIFIED = (
     "threat",
     "toxicity",
 )
+# 9 April 2023 and 13 months, in microseconds.
 BEGIN, SPAN = (
     1_681_000_000_000_000,
     34_000_000_000_000,
-)  # 9 April 2023 and 13 months, in microseconds
+)
 VOCABULARY = 40_000
 
 
@@ -276,9 +295,8 @@ def _items(
     n = len(rows)
     user = pl.Series(np.arange(n) % 2 == 0)
     first = user & (rows["row"] != rows["row"].shift(1)).fill_null(True)
-    older = pl.Series(
-        rng.random(n) < 0.5
-    )  # an older version of the API, which had no underscores
+    # An older version of the API, which had no underscores.
+    older = pl.Series(rng.random(n) < 0.5)
     scores = {name: rng.random(n) ** 12 for name in MODERATED}
     aliases = {
         name.replace("/", "_").replace("-", "_"): name

@@ -5,9 +5,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # models this small lose time to threads waiting for each other
+# Models this small lose time to threads waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # In a shell's background Ctrl-C is ignored, by all processes that are begun from there, too.

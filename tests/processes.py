@@ -273,9 +273,8 @@ def _exit(code: int) -> None:
 if __name__ == "__main__":
     sys.path.remove(str(HERE.parent))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_IGN
-    )  # who waits for the others is nobody's to wait for
+    # Who waits for the others is nobody's to wait for.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     _load()
     gc.freeze()  # a collection in a forked process would copy all of it
     with socket.socket(socket.AF_UNIX) as listening:

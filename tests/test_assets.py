@@ -111,9 +111,8 @@ def test_cleaning_finds_what_was_planted():
 def test_a_foreign_row_has_no_label_or_the_right_one():
     labels = Counter(c.meta.get("language") for c in conversations() if foreign(c))
     assert labels == {"German": 1, "Spanish": 1, "Chinese": 1, None: 3}
-    assert (
-        sum("language" not in c.meta for c in survivors()) >= 20
-    )  # so that English has to be told from its text
+    # So that English has to be told from its text.
+    assert sum("language" not in c.meta for c in survivors()) >= 20
 
 
 def test_the_usual_template_limit_keeps_the_template():

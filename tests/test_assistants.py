@@ -84,9 +84,8 @@ def test_a_replayed_assistant_says_what_is_logged_whatever_it_is_asked() -> None
     done = converse(Script(["x", "y"]), ReplayAssistant(LOG), Conversation("c"))
     assert [turn.text for turn in done.turns] == ["x", "a1", "y", "a2"]
     assert done.stop == "end"
-    assert (
-        ReplayAssistant(LOG).reply(talk("x", id="c#3")).text == "a1"
-    )  # the fourth repeat
+    # The fourth repeat.
+    assert ReplayAssistant(LOG).reply(talk("x", id="c#3")).text == "a1"
 
 
 def test_a_replayed_assistant_that_has_no_more_says_so_and_the_run_goes_on() -> None:

@@ -47,20 +47,22 @@ ROWS = [
 def test_bins_are_filled_evenly_the_longest_first_into_the_one_that_holds_least():
     """22 tokens in bins of 10: three. 7 | 6 | 4, then 3 to the 4 and 2 to the 6."""
     assert balanced_bins([4, 7, 2, 6, 3], 10) == [[1], [3, 2], [0, 4]]
+    # Two bins would do for the sum, but not for the rows.
     assert balanced_bins([6, 6, 6], 10) == [
         [0],
         [1],
         [2],
-    ]  # two bins would do for the sum, but not for the rows
+    ]
     assert balanced_bins([12, 5, 5], 10) == [[0], [1, 2]]
     assert balanced_bins([], 10) == []
 
 
 def test_every_process_gets_as_many_bins_and_as_much():
+    # 12 and 10.
     assert balanced_bins([4, 7, 2, 6, 3], 100, multiple=2) == [
         [1, 4, 2],
         [3, 0],
-    ]  # 12 and 10
+    ]
     assert balanced_bins([5], 100, multiple=3) == [[0], [], []]
     assert len(balanced_bins([6] * 5, 10, multiple=4)) == 8
 
@@ -72,9 +74,8 @@ def test_packed_rows_get_the_logits_that_they_get_alone_in_order_and_at_the_targ
         logits, wanted = target_logits(llama, ROWS)
     assert wanted.tolist() == [6, 9, 10, 13]
     first, second = (llama(input_ids=torch.tensor([ids])).logits[0] for ids, _ in ROWS)
-    expected = torch.stack(
-        [first[0], first[3], first[4], second[1]]
-    )  # each from the position before
+    # Each from the position before.
+    expected = torch.stack([first[0], first[3], first[4], second[1]])
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -185,9 +186,8 @@ def test_the_attention_of_a_gpu_is_told_where_rows_begin(llama, monkeypatch):
         is_cuda = True
 
     torch.manual_seed(0)
-    query = torch.randn(
-        1, 4, 9, 8
-    )  # float32, as rotary embeddings leave it under autocast
+    # Float32, as rotary embeddings leave it under autocast.
+    query = torch.randn(1, 4, 9, 8)
     key, value = torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8, dtype=torch.bfloat16)
     where = {
         "row_lengths": [6, 3],

@@ -178,9 +178,8 @@ def test_a_renamed_token_leaves_all_else_in_the_tokenizer_as_it_was():
         None,
     )
     assert RESERVED not in new.backend_tokenizer.to_str()
-    assert (
-        new.decode([257, 260], skip_special_tokens=True) == END
-    )  # it shows that the user left
+    # It shows that the user left.
+    assert new.decode([257, 260], skip_special_tokens=True) == END
 
 
 def test_tied_rows_are_begun_once():
@@ -341,10 +340,16 @@ def test_a_tokenizer_of_another_family_gets_all_tokens_in_the_spare_rows_of_its_
 ):
     """As Qwen2, whose model has more rows than its tokenizer has tokens."""
     torch.manual_seed(0)
+    # Fmt: skip.
     config = Qwen2Config(
-        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
     tokenizer = letters(
         "<|endoftext|>", "<|im_start|>", kind=kind, eos_token="<|endoftext|>"
     )
@@ -595,11 +600,19 @@ def test_a_model_from_scratch_depends_on_texts_and_seed_alone(tmp_path):
 
 # --- LoRA -----------------------------------------------------------------------------------------
 
+# Fmt: skip.
 LOG = (
-    Conversation("c", intent="You are a user chatting with an assistant language model to "
-                             "learn.", ended=False)
-    .say("hi there").say("hello").say("bye").say("bye!").close("end")
-)  # fmt: skip
+    Conversation(
+        "c",
+        intent="You are a user chatting with an assistant language model to learn.",
+        ended=False,
+    )
+    .say("hi there")
+    .say("hello")
+    .say("bye")
+    .say("bye!")
+    .close("end")
+)
 
 
 def masked(
@@ -720,9 +733,8 @@ def test_an_adapter_is_taken_back_in_place_and_known_to_plain_peft(tmp_path):
     held = [p for p in local.model.parameters() if p.requires_grad]
     train(local, steps=2)
     assert not torch.allclose(logits_of(local.model), best)
-    (tmp_path / "adapter").rename(
-        tmp_path / "adapter.old"
-    )  # where a kill between the two renames leaves it
+    # Where a kill between the two renames leaves it.
+    (tmp_path / "adapter").rename(tmp_path / "adapter.old")
     load_adapter(local, tmp_path / "adapter")
     assert torch.equal(logits_of(local.model), best)
     now = [p for p in local.model.parameters() if p.requires_grad]
@@ -896,9 +908,10 @@ def test_a_kill_while_saving_leaves_a_whole_folder_and_the_next_save_heals_it(
         local.model.lm_head.weight += 1
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", killed)
+        # A kill cleans nothing up.
         patch.setattr(
             "userlm.training.checkpoints.shutil.rmtree", lambda *_, **__: None
-        )  # a kill cleans nothing up
+        )
         with pytest.raises(KeyboardInterrupt):
             save(local, folder)
     assert folder.exists() is (renames == 0)
@@ -1021,11 +1034,12 @@ def test_a_user_begins_from_a_saved_model_of_another_side_with_its_reserved_toke
     ids = ready.tokenizer.apply_chat_template(
         ASKED, add_generation_prompt=True, return_dict=False
     )
+    # The chat template is the user's, too.
     assert ids[-6:] == [
         258,
         *spell("user"),
         259,
-    ]  # the chat template is the user's, too
+    ]
 
 
 def test_a_tokenizer_learned_for_others_keeps_a_token_for_the_user():
@@ -1067,7 +1081,7 @@ def test_a_saved_assistant_is_prompted_in_plain_transformers_with_the_ids_that_a
     assert ids == [*asked, 258, *spell("assistant"), 259, *spell("\n")]
     assert plain.apply_chat_template(ASKED, return_dict=False) == asked
     row = render(swap_roles(LOG), ready.template()).rows[0]
-    assert row.ids[: row.targets[0].first] == tuple(ids)
+    assert row.ids[: row.spans[0].first] == tuple(ids)
     assert prompt(
         swap_roles(Conversation().say("hi there")), ready.template()
     ) == tuple(ids)
@@ -1118,10 +1132,11 @@ def test_a_saved_base_model_has_no_chat_template_and_is_scored_in_the_ids_that_i
         and not (tmp_path / "model" / "chat_template.jinja").exists()
     )
     settings = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    # <|end_of_text|>.
     assert (settings["eos_token_id"], settings["pad_token_id"]) == (
         [1],
         1,
-    )  # <|end_of_text|>
+    )
     [learned] = render_document(transcript(LOG), local.template()).rows
     assert learned.ids[0] == 0 and learned.ids[-1] == 1
     model, form, _ = address.scorer(f"base:{tmp_path / 'model'}")

@@ -78,9 +78,8 @@ def test_a_call_waits_only_while_a_call_in_flight_may_give_something_back():
         assert waits.result(5) == ""
         assert budget.spent == two
         budget.settle(Amount())
-        assert (
-            pool.submit(budget.reserve, one).result(5) == "--max-calls 2"
-        )  # no call could give anything back
+        # No call could give anything back.
+        assert pool.submit(budget.reserve, one).result(5) == "--max-calls 2"
 
 
 def test_a_closed_budget_gives_nothing_and_no_call_waits():
@@ -136,9 +135,8 @@ def test_usage_that_was_not_counted_or_priced_is_unknown(tmp_path):
 def test_token_ids_are_bounded_by_their_number(tmp_path):
     class Asks:
         def complete(self, ids, sampling):
-            assert budget.spent == Amount(
-                1, 3 * (4 + 50), Decimal(0)
-            )  # reserved: three tries
+            # Reserved: three tries.
+            assert budget.spent == Amount(1, 3 * (4 + 50), Decimal(0))
             return OK
 
     budget = Budget(Caps())
@@ -164,9 +162,8 @@ def test_what_was_used_survives_and_calls_in_flight_when_it_was_killed_count_at_
     _, other, _ = counted(path, Model(), side="assistant")
     assert other.results()["calls"] == 0
     first = path.read_text().splitlines()[0]  # of a call that began
-    path.write_text(
-        path.read_text() + first + "\n" + first[:20]
-    )  # another one did, and then the process died
+    # Another one did, and then the process died.
+    path.write_text(path.read_text() + first + "\n" + first[:20])
     _, again, budget = counted(path, Model(), tries=2, price=PRICE)
     assert budget.spent == spent + Amount(1, 2 * (IN + 50), 2 * PRICE.of(IN, 50))
     assert again.results()["possibly_billed"] == used["possibly_billed"] + 2
@@ -215,9 +212,8 @@ def test_many_threads_together_never_pass_a_cap_and_use_most_of_it(
     total = sum(billed, Amount())
     assert total == budget.spent and caps.passed(total) == ""
     worst = Amount(1, 3 * (IN + 50), 3 * PRICE.of(IN, 50))
-    assert (
-        caps.passed(total + worst) == reached
-    )  # nothing was left undone while there was room for it
+    # Nothing was left undone while there was room for it.
+    assert caps.passed(total + worst) == reached
     assert set(said) == {"ok", f"cap reached: {reached}"} and said.count("ok") == len(
         billed
     )

@@ -67,9 +67,8 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
     assert again.answered("a") and not again.answered("b")
     assert again.ask("a", 0, ASK, SAMPLING) == Answer("one")
     assert model.asked == 1
-    assert again.ask("a", 1, ASK, SAMPLING) == Answer(
-        "ok"
-    )  # a second call about it is another one
+    # A second call about it is another one.
+    assert again.ask("a", 1, ASK, SAMPLING) == Answer("ok")
     assert model.asked == 2
     # Twice 20 in at 2 and 5 out at 10: 2 * (40 + 50) millionths.
     assert again.spent == Decimal("0.00018")
@@ -150,12 +149,13 @@ def test_calls_in_flight_when_it_was_killed_are_booked_in_full(tmp_path):
         "possibly_billed": 0,
         "faults": [],
     }
+    # Killed twice: once in a, once in b.
     rows = [
         begun,
         begun,
         done,
         {**begun, "id": "b"},
-    ]  # killed twice: once in a, once in b
+    ]
     path.write_text(
         "".join(json.dumps(row) + "\n" for row in rows) + '{"id": "c", "try": 0, "bo'
     )
@@ -218,9 +218,8 @@ def test_many_threads_together_never_pass_the_budget_and_use_most_of_it(tmp_path
             pool.map(lambda i: call_cache.ask(str(i), 0, ASK, SAMPLING), range(400))
         )
     assert sum(billed) == call_cache.spent <= budget
-    assert (
-        budget - call_cache.spent < 3 * WORST
-    )  # nothing was left undone while there was money for it
+    # Nothing was left undone while there was money for it.
+    assert budget - call_cache.spent < 3 * WORST
     done = sum(answer.text == "ok" for answer in answers)
     assert done == len(billed) and Answer(None, "budget") in answers
 
@@ -238,9 +237,8 @@ def test_after_a_stop_no_call_begins_and_none_waits(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(call_cache.ask, "a", 0, ASK, SAMPLING)
         begun.wait(5)
-        second = pool.submit(
-            call_cache.ask, "b", 0, ASK, SAMPLING
-        )  # waits for what the first leaves
+        # Waits for what the first leaves.
+        second = pool.submit(call_cache.ask, "b", 0, ASK, SAMPLING)
         call_cache.stop()
         with pytest.raises(CancelledError):
             second.result(5)

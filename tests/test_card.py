@@ -111,9 +111,8 @@ def test_only_a_whole_board_that_is_known_has_a_power(device, watts):
 def test_a_device_that_is_not_known_has_no_energy_unless_its_power_is_given():
     took = card.throughput(LOG, "cpu", 1, None)
     assert (took["hours"], took["kwh"], took["kg_co2"]) == (1.25, None, None)
-    assert card.throughput(LOG, "cpu", 1, 200.0)["kwh"] == pytest.approx(
-        0.25
-    )  # 1.25 h x 0.2 kW
+    # 1.25 h x 0.2 kW.
+    assert card.throughput(LOG, "cpu", 1, 200.0)["kwh"] == pytest.approx(0.25)
 
 
 def test_a_training_without_a_step_has_no_speed():
@@ -135,9 +134,8 @@ def test_the_card_tells_data_configuration_metrics_and_cost():
     assert front(text)["base_model"] == "meta-llama/Llama-3.2-1B"
     assert front(text)["library_name"] == "transformers"
     assert front(text)["pipeline_tag"] == "text-generation"
-    assert (
-        front(text)["co2_eq_emissions"]["emissions"] == 1656
-    )  # grams: 1,655.5, to four digits
+    # Grams: 1,655.5, to four digits.
+    assert front(text)["co2_eq_emissions"]["emissions"] == 1656
     assert {"license", "language"}.isdisjoint(front(text))
     for line in (
         "# A user language model, from Llama-3.2-1B",
@@ -364,6 +362,5 @@ def test_the_call_in_transformers_sees_the_ids_that_userlm_spells(trained, folde
     messages = [{"role": role, "content": text} for role, text in said]
     ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
     user = trained["user"]
-    assert (*ids, *user.encode("\n")) == flip.prompt(
-        talk, user.template()
-    )  # the newline is the model's to say
+    # The newline is the model's to say.
+    assert (*ids, *user.encode("\n")) == flip.prompt(talk, user.template())

@@ -355,7 +355,8 @@ def test_clean_killed_in_the_middle_ends_with_the_same_files(tmp_path):
     for file in (
         out / ".ngrams",
         out / "train.jsonl",
-    ):  # while it reads, and while it writes
+    ):
+        # while it reads, and while it writes
         process = start("clean", "c.jsonl", "--out", "killed", cwd=tmp_path)
         kill_when(
             process,
@@ -420,9 +421,8 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
     userlm(*command, "--out", "killed", cwd=tmp_path)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     calls = asked.read_text().splitlines()
-    lost = len(calls) - len(
-        set(calls)
-    )  # asked, but killed before the answer came: at most one a worker
+    # Asked, but killed before the answer came: at most one a worker.
+    lost = len(calls) - len(set(calls))
     assert len(set(calls)) == 60 * 4 and lost <= 2 * 16
 
 
@@ -996,9 +996,8 @@ def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "stopped; the same command resumes it" in err
-    assert (
-        len(asked.read_text().splitlines()) <= 32
-    )  # the calls in flight, and no second round of turns
+    # The calls in flight, and no second round of turns.
+    assert len(asked.read_text().splitlines()) <= 32
 
 
 def test_ctrl_c_stops_soon_when_a_server_hangs_and_says_what_may_be_billed(tmp_path):
@@ -1024,17 +1023,15 @@ def test_ctrl_c_stops_soon_when_a_server_hangs_and_says_what_may_be_billed(tmp_p
         process.send_signal(signal.SIGINT)
         begun = time.monotonic()
         _, err = process.communicate(timeout=30)
-    assert (
-        time.monotonic() - begun < 10
-    )  # it takes no second, and nowhere near the minute of the server
+    # It takes no second, and nowhere near the minute of the server.
+    assert time.monotonic() - begun < 10
     assert process.returncode == 130
     assert "4 calls were in flight; they may be billed" in err
     assert (
         "userlm: stopped; the same command resumes it" in err and "Traceback" not in err
     )
-    assert (
-        len((tmp_path / "out/asked.jsonl").read_text().splitlines()) == 4
-    )  # begun, and not answered
+    # Begun, and not answered.
+    assert len((tmp_path / "out/asked.jsonl").read_text().splitlines()) == 4
 
 
 def test_logged_turns_that_were_kept_are_not_scored_as_the_users_own(tmp_path):
@@ -1122,7 +1119,7 @@ def test_a_simulation_can_be_the_seed_of_another_and_passes_nothing_on(tmp_path)
     )
     userlm(*command, "--intents", "kept", "--out", "again", cwd=tmp_path)
     [again] = read_conversations(tmp_path / "again" / "conversations.jsonl")
-    assert again.user_turns == ("first", "second") and again.first_own_turn() == 0
+    assert again.user_turns == ("first", "second") and again.first_own_turn == 0
     shown = userlm("score", "again", "--out", "score", cwd=tmp_path)
     assert "turns per conversation" in shown
     results = json.loads((tmp_path / "score" / "results.json").read_text())["again"]

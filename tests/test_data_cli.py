@@ -32,9 +32,8 @@ from userlm.rows import read_conversations, read_json, write_conversations
 from userlm.text import END_TOKEN
 from userlm.types import Conversation, Turn
 
-hub = (
-    test_files.hub
-)  # the fixtures: a Hub on this machine, and fsspec's file system in memory
+# The fixtures: a Hub on this machine, and fsspec's file system in memory.
+hub = test_files.hub
 memory = test_files.memory
 
 Command = Callable[..., str]
@@ -243,9 +242,8 @@ def test_a_data_set_of_the_hub_is_imported_and_nothing_of_the_copies_stays(
     assert list(inputs) == [f"hf://datasets/team/talks/{name}" for name in held]
     before = dict(counts)
     assert "complete already" in run()
-    assert (
-        counts == before == dict.fromkeys(held, 2)
-    )  # each file was had once, after the server had been busy
+    # Each file was had once, after the server had been busy.
+    assert counts == before == dict.fromkeys(held, 2)
 
 
 # --- clean ----------------------------------------------------------------------------------------
@@ -860,9 +858,10 @@ def test_of_logs_that_grow_before_their_turn_the_rows_that_they_held_are_importe
     for name in "ab":
         (tmp_path / f"{name}.jsonl").write_bytes(jsonl([asked(f"say {name}", id=name)]))
     later = jsonl([asked("say more", id="c")])
+    # When a was read.
     monkeypatch.setattr(
         layouts, "find", growing(layouts.find, tmp_path / "b.jsonl", later)
-    )  # when a was read
+    )
     userlm("import", "a.jsonl", "b.jsonl", "--out", "out")
     assert [row["id"] for row in rows_of(tmp_path / "out/conversations.jsonl")] == [
         "a",
@@ -1118,9 +1117,8 @@ def test_killed_at_any_step_and_run_again_it_ends_with_the_same_files(
         assert machine(ground, VERBS[verb], out, kill=moment).code == -signal.SIGKILL
         if (ground / out / "results.json").exists():  # which says that it is complete
             assert contents(ground / out) == wanted
-        again = machine(
-            ground, VERBS[verb], out, kill=draw.randrange(whole.steps)
-        )  # and perhaps once more
+        # And perhaps once more.
+        again = machine(ground, VERBS[verb], out, kill=draw.randrange(whole.steps))
         assert again.code in (0, -signal.SIGKILL), again.said
         last = machine(ground, VERBS[verb], out)
         assert last.code == 0, last.said
@@ -1208,9 +1206,8 @@ def test_answers_that_were_paid_for_are_kept_when_the_disk_is_full(machine, grou
             for row in rows_of(ground / out / "asked.jsonl")
             if "text" in row
         )
-        assert len(calls) == 100 and set(calls.values()) == {
-            1
-        }  # nothing that was answered is asked again
+        # Nothing that was answered is asked again.
+        assert len(calls) == 100 and set(calls.values()) == {1}
         assert 0 < sum("text" in row for row in kept) <= 100
 
 

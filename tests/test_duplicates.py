@@ -140,9 +140,8 @@ def test_few_words_are_compared_as_a_whole():
 
 
 def test_a_signature_does_not_depend_on_what_is_added_before_and_after():
-    texts = [
-        numbered(i % 29, words=1 + i % 40) for i in range(5000)
-    ]  # more than are worked on at once
+    # More than are worked on at once.
+    texts = [numbered(i % 29, words=1 + i % 40) for i in range(5000)]
     together = matrix(*texts)
     for i in (0, 3, 4, 5, 4095, 4096, 4999):
         assert np.array_equal(together[i], matrix(texts[i])[0])
@@ -222,9 +221,8 @@ def test_planted_near_duplicates_are_found_and_nothing_else():
     assert all(dropped[i] == -1 for i, s in similarities.items() if s < 0.6)
     right = [s >= 0.7 for i, s in similarities.items() if dropped[i] >= 0]
     found = [dropped[i] >= 0 for i, s in similarities.items() if s >= 0.7]
-    assert (
-        sum(right) / len(right) > 0.9
-    )  # where they lie close to 0.7, the estimate decides
+    # Where they lie close to 0.7, the estimate decides.
+    assert sum(right) / len(right) > 0.9
     assert sum(found) / len(found) > 0.9
 
 

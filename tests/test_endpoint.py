@@ -80,9 +80,8 @@ def test_passing_faults_are_tried_again_and_counted():
         "broken answer",
         "empty answer",
     )
-    assert (
-        out.possibly_billed == 4
-    )  # the last four may have been written, and so billed
+    # The last four may have been written, and so billed.
+    assert out.possibly_billed == 4
     assert len(server.requests) == 8  # the client makes no tries of its own
 
 
@@ -230,6 +229,7 @@ def test_the_pause_is_what_the_server_asks_for_up_to_a_minute(pauses):
     ) as server:
         model(server, retries=len(asked)).chat(HI, Sampling())
     jitter = 0.1  # half of the last backoff, 0.001 * 2**5, at most
+    # The test itself may take seconds.
     wanted = (
         (7, 7),
         (0.3, 0.3),
@@ -237,7 +237,7 @@ def test_the_pause_is_what_the_server_asks_for_up_to_a_minute(pauses):
         (0, 0),
         (60, 60),
         (60, 60),
-    )  # the test itself may take seconds
+    )
     for slept, (least, most) in zip(pauses, wanted, strict=True):
         assert least <= slept <= most + jitter
 
@@ -318,11 +318,12 @@ def test_a_number_of_tokens_that_can_be_none_is_unknown_and_the_answer_is_not_as
     with serving(lambda body, n: answer) as server:
         server.tokens_out = Counted()
         out = model(server).chat(HI, Sampling())
+        # 2 letters, and 4 for the message.
         assert (out.text, out.tokens_in, out.tokens_out) == (
             "ok",
             6,
             None,
-        )  # 2 letters, and 4 for the message
+        )
         first = CallCache(
             tmp_path / "asked.jsonl", model(server), price=Price.parse("2/10")
         )

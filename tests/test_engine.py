@@ -186,9 +186,8 @@ def test_a_turn_processes_only_its_new_tokens(model):
     engine = engine_of(model)
     ids = list(range(10, 40))
     first = engine.complete(ids, GREEDY).ids
-    assert (
-        engine.tokens_processed == 30 + 15
-    )  # the last token that is sampled is not processed
+    # The last token that is sampled is not processed.
+    assert engine.tokens_processed == 30 + 15
     engine.complete([*ids, *first, 7, 8, 9], GREEDY)
     assert engine.tokens_processed == 45 + 1 + 3 + 15
 
@@ -272,7 +271,8 @@ def test_a_long_prompt_is_prefilled_in_parts_and_others_are_done_meanwhile(
     with (
         ThreadPoolExecutor(2) as pool,
         engine.lock,
-    ):  # so that both are there before the first step
+    ):
+        # so that both are there before the first step
         first, second = (
             pool.submit(ask, "long", long, 5),
             pool.submit(ask, "short", short, 5),
@@ -766,9 +766,8 @@ def test_ctrl_c_reaches_a_waiting_caller_and_its_request_is_dropped():
     hook.remove()
     before = engine.tokens_processed
     assert engine.complete(IDS, GREEDY).ids == generate(model, IDS)
-    assert (
-        engine.tokens_processed <= before + 1 + 15
-    )  # the step that was under way, and this
+    # The step that was under way, and this.
+    assert engine.tokens_processed <= before + 1 + 15
     assert not any(row.busy for row in engine._cache.rows)
 
 
@@ -947,9 +946,8 @@ def test_the_model_has_its_own_attention_for_whoever_holds_the_lock(model):
         while not stop.is_set():
             with engine.lock, document_masking(model), torch.no_grad():
                 assert torch.equal(target_logits(model, rows)[0], alone)
-            time.sleep(
-                0.001
-            )  # or it takes the lock again before whoever waits for it wakes up
+            # Or it takes the lock again before whoever waits for it wakes up.
+            time.sleep(0.001)
         return True
 
     with ThreadPoolExecutor(5) as pool:

@@ -37,9 +37,8 @@ def test_coverage_by_hand() -> None:
     # 3
     found = intent_coverage(
         [
-            talk(
-                "m", "6 apples", "7 boxes?", "yes", id="a"
-            ),  # what the assistant says is not said
+            # what the assistant says is not said by the user
+            talk("m", "6 apples", "7 boxes?", "yes", id="a"),
             talk("m", "6 apples", "ok", "in 7 boxes, green", id="b"),
             talk("p", "please return the sum", id="c"),
         ],

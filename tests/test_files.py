@@ -167,9 +167,8 @@ def test_a_folder_that_may_not_be_read_is_no_empty_folder(tmp_path, monkeypatch)
 
     def refuse(
         folder: Path,
-    ) -> Iterator[
-        Path
-    ]:  # root may read everything, so the bits of the mode will not do
+    ) -> Iterator[Path]:
+        # root may read everything, so the bits of the mode will not do
         if folder.name == "shut":
             raise PermissionError(13, "Permission denied", str(folder))
         return reads(folder)
@@ -209,9 +208,8 @@ def test_remote_folders_and_patterns_are_like_local_ones(memory):
     memory.pipe("/deep/data/e.json.gz", b"x")
     memory.pipe("/deep/.cache/f.jsonl", b"x")
     memory.pipe("/odd/day[1].jsonl", b"x")
-    memory.pipe(
-        "/parts/rows.parquet/part-0.parquet", b"x"
-    )  # a folder, as Spark writes it
+    # A folder, as Spark writes it.
+    memory.pipe("/parts/rows.parquet/part-0.parquet", b"x")
     assert (
         names("memory://logs")
         == names("memory://logs/")
@@ -426,9 +424,10 @@ def test_an_address_that_means_something_else_says_how_it_is_written():
     assert "write hf://datasets/team/chats " in error(
         "https://huggingface.co/datasets/team/chats/tree/main"
     )
+    # A file it is.
     files._check_address(
         "https://huggingface.co/datasets/team/chats/resolve/main/a.jsonl"
-    )  # a file it is
+    )
     assert "unpack" in error("zip://a.jsonl::https://host/a.zip")
     assert "Protocol not known: s4" in error("s4://bucket/a.jsonl")
 

@@ -219,9 +219,8 @@ def test_of_those_that_say_the_same_the_one_in_train_stays(tmp_path):
     rules = {"duplicates": "exact", "shares": (0.3, 0.3, 0.4)}
     decisions = decided(tmp_path, logs, **rules)
     (kept,) = (i for i, reason in enumerate(decisions.reasons) if reason is None)
-    assert kept == decisions.splits.index(
-        0
-    )  # the first in train, though others in test stand before it
+    # The first in train, though others in test stand before it.
+    assert kept == decisions.splits.index(0)
     assert kept > 0
     assert set(decisions.copies.values()) == {f"c{kept}"}
     assert len(decisions.copies) == 39

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from userlm.flip import (
-    fit,
+    fit_prompt,
     prompt,
     render,
     render_document,
@@ -46,7 +46,7 @@ def test_the_conversation_of_the_slides_gives_four_samples_and_the_last_one_leav
     assert [len(unit.context) for unit in units] == [0, 2, 4, 6]
     template = llama3_template
     [row] = render(slides, template).rows
-    last = row.targets[-1]
+    last = row.spans[-1]
     assert (
         llama3.decode(row.ids[last.start : last.stop])
         == "\n<|endconversation|><|eot_id|>"
@@ -113,10 +113,11 @@ def test_the_checkpoints_own_chat_template_gives_the_same_ids_whatever_a_turn_be
     messages = [{"role": "system", "content": "x"}]
     messages += [{"role": turn.role, "content": turn.text} for turn in log.turns]
     theirs = llama3.apply_chat_template(messages, tokenize=True, return_dict=False)
+    # We open the line as well.
     assert list(prompt(log, llama3_template)) == [
         *theirs,
         NEWLINE,
-    ]  # we open the line as well
+    ]
 
 
 def test_a_turn_that_begins_with_a_newline_is_encoded_together_with_the_one_of_the_template(
@@ -172,7 +173,7 @@ def test_the_mask_is_on_what_the_user_says_and_the_end(tiny, slides):
 def test_a_prompt_is_the_beginning_of_the_row_up_to_the_target(tiny, slides):
     template = tiny.template()
     [row] = render(slides, template).rows
-    for sample, target in zip(samples(slides), row.targets, strict=True):
+    for sample, target in zip(samples(slides), row.spans, strict=True):
         assert prompt(sample.prefix, template) == row.ids[: target.first]
 
 
@@ -185,14 +186,12 @@ def test_a_long_conversation_gives_each_sample_exactly_once_and_keeps_intent_and
     )
     for limit in (120, 200, 333, 700):
         flipped = render(log, template, limit)
-        assert sorted(t.k for row in flipped.rows for t in row.targets) == list(
-            range(7)
-        )
+        assert sorted(t.k for row in flipped.rows for t in row.spans) == list(range(7))
         head = template.turn("system", "plan")
         for row in flipped.rows:
             assert len(row.ids) <= limit
             assert row.ids[: len(head)] == head
-            for target in row.targets:
+            for target in row.spans:
                 said = log.user_turns[target.k] if target.k < 6 else None
                 whole = template.turn("user", said) if said else template.end_turn()
                 assert row.ids[target.stop - len(whole) : target.stop] == whole
@@ -208,7 +207,7 @@ def test_the_oldest_exchanges_go_first_in_pairs_then_the_middle_of_the_last_answ
 
     def context(room: int) -> tuple[int, ...]:
         [*_, row] = render(log, template, room + whole).rows
-        assert [t.k for t in row.targets][-1] == 3
+        assert [t.k for t in row.spans][-1] == 3
         return row.ids[: len(row.ids) - whole]
 
     flat = [sum(spelled[start:6], ()) for start in (2, 4, 5)]
@@ -224,7 +223,7 @@ def test_what_cannot_fit_is_dropped_and_said(tiny):
     log = talk("word " * 200, "fine", "ok", "bye", ended=True)
     flipped = render(log, tiny.template(), 60)
     assert flipped.dropped == (0,)
-    assert sorted(t.k for row in flipped.rows for t in row.targets) == [1, 2]
+    assert sorted(t.k for row in flipped.rows for t in row.spans) == [1, 2]
 
 
 def test_a_prompt_too_long_is_shortened_as_in_training_and_none_when_the_intent_alone_does_not_fit(
@@ -233,11 +232,11 @@ def test_a_prompt_too_long_is_shortened_as_in_training_and_none_when_the_intent_
     template = tiny.template()
     log = talk("one " * 30, "A " * 30, "two", "B", intent="x")
     room = 60
-    ids, truncated_tokens = fit(log, template, room)
+    ids, truncated_tokens = fit_prompt(log, template, room)
     assert len(ids) <= room
     assert ids == prompt(replace(log, turns=log.turns[2:]), template)
     assert truncated_tokens == len(prompt(log, template)) - len(ids)
-    assert fit(talk(intent="word " * 100), template, room) == (None, 0)
+    assert fit_prompt(talk(intent="word " * 100), template, room) == (None, 0)
 
 
 turns = st.lists(st.text(max_size=30), min_size=1, max_size=9)
@@ -258,7 +257,7 @@ def test_no_sample_is_lost_or_doubled_whatever_is_said(
     log = replace(log, ended=log.next_role == "user")
     flipped = render(log, tiny.template(), limit)
     ks = sorted(
-        [t.k for row in flipped.rows for t in row.targets] + list(flipped.dropped)
+        [t.k for row in flipped.rows for t in row.spans] + list(flipped.dropped)
     )
     assert ks == list(range(len(log.user_turns) + log.ended))
     assert all(len(row.ids) <= limit for row in flipped.rows)
@@ -356,14 +355,14 @@ def test_an_assistant_learns_its_greeting_and_nothing_stands_behind_its_last_wor
     template = tiny.template()
     [row] = render(swap_roles(log), template.with_roles_swapped()).rows
     header = len(template.headers["assistant"])
-    learned = [row.ids[target.start - header : target.stop] for target in row.targets]
+    learned = [row.ids[target.start - header : target.stop] for target in row.spans]
     assert learned == [template.turn("assistant", text) for text in answers]
-    assert [target.k for target in row.targets] == list(range(len(answers)))
-    assert row.targets[-1].stop == len(row.ids)
+    assert [target.k for target in row.spans] == list(range(len(answers)))
+    assert row.spans[-1].stop == len(row.ids)
 
 
 PLAIN = transcript_template(
-    lambda text: [ord(letter) for letter in text], start=(1,), end=0
+    lambda text: [ord(letter) for letter in text], bos=(1,), end=0
 )
 """A token a letter; 1 begins a text, 0 ends it."""
 
@@ -406,7 +405,7 @@ def test_every_token_of_a_document_but_the_first_is_predicted_exactly_once(
 
 
 def test_a_text_that_begins_with_no_token_of_its_own_is_predicted_from_its_second():
-    [row] = render_document(transcript(talk("hi")), replace(PLAIN, start=())).rows
+    [row] = render_document(transcript(talk("hi")), replace(PLAIN, bos=())).rows
     assert (
         row.ids == (*map(ord, "User: hi\n"), 0) and row.mask() == [False] + [True] * 9
     )

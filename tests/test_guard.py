@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userlm.guard import PAPER, Guard, guarded, rates, violations
+from userlm.guard import PAPER, Guard, first_accepted, rates, violations
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError, Reply
 
@@ -28,7 +28,7 @@ def drafts(guard: Guard, *texts: str, tries: int = 99) -> Reply:
         Reply(text, meta={"p_end": 0.5, "tokens_in": 10, "tokens_out": len(text)})
         for text in texts
     ]
-    return guarded(guard, TALK, replies.__getitem__, tries)
+    return first_accepted(guard, TALK, replies.__getitem__, tries)
 
 
 def test_the_paper_bans_three_first_words_in_their_spelling():
@@ -62,9 +62,8 @@ def test_an_earlier_turn_and_the_intent_are_not_repeated_whatever_case_and_space
 def test_leaving_is_wrong_only_if_the_guard_forbids_it_and_silence_always_is():
     assert wrong("", stop="end") == ["end"]
     assert wrong("", Guard(), stop="end") == []
-    assert (
-        wrong("bye", replace(PAPER, no_end=False), stop="end") == []
-    )  # last words may be few
+    # Last words may be few.
+    assert wrong("bye", replace(PAPER, no_end=False), stop="end") == []
     assert wrong("", Guard()) == wrong("") == ["empty"]
 
 
@@ -75,9 +74,8 @@ def test_an_echo_holds_eight_words_in_a_row_or_lies_whole_in_an_assistants_turn(
     ]
     assert wrong("at least two hours", guard) == ["echo"]
     assert wrong("two hours", guard) == []
-    assert (
-        wrong("so flour water salt and yeast then let it rest", guard) == []
-    )  # seven in a row
+    # Seven in a row.
+    assert wrong("so flour water salt and yeast then let it rest", guard) == []
     assert wrong("how do i bake bread", guard) == []  # the user's own
 
 
@@ -150,7 +148,9 @@ def test_when_no_try_is_left_the_conversation_stops_if_that_is_asked_for():
 
 def test_a_user_who_only_wants_to_leave_cannot_be_kept_and_one_with_last_words_stays():
     def leaves(text: str) -> Reply:
-        return guarded(replace(PAPER, tries=2), TALK, lambda n: Reply(text, "end"), 99)
+        return first_accepted(
+            replace(PAPER, tries=2), TALK, lambda n: Reply(text, "end"), 99
+        )
 
     assert leaves("").stop == "guard"
     kept = leaves("that is all, thanks")
@@ -168,7 +168,7 @@ def test_greedy_drafts_are_all_alike_so_there_is_one():
 
 
 def test_a_conversation_that_does_not_fit_is_not_drawn_again():
-    assert guarded(PAPER, TALK, lambda n: Reply(stop="context"), 9) == Reply(
+    assert first_accepted(PAPER, TALK, lambda n: Reply(stop="context"), 9) == Reply(
         stop="context"
     )
 
@@ -235,7 +235,9 @@ def test_whatever_is_drawn_what_is_said_obeys_the_guard_or_is_marked(
     guard = replace(
         PAPER, tries=tries, no_echo=True, no_roles=True, exhausted=exhausted
     )
-    reply = guarded(guard, TALK, lambda n: Reply(texts[n % len(texts)].strip()), 99)
+    reply = first_accepted(
+        guard, TALK, lambda n: Reply(texts[n % len(texts)].strip()), 99
+    )
     if reply.stop == "guard":
         assert not reply.text
     else:
@@ -255,7 +257,7 @@ def test_what_is_known_of_a_rejected_draft_is_not_told_of_the_one_that_is_said()
             meta={"p_end": 0.5, "truncated_tokens": 7, "tokens_out": 4},
         ),
     ]
-    meta = guarded(PAPER, TALK, replies.__getitem__, 9).meta
+    meta = first_accepted(PAPER, TALK, replies.__getitem__, 9).meta
     assert "cut" not in meta and (
         meta["p_end"],
         meta["truncated_tokens"],
@@ -269,7 +271,7 @@ def test_what_is_known_of_a_rejected_draft_is_not_told_of_the_one_that_is_said()
 
 def test_a_kept_draft_still_leaves_where_leaving_is_allowed():
     guard = Guard(max_words=2, tries=2)
-    kept = guarded(guard, TALK, lambda n: Reply("thanks a lot, bye", "end"), 99)
+    kept = first_accepted(guard, TALK, lambda n: Reply("thanks a lot, bye", "end"), 99)
     assert (kept.text, kept.stop, kept.meta["violates"]) == (
         "thanks a lot, bye",
         "end",

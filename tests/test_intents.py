@@ -142,9 +142,8 @@ def test_the_whole_conversation_is_shown_and_nothing_in_it_is_filled_in():
     [message] = request(conversation)
     shown = "<user>: what is {prefix}? <|eot_id|>\n====\n<assistant>: {transcript}\n<user>: thanks"
     assert message["role"] == "user" and shown in message["content"]
-    assert (
-        message["content"].count(INTENT_PREFIX.strip()) == 4
-    )  # the rule, and three examples
+    # The rule, and three examples.
+    assert message["content"].count(INTENT_PREFIX.strip()) == 4
 
 
 def test_a_sentence_in_form_is_taken_at_once():

@@ -270,9 +270,8 @@ def test_termination_f1_by_hand() -> None:
         [
             response(0, "first", END),  # k = 0: no row
             response(1, None, END, "a"),
-            response(
-                2, None, Reply("bye", stop="end"), "b"
-            ),  # words before leaving are still leaving
+            # words before an end are an end too
+            response(2, None, Reply("bye", stop="end"), "b"),
             response(1, None, GO, "d"),
             response(1, "more", END, "e"),
             response(2, "more", GO, "e"),

@@ -71,9 +71,8 @@ def test_a_folder_like_userlm_8b_loads_through_its_address_and_inherits_nothing(
     assert user.context_length == 8192
     assert (user.template.close, user.template.end) == (128009, 128256)
     assert {128000, 128001, 128009, 128256} <= user.template.stop_ids
-    user = with_sampling(
-        user, max_tokens=24
-    )  # an even distribution over 128,257 tokens is slow to sample from
+    # An even distribution over 128,257 tokens is slow to sample from.
+    user = with_sampling(user, max_tokens=24)
     first = user.reply(Conversation("a", intent="x"))
     assert first == user.reply(Conversation("a", intent="x"))
     # random weights are all but even: the nearest to 1/128257 that float32 gives

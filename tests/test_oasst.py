@@ -158,9 +158,8 @@ def test_messages_on_lines_of_their_own_give_the_same_as_their_tree():
     assert sorted(paths(*reversed(rows))) == sorted(paths(tree(BUSHY)))
     assert [f.imported for f in read(*rows)][1:] == [f.imported for f in whole][1:]
     assert {f.line.number for f in (first, *others)} == {1}
-    assert first.imported.notes == {
-        "merged lines": 6
-    }  # seven lines, one of which gives the conversations
+    # Seven lines, one of which gives the conversations.
+    assert first.imported.notes == {"merged lines": 6}
 
 
 def test_trees_whose_messages_lie_mixed_are_told_apart():

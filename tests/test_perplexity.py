@@ -204,7 +204,7 @@ def test_a_transcript_in_a_prompt_loses_its_oldest_exchanges_and_then_the_middle
         flipped = PROMPTED.rows(log, length)
         if 2 in flipped.dropped:
             return None
-        [row] = [row for row in flipped.rows if row.targets[0].k == 2]
+        [row] = [row for row in flipped.rows if row.spans[0].k == 2]
         assert len(row.ids) <= length and read(row.ids).endswith("<5><4>three<5>")
         return read(row.ids).partition("====\n")[2].partition("\n====")[0]
 
@@ -304,10 +304,9 @@ def test_the_loss_is_that_of_transformers_on_the_same_labels(tiny, slides):
         id if wanted else -100
         for id, wanted in zip(row.ids, row.mask(content_only=True), strict=True)
     ]
-    last = row.targets[-1]
-    labels[last.first : last.stop] = [-100] * (
-        last.stop - last.first
-    )  # the ending has no words
+    last = row.spans[-1]
+    # The ending has no words.
+    labels[last.first : last.stop] = [-100] * (last.stop - last.first)
     with torch.no_grad():
         theirs = tiny.model(
             input_ids=torch.tensor([row.ids]), labels=torch.tensor([labels])
@@ -381,10 +380,11 @@ def test_every_figure_of_a_column_by_hand():
         4,
         1,
     )
+    # B/0 holds no word that the intent does not.
     assert counts["perplexity, outside the intent"] == (
         2,
         2,
-    )  # b/0 holds no word that the intent does not
+    )
     assert counts["perplexity, mean of conversations"] == (2, 0)
     assert found["perplexity"].low is None  # one person: no interval
 
@@ -452,9 +452,8 @@ def test_goals_of_people_are_apart_from_intents_that_were_drawn_and_so_is_each_s
     assert found[OWN][f"{GENERATED}: perplexity ratio"] == pytest.approx(math.exp(0.5))
     assert found[WITHOUT]["source star: perplexity"] == pytest.approx(math.exp(3 / 2))
     assert found[OWN]["source wild: perplexity ratio"] is None
-    assert (
-        "source star: bits per byte" not in found[WITHOUT]
-    )  # of a source the first figure alone
+    # Of a source the first figure alone.
+    assert "source star: bits per byte" not in found[WITHOUT]
 
 
 # --- another's intent -----------------------------------------------------------------------------
@@ -517,10 +516,11 @@ def test_where_nobody_else_wants_anything_else_there_is_no_other_intent():
     taken = other_intents(
         [*two, talk("hi", id="c", intent="x", user="q"), talk("hi", id="d")], 0
     )
+    # `a` could have taken only the same words from `c`.
     assert taken == {
         "b": "x",
         "c": "y",
-    }  # `a` could have taken only the same words from `c`
+    }
 
 
 # --- the verb -------------------------------------------------------------------------------------
@@ -651,9 +651,8 @@ def test_an_address_alone_leads_to_the_same_figures_and_the_table_says_what_hold
     )
     assert done.exit_code == 0, done.output
     assert "/ without" in done.stdout and OTHER not in done.stdout
-    assert (
-        f"{HUMAN}: the intent helps: not known" in done.stdout
-    )  # one person: no interval
+    # One person: no interval.
+    assert f"{HUMAN}: the intent helps: not known" in done.stdout
     assert (
         "user turns without intent: 6; with intent: 5 (1 missing: no intent)"
         in done.stdout

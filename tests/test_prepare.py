@@ -33,7 +33,7 @@ def test_rows_come_back_as_they_were_rendered(tiny, slides, tmp_path):
         rows = [row for rendered in expected for row in rendered.rows]
         assert [dataset.row(i) for i in range(len(dataset.rows))] == rows
         assert dataset.dropped == sum(len(rendered.dropped) for rendered in expected)
-        assert dataset.samples == sum(len(row.targets) for row in rows)
+        assert dataset.samples == sum(len(row.spans) for row in rows)
         assert dataset.tokens == sum(len(row.ids) for row in rows)
     assert dataset.dropped and len(rows) > 2  # the second limit was short
 

@@ -107,9 +107,8 @@ def test_the_configuration_for_four_gpus_is_one_that_accelerate_takes():
         "bf16",
     )
     assert config.fsdp_config["fsdp_version"] == 2
-    known = vars(
-        launch_command_parser().parse_args(["script.py"])
-    )  # what it does not know it drops in silence
+    # What it does not know it drops in silence.
+    known = vars(launch_command_parser().parse_args(["script.py"]))
     assert known.keys() >= config.fsdp_config.keys()
 
 
@@ -265,16 +264,16 @@ def test_own_logs_must_be_given_and_may_be_cleaned_otherwise(walk):
 
 
 def test_how_many_trains_on_more_and_more_and_says_what_each_step_gains(walk, tmp_path):
-    walk(
-        "own-logs/run.sh", LOGS="mine.jsonl"
-    )  # leaves five conversations, as the stand-in writes them
+    # Leaves five conversations, as the stand-in writes them.
+    walk("own-logs/run.sh", LOGS="mine.jsonl")
     printed, calls = walk("own-logs/how_many.sh", "--epochs", "2", LIMITS="2 4 5 100")
     assert check(calls) == ["train"] * 3
+    # All of them once.
     assert [option(call, "--limit") for call in calls] == [
         "2",
         "4",
         "5",
-    ]  # all of them once
+    ]
     lines = (tmp_path / "runs/how-many/train.jsonl").read_text().split()
     assert sorted(lines) == ["five", "four", "one", "three", "two"] != lines
     # before training 80; then 20, which is 75 % less; then 20 again, which gains nothing

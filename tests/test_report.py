@@ -397,9 +397,8 @@ def test_stubs_are_labelled_wherever_their_figures_stand(runs: list[Finished]) -
         '<span class="badge">intents: extractive</span> in intents, sim'
         in page.replace("clean, ", "")
     )
-    assert (
-        '<span class="badge">clarifier stub</span>' in page
-    )  # beside the column of the score
+    # Beside the column of the score.
+    assert '<span class="badge">clarifier stub</span>' in page
     assert '<span class="badge">clarifier, a stub</span>' in page  # beside the turn
     assert "Without a model" in markdown_page(runs)
     models = [run for run in runs if run.verb in ("train", "ppl")]
@@ -794,13 +793,13 @@ def test_rejected_drafts_stand_beside_their_turn(tmp_path: Path) -> None:
         "cut at the token limit",
     ):
         assert f"<div>{mark}</div>" in page and f"`{mark}`" in text
-    assert (
-        text.count("rejected (`too long, echo`): `<b>no`") == 2
-    )  # beside the turn, and beside the ending
+    # Beside the turn, and beside the ending.
+    assert text.count("rejected (`too long, echo`): `<b>no`") == 2
     assert "rejected (`empty`): ` `" not in text
+    # What is no count is shown as it is.
     assert page.count("exhausted") == 0 and "truncated_tokens:" in page.replace(
         "\n", ""
-    )  # what is no count is shown as it is
+    )
 
 
 @pytest.mark.parametrize(
@@ -960,11 +959,12 @@ def test_survivors_are_counted_down_in_the_order_in_which_clean_asks(
 def test_a_reason_that_is_not_known_comes_last_and_of_nothing_there_is_no_share(
     tmp_path: Path,
 ) -> None:
+    # A count of zero is not written.
     counts = {
         "in": 3,
         "dropped: too odd": 2,
         "dropped: near-duplicate": 1,
-    }  # a count of zero is not written
+    }
     shown = tables(data_run(tmp_path, "clean", CLEANED | {"counts": counts}))[
         "Survivors"
     ]
@@ -1071,9 +1071,8 @@ def test_the_ten_most_frequent_names_are_shown_and_the_rest_is_summed(
         "clean",
         CLEANED | {"models": {str(i): 1 for i in range(11)}},
     )
-    assert (
-        len(tables(eleven)["Conversations by model"].rows) == 11
-    )  # "1 others" would take the same room
+    # "1 others" would take the same room.
+    assert len(tables(eleven)["Conversations by model"].rows) == 11
 
 
 def test_leakage_stands_beside_its_writer_with_what_was_paid_and_met(
@@ -1209,7 +1208,7 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(
-        InputError, match="is no folder; give the folders of finished runs"
+        InputError, match="is not a folder; give the folder of a finished run"
     ):
         finished.read_run(tmp_path / "nowhere")
     made = write(tmp_path, "train", "train", {}, log=[])
@@ -1233,10 +1232,14 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(
         ("results.json", "[]", "is no JSON object"),
         ("results.json", '{"sim": [{"name": "x"}]}', "'sim' is damaged"),
         ("results.json", '{"sim": 3}', "'sim' is damaged"),
-        ("run.json", '{"verb": "bake"}', "no place in a report"),
         (
             "run.json",
-            '{"verb": "score", "options": 0}',
+            '{"format": 2, "verb": "bake", "options": {}}',
+            "no place in a report",
+        ),
+        (
+            "run.json",
+            '{"format": 2, "verb": "score", "options": 0}',
             r"run\.json: 'options' is damaged; leave the folder out",
         ),
         ("scores.jsonl", "{torn\n", "line 1"),

@@ -536,7 +536,8 @@ def test_a_text_far_beyond_the_trained_range_warns_and_says_how_to_send_the_inte
     for server, warned in (
         (small, 1),
         (script, 0),
-    ):  # a script does not go by its intent
+    ):
+        # a script does not go by its intent
         for messages in (
             [{"role": "system", "content": long}],
             [{"role": "developer", "content": long}],
@@ -779,9 +780,8 @@ def test_a_million_wrong_items_cost_no_more_than_one(script):
         )
         message = json.loads(text)["error"]["message"]
         assert status == 400 and "it should" in message and len(message) < 300
-        assert (
-            time.perf_counter() - begun < 6
-        )  # 8 to 20 s, if each of them were reported
+        # 8 to 20 s, if each of them were reported.
+        assert time.perf_counter() - begun < 6
 
 
 def test_what_a_request_is_can_be_read_without_loading_a_model():
@@ -912,9 +912,13 @@ def test_a_full_queue_sends_away_with_retry_after_and_openai_comes_back():
             {"model": "user", "messages": say("a", "b")}
         )
         assert (status, headers["Retry-After"]) == (429, "1")
+        # Fmt: skip.
         assert json.loads(text)["error"] | {"message": ""} == {
-            "message": "", "type": "rate_limit_error", "param": None, "code": "queue_full",
-        }  # fmt: skip
+            "message": "",
+            "type": "rate_limit_error",
+            "param": None,
+            "code": "queue_full",
+        }
         patient = threads.submit(server.ask, client=server.client(max_retries=3))
         with pytest.raises(openai.BadRequestError, match="at most 2"):
             server.ask(n=3)  # never has room
@@ -937,7 +941,8 @@ def test_a_caller_who_goes_away_gives_up_its_place_and_harms_nobody(capfd):
         for part in (
             len(body),
             len(body) // 2,
-        ):  # having asked, and in the middle of it
+        ):
+            # having asked, and in the middle of it
             caller = socket.create_connection(("127.0.0.1", server.port))
             caller.sendall(
                 head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:part]

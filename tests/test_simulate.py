@@ -116,6 +116,17 @@ def test_silence_without_a_reason_is_an_error_not_an_endless_loop():
     assert respond(Says([""]), Conversation("a")).stop == "error"
 
 
+def test_a_stop_that_is_none_of_the_known_is_named():
+    class Bored:
+        def reply(self, conversation):
+            return Reply("hi", stop="bored")
+
+    with pytest.raises(
+        InputError, match=r"Bored\.reply stopped for 'bored'; give one of end, max"
+    ):
+        respond(Bored(), Conversation("a"))
+
+
 def test_a_speaker_that_answers_with_plain_text_is_told_what_to_give():
     class Plain:
         def reply(self, conversation):

@@ -100,9 +100,8 @@ def test_an_f1_without_any_positive_is_no_zero() -> None:
 def test_statistics_by_hand() -> None:
     assert ratio(np.array([6.0, 4.0])) == 1.5
     assert percent(np.array([1.0, 4.0])) == 25
-    assert exp_ratio(np.array([np.log(2) * 4, 4.0])) == pytest.approx(
-        2
-    )  # ln 2 nats a token
+    # Ln 2 nats a token.
+    assert exp_ratio(np.array([np.log(2) * 4, 4.0])) == pytest.approx(2)
     assert f1_percent(np.array([2.0, 1.0, 1.0])) == pytest.approx(100 * 4 / 6)
 
 

@@ -231,9 +231,10 @@ def test_a_row_that_is_nested_too_deep_is_set_aside_and_those_beside_it_are_read
     assert [line.reason for line in found] == ["", *["nested too deep"] * 4, ""]
     assert [line.row.get("id") for line in found] == ["200", *[None] * 4, "3"]
     assert "more than 200 levels deep" in found[1].error
+    # Written again.
     assert [json.loads(dumps(line.row)) for line in found] == [
         line.row for line in found
-    ]  # written again
+    ]
 
 
 def test_a_row_that_is_nested_too_deep_is_set_aside_by_the_slow_reader_too(
@@ -348,7 +349,8 @@ def test_who_comes_while_another_process_works_in_a_folder_changes_nothing_there
         for begun in (
             False,
             True,
-        ):  # with its options alone the folder may be begun anew, but not by others
+        ):
+            # with its options alone the folder may be begun anew, but not by others
             if begun:
                 (folder / "conversations.jsonl").touch()
             before = (folder / "run.json").read_bytes()
@@ -546,7 +548,8 @@ def test_of_a_file_that_grows_what_it_held_in_the_beginning_is_read(tmp_path):
         ("", 3),
         ('{"n": 3}', 4),
         ('{"n": 3', 3),
-    ):  # the last line: none, whole, half written
+    ):
+        # the last line: none, whole, half written
         path.write_text("".join(f'{{"n": {n}}}\n' for n in range(3)) + tail)
         lines = read_rows(path)
         first = next(lines)

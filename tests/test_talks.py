@@ -271,11 +271,12 @@ def test_drafts_that_a_guard_rejects_are_counted_and_their_rates_recorded(
         )
         odd = [body["seed"] % 2 for body in server.bodies]
     rates, used = results["guard"], results["usage"]["user"]
+    # One prefix each: no ending.
     assert (rates["turns"], rates["drafts"], used["calls"]) == (
         4,
         len(odd),
         len(odd),
-    )  # one prefix each: no ending
+    )
     assert rates["why"] == {"too short": sum(odd)} and sum(odd) > 0
     assert list(results["usage"]) == ["user"]
     assert (used["tokens_in"], used["tokens_out"]) == (server.tokens_in, 3 * len(odd))
@@ -415,9 +416,8 @@ def test_a_simulation_killed_in_the_middle_goes_on_where_it_was_and_pays_for_not
         for side in read_json(tmp_path / "killed/results.json")["usage"].values()
         if side
     ]
-    assert (
-        sum(side["calls"] for side in used) >= asked.total()
-    )  # one may have been killed before it was sent
+    # One may have been killed before it was sent.
+    assert sum(side["calls"] for side in used) >= asked.total()
     assert sum(side["drafts"] for side in used) >= needed.total()
 
 
@@ -481,9 +481,10 @@ def test_a_simulation_by_a_model_here_is_the_same_to_the_bit_after_a_kill_if_it_
     tiny.model.save_pretrained(tmp_path / "tiny")
     tiny.tokenizer.save_pretrained(tmp_path / "tiny")
     config = read_json(tmp_path / "tiny/config.json")
+    # Turns of 60.
     (tmp_path / "tiny/config.json").write_text(
         json.dumps(config | {"max_position_embeddings": 240})
-    )  # turns of 60
+    )
     path = seeds(tmp_path / "seeds.jsonl", 10)
     options = {"intents": path, "max_turns": 2, "workers": 4, "batch": 1, "seed": 3}
     whole = commands.simulate(

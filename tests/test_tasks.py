@@ -189,10 +189,11 @@ def test_any_right_answer_solves_a_math_task() -> None:
         True,
         "right in answer 2",
     )
+    # What the user says is no answer.
     assert grade(TASK, talk("hi", "41", "it is 42!")) == (
         False,
         "wrong",
-    )  # what the user says is no answer
+    )
     assert grade(TASK, talk("hi", "What is it?")) == (False, "no attempt")
 
 

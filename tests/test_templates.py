@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
-from userlm.flip import fit, prompt, render
+from userlm.flip import fit_prompt, prompt, render
 from userlm.models.local import text_encoder
 from userlm.models.templates import profile_template, recognise
 from userlm.types import Completion, Conversation
@@ -244,21 +244,19 @@ def test_rows_of_chatml_are_shortened_and_masked_without_the_newline_between_tur
     made, template = found([*QWEN, END], [], CHATML)
     talk = TALK.say("ok").say("word " * 30).close("end")
     [row] = render(talk, template).rows
-    said = [
-        decoded(made, row.ids[target.start : target.stop]) for target in row.targets
-    ]
+    said = [decoded(made, row.ids[target.start : target.stop]) for target in row.spans]
     assert said == ["\nhi<|im_end|>", "\nok<|im_end|>", f"\n{END}<|im_end|>"]
     words = [
-        decoded(made, row.ids[target.first : target.stop - 1]) for target in row.targets
+        decoded(made, row.ids[target.first : target.stop - 1]) for target in row.spans
     ]
     assert words == ["hi", "ok", END]
 
     whole = prompt(talk, template)
-    ids, truncated_tokens = fit(talk, template, len(whole) - 1)
+    ids, truncated_tokens = fit_prompt(talk, template, len(whole) - 1)
     assert truncated_tokens == len(whole) - len(ids)
     assert decoded(made, ids).startswith(
         "<|im_start|>system\nYou are a user<|im_end|>\n<|im_start|>user\nok<|im_end|>\n"
     )
-    ids, _ = fit(talk, template, 90)
+    ids, _ = fit_prompt(talk, template, 90)
     assert len(ids) == 90 and decoded(made, ids).count("word") < 30
     assert decoded(made, ids).endswith("word<|im_end|>\n<|im_start|>user\n")

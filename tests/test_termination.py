@@ -302,9 +302,8 @@ def test_score_keeps_the_sweep_beside_the_measures_and_shows_what_to_type(
     ]
     assert ["now", "33.3", "66.7", "33.3", "40.0"] in [row[:5] for row in rows]
     commands.score([run], out=tmp_path / "score")
-    assert (
-        "--end-threshold 0.35" in capsys.readouterr().out
-    )  # and again, from what is kept
+    # And again, from what is kept.
+    assert "--end-threshold 0.35" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

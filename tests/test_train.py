@@ -32,13 +32,13 @@ from userlm.training.prepare import TokenizedDataset, prepare
 from userlm.training.train import (
     TrainingConfig,
     evaluate,
-    keep,
     pack_loss,
     packs,
     plan,
     schedule,
     start,
     train,
+    write_weights,
 )
 from userlm.types import Conversation, InputError, ModelError, Sampling
 from userlm.users import TrainedUser
@@ -178,7 +178,7 @@ def test_a_validation_counts_words_and_endings_as_they_are(trained, logs, tmp_pa
         logprobs = (
             local.model(torch.tensor([row.ids])).logits[0].log_softmax(-1).detach()
         )
-        for target in row.targets:
+        for target in row.spans:
             for at in range(target.first, target.stop - 1):
                 if row.ids[at] != template.end:
                     total, count = (
@@ -220,7 +220,7 @@ def test_one_row_teaches_what_its_samples_teach_one_by_one(tiny, slides):
     the one row."""
     template = tiny.template()
     [row] = render(slides, template).rows
-    assert len(row.targets) == len(list(samples(slides))) == 4
+    assert len(row.spans) == len(list(samples(slides))) == 4
 
     def gradient(losses):
         tiny.model.zero_grad()
@@ -231,14 +231,15 @@ def test_one_row_teaches_what_its_samples_teach_one_by_one(tiny, slides):
         ids = torch.tensor([row.ids[: target.stop]])
         labels = torch.full_like(ids, -100)
         labels[0, target.start :] = ids[0, target.start :]
+        # Transformers' own.
         return tiny.model(input_ids=ids, labels=labels).loss * (
             target.stop - target.start
-        )  # transformers' own
+        )
 
     with document_masking(tiny.model):
         together = pack_loss(tiny.model, [row])
         whole = gradient([together])
-    apart = [alone(target) for target in row.targets]
+    apart = [alone(target) for target in row.spans]
     assert together.item() == pytest.approx(
         sum(loss.item() for loss in apart), rel=1e-6
     )
@@ -257,7 +258,7 @@ def test_rows_that_were_cut_teach_what_their_samples_teach(tiny, slides):
         logprobs = tiny.model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
         total -= sum(
             logprobs[i - 1, row.ids[i]].item()
-            for t in row.targets
+            for t in row.spans
             for i in range(t.start, t.stop)
         )
     assert together.item() == pytest.approx(total, rel=1e-6)
@@ -272,7 +273,7 @@ def test_a_loss_per_sample_counts_short_turns_as_much_as_long_ones(tiny, slides)
         ).tolist()
         per_sample = pack_loss(tiny.model, [row], "sample").item()
     expected, at = 0.0, 0
-    for target in row.targets:
+    for target in row.spans:
         length = target.stop - target.start
         expected += sum(losses[at : at + length]) / length
         at += length
@@ -293,7 +294,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens_or_over_its_samples(
         }
     counts = {
         "token": sum(sum(row.mask()) for row in rows),
-        "sample": sum(len(row.targets) for row in rows),
+        "sample": sum(len(row.spans) for row in rows),
     }
     for average in AVERAGES:
         for budget in (64, 4096):
@@ -349,7 +350,7 @@ def test_a_plan_splits_no_conversation_and_uses_each_once_an_epoch(
     dataset = flip(logs, tiny, tmp_path)
     assert (dataset.samples, dataset.dropped) == (70, 0)
     steps = plan(dataset, TrainingConfig(epochs=2, batch=20))
-    counts = [sum(len(dataset.row(i).targets) for i in step) for step in steps]
+    counts = [sum(len(dataset.row(i).spans) for i in step) for step in steps]
     assert all(20 <= count <= 23 for count in counts[:3]) and sum(counts) == 140
     rows = [i for step in steps for i in step]
     assert sorted(rows) == sorted([*range(20), *range(20)])
@@ -468,9 +469,8 @@ def run(
         how,
     ]
     env = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": str(how == "sharded").lower()}
-    if (
-        how == "replicated"
-    ):  # by torchrun; the others with the environment that it would give them
+    if how == "replicated":
+        # by torchrun; the others with the environment that it would give them
         launch = [
             sys.executable,
             "-m",
@@ -733,7 +733,7 @@ class Free:
 def test_weights_can_be_kept_at_any_time(logs, tmp_path):
     local = small(logs)
     for _ in range(2):
-        keep(local, local.model, accelerator(tmp_path), tmp_path)
+        write_weights(local, local.model, accelerator(tmp_path), tmp_path)
     assert (
         LocalModel.load(str(tmp_path / "model")).template().end == local.template().end
     )

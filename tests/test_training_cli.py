@@ -220,9 +220,8 @@ def test_what_cannot_be_learned_from_is_counted(tmp_path, capsys):
         1,
         1,
     )
-    assert (
-        found["dropped"] == 1 and found["samples"] == 3 + 3 + 1
-    )  # of the long one the leaving is left
+    # Of the long one the leaving is left.
+    assert found["dropped"] == 1 and found["samples"] == 3 + 3 + 1
     found = commands.train(
         tmp_path / "train.jsonl",
         out=tmp_path / "drop",
@@ -333,9 +332,8 @@ def test_a_base_model_an_assistant_and_a_user_are_trained_one_from_the_other(
         == "<|endconversation|> takes the place of <|reserved_special_token_0|>, id 5"
     )
 
-    local = LocalModel.load(
-        str(folders["user"] / "model"), "cpu"
-    )  # its tokenizer spells text as that of all three
+    # Its tokenizer spells text as that of all three.
+    local = LocalModel.load(str(folders["user"] / "model"), "cpu")
     talks = [replace(talk(i), intent=None) for i in range(12)]
     text, answers = (
         transcript_template(local.encode, (0,), 1),

@@ -176,9 +176,8 @@ def test_a_prompted_user_is_told_who_it_is_beside_what_it_wants(slides):
 
 
 def test_a_word_that_is_several_tokens_bans_none_of_them(tiny):
-    assert (
-        tiny.template().first_token_ids(["Here"]) == frozenset()
-    )  # too few texts to be one token in this tokenizer
+    # Too few texts to be one token in this tokenizer.
+    assert tiny.template().first_token_ids(["Here"]) == frozenset()
     assert len(tiny.template().first_token_ids(["I"])) == 1
 
 

@@ -179,9 +179,8 @@ def test_leakage_is_shown_for_each_writer_by_its_own(tmp_path, data):
         "leakage": pytest.approx(7 / 24),
         "quartiles": pytest.approx([1 / 4 + 1 / 48, 7 / 24, 1 / 4 + 3 / 48]),
     }
-    assert (
-        results["writers"]["not said"]["n"] == 1
-    )  # it came with the log, which does not say by whom
+    # It came with the log, which does not say by whom.
+    assert results["writers"]["not said"]["n"] == 1
 
 
 def test_all_faults_are_survived_counted_and_shown(tmp_path, data, capsys, impatient):
@@ -278,9 +277,8 @@ def test_a_wrong_key_or_model_ends_the_run_at_once(tmp_path, data):
         commands.intents(
             data, out=tmp_path / "out", writer=f"{server.url}#m", workers=4
         )
-    assert (
-        3 <= len(server.requests) <= 3 + 3
-    )  # three in a row, and those of the other threads
+    # Three in a row, and those of the other threads.
+    assert 3 <= len(server.requests) <= 3 + 3
     assert not (tmp_path / "out" / "results.json").exists()
 
 
@@ -330,9 +328,8 @@ def test_a_key_that_no_header_can_hold_is_refused_and_written_nowhere(
 def test_half_a_character_in_an_answer_is_the_same_live_and_in_the_journal(
     tmp_path, data
 ):
-    def reply(
-        body, n
-    ):  # "\ud83d" is the first half of an emoji, as a server cuts it at its last token
+    def reply(body, n):
+        # "\ud83d" is the first half of an emoji, as a server cuts it at its last token
         if len(body["messages"]) == 1:
             return completion("The user wants \ud83d things.")
         return completion(f"{INTENT_PREFIX}learn about \ud83d things.")
@@ -361,7 +358,8 @@ def test_half_a_character_in_an_answer_is_the_same_live_and_in_the_journal(
         for name in (
             "results.json",
             "conversations.jsonl",
-        ):  # as if it had been killed before the end
+        ):
+            # as if it had been killed before the end
             (tmp_path / "out" / name).unlink()
         assert run() == first
         assert len(server.requests) == 6
@@ -385,14 +383,14 @@ def test_the_estimate_is_shown_before_the_first_call(tmp_path, data, capsys):
             budget=0.1,
         )
     size = len(server.bodies[0]["messages"][0]["content"].encode()) + 1
+    # 0 to 9 have one digit, the other 50 two.
     tokens_in, tokens_out = (
         (60 * size - 10) // 4,
         60 * 40,
-    )  # 0 to 9 have one digit, the other 50 two
+    )
     cost = (tokens_in * 2.5 + tokens_out * 10) / 1e6
-    worst = (
-        6 * ((size + 500) * 2.5 + 120 * 10) / 1e6
-    )  # a token a byte and 500 for the message, in six tries
+    # A token a byte and 500 for the message, in six tries.
+    worst = 6 * ((size + 500) * 2.5 + 120 * 10) / 1e6
     shown = " ".join(shown_before[0].split())
     assert (
         f"m will write 60 intents estimate: {tokens_in:,} tokens in and {tokens_out:,} out, "
@@ -513,9 +511,8 @@ def kill_in_the_middle(server, data, out, budget="", after=20) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     arrived = -1
-    while arrived != (
-        arrived := len(server.requests)
-    ):  # what it had sent is still being accepted
+    while arrived != (arrived := len(server.requests)):
+        # what it had sent is still being accepted
         time.sleep(0.3)
 
 

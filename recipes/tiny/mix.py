@@ -63,9 +63,8 @@ SOURCES = (
         "OpenAssistant/oasst1 train", "Apache-2.0", ai=True, answers=True, split=False
     ),
     Source("OpenAssistant/oasst1 validation", "Apache-2.0", ai=True, answers=True),
-    Source(
-        "stanford-crfm/halie", "Apache-2.0", ai=True
-    ),  # answers of weak models of 2022
+    # Answers of weak models of 2022.
+    Source("stanford-crfm/halie", "Apache-2.0", ai=True),
     Source("clinicalml/realhumaneval", "CC0-1.0", ai=True, answers=True),
     Source("RasaHQ/STAR", "MIT", ai=False, answers=True, most=1600),
     Source("MultiWOZ 2.1", "CC-BY-4.0 / Apache-2.0", ai=False, answers=True),

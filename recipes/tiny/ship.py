@@ -19,6 +19,7 @@ from userlm import assets
 from userlm.flip import Overlong
 from userlm.models.local import LocalModel
 from userlm.rows import read_conversations, read_json, read_rows
+from userlm.runs import Run
 from userlm.training.base import from_base
 from userlm.training.prepare import Side, training_rows, training_view
 
@@ -153,8 +154,9 @@ def main(run: Path, folder: Path) -> None:
 
 
 def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
-    manifests = [read_json(run / stage / "run.json") for stage in it.stages]
-    results = [read_json(run / stage / "results.json") for stage in it.stages]
+    runs = [Run.read(run / stage) for stage in it.stages]
+    manifests = [one.manifest for one in runs]
+    results = [one.results for one in runs]
     logs = [
         [line.row for line in read_rows(run / stage / "log.jsonl")]
         for stage in it.stages
@@ -271,7 +273,7 @@ def learned_tokens(model: Path, side: Side, data: Path) -> Counter[str]:
     for conversation in read_conversations(data):
         view = training_view(conversation, side)
         rendered = training_rows(view, template, side, LONGEST, overlong)
-        targets = (target for row in rendered.rows for target in row.targets)
+        targets = (target for row in rendered.rows for target in row.spans)
         found[str(conversation.meta.get("source"))] += sum(
             target.stop - target.start for target in targets
         )

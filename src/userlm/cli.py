@@ -205,9 +205,8 @@ def main() -> None:
             if "serve" in sys.argv[1:2]
             else "stopped; the same command resumes it"
         )
-        os._exit(
-            130
-        )  # a normal exit would wait minutes for threads that wait for a model
+        # A normal exit would wait minutes for threads that wait for a model.
+        os._exit(130)
 
 
 def _show_warning(

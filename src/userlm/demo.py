@@ -32,9 +32,8 @@ def demo(
 ) -> Results:
     """Run every stage in a few minutes: train the embedded user model on the sample logs, and
     measure it."""
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", "1"
-    )  # a model this small is faster on one thread
+    # A model this small is faster on one thread.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     logs = assets.sample_logs()
     tasks = assets.sample_tasks()
     people = out / "intents" / "test.jsonl"
@@ -45,9 +44,8 @@ def demo(
     commands.clean(
         out / "import", out=out / "clean", template_limit=5, shares="80/5/15"
     )
-    commands.intents(
-        out / "clean", out=out / "intents"
-    )  # the logs contain hand-written intents
+    # The logs contain hand-written intents.
+    commands.intents(out / "clean", out=out / "intents")
     commands.intents(out / "clean", overwrite=True, out=out / "intents-extractive")
 
     _say("2/7  train: tune a small user model on what these users say")

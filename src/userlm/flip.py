@@ -1,4 +1,4 @@
-"""From a dialogue to the tokens that a user model learns: the one place where text becomes ids.
+"""Flip a dialogue to the user's side and tokenize it: the one place where text becomes ids.
 
 A conversation of K user turns gives K + 1 samples; the last one is "the user ends the conversation"
 (`samples`). Attention is causal, so one row that holds the whole conversation trains exactly the
@@ -11,7 +11,8 @@ always ends with an open user turn:
     <|start_header_id|>user<|end_header_id|>\\n{text of the turn}<|eot_id|> ...
     <|start_header_id|>user<|end_header_id|>\\n<|endconversation|><|eot_id|>
 
-(shown on three lines; nothing stands between `<|eot_id|>` and the next header).
+(shown on three lines; nothing stands between `<|eot_id|>` and the next header). `models.templates`
+finds the formats of other checkpoints.
 
 The same code trains the other two models of a study: an assistant learns dialogues with swapped
 roles (`swap_roles`), a base model learns them as plain text (`transcript`, `render_document`).
@@ -51,6 +52,9 @@ def samples(conversation: Conversation) -> Iterator[Sample]:
 class Template:
     """How a dialogue is tokenized, for training, generation and scoring alike.
 
+    Some user models (USP, OSim, Ditto) have no end token: `end == close`, and a turn that is closed
+    without content is an end.
+
     Attributes:
         encode: text to ids; never gives a control token, whatever the text contains.
         headers: the ids that open a turn, for `system`, `user` and `assistant`.
@@ -58,10 +62,10 @@ class Template:
         close: the id that closes a turn.
         end: the id that a user generates to end the conversation.
         stop_ids: ids at which a reply is over: `close`, `end` and every other control token.
-        start: ids at the start of every row, such as a BOS; UserLM has none.
+        bos: ids at the start of every row; UserLM has none.
         separator: ids between one turn and the next.
-        empty_thought: ids that follow the header suffix of an open turn, such as the empty
-            thought of a model that could think.
+        empty_thought: ids between the header suffix and a turn to be generated, such as the empty
+            thought of a model that can think. Turns that are given do not have it.
         system_text: the content of the system turn; the intent (or profile) replaces its `{}`.
         trim: whether white space around the content of a turn is removed.
     """
@@ -72,11 +76,15 @@ class Template:
     close: int
     end: int
     stop_ids: frozenset[int]
-    start: Ids = ()
+    bos: Ids = ()
     separator: Ids = ()
     empty_thought: Ids = ()
     system_text: str = "{}"
     trim: bool = False
+
+    def prefix(self, role: str) -> Ids:
+        """The ids before the content of a turn: header and header suffix."""
+        return (*self.headers[role], *self.encode(self.header_suffix))
 
     def turn(self, role: str, text: str) -> Ids:
         """The ids of a whole turn."""
@@ -84,33 +92,24 @@ class Template:
         body = self.encode(self.header_suffix + content)
         return (*self.headers[role], *body, self.close, *self.separator)
 
-    def system_turn(self, conversation: Conversation) -> Ids:
-        """The ids at the start of a row: BOS and system turn, as far as there are any."""
+    def row_start(self, conversation: Conversation) -> Ids:
+        """The ids at the start of a row: the BOS and the system turn, if there are any."""
         system = conversation.system
         if system is None:
-            return self.start
+            return self.bos
         return (
-            *self.start,
+            *self.bos,
             *self.turn("system", self.system_text.replace("{}", system)),
         )
 
     def end_turn(self) -> Ids:
         """The ids of a whole user turn that ends the conversation."""
         end = (self.end,) if self.end == self.close else (self.end, self.close)
-        return (
-            *self.headers["user"],
-            *self.encode(self.header_suffix),
-            *end,
-            *self.separator,
-        )
+        return (*self.prefix("user"), *end, *self.separator)
 
     def generation_prompt(self) -> Ids:
         """The ids that open a user turn, up to its content. P(end) is read at the next position."""
-        return (
-            *self.headers["user"],
-            *self.encode(self.header_suffix),
-            *self.empty_thought,
-        )
+        return (*self.prefix("user"), *self.empty_thought)
 
     def with_roles_swapped(self) -> Template:
         """The same format for the assistant's side of `swap_roles`; an assistant never ends."""
@@ -135,11 +134,12 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """The place of user turn `k` in a row.
+class TargetSpan:
+    """The place of sample `k`, a user turn or the end, in a row.
 
-    `ids[start:stop]` is what is trained: header suffix, content (or end token) and closing token.
-    `ids[first:stop - 1]` is the content, or the end token, alone: what perplexity counts.
+    `ids[start:stop]` are the target tokens: header suffix, content (or end token), closing token.
+    `ids[first:stop - 1]` is the content, or the end token, alone: what perplexity counts. For an
+    end without an end token (`end == close`) that is empty.
     """
 
     k: int
@@ -150,19 +150,19 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Token ids and what is to be predicted in them."""
+    """Token ids, and one span for each sample in them."""
 
     ids: Ids
-    targets: tuple[Target, ...]
+    spans: tuple[TargetSpan, ...]
 
     def mask(self, content_only: bool = False) -> list[bool]:
         """True where a token is to be predicted; `content_only` leaves out header suffixes and
         closing tokens."""
         mask = [False] * len(self.ids)
-        for target in self.targets:
-            start, stop = target.start, target.stop
+        for span in self.spans:
+            start, stop = span.start, span.stop
             if content_only:
-                start, stop = target.first, target.stop - 1
+                start, stop = span.first, span.stop - 1
             mask[start:stop] = [True] * (stop - start)
         return mask
 
@@ -190,14 +190,14 @@ def render(
         max_tokens: the length of a row, in tokens; `None`: no limit.
         overlong: what happens to the samples that do not fit whole.
     """
-    head = template.system_turn(conversation)
+    head = template.row_start(conversation)
     turns = [template.turn(turn.role, turn.text) for turn in conversation.turns]
     if conversation.ended:
         turns.append(template.end_turn())
     sample_at = {sample.at: sample.k for sample in samples(conversation)}
 
     whole_ids = list(head)
-    whole_targets: list[Target] = []
+    whole_spans: list[TargetSpan] = []
     single_rows: list[Row] = []
     dropped: list[int] = []
     fits = True
@@ -206,7 +206,7 @@ def render(
         k = sample_at.get(at)
         if fits:
             if k is not None:
-                whole_targets.append(_target(template, k, len(whole_ids), turn))
+                whole_spans.append(_span(template, k, len(whole_ids), turn))
             whole_ids += turn
         elif k is not None and max_tokens is not None:
             context = None
@@ -215,14 +215,12 @@ def render(
             if context is None:
                 dropped.append(k)
             else:
-                target = _target(template, k, len(context), turn)
-                single_rows.append(Row((*context, *turn), (target,)))
-    if not whole_targets:
+                span = _span(template, k, len(context), turn)
+                single_rows.append(Row((*context, *turn), (span,)))
+    if not whole_spans:
         return Rendered(tuple(single_rows), tuple(dropped))
-    last_trained = whole_targets[
-        -1
-    ].stop  # what follows the last target teaches nothing
-    whole = Row(tuple(whole_ids[:last_trained]), tuple(whole_targets))
+    last_trained = whole_spans[-1].stop  # what follows the last target teaches nothing
+    whole = Row(tuple(whole_ids[:last_trained]), tuple(whole_spans))
     return Rendered((whole, *single_rows), tuple(dropped))
 
 
@@ -255,7 +253,7 @@ def render_document(
     A long text continues in further rows, each of which starts with the last token of the one
     before; with `overlong="drop"` only the first row is kept.
     """
-    ids = [*template.system_turn(conversation)]
+    ids = [*template.row_start(conversation)]
     for turn in conversation.turns:
         ids += template.turn(turn.role, turn.text)
     ids.append(template.end)
@@ -263,7 +261,7 @@ def render_document(
     rows = []
     for k, start in enumerate(range(0, len(ids) - 1, predicted_per_row)):
         row = ids[start : start + predicted_per_row + 1]
-        rows.append(Row(tuple(row), (Target(k, 1, 1, len(row)),)))
+        rows.append(Row(tuple(row), (TargetSpan(k, 1, 1, len(row)),)))
     if overlong == "drop":
         return Rendered(tuple(rows[:1]), tuple(range(1, len(rows))))
     return Rendered(tuple(rows))
@@ -271,18 +269,18 @@ def render_document(
 
 def prompt(conversation: Conversation, template: Template) -> Ids:
     """The ids after which a model generates the user's next turn."""
-    ids = [*template.system_turn(conversation)]
+    ids = [*template.row_start(conversation)]
     for turn in conversation.turns:
         ids += template.turn(turn.role, turn.text)
     return (*ids, *template.generation_prompt())
 
 
-def fit(
+def fit_prompt(
     conversation: Conversation, template: Template, max_tokens: int
 ) -> tuple[Ids | None, int]:
     """Return `prompt` in at most `max_tokens` tokens, truncated as in training, and the number of
     tokens that were left out. The ids are `None` if the prompt cannot be made to fit."""
-    head = template.system_turn(conversation)
+    head = template.row_start(conversation)
     opening = template.generation_prompt()
     turns = [template.turn(turn.role, turn.text) for turn in conversation.turns]
     context = truncate(head, turns, template, max_tokens - len(opening))
@@ -315,9 +313,8 @@ def truncate(
 
 def _cut_middle(turn: Ids, template: Template, room: int) -> Ids | None:
     """An assistant turn in `room` tokens: the start and the end of its content."""
-    content_start = (
-        len(template.headers["assistant"]) + 1
-    )  # the header suffix is one token
+    # The header suffix is one token.
+    content_start = len(template.headers["assistant"]) + 1
     content_stop = len(turn) - 1 - len(template.separator)
     kept = room - content_start - (len(turn) - content_stop)
     if kept < 2:
@@ -327,11 +324,11 @@ def _cut_middle(turn: Ids, template: Template, room: int) -> Ids | None:
     return (*turn[:left], *turn[right:])
 
 
-def _target(template: Template, k: int, start: int, turn: Ids) -> Target:
-    """The target of a user turn whose first id is `row[start]`."""
+def _span(template: Template, k: int, start: int, turn: Ids) -> TargetSpan:
+    """The span of a user turn whose first id is `row[start]`."""
     trained_start = start + len(template.headers["user"])
-    content_start = trained_start + len(template.encode(template.header_suffix))
-    return Target(
+    content_start = start + len(template.prefix("user"))
+    return TargetSpan(
         k, trained_start, content_start, start + len(turn) - len(template.separator)
     )
 
@@ -341,7 +338,7 @@ def userlm_template(
     token_id: Callable[[str], int | None],
     special_ids: frozenset[int],
     header_suffix: str = "\n",
-    start: Ids = (),
+    bos: Ids = (),
     trim: bool = False,
 ) -> Template:
     """The format of microsoft/UserLM-8b in the ids of one tokenizer.
@@ -350,7 +347,7 @@ def userlm_template(
         encode: text to ids, control tokens never among them.
         token_id: the id of a control token; `None` if the tokenizer has no such token.
         special_ids: all tokens that the tokenizer calls special.
-        header_suffix, start, trim: see `Template`; other models on Llama-3's tokens differ in them.
+        header_suffix, bos, trim: see `Template`; other models on Llama-3's tokens differ in them.
 
     Raises:
         ValueError: names the missing tokens.
@@ -375,17 +372,17 @@ def userlm_template(
         close=close,
         end=end,
         stop_ids=special_ids | {close, end},
-        start=start,
+        bos=bos,
         trim=trim,
     )
 
 
-def transcript_template(encode: Encode, start: Ids, end: int) -> Template:
+def transcript_template(encode: Encode, bos: Ids, end: int) -> Template:
     """A dialogue as plain text, as base models have read many: the intent on the first line, then
     `User: ...` and `Assistant: ...`, each on a line. See `transcript`.
 
     Args:
-        start: ids at the start of a text.
+        bos: ids at the start of a text.
         end: the id at the end of a text.
     """
     newline = encode("\n")[-1]
@@ -400,5 +397,5 @@ def transcript_template(encode: Encode, start: Ids, end: int) -> Template:
         close=newline,
         end=end,
         stop_ids=frozenset((newline, end)),
-        start=start,
+        bos=bos,
     )

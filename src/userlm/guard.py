@@ -78,7 +78,7 @@ Rejected = tuple[Reply, tuple[str, ...]]
 """A draft and its violations."""
 
 
-def guarded(
+def first_accepted(
     guard: Guard, conversation: Conversation, draft: Callable[[int], Reply], tries: int
 ) -> Reply:
     """Return the first draft without a violation.
@@ -226,6 +226,10 @@ _FLAGS = {
 _KNOWN = ("paper", *_FLAGS, "first=I/You/Here", "words=3-25", "tries=8")
 
 
+def _bound(text: str) -> int | None:
+    return int(text) if text else None
+
+
 def _with_part(guard: Guard, part: str) -> Guard:
     """The guard with one more part of its text form."""
     if part == "paper":
@@ -237,7 +241,7 @@ def _with_part(guard: Guard, part: str) -> Guard:
         case "first" if re.fullmatch(r"\w+(/\w+)*", value):
             return replace(guard, first_words=tuple(value.split("/")))
         case "words" if found := re.fullmatch(r"(\d*)-(\d*)", value):
-            low, high = (int(bound) if bound else None for bound in found.groups())
+            low, high = map(_bound, found.groups())
             if low is None or high is None or low <= high:
                 return replace(guard, min_words=low, max_words=high)
         case "tries" if re.fullmatch(r"[1-9]\d{0,3}", value):

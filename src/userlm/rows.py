@@ -18,9 +18,8 @@ from userlm.types import Conversation, InputError, Origin, Turn, encodable
 
 try:
     import orjson
-except (
-    ModuleNotFoundError
-):  # as on a host that only trains: slower, with the same result
+except ModuleNotFoundError:
+    # as on a host that only trains: slower, with the same result
     orjson = None  # type: ignore[assignment]
 
 SPLITS = ("train", "valid", "test")
@@ -396,9 +395,8 @@ def parse_line(number: int, raw: bytes) -> Line:
         return Line(number, reason="not JSON", error=problem, raw=text)
     if not isinstance(value, dict):
         return _not_an_object(number, value, raw.decode().rstrip("\n"))
-    may_be_deep = (
-        raw.count(b"[") + raw.count(b"{") > DEEPEST
-    )  # to count is faster than to look
+    # To count is faster than to look.
+    may_be_deep = raw.count(b"[") + raw.count(b"{") > DEEPEST
     if may_be_deep and is_deep(value):
         return _too_deep(number, raw.decode().rstrip("\n"))
     return Line(number, value)

@@ -393,12 +393,6 @@ def measure_record(measure: Measure) -> dict[str, Any]:
     }
 
 
-def verb_of(folder: Path) -> str | None:
-    """The verb that made a run folder; `None` if it is not one."""
-    path = folder / "run.json"
-    return str(read_json(path).get("verb")) if path.is_file() else None
-
-
 # --- run.json -------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import (
 )
 from dataclasses import replace
 
-from userlm.types import Conversation, InputError, ModelError, Reply, Speaker
+from userlm.types import STOPS, Conversation, InputError, ModelError, Reply, Speaker
 
 Until = Callable[[Conversation], str | None]
 """Asked after every turn: a reason to stop, or `None`."""
@@ -104,6 +104,11 @@ def _take_turn(
                 f"{type(speaker).__name__}.reply returned a {type(reply).__name__}; return "
                 "userlm.Reply(text)"
             )
+        if reply.stop is not None and reply.stop not in STOPS:
+            raise InputError(
+                f"{type(speaker).__name__}.reply stopped for {reply.stop!r}; give one of "
+                f"{', '.join(STOPS)}"
+            )
         if not reply.text and reply.stop is None:
             raise ModelError(
                 f"the {conversation.next_role} said nothing and did not stop either"
@@ -113,7 +118,8 @@ def _take_turn(
     if reply.text:
         conversation = conversation.say(reply.text, reply.meta)
         return conversation.close(reply.stop) if reply.stop else conversation
-    return conversation.close(reply.stop or "end", end_meta=dict(reply.meta))
+    assert reply.stop is not None
+    return conversation.close(reply.stop, end_meta=dict(reply.meta))
 
 
 def blind(conversation: Conversation) -> Conversation:

@@ -195,9 +195,8 @@ def _stem(word: str) -> str:
     for ending in ("ing", "ed"):
         if word.endswith(ending) and len(word) >= len(ending) + 3:
             word = word.removesuffix(ending)
-            if (
-                word[-1] == word[-2] and word[-1] not in "lsz"
-            ):  # stopped, but not filled
+            if word[-1] == word[-2] and word[-1] not in "lsz":
+                # stopped, but not filled
                 word = word[:-1]
             break
     return word.removesuffix("e") if len(word) > 3 else word
@@ -256,9 +255,8 @@ def _explicit_answer(sentences: Iterable[str]) -> str | None:
     for sentence in sentences:
         for pattern in _EXPLICIT:
             for match in pattern.finditer(sentence):
-                terms, _, result = match[1].rpartition(
-                    "="
-                )  # "the answer is 5 x 12 = 60 clips"
+                # "the answer is 5 x 12 = 60 clips".
+                terms, _, result = match[1].rpartition("=")
                 explicit = next(iter([*numbers(result), *numbers(terms)]), explicit)
     return explicit
 

@@ -21,6 +21,9 @@ STOPS = ("end", "max_turns", "context", "guard", "error", "solved")
     guard      no draft of the user passed the guard
     error      a model could not answer
     solved     the task was solved
+
+Texts about them for people stand in `show.transcripts` and `commands.chat`. A call that a spending
+limit did not allow is an `error`.
 """
 
 FAILED = ("error", "guard", "context")
@@ -194,7 +197,11 @@ class Conversation:
         )
 
     def close(self, stop: str, **meta: Any) -> Conversation:
-        """Return the conversation, stopped. Only `end` on the user's turn is an observed end."""
+        """Return the conversation, stopped.
+
+        `ended` becomes true only if the user ends instead of taking a turn: after last words (a
+        `Reply` with text and stop) it stays false, since the answer to them was never seen.
+        """
         ended = stop == "end" and self.next_role == "user"
         return replace(self, stop=stop, ended=ended, meta={**self.meta, **meta})
 
@@ -203,6 +210,7 @@ class Conversation:
         meta = {key: value for key, value in self.meta.items() if key != "condition"}
         return replace(self, intent=None, meta=meta)
 
+    @property
     def first_own_turn(self) -> int:
         """The number of the first user turn that is not from the log that it continues."""
         return self.origin.first_own_turn if self.origin else 0
@@ -255,7 +263,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a speaker answers. A text and a stop may come together: the text is said first."""
+    """What a speaker answers. A text and a stop may come together: the text is said first.
+
+    `stop` is one of `STOPS`.
+    """
 
     text: str = ""
     stop: str | None = None
@@ -282,7 +293,8 @@ class Sampling:
         stop_ids: token ids that end the completion; they are not part of its text.
         end_id: the id whose probability at the first position is wanted: P(end).
         end_threshold: with `end_id`: at the first position the end token is taken if P(end) is at
-            least this, and never sampled otherwise; `None`: it is sampled like any other token.
+            least this, and banned there otherwise; later positions sample it as usual. `None`: it
+            is sampled like any other token everywhere.
         banned_ids: never sampled.
         banned_first: never sampled at the first position.
     """

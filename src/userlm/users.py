@@ -8,7 +8,7 @@ from typing import Any
 
 from userlm import flip
 from userlm.flip import Template
-from userlm.guard import Guard, guarded
+from userlm.guard import Guard, first_accepted
 from userlm.prompts import fill
 from userlm.text import END_TOKEN, intent_goal, stable_hash
 from userlm.types import (
@@ -67,7 +67,7 @@ class TrainedUser:
         """
         _check_users_turn(conversation)
         room = self.context_length - self.sampling.max_tokens
-        ids, truncated_tokens = flip.fit(conversation, self.template, room)
+        ids, truncated_tokens = flip.fit_prompt(conversation, self.template, room)
         if ids is None:
             return Reply(stop="context")
         sampling = self._guarded_sampling()
@@ -86,7 +86,7 @@ class TrainedUser:
 
         # At temperature 0 every draft is the same.
         tries = self.guard.tries if sampling.temperature else 1
-        return guarded(self.guard, conversation, draft, tries)
+        return first_accepted(self.guard, conversation, draft, tries)
 
     def _is_end(self, text: str, stop_id: int | None) -> bool:
         """Whether the user ended the conversation, with or without last words."""
@@ -157,7 +157,7 @@ class PromptedUser:
             return Reply(text, "end" if end_marker else None, out.usage)
 
         tries = self.guard.tries if self.sampling.temperature else 1
-        return guarded(self.guard, conversation, draft, tries)
+        return first_accepted(self.guard, conversation, draft, tries)
 
     def _messages(self, conversation: Conversation) -> list[Message]:
         goal = conversation.system or ""  # the intent and what is known of the person

@@ -72,9 +72,8 @@ def chat(
             user_options, intent = _embedded_defaults(user_options, intent)
         user_side = user_options.load(seed)
         assistant_side = Human(you.ask)
-    saved = (
-        save.open("a", encoding="utf-8") if save else None
-    )  # fails before the conversation
+    # Fails before the conversation.
+    saved = save.open("a", encoding="utf-8") if save else None
     start = Conversation(f"chat-{seed}", intent=intent)
     ended = converse(user_side, assistant_side, start, max_turns, until=you.watch)
     _say_why_it_stopped(ended, you, max_turns)

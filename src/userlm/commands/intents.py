@@ -45,10 +45,11 @@ from userlm.types import Conversation, InputError, Message, Sampling
 EXTRACTIVE = "extractive"
 UNNAMED = "not said"  # the writer of intents that came with the logs
 LONGEST_GOAL = 2000  # characters; a longer text is likely a page of instructions
+# For the estimate; the budget uses upper bounds and real usage.
 BYTES_PER_TOKEN, TOKENS_OUT = (
     4,
     40,
-)  # for the estimate; the budget uses upper bounds and real usage
+)
 AHEAD = 16  # conversations queued for each worker, so that a slow answer does not block others
 TOP_P = 0.9
 QUARTILES = (0.25, 0.5, 0.75)
@@ -129,9 +130,8 @@ def intents(
             f"--budget {budget:g}: give an amount in US dollars, and --price IN/OUT"
         )
     if "://" in writer or writer.startswith(("http:", "https:")):
-        address.chat_model(
-            writer
-        )  # refuses a URL with a password before it is written to run.json
+        # Refuses a URL with a password before it is written to run.json.
+        address.chat_model(writer)
     fields = [field.strip() for field in (condition or "").split(",") if field.strip()]
     if condition is not None and not fields:
         raise InputError("--condition: give fields of meta, such as language,country")

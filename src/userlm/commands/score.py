@@ -20,8 +20,8 @@ from userlm.guard import Guard
 from userlm.metrics.catalog import METRICS, Needs
 from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
-from userlm.rows import read_conversations, read_json, write_lines
-from userlm.runs import Run, conversations_file, verb_of
+from userlm.rows import read_conversations, write_lines
+from userlm.runs import FinishedRun, Run, conversations_file
 from userlm.tasks import read_tasks, task_of
 from userlm.terminal import show_end_calibration, show_measures, track
 from userlm.types import Conversation, InputError, Measure, Task, without_outcome
@@ -71,9 +71,10 @@ def score(
     for name, path in track(list(inputs.items()), "scoring", len(inputs)):
         conversations = list(read_conversations(path))
         stubs[name] = stub_speakers(conversations)
-        if verb_of(path.parent) == "respond":
+        made = Run.read(path.parent) if (path.parent / "run.json").is_file() else None
+        if made and made.verb == "respond":
             columns[name] = _measures(conversations, RESPONSES)
-            endings[name] = _end_calibration(path.parent, columns[name])
+            endings[name] = _end_calibration(made, columns[name])
         elif any(task_of(conversation, known) for conversation in conversations):
             columns[name] = _measures(conversations, (*CONVERSATIONS, "tasks"), known)
         else:
@@ -127,15 +128,14 @@ def _as_log(conversation: Conversation) -> Conversation:
     return replace(conversation, meta=without_outcome(conversation.meta), origin=None)
 
 
-def _end_calibration(folder: Path, measures: Iterable[Measure]) -> dict[str, Any]:
+def _end_calibration(run: FinishedRun, measures: Iterable[Measure]) -> dict[str, Any]:
     """The end calibration of a `respond` run, with its user and a note on its options."""
     by_name = {measure.name: measure for measure in measures}
     found = calibrate(by_name["termination F1"], by_name["termination AUROC"])
-    options = read_json(folder / "run.json").get("options", {})
     return {
         **asdict(found),
-        "user": str(options.get("user")),
-        "note": _end_options(options),
+        "user": str(run.options.get("user")),
+        "note": _end_options(run.options),
     }
 
 

@@ -25,7 +25,7 @@ from userlm.commands.options import Results, count_total, finished
 from userlm.data.language import language_code
 from userlm.models.attention import check_document_masking
 from userlm.models.local import LocalModel, load_tokenizer
-from userlm.rows import read_conversations, read_json, write_lines
+from userlm.rows import read_conversations, write_lines
 from userlm.runs import Journal, Run
 from userlm.terminal import console, progress_bar, track
 from userlm.training import card
@@ -53,18 +53,16 @@ def run_training(
     the card."""
     console.quiet = console.quiet or not accelerator.is_main_process
     run = None
-    with (
-        accelerator.main_process_first()
-    ):  # it alone writes; the others wait, then read
+    with accelerator.main_process_first():
+        # it alone writes; the others wait, then read
         if accelerator.is_main_process:
             inputs = [file for file in (path, recorded["valid"]) if file]
             run = Run.open(out, "train", recorded, inputs)
             if finished(run):
-                tidy(
-                    out
-                )  # the call that finished it may have been killed before it did
+                # The call that finished it may have been killed before it did.
+                tidy(out)
     if (out / "results.json").is_file():
-        return read_json(out / "results.json")
+        return dict(Run.read(out).results)
     options = {"side": "user", **recorded}
     with accelerator.main_process_first(), console.status("loading the model"):
         local, notes = _load(path, options, out / "tokenizer")
@@ -99,7 +97,7 @@ def run_training(
     rows = _train(local, dataset, valid, steps, config, accelerator, out)
     if run is None:
         return {}
-    training.finish(local, out)
+    training.merge_best_adapter(local, out)
     results |= _results(rows, dataset, len(steps), options["intent"])
     results["throughput"] = card.throughput(
         rows.values(), device, accelerator.num_processes, watts
@@ -275,9 +273,8 @@ def _train(
             ):
                 step = entry["step"]
                 now = perf_counter()
-                earlier = rows.get(step, {}).get(
-                    "seconds", 0
-                )  # of a step repeated after a kill
+                # Of a step repeated after a kill.
+                earlier = rows.get(step, {}).get("seconds", 0)
                 rows[step] = {**entry, "seconds": round(earlier + now - since, 3)}
                 since = now
                 known = {
@@ -305,9 +302,8 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     """
     received: list[int] = []
     in_main_thread = threading.current_thread() is threading.main_thread()
-    signals = (
-        (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()
-    )  # others set no handlers
+    # Others set no handlers.
+    signals = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()
     before: dict[int, Any] = {number: signal.getsignal(number) for number in signals}
 
     def note(number: int, _: object) -> None:
@@ -319,9 +315,8 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(received)
     except training.Stopped as error:
-        first = (
-            received[0] if received else int(signal.SIGTERM)
-        )  # another process received it
+        # Another process received it.
+        first = received[0] if received else int(signal.SIGTERM)
         if first == signal.SIGTERM:  # for Ctrl-C the command line says the same
             console.print(f"SIGTERM: {error}; the same command resumes it")
         raise SystemExit(128 + first) from None

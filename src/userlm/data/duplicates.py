@@ -167,9 +167,8 @@ def near(signatures: Places, order: Indices, similarity: float = 0.7) -> Indices
     """
     number, width = bands(signatures.shape[1], similarity)
     copies = exact(row_hashes(signatures), order)
-    items = order[
-        copies[order] < 0
-    ]  # one of each signature; its copies follow it in the end
+    # One of each signature; its copies follow it in the end.
+    items = order[copies[order] < 0]
     buckets = _shared_buckets(signatures, items, number, width)
     result = np.full(len(signatures), -1, dtype=np.int64)
     kept: defaultdict[int, list[int]] = defaultdict(list)  # bucket to ranks in `items`

@@ -79,9 +79,8 @@ _CUES = (
 """The goal by what is in the request; the first match counts. `{0}`: subject, `{1}`: the group."""
 
 _CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\{[^{}]*\}", re.DOTALL)
-_DETAIL = re.compile(
-    r"[\d\\/_=<>|@]|\w[.(]\w|[a-z][A-Z]|.{40}"
-)  # numbers, addresses, code
+# Numbers, addresses, code.
+_DETAIL = re.compile(r"[\d\\/_=<>|@]|\w[.(]\w|[a-z][A-Z]|.{40}")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:|]\s*)[A-Z](?=[a-z])")
 _VERB = re.compile(
     r"\b(?:(?:to|[Ii]|you|we|they|can|would|please|let's) )+(?!an?\b|the\b)[a-z]+"

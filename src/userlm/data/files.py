@@ -114,9 +114,8 @@ def local(file: LogFile, scratch: Path) -> Iterator[Path]:
 
 # --- on this machine ------------------------------------------------------------------------------
 
-_BARE_NAME = re.compile(
-    r"(?:datasets/)?((?!datasets/)\w[\w.-]*/\w[\w.-]*)"
-)  # of a data set
+# Of a data set.
+_BARE_NAME = re.compile(r"(?:datasets/)?((?!datasets/)\w[\w.-]*/\w[\w.-]*)")
 
 
 def _local_files(place: Path) -> list[Keyed]:

@@ -94,9 +94,8 @@ def decide(
     summary = Summary()
     ngrams = Ngrams(scratch, rules.ngram)
     said = duplicates.Said(rules.duplicates, rules.similarity)
-    fit = array(
-        "Q"
-    )  # indices of the conversations that have no reason of their own to go
+    # Indices of the conversations that have no reason of their own to go.
+    fit = array("Q")
     try:
         for i, conversation in enumerate(conversations):
             code = language(conversation)

@@ -116,9 +116,8 @@ def card(
     }
     options.pop("join", None)  # a path
     if "writer" in options:
-        options["writer"] = results.get(
-            "model", options["writer"]
-        )  # no address of a server, no path
+        # No address of a server, no path.
+        options["writer"] = results.get("model", options["writer"])
     languages = results.get("languages", {})
     codes = [
         code for code in languages if re.fullmatch("[a-z]{2,3}", code) and code != "und"

@@ -56,9 +56,10 @@ def language(conversation: Conversation) -> str:
 
 @lru_cache(maxsize=1)
 def _identifier():  # type: ignore[no-untyped-def]
+    # Its model takes a moment to load.
     from py3langid.langid import (
         MODEL_FILE,
         LanguageIdentifier,
-    )  # its model takes a moment to load
+    )
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -50,9 +50,8 @@ def ngram_hashes(
     for place, factor in enumerate(_odd_factors(n)):
         total += words[place : place + count] * factor
     text_ends = np.repeat(np.cumsum(lengths), lengths)[:count]
-    inside = (
-        np.arange(count) + n <= text_ends
-    )  # an n-gram must not reach into the next text
+    # An n-gram must not reach into the next text.
+    inside = np.arange(count) + n <= text_ends
     return total[inside], np.maximum(lengths - n + 1, 0)
 
 

@@ -185,19 +185,15 @@ _KEYS = {
 _CUED = [
     ("PRIVATE KEY", _form("key", _PEM, _holds_code)),
     *((cue, _form("key", pattern)) for cue, pattern in _KEYS.items()),
-    (
-        "@",
-        _form("email", _EMAIL),
-    ),  # after the keys: a password in a URL looks like an address
+    ("@", _form("email", _EMAIL)),  # after the keys: a password in a URL looks like one
 ]
 """What every text with this form contains, and the form."""
 
 
 # --- numbers --------------------------------------------------------------------------------------
 
-_SIX_DIGITS = re.compile(
-    r"[0-9](?:[ .():-]{0,2}[0-9A-Fa-f]){5}"
-)  # to the base of 16, for IPv6
+# To the base of 16, for IPv6.
+_SIX_DIGITS = re.compile(r"[0-9](?:[ .():-]{0,2}[0-9A-Fa-f]){5}")
 
 _CARD = r"""
     [0-9] (?<![\w.+-].)

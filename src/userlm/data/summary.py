@@ -94,9 +94,8 @@ class Summary:
         words = np.array(self._words)[np.repeat(kept, turns)]
         characters = np.array(self._characters)[np.repeat(kept, answers)]
         turns = turns[kept]
-        starts = (
-            np.cumsum(turns) - turns
-        )  # where the first turn of each conversation is in `words`
+        # Where the first turn of each conversation is in `words`.
+        starts = np.cumsum(turns) - turns
         return {
             "user turns a conversation": _spread(turns),
             "words a user turn": _spread(words),

@@ -23,7 +23,7 @@ from userlm.flip import (
     Offsets,
     Rendered,
     Row,
-    Target,
+    TargetSpan,
     Template,
     render,
     samples,
@@ -99,7 +99,7 @@ def prompted_form(encode: Encode, offsets: Offsets, chat: Chat, close: int) -> F
                 continue
             ids = (*prompt, *content, close)
             start = len(prompt)
-            target = Target(sample.k, start, start, len(ids))
+            target = TargetSpan(sample.k, start, start, len(ids))
             found.append(Row(ids, (target,)))
         return Rendered(tuple(found), tuple(dropped))
 

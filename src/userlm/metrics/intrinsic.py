@@ -53,7 +53,7 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
     clusters: list[str] = []
     word_sets: list[list[str]] = []
     for conversation in conversations:
-        if conversation.first_own_turn():
+        if conversation.first_own_turn:
             continue  # a response to a later prefix: its first turn is a person's
         word_set = _first_words(conversation)
         if isinstance(word_set, str):
@@ -240,7 +240,7 @@ def termination_auroc(responses: Conversations) -> Measure:
     """
 
     def stats(response: Conversation) -> Found:
-        spoke = len(response.user_turns) > response.first_own_turn()
+        spoke = len(response.user_turns) > response.first_own_turn
         reply = response.turns[-1].meta if spoke else response.meta.get("end_meta", {})
         if reply.get("p_end") is None:
             return "no P(end)"
@@ -324,11 +324,10 @@ def _turn_rows(
     rows = []
     for conversation in conversations:
         cluster = _cluster(conversation)
-        start = conversation.first_own_turn()
+        start = conversation.first_own_turn
         own = conversation.user_turns
-        if (
-            len(conversation.turns) >= 2 * start
-        ):  # else the prefix was taken off already
+        if len(conversation.turns) >= 2 * start:
+            # else the prefix was taken off already
             own = own[start:]
         for k, text in enumerate(own, start):
             if k >= first_k:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import exp, isfinite, log
 
-from userlm.flip import Rendered, Row, Target
+from userlm.flip import Rendered, Row, TargetSpan
 from userlm.metrics.forms import Form
 from userlm.stats import Array, Found, Rows, exp_ratio, measure, measure_row, ratio
 from userlm.text import word_spans, words
@@ -76,7 +76,7 @@ def _turn(conversation: Conversation, k: int, found: Found) -> MeasureRow:
 def _mask(row: Row, form: Form) -> list[bool]:
     """True at content, and at closing tokens if the form has end tokens."""
     mask = [False] * len(row.ids)
-    for target in row.targets:
+    for target in row.spans:
         stop = target.stop if form.ends else target.stop - 1
         mask[target.first : stop] = [True] * (stop - target.first)
     return mask
@@ -92,7 +92,7 @@ def _turns(
     """The rows of one conversation, whose log-probabilities are next in `scored`."""
     for row in rendered.rows:
         logprobs = iter(next(scored))  # of the tokens that `_mask` picked
-        for target in row.targets:
+        for target in row.spans:
             yield _turn(
                 conversation, target.k, _stats(conversation, form, target, logprobs)
             )
@@ -101,7 +101,10 @@ def _turns(
 
 
 def _stats(
-    conversation: Conversation, form: Form, target: Target, logprobs: Iterator[float]
+    conversation: Conversation,
+    form: Form,
+    target: TargetSpan,
+    logprobs: Iterator[float],
 ) -> Found:
     content = [-next(logprobs) for _ in range(target.first, target.stop - 1)]
     closed = [*content, -next(logprobs)] if form.ends else []
@@ -134,9 +137,8 @@ def _outside(
     for start, stop in word_spans(shown):
         if not of_intent.isdisjoint(words(shown[start:stop])):
             is_inside[start:stop] = [True] * (stop - start)
-    offsets = form.offsets(shown)[
-        -len(nll) :
-    ]  # without the header suffix, if it is a token
+    # Without the header suffix, if it is a token.
+    offsets = form.offsets(shown)[-len(nll) :]
     return [
         value
         for value, (start, stop) in zip(nll, offsets, strict=True)

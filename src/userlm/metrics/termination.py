@@ -231,9 +231,8 @@ def _middle_of_the_highest(values: Array) -> Indices:
     """The index of the highest value along the last axis; of several, the middle one, which is
     furthest from worse ones."""
     highest = values == values.max(axis=-1, keepdims=True)
-    rank = highest.cumsum(
-        axis=-1
-    )  # 1 from the first highest value on, 2 from the second, ...
+    # 1 from the first highest value on, 2 from the second, ...
+    rank = highest.cumsum(axis=-1)
     middle = (rank[..., -1:] + 1) // 2
     return np.asarray((rank == middle).argmax(axis=-1))
 

@@ -321,9 +321,8 @@ class CountedComplete:
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
         """The model's continuation."""
-        most_tokens_in = (
-            len(ids) + 1
-        )  # a server may be asked again with the first new token added
+        # A server may be asked again with the first new token added.
+        most_tokens_in = len(ids) + 1
         return self.usage.call(
             most_tokens_in,
             sampling.max_tokens,

@@ -248,7 +248,8 @@ def first_choice(answer: Any) -> Any:
         AttributeError,
         LookupError,
         TypeError,
-    ):  # a page, an array, an answer without choices
+    ):
+        # a page, an array, an answer without choices
         raise ValueError("this is no completion; does the URL end in /v1?") from None
 
 
@@ -297,7 +298,8 @@ def _connection_fault(error: openai.APIConnectionError) -> Fault:
     if type(error.__cause__).__name__ in (
         "ConnectError",
         "ConnectTimeout",
-    ):  # nothing was sent
+    ):
+        # nothing was sent
         message = "no connection to the server; is it running, and is the URL right?"
         return Fault("no connection", message, passing=True, permanent=True)
     if isinstance(error, openai.APITimeoutError):

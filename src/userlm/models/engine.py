@@ -170,9 +170,8 @@ class Engine:
             self._changed.notify_all()
         try:
             request.done.wait()
-        except (
-            BaseException
-        ):  # Ctrl-C: the worker drops the request after the current step
+        except BaseException:
+            # Ctrl-C: the worker drops the request after the current step
             request.cancelled = True
             raise
         if request.error:
@@ -229,9 +228,8 @@ class Engine:
                         request, ModelError(f"{self.name}: the request was cancelled")
                     )
             self._admit_waiting()
-            if (
-                not self._active
-            ):  # then none waits either: requests wait for active ones only
+            if not self._active:
+                # then none waits either: requests wait for active ones only
                 self._worker = None
             return bool(self._active)
 
@@ -462,9 +460,8 @@ class Engine:
             except torch.OutOfMemoryError:  # says nothing about the architecture
                 self.mode = None
                 raise
-            except (
-                Exception
-            ):  # its code may raise anything at arguments that it does not know
+            except Exception:
+                # its code may raise anything at arguments that it does not know
                 continue
             if same_logits(self.model, found, torch.cat(alone)):
                 break

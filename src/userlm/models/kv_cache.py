@@ -136,9 +136,8 @@ class KVCache:
         capacity = length
         if reused:
             capacity = reused.capacity
-            if (
-                capacity < length
-            ):  # grow by half at least, so that few turns have to copy
+            if capacity < length:
+                # grow by half at least, so that few turns have to copy
                 capacity = min(self.context_length, max(length, capacity * 3 // 2))
         if not self._make_room(capacity, reused):
             return None
@@ -210,7 +209,8 @@ def default_budget(device: torch.device) -> int:
     for file in (
         "memory.max",
         "memory/memory.limit_in_bytes",
-    ):  # a container's: cgroup 2 and 1
+    ):
+        # a container's: cgroup 2 and 1
         with suppress(OSError, ValueError):
             limit = Path("/sys/fs/cgroup", file).read_text(encoding="ascii")
             limits.append(int(limit))

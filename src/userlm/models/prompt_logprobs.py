@@ -222,9 +222,8 @@ def _echo(
     if not max_tokens:
         return values
     tokens_in = token_count(answer, "prompt_tokens")
-    if (
-        tokens_in is None
-    ):  # a BOS at the start could not be told from a token at the end
+    if tokens_in is None:
+        # a BOS at the start could not be told from a token at the end
         return None
     return values[:-1] if tokens_in == len(ids) else values[:tokens_in]
 

@@ -245,7 +245,10 @@ class ServedModel:
             self._support is not None and self._support.context_length is not None
         )
         if tokens_in != tokens_sent:
-            return f"{tokens_sent} token ids were sent, and the server counted {tokens_in}: {TAKE_IDS}"
+            return (
+                f"{tokens_sent} token ids were sent, and the server counted {tokens_in}: "
+                f"{TAKE_IDS}"
+            )
         if answer.finish == "stop" and answer.stop_id is None:
             return (
                 "the server does not say which token ended a turn, and only the model's own end "

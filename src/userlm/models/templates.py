@@ -96,9 +96,8 @@ def recognise(tokenizer: Any, encode: Encode, name: str = "") -> Template:
             )
         template = _chatml(tokenizer, encode, known)
     else:
-        return userlm_template(
-            encode, known.get, special_ids(tokenizer)
-        )  # says what is missing
+        # Says what is missing.
+        return userlm_template(encode, known.get, special_ids(tokenizer))
     _check(tokenizer, template)
     return template
 
@@ -123,7 +122,7 @@ def profile_template(tokenizer: Any, encode: Encode) -> Template:
         close=close,
         end=close,
         stop_ids=special_ids(tokenizer) | {close},
-        start=(int(tokenizer.bos_token_id),),
+        bos=(int(tokenizer.bos_token_id),),
         system_text=PROFILE,
         trim=True,
     )

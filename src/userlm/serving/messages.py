@@ -233,9 +233,8 @@ def find_intent(
     if not system:
         note = "no intent was given, so the user is after nothing in particular"
         return default, [] if default else [note]
-    system = (
-        system.strip()
-    )  # a newline at its end would hide an intent without a full stop
+    # A newline at its end would hide an intent without a full stop.
+    system = system.strip()
     sentences = [" ".join(match[0].split()) for match in _INTENT.finditer(system)]
     if not sentences:
         return system, []

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from userlm.rows import SPLITS, from_record, read_json, read_rows
+from userlm.rows import SPLITS, from_record, read_rows
+from userlm.runs import Run
 from userlm.show import data
 from userlm.show.blocks import Counts, Table
 from userlm.show.results import Columns, Data, Endings, Measured, Talks, Trained, finite
@@ -154,36 +155,8 @@ def read_run(folder: str | Path) -> Finished:
 
 
 def _opened(folder: Path) -> Finished:
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder} is no folder; give the folders of finished runs, such as runs/score"
-        )
-    if not (folder / "run.json").is_file():
-        runs = sorted(folder.glob("*/run.json"))
-        hint = (
-            f"give those in it, such as {runs[0].parent}"
-            if runs
-            else "give the folder of a run"
-        )
-        raise InputError(f"{folder} holds no run.json, so it is no run; {hint}")
-    manifest = read_json(folder / "run.json")
-    if not isinstance(manifest.get("options", {}), dict):
-        raise InputError(
-            f"{folder / 'run.json'}: 'options' is damaged; leave the folder out"
-        )
-    verb = str(manifest.get("verb"))
-    if not (folder / "results.json").is_file():
-        raise InputError(
-            f"{folder} is not finished; run its command again (userlm {verb}), or leave it out"
-        )
-    results = read_json(folder / "results.json")
-    return Finished(
-        folder.resolve().name,
-        folder,
-        verb,
-        manifest,
-        results,
-    )
+    run = Run.read(folder)
+    return Finished(folder.resolve().name, folder, run.verb, run.manifest, run.results)
 
 
 def _checked(run: Finished, kind: Any, results: Mapping[str, Any]) -> Any:
@@ -287,12 +260,11 @@ def _with_conversations(run: Finished, file: str) -> Finished:
     for conversation in _conversations(run.folder / file):
         total += 1
         said = conversation.user_turns
-        lengths.add_words(said[conversation.first_own_turn() :])
+        lengths.add_words(said[conversation.first_own_turn :])
         if conversation.meta.get("intent_by") == "extractive":
             stubs.add(EXTRACTIVE)
-        if (
-            run.verb == "respond"
-        ):  # a response stands after a log, which has its own length
+        if run.verb == "respond":
+            # a response stands after a log, which has its own length
             continue
         lengths.add_turns(conversation)
         if run.verb == "simulate":

@@ -39,7 +39,7 @@ from userlm.types import InputError
 
 VERBS = ("import", "clean", "intents", "train", "ppl", "respond", "simulate", "score")
 CURVE_POINTS = 240  # a longer log is averaged
-WITHOUT_MODEL = "These intents were picked from the users’ own words, not written by a language model."
+WITHOUT_MODEL = "No language model wrote these intents: they hold the users’ own words."
 STUB = "A stub assistant answered here; the figures say nothing about a language model."
 
 Runs = Sequence[Finished]

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, NotRequired
 
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
+
+# Pydantic takes that of `typing` from Python 3.12 on.
 from typing_extensions import (
     TypedDict,
-)  # pydantic takes that of `typing` from Python 3.12 on
+)
 
 
 def finite(value: Any) -> float | None:

@@ -56,7 +56,8 @@ def save(
     for name in (
         "is_local",
         "local_files_only",
-    ):  # how it was loaded here says nothing about it
+    ):
+        # how it was loaded here says nothing about it
         tokenizer.init_kwargs.pop(name, None)
     own = model.state_dict(keep_vars=True)
     # Tied weights have several names and one parameter; only the first name is written.

@@ -24,7 +24,7 @@ from userlm.flip import (
     Overlong,
     Rendered,
     Row,
-    Target,
+    TargetSpan,
     Template,
     render,
     render_document,
@@ -43,8 +43,8 @@ ROW_FIELDS = ("conversation", "start", "length", "first_target", "samples")
 ROW = np.dtype([(name, np.int64) for name in ROW_FIELDS])
 """A row: the number of its conversation, where its ids start and how many they are, the index of
 its first target, and how many targets it has (one for each sample)."""
-TARGET = np.dtype([(field.name, np.int32) for field in fields(Target)])
-"""See `flip.Target`."""
+TARGET = np.dtype([(field.name, np.int32) for field in fields(TargetSpan)])
+"""See `flip.TargetSpan`."""
 
 
 def training_view(
@@ -111,7 +111,7 @@ class TokenizedDataset:
         _, start, length, first_target, samples = self.rows[i].item()
         ids = self.ids[start : start + length].tolist()
         targets = self.targets[first_target : first_target + samples].tolist()
-        return Row(tuple(ids), tuple(Target(*values) for values in targets))
+        return Row(tuple(ids), tuple(TargetSpan(*values) for values in targets))
 
 
 def prepare(
@@ -152,8 +152,8 @@ def prepare(
                 rendered = training_rows(view, ready, side, max_tokens, overlong)
                 counts["dropped"] += len(rendered.dropped)
                 for row in rendered.rows:
-                    first_target = len(targets) // len(fields(Target))
-                    samples = len(row.targets)
+                    first_target = len(targets) // len(fields(TargetSpan))
+                    samples = len(row.spans)
                     rows.extend(
                         (
                             counts["conversations"],
@@ -163,7 +163,7 @@ def prepare(
                             samples,
                         )
                     )
-                    for target in row.targets:
+                    for target in row.spans:
                         targets.extend(
                             (target.k, target.start, target.first, target.stop)
                         )

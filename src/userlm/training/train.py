@@ -1,11 +1,11 @@
 """Train on a tokenized dataset. `userlm train` runs this, in one process or, by `accelerate launch`
 or `torchrun`, in many.
 
-One row holds a whole conversation, and the loss is on the user's side: every user turn with its
-closing token, and the end. Rows are packed end to end and masked from each other
-(`models.attention`); logits are computed at the targets only. A step is the packed rows of about
-`TrainingConfig.batch` samples. Its loss is the mean over all of its targets, however they are
-packed or distributed, so one process and many learn the same.
+One row holds a whole conversation, and the loss is on the target tokens: of every user turn the
+header suffix, the content and the closing token, and the end. Rows are packed end to end and masked
+from each other (`models.attention`); logits are computed at the target tokens only. A step is the
+packed rows of about `TrainingConfig.batch` samples. Its loss is the mean over all of its target
+tokens, however they are packed or distributed, so one process and many learn the same.
 
 While it runs it writes checkpoint/, to resume from, and model/: the best weights by validation
 perplexity, else the last ones, as an ordinary Hugging Face folder (with LoRA: adapter/).
@@ -207,9 +207,8 @@ def train(
                 )
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            with _explaining_memory(
-                config, []
-            ):  # the first step allocates the optimizer's state
+            with _explaining_memory(config, []):
+                # the first step allocates the optimizer's state
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             progress.step = step
@@ -223,19 +222,18 @@ def train(
                         f"the validation perplexity is {perplexity}", step, folder
                     )
                 if progress.is_better(perplexity):
-                    keep(local, model, accelerator, folder)
+                    write_weights(local, model, accelerator, folder)
             yield entry
             if stopping():
                 accelerator.set_trigger()
-            stop = (
-                accelerator.check_trigger() and not is_last
-            )  # whichever process set it
+            # Whichever process set it.
+            stop = accelerator.check_trigger() and not is_last
             if stop or (step % config.save_every == 0 and not is_last):
                 save_checkpoint(accelerator, folder)
             if stop:
                 raise Stopped(f"stopped after step {step:,}")
         if progress.best == math.inf:  # nothing was compared: the last weights are kept
-            keep(local, model, accelerator, folder)
+            write_weights(local, model, accelerator, folder)
     model.eval()
 
 
@@ -265,10 +263,10 @@ def _gradient(
     """Compute the gradients of the mean loss of all rows, whichever process holds them; return that
     loss, and the norm of the gradient before it is clipped."""
     model.train()
-    # One mean over all targets of the step: each pack's sum is divided by the number of targets in
-    # all packs of all processes, so it does not matter how rows are packed or distributed.
+    # One mean for the step: each pack's sum is divided by the target tokens (or samples) of all
+    # packs of all processes, so it does not matter how rows are packed or distributed.
     if config.average == "sample":
-        total = sum(len(row.targets) for row in rows)
+        total = sum(len(row.spans) for row in rows)
     else:
         total = sum(sum(row.mask()) for row in rows)
     loss = torch.zeros((), device=accelerator.device)
@@ -278,10 +276,10 @@ def _gradient(
         for number, pack in enumerate(own, 1):
             # Whole models exchange gradients once a step, after the last pack; sharded ones with
             # every pack, or each process would hold all gradients.
-            local_only = accelerator.distributed_type in _REPLICATED and number < len(
-                own
+            defer_exchange = (
+                accelerator.distributed_type in _REPLICATED and number < len(own)
             )
-            with accelerator.no_sync(model) if local_only else nullcontext():
+            with accelerator.no_sync(model) if defer_exchange else nullcontext():
                 share = pack_loss(model, pack or filler, config.average) / total
                 # Processes average their gradients, and the sum is wanted. A filler counts nothing.
                 accelerator.backward(share * (processes if pack else 0))
@@ -301,14 +299,14 @@ def _filler_pack(dataset: TokenizedDataset) -> Pack:
 
 
 def pack_loss(model: Any, pack: Pack, average: str = "token") -> torch.Tensor:
-    """Return the loss (nats) of a pack's targets, summed over tokens, or over samples each with its
-    mean over tokens."""
+    """Return the loss (nats) of a pack's target tokens: their sum, or the sum over samples of each
+    sample's mean."""
     logits, wanted = target_logits(model, [(row.ids, row.mask()) for row in pack])
     losses = F.cross_entropy(logits.float(), wanted, reduction="none")
     if average == "token":
         return losses.sum()
     lengths = torch.tensor(
-        [target.stop - target.start for row in pack for target in row.targets]
+        [target.stop - target.start for row in pack for target in row.spans]
     )
     return losses @ (1 / lengths).repeat_interleave(lengths).to(losses)
 
@@ -339,21 +337,9 @@ def evaluate(
         nll = -logprobs.gather(1, wanted[:, None])[:, 0].double().cpu()
         ended = (wanted == end).cpu()
         model_ends = (logprobs[:, end] > math.log(0.5)).cpu()
-        content = (
-            torch.tensor(  # the targets without header suffixes and closing tokens
-                [
-                    is_content
-                    for row in pack
-                    for is_target, is_content in zip(
-                        row.mask(), row.mask(True), strict=True
-                    )
-                    if is_target
-                ]
-            )
-        )
-        first = (
-            content.clone()
-        )  # the first token of each content: the end, if the person ended
+        content = torch.tensor(_is_content(pack))
+        # The first token of each content: the end, if the person ended.
+        first = content.clone()
         first[1:] &= ~content[:-1]
         text = content & ~ended
         actual = first & ended
@@ -374,6 +360,15 @@ def evaluate(
         "valid_perplexity": math.exp(min(loss / tokens, 700)),
         "valid_termination_f1": f1,
     }
+
+
+def _is_content(pack: Pack) -> list[bool]:
+    """For each target token of a pack: is it content, and no header suffix or closing token?"""
+    found: list[bool] = []
+    for row in pack:
+        masks = zip(row.mask(), row.mask(content_only=True), strict=True)
+        found += [is_content for is_target, is_content in masks if is_target]
+    return found
 
 
 def make_optimizer(model: Any, config: TrainingConfig) -> Any:
@@ -416,7 +411,9 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
 
 
-def keep(local: LocalModel, model: Any, accelerator: Accelerator, folder: Path) -> None:
+def write_weights(
+    local: LocalModel, model: Any, accelerator: Accelerator, folder: Path
+) -> None:
     """Write the weights as they are now: model/, or adapter/ for LoRA. Every process takes part."""
     weights = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
@@ -433,7 +430,7 @@ def keep(local: LocalModel, model: Any, accelerator: Accelerator, folder: Path) 
     accelerator.wait_for_everyone()
 
 
-def finish(local: LocalModel, folder: Path) -> None:
+def merge_best_adapter(local: LocalModel, folder: Path) -> None:
     """After the last step: merge the best adapter into an ordinary model/."""
     if has_adapter(local):
         load_adapter(local, folder / "adapter")
@@ -445,7 +442,7 @@ def _counts(
 ) -> dict[str, int]:
     return {
         "conversations": len(np.unique(dataset.rows["conversation"][step])),
-        "samples": sum(len(row.targets) for row in rows),
+        "samples": sum(len(row.spans) for row in rows),
         "tokens": sum(len(row.ids) for row in rows),
     }
 

@@ -299,9 +299,8 @@ def assemble(
         known[name] = "\n\n".join(parts)
         notes[f"{name} to meta"] = len(parts)
     last_side, _ = messages.said[-1]
-    ended = (
-        whole and not messages.cut and last_side == "assistant"
-    )  # a pending call is no ending
+    # A pending call is no ending.
+    ended = whole and not messages.cut and last_side == "assistant"
     conversation = Conversation(id, tuple(turns), intent, user, None, ended, known)
     return Imported(
         conversation, {note: count for note, count in notes.items() if count}
@@ -389,9 +388,8 @@ def parse_json(value: Any) -> Any:
         found = json.loads(value)
     except (ValueError, RecursionError):
         return value
-    return (
-        value if is_deep(found, DEEPEST // 2) else found
-    )  # it is written inside another object
+    # It is written inside another object.
+    return value if is_deep(found, DEEPEST // 2) else found
 
 
 def utc_time(ticks: str | int | float, per_second: float = 1) -> str | None:

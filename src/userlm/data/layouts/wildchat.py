@@ -29,9 +29,8 @@ def convert(row: Row) -> Imported:
     """
     items = list_of(row, "conversation")
     messages = read_messages(enumerate(items), "conversation")
-    items = [
-        item for item in items if isinstance(item, dict)
-    ]  # unchecked after an empty turn
+    # Unchecked after an empty turn.
+    items = [item for item in items if isinstance(item, dict)]
     of_user = (item for item in items if item.get("role") == "user")
     first: Row = next(of_user, {})
     country = text_of(row, "country") or text_of(first, "country")
@@ -61,9 +60,8 @@ def convert(row: Row) -> Imported:
 def _usual_language(items: Iterable[Row]) -> str | None:
     languages = (item.get("language") for item in items)
     counts = Counter(language for language in languages if isinstance(language, str))
-    return max(
-        counts, key=lambda language: counts[language], default=None
-    )  # of equals, the first
+    # Of equals, the first.
+    return max(counts, key=lambda language: counts[language], default=None)
 
 
 def _any_flag(row: Row, items: Sequence[Row], field: str) -> bool | None:
