@@ -380,12 +380,12 @@ def test_explain_says_of_every_conversation_what_clean_did_with_it(userlm, tmp_p
         **{f"t{i}": "template prompt" for i in range(5)},
     }
     why = {
-        "duplicate": "duplicate goes says the same as 'first', which stays (exact)",
-        "language: fr": "language goes fr, its log says 'French'; kept: en",
-        "toxic": "flagged goes toxic: True",
-        "redacted": "flagged goes redacted: True",
+        "duplicate": "duplicate dropped the user says the same as in 'first', which is kept (exact)",
+        "language: fr": "language dropped fr, its log says 'French'; kept: en",
+        "toxic": "flagged dropped toxic: True",
+        "redacted": "flagged dropped redacted: True",
         # 7 words up to the number
-        "template prompt": "template goes its most frequent 7-gram occurs 5 times in first turns: "
+        "template prompt": "template dropped its most frequent 7-gram occurs 5 times in first turns: "
         "'write me a very short poem about'; the limit is 4",
     }
     before = contents(tmp_path)
@@ -394,11 +394,12 @@ def test_explain_says_of_every_conversation_what_clean_did_with_it(userlm, tmp_p
         assert one.id in shown
         if one.id in reasons:
             assert (
-                why[reasons[one.id]] in shown and " none it goes; else train: " in shown
+                why[reasons[one.id]] in shown
+                and " none it is dropped; otherwise train: " in shown
             )
         else:
             assert (
-                " goes " not in shown
+                " dropped " not in shown
                 and "split train the user 'ann' has position 0." in shown
             )
     shown = userlm("clean", *options, "--explain", "furst", code=2)
@@ -415,8 +416,9 @@ def test_explain_knows_near_duplicates_and_filters_that_are_off(userlm, tmp_path
     ]
     write_conversations(tmp_path / "logs.jsonl", logs)
     options = ["logs.jsonl", "--duplicates", "near", "--shares", "100/0/0"]
-    assert "duplicate goes says the same as 'one', which stays (near)" in userlm(
-        "clean", *options, "--explain", "two"
+    assert (
+        "duplicate dropped the user says the same as in 'one', which is kept (near)"
+        in userlm("clean", *options, "--explain", "two")
     )
     shown = userlm(
         "clean",
@@ -433,8 +435,8 @@ def test_explain_knows_near_duplicates_and_filters_that_are_off(userlm, tmp_path
         and "flagged off" in shown
     )
     assert (
-        "stays en, its log says 'English'; all are kept" in shown
-        and " goes " not in shown
+        "kept en, its log says 'English'; all are kept" in shown
+        and " dropped " not in shown
     )
 
 

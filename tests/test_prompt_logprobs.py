@@ -424,7 +424,7 @@ def test_the_tokenizer_of_a_server_is_named_or_has_the_name_of_the_model(
     assert address.scorer(f"{url}#{tmp_path}")[2] is None
     with pytest.raises(
         InputError,
-        match=r"#no/such/model: its tokenizer is needed here; give it with --tokenizer",
+        match=r"#no/such/model: the tokenizer of this model is needed; give it with --tokenizer",
     ):
         address.scorer(f"trained:{url}#no/such/model")
     with pytest.raises(

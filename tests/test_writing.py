@@ -316,7 +316,9 @@ def test_a_key_that_no_header_can_hold_is_refused_and_written_nowhere(
     monkeypatch.undo()
     for variable in ("USERLM_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.setenv(variable, "secret\nkey")
-    with pytest.raises(InputError, match="holds characters that no key has") as caught:
+    with pytest.raises(
+        InputError, match="has characters that are not allowed in a key"
+    ) as caught:
         commands.intents(data, out=tmp_path / "out", writer=by)
     assert "secret" not in str(caught.value)
     assert not (tmp_path / "out/asked.jsonl").exists()

@@ -131,7 +131,7 @@ def show_findings(title: str, findings: Sequence[tuple[str, str, str]]) -> None:
     """Print what each step of `clean` says about one conversation, and why."""
     table = Table("step", "it", "because", box=SIMPLE_HEAD)
     for step, verdict, why in findings:
-        style = "yellow" if verdict == "goes" else ""
+        style = "yellow" if verdict == "dropped" else ""
         table.add_row(step, Text(verdict, style=style), Text(why))
     out = output()
     out.print(title)

@@ -272,8 +272,7 @@ def _show_missing_fields(fields: Sequence[str], counts: Mapping[str, int]) -> No
         )
 
 
-# --- writers
-# ---------------------------------------------------------------------------------------
+# --- writers --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,7 +411,7 @@ def _in_order(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-# --- existing intents ----------------------------------------------------------------------------
+# --- existing intents -----------------------------------------------------------------------------
 
 
 def _read_joined(paths: Iterable[Path]) -> tuple[dict[str, str], Counter[str]]:

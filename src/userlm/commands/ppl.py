@@ -315,8 +315,7 @@ def _lines(case: Case, rows: Iterable[MeasureRow], error: str = "") -> list[Line
     return [{**score_line(case.column, "perplexity", row), **failure} for row in rows]
 
 
-# --- output
-# -----------------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
 def _show(title: str, results: Results) -> None:

@@ -1,4 +1,4 @@
-"""`userlm serve`: a simulated user behind an address that any client of the OpenAI API can call."""
+"""`userlm serve`: a simulated user that any client of the OpenAI API can call."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def serve(
     )
     with _listen(
         host, port
-    ) as listening:  # fails before minutes go into loading a model
+    ) as listening:  # fail before loading a model, which takes minutes
         app = create_app(user_options.load(), config)
         if is_open:
             console.print(
@@ -165,6 +165,7 @@ def _key() -> str | None:
     key = os.environ.get(KEY, "").strip()
     if not (key.isascii() and key.isprintable()):
         raise InputError(
-            f"the environment variable {KEY} holds characters that no key has; set it again"
+            f"the environment variable {KEY} has characters that are not allowed in a key; set it "
+            f"again"
         )
     return key or None

@@ -121,7 +121,7 @@ def _long_intent(user: TrainedUser, intent: str | None) -> list[str]:
     ]
 
 
-# --- roles and turns -------------------------------------------------------------------------
+# --- roles and turns ------------------------------------------------------------------------------
 
 
 def find_roles(messages: Sequence[Message], roles: str) -> str:
@@ -205,7 +205,7 @@ def _check_goes_on(text: str, where: str, stop_phrase: str | None) -> None:
     )
 
 
-# --- the intent ------------------------------------------------------------------------------
+# --- the intent -----------------------------------------------------------------------------------
 
 _INTENT = re.compile(
     r"\s+".join(map(re.escape, INTENT_PREFIX.split()))

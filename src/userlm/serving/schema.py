@@ -70,7 +70,7 @@ class ServerConfig:
             )
 
 
-# --- requests --------------------------------------------------------------------------------
+# --- requests -------------------------------------------------------------------------------------
 
 
 Item = TypeVar("Item")
@@ -184,7 +184,7 @@ def parse_request(body: object, model_name: str) -> ChatRequest:
         raise _field_error(error) from None
 
 
-# --- errors ----------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False, slots=True)
@@ -238,7 +238,7 @@ def _field_error(error: ValidationError) -> RequestError:
     return RequestError(400, message, param or None)
 
 
-# --- answers ---------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 
 class AssistantMessage(BaseModel):
