@@ -143,7 +143,7 @@ def test_a_model_that_carries_a_state_over_is_refused():
         MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2)
     ).eval()
     with pytest.raises(
-        InputError, match=r"mamba-x: .*mamba.* does not keep packed rows apart"
+        InputError, match=r"mamba-x: .*mamba.* mixes packed rows, apart"
     ):
         check_document_masking(model, "mamba-x", 64)
 

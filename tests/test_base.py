@@ -752,7 +752,7 @@ def test_an_adapter_is_taken_back_in_place_and_known_to_plain_peft(tmp_path):
 def test_an_adapter_of_another_rank_is_refused(tmp_path):
     save_adapter(with_lora(small(), rank=4), tmp_path / "adapter")
     with pytest.raises(
-        InputError, match=r"adapter: this adapter is of another base model or rank"
+        InputError, match=r"adapter: this adapter belongs to another base model or rank"
     ):
         load_adapter(with_lora(small(), rank=8), tmp_path / "adapter")
 

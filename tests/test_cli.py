@@ -1134,9 +1134,7 @@ def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_tabl
     from userlm.terminal import show_measures
 
     monkeypatch.setenv("COLUMNS", "80")
-    why = (
-        "an answer on a prefix, not a conversation of its own, and more words than fit"
-    )
+    why = "a response to a prefix, not a whole conversation of its own, and more words than fit"
     record = {
         "name": "turns per conversation",
         "value": None,

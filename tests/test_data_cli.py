@@ -716,12 +716,12 @@ def hurt(name: str, folder: Path) -> Path:
 
 
 HURT = {
-    "empty": "empty.parquet is empty; give a file with one conversation a line",
-    "other": "other.parquet is no readable parquet file: ",
-    "half": "half.parquet is no readable parquet file: ",
-    "short": "short.parquet is no readable parquet file: ",
-    "behead": "behead.parquet is no readable parquet file: ",
-    "pages": "pages.parquet is no readable parquet file: ",
+    "empty": "empty.parquet is empty; give a file with one conversation per line",
+    "other": "other.parquet is not a readable parquet file: ",
+    "half": "half.parquet is not a readable parquet file: ",
+    "short": "short.parquet is not a readable parquet file: ",
+    "behead": "behead.parquet is not a readable parquet file: ",
+    "pages": "pages.parquet is not a readable parquet file: ",
     "rowless": "rowless.parquet holds no ",
 }
 
@@ -799,7 +799,9 @@ def test_bytes_over_which_polars_panics_are_an_unreadable_file(
     parquet(tmp_path / "a.parquet", {"id": ["a"], "messages": [[USER, ASSISTANT]]})
     monkeypatch.setattr(pl, "scan_parquet", panic)
     shown = userlm("import", "a.parquet", "--out", "out", code=2)
-    assert "a.parquet is no readable parquet file: called `Option::unwrap()`" in shown
+    assert (
+        "a.parquet is not a readable parquet file: called `Option::unwrap()`" in shown
+    )
 
 
 # --- files that grow ------------------------------------------------------------------------------

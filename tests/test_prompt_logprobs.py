@@ -290,7 +290,7 @@ def test_a_bos_is_noticed_where_a_token_is_generated_after_the_prompt_too():
         scorer(server).score(ROWS)
     with (
         serving(without_usage) as server,
-        pytest.raises(InputError, match="gives no log-probabilities of a prompt"),
+        pytest.raises(InputError, match="returns no log-probabilities of a prompt"),
     ):
         scorer(server).score(ROWS)
 

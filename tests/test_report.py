@@ -501,7 +501,7 @@ def test_failed_conversations_have_no_length_and_are_counted(tmp_path: Path) -> 
         and sum(run.lengths.turns) == 1
         and len(run.lengths.failed) == 1
     )
-    assert "1 that failed have no known length" in html_page([run])
+    assert "1 failed ones have known length" in html_page([run])
 
 
 def test_the_manifest_holds_options_inputs_prompts_and_versions(
@@ -1025,7 +1025,7 @@ def test_lengths_people_and_the_template_filter_are_told_in_figures_and_words(
     assert shown["People"].note.startswith(
         "Known people: 2, with 3 conversations: 1.50 each on average, 2 in the median, 1,200 at "
         "most. "
-        "The heaviest 1 % of them have 66.7 % of those."
+        "The most active 1 % of them have 66.7 % of those."
     )
     assert (
         "41,234,567 n-grams" in shown["Template filter"].note
@@ -1046,7 +1046,7 @@ def test_lengths_people_and_the_template_filter_are_told_in_figures_and_words(
         "ngram_table": {},
     }
     shown = tables(data_run(tmp_path / "kept", "clean", kept))
-    assert shown["People"].note.startswith("Where a log does not say who speaks")
+    assert shown["People"].note.startswith("If a log does not say who speaks")
     assert "Template filter" not in shown  # templates were kept, nothing was counted
 
 
@@ -1213,7 +1213,8 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(
         finished.read_run(tmp_path / "nowhere")
     made = write(tmp_path, "train", "train", {}, log=[])
     with pytest.raises(
-        InputError, match=r"holds no run.json.*give those in it, such as .*train"
+        InputError,
+        match=r"holds no run.json.*give the run folders in it, such as .*train",
     ):
         finished.read_run(tmp_path)
     (made / "results.json").unlink()

@@ -211,8 +211,8 @@ def test_a_cap_is_never_passed_and_the_same_command_with_a_higher_one_goes_on(
             {"budget": float("nan"), "price": "1/1"},
             "--budget nan: give an amount in US dollars",
         ),
-        ({"price": "1"}, "--price 1: give US dollars for a million"),
-        ({"user_price": "one"}, "--user-price one: give US dollars for a million"),
+        ({"price": "1"}, "--price 1: give US dollars per million"),
+        ({"user_price": "one"}, "--user-price one: give US dollars per million"),
         (
             {"user_price": "1/1"},
             r"--user-price: script:.* calls no model; leave the option out",

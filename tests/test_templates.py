@@ -181,12 +181,12 @@ def test_usp_gets_its_profile_inside_its_own_sentence_and_is_told_apart_from_use
         (
             [*LLAMA, END],
             USERLM.replace("<|eot_id|>{%", "<|eot_id|>\n{%"),
-            "renders a dialogue in another format",
+            "renders a dialogue in a different format",
         ),
         (
             [*QWEN, END],
             CHATML.replace("{{ m.role }}\n", "{{ m.role }}\n\n"),
-            "renders a dialogue in another format",
+            "renders a dialogue in a different format",
         ),
     ],
 )

@@ -43,9 +43,7 @@ IDLE = 1.0
 
 Mode = Literal["kv_cache", "transformers_cache", "no_cache"]
 CACHED_MODES: tuple[Mode, ...] = ("kv_cache", "transformers_cache")  # the fastest first
-Inputs = list[
-    tuple["Request", list[int]]
-]  # the tokens of each request that go through the model in one step
+Inputs = list[tuple["Request", list[int]]]  # the tokens of one step, by request
 
 
 @dataclass(frozen=True, slots=True)
