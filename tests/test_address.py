@@ -196,7 +196,7 @@ def test_a_base_model_is_no_user_model_and_the_error_says_how_to_score_it(
     ]
     (tmp_path / "tokenizer.json").write_text(json.dumps(parts))
     with pytest.raises(
-        InputError, match=f"is no user model; score it as base:{tmp_path} or"
+        InputError, match=f"is not a user model; score it as base:{tmp_path} or"
     ):
         address.scorer(str(tmp_path))
     assert not address.scorer(f"base:{tmp_path}")[1].ends

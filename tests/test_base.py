@@ -1155,7 +1155,7 @@ def test_a_saved_base_model_has_no_chat_template_and_is_scored_in_the_ids_that_i
     assert (*plain.encode(said, add_special_tokens=False), 1) == render_document(
         transcript(log), local.template()
     ).rows[0].ids
-    with pytest.raises(InputError, match="so it is no user model"):
+    with pytest.raises(InputError, match="so it is not a user model"):
         address.scorer(f"trained:{tmp_path / 'model'}")
 
 

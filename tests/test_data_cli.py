@@ -722,7 +722,7 @@ HURT = {
     "short": "short.parquet is not a readable parquet file: ",
     "behead": "behead.parquet is not a readable parquet file: ",
     "pages": "pages.parquet is not a readable parquet file: ",
-    "rowless": "rowless.parquet holds no ",
+    "rowless": "rowless.parquet has no ",
 }
 
 

@@ -654,7 +654,7 @@ def test_an_address_alone_leads_to_the_same_figures_and_the_table_says_what_hold
     # One person: no interval.
     assert f"{HUMAN}: the intent helps: not known" in done.stdout
     assert (
-        "user turns with their intent: 6; with intent: 5 (1 missing: no intent)"
+        "user turns without intent: 6; with intent: 5 (1 missing: no intent)"
         in done.stdout
     )
     found = figures_of(json.loads((logs.parent / "out" / "results.json").read_text()))

@@ -219,7 +219,7 @@ def test_a_server_whose_cache_loses_log_probabilities_is_refused_before_the_run(
 
     with serving(cached) as server:
         with pytest.raises(
-            InputError, match=r"m: not scorable: .*--no-enable-prefix-caching"
+            InputError, match=r"m: cannot be used for scoring: .*--no-enable-prefix-caching"
         ):
             scorer(server).score(ROWS)
         assert all(ids not in server.prompts for ids, _ in ROWS)
@@ -258,11 +258,11 @@ def test_a_probe_starts_with_random_tokens_so_that_no_cache_holds_it():
     [
         (
             lambda ids: [1, *ids],
-            "400 token ids were sent, and 401 log-probabilities came back",
+            "400 token ids were sent, and 401 log-probabilities were returned",
         ),
         (
             lambda ids: ids[2:],
-            "400 token ids were sent, and 398 log-probabilities came back",
+            "400 token ids were sent, and 398 log-probabilities were returned",
         ),
     ],
 )
@@ -338,7 +338,7 @@ def test_a_server_that_supports_neither_request_is_not_scorable(answers):
     with (
         serving(answers) as server,
         pytest.raises(
-            InputError, match="m: not scorable: the server gives no log-prob"
+            InputError, match="m: cannot be used for scoring: the server returns no log-prob"
         ),
     ):
         scorer(server).score(ROWS)

@@ -616,7 +616,7 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
 @pytest.mark.parametrize(
     ("change", "param", "words"),
     [
-        ({"messages": []}, "messages", "is []; it should only have at least 1 item"),
+        ({"messages": []}, "messages", "is []; it should have at least 1 item"),
         ({"messages": "hi"}, "messages", "is 'hi'; it should be a valid list"),
         ({"messages": None}, "messages", "is None; it should be a valid list"),
         ({"messages": ["hi"]}, "messages[0]", "is 'hi'; it should be an object"),
@@ -701,12 +701,12 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
         ({"max_completion_tokens": -3}, "max_completion_tokens", "is -3"),
         ({"seed": 2**70}, "seed", f"should be less than or equal to {2**64 - 1}"),
         ({"seed": "a"}, "seed", "is 'a'; it should be a valid integer"),
-        ({"stop": ""}, "stop", "is ''; it should only have at least 1 character"),
+        ({"stop": ""}, "stop", "is ''; it should have at least 1 character"),
         ({"stop": ["a", 1]}, "stop[1]", "is 1; it should be a valid string"),
         (
             {"stop": ["a", ""]},
             "stop[1]",
-            "is ''; it should only have at least 1 character",
+            "is ''; it should have at least 1 character",
         ),
         ({"stop": 3}, "stop", "is 3; it should be a valid string"),
         ({"stream": "yes"}, "stream", "is 'yes'; it should be a valid boolean"),
@@ -1073,11 +1073,11 @@ def test_at_the_end_who_waits_is_told_and_who_is_being_answered_is_answered():
             until(lambda: server.pool.in_flight == 2)
             threading.Timer(0.5, user.gate.set).start()
         assert first.result().choices[0].message.content == "at last"
-        with pytest.raises(openai.InternalServerError, match="being stopped"):
+        with pytest.raises(openai.InternalServerError, match="shutting down"):
             second.result()
     with serving(user) as server:
         server.pool.close()
-        with pytest.raises(openai.InternalServerError, match="being stopped"):
+        with pytest.raises(openai.InternalServerError, match="shutting down"):
             server.ask()
 
 

@@ -123,7 +123,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     said = {
         "missing.jsonl": "does not exist",
         "empty.jsonl": "is empty",
-        "blank.jsonl": "holds no lines",
+        "blank.jsonl": "has no lines",
         "plain.jsonl.gz": "is not a gzip file",
         "cut.jsonl.gz": "is cut short or damaged after line",
         "hurt.jsonl.gz": "is cut short or damaged",
@@ -417,7 +417,7 @@ def test_a_finished_run_is_read_and_nothing_else_is(tmp_path):
         run.results,
     )
     with pytest.raises(
-        InputError, match=r"holds no run\.json, so it is not a run; give those in it"
+        InputError, match=r"has no run\.json, so it is not a run; give the run folders in it"
     ):
         Run.read(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):

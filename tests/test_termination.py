@@ -247,7 +247,7 @@ def test_what_cannot_be_calibrated_says_why_and_is_counted() -> None:
     alone = tuned([answer("ann", 1, 0.5, False), answer("ann", 2, 0.75, True)])
     assert (alone.best, alone.why) == (
         None,
-        "only one person, but a threshold must checked on another",
+        "only one person, but a threshold must be checked on another",
     )
 
 

@@ -81,7 +81,7 @@ class Address:
         model: the address without the form.
         scheme: how the model or speaker is reached, such as `openai`, `http`, `replay` or `human`;
             empty for a folder or hub id.
-        url: of the server, if the scheme is `http` or `https`.
+        url: the URL of the server, if the scheme is `http` or `https`.
         name: the rest: the name of the model on its server, a folder, hub id, file, or MODULE:NAME.
     """
 
@@ -139,7 +139,8 @@ def user(
         temperature, top_p, end_threshold, guard: see `users.with_sampling`; by default each user's
             own. A text is read by `Guard.parse`.
         batch: how many conversations a model on this machine serves at once.
-        tokenizer: of a trained model on a server; by default the one with the model's name.
+        tokenizer: the tokenizer of a trained model on a server; by default the one with the model's
+            name.
     """
     parts = parse(address)
     if not parts.kind:
@@ -318,9 +319,9 @@ def scorer(
     It raises an `InputError` if the address is wrong or the model cannot score.
 
     Args:
-        tokenizer: of a model on a server; by default the one with the model's name.
+        tokenizer: the tokenizer of a model on a server; by default the one with the model's name.
         workers: the number of concurrent requests to a server.
-        device: of a model on this machine.
+        device: the device of a model on this machine.
     """
     parts = parse(address)
     form = parts.form or "trained"

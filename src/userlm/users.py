@@ -34,7 +34,8 @@ class TrainedUser:
     endpoint would open an assistant turn, and the model would speak for the wrong side.
 
     Attributes:
-        context_length: of the model, in tokens. A longer conversation is truncated as in training.
+        context_length: the model's context length in tokens. A longer conversation is truncated as
+            in training.
         sampling: with `end_threshold`, the user ends the conversation if P(end) is at least that,
             and only then; an end token after text closes the turn.
     """

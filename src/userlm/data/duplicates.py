@@ -45,7 +45,7 @@ class Said:
         similarity: the threshold of `near`.
 
     Attributes:
-        ids: of the conversations.
+        ids: the ids of the conversations.
     """
 
     def __init__(self, how: str, similarity: float) -> None:

@@ -114,7 +114,7 @@ def local(file: LogFile, scratch: Path) -> Iterator[Path]:
 
 # --- on this machine ------------------------------------------------------------------------------
 
-# Of a data set.
+# The given path looks like the name of a dataset.
 _BARE_NAME = re.compile(r"(?:datasets/)?((?!datasets/)\w[\w.-]*/\w[\w.-]*)")
 
 

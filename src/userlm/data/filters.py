@@ -40,7 +40,7 @@ class Rules:
         duplicates: `keep` them, or drop `exact` ones, or `near` ones too.
         similarity: the threshold for near-duplicates; see `duplicates.near`.
         shares: of people, for train, valid and test.
-        seed: of the split.
+        seed: the seed of the split.
     """
 
     languages: tuple[str, ...] | None = ("en",)

@@ -106,9 +106,9 @@ def card(
 
     Args:
         counts: conversations in each split, as `export` returns them.
-        results: of the run; `counts` and, from `clean`, `splits`, `lengths` and `languages` are
-            shown.
-        manifest: of the run, as in run.json.
+        results: the results of the run; `counts` and, from `clean`, `splits`, `lengths` and
+            `languages` are shown.
+        manifest: the contents of run.json.
     """
     options = {
         key: value for key, value in manifest["options"].items() if value is not None

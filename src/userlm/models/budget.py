@@ -322,7 +322,7 @@ class CountedComplete:
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
         """The model's continuation."""
-        # A second request may contain the first new token.
+        # A second request for the same completion may include the first new token.
         most_tokens_in = len(ids) + 1
         return self.usage.call(
             most_tokens_in,

@@ -43,7 +43,8 @@ class CacheRow:
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> KeysAndValues:
         """Store the keys and values of new tokens, (groups, tokens, size), after those of `ids`;
-        return all of the layer. The engine extends `ids` when all layers are written."""
+        return all keys and values of the layer. The engine extends `ids` after all layers are
+        written."""
         if layer not in self.layers:
             self.layers[layer] = (
                 _allocate(keys, self.capacity),

@@ -53,7 +53,7 @@ BIAS = 100
 """The largest `logit_bias` that servers allow. A ban multiplies the odds of a token by 4e-44."""
 
 PROBE_TOKENS = 32
-"""This many last tokens of the first prompt are sent to test what the server supports."""
+"""The test of what a server supports sends this many of the last tokens of the first prompt."""
 
 
 class ServedModel:

@@ -51,7 +51,7 @@ def user_template(
 
     Args:
         encode: text to ids, never control tokens.
-        name: of the checkpoint.
+        name: the name of the checkpoint.
         advice: what else can be done with a model that is not a user model.
 
     Raises:
@@ -75,8 +75,8 @@ def recognise(tokenizer: Any, encode: Encode, name: str = "") -> Template:
 
     Args:
         encode: text to ids, never control tokens.
-        name: of the checkpoint. Only the name distinguishes OSim and Ditto from the assistant that
-            they were trained from.
+        name: the name of the checkpoint. Only the name distinguishes OSim and Ditto from the
+            assistant that they were trained from.
 
     Raises:
         ValueError: if its format is unknown; the message says why.

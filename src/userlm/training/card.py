@@ -116,8 +116,8 @@ def facts(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, 
     """Return the values for the card: the results of the run, and text that depends on its options.
 
     Args:
-        manifest: of the run, as in run.json.
-        results: of the run, as in results.json, with `throughput`. `languages` (codes with
+        manifest: the contents of run.json.
+        results: the contents of results.json, with `throughput`. `languages` (codes with
             counts) is optional.
     """
     options = manifest["options"]

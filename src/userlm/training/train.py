@@ -294,8 +294,8 @@ _REPLICATED = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
 def _filler_pack(dataset: TokenizedDataset) -> Pack:
-    """The shortest row. A process whose pack is empty computes it, since the others wait for the
-    process in every forward and backward pass."""
+    """Return the shortest row. A process with an empty pack computes it with weight zero, since all
+    processes must take part in every forward and backward pass."""
     return [dataset.row(i) for i in dataset.rows["length"].argsort()[:1].tolist()]
 
 

@@ -79,7 +79,7 @@ def find(
 
     Args:
         source: a name of `SOURCES`; `None`: guess it from the fields, line by line.
-        name: of the file, for the ids of rows that have none.
+        name: the name of the file, for the ids of rows that have none.
 
     Raises:
         InputError: there is no such source.
