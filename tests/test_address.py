@@ -299,3 +299,9 @@ def test_a_path_that_does_not_exist_fails_before_the_hub_is_asked(name):
     ):
         address.checkpoint(name)
     assert address.checkpoint("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
+
+
+def test_a_folder_may_have_the_name_of_a_user_that_needs_none():
+    found = address.parse("trained:oracle")
+    assert (found.form, found.model, found.scheme) == ("trained", "oracle", "")
+    assert address.parse("oracle").scheme == "oracle"

@@ -142,9 +142,7 @@ def test_a_model_that_carries_a_state_over_is_refused():
     model = MambaForCausalLM(
         MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2)
     ).eval()
-    with pytest.raises(
-        InputError, match=r"mamba-x: .*mamba.* mixes packed rows"
-    ):
+    with pytest.raises(InputError, match=r"mamba-x: .*mamba.* mixes packed rows"):
         check_document_masking(model, "mamba-x", 64)
 
 

@@ -1112,7 +1112,7 @@ def test_an_assistant_is_no_user_model_and_says_what_can_be_done_with_it(
     assistant_folder,
 ):
     wanted = (
-        r"model: its tokenizer has no <\|endconversation\|> token, so it is no user "
+        r"model: its tokenizer has no <\|endconversation\|> token, so it is not a user "
         r"model; "
         r"train one from it"
     )

@@ -356,6 +356,7 @@ EXPLAINED = [
 ]
 
 
+@pytest.mark.slow
 def test_explain_says_of_every_conversation_what_clean_did_with_it(userlm, tmp_path):
     write_conversations(tmp_path / "logs.jsonl", EXPLAINED)
     options = [

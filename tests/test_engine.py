@@ -752,6 +752,7 @@ def slowly(model, seconds):
     return model.lm_head.register_forward_pre_hook(lambda *_: time.sleep(seconds))
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_a_waiting_caller_and_its_request_is_dropped():
     model = llama()
     engine = engine_of(model, 1)

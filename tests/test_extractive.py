@@ -138,6 +138,7 @@ def test_an_intent_does_not_repeat_seven_words_of_the_user():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wildchat", "realhumaneval", "chatbot_arena", "ikat"])
 def test_every_intent_on_real_logs_is_in_form_and_leaks_less_than_half(
     data: Path, name: str

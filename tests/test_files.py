@@ -668,6 +668,7 @@ def test_data_sets_of_the_hub_are_found_and_copied(hub, tmp_path):
     assert not list((tmp_path / "copies").iterdir())
 
 
+@pytest.mark.slow
 def test_the_hub_s_refusals_say_what_to_do(hub, tmp_path):
     host, _ = hub
     gated, shut, absent, old, gone = visit(
@@ -705,6 +706,7 @@ def test_the_hub_s_refusals_say_what_to_do(hub, tmp_path):
     assert "cannot be reached offline; unset HF_HUB_OFFLINE" in offline
 
 
+@pytest.mark.slow
 def test_a_copy_that_a_killed_process_left_is_used_again(hub, tmp_path):
     host, counts = hub
     place = "hf://datasets/team/chats/rows.jsonl"

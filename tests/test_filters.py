@@ -143,6 +143,7 @@ def test_all_conversations_of_a_template_go_and_only_above_the_limit(tmp_path):
     assert not any(count(tmp_path, logs[:100], 100)[1])  # 100 is not above 100
 
 
+@pytest.mark.slow
 def test_the_table_of_buckets_changes_no_count(tmp_path, monkeypatch):
     # With 4 buckets for thousands of n-grams all are full, and each n-gram is counted one by one.
     draw = random.Random(0)
@@ -286,6 +287,7 @@ def test_without_a_person_the_tree_keeps_together_and_else_each_stands_alone():
     assert person(log("x", id="a")) == "a"
 
 
+@pytest.mark.slow
 def test_the_shares_hold_on_average_and_in_each_country():
     # 20,000 people, share 0.05: the standard deviation of the count is sqrt(20000 * 0.05 * 0.95) =
     # 30.8.
@@ -307,6 +309,7 @@ def test_another_seed_gives_another_split_and_shares_can_be_chosen():
     assert {split(c, 1, (0.0, 0.0, 1.0)) for c in logs} == {"test"}
 
 
+@pytest.mark.slow
 def test_a_split_and_what_is_a_template_are_the_same_in_every_process(tmp_path):
     code = (
         "from pathlib import Path; from userlm.data import filters, ngrams as counting\n"

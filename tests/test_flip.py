@@ -17,7 +17,7 @@ from userlm.flip import (
     transcript,
     transcript_template,
 )
-from userlm.types import Conversation, Sample, Turn
+from userlm.types import Conversation, Origin, Sample, Turn
 
 # Llama-3 ids, from its published tokenizer
 START, STOP, EOT, END, NEWLINE, USER, ASSISTANT, SYSTEM = (
@@ -151,6 +151,12 @@ def test_the_real_tokenizer_test_vectors_hold(llama3_template, data):
     assert len(plain) > 30
     for vector in plain:
         assert encode(vector["text"]) == vector["ids"], vector["text"]
+
+
+def test_the_prefix_of_a_sample_keeps_the_task_of_the_run_that_it_continues():
+    log = talk("hi", "hello", origin=Origin(task="m", repeat=2))
+    [first, *_] = [sample.prefix for sample in samples(log)]
+    assert first.origin == Origin(log.id, 0, "hi", person_ended=False, task="m")
 
 
 def test_the_mask_is_on_what_the_user_says_and_the_end(tiny, slides):

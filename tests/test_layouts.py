@@ -10,7 +10,7 @@ import pytest
 
 from userlm.data.layouts import SOURCES, Gathered, convert, find, guess
 from userlm.data.layouts.common import NOTES, REASONS, Rejected
-from userlm.rows import Line, read_rows, to_record
+from userlm.rows import Line, from_record, read_rows, to_record
 from userlm.types import Conversation, InputError, Turn
 
 U = {"role": "user", "content": "hi"}
@@ -981,6 +981,7 @@ def test_our_own_records_come_back_as_they_were():
     assert convert(to_record(kept), None, "x").conversation == kept
 
 
+@pytest.mark.slow
 def test_all_real_logs_are_read_with_few_rejections(data: Path):
     rejected: Counter[str] = Counter()
     notes: Counter[str] = Counter()
@@ -1007,3 +1008,15 @@ def test_every_person_of_the_wildchat_fixture_is_an_address_in_a_country(data: P
     assert len({c.id for c in conversations}) == len(rows)
     assert len({c.user for c in conversations}) == 31  # from the README of the data
     assert all(c.ended and c.meta["country"] in (c.user or "") for c in conversations)
+
+
+def test_fields_with_the_names_of_a_run_of_0_1_are_left_out_so_that_no_log_is_taken_for_one():
+    said = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "Hello!"},
+    ]
+    row = {"id": "a", "messages": said, "conversation": "zz", "repeat": 2, "task": "t"}
+    imported = convert(row, "messages", "")
+    assert imported.conversation.meta == {"task": "t"}
+    assert imported.notes["fields left out"] == 2
+    from_record(to_record(imported.conversation))

@@ -501,8 +501,7 @@ def test_a_model_that_prefers_the_words_of_an_assistant_gets_a_warning(
     said = tiny.check_user(tiny.template())
     assert (
         said is not None
-        and "prefers the words of an assistant (by 1.1 nats a token)"
-        in said
+        and "prefers the words of an assistant (by 1.1 nats a token)" in said
     )
     assert "goodbye" not in said
     assert seen[4:] == [

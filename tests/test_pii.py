@@ -3,13 +3,14 @@
 import gzip
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from userlm.data.pii import MARKS, scrub, scrub_text
-from userlm.types import Conversation, Turn
+from userlm.types import Conversation, Origin, Turn
 
 # Keys are put together here, so that nobody's scanner takes this file for a leak.
 RUN = "a1B2c3D4e5F6"
@@ -383,6 +384,7 @@ def test_a_conversation_without_personal_data_is_handed_back():
 HOSTILE = "a 1 @ . - 1- a. a@ a@a. +1 (1 :: 2001: sk- eyJaaaaaaaa.eyJa ://a: x1.2.3.4.5".split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     [*HOSTILE, " ", "1 ", "4111 ", "phone ", "Bearer a", "-----BEGIN PRIVATE KEY-----"],
@@ -409,3 +411,12 @@ def test_real_logs_are_scrubbed_once(data):
         "phone",
         "ip",
     } <= kinds  # its e-mail addresses were replaced by whoever made the sample
+
+
+def test_what_a_person_said_in_place_of_a_response_is_scrubbed_too():
+    origin = Origin(
+        "log", 1, "mail me at bob.smith@example.com please", person_ended=False
+    )
+    found, counts = scrub(Conversation("log/1", (Turn("user", "hi"),), origin=origin))
+    assert found.origin == replace(origin, target="mail me at <EMAIL> please")
+    assert counts == {"email": 1}

@@ -219,7 +219,8 @@ def test_a_server_whose_cache_loses_log_probabilities_is_refused_before_the_run(
 
     with serving(cached) as server:
         with pytest.raises(
-            InputError, match=r"m: cannot be used for scoring: .*--no-enable-prefix-caching"
+            InputError,
+            match=r"m: cannot be used for scoring: .*--no-enable-prefix-caching",
         ):
             scorer(server).score(ROWS)
         assert all(ids not in server.prompts for ids, _ in ROWS)
@@ -338,7 +339,8 @@ def test_a_server_that_supports_neither_request_is_not_scorable(answers):
     with (
         serving(answers) as server,
         pytest.raises(
-            InputError, match="m: cannot be used for scoring: the server returns no log-prob"
+            InputError,
+            match="m: cannot be used for scoring: the server returns no log-prob",
         ),
     ):
         scorer(server).score(ROWS)

@@ -341,6 +341,7 @@ def test_the_same_runs_give_the_same_page_and_reading_changes_nothing(
     assert after == before
 
 
+@pytest.mark.slow
 def test_any_mix_of_runs_gives_a_page_with_just_their_sections(
     runs: list[Finished],
 ) -> None:
@@ -1528,6 +1529,7 @@ def dumped(page: Path, profile: Path) -> str:
     return done.stdout.decode()
 
 
+@pytest.mark.slow
 def test_nothing_in_a_transcript_runs_or_breaks_the_page_in_a_real_browser(
     hostile: list[Finished], tmp_path: Path
 ) -> None:
@@ -1557,6 +1559,7 @@ def test_nothing_in_a_transcript_runs_or_breaks_the_page_in_a_real_browser(
     assert sections == SECTIONS
 
 
+@pytest.mark.slow
 def test_the_check_in_the_browser_would_see_a_script_that_runs(tmp_path: Path) -> None:
     page = tmp_path / "open.html"
     page.write_text(

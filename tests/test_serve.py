@@ -770,6 +770,7 @@ def test_a_body_that_is_no_request_is_a_400(script, body):
     assert status == 400 and json.loads(text)["error"]["message"]
 
 
+@pytest.mark.slow
 def test_a_million_wrong_items_cost_no_more_than_one(script):
     wrong = (
         {"stop": [1] * 1_000_000},
@@ -794,6 +795,7 @@ def test_what_a_request_is_can_be_read_without_loading_a_model():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_lone_surrogates_and_long_texts_do_no_harm(small):
     half = json.dumps(
         {
@@ -1084,6 +1086,7 @@ def test_at_the_end_who_waits_is_told_and_who_is_being_answered_is_answered():
 # --- the command ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_ctrl_c_and_never_shows_the_key(tmp_path):
     (tmp_path / "lines.txt").write_text("plan a trip\n", encoding="utf-8")
     run = subprocess.Popen(

@@ -179,6 +179,24 @@ def test_an_origin_that_cannot_be_is_named(change, said):
         from_record({"id": "a", "turns": [], **change})
 
 
+def test_parquet_of_version_0_1_which_had_no_origin_is_read(tmp_path):
+    talk = Conversation(
+        "a", (Turn("user", "hi", {"n": 1}),), "cook", "ann", meta={"n": 2}
+    )
+    write_conversations(tmp_path / "now.parquet", [talk])
+    pl.read_parquet(tmp_path / "now.parquet").drop("origin").write_parquet(
+        tmp_path / "then.parquet"
+    )
+    assert list(read_conversations(tmp_path / "then.parquet")) == [talk]
+
+
+def test_a_json_file_that_is_rewritten_while_others_are_read_is_read_whole(tmp_path):
+    (tmp_path / "a.json").write_text('[{"id": 1}]')
+    rows = read_rows(tmp_path / "a.json", upto=11)
+    (tmp_path / "a.json").write_text('[{"id": 1}, {"id": 2}]')
+    assert [line.row["id"] for line in rows] == [1, 2]
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
     (tmp_path / "c.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
     [line] = read_rows(tmp_path / "c.jsonl")
@@ -417,7 +435,8 @@ def test_a_finished_run_is_read_and_nothing_else_is(tmp_path):
         run.results,
     )
     with pytest.raises(
-        InputError, match=r"has no run\.json, so it is not a run; give the run folders in it"
+        InputError,
+        match=r"has no run\.json, so it is not a run; give the run folders in it",
     ):
         Run.read(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):

@@ -280,6 +280,7 @@ def test_a_loss_per_sample_counts_short_turns_as_much_as_long_ones(tiny, slides)
     assert per_sample == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_step_is_the_mean_over_its_tokens_or_over_its_samples(
     tiny, logs, tmp_path
 ):

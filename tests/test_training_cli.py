@@ -302,6 +302,7 @@ def test_a_base_model_is_no_instruct_model(logs, tmp_path):
     assert commands.train(logs, out=tmp_path / "fine", **plain)["steps"] == 4
 
 
+@pytest.mark.slow
 def test_a_base_model_an_assistant_and_a_user_are_trained_one_from_the_other(
     logs, tmp_path
 ):

@@ -231,6 +231,7 @@ def test_a_sentence_that_stays_out_of_form_is_counted_by_its_reason(tmp_path, da
     assert len(server.requests) == 12
 
 
+@pytest.mark.slow
 def test_failed_calls_are_made_again_by_the_same_command_and_answered_ones_are_not(
     tmp_path, data, capsys
 ):
@@ -461,6 +462,7 @@ def test_a_run_whose_budget_is_spent_is_complete_and_another_goes_on_from_it(
         assert len(server.requests) == second["counts"]["out"]
 
 
+@pytest.mark.slow
 def test_the_budget_is_never_passed_by_what_the_server_bills_whatever_fails(
     tmp_path, data, impatient
 ):

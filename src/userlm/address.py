@@ -114,7 +114,7 @@ def parse(text: str) -> Address:
     name = model
     if found := SCHEME.fullmatch(model):
         scheme, name = found.groups()
-    elif model in WITHOUT_NAME:
+    elif model in WITHOUT_NAME and not form:
         scheme = model
     url = ""
     if scheme in ("http", "https"):

@@ -32,8 +32,12 @@ BUFFER = 1 << 20  # bytes; a single conversation would fill the default buffer
 _FIELDS = frozenset(
     ("id", "turns", "intent", "user", "stop", "ended", "meta", "origin")
 )
-_OLDER_KEYS = ({"own_from"}, {"conversation", "repeat"})
-"""Keys in `meta` of conversations from version 0.1; they are now in `origin`."""
+OLDER_KEYS = frozenset(("conversation", "own_from", "target", "repeat", "last"))
+"""The keys in `meta` in which version 0.1 recorded where a conversation comes from. `import` skips
+fields with these names, so that a log is not mistaken for a run of that version."""
+
+_OLDER = ({"own_from"}, {"conversation", "repeat"}, {"task", "repeat"})
+"""The `meta` of every conversation that version 0.1 simulated has all keys of one of these sets."""
 
 
 def to_record(conversation: Conversation) -> dict[str, Any]:
@@ -75,7 +79,7 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
         )
     turns = take(record, "turns", list)
     meta = take(record, "meta", dict, default={})
-    if any(keys <= meta.keys() for keys in _OLDER_KEYS):
+    if any(keys <= meta.keys() for keys in _OLDER):
         raise ValueError(
             "an older version of userlm wrote this conversation; run the command that made it again"
         )
@@ -269,14 +273,11 @@ def read_rows(
     has_rows = False
     try:
         with path.open("rb", buffering=BUFFER) as file:
-            lines = (
-                _unzipped(file, size)
-                if path.suffix == ".gz"
-                else _lines_upto(file, size)
-            )
+            zipped = _unzipped(file, size) if path.suffix == ".gz" else None
             if path.name.endswith((".json", ".json.gz")):
-                yield from _read_json(path, b"".join(lines))
+                yield from _read_json(path, (zipped or file).read())
                 return
+            lines = zipped or _lines_upto(file, size)
             for number, raw in enumerate(lines, 1):
                 if number == 1:
                     raw = _without_byte_order_mark(path, raw)
@@ -446,9 +447,9 @@ def _read_parquet(
     try:
         frame = pl.scan_parquet(path, glob=False)
         schema = frame.collect_schema()
-        is_ours = all(
-            schema.get(name) == kind for name, kind in _parquet_columns().items()
-        )
+        columns = _parquet_columns()
+        del columns["origin"]  # which version 0.1 did not write
+        is_ours = all(schema.get(name) == kind for name, kind in columns.items())
         frame = frame.drop(unread(schema.names()))
         batches = (batch.to_dicts() for batch in frame.collect_batches(chunk_size=500))
         for number, row in enumerate(chain.from_iterable(batches), 1):
@@ -466,7 +467,7 @@ def _parse_parquet_row(number: int, row: dict[str, Any]) -> Line:
     """Return the line of a row from `_parquet_row`."""
     try:
         row["meta"] = json.loads(row["meta"] or "{}")
-        row["origin"] = json.loads(row["origin"] or "null")
+        row["origin"] = json.loads(row.get("origin") or "null")
         for turn in row["turns"] or ():
             if turn:
                 turn["meta"] = json.loads(turn["meta"] or "{}")

@@ -258,6 +258,7 @@ class Sample:
                 first_own_turn=self.k,
                 target=self.target,
                 person_ended=self.target is None,
+                task=log.origin.task if log.origin else None,
             ),
             meta=without_outcome(log.meta),
         )

@@ -186,5 +186,10 @@ def _from_logs(
                 stop=None,
                 ended=False,
                 meta=without_outcome(log.meta),
-                origin=Origin(log.id, kept_user_turns, repeat=repeat),
+                origin=Origin(
+                    log.id,
+                    kept_user_turns,
+                    repeat=repeat,
+                    task=log.origin.task if log.origin else None,
+                ),
             )

@@ -30,20 +30,22 @@ MARKS = ("email", "phone", "card", "ip", "key")
 """The kinds of data, for counting. A mark is the kind in capitals between angle brackets."""
 
 # keys of `meta` that are kept: whose it is and when
-_KEPT = frozenset(("source", "tree", "conversation", "timestamp"))
+_KEPT = frozenset(("source", "tree", "timestamp"))
 
 
 def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
     """Return the conversation with marks for personal data, and how often each kind was replaced.
 
-    Turns, the intent and every text in `meta`, at any depth, are scrubbed: a system prompt, a goal,
-    a rejected draft. The id, the person (`user`), and in `meta` the source, the tree of replies and
-    the id of the log are kept, since splits and intervals need them. So a log that uses e-mail
-    addresses as user ids keeps those.
+    Turns, the intent, the target of a response and every text in `meta`, at any depth, are
+    scrubbed: a system prompt, a goal, a rejected draft. The id, the person (`user`), the id of the
+    log, and in `meta` the source and the tree of replies are kept, since splits and intervals need
+    them. So a log that uses e-mail addresses as user ids keeps those.
     """
     meta = {key: value for key, value in conversation.meta.items() if key not in _KEPT}
+    origin = conversation.origin
     parts = [
         conversation.intent,
+        origin and origin.target,
         meta,
         [[turn.text, turn.meta] for turn in conversation.turns],
     ]
@@ -59,6 +61,7 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
         turns=tuple(turns),
         intent=_scrub(conversation.intent, counts),
         meta={**conversation.meta, **_scrub(meta, counts)},
+        origin=origin and replace(origin, target=_scrub(origin.target, counts)),
     )
     return (scrubbed, dict(counts)) if counts else (conversation, {})
 

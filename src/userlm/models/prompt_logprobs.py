@@ -65,7 +65,8 @@ class PromptLogprobs:
         self._lock = threading.Lock()
 
     def score(self, rows: Sequence[Row]) -> list[list[float]]:
-        """Return the log-probability of each masked token, in nats, in the order of the rows.
+        """Return the log-probability of each masked token, in nats, in the order of the
+        rows.
 
         Raises:
             InputError: if the server returns no or wrong log-probabilities; the message says what

@@ -197,7 +197,7 @@ def tables(panels: Sequence[Panel]) -> list[Table]:
 
 def _table(panels: Sequence[Panel]) -> Table:
     found = dict.fromkeys(row.label for panel in panels for row in panel.rows)
-    labels = sorted(found, key=lambda label: label.look)  # by colour, "human" last
+    labels = sorted(found, key=lambda label: label.look == HUMAN)  # humans last
     rows: list[Row] = []
     for panel in panels:
         cells: dict[Quote, Line] = dict.fromkeys(labels, "")

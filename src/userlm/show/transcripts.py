@@ -23,7 +23,7 @@ STOPS = {
     "solved": "the task was solved",
     "answered": "the user said something",
 }
-SHOWN_META = ("task", "error", "facts", "verdict")
+SHOWN_META = ("error", "facts", "verdict")
 """Keys of a conversation's `meta` that are shown. The others come from a log and may be
 personal."""
 
@@ -52,7 +52,11 @@ def transcript(conversation: Conversation, run: Finished) -> Transcript:
             said = replace(said, marks=[Quote("from the log"), *said.marks])
         turns.append(said)
     user_turns = plural(len(conversation.user_turns), "user turn")
-    meta = conversation.meta
+    facts = {
+        name: value for name, value in conversation.meta.items() if name in SHOWN_META
+    }
+    if conversation.origin and conversation.origin.task is not None:
+        facts = {"task": conversation.origin.task, **facts}
     return Transcript(
         conversation.id,
         intent_goal(conversation.intent or "no intent"),
@@ -60,7 +64,7 @@ def transcript(conversation: Conversation, run: Finished) -> Transcript:
         conversation.intent or "",
         turns,
         _ending(conversation),
-        _facts({name: meta[name] for name in SHOWN_META if name in meta}),
+        _facts(facts),
     )
 
 

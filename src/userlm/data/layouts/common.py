@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any, Literal, NamedTuple
 
-from userlm.rows import DEEPEST, Line, is_deep
-from userlm.types import OUTCOME_KEYS, Conversation, Role, Turn, without_outcome
+from userlm.rows import DEEPEST, OLDER_KEYS, Line, is_deep
+from userlm.types import OUTCOME_KEYS, Conversation, Role, Turn
 
 Row = Mapping[str, Any]
 Side = Literal["user", "assistant", "system", "tool"]
@@ -60,6 +60,10 @@ or as merged.
 """
 
 DETAIL_LENGTH = 500  # maximum length of an error's detail, which may quote the log
+
+
+RUN_KEYS = OUTCOME_KEYS | OLDER_KEYS
+"""The keys that runs write to `meta`, now or in version 0.1; in a log they mean something else."""
 
 
 class Rejected(ValueError):
@@ -286,11 +290,13 @@ def assemble(
         "opening assistant turn": int(turns[0].role == "assistant"),
         "parts left out": messages.lost_parts,
         "fields left out": lost_fields
-        + len(OUTCOME_KEYS.intersection(meta)),  # keys that only a run may set
+        + len(RUN_KEYS.intersection(meta)),  # keys that only a run may set
         "cut at an empty turn": int(messages.cut),
     }
     known = {
-        key: value for key, value in without_outcome(meta).items() if value is not None
+        key: value
+        for key, value in meta.items()
+        if value is not None and key not in RUN_KEYS
     }
     for name, parts in aside.items():
         known[name] = "\n\n".join(parts)
