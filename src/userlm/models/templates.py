@@ -210,7 +210,7 @@ def _check(tokenizer: Any, template: Template) -> None:
     if theirs not in (closed, (*closed, *template.headers["user"])):
         raise ValueError(
             "its chat template renders a dialogue in a different format from the known user "
-            "models: {tokenizer.decode(theirs)!r} instead of {tokenizer.decode(closed)!r}"
+            f"models: {tokenizer.decode(theirs)!r} instead of {tokenizer.decode(closed)!r}"
         )
 
 
