@@ -175,7 +175,7 @@ def usage_of(
     tokens_in: int,
     max_tokens: int,
 ) -> Counter[str]:
-    """The usage of an answered call; an answer without token counts is counted at its worst case."""
+    """The usage of an answered call; without token counts it is counted at its worst case."""
     used = usage_of_tries(answer.possibly_billed, tokens_in, max_tokens)
     used["drafts"] += 1
     if answer.tokens_in is None or answer.tokens_out is None:
