@@ -16,12 +16,15 @@ from userlm.users import ReplayUser
 @pytest.mark.parametrize(
     ("wrong", "hint"),
     [
-        ("traned:x", "'traned' is no kind of user; did you mean trained:?"),
+        ("traned:x", "'traned' is not a kind of user; did you mean trained:?"),
         ("microsoft/UserLM-8b", "write for instance trained:microsoft/UserLM-8b"),
         ("trained:", "say which after the colon"),
-        ("trained:./nowhere", "there is no such folder, and it is no hub id"),
-        ("trained:openai:gpt-4o", "a model on this machine is wanted here"),
-        ("prompted:opnai:gpt-4o", "'opnai' is no kind of model; did you mean openai:?"),
+        ("trained:./nowhere", "there is no such folder, and it is not a hub id"),
+        ("trained:openai:gpt-4o", "a model on this machine is needed here"),
+        (
+            "prompted:opnai:gpt-4o",
+            "'opnai' is not a kind of model; did you mean openai:?",
+        ),
         (
             "prompted:http://localhost:8000/v1",
             "which model? write http://localhost:8000/v1#NAME",
@@ -74,7 +77,7 @@ def test_a_scheme_that_leads_to_no_model_is_refused_without_what_may_be_secret(w
 )
 def test_a_url_that_is_none_says_how_it_is_written(wrong):
     with pytest.raises(
-        InputError, match="is no URL of a server; write http://HOST:PORT/v1#NAME"
+        InputError, match="is not the URL of a server; write http://HOST:PORT/v1#NAME"
     ):
         address.chat_model(wrong)
 
@@ -114,7 +117,7 @@ def test_a_key_with_characters_that_no_key_has_is_refused_and_not_shown(
     ):
         monkeypatch.setenv(variable, key)
         with pytest.raises(
-            InputError, match=f"the environment variable {variable} holds characters"
+            InputError, match=f"the environment variable {variable} has characters"
         ) as caught:
             address.chat_model(model)
         assert "cret" not in str(caught.value) and key not in repr(caught.value)
@@ -125,13 +128,13 @@ def test_a_key_with_characters_that_no_key_has_is_refused_and_not_shown(
     [
         (
             "openai:gpt-4o",
-            "openai:gpt-4o is not scorable: this API gives no log-probabilities of a prompt",
+            "openai:gpt-4o cannot be scored: this API returns no log-probabilities of a prompt",
         ),
-        ("prompted:openai:gpt-4o", "is not scorable"),
+        ("prompted:openai:gpt-4o", "cannot be scored"),
         ("base:", "say which after the colon"),
-        ("bass:x", "'bass' is no kind of model to score; did you mean base:?"),
-        ("trained:script:x", "a model on this machine is wanted here"),
-        ("base:./nowhere", "there is no such folder, and it is no hub id"),
+        ("bass:x", "'bass' is not a kind of model to score; did you mean base:?"),
+        ("trained:script:x", "a model on this machine is needed here"),
+        ("base:./nowhere", "there is no such folder, and it is not a hub id"),
         (
             "http://localhost:8000/v1",
             "which model? write http://localhost:8000/v1#NAME",
@@ -169,7 +172,7 @@ def test_a_model_is_scored_in_the_form_of_its_address_and_a_bare_name_is_a_user_
         match=f"{tmp_path} has no chat template, .* score it as base:{tmp_path}",
     ):
         address.scorer(f"prompted:{tmp_path}")
-    with pytest.raises(InputError, match=f"{tmp_path} brings its own"):
+    with pytest.raises(InputError, match=f"{tmp_path} has its own"):
         address.scorer(f"{tmp_path}", tokenizer=str(tmp_path))
     for scheme in ("base", "trained", "profile", "prompted", "swapped"):
         assert [path.name for path in address.files(f"{scheme}:{tmp_path}")] == [
@@ -193,7 +196,7 @@ def test_a_base_model_is_no_user_model_and_the_error_says_how_to_score_it(
     ]
     (tmp_path / "tokenizer.json").write_text(json.dumps(parts))
     with pytest.raises(
-        InputError, match=f"is no user model; score it as base:{tmp_path} or"
+        InputError, match=f"is not a user model; score it as base:{tmp_path} or"
     ):
         address.scorer(str(tmp_path))
     assert not address.scorer(f"base:{tmp_path}")[1].ends
@@ -218,7 +221,7 @@ def test_a_missing_key_is_named(monkeypatch):
 
 
 def test_a_folder_without_a_model_is_no_model(tmp_path):
-    with pytest.raises(InputError, match=r"holds no model \(no config.json\)"):
+    with pytest.raises(InputError, match=r"has no model \(no config.json\)"):
         address.user(f"trained:{tmp_path}")
 
 
@@ -292,7 +295,7 @@ def test_an_address_has_a_form_a_scheme_a_url_and_a_name(text, form, scheme, url
 )
 def test_a_path_that_does_not_exist_fails_before_the_hub_is_asked(name):
     with pytest.raises(
-        InputError, match="there is no such folder, and it is no hub id"
+        InputError, match="there is no such folder, and it is not a hub id"
     ):
         address.checkpoint(name)
     assert address.checkpoint("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"

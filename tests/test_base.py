@@ -752,7 +752,7 @@ def test_an_adapter_is_taken_back_in_place_and_known_to_plain_peft(tmp_path):
 def test_an_adapter_of_another_rank_is_refused(tmp_path):
     save_adapter(with_lora(small(), rank=4), tmp_path / "adapter")
     with pytest.raises(
-        InputError, match=r"adapter: this adapter is of another base model or rank"
+        InputError, match=r"adapter: this adapter belongs to another base model or rank"
     ):
         load_adapter(with_lora(small(), rank=8), tmp_path / "adapter")
 
@@ -1112,7 +1112,7 @@ def test_an_assistant_is_no_user_model_and_says_what_can_be_done_with_it(
     assistant_folder,
 ):
     wanted = (
-        r"model: its tokenizer has no <\|endconversation\|> token, so it is no user "
+        r"model: its tokenizer has no <\|endconversation\|> token, so it is not a user "
         r"model; "
         r"train one from it"
     )
@@ -1155,7 +1155,7 @@ def test_a_saved_base_model_has_no_chat_template_and_is_scored_in_the_ids_that_i
     assert (*plain.encode(said, add_special_tokens=False), 1) == render_document(
         transcript(log), local.template()
     ).rows[0].ids
-    with pytest.raises(InputError, match="so it is no user model"):
+    with pytest.raises(InputError, match="so it is not a user model"):
         address.scorer(f"trained:{tmp_path / 'model'}")
 
 

@@ -283,7 +283,7 @@ def test_when_every_other_call_would_fail_alike_no_more_are_made(
     model = Model(*script)
     call_cache = CallCache(tmp_path / "a", model)
     if asked:
-        with pytest.raises(ModelError, match="3 calls in a row"):
+        with pytest.raises(ModelError, match="3 consecutive calls"):
             for i in range(5):
                 call_cache.ask(str(i), 0, ASK, SAMPLING)
         assert model.asked == asked

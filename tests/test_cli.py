@@ -498,7 +498,7 @@ def test_the_version_is_shown(tmp_path):
         (["score", "nowhere"], "nowhere does not exist"),
         (
             ["clean", "plain.jsonl", "--config", "wrong.toml"],
-            "wrong.toml, line 2: 'langages' is no option",
+            "wrong.toml, line 2: 'langages' is not a known option",
         ),
         (
             ["clean", "plain.jsonl", "--config", "broken.toml"],
@@ -727,7 +727,7 @@ def test_what_an_import_writes_into_its_own_folder_is_no_log(day, tmp_path, caps
         "b.jsonl",
     ][: 1 + bool(day)]
     with pytest.raises(
-        InputError, match=r"all logs lie in .*out, where the results go"
+        InputError, match=r"all logs are inside .*out, the output folder"
     ):
         commands.import_([str(out / "conversations.jsonl")], out=out)
 
@@ -854,10 +854,10 @@ def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(
     [
         (
             {"shares": "9²/5/5"},
-            "--shares 9²/5/5: write three numbers that add up to 100",
+            "--shares 9²/5/5: give three numbers that add up to 100",
         ),
-        ({"shares": "90/5/٥"}, "--shares 90/5/٥: write three numbers"),
-        ({"shares": " 90/5/5"}, "write three numbers"),
+        ({"shares": "90/5/٥"}, "--shares 90/5/٥: give three numbers"),
+        ({"shares": " 90/5/5"}, "give three numbers"),
         ({"languages": ""}, "--languages: give codes such as en,de, or 'all'"),
         ({"languages": " ,"}, "--languages: give codes such as en,de, or 'all'"),
     ],
@@ -883,7 +883,10 @@ def test_where_no_conversation_stays_it_is_an_error_that_says_where_the_reasons_
     for _ in range(2):  # the same command says the same again
         with pytest.raises(InputError) as caught:
             commands.clean(tmp_path / "c.jsonl", out=tmp_path / "out")
-        assert str(caught.value) == f"no conversation stays; {dropped} says why"
+        assert (
+            str(caught.value)
+            == f"all conversations were dropped; the reasons are in {dropped}"
+        )
         assert [c.meta["dropped"] for c in read_conversations(dropped)] == [
             "language: fr"
         ]
@@ -1139,9 +1142,7 @@ def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_tabl
     from userlm.terminal import show_measures
 
     monkeypatch.setenv("COLUMNS", "80")
-    why = (
-        "an answer on a prefix, not a conversation of its own, and more words than fit"
-    )
+    why = "a response to a prefix, not a whole conversation of its own, and more words than fit"
     record = {
         "name": "turns per conversation",
         "value": None,

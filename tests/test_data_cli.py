@@ -381,12 +381,12 @@ def test_explain_says_of_every_conversation_what_clean_did_with_it(userlm, tmp_p
         **{f"t{i}": "template prompt" for i in range(5)},
     }
     why = {
-        "duplicate": "duplicate goes says the same as 'first', which stays (exact)",
-        "language: fr": "language goes fr, its log says 'French'; kept: en",
-        "toxic": "flagged goes toxic: True",
-        "redacted": "flagged goes redacted: True",
+        "duplicate": "duplicate dropped the user says the same as in 'first', which is kept (exact)",
+        "language: fr": "language dropped fr, its log says 'French'; kept: en",
+        "toxic": "flagged dropped toxic: True",
+        "redacted": "flagged dropped redacted: True",
         # 7 words up to the number
-        "template prompt": "template goes its most frequent 7-gram occurs 5 times in first turns: "
+        "template prompt": "template dropped its most frequent 7-gram occurs 5 times in first turns: "
         "'write me a very short poem about'; the limit is 4",
     }
     before = contents(tmp_path)
@@ -395,11 +395,12 @@ def test_explain_says_of_every_conversation_what_clean_did_with_it(userlm, tmp_p
         assert one.id in shown
         if one.id in reasons:
             assert (
-                why[reasons[one.id]] in shown and " none it goes; else train: " in shown
+                why[reasons[one.id]] in shown
+                and " none it is dropped; otherwise train: " in shown
             )
         else:
             assert (
-                " goes " not in shown
+                " dropped " not in shown
                 and "split train the user 'ann' has position 0." in shown
             )
     shown = userlm("clean", *options, "--explain", "furst", code=2)
@@ -416,8 +417,9 @@ def test_explain_knows_near_duplicates_and_filters_that_are_off(userlm, tmp_path
     ]
     write_conversations(tmp_path / "logs.jsonl", logs)
     options = ["logs.jsonl", "--duplicates", "near", "--shares", "100/0/0"]
-    assert "duplicate goes says the same as 'one', which stays (near)" in userlm(
-        "clean", *options, "--explain", "two"
+    assert (
+        "duplicate dropped the user says the same as in 'one', which is kept (near)"
+        in userlm("clean", *options, "--explain", "two")
     )
     shown = userlm(
         "clean",
@@ -434,8 +436,8 @@ def test_explain_knows_near_duplicates_and_filters_that_are_off(userlm, tmp_path
         and "flagged off" in shown
     )
     assert (
-        "stays en, its log says 'English'; all are kept" in shown
-        and " goes " not in shown
+        "kept en, its log says 'English'; all are kept" in shown
+        and " dropped " not in shown
     )
 
 
@@ -715,13 +717,13 @@ def hurt(name: str, folder: Path) -> Path:
 
 
 HURT = {
-    "empty": "empty.parquet is empty; give a file with one conversation a line",
-    "other": "other.parquet is no readable parquet file: ",
-    "half": "half.parquet is no readable parquet file: ",
-    "short": "short.parquet is no readable parquet file: ",
-    "behead": "behead.parquet is no readable parquet file: ",
-    "pages": "pages.parquet is no readable parquet file: ",
-    "rowless": "rowless.parquet holds no ",
+    "empty": "empty.parquet is empty; give a file with one conversation per line",
+    "other": "other.parquet is not a readable parquet file: ",
+    "half": "half.parquet is not a readable parquet file: ",
+    "short": "short.parquet is not a readable parquet file: ",
+    "behead": "behead.parquet is not a readable parquet file: ",
+    "pages": "pages.parquet is not a readable parquet file: ",
+    "rowless": "rowless.parquet has no ",
 }
 
 
@@ -798,7 +800,9 @@ def test_bytes_over_which_polars_panics_are_an_unreadable_file(
     parquet(tmp_path / "a.parquet", {"id": ["a"], "messages": [[USER, ASSISTANT]]})
     monkeypatch.setattr(pl, "scan_parquet", panic)
     shown = userlm("import", "a.parquet", "--out", "out", code=2)
-    assert "a.parquet is no readable parquet file: called `Option::unwrap()`" in shown
+    assert (
+        "a.parquet is not a readable parquet file: called `Option::unwrap()`" in shown
+    )
 
 
 # --- files that grow ------------------------------------------------------------------------------
@@ -834,7 +838,7 @@ def test_of_a_log_that_grows_the_rows_that_it_held_are_imported_and_it_is_said(
     monkeypatch.setattr(layouts, "find", growing(layouts.find, path, pack(later)))
     shown = userlm("import", name, "--out", "out")
     assert (
-        "1 grew while they were read: later lines are not in; import again into another --out"
+        "1 grew while they were read: the new lines are missing; import again into another --out"
         in shown
     )
     results = read_json(tmp_path / "out/results.json")

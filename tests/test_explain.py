@@ -33,9 +33,9 @@ def told(id, logs=LOGS, **rules):
 
 def test_each_step_says_what_it_rests_on():
     found = told("ok")
-    assert found["language"] == ("stays", "en, its log says 'English'; kept: en")
-    assert found["flagged"] == ("stays", "its log says nothing of it")
-    assert found["template"] == ("stays", "its first turn has fewer than 7 words")
+    assert found["language"] == ("kept", "en, its log says 'English'; kept: en")
+    assert found["flagged"] == ("kept", "the log says nothing about it")
+    assert found["template"] == ("kept", "its first turn has fewer than 7 words")
     assert found["duplicate"] == ("off", "duplicates are kept")
     assert found["split"][0] == split(LOGS[-1])
     assert "'p/Chile'" in found["split"][1]
@@ -44,27 +44,27 @@ def test_each_step_says_what_it_rests_on():
 def test_a_template_is_shown_with_its_count():
     # "write a prompt for a picture of" stands three times; the 7-gram with the number once
     assert told("t1", template_limit=2)["template"] == (
-        "goes",
+        "dropped",
         "its most frequent 7-gram occurs 3 times in first turns: 'write a prompt for a picture "
         "of'; "
         "the limit is 2",
     )
-    assert told("t1", template_limit=3)["template"][0] == "stays"
+    assert told("t1", template_limit=3)["template"][0] == "kept"
     assert told("t1", template_limit=None)["template"][0] == "off"
 
 
 def test_what_goes_says_why():
     verdict, why = told("fr")["language"]
-    assert verdict == "goes"
+    assert verdict == "dropped"
     assert why == "fr, by py3langid, from the user turns; kept: en"
     assert told("fr", languages=None)["language"] == (
-        "stays",
+        "kept",
         "fr, by py3langid, from the user turns; all are kept",
     )
-    assert told("bad")["flagged"] == ("goes", "toxic: True")
+    assert told("bad")["flagged"] == ("dropped", "toxic: True")
     assert told("bad", flagged=True)["flagged"][0] == "off"
     assert told("bad")["split"][0] == "none" and told("bad")["split"][1].startswith(
-        "it goes; else "
+        "it is dropped; otherwise "
     )
 
 
@@ -75,7 +75,7 @@ def test_later_steps_are_judged_as_if_the_earlier_ones_had_kept_it():
         log("same", text, language="English"),
     ]
     # counted are "same" and, for its own sake alone, "toxic"
-    assert told("toxic", logs, template_limit=1)["template"][0] == "goes"
+    assert told("toxic", logs, template_limit=1)["template"][0] == "dropped"
     assert "occurs 1 time in" in told("same", logs, template_limit=1)["template"][1]
 
 
@@ -87,10 +87,10 @@ def test_a_duplicate_names_the_one_that_stays():
     ]
     rules = {"duplicates": "exact", "shares": (1.0, 0.0, 0.0)}
     assert told("b", logs, **rules)["duplicate"] == (
-        "goes",
-        "says the same as 'a', which stays (exact)",
+        "dropped",
+        "the user says the same as in 'a', which is kept (exact)",
     )
-    assert told("a", logs, **rules)["duplicate"][0] == "stays"
+    assert told("a", logs, **rules)["duplicate"][0] == "kept"
 
 
 def test_the_explanation_is_that_of_the_decision(tmp_path):
@@ -100,7 +100,7 @@ def test_the_explanation_is_that_of_the_decision(tmp_path):
         goes = [
             step
             for step, verdict, _ in explain(one.id, lambda doing: iter(LOGS), rules)
-            if verdict == "goes"
+            if verdict == "dropped"
         ]
         assert bool(goes) == (reason is not None)
 

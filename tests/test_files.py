@@ -144,7 +144,7 @@ def test_what_cannot_be_taken_is_an_error_that_names_it(tmp_path, monkeypatch):
     assert error("notes.txt").startswith("notes.txt is no .jsonl, .jsonl.gz")
     assert error("empty").startswith("empty holds no .jsonl, .jsonl.gz")
     assert error("absent.jsonl") == "absent.jsonl does not exist; check the spelling"
-    assert error("gone").startswith("gone/a.jsonl is a link to nothing")
+    assert error("gone").startswith("gone/a.jsonl is a broken link")
     assert error("").startswith("one of the places of logs is empty")
     assert "too long" in error("x" * 5000)
 
@@ -262,7 +262,7 @@ def test_a_file_that_changed_since_it_was_found_is_not_read(memory, tmp_path):
     (file,) = find(["memory://logs/a.jsonl"])
     memory.pipe("/logs/a.jsonl", b"two")
     assert find(["memory://logs/a.jsonl"])[0].stamp != file.stamp
-    with pytest.raises(InputError, match="was changed since"), local(file, tmp_path):
+    with pytest.raises(InputError, match="has changed since"), local(file, tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -310,9 +310,9 @@ def test_a_copy_that_never_comes_says_to_run_again_and_leaves_nothing(
         local(find(["memory://logs/a.jsonl"])[0], tmp_path),
     ):
         pass
-    assert "5 of 9 bytes came" in str(caught.value) and str(caught.value).endswith(
-        "run the same command again"
-    )
+    assert "5 of 9 bytes were received" in str(caught.value) and str(
+        caught.value
+    ).endswith("run the same command again")
     assert counts["copies"] == 4 and list(tmp_path.iterdir()) == []
 
 
@@ -399,7 +399,7 @@ def test_addresses_that_differ_only_in_secrets_are_not_mixed_up(memory):
         "memory://a.jsonl"
     ]
     assert error("memory://a.jsonl?day=1", "memory://a.jsonl?day=2").startswith(
-        "two files are called memory://a.j"
+        "two files are both called memory://a.j"
     )
 
 

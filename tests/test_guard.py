@@ -219,7 +219,7 @@ def test_a_guard_is_read_from_its_parts_and_later_parts_win():
     ["papper", "words=25-3", "words=few", "tries=0", "no-end=1", "exhausted=run", "x"],
 )
 def test_what_is_no_part_of_a_guard_is_named(text: str):
-    with pytest.raises(InputError, match=f"'{text}' is not a part of a guard"):
+    with pytest.raises(InputError, match=f"'{text}' is not a known part of a guard"):
         Guard.parse(text)
 
 

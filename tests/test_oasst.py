@@ -262,7 +262,7 @@ def test_every_line_gives_conversations_or_is_rejected_or_is_merged():
         15: "unknown role",
     }
     assert "'nowhere' is not in the tree" in str(rejected[10])
-    assert "leads to no prompt" in str(rejected[11]) and "circle" in str(rejected[12])
+    assert "leads to no prompt" in str(rejected[11]) and "cycle" in str(rejected[12])
     assert "used on line 1" in str(rejected[14])
     assert "'role' is 'narrator'" in str(rejected[15])
     assert {error.reason for error in rejected.values()} <= set(REASONS)

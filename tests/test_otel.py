@@ -642,7 +642,7 @@ def test_a_broken_span_among_good_ones_is_left_out_and_counted():
         (
             sdk({"gen_ai.input.messages": '[{"role": "us'}),
             "wrong type",
-            "'gen_ai.input.messages' is no JSON",
+            "'gen_ai.input.messages' is not JSON",
         ),
         (
             sdk({"gen_ai.input.messages": "{}"}),

@@ -776,9 +776,9 @@ def test_a_claim_holds_when_the_whole_interval_is_on_its_side(low, high, helps, 
     ]
     found = {column: dict.fromkeys(names, record) for column in (OWN, OTHERS, SPECIFIC)}
     assert verb._claim(found, HUMAN) == (
-        f"{HUMAN}: the intent helps: {helps}; on later turns: {helps}; on words outside of it: "
+        f"{HUMAN}: the intent helps: {helps}; on later turns: {helps}; on words outside the intent: "
         f"{helps}; "
-        f"another's intent is worse than none: {harms}; the own is better than another's: {helps}"
+        f"another's intent is worse than none: {harms}; the person's own intent is better than another's: {helps}"
     )
 
 

@@ -219,7 +219,8 @@ def test_a_server_whose_cache_loses_log_probabilities_is_refused_before_the_run(
 
     with serving(cached) as server:
         with pytest.raises(
-            InputError, match=r"m: not scorable: .*--no-enable-prefix-caching"
+            InputError,
+            match=r"m: cannot be used for scoring: .*--no-enable-prefix-caching",
         ):
             scorer(server).score(ROWS)
         assert all(ids not in server.prompts for ids, _ in ROWS)
@@ -258,11 +259,11 @@ def test_a_probe_starts_with_random_tokens_so_that_no_cache_holds_it():
     [
         (
             lambda ids: [1, *ids],
-            "400 token ids were sent, and 401 log-probabilities came back",
+            "400 token ids were sent, and 401 log-probabilities were returned",
         ),
         (
             lambda ids: ids[2:],
-            "400 token ids were sent, and 398 log-probabilities came back",
+            "400 token ids were sent, and 398 log-probabilities were returned",
         ),
     ],
 )
@@ -290,7 +291,7 @@ def test_a_bos_is_noticed_where_a_token_is_generated_after_the_prompt_too():
         scorer(server).score(ROWS)
     with (
         serving(without_usage) as server,
-        pytest.raises(InputError, match="gives no log-probabilities of a prompt"),
+        pytest.raises(InputError, match="returns no log-probabilities of a prompt"),
     ):
         scorer(server).score(ROWS)
 
@@ -338,7 +339,8 @@ def test_a_server_that_supports_neither_request_is_not_scorable(answers):
     with (
         serving(answers) as server,
         pytest.raises(
-            InputError, match="m: not scorable: the server gives no log-prob"
+            InputError,
+            match="m: cannot be used for scoring: the server returns no log-prob",
         ),
     ):
         scorer(server).score(ROWS)
@@ -424,7 +426,7 @@ def test_the_tokenizer_of_a_server_is_named_or_has_the_name_of_the_model(
     assert address.scorer(f"{url}#{tmp_path}")[2] is None
     with pytest.raises(
         InputError,
-        match=r"#no/such/model: its tokenizer is needed here; give it with --tokenizer",
+        match=r"#no/such/model: the tokenizer of this model is needed; give it with --tokenizer",
     ):
         address.scorer(f"trained:{url}#no/such/model")
     with pytest.raises(

@@ -502,7 +502,7 @@ def test_failed_conversations_have_no_length_and_are_counted(tmp_path: Path) -> 
         and sum(run.lengths.turns) == 1
         and len(run.lengths.failed) == 1
     )
-    assert "1 that failed have no known length" in html_page([run])
+    assert "1 failed ones have no known length" in html_page([run])
 
 
 def test_the_manifest_holds_options_inputs_prompts_and_versions(
@@ -1026,7 +1026,7 @@ def test_lengths_people_and_the_template_filter_are_told_in_figures_and_words(
     assert shown["People"].note.startswith(
         "Known people: 2, with 3 conversations: 1.50 each on average, 2 in the median, 1,200 at "
         "most. "
-        "The heaviest 1 % of them have 66.7 % of those."
+        "The most active 1 % of them have 66.7 % of those."
     )
     assert (
         "41,234,567 n-grams" in shown["Template filter"].note
@@ -1047,7 +1047,7 @@ def test_lengths_people_and_the_template_filter_are_told_in_figures_and_words(
         "ngram_table": {},
     }
     shown = tables(data_run(tmp_path / "kept", "clean", kept))
-    assert shown["People"].note.startswith("Where a log does not say who speaks")
+    assert shown["People"].note.startswith("If a log does not name the user")
     assert "Template filter" not in shown  # templates were kept, nothing was counted
 
 
@@ -1214,7 +1214,8 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(
         finished.read_run(tmp_path / "nowhere")
     made = write(tmp_path, "train", "train", {}, log=[])
     with pytest.raises(
-        InputError, match=r"holds no run.json.*give those in it, such as .*train"
+        InputError,
+        match=r"has no run.json.*give the run folders in it, such as .*train",
     ):
         finished.read_run(tmp_path)
     (made / "results.json").unlink()
@@ -1230,13 +1231,13 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_what_to_do(
     ("file", "content", "said"),
     [
         ("results.json", "{", "cannot be read"),
-        ("results.json", "[]", "is no JSON object"),
+        ("results.json", "[]", "is not a JSON object"),
         ("results.json", '{"sim": [{"name": "x"}]}', "'sim' is damaged"),
         ("results.json", '{"sim": 3}', "'sim' is damaged"),
         (
             "run.json",
             '{"format": 2, "verb": "bake", "options": {}}',
-            "no place in a report",
+            "which a report cannot show",
         ),
         (
             "run.json",

@@ -373,7 +373,7 @@ def test_an_unknown_p_end_is_none_and_said(server, tiny, asked, ids, options, no
         assert out.p_end is None and out.stop_id is not None
         assert model.notes == (note,)
         with pytest.raises(
-            InputError, match=re.escape(f"--end-threshold goes by P(end): {note}")
+            InputError, match=re.escape(f"--end-threshold needs P(end): {note}")
         ):
             model.complete(ids, replace(asked, end_threshold=0.5))
 
@@ -405,7 +405,7 @@ def test_without_token_ids_nothing_is_banned_at_the_first_position_alone(
             {"most": 1, "context_length": 99},
             "stopped after 1 tokens, and 9 were allowed.*--generation-config vllm",
         ),
-        ({"goes_on": 2}, "goes on after a token of `stop_token_ids`"),
+        ({"goes_on": 2}, "continues after a token of `stop_token_ids`"),
     ],
 )
 def test_what_shows_only_later_is_refused_then(

@@ -112,7 +112,7 @@ def test_a_model_that_fails_ends_its_conversation_and_no_other():
 
 def test_silence_without_a_reason_is_an_error_not_an_endless_loop():
     over = converse(Says([""]), ECHO, Conversation("a"))
-    assert over.stop == "error" and "said nothing" in over.meta["error"]
+    assert over.stop == "error" and "neither a text nor a stop" in over.meta["error"]
     assert respond(Says([""]), Conversation("a")).stop == "error"
 
 

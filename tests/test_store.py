@@ -123,12 +123,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     said = {
         "missing.jsonl": "does not exist",
         "empty.jsonl": "is empty",
-        "blank.jsonl": "holds no lines",
+        "blank.jsonl": "has no lines",
         "plain.jsonl.gz": "is not a gzip file",
         "cut.jsonl.gz": "is cut short or damaged after line",
         "hurt.jsonl.gz": "is cut short or damaged",
         "table.csv": "its kind is unknown",
-        "bad.parquet": "is no readable parquet file",
+        "bad.parquet": "is not a readable parquet file",
         ".": "is a folder",
     }
     for name, words in said.items():
@@ -276,11 +276,11 @@ OURS = {
 @pytest.mark.parametrize(
     ("flaw", "said"),
     [
-        ({"meta": "{oops"}, "holds a field 'meta' or 'origin' that is not JSON"),
-        ({"meta": "[" * 100_000}, "holds a field 'meta' or 'origin' that is not JSON"),
+        ({"meta": "{oops"}, "has a field 'meta' or 'origin' that is not JSON"),
+        ({"meta": "[" * 100_000}, "has a field 'meta' or 'origin' that is not JSON"),
         (
             {"turns": [{"role": "user", "text": "hi", "meta": "oops"}]},
-            "holds a field 'meta' or 'origin' that is not JSON",
+            "has a field 'meta' or 'origin' that is not JSON",
         ),
         ({"turns": [None]}, "turns[0] is not an object"),
     ],
@@ -435,7 +435,8 @@ def test_a_finished_run_is_read_and_nothing_else_is(tmp_path):
         run.results,
     )
     with pytest.raises(
-        InputError, match=r"holds no run\.json, so it is not a run; give those in it"
+        InputError,
+        match=r"has no run\.json, so it is not a run; give the run folders in it",
     ):
         Run.read(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
@@ -546,7 +547,7 @@ def test_an_array_and_an_object_in_a_json_file_are_rows(tmp_path):
     with pytest.raises(InputError, match=r"a\.json is not JSON"):
         list(read_rows(array))
     array.write_text("7")
-    with pytest.raises(InputError, match="no array and no object"):
+    with pytest.raises(InputError, match="an array nor an object"):
         list(read_rows(array))
 
 

@@ -149,7 +149,7 @@ def test_what_was_answered_before_is_not_to_come(quick, tmp_path, capfd):
         assert f"#{side}: {left} calls" in said
     assert (
         "before this: 10 calls, " in said
-        and "--max-calls 10 may end it before that" in said
+        and "--max-calls 10 may stop the run earlier" in said
     )
 
 
@@ -182,7 +182,7 @@ def test_a_cap_is_never_passed_and_the_same_command_with_a_higher_one_goes_on(
         waiting = first["stops"]["error"]
         said = " ".join(capfd.readouterr().err.split())
         assert (
-            f"cap reached: {option} {most} does not cover another call at its worst; {waiting} conv"
+            f"cap reached: {option} {most} does not cover the worst case of another call; {waiting} conv"
             in said
         )
         assert "ended in an error" not in said and first["caps"][name] == most
@@ -207,12 +207,15 @@ def test_a_cap_is_never_passed_and_the_same_command_with_a_higher_one_goes_on(
             {"budget": 1.0},
             r"--budget needs the price of the tokens of http.*; give --price IN/OUT",
         ),
-        ({"budget": float("nan"), "price": "1/1"}, "--budget nan: give dollars"),
-        ({"price": "1"}, "--price 1: give US dollars for a million"),
-        ({"user_price": "one"}, "--user-price one: give US dollars for a million"),
+        (
+            {"budget": float("nan"), "price": "1/1"},
+            "--budget nan: give an amount in US dollars",
+        ),
+        ({"price": "1"}, "--price 1: give US dollars per million"),
+        ({"user_price": "one"}, "--user-price one: give US dollars per million"),
         (
             {"user_price": "1/1"},
-            r"--user-price: script:.* is not a model that is called; leave it out",
+            r"--user-price: script:.* calls no model; leave the option out",
         ),
         (
             {"assistant": "clarifier", "max_calls": 3},

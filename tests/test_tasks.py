@@ -53,7 +53,7 @@ def test_tasks_are_read_and_a_fact_is_required_unless_it_says_otherwise(
     ("changed", "words"),
     [
         ({"domain": "maths"}, "domain is 'maths'"),
-        ({"answer": "many"}, "must hold a number"),
+        ({"answer": "many"}, "must contain a number"),
         ({"facts": ["f"]}, r"facts\[0\] is not an object"),
         ({"facts": [{}]}, r"facts\[0\].text"),
     ],
@@ -90,7 +90,7 @@ def test_a_task_is_found_by_meta_or_by_id_without_the_repeat() -> None:
             ["she's baking twenty-five", "cakes, i mean"],
         ),  # told in two turns
         ("A third of the 1,200 boxes", ["1/3 of the 1200 boxes"]),
-        ("One of the cats is black.", ["a cat is black"]),  # a one is not asked for
+        ("One of the cats is black.", ["a cat is black"]),  # a one is not generated
         ("He used half of his $2.50", ["he used 1/2 of his 2.5 dollars"]),
         ("It is 5.", ["5"]),  # no content words: the number alone
     ],
@@ -169,7 +169,7 @@ def test_a_math_answer_is_graded(text: str, answer: str, right: bool | None) -> 
 
 
 def test_a_reference_without_a_number_is_an_error() -> None:
-    with pytest.raises(ValueError, match="holds no number"):
+    with pytest.raises(ValueError, match="has no number"):
         grade_math("42", "many")
 
 

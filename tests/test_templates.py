@@ -158,7 +158,7 @@ def test_usp_gets_its_profile_inside_its_own_sentence_and_is_told_apart_from_use
         "<|start_header_id|>user<|end_header_id|>\n\n"
     )
     with pytest.raises(
-        ValueError, match=r"opens a user turn, as USP does \(profile:a/b\)"
+        ValueError, match=r"opens a user turn, as USP does \(try profile:a/b\)"
     ):
         recognise(made, text_encoder(made), "a/b")
 
@@ -176,17 +176,17 @@ def test_usp_gets_its_profile_inside_its_own_sentence_and_is_told_apart_from_use
         (
             [*LLAMA, END],
             USERLM.replace("{{ m.role }}", "{{ m.role | upper }}"),
-            "a user turn in a way that is not",
+            "a user turn in an unknown format",
         ),
         (
             [*LLAMA, END],
             USERLM.replace("<|eot_id|>{%", "<|eot_id|>\n{%"),
-            "renders a dialogue in another format",
+            "renders a dialogue in a different format",
         ),
         (
             [*QWEN, END],
             CHATML.replace("{{ m.role }}\n", "{{ m.role }}\n\n"),
-            "renders a dialogue in another format",
+            "renders a dialogue in a different format",
         ),
     ],
 )
@@ -216,7 +216,7 @@ def test_a_row_closes_once_where_leaving_is_closing():
 def test_a_profile_needs_the_tokens_of_usp_and_an_open_user_turn():
     for special, chat_template, why in (
         (QWEN, None, "lacks"),
-        (LLAMA, SFT_LLAMA, "opens no user turn"),
+        (LLAMA, SFT_LLAMA, "does not open a user turn"),
     ):
         made = tokenizer(special, [], chat_template, bos=special[0])
         with pytest.raises(ValueError, match=why):

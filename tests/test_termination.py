@@ -230,7 +230,7 @@ def test_what_cannot_be_calibrated_says_why_and_is_counted() -> None:
     silent = [answer("ann", 1, None, True), answer("bob", 1, None, False)]
     assert tuned(silent) == EndCalibration(0, 2, "no P(end)")
     assert tuned([answer("ann", 0, 0.5, False)]) == EndCalibration(
-        0, 0, "no answer after a first turn"
+        0, 0, "no response after a first turn"
     )
     failed = answer("dan", 1, 0.5, True).close("error", error="timed out")
     some = tuned([*PEOPLE, *silent, failed])
@@ -247,7 +247,7 @@ def test_what_cannot_be_calibrated_says_why_and_is_counted() -> None:
     alone = tuned([answer("ann", 1, 0.5, False), answer("ann", 2, 0.75, True)])
     assert (alone.best, alone.why) == (
         None,
-        "only one person, and a threshold is checked on another",
+        "only one person, but a threshold must be checked on another",
     )
 
 
@@ -316,7 +316,7 @@ def test_score_keeps_the_sweep_beside_the_measures_and_shows_what_to_type(
         ({"end_threshold": 0.0}, "made with --end-threshold 0.0, so"),
         (
             {"guard": "paper"},
-            "made with --guard paper, so 'now' is a user who may not end",
+            "made with --guard paper, so 'now' is a user that may not end",
         ),
         ({"guard": "words=3-25,no-repeat"}, ""),
         ({}, ""),

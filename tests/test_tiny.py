@@ -126,7 +126,7 @@ def test_plain_transformers_says_what_we_say(name, plain):
 def test_only_the_user_model_is_taken_for_one(user):
     assert user.check_user(user.template()) is None  # no warning
     for name in ("assistant-tiny", "base-tiny"):
-        with pytest.raises(InputError, match=f"{name}: .* so it is no user model"):
+        with pytest.raises(InputError, match=f"{name}: .* so it is not a user model"):
             address.user(f"trained:{name}")
 
 

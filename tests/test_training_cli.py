@@ -177,7 +177,8 @@ def test_people_to_validate_on_must_say_something(logs, tmp_path):
     )
     write_conversations(tmp_path / "others.jsonl", [greeting])
     with pytest.raises(
-        InputError, match=r"others.jsonl: no turn to learn fits 2048 tokens; .*--valid"
+        InputError,
+        match=r"others.jsonl: no turn to train on fits 2048 tokens; .*--valid",
     ):
         commands.train(
             logs, out=tmp_path / "run", valid=tmp_path / "others.jsonl", **SCRATCH

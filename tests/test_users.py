@@ -214,7 +214,7 @@ def test_tuning_leaves_the_rest_as_it_is_and_says_what_it_cannot_do(tiny):
     assert with_sampling(user, seed=0).seed == 0
     replay = ReplayUser({})
     assert with_sampling(replay, temperature=0.1) is replay
-    with pytest.raises(InputError, match="for users that a model plays"):
+    with pytest.raises(InputError, match="only for users with a model"):
         with_sampling(replay, guard=PAPER)
     with pytest.raises(InputError, match="a prompted user has none"):
         with_sampling(PromptedUser(Writes([])), end_threshold=0.5)

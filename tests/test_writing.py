@@ -257,7 +257,7 @@ def test_failed_calls_are_made_again_by_the_same_command_and_answered_ones_are_n
             == first["failed"]
             == 6
         )
-        assert "6 could not be asked" in capsys.readouterr().err
+        assert "the calls of 6 failed" in capsys.readouterr().err
         broken = False
         before = len(server.requests)
         second = run()
@@ -317,7 +317,9 @@ def test_a_key_that_no_header_can_hold_is_refused_and_written_nowhere(
     monkeypatch.undo()
     for variable in ("USERLM_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.setenv(variable, "secret\nkey")
-    with pytest.raises(InputError, match="holds characters that no key has") as caught:
+    with pytest.raises(
+        InputError, match="has characters that are not allowed in a key"
+    ) as caught:
         commands.intents(data, out=tmp_path / "out", writer=by)
     assert "secret" not in str(caught.value)
     assert not (tmp_path / "out/asked.jsonl").exists()
@@ -394,7 +396,7 @@ def test_the_estimate_is_shown_before_the_first_call(tmp_path, data, capsys):
     worst = 6 * ((size + 500) * 2.5 + 120 * 10) / 1e6
     shown = " ".join(shown_before[0].split())
     assert (
-        f"m is to write 60 intents estimate: {tokens_in:,} tokens in and {tokens_out:,} out, "
+        f"m will write 60 intents estimate: {tokens_in:,} tokens in and {tokens_out:,} out, "
         f"${cost:.2f}" in shown
     )
     covered = int(60 * (0.1 - worst) / cost)
@@ -452,7 +454,7 @@ def test_a_run_whose_budget_is_spent_is_complete_and_another_goes_on_from_it(
         n = first["counts"]["out"]
         assert first["counts"]["note: no intent, budget"] == 60 - n > 0
         said = " ".join(capsys.readouterr().err.split())
-        assert "give" in said and "as the input of a run with another --out" in said
+        assert "use" in said and "as the input of a run with another --out" in said
         assert run(data, "one") == first and len(server.requests) == n
         second = run(tmp_path / "one", "two")
         assert second["counts"]["note: had an intent"] == n

@@ -62,13 +62,14 @@ WITHOUT_NAME = ("human", "oracle", "clarifier")
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+_-]+):(.+)", re.DOTALL)
 HUB_ID = re.compile(r"([\w-][\w.-]*/)?[\w-][\w.-]*")
 FILE = re.compile(r"\.(bin|gguf|gz|json|jsonl|parquet|pt|py|safetensors|toml|txt|zip)$")
-"""The end of a file's name, which could otherwise be a hub id."""
+"""File extensions of names that would otherwise look like hub ids."""
 
 BATCH = 32
-"""The most conversations that a model on this machine serves at once."""
+"""Default batch size of a local model, in conversations."""
 
 CONTEXT_LENGTH = 8192
-"""Tokens, for a model whose server does not tell; that of microsoft/UserLM-8b."""
+"""Context length in tokens that is assumed if a server does not report it; that of
+microsoft/UserLM-8b."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Address:
         model: the address without the form.
         scheme: how the model or speaker is reached, such as `openai`, `http`, `replay` or `human`;
             empty for a folder or hub id.
-        url: of the server, if the scheme is `http` or `https`.
+        url: the URL of the server, if the scheme is `http` or `https`.
         name: the rest: the name of the model on its server, a folder, hub id, file, or MODULE:NAME.
     """
 
@@ -92,17 +93,17 @@ class Address:
 
     @property
     def kind(self) -> str:
-        """The word before the first colon; empty for a folder or hub id alone."""
+        """The word before the first colon; empty for a plain folder or hub id."""
         return self.form or self.scheme
 
     @property
     def is_remote(self) -> bool:
-        """Whether the model is on a server, or may be, as behind `py:`."""
+        """Whether the model is, or (for `py:`) may be, on a server."""
         return self.scheme in ("openai", "http", "https", "py")
 
 
 def parse(text: str) -> Address:
-    """Take an address apart; raises `InputError` if nothing follows its colon."""
+    """Split an address into its parts; raise `InputError` if nothing follows its colon."""
     if text.endswith(":"):
         raise InputError(f"{text} say which after the colon, for instance {text}NAME")
     form, _, model = text.partition(":")
@@ -132,13 +133,14 @@ def user(
     batch: int = BATCH,
     tokenizer: str | None = None,
 ) -> Speaker:
-    """The user at an address; raises `InputError` that says what was meant.
+    """Return the user at an address; raise an `InputError` that suggests what was meant.
 
     Args:
         temperature, top_p, end_threshold, guard: see `users.with_sampling`; by default each user's
             own. A text is read by `Guard.parse`.
         batch: how many conversations a model on this machine serves at once.
-        tokenizer: of a trained model on a server; by default the one with the model's name.
+        tokenizer: the tokenizer of a trained model on a server; by default the one with the model's
+            name.
     """
     parts = parse(address)
     if not parts.kind:
@@ -149,11 +151,12 @@ def user(
     if parts.kind not in USERS:
         raise _unknown(address, parts.kind, USERS, "user")
     if isinstance(guard, str):
-        guard = Guard.parse(guard)  # before minutes go into loading a model
+        guard = Guard.parse(guard)  # fail before loading a model, which takes minutes
     is_trained = parts.form in ("trained", "profile")
     if tokenizer and not (is_trained and parts.url):
         raise InputError(
-            f"--tokenizer {tokenizer}: {address} brings its own; it is for a trained model on a "
+            f"--tokenizer {tokenizer}: {address} has its own; the option is for a trained model on "
+            f"a "
             "server"
         )
     speaker: Speaker
@@ -204,7 +207,7 @@ def _served_user(address: Address, tokenizer: str | None) -> TrainedUser:
     if context_length is None:
         context_length = CONTEXT_LENGTH
         warn(
-            f"{address.model}: the server does not tell the model's context length; "
+            f"{address.model}: the server does not report the model's context length; "
             f"{CONTEXT_LENGTH} tokens are assumed",
             ModelWarning,
             stacklevel=2,
@@ -229,7 +232,8 @@ def _server_tokenizer(address: Address, tokenizer: str | None) -> Any:
         if tokenizer:
             raise
         raise InputError(
-            f"{address.model}: its tokenizer is needed here; give it with --tokenizer ({error})"
+            f"{address.model}: the tokenizer of this model is needed; give it with --tokenizer "
+            f"({error})"
         ) from None
 
 
@@ -241,10 +245,10 @@ def assistant(
     system: str | None = None,
     batch: int = BATCH,
 ) -> Speaker:
-    """The assistant at an address; raises `InputError` that says what was meant.
+    """Return the assistant at an address; raise an `InputError` that suggests what was meant.
 
     Args:
-        tasks: what `oracle` may answer from.
+        tasks: the tasks that `oracle` answers from.
         system: a system prompt for a model.
         batch: how many conversations a model on this machine serves at once.
     """
@@ -264,14 +268,14 @@ def assistant(
     if not Path(address).exists() and (
         near := get_close_matches(address, ASSISTANTS, 1)
     ):
-        raise InputError(f"{address!r} is no assistant; did you mean {near[0]}?")
+        raise InputError(f"{address!r} is not an assistant; did you mean {near[0]}?")
     return ModelAssistant(
         chat_model(address, ASSISTANTS, batch), system=system, seed=seed
     )
 
 
 def _speaker(address: Address) -> Speaker:
-    """The speaker that can take either side: a script, Python code or a person."""
+    """Return a speaker that can be user or assistant: a script, Python code or a person."""
     match address.scheme:
         case "script":
             return Script(_lines(address.name))
@@ -281,9 +285,9 @@ def _speaker(address: Address) -> Speaker:
 
 
 def chat_model(address: str, also: tuple[str, ...] = (), batch: int = BATCH) -> Chat:
-    """The chat model at an address; raises `InputError` that says what was meant.
+    """Return the chat model at an address; raise an `InputError` that suggests what was meant.
 
-    `also` are kinds of address, other than a model's, that the error may propose.
+    `also` lists other kinds of address that the error may suggest.
     """
     parts = parse(address)
     match parts.kind:
@@ -295,9 +299,9 @@ def chat_model(address: str, also: tuple[str, ...] = (), batch: int = BATCH) -> 
             return _endpoint(parts.name, None, "OPENAI_API_KEY")
         case "http" | "https":
             return _server(parts)
-    if "://" in address:  # it may hold a password
+    if "://" in address:  # it may contain a password
         raise InputError(
-            f"{parts.kind}://: no model is reached by that; write http://HOST:PORT/v1#NAME"
+            f"{parts.kind}://: this scheme is not supported; write http://HOST:PORT/v1#NAME"
         )
     raise _unknown(address, parts.kind, (*MODELS, *also), "model")
 
@@ -309,22 +313,22 @@ def scorer(
     workers: int = 16,
     device: str | None = None,
 ) -> tuple[Score, Form, int | None]:
-    """The model at an address that scores texts, the form in which it reads a conversation, and its
-    context length in tokens (`None`: unknown).
+    """Return the model at an address that scores texts, the format in which it reads a
+    conversation, and its context length in tokens (`None` if unknown).
 
-    Raises `InputError` if the address is wrong or the model cannot score; it says what was meant.
+    It raises an `InputError` if the address is wrong or the model cannot score.
 
     Args:
-        tokenizer: of a model on a server; by default the one with the model's name.
-        workers: rows at once, on a server.
-        device: of a model on this machine.
+        tokenizer: the tokenizer of a model on a server; by default the one with the model's name.
+        workers: the number of concurrent requests to a server.
+        device: the device of a model on this machine.
     """
     parts = parse(address)
     form = parts.form or "trained"
     if parts.scheme == "openai":
         raise InputError(
-            f"{address} is not scorable: this API gives no log-probabilities of a prompt, and "
-            "they are never estimated; give a model on this machine, or one that vLLM serves "
+            f"{address} cannot be scored: this API returns no log-probabilities of a prompt, and "
+            f"they are never estimated; give a model on this machine, or one that vLLM serves "
             "(http://HOST:PORT/v1#NAME)"
         )
     for kind, known in ((form, SCORED), (parts.scheme, ("", *MODELS))):
@@ -340,7 +344,8 @@ def scorer(
         return server, _form(form, parts.name, loaded, encode, offsets), None
     if tokenizer:
         raise InputError(
-            f"--tokenizer {tokenizer}: {parts.model} brings its own; it is for a model on a server"
+            f"--tokenizer {tokenizer}: {parts.model} has its own; the option is for a model on a "
+            f"server"
         )
     model = local_model(parts.model, device)
     shown = _form(form, parts.model, model.tokenizer, model.encode, model.offsets)
@@ -361,9 +366,7 @@ def _form(
                 f"{name} has no chat template, so it cannot be prompted; score it as base:{name}"
             )
         close = tokenizer.eos_token_id
-        today = (
-            "26 Jul 2024"  # some chat templates write the date: the same rows every day
-        )
+        today = "26 Jul 2024"  # for templates with a date: the same rows every day
         chat = partial(chat_ids, tokenizer, encode, name=name, today=today)
         return prompted_form(encode, offsets, chat, 0 if close is None else close)
     advice = f"score it as base:{name} or, if it chats, as prompted:{name}"
@@ -371,7 +374,7 @@ def _form(
 
 
 def files(address: str) -> list[Path]:
-    """The files on this machine whose contents an address stands for: logs, scripts, weights."""
+    """Return the local files behind an address: logs, scripts, weights."""
     parts = parse(address)
     if parts.scheme in ("replay", "script"):
         return [Path(parts.name)]
@@ -381,8 +384,8 @@ def files(address: str) -> list[Path]:
 
 
 def local_model(name: str, device: str | None = None, batch: int = BATCH) -> LocalModel:
-    """The model in a folder or with a hub id. The same weights are loaded once, so it must not be
-    trained."""
+    """Return the model in a folder or with a hub id. It is loaded once and shared, so do not train
+    it."""
     path = checkpoint(name)
     stamp = []
     for file in sorted(Path(path).glob("*")):
@@ -395,36 +398,35 @@ def local_model(name: str, device: str | None = None, batch: int = BATCH) -> Loc
 def _load(
     path: str, device: str | None, batch: int, stamp: tuple[tuple[str, int, int], ...]
 ) -> LocalModel:
-    """Load a model; `stamp` tells its weights from earlier ones in the same folder."""
+    """Load a model; `stamp` changes if the weights in the same folder change."""
     from userlm.models.local import LocalModel
 
     return LocalModel.load(path, device, batch=batch)
 
 
 def checkpoint(name: str) -> str:
-    """The folder or hub id of a model; raises `InputError` if the name can be neither."""
+    """Return the folder or hub id of a model; raise `InputError` if the name can be neither."""
     if kind := parse(name).kind:
         what = "a model on this machine" if kind in MODELS else "a model"
         raise InputError(
-            f"{name}: {what} is wanted here: a folder, or a hub id such as microsoft/UserLM-8b"
+            f"{name}: {what} is needed here: a folder, or a hub id such as microsoft/UserLM-8b"
         )
     folder = _model_folder(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise InputError(f"{name}: this folder holds no model (no config.json)")
+            raise InputError(f"{name}: this folder has no model (no config.json)")
         return str(folder)
     # A name in a folder that is here is a path; asking a hub for it would take a minute.
     in_a_folder_here = "/" in name and Path(name).expanduser().parent.is_dir()
     if in_a_folder_here or not HUB_ID.fullmatch(name) or FILE.search(name):
         raise InputError(
-            f"{name}: there is no such folder, and it is no hub id (owner/name)"
+            f"{name}: there is no such folder, and it is not a hub id (owner/name)"
         )
     return name
 
 
 def _model_folder(name: str) -> Path:
-    """The folder of this name, the `model/` in the folder of a training run, or an embedded
-    model."""
+    """Return the folder of this name, the `model/` in a training run, or an embedded model."""
     folder = Path(name).expanduser()
     if (folder / "model" / "config.json").is_file():
         return folder / "model"
@@ -453,16 +455,18 @@ def _endpoint(name: str, url: str | None, variable: str) -> EndpointModel:
         )
     if not (key.isascii() and key.isprintable()):
         raise InputError(
-            f"the environment variable {variable} holds characters that no key has; set it again"
+            f"the environment variable {variable} has characters that are not allowed in a key; "
+            f"set it again"
         )
     return EndpointModel(name, url, key or None)
 
 
 def _check_url(url: str) -> None:
-    """Raise `InputError` if it is not a URL, or must not be written to a run folder."""
+    """Raise `InputError` if it is not a URL, or has secrets that must not be written to a run
+    folder."""
     if "@" in url or "?" in url:
         raise InputError(
-            "a URL with a password or a query is not taken; put the key into USERLM_API_KEY"
+            "a URL with a password or a query is not accepted; put the key into USERLM_API_KEY"
         )
     try:
         parts = urlsplit(url)
@@ -471,13 +475,15 @@ def _check_url(url: str) -> None:
     except ValueError:
         is_fine = False
     if not is_fine:
-        raise InputError(f"{url} is no URL of a server; write http://HOST:PORT/v1#NAME")
+        raise InputError(
+            f"{url} is not the URL of a server; write http://HOST:PORT/v1#NAME"
+        )
 
 
 def _unknown(address: str, kind: str, known: tuple[str, ...], what: str) -> InputError:
     near = get_close_matches(kind, known, 1)
-    hint = f"did you mean {near[0]}:?" if near else f"there are {', '.join(known)}"
-    return InputError(f"{address}: {kind!r} is no kind of {what}; {hint}")
+    hint = f"did you mean {near[0]}:?" if near else f"known are {', '.join(known)}"
+    return InputError(f"{address}: {kind!r} is not a kind of {what}; {hint}")
 
 
 def _log(path: str) -> dict[str, Conversation]:
@@ -485,14 +491,14 @@ def _log(path: str) -> dict[str, Conversation]:
 
 
 def _lines(path: str) -> list[str]:
-    """The lines of a script that are not empty."""
+    """Return the non-empty lines of a script."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read the script: {error}") from None
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
-        raise InputError(f"{path} is empty; a script has one turn a line")
+        raise InputError(f"{path} is empty; a script has one turn per line")
     return lines
 
 
@@ -501,7 +507,7 @@ def _python(name: str) -> Speaker:
     module, _, function = name.partition(":")
     if not function:
         raise InputError(
-            f"py:{name}: write py:MODULE:NAME, where NAME() gives a speaker"
+            f"py:{name}: write py:MODULE:NAME, where NAME() returns a speaker"
         )
     if "" not in sys.path:
         sys.path.insert(0, "")
@@ -511,7 +517,7 @@ def _python(name: str) -> Speaker:
         raise InputError(f"py:{name}: {error}") from None
     if not callable(getattr(speaker, "reply", None)):
         raise InputError(
-            f"py:{name}: {function}() gave a {type(speaker).__name__}, which has no method "
+            f"py:{name}: {function}() returned a {type(speaker).__name__}, which has no method "
             "reply(conversation)"
         )
     return speaker

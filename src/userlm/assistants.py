@@ -1,7 +1,6 @@
-"""The other side of the conversation: models, logs, scripts, and two stub assistants for work
-offline.
+"""Assistants: models, logs, scripts, and two stubs that need no model.
 
-The stubs mark every turn with `meta["stub"]`, so that nobody takes their words for a model's.
+The stubs mark every turn with `meta["stub"]`, so that their text is not mistaken for a model's.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from userlm.types import (
 
 @dataclass(frozen=True)
 class ModelAssistant:
-    """Any chat model. It is sent the texts alone, after the system prompt if there is one."""
+    """Any chat model. It gets only the texts, after the system prompt if there is one."""
 
     chat: Chat
     system: str | None = None
@@ -51,7 +50,7 @@ class ModelAssistant:
 
 @dataclass(frozen=True)
 class ReplayAssistant:
-    """What the assistant said in a log, answer by answer, whatever it is asked now."""
+    """The assistant's answers from a log, in order, whatever the user says."""
 
     log: Mapping[str, Conversation]
 
@@ -59,13 +58,13 @@ class ReplayAssistant:
         """Return the next logged answer; raise `ModelError` if there is none.
 
         The log is found by the conversation's id, or by its id without the number of the repeat
-        (`id#2`). An opening greeting is no answer, on either side.
+        (`id#2`). An opening greeting does not count as an answer.
         """
         without_repeat = conversation.id.rpartition("#")[0]
         found = self.log.get(conversation.id) or self.log.get(without_repeat)
         if found is None:
             raise ModelError(
-                f"the replayed log holds no conversation {conversation.id!r}"
+                f"the replayed log has no conversation {conversation.id!r}"
             )
         k = len(_answers(conversation))
         logged = _answers(found)
@@ -78,7 +77,7 @@ class ReplayAssistant:
 
 @dataclass(frozen=True)
 class Script:
-    """Says its lines in order, as a user, as an assistant or as a chat model.
+    """A speaker that says its lines in order, as a user, an assistant or a chat model.
 
     A user ends the conversation after the last line; an assistant or a model repeats it.
     """
@@ -107,22 +106,21 @@ class Script:
 
 @dataclass(frozen=True)
 class Oracle:
-    """Stub: solves a task as soon as all required facts were said, and never before.
+    """A stub that solves a task as soon as all required facts were said, and never before.
 
     It knows the answer and waits for the user, so its score is the ceiling that a user allows: no
-    assistant that relies on what it is told can do better. `tasks.said` decides what was said.
+    assistant that depends on the user's facts can do better. `tasks.said` decides what was said.
     """
 
     tasks: Mapping[str, Task]
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """Return the answer, or what was understood so far and a question for the rest.
+        """Return the answer, or what was understood so far and ask for the rest.
 
-        What was understood is in the user's own words, so that it holds no word of an unsaid fact,
+        What was understood is in the user's own words, so that it reveals no unsaid fact,
         and inside one question, so that a number in it is not graded as an answer.
 
-        Raises:
-            ModelError: if there is no task of the conversation's id (`task` or `task#repeat`).
+        Raises: ModelError: if no task has the conversation's id (`task` or `task#repeat`).
         """
         task = task_of(conversation, self.tasks)
         if task is None:
@@ -144,11 +142,10 @@ class Oracle:
 
 @dataclass(frozen=True)
 class Clarifier:
-    """Stub: only asks, whatever it is told. It never solves anything: the floor under every
-    assistant."""
+    """A stub that only asks questions and never solves a task: the lower bound for assistants."""
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """Return the next of a few questions, in turn."""
+        """Return the next of a few questions."""
         asked = sum(turn.role == "assistant" for turn in conversation.turns)
         return Reply(_QUESTIONS[asked % len(_QUESTIONS)], meta={"stub": "clarifier"})
 
@@ -163,7 +160,7 @@ _QUESTIONS = (
 
 
 def _answers(conversation: Conversation) -> list[str]:
-    """The assistant's turns that answer something: all but an opening greeting."""
+    """Return the assistant's turns except an opening greeting."""
     return [turn.text for turn in conversation.turns[1:] if turn.role == "assistant"]
 
 
@@ -175,13 +172,13 @@ def _solution(task: Task) -> str:
 
 
 def _tells_a_fact(task: Task, turns: Sequence[str], i: int) -> bool:
-    """Whether turn `i` completes a fact that was not said before it."""
+    """Return whether turn `i` completes a fact that was not said before."""
     before = turns[:i]
     up_to_it = turns[: i + 1]
     return any(said(fact, up_to_it) and not said(fact, before) for fact in task.facts)
 
 
 def _quoted(text: str) -> str:
-    """A turn as a quotation: on one line, and without ends of sentences in it."""
+    """Return a turn as a quotation: on one line, without sentence-ending punctuation."""
     line = " ".join(text.split())
     return '"' + re.sub(r"[.!?]+(?=\W|$)", ",", line).strip(" ,") + '"'

@@ -1,7 +1,7 @@
 """The command line: each function in `commands` is a verb, `userlm VERB`.
 
-Options can also stand in a TOML file, `userlm VERB --config FILE`, under their long names without
-the dashes, with `-` or `_`. The command line wins over the file.
+Options can also be read from a TOML file, `userlm VERB --config FILE`. Its keys are the long names
+of the options without the leading dashes, with `-` or `_`. The command line overrides the file.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TOML_TYPES: dict[Any, tuple[str, tuple[type, ...]]] = {
     list[Path]: ("a list of paths", (list,)),
     list[str]: ("a list of strings", (list,)),
 }
-"""For each type of an option: its name, and the types that its values have in a TOML file."""
+"""For each option type: its name in messages, and the Python types that a TOML value may have."""
 
 app = typer.Typer(
     help="User language models: models that play the user in a conversation with an AI assistant.",
@@ -67,13 +67,14 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog="`userlm VERB --config FILE` takes options from a TOML file: lr = 1e-4, alone or in a "
-    "table \\[train]."
+    epilog="`userlm COMMAND --config FILE` reads options from a TOML file, such as lr = 1e-4, at "
+    "the top or in a table \\[train]."
 )
 def root(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(help="Take options of the verb from this TOML file.")
+        Path | None,
+        typer.Option(help="Read the command's options from this TOML file."),
     ] = None,
     version: Annotated[
         bool,
@@ -103,13 +104,14 @@ def read_config(
     verb: str,
     types: dict[str, Any],
 ) -> dict[str, Any]:
-    """The options of a verb in a TOML file: those at the top, and those in the verb's own table.
+    """Return the options of a verb from a TOML file: the top-level keys and those in the verb's
+    table.
 
     Args:
-        types: of the verb's options, by name.
+        types: the types of the verb's options, by name.
 
     Raises:
-        InputError: naming file, line and option.
+        InputError: the message names the file, line and option.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -142,7 +144,7 @@ def read_config(
 
 
 def _mismatch(option_type: Any, value: Any) -> str:
-    """What a value should be to be one of this type of option; empty if it is that."""
+    """Return which type the value should have; empty if it already has it."""
     choices = (
         get_args(option_type)
         if get_origin(option_type) is UnionType
@@ -164,9 +166,9 @@ def _unknown_option(
     known: list[str],
 ) -> InputError:
     near = get_close_matches(key.replace("-", "_"), known, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
     return InputError(
-        f"{path}, line {_line_of(text, key)}: {key!r} is no {what}; {hint}"
+        f"{path}, line {_line_of(text, key)}: {key!r} is not a known {what}; {hint}"
     )
 
 
@@ -182,7 +184,7 @@ def _line_of(text: str, key: str) -> int:
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 0 fine, 1 a model or this machine failed, 2 wrong input, 130 Ctrl-C.
+    Exit codes: 0 success, 1 a model or this machine failed, 2 wrong input, 130 Ctrl-C.
     """
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", ModelWarning)
@@ -209,7 +211,7 @@ def main() -> None:
             if "serve" in sys.argv[1:2]
             else "stopped; the same command resumes it"
         )
-        # An ordinary exit would wait minutes for threads that wait for a model.
+        # A normal exit would wait minutes for threads that wait for a model.
         os._exit(130)
 
 
@@ -221,7 +223,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Show a `ModelWarning` as a sentence, without its place in the code; others as Python does."""
+    """Show a `ModelWarning` as a sentence, without the source line; show others as Python does."""
     if issubclass(category, ModelWarning):
         _say(f"note: {message}")
     else:

@@ -1,8 +1,8 @@
 """`userlm demo`: every stage on the embedded models, logs and tasks, in minutes on a CPU, without
 a network.
 
-Runs the verbs of `commands` one after the other, each in its own folder under `--out`. What is
-finished is not done again, so a demo that was interrupted goes on where it stopped.
+It runs the verbs of `commands` one after the other, each in its own folder under `--out`. Finished
+stages are not repeated, so an interrupted demo continues where it stopped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ SHOWN = 400  # characters of a turn in the terminal
 
 
 def demo(
-    out: Annotated[Path, Option(help="Folder of the demo's runs.")] = Path("runs/demo"),
+    out: Annotated[Path, Option(help="Output folder of the demo's runs.")] = Path(
+        "runs/demo"
+    ),
 ) -> Results:
     """Run every stage in a few minutes: train the embedded user model on the sample logs, and
     measure it."""
@@ -44,13 +46,13 @@ def demo(
     commands.clean(
         out / "import", out=out / "clean", template_limit=5, shares="80/5/15"
     )
-    # The logs bring hand-written ones.
+    # The logs contain hand-written intents.
     commands.intents(out / "clean", out=out / "intents")
     commands.intents(out / "clean", overwrite=True, out=out / "intents-extractive")
 
     _say("2/7  train: tune a small user model on what these users say")
-    # On the extractive intents: they name words of the first turn. Without these, so small a model
-    # forgets that its turns depend on the intent.
+    # Train on extractive intents, which contain words of the first turn. Without these, a model
+    # this small forgets that its turns depend on the intent.
     commands.train(
         out / "intents-extractive",
         base=BASE,
@@ -69,7 +71,7 @@ def demo(
         "to a stub"
     )
     user = f"trained:{users['after']}"
-    cool = 0.6  # at temperature 1 so small a model rambles
+    cool = 0.6  # a model this small rambles at temperature 1
     commands.simulate(
         user,
         ASSISTANT,

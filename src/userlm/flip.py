@@ -11,11 +11,11 @@ always ends with an open user turn:
     <|start_header_id|>user<|end_header_id|>\\n{text of the turn}<|eot_id|> ...
     <|start_header_id|>user<|end_header_id|>\\n<|endconversation|><|eot_id|>
 
-(shown on three lines; nothing stands between `<|eot_id|>` and the next header). `models.templates`
-finds the formats of other checkpoints.
+(shown on three lines; there is nothing between `<|eot_id|>` and the next header).
+`models.templates` finds the formats of other checkpoints.
 
-The same code trains the other two models of a study: an assistant learns dialogues with swapped
-roles (`swap_roles`), a base model learns them as plain text (`transcript`, `render_document`).
+The same code trains the two baselines: an assistant on dialogues with swapped roles (`swap_roles`),
+and a base model on plain text (`transcript`, `render_document`).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Encode = Callable[[str], list[int]]
 EncodeAll = Callable[[Sequence[str]], list[list[int]]]
 """Many texts to ids."""
 Offsets = Callable[[str], list[tuple[int, int]]]
-"""Text to the place of each of its tokens: the first character and the one after the last."""
+"""Text to the offsets of its tokens: the first character, and the one after the last."""
 Overlong = Literal["truncate", "drop"]
-"""What happens to a sample that does not fit a row: shorten its context, or leave it out."""
+"""What to do with a sample that does not fit a row: truncate its context, or drop it."""
 
 
 def samples(conversation: Conversation) -> Iterator[Sample]:
@@ -56,12 +56,12 @@ class Template:
     without content is an end.
 
     Attributes:
-        encode: text to ids; never gives a control token, whatever the text contains.
+        encode: text to ids; never returns a control token, whatever the text contains.
         headers: the ids that open a turn, for `system`, `user` and `assistant`.
         header_suffix: the text between a header and the content, encoded together with the content.
         close: the id that closes a turn.
         end: the id that a user generates to end the conversation.
-        stop_ids: ids at which a reply is over: `close`, `end` and every other control token.
+        stop_ids: ids that end a reply: `close`, `end` and every other control token.
         bos: ids at the start of every row; UserLM has none.
         separator: ids between one turn and the next.
         empty_thought: ids between the header suffix and a turn to be generated, such as the empty
@@ -112,16 +112,16 @@ class Template:
         return (*self.prefix("user"), *self.empty_thought)
 
     def with_roles_swapped(self) -> Template:
-        """The same format for the assistant's side of `swap_roles`; an assistant never ends."""
+        """Return the same format for the assistant's side of `swap_roles`, without an end token."""
         headers = {
             role: self.headers[OTHER_ROLE.get(role, role)] for role in self.headers
         }
         return replace(self, headers=headers, end=self.close)
 
     def first_token_ids(self, words: Sequence[str]) -> frozenset[int]:
-        """The ids that are one of these words, with or without a space, at the start of a turn.
+        """Return the ids of these words at the start of a turn, with or without a leading space.
 
-        A word of several tokens has none: its first token alone begins other words too.
+        A word of several tokens is skipped, since its first token also begins other words.
         """
         suffix = self.encode(self.header_suffix)
         found = set()
@@ -219,7 +219,7 @@ def render(
                 single_rows.append(Row((*context, *turn), (span,)))
     if not whole_spans:
         return Rendered(tuple(single_rows), tuple(dropped))
-    last_trained = whole_spans[-1].stop  # what follows the last target teaches nothing
+    last_trained = whole_spans[-1].stop  # ids after the last target are not trained
     whole = Row(tuple(whole_ids[:last_trained]), tuple(whole_spans))
     return Rendered((whole, *single_rows), tuple(dropped))
 
@@ -227,7 +227,7 @@ def render(
 def swap_roles(conversation: Conversation) -> Conversation:
     """Return the conversation with the assistant in the user's role, for training an assistant.
 
-    It has no system turn and no end: both are the user's.
+    It has no system turn and no end, since both belong to the user.
     """
     turns = tuple(
         replace(turn, role=OTHER_ROLE[turn.role]) for turn in conversation.turns
@@ -248,9 +248,9 @@ def render_document(
     max_tokens: int | None = None,
     overlong: Overlong = "truncate",
 ) -> Rendered:
-    """Tokenize a conversation as a text whose every token is predicted: plain language modelling.
+    """Tokenize a conversation as plain text in which every token is predicted (language modelling).
 
-    A long text continues in further rows, each of which starts with the last token of the one
+    A long text continues in further rows, each of which starts with the last token of the row
     before; with `overlong="drop"` only the first row is kept.
     """
     ids = [*template.row_start(conversation)]
@@ -268,7 +268,7 @@ def render_document(
 
 
 def prompt(conversation: Conversation, template: Template) -> Ids:
-    """The ids after which a model generates the user's next turn."""
+    """Return the prompt ids for the user's next turn."""
     ids = [*template.row_start(conversation)]
     for turn in conversation.turns:
         ids += template.turn(turn.role, turn.text)
@@ -279,7 +279,7 @@ def fit_prompt(
     conversation: Conversation, template: Template, max_tokens: int
 ) -> tuple[Ids | None, int]:
     """Return `prompt` in at most `max_tokens` tokens, truncated as in training, and the number of
-    tokens that were left out. The ids are `None` if the prompt cannot be made to fit."""
+    tokens that were left out. The ids are `None` if the prompt cannot be shortened enough."""
     head = template.row_start(conversation)
     opening = template.generation_prompt()
     turns = [template.turn(turn.role, turn.text) for turn in conversation.turns]
@@ -295,14 +295,15 @@ def truncate(
 ) -> Ids | None:
     """Return the system turn and the latest turns in at most `max_tokens` tokens, or `None`.
 
-    The oldest exchanges go first, a user turn and its answer together; an opening greeting goes
-    alone. If the last answer alone is too long, its middle is cut. The system turn is never cut.
+    The oldest exchanges are dropped first, each a user turn with its answer; an opening greeting is
+    dropped alone. If the last answer alone is too long, its middle is cut. The system turn is never
+    cut.
     """
     room = max_tokens - len(head)
     if room < 0:
         return None
     last = max(len(turns) - 1, 0)
-    first_exchange = len(turns) % 2  # 1 if a greeting stands before it
+    first_exchange = len(turns) % 2  # 1 if there is a greeting before it
     tokens_from = list(accumulate(map(len, reversed(turns)), initial=0))[::-1]
     for start in sorted({0, *range(first_exchange, len(turns), 2), last}):
         if tokens_from[start] <= room:
@@ -312,7 +313,7 @@ def truncate(
 
 
 def _cut_middle(turn: Ids, template: Template, room: int) -> Ids | None:
-    """An assistant turn in `room` tokens: the start and the end of its content."""
+    """Return an assistant turn cut to `room` tokens: the start and the end of its content."""
     # The header suffix is one token.
     content_start = len(template.headers["assistant"]) + 1
     content_stop = len(turn) - 1 - len(template.separator)
@@ -344,13 +345,13 @@ def userlm_template(
     """The format of microsoft/UserLM-8b in the ids of one tokenizer.
 
     Args:
-        encode: text to ids, control tokens never among them.
+        encode: text to ids, never control tokens.
         token_id: the id of a control token; `None` if the tokenizer has no such token.
         special_ids: all tokens that the tokenizer calls special.
         header_suffix, bos, trim: see `Template`; other models on Llama-3's tokens differ in them.
 
     Raises:
-        ValueError: names the missing tokens.
+        ValueError: if tokens are missing; the message names them.
     """
     open_header, close_header, close = map(
         token_id, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
@@ -378,8 +379,9 @@ def userlm_template(
 
 
 def transcript_template(encode: Encode, bos: Ids, end: int) -> Template:
-    """A dialogue as plain text, as base models have read many: the intent on the first line, then
-    `User: ...` and `Assistant: ...`, each on a line. See `transcript`.
+    """The format of a dialogue as plain text, like the transcripts that base models were trained
+    on: the intent on the first line, then `User: ...` and `Assistant: ...`, each on a line. See
+        `transcript`.
 
     Args:
         bos: ids at the start of a text.

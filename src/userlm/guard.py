@@ -18,7 +18,7 @@ from userlm.text import intent_goal, ngrams, words
 from userlm.types import FAILED, Conversation, InputError, Reply
 
 ECHO = 8
-"""The number of consecutive words of an assistant turn that make a draft an echo of it."""
+"""A draft with this many consecutive words of an assistant turn is an echo of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,13 @@ class Guard:
         first_words: no draft may start with one of these, in exactly this spelling.
         no_end: the user may not end the conversation.
         min_words, max_words: the number of white-space separated words; `None`: any number.
-        no_repeat: no draft may equal an earlier user turn or the intent, but for case and spaces.
-        no_echo: no draft may hold `ECHO` consecutive words of an assistant turn, nor lie whole
-            inside one if it has half as many.
-        no_roles: no draft may continue with another speaker's turn: a line `assistant:`, the name
-            of a role run into the text, or a control token spelled as text.
-        tries: the most drafts. A draft without text is always resampled.
+        no_repeat: no draft may equal an earlier user turn or the intent, except for case and
+            spaces.
+        no_echo: no draft may contain `ECHO` consecutive words of an assistant turn, or be contained
+            in one if it has at least half as many words.
+        no_roles: no draft may continue with another speaker's turn: a line `assistant:`, a role
+            name joined to the text, or a control token written as text.
+        tries: the maximum number of drafts. A draft without text is always resampled.
         exhausted: what happens if no draft passes: `keep` the one with the fewest violations, or
             `stop` the conversation.
     """
@@ -56,7 +57,7 @@ class Guard:
         override earlier ones.
 
         Raises:
-            InputError: for an unknown part; lists the known ones.
+            InputError: for an unknown part; the message lists the known ones.
         """
         guard = cls()
         for part in text.split(","):
@@ -84,12 +85,12 @@ def first_accepted(
     """Return the first draft without a violation.
 
     Args:
-        draft: gives the draft with a number, from 0.
-        tries: how many drafts can differ; at temperature 0 that is one.
+        draft: returns the draft with this number, from 0.
+        tries: the maximum number of drafts; 1 at temperature 0, where all drafts are the same.
 
     The reply's meta holds the `rejected` drafts, each with its text and its violations (`why`); the
-    violations (`violates`) of a draft that was kept all the same; `exhausted`, if none was kept;
-    and the token usage of all drafts together.
+    violations (`violates`) of a draft that was kept in spite of them; `exhausted`, if none was
+    kept; and the token usage of all drafts together.
     """
     rejected: list[Rejected] = []
     for n in range(max(1, min(tries, guard.tries))):
@@ -115,7 +116,7 @@ def _exhausted(guard: Guard, rejected: list[Rejected]) -> Reply:
 
 
 def violations(guard: Guard, conversation: Conversation, reply: Reply) -> Iterator[str]:
-    """Yield the violations of a draft, in a word or two each."""
+    """Yield the violations of a draft, one short label each."""
     text = reply.text
     ends = reply.stop == "end"
     if ends and guard.no_end:
@@ -141,7 +142,7 @@ def violations(guard: Guard, conversation: Conversation, reply: Reply) -> Iterat
 
 
 def rates(metas: Iterable[Any]) -> dict[str, Any] | None:
-    """Count how often the guard rejected a draft; `None`: never.
+    """Count how often the guard rejected a draft; `None` if it never did.
 
     Args:
         metas: the `meta` of user turns and of ends without text.
@@ -167,7 +168,7 @@ def rates(metas: Iterable[Any]) -> dict[str, Any] | None:
 
 
 def _meta(reply: Reply, rejected: list[Rejected]) -> dict[str, Any]:
-    """The meta of a reply, with the drafts before it."""
+    """Return the meta of a reply, including the drafts before it."""
     meta = dict(reply.meta)
     if not rejected:
         return meta
@@ -210,10 +211,10 @@ def _echoes(text: str, conversation: Conversation) -> bool:
 
 
 _ROLES = re.compile(
-    r"<\|\w+\|>"  # a control token spelled as text
+    r"<\|\w+\|>"  # a control token written as text
     r"|^\W{0,3}(user|human|assistant|ai|system)\W{0,3}:"  # a line of a transcript
     r"|^\s*(user|assistant|system)\s*$"  # a header whose control tokens a server removed
-    r"|(?<!\w)(?<!\s)(user|assistant|system)\s*\n|[a-z](assistant)\s*\n",  # one run into the text
+    r"|(?<!\w)(?<!\s)(user|assistant|system)\s*\n|[a-z](assistant)\s*\n",  # a joined role name
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -231,7 +232,7 @@ def _bound(text: str) -> int | None:
 
 
 def _with_part(guard: Guard, part: str) -> Guard:
-    """The guard with one more part of its text form."""
+    """Return the guard with one more part of the specification."""
     if part == "paper":
         return replace(PAPER, tries=guard.tries, exhausted=guard.exhausted)
     if part in _FLAGS:
@@ -249,7 +250,7 @@ def _with_part(guard: Guard, part: str) -> Guard:
         case "exhausted" if value == "keep" or value == "stop":
             return replace(guard, exhausted=value)  # type: ignore[arg-type]
     near = get_close_matches(part, _KNOWN, 1)
-    hint = f"there are {', '.join(_KNOWN)} and exhausted=keep or =stop"
+    hint = f"known are {', '.join(_KNOWN)} and exhausted=keep or =stop"
     if near:
         hint = f"did you mean {near[0]}?"
-    raise InputError(f"--guard: {part!r} is not a part of a guard; {hint}")
+    raise InputError(f"--guard: {part!r} is not a known part of a guard; {hint}")

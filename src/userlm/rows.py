@@ -19,11 +19,11 @@ from userlm.types import Conversation, InputError, Origin, Turn, encodable
 try:
     import orjson
 except ModuleNotFoundError:
-    # as on a host that only trains: slower, with the same result
+    # it may be missing on a host for training only: slower, with the same result
     orjson = None  # type: ignore[assignment]
 
 SPLITS = ("train", "valid", "test")
-BUFFER = 1 << 20  # bytes: a conversation fills the usual buffer alone
+BUFFER = 1 << 20  # bytes; a single conversation would fill the default buffer
 
 
 # --- conversations --------------------------------------------------------------------------------
@@ -33,11 +33,11 @@ _FIELDS = frozenset(
     ("id", "turns", "intent", "user", "stop", "ended", "meta", "origin")
 )
 OLDER_KEYS = frozenset(("conversation", "own_from", "target", "repeat", "last"))
-"""The keys in `meta` with which version 0.1 said where a conversation comes from. `import` leaves
-out fields of these names, so that none of them is taken for a run of that version."""
+"""The keys in `meta` in which version 0.1 recorded where a conversation comes from. `import` skips
+fields with these names, so that a log is not mistaken for a run of that version."""
 
 _OLDER = ({"own_from"}, {"conversation", "repeat"}, {"task", "repeat"})
-"""Some of them stand in the `meta` of every conversation that version 0.1 simulated."""
+"""The `meta` of every conversation that version 0.1 simulated has all keys of one of these sets."""
 
 
 def to_record(conversation: Conversation) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
     """Return the conversation that `to_record` wrote.
 
     Raises:
-        ValueError: names the field that is wrong.
+        ValueError: if a field is wrong; the message names it.
     """
     if unknown := record.keys() - _FIELDS:
         name = sorted(unknown)[0]
@@ -101,7 +101,7 @@ def _turn(turn: Any, where: str) -> Turn:
     text = turn.get("text")
     meta = turn.get("meta")
     if not isinstance(text, str) or (meta is not None and not isinstance(meta, dict)):
-        text = take(turn, "text", str, f"{where}.text")  # says what is wrong
+        text = take(turn, "text", str, f"{where}.text")  # the error says what is wrong
         meta = take(turn, "meta", dict, f"{where}.meta", default={})
     return Turn(turn.get("role", ""), text, meta or {})
 
@@ -138,9 +138,9 @@ def read_conversations(
         may_be_empty: see `read_rows`.
 
     Raises:
-        InputError: names file, line and field.
+        InputError: the message names the file, line and field.
     """
-    seen: set[int] = set()  # hashes of ids: a file may hold millions
+    seen: set[int] = set()  # hashes of ids, since a file may have millions
     for line in read_rows(path, may_be_empty):
         try:
             if line.error:
@@ -154,14 +154,14 @@ def read_conversations(
             )
             raise InputError(
                 f"{path}, line {line.number}: id {conversation.id!r} was already used on line "
-                f"{next(same_id).number}; give each conversation its own"
+                f"{next(same_id).number}; ids must be unique"
             )
         seen.add(hash(conversation.id))
         yield conversation
 
 
 def write_conversations(path: str | Path, conversations: Iterable[Conversation]) -> int:
-    """Write a `.jsonl`, `.jsonl.gz` or `.parquet` file, all or nothing, and return the number of
+    """Write a `.jsonl`, `.jsonl.gz` or `.parquet` file atomically, and return the number of
     conversations."""
     path = Path(path)
     if path.suffix == ".parquet":
@@ -215,7 +215,8 @@ def _parquet_columns() -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a file: its object, or its text and the error, in two words and in a sentence."""
+    """One line of a file: its object, or its text and the error, as a short reason and as a
+    sentence."""
 
     number: int
     row: dict[str, Any] = field(default_factory=dict)
@@ -236,15 +237,16 @@ def read_rows(
     unread: Callable[[Collection[str]], Collection[str]] = lambda columns: NO_COLUMNS,
     upto: int | None = None,
 ) -> Iterator[Line]:
-    """Yield the objects of a file of one of the `KINDS`, bad lines among them.
+    """Yield the rows of a file of one of the `KINDS`, including bad lines.
 
-    Of a file that grows meanwhile, only what it held at the start is read. Memory stays flat, but
-    for `.json` (an array, or one object), which is read at once.
+    If the file grows meanwhile, only its content at the start is read. Memory use is constant,
+    except for `.json` (an array, or one object), which is loaded as a whole.
 
     Args:
-        may_be_empty: whether a file may have no rows, as in a run folder; else that is an error.
-        unread: chooses, from the columns of a parquet file, those to leave out.
-        upto: read at most this many bytes of a file of lines: what it held earlier.
+        may_be_empty: whether a file may have no rows, as in a run folder; otherwise that is an
+            error.
+        unread: returns which of the columns of a parquet file to skip.
+        upto: read at most this many bytes of a JSON-lines file, such as its earlier size.
 
     Raises:
         InputError: if the file is missing, empty, cut short or of an unknown kind.
@@ -259,7 +261,7 @@ def read_rows(
     if size == 0:
         if may_be_empty:
             return
-        raise InputError(f"{path} is empty; give a file with one conversation a line")
+        raise InputError(f"{path} is empty; give a file with one conversation per line")
     if not path.name.endswith(KINDS):
         raise InputError(f"{path}: its kind is unknown; known are {', '.join(KINDS)}")
     if path.suffix == ".parquet":
@@ -286,7 +288,7 @@ def read_rows(
         raise _read_error(path, number, error) from None
     if not has_rows and not may_be_empty:
         raise InputError(
-            f"{path} holds no lines; give a file with one conversation a line"
+            f"{path} has no lines; give a file with one conversation per line"
         )
 
 
@@ -297,7 +299,7 @@ def _lines_upto(file: IO[bytes], size: int) -> Iterator[bytes]:
         if size >= 0:
             yield raw
             continue
-        rest = raw[:size]  # a line that has grown since, perhaps from half of one
+        rest = raw[:size]  # a line that has grown since, perhaps from an incomplete one
         if rest.strip() and not parse_line(0, rest).error:
             yield rest
         return
@@ -316,7 +318,7 @@ class _Upto:
         self._left = size
 
     def read(self, size: int = -1) -> bytes:
-        """Read at most `size` of them; all that are left by default."""
+        """Read at most `size` bytes; by default all remaining ones."""
         found = self._file.read(self._left if size < 0 else min(size, self._left))
         self._left -= len(found)
         return found
@@ -325,20 +327,20 @@ class _Upto:
 def _without_byte_order_mark(path: Path, first_line: bytes) -> bytes:
     if first_line.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(
-            f"{path} is UTF-16; turn it to UTF-8: iconv -f UTF-16 -t UTF-8"
+            f"{path} is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8"
         )
     return first_line.removeprefix(b"\xef\xbb\xbf")
 
 
 def _read_error(path: Path, number: int, error: Exception) -> InputError:
-    """What went wrong behind line `number`."""
+    """Return the error after line `number`."""
     if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
         return InputError(f"{path} cannot be read: {error.strerror or error}")
     problem = f"is cut short or damaged after line {number}"
     if number == 0 and isinstance(error, gzip.BadGzipFile):
         problem = "is not a gzip file"
     return InputError(
-        f"{path} {problem}; fetch it again, or unpack what is left with `gzip -dc`"
+        f"{path} {problem}; download it again, or unpack the readable part with `gzip -dc`"
     )
 
 
@@ -346,12 +348,13 @@ def _read_json(path: Path, raw: bytes) -> Iterator[Line]:
     try:
         value = _loads(raw)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); fetch it again") from None
+        raise InputError(f"{path} is not JSON ({error}); download it again") from None
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
         raise InputError(
-            f"{path} holds no array and no object; give an array with one conversation an item"
+            f"{path} is neither an array nor an object; give an array with one conversation per "
+            f"item"
         )
     for number, row in enumerate(value, 1):
         if isinstance(row, dict | list) and is_deep(row):
@@ -363,11 +366,11 @@ def _read_json(path: Path, raw: bytes) -> Iterator[Line]:
 
 
 def _loads(raw: bytes, encoding: str | None = None) -> Any:
-    """Parse JSON: quickly, or with the standard library, which knows more forms (NaN, lone
-    surrogates) and says what is wrong.
+    """Parse JSON: with orjson, or with the standard library, which accepts more (NaN, lone
+    surrogates) and has better errors.
 
     Args:
-        encoding: `None` lets the standard library find it out.
+        encoding: `None` lets the standard library detect it.
     """
     if orjson is not None:
         try:
@@ -391,12 +394,12 @@ def parse_line(number: int, raw: bytes) -> Line:
         where = ""
         if isinstance(error, json.JSONDecodeError):
             where = f" (column {error.colno}: {error.msg})"
-        problem = f"is not JSON{where}; write one JSON object a line"
+        problem = f"is not JSON{where}; write one JSON object per line"
         text = raw.decode().rstrip("\n")
         return Line(number, reason="not JSON", error=problem, raw=text)
     if not isinstance(value, dict):
         return _not_an_object(number, value, raw.decode().rstrip("\n"))
-    # To count is faster than to look.
+    # Counting is faster than parsing.
     may_be_deep = raw.count(b"[") + raw.count(b"{") > DEEPEST
     if may_be_deep and is_deep(value):
         return _too_deep(number, raw.decode().rstrip("\n"))
@@ -404,11 +407,12 @@ def parse_line(number: int, raw: bytes) -> Line:
 
 
 DEEPEST = 200
-"""The most levels of lists and objects in a row: a deeper one is no log, and cannot be written."""
+"""Maximum nesting of lists and objects in a row: a deeper one is not a log, and cannot be
+written."""
 
 
 def is_deep(value: Any, levels: int = DEEPEST) -> bool:
-    """Whether lists and objects are nested in more levels."""
+    """Return whether lists and objects are nested deeper than this."""
     level = [value]
     for _ in range(levels):
         inner = []
@@ -452,15 +456,15 @@ def _read_parquet(
             yield _parse_parquet_row(number, row) if is_ours else Line(number, row)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is no readable parquet file: {reason}") from None
+        raise InputError(f"{path} is not a readable parquet file: {reason}") from None
     if not number and not may_be_empty:
         raise InputError(
-            f"{path} holds no rows; give a file with one conversation a row"
+            f"{path} has no rows; give a file with one conversation per row"
         )
 
 
 def _parse_parquet_row(number: int, row: dict[str, Any]) -> Line:
-    """The line of a row that `_parquet_row` made."""
+    """Return the line of a row from `_parquet_row`."""
     try:
         row["meta"] = json.loads(row["meta"] or "{}")
         row["origin"] = json.loads(row.get("origin") or "null")
@@ -468,13 +472,13 @@ def _parse_parquet_row(number: int, row: dict[str, Any]) -> Line:
             if turn:
                 turn["meta"] = json.loads(turn["meta"] or "{}")
     except (ValueError, RecursionError):
-        problem = "holds a field 'meta' or 'origin' that is not JSON"
+        problem = "has a field 'meta' or 'origin' that is not JSON"
         return Line(number, reason="not JSON", error=problem, raw=dumps(row))
     return _too_deep(number) if is_deep(row) else Line(number, row)
 
 
 def count_rows(paths: Iterable[Path]) -> int | None:
-    """Return the number of rows, for a progress bar; `None` where counting would take long."""
+    """Return the number of rows, for a progress bar; `None` if counting would take long."""
     count = 0
     for path in paths:
         try:
@@ -520,7 +524,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(value, dict):
         raise InputError(
-            f"{path} is no JSON object; delete the folder and run its command again"
+            f"{path} is not a JSON object; delete the folder and run its command again"
         )
     return value
 
@@ -538,13 +542,13 @@ def dump(value: Any) -> bytes:
                 value, default=str, option=orjson.OPT_PASSTHROUGH_DATETIME
             )
         except (TypeError, ValueError):
-            pass  # a lone surrogate, a key that is not a text, a huge number
+            pass  # a lone surrogate, a key that is not a string, or a huge number
     text = json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
     return encodable(text).encode()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, all or nothing."""
+    """Write a JSON file atomically."""
     with replacing(path) as partial:
         partial.write_text(
             json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n",
@@ -553,14 +557,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a JSON-lines file, all or nothing."""
+    """Write a JSON-lines file atomically."""
     with replacing(path) as partial, partial.open("wb") as file:
         file.writelines(dump(row) + b"\n" for row in rows)
 
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Add the file name to an error of writing: Python names it only in errors of opening."""
+    """Add the file name to a write error: Python names it only in errors of opening."""
     try:
         yield
     except OSError as error:
@@ -570,7 +574,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to. It replaces `path` if no error came."""
+    """Yield a path to write to. It replaces `path` if there is no error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -584,7 +588,7 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def _open_write(partial: Path, path: Path) -> Iterator[BufferedIOBase]:
     if path.name.endswith(".jsonl.gz"):
-        # Without name or time stamp, so that the same lines give the same bytes.
+        # Without file name and time stamp, so that the same lines give the same bytes.
         with (
             partial.open("wb") as raw,
             gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
@@ -613,7 +617,7 @@ def take(
     another type.
 
     Args:
-        shown: how an error names it; by default its name.
+        shown: the name of the field in errors; by default `name`.
     """
     value = row.get(name)
     if value is None:

@@ -39,7 +39,7 @@ from userlm.rows import (
 from userlm.types import Conversation, InputError, Measure, Reply, Speaker
 
 FORMAT = 2
-"""The format of run folders. Version 0.1 wrote format 1, without saying so."""
+"""The format version of run folders. Version 0.1 wrote format 1 without recording it."""
 
 
 class Run:
@@ -68,7 +68,8 @@ class Run:
             stamps: inputs that are not files, each with a text that changes with its contents.
 
         Raises:
-            InputError: if the folder holds a run with other options or inputs, or anything else.
+            InputError: if the folder has a run with other options or inputs, or is not a run
+            folder.
         """
         folder = Path(folder)
         asked = _request(verb, options, [Path(path) for path in inputs], stamps or {})
@@ -79,8 +80,9 @@ class Run:
                 f"{folder} exists and is not a run folder; choose another --out"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)  # before anything in it is read or changed
-        # A run that wrote nothing but its options, such as for a wrong address, can start over.
+        # Lock the folder before anything in it is read or changed. A run that wrote only its
+        # options, for example because of a wrong address, can start over.
+        lock = _lock(folder)
         if manifest_path.is_file() and _contents(folder) != [manifest_path]:
             manifest = read_json(manifest_path)
             _check_format(folder, manifest)
@@ -92,7 +94,7 @@ class Run:
 
     @staticmethod
     def read(folder: str | Path) -> FinishedRun:
-        """Read a finished run; nothing in its folder is changed.
+        """Read a finished run without changing its folder.
 
         Raises:
             InputError: if the folder is not a run folder, or its run is not finished.
@@ -106,8 +108,8 @@ class Run:
             inside = sorted(path.parent.name for path in folder.glob("*/run.json"))
             hint = "give the folder of a run"
             if inside:
-                hint = f"give those in it, such as {folder / inside[0]}"
-            raise InputError(f"{folder} holds no run.json, so it is not a run; {hint}")
+                hint = f"give the run folders in it, such as {folder / inside[0]}"
+            raise InputError(f"{folder} has no run.json, so it is not a run; {hint}")
         manifest = read_json(folder / "run.json")
         _check_format(folder, manifest)
         if not isinstance(manifest.get("options"), dict):
@@ -132,7 +134,7 @@ class Run:
         return read_json(path) if path.is_file() else None
 
     def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the results, last of all."""
+        """Write the results. This is the last step of a run."""
         write_json(self.path("results.json"), results)
         return dict(results)
 
@@ -178,16 +180,17 @@ def conversations_file(path: Path, split: str = "test") -> Path:
         if file.is_file():
             if not file.stat().st_size:
                 raise InputError(
-                    f"{file} holds no conversation (few people?); give another file or --shares"
+                    f"{file} has no conversations (too few people?); give another file or other "
+                    f"--shares"
                 )
             return file
     raise InputError(
-        f"{path} holds neither conversations.jsonl nor {split}.jsonl; give the folder of a run"
+        f"{path} has neither conversations.jsonl nor {split}.jsonl; give the folder of a run"
     )
 
 
 def _check_readable(folder: Path) -> None:
-    """Raise `InputError` if a folder holds an unfinished run, or one of another version."""
+    """Raise `InputError` if a folder has an unfinished run, or one of another version."""
     if (folder / "run.json").is_file():
         _check_format(folder, read_json(folder / "run.json"))
         if not (folder / "results.json").is_file():
@@ -206,10 +209,11 @@ def split_files(path: Path) -> dict[str, Path]:
 
 
 class Outputs:
-    """Line files that grow together and survive a crash together.
+    """Line files that are committed together, so that they are consistent after a crash.
 
-    `commit(state)` makes everything written so far, and `state`, permanent. Opening them again cuts
-    off what came after the last commit and gives `state` back. `progress.json` holds the sizes.
+    `commit(state)` makes everything written so far, and `state`, permanent. Opening them again
+    removes what was written after the last commit and restores `state`. `progress.json` has the
+    sizes.
     """
 
     def __init__(self, run: Run, *names: str) -> None:
@@ -246,7 +250,8 @@ class Outputs:
 
 
 class Journal:
-    """A line file that threads append to. A line torn by a crash is cut off on opening."""
+    """A line file that threads append to. An incomplete last line from a crash is removed on
+    opening."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -275,14 +280,14 @@ class Journal:
             return parse_line(0, file.readline()).row
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a line; it has left the process when this returns."""
+        """Append a line and flush it to the operating system."""
         with self._lock, naming(self.path):
             self._file.write(dump(row) + b"\n")
             self._file.flush()
 
     def close(self, order: Callable[[Mapping[str, Any]], Any] | None = None) -> None:
         """Close it. With an `order` its lines are sorted by it, so that the file does not depend on
-        which thread was first."""
+        the order of threads."""
         self._file.close()
         if order is None:
             return
@@ -306,7 +311,7 @@ def _whole_lines(path: Path) -> int:
             if not raw.endswith(b"\n") or parse_line(0, raw).error:
                 if file.read(1):  # a crash damages only the last line
                     raise InputError(
-                        f"{path}, line {number} is damaged; mend it, or delete the folder"
+                        f"{path}, line {number} is damaged; repair it, or delete the folder"
                     )
                 break
             size += len(raw)
@@ -323,7 +328,7 @@ def _lines_with_offsets(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]
 
 
 class Answers:
-    """The answered turns of a run, each a line of a journal. Only offsets are kept in memory."""
+    """The answered turns of a run, one line of a journal each. Only offsets are kept in memory."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -355,26 +360,26 @@ class Answers:
 
 
 class Recorded:
-    """A speaker whose replies are recorded. A recorded reply is not asked for again."""
+    """A speaker whose replies are recorded. A recorded reply is not generated again."""
 
     def __init__(self, speaker: Speaker, answers: Answers) -> None:
         self._speaker = speaker
         self._answers = answers
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """Return the recorded reply, or ask the speaker and record its reply."""
+        """Return the recorded reply, or get and record the speaker's reply."""
         recorded = self._answers.find(conversation.id, len(conversation.turns))
         if recorded:
             return recorded
         reply = self._speaker.reply(conversation)
-        # Anything else is wrong, and the caller will say so.
+        # other types are errors, which the caller reports
         if isinstance(reply, Reply) and (reply.text or reply.stop):
             self._answers.add(conversation, reply)
         return reply
 
 
 def measure_record(measure: Measure) -> dict[str, Any]:
-    """A measure as `results.json` holds it; its rows go to `scores.jsonl`.
+    """Return a measure in the form of `results.json`; its rows go to `scores.jsonl`.
 
     `why` is the most frequent reason of missing rows, or empty.
     """
@@ -399,11 +404,11 @@ def measure_record(measure: Measure) -> dict[str, Any]:
 def _request(
     verb: str, options: Mapping[str, Any], paths: list[Path], stamps: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What makes a run the same run: verb, options and inputs."""
+    """Return what identifies a run: verb, options and inputs."""
     for value in options.values():
         if re.search(r"(?i)https?:[^\s#]*@", str(value)):
             raise InputError(
-                "a URL with a password is refused, since options are written down"
+                "a URL with a password is refused, since options are written to run.json"
             )
     for path in paths:
         if not path.is_file():
@@ -417,7 +422,7 @@ def _request(
 
 
 def _contents(folder: Path) -> list[Path]:
-    """The files of a folder, hidden ones aside."""
+    """Return the files of a folder, except hidden ones."""
     if not folder.is_dir():
         return []
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
@@ -426,15 +431,15 @@ def _contents(folder: Path) -> list[Path]:
 def _check_format(folder: Path, manifest: Mapping[str, Any]) -> None:
     if manifest.get("format") != FORMAT:
         raise InputError(
-            f"{folder} was written by another version of userlm, whose files this one does not "
-            "read; run its command again with another --out"
+            f"{folder} was written by another version of userlm, whose files this version cannot "
+            f"read; run its command again with another --out"
         )
 
 
 def _check_same(
     folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> None:
-    """Raise `InputError` if a folder holds another run than the one that is asked for."""
+    """Raise `InputError` if the run in a folder is not the requested one."""
     for part in ("verb", "options", "inputs"):
         was, now = found.get(part), asked[part]
         if part == "inputs":  # their order counts too
@@ -442,13 +447,13 @@ def _check_same(
         if was != now:
             there, here = _first_difference(was, now)
             raise InputError(
-                f"{folder} holds a run with other {part} ({there} there, {here} now); choose "
+                f"{folder} has a run with other {part} ({there} there, {here} now); choose "
                 "another --out or delete the folder"
             )
 
 
 def _first_difference(was: Any, now: Any) -> tuple[str, str]:
-    """The first option or input that differs, as texts: what it was, and what it is now."""
+    """Return the first option or input that differs, as texts: the earlier and the new value."""
     if isinstance(was, list) and isinstance(now, list):
         names_were = ", ".join(path for path, _ in was)
         names_are = ", ".join(path for path, _ in now)
@@ -498,7 +503,7 @@ def _sha256(path: Path) -> str:
 
 
 def _environment() -> dict[str, Any]:
-    """What the results may depend on besides options and inputs."""
+    """Return what the results may depend on besides options and inputs."""
     versions = {"python": platform.python_version()}
     for name in ("userlm", "torch", "transformers", "tokenizers", "numpy", "openai"):
         try:

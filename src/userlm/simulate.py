@@ -16,11 +16,11 @@ from dataclasses import replace
 from userlm.types import STOPS, Conversation, InputError, ModelError, Reply, Speaker
 
 Until = Callable[[Conversation], str | None]
-"""Asked after every turn: a reason to stop, or `None`."""
+"""Called after every turn; returns a reason to stop, or `None`."""
 
 
 def never(conversation: Conversation) -> str | None:
-    """Give no reason to stop."""
+    """Return no reason to stop."""
     return None
 
 
@@ -35,8 +35,8 @@ def converse(
 
     Args:
         conversation: where to start: empty, or with turns that were already said.
-        max_turns: the most user turns in all; each of them is answered.
-        until: asked after every turn for a reason to stop, such as `"solved"`.
+        max_turns: the maximum number of user turns in all; each of them is answered.
+        until: called after every turn; returns a reason to stop, such as `"solved"`, or `None`.
     """
     while (
         len(conversation.user_turns) < max_turns
@@ -66,7 +66,7 @@ def simulate(
     until: Until = never,
     workers: int = 16,
 ) -> Iterator[Conversation]:
-    """Run `converse` on each start, `workers` at a time, and yield each conversation once it stops.
+    """Run `converse` on each start in `workers` threads, and yield each conversation when it stops.
 
     When the caller stops iterating, as at Ctrl-C, no conversation takes another turn.
     """
@@ -89,14 +89,14 @@ def simulate(
 def respond_all(
     user: Speaker, prefixes: Iterable[Conversation], workers: int = 16
 ) -> Iterator[Conversation]:
-    """Run `respond` on each prefix, `workers` at a time, and yield each once it is answered."""
+    """Run `respond` on each prefix in `workers` threads, and yield each when it is answered."""
     return _parallel(lambda prefix: respond(user, prefix), prefixes, workers)
 
 
 def _take_turn(
     speaker: Speaker, view: Conversation, conversation: Conversation
 ) -> Conversation:
-    """The conversation with the speaker's reply to its view of it: a text, a stop, or both."""
+    """Return the conversation with the speaker's reply: a text, a stop, or both."""
     try:
         reply = speaker.reply(view)
         if not isinstance(reply, Reply):
@@ -111,7 +111,7 @@ def _take_turn(
             )
         if not reply.text and reply.stop is None:
             raise ModelError(
-                f"the {conversation.next_role} said nothing and did not stop either"
+                f"the {conversation.next_role} returned neither a text nor a stop"
             )
     except ModelError as error:
         return conversation.close("error", error=str(error))
@@ -123,7 +123,7 @@ def _take_turn(
 
 
 def blind(conversation: Conversation) -> Conversation:
-    """What the assistant may see: the texts, and nothing about the person."""
+    """Return what the assistant may see: the texts, and nothing about the person."""
     turns = tuple(replace(turn, meta={}) for turn in conversation.turns)
     return Conversation(conversation.id, turns)
 
@@ -133,7 +133,7 @@ def _parallel(
     items: Iterable[Conversation],
     workers: int,
 ) -> Iterator[Conversation]:
-    """Run at most `workers` jobs at once. Items are taken as they are needed: memory stays flat."""
+    """Run jobs in `workers` threads. Items are consumed as needed, so memory use is constant."""
     pool = ThreadPoolExecutor(workers)
     running: set[Future[Conversation]] = set()
     try:
@@ -145,5 +145,5 @@ def _parallel(
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
-    finally:  # Ctrl-C, or a caller that stopped iterating: start nothing new
+    finally:  # after Ctrl-C, or if the caller stops iterating, start nothing new
         pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""From rows to a value with an interval.
+"""Statistics of rows, with confidence intervals.
 
 A statistic here is a function of the *column sums* of the rows' `stats`: a mean is (sum of x) /
 (sum of 1), a perplexity exp(sum of NLL / sum of tokens), an F1 comes from the sums of TP, FP and
@@ -36,7 +36,7 @@ Z_95 = 1.96
 """The 97.5th percentile of the standard normal distribution."""
 
 BLOCK = 2_000_000
-"""Cluster indices that are sampled at once: 16 MB."""
+"""Number of cluster indices in one block of samples: 16 MB."""
 
 
 # --- statistics -----------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def difference(
 ) -> Estimate:
     """Return a - b with its 95 % interval, both measured on the same clusters.
 
-    A resample takes the same people (or intents) for both. Rows of a cluster that is missing on one
+    A resample uses the same people (or intents) for both. Rows of a cluster that is missing on one
     side are left out.
     """
     a_clusters = {row.cluster for row in a.rows if row.stats}
@@ -117,7 +117,7 @@ def difference(
     def a_minus_b(sums: Array) -> Array:
         return statistic(sums[..., :a_columns]) - statistic(sums[..., a_columns:])
 
-    # Side by side, so that a resample holds the same clusters of both.
+    # Side by side, so that a resample has the same clusters of both.
     return _estimate(np.hstack([a_sums, b_sums]), a_minus_b, resamples, seed)
 
 
@@ -147,14 +147,14 @@ def jackknife(value: float, without: Values) -> tuple[float, float]:
 
 def auroc(positives: Values, negatives: Values) -> float | None:
     """Return the area under the ROC curve: the probability that a random positive scores above a
-    random negative, a tie counting half (Mann and Whitney, 1947)."""
+    random negative, with ties counting half (Mann and Whitney, 1947)."""
     if not len(positives) or not len(negatives):
         return None
     return float(wins(positives, negatives).mean() / len(negatives))
 
 
 def wins(scores: Values, against: Values) -> Array:
-    """Return how many of `against` each score is above, a tie counting half."""
+    """Return for each score the number of `against` below it, with ties counting half."""
     ordered = np.sort(np.asarray(against, dtype=float))
     below = np.searchsorted(ordered, scores, side="left")
     not_above = np.searchsorted(ordered, scores, side="right")
@@ -193,7 +193,7 @@ def _resample(sums: Array, resamples: int, seed: int) -> Array:
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
         sampled = rng.integers(clusters, size=(size, clusters))
-        # Each resample counts in a range of its own, so that one `bincount` counts them all.
+        # Each resample has its own range of indices, so that one `bincount` counts them all.
         sampled += np.arange(size)[:, None] * clusters
         counts = np.bincount(sampled.ravel(), minlength=size * clusters)
         found[start : start + size] = counts.reshape(size, clusters) @ sums
@@ -201,8 +201,8 @@ def _resample(sums: Array, resamples: int, seed: int) -> Array:
 
 
 def _interval(values: Array) -> tuple[float | None, float | None]:
-    """The middle 95 % of the finite values: a resample without any positive has no F1, for
-    instance."""
+    """The middle 95 % of the finite values; a resample without positives, for example, has no
+    F1."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return None, None

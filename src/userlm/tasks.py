@@ -1,4 +1,4 @@
-"""Tasks whose outcome can be checked: load them, grade an answer, see which facts were said."""
+"""Tasks whose outcome can be checked: load them, grade an answer, find which facts were said."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_tasks(path: str | Path) -> list[Task]:
     `{"text", "required"}` objects.
 
     Raises:
-        InputError: names file, line and field.
+        InputError: the message names the file, line and field.
     """
     tasks: dict[str, Task] = {}
     for line in read_rows(path):
@@ -49,7 +49,7 @@ def _task(row: Mapping[str, Any]) -> Task:
         raise ValueError(f"domain is {domain!r}; it must be 'math' or 'python'")
     if domain == "math" and final_number(answer) is None:
         raise ValueError(
-            f"answer is {answer!r}; the answer of a math task must hold a number"
+            f"answer is {answer!r}; the answer of a math task must contain a number"
         )
     facts = [
         _fact(fact, f"facts[{i}]") for i, fact in enumerate(take(row, "facts", list))
@@ -94,7 +94,7 @@ _COUNTS: dict[str, int] = {
     **dict.fromkeys(("twice", "double", "doubled", "couple"), 2),
     **dict.fromkeys(("thrice", "triple", "tripled"), 3),
 }
-_SCALES = {  # these multiply a count before them, and are numbers of their own without one
+_SCALES = {  # these multiply a count before them; without one they are numbers themselves
     "half": Fraction(1, 2),
     "quarter": Fraction(1, 4),
     "dozen": Fraction(12),
@@ -122,12 +122,12 @@ _TOKEN = re.compile(
 
 
 def said(fact: Fact | str, texts: Sequence[str]) -> bool:
-    """Return whether the user said this fact in these turns, decided by words, without a judge.
+    """Return whether the user said this fact in these turns. It compares words and uses no judge.
 
-    Yes if every number of the fact occurs in the texts, in digits or words (a one need not: people
-    say "a"), and at least `SHARE` of its content words, endings aside. All turns are taken
-    together, so a fact may be told in pieces. It knows no synonyms, and it does not see who gave
-    what to whom.
+    A fact was said if the texts contain every number of it, in digits or words (except one, since
+    people say "a"), and at least `SHARE` of its content words, ignoring endings. The turns are
+    joined, so a fact may be split over several. It knows no synonyms, and ignores the relations
+    between words.
     """
     text = fact.text if isinstance(fact, Fact) else fact
     amounts = _amounts([text])
@@ -146,7 +146,7 @@ def _amounts(texts: Iterable[str]) -> set[Fraction]:
     found: set[Fraction] = set()
     for text in texts:
         number: Fraction | None = (
-            None  # the last one, which the next word may still change
+            None  # the current number, which the next word may still change
         )
         before = ""
         tokens = _TOKEN.findall(text.lower().replace("’", "'"))
@@ -225,7 +225,7 @@ _CLOSING = "\"”’') "
 
 
 def final_number(text: str) -> str | None:
-    """Return the number a text ends up with, in the form of `text.numbers`; `None` if there is
+    """Return the final number of a text, in the form of `text.numbers`; `None` if there is
     none.
 
     An explicit answer comes first: the last of `#### X`, `\\boxed{X}` and "answer is X". Next the
@@ -250,7 +250,7 @@ def final_number(text: str) -> str | None:
 
 
 def _explicit_answer(sentences: Iterable[str]) -> str | None:
-    """The last number that is called the answer."""
+    """Return the last number that is named as the answer."""
     explicit = None
     for sentence in sentences:
         for pattern in _EXPLICIT:
@@ -262,17 +262,17 @@ def _explicit_answer(sentences: Iterable[str]) -> str | None:
 
 
 def grade_math(text: str, answer: str) -> bool | None:
-    """Return whether this assistant turn gives the right number; `None` if it gives none, which is
-    no attempt.
+    """Return whether this assistant turn has the right number; `None` if it has none, which is no
+    attempt.
 
     Compared as decimals: `$100.00` is `100`, and not `1`.
 
     Raises:
-        ValueError: if the reference answer holds no number.
+        ValueError: if the reference answer has no number.
     """
     wanted = final_number(answer)
     if wanted is None:
-        raise ValueError(f"the answer {answer!r} holds no number")
+        raise ValueError(f"the answer {answer!r} has no number")
     given = final_number(text)
     return None if given is None else given == wanted
 
@@ -292,8 +292,8 @@ def grade(task: Task, conversation: Conversation) -> tuple[bool | None, str]:
 
 
 def solved(task: Task) -> Until:
-    """Return when to stop a simulation: `"solved"` as soon as the assistant gives the right
-    answer."""
+    """Return the function that stops a simulation with `"solved"` when the assistant gives the
+    right answer."""
 
     def until(conversation: Conversation) -> str | None:
         if (
@@ -316,12 +316,12 @@ def _plain(text: str) -> str:
     items = {_item(match) for match in _ITEM.finditer(text)}
 
     def drop(match: re.Match[str]) -> str:
-        # "42. That is all" is no list: an item has the one before it, or is 1 and has a 2.
+        # "42. That is all" is not a list: an item needs the item before it, or is 1 and needs a 2.
         item = _item(match)
         return " " if item - 1 in items or (item == 1 and 2 in items) else match[0]
 
     text = re.sub(r"\bstep\s+\d+", " ", _ITEM.sub(drop, text), flags=re.IGNORECASE)
-    # "The answer is:", and it stands on the next line.
+    # "The answer is:", and the answer is on the next line.
     return re.sub(r"([:=])\s*\n\s*", r"\1 ", text)
 
 

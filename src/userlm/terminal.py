@@ -1,5 +1,4 @@
-"""What the verbs show: progress on the standard error, tables of measures on the standard
-output."""
+"""Terminal output: progress on standard error, tables of measures on standard output."""
 
 from __future__ import annotations
 
@@ -32,15 +31,15 @@ Record = Mapping[str, Any]
 console = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 SHOWN = 8
-"""Reasons of one kind that are shown; all of them are in results.json."""
+"""Maximum number of reasons shown per kind; all of them are in results.json."""
 REFRESH_SECONDS = 0.1
-"""The least time between two updates of a progress bar: millions of items would pay for it."""
+"""Minimum time between two updates of a progress bar, which are slow with millions of items."""
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 
 
 def output() -> Console:
-    """Return the standard output for tables, as wide as the terminal is now."""
+    """Return a console on standard output, as wide as the terminal is now."""
     return Console(markup=False, emoji=False, highlight=False)
 
 
@@ -48,7 +47,7 @@ def output() -> Console:
 
 
 class Count(ProgressColumn):
-    """The number of items so far, and of all if that is known."""
+    """The number of items so far, and the total if it is known."""
 
     def render(self, task: Job) -> Text:
         total = "" if task.total is None else f"/{task.total:,.0f}"
@@ -56,7 +55,7 @@ class Count(ProgressColumn):
 
 
 class Rate(ProgressColumn):
-    """Items a second."""
+    """Items per second."""
 
     def render(self, task: Job) -> Text:
         return Text(
@@ -78,7 +77,7 @@ def progress_bar() -> Progress:
 
 
 def track(items: Iterable[T], doing: str, total: int | None = None) -> Iterator[T]:
-    """Yield the items, and show progress as they are taken."""
+    """Yield the items and show progress."""
     with progress_bar() as progress:
         job = progress.add_task(doing, total=total)
         done = 0
@@ -109,7 +108,7 @@ def speaker(turn: Turn) -> str:
 
 
 def show_counts(title: str, counts: Mapping[str, int]) -> None:
-    """Print what came in, what went out, and what was dropped by reason (`KIND: REASON`)."""
+    """Print the counts of in, out, and dropped by reason (`KIND: REASON`)."""
     console.print(title)
     table = Table(show_header=False, box=None)
     kinds: defaultdict[str, list[str]] = defaultdict(list)
@@ -131,7 +130,7 @@ def show_findings(title: str, findings: Sequence[tuple[str, str, str]]) -> None:
     """Print what each step of `clean` says about one conversation, and why."""
     table = Table("step", "it", "because", box=SIMPLE_HEAD)
     for step, verdict, why in findings:
-        style = "yellow" if verdict == "goes" else ""
+        style = "yellow" if verdict == "dropped" else ""
         table.add_row(step, Text(verdict, style=style), Text(why))
     out = output()
     out.print(title)
@@ -142,7 +141,7 @@ def show_findings(title: str, findings: Sequence[tuple[str, str, str]]) -> None:
 
 
 def show_measures(title: str, results: Mapping[str, Sequence[Record]]) -> None:
-    """Print a table of the measures in a `results.json`: for each measure a line a run."""
+    """Print a table of the measures in a `results.json`, with one line per measure and run."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("measure", min_width=24)
     table.add_column("value", justify="right")
@@ -186,7 +185,7 @@ def _interval(found: Record, digits: int) -> str:
 
 
 def show_end_calibration(name: str, found: Record) -> None:
-    """Print how the user of a `respond` run ends now, and by thresholds on P(end).
+    """Print how the user of a `respond` run ended, and how it would end with thresholds on P(end).
 
     Args:
         found: one of the `endings` in a `results.json` of `score`.
@@ -195,7 +194,9 @@ def show_end_calibration(name: str, found: Record) -> None:
     if found["best"] is None:
         out.print(f"termination of {name}: no threshold to suggest ({found['why']})")
         return
-    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))  # or it is wider than 80
+    table = Table(
+        box=SIMPLE_HEAD, padding=(0, 0, 0, 1)
+    )  # otherwise the table is wider than 80
     table.add_column("in %", no_wrap=True)
     for column in (
         "--end-threshold",
@@ -224,8 +225,8 @@ def show_end_calibration(name: str, found: Record) -> None:
     if found["note"]:
         out.print(f"  {found['note']}", style="yellow")
     out.print(
-        "  premature: where the person went on; missed: where the person ended\n"
-        "  equal rate: as often as people end; each person is judged at the threshold of all "
+        "  premature: ends where the person continued; missed: continues where the person ended\n"
+        "  equal rate: as often as people end; each person is evaluated at the threshold of all "
         "others\n"
         f"  P(end) is off by {found['ece']:.3f} on average (expected calibration error)"
     )

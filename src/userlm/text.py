@@ -46,7 +46,7 @@ def words(text: str) -> list[str]:
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Return the place of each word: its first character and the one after its last."""
+    """Return the offsets of each word: its first character, and the one after its last."""
     return [match.span() for match in _WORD.finditer(text)]
 
 
@@ -65,9 +65,9 @@ def numbers(text: str) -> list[str]:
     """Return the numbers written in digits, in order, in one form: equal numbers are equal strings.
 
     `$1,200.00` gives `1200`, `2.50` gives `2.5`, `-3` and `-$3` give `-3`. A proper fraction is one
-    number: `1/2` gives `0.5`, `2 1/2` gives `2.5`, `1/3` stays `1/3`; any other slash stands
-    between two numbers. The digits of `v2` are part of a name, those of `5kg` and `2nd` are a
-    number. Number words are left alone.
+    number: `1/2` gives `0.5`, `2 1/2` gives `2.5`, `1/3` stays `1/3`; any other slash separates two
+        numbers. The digits of `v2` are part of a name; those of `5kg` and `2nd` are numbers. Number
+        words are ignored.
     """
     found: list[str] = []
     without_ellipses = re.sub(r"\.\.+", " ", text)
@@ -87,8 +87,8 @@ def numbers(text: str) -> list[str]:
 
 
 def format_number(number: Fraction) -> str:
-    """Return a number in the form of `numbers`: decimals if they end, else a fraction in lowest
-    terms."""
+    """Return a number in the form of `numbers`: as a decimal if it terminates, else as a fraction
+    in lowest terms."""
     if number.denominator == 1:
         return str(number.numerator)
     decimal = Decimal(number.numerator) / number.denominator
@@ -98,8 +98,8 @@ def format_number(number: Fraction) -> str:
 
 
 def _plain(digits: str) -> str:
-    """`01,200.50` to `1200.5`. Not with `int`, which refuses very long numbers: people paste digits
-    of pi."""
+    """`01,200.50` to `1200.5`. It avoids `int`, which refuses very long numbers, since people paste
+    digits of pi."""
     whole, _, decimals = digits.replace(",", "").partition(".")
     whole = whole.lstrip("0") or "0"
     decimals = decimals.rstrip("0")

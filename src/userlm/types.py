@@ -1,4 +1,5 @@
-"""The types that every other module uses. No files, no torch, and no import from this package."""
+"""The types that every other module uses. It reads no files, and imports neither torch nor this
+package."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 Role = Literal["user", "assistant"]
 Message = Mapping[str, str]
-"""`{"role": ..., "content": ...}` as in the OpenAI API: used only where we call a model."""
+"""`{"role": ..., "content": ...}` as in the OpenAI API: used only for calls to a model."""
 
 OTHER_ROLE: Mapping[str, Role] = {"user": "assistant", "assistant": "user"}
 
@@ -40,7 +41,8 @@ def without_outcome(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encodable(text: str) -> str:
-    """Return the text with lone surrogates replaced by U+FFFD: no file or tokenizer takes them."""
+    """Return the text with lone surrogates replaced by U+FFFD: files and tokenizers cannot encode
+    them."""
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -55,10 +57,10 @@ class ModelWarning(UserWarning):
 
 
 class ModelError(RuntimeError):
-    """A model could not answer, retries included. It ends one conversation; the run goes on.
+    """A model could not answer, even after retries. It ends one conversation; the run continues.
 
     Attributes:
-        reason: the error in two words, for counting.
+        reason: a short name of the error, for counting.
         permanent: every other call would fail too (a refused key, an unknown model).
         faults, possibly_billed: see `Completion`; here for all tries together.
     """
@@ -81,7 +83,7 @@ class ModelError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of one side. `meta` holds what is known about it: P(end), usage, source."""
+    """One message of one role. `meta` has details such as P(end) and usage."""
 
     role: Role
     text: str
@@ -99,7 +101,7 @@ class Origin:
     Attributes:
         conversation: the id of the log that it starts from; `None` if there is none.
         first_own_turn: the number (from 0) of the first user turn that is not from that log.
-        target: what the person said as that turn; `None` if they ended there or nobody looked.
+        target: the person's text in that turn; `None` if they ended there or it is not known.
         person_ended: whether the person ended the conversation instead of taking that turn; `None`
             if that is not known, as in a simulation.
         repeat: the number of the repeat, from 0.
@@ -123,12 +125,12 @@ class Conversation:
     Attributes:
         id: the name of the conversation; the seed of a reply is derived from it.
         turns: the turns in order.
-        intent: what the user wants, in one sentence; `None` if nobody wrote it down.
-        user: the person behind it, for splitting and for resampling; `None` if unknown.
+        intent: what the user wants, in one sentence; `None` if there is none.
+        user: the person behind it, for splits and intervals; `None` if unknown.
         stop: why it stopped, one of `STOPS`; `None` for a log or while it goes on.
         ended: whether the end was observed: the user had the last answer and wrote no more. A log
             that stops on a user turn, a fragment or a cut conversation has no observed end.
-        meta: whatever else is known (language, country, model).
+        meta: other data, such as language, country and model.
         origin: where it comes from, if a run made it; `None` for a log.
     """
 
@@ -185,13 +187,13 @@ class Conversation:
 
     @property
     def next_role(self) -> Role:
-        """Whose turn it is; the user opens an empty conversation."""
+        """The role of the next turn; the user starts an empty conversation."""
         if self.turns and self.turns[-1].role == "user":
             return "assistant"
         return "user"
 
     def say(self, text: str, meta: Mapping[str, Any] | None = None) -> Conversation:
-        """Return the conversation with one more turn, from whoever's turn it is."""
+        """Return the conversation with one more turn, in the next role."""
         return replace(
             self, turns=(*self.turns, Turn(self.next_role, text, meta or {}))
         )
@@ -237,7 +239,7 @@ class Sample:
 
     @property
     def target(self) -> str | None:
-        """What the user said, or `None`: the user ended the conversation."""
+        """The text of the turn; `None` if the user ended the conversation."""
         turns = self.conversation.turns
         return turns[self.at].text if self.at < len(turns) else None
 
@@ -264,7 +266,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a speaker answers. A text and a stop may come together: the text is said first.
+    """A speaker's answer. A text and a stop may come together: the text is said first.
 
     `stop` is one of `STOPS`.
     """
@@ -275,7 +277,7 @@ class Reply:
 
 
 class Speaker(Protocol):
-    """Anyone who can take the next turn: users and assistants. Called from many threads at once."""
+    """Anything that can take the next turn: users and assistants. Must be thread-safe."""
 
     def reply(self, conversation: Conversation, /) -> Reply:
         """Return the next turn; raise `ModelError` if there is none."""
@@ -284,7 +286,7 @@ class Speaker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample a completion. Nothing is taken from a checkpoint's `generation_config`.
+    """How to sample a completion. A checkpoint's `generation_config` is not used.
 
     Attributes:
         temperature: 0 is greedy.
@@ -292,7 +294,7 @@ class Sampling:
         max_tokens: the most new tokens.
         seed: the seed of the completion; `None` is not reproducible.
         stop_ids: token ids that end the completion; they are not part of its text.
-        end_id: the id whose probability at the first position is wanted: P(end).
+        end_id: the id whose probability at the first position is reported: P(end).
         end_threshold: with `end_id`: at the first position the end token is taken if P(end) is at
             least this, and banned there otherwise; later positions sample it as usual. `None`: it
             is sampled like any other token everywhere.
@@ -332,8 +334,8 @@ class Completion:
         p_end: the probability of `Sampling.end_id` at the first position, before any filter; `None`
             if unknown.
         tokens_in, tokens_out: usage in tokens; `None` if unknown.
-        faults: what went wrong in earlier tries of the same call, in a word or two each.
-        possibly_billed: how many of those tries may have been billed all the same.
+        faults: short names of what went wrong in earlier tries of the same call.
+        possibly_billed: how many of those tries may still have been billed.
     """
 
     text: str
@@ -352,20 +354,20 @@ class Completion:
 
 
 class Chat(Protocol):
-    """Chat messages in, an answer out."""
+    """Return the answer to chat messages."""
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion: ...
 
 
 class Complete(Protocol):
-    """Token ids in, a continuation out."""
+    """Return a continuation of token ids."""
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion: ...
 
 
 class Score(Protocol):
-    """Rows of token ids in, each with a mask of the same length; a natural log-probability for each
-    masked token out, in order."""
+    """Return the natural log-probability of each masked token, in order. Each row of token ids has
+    a mask of the same length."""
 
     def score(
         self, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]
@@ -374,7 +376,8 @@ class Score(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One thing that the user knows about their task. `required`: needed to solve it."""
+    """One thing that the user knows about their task. `required`: whether it is needed to solve
+    it."""
 
     text: str
     required: bool = True
@@ -387,7 +390,7 @@ class Task:
     Attributes:
         domain: `math` or `python`.
         intent: the intent that the user gets.
-        facts: what there is to say.
+        facts: the facts that the user can say.
         answer: the reference: a number for `math`, the source of the tests for `python`.
     """
 

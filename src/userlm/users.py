@@ -1,4 +1,4 @@
-"""User simulators: different ways to take the user's turn. Each one is a `Speaker`."""
+"""User simulators: different ways to write the user's turn. Each one is a `Speaker`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class TrainedUser:
     endpoint would open an assistant turn, and the model would speak for the wrong side.
 
     Attributes:
-        context_length: of the model, in tokens. A longer conversation is truncated as in training.
+        context_length: the model's context length in tokens. A longer conversation is truncated as
+            in training.
         sampling: with `end_threshold`, the user ends the conversation if P(end) is at least that,
             and only then; an end token after text closes the turn.
     """
@@ -50,7 +51,7 @@ class TrainedUser:
         if self.guard.no_end and self.sampling.end_threshold is not None:
             raise InputError(
                 "a guard with no-end never lets the user end, so --end-threshold has no effect; "
-                "give one of the two"
+                "use only one of the two"
             )
         if self.sampling.max_tokens >= self.context_length:
             raise InputError(
@@ -63,7 +64,8 @@ class TrainedUser:
 
         Its meta holds `p_end`, the model's probability that the user ends the conversation here;
         `truncated_tokens`, the number of tokens that did not fit the context length; `cut`, if the
-        turn was still going on at `max_tokens`; token usage; and what the guard rejected.
+        turn was still going on at `max_tokens`; token usage; and the drafts that the guard
+        rejected.
         """
         _check_users_turn(conversation)
         room = self.context_length - self.sampling.max_tokens
@@ -96,7 +98,7 @@ class TrainedUser:
 
     @property
     def _end_closes_turns(self) -> bool:
-        """Whether the end has no token of its own (USP): then it is a turn closed without text."""
+        """Whether there is no end token (as in USP), so that an empty turn is the end."""
         return self.template.end == self.template.close
 
     @property
@@ -104,7 +106,7 @@ class TrainedUser:
         return self._end_closes_turns or self.sampling.end_threshold is not None
 
     def _guarded_sampling(self) -> Sampling:
-        """The sampling with the parts of the guard that forbid single tokens."""
+        """Return the sampling with the rules of the guard that ban single tokens."""
         banned_first = self.template.first_token_ids(self.guard.first_words)
         banned_ids: frozenset[int] = frozenset()
         if self.guard.no_end and self._end_closes_turns:
@@ -125,11 +127,12 @@ class PromptedUser:
     """An assistant model that is asked to play the user: the baseline of the paper.
 
     One user message holds the instructions and the transcript. The model answers with the next
-    message, or with the end marker alone once it has what it wanted.
+    message, or with only the end marker once it has what it wanted.
 
     Attributes:
         swapped: use the second form: the instructions are the system message, and the conversation
-            follows with swapped roles, so that the model speaks for the user as the assistant.
+            follows with swapped roles, so that the model writes the user's turns in the assistant
+            role.
     """
 
     chat: Chat
@@ -160,7 +163,9 @@ class PromptedUser:
         return first_accepted(self.guard, conversation, draft, tries)
 
     def _messages(self, conversation: Conversation) -> list[Message]:
-        goal = conversation.system or ""  # the intent and what is known of the person
+        goal = (
+            conversation.system or ""
+        )  # the intent and what is known about the person
         if self.swapped:
             return swapped_messages(goal, conversation.turns)
         return [{"role": "user", "content": user_prompt(goal, conversation.turns)}]
@@ -176,17 +181,17 @@ def with_sampling(
     end_threshold: float | None = None,
     guard: Guard | None = None,
 ) -> Speaker:
-    """Return the user with other sampling; `None` keeps its own. A user that no model plays (a
-    replay, a person) is returned as it is.
+    """Return the user with other sampling; `None` keeps its own. A user without a model (a replay,
+    a person) is returned unchanged.
 
     Raises:
-        InputError: for a guard on a user that no model plays, and for `end_threshold` on a user
+        InputError: for a guard on a user without a model, and for `end_threshold` on a user
             without P(end).
     """
     if not isinstance(user, TrainedUser | PromptedUser):
         if guard is not None or end_threshold is not None:
             raise InputError(
-                "--guard and --end-threshold are for users that a model plays"
+                "--guard and --end-threshold are only for users with a model"
             )
         return user
     if end_threshold is not None and not isinstance(user, TrainedUser):
@@ -230,7 +235,7 @@ def user_prompt(system_text: str | None, turns: Sequence[Turn]) -> str:
     """The prompt for a prompted user after these turns.
 
     Args:
-        system_text: the intent and what is known of the person; `None` leaves out the goal.
+        system_text: the intent and what is known about the person; `None` leaves out the goal.
     """
     transcript = "\n".join(f"<{turn.role}>: {turn.text}" for turn in turns)
     values = {"goal": "{goal}", "end": END_TOKEN, "transcript": "{transcript}"}
@@ -244,8 +249,8 @@ def user_prompt(system_text: str | None, turns: Sequence[Turn]) -> str:
 
 
 def _fill_place(paragraph: str, places: dict[str, str]) -> str:
-    """The paragraph with its place filled in. Each has at most one, so that a goal or a turn that
-    happens to hold the name of a place stays as it is."""
+    """Return the paragraph with its placeholder filled in. Each has at most one, so that a goal or
+    turn that contains the name of a placeholder is not changed."""
     for place, value in places.items():
         if place in paragraph:
             return paragraph.replace(place, value)
@@ -259,8 +264,8 @@ class ReplayUser:
     log: Mapping[str, Conversation]
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """Return the turn that the person took at this point, or the end if they took none; raise
-        `ModelError` if the log does not hold the conversation.
+        """Return the turn that the person took at this point, or the end if there is none; raise
+        `ModelError` if the log does not have the conversation.
 
         The log is looked up by the conversation's id, by the id of the log that it starts from, and
         by its id without the number of the repeat (`id#2`).
@@ -271,7 +276,7 @@ class ReplayUser:
         logged = next((self.log[name] for name in names if name in self.log), None)
         if logged is None:
             raise ModelError(
-                f"the replayed log holds no conversation {conversation.id!r}"
+                f"the replayed log has no conversation {conversation.id!r}"
             )
         k = len(conversation.user_turns)
         if k < len(logged.user_turns):

@@ -1,9 +1,9 @@
-"""The verbs, one plain function each: open a run, resolve addresses, call pure functions, write
-down.
+"""The verbs, one plain function each: open a run, resolve addresses, call pure functions, save
+results.
 
-Every function can be called from Python just as from the command line, and returns what
-`results.json` holds. A verb called again on the same folder goes on where it stopped, or says that
-there is nothing left to do.
+Every function can be called from Python as well as from the command line, and returns the contents
+of `results.json`. If a verb is called again with the same folder, it continues where it stopped, or
+prints that there is nothing left to do.
 """
 
 from userlm.commands.chat import chat

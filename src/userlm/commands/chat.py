@@ -1,4 +1,4 @@
-"""`userlm chat`: talk to a simulated user, or as a user to an assistant."""
+"""`userlm chat`: talk to a simulated user, or play the user and talk to an assistant."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from userlm.types import Conversation, InputError, Speaker
 from userlm.users import Human
 
 EXAMPLE_INTENT = INTENT_PREFIX + "plan a trip to Rome."
-EMBEDDED_TEMPERATURE = 0.6  # so small a model rambles at 1
+EMBEDDED_TEMPERATURE = 0.6  # a model this small rambles at temperature 1
 
 
 def chat(
@@ -47,17 +47,17 @@ def chat(
     save: Annotated[
         Path | None, Option(help="Append the conversation to this .jsonl file.")
     ] = None,
-    max_turns: Annotated[int, Option(help="The most user turns.", min=1)] = 20,
+    max_turns: Annotated[int, Option(help="Maximum number of user turns.", min=1)] = 20,
     temperature: Temperature = None,
     end_threshold: EndThreshold = None,
     guard: GuardSpec = None,
     tokenizer: UserTokenizer = None,
     seed: Seed = 0,
 ) -> Results:
-    """You are the assistant and talk to a simulated user, or the other way round.
+    """Play the assistant and talk to a simulated user, or play the user and talk to an assistant.
 
-    An empty line ends the conversation; /info shows what is known about the last turn: P(end),
-    drafts, tokens.
+    An empty line ends the conversation; /info shows details of the last turn: P(end), drafts,
+    tokens.
     """
     user_options = UserOptions(
         user, temperature, end_threshold=end_threshold, guard=guard, tokenizer=tokenizer
@@ -104,7 +104,7 @@ def _embedded_defaults(
     user: UserOptions, intent: str | None
 ) -> tuple[UserOptions, str]:
     if intent is None:
-        intent = EXAMPLE_INTENT  # without any it talks about anything
+        intent = EXAMPLE_INTENT  # without an intent the user talks about anything
         console.print(f"{intent} (give another with --intent)", style="dim")
     if user.temperature is None:
         user = replace(user, temperature=EMBEDDED_TEMPERATURE)
@@ -113,29 +113,31 @@ def _embedded_defaults(
 
 def _say_why_it_stopped(ended: Conversation, you: _Keyboard, max_turns: int) -> None:
     stopped_by = ended.next_role
-    if len(ended.turns) > len(you.seen.turns):  # last words, said together with a stop
+    if len(ended.turns) > len(
+        you.seen.turns
+    ):  # the text of a turn that also ends the conversation
         stopped_by = ended.turns[-1].role
         you.watch(ended)
     reasons = {
         "end": "ended the conversation",
         "error": f"could not answer: {ended.meta.get('error')}",
-        "max_turns": f"has had {max_turns} turns",
+        "max_turns": f"reached the limit of {max_turns} turns",
         "context": "has no room left in the model's context length",
-        "guard": "said nothing that passes the guard",
+        "guard": "wrote no draft that passes the guard",
     }
     who = "you" if stopped_by == you.role else f"the {stopped_by}"
     console.print(f"{who} {reasons.get(ended.stop or '', ended.stop)}", style="dim")
 
 
 class _Keyboard:
-    """A person at the terminal in one role, and the conversation that they have seen so far."""
+    """A person who plays one role in the terminal, and the conversation shown so far."""
 
     def __init__(self, role: str) -> None:
         self.role = role
         self.seen = Conversation()
 
     def watch(self, conversation: Conversation) -> str | None:
-        """Show what the other side just said; give no reason to stop."""
+        """Show what the other side just said. Returns `None`, so the conversation goes on."""
         self.seen = conversation
         turn = conversation.turns[-1]
         if turn.role != self.role:
@@ -153,5 +155,6 @@ class _Keyboard:
                 return text or None
             known = dict(self.seen.turns[-1].meta) if self.seen.turns else {}
             console.print(
-                dumps(known) if known else "nothing is known about it", style="dim"
+                dumps(known) if known else "there are no details of this turn",
+                style="dim",
             )

@@ -36,7 +36,10 @@ def clean(
     ] = Path("runs/import"),
     out: Out = Path("runs/clean"),
     languages: Annotated[
-        str, Option(help="Languages to keep, comma-separated codes; 'all' keeps all.")
+        str,
+        Option(
+            help="Languages to keep, as comma-separated codes; 'all' keeps every language."
+        ),
     ] = "en",
     flagged: Annotated[
         bool, Option(help="Keep conversations flagged as toxic or redacted.")
@@ -46,30 +49,40 @@ def clean(
     ] = False,
     ngram: Annotated[
         int,
-        Option(help="Length of the template filter's word n-grams.", min=1, max=100),
+        Option(
+            help="Length of the word n-grams that the template filter counts.",
+            min=1,
+            max=100,
+        ),
     ] = 7,
     template_limit: Annotated[
         int,
         Option(
-            help="Drop a conversation whose first turn has an n-gram that occurs more often.",
+            help="Drop a conversation if an n-gram of its first turn occurs more often than this.",
             min=0,
         ),
     ] = 100,
     duplicates: Annotated[
         str,
         Option(
-            help="What to do with repeats: keep them, drop exact ones, or drop near ones too."
+            help="What to do with duplicates: keep, exact (drop exact duplicates), or near (drop "
+            "near-duplicates too)."
         ),
     ] = "keep",
     similarity: Annotated[
         float,
         Option(
-            help="Share of common word 5-grams that makes two near.", min=0.1, max=1
+            help="Minimum Jaccard similarity of the word 5-grams of two near-duplicates.",
+            min=0.1,
+            max=1,
         ),
     ] = 0.7,
     scrub: Annotated[
         bool,
-        Option(help="Replace e-mails, phones, cards, IP addresses and keys by marks."),
+        Option(
+            help="Replace e-mail addresses, phone and card numbers, IP addresses and API keys "
+            "by marks."
+        ),
     ] = False,
     shares: Annotated[
         str, Option(help="Shares of train, valid and test, in percent of the people.")
@@ -79,7 +92,9 @@ def clean(
     limit: Limit = None,
     explain: Annotated[
         str | None,
-        Option(help="Only say why the conversation with this id is kept or dropped."),
+        Option(
+            help="Only explain why the conversation with this id is kept or dropped."
+        ),
     ] = None,
 ) -> Results:
     """Filter conversations, with a reason for each drop, and split them 90/5/5 by person."""
@@ -133,7 +148,10 @@ def clean(
     counts = _counts(decisions, scrubbed)
     show_counts(str(run.folder), counts)
     if not counts["out"]:
-        raise InputError(f"no conversation stays; {run.path('dropped.jsonl')} says why")
+        raise InputError(
+            f"all conversations were dropped; the reasons are in "
+            f"{run.path('dropped.jsonl')}"
+        )
     results = {
         "counts": in_order(counts),
         **decisions.figures,
@@ -195,7 +213,7 @@ def _counts(decisions: filters.Decisions, scrubbed: Counter[str]) -> Counter[str
 
 
 def _languages(languages: str) -> tuple[str, ...] | None:
-    """The codes that were asked for; `None`: all."""
+    """Return the requested language codes; `None` means all."""
     asked = [code.strip() for code in languages.split(",") if code.strip()]
     if [code.lower() for code in asked] == ["all"]:
         return None
@@ -211,7 +229,7 @@ def _shares(shares: str) -> tuple[float, float, float]:
         or sum(map(int, parts)) != 100
     ):
         raise InputError(
-            f"--shares {shares}: write three numbers that add up to 100, such as 90/5/5"
+            f"--shares {shares}: give three numbers that add up to 100, such as 90/5/5"
         )
     train, valid, test = (int(part) / 100 for part in parts)
     return train, valid, test

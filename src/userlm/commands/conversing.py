@@ -1,4 +1,4 @@
-"""What `respond` and `simulate` share: the run that writes conversations down and resumes them."""
+"""What `respond` and `simulate` share: the run that records conversations and resumes them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROLES: tuple[Role, Role] = ("user", "assistant")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The number of a conversation in its run, and how many turns it had at the start."""
+    """The index of a conversation in its run, and the number of turns that it started with."""
 
     number: int
     turns: int
@@ -41,7 +41,8 @@ Places = Mapping[str, Place]
 def find_places(
     user: UserOptions, starts: Iterable[Conversation], path: Path
 ) -> Places:
-    """Number the starts; refuse starts without intents for a user that needs them."""
+    """Number the conversations to start from; raise `InputError` if the user needs intents and some
+    have none."""
     places: dict[str, Place] = {}
     without_intent = 0
     for start in starts:
@@ -56,8 +57,8 @@ def find_places(
 
 
 def finished_without_errors(run: Run) -> Results | None:
-    """The results of a complete run. One with failed conversations is resumed: those are tried
-    again, and answered turns stay."""
+    """Return the results of a complete run; `None` if it has failed conversations. Then it is
+    resumed: these are tried again, and answered turns are kept."""
     if run.results and run.results["stops"].get("error"):
         run.path("results.json").unlink()
     return finished(run)
@@ -66,8 +67,8 @@ def finished_without_errors(run: Run) -> Results | None:
 def calls_to_come(
     start: Conversation, answers: Answers, max_turns: int
 ) -> Iterator[tuple[Role, int]]:
-    """Yield the calls that a conversation may still take: the role, and the tokens said before it.
-    Turns that an earlier attempt answered are left out."""
+    """Yield the calls that a conversation may still need: the role, and the tokens in the turns
+    before it. Turns that an earlier attempt answered are left out."""
     said = sum(len(turn.text.encode()) for turn in start.turns) // BYTES_PER_TOKEN
     n, user_turns, role = len(start.turns), len(start.user_turns), start.next_role
     while user_turns < max_turns or role == "assistant":
@@ -90,8 +91,8 @@ def collect(
     costs: Costs,
     doing: str,
 ) -> Results:
-    """Write each conversation as it stops, and the results. In the finished files conversations
-    stand in the order of their starts, whichever stopped first."""
+    """Write each conversation as it stops, and the results. In the finished files, conversations
+    are in the order in which they were started, not stopped."""
     path = run.path("conversations.jsonl")
     path.unlink(missing_ok=True)
     journal = Journal(path)
@@ -125,7 +126,7 @@ def collect(
     costs.show()
     if stubs := stub_speakers(read_conversations(path, may_be_empty=True)):
         console.print(
-            f"no language model answered here: {stubs} is a stub assistant", style="dim"
+            f"the assistant was not a language model: {stubs} is a stub", style="dim"
         )
     _show_errors([error for _, error in sorted(errors)])
     return run.finish(results)
@@ -149,14 +150,14 @@ def _own_metas(
 
 
 def _show_errors(errors: Sequence[str]) -> None:
-    """Say which conversations failed, and what to do about it."""
+    """Print which conversations failed, and what to do about it."""
     capped = [error for error in errors if error.startswith(CAP)]
     failed = [error for error in errors if not error.startswith(CAP)]
     if capped:
         console.print(
-            f"{capped[0]} does not cover another call at its worst; {len(capped)} conversations "
-            "wait: the same command with a higher one goes on there, and no answered turn is asked "
-            "for again",
+            f"{capped[0]} does not cover the worst case of another call; {len(capped)} "
+            f"conversations are unfinished. Run the same command with a higher limit to continue; "
+            f"answered turns are not repeated",
             style="yellow",
         )
     if failed:

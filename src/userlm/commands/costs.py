@@ -1,7 +1,7 @@
-"""What a run of `respond` or `simulate` may cost before its first call, limits on it, and what it
-did cost.
+"""The cost of a `respond` or `simulate` run: an estimate before the first call, limits, and the
+cost in the end.
 
-Prices and limits are not part of what a run is: the same command with others resumes it.
+Prices and limits do not identify a run: the same command with other ones resumes it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from userlm.users import PromptedUser, TrainedUser, swapped_messages, user_promp
 UserPrice = Annotated[
     str | None,
     Option(
-        help="US dollars for a million tokens of the user's model in and out, such as 2.50/10.",
+        help="US dollars per million input and output tokens of the user's model, such as 2.50/10.",
         metavar="IN/OUT",
     ),
 ]
@@ -45,33 +45,35 @@ AssistantPrice = Annotated[
 ]
 DollarBudget = Annotated[
     float | None,
-    Option(help="The most US dollars to spend; needs both prices.", metavar="DOLLARS"),
+    Option(help="Maximum cost in US dollars; needs both prices.", metavar="DOLLARS"),
 ]
-MaxCalls = Annotated[int | None, Option(help="The most calls of models.", min=0)]
+MaxCalls = Annotated[int | None, Option(help="Maximum number of model calls.", min=0)]
 MaxTokensTotal = Annotated[
-    int | None, Option(help="The most tokens, in and out together.", min=0)
+    int | None,
+    Option(help="Maximum number of input and output tokens together.", min=0),
 ]
 
 PRICE_OPTION: dict[Role, str] = {"user": "--user-price", "assistant": "--price"}
-# For the estimate; the limits go by bounds before a call and by its real usage after it.
+# For the estimate. The limits use an upper bound before a call and its real usage after it.
 BYTES_PER_TOKEN = 4
 TOKENS_PER_TURN = {"user": 50, "assistant": 300}
 
-# The most requests of one completion of token ids on a server: P(end), first token, the rest.
+# One completion of token ids on a server takes up to three requests: P(end), first token, the rest.
 REQUESTS = 3
 
 
 def read_price(role: Role, text: str | None) -> Price | None:
-    """The price of one side's tokens; raises `InputError` that names its option."""
+    """Return the price of one side's tokens; raise an `InputError` that names the option."""
     return None if text is None else Price.parse(text, PRICE_OPTION[role])
 
 
 def read_caps(
     max_calls: int | None, max_tokens_total: int | None, budget: float | None
 ) -> Caps:
-    """The limits on a run; raises `InputError` for a budget that is not a number of dollars."""
+    """Return the limits on a run; raise `InputError` for a budget that is not an amount in
+    dollars."""
     if budget is not None and not (isfinite(budget) and budget >= 0):
-        raise InputError(f"--budget {budget:g}: give dollars")
+        raise InputError(f"--budget {budget:g}: give an amount in US dollars")
     return Caps(
         max_calls, max_tokens_total, None if budget is None else Decimal(str(budget))
     )
@@ -91,7 +93,7 @@ class _Side:
         return self.price is not None or parse(self.address).is_remote
 
     def results(self) -> dict[str, Any]:
-        """Its usage, and the price at which that was counted."""
+        """Return its usage, and the price that was used to compute the cost."""
         price = (
             None
             if self.price is None
@@ -100,7 +102,7 @@ class _Side:
         return self.usage.results() | {"price": price}
 
     def prompt_tokens(self, start: Conversation) -> int:
-        """About how many tokens stand before the turns of the conversation."""
+        """Estimate the number of tokens before the turns of the conversation."""
         match self.speaker:
             case ModelAssistant(system=system):
                 texts = [system or ""]
@@ -127,7 +129,8 @@ class Costs:
     def count(
         self, role: Role, address: str, speaker: Speaker, price: Price | None
     ) -> Speaker:
-        """Return the speaker with its model's calls counted, or as it is if no model speaks.
+        """Return the speaker with its model calls counted; a speaker without a model is returned
+        unchanged.
 
         Raises:
             InputError: for a price without a model, and a budget without the price of a model on a
@@ -136,7 +139,7 @@ class Costs:
         if not isinstance(speaker, TrainedUser | PromptedUser | ModelAssistant):
             if price is not None:
                 raise InputError(
-                    f"{PRICE_OPTION[role]}: {address} is not a model that is called; leave it out"
+                    f"{PRICE_OPTION[role]}: {address} calls no model; leave the option out"
                 )
             if parse(address).scheme == "py" and self._caps != Caps():
                 console.print(
@@ -180,10 +183,10 @@ class Costs:
         starts: Iterable[Conversation],
         calls: Callable[[Conversation], Iterable[tuple[Role, int]]],
     ) -> None:
-        """Say how many calls and tokens are to come, if they may be billed or are limited.
+        """Print how many calls and tokens are expected, if they may be billed or are limited.
 
         Args:
-            calls: the most calls that a conversation will take: the role, and the tokens said
+            calls: the maximum calls of each conversation: the role, and the tokens in the turns
                 before the call.
         """
         models = self._models
@@ -197,7 +200,7 @@ class Costs:
                 if role in models:
                     count[role] += 1
                     tokens_in[role] += prompts[role] + said
-        console.print("to come, if no conversation ends early:")
+        console.print("estimate, if no conversation ends early:")
         before = self._budget.spent
         total = before
         for role, side in models.items():
@@ -214,10 +217,10 @@ class Costs:
                 soft_wrap=True,
             )
         turns = ", ".join(
-            f"{n} tokens a turn of the {role}" for role, n in TOKENS_PER_TURN.items()
+            f"{n} tokens per {role} turn" for role, n in TOKENS_PER_TURN.items()
         )
         console.print(
-            f" at {BYTES_PER_TOKEN} bytes a token and {turns}; each resampled draft is one more "
+            f" at {BYTES_PER_TOKEN} bytes per token and {turns}; each resampled draft is one more "
             "call",
             style="dim",
             soft_wrap=True,
@@ -228,10 +231,10 @@ class Costs:
                 f" before this: {before.calls:,} calls, {before.tokens:,} tokens{cost}"
             )
         if cap := self._caps.passed(total):
-            console.print(f" {cap} may end it before that", style="yellow")
+            console.print(f" {cap} may stop the run earlier", style="yellow")
 
     def stop(self) -> None:
-        """Allow no more calls, and say how many calls in flight may be billed."""
+        """Allow no more calls, and print how many calls in flight may be billed."""
         in_flight = self._budget.close("stopped")
         if in_flight and self._may_bill:
             console.print(
@@ -271,7 +274,7 @@ def show_usage(name: str, usage: Mapping[str, Any]) -> None:
         parts.append(f"${usage['cost']:,.4f}")
     console.print(f"{name}: {', '.join(parts)}", soft_wrap=True)
     if usage["possibly_billed"]:
-        counted = "" if usage["cost"] is None else " (counted at their worst)"
+        counted = "" if usage["cost"] is None else " (counted at their worst case)"
         console.print(
             f" tries without an answer that may have been billed{counted}: "
             f"{usage['possibly_billed']:,}"
@@ -279,7 +282,7 @@ def show_usage(name: str, usage: Mapping[str, Any]) -> None:
 
 
 def tries_of(address: str) -> int:
-    """How many times one request to the model at an address may be sent, and billed."""
+    """Return how many times one request to the model may be sent, and billed."""
     if not parse(address).is_remote:
         return 1
     from userlm.models.endpoint import RETRIES

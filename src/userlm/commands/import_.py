@@ -37,18 +37,19 @@ def import_(
     source: Annotated[
         str | None,
         Option(
-            help=f"Layout of the logs: {', '.join(layouts.SOURCES)}. Default: guessed line by line."
+            help=f"Layout of the logs: {', '.join(layouts.SOURCES)}. Default: detected for each "
+            f"line."
         ),
     ] = None,
     strict: Annotated[
-        bool, Option(help="Stop at the first bad line instead of setting it aside.")
+        bool, Option(help="Stop at the first bad line instead of skipping it.")
     ] = False,
     limit: Limit = None,
 ) -> Results:
     """Read raw logs into conversations. Bad lines go to dropped.jsonl with the reason."""
     if source is not None and source not in layouts.SOURCES:
         raise InputError(
-            f"--source {source}: unknown layout; there are {', '.join(layouts.SOURCES)}"
+            f"--source {source}: unknown layout; choose one of {', '.join(layouts.SOURCES)}"
         )
     found = []
     for file in files.find(logs):
@@ -56,7 +57,7 @@ def import_(
             found.append(file)
     if not found:
         raise InputError(
-            f"all logs lie in {out}, where the results go; choose another --out"
+            f"all logs are inside {out}, the output folder; choose another --out"
         )
     local = [file.path for file in found if file.path]
     stamps = {file.name: file.stamp for file in found if not file.path}
@@ -76,13 +77,14 @@ def import_(
 
 
 class _Import:
-    """An import on its way. It can be resumed after any commit.
+    """An import in progress. It can be resumed after any commit.
 
     Attributes:
-        done_files, done_items: how far an earlier attempt came: whole files, and items of the next.
+        done_files, done_items: what an earlier attempt finished: whole files, and items of the
+            next.
         lines: how many lines were read.
-        gathered_lines: how many lines of which files are gathered; another attempt reads them
-            again, as conversations that lie on many lines are kept in memory until the end.
+        gathered_lines: by file, how many lines belong to conversations that span several lines.
+            These are kept in memory until the end, so another attempt reads the lines again.
     """
 
     def __init__(
@@ -148,8 +150,8 @@ class _Import:
         self._commit(number + 1, 0)
 
     def keep(self, items: Iterable[Found], file_number: int) -> None:
-        """Write what a file gives, or at the end what was gathered, without what an earlier attempt
-        wrote."""
+        """Write the conversations of a file, or at the end those that span several lines; skip what
+        an earlier attempt wrote."""
         for number, item in enumerate(items, 1):
             if (file_number, number) <= (self.done_files, self.done_items):
                 continue
@@ -211,19 +213,19 @@ class _Import:
         show_counts(str(self._run.folder), self.counts)
         if not self.counts["out"]:
             raise InputError(
-                f"none of the {self.lines} lines is a conversation; "
-                f"{self._run.path('dropped.jsonl')} says why"
+                f"none of the {self.lines} lines is a conversation; the reasons are in "
+                f"{self._run.path('dropped.jsonl')}"
             )
         if grew := self.counts[GREW]:
             console.print(
-                f"{grew} grew while they were read: later lines are not in; import again into "
-                "another --out"
+                f"{grew} grew while they were read: the new lines are missing; import again into "
+                f"another --out"
             )
         return {"counts": in_order(self.counts)}
 
 
 class _Counted:
-    """Lines, and how many of them were taken."""
+    """The lines, counted as they are read."""
 
     def __init__(self, lines: Iterable[Line]) -> None:
         self._lines = lines
@@ -240,7 +242,7 @@ def _unread(columns: Collection[str]) -> Collection[str]:
 
 
 def _unique_names(found: Sequence[files.LogFile]) -> list[str]:
-    """A name for each file that no other has, for the ids of rows without one."""
+    """Return a unique name for each file, for the ids of rows without an id."""
     stems = []
     for file in found:
         name = file.name.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""`userlm intents`: what each user wanted, in one sentence."""
+"""`userlm intents`: one sentence for each conversation on what the user wants."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ from userlm.types import Conversation, InputError, Message, Sampling
 
 EXTRACTIVE = "extractive"
 UNNAMED = "not said"  # the writer of intents that came with the logs
-LONGEST_GOAL = 2000  # characters; anything longer is a page of instructions
-# For the estimate; the budget uses bounds and real usage.
+LONGEST_GOAL = 2000  # characters; a longer text is likely a page of instructions
+# For the estimate; the budget uses upper bounds and real usage.
 BYTES_PER_TOKEN, TOKENS_OUT = (
     4,
     40,
 )
-AHEAD = 16  # conversations in hand for each worker, so that a slow answer does not hold up others
+AHEAD = 16  # conversations queued for each worker, so that a slow answer does not block others
 TOP_P = 0.9
 QUARTILES = (0.25, 0.5, 0.75)
 
@@ -63,8 +63,8 @@ def intents(
     writer: Annotated[
         str,
         Option(
-            help="Who writes: openai:NAME, http://HOST:PORT/v1#NAME, a folder or hub id, or "
-            "`extractive`, a baseline without a model."
+            help="Writer of intents: openai:NAME, http://HOST:PORT/v1#NAME, a folder or hub id, "
+            "or `extractive`, a baseline without a model."
         ),
     ] = EXTRACTIVE,
     workers: Workers = 16,
@@ -74,58 +74,63 @@ def intents(
     max_tokens: Annotated[
         int,
         Option(
-            help="Longest answer, in tokens; reasoning models need more.",
+            help="Maximum length of an answer in tokens; reasoning models need more.",
             min=1,
             max=2**24,
         ),
     ] = 120,
     tries: Annotated[
-        int, Option(help="How often to ask until the answer has the right form.", min=1)
+        int,
+        Option(
+            help="Maximum number of attempts per intent, until the answer has the right "
+            "form.",
+            min=1,
+        ),
     ] = 2,
     price: Annotated[
         str | None,
         Option(
-            help="US dollars for a million tokens in and out, such as 2.50/10.",
+            help="US dollars per million input and output tokens, such as 2.50/10.",
             metavar="IN/OUT",
         ),
     ] = None,
     budget: Annotated[
         float | None,
-        Option(help="The most US dollars to spend; needs --price.", metavar="DOLLARS"),
+        Option(help="Maximum cost in US dollars; needs --price.", metavar="DOLLARS"),
     ] = None,
     join: Annotated[
         list[Path] | None,
-        Option(help="Rows {id, intent} from elsewhere; can be given several times."),
+        Option(help="File with rows {id, intent} to use; can be given several times."),
     ] = None,
     goals: Annotated[
         bool,
-        Option(help="Use the goal that a person wrote beside a log as its intent."),
+        Option(help="Use the goal that a person wrote with a log as its intent."),
     ] = True,
     condition: Annotated[
         str | None,
         Option(
-            help="Fields of meta about the person to add to the system turn, comma-separated."
+            help="Comma-separated fields of meta about the person to add to the system turn."
         ),
     ] = None,
     overwrite: Annotated[
-        bool, Option(help="Write a new intent where there is one.")
+        bool, Option(help="Write new intents also for conversations that have one.")
     ] = False,
     hub: Hub = False,
     limit: Limit = None,
 ) -> Results:
     """Give each conversation an intent: one generic sentence on what the user wants.
 
-    An intent that is there stays; else it comes from --join, from the goal that a log brings, or it
-    is written. The default writer, extractive, uses key phrases of the user's turns. It is a
+    An existing intent is kept. Otherwise it comes from --join, from the goal in the log, or from
+    the writer. The default writer, extractive, uses key phrases of the user's turns. It is a
     baseline without a model, and its intents are marked as such.
     """
     rate = None if price is None else Price.parse(price)
     if budget is not None and (rate is None or not (isfinite(budget) and budget >= 0)):
         raise InputError(
-            f"--budget {budget:g}: give dollars, and the price of a token with --price IN/OUT"
+            f"--budget {budget:g}: give an amount in US dollars, and --price IN/OUT"
         )
     if "://" in writer or writer.startswith(("http:", "https:")):
-        # Refuses a password in a URL before it is written down.
+        # Refuses a URL with a password before it is written to run.json.
         address.chat_model(writer)
     fields = [field.strip() for field in (condition or "").split(",") if field.strip()]
     if condition is not None and not fields:
@@ -149,7 +154,9 @@ def intents(
     weights = [] if writer == EXTRACTIVE else address.files(writer)
     run = Run.open(out, "intents", options, [*paths.values(), *joins, *weights])
     if run.results and run.results["failed"]:
-        run.path("results.json").unlink()  # those are asked again; answers stay
+        run.path(
+            "results.json"
+        ).unlink()  # failed calls are made again; answers are kept
     if done := finished(run):
         return done
 
@@ -207,7 +214,7 @@ def intents(
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """How intents are written: everything that is the same for all conversations."""
+    """How intents are written: the settings that are the same for all conversations."""
 
     writer: str
     known: _Known
@@ -239,7 +246,7 @@ class _Work:
     def _with_condition(
         self, conversation: Conversation, tally: _Tally
     ) -> Conversation:
-        """The conversation with what the fields say of the person, for the system turn."""
+        """Return the conversation with the condition: what the fields say about the person."""
         if not self.fields:
             return conversation
         known = traits(conversation, self.fields)
@@ -260,12 +267,12 @@ def _show_missing_fields(fields: Sequence[str], counts: Mapping[str, int]) -> No
     missing = [field for field in fields if not counts[_condition_note(field)]]
     if missing:
         console.print(
-            f"no log has these fields: {', '.join(missing)}; see the names in meta",
+            f"no log has these fields: {', '.join(missing)}; look up the field names in meta",
             style="yellow",
         )
 
 
-# --- who writes -----------------------------------------------------------------------------------
+# --- writers --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +280,9 @@ class Intent:
     """An intent, or why there is none.
 
     Attributes:
-        by: `extractive`, `human`, `joined`, or the name of a model; empty if a log did not say.
-        note: what is counted.
-        error: what a model said that could not answer.
+        by: `extractive`, `human`, `joined`, or the name of a model; empty if the log does not say.
+        note: the name of the count that it adds to.
+        error: the error message, if the model could not answer.
     """
 
     text: str | None
@@ -286,7 +293,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """Where intents come from that nobody has to write.
+    """Intents that exist already and need no writer.
 
     Attributes:
         joined: intents by id, from --join.
@@ -297,7 +304,7 @@ class _Known:
     overwrite: bool
 
     def find(self, conversation: Conversation) -> Intent | None:
-        """The intent of a conversation, if nobody has to write it."""
+        """Return the existing intent of a conversation, if there is one."""
         if conversation.intent is not None and not self.overwrite:
             return Intent(conversation.intent, _said_by(conversation), "had an intent")
         for name in _names(conversation.id):
@@ -311,15 +318,15 @@ class _Known:
 
 
 def _names(id: str) -> tuple[str, ...]:
-    """The names under which a joined file may list a conversation: its id, and for WildChat the
+    """Return the ids that a joined file may use for a conversation: its id, and for WildChat the
     hash at the start of its id."""
     hashed = re.match(r"([0-9a-f]{32})-\d+$", id)
     return (id, hashed[1]) if hashed else (id,)
 
 
 def _goal(conversation: Conversation) -> tuple[str, str]:
-    """The goal that a person wrote beside a log, or an empty text and the reason why it is not used
-    (empty too if there is none)."""
+    """Return the goal that a person wrote with a log. If it is not used, return an empty text and
+    the reason; if there is no goal, both are empty."""
     goal = conversation.meta.get("goal")
     text = " ".join(goal.split()) if isinstance(goal, str) else ""
     if len(text) > LONGEST_GOAL:
@@ -353,7 +360,7 @@ class _Writer:
     tries: int
 
     def write(self, conversation: Conversation) -> Intent:
-        """Return the intent that it writes, or why there is none."""
+        """Return the intent that the model writes, or why there is none."""
         errors: list[str] = []
 
         def ask(number: int, messages: Sequence[Message]) -> tuple[str | None, str]:
@@ -374,7 +381,7 @@ class _Writer:
 
 
 def _model_name(writer: str) -> str:
-    """The name of a model in the meta of what it wrote: no path and no URL."""
+    """Return the name of a model for `meta`, without path and URL."""
     model = address.parse(writer)
     if model.scheme == "script":
         return "script"
@@ -388,7 +395,7 @@ def _in_order(
     conversations: Iterable[Conversation],
     workers: int,
 ) -> Iterator[tuple[Conversation, Intent]]:
-    """Yield each conversation with its intent, in their order, `workers` at a time."""
+    """Yield each conversation with its intent, in order; `workers` of them run at the same time."""
     pool = ThreadPoolExecutor(workers)
     running: deque[tuple[Conversation, Future[Intent]]] = deque()
     try:
@@ -400,18 +407,18 @@ def _in_order(
         while running:
             first, future = running.popleft()
             yield first, future.result()
-    finally:  # Ctrl-C, or an error: start nothing new
+    finally:  # after Ctrl-C or an error, start nothing new
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-# --- intents from elsewhere --------------------------------------------------------------------
+# --- existing intents -----------------------------------------------------------------------------
 
 
 def _read_joined(paths: Iterable[Path]) -> tuple[dict[str, str], Counter[str]]:
-    """Read the files of --join: intents by id, and counts of what was left out.
+    """Read the files of --join; return intents by id, and counts of what was skipped.
 
     Raises:
-        InputError: naming file, line and field.
+        InputError: the message names the file, line and field.
     """
     joined: dict[str, str] = {}
     counts: Counter[str] = Counter()
@@ -440,7 +447,7 @@ def _read_joined(paths: Iterable[Path]) -> tuple[dict[str, str], Counter[str]]:
 
 
 class _Tally:
-    """Counts and leakage, while conversations pass by."""
+    """Counts and leakage, updated with each conversation."""
 
     def __init__(self, counts: Counter[str], joined: set[str], goals: bool) -> None:
         self.counts = counts
@@ -502,7 +509,7 @@ class _Tally:
 def _show_estimate(
     name: str, conversations: Iterable[Conversation], cache: CallCache, max_tokens: int
 ) -> None:
-    """Say, before the first call, how much will be asked and what it may cost."""
+    """Print, before the first call, how many calls are expected and what they may cost."""
     asked_before = to_ask = size = 0
     worst_call = Decimal(0)
     for conversation in conversations:
@@ -516,12 +523,14 @@ def _show_estimate(
     tokens_in = size // BYTES_PER_TOKEN
     tokens_out = to_ask * TOKENS_OUT
     cost = None if cache.price is None else cache.price.of(tokens_in, tokens_out)
-    before = f" ({asked_before:,} were asked about before)" if asked_before else ""
+    before = (
+        f" ({asked_before:,} got calls in an earlier attempt)" if asked_before else ""
+    )
     dollars = "" if cost is None else f", ${cost:,.2f}"
-    console.print(f"{name} is to write {to_ask:,} intents{before}")
+    console.print(f"{name} will write {to_ask:,} intents{before}")
     console.print(
         f" estimate: {tokens_in:,} tokens in and {tokens_out:,} out{dollars}, "
-        f"at {BYTES_PER_TOKEN} bytes a token and one call each"
+        f"at {BYTES_PER_TOKEN} bytes per token and one call each"
     )
     if cost is not None and cache.budget is not None:
         spent = f", ${cache.spent:,.2f} of it spent before," if cache.spent else ""
@@ -562,7 +571,7 @@ def _show(results: Results, first_error: str, out: Path) -> None:
             )
             table.add_row(name, f"{writer['n']:,}", mean, quartiles)
         console.print(
-            "leakage: the share of a first turn's content words that the intent holds"
+            "leakage: the share of a first turn's content words that the intent contains"
         )
         console.print(table)
     if "usage" in results:
@@ -574,13 +583,13 @@ def _show(results: Results, first_error: str, out: Path) -> None:
             console.print(f" faults: {faults}")
     if counts.get("note: no intent, budget"):
         console.print(
-            f"the budget covers no more; to go on, give {out} as the input of a run with another "
-            "--out; intents that are there stay",
+            f"the budget is used up; to continue, use {out} as the input of a run with another "
+            f"--out; existing intents are kept",
             style="yellow",
         )
     if results["failed"]:
         console.print(
-            f"{results['failed']:,} could not be asked (the same command tries these again), the "
+            f"the calls of {results['failed']:,} failed (the same command tries these again), the "
             f"first: {first_error}",
             style="yellow",
         )

@@ -1,4 +1,4 @@
-"""What several verbs share: option types, small steps of every run."""
+"""What several verbs share: option types, and small steps of every run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Results = dict[str, Any]
 
 EMBEDDED_USER = "trained:userlm-tiny"
 
-Out = Annotated[Path, Option(help="Folder of this run.")]
-Seed = Annotated[int, Option(help="Seed of everything random.")]
+Out = Annotated[Path, Option(help="Output folder of this run.")]
+Seed = Annotated[int, Option(help="Random seed.")]
 Limit = Annotated[
-    int | None, Option(help="Use only the first LIMIT.", min=1, max=2**31)
+    int | None, Option(help="Use only the first LIMIT items.", min=1, max=2**31)
 ]
-Workers = Annotated[int, Option(help="Conversations at once.", min=1)]
+Workers = Annotated[int, Option(help="Number of concurrent conversations.", min=1)]
 User = Annotated[
     str,
     Option(
@@ -35,16 +35,16 @@ User = Annotated[
 ]
 Temperature = Annotated[
     float | None,
-    Option(help="Temperature of the user; 0 is greedy. Default: each user's own."),
+    Option(help="Temperature of the user; 0 is greedy. Default: depends on the user."),
 ]
 TopP = Annotated[
-    float | None, Option(help="Top-p of the user. Default: each user's own.")
+    float | None, Option(help="Top-p of the user. Default: depends on the user.")
 ]
 EndThreshold = Annotated[
     float | None,
     Option(
-        help="The user ends the conversation if P(end) is at least this, and only then. Default: "
-        "when it samples the end token.",
+        help="End the conversation if and only if P(end) is at least this. Default: end when the "
+        "end token is sampled.",
         min=0,
         max=1,
     ),
@@ -53,28 +53,31 @@ GuardSpec = Annotated[
     str | None,
     Option(
         "--guard",
-        help="Which drafts to resample: paper, or comma-separated parts: no-end, words=3-25, "
-        "no-repeat, ...",
+        help="Rules for drafts; a draft that breaks one is resampled. Either paper, or "
+        "comma-separated: no-end, words=3-25, no-repeat, ...",
     ),
 ]
 UserTokenizer = Annotated[
     str | None,
     Option(
         "--tokenizer",
-        help="Tokenizer of a trained user on a server. Default: the one with the model's name.",
+        help="Tokenizer of a trained user on a server. Default: the model's name as hub id.",
     ),
 ]
 Batch = Annotated[
     int,
     Option(
-        help="Conversations that a local model serves at once; 1 is reproducible to the bit.",
+        help="Batch size of a local model, in conversations; 1 gives bit-exact results.",
         min=1,
     ),
 ]
 Hub = Annotated[bool, Option(help="Also write hub/: parquet files and a dataset card.")]
 MaxTokens = Annotated[
     int,
-    Option(help="Longest row in tokens; a longer one loses its oldest turns.", min=16),
+    Option(
+        help="Maximum row length in tokens; longer rows lose their oldest turns.",
+        min=16,
+    ),
 ]
 
 
@@ -105,12 +108,12 @@ class UserOptions:
 
     @property
     def is_prompted(self) -> bool:
-        """Whether it needs an intent."""
+        """Whether the user needs an intent."""
         return address.parse(self.user).form in ("prompted", "swapped")
 
 
 def count_total(files: Sequence[Path], limit: int | None) -> int | None:
-    """The number of rows to come, for a progress bar; `None` if counting would take long."""
+    """Return the number of rows for a progress bar; `None` if counting would take long."""
     counted = count_rows(files)
     if counted is None or limit is None:
         return limit if counted is None else counted
@@ -118,7 +121,7 @@ def count_total(files: Sequence[Path], limit: int | None) -> int | None:
 
 
 def finished(run: Run) -> Results | None:
-    """The results of a run that is complete already."""
+    """Return the results of a run that is already complete."""
     results = run.results
     if results is not None:
         console.print(f"{run.folder} is complete already; nothing to do", style="dim")
@@ -126,14 +129,14 @@ def finished(run: Run) -> Results | None:
 
 
 def in_order(counts: Mapping[str, int]) -> dict[str, int]:
-    """The counts, sorted by name."""
+    """Return the counts, sorted by name."""
     return dict(sorted(counts.items()))
 
 
 def measure_results(
     columns: Mapping[str, Iterable[Measure]], stubs: Mapping[str, str]
 ) -> Results:
-    """The measures as `results.json` holds them, by column."""
+    """Return the measures by column, in the form of `results.json`."""
     results: Results = {}
     for name, measures in columns.items():
         stub = {"stub": stubs.get(name, "")}
@@ -142,7 +145,7 @@ def measure_results(
 
 
 def stub_speakers(conversations: Iterable[Conversation]) -> str:
-    """The names of the stub assistants that speak in the conversations."""
+    """Return the names of the stub assistants in the conversations."""
     names: set[str] = set()
     for conversation in conversations:
         names.update(

@@ -47,22 +47,22 @@ from userlm.terminal import Record, console, output, progress_bar
 from userlm.types import Conversation, InputError, MeasureRow, ModelError, Score
 
 BATCH = 32
-"""Conversations that are scored, and written down, together."""
+"""Number of conversations that are scored and recorded together."""
 GIVE_UP = 3
 """The run stops when this many conversations fail at the start of a batch."""
 
 CLAIMS = (
     ("the intent helps", OWN, "", True),
     ("on later turns", OWN, ", later turns", True),
-    ("on words outside of it", OWN, ", outside the intent", True),
+    ("on words outside the intent", OWN, ", outside the intent", True),
     ("another's intent is worse than none", OTHERS, "", False),
-    ("the own is better than another's", SPECIFIC, "", True),
+    ("the person's own intent is better than another's", SPECIFIC, "", True),
 )
-"""What may hold of an intent: the claim, the ratio that decides it (column and turns), and whether
-that ratio must be below 1."""
+"""Claims about intents: the text, the ratio that decides it (column and turns), and whether the
+claim holds if that ratio is below 1 (else above 1)."""
 
 Line = Mapping[str, Any]
-"""A line of scores.jsonl, see `metrics.scores`; it also holds `error` if the model failed."""
+"""A line of scores.jsonl, see `metrics.scores`; it also has `error` if the model failed."""
 Key = tuple[str, str]
 """A column and the id of a conversation."""
 Lines = dict[Key, list[Line]]
@@ -75,7 +75,7 @@ class Case:
     """A conversation to score in one column.
 
     Attributes:
-        intent: the intent that the model is given; `None`: none.
+        intent: the intent that the model gets; `None` if it gets none.
     """
 
     conversation: Conversation
@@ -88,49 +88,52 @@ class Case:
 
     @property
     def why_not(self) -> str:
-        """Why it cannot be scored; empty if it can."""
+        """The reason why it cannot be scored; empty if it can."""
         if self.column == WITHOUT or self.intent is not None:
             return ""
         return "no intent" if self.conversation.intent is None else "no other intent"
 
 
 Cases = Sequence[Sequence[Case]]
-"""For each conversation its cases, one for each column."""
+"""For each conversation, one case per column."""
 
 
 def ppl(
     data: Annotated[
-        Path, Argument(help="Conversations: a folder (its test.jsonl) or a file.")
+        Path, Argument(help="Conversations: a file, or a folder with test.jsonl.")
     ],
     model: Annotated[
         str,
         Option(
             help="A user model: folder, training run or hub id; base:MODEL for a base model, "
-            "prompted:MODEL for a chat model that plays the user. Each may be on a server: "
-            "http://HOST:PORT/v1#NAME."
+            "prompted:MODEL for a chat model that plays the user. Each can be on a "
+            "server: http://HOST:PORT/v1#NAME."
         ),
     ],
     out: Out = Path("runs/ppl"),
     controls: Annotated[
-        bool, Option(help="Also score with another person's intent: a third pass.")
+        bool, Option(help="Also score with another person's intent, in a third pass.")
     ] = True,
     max_tokens: MaxTokens = 2048,
     tokenizer: Annotated[
         str | None,
         Option(
-            help="Tokenizer of a model on a server: folder or hub id. Default: the one with the "
-            "model's name."
+            help="Tokenizer of a model on a server: folder or hub id. Default: the model's name as "
+            "hub id."
         ),
     ] = None,
     limit: Limit = None,
     seed: Seed = 0,
-    workers: Annotated[int, Option(help="Rows at once, on a server.", min=1)] = 16,
+    workers: Annotated[
+        int, Option(help="Number of concurrent requests to a server.", min=1)
+    ] = 16,
     device: Annotated[
-        str | None, Option(help="Such as cuda or cpu; default: a GPU if there is one.")
+        str | None,
+        Option(help="Device, such as cuda or cpu; default: a GPU if there is one."),
     ] = None,
 ) -> Results:
-    """Perplexity of real user turns without intent, with it and with another person's; intervals
-    over people."""
+    """Measure the perplexity of real user turns with their intent, without, and with another
+    person's."""
     path = conversations_file(data, "test")
     options = {
         "model": model,
@@ -184,8 +187,8 @@ def _say_what_is_missing(conversations: Sequence[Conversation], path: Path) -> N
 
 
 def _finished_without_errors(run: Run) -> Results | None:
-    """The results of a complete run. One in which some conversations could not be scored is
-    resumed."""
+    """Return the results of a complete run; `None` to resume it if some conversations could not be
+    scored."""
     if run.results:
         lines = read_rows(run.path("scores.jsonl"), may_be_empty=True)
         if any("error" in line.row for line in lines):
@@ -214,7 +217,7 @@ def _cases(
 def _score_all(
     run: Run, cases: Cases, model: Score, form: Form, max_tokens: int
 ) -> Mapping[str, list[MeasureRow]]:
-    """The rows of each column, in order, which are also written to scores.jsonl. What an earlier
+    """Return the rows of each column, in order, and write them to scores.jsonl. What an earlier
     attempt scored is kept."""
     journal = Journal(run.path("scores.jsonl"))
     lines = _resumed(journal.rows, cases, form)
@@ -252,8 +255,8 @@ def _score_all(
 
 
 def _resumed(written: Iterable[Line], cases: Cases, form: Form) -> Lines:
-    """The lines of the cases that need no scoring: an earlier attempt did it, or it cannot be
-    done."""
+    """Return the lines of the cases that are not scored now: an earlier attempt scored them, or
+    they cannot be scored."""
     kept: defaultdict[Key, dict[str, Line]] = defaultdict(dict)
     for line in written:
         if "error" not in line:
@@ -262,7 +265,7 @@ def _resumed(written: Iterable[Line], cases: Cases, form: Form) -> Lines:
     lines: Lines = {}
     for case in chain.from_iterable(cases):
         log = case.conversation
-        # A crash may leave only some lines of a case: then all are scored again.
+        # After a crash only some lines of a case may exist; then the case is scored again.
         expected = len(log.user_turns) + (form.ends and log.ended)
         if case.why_not:
             lines[case.key] = _lines(case, unscored(log, case.why_not))
@@ -272,7 +275,7 @@ def _resumed(written: Iterable[Line], cases: Cases, form: Form) -> Lines:
 
 
 def _score_batch(batch: Cases, model: Score, form: Form, max_tokens: int) -> Lines:
-    """The lines of some conversations. If the model fails on them together, each is tried alone.
+    """Return the lines of some conversations. If the model fails on the batch, each is tried alone.
 
     Raises:
         ModelError: if the model would fail on all others too, or failed on the first few.
@@ -299,7 +302,7 @@ def _score_batch(batch: Cases, model: Score, form: Form, max_tokens: int) -> Lin
 
 
 def _score(cases: Sequence[Case], model: Score, form: Form, max_tokens: int) -> Lines:
-    """The lines of each case, from one call of the model."""
+    """Return the lines of each case, from one call of the model."""
     asked = [(case.conversation, case.intent) for case in cases]
     scored = score_turns(asked, model, form, max_tokens)
     return {
@@ -312,12 +315,12 @@ def _lines(case: Case, rows: Iterable[MeasureRow], error: str = "") -> list[Line
     return [{**score_line(case.column, "perplexity", row), **failure} for row in rows]
 
 
-# --- what is shown --------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
 def _show(title: str, results: Results) -> None:
-    """Print the measures of all conversations, of each kind of intents if there are several, and of
-    the sources; and which claims hold."""
+    """Print the measures of all conversations, then of each kind of intent if there are several,
+    then of each source, and which claims hold."""
     found: dict[str, dict[str, Record]] = {}
     for column, records in results.items():
         found[column] = {record["name"]: record for record in records}
@@ -357,7 +360,7 @@ def _show(title: str, results: Results) -> None:
 def _table(
     columns: Sequence[str], rows: Mapping[str, Sequence[Record]], intervals: bool = True
 ) -> Table:
-    """A line for each name; names of kinds of perplexity are indented, without that word."""
+    """Return a line for each name; variants of perplexity are indented and lose that word."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("", overflow="fold")
     for column in columns:
@@ -385,7 +388,7 @@ def _cell(record: Record, interval: bool) -> str:
 
 
 def _counts(found: Records, columns: Sequence[str], name: str) -> str:
-    """How many turns are behind a perplexity, in each column."""
+    """Return the number of turns behind a perplexity, for each column."""
     by_count: defaultdict[str, list[str]] = defaultdict(list)
     for column in columns:
         record = found[column][name]
@@ -398,7 +401,7 @@ def _counts(found: Records, columns: Sequence[str], name: str) -> str:
 
 
 def _claim(found: Records, kind: str) -> str:
-    """A sentence on what the ratios say about the intents of one kind."""
+    """Return a sentence on what the ratios say about one kind of intent."""
     answers = []
     for claim, column, turns, below in CLAIMS:
         if column in found:
@@ -408,7 +411,7 @@ def _claim(found: Records, kind: str) -> str:
 
 
 def _holds(ratio: Record, below: bool) -> str:
-    """Whether a ratio is below 1, or above it, with all of its interval."""
+    """Return whether the whole interval of a ratio is below 1, or above it."""
     if ratio["low"] is None:
         return "not known"
     if ratio["low"] <= 1 <= ratio["high"]:

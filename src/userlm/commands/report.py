@@ -15,12 +15,14 @@ DEFAULT_FOLDER = Path("runs/report")
 
 
 def report(
-    runs: Annotated[list[Path], Argument(help="Finished run folders, of any verb.")],
+    runs: Annotated[
+        list[Path], Argument(help="Folders of finished runs, of any command.")
+    ],
     out: Annotated[
-        Path, Option(help="Folder for report.html and report.md.")
+        Path, Option(help="Output folder for report.html and report.md.")
     ] = DEFAULT_FOLDER,
 ) -> Results:
-    """Make one page of finished runs: figures with intervals, plots, transcripts, and how each run
+    """Make a page about finished runs: results with intervals, plots, transcripts and how each run
     was made."""
     from userlm.show import html, markdown  # heavy: jinja2, pydantic
     from userlm.show.finished import read_run

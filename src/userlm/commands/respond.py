@@ -45,11 +45,13 @@ from userlm.types import Conversation, Role
 
 def respond(
     data: Annotated[
-        Path, Argument(help="Real conversations: a folder (its test.jsonl) or a file.")
+        Path, Argument(help="Real conversations: a file, or a folder with test.jsonl.")
     ],
     user: User,
     out: Out = Path("runs/respond"),
-    first: Annotated[bool, Option(help="Also ask for first turns.")] = True,
+    first: Annotated[
+        bool, Option(help="Also ask for the first turn of each conversation.")
+    ] = True,
     temperature: Temperature = None,
     top_p: TopP = None,
     end_threshold: EndThreshold = None,
@@ -64,8 +66,8 @@ def respond(
     max_calls: MaxCalls = None,
     max_tokens_total: MaxTokensTotal = None,
 ) -> Results:
-    """Ask a user for one turn after every prefix of real conversations: its next message, or the
-    end."""
+    """Ask a simulated user for the next turn (or the end) after every prefix of real
+    conversations."""
     price = read_price("user", user_price)
     caps = read_caps(max_calls, max_tokens_total, budget)
     user_options = UserOptions(
@@ -97,6 +99,6 @@ def respond(
 
     costs.estimate(starts(), calls)
     if user == "human":
-        workers = 1  # there is one keyboard
+        workers = 1  # only one conversation can use the keyboard
     answered = respond_all(Recorded(speaker, answers), starts(), workers)
     return collect(run, places, answered, turns, costs, "responding")

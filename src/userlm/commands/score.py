@@ -29,29 +29,32 @@ from userlm.types import Conversation, InputError, Measure, Task, without_outcom
 HUMAN = "human"
 """The column of the human reference."""
 ENDINGS = "endings"
-"""The key of results.json, beside the columns, that holds the end calibration of each column."""
+"""The key of results.json for the end calibration of each column; its other keys are the
+columns."""
 
 
 CONVERSATIONS: Sequence[Needs] = ("any", "conversations")
 RESPONSES: Sequence[Needs] = ("any", "responses")
-"""What metrics may need, so that they can be measured on whole conversations, or on responses."""
+"""The values of `Metric.needs` that can be measured on whole conversations, or on responses."""
 
 
 def score(
-    runs: Annotated[list[Path], Argument(help="Folders of `simulate` and `respond`.")],
+    runs: Annotated[
+        list[Path], Argument(help="Run folders of `simulate` and `respond`.")
+    ],
     human: Annotated[
         Path | None,
         Option(help="Real conversations, for the human reference: a folder or a file."),
     ] = None,
     tasks: Annotated[
-        Path | None, Option(help="The tasks that were talked about (.jsonl).")
+        Path | None, Option(help="The tasks of the conversations (.jsonl).")
     ] = None,
     out: Out = Path("runs/score"),
 ) -> Results:
-    """Measure simulated users, and real people with the same functions. Intervals are over people
+    """Measure simulated users, and real people with the same functions; intervals are over people
     or intents.
 
-    For a `respond` run it also suggests values for --end-threshold, from when the people ended.
+    For a `respond` run it also suggests values for --end-threshold, based on when the people ended.
     """
     inputs = _inputs(runs, human)
     logs = conversations_file(human, "test") if human else None
@@ -89,7 +92,7 @@ def score(
 
 
 def _inputs(runs: Sequence[Path], human: Path | None) -> dict[str, Path]:
-    """The file of conversations of each run, by the name of its column."""
+    """Return the path of the conversations of each run, by column name."""
     inputs = {run.name: conversations_file(run) for run in runs}
     if len(inputs) < len(runs) or (human and HUMAN in inputs):
         raise InputError(
@@ -98,8 +101,8 @@ def _inputs(runs: Sequence[Path], human: Path | None) -> dict[str, Path]:
         )
     if ENDINGS in inputs:
         raise InputError(
-            f"no run can be called '{ENDINGS}': results.json holds something else there; rename "
-            "the folder"
+            f"no run can be called '{ENDINGS}': results.json uses this key for something else; "
+            f"rename the folder"
         )
     return inputs
 
@@ -109,7 +112,7 @@ def _measures(
     available: Sequence[Needs],
     tasks: Mapping[str, Task] | None = None,
 ) -> list[Measure]:
-    """All metrics that need no more than what is available."""
+    """Return the measures of all metrics whose needs are met."""
     found = []
     for metric in METRICS:
         if metric.function and metric.needs in available:
@@ -121,7 +124,7 @@ def _measures(
 
 
 def _as_log(conversation: Conversation) -> Conversation:
-    """The conversation as a log of its own, even if a run of ours wrote it down."""
+    """Return the conversation as if it were a log, even if one of our runs recorded it."""
     return replace(conversation, meta=without_outcome(conversation.meta), origin=None)
 
 
@@ -137,15 +140,13 @@ def _end_calibration(run: FinishedRun, measures: Iterable[Measure]) -> dict[str,
 
 
 def _end_options(options: Mapping[str, Any]) -> str:
-    """What in the options of a run decided when its user ends, if it did not sample the end."""
+    """Return a note if options of the run, and not sampling, decided when the user ends."""
     threshold = options.get("end_threshold")
     guard = options.get("guard")
     if threshold is not None:
         return f"the run was made with --end-threshold {threshold}, so 'now' is that threshold"
     if guard is not None and Guard.parse(guard).no_end:
-        return (
-            f"the run was made with --guard {guard}, so 'now' is a user who may not end"
-        )
+        return f"the run was made with --guard {guard}, so 'now' is a user that may not end"
     return ""
 
 

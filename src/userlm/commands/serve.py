@@ -1,4 +1,4 @@
-"""`userlm serve`: a simulated user behind an address that any client of the OpenAI API can call."""
+"""`userlm serve`: a simulated user that any client of the OpenAI API can call."""
 
 from __future__ import annotations
 
@@ -37,31 +37,37 @@ def serve(
     user: User = EMBEDDED_USER,
     model_name: Annotated[
         str | None,
-        Option(
-            help="Name under which clients ask for it. Default: the end of the address."
-        ),
+        Option(help="Model name in the API. Default: the end of the address."),
     ] = None,
     host: Annotated[
-        str, Option(help="Where to listen; by default only this machine can reach it.")
+        str, Option(help="Host to listen on; by default only this machine can connect.")
     ] = "127.0.0.1",
-    port: Annotated[int, Option(help="0 takes a free one.", min=0, max=65535)] = 8765,
+    port: Annotated[
+        int, Option(help="Port to listen on; 0 chooses a free one.", min=0, max=65535)
+    ] = 8765,
     intent: Annotated[
-        str | None, Option(help="What the user wants, if a request does not say.")
+        str | None, Option(help="Intent for requests without one.")
     ] = None,
     roles: Annotated[
         str,
         Option(
-            help="log: as they were; swapped: the user is the client's model; auto: by the last "
-            "message."
+            help="Roles in requests. log: the simulated user has role user; swapped: it has role "
+            "assistant; auto: detected from the last message."
         ),
     ] = "auto",
     stop_phrase: Annotated[
         str | None,
-        Option(help="Content when the user ends the conversation, such as \\[end]."),
+        Option(
+            help="Text that marks the end when the user ends the conversation, such as "
+            "\\[end]."
+        ),
     ] = None,
     queue: Annotated[
         int,
-        Option(help="Replies that may wait; beyond that, clients get a 429.", min=0),
+        Option(
+            help="Maximum number of waiting replies; beyond that, clients get HTTP 429.",
+            min=0,
+        ),
     ] = 256,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -74,10 +80,10 @@ def serve(
     batch: Batch = address.BATCH,
     tokenizer: UserTokenizer = None,
 ) -> None:
-    """Serve a user to clients of the OpenAI API: the answer is the user's next turn.
+    """Serve a simulated user through the OpenAI API: the completion is the user's next turn.
 
-    Ctrl-C stops it. If the environment variable USERLM_SERVE_KEY is set, clients must give it as
-    their key.
+    Ctrl-C stops it. If the environment variable USERLM_SERVE_KEY is set, clients must use it as
+    their API key.
     """
     if address.parse(user).kind == "human":
         raise InputError(
@@ -99,12 +105,12 @@ def serve(
     )
     with _listen(
         host, port
-    ) as listening:  # fails before minutes go into loading a model
+    ) as listening:  # fail before loading a model, which takes minutes
         app = create_app(user_options.load(), config)
         if is_open:
             console.print(
-                f"warning: anyone who can reach {host} can use this; set the environment variable "
-                f"{KEY}",
+                f"warning: anyone who can reach {host} can use this server; set the environment "
+                f"variable {KEY}",
                 style="yellow",
             )
         # A shell that starts it in the background ignores SIGINT.
@@ -128,7 +134,9 @@ def serve(
 def _wait(thread: threading.Thread) -> None:
     """Wait until the server ends or Ctrl-C."""
     with suppress(KeyboardInterrupt):
-        while thread.is_alive():  # an interrupted join would take the thread for dead
+        while (
+            thread.is_alive()
+        ):  # an interrupted join would mark the thread as finished
             sleep(0.5)
 
 
@@ -141,8 +149,8 @@ def _listen(host: str, port: int) -> socket.socket:
             error.strerror if isinstance(error, OSError) else None
         ) or "this is not a host"
         raise InputError(
-            f"cannot listen on --host {host} --port {port}: {reason}; give another, or --port 0 "
-            "for a free one"
+            f"cannot listen on --host {host} --port {port}: {reason}; choose another, or --port 0 "
+            f"for a free one"
         ) from None
 
 
@@ -157,6 +165,7 @@ def _key() -> str | None:
     key = os.environ.get(KEY, "").strip()
     if not (key.isascii() and key.isprintable()):
         raise InputError(
-            f"the environment variable {KEY} holds characters that no key has; set it again"
+            f"the environment variable {KEY} has characters that are not allowed in a key; set it "
+            f"again"
         )
     return key or None

@@ -1,4 +1,4 @@
-"""`userlm simulate`: a user and an assistant in conversation, many times."""
+"""`userlm simulate`: conversations between a simulated user and an assistant."""
 
 from __future__ import annotations
 
@@ -60,21 +60,22 @@ def simulate(
         ),
     ],
     intents: Annotated[
-        Path | None, Option(help="Conversations whose intents to start from.")
+        Path | None, Option(help="Conversations with intents to start from.")
     ] = None,
     tasks: Annotated[
         Path | None, Option(help="Tasks to start from instead (.jsonl).")
     ] = None,
     out: Out = Path("runs/simulate"),
     repeats: Annotated[
-        int, Option(help="Conversations for each intent or task.", min=1)
+        int, Option(help="Number of conversations for each intent or task.", min=1)
     ] = 1,
     keep_turns: Annotated[
-        int, Option(help="Keep this many turns of each logged conversation.", min=0)
+        int,
+        Option(help="Number of turns to keep from each logged conversation.", min=0),
     ] = 0,
-    max_turns: Annotated[int, Option(help="The most user turns.", min=1)] = 10,
+    max_turns: Annotated[int, Option(help="Maximum number of user turns.", min=1)] = 10,
     system: Annotated[
-        str | None, Option(help="System prompt of an assistant that is a model.")
+        str | None, Option(help="System prompt for the assistant, if it is a model.")
     ] = None,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -91,8 +92,8 @@ def simulate(
     max_calls: MaxCalls = None,
     max_tokens_total: MaxTokensTotal = None,
 ) -> Results:
-    """Let a user talk to an assistant, many times. With tasks, a conversation stops once its task
-    is solved."""
+    """Simulate conversations of a user and an assistant; with tasks, each stops once its task is
+    solved."""
     prices = read_price("user", user_price), read_price("assistant", price)
     caps = read_caps(max_calls, max_tokens_total, budget)
     user_options = UserOptions(
@@ -133,7 +134,7 @@ def simulate(
     answers = Answers(turns)
     costs.estimate(starts(), lambda start: calls_to_come(start, answers, max_turns))
     if "human" in (user, assistant):
-        workers = 1  # there is one keyboard
+        workers = 1  # only one conversation can use the keyboard
     stopped = simulate_all(
         Recorded(user_side, answers),
         Recorded(assistant_side, answers),
@@ -173,7 +174,7 @@ def _from_tasks(tasks: Iterable[Task], repeats: int) -> Iterator[Conversation]:
 def _from_logs(
     logs: Iterable[Conversation], repeats: int, keep_turns: int
 ) -> Iterator[Conversation]:
-    """Start from the first turns of a log, and its intent."""
+    """Return a conversation that starts with the first turns of a log and its intent."""
     for log in logs:
         kept = tuple(replace(turn, meta={}) for turn in log.turns[:keep_turns])
         kept_user_turns = sum(turn.role == "user" for turn in kept)

@@ -23,23 +23,29 @@ def train(
         str,
         Option(
             help="A base model (folder or hub id), or scratch:WIDTHxLAYERS\\[xVOCABULARY] for a "
-            "small new one."
+            "small new model."
         ),
     ] = "scratch:128x4x4096",
     out: Out = Path("runs/train"),
     steps: Annotated[
         int | None,
-        Option(help="Optimizer steps; default: as many as --epochs takes.", min=0),
+        Option(
+            help="Number of optimizer steps; default: as many as --epochs needs.", min=0
+        ),
     ] = None,
     epochs: Annotated[
-        int, Option(help="Passes over the data, without --steps.", min=1)
+        int, Option(help="Number of passes over the data; ignored with --steps.", min=1)
     ] = 1,
     batch: Annotated[
         int, Option(help="Minimum number of samples in a step.", min=1)
     ] = 1024,
     lr: Annotated[float, Option(help="Peak learning rate.", min=0)] = 2e-5,
     optimizer: Annotated[
-        str, Option(help="Its name in transformers' Trainer, such as adafactor.")
+        str,
+        Option(
+            help="Optimizer, by its name in the Trainer of transformers, such as "
+            "adafactor."
+        ),
     ] = "adamw_torch",
     loss: Annotated[
         str,
@@ -48,20 +54,20 @@ def train(
         ),
     ] = "token",
     intent: Annotated[
-        bool, Option(help="Train with the intent as system turn.")
+        bool, Option(help="Train with the intent as the system turn.")
     ] = True,
     side: Annotated[
         str,
         Option(
-            help="Whose turns it learns. The others make baselines: an assistant, and a base "
-            "model of plain text.",
+            help="Whose turns to train on. assistant and both train baselines: an assistant, and a "
+            "base model on plain text.",
             metavar="user|assistant|both",
         ),
     ] = "user",
     init: Annotated[
         str,
         Option(
-            help="What --base is; a base model makes the better user model.",
+            help="The kind of model that --base is; base models make better user models.",
             metavar="base|instruct",
         ),
     ] = "base",
@@ -73,14 +79,14 @@ def train(
     overlong: Annotated[
         str,
         Option(
-            help="Samples that are longer: truncate their context, or drop them.",
+            help="What to do with longer samples: truncate their context, or drop them.",
             metavar="truncate|drop",
         ),
     ] = "truncate",
     pack: Annotated[
         int,
         Option(
-            help="Tokens in one forward pass; fewer need less memory.",
+            help="Number of tokens in one forward pass; fewer need less memory.",
             min=16,
             rich_help_panel=SPEED,
         ),
@@ -89,7 +95,7 @@ def train(
         bool,
         Option(
             "--gradient-checkpointing",
-            help="Less memory for a third more time.",
+            help="Use less memory; takes about a third more time.",
             rich_help_panel=SPEED,
         ),
     ] = False,
@@ -104,14 +110,15 @@ def train(
     valid: Annotated[
         Path | None,
         Option(
-            help="Held-out conversations; default: valid.jsonl beside the training data.",
+            help="Held-out conversations; default: valid.jsonl next to the training data.",
             rich_help_panel=VALIDATION,
         ),
     ] = None,
     valid_limit: Annotated[
         int,
         Option(
-            help="Conversations to validate on, sampled with the seed; 0: no validation.",
+            help="Maximum number of conversations to validate on, sampled with the seed; 0: no "
+            "validation.",
             min=0,
             rich_help_panel=VALIDATION,
         ),
@@ -119,7 +126,7 @@ def train(
     eval_every: Annotated[
         int | None,
         Option(
-            help="Steps between two validations; default: ten in a run.",
+            help="Steps between two validations; default: ten validations per run.",
             min=1,
             rich_help_panel=VALIDATION,
         ),
@@ -148,7 +155,8 @@ def train(
     watts: Annotated[
         float | None,
         Option(
-            help="Power of one device, for the card; default: that of a known GPU.",
+            help="Power of one device in watts, for the model card; default: the maximum power of "
+            "a known GPU.",
             min=0,
             rich_help_panel=VALIDATION,
         ),
@@ -158,7 +166,7 @@ def train(
     device: Annotated[
         str | None,
         Option(
-            help="cuda, cpu, ...; default: a GPU if there is one.",
+            help="Device, such as cuda or cpu; default: a GPU if there is one.",
             rich_help_panel=SPEED,
         ),
     ] = None,
@@ -196,7 +204,7 @@ def train(
         "lr": lr,
         "optimizer": optimizer,
         "loss": loss,
-        "intent": intent and side == "user",  # the other sides have no system turn
+        "intent": intent and side == "user",  # only user models have a system turn
         "init": init,
         "lora": lora,
         "max_tokens": max_tokens,
@@ -236,7 +244,8 @@ def _one_of(option: str, value: str, *known: str) -> Any:
 
 
 def _valid_file(path: Path, valid: Path | None, limit: int) -> Path | None:
-    """The file to validate on: `valid` if it is given, else the one beside the training data."""
+    """Return the file to validate on: `valid` if it is given, else valid.jsonl next to the training
+    data."""
     if not limit:
         return None
     if valid is not None:
@@ -254,7 +263,7 @@ def _valid_file(path: Path, valid: Path | None, limit: int) -> Path | None:
 
 
 def _tracker(name: str | None) -> str | None:
-    """The name of the tracker, if it can be used."""
+    """Return the name of the tracker; raise `InputError` if it cannot be used."""
     if name is None:
         return None
     from accelerate.tracking import get_available_trackers

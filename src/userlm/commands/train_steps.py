@@ -1,6 +1,6 @@
 """The steps of `userlm train`, in their order. They import torch, so the command loads them late.
 
-`options` are those of the run, as run.json records them.
+`options` are the options of the run, as in run.json.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ def run_training(
     out: Path,
     watts: float | None,
 ) -> Results:
-    """Begin or resume the run in `out`: train on the conversations of `path`, write the results and
+    """Start or resume the run in `out`: train on the conversations of `path`, write the results and
     the card."""
     console.quiet = console.quiet or not accelerator.is_main_process
     run = None
     with accelerator.main_process_first():
-        # it alone writes; the others wait, then read
+        # only the main process writes; the others wait, then read
         if accelerator.is_main_process:
             inputs = [file for file in (path, recorded["valid"]) if file]
             run = Run.open(out, "train", recorded, inputs)
             if finished(run):
-                # The call that finished it may have been killed before it did.
+                # the call that finished the training may have been killed before this step.
                 tidy(out)
     if (out / "results.json").is_file():
         return dict(Run.read(out).results)
@@ -103,7 +103,7 @@ def run_training(
         rows.values(), device, accelerator.num_processes, watts
     )
     _warn_if_nothing_was_learned(results)
-    # The options that may differ when the run is resumed are only on the card.
+    # Options that may change when the run is resumed are shown on the card only.
     shown = {"pack": config.pack, "max_tokens": options["max_tokens"], "watts": watts}
     manifest = {**run.manifest, "options": {**run.manifest["options"], **shown}}
     run.path("model/README.md").write_text(
@@ -123,7 +123,7 @@ def _load(
     """The model to train, in float32 on the CPU, and notes on its control tokens.
 
     Args:
-        tokenizer: the folder for that of a new model, so that it is learned once.
+        tokenizer: the folder for the tokenizer of a new model, so that it is trained only once.
     """
     base = options["base"]
     side = options["side"]
@@ -141,7 +141,7 @@ def _load(
     is_instruct = options["init"] == "instruct"
     if is_instruct and not has_chat_template:
         raise InputError(
-            f"--init instruct: {base} has no chat template, so it is no instruct model"
+            f"--init instruct: {base} has no chat template, so it is not an instruct model"
         )
     local, changes = from_base(loaded, side)
     notes = list(changes)
@@ -168,7 +168,8 @@ def _scratch(base: str) -> list[int]:
 def sample(
     conversations: Iterable[Conversation], most: int, seed: int
 ) -> Iterator[Conversation]:
-    """Yield some of the conversations, in their order: files are often sorted by source."""
+    """Yield a sample of the conversations, in their order; sampled, since files are often sorted by
+    source."""
     found = list(conversations)
     numbers = random.Random(seed).sample(range(len(found)), min(most, len(found)))
     for number in sorted(numbers):
@@ -195,7 +196,7 @@ def _tokenize(
     local: LocalModel,
     folder: Path,
 ) -> TokenizedDataset:
-    """The dataset of the folder, made from the conversations if it is not complete."""
+    """Return the dataset of the folder; make it from the conversations if it is not complete."""
     if not is_complete(folder):
         prepare(
             conversations,
@@ -216,12 +217,12 @@ def _check(
     dataset: TokenizedDataset,
     valid: TokenizedDataset | None,
 ) -> list[str]:
-    """Print what is not learned from, and return notes on the validation.
+    """Print what the model does not train on, and return notes on the validation.
 
     Raises:
-        InputError: if nothing can be learned or validated on.
+        InputError: if there is nothing to train on or to validate on.
     """
-    none_fits = f"no turn to learn fits {options['max_tokens']} tokens"
+    none_fits = f"no turn to train on fits {options['max_tokens']} tokens"
     if not dataset.samples:
         raise InputError(f"{path}: nothing to train on: {none_fits}")
     if valid and not valid.samples:
@@ -237,7 +238,7 @@ def _check(
         )
     counts = {
         f"of {total:,} conversations have no intent: trained without a system turn": without_intent,
-        "conversations without a turn to learn are left out": dataset.without_user_turn,
+        "conversations without a turn to train on are left out": dataset.without_user_turn,
         "samples do not fit --max-tokens and are left out": dataset.dropped,
     }
     for what, count in counts.items():
@@ -273,7 +274,7 @@ def _train(
             ):
                 step = entry["step"]
                 now = perf_counter()
-                # Of a step repeated after a kill.
+                # the row of a step that was repeated after a kill.
                 earlier = rows.get(step, {}).get("seconds", 0)
                 rows[step] = {**entry, "seconds": round(earlier + now - since, 3)}
                 since = now
@@ -295,14 +296,15 @@ def _train(
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Give a function that tells whether SIGTERM, as schedulers send it, or Ctrl-C has come.
+    """Return a function that returns whether SIGTERM (which schedulers send) or Ctrl-C was
+    received.
 
     A second signal kills the process. Once the training has stopped, the process exits with the
     usual code for the signal.
     """
     received: list[int] = []
     in_main_thread = threading.current_thread() is threading.main_thread()
-    # Others set no handlers.
+    # only the main thread can set signal handlers.
     signals = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()
     before: dict[int, Any] = {number: signal.getsignal(number) for number in signals}
 
@@ -315,9 +317,11 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(received)
     except training.Stopped as error:
-        # Another process received it.
+        # another process received the signal.
         first = received[0] if received else int(signal.SIGTERM)
-        if first == signal.SIGTERM:  # for Ctrl-C the command line says the same
+        if (
+            first == signal.SIGTERM
+        ):  # for Ctrl-C the command line prints the same message
             console.print(f"SIGTERM: {error}; the same command resumes it")
         raise SystemExit(128 + first) from None
     finally:
@@ -338,7 +342,7 @@ def _describe(latest: Mapping[str, Any]) -> str:
 def _results(
     rows: Rows, dataset: TokenizedDataset, planned: int, intent: bool
 ) -> Results:
-    """What the run did and found. `best`: the validation whose weights were kept."""
+    """Return the results of the run. `best` is the validation whose weights were kept."""
     steps = [row for row in rows.values() if "loss" in row]
     validated = [row for row in steps if "valid_perplexity" in row]
     best = min(validated, key=lambda row: row["valid_perplexity"], default=None)

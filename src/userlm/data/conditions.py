@@ -1,5 +1,5 @@
-"""What a log says about the user, in one sentence for the system turn: the simplest honest form of
-sub-populations.
+"""What a log says about the user, as one sentence for the system turn. It is a simple way to
+simulate groups of users.
 
 `userlm intents --condition language,country` puts it into `meta`; `Conversation.system` adds it to
 the intent.
@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from userlm.data.language import LANGUAGES, language_code
 from userlm.types import Conversation
 
-LONGEST = 80  # characters of a value; what is longer is no trait
+LONGEST = 80  # characters of a value; a longer text is not a trait of a person
 _NAMES = {code: name for name, code in LANGUAGES.items()}
 _UNKNOWN = ("", "none", "null", "nan", "unknown", "nolang", "und", "prefer not to say")
 
 
 def traits(conversation: Conversation, fields: Sequence[str]) -> dict[str, str]:
-    """Return what `meta` says in these fields, in their order; what it does not say is left out,
-    never guessed."""
+    """Return the values of these fields of `meta`, in order. Missing values are left out, never
+    guessed."""
     known = {}
     for field in fields:
         value = conversation.meta.get(field)
@@ -35,6 +35,7 @@ def traits(conversation: Conversation, fields: Sequence[str]) -> dict[str, str]:
 
 
 def sentence(known: Mapping[str, str]) -> str:
-    """Return the sentence, such as `About the user: language English, country Chile.`"""
+    """Return the condition as a sentence, such as `About the user: language English, country
+    Chile.`"""
     parts = [f"{field.replace('_', ' ')} {value}" for field, value in known.items()]
     return f"About the user: {', '.join(parts)}."

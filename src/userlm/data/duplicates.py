@@ -1,10 +1,10 @@
-"""Conversations in which users say the same, exactly or nearly: `userlm clean --duplicates`.
+"""Exact and near-duplicates by what the users say: `userlm clean --duplicates`.
 
-What is compared is everything the user says, in NFKC, lower-cased, with white space collapsed. Each
-conversation is read once and leaves 8 bytes (`exact_key`) or 512 (`Signatures`); when all were
-read, `exact` or `near` says of each which one it repeats. A conversation is compared with those
-that are kept, never with one that was dropped: there are no chains, and what is dropped always
-resembles something that stays.
+Everything that the user says is compared, in NFKC, lower-cased, with white space collapsed. Each
+conversation is read once and kept as 8 bytes (`exact_key`) or 512 (`Signatures`). When all were
+read, `exact` or `near` returns for each the one that it duplicates. A conversation is only compared
+with conversations that are kept, so there are no chains, and each dropped one is similar to one
+that is kept.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ Places = NDArray[np.uint32]
 WORDS = 5
 """Length of a shingle, in words."""
 
-_RECALL = 0.95  # of pairs exactly as similar as asked for, before their signatures are compared
-_LOOKS = 16  # kept conversations of a bucket that another one is compared with
+_RECALL = 0.95  # share of the pairs exactly at the threshold that become candidates
+_LOOKS = 16  # maximum number of kept conversations per bucket to compare with
 _BATCH_TEXTS = 1 << 12
 
 
 class Said:
-    """What the users of many conversations said.
+    """Collects what the users of many conversations said.
 
     Args:
-        how: `exact` or `near`: when two count as the same.
-        similarity: for `near`; see there.
+        how: the kind of duplicates, `exact` or `near`.
+        similarity: the threshold of `near`.
 
     Attributes:
-        ids: of the conversations.
+        ids: the ids of the conversations.
     """
 
     def __init__(self, how: str, similarity: float) -> None:
@@ -64,14 +64,15 @@ class Said:
             self._signatures.add(conversation)
 
     def copies(self, order: Indices) -> Indices:
-        """Return what `exact` or `near` returns; call it once, after all were added."""
+        """Return the result of `exact` or `near`. Call it once, after all conversations were
+        added."""
         if self._how == "exact":
             return exact(np.array(self._keys, dtype=np.uint64), order)
         return near(self._signatures.matrix(), order, self._similarity)
 
 
 def user_text(conversation: Conversation) -> str:
-    """Return what is compared: the user turns, normalised."""
+    """Return the text to compare: the normalised user turns."""
     text = unicodedata.normalize("NFKC", "\n".join(conversation.user_turns))
     return " ".join(text.lower().split())
 
@@ -80,18 +81,18 @@ def user_text(conversation: Conversation) -> str:
 
 
 def exact_key(conversation: Conversation) -> int:
-    """Return 64 bits, the same in every process.
+    """Return a 64-bit hash that is the same in every process.
 
-    Any two texts of a million share them with a chance of 3 in 10^8.
+    The chance that any two of a million texts collide is 3 in 10^8.
     """
     return stable_hash(user_text(conversation))
 
 
 def exact(keys: Hashes, order: Indices) -> Indices:
-    """Return for each item the index of the kept item with the same key, or -1: it repeats none.
+    """Return for each item the index of the kept item with the same key, or -1 if there is none.
 
     Args:
-        order: the indices of the items that take part; of equal ones the first is kept.
+        order: the indices of the items to compare; the first of equal ones is kept.
     """
     _, first, group = np.unique(keys[order], return_index=True, return_inverse=True)
     kept = order[first[group]]
@@ -106,17 +107,17 @@ def exact(keys: Hashes, order: Indices) -> Indices:
 class Signatures:
     """MinHash signatures of conversations.
 
-    The share of places in which two signatures are equal estimates the Jaccard similarity of the
-    two sets of shingles (Broder, 1997); with 128 places the standard error is 0.044 or less. A
+    The share of positions at which two signatures are equal estimates the Jaccard similarity of the
+    two sets of shingles (Broder, 1997); with 128 positions the standard error is 0.044 or less. A
     shingle is five words in a row; fewer words are one shingle. Words are split at white space, so
-    texts in a script without it are similar only if whole turns are the same. Signatures are equal
-    in every process, but not from one version of rensa to the next.
+    texts in a script without it are similar only if whole turns are the same. Signatures are the
+    same in every process, but may change with the version of rensa.
     """
 
     def __init__(self, permutations: int = 128) -> None:
         self.permutations = permutations
         self._places = array("I")
-        self._words: list[str] = []  # of the texts that have no signature yet
+        self._words: list[str] = []  # the texts that have no signature yet
         self._lengths: list[int] = []
 
     def add(self, conversation: Conversation) -> None:
@@ -129,8 +130,8 @@ class Signatures:
             self._flush()
 
     def matrix(self) -> Places:
-        """Return the signatures in the order of adding, [n, permutations]; call it after the
-        last."""
+        """Return the signatures in the order of adding, [n, permutations]. Call it after the last
+        `add`."""
         self._flush()
         return np.frombuffer(self._places, dtype=np.uint32).reshape(
             -1, self.permutations
@@ -154,20 +155,20 @@ class Signatures:
 
 
 def near(signatures: Places, order: Indices, similarity: float = 0.7) -> Indices:
-    """Return for each item the index of the kept item that it resembles, or -1: it resembles none.
+    """Return for each item the index of a similar kept item, or -1 if there is none.
 
-    Items are taken in `order`. One is dropped if its signature equals that of a kept item in at
-    least the share `similarity` of places; it then counts as a copy of the most similar one. It is
-    compared with the kept items in its buckets, those with a band of the signature in common (see
-    `bands`), at most 16 in each bucket. So a template with 50,000 copies that differ a little costs
-    50,000 looks, not their square.
+    Items are processed in `order`. An item is dropped if its signature agrees with that of a kept
+    item at a share of at least `similarity` of the positions. It then counts as a copy of the most
+    similar one. It is compared with the kept items in its buckets, those with a band of the
+    signature in common (see `bands`), at most 16 in each bucket. So 50,000 near-copies of a
+    template cost about 50,000 comparisons, not the square of that.
 
     Args:
-        order: the indices of the items that take part; of similar ones the first is kept.
+        order: the indices of the items to compare; the first of similar ones is kept.
     """
     number, width = bands(signatures.shape[1], similarity)
     copies = exact(row_hashes(signatures), order)
-    # One of each signature; its copies follow it in the end.
+    # One item per signature; the copies get its result at the end.
     items = order[copies[order] < 0]
     buckets = _shared_buckets(signatures, items, number, width)
     result = np.full(len(signatures), -1, dtype=np.int64)
@@ -179,7 +180,7 @@ def near(signatures: Places, order: Indices, similarity: float = 0.7) -> Indices
         if candidates:
             equal = signatures[items[candidates]] == signatures[items[rank]]
             shares = equal.mean(axis=1)
-            best = shares.argmax()  # of equal shares, the first
+            best = shares.argmax()  # the first of equal shares
             if shares[best] >= similarity:
                 result[items[rank]] = items[candidates[best]]
                 continue
@@ -193,12 +194,12 @@ def near(signatures: Places, order: Indices, similarity: float = 0.7) -> Indices
 
 
 def bands(permutations: int, similarity: float) -> tuple[int, int]:
-    """Return how many bands a signature is cut into, and how many places each has.
+    """Return the number of bands of a signature, and the number of positions in each.
 
-    Two signatures of similarity s have one of b bands of r places in common with probability 1 - (1
-    - s^r)^b (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4.2). The longer
-    the bands, the fewer candidates: they are the longest with which a pair at the threshold is
-    found 95 times in 100.
+    Two signatures of similarity s share one of b bands of r positions with probability 1 - (1
+    - s^r)^b (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4.2). Longer
+    bands give fewer candidates; the longest are chosen with which a pair at the threshold is found
+    in 95 % of cases.
     """
     if not 0 < similarity <= 1:
         raise InputError(
@@ -214,7 +215,7 @@ def bands(permutations: int, similarity: float) -> tuple[int, int]:
 def _shared_buckets(
     signatures: Places, items: Indices, number: int, width: int
 ) -> NDArray[np.int32]:
-    """Return the bucket of each band of the items, [items, number]; -1 if it holds one item
+    """Return the bucket of each band of the items, [items, number]; -1 for a bucket with one item
     only."""
     buckets = np.full((len(items), number), -1, dtype=np.int32)
     seen = 0

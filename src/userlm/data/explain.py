@@ -1,5 +1,5 @@
-"""Why one conversation stays or goes, and what each step of `userlm clean` found. `--explain ID`
-shows it."""
+"""Why one conversation is kept or dropped, and what each step of `userlm clean` found, for
+`--explain ID`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from userlm.data.split import person, person_hash, split
 from userlm.types import Conversation, InputError
 
 Finding = tuple[str, str, str]
-"""A step, its verdict (`stays`, `goes`, `off`, or a split), and why."""
+"""A step, its verdict (`kept`, `dropped`, `off`, or a split), and the reason."""
 
 Read = Callable[[str], Iterator[Conversation]]
-"""Returns all conversations, each time that it is called with what they are read for."""
+"""Returns all conversations each time it is called; the argument says what they are read for, for
+the progress bar."""
 
-_MAX_IDS = 100_000  # to look for similar ones
+_MAX_IDS = 100_000  # limit of the ids to search for similar ones
 
 
 def explain(id: str, read: Read, rules: Rules) -> list[Finding]:
-    """Return what each step says about one conversation, as if the steps before had kept it (but
-    duplicates are only sought among those that stay).
+    """Return what each step says about one conversation, as if the earlier steps had kept it (but
+    duplicates are only searched among conversations that are kept).
 
     Raises:
         InputError: no conversation has this id.
@@ -39,13 +40,13 @@ def explain(id: str, read: Read, rules: Rules) -> list[Finding]:
         _duplicate(index, read, rules),
     ]
     where, why = _split(conversation, rules)
-    if any(verdict == "goes" for _, verdict, _ in findings):
-        where, why = "none", f"it goes; else {where}: {why}"
+    if any(verdict == "dropped" for _, verdict, _ in findings):
+        where, why = "none", f"it is dropped; otherwise {where}: {why}"
     return [*findings, ("split", where, why)]
 
 
 def _find(id: str, read: Read) -> tuple[int, Conversation]:
-    """Return the conversation and its place among all."""
+    """Return the conversation and its index."""
     others: list[str] = []
     for index, conversation in enumerate(read("looking for it")):
         if conversation.id == id:
@@ -58,7 +59,7 @@ def _find(id: str, read: Read) -> tuple[int, Conversation]:
 
 
 def _verdict(reason: object) -> str:
-    return "goes" if reason else "stays"
+    return "dropped" if reason else "kept"
 
 
 def _language(conversation: Conversation, rules: Rules) -> Finding:
@@ -77,7 +78,7 @@ def _language(conversation: Conversation, rules: Rules) -> Finding:
 def _flagged(conversation: Conversation, rules: Rules) -> Finding:
     meta = conversation.meta
     flags = [f"{name}: {meta[name]}" for name in FLAGS if name in meta]
-    why = ", ".join(flags) or "its log says nothing of it"
+    why = ", ".join(flags) or "the log says nothing about it"
     if rules.flagged:
         return "flagged", "off", why
     return "flagged", _verdict(flagged(conversation)), why
@@ -87,10 +88,10 @@ def _template(conversation: Conversation, read: Read, rules: Rules) -> Finding:
     n, limit = rules.ngram, rules.template_limit
     own = own_ngrams(conversation, n)
     if not own:
-        return "template", "stays", f"its first turn has fewer than {n} words"
+        return "template", "kept", f"its first turn has fewer than {n} words"
     counts: Counter[int] = Counter()
     if rules.reason(conversation, language(conversation)):
-        counts.update(own)  # it would not be counted among the others
+        counts.update(own)  # it is not among the counted conversations
     wanted = set(own)
     for other in read("counting its n-grams"):
         if rules.reason(other, language(other)) is None:
@@ -116,12 +117,12 @@ def _duplicate(index: int, read: Read, rules: Rules) -> Finding:
         original = decisions.copies[index]
         return (
             "duplicate",
-            "goes",
-            f"says the same as {original!r}, which stays ({how})",
+            "dropped",
+            f"the user says the same as in {original!r}, which is kept ({how})",
         )
     if decisions.reasons[index] is not None:
-        return "duplicate", "off", f"not asked: it goes before ({how})"
-    return "duplicate", "stays", f"nothing that stays says the same ({how})"
+        return "duplicate", "off", f"not checked: an earlier step drops it ({how})"
+    return "duplicate", "kept", f"no kept conversation is the same ({how})"
 
 
 def _split(conversation: Conversation, rules: Rules) -> tuple[str, str]:

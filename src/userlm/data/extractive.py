@@ -1,7 +1,7 @@
 """Intents without a model: the default writer of `userlm intents`.
 
-A cue in the user's request says what is to be done, key phrases say about what. Such an intent
-repeats more of the user's words than one that a person or a language model wrote.
+A cue word in the user's request determines the action, key phrases the subject. Such an intent
+repeats more of the user's words than one written by a person or a language model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from userlm.data.language import LANGUAGES, language
 from userlm.text import INTENT_PREFIX, content_words, words
 from userlm.types import Conversation
 
-READ = 5_000  # characters of a turn; requests stand at its beginning, pasted text after them
+READ = (
+    5_000  # characters of a turn to read; requests come first, pasted text after them
+)
 
 _WRITE = r"\b(?:write|compose|draft|create|generate|make|tell|give)\b(?:\W+\w+){0,8}?\W"
 _TEXTS = (
@@ -76,7 +78,8 @@ _CUES = (
     ),
     (r"^\W*(?:i|i'm|my|we)\b(?!.*\b(?:need|want|help)\b)", "talk about {0}"),
 )
-"""The goal by what is in the request; the first match counts. `{0}`: subject, `{1}`: the group."""
+"""Patterns in the request and the goal for each; the first match counts. `{0}` is the subject,
+`{1}` the group."""
 
 _CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\{[^{}]*\}", re.DOTALL)
 # Numbers, addresses, code.
@@ -90,7 +93,8 @@ _PHRASE = re.compile(rf"(?:\b(?:an?|the) )?{_WORD}(?: {_WORD}){{0,2}}(?! {_WORD}
 
 
 def extractive(conversation: Conversation) -> str | None:
-    """Return an intent, or `None` if the user says no words; only in English it has a subject."""
+    """Return an intent, or `None` if the user says no words. Only English intents have a
+    subject."""
     said = [turn[:READ] for turn in conversation.user_turns if words(turn)]
     if not said:
         return None
@@ -114,7 +118,7 @@ def extractive(conversation: Conversation) -> str | None:
 
 
 def _goal(request: str) -> str:
-    """The goal, with `{}` in the place of the subject."""
+    """Return the goal, with `{}` in place of the subject."""
     ends = f"{request[:400]} {request[-200:]}".replace("’", "'")
     for cue, goal in _CUES:
         if match := re.search(cue, ends, re.IGNORECASE | re.DOTALL | re.MULTILINE):
@@ -123,7 +127,7 @@ def _goal(request: str) -> str:
 
 
 def _phrases(turn: str) -> list[str]:
-    """Runs of up to three content words, each with the article before it."""
+    """Return phrases of up to three content words, each with its article."""
     text = _CODE_BLOCK.sub(" | ", turn).replace("\n", " | ")
     text = " ".join("|" if _DETAIL.search(token) else token for token in text.split())
     text = _SENTENCE_START.sub(lambda match: match[0].lower(), text)
@@ -133,7 +137,7 @@ def _phrases(turn: str) -> list[str]:
 
 @lru_cache(100_000)
 def _content(word: str) -> str:
-    """The word, or `|` if it says nothing about the subject."""
+    """Return the word, or `|` if it says nothing about the subject."""
     plain = _stems(word) <= _PLAIN or re.fullmatch(r"..?|.+(?<!mi)ly|..+[^e]ed", word)
     return "|" if plain else word
 
@@ -141,7 +145,7 @@ def _content(word: str) -> str:
 def _key_phrases(
     conversation: Conversation, found: list[list[str]], goal: str
 ) -> list[str]:
-    """Up to three phrases, first those that many turns repeat; names come last."""
+    """Return up to three phrases: those in the most turns first, names last."""
     texts = [turn.text[:READ] for turn in conversation.turns]
     spoken = [_stems(text) for text in texts]
     names = _stems(" ".join(re.findall(r"(?<=[a-z,] )[A-Z]\w+", " ".join(texts))))
@@ -163,7 +167,7 @@ def _key_phrases(
 
 
 def _stems(text: str) -> set[str]:
-    """The content words without endings: `works` and `working` are the same."""
+    """Return the content words without endings: `works` and `working` are the same."""
     return {
         re.sub(r"(?:'s|ings?|(?<!e)ed|es|s|ly|e)$", "", word)
         for word in content_words(text)

@@ -1,8 +1,8 @@
-"""Where logs lie: local files, folders and patterns, data sets of the Hugging Face hub, and
-whatever fsspec reads.
+"""Find log files: local files, folders and globs, datasets of the Hugging Face hub, and whatever
+fsspec reads.
 
-`userlm import` runs this: `find` returns the files, `local` brings one of them to this machine
-while it is read. Their contents do not matter here.
+`userlm import` runs this: `find` returns the files, `local` copies a remote one to this machine
+while it is read. This module does not read their contents.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from userlm.text import stable_hash
 from userlm.types import InputError, encodable
 
 ABOUT = ("dataset_info.json", "dataset_infos.json")
-"""Files with which tools describe a data set; they are taken only where they are named."""
+"""Metadata files of datasets; they are read only if they are named explicitly."""
 
 PAUSES = (2.0, 10.0, 30.0)
 """Seconds before a copy that failed is tried again."""
@@ -35,12 +35,11 @@ class LogFile:
     """One file of logs.
 
     Attributes:
-        name: as messages and `run.json` show it: the path, or the address without its secrets.
+        name: its name in messages and `run.json`: the path, or the URL without secrets.
         path: where it is on this machine; `None` if it is remote.
-        stamp: for a remote file, what its file system says that changes with the contents: a
-            checksum or a time, and the size. Empty where it says nothing, and for a local file,
-            which the run hashes itself.
-        url: for a remote file, the whole address, which must not be shown.
+        stamp: for a remote file, a checksum or time from its file system, and the size, to detect
+            changes. Empty if there is none, and for a local file, which the run hashes itself.
+        url: for a remote file, the full URL, which may contain secrets and must not be shown.
     """
 
     name: str
@@ -50,24 +49,25 @@ class LogFile:
 
 
 Keyed = tuple[Hashable, LogFile]
-"""A file, after a key that is the same however the file was reached."""
+"""A unique key of a file, however it was named, and the file."""
 
 
 def find(places: Sequence[str | Path]) -> list[LogFile]:
-    """Return the files of logs in some places, in their order, sorted inside each; each file once.
+    """Return the log files in these places, each once: in the order of the places, sorted within
+    each.
 
-    A folder stands for the files of the known kinds directly in it; if there are none, for those
-    below it. A pattern (`*`, `?`, `[...]`, and `**` for folders of any depth) stands for the files
-    that it matches, unless something has that very name. `hf://datasets/OWNER/NAME[@REVISION]`
-    stands for all files of the data set; if some are parquet for these only, since many data sets
-    hold the same rows in two kinds. Hidden files and folders, and those of `ABOUT`, are left out
-    unless they are named.
+    A folder means the files of the known kinds directly in it; if there are none, those in its
+    subfolders. A pattern (`*`, `?`, `[...]`, and `**` for folders of any depth) means the files
+    that it matches, unless a file has exactly that name. `hf://datasets/OWNER/NAME[@REVISION]`
+    means all files of the dataset, or only its parquet files if there are any, since many datasets
+    contain the same rows in two formats. Hidden files and folders, and those in `ABOUT`, are
+    skipped unless they are named.
 
     Args:
         places: paths, or addresses (`scheme://...`) as text.
 
     Raises:
-        InputError: a place holds nothing, is of another kind, or cannot be read.
+        InputError: a place has no logs, is of another kind, or cannot be read.
     """
     found: dict[Hashable, LogFile] = {}
     for place in places:
@@ -82,21 +82,21 @@ def find(places: Sequence[str | Path]) -> list[LogFile]:
     for name, count in Counter(file.name for file in found.values()).items():
         if count > 1:
             raise InputError(
-                f"two files are called {name} when the secret part of their addresses is left out; "
-                "copy them to this machine under names of their own"
+                f"two files are both called {name} without the secret part of their URLs; copy "
+                f"them to this machine under different names"
             )
     return list(found.values())
 
 
 @contextmanager
 def local(file: LogFile, scratch: Path) -> Iterator[Path]:
-    """Provide the file on this machine: itself, or a copy in the folder `scratch` that is deleted
-    afterwards.
+    """Yield a local path of the file: its own, or that of a copy in the folder `scratch` that is
+    deleted afterwards.
 
-    A copy of the same contents that a killed process left there is used again.
+    A copy of the same contents that a killed process left behind is reused.
 
     Raises:
-        InputError: it cannot be copied, or it is no longer what `find` saw.
+        InputError: it cannot be copied, or it changed since `find`.
     """
     if file.path is not None:
         yield file.path
@@ -114,7 +114,7 @@ def local(file: LogFile, scratch: Path) -> Iterator[Path]:
 
 # --- on this machine ------------------------------------------------------------------------------
 
-# Of a data set.
+# The given path looks like the name of a dataset.
 _BARE_NAME = re.compile(r"(?:datasets/)?((?!datasets/)\w[\w.-]*/\w[\w.-]*)")
 
 
@@ -128,7 +128,7 @@ def _local_files(place: Path) -> list[Keyed]:
         ) from None
     except RuntimeError:
         raise InputError(
-            f"{place}: there is no such home folder; write the path in full"
+            f"{place}: there is no such home folder; write the full path"
         ) from None
     for path in paths:
         if encodable(str(path)) != str(path):
@@ -137,7 +137,7 @@ def _local_files(place: Path) -> list[Keyed]:
             )
         if not path.is_file():
             raise InputError(
-                f"{path} is a link to nothing or not a plain file; remove it or copy it to a file"
+                f"{path} is a broken link or not a regular file; remove it or replace it by a file"
             )
     return [(path.resolve(), LogFile(str(path), path)) for path in paths]
 
@@ -170,8 +170,8 @@ def _logs_among(paths: Iterable[Path]) -> list[Path]:
 
 
 def _below(folder: Path, seen: set[Path]) -> list[Path]:
-    """Return the logs in a folder and below it, through links too. `seen` ends links that form a
-    circle."""
+    """Return the logs in a folder and its subfolders, following links. `seen` stops cycles of
+    links."""
     found = []
     for path in sorted(folder.iterdir()):
         if not path.is_dir():
@@ -198,7 +198,7 @@ _STAMPS = """
     ETag etag blob_id md5Hash Last-Modified LastModified last_modified
     updated mtime modified modify created
 """.split()
-"""What file systems call a checksum or a time, the most reliable first."""
+"""The names that file systems use for a checksum or a time, the most reliable first."""
 
 
 def _remote_files(place: str) -> list[Keyed]:
@@ -219,13 +219,13 @@ def _check_address(place: str) -> None:
         hint = "write hf://datasets/OWNER/NAME"
         if meant := _HUB_NAME.fullmatch(place):
             hint = f"did you mean hf://datasets/{meant[1]}?"
-        raise InputError(f"{name} is no data set of the Hugging Face hub; {hint}")
+        raise InputError(f"{name} is not a dataset of the Hugging Face hub; {hint}")
     if page := _HUB_PAGE.match(place):
-        hint = f"write hf://datasets/{page[1]} for the data set on it"
-        raise InputError(f"{name} is a page for people; {hint}")
+        hint = f"write hf://datasets/{page[1]} for its dataset"
+        raise InputError(f"{name} is a web page, not a file; {hint}")
     if "::" in place:
         hint = "unpack the archive and give its files"
-        raise InputError(f"{name}: chained addresses (::) are not read; {hint}")
+        raise InputError(f"{name}: chained addresses (::) are not supported; {hint}")
 
 
 def _remote_urls(place: str) -> list[str]:
@@ -262,17 +262,17 @@ def _in_folder(fs: Any, root: str, data_set: re.Match[str] | None) -> list[str]:
 
 
 def _logs(root: str, entries: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the logs among the entries of a folder, sorted, as paths in that folder."""
+    """Return the logs among the entries of a folder, sorted, as paths relative to it."""
     names = [entry["name"] for entry in entries if entry["type"] != "directory"]
     paths = [name.removeprefix(root).lstrip("/") for name in names]
     return sorted(path for path in paths if _is_log(path))
 
 
 def _fetch(file: LogFile, copy: Path) -> None:
-    """Copy a remote file, whole or not at all."""
+    """Copy a remote file atomically."""
     with replacing(copy) as partial:
         for pause in (*PAUSES, None):
-            partial.touch()  # fails here if the folder is not writable, which no retry would mend
+            partial.touch()  # fail here if the folder is not writable, since no retry would help
             try:
                 _copy(file, partial)
                 break
@@ -292,12 +292,12 @@ def _copy(file: LogFile, partial: Path) -> None:
     info = fs.info(path)
     if _stamp(info) != file.stamp:
         raise InputError(
-            f"{file.name} was changed since this command began; run the same command again"
+            f"{file.name} has changed since this command started; run the same command again"
         )
     fs.get_file(path, str(partial))
     expected, received = info.get("size"), partial.stat().st_size
     if expected is not None and expected != received:
-        raise ConnectionError(f"{received:,} of {expected:,} bytes came")
+        raise ConnectionError(f"{received:,} of {expected:,} bytes were received")
 
 
 def _open(url: str) -> tuple[Any, str]:
@@ -322,17 +322,17 @@ def _stamp(info: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-# --- what can go wrong there ----------------------------------------------------------------------
+# --- errors of file systems -----------------------------------------------------------------------
 
 _RETRY = ", then run the same command again"
 
 
 @contextmanager
 def _plain_errors(name: str) -> Iterator[None]:
-    """Turn whatever a file system raises into one sentence.
+    """Turn any error of a file system into an `InputError` of one sentence.
 
-    The errors of s3fs, gcsfs, httpx and the rest have only `Exception` in common. The sentence
-    carries no cause, whose text may hold a signed address.
+    The errors of s3fs, gcsfs, httpx and others have only the base class `Exception` in common. The
+    cause is not kept, since its text may contain a signed URL.
     """
     try:
         yield
@@ -371,7 +371,7 @@ def _problem(name: str, causes: Sequence[BaseException]) -> str:
 
 
 def _hub_problem(data_set: str, causes: Sequence[BaseException]) -> str | None:
-    """Return what is wrong with a data set, and what to do; `None` if it is nothing particular to
+    """Return what is wrong with a dataset, and what to do; `None` if the error is not specific to
     the hub."""
     from huggingface_hub import errors
 
@@ -383,7 +383,7 @@ def _hub_problem(data_set: str, causes: Sequence[BaseException]) -> str | None:
             "does not exist or is private; check the spelling or run `hf auth login`"
         ),
         errors.RevisionNotFoundError: (
-            f"names a revision that does not exist; take one from {page}"
+            f"names a revision that does not exist; choose one from {page}"
         ),
     }
     for kind, problem in problems.items():
@@ -393,7 +393,7 @@ def _hub_problem(data_set: str, causes: Sequence[BaseException]) -> str | None:
 
 
 def _is_lasting(error: BaseException) -> bool:
-    """Return whether trying again is useless."""
+    """Return whether a retry cannot help."""
     causes = _causes(error)
     if status := _status(causes):
         return status < 500 and status not in (408, 425, 429)
@@ -409,12 +409,12 @@ def _is_lasting(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """Return an error and those behind it, the first cause last."""
+    """Return an error and its chain of causes, the root cause last."""
     return [error, *_causes(error.__cause__)] if error.__cause__ else [error]
 
 
 def _status(causes: Sequence[BaseException]) -> int | None:
-    """Return the status of an HTTP answer, wherever the library that raised the error keeps it."""
+    """Return the HTTP status of an error, from the attribute where its library stores it."""
     for cause in causes:
         response = getattr(cause, "response", None)
         if isinstance(response, dict):  # botocore
@@ -430,8 +430,7 @@ def _status(causes: Sequence[BaseException]) -> int | None:
 
 
 def _public(text: str) -> str:
-    """Return a text without the secrets of addresses: passwords, the queries of URLs, tokens of the
-    hub."""
+    """Return a text without secrets: passwords and queries in URLs, and hub tokens."""
     text = re.sub(r"(https?://)[^/\s]*@", r"\1", text)
     text = re.sub(r"(://)[^/\s]*:[^/\s]*@", r"\1", text)
     text = re.sub(r"(https?://[^\s?#]*)[?#]\S*", r"\1", text)
@@ -439,12 +438,12 @@ def _public(text: str) -> str:
 
 
 def _kind(name: str) -> str:
-    """Return which of `KINDS` a file is of; empty if of none."""
+    """Return the file's entry of `KINDS`; empty if it has none."""
     return next((kind for kind in KINDS if name.endswith(kind)), "")
 
 
 def _is_log(path: str) -> bool:
-    """Return whether to take a file that was not named, by its path from the folder that was."""
+    """Return whether to include a file of a folder, by its path relative to the folder."""
     parts = path.split("/")
     hidden = any(part.startswith(".") for part in parts)
     return bool(_kind(path)) and parts[-1] not in ABOUT and not hidden

@@ -24,23 +24,23 @@ from userlm.types import Conversation
 
 DUPLICATES = ("keep", "exact", "near")
 FLAGS = ("toxic", "toxic_source", "redacted")
-"""What a log may say about itself in `meta`. `toxic_source`: a log of toxic conversations alone."""
+"""Flags that a log may set in `meta`. `toxic_source`: the log has toxic conversations only."""
 _DUPLICATE_REASONS = {"exact": "duplicate", "near": "near-duplicate"}
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What decides whether a conversation stays, and in which split.
+    """The rules that decide whether a conversation is kept, and in which split.
 
     Attributes:
         languages: codes or names; `None`: all.
-        flagged: keep what its log calls toxic or redacted.
-        ngram: words in an n-gram of the template filter.
+        flagged: keep conversations that the log flags as toxic or redacted.
+        ngram: the length of the template filter's n-grams, in words.
         template_limit: an n-gram that occurs more often marks a template; `None`: keep templates.
-        duplicates: `keep`, or drop what another user said before, `exact`ly or `near`ly.
-        similarity: from which two conversations are near-duplicates; see `duplicates.near`.
+        duplicates: `keep` them, or drop `exact` ones, or `near` ones too.
+        similarity: the threshold for near-duplicates; see `duplicates.near`.
         shares: of people, for train, valid and test.
-        seed: of the split.
+        seed: the seed of the split.
     """
 
     languages: tuple[str, ...] | None = ("en",)
@@ -53,7 +53,8 @@ class Rules:
     seed: int = 0
 
     def reason(self, conversation: Conversation, code: str) -> str | None:
-        """Return why a conversation is dropped, whatever the others are; `code` is its language."""
+        """Return why a conversation is dropped, without a look at the others; `code` is its
+        language."""
         reason = foreign(code, self.languages)
         if reason is None and not self.flagged:
             reason = flagged(conversation)
@@ -62,13 +63,13 @@ class Rules:
 
 @dataclass(slots=True)
 class Decisions:
-    """What becomes of each conversation, in the order of the logs.
+    """The decision for each conversation, in the order of the logs.
 
     Attributes:
-        reasons: why it is dropped; `None`: it stays.
+        reasons: why it is dropped; `None` if it is kept.
         splits: the index in `SPLITS` of its split.
-        copies: for those dropped as duplicates, by index, the id of the conversation that stays.
-        table: what counting n-grams took; see `Ngrams.table`.
+        copies: for each dropped duplicate, by index, the id of the conversation that is kept.
+        table: the cost of counting n-grams; see `Ngrams.table`.
         figures: see `Summary.figures`.
     """
 
@@ -82,10 +83,9 @@ class Decisions:
 def decide(
     conversations: Iterable[Conversation], rules: Rules, scratch: Path
 ) -> Decisions:
-    """Read all conversations once and return what becomes of each.
+    """Read all conversations once and return the decision for each.
 
-    What stays in memory is a few dozen bytes a conversation, and half a kilobyte if near-duplicates
-    are sought.
+    Memory use is a few dozen bytes per conversation, or half a kilobyte with near-duplicates.
 
     Args:
         scratch: a file for the n-grams while they are counted.
@@ -94,7 +94,7 @@ def decide(
     summary = Summary()
     ngrams = Ngrams(scratch, rules.ngram)
     said = duplicates.Said(rules.duplicates, rules.similarity)
-    # Indices of the conversations that have no reason of their own to go.
+    # Indices of the conversations that no filter has dropped so far.
     fit = array("Q")
     try:
         for i, conversation in enumerate(conversations):
@@ -124,7 +124,7 @@ def decide(
     splits = splits[np.array(fit, dtype=np.int64)]
     if rules.duplicates != "keep":
         candidates = np.flatnonzero(stays)
-        # Train first: a conversation that is in train and in test stays in train.
+        # Train first: of duplicates in train and test, the one in train is kept.
         order = candidates[np.argsort(splits[candidates], kind="stable")]
         copy_of = said.copies(order)
         for at in np.flatnonzero(copy_of >= 0).tolist():
@@ -137,10 +137,10 @@ def decide(
 
 
 def foreign(code: str, languages: Collection[str] | None = ("en",)) -> str | None:
-    """Return `language: zh` for a language that is not wanted.
+    """Return `language: zh`, for example, if the language is not wanted.
 
     Args:
-        languages: the codes or names of those that are; `None`: all are.
+        languages: the codes or names of the wanted languages; `None` means all.
     """
     if languages is None or code in languages or code in map(language_code, languages):
         return None
@@ -150,7 +150,7 @@ def foreign(code: str, languages: Collection[str] | None = ("en",)) -> str | Non
 def flagged(
     conversation: Conversation, *, toxic: bool = True, redacted: bool = True
 ) -> str | None:
-    """Return `toxic` or `redacted` where the log says so; see `FLAGS`."""
+    """Return `toxic` or `redacted` if the log says so; see `FLAGS`."""
     meta = conversation.meta
     if toxic and (meta.get("toxic") is True or meta.get("toxic_source") is True):
         return "toxic"
@@ -163,12 +163,12 @@ def template(
     """Return the most frequent n-gram of the first user turn, and its count; `None` if there is
     none.
 
-    All conversations with a frequent n-gram are dropped, not all but one. A text of fewer than `n`
-    words has none. The method is the paper's; the limit of 100 is that of the one public
-    re-implementation.
+    All conversations with a frequent n-gram are dropped; none is kept as an example. A text of
+    fewer than `n` words has no n-gram. The method is the paper's; the limit of 100 is from the only
+    public re-implementation.
 
     Args:
-        often: the frequent n-grams, as `Ngrams.above` gives them.
+        often: the frequent n-grams, from `Ngrams.above`.
     """
     counts = [often.get(key, 0) for key in own_ngrams(conversation, n)]
     if not any(counts):

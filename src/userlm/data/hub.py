@@ -1,5 +1,4 @@
-"""Conversations in the form in which the Hugging Face hub keeps data sets: parquet files and a
-card.
+"""Export conversations as a Hugging Face dataset: parquet files and a dataset card.
 
 `--hub` of `userlm clean` and `userlm intents` writes them to hub/ in the run folder. `userlm
 import` reads them back.
@@ -26,7 +25,7 @@ SPLIT_NAMES = {
     "test": "test",
     "conversations": "train",
 }
-"""Our names of splits, and those of the hub."""
+"""Our split names, and those of the hub."""
 ROWS = 50_000  # conversations in a file, and so in memory
 SIZES = {
     1_000: "n<1K",
@@ -34,7 +33,7 @@ SIZES = {
     100_000: "10K<n<100K",
     1_000_000: "100K<n<1M",
 }
-"""The hub's categories of size, by the number of rows that each stays below."""
+"""The hub's size categories, each with its upper bound in rows."""
 
 
 def export(
@@ -42,12 +41,12 @@ def export(
 ) -> dict[str, int]:
     """Write `data/SPLIT-00000-of-0000N.parquet`, and return how many conversations each split has.
 
-    Users become numbers, in the order in which they appear: the data set does not show who they
-    are, and a split by person can still be made.
+    Users become numbers, in order of appearance: the dataset does not show who they are, but can
+    still be split by person.
     """
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
-    for path in data.iterdir():  # of an attempt that was interrupted
+    for path in data.iterdir():  # files of an interrupted attempt
         path.unlink()
     people: dict[str, str] = {}
     counts: dict[str, int] = {}
@@ -103,20 +102,20 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def card(
     counts: Mapping[str, int], results: Mapping[str, Any], manifest: Mapping[str, Any]
 ) -> str:
-    """Return the card (README.md): what is inside, how it was made, how to load it, what to mind.
+    """Return the dataset card (README.md): contents, how it was made, how to load it, known limits.
 
     Args:
         counts: conversations in each split, as `export` returns them.
-        results: of the run; `counts` and, from `clean`, `splits`, `lengths` and `languages` are
-            shown.
-        manifest: of the run, as in run.json.
+        results: the results of the run; `counts` and, from `clean`, `splits`, `lengths` and
+            `languages` are shown.
+        manifest: the contents of run.json.
     """
     options = {
         key: value for key, value in manifest["options"].items() if value is not None
     }
     options.pop("join", None)  # a path
     if "writer" in options:
-        # No address of a server, no path.
+        # Without server address and path.
         options["writer"] = results.get("model", options["writer"])
     languages = results.get("languages", {})
     codes = [

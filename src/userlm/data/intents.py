@@ -1,7 +1,7 @@
-"""What a user is after, in one generic sentence. `userlm intents` runs this.
+"""Intents: what a user wants, in one generic sentence. `userlm intents` runs this.
 
 The form is that of the paper: "You are a user chatting with an assistant language model to ...",
-one sentence with the overall goal, no details and nothing copied. `write` has any chat model write
+one sentence with the overall goal, no details and nothing copied. `write` lets any chat model write
 it; `extractive` is the baseline without a model.
 """
 
@@ -28,7 +28,7 @@ _SENTENCE_END = re.compile(
 def check(intent: str, conversation: Conversation) -> str | None:
     """Return what is wrong with an intent, or `None`.
 
-    It is one of `prefix`, `no goal`, `not one sentence`, `too long`, `copied words`.
+    The result is one of `prefix`, `no goal`, `not one sentence`, `too long`, `copied words`.
 
     `too long`: more than 60 words in all. `copied words`: a user turn contains 7 consecutive words
         of its goal.
@@ -61,16 +61,17 @@ def leakage(intent: str, conversation: Conversation) -> float | None:
     return len(said.intersection(content_words(intent_goal(intent)))) / len(said)
 
 
-# --- having it written ----------------------------------------------------------------------------
+# --- intents by a model ---------------------------------------------------------------------------
 
 USER_TURN = 4_000
 ASSISTANT_TURN = 2_000
 TRANSCRIPT = 24_000
-"""Characters of a conversation that are shown at most, which bounds the cost of an intent."""
+"""Maximum number of characters shown to the model (per user turn, assistant turn, and in all),
+which limits the cost."""
 
 Ask = Callable[[int, Sequence[Message]], tuple[str | None, str]]
-"""Takes the number of the try and the messages; returns an answer and what is wrong with it (empty:
-nothing), or `None` and why there is none."""
+"""Takes the number of the attempt and the messages. Returns an answer and what is wrong with it
+(empty if nothing), or `None` and the reason why there is no answer."""
 
 
 def write(
@@ -79,7 +80,7 @@ def write(
     """Return an intent that passes `check`, or `None` and why there is none.
 
     Args:
-        tries: how often to ask; each time the model is told what was wrong with its last sentence.
+        tries: the number of attempts; after a failed one, the model is told what was wrong.
     """
     reason = "nothing to say"
     if not any(turn.strip() for turn in conversation.user_turns):
@@ -107,21 +108,21 @@ def request(conversation: Conversation) -> list[Message]:
     """Return the messages that ask a model for an intent."""
     shown = transcript(conversation)
     fence = "===="
-    while fence in shown:  # the conversation must not be able to close it
+    while fence in shown:  # the conversation must not contain the closing tag
         fence += "="
     values = {"prefix": INTENT_PREFIX.strip(), "transcript": shown, "fence": fence}
     return [{"role": "user", "content": fill("intent", values)}]
 
 
 def transcript(conversation: Conversation) -> str:
-    """Return the conversation as text; long turns, and a long conversation, lose their middle."""
+    """Return the conversation as text; the middle of long turns and conversations is left out."""
     lines = [_line(turn) for turn in conversation.turns]
     if sum(map(len, lines)) <= TRANSCRIPT:
         return "\n".join(lines)
     room = TRANSCRIPT
     start: list[str] = []
     end: list[str] = []
-    # From both ends, the start first: that is where users say what they are after.
+    # Keep turns from both ends, the start first, since users say there what they want.
     while lines:
         at_start = len(start) <= len(end)
         line = lines[0] if at_start else lines[-1]
@@ -145,7 +146,7 @@ def _line(turn: Turn) -> str:
     return f"<{turn.role}>: {text}"
 
 
-# --- what models put around a sentence ------------------------------------------------------------
+# --- cleaning a model's answer --------------------------------------------------------------------
 
 _QUOTES = dict(zip("'\"`*_“‘«", "'\"`*_”’»", strict=True))
 _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
@@ -156,7 +157,7 @@ _LABEL = re.compile(
 
 
 def tidy(text: str) -> str:
-    """Return a model's answer as one sentence, without thoughts, label and quotation marks."""
+    """Return a model's answer as one sentence, without reasoning, label and quotation marks."""
     text = " ".join(_THOUGHTS.sub("", text).split())
     text = _LABEL.sub("", _unquoted(text), count=1)
     text = _unquoted(text).rstrip(" ,;:")

@@ -28,8 +28,8 @@ _MAX_CHARACTERS = 4000
 
 @lru_cache(maxsize=1024)
 def language_code(label: str) -> str:
-    """Return the code: `en` for `English`, `en`, `en-US` and `EN`; a name not in `LANGUAGES` stays
-    as it is."""
+    """Return the code: `en` for `English`, `en`, `en-US` and `EN`; a name not in `LANGUAGES` is
+    returned unchanged."""
     label = "".join(letter for letter in label if letter.isprintable())
     label = label.strip().lower()
     code, _, _ = label.replace("_", "-").partition("-")
@@ -39,8 +39,8 @@ def language_code(label: str) -> str:
 def language(conversation: Conversation) -> str:
     """Return the language that the log states, else the one that py3langid finds in the user turns.
 
-    Only a probability above 0.5 counts: below it, a short text in ASCII letters is taken for
-    English ("numpy variance" is not Malagasy), and anything else is `und`.
+    Only a probability above 0.5 counts: below it, a short text in ASCII letters counts as English
+    ("numpy variance" is not Malagasy), and anything else is `und`.
     """
     label = conversation.meta.get("language")
     if isinstance(label, str) and label.strip():

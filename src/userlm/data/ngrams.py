@@ -19,8 +19,8 @@ Hashes = NDArray[np.uint64]
 
 MIN_BITS = 15
 MAX_BITS = 25
-"""Of the hash of an n-gram, to count it by: from 256 kB to 256 MB, and as much again while a block
-is counted."""
+"""Bits of an n-gram's hash that index the table of counts: 256 kB to 256 MB, and the same again
+while a block is counted."""
 BATCH_WORDS = 1 << 18
 BLOCK_BYTES = 1 << 23
 
@@ -38,8 +38,8 @@ def ngram_hashes(
 ) -> tuple[Hashes, NDArray[np.int64]]:
     """Return the n-grams of concatenated texts, and how many each text has.
 
-    A hash is the sum of the word hashes, each times an odd number for its place, modulo 2^64:
-    millions take seconds.
+    A hash is the sum of the word hashes, each times an odd number for its position, modulo 2^64.
+    This takes seconds for millions of n-grams.
 
     Args:
         words: the words of all texts.
@@ -81,22 +81,21 @@ def own_ngrams(conversation: Conversation, n: int = 7) -> list[int]:
 
 
 class Ngrams:
-    """Counts each word n-gram in the first user turns of many conversations, repeats in a turn
-    included.
+    """Counts the word n-grams in the first user turns of many conversations, including repeats in a
+    turn.
 
-    The n-grams lie on the disk, 8 bytes each, until all are there. Then they are counted in two
-    passes: first by the first bits of their hashes, in a table so large that a bucket holds a
-    quarter of `limit` on average (no n-gram is frequent in a bucket that is not); then one by one,
-    but only those in a bucket that holds more than `limit`.
+    The n-grams are collected on disk, 8 bytes each, then counted in two passes. The first pass
+    counts buckets: n-grams with the same first bits of their hashes. The table is so large that a
+        bucket has a quarter of `limit` on average. An n-gram can only be frequent if its bucket is,
+        so the second pass counts only the n-grams in buckets above `limit`, one by one.
 
     Args:
         path: a temporary file; `close` deletes it.
-        n: words in an n-gram.
+        n: the number of words in an n-gram.
 
     Attributes:
-        total: how many n-grams there are.
-        table: what counting took: n-grams, how many different ones were counted one by one, and
-            bytes.
+        total: the number of n-grams.
+        table: the cost of counting: n-grams, distinct ones that were counted one by one, and bytes.
     """
 
     def __init__(self, path: Path, n: int = 7) -> None:
@@ -107,9 +106,7 @@ class Ngrams:
         self.table: dict[str, int] = {}
         self._path = path
         self._file = path.open("w+b")
-        self._words: list[
-            str
-        ] = []  # of the texts whose n-grams are not yet in the file
+        self._words: list[str] = []  # texts whose n-grams are not yet in the file
         self._lengths: list[int] = []
         self._sizes = [np.zeros(0, dtype=np.int64)]
 
@@ -122,8 +119,8 @@ class Ngrams:
             self._flush()
 
     def above(self, limit: int) -> tuple[dict[int, int], NDArray[np.bool_]]:
-        """Return the n-grams that occur more often, as hash and count, and for each text whether it
-        has one."""
+        """Return the n-grams that occur more often than the limit (hash and count), and for each
+        text whether it has one."""
         self._flush()
         bits = (4 * self.total // max(limit, 1)).bit_length()
         bits = max(MIN_BITS, min(MAX_BITS, bits))
@@ -167,7 +164,7 @@ class Ngrams:
         """Delete the file."""
         try:
             with naming(self._path):
-                self._file.close()  # it writes what is buffered, which fails on a full disk
+                self._file.close()  # closing writes the buffer, which fails on a full disk
         finally:
             self._path.unlink(missing_ok=True)
 
@@ -184,7 +181,7 @@ class Ngrams:
     def _blocks(self) -> Iterator[tuple[int, Hashes]]:
         """Return the n-grams in blocks, each with the index of its first n-gram."""
         with naming(self._path):
-            self._file.seek(0, os.SEEK_SET)  # it writes what is buffered
+            self._file.seek(0, os.SEEK_SET)  # flushes the buffer
         start = 0
         while block := self._file.read(BLOCK_BYTES):
             hashes = np.frombuffer(block, dtype=np.uint64)

@@ -1,18 +1,17 @@
 """Personal data in conversations, replaced by marks. `userlm clean --scrub` runs this.
 
-What goes, and what stays because it identifies nobody:
+What is replaced, and what is kept because it does not identify a person:
 
     <EMAIL>  addresses; not `user@host`, `@decorator`, `x@w.shape` or `git@github.com:owner/project`
-    <PHONE>  +CC numbers, national ones with separators, bare digits only right after a word such
-             as "phone"
-    <CARD>   numbers of a known issuer whose check digit is right; not any long number
+    <PHONE>  +CC numbers, national ones with separators, plain digits only right after a word such
+    as "phone" <CARD>   numbers of a known issuer whose check digit is right; not any long number
     <IP>     addresses of one host on the internet; not private, local and network addresses, not
              versions (after "version" or `Chrome/`, and short ones such as 1.2.3.4)
     <KEY>    API keys (OpenAI, AWS, GitHub, GitLab, Google, Hugging Face, Slack, Stripe), JWTs, PEM
              private keys, tokens after "Bearer", user and password in a URL; not
              `sk-your-key-goes-here`
 
-These are patterns: names and postal addresses are beyond them. Marks that are already in a log,
+These are patterns: they cannot find names and postal addresses. Marks that are already in a log,
 such as WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.
 """
 
@@ -30,16 +29,17 @@ from userlm.types import Conversation
 MARKS = ("email", "phone", "card", "ip", "key")
 """The kinds of data, for counting. A mark is the kind in capitals between angle brackets."""
 
-_KEPT = frozenset(("source", "tree", "timestamp"))  # in `meta`: whose it is and when
+# keys of `meta` that are kept: whose it is and when
+_KEPT = frozenset(("source", "tree", "timestamp"))
 
 
 def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
     """Return the conversation with marks for personal data, and how often each kind was replaced.
 
-    Turns, the intent, the target of a response and every text in `meta`, however deep, are
+    Turns, the intent, the target of a response and every text in `meta`, at any depth, are
     scrubbed: a system prompt, a goal, a rejected draft. The id, the person (`user`), the id of the
-    log, and in `meta` the source and the tree of replies stay, since splits and intervals need
-    them: a log that names people by their e-mail addresses keeps those.
+    log, and in `meta` the source and the tree of replies are kept, since splits and intervals need
+    them. So a log that uses e-mail addresses as user ids keeps those.
     """
     meta = {key: value for key, value in conversation.meta.items() if key not in _KEPT}
     origin = conversation.origin
@@ -49,7 +49,7 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
         meta,
         [[turn.text, turn.meta] for turn in conversation.turns],
     ]
-    if not _candidates("\n".join(_texts(parts))):  # most hold nothing to replace
+    if not _candidates("\n".join(_texts(parts))):  # most have nothing to replace
         return conversation, {}
     counts: Counter[str] = Counter()
     turns = []
@@ -69,7 +69,7 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
 def scrub_text(text: str) -> tuple[str, dict[str, int]]:
     """Return the text with marks, and how often each kind was replaced.
 
-    A scrubbed text comes back unchanged.
+    Scrubbing a text twice changes nothing more.
     """
     counts: Counter[str] = Counter()
     return _scrub(text, counts), dict(counts)
@@ -84,7 +84,7 @@ def _scrub(value: Any, counts: Counter[str]) -> Any:
     if not isinstance(value, str):
         return value
     before = None
-    while value != before:  # a mark can uncover what the replaced text hid beside it
+    while value != before:  # after a replacement, the text next to it may match too
         before = value
         for form in _candidates(value):
             value = form.replace(value, counts)
@@ -102,12 +102,12 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-# --- the forms ------------------------------------------------------------------------------------
+# --- patterns -------------------------------------------------------------------------------------
 
-# What may not stand before a match is checked after its first character: a pattern that begins with
-# a literal or with a class of few characters is searched several times as fast as one that begins
-# with a look-behind. Repetitions are bounded, possessive, or can begin in one place of a run only,
-# so that no text takes quadratic time.
+# The look-behind comes after the first character of a pattern: the search is several times as fast
+# if a pattern begins with a literal or a small character class than with a look-behind. Repetitions
+# are bounded, possessive, or can begin at only one position of a run, so that no text takes
+# quadratic time.
 
 
 Check = Callable[[re.Match[str]], bool]
@@ -115,10 +115,10 @@ Check = Callable[[re.Match[str]], bool]
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """One way in which a kind of data is written.
+    """A pattern for one kind of data.
 
     Attributes:
-        real: whether a match of the pattern is one; `None`: always.
+        real: a check whether a match is such data; `None` if every match is.
     """
 
     kind: str
@@ -136,7 +136,7 @@ class _Form:
 
 
 def _candidates(text: str) -> list[_Form]:
-    """Return the forms that the text could contain, by a quick search; for most texts none."""
+    """Return the patterns that may match the text, by a quick search; most texts have none."""
     forms = [form for cue, form in _CUED if cue in text]
     return forms + _NUMBERS if _SIX_DIGITS.search(text) else forms
 
@@ -165,7 +165,7 @@ _EMAIL = r"""
 
 
 def _holds_code(match: re.Match[str]) -> bool:
-    """A PEM block with something in it: documentation writes three dots there."""
+    """Return whether a PEM block has content; documentation writes three dots instead."""
     return re.search(r"[A-Za-z0-9+/]{30}", match[0]) is not None
 
 
@@ -189,7 +189,7 @@ _CUED = [
     *((cue, _form("key", pattern)) for cue, pattern in _KEYS.items()),
     ("@", _form("email", _EMAIL)),  # after the keys: a password in a URL looks like one
 ]
-"""What every text with this form contains, and the form."""
+"""A text that every match contains, and the pattern."""
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ _ISSUED = re.compile(
 
 
 def _is_card(match: re.Match[str]) -> bool:
-    """Return whether it is a number of an issuer (ISO/IEC 7812) whose check digit is right.
+    """Return whether it is a card number of a known issuer (ISO/IEC 7812) with a valid check digit.
 
     The check is Luhn's algorithm (US patent 2950048): every second digit from the right is doubled.
     """
@@ -249,8 +249,8 @@ _VERSION = re.compile(
 def _is_host(match: re.Match[str]) -> bool:
     """Return whether it is one host on the internet.
 
-    The networks for examples (RFC 5737) count, as people use them for real ones. Five digits or
-    fewer are one address in 12,000, and almost always a version.
+    The networks for documentation (RFC 5737) count, since logs use them like real addresses. With
+    five digits or fewer (one address in 12,000) it is almost always a version number.
     """
     text = match[0]
     if len(text) < len("1.2.3.456") or text.endswith(".0") or ".0.0." in text:
@@ -327,7 +327,9 @@ def _follows(words: re.Pattern[str], match: re.Match[str]) -> bool:
 
 
 _NUMBERS = [
-    _form("card", _CARD, _is_card),  # before the phones: they would take a part of it
+    _form(
+        "card", _CARD, _is_card
+    ),  # before the phone numbers, which would match a part of it
     _form("ip", _IPV4, _is_host),
     _form("ip", _IPV6, _is_host6),
     _form("phone", _INTERNATIONAL),
@@ -335,4 +337,4 @@ _NUMBERS = [
     _form("phone", _AREA, _is_national),
     _form("phone", _DIGITS, _is_announced),
 ]
-"""Forms with six digits or more."""
+"""Patterns with six digits or more."""

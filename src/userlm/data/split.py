@@ -9,11 +9,12 @@ from userlm.types import Conversation, InputError
 
 Shares = tuple[float, float, float]
 SHARES: Shares = (0.90, 0.05, 0.05)
-"""Of people, for train, valid and test."""
+"""Shares of the people in train, valid and test."""
 
 
 def person(conversation: Conversation) -> str:
-    """Return whose conversation it is: the user's, else its tree's, else its own."""
+    """Return the name of the person for the split: the user, else the tree, else the conversation
+    itself."""
     if conversation.user is not None:
         return conversation.user
     tree = conversation.meta.get("tree")
@@ -23,7 +24,7 @@ def person(conversation: Conversation) -> str:
 
 
 def person_hash(conversation: Conversation, seed: int) -> int:
-    """Return 64 bits that are the same for all conversations of a person."""
+    """Return a 64-bit hash that is the same for all conversations of a person."""
     return stable_hash(seed, person(conversation))
 
 
@@ -32,10 +33,9 @@ def split(
 ) -> Literal["train", "valid", "test"]:
     """Return the split of a conversation; all conversations of a person are in the same one.
 
-    It follows from a hash of seed and person, not from a shuffle: it needs no pass over the logs,
-    and when logs are added no person moves to another split. In return the shares hold on average
-    only, in each country as in all. WildChat's people are IP addresses in a country, as in the
-    paper.
+    The split depends on a hash of seed and person, not on a shuffle. So it needs no pass over the
+    logs, and no person moves to another split when logs are added. The cost is that the shares are
+    met only on average. WildChat's people are IP addresses in a country, as in the paper.
 
     Raises:
         InputError: the shares do not sum to 1.

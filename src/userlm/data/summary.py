@@ -1,4 +1,4 @@
-"""Figures about a set of conversations: the data report. `userlm clean` keeps it in
+"""Statistics of a set of conversations: the data report, which `userlm clean` writes to
 results.json."""
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Mask = NDArray[np.bool_]
 
 
 class Summary:
-    """Figures of many conversations, from a few bytes for each; which of them count is said at the
-    end."""
+    """Statistics of many conversations, from a few bytes each. The call of `figures` at the end
+    says which of them count."""
 
     def __init__(self) -> None:
         self._people = array("Q")
@@ -34,7 +34,7 @@ class Summary:
         self._kind = array("I")
 
     def add(self, conversation: Conversation, person: int, language: str) -> None:
-        """Add a conversation; `person`: 64 bits that identify whose it is for the split."""
+        """Add a conversation; `person` is the 64-bit hash that decides its split."""
         meta = conversation.meta
         words = [len(text.split()) for text in conversation.user_turns]
         answers = [
@@ -59,7 +59,7 @@ class Summary:
             splits: for each split, which of the added conversations are in it.
 
         Raises:
-            AssertionError: a person is in two splits, which must not be.
+            AssertionError: if a person is in two splits, which is a bug.
         """
         people = np.array(self._people)
         turns = np.array(self._turns)
@@ -94,7 +94,7 @@ class Summary:
         words = np.array(self._words)[np.repeat(kept, turns)]
         characters = np.array(self._characters)[np.repeat(kept, answers)]
         turns = turns[kept]
-        # Where the first turn of each conversation is in `words`.
+        # The index in `words` of each conversation's first turn.
         starts = np.cumsum(turns) - turns
         return {
             "user turns a conversation": _spread(turns),
@@ -104,7 +104,7 @@ class Summary:
         }
 
     def _counts(self, column: int, kept: Mask) -> dict[str, int]:
-        """Return how many conversations have each language, country or model."""
+        """Return the number of conversations by language, country or model."""
         kinds = np.array(self._kind, dtype=np.int64)[kept]
         numbers = np.bincount(kinds, minlength=len(self._kinds)).tolist()
         counts: Counter[str] = Counter()
@@ -125,7 +125,8 @@ def _spread(values: NDArray[Any]) -> dict[str, float] | None:
 
 
 def _heaviest_share(each: NDArray[Any]) -> float | None:
-    """Return the share (0 to 1) of the conversations that the most active 1 % of people have."""
+    """Return the share (0 to 1) of the conversations that come from the most active 1 % of
+    people."""
     if not len(each):
         return None
     count = max(len(each) // 100, 1)

@@ -18,12 +18,12 @@ class Metric:
 
     Attributes:
         name: the name of its measure.
-        about: what it is, in one sentence.
+        about: what it measures, in one sentence.
         needs: what it is measured on: the `log-probabilities` of `userlm ppl`; `responses` to
             prefixes; whole `conversations`, logged or simulated; `any` of the two; conversations
             about `tasks`.
-        function: from conversations, and `tasks` by id if it needs them, to the measure; `None` for
-            what `userlm ppl` computes.
+        function: computes the measure from conversations, and from `tasks` by id if it needs them;
+            `None` for metrics of `userlm ppl`.
     """
 
     name: str
@@ -35,35 +35,36 @@ class Metric:
 METRICS = (
     Metric(
         "perplexity",
-        "Of real user turns under the model, by token. Compares only models with one tokenizer.",
+        "Perplexity of real user turns per token. It is only comparable between models with the "
+        "same tokenizer.",
         "log-probabilities",
     ),
     Metric(
         "bits per byte",
-        "The same by byte of text, so that it compares models with any tokenizer.",
+        "The same per byte of text, which is comparable between all models.",
         "log-probabilities",
     ),
     Metric(
         "perplexity ratio",
-        "What knowing the intent changes, on the same turns: below 1 it helps. Somebody else's "
-        "intent is the control.",
+        "Perplexity with the intent divided by perplexity without it, on the same turns: below 1 "
+        "the intent helps. Another person's intent is the control.",
         "log-probabilities",
     ),
     Metric(
         "human goals: perplexity ratio",
-        "The same where people wrote down their goals themselves: no intent was generated from the "
-        "turns to predict.",
+        "The same for goals that people wrote themselves, which were not generated from the turns "
+        "to predict.",
         "log-probabilities",
     ),
     Metric(
         "termination F1",
-        "Ending when the person ended, and only then, on prefixes of real conversations.",
+        "F1 of ending where the person ended, on prefixes of real conversations.",
         "responses",
         intrinsic.termination,
     ),
     Metric(
         "termination AUROC",
-        "How well P(end) tells real ends from other turns; 0.5 is chance.",
+        "How well P(end) separates real ends from other turns; 0.5 is chance.",
         "responses",
         intrinsic.termination_auroc,
     ),
@@ -75,7 +76,7 @@ METRICS = (
     ),
     Metric(
         "intent decomposition",
-        "Share of a turn's content words that are the intent's own wording.",
+        "Share of a turn's content words that also occur in the intent.",
         "any",
         intrinsic.intent_decomposition,
     ),
@@ -93,7 +94,7 @@ METRICS = (
     ),
     Metric(
         "turns per conversation",
-        "Mean number of user turns; one that reached the limit counts with the limit.",
+        "Mean number of user turns; a conversation at the limit counts with the limit.",
         "conversations",
         intrinsic.turns_per_conversation,
     ),

@@ -1,12 +1,11 @@
-"""What an intent changes, and whether that can be believed. `userlm ppl` shows it.
+"""How much an intent helps prediction, with controls. `userlm ppl` shows this.
 
-Each conversation is scored in columns that differ in what the model is given before: nothing, the
-intent, or the intent of somebody else. An intent that was generated from a conversation may hold
-the very words that are to be predicted, and then "better with intent" says little. So there are
-three controls: somebody else's intent, which must be worse than none (one that helps as much as the
-right one tells what kind of conversation it is, and no more); later turns alone; and those words
-alone that the intent does not hold. Conversations whose goals people wrote themselves are reported
-separately; they carry the claim.
+Each conversation is scored in columns that differ in the system text: none, the intent, or another
+person's intent. An intent that was generated from a conversation may contain words to predict, so
+"better with intent" alone is weak evidence. There are three controls: another person's intent,
+which must be worse than none (if it helped as much, intents would only say what kind of
+conversation it is); later turns only; and only words that are not in the intent. Conversations with
+goals that people wrote themselves are the strongest evidence and are reported separately.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ OWN = "with / without"
 OTHERS = "another's / without"
 SPECIFIC = "with / another's"
 RATIOS = {OWN: (WITH, WITHOUT), OTHERS: (OTHER, WITHOUT), SPECIFIC: (WITH, OTHER)}
-"""The columns that compare two others."""
+"""The columns that compare two of them."""
 
 HUMAN = "human goals"
 GENERATED = "generated intents"
 SOURCE = "source "
-"""Parts of the conversations: those with intents that people wrote beside them, those with intents
-that were generated from them afterwards, and those from the source whose name follows."""
+"""Subsets of the conversations: those with intents that people wrote, those with intents that were
+generated, and (with its name appended) those from a source."""
 
 
 # --- another's intent -----------------------------------------------------------------------------
@@ -51,9 +50,9 @@ that were generated from them afterwards, and those from the source whose name f
 def other_intents(conversations: Iterable[Conversation], seed: int) -> dict[str, str]:
     """Return another person's intent for each conversation with an intent, by id.
 
-    It differs in its text, and comes from the same source if there is one there. Conversations for
-    which there is none are left out. All conversations form a circle, shuffled by the seed, and
-    each takes the intent of the next one that fits: so nearly every intent is used once.
+    It has a different text, and comes from the same source if possible. Conversations without such
+    an intent are left out. All conversations form a circle, shuffled by the seed, and each gets the
+    intent of the next one that fits, so nearly every intent is used once.
     """
     circle = [
         conversation
@@ -74,12 +73,12 @@ def other_intents(conversations: Iterable[Conversation], seed: int) -> dict[str,
 def _from_next(
     takers: Sequence[Conversation], circle: Sequence[Conversation]
 ) -> dict[str, str]:
-    """For each taker, by id, the intent of the next in the circle who is another person and wants
-    something else."""
+    """For each taker, by id, return the intent of the next conversation in the circle with another
+    person and another intent."""
     people = {person_of(conversation) for conversation in circle}
     intents = {conversation.intent for conversation in circle}
     if len(people) < 2 or len(intents) < 2:
-        return {}  # no intent fits anyone, and to find out below takes time
+        return {}  # no intent can fit; the loop below would find that out slowly
     place = {conversation.id: i for i, conversation in enumerate(circle)}
     found: dict[str, str] = {}
     for taker in takers:
@@ -101,8 +100,7 @@ def figures(
 ) -> dict[str, list[Measure]]:
     """Return all measures of each column, and then of the `RATIOS`.
 
-    Those of a part of the conversations are named `PART: MEASURE`; for a source there is the first
-    measure alone.
+    Measures of a subset are named `PART: MEASURE`; a source has only the first measure.
 
     Args:
         scores: the rows of `perplexity.score_turns`, by column.
@@ -125,9 +123,9 @@ def figures(
 
 
 def ratios(rows: Rows, baseline: Rows) -> list[Measure]:
-    """Return perplexity over the baseline's: exp(mean difference in nats a token).
+    """Return the perplexity divided by the baseline's: exp(mean difference in nats per token).
 
-    It is over the turns that were measured in both, so a resample takes the same people for both.
+    Only turns measured in both columns count, and a resample uses the same people for both.
     """
     found = []
     of_baseline = subsets(baseline)
@@ -151,7 +149,7 @@ def _difference(row: MeasureRow, before: MeasureRow) -> MeasureRow:
 
 
 def _parts(conversations: Sequence[Conversation]) -> Mapping[str, set[str]]:
-    """The ids of all conversations (named ""), and of each part that holds some; of sources only if
+    """Return the ids of all conversations (named ""), and of each non-empty subset; sources only if
     there are several."""
     everything: set[str] = set()
     human: set[str] = set()

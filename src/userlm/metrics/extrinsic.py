@@ -1,4 +1,4 @@
-"""How a user's task goes in a conversation: how much of it the user says, and whether it is solved.
+"""Outcomes of tasks: how many of its facts the user says, and whether the task is solved.
 
 Intervals are over tasks.
 """
@@ -17,7 +17,7 @@ Tasks = Mapping[str, Task]
 
 
 def intent_coverage(conversations: Conversations, tasks: Tasks) -> Measure:
-    """Return 100 x the mean, over conversations, of the share of required facts that the user said.
+    """Return 100 x the mean over conversations of the share of required facts that the user said.
 
     Whether a fact was said is decided by `tasks.said`, which matches words and needs no judge.
     """
@@ -35,7 +35,7 @@ def assistant_score(conversations: Conversations, tasks: Tasks) -> Measure:
     """Return the percentage of conversations in which the assistant solved the task (see
     `tasks.grade`).
 
-    `python` tasks are not graded yet: missing, with the reason.
+    `python` tasks are not graded yet; their rows are missing, with the reason.
     """
 
     def stats(task: Task, conversation: Conversation) -> Found:

@@ -1,14 +1,14 @@
-"""How a model is shown a conversation whose user turns it is to predict. `userlm ppl` scores all
-three forms.
+"""The formats in which a model gets a conversation to predict its user turns. `userlm ppl` scores
+all three forms.
 
-    trained    a user model, in the tokens that it learned (`flip`): the only one with end tokens
+    trained    a user model, in its own template (`flip`): the only form with end tokens
     base       a base model, as the plain text of a transcript
     prompted   a chat model, as an instruction to write the user's next message, which is scored as
                its answer
 
 The content to predict is the same in all of them; the text around it differs. A row that is too
-long is truncated in the same order everywhere: the oldest exchanges go first, then the middle of
-the last answer; never the content.
+long is truncated in the same order everywhere: first the oldest exchanges are dropped, then the
+middle of the last answer, but never the content.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from userlm.types import Conversation, Message, Sample, Turn
 from userlm.users import user_prompt
 
 Chat = Callable[[Sequence[Message]], list[int]]
-"""Messages to ids, with the header of the assistant's answer at the end."""
+"""Messages to ids that end with the header of the assistant's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,10 @@ class Form:
     """One of the three forms.
 
     Attributes:
-        rows: from a conversation, with or without an intent, and the length of a row in tokens to
-            its rows.
+        rows: returns the rows of a conversation, given the maximum row length in tokens.
         header_suffix: the text before the content of a turn, encoded together with it.
-        offsets: from a text, encoded as turns are, to the place of each of its tokens.
-        ends: whether closing tokens and end tokens are scored, too.
+        offsets: returns the offsets of a text's tokens, encoded as in a turn.
+        ends: whether closing tokens and end tokens are scored too.
     """
 
     rows: Callable[[Conversation, int], Rendered]
@@ -56,7 +55,7 @@ class Form:
 
 
 def trained_form(template: Template, offsets: Offsets) -> Form:
-    """Return the form of a user model: its own tokens."""
+    """Return the form of a user model: its own template."""
     return Form(
         lambda conversation, max_tokens: render(conversation, template, max_tokens),
         template.header_suffix,
@@ -69,7 +68,7 @@ def base_form(encode: Encode, offsets: Offsets, bos: int | None) -> Form:
     """Return the form of a base model: a transcript, see `flip.transcript_template`.
 
     Args:
-        bos: the id at the start of the model's texts; `None` if there is none.
+        bos: the id of the BOS; `None` if the model has none.
     """
     start = () if bos is None else (bos,)
     template = transcript_template(encode, start, end=encode("\n")[-1])
@@ -81,8 +80,8 @@ def base_form(encode: Encode, offsets: Offsets, bos: int | None) -> Form:
 
 
 def prompted_form(encode: Encode, offsets: Offsets, chat: Chat, close: int) -> Form:
-    """Return the form of a chat model: the prompt of `users.PromptedUser` as the only message, a
-    row for each user turn.
+    """Return the form of a chat model: the prompt of `users.PromptedUser` as the only message, with
+    a row for each user turn.
 
     Args:
         close: the id that closes an answer; it is not scored.
@@ -107,7 +106,7 @@ def prompted_form(encode: Encode, offsets: Offsets, chat: Chat, close: int) -> F
 
 
 def _truncated_prompt(sample: Sample, chat: Chat, room: int) -> list[int] | None:
-    """The prompt for a turn in at most `room` tokens; `None` if that is impossible."""
+    """Return the prompt for a turn in at most `room` tokens; `None` if that is impossible."""
     turns = sample.context
 
     def prompt(turns: Sequence[Turn]) -> list[int]:
@@ -128,13 +127,13 @@ def _truncated_prompt(sample: Sample, chat: Chat, room: int) -> list[int] | None
     if not turns:
         return None
     last = len(turns) - 1
-    first_exchange = len(turns) % 2  # 1 if a greeting stands before it
+    first_exchange = len(turns) % 2  # 1 if there is a greeting before it
     starts = sorted({*range(first_exchange, last, 2), last})
-    # The later the start, the shorter the prompt: search for the first start that fits by halving.
+    # A later start gives a shorter prompt: find the first start that fits by bisection.
     found = bisect_left(starts, True, key=lambda start: fits(turns[start:]))
     if found < len(starts):
         return prompt(turns[starts[found] :])
-    # Not even the last answer alone fits: search for the smallest size of it that is too long.
+    # Not even the last answer fits: find the smallest size of it that is too long by bisection.
     shorter = partial(_cut_middle, turns[last])
     sizes = range(len(turns[last].text))
     too_long = bisect_left(sizes, True, key=lambda size: not fits([shorter(size)]))
@@ -143,7 +142,7 @@ def _truncated_prompt(sample: Sample, chat: Chat, room: int) -> list[int] | None
 
 
 def _cut_middle(turn: Turn, size: int) -> Turn:
-    """The turn with only its first and last characters, `size` together."""
+    """Return the turn with only its first and last characters, `size` in total."""
     left = (size + 1) // 2
     right = len(turn.text) - size // 2
     return replace(turn, text=turn.text[:left] + turn.text[right:])

@@ -1,8 +1,8 @@
-"""What the user's own turns and ends look like, measured on nothing but the conversations.
+"""Measures of the user's turns and ends that need only the conversations.
 
-All of it applies to logs (the human reference), to whole simulations, and to responses: what
-`simulate.respond` adds to real prefixes. Only the added turn of a response counts; the turns before
-it are a person's.
+They apply to logs (the human reference), to simulations, and to responses: what `simulate.respond`
+adds to real prefixes. Only the added turn of a response counts, since a person wrote the turns
+before it.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
 
     A and B are the sets of lower-cased words of two turns, stop words kept (section 5.1 of the
     notes on the paper). A row's stats are (mean distance to all other first turns, 1). The interval
-    is the jackknife over people or intents: a bootstrap would pair a turn with its own copy. Time
-    grows with the square of the number of turns, memory does not.
+    is the jackknife over people or intents: a bootstrap would pair a turn with its own copy. Time,
+        but not memory, grows with the square of the number of turns.
     """
     rows: list[MeasureRow] = []
     keys: list[str] = []
@@ -54,7 +54,7 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
     word_sets: list[list[str]] = []
     for conversation in conversations:
         if conversation.first_own_turn:
-            continue  # a response to a later prefix: its first turn is a person's
+            continue  # a response to a later prefix: a person wrote its first turn
         word_set = _first_words(conversation)
         if isinstance(word_set, str):
             rows.append(_row(conversation, word_set))
@@ -78,8 +78,9 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
         "first-turn diversity", rows, percent, better="higher", unit="%", resamples=0
     )
 
-    # Leave out one cluster at a time. `to_all` has each pair twice. A cluster takes along its
-    # distances to all turns; in these the pairs inside the cluster are twice, so once goes back.
+    # Leave out one cluster at a time. `to_all` counts each pair twice. Removing a cluster subtracts
+    # its distances to all turns; the pairs inside the cluster are subtracted twice, so they are
+    # added back once.
     own = np.bincount(cluster_of, minlength=len(names))
     distances_left = (
         to_all.sum() / 2
@@ -92,7 +93,7 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
 
 
 def _first_words(conversation: Conversation) -> list[str] | str:
-    """The different words of the first user turn, or why there are none."""
+    """Return the set of words of the first user turn, or the reason why there are none."""
     if not conversation.user_turns:
         return (
             f"no user turn ({_failure(conversation)})"
@@ -107,9 +108,10 @@ def _first_words(conversation: Conversation) -> list[str] | str:
 def _distances(
     word_sets: Sequence[Sequence[str]], cluster_of: Indices
 ) -> tuple[Array, Array]:
-    """For each set the sum of its Jaccard distances to all sets, and to those of its own cluster.
+    """Return for each set the sum of its Jaccard distances to all sets, and to those of its own
+    cluster.
 
-    The turns that hold a word are looked up in an index, so that only common words cost time.
+    An index maps words to turns, so that only shared words cost time.
     """
     turns = len(word_sets)
     holders: dict[str, list[int]] = defaultdict(list)
@@ -132,27 +134,27 @@ def _distances(
 # --- the intent in the turns ----------------------------------------------------------------------
 
 Overlap = Callable[[list[str], list[str]], float]
-"""From the content words of an intent and of a turn to a number."""
+"""Computes a number from the content words of an intent and of a turn."""
 
 
 def intent_decomposition(conversations: Conversations) -> Measure:
-    """Return how much of what a user says is the intent's own wording: 100 x the mean of
+    """Return the share of a user's words that are also in the intent: 100 x the mean of
     |I & U| / |U| over turns.
 
     I and U are the sets of content words of the intent, without its fixed opening, and of one user
-    turn (section 5.2 of the notes on the paper, variant a). Lower is better: the user words the
-    intent themselves, bit by bit. Turns without content words cannot be measured.
+    turn (section 5.2 of the notes on the paper, variant a). Lower is better: the user puts the
+    intent into their own words. Turns without content words cannot be measured.
     """
     return _decomposition(conversations, "", _share_of_turn, "%")
 
 
 def intent_decomposition_variants(conversations: Conversations) -> list[Measure]:
-    """Return the other readings of that definition (section 5.2, b to f), to find the paper's by
-    the human reference.
+    """Return the other variants of that definition (section 5.2, b to f), to find the paper's by
+    comparing the human reference.
 
     In order: the share of the intent |I & U| / |I|, Jaccard |I & U| / |I | U|, the number of common
-    words, the number of the turn's tokens that the intent holds, and the main one on second and
-    later turns alone.
+    words, the number of the turn's words (repeats count) that are in the intent, and variant a on
+    second and later turns only.
     """
     kept = list(conversations)
     return [
@@ -207,11 +209,11 @@ def _share_of_turn(intent: list[str], turn: list[str]) -> float:
 
 
 def termination(responses: Conversations) -> Measure:
-    """Return the F1, in percent, of ending at the right time: 2TP / (2TP + FP + FN), where ending
+    """Return the F1, in percent, of ending at the right turn: 2TP / (2TP + FP + FN), where ending
     is the positive.
 
     Args:
-        responses: what `simulate.respond` made of the prefixes of samples. A first turn (k = 0)
+        responses: the results of `simulate.respond` on prefixes of samples. A first turn (k = 0)
             cannot be an end and is not a row (section 5.3). A response that failed (`FAILED`)
             cannot be measured.
 
@@ -231,12 +233,12 @@ def termination(responses: Conversations) -> Measure:
 
 
 def termination_auroc(responses: Conversations) -> Measure:
-    """Return the area under the ROC curve of P(end), 0 to 1: how well it tells real ends from other
-    turns.
+    """Return the area under the ROC curve of P(end), 0 to 1: how well it separates real ends from
+    other turns.
 
-    P(end) is the user's own, `meta["p_end"]` of its reply; a user that gives none cannot be
-    measured. The rows are those of `termination`, their stats (P(end), 1 if the person ended
-    else 0). The interval is the jackknife over people, because the measure is over pairs.
+    P(end) is `meta["p_end"]` of the user's reply; a user without it cannot be measured. The rows
+    are those of `termination`, with the stats (P(end), 1 if the person ended else 0). The interval
+    is the jackknife over people, because the measure is over pairs.
     """
 
     def stats(response: Conversation) -> Found:
@@ -256,12 +258,12 @@ def termination_auroc(responses: Conversations) -> Measure:
     if value is None:
         return found
 
-    # The pairs that each end wins against other turns, and that are won against each other turn.
+    # How many other turns each end beats, and how many ends beat each other turn.
     won = np.empty(len(p_end))
     won[ended] = wins(p_end[ended], p_end[~ended])
     won[~ended] = ended.sum() - wins(p_end[~ended], p_end[ended])
-    # Leave out one cluster at a time. It takes along the wins of its ends and those against its
-    # other turns; the pairs inside the cluster are in both, so once goes back.
+    # Leave out one cluster at a time. This subtracts the wins of its ends and those against its
+    # other turns; the pairs inside the cluster are in both, so they are added back once.
     names, cluster_of = numbered([row.cluster for row in measured])
     inside = np.zeros(len(names))
     for cluster in range(len(names)):
@@ -289,8 +291,8 @@ def words_per_turn(conversations: Conversations) -> Measure:
 def turns_per_conversation(conversations: Conversations) -> Measure:
     """Return the mean number of user turns in a conversation.
 
-    The length of one that failed is not known. One that reached the limit on turns (`max_turns`)
-    counts with the limit, so a simulation's figure depends on how long it was allowed to be.
+    A failed conversation has no known length. One that reached the limit (`max_turns`) counts with
+    the limit, so the value depends on the limit.
     """
     return measure(
         "turns per conversation", list(map(_length, conversations)), ratio, unit="turns"
@@ -301,7 +303,7 @@ def _length(conversation: Conversation) -> MeasureRow:
     origin = conversation.origin
     found: Found = (float(len(conversation.user_turns)), 1.0)
     if origin and (origin.person_ended is not None or origin.first_own_turn):
-        found = "an answer on a prefix, not a conversation of its own"
+        found = "a response to a prefix, not a whole conversation"
     elif conversation.stop in FAILED:
         found = _failure(conversation)
     return _row(conversation, found)
@@ -315,11 +317,11 @@ def _turn_rows(
     stats: Callable[[Conversation, str], Found],
     first_k: int = 0,
 ) -> list[MeasureRow]:
-    """A row for each turn of the user's own, from turn `first_k` on. `stats` gives the numbers of
-    a turn, or why there are none.
+    """Return a row for each of the user's own turns, from turn `first_k` on. `stats` returns the
+    numbers of a turn, or the reason why there are none.
 
-    A conversation that failed before the user's first own turn is a missing row; a user who ends at
-    once has no turns.
+    A conversation that failed before the user's first own turn is a missing row; a user that ends
+    immediately has no turns.
     """
     rows = []
     for conversation in conversations:
@@ -327,7 +329,7 @@ def _turn_rows(
         start = conversation.first_own_turn
         own = conversation.user_turns
         if len(conversation.turns) >= 2 * start:
-            # else the prefix was taken off already
+            # otherwise the prefix was removed already
             own = own[start:]
         for k, text in enumerate(own, start):
             if k >= first_k:
@@ -349,7 +351,7 @@ def _response_rows(
     for response in responses:
         origin = response.origin
         if origin is None or origin.person_ended is None:
-            rows.append(_row(response, "not an answer on the prefix of a sample"))
+            rows.append(_row(response, "not a response to the prefix of a sample"))
         elif origin.first_own_turn > 0:
             cluster = response.user or str(origin.conversation)
             found = _failure(response) if response.stop in FAILED else stats(response)
@@ -362,7 +364,8 @@ def _row(conversation: Conversation, found: Found) -> MeasureRow:
 
 
 def _cluster(conversation: Conversation) -> str:
-    """The person, else the intent, else the conversation (the log that it starts from)."""
+    """Return the cluster: the person, else the intent, else the conversation (the log that it
+    starts from)."""
     origin = conversation.origin
     log = origin.conversation if origin else None
     return conversation.user or conversation.intent or log or conversation.id
@@ -379,7 +382,7 @@ def _with_jackknife(
     """The measure with its jackknife interval, between 0 and `ceiling`.
 
     Args:
-        total, pairs: for each cluster, what the measure is without it: `total / pairs`.
+        total, pairs: for each cluster, the measure without it is `total / pairs`.
     """
     if found.value is None or len(pairs) < 2 or not pairs.all():
         return found

@@ -1,9 +1,9 @@
 """How well a model predicts what real people said. `userlm ppl` runs this on logs.
 
-The figure is over the *content of real user turns*: no header, no header suffix, no closing token,
+It is computed on the *content of real user turns*: no header, no header suffix, no closing token,
 no end token. A row that is longer than the context length is truncated as in training, so every
-model sees the same context. `forms` says how a model is shown a conversation, `controls` what an
-intent changes.
+model sees the same context. `forms` has the formats of conversations for models, `controls`
+measures the effect of an intent.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from userlm.types import Conversation, Measure, MeasureRow, Score
 # The columns of a turn's `stats`. NLL is negative log-likelihood in nats. A pair (NLL, tokens) that
 # was not measured is (0, 0).
 NLL, TOKENS, BYTES = range(3)
-"""Of the content of the turn; bytes in UTF-8."""
+"""NLL, tokens and UTF-8 bytes of the content of the turn."""
 OUTSIDE = slice(3, 5)
-"""NLL and tokens of those words of the content alone that the intent does not hold."""
+"""NLL and tokens of the words of the content that are not in the intent."""
 CLOSED = slice(5, 7)
 """NLL and tokens of the content with its closing token; of the end tokens in a row `ID/end`."""
 
 END = "end"
-"""The end of a conversation is a row of its own, with this in place of the number of the turn."""
+"""The end of a conversation is a separate row, with this in place of the turn number."""
 
 
 # --- scores of turns ------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def score_turns(
     the form has end tokens. All are scored in one call.
 
     Args:
-        asked: conversations, each with the intent that the model is given, or `None`.
+        asked: conversations, each with the intent that the model gets, or `None`.
     """
     shown = [
         form.rows(replace(conversation, intent=given), max_tokens)
@@ -67,14 +67,14 @@ def unscored(conversation: Conversation, why: str) -> list[MeasureRow]:
 
 
 def _turn(conversation: Conversation, k: int, found: Found) -> MeasureRow:
-    """The row of turn `k`; after the last user turn comes the end."""
+    """Return the row of turn `k`; the number after the last user turn is the end."""
     is_end = k == len(conversation.user_turns)
     name = END if is_end else k
     return measure_row(f"{conversation.id}/{name}", person_of(conversation), found)
 
 
 def _mask(row: Row, form: Form) -> list[bool]:
-    """True at content, and at closing tokens if the form has end tokens."""
+    """A mask that is true at content, and at closing tokens if the form has end tokens."""
     mask = [False] * len(row.ids)
     for target in row.spans:
         stop = target.stop if form.ends else target.stop - 1
@@ -89,7 +89,7 @@ def _turns(
     scored: Iterator[list[float]],
     max_tokens: int,
 ) -> Iterator[MeasureRow]:
-    """The rows of one conversation, whose log-probabilities are next in `scored`."""
+    """Return the rows of one conversation; its log-probabilities are the next in `scored`."""
     for row in rendered.rows:
         logprobs = iter(next(scored))  # of the tokens that `_mask` picked
         for target in row.spans:
@@ -127,8 +127,8 @@ def _sum(nll: Sequence[float]) -> tuple[float, float]:
 def _outside(
     nll: Sequence[float], text: str, intent: str | None, form: Form
 ) -> list[float]:
-    """The NLL of those tokens of a turn that touch no word of the intent, in upper or lower case;
-    none if there is no intent."""
+    """Return the NLL of the tokens of a turn that do not overlap a word of the intent, ignoring
+    case; empty if there is no intent."""
     if intent is None:
         return []
     shown = form.header_suffix + text
@@ -162,7 +162,7 @@ def measures(rows: Rows) -> list[Measure]:
 
 
 def subsets(rows: Rows) -> dict[str, list[MeasureRow]]:
-    """Return rows of (NLL, tokens, ...), by the name of their perplexity."""
+    """Return rows of (NLL, tokens, ...), by the name of the perplexity."""
     said = _said(rows)
     return {
         "perplexity": said,
@@ -190,8 +190,8 @@ def bits_per_byte(rows: Rows) -> Measure:
 
 
 def mean_of_conversations(rows: Rows) -> Measure:
-    """Return the mean of the conversations' own perplexities: short ones count as much as long
-    ones."""
+    """Return the mean of the perplexities of single conversations; short and long ones count the
+    same."""
     by_conversation: defaultdict[str, list[MeasureRow]] = defaultdict(list)
     for turn in rows:
         by_conversation[conversation_of(turn)].append(turn)
@@ -205,12 +205,13 @@ def mean_of_conversations(rows: Rows) -> Measure:
 
 
 def person_of(conversation: Conversation) -> str:
-    """Return the person behind a conversation; one without a name counts as a person of its own."""
+    """Return the person behind a conversation; a conversation without a user counts as a separate
+    person."""
     return conversation.user or conversation.id
 
 
 def conversation_of(row: MeasureRow) -> str:
-    """Return the id of the conversation that a turn is in."""
+    """Return the id of a turn's conversation."""
     return row.key.rpartition("/")[0]
 
 
@@ -220,7 +221,7 @@ def _said(rows: Rows) -> list[MeasureRow]:
 
 
 def _pairs(rows: Rows, columns: slice, why: str) -> list[MeasureRow]:
-    """Rows of one pair (NLL, tokens) alone; missing where there are no tokens."""
+    """Return rows with one pair (NLL, tokens); a row is missing if it has no tokens."""
     pairs = []
     for turn in rows:
         found: Found = turn.why or why

@@ -1,7 +1,7 @@
 """The lines of `scores.jsonl`, the same for all verbs: one for each column, metric and item.
 
-column   a key of results.json: a run, or what the model was given before
-metric   what the numbers are for
+column   a key of results.json: a run, or the system text of the model
+metric   the name of the metric
 key      the conversation or turn
 cluster  what is resampled as a whole: the person, the intent or the task
 stats    the numbers that measures are computed from; null: could not be measured

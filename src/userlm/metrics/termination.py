@@ -1,5 +1,4 @@
-"""When a user should end a conversation by its P(end): the threshold of `--end-threshold`, and how
-well P(end) is calibrated.
+"""Choose a threshold on P(end) for `--end-threshold`, and measure how well P(end) is calibrated.
 
 `userlm score` does this on the responses of `userlm respond`, where it is known at each turn
 whether the person ended. First turns cannot be ends and are left out. All shares are in percent.
@@ -34,30 +33,30 @@ _SMALL = [round(digit * 10.0**power, 7) for power in range(-6, -1) for digit in 
 _MIDDLE = [percent / 100 for percent in range(10, 91)]
 _LARGE = [round(1 - small, 7) for small in reversed(_SMALL)]
 THRESHOLDS = (*_SMALL, *_MIDDLE, *_LARGE)
-"""What can be suggested: 0.000001 to 0.999999, in steps that are about even in the odds. They do
-not come from the data, so a suggestion is a number that a person would type, and there are few to
-choose from."""
+"""Candidate thresholds: 0.000001 to 0.999999, about evenly spaced in the log odds. They do not
+depend on the data, so they are round numbers, and there are few."""
 
 BINS = 10
-"""The most bins of `reliability`."""
+"""Maximum number of bins of `reliability`."""
 
 TN = 3
 """The column after TP, FP and FN in `_counts`."""
 
 RULES = {"now": "now", "best": "best F1", "equal": "equal rate"}
-"""The fields of `EndCalibration` that are rules, and their names in tables."""
+"""The fields of `EndCalibration` with an `EndRule`, and their names in tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndRule:
-    """How a user ends by one rule, compared with what people did. In percent.
+    """How a user ends under one rule, compared with people; in percent.
 
     Attributes:
-        threshold: the user ends when P(end) is at least this; `None`: what it did in the run.
-        premature: the share of the turns where the person went on at which the user ends.
-        missed: the share of the turns where the person ended at which the user goes on.
+        threshold: the user ends when P(end) is at least this; `None`: as it did in the run.
+        premature: of the turns where the person continued, the share where the user ends.
+        missed: of the turns where the person ended, the share where the user continues.
         end_rate: the share of all turns at which the user ends.
-        f1, low, high: of ending, as in `intrinsic.termination`, with a 95 % interval over people.
+        f1, low, high: the F1 of ending as in `intrinsic.termination`, with a 95 % interval over
+            people.
     """
 
     threshold: float | None
@@ -71,7 +70,8 @@ class EndRule:
 
 @dataclass(frozen=True, slots=True)
 class ThresholdSweep:
-    """`EndRule` for each of the `THRESHOLDS`, on everybody: five lists of the same length."""
+    """The fields of `EndRule` for each of the `THRESHOLDS`, on all people: five lists of the same
+    length."""
 
     threshold: tuple[float, ...]
     premature: tuple[float, ...]
@@ -94,12 +94,11 @@ class EndCalibration:
     """How well one user ends, and which thresholds would be better.
 
     Attributes:
-        n, missing: responses with P(end), and without.
-        why: why there is nothing to suggest; empty if there is.
-        people: how many people are behind the responses.
+        n, missing: the number of responses with and without P(end).
+        why: the reason why no threshold is suggested; empty if one is.
+        people: the number of people behind the responses.
         ended: the share of the responses, in percent, at which the person ended.
-        now: what the user did in the run: it sampled the end, unless the run's options say
-            otherwise.
+        now: how the user ended in the run: by sampling, unless the run's options say otherwise.
         best: the threshold with the highest F1.
         equal: the threshold at which the user ends as often as people do.
         sweep: all thresholds.
@@ -121,17 +120,16 @@ class EndCalibration:
 
 
 def format_threshold(threshold: float) -> str:
-    """Return one of `THRESHOLDS` as a person types it: in full, without an exponent."""
+    """Return one of `THRESHOLDS` as decimal text, without an exponent."""
     return f"{threshold:.7f}".rstrip("0")
 
 
 def calibrate(termination: Measure, auroc: Measure) -> EndCalibration:
     """Return the sweep over all thresholds, and the two that are suggested.
 
-    A threshold that is judged on the people it was chosen on looks better than it is. So each
-    person's responses are judged at the threshold that is chosen on all others, and the shares and
-    F1 of `best` and `equal` are those. The suggested threshold itself, and the sweep, are of
-    everybody.
+    A threshold looks too good on the people that it was chosen on. So the responses of each person
+    are evaluated at the threshold that is chosen on all other people; this gives the shares and F1
+    of `best` and `equal`. The suggested threshold itself and the sweep use all people.
 
     Args:
         termination, auroc: `intrinsic.termination` and `intrinsic.termination_auroc` of the same
@@ -147,7 +145,7 @@ def calibrate(termination: Measure, auroc: Measure) -> EndCalibration:
     missing = len(auroc.rows) - n
     if not stats:
         reasons = Counter(row.why for row in auroc.rows).most_common(1)
-        why = reasons[0][0] if reasons else "no answer after a first turn"
+        why = reasons[0][0] if reasons else "no response after a first turn"
         return EndCalibration(n, missing, why)
 
     p_end, person_ended, tp, fp, _ = np.array(stats).T
@@ -167,7 +165,7 @@ def calibrate(termination: Measure, auroc: Measure) -> EndCalibration:
         return replace(found, why=f"the person ended at {which} answer")
     if len(people) == 1:
         return replace(
-            found, why="only one person, and a threshold is checked on another"
+            found, why="only one person, but a threshold must be checked on another"
         )
 
     thresholds = np.array(THRESHOLDS)
@@ -185,10 +183,10 @@ def calibrate(termination: Measure, auroc: Measure) -> EndCalibration:
 
 
 def _counts(person_of: Indices, ends: Flags, ended: Flags) -> Array:
-    """TP, FP, FN and TN of each person under each rule, ending being the positive.
+    """Return TP, FP, FN and TN of each person under each rule, where ending is the positive.
 
     Args:
-        person_of: the number of the person of each response.
+        person_of: the index of the person of each response.
         ends: whether the user ends at a response under a rule: (responses, rules).
         ended: whether the person ended.
 
@@ -206,14 +204,17 @@ def _counts(person_of: Indices, ends: Flags, ended: Flags) -> Array:
 def _suggestion(
     counts: Array, choose: Callable[[Array], Indices], people: Sequence[str]
 ) -> EndRule:
-    """The threshold that `choose` finds on everybody, judged on people it was not chosen on.
+    """Return the threshold that `choose` finds on all people, evaluated on people it was not chosen
+    on.
 
     Args:
-        counts: those of each person at each threshold.
+        counts: the counts of each person at each threshold.
         choose: from counts, (..., thresholds, 4), to the index of a threshold, (...).
     """
     everybody = counts.sum(axis=0)
-    chosen_on_others = choose(everybody - counts)  # for each person, on all but them
+    chosen_on_others = choose(
+        everybody - counts
+    )  # for each person, chosen on all others
     judged = counts[np.arange(len(people)), chosen_on_others]
     return _rule(THRESHOLDS[int(choose(everybody))], judged, people)
 
@@ -223,13 +224,13 @@ def _best_f1(counts: Array) -> Indices:
 
 
 def _equal_rate(counts: Array) -> Indices:
-    """The user ends as often as people do where FP = FN."""
+    """Return the index where the user ends as often as people do: FP = FN."""
     return _middle_of_the_highest(-abs(counts[..., FP] - counts[..., FN]))
 
 
 def _middle_of_the_highest(values: Array) -> Indices:
-    """The index of the highest value along the last axis; of several, the middle one, which is
-    furthest from worse ones."""
+    """The index of the highest value along the last axis; in a tie, the middle one, which is
+    farthest from worse values."""
     highest = values == values.max(axis=-1, keepdims=True)
     # 1 from the first highest value on, 2 from the second, ...
     rank = highest.cumsum(axis=-1)
@@ -238,7 +239,7 @@ def _middle_of_the_highest(values: Array) -> Indices:
 
 
 def _rule(threshold: float | None, counts: Array, people: Sequence[str]) -> EndRule:
-    """What a rule does, from the counts of each person: (people, 4)."""
+    """Return the `EndRule` from the counts of each person, (people, 4)."""
     rows = [
         measure_row(name, name, tuple(own))
         for name, own in zip(people, counts.tolist(), strict=True)
@@ -260,8 +261,8 @@ def _shares(counts: Array) -> tuple[Array, Array, Array]:
 
 
 def reliability(p_end: Array, ended: Flags) -> tuple[Bin, ...]:
-    """Return up to `BINS` bins of about equally many responses, by P(end). Responses with the same
-    P(end) are in the same bin."""
+    """Return up to `BINS` bins by P(end), with about the same number of responses in each.
+    Responses with the same P(end) are in the same bin."""
     ordered = np.sort(p_end)
     starts = np.arange(BINS) * len(ordered) // BINS
     edges = np.unique(ordered[starts])
@@ -273,7 +274,7 @@ def reliability(p_end: Array, ended: Flags) -> tuple[Bin, ...]:
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """Return the mean distance of P(end) from the share of ends, bins weighted by their size.
+    """Return the mean distance of P(end) from the share of ends, with bins weighted by size.
 
     The expected calibration error of Naeini et al. (2015); with bins of equal mass: Nixon et al.
     (2019). With few responses it is above zero even for a P(end) that is perfectly calibrated.

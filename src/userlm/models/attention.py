@@ -1,17 +1,17 @@
 """Attention over many rows in one forward pass, without padding.
 
-The rows go through a model end to end, as one long sequence, and each sees only itself. A mask for
-that would be quadratic in the tokens of all rows, so two attention functions of our own stand
-behind transformers' attention interface:
+The rows are concatenated to one long sequence, and each attends only to itself. A mask for that
+would be quadratic in the number of all tokens, so two attention functions of our own are registered
+in transformers' attention interface:
 
-- `DOCUMENT_MASKING` for training and scoring: packed rows, each read whole, with positions that
-  restart at every row;
-- `KV_CACHE` for generation: the new tokens of conversations, each with the keys and values of its
+- `DOCUMENT_MASKING` for training and scoring: packed whole rows, with positions that restart at
+every row; - `KV_CACHE` for generation: the new tokens of conversations, each with the keys and
+values of its
   earlier tokens in a `CacheRow`.
 
 Both loop over the rows with torch's attention. On a GPU in half precision, document masking uses
-torch's variable-length flash attention instead. `KV_CACHE` was measured on CPUs; it never ran on a
-GPU.
+torch's variable-length flash attention instead. `KV_CACHE` was measured on CPUs; it has not been
+run on a GPU.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ DOCUMENT_MASKING = "userlm_document_masking"
 KV_CACHE = "userlm_kv_cache"
 
 MaskedIds = tuple[Sequence[int], Sequence[bool]]
-"""Token ids, and for each whether it is to be predicted."""
+"""Token ids, and a mask of the tokens to predict."""
 
 TRIAL_PROMPTS = (range(9), range(7, 21), range(14, 19))
-"""Three short prompts to try an architecture with: any tokens would do."""
+"""Three short prompts to test an architecture; any tokens work."""
 
 
 # --- packing --------------------------------------------------------------------------------------
@@ -49,14 +49,15 @@ TRIAL_PROMPTS = (range(9), range(7, 21), range(14, 19))
 def balanced_bins(
     lengths: Sequence[int], budget: int, multiple: int = 1
 ) -> list[list[int]]:
-    """Return bins of at most `budget` in total, as indices into `lengths`: few, and evenly filled.
+    """Return few, evenly filled bins with a total length of at most `budget`, as indices into
+    `lengths`.
 
-    The longest first, each into the bin that holds least (Graham, 1969). A single length over the
-    budget raises it for all bins.
+    The longest come first, each into the emptiest bin (Graham, 1969). If a single length exceeds
+    the budget, it becomes the budget of all bins.
 
     Args:
-        multiple: the number of bins is a multiple of this, so that each of that many processes gets
-            as many; some bins may be empty.
+        multiple: the number of bins is a multiple of this, so that this many processes get equally
+            many; some bins may be empty.
     """
     budget = max([budget, *lengths])
     count = math.ceil(sum(lengths) / budget / multiple) * multiple
@@ -75,13 +76,13 @@ def balanced_bins(
 
 def target_logits(model: Any, rows: Sequence[MaskedIds]) -> tuple[Tensor, Tensor]:
     """Return the logits that predict the masked tokens of packed rows, (masked, vocabulary), in the
-    model's own precision, and those tokens. To be called within `document_masking`.
+    model's own precision, and those tokens. Call it within `document_masking`.
 
-    Logits are computed for the masked tokens alone: with a large vocabulary they would cost more
-    than the rest of the model.
+    Logits are computed only for the masked tokens, since with a large vocabulary all logits would
+    cost more than the rest of the model.
 
     Raises:
-        ValueError: if the first token of a row is masked: nothing stands before it.
+        ValueError: if the first token of a row is masked, since there is nothing before it.
     """
     ids, targets = _ids_and_targets(model, rows)
     lengths = [len(row) for row, _ in rows]
@@ -123,12 +124,12 @@ def _ids_and_targets(model: Any, rows: Sequence[MaskedIds]) -> tuple[Tensor, Ten
     return torch.tensor([ids], device=device), targets.to(device)
 
 
-# --- which attention a model uses, and whether it can ---------------------------------------------
+# --- choosing and testing the attention of a model ------------------------------------------------
 
 
 @contextmanager
 def attention_implementation(model: Any, name: str) -> Iterator[None]:
-    """Have the model use this attention function within the block, and its own again afterwards."""
+    """Make the model use this attention function within the block, and its own again afterwards."""
     before = model.config._attn_implementation
     model.set_attn_implementation(name)
     try:
@@ -138,21 +139,22 @@ def attention_implementation(model: Any, name: str) -> Iterator[None]:
 
 
 def document_masking(model: Any) -> AbstractContextManager[None]:
-    """Have the model keep packed rows apart within the block; it can read nothing else there."""
+    """Enable document masking of the model within the block; it can only process packed rows
+    there."""
     return attention_implementation(model, DOCUMENT_MASKING)
 
 
 @torch.no_grad()
 def check_document_masking(model: Any, name: str, longest: int) -> None:
-    """Try document masking: packed rows must get the logits that each gets alone from the model's
+    """Test document masking: packed rows must get the same logits as single rows with the model's
     own attention.
 
     Args:
         longest: the length of the longest row, in tokens.
 
     Raises:
-        InputError: if they do not. Architectures that carry more than attention from token to
-            token, such as state spaces, mix packed rows.
+        InputError: if they do not. Architectures that pass information between tokens in other ways
+        than attention, such as state space models, mix packed rows.
     """
     check_positions(model, name, longest)
     rows = [(ids, [False] + [True] * len(ids[1:])) for ids in TRIAL_PROMPTS]
@@ -161,14 +163,14 @@ def check_document_masking(model: Any, name: str, longest: int) -> None:
     alone = torch.cat([unpacked_target_logits(model, row)[0] for row in rows])
     if not same_logits(model, packed, alone):
         raise InputError(
-            f"{name}: this architecture ({model.config.model_type}) does not keep packed rows "
-            "apart; give one with plain attention, such as Llama, Qwen2 or Mistral"
+            f"{name}: this architecture ({model.config.model_type}) mixes packed rows, so it "
+            f"cannot be used; give a model with plain attention, such as Llama, Qwen2 or Mistral"
         )
 
 
 def check_kv_cache(model: Any, name: str, longest: int) -> None:
-    """Raise `InputError` for an architecture that `KV_CACHE` cannot serve and that a short trial
-    would not reveal.
+    """Raise `InputError` for an architecture that `KV_CACHE` does not support, where a short test
+    would not show it.
 
     Args:
         longest: the length of the longest sequence, in tokens.
@@ -184,13 +186,13 @@ def check_kv_cache(model: Any, name: str, longest: int) -> None:
 
 def check_positions(model: Any, name: str, longest: int) -> None:
     """Raise `InputError` if positions depend on the longest row of a forward pass (LongRoPE,
-    dynamic NTK), so that rows which are read together would change each other."""
+    dynamic NTK), so that rows in the same pass would change each other."""
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     usual = rope.get("original_max_position_embeddings") or longest
     if rope.get("rope_type") in ("longrope", "dynamic") and longest > usual:
         raise InputError(
             f"{name}: its positions change with the longest row of a pack; give --max-tokens "
-            f"{usual} at most"
+            f"{usual} or less"
         )
 
 
@@ -206,7 +208,7 @@ def same_logits(model: Any, found: Tensor, expected: Tensor) -> bool:
 def _check_layer(
     module: Any, sliding_window: int | None, options: dict[str, Any]
 ) -> None:
-    """Raise `InputError` for a layer whose attention does more than ours."""
+    """Raise `InputError` for a layer whose attention has features that ours lacks."""
     config = module.config
     for option in ("softcap", "s_aux", "position_bias"):
         if options.get(option) is not None:
@@ -220,13 +222,13 @@ def _check_layer(
         slides = kinds[module.layer_idx] == "sliding_attention"
     if slides and sliding_window is None:
         raise InputError(
-            f"{config.model_type}: this architecture tells its sliding window in a mask alone, "
-            "which is not made here; give another model"
+            f"{config.model_type}: this architecture defines its sliding window only in the "
+            f"attention mask, which is not supported; give another model"
         )
 
 
 # --- attention ------------------------------------------------------------------------------------
-# As transformers' attention interface wants it: query, key and value are (1, heads or groups,
+# As transformers' attention interface requires: query, key and value are (1, heads or groups,
 # tokens, size), the result is (1, tokens, heads, size).
 
 
@@ -246,8 +248,8 @@ def _attend_documents(
     """Causal attention within each packed row."""
     if row_lengths is None or row_starts is None:
         raise InputError(
-            f"{module.config.model_type}: this architecture does not tell its attention where rows "
-            "begin; give another model"
+            f"{module.config.model_type}: this architecture does not pass row boundaries to its "
+            f"attention; give another model"
         )
     _check_layer(module, sliding_window, options)
     if _varlen and value.is_cuda and value.dtype in (torch.bfloat16, torch.float16):
@@ -274,7 +276,8 @@ def _attend_documents(
 
 
 def _varlen_states(query: Tensor, key: Tensor, value: Tensor) -> Iterator[Tensor]:
-    """Query, key and value as flash attention wants them: (tokens, heads, size), in one dtype."""
+    """Return query, key and value as flash attention needs them: (tokens, heads, size), in one
+    dtype."""
     heads = query.shape[1]
     for states in (query, key, value):
         # Under autocast, the rotary embedding leaves queries and keys in float32.
@@ -294,7 +297,7 @@ def _attend_cache_rows(
     cache_rows: Sequence[tuple[CacheRow, int, int]] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention of new tokens to the whole of their rows.
+    """Causal attention of new tokens to their whole rows.
 
     Args:
         cache_rows: rows, each with the start and stop of its new tokens.
@@ -327,13 +330,13 @@ def _attend(
     """Causal attention of the last tokens of a row, the queries, to all of it."""
     new = query.shape[2]
     if window is not None:
-        seen = window + new - 1  # the first of the new tokens sees furthest back
+        seen = window + new - 1  # the first of the new tokens sees the farthest back
         keys = keys[:, :, -seen:]
         values = values[:, :, -seen:]
     before = keys.shape[2] - new
     if new == 1 and before:
-        # A single token sees everything, so it needs no mask, and the heads that share keys can
-        # stand where tokens stand. That is far faster than to repeat the keys for each head.
+        # A single token sees everything, so it needs no mask, and the heads that share keys can be
+        # put into the token dimension. That is much faster than repeating the keys for each head.
         grouped = query.view(1, keys.shape[1], -1, query.shape[3])
         out = F.scaled_dot_product_attention(grouped, keys, values, scale=scaling)
         return out.reshape(query.shape)
@@ -360,12 +363,12 @@ def _end_to_end(parts: list[Tensor]) -> Tensor:
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
-    """Both functions keep the rows apart themselves."""
+    """Transformers needs no mask: both functions separate the rows themselves."""
 
 
 def _find_varlen() -> Any:
     """torch's variable-length flash attention; `None` before torch 2.11, where it is missing or
-    takes no window."""
+    supports no sliding window."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

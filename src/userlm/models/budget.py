@@ -1,7 +1,7 @@
-"""What calls of models cost, and limits that they never pass.
+"""The cost of model calls, and limits on it.
 
 The worst case of a call is reserved before it and settled after it, so calls in many threads
-together stay below every limit. `respond`, `simulate` and `intents --writer` run this.
+together stay below every limit. `respond`, `simulate` and `intents --writer` use this.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from userlm.types import (
 # Tokens that a server may add around a message or before the first one; most add 3 to 40.
 PER_MESSAGE = 500
 CAP = "cap reached: "
-"""The start of the error of a call that a cap did not allow."""
+"""The start of the error message of a call that a cap did not allow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars for a million tokens, in and out."""
+    """US dollars per million input and output tokens."""
 
     token_in: Decimal
     token_out: Decimal
@@ -47,8 +47,8 @@ class Price:
         for price in (token_in, token_out):
             if not (price.is_finite() and 0 <= price < 10**6):
                 raise InputError(
-                    f"{option} {text}: give US dollars for a million tokens in and out, such as "
-                    "2.50/10"
+                    f"{option} {text}: give US dollars per million input and output tokens, such "
+                    f"as 2.50/10"
                 )
         return cls(token_in, token_out)
 
@@ -59,7 +59,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """What calls take."""
+    """The resources that calls use: calls, tokens, dollars."""
 
     calls: int = 0
     tokens: int = 0
@@ -75,7 +75,7 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """The most that all calls together may take; `None`: no limit."""
+    """The maximum that all calls together may use; `None`: no limit."""
 
     calls: int | None = None
     tokens: int | None = None
@@ -94,10 +94,10 @@ class Caps:
 
 
 class Budget:
-    """What calls have taken, and what is reserved for those in flight. It is thread-safe.
+    """What calls have used, and what is reserved for calls in flight. It is thread-safe.
 
     Attributes:
-        spent: both together.
+        spent: the sum of both.
     """
 
     def __init__(self, caps: Caps) -> None:
@@ -108,8 +108,8 @@ class Budget:
         self._closed = ""
 
     def reserve(self, worst: Amount) -> str:
-        """Reserve what a call may need. If a cap does not allow it, wait until calls in flight
-        settle.
+        """Reserve what a call may need. If a cap does not allow it, wait until calls in flight are
+        settled.
 
         Returns:
             Empty if it was reserved; else the cap that does not allow it, or why the budget was
@@ -126,19 +126,20 @@ class Budget:
             return self._closed
 
     def settle(self, change: Amount) -> None:
-        """End a call. `change` is what it took less its reservation, so usually negative."""
+        """Settle a call. `change` is its usage minus its reservation, so usually negative."""
         with self._state:
             self.spent += change
             self._in_flight -= 1
             self._state.notify_all()
 
     def spend(self, amount: Amount) -> None:
-        """Count what was spent in an earlier attempt, whatever the caps say."""
+        """Count what an earlier attempt spent, regardless of the caps."""
         with self._state:
             self.spent += amount
 
     def close(self, why: str) -> int:
-        """Allow no more calls, and return how many are in flight. The first reason stays."""
+        """Allow no more calls, and return how many are in flight. If called again, the first reason
+        is kept."""
         with self._state:
             self._closed = self._closed or why
             self._state.notify_all()
@@ -174,7 +175,7 @@ def usage_of(
     tokens_in: int,
     max_tokens: int,
 ) -> Counter[str]:
-    """The usage of an answered call; an answer without token counts is taken at its worst."""
+    """The usage of an answered call; without token counts it is counted at its worst case."""
     used = usage_of_tries(answer.possibly_billed, tokens_in, max_tokens)
     used["drafts"] += 1
     if answer.tokens_in is None or answer.tokens_out is None:
@@ -203,8 +204,8 @@ def usage_results(
 ) -> dict[str, Any]:
     """The usage for `results.json`: calls, tokens, possibly billed tries, and dollars (`cost`).
 
-    `cost` holds possibly billed tries and answers without token counts at their worst. What is not
-    known is `None`.
+    `cost` counts possibly billed tries and answers without token counts at their worst case.
+    Unknown values are `None`.
     """
     results: dict[str, Any] = {"calls": used["calls"]}
     for name in ("tokens_in", "tokens_out"):
@@ -219,12 +220,12 @@ class Usage:
     """What the calls of one side used, in this attempt and earlier ones.
 
     Args:
-        side: whose calls they are: `user` or `assistant`.
-        journal: of the run; the sides may share it. A line before a call books its worst case, and
-            one after it the difference to what it used. So their sum is right even if the process
-            is killed in between.
-        tries: how often a call may be sent, and billed, at most.
-        price: `None`: unknown.
+        side: the side that makes the calls: `user` or `assistant`.
+        journal: the journal of the run, which both sides may share. A line before a call records
+            its worst case, and a line after it the difference to its usage. So the sum is an upper
+            bound even if the process is killed in between.
+        tries: the maximum number of times a call may be sent, and billed.
+        price: `None` if unknown.
     """
 
     def __init__(
@@ -253,14 +254,14 @@ class Usage:
         max_tokens: int,
         send: Callable[[], Completion],
     ) -> Completion:
-        """Return what `send` gives, and count it.
+        """Return the result of `send`, and count its usage.
 
         Args:
-            tokens_in, max_tokens: the most tokens that one try may be billed for.
+            tokens_in, max_tokens: the maximum input and output tokens of one try.
 
         Raises:
-            ModelError: if a cap does not allow the call; then no other call begins. Else that of
-                the call itself.
+            ModelError: if a cap does not allow the call (then no other call starts), or if the call
+            fails.
         """
         worst = usage_of_tries(self._tries, tokens_in, max_tokens)
         if cap := self._budget.reserve(amount_of(worst, self._price)):
@@ -321,7 +322,7 @@ class CountedComplete:
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
         """The model's continuation."""
-        # A server may be asked again with the first new token added.
+        # A second request for the same completion may include the first new token.
         most_tokens_in = len(ids) + 1
         return self.usage.call(
             most_tokens_in,
@@ -331,5 +332,5 @@ class CountedComplete:
 
 
 def max_tokens_in(messages: Sequence[Message]) -> int:
-    """The most tokens that messages can have: a token has at least one byte."""
+    """Return the maximum number of tokens in messages: a token has at least one byte."""
     return sum(len(message["content"].encode()) + PER_MESSAGE for message in messages)

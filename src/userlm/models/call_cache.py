@@ -1,8 +1,8 @@
 """A cache of a chat model's answers within a budget. `userlm intents --writer` runs this.
 
-The journal has two lines a call: one before it, with the tokens that bound its cost, and one after
-it, with the answer or why there is none. So a run that was killed knows what was answered, and what
-may be billed although no answer came.
+The journal has two lines per call: one before it, with the tokens that bound its cost, and one
+after it, with the answer or why there is none. So a killed run can be resumed: it knows which calls
+were answered, and which may be billed without an answer.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from userlm.runs import Journal
 from userlm.types import Chat, Completion, InputError, Message, ModelError, Sampling
 
 GIVE_UP = 3
-"""Calls in a row that fail alike, after which no more are made."""
+"""After this many consecutive calls with the same error, no more calls are made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to a call: a text, or `None` and why.
+    """The answer to a call: a text, or `None` and the reason.
 
     Attributes:
         reason: `cut off` (the text reached `max_tokens`), `budget` (the call was not made),
-            `refused`, or that of the `ModelError`.
-        error: the model's error; the same call may be answered if it is made again.
+            `refused`, or the reason of the `ModelError`.
+        error: the model's error, if the call may succeed when it is made again.
     """
 
     text: str | None
@@ -52,8 +52,8 @@ class CallCache:
     """A chat model, its answers so far, and what they cost. It is thread-safe.
 
     Args:
-        path: the journal. What was answered in an earlier attempt is not asked again.
-        tries: how often the model may send the same call at most.
+        path: the journal. Calls that an earlier attempt answered are not repeated.
+        tries: the maximum number of times the model may send the same call.
         price: `None`: unknown, and then there is no budget.
         budget: in dollars. The worst case of a call is reserved before it: `max_tokens_in` and
             `max_tokens` in each of the tries. A call whose worst case is not covered is not made.
@@ -103,8 +103,8 @@ class CallCache:
         """The answer to call `number` about a conversation, from the journal or from the model.
 
         Raises:
-            ModelError: if several calls in a row failed alike, and all others would.
-            CancelledError: after `stop`.
+            ModelError: if several consecutive calls failed with the same error, so all others would
+            too. CancelledError: after `stop`.
         """
         if answer := self._answers.get(id, {}).get(number):
             return answer
@@ -124,7 +124,8 @@ class CallCache:
                 answer, used = self._book(row, bound)
                 if self._is_hopeless(failed):
                     over = ModelError(
-                        f"{failed} ({GIVE_UP} calls in a row failed alike, so no more were made)"
+                        f"{failed} ({GIVE_UP} consecutive calls failed with the same error, so no "
+                        f"more were made)"
                     )
                     self._stop(over)
                     raise over
@@ -134,13 +135,13 @@ class CallCache:
             self._budget.settle(amount_of(used, self.price))
 
     def worst_case(self, messages: Sequence[Message], max_tokens: int) -> Decimal:
-        """The most dollars that a call may cost."""
+        """The maximum cost of a call in dollars."""
         worst = usage_of_tries(self._tries, max_tokens_in(messages), max_tokens)
         return amount_of(worst, self.price).dollars
 
     def stop(self) -> int:
-        """Begin no more calls, and return how many are in flight: their answers are still kept if
-        the process lives."""
+        """Start no more calls, and return how many are in flight. Their answers are kept if the
+        process lives long enough."""
         return self._stop(CancelledError())
 
     def close(self) -> None:
@@ -152,8 +153,8 @@ class CallCache:
         return usage_results(self.usage, self.price)
 
     def _replay(self) -> None:
-        """Count what earlier attempts used; a call in flight when one was killed counts at its
-        worst."""
+        """Count what earlier attempts used; a call that was in flight when an attempt was killed
+        counts at its worst case."""
         in_flight: defaultdict[tuple[str, int], list[tuple[int, int]]] = defaultdict(
             list
         )
@@ -227,9 +228,9 @@ class CallCache:
         return self._budget.close(str(over) or "stopped")
 
     def _is_hopeless(self, failed: ModelError | None) -> bool:
-        """Whether the latest calls failed alike, in a way in which all others would.
+        """Return whether the latest calls failed with the same error, and all others would too.
 
-        A bad request is only taken to be the same for all as long as no call was answered.
+        A bad request counts as an error of all calls only if no call was answered so far.
         """
         would_repeat = False
         if failed is not None:

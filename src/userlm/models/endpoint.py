@@ -1,8 +1,8 @@
 """A model on any server that speaks the OpenAI API, through the `openai` client: OpenAI, vLLM,
 llama.cpp, Ollama, ...
 
-`EndpointModel` chats. A trained user speaks through it in `served`, and `prompt_logprobs` scores
-through it: both share its retries and keep the key out of errors as it does.
+`EndpointModel` chats. `served` (trained users) and `prompt_logprobs` (scoring) send requests
+through it, so they share its retries, and errors never contain the key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from userlm.types import Completion, Message, ModelError, Sampling, encodable
 T = TypeVar("T")
 
 RETRIES = 5
-LONGEST_PAUSE = 60.0  # seconds, whatever the server asks for
+LONGEST_PAUSE = 60.0  # maximum wait in seconds, even if the server asks for more
 POSSIBLY_BILLED = (
     "timed out",
     "connection cut",
@@ -30,17 +30,18 @@ POSSIBLY_BILLED = (
     "empty answer",
     "refused",
 )
-"""Faults of tries that may have been billed. A server that is busy or down generated nothing."""
+"""Faults of tries that may have been billed. A busy or unavailable server generated nothing."""
 NOT_OFFERED = ("not found", "bad request")
 """Faults with which a server answers a request that it does not support."""
 
 USE_VLLM = "serve the model with vLLM, or give its folder"
 TAKE_IDS = (
-    "the server adds a token (a BOS?) or cuts the prompt; make it take ids as they are"
+    "the server adds a token (a BOS?) or truncates the prompt; configure it to use the ids "
+    "unchanged"
 )
-"""Ends of errors of `served` and `prompt_logprobs`."""
+"""Advice at the end of errors of `served` and `prompt_logprobs`."""
 
-BAD_REQUEST = ("bad request", "the server does not take this request")
+BAD_REQUEST = ("bad request", "the server does not accept this request")
 NOT_FOUND = (
     "not found",
     "the server knows no such model or path (check the model's name, and that the URL ends in /v1)",
@@ -49,16 +50,16 @@ SERVER_ERROR = ("server error", "the server failed")
 TIMED_OUT = ("timed out", "the server timed out")
 STATUS_FAULTS = {
     402: ("no credit", "the account has no credit left"),
-    403: ("not allowed", "this key may not use the model"),
+    403: ("not allowed", "this key has no access to the model"),
     404: NOT_FOUND,
     405: NOT_FOUND,
     408: TIMED_OUT,
     409: SERVER_ERROR,
     429: ("rate limited", "too many requests"),
-    504: TIMED_OUT,  # a gateway gave up; the model behind it may have gone on
+    504: TIMED_OUT,  # a gateway timed out; the model behind it may have continued
     524: TIMED_OUT,
 }
-"""The fault that an HTTP status means, and the start of its message."""
+"""For each HTTP status the fault, and the start of its message."""
 
 PARAMETERS = ("top_p", "temperature", "seed", "max_tokens")
 UNSUPPORTED = re.compile(
@@ -71,17 +72,18 @@ UNSUPPORTED = re.compile(
 class EndpointModel:
     """A chat model behind an OpenAI-compatible endpoint.
 
-    A parameter that the server does not support (newer OpenAI models want `max_completion_tokens`,
-    and some no temperature) is left out of this and all later calls, and counted as a fault.
+    If the server does not support a parameter (newer OpenAI models need `max_completion_tokens`,
+    and some allow no temperature), this and all later calls are sent without it, and a fault is
+    counted.
 
     Args:
         model: its name on the server.
         base_url: where the server is; `None`: api.openai.com.
-        api_key: cut out of every error; `None` for a server that needs none.
-        retries: how often a call that failed for a passing reason (429, 5xx, a timeout, a cut
-            connection, an unusable answer) is sent again.
+        api_key: removed from every error; `None` for a server that needs none.
+        retries: how often a call is repeated after a temporary failure (429, 5xx, a timeout, a lost
+            connection, an unusable answer).
         timeout: of one try, in seconds.
-        pause: seconds before the second try, doubled with each further one, unless the server asks
+        pause: seconds before the second try, doubled before each later one, unless the server asks
             for another pause.
     """
 
@@ -117,13 +119,13 @@ class EndpointModel:
     def ask(
         self, send: Callable[[openai.OpenAI], T | Fault]
     ) -> tuple[T, tuple[str, ...], int]:
-        """Return what `send` gets from the server, after retries.
+        """Return the server's answer to `send`, after retries.
 
-        The faults of the tries before it and the number of those that were possibly billed come
-        with it; see `Completion`.
+        It comes with the faults of earlier tries and the number of possibly billed ones; see
+        `Completion`.
 
         Raises:
-            ModelError: if there is no answer after all retries, or if retries are no help.
+            ModelError: if there is no answer after all retries, or if retries cannot help.
         """
         faults: list[Fault] = []
         retries = 0
@@ -189,14 +191,14 @@ class EndpointModel:
         return _completion(answer)
 
     def _status_fault(self, error: openai.APIStatusError) -> Fault:
-        """What an HTTP status that is an error means."""
+        """Return the fault for an HTTP error status."""
         status = error.status_code
         message = f"{_message(error)} (HTTP {status})"
         if error.code == "content_filter":
             return Fault("refused", f"refused: {message}")
         if error.code == "insufficient_quota":
             status = 402
-        if status == 401:  # the server's own message may hold a part of the key
+        if status == 401:  # the server's own message may contain a part of the key
             problem = "refused the key" if self._key else "wants a key"
             advice = (
                 f"put the right one into the environment variable {self._key_variable}"
@@ -224,11 +226,11 @@ class Fault:
     """Why a try gave no answer.
 
     Attributes:
-        kind: the reason in two words, for counting.
-        message: the reason in a sentence.
-        passing: another try may succeed.
-        permanent: no other call would succeed.
-        adapted: the next try is sent with other parameters.
+        kind: a short name of the reason, for counting.
+        message: the reason as a sentence.
+        passing: whether another try may succeed.
+        permanent: whether all other calls would fail too.
+        adapted: whether the next try is sent with other parameters.
         wait: seconds that the server asks to wait; `None` if it does not.
     """
 
@@ -249,8 +251,8 @@ def first_choice(answer: Any) -> Any:
         LookupError,
         TypeError,
     ):
-        # a page, an array, an answer without choices
-        raise ValueError("this is no completion; does the URL end in /v1?") from None
+        # a web page, an array, or an answer without choices
+        raise ValueError("this is not a completion; does the URL end in /v1?") from None
 
 
 def token_count(answer: Any, name: str) -> int | None:
@@ -260,7 +262,7 @@ def token_count(answer: Any, name: str) -> int | None:
 
 
 def seed_of(sampling: Sampling) -> Any:
-    """The seed as servers take it: at most 31 bits."""
+    """Return the seed in the range of servers: at most 31 bits."""
     return openai.omit if sampling.seed is None else sampling.seed % 2**31
 
 
@@ -268,7 +270,7 @@ def _completion(answer: Any) -> Completion | Fault:
     choice = first_choice(answer)
     message = getattr(choice, "message", None)
     if message is None:
-        raise ValueError("this is no chat completion; does the URL end in /v1?")
+        raise ValueError("this is not a chat completion; does the URL end in /v1?")
     text = getattr(message, "content", None)
     refusal = getattr(message, "refusal", None)
     finish = getattr(choice, "finish_reason", None)
@@ -286,10 +288,11 @@ def _completion(answer: Any) -> Completion | Fault:
             tokens_in=token_count(answer, "prompt_tokens"),
             tokens_out=token_count(answer, "completion_tokens"),
         )
-    if finish == "length":  # a reasoning model, which would think as long again
+    if finish == "length":  # a reasoning model, which would use as many tokens again
         return Fault(
             "empty answer",
-            "the answer is empty: all its tokens were spent before it began; allow more",
+            "the answer is empty: all tokens were used before the answer (by reasoning?); allow "
+            "more",
         )
     return Fault("empty answer", "the answer is empty", passing=True)
 

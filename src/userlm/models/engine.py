@@ -1,4 +1,4 @@
-"""Many completions at once from one transformers model: the engine behind `LocalModel.complete`.
+"""Concurrent completions from one transformers model: the engine behind `LocalModel.complete`.
 
 Conversations keep their keys and values between turns (`models.kv_cache`), so a turn costs only its
 new tokens. Prompts of new requests and the last tokens of running ones go through the model
@@ -33,15 +33,17 @@ from userlm.models.sampling import sample_tokens
 from userlm.types import ModelError, Sampling
 
 CHUNK = 2048
-"""The most prompt tokens of one step: a long prompt must not hold up the other requests."""
+"""Maximum number of prompt tokens in one step, so that a long prompt does not block other
+requests."""
 ROWS_PER_REQUEST = 16
-"""Cache rows for each completion at once: most belong to conversations between two turns."""
+"""Cache rows per concurrent completion; most belong to conversations that wait for the next
+turn."""
 IDLE = 1.0
 """Seconds without a request after which the worker thread ends."""
 
 Mode = Literal["kv_cache", "transformers_cache", "no_cache"]
 CACHED_MODES: tuple[Mode, ...] = ("kv_cache", "transformers_cache")  # the fastest first
-Inputs = list[tuple["Request", list[int]]]  # what goes through the model in one step
+Inputs = list[tuple["Request", list[int]]]  # the tokens of one step, by request
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,11 @@ class Request:
     """One completion while it is being generated.
 
     Attributes:
-        ids: the prompt, and what was sampled so far.
-        max_length: the most tokens of both.
-        random: its own random numbers, so that its text does not depend on the requests beside it.
-        row: holds the ids that went through the model, and their keys and values.
-        cache: what transformers keeps for it, in mode `transformers_cache`.
+        ids: the prompt, and the tokens sampled so far.
+        max_length: the maximum length of both together.
+        random: its own random numbers, so that its text does not depend on other requests.
+        row: the cache row: the ids that went through the model, with their keys and values.
+        cache: the cache of transformers, in mode `transformers_cache`.
         cancelled: whether its caller stopped waiting.
     """
 
@@ -81,33 +83,35 @@ class Request:
 
     @property
     def pending(self) -> list[int]:
-        """The ids that did not go through the model yet."""
+        """The ids that the model has not processed yet."""
         return self.ids[len(self.row.ids) :]
 
     @property
     def at_first_token(self) -> bool:
-        """Whether nothing was sampled yet."""
+        """Whether no token was sampled yet."""
         return len(self.ids) == self.prompt_length
 
 
 class Engine:
-    """Completes the requests of many threads at once; new ones join between two steps.
+    """Completes requests of many threads concurrently; new ones join between two steps.
 
-    One worker thread does all the work. It starts with the first request and ends after a while
-    without any. Callers only wait, so Ctrl-C in one of them leaves nothing half done.
+    One worker thread does all the work. It starts with the first request and ends after some time
+    without requests. Callers only wait, so Ctrl-C in one of them leaves nothing half done.
 
-    The KV cache needs an architecture that carries information from token to token by attention
-    alone; it is tried once. Others (state spaces, attention with caps or sinks, LongRoPE) complete
-    one request at a time, with transformers' own cache, or with none if that gives other logits.
+    The KV cache needs an architecture that passes information between tokens only by attention;
+    this is tested once. Others (state space models, attention with caps or sinks, LongRoPE)
+    complete one request at a time, with transformers' own cache, or without one if that gives
+    different logits.
 
     Args:
-        model: in evaluation mode. Its weights must not change, since the cache holds their results.
-        batch: completions at once; with 1, each depends to the bit on prompt, seed and sampling
-            only.
-        budget: bytes of the KV cache; by default `default_budget`.
+        model: in evaluation mode. Its weights must not change, since the cache has keys and values
+            from them.
+        batch: the number of concurrent completions; with 1, each depends only on prompt, seed and
+            sampling, bit for bit.
+        budget: the size of the KV cache in bytes; by default `default_budget`.
 
     Attributes:
-        lock: held while the model runs, since its attention is replaced then. Hold it to use the
+        lock: held while the model runs, since its attention is replaced then. Acquire it to use the
             model for anything else.
         mode: how requests are completed; `None` before the first one.
         tokens_processed: the number of tokens that went through the model.
@@ -135,7 +139,7 @@ class Engine:
         _engines.add(self)
 
     def _reset(self) -> None:
-        """Start without a thread and without requests: at first, and in a forked process.
+        """Set the state without a thread and requests: initially, and in a forked process.
 
         A fork copies no threads, and it may come in the middle of a step, with the lock held, the
         attention replaced and some row half written.
@@ -192,7 +196,7 @@ class Engine:
             )
 
     def _start_worker(self) -> None:
-        # A daemon thread does not keep Python from ending; `_stop_all` ends it then.
+        # A daemon thread does not keep Python from exiting; `_stop_all` ends it at exit.
         worker = threading.Thread(target=self._work, name="userlm-engine", daemon=True)
         worker.start()
         self._worker = worker
@@ -229,7 +233,7 @@ class Engine:
                     )
             self._admit_waiting()
             if not self._active:
-                # then none waits either: requests wait for active ones only
+                # then no request waits either, since they only wait for active ones
                 self._worker = None
             return bool(self._active)
 
@@ -252,7 +256,8 @@ class Engine:
                 return
 
     def _admit(self, request: Request) -> Literal["yes", "later", "full"]:
-        """Give the request a cache row if it may start; "later": not yet, but others may."""
+        """Give the request a cache row if it may start; return "later" if it must wait, but others
+        may start."""
         if self.mode is None:
             self._choose_mode()
         if self._cache is None:
@@ -268,8 +273,8 @@ class Engine:
         return "yes"
 
     def _is_prefilled_elsewhere(self, request: Request, cache: KVCache) -> bool:
-        """Whether an active request is reading most of this prompt: it is cheaper to copy its
-        row."""
+        """Return whether an active request is processing most of this prompt, since copying its row
+        is cheaper."""
         _, known = cache.longest_prefix(request.ids)
         for other in self._active:
             if len(other.row.ids) < other.prompt_length:
@@ -287,16 +292,17 @@ class Engine:
         request.done.set()
 
     def _fail(self, request: Request, error: Exception) -> None:
-        """Finish with an error. A RuntimeError comes from the model, such as for want of memory;
-        any other kind is a bug, and the caller gets it as it is."""
+        """Finish with an error. A RuntimeError comes from the model, such as out of memory. Any
+        other kind is a bug and is raised unchanged in the caller."""
         if isinstance(error, RuntimeError):
             error = ModelError(f"{self.name}: the model failed: {first_line(error)}")
         self._finish(request, error)
         if self._cache:
-            self._cache.drop_free_rows()  # one may be half copied or half written
+            self._cache.drop_free_rows()  # a row may be only partly copied or written
 
     def _step(self) -> None:
-        """Run the model once, and sample a token for each request whose ids all went through it."""
+        """Run the model once, and sample a token for each request whose ids have all been
+        processed."""
         inputs = self._step_inputs()
         results: dict[Request, Tensor] = {}
         if inputs:
@@ -309,7 +315,8 @@ class Engine:
             if request.pending or logits is None:
                 continue
             if self._cache and request.at_first_token and request.row.logits is None:
-                # For other samples of the prompt; a copy, so that the rest of the batch is freed.
+                # Kept for other samples of the prompt; a copy, so that the memory of the batch is
+                # freed.
                 request.row.logits = logits.clone()
             ready.append(request)
             rows.append(logits)
@@ -320,8 +327,8 @@ class Engine:
         """Return what goes through the model next: for each request the token that was sampled
         last, or a part of its prompt.
 
-        The oldest prompt gets half of the chunk, so that it makes progress; of the others, the
-        shortest come first.
+        The oldest prompt gets half of the chunk, so that it makes progress; then the shortest come
+        first.
         """
         if self.mode == "no_cache":
             return [(request, request.ids) for request in self._active]
@@ -385,14 +392,17 @@ class Engine:
             input_ids=ids, use_cache=cached, logits_to_keep=1, **request.cache
         )
         if cached:
-            names = ("past_key_values", "cache_params")  # of attention, of state spaces
+            names = (
+                "past_key_values",
+                "cache_params",
+            )  # caches of attention, and of state space models
             request.cache = {
                 name: out[name] for name in names if out.get(name) is not None
             }
         return out.logits[:, -1]
 
     def _sample(self, requests: Sequence[Request], logits: Tensor) -> None:
-        """Sample a token for each request from its row of logits, which is changed."""
+        """Sample a token for each request from its row of logits, which is modified."""
         for request, row in zip(requests, logits, strict=True):
             self._restrict(request, row)
         samplings = [request.sampling for request in requests]
@@ -411,8 +421,8 @@ class Engine:
                 self._finish(request, error)
 
     def _restrict(self, request: Request, logits: Tensor) -> None:
-        """Take banned tokens out of the logits. At the first position, read P(end) before that, and
-        end there if it reaches the threshold."""
+        """Mask banned tokens in the logits. At the first position, read P(end) before that, and end
+        if it reaches the threshold."""
         sampling = request.sampling
         banned = sampling.banned_ids
         if request.at_first_token:
@@ -437,8 +447,8 @@ class Engine:
             self._finish(request)
 
     def _choose_mode(self) -> None:
-        """Take the first mode that works: prompts in parts and beside others must get the logits
-        that they get whole and alone."""
+        """Choose the first mode that works: a prompt that is processed in parts, next to others,
+        must get the same logits as alone and whole."""
         alone = []
         with self.lock:
             for prompt in TRIAL_PROMPTS:
@@ -457,11 +467,13 @@ class Engine:
                 requests.append(request)
             try:
                 found = self._trial(requests)
-            except torch.OutOfMemoryError:  # says nothing about the architecture
+            except (
+                torch.OutOfMemoryError
+            ):  # out of memory says nothing about the architecture
                 self.mode = None
                 raise
             except Exception:
-                # its code may raise anything at arguments that it does not know
+                # its code may raise any error for unknown arguments
                 continue
             if same_logits(self.model, found, torch.cat(alone)):
                 break
@@ -485,7 +497,7 @@ class Engine:
         return torch.cat(found)
 
     def _new_cache(self, row: CacheRow) -> KVCache:
-        """The cache for rows such as this one, which holds a trial prompt."""
+        """Return the cache for rows like this one, which has a test prompt."""
         return KVCache(
             budget=self.budget or default_budget(self.model.device),
             token_bytes=row.token_bytes(),
@@ -510,7 +522,7 @@ def _reset_all() -> None:
 
 
 def _stop_all() -> None:
-    """Stop the worker threads before Python ends: one that is inside torch then would crash it."""
+    """Stop the worker threads before Python exits: a thread inside torch would crash it."""
     for engine in list(_engines):
         engine.stop()
 

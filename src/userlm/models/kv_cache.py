@@ -2,7 +2,7 @@
 
 Each conversation has a row of its own, a contiguous block of memory, so that torch's attention can
 read it in place: a next turn then costs only its new tokens. Rows are found by the longest prefix
-that they share with a prompt, and the least recently used ones go when memory runs short.
+that they share with a prompt, and the least recently used rows are dropped when memory is short.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class CacheRow:
     """The keys and values of one sequence of tokens, in all layers.
 
     Attributes:
-        capacity: the number of tokens that there is memory for.
-        ids: the tokens whose keys and values are held.
-        prompt_length: how many of them are the prompt; the others were sampled.
+        capacity: the number of tokens that fit its memory.
+        ids: the tokens whose keys and values are stored.
+        prompt_length: the number of prompt tokens among them; the others were sampled.
         logits: the logits at the end of the prompt, float32; `None` if they are not known.
         layers: keys and values by layer, each (groups, capacity, size); allocated when needed.
         busy: whether a request is using the row.
@@ -43,7 +43,8 @@ class CacheRow:
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> KeysAndValues:
         """Store the keys and values of new tokens, (groups, tokens, size), after those of `ids`;
-        return all of the layer. The engine extends `ids` when all layers are written."""
+        return all keys and values of the layer. The engine extends `ids` after all layers are
+        written."""
         if layer not in self.layers:
             self.layers[layer] = (
                 _allocate(keys, self.capacity),
@@ -62,7 +63,7 @@ class CacheRow:
         return sum(state[:, 0].numel() * state.element_size() for state in states)
 
     def copy_from(self, other: CacheRow, length: int, capacity: int) -> None:
-        """Hold the first tokens of a row, another one or this one, in new memory."""
+        """Copy the first tokens of a row (this one or another) to new memory of this row."""
         for layer, states in other.layers.items():
             keys, values = (_allocate(state, capacity) for state in states)
             keys[:, :length] = states[0][:, :length]
@@ -82,11 +83,11 @@ class KVCache:
 
     Attributes:
         budget: bytes of all rows.
-        token_bytes, row_bytes: bytes of one token, and of what else a row holds.
-        max_rows: the most rows.
-        context_length: the most tokens of one row.
-        exact: reuse a row only for the very same prompt. Logits differ in their last bits if a
-            prompt was read in two parts, so what is sampled would depend on earlier requests.
+        token_bytes, row_bytes: the bytes per token, and the other bytes per row.
+        max_rows: the maximum number of rows.
+        context_length: the maximum number of tokens of one row.
+        exact: reuse a row only for exactly the same prompt. Logits differ in their last bits if a
+            prompt is processed in two parts, so samples would depend on earlier requests.
     """
 
     budget: int
@@ -105,8 +106,8 @@ class KVCache:
     def longest_prefix(self, ids: list[int]) -> tuple[CacheRow | None, int]:
         """Return the row that shares the longest prefix with a prompt, and the prefix length.
 
-        The whole prompt counts only if the logits at its end are known; otherwise its last token
-        has to be read once more to get them.
+        The whole prompt only counts if the logits at its end are known; otherwise its last token
+        must be processed again.
         """
         best = None
         longest = 0
@@ -122,12 +123,12 @@ class KVCache:
         return best, longest
 
     def acquire(self, ids: list[int], length: int) -> CacheRow | None:
-        """Return a busy row that holds the longest known prefix of a prompt, with room for `length`
-        tokens; `None` if there is no memory until other requests are done.
+        """Return a row, now busy, with the longest known prefix of a prompt and room for `length`
+        tokens; `None` if there is no memory until other requests finish.
 
         The row with the longest prefix is reused if it is free and its own prompt is the beginning
         of this one: the next turn of a conversation, or the same turn sampled again. Any other row
-        may still be needed, so the prefix is copied from it, which costs next to nothing.
+        may still be needed, so the prefix is copied from it, which costs almost nothing.
         """
         best, shared = self.longest_prefix(ids)
         reused = None
@@ -137,7 +138,7 @@ class KVCache:
         if reused:
             capacity = reused.capacity
             if capacity < length:
-                # grow by half at least, so that few turns have to copy
+                # grow by at least half, so that few turns need a copy
                 capacity = min(self.context_length, max(length, capacity * 3 // 2))
         if not self._make_room(capacity, reused):
             return None
@@ -154,18 +155,18 @@ class KVCache:
         return row
 
     def release(self, row: CacheRow) -> None:
-        """Mark a row as free: it stays for later turns until its memory is needed."""
+        """Mark a row as free: it is kept for later turns until its memory is needed."""
         self.clock += 1
         row.busy = False
         row.last_used = self.clock
 
     def drop_free_rows(self) -> None:
-        """Forget all rows that no request is using."""
+        """Delete all rows that no request uses."""
         self.rows = [row for row in self.rows if row.busy]
 
     def _make_room(self, capacity: int, reused: CacheRow | None) -> bool:
         """Drop free rows until one of this capacity fits, in place of `reused`; return whether it
-        does. A row without others always fits: it could never run otherwise."""
+        does. A single row always fits, since its request could never run otherwise."""
         others = [row for row in self.rows if row is not reused]
         wanted = CacheRow(capacity)
         while others:
@@ -186,7 +187,7 @@ class KVCache:
 def shared_prefix(held: list[int], ids: list[int], least: int = 0) -> int:
     """Return the number of tokens that two sequences share at their start; 0 if it is not more than
     `least`."""
-    if held[: least + 1] != ids[: least + 1]:  # rules out most rows without a loop
+    if held[: least + 1] != ids[: least + 1]:  # excludes most rows without a loop
         return 0
     for i, (a, b) in enumerate(zip(held, ids, strict=False)):
         if a != b:
@@ -210,7 +211,7 @@ def default_budget(device: torch.device) -> int:
         "memory.max",
         "memory/memory.limit_in_bytes",
     ):
-        # a container's: cgroup 2 and 1
+        # the limit of a container: cgroup 2 and 1
         with suppress(OSError, ValueError):
             limit = Path("/sys/fs/cgroup", file).read_text(encoding="ascii")
             limits.append(int(limit))

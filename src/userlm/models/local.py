@@ -1,6 +1,6 @@
 """A transformers model on this machine: it completes, scores and chats.
 
-A model is loaded from a folder or by its hub id. Code that lies beside the weights is never run.
+A model is loaded from a folder or by its hub id. Python code in the model folder is never run.
 """
 
 from __future__ import annotations
@@ -51,11 +51,12 @@ from userlm.types import (
 transformers_logging.disable_progress_bar()
 
 SCORE_BUDGET = 8192
-"""Tokens of a forward pass that scores."""
+"""Number of tokens in a forward pass for scoring."""
 MAX_LOGITS = 2**28
-"""The most logits of a forward pass that scores, unless one row needs more: 1 GB in float32."""
+"""Maximum number of logits in a forward pass for scoring, unless one row needs more: 1 GB in
+float32."""
 SOFTMAX_LOGITS = 2**24
-"""Logits of one softmax: 64 MB in float32, and as much again for the result."""
+"""Number of logits in one softmax: 64 MB in float32, and the same again for the result."""
 
 Exchange = tuple[str, str]
 """A user turn and the assistant's answer."""
@@ -102,25 +103,25 @@ PROBE_TURNS = (
     ),
     (True, "and which one of these is the cheapest", "As an AI, I do not have prices."),
 )
-"""For `LocalModel.check_user`: whether the turn comes after the first exchange; what a user could
-say; what only an assistant would say, in as many words."""
+"""For `LocalModel.check_user`: whether the turn comes after the first exchange; a plausible user
+turn; an assistant's turn with the same number of words."""
 MIN_END_PROBABILITY = 1e-5
-"""A model whose P(end) is below this even after a goodbye does not know the end token."""
+"""A model with a lower P(end) even after a goodbye was not trained on the end token."""
 MAX_ASSISTANT_GAP = 1.0
-"""A model that finds an assistant's words this much more probable than a user's in user turns, in
-nats a token, does not speak as a user."""
+"""A model that prefers an assistant's words in user turns by this much, in nats per token, does not
+write as a user."""
 
 
 class LocalModel:
-    """A causal language model with its tokenizer. Many threads may call it at once.
+    """A causal language model with its tokenizer. It is thread-safe.
 
-    Its weights must not change between completions: the engine's KV cache holds what they gave.
+    Its weights must not change between completions, since the engine's KV cache depends on them.
 
     Args:
-        score_budget: tokens of a forward pass that scores, in as many rows as fit.
-        batch: completions at once. With 1, the same prompt and seed give the same text to the bit,
-            whatever else is going on; with more, up to rounding.
-        template: how a dialogue is tokenized; by default found from the tokenizer.
+        score_budget: the number of tokens in a forward pass for scoring.
+        batch: the number of concurrent completions. With 1, the same prompt and seed always give
+            the same text; with more, rounding may change it.
+        template: how a dialogue is tokenized; by default detected from the tokenizer.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class LocalModel:
         self.score_budget = score_budget
         self.engine = Engine(self.model, name, self.context_length, batch)
         self._template = template
-        self._packs_rows: bool | None = None  # not known before the first score
+        self._packs_rows: bool | None = None  # unknown before the first scoring
         self._special = frozenset(tokenizer.all_special_ids) | special_ids(tokenizer)
         self._control_ids = control_ids(tokenizer)
 
@@ -154,7 +155,7 @@ class LocalModel:
         dtype: torch.dtype | None = None,
         batch: int = 1,
     ) -> LocalModel:
-        """Load a folder or a hub id; a quantised checkpoint as it is stored.
+        """Load a folder or a hub id; a quantised checkpoint stays quantised.
 
         Args:
             device: such as `cuda` or `cpu`; by default a GPU if there is one.
@@ -195,21 +196,21 @@ class LocalModel:
         if len(tokenizer) > embeddings:
             raise InputError(
                 f"{name}: its tokenizer has {len(tokenizer)} tokens but the model only "
-                f"{embeddings} embeddings; the two do not belong together"
+                f"{embeddings} embeddings; the two do not match"
             )
         return cls(model, tokenizer, name, batch=batch)
 
     def template(self) -> Template:
-        """Return how this checkpoint tokenizes a dialogue; raise `InputError` if it is no user
+        """Return how this checkpoint tokenizes a dialogue; raise `InputError` if it is not a user
         model."""
         return self._template or user_template(self.tokenizer, self.encode, self.name)
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
-        """Continue the ids; see `Sampling`. Nothing comes from the checkpoint's generation_config.
+        """Continue the ids; see `Sampling`. The checkpoint's generation_config is not used.
 
-        Added tokens that were sampled and end nothing are counted, and the text after them depends
-        on them, but they are not part of the text. White space is: some families keep theirs among
-        their added tokens.
+        Sampled added tokens that do not end the completion are counted and stay in its context, but
+        are not part of the text, except white space, which is among the added tokens of some model
+        families.
         """
         out = self.engine.complete(ids, sampling)
         text = decode_content(self.tokenizer, out.ids, self._control_ids)
@@ -223,10 +224,10 @@ class LocalModel:
 
     def check_user(self, template: Template) -> str | None:
         """Return a warning if the checkpoint does not look as if it was trained to be a user;
-        `None` if it does. It takes one pass.
+        `None` if it does. It takes one forward pass.
 
-        It does not if it hardly ever ends a conversation, not even after a goodbye; or if it finds
-        the words of an assistant much more probable in user turns than those of a user.
+        It does not if it almost never ends a conversation, even after a goodbye, or if an
+        assistant's words in user turns are much more probable to it than a user's.
         """
         end = [template.end]
         rows = []
@@ -254,7 +255,7 @@ class LocalModel:
             )
         if gap > MAX_ASSISTANT_GAP:
             signs.append(
-                f"in user turns it would rather speak as the assistant (by {gap:.1f} nats a token)"
+                f"in user turns it prefers the words of an assistant (by {gap:.1f} nats a token)"
             )
         if not signs:
             return None
@@ -267,7 +268,7 @@ class LocalModel:
     def score(self, rows: Sequence[MaskedIds]) -> list[list[float]]:
         """Return the log-probability of each masked token, in nats, given all before it in its row.
 
-        Rows are packed, and logits are computed for masked tokens alone.
+        Rows are packed, and logits are computed only for masked tokens.
         """
         for ids, _ in rows:
             if len(ids) > self.context_length:
@@ -289,8 +290,8 @@ class LocalModel:
     ) -> list[list[int]]:
         """The indices of the rows of each forward pass; rows without a masked token are left out.
 
-        A row takes up logits as well as tokens of a pass: those of a long pasted turn would fill
-        the memory.
+        A pass is limited in logits as well as tokens, since the logits of a long pasted turn would
+        fill the memory.
         """
         wanted = [i for i, count in enumerate(counts) if count]
         if not self._can_pack():
@@ -302,8 +303,8 @@ class LocalModel:
         return [[wanted[n] for n in bin] for bin in bins]
 
     def _can_pack(self) -> bool:
-        """Whether packed rows get the log-probabilities that they get alone. Other architectures,
-        such as state spaces, score one row at a time."""
+        """Whether packed rows get the same log-probabilities as single rows. Other architectures,
+        such as state space models, score one row at a time."""
         with self.engine.lock:
             if self._packs_rows is None:
                 try:
@@ -335,7 +336,7 @@ def _load_weights(
     name: str, device: str, dtype: torch.dtype | None, quantised: bool
 ) -> Any:
     load = AutoModelForCausalLM.from_pretrained
-    if quantised:  # many kinds can be neither cast nor moved once they are loaded
+    if quantised:  # many kinds cannot be cast or moved after loading
         return load(name, dtype="auto", device_map={"": device})
     if dtype is None:
         dtype = torch.float32 if device.startswith("cpu") else torch.bfloat16
@@ -343,7 +344,9 @@ def _load_weights(
     missing = sorted(found["missing_keys"])
     if missing:  # transformers would fill them with random numbers
         others = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise ValueError(f"its weights lack {missing[0]}{others}; is the file whole?")
+        raise ValueError(
+            f"its weights lack {missing[0]}{others}; is the file complete?"
+        )
     return model.to(device)
 
 
@@ -353,7 +356,7 @@ def _probe_row(
     exchanges: Sequence[Exchange],
     content: list[int],
 ) -> MaskedIds:
-    """A conversation and a user turn with this content, which is to be predicted."""
+    """Return a conversation with a user turn of this content, to predict it."""
     conversation = Conversation(intent=INTENT_PREFIX + goal)
     for user, assistant in exchanges:
         conversation = conversation.say(user).say(assistant)
@@ -363,8 +366,8 @@ def _probe_row(
 
 
 def usable_device(device: str | None) -> str:
-    """Return the device that was asked for, by default a GPU if there is one; raise `InputError` if
-    it is not there."""
+    """Return the requested device, by default a GPU if there is one; raise `InputError` if it does
+    not exist."""
     if not device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -393,17 +396,18 @@ def text_encoder(tokenizer: Any) -> Encode:
 
 def text_functions(tokenizer: Any) -> tuple[Encode, Offsets, EncodeAll]:
     """Return three functions: a text to its ids, a text to the offsets of its tokens, and many
-    texts to their ids, on all cores. No id is that of an added token: text never becomes control.
+    texts to their ids, on all cores. None returns the id of an added token, so text never becomes a
+    control token.
 
     `split_special_tokens` is not enough: it lets added tokens through that are not registered as
     special, such as the end token of UserLM-8b. So the tokenizer is built again without any.
 
     Raises:
-        InputError: for a tokenizer that has no fast form, or that gives added tokens all the same.
+        InputError: for a tokenizer that has no fast version, or that still returns added tokens.
     """
     name = tokenizer.name_or_path
     if not tokenizer.is_fast:
-        raise InputError(f"{name}: its tokenizer has no fast form (tokenizer.json)")
+        raise InputError(f"{name}: its tokenizer has no fast version (tokenizer.json)")
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
     added = {token["id"]: token["content"] for token in parts["added_tokens"]}
     parts.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
@@ -423,15 +427,15 @@ def text_functions(tokenizer: Any) -> tuple[Encode, Offsets, EncodeAll]:
     for content in added.values():
         if not added.keys().isdisjoint(encode(content)):
             raise InputError(
-                f"{name}: its tokenizer turns the text {content!r} into a control token even when "
-                "told not to; it cannot be used safely"
+                f"{name}: its tokenizer turns the text {content!r} into a control token even with "
+                f"control tokens turned off; it cannot be used safely"
             )
     return encode, offsets, encode_all
 
 
 def _prepend_no_space(pre_tokenizer: Any) -> None:
-    """Have a tokenizer put no space before the start of a text. Some (Llama-2's, Mistral's) do that
-    to what comes first in a row, and content never does: a header comes before it."""
+    """Make a tokenizer add no space before the start of a text. Some (Llama-2, Mistral) add one at
+    the start of a row, but content is never there, since a header comes before it."""
     if pre_tokenizer is None:
         return
     for part in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
@@ -456,13 +460,13 @@ def chat_ids(
 
     Raises:
         InputError: if there is no chat template.
-        ModelError: if it refuses the messages, such as one without a system role.
+        ModelError: if the template refuses the messages, for example because it has no system role.
     """
     if not tokenizer.chat_template:
         raise InputError(
-            f"{name} has no chat template: a base model cannot be talked to; give a chat model"
+            f"{name} has no chat template: a base model cannot chat; give a chat model"
         )
-    # Llama-3.1 and later call the date so.
+    # the name of the date in the templates of Llama-3.1 and later
     options: dict[str, Any] = {"date_string": today} if today else {}
 
     def render(messages: Sequence[Message], tokenize: bool) -> Any:
@@ -484,8 +488,8 @@ def chat_ids(
     contents = [message["content"] for message in messages]
     if not any(control in content for content in contents for control in controls):
         return [int(id) for id in render(messages, tokenize=True)]
-    # A content that holds the text of a control token must stay text. So the template is rendered
-    # around marks that stand for the contents, and these are encoded apart.
+    # Content that contains the text of a control token must stay text. So the template is rendered
+    # with placeholders for the contents, which are encoded separately.
     marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
     marked = [
         {**message, "content": mark}

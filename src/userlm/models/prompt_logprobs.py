@@ -1,15 +1,15 @@
 """Scoring on a server that gives the log-probability of each token of a prompt, such as vLLM.
 
-A prompt is sent as token ids to `/v1/completions`. Two request forms are in use; which of them a
-server supports is found out once:
+A prompt is sent as token ids to `/v1/completions`. There are two forms of requests; the one that a
+server supports is detected once:
 
     vLLM      `prompt_logprobs`: a log-probability for each id of the prompt, by id
     others    `echo` with `logprobs`, as in the first OpenAI API: one for each token, without its id
 
-Both can be silently wrong: a server may add a BOS, cut a long prompt, or take a part of it from its
-prefix cache without log-probabilities. So they are counted, and before the first row a probe is
-scored twice, the second time after a row with the same beginning. A server whose answers differ is
-refused.
+Both can be wrong without an error: a server may add a BOS, truncate a long prompt, or return no
+log-probabilities for the part in its prefix cache. So they are counted, and before the first row a
+probe is scored twice, the second time after a row with the same prefix. A server whose answers
+differ is refused.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from userlm.models.endpoint import (
 from userlm.types import InputError, ModelError
 
 TOLERANCE = 0.5
-"""Nats. In half precision the log-probability of a token moves by hundredths with the other rows of
-the batch; if it is that of another token, some in a row are off by more than this."""
+"""Nats. In half precision the log-probability of a token varies by hundredths with the other rows
+of the batch. If tokens were mixed up, some in a row would differ by more than this."""
 
 PROBE_TOKENS = 400
-"""The least length of the row that is scored twice: servers cache blocks of 16 to 128 tokens."""
+"""Minimum length of the row that is scored twice: servers cache blocks of 16 to 128 tokens."""
 
 Row = tuple[Sequence[int], Sequence[bool]]
-"""Token ids, and a mask of those that are scored."""
+"""Token ids, and a mask of the tokens to score."""
 
 Request = Callable[[openai.OpenAI, str, Sequence[int]], "list[Any] | None"]
-"""Asks a server for the log-probability of each id: numbers, and `None` for the first id or where
-there is none. `None` instead of the list: the server answers without log-probabilities."""
+"""Asks a server for the log-probability of each id; `None` for the first id or a missing one.
+Returns `None` instead of the list if the server answers without log-probabilities."""
 
 
 class PromptLogprobs:
     """Scores rows on a server.
 
     Args:
-        endpoint: the server; its retries serve here too.
-        workers: rows at once.
+        endpoint: the server; its retries are used here too.
+        workers: the number of concurrent requests.
     """
 
     def __init__(self, endpoint: EndpointModel, workers: int = 16) -> None:
@@ -65,11 +65,12 @@ class PromptLogprobs:
         self._lock = threading.Lock()
 
     def score(self, rows: Sequence[Row]) -> list[list[float]]:
-        """The log-probability of each masked token, in nats, in the order of the rows.
+        """Return the log-probability of each masked token, in nats, in the order of the
+        rows.
 
         Raises:
-            InputError: if the server gives none, or wrong ones; says what to do.
-            ModelError: if the server fails.
+            InputError: if the server returns no or wrong log-probabilities; the message says what
+            to do. ModelError: if the server fails.
         """
         if any(len(mask) and mask[0] for _, mask in rows):
             raise ValueError(
@@ -102,7 +103,8 @@ class PromptLogprobs:
         request: Request,
         ids: Sequence[int],
     ) -> list[float] | None:
-        """The log-probability of each id, 0 for the first; `None` if the server gives none."""
+        """Return the log-probability of each id, 0 for the first; `None` if the server returns
+        none."""
         values, _, _ = self._endpoint.ask(
             lambda client: request(client, self._endpoint.name, ids)
         )
@@ -110,7 +112,8 @@ class PromptLogprobs:
             return None
         if len(values) != len(ids):
             raise self._not_scorable(
-                f"{len(ids)} token ids were sent, and {len(values)} log-probabilities came back: "
+                f"{len(ids)} token ids were sent, and {len(values)} log-probabilities were "
+                f"returned: "
                 f"{TAKE_IDS}, or give a lower --max-tokens"
             )
         for number, value in enumerate(values[1:], 2):
@@ -122,9 +125,9 @@ class PromptLogprobs:
         return [0.0, *map(float, values[1:])]
 
     def _probe(self, longest: Sequence[int]) -> Request:
-        """The request that the server supports, tested with a probe.
+        """Return the form of request that the server supports, tested with a probe.
 
-        A probe begins with random tokens, so that no earlier run left it in a cache.
+        A probe starts with random tokens, so that it is not in a cache from an earlier run.
         """
         ids = list(longest)
         random_start = SystemRandom().choices(ids, k=8)
@@ -145,7 +148,7 @@ class PromptLogprobs:
                 return request
             refused["it leaves them out"] = None
         raise self._not_scorable(
-            "the server gives no log-probabilities of a prompt, neither by `prompt_logprobs` nor "
+            "the server returns no log-probabilities of a prompt, neither by `prompt_logprobs` nor "
             f"by `echo` ({'; '.join(refused)}); {USE_VLLM}"
         )
 
@@ -155,7 +158,7 @@ class PromptLogprobs:
         probe: list[int],
         logprobs: list[float],
     ) -> None:
-        """Raise `InputError` if a probe gets other log-probabilities after a row that shares its
+        """Raise `InputError` if a probe gets different log-probabilities after a row with the same
         first three quarters."""
         shared = len(probe) * 3 // 4
         self._ask(request, probe[:shared] + probe[shared:][::-1])
@@ -167,13 +170,13 @@ class PromptLogprobs:
         largest = max(abs(a - b) for a, b in zip(logprobs, again, strict=True))
         if largest > TOLERANCE:
             raise self._not_scorable(
-                "the same row got other log-probabilities after a row with the same beginning (by "
-                f"up to {largest:.2g} nats): the server takes parts of prompts from a cache; start "
+                "the same row got different log-probabilities after a row with the same prefix (by "
+                f"up to {largest:.2g} nats): the server reads parts of prompts from a cache; start "
                 "vLLM with --no-enable-prefix-caching"
             )
 
     def _not_scorable(self, why: str) -> InputError:
-        return InputError(f"{self._endpoint.name}: not scorable: {why}")
+        return InputError(f"{self._endpoint.name}: cannot be used for scoring: {why}")
 
 
 def _prompt_logprobs(
@@ -181,13 +184,14 @@ def _prompt_logprobs(
     model: str,
     ids: Sequence[int],
 ) -> list[Any] | None:
-    """vLLM's request. The answer has, for each id, a mapping from this and other ids to values."""
+    """Send vLLM's form of request. The answer maps, for each position, the id and other ids to
+    values."""
     answer = client.completions.create(
         model=model,
         prompt=[*ids],
         max_tokens=1,
         temperature=0,
-        extra_body={"prompt_logprobs": 0},  # of no other ids
+        extra_body={"prompt_logprobs": 0},  # no other ids
     )
     entries = getattr(first_choice(answer), "prompt_logprobs", None)
     if not isinstance(entries, list):
@@ -198,7 +202,7 @@ def _prompt_logprobs(
 
 
 def _logprob(id: int, entry: Any) -> Any:
-    """The log-probability of an id; `None` if the entry is that of another prompt."""
+    """Return the log-probability of an id; `None` if the entry belongs to another prompt."""
     known = entry.get(str(id)) if isinstance(entry, dict) else None
     return known.get("logprob") if isinstance(known, dict) else None
 
@@ -206,7 +210,7 @@ def _logprob(id: int, entry: Any) -> Any:
 def _echo(
     client: openai.OpenAI, model: str, ids: Sequence[int], max_tokens: int = 0
 ) -> list[Any] | None:
-    """`echo` with `logprobs`, and nothing generated."""
+    """Send `echo` with `logprobs`, without generating tokens."""
     answer = client.completions.create(
         model=model,
         prompt=[*ids],
@@ -223,10 +227,10 @@ def _echo(
         return values
     tokens_in = token_count(answer, "prompt_tokens")
     if tokens_in is None:
-        # a BOS at the start could not be told from a token at the end
+        # a BOS at the start could not be distinguished from a token at the end
         return None
     return values[:-1] if tokens_in == len(ids) else values[:tokens_in]
 
 
 _echo_and_one = partial(_echo, max_tokens=1)
-"""The same for servers that generate at least one token, which comes last."""
+"""The same for servers that generate at least one token; this last token is ignored."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from userlm.types import Sampling
 
 TOP = 256
-"""The most probable tokens, among which a nucleus is looked for first: to sort a large vocabulary
-takes longer than a step of a small model."""
+"""The nucleus is first searched among this many most probable tokens, since sorting a large
+vocabulary takes longer than a step of a small model."""
 
 
 def sample_tokens(
@@ -24,11 +24,11 @@ def sample_tokens(
 
     Args:
         numbers: a random number from 0 to 1 for each row: the share of the nucleus' probability
-            that lies before the token. Each row brings its own, so that no row depends on the
+            before the sampled token. Each row has its own, so that it does not depend on the
             others.
 
     Returns:
-        `None` for a row with NaN or infinity, or with nothing but -infinity.
+        `None` for a row with NaN or infinity, or with -infinity only.
     """
     peaks, greedy = logits.max(-1)
     tokens: list[int | None] = greedy.tolist()
@@ -61,12 +61,12 @@ def _sample_nuclei(
     shares: Tensor,
     levels: Tensor,
 ) -> Tensor:
-    """Return a token from the nucleus of each row, which holds a share of the probability. Among
-    equally probable tokens the smaller id comes first."""
+    """Return a token from the nucleus of each row: the most probable tokens with a share of the
+    probability. Of equally probable tokens the smaller id comes first."""
     vocabulary = probabilities.shape[1]
     tokens = torch.zeros(len(shares), dtype=torch.long)
     whole = (shares == 1).nonzero()[:, 0]
-    if len(whole):  # nothing is left out, so nothing needs to be sorted
+    if len(whole):  # no token is excluded, so no sorting is needed
         tokens[whole] = _pick(probabilities[whole].cpu().double(), levels[whole])
     left = (shares < 1).nonzero()[:, 0]
     for limit in (TOP, 16 * TOP, vocabulary):
@@ -75,12 +75,15 @@ def _sample_nuclei(
         count = min(limit, vocabulary)
         candidates, ids = _most_probable(probabilities[left], count)
         before = candidates.cumsum(-1) - candidates
-        inside = before < shares[left, None]  # the tokens before it do not hold enough
+        inside = (
+            before < shares[left, None]
+        )  # the tokens before it have less than the share
         places = _pick(candidates.masked_fill(~inside, 0), levels[left])
         tokens[left] = ids.gather(-1, places[:, None])[:, 0]
         if count == vocabulary:
             break
-        # If the least probable candidate is inside, tokens beyond may be, too: look at more.
+        # If the least probable candidate is in the nucleus, more tokens may be: use more
+        # candidates.
         least = candidates == candidates[:, -1:]
         left = left[(inside & least).any(-1)]
     return tokens
@@ -92,7 +95,7 @@ def _most_probable(probabilities: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if count == probabilities.shape[1]:
         return probabilities.cpu().double().sort(dim=-1, descending=True, stable=True)
     values, ids = (found.cpu() for found in probabilities.topk(count))
-    # topk gives equals in any order: put them in the order of their ids before the stable sort.
+    # topk returns equals in any order: sort them by id before the stable sort.
     ids, order = ids.sort(-1)
     values = values.gather(-1, order)
     values, order = values.double().sort(dim=-1, descending=True, stable=True)
@@ -100,9 +103,9 @@ def _most_probable(probabilities: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _pick(weights: Tensor, levels: Tensor) -> Tensor:
-    """Return the place in each row where the running sum passes its level, a share of the total.
+    """Return the index in each row where the cumulative sum exceeds a share of the total.
 
-    It is never a weight of 0: a double below 1 times the total, rounded, is less than the total.
+    Its weight is never 0: a double below 1 times the total, rounded, is less than the total.
     """
     sums = weights.cumsum(-1)
     passed = levels * sums[:, -1]

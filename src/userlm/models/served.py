@@ -1,8 +1,8 @@
 """A trained user on a server that continues token ids, such as vLLM.
 
-What a trained user needs of a model, and how the server is asked for it at `/v1/completions`:
+What a trained user needs, and the parameters of `/v1/completions` for it:
 
-    exactly these ids     `prompt` as ids; `usage.prompt_tokens` must count as many
+    exactly these ids     `prompt` as ids; `usage.prompt_tokens` must be equal
     the token that        `stop_token_ids` with `ignore_eos`, so that no other token ends it; it is
     ended a completion    the last of `token_ids`, or the `stop_reason`
     P(end)                `logprob_token_ids`, in the same call; else a second call for one token,
@@ -12,8 +12,8 @@ What a trained user needs of a model, and how the server is asked for it at `/v1
     first position only
 
 A server silently ignores fields that it does not know. So before the first completion two tokens
-are forced, the end and one that ends nothing. That shows whether the server reports the token that
-ended a completion, respects bans, and gives log-probabilities from before a ban.
+are forced: the end token and an ordinary one. That shows whether the server reports the token that
+ended a completion, respects bans, and returns log-probabilities from before a ban.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ from userlm.types import (
 )
 
 BIAS = 100
-"""The largest `logit_bias` that servers allow. A ban leaves a token 4e-44 of its odds."""
+"""The largest `logit_bias` that servers allow. A ban multiplies the odds of a token by 4e-44."""
 
 PROBE_TOKENS = 32
-"""The last tokens of the first prompt, which are sent to find out what the server supports."""
+"""The test of what a server supports sends this many of the last tokens of the first prompt."""
 
 
 class ServedModel:
     """Continues token ids on a server. It is thread-safe.
 
     Args:
-        endpoint: the server; its retries serve here too.
-        tokenizer: of the model, from transformers; ids are decoded here, not on the server.
+        endpoint: the server; its retries are used here too.
+        tokenizer: the model's tokenizer from transformers; ids are decoded here, not on the server.
 
     Attributes:
-        notes: what the server cannot do, in sentences; empty before the first completion.
+        notes: sentences on what the server cannot do; empty before the first completion.
     """
 
     def __init__(self, endpoint: EndpointModel, tokenizer: Any) -> None:
@@ -82,7 +82,7 @@ class ServedModel:
         self._lock = threading.Lock()
 
     def context_length(self) -> int | None:
-        """The model's context length in tokens, as `/v1/models` gives it; `None` if it does not.
+        """The model's context length in tokens, from `/v1/models`; `None` if it is not there.
 
         Raises:
             ModelError: if the server fails.
@@ -99,18 +99,17 @@ class ServedModel:
         try:
             [model] = [model for model in body["data"] if model["id"] == self.name]
             length = model["max_model_len"]
-        except (LookupError, TypeError, ValueError):  # it does not say
+        except (LookupError, TypeError, ValueError):  # the server does not report it
             return None
         return length if type(length) is int and length > 0 else None
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
         """Continue the ids; see `Sampling`, whose `stop_ids` are required here.
 
-        Nothing is taken from the server's generation_config. The usage is that of all calls that a
-        completion takes.
+        The server's generation_config is not used. The usage includes all calls for a completion.
 
         Raises:
-            InputError: if the server cannot do this; says what to do.
+            InputError: if the server cannot do this; the message says what to do.
             ModelError: if the server fails, or if the ids do not fit its context length.
         """
         with self._lock:
@@ -146,7 +145,8 @@ class ServedModel:
         support: _Support,
         answers: list[_Answer],
     ) -> tuple[str, int | None, float | None]:
-        """The text, the id that ended it, and P(end); adds the server's answers to `answers`."""
+        """Return the text, the id that ended it, and P(end); add the server's answers to
+        `answers`."""
         threshold = sampling.end_threshold
         banned_first = self._banned_first(sampling, support)
         end = None if support.p_end_problem else sampling.end_id
@@ -175,14 +175,14 @@ class ServedModel:
         return self._content(answer), answer.stop_id, p_end
 
     def _banned_first(self, sampling: Sampling, support: _Support) -> frozenset[int]:
-        """The ids that are banned at the first position only, the end among them if a threshold
-        decides about it."""
+        """Return the ids that are banned at the first position only, with the end token if a
+        threshold decides about the end."""
         banned = sampling.banned_first - sampling.banned_ids
         if sampling.end_threshold is not None and sampling.end_id is not None:
             banned |= {sampling.end_id}
             if support.p_end_problem:
                 raise self._not_usable(
-                    f"--end-threshold goes by P(end): {support.p_end_problem}"
+                    f"--end-threshold needs P(end): {support.p_end_problem}"
                 )
         if banned and not support.ids:
             raise self._not_usable(
@@ -199,10 +199,10 @@ class ServedModel:
         sampling: Sampling,
         answers: list[_Answer],
     ) -> _Answer:
-        """The answer whose first token is given."""
+        """Return the answer with this first token."""
         begun = first.ids or ()
         seed = sampling.seed
-        if seed is not None:  # another one than that of the first token
+        if seed is not None:  # a different seed from that of the first token
             seed = stable_hash(seed, "behind the first token")
         tokens_left = sampling.max_tokens - 1
         rest = replace(sampling, max_tokens=tokens_left, end_id=None, seed=seed)
@@ -210,7 +210,7 @@ class ServedModel:
         return replace(answer, ids=(*begun, *(answer.ids or ())))
 
     def _content(self, answer: _Answer) -> str:
-        """The text without control tokens, even if the server writes them out."""
+        """Return the text without control tokens, even if the server includes them."""
         if answer.ids is None:
             return encodable(self._control_tokens.sub("", answer.text))
         return decode_content(self._tokenizer, answer.ids, self._control_ids)
@@ -222,8 +222,8 @@ class ServedModel:
         answers: list[_Answer],
         forced: int | None = None,
     ) -> _Answer:
-        """Make one call, and check its answer. It ignores what `sampling` says about the first
-        position alone; with `forced` it gives that one token."""
+        """Make one call, and check its answer. Settings of `sampling` for the first position only
+        are ignored; with `forced` only that token is sampled."""
         if forced is not None:
             sampling = replace(
                 sampling, temperature=0, max_tokens=1, banned_ids=frozenset()
@@ -238,7 +238,7 @@ class ServedModel:
         return answer
 
     def _problem(self, answer: _Answer, tokens_sent: int, sampling: Sampling) -> str:
-        """Why an answer shows that the server cannot be used; empty if it does not."""
+        """Return why the server cannot be used, as an answer shows; empty if it can."""
         tokens_in, tokens_out = answer.usage or (None, 0)
         sampled = {*(answer.ids or ())}
         has_length = (
@@ -255,7 +255,7 @@ class ServedModel:
                 f"token may end a conversation; {USE_VLLM}"
             )
         if sampled & sampling.stop_ids:
-            return f"the server goes on after a token of `stop_token_ids`; {USE_VLLM}"
+            return f"the server continues after a token of `stop_token_ids`; {USE_VLLM}"
         if sampling.banned_ids & {*sampled, answer.stop_id}:
             return f"the server sampled a token that `logit_bias` bans; {USE_VLLM}"
         if has_length and answer.stop_id is None and tokens_out < sampling.max_tokens:
@@ -267,8 +267,8 @@ class ServedModel:
         return ""
 
     def _probe(self, ids: Sequence[int], sampling: Sampling) -> _Support:
-        """Find out what the server supports with two calls for one token: the end, and a token
-        that ends nothing."""
+        """Test what the server supports with two calls for one token: the end token, and an
+        ordinary one."""
         if not sampling.stop_ids or sampling.end_id not in (None, *sampling.stop_ids):
             raise ValueError(
                 "stop_ids must hold the ids that end a completion, and end_id"
@@ -305,7 +305,8 @@ class ServedModel:
     def _force_end(
         self, prompt: Sequence[int], end: int, stop_ids: frozenset[int]
     ) -> tuple[Sampling, _Answer]:
-        """The request that the server takes, with or without log-probabilities, and its answer."""
+        """Return the request that the server accepts, with or without log-probabilities, and its
+        answer."""
         for end_id in (end, None):
             probe = Sampling(stop_ids=stop_ids, end_id=end_id)
             try:
@@ -325,7 +326,7 @@ class _Support:
     """What a server supports.
 
     Attributes:
-        context_length: in tokens; `None` if it does not say.
+        context_length: in tokens; `None` if the server does not report it.
         ids: whether it returns the ids that it samples.
         p_end_problem: why P(end) is unknown; empty if it is known.
     """
@@ -337,12 +338,12 @@ class _Support:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the server answered to one call.
+    """The server's answer to one call.
 
     Attributes:
         ids: the sampled ids without the stop id; `None` if it does not return them.
         text: as the server decodes them.
-        stop_id: the id that ended it; `None` if none did, or if it does not say.
+        stop_id: the id that ended it; `None` if none did, or if it is not reported.
         finish: `stop` or `length`.
         p_first: the probability of the first sampled token.
         p_end: the probability of `Sampling.end_id` at the first position.
@@ -362,10 +363,12 @@ class _Answer:
 
 
 def _p_end_problem(ended: _Answer, went_on: _Answer) -> str:
-    """Why P(end) is unknown, as the two answers of a probe show; empty if it is known."""
+    """Return why P(end) is unknown, from the two answers of a probe; empty if it is known."""
     if ended.p_first is None or went_on.p_first is None:
         return "the server gives no log-probabilities, so P(end) is unknown"
-    if ended.p_first + went_on.p_first > 1.01:  # after the bias each is almost certain
+    if (
+        ended.p_first + went_on.p_first > 1.01
+    ):  # with the bias each token is almost certain
         return (
             "the server's log-probabilities are those after a ban, so P(end) is unknown; start "
             "vLLM with --logprobs-mode raw_logprobs"
@@ -374,7 +377,7 @@ def _p_end_problem(ended: _Answer, went_on: _Answer) -> str:
 
 
 def _sum_faults(answers: Sequence[_Answer]) -> tuple[tuple[str, ...], int]:
-    """The faults of all calls, and how many tries were possibly billed."""
+    """Return the faults of all calls, and the number of possibly billed tries."""
     faults = [fault for answer in answers for fault in answer.faults]
     return tuple(faults), sum(answer.possibly_billed for answer in answers)
 
@@ -419,11 +422,11 @@ def _send(
 
 
 def _read(answer: Any, sampling: Sampling) -> _Answer:
-    """Read a completion; raises `ValueError` if it is none."""
+    """Parse a completion; raise `ValueError` if it is not one."""
     choice = first_choice(answer)
     text = getattr(choice, "text", None)
     finish = getattr(choice, "finish_reason", None)
-    # A server that shuts down gives `abort`.
+    # A server that shuts down returns `abort`.
     if not isinstance(text, str) or finish not in ("stop", "length"):
         raise ValueError(f"finish_reason is {finish!r}, and the text {text!r:.40}")
     ids = None
@@ -449,8 +452,8 @@ def _read(answer: Any, sampling: Sampling) -> _Answer:
 
 
 def _first_probability(logprobs: Any, token: str = "") -> float | None:
-    """The probability at the first position, of a token if there are several; `None` if the server
-    gave none."""
+    """Return the probability at the first position, of this token if there are several; `None` if
+    the server returned none."""
     first: Any = logprobs[0] if isinstance(logprobs, list) and logprobs else None
     if isinstance(first, dict):
         first = first.get(token)

@@ -1,4 +1,4 @@
-"""The format in which a checkpoint reads a dialogue, found from its tokenizer and chat template.
+"""Detect the dialogue format of a checkpoint from its tokenizer and chat template.
 
     microsoft/UserLM-8b, ours   Llama-3's headers, one newline each, no BOS, `<|endconversation|>`
     SFTuser (Llama-3)           the same with two newlines, a BOS, and white space trimmed
@@ -6,11 +6,11 @@
     OSim, Ditto (Qwen3)         ChatML, roles swapped: the person is the assistant; no end token
     USP                         Llama-3's headers, two newlines, a BOS, a profile; no end token
 
-The format that is found is compared, id for id, with what the checkpoint's own chat template
-renders. A checkpoint that fits none is refused: one wrong newline is enough to make a user model
-talk like something else.
+The detected format is compared, id for id, with the output of the checkpoint's own chat template. A
+checkpoint in an unknown format is refused, since a single wrong newline can change how a user model
+writes.
 
-Without an end token, the end is a turn that is closed before any content.
+Without an end token, an empty turn is the end.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ CHATML = ("<|im_start|>", "<|im_end|>")
 ROLES = ("system", "user", "assistant")
 
 SWAPPED = re.compile(r"\b(osim|ditto)(\b|\d)|odyssim", re.IGNORECASE)
-"""The names of checkpoints that play the person as the assistant. Their tokens are those of any
-Qwen3."""
+"""Parts of the names of checkpoints in which the assistant role plays the person. They have the
+same tokens as any Qwen3."""
 
 PROFILE = (
     "You are engaging in a conversation with an AI assistant. Your profile is: \n{}\n You can say "
@@ -50,12 +50,12 @@ def user_template(
     """The template of a user model in its `trained` or `profile` form.
 
     Args:
-        encode: text to ids, control tokens never among them.
-        name: of the checkpoint.
+        encode: text to ids, never control tokens.
+        name: the name of the checkpoint.
         advice: what else can be done with a model that is not a user model.
 
     Raises:
-        InputError: if it is not a user model; says why, and what to do.
+        InputError: if it is not a user model; the message says why, and what to do.
     """
     is_profile = form == "profile"
     try:
@@ -67,26 +67,26 @@ def user_template(
         advice = advice or (
             f"train one from it (`userlm train --base {name}`) or prompt it (`prompted:{name}`)"
         )
-        raise InputError(f"{name}: {error}, so it is no {kind}; {advice}") from None
+        raise InputError(f"{name}: {error}, so it is not a {kind}; {advice}") from None
 
 
 def recognise(tokenizer: Any, encode: Encode, name: str = "") -> Template:
     """The template of a user model.
 
     Args:
-        encode: text to ids, control tokens never among them.
-        name: of the checkpoint. Only the name tells OSim and Ditto from the assistant that they
-            were trained from.
+        encode: text to ids, never control tokens.
+        name: the name of the checkpoint. Only the name distinguishes OSim and Ditto from the
+            assistant that they were trained from.
 
     Raises:
-        ValueError: if its format is unknown; says why.
+        ValueError: if its format is unknown; the message says why.
     """
     known = added_ids(tokenizer)
     if known.keys() >= {*HEADERS, END_TOKEN}:
         template = _llama(tokenizer, encode, known)
     elif known.keys() >= {*HEADERS} and _opens_user_turn(tokenizer):
         raise ValueError(
-            f"it has no {END_TOKEN} token but opens a user turn, as USP does (profile:{name})"
+            f"it has no {END_TOKEN} token but opens a user turn, as USP does (try profile:{name})"
         )
     elif known.keys() >= {*CHATML}:
         if END_TOKEN not in known and not SWAPPED.search(name.replace("_", "-")):
@@ -128,7 +128,7 @@ def profile_template(tokenizer: Any, encode: Encode) -> Template:
     )
     if tokenizer.chat_template and not _opens_user_turn(tokenizer):
         raise ValueError(
-            "its chat template opens no user turn, as that of a profile model does"
+            "its chat template does not open a user turn, as that of a profile model would"
         )
     _check(tokenizer, template)
     return template
@@ -139,7 +139,7 @@ def _llama(
     encode: Encode,
     known: Mapping[str, int],
 ) -> Template:
-    """UserLM's template, with the header suffix, BOS and trimming of the checkpoint's own chat
+    """Return UserLM's template, with the header suffix, BOS and trimming of the checkpoint's chat
     template."""
     special = special_ids(tokenizer)
     rendered = _render(tokenizer, [{"role": "user", "content": " u "}])
@@ -152,9 +152,7 @@ def _llama(
         re.DOTALL,
     )
     if not turn or (turn["bos"] and turn["bos"] not in known):
-        raise ValueError(
-            "its chat template renders a user turn in a way that is not known here"
-        )
+        raise ValueError("its chat template renders a user turn in an unknown format")
     start: Ids = (known[turn["bos"]],) if turn["bos"] else ()
     trim = not turn["space"]
     return userlm_template(encode, known.get, special, turn["suffix"], start, trim)
@@ -186,7 +184,7 @@ def _chatml(
     )
     return replace(
         template.with_roles_swapped(),
-        # a turn that begins with a thought all the same is over
+        # a turn that still starts with a thought is ended
         stop_ids=template.stop_ids | {known.get("<think>", close)},
         empty_thought=tuple(tokenizer.encode(empty_thought, add_special_tokens=False)),
     )
@@ -211,8 +209,8 @@ def _check(tokenizer: Any, template: Template) -> None:
     closed = ours[: len(ours) - len(template.generation_prompt())]
     if theirs not in (closed, (*closed, *template.headers["user"])):
         raise ValueError(
-            "its chat template renders a dialogue in another format than the user models that are "
-            f"known here: {tokenizer.decode(theirs)!r} instead of {tokenizer.decode(closed)!r}"
+            "its chat template renders a dialogue in a different format from the known user "
+            f"models: {tokenizer.decode(theirs)!r} instead of {tokenizer.decode(closed)!r}"
         )
 
 
@@ -231,7 +229,8 @@ def _render(
     messages: Sequence[Message],
     opens: bool = False,
 ) -> str | None:
-    """The messages as the chat template renders them; `None` if there is none or it refuses them.
+    """Return the messages as rendered by the chat template; `None` if there is none or it refuses
+    them.
 
     Args:
         opens: whether a generation prompt follows.
@@ -251,7 +250,7 @@ def _render(
 
 
 def added_ids(tokenizer: Any) -> dict[str, int]:
-    """The tokens that were added to a tokenizer's vocabulary, and their ids."""
+    """Return the tokens that were added to a tokenizer's vocabulary, and their ids."""
     return {token.content: id for id, token in tokenizer.added_tokens_decoder.items()}
 
 
@@ -263,7 +262,7 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
 
 
 def control_ids(tokenizer: Any) -> frozenset[int]:
-    """The ids that are never content: special tokens and all other added ones that are not mere
+    """Return the ids that are never content: special tokens, and all other added tokens except
     white space."""
     added = added_ids(tokenizer).items()
     return special_ids(tokenizer) | {id for text, id in added if text.strip()}

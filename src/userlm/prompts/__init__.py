@@ -1,4 +1,4 @@
-"""Every prompt is a file here. A value that is filled in stays as it is, whatever it contains."""
+"""Every prompt is a file here. Inserted values are not changed, whatever they contain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.resources import files
 
 
 def fill(name: str, values: Mapping[str, str]) -> str:
-    """The prompt `name` with each `{place}` replaced by its value, all at once."""
+    """Return the prompt `name` with each `{place}` replaced by its value, in one pass."""
     text = files(__package__).joinpath(f"{name}.md").read_text(encoding="utf-8").strip()
     return re.sub(r"\{(\w+)\}", lambda place: values[place[1]], text)
 

@@ -24,11 +24,11 @@ from userlm.users import with_sampling
 
 
 def sample(user: Speaker, turn: TurnRequest, index: int) -> Reply:
-    """Return the reply for one choice. The first is the same however many are asked for.
+    """Return the reply for one choice. The first choice does not depend on `n`.
 
     Raises:
-        ModelError: there is no reply.
-        RequestError: the conversation does not fit the model.
+        ModelError: if there is no reply.
+        RequestError: if the conversation does not fit the model.
     """
     speaker = with_sampling(
         user,
@@ -40,7 +40,8 @@ def sample(user: Speaker, turn: TurnRequest, index: int) -> Reply:
     reply = speaker.reply(turn.conversation)
     if not isinstance(reply, Reply):
         raise TypeError(
-            f"{type(user).__name__}.reply gave a {type(reply).__name__}; give userlm.Reply(text)"
+            f"{type(user).__name__}.reply returned a {type(reply).__name__}; return "
+            f"userlm.Reply(text)"
         )
     if reply.stop == "context":
         raise RequestError(
@@ -51,21 +52,21 @@ def sample(user: Speaker, turn: TurnRequest, index: int) -> Reply:
             "context_length_exceeded",
         )
     if reply.stop == "error" or not (reply.text or reply.stop):
-        raise ModelError("the user said nothing and gave no reason to stop")
+        raise ModelError("the user returned neither a text nor a reason to stop")
     return reply
 
 
 def completion(
     replies: Sequence[Reply], turn: TurnRequest, config: ServerConfig
 ) -> ChatCompletion:
-    """Return the answer of `/v1/chat/completions`, with the replies as choices."""
+    """Return the response of `/v1/chat/completions`, with the replies as choices."""
     choices = []
     notes = list(turn.notes)
     for i, reply in enumerate(replies):
         choices.append(_choice(i, reply, turn, config.stop_phrase))
         if config.stop_phrase and config.stop_phrase in reply.text:
             notes.append(
-                f"choices[{i}] holds the stop phrase in its own text; userlm.ended says whether "
+                f"choices[{i}] contains the stop phrase in its own text; userlm.ended says whether "
                 "the user ended the conversation"
             )
         if truncated := reply.meta.get("truncated_tokens"):
@@ -140,7 +141,7 @@ def chunks(
 ) -> list[dict[str, Any]]:
     """Return the answer in the chunks of a stream.
 
-    A content is one chunk, since the guard has to see the whole text before it may be sent.
+    The content is a single chunk, since the guard must check the whole text before it is sent.
     """
     include_usage = options and options.include_usage
     head = answer.model_dump(include={"id", "created", "model"})

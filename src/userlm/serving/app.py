@@ -32,7 +32,7 @@ from userlm.serving.schema import (
 from userlm.types import InputError, ModelError, Reply, Speaker, encodable
 
 MAX_BODY_BYTES = 4 * 2**20
-"""Some fifty times what a context length of 8,192 tokens holds."""
+"""About fifty times the size of a context of 8,192 tokens."""
 
 
 def create_app(user: Speaker, config: ServerConfig) -> Starlette:
@@ -48,7 +48,7 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         jobs = [partial(sample, user, turn, i) for i in range(count)]
         futures = pool.submit(jobs)
         if not await _done(futures, request):
-            return Response()  # nobody is there to read it
+            return Response()  # the client is gone
         replies = [_result(future, config.key) for future in futures]
         answer = completion(replies, turn, config)
         if not asked.stream:
@@ -111,11 +111,12 @@ def running(app: Starlette, listening: socket.socket) -> Iterator[threading.Thre
         log_level="warning",
         access_log=False,
         server_header=False,
-        # A client that keeps connections for less than this never writes to one that is closing.
+        # Longer than clients keep idle connections, so that they never write to one that is
+        # closing.
         timeout_keep_alive=75,
     )
-    # Head and body of an answer are two writes; without this the second waits 40 ms, until the
-    # first is acknowledged.
+    # Header and body of an answer are two writes; without this the second waits 40 ms for the
+    # acknowledgement of the first.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
@@ -128,15 +129,15 @@ def running(app: Starlette, listening: socket.socket) -> Iterator[threading.Thre
         thread.join()
 
 
-# --- the queue -------------------------------------------------------------------------------
+# --- the queue ------------------------------------------------------------------------------------
 
 
 class Pool:
-    """Threads that sample replies, and a bounded queue before them.
+    """Threads that sample replies, with a bounded queue.
 
     Args:
-        width: how many replies are sampled at once.
-        queue: how many more may wait.
+        width: the number of replies that are sampled concurrently.
+        queue: the number of replies that may wait.
     """
 
     def __init__(self, width: int, queue: int) -> None:
@@ -149,7 +150,7 @@ class Pool:
         self._closed = False
 
     def submit(self, jobs: Sequence[Callable[[], Reply]]) -> list[Future[Reply]]:
-        """Begin all jobs or none; raises `RequestError` if there is no room."""
+        """Queue all jobs or none; raise `RequestError` if the queue is full."""
         with self._lock:
             if self._closed:
                 raise _stopping()
@@ -162,7 +163,7 @@ class Pool:
         return futures
 
     def close(self) -> None:
-        """Take no more jobs, and begin none that waits; those that have begun go on."""
+        """Accept no more jobs and start no waiting ones; running jobs continue."""
         with self._lock:
             self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -170,9 +171,7 @@ class Pool:
     def _full(self) -> RequestError:
         seconds = math.ceil(self._mean_seconds * self.in_flight / self._width)
         wait = min(max(seconds, 1), 60)
-        message = (
-            f"{self.in_flight} replies are being sampled or wait; try again in {wait} s"
-        )
+        message = f"{self.in_flight} replies are in progress or waiting; try again in {wait} s"
         return RequestError(
             429,
             message,
@@ -186,7 +185,9 @@ class Pool:
             return job()
         finally:
             seconds = time.monotonic() - begun
-            with self._lock:  # a moving average, to tell how long a full queue takes
+            with (
+                self._lock
+            ):  # a moving average, to estimate how long a full queue takes
                 self._mean_seconds += 0.2 * (seconds - self._mean_seconds)
 
     def _finished(self, future: Future[Reply]) -> None:
@@ -195,7 +196,8 @@ class Pool:
 
 
 async def _done(futures: Sequence[Future[Reply]], request: Request) -> bool:
-    """Return whether all were done before the caller went away; if not, cancel those that wait."""
+    """Return whether all jobs finished before the client disconnected; if not, cancel the waiting
+    ones."""
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -209,11 +211,11 @@ async def _done(futures: Sequence[Future[Reply]], request: Request) -> bool:
     finally:
         gone.cancel()
         for future in futures:
-            future.cancel()  # without effect on one that has begun
+            future.cancel()  # no effect on a running job
 
 
 def _result(future: Future[Reply], key: str | None) -> Reply:
-    """Return the reply; raises `RequestError`, the key masked, for errors that are no bug."""
+    """Return the reply; raise `RequestError`, with the key masked, for errors that are not bugs."""
     if future.cancelled():
         raise _stopping()
     try:
@@ -222,7 +224,7 @@ def _result(future: Future[Reply], key: str | None) -> Reply:
         message = str(error).replace(key, "[key]") if key else str(error)
         if isinstance(error, InputError):
             raise RequestError(400, message) from None
-        # The model was tried again already, so the client is told not to.
+        # Calls of the model were retried already, so clients should not retry.
         raise RequestError(
             503,
             f"the model failed: {message}",
@@ -234,19 +236,21 @@ def _result(future: Future[Reply], key: str | None) -> Reply:
 def _stopping() -> RequestError:
     return RequestError(
         503,
-        "the server is being stopped",
+        "the server is shutting down",
         code="stopping",
         headers={"Retry-After": "5"},
     )
 
 
-# --- HTTP ------------------------------------------------------------------------------------
+# --- HTTP -----------------------------------------------------------------------------------------
 
 
 def _check_caller(request: Request, config: ServerConfig) -> None:
     """Raise `RequestError` for a wrong host name or key."""
     if config.hosts and request.url.hostname not in config.hosts:
-        message = f"call this server as {config.hosts[0]}, or start it with a key"
+        message = (
+            f"use {config.hosts[0]} as the host name, or start the server with a key"
+        )
         raise RequestError(403, message, code="wrong_host")
     if config.key is None:
         return
@@ -256,17 +260,17 @@ def _check_caller(request: Request, config: ServerConfig) -> None:
     if scheme.lower() != "bearer" or not same:
         raise RequestError(
             401,
-            "this server needs its key, as the client's api_key (Authorization: Bearer ...)",
+            "this server needs its key as the client's api_key (Authorization: Bearer ...)",
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
 
 
 async def _read_json(request: Request) -> object:
-    """Return the JSON value that was sent; raises `RequestError` if there is none.
+    """Return the JSON value of the request body; raise `RequestError` if there is none.
 
-    The content type must be JSON's: a page in a browser cannot send that to another site without
-    asking it first.
+    The content type must be JSON's: a web page cannot send this type to another site without a
+    preflight request (CORS).
     """
     header = request.headers.get("content-type", "")
     content_type = header.partition(";")[0].strip()
@@ -289,7 +293,7 @@ async def _read_json(request: Request) -> object:
 
 
 def _with_encodable_names(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
-    """Return a JSON object; pydantic takes no field name with a lone surrogate in it."""
+    """Return a JSON object; pydantic rejects field names with lone surrogates."""
     return {encodable(name): value for name, value in pairs}
 
 
@@ -301,7 +305,7 @@ def _json(content: object) -> Response:
 
 
 def _dumps(content: object) -> str:
-    """Return JSON in one line, whatever a client takes for the end of a line."""
+    """Return JSON on one line, for any definition of a line break."""
     text = json.dumps(
         content,
         ensure_ascii=False,
@@ -314,22 +318,23 @@ def _dumps(content: object) -> str:
 async def _error(request: Request, error: Exception) -> Response:
     """Return an error in the form of the OpenAI API."""
     if isinstance(error, ClientDisconnect):
-        return Response()  # nobody is there to read it
+        return Response()  # the client is gone
     if isinstance(error, HTTPException):
         wrong = (
             f"no {request.method} here" if error.status_code == 405 else "no such path"
         )
         error = RequestError(
             error.status_code,
-            f"{wrong}; there are POST /v1/chat/completions, GET /v1/models and GET /health; "
+            f"{wrong}; the endpoints are POST /v1/chat/completions, GET /v1/models and GET "
+            f"/health; "
             "a base URL ends in /v1",
             headers=error.headers,
         )
     if not isinstance(error, RequestError):
         error = RequestError(
             500,
-            "the server failed; its log says why",
-            # uvicorn closes the connection; a client that is not told would use it again.
+            "internal error; see the log of the server",
+            # uvicorn closes the connection; without the header the client would reuse it.
             headers={"Connection": "close"},
         )
     kind = "invalid_request_error"

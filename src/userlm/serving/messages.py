@@ -20,7 +20,7 @@ from userlm.types import OTHER_ROLE, Conversation, Role, Speaker, Turn
 from userlm.users import PromptedUser, TrainedUser
 
 MAX_INTENT_WORDS = 60
-"""An intent is one sentence of some 30 words; user models are trained on none much longer."""
+"""An intent is one sentence of about 30 words; user models are not trained on much longer ones."""
 
 SAMPLING_FIELDS = (
     "seed",
@@ -29,20 +29,20 @@ SAMPLING_FIELDS = (
     "max_tokens",
     "max_completion_tokens",
 )
-"""Fields without effect on a user that no model plays."""
+"""Fields without effect on a user without a model, such as a replay."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
-    """The next turn of a user: after which conversation, and how it is sampled.
+    """A request for the next user turn: the conversation before it, and how to sample it.
 
     Attributes:
-        request: `n`, `temperature`, `stop` and the like are read from it.
+        request: the request, for `n`, `temperature`, `stop` and similar fields.
         roles: `log` or `swapped`.
-        seed: of the first choice; the seeds of the others are derived from it.
-        max_tokens: `None`: the user's own.
+        seed: the seed of the first choice; those of the others are derived from it.
+        max_tokens: `None` for the user's default.
         ignored: fields without effect.
-        notes: what was not taken as it came, a sentence each.
+        notes: sentences on what was changed in the request.
     """
 
     request: ChatRequest
@@ -60,12 +60,12 @@ def turn_request(
     """Return the conversation whose next user turn is wanted, and how to sample that.
 
     Raises:
-        RequestError: naming the field, and saying what to do.
+        RequestError: the message names the field and says what to do.
     """
     max_choices = config.batch + config.queue
     if request.n and request.n > max_choices:
         raise RequestError(
-            400, f"n is {request.n}; this server takes at most {max_choices}", "n"
+            400, f"n is {request.n}; this server allows at most {max_choices}", "n"
         )
     options = request.userlm or UserOptions()
     roles = find_roles(request.messages, options.roles or config.roles)
@@ -109,7 +109,7 @@ def turn_request(
 
 
 def _long_intent(user: TrainedUser, intent: str | None) -> list[str]:
-    """Return a note on an intent that is far longer than those the model was trained on."""
+    """Return a note if the intent is much longer than those that the model was trained on."""
     count = len((intent or "").split())
     has_profile = user.template.system_text != "{}"
     if has_profile or count <= MAX_INTENT_WORDS:
@@ -121,14 +121,14 @@ def _long_intent(user: TrainedUser, intent: str | None) -> list[str]:
     ]
 
 
-# --- roles and turns -------------------------------------------------------------------------
+# --- roles and turns ------------------------------------------------------------------------------
 
 
 def find_roles(messages: Sequence[Message], roles: str) -> str:
-    """Return `log` or `swapped`. The last message tells, as it is always the assistant's.
+    """Return `log` or `swapped`. The last message decides, since it is always the assistant's.
 
     Raises:
-        RequestError: the last message does not fit `roles`.
+        RequestError: if the last message does not fit `roles`.
     """
     spoken = [i for i, message in enumerate(messages) if message.role in OTHER_ROLE]
     if not spoken:
@@ -150,10 +150,10 @@ def find_roles(messages: Sequence[Message], roles: str) -> str:
 def read_messages(
     messages: Sequence[Message], roles: str, stop_phrase: str | None
 ) -> tuple[str, list[Turn], list[str]]:
-    """Return the system text, the turns, and notes on messages not taken as they came.
+    """Return the system text, the turns, and notes on changed messages.
 
     Raises:
-        RequestError: the user ended the conversation before its last message.
+        RequestError: if the user ended the conversation before its last message.
     """
     system: list[str] = []
     turns: list[Turn] = []
@@ -168,10 +168,10 @@ def read_messages(
         if role == "user":
             _check_goes_on(text, where, stop_phrase)
         elif not text.strip():
-            notes.append(f"{where} is empty: the assistant answered nothing")
+            notes.append(f"{where} is empty: the assistant's answer has no text")
         if turns and turns[-1].role == role:
             notes.append(
-                f"{where} was joined with the message before it: both are of the {role}"
+                f"{where} was joined with the message before it: both are from the {role}"
             )
             text = f"{turns.pop().text}\n\n{text}".strip()
         turns.append(Turn(role, text))
@@ -179,7 +179,7 @@ def read_messages(
 
 
 def _text(message: Message, where: str) -> str:
-    """Return what a message says."""
+    """Return the text of a message."""
     if isinstance(message.content, str):
         return message.content
     if message.content is not None:
@@ -199,20 +199,20 @@ def _check_goes_on(text: str, where: str, stop_phrase: str | None) -> None:
     raise RequestError(
         400,
         f"{where}: the user ended the conversation here, or said nothing (see userlm.stop); stop "
-        "there, or serve a user who never ends it, with --guard no-end",
+        f"there, or start the server with --guard no-end for a user that never ends it",
         f"{where}.content",
         "conversation_over",
     )
 
 
-# --- the intent ------------------------------------------------------------------------------
+# --- the intent -----------------------------------------------------------------------------------
 
 _INTENT = re.compile(
     r"\s+".join(map(re.escape, INTENT_PREFIX.split()))
-    # A line that begins in lower case goes on with the sentence.
+    # A line that starts in lower case continues the sentence.
     + r"\s(?:[^\n]|\n(?=[ \t]*[a-z]))+?"
-    # It ends at a full stop (but not at those of "e.g."), before another paragraph or item, or
-    # with the text.
+    # The sentence ends at a full stop (not that of "e.g."), before a new paragraph or list item, or
+    # at the end of the text.
     r"(?:(?<!\b\w)[.!?](?=\s+[^a-z\s]|\s*\Z|[\"'”’)\]])|(?=[\"”]?\n[ \t]*[^a-z\t ])|\Z)"
 )
 
@@ -220,20 +220,18 @@ _INTENT = re.compile(
 def find_intent(
     given: str | None, system: str, default: str | None
 ) -> tuple[str | None, list[str]]:
-    """Return what the user is after, and notes.
+    """Return the intent, and notes.
 
-    It is `given` (empty: nothing in particular), else the sentence of the system text that begins
-    as intents do, else all of that text, else `default`.
+    The intent is `given` (empty for no intent), else the sentence of the system text that starts
+    like an intent, else the whole system text, else `default`.
     """
     if given is not None:
-        note = (
-            "the system message was not used: userlm.intent says what the user is after"
-        )
+        note = "the system message was not used: userlm.intent has the intent"
         return given.strip() or None, [note] if system else []
     if not system:
-        note = "no intent was given, so the user is after nothing in particular"
+        note = "no intent was given, so the user has no particular goal"
         return default, [] if default else [note]
-    # A newline at its end would hide an intent without a full stop.
+    # With a newline at the end, an intent without a full stop would not be found.
     system = system.strip()
     sentences = [" ".join(match[0].split()) for match in _INTENT.finditer(system)]
     if not sentences:
@@ -241,9 +239,9 @@ def find_intent(
     count = len(set(sentences))
     notes = []
     if count > 1:
-        notes.append(f"the system message holds {count} intents; the first was used")
+        notes.append(f"the system message has {count} intents; the first was used")
     elif sentences[0] != " ".join(system.split()):
         notes.append(
-            "of the system message, the sentence with the intent alone was used"
+            "only the sentence with the intent was used from the system message"
         )
     return sentences[0], notes

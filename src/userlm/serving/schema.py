@@ -1,6 +1,6 @@
-"""What the server takes and gives: requests, answers and errors in the form of the OpenAI API.
+"""Requests, answers and errors of the server, in the form of the OpenAI API.
 
-A request or answer has one field of our own, `userlm`, for what a chat completion has no field for.
+They have one additional field, `userlm`, for what the OpenAI API has no field for.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from pydantic import (
 from userlm.types import InputError
 
 Roles = Literal["auto", "log", "swapped"]
-"""How a caller holds the roles. `log`: as they were. `swapped`: the user is the caller's model, so
-messages of role `user` are the assistant's and messages of role `assistant` the user's. `auto`: the
-last message tells which."""
+"""Roles in requests. `log`: the simulated user has role `user`. `swapped`: the simulated user is
+the caller's model, so it has role `assistant`. `auto`: detected from the last message."""
 
 MAX_CHOICES = 128
 """The limit of the OpenAI API."""
@@ -38,16 +37,16 @@ class ServerConfig:
 
     Attributes:
         model_name: the name under which clients ask for the user.
-        intent: what the user is after, where a request does not say.
-        roles: how callers hold the roles, where a request does not say.
-        stop_phrase: ends the content when the user ends the conversation, for harnesses that look
-            for a phrase.
-        seed: for requests without one; `None`: a random one for each.
+        intent: the intent for requests without one.
+        roles: the roles in requests that do not set them.
+        stop_phrase: is appended to the content when the user ends the conversation, for harnesses
+            that search for a phrase.
+        seed: the seed of requests without one; `None` for a random one each.
         key: the API key that clients must give; `None`: no key is needed. It is never shown.
-        hosts: host names under which the server may be called; empty: any. They keep out a page in
-            a browser on this machine that calls it by a name of its own (DNS rebinding).
-        queue: how many replies may wait.
-        batch: how many replies are sampled at once.
+        hosts: host names under which the server may be called; empty: any. This protects against
+            web pages that reach the server under their own host name (DNS rebinding).
+        queue: the number of replies that may wait.
+        batch: the number of replies that are sampled concurrently.
     """
 
     model_name: str = "user"
@@ -66,22 +65,22 @@ class ServerConfig:
             raise InputError(f"--roles {self.roles}: give one of {', '.join(known)}")
         if self.stop_phrase is not None and not self.stop_phrase.strip():
             raise InputError(
-                "--stop-phrase: give some text, such as [end], or leave it out"
+                "--stop-phrase: give a text, such as [end], or omit the option"
             )
 
 
-# --- requests --------------------------------------------------------------------------------
+# --- requests -------------------------------------------------------------------------------------
 
 
 Item = TypeVar("Item")
 Items = Annotated[list[Item], Field(fail_fast=True)]
-"""A list of which one wrong item is reported, not all: there may be a million."""
+"""A list that reports only one wrong item, since there may be a million."""
 
 
 def _refuse_tools(value: object) -> object:
     if value:
         raise ValueError(
-            "it should be left out: a simulated user has no tools, and sees none"
+            "it should be left out: a simulated user has no tools and sees none"
         )
     return value
 
@@ -96,7 +95,7 @@ TokenLimit = Annotated[int, Field(ge=1, le=2**31)]
 TopP = Annotated[
     float,
     Field(ge=0, le=1),
-    AfterValidator(partial(max, 1e-9)),  # 0 is the likeliest token alone
+    AfterValidator(partial(max, 1e-9)),  # 0 is greedy
 ]
 STRICT = ConfigDict(strict=True, frozen=True)
 KEEP_EXTRA = ConfigDict(strict=True, frozen=True, extra="allow")
@@ -104,7 +103,7 @@ KEEP_EXTRA = ConfigDict(strict=True, frozen=True, extra="allow")
 
 class TextPart(BaseModel):
     model_config = STRICT
-    type: Literal["text"]  # a simulated user reads nothing else
+    type: Literal["text"]  # a simulated user can only read text
     text: str
 
 
@@ -129,8 +128,8 @@ class UserOptions(BaseModel):
     """The field `userlm` of a request.
 
     Attributes:
-        intent: what the user is after; an empty text: nothing in particular.
-        id: of the conversation; a replayed user is looked up by it.
+        intent: what the user wants; an empty text for no particular goal.
+        id: the id of the conversation; `replay:` uses it to find the log.
     """
 
     model_config = KEEP_EXTRA
@@ -142,7 +141,7 @@ class UserOptions(BaseModel):
     def _refuse_extra(self) -> Self:
         if self.model_extra:
             known = ", ".join(UserOptions.model_fields)
-            raise ValueError(f"it should have no fields but {known}")
+            raise ValueError(f"it should only have the fields {known}")
         return self
 
 
@@ -174,7 +173,7 @@ def parse_request(body: object, model_name: str) -> ChatRequest:
     """Return the request in the JSON value `body`.
 
     Raises:
-        RequestError: it names a field that is wrong and says what to do.
+        RequestError: if a field is wrong; the message names it and says what to do.
     """
     if isinstance(body, dict) and body.get("model") != model_name:
         raise unknown_model(body.get("model"), model_name)
@@ -184,17 +183,17 @@ def parse_request(body: object, model_name: str) -> ChatRequest:
         raise _field_error(error) from None
 
 
-# --- errors ----------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False, slots=True)
 class RequestError(Exception):
-    """A request that is answered with an error.
+    """An error to send as the answer to a request.
 
     Attributes:
         status: the HTTP status.
         param: the field of the request that is wrong.
-        code: a fixed word for programs.
+        code: a constant identifier for programs.
         headers: HTTP headers of the answer.
     """
 
@@ -206,7 +205,7 @@ class RequestError(Exception):
 
 
 def unknown_model(model: object, served: str) -> RequestError:
-    """Return the error for a model that is not the one that is served."""
+    """Return the error for a model that is not served here."""
     status = 404 if isinstance(model, str) else 400
     message = (
         f"there is no model {reprlib.repr(model)} here; this server has {served!r}"
@@ -215,15 +214,15 @@ def unknown_model(model: object, served: str) -> RequestError:
 
 
 _UNION_MEMBERS = ("str", "constrained-str", "list[TextPart]", "list[constrained-str]")
-"""Names that pydantic puts among those of the fields to say which member of a union it tried."""
+"""Names in pydantic's field paths that are members of a union, not fields."""
 
 _EXPECTED = {"missing": "be given", "model_type": "be an object"}
-"""Ends of "it should ...", for error types of pydantic whose own message does not say it well."""
+"""Texts after "it should", for pydantic errors whose own message is unclear."""
 
 
 def _field_error(error: ValidationError) -> RequestError:
-    """Return pydantic's error as a sentence: the field, what was found, what it should be."""
-    # A union has an error for each member; the deepest is that of the member that was meant.
+    """Return pydantic's error as a sentence: the field, its value, and what it should be."""
+    # A union has an error for each member; the deepest one belongs to the intended member.
     details = max(error.errors(), key=lambda details: len(details["loc"]))
     location = [part for part in details["loc"] if part not in _UNION_MEMBERS]
     kind = details["type"]
@@ -239,7 +238,7 @@ def _field_error(error: ValidationError) -> RequestError:
     return RequestError(400, message, param or None)
 
 
-# --- answers ---------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 
 class AssistantMessage(BaseModel):
@@ -253,10 +252,10 @@ class ChoiceInfo(BaseModel):
 
     Attributes:
         ended: whether the user ended the conversation.
-        p_end: the probability that the model gave to that; `None`: not known.
-        stop: why nothing follows, one of `userlm.types.STOPS`; `None`: the conversation goes on.
+        p_end: the model's probability of the end; `None` if unknown.
+        stop: why the conversation stopped, one of `userlm.types.STOPS`; `None` if it continues.
         rejected: how many drafts the guard rejected.
-        violates: what is wrong with a draft that was kept all the same.
+        violates: the violations of a draft that was kept in spite of them.
     """
 
     ended: bool
@@ -284,8 +283,8 @@ class ChatCompletion(BaseModel):
     """The answer.
 
     Attributes:
-        userlm: that of the first choice, and the request's `intent`, `roles`, `seed`, `ignored`
-            (fields without effect) and `notes` (what was not taken as it came).
+        userlm: the same as in the first choice, and the request's `intent`, `roles`, `seed`,
+            `ignored` (fields without effect) and `notes` (what was changed in the request).
     """
 
     id: str

@@ -1,1 +1,1 @@
-"""What is shown of finished runs: blocks, and the renderers that know nothing but blocks."""
+"""The report on finished runs: its content as blocks, and renderers of blocks."""

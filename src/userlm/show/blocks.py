@@ -1,6 +1,6 @@
-"""What is to be seen, without markup. Renderers know these blocks and nothing else.
+"""The content of a report without markup. Renderers only use these blocks.
 
-A plain `str` is our own text. Text that comes from a file is untrusted and stands in a `Quote`.
+A plain `str` is our own text. Text from a file is untrusted and is wrapped in a `Quote`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Quote:
 
 @dataclass(frozen=True)
 class Value:
-    """A number, shown with so many decimals."""
+    """A number, and how many decimals to show."""
 
     value: float
     digits: int = 2
@@ -43,21 +43,21 @@ class Interval:
 
 @dataclass(frozen=True)
 class Reasons:
-    """Reasons, each with how often it was given."""
+    """Reasons and their counts."""
 
     counts: Counts
 
 
 @dataclass(frozen=True)
 class Mark:
-    """The shape that stands for a series: circle, square, triangle or diamond."""
+    """The marker of a series: circle, square, triangle or diamond."""
 
     shape: str
 
 
 @dataclass(frozen=True)
 class Small:
-    """A detail, smaller and on a line of its own."""
+    """A detail, in small print on a separate line."""
 
     line: Line
 
@@ -68,12 +68,12 @@ Row: TypeAlias = Sequence[Line]
 Facts: TypeAlias = Sequence[tuple[str, Sequence[str]]]
 """Names and their values."""
 
-# --- drawings: their numbers and labels -----------------------------------------------------------
+# --- drawings: numbers and labels -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A part of a whole, and beside it what was lost last."""
+    """A share of a total, and next to it the share that was lost in the last step."""
 
     part: float
     lost: float
@@ -113,7 +113,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Point:
-    """A mark; without an `x` it stands beside the plot."""
+    """A mark; without an `x` it is drawn next to the plot."""
 
     x: float | None
     y: float
@@ -126,9 +126,9 @@ class Chart:
     """Lines, bars and marks over two axes.
 
     Attributes:
-        label: what a screen reader says.
+        label: the text for screen readers.
         bars: heights of bars of width 1, the first from `x` 0 to 1.
-        beside: the label of the marks that stand beside the plot.
+        beside: the label of the marks next to the plot.
     """
 
     label: str
@@ -154,11 +154,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a head; without rows only title and note are shown.
+    """A table with a header; without rows only title and note are shown.
 
     Attributes:
         look: a class of the page's style sheet.
-        drawings: one for each row, or none at all.
+        drawings: one for each row, or empty.
     """
 
     head: Row
@@ -171,7 +171,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measure in one run: its value with interval, and how many items stand behind it."""
+    """A measure in one run: its value with interval, and the number of measured items."""
 
     label: Quote
     badge: Line
@@ -182,7 +182,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Panel:
-    """A measure in all runs, on one scale; the arrow points to where it is better, if it does."""
+    """A measure in all runs, on one scale; the arrow, if any, points to better values."""
 
     title: Quote
     arrow: str
@@ -194,7 +194,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its caption; `table` says the same where nothing can be drawn."""
+    """A drawing with its caption; `table` has the same data for renderers without drawings."""
 
     title: Line
     note: Line
@@ -209,7 +209,7 @@ class Said:
 
     Attributes:
         marks: what is unusual about it.
-        facts: the rest of its `meta`: names and values.
+        facts: names and values from the rest of its `meta`.
         rejected: drafts that the guard rejected, and why.
     """
 
@@ -237,7 +237,7 @@ class Transcript:
 
 @dataclass(frozen=True)
 class Transcripts:
-    """The first conversations of a file that holds `total`."""
+    """The first conversations of a file with `total` conversations."""
 
     items: Sequence[Transcript]
     total: int
@@ -249,8 +249,8 @@ class Group:
     """Blocks under a heading.
 
     Attributes:
-        look: how they are laid out: `panels`, `plots`, `tables`, `pair`, folded under its
-            title (`fold`), or one below the other.
+        look: how they are laid out: `panels`, `plots`, `tables`, `pair`, collapsed under its title
+            (`fold`), or one below the other.
     """
 
     blocks: Sequence[Block]
@@ -267,8 +267,8 @@ class Section:
     """A part of a page; without blocks it is left out.
 
     Attributes:
-        link: its name in the list of sections.
-        intro: what a reader must know first.
+        link: its name in the table of contents.
+        intro: an introduction for the reader.
         search: whether its transcripts can be searched.
     """
 

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from userlm.show.blocks import Axis, Bar, Chart, Drawing, Strip
 
 WIDTH = 320
-STRIP = (6.0, 314.0)  # where the scale of a strip begins and ends
+STRIP = (6.0, 314.0)  # where the scale of a strip starts and ends
 LABEL_WIDTH = 40  # labels of ticks that are closer would touch
 TICK_LABEL = 16  # below the plot
 AXIS_TITLE = 30  # below the plot
@@ -55,11 +55,11 @@ def scale(
 
 
 def key(shape: str) -> Markup:
-    """Return the shape of a series, to stand before its name."""
+    """Return the marker of a series, for use before its name."""
     return _svg(12, 12, "key-mark", [_shape(shape, 6, 6)])
 
 
-# Bars and strips are hidden from screen readers: their figures stand in the text beside them.
+# Bars and strips are hidden from screen readers: their numbers are in the text next to them.
 
 
 def _bar(bar: Bar) -> Markup:

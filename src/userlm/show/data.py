@@ -1,4 +1,4 @@
-"""What `clean` and `intents` report of the data, as small tables."""
+"""The data report of `clean` and `intents`, as small tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STEPS = (
     "duplicate",
     "near-duplicate",
 )
-"""The order in which `clean` looks for reasons; the first one found drops a conversation."""
+"""The order in which `clean` checks reasons; the first one that applies drops a conversation."""
 
 
 def by_count(counts: Iterable[tuple[str, int]]) -> Ranking:
@@ -49,7 +49,7 @@ def dropped(counts: Counts) -> Ranking:
 
 
 def _survivors(counts: Counts) -> Table:
-    """What each step of `clean` left; all languages are one step."""
+    """How many conversations each step of `clean` kept; all languages are one step."""
     incoming = counts.get("in", 0)
     by_step = Counter(dict.fromkeys(STEPS, 0))
     for reason, count in dropped(counts):
@@ -98,7 +98,9 @@ def _splits(splits: Mapping[str, Counts]) -> Table:
 
 def _lengths(lengths: Lengths) -> Table:
     spreads = [spread for spread in lengths.values() if spread]
-    names = list(spreads[0]) if spreads else ["mean"]  # all spreads have the same names
+    names = (
+        list(spreads[0]) if spreads else ["mean"]
+    )  # all rows have the same statistics
     rows: list[Row] = []
     for what, spread in lengths.items():
         cells = ["none"] * len(names)
@@ -121,8 +123,8 @@ def _lengths(lengths: Lengths) -> Table:
 
 def _people(people: People) -> Table:
     note = (
-        "Where a log does not say who speaks, each conversation, or tree of conversations, counts "
-        "as a person of its own."
+        "If a log does not name the user, each conversation (or tree of conversations) counts as a "
+        "separate person."
     )
     each = people["conversations a person"]
     if people["known"] and each:
@@ -131,7 +133,7 @@ def _people(people: People) -> Table:
         note = (
             f"Known people: {people['known']:,}, with {conversations:,} conversations: "
             f"{short_number(each['mean'])} each on average, {short_number(each['50 %'])} in the "
-            f"median, {short_number(each['largest'])} at most. The heaviest 1 % of them have "
+            f"median, {short_number(each['largest'])} at most. The most active 1 % of them have "
             f"{percent(share, 1)} of those. {note}"
         )
     return Table(
@@ -145,8 +147,9 @@ def _people(people: People) -> Table:
 
 def _ngram_table(table: NgramTable) -> Table:
     note = (
-        f"First turns hold {table['n-grams']:,} n-grams; {table['counted one by one']:,} different "
-        f"ones had to be counted one by one, in {table['bytes in memory'] / 1e6:,.1f} MB of memory "
+        f"First turns hold {table['n-grams']:,} n-grams; {table['counted one by one']:,} distinct "
+        f"ones had to be counted one by one, with {table['bytes in memory'] / 1e6:,.1f} MB of "
+        f"memory "
         f"and, meanwhile, {table['bytes on disk'] / 1e6:,.1f} MB on the disk."
     )
     return Table(
@@ -186,8 +189,8 @@ def _writers(writers: Mapping[str, Writer]) -> Table:
         rows.append((Quote(label), f"{n:,}", *cells))
         strips.append(strip)
     note = (
-        "Leakage is the share of a first turn’s content words that its intent gives away: 0 is "
-        "none, 1 all."
+        "Leakage is the share of a first turn’s content words that its intent contains: 0 is none, "
+        "1 is all."
     )
     head = ("writer", "intents", "measured", "mean", "25 %", "50 %", "75 %")
     return Table(
@@ -223,8 +226,8 @@ def _usage(usage: Usage, model: str) -> Table:
     cells.append("not known" if usage["cost"] is None else f"${usage['cost']:,.4f}")
     cells.append(f"{usage['possibly_billed']:,}")
     note = (
-        "Possibly billed are tries without a usable answer; the cost counts each of them at the "
-        "most that it can have cost."
+        "Possibly billed are tries without a usable answer; the cost counts each of them at its "
+        "maximum."
     )
     head = ("model", "calls", "tokens in", "tokens out", "cost", "possibly billed")
     return Table(
@@ -258,11 +261,11 @@ TABLES: Sequence[tuple[str, Callable[[Any], Table]]] = (
     ("writers", _writers),
     ("faults", _faults),
 )
-"""Which key of the results is shown as which table, in the order of the page."""
+"""The key of the results for each table, in the order of the page."""
 
 
 def tables(results: Data) -> Iterator[Table]:
-    """Yield what the results hold."""
+    """Yield the tables of the keys that the results have."""
     if "splits" in results:
         yield _survivors(results.get("counts", {}))
     parts: Mapping[str, Any] = results

@@ -41,9 +41,8 @@ Missing = dict[tuple[str, str], Counter[str]]
 
 @dataclass(frozen=True)
 class Lengths:
-    """How many conversations fall into each of `TURN_BINS`, and user turns into each of
-    `WORD_BINS`; a conversation that failed has no known length. Conversations are added one by
-    one."""
+    """Counts of conversations in `TURN_BINS`, and of user turns in `WORD_BINS`. A failed
+    conversation has no known length. Conversations are added one by one."""
 
     turns: list[int] = field(default_factory=lambda: [0] * len(TURN_BINS))
     words: list[int] = field(default_factory=lambda: [0] * len(WORD_BINS))
@@ -64,8 +63,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Stage:
-    """What came into a stage, what it passed on, what it dropped and why, and what else it
-    counted."""
+    """The counts of a stage: in, out, dropped by reason, and others."""
 
     unit: str
     incoming: int | None
@@ -76,20 +74,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run, as much of it as is shown.
+    """The parts of a finished run that the report shows.
 
     Attributes:
-        name: the name of its folder; it heads columns and sections.
+        name: the name of its folder, used as heading of columns and sections.
         columns: measures by column: the runs that were scored, or with and without intent.
         endings: by column, a `Calibration`, or `Uncalibrated` if there is no threshold to suggest.
-        talks: how its conversations stopped, and what a guard did in them.
-        trained: what a training run found.
+        talks: how its conversations stopped, and the counts of the guard.
+        trained: the results of a training run.
         log: its steps, each with the loss.
         transcripts: the first `TRANSCRIPTS` conversations of a simulation.
         total: the number of its conversations.
-        lengths: of what its simulated users said; of what humans said, for the stages of data.
-        stubs: what in it was not made by a language model.
-        stage: what went through a stage of data.
+        lengths: the lengths of simulated users' turns and conversations; those of humans for data
+            stages.
+        stubs: the parts that were not made by a language model.
+        stage: the counts of a data stage.
         tables: what `clean` and `intents` report of the data.
     """
 
@@ -113,7 +112,7 @@ class Finished:
 
     @property
     def is_human(self) -> bool:
-        """Whether humans held the conversations in it."""
+        """Whether its conversations are by humans."""
         return self.verb in ("clean", "intents")
 
     @property
@@ -132,7 +131,7 @@ def read_run(folder: str | Path) -> Finished:
     """Return what is shown of a finished run; line files are read as streams.
 
     Raises:
-        InputError: for a folder that is no finished run, or a file in it that is damaged.
+        InputError: if a folder is not a finished run, or a file in it is damaged.
     """
     run = _opened(Path(folder))
     match run.verb:
@@ -150,7 +149,7 @@ def read_run(folder: str | Path) -> Finished:
         case "simulate" | "respond":
             return _with_conversations(run, "conversations.jsonl")
     raise InputError(
-        f"{folder} is a run of {run.verb!r}, which has no place in a report; leave it out"
+        f"{folder} is a run of {run.verb!r}, which a report cannot show; leave it out"
     )
 
 
@@ -222,14 +221,14 @@ def _with_training(run: Finished) -> Finished:
 
 def _with_measures(run: Finished) -> Finished:
     results = dict(run.results)
-    # A run that was scored may be called "endings" itself; it has a list of measures.
+    # A scored run may itself be named "endings"; its value is then a list of measures.
     if run.verb == "score" and isinstance(results.get("endings"), Mapping):
         found = _checked(run, Endings, {"endings": results.pop("endings")})
         run = replace(run, endings=found["endings"])
     measured: Columns = _checked(run, Columns, results)
     columns = {}
     for name, measures in measured.items():
-        # Sources are many; `userlm ppl` prints them.
+        # There may be many sources, which `userlm ppl` prints.
         shown = [one for one in measures if not one["name"].startswith("source ")]
         columns[name] = {one["name"]: one for one in shown}
     return replace(run, columns=columns, missing=_missing(run))
@@ -249,7 +248,7 @@ def _missing(run: Finished) -> Missing:
 
 
 def _with_conversations(run: Finished, file: str) -> Finished:
-    """Count only what the user of the run said, not the logged turns before it."""
+    """Count only turns of the simulated user, not the logged turns before them."""
     if not run.is_human:
         run = replace(run, talks=_checked(run, Talks, run.results))
     shown: list[Conversation] = []
@@ -264,7 +263,7 @@ def _with_conversations(run: Finished, file: str) -> Finished:
         if conversation.meta.get("intent_by") == "extractive":
             stubs.add(EXTRACTIVE)
         if run.verb == "respond":
-            # a response stands after a log, which has its own length
+            # the number of turns before a response depends on the log, not on the user
             continue
         lengths.add_turns(conversation)
         if run.verb == "simulate":

@@ -1,4 +1,4 @@
-"""Numbers and untrusted text as they are shown."""
+"""Formats of numbers and untrusted text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from userlm.show.blocks import Axis
 
 # Control characters except tab and newline; direction marks, embeddings, overrides and isolates;
-# characters without width that join nothing; line separators; lone surrogates, which no file can
+# zero-width characters other than joiners; line separators; lone surrogates, which no file can
 # hold; tag characters.
 _HIDDEN = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e"
@@ -60,8 +60,8 @@ def plural(count: int, noun: str) -> str:
 
 
 def number(value: float, digits: int = 2) -> str:
-    """Return a number with so many decimals, none from 10,000. With three it is a probability,
-    which is `<0.001` where it would be rounded to zero."""
+    """Return a number with this many decimals, and without decimals from 10,000. With three
+    decimals it is a probability, which is `<0.001` if it would round to zero."""
     if digits == 3 and 0 < value < 0.0005:
         return "<0.001"
     return f"{value:,.{digits}f}" if abs(value) < 10_000 else f"{value:,.0f}"
@@ -73,7 +73,7 @@ def short_number(value: float) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """Return a share with one decimal, or with more where it would be rounded to zero."""
+    """Return a share with one decimal, or with more if it would round to zero."""
     share = 100 * part / whole if whole else 0
     return f"{share:.1g} %" if 0 < share < 0.05 else f"{share:.1f} %"
 

@@ -1,8 +1,8 @@
-"""A page as HTML: complete in itself, and safe to open whatever was said in the runs.
+"""Render a page as self-contained HTML that is safe to open, whatever text the runs contain.
 
-Text from files is escaped, its hidden characters are shown by their numbers, each turn has a
-text direction of its own, and long turns are cut. The page loads nothing and runs only its own
-script (see its Content-Security-Policy).
+Text from files is escaped, its hidden characters are shown by their numbers, each turn has its own
+text direction, and long turns are cut. The page loads nothing and runs only its own script (see its
+Content-Security-Policy).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def render(page: Page) -> str:
 
 
 def visible(text: object) -> Markup:
-    """Return the text escaped, its hidden characters set apart from a text that looks like
+    """Return the escaped text, with markup around hidden characters, so that text cannot imitate
     them."""
     escaped = str(escape(lines(text)))
     return Markup(
@@ -126,7 +126,7 @@ def _template() -> Template:
 
 
 def _escaped(value: Any) -> Any:
-    """What the template writes, unless it is markup of ours."""
+    """Escape a value of the template, unless it is our own markup."""
     return (
         visible(value)
         if isinstance(value, str) and not isinstance(value, Markup)

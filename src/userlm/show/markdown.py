@@ -1,6 +1,6 @@
 """A page as Markdown, without drawings, for a mail or a diff.
 
-Text from files stands in code spans and code blocks, so nothing that was said becomes markup.
+Text from files is put in code spans and code blocks, so that it cannot become markup.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def render(page: Page) -> str:
 
 
 def inline(line: Line, cell: bool = False) -> str:
-    """Return a line as Markdown; in a cell of a table pipes are escaped, too."""
+    """Return a line as Markdown; in a table cell, pipes are escaped too."""
     match line:
         case tuple():
             return "".join(inline(part, cell) for part in line)
@@ -92,14 +92,14 @@ def _longest_ticks(text: str) -> int:
 
 
 def _block(block: Block, level: int) -> Iterator[str]:
-    """The paragraphs of a block whose heading has `level` signs."""
+    """Return the paragraphs of a block, with a heading of this level."""
     match block:
         case Text(line):
             yield inline(line)
         case Table():
             yield from _table(block, level)
         case Panel():
-            return  # a table of the same page holds its figures
+            return  # a table of the same page has its numbers
         case Figure(table=table):
             if table is not None:
                 yield f"**{inline(block.title)}** {inline(block.note)}".rstrip()

@@ -27,22 +27,22 @@ HUMAN = "human"
 COLOURS = 6
 SHAPES = ("circle", "square", "triangle")
 MARKS = {f"c{i}": SHAPES[i % len(SHAPES)] for i in range(COLOURS)} | {HUMAN: "diamond"}
-"""The shape that goes with each colour."""
+"""The shape for each colour."""
 
 NOTES = {
-    "perplexity": "Of real user turns under the model, per token. Compares only models with the "
-    "same tokenizer.",
-    "bits per byte": "The same per byte of text, which compares models with any tokenizer.",
-    "perplexity ratio": "With the intent divided by without it, on the same turns: below 1 the "
-    "intent helps. Another conversation’s intent is the control.",
-    "human goals: perplexity ratio": "The same where people wrote down their goals themselves: no "
-    "intent was derived from the words to predict.",
-    "termination F1": "Ending the conversation where the person ended it, and only there, on "
-    "prefixes of real conversations.",
-    "termination AUROC": "How well P(end) tells real endings from other turns; 0.5 is chance.",
+    "perplexity": "Perplexity of real user turns per token. It is only comparable between models "
+    "with the same tokenizer.",
+    "bits per byte": "The same per byte of text, which is comparable between all models.",
+    "perplexity ratio": "Perplexity with the intent divided by perplexity without it, on the same "
+    "turns: below 1 the intent helps. Another conversation’s intent is the control.",
+    "human goals: perplexity ratio": "The same for goals that people wrote themselves, which were "
+    "not derived from the words to predict.",
+    "termination F1": "F1 of ending the conversation where the person ended it, on prefixes of "
+    "real conversations.",
+    "termination AUROC": "How well P(end) separates real ends from other turns; 0.5 is chance.",
     "first-turn diversity": "How different the first turns are: mean Jaccard distance of their "
     "words.",
-    "intent decomposition": "Share of a turn’s content words that are the intent’s own wording.",
+    "intent decomposition": "Share of a turn’s content words that also occur in the intent.",
     "intent coverage": "Share of the required facts that the user said (matched by words, without "
     "a judge).",
     "assistant score": "Share of the conversations in which the assistant solved the task.",
@@ -50,14 +50,14 @@ NOTES = {
     "counts with the limit.",
     "words per turn": "Mean length of a user turn.",
 }
-"""What the measures say, in the order in which they are shown; others come after."""
+"""Descriptions of the measures, in the order in which they are shown; others come after."""
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 
 
 @dataclass(frozen=True)
 class Column:
-    """What was measured in one run: of a user, of humans, or of a model with or without intents.
+    """The measures of one run: of a user, of humans, or of a model with or without intents.
 
     Attributes:
         label: its heading; no two columns have the same.
@@ -90,7 +90,7 @@ def colours_of(runs: Sequence[Finished]) -> dict[str, str]:
 
 
 def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Column]:
-    """Return what was measured, the human reference last; equal columns are shown once."""
+    """Return the columns, the human reference last; equal columns are shown once."""
     stubs = {run.name: run.stub_assistants for run in runs if run.verb == "simulate"}
     found: dict[str, Column] = {}
     for run in runs:
@@ -126,7 +126,7 @@ def panels(columns: Sequence[Column]) -> list[Panel]:
 
 
 def is_variant(panel: Panel) -> bool:
-    """Return whether it shows a variant of perplexity: there are many."""
+    """Return whether it shows one of the many variants of perplexity."""
     name = panel.title.text
     return name not in NOTES and ("perplexity" in name or ": " in name)
 

@@ -38,7 +38,7 @@ from userlm.show.transcripts import STOPS, transcript
 from userlm.types import InputError
 
 VERBS = ("import", "clean", "intents", "train", "ppl", "respond", "simulate", "score")
-CURVE_POINTS = 240  # a longer log is averaged
+CURVE_POINTS = 240  # points; a longer log is averaged
 WITHOUT_MODEL = "No language model wrote these intents: they hold the users’ own words."
 STUB = "A stub assistant answered here; the figures say nothing about a language model."
 
@@ -74,7 +74,7 @@ def describe(runs: Runs) -> Page:
 
 
 def _distinct(runs: Runs) -> Runs:
-    """The runs with different names: two folders may have the same."""
+    """Return the runs with unique names, since two folders may have the same name."""
     seen: Counter[str] = Counter()
     named = []
     for run in runs:
@@ -97,7 +97,7 @@ def _name(run: Finished, detail: str = "") -> Line:
 
 
 def _table(head: Row, rows: Sequence[Row], look: str = "fixed") -> Sequence[Table]:
-    """The table as the blocks of a section; without rows there are none."""
+    """Return the table as a list of blocks, empty if it has no rows."""
     return [Table(head, rows, look)] if rows else []
 
 
@@ -130,8 +130,8 @@ def _measures(runs: Runs, colours: Colours) -> Iterator[Section]:
             Group(measures.tables(variants), "Variants of perplexity", look="fold")
         )
     intro = (
-        "Value, 95 % interval and n, the number measured; what could not be measured is counted "
-        "as missing and is never a zero. ↑ higher is better, ↓ lower is better; without an arrow, "
+        "Value, 95 % interval and n, the number measured; what could not be measured counts as "
+        "missing, never as zero. ↑ higher is better, ↓ lower is better; without an arrow, "
         "close to the human reference is better."
     )
     yield Section(
@@ -154,7 +154,7 @@ def _missing(runs: Runs) -> Section:
     return Section(
         "missing",
         "Not measured",
-        "What was not measured, and why",
+        "What could not be measured, and why",
         table,
     )
 
@@ -163,7 +163,7 @@ def _missing(runs: Runs) -> Section:
 
 
 def _lengths(runs: Runs, colours: Colours) -> Section:
-    # `intents` holds the conversations that `clean` holds, with more about them: it comes first.
+    # `intents` has the same conversations as `clean`, with more data, so it comes first.
     runs = sorted(runs, key=lambda run: (not run.is_human, run.verb == "clean"))
     turns = [(run, run.lengths.turns, _turns_note(run)) for run in runs]
     words = [(run, run.lengths.words, "user turns") for run in runs]
@@ -189,7 +189,7 @@ def _lengths(runs: Runs, colours: Colours) -> Section:
 def _turns_note(run: Finished) -> str:
     note = "conversations"
     if failed := len(run.lengths.failed):
-        note += f"; {failed:,} that failed have no known length"
+        note += f"; {failed:,} failed ones have no known length"
     if limit := run.options.get("max_turns"):
         note += f"; limit {limit}"
     return note
@@ -201,7 +201,8 @@ def _histograms(
     found: Sequence[tuple[Finished, Sequence[int], str]],
     colours: Colours,
 ) -> Iterator[Group]:
-    """Each distinct set of humans once, then each simulated user with the first set as outline."""
+    """Return each distinct set of humans, then each simulated user with the first set as
+    outline."""
     shown: list[tuple[Finished, list[float], str]] = []
     for run, counts, note in found:
         total = sum(counts)
@@ -327,7 +328,7 @@ def _loss_chart(run: Finished) -> Chart | None:
 
 
 def thin(log: Sequence[tuple[int, float]], most: int) -> list[tuple[float, float]]:
-    """Return at most `most` points: the means of neighbours, if there are more."""
+    """Return at most `most` points; if there are more, neighbours are averaged."""
     size = math.ceil(len(log) / most)
     points = []
     for start in range(0, len(log), size):
@@ -365,7 +366,7 @@ def _data(runs: Runs) -> Section:
     return Section(
         "data",
         "Data",
-        "What the data went through",
+        "Data processing",
         [*table, *groups],
     )
 
@@ -475,9 +476,7 @@ def _manifest(runs: Runs) -> Section:
             rows.append(("prompts", "none recorded", ""))
         table = Table(("part", "name", "value"), rows, "manifest")
         blocks.append(Group([table], _name(run), look="fold"))
-    intro = (
-        "What was asked, with which inputs, and on what it ran: enough to run it again."
-    )
+    intro = "The command, its inputs and the host of each run: enough to run it again."
     return Section(
         "manifest",
         "Manifest",

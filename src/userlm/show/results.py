@@ -1,6 +1,6 @@
-"""What `results.json` of each verb holds, as far as it is shown.
+"""The parts of each verb's `results.json` that the report shows.
 
-These types are checked when a run is read, so the rest of the room can rely on them. Names that
+These types are checked when a run is read, so the other modules can rely on them. Names that
 come from logs may be any string, so they are `Any` here.
 """
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any, NotRequired
 
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 
-# Pydantic takes that of `typing` from Python 3.12 on.
+# Pydantic accepts `typing.TypedDict` only from Python 3.12 on.
 from typing_extensions import (
     TypedDict,
 )
@@ -35,7 +35,7 @@ Percent = Annotated[float, Field(ge=0, le=100, strict=True)]
 Threshold = Annotated[float, Field(gt=0, lt=1, strict=True)]
 Loose = Annotated[float | None, BeforeValidator(finite)]
 """A number; anything else is shown as not measured."""
-Text = InstanceOf[str]  # pydantic's own `str` takes no lone surrogates
+Text = InstanceOf[str]  # pydantic's own `str` rejects lone surrogates
 
 # --- import, clean, intents, train ----------------------------------------------------------------
 
@@ -74,7 +74,7 @@ def _spread_if_known(people: People) -> People:
 
 
 class Writer(TypedDict):
-    """The intents of one writer, and how much of a first turn they give away."""
+    """The intents of one writer, and their leakage."""
 
     n: Count
     measured: Count
@@ -83,7 +83,7 @@ class Writer(TypedDict):
 
 
 class Usage(TypedDict):
-    """What the calls to a writer took."""
+    """The usage of calls to a writer."""
 
     calls: Count
     possibly_billed: Count
@@ -132,7 +132,7 @@ class Trained(TypedDict, total=False):
 
 
 class Guard(TypedDict):
-    """How often a guard stepped in; see `guard.rates`."""
+    """How often a guard rejected drafts; see `guard.rates`."""
 
     turns: Count
     drafts: Count
@@ -167,7 +167,7 @@ Columns = dict[Any, list[Measured]]
 
 
 class Rule(TypedDict):
-    """What a user does that ends the conversation by one rule; see `metrics.termination`."""
+    """How a user ends under one rule; see `metrics.termination`."""
 
     threshold: Threshold | None
     premature: Percent
@@ -198,7 +198,7 @@ def _complete(curve: Mapping[str, list[float]]) -> Mapping[str, list[float]]:
 
 
 class Bin(TypedDict):
-    """Answers with similar P(end), and the share of them at which the person ended."""
+    """Responses with similar P(end), and the share at which the person ended."""
 
     n: Count
     p_end: Share
@@ -213,7 +213,7 @@ class Uncalibrated(TypedDict):
 
 
 class Calibration(TypedDict):
-    """What a user does at every threshold, and the thresholds to suggest."""
+    """How a user ends at every threshold, and the suggested thresholds."""
 
     n: Count
     missing: Count

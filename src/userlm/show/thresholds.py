@@ -46,16 +46,17 @@ SHARES = {
 
 INTRO = (
     "A user that reports P(end) can end a conversation by a threshold (--end-threshold) instead of "
-    "sampling the end. Real conversations tell where a person ended: at a turn where the person "
-    "went on, ending is premature; where the person ended, going on is a missed end. At the equal "
-    "rate the user ends as often as people do. In the table each person is judged at the threshold "
-    "that all others give; the curves are for all of them together. A calibrated P(end) lies on "
+    "sampling the end. Real conversations show where a person ended. A premature end is an end "
+    "where the person continued; a missed end is a turn where the person ended but the user "
+    "continues. At the equal "
+    "rate the user ends as often as people do. In the table, each person is evaluated at the "
+    "threshold chosen on all others; the curves use all people together. A calibrated P(end) is on "
     "the dashed diagonal."
 )
 TICKS = (0.5, 0.01, 0.99, 0.1, 0.9, 0.001, 0.999, 0.0001, 0.9999, 0.00001, 0.99999)
-"""Thresholds to label under the curves as far as there is room, the first ones first."""
+"""Thresholds to label under the curves if there is room, in order of priority."""
 TABLE_THRESHOLDS = (0.0001, 0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999)
-"""Those in the table that stands for the curves."""
+"""Thresholds in the table that replaces the curves."""
 
 
 def section(runs: Sequence[Finished], colours: Mapping[str, str]) -> Section:
@@ -152,7 +153,7 @@ def _bin_table(bins: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def curve_chart(label: str, endings: Endings) -> Chart:
-    """Return the curves over the log odds of the threshold, where they are not level."""
+    """Return the curves over the log odds of the threshold, where they are not flat."""
     low, high = domain(endings)
     curve = endings["sweep"]
     at = [log_odds(above) for above in curve["threshold"]]
@@ -190,7 +191,7 @@ def curve_chart(label: str, endings: Endings) -> Chart:
 
 
 def domain(endings: Endings) -> tuple[float, float]:
-    """Return the log odds between which the curves move and the suggestions lie."""
+    """Return the range of log odds that contains all changes of the curves and the suggestions."""
     curve = endings["sweep"]
     ends = [endings["best"]["threshold"], endings["equal"]["threshold"]]
     for before, after in pairwise(
@@ -210,7 +211,7 @@ def log_odds(share: float) -> float:
 
 
 def calibration_chart(label: str, endings: Endings) -> Chart:
-    """Return P(end) against how often the person ended; if calibrated, it is the diagonal."""
+    """Return the calibration plot: P(end) against how often the person ended."""
     bins = [(one["p_end"], one["ended"]) for one in endings["bins"]]
     told = ", ".join(f"{p_end:.2f}: {ended:.2f}" for p_end, ended in bins)
     return Chart(

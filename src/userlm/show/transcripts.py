@@ -1,4 +1,4 @@
-"""Conversations as they are shown: every turn with what is known about it."""
+"""Transcripts: every turn with the details from its `meta`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from userlm.types import Conversation
 STOPS = {
     "end": "the user ended the conversation",
     "max_turns": "the limit on user turns",
-    "context": "no longer fits the model",
+    "context": "the conversation no longer fits the model",
     "guard": "no acceptable draft",
     "error": "a model could not answer",
     "solved": "the task was solved",
     "answered": "the user said something",
 }
 SHOWN_META = ("error", "facts", "verdict")
-"""What is shown of a conversation's `meta`. The rest comes from a log and is about a person."""
+"""Keys of a conversation's `meta` that are shown. The others come from a log and may be
+personal."""
 
 HIDDEN = {
     "p_end",
@@ -36,7 +37,7 @@ HIDDEN = {
     "tokens_in",
     "tokens_out",
 }
-"""The keys of a turn's `meta` that are not shown, or not as they are."""
+"""The keys of a turn's `meta` that are not shown, or shown in another form."""
 
 
 def transcript(conversation: Conversation, run: Finished) -> Transcript:

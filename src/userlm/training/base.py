@@ -1,4 +1,4 @@
-"""Get a base model ready to be trained. `userlm train` runs this.
+"""Prepare a base model for training. `userlm train` runs this.
 
 `from_base` gives its tokenizer and weights the control tokens of `flip.py`; `from_scratch` makes a
 small model with random weights, `learn_tokenizer` the tokenizer for it.
@@ -38,7 +38,7 @@ BEGIN_OF_TEXT = "<|begin_of_text|>"
 END_OF_TEXT = "<|end_of_text|>"
 
 RESERVED = "<|reserved_special_token_0|>"
-"""Stands for the end token in the tokenizer of a model that is no user model."""
+"""Takes the place of the end token in the tokenizer of a model that is not a user model."""
 
 _TURNS = (
     "{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n"
@@ -58,7 +58,7 @@ _RESERVED = re.compile(
     r"\W*(reserved|unused|extra|place.?holder|dummy|control|special)\D*\d+\D*",
     re.IGNORECASE,
 )
-"""Tokens that model families reserve for others: `<|reserved_special_token_0|>` (Llama-3),
+"""Reserved tokens of model families: `<|reserved_special_token_0|>` (Llama-3),
 `<unused0>` (Gemma), `<|extra_0|>` (Qwen), `[unused0]`, `<|placeholder1|>` (Phi-3), `[control_8]`,
 `<SPECIAL_20>` (Mistral)."""
 
@@ -81,7 +81,7 @@ def from_base(
     on each change.
 
     A missing token replaces a reserved one, else it takes a spare row of the model, else a new row.
-    Rows that are new or untrained are initialized: `<|eot_id|>` as a copy of the end of a text, the
+    New or untrained rows are initialized: `<|eot_id|>` as a copy of the end of a text, the
     end token as a copy of `<|eot_id|>`, the headers as the mean of all ordinary tokens. Trained
     rows stay, so a user model does not change at all.
 
@@ -158,7 +158,7 @@ def _rename(tokenizer: Any, names: Mapping[str, str], model_name: str) -> Any:
         moved = [new for new in sorted(names.values()) if found.get(new) != wanted[new]]
         raise InputError(
             f"{model_name}: its vocabulary holds {', '.join(moved) or 'a control token'} as an "
-            "ordinary word, so no reserved token can take that name; give a model with another "
+            f"ordinary word, so no reserved token can get that name; give a model with another "
             "tokenizer"
         )
     return renamed
@@ -175,7 +175,7 @@ def _mark_special(text: str) -> str:
 
 
 def _add_tokens(model: Any, tokenizer: Any, names: Sequence[str]) -> str:
-    """Add control tokens to tokenizer and model, and say where their rows are."""
+    """Add control tokens to tokenizer and model; return a sentence on where their rows are."""
     tokenizer.add_tokens(
         [
             AddedToken(name, special=name != END_TOKEN, normalized=False)
@@ -198,7 +198,8 @@ def _add_tokens(model: Any, tokenizer: Any, names: Sequence[str]) -> str:
 
 
 def _with_template(model: Any, tokenizer: Any, name: str, side: Side) -> LocalModel:
-    """The model with the template of a side; a template of its own may be a different format."""
+    """Return the model with the template of a side, since its own template may have a different
+    format."""
     encode = text_functions(tokenizer)[0]
     if side == "user":
         tokenizer.chat_template = CHAT_TEMPLATE
@@ -211,7 +212,7 @@ def _with_template(model: Any, tokenizer: Any, name: str, side: Side) -> LocalMo
             encode, ids.get, special_ids(tokenizer)
         ).with_roles_swapped()
     else:
-        tokenizer.chat_template = None  # it is not trained on the turns of one
+        tokenizer.chat_template = None  # it is not trained on an assistant's turns
         if tokenizer.eos_token_id is None:
             raise InputError(
                 f"{name}: its tokenizer has no token for the end of a text (eos_token)"
@@ -269,7 +270,7 @@ def _initialize_rows(
         for tensor in tensors:
             mean = tensor[words].mean(0, dtype=torch.float32).to(tensor.dtype)
             tensor[old_rows:] = (
-                mean  # also the padding: as improbable as an ordinary token
+                mean  # also padding rows, which become as improbable as an ordinary token
             )
             for token in changed:
                 source = sources.get(token)
@@ -317,10 +318,10 @@ def _untrained(
 def learn_tokenizer(
     texts: Iterable[str], vocabulary: int, side: Side = "user"
 ) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer of at most `vocabulary` tokens, control tokens included.
+    """Return a byte-level BPE tokenizer of at most `vocabulary` tokens, including control tokens.
 
     Args:
-        side: for a user the end token is among them; for the others, as in Llama-3, a reserved one
+        side: a user tokenizer has the end token; the others have, as in Llama-3, a reserved token
             that can become it. Turns stop at the closing token, plain text at the end of a text.
     """
     bpe = Tokenizer(tokenizer_models.BPE())

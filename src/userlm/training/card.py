@@ -1,6 +1,7 @@
-"""The card of a trained model: the facts of its run, rendered by assets/card.md.j2.
+"""The card of a trained model: the facts of its run, rendered with assets/card.md.j2.
 
-`userlm train` writes it as model/README.md. The card names files, never the folders of the host.
+`userlm train` writes it as model/README.md. The card has names of files, but never folders of the
+host.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ WATTS = {
     "RTX 4090": 450,
     "RTX 3090": 350,
 }
-"""Maximum power of a whole board by the maker's data sheet. The key is the driver's name for the
-board without the maker: two boards with one chip may differ by half. Other devices, such as a slice
-of a board, have no known power."""
+"""Maximum power of a whole board according to the maker's data sheet. The key is the driver's name
+for the board without the maker: two boards with one chip may differ by half. Other devices, such as
+a slice of a board, have no known power."""
 
 OPTIONS = (
     "base side init lora steps epochs batch lr optimizer loss intent max_tokens overlong pack "
@@ -65,15 +66,15 @@ def throughput(
 ) -> dict[str, Any]:
     """Return speed, time, energy and CO2 of a training, from its log.
 
-    What cannot be known is `None`. The hours include validations and checkpoints;
+    Unknown values are `None`. The hours include validations and checkpoints;
     the speeds are those of the steps alone.
 
     Args:
         rows: of log.jsonl; every row has `seconds`, those of steps also `tokens` and
             `conversations`.
         device: its name, as torch reports it.
-        processes: one device each.
-        watts: power of one device; by default from `WATTS`. The rest of the host and its
+        processes: the number of processes, with one device each.
+        watts: the power of one device; by default from `WATTS`. The rest of the host and its
             cooling are not counted.
     """
     rows = list(rows)
@@ -112,11 +113,11 @@ def render(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> str:
 
 
 def facts(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the card says: the results of the run and what follows from its options.
+    """Return the values for the card: the results of the run, and text that depends on its options.
 
     Args:
-        manifest: of the run, as in run.json.
-        results: of the run, as in results.json, with `throughput`. `languages` (codes with
+        manifest: the contents of run.json.
+        results: the contents of results.json, with `throughput`. `languages` (codes with
             counts) is optional.
     """
     options = manifest["options"]
@@ -167,12 +168,12 @@ def _files(manifest: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that apply and were given; the base model without its folder."""
+    """Return the options that apply and were set; the base model without its folder."""
     shown = {name: options.get(name) for name in OPTIONS}
     base = options["base"]
     if not (base.startswith("scratch:") or _is_hub_id(base)):
         shown["base"] = Path(base).name
-    if options.get("side", "user") != "user":  # only a user has an intent
+    if options.get("side", "user") != "user":  # only user models use intents
         del shown["intent"]
     if shown["steps"] is not None:
         del shown["epochs"]

@@ -1,4 +1,4 @@
-"""Save models and checkpoints in folders that are written all or nothing."""
+"""Save models and checkpoints in folders that are written atomically."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ def save(
     state_dict: Mapping[str, torch.Tensor] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a Hugging Face folder that plain transformers and vLLM render as the model was trained.
+    """Write a Hugging Face folder whose chat template in transformers and vLLM gives the format of
+    training.
 
     Args:
         folder: replaced once the new one is complete; see `restore`.
-        state_dict: the weights, where the model holds only a part of them; by default its own.
+        state_dict: the full weights, if the model has only a part of them; by default its own.
         dtype: the precision of floating-point weights in the folder; by default as they are.
 
     Raises:
-        OSError: such as ENOSPC for a full disk; an older folder stays.
+        OSError: such as ENOSPC for a full disk; an older folder is kept.
     """
     model = local.model
     tokenizer = local.tokenizer
@@ -57,7 +58,7 @@ def save(
         "is_local",
         "local_files_only",
     ):
-        # how it was loaded here says nothing about it
+        # the way it was loaded here is irrelevant
         tokenizer.init_kwargs.pop(name, None)
     own = model.state_dict(keep_vars=True)
     # Tied weights have several names and one parameter; only the first name is written.
@@ -83,7 +84,7 @@ def save(
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder beside `folder`, which replaces it if no error occurs."""
+    """Yield an empty folder next to `folder`, which replaces it if no error occurs."""
     partial = folder.with_name(f"{folder.name}.partial")
     old = partial.with_suffix(".old")
     shutil.rmtree(partial, ignore_errors=True)
@@ -109,7 +110,7 @@ def restore(folder: Path) -> None:
 
 @contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
-    """Raise the usual `OSError` where safetensors or torch report a full disk in their own way."""
+    """Raise the usual `OSError` if safetensors or torch report a full disk in their own way."""
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
@@ -126,9 +127,9 @@ def full_disk(folder: Path) -> Iterator[None]:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is: steps done, the best validation perplexity, validations since then.
+    """The progress of a run: steps, the best validation perplexity, and validations since then.
 
-    A checkpoint holds it, so a resumed run has the same patience left.
+    It is part of a checkpoint, so a resumed run continues to count patience.
     """
 
     step: int = 0
@@ -155,8 +156,8 @@ class Progress:
 def resume(accelerator: Accelerator, folder: Path) -> None:
     """Load the checkpoint of the folder, if there is one.
 
-    It restores weights, optimizer, random states and the registered `Progress`. The plan of the
-    steps follows from the seed alone.
+    It restores weights, optimizer, random states and the registered `Progress`. The order of rows
+    depends only on the seed.
     """
     if accelerator.is_main_process:
         for name in ("checkpoint", "model", "adapter"):
@@ -173,7 +174,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path) -> None:
-    """Write weights, optimizer and progress, all or nothing. Every process takes part."""
+    """Write weights, optimizer and progress atomically. Call it in every process."""
     checkpoint = folder / "checkpoint"
     with replacing_folder(checkpoint) if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
@@ -183,7 +184,8 @@ def save_checkpoint(accelerator: Accelerator, folder: Path) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a complete run does not need: what it would resume from, and what a kill left."""
+    """Remove what a complete run does not need: its checkpoint, and incomplete folders of a killed
+    process."""
     for name in (
         "checkpoint*",
         "model.*",

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA): few weights to train beside a frozen model."""
+"""Low-rank adapters (LoRA): a few trainable weights added to a frozen model."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ WEIGHTS = "adapter_model.safetensors"  # the name that peft gives the file
 
 
 def with_lora(local: LocalModel, rank: int, seed: int = 0) -> LocalModel:
-    """Return the model frozen, with trainable weights beside it, in float32.
+    """Return the frozen model with added trainable weights in float32.
 
     They are low-rank adapters on all linear layers (Hu et al., 2022), and the control tokens' rows
     in the input embeddings and the output layer. Without those rows a base model could not learn to
-    open, close and end a turn, since in it they are all but untrained.
+    open, close and end a turn, since they are almost untrained in it.
 
     Args:
-        seed: of the adapters' random half. The other half is zero: at first nothing changes.
+        seed: the seed of the random half of the adapters. The other half is zero, so the model is
+            unchanged at first.
 
     Raises:
         InputError: if peft is not installed, or the output layer has a bias.
@@ -34,7 +35,7 @@ def with_lora(local: LocalModel, rank: int, seed: int = 0) -> LocalModel:
     model = local.model
     inputs = model.get_input_embeddings()
     outputs = model.get_output_embeddings()
-    if outputs.bias is not None:  # peft's layer of trained rows leaves it out
+    if outputs.bias is not None:  # peft's layer of trained rows ignores a bias
         raise InputError(
             f"{local.name}: its output layer has a bias, which LoRA cannot keep; train all weights"
         )
@@ -86,14 +87,14 @@ def load_adapter(local: LocalModel, folder: Path) -> None:
         weights[name].shape != own[name].shape for name in own
     ):
         raise InputError(
-            f"{folder}: this adapter is of another base model or rank; give another folder"
+            f"{folder}: this adapter belongs to another base model or rank; give another folder"
         )
     peft.set_peft_model_state_dict(local.model, weights)
 
 
 def merge(local: LocalModel) -> LocalModel:
-    """Return the model of `with_lora` as an ordinary one with the same logits. It takes over the
-    weights."""
+    """Return the model of `with_lora` as an ordinary model with the same logits. The weights are
+    reused."""
     merged = local.model.merge_and_unload()
     return LocalModel(merged, local.tokenizer, local.name, template=local.template())
 

@@ -1,8 +1,8 @@
 """Tokenize conversations once, into flat files that all processes of a run map into memory.
 
 A folder holds ids.bin (the token ids of all rows, end to end), rows.npy, targets.npy and
-counts.json, which is written last: with it the folder is complete. Memory stays flat whatever the
-number of conversations, and texts are encoded in blocks, on all cores.
+counts.json. That file is written last and means that the folder is complete. Memory use does not
+grow with the number of conversations, and texts are encoded in blocks, on all cores.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from userlm.rows import replacing
 from userlm.types import Conversation
 
 Side = Literal["user", "assistant", "both"]
-"""Whose turns a model learns. `both`: the conversation as plain text, as a base model reads it."""
+"""Whose turns a model is trained on. `both`: the conversation as plain text, as a base model reads
+it."""
 
-BLOCK = 512  # conversations encoded at once
+BLOCK = 512  # conversations encoded in one block
 
 ROW_FIELDS = ("conversation", "start", "length", "first_target", "samples")
 ROW = np.dtype([(name, np.int64) for name in ROW_FIELDS])
@@ -82,11 +83,12 @@ class TokenizedDataset:
         ids: the token ids of all rows, one row after the other.
         rows: of dtype `ROW`; the rows of one conversation are neighbours.
         targets: of dtype `TARGET`, one for each sample.
-        languages: how many conversations have each language label.
-        conversations: how many gave a row; the counts of languages and system turns are of these.
-        without_system_turn: how many have no system turn: the user's goal is unknown.
+        languages: the number of conversations by language label.
+        conversations: the number of conversations with a row; languages and system turns are
+            counted on these.
+        without_system_turn: the number without system turn, because the user's goal is unknown.
         dropped: samples that do not fit a row.
-        without_user_turn: conversations without a turn to learn.
+        without_user_turn: the number of conversations without a turn to train on.
     """
 
     ids: NDArray[np.uint32]
@@ -132,7 +134,7 @@ def prepare(
         side, intent: see `training_view`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = array("q")  # flat: the fields of one row after the other
+    rows = array("q")  # flat: the fields of the rows, one row after the other
     targets = array("i")
     counts: Counter[str] = Counter()
     languages: Counter[str] = Counter()

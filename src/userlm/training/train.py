@@ -1,11 +1,11 @@
-"""Train on a tokenized dataset. `userlm train` runs this, in one process or, by `accelerate launch`
-or `torchrun`, in many.
+"""Train on a tokenized dataset. `userlm train` runs this, in one process, or in many with
+`accelerate launch` or `torchrun`.
 
 One row holds a whole conversation, and the loss is on the target tokens: of every user turn the
-header suffix, the content and the closing token, and the end. Rows are packed end to end and masked
-from each other (`models.attention`); logits are computed at the target tokens only. A step is the
-packed rows of about `TrainingConfig.batch` samples. Its loss is the mean over all of its target
-tokens, however they are packed or distributed, so one process and many learn the same.
+header suffix, the content and the closing token, and the end. Rows are packed and do not attend to
+each other (`models.attention`); logits are computed at the target tokens only. A step is the packed
+rows of about `TrainingConfig.batch` samples. Its loss is the mean over all of its target tokens,
+however they are packed or distributed, so one process and many learn the same.
 
 While it runs it writes checkpoint/, to resume from, and model/: the best weights by validation
 perplexity, else the last ones, as an ordinary Hugging Face folder (with LoRA: adapter/).
@@ -52,15 +52,15 @@ VALIDATIONS = 10  # in a run, by default
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """How to train. The defaults are the paper's where it names them (slides), else ours.
+    """How to train. The defaults are the paper's where it states them (slides), else ours.
 
     Attributes:
         epochs: passes over the data.
         steps: stop after this many steps; `None`: after `epochs`.
-        batch: the least number of samples in an optimizer step; a conversation is never split.
+        batch: the minimum number of samples in an optimizer step; a conversation is never split.
         lr: the peak; the rate rises over `warmup` of the steps, then falls to a tenth along a
             cosine.
-        clip: the largest norm of the gradient.
+        clip: the maximum norm of the gradient.
         optimizer: as transformers' `TrainingArguments.optim` names it.
         average: the loss of a step is the mean over its target tokens, or over its samples, each
             with the mean over its own tokens.
@@ -88,7 +88,7 @@ class TrainingConfig:
 
 
 class Stopped(Exception):
-    """The run was asked to stop before its last step."""
+    """Raised if the run was asked to stop before its last step."""
 
 
 def start(
@@ -97,7 +97,7 @@ def start(
     """Return the accelerator of this process, as `accelerate launch` or `torchrun` set it up.
 
     Args:
-        device: `cpu`, or anything else for what accelerate finds.
+        device: `cpu`, or anything else for the device that accelerate chooses.
         precision: `bf16` (in the forward pass; weights stay float32) or `fp32`.
         log_with: `tensorboard`, `wandb`, `mlflow` or another tracker that accelerate knows.
     """
@@ -110,7 +110,7 @@ def start(
         mixed_precision="bf16" if precision == "bf16" else "no",
         log_with=log_with,
         project_dir=folder,
-        # To accelerate a step is one backward pass, whatever its launcher was told.
+        # For accelerate each step is one backward pass, regardless of the launcher's options.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         # The other processes wait while one tokenizes.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
@@ -120,7 +120,7 @@ def start(
 def plan(dataset: TokenizedDataset, config: TrainingConfig) -> list[list[int]]:
     """Return the rows of every step, in order.
 
-    They depend on the dataset and the config alone, so a resumed run goes on with the same plan.
+    They depend on the dataset and the config alone, so a resumed run continues with the same order.
     """
     _, first_row, row_count = np.unique(
         dataset.rows["conversation"], return_index=True, return_counts=True
@@ -171,13 +171,13 @@ def train(
     conversations, samples, tokens, and after a validation what `evaluate` returns.
 
     With `valid` the first entry is a validation before any training. If `folder` has a checkpoint,
-    the run resumes from it: the entries go on after it, and the weights end the same as those of an
-    uninterrupted run.
+    the run resumes from it: the entries continue after it, and the final weights are the same as
+        without the interruption.
 
     Raises:
         Stopped: in every process, after a checkpoint, once `stopping` returned true in any of them.
-        ModelError: if the loss is no longer a number (the last checkpoint stays) or memory runs out
-            (with advice).
+        ModelError: if the loss is not finite (the last checkpoint is kept), or memory runs out
+        (with advice).
     """
     model, optimizer = _prepare_training(local, config, accelerator)
     progress = Progress()
@@ -226,13 +226,13 @@ def train(
             yield entry
             if stopping():
                 accelerator.set_trigger()
-            # Whichever process set it.
+            # Any process may have received the signal.
             stop = accelerator.check_trigger() and not is_last
             if stop or (step % config.save_every == 0 and not is_last):
                 save_checkpoint(accelerator, folder)
             if stop:
                 raise Stopped(f"stopped after step {step:,}")
-        if progress.best == math.inf:  # nothing was compared: the last weights are kept
+        if progress.best == math.inf:  # without validation, the last weights are kept
             write_weights(local, model, accelerator, folder)
     model.eval()
 
@@ -260,8 +260,8 @@ def _gradient(
     config: TrainingConfig,
     accelerator: Accelerator,
 ) -> tuple[float, float]:
-    """Compute the gradients of the mean loss of all rows, whichever process holds them; return that
-    loss, and the norm of the gradient before it is clipped."""
+    """Compute the gradients of the mean loss of all rows, over all processes; return that loss, and
+    the norm of the gradient before it is clipped."""
     model.train()
     # One mean for the step: each pack's sum is divided by the target tokens (or samples) of all
     # packs of all processes, so it does not matter how rows are packed or distributed.
@@ -281,7 +281,8 @@ def _gradient(
             )
             with accelerator.no_sync(model) if defer_exchange else nullcontext():
                 share = pack_loss(model, pack or filler, config.average) / total
-                # Processes average their gradients, and the sum is wanted. A filler counts nothing.
+                # Processes average their gradients, but the sum is needed. A filler row has weight
+                # zero.
                 accelerator.backward(share * (processes if pack else 0))
             if pack:
                 loss += share.detach()
@@ -293,8 +294,8 @@ _REPLICATED = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
 def _filler_pack(dataset: TokenizedDataset) -> Pack:
-    """The shortest row. A process whose pack is empty computes it, since the others wait for the
-    process in every forward and backward pass."""
+    """Return the shortest row. A process with an empty pack computes it with weight zero, since all
+    processes must take part in every forward and backward pass."""
     return [dataset.row(i) for i in dataset.rows["length"].argsort()[:1].tolist()]
 
 
@@ -414,7 +415,7 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 def write_weights(
     local: LocalModel, model: Any, accelerator: Accelerator, folder: Path
 ) -> None:
-    """Write the weights as they are now: model/, or adapter/ for LoRA. Every process takes part."""
+    """Write the current weights: model/, or adapter/ for LoRA. Call it in every process."""
     weights = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
         if has_adapter(local):
@@ -459,10 +460,10 @@ def _diverged(what: str, step: int, folder: Path) -> ModelError:
 
 @contextmanager
 def _explaining_memory(config: TrainingConfig, rows: Sequence[Row]) -> Iterator[None]:
-    """Say which option helps when memory runs out.
+    """Return advice on which option helps when memory runs out.
 
     Args:
-        rows: those of a forward and backward pass; none where the optimizer takes the memory.
+        rows: the rows of the forward and backward pass; empty if the optimizer ran out of memory.
     """
     try:
         yield

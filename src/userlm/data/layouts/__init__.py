@@ -1,8 +1,8 @@
 """Lines of raw logs to conversations, one file for each layout. `userlm import` runs this.
 
-`find` takes the lines of a file, in one layout or in several, and says what each line gives. In
+`find` reads the lines of a file, in one layout or several, and returns the result of each line. In
 most layouts a row is a conversation; the messages of an OASST tree and the spans of a tracing tool
-may lie on many lines, which `Gathered` collects.
+may span many lines, which `Gathered` collects.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LAYOUTS = (
     userlm.LAYOUT,
     messages.LAYOUT,
     sharegpt.LAYOUT,
-    wildchat.LAYOUT,  # before lmsys, whose field it has, too
+    wildchat.LAYOUT,  # before lmsys, because its rows also have the fields of lmsys
     lmsys.LAYOUT,
     arena.LAYOUT,
     prism.LAYOUT,
@@ -48,10 +48,10 @@ _FIELDS = "; ".join(f"{layout.name} has {layout.described()}" for layout in LAYO
 
 
 class Gathered:
-    """Conversations that lie on many lines, of one file or of several: OASST trees and spans."""
+    """Conversations that span many lines of one or more files: OASST trees and tracing spans."""
 
     def __init__(self) -> None:
-        self.files: set[str] = set()  # the names of the files that gave lines
+        self.files: set[str] = set()  # the names of the files with such lines
         self._count = 0
         self._trees = oasst.Trees()
         self._spans = otel.Spans()
@@ -72,14 +72,14 @@ class Gathered:
 def find(
     lines: Iterable[Line], source: str | None, name: str, gathered: Gathered
 ) -> Iterator[Found]:
-    """Return what each line of a file gives, in order.
+    """Yield the result of each line of a file, in order.
 
-    A conversation is returned as soon as its row was read. Messages and spans that form one
-    together go to `gathered`, which keeps only what the conversation needs.
+    A conversation is yielded as soon as its row is read. Messages and spans that together form one
+    are added to `gathered`, which keeps only what is needed.
 
     Args:
         source: a name of `SOURCES`; `None`: guess it from the fields, line by line.
-        name: of the file, for the ids of rows that have none.
+        name: the name of the file, for the ids of rows that have none.
 
     Raises:
         InputError: there is no such source.
@@ -99,7 +99,7 @@ def find(
 def _conversations(
     line: Line, source: str | None, file: str, gathered: Gathered
 ) -> list[Imported]:
-    """Return the conversations of a line: several for a tree, none for what is gathered."""
+    """Return the conversations of a line: several for a tree, none if the line is gathered."""
     if line.error:
         raise Rejected(line.reason, f"the line {line.error}")
     layout = source or guess(line.row)
@@ -141,7 +141,7 @@ def guess(row: Row) -> str:
     """Return the name of the first layout that has the fields of a row.
 
     Raises:
-        Rejected: none has.
+        Rejected: if there is none.
     """
     for layout in LAYOUTS:
         if layout.matches(row):

@@ -1,6 +1,6 @@
-"""Chatbot Arena: a user talks to two models at once, and votes. The winner's side is taken.
+"""Chatbot Arena: a user talks to two models at the same time, and votes.
 
-Of a tie, side a is taken.
+The winner's side is used; in a tie, side a.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ def convert(row: Row) -> Imported:
     """Return the conversation of a row.
 
     There are rows with `conversation_a` and `conversation_b` (`chatbot_arena_conversations` and the
-    human preference sets of 100k and 140k; either may be JSON in a text), and rows with `prompt`,
-    `response_a` and `response_b`, each a text or a list of texts, which may also be JSON in a text
-    (55k).
+    human preference sets of 100k and 140k; either field may be JSON in a string), and rows with
+    `prompt`, `response_a` and `response_b`, each a string or a list of strings, possibly as JSON in
+    a string (55k).
 
     In the newer sets a session may have several votes: a row after the first holds what came before
-    in its `full_conversation`. No row says whether it is the last, so none has an observed ending.
+    in its `full_conversation`. No row says whether it is the last of its session, so none has an
+    observed end.
     """
     side = _winning_side(row)
     session = id_of(row, "evaluation_session_id") or None
@@ -69,7 +70,7 @@ def convert(row: Row) -> Imported:
 
 
 def _winning_side(row: Row) -> str:
-    """Return `a` or `b`. The set of 55k has a number for each outcome."""
+    """Return the side to use, `a` or `b`. The 55k set has one 0/1 column for each outcome."""
     winner = text_of(row, "winner")
     if winner is None:
         return "b" if row.get("winner_model_b") in (1, "1") else "a"

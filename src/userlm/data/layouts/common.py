@@ -1,8 +1,8 @@
 """What the layouts of logs share: messages become turns, and the fields beside them become `meta`.
 
-What can be mended without guessing is mended and counted: consecutive turns of one role are joined;
-system prompts, tool calls and their results go to `meta`; an opening turn of the assistant stays
-where it is.
+What can be repaired without guessing is repaired and counted: consecutive turns of one role are
+joined; system prompts, tool calls and their results go to `meta`; an opening turn of the assistant
+is kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REASONS = (
     "duplicate id",
 )
 """Why a row is rejected. PRISM alone has `no chosen answer`; OASST alone has `deleted` and `orphan`
-(a message whose parents are missing or form a circle). `duplicate id` is also given by `userlm
+(a message whose parents are missing or form a cycle). `duplicate id` also comes from `userlm
 import`, which sees all files."""
 
 NOTES = (
@@ -50,22 +50,20 @@ NOTES = (
     "spans left out",
     "spans without messages",
 )
-"""What is counted while a row is mended.
+"""What is counted while a row is repaired.
 
 `parts` are images and other message parts without text; `fields` are lists and objects beside the
-messages; `paths` are those through a tree that add no user turn. `merged lines` gave no
-conversation of their own: messages of a tree after its first, spans whose messages are part of a
-longer one or that hold none. So every line that was read is accounted for: it gave conversations,
-was rejected, or was merged.
+messages; `paths` are those through a tree that add no user turn. `merged lines` have no
+conversation of their own: later messages of a tree, and spans whose messages are part of a longer
+span or that have none. So every line that was read is counted once: as conversations, as rejected,
+or as merged.
 """
 
-DETAIL_LENGTH = (
-    500  # characters of an error's detail, which may quote anything from the log
-)
+DETAIL_LENGTH = 500  # maximum length of an error's detail, which may quote the log
 
 
 RUN_KEYS = OUTCOME_KEYS | OLDER_KEYS
-"""What runs write into `meta`, now or in version 0.1: in a log these names mean something else."""
+"""The keys that runs write to `meta`, now or in version 0.1; in a log they mean something else."""
 
 
 class Rejected(ValueError):
@@ -84,25 +82,24 @@ class Rejected(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A conversation, and how often each of `NOTES` applies to it."""
+    """A conversation, and the count of each of its `NOTES`."""
 
     conversation: Conversation
     notes: Mapping[str, int] = field(default_factory=dict)
 
     def with_notes(self, notes: Mapping[str, int]) -> Imported:
-        """Return it with more notes; those with a count of 0 are dropped."""
+        """Return a copy with more notes; notes with a count of 0 are dropped."""
         kept = {note: count for note, count in notes.items() if count}
         return replace(self, notes={**self.notes, **kept})
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A conversation on a line of a log, or why that line gave none.
+    """The conversation of a line of a log, or the reason why it was rejected.
 
     Attributes:
         file: the name of the file.
-        line: its line there; the first line of a conversation gathered from several, then without
-            its row.
+        line: its line there; for a conversation from several lines the first one, without its row.
         imported, rejected: exactly one of them is set.
     """
 
@@ -113,8 +110,8 @@ class Found:
 
 
 class Place(NamedTuple):
-    """Where a gathered message or span was found: the rank of its line, the file, the line
-    there."""
+    """Where a gathered message or span was found: the rank of its line, the file, and the line in
+    it."""
 
     order: int
     file: str
@@ -123,12 +120,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One form in which logs are written.
+    """A format of logs.
 
     Attributes:
-        name: as `--source` takes it.
-        fields: what identifies a row of it: all fields of any of these groups.
-        convert: makes the conversation of a row; `None` where a conversation may span several rows.
+        name: its value for `--source`.
+        fields: groups of fields; a row with all fields of any group has this layout.
+        convert: turns a row into a conversation; `None` if a conversation may span several rows.
     """
 
     name: str
@@ -140,7 +137,7 @@ class Layout:
         return any(row.keys() >= group for group in self.fields)
 
     def described(self) -> str:
-        """Return its fields in words."""
+        """Return its fields as text for a message."""
         return " or ".join(
             " and ".join(map(repr, sorted(group))) for group in self.fields
         )
@@ -157,12 +154,12 @@ CHAT_ROLES: Mapping[str, Side] = {
     "function": "tool",
 }
 
-# ChatGPT leaves invisible marks where an answer was stopped: they count as white space.
+# ChatGPT adds invisible characters where an answer was stopped; they count as white space.
 _VISIBLE = re.compile("[^\\s\u200b\u200c\u200d\u2060\ufeff]")
 
 
 def has_words(text: str) -> bool:
-    """Return whether a text holds anything visible."""
+    """Return whether a text has any visible characters."""
     return _VISIBLE.search(text) is not None
 
 
@@ -171,9 +168,9 @@ class Messages:
     """The messages of a conversation, in order.
 
     Attributes:
-        said: the side and the text of each.
+        said: the role and the text of each.
         lost_parts: how many message parts are not text.
-        cut: whether the conversation went on after an empty turn, where it was cut.
+        cut: whether it was cut at an empty turn although it went on.
     """
 
     said: Sequence[tuple[Side, str]]
@@ -190,16 +187,16 @@ def read_messages(
 ) -> Messages:
     """Return the messages in the list `name`; one with text and a tool call counts as two.
 
-    An empty message, such as an answer that was stopped, ends what can be used. If the user had an
-    answer before it, everything before it is kept: one empty answer does not cost a long
-    conversation.
+    The messages are cut at an empty one, such as a stopped answer. What comes before it is kept if
+    it includes an answer, so that one empty message does not cost a long conversation.
 
     Args:
         numbered: the items, each with its index in that list.
-        roles: what the log calls the sides; case and surrounding white space do not matter.
+        roles: the log's names of the roles; case and surrounding white space do not matter.
 
     Raises:
-        Rejected: an item has the wrong type, an unknown role, or comes too early without text.
+        Rejected: an item has the wrong type or an unknown role, or is empty before the first
+        answer.
     """
     said: list[tuple[Side, str]] = []
     lost_parts = 0
@@ -268,9 +265,9 @@ def assemble(
 
     Args:
         meta: `None` in it means unknown and is left out.
-        whole: the log does not say that there was more. Then an answer at the end is an observed
-            ending.
-        lost_fields: how many fields of the row could not be kept.
+        whole: whether the log is complete, as far as it says. Then an answer at the end is an
+            observed end.
+        lost_fields: the number of fields of the row that could not be kept.
     """
     roles: list[Role] = []
     texts: list[list[str]] = []  # of each turn
@@ -287,13 +284,13 @@ def assemble(
         Turn(role, "\n\n".join(parts)) for role, parts in zip(roles, texts, strict=True)
     ]
     if not turns or (turns[0].role == "assistant" and len(turns) == 1):
-        raise Rejected("no user turn", "none of the messages is of the user")
+        raise Rejected("no user turn", "none of the messages is from the user")
     notes = {
         "joined turns": sum(map(len, texts)) - len(turns),
         "opening assistant turn": int(turns[0].role == "assistant"),
         "parts left out": messages.lost_parts,
         "fields left out": lost_fields
-        + len(RUN_KEYS.intersection(meta)),  # a run's own keys
+        + len(RUN_KEYS.intersection(meta)),  # keys that only a run may set
         "cut at an empty turn": int(messages.cut),
     }
     known = {
@@ -305,7 +302,7 @@ def assemble(
         known[name] = "\n\n".join(parts)
         notes[f"{name} to meta"] = len(parts)
     last_side, _ = messages.said[-1]
-    # A pending call is no ending.
+    # a pending tool call is not an end.
     ended = whole and not messages.cut and last_side == "assistant"
     conversation = Conversation(id, tuple(turns), intent, user, None, ended, known)
     return Imported(
@@ -314,9 +311,9 @@ def assemble(
 
 
 def is_whole(row: Row) -> bool:
-    """Return false for a row marked as a piece, or as a path in a tree of replies (OASST).
+    """Return false for a row marked as a fragment, or as a path in a tree of replies (OASST).
 
-    A leaf there only means that nobody was asked to continue.
+    A leaf there only means that no one was asked to continue.
     """
     cut = row.get("fragment") or row.get("truncated") or row.get("complete") is False
     return not cut and row.get("tree") is None
@@ -324,7 +321,11 @@ def is_whole(row: Row) -> bool:
 
 # --- fields beside the messages -------------------------------------------------------------------
 
-SCALARS = (str, int, float)  # a union type would be built anew in each call
+SCALARS = (
+    str,
+    int,
+    float,
+)  # built once, since each call would build the union type again
 _WANTED = {str: "a text", list: "a list", dict: "an object", bool: "true or false"}
 
 
@@ -365,7 +366,7 @@ def flag_of(row: Row, field: str) -> bool | None:
 
 
 def id_of(row: Row, field: str) -> str:
-    """Return an id, which some logs give as a number; empty if it is missing."""
+    """Return an id, which is a number in some logs; empty if it is missing."""
     value = row.get(field)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -377,7 +378,7 @@ def scalars(row: Row, *fields: str) -> dict[str, str | int | float]:
     found: dict[str, str | int | float] = {}
     for name in fields:
         value = row.get(name)
-        if isinstance(value, date):  # a `datetime` is one, too
+        if isinstance(value, date):  # a `datetime` is also a `date`
             found[name] = value.isoformat()
         elif isinstance(value, SCALARS):
             found[name] = value
@@ -387,14 +388,14 @@ def scalars(row: Row, *fields: str) -> dict[str, str | int | float]:
 
 
 def parse_json(value: Any) -> Any:
-    """Return the value of a JSON text; anything else comes back unchanged."""
+    """Return the value of a JSON string; anything else is returned unchanged."""
     if not isinstance(value, str):
         return value
     try:
         found = json.loads(value)
     except (ValueError, RecursionError):
         return value
-    # It is written inside another object.
+    # half the depth, since it will be nested inside another object.
     return value if is_deep(found, DEEPEST // 2) else found
 
 
@@ -407,7 +408,7 @@ def utc_time(ticks: str | int | float, per_second: float = 1) -> str | None:
 
 
 def any_flagged(*moderations: Any) -> bool | None:
-    """Return whether OpenAI's moderation flagged any message; `None` where it was not asked.
+    """Return whether OpenAI's moderation flagged any message; `None` if there are no results.
 
     Args:
         moderations: results (`{"flagged": ...}`) or lists of them; anything else is skipped.

@@ -1,4 +1,4 @@
-"""`messages` of `{role, content}`, as in the OpenAI API, with any other fields beside them."""
+"""`messages` of `{role, content}`, as in the OpenAI API, with any other fields next to them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _OWN_FIELDS = ("id", "user_id", "user", "messages", "intent")
 def convert(row: Row) -> Imported:
     """Return the conversation of a row.
 
-    `content` may be a list of `{type: "text", text}`. Scalar extras go to `meta`. Our own export
-    for the Hub is read back without loss: its `meta` is JSON in a text, and its `ended` is
-    believed, except after a user turn.
+    `content` may be a list of `{type: "text", text}`. Other scalar fields go to `meta`. Our own
+    export for the Hub is read back without loss: `meta` is JSON in a string, and `ended` is used,
+    except after a user turn.
     """
     messages = read_messages(enumerate(list_of(row, "messages")), "messages")
     meta, lost_fields = _extras(row)
@@ -53,7 +53,7 @@ def convert(row: Row) -> Imported:
 
 
 def _extras(row: Row) -> tuple[dict[str, Any], int]:
-    """Return the scalar fields beside the messages, and how many others there are."""
+    """Return the scalar fields next to the messages, and the number of other fields."""
     meta: dict[str, Any] = {}
     lost_fields = 0
     for key, value in row.items():
@@ -61,7 +61,7 @@ def _extras(row: Row) -> tuple[dict[str, Any], int]:
             continue
         if isinstance(value, date):
             value = value.isoformat()
-        # In `meta`, `condition` is what a user model is told: a log cannot say that.
+        # `condition` in `meta` is part of a user model's system text; a log cannot set it.
         if isinstance(value, SCALARS) and key != "condition":
             meta[key] = value
         else:

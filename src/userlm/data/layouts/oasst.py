@@ -1,12 +1,12 @@
 """OpenAssistant (OASST): trees of replies.
 
-A line holds a whole tree, or one message of it. Each path from the prompt down to a leaf is a
+A line is a whole tree, or one message of it. Each path from the prompt down to a leaf is a
 conversation; a path without a user turn of its own is left out, since it would only repeat the
 others with another answer.
 
-Many people write in one tree, and its paths share their beginning, so all of them must go to the
+Many people write in one tree, and its paths share their first turns, so all of them must be in the
 same split: the author of the prompt counts as the user of each, and `meta["tree"]` names the tree.
-A leaf is not an observed ending: it only means that nobody was asked to continue.
+A leaf is not an observed ending: it only means that no one was asked to continue.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from userlm.data.layouts.common import (
 from userlm.rows import Line
 
 _ROLES: Mapping[str, Side] = {"prompter": "user", "assistant": "assistant"}
-_INSIDE = Place(0, "", 0)  # of a message in a tree that stands on one line
+_INSIDE = Place(0, "", 0)  # name of a message in a tree on one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class _Message:
     """A message of a tree.
 
     Attributes:
-        rank: orders the replies to the same message; infinite if nobody ranked them.
+        rank: sorts the replies to the same message; infinite if they were not ranked.
     """
 
     id: str
@@ -62,7 +62,7 @@ class _Message:
 
 
 def tree(row: Row) -> list[Imported]:
-    """Return the conversations of a tree that stands on one line.
+    """Return the conversations of a tree on one line.
 
     Raises:
         Rejected: there are none, or one of its messages is broken; the detail says which.
@@ -83,7 +83,7 @@ def tree(row: Row) -> list[Imported]:
 
 
 class Trees:
-    """Trees whose messages stand on lines of their own."""
+    """Trees whose messages are on separate lines."""
 
     def __init__(self) -> None:
         self._trees: defaultdict[str, list[_Message]] = defaultdict(list)
@@ -95,7 +95,8 @@ class Trees:
         self._trees[name].append(message)
 
     def found(self) -> Iterator[Found]:
-        """Return what the messages give, tree by tree, in the order of their first lines."""
+        """Return the conversations of the messages, tree by tree, in the order of their first
+        lines."""
         for name, messages in self._trees.items():
             roots, rejected = _grow(messages)
             for root in roots:
@@ -121,7 +122,7 @@ class Trees:
 
 
 def _message_at(content: Any, where: str) -> _Message:
-    """Return a message inside a tree; an error names its place there."""
+    """Return a message inside a tree; an error names its position."""
     try:
         return _message(need(content, dict, "it"), _INSIDE)
     except Rejected as error:
@@ -160,9 +161,10 @@ def _paths(name: str, root: _Message, merged_lines: int = 0) -> list[Imported]:
     """Return the conversations of a tree, at least one; the first carries the notes on all."""
     _check_root(root)
     found: list[Imported] = []
-    used: set[int] = set()  # user messages of the paths so far
+    used: set[int] = set()  # user messages that earlier paths contain
     repeats = empty_turns = 0
-    # A path is a chain from the leaf up, so that memory does not grow with the square of the depth.
+    # A path is a linked list from the leaf up, so that memory does not grow with the square of the
+    # depth.
     unread: list[tuple[_Message, Any]] = [(root, None)]
     while unread:
         path = unread.pop()
@@ -229,7 +231,8 @@ def _with_replies(root: _Message) -> list[_Message]:
 def _grow(
     messages: Sequence[_Message],
 ) -> tuple[list[_Message], list[tuple[_Message, Rejected]]]:
-    """Attach each message to its parent; return the roots, and the messages without a tree."""
+    """Attach each message to its parent; return the roots, and the messages that belong to no
+    tree."""
     rejected: list[tuple[_Message, Rejected]] = []
     by_id: dict[str, _Message] = {}
     for message in messages:
@@ -252,7 +255,7 @@ def _grow(
             continue
         lost = "is not in the tree"
         if message.parent in by_id:
-            lost = "leads to no prompt: a parent is missing, or it is a circle"
+            lost = "leads to no prompt: a parent is missing, or there is a cycle"
         detail = f"its parent_id {message.parent!r} {lost}"
         rejected.append((message, Rejected("orphan", detail)))
     return roots, rejected

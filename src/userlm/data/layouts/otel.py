@@ -1,13 +1,14 @@
 """Spans of calls to language models, as tracing tools export them.
 
 A line holds an OpenTelemetry export (OTLP as JSON: `resourceSpans`), or one span, in OTLP form or
-as the SDK writes it (`span.to_json()`). Messages are looked for in the conventions that are in use:
+as the SDK writes it (`span.to_json()`). These conventions for messages are supported:
 the semantic conventions (`gen_ai.input.messages`), the events of their earlier versions
 (`gen_ai.user.message`, `gen_ai.choice`), OpenInference (`llm.input_messages.0.message.content`),
 OpenLLMetry (`gen_ai.prompt.0.content`).
 
-A chat app sends the whole history with each call. So of each conversation the span with the longest
-history is kept, with its answer; spans whose messages begin that history are merged into it.
+A chat app sends the whole history with each call. So the span with the longest history is kept for
+each conversation, with its answer; spans whose messages are the beginning of that history are
+merged into it.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ _WRAPPERS = {
     "openinference.span.kind": ("AGENT", "CHAIN"),
     "traceloop.span.kind": ("agent", "workflow", "task"),
 }
-"""Spans around calls: they repeat, perhaps in part, what the calls inside them hold in full."""
+"""Spans around calls; they repeat all or a part of what the calls inside them contain."""
 _CONVENTIONS = (
     ("gen_ai.input.messages", "gen_ai.output.messages"),
     ("llm.input_messages", "llm.output_messages"),
@@ -76,26 +77,26 @@ _CALLS = ("tool_call", "tool_use", "toolUse", "function_call")
 _RESULTS = ("tool_call_response", "tool_result", "toolResult", "function_call_output")
 _THOUGHTS = ("thinking", "reasoning")
 _NO_TEXT = {"role": "system", "content": [{}]}
-"""A message of one part without text: it adds nothing and is counted."""
+"""A message with one part without text: it adds no text, and the part is counted."""
 
 _Located = list[tuple[str, Any]]
-"""Messages, each after the name of the place where it was found."""
+"""Messages, each as the name of its location and the message."""
 _Event = tuple[str, str, Row]
-"""The place of an event, its name and its attributes."""
+"""The location of an event, its name and its attributes."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """What is needed of a span.
+    """The fields of a span that are needed.
 
     Attributes:
-        place: where it stands; for a conversation, the place of its first span.
+        place: its location; for a conversation, that of its first span.
         last: the place of the last span that was merged into it.
         name: the id of the conversation; empty if it has none.
         wraps: whether it only wraps calls; see `_WRAPPERS`.
-        prefixes: a digest of each beginning of the user and assistant messages, the last one of all
-            of them.
-        tips: those of `prefixes` at which the conversation may go on.
+        prefixes: a digest of each prefix of the user and assistant messages; the last one covers
+            all.
+        tips: those of `prefixes` from which the conversation may continue.
     """
 
     place: Place
@@ -117,26 +118,30 @@ class _Span:
 class Spans:
     """Spans of one or several files, gathered into conversations.
 
-    An id (`gen_ai.conversation.id`, else `session.id`) tells which spans belong together. Without
-    one, spans of the same person whose histories continue each other belong together, in one trace
-    or, where each request is a trace of its own, in several: otherwise each beginning of a
-    conversation would count as one that ended there.
+    An id (`gen_ai.conversation.id`, else `session.id`) identifies a conversation. Without an id,
+    spans of one person belong together if their histories continue each other, in one trace or, if
+    each request is a separate trace, in several. Otherwise each prefix of a conversation would
+    count as a conversation that ended there.
 
-    Where a history starts anew, so does a conversation; of those with the same id only the last has
-    an observed ending. Under an id, an answer that was generated again replaces the earlier one.
+    If a history starts again, a new conversation starts; of those with the same id only the last
+    has an observed end. Under an id, an answer that was generated again replaces the earlier one.
     """
 
     def __init__(self) -> None:
         self._kept: list[_Span] = []
-        self._by_prefix: dict[bytes, int] = {}  # each beginning to its index in `_kept`
-        self._by_tip: dict[bytes, int] = {}  # where a conversation may go on, likewise
+        self._by_prefix: dict[
+            bytes, int
+        ] = {}  # digest of each prefix to its index in `_kept`
+        self._by_tip: dict[
+            bytes, int
+        ] = {}  # digest of each tip to its index in `_kept`
         self._wrappers: list[_Span] = []
-        self._traces: set[str] = set()  # those with a call that shows its messages
+        self._traces: set[str] = set()  # traces with a call that has messages
         self._places: list[Place] = []
         self._notes: Counter[str] = Counter()
 
     def add(self, line: Row, place: Place) -> None:
-        """Add the spans of a line; raises `Rejected` if none of those with messages can be used."""
+        """Add the spans of a line; raise `Rejected` if none with messages can be used."""
         usable: list[_Span] = []
         errors: list[Rejected] = []
         for row in _spans(line):
@@ -186,7 +191,7 @@ class Spans:
     def _conversation_of(self, span: _Span) -> int | None:
         for tip in span.tips:
             if tip in self._by_prefix:
-                return self._by_prefix[tip]  # a longer history begins with this one
+                return self._by_prefix[tip]  # this history is a prefix of a longer one
         for prefix in span.prefixes:
             if prefix in self._by_tip:
                 return self._by_tip[prefix]
@@ -195,7 +200,7 @@ class Spans:
     def found(self) -> Iterator[Found]:
         """Return the conversations in the order of their first lines; the first carries all notes.
 
-        A conversation without id and trace is named after its place.
+        A conversation without id and trace is named after its location.
         """
         for span in self._wrappers:
             if span.trace in self._traces:
@@ -205,7 +210,7 @@ class Spans:
         kept = sorted(self._kept, key=lambda span: span.place)
         if not kept:
             detail = (
-                "no span holds messages; let the instrumentation capture their content"
+                "no span has messages; enable content capture in the instrumentation"
             )
             for _, file, number in self._places:
                 yield Found(file, Line(number), None, Rejected("no messages", detail))
@@ -248,7 +253,7 @@ def _spans(row: Row) -> Iterator[Row]:
 def _objects(
     row: Row, names: Sequence[str], where: str = ""
 ) -> Iterator[tuple[Row, str]]:
-    """Return the objects in the list with one of these names, each with its place."""
+    """Return the objects in the list with one of these names, each with its location."""
     name = next((name for name in names if name in row), names[0])
     items = row.get(name) or []
     for i, item in enumerate(need(items, list, f"{where}{name}")):
@@ -257,7 +262,7 @@ def _objects(
 
 
 def _read(row: Row, place: Place) -> _Span | None:
-    """Return what is needed of a span; `None` if it holds no messages.
+    """Return the needed fields of a span; `None` if it has no messages.
 
     Raises:
         Rejected: its messages are broken.
@@ -283,11 +288,11 @@ def _read(row: Row, place: Place) -> _Span | None:
     ]
     if all(side == "assistant" for side, _ in spoken):
         raise Rejected(
-            "no user turn", "none of the messages of the span is of the user"
+            "no user turn", "none of the messages of the span is from the user"
         )
     prefixes = _prefixes((name, None if name else user), spoken)
     last_side, _ = spoken[-1]
-    # Under an id, the last answer may be generated again: the question before it is a tip, too.
+    # Under an id, the last answer may be generated again: so the question before it is also a tip.
     tips = prefixes[-1:]
     if name and last_side == "assistant":
         tips = prefixes[-2:]
@@ -310,7 +315,7 @@ def _read(row: Row, place: Place) -> _Span | None:
 
 
 def _prefixes(key: object, spoken: Sequence[tuple[str, str]]) -> list[bytes]:
-    """Return a digest of each beginning of these messages; white space does not count."""
+    """Return a digest of each prefix of these messages; white space does not count."""
     digest = blake2b(repr(key).encode("utf-8", "replace"), digest_size=16)
     prefixes = []
     for side, text in spoken:
@@ -339,7 +344,7 @@ def _start(span: Row) -> str | None:
 
 
 def _messages(attributes: Row, events: Sequence[_Event]) -> Messages | None:
-    """Return the messages of a call, the answer last; `None` if the span does not show them."""
+    """Return the messages of a call, the answer last; `None` if the span does not have them."""
     found: _Located = []
     for asked, answer in _CONVENTIONS:
         found = found or _in_attributes(attributes, asked, answer)
@@ -356,7 +361,7 @@ def _messages(attributes: Row, events: Sequence[_Event]) -> Messages | None:
 
 
 def _in_attributes(attributes: Row, asked: str, answer: str) -> _Located:
-    """Return the messages in two attributes; of several choices, only the first has text."""
+    """Return the messages in two attributes; only the first of several choices is used."""
     found: _Located = []
     for i, message in enumerate(list_in(attributes, asked, _TEXT_ROLES.get(asked))):
         found.append((f"{asked}.{i}", message))
@@ -369,7 +374,7 @@ def _in_attributes(attributes: Row, asked: str, answer: str) -> _Located:
 
 
 def _in_events(events: Sequence[_Event]) -> _Located:
-    """Return the messages in events; of several choices, only the first has text."""
+    """Return the messages in events; only the first of several choices is used."""
     found: _Located = []
     for where, name, attributes in events:
         body = parse_json(attributes.get("gen_ai.event.content", attributes))
@@ -390,7 +395,7 @@ def _in_events(events: Sequence[_Event]) -> _Located:
 
 
 def _with_role(message: Any, role: str) -> Any:
-    """Return the message, with this role if it has none."""
+    """Return the message; set this role if it has none."""
     if not isinstance(message, dict):
         return message
     return {**message, "role": message.get("role") or role}
@@ -438,7 +443,7 @@ def _result(part: Row) -> str:
 
 
 def _kind(part: Any) -> str | None:
-    """Return the type of a part; Bedrock's parts have no type but a field of its name."""
+    """Return the type of a part; Bedrock's parts have a field with the name of the type instead."""
     if not isinstance(part, dict):
         return None
     return part.get("type") or next(iter(part), None)

@@ -25,7 +25,7 @@ def attributes_of(found: Any, where: str) -> Row:
 
 
 def plain_value(value: Any) -> Any:
-    """Return what an OTLP value holds: `{stringValue: "x"}`, `{intValue: "5"}`,
+    """Return the content of an OTLP value: `{stringValue: "x"}`, `{intValue: "5"}`,
     `{arrayValue: {values: [...]}}`; `None` for anything else."""
     if not isinstance(value, dict) or not value:
         return None
@@ -45,10 +45,11 @@ def plain_value(value: Any) -> Any:
 
 
 def list_in(attributes: Row, name: str, text_role: str | None = None) -> list[Any]:
-    """Return the list in an attribute, as it is, as JSON, or in many (`name.0.role`, ...).
+    """Return the list in an attribute: as it is, as JSON, or flattened into many (`name.0.role`,
+    ...).
 
     Args:
-        text_role: the attribute may hold a plain text instead, which is a message of this role.
+        text_role: if set, the attribute may be plain text, which is then a message of this role.
     """
     value = attributes.get(name)
     if value is None:
@@ -59,7 +60,9 @@ def list_in(attributes: Row, name: str, text_role: str | None = None) -> list[An
     if not isinstance(found, str):
         raise wrong_type(f"attribute {name!r}", "a list", found)
     if text_role is None:
-        raise Rejected("wrong type", f"attribute {name!r} is no JSON; was it cut off?")
+        raise Rejected(
+            "wrong type", f"attribute {name!r} is not JSON; was it truncated?"
+        )
     return [{"role": text_role, "content": found}]
 
 
@@ -81,7 +84,7 @@ def _indexed(attributes: Row, prefix: str) -> list[Any]:
 
 
 def _tidy(value: Any) -> Any:
-    """Return lists for objects with numbers as fields; unwrap OpenInference's objects of one
+    """Turn objects with numbers as keys into lists, and unwrap OpenInference's objects of one
     field."""
     if not isinstance(value, dict):
         return value

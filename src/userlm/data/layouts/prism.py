@@ -1,4 +1,4 @@
-"""PRISM: `conversations.jsonl`. Of the answers offered at each turn, the chosen one is taken."""
+"""PRISM: `conversations.jsonl`. Each turn offers several answers; the chosen one is used."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _NAME = "conversation_history"
 def convert(row: Row) -> Imported:
     """Return the conversation of a row.
 
-    At the last turn nothing may be chosen: the highest score is taken then, and of equal scores the
-    lowest `within_turn_id`.
+    If no answer to the last turn was chosen, the one with the highest score is used; in a tie, the
+    one with the lowest `within_turn_id`.
     """
     items = list_of(row, _NAME)
     order = _order(items)
@@ -67,7 +67,7 @@ def _order(items: Sequence[Row]) -> list[int]:
     for turn in sorted(questions.keys() | answers.keys()):
         if turn not in questions:
             raise Rejected(
-                "no user turn", f"{_NAME}: turn {turn} has an answer and no question"
+                "no user turn", f"{_NAME}: turn {turn} has an answer but no question"
             )
         order += questions[turn]
         if turn in answers:
@@ -76,7 +76,7 @@ def _order(items: Sequence[Row]) -> list[int]:
 
 
 def _chosen(items: Sequence[Row], answers: Sequence[int], last: bool) -> int:
-    """Return the index of the answer with which the conversation went on."""
+    """Return the index of the answer that the conversation continued with."""
     chosen = []
     for i in answers:
         choice = items[i].get("if_chosen")

@@ -25,7 +25,7 @@ def convert(row: Row) -> Imported:
     if not conversation.turns:
         raise Rejected("no messages", "the list 'turns' is empty")
     if not conversation.user_turns:
-        raise Rejected("no user turn", "none of the turns is of the user")
+        raise Rejected("no user turn", "none of the turns is from the user")
     return Imported(conversation)
 
 

@@ -23,13 +23,13 @@ from userlm.data.layouts.common import (
 def convert(row: Row) -> Imported:
     """Return the conversation of a row.
 
-    The hash of a conversation is not unique, so the id also holds the first `turn_identifier`. What
-    the row lacks is taken from its messages: the most frequent language, and whether any of them is
-    toxic or redacted.
+    The hash of a conversation is not unique, so the id also holds the first `turn_identifier`. If a
+    field is missing, it is computed from the messages: the most frequent language, and whether any
+        of them is toxic or redacted.
     """
     items = list_of(row, "conversation")
     messages = read_messages(enumerate(items), "conversation")
-    # Unchecked after an empty turn.
+    # Messages after an empty turn are not checked.
     items = [item for item in items if isinstance(item, dict)]
     of_user = (item for item in items if item.get("role") == "user")
     first: Row = next(of_user, {})
@@ -60,7 +60,7 @@ def convert(row: Row) -> Imported:
 def _usual_language(items: Iterable[Row]) -> str | None:
     languages = (item.get("language") for item in items)
     counts = Counter(language for language in languages if isinstance(language, str))
-    # Of equals, the first.
+    # the first of equals.
     return max(counts, key=lambda language: counts[language], default=None)
 
 
@@ -72,7 +72,7 @@ def _any_flag(row: Row, items: Sequence[Row], field: str) -> bool | None:
     return any(flags) if flags else None
 
 
-# LMSYS-Chat-1M has `conversation`, too; the first release of WildChat has no hash, but `toxic`.
+# LMSYS-Chat-1M also has `conversation`; the first release of WildChat has no hash, but has `toxic`.
 LAYOUT = Layout(
     "wildchat",
     [{"conversation", "conversation_hash"}, {"conversation", "toxic"}],
