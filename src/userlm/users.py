@@ -65,7 +65,7 @@ class TrainedUser:
         Its meta holds `p_end`, the model's probability that the user ends the conversation here;
         `truncated_tokens`, the number of tokens that did not fit the context length; `cut`, if the
         turn was still going on at `max_tokens`; token usage; and the drafts that the guard
-        rejected.
+        rejected (`guard.first_accepted` says which keys survive if it rejects them all).
         """
         _check_users_turn(conversation)
         room = self.context_length - self.sampling.max_tokens
@@ -183,6 +183,8 @@ def with_sampling(
 ) -> Speaker:
     """Return the user with other sampling; `None` keeps its own. A user without a model (a replay,
     a person) is returned unchanged.
+
+    A wrapper around a user counts as one without a model: wrap what this returns.
 
     Raises:
         InputError: for a guard on a user without a model, and for `end_threshold` on a user
