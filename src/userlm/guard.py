@@ -90,7 +90,7 @@ def first_accepted(
 
     The reply's meta holds the `rejected` drafts, each with its text and its violations (`why`); the
     violations (`violates`) of a draft that was kept in spite of them; `exhausted`, if none was
-    kept; and the token usage of all drafts together.
+    kept; `p_end` and `truncated_tokens`, the same for all drafts; and their token usage together.
     """
     rejected: list[Rejected] = []
     for n in range(max(1, min(tries, guard.tries))):
