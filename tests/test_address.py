@@ -307,6 +307,15 @@ def test_a_folder_may_have_the_name_of_a_user_that_needs_none():
     assert address.parse("oracle").scheme == "oracle"
 
 
+def test_a_model_folder_may_be_called_oracle(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "oracle").mkdir()
+    (tmp_path / "oracle" / "config.json").write_text("{}")
+    assert address.checkpoint("oracle") == "oracle"
+    with pytest.raises(InputError, match="clarifier: a model is needed here"):
+        address.checkpoint("clarifier")
+
+
 def test_a_name_in_a_folder_that_is_here_is_never_sought_at_a_hub(
     tmp_path, monkeypatch
 ):

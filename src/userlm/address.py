@@ -406,7 +406,8 @@ def _load(
 
 def checkpoint(name: str) -> str:
     """Return the folder or hub id of a model; raise `InputError` if the name can be neither."""
-    if kind := parse(name).kind:
+    kind = parse(name).kind
+    if kind and not Path(name).is_dir():
         what = "a model on this machine" if kind in MODELS else "a model"
         raise InputError(
             f"{name}: {what} is needed here: a folder, or a hub id such as microsoft/UserLM-8b"
