@@ -523,7 +523,10 @@ def test_a_model_that_failed_is_not_asked_again_by_the_client():
 
 def test_what_is_not_used_of_a_system_message_is_noted():
     assert find_intent(None, ROME, None)[1] == []
-    assert "was used" in find_intent(None, f"{LONG}{ROME}", None)[1][0]
+    assert (
+        "only the sentence with the intent was used"
+        in find_intent(None, f"{LONG}{ROME}", None)[1][0]
+    )
     assert "userlm.intent" in find_intent("mine", ROME, None)[1][0]
     assert "2 intents" in find_intent(None, f"{ROME} {INTENT_PREFIX}eat.", None)[1][0]
     assert "no intent" in find_intent(None, "", None)[1][0]
@@ -786,7 +789,7 @@ def test_a_million_wrong_items_cost_no_more_than_one(script):
         message = json.loads(text)["error"]["message"]
         assert status == 400 and "it should" in message and len(message) < 300
         # 8 to 20 s, if each of them were reported.
-        assert time.perf_counter() - begun < 6
+        assert time.perf_counter() - begun < 3
 
 
 def test_what_a_request_is_can_be_read_without_loading_a_model():
