@@ -12,7 +12,6 @@ from userlm.commands.costs import BYTES_PER_TOKEN, TOKENS_PER_TURN, Costs
 from userlm.commands.options import (
     Results,
     UserOptions,
-    finished,
     in_order,
     stub_speakers,
 )
@@ -56,12 +55,9 @@ def find_places(
     return places
 
 
-def finished_without_errors(run: Run) -> Results | None:
-    """Return the results of a complete run; `None` if it has failed conversations. Then it is
-    resumed: these are tried again, and answered turns are kept."""
-    if run.results and run.results["stops"].get("error"):
-        run.path("results.json").unlink()
-    return finished(run)
+def has_errors(results: Results) -> bool:
+    """Return whether a conversation of the run stopped with an error."""
+    return bool(results["stops"].get("error"))
 
 
 def calls_to_come(

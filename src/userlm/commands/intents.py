@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import chain, islice
 from math import isfinite
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -153,11 +154,7 @@ def intents(
     }
     weights = [] if writer == EXTRACTIVE else address.files(writer)
     run = Run.open(out, "intents", options, [*paths.values(), *joins, *weights])
-    if run.results and run.results["failed"]:
-        run.path(
-            "results.json"
-        ).unlink()  # failed calls are made again; answers are kept
-    if done := finished(run):
+    if done := finished(run, has_failures=itemgetter("failed")):
         return done
 
     joined, counts = _read_joined(joins)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,11 +120,18 @@ def count_total(files: Sequence[Path], limit: int | None) -> int | None:
     return min(counted, limit)
 
 
-def finished(run: Run) -> Results | None:
-    """Return the results of a run that is already complete."""
+def finished(
+    run: Run, has_failures: Callable[[Results], object] = lambda results: False
+) -> Results | None:
+    """Return the results of a complete run; `None` if it is not complete, or if it has failures.
+    Then it is resumed: these are tried again, and the rest is kept."""
     results = run.results
-    if results is not None:
-        console.print(f"{run.folder} is complete already; nothing to do", style="dim")
+    if results is None:
+        return None
+    if has_failures(results):
+        run.path("results.json").unlink()
+        return None
+    console.print(f"{run.folder} is complete already; nothing to do", style="dim")
     return results
 
 

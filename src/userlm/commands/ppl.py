@@ -145,7 +145,7 @@ def ppl(
     }
     run = Run.open(out, "ppl", options, [path, *address.files(model)])
     title = f"user turns of {path.name} under {model}"
-    if done := _finished_without_errors(run):
+    if done := finished(run, lambda _: _has_errors(run)):
         _show(title, done)
         return done
     conversations = list(islice(read_conversations(path), limit))
@@ -186,14 +186,10 @@ def _say_what_is_missing(conversations: Sequence[Conversation], path: Path) -> N
         )
 
 
-def _finished_without_errors(run: Run) -> Results | None:
-    """Return the results of a complete run; `None` to resume it if some conversations could not be
-    scored."""
-    if run.results:
-        lines = read_rows(run.path("scores.jsonl"), may_be_empty=True)
-        if any("error" in line.row for line in lines):
-            run.path("results.json").unlink()
-    return finished(run)
+def _has_errors(run: Run) -> bool:
+    """Return whether the model failed on some conversations of a complete run."""
+    lines = read_rows(run.path("scores.jsonl"), may_be_empty=True)
+    return any("error" in line.row for line in lines)
 
 
 # --- scoring, in a journal ------------------------------------------------------------------------

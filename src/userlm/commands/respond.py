@@ -11,7 +11,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from userlm import address, flip
-from userlm.commands.conversing import collect, find_places, finished_without_errors
+from userlm.commands.conversing import collect, find_places, has_errors
 from userlm.commands.costs import (
     BYTES_PER_TOKEN,
     Costs,
@@ -36,6 +36,7 @@ from userlm.commands.options import (
     UserOptions,
     UserTokenizer,
     Workers,
+    finished,
 )
 from userlm.rows import read_conversations
 from userlm.runs import Answers, Journal, Recorded, Run, conversations_file
@@ -76,7 +77,7 @@ def respond(
     path = conversations_file(data, "test")
     options = {**asdict(user_options), "first": first, "limit": limit, "seed": seed}
     run = Run.open(out, "respond", options, [path, *address.files(user)])
-    if done := finished_without_errors(run):
+    if done := finished(run, has_errors):
         return done
 
     def starts() -> Iterator[Conversation]:

@@ -15,7 +15,7 @@ from userlm.commands.conversing import (
     calls_to_come,
     collect,
     find_places,
-    finished_without_errors,
+    has_errors,
 )
 from userlm.commands.costs import (
     AssistantPrice,
@@ -41,6 +41,7 @@ from userlm.commands.options import (
     UserOptions,
     UserTokenizer,
     Workers,
+    finished,
 )
 from userlm.rows import read_conversations
 from userlm.runs import Answers, Journal, Recorded, Run, conversations_file
@@ -112,7 +113,7 @@ def simulate(
     path = _starts_file(intents, tasks)
     inputs = [path, *address.files(user), *address.files(assistant)]
     run = Run.open(out, "simulate", options, inputs)
-    if done := finished_without_errors(run):
+    if done := finished(run, has_errors):
         return done
     known_tasks = {task.id: task for task in read_tasks(path)[:limit]} if tasks else {}
 
