@@ -194,9 +194,8 @@ def show_end_calibration(name: str, found: Record) -> None:
     if found["best"] is None:
         out.print(f"termination of {name}: no threshold to suggest ({found['why']})")
         return
-    table = Table(
-        box=SIMPLE_HEAD, padding=(0, 0, 0, 1)
-    )  # otherwise the table is wider than 80
+    # With the default padding the table is wider than 80.
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     table.add_column("in %", no_wrap=True)
     for column in (
         "--end-threshold",

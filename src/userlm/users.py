@@ -163,9 +163,8 @@ class PromptedUser:
         return first_accepted(self.guard, conversation, draft, tries)
 
     def _messages(self, conversation: Conversation) -> list[Message]:
-        goal = (
-            conversation.system or ""
-        )  # the intent and what is known about the person
+        # The intent and what is known about the person.
+        goal = conversation.system or ""
         if self.swapped:
             return swapped_messages(goal, conversation.turns)
         return [{"role": "user", "content": user_prompt(goal, conversation.turns)}]

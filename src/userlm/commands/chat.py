@@ -113,9 +113,8 @@ def _embedded_defaults(
 
 def _say_why_it_stopped(ended: Conversation, you: _Keyboard, max_turns: int) -> None:
     stopped_by = ended.next_role
-    if len(ended.turns) > len(
-        you.seen.turns
-    ):  # the text of a turn that also ends the conversation
+    if len(ended.turns) > len(you.seen.turns):
+        # The text of a turn that also ends the conversation.
         stopped_by = ended.turns[-1].role
         you.watch(ended)
     reasons = {

@@ -47,10 +47,7 @@ EXTRACTIVE = "extractive"
 UNNAMED = "not said"  # the writer of intents that came with the logs
 LONGEST_GOAL = 2000  # characters; a longer text is likely a page of instructions
 # For the estimate; the budget uses upper bounds and real usage.
-BYTES_PER_TOKEN, TOKENS_OUT = (
-    4,
-    40,
-)
+BYTES_PER_TOKEN, TOKENS_OUT = 4, 40
 AHEAD = 16  # conversations queued for each worker, so that a slow answer does not block others
 TOP_P = 0.9
 QUARTILES = (0.25, 0.5, 0.75)

@@ -134,9 +134,8 @@ def serve(
 def _wait(thread: threading.Thread) -> None:
     """Wait until the server ends or Ctrl-C."""
     with suppress(KeyboardInterrupt):
-        while (
-            thread.is_alive()
-        ):  # an interrupted join would mark the thread as finished
+        # Not join: if interrupted, it would mark the thread as finished.
+        while thread.is_alive():
             sleep(0.5)
 
 

@@ -317,11 +317,10 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(received)
     except training.Stopped as error:
-        # another process received the signal.
+        # If this process received no signal, another one did.
         first = received[0] if received else int(signal.SIGTERM)
-        if (
-            first == signal.SIGTERM
-        ):  # for Ctrl-C the command line prints the same message
+        # For Ctrl-C the command line prints the same message.
+        if first == signal.SIGTERM:
             console.print(f"SIGTERM: {error}; the same command resumes it")
         raise SystemExit(128 + first) from None
     finally:

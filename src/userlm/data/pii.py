@@ -327,9 +327,8 @@ def _follows(words: re.Pattern[str], match: re.Match[str]) -> bool:
 
 
 _NUMBERS = [
-    _form(
-        "card", _CARD, _is_card
-    ),  # before the phone numbers, which would match a part of it
+    # Before the phone numbers, which would match a part of it.
+    _form("card", _CARD, _is_card),
     _form("ip", _IPV4, _is_host),
     _form("ip", _IPV6, _is_host6),
     _form("phone", _INTERNATIONAL),

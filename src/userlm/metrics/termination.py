@@ -212,9 +212,8 @@ def _suggestion(
         choose: from counts, (..., thresholds, 4), to the index of a threshold, (...).
     """
     everybody = counts.sum(axis=0)
-    chosen_on_others = choose(
-        everybody - counts
-    )  # for each person, chosen on all others
+    # For each person, chosen on all others.
+    chosen_on_others = choose(everybody - counts)
     judged = counts[np.arange(len(people)), chosen_on_others]
     return _rule(THRESHOLDS[int(choose(everybody))], judged, people)
 

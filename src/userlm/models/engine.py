@@ -392,10 +392,8 @@ class Engine:
             input_ids=ids, use_cache=cached, logits_to_keep=1, **request.cache
         )
         if cached:
-            names = (
-                "past_key_values",
-                "cache_params",
-            )  # caches of attention, and of state space models
+            # The caches of attention, and of state space models.
+            names = ("past_key_values", "cache_params")
             request.cache = {
                 name: out[name] for name in names if out.get(name) is not None
             }
@@ -467,9 +465,8 @@ class Engine:
                 requests.append(request)
             try:
                 found = self._trial(requests)
-            except (
-                torch.OutOfMemoryError
-            ):  # out of memory says nothing about the architecture
+            except torch.OutOfMemoryError:
+                # It says nothing about the architecture.
                 self.mode = None
                 raise
             except Exception:

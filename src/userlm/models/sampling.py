@@ -75,9 +75,8 @@ def _sample_nuclei(
         count = min(limit, vocabulary)
         candidates, ids = _most_probable(probabilities[left], count)
         before = candidates.cumsum(-1) - candidates
-        inside = (
-            before < shares[left, None]
-        )  # the tokens before it have less than the share
+        # A token is inside if those before it have less than the share.
+        inside = before < shares[left, None]
         places = _pick(candidates.masked_fill(~inside, 0), levels[left])
         tokens[left] = ids.gather(-1, places[:, None])[:, 0]
         if count == vocabulary:

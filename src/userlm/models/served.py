@@ -366,9 +366,8 @@ def _p_end_problem(ended: _Answer, went_on: _Answer) -> str:
     """Return why P(end) is unknown, from the two answers of a probe; empty if it is known."""
     if ended.p_first is None or went_on.p_first is None:
         return "the server gives no log-probabilities, so P(end) is unknown"
-    if (
-        ended.p_first + went_on.p_first > 1.01
-    ):  # with the bias each token is almost certain
+    # If the probabilities are those with the bias, each token is almost certain.
+    if ended.p_first + went_on.p_first > 1.01:
         return (
             "the server's log-probabilities are those after a ban, so P(end) is unknown; start "
             "vLLM with --logprobs-mode raw_logprobs"

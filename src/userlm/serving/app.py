@@ -185,9 +185,8 @@ class Pool:
             return job()
         finally:
             seconds = time.monotonic() - begun
-            with (
-                self._lock
-            ):  # a moving average, to estimate how long a full queue takes
+            with self._lock:
+                # A moving average, to estimate how long a full queue takes.
                 self._mean_seconds += 0.2 * (seconds - self._mean_seconds)
 
     def _finished(self, future: Future[Reply]) -> None:

@@ -98,9 +98,8 @@ def _splits(splits: Mapping[str, Counts]) -> Table:
 
 def _lengths(lengths: Lengths) -> Table:
     spreads = [spread for spread in lengths.values() if spread]
-    names = (
-        list(spreads[0]) if spreads else ["mean"]
-    )  # all rows have the same statistics
+    # All rows have the same statistics.
+    names = list(spreads[0]) if spreads else ["mean"]
     rows: list[Row] = []
     for what, spread in lengths.items():
         cells = ["none"] * len(names)

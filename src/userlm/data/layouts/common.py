@@ -321,11 +321,8 @@ def is_whole(row: Row) -> bool:
 
 # --- fields beside the messages -------------------------------------------------------------------
 
-SCALARS = (
-    str,
-    int,
-    float,
-)  # built once, since each call would build the union type again
+# Built once, since each call would build the union type again.
+SCALARS = (str, int, float)
 _WANTED = {str: "a text", list: "a list", dict: "an object", bool: "true or false"}
 
 
