@@ -209,7 +209,7 @@ def test_training_in_two_halves_is_one_run(logs, tmp_path, monkeypatch):
         "save_every": 1,
         "intent": False,
     }
-    commands.train(Path("in"), **scratch, out=Path("whole"))
+    commands.train(commands.Train(Path("in"), **scratch, out=Path("whole")))
     process = start("train", "in", *options, "--out", "killed", cwd=tmp_path)
     kill_when(process, lambda: (tmp_path / "killed" / "checkpoint").is_dir())
     call("train", "in", *options, "--out", "killed")
@@ -286,7 +286,7 @@ def test_what_lies_in_several_files_is_one_conversation_however_often_the_import
         logs.append(str(tmp_path / f"{name}.jsonl"))
         Path(logs[-1]).write_text("".join(json.dumps(row) + "\n" for row in held))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    counts = commands.import_(logs, out=whole, limit=limit)["counts"]
+    counts = commands.import_(commands.Import(logs, out=whole, limit=limit))["counts"]
     said = {
         c.id: [turn.text for turn in c.turns]
         for c in read_conversations(whole / "conversations.jsonl")
@@ -340,7 +340,7 @@ def test_what_lies_in_several_files_is_one_conversation_however_often_the_import
         assert (progress["file"], progress["items"]) == (
             (1, 0) if when == "the second file" else (2, 1)
         )
-    commands.import_(logs, out=killed, limit=limit)
+    commands.import_(commands.Import(logs, out=killed, limit=limit))
     assert contents(killed) == contents(whole)
 
 
@@ -427,9 +427,9 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
 
 
 def test_the_help_of_a_verb_breaks_no_sentence_where_the_code_does():
-    for name, function in cli.VERBS.items():
-        paragraphs = [part.strip() for part in (function.__doc__ or "").split("\n\n")]
-        shown = cli._help(function).split("\n\n")
+    for name, (options, _) in cli.VERBS.items():
+        paragraphs = [part.strip() for part in (options.__doc__ or "").split("\n\n")]
+        shown = cli._help(options).split("\n\n")
         assert [" ".join(part.split()) for part in paragraphs] == shown, name
         assert not any("\n" in paragraph for paragraph in shown)
 
@@ -706,7 +706,7 @@ def test_what_an_import_writes_into_its_own_folder_is_no_log(day, tmp_path, caps
     lay(tmp_path / f"logs/{day}a.jsonl", talk(0), "oops")
     lay(tmp_path / "logs/out-of-date/b.jsonl", talk(1)) if day else None
     out = tmp_path / "logs/out"
-    first = commands.import_([str(tmp_path / "logs")], out=out)
+    first = commands.import_(commands.Import([str(tmp_path / "logs")], out=out))
     assert first["counts"] == {
         "dropped: not JSON": 1,
         "in": 2 + bool(day),
@@ -719,7 +719,12 @@ def test_what_an_import_writes_into_its_own_folder_is_no_log(day, tmp_path, caps
         tmp_path / "logs" / ".",
         tmp_path / "logs/out/../../logs",
     ):
-        assert commands.import_([str(tmp_path / "logs")], out=again / "out") == first
+        assert (
+            commands.import_(
+                commands.Import([str(tmp_path / "logs")], out=again / "out")
+            )
+            == first
+        )
         assert "complete already" in " ".join(capsys.readouterr().err.split())
     assert contents(out) == before
     assert [Path(name).name for name in json.loads(before["run.json"])["inputs"]] == [
@@ -729,15 +734,15 @@ def test_what_an_import_writes_into_its_own_folder_is_no_log(day, tmp_path, caps
     with pytest.raises(
         InputError, match=r"all logs are inside .*out, the output folder"
     ):
-        commands.import_([str(out / "conversations.jsonl")], out=out)
+        commands.import_(commands.Import([str(out / "conversations.jsonl")], out=out))
 
 
 def test_what_was_mended_is_counted_even_if_the_id_was_used_before(tmp_path):
     spans = [sdk(called(*TALK[:n], conversation="r0")) for n in (2, 4)]
     lay(tmp_path / "logs.jsonl", talk(0), *spans)
-    counts = commands.import_([str(tmp_path / "logs.jsonl")], out=tmp_path / "out")[
-        "counts"
-    ]
+    counts = commands.import_(
+        commands.Import([str(tmp_path / "logs.jsonl")], out=tmp_path / "out")
+    )["counts"]
     # 3 lines: one gave a conversation; of the two spans one was merged, and their conversation was
     # dropped
     assert counts == {
@@ -753,10 +758,14 @@ def test_an_empty_file_among_others_is_counted_and_alone_it_is_an_error(tmp_path
         lay(tmp_path / f"logs/{i}.jsonl", *held)
     lay(tmp_path / "logs/4.jsonl", "", " ")
     (tmp_path / "logs/5.jsonl.gz").write_bytes(gzip.compress(b""))
-    found = commands.import_([str(tmp_path / "logs")], out=tmp_path / "out")
+    found = commands.import_(
+        commands.Import([str(tmp_path / "logs")], out=tmp_path / "out")
+    )
     assert found["counts"] == {"in": 2, "note: empty files": 4, "out": 2}
     with pytest.raises(InputError, match=r"0\.jsonl is empty"):
-        commands.import_([str(tmp_path / "logs/0.jsonl")], out=tmp_path / "alone")
+        commands.import_(
+            commands.Import([str(tmp_path / "logs/0.jsonl")], out=tmp_path / "alone")
+        )
 
 
 def test_a_log_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, monkeypatch):
@@ -774,7 +783,7 @@ def test_a_log_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, monkeypa
         InputError,
         match=r"logs\.jsonl was cut short while it was read; import it into another",
     ):
-        commands.import_([str(path)], out=tmp_path / "out")
+        commands.import_(commands.Import([str(path)], out=tmp_path / "out"))
     assert not (tmp_path / "out/results.json").exists()
 
 
@@ -801,7 +810,9 @@ def test_of_conversations_that_grow_between_two_readings_those_that_were_there_a
         '{"id": "latecomer", "turns": [{"role": "user", "text": "hi"}]}\n{"id": "torn'
     )
     between(monkeypatch, lambda: path.write_text(path.read_text() + more))
-    results = commands.clean(path, out=tmp_path / "out", languages="all")
+    results = commands.clean(
+        commands.Clean(path, out=tmp_path / "out", languages="all")
+    )
     assert (results["counts"]["in"], results["counts"]["out"]) == (50, 50)
     assert b"latecomer" not in b"".join(contents(tmp_path / "out").values())
 
@@ -818,7 +829,7 @@ def test_conversations_that_are_cut_short_between_two_readings_are_an_error(
         InputError,
         match=r"c\.jsonl was cut short while it was read; run the command again",
     ):
-        commands.clean(path, out=tmp_path / "out")
+        commands.clean(commands.Clean(path, out=tmp_path / "out"))
     assert not (tmp_path / "out/results.json").exists()
 
 
@@ -845,7 +856,7 @@ def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(
         InputError,
         match=r"c\.jsonl was cut short while it was read; run the command again",
     ):
-        commands.clean(path, out=tmp_path / "out", scrub=scrub)
+        commands.clean(commands.Clean(path, out=tmp_path / "out", scrub=scrub))
     assert not (tmp_path / "out/results.json").exists()
 
 
@@ -869,7 +880,9 @@ def test_options_of_clean_that_make_no_sense_are_input_errors_that_leave_nothing
         tmp_path / "c.jsonl", [Conversation("a").say("hi").say("hello")]
     )
     with pytest.raises(InputError) as caught:
-        commands.clean(tmp_path / "c.jsonl", out=tmp_path / "out", **options)
+        commands.clean(
+            commands.Clean(tmp_path / "c.jsonl", out=tmp_path / "out", **options)
+        )
     assert said in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -882,7 +895,7 @@ def test_where_no_conversation_stays_it_is_an_error_that_says_where_the_reasons_
     dropped = tmp_path / "out/dropped.jsonl"
     for _ in range(2):  # the same command says the same again
         with pytest.raises(InputError) as caught:
-            commands.clean(tmp_path / "c.jsonl", out=tmp_path / "out")
+            commands.clean(commands.Clean(tmp_path / "c.jsonl", out=tmp_path / "out"))
         assert (
             str(caught.value)
             == f"all conversations were dropped; the reasons are in {dropped}"
@@ -909,14 +922,18 @@ def test_rows_that_are_nested_too_deep_are_set_aside_and_what_stays_can_be_scrub
         for levels, deep in lists.items()
     ]
     lay(tmp_path / name, *([f"[{', '.join(held)}]"] if name == "logs.json" else held))
-    counts = commands.import_([str(tmp_path / name)], out=tmp_path / "in")["counts"]
+    counts = commands.import_(
+        commands.Import([str(tmp_path / name)], out=tmp_path / "in")
+    )["counts"]
     assert counts == {"dropped: nested too deep": 3, "in": 4, "out": 1}
     results = commands.clean(
-        tmp_path / "in",
-        out=tmp_path / "out",
-        scrub=True,
-        shares="100/0/0",
-        languages="all",
+        commands.Clean(
+            tmp_path / "in",
+            out=tmp_path / "out",
+            scrub=True,
+            shares="100/0/0",
+            languages="all",
+        )
     )
     assert results["counts"]["note: scrubbed email"] == 2
     assert "example.org" not in (tmp_path / "out/train.jsonl").read_text()
@@ -924,7 +941,7 @@ def test_rows_that_are_nested_too_deep_are_set_aside_and_what_stays_can_be_scrub
     with pytest.raises(
         InputError, match=r"deep\.jsonl, line 1: is nested more than 200 levels deep"
     ):
-        commands.clean(deep, out=tmp_path / "deep", scrub=True)
+        commands.clean(commands.Clean(deep, out=tmp_path / "deep", scrub=True))
 
 
 def test_a_file_of_which_nothing_can_be_imported_is_an_error(tmp_path):

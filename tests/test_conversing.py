@@ -17,6 +17,7 @@ import fake_server
 import processes
 import pytest
 from fake_server import CUT, Said, completion, error, serving
+from flat import flat
 from processes import Process
 
 from userlm import address, commands
@@ -62,9 +63,13 @@ def quick(monkeypatch):
 def between(server, tmp_path, out="sim", count=6, **options):
     """A simulation of which both sides are at the server."""
     path = seeds(tmp_path / "seeds.jsonl", count)
-    both = f"prompted:{server.url}#user", f"{server.url}#assistant"
+    both = {
+        "user": f"prompted:{server.url}#user",
+        "assistant": f"{server.url}#assistant",
+        "max_turns": 3,
+    }
     return commands.simulate(
-        *both, intents=path, out=tmp_path / out, max_turns=3, **options
+        flat(commands.Simulate, intents=path, out=tmp_path / out, **{**both, **options})
     )
 
 
@@ -231,7 +236,9 @@ def test_caps_and_prices_that_say_nothing_are_refused(options, said, quick, tmp_
             "user": f"script:{tmp_path}/lines.txt",
             "assistant": f"{server.url}#assistant",
         } | options
-        commands.simulate(intents=path, out=tmp_path / "sim", **sides)
+        commands.simulate(
+            flat(commands.Simulate, intents=path, out=tmp_path / "sim", **sides)
+        )
     assert not (tmp_path / "sim/conversations.jsonl").exists()
 
 
@@ -239,7 +246,12 @@ def test_where_no_model_speaks_nothing_is_said_of_costs(tmp_path, capfd):
     (tmp_path / "lines.txt").write_text("hi\n")
     path = seeds(tmp_path / "seeds.jsonl", 2)
     results = commands.simulate(
-        f"script:{tmp_path}/lines.txt", "clarifier", intents=path, out=tmp_path / "sim"
+        commands.Simulate(
+            commands.User(f"script:{tmp_path}/lines.txt"),
+            "clarifier",
+            intents=path,
+            out=tmp_path / "sim",
+        )
     )
     assert (
         results["usage"] == {"user": None, "assistant": None}
@@ -263,11 +275,12 @@ def test_drafts_that_a_guard_rejects_are_counted_and_their_rates_recorded(
     with serving(short) as server:
         user = f"prompted:{server.url}#user"
         results = commands.respond(
-            tmp_path / "logs.jsonl",
-            user=user,
-            out=tmp_path / "out",
-            guard="words=3-9,tries=2",
-            user_price="1/1",
+            commands.Respond(
+                commands.User(user, guard="words=3-9,tries=2"),
+                tmp_path / "logs.jsonl",
+                out=tmp_path / "out",
+                user_price="1/1",
+            )
         )
         odd = [body["seed"] % 2 for body in server.bodies]
     rates, used = results["guard"], results["usage"]["user"]
@@ -458,9 +471,11 @@ def test_keys_reach_no_file_and_no_output_even_if_the_server_says_them(
     monkeypatch.setattr(address, "_endpoint", endpoint)
     path = seeds(tmp_path / "seeds.jsonl", 60)
     with serving(tells) as server:
-        sides = f"prompted:{server.url}#user", "openai:assistant"
+        sides = commands.User(f"prompted:{server.url}#user"), "openai:assistant"
         results = commands.simulate(
-            *sides, intents=path, out=tmp_path / "sim", max_turns=2, price="1/1"
+            commands.Simulate(
+                *sides, intents=path, out=tmp_path / "sim", max_turns=2, price="1/1"
+            )
         )
         sent = {authorization for _, authorization, _ in server.requests}
     assert sent == {f"Bearer {key}" for key in keys.values()}
@@ -486,9 +501,15 @@ def test_a_simulation_by_a_model_here_is_the_same_to_the_bit_after_a_kill_if_it_
         json.dumps(config | {"max_position_embeddings": 240})
     )
     path = seeds(tmp_path / "seeds.jsonl", 10)
-    options = {"intents": path, "max_turns": 2, "workers": 4, "batch": 1, "seed": 3}
+    options = {"intents": path, "max_turns": 2, "workers": 4, "seed": 3}
+    options["models"] = commands.LocalModels(batch=1)
     whole = commands.simulate(
-        f"trained:{tmp_path}/tiny", "clarifier", out=tmp_path / "whole", **options
+        commands.Simulate(
+            commands.User(f"trained:{tmp_path}/tiny"),
+            "clarifier",
+            out=tmp_path / "whole",
+            **options,
+        )
     )
     command = [
         "simulate",
@@ -513,7 +534,12 @@ def test_a_simulation_by_a_model_here_is_the_same_to_the_bit_after_a_kill_if_it_
     ]
     kill_at(start(*command, cwd=tmp_path), tmp_path / "killed/turns.jsonl", 10)
     results = commands.simulate(
-        f"trained:{tmp_path}/tiny", "clarifier", out=tmp_path / "killed", **options
+        commands.Simulate(
+            commands.User(f"trained:{tmp_path}/tiny"),
+            "clarifier",
+            out=tmp_path / "killed",
+            **options,
+        )
     )
     for file in ("conversations.jsonl", "turns.jsonl"):
         assert (tmp_path / "killed" / file).read_bytes() == (
@@ -565,13 +591,21 @@ def test_ctrl_c_says_how_many_calls_may_be_billed_and_they_count_at_their_worst_
 def test_caps_without_a_model_are_refused_and_leave_the_folder_free(tmp_path):
     path, out = seeds(tmp_path / "seeds.jsonl", 2), tmp_path / "out"
     (tmp_path / "lines.txt").write_text("hi\n")
-    script = f"script:{tmp_path / 'lines.txt'}"
+    script = commands.User(f"script:{tmp_path / 'lines.txt'}")
     with pytest.raises(InputError, match="are for models; none is called here"):
-        commands.simulate(script, "clarifier", intents=path, out=out, max_calls=3)
+        commands.simulate(
+            commands.Simulate(
+                script,
+                "clarifier",
+                intents=path,
+                out=out,
+                limits=commands.Limits(max_calls=3),
+            )
+        )
     assert (
-        commands.simulate(script, "clarifier", intents=path, out=out, max_turns=2)[
-            "conversations"
-        ]
+        commands.simulate(
+            commands.Simulate(script, "clarifier", intents=path, out=out, max_turns=2)
+        )["conversations"]
         == 2
     )
 
@@ -583,7 +617,13 @@ def test_somebody_at_the_keyboard_has_one_conversation_at_a_time_and_is_told_the
     lines = iter(f"line {i}" for i in range(6))
     monkeypatch.setattr("builtins.input", lambda _: next(lines))
     commands.simulate(
-        "human", "clarifier", intents=path, out=tmp_path / "out", max_turns=2
+        commands.Simulate(
+            commands.User("human"),
+            "clarifier",
+            intents=path,
+            out=tmp_path / "out",
+            max_turns=2,
+        )
     )
     said = [
         talk.user_turns
@@ -595,4 +635,6 @@ def test_somebody_at_the_keyboard_has_one_conversation_at_a_time_and_is_told_the
 
 def test_what_tunes_a_simulated_user_is_refused_where_you_are_the_user():
     with pytest.raises(InputError, match="here you are the user"):
-        commands.chat(assistant="clarifier", role="user", guard="paper")
+        commands.chat(
+            flat(commands.Chat, assistant="clarifier", role="user", guard="paper")
+        )

@@ -124,10 +124,12 @@ def test_a_model_writes_an_intent_for_every_conversation_of_every_split(tmp_path
         )
     with serving(good) as server:
         results = commands.intents(
-            tmp_path / "clean",
-            out=tmp_path / "out",
-            writer=f"{server.url}#gpt-x",
-            price=PRICE,
+            commands.Intents(
+                tmp_path / "clean",
+                out=tmp_path / "out",
+                writer=f"{server.url}#gpt-x",
+                price=PRICE,
+            )
         )
     for split, first in (("train", 0), ("valid", 10), ("test", 20)):
         found = read(tmp_path / "out", split)
@@ -169,7 +171,9 @@ def test_leakage_is_shown_for_each_writer_by_its_own(tmp_path, data):
         lambda body, n: completion(INTENT_PREFIX + "learn about volcanoes.")
     ) as server:
         results = commands.intents(
-            tmp_path / "three.jsonl", out=tmp_path / "out", writer=f"{server.url}#m"
+            commands.Intents(
+                tmp_path / "three.jsonl", out=tmp_path / "out", writer=f"{server.url}#m"
+            )
         )
     # Content words: number, 0, volcanoes; and number, 1, volcanoes, lava. Of them volcanoes: 1/3
     # and 1/4.
@@ -186,7 +190,9 @@ def test_leakage_is_shown_for_each_writer_by_its_own(tmp_path, data):
 def test_all_faults_are_survived_counted_and_shown(tmp_path, data, capsys, impatient):
     with serving(Faults()) as server:
         results = commands.intents(
-            data, out=tmp_path / "out", writer=f"{server.url}#m", price=PRICE
+            commands.Intents(
+                data, out=tmp_path / "out", writer=f"{server.url}#m", price=PRICE
+            )
         )
     refused = {10, 21, 32, 43, 54}
     for i, conversation in enumerate(read(tmp_path / "out")):
@@ -225,7 +231,9 @@ def test_all_faults_are_survived_counted_and_shown(tmp_path, data, capsys, impat
 def test_a_sentence_that_stays_out_of_form_is_counted_by_its_reason(tmp_path, data):
     with serving(lambda body, n: completion("The user wants things.")) as server:
         results = commands.intents(
-            data, out=tmp_path / "out", writer=f"{server.url}#m", tries=3, limit=4
+            commands.Intents(
+                data, out=tmp_path / "out", writer=f"{server.url}#m", tries=3, limit=4
+            )
         )
     assert results["counts"] == {"in": 4, "note: no intent, prefix": 4}
     assert len(server.requests) == 12
@@ -248,7 +256,7 @@ def test_failed_calls_are_made_again_by_the_same_command_and_answered_ones_are_n
 
         def run():
             return commands.intents(
-                data, out=tmp_path / "out", writer=f"{server.url}#m"
+                commands.Intents(data, out=tmp_path / "out", writer=f"{server.url}#m")
             )
 
         first = run()
@@ -276,7 +284,9 @@ def test_a_wrong_key_or_model_ends_the_run_at_once(tmp_path, data):
         pytest.raises(ModelError, match="USERLM_API_KEY"),
     ):
         commands.intents(
-            data, out=tmp_path / "out", writer=f"{server.url}#m", workers=4
+            commands.Intents(
+                data, out=tmp_path / "out", writer=f"{server.url}#m", workers=4
+            )
         )
     # Three in a row, and those of the other threads.
     assert 3 <= len(server.requests) <= 3 + 3
@@ -290,7 +300,9 @@ def test_a_key_that_ends_in_a_line_break_is_sent_without_it_and_written_nowhere(
     monkeypatch.setenv("USERLM_API_KEY", "secret-key\r\n")
     with serving(good) as server:
         results = commands.intents(
-            data, out=tmp_path / "out", writer=f"{server.url}#m", limit=4
+            commands.Intents(
+                data, out=tmp_path / "out", writer=f"{server.url}#m", limit=4
+            )
         )
     assert {authorization for _, authorization, _ in server.requests} == {
         "Bearer secret-key"
@@ -320,7 +332,7 @@ def test_a_key_that_no_header_can_hold_is_refused_and_written_nowhere(
     with pytest.raises(
         InputError, match="has characters that are not allowed in a key"
     ) as caught:
-        commands.intents(data, out=tmp_path / "out", writer=by)
+        commands.intents(commands.Intents(data, out=tmp_path / "out", writer=by))
     assert "secret" not in str(caught.value)
     assert not (tmp_path / "out/asked.jsonl").exists()
     assert not [
@@ -341,7 +353,9 @@ def test_half_a_character_in_an_answer_is_the_same_live_and_in_the_journal(
 
         def run():
             return commands.intents(
-                data, out=tmp_path / "out", writer=f"{server.url}#m", limit=3
+                commands.Intents(
+                    data, out=tmp_path / "out", writer=f"{server.url}#m", limit=3
+                )
             )
 
         first = run()
@@ -378,12 +392,14 @@ def test_the_estimate_is_shown_before_the_first_call(tmp_path, data, capsys):
 
     with serving(reply) as server:
         commands.intents(
-            data,
-            out=tmp_path / "out",
-            writer=f"{server.url}#m",
-            workers=1,
-            price=PRICE,
-            budget=0.1,
+            commands.Intents(
+                data,
+                out=tmp_path / "out",
+                writer=f"{server.url}#m",
+                workers=1,
+                price=PRICE,
+                budget=0.1,
+            )
         )
     size = len(server.bodies[0]["messages"][0]["content"].encode()) + 1
     # 0 to 9 have one digit, the other 50 two.
@@ -430,7 +446,7 @@ def test_options_that_make_no_sense_are_input_errors_that_leave_nothing_behind(
 ):
     monkeypatch.undo()
     with pytest.raises(InputError) as caught:
-        commands.intents(data, out=tmp_path / "out", **options)
+        commands.intents(commands.Intents(data, out=tmp_path / "out", **options))
     assert "secret" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -442,11 +458,13 @@ def test_a_run_whose_budget_is_spent_is_complete_and_another_goes_on_from_it(
 
         def run(source, out):
             return commands.intents(
-                source,
-                out=tmp_path / out,
-                writer=f"{server.url}#m",
-                price=PRICE,
-                budget=0.3,
+                commands.Intents(
+                    source,
+                    out=tmp_path / out,
+                    writer=f"{server.url}#m",
+                    price=PRICE,
+                    budget=0.3,
+                )
             )
 
         first = run(data, "one")
@@ -469,11 +487,13 @@ def test_the_budget_is_never_passed_by_what_the_server_bills_whatever_fails(
     budget = Decimal("0.6")
     with serving(Faults()) as server:
         results = commands.intents(
-            data,
-            out=tmp_path / "out",
-            writer=f"{server.url}#m",
-            price=PRICE,
-            budget=0.6,
+            commands.Intents(
+                data,
+                out=tmp_path / "out",
+                writer=f"{server.url}#m",
+                price=PRICE,
+                budget=0.6,
+            )
         )
     assert billed(server) <= Decimal(str(results["usage"]["cost"])) <= budget
     assert results["counts"]["note: no intent, budget"] > 0  # so it mattered
@@ -489,7 +509,7 @@ from userlm import address, commands
 from userlm.models.endpoint import EndpointModel
 address._endpoint = lambda name, url, key: EndpointModel(name, url, "a-key", timeout=0.3, pause=0.01)
 data, out, by, price, budget = sys.argv[1:]
-commands.intents(Path(data), out=Path(out), writer=by, price=price, budget=float(budget) if budget else None)
+commands.intents(commands.Intents(Path(data), out=Path(out), writer=by, price=price, budget=float(budget) if budget else None))
 """
 
 
@@ -534,7 +554,9 @@ def test_killed_and_run_again_it_ends_with_the_same_files_and_asks_nothing_twice
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     with serving(slowly) as server:
         by = f"{server.url}#m"
-        undisturbed = commands.intents(data, out=whole, writer=by, price=PRICE)
+        undisturbed = commands.intents(
+            commands.Intents(data, out=whole, writer=by, price=PRICE)
+        )
         calls = len(server.requests)
         assert calls == 60 + 12
         kill_in_the_middle(server, data, killed)
@@ -546,7 +568,9 @@ def test_killed_and_run_again_it_ends_with_the_same_files_and_asks_nothing_twice
         lost = {(row["id"], row["try"]) for row in lines} - answered
         assert answered and lost and not (killed / "results.json").exists()
         before = len(server.requests)
-        results = commands.intents(data, out=killed, writer=by, price=PRICE)
+        results = commands.intents(
+            commands.Intents(data, out=killed, writer=by, price=PRICE)
+        )
     again = {
         (f"c{number(body)}", len(body["messages"]) // 2)
         for body in server.bodies[before:]
@@ -572,7 +596,9 @@ def test_the_budget_holds_over_kills_and_faults(tmp_path, data, impatient):
     with serving(Faults()) as server:
         kill_in_the_middle(server, data, out, budget="1.5")
         results = commands.intents(
-            data, out=out, writer=f"{server.url}#m", price=PRICE, budget=1.5
+            commands.Intents(
+                data, out=out, writer=f"{server.url}#m", price=PRICE, budget=1.5
+            )
         )
     assert billed(server) <= Decimal(str(results["usage"]["cost"])) <= Decimal("1.5")
     assert results["faults"]["in flight when stopped"] > 0
@@ -613,7 +639,9 @@ def test_an_intent_that_is_there_comes_before_joined_ones_these_before_goals_and
     )
     with serving(good) as server:
         by = f"{server.url}#m"
-        results = commands.intents(data, out=tmp_path / "a", writer=by, join=[extra])
+        results = commands.intents(
+            commands.Intents(data, out=tmp_path / "a", writer=by, join=[extra])
+        )
         assert sorted(map(number, server.bodies)) == [3, 4, 5]
         written = [f"{INTENT_PREFIX}learn about thing {i}." for i in range(6)]
         said = [(c.intent, c.meta["intent_by"]) for c in read(tmp_path / "a")]
@@ -638,7 +666,9 @@ def test_an_intent_that_is_there_comes_before_joined_ones_these_before_goals_and
             "m": 3,
         }
         commands.intents(
-            data, out=tmp_path / "b", writer=by, join=[extra], overwrite=True
+            commands.Intents(
+                data, out=tmp_path / "b", writer=by, join=[extra], overwrite=True
+            )
         )
         assert [c.meta["intent_by"] for c in read(tmp_path / "b")] == [
             "joined",
@@ -649,7 +679,9 @@ def test_an_intent_that_is_there_comes_before_joined_ones_these_before_goals_and
             "m",
         ]
         commands.intents(
-            data, out=tmp_path / "c", writer=by, overwrite=True, goals=False
+            commands.Intents(
+                data, out=tmp_path / "c", writer=by, overwrite=True, goals=False
+            )
         )
         assert [c.intent for c in read(tmp_path / "c")] == written
 
@@ -659,7 +691,7 @@ def test_a_goal_that_is_a_page_long_or_a_mere_name_is_not_taken_and_counted(tmp_
     data = write(
         tmp_path / "logs.jsonl", [log(i, goal=goal) for i, goal in enumerate(goals)]
     )
-    results = commands.intents(data, out=tmp_path / "out")
+    results = commands.intents(commands.Intents(data, out=tmp_path / "out"))
     assert results["counts"]["note: human goal not taken, too long"] == 1
     assert results["counts"]["note: human goal not taken, one word"] == 1
     assert [c.meta["intent_by"] for c in read(tmp_path / "out")] == [
@@ -692,7 +724,9 @@ def test_joined_rows_are_matched_by_id_or_by_the_hash_of_wildchat_and_the_others
         {"id": "e", "intent": " "},
         {"id": "n", "intent": None},
     )
-    results = commands.intents(data, out=tmp_path / "out", join=[one, two])
+    results = commands.intents(
+        commands.Intents(data, out=tmp_path / "out", join=[one, two])
+    )
     assert [(c.intent, c.meta["intent_by"]) for c in read(tmp_path / "out")] == [
         ("One.", "joined"),
         ("Two.", "joined"),
@@ -713,7 +747,9 @@ def test_a_joined_intent_on_several_lines_becomes_one_line(tmp_path, data):
         {"id": "c0", "intent": " Cook rice,\n\tthen\r\nbeans.\n"},
         {"id": "c1", "intent": "\n"},
     )
-    results = commands.intents(data, out=tmp_path / "out", join=[file], limit=2)
+    results = commands.intents(
+        commands.Intents(data, out=tmp_path / "out", join=[file], limit=2)
+    )
     assert read(tmp_path / "out")[0].intent == "Cook rice, then beans."
     assert results["counts"]["note: joined file, empty intent"] == 1
 
@@ -738,7 +774,7 @@ def test_a_joined_line_that_is_none_is_an_input_error_that_names_it(
 ):
     file = joined(tmp_path / "2.jsonl", {"id": "c0", "intent": "x"}, row)
     with pytest.raises(InputError, match=said):
-        commands.intents(data, out=tmp_path / "out", join=[file])
+        commands.intents(commands.Intents(data, out=tmp_path / "out", join=[file]))
 
 
 def test_joined_rows_can_be_parquet(tmp_path, data):
@@ -748,7 +784,7 @@ def test_joined_rows_can_be_parquet(tmp_path, data):
         tmp_path / "j.parquet"
     )
     results = commands.intents(
-        data, out=tmp_path / "out", join=[tmp_path / "j.parquet"]
+        commands.Intents(data, out=tmp_path / "out", join=[tmp_path / "j.parquet"])
     )
     assert read(tmp_path / "out")[1].intent == "One."
     assert (
@@ -763,7 +799,7 @@ def test_the_stand_in_is_the_default_and_named_as_such(tmp_path, data, capsys):
         Conversation("silent", (Turn("user", "..."),), meta={"intent_by": "old"}),
     ]
     results = commands.intents(
-        write(tmp_path / "more.jsonl", rows), out=tmp_path / "out"
+        commands.Intents(write(tmp_path / "more.jsonl", rows), out=tmp_path / "out")
     )
     assert results["counts"] == {
         "in": 61,
@@ -781,10 +817,12 @@ def test_the_stand_in_is_the_default_and_named_as_such(tmp_path, data, capsys):
 def test_a_script_writes_like_any_model(tmp_path, data):
     (tmp_path / "lines.txt").write_text(f"nonsense\n{GOOD}\n")
     results = commands.intents(
-        data,
-        out=tmp_path / "out",
-        writer=f"script:{tmp_path / 'lines.txt'}",
-        price=PRICE,
+        commands.Intents(
+            data,
+            out=tmp_path / "out",
+            writer=f"script:{tmp_path / 'lines.txt'}",
+            price=PRICE,
+        )
     )
     assert results["counts"]["note: written"] == 60 and results["usage"]["calls"] == 120
     assert results["usage"]["tokens_in"] is None  # a script counts none

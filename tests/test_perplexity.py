@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from userlm import address
+from userlm.commands.options import command
 from userlm.flip import Template, prompt, render
 from userlm.metrics.controls import (
     GENERATED,
@@ -596,7 +597,7 @@ def test_the_verb_scores_all_columns_of_many_conversations_in_one_call(
 ):
     model = Faulty(tiny)
     stub(monkeypatch, model, trained_form(tiny.template(), tiny.offsets))
-    found = figures_of(verb.ppl(logs, str(folder), logs.parent / "out"))
+    found = figures_of(verb.ppl(verb.Ppl(logs, str(folder), logs.parent / "out")))
     assert list(found) == [WITHOUT, WITH, OTHER, OWN, OTHERS, SPECIFIC]
     # 4 without, and 3 with an intent, of each kind; none is too long for a row
     assert (model.calls, len(model.rows)) == (1, 4 + 3 + 3)
@@ -642,7 +643,7 @@ def test_an_address_alone_leads_to_the_same_figures_and_the_table_says_what_hold
     logs, folder
 ):
     app = typer.Typer()
-    app.command()(verb.ppl)
+    app.command()(command(verb.Ppl, verb.ppl))
     wide = {"COLUMNS": "200"}
     done = CliRunner().invoke(
         app,
@@ -689,11 +690,11 @@ def test_a_run_that_was_stopped_goes_on_where_it_was_and_asks_nothing_twice(
     form = trained_form(tiny.template(), tiny.offsets)
     whole = Faulty(tiny)
     stub(monkeypatch, whole, form)
-    verb.ppl(logs, str(folder), logs.parent / "whole")
+    verb.ppl(verb.Ppl(logs, str(folder), logs.parent / "whole"))
     first = Faulty(tiny, lambda rows: KeyboardInterrupt() if first.calls == 3 else None)
     stub(monkeypatch, first, form)
     with pytest.raises(KeyboardInterrupt):
-        verb.ppl(logs, str(folder), logs.parent / "out")
+        verb.ppl(verb.Ppl(logs, str(folder), logs.parent / "out"))
     scores = logs.parent / "out" / "scores.jsonl"
     kept = scores.read_bytes().splitlines(keepends=True)
     # Two conversations in three columns: two turns each, and the end of the second.
@@ -701,7 +702,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was_and_asks_nothing_twice(
     scores.write_bytes(b"".join(kept[:-1]) + kept[-1][:20])  # the last line torn
     second = Faulty(tiny)
     stub(monkeypatch, second, form)
-    verb.ppl(logs, str(folder), logs.parent / "out")
+    verb.ppl(verb.Ppl(logs, str(folder), logs.parent / "out"))
     torn = [row for row in first.rows if row in second.rows]
     assert len(torn) == 1 and sorted([*first.rows, *second.rows]) == sorted(
         [*whole.rows, *torn]
@@ -727,7 +728,7 @@ def test_a_conversation_on_which_the_model_fails_is_missing_and_tried_again_by_t
         return ModelError("m: too slow", "timed out") if has_it else None
 
     stub(monkeypatch, Faulty(tiny, fails), form)
-    found = figures_of(verb.ppl(logs, str(folder), logs.parent / "out"))
+    found = figures_of(verb.ppl(verb.Ppl(logs, str(folder), logs.parent / "out")))
     without = found[WITHOUT]["perplexity"]
     assert (without["n"], without["missing"], without["why"]) == (5, 1, "timed out")
     said = " ".join(capsys.readouterr().err.split())
@@ -737,7 +738,7 @@ def test_a_conversation_on_which_the_model_fails_is_missing_and_tried_again_by_t
     )
     healthy = Faulty(tiny)
     stub(monkeypatch, healthy, form)
-    found = figures_of(verb.ppl(logs, str(folder), logs.parent / "out"))
+    found = figures_of(verb.ppl(verb.Ppl(logs, str(folder), logs.parent / "out")))
     assert (found[WITHOUT]["perplexity"]["n"], len(healthy.rows)) == (6, 1)
     # Six turns and an end in three columns.
     assert len((logs.parent / "out" / "scores.jsonl").read_text().splitlines()) == 7 * 3
@@ -755,7 +756,7 @@ def test_a_model_that_fails_on_everything_ends_the_run(
     )
     stub(monkeypatch, model, trained_form(tiny.template(), tiny.offsets))
     with pytest.raises(ModelError, match="no connection"):
-        verb.ppl(logs, str(folder), logs.parent / "out")
+        verb.ppl(verb.Ppl(logs, str(folder), logs.parent / "out"))
     assert model.calls == calls and not (logs.parent / "out" / "results.json").exists()
 
 
@@ -789,7 +790,7 @@ def test_nothing_to_predict_is_said_before_the_model_is_loaded(tmp_path, monkeyp
     )
     monkeypatch.setattr(address, "scorer", None)
     with pytest.raises(InputError, match="no conversation has a user turn"):
-        verb.ppl(tmp_path / "logs.jsonl", "m", tmp_path / "out")
+        verb.ppl(verb.Ppl(tmp_path / "logs.jsonl", "m", tmp_path / "out"))
 
 
 def test_without_any_intent_the_other_columns_are_missing_and_not_zero(
@@ -798,7 +799,9 @@ def test_without_any_intent_the_other_columns_are_missing_and_not_zero(
     write_conversations(tmp_path / "logs.jsonl", [log.without_system() for log in LOGS])
     model = Faulty(tiny)
     stub(monkeypatch, model, trained_form(tiny.template(), tiny.offsets))
-    found = figures_of(verb.ppl(tmp_path / "logs.jsonl", str(folder), tmp_path / "out"))
+    found = figures_of(
+        verb.ppl(verb.Ppl(tmp_path / "logs.jsonl", str(folder), tmp_path / "out"))
+    )
     assert len(model.rows) == 4
     for column, name in (
         (WITH, "perplexity"),
@@ -817,7 +820,7 @@ def test_figures_can_be_computed_again_from_the_lines_of_a_run(
     logs, tiny, folder, monkeypatch
 ):
     stub(monkeypatch, tiny, trained_form(tiny.template(), tiny.offsets))
-    found = figures_of(verb.ppl(logs, str(folder), logs.parent / "out"))
+    found = figures_of(verb.ppl(verb.Ppl(logs, str(folder), logs.parent / "out")))
     lines = [
         json.loads(line)
         for line in (logs.parent / "out" / "scores.jsonl").read_text().splitlines()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from userlm import address
-from userlm.commands import ppl
+from userlm.commands import Ppl, ppl
 from userlm.models.endpoint import EndpointModel
 from userlm.models.prompt_logprobs import PromptLogprobs
 from userlm.rows import write_conversations
@@ -393,15 +393,16 @@ def test_perplexity_on_a_server_is_that_of_the_same_weights_on_this_machine(
     folder = str(tmp_path / "model")
     with serving(served) as server:
         for form in ("trained", "base", "prompted"):
-            here = ppl(
-                tmp_path / "logs.jsonl", f"{form}:{folder}", tmp_path / f"here-{form}"
-            )
+            logs = tmp_path / "logs.jsonl"
+            here = ppl(Ppl(logs, f"{form}:{folder}", tmp_path / f"here-{form}"))
             there = ppl(
-                tmp_path / "logs.jsonl",
-                f"{form}:{server.url}#m",
-                tmp_path / form,
-                tokenizer=folder,
-                workers=3,
+                Ppl(
+                    logs,
+                    f"{form}:{server.url}#m",
+                    tmp_path / form,
+                    tokenizer=folder,
+                    workers=3,
+                )
             )
             for column, records in there.items():
                 for record, same in zip(records, here[column], strict=True):

@@ -7,12 +7,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 import typer
 
 from userlm import cli
+from userlm.commands.options import option_types
+from userlm.commands.train import Train
 from userlm.rows import read_conversations, to_record, write_conversations
 from userlm.types import Conversation, Turn
 
@@ -88,11 +89,7 @@ def test_every_script_is_bash_and_can_be_run(script):
     "path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: path.parent.name
 )
 def test_every_configuration_holds_options_of_train(path):
-    kinds = {
-        name: kind
-        for name, kind in get_type_hints(cli.VERBS["train"]).items()
-        if name != "return"
-    }
+    kinds = option_types(Train)
     assert cli.read_config(path, "train", kinds)["max_tokens"] == 2048
 
 

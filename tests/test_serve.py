@@ -19,6 +19,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from flat import flat
 from typer.testing import CliRunner
 
 from userlm import Conversation, InputError, ModelError, Reply, Turn, address, cli
@@ -1136,10 +1137,17 @@ def test_a_port_that_is_taken_is_a_clear_error(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"--port {port}: .*in use.*--port 0"):
-            command.serve(f"script:{tmp_path / 'lines.txt'}", port=port)
+            command.serve(
+                flat(command.Serve, user=f"script:{tmp_path / 'lines.txt'}", port=port)
+            )
     with pytest.raises(InputError, match="--host"):
         command.serve(
-            f"script:{tmp_path / 'lines.txt'}", host="no.such.host.invalid", port=0
+            flat(
+                command.Serve,
+                user=f"script:{tmp_path / 'lines.txt'}",
+                host="no.such.host.invalid",
+                port=0,
+            )
         )
 
 
@@ -1159,7 +1167,9 @@ def test_listening_to_everybody_without_a_key_warns(
     (tmp_path / "lines.txt").write_text("hi\n", encoding="utf-8")
     monkeypatch.setenv(command.KEY, key)
     at_once(monkeypatch)
-    command.serve(f"script:{tmp_path / 'lines.txt'}", host=host)
+    command.serve(
+        flat(command.Serve, user=f"script:{tmp_path / 'lines.txt'}", host=host)
+    )
     shown = capsys.readouterr().err
     assert ("warning" in shown) is warned and (command.KEY in shown) is (
         warned or bool(key)
@@ -1193,13 +1203,15 @@ def at_once(monkeypatch):
 )
 def test_a_command_that_cannot_work_says_why(options, words, tmp_path):
     with pytest.raises(InputError, match=words):
-        command.serve(**{"user": "script:nothing", "port": 0, **options})
+        command.serve(
+            flat(command.Serve, **{"user": "script:nothing", "port": 0, **options})
+        )
 
 
 def test_a_key_that_is_none_is_refused_unseen(monkeypatch):
     monkeypatch.setenv(command.KEY, "s\x07cret")
     with pytest.raises(InputError, match="set it again") as error:
-        command.serve("script:nothing", port=0)
+        command.serve(flat(command.Serve, user="script:nothing", port=0))
     assert "cret" not in str(error.value)
 
 

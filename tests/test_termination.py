@@ -276,7 +276,7 @@ def test_score_keeps_the_sweep_beside_the_measures_and_shows_what_to_type(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     run = responded(tmp_path, "mine", PEOPLE)
-    results = commands.score([run], out=tmp_path / "score")
+    results = commands.score(commands.Score([run], out=tmp_path / "score"))
     assert json.loads(json.dumps(results)) == json.loads(
         (tmp_path / "score" / "results.json").read_text()
     )
@@ -301,7 +301,7 @@ def test_score_keeps_the_sweep_beside_the_measures_and_shows_what_to_type(
         row[:7] for row in rows
     ]
     assert ["now", "33.3", "66.7", "33.3", "40.0"] in [row[:5] for row in rows]
-    commands.score([run], out=tmp_path / "score")
+    commands.score(commands.Score([run], out=tmp_path / "score"))
     # And again, from what is kept.
     assert "--end-threshold 0.35" in capsys.readouterr().out
 
@@ -329,7 +329,9 @@ def test_score_says_when_the_scored_run_did_not_sample_its_ends(
     note: str,
 ) -> None:
     results = commands.score(
-        [responded(tmp_path, "mine", PEOPLE, **options)], out=tmp_path / "score"
+        commands.Score(
+            [responded(tmp_path, "mine", PEOPLE, **options)], out=tmp_path / "score"
+        )
     )
     kept = results["endings"]["mine"]["note"]
     assert note in kept and bool(note) == bool(kept)
@@ -344,7 +346,7 @@ def test_a_user_without_p_end_has_no_threshold_and_a_simulation_no_place(
         "prompted",
         [answer("ann", 1, None, True), answer("bob", 1, None, False)],
     )
-    results = commands.score([prompted], out=tmp_path / "score")
+    results = commands.score(commands.Score([prompted], out=tmp_path / "score"))
     assert results["endings"]["prompted"]["best"] is None
     assert (
         "termination of prompted: no threshold to suggest (no P(end))"
@@ -354,11 +356,17 @@ def test_a_user_without_p_end_has_no_threshold_and_a_simulation_no_place(
     write_conversations(
         talk, [Conversation("a", user="ann").say("hi").say("ok").close("end")]
     )
-    assert set(commands.score([talk], out=tmp_path / "other")) == {"talks.jsonl"}
+    assert set(commands.score(commands.Score([talk], out=tmp_path / "other"))) == {
+        "talks.jsonl"
+    }
 
 
 def test_a_run_that_is_called_endings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"no run can be called 'endings'.*rename the folder"
     ):
-        commands.score([responded(tmp_path, "endings", PEOPLE)], out=tmp_path / "score")
+        commands.score(
+            commands.Score(
+                [responded(tmp_path, "endings", PEOPLE)], out=tmp_path / "score"
+            )
+        )

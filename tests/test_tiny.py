@@ -47,8 +47,10 @@ def user() -> LocalModel:
 def people(tmp_path_factory):
     """The people of the sample logs, with the intents that were written for them."""
     place = tmp_path_factory.mktemp("people")
-    commands.import_([str(assets.sample_logs())], out=place / "import")
-    commands.clean(place / "import", out=place / "clean", template_limit=5)
+    commands.import_(commands.Import([str(assets.sample_logs())], out=place / "import"))
+    commands.clean(
+        commands.Clean(place / "import", out=place / "clean", template_limit=5)
+    )
     return [
         person
         for split in ("train", "valid", "test")
@@ -134,7 +136,9 @@ def test_only_the_user_model_is_taken_for_one(user):
 def test_it_predicts_people_better_when_it_knows_what_they_want(people, tmp_path):
     write_conversations(tmp_path / "people.jsonl", people)
     found = commands.ppl(
-        tmp_path / "people.jsonl", model="userlm-tiny", out=tmp_path / "ppl"
+        commands.Ppl(
+            tmp_path / "people.jsonl", model="userlm-tiny", out=tmp_path / "ppl"
+        )
     )
 
     def ratio(column):

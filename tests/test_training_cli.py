@@ -58,7 +58,9 @@ def logs(tmp_path: Path) -> Path:
 
 
 def test_it_validates_on_the_people_beside_and_keeps_the_best_weights(logs, tmp_path):
-    found = commands.train(logs, out=tmp_path / "run", eval_every=2, **SCRATCH)
+    found = commands.train(
+        commands.Train(logs, out=tmp_path / "run", eval_every=2, **SCRATCH)
+    )
     log = [
         json.loads(line)
         for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
@@ -78,7 +80,9 @@ def test_it_validates_on_the_people_beside_and_keeps_the_best_weights(logs, tmp_
     )
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "36" in card and str(tmp_path) not in card
-    again = commands.train(logs, out=tmp_path / "run", eval_every=2, **SCRATCH)
+    again = commands.train(
+        commands.Train(logs, out=tmp_path / "run", eval_every=2, **SCRATCH)
+    )
     assert again == found
 
 
@@ -96,12 +100,14 @@ def test_people_to_validate_on_are_sampled_from_all_of_the_file():
 
 def test_lora_leaves_an_adapter_and_an_ordinary_model(logs, tmp_path):
     pytest.importorskip("peft")
-    commands.train(logs, out=tmp_path / "base", **SCRATCH)
+    commands.train(commands.Train(logs, out=tmp_path / "base", **SCRATCH))
     found = commands.train(
-        logs,
-        out=tmp_path / "lora",
-        lora=2,
-        **{**SCRATCH, "base": str(tmp_path / "base")},
+        commands.Train(
+            logs,
+            out=tmp_path / "lora",
+            lora=2,
+            **{**SCRATCH, "base": str(tmp_path / "base")},
+        )
     )
     assert 0 < found["trained_parameters"] < found["parameters"] / 3
     assert (tmp_path / "lora" / "adapter" / "adapter_config.json").is_file()
@@ -121,10 +127,14 @@ def test_logs_without_intents_leave_a_clear_choice(tmp_path):
         InputError,
         match=r"no conversation has an intent.*`userlm intents` first.*--no-intent",
     ):
-        commands.train(tmp_path / "train.jsonl", out=tmp_path / "run", **SCRATCH)
+        commands.train(
+            commands.Train(tmp_path / "train.jsonl", out=tmp_path / "run", **SCRATCH)
+        )
     assert (
         commands.train(
-            tmp_path / "train.jsonl", out=tmp_path / "free", intent=False, **SCRATCH
+            commands.Train(
+                tmp_path / "train.jsonl", out=tmp_path / "free", intent=False, **SCRATCH
+            )
         )["steps"]
         == 4
     )
@@ -141,7 +151,9 @@ def test_without_intent_no_system_turn_is_trained_even_if_the_data_has_condition
     write_conversations(tmp_path / "told.jsonl", told)
     options = {**SCRATCH, "valid": logs}
     found = commands.train(
-        tmp_path / "told.jsonl", out=tmp_path / "run", intent=False, **options
+        commands.Train(
+            tmp_path / "told.jsonl", out=tmp_path / "run", intent=False, **options
+        )
     )
     template = LocalModel.load(str(tmp_path / "run" / "model"), "cpu").template()
     header = template.headers["user"]
@@ -153,7 +165,7 @@ def test_without_intent_no_system_turn_is_trained_even_if_the_data_has_condition
     assert "| intent | False |" in card
     assert re.search(r"with an intent \| 0 \|", card)
     with_intent = commands.train(
-        tmp_path / "told.jsonl", out=tmp_path / "with", **options
+        commands.Train(tmp_path / "told.jsonl", out=tmp_path / "with", **options)
     )
     systems = sum(len(template.turn("system", c.system)) for c in told)
     assert with_intent["tokens"] == found["tokens"] + systems
@@ -162,7 +174,7 @@ def test_without_intent_no_system_turn_is_trained_even_if_the_data_has_condition
 def test_the_card_says_what_each_file_was_for_and_whose_figure_the_power_is(
     logs, tmp_path
 ):
-    commands.train(logs, out=tmp_path / "run", watts=200, **SCRATCH)
+    commands.train(commands.Train(logs, out=tmp_path / "run", watts=200, **SCRATCH))
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert (
         "| `train.jsonl` | training |" in card
@@ -181,13 +193,15 @@ def test_people_to_validate_on_must_say_something(logs, tmp_path):
         match=r"others.jsonl: no turn to train on fits 2048 tokens; .*--valid",
     ):
         commands.train(
-            logs, out=tmp_path / "run", valid=tmp_path / "others.jsonl", **SCRATCH
+            commands.Train(
+                logs, out=tmp_path / "run", valid=tmp_path / "others.jsonl", **SCRATCH
+            )
         )
 
 
 def test_a_model_that_got_worse_is_said_to_have(logs, tmp_path):
     found = commands.train(
-        logs, out=tmp_path / "run", **{**SCRATCH, "lr": 5.0, "steps": 2}
+        commands.Train(logs, out=tmp_path / "run", **{**SCRATCH, "lr": 5.0, "steps": 2})
     )
     assert any("no better than before" in note for note in found["notes"])
     assert (
@@ -210,7 +224,9 @@ def test_what_cannot_be_learned_from_is_counted(tmp_path, capsys):
         tmp_path / "train.jsonl", [talk(0), greeting, talk(1, intent=False), long]
     )
     found = commands.train(
-        tmp_path / "train.jsonl", out=tmp_path / "run", max_tokens=200, **SCRATCH
+        commands.Train(
+            tmp_path / "train.jsonl", out=tmp_path / "run", max_tokens=200, **SCRATCH
+        )
     )
     assert (
         found["conversations"],
@@ -224,11 +240,13 @@ def test_what_cannot_be_learned_from_is_counted(tmp_path, capsys):
     # Of the long one the leaving is left.
     assert found["dropped"] == 1 and found["samples"] == 3 + 3 + 1
     found = commands.train(
-        tmp_path / "train.jsonl",
-        out=tmp_path / "drop",
-        max_tokens=200,
-        overlong="drop",
-        **SCRATCH,
+        commands.Train(
+            tmp_path / "train.jsonl",
+            out=tmp_path / "drop",
+            max_tokens=200,
+            overlong="drop",
+            **SCRATCH,
+        )
     )
     assert found["dropped"] == 2 and found["samples"] == 6
 
@@ -251,9 +269,12 @@ def test_a_run_can_go_on_with_smaller_packs(logs, tmp_path, monkeypatch):
     options = {**SCRATCH, "save_every": 1, "valid_limit": 0}
     monkeypatch.setattr(training, "pack_loss", none_left)
     with pytest.raises(ModelError, match=r"out of memory; give --pack 4096"):
-        commands.train(logs, out=tmp_path / "run", **options)
+        commands.train(commands.Train(logs, out=tmp_path / "run", **options))
     assert (
-        commands.train(logs, out=tmp_path / "run", pack=4096, **options)["steps"] == 4
+        commands.train(
+            commands.Train(logs, out=tmp_path / "run", pack=4096, **options)
+        )["steps"]
+        == 4
     )
 
 
@@ -284,7 +305,9 @@ def test_a_wrong_option_says_what_can_be_given(
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=said):
-        commands.train(logs, out=tmp_path / "run", **{**SCRATCH, **options})
+        commands.train(
+            commands.Train(logs, out=tmp_path / "run", **{**SCRATCH, **options})
+        )
 
 
 def test_a_base_model_is_no_instruct_model(logs, tmp_path):
@@ -298,8 +321,13 @@ def test_a_base_model_is_no_instruct_model(logs, tmp_path):
     with pytest.raises(
         InputError, match=r"--init instruct: .*plain has no chat template"
     ):
-        commands.train(logs, out=tmp_path / "run", init="instruct", **plain)
-    assert commands.train(logs, out=tmp_path / "fine", **plain)["steps"] == 4
+        commands.train(
+            commands.Train(logs, out=tmp_path / "run", init="instruct", **plain)
+        )
+    assert (
+        commands.train(commands.Train(logs, out=tmp_path / "fine", **plain))["steps"]
+        == 4
+    )
 
 
 @pytest.mark.slow
@@ -309,18 +337,24 @@ def test_a_base_model_an_assistant_and_a_user_are_trained_one_from_the_other(
     """12 conversations of 2 user turns, 2 answers and an ending; the user alone is told their
     intents."""
     folders = {side: tmp_path / side for side in ("both", "assistant", "user")}
-    both = commands.train(logs, out=folders["both"], side="both", **SCRATCH)
+    both = commands.train(
+        commands.Train(logs, out=folders["both"], side="both", **SCRATCH)
+    )
     assistant = commands.train(
-        logs,
-        out=folders["assistant"],
-        side="assistant",
-        **{**SCRATCH, "base": str(folders["both"])},
+        commands.Train(
+            logs,
+            out=folders["assistant"],
+            side="assistant",
+            **{**SCRATCH, "base": str(folders["both"])},
+        )
     )
     user = commands.train(
-        logs,
-        out=folders["user"],
-        init="instruct",
-        **{**SCRATCH, "base": str(folders["assistant"])},
+        commands.Train(
+            logs,
+            out=folders["user"],
+            init="instruct",
+            **{**SCRATCH, "base": str(folders["assistant"])},
+        )
     )
     assert [found["samples"] for found in (both, assistant, user)] == [12, 24, 36]
     assert [found["without_intent"] for found in (both, assistant, user)] == [12, 12, 0]
@@ -354,7 +388,7 @@ def test_a_base_model_an_assistant_and_a_user_are_trained_one_from_the_other(
     assert [options[side].get("side") for side in folders] == [
         "both",
         "assistant",
-        None,
+        "user",
     ]
     assert [options[side]["intent"] for side in folders] == [False, False, True]
     cards = {
@@ -373,7 +407,9 @@ def test_logs_without_intents_are_enough_for_the_other_sides(tmp_path, side):
     )
     assert (
         commands.train(
-            tmp_path / "train.jsonl", out=tmp_path / "run", side=side, **SCRATCH
+            commands.Train(
+                tmp_path / "train.jsonl", out=tmp_path / "run", side=side, **SCRATCH
+            )
         )["steps"]
         == 4
     )
@@ -411,7 +447,9 @@ def test_a_scheduler_that_stops_it_finds_a_checkpoint_and_the_same_command_goes_
     again = processes.userlm(*command)
     said = again.communicate(timeout=60)[1]
     assert again.returncode == 0, said
-    commands.train(logs, out=tmp_path / "whole", **{**SCRATCH, "steps": 200})
+    commands.train(
+        commands.Train(logs, out=tmp_path / "whole", **{**SCRATCH, "steps": 200})
+    )
     first, second = (
         tmp_path / name / "model" / "model.safetensors" for name in ("whole", "stopped")
     )

@@ -1,4 +1,4 @@
-"""The command line: each function in `commands` is a verb, `userlm VERB`.
+"""The command line: `userlm VERB`, for the verbs of `commands` and `demo`.
 
 Options can also be read from a TOML file, `userlm VERB --config FILE`. Its keys are the long names
 of the options without the leading dashes, with `-` or `_`. The command line overrides the file.
@@ -11,34 +11,22 @@ import re
 import sys
 import tomllib
 import warnings
-from collections.abc import Callable
 from difflib import get_close_matches
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TextIO, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TextIO, get_args, get_origin
 
 import typer
 from rich.console import Console
 
 import userlm
-from userlm import commands, demo
+from userlm import commands
+from userlm.commands.options import command, option_types
+from userlm.demo import Demo, demo
 from userlm.types import InputError, ModelError, ModelWarning
 
-VERBS: dict[str, Callable[..., Any]] = {
-    "import": commands.import_,
-    "clean": commands.clean,
-    "intents": commands.intents,
-    "train": commands.train,
-    "ppl": commands.ppl,
-    "respond": commands.respond,
-    "simulate": commands.simulate,
-    "score": commands.score,
-    "report": commands.report,
-    "demo": demo.demo,
-    "chat": commands.chat,
-    "serve": commands.serve,
-}
+VERBS = {**commands.VERBS, "demo": (Demo, demo)}
 
 TOML_TYPES: dict[Any, tuple[str, tuple[type, ...]]] = {
     bool: ("true or false", (bool,)),
@@ -84,19 +72,19 @@ def root(
     ] = False,
 ) -> None:
     if config is not None and (verb := context.invoked_subcommand):
-        types = get_type_hints(VERBS[verb])
-        del types["return"]
+        options, _ = VERBS[verb]
+        types = option_types(options)
         context.default_map = {verb: read_config(config, verb, types)}
 
 
-def _help(function: Callable[..., Any]) -> str:
+def _help(options: type) -> str:
     """The docstring with each paragraph on one line: the terminal wraps it to its own width."""
-    paragraphs = (function.__doc__ or "").split("\n\n")
+    paragraphs = (options.__doc__ or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-for _name, _function in VERBS.items():
-    app.command(_name, help=_help(_function))(_function)
+for _name, (_options, _run) in VERBS.items():
+    app.command(_name, help=_help(_options))(command(_options, _run))
 
 
 def read_config(
@@ -150,7 +138,9 @@ def _mismatch(option_type: Any, value: Any) -> str:
         if get_origin(option_type) is UnionType
         else (option_type,)
     )
-    known = [TOML_TYPES[choice] for choice in choices if choice in TOML_TYPES]
+    # Choices are checked with the other options.
+    plain = [str if get_origin(choice) is Literal else choice for choice in choices]
+    known = [TOML_TYPES[choice] for choice in plain if choice in TOML_TYPES]
     for _, types in known:
         items = value if type(value) is list else []
         if type(value) in types and all(type(item) is str for item in items):

@@ -10,15 +10,36 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 from rich.panel import Panel
 from rich.text import Text
-from typer import Option
 
-from userlm import assets, commands
-from userlm.commands import Results
+from userlm import assets
+from userlm.commands import (
+    Clean,
+    Import,
+    Intents,
+    Ppl,
+    Report,
+    Respond,
+    Results,
+    Score,
+    Simulate,
+    Train,
+    User,
+    clean,
+    import_,
+    intents,
+    ppl,
+    report,
+    respond,
+    score,
+    simulate,
+    train,
+)
+from userlm.commands.options import option
 from userlm.rows import read_conversations
 from userlm.terminal import console, speaker
 from userlm.types import Conversation
@@ -27,13 +48,17 @@ BASE, ASSISTANT = "userlm-tiny", "assistant-tiny"
 SHOWN = 400  # characters of a turn in the terminal
 
 
-def demo(
-    out: Annotated[Path, Option(help="Output folder of the demo's runs.")] = Path(
-        "runs/demo"
-    ),
-) -> Results:
+@dataclass(frozen=True, slots=True)
+class Demo:
     """Run every stage in a few minutes: train the embedded user model on the sample logs, and
     measure it."""
+
+    out: Path = option(Path("runs/demo"), "Output folder of the demo's runs.")
+
+
+def demo(options: Demo) -> Results:
+    """Run the stages and show what they found."""
+    out = options.out
     # A model this small is faster on one thread.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     logs = assets.sample_logs()
@@ -42,93 +67,59 @@ def demo(
     users = {"before": BASE, "after": str(out / "tuned")}
 
     _say("1/7  import, clean, intents: raw logs to conversations, by person")
-    commands.import_([str(logs)], out=out / "import")
-    commands.clean(
-        out / "import", out=out / "clean", template_limit=5, shares="80/5/15"
-    )
+    import_(Import([str(logs)], out / "import"))
+    clean(Clean(out / "import", out / "clean", template_limit=5, shares="80/5/15"))
     # The logs contain hand-written intents.
-    commands.intents(out / "clean", out=out / "intents")
-    commands.intents(out / "clean", overwrite=True, out=out / "intents-extractive")
+    intents(Intents(out / "clean", out / "intents"))
+    intents(Intents(out / "clean", out / "intents-extractive", overwrite=True))
 
     _say("2/7  train: tune a small user model on what these users say")
     # Train on extractive intents, which contain words of the first turn. Without these, a model
     # this small forgets that its turns depend on the intent.
-    commands.train(
-        out / "intents-extractive",
-        base=BASE,
-        epochs=3,
-        batch=32,
-        lr=2e-4,
-        out=out / "tuned",
-    )
+    data = out / "intents-extractive"
+    train(Train(data, BASE, out / "tuned", epochs=3, batch=32, lr=2e-4))
 
     _say("3/7  ppl: how well does it predict people it has not seen, before and after?")
     for when, model in users.items():
-        commands.ppl(people, model=model, out=out / f"ppl-{when}")
+        ppl(Ppl(people, model, out / f"ppl-{when}"))
 
     _say(
         "4/7  simulate: the user model, replayed people and a script talk to a small assistant and "
         "to a stub"
     )
-    user = f"trained:{users['after']}"
-    cool = 0.6  # a model this small rambles at temperature 1
-    commands.simulate(
-        user,
-        ASSISTANT,
-        intents=people,
-        max_turns=5,
-        temperature=cool,
-        out=out / "tuned-assistant",
-    )
-    commands.simulate(
-        f"replay:{people}", ASSISTANT, intents=people, out=out / "replayed-assistant"
-    )
-    commands.simulate(
-        user,
-        "oracle",
-        tasks=tasks,
-        max_turns=5,
-        temperature=cool,
-        out=out / "tuned-oracle",
-    )
-    commands.simulate(
-        f"replay:{assets.sample_task_logs()}",
-        "oracle",
-        tasks=tasks,
-        out=out / "replayed-oracle",
-    )
-    commands.simulate(
-        f"script:{assets.sample_script()}",
-        "oracle",
-        tasks=tasks,
-        out=out / "scripted-oracle",
-    )
-    simulated = [
-        "tuned-assistant",
-        "replayed-assistant",
-        "tuned-oracle",
-        "replayed-oracle",
-        "scripted-oracle",
-    ]
+    # A model this small rambles at temperature 1.
+    tuned = User(f"trained:{users['after']}", temperature=0.6)
+    runs = {
+        "tuned-assistant": Simulate(tuned, ASSISTANT, intents=people, max_turns=5),
+        "replayed-assistant": Simulate(
+            User(f"replay:{people}"), ASSISTANT, intents=people
+        ),
+        "tuned-oracle": Simulate(tuned, "oracle", tasks=tasks, max_turns=5),
+        "replayed-oracle": Simulate(
+            User(f"replay:{assets.sample_task_logs()}"), "oracle", tasks=tasks
+        ),
+        "scripted-oracle": Simulate(
+            User(f"script:{assets.sample_script()}"), "oracle", tasks=tasks
+        ),
+    }
+    for name, simulation in runs.items():
+        simulate(replace(simulation, out=out / name))
 
     _say(
         "5/7  respond: its next turn after each real prefix, or its end, before and after"
     )
     for when, model in users.items():
-        commands.respond(people, user=f"trained:{model}", out=out / f"respond-{when}")
+        respond(Respond(User(f"trained:{model}"), people, out / f"respond-{when}"))
 
     _say("6/7  score: simulated users and people, by the same functions")
-    folders = [out / run for run in (*simulated, "respond-before", "respond-after")]
-    commands.score(folders, human=people, tasks=tasks, out=out / "score")
+    folders = [out / run for run in (*runs, "respond-before", "respond-after")]
+    score(Score(folders, people, tasks, out / "score"))
 
     _say("7/7  report")
-    stages = [
-        out / run
-        for run in ("import", "clean", "intents", "intents-extractive", "tuned")
-    ]
-    written = commands.report(
-        [*stages, out / "ppl-before", out / "ppl-after", *folders, out / "score"],
-        out=out / "report",
+    stages = ("import", "clean", "intents", "intents-extractive", "tuned")
+    measured = (out / "ppl-before", out / "ppl-after", *folders, out / "score")
+    written = report(
+        Report([*(out / stage for stage in stages), *measured], out / "report")
     )
     for run in ("tuned-assistant", "replayed-assistant", "replayed-oracle"):
         conversations = read_conversations(out / run / "conversations.jsonl")
@@ -137,7 +128,7 @@ def demo(
     console.print(
         "The user and the assistant are models of 3 million weights and the oracle is a stub: this "
         "shows how the stages fit together, it is not a result.\n"
-        f"Talk to the user:  {command} chat --user {user}\n"
+        f"Talk to the user:  {command} chat --user {tuned.user}\n"
         f"Open the report:   {written['html']}"
     )
     return written

@@ -16,6 +16,7 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 import subprocess
 import threading
 from collections import Counter
@@ -60,12 +61,14 @@ class Run:
         options: Mapping[str, Any],
         inputs: Iterable[str | Path] = (),
         stamps: Mapping[str, str] | None = None,
+        anew: bool = False,
     ) -> Run:
         """Start a run, or resume the same one.
 
         Args:
             inputs: files; their contents are hashed.
             stamps: inputs that are not files, each with a text that changes with its contents.
+            anew: delete what an earlier run left in the folder, whatever it was.
 
         Raises:
             InputError: if the folder has a run with other options or inputs, or is not a run
@@ -83,6 +86,8 @@ class Run:
         # Lock the folder before anything in it is read or changed. A run that wrote only its
         # options, for example because of a wrong address, can start over.
         lock = _lock(folder)
+        if anew:
+            _empty(folder, inputs)
         if manifest_path.is_file() and _contents(folder) != [manifest_path]:
             manifest = read_json(manifest_path)
             _check_format(folder, manifest)
@@ -426,6 +431,21 @@ def _contents(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def _empty(folder: Path, inputs: Iterable[str | Path]) -> None:
+    """Delete the contents of a run folder, unless the new run reads from it."""
+    own = folder.resolve()
+    for path in inputs:
+        if own in Path(path).resolve().parents:
+            raise InputError(
+                f"--force would delete {path}, which this run reads; choose another --out"
+            )
+    for path in _contents(folder):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _check_format(folder: Path, manifest: Mapping[str, Any]) -> None:

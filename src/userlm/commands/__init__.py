@@ -1,26 +1,61 @@
-"""The verbs, one plain function each: open a run, resolve addresses, call pure functions, save
-results.
+"""The verbs. Each is a frozen dataclass of options and a plain function of it: `train(Train(...))`.
 
-Every function can be called from Python as well as from the command line, and returns the contents
-of `results.json`. If a verb is called again with the same folder, it continues where it stopped, or
-prints that there is nothing left to do.
+A verb opens a run, resolves addresses, calls pure functions and saves results. It returns the
+contents of `results.json`. If it is called again with the same folder, it continues where it
+stopped, or prints that there is nothing left to do.
 """
 
-from userlm.commands.chat import chat
-from userlm.commands.clean import clean
-from userlm.commands.import_ import import_
-from userlm.commands.intents import intents
-from userlm.commands.options import Results
-from userlm.commands.ppl import ppl
-from userlm.commands.report import report
-from userlm.commands.respond import respond
-from userlm.commands.score import score
-from userlm.commands.serve import serve
-from userlm.commands.simulate import simulate
-from userlm.commands.train import train
+from collections.abc import Callable
+from typing import Any
+
+from userlm.commands.chat import Chat, chat
+from userlm.commands.clean import Clean, clean
+from userlm.commands.costs import Limits
+from userlm.commands.import_ import Import, import_
+from userlm.commands.intents import Intents, intents
+from userlm.commands.options import LocalModels, Output, User
+from userlm.commands.ppl import Ppl, ppl
+from userlm.commands.report import Report, report
+from userlm.commands.respond import Respond, respond
+from userlm.commands.score import Score, score
+from userlm.commands.serve import Serve, serve
+from userlm.commands.simulate import Simulate, simulate
+from userlm.commands.steps import Results
+from userlm.commands.train import Train, train
+
+VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
+    "import": (Import, import_),
+    "clean": (Clean, clean),
+    "intents": (Intents, intents),
+    "train": (Train, train),
+    "ppl": (Ppl, ppl),
+    "respond": (Respond, respond),
+    "simulate": (Simulate, simulate),
+    "score": (Score, score),
+    "report": (Report, report),
+    "chat": (Chat, chat),
+    "serve": (Serve, serve),
+}
+"""The options and the function of each verb, in the order of the help."""
 
 __all__ = [
+    "VERBS",
+    "Chat",
+    "Clean",
+    "Import",
+    "Intents",
+    "Limits",
+    "LocalModels",
+    "Output",
+    "Ppl",
+    "Report",
+    "Respond",
     "Results",
+    "Score",
+    "Serve",
+    "Simulate",
+    "Train",
+    "User",
     "chat",
     "clean",
     "import_",

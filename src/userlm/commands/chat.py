@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
 from rich.text import Text
-from typer import Option
 
 from userlm import address
 from userlm.commands.options import (
     EMBEDDED_USER,
-    EndThreshold,
-    GuardSpec,
-    Results,
-    Seed,
-    Temperature,
-    UserOptions,
-    UserTokenizer,
+    LocalModels,
+    User,
+    check,
+    option,
+    seed_option,
 )
+from userlm.commands.steps import Results
 from userlm.rows import dumps, to_record
 from userlm.simulate import converse
 from userlm.terminal import console, show_turn
@@ -32,45 +30,44 @@ EXAMPLE_INTENT = INTENT_PREFIX + "plan a trip to Rome."
 EMBEDDED_TEMPERATURE = 0.6  # a model this small rambles at temperature 1
 
 
-def chat(
-    user: Annotated[
-        str,
-        Option(help="The user that talks to you: trained:MODEL, prompted:MODEL, ..."),
-    ] = EMBEDDED_USER,
-    assistant: Annotated[
-        str, Option(help="The assistant that answers you, with --role user.")
-    ] = "assistant-tiny",
-    role: Annotated[str, Option(help="Your role: assistant or user.")] = "assistant",
-    intent: Annotated[
-        str | None, Option(help="What the user wants, in one sentence.")
-    ] = None,
-    save: Annotated[
-        Path | None, Option(help="Append the conversation to this .jsonl file.")
-    ] = None,
-    max_turns: Annotated[int, Option(help="Maximum number of user turns.", min=1)] = 20,
-    temperature: Temperature = None,
-    end_threshold: EndThreshold = None,
-    guard: GuardSpec = None,
-    tokenizer: UserTokenizer = None,
-    seed: Seed = 0,
-) -> Results:
+@dataclass(frozen=True, slots=True)
+class Chat:
     """Play the assistant and talk to a simulated user, or play the user and talk to an assistant.
 
     An empty line ends the conversation; /info shows details of the last turn: P(end), drafts,
     tokens.
     """
-    user_options = UserOptions(
-        user, temperature, end_threshold=end_threshold, guard=guard, tokenizer=tokenizer
+
+    user: User = User(EMBEDDED_USER)
+    assistant: str = option(
+        "assistant-tiny", "The assistant that answers you, with --role user."
     )
-    _check(role, user_options, intent, save)
+    role: Literal["assistant", "user"] = option("assistant", "Your role.")
+    intent: str | None = option(None, "What the user wants, in one sentence.")
+    save: Path | None = option(None, "Append the conversation to this .jsonl file.")
+    max_turns: int = option(20, "Maximum number of user turns.", min=1)
+    seed: int = seed_option()
+    models: LocalModels = LocalModels()
+
+
+def chat(options: Chat) -> Results:
+    """Hold a conversation in the terminal; return its record."""
+    check(options)
+    _check_sides(options)
+    role = options.role
+    intent = options.intent
+    seed = options.seed
+    max_turns = options.max_turns
+    save = options.save
     you = _Keyboard(role)
     if role == "user":
         user_side: Speaker = Human(you.ask)
-        assistant_side = address.assistant(assistant, seed=seed)
+        assistant_side = address.assistant(options.assistant, seed=seed)
     else:
-        if user == EMBEDDED_USER:
-            user_options, intent = _embedded_defaults(user_options, intent)
-        user_side = user_options.load(seed)
+        user = options.user
+        if user.user == EMBEDDED_USER:
+            user, intent = _embedded_defaults(user, intent)
+        user_side = user.load(seed, options.models)
         assistant_side = Human(you.ask)
     # Fails before the conversation.
     saved = save.open("a", encoding="utf-8") if save else None
@@ -84,25 +81,22 @@ def chat(
     return record
 
 
-def _check(role: str, user: UserOptions, intent: str | None, save: Path | None) -> None:
-    if role not in ("assistant", "user"):
-        raise InputError(f"--role {role}: your role is 'assistant' or 'user'")
-    if role == "user" and user != UserOptions(user.user):
+def _check_sides(options: Chat) -> None:
+    user = options.user
+    if options.role == "user" and user != User(user.user):
         raise InputError(
-            "--temperature, --guard, --end-threshold and --tokenizer are for a simulated user; "
-            "here you are the user"
+            "--temperature, --top-p, --guard, --end-threshold and --tokenizer are for a simulated "
+            "user; here you are the user"
         )
-    if role == "assistant" and user.is_prompted and intent is None:
+    if options.role == "assistant" and user.is_prompted and options.intent is None:
         raise InputError("a prompted user needs an intent; give --intent")
-    if save and save.suffix != ".jsonl":
+    if options.save and options.save.suffix != ".jsonl":
         raise InputError(
-            f"--save {save}: conversations are saved as lines of a .jsonl file"
+            f"--save {options.save}: conversations are saved as lines of a .jsonl file"
         )
 
 
-def _embedded_defaults(
-    user: UserOptions, intent: str | None
-) -> tuple[UserOptions, str]:
+def _embedded_defaults(user: User, intent: str | None) -> tuple[User, str]:
     if intent is None:
         intent = EXAMPLE_INTENT  # without an intent the user talks about anything
         console.print(f"{intent} (give another with --intent)", style="dim")

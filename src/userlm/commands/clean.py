@@ -5,21 +5,26 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
-
-from typer import Argument, Option
+from typing import Literal
 
 from userlm.commands.options import (
-    Hub,
-    Limit,
-    Out,
+    Output,
+    argument,
+    hub_option,
+    limit_option,
+    option,
+    out_folder,
+    seed_option,
+)
+from userlm.commands.steps import (
     Results,
-    Seed,
     count_total,
     finished,
     in_order,
+    open_run,
     write_hub,
 )
 from userlm.data import filters, pii
@@ -30,119 +35,91 @@ from userlm.terminal import show_counts, show_findings, track
 from userlm.types import Conversation, InputError
 
 
-def clean(
-    logs: Annotated[
-        Path, Argument(help="Imported conversations: a run folder or a file.")
-    ] = Path("runs/import"),
-    out: Out = Path("runs/clean"),
-    languages: Annotated[
-        str,
-        Option(
-            help="Languages to keep, as comma-separated codes; 'all' keeps every language."
-        ),
-    ] = "en",
-    flagged: Annotated[
-        bool, Option(help="Keep conversations flagged as toxic or redacted.")
-    ] = False,
-    templates: Annotated[
-        bool, Option(help="Keep conversations that begin with a template.")
-    ] = False,
-    ngram: Annotated[
-        int,
-        Option(
-            help="Length of the word n-grams that the template filter counts.",
-            min=1,
-            max=100,
-        ),
-    ] = 7,
-    template_limit: Annotated[
-        int,
-        Option(
-            help="Drop a conversation if an n-gram of its first turn occurs more often than this.",
-            min=0,
-        ),
-    ] = 100,
-    duplicates: Annotated[
-        str,
-        Option(
-            help="What to do with duplicates: keep, exact (drop exact duplicates), or near (drop "
-            "near-duplicates too)."
-        ),
-    ] = "keep",
-    similarity: Annotated[
-        float,
-        Option(
-            help="Minimum Jaccard similarity of the word 5-grams of two near-duplicates.",
-            min=0.1,
-            max=1,
-        ),
-    ] = 0.7,
-    scrub: Annotated[
-        bool,
-        Option(
-            help="Replace e-mail addresses, phone and card numbers, IP addresses and API keys "
-            "by marks."
-        ),
-    ] = False,
-    shares: Annotated[
-        str, Option(help="Shares of train, valid and test, in percent of the people.")
-    ] = "90/5/5",
-    hub: Hub = False,
-    seed: Seed = 0,
-    limit: Limit = None,
-    explain: Annotated[
-        str | None,
-        Option(
-            help="Only explain why the conversation with this id is kept or dropped."
-        ),
-    ] = None,
-) -> Results:
+@dataclass(frozen=True, slots=True)
+class Clean:
     """Filter conversations, with a reason for each drop, and split them 90/5/5 by person."""
-    path = conversations_file(logs)
-    if duplicates not in filters.DUPLICATES:
-        raise InputError(
-            f"--duplicates {duplicates}: give one of {', '.join(filters.DUPLICATES)}"
-        )
-    rules = filters.Rules(
-        languages=_languages(languages),
-        flagged=flagged,
-        ngram=ngram,
-        template_limit=None if templates else template_limit,
-        duplicates=duplicates,
-        similarity=similarity,
-        shares=_shares(shares),
-        seed=seed,
+
+    logs: Path = argument(
+        Path("runs/import"), "Imported conversations: a run folder or a file."
     )
+    out: Path = out_folder("runs/clean")
+    languages: str = option(
+        "en", "Languages to keep, as comma-separated codes; 'all' keeps every language."
+    )
+    flagged: bool = option(False, "Keep conversations flagged as toxic or redacted.")
+    templates: bool = option(False, "Keep conversations that begin with a template.")
+    ngram: int = option(
+        7,
+        "Length of the word n-grams that the template filter counts.",
+        min=1,
+        max=100,
+    )
+    template_limit: int = option(
+        100,
+        "Drop a conversation if an n-gram of its first turn occurs more often than this.",
+        min=0,
+    )
+    duplicates: Literal["keep", "exact", "near"] = option(
+        "keep",
+        "What to do with duplicates: keep, exact (drop exact duplicates), or near (drop "
+        "near-duplicates too).",
+    )
+    similarity: float = option(
+        0.7,
+        "Minimum Jaccard similarity of the word 5-grams of two near-duplicates.",
+        min=0.1,
+        max=1,
+    )
+    scrub: bool = option(
+        False,
+        "Replace e-mail addresses, phone and card numbers, IP addresses and API keys by marks.",
+    )
+    shares: str = option(
+        "90/5/5", "Shares of train, valid and test, in percent of the people."
+    )
+    hub: bool = hub_option()
+    seed: int = seed_option()
+    limit: int | None = limit_option()
+    explain: str | None = option(
+        None,
+        "Only explain why the conversation with this id is kept or dropped.",
+        recorded=False,
+    )
+    output: Output = Output()
+
+    def rules(self) -> filters.Rules:
+        """The rules of the filters and of the split."""
+        return filters.Rules(
+            languages=_languages(self.languages),
+            flagged=self.flagged,
+            ngram=self.ngram,
+            template_limit=None if self.templates else self.template_limit,
+            duplicates=self.duplicates,
+            similarity=self.similarity,
+            shares=_shares(self.shares),
+            seed=self.seed,
+        )
+
+
+def clean(options: Clean) -> Results:
+    """Filter and split the conversations, or explain what happens to one of them."""
+    path = conversations_file(options.logs)
+    rules = options.rules()
 
     def read(doing: str) -> Iterator[Conversation]:
-        return track(
-            islice(read_conversations(path), limit), doing, count_total([path], limit)
-        )
+        conversations = islice(read_conversations(path), options.limit)
+        return track(conversations, doing, count_total([path], options.limit))
 
-    if explain is not None:
-        findings = explain_one(explain, read, rules)
-        show_findings(explain, findings)
-        return {"id": explain, "findings": findings}
-    options = {
-        "languages": languages,
-        "flagged": flagged,
-        "templates": templates,
-        "ngram": ngram,
-        "template_limit": template_limit,
-        "duplicates": duplicates,
-        "similarity": similarity,
-        "scrub": scrub,
-        "shares": shares,
-        "hub": hub,
-        "seed": seed,
-        "limit": limit,
-    }
+    if options.explain is not None:
+        findings = explain_one(options.explain, read, rules)
+        show_findings(options.explain, findings)
+        return {"id": options.explain, "findings": findings}
     size = path.stat().st_size
-    run = Run.open(out, "clean", options, [path])
+    run = open_run("clean", options, [path])
     if done := finished(run):
         return done
     decisions = filters.decide(read("reading"), rules, run.path(".ngrams"))
-    scrubbed = _write(run, path, decisions, scrub)
+    scrubbed = _write(run, path, decisions, options.scrub)
     if path.stat().st_size < size:
         raise _cut_short(path)
     counts = _counts(decisions, scrubbed)
@@ -157,7 +134,7 @@ def clean(
         **decisions.figures,
         "ngram_table": decisions.table,
     }
-    if hub:
+    if options.hub:
         write_hub(run, results)
     return run.finish(results)
 

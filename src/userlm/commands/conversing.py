@@ -9,12 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from userlm.commands.costs import BYTES_PER_TOKEN, TOKENS_PER_TURN, Costs
-from userlm.commands.options import (
-    Results,
-    UserOptions,
-    in_order,
-    stub_speakers,
-)
+from userlm.commands.options import User
+from userlm.commands.steps import Results, in_order, stub_speakers
 from userlm.guard import rates
 from userlm.models.budget import CAP
 from userlm.rows import read_conversations, to_record
@@ -37,9 +33,7 @@ Places = Mapping[str, Place]
 """By the id of the conversation."""
 
 
-def find_places(
-    user: UserOptions, starts: Iterable[Conversation], path: Path
-) -> Places:
+def find_places(user: User, starts: Iterable[Conversation], path: Path) -> Places:
     """Number the conversations to start from; raise `InputError` if the user needs intents and some
     have none."""
     places: dict[str, Place] = {}

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from math import isfinite
-from typing import Annotated, Any
-
-from typer import Option
+from typing import Any
 
 from userlm.address import parse
 from userlm.assistants import ModelAssistant
+from userlm.commands.options import COSTS, option
 from userlm.models.budget import (
     Amount,
     Budget,
@@ -32,26 +31,53 @@ from userlm.terminal import console
 from userlm.types import Conversation, InputError, Role, Speaker
 from userlm.users import PromptedUser, TrainedUser, swapped_messages, user_prompt
 
-UserPrice = Annotated[
-    str | None,
-    Option(
-        help="US dollars per million input and output tokens of the user's model, such as 2.50/10.",
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits on the calls of a run. They may change when it is resumed."""
+
+    budget: float | None = option(
+        None,
+        "Maximum cost in US dollars; needs the prices.",
+        metavar="DOLLARS",
+        panel=COSTS,
+        recorded=False,
+    )
+    max_calls: int | None = option(
+        None, "Maximum number of model calls.", min=0, panel=COSTS, recorded=False
+    )
+    max_tokens_total: int | None = option(
+        None,
+        "Maximum number of input and output tokens together.",
+        min=0,
+        panel=COSTS,
+        recorded=False,
+    )
+
+    @property
+    def caps(self) -> Caps:
+        """The limits; raises `InputError` for a budget that is not an amount in dollars."""
+        dollars = None
+        if self.budget is not None:
+            if not (isfinite(self.budget) and self.budget >= 0):
+                raise InputError(
+                    f"--budget {self.budget:g}: give an amount in US dollars"
+                )
+            dollars = Decimal(str(self.budget))
+        return Caps(self.max_calls, self.max_tokens_total, dollars)
+
+
+def price_option(flag: str, of: str) -> Any:
+    """Return the field of a price."""
+    return option(
+        None,
+        f"US dollars per million input and output tokens of {of}, such as 2.50/10.",
+        flag=flag,
         metavar="IN/OUT",
-    ),
-]
-AssistantPrice = Annotated[
-    str | None,
-    Option("--price", help="The same for the assistant's model.", metavar="IN/OUT"),
-]
-DollarBudget = Annotated[
-    float | None,
-    Option(help="Maximum cost in US dollars; needs both prices.", metavar="DOLLARS"),
-]
-MaxCalls = Annotated[int | None, Option(help="Maximum number of model calls.", min=0)]
-MaxTokensTotal = Annotated[
-    int | None,
-    Option(help="Maximum number of input and output tokens together.", min=0),
-]
+        panel=COSTS,
+        recorded=False,
+    )
+
 
 PRICE_OPTION: dict[Role, str] = {"user": "--user-price", "assistant": "--price"}
 # For the estimate. The limits use an upper bound before a call and its real usage after it.
@@ -65,18 +91,6 @@ REQUESTS = 3
 def read_price(role: Role, text: str | None) -> Price | None:
     """Return the price of one side's tokens; raise an `InputError` that names the option."""
     return None if text is None else Price.parse(text, PRICE_OPTION[role])
-
-
-def read_caps(
-    max_calls: int | None, max_tokens_total: int | None, budget: float | None
-) -> Caps:
-    """Return the limits on a run; raise `InputError` for a budget that is not an amount in
-    dollars."""
-    if budget is not None and not (isfinite(budget) and budget >= 0):
-        raise InputError(f"--budget {budget:g}: give an amount in US dollars")
-    return Caps(
-        max_calls, max_tokens_total, None if budget is None else Decimal(str(budget))
-    )
 
 
 @dataclass(frozen=True, slots=True)

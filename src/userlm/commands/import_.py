@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from typer import Argument, Option
-
-from userlm.commands.options import Limit, Out, Results, count_total, finished, in_order
+from userlm.commands.options import (
+    Output,
+    argument,
+    limit_option,
+    option,
+    out_folder,
+)
+from userlm.commands.steps import Results, count_total, finished, in_order, open_run
 from userlm.data import files, layouts
 from userlm.data.layouts.common import Found, Rejected
 from userlm.rows import KINDS, Line, read_rows, to_record
@@ -25,34 +31,34 @@ UNUSED_COLUMNS = {"openai_moderation", "detoxify_moderation", "header"}
 """Large columns of WildChat that add nothing to its column `toxic`."""
 
 
-def import_(
-    logs: Annotated[
-        list[str],
-        Argument(
-            help=f"Files ({', '.join(KINDS)}), folders, globs, hf://datasets/OWNER/NAME, or other "
-            "URLs."
-        ),
-    ],
-    out: Out = Path("runs/import"),
-    source: Annotated[
-        str | None,
-        Option(
-            help=f"Layout of the logs: {', '.join(layouts.SOURCES)}. Default: detected for each "
-            f"line."
-        ),
-    ] = None,
-    strict: Annotated[
-        bool, Option(help="Stop at the first bad line instead of skipping it.")
-    ] = False,
-    limit: Limit = None,
-) -> Results:
+@dataclass(frozen=True, slots=True)
+class Import:
     """Read raw logs into conversations. Bad lines go to dropped.jsonl with the reason."""
-    if source is not None and source not in layouts.SOURCES:
+
+    logs: list[str] = argument(
+        ...,
+        f"Files ({', '.join(KINDS)}), folders, globs, hf://datasets/OWNER/NAME, or other URLs.",
+    )
+    out: Path = out_folder("runs/import")
+    source: str | None = option(
+        None,
+        f"Layout of the logs: {', '.join(layouts.SOURCES)}. Default: detected for each line.",
+    )
+    strict: bool = option(False, "Stop at the first bad line instead of skipping it.")
+    limit: int | None = limit_option()
+    output: Output = Output()
+
+
+def import_(options: Import) -> Results:
+    """Import the logs into a run folder."""
+    out = options.out
+    if options.source is not None and options.source not in layouts.SOURCES:
+        known = ", ".join(layouts.SOURCES)
         raise InputError(
-            f"--source {source}: unknown layout; choose one of {', '.join(layouts.SOURCES)}"
+            f"--source {options.source}: unknown layout; choose one of {known}"
         )
     found = []
-    for file in files.find(logs):
+    for file in files.find(options.logs):
         if not (file.path and out.resolve() in file.path.resolve().parents):
             found.append(file)
     if not found:
@@ -62,11 +68,10 @@ def import_(
     local = [file.path for file in found if file.path]
     stamps = {file.name: file.stamp for file in found if not file.path}
     sizes = {path: path.stat().st_size for path in local}
-    options = {"source": source, "strict": strict, "limit": limit}
-    run = Run.open(out, "import", options, local, stamps)
+    run = open_run("import", options, local, stamps)
     if done := finished(run):
         return done
-    importing = _Import(run, found, source, strict, limit)
+    importing = _Import(run, found, options.source, options.strict, options.limit)
     for number, file in enumerate(found):
         importing.read(number, file, sizes)
     importing.keep(importing.gathered.found(), len(found))

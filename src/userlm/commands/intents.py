@@ -13,23 +13,29 @@ from itertools import chain, islice
 from math import isfinite
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from rich.table import Column, Table
-from typer import Argument, Option
 
 from userlm import address
 from userlm.commands.costs import show_usage, tries_of
 from userlm.commands.options import (
-    Hub,
-    Limit,
-    Out,
+    COSTS,
+    Output,
+    argument,
+    hub_option,
+    limit_option,
+    option,
+    out_folder,
+    workers_option,
+)
+from userlm.commands.steps import (
     Results,
-    Workers,
     count_total,
     finished,
     in_order,
+    open_run,
     write_hub,
 )
 from userlm.data.conditions import sentence, traits
@@ -38,7 +44,7 @@ from userlm.data.intents import check, leakage, request, write
 from userlm.models.budget import Price
 from userlm.models.call_cache import CallCache
 from userlm.rows import read_conversations, read_rows, take, write_conversations
-from userlm.runs import Run, split_files
+from userlm.runs import split_files
 from userlm.terminal import console, show_counts, track
 from userlm.text import stable_hash, words
 from userlm.types import Conversation, InputError, Message, Sampling
@@ -53,76 +59,74 @@ TOP_P = 0.9
 QUARTILES = (0.25, 0.5, 0.75)
 
 
-def intents(
-    data: Annotated[
-        Path, Argument(help="Conversations: the folder of `clean`, or a file.")
-    ] = Path("runs/clean"),
-    out: Out = Path("runs/intents"),
-    writer: Annotated[
-        str,
-        Option(
-            help="Writer of intents: openai:NAME, http://HOST:PORT/v1#NAME, a folder or hub id, "
-            "or `extractive`, a baseline without a model."
-        ),
-    ] = EXTRACTIVE,
-    workers: Workers = 16,
-    temperature: Annotated[
-        float, Option(help="Temperature of the model; 0 is greedy.", min=0, max=10)
-    ] = 0.7,
-    max_tokens: Annotated[
-        int,
-        Option(
-            help="Maximum length of an answer in tokens; reasoning models need more.",
-            min=1,
-            max=2**24,
-        ),
-    ] = 120,
-    tries: Annotated[
-        int,
-        Option(
-            help="Maximum number of attempts per intent, until the answer has the right "
-            "form.",
-            min=1,
-        ),
-    ] = 2,
-    price: Annotated[
-        str | None,
-        Option(
-            help="US dollars per million input and output tokens, such as 2.50/10.",
-            metavar="IN/OUT",
-        ),
-    ] = None,
-    budget: Annotated[
-        float | None,
-        Option(help="Maximum cost in US dollars; needs --price.", metavar="DOLLARS"),
-    ] = None,
-    join: Annotated[
-        list[Path] | None,
-        Option(help="File with rows {id, intent} to use; can be given several times."),
-    ] = None,
-    goals: Annotated[
-        bool,
-        Option(help="Use the goal that a person wrote with a log as its intent."),
-    ] = True,
-    condition: Annotated[
-        str | None,
-        Option(
-            help="Comma-separated fields of meta about the person to add to the system turn."
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, Option(help="Write new intents also for conversations that have one.")
-    ] = False,
-    hub: Hub = False,
-    limit: Limit = None,
-) -> Results:
+@dataclass(frozen=True, slots=True)
+class Intents:
     """Give each conversation an intent: one generic sentence on what the user wants.
 
     An existing intent is kept. Otherwise it comes from --join, from the goal in the log, or from
     the writer. The default writer, extractive, uses key phrases of the user's turns. It is a
     baseline without a model, and its intents are marked as such.
     """
-    rate = None if price is None else Price.parse(price)
+
+    data: Path = argument(
+        Path("runs/clean"), "Conversations: the folder of `clean`, or a file."
+    )
+    out: Path = out_folder("runs/intents")
+    writer: str = option(
+        EXTRACTIVE,
+        "Writer of intents: openai:NAME, http://HOST:PORT/v1#NAME, a folder or hub id, or "
+        "`extractive`, a baseline without a model.",
+    )
+    workers: int = workers_option()
+    temperature: float = option(
+        0.7, "Temperature of the model; 0 is greedy.", min=0, max=10
+    )
+    max_tokens: int = option(
+        120,
+        "Maximum length of an answer in tokens; reasoning models need more.",
+        min=1,
+        max=2**24,
+    )
+    tries: int = option(
+        2,
+        "Maximum number of attempts per intent, until the answer has the right form.",
+        min=1,
+    )
+    price: str | None = option(
+        None,
+        "US dollars per million input and output tokens, such as 2.50/10.",
+        metavar="IN/OUT",
+        panel=COSTS,
+    )
+    budget: float | None = option(
+        None,
+        "Maximum cost in US dollars; needs --price.",
+        metavar="DOLLARS",
+        panel=COSTS,
+    )
+    join: list[Path] | None = option(
+        None, "File with rows {id, intent} to use; can be given several times."
+    )
+    goals: bool = option(
+        True, "Use the goal that a person wrote with a log as its intent."
+    )
+    condition: str | None = option(
+        None,
+        "Comma-separated fields of meta about the person to add to the system turn.",
+    )
+    overwrite: bool = option(
+        False, "Write new intents also for conversations that have one."
+    )
+    hub: bool = hub_option()
+    limit: int | None = limit_option()
+    output: Output = Output()
+
+
+def intents(options: Intents) -> Results:
+    """Write the conversations with intents."""
+    budget = options.budget
+    writer = options.writer
+    rate = None if options.price is None else Price.parse(options.price)
     if budget is not None and (rate is None or not (isfinite(budget) and budget >= 0)):
         raise InputError(
             f"--budget {budget:g}: give an amount in US dollars, and --price IN/OUT"
@@ -130,32 +134,20 @@ def intents(
     if "://" in writer or writer.startswith(("http:", "https:")):
         # Refuses a URL with a password before it is written to run.json.
         address.chat_model(writer)
-    fields = [field.strip() for field in (condition or "").split(",") if field.strip()]
-    if condition is not None and not fields:
+    fields = [
+        field.strip() for field in (options.condition or "").split(",") if field.strip()
+    ]
+    if options.condition is not None and not fields:
         raise InputError("--condition: give fields of meta, such as language,country")
-    paths = split_files(data)
-    joins = join or []
-    options = {
-        "writer": writer,
-        "temperature": temperature,
-        "max_tokens": max_tokens,
-        "tries": tries,
-        "price": price,
-        "budget": budget,
-        "join": joins,
-        "goals": goals,
-        "condition": condition,
-        "overwrite": overwrite,
-        "hub": hub,
-        "limit": limit,
-    }
+    paths = split_files(options.data)
+    joins = options.join or []
     weights = [] if writer == EXTRACTIVE else address.files(writer)
-    run = Run.open(out, "intents", options, [*paths.values(), *joins, *weights])
+    run = open_run("intents", options, [*paths.values(), *joins, *weights])
     if done := finished(run, has_failures=itemgetter("failed")):
         return done
 
     joined, counts = _read_joined(joins)
-    known = _Known(joined, goals, overwrite)
+    known = _Known(joined, options.goals, options.overwrite)
     cache = None
     if writer != EXTRACTIVE:
         dollars = None if budget is None else Decimal(str(budget))
@@ -163,23 +155,24 @@ def intents(
         cache = CallCache(
             run.path("asked.jsonl"), model, tries_of(writer), rate, dollars
         )
-    sampling = Sampling(temperature, TOP_P, max_tokens)
-    work = _Work(writer, known, cache, sampling, tries, fields, workers)
-    tally = _Tally(counts, set(joined), goals)
+    sampling = Sampling(options.temperature, TOP_P, options.max_tokens)
+    work = _Work(writer, known, cache, sampling, options.tries, fields, options.workers)
+    tally = _Tally(counts, set(joined), options.goals)
 
     def read(path: Path) -> Iterator[Conversation]:
-        return islice(read_conversations(path, may_be_empty=data.is_dir()), limit)
+        logs = read_conversations(path, may_be_empty=options.data.is_dir())
+        return islice(logs, options.limit)
 
     if cache:
         logs = track(chain.from_iterable(map(read, paths.values())), "reading")
         to_write = (log for log in logs if not known.find(log))
-        _show_estimate(_model_name(writer), to_write, cache, max_tokens)
+        _show_estimate(_model_name(writer), to_write, cache, options.max_tokens)
     try:
         for name, path in paths.items():
             written = track(
                 work.write_all(read(path), tally),
                 f"intents for {name}",
-                count_total([path], limit),
+                count_total([path], options.limit),
             )
             write_conversations(run.path(f"{name}.jsonl"), written)
     except KeyboardInterrupt:
@@ -199,9 +192,9 @@ def intents(
             "usage": cache.results(),
             "faults": in_order(cache.faults),
         }
-    _show(results, tally.first_error, out)
+    _show(results, tally.first_error, options.out)
     _show_missing_fields(fields, counts)
-    if hub:
+    if options.hub:
         write_hub(run, results)
     return run.finish(results)
 

@@ -1,100 +1,335 @@
-"""What several verbs share: option types, and small steps of every run."""
+"""Options, described once: a frozen dataclass for each verb, and groups that several verbs share.
+
+The class makes the options of the command line (`command`), of a configuration file
+(`option_types`) and of run.json (`recorded`), and an instance is the argument of the verb's
+function. `commands/clean.py` is an example. A field whose type is a dataclass is a group: on the
+command line and in run.json its options stand beside the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeGuard,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from typer import Option
+import typer
 
 from userlm import address
-from userlm.data import hub
-from userlm.rows import count_rows, read_conversations, replacing
-from userlm.runs import Run, measure_record
-from userlm.terminal import console
-from userlm.types import Conversation, Measure, Speaker
+from userlm.types import InputError, Speaker
 
-Results = dict[str, Any]
+T = TypeVar("T")
 
 EMBEDDED_USER = "trained:userlm-tiny"
 
-Out = Annotated[Path, Option(help="Output folder of this run.")]
-Seed = Annotated[int, Option(help="Random seed.")]
-Limit = Annotated[
-    int | None, Option(help="Use only the first LIMIT items.", min=1, max=2**31)
-]
-Workers = Annotated[int, Option(help="Number of concurrent conversations.", min=1)]
-User = Annotated[
-    str,
-    Option(
-        help="trained:MODEL, profile:, prompted: or swapped:MODEL, replay:FILE, script:FILE or "
-        "py:MODULE:NAME."
-    ),
-]
-Temperature = Annotated[
-    float | None,
-    Option(help="Temperature of the user; 0 is greedy. Default: depends on the user."),
-]
-TopP = Annotated[
-    float | None, Option(help="Top-p of the user. Default: depends on the user.")
-]
-EndThreshold = Annotated[
-    float | None,
-    Option(
-        help="End the conversation if and only if P(end) is at least this. Default: end when the "
-        "end token is sampled.",
-        min=0,
-        max=1,
-    ),
-]
-GuardSpec = Annotated[
-    str | None,
-    Option(
-        "--guard",
-        help="Rules for drafts; a draft that breaks one is resampled. Either paper, or "
-        "comma-separated: no-end, words=3-25, no-repeat, ...",
-    ),
-]
-UserTokenizer = Annotated[
-    str | None,
-    Option(
-        "--tokenizer",
-        help="Tokenizer of a trained user on a server. Default: the model's name as hub id.",
-    ),
-]
-Batch = Annotated[
-    int,
-    Option(
-        help="Batch size of a local model, in conversations; 1 gives bit-exact results.",
-        min=1,
-    ),
-]
-Hub = Annotated[bool, Option(help="Also write hub/: parquet files and a dataset card.")]
-MaxTokens = Annotated[
-    int,
-    Option(
-        help="Maximum row length in tokens; longer rows lose their oldest turns.",
+# Headings of the help.
+SAMPLING = "How the user is sampled"
+MODELS = "Models on this machine"
+COSTS = "Costs"
+OUTPUT = "Output"
+
+
+# --- one option -----------------------------------------------------------------------------------
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    flag: str = "",
+    min: float | None = None,
+    max: float | None = None,
+    metavar: str | None = None,
+    panel: str | None = None,
+    recorded: bool = True,
+) -> Any:
+    """Return the field of an option.
+
+    Args:
+        default: `...` for a required option.
+        flag: its flag, if that is not the name of the field.
+        panel: the heading of the help under which it stands.
+        recorded: whether it identifies a run. The same recorded options resume a run; others may
+            change.
+    """
+    flags = [flag] if flag else []
+    shown = typer.Option(
+        *flags, help=help, min=min, max=max, metavar=metavar, rich_help_panel=panel
+    )
+    return _field(default, shown, recorded)
+
+
+def argument(default: Any, help: str) -> Any:
+    """Return the field of a positional argument. Files are recorded as inputs, not as options."""
+    return _field(default, typer.Argument(help=help), recorded=False)
+
+
+def _field(default: Any, shown: Any, recorded: bool) -> Any:
+    given = MISSING if default is ... else default
+    return field(default=given, metadata={"shown": shown, "recorded": recorded})
+
+
+def out_folder(default: str) -> Any:
+    """Return the field of the output folder."""
+    return option(Path(default), "Output folder of this run.", recorded=False)
+
+
+def seed_option() -> Any:
+    """Return the field of the seed."""
+    return option(0, "Random seed.")
+
+
+def limit_option() -> Any:
+    """Return the field of a limit on the input."""
+    return option(None, "Use only the first LIMIT items.", min=1, max=2**31)
+
+
+def workers_option(what: str = "conversations") -> Any:
+    """Return the field of the number of threads."""
+    return option(16, f"Number of concurrent {what}.", min=1, recorded=False)
+
+
+def device_option(panel: str = MODELS) -> Any:
+    """Return the field of the device."""
+    return option(
+        None,
+        "Device, such as cuda or cpu; default: a GPU if there is one.",
+        panel=panel,
+        recorded=False,
+    )
+
+
+def hub_option() -> Any:
+    """Return the field of `--hub`."""
+    return option(False, "Also write hub/: parquet files and a dataset card.")
+
+
+def max_tokens_option() -> Any:
+    """Return the field of the maximum length of a row."""
+    return option(
+        2048,
+        "Maximum row length in tokens; longer rows lose their oldest turns.",
         min=16,
-    ),
-]
+    )
+
+
+# --- a class of options ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class UserOptions:
+class Described:
+    """One option of a class or its groups.
+
+    Attributes:
+        shown: how the command line shows it; see `typer.Option`.
+        default: `MISSING` if it is required.
+    """
+
+    name: str
+    type: Any
+    shown: Any
+    default: Any
+
+    @property
+    def label(self) -> str:
+        """Its name on the command line."""
+        if isinstance(self.shown, typer.models.ArgumentInfo):
+            return self.name
+        flags = self.shown.param_decls or [f"--{self.name.replace('_', '-')}"]
+        return str(flags[0])
+
+
+def described(options: type, group: Any = None) -> Iterator[Described]:
+    """Yield the options of a class, and of its groups in their places.
+
+    Args:
+        group: the instance whose values are the defaults, if it is a group that has them.
+    """
+    types = get_type_hints(options)
+    for each in fields(options):
+        default = each.default if group is None else getattr(group, each.name)
+        if is_group(types[each.name]):
+            given = None if default is MISSING else default
+            yield from described(types[each.name], given)
+        else:
+            shown = each.metadata["shown"]
+            yield Described(each.name, types[each.name], shown, default)
+
+
+def is_group(kind: Any) -> TypeGuard[type]:
+    """Return whether a type is a group of options."""
+    return is_dataclass(kind)
+
+
+def option_types(options: type) -> dict[str, Any]:
+    """Return the type of each option, by name."""
+    return {each.name: each.type for each in described(options)}
+
+
+def command(options: type[T], run: Callable[[T], Any]) -> Callable[..., Any]:
+    """Return the function that Typer makes a command of: it has a parameter for each option."""
+    parameters = []
+    for each in described(options):
+        default = inspect.Parameter.empty if each.default is MISSING else each.default
+        parameters.append(
+            inspect.Parameter(
+                each.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=Annotated[each.type, each.shown],
+            )
+        )
+
+    def call(**values: Any) -> Any:
+        return run(build(options, values))
+
+    vars(call)["__signature__"] = inspect.Signature(parameters)
+    call.__annotations__ = {each.name: each.annotation for each in parameters}
+    return call
+
+
+def build(options: type[T], values: Mapping[str, Any]) -> T:
+    """Return the options with these values, by name."""
+    own: dict[str, Any] = {}
+    for name, kind in get_type_hints(options).items():
+        own[name] = build(kind, values) if is_group(kind) else values[name]
+    return options(**own)
+
+
+def recorded(options: Any) -> dict[str, Any]:
+    """Return the options that identify a run, by name."""
+    found: dict[str, Any] = {}
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if is_dataclass(value):
+            found |= recorded(value)
+        elif each.metadata["recorded"]:
+            found[each.name] = value
+    return found
+
+
+def check(options: Any) -> None:
+    """Raise `InputError` for a value that is none of the choices, or out of range. The command line
+    has checked it already; calls from Python have not."""
+    for each in described(type(options), options):
+        value = each.default
+        choices = _choices(each.type)
+        if choices and value is not None and value not in choices:
+            known = " or ".join(map(str, choices))
+            raise InputError(f"{each.label} {value}: give {known}")
+        if isinstance(value, int | float):
+            low, high = each.shown.min, each.shown.max
+            is_low = low is not None and not value >= low
+            is_high = high is not None and not value <= high
+            if is_low or is_high:
+                ends = [
+                    f"at {word} {end:g}"
+                    for word, end in (("least", low), ("most", high))
+                    if end is not None
+                ]
+                raise InputError(
+                    f"{each.label} {value}: give a number of {' and '.join(ends)}"
+                )
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """Return the values of `Literal[...]` or `Literal[...] | None`; empty for other types."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(chain.from_iterable(map(_choices, get_args(kind))))
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What is shown of a run, and whether it begins anew."""
+
+    details: bool = option(
+        False,
+        "Also show the long tables.",
+        flag="--details",
+        panel=OUTPUT,
+        recorded=False,
+    )
+    force: bool = option(
+        False,
+        "Delete what an earlier run left in the output folder, and begin anew.",
+        flag="--force",
+        panel=OUTPUT,
+        recorded=False,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModels:
+    """How models on this machine run."""
+
+    batch: int = option(
+        address.BATCH,
+        "Batch size of a local model, in conversations; 1 gives bit-exact results.",
+        min=1,
+        panel=MODELS,
+    )
+    device: str | None = device_option()
+    dtype: Literal["float32", "bfloat16", "float16"] | None = option(
+        None,
+        "Precision of the weights; default: bfloat16 on a GPU, float32 on a CPU.",
+        panel=MODELS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class User:
     """Which user, and how it is sampled; see `address.user`."""
 
-    user: str
-    temperature: float | None = None
-    top_p: float | None = None
-    end_threshold: float | None = None
-    guard: str | None = None
-    batch: int = address.BATCH
-    tokenizer: str | None = None
+    user: str = option(
+        ...,
+        "trained:MODEL, profile:, prompted: or swapped:MODEL, replay:FILE, script:FILE or "
+        "py:MODULE:NAME.",
+    )
+    temperature: float | None = option(
+        None,
+        "Temperature of the user; 0 is greedy. Default: depends on the user.",
+        panel=SAMPLING,
+    )
+    top_p: float | None = option(
+        None, "Top-p of the user. Default: depends on the user.", panel=SAMPLING
+    )
+    end_threshold: float | None = option(
+        None,
+        "End the conversation if and only if P(end) is at least this. Default: end when the end "
+        "token is sampled.",
+        min=0,
+        max=1,
+        panel=SAMPLING,
+    )
+    guard: str | None = option(
+        None,
+        "Rules for drafts; a draft that breaks one is resampled. Either paper, or comma-separated: "
+        "no-end, words=3-25, no-repeat, ...",
+        panel=SAMPLING,
+    )
+    tokenizer: str | None = option(
+        None,
+        "Tokenizer of a trained user on a server. Default: the model's name as hub id.",
+    )
 
-    def load(self, seed: int = 0) -> Speaker:
+    def load(self, seed: int = 0, models: LocalModels | None = None) -> Speaker:
         """The user."""
+        models = models or LocalModels()
         return address.user(
             self.user,
             seed=seed,
@@ -102,7 +337,7 @@ class UserOptions:
             top_p=self.top_p,
             end_threshold=self.end_threshold,
             guard=self.guard,
-            batch=self.batch,
+            batch=models.batch,
             tokenizer=self.tokenizer,
         )
 
@@ -110,68 +345,3 @@ class UserOptions:
     def is_prompted(self) -> bool:
         """Whether the user needs an intent."""
         return address.parse(self.user).form in ("prompted", "swapped")
-
-
-def count_total(files: Sequence[Path], limit: int | None) -> int | None:
-    """Return the number of rows for a progress bar; `None` if counting would take long."""
-    counted = count_rows(files)
-    if counted is None or limit is None:
-        return limit if counted is None else counted
-    return min(counted, limit)
-
-
-def finished(
-    run: Run, has_failures: Callable[[Results], object] = lambda results: False
-) -> Results | None:
-    """Return the results of a complete run; `None` if it is not complete, or if it has failures.
-    Then it is resumed: these are tried again, and the rest is kept."""
-    results = run.results
-    if results is None:
-        return None
-    if has_failures(results):
-        run.path("results.json").unlink()
-        return None
-    console.print(f"{run.folder} is complete already; nothing to do", style="dim")
-    return results
-
-
-def in_order(counts: Mapping[str, int]) -> dict[str, int]:
-    """Return the counts, sorted by name."""
-    return dict(sorted(counts.items()))
-
-
-def measure_results(
-    columns: Mapping[str, Iterable[Measure]], stubs: Mapping[str, str]
-) -> Results:
-    """Return the measures by column, in the form of `results.json`."""
-    results: Results = {}
-    for name, measures in columns.items():
-        stub = {"stub": stubs.get(name, "")}
-        results[name] = [measure_record(measure) | stub for measure in measures]
-    return results
-
-
-def stub_speakers(conversations: Iterable[Conversation]) -> str:
-    """Return the names of the stub assistants in the conversations."""
-    names: set[str] = set()
-    for conversation in conversations:
-        names.update(
-            turn.meta["stub"] for turn in conversation.turns if "stub" in turn.meta
-        )
-    return ", ".join(sorted(names))
-
-
-def write_hub(run: Run, results: Mapping[str, Any]) -> None:
-    """Write the splits of a run as parquet with a card, in hub/."""
-    splits = {}
-    for name in hub.SPLIT_NAMES:
-        path = run.path(f"{name}.jsonl")
-        if path.is_file():
-            splits[name] = read_conversations(path, may_be_empty=True)
-    folder = run.path("hub")
-    counts = hub.export(folder, splits)
-    with replacing(folder / "README.md") as partial:
-        partial.write_text(hub.card(counts, results, run.manifest), encoding="utf-8")
-    console.print(
-        f"{folder}: to publish it, `hf upload OWNER/NAME {folder} . --repo-type dataset --private`"
-    )

@@ -8,22 +8,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from typer import Argument, Option
 
 from userlm import address
 from userlm.commands.options import (
-    Limit,
-    MaxTokens,
-    Out,
-    Results,
-    Seed,
-    finished,
-    measure_results,
+    Output,
+    argument,
+    device_option,
+    limit_option,
+    max_tokens_option,
+    option,
+    out_folder,
+    seed_option,
+    workers_option,
 )
+from userlm.commands.steps import Results, finished, measure_results, open_run
 from userlm.metrics.controls import (
     GENERATED,
     HUMAN,
@@ -98,70 +100,61 @@ Cases = Sequence[Sequence[Case]]
 """For each conversation, one case per column."""
 
 
-def ppl(
-    data: Annotated[
-        Path, Argument(help="Conversations: a file, or a folder with test.jsonl.")
-    ],
-    model: Annotated[
-        str,
-        Option(
-            help="A user model: folder, training run or hub id; base:MODEL for a base model, "
-            "prompted:MODEL for a chat model that plays the user. Each can be on a "
-            "server: http://HOST:PORT/v1#NAME."
-        ),
-    ],
-    out: Out = Path("runs/ppl"),
-    controls: Annotated[
-        bool, Option(help="Also score with another person's intent, in a third pass.")
-    ] = True,
-    max_tokens: MaxTokens = 2048,
-    tokenizer: Annotated[
-        str | None,
-        Option(
-            help="Tokenizer of a model on a server: folder or hub id. Default: the model's name as "
-            "hub id."
-        ),
-    ] = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    workers: Annotated[
-        int, Option(help="Number of concurrent requests to a server.", min=1)
-    ] = 16,
-    device: Annotated[
-        str | None,
-        Option(help="Device, such as cuda or cpu; default: a GPU if there is one."),
-    ] = None,
-) -> Results:
+@dataclass(frozen=True, slots=True)
+class Ppl:
     """Measure the perplexity of real user turns with their intent, without, and with another
     person's."""
-    path = conversations_file(data, "test")
-    options = {
-        "model": model,
-        "tokenizer": tokenizer,
-        "controls": controls,
-        "max_tokens": max_tokens,
-        "limit": limit,
-        "seed": seed,
-    }
-    run = Run.open(out, "ppl", options, [path, *address.files(model)])
+
+    data: Path = argument(..., "Conversations: a file, or a folder with test.jsonl.")
+    model: str = option(
+        ...,
+        "A user model: folder, training run or hub id; base:MODEL for a base model, prompted:MODEL "
+        "for a chat model that plays the user. Each can be on a server: http://HOST:PORT/v1#NAME.",
+    )
+    out: Path = out_folder("runs/ppl")
+    controls: bool = option(
+        True, "Also score with another person's intent, in a third pass."
+    )
+    max_tokens: int = max_tokens_option()
+    tokenizer: str | None = option(
+        None,
+        "Tokenizer of a model on a server: folder or hub id. Default: the model's name as hub id.",
+    )
+    limit: int | None = limit_option()
+    seed: int = seed_option()
+    workers: int = workers_option("requests to a server")
+    device: str | None = device_option()
+    output: Output = Output()
+
+
+def ppl(options: Ppl) -> Results:
+    """Score the user turns and write the measures."""
+    model = options.model
+    path = conversations_file(options.data, "test")
+    run = open_run("ppl", options, [path, *address.files(model)])
     title = f"user turns of {path.name} under {model}"
     if done := finished(run, lambda _: _has_errors(run)):
         _show(title, done)
         return done
-    conversations = list(islice(read_conversations(path), limit))
+    conversations = list(islice(read_conversations(path), options.limit))
     _say_what_is_missing(conversations, path)
     with console.status("loading the model"):
         scorer, form, context_length = address.scorer(
-            model, tokenizer=tokenizer, workers=workers, device=device
+            model,
+            tokenizer=options.tokenizer,
+            workers=options.workers,
+            device=options.device,
         )
+    max_tokens = options.max_tokens
     if context_length is not None and context_length < max_tokens:
         console.print(
             f"rows are cut to the model's context length of {context_length} tokens"
         )
         max_tokens = context_length
-    cases = _cases(
-        conversations, other_intents(conversations, seed) if controls else None
-    )
+    others = None
+    if options.controls:
+        others = other_intents(conversations, options.seed)
+    cases = _cases(conversations, others)
     scores = _score_all(run, cases, scorer, form, max_tokens)
     results = run.finish(measure_results(figures(scores, conversations), stubs={}))
     _show(title, results)

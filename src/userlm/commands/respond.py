@@ -3,92 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
-
-from typer import Argument, Option
 
 from userlm import address, flip
 from userlm.commands.conversing import collect, find_places, has_errors
 from userlm.commands.costs import (
     BYTES_PER_TOKEN,
     Costs,
-    DollarBudget,
-    MaxCalls,
-    MaxTokensTotal,
-    UserPrice,
-    read_caps,
+    Limits,
+    price_option,
     read_price,
 )
 from userlm.commands.options import (
-    Batch,
-    EndThreshold,
-    GuardSpec,
-    Limit,
-    Out,
-    Results,
-    Seed,
-    Temperature,
-    TopP,
+    LocalModels,
+    Output,
     User,
-    UserOptions,
-    UserTokenizer,
-    Workers,
-    finished,
+    argument,
+    limit_option,
+    option,
+    out_folder,
+    seed_option,
+    workers_option,
 )
+from userlm.commands.steps import Results, finished, open_run
 from userlm.rows import read_conversations
-from userlm.runs import Answers, Journal, Recorded, Run, conversations_file
+from userlm.runs import Answers, Journal, Recorded, conversations_file
 from userlm.simulate import respond_all
 from userlm.types import Conversation, Role
 
 
-def respond(
-    data: Annotated[
-        Path, Argument(help="Real conversations: a file, or a folder with test.jsonl.")
-    ],
-    user: User,
-    out: Out = Path("runs/respond"),
-    first: Annotated[
-        bool, Option(help="Also ask for the first turn of each conversation.")
-    ] = True,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    end_threshold: EndThreshold = None,
-    guard: GuardSpec = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    workers: Workers = 16,
-    batch: Batch = address.BATCH,
-    tokenizer: UserTokenizer = None,
-    user_price: UserPrice = None,
-    budget: DollarBudget = None,
-    max_calls: MaxCalls = None,
-    max_tokens_total: MaxTokensTotal = None,
-) -> Results:
+@dataclass(frozen=True, slots=True)
+class Respond:
     """Ask a simulated user for the next turn (or the end) after every prefix of real
     conversations."""
-    price = read_price("user", user_price)
-    caps = read_caps(max_calls, max_tokens_total, budget)
-    user_options = UserOptions(
-        user, temperature, top_p, end_threshold, guard, batch, tokenizer
+
+    user: User
+    data: Path = argument(
+        ..., "Real conversations: a file, or a folder with test.jsonl."
     )
-    path = conversations_file(data, "test")
-    options = {**asdict(user_options), "first": first, "limit": limit, "seed": seed}
-    run = Run.open(out, "respond", options, [path, *address.files(user)])
+    out: Path = out_folder("runs/respond")
+    first: bool = option(True, "Also ask for the first turn of each conversation.")
+    limit: int | None = limit_option()
+    seed: int = seed_option()
+    workers: int = workers_option()
+    models: LocalModels = LocalModels()
+    user_price: str | None = price_option("--user-price", "the user's model")
+    limits: Limits = Limits()
+    output: Output = Output()
+
+
+def respond(options: Respond) -> Results:
+    """Ask the user after every prefix, and write the responses."""
+    user = options.user.user
+    price = read_price("user", options.user_price)
+    path = conversations_file(options.data, "test")
+    run = open_run("respond", options, [path, *address.files(user)])
     if done := finished(run, has_errors):
         return done
 
     def starts() -> Iterator[Conversation]:
-        for conversation in islice(read_conversations(path), limit):
+        for conversation in islice(read_conversations(path), options.limit):
             for sample in flip.samples(conversation):
-                if first or sample.k:
+                if options.first or sample.k:
                     yield sample.prefix
 
-    places = find_places(user_options, starts(), path)
-    costs = Costs(run, caps)
-    speaker = costs.count("user", user, user_options.load(seed), price)
+    places = find_places(options.user, starts(), path)
+    speaker = options.user.load(options.seed, options.models)
+    costs = Costs(run, options.limits.caps)
+    speaker = costs.count("user", user, speaker, price)
     costs.check()
     turns = Journal(run.path("turns.jsonl"))
     answers = Answers(turns)
@@ -99,7 +83,7 @@ def respond(
             yield "user", said // BYTES_PER_TOKEN
 
     costs.estimate(starts(), calls)
-    if user == "human":
-        workers = 1  # only one conversation can use the keyboard
-    answered = respond_all(Recorded(speaker, answers), starts(), workers)
+    # Only one conversation can use the keyboard.
+    at_once = 1 if user == "human" else options.workers
+    answered = respond_all(Recorded(speaker, answers), starts(), at_once)
     return collect(run, places, answered, turns, costs, "responding")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from typer import Argument, Option
-
-from userlm.commands.options import (
-    Out,
+from userlm.commands.options import Output, argument, option, out_folder
+from userlm.commands.steps import (
     Results,
     finished,
     measure_results,
+    open_run,
     stub_speakers,
 )
 from userlm.guard import Guard
@@ -38,29 +37,31 @@ RESPONSES: Sequence[Needs] = ("any", "responses")
 """The values of `Metric.needs` that can be measured on whole conversations, or on responses."""
 
 
-def score(
-    runs: Annotated[
-        list[Path], Argument(help="Run folders of `simulate` and `respond`.")
-    ],
-    human: Annotated[
-        Path | None,
-        Option(help="Real conversations, for the human reference: a folder or a file."),
-    ] = None,
-    tasks: Annotated[
-        Path | None, Option(help="The tasks of the conversations (.jsonl).")
-    ] = None,
-    out: Out = Path("runs/score"),
-) -> Results:
+@dataclass(frozen=True, slots=True)
+class Score:
     """Measure simulated users, and real people with the same functions; intervals are over people
     or intents.
 
     For a `respond` run it also suggests values for --end-threshold, based on when the people ended.
     """
-    inputs = _inputs(runs, human)
-    logs = conversations_file(human, "test") if human else None
+
+    runs: list[Path] = argument(..., "Run folders of `simulate` and `respond`.")
+    human: Path | None = option(
+        None, "Real conversations, for the human reference: a folder or a file."
+    )
+    tasks: Path | None = option(None, "The tasks of the conversations (.jsonl).")
+    out: Path = out_folder("runs/score")
+    output: Output = Output()
+
+
+def score(options: Score) -> Results:
+    """Measure the runs and write the measures."""
+    tasks = options.tasks
+    inputs = _inputs(options.runs, options.human)
+    logs = conversations_file(options.human, "test") if options.human else None
     others = [path for path in (logs, tasks) if path]
-    options = {"human": logs, "tasks": tasks}
-    run = Run.open(out, "score", options, [*inputs.values(), *others])
+    resolved = replace(options, human=logs)
+    run = open_run("score", resolved, [*inputs.values(), *others])
     if done := finished(run):
         _show(done)
         return done

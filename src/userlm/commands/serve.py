@@ -8,23 +8,18 @@ import signal
 import socket
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from ipaddress import ip_address
 from time import sleep
-from typing import Annotated
-
-from typer import Option
+from typing import Literal
 
 from userlm import address
 from userlm.commands.options import (
     EMBEDDED_USER,
-    Batch,
-    EndThreshold,
-    GuardSpec,
-    Temperature,
-    TopP,
+    LocalModels,
     User,
-    UserOptions,
-    UserTokenizer,
+    check,
+    option,
 )
 from userlm.terminal import console
 from userlm.types import InputError
@@ -33,58 +28,50 @@ KEY = "USERLM_SERVE_KEY"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(
-    user: User = EMBEDDED_USER,
-    model_name: Annotated[
-        str | None,
-        Option(help="Model name in the API. Default: the end of the address."),
-    ] = None,
-    host: Annotated[
-        str, Option(help="Host to listen on; by default only this machine can connect.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, Option(help="Port to listen on; 0 chooses a free one.", min=0, max=65535)
-    ] = 8765,
-    intent: Annotated[
-        str | None, Option(help="Intent for requests without one.")
-    ] = None,
-    roles: Annotated[
-        str,
-        Option(
-            help="Roles in requests. log: the simulated user has role user; swapped: it has role "
-            "assistant; auto: detected from the last message."
-        ),
-    ] = "auto",
-    stop_phrase: Annotated[
-        str | None,
-        Option(
-            help="Text that marks the end when the user ends the conversation, such as "
-            "\\[end]."
-        ),
-    ] = None,
-    queue: Annotated[
-        int,
-        Option(
-            help="Maximum number of waiting replies; beyond that, clients get HTTP 429.",
-            min=0,
-        ),
-    ] = 256,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    end_threshold: EndThreshold = None,
-    guard: GuardSpec = None,
-    seed: Annotated[
-        int | None,
-        Option(help="Seed of requests without one. Default: a random one for each."),
-    ] = None,
-    batch: Batch = address.BATCH,
-    tokenizer: UserTokenizer = None,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Serve:
     """Serve a simulated user through the OpenAI API: the completion is the user's next turn.
 
     Ctrl-C stops it. If the environment variable USERLM_SERVE_KEY is set, clients must use it as
     their API key.
     """
+
+    user: User = User(EMBEDDED_USER)
+    model_name: str | None = option(
+        None, "Model name in the API. Default: the end of the address."
+    )
+    host: str = option(
+        "127.0.0.1", "Host to listen on; by default only this machine can connect."
+    )
+    port: int = option(
+        8765, "Port to listen on; 0 chooses a free one.", min=0, max=65535
+    )
+    intent: str | None = option(None, "Intent for requests without one.")
+    roles: Literal["auto", "log", "swapped"] = option(
+        "auto",
+        "Roles in requests. log: the simulated user has role user; swapped: it has role assistant; "
+        "auto: detected from the last message.",
+    )
+    stop_phrase: str | None = option(
+        None,
+        "Text that marks the end when the user ends the conversation, such as \\[end].",
+    )
+    queue: int = option(
+        256,
+        "Maximum number of waiting replies; beyond that, clients get HTTP 429.",
+        min=0,
+    )
+    seed: int | None = option(
+        None, "Seed of requests without one. Default: a random one for each."
+    )
+    models: LocalModels = LocalModels()
+
+
+def serve(options: Serve) -> None:
+    """Serve until Ctrl-C."""
+    check(options)
+    user = options.user.user
+    host = options.host
     if address.parse(user).kind == "human":
         raise InputError(
             "--user human: a person cannot be served; talk to an assistant yourself with "
@@ -93,20 +80,24 @@ def serve(
     from userlm.serving.app import create_app, running
     from userlm.serving.schema import ServerConfig
 
-    name = model_name or re.split(r"[/#:]", user.rstrip("/"))[-1]
+    name = options.model_name or re.split(r"[/#:]", user.rstrip("/"))[-1]
     key = _key()
     is_open = key is None and not _is_loopback(host)
     hosts = LOOPBACK if key is None and not is_open else ()
     config = ServerConfig(
-        name, intent, roles, stop_phrase, seed, key, hosts, queue, batch
+        name,
+        options.intent,
+        options.roles,
+        options.stop_phrase,
+        options.seed,
+        key,
+        hosts,
+        options.queue,
+        options.models.batch,
     )
-    user_options = UserOptions(
-        user, temperature, top_p, end_threshold, guard, batch, tokenizer
-    )
-    with _listen(
-        host, port
-    ) as listening:  # fail before loading a model, which takes minutes
-        app = create_app(user_options.load(), config)
+    # Fail before loading a model, which takes minutes.
+    with _listen(host, options.port) as listening:
+        app = create_app(options.user.load(models=options.models), config)
         if is_open:
             console.print(
                 f"warning: anyone who can reach {host} can use this server; set the environment "

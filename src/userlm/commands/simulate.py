@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
-
-from typer import Option
 
 from userlm import address
 from userlm.commands.conversing import (
@@ -17,132 +14,110 @@ from userlm.commands.conversing import (
     find_places,
     has_errors,
 )
-from userlm.commands.costs import (
-    AssistantPrice,
-    Costs,
-    DollarBudget,
-    MaxCalls,
-    MaxTokensTotal,
-    UserPrice,
-    read_caps,
-    read_price,
-)
+from userlm.commands.costs import Costs, Limits, price_option, read_price
 from userlm.commands.options import (
-    Batch,
-    EndThreshold,
-    GuardSpec,
-    Limit,
-    Out,
-    Results,
-    Seed,
-    Temperature,
-    TopP,
+    LocalModels,
+    Output,
     User,
-    UserOptions,
-    UserTokenizer,
-    Workers,
-    finished,
+    limit_option,
+    option,
+    out_folder,
+    seed_option,
+    workers_option,
 )
+from userlm.commands.steps import Results, finished, open_run
 from userlm.rows import read_conversations
-from userlm.runs import Answers, Journal, Recorded, Run, conversations_file
+from userlm.runs import Answers, Journal, Recorded, conversations_file
 from userlm.simulate import Until, never
 from userlm.simulate import simulate as simulate_all
 from userlm.tasks import read_tasks, solved, task_of
 from userlm.types import Conversation, InputError, Origin, Task, without_outcome
 
 
-def simulate(
-    user: User,
-    assistant: Annotated[
-        str,
-        Option(
-            help="A chat model (folder, hub id, openai:NAME, URL#NAME), oracle, clarifier, "
-            "replay:FILE, ..."
-        ),
-    ],
-    intents: Annotated[
-        Path | None, Option(help="Conversations with intents to start from.")
-    ] = None,
-    tasks: Annotated[
-        Path | None, Option(help="Tasks to start from instead (.jsonl).")
-    ] = None,
-    out: Out = Path("runs/simulate"),
-    repeats: Annotated[
-        int, Option(help="Number of conversations for each intent or task.", min=1)
-    ] = 1,
-    keep_turns: Annotated[
-        int,
-        Option(help="Number of turns to keep from each logged conversation.", min=0),
-    ] = 0,
-    max_turns: Annotated[int, Option(help="Maximum number of user turns.", min=1)] = 10,
-    system: Annotated[
-        str | None, Option(help="System prompt for the assistant, if it is a model.")
-    ] = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    end_threshold: EndThreshold = None,
-    guard: GuardSpec = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    workers: Workers = 16,
-    batch: Batch = address.BATCH,
-    tokenizer: UserTokenizer = None,
-    user_price: UserPrice = None,
-    price: AssistantPrice = None,
-    budget: DollarBudget = None,
-    max_calls: MaxCalls = None,
-    max_tokens_total: MaxTokensTotal = None,
-) -> Results:
+@dataclass(frozen=True, slots=True)
+class Simulate:
     """Simulate conversations of a user and an assistant; with tasks, each stops once its task is
     solved."""
-    prices = read_price("user", user_price), read_price("assistant", price)
-    caps = read_caps(max_calls, max_tokens_total, budget)
-    user_options = UserOptions(
-        user, temperature, top_p, end_threshold, guard, batch, tokenizer
+
+    user: User
+    assistant: str = option(
+        ...,
+        "A chat model (folder, hub id, openai:NAME, URL#NAME), oracle, clarifier, replay:FILE, ...",
     )
-    options: dict[str, Any] = {
-        **asdict(user_options),
-        "assistant": assistant,
-        "repeats": repeats,
-        "keep_turns": keep_turns,
-        "max_turns": max_turns,
-        "system": system,
-        "limit": limit,
-        "seed": seed,
-    }
-    path = _starts_file(intents, tasks)
+    intents: Path | None = option(
+        None, "Conversations with intents to start from.", recorded=False
+    )
+    tasks: Path | None = option(
+        None, "Tasks to start from instead (.jsonl).", recorded=False
+    )
+    out: Path = out_folder("runs/simulate")
+    repeats: int = option(1, "Number of conversations for each intent or task.", min=1)
+    keep_turns: int = option(
+        0, "Number of turns to keep from each logged conversation.", min=0
+    )
+    max_turns: int = option(10, "Maximum number of user turns.", min=1)
+    system: str | None = option(
+        None, "System prompt for the assistant, if it is a model."
+    )
+    limit: int | None = limit_option()
+    seed: int = seed_option()
+    workers: int = workers_option()
+    models: LocalModels = LocalModels()
+    user_price: str | None = price_option("--user-price", "the user's model")
+    price: str | None = price_option("--price", "the assistant's model")
+    limits: Limits = Limits()
+    output: Output = Output()
+
+
+def simulate(options: Simulate) -> Results:
+    """Simulate the conversations and write them."""
+    user = options.user.user
+    assistant = options.assistant
+    prices = (
+        read_price("user", options.user_price),
+        read_price("assistant", options.price),
+    )
+    path = _starts_file(options.intents, options.tasks)
     inputs = [path, *address.files(user), *address.files(assistant)]
-    run = Run.open(out, "simulate", options, inputs)
+    run = open_run("simulate", options, inputs)
     if done := finished(run, has_errors):
         return done
-    known_tasks = {task.id: task for task in read_tasks(path)[:limit]} if tasks else {}
+    tasks = read_tasks(path)[: options.limit] if options.tasks else []
+    known_tasks = {task.id: task for task in tasks}
 
     def starts() -> Iterator[Conversation]:
-        if tasks:
-            return _from_tasks(known_tasks.values(), repeats)
-        return _from_logs(islice(read_conversations(path), limit), repeats, keep_turns)
+        if options.tasks:
+            return _from_tasks(tasks, options.repeats)
+        logs = islice(read_conversations(path), options.limit)
+        return _from_logs(logs, options.repeats, options.keep_turns)
 
-    places = find_places(user_options, starts(), path)
-    user_side = user_options.load(seed)
+    places = find_places(options.user, starts(), path)
+    user_side = options.user.load(options.seed, options.models)
     assistant_side = address.assistant(
-        assistant, tasks=known_tasks.values(), seed=seed, system=system, batch=batch
+        assistant,
+        tasks=tasks,
+        seed=options.seed,
+        system=options.system,
+        batch=options.models.batch,
     )
-    costs = Costs(run, caps)
+    costs = Costs(run, options.limits.caps)
     user_side = costs.count("user", user, user_side, prices[0])
     assistant_side = costs.count("assistant", assistant, assistant_side, prices[1])
     costs.check()
     turns = Journal(run.path("turns.jsonl"))
     answers = Answers(turns)
-    costs.estimate(starts(), lambda start: calls_to_come(start, answers, max_turns))
-    if "human" in (user, assistant):
-        workers = 1  # only one conversation can use the keyboard
+    costs.estimate(
+        starts(), lambda start: calls_to_come(start, answers, options.max_turns)
+    )
+    # Only one conversation can use the keyboard.
+    at_once = 1 if "human" in (user, assistant) else options.workers
     stopped = simulate_all(
         Recorded(user_side, answers),
         Recorded(assistant_side, answers),
         starts(),
-        max_turns,
+        options.max_turns,
         _until_solved(known_tasks),
-        workers,
+        at_once,
     )
     return collect(run, places, stopped, turns, costs, "simulating")
 

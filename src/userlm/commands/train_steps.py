@@ -21,7 +21,9 @@ import torch
 from accelerate import Accelerator
 
 from userlm import address
-from userlm.commands.options import Results, count_total, finished
+from userlm.commands.options import recorded as as_mapping
+from userlm.commands.steps import Results, count_total, finished, open_run
+from userlm.commands.train import Train
 from userlm.data.language import language_code
 from userlm.models.attention import check_document_masking
 from userlm.models.local import LocalModel, load_tokenizer
@@ -41,29 +43,24 @@ Rows = dict[int, dict[str, Any]]
 """The rows of log.jsonl, by step."""
 
 
-def run_training(
-    path: Path,
-    recorded: Options,
-    config: training.TrainingConfig,
-    accelerator: Accelerator,
-    out: Path,
-    watts: float | None,
-) -> Results:
+def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Results:
     """Start or resume the run in `out`: train on the conversations of `path`, write the results and
     the card."""
+    out = recorded.out
+    config = _config(recorded)
     console.quiet = console.quiet or not accelerator.is_main_process
     run = None
     with accelerator.main_process_first():
         # only the main process writes; the others wait, then read
         if accelerator.is_main_process:
-            inputs = [file for file in (path, recorded["valid"]) if file]
-            run = Run.open(out, "train", recorded, inputs)
+            inputs = [file for file in (path, recorded.valid) if file]
+            run = open_run("train", recorded, inputs)
             if finished(run):
                 # the call that finished the training may have been killed before this step.
                 tidy(out)
     if (out / "results.json").is_file():
         return dict(Run.read(out).results)
-    options = {"side": "user", **recorded}
+    options = as_mapping(recorded)
     with accelerator.main_process_first(), console.status("loading the model"):
         local, notes = _load(path, options, out / "tokenizer")
         if options["max_tokens"] > local.context_length:
@@ -100,11 +97,15 @@ def run_training(
     training.merge_best_adapter(local, out)
     results |= _results(rows, dataset, len(steps), options["intent"])
     results["throughput"] = card.throughput(
-        rows.values(), device, accelerator.num_processes, watts
+        rows.values(), device, accelerator.num_processes, recorded.watts
     )
     _warn_if_nothing_was_learned(results)
     # Options that may change when the run is resumed are shown on the card only.
-    shown = {"pack": config.pack, "max_tokens": options["max_tokens"], "watts": watts}
+    shown = {
+        "pack": config.pack,
+        "max_tokens": options["max_tokens"],
+        "watts": recorded.watts,
+    }
     manifest = {**run.manifest, "options": {**run.manifest["options"], **shown}}
     run.path("model/README.md").write_text(
         card.render(manifest, results), encoding="utf-8"
@@ -115,6 +116,23 @@ def run_training(
     run.finish(results)
     tidy(out)
     return results
+
+
+def _config(options: Train) -> training.TrainingConfig:
+    return training.TrainingConfig(
+        epochs=options.epochs,
+        steps=options.steps,
+        batch=options.batch,
+        lr=options.lr,
+        optimizer=options.optimizer,
+        average=options.loss,
+        pack=options.pack,
+        gradient_checkpointing=options.gradient_checkpointing,
+        save_every=options.save_every,
+        eval_every=options.eval_every,
+        patience=options.patience,
+        seed=options.seed,
+    )
 
 
 def _load(

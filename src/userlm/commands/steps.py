@@ -1,0 +1,109 @@
+"""Small steps that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from userlm.commands.options import Output, check, recorded
+from userlm.data import hub
+from userlm.rows import count_rows, read_conversations, replacing
+from userlm.runs import Run, measure_record
+from userlm.terminal import console
+from userlm.types import Conversation, Measure
+
+Results = dict[str, Any]
+
+
+class RunOptions(Protocol):
+    """The options of a verb that makes a run."""
+
+    @property
+    def out(self) -> Path: ...
+
+    @property
+    def output(self) -> Output: ...
+
+
+def open_run(
+    verb: str,
+    options: RunOptions,
+    inputs: Iterable[Path] = (),
+    stamps: Mapping[str, str] | None = None,
+) -> Run:
+    """Start the run of these options, or resume it; see `Run.open`."""
+    check(options)
+    return Run.open(
+        options.out,
+        verb,
+        recorded(options),
+        inputs,
+        stamps,
+        anew=options.output.force,
+    )
+
+
+def count_total(files: Sequence[Path], limit: int | None) -> int | None:
+    """Return the number of rows for a progress bar; `None` if counting would take long."""
+    counted = count_rows(files)
+    if counted is None or limit is None:
+        return limit if counted is None else counted
+    return min(counted, limit)
+
+
+def finished(
+    run: Run, has_failures: Callable[[Results], object] = lambda results: False
+) -> Results | None:
+    """Return the results of a complete run; `None` if it is not complete, or if it has failures.
+    Then it is resumed: these are tried again, and the rest is kept."""
+    results = run.results
+    if results is None:
+        return None
+    if has_failures(results):
+        run.path("results.json").unlink()
+        return None
+    console.print(f"{run.folder} is complete already; nothing to do", style="dim")
+    return results
+
+
+def in_order(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the counts, sorted by name."""
+    return dict(sorted(counts.items()))
+
+
+def measure_results(
+    columns: Mapping[str, Iterable[Measure]], stubs: Mapping[str, str]
+) -> Results:
+    """Return the measures by column, in the form of `results.json`."""
+    results: Results = {}
+    for name, measures in columns.items():
+        stub = {"stub": stubs.get(name, "")}
+        results[name] = [measure_record(measure) | stub for measure in measures]
+    return results
+
+
+def stub_speakers(conversations: Iterable[Conversation]) -> str:
+    """Return the names of the stub assistants in the conversations."""
+    names: set[str] = set()
+    for conversation in conversations:
+        names.update(
+            turn.meta["stub"] for turn in conversation.turns if "stub" in turn.meta
+        )
+    return ", ".join(sorted(names))
+
+
+def write_hub(run: Run, results: Mapping[str, Any]) -> None:
+    """Write the splits of a run as parquet with a card, in hub/."""
+    splits = {}
+    for name in hub.SPLIT_NAMES:
+        path = run.path(f"{name}.jsonl")
+        if path.is_file():
+            splits[name] = read_conversations(path, may_be_empty=True)
+    folder = run.path("hub")
+    counts = hub.export(folder, splits)
+    with replacing(folder / "README.md") as partial:
+        partial.write_text(hub.card(counts, results, run.manifest), encoding="utf-8")
+    console.print(
+        f"{folder}: to publish it, `hf upload OWNER/NAME {folder} . --repo-type dataset --private`"
+    )
