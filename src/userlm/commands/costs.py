@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -31,27 +32,19 @@ from userlm.terminal import console
 from userlm.types import Conversation, InputError, Role, Speaker
 from userlm.users import PromptedUser, TrainedUser, swapped_messages, user_prompt
 
+_cost = partial(option, None, panel=COSTS, recorded=False)
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits on the calls of a run. They may change when it is resumed."""
 
-    budget: float | None = option(
-        None,
-        "Maximum cost in US dollars; needs the prices.",
-        metavar="DOLLARS",
-        panel=COSTS,
-        recorded=False,
+    budget: float | None = _cost(
+        "Maximum cost in US dollars; needs the prices.", metavar="DOLLARS"
     )
-    max_calls: int | None = option(
-        None, "Maximum number of model calls.", min=0, panel=COSTS, recorded=False
-    )
-    max_tokens_total: int | None = option(
-        None,
-        "Maximum number of input and output tokens together.",
-        min=0,
-        panel=COSTS,
-        recorded=False,
+    max_calls: int | None = _cost("Maximum number of model calls.", min=0)
+    max_tokens_total: int | None = _cost(
+        "Maximum number of input and output tokens together.", min=0
     )
 
     @property
@@ -69,13 +62,10 @@ class Limits:
 
 def price_option(flag: str, of: str) -> Any:
     """Return the field of a price."""
-    return option(
-        None,
+    return _cost(
         f"US dollars per million input and output tokens of {of}, such as 2.50/10.",
         flag=flag,
         metavar="IN/OUT",
-        panel=COSTS,
-        recorded=False,
     )
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import partial
 from itertools import chain
+from math import inf
 from pathlib import Path
 from typing import (
     Annotated,
@@ -149,6 +151,16 @@ class Described:
         flags = self.shown.param_decls or [f"--{self.name.replace('_', '-')}"]
         return str(flags[0])
 
+    @property
+    def low(self) -> float:
+        """The lowest number that it may be."""
+        return -inf if self.shown.min is None else self.shown.min
+
+    @property
+    def high(self) -> float:
+        """The highest number that it may be."""
+        return inf if self.shown.max is None else self.shown.max
+
 
 def described(options: type, group: Any = None) -> Iterator[Described]:
     """Yield the options of a class, and of its groups in their places.
@@ -199,11 +211,13 @@ def command(options: type[T], run: Callable[[T], Any]) -> Callable[..., Any]:
     return call
 
 
-def build(options: type[T], values: Mapping[str, Any]) -> T:
+def build(options: Any, values: Mapping[str, Any]) -> Any:
     """Return the options with these values, by name."""
-    own: dict[str, Any] = {}
-    for name, kind in get_type_hints(options).items():
-        own[name] = build(kind, values) if is_group(kind) else values[name]
+    types = get_type_hints(options)
+    own = {}
+    for each in fields(options):
+        kind = types[each.name]
+        own[each.name] = build(kind, values) if is_group(kind) else values[each.name]
     return options(**own)
 
 
@@ -225,25 +239,17 @@ def check(options: Any) -> None:
     for each in described(type(options), options):
         value = each.default
         choices = _choices(each.type)
-        if choices and value is not None and value not in choices:
-            known = " or ".join(map(str, choices))
+        if choices and value not in (*choices, None):
+            known = " or ".join(choices)
             raise InputError(f"{each.label} {value}: give {known}")
-        if isinstance(value, int | float):
-            low, high = each.shown.min, each.shown.max
-            is_low = low is not None and not value >= low
-            is_high = high is not None and not value <= high
-            if is_low or is_high:
-                ends = [
-                    f"at {word} {end:g}"
-                    for word, end in (("least", low), ("most", high))
-                    if end is not None
-                ]
-                raise InputError(
-                    f"{each.label} {value}: give a number of {' and '.join(ends)}"
-                )
+        if isinstance(value, int | float) and not each.low <= value <= each.high:
+            wanted = f"from {each.low:g} to {each.high:g}"
+            if each.high == inf:
+                wanted = f"of at least {each.low:g}"
+            raise InputError(f"{each.label} {value}: give a number {wanted}")
 
 
-def _choices(kind: Any) -> tuple[Any, ...]:
+def _choices(kind: Any) -> tuple[str, ...]:
     """Return the values of `Literal[...]` or `Literal[...] | None`; empty for other types."""
     if get_origin(kind) is Literal:
         return get_args(kind)
@@ -253,23 +259,18 @@ def _choices(kind: Any) -> tuple[Any, ...]:
 # --- groups ---------------------------------------------------------------------------------------
 
 
+_output = partial(option, False, panel=OUTPUT, recorded=False)
+_sampling = partial(option, None, panel=SAMPLING)
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """What is shown of a run, and whether it begins anew."""
 
-    details: bool = option(
-        False,
-        "Also show the long tables.",
-        flag="--details",
-        panel=OUTPUT,
-        recorded=False,
-    )
-    force: bool = option(
-        False,
+    details: bool = _output("Also show the long tables.", flag="--details")
+    force: bool = _output(
         "Delete what an earlier run left in the output folder, and begin anew.",
         flag="--force",
-        panel=OUTPUT,
-        recorded=False,
     )
 
 
@@ -300,27 +301,19 @@ class User:
         "trained:MODEL, profile:, prompted: or swapped:MODEL, replay:FILE, script:FILE or "
         "py:MODULE:NAME.",
     )
-    temperature: float | None = option(
-        None,
-        "Temperature of the user; 0 is greedy. Default: depends on the user.",
-        panel=SAMPLING,
+    temperature: float | None = _sampling(
+        "Temperature of the user; 0 is greedy. Default: depends on the user."
     )
-    top_p: float | None = option(
-        None, "Top-p of the user. Default: depends on the user.", panel=SAMPLING
-    )
-    end_threshold: float | None = option(
-        None,
+    top_p: float | None = _sampling("Top-p of the user. Default: depends on the user.")
+    end_threshold: float | None = _sampling(
         "End the conversation if and only if P(end) is at least this. Default: end when the end "
         "token is sampled.",
         min=0,
         max=1,
-        panel=SAMPLING,
     )
-    guard: str | None = option(
-        None,
+    guard: str | None = _sampling(
         "Rules for drafts; a draft that breaks one is resampled. Either paper, or comma-separated: "
-        "no-end, words=3-25, no-repeat, ...",
-        panel=SAMPLING,
+        "no-end, words=3-25, no-repeat, ..."
     )
     tokenizer: str | None = option(
         None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,9 @@ from userlm.types import InputError
 # Headings of the help.
 SPEED = "Memory and speed"
 VALIDATION = "Validation, checkpoints, logs"
+
+_speed = partial(option, panel=SPEED, recorded=False)
+_validation = partial(option, panel=VALIDATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,66 +81,55 @@ class Train:
     )
     seed: int = seed_option()
     limit: int | None = limit_option()
-    pack: int = option(
+    pack: int = _speed(
         8192,
         "Number of tokens in one forward pass; fewer need less memory.",
         min=16,
-        panel=SPEED,
-        recorded=False,
     )
-    gradient_checkpointing: bool = option(
+    gradient_checkpointing: bool = _speed(
         False,
         "Use less memory; takes about a third more time.",
         flag="--gradient-checkpointing",
-        panel=SPEED,
-        recorded=False,
     )
-    precision: Literal["bf16", "fp32"] | None = option(
-        None, "Precision of the forward pass; default: bf16 on a GPU.", panel=SPEED
+    precision: Literal["bf16", "fp32"] | None = _speed(
+        None, "Precision of the forward pass; default: bf16 on a GPU.", recorded=True
     )
     device: str | None = device_option(SPEED)
-    valid: Path | None = option(
+    valid: Path | None = _validation(
         None,
         "Held-out conversations; default: valid.jsonl next to the training data.",
-        panel=VALIDATION,
     )
-    valid_limit: int = option(
+    valid_limit: int = _validation(
         500,
         "Maximum number of conversations to validate on, sampled with the seed; 0: no validation.",
         min=0,
-        panel=VALIDATION,
     )
-    eval_every: int | None = option(
+    eval_every: int | None = _validation(
         None,
         "Steps between two validations; default: ten validations per run.",
         min=1,
-        panel=VALIDATION,
     )
-    patience: int | None = option(
+    patience: int | None = _validation(
         None,
         "Stop after this many validations without a better perplexity.",
         min=1,
-        panel=VALIDATION,
     )
-    save_every: int = option(
+    save_every: int = _validation(
         50,
         "Steps between two checkpoints.",
         min=1,
-        panel=VALIDATION,
         recorded=False,
     )
-    log_with: str | None = option(
+    log_with: str | None = _validation(
         None,
         "Also log to tensorboard, wandb, mlflow, ...",
-        panel=VALIDATION,
         recorded=False,
     )
-    watts: float | None = option(
+    watts: float | None = _validation(
         None,
         "Power of one device in watts, for the model card; default: the maximum power of a known "
         "GPU.",
         min=0,
-        panel=VALIDATION,
         recorded=False,
     )
     output: Output = Output()
