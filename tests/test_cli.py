@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import processes
 import pytest
+import typer
 from fake_server import Said, serving
 from processes import Process
 from test_oasst import flat, say
@@ -21,6 +23,7 @@ from test_otel import call as called
 
 import userlm as userlm_package
 from userlm import cli, commands
+from userlm.commands.options import description
 from userlm.data import filters, layouts
 from userlm.rows import read_conversations, write_conversations
 from userlm.text import INTENT_PREFIX
@@ -428,10 +431,20 @@ def test_a_simulation_killed_in_the_middle_ends_with_the_same_files_and_asks_not
 
 def test_the_help_of_a_verb_breaks_no_sentence_where_the_code_does():
     for name, (options, _) in cli.VERBS.items():
-        paragraphs = [part.strip() for part in (options.__doc__ or "").split("\n\n")]
-        shown = cli._help(options).split("\n\n")
-        assert [" ".join(part.split()) for part in paragraphs] == shown, name
-        assert not any("\n" in paragraph for paragraph in shown)
+        paragraphs = description(options).split("\n\n")
+        assert not any("\n" in paragraph for paragraph in paragraphs), name
+
+
+def test_every_verb_has_an_example_that_the_command_line_understands():
+    known = typer.main.get_command(cli.app).commands
+    for name, (options, _) in cli.VERBS.items():
+        paragraphs = description(options).split("\n\n")
+        examples = [part for part in paragraphs if part.startswith("$ ")]
+        assert 1 <= len(examples) <= 2, name
+        for example in examples:
+            _, program, verb, *arguments = shlex.split(example)
+            assert (program, verb) == ("userlm", name)
+            known[verb].make_context(verb, arguments)
 
 
 def test_the_version_is_shown(tmp_path):

@@ -22,7 +22,7 @@ from rich.console import Console
 
 import userlm
 from userlm import commands
-from userlm.commands.options import command, option_types
+from userlm.commands.options import command, description, option_types
 from userlm.demo import Demo, demo
 from userlm.types import InputError, ModelError, ModelWarning
 
@@ -77,14 +77,8 @@ def root(
         context.default_map = {verb: read_config(config, verb, types)}
 
 
-def _help(options: type) -> str:
-    """The docstring with each paragraph on one line: the terminal wraps it to its own width."""
-    paragraphs = (options.__doc__ or "").split("\n\n")
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-
-
 for _name, (_options, _run) in VERBS.items():
-    app.command(_name, help=_help(_options))(command(_options, _run))
+    app.command(_name, help=description(_options))(command(_options, _run))
 
 
 def read_config(

@@ -51,7 +51,10 @@ SHOWN = 400  # characters of a turn in the terminal
 @dataclass(frozen=True, slots=True)
 class Demo:
     """Run every stage in a few minutes: train the embedded user model on the sample logs, and
-    measure it."""
+    measure it.
+
+    $ userlm demo
+    """
 
     out: Path = option(Path("runs/demo"), "Output folder of the demo's runs.")
 

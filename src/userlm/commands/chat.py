@@ -36,6 +36,10 @@ class Chat:
 
     An empty line ends the conversation; /info shows details of the last turn: P(end), drafts,
     tokens.
+
+    $ userlm chat --intent "You are a user chatting with an assistant to plan a trip."
+
+    $ userlm chat --role user --assistant openai:gpt-4o-mini
     """
 
     user: User = User(EMBEDDED_USER)

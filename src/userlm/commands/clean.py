@@ -37,7 +37,12 @@ from userlm.types import Conversation, InputError
 
 @dataclass(frozen=True, slots=True)
 class Clean:
-    """Filter conversations, with a reason for each drop, and split them 90/5/5 by person."""
+    """Filter conversations, with a reason for each drop, and split them 90/5/5 by person.
+
+    $ userlm clean runs/import --duplicates near --scrub
+
+    $ userlm clean --out runs/clean --explain conversation-17
+    """
 
     logs: Path = argument(
         Path("runs/import"), "Imported conversations: a run folder or a file."

@@ -33,7 +33,12 @@ UNUSED_COLUMNS = {"openai_moderation", "detoxify_moderation", "header"}
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """Read raw logs into conversations. Bad lines go to dropped.jsonl with the reason."""
+    """Read raw logs into conversations. Bad lines go to dropped.jsonl with the reason.
+
+    $ userlm import logs/*.jsonl --out runs/import
+
+    $ userlm import hf://datasets/allenai/WildChat-1M --limit 10000
+    """
 
     logs: list[str] = argument(
         ...,

@@ -66,6 +66,10 @@ class Intents:
     An existing intent is kept. Otherwise it comes from --join, from the goal in the log, or from
     the writer. The default writer, extractive, uses key phrases of the user's turns. It is a
     baseline without a model, and its intents are marked as such.
+
+    $ userlm intents runs/clean
+
+    $ userlm intents runs/clean --writer openai:gpt-4o-mini --price 0.15/0.60 --budget 5
     """
 
     data: Path = argument(

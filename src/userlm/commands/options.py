@@ -211,6 +211,13 @@ def command(options: type[T], run: Callable[[T], Any]) -> Callable[..., Any]:
     return call
 
 
+def description(options: type) -> str:
+    """Return the docstring of a verb's options, each paragraph on one line: the terminal wraps it
+    to its own width. Paragraphs that begin with `$` are examples."""
+    paragraphs = (options.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
 def build(options: Any, values: Mapping[str, Any]) -> Any:
     """Return the options with these values, by name."""
     types = get_type_hints(options)

@@ -103,7 +103,12 @@ Cases = Sequence[Sequence[Case]]
 @dataclass(frozen=True, slots=True)
 class Ppl:
     """Measure the perplexity of real user turns with their intent, without, and with another
-    person's."""
+    person's.
+
+    $ userlm ppl runs/intents --model runs/train
+
+    $ userlm ppl logs.jsonl --model microsoft/UserLM-8b --limit 500
+    """
 
     data: Path = argument(..., "Conversations: a file, or a folder with test.jsonl.")
     model: str = option(

@@ -14,7 +14,10 @@ from userlm.terminal import console
 @dataclass(frozen=True, slots=True)
 class Report:
     """Make a page about finished runs: results with intervals, plots, transcripts and how each run
-    was made."""
+    was made.
+
+    $ userlm report runs/import runs/clean runs/train runs/score
+    """
 
     runs: list[Path] = argument(..., "Folders of finished runs, of any command.")
     out: Path = option(

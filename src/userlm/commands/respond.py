@@ -37,7 +37,10 @@ from userlm.types import Conversation, Role
 @dataclass(frozen=True, slots=True)
 class Respond:
     """Ask a simulated user for the next turn (or the end) after every prefix of real
-    conversations."""
+    conversations.
+
+    $ userlm respond runs/intents --user trained:runs/train
+    """
 
     user: User
     data: Path = argument(

@@ -43,6 +43,8 @@ class Score:
     or intents.
 
     For a `respond` run it also suggests values for --end-threshold, based on when the people ended.
+
+    $ userlm score runs/simulate runs/respond --human runs/intents
     """
 
     runs: list[Path] = argument(..., "Run folders of `simulate` and `respond`.")

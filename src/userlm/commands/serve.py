@@ -34,6 +34,8 @@ class Serve:
 
     Ctrl-C stops it. If the environment variable USERLM_SERVE_KEY is set, clients must use it as
     their API key.
+
+    $ userlm serve --user trained:microsoft/UserLM-8b --port 8765
     """
 
     user: User = User(EMBEDDED_USER)

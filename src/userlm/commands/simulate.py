@@ -37,7 +37,13 @@ from userlm.types import Conversation, InputError, Origin, Task, without_outcome
 @dataclass(frozen=True, slots=True)
 class Simulate:
     """Simulate conversations of a user and an assistant; with tasks, each stops once its task is
-    solved."""
+    solved.
+
+    $ userlm simulate --user trained:runs/train --assistant openai:gpt-4o-mini
+    --intents runs/intents
+
+    $ userlm simulate --user prompted:openai:gpt-4o --assistant oracle --tasks tasks.jsonl
+    """
 
     user: User
     assistant: str = option(

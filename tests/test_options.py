@@ -1,0 +1,133 @@
+"""Options: described once, for the command line, configuration files, run.json and Python."""
+
+import runpy
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import typer
+from flat import flat
+from typer.testing import CliRunner
+
+from userlm import cli, commands
+from userlm.commands.options import (
+    check,
+    command,
+    described,
+    option,
+    option_types,
+    recorded,
+)
+from userlm.rows import read_json, write_conversations
+from userlm.types import Conversation, InputError, Turn
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Paint:
+    colour: Literal["red", "blue"] = option("red", "The colour.")
+    coats: int = option(2, "How many coats.", min=1, max=5, recorded=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    name: str = option(..., "The name of the house.")
+    walls: Paint = Paint("blue")
+    dry_run: bool = option(False, "Only say what would be done.", flag="--dry-run")
+
+
+def test_a_group_stands_beside_the_other_options_and_gives_its_defaults():
+    assert [each.name for each in described(Build)] == [
+        "name",
+        "colour",
+        "coats",
+        "dry_run",
+    ]
+    assert [each.label for each in described(Build)][-2:] == ["--coats", "--dry-run"]
+    assert option_types(Build)["coats"] is int
+    app = typer.Typer()
+    made = []
+    app.command()(command(Build, made.append))
+    for arguments, wanted in (
+        (["--name", "a"], Build("a")),
+        (["--name", "a", "--colour", "red"], Build("a", Paint("red"))),
+        (["--name", "a", "--coats", "3"], Build("a", Paint("blue", 3))),
+        (["--name", "a", "--dry-run"], Build("a", dry_run=True)),
+    ):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        assert made.pop() == wanted
+    assert CliRunner().invoke(app, []).exit_code == 2
+
+
+def test_only_what_identifies_a_run_is_recorded():
+    assert recorded(Build("a")) == {"name": "a", "colour": "blue", "dry_run": False}
+
+
+@pytest.mark.parametrize(
+    ("paint", "said"),
+    [
+        (Paint("green"), "--colour green: give red or blue"),
+        (Paint(coats=0), "--coats 0: give a number from 1 to 5"),
+        (Paint(coats=float("nan")), "--coats nan: give a number from 1 to 5"),
+        (commands.LocalModels(batch=0), "--batch 0: give a number of at least 1"),
+        (commands.LocalModels(dtype="int8"), "--dtype int8: give float32 or bfloat16"),
+    ],
+)
+def test_a_wrong_value_from_python_is_the_error_that_names_the_option(paint, said):
+    with pytest.raises(InputError, match=said):
+        check(paint)
+
+
+def test_every_field_of_every_verb_is_an_option_or_a_group():
+    for verb, (options, _) in cli.VERBS.items():
+        names = [each.name for each in described(options)]
+        assert len(names) == len(set(names)), verb
+        assert len(fields(options)) <= len(names)
+
+
+def test_the_reference_of_the_command_line_is_that_of_today():
+    script = runpy.run_path(str(ROOT / "docs/reference.py"))
+    written = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    assert written == script["reference"](), "run: python docs/reference.py"
+
+
+# --- begin anew -----------------------------------------------------------------------------------
+
+
+def logs(path: Path, count: int) -> Path:
+    said = (Turn("user", "hello there"), Turn("assistant", "hi"))
+    write_conversations(path, (Conversation(f"c{i}", said) for i in range(count)))
+    return path
+
+
+def test_force_begins_anew_where_another_run_was(tmp_path):
+    path = logs(tmp_path / "logs.jsonl", 3)
+    out = tmp_path / "out"
+    commands.import_(commands.Import([str(path)], out))
+    (out / "folder").mkdir()
+    with pytest.raises(InputError, match="other options"):
+        commands.import_(commands.Import([str(path)], out, limit=2))
+    found = commands.import_(
+        flat(commands.Import, logs=[str(path)], out=out, limit=2, force=True)
+    )
+    assert found["counts"]["out"] == 2
+    assert read_json(out / "run.json")["options"]["limit"] == 2
+    assert not (out / "folder").exists()
+
+
+def test_force_deletes_no_folder_that_is_no_run_and_nothing_that_it_reads(tmp_path):
+    path = logs(tmp_path / "logs.jsonl", 3)
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.txt").write_text("three years of work")
+    with pytest.raises(InputError, match="is not a run folder"):
+        commands.import_(flat(commands.Import, logs=[str(path)], out=out, force=True))
+    assert (out / "thesis.txt").exists()
+    run = tmp_path / "run"
+    commands.import_(commands.Import([str(path)], run))
+    with pytest.raises(InputError, match=r"--force would delete .*conversations\.jsonl"):
+        commands.clean(flat(commands.Clean, logs=run, out=run, force=True))
+    assert (run / "conversations.jsonl").exists()
