@@ -10,8 +10,8 @@ logs=${1:-hf://datasets/allenai/WildChat-1M}
 out=${2:-runs/wildchat}
 userlm=${USERLM:-.venv/bin/userlm}
 
-$userlm import "$logs" --source wildchat --out "$out/import"
-$userlm clean "$out/import" --flagged --out "$out/clean"
+$userlm import "$logs" --source wildchat --out "$out/import" >&2
+$userlm clean "$out/import" --flagged --out "$out/clean" >&2
 python=${userlm%userlm}python   # in the same environment
 "$python" - "$out/clean/results.json" <<'PYTHON'
 import json, sys

@@ -1169,7 +1169,8 @@ def test_a_simulation_can_be_the_seed_of_another_and_passes_nothing_on(tmp_path)
 def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_table(
     tmp_path, monkeypatch, capsys
 ):
-    from userlm.terminal import show_measures
+    from userlm.show.measures import Column, blocks
+    from userlm.show.terminal import show
 
     monkeypatch.setenv("COLUMNS", "80")
     why = "a response to a prefix, not a whole conversation of its own, and more words than fit"
@@ -1187,14 +1188,15 @@ def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_tabl
         "why": why,
         "stub": "oracle",
     }
-    show_measures("measures", {"a-run-with-a-name": [record]})
-    shown = capsys.readouterr().out
-    assert (
-        "turns per conversation" in shown
-        and "a-run-with-a-name *" in shown
-        and "not measured" in shown
+    column = Column(
+        "a-run-with-a-name", {record["name"]: record}, "c0", "circle", "oracle"
     )
-    assert "oracle is a stub" in shown
+    for details in (False, True):
+        show(blocks([column]), details)
+        shown = capsys.readouterr().out
+        assert "turns per conversation" in shown and "a-run-with-a-name" in shown
+        assert "not measured" in shown
+    assert "oracle stub" in shown
 
 
 def test_last_words_of_a_simulated_user_are_theirs(tmp_path):

@@ -70,9 +70,9 @@ def test_only_what_identifies_a_run_is_recorded():
     ("paint", "said"),
     [
         (Paint("green"), "--colour green: give red or blue"),
-        (Paint(coats=0), "--coats 0: give a number from 1 to 5"),
-        (Paint(coats=float("nan")), "--coats nan: give a number from 1 to 5"),
-        (commands.LocalModels(batch=0), "--batch 0: give a number of at least 1"),
+        (Paint(coats=0), "--coats 0: give a number, 1 to 5"),
+        (Paint(coats=float("nan")), "--coats nan: give a number, 1 to 5"),
+        (commands.LocalModels(batch=0), "--batch 0: give a number, 1 or more"),
         (commands.LocalModels(dtype="int8"), "--dtype int8: give float32 or bfloat16"),
     ],
 )
@@ -128,6 +128,8 @@ def test_force_deletes_no_folder_that_is_no_run_and_nothing_that_it_reads(tmp_pa
     assert (out / "thesis.txt").exists()
     run = tmp_path / "run"
     commands.import_(commands.Import([str(path)], run))
-    with pytest.raises(InputError, match=r"--force would delete .*conversations\.jsonl"):
+    with pytest.raises(
+        InputError, match=r"--force would delete .*conversations\.jsonl"
+    ):
         commands.clean(flat(commands.Clean, logs=run, out=run, force=True))
     assert (run / "conversations.jsonl").exists()

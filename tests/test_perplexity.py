@@ -41,6 +41,7 @@ from userlm.metrics.perplexity import (
 from userlm.models.local import LocalModel
 from userlm.prompts import fill
 from userlm.rows import write_conversations
+from userlm.show.claims import claims
 from userlm.text import END_TOKEN, INTENT_PREFIX
 from userlm.types import (
     Completion,
@@ -654,10 +655,7 @@ def test_an_address_alone_leads_to_the_same_figures_and_the_table_says_what_hold
     assert "/ without" in done.stdout and OTHER not in done.stdout
     # One person: no interval.
     assert f"{HUMAN}: the intent helps: not known" in done.stdout
-    assert (
-        "user turns without intent: 6; with intent: 5 (1 missing: no intent)"
-        in done.stdout
-    )
+    assert "n 5, 1 missing" in done.stdout
     found = figures_of(json.loads((logs.parent / "out" / "results.json").read_text()))
     local = LocalModel.load(str(folder), "cpu")
     asked = [(log, None) for log in LOGS]
@@ -776,11 +774,13 @@ def test_a_claim_holds_when_the_whole_interval_is_on_its_side(low, high, helps, 
         for part in ("", ", later turns", ", outside the intent")
     ]
     found = {column: dict.fromkeys(names, record) for column in (OWN, OTHERS, SPECIFIC)}
-    assert verb._claim(found, HUMAN) == (
-        f"{HUMAN}: the intent helps: {helps}; on later turns: {helps}; on words outside the intent: "
-        f"{helps}; "
-        f"another's intent is worse than none: {harms}; the person's own intent is better than another's: {helps}"
-    )
+    assert claims(found, HUMAN) == [
+        f"the intent helps: {helps}",
+        f"on later turns: {helps}",
+        f"on words outside the intent: {helps}",
+        f"another's intent is worse than none: {harms}",
+        f"the person's own intent is better than another's: {helps}",
+    ]
 
 
 def test_nothing_to_predict_is_said_before_the_model_is_loaded(tmp_path, monkeypatch):

@@ -13,7 +13,6 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.panel import Panel
 from rich.text import Text
 
 from userlm import assets
@@ -40,12 +39,10 @@ from userlm.commands import (
     train,
 )
 from userlm.commands.options import option
-from userlm.rows import read_conversations
-from userlm.terminal import console, speaker
-from userlm.types import Conversation
+from userlm.show.blocks import Transcripts
+from userlm.show.terminal import console, show
 
 BASE, ASSISTANT = "userlm-tiny", "assistant-tiny"
-SHOWN = 400  # characters of a turn in the terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +121,8 @@ def demo(options: Demo) -> Results:
     written = report(
         Report([*(out / stage for stage in stages), *measured], out / "report")
     )
-    for run in ("tuned-assistant", "replayed-assistant", "replayed-oracle"):
-        conversations = read_conversations(out / run / "conversations.jsonl")
-        _show(run, next(talk for talk in conversations if len(talk.turns) > 2))
+    for name in ("tuned-assistant", "replayed-assistant", "replayed-oracle"):
+        _show_conversation(out / name)
     command = "userlm" if shutil.which("userlm") else sys.argv[0]
     console.print(
         "The user and the assistant are models of 3 million weights and the oracle is a stub: this "
@@ -141,12 +137,12 @@ def _say(text: str) -> None:
     console.rule(Text(text, style="bold"), align="left")
 
 
-def _show(title: str, conversation: Conversation) -> None:
-    lines = Text()
-    if conversation.intent:
-        lines.append(f"{conversation.intent}\n", style="dim")
-    for turn in conversation.turns[:6]:
-        text = turn.text if len(turn.text) <= SHOWN else turn.text[:SHOWN] + " …"
-        lines.append(f"{speaker(turn)}> ", style="bold").append(f"{text}\n")
-    lines.append(f"stop: {conversation.stop}", style="dim")
-    console.print(Panel(lines, title=title, title_align="left"))
+def _show_conversation(folder: Path) -> None:
+    """Print the first conversation of a run in which the user says something twice."""
+    from userlm.show.finished import read_run  # heavy: pydantic
+    from userlm.show.transcripts import transcript
+
+    run = read_run(folder)
+    talk = next(talk for talk in run.transcripts if len(talk.turns) > 2)
+    console.print(run.name, style="bold")
+    show([Transcripts([transcript(talk, run)], run.total, "")])

@@ -20,8 +20,8 @@ from userlm.commands.options import (
 )
 from userlm.commands.steps import Results
 from userlm.rows import dumps, to_record
+from userlm.show.terminal import console, show_turn
 from userlm.simulate import converse
-from userlm.terminal import console, show_turn
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError, Speaker
 from userlm.users import Human

@@ -22,6 +22,7 @@ from userlm.commands.options import (
 from userlm.commands.steps import (
     Results,
     count_total,
+    finish,
     finished,
     in_order,
     open_run,
@@ -31,7 +32,8 @@ from userlm.data import filters, pii
 from userlm.data.explain import explain as explain_one
 from userlm.rows import SPLITS, from_record, read_conversations, read_rows, to_record
 from userlm.runs import Outputs, Run, conversations_file
-from userlm.terminal import show_counts, show_findings, track
+from userlm.show.blocks import Quote, Table
+from userlm.show.terminal import show, track
 from userlm.types import Conversation, InputError
 
 
@@ -117,18 +119,18 @@ def clean(options: Clean) -> Results:
 
     if options.explain is not None:
         findings = explain_one(options.explain, read, rules)
-        show_findings(options.explain, findings)
+        rows = [tuple(map(Quote, finding)) for finding in findings]
+        show([Table(("step", "it", "because"), rows, title=options.explain)])
         return {"id": options.explain, "findings": findings}
     size = path.stat().st_size
     run = open_run("clean", options, [path])
-    if done := finished(run):
+    if done := finished(run, options):
         return done
     decisions = filters.decide(read("reading"), rules, run.path(".ngrams"))
     scrubbed = _write(run, path, decisions, options.scrub)
     if path.stat().st_size < size:
         raise _cut_short(path)
     counts = _counts(decisions, scrubbed)
-    show_counts(str(run.folder), counts)
     if not counts["out"]:
         raise InputError(
             f"all conversations were dropped; the reasons are in "
@@ -141,7 +143,7 @@ def clean(options: Clean) -> Results:
     }
     if options.hub:
         write_hub(run, results)
-    return run.finish(results)
+    return finish(run, options, results)
 
 
 def _write(

@@ -10,12 +10,12 @@ from typing import Any
 
 from userlm.commands.costs import BYTES_PER_TOKEN, TOKENS_PER_TURN, Costs
 from userlm.commands.options import User
-from userlm.commands.steps import Results, in_order, stub_speakers
+from userlm.commands.steps import Results, RunOptions, finish, in_order
 from userlm.guard import rates
 from userlm.models.budget import CAP
 from userlm.rows import read_conversations, to_record
 from userlm.runs import Answers, Journal, Run
-from userlm.terminal import console, track
+from userlm.show.terminal import console, track
 from userlm.types import OTHER_ROLE, Conversation, InputError, Role
 
 ROLES: tuple[Role, Role] = ("user", "assistant")
@@ -75,6 +75,7 @@ def calls_to_come(
 
 def collect(
     run: Run,
+    options: RunOptions,
     places: Places,
     stopped: Iterator[Conversation],
     turns: Journal,
@@ -111,15 +112,9 @@ def collect(
         **costs.close(),
         "guard": rates(_user_metas(path, places)),
     }
-    counts = ", ".join(f"{count} {stop}" for stop, count in stops.most_common())
-    console.print(f"{stops.total()} conversations ({counts}): {path}")
-    costs.show()
-    if stubs := stub_speakers(read_conversations(path, may_be_empty=True)):
-        console.print(
-            f"the assistant was not a language model: {stubs} is a stub", style="dim"
-        )
+    written = finish(run, options, results)
     _show_errors([error for _, error in sorted(errors)])
-    return run.finish(results)
+    return written
 
 
 def _user_metas(path: Path, places: Places) -> Iterator[Mapping[str, Any]]:

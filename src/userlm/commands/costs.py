@@ -7,11 +7,10 @@ Prices and limits do not identify a run: the same command with other ones resume
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
-from math import isfinite
 from typing import Any
 
 from userlm.address import parse
@@ -28,10 +27,11 @@ from userlm.models.budget import (
 )
 from userlm.rows import write_lines
 from userlm.runs import Journal, Run
-from userlm.terminal import console
+from userlm.show.terminal import console
 from userlm.types import Conversation, InputError, Role, Speaker
 from userlm.users import PromptedUser, TrainedUser, swapped_messages, user_prompt
 
+MOST_DOLLARS = 1e9
 _cost = partial(option, None, panel=COSTS, recorded=False)
 
 
@@ -40,7 +40,10 @@ class Limits:
     """Limits on the calls of a run. They may change when it is resumed."""
 
     budget: float | None = _cost(
-        "Maximum cost in US dollars; needs the prices.", metavar="DOLLARS"
+        "Maximum cost in US dollars; needs the prices.",
+        min=0,
+        max=MOST_DOLLARS,
+        metavar="DOLLARS",
     )
     max_calls: int | None = _cost("Maximum number of model calls.", min=0)
     max_tokens_total: int | None = _cost(
@@ -49,14 +52,8 @@ class Limits:
 
     @property
     def caps(self) -> Caps:
-        """The limits; raises `InputError` for a budget that is not an amount in dollars."""
-        dollars = None
-        if self.budget is not None:
-            if not (isfinite(self.budget) and self.budget >= 0):
-                raise InputError(
-                    f"--budget {self.budget:g}: give an amount in US dollars"
-                )
-            dollars = Decimal(str(self.budget))
+        """The limits."""
+        dollars = None if self.budget is None else Decimal(str(self.budget))
         return Caps(self.max_calls, self.max_tokens_total, dollars)
 
 
@@ -261,28 +258,6 @@ class Costs:
             "budget": None if self._caps.dollars is None else float(self._caps.dollars),
         }
         return {"usage": usage, "caps": caps}
-
-    def show(self) -> None:
-        """Show the usage of models that may be billed."""
-        for role, side in self._models.items():
-            if side.may_bill:
-                show_usage(f"{role} {side.address}", side.results())
-
-
-def show_usage(name: str, usage: Mapping[str, Any]) -> None:
-    """Show the calls, tokens and dollars of one model."""
-    parts = [f"{usage['calls']:,} calls"]
-    if usage["tokens_in"] is not None:
-        parts.append(f"{usage['tokens_in']:,} tokens in, {usage['tokens_out']:,} out")
-    if usage["cost"] is not None:
-        parts.append(f"${usage['cost']:,.4f}")
-    console.print(f"{name}: {', '.join(parts)}", soft_wrap=True)
-    if usage["possibly_billed"]:
-        counted = "" if usage["cost"] is None else " (counted at their worst case)"
-        console.print(
-            f" tries without an answer that may have been billed{counted}: "
-            f"{usage['possibly_billed']:,}"
-        )
 
 
 def tries_of(address: str) -> int:

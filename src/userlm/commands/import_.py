@@ -16,12 +16,19 @@ from userlm.commands.options import (
     option,
     out_folder,
 )
-from userlm.commands.steps import Results, count_total, finished, in_order, open_run
+from userlm.commands.steps import (
+    Results,
+    count_total,
+    finish,
+    finished,
+    in_order,
+    open_run,
+)
 from userlm.data import files, layouts
 from userlm.data.layouts.common import Found, Rejected
 from userlm.rows import KINDS, Line, read_rows, to_record
 from userlm.runs import Outputs, Run
-from userlm.terminal import console, show_counts, track
+from userlm.show.terminal import console, track
 from userlm.types import InputError
 
 COMMIT_EVERY = 5000  # conversations between two commits
@@ -74,7 +81,7 @@ def import_(options: Import) -> Results:
     stamps = {file.name: file.stamp for file in found if not file.path}
     sizes = {path: path.stat().st_size for path in local}
     run = open_run("import", options, local, stamps)
-    if done := finished(run):
+    if done := finished(run, options):
         return done
     importing = _Import(run, found, options.source, options.strict, options.limit)
     for number, file in enumerate(found):
@@ -83,7 +90,7 @@ def import_(options: Import) -> Results:
     copies = run.path(".copies")
     if copies.is_dir():
         copies.rmdir()
-    return run.finish(importing.finish())
+    return finish(run, options, importing.finish())
 
 
 class _Import:
@@ -220,7 +227,6 @@ class _Import:
         self.counts["in"] = self.lines
         if self.counts["out"]:
             self._outputs.close()
-        show_counts(str(self._run.folder), self.counts)
         if not self.counts["out"]:
             raise InputError(
                 f"none of the {self.lines} lines is a conversation; the reasons are in "

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Column, Table
 
 from userlm import address
-from userlm.commands.costs import show_usage, tries_of
+from userlm.commands.costs import tries_of
 from userlm.commands.options import (
     COSTS,
     Output,
@@ -33,6 +32,7 @@ from userlm.commands.options import (
 from userlm.commands.steps import (
     Results,
     count_total,
+    finish,
     finished,
     in_order,
     open_run,
@@ -45,7 +45,7 @@ from userlm.models.budget import Price
 from userlm.models.call_cache import CallCache
 from userlm.rows import read_conversations, read_rows, take, write_conversations
 from userlm.runs import split_files
-from userlm.terminal import console, show_counts, track
+from userlm.show.terminal import console, track
 from userlm.text import stable_hash, words
 from userlm.types import Conversation, InputError, Message, Sampling
 
@@ -147,7 +147,7 @@ def intents(options: Intents) -> Results:
     joins = options.join or []
     weights = [] if writer == EXTRACTIVE else address.files(writer)
     run = open_run("intents", options, [*paths.values(), *joins, *weights])
-    if done := finished(run, has_failures=itemgetter("failed")):
+    if done := finished(run, options, has_failures=itemgetter("failed")):
         return done
 
     joined, counts = _read_joined(joins)
@@ -196,11 +196,12 @@ def intents(options: Intents) -> Results:
             "usage": cache.results(),
             "faults": in_order(cache.faults),
         }
-    _show(results, tally.first_error, options.out)
     _show_missing_fields(fields, counts)
     if options.hub:
         write_hub(run, results)
-    return run.finish(results)
+    finish(run, options, results)
+    _show_failures(results, tally.first_error, options.out)
+    return results
 
 
 @dataclass(frozen=True, slots=True)
@@ -538,40 +539,8 @@ def _show_estimate(
         console.print(f" the budget of ${cache.budget:,.2f}{spent} covers {covers}")
 
 
-def _show(results: Results, first_error: str, out: Path) -> None:
+def _show_failures(results: Results, first_error: str, out: Path) -> None:
     counts = results["counts"]
-    writers = results["writers"]
-    baseline = (
-        " (by the extractive baseline, without a model)"
-        if EXTRACTIVE in writers
-        else ""
-    )
-    show_counts(f"intents{baseline}", counts)
-    if writers:
-        table = Table(
-            "writer", Column("n", justify="right"), "mean", "quartiles", box=None
-        )
-        for name, writer in writers.items():
-            mean = (
-                "not measured"
-                if writer["leakage"] is None
-                else f"{writer['leakage']:.2f}"
-            )
-            quartiles = " ".join(
-                f"{quartile:.2f}" for quartile in writer["quartiles"] or ()
-            )
-            table.add_row(name, f"{writer['n']:,}", mean, quartiles)
-        console.print(
-            "leakage: the share of a first turn's content words that the intent contains"
-        )
-        console.print(table)
-    if "usage" in results:
-        show_usage(results["model"], results["usage"])
-        if results["faults"]:
-            faults = ", ".join(
-                f"{name} {count:,}" for name, count in results["faults"].items()
-            )
-            console.print(f" faults: {faults}")
     if counts.get("note: no intent, budget"):
         console.print(
             f"the budget is used up; to continue, use {out} as the input of a run with another "

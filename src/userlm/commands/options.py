@@ -250,10 +250,10 @@ def check(options: Any) -> None:
             known = " or ".join(choices)
             raise InputError(f"{each.label} {value}: give {known}")
         if isinstance(value, int | float) and not each.low <= value <= each.high:
-            wanted = f"from {each.low:g} to {each.high:g}"
+            wanted = f"{each.low:g} to {each.high:g}"
             if each.high == inf:
-                wanted = f"of at least {each.low:g}"
-            raise InputError(f"{each.label} {value}: give a number {wanted}")
+                wanted = f"{each.low:g} or more"
+            raise InputError(f"{each.label} {value}: give a number, {wanted}")
 
 
 def _choices(kind: Any) -> tuple[str, ...]:

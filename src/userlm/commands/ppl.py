@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from userlm import address
 from userlm.commands.options import (
@@ -25,16 +21,9 @@ from userlm.commands.options import (
     seed_option,
     workers_option,
 )
-from userlm.commands.steps import Results, finished, measure_results, open_run
+from userlm.commands.steps import Results, finish, finished, measure_results, open_run
 from userlm.metrics.controls import (
-    GENERATED,
-    HUMAN,
     OTHER,
-    OTHERS,
-    OWN,
-    RATIOS,
-    SOURCE,
-    SPECIFIC,
     WITH,
     WITHOUT,
     figures,
@@ -45,7 +34,7 @@ from userlm.metrics.perplexity import conversation_of, score_turns, unscored
 from userlm.metrics.scores import score_line, score_row
 from userlm.rows import read_conversations, read_rows, write_lines
 from userlm.runs import Journal, Run, conversations_file
-from userlm.terminal import Record, console, output, progress_bar
+from userlm.show.terminal import console, progress_bar
 from userlm.types import Conversation, InputError, MeasureRow, ModelError, Score
 
 BATCH = 32
@@ -53,23 +42,11 @@ BATCH = 32
 GIVE_UP = 3
 """The run stops when this many conversations fail at the start of a batch."""
 
-CLAIMS = (
-    ("the intent helps", OWN, "", True),
-    ("on later turns", OWN, ", later turns", True),
-    ("on words outside the intent", OWN, ", outside the intent", True),
-    ("another's intent is worse than none", OTHERS, "", False),
-    ("the person's own intent is better than another's", SPECIFIC, "", True),
-)
-"""Claims about intents: the text, the ratio that decides it (column and turns), and whether the
-claim holds if that ratio is below 1 (else above 1)."""
-
 Line = Mapping[str, Any]
 """A line of scores.jsonl, see `metrics.scores`; it also has `error` if the model failed."""
 Key = tuple[str, str]
 """A column and the id of a conversation."""
 Lines = dict[Key, list[Line]]
-Records = Mapping[str, Mapping[str, Record]]
-"""The measures in results.json, by column and name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +114,7 @@ def ppl(options: Ppl) -> Results:
     model = options.model
     path = conversations_file(options.data, "test")
     run = open_run("ppl", options, [path, *address.files(model)])
-    title = f"user turns of {path.name} under {model}"
-    if done := finished(run, lambda _: _has_errors(run)):
-        _show(title, done)
+    if done := finished(run, options, lambda _: _has_errors(run)):
         return done
     conversations = list(islice(read_conversations(path), options.limit))
     _say_what_is_missing(conversations, path)
@@ -161,9 +136,8 @@ def ppl(options: Ppl) -> Results:
         others = other_intents(conversations, options.seed)
     cases = _cases(conversations, others)
     scores = _score_all(run, cases, scorer, form, max_tokens)
-    results = run.finish(measure_results(figures(scores, conversations), stubs={}))
-    _show(title, results)
-    return results
+    results = measure_results(figures(scores, conversations), stubs={})
+    return finish(run, options, results)
 
 
 def _say_what_is_missing(conversations: Sequence[Conversation], path: Path) -> None:
@@ -307,108 +281,3 @@ def _score(cases: Sequence[Case], model: Score, form: Form, max_tokens: int) -> 
 def _lines(case: Case, rows: Iterable[MeasureRow], error: str = "") -> list[Line]:
     failure = {"error": error} if error else {}
     return [{**score_line(case.column, "perplexity", row), **failure} for row in rows]
-
-
-# --- output ---------------------------------------------------------------------------------------
-
-
-def _show(title: str, results: Results) -> None:
-    """Print the measures of all conversations, then of each kind of intent if there are several,
-    then of each source, and which claims hold."""
-    found: dict[str, dict[str, Record]] = {}
-    for column, records in results.items():
-        found[column] = {record["name"]: record for record in records}
-    given = [column for column in found if column not in RATIOS]
-    compared = [column for column in found if column in RATIOS]
-    without = found[WITHOUT]
-    kinds = [kind for kind in (HUMAN, GENERATED) if f"{kind}: perplexity" in without]
-    out = output()
-    for part in ("", *kinds):
-        prefix = f"{part}: " if part else ""
-        perplexity = f"{prefix}perplexity"
-        if part and without[perplexity]["n"] == without["perplexity"]["n"]:
-            continue  # the same as all conversations
-        out.print(f"{title}: {part}" if part else title)
-        for columns in (given, compared):
-            rows: dict[str, list[Record]] = {}
-            for name in found[columns[0]]:
-                if name.rpartition(": ")[0] == part:
-                    rows[name.removeprefix(prefix)] = [
-                        found[column][name] for column in columns
-                    ]
-            out.print(_table(columns, rows))
-        out.print(_counts(found, given, perplexity))
-    by_source: dict[str, list[Record]] = {}
-    for name in without:
-        if name.startswith(SOURCE):
-            source = name.removeprefix(SOURCE).removesuffix(": perplexity")
-            ratios = [found[column][f"{name} ratio"] for column in compared]
-            by_source[source] = [without[name], *ratios]
-    if by_source:
-        out.print(f"{title}: by source (intervals are in results.json)")
-        out.print(_table([WITHOUT, *compared], by_source, intervals=False))
-    for kind in kinds:
-        out.print(_claim(found, kind))
-
-
-def _table(
-    columns: Sequence[str], rows: Mapping[str, Sequence[Record]], intervals: bool = True
-) -> Table:
-    """Return a line for each name; variants of perplexity are indented and lose that word."""
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("", overflow="fold")
-    for column in columns:
-        table.add_column(column.replace(" / ", "\n/ "), justify="right", no_wrap=True)
-    for name, records in rows.items():
-        shown = re.sub(r"^perplexity( ratio)?, ", "  ", name)
-        table.add_row(shown, *(_cell(record, intervals) for record in records))
-    return table
-
-
-def _cell(record: Record, interval: bool) -> str:
-    if record["value"] is None:
-        return f"not measured\n{record['why']}"
-    digits = 2
-    if "ratio" in record["name"]:
-        digits = 3
-    elif record["value"] >= 1000:
-        digits = 0
-    elif record["value"] >= 100:
-        digits = 1
-    value = f"{record['value']:,.{digits}f}"
-    if not interval or record["low"] is None:
-        return value
-    return f"{value}\n{record['low']:,.{digits}f} to {record['high']:,.{digits}f}"
-
-
-def _counts(found: Records, columns: Sequence[str], name: str) -> str:
-    """Return the number of turns behind a perplexity, for each column."""
-    by_count: defaultdict[str, list[str]] = defaultdict(list)
-    for column in columns:
-        record = found[column][name]
-        count = f"{record['n']:,}"
-        if record["missing"]:
-            count += f" ({record['missing']:,} missing: {record['why']})"
-        by_count[count].append(column)
-    shown = [f"{', '.join(same)}: {count}" for count, same in by_count.items()]
-    return f"user turns {'; '.join(shown)}"
-
-
-def _claim(found: Records, kind: str) -> str:
-    """Return a sentence on what the ratios say about one kind of intent."""
-    answers = []
-    for claim, column, turns, below in CLAIMS:
-        if column in found:
-            ratio = found[column][f"{kind}: perplexity ratio{turns}"]
-            answers.append(f"{claim}: {_holds(ratio, below)}")
-    return f"{kind}: {'; '.join(answers)}"
-
-
-def _holds(ratio: Record, below: bool) -> str:
-    """Return whether the whole interval of a ratio is below 1, or above it."""
-    if ratio["low"] is None:
-        return "not known"
-    if ratio["low"] <= 1 <= ratio["high"]:
-        return "not clear"
-    is_below = ratio["high"] < 1
-    return "yes" if is_below == below else "no"

@@ -8,7 +8,7 @@ from pathlib import Path
 from userlm.commands.options import argument, option
 from userlm.commands.steps import Results
 from userlm.rows import replacing
-from userlm.terminal import console
+from userlm.show.terminal import console
 
 
 @dataclass(frozen=True, slots=True)

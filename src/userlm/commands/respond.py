@@ -63,7 +63,7 @@ def respond(options: Respond) -> Results:
     price = read_price("user", options.user_price)
     path = conversations_file(options.data, "test")
     run = open_run("respond", options, [path, *address.files(user)])
-    if done := finished(run, has_errors):
+    if done := finished(run, options, has_errors):
         return done
 
     def starts() -> Iterator[Conversation]:
@@ -89,4 +89,4 @@ def respond(options: Respond) -> Results:
     # Only one conversation can use the keyboard.
     at_once = 1 if user == "human" else options.workers
     answered = respond_all(Recorded(speaker, answers), starts(), at_once)
-    return collect(run, places, answered, turns, costs, "responding")
+    return collect(run, options, places, answered, turns, costs, "responding")

@@ -10,6 +10,7 @@ from typing import Any
 from userlm.commands.options import Output, argument, option, out_folder
 from userlm.commands.steps import (
     Results,
+    finish,
     finished,
     measure_results,
     open_run,
@@ -21,8 +22,8 @@ from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
 from userlm.rows import read_conversations, write_lines
 from userlm.runs import FinishedRun, Run, conversations_file
+from userlm.show.terminal import track
 from userlm.tasks import read_tasks, task_of
-from userlm.terminal import show_end_calibration, show_measures, track
 from userlm.types import Conversation, InputError, Measure, Task, without_outcome
 
 HUMAN = "human"
@@ -64,8 +65,7 @@ def score(options: Score) -> Results:
     others = [path for path in (logs, tasks) if path]
     resolved = replace(options, human=logs)
     run = open_run("score", resolved, [*inputs.values(), *others])
-    if done := finished(run):
-        _show(done)
+    if done := finished(run, options):
         return done
     known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
     columns: dict[str, list[Measure]] = {}
@@ -89,9 +89,7 @@ def score(options: Score) -> Results:
     results = measure_results(columns, stubs)
     if endings:
         results[ENDINGS] = endings
-    run.finish(results)
-    _show(results)
-    return results
+    return finish(run, options, results)
 
 
 def _inputs(runs: Sequence[Path], human: Path | None) -> dict[str, Path]:
@@ -158,11 +156,3 @@ def _lines(columns: Mapping[str, Iterable[Measure]]) -> Iterator[dict[str, Any]]
         for measure in measures:
             for row in measure.rows:
                 yield score_line(column, measure.name, row)
-
-
-def _show(results: Results) -> None:
-    columns = dict(results)
-    endings = columns.pop(ENDINGS, {})
-    show_measures("measures", columns)
-    for name, found in endings.items():
-        show_end_calibration(name, found)

@@ -21,7 +21,7 @@ from userlm.commands.options import (
     check,
     option,
 )
-from userlm.terminal import console
+from userlm.show.terminal import console
 from userlm.types import InputError
 
 KEY = "USERLM_SERVE_KEY"

@@ -86,7 +86,7 @@ def simulate(options: Simulate) -> Results:
     path = _starts_file(options.intents, options.tasks)
     inputs = [path, *address.files(user), *address.files(assistant)]
     run = open_run("simulate", options, inputs)
-    if done := finished(run, has_errors):
+    if done := finished(run, options, has_errors):
         return done
     tasks = read_tasks(path)[: options.limit] if options.tasks else []
     known_tasks = {task.id: task for task in tasks}
@@ -125,7 +125,7 @@ def simulate(options: Simulate) -> Results:
         _until_solved(known_tasks),
         at_once,
     )
-    return collect(run, places, stopped, turns, costs, "simulating")
+    return collect(run, options, places, stopped, turns, costs, "simulating")
 
 
 def _starts_file(intents: Path | None, tasks: Path | None) -> Path:

@@ -10,7 +10,7 @@ from userlm.commands.options import Output, check, recorded
 from userlm.data import hub
 from userlm.rows import count_rows, read_conversations, replacing
 from userlm.runs import Run, measure_record
-from userlm.terminal import console
+from userlm.show.terminal import console, show_page
 from userlm.types import Conversation, Measure
 
 Results = dict[str, Any]
@@ -53,10 +53,12 @@ def count_total(files: Sequence[Path], limit: int | None) -> int | None:
 
 
 def finished(
-    run: Run, has_failures: Callable[[Results], object] = lambda results: False
+    run: Run,
+    options: RunOptions,
+    has_failures: Callable[[Results], object] = lambda results: False,
 ) -> Results | None:
-    """Return the results of a complete run; `None` if it is not complete, or if it has failures.
-    Then it is resumed: these are tried again, and the rest is kept."""
+    """Show and return the results of a complete run; `None` if it is not complete, or if it has
+    failures. Then it is resumed: these are tried again, and the rest is kept."""
     results = run.results
     if results is None:
         return None
@@ -64,7 +66,24 @@ def finished(
         run.path("results.json").unlink()
         return None
     console.print(f"{run.folder} is complete already; nothing to do", style="dim")
+    show_run(run.folder, options.output.details)
     return results
+
+
+def finish(run: Run, options: RunOptions, results: Results) -> Results:
+    """Write the results of the run and show what a person needs to decide."""
+    written = run.finish(results)
+    show_run(run.folder, options.output.details)
+    return written
+
+
+def show_run(folder: Path, details: bool) -> None:
+    """Print what the report says about a finished run."""
+    from userlm.show.finished import read_run  # heavy: pydantic
+    from userlm.show.page import describe
+
+    console.print(f"{folder}:", style="dim", soft_wrap=True)
+    show_page(describe([read_run(folder)]), details)
 
 
 def in_order(counts: Mapping[str, int]) -> dict[str, int]:

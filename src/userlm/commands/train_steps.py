@@ -22,14 +22,14 @@ from accelerate import Accelerator
 
 from userlm import address
 from userlm.commands.options import recorded as as_mapping
-from userlm.commands.steps import Results, count_total, finished, open_run
+from userlm.commands.steps import Results, count_total, finish, finished, open_run
 from userlm.commands.train import Train
 from userlm.data.language import language_code
 from userlm.models.attention import check_document_masking
 from userlm.models.local import LocalModel, load_tokenizer
 from userlm.rows import read_conversations, write_lines
 from userlm.runs import Journal, Run
-from userlm.terminal import console, progress_bar, track
+from userlm.show.terminal import console, progress_bar, track
 from userlm.training import card
 from userlm.training import train as training
 from userlm.training.base import from_base, from_scratch, learn_tokenizer
@@ -55,7 +55,7 @@ def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Resul
         if accelerator.is_main_process:
             inputs = [file for file in (path, recorded.valid) if file]
             run = open_run("train", recorded, inputs)
-            if finished(run):
+            if finished(run, recorded):
                 # the call that finished the training may have been killed before this step.
                 tidy(out)
     if (out / "results.json").is_file():
@@ -110,10 +110,7 @@ def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Resul
     run.path("model/README.md").write_text(
         card.render(manifest, results), encoding="utf-8"
     )
-    console.print(
-        f"{results['seen']:,} samples in {results['steps']:,} steps: {out / 'model'}"
-    )
-    run.finish(results)
+    finish(run, recorded, results)
     tidy(out)
     return results
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 Counts: TypeAlias = Sequence[tuple[str, int]]
 
@@ -63,7 +63,7 @@ class Small:
 
 
 Part: TypeAlias = str | Quote | Value | Interval | Reasons | Mark | Small
-Line: TypeAlias = Part | tuple[Part, ...]
+Line: TypeAlias = Part | tuple["Line", ...]
 Row: TypeAlias = Sequence[Line]
 Facts: TypeAlias = Sequence[tuple[str, Sequence[str]]]
 """Names and their values."""
@@ -159,6 +159,7 @@ class Table:
     Attributes:
         look: a class of the page's style sheet.
         drawings: one for each row, or empty.
+        details: whether the terminal shows it with `--details` only.
     """
 
     head: Row
@@ -167,6 +168,11 @@ class Table:
     title: str = ""
     note: str = ""
     drawings: Sequence[Drawing | None] = ()
+    details: bool = False
+
+
+NOT_MEASURED = "not measured: "
+"""What stands before the reason in place of a value."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +196,15 @@ class Panel:
     note: str
     rows: Sequence[Measurement]
     axis: Axis | None
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Measures of several runs side by side. `tables` has the same numbers for renderers without
+    drawings."""
+
+    panels: Sequence[Panel]
+    tables: Sequence[Table]
 
 
 @dataclass(frozen=True)
@@ -250,7 +265,7 @@ class Group:
 
     Attributes:
         look: how they are laid out: `panels`, `plots`, `tables`, `pair`, collapsed under its title
-            (`fold`), or one below the other.
+            (`fold`; the terminal shows these with `--details` only), or one below the other.
     """
 
     blocks: Sequence[Block]
@@ -259,7 +274,7 @@ class Group:
     look: str = ""
 
 
-Block: TypeAlias = Text | Table | Panel | Figure | Transcripts | Group
+Block: TypeAlias = Text | Table | Measures | Figure | Transcripts | Group
 
 
 @dataclass(frozen=True)
@@ -270,6 +285,7 @@ class Section:
         link: its name in the table of contents.
         intro: an introduction for the reader.
         search: whether its transcripts can be searched.
+        where: whether the terminal shows it too, always or with `--details` only.
     """
 
     id: str
@@ -278,6 +294,7 @@ class Section:
     blocks: Sequence[Block]
     intro: Line = ""
     search: bool = False
+    where: Literal["everywhere", "details", "page"] = "everywhere"
 
 
 @dataclass(frozen=True)

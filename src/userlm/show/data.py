@@ -72,6 +72,7 @@ def _survivors(counts: Counts) -> Table:
         "table survivors",
         "Survivors",
         drawings=bars,
+        details=True,
     )
 
 
@@ -117,6 +118,7 @@ def _lengths(lengths: Lengths) -> Table:
         "table lengths",
         "Lengths, in all splits",
         note,
+        details=True,
     )
 
 
@@ -141,6 +143,7 @@ def _people(people: People) -> Table:
         "table",
         "People",
         note,
+        details=True,
     )
 
 
@@ -157,6 +160,7 @@ def _ngram_table(table: NgramTable) -> Table:
         "table",
         "Template filter",
         note,
+        details=True,
     )
 
 
@@ -174,6 +178,7 @@ def _mix(what: str, found: Counts) -> Table:
         "table mix",
         f"Conversations by {what}",
         drawings=bars,
+        details=True,
     )
 
 
@@ -218,24 +223,21 @@ def _leakage(writer: Writer) -> tuple[Row, Strip | None]:
     )
 
 
-def _usage(usage: Usage, model: str) -> Table:
-    cells = [f"{usage['calls']:,}"]
-    for tokens in (usage["tokens_in"], usage["tokens_out"]):
-        cells.append("not known" if tokens is None else f"{tokens:,}")
-    cells.append("not known" if usage["cost"] is None else f"${usage['cost']:,.4f}")
-    cells.append(f"{usage['possibly_billed']:,}")
+def usage_table(models: Mapping[str, Usage]) -> Table:
+    """Return what the calls of each model used, by its name."""
+    rows: list[Row] = []
+    for name, usage in models.items():
+        cells = [f"{usage['calls']:,}"]
+        for tokens in (usage["tokens_in"], usage["tokens_out"]):
+            cells.append("not known" if tokens is None else f"{tokens:,}")
+        cells.append("not known" if usage["cost"] is None else f"${usage['cost']:,.4f}")
+        rows.append((Quote(name), *cells, f"{usage['possibly_billed']:,}"))
     note = (
         "Possibly billed are tries without a usable answer; the cost counts each of them at its "
         "maximum."
     )
     head = ("model", "calls", "tokens in", "tokens out", "cost", "possibly billed")
-    return Table(
-        head,
-        [(Quote(model), *cells)],
-        "table usage",
-        "Calls",
-        note,
-    )
+    return Table(head, rows, "table usage", "Calls", note)
 
 
 def _faults(faults: Counts) -> Table:
@@ -272,7 +274,7 @@ def tables(results: Data) -> Iterator[Table]:
         if key in parts:
             yield build(parts[key])
     if "usage" in results:
-        yield _usage(results["usage"], results.get("model", ""))
+        yield usage_table({results.get("model", ""): results["usage"]})
 
 
 def samples_table(conversation: Conversation) -> Table:
@@ -296,4 +298,5 @@ def samples_table(conversation: Conversation) -> Table:
         "table samples",
         "A conversation as samples",
         note,
+        details=True,
     )

@@ -138,9 +138,10 @@ def read_run(folder: str | Path) -> Finished:
         case "import":
             return _with_stage(run)
         case "clean" | "intents":
-            # `intents` for a single file writes no splits
-            has_splits = (run.folder / "test.jsonl").is_file()
-            name = "test.jsonl" if has_splits else "conversations.jsonl"
+            names = [f"{split}.jsonl" for split in ("test", "valid", "train")]
+            # `intents` writes only the files that it was given.
+            there = [name for name in names if (run.folder / name).is_file()]
+            name = there[0] if there else "conversations.jsonl"
             return _with_conversations(_with_stage(run), name)
         case "train":
             return _with_training(run)

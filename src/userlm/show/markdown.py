@@ -16,8 +16,8 @@ from userlm.show.blocks import (
     Interval,
     Line,
     Mark,
+    Measures,
     Page,
-    Panel,
     Quote,
     Reasons,
     Said,
@@ -98,8 +98,9 @@ def _block(block: Block, level: int) -> Iterator[str]:
             yield inline(line)
         case Table():
             yield from _table(block, level)
-        case Panel():
-            return  # a table of the same page has its numbers
+        case Measures(tables=tables):
+            for table in tables:
+                yield from _table(table, level)
         case Figure(table=table):
             if table is not None:
                 yield f"**{inline(block.title)}** {inline(block.note)}".rstrip()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from userlm.metrics.catalog import METRICS
 from userlm.show.blocks import (
+    NOT_MEASURED,
     Axis,
+    Block,
+    Group,
     Interval,
     Line,
     Measurement,
+    Measures,
     Panel,
     Part,
     Quote,
@@ -29,27 +34,7 @@ SHAPES = ("circle", "square", "triangle")
 MARKS = {f"c{i}": SHAPES[i % len(SHAPES)] for i in range(COLOURS)} | {HUMAN: "diamond"}
 """The shape for each colour."""
 
-NOTES = {
-    "perplexity": "Perplexity of real user turns per token. It is only comparable between models "
-    "with the same tokenizer.",
-    "bits per byte": "The same per byte of text, which is comparable between all models.",
-    "perplexity ratio": "Perplexity with the intent divided by perplexity without it, on the same "
-    "turns: below 1 the intent helps. Another conversation’s intent is the control.",
-    "human goals: perplexity ratio": "The same for goals that people wrote themselves, which were "
-    "not derived from the words to predict.",
-    "termination F1": "F1 of ending the conversation where the person ended it, on prefixes of "
-    "real conversations.",
-    "termination AUROC": "How well P(end) separates real ends from other turns; 0.5 is chance.",
-    "first-turn diversity": "How different the first turns are: mean Jaccard distance of their "
-    "words.",
-    "intent decomposition": "Share of a turn’s content words that also occur in the intent.",
-    "intent coverage": "Share of the required facts that the user said (matched by words, without "
-    "a judge).",
-    "assistant score": "Share of the conversations in which the assistant solved the task.",
-    "turns per conversation": "Mean number of user turns; a conversation that reached the limit "
-    "counts with the limit.",
-    "words per turn": "Mean length of a user turn.",
-}
+NOTES = {metric.name: metric.about for metric in METRICS}
 """Descriptions of the measures, in the order in which they are shown; others come after."""
 
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -91,12 +76,12 @@ def colours_of(runs: Sequence[Finished]) -> dict[str, str]:
 
 def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Column]:
     """Return the columns, the human reference last; equal columns are shown once."""
-    stubs = {run.name: run.stub_assistants for run in runs if run.verb == "simulate"}
     found: dict[str, Column] = {}
     for run in runs:
         for i, (name, measures) in enumerate(run.columns.items()):
+            stub = next((one.get("stub") for one in measures.values()), "")
             if run.verb == "ppl":
-                label = f"{run.name} · {name}"
+                label = f"{run.name} · {name}" if len(runs) > 1 else name
                 found[label] = Column(
                     label,
                     measures,
@@ -111,9 +96,20 @@ def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Col
                     measures,
                     colour,
                     MARKS[colour],
-                    stubs.get(name, ""),
+                    stub or "",
                 )
     return sorted(found.values(), key=lambda column: column.colour == HUMAN)
+
+
+def blocks(columns: Sequence[Column]) -> Iterator[Block]:
+    """Yield the measures; the many variants of perplexity are folded."""
+    found = panels(columns)
+    variants = [panel for panel in found if is_variant(panel)]
+    shown = [panel for panel in found if panel not in variants]
+    if shown:
+        yield Measures(shown, tables(shown))
+    if variants:
+        yield Group(tables(variants), "Variants of perplexity", look="fold")
 
 
 def panels(columns: Sequence[Column]) -> list[Panel]:
@@ -162,7 +158,7 @@ def _measurement(
     low = one["low"]
     high = one["high"]
     shown: tuple[Part, ...] = (
-        "not measured: ",
+        NOT_MEASURED,
         Quote(one.get("why") or "nothing to measure", 90),
     )
     strip = None

@@ -9,10 +9,9 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
-from userlm.show import measures, thresholds
+from userlm.show import claims, measures, thresholds
 from userlm.show.blocks import (
     Axis,
-    Block,
     Chart,
     Figure,
     Group,
@@ -31,7 +30,7 @@ from userlm.show.blocks import (
     Transcripts,
     Value,
 )
-from userlm.show.data import MAX_REASONS, by_count, first_ones
+from userlm.show.data import MAX_REASONS, by_count, first_ones, usage_table
 from userlm.show.finished import EXTRACTIVE, TURN_BINS, WORD_BINS, Finished
 from userlm.show.formats import axis, json_text, percent, plain, plural
 from userlm.show.transcripts import STOPS, transcript
@@ -55,7 +54,7 @@ def describe(runs: Runs) -> Page:
     runs = _distinct(runs)
     colours = measures.colours_of(runs)
     sections = (
-        *_measures(runs, colours),
+        _measures(runs, colours),
         _lengths(runs, colours),
         _training(runs, colours),
         _data(runs),
@@ -108,39 +107,16 @@ def _reasons(counts: Iterable[tuple[str, int]]) -> Reasons:
 # --- measures -------------------------------------------------------------------------------------
 
 
-def _measures(runs: Runs, colours: Colours) -> Iterator[Section]:
-    panels = measures.panels(measures.columns_of(runs, colours))
-    variants = [panel for panel in panels if measures.is_variant(panel)]
-    shown = [panel for panel in panels if panel not in variants]
-    blocks: list[Block] = [Group(shown, look="panels")] if shown else []
+def _measures(runs: Runs, colours: Colours) -> Section:
     intro = (
-        "Value and 95 % interval, from resampling whole people, intents or tasks. The dashed line "
-        "and the diamond are the human reference, measured by the same functions."
+        "Value, 95 % interval, from resampling whole people, intents or tasks, and n, the number "
+        "measured; what could not be measured counts as missing, never as zero. The dashed line "
+        "and the diamond are the human reference, measured by the same functions. ↑ higher is "
+        "better, ↓ lower is better; without an arrow, close to the human reference is better."
     )
-    yield Section(
-        "figures",
-        "Figures",
-        "Headline figures",
-        blocks,
-        intro,
-    )
-    blocks = [*measures.tables(shown)]
-    if variants:
-        blocks.append(
-            Group(measures.tables(variants), "Variants of perplexity", look="fold")
-        )
-    intro = (
-        "Value, 95 % interval and n, the number measured; what could not be measured counts as "
-        "missing, never as zero. ↑ higher is better, ↓ lower is better; without an arrow, "
-        "close to the human reference is better."
-    )
-    yield Section(
-        "measures",
-        "Measures",
-        "All measures",
-        blocks,
-        intro,
-    )
+    columns = measures.columns_of(runs, colours)
+    blocks = [*measures.blocks(columns), *claims.blocks(runs)]
+    return Section("figures", "Figures", "Headline figures", blocks, intro)
 
 
 def _missing(runs: Runs) -> Section:
@@ -156,6 +132,7 @@ def _missing(runs: Runs) -> Section:
         "Not measured",
         "What could not be measured, and why",
         table,
+        where="details",
     )
 
 
@@ -183,6 +160,7 @@ def _lengths(runs: Runs, colours: Colours) -> Section:
         title,
         blocks,
         intro,
+        where="page",
     )
 
 
@@ -387,13 +365,18 @@ def _stops(runs: Runs) -> Section:
             (name, *(f"{found[stop]:,}" for stop in stops), f"{found.total():,}")
         )
     head = [(Quote(stop, 40), Small(STOPS.get(stop, ""))) for stop in stops]
-    table = _table(("run", *head, "all"), rows)
-    return Section(
-        "endings",
-        "Endings",
-        "How conversations stopped",
-        table,
-    )
+    tables = [*_table(("run", *head, "all"), rows)]
+    if models := dict(_models(runs)):
+        tables.append(usage_table(models))
+    return Section("endings", "Endings", "How conversations stopped", tables)
+
+
+def _models(runs: Runs) -> Iterator[tuple[str, Any]]:
+    """Yield the models that were called, and what their calls used."""
+    for run in runs:
+        for role, usage in run.talks.get("usage", {}).items():
+            if usage is not None:
+                yield f"{run.name}: {role} {run.options.get(role)}", usage
 
 
 def _guards(runs: Runs) -> Section:
@@ -458,6 +441,7 @@ def _conversations(runs: Runs, colours: Colours) -> Section:
         groups,
         intro,
         search=True,
+        where="details",
     )
 
 
@@ -483,4 +467,5 @@ def _manifest(runs: Runs) -> Section:
         "Manifest",
         blocks,
         intro,
+        where="page",
     )

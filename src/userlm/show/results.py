@@ -147,6 +147,7 @@ class Talks(TypedDict, total=False):
 
     stops: Counts | None
     guard: Guard | None
+    usage: dict[Any, Usage | None]
 
 
 class Measured(TypedDict):
@@ -161,6 +162,7 @@ class Measured(TypedDict):
     better: Text
     unit: Text
     why: NotRequired[Text | None]
+    stub: NotRequired[Text]
 
 
 Columns = dict[Any, list[Measured]]
@@ -225,6 +227,7 @@ class Calibration(TypedDict):
     sweep: Annotated[Sweep, AfterValidator(_complete)]
     ece: Share
     bins: list[Bin]
+    user: NotRequired[Text]
     note: Text
 
 

@@ -114,9 +114,19 @@ def _group(label: Quote, endings: Endings) -> Group:
         ),
         _rule_table(endings),
     ]
-    return Group(
-        [Text((*answers, *note)), Group(plots, look="plots")], label, label.look
+    suggested = [endings[rule]["threshold"] for rule in ("best", "equal")]
+    options = " or ".join(dict.fromkeys(map(format_threshold, suggested)))
+    advice = (
+        "To end by one: ",
+        Quote(f"--user {endings.get('user')} --end-threshold {options}", 300),
+        "; F1 is ",
+        Value(endings["now"]["f1"], 1),
+        " % now and ",
+        Value(endings["best"]["f1"], 1),
+        " % at the best threshold.",
     )
+    texts = [Text((*answers, *note)), Text(advice)]
+    return Group([*texts, Group(plots, look="plots")], label, label.look)
 
 
 def _rule_table(endings: Endings) -> Table:
@@ -131,7 +141,7 @@ def _rule_table(endings: Endings) -> Table:
         rows.append(
             ((Mark(shape), f" {name}"), above, early, late, ends, (*f1, interval))
         )
-    return Table(("", "--end-threshold", *SHARES), rows, "table rules")
+    return Table(("", "--end-threshold", *SHARES), rows, "table rules", details=True)
 
 
 def _curve_table(curve: Mapping[str, Sequence[float]]) -> Table:

@@ -1,0 +1,263 @@
+"""The terminal: progress and notes on standard error, the blocks of a page on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from time import monotonic
+from typing import TypeVar
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.panel import Panel as Box
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Task as Job
+from rich.table import Table as Grid
+from rich.text import Text as Styled
+
+from userlm.show.blocks import (
+    NOT_MEASURED,
+    Block,
+    Figure,
+    Group,
+    Interval,
+    Line,
+    Measures,
+    Page,
+    Panel,
+    Quote,
+    Reasons,
+    Small,
+    Table,
+    Text,
+    Transcript,
+    Transcripts,
+    Value,
+)
+from userlm.show.formats import cut, number, plain
+from userlm.types import Turn
+
+T = TypeVar("T")
+
+console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+
+TRANSCRIPTS = 1
+"""Maximum number of conversations shown of each run."""
+TURNS = 6
+CHARACTERS = 400
+"""The same for their turns, and for the characters of a turn."""
+MEASURE_WIDTH = 20
+INTERVAL_WIDTH = 16
+"""Columns of the terminal for the name of a measure, and for a value with its interval."""
+REFRESH_SECONDS = 0.1
+"""Minimum time between two updates of a progress bar, which are slow with millions of items."""
+
+# --- progress -------------------------------------------------------------------------------------
+
+
+class Rate(ProgressColumn):
+    """Items per second."""
+
+    def render(self, task: Job) -> Styled:
+        return Styled(
+            f"{task.speed:,.1f}/s" if task.speed else "", style="progress.data.speed"
+        )
+
+
+def progress_bar() -> Progress:
+    """Return a bar with rate and time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def track(items: Iterable[T], doing: str, total: int | None = None) -> Iterator[T]:
+    """Yield the items and show progress."""
+    with progress_bar() as progress:
+        job = progress.add_task(doing, total=total)
+        done = 0
+        shown = monotonic()
+        for done, item in enumerate(items, 1):
+            yield item
+            if monotonic() - shown > REFRESH_SECONDS:
+                progress.update(job, completed=done)
+                shown = monotonic()
+        progress.update(job, completed=done)
+
+
+# --- blocks ---------------------------------------------------------------------------------------
+
+
+def show_page(page: Page, details: bool) -> None:
+    """Print the sections of a page that are not for the page alone; long ones with `details`."""
+    show((Text(notice) for notice in page.notices), details)
+    shown = ("everywhere", "details") if details else ("everywhere",)
+    for section in page.sections:
+        if section.where in shown:
+            show(section.blocks, details)
+    show([Text("")])
+
+
+def show(blocks: Iterable[Block], details: bool = True) -> None:
+    """Print blocks on standard output, as wide as the terminal is now."""
+    out = Console(markup=False, emoji=False, highlight=False)
+    for block in blocks:
+        for part in _renderables(block, details, out.width):
+            out.print(part)
+
+
+def inline(line: Line) -> Styled:
+    """Return a line as rich text."""
+    match line:
+        case tuple():
+            return Styled.assemble(*map(inline, line))
+        case str():
+            return Styled(line)
+        case Quote(text, limit, look):
+            return Styled(plain(cut(text, limit)), "yellow" if look == "badge" else "")
+        case Value(value, digits):
+            return Styled(number(value, digits))
+        case Interval(float() | int() as low, float() | int() as high, digits):
+            return Styled(f" ({number(low, digits)} to {number(high, digits)})")
+        case Reasons(counts):
+            reasons = [f"{plain(cut(why, 100))} {count:,}" for why, count in counts]
+            return Styled("\n".join(reasons))
+        case Small(detail):
+            shown = inline(detail)
+            return Styled.assemble(" (", shown, ")", style="dim") if shown else Styled()
+    return Styled()
+
+
+def _renderables(block: Block, details: bool, width: int) -> Iterator[RenderableType]:
+    match block:
+        case Text(line):
+            yield inline(line)
+        case Table() if details or not block.details:
+            yield from _table(block, details)
+        case Measures(panels, tables):
+            if details:
+                yield _lines(panels)
+            else:
+                for table in tables:
+                    yield _matrix(table, width)
+        case Figure(title, note, table=table):
+            if note:
+                yield inline((title, ": ", note))
+            if table and details:
+                yield from _table(table, details)
+        case Transcripts(items=items):
+            for talk in items[:TRANSCRIPTS]:
+                yield transcript(talk)
+        case Group(parts, title, look=look) if details or look != "fold":
+            if title and look != "tables":
+                yield inline(title)
+            for part in parts:
+                yield from _renderables(part, details, width)
+
+
+def _table(table: Table, details: bool) -> Iterator[RenderableType]:
+    if table.title and (table.rows or details):
+        yield Styled(table.title, "bold")
+    if len(table.rows) == 1:
+        # One row is easier to read from top to bottom.
+        grid = Grid.grid(padding=(0, 2, 0, 0))
+        for head, cell in zip(table.head, table.rows[0], strict=True):
+            if shown := inline(cell):
+                grid.add_row(inline(head), shown)
+        yield grid
+    elif table.rows:
+        grid = _grid()
+        for head, cell in zip(table.head, table.rows[0], strict=True):
+            is_text = isinstance(cell, Quote | Reasons | tuple)
+            grid.add_column(
+                inline(head), justify="left" if is_text else "right", overflow="fold"
+            )
+        for row in table.rows:
+            grid.add_row(*map(inline, row))
+        yield grid
+    if table.note and details:
+        yield Styled(table.note, "dim")
+
+
+def _grid() -> Grid:
+    return Grid(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+
+
+def _matrix(table: Table, width: int) -> Grid:
+    """Return measures as rows and runs as columns: values, and their intervals if there is room."""
+    grid = _grid()
+    labels = table.head[1:]
+    has_room = MEASURE_WIDTH + len(labels) * INTERVAL_WIDTH <= width
+    grid.add_column("measure", min_width=MEASURE_WIDTH, overflow="fold")
+    for label in labels:
+        grid.add_column(inline(label), justify="right", overflow="fold")
+    for name, *cells in table.rows:
+        grid.add_row(inline(name), *(_value(cell, has_room) for cell in cells))
+    return grid
+
+
+def _value(cell: Line, has_room: bool) -> Styled:
+    """Return the value in a cell of measures, and its interval on the next line."""
+    parts = cell if isinstance(cell, tuple) else (cell,)
+    if parts[0] == NOT_MEASURED:
+        return Styled("–" if not has_room else "not measured", "dim")
+    value = [part for part in parts if not isinstance(part, Interval | Small)]
+    shown = inline(tuple(value))
+    for part in parts[1:] if has_room else ():
+        detail = inline(part).plain.strip(" ()")
+        if isinstance(part, Interval) or "missing" in detail:
+            shown.append(f"\n{detail}", style="dim")
+    return shown
+
+
+def _lines(panels: Sequence[Panel]) -> Grid:
+    """Return a line for each measure and run, with intervals and counts."""
+    grid = _grid()
+    grid.add_column("measure", min_width=MEASURE_WIDTH)
+    grid.add_column("value, 95 % interval", justify="right")
+    grid.add_column("n", justify="right", no_wrap=True)
+    for panel in panels:
+        name = inline((panel.title, f" {panel.arrow} ", panel.unit))
+        name.stylize("bold")
+        grid.add_row(name)
+        for row in panel.rows:
+            label = inline(("  ", row.label, " ", row.badge))
+            grid.add_row(label, inline(row.value), row.counted.removeprefix("n "))
+    return grid
+
+
+# --- conversations --------------------------------------------------------------------------------
+
+
+def transcript(talk: Transcript) -> Box:
+    """Return the first turns of a conversation in a box."""
+    lines = Styled()
+    if talk.intent:
+        lines.append(f"{plain(cut(talk.intent, CHARACTERS))}\n", style="dim")
+    for said in talk.turns[:TURNS]:
+        marks = [part for mark in said.marks for part in ("; ", inline(mark))]
+        label = Styled.assemble(said.label, *marks, "> ")
+        label.stylize("bold")
+        lines.append_text(label)
+        lines.append(f"{plain(cut(said.text, CHARACTERS))}\n")
+    lines.append(f"{talk.ending.label}: {talk.ending.text}", style="dim")
+    return Box(lines, title=plain(talk.id), title_align="left")
+
+
+def show_turn(turn: Turn) -> None:
+    """Print a turn with its speaker; a stub is labelled."""
+    stub = f" ({turn.meta['stub']}, a stub)" if "stub" in turn.meta else ""
+    console.print(Styled.assemble((f"{turn.role}{stub}> ", "bold"), turn.text))
