@@ -69,7 +69,11 @@ def reasons(**rules) -> list[str | None]:
 
 
 def foreign(conversation: Conversation) -> str | None:
-    return filters.foreign(language(conversation))
+    return filters.foreign(conversation, language(conversation), filters.Rules())
+
+
+def flagged(conversation: Conversation) -> str | None:
+    return filters.Rules(languages=None).reason(conversation, "")
 
 
 def test_every_kind_of_malformed_line_is_there_once():
@@ -100,7 +104,7 @@ def test_cleaning_finds_what_was_planted():
         None: 227,
         **{f"language: {code}": 1 for code in ("de", "fr", "es", "zh", "pt", "ja")},
     }
-    assert Counter(filters.flagged(c) for c in conversations()) == {
+    assert Counter(flagged(c) for c in conversations()) == {
         None: 230,
         "toxic": 2,
         "redacted": 1,
@@ -122,7 +126,7 @@ def test_the_usual_template_limit_keeps_the_template():
 
 def test_first_turns_repeat_only_where_it_was_planted():
     fit = [c for c in conversations() if not foreign(c)]
-    kept = {c.id for c in survivors()} | {c.id for c in fit if filters.flagged(c)}
+    kept = {c.id for c in survivors()} | {c.id for c in fit if flagged(c)}
     openings = [(c.id in kept, set(words(c.user_turns[0]))) for c in fit]
     alike = Counter(
         (one_kept, other_kept)

@@ -381,17 +381,17 @@ def test_explain_says_of_every_conversation_what_clean_did_with_it(userlm, tmp_p
         **{f"t{i}": "template prompt" for i in range(5)},
     }
     why = {
-        "duplicate": "duplicate dropped the user says the same as in 'first', which is kept (exact)",
+        "duplicate": "duplicate dropped the user says the same as in 'first', which is kept",
         "language: fr": "language dropped fr, its log says 'French'; kept: en",
-        "toxic": "flagged dropped toxic: True",
-        "redacted": "flagged dropped redacted: True",
+        "toxic": "toxic dropped toxic: True",
+        "redacted": "redacted dropped redacted: True",
         # 7 words up to the number
-        "template prompt": "template dropped its most frequent 7-gram occurs 5 times in first turns: "
+        "template prompt": "template prompt dropped its most frequent 7-gram occurs 5 times in first turns: "
         "'write me a very short poem about'; the limit is 4",
     }
     before = contents(tmp_path)
     for one in EXPLAINED:
-        shown = userlm("clean", *options, "--explain", one.id)
+        shown = userlm("clean", "--out", "out", "--explain", one.id)
         assert one.id in shown
         if one.id in reasons:
             assert (
@@ -403,9 +403,34 @@ def test_explain_says_of_every_conversation_what_clean_did_with_it(userlm, tmp_p
                 " dropped " not in shown
                 and "split train the user 'ann' has position 0." in shown
             )
-    shown = userlm("clean", *options, "--explain", "furst", code=2)
+    shown = userlm("clean", "--out", "out", "--explain", "furst", code=2)
     assert "no conversation has the id 'furst'; there are 'first'" in shown
+    wrong = ["--out", "out", "--shares", "90/5/5", "--seed", 3, "--explain", "fr"]
+    shown = userlm("clean", *wrong, code=2)
+    assert "--seed 3: out was made with 0; leave the option out" in shown
+    shown = userlm("clean", "other.jsonl", "--out", "out", "--explain", "fr", code=2)
+    assert "other.jsonl" in shown
+    shown = userlm("clean", "--out", "nowhere", "--explain", "fr", code=2)
+    assert "nowhere is not a folder" in shown
     assert contents(tmp_path) == before  # it is only said
+    with (tmp_path / "logs.jsonl").open("a") as file:
+        file.write("\n")
+    shown = userlm("clean", "--out", "out", "--explain", "fr", code=2)
+    assert "logs.jsonl is not what it was" in shown
+
+
+@pytest.mark.slow
+def test_explain_says_in_which_split_the_run_put_a_conversation(userlm, tmp_path):
+    logs = [log(f"c{i}", f"question number {i}", user=f"p{i}") for i in range(12)]
+    write_conversations(tmp_path / "logs.jsonl", logs)
+    options = ["--shares", "40/30/30", "--seed", 5, "--out", "out"]
+    userlm("clean", "logs.jsonl", *options)
+    for split in ("train", "valid", "test"):
+        kept = list(read_conversations(tmp_path / f"out/{split}.jsonl"))
+        assert kept
+        for one in kept:
+            shown = userlm("clean", "--out", "out", "--explain", one.id)
+            assert f"split {split} " in shown
 
 
 def test_explain_knows_near_duplicates_and_filters_that_are_off(userlm, tmp_path):
@@ -417,23 +442,17 @@ def test_explain_knows_near_duplicates_and_filters_that_are_off(userlm, tmp_path
     ]
     write_conversations(tmp_path / "logs.jsonl", logs)
     options = ["logs.jsonl", "--duplicates", "near", "--shares", "100/0/0"]
+    userlm("clean", *options, "--out", "near")
     assert (
-        "duplicate dropped the user says the same as in 'one', which is kept (near)"
-        in userlm("clean", *options, "--explain", "two")
+        "near-duplicate dropped the user says the same as in 'one', which is kept"
+        in userlm("clean", "--out", "near", "--explain", "two")
     )
-    shown = userlm(
-        "clean",
-        *options,
-        "--explain",
-        "t1",
-        "--templates",
-        "--flagged",
-        "--languages",
-        "all",
-    )
+    off = ["--templates", "--flagged", "--languages", "all", "--out", "off"]
+    userlm("clean", *options, *off)
+    shown = userlm("clean", "--out", "off", "--explain", "t1")
     assert (
-        "template off its most frequent 7-gram occurs 5 times" in shown
-        and "flagged off" in shown
+        "template prompt off its most frequent 7-gram occurs 5 times" in shown
+        and "toxic off" in shown
     )
     assert (
         "kept en, its log says 'English'; all are kept" in shown

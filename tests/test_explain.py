@@ -34,23 +34,23 @@ def told(id, logs=LOGS, **rules):
 def test_each_step_says_what_it_rests_on():
     found = told("ok")
     assert found["language"] == ("kept", "en, its log says 'English'; kept: en")
-    assert found["flagged"] == ("kept", "the log says nothing about it")
-    assert found["template"] == ("kept", "its first turn has fewer than 7 words")
-    assert found["duplicate"] == ("off", "duplicates are kept")
+    assert found["toxic"] == ("kept", "the log says nothing about it")
+    assert found["template prompt"] == ("kept", "its first turn has fewer than 7 words")
+    assert "duplicate" not in found
     assert found["split"][0] == split(LOGS[-1])
     assert "'p/Chile'" in found["split"][1]
 
 
 def test_a_template_is_shown_with_its_count():
     # "write a prompt for a picture of" stands three times; the 7-gram with the number once
-    assert told("t1", template_limit=2)["template"] == (
+    assert told("t1", template_limit=2)["template prompt"] == (
         "dropped",
         "its most frequent 7-gram occurs 3 times in first turns: 'write a prompt for a picture "
         "of'; "
         "the limit is 2",
     )
-    assert told("t1", template_limit=3)["template"][0] == "kept"
-    assert told("t1", template_limit=None)["template"][0] == "off"
+    assert told("t1", template_limit=3)["template prompt"][0] == "kept"
+    assert told("t1", template_limit=None)["template prompt"][0] == "off"
 
 
 def test_what_goes_says_why():
@@ -61,8 +61,8 @@ def test_what_goes_says_why():
         "kept",
         "fr, by py3langid, from the user turns; all are kept",
     )
-    assert told("bad")["flagged"] == ("dropped", "toxic: True")
-    assert told("bad", flagged=True)["flagged"][0] == "off"
+    assert told("bad")["toxic"] == ("dropped", "toxic: True")
+    assert told("bad", flagged=True)["toxic"][0] == "off"
     assert told("bad")["split"][0] == "none" and told("bad")["split"][1].startswith(
         "it is dropped; otherwise "
     )
@@ -75,8 +75,10 @@ def test_later_steps_are_judged_as_if_the_earlier_ones_had_kept_it():
         log("same", text, language="English"),
     ]
     # counted are "same" and, for its own sake alone, "toxic"
-    assert told("toxic", logs, template_limit=1)["template"][0] == "dropped"
-    assert "occurs 1 time in" in told("same", logs, template_limit=1)["template"][1]
+    assert told("toxic", logs, template_limit=1)["template prompt"][0] == "dropped"
+    assert (
+        "occurs 1 time in" in told("same", logs, template_limit=1)["template prompt"][1]
+    )
 
 
 def test_a_duplicate_names_the_one_that_stays():
@@ -88,7 +90,7 @@ def test_a_duplicate_names_the_one_that_stays():
     rules = {"duplicates": "exact", "shares": (1.0, 0.0, 0.0)}
     assert told("b", logs, **rules)["duplicate"] == (
         "dropped",
-        "the user says the same as in 'a', which is kept (exact)",
+        "the user says the same as in 'a', which is kept",
     )
     assert told("a", logs, **rules)["duplicate"][0] == "kept"
 

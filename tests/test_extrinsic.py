@@ -50,7 +50,6 @@ def test_coverage_by_hand() -> None:
         ("b", "m", (1, 1)),
         ("c", "p", (1, 1)),
     ]
-    assert found.unit == "%" and found.better == "higher"
 
 
 def test_coverage_over_all_facts_counts_what_was_not_required_too() -> None:

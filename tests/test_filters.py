@@ -9,10 +9,12 @@ from dataclasses import replace
 
 import pytest
 
+from userlm import commands
 from userlm.data import filters
 from userlm.data import ngrams as counting
 from userlm.data.language import language, language_code
 from userlm.data.split import person, split
+from userlm.rows import read_conversations, write_conversations
 from userlm.types import Conversation, InputError, Turn
 
 
@@ -44,8 +46,9 @@ def test_names_and_codes_of_a_language_are_the_same(label, code):
     assert language_code(label) == code
 
 
-def foreign(conversation, *wanted):
-    return filters.foreign(language(conversation), *wanted)
+def foreign(conversation, wanted=("en",)):
+    rules = filters.Rules(languages=wanted)
+    return filters.foreign(conversation, language(conversation), rules)
 
 
 def test_the_label_of_the_log_decides_about_the_language():
@@ -81,13 +84,47 @@ def test_without_wanted_languages_all_are_kept():
 
 
 def test_what_the_log_flags_is_dropped_with_its_reason():
-    assert filters.flagged(log("x")) is None
-    assert filters.flagged(log("x", toxic=False, redacted=False)) is None
-    assert filters.flagged(log("x", toxic=True, redacted=True)) == "toxic"
-    assert filters.flagged(log("x", toxic_source=True)) == "toxic"
-    assert filters.flagged(log("x", redacted=True)) == "redacted"
-    assert filters.flagged(log("x", redacted=True), redacted=False) is None
-    assert filters.flagged(log("x", toxic=True), toxic=False) is None
+    def flagged(**meta):
+        return filters.Rules(languages=None).reason(log("x", **meta), "en")
+
+    assert flagged() is None
+    assert flagged(toxic=False, redacted=False) is None
+    assert flagged(toxic=True, redacted=True) == "toxic"
+    assert flagged(toxic_source=True) == "toxic"
+    assert flagged(redacted=True) == "redacted"
+
+
+def test_a_filter_is_added_in_one_place(monkeypatch, tmp_path, capsys):
+    """One description more, and it decides, explains, and stands in terminal, page and Markdown."""
+
+    def shouts(conversation, code, rules):
+        said = conversation.user_turns[0]
+        return "shouting" if said.isupper() else None
+
+    toy = filters.Filter(
+        "shouting",
+        "The first turn is in capitals.",
+        lambda rules: True,
+        shouts,
+        lambda conversation, code, rules: "all letters are capitals or not",
+    )
+    monkeypatch.setattr(filters, "FILTERS", (toy, *filters.FILTERS))
+    write_conversations(
+        tmp_path / "logs.jsonl",
+        [replace(log("HELLO THERE"), id="loud"), log("hello there")],
+    )
+    out = tmp_path / "out"
+    options = commands.Clean(tmp_path / "logs.jsonl", out, shares="100/0/0")
+    found = commands.clean(replace(options, output=commands.Output(details=True)))
+    assert found["counts"]["dropped: shouting"] == 1
+    assert "shouting" in capsys.readouterr().out
+    commands.report(commands.Report([out], tmp_path / "report"))
+    for page in ("report.html", "report.md"):
+        assert "shouting" in (tmp_path / "report" / page).read_text()
+    shouted = next(read_conversations(out / "dropped.jsonl"))
+    commands.clean(replace(options, explain=shouted.id))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "shouting dropped all letters are capitals or not" in shown
 
 
 def count(folder, logs, limit, n=7):

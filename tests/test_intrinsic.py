@@ -57,7 +57,7 @@ def test_diversity_by_hand() -> None:
         [talk("1", "Bake a cake!"), talk("2", "bake a a PIE"), talk("3", "hello")]
     )
     assert found.value == pytest.approx(250 / 3)
-    assert (found.n, found.missing, found.unit, found.better) == (3, 0, "%", "higher")
+    assert (found.n, found.missing) == (3, 0)
     # its own mean distance for each: (1/2 + 1)/2, the same, (1 + 1)/2
     assert [row.stats for row in found.rows] == [(0.75, 1), (0.75, 1), (1, 1)]
     # left out one by one: 100, 100, 50 -> mean 83.33, error sqrt(2/3 (16.67^2 x 2 + 33.33^2)) =

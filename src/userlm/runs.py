@@ -422,7 +422,7 @@ def _request(
         "format": FORMAT,
         "verb": verb,
         "options": {key: _json_value(value) for key, value in options.items()},
-        "inputs": {**{str(path): _sha256(path) for path in paths}, **stamps},
+        "inputs": {**{str(path): file_hash(path) for path in paths}, **stamps},
     }
 
 
@@ -517,7 +517,8 @@ def _json_value(value: Any) -> Any:
     return str(value)
 
 
-def _sha256(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, as run.json records it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

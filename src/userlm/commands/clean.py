@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from userlm.commands.options import (
     limit_option,
     option,
     out_folder,
+    recorded,
     seed_option,
 )
 from userlm.commands.steps import (
@@ -29,9 +31,9 @@ from userlm.commands.steps import (
     write_hub,
 )
 from userlm.data import filters, pii
-from userlm.data.explain import explain as explain_one
+from userlm.data.explain import explain
 from userlm.rows import SPLITS, from_record, read_conversations, read_rows, to_record
-from userlm.runs import Outputs, Run, conversations_file
+from userlm.runs import Outputs, Run, conversations_file, file_hash
 from userlm.show.blocks import Quote, Table
 from userlm.show.terminal import show, track
 from userlm.types import Conversation, InputError
@@ -89,7 +91,7 @@ class Clean:
     limit: int | None = limit_option()
     explain: str | None = option(
         None,
-        "Only explain why the conversation with this id is kept or dropped.",
+        "Only explain why the run in --out keeps or drops the conversation with this id.",
         recorded=False,
     )
     output: Output = Output()
@@ -110,23 +112,17 @@ class Clean:
 
 def clean(options: Clean) -> Results:
     """Filter and split the conversations, or explain what happens to one of them."""
+    if options.explain is not None:
+        return _explain(options, options.explain)
     path = conversations_file(options.logs)
     rules = options.rules()
-
-    def read(doing: str) -> Iterator[Conversation]:
-        conversations = islice(read_conversations(path), options.limit)
-        return track(conversations, doing, count_total([path], options.limit))
-
-    if options.explain is not None:
-        findings = explain_one(options.explain, read, rules)
-        rows = [tuple(map(Quote, finding)) for finding in findings]
-        show([Table(("step", "it", "because"), rows, title=options.explain)])
-        return {"id": options.explain, "findings": findings}
     size = path.stat().st_size
     run = open_run("clean", options, [path])
     if done := finished(run, options):
         return done
-    decisions = filters.decide(read("reading"), rules, run.path(".ngrams"))
+    decisions = filters.decide(
+        _read(path, options, "reading"), rules, run.path(".ngrams")
+    )
     scrubbed = _write(run, path, decisions, options.scrub)
     if path.stat().st_size < size:
         raise _cut_short(path)
@@ -144,6 +140,37 @@ def clean(options: Clean) -> Results:
     if options.hub:
         write_hub(run, results)
     return finish(run, options, results)
+
+
+def _read(path: Path, options: Clean, doing: str) -> Iterator[Conversation]:
+    conversations = islice(read_conversations(path), options.limit)
+    return track(conversations, doing, count_total([path], options.limit))
+
+
+def _explain(options: Clean, id: str) -> Results:
+    """Show why the run in the output folder keeps or drops a conversation."""
+    run = Run.read(options.out)
+    if run.verb != "clean":
+        raise InputError(f"{run.folder} is a run of {run.verb!r}; give that of a clean")
+    defaults = recorded(Clean())
+    for name, given in recorded(options).items():
+        was = run.options[name]
+        if given not in (defaults[name], was):
+            raise InputError(
+                f"--{name.replace('_', '-')} {given}: {run.folder} was made with {was}; leave the "
+                "option out, or give another --out"
+            )
+    [(logs, contents)] = run.manifest["inputs"].items()
+    path = conversations_file(Path(logs))
+    if options.logs != Clean().logs and conversations_file(options.logs) != path:
+        raise InputError(f"{run.folder} was made from {path}, not from {options.logs}")
+    if file_hash(path) != contents:
+        raise InputError(f"{path} is not what it was when {run.folder} was made")
+    made = replace(options, **run.options)
+    findings = explain(id, partial(_read, path, made), made.rules())
+    rows = [tuple(map(Quote, finding)) for finding in findings]
+    show([Table(("step", "it", "because"), rows, title=id)])
+    return {"id": id, "findings": findings}
 
 
 def _write(

@@ -17,7 +17,8 @@ from userlm.commands.steps import (
     stub_speakers,
 )
 from userlm.guard import Guard
-from userlm.metrics.catalog import METRICS, Needs
+from userlm.metrics import catalog
+from userlm.metrics.catalog import Needs
 from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
 from userlm.rows import read_conversations, write_lines
@@ -76,15 +77,15 @@ def score(options: Score) -> Results:
         stubs[name] = stub_speakers(conversations)
         made = Run.read(path.parent) if (path.parent / "run.json").is_file() else None
         if made and made.verb == "respond":
-            columns[name] = _measures(conversations, RESPONSES)
+            columns[name] = _measures(conversations, RESPONSES, known)
             endings[name] = _end_calibration(made, columns[name])
         elif any(task_of(conversation, known) for conversation in conversations):
             columns[name] = _measures(conversations, (*CONVERSATIONS, "tasks"), known)
         else:
-            columns[name] = _measures(conversations, CONVERSATIONS)
+            columns[name] = _measures(conversations, CONVERSATIONS, known)
     if logs:
         people = [_as_log(conversation) for conversation in read_conversations(logs)]
-        columns[HUMAN] = _measures(people, CONVERSATIONS)
+        columns[HUMAN] = _measures(people, CONVERSATIONS, known)
     write_lines(run.path("scores.jsonl"), _lines(columns))
     results = measure_results(columns, stubs)
     if endings:
@@ -111,16 +112,13 @@ def _inputs(runs: Sequence[Path], human: Path | None) -> dict[str, Path]:
 def _measures(
     conversations: Sequence[Conversation],
     available: Sequence[Needs],
-    tasks: Mapping[str, Task] | None = None,
+    tasks: Mapping[str, Task],
 ) -> list[Measure]:
     """Return the measures of all metrics whose needs are met."""
     found = []
-    for metric in METRICS:
+    for metric in catalog.METRICS:
         if metric.function and metric.needs in available:
-            inputs = (
-                (conversations, tasks) if metric.needs == "tasks" else (conversations,)
-            )
-            found.append(metric.function(*inputs))
+            found.append(metric.measure(conversations, tasks))
     return found
 
 

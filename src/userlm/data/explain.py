@@ -9,7 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from userlm.data.filters import FLAGS, Rules, decide, flagged, foreign, template
+from userlm.data import filters
+from userlm.data.filters import Rules
 from userlm.data.language import language
 from userlm.data.ngrams import own_ngrams
 from userlm.data.split import person, person_hash, split
@@ -33,12 +34,20 @@ def explain(id: str, read: Read, rules: Rules) -> list[Finding]:
         InputError: no conversation has this id.
     """
     index, conversation = _find(id, read)
-    findings = [
-        _language(conversation, rules),
-        _flagged(conversation, rules),
-        _template(conversation, read, rules),
-        _duplicate(index, read, rules),
-    ]
+    code = language(conversation)
+    findings = []
+    for each in filters.FILTERS:
+        if each is filters.TEMPLATE:
+            dropped, why = _template(conversation, read, rules)
+        elif each in (filters.EXACT, filters.NEAR):
+            if not each.is_on(rules):
+                continue
+            dropped, why = _duplicate(index, read, rules)
+        else:
+            dropped = bool(each.reason and each.reason(conversation, code, rules))
+            why = each.evidence(conversation, code, rules) if each.evidence else ""
+        verdict = "dropped" if dropped else "kept"
+        findings.append((each.name, verdict if each.is_on(rules) else "off", why))
     where, why = _split(conversation, rules)
     if any(verdict == "dropped" for _, verdict, _ in findings):
         where, why = "none", f"it is dropped; otherwise {where}: {why}"
@@ -58,37 +67,12 @@ def _find(id: str, read: Read) -> tuple[int, Conversation]:
     raise InputError(f"no conversation has the id {id!r}; there are {known} and others")
 
 
-def _verdict(reason: object) -> str:
-    return "dropped" if reason else "kept"
-
-
-def _language(conversation: Conversation, rules: Rules) -> Finding:
-    code = language(conversation)
-    label = conversation.meta.get("language")
-    by = "by py3langid, from the user turns"
-    if isinstance(label, str) and label.strip():
-        by = f"its log says {label!r}"
-    wanted = "all are kept"
-    if rules.languages is not None:
-        wanted = f"kept: {', '.join(rules.languages)}"
-    verdict = _verdict(foreign(code, rules.languages))
-    return "language", verdict, f"{code}, {by}; {wanted}"
-
-
-def _flagged(conversation: Conversation, rules: Rules) -> Finding:
-    meta = conversation.meta
-    flags = [f"{name}: {meta[name]}" for name in FLAGS if name in meta]
-    why = ", ".join(flags) or "the log says nothing about it"
-    if rules.flagged:
-        return "flagged", "off", why
-    return "flagged", _verdict(flagged(conversation)), why
-
-
-def _template(conversation: Conversation, read: Read, rules: Rules) -> Finding:
+def _template(conversation: Conversation, read: Read, rules: Rules) -> tuple[bool, str]:
+    """Return whether it is a template, as if no other filter dropped it, and why."""
     n, limit = rules.ngram, rules.template_limit
     own = own_ngrams(conversation, n)
     if not own:
-        return "template", "kept", f"its first turn has fewer than {n} words"
+        return False, f"its first turn has fewer than {n} words"
     counts: Counter[int] = Counter()
     if rules.reason(conversation, language(conversation)):
         counts.update(own)  # it is not among the counted conversations
@@ -96,33 +80,27 @@ def _template(conversation: Conversation, read: Read, rules: Rules) -> Finding:
     for other in read("counting its n-grams"):
         if rules.reason(other, language(other)) is None:
             counts.update(key for key in own_ngrams(other, n) if key in wanted)
-    text, count = template(conversation, counts, n) or ("", 0)
+    text, count = filters.template(conversation, counts, n) or ("", 0)
     times = "time" if count == 1 else "times"
     why = (
         f"its most frequent {n}-gram occurs {count:,} {times} in first turns: {text!r}"
     )
     if limit is None:
-        return "template", "off", why
-    return "template", _verdict(count > limit), f"{why}; the limit is {limit:,}"
+        return False, why
+    return count > limit, f"{why}; the limit is {limit:,}"
 
 
-def _duplicate(index: int, read: Read, rules: Rules) -> Finding:
-    how = rules.duplicates
-    if how == "keep":
-        return "duplicate", "off", "duplicates are kept"
+def _duplicate(index: int, read: Read, rules: Rules) -> tuple[bool, str]:
+    """Return whether it repeats a conversation that is kept, and why."""
     with TemporaryDirectory() as folder:
         conversations = read("looking for duplicates")
-        decisions = decide(conversations, rules, Path(folder) / "ngrams")
+        decisions = filters.decide(conversations, rules, Path(folder) / "ngrams")
     if index in decisions.copies:
         original = decisions.copies[index]
-        return (
-            "duplicate",
-            "dropped",
-            f"the user says the same as in {original!r}, which is kept ({how})",
-        )
+        return True, f"the user says the same as in {original!r}, which is kept"
     if decisions.reasons[index] is not None:
-        return "duplicate", "off", f"not checked: an earlier step drops it ({how})"
-    return "duplicate", "kept", f"no kept conversation is the same ({how})"
+        return False, "not checked: an earlier step drops it"
+    return False, "no kept conversation is the same"
 
 
 def _split(conversation: Conversation, rules: Rules) -> tuple[str, str]:

@@ -1,13 +1,13 @@
 """Which conversations to keep. `userlm clean` runs `decide`.
 
-Each filter returns its reason to drop a conversation, or `None`. The method is that of "Flipping
+`FILTERS` describes each reason to drop a conversation, once. The method is that of "Flipping
 the Dialogue" (arXiv 2510.06552): English only, no template prompts, and a split by person.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,8 @@ from userlm.data.summary import Summary
 from userlm.rows import SPLITS
 from userlm.types import Conversation
 
-DUPLICATES = ("keep", "exact", "near")
 FLAGS = ("toxic", "toxic_source", "redacted")
 """Flags that a log may set in `meta`. `toxic_source`: the log has toxic conversations only."""
-_DUPLICATE_REASONS = {"exact": "duplicate", "near": "near-duplicate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +53,12 @@ class Rules:
     def reason(self, conversation: Conversation, code: str) -> str | None:
         """Return why a conversation is dropped, without a look at the others; `code` is its
         language."""
-        reason = foreign(code, self.languages)
-        if reason is None and not self.flagged:
-            reason = flagged(conversation)
-        return reason
+        for each in FILTERS:
+            if each.reason and each.is_on(self):
+                reason = each.reason(conversation, code, self)
+                if reason is not None:
+                    return reason
+        return None
 
 
 @dataclass(slots=True)
@@ -116,7 +116,7 @@ def decide(
             _, is_template = ngrams.above(rules.template_limit)
             decisions.table = ngrams.table
             for at in np.flatnonzero(is_template).tolist():
-                decisions.reasons[fit[at]] = "template prompt"
+                decisions.reasons[fit[at]] = TEMPLATE.name
             stays &= ~is_template
     finally:
         ngrams.close()
@@ -127,34 +127,14 @@ def decide(
         # Train first: of duplicates in train and test, the one in train is kept.
         order = candidates[np.argsort(splits[candidates], kind="stable")]
         copy_of = said.copies(order)
+        reason = EXACT.name if EXACT.is_on(rules) else NEAR.name
         for at in np.flatnonzero(copy_of >= 0).tolist():
-            decisions.reasons[fit[at]] = _DUPLICATE_REASONS[rules.duplicates]
+            decisions.reasons[fit[at]] = reason
             decisions.copies[fit[at]] = said.ids[copy_of[at]]
             stays[at] = False
     parts = {name: stays & (splits == i) for i, name in enumerate(SPLITS)}
     decisions.figures = summary.figures(parts)
     return decisions
-
-
-def foreign(code: str, languages: Collection[str] | None = ("en",)) -> str | None:
-    """Return `language: zh`, for example, if the language is not wanted.
-
-    Args:
-        languages: the codes or names of the wanted languages; `None` means all.
-    """
-    if languages is None or code in languages or code in map(language_code, languages):
-        return None
-    return f"language: {code}"
-
-
-def flagged(
-    conversation: Conversation, *, toxic: bool = True, redacted: bool = True
-) -> str | None:
-    """Return `toxic` or `redacted` if the log says so; see `FLAGS`."""
-    meta = conversation.meta
-    if toxic and (meta.get("toxic") is True or meta.get("toxic_source") is True):
-        return "toxic"
-    return "redacted" if redacted and meta.get("redacted") is True else None
 
 
 def template(
@@ -176,3 +156,108 @@ def template(
     place = counts.index(max(counts))
     words = first_words(conversation)[place : place + n]
     return " ".join(words), counts[place]
+
+
+# --- the filters ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A reason to drop conversations.
+
+    Attributes:
+        name: the reason; details may follow after a colon.
+        about: what is dropped, in one sentence.
+        is_on: whether the rules ask for it.
+        reason: returns the reason to drop a conversation, or `None`, from the conversation, its
+            language and the rules. Filters without it compare conversations; `decide` knows them.
+        evidence: returns what the decision rests on, in words.
+    """
+
+    name: str
+    about: str
+    is_on: Callable[[Rules], bool]
+    reason: Callable[[Conversation, str, Rules], str | None] | None = None
+    evidence: Callable[[Conversation, str, Rules], str] | None = None
+
+
+def foreign(conversation: Conversation, code: str, rules: Rules) -> str | None:
+    """Return `language: zh`, for example, if the language is not wanted."""
+    wanted = rules.languages
+    if wanted is None or code in wanted or code in map(language_code, wanted):
+        return None
+    return f"language: {code}"
+
+
+def toxic(conversation: Conversation, code: str, rules: Rules) -> str | None:
+    """Return `toxic` if the log says so; see `FLAGS`."""
+    meta = conversation.meta
+    is_toxic = meta.get("toxic") is True or meta.get("toxic_source") is True
+    return "toxic" if is_toxic else None
+
+
+def redacted(conversation: Conversation, code: str, rules: Rules) -> str | None:
+    """Return `redacted` if the log says so."""
+    return "redacted" if conversation.meta.get("redacted") is True else None
+
+
+def _language_source(conversation: Conversation, code: str, rules: Rules) -> str:
+    label = conversation.meta.get("language")
+    by = "by py3langid, from the user turns"
+    if isinstance(label, str) and label.strip():
+        by = f"its log says {label!r}"
+    wanted = "all are kept"
+    if rules.languages is not None:
+        wanted = f"kept: {', '.join(rules.languages)}"
+    return f"{code}, {by}; {wanted}"
+
+
+def _flags(conversation: Conversation, code: str, rules: Rules) -> str:
+    meta = conversation.meta
+    flags = [f"{name}: {meta[name]}" for name in FLAGS if name in meta]
+    return ", ".join(flags) or "the log says nothing about it"
+
+
+TEMPLATE = Filter(
+    "template prompt",
+    "An n-gram of the first turn occurs more often than --template-limit.",
+    lambda rules: rules.template_limit is not None,
+)
+EXACT = Filter(
+    "duplicate",
+    "The user says the same as in another conversation.",
+    lambda rules: rules.duplicates == "exact",
+)
+NEAR = Filter(
+    "near-duplicate",
+    "The user says nearly the same as in another conversation.",
+    lambda rules: rules.duplicates == "near",
+)
+FILTERS = (
+    Filter(
+        "language",
+        "The language is none of --languages.",
+        lambda rules: True,
+        foreign,
+        _language_source,
+    ),
+    Filter(
+        "toxic",
+        "The log flags it as toxic.",
+        lambda rules: not rules.flagged,
+        toxic,
+        _flags,
+    ),
+    Filter(
+        "redacted",
+        "The log removed personal data from it.",
+        lambda rules: not rules.flagged,
+        redacted,
+        _flags,
+    ),
+    TEMPLATE,
+    EXACT,
+    NEAR,
+)
+"""All reasons to drop a conversation, in the order in which they are checked. A filter that looks
+at one conversation is added here and nowhere else."""

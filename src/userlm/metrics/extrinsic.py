@@ -43,7 +43,7 @@ def assistant_score(conversations: Conversations, tasks: Tasks) -> Measure:
         return why if right is None else (float(right), 1.0)
 
     rows = _rows(conversations, tasks, stats)
-    return measure("assistant score", rows, percent, better="higher", unit="%")
+    return measure("assistant score", rows, percent)
 
 
 def _coverage(
@@ -61,7 +61,7 @@ def _coverage(
         return covered / len(facts), 1.0
 
     rows = _rows(conversations, tasks, stats)
-    return measure(name, rows, percent, better="higher", unit="%")
+    return measure(name, rows, percent)
 
 
 def _rows(

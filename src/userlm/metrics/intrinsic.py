@@ -74,9 +74,7 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
     others = len(word_sets) - 1
     for key, cluster, total in zip(keys, clusters, to_all, strict=False):
         rows.append(measure_row(key, cluster, (float(total) / others, 1.0)))
-    found = measure(
-        "first-turn diversity", rows, percent, better="higher", unit="%", resamples=0
-    )
+    found = measure("first-turn diversity", rows, percent, resamples=0)
 
     # Leave out one cluster at a time. `to_all` counts each pair twice. Removing a cluster subtracts
     # its distances to all turns; the pairs inside the cluster are subtracted twice, so they are
@@ -229,7 +227,7 @@ def termination(responses: Conversations) -> Measure:
         return float(true_positive), float(false_positive), float(false_negative)
 
     rows = _response_rows(responses, stats)
-    return measure("termination F1", rows, f1_percent, better="higher", unit="%")
+    return measure("termination F1", rows, f1_percent)
 
 
 def termination_auroc(responses: Conversations) -> Measure:
@@ -254,7 +252,7 @@ def termination_auroc(responses: Conversations) -> Measure:
     p_end = columns[:, P_END]
     ended = columns[:, PERSON_ENDED] == 1
     value = auroc(p_end[ended], p_end[~ended])
-    found = Measure("termination AUROC", value, None, None, tuple(rows), "higher")
+    found = Measure("termination AUROC", value, None, None, tuple(rows))
     if value is None:
         return found
 
@@ -285,7 +283,7 @@ def _person_ended(response: Conversation) -> bool:
 def words_per_turn(conversations: Conversations) -> Measure:
     """Return the mean length of the user's turns, in words."""
     rows = _turn_rows(conversations, lambda _, text: (float(len(words(text))), 1.0))
-    return measure("words per turn", rows, ratio, unit="words")
+    return measure("words per turn", rows, ratio)
 
 
 def turns_per_conversation(conversations: Conversations) -> Measure:
@@ -294,9 +292,8 @@ def turns_per_conversation(conversations: Conversations) -> Measure:
     A failed conversation has no known length. One that reached the limit (`max_turns`) counts with
     the limit, so the value depends on the limit.
     """
-    return measure(
-        "turns per conversation", list(map(_length, conversations)), ratio, unit="turns"
-    )
+    rows = list(map(_length, conversations))
+    return measure("turns per conversation", rows, ratio)
 
 
 def _length(conversation: Conversation) -> MeasureRow:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
+from userlm.data.filters import FILTERS
 from userlm.flip import samples
 from userlm.show.blocks import Bar, Quote, Row, Strip, Table
 from userlm.show.formats import number, percent, plural, short_number
@@ -18,15 +19,6 @@ Ranking: TypeAlias = list[tuple[str, int]]
 
 MAX_REASONS = 12
 MAX_NAMES = 10  # languages, countries, models, writers
-STEPS = (
-    "language",
-    "toxic",
-    "redacted",
-    "template prompt",
-    "duplicate",
-    "near-duplicate",
-)
-"""The order in which `clean` checks reasons; the first one that applies drops a conversation."""
 
 
 def by_count(counts: Iterable[tuple[str, int]]) -> Ranking:
@@ -51,7 +43,7 @@ def dropped(counts: Counts) -> Ranking:
 def _survivors(counts: Counts) -> Table:
     """How many conversations each step of `clean` kept; all languages are one step."""
     incoming = counts.get("in", 0)
-    by_step = Counter(dict.fromkeys(STEPS, 0))
+    by_step = Counter({each.name: 0 for each in FILTERS})
     for reason, count in dropped(counts):
         by_step[reason.partition(": ")[0]] += count
     steps = [(step, lost) for step, lost in by_step.items() if lost]

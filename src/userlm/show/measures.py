@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from userlm.metrics.catalog import METRICS
+from userlm.metrics import catalog
 from userlm.show.blocks import (
     NOT_MEASURED,
     Axis,
@@ -33,9 +33,6 @@ COLOURS = 6
 SHAPES = ("circle", "square", "triangle")
 MARKS = {f"c{i}": SHAPES[i % len(SHAPES)] for i in range(COLOURS)} | {HUMAN: "diamond"}
 """The shape for each colour."""
-
-NOTES = {metric.name: metric.about for metric in METRICS}
-"""Descriptions of the measures, in the order in which they are shown; others come after."""
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 
@@ -114,7 +111,7 @@ def blocks(columns: Sequence[Column]) -> Iterator[Block]:
 
 def panels(columns: Sequence[Column]) -> list[Panel]:
     """Return a panel for each measure."""
-    having: dict[str, list[Column]] = {name: [] for name in NOTES}
+    having: dict[str, list[Column]] = {metric.name: [] for metric in catalog.METRICS}
     for column in columns:
         for name in column.measures:
             having.setdefault(name, []).append(column)
@@ -124,7 +121,7 @@ def panels(columns: Sequence[Column]) -> list[Panel]:
 def is_variant(panel: Panel) -> bool:
     """Return whether it shows one of the many variants of perplexity."""
     name = panel.title.text
-    return name not in NOTES and ("perplexity" in name or ": " in name)
+    return not panel.note and ("perplexity" in name or ": " in name)
 
 
 def _panel(name: str, columns: Sequence[Column]) -> Panel:
@@ -144,10 +141,17 @@ def _panel(name: str, columns: Sequence[Column]) -> Panel:
         Quote(name, 60),
         ARROWS.get(measures[0]["better"], ""),
         "" if unit in ("", "%") else Quote(unit, 16),
-        NOTES.get(name, ""),
+        _about(name),
         [_measurement(column, name, below, reference) for column in columns],
         below,
     )
+
+
+def _about(name: str) -> str:
+    for metric in catalog.METRICS:
+        if metric.name == name:
+            return metric.about
+    return ""
 
 
 def _measurement(

@@ -1,0 +1,66 @@
+"""METRICS: each described once, and seen wherever results are."""
+
+from userlm import commands
+from userlm.metrics import catalog
+from userlm.metrics.catalog import METRICS, Metric
+from userlm.rows import write_conversations
+from userlm.stats import measure, measure_row, ratio
+from userlm.types import Conversation
+
+
+def test_unit_and_direction_of_each_metric():
+    found = {metric.name: (metric.better, metric.unit) for metric in METRICS}
+    assert found == {
+        "perplexity": ("lower", ""),
+        "bits per byte": ("lower", ""),
+        "perplexity ratio": ("lower", ""),
+        "human goals: perplexity ratio": ("lower", ""),
+        "termination F1": ("higher", "%"),
+        "termination AUROC": ("higher", ""),
+        "first-turn diversity": ("higher", "%"),
+        "intent decomposition": ("lower", "%"),
+        "intent coverage": ("higher", "%"),
+        "assistant score": ("higher", "%"),
+        "turns per conversation": ("neither", "turns"),
+        "words per turn": ("neither", "words"),
+    }
+    assert all(metric.about.endswith(".") for metric in METRICS)
+
+
+def test_a_metric_is_added_in_one_place(monkeypatch, tmp_path, capsys):
+    """One description more, and it stands in results.json, terminal, page and Markdown."""
+
+    def questions(conversations):
+        rows = []
+        for conversation in conversations:
+            count = sum("?" in text for text in conversation.user_turns)
+            rows.append(measure_row(conversation.id, conversation.id, (count, 1.0)))
+        return measure("", rows, ratio)
+
+    toy = Metric(
+        "questions asked",
+        "Mean number of user turns with a question mark.",
+        "conversations",
+        "neither",
+        "turns",
+        questions,
+    )
+    monkeypatch.setattr(catalog, "METRICS", (toy, *METRICS))
+    talks = [
+        Conversation("a").say("rice?").say("Boil it.").say("long?").say("Yes."),
+        Conversation("b").say("hello").say("Hi."),
+    ]
+    write_conversations(tmp_path / "talks.jsonl", talks)
+    out = tmp_path / "score"
+    results = commands.score(commands.Score([tmp_path / "talks.jsonl"], out=out))
+    [first, *_] = results["talks.jsonl"]
+    assert (first["name"], first["value"], first["unit"]) == (
+        "questions asked",
+        1,
+        "turns",
+    )
+    assert "questions asked" in capsys.readouterr().out
+    commands.report(commands.Report([out], tmp_path / "report"))
+    for page in ("report.html", "report.md"):
+        assert "questions asked" in (tmp_path / "report" / page).read_text()
+    assert toy.about in (tmp_path / "report" / "report.html").read_text()
