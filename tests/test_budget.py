@@ -118,6 +118,7 @@ def test_what_a_call_used_is_counted(tmp_path):
         "tokens_out": 10,
         "possibly_billed": 4,
         "cost": float(dollars),
+        "price": "2/10",
     }
 
 

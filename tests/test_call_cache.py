@@ -1,16 +1,16 @@
 """Answers that are paid for once, and a budget that is never passed."""
 
-import json
 import random
 import threading
 import time
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
 
-from userlm.models.budget import PER_MESSAGE, Price
+from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price, Usage
 from userlm.models.call_cache import Answer, CallCache
+from userlm.runs import Journal
 from userlm.types import Completion, InputError, ModelError, Sampling
 
 ASK = [{"role": "user", "content": "hello"}]  # 5 bytes, so at most 5 + 500 tokens
@@ -37,6 +37,14 @@ class Model:
         return said
 
 
+def cached(path, model, tries=1, price=None, budget=None):
+    """The cache, its usage and the budget; the journal of the usage stands beside its own."""
+    limit = Budget(Caps(dollars=budget))
+    journal = Journal(path.with_name(f"{path.name}-usage"))
+    usage = Usage("writer", limit, journal, tries, price)
+    return CallCache(path, model, usage), usage, limit
+
+
 def test_a_price_is_in_dollars_for_a_million_tokens():
     # 1,000 in at 2.50 a million: 0.0025; 200 out at 10 a million: 0.002.
     assert Price.parse("2.50/10").of(1000, 200) == Decimal("0.0045")
@@ -60,10 +68,10 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
         tmp_path / "asked.jsonl",
         Model(Completion("one", tokens_in=20, tokens_out=5)),
     )
-    call_cache = CallCache(path, model, price=PRICE)
+    call_cache, _, _ = cached(path, model, price=PRICE)
     assert call_cache.ask("a", 0, ASK, SAMPLING) == Answer("one")
     call_cache.close()
-    again = CallCache(path, model, price=PRICE)
+    again, usage, budget = cached(path, model, price=PRICE)
     assert again.answered("a") and not again.answered("b")
     assert again.ask("a", 0, ASK, SAMPLING) == Answer("one")
     assert model.asked == 1
@@ -71,13 +79,15 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
     assert again.ask("a", 1, ASK, SAMPLING) == Answer("ok")
     assert model.asked == 2
     # Twice 20 in at 2 and 5 out at 10: 2 * (40 + 50) millionths.
-    assert again.spent == Decimal("0.00018")
-    assert again.results() == {
+    assert budget.spent.dollars == Decimal("0.00018")
+    assert usage.results() == {
         "calls": 2,
+        "drafts": 2,
         "possibly_billed": 0,
         "tokens_in": 40,
         "tokens_out": 10,
         "cost": 0.00018,
+        "price": "2/10",
     }
 
 
@@ -87,22 +97,21 @@ def test_a_refusal_is_an_answer_and_a_failure_is_none(tmp_path):
         ModelError("m: no", "refused", possibly_billed=1),
         ModelError("m: cut", "connection cut"),
     )
-    call_cache = CallCache(path, model)
+    call_cache, _, _ = cached(path, model)
     assert call_cache.ask("a", 0, ASK, SAMPLING) == Answer(None, "refused")
     assert call_cache.ask("b", 0, ASK, SAMPLING) == Answer(
         None, "connection cut", "m: cut"
     )
     call_cache.close()
-    again = CallCache(path, model)
+    again, _, _ = cached(path, model)
     assert again.ask("a", 0, ASK, SAMPLING) == Answer(None, "refused")
     assert again.ask("b", 0, ASK, SAMPLING) == Answer("ok")
     assert model.asked == 3
 
 
 def test_an_answer_as_long_as_it_may_be_is_cut_off(tmp_path):
-    call_cache = CallCache(
-        tmp_path / "a", Model(Completion("You are", tokens_in=20, tokens_out=50))
-    )
+    model = Model(Completion("You are", tokens_in=20, tokens_out=50))
+    call_cache, _, _ = cached(tmp_path / "a", model)
     assert call_cache.ask("a", 0, ASK, SAMPLING) == Answer("You are", "cut off")
 
 
@@ -121,75 +130,67 @@ def test_what_was_not_reported_is_booked_at_its_worst(tmp_path):
             "m: late", "timed out", faults=("timed out",) * 3, possibly_billed=3
         ),
     )
-    call_cache = CallCache(path, model, tries=3, price=PRICE)
+    call_cache, usage, budget = cached(path, model, tries=3, price=PRICE)
     for name in "abc":
         call_cache.ask(name, 0, ASK, SAMPLING)
     wanted = WORST + (PRICE.of(20, 5) + WORST) + 3 * WORST
-    assert call_cache.spent == wanted
+    assert budget.spent.dollars == wanted
     call_cache.close()
-    again = CallCache(path, model, tries=3, price=PRICE)
-    assert (again.spent, again.usage, again.faults) == (
-        wanted,
-        call_cache.usage,
-        call_cache.faults,
-    )
-    assert again.faults == {"timed out": 4, "rate limited": 1}
-    assert again.results()["possibly_billed"] == 4
+    again, usage_again, budget = cached(path, model, tries=3, price=PRICE)
+    assert budget.spent.dollars == wanted
+    assert usage_again.results() == usage.results()
+    assert again.faults == call_cache.faults == {"timed out": 4, "rate limited": 1}
+    assert usage.results()["possibly_billed"] == 4
 
 
 def test_calls_in_flight_when_it_was_killed_are_booked_in_full(tmp_path):
     path = tmp_path / "asked.jsonl"
-    begun = {"id": "a", "try": 0, "bound": [505, 50]}
-    done = {
-        "id": "a",
-        "try": 0,
-        "text": "ok",
-        "tokens_in": 20,
-        "tokens_out": 5,
-        "possibly_billed": 0,
-        "faults": [],
-    }
-    # Killed twice: once in a, once in b.
-    rows = [
-        begun,
-        begun,
-        done,
-        {**begun, "id": "b"},
-    ]
-    path.write_text(
-        "".join(json.dumps(row) + "\n" for row in rows) + '{"id": "c", "try": 0, "bo'
-    )
-    call_cache = CallCache(path, Model(), tries=2, price=PRICE)
-    assert call_cache.spent == 2 * 2 * WORST + PRICE.of(20, 5)
-    assert (
-        call_cache.faults == {"in flight when stopped": 2}
-        and call_cache.results()["possibly_billed"] == 4
-    )
-    assert (
-        call_cache.answered("a")
-        and not call_cache.answered("b")
-        and not call_cache.answered("c")
-    )
+    call_cache, _, _ = cached(path, Model(), tries=2, price=PRICE)
+    call_cache.ask("a", 0, ASK, SAMPLING)
+    # Killed twice: after a call began, and in the middle of a line.
+    journal = path.with_name("asked.jsonl-usage")
+    begun, _ = journal.read_text().splitlines()
+    with journal.open("a") as file:
+        file.write(f"{begun}\n{begun}\n{begun[:20]}")
+    with path.open("a") as file:
+        file.write('{"id": "c", "try": 0, "te')
+    call_cache, usage, budget = cached(path, Model(), tries=2, price=PRICE)
+    assert budget.spent.dollars == 2 * 2 * WORST + PRICE.of(20, 5)
+    assert call_cache.faults == {"in flight when stopped": 2}
+    assert usage.results()["possibly_billed"] == 4
+    assert call_cache.answered("a") and not call_cache.answered("c")
+
+
+def test_an_answer_is_written_before_its_call_is_settled(tmp_path):
+    """So a kill in between repeats no answered call."""
+    path = tmp_path / "asked.jsonl"
+    call_cache, usage, _ = cached(path, Model(), price=PRICE)
+    written = []
+    book = usage._book
+
+    def watch(change):
+        written.append(path.read_text().count("\n"))
+        book(change)
+
+    usage._book = watch
+    call_cache.ask("a", 0, ASK, SAMPLING)
+    assert written == [0, 1]
 
 
 def test_a_call_whose_worst_case_is_not_covered_is_not_made(tmp_path):
     model = Model()
-    call_cache = CallCache(
-        tmp_path / "a",
-        model,
-        tries=2,
-        price=PRICE,
-        budget=2 * WORST - Decimal("0.000001"),
-    )
-    assert call_cache.ask("a", 0, ASK, SAMPLING) == Answer(None, "budget")
-    call_cache = CallCache(
-        tmp_path / "b", model, tries=2, price=PRICE, budget=2 * WORST
-    )
+    budget = 2 * WORST - Decimal("0.000001")
+    call_cache, _, _ = cached(tmp_path / "a", model, 2, PRICE, budget)
+    refused = call_cache.ask("a", 0, ASK, SAMPLING)
+    assert (refused.text, refused.reason) == (None, "cap")
+    assert refused.error.startswith("cap reached: --budget 0.003019")
+    call_cache, _, _ = cached(tmp_path / "b", model, 2, PRICE, 2 * WORST)
     assert call_cache.ask("a", 0, ASK, SAMPLING) == Answer("ok")
-    assert call_cache.ask("b", 0, ASK, SAMPLING) == Answer(None, "budget")
+    assert call_cache.ask("b", 0, ASK, SAMPLING).reason == "cap"
     assert model.asked == 1
-    with pytest.raises(InputError):
-        CallCache(tmp_path / "c", model, budget=Decimal(1))
+    # What was not asked is asked when there is money again.
+    call_cache, _, _ = cached(tmp_path / "b", model, 2, PRICE, 4 * WORST)
+    assert call_cache.ask("b", 0, ASK, SAMPLING) == Answer("ok")
 
 
 def test_many_threads_together_never_pass_the_budget_and_use_most_of_it(tmp_path):
@@ -210,18 +211,17 @@ def test_many_threads_together_never_pass_the_budget_and_use_most_of_it(tmp_path
             )
 
     budget = 100 * WORST
-    call_cache = CallCache(
-        tmp_path / "a", Costly(), tries=3, price=PRICE, budget=budget
-    )
+    call_cache, _, limit = cached(tmp_path / "a", Costly(), 3, PRICE, budget)
     with ThreadPoolExecutor(16) as pool:
         answers = list(
             pool.map(lambda i: call_cache.ask(str(i), 0, ASK, SAMPLING), range(400))
         )
-    assert sum(billed) == call_cache.spent <= budget
+    spent = limit.spent.dollars
+    assert sum(billed) == spent <= budget
     # Nothing was left undone while there was money for it.
-    assert budget - call_cache.spent < 3 * WORST
+    assert budget - spent < 3 * WORST
     done = sum(answer.text == "ok" for answer in answers)
-    assert done == len(billed) and Answer(None, "budget") in answers
+    assert done == len(billed) and "cap" in [answer.reason for answer in answers]
 
 
 def test_after_a_stop_no_call_begins_and_none_waits(tmp_path):
@@ -233,15 +233,14 @@ def test_after_a_stop_no_call_begins_and_none_waits(tmp_path):
             go_on.wait(5)
             return Completion("ok", tokens_in=20, tokens_out=5)
 
-    call_cache = CallCache(tmp_path / "a", Slow(), price=PRICE, budget=WORST)
+    call_cache, _, limit = cached(tmp_path / "a", Slow(), price=PRICE, budget=WORST)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(call_cache.ask, "a", 0, ASK, SAMPLING)
         begun.wait(5)
         # Waits for what the first leaves.
         second = pool.submit(call_cache.ask, "b", 0, ASK, SAMPLING)
-        call_cache.stop()
-        with pytest.raises(CancelledError):
-            second.result(5)
+        limit.close("stopped")
+        assert second.result(5).reason == "cap"
         go_on.set()
         assert first.result(5) == Answer("ok")
 
@@ -281,7 +280,7 @@ def test_when_every_other_call_would_fail_alike_no_more_are_made(
     script, asked, tmp_path
 ):
     model = Model(*script)
-    call_cache = CallCache(tmp_path / "a", model)
+    call_cache, _, _ = cached(tmp_path / "a", model)
     if asked:
         with pytest.raises(ModelError, match="3 consecutive calls"):
             for i in range(5):

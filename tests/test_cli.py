@@ -1069,7 +1069,8 @@ def test_ctrl_c_stops_soon_when_a_server_hangs_and_says_what_may_be_billed(tmp_p
         "userlm: stopped; the same command resumes it" in err and "Traceback" not in err
     )
     # Begun, and not answered.
-    assert len((tmp_path / "out/asked.jsonl").read_text().splitlines()) == 4
+    assert len((tmp_path / "out/usage.jsonl").read_text().splitlines()) == 4
+    assert (tmp_path / "out/asked.jsonl").read_text() == ""
 
 
 def test_logged_turns_that_were_kept_are_not_scored_as_the_users_own(tmp_path):

@@ -10,9 +10,10 @@ from fake_server import CUT, HANG, Said, completion, error, serving
 from userlm import address
 from userlm.assistants import ModelAssistant
 from userlm.models import endpoint
-from userlm.models.budget import PER_MESSAGE, Price
+from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price, Usage
 from userlm.models.call_cache import Answer, CallCache
 from userlm.models.endpoint import EndpointModel
+from userlm.runs import Journal
 from userlm.types import Conversation, ModelError, Sampling
 
 KEY = "secret-key-of-a-test"
@@ -324,21 +325,27 @@ def test_a_number_of_tokens_that_can_be_none_is_unknown_and_the_answer_is_not_as
             6,
             None,
         )
-        first = CallCache(
-            tmp_path / "asked.jsonl", model(server), price=Price.parse("2/10")
-        )
+        path = tmp_path / "asked.jsonl"
+        price = Price.parse("2/10")
+
+        def cached():
+            budget = Budget(Caps())
+            journal = Journal(tmp_path / "usage.jsonl")
+            usage = Usage("writer", budget, journal, price=price)
+            return CallCache(path, model(server), usage), usage, budget
+
+        first, usage, budget = cached()
         answered = first.ask("a", 0, HI, Sampling(max_tokens=50))
         first.close()
-        again = CallCache(
-            tmp_path / "asked.jsonl", model(server), price=Price.parse("2/10")
-        )
+        again, usage_again, budget_again = cached()
         assert (
             again.ask("a", 0, HI, Sampling(max_tokens=50)) == answered == Answer("ok")
         )
     assert len(server.requests) == 2
-    assert (again.spent, again.results()) == (first.spent, first.results())
-    assert first.results()["tokens_out"] is None
-    assert first.spent == Price.parse("2/10").of(2 + PER_MESSAGE, 50)  # its worst
+    assert budget_again.spent == budget.spent
+    assert usage_again.results() == usage.results()
+    assert usage.results()["tokens_out"] is None
+    assert budget.spent.dollars == price.of(2 + PER_MESSAGE, 50)  # its worst
 
 
 class Counted(int):

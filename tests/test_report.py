@@ -906,14 +906,15 @@ WRITTEN: dict[str, Any] = {
         "human": {"n": 1, "measured": 0, "leakage": None, "quartiles": None},
     },
     "usage": {
-        "calls": 7100,
-        "possibly_billed": 3,
-        "tokens_in": 8000000,
-        "tokens_out": None,
-        "cost": 1.23456,
+        "writer": {
+            "calls": 7100,
+            "possibly_billed": 3,
+            "tokens_in": 8000000,
+            "tokens_out": None,
+            "cost": 1.23456,
+        },
     },
     "faults": {"timeout": 2, "http 429": 31},
-    "model": "m-mini",
     "failed": 0,
 }
 
@@ -1095,8 +1096,9 @@ def test_leakage_stands_beside_its_writer_with_what_was_paid_and_met(
         writers, 1
     ) and "M83.0 4V12M83.0 8H237.0M237.0 4V12" in drawn(writers, 1)
     assert drawn(writers, 2) == ""
-    assert cells(shown["Calls"]) == [
-        ["m-mini", "7,100", "8,000,000", "not known", "$1.2346", "3"]
+    [calls] = report._usage([run]).blocks
+    assert cells(calls) == [
+        ["intents: writer None", "7,100", "8,000,000", "not known", "$1.2346", "3"]
     ]
     assert cells(shown["Faults of calls"]) == [["http 429", "31"], ["timeout", "2"]]
     page, text = html_page([run]), markdown_page([run])
@@ -1190,8 +1192,12 @@ def test_the_page_and_the_markdown_hold_every_figure_of_the_data_report(
             "writers",
             {"m": {"n": 3, "measured": 3, "leakage": 7, "quartiles": [0, 0, 0]}},
         ),
-        ("intents", "usage", {"calls": 3}),
-        ("intents", "usage", WRITTEN["usage"] | {"cost": "1.23"}),
+        ("intents", "usage", {"writer": {"calls": 3}}),
+        (
+            "intents",
+            "usage",
+            {"writer": WRITTEN["usage"]["writer"] | {"cost": "1.23"}},
+        ),
         ("intents", "faults", {"timeout": "often"}),
     ],
 )
@@ -1273,7 +1279,7 @@ def test_a_missing_or_damaged_line_file_is_named(tmp_path: Path) -> None:
 # --- hostile input --------------------------------------------------------------------------------
 
 SECTIONS = (
-    "figures lengths training data endings thresholds guard conversations missing manifest"
+    "figures lengths training data endings usage thresholds guard conversations missing manifest"
 ).split()
 OWN = "document.title='pwned';document.body.insertAdjacentHTML('beforeend','<p id=pwned>')"
 HOSTILE = [
@@ -1376,7 +1382,6 @@ def hostile_folders(root: Path) -> list[Path]:
     written = WRITTEN | {
         "writers": dict.fromkeys(names, writer),
         "faults": names,
-        "model": HOSTILE[0],
     }
     return [
         sim,

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from userlm.commands.costs import BYTES_PER_TOKEN, TOKENS_PER_TURN, Costs
+from userlm.commands.costs import BYTES_PER_TOKEN, TOKENS_PER_TURN, Costs, show_errors
 from userlm.commands.options import User
 from userlm.commands.steps import Results, RunOptions, finish, in_order
 from userlm.guard import rates
-from userlm.models.budget import CAP
 from userlm.rows import read_conversations, to_record
 from userlm.runs import Answers, Journal, Run
-from userlm.show.terminal import console, track
+from userlm.show.terminal import track
 from userlm.types import OTHER_ROLE, Conversation, InputError, Role
 
 ROLES: tuple[Role, Role] = ("user", "assistant")
@@ -113,7 +112,7 @@ def collect(
         "guard": rates(_user_metas(path, places)),
     }
     written = finish(run, options, results)
-    _show_errors([error for _, error in sorted(errors)])
+    show_errors([error for _, error in sorted(errors)])
     return written
 
 
@@ -132,22 +131,3 @@ def _own_metas(
     has_end_meta = "end_meta" in conversation.meta and conversation.stop != "context"
     if has_end_meta and conversation.next_role in roles:
         yield conversation.meta["end_meta"]
-
-
-def _show_errors(errors: Sequence[str]) -> None:
-    """Print which conversations failed, and what to do about it."""
-    capped = [error for error in errors if error.startswith(CAP)]
-    failed = [error for error in errors if not error.startswith(CAP)]
-    if capped:
-        console.print(
-            f"{capped[0]} does not cover the worst case of another call; {len(capped)} "
-            f"conversations are unfinished. Run the same command with a higher limit to continue; "
-            f"answered turns are not repeated",
-            style="yellow",
-        )
-    if failed:
-        console.print(
-            f"{len(failed)} ended in an error (the same command tries these again), the first: "
-            f"{failed[0]}",
-            style="yellow",
-        )

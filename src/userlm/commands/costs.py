@@ -1,5 +1,5 @@
-"""The cost of a `respond` or `simulate` run: an estimate before the first call, limits, and the
-cost in the end.
+"""The cost of a run that calls models: an estimate before the first call, limits, and the cost in
+the end.
 
 Prices and limits do not identify a run: the same command with other ones resumes it.
 """
@@ -7,7 +7,7 @@ Prices and limits do not identify a run: the same command with other ones resume
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -17,6 +17,8 @@ from userlm.address import parse
 from userlm.assistants import ModelAssistant
 from userlm.commands.options import COSTS, option
 from userlm.models.budget import (
+    CAP,
+    TRIES,
     Amount,
     Budget,
     Caps,
@@ -66,7 +68,7 @@ def price_option(flag: str, of: str) -> Any:
     )
 
 
-PRICE_OPTION: dict[Role, str] = {"user": "--user-price", "assistant": "--price"}
+PRICE_OPTIONS = {"user": "--user-price", "assistant": "--price", "writer": "--price"}
 # For the estimate. The limits use an upper bound before a call and its real usage after it.
 BYTES_PER_TOKEN = 4
 TOKENS_PER_TURN = {"user": 50, "assistant": 300}
@@ -75,17 +77,25 @@ TOKENS_PER_TURN = {"user": 50, "assistant": 300}
 REQUESTS = 3
 
 
-def read_price(role: Role, text: str | None) -> Price | None:
+def read_price(side: str, text: str | None) -> Price | None:
     """Return the price of one side's tokens; raise an `InputError` that names the option."""
-    return None if text is None else Price.parse(text, PRICE_OPTION[role])
+    return None if text is None else Price.parse(text, PRICE_OPTIONS[side])
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
-    """A model that speaks for the user or for the assistant."""
+class Estimate:
+    """The calls that are expected of a side, and the tokens in them."""
+
+    calls: int
+    tokens_in: int
+    tokens_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A model of a run: its usage, and whether calls of it may be billed."""
 
     address: str
-    speaker: TrainedUser | PromptedUser | ModelAssistant
     usage: Usage
     price: Price | None
 
@@ -93,39 +103,49 @@ class _Side:
     def may_bill(self) -> bool:
         return self.price is not None or parse(self.address).is_remote
 
-    def results(self) -> dict[str, Any]:
-        """Return its usage, and the price that was used to compute the cost."""
-        price = (
-            None
-            if self.price is None
-            else f"{self.price.token_in}/{self.price.token_out}"
-        )
-        return self.usage.results() | {"price": price}
-
-    def prompt_tokens(self, start: Conversation) -> int:
-        """Estimate the number of tokens before the turns of the conversation."""
-        match self.speaker:
-            case ModelAssistant(system=system):
-                texts = [system or ""]
-            case PromptedUser(swapped=True):
-                messages = swapped_messages(start.system or "", ())
-                texts = [message["content"] for message in messages]
-            case PromptedUser():
-                texts = [user_prompt(start.system, ())]
-            case _:
-                texts = [start.system or ""]
-        return sum(len(text.encode()) for text in texts) // BYTES_PER_TOKEN
+    def amount(self, estimate: Estimate) -> Amount:
+        """What the estimate takes from a budget."""
+        tokens_in, tokens_out = estimate.tokens_in, estimate.tokens_out
+        dollars = Decimal(0)
+        if self.price is not None:
+            dollars = self.price.of(tokens_in, tokens_out)
+        return Amount(estimate.calls, tokens_in + tokens_out, dollars)
 
 
 class Costs:
-    """The models of a run. Their calls are counted and limited."""
+    """The models of a run: `user`, `assistant` or `writer`. Their calls are counted and limited
+    together."""
 
     def __init__(self, run: Run, caps: Caps) -> None:
-        self._run = run
         self._caps = caps
         self._budget = Budget(caps)
+        self._path = run.path("usage.jsonl")
         self._journal: Journal | None = None
-        self._sides: dict[Role, _Side | None] = {}
+        self._without_model: list[str] = []
+        self._sides: dict[str, Side] = {}
+
+    def side(
+        self, name: str, address: str, price: Price | None, requests: int = 1
+    ) -> Usage:
+        """Return the usage of a model, which counts and limits its calls.
+
+        Args:
+            requests: how many requests a call takes at most.
+
+        Raises:
+            InputError: for a budget without the price of a model on a server.
+        """
+        is_remote = parse(address).is_remote
+        if self._caps.dollars is not None and is_remote and price is None:
+            raise InputError(
+                f"--budget needs the price of the tokens of {address}; give {PRICE_OPTIONS[name]} "
+                "IN/OUT (0/0 if they cost nothing)"
+            )
+        self._journal = self._journal or Journal(self._path)
+        tries = requests * TRIES if is_remote else requests
+        usage = Usage(name, self._budget, self._journal, tries, price)
+        self._sides[name] = Side(address, usage, price)
+        return usage
 
     def count(
         self, role: Role, address: str, speaker: Speaker, price: Price | None
@@ -137,92 +157,55 @@ class Costs:
             InputError: for a price without a model, and a budget without the price of a model on a
                 server.
         """
-        if not isinstance(speaker, TrainedUser | PromptedUser | ModelAssistant):
-            if price is not None:
-                raise InputError(
-                    f"{PRICE_OPTION[role]}: {address} calls no model; leave the option out"
-                )
-            if parse(address).scheme == "py" and self._caps != Caps():
-                console.print(
-                    f"calls that {address} makes are not counted", style="yellow"
-                )
-            self._sides[role] = None
-            return speaker
-        on_server = parse(address).is_remote
-        if self._caps.dollars is not None and on_server and price is None:
+        match speaker:
+            case TrainedUser():
+                requests = REQUESTS if parse(address).is_remote else 1
+                usage = self.side(role, address, price, requests)
+                return replace(speaker, model=CountedComplete(speaker.model, usage))
+            case PromptedUser() | ModelAssistant():
+                usage = self.side(role, address, price)
+                return replace(speaker, chat=CountedChat(speaker.chat, usage))
+        if price is not None:
             raise InputError(
-                f"--budget needs the price of the tokens of {address}; give "
-                f"{PRICE_OPTION[role]} IN/OUT (0/0 if they cost nothing)"
+                f"{PRICE_OPTIONS[role]}: {address} calls no model; leave the option out"
             )
-        self._journal = self._journal or Journal(self._run.path("usage.jsonl"))
-        requests = REQUESTS if on_server and isinstance(speaker, TrainedUser) else 1
-        usage = Usage(
-            role, self._budget, self._journal, requests * tries_of(address), price
-        )
-        self._sides[role] = _Side(address, speaker, usage, price)
-        if isinstance(speaker, TrainedUser):
-            return replace(speaker, model=CountedComplete(speaker.model, usage))
-        return replace(speaker, chat=CountedChat(speaker.chat, usage))
+        if parse(address).scheme == "py" and self._caps != Caps():
+            console.print(f"calls that {address} makes are not counted", style="yellow")
+        self._without_model.append(role)
+        return speaker
 
     def check(self) -> None:
         """Raise `InputError` for limits on calls that are not counted."""
-        if self._caps != Caps() and not self._models:
+        if self._caps != Caps() and not self._sides:
             raise InputError(
                 "--max-calls, --max-tokens-total and --budget are for models; none is called here"
             )
 
     @property
-    def _models(self) -> dict[Role, _Side]:
-        return {role: side for role, side in self._sides.items() if side}
+    def need_estimate(self) -> bool:
+        """Whether calls may be billed or are limited."""
+        return self._caps != Caps() or self._may_bill
 
     @property
     def _may_bill(self) -> bool:
-        return any(side.may_bill for side in self._models.values())
+        return any(side.may_bill for side in self._sides.values())
 
-    def estimate(
-        self,
-        starts: Iterable[Conversation],
-        calls: Callable[[Conversation], Iterable[tuple[Role, int]]],
-    ) -> None:
-        """Print how many calls and tokens are expected, if they may be billed or are limited.
-
-        Args:
-            calls: the maximum calls of each conversation: the role, and the tokens in the turns
-                before the call.
-        """
-        models = self._models
-        if self._caps == Caps() and not self._may_bill:
-            return
-        count = Counter[Role]()
-        tokens_in = Counter[Role]()
-        for start in starts:
-            prompts = {role: side.prompt_tokens(start) for role, side in models.items()}
-            for role, said in calls(start):
-                if role in models:
-                    count[role] += 1
-                    tokens_in[role] += prompts[role] + said
-        console.print("estimate, if no conversation ends early:")
+    def show_estimate(self, estimates: Mapping[str, Estimate], assuming: str) -> None:
+        """Print how many calls and tokens are expected of each side."""
         before = self._budget.spent
         total = before
-        for role, side in models.items():
-            tokens_out = count[role] * side.speaker.sampling.max_tokens
-            dollars = Decimal(0)
-            cost = ""
-            if side.price is not None:
-                dollars = side.price.of(tokens_in[role], tokens_out)
-                cost = f", about ${dollars:,.2f}"
-            total += Amount(count[role], tokens_in[role] + tokens_out, dollars)
+        for name, side in self._sides.items():
+            estimate = estimates[name]
+            amount = side.amount(estimate)
+            total += amount
+            cost = f", about ${amount.dollars:,.2f}" if side.price is not None else ""
             console.print(
-                f" {role} {side.address}: {count[role]:,} calls, about {tokens_in[role]:,} tokens "
-                f"in and at most {tokens_out:,} out{cost}",
+                f" {name} {side.address}: {estimate.calls:,} calls, about "
+                f"{estimate.tokens_in:,} tokens in and at most {estimate.tokens_out:,} out{cost}",
                 soft_wrap=True,
             )
-        turns = ", ".join(
-            f"{n} tokens per {role} turn" for role, n in TOKENS_PER_TURN.items()
-        )
         console.print(
-            f" at {BYTES_PER_TOKEN} bytes per token and {turns}; each resampled draft is one more "
-            "call",
+            f" at {BYTES_PER_TOKEN} bytes per token{assuming}",
             style="dim",
             soft_wrap=True,
         )
@@ -247,23 +230,79 @@ class Costs:
         model."""
         if self._journal:
             self._journal.close()
-            totals = [side.usage.total for side in self._models.values()]
-            write_lines(self._journal.path, totals)
-        usage = {
-            role: side.results() if side else None for role, side in self._sides.items()
-        }
-        caps = {
-            "max_calls": self._caps.calls,
-            "max_tokens_total": self._caps.tokens,
-            "budget": None if self._caps.dollars is None else float(self._caps.dollars),
-        }
-        return {"usage": usage, "caps": caps}
+            totals = [side.usage.total for side in self._sides.values()]
+            write_lines(self._path, totals)
+        usage: dict[str, Any] = dict.fromkeys(self._without_model)
+        for name, side in self._sides.items():
+            usage[name] = side.usage.results()
+        return {"usage": usage, "caps": self._caps.results()}
 
 
-def tries_of(address: str) -> int:
-    """Return how many times one request to the model may be sent, and billed."""
-    if not parse(address).is_remote:
-        return 1
-    from userlm.models.endpoint import RETRIES
+def estimate_conversations(
+    costs: Costs,
+    speakers: Mapping[str, Speaker],
+    starts: Iterable[Conversation],
+    calls: Callable[[Conversation], Iterable[tuple[Role, int]]],
+) -> None:
+    """Print how many calls and tokens are expected, if they may be billed or are limited.
 
-    return 1 + RETRIES
+    Args:
+        speakers: by role.
+        calls: the maximum calls of each conversation: the role, and the tokens in the turns before
+            the call.
+    """
+    if not costs.need_estimate:
+        return
+    count: Counter[str] = Counter()
+    tokens_in: Counter[str] = Counter()
+    for start in starts:
+        prompts = {name: _prompt_tokens(one, start) for name, one in speakers.items()}
+        for role, said in calls(start):
+            count[role] += 1
+            tokens_in[role] += prompts[role] + said
+    estimates: dict[str, Estimate] = {}
+    for name, one in speakers.items():
+        most = 0
+        if isinstance(one, TrainedUser | PromptedUser | ModelAssistant):
+            most = one.sampling.max_tokens
+        estimates[name] = Estimate(count[name], tokens_in[name], count[name] * most)
+    console.print("estimate, if no conversation ends early:")
+    turns = ", ".join(
+        f"{n} tokens per {role} turn" for role, n in TOKENS_PER_TURN.items()
+    )
+    assuming = f" and {turns}; each resampled draft is one more call"
+    costs.show_estimate(estimates, assuming)
+
+
+def _prompt_tokens(speaker: Speaker, start: Conversation) -> int:
+    """Estimate the number of tokens before the turns of the conversation."""
+    match speaker:
+        case ModelAssistant(system=system):
+            texts = [system or ""]
+        case PromptedUser(swapped=True):
+            messages = swapped_messages(start.system or "", ())
+            texts = [message["content"] for message in messages]
+        case PromptedUser():
+            texts = [user_prompt(start.system, ())]
+        case _:
+            texts = [start.system or ""]
+    return sum(len(text.encode()) for text in texts) // BYTES_PER_TOKEN
+
+
+def show_errors(errors: Sequence[str]) -> None:
+    """Print which calls failed, or were not made because of a limit, and what to do about it."""
+    capped = [error for error in errors if error.startswith(CAP)]
+    failed = [error for error in errors if not error.startswith(CAP)]
+    if capped:
+        console.print(
+            f"{capped[0]} does not cover the worst case of another call; {len(capped):,} "
+            "conversations are unfinished. Run the same command with a higher limit to continue; "
+            "answered calls are not repeated",
+            style="yellow",
+        )
+    if failed:
+        console.print(
+            f"{len(failed):,} ended in an error (the same command tries these again), the first: "
+            f"{failed[0]}",
+            style="yellow",
+        )

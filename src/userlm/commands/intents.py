@@ -8,9 +8,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from itertools import chain, islice
-from math import isfinite
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,19 @@ from typing import Any
 import numpy as np
 
 from userlm import address
-from userlm.commands.costs import tries_of
+from userlm.commands.costs import (
+    BYTES_PER_TOKEN,
+    Costs,
+    Estimate,
+    Limits,
+    price_option,
+    read_price,
+    show_errors,
+)
 from userlm.commands.options import (
-    COSTS,
     Output,
     argument,
+    check,
     hub_option,
     limit_option,
     option,
@@ -40,8 +46,9 @@ from userlm.commands.steps import (
 )
 from userlm.data.conditions import sentence, traits
 from userlm.data.extractive import extractive
-from userlm.data.intents import check, leakage, request, write
-from userlm.models.budget import Price
+from userlm.data.intents import check as check_intent
+from userlm.data.intents import leakage, request, write
+from userlm.models.budget import CAP
 from userlm.models.call_cache import CallCache
 from userlm.rows import read_conversations, read_rows, take, write_conversations
 from userlm.runs import split_files
@@ -52,8 +59,6 @@ from userlm.types import Conversation, InputError, Message, Sampling
 EXTRACTIVE = "extractive"
 UNNAMED = "not said"  # the writer of intents that came with the logs
 LONGEST_GOAL = 2000  # characters; a longer text is likely a page of instructions
-# For the estimate; the budget uses upper bounds and real usage.
-BYTES_PER_TOKEN, TOKENS_OUT = 4, 40
 AHEAD = 16  # conversations queued for each worker, so that a slow answer does not block others
 TOP_P = 0.9
 QUARTILES = (0.25, 0.5, 0.75)
@@ -96,18 +101,7 @@ class Intents:
         "Maximum number of attempts per intent, until the answer has the right form.",
         min=1,
     )
-    price: str | None = option(
-        None,
-        "US dollars per million input and output tokens, such as 2.50/10.",
-        metavar="IN/OUT",
-        panel=COSTS,
-    )
-    budget: float | None = option(
-        None,
-        "Maximum cost in US dollars; needs --price.",
-        metavar="DOLLARS",
-        panel=COSTS,
-    )
+    price: str | None = price_option("--price", "the writer's model")
     join: list[Path] | None = option(
         None, "File with rows {id, intent} to use; can be given several times."
     )
@@ -123,18 +117,15 @@ class Intents:
     )
     hub: bool = hub_option()
     limit: int | None = limit_option()
+    limits: Limits = Limits()
     output: Output = Output()
 
 
 def intents(options: Intents) -> Results:
     """Write the conversations with intents."""
-    budget = options.budget
     writer = options.writer
-    rate = None if options.price is None else Price.parse(options.price)
-    if budget is not None and (rate is None or not (isfinite(budget) and budget >= 0)):
-        raise InputError(
-            f"--budget {budget:g}: give an amount in US dollars, and --price IN/OUT"
-        )
+    price = read_price("writer", options.price)
+    check(options)
     if "://" in writer or writer.startswith(("http:", "https:")):
         # Refuses a URL with a password before it is written to run.json.
         address.chat_model(writer)
@@ -152,13 +143,13 @@ def intents(options: Intents) -> Results:
 
     joined, counts = _read_joined(joins)
     known = _Known(joined, options.goals, options.overwrite)
+    costs = Costs(run, options.limits.caps)
     cache = None
     if writer != EXTRACTIVE:
-        dollars = None if budget is None else Decimal(str(budget))
         model = address.chat_model(writer)
-        cache = CallCache(
-            run.path("asked.jsonl"), model, tries_of(writer), rate, dollars
-        )
+        usage = costs.side("writer", writer, price)
+        cache = CallCache(run.path("asked.jsonl"), model, usage)
+    costs.check()
     sampling = Sampling(options.temperature, TOP_P, options.max_tokens)
     work = _Work(writer, known, cache, sampling, options.tries, fields, options.workers)
     tally = _Tally(counts, set(joined), options.goals)
@@ -170,7 +161,7 @@ def intents(options: Intents) -> Results:
     if cache:
         logs = track(chain.from_iterable(map(read, paths.values())), "reading")
         to_write = (log for log in logs if not known.find(log))
-        _show_estimate(_model_name(writer), to_write, cache, options.max_tokens)
+        _show_estimate(to_write, costs, cache, options.max_tokens)
     try:
         for name, path in paths.items():
             written = track(
@@ -179,28 +170,21 @@ def intents(options: Intents) -> Results:
                 count_total([path], options.limit),
             )
             write_conversations(run.path(f"{name}.jsonl"), written)
-    except KeyboardInterrupt:
-        if cache and (in_flight := cache.stop()):
-            console.print(
-                f"{in_flight} calls were in flight; they may be billed", style="yellow"
-            )
-        raise
     finally:
-        if cache:
-            cache.stop()
+        costs.stop()
     results = tally.results()
     if cache:
         cache.close()
         results |= {
             "model": _model_name(writer),
-            "usage": cache.results(),
+            **costs.close(),
             "faults": in_order(cache.faults),
         }
     _show_missing_fields(fields, counts)
     if options.hub:
         write_hub(run, results)
     finish(run, options, results)
-    _show_failures(results, tally.first_error, options.out)
+    show_errors(tally.errors)
     return results
 
 
@@ -337,7 +321,7 @@ def _extract(conversation: Conversation) -> Intent:
     intent = extractive(conversation)
     if intent is None:
         return Intent(None, note="no intent, nothing to say")
-    if reason := check(intent, conversation):
+    if reason := check_intent(intent, conversation):
         return Intent(None, note=f"no intent, {reason}")
     return Intent(intent, EXTRACTIVE, "written")
 
@@ -368,7 +352,8 @@ class _Writer:
             return Intent(text, self.name, "written")
         error = errors[-1] if errors else ""
         if error:
-            reason = f"call failed: {reason}"
+            is_capped = error.startswith(CAP)
+            reason = "cap reached" if is_capped else f"call failed: {reason}"
         return Intent(None, note=f"no intent, {reason}", error=error)
 
 
@@ -443,10 +428,9 @@ class _Tally:
 
     def __init__(self, counts: Counter[str], joined: set[str], goals: bool) -> None:
         self.counts = counts
-        self.first_error = ""
+        self.errors: list[str] = []
         self._unmet_joins = joined
         self._goals = goals
-        self._failed = 0
         self._written: Counter[str] = Counter()
         self._leaks: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
 
@@ -459,8 +443,7 @@ class _Tally:
             self.counts[f"note: human goal not taken, {unused}"] += 1
         self._unmet_joins.difference_update(_names(conversation.id))
         if found.error:
-            self._failed += 1
-            self.first_error = self.first_error or found.error
+            self.errors.append(found.error)
         meta = dict(conversation.meta)
         if found.by:
             meta["intent_by"] = found.by
@@ -494,62 +477,29 @@ class _Tally:
         return {
             "counts": in_order(self.counts),
             "writers": writers,
-            "failed": self._failed,
+            "failed": len(self.errors),
         }
 
 
 def _show_estimate(
-    name: str, conversations: Iterable[Conversation], cache: CallCache, max_tokens: int
+    conversations: Iterable[Conversation],
+    costs: Costs,
+    cache: CallCache,
+    max_tokens: int,
 ) -> None:
     """Print, before the first call, how many calls are expected and what they may cost."""
     asked_before = to_ask = size = 0
-    worst_call = Decimal(0)
     for conversation in conversations:
         if cache.answered(conversation.id):
             asked_before += 1
             continue
         to_ask += 1
-        messages = request(conversation)
-        size += sum(len(message["content"].encode()) for message in messages)
-        worst_call = max(worst_call, cache.worst_case(messages, max_tokens))
-    tokens_in = size // BYTES_PER_TOKEN
-    tokens_out = to_ask * TOKENS_OUT
-    cost = None if cache.price is None else cache.price.of(tokens_in, tokens_out)
-    before = (
-        f" ({asked_before:,} got calls in an earlier attempt)" if asked_before else ""
-    )
-    dollars = "" if cost is None else f", ${cost:,.2f}"
-    console.print(f"{name} will write {to_ask:,} intents{before}")
-    console.print(
-        f" estimate: {tokens_in:,} tokens in and {tokens_out:,} out{dollars}, "
-        f"at {BYTES_PER_TOKEN} bytes per token and one call each"
-    )
-    if cost is not None and cache.budget is not None:
-        spent = f", ${cache.spent:,.2f} of it spent before," if cache.spent else ""
-        left = cache.budget - cache.spent - worst_call
-        covered = to_ask
-        if cost:
-            covered = max(0, int(to_ask * left / cost))
-        covers = "all of them"
-        if covered < to_ask:
-            covers = (
-                f"about {covered:,} of them (${worst_call:,.2f}, the worst case of a call, stays "
-                "reserved)"
-            )
-        console.print(f" the budget of ${cache.budget:,.2f}{spent} covers {covers}")
-
-
-def _show_failures(results: Results, first_error: str, out: Path) -> None:
-    counts = results["counts"]
-    if counts.get("note: no intent, budget"):
-        console.print(
-            f"the budget is used up; to continue, use {out} as the input of a run with another "
-            f"--out; existing intents are kept",
-            style="yellow",
+        size += sum(
+            len(message["content"].encode()) for message in request(conversation)
         )
-    if results["failed"]:
-        console.print(
-            f"the calls of {results['failed']:,} failed (the same command tries these again), the "
-            f"first: {first_error}",
-            style="yellow",
-        )
+    before = ""
+    if asked_before:
+        before = f" ({asked_before:,} got calls in an earlier attempt)"
+    console.print(f"{to_ask:,} intents to write{before}; estimate, with one call each:")
+    estimate = Estimate(to_ask, size // BYTES_PER_TOKEN, to_ask * max_tokens)
+    costs.show_estimate({"writer": estimate}, "")

@@ -13,6 +13,7 @@ from userlm.commands.costs import (
     BYTES_PER_TOKEN,
     Costs,
     Limits,
+    estimate_conversations,
     price_option,
     read_price,
 )
@@ -85,7 +86,7 @@ def respond(options: Respond) -> Results:
             said = sum(len(turn.text.encode()) for turn in start.turns)
             yield "user", said // BYTES_PER_TOKEN
 
-    costs.estimate(starts(), calls)
+    estimate_conversations(costs, {"user": speaker}, starts(), calls)
     # Only one conversation can use the keyboard.
     at_once = 1 if user == "human" else options.workers
     answered = respond_all(Recorded(speaker, answers), starts(), at_once)

@@ -14,7 +14,13 @@ from userlm.commands.conversing import (
     find_places,
     has_errors,
 )
-from userlm.commands.costs import Costs, Limits, price_option, read_price
+from userlm.commands.costs import (
+    Costs,
+    Limits,
+    estimate_conversations,
+    price_option,
+    read_price,
+)
 from userlm.commands.options import (
     LocalModels,
     Output,
@@ -79,10 +85,8 @@ def simulate(options: Simulate) -> Results:
     """Simulate the conversations and write them."""
     user = options.user.user
     assistant = options.assistant
-    prices = (
-        read_price("user", options.user_price),
-        read_price("assistant", options.price),
-    )
+    user_price = read_price("user", options.user_price)
+    price = read_price("assistant", options.price)
     path = _starts_file(options.intents, options.tasks)
     inputs = [path, *address.files(user), *address.files(assistant)]
     run = open_run("simulate", options, inputs)
@@ -107,13 +111,16 @@ def simulate(options: Simulate) -> Results:
         batch=options.models.batch,
     )
     costs = Costs(run, options.limits.caps)
-    user_side = costs.count("user", user, user_side, prices[0])
-    assistant_side = costs.count("assistant", assistant, assistant_side, prices[1])
+    user_side = costs.count("user", user, user_side, user_price)
+    assistant_side = costs.count("assistant", assistant, assistant_side, price)
     costs.check()
     turns = Journal(run.path("turns.jsonl"))
     answers = Answers(turns)
-    costs.estimate(
-        starts(), lambda start: calls_to_come(start, answers, options.max_turns)
+    estimate_conversations(
+        costs,
+        {"user": user_side, "assistant": assistant_side},
+        starts(),
+        lambda start: calls_to_come(start, answers, options.max_turns),
     )
     # Only one conversation can use the keyboard.
     at_once = 1 if "human" in (user, assistant) else options.workers

@@ -1,7 +1,7 @@
 """The cost of model calls, and limits on it.
 
 The worst case of a call is reserved before it and settled after it, so calls in many threads
-together stay below every limit. `respond`, `simulate` and `intents --writer` use this.
+together stay below every limit. Every verb that calls models uses this.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from userlm.types import (
 
 # Tokens that a server may add around a message or before the first one; most add 3 to 40.
 PER_MESSAGE = 500
+TRIES = 6
+"""How often a call to a server is sent at most: once, and five times more after errors."""
 CAP = "cap reached: "
 """The start of the error message of a call that a cap did not allow."""
 
@@ -51,6 +53,9 @@ class Price:
                     f"as 2.50/10"
                 )
         return cls(token_in, token_out)
+
+    def __str__(self) -> str:
+        return f"{self.token_in}/{self.token_out}"
 
     def of(self, tokens_in: int, tokens_out: int) -> Decimal:
         """The exact price of these tokens in dollars."""
@@ -91,6 +96,15 @@ class Caps:
             if cap is not None and taken > cap:
                 return f"{option} {cap}"
         return ""
+
+    def results(self) -> dict[str, Any]:
+        """The limits for `results.json`."""
+        dollars = None if self.dollars is None else float(self.dollars)
+        return {
+            "max_calls": self.calls,
+            "max_tokens_total": self.tokens,
+            "budget": dollars,
+        }
 
 
 class Budget:
@@ -150,17 +164,14 @@ class Budget:
 #
 # The usage of calls is a Counter of
 #     calls, drafts          calls, and those with an answer
+#     open                   calls that were begun and not settled
 #     reported               answers whose tokens the server counted
 #     tokens_in, tokens_out  the tokens of these
 #     possibly_billed        tries without a usable answer that may have been billed
 #     doubt_in, doubt_out    the most tokens of such tries, and of answers that are not counted
 
 
-def usage_of_tries(
-    tries: int,
-    tokens_in: int,
-    max_tokens: int,
-) -> Counter[str]:
+def usage_of_tries(tries: int, tokens_in: int, max_tokens: int) -> Counter[str]:
     """The usage of a call without an answer; `tries` is how many may have been billed."""
     return Counter(
         calls=1,
@@ -170,11 +181,7 @@ def usage_of_tries(
     )
 
 
-def usage_of(
-    answer: Completion,
-    tokens_in: int,
-    max_tokens: int,
-) -> Counter[str]:
+def usage_of(answer: Completion, tokens_in: int, max_tokens: int) -> Counter[str]:
     """The usage of an answered call; without token counts it is counted at its worst case."""
     used = usage_of_tries(answer.possibly_billed, tokens_in, max_tokens)
     used["drafts"] += 1
@@ -187,10 +194,7 @@ def usage_of(
     return used
 
 
-def amount_of(
-    used: Mapping[str, int],
-    price: Price | None,
-) -> Amount:
+def amount_of(used: Mapping[str, int], price: Price | None) -> Amount:
     """What this usage takes from a budget; without a price it costs nothing."""
     tokens_in = used["tokens_in"] + used["doubt_in"]
     tokens_out = used["tokens_out"] + used["doubt_out"]
@@ -198,30 +202,12 @@ def amount_of(
     return Amount(used["calls"], tokens_in + tokens_out, dollars)
 
 
-def usage_results(
-    used: Mapping[str, int],
-    price: Price | None,
-) -> dict[str, Any]:
-    """The usage for `results.json`: calls, tokens, possibly billed tries, and dollars (`cost`).
-
-    `cost` counts possibly billed tries and answers without token counts at their worst case.
-    Unknown values are `None`.
-    """
-    results: dict[str, Any] = {"calls": used["calls"]}
-    for name in ("tokens_in", "tokens_out"):
-        results[name] = used[name] if used["reported"] else None
-    results["possibly_billed"] = used["possibly_billed"]
-    cost = amount_of(used, price).dollars
-    results["cost"] = None if price is None else float(round(cost, 6))
-    return results
-
-
 class Usage:
     """What the calls of one side used, in this attempt and earlier ones.
 
     Args:
-        side: the side that makes the calls: `user` or `assistant`.
-        journal: the journal of the run, which both sides may share. A line before a call records
+        side: what makes the calls: `user`, `assistant` or `writer`.
+        journal: the journal of the run, which all sides share. A line before a call records
             its worst case, and a line after it the difference to its usage. So the sum is an upper
             bound even if the process is killed in between.
         tries: the maximum number of times a call may be sent, and billed.
@@ -264,6 +250,7 @@ class Usage:
             fails.
         """
         worst = usage_of_tries(self._tries, tokens_in, max_tokens)
+        worst["open"] = 1
         if cap := self._budget.reserve(amount_of(worst, self._price)):
             self._budget.close(cap)
             raise ModelError(f"{CAP}{cap}", "cap")
@@ -281,9 +268,35 @@ class Usage:
             self._budget.settle(amount_of(used, self._price))
             self._book(used)
 
+    def stop(self, why: str) -> None:
+        """Start no more calls, of any side."""
+        self._budget.close(why)
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls were begun and not settled: after the last call, those that were in flight
+        when an earlier attempt was killed."""
+        return self._used["open"]
+
     def results(self) -> dict[str, Any]:
-        """The usage for `results.json`: `usage_results`, and the number of answers (`drafts`)."""
-        return usage_results(self._used, self._price) | {"drafts": self._used["drafts"]}
+        """The usage for `results.json`: calls, answers (`drafts`), tokens, possibly billed tries,
+        dollars (`cost`), and the price that it was computed with.
+
+        `cost` counts possibly billed tries and answers without token counts at their worst case.
+        Unknown values are `None`.
+        """
+        used = self._used
+        price = self._price
+        cost = amount_of(used, price).dollars
+        return {
+            "calls": used["calls"],
+            "drafts": used["drafts"],
+            "tokens_in": used["tokens_in"] if used["reported"] else None,
+            "tokens_out": used["tokens_out"] if used["reported"] else None,
+            "possibly_billed": used["possibly_billed"],
+            "cost": None if price is None else float(round(cost, 6)),
+            "price": None if price is None else str(price),
+        }
 
     @property
     def total(self) -> dict[str, Any]:

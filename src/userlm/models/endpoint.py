@@ -17,11 +17,11 @@ from typing import Any, TypeVar, cast
 
 import openai
 
+from userlm.models.budget import TRIES
 from userlm.types import Completion, Message, ModelError, Sampling, encodable
 
 T = TypeVar("T")
 
-RETRIES = 5
 LONGEST_PAUSE = 60.0  # maximum wait in seconds, even if the server asks for more
 POSSIBLY_BILLED = (
     "timed out",
@@ -92,7 +92,7 @@ class EndpointModel:
         model: str,
         base_url: str | None,
         api_key: str | None,
-        retries: int = RETRIES,
+        retries: int = TRIES - 1,
         timeout: float = 120,
         pause: float = 0.5,
     ) -> None:

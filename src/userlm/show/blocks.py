@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+Where: TypeAlias = Literal["everywhere", "details", "page"]
 Counts: TypeAlias = Sequence[tuple[str, int]]
 
 # --- parts of a line ------------------------------------------------------------------------------
@@ -294,7 +295,7 @@ class Section:
     blocks: Sequence[Block]
     intro: Line = ""
     search: bool = False
-    where: Literal["everywhere", "details", "page"] = "everywhere"
+    where: Where = "everywhere"
 
 
 @dataclass(frozen=True)

@@ -265,8 +265,6 @@ def tables(results: Data) -> Iterator[Table]:
     for key, build in TABLES:
         if key in parts:
             yield build(parts[key])
-    if "usage" in results:
-        yield usage_table({results.get("model", ""): results["usage"]})
 
 
 def samples_table(conversation: Conversation) -> Table:

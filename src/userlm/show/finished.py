@@ -81,6 +81,7 @@ class Finished:
         columns: measures by column: the runs that were scored, or with and without intent.
         endings: by column, a `Calibration`, or `Uncalibrated` if there is no threshold to suggest.
         talks: how its conversations stopped, and the counts of the guard.
+        usage: what calls of each model used, by its role.
         trained: the results of a training run.
         log: its steps, each with the loss.
         transcripts: the first `TRANSCRIPTS` conversations of a simulation.
@@ -101,6 +102,7 @@ class Finished:
     missing: Missing = field(default_factory=dict)
     endings: Mapping[str, Any] = field(default_factory=dict)
     talks: Talks = field(default_factory=Talks)
+    usage: Mapping[str, Any] = field(default_factory=dict)
     trained: Trained = field(default_factory=Trained)
     log: Sequence[tuple[int, float]] = ()
     transcripts: Sequence[Conversation] = ()
@@ -192,7 +194,8 @@ def _with_stage(run: Finished) -> Finished:
         reasons,
         notes,
     )
-    return replace(run, stage=stage, tables=list(data.tables(results)))
+    usage = results.get("usage", {})
+    return replace(run, stage=stage, tables=list(data.tables(results)), usage=usage)
 
 
 def _with_training(run: Finished) -> Finished:
@@ -251,7 +254,8 @@ def _missing(run: Finished) -> Missing:
 def _with_conversations(run: Finished, file: str) -> Finished:
     """Count only turns of the simulated user, not the logged turns before them."""
     if not run.is_human:
-        run = replace(run, talks=_checked(run, Talks, run.results))
+        talks: Talks = _checked(run, Talks, run.results)
+        run = replace(run, talks=talks, usage=talks.get("usage", {}))
     shown: list[Conversation] = []
     lengths = Lengths()
     stubs: set[str] = set()

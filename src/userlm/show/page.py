@@ -29,6 +29,7 @@ from userlm.show.blocks import (
     Text,
     Transcripts,
     Value,
+    Where,
 )
 from userlm.show.data import MAX_REASONS, by_count, first_ones, usage_table
 from userlm.show.finished import EXTRACTIVE, TURN_BINS, WORD_BINS, Finished
@@ -59,6 +60,7 @@ def describe(runs: Runs) -> Page:
         _training(runs, colours),
         _data(runs),
         _stops(runs),
+        _usage(runs),
         thresholds.section(runs, colours),
         _guards(runs),
         _conversations(runs, colours),
@@ -365,18 +367,21 @@ def _stops(runs: Runs) -> Section:
             (name, *(f"{found[stop]:,}" for stop in stops), f"{found.total():,}")
         )
     head = [(Quote(stop, 40), Small(STOPS.get(stop, ""))) for stop in stops]
-    tables = [*_table(("run", *head, "all"), rows)]
-    if models := dict(_models(runs)):
-        tables.append(usage_table(models))
-    return Section("endings", "Endings", "How conversations stopped", tables)
+    table = _table(("run", *head, "all"), rows)
+    return Section("endings", "Endings", "How conversations stopped", table)
 
 
-def _models(runs: Runs) -> Iterator[tuple[str, Any]]:
-    """Yield the models that were called, and what their calls used."""
+def _usage(runs: Runs) -> Section:
+    models = {}
     for run in runs:
-        for role, usage in run.talks.get("usage", {}).items():
+        for role, usage in run.usage.items():
             if usage is not None:
-                yield f"{run.name}: {role} {run.options.get(role)}", usage
+                models[f"{run.name}: {role} {run.options.get(role)}"] = usage
+    tables = [usage_table(models)] if models else []
+    where: Where = "details"
+    if any(usage["cost"] is not None for usage in models.values()):
+        where = "everywhere"
+    return Section("usage", "Usage", "What was called", tables, where=where)
 
 
 def _guards(runs: Runs) -> Section:

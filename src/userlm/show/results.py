@@ -104,9 +104,8 @@ class Data(TypedDict, total=False):
     countries: Counts
     models: Counts
     writers: dict[Any, Writer]
-    usage: Usage
+    usage: dict[Any, Usage | None]
     faults: Counts
-    model: Text
 
 
 class Evaluated(TypedDict, total=False):
