@@ -1,12 +1,14 @@
 """Addresses: what they name, and the errors if they name nothing."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_server import completion, serving
 
-from userlm import address
+from userlm import address, loading
+from userlm.address import LocalSettings, parse
 from userlm.assistants import Clarifier, Oracle, Script
 from userlm.rows import write_conversations
 from userlm.types import Conversation, Fact, InputError, Reply, Sampling, Task
@@ -37,7 +39,7 @@ from userlm.users import ReplayUser
 )
 def test_a_wrong_address_says_what_was_meant(wrong, hint):
     with pytest.raises(InputError) as caught:
-        address.user(wrong)
+        loading.user(wrong)
     assert hint in str(caught.value)
 
 
@@ -51,7 +53,7 @@ def test_a_wrong_address_says_what_was_meant(wrong, hint):
 )
 def test_a_url_that_would_put_a_secret_into_a_run_folder_is_refused(wrong):
     with pytest.raises(InputError, match="put the key into USERLM_API_KEY") as caught:
-        address.assistant(wrong)
+        loading.assistant(wrong)
     assert "secret" not in str(caught.value)
 
 
@@ -60,7 +62,7 @@ def test_a_url_that_would_put_a_secret_into_a_run_folder_is_refused(wrong):
 )
 def test_a_scheme_that_leads_to_no_model_is_refused_without_what_may_be_secret(wrong):
     with pytest.raises(InputError, match="write http://HOST:PORT/v1#NAME") as caught:
-        address.chat_model(wrong)
+        loading.chat_model(wrong)
     assert "secret" not in str(caught.value)
 
 
@@ -79,14 +81,14 @@ def test_a_url_that_is_none_says_how_it_is_written(wrong):
     with pytest.raises(
         InputError, match="is not the URL of a server; write http://HOST:PORT/v1#NAME"
     ):
-        address.chat_model(wrong)
+        loading.chat_model(wrong)
 
 
 @pytest.mark.parametrize("tail", ["\r", "\n", "\r\n", " "])
 def test_white_space_around_a_key_is_stripped(tail, monkeypatch):
     monkeypatch.setenv("USERLM_API_KEY", f"{tail}secret-key{tail}")
     with serving([completion("ok")]) as server:
-        address.chat_model(f"{server.url}#m").chat(
+        loading.chat_model(f"{server.url}#m").chat(
             [{"role": "user", "content": "hi"}], Sampling()
         )
     assert [authorization for _, authorization, _ in server.requests] == [
@@ -94,7 +96,7 @@ def test_white_space_around_a_key_is_stripped(tail, monkeypatch):
     ]
     monkeypatch.setenv("OPENAI_API_KEY", tail)
     with pytest.raises(InputError, match="set the environment variable OPENAI_API_KEY"):
-        address.chat_model("openai:gpt-4o")
+        loading.chat_model("openai:gpt-4o")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_a_key_with_characters_that_no_key_has_is_refused_and_not_shown(
         with pytest.raises(
             InputError, match=f"the environment variable {variable} has characters"
         ) as caught:
-            address.chat_model(model)
+            loading.chat_model(model)
         assert "cret" not in str(caught.value) and key not in repr(caught.value)
 
 
@@ -144,7 +146,7 @@ def test_a_key_with_characters_that_no_key_has_is_refused_and_not_shown(
 )
 def test_a_wrong_address_of_a_model_to_score_says_what_was_meant(wrong, hint):
     with pytest.raises(InputError) as caught:
-        address.scorer(wrong)
+        loading.scorer(wrong)
     assert hint in str(caught.value) and "secret" not in str(caught.value)
 
 
@@ -158,7 +160,7 @@ def test_a_model_is_scored_in_the_form_of_its_address_and_a_bare_name_is_a_user_
         (f"{tmp_path}", "\n", True),
         (f"base:{tmp_path}", " ", False),
     ):
-        model, form, window = address.scorer(place)
+        model, form, window = loading.scorer(place)
         assert (form.header_suffix, form.ends, window) == (
             lead,
             ends,
@@ -171,14 +173,14 @@ def test_a_model_is_scored_in_the_form_of_its_address_and_a_bare_name_is_a_user_
         InputError,
         match=f"{tmp_path} has no chat template, .* score it as base:{tmp_path}",
     ):
-        address.scorer(f"prompted:{tmp_path}")
+        loading.scorer(f"prompted:{tmp_path}")
     with pytest.raises(InputError, match=f"{tmp_path} has its own"):
-        address.scorer(f"{tmp_path}", tokenizer=str(tmp_path))
+        loading.scorer(f"{tmp_path}", tokenizer=str(tmp_path))
     for scheme in ("base", "trained", "profile", "prompted", "swapped"):
-        assert [path.name for path in address.files(f"{scheme}:{tmp_path}")] == [
+        assert [path.name for path in loading.files(f"{scheme}:{tmp_path}")] == [
             "model.safetensors"
         ]
-    assert address.files("prompted:script:lines.txt") == [Path("lines.txt")]
+    assert loading.files("prompted:script:lines.txt") == [Path("lines.txt")]
 
 
 def test_a_base_model_is_no_user_model_and_the_error_says_how_to_score_it(
@@ -198,31 +200,31 @@ def test_a_base_model_is_no_user_model_and_the_error_says_how_to_score_it(
     with pytest.raises(
         InputError, match=f"is not a user model; score it as base:{tmp_path} or"
     ):
-        address.scorer(str(tmp_path))
-    assert not address.scorer(f"base:{tmp_path}")[1].ends
+        loading.scorer(str(tmp_path))
+    assert not loading.scorer(f"base:{tmp_path}")[1].ends
 
 
 def test_a_misspelt_assistant_is_recognised():
     with pytest.raises(InputError, match="did you mean oracle"):
-        address.assistant("orcale")
+        loading.assistant("orcale")
 
 
 def test_temperature_alone_changes_nothing_else(tmp_path):
     (tmp_path / "lines.txt").write_text("hi\n")
-    plain = address.user(f"prompted:script:{tmp_path}/lines.txt")
-    warm = address.user(f"prompted:script:{tmp_path}/lines.txt", temperature=0.5)
+    plain = loading.user(f"prompted:script:{tmp_path}/lines.txt")
+    warm = loading.user(f"prompted:script:{tmp_path}/lines.txt", temperature=0.5)
     assert warm.sampling == replace(plain.sampling, temperature=0.5)
 
 
 def test_a_missing_key_is_named(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(InputError, match="set the environment variable OPENAI_API_KEY"):
-        address.assistant("openai:gpt-4o")
+        loading.assistant("openai:gpt-4o")
 
 
 def test_a_folder_without_a_model_is_no_model(tmp_path):
     with pytest.raises(InputError, match=r"has no model \(no config.json\)"):
-        address.user(f"trained:{tmp_path}")
+        loading.user(f"trained:{tmp_path}")
 
 
 def test_users_and_assistants_are_found(tmp_path, monkeypatch):
@@ -236,23 +238,23 @@ def test_users_and_assistants_are_found(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert isinstance(address.user("replay:log.jsonl"), ReplayUser)
-    assert isinstance(address.user("script:lines.txt"), Script)
-    assert address.user("py:mine_abc:make").reply(Conversation()) == Reply("mine")
+    assert isinstance(loading.user("replay:log.jsonl"), ReplayUser)
+    assert isinstance(loading.user("script:lines.txt"), Script)
+    assert loading.user("py:mine_abc:make").reply(Conversation()) == Reply("mine")
     assert (
-        address.assistant("replay:log.jsonl").reply(Conversation("a").say("hi")).text
+        loading.assistant("replay:log.jsonl").reply(Conversation("a").say("hi")).text
         == "hello"
     )
-    assert isinstance(address.assistant("clarifier"), Clarifier)
+    assert isinstance(loading.assistant("clarifier"), Clarifier)
     tasks = [Task("t", "math", "x", (Fact("y"),), "1")]
-    assert isinstance(address.assistant("oracle", tasks=tasks), Oracle)
+    assert isinstance(loading.assistant("oracle", tasks=tasks), Oracle)
     with pytest.raises(InputError, match="--tasks"):
-        address.assistant("oracle")
+        loading.assistant("oracle")
 
 
 def test_a_human_is_asked(monkeypatch):
     monkeypatch.setattr("builtins.input", lambda prompt: "typed")
-    for speaker in (address.user("human"), address.assistant("human")):
+    for speaker in (loading.user("human"), loading.assistant("human")):
         assert speaker.reply(Conversation()).text == "typed"
 
 
@@ -297,8 +299,8 @@ def test_a_path_that_does_not_exist_fails_before_the_hub_is_asked(name):
     with pytest.raises(
         InputError, match="there is no such folder, and it is not a hub id"
     ):
-        address.checkpoint(name)
-    assert address.checkpoint("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
+        loading.checkpoint(name)
+    assert loading.checkpoint("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
 
 
 def test_a_folder_may_have_the_name_of_a_user_that_needs_none():
@@ -311,9 +313,9 @@ def test_a_model_folder_may_be_called_oracle(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "oracle").mkdir()
     (tmp_path / "oracle" / "config.json").write_text("{}")
-    assert address.checkpoint("oracle") == "oracle"
+    assert loading.checkpoint("oracle") == "oracle"
     with pytest.raises(InputError, match="clarifier: a model is needed here"):
-        address.checkpoint("clarifier")
+        loading.checkpoint("clarifier")
 
 
 def test_a_name_in_a_folder_that_is_here_is_never_sought_at_a_hub(
@@ -322,5 +324,68 @@ def test_a_name_in_a_folder_that_is_here_is_never_sought_at_a_hub(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     with pytest.raises(InputError, match="runs/typo: there is no such folder"):
-        address.checkpoint("runs/typo")
-    assert address.checkpoint("owner/name") == "owner/name"
+        loading.checkpoint("runs/typo")
+    assert loading.checkpoint("owner/name") == "owner/name"
+
+
+# --- an address as a value ------------------------------------------------------------------------
+
+
+def test_what_callers_ask_of_an_address_is_asked_of_its_value():
+    parsed = {
+        text: parse(text)
+        for text in (
+            "trained:runs/train",
+            "prompted:openai:gpt-4o",
+            "swapped:http://h:1/v1#org/m",
+            "human",
+            "py:module:name",
+            "meta-llama/Llama-3.2-1B",
+        )
+    }
+    assert [str(one) for one in parsed.values()] == list(parsed)
+    assert [one.is_prompted for one in parsed.values()] == [0, 1, 1, 0, 0, 0]
+    assert [one.is_person for one in parsed.values()] == [0, 0, 0, 1, 0, 0]
+    assert [one.is_code for one in parsed.values()] == [0, 0, 0, 0, 1, 0]
+    assert [one.is_remote for one in parsed.values()] == [0, 1, 1, 0, 1, 0]
+    names = [one.short_name for one in parsed.values()]
+    assert names == ["train", "gpt-4o", "m", "human", "name", "Llama-3.2-1B"]
+    assert parse(parsed["human"]) is parsed["human"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["./typo", "../typo", "~/typo", "/typo", "runs/typo", "C:\\typo", "typo.gguf"],
+)
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda name: loading.user(f"trained:{name}"),
+        lambda name: loading.user(f"prompted:{name}"),
+        loading.assistant,
+        loading.chat_model,
+        loading.scorer,
+        loading.checkpoint,
+    ],
+)
+def test_a_path_that_is_not_there_fails_at_once(load, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    begun = time.monotonic()
+    with pytest.raises(InputError):
+        load(name)
+    assert time.monotonic() - begun < 3
+
+
+def test_how_a_local_model_runs_is_handed_on(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        "userlm.models.local.LocalModel.load",
+        lambda path, device, dtype, batch: asked.append((device, str(dtype), batch)),
+    )
+    settings = LocalSettings(batch=3, device="cpu", dtype="float16")
+    (tmp_path / "config.json").write_text("{}")
+    loading.local_model(str(tmp_path), settings)
+    assert asked == [("cpu", "torch.float16", 3)]
+    with pytest.raises(InputError, match="--dtype int4: give one of float32, bfloat16"):
+        loading.local_model(str(tmp_path), LocalSettings(dtype="int4"))

@@ -25,7 +25,7 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from userlm import address
+from userlm import loading
 from userlm.flip import prompt, render, render_document, swap_roles, transcript
 from userlm.models.attention import (
     check_document_masking,
@@ -928,13 +928,13 @@ def test_a_kill_while_saving_leaves_a_whole_folder_and_the_next_save_heals_it(
 
 def test_a_model_that_was_trained_again_in_the_same_folder_is_loaded_again(tmp_path):
     save(small(), tmp_path / "model")
-    first = address.local_model(str(tmp_path / "model"))
-    assert address.local_model(str(tmp_path / "model")) is first
+    first = loading.local_model(str(tmp_path / "model"))
+    assert loading.local_model(str(tmp_path / "model")) is first
     with torch.no_grad():
         for weight in first.model.parameters():
             weight.zero_()
     save(first, tmp_path / "model")
-    again = address.local_model(str(tmp_path / "model"))
+    again = loading.local_model(str(tmp_path / "model"))
     assert again is not first and not next(again.model.parameters()).any()
 
 
@@ -1092,7 +1092,7 @@ def test_a_saved_assistant_is_prompted_in_plain_transformers_with_the_ids_that_a
 def test_an_assistant_says_what_it_learned_by_heart_as_a_chat_model_and_in_plain_transformers(
     assistant_folder,
 ):
-    said = address.chat_model(str(assistant_folder)).chat(
+    said = loading.chat_model(str(assistant_folder)).chat(
         ASKED, Sampling(temperature=0, max_tokens=20)
     )
     tokenizer = AutoTokenizer.from_pretrained(assistant_folder)
@@ -1117,7 +1117,7 @@ def test_an_assistant_is_no_user_model_and_says_what_can_be_done_with_it(
         r"train one from it"
     )
     with pytest.raises(InputError, match=wanted):
-        address.user(f"trained:{assistant_folder}")
+        loading.user(f"trained:{assistant_folder}")
 
 
 def test_a_saved_base_model_has_no_chat_template_and_is_scored_in_the_ids_that_it_learned(
@@ -1139,7 +1139,7 @@ def test_a_saved_base_model_has_no_chat_template_and_is_scored_in_the_ids_that_i
     )
     [learned] = render_document(transcript(LOG), local.template()).rows
     assert learned.ids[0] == 0 and learned.ids[-1] == 1
-    model, form, _ = address.scorer(f"base:{tmp_path / 'model'}")
+    model, form, _ = loading.scorer(f"base:{tmp_path / 'model'}")
     [row] = form.rows(LOG, 400).rows
     assert row.ids == learned.ids[: len(row.ids)] and plain.decode(row.ids).endswith(
         "Assistant: hello\nUser: bye\n"
@@ -1156,7 +1156,7 @@ def test_a_saved_base_model_has_no_chat_template_and_is_scored_in_the_ids_that_i
         transcript(log), local.template()
     ).rows[0].ids
     with pytest.raises(InputError, match="so it is not a user model"):
-        address.scorer(f"trained:{tmp_path / 'model'}")
+        loading.scorer(f"trained:{tmp_path / 'model'}")
 
 
 def test_lora_trains_an_assistants_words_and_leaves_the_reserved_row_alone(tmp_path):

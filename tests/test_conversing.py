@@ -20,7 +20,7 @@ from fake_server import CUT, Said, completion, error, serving
 from flat import flat
 from processes import Process
 
-from userlm import address, commands
+from userlm import commands, loading
 from userlm.models.endpoint import EndpointModel
 from userlm.rows import read_conversations, read_json, write_conversations
 from userlm.text import END_TOKEN, INTENT_PREFIX
@@ -57,7 +57,7 @@ def quick(monkeypatch):
     def endpoint(name, url, variable):
         return EndpointModel(name, url, "a-key", timeout=5, pause=0.01)
 
-    monkeypatch.setattr(address, "_endpoint", endpoint)
+    monkeypatch.setattr(loading, "_endpoint", endpoint)
 
 
 def between(server, tmp_path, out="sim", count=6, **options):
@@ -327,7 +327,7 @@ def test_a_server_that_is_gone_for_a_while_is_waited_for(tmp_path, monkeypatch):
     def patient(name, url, variable):
         return EndpointModel(name, url, None, pause=0.1)  # 3 seconds in all
 
-    monkeypatch.setattr(address, "_endpoint", patient)
+    monkeypatch.setattr(loading, "_endpoint", patient)
     monkeypatch.setattr(fake_server, "ThreadingHTTPServer", AtOnePort)
     results = []
     with serving(talk) as server:
@@ -467,7 +467,7 @@ def test_keys_reach_no_file_and_no_output_even_if_the_server_says_them(
 
     for name, value in keys.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(address, "_endpoint", endpoint)
+    monkeypatch.setattr(loading, "_endpoint", endpoint)
     path = seeds(tmp_path / "seeds.jsonl", 60)
     with serving(tells) as server:
         sides = commands.User(f"prompted:{server.url}#user"), "openai:assistant"

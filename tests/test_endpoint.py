@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from fake_server import CUT, HANG, Said, completion, error, serving
 
-from userlm import address
+from userlm import loading
 from userlm.assistants import ModelAssistant
 from userlm.models import endpoint
 from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price, Usage
@@ -39,7 +39,7 @@ def pauses(monkeypatch):
 def test_an_assistant_at_an_address_is_asked_in_chat_form(monkeypatch):
     monkeypatch.setenv("USERLM_API_KEY", KEY)
     with serving([completion("Sure.")]) as server:
-        assistant = address.assistant(f"{server.url}#tiny", system="Be brief.")
+        assistant = loading.assistant(f"{server.url}#tiny", system="Be brief.")
         log = Conversation("a").say("hi").say("hello").say("help me")
         reply = assistant.reply(log)
     [(path, authorization, body)] = server.requests

@@ -16,7 +16,7 @@ import pytest
 from fake_server import CUT, Said, completion, error, serving
 from flat import flat
 
-from userlm import address, commands
+from userlm import commands, loading
 from userlm.models.endpoint import EndpointModel
 from userlm.rows import read_conversations, read_json, write_conversations
 from userlm.text import INTENT_PREFIX
@@ -81,7 +81,7 @@ def endpoints(monkeypatch, timeout: float) -> None:
     def endpoint(name, url, variable):
         return EndpointModel(name, url, "a-key", timeout=timeout, pause=0.01)
 
-    monkeypatch.setattr(address, "_endpoint", endpoint)
+    monkeypatch.setattr(loading, "_endpoint", endpoint)
 
 
 @pytest.fixture(autouse=True)
@@ -510,9 +510,9 @@ def test_the_budget_is_never_passed_by_what_the_server_bills_whatever_fails(
 DRIVER = """
 import sys
 from pathlib import Path
-from userlm import address, commands
+from userlm import commands, loading
 from userlm.models.endpoint import EndpointModel
-address._endpoint = lambda name, url, key: EndpointModel(name, url, "a-key", timeout=0.3, pause=0.01)
+loading._endpoint = lambda name, url, key: EndpointModel(name, url, "a-key", timeout=0.3, pause=0.01)
 data, out, by, price, budget = sys.argv[1:]
 commands.intents(commands.Intents(Path(data), out=Path(out), writer=by, price=price, limits=commands.Limits(float(budget) if budget else None)))
 """
@@ -843,4 +843,4 @@ def test_a_script_writes_like_any_model(tmp_path, data):
         and results["usage"]["writer"]["calls"] == 120
     )
     assert results["usage"]["writer"]["tokens_in"] is None  # a script counts none
-    assert {c.meta["intent_by"] for c in read(tmp_path / "out")} == {"script"}
+    assert {c.meta["intent_by"] for c in read(tmp_path / "out")} == {"lines.txt"}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from userlm import address
+from userlm import loading
 from userlm.flip import prompt, render, samples
 from userlm.models import local
 from userlm.models.engine import Generated
@@ -65,7 +65,7 @@ def test_a_folder_like_userlm_8b_loads_through_its_address_and_inherits_nothing(
         128009,
     )
     assert json.loads((userlm8b / "config.json").read_text())["eos_token_id"] == 128001
-    user = address.user(f"trained:{userlm8b}")
+    user = loading.user(f"trained:{userlm8b}")
     assert isinstance(user, TrainedUser)
     assert (user.sampling.temperature, user.sampling.top_p) == (1.0, 0.8)
     assert user.context_length == 8192
@@ -83,7 +83,7 @@ def test_a_folder_like_userlm_8b_loads_through_its_address_and_inherits_nothing(
 def test_the_end_is_recognised_by_its_id_and_p_end_is_read_behind_header_and_newline(
     userlm8b,
 ):
-    user = address.user(f"trained:{userlm8b}")
+    user = loading.user(f"trained:{userlm8b}")
     log = Conversation("a", intent="x").say("hi").say("hello")
     ids = list(prompt(log, user.template))
     assert ids[-1] == 198 and ids[-4:-1] == [128006, 882, 128007]

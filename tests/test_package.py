@@ -13,6 +13,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "userlm"
 ROOMS = [
     "types",
     "text",
+    "address",
     "assets",
     "prompts",
     "stats",
@@ -30,7 +31,7 @@ ROOMS = [
     "training",
     "show",
     "serving",
-    "address",
+    "loading",
     "terminal",
     "commands",
     "demo",

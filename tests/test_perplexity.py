@@ -11,7 +11,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from userlm import address
+from userlm import loading
 from userlm.commands.options import command
 from userlm.flip import Template, prompt, render
 from userlm.metrics.controls import (
@@ -583,7 +583,7 @@ class Faulty:
 
 
 def stub(monkeypatch, model, form):
-    monkeypatch.setattr(address, "scorer", lambda *_, **__: (model, form, None))
+    monkeypatch.setattr(loading, "scorer", lambda *_, **__: (model, form, None))
 
 
 def figures_of(results):
@@ -788,7 +788,7 @@ def test_nothing_to_predict_is_said_before_the_model_is_loaded(tmp_path, monkeyp
         tmp_path / "logs.jsonl",
         [Conversation("a", (Turn("assistant", "Hello!"),), "x")],
     )
-    monkeypatch.setattr(address, "scorer", None)
+    monkeypatch.setattr(loading, "scorer", None)
     with pytest.raises(InputError, match="no conversation has a user turn"):
         verb.ppl(verb.Ppl(tmp_path / "logs.jsonl", "m", tmp_path / "out"))
 

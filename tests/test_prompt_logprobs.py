@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from userlm import address
+from userlm import loading
 from userlm.commands import Ppl, ppl
 from userlm.models.endpoint import EndpointModel
 from userlm.models.prompt_logprobs import PromptLogprobs
@@ -424,13 +424,13 @@ def test_the_tokenizer_of_a_server_is_named_or_has_the_name_of_the_model(
 ):
     tiny.tokenizer.save_pretrained(tmp_path)
     url = "http://127.0.0.1:9/v1"
-    assert address.scorer(f"{url}#{tmp_path}")[2] is None
+    assert loading.scorer(f"{url}#{tmp_path}")[2] is None
     with pytest.raises(
         InputError,
         match=r"#no/such/model: the tokenizer of this model is needed; give it with --tokenizer",
     ):
-        address.scorer(f"trained:{url}#no/such/model")
+        loading.scorer(f"trained:{url}#no/such/model")
     with pytest.raises(
         InputError, match="nowhere/at/all: cannot load a tokenizer from there"
     ):
-        address.scorer(f"trained:{url}#m", tokenizer="nowhere/at/all")
+        loading.scorer(f"trained:{url}#m", tokenizer="nowhere/at/all")

@@ -22,7 +22,7 @@ import pytest
 from flat import flat
 from typer.testing import CliRunner
 
-from userlm import Conversation, InputError, ModelError, Reply, Turn, address, cli
+from userlm import Conversation, InputError, ModelError, Reply, Turn, cli, loading
 from userlm.assistants import Script
 from userlm.guard import Guard
 from userlm.serving import app as server_module
@@ -1246,7 +1246,7 @@ def test_the_shell_of_the_page_runs(block, page, monkeypatch):
         given = []
         at_once(monkeypatch)
         monkeypatch.setattr(
-            address, "user", lambda at, **_: given.append(at) or Script(["hi"])
+            loading, "user", lambda at, **_: given.append(at) or Script(["hi"])
         )
         done = CliRunner().invoke(cli.app, block.split()[1:])
         assert done.exit_code == 0 and given == ["trained:microsoft/UserLM-8b"]

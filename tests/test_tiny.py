@@ -13,7 +13,7 @@ import openai
 import processes
 import pytest
 
-from userlm import address, assets, commands
+from userlm import assets, commands, loading
 from userlm.flip import prompt, samples
 from userlm.metrics import intrinsic
 from userlm.models.local import LocalModel
@@ -129,7 +129,7 @@ def test_only_the_user_model_is_taken_for_one(user):
     assert user.check_user(user.template()) is None  # no warning
     for name in ("assistant-tiny", "base-tiny"):
         with pytest.raises(InputError, match=f"{name}: .* so it is not a user model"):
-            address.user(f"trained:{name}")
+            loading.user(f"trained:{name}")
 
 
 @pytest.mark.slow
@@ -152,7 +152,7 @@ def test_it_predicts_people_better_when_it_knows_what_they_want(people, tmp_path
 def test_it_leaves_where_people_leave(people):
     asked = [person for person in people if person.ended][:40]
     prefixes = [sample.prefix for person in asked for sample in samples(person)]
-    answers = list(respond_all(address.user("trained:userlm-tiny"), prefixes))
+    answers = list(respond_all(loading.user("trained:userlm-tiny"), prefixes))
     found = intrinsic.termination_auroc(answers)
 
     assert found.low > 0.5  # that of who looks at nothing
@@ -166,7 +166,7 @@ def test_first_turns_are_short_and_on_the_subject_about_as_often_as_those_of_peo
     subject."""
     asked = people[:60]
     talks = [Conversation(person.id, intent=person.intent) for person in asked]
-    speaker = address.user("trained:userlm-tiny", seed=1, temperature=0.6)
+    speaker = loading.user("trained:userlm-tiny", seed=1, temperature=0.6)
     with ThreadPoolExecutor(8) as pool:
         firsts = [reply.text for reply in pool.map(speaker.reply, talks)]
 

@@ -7,9 +7,9 @@
 Importing this package loads no torch, opens no socket and reads no key.
 """
 
-from userlm.address import assistant, chat_model, user
 from userlm.flip import Template, render, samples
 from userlm.guard import PAPER, Guard
+from userlm.loading import assistant, chat_model, user
 from userlm.rows import read_conversations, write_conversations
 from userlm.simulate import converse, respond, simulate
 from userlm.types import (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from userlm.tasks import final_number, said, task_of
 from userlm.text import stable_hash
@@ -15,6 +16,7 @@ from userlm.types import (
     Chat,
     Completion,
     Conversation,
+    InputError,
     Message,
     ModelError,
     Reply,
@@ -83,6 +85,18 @@ class Script:
     """
 
     lines: Sequence[str]
+
+    @classmethod
+    def read(cls, path: str) -> Script:
+        """Return the script in a file, one turn a line; raise `InputError` if there is none."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot read the script: {error}") from None
+        lines = [line for line in text.splitlines() if line.strip()]
+        if not lines:
+            raise InputError(f"{path} is empty; a script has one turn per line")
+        return cls(lines)
 
     def reply(self, conversation: Conversation, /) -> Reply:
         """Return the next line of this side."""

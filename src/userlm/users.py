@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -299,6 +300,19 @@ class Human:
         """Return what the person typed."""
         text = self.ask(conversation)
         return Reply(stop="end") if text is None else Reply(text)
+
+
+def typed(conversation: Conversation) -> str | None:
+    """Ask for the next turn in the terminal; an empty line or Ctrl-D ends the conversation."""
+    if not conversation.turns and conversation.system:
+        print(f"\n{conversation.system}", file=sys.stderr)
+    if conversation.turns:
+        last = conversation.turns[-1]
+        print(f"\n{last.role}: {last.text}", file=sys.stderr)
+    try:
+        return input(f"{conversation.next_role}> ").strip() or None
+    except EOFError:
+        return None
 
 
 def _check_users_turn(conversation: Conversation) -> None:

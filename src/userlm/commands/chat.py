@@ -9,7 +9,7 @@ from typing import Literal
 
 from rich.text import Text
 
-from userlm import address
+from userlm import loading
 from userlm.commands.options import (
     EMBEDDED_USER,
     LocalModels,
@@ -66,7 +66,9 @@ def chat(options: Chat) -> Results:
     you = _Keyboard(role)
     if role == "user":
         user_side: Speaker = Human(you.ask)
-        assistant_side = address.assistant(options.assistant, seed=seed)
+        assistant_side = loading.assistant(
+            options.assistant, seed=seed, local=options.models.settings
+        )
     else:
         user = options.user
         if user.user == EMBEDDED_USER:
@@ -92,7 +94,11 @@ def _check_sides(options: Chat) -> None:
             "--temperature, --top-p, --guard, --end-threshold and --tokenizer are for a simulated "
             "user; here you are the user"
         )
-    if options.role == "assistant" and user.is_prompted and options.intent is None:
+    if (
+        options.role == "assistant"
+        and user.parsed.is_prompted
+        and options.intent is None
+    ):
         raise InputError("a prompted user needs an intent; give --intent")
     if options.save and options.save.suffix != ".jsonl":
         raise InputError(

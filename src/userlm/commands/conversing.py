@@ -40,7 +40,7 @@ def find_places(user: User, starts: Iterable[Conversation], path: Path) -> Place
     for start in starts:
         places[start.id] = Place(len(places), len(start.turns))
         without_intent += start.intent is None
-    if user.is_prompted and without_intent:
+    if user.parsed.is_prompted and without_intent:
         raise InputError(
             f"{path}: {without_intent} of {len(places)} conversations have no intent, and a "
             "prompted user needs one; run `userlm intents` first"

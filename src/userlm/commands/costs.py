@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from userlm.address import parse
+from userlm.address import Address
 from userlm.assistants import ModelAssistant
 from userlm.commands.options import COSTS, option
 from userlm.models.budget import (
@@ -95,13 +95,13 @@ class Estimate:
 class Side:
     """A model of a run: its usage, and whether calls of it may be billed."""
 
-    address: str
+    address: Address
     usage: Usage
     price: Price | None
 
     @property
     def may_bill(self) -> bool:
-        return self.price is not None or parse(self.address).is_remote
+        return self.price is not None or self.address.is_remote
 
     def amount(self, estimate: Estimate) -> Amount:
         """What the estimate takes from a budget."""
@@ -125,7 +125,7 @@ class Costs:
         self._sides: dict[str, Side] = {}
 
     def side(
-        self, name: str, address: str, price: Price | None, requests: int = 1
+        self, name: str, address: Address, price: Price | None, requests: int = 1
     ) -> Usage:
         """Return the usage of a model, which counts and limits its calls.
 
@@ -135,20 +135,19 @@ class Costs:
         Raises:
             InputError: for a budget without the price of a model on a server.
         """
-        is_remote = parse(address).is_remote
-        if self._caps.dollars is not None and is_remote and price is None:
+        if self._caps.dollars is not None and address.is_remote and price is None:
             raise InputError(
                 f"--budget needs the price of the tokens of {address}; give {PRICE_OPTIONS[name]} "
                 "IN/OUT (0/0 if they cost nothing)"
             )
         self._journal = self._journal or Journal(self._path)
-        tries = requests * TRIES if is_remote else requests
+        tries = requests * TRIES if address.is_remote else requests
         usage = Usage(name, self._budget, self._journal, tries, price)
         self._sides[name] = Side(address, usage, price)
         return usage
 
     def count(
-        self, role: Role, address: str, speaker: Speaker, price: Price | None
+        self, role: Role, address: Address, speaker: Speaker, price: Price | None
     ) -> Speaker:
         """Return the speaker with its model calls counted; a speaker without a model is returned
         unchanged.
@@ -159,7 +158,7 @@ class Costs:
         """
         match speaker:
             case TrainedUser():
-                requests = REQUESTS if parse(address).is_remote else 1
+                requests = REQUESTS if address.is_remote else 1
                 usage = self.side(role, address, price, requests)
                 return replace(speaker, model=CountedComplete(speaker.model, usage))
             case PromptedUser() | ModelAssistant():
@@ -169,7 +168,7 @@ class Costs:
             raise InputError(
                 f"{PRICE_OPTIONS[role]}: {address} calls no model; leave the option out"
             )
-        if parse(address).scheme == "py" and self._caps != Caps():
+        if address.is_code and self._caps != Caps():
             console.print(f"calls that {address} makes are not counted", style="yellow")
         self._without_model.append(role)
         return speaker

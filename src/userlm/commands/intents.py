@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from userlm import address
+from userlm import address, loading
 from userlm.commands.costs import (
     BYTES_PER_TOKEN,
     Costs,
@@ -26,6 +26,7 @@ from userlm.commands.costs import (
     show_errors,
 )
 from userlm.commands.options import (
+    LocalModels,
     Output,
     argument,
     check,
@@ -117,18 +118,21 @@ class Intents:
     )
     hub: bool = hub_option()
     limit: int | None = limit_option()
+    models: LocalModels = LocalModels()
     limits: Limits = Limits()
     output: Output = Output()
 
 
 def intents(options: Intents) -> Results:
     """Write the conversations with intents."""
-    writer = options.writer
+    writer = address.parse(options.writer)
+    is_extractive = options.writer == EXTRACTIVE
     price = read_price("writer", options.price)
     check(options)
-    if "://" in writer or writer.startswith(("http:", "https:")):
-        # Refuses a URL with a password before it is written to run.json.
-        address.chat_model(writer)
+    model = None
+    if not is_extractive:
+        # Before the run folder is made, since it refuses a URL with a password.
+        model = loading.chat_model(writer, options.models.settings)
     fields = [
         field.strip() for field in (options.condition or "").split(",") if field.strip()
     ]
@@ -136,7 +140,7 @@ def intents(options: Intents) -> Results:
         raise InputError("--condition: give fields of meta, such as language,country")
     paths = split_files(options.data)
     joins = options.join or []
-    weights = [] if writer == EXTRACTIVE else address.files(writer)
+    weights = [] if is_extractive else loading.files(writer)
     run = open_run("intents", options, [*paths.values(), *joins, *weights])
     if done := finished(run, options, has_failures=itemgetter("failed")):
         return done
@@ -145,13 +149,20 @@ def intents(options: Intents) -> Results:
     known = _Known(joined, options.goals, options.overwrite)
     costs = Costs(run, options.limits.caps)
     cache = None
-    if writer != EXTRACTIVE:
-        model = address.chat_model(writer)
+    if model:
         usage = costs.side("writer", writer, price)
         cache = CallCache(run.path("asked.jsonl"), model, usage)
     costs.check()
     sampling = Sampling(options.temperature, TOP_P, options.max_tokens)
-    work = _Work(writer, known, cache, sampling, options.tries, fields, options.workers)
+    work = _Work(
+        writer.short_name,
+        known,
+        cache,
+        sampling,
+        options.tries,
+        fields,
+        options.workers,
+    )
     tally = _Tally(counts, set(joined), options.goals)
 
     def read(path: Path) -> Iterator[Conversation]:
@@ -176,7 +187,7 @@ def intents(options: Intents) -> Results:
     if cache:
         cache.close()
         results |= {
-            "model": _model_name(writer),
+            "model": writer.short_name,
             **costs.close(),
             "faults": in_order(cache.faults),
         }
@@ -214,9 +225,7 @@ class _Work:
             return known
         if self.cache is None:
             return _extract(conversation)
-        writer = _Writer(
-            _model_name(self.writer), self.cache, self.sampling, self.tries
-        )
+        writer = _Writer(self.writer, self.cache, self.sampling, self.tries)
         return writer.write(conversation)
 
     def _with_condition(
@@ -355,16 +364,6 @@ class _Writer:
             is_capped = error.startswith(CAP)
             reason = "cap reached" if is_capped else f"call failed: {reason}"
         return Intent(None, note=f"no intent, {reason}", error=error)
-
-
-def _model_name(writer: str) -> str:
-    """Return the name of a model for `meta`, without path and URL."""
-    model = address.parse(writer)
-    if model.scheme == "script":
-        return "script"
-    if model.scheme:
-        return model.name
-    return Path(writer).name if Path(writer).is_dir() else writer
 
 
 def _in_order(

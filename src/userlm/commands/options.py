@@ -28,10 +28,11 @@ from typing import (
 
 import typer
 
-from userlm import address
+from userlm import address, loading
 from userlm.types import InputError, Speaker
 
 T = TypeVar("T")
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 EMBEDDED_USER = "trained:userlm-tiny"
 
@@ -109,6 +110,15 @@ def device_option(panel: str = MODELS) -> Any:
         "Device, such as cuda or cpu; default: a GPU if there is one.",
         panel=panel,
         recorded=False,
+    )
+
+
+def dtype_option() -> Any:
+    """Return the field of the precision of weights."""
+    return option(
+        None,
+        "Precision of the weights; default: bfloat16 on a GPU, float32 on a CPU.",
+        panel=MODELS,
     )
 
 
@@ -292,16 +302,17 @@ class LocalModels:
         panel=MODELS,
     )
     device: str | None = device_option()
-    dtype: Literal["float32", "bfloat16", "float16"] | None = option(
-        None,
-        "Precision of the weights; default: bfloat16 on a GPU, float32 on a CPU.",
-        panel=MODELS,
-    )
+    dtype: Dtype | None = dtype_option()
+
+    @property
+    def settings(self) -> address.LocalSettings:
+        """The settings of local models."""
+        return address.LocalSettings(self.batch, self.device, self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Which user, and how it is sampled; see `address.user`."""
+    """Which user, and how it is sampled; see `loading.user`."""
 
     user: str = option(
         ...,
@@ -327,21 +338,20 @@ class User:
         "Tokenizer of a trained user on a server. Default: the model's name as hub id.",
     )
 
-    def load(self, seed: int = 0, models: LocalModels | None = None) -> Speaker:
+    def load(self, seed: int = 0, local: LocalModels | None = None) -> Speaker:
         """The user."""
-        models = models or LocalModels()
-        return address.user(
+        return loading.user(
             self.user,
             seed=seed,
             temperature=self.temperature,
             top_p=self.top_p,
             end_threshold=self.end_threshold,
             guard=self.guard,
-            batch=models.batch,
+            local=(local or LocalModels()).settings,
             tokenizer=self.tokenizer,
         )
 
     @property
-    def is_prompted(self) -> bool:
-        """Whether the user needs an intent."""
-        return address.parse(self.user).form in ("prompted", "swapped")
+    def parsed(self) -> address.Address:
+        """The parts of its address."""
+        return address.parse(self.user)

@@ -9,11 +9,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from userlm import address
+from userlm import address, loading
 from userlm.commands.options import (
+    Dtype,
     Output,
     argument,
     device_option,
+    dtype_option,
     limit_option,
     max_tokens_option,
     option,
@@ -106,6 +108,7 @@ class Ppl:
     seed: int = seed_option()
     workers: int = workers_option("requests to a server")
     device: str | None = device_option()
+    dtype: Dtype | None = dtype_option()
     output: Output = Output()
 
 
@@ -113,17 +116,17 @@ def ppl(options: Ppl) -> Results:
     """Score the user turns and write the measures."""
     model = options.model
     path = conversations_file(options.data, "test")
-    run = open_run("ppl", options, [path, *address.files(model)])
+    run = open_run("ppl", options, [path, *loading.files(model)])
     if done := finished(run, options, lambda _: _has_errors(run)):
         return done
     conversations = list(islice(read_conversations(path), options.limit))
     _say_what_is_missing(conversations, path)
     with console.status("loading the model"):
-        scorer, form, context_length = address.scorer(
+        scorer, form, context_length = loading.scorer(
             model,
             tokenizer=options.tokenizer,
             workers=options.workers,
-            device=options.device,
+            local=address.LocalSettings(device=options.device, dtype=options.dtype),
         )
     max_tokens = options.max_tokens
     if context_length is not None and context_length < max_tokens:

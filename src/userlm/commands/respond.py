@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from userlm import address, flip
+from userlm import flip, loading
 from userlm.commands.conversing import collect, find_places, has_errors
 from userlm.commands.costs import (
     BYTES_PER_TOKEN,
@@ -60,10 +60,10 @@ class Respond:
 
 def respond(options: Respond) -> Results:
     """Ask the user after every prefix, and write the responses."""
-    user = options.user.user
+    user = options.user.parsed
     price = read_price("user", options.user_price)
     path = conversations_file(options.data, "test")
-    run = open_run("respond", options, [path, *address.files(user)])
+    run = open_run("respond", options, [path, *loading.files(user)])
     if done := finished(run, options, has_errors):
         return done
 
@@ -88,6 +88,6 @@ def respond(options: Respond) -> Results:
 
     estimate_conversations(costs, {"user": speaker}, starts(), calls)
     # Only one conversation can use the keyboard.
-    at_once = 1 if user == "human" else options.workers
+    at_once = 1 if user.is_person else options.workers
     answered = respond_all(Recorded(speaker, answers), starts(), at_once)
     return collect(run, options, places, answered, turns, costs, "responding")

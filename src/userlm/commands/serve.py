@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import threading
@@ -13,7 +12,6 @@ from ipaddress import ip_address
 from time import sleep
 from typing import Literal
 
-from userlm import address
 from userlm.commands.options import (
     EMBEDDED_USER,
     LocalModels,
@@ -72,9 +70,9 @@ class Serve:
 def serve(options: Serve) -> None:
     """Serve until Ctrl-C."""
     check(options)
-    user = options.user.user
+    user = options.user.parsed
     host = options.host
-    if address.parse(user).kind == "human":
+    if user.is_person:
         raise InputError(
             "--user human: a person cannot be served; talk to an assistant yourself with "
             "`userlm chat --role user`"
@@ -82,7 +80,7 @@ def serve(options: Serve) -> None:
     from userlm.serving.app import create_app, running
     from userlm.serving.schema import ServerConfig
 
-    name = options.model_name or re.split(r"[/#:]", user.rstrip("/"))[-1]
+    name = options.model_name or user.short_name
     key = _key()
     is_open = key is None and not _is_loopback(host)
     hosts = LOOPBACK if key is None and not is_open else ()
@@ -99,7 +97,7 @@ def serve(options: Serve) -> None:
     )
     # Fail before loading a model, which takes minutes.
     with _listen(host, options.port) as listening:
-        app = create_app(options.user.load(models=options.models), config)
+        app = create_app(options.user.load(local=options.models), config)
         if is_open:
             console.print(
                 f"warning: anyone who can reach {host} can use this server; set the environment "

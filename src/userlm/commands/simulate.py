@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from userlm import address
+from userlm import address, loading
 from userlm.commands.conversing import (
     calls_to_come,
     collect,
@@ -83,12 +83,12 @@ class Simulate:
 
 def simulate(options: Simulate) -> Results:
     """Simulate the conversations and write them."""
-    user = options.user.user
-    assistant = options.assistant
+    user = options.user.parsed
+    assistant = address.parse(options.assistant)
     user_price = read_price("user", options.user_price)
     price = read_price("assistant", options.price)
     path = _starts_file(options.intents, options.tasks)
-    inputs = [path, *address.files(user), *address.files(assistant)]
+    inputs = [path, *loading.files(user), *loading.files(assistant)]
     run = open_run("simulate", options, inputs)
     if done := finished(run, options, has_errors):
         return done
@@ -103,12 +103,12 @@ def simulate(options: Simulate) -> Results:
 
     places = find_places(options.user, starts(), path)
     user_side = options.user.load(options.seed, options.models)
-    assistant_side = address.assistant(
+    assistant_side = loading.assistant(
         assistant,
         tasks=tasks,
         seed=options.seed,
         system=options.system,
-        batch=options.models.batch,
+        local=options.models.settings,
     )
     costs = Costs(run, options.limits.caps)
     user_side = costs.count("user", user, user_side, user_price)
@@ -123,7 +123,7 @@ def simulate(options: Simulate) -> Results:
         lambda start: calls_to_come(start, answers, options.max_turns),
     )
     # Only one conversation can use the keyboard.
-    at_once = 1 if "human" in (user, assistant) else options.workers
+    at_once = 1 if user.is_person or assistant.is_person else options.workers
     stopped = simulate_all(
         Recorded(user_side, answers),
         Recorded(assistant_side, answers),

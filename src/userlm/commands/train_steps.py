@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from userlm import address
+from userlm import loading
 from userlm.commands.options import recorded as as_mapping
 from userlm.commands.steps import Results, count_total, finish, finished, open_run
 from userlm.commands.train import Train
@@ -151,7 +151,7 @@ def _load(
                 learn_tokenizer(texts, vocabulary, side).save_pretrained(partial)
         learned = load_tokenizer(str(tokenizer))
         return from_scratch(learned, width, layers, options["seed"], "cpu", side), []
-    loaded = LocalModel.load(address.checkpoint(base), "cpu", torch.float32)
+    loaded = LocalModel.load(loading.checkpoint(base), "cpu", torch.float32)
     has_chat_template = bool(loaded.tokenizer.chat_template)
     is_instruct = options["init"] == "instruct"
     if is_instruct and not has_chat_template:

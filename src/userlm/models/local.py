@@ -50,6 +50,11 @@ from userlm.types import (
 
 transformers_logging.disable_progress_bar()
 
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 SCORE_BUDGET = 8192
 """Number of tokens in a forward pass for scoring."""
 MAX_LOGITS = 2**28
@@ -376,6 +381,15 @@ def usable_device(device: str | None) -> str:
         raise InputError(
             f"--device {device}: {first_line(error)}; give cpu or cuda"
         ) from None
+
+
+def dtype_of(name: str | None) -> torch.dtype | None:
+    """Return the dtype with a name; raise `InputError` if weights cannot have it."""
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise InputError(f"--dtype {name}: give one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def load_tokenizer(name: str) -> Any:

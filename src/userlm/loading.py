@@ -1,0 +1,455 @@
+"""Users, assistants and models, from their addresses; see `address`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
+from functools import cache, partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from warnings import warn
+
+from userlm import assets
+from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
+from userlm.guard import Guard
+from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
+from userlm.rows import read_conversations
+from userlm.types import (
+    Chat,
+    Complete,
+    Conversation,
+    InputError,
+    ModelWarning,
+    Sampling,
+    Score,
+    Speaker,
+    Task,
+)
+from userlm.users import (
+    Human,
+    PromptedUser,
+    ReplayUser,
+    TrainedUser,
+    typed,
+    with_sampling,
+)
+
+if TYPE_CHECKING:
+    from userlm.flip import Encode, Offsets, Template
+    from userlm.models.endpoint import EndpointModel
+    from userlm.models.local import LocalModel
+
+from userlm.address import (
+    ASSISTANTS,
+    CONTEXT_LENGTH,
+    DEFAULT,
+    FILE,
+    HUB_ID,
+    MODELS,
+    SCORED,
+    USERS,
+    Address,
+    LocalSettings,
+    parse,
+)
+
+
+def user(
+    address: str | Address,
+    *,
+    seed: int = 0,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    end_threshold: float | None = None,
+    guard: Guard | str | None = None,
+    local: LocalSettings = DEFAULT,
+    tokenizer: str | None = None,
+) -> Speaker:
+    """Return the user at an address; raise an `InputError` that suggests what was meant.
+
+    Args:
+        temperature, top_p, end_threshold, guard: see `users.with_sampling`; by default each user's
+            own. A text is read by `Guard.parse`.
+        local: how a model on this machine runs.
+        tokenizer: the tokenizer of a trained model on a server; by default the one with the model's
+            name.
+    """
+    parts = parse(address)
+    if not parts.kind:
+        raise InputError(
+            f"{address!r} names no kind of user; write for instance trained:{address} or "
+            f"prompted:{address}"
+        )
+    if parts.kind not in USERS:
+        raise _unknown(address, parts.kind, USERS, "user")
+    if isinstance(guard, str):
+        guard = Guard.parse(guard)  # fail before loading a model, which takes minutes
+    is_trained = parts.form in ("trained", "profile")
+    if tokenizer and not (is_trained and parts.url):
+        raise InputError(
+            f"--tokenizer {tokenizer}: {address} has its own; the option is for a trained model on "
+            f"a "
+            "server"
+        )
+    speaker: Speaker
+    match parts.kind:
+        case "trained" | "profile":
+            speaker = (
+                _served_user(parts, tokenizer)
+                if parts.url
+                else _local_user(parts, local)
+            )
+        case "prompted" | "swapped":
+            model = chat_model(parts.model, local)
+            speaker = PromptedUser(model, swapped=parts.form == "swapped")
+        case "replay":
+            speaker = ReplayUser(_log(parts.name))
+        case _:
+            speaker = _speaker(parts)
+    return with_sampling(
+        speaker,
+        seed=seed,
+        temperature=temperature,
+        top_p=top_p,
+        end_threshold=end_threshold,
+        guard=guard,
+    )
+
+
+def _local_user(address: Address, local: LocalSettings) -> TrainedUser:
+    from userlm.models.templates import user_template
+
+    model = local_model(address.model, local)
+    template = user_template(model.tokenizer, model.encode, address.model, address.form)
+    if warning := model.check_user(template):
+        warn(warning, ModelWarning, stacklevel=2)
+    return _trained_user(model, template, model.context_length)
+
+
+def _served_user(address: Address, tokenizer: str | None) -> TrainedUser:
+    from userlm.models.local import text_functions
+    from userlm.models.served import ServedModel
+    from userlm.models.templates import user_template
+
+    loaded = _server_tokenizer(address, tokenizer)
+    name = f"{address.name} ({tokenizer})" if tokenizer else address.name
+    template = user_template(loaded, text_functions(loaded)[0], name, address.form)
+    model = ServedModel(_server(address), loaded)
+    context_length = model.context_length()
+    if context_length is None:
+        context_length = CONTEXT_LENGTH
+        warn(
+            f"{address.model}: the server does not report the model's context length; "
+            f"{CONTEXT_LENGTH} tokens are assumed",
+            ModelWarning,
+            stacklevel=2,
+        )
+    return _trained_user(model, template, context_length)
+
+
+def _trained_user(
+    model: Complete, template: Template, context_length: int
+) -> TrainedUser:
+    # Turns must leave room for their context.
+    max_tokens = min(Sampling().max_tokens, context_length // 4)
+    return TrainedUser(model, template, context_length, Sampling(max_tokens=max_tokens))
+
+
+def _server_tokenizer(address: Address, tokenizer: str | None) -> Any:
+    from userlm.models.local import load_tokenizer
+
+    try:
+        return load_tokenizer(str(_model_folder(tokenizer or address.name)))
+    except InputError as error:
+        if tokenizer:
+            raise
+        raise InputError(
+            f"{address.model}: the tokenizer of this model is needed; give it with --tokenizer "
+            f"({error})"
+        ) from None
+
+
+def assistant(
+    address: str | Address,
+    *,
+    tasks: Iterable[Task] = (),
+    seed: int = 0,
+    system: str | None = None,
+    local: LocalSettings = DEFAULT,
+) -> Speaker:
+    """Return the assistant at an address; raise an `InputError` that suggests what was meant.
+
+    Args:
+        tasks: the tasks that `oracle` answers from.
+        system: a system prompt for a model.
+        local: how a model on this machine runs.
+    """
+    parts = parse(address)
+    match parts.kind:
+        case "oracle":
+            known = {task.id: task for task in tasks}
+            if not known:
+                raise InputError("`oracle` answers from tasks; give some with --tasks")
+            return Oracle(known)
+        case "clarifier":
+            return Clarifier()
+        case "replay":
+            return ReplayAssistant(_log(parts.name))
+        case "script" | "human" | "py":
+            return _speaker(parts)
+    near = get_close_matches(parts.model, ASSISTANTS, 1)
+    if near and not Path(parts.model).exists():
+        raise InputError(
+            f"{parts.model!r} is not an assistant; did you mean {near[0]}?"
+        )
+    model = chat_model(parts, local, ASSISTANTS)
+    return ModelAssistant(model, system=system, seed=seed)
+
+
+def _speaker(address: Address) -> Speaker:
+    """Return a speaker that can be user or assistant: a script, Python code or a person."""
+    match address.scheme:
+        case "script":
+            return Script.read(address.name)
+        case "py":
+            return _python(address.name)
+    return Human(typed)
+
+
+def chat_model(
+    address: str | Address,
+    local: LocalSettings = DEFAULT,
+    also: tuple[str, ...] = (),
+) -> Chat:
+    """Return the chat model at an address; raise an `InputError` that suggests what was meant.
+
+    `also` lists other kinds of address that the error may suggest.
+    """
+    parts = parse(address)
+    match parts.kind:
+        case "":
+            return local_model(parts.model, local)
+        case "script":
+            return Script.read(parts.name)
+        case "openai":
+            return _endpoint(parts.name, None, "OPENAI_API_KEY")
+        case "http" | "https":
+            return _server(parts)
+    if "://" in parts.model:  # it may contain a password
+        raise InputError(
+            f"{parts.kind}://: this scheme is not supported; write http://HOST:PORT/v1#NAME"
+        )
+    raise _unknown(parts, parts.kind, (*MODELS, *also), "model")
+
+
+def scorer(
+    address: str | Address,
+    *,
+    tokenizer: str | None = None,
+    workers: int = 16,
+    local: LocalSettings = DEFAULT,
+) -> tuple[Score, Form, int | None]:
+    """Return the model at an address that scores texts, the format in which it reads a
+    conversation, and its context length in tokens (`None` if unknown).
+
+    It raises an `InputError` if the address is wrong or the model cannot score.
+
+    Args:
+        tokenizer: the tokenizer of a model on a server; by default the one with the model's name.
+        workers: the number of concurrent requests to a server.
+        local: how a model on this machine runs.
+    """
+    parts = parse(address)
+    form = parts.form or "trained"
+    if parts.scheme == "openai":
+        raise InputError(
+            f"{address} cannot be scored: this API returns no log-probabilities of a prompt, and "
+            f"they are never estimated; give a model on this machine, or one that vLLM serves "
+            "(http://HOST:PORT/v1#NAME)"
+        )
+    for kind, known in ((form, SCORED), (parts.scheme, ("", *MODELS))):
+        if kind not in known:
+            raise _unknown(address, kind, (*SCORED, "http", "https"), "model to score")
+    if parts.url:
+        from userlm.models.local import text_functions
+        from userlm.models.prompt_logprobs import PromptLogprobs
+
+        server = PromptLogprobs(_server(parts), workers)
+        loaded = _server_tokenizer(parts, tokenizer)
+        encode, offsets, _ = text_functions(loaded)
+        return server, _form(form, parts.name, loaded, encode, offsets), None
+    if tokenizer:
+        raise InputError(
+            f"--tokenizer {tokenizer}: {parts.model} has its own; the option is for a model on a "
+            f"server"
+        )
+    model = local_model(parts.model, local)
+    shown = _form(form, parts.model, model.tokenizer, model.encode, model.offsets)
+    return model, shown, model.context_length
+
+
+def _form(
+    form: str, name: str, tokenizer: Any, encode: Encode, offsets: Offsets
+) -> Form:
+    from userlm.models.local import chat_ids
+    from userlm.models.templates import user_template
+
+    if form == "base":
+        return base_form(encode, offsets, tokenizer.bos_token_id)
+    if form == "prompted":
+        if not tokenizer.chat_template:
+            raise InputError(
+                f"{name} has no chat template, so it cannot be prompted; score it as base:{name}"
+            )
+        close = tokenizer.eos_token_id
+        today = "26 Jul 2024"  # for templates with a date: the same rows every day
+        chat = partial(chat_ids, tokenizer, encode, name=name, today=today)
+        return prompted_form(encode, offsets, chat, 0 if close is None else close)
+    advice = f"score it as base:{name} or, if it chats, as prompted:{name}"
+    return trained_form(user_template(tokenizer, encode, name, form, advice), offsets)
+
+
+def files(address: str | Address) -> list[Path]:
+    """Return the local files behind an address: logs, scripts, weights."""
+    parts = parse(address)
+    if parts.scheme in ("replay", "script"):
+        return [Path(parts.name)]
+    if parts.scheme:
+        return []
+    return sorted(_model_folder(parts.name).glob("*.safetensors"))
+
+
+def local_model(name: str, local: LocalSettings = DEFAULT) -> LocalModel:
+    """Return the model in a folder or with a hub id. It is loaded once and shared, so do not train
+    it."""
+    path = checkpoint(name)
+    stamp = []
+    for file in sorted(Path(path).glob("*")):
+        stat = file.stat()
+        stamp.append((file.name, stat.st_mtime_ns, stat.st_size))
+    return _load(path, local, tuple(stamp))
+
+
+@cache
+def _load(
+    path: str, local: LocalSettings, stamp: tuple[tuple[str, int, int], ...]
+) -> LocalModel:
+    """Load a model; `stamp` changes if the weights in the same folder change."""
+    from userlm.models.local import LocalModel, dtype_of
+
+    dtype = dtype_of(local.dtype)
+    return LocalModel.load(path, local.device, dtype, batch=local.batch)
+
+
+def checkpoint(name: str) -> str:
+    """Return the folder or hub id of a model; raise `InputError` if the name can be neither."""
+    kind = parse(name).kind
+    if kind and not Path(name).is_dir():
+        what = "a model on this machine" if kind in MODELS else "a model"
+        raise InputError(
+            f"{name}: {what} is needed here: a folder, or a hub id such as microsoft/UserLM-8b"
+        )
+    folder = _model_folder(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{name}: this folder has no model (no config.json)")
+        return str(folder)
+    # A name in a folder that is here is a path; asking a hub for it would take a minute.
+    in_a_folder_here = "/" in name and Path(name).expanduser().parent.is_dir()
+    if in_a_folder_here or not HUB_ID.fullmatch(name) or FILE.search(name):
+        raise InputError(
+            f"{name}: there is no such folder, and it is not a hub id (owner/name)"
+        )
+    return name
+
+
+def _model_folder(name: str) -> Path:
+    """Return the folder of this name, the `model/` in a training run, or an embedded model."""
+    folder = Path(name).expanduser()
+    if (folder / "model" / "config.json").is_file():
+        return folder / "model"
+    return (
+        assets.model(name) if name in assets.MODELS and not folder.exists() else folder
+    )
+
+
+def _server(address: Address) -> EndpointModel:
+    """The model at `http://HOST:PORT/v1#NAME`."""
+    _check_url(address.url)
+    if not address.name:
+        raise InputError(
+            f"{address.model}: which model? write {address.url.rstrip('/')}#NAME"
+        )
+    return _endpoint(address.name, address.url, "USERLM_API_KEY")
+
+
+def _endpoint(name: str, url: str | None, variable: str) -> EndpointModel:
+    from userlm.models.endpoint import EndpointModel
+
+    key = os.environ.get(variable, "").strip()
+    if not key and url is None:
+        raise InputError(
+            f"openai:{name} needs a key; set the environment variable {variable}"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(
+            f"the environment variable {variable} has characters that are not allowed in a key; "
+            f"set it again"
+        )
+    return EndpointModel(name, url, key or None)
+
+
+def _check_url(url: str) -> None:
+    """Raise `InputError` if it is not a URL, or has secrets that must not be written to a run
+    folder."""
+    if "@" in url or "?" in url:
+        raise InputError(
+            "a URL with a password or a query is not accepted; put the key into USERLM_API_KEY"
+        )
+    try:
+        parts = urlsplit(url)
+        has_host = bool(parts.hostname and parts.hostname.isascii())
+        is_fine = has_host and parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:
+        is_fine = False
+    if not is_fine:
+        raise InputError(
+            f"{url} is not the URL of a server; write http://HOST:PORT/v1#NAME"
+        )
+
+
+def _unknown(
+    address: str | Address, kind: str, known: tuple[str, ...], what: str
+) -> InputError:
+    near = get_close_matches(kind, known, 1)
+    hint = f"did you mean {near[0]}:?" if near else f"known are {', '.join(known)}"
+    return InputError(f"{address}: {kind!r} is not a kind of {what}; {hint}")
+
+
+def _log(path: str) -> dict[str, Conversation]:
+    return {conversation.id: conversation for conversation in read_conversations(path)}
+
+
+def _python(name: str) -> Speaker:
+    """The speaker that `NAME()` in `MODULE` returns."""
+    module, _, function = name.partition(":")
+    if not function:
+        raise InputError(
+            f"py:{name}: write py:MODULE:NAME, where NAME() returns a speaker"
+        )
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        speaker: Speaker = getattr(import_module(module), function)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise InputError(f"py:{name}: {error}") from None
+    if not callable(getattr(speaker, "reply", None)):
+        raise InputError(
+            f"py:{name}: {function}() returned a {type(speaker).__name__}, which has no method "
+            "reply(conversation)"
+        )
+    return speaker
