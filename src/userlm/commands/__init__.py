@@ -19,6 +19,7 @@ from userlm.commands.report import Report, report
 from userlm.commands.respond import Respond, respond
 from userlm.commands.score import Score, score
 from userlm.commands.serve import Serve, serve
+from userlm.commands.show import Show, show
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import Results
 from userlm.commands.train import Train, train
@@ -33,6 +34,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "simulate": (Simulate, simulate),
     "score": (Score, score),
     "report": (Report, report),
+    "show": (Show, show),
     "chat": (Chat, chat),
     "serve": (Serve, serve),
 }
@@ -53,6 +55,7 @@ __all__ = [
     "Results",
     "Score",
     "Serve",
+    "Show",
     "Simulate",
     "Train",
     "User",
@@ -65,6 +68,7 @@ __all__ = [
     "respond",
     "score",
     "serve",
+    "show",
     "simulate",
     "train",
 ]

@@ -261,6 +261,22 @@ class Transcripts:
 
 
 @dataclass(frozen=True)
+class Token:
+    """A token of a row. `kind` is `system`, `context`, `control`, `trained` (a header suffix or
+    closing token that is trained) or `content` (what perplexity counts)."""
+
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A row as a model sees it."""
+
+    tokens: Sequence[Token]
+
+
+@dataclass(frozen=True)
 class Group:
     """Blocks under a heading.
 
@@ -275,7 +291,7 @@ class Group:
     look: str = ""
 
 
-Block: TypeAlias = Text | Table | Measures | Figure | Transcripts | Group
+Block: TypeAlias = Text | Table | Measures | Figure | Transcripts | Tokens | Group
 
 
 @dataclass(frozen=True)

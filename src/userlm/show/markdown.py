@@ -24,6 +24,7 @@ from userlm.show.blocks import (
     Small,
     Table,
     Text,
+    Tokens,
     Transcript,
     Transcripts,
     Value,
@@ -110,6 +111,8 @@ def _block(block: Block, level: int) -> Iterator[str]:
             yield f"{len(shown)} of {total:,}."
             for transcript in shown:
                 yield from _transcript(transcript, level)
+        case Tokens(tokens):
+            yield fenced("".join(token.text for token in tokens))
         case Group():
             below = level + 1 if block.title else level
             body = [text for inner in block.blocks for text in _block(inner, below)]

@@ -37,6 +37,8 @@ from userlm.show.blocks import (
     Small,
     Table,
     Text,
+    Token,
+    Tokens,
     Transcript,
     Transcripts,
     Value,
@@ -53,6 +55,14 @@ TRANSCRIPTS = 1
 TURNS = 6
 CHARACTERS = 400
 """The same for their turns, and for the characters of a turn."""
+TOKEN_STYLES = {
+    "system": ("yellow", "yellow3"),
+    "context": ("default", "bright_black"),
+    "control": ("magenta", "magenta"),
+    "trained": ("black on cyan", "black on dark_cyan"),
+    "content": ("black on green", "black on dark_sea_green4"),
+}
+"""Two styles for each kind of token, for tokens in turn."""
 MEASURE_WIDTH = 20
 INTERVAL_WIDTH = 16
 """Columns of the terminal for the name of a measure, and for a value with its interval."""
@@ -161,11 +171,26 @@ def _renderables(block: Block, details: bool, width: int) -> Iterator[Renderable
         case Transcripts(items=items):
             for talk in items[:TRANSCRIPTS]:
                 yield transcript(talk)
+        case Tokens(tokens):
+            yield _tokens(tokens)
         case Group(parts, title, look=look) if details or look != "fold":
             if title and look != "tables":
                 yield inline(title)
             for part in parts:
                 yield from _renderables(part, details, width)
+
+
+def _tokens(tokens: Sequence[Token]) -> Styled:
+    """Return a row of tokens. Those that are trained have a background, of two shades in turn, so
+    that one ends visibly where the next begins."""
+    shown = Styled()
+    for at, token in enumerate(tokens):
+        style = TOKEN_STYLES[token.kind][at % 2]
+        text = plain(token.text).replace("\n", "↵")
+        shown.append(text, style=style)
+        if "\n" in token.text:
+            shown.append("\n")
+    return shown
 
 
 def _table(table: Table, details: bool) -> Iterator[RenderableType]:
