@@ -35,11 +35,16 @@ class Value:
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval, if both ends are known."""
+    """A confidence interval."""
 
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     digits: int = 2
+
+
+def interval(low: float | None, high: float | None, digits: int = 2) -> Part:
+    """Return the interval, or nothing if an end is not known."""
+    return "" if low is None or high is None else Interval(low, high, digits)
 
 
 @dataclass(frozen=True)

@@ -48,23 +48,19 @@ def _survivors(counts: Counts) -> Table:
         by_step[reason.partition(": ")[0]] += count
     steps = [(step, lost) for step, lost in by_step.items() if lost]
     left = incoming
-    rows = [(Quote("in"), "", f"{left:,}", percent(left, incoming))]
-    bars = [Bar(left, 0, incoming)]
+    shown = [("in", 0, left)]
     for step, lost in first_ones(steps, MAX_REASONS, "more reasons"):
         left -= lost
-        rows.append((Quote(step), f"{lost:,}", f"{left:,}", percent(left, incoming)))
-        bars.append(Bar(left, lost, incoming))
-    left = counts.get("out", 0)
-    rows.append((Quote("out"), "", f"{left:,}", percent(left, incoming)))
-    bars.append(Bar(left, 0, incoming))
+        shown.append((step, lost, left))
+    shown.append(("out", 0, counts.get("out", 0)))
+    rows = []
+    for step, lost, left in shown:
+        cells = (f"{lost:,}" if lost else "", f"{left:,}", percent(left, incoming))
+        rows.append((Quote(step), *cells))
+    bars = [Bar(left, lost, incoming) for _, lost, left in shown]
     head = ("step", "dropped", "left", "of all")
     return Table(
-        head,
-        rows,
-        "table survivors",
-        "Survivors",
-        drawings=bars,
-        details=True,
+        head, rows, "table survivors", "Survivors", drawings=bars, details=True
     )
 
 
@@ -80,13 +76,7 @@ def _splits(splits: Mapping[str, Counts]) -> Table:
         "where it was observed."
     )
     names = [Quote(what, 40) for what in total]
-    return Table(
-        ("split", *names),
-        rows,
-        "table splits",
-        "Splits, by person",
-        note,
-    )
+    return Table(("split", *names), rows, "table splits", "Splits, by person", note)
 
 
 def _lengths(lengths: Lengths) -> Table:
@@ -129,14 +119,7 @@ def _people(people: People) -> Table:
             f"median, {short_number(each['largest'])} at most. The most active 1 % of them have "
             f"{percent(share, 1)} of those. {note}"
         )
-    return Table(
-        (),
-        (),
-        "table",
-        "People",
-        note,
-        details=True,
-    )
+    return Table((), (), "table", "People", note, details=True)
 
 
 def _ngram_table(table: NgramTable) -> Table:
@@ -146,14 +129,7 @@ def _ngram_table(table: NgramTable) -> Table:
         f"memory "
         f"and, meanwhile, {table['bytes on disk'] / 1e6:,.1f} MB on the disk."
     )
-    return Table(
-        (),
-        (),
-        "table",
-        "Template filter",
-        note,
-        details=True,
-    )
+    return Table((), (), "table", "Template filter", note, details=True)
 
 
 def _mix(what: str, found: Counts) -> Table:
@@ -165,12 +141,7 @@ def _mix(what: str, found: Counts) -> Table:
     bars = [Bar(count, 0, largest) for _, count in shown]
     head = (what, "number", "of all")
     return Table(
-        head,
-        rows,
-        "table mix",
-        f"Conversations by {what}",
-        drawings=bars,
-        details=True,
+        head, rows, "table mix", f"Conversations by {what}", drawings=bars, details=True
     )
 
 
@@ -190,12 +161,7 @@ def _writers(writers: Mapping[str, Writer]) -> Table:
     )
     head = ("writer", "intents", "measured", "mean", "25 %", "50 %", "75 %")
     return Table(
-        head,
-        rows,
-        "table writers",
-        "Leakage of intents, by writer",
-        note,
-        strips,
+        head, rows, "table writers", "Leakage of intents, by writer", note, strips
     )
 
 
@@ -206,13 +172,7 @@ def _leakage(writer: Writer) -> tuple[Row, Strip | None]:
         return (measured, "not measured", "", "", ""), None
     first, median, third = writer["quartiles"]
     shares = map(number, (mean, first, median, third))
-    return (measured, *shares), Strip(
-        mean,
-        first,
-        third,
-        (0, 1),
-        "circle",
-    )
+    return (measured, *shares), Strip(mean, first, third, (0, 1), "circle")
 
 
 def usage_table(models: Mapping[str, Usage]) -> Table:
@@ -235,12 +195,7 @@ def usage_table(models: Mapping[str, Usage]) -> Table:
 def _faults(faults: Counts) -> Table:
     shown = first_ones(by_count(faults.items()), MAX_NAMES, "others")
     rows = [(Quote(name), f"{count:,}") for name, count in shown]
-    return Table(
-        ("fault", "times"),
-        rows,
-        "table",
-        "Faults of calls",
-    )
+    return Table(("fault", "times"), rows, "table", "Faults of calls")
 
 
 TABLES: Sequence[tuple[str, Callable[[Any], Table]]] = (
@@ -283,10 +238,5 @@ def samples_table(conversation: Conversation) -> Table:
     )
     head = ("turn", "of the user model")
     return Table(
-        head,
-        rows,
-        "table samples",
-        "A conversation as samples",
-        note,
-        details=True,
+        head, rows, "table samples", "A conversation as samples", note, details=True
     )

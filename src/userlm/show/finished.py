@@ -78,12 +78,10 @@ class Finished:
 
     Attributes:
         name: the name of its folder, used as heading of columns and sections.
+        results: what its `results.json` holds, checked; nothing if it holds only measures.
         columns: measures by column: the runs that were scored, or with and without intent.
         endings: by column, a `Calibration`, or `Uncalibrated` if there is no threshold to suggest.
-        talks: how its conversations stopped, and the counts of the guard.
-        usage: what calls of each model used, by its role.
-        trained: the results of a training run.
-        log: its steps, each with the loss.
+        log: the steps of training, each with the loss.
         transcripts: the first `TRANSCRIPTS` conversations of a simulation.
         total: the number of its conversations.
         lengths: the lengths of simulated users' turns and conversations; those of humans for data
@@ -101,9 +99,6 @@ class Finished:
     columns: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
     missing: Missing = field(default_factory=dict)
     endings: Mapping[str, Any] = field(default_factory=dict)
-    talks: Talks = field(default_factory=Talks)
-    usage: Mapping[str, Any] = field(default_factory=dict)
-    trained: Trained = field(default_factory=Trained)
     log: Sequence[tuple[int, float]] = ()
     transcripts: Sequence[Conversation] = ()
     total: int = 0
@@ -135,14 +130,17 @@ def read_run(folder: str | Path) -> Finished:
     Raises:
         InputError: if a folder is not a finished run, or a file in it is damaged.
     """
-    run = _opened(Path(folder))
+    folder = Path(folder)
+    read = Run.read(folder)
+    name = folder.resolve().name
+    run = Finished(name, folder, read.verb, read.manifest, read.results)
     match run.verb:
         case "import":
             return _with_stage(run)
         case "clean" | "intents":
             names = [f"{split}.jsonl" for split in ("test", "valid", "train")]
             # `intents` writes only the files that it was given.
-            there = [name for name in names if (run.folder / name).is_file()]
+            there = [name for name in names if (folder / name).is_file()]
             name = there[0] if there else "conversations.jsonl"
             return _with_conversations(_with_stage(run), name)
         case "train":
@@ -150,15 +148,11 @@ def read_run(folder: str | Path) -> Finished:
         case "ppl" | "score":
             return _with_measures(run)
         case "simulate" | "respond":
+            run = replace(run, results=_checked(run, Talks, run.results))
             return _with_conversations(run, "conversations.jsonl")
     raise InputError(
         f"{folder} is a run of {run.verb!r}, which a report cannot show; leave it out"
     )
-
-
-def _opened(folder: Path) -> Finished:
-    run = Run.read(folder)
-    return Finished(folder.resolve().name, folder, run.verb, run.manifest, run.results)
 
 
 def _checked(run: Finished, kind: Any, results: Mapping[str, Any]) -> Any:
@@ -187,15 +181,9 @@ def _with_stage(run: Finished) -> Finished:
         if name.partition(":")[0] not in ("in", "out", "dropped", *in_tables):
             notes.append((name.removeprefix("note: "), count))
     reasons = data.dropped(counts)
-    stage = Stage(
-        "conversations",
-        counts.get("in"),
-        counts.get("out"),
-        reasons,
-        notes,
-    )
-    usage = results.get("usage", {})
-    return replace(run, stage=stage, tables=list(data.tables(results)), usage=usage)
+    stage = Stage("conversations", counts.get("in"), counts.get("out"), reasons, notes)
+    tables = list(data.tables(results))
+    return replace(run, results=results, stage=stage, tables=tables)
 
 
 def _with_training(run: Finished) -> Finished:
@@ -210,32 +198,26 @@ def _with_training(run: Finished) -> Finished:
     dropped = results.get("dropped") or 0
     reasons = [("does not fit the model", dropped)] if dropped else []
     notes = [("conversations", results.get("conversations") or 0)]
-    stage = Stage(
-        "samples",
-        samples + dropped,
-        samples,
-        reasons,
-        notes,
-    )
-    return replace(run, trained=results, log=log, stage=stage)
+    stage = Stage("samples", samples + dropped, samples, reasons, notes)
+    return replace(run, results=results, log=log, stage=stage)
 
 
 # --- ppl, score -----------------------------------------------------------------------------------
 
 
 def _with_measures(run: Finished) -> Finished:
-    results = dict(run.results)
+    measured = dict(run.results)
     # A scored run may itself be named "endings"; its value is then a list of measures.
-    if run.verb == "score" and isinstance(results.get("endings"), Mapping):
-        found = _checked(run, Endings, {"endings": results.pop("endings")})
+    if run.verb == "score" and isinstance(measured.get("endings"), Mapping):
+        found = _checked(run, Endings, {"endings": measured.pop("endings")})
         run = replace(run, endings=found["endings"])
-    measured: Columns = _checked(run, Columns, results)
+    checked: Columns = _checked(run, Columns, measured)
     columns = {}
-    for name, measures in measured.items():
+    for name, measures in checked.items():
         # There may be many sources, which `userlm ppl` prints.
         shown = [one for one in measures if not one["name"].startswith("source ")]
         columns[name] = {one["name"]: one for one in shown}
-    return replace(run, columns=columns, missing=_missing(run))
+    return replace(run, results={}, columns=columns, missing=_missing(run))
 
 
 def _missing(run: Finished) -> Missing:
@@ -253,9 +235,6 @@ def _missing(run: Finished) -> Missing:
 
 def _with_conversations(run: Finished, file: str) -> Finished:
     """Count only turns of the simulated user, not the logged turns before them."""
-    if not run.is_human:
-        talks: Talks = _checked(run, Talks, run.results)
-        run = replace(run, talks=talks, usage=talks.get("usage", {}))
     shown: list[Conversation] = []
     lengths = Lengths()
     stubs: set[str] = set()

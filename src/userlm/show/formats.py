@@ -81,12 +81,7 @@ def percent(part: float, whole: float) -> str:
 def axis(title: str, low: float, high: float, steps: int, unit: str = "") -> Axis:
     """Return an axis with round ticks that spans the values."""
     at = ticks(low, high, steps)
-    return Axis(
-        title,
-        at[0],
-        at[-1],
-        [(value, _tick(value) + unit) for value in at],
-    )
+    return Axis(title, at[0], at[-1], [(value, _tick(value) + unit) for value in at])
 
 
 def _tick(value: float) -> str:

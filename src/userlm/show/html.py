@@ -65,11 +65,9 @@ def inline(line: Line) -> Markup:
             return Markup('<data value="{}">{}</data>').format(
                 repr(value), number(value, digits)
             )
-        case Interval(float() | int() as low, float() | int() as high, digits):
+        case Interval(low, high, digits):
             ends = inline((Value(low, digits), ", ", Value(high, digits)))
             return Markup(f' <span class="interval">[{ends}]</span>')
-        case Interval():
-            return Markup("")
         case Reasons(counts):
             return Markup("; ").join(_reason(why, count) for why, count in counts)
         case Mark(shape):

@@ -59,9 +59,9 @@ def inline(line: Line, cell: bool = False) -> str:
             return code(cut(text, limit), cell)
         case Value(value, digits):
             return number(value, digits)
-        case Interval(float() | int() as low, float() | int() as high, digits):
+        case Interval(low, high, digits):
             return f" ({number(low, digits)} to {number(high, digits)})"
-        case Interval() | Mark():
+        case Mark():
             return ""
         case Reasons(counts):
             return ", ".join(

@@ -11,7 +11,6 @@ from userlm.show.blocks import (
     Axis,
     Block,
     Group,
-    Interval,
     Line,
     Measurement,
     Measures,
@@ -23,6 +22,7 @@ from userlm.show.blocks import (
     Strip,
     Table,
     Value,
+    interval,
 )
 from userlm.show.finished import Finished
 from userlm.show.formats import axis
@@ -80,20 +80,13 @@ def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Col
             if run.verb == "ppl":
                 label = f"{run.name} · {name}" if len(runs) > 1 else name
                 found[label] = Column(
-                    label,
-                    measures,
-                    colours[run.name],
-                    SHAPES[i % len(SHAPES)],
+                    label, measures, colours[run.name], SHAPES[i % len(SHAPES)]
                 )
             elif name not in found or found[name].measures != measures:
                 label = f"{name} ({run.name})" if name in found else name
                 colour = colours[name]
                 found[label] = Column(
-                    label,
-                    measures,
-                    colour,
-                    MARKS[colour],
-                    stub or "",
+                    label, measures, colour, MARKS[colour], stub or ""
                 )
     return sorted(found.values(), key=lambda column: column.colour == HUMAN)
 
@@ -167,7 +160,7 @@ def _measurement(
     )
     strip = None
     if value is not None and below is not None:
-        shown = (Value(value), "%" if one["unit"] == "%" else "", Interval(low, high))
+        shown = (Value(value), "%" if one["unit"] == "%" else "", interval(low, high))
         strip = Strip(
             value, low, high, (below.low, below.high), column.shape, reference
         )

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import Any
 
 from userlm.show import claims, measures, thresholds
 from userlm.show.blocks import (
@@ -156,14 +155,7 @@ def _lengths(runs: Runs, colours: Colours) -> Section:
     )
     title = "How long humans and simulated users talk"
     blocks = [Group(groups, look="pair")] if groups else []
-    return Section(
-        "lengths",
-        "Lengths",
-        title,
-        blocks,
-        intro,
-        where="page",
-    )
+    return Section("lengths", "Lengths", title, blocks, intro, where="page")
 
 
 def _turns_note(run: Finished) -> str:
@@ -201,14 +193,7 @@ def _histograms(
         drawn = histogram(
             f"{plain(label)}, {note}", title.lower(), bins, shares, over, highest
         )
-        figures.append(
-            Figure(
-                Quote(label, 70),
-                note,
-                drawn,
-                colours[run.name],
-            )
-        )
+        figures.append(Figure(Quote(label, 70), note, drawn, colours[run.name]))
     yield Group(figures, title, look="plots")
 
 
@@ -233,12 +218,7 @@ def histogram(
     places = [(i + 0.5, name) for i, name in enumerate(bins)]
     return Chart(
         f"{label}, by {unit}. {', '.join(named)}",
-        Axis(
-            unit,
-            0,
-            len(bins),
-            places,
-        ),
+        Axis(unit, 0, len(bins), places),
         axis("% of all", 0, highest, 4),
         [Series(corners, "outline")] if outline else [],
         bars=shares,
@@ -251,36 +231,24 @@ def _training(runs: Runs, colours: Colours) -> Section:
     for run in trained:
         note = tuple(_training_note(run))
         figures.append(
-            Figure(
-                Quote(run.name, 60),
-                note,
-                _loss_chart(run),
-                colours[run.name],
-            )
+            Figure(Quote(run.name, 60), note, _loss_chart(run), colours[run.name])
         )
     averaged = any(len(run.log) > CURVE_POINTS for run in trained)
     intro = "Long logs are averaged over neighbouring steps." if averaged else ""
     blocks = [Group(figures, look="plots")] if figures else []
-    return Section(
-        "training",
-        "Training",
-        "Training",
-        blocks,
-        intro,
-    )
+    return Section("training", "Training", "Training", blocks, intro)
 
 
 def _training_note(run: Finished) -> Iterator[Part]:
-    trained: Mapping[str, Any] = run.trained
     yield "base "
     yield Quote(str(run.options.get("base")))
     for noun in ("parameter", "sample", "step"):
-        count = trained.get(f"{noun}s")
+        count = run.results.get(f"{noun}s")
         if count is not None:
             yield f" · {plural(count, noun)}"
-    values = {"final loss": trained.get("loss")}
+    values = {"final loss": run.results.get("loss")}
     for key, when in (("untrained", "before"), ("best", "best")):
-        evaluated = trained.get(key) or {}
+        evaluated = run.results.get(key) or {}
         values[f"validation perplexity {when}"] = evaluated.get("valid_perplexity")
     for name, value in values.items():
         if value is not None:
@@ -326,12 +294,7 @@ def _data(runs: Runs) -> Section:
     for run in runs:
         if run.tables:
             groups.append(
-                Group(
-                    run.tables,
-                    Quote(run.name, 60),
-                    measures.HUMAN,
-                    "tables",
-                )
+                Group(run.tables, Quote(run.name, 60), measures.HUMAN, "tables")
             )
         if stage := run.stage:
             dropped = sum(count for _, count in stage.reasons)
@@ -343,12 +306,7 @@ def _data(runs: Runs) -> Section:
     table = _table(
         ("stage", "in", "out", "dropped", "reasons", "also counted"), rows, ""
     )
-    return Section(
-        "data",
-        "Data",
-        "Data processing",
-        [*table, *groups],
-    )
+    return Section("data", "Data", "Data processing", [*table, *groups])
 
 
 # --- conversations --------------------------------------------------------------------------------
@@ -358,7 +316,7 @@ def _stops(runs: Runs) -> Section:
     counts = {}
     for run in runs:
         if run.verb in ("simulate", "respond"):
-            counts[_name(run)] = Counter(run.talks.get("stops") or {})
+            counts[_name(run)] = Counter(run.results.get("stops") or {})
     seen = {stop for found in counts.values() for stop in found}
     stops = [stop for stop in dict.fromkeys([*STOPS, *sorted(seen)]) if stop in seen]
     rows = []
@@ -374,7 +332,7 @@ def _stops(runs: Runs) -> Section:
 def _usage(runs: Runs) -> Section:
     models = {}
     for run in runs:
-        for role, usage in run.usage.items():
+        for role, usage in run.results.get("usage", {}).items():
             if usage is not None:
                 models[f"{run.name}: {role} {run.options.get(role)}"] = usage
     tables = [usage_table(models)] if models else []
@@ -387,7 +345,7 @@ def _usage(runs: Runs) -> Section:
 def _guards(runs: Runs) -> Section:
     rows = []
     for run in runs:
-        if guard := run.talks.get("guard"):
+        if guard := run.results.get("guard"):
             turns = guard["turns"]
             drafts = f"{guard['drafts'] / turns:.2f}" if turns else ""
             rates = []
@@ -410,11 +368,7 @@ def _guards(runs: Runs) -> Section:
         "faults",
     )
     return Section(
-        "guard",
-        "Guard",
-        "What the guard rejected",
-        _table(head, rows),
-        intro,
+        "guard", "Guard", "What the guard rejected", _table(head, rows), intro
     )
 
 
@@ -440,13 +394,7 @@ def _conversations(runs: Runs, colours: Colours) -> Section:
     )
     title = "Conversations"
     return Section(
-        "conversations",
-        title,
-        title,
-        groups,
-        intro,
-        search=True,
-        where="details",
+        "conversations", title, title, groups, intro, search=True, where="details"
     )
 
 
@@ -466,11 +414,4 @@ def _manifest(runs: Runs) -> Section:
         table = Table(("part", "name", "value"), rows, "manifest")
         blocks.append(Group([table], _name(run), look="fold"))
     intro = "The command, its inputs and the host of each run: enough to run it again."
-    return Section(
-        "manifest",
-        "Manifest",
-        "Manifest",
-        blocks,
-        intro,
-        where="page",
-    )
+    return Section("manifest", "Manifest", "Manifest", blocks, intro, where="page")

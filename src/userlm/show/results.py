@@ -13,9 +13,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 
 # Pydantic accepts `typing.TypedDict` only from Python 3.12 on.
-from typing_extensions import (
-    TypedDict,
-)
+from typing_extensions import TypedDict
 
 
 def finite(value: Any) -> float | None:

@@ -140,7 +140,7 @@ def inline(line: Line) -> Styled:
             return Styled(plain(cut(text, limit)), "yellow" if look == "badge" else "")
         case Value(value, digits):
             return Styled(number(value, digits))
-        case Interval(float() | int() as low, float() | int() as high, digits):
+        case Interval(low, high, digits):
             return Styled(f" ({number(low, digits)} to {number(high, digits)})")
         case Reasons(counts):
             reasons = [f"{plain(cut(why, 100))} {count:,}" for why, count in counts]

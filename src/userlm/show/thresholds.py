@@ -14,7 +14,6 @@ from userlm.show.blocks import (
     Chart,
     Figure,
     Group,
-    Interval,
     Mark,
     Point,
     Quote,
@@ -24,6 +23,7 @@ from userlm.show.blocks import (
     Table,
     Text,
     Value,
+    interval,
 )
 from userlm.show.finished import Finished
 from userlm.show.formats import axis, number, plain
@@ -72,11 +72,7 @@ def section(runs: Sequence[Finished], colours: Mapping[str, str]) -> Section:
                     _group(Quote(label, 70, colours.get(name, "c0")), endings)
                 )
     return Section(
-        "thresholds",
-        "Thresholds",
-        "When to end a conversation",
-        groups,
-        INTRO,
+        "thresholds", "Thresholds", "When to end a conversation", groups, INTRO
     )
 
 
@@ -106,11 +102,7 @@ def _group(label: Quote, endings: Endings) -> Group:
             _curve_table(endings["sweep"]),
         ),
         Figure(
-            "Is P(end) calibrated?",
-            ece,
-            bins,
-            label.look,
-            _bin_table(endings["bins"]),
+            "Is P(end) calibrated?", ece, bins, label.look, _bin_table(endings["bins"])
         ),
         _rule_table(endings),
     ]
@@ -137,9 +129,9 @@ def _rule_table(endings: Endings) -> Table:
         early, late, ends, f1 = (
             (Value(rule[share], 1), " %") for share in SHARES.values()
         )
-        interval = Interval(rule["low"], rule["high"], 1)
+        ends_of_f1 = interval(rule["low"], rule["high"], 1)
         rows.append(
-            ((Mark(shape), f" {name}"), above, early, late, ends, (*f1, interval))
+            ((Mark(shape), f" {name}"), above, early, late, ends, (*f1, ends_of_f1))
         )
     return Table(("", "--end-threshold", *SHARES), rows, "table rules", details=True)
 
@@ -187,12 +179,7 @@ def curve_chart(label: str, endings: Endings) -> Chart:
     below = [(log_odds(above), format_threshold(above)) for above in TICKS]
     return Chart(
         f"Premature and missed ends of {plain(label)}, by threshold. {'; '.join(told)}",
-        Axis(
-            "ends when P(end) is at least",
-            low,
-            high,
-            below,
-        ),
+        Axis("ends when P(end) is at least", low, high, below),
         axis("", 0, 100, 5, "%"),
         series,
         marks,

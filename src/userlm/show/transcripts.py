@@ -99,13 +99,7 @@ def _said(role: str, label: str, text: str, meta: Mapping[str, Any]) -> Said:
         quoted.append(Quote(f"{stub}, a stub", 60, "badge"))
     rest = {name: value for name, value in meta.items() if name not in hidden}
     return Said(
-        role,
-        label,
-        text,
-        finite(meta.get("p_end")),
-        quoted,
-        _facts(rest),
-        rejected,
+        role, label, text, finite(meta.get("p_end")), quoted, _facts(rest), rejected
     )
 
 
