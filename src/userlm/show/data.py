@@ -34,6 +34,11 @@ def first_ones(counts: Ranking, limit: int, others: str) -> Ranking:
     return [*counts[:limit], (f"{len(rest)} {others}", sum(count for _, count in rest))]
 
 
+def most_frequent(counts: Mapping[str, int]) -> Ranking:
+    """Return the `MAX_NAMES` highest counts, the highest first, and the sum of the others."""
+    return first_ones(by_count(counts.items()), MAX_NAMES, "others")
+
+
 def dropped(counts: Counts) -> Ranking:
     """Return why conversations were dropped, and how many."""
     reasons = [item for item in counts.items() if item[0].startswith("dropped: ")]
@@ -135,7 +140,7 @@ def _ngram_table(table: NgramTable) -> Table:
 def _mix(what: str, found: Counts) -> Table:
     """The most frequent languages, countries or models."""
     total = sum(found.values())
-    shown = first_ones(by_count(found.items()), MAX_NAMES, "others")
+    shown = most_frequent(found)
     largest = max((count for _, count in shown), default=0)
     rows = [(Quote(name), f"{count:,}", percent(count, total)) for name, count in shown]
     bars = [Bar(count, 0, largest) for _, count in shown]
@@ -146,10 +151,10 @@ def _mix(what: str, found: Counts) -> Table:
 
 
 def _writers(writers: Mapping[str, Writer]) -> Table:
-    counts = by_count((name, writer["n"]) for name, writer in writers.items())
+    counts = {name: writer["n"] for name, writer in writers.items()}
     rows = []
     strips = []
-    for name, n in first_ones(counts, MAX_NAMES, "others"):
+    for name, n in most_frequent(counts):
         writer = writers.get(name)
         cells, strip = _leakage(writer) if writer else (("",) * 5, None)
         label = f"{name}, without a model" if name == "extractive" else name
@@ -193,8 +198,7 @@ def usage_table(models: Mapping[str, Usage]) -> Table:
 
 
 def _faults(faults: Counts) -> Table:
-    shown = first_ones(by_count(faults.items()), MAX_NAMES, "others")
-    rows = [(Quote(name), f"{count:,}") for name, count in shown]
+    rows = [(Quote(name), f"{count:,}") for name, count in most_frequent(faults)]
     return Table(("fault", "times"), rows, "table", "Faults of calls")
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,6 +17,8 @@ from userlm.show.blocks import Counts, Table
 from userlm.show.results import Columns, Data, Endings, Measured, Talks, Trained, finite
 from userlm.text import words
 from userlm.types import FAILED, Conversation, InputError
+
+T = TypeVar("T")
 
 EXTRACTIVE = "intents: extractive"
 
@@ -113,12 +115,6 @@ class Finished:
         return self.verb in ("clean", "intents")
 
     @property
-    def stub_assistants(self) -> str:
-        """The names of the stub assistants in it."""
-        names = [stub.partition(": ") for stub in self.stubs]
-        return ", ".join(name for kind, _, name in names if kind == "assistant")
-
-    @property
     def options(self) -> Mapping[str, Any]:
         """The options of its command."""
         return self.manifest.get("options") or {}
@@ -188,7 +184,7 @@ def _with_stage(run: Finished) -> Finished:
 
 def _with_training(run: Finished) -> Finished:
     log = []
-    for row in _rows(run.folder / "log.jsonl"):
+    for row in _rows(run.folder / "log.jsonl", dict):
         step = row.get("step")
         loss = finite(row.get("loss"))
         if isinstance(step, int) and loss is not None:
@@ -222,7 +218,7 @@ def _with_measures(run: Finished) -> Finished:
 
 def _missing(run: Finished) -> Missing:
     missing: Missing = defaultdict(Counter)
-    for line in _rows(run.folder / "scores.jsonl"):
+    for line in _rows(run.folder / "scores.jsonl", dict):
         is_end = run.verb == "ppl" and str(line.get("key")).endswith("/end")
         if line.get("stats") is None and not is_end:
             why = str(line.get("why") or "no reason given")
@@ -240,7 +236,7 @@ def _with_conversations(run: Finished, file: str) -> Finished:
     stubs: set[str] = set()
     example = None
     total = 0
-    for conversation in _conversations(run.folder / file):
+    for conversation in _rows(run.folder / file, from_record):
         total += 1
         said = conversation.user_turns
         lengths.add_words(said[conversation.first_own_turn :])
@@ -271,25 +267,19 @@ def word_bin(count: int) -> int:
 # --- line files -----------------------------------------------------------------------------------
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a line file, which may be empty, but not missing or damaged."""
+def _rows(path: Path, parse: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
+    """The parsed rows of a line file, which may be empty, but not missing or damaged."""
     if not path.is_file():
         raise InputError(
             f"{path} is missing; delete the folder and run its command again"
         )
     for line in read_rows(path, may_be_empty=True):
-        if line.error:
-            raise InputError(
-                f"{path}, line {line.number}: {line.error}; delete the folder and run it again"
-            )
-        yield line.row
-
-
-def _conversations(path: Path) -> Iterator[Conversation]:
-    for number, row in enumerate(_rows(path), 1):
         try:
-            yield from_record(row)
+            if line.error:
+                raise ValueError(line.error)
+            parsed = parse(line.row)
         except ValueError as error:
             raise InputError(
-                f"{path}, line {number}: {error}; delete the folder and run it again"
+                f"{path}, line {line.number}: {error}; delete the folder and run it again"
             ) from None
+        yield parsed

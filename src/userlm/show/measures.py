@@ -35,6 +35,7 @@ MARKS = {f"c{i}": SHAPES[i % len(SHAPES)] for i in range(COLOURS)} | {HUMAN: "di
 """The shape for each colour."""
 
 ARROWS = {"higher": "↑", "lower": "↓"}
+ABOUT = {metric.name: metric.about for metric in catalog.METRICS}
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,15 @@ def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Col
             stub = next((one.get("stub") for one in measures.values()), "")
             if run.verb == "ppl":
                 label = f"{run.name} · {name}" if len(runs) > 1 else name
-                found[label] = Column(
-                    label, measures, colours[run.name], SHAPES[i % len(SHAPES)]
-                )
-            elif name not in found or found[name].measures != measures:
+                colour = colours[run.name]
+                shape = SHAPES[i % len(SHAPES)]
+            elif name in found and found[name].measures == measures:
+                continue
+            else:
                 label = f"{name} ({run.name})" if name in found else name
                 colour = colours[name]
-                found[label] = Column(
-                    label, measures, colour, MARKS[colour], stub or ""
-                )
+                shape = MARKS[colour]
+            found[label] = Column(label, measures, colour, shape, stub or "")
     return sorted(found.values(), key=lambda column: column.colour == HUMAN)
 
 
@@ -104,7 +105,7 @@ def blocks(columns: Sequence[Column]) -> Iterator[Block]:
 
 def panels(columns: Sequence[Column]) -> list[Panel]:
     """Return a panel for each measure."""
-    having: dict[str, list[Column]] = {metric.name: [] for metric in catalog.METRICS}
+    having: dict[str, list[Column]] = {name: [] for name in ABOUT}
     for column in columns:
         for name in column.measures:
             having.setdefault(name, []).append(column)
@@ -134,17 +135,10 @@ def _panel(name: str, columns: Sequence[Column]) -> Panel:
         Quote(name, 60),
         ARROWS.get(measures[0]["better"], ""),
         "" if unit in ("", "%") else Quote(unit, 16),
-        _about(name),
+        ABOUT.get(name, ""),
         [_measurement(column, name, below, reference) for column in columns],
         below,
     )
-
-
-def _about(name: str) -> str:
-    for metric in catalog.METRICS:
-        if metric.name == name:
-            return metric.about
-    return ""
 
 
 def _measurement(

@@ -90,19 +90,20 @@ def _group(label: Quote, endings: Endings) -> Group:
         " % of them.",
     )
     note = (" Note: ", Quote(endings["note"], 300), ".") if endings["note"] else ()
-    ece = ("expected calibration error ", Value(endings["ece"], 3))
-    chart = curve_chart(label.text, endings)
-    bins = calibration_chart(label.text, endings)
     plots: list[Block] = [
         Figure(
             "Ending by a threshold",
             "",
-            chart,
+            curve_chart(label.text, endings),
             label.look,
             _curve_table(endings["sweep"]),
         ),
         Figure(
-            "Is P(end) calibrated?", ece, bins, label.look, _bin_table(endings["bins"])
+            "Is P(end) calibrated?",
+            ("expected calibration error ", Value(endings["ece"], 3)),
+            calibration_chart(label.text, endings),
+            label.look,
+            _bin_table(endings["bins"]),
         ),
         _rule_table(endings),
     ]
@@ -117,8 +118,8 @@ def _group(label: Quote, endings: Endings) -> Group:
         Value(endings["best"]["f1"], 1),
         " % at the best threshold.",
     )
-    texts = [Text((*answers, *note)), Text(advice)]
-    return Group([*texts, Group(plots, look="plots")], label, label.look)
+    texts = (Text((*answers, *note)), Text(advice))
+    return Group((*texts, Group(plots, look="plots")), label, label.look)
 
 
 def _rule_table(endings: Endings) -> Table:
