@@ -32,7 +32,6 @@ ROOMS = [
     "show",
     "serving",
     "loading",
-    "terminal",
     "commands",
     "demo",
     "cli",
