@@ -18,6 +18,7 @@ ROOMS = [
     "prompts",
     "stats",
     "rows",
+    "manifest",
     "runs",
     "flip",
     "simulate",

@@ -89,21 +89,11 @@ def demo(options: Demo) -> Results:
     )
     # A model this small rambles at temperature 1.
     tuned = User(f"trained:{users['after']}", temperature=0.6)
-    runs = {
-        "tuned-assistant": Simulate(tuned, ASSISTANT, intents=people, max_turns=5),
-        "replayed-assistant": Simulate(
-            User(f"replay:{people}"), ASSISTANT, intents=people
-        ),
-        "tuned-oracle": Simulate(tuned, "oracle", tasks=tasks, max_turns=5),
-        "replayed-oracle": Simulate(
-            User(f"replay:{assets.sample_task_logs()}"), "oracle", tasks=tasks
-        ),
-        "scripted-oracle": Simulate(
-            User(f"script:{assets.sample_script()}"), "oracle", tasks=tasks
-        ),
-    }
+    runs = _simulations(tuned, people)
     for name, simulation in runs.items():
         simulate(replace(simulation, out=out / name))
+    for name in ("tuned-assistant", "replayed-assistant", "replayed-oracle"):
+        _show_conversation(out / name)
 
     _say(
         "5/7  respond: its next turn after each real prefix, or its end, before and after"
@@ -121,8 +111,6 @@ def demo(options: Demo) -> Results:
     written = report(
         Report([*(out / stage for stage in stages), *measured], out / "report")
     )
-    for name in ("tuned-assistant", "replayed-assistant", "replayed-oracle"):
-        _show_conversation(out / name)
     command = "userlm" if shutil.which("userlm") else sys.argv[0]
     console.print(
         "The user and the assistant are models of 3 million weights and the oracle is a stub: this "
@@ -131,6 +119,21 @@ def demo(options: Demo) -> Results:
         f"Open the report:   {written['html']}"
     )
     return written
+
+
+def _simulations(tuned: User, people: Path) -> dict[str, Simulate]:
+    """Return the simulations of the demo, by the names of their folders."""
+    tasks = assets.sample_tasks()
+    replayed = User(f"replay:{people}")
+    teller = User(f"replay:{assets.sample_task_logs()}")
+    script = User(f"script:{assets.sample_script()}")
+    return {
+        "tuned-assistant": Simulate(tuned, ASSISTANT, intents=people, max_turns=5),
+        "replayed-assistant": Simulate(replayed, ASSISTANT, intents=people),
+        "tuned-oracle": Simulate(tuned, "oracle", tasks=tasks, max_turns=5),
+        "replayed-oracle": Simulate(teller, "oracle", tasks=tasks),
+        "scripted-oracle": Simulate(script, "oracle", tasks=tasks),
+    }
 
 
 def _say(text: str) -> None:

@@ -12,21 +12,16 @@ and ends with the same files as an uninterrupted run.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
-import re
 import shutil
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from userlm import prompts
+from userlm.manifest import FORMAT, check_same, environment, request
 from userlm.rows import (
     BUFFER,
     SPLITS,
@@ -38,9 +33,6 @@ from userlm.rows import (
     write_json,
 )
 from userlm.types import Conversation, InputError, Measure, Reply, Speaker
-
-FORMAT = 2
-"""The format version of run folders. Version 0.1 wrote format 1 without recording it."""
 
 
 class Run:
@@ -75,7 +67,7 @@ class Run:
             folder.
         """
         folder = Path(folder)
-        asked = _request(verb, options, [Path(path) for path in inputs], stamps or {})
+        asked = request(verb, options, [Path(path) for path in inputs], stamps or {})
         manifest_path = folder / "run.json"
         is_file = folder.exists() and not folder.is_dir()
         if is_file or (_contents(folder) and not manifest_path.is_file()):
@@ -91,9 +83,9 @@ class Run:
         if manifest_path.is_file() and _contents(folder) != [manifest_path]:
             manifest = read_json(manifest_path)
             _check_format(folder, manifest)
-            _check_same(folder, manifest, asked)
+            check_same(folder, manifest, asked)
             return cls(folder, manifest, lock)
-        manifest = {**asked, **_environment()}
+        manifest = {**asked, **environment()}
         write_json(manifest_path, manifest)
         return cls(folder, manifest, lock)
 
@@ -403,29 +395,6 @@ def measure_record(measure: Measure) -> dict[str, Any]:
     }
 
 
-# --- run.json -------------------------------------------------------------------------------------
-
-
-def _request(
-    verb: str, options: Mapping[str, Any], paths: list[Path], stamps: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return what identifies a run: verb, options and inputs."""
-    for value in options.values():
-        if re.search(r"(?i)https?:[^\s#]*@", str(value)):
-            raise InputError(
-                "a URL with a password is refused, since options are written to run.json"
-            )
-    for path in paths:
-        if not path.is_file():
-            raise InputError(f"{path} does not exist")
-    return {
-        "format": FORMAT,
-        "verb": verb,
-        "options": {key: _json_value(value) for key, value in options.items()},
-        "inputs": {**{str(path): file_hash(path) for path in paths}, **stamps},
-    }
-
-
 def _contents(folder: Path) -> list[Path]:
     """Return the files of a folder, except hidden ones."""
     if not folder.is_dir():
@@ -456,40 +425,6 @@ def _check_format(folder: Path, manifest: Mapping[str, Any]) -> None:
         )
 
 
-def _check_same(
-    folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]
-) -> None:
-    """Raise `InputError` if the run in a folder is not the requested one."""
-    for part in ("verb", "options", "inputs"):
-        was, now = found.get(part), asked[part]
-        if part == "inputs":  # their order counts too
-            was, now = list((was or {}).items()), list(now.items())
-        if was != now:
-            there, here = _first_difference(was, now)
-            raise InputError(
-                f"{folder} has a run with other {part} ({there} there, {here} now); choose "
-                "another --out or delete the folder"
-            )
-
-
-def _first_difference(was: Any, now: Any) -> tuple[str, str]:
-    """Return the first option or input that differs, as texts: the earlier and the new value."""
-    if isinstance(was, list) and isinstance(now, list):
-        names_were = ", ".join(path for path, _ in was)
-        names_are = ", ".join(path for path, _ in now)
-        if names_were != names_are:
-            return names_were, names_are
-        changed = next(
-            name for (name, a), (_, b) in zip(was, now, strict=True) if a != b
-        )
-        return f"{changed} as it was", f"{changed} changed"
-    if isinstance(was, dict) and isinstance(now, dict):
-        for key in [*was, *now]:
-            if was.get(key) != now.get(key):
-                return f"{key}={was.get(key)!r}", f"{key}={now.get(key)!r}"
-    return repr(was), repr(now)
-
-
 def _lock(folder: Path) -> IO[bytes] | None:
     """Keep other processes out of a run folder while the returned file is open (if the system has
     locks)."""
@@ -507,48 +442,3 @@ def _lock(folder: Path) -> IO[bytes] | None:
     except OSError:  # a file system without locks
         return None
     return file
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, (str, int, float, bool, type(None))):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_json_value(item) for item in value]
-    return str(value)
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file, as run.json records it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _environment() -> dict[str, Any]:
-    """Return what the results may depend on besides options and inputs."""
-    versions = {"python": platform.python_version()}
-    for name in ("userlm", "torch", "transformers", "tokenizers", "numpy", "openai"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {
-        "versions": versions,
-        "git": _commit(),
-        "host": f"{platform.machine()}, {os.cpu_count()} cores",
-        "prompts": prompts.hashes(),
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the package, if it runs from a checkout."""
-    here = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

@@ -32,8 +32,9 @@ from userlm.commands.steps import (
 )
 from userlm.data import filters, pii
 from userlm.data.explain import explain
+from userlm.manifest import file_hash
 from userlm.rows import SPLITS, from_record, read_conversations, read_rows, to_record
-from userlm.runs import Outputs, Run, conversations_file, file_hash
+from userlm.runs import Outputs, Run, conversations_file
 from userlm.show.blocks import Quote, Table
 from userlm.show.terminal import show, track
 from userlm.types import Conversation, InputError

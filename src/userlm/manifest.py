@@ -1,0 +1,118 @@
+"""run.json: what identifies a run, and what its results may depend on besides."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from userlm import prompts
+from userlm.types import InputError
+
+FORMAT = 2
+"""The format version of run folders. Version 0.1 wrote format 1 without recording it."""
+
+
+def request(
+    verb: str, options: Mapping[str, Any], paths: list[Path], stamps: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what identifies a run: verb, options and inputs."""
+    for value in options.values():
+        if re.search(r"(?i)https?:[^\s#]*@", str(value)):
+            raise InputError(
+                "a URL with a password is refused, since options are written to run.json"
+            )
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path} does not exist")
+    return {
+        "format": FORMAT,
+        "verb": verb,
+        "options": {key: _json_value(value) for key, value in options.items()},
+        "inputs": {**{str(path): file_hash(path) for path in paths}, **stamps},
+    }
+
+
+def check_same(
+    folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]
+) -> None:
+    """Raise `InputError` if the run in a folder is not the requested one."""
+    for part in ("verb", "options", "inputs"):
+        was, now = found.get(part), asked[part]
+        if part == "inputs":  # their order counts too
+            was, now = list((was or {}).items()), list(now.items())
+        if was != now:
+            there, here = _first_difference(was, now)
+            raise InputError(
+                f"{folder} has a run with other {part} ({there} there, {here} now); choose "
+                "another --out, or begin anew with --force"
+            )
+
+
+def _first_difference(was: Any, now: Any) -> tuple[str, str]:
+    """Return the first option or input that differs, as texts: the earlier and the new value."""
+    if isinstance(was, list) and isinstance(now, list):
+        names_were = ", ".join(path for path, _ in was)
+        names_are = ", ".join(path for path, _ in now)
+        if names_were != names_are:
+            return names_were, names_are
+        changed = next(
+            name for (name, a), (_, b) in zip(was, now, strict=True) if a != b
+        )
+        return f"{changed} as it was", f"{changed} changed"
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in [*was, *now]:
+            if was.get(key) != now.get(key):
+                return f"{key}={was.get(key)!r}", f"{key}={now.get(key)!r}"
+    return repr(was), repr(now)
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_json_value(item) for item in value]
+    return str(value)
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, as run.json records it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """Return what the results may depend on besides options and inputs."""
+    versions = {"python": platform.python_version()}
+    for name in ("userlm", "torch", "transformers", "tokenizers", "numpy", "openai"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "git": _commit(),
+        "host": f"{platform.machine()}, {os.cpu_count()} cores",
+        "prompts": prompts.hashes(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the package, if it runs from a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
