@@ -61,13 +61,11 @@ def demo(options: Demo) -> Results:
     out = options.out
     # A model this small is faster on one thread.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    logs = assets.sample_logs()
-    tasks = assets.sample_tasks()
     people = out / "intents" / "test.jsonl"
     users = {"before": BASE, "after": str(out / "tuned")}
 
     _say("1/7  import, clean, intents: raw logs to conversations, by person")
-    import_(Import([str(logs)], out / "import"))
+    import_(Import([str(assets.sample_logs())], out / "import"))
     clean(Clean(out / "import", out / "clean", template_limit=5, shares="80/5/15"))
     # The logs contain hand-written intents.
     intents(Intents(out / "clean", out / "intents"))
@@ -76,8 +74,11 @@ def demo(options: Demo) -> Results:
     _say("2/7  train: tune a small user model on what these users say")
     # Train on extractive intents, which contain words of the first turn. Without these, a model
     # this small forgets that its turns depend on the intent.
-    data = out / "intents-extractive"
-    train(Train(data, BASE, out / "tuned", epochs=3, batch=32, lr=2e-4))
+    train(
+        Train(
+            out / "intents-extractive", BASE, out / "tuned", epochs=3, batch=32, lr=2e-4
+        )
+    )
 
     _say("3/7  ppl: how well does it predict people it has not seen, before and after?")
     for when, model in users.items():
@@ -103,7 +104,7 @@ def demo(options: Demo) -> Results:
 
     _say("6/7  score: simulated users and people, by the same functions")
     folders = [out / run for run in (*runs, "respond-before", "respond-after")]
-    score(Score(folders, people, tasks, out / "score"))
+    score(Score(folders, people, assets.sample_tasks(), out / "score"))
 
     _say("7/7  report")
     stages = ("import", "clean", "intents", "intents-extractive", "tuned")
