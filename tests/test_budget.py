@@ -4,6 +4,7 @@ import json
 import random
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
@@ -17,9 +18,7 @@ from userlm.models.budget import (
     CountedChat,
     CountedComplete,
     Price,
-    Usage,
 )
-from userlm.runs import Journal
 from userlm.types import Completion, InputError, ModelError, Sampling
 
 ASK = [{"role": "user", "content": "hello"}]
@@ -47,8 +46,8 @@ class Model:
 
 
 def counted(path, model, caps=None, tries=1, price=None, side="user"):
-    budget = Budget(caps or Caps())
-    usage = Usage(side, budget, Journal(path), tries, price)
+    budget = Budget(caps or Caps(), path)
+    usage = budget.side(side, price=price, tries=tries)
     return CountedChat(model, usage), usage, budget
 
 
@@ -66,32 +65,37 @@ def test_a_price_that_is_none_is_said_with_its_option():
         Price.parse("x", "--user-price")
 
 
-def test_a_call_waits_only_while_a_call_in_flight_may_give_something_back():
-    budget = Budget(Caps(calls=2))
-    two, one = Amount(calls=2), Amount(calls=1)
-    assert budget.reserve(two) == ""
+def test_a_call_waits_only_while_a_call_in_flight_may_give_something_back(tmp_path):
+    budget = Budget(Caps(calls=2), tmp_path / "u")
+    side, one = budget.side("user"), Counter(calls=1)
+    budget.reserve(side, Counter(calls=2))
     with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(budget.reserve, one)
+        waits = pool.submit(budget.reserve, side, one)
         time.sleep(0.05)
         assert not waits.done()
-        budget.settle(Amount(calls=-1))  # the first is over, and needed one of two
-        assert waits.result(5) == ""
-        assert budget.spent == two
-        budget.settle(Amount())
+        # The first is over, and needed one of two.
+        budget.settle(side, Counter(calls=-1))
+        waits.result(5)
+        assert budget.spent == Amount(calls=2)
+        budget.settle(side, Counter())
         # No call could give anything back.
-        assert pool.submit(budget.reserve, one).result(5) == "--max-calls 2"
+        with pytest.raises(ModelError, match=r"^cap reached: --max-calls 2$"):
+            pool.submit(budget.reserve, side, one).result(5)
 
 
-def test_a_closed_budget_gives_nothing_and_no_call_waits():
-    budget = Budget(Caps(calls=1))
-    budget.reserve(Amount(calls=1))
+def test_a_stopped_budget_gives_nothing_and_no_call_waits(tmp_path):
+    budget = Budget(Caps(calls=1), tmp_path / "u")
+    side, one = budget.side("user"), Counter(calls=1)
+    budget.reserve(side, one)
     with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(budget.reserve, Amount(calls=1))
+        waits = pool.submit(budget.reserve, side, one)
         time.sleep(0.05)
-        assert budget.close("stopped") == 1
-        assert waits.result(5) == "stopped"
-    assert budget.close("another reason") == 1
-    assert budget.reserve(Amount()) == "stopped"
+        assert budget.stop("stopped") == 1
+        with pytest.raises(ModelError, match=r"^cap reached: stopped$"):
+            waits.result(5)
+    assert budget.stop("another reason") == 1
+    with pytest.raises(ModelError, match=r"^cap reached: stopped$"):
+        budget.reserve(side, Counter())
 
 
 def test_what_a_call_used_is_counted(tmp_path):
@@ -140,10 +144,8 @@ def test_token_ids_are_bounded_by_their_number(tmp_path):
             assert budget.spent == Amount(1, 3 * (4 + 50), Decimal(0))
             return OK
 
-    budget = Budget(Caps())
-    CountedComplete(Asks(), Usage("user", budget, Journal(tmp_path / "u"), 3)).complete(
-        [1, 2, 3], SAMPLING
-    )
+    budget = Budget(Caps(), tmp_path / "u")
+    CountedComplete(Asks(), budget.side("user", tries=3)).complete([1, 2, 3], SAMPLING)
     assert budget.spent == Amount(1, 25)
 
 
@@ -168,7 +170,11 @@ def test_what_was_used_survives_and_calls_in_flight_when_it_was_killed_count_at_
     _, again, budget = counted(path, Model(), tries=2, price=PRICE)
     assert budget.spent == spent + Amount(1, 2 * (IN + 50), 2 * PRICE.of(IN, 50))
     assert again.results()["possibly_billed"] == used["possibly_billed"] + 2
-    path.write_text(json.dumps(again.total) + "\n")  # one line that says as much
+    results = budget.finish(["user", "assistant"])
+    assert results["usage"] == {"user": again.results(), "assistant": None}
+    # One line that says as much.
+    (line,) = path.read_text().splitlines()
+    assert json.loads(line)["side"] == "user"
     _, summed, _ = counted(path, Model(), tries=2, price=PRICE)
     assert summed.results() == again.results()
 
@@ -230,16 +236,13 @@ def test_after_a_cap_was_reached_no_call_begins_not_even_a_small_one(tmp_path):
 
 
 def test_two_sides_share_one_budget(tmp_path):
-    budget, journal = Budget(Caps(calls=3)), Journal(tmp_path / "u")
-    sides = [
-        CountedChat(Model(), Usage(side, budget, journal))
-        for side in ("user", "assistant")
-    ]
+    budget = Budget(Caps(calls=3), tmp_path / "u")
+    sides = [CountedChat(Model(), budget.side(side)) for side in ("user", "assistant")]
     for chat in (*sides, sides[0]):
         chat.chat(ASK, SAMPLING)
     with pytest.raises(ModelError, match="cap reached: --max-calls 3"):
         sides[1].chat(ASK, SAMPLING)
-    assert [chat.usage.results()["calls"] for chat in sides] == [2, 1]
+    assert [chat.side.results()["calls"] for chat in sides] == [2, 1]
 
 
 def test_a_call_that_breaks_in_another_way_leaves_no_call_waiting(tmp_path):

@@ -8,9 +8,8 @@ from decimal import Decimal
 
 import pytest
 
-from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price, Usage
+from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price
 from userlm.models.call_cache import Answer, CallCache
-from userlm.runs import Journal
 from userlm.types import Completion, InputError, ModelError, Sampling
 
 ASK = [{"role": "user", "content": "hello"}]  # 5 bytes, so at most 5 + 500 tokens
@@ -39,9 +38,8 @@ class Model:
 
 def cached(path, model, tries=1, price=None, budget=None):
     """The cache, its usage and the budget; the journal of the usage stands beside its own."""
-    limit = Budget(Caps(dollars=budget))
-    journal = Journal(path.with_name(f"{path.name}-usage"))
-    usage = Usage("writer", limit, journal, tries, price)
+    limit = Budget(Caps(dollars=budget), path.with_name(f"{path.name}-usage"))
+    usage = limit.side("writer", price=price, tries=tries)
     return CallCache(path, model, usage), usage, limit
 
 
@@ -164,15 +162,15 @@ def test_calls_in_flight_when_it_was_killed_are_booked_in_full(tmp_path):
 def test_an_answer_is_written_before_its_call_is_settled(tmp_path):
     """So a kill in between repeats no answered call."""
     path = tmp_path / "asked.jsonl"
-    call_cache, usage, _ = cached(path, Model(), price=PRICE)
+    call_cache, _, budget = cached(path, Model(), price=PRICE)
     written = []
-    book = usage._book
+    book = budget._book
 
-    def watch(change):
+    def watch(side, change):
         written.append(path.read_text().count("\n"))
-        book(change)
+        book(side, change)
 
-    usage._book = watch
+    budget._book = watch
     call_cache.ask("a", 0, ASK, SAMPLING)
     assert written == [0, 1]
 
@@ -239,7 +237,7 @@ def test_after_a_stop_no_call_begins_and_none_waits(tmp_path):
         begun.wait(5)
         # Waits for what the first leaves.
         second = pool.submit(call_cache.ask, "b", 0, ASK, SAMPLING)
-        limit.close("stopped")
+        limit.stop("stopped")
         assert second.result(5).reason == "cap"
         go_on.set()
         assert first.result(5) == Answer("ok")

@@ -10,10 +10,9 @@ from fake_server import CUT, HANG, Said, completion, error, serving
 from userlm import loading
 from userlm.assistants import ModelAssistant
 from userlm.models import endpoint
-from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price, Usage
+from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price
 from userlm.models.call_cache import Answer, CallCache
 from userlm.models.endpoint import EndpointModel
-from userlm.runs import Journal
 from userlm.types import Conversation, ModelError, Sampling
 
 KEY = "secret-key-of-a-test"
@@ -329,9 +328,8 @@ def test_a_number_of_tokens_that_can_be_none_is_unknown_and_the_answer_is_not_as
         price = Price.parse("2/10")
 
         def cached():
-            budget = Budget(Caps())
-            journal = Journal(tmp_path / "usage.jsonl")
-            usage = Usage("writer", budget, journal, price=price)
+            budget = Budget(Caps(), tmp_path / "usage.jsonl")
+            usage = budget.side("writer", price=price)
             return CallCache(path, model(server), usage), usage, budget
 
         first, usage, budget = cached()

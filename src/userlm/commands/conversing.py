@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from userlm.commands.costs import BYTES_PER_TOKEN, TOKENS_PER_TURN, Costs, show_errors
+from userlm.commands.costs import (
+    TOKENS_PER_TURN,
+    estimate_tokens,
+    show_errors,
+    stop,
+)
 from userlm.commands.options import User
 from userlm.commands.steps import Results, RunOptions, finish, in_order
 from userlm.guard import rates
+from userlm.models.budget import Budget
 from userlm.rows import read_conversations, to_record
 from userlm.runs import Answers, Journal, Run
 from userlm.show.terminal import track
 from userlm.types import OTHER_ROLE, Conversation, InputError, Role
 
-ROLES: tuple[Role, Role] = ("user", "assistant")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The index of a conversation in its run, and the number of turns that it started with."""
-
-    number: int
-    turns: int
-
-
-Places = Mapping[str, Place]
-"""By the id of the conversation."""
+Places = Mapping[str, int]
+"""The number of turns that each conversation started with, by its id and in order of the starts."""
 
 
 def find_places(user: User, starts: Iterable[Conversation], path: Path) -> Places:
-    """Number the conversations to start from; raise `InputError` if the user needs intents and some
+    """Return the places of the conversations; raise `InputError` if the user needs intents and some
     have none."""
-    places: dict[str, Place] = {}
+    places: dict[str, int] = {}
     without_intent = 0
     for start in starts:
-        places[start.id] = Place(len(places), len(start.turns))
+        places[start.id] = len(start.turns)
         without_intent += start.intent is None
     if user.parsed.is_prompted and without_intent:
         raise InputError(
@@ -58,7 +52,7 @@ def calls_to_come(
 ) -> Iterator[tuple[Role, int]]:
     """Yield the calls that a conversation may still need: the role, and the tokens in the turns
     before it. Turns that an earlier attempt answered are left out."""
-    said = sum(len(turn.text.encode()) for turn in start.turns) // BYTES_PER_TOKEN
+    said = estimate_tokens(turn.text for turn in start.turns)
     n, user_turns, role = len(start.turns), len(start.user_turns), start.next_role
     while user_turns < max_turns or role == "assistant":
         known = answers.find(start.id, n)
@@ -78,7 +72,8 @@ def collect(
     places: Places,
     stopped: Iterator[Conversation],
     turns: Journal,
-    costs: Costs,
+    budget: Budget,
+    roles: Iterable[Role],
     doing: str,
 ) -> Results:
     """Write each conversation as it stops, and the results. In the finished files, conversations
@@ -86,48 +81,49 @@ def collect(
     path = run.path("conversations.jsonl")
     path.unlink(missing_ok=True)
     journal = Journal(path)
-    stops: Counter[str] = Counter()
-    tokens: Counter[str] = Counter()
-    errors: list[tuple[int, str]] = []
     try:
         for conversation in track(stopped, doing, len(places)):
             journal.add(to_record(conversation))
-            stops[conversation.stop or "answered"] += 1
-            for meta in _own_metas(conversation, places, ROLES):
-                tokens["tokens_in"] += meta.get("tokens_in", 0)
-                tokens["tokens_out"] += meta.get("tokens_out", 0)
-            if conversation.stop == "error":
-                number = places[conversation.id].number
-                errors.append((number, conversation.meta["error"]))
     finally:
-        costs.stop()
-    turns.close(order=lambda row: (places[row["id"]].number, row["n"]))
-    journal.close(order=lambda row: places[row["id"]].number)
+        stop(budget)
+    order = {id: number for number, id in enumerate(places)}
+    turns.close(order=lambda row: (order[row["id"]], row["n"]))
+    journal.close(order=lambda row: order[row["id"]])
+    stops: Counter[str] = Counter()
+    tokens = Counter(tokens_in=0, tokens_out=0)
+    errors: list[str] = []
+    for conversation in read_conversations(path, may_be_empty=True):
+        stops[conversation.stop or "answered"] += 1
+        for _, meta in _own_metas(conversation, places):
+            for name in tokens:
+                tokens[name] += meta.get(name, 0)
+        if conversation.stop == "error":
+            errors.append(conversation.meta["error"])
     results = {
         "conversations": stops.total(),
         "stops": in_order(stops),
-        "tokens_in": tokens["tokens_in"],
-        "tokens_out": tokens["tokens_out"],
-        **costs.close(),
+        **tokens,
+        **budget.finish(roles),
         "guard": rates(_user_metas(path, places)),
     }
     written = finish(run, options, results)
-    show_errors([error for _, error in sorted(errors)])
+    show_errors(errors)
     return written
 
 
 def _user_metas(path: Path, places: Places) -> Iterator[Mapping[str, Any]]:
     for conversation in read_conversations(path, may_be_empty=True):
-        yield from _own_metas(conversation, places, ("user",))
+        for role, meta in _own_metas(conversation, places):
+            if role == "user":
+                yield meta
 
 
 def _own_metas(
-    conversation: Conversation, places: Places, roles: Sequence[Role]
-) -> Iterator[Mapping[str, Any]]:
-    """The `meta` of each turn that was taken in this run, and of an end without text."""
-    for turn in conversation.turns[places[conversation.id].turns :]:
-        if turn.role in roles:
-            yield turn.meta
-    has_end_meta = "end_meta" in conversation.meta and conversation.stop != "context"
-    if has_end_meta and conversation.next_role in roles:
-        yield conversation.meta["end_meta"]
+    conversation: Conversation, places: Places
+) -> Iterator[tuple[Role, Mapping[str, Any]]]:
+    """Yield the role and the `meta` of each turn that was taken in this run, and of an end without
+    text."""
+    for turn in conversation.turns[places[conversation.id] :]:
+        yield turn.role, turn.meta
+    if "end_meta" in conversation.meta and conversation.stop != "context":
+        yield conversation.next_role, conversation.meta["end_meta"]

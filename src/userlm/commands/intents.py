@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, islice, starmap
+from math import nan
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,19 @@ import numpy as np
 from userlm import address, loading
 from userlm.commands.costs import (
     BYTES_PER_TOKEN,
-    Costs,
-    Estimate,
     Limits,
+    add_side,
+    check_caps,
     price_option,
     read_price,
     show_errors,
+    show_estimate,
+    stop,
 )
 from userlm.commands.options import (
     LocalModels,
     Output,
     argument,
-    check,
     hub_option,
     limit_option,
     option,
@@ -46,20 +47,25 @@ from userlm.commands.steps import (
     write_hub,
 )
 from userlm.data.conditions import sentence, traits
-from userlm.data.extractive import extractive
-from userlm.data.intents import check as check_intent
-from userlm.data.intents import leakage, request, write
-from userlm.models.budget import CAP
+from userlm.data.intents import leakage, request
+from userlm.data.writers import (
+    EXTRACTIVE,
+    Existing,
+    Intent,
+    ModelWriter,
+    extract,
+    human_goal,
+    joined_names,
+    read_joined,
+)
+from userlm.models.budget import Budget, Price
 from userlm.models.call_cache import CallCache
-from userlm.rows import read_conversations, read_rows, take, write_conversations
-from userlm.runs import split_files
+from userlm.rows import read_conversations, write_conversations
+from userlm.runs import Run, split_files
 from userlm.show.terminal import console, track
-from userlm.text import stable_hash, words
-from userlm.types import Conversation, InputError, Message, Sampling
+from userlm.types import Conversation, InputError, Sampling
 
-EXTRACTIVE = "extractive"
 UNNAMED = "not said"  # the writer of intents that came with the logs
-LONGEST_GOAL = 2000  # characters; a longer text is likely a page of instructions
 AHEAD = 16  # conversations queued for each worker, so that a slow answer does not block others
 TOP_P = 0.9
 QUARTILES = (0.25, 0.5, 0.75)
@@ -128,16 +134,10 @@ def intents(options: Intents) -> Results:
     writer = address.parse(options.writer)
     is_extractive = options.writer == EXTRACTIVE
     price = read_price("writer", options.price)
-    check(options)
-    model = None
-    if not is_extractive:
-        # Before the run folder is made, since it refuses a URL with a password.
-        model = loading.chat_model(writer, options.models.settings)
-    fields = [
-        field.strip() for field in (options.condition or "").split(",") if field.strip()
-    ]
-    if options.condition is not None and not fields:
-        raise InputError("--condition: give fields of meta, such as language,country")
+    if writer.url or "://" in options.writer:
+        # Refuses a URL with a password before it is written to run.json.
+        loading.chat_model(writer)
+    fields = _condition_fields(options.condition)
     paths = split_files(options.data)
     joins = options.join or []
     weights = [] if is_extractive else loading.files(writer)
@@ -145,53 +145,46 @@ def intents(options: Intents) -> Results:
     if done := finished(run, options, has_failures=itemgetter("failed")):
         return done
 
-    joined, counts = _read_joined(joins)
-    known = _Known(joined, options.goals, options.overwrite)
-    costs = Costs(run, options.limits.caps)
-    cache = None
-    if model:
-        usage = costs.side("writer", writer, price)
-        cache = CallCache(run.path("asked.jsonl"), model, usage)
-    costs.check()
-    sampling = Sampling(options.temperature, TOP_P, options.max_tokens)
-    work = _Work(
-        writer.short_name,
-        known,
-        cache,
-        sampling,
-        options.tries,
-        fields,
-        options.workers,
-    )
-    tally = _Tally(counts, set(joined), options.goals)
+    joined, counts = read_joined(joins)
+    existing = Existing(joined, options.goals, options.overwrite)
+    budget = Budget(options.limits.caps, run.path("usage.jsonl"))
+    model = None
+    if not is_extractive:
+        model = _model_writer(options, run, budget, price)
+    check_caps(budget)
+    tally = _Tally(existing, fields, counts)
 
     def read(path: Path) -> Iterator[Conversation]:
         logs = read_conversations(path, may_be_empty=options.data.is_dir())
         return islice(logs, options.limit)
 
-    if cache:
+    def find(conversation: Conversation) -> Intent:
+        write = model.write if model else extract
+        return existing.find(conversation) or write(conversation)
+
+    if model:
         logs = track(chain.from_iterable(map(read, paths.values())), "reading")
-        to_write = (log for log in logs if not known.find(log))
-        _show_estimate(to_write, costs, cache, options.max_tokens)
+        to_write = (log for log in logs if not existing.find(log))
+        _show_estimate(to_write, budget, model)
+    workers = options.workers if model else 1
     try:
-        for name, path in paths.items():
-            written = track(
-                work.write_all(read(path), tally),
-                f"intents for {name}",
-                count_total([path], options.limit),
+        for split, path in paths.items():
+            total = count_total([path], options.limit)
+            found = track(
+                _in_order(find, read(path), workers), f"intents for {split}", total
             )
-            write_conversations(run.path(f"{name}.jsonl"), written)
+            write_conversations(run.path(f"{split}.jsonl"), starmap(tally.add, found))
     finally:
-        costs.stop()
+        stop(budget)
     results = tally.results()
-    if cache:
-        cache.close()
+    if model:
+        model.cache.close()
         results |= {
-            "model": writer.short_name,
-            **costs.close(),
-            "faults": in_order(cache.faults),
+            "model": model.name,
+            **budget.finish(["writer"]),
+            "faults": in_order(model.cache.faults),
         }
-    _show_missing_fields(fields, counts)
+    tally.show_missing_fields()
     if options.hub:
         write_hub(run, results)
     finish(run, options, results)
@@ -199,171 +192,48 @@ def intents(options: Intents) -> Results:
     return results
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """How intents are written: the settings that are the same for all conversations."""
-
-    writer: str
-    known: _Known
-    cache: CallCache | None
-    sampling: Sampling
-    tries: int
-    fields: Sequence[str]
-    workers: int
-
-    def write_all(
-        self, conversations: Iterable[Conversation], tally: _Tally
-    ) -> Iterator[Conversation]:
-        """Yield the conversations with their intents and conditions, in order."""
-        workers = self.workers if self.cache else 1
-        for conversation, intent in _in_order(self._intent, conversations, workers):
-            yield self._with_condition(tally.add(conversation, intent), tally)
-
-    def _intent(self, conversation: Conversation) -> Intent:
-        known = self.known.find(conversation)
-        if known:
-            return known
-        if self.cache is None:
-            return _extract(conversation)
-        writer = _Writer(self.writer, self.cache, self.sampling, self.tries)
-        return writer.write(conversation)
-
-    def _with_condition(
-        self, conversation: Conversation, tally: _Tally
-    ) -> Conversation:
-        """Return the conversation with the condition: what the fields say about the person."""
-        if not self.fields:
-            return conversation
-        known = traits(conversation, self.fields)
-        tally.counts.update(_condition_note(field) for field in known)
-        meta = {
-            key: value for key, value in conversation.meta.items() if key != "condition"
-        }
-        if known:
-            meta["condition"] = sentence(known)
-        return replace(conversation, meta=meta)
+def _condition_fields(condition: str | None) -> list[str]:
+    """Return the fields of --condition; raise `InputError` if it names none."""
+    fields = [field.strip() for field in (condition or "").split(",")]
+    fields = [field for field in fields if field]
+    if condition is not None and not fields:
+        raise InputError("--condition: give fields of meta, such as language,country")
+    return fields
 
 
-def _condition_note(field: str) -> str:
-    return f"note: condition, {field} known"
+def _model_writer(
+    options: Intents, run: Run, budget: Budget, price: Price | None
+) -> ModelWriter:
+    writer = address.parse(options.writer)
+    chat = loading.chat_model(writer, options.models.settings)
+    side = add_side(budget, "writer", writer, price)
+    cache = CallCache(run.path("asked.jsonl"), chat, side)
+    sampling = Sampling(options.temperature, TOP_P, options.max_tokens)
+    return ModelWriter(writer.short_name, cache, sampling, options.tries)
 
 
-def _show_missing_fields(fields: Sequence[str], counts: Mapping[str, int]) -> None:
-    missing = [field for field in fields if not counts[_condition_note(field)]]
-    if missing:
-        console.print(
-            f"no log has these fields: {', '.join(missing)}; look up the field names in meta",
-            style="yellow",
-        )
-
-
-# --- writers --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """An intent, or why there is none.
-
-    Attributes:
-        by: `extractive`, `human`, `joined`, or the name of a model; empty if the log does not say.
-        note: the name of the count that it adds to.
-        error: the error message, if the model could not answer.
-    """
-
-    text: str | None
-    by: str = ""
-    note: str = ""
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """Intents that exist already and need no writer.
-
-    Attributes:
-        joined: intents by id, from --join.
-    """
-
-    joined: Mapping[str, str]
-    goals: bool
-    overwrite: bool
-
-    def find(self, conversation: Conversation) -> Intent | None:
-        """Return the existing intent of a conversation, if there is one."""
-        if conversation.intent is not None and not self.overwrite:
-            return Intent(conversation.intent, _said_by(conversation), "had an intent")
-        for name in _names(conversation.id):
-            if name in self.joined:
-                return Intent(self.joined[name], "joined", "joined")
-        if self.goals:
-            goal, _ = _goal(conversation)
-            if goal:
-                return Intent(goal, "human", "human goal")
-        return None
-
-
-def _names(id: str) -> tuple[str, ...]:
-    """Return the ids that a joined file may use for a conversation: its id, and for WildChat the
-    hash at the start of its id."""
-    hashed = re.match(r"([0-9a-f]{32})-\d+$", id)
-    return (id, hashed[1]) if hashed else (id,)
-
-
-def _goal(conversation: Conversation) -> tuple[str, str]:
-    """Return the goal that a person wrote with a log. If it is not used, return an empty text and
-    the reason; if there is no goal, both are empty."""
-    goal = conversation.meta.get("goal")
-    text = " ".join(goal.split()) if isinstance(goal, str) else ""
-    if len(text) > LONGEST_GOAL:
-        return "", "too long"
-    if text and len(words(text)) < 2:
-        return "", "one word"  # the name of an exercise
-    return text, ""
-
-
-def _said_by(conversation: Conversation) -> str:
-    by = conversation.meta.get("intent_by")
-    return by if isinstance(by, str) else ""
-
-
-def _extract(conversation: Conversation) -> Intent:
-    intent = extractive(conversation)
-    if intent is None:
-        return Intent(None, note="no intent, nothing to say")
-    if reason := check_intent(intent, conversation):
-        return Intent(None, note=f"no intent, {reason}")
-    return Intent(intent, EXTRACTIVE, "written")
-
-
-@dataclass(frozen=True, slots=True)
-class _Writer:
-    """A chat model that writes intents."""
-
-    name: str
-    cache: CallCache
-    sampling: Sampling
-    tries: int
-
-    def write(self, conversation: Conversation) -> Intent:
-        """Return the intent that the model writes, or why there is none."""
-        errors: list[str] = []
-
-        def ask(number: int, messages: Sequence[Message]) -> tuple[str | None, str]:
-            seed = stable_hash(conversation.id, number) % 2**63
-            answer = self.cache.ask(
-                conversation.id, number, messages, replace(self.sampling, seed=seed)
-            )
-            errors.append(answer.error)
-            return answer.text, answer.reason
-
-        text, reason = write(conversation, ask, self.tries)
-        if text is not None:
-            return Intent(text, self.name, "written")
-        error = errors[-1] if errors else ""
-        if error:
-            is_capped = error.startswith(CAP)
-            reason = "cap reached" if is_capped else f"call failed: {reason}"
-        return Intent(None, note=f"no intent, {reason}", error=error)
+def _show_estimate(
+    conversations: Iterable[Conversation], budget: Budget, writer: ModelWriter
+) -> None:
+    """Print, before the first call, how many calls are expected and what they may cost."""
+    asked_before = to_ask = size = 0
+    for conversation in conversations:
+        if writer.cache.answered(conversation.id):
+            asked_before += 1
+            continue
+        to_ask += 1
+        for message in request(conversation):
+            size += len(message["content"].encode())
+    before = ""
+    if asked_before:
+        before = f" ({asked_before:,} got calls in an earlier attempt)"
+    console.print(f"{to_ask:,} intents to write{before}; estimate, with one call each:")
+    expected = Counter(
+        calls=to_ask,
+        tokens_in=size // BYTES_PER_TOKEN,
+        tokens_out=to_ask * writer.sampling.max_tokens,
+    )
+    show_estimate(budget, {"writer": expected})
 
 
 def _in_order(
@@ -380,67 +250,43 @@ def _in_order(
             if len(running) >= workers * AHEAD:
                 first, future = running.popleft()
                 yield first, future.result()
-        while running:
-            first, future = running.popleft()
+        for first, future in running:
             yield first, future.result()
     finally:  # after Ctrl-C or an error, start nothing new
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-# --- existing intents -----------------------------------------------------------------------------
-
-
-def _read_joined(paths: Iterable[Path]) -> tuple[dict[str, str], Counter[str]]:
-    """Read the files of --join; return intents by id, and counts of what was skipped.
-
-    Raises:
-        InputError: the message names the file, line and field.
-    """
-    joined: dict[str, str] = {}
-    counts: Counter[str] = Counter()
-    for path in paths:
-        for line in read_rows(path):
-            try:
-                if line.error:
-                    raise ValueError(line.error)
-                name = take(line.row, "id", str)
-                intent = take(line.row, "intent", str, default="")
-            except ValueError as error:
-                raise InputError(
-                    f"{path}, line {line.number}: {error}; give rows of id and intent"
-                ) from None
-            intent = " ".join(intent.split())
-            if not intent:
-                counts["note: joined file, empty intent"] += 1
-            elif name in joined:
-                counts["note: joined file, duplicate id"] += 1
-            else:
-                joined[name] = intent
-    return joined, counts
 
 
 # --- results --------------------------------------------------------------------------------------
 
 
 class _Tally:
-    """Counts and leakage, updated with each conversation."""
+    """Counts and leakage, updated with each conversation.
 
-    def __init__(self, counts: Counter[str], joined: set[str], goals: bool) -> None:
-        self.counts = counts
+    Args:
+        fields: the fields of --condition.
+        counts: the counts so far.
+    """
+
+    def __init__(
+        self, existing: Existing, fields: Sequence[str], counts: Counter[str]
+    ) -> None:
         self.errors: list[str] = []
-        self._unmet_joins = joined
-        self._goals = goals
-        self._written: Counter[str] = Counter()
-        self._leaks: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
+        self._counts = counts
+        self._fields = fields
+        self._goals = existing.goals
+        self._unmet_joins = set(existing.joined)
+        # By writer, a number for each intent; NaN if it could not be measured.
+        self._leakage: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
 
     def add(self, conversation: Conversation, found: Intent) -> Conversation:
-        """Count an intent, and return the conversation with it."""
-        self.counts["in"] += 1
-        self.counts[f"note: {found.note}"] += 1
-        _, unused = _goal(conversation)
+        """Count an intent, and return the conversation with it and with the condition: what the
+        fields say about the person."""
+        self._counts["in"] += 1
+        self._counts[f"note: {found.note}"] += 1
+        _, unused = human_goal(conversation)
         if self._goals and unused:
-            self.counts[f"note: human goal not taken, {unused}"] += 1
-        self._unmet_joins.difference_update(_names(conversation.id))
+            self._counts[f"note: human goal not taken, {unused}"] += 1
+        self._unmet_joins.difference_update(joined_names(conversation.id))
         if found.error:
             self.errors.append(found.error)
         meta = dict(conversation.meta)
@@ -449,56 +295,52 @@ class _Tally:
         elif found.text is None:
             meta.pop("intent_by", None)
         if found.text is not None:
-            self.counts["out"] += 1
-            self._written[found.by] += 1
+            self._counts["out"] += 1
             leak = leakage(found.text, conversation)
-            if leak is not None:
-                self._leaks[found.by].append(leak)
+            self._leakage[found.by].append(nan if leak is None else leak)
+        if self._fields:
+            meta.pop("condition", None)
+        if known := traits(conversation, self._fields):
+            self._counts.update(map(_condition_note, known))
+            meta["condition"] = sentence(known)
         return replace(conversation, intent=found.text, meta=meta)
 
     def results(self) -> Results:
         """Return the results. Leakage is `None` if no first turn has content words."""
         if self._unmet_joins:
-            self.counts["note: joined file, unknown id"] = len(self._unmet_joins)
+            self._counts["note: joined file, unknown id"] = len(self._unmet_joins)
         writers: dict[str, dict[str, Any]] = {}
-        for by, n in sorted(self._written.items()):
-            leaks = np.array(self._leaks[by])
+        for by, leaks in sorted(self._leakage.items()):
+            measured = np.array(leaks)
+            measured = measured[~np.isnan(measured)]
             writer: dict[str, Any] = {
-                "n": n,
-                "measured": len(leaks),
+                "n": len(leaks),
+                "measured": len(measured),
                 "leakage": None,
                 "quartiles": None,
             }
-            if len(leaks):
-                writer["leakage"] = float(leaks.mean())
-                writer["quartiles"] = np.quantile(leaks, QUARTILES).tolist()
+            if len(measured):
+                writer["leakage"] = float(measured.mean())
+                writer["quartiles"] = np.quantile(measured, QUARTILES).tolist()
             writers[by or UNNAMED] = writer
         return {
-            "counts": in_order(self.counts),
+            "counts": in_order(self._counts),
             "writers": writers,
             "failed": len(self.errors),
         }
 
+    def show_missing_fields(self) -> None:
+        """Print the fields of --condition that no log has."""
+        missing = []
+        for field in self._fields:
+            if not self._counts[_condition_note(field)]:
+                missing.append(field)
+        if missing:
+            console.print(
+                f"no log has these fields: {', '.join(missing)}; look up the field names in meta",
+                style="yellow",
+            )
 
-def _show_estimate(
-    conversations: Iterable[Conversation],
-    costs: Costs,
-    cache: CallCache,
-    max_tokens: int,
-) -> None:
-    """Print, before the first call, how many calls are expected and what they may cost."""
-    asked_before = to_ask = size = 0
-    for conversation in conversations:
-        if cache.answered(conversation.id):
-            asked_before += 1
-            continue
-        to_ask += 1
-        size += sum(
-            len(message["content"].encode()) for message in request(conversation)
-        )
-    before = ""
-    if asked_before:
-        before = f" ({asked_before:,} got calls in an earlier attempt)"
-    console.print(f"{to_ask:,} intents to write{before}; estimate, with one call each:")
-    estimate = Estimate(to_ask, size // BYTES_PER_TOKEN, to_ask * max_tokens)
-    costs.show_estimate({"writer": estimate}, "")
+
+def _condition_note(field: str) -> str:
+    return f"note: condition, {field} known"

@@ -10,10 +10,11 @@ from pathlib import Path
 from userlm import flip, loading
 from userlm.commands.conversing import collect, find_places, has_errors
 from userlm.commands.costs import (
-    BYTES_PER_TOKEN,
-    Costs,
     Limits,
+    check_caps,
+    counted,
     estimate_conversations,
+    estimate_tokens,
     price_option,
     read_price,
 )
@@ -29,6 +30,7 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.steps import Results, finished, open_run
+from userlm.models.budget import Budget
 from userlm.rows import read_conversations
 from userlm.runs import Answers, Journal, Recorded, conversations_file
 from userlm.simulate import respond_all
@@ -75,19 +77,20 @@ def respond(options: Respond) -> Results:
 
     places = find_places(options.user, starts(), path)
     speaker = options.user.load(options.seed, options.models)
-    costs = Costs(run, options.limits.caps)
-    speaker = costs.count("user", user, speaker, price)
-    costs.check()
+    budget = Budget(options.limits.caps, run.path("usage.jsonl"))
+    speaker = counted(budget, "user", user, speaker, price)
+    check_caps(budget)
     turns = Journal(run.path("turns.jsonl"))
     answers = Answers(turns)
 
     def calls(start: Conversation) -> Iterator[tuple[Role, int]]:
         if answers.find(start.id, len(start.turns)) is None:
-            said = sum(len(turn.text.encode()) for turn in start.turns)
-            yield "user", said // BYTES_PER_TOKEN
+            yield "user", estimate_tokens(turn.text for turn in start.turns)
 
-    estimate_conversations(costs, {"user": speaker}, starts(), calls)
+    estimate_conversations(budget, {"user": speaker}, starts(), calls)
     # Only one conversation can use the keyboard.
     at_once = 1 if user.is_person else options.workers
     answered = respond_all(Recorded(speaker, answers), starts(), at_once)
-    return collect(run, options, places, answered, turns, costs, "responding")
+    return collect(
+        run, options, places, answered, turns, budget, ["user"], "responding"
+    )

@@ -8,15 +8,11 @@ from itertools import islice
 from pathlib import Path
 
 from userlm import address, loading
-from userlm.commands.conversing import (
-    calls_to_come,
-    collect,
-    find_places,
-    has_errors,
-)
+from userlm.commands.conversing import calls_to_come, collect, find_places, has_errors
 from userlm.commands.costs import (
-    Costs,
     Limits,
+    check_caps,
+    counted,
     estimate_conversations,
     price_option,
     read_price,
@@ -32,12 +28,21 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.steps import Results, finished, open_run
+from userlm.models.budget import Budget
 from userlm.rows import read_conversations
 from userlm.runs import Answers, Journal, Recorded, conversations_file
 from userlm.simulate import Until, never
 from userlm.simulate import simulate as simulate_all
 from userlm.tasks import read_tasks, solved, task_of
-from userlm.types import Conversation, InputError, Origin, Task, without_outcome
+from userlm.types import (
+    Conversation,
+    InputError,
+    Origin,
+    Role,
+    Speaker,
+    Task,
+    without_outcome,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,6 @@ def simulate(options: Simulate) -> Results:
     if done := finished(run, options, has_errors):
         return done
     tasks = read_tasks(path)[: options.limit] if options.tasks else []
-    known_tasks = {task.id: task for task in tasks}
 
     def starts() -> Iterator[Conversation]:
         if options.tasks:
@@ -110,29 +114,31 @@ def simulate(options: Simulate) -> Results:
         system=options.system,
         local=options.models.settings,
     )
-    costs = Costs(run, options.limits.caps)
-    user_side = costs.count("user", user, user_side, user_price)
-    assistant_side = costs.count("assistant", assistant, assistant_side, price)
-    costs.check()
+    budget = Budget(options.limits.caps, run.path("usage.jsonl"))
+    speakers: dict[Role, Speaker] = {
+        "user": counted(budget, "user", user, user_side, user_price),
+        "assistant": counted(budget, "assistant", assistant, assistant_side, price),
+    }
+    check_caps(budget)
     turns = Journal(run.path("turns.jsonl"))
     answers = Answers(turns)
     estimate_conversations(
-        costs,
-        {"user": user_side, "assistant": assistant_side},
+        budget,
+        speakers,
         starts(),
         lambda start: calls_to_come(start, answers, options.max_turns),
     )
     # Only one conversation can use the keyboard.
     at_once = 1 if user.is_person or assistant.is_person else options.workers
     stopped = simulate_all(
-        Recorded(user_side, answers),
-        Recorded(assistant_side, answers),
+        Recorded(speakers["user"], answers),
+        Recorded(speakers["assistant"], answers),
         starts(),
         options.max_turns,
-        _until_solved(known_tasks),
+        _until_solved(tasks),
         at_once,
     )
-    return collect(run, options, places, stopped, turns, costs, "simulating")
+    return collect(run, options, places, stopped, turns, budget, speakers, "simulating")
 
 
 def _starts_file(intents: Path | None, tasks: Path | None) -> Path:
@@ -145,9 +151,11 @@ def _starts_file(intents: Path | None, tasks: Path | None) -> Path:
     )
 
 
-def _until_solved(tasks: dict[str, Task]) -> Until:
+def _until_solved(tasks: Iterable[Task]) -> Until:
+    known = {task.id: task for task in tasks}
+
     def until(conversation: Conversation) -> str | None:
-        task = task_of(conversation, tasks)
+        task = task_of(conversation, known)
         return solved(task)(conversation) if task else never(conversation)
 
     return until

@@ -1,4 +1,4 @@
-"""The cost of model calls, and limits on it.
+"""The budget of a run: the cost of its model calls, and limits on it.
 
 The worst case of a call is reserved before it and settled after it, so calls in many threads
 together stay below every limit. Every verb that calls models uses this.
@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from userlm.rows import write_lines
 from userlm.runs import Journal
 from userlm.types import (
     Chat,
@@ -42,17 +46,14 @@ class Price:
     @classmethod
     def parse(cls, text: str, option: str = "--price") -> Price:
         """Read a price such as `2.50/10`; raises `InputError` that names the option."""
-        try:
-            token_in, token_out = map(Decimal, text.split("/"))
-        except (ValueError, InvalidOperation):
-            token_in = token_out = Decimal("nan")
-        for price in (token_in, token_out):
-            if not (price.is_finite() and 0 <= price < 10**6):
-                raise InputError(
-                    f"{option} {text}: give US dollars per million input and output tokens, such "
-                    f"as 2.50/10"
-                )
-        return cls(token_in, token_out)
+        # TypeError: not two numbers. InvalidOperation: not a number.
+        with suppress(TypeError, InvalidOperation):
+            price = cls(*map(Decimal, text.split("/")))
+            if 0 <= price.token_in < 10**6 and 0 <= price.token_out < 10**6:
+                return price
+        raise InputError(
+            f"{option} {text}: give US dollars per million input and output tokens, such as 2.50/10"
+        )
 
     def __str__(self) -> str:
         return f"{self.token_in}/{self.token_out}"
@@ -97,70 +98,8 @@ class Caps:
                 return f"{option} {cap}"
         return ""
 
-    def results(self) -> dict[str, Any]:
-        """The limits for `results.json`."""
-        dollars = None if self.dollars is None else float(self.dollars)
-        return {
-            "max_calls": self.calls,
-            "max_tokens_total": self.tokens,
-            "budget": dollars,
-        }
 
-
-class Budget:
-    """What calls have used, and what is reserved for calls in flight. It is thread-safe.
-
-    Attributes:
-        spent: the sum of both.
-    """
-
-    def __init__(self, caps: Caps) -> None:
-        self.caps = caps
-        self.spent = Amount()
-        self._state = threading.Condition()
-        self._in_flight = 0
-        self._closed = ""
-
-    def reserve(self, worst: Amount) -> str:
-        """Reserve what a call may need. If a cap does not allow it, wait until calls in flight are
-        settled.
-
-        Returns:
-            Empty if it was reserved; else the cap that does not allow it, or why the budget was
-            closed.
-        """
-        with self._state:
-            while not self._closed and (cap := self.caps.passed(self.spent + worst)):
-                if not self._in_flight:
-                    return cap
-                self._state.wait()
-            if not self._closed:
-                self.spent += worst
-                self._in_flight += 1
-            return self._closed
-
-    def settle(self, change: Amount) -> None:
-        """Settle a call. `change` is its usage minus its reservation, so usually negative."""
-        with self._state:
-            self.spent += change
-            self._in_flight -= 1
-            self._state.notify_all()
-
-    def spend(self, amount: Amount) -> None:
-        """Count what an earlier attempt spent, regardless of the caps."""
-        with self._state:
-            self.spent += amount
-
-    def close(self, why: str) -> int:
-        """Allow no more calls, and return how many are in flight. If called again, the first reason
-        is kept."""
-        with self._state:
-            self._closed = self._closed or why
-            self._state.notify_all()
-            return self._in_flight
-
-
-# --- what a call used -----------------------------------------------------------------------------
+# --- what calls used ------------------------------------------------------------------------------
 #
 # The usage of calls is a Counter of
 #     calls, drafts          calls, and those with an answer
@@ -194,51 +133,142 @@ def usage_of(answer: Completion, tokens_in: int, max_tokens: int) -> Counter[str
     return used
 
 
-def amount_of(used: Mapping[str, int], price: Price | None) -> Amount:
-    """What this usage takes from a budget; without a price it costs nothing."""
-    tokens_in = used["tokens_in"] + used["doubt_in"]
-    tokens_out = used["tokens_out"] + used["doubt_out"]
-    dollars = Decimal(0) if price is None else price.of(tokens_in, tokens_out)
-    return Amount(used["calls"], tokens_in + tokens_out, dollars)
+class Budget:
+    """The limits of a run and the usage of its sides, the models that it calls. It is thread-safe.
 
-
-class Usage:
-    """What the calls of one side used, in this attempt and earlier ones.
+    The journal gets a line with the worst case of a call before it, and after it a line with the
+    difference to its usage. So the sum is an upper bound even if the process is killed in between.
 
     Args:
-        side: what makes the calls: `user`, `assistant` or `writer`.
-        journal: the journal of the run, which all sides share. A line before a call records
-            its worst case, and a line after it the difference to its usage. So the sum is an upper
-            bound even if the process is killed in between.
-        tries: the maximum number of times a call may be sent, and billed.
-        price: `None` if unknown.
+        path: the journal, which is made for the first side.
+
+    Attributes:
+        sides: by name: `user`, `assistant` or `writer`.
     """
 
-    def __init__(
+    def __init__(self, caps: Caps, path: Path) -> None:
+        self.caps = caps
+        self.sides: dict[str, Side] = {}
+        self._path = path
+        self._state = threading.Condition()
+        self._in_flight = 0
+        self._stopped = ""
+
+    def side(
         self,
-        side: str,
-        budget: Budget,
-        journal: Journal,
-        tries: int = 1,
+        name: str,
+        address: str = "",
         price: Price | None = None,
-    ) -> None:
-        self._side = side
-        self._budget = budget
-        self._journal = journal
-        self._tries = tries
-        self._price = price
-        self._lock = threading.Lock()
-        self._used: Counter[str] = Counter()
-        for row in journal.rows:
-            if row["side"] == side:
-                self._used.update(row["used"])
-        budget.spend(amount_of(self._used, price))
+        tries: int = 1,
+        may_bill: bool = False,
+    ) -> Side:
+        """Add a model that is called, with its usage in earlier attempts."""
+        used: Counter[str] = Counter()
+        for row in self._journal.rows:
+            if row["side"] == name:
+                used.update(row["used"])
+        side = Side(self, name, address, price, tries, may_bill, used)
+        self.sides[name] = side
+        return side
+
+    @property
+    def spent(self) -> Amount:
+        """What calls used, and what is reserved for calls in flight."""
+        return sum((side.amount(side.used) for side in self.sides.values()), Amount())
+
+    @property
+    def may_bill(self) -> bool:
+        """Whether a call may be billed."""
+        return any(side.may_bill for side in self.sides.values())
+
+    def reserve(self, side: Side, worst: Counter[str]) -> None:
+        """Reserve what a call may use. If a cap does not allow it, wait until calls in flight are
+        settled.
+
+        Raises:
+            ModelError: if a cap does not allow it (then no other call starts), or after `stop`.
+        """
+        needed = side.amount(worst)
+        with self._state:
+            while why := self._stopped or self.caps.passed(self.spent + needed):
+                if self._stopped or not self._in_flight:
+                    self.stop(why)
+                    raise ModelError(f"{CAP}{why}", "cap")
+                self._state.wait()
+            self._book(side, worst)
+            self._in_flight += 1
+
+    def settle(self, side: Side, change: Counter[str]) -> None:
+        """Settle a call. `change` is its usage minus its worst case, so usually negative."""
+        with self._state:
+            self._in_flight -= 1
+            self._state.notify_all()
+            self._book(side, change)
+
+    def stop(self, why: str) -> int:
+        """Allow no more calls, and return how many are in flight. If called again, the first reason
+        is kept."""
+        with self._state:
+            self._stopped = self._stopped or why
+            self._state.notify_all()
+            return self._in_flight
+
+    def finish(self, names: Iterable[str]) -> dict[str, Any]:
+        """Close the journal after the last call, with one line for each side, and return the usage
+        of these sides (`None` for one without a model) and the limits, for `results.json`."""
+        if self.sides:
+            self._journal.close()
+            write_lines(
+                self._path, [_line(side, side.used) for side in self.sides.values()]
+            )
+        usage: dict[str, Any] = dict.fromkeys(names)
+        for name, side in self.sides.items():
+            usage[name] = side.results()
+        dollars = self.caps.dollars
+        caps = {
+            "max_calls": self.caps.calls,
+            "max_tokens_total": self.caps.tokens,
+            "budget": None if dollars is None else float(dollars),
+        }
+        return {"usage": usage, "caps": caps}
+
+    @cached_property
+    def _journal(self) -> Journal:
+        return Journal(self._path)
+
+    def _book(self, side: Side, change: Counter[str]) -> None:
+        side.used.update(change)
+        self._journal.add(_line(side, change))
+
+
+def _line(side: Side, used: Counter[str]) -> dict[str, Any]:
+    """A line of the journal."""
+    counts = {name: count for name, count in sorted(used.items()) if count}
+    return {"side": side.name, "used": counts}
+
+
+@dataclass(slots=True, eq=False)
+class Side:
+    """A model that a run calls, and its usage in this attempt and earlier ones.
+
+    Attributes:
+        address: its address, for messages.
+        price: `None` if unknown.
+        tries: the maximum number of times a call may be sent, and billed.
+        may_bill: whether a call may cost something.
+        used: calls in flight count at their worst case, also those of an attempt that was killed.
+    """
+
+    budget: Budget
+    name: str
+    address: str
+    price: Price | None
+    tries: int
+    may_bill: bool
+    used: Counter[str]
 
     def call(
-        self,
-        tokens_in: int,
-        max_tokens: int,
-        send: Callable[[], Completion],
+        self, tokens_in: int, max_tokens: int, send: Callable[[], Completion]
     ) -> Completion:
         """Return the result of `send`, and count its usage.
 
@@ -249,14 +279,11 @@ class Usage:
             ModelError: if a cap does not allow the call (then no other call starts), or if the call
             fails.
         """
-        worst = usage_of_tries(self._tries, tokens_in, max_tokens)
+        worst = usage_of_tries(self.tries, tokens_in, max_tokens)
         worst["open"] = 1
-        if cap := self._budget.reserve(amount_of(worst, self._price)):
-            self._budget.close(cap)
-            raise ModelError(f"{CAP}{cap}", "cap")
+        self.budget.reserve(self, worst)
         used = worst.copy()
         try:
-            self._book(worst)
             answer = send()
             used = usage_of(answer, tokens_in, max_tokens)
             return answer
@@ -265,18 +292,14 @@ class Usage:
             raise
         finally:
             used.subtract(worst)
-            self._budget.settle(amount_of(used, self._price))
-            self._book(used)
+            self.budget.settle(self, used)
 
-    def stop(self, why: str) -> None:
-        """Start no more calls, of any side."""
-        self._budget.close(why)
-
-    @property
-    def open_calls(self) -> int:
-        """How many calls were begun and not settled: after the last call, those that were in flight
-        when an earlier attempt was killed."""
-        return self._used["open"]
+    def amount(self, used: Mapping[str, int]) -> Amount:
+        """What this usage takes from the budget; without a price it costs nothing."""
+        tokens_in = used["tokens_in"] + used["doubt_in"]
+        tokens_out = used["tokens_out"] + used["doubt_out"]
+        dollars = self.price.of(tokens_in, tokens_out) if self.price else Decimal(0)
+        return Amount(used["calls"], tokens_in + tokens_out, dollars)
 
     def results(self) -> dict[str, Any]:
         """The usage for `results.json`: calls, answers (`drafts`), tokens, possibly billed tries,
@@ -285,41 +308,30 @@ class Usage:
         `cost` counts possibly billed tries and answers without token counts at their worst case.
         Unknown values are `None`.
         """
-        used = self._used
-        price = self._price
-        cost = amount_of(used, price).dollars
+        used = self.used
+        known = used if used["reported"] else {}
+        cost = float(round(self.amount(used).dollars, 6))
         return {
             "calls": used["calls"],
             "drafts": used["drafts"],
-            "tokens_in": used["tokens_in"] if used["reported"] else None,
-            "tokens_out": used["tokens_out"] if used["reported"] else None,
+            "tokens_in": known.get("tokens_in"),
+            "tokens_out": known.get("tokens_out"),
             "possibly_billed": used["possibly_billed"],
-            "cost": None if price is None else float(round(cost, 6)),
-            "price": None if price is None else str(price),
+            "cost": cost if self.price else None,
+            "price": str(self.price) if self.price else None,
         }
-
-    @property
-    def total(self) -> dict[str, Any]:
-        """The one line of the journal that replaces all those of this side."""
-        return {"side": self._side, "used": dict(sorted((+self._used).items()))}
-
-    def _book(self, change: Counter[str]) -> None:
-        with self._lock:
-            self._used.update(change)
-        used = {name: count for name, count in change.items() if count}
-        self._journal.add({"side": self._side, "used": used})
 
 
 @dataclass(frozen=True, slots=True)
 class CountedChat:
-    """A chat model whose calls are counted and limited; see `Usage.call`."""
+    """A chat model whose calls are counted and limited; see `Side.call`."""
 
     model: Chat
-    usage: Usage
+    side: Side
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """The model's answer."""
-        return self.usage.call(
+        return self.side.call(
             max_tokens_in(messages),
             sampling.max_tokens,
             lambda: self.model.chat(messages, sampling),
@@ -328,16 +340,16 @@ class CountedChat:
 
 @dataclass(frozen=True, slots=True)
 class CountedComplete:
-    """A model of token ids whose calls are counted and limited; see `Usage.call`."""
+    """A model of token ids whose calls are counted and limited; see `Side.call`."""
 
     model: Complete
-    usage: Usage
+    side: Side
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
         """The model's continuation."""
         # A second request for the same completion may include the first new token.
         most_tokens_in = len(ids) + 1
-        return self.usage.call(
+        return self.side.call(
             most_tokens_in,
             sampling.max_tokens,
             lambda: self.model.complete(ids, sampling),

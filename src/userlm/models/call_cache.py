@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from userlm.models.budget import Usage, max_tokens_in
+from userlm.models.budget import Side, max_tokens_in
 from userlm.runs import Journal
 from userlm.types import Chat, Completion, Message, ModelError, Sampling
 
@@ -40,12 +40,12 @@ class CallCache:
 
     Args:
         path: the journal. Calls that an earlier attempt answered are not repeated.
-        usage: counts and limits the calls.
+        side: counts and limits the calls.
     """
 
-    def __init__(self, path: Path, chat: Chat, usage: Usage) -> None:
+    def __init__(self, path: Path, chat: Chat, side: Side) -> None:
         self._chat = chat
-        self._usage = usage
+        self._side = side
         self._lock = threading.Lock()
         self._last_error = ""
         self._alike = 0
@@ -58,9 +58,10 @@ class CallCache:
 
     @property
     def faults(self) -> Counter[str]:
-        """What went wrong in calls, and how often."""
+        """What went wrong in calls, and how often. After the last call, those that are still open
+        were in flight when an earlier attempt was killed."""
         return self._faults + Counter(
-            {"in flight when stopped": self._usage.open_calls}
+            {"in flight when stopped": self._side.used["open"]}
         )
 
     def answered(self, id: str) -> bool:
@@ -76,34 +77,25 @@ class CallCache:
             ModelError: if several consecutive calls failed with the same error, so all others would
                 too.
         """
-        if answer := self._answers.get((id, number)):
-            return answer
-        given: list[Answer] = []
+        if known := self._answers.get((id, number)):
+            return known
 
         def send() -> Completion:
             try:
                 reply = self._chat.chat(messages, sampling)
             except ModelError as error:
-                # A model that refused would refuse again.
-                is_final = error.reason == "refused"
-                said = Answer(None, error.reason, "" if is_final else str(error))
-                given.append(self._record(id, number, said, error.faults))
+                self._record(id, number, _failed(error), error.faults)
                 raise
-            tokens_out = reply.tokens_out
-            is_cut_off = tokens_out is not None and tokens_out >= sampling.max_tokens
-            said = Answer(reply.text, "cut off" if is_cut_off else "")
-            given.append(self._record(id, number, said, reply.faults))
+            self._record(id, number, _answered(reply, sampling), reply.faults)
             return reply
 
         try:
-            self._usage.call(max_tokens_in(messages), sampling.max_tokens, send)
+            reply = self._side.call(max_tokens_in(messages), sampling.max_tokens, send)
         except ModelError as error:
-            if not given:
-                return Answer(None, error.reason, str(error))
             self._stop_if_hopeless(error)
-        else:
-            self._alike = 0
-        return given[0]
+            return _failed(error)
+        self._alike = 0
+        return _answered(reply, sampling)
 
     def close(self) -> None:
         """Close the journal."""
@@ -111,12 +103,11 @@ class CallCache:
 
     def _record(
         self, id: str, number: int, answer: Answer, faults: Sequence[str]
-    ) -> Answer:
+    ) -> None:
         row = {"id": id, "try": number, **asdict(answer), "faults": list(faults)}
         self._journal.add(row)
         with self._lock:
             self._keep(id, number, answer, faults)
-        return answer
 
     def _keep(
         self, id: str, number: int, answer: Answer, faults: Sequence[str]
@@ -140,8 +131,20 @@ class CallCache:
             self._last_error = str(error)
             is_hopeless = self._alike >= GIVE_UP
         if is_hopeless:
-            self._usage.stop(str(error))
+            self._side.budget.stop(str(error))
             raise ModelError(
                 f"{error} ({GIVE_UP} consecutive calls failed with the same error, so no more were "
                 "made)"
             )
+
+
+def _answered(reply: Completion, sampling: Sampling) -> Answer:
+    tokens_out = reply.tokens_out
+    is_cut_off = tokens_out is not None and tokens_out >= sampling.max_tokens
+    return Answer(reply.text, "cut off" if is_cut_off else "")
+
+
+def _failed(error: ModelError) -> Answer:
+    # A model that refused would refuse again.
+    is_final = error.reason == "refused"
+    return Answer(None, error.reason, "" if is_final else str(error))
