@@ -35,7 +35,6 @@ MARKS = {f"c{i}": SHAPES[i % len(SHAPES)] for i in range(COLOURS)} | {HUMAN: "di
 """The shape for each colour."""
 
 ARROWS = {"higher": "↑", "lower": "↓"}
-ABOUT = {metric.name: metric.about for metric in catalog.METRICS}
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def blocks(columns: Sequence[Column]) -> Iterator[Block]:
 
 def panels(columns: Sequence[Column]) -> list[Panel]:
     """Return a panel for each measure."""
-    having: dict[str, list[Column]] = {name: [] for name in ABOUT}
+    having: dict[str, list[Column]] = {metric.name: [] for metric in catalog.METRICS}
     for column in columns:
         for name in column.measures:
             having.setdefault(name, []).append(column)
@@ -131,11 +130,12 @@ def _panel(name: str, columns: Sequence[Column]) -> Panel:
         column.measures[name]["value"] for column in columns if column.colour == HUMAN
     ]
     reference = human[0] if human else None
+    about = (metric.about for metric in catalog.METRICS if metric.name == name)
     return Panel(
         Quote(name, 60),
         ARROWS.get(measures[0]["better"], ""),
         "" if unit in ("", "%") else Quote(unit, 16),
-        ABOUT.get(name, ""),
+        next(about, ""),
         [_measurement(column, name, below, reference) for column in columns],
         below,
     )
