@@ -159,6 +159,13 @@ def test_calls_in_flight_when_it_was_killed_are_booked_in_full(tmp_path):
     assert call_cache.answered("a") and not call_cache.answered("c")
 
 
+def test_a_journal_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "asked.jsonl"
+    path.write_text('{"id": "a", "try": 0, "bound": [505, 50]}\n')
+    with pytest.raises(InputError, match="another version of userlm; begin anew"):
+        cached(path, Model())
+
+
 def test_an_answer_is_written_before_its_call_is_settled(tmp_path):
     """So a kill in between repeats no answered call."""
     path = tmp_path / "asked.jsonl"

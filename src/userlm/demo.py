@@ -112,14 +112,18 @@ def demo(options: Demo) -> Results:
     written = report(
         Report([*(out / stage for stage in stages), *measured], out / "report")
     )
+    _say_what_next(tuned, str(written["html"]))
+    return written
+
+
+def _say_what_next(user: User, page: str) -> None:
     command = "userlm" if shutil.which("userlm") else sys.argv[0]
     console.print(
         "The user and the assistant are models of 3 million weights and the oracle is a stub: this "
         "shows how the stages fit together, it is not a result.\n"
-        f"Talk to the user:  {command} chat --user {tuned.user}\n"
-        f"Open the report:   {written['html']}"
+        f"Talk to the user:  {command} chat --user {user.user}\n"
+        f"Open the report:   {page}"
     )
-    return written
 
 
 def _simulations(tuned: User, people: Path) -> dict[str, Simulate]:

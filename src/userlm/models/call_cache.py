@@ -14,7 +14,7 @@ from pathlib import Path
 
 from userlm.models.budget import Side, max_tokens_in
 from userlm.runs import Journal
-from userlm.types import Chat, Completion, Message, ModelError, Sampling
+from userlm.types import Chat, Completion, InputError, Message, ModelError, Sampling
 
 GIVE_UP = 3
 """After this many consecutive calls with the same error, no more calls are made."""
@@ -53,6 +53,10 @@ class CallCache:
         self._faults: Counter[str] = Counter()
         self._journal = Journal(path)
         for row in self._journal.rows:
+            if "reason" not in row:
+                raise InputError(
+                    f"{path} was written by another version of userlm; begin anew with --force"
+                )
             answer = Answer(row["text"], row["reason"], row["error"])
             self._keep(row["id"], row["try"], answer, row["faults"])
 
