@@ -1200,6 +1200,32 @@ def test_what_could_not_be_measured_does_not_push_the_names_out_of_a_narrow_tabl
     assert "oracle stub" in shown
 
 
+@pytest.mark.parametrize("runs", [2, 7, 20])
+def test_measures_of_many_runs_fit_a_narrow_terminal_each_beside_the_humans(
+    runs, monkeypatch, capsys
+):
+    from userlm.show.measures import HUMAN, Column, blocks
+    from userlm.show.terminal import show
+
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def column(name, colour, value):
+        record = {"name": "words per turn", "value": value, "low": 1.0, "high": 99.0}
+        record |= {"n": 5, "missing": 0, "better": "neither", "unit": "words"}
+        return Column(name, {"words per turn": record}, colour, "circle")
+
+    columns = [column(f"a-long-name-{i}", "c0", 10.25 + i) for i in range(runs)]
+    show(blocks([*columns, column(HUMAN, HUMAN, 77.75)]), details=False)
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80 and "…" not in shown
+    for i in range(runs):
+        assert f"{10.25 + i:.2f}" in shown
+    tables = shown.count("measure")
+    assert shown.count("77.75") == shown.count("human") == tables
+    assert (tables == 1) == (runs == 2) == ("1.00 to 99.00" in shown)
+    assert ("--details" in shown) == (runs > 2)
+
+
 def test_last_words_of_a_simulated_user_are_theirs(tmp_path):
     (tmp_path / "bye.txt").write_text("bye then <|endconversation|>\n")
     shown = chat(

@@ -65,7 +65,10 @@ TOKEN_STYLES = {
 """Two styles for each kind of token, for tokens in turn."""
 MEASURE_WIDTH = 20
 INTERVAL_WIDTH = 16
-"""Columns of the terminal for the name of a measure, and for a value with its interval."""
+VALUE_WIDTH = 10
+GAP = 2
+"""Columns of the terminal for the name of a measure, and for a value with and without its
+interval, and between two columns."""
 REFRESH_SECONDS = 0.1
 """Minimum time between two updates of a progress bar, which are slow with millions of items."""
 
@@ -162,11 +165,11 @@ def _renderables(block: Block, details: bool, width: int) -> Iterator[Renderable
                 yield _lines(panels)
             else:
                 for table in tables:
-                    yield _matrix(table, width)
-        case Figure(title, note, table=table):
+                    yield from _matrices(table, width)
+        case Figure(title, note, table=table) if details or table is None:
             if note:
                 yield inline((title, ": ", note))
-            if table and details:
+            if table:
                 yield from _table(table, details)
         case Transcripts(items=items):
             for talk in items[:TRANSCRIPTS]:
@@ -221,16 +224,37 @@ def _grid() -> Grid:
     return Grid(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
 
 
-def _matrix(table: Table, width: int) -> Grid:
-    """Return measures as rows and runs as columns: values, and their intervals if there is room."""
+def _matrices(table: Table, width: int) -> Iterator[RenderableType]:
+    """Yield measures as rows and runs as columns: values, and their intervals if there is room. If
+    the runs do not fit side by side, there are several tables, each with the human reference."""
+    at = range(1, len(table.head))
+    humans = [i for i in at if _is_human(table.head[i])]
+    others = [i for i in at if i not in humans]
+    room = width - MEASURE_WIDTH
+    has_room = len(at) * INTERVAL_WIDTH <= room
+    together = max(1, room // VALUE_WIDTH - len(humans))
+    for start in range(0, max(1, len(others)), together):
+        columns = [*others[start : start + together], *humans]
+        yield _matrix(table, columns, has_room, room // len(columns) - GAP)
+    if not has_room:
+        yield Styled("95 % intervals and counts: --details", "dim")
+
+
+def _is_human(label: Line) -> bool:
+    return isinstance(label, Quote) and label.look == "human"
+
+
+def _matrix(table: Table, columns: Sequence[int], has_room: bool, most: int) -> Grid:
+    """Return some columns, each at most so wide."""
     grid = _grid()
-    labels = table.head[1:]
-    has_room = MEASURE_WIDTH + len(labels) * INTERVAL_WIDTH <= width
     grid.add_column("measure", min_width=MEASURE_WIDTH, overflow="fold")
-    for label in labels:
-        grid.add_column(inline(label), justify="right", overflow="fold")
-    for name, *cells in table.rows:
-        grid.add_row(inline(name), *(_value(cell, has_room) for cell in cells))
+    for i in columns:
+        head = inline(table.head[i])
+        grid.add_column(head, justify="right", overflow="fold", max_width=most)
+    for row in table.rows:
+        cells = [row[i] for i in columns]
+        if any(cells):
+            grid.add_row(inline(row[0]), *(_value(cell, has_room) for cell in cells))
     return grid
 
 
