@@ -745,7 +745,7 @@ def test_a_model_that_fails_fails_for_all_active_requests_and_goes_on_with_the_n
             call.result()
     hook.remove()
     assert engine.complete(IDS, GREEDY) == expected
-    assert model.config._attn_implementation != engine_module.KV_CACHE
+    assert model.config._attn_implementation != engine_module.DOCUMENT_MASKING
 
 
 def slowly(model, seconds):

@@ -29,9 +29,8 @@ from userlm.models.attention import (
     check_document_masking,
     document_masking,
     target_logits,
-    unpacked_target_logits,
 )
-from userlm.models.engine import Engine, first_line
+from userlm.models.engine import Engine, check_length, first_line
 from userlm.models.templates import (
     control_ids,
     decode_content,
@@ -271,11 +270,7 @@ class LocalModel:
         Rows are packed, and logits are computed only for masked tokens.
         """
         for ids, _ in rows:
-            if len(ids) > self.context_length:
-                raise ModelError(
-                    f"{self.name}: {len(ids)} tokens do not fit its context length of "
-                    f"{self.context_length}"
-                )
+            check_length(self.name, len(ids), self.context_length)
         counts = [sum(mask) for _, mask in rows]
         scored: list[list[float]] = [[] for _ in rows]
         for bin in self._score_bins(rows, counts):
@@ -321,7 +316,7 @@ class LocalModel:
                 logits, tokens = target_logits(self.model, rows)
         else:
             [row] = rows
-            logits, tokens = unpacked_target_logits(self.model, row)
+            logits, tokens = target_logits(self.model, [row], packed=False)
         size = max(1, SOFTMAX_LOGITS // logits.shape[1])
         logit_parts = torch.split(logits, size)
         token_parts = torch.split(tokens, size)
