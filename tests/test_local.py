@@ -221,11 +221,11 @@ def test_a_pass_holds_no_more_logits_than_it_may_however_few_its_tokens_are(
 ):
     seen = []
 
-    def count(model, rows):
+    def count(model, rows, packing):
         seen.append(
             (sum(len(ids) for ids, _ in rows), sum(sum(mask) for _, mask in rows))
         )
-        return packed(model, rows)
+        return packed(model, rows, packing)
 
     packed = local.target_logits
     monkeypatch.setattr(local, "target_logits", count)
@@ -554,5 +554,5 @@ def test_a_quantised_checkpoint_is_neither_cast_nor_moved(tiny, tmp_path, monkey
         return Stays(tiny.model.config)
 
     monkeypatch.setattr(local.AutoModelForCausalLM, "from_pretrained", load)
-    LocalModel.load(quantised(tiny, tmp_path, "gptq"), "cpu", torch.bfloat16)
+    LocalModel.load(quantised(tiny, tmp_path, "gptq"), "cpu", "bfloat16")
     assert seen == [{"dtype": "auto", "device_map": {"": "cpu"}}]

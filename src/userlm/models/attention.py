@@ -81,7 +81,7 @@ class PackedRows:
         cache: for each row its earlier tokens; empty if the rows are whole.
     """
 
-    lengths: Sequence[int]
+    lengths: list[int]
     starts: Tensor
     cache: Sequence[CacheRow] = ()
 
@@ -297,15 +297,10 @@ def _attend_rows(
             window_size=(before, 0),
         )
         return out[None], None
-    rows = zip(
-        query.split(lengths, 2),
-        key.split(lengths, 2),
-        value.split(lengths, 2),
-        strict=True,
-    )
+    pieces = [torch.split(states, lengths, 2) for states in (query, key, value)]
     dropout = options.get("dropout", 0.0)
     parts = []
-    for i, (queries, keys, values) in enumerate(rows):
+    for i, (queries, keys, values) in enumerate(zip(*pieces, strict=True)):
         if cache:
             keys, values = cache[i].write(module.layer_idx, keys, values)
         parts.append(_attend(queries, keys, values, scaling, sliding_window, dropout))

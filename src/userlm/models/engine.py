@@ -288,16 +288,16 @@ class Engine:
         """Run the model once, and sample a token for each request whose ids have all been
         processed."""
         inputs = self._step_inputs()
-        new_logits = {}
+        new_logits: dict[Request, Any] = {}
         if inputs:
             requests = [request for request, _ in inputs]
             found = self._forward(inputs, self.mode)
             new_logits = dict(zip(requests, found, strict=True))
-        ready: dict[Request, Any] = {}
+        ready = {}
         for request in self._active:
             if request.pending:
                 continue
-            logits = new_logits.get(request, request.row.logits)
+            logits: Any = new_logits.get(request, request.row.logits)
             if request.at_first_token and request.row.logits is None:
                 # Kept for other samples of the prompt; a copy, so that the memory of the batch is
                 # freed.

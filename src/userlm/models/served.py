@@ -22,7 +22,7 @@ import math
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 from warnings import warn
@@ -35,6 +35,7 @@ from userlm.models.endpoint import (
     USE_VLLM,
     EndpointModel,
     first_choice,
+    possibly_billed,
     seed_of,
     token_count,
 )
@@ -72,9 +73,8 @@ class ServedModel:
         self._endpoint = endpoint
         self._tokenizer = tokenizer
         self._control_ids = control_ids(tokenizer)
-        tokens = [
-            text for text, id in added_ids(tokenizer).items() if id in self._control_ids
-        ]
+        added = added_ids(tokenizer)
+        tokens = [text for text in added if added[text] in self._control_ids]
         tokens.sort(key=len, reverse=True)  # a token may begin with another one
         self._control_tokens = re.compile("|".join(map(re.escape, tokens)))
         self.notes: tuple[str, ...] = ()
@@ -88,9 +88,8 @@ class ServedModel:
             ModelError: if the server fails.
         """
         try:
-            body: Any
-            body, _, _ = self._endpoint.ask(
-                lambda client: client.get("/models", cast_to=object),
+            body: Any = self._endpoint.ask(
+                lambda client: client.get("/models", cast_to=object), []
             )
         except ModelError as error:
             if error.reason in NOT_OFFERED:
@@ -123,19 +122,23 @@ class ServedModel:
                     "too long",
                 )
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
-        answers: list[_Answer] = []
+        calls = _Calls()
         try:
-            text, stop_id, p_end = self._generate(ids, sampling, support, answers)
-        except ModelError as error:  # the answers before it are lost, but were billed
-            faults, possibly_billed = _sum_faults(answers)
-            error.faults = faults + error.faults
-            error.possibly_billed += possibly_billed + len(answers)
+            text, stop_id, p_end = self._generate(ids, sampling, support, calls)
+        except ModelError as error:
+            error.faults = tuple(calls.faults)
+            error.possibly_billed = possibly_billed(calls.faults)
+            error.possibly_billed += len(calls.usage)  # these answers are lost
             raise
-        faults, possibly_billed = _sum_faults(answers)
-        usage = [answer.usage for answer in answers if answer.usage]
-        tokens_in, tokens_out = map(sum, zip(*usage, strict=True))
+        tokens_in, tokens_out = map(sum, zip(*calls.usage, strict=True))
         return Completion(
-            text, stop_id, p_end, tokens_in, tokens_out, faults, possibly_billed
+            text,
+            stop_id,
+            p_end,
+            tokens_in,
+            tokens_out,
+            tuple(calls.faults),
+            possibly_billed(calls.faults),
         )
 
     def _generate(
@@ -143,10 +146,9 @@ class ServedModel:
         ids: Sequence[int],
         sampling: Sampling,
         support: _Support,
-        answers: list[_Answer],
+        calls: _Calls,
     ) -> tuple[str, int | None, float | None]:
-        """Return the text, the id that ended it, and P(end); add the server's answers to
-        `answers`."""
+        """Return the text, the id that ended it, and P(end)."""
         threshold = sampling.end_threshold
         banned_first = self._banned_first(sampling, support)
         end = None if support.p_end_problem else sampling.end_id
@@ -156,10 +158,10 @@ class ServedModel:
             first = replace(
                 every, max_tokens=1, banned_ids=every.banned_ids | banned_first
             )
-        answer = self._ask(ids, first, answers)
+        answer = self._ask(ids, first, calls)
         p_end = answer.p_end
         if end is not None and p_end is None:
-            forced = self._ask(ids, every, answers, forced=end)
+            forced = self._ask(ids, every, calls, forced=end)
             p_end = forced.p_first if forced.stop_id == end else None
         lacks_p_end = end is not None and p_end is None
         lacks_ids = support.ids and answer.ids is None
@@ -171,7 +173,7 @@ class ServedModel:
         if threshold is not None and p_end is not None and p_end >= threshold:
             return "", end, p_end
         if banned_first and answer.stop_id is None and every.max_tokens > 1:
-            answer = self._continue(ids, answer, every, answers)
+            answer = self._continue(ids, answer, every, calls)
         return self._content(answer), answer.stop_id, p_end
 
     def _banned_first(self, sampling: Sampling, support: _Support) -> frozenset[int]:
@@ -197,7 +199,7 @@ class ServedModel:
         ids: Sequence[int],
         first: _Answer,
         sampling: Sampling,
-        answers: list[_Answer],
+        calls: _Calls,
     ) -> _Answer:
         """Return the answer with this first token."""
         begun = first.ids or ()
@@ -206,7 +208,7 @@ class ServedModel:
             seed = stable_hash(seed, "behind the first token")
         tokens_left = sampling.max_tokens - 1
         rest = replace(sampling, max_tokens=tokens_left, end_id=None, seed=seed)
-        answer = self._ask([*ids, *begun], rest, answers)
+        answer = self._ask([*ids, *begun], rest, calls)
         return replace(answer, ids=(*begun, *(answer.ids or ())))
 
     def _content(self, answer: _Answer) -> str:
@@ -219,7 +221,7 @@ class ServedModel:
         self,
         ids: Sequence[int],
         sampling: Sampling,
-        answers: list[_Answer],
+        calls: _Calls,
         forced: int | None = None,
     ) -> _Answer:
         """Make one call, and check its answer. Settings of `sampling` for the first position only
@@ -228,11 +230,11 @@ class ServedModel:
             sampling = replace(
                 sampling, temperature=0, max_tokens=1, banned_ids=frozenset()
             )
-        answer, faults, possibly_billed = self._endpoint.ask(
-            lambda client: _send(client, self.name, ids, sampling, forced)
+        answer = self._endpoint.ask(
+            lambda client: _send(client, self.name, ids, sampling, forced), calls.faults
         )
-        answer = replace(answer, faults=faults, possibly_billed=possibly_billed)
-        answers.append(answer)
+        if answer.usage:
+            calls.usage.append(answer.usage)
         if problem := self._problem(answer, len(ids), sampling):
             raise self._not_usable(problem)
         return answer
@@ -241,9 +243,7 @@ class ServedModel:
         """Return why the server cannot be used, as an answer shows; empty if it can."""
         tokens_in, tokens_out = answer.usage or (None, 0)
         sampled = {*(answer.ids or ())}
-        has_length = (
-            self._support is not None and self._support.context_length is not None
-        )
+        has_length = self._support and self._support.context_length is not None
         if tokens_in != tokens_sent:
             return (
                 f"{tokens_sent} token ids were sent, and the server counted {tokens_in}: "
@@ -278,7 +278,7 @@ class ServedModel:
         end = min(sampling.stop_ids) if sampling.end_id is None else sampling.end_id
         other = next(id for id in count() if id not in sampling.stop_ids)
         probe, ended = self._force_end(prompt, end, sampling.stop_ids)
-        went_on = self._ask(prompt, probe, [], forced=other)
+        went_on = self._ask(prompt, probe, _Calls(), forced=other)
         stopped_at_end = ended.finish == "stop" and ended.stop_id == end
         if not stopped_at_end or went_on.finish == "stop":
             raise self._not_usable(
@@ -310,7 +310,7 @@ class ServedModel:
         for end_id in (end, None):
             probe = Sampling(stop_ids=stop_ids, end_id=end_id)
             try:
-                return probe, self._ask(prompt, probe, [], forced=end)
+                return probe, self._ask(prompt, probe, _Calls(), forced=end)
             except ModelError as error:
                 if error.reason not in NOT_OFFERED:
                     raise
@@ -348,7 +348,6 @@ class _Answer:
         p_first: the probability of the first sampled token.
         p_end: the probability of `Sampling.end_id` at the first position.
         usage: tokens in and out; `None` if it does not count them.
-        faults, possibly_billed: see `Completion`.
     """
 
     ids: tuple[int, ...] | None
@@ -358,8 +357,19 @@ class _Answer:
     p_first: float | None
     p_end: float | None
     usage: tuple[int, int] | None
-    faults: tuple[str, ...] = ()
-    possibly_billed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """The calls for one completion.
+
+    Attributes:
+        faults: the kinds of faults of all tries.
+        usage: tokens in and out of each answer.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    usage: list[tuple[int, int]] = field(default_factory=list)
 
 
 def _p_end_problem(ended: _Answer, went_on: _Answer) -> str:
@@ -373,12 +383,6 @@ def _p_end_problem(ended: _Answer, went_on: _Answer) -> str:
             "vLLM with --logprobs-mode raw_logprobs"
         )
     return ""
-
-
-def _sum_faults(answers: Sequence[_Answer]) -> tuple[tuple[str, ...], int]:
-    """Return the faults of all calls, and the number of possibly billed tries."""
-    faults = [fault for answer in answers for fault in answer.faults]
-    return tuple(faults), sum(answer.possibly_billed for answer in answers)
 
 
 def _send(
