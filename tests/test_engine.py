@@ -298,7 +298,7 @@ def test_the_oldest_prompt_gets_half_of_a_chunk_and_then_come_the_shortest(model
         request.row.ids = [7] * 10
         engine._active.append(request)
     long, last, sampled, next_, short, known = engine._active
-    parts = {request: len(new) for request, new in engine._step_inputs()}
+    parts = {request: len(new) for request, new in engine._step_inputs().items()}
     engine._active.clear()
     assert parts == {long: 1024, next_: 924, short: 100, sampled: 1}
     assert last not in parts and known not in parts

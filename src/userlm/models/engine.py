@@ -15,6 +15,8 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -43,7 +45,8 @@ IDLE = 1.0
 """Seconds without a request after which the worker thread ends."""
 
 Mode = Literal["kv_cache", "transformers_cache", "no_cache"]
-Inputs = list[tuple["Request", list[int]]]  # the tokens of one step, by request
+Inputs = dict["Request", list[int]]
+"""The tokens of one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Request:
         random: its own random numbers, so that its text does not depend on other requests.
         row: the cache row: the ids that went through the model, with their keys and values.
         cache: the cache of transformers, in mode `transformers_cache`.
-        cancelled: whether its caller stopped waiting.
+        future: what its caller waits for; cancelled if the caller stopped waiting.
     """
 
     ids: list[int]
@@ -77,9 +80,7 @@ class Request:
     cache: dict[str, Any] = field(default_factory=dict)
     p_end: float | None = None
     stop_id: int | None = None
-    error: Exception | None = None
-    cancelled: bool = False
-    done: threading.Event = field(default_factory=threading.Event)
+    future: Future[Generated] = field(default_factory=Future)
 
     @property
     def pending(self) -> list[int]:
@@ -177,14 +178,9 @@ class Engine:
             self._waiting.append(request)
             self._changed.notify_all()
         try:
-            request.done.wait()
-        except BaseException:
-            # Ctrl-C: the worker drops the request after the current step
-            request.cancelled = True
-            raise
-        if request.error:
-            raise request.error
-        return Generated(tuple(request.ids[len(ids) :]), request.stop_id, request.p_end)
+            return request.future.result()
+        finally:
+            request.future.cancel()  # after Ctrl-C; otherwise it is done
 
     def _check(self, ids: Sequence[int], sampling: Sampling) -> None:
         check_length(self.name, len(ids), self.context_length, new=1)
@@ -221,7 +217,7 @@ class Engine:
             if not self._active and not self._waiting:
                 self._changed.wait(IDLE)
             for request in [*self._active, *self._waiting]:
-                if request.cancelled or self._stopping:
+                if request.future.cancelled() or self._stopping:
                     self._finish(
                         request, ModelError(f"{self.name}: the request was cancelled")
                     )
@@ -272,8 +268,14 @@ class Engine:
                 self._cache.release(request.row)
         else:
             self._waiting.remove(request)
-        request.error = error
-        request.done.set()
+        found = tuple(request.ids[request.prompt_length :])
+        with suppress(InvalidStateError):  # its caller stopped waiting
+            if error:
+                request.future.set_exception(error)
+            else:
+                request.future.set_result(
+                    Generated(found, request.stop_id, request.p_end)
+                )
 
     def _fail(self, request: Request, error: Exception) -> None:
         """Finish with an error. A RuntimeError comes from the model, such as out of memory. Any
@@ -288,16 +290,12 @@ class Engine:
         """Run the model once, and sample a token for each request whose ids have all been
         processed."""
         inputs = self._step_inputs()
-        new_logits: dict[Request, Any] = {}
-        if inputs:
-            requests = [request for request, _ in inputs]
-            found = self._forward(inputs, self.mode)
-            new_logits = dict(zip(requests, found, strict=True))
+        found = self._forward(inputs, self.mode) if inputs else {}
         ready = {}
         for request in self._active:
             if request.pending:
                 continue
-            logits: Any = new_logits.get(request, request.row.logits)
+            logits: Any = found.get(request, request.row.logits)
             if request.at_first_token and request.row.logits is None:
                 # Kept for other samples of the prompt; a copy, so that the memory of the batch is
                 # freed.
@@ -316,37 +314,33 @@ class Engine:
         if self.mode == "no_cache":
             for request in self._active:
                 request.row.ids = []
-        pending = [(request, request.pending) for request in self._active]
+        inputs = {request: request.pending for request in self._active}
         if self.mode != "kv_cache":
-            return pending
-        inputs = [(request, new) for request, new in pending if len(new) == 1]
-        prefill = [(request, new) for request, new in pending if len(new) > 1]
-        shortest_first = sorted(prefill[1:], key=lambda item: len(item[1]))
+            return inputs
+        prefill = [request for request, new in inputs.items() if len(new) > 1]
+        shortest_first = sorted(prefill[1:], key=lambda request: len(inputs[request]))
         left = CHUNK
         share = left // 2 if shortest_first else left
-        for request, new in [*prefill[:1], *shortest_first]:
-            part = new[:share]
-            if part:
-                inputs.append((request, part))
-            left -= len(part)
+        for request in [*prefill[:1], *shortest_first]:
+            inputs[request] = inputs[request][:share]
+            left -= len(inputs[request])
             share = left
-        return inputs
+        return {request: new for request, new in inputs.items() if new}
 
-    def _forward(self, inputs: Inputs, mode: Mode | None) -> Tensor:
-        """Run the model; return the logits after each part, (requests, vocabulary), float32."""
+    def _forward(self, inputs: Inputs, mode: Mode | None) -> dict[Request, Tensor]:
+        """Run the model; return the logits after the tokens of each request, float32."""
         with self.lock:
             if mode == "kv_cache":
-                parts = [new for _, new in inputs]
-                rows = [request.row for request, _ in inputs]
+                rows = [request.row for request in inputs]
                 with document_masking(self.model):
-                    logits = packed_logits(self.model, parts, cache=rows)
+                    logits = packed_logits(self.model, [*inputs.values()], cache=rows)
             else:
-                [(request, new)] = inputs
+                [(request, new)] = inputs.items()
                 logits = self._forward_one(request, new, mode == "transformers_cache")
-        for request, new in inputs:
+        for request, new in inputs.items():
             request.row.ids += new
             self.tokens_processed += len(new)
-        return logits.float()
+        return dict(zip(inputs, logits.float(), strict=True))
 
     def _forward_one(self, request: Request, new: list[int], cached: bool) -> Tensor:
         ids = torch.tensor([new], device=self.model.device)
@@ -368,16 +362,20 @@ class Engine:
         numbers = [request.random.random() for request in requests]
         tokens = sample_tokens(logits, samplings, numbers)
         for request, row, token in zip(requests, logits, tokens, strict=True):
-            if request.stop_id is not None:
+            if request.stop_id is None:
+                if token is None:
+                    why = "its logits are not finite numbers"
+                    if (row == -math.inf).all():
+                        why = "every token is banned here"
+                    error = ModelError(f"{self.name}: no token can be sampled: {why}")
+                    self._finish(request, error)
+                    continue
+                if token in request.sampling.stop_ids:
+                    request.stop_id = token
+                else:
+                    request.ids.append(token)
+            if request.stop_id is not None or len(request.ids) == request.max_length:
                 self._finish(request)
-            elif token is not None:
-                self._append(request, token)
-            else:
-                why = "its logits are not finite numbers"
-                if (row == -math.inf).all():
-                    why = "every token is banned here"
-                error = ModelError(f"{self.name}: no token can be sampled: {why}")
-                self._finish(request, error)
 
     def _restrict(self, request: Request, logits: Tensor) -> None:
         """Mask banned tokens in the logits. At the first position, read P(end) before that, and end
@@ -396,14 +394,6 @@ class Engine:
             logits[
                 [token for token in banned if 0 <= token < self.vocabulary]
             ] = -math.inf
-
-    def _append(self, request: Request, token: int) -> None:
-        if token in request.sampling.stop_ids:
-            request.stop_id = token
-        else:
-            request.ids.append(token)
-        if request.stop_id is not None or len(request.ids) == request.max_length:
-            self._finish(request)
 
     def _choose_mode(self) -> None:
         """Choose the fastest mode that works: a prompt that is processed in parts, next to others,
@@ -447,16 +437,16 @@ class Engine:
         batches = [[request] for request in requests]
         if mode == "kv_cache":
             check_kv_cache(self.model, self.name, self.context_length)
-            self._forward([(first, first.ids[:8]), (second, second.ids[:6])], mode)
+            self._forward({first: first.ids[:8], second: second.ids[:6]}, mode)
             batches = [requests]
         elif mode == "transformers_cache":
             for request in requests:
-                self._forward([(request, request.ids[:-1])], mode)
-        found = []
+                self._forward({request: request.ids[:-1]}, mode)
+        found: list[Tensor] = []
         for batch in batches:
-            pending = [(request, request.pending) for request in batch]
-            found.append(self._forward(pending, mode))
-        return torch.cat(found), first.row
+            pending = {request: request.pending for request in batch}
+            found += self._forward(pending, mode).values()
+        return torch.stack(found), first.row
 
 
 def check_length(name: str, tokens: int, context_length: int, new: int = 0) -> None:
