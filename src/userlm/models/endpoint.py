@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import mktime_tz, parsedate_tz
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import openai
 
@@ -132,8 +132,11 @@ class EndpointModel:
             if got.adapted:
                 continue
             if not got.passing or retries == self._retries:
+                message = got.message
+                if self._key:
+                    message = message.replace(self._key, "[key]")
                 raise ModelError(
-                    f"{self.name}: {self._hide_key(got.message)}",
+                    f"{self.name}: {' '.join(message.split())[:300]}",
                     got.kind,
                     permanent=got.permanent,
                     faults=tuple(faults),
@@ -172,11 +175,9 @@ class EndpointModel:
             values["max_completion_tokens"] = sampling.max_tokens
         for name in unsupported:
             del values[name]
-        request = cast(
-            Any, values | {"messages": [dict(message) for message in messages]}
-        )
+        create: Any = client.chat.completions.create
         try:
-            answer = client.chat.completions.create(model=self.name, **request)
+            answer = create(model=self.name, messages=[*messages], **values)
         except openai.BadRequestError as error:
             if refused := _unsupported_parameter(error, unsupported):
                 self._unsupported |= {refused}
@@ -209,10 +210,6 @@ class EndpointModel:
             permanent=status in (402, 403, 404, 405),
             wait=_wait(error.response.headers),
         )
-
-    def _hide_key(self, message: str) -> str:
-        hidden = message.replace(self._key, "[key]") if self._key else message
-        return " ".join(hidden.split())[:300]
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,13 @@ class Engine:
         Raises:
             ModelError: if it does not fit, no token can be sampled, or the model fails.
         """
-        self._check(ids, sampling)
+        check_length(self.name, len(ids), self.context_length, new=1)
+        named = [*ids, sampling.end_id or 0]
+        if not ids or min(named) < 0 or max(named) >= self.vocabulary:
+            raise ModelError(
+                f"{self.name}: a prompt needs tokens, and their ids must be from 0 to "
+                f"{self.vocabulary - 1}"
+            )
         max_length = min(self.context_length, len(ids) + sampling.max_tokens)
         seed = None if sampling.seed is None else sampling.seed % 2**63
         request = Request(
@@ -181,15 +187,6 @@ class Engine:
             return request.future.result()
         finally:
             request.future.cancel()  # after Ctrl-C; otherwise it is done
-
-    def _check(self, ids: Sequence[int], sampling: Sampling) -> None:
-        check_length(self.name, len(ids), self.context_length, new=1)
-        named = [*ids, sampling.end_id or 0]
-        if not ids or min(named) < 0 or max(named) >= self.vocabulary:
-            raise ModelError(
-                f"{self.name}: a prompt needs tokens, and their ids must be from 0 to "
-                f"{self.vocabulary - 1}"
-            )
 
     def stop(self) -> None:
         """End the worker after its current step; requests that are not done fail."""
@@ -336,23 +333,22 @@ class Engine:
                     logits = packed_logits(self.model, [*inputs.values()], cache=rows)
             else:
                 [(request, new)] = inputs.items()
-                logits = self._forward_one(request, new, mode == "transformers_cache")
+                cached = mode == "transformers_cache"
+                out = self.model(
+                    input_ids=torch.tensor([new], device=self.model.device),
+                    use_cache=cached,
+                    logits_to_keep=1,
+                    **request.cache,
+                )
+                # The caches of attention, and of state space models.
+                for name in ("past_key_values", "cache_params"):
+                    if cached and out.get(name) is not None:
+                        request.cache[name] = out[name]
+                logits = out.logits[:, -1]
         for request, new in inputs.items():
             request.row.ids += new
             self.tokens_processed += len(new)
         return dict(zip(inputs, logits.float(), strict=True))
-
-    def _forward_one(self, request: Request, new: list[int], cached: bool) -> Tensor:
-        ids = torch.tensor([new], device=self.model.device)
-        out = self.model(
-            input_ids=ids, use_cache=cached, logits_to_keep=1, **request.cache
-        )
-        # The caches of attention, and of state space models.
-        for name in ("past_key_values", "cache_params"):
-            if cached and out.get(name) is not None:
-                request.cache[name] = out[name]
-        logits: Tensor = out.logits[:, -1]
-        return logits
 
     def _sample(self, requests: Sequence[Request], logits: Tensor) -> None:
         """Sample a token for each request from its row of logits, which is modified."""
@@ -381,19 +377,19 @@ class Engine:
         """Mask banned tokens in the logits. At the first position, read P(end) before that, and end
         if it reaches the threshold."""
         sampling = request.sampling
+        end = sampling.end_id
         banned = sampling.banned_ids
         if request.at_first_token:
             banned |= sampling.banned_first
-            if sampling.end_id is not None:
-                request.p_end = float(logits.softmax(-1)[sampling.end_id])
+            if end is not None:
+                request.p_end = float(logits.softmax(-1)[end])
                 if sampling.end_threshold is not None:
-                    banned |= {sampling.end_id}
+                    banned |= {end}
                     if request.p_end >= sampling.end_threshold:
-                        request.stop_id = sampling.end_id
+                        request.stop_id = end
         if banned:
-            logits[
-                [token for token in banned if 0 <= token < self.vocabulary]
-            ] = -math.inf
+            known = [token for token in banned if 0 <= token < self.vocabulary]
+            logits[known] = -math.inf
 
     def _choose_mode(self) -> None:
         """Choose the fastest mode that works: a prompt that is processed in parts, next to others,

@@ -149,7 +149,6 @@ class ServedModel:
         calls: _Calls,
     ) -> tuple[str, int | None, float | None]:
         """Return the text, the id that ended it, and P(end)."""
-        threshold = sampling.end_threshold
         banned_first = self._banned_first(sampling, support)
         end = None if support.p_end_problem else sampling.end_id
         every = replace(sampling, end_id=end)
@@ -170,11 +169,25 @@ class ServedModel:
                 f"{self.name}: the server left out P(end), or the ids that it sampled",
                 "broken answer",
             )
+        threshold = sampling.end_threshold
         if threshold is not None and p_end is not None and p_end >= threshold:
             return "", end, p_end
+        ids_said = answer.ids
         if banned_first and answer.stop_id is None and every.max_tokens > 1:
-            answer = self._continue(ids, answer, every, calls)
-        return self._content(answer), answer.stop_id, p_end
+            begun = answer.ids or []
+            seed = sampling.seed
+            if seed is not None:  # a different seed from that of the first token
+                seed = stable_hash(seed, "behind the first token")
+            left = sampling.max_tokens - 1
+            rest = replace(every, max_tokens=left, end_id=None, seed=seed)
+            answer = self._ask([*ids, *begun], rest, calls)
+            ids_said = [*begun, *(answer.ids or ())]
+        if ids_said is None:
+            # control tokens are removed even if the server includes them
+            text = encodable(self._control_tokens.sub("", answer.text))
+        else:
+            text = decode_content(self._tokenizer, ids_said, self._control_ids)
+        return text, answer.stop_id, p_end
 
     def _banned_first(self, sampling: Sampling, support: _Support) -> frozenset[int]:
         """Return the ids that are banned at the first position only, with the end token if a
@@ -194,29 +207,6 @@ class ServedModel:
             )
         return banned
 
-    def _continue(
-        self,
-        ids: Sequence[int],
-        first: _Answer,
-        sampling: Sampling,
-        calls: _Calls,
-    ) -> _Answer:
-        """Return the answer with this first token."""
-        begun = first.ids or ()
-        seed = sampling.seed
-        if seed is not None:  # a different seed from that of the first token
-            seed = stable_hash(seed, "behind the first token")
-        tokens_left = sampling.max_tokens - 1
-        rest = replace(sampling, max_tokens=tokens_left, end_id=None, seed=seed)
-        answer = self._ask([*ids, *begun], rest, calls)
-        return replace(answer, ids=(*begun, *(answer.ids or ())))
-
-    def _content(self, answer: _Answer) -> str:
-        """Return the text without control tokens, even if the server includes them."""
-        if answer.ids is None:
-            return encodable(self._control_tokens.sub("", answer.text))
-        return decode_content(self._tokenizer, answer.ids, self._control_ids)
-
     def _ask(
         self,
         ids: Sequence[int],
@@ -226,12 +216,20 @@ class ServedModel:
     ) -> _Answer:
         """Make one call, and check its answer. Settings of `sampling` for the first position only
         are ignored; with `forced` only that token is sampled."""
+        bias = {str(id): -BIAS for id in sorted(sampling.banned_ids)}
         if forced is not None:
+            bias = {str(forced): BIAS}
             sampling = replace(
                 sampling, temperature=0, max_tokens=1, banned_ids=frozenset()
             )
+        request = _parameters(sampling) | {
+            "model": self.name,
+            "prompt": [*ids],
+            "logit_bias": bias or openai.omit,
+        }
         answer = self._endpoint.ask(
-            lambda client: _send(client, self.name, ids, sampling, forced), calls.faults
+            lambda client: _read(client.completions.create(**request), sampling),
+            calls.faults,
         )
         if answer.usage:
             calls.usage.append(answer.usage)
@@ -286,12 +284,22 @@ class ServedModel:
                 "stop there, as `stop_token_ids` asks, or it also stopped at another token; "
                 f"{USE_VLLM}"
             )
-        if went_on.ids not in (None, (other,)):
+        if went_on.ids not in (None, [other]):
             raise self._not_usable(
                 f"the server was made to sample token {other} by `logit_bias` and sampled "
                 f"{went_on.ids}; {USE_VLLM}"
             )
-        p_end_problem = _p_end_problem(ended, went_on)
+        p_end_problem = ""
+        if ended.p_first is None or went_on.p_first is None:
+            p_end_problem = (
+                "the server gives no log-probabilities, so P(end) is unknown"
+            )
+        elif ended.p_first + went_on.p_first > 1.01:
+            # With the bias, each token is almost certain; without it, both together have 1.
+            p_end_problem = (
+                "the server's log-probabilities are those after a ban, so P(end) is unknown; start "
+                "vLLM with --logprobs-mode raw_logprobs"
+            )
         notes = [p_end_problem] if p_end_problem else []
         if ended.ids is None:
             notes.append(
@@ -350,7 +358,7 @@ class _Answer:
         usage: tokens in and out; `None` if it does not count them.
     """
 
-    ids: tuple[int, ...] | None
+    ids: list[int] | None
     text: str
     stop_id: int | None
     finish: str
@@ -372,29 +380,8 @@ class _Calls:
     usage: list[tuple[int, int]] = field(default_factory=list)
 
 
-def _p_end_problem(ended: _Answer, went_on: _Answer) -> str:
-    """Return why P(end) is unknown, from the two answers of a probe; empty if it is known."""
-    if ended.p_first is None or went_on.p_first is None:
-        return "the server gives no log-probabilities, so P(end) is unknown"
-    # If the probabilities are those with the bias, each token is almost certain.
-    if ended.p_first + went_on.p_first > 1.01:
-        return (
-            "the server's log-probabilities are those after a ban, so P(end) is unknown; start "
-            "vLLM with --logprobs-mode raw_logprobs"
-        )
-    return ""
-
-
-def _send(
-    client: openai.OpenAI,
-    model: str,
-    ids: Sequence[int],
-    sampling: Sampling,
-    forced: int | None,
-) -> _Answer:
-    bias = {str(id): -BIAS for id in sorted(sampling.banned_ids)}
-    if forced is not None:
-        bias = {str(forced): BIAS}
+def _parameters(sampling: Sampling) -> dict[str, Any]:
+    """The parameters of a request, beside model, prompt and bans."""
     extra: dict[str, Any] = {
         "stop_token_ids": sorted(sampling.stop_ids),
         "ignore_eos": True,
@@ -405,23 +392,20 @@ def _send(
         "min_p": 0,
         "repetition_penalty": 1,
     }
+    parameters = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "presence_penalty": 0,
+        "frequency_penalty": 0,
+        "seed": seed_of(sampling),
+        "extra_body": extra,
+    }
     if sampling.end_id is not None:
+        parameters["logprobs"] = 1
         extra["logprob_token_ids"] = [sampling.end_id]
         extra["return_tokens_as_token_ids"] = True
-    answer = client.completions.create(
-        model=model,
-        prompt=[*ids],
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        presence_penalty=0,
-        frequency_penalty=0,
-        seed=seed_of(sampling),
-        logit_bias=bias or openai.omit,
-        logprobs=openai.omit if sampling.end_id is None else 1,
-        extra_body=extra,
-    )
-    return _read(answer, sampling)
+    return parameters
 
 
 def _read(answer: Any, sampling: Sampling) -> _Answer:
@@ -432,14 +416,12 @@ def _read(answer: Any, sampling: Sampling) -> _Answer:
     # A server that shuts down returns `abort`.
     if not isinstance(text, str) or finish not in ("stop", "length"):
         raise ValueError(f"finish_reason is {finish!r}, and the text {text!r:.40}")
-    ids = None
-    sampled = getattr(choice, "token_ids", None)
-    if isinstance(sampled, list) and all(type(id) is int for id in sampled):
-        ids = tuple(sampled)
+    ids = getattr(choice, "token_ids", None)
+    if not isinstance(ids, list) or any(type(id) is not int for id in ids):
+        ids = None
     stop_id = getattr(choice, "stop_reason", None)
     if ids and ids[-1] in sampling.stop_ids:
-        stop_id = ids[-1]
-        ids = ids[:-1]
+        stop_id = ids.pop()
     elif type(stop_id) is not int or stop_id not in sampling.stop_ids:
         stop_id = None
     logprobs = getattr(choice, "logprobs", None)
