@@ -517,6 +517,33 @@ def test_the_probe_turns_of_both_roles_have_the_same_number_of_words():
     )
 
 
+# --- precision ------------------------------------------------------------------------------------
+
+
+def test_a_model_is_loaded_in_the_precision_that_is_asked_for(tiny, tmp_path):
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    for name, dtype in (
+        (None, torch.float32),
+        ("float32", torch.float32),
+        ("bfloat16", torch.bfloat16),
+        ("float16", torch.float16),
+    ):
+        local = LocalModel.load(str(tmp_path), "cpu", name)
+        assert {weight.dtype for weight in local.model.parameters()} == {dtype}
+        assert local.complete([5, 6, 7], Sampling(max_tokens=2)).tokens_out
+
+
+def test_an_unknown_precision_or_device_says_what_to_give(tmp_path):
+    """Before anything is loaded: the folder is empty."""
+    with pytest.raises(
+        InputError, match=r"--dtype fp8: give float32, bfloat16 or float16"
+    ):
+        LocalModel.load(str(tmp_path), "cpu", "fp8")
+    with pytest.raises(InputError, match=r"--device gpu7: .*give cpu or cuda"):
+        LocalModel.load(str(tmp_path), "gpu7")
+
+
 # --- quantised checkpoints ------------------------------------------------------------------------
 
 

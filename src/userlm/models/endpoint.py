@@ -177,7 +177,9 @@ class EndpointModel:
             del values[name]
         create: Any = client.chat.completions.create
         try:
-            answer = create(model=self.name, messages=[*messages], **values)
+            answer = create(
+                model=self.name, messages=[dict(each) for each in messages], **values
+            )
         except openai.BadRequestError as error:
             if refused := _unsupported_parameter(error, unsupported):
                 self._unsupported |= {refused}

@@ -370,7 +370,7 @@ def usable_dtype(dtype: str | None, device: str) -> torch.dtype:
     `InputError` if its name is unknown."""
     dtype = dtype or ("float32" if device.startswith("cpu") else "bfloat16")
     if dtype not in DTYPES:
-        raise InputError(f"--dtype {dtype}: give {', '.join(DTYPES)}")
+        raise InputError(f"--dtype {dtype}: give float32, bfloat16 or float16")
     return DTYPES[dtype]
 
 
