@@ -16,6 +16,7 @@ from transformers import (
 
 from userlm.models import attention
 from userlm.models.attention import (
+    PackedRows,
     balanced_bins,
     check_document_masking,
     document_masking,
@@ -187,14 +188,11 @@ def test_the_attention_of_a_gpu_is_told_where_rows_begin(llama, monkeypatch):
     # Float32, as rotary embeddings leave it under autocast.
     query = torch.randn(1, 4, 9, 8)
     key, value = torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8, dtype=torch.bfloat16)
-    where = {
-        "row_lengths": [6, 3],
-        "row_starts": torch.tensor([0, 6, 9], dtype=torch.int32),
-        "scaling": 0.3,
-    }
+    starts = torch.tensor([0, 6, 9], dtype=torch.int32)
+    where = {"packed_rows": PackedRows([6, 3], starts), "scaling": 0.3}
     layer = SimpleNamespace(config=SimpleNamespace(), layer_idx=0)
     for window in (None, 2):
-        slow, _ = attention._attend_documents(
+        slow, _ = attention._attend_rows(
             layer,
             query.bfloat16(),
             key.bfloat16(),
@@ -204,7 +202,7 @@ def test_the_attention_of_a_gpu_is_told_where_rows_begin(llama, monkeypatch):
             **where,
         )
         monkeypatch.setattr(attention, "_varlen", kernel)
-        fast, _ = attention._attend_documents(
+        fast, _ = attention._attend_rows(
             layer,
             query,
             key,

@@ -298,7 +298,7 @@ def test_the_oldest_prompt_gets_half_of_a_chunk_and_then_come_the_shortest(model
         request.row.ids = [7] * 10
         engine._active.append(request)
     long, last, sampled, next_, short, known = engine._active
-    parts = {request: len(new) for request, new in engine._step_inputs()}
+    parts = {request: len(new) for request, new in engine._step_inputs().items()}
     engine._active.clear()
     assert parts == {long: 1024, next_: 924, short: 100, sampled: 1}
     assert last not in parts and known not in parts
@@ -745,7 +745,7 @@ def test_a_model_that_fails_fails_for_all_active_requests_and_goes_on_with_the_n
             call.result()
     hook.remove()
     assert engine.complete(IDS, GREEDY) == expected
-    assert model.config._attn_implementation != engine_module.KV_CACHE
+    assert model.config._attn_implementation != engine_module.DOCUMENT_MASKING
 
 
 def slowly(model, seconds):

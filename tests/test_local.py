@@ -221,11 +221,11 @@ def test_a_pass_holds_no_more_logits_than_it_may_however_few_its_tokens_are(
 ):
     seen = []
 
-    def count(model, rows):
+    def count(model, rows, packing):
         seen.append(
             (sum(len(ids) for ids, _ in rows), sum(sum(mask) for _, mask in rows))
         )
-        return packed(model, rows)
+        return packed(model, rows, packing)
 
     packed = local.target_logits
     monkeypatch.setattr(local, "target_logits", count)
@@ -517,6 +517,33 @@ def test_the_probe_turns_of_both_roles_have_the_same_number_of_words():
     )
 
 
+# --- precision ------------------------------------------------------------------------------------
+
+
+def test_a_model_is_loaded_in_the_precision_that_is_asked_for(tiny, tmp_path):
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    for name, dtype in (
+        (None, torch.float32),
+        ("float32", torch.float32),
+        ("bfloat16", torch.bfloat16),
+        ("float16", torch.float16),
+    ):
+        local = LocalModel.load(str(tmp_path), "cpu", name)
+        assert {weight.dtype for weight in local.model.parameters()} == {dtype}
+        assert local.complete([5, 6, 7], Sampling(max_tokens=2)).tokens_out
+
+
+def test_an_unknown_precision_or_device_says_what_to_give(tmp_path):
+    """Before anything is loaded: the folder is empty."""
+    with pytest.raises(
+        InputError, match=r"--dtype fp8: give float32, bfloat16 or float16"
+    ):
+        LocalModel.load(str(tmp_path), "cpu", "fp8")
+    with pytest.raises(InputError, match=r"--device gpu7: .*give cpu or cuda"):
+        LocalModel.load(str(tmp_path), "gpu7")
+
+
 # --- quantised checkpoints ------------------------------------------------------------------------
 
 
@@ -554,5 +581,5 @@ def test_a_quantised_checkpoint_is_neither_cast_nor_moved(tiny, tmp_path, monkey
         return Stays(tiny.model.config)
 
     monkeypatch.setattr(local.AutoModelForCausalLM, "from_pretrained", load)
-    LocalModel.load(quantised(tiny, tmp_path, "gptq"), "cpu", torch.bfloat16)
+    LocalModel.load(quantised(tiny, tmp_path, "gptq"), "cpu", "bfloat16")
     assert seen == [{"dtype": "auto", "device_map": {"": "cpu"}}]

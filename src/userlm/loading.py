@@ -339,10 +339,9 @@ def _load(
     path: str, local: LocalSettings, stamp: tuple[tuple[str, int, int], ...]
 ) -> LocalModel:
     """Load a model; `stamp` changes if the weights in the same folder change."""
-    from userlm.models.local import LocalModel, dtype_of
+    from userlm.models.local import LocalModel
 
-    dtype = dtype_of(local.dtype)
-    return LocalModel.load(path, local.device, dtype, batch=local.batch)
+    return LocalModel.load(path, local.device, local.dtype, batch=local.batch)
 
 
 def checkpoint(name: str) -> str:

@@ -151,7 +151,7 @@ def _load(
                 learn_tokenizer(texts, vocabulary, side).save_pretrained(partial)
         learned = load_tokenizer(str(tokenizer))
         return from_scratch(learned, width, layers, options["seed"], "cpu", side), []
-    loaded = LocalModel.load(loading.checkpoint(base), "cpu", torch.float32)
+    loaded = LocalModel.load(loading.checkpoint(base), "cpu", "float32")
     has_chat_template = bool(loaded.tokenizer.chat_template)
     is_instruct = options["init"] == "instruct"
     if is_instruct and not has_chat_template:

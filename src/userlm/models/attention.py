@@ -1,17 +1,14 @@
 """Attention over many rows in one forward pass, without padding.
 
 The rows are concatenated to one long sequence, and each attends only to itself. A mask for that
-would be quadratic in the number of all tokens, so two attention functions of our own are registered
-in transformers' attention interface:
+would be quadratic in the number of all tokens, so an attention function of our own is registered in
+transformers' attention interface. Training and scoring pack whole rows, whose positions start at 0.
+Generation packs the new tokens of conversations, each with the keys and values of its earlier
+tokens in a `CacheRow`.
 
-- `DOCUMENT_MASKING` for training and scoring: packed whole rows, with positions that restart at
-every row; - `KV_CACHE` for generation: the new tokens of conversations, each with the keys and
-values of its
-  earlier tokens in a `CacheRow`.
-
-Both loop over the rows with torch's attention. On a GPU in half precision, document masking uses
-torch's variable-length flash attention instead. `KV_CACHE` was measured on CPUs; it has not been
-run on a GPU.
+The function loops over the rows with torch's attention. On a GPU in half precision, whole rows go
+through torch's variable-length flash attention instead. Cache rows were measured on CPUs; they have
+not been run on a GPU.
 """
 
 from __future__ import annotations
@@ -19,7 +16,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from inspect import signature
 from itertools import accumulate
 from typing import Any
@@ -34,7 +32,6 @@ from userlm.models.kv_cache import CacheRow
 from userlm.types import InputError
 
 DOCUMENT_MASKING = "userlm_document_masking"
-KV_CACHE = "userlm_kv_cache"
 
 MaskedIds = tuple[Sequence[int], Sequence[bool]]
 """Token ids, and a mask of the tokens to predict."""
@@ -74,42 +71,72 @@ def balanced_bins(
         count += multiple
 
 
-def target_logits(model: Any, rows: Sequence[MaskedIds]) -> tuple[Tensor, Tensor]:
-    """Return the logits that predict the masked tokens of packed rows, (masked, vocabulary), in the
-    model's own precision, and those tokens. Call it within `document_masking`.
+@dataclass(frozen=True, slots=True)
+class PackedRows:
+    """What the attention needs to know about the rows of a forward pass.
+
+    Attributes:
+        lengths: the number of tokens of each row in this pass.
+        starts: where each row starts, and the end of the last one; int32.
+        cache: for each row its earlier tokens; empty if the rows are whole.
+    """
+
+    lengths: list[int]
+    starts: Tensor
+    cache: Sequence[CacheRow] = ()
+
+
+def packed_logits(
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    places: Tensor | None = None,
+    cache: Sequence[CacheRow] = (),
+) -> Tensor:
+    """Run packed rows through the model, within `document_masking`.
+
+    Args:
+        places: where logits are computed, as indices into the tokens of all rows; by default at the
+            last token of each row.
+        cache: for each row its earlier tokens, to which these are added.
+
+    Returns:
+        The logits, (places, vocabulary), in the model's own precision.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    for i, row in enumerate(rows):
+        known = len(cache[i].ids) if cache else 0
+        ids += row
+        positions += range(known, known + len(row))
+    lengths = [len(row) for row in rows]
+    device = model.device
+    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    logits: Tensor = model(
+        input_ids=torch.tensor([ids], device=device),
+        position_ids=torch.tensor([positions], device=device),
+        use_cache=False,
+        logits_to_keep=starts[1:] - 1 if places is None else places,
+        packed_rows=PackedRows(lengths, starts, cache),
+    ).logits[0]
+    return logits
+
+
+def target_logits(
+    model: Any, rows: Sequence[MaskedIds], packed: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return the logits that predict the masked tokens of rows, (masked, vocabulary), in the
+    model's own precision, and those tokens.
 
     Logits are computed only for the masked tokens, since with a large vocabulary all logits would
     cost more than the rest of the model.
 
+    Args:
+        packed: call it within `document_masking`. Otherwise there is a single row, and the model
+            uses its own attention.
+
     Raises:
         ValueError: if the first token of a row is masked, since there is nothing before it.
     """
-    ids, targets = _ids_and_targets(model, rows)
-    lengths = [len(row) for row, _ in rows]
-    positions = torch.cat([torch.arange(length) for length in lengths])
-    starts = torch.tensor(
-        [0, *accumulate(lengths)], dtype=torch.int32, device=ids.device
-    )
-    logits = model(
-        input_ids=ids,
-        position_ids=positions[None].to(ids.device),
-        use_cache=False,
-        logits_to_keep=targets - 1,
-        row_lengths=lengths,
-        row_starts=starts,
-    ).logits[0]
-    return logits, ids[0, targets]
-
-
-def unpacked_target_logits(model: Any, row: MaskedIds) -> tuple[Tensor, Tensor]:
-    """Return the same as `target_logits` for a single row, with the model's own attention."""
-    ids, targets = _ids_and_targets(model, [row])
-    logits = model(input_ids=ids, use_cache=False, logits_to_keep=targets - 1).logits[0]
-    return logits, ids[0, targets]
-
-
-def _ids_and_targets(model: Any, rows: Sequence[MaskedIds]) -> tuple[Tensor, Tensor]:
-    """The ids of all rows, (1, tokens), and the indices of the masked ones."""
     ids: list[int] = []
     masks: list[bool] = []
     for row, mask in rows:
@@ -119,29 +146,29 @@ def _ids_and_targets(model: Any, rows: Sequence[MaskedIds]) -> tuple[Tensor, Ten
             )
         ids += row
         masks += mask
-    device = model.device
-    targets = torch.tensor(masks, dtype=torch.bool).nonzero()[:, 0]
-    return torch.tensor([ids], device=device), targets.to(device)
+    tokens = torch.tensor(ids, device=model.device)
+    targets = torch.tensor(masks, dtype=torch.bool).nonzero()[:, 0].to(model.device)
+    if packed:
+        logits = packed_logits(model, [row for row, _ in rows], targets - 1)
+    else:
+        out = model(input_ids=tokens[None], use_cache=False, logits_to_keep=targets - 1)
+        logits = out.logits[0]
+    return logits, tokens[targets]
 
 
 # --- choosing and testing the attention of a model ------------------------------------------------
 
 
 @contextmanager
-def attention_implementation(model: Any, name: str) -> Iterator[None]:
-    """Make the model use this attention function within the block, and its own again afterwards."""
+def document_masking(model: Any) -> Iterator[None]:
+    """Enable document masking of the model within the block; it can only process packed rows
+    there."""
     before = model.config._attn_implementation
-    model.set_attn_implementation(name)
+    model.set_attn_implementation(DOCUMENT_MASKING)
     try:
         yield
     finally:
         model.set_attn_implementation(before)
-
-
-def document_masking(model: Any) -> AbstractContextManager[None]:
-    """Enable document masking of the model within the block; it can only process packed rows
-    there."""
-    return attention_implementation(model, DOCUMENT_MASKING)
 
 
 @torch.no_grad()
@@ -160,16 +187,16 @@ def check_document_masking(model: Any, name: str, longest: int) -> None:
     rows = [(ids, [False] + [True] * len(ids[1:])) for ids in TRIAL_PROMPTS]
     with document_masking(model):
         packed, _ = target_logits(model, rows)
-    alone = torch.cat([unpacked_target_logits(model, row)[0] for row in rows])
-    if not same_logits(model, packed, alone):
+    alone = [target_logits(model, [row], packed=False)[0] for row in rows]
+    if not same_logits(model, packed, torch.cat(alone)):
         raise InputError(
             f"{name}: this architecture ({model.config.model_type}) mixes packed rows, so it "
-            f"cannot be used; give a model with plain attention, such as Llama, Qwen2 or Mistral"
+            "cannot be used; give a model with plain attention, such as Llama, Qwen2 or Mistral"
         )
 
 
 def check_kv_cache(model: Any, name: str, longest: int) -> None:
-    """Raise `InputError` for an architecture that `KV_CACHE` does not support, where a short test
+    """Raise `InputError` for an architecture that cache rows do not support, where a short test
     would not show it.
 
     Args:
@@ -177,11 +204,8 @@ def check_kv_cache(model: Any, name: str, longest: int) -> None:
     """
     check_positions(model, name, longest)
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
-    others = set(kinds) - {"full_attention", "sliding_attention"}
-    if others:
-        raise InputError(
-            f"{name}: no KV cache for layers of {', '.join(sorted(others))}"
-        )
+    if not {"full_attention", "sliding_attention"}.issuperset(kinds):
+        raise InputError(f"{name}: no KV cache for some of its kinds of layers")
 
 
 def check_positions(model: Any, name: str, longest: int) -> None:
@@ -223,56 +247,61 @@ def _check_layer(
     if slides and sliding_window is None:
         raise InputError(
             f"{config.model_type}: this architecture defines its sliding window only in the "
-            f"attention mask, which is not supported; give another model"
+            "attention mask, which is not supported; give another model"
         )
 
 
 # --- attention ------------------------------------------------------------------------------------
-# As transformers' attention interface requires: query, key and value are (1, heads or groups,
-# tokens, size), the result is (1, tokens, heads, size).
 
 
-def _attend_documents(
+def _attend_rows(
     module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: None,
     scaling: float | None = None,
-    dropout: float = 0.0,
     sliding_window: int | None = None,
-    row_lengths: Sequence[int] | None = None,
-    row_starts: Tensor | None = None,
+    packed_rows: PackedRows | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each packed row."""
-    if row_lengths is None or row_starts is None:
+    """Causal attention within each row.
+
+    As transformers' attention interface requires, query, key and value are (1, heads or groups,
+    tokens, size), and the result is (1, tokens, heads, size).
+    """
+    if packed_rows is None:
         raise InputError(
             f"{module.config.model_type}: this architecture does not pass row boundaries to its "
-            f"attention; give another model"
+            "attention; give another model"
         )
     _check_layer(module, sliding_window, options)
-    if _varlen and value.is_cuda and value.dtype in (torch.bfloat16, torch.float16):
-        window = -1 if sliding_window is None else sliding_window - 1
-        longest = max(row_lengths)
+    lengths = packed_rows.lengths
+    cache = packed_rows.cache
+    half = value.dtype in (torch.bfloat16, torch.float16)
+    if _varlen and value.is_cuda and half and not cache:
+        starts = packed_rows.starts
+        longest = max(lengths)
+        states = _varlen_states(query, key, value)
+        before = -1 if sliding_window is None else sliding_window - 1
         out = _varlen(
-            *_varlen_states(query, key, value),
-            row_starts,
-            row_starts,
+            *states,
+            starts,
+            starts,
             longest,
             longest,
             scale=scaling,
-            window_size=(window, 0),
+            window_size=(before, 0),
         )
         return out[None], None
+    pieces = [torch.split(states, lengths, 2) for states in (query, key, value)]
+    dropout = options.get("dropout", 0.0)
     parts = []
-    start = 0
-    for length in row_lengths:
-        stop = start + length
-        q, k, v = (states[:, :, start:stop] for states in (query, key, value))
-        parts.append(_attend(q, k, v, scaling, sliding_window, dropout))
-        start = stop
-    return _end_to_end(parts), None
+    for i, (queries, keys, values) in enumerate(zip(*pieces, strict=True)):
+        if cache:
+            keys, values = cache[i].write(module.layer_idx, keys, values)
+        parts.append(_attend(queries, keys, values, scaling, sliding_window, dropout))
+    return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
 
 
 def _varlen_states(query: Tensor, key: Tensor, value: Tensor) -> Iterator[Tensor]:
@@ -286,46 +315,13 @@ def _varlen_states(query: Tensor, key: Tensor, value: Tensor) -> Iterator[Tensor
         yield flat if groups == heads else flat.repeat_interleave(heads // groups, 1)
 
 
-def _attend_cache_rows(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    cache_rows: Sequence[tuple[CacheRow, int, int]] | None = None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """Causal attention of new tokens to their whole rows.
-
-    Args:
-        cache_rows: rows, each with the start and stop of its new tokens.
-    """
-    if cache_rows is None:
-        raise InputError(
-            f"{module.config.model_type}: no KV cache for this architecture"
-        )
-    _check_layer(module, sliding_window, options)
-    parts = []
-    for row, start, stop in cache_rows:
-        new_keys = key[0, :, start:stop]
-        new_values = value[0, :, start:stop]
-        keys, values = row.write(module.layer_idx, new_keys, new_values)
-        new_queries = query[:, :, start:stop]
-        parts.append(
-            _attend(new_queries, keys[None], values[None], scaling, sliding_window)
-        )
-    return _end_to_end(parts), None
-
-
 def _attend(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
     scaling: float | None,
     window: int | None,
-    dropout: float = 0.0,
+    dropout: float,
 ) -> Tensor:
     """Causal attention of the last tokens of a row, the queries, to all of it."""
     new = query.shape[2]
@@ -358,12 +354,8 @@ def _attend(
     )
 
 
-def _end_to_end(parts: list[Tensor]) -> Tensor:
-    return torch.cat(parts, 2).transpose(1, 2).contiguous()
-
-
 def _no_mask(*_: Any, **__: Any) -> None:
-    """Transformers needs no mask: both functions separate the rows themselves."""
+    """Transformers needs no mask: `_attend_rows` separates the rows itself."""
 
 
 def _find_varlen() -> Any:
@@ -378,7 +370,5 @@ def _find_varlen() -> Any:
 
 _varlen = _find_varlen()
 
-AttentionInterface.register(DOCUMENT_MASKING, _attend_documents)
+AttentionInterface.register(DOCUMENT_MASKING, _attend_rows)
 AttentionMaskInterface.register(DOCUMENT_MASKING, _no_mask)
-AttentionInterface.register(KV_CACHE, _attend_cache_rows)
-AttentionMaskInterface.register(KV_CACHE, _no_mask)

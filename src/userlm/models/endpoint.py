@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import mktime_tz, parsedate_tz
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import openai
 
@@ -111,46 +111,43 @@ class EndpointModel:
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """The model's answer; raises `ModelError` if there is none after all retries."""
-        answer, faults, possibly_billed = self.ask(
-            lambda client: self._chat(client, messages, sampling)
+        faults: list[str] = []
+        answer = self.ask(lambda client: self._chat(client, messages, sampling), faults)
+        return replace(
+            answer, faults=tuple(faults), possibly_billed=possibly_billed(faults)
         )
-        return replace(answer, faults=faults, possibly_billed=possibly_billed)
 
-    def ask(
-        self, send: Callable[[openai.OpenAI], T | Fault]
-    ) -> tuple[T, tuple[str, ...], int]:
+    def ask(self, send: Callable[[openai.OpenAI], T | Fault], faults: list[str]) -> T:
         """Return the server's answer to `send`, after retries.
 
-        It comes with the faults of earlier tries and the number of possibly billed ones; see
-        `Completion`.
+        Args:
+            faults: the kinds of the faults of all tries are added to it.
 
         Raises:
             ModelError: if there is no answer after all retries, or if retries cannot help.
         """
-        faults: list[Fault] = []
         retries = 0
         while isinstance(got := self._once(send), Fault):
-            faults.append(got)
+            faults.append(got.kind)
             if got.adapted:
                 continue
             if not got.passing or retries == self._retries:
-                break
+                message = got.message
+                if self._key:
+                    message = message.replace(self._key, "[key]")
+                raise ModelError(
+                    f"{self.name}: {' '.join(message.split())[:300]}",
+                    got.kind,
+                    permanent=got.permanent,
+                    faults=tuple(faults),
+                    possibly_billed=possibly_billed(faults),
+                )
             backoff = self._pause * 2**retries
             wait = backoff if got.wait is None else got.wait
             jitter = random.uniform(0, min(backoff, LONGEST_PAUSE) / 2)
             time.sleep(min(wait, LONGEST_PAUSE) + jitter)
             retries += 1
-        kinds = tuple(fault.kind for fault in faults)
-        possibly_billed = sum(kind in POSSIBLY_BILLED for kind in kinds)
-        if isinstance(got, Fault):
-            raise ModelError(
-                f"{self.name}: {self._hide_key(got.message)}",
-                got.kind,
-                permanent=got.permanent,
-                faults=kinds,
-                possibly_billed=possibly_billed,
-            )
-        return got, kinds, possibly_billed
+        return got
 
     def _once(self, send: Callable[[openai.OpenAI], T | Fault]) -> T | Fault:
         try:
@@ -178,11 +175,11 @@ class EndpointModel:
             values["max_completion_tokens"] = sampling.max_tokens
         for name in unsupported:
             del values[name]
-        request = cast(
-            Any, values | {"messages": [dict(message) for message in messages]}
-        )
+        create: Any = client.chat.completions.create
         try:
-            answer = client.chat.completions.create(model=self.name, **request)
+            answer = create(
+                model=self.name, messages=[dict(each) for each in messages], **values
+            )
         except openai.BadRequestError as error:
             if refused := _unsupported_parameter(error, unsupported):
                 self._unsupported |= {refused}
@@ -200,10 +197,10 @@ class EndpointModel:
             status = 402
         if status == 401:  # the server's own message may contain a part of the key
             problem = "refused the key" if self._key else "wants a key"
-            advice = (
-                f"put the right one into the environment variable {self._key_variable}"
+            message = (
+                f"the server {problem} (HTTP 401); put the right one into the environment variable "
+                f"{self._key_variable}"
             )
-            message = f"the server {problem} (HTTP 401); {advice}"
             return Fault("key refused", message, permanent=True)
         kind, reason = STATUS_FAULTS.get(
             status, SERVER_ERROR if status >= 500 else BAD_REQUEST
@@ -215,10 +212,6 @@ class EndpointModel:
             permanent=status in (402, 403, 404, 405),
             wait=_wait(error.response.headers),
         )
-
-    def _hide_key(self, message: str) -> str:
-        hidden = message.replace(self._key, "[key]") if self._key else message
-        return " ".join(hidden.split())[:300]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,15 +235,16 @@ class Fault:
     wait: float | None = None
 
 
+def possibly_billed(faults: Sequence[str]) -> int:
+    """How many tries with these faults may have been billed."""
+    return sum(fault in POSSIBLY_BILLED for fault in faults)
+
+
 def first_choice(answer: Any) -> Any:
     """The first choice of an answer; raises `ValueError` if it has none."""
     try:
         return answer.choices[0]
-    except (
-        AttributeError,
-        LookupError,
-        TypeError,
-    ):
+    except (AttributeError, LookupError, TypeError):
         # a web page, an array, or an answer without choices
         raise ValueError("this is not a completion; does the URL end in /v1?") from None
 
@@ -268,40 +262,38 @@ def seed_of(sampling: Sampling) -> Any:
 
 def _completion(answer: Any) -> Completion | Fault:
     choice = first_choice(answer)
-    message = getattr(choice, "message", None)
-    if message is None:
-        raise ValueError("this is not a chat completion; does the URL end in /v1?")
-    text = getattr(message, "content", None)
-    refusal = getattr(message, "refusal", None)
-    finish = getattr(choice, "finish_reason", None)
+    try:
+        text = choice.message.content
+        refusal = choice.message.refusal
+    except AttributeError:
+        raise ValueError(
+            "this is not a chat completion; does the URL end in /v1?"
+        ) from None
     if text and not isinstance(text, str):
         return Fault(
             "broken answer", "the content of the answer is not text", passing=True
         )
-    if refusal or finish == "content_filter":
-        return Fault(
-            "refused", f"refused: {refusal or 'the content filter stopped the answer'}"
-        )
+    if refusal or choice.finish_reason == "content_filter":
+        why = refusal or "the content filter stopped the answer"
+        return Fault("refused", f"refused: {why}")
     if text and text.strip():
         return Completion(
             encodable(text),
             tokens_in=token_count(answer, "prompt_tokens"),
             tokens_out=token_count(answer, "completion_tokens"),
         )
-    if finish == "length":  # a reasoning model, which would use as many tokens again
+    if (
+        choice.finish_reason == "length"
+    ):  # a reasoning model, which would use as many tokens again
         return Fault(
             "empty answer",
-            "the answer is empty: all tokens were used before the answer (by reasoning?); allow "
-            "more",
+            "the answer is empty: all tokens were used before it (by reasoning?); allow more",
         )
     return Fault("empty answer", "the answer is empty", passing=True)
 
 
 def _connection_fault(error: openai.APIConnectionError) -> Fault:
-    if type(error.__cause__).__name__ in (
-        "ConnectError",
-        "ConnectTimeout",
-    ):
+    if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
         # nothing was sent
         message = "no connection to the server; is it running, and is the URL right?"
         return Fault("no connection", message, passing=True, permanent=True)

@@ -15,6 +15,8 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,10 +24,11 @@ import torch
 from torch import Tensor
 
 from userlm.models.attention import (
-    KV_CACHE,
+    DOCUMENT_MASKING,
     TRIAL_PROMPTS,
-    attention_implementation,
     check_kv_cache,
+    document_masking,
+    packed_logits,
     same_logits,
 )
 from userlm.models.kv_cache import CacheRow, KVCache, default_budget, shared_prefix
@@ -42,8 +45,8 @@ IDLE = 1.0
 """Seconds without a request after which the worker thread ends."""
 
 Mode = Literal["kv_cache", "transformers_cache", "no_cache"]
-CACHED_MODES: tuple[Mode, ...] = ("kv_cache", "transformers_cache")  # the fastest first
-Inputs = list[tuple["Request", list[int]]]  # the tokens of one step, by request
+Inputs = dict["Request", list[int]]
+"""The tokens of one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Request:
         random: its own random numbers, so that its text does not depend on other requests.
         row: the cache row: the ids that went through the model, with their keys and values.
         cache: the cache of transformers, in mode `transformers_cache`.
-        cancelled: whether its caller stopped waiting.
+        future: what its caller waits for; cancelled if the caller stopped waiting.
     """
 
     ids: list[int]
@@ -77,9 +80,7 @@ class Request:
     cache: dict[str, Any] = field(default_factory=dict)
     p_end: float | None = None
     stop_id: int | None = None
-    error: Exception | None = None
-    cancelled: bool = False
-    done: threading.Event = field(default_factory=threading.Event)
+    future: Future[Generated] = field(default_factory=Future)
 
     @property
     def pending(self) -> list[int]:
@@ -107,7 +108,7 @@ class Engine:
         model: in evaluation mode. Its weights must not change, since the cache has keys and values
             from them.
         batch: the number of concurrent completions; with 1, each depends only on prompt, seed and
-            sampling, bit for bit.
+            sampling, bit for bit. Without a KV cache it becomes 1.
         budget: the size of the KV cache in bytes; by default `default_budget`.
 
     Attributes:
@@ -152,7 +153,7 @@ class Engine:
         self._stopping = False
         if self._cache:
             self._cache.rows.clear()
-        if self.model.config._attn_implementation == KV_CACHE:
+        if self.model.config._attn_implementation == DOCUMENT_MASKING:
             self.model.set_attn_implementation(self._own_attention)
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Generated:
@@ -161,7 +162,13 @@ class Engine:
         Raises:
             ModelError: if it does not fit, no token can be sampled, or the model fails.
         """
-        self._check(ids, sampling)
+        check_length(self.name, len(ids), self.context_length, new=1)
+        named = [*ids, sampling.end_id or 0]
+        if not ids or min(named) < 0 or max(named) >= self.vocabulary:
+            raise ModelError(
+                f"{self.name}: a prompt needs tokens, and their ids must be from 0 to "
+                f"{self.vocabulary - 1}"
+            )
         max_length = min(self.context_length, len(ids) + sampling.max_tokens)
         seed = None if sampling.seed is None else sampling.seed % 2**63
         request = Request(
@@ -169,37 +176,17 @@ class Engine:
         )
         with self._changed:
             if self._worker is None:
-                self._start_worker()
+                # A daemon thread does not keep Python from exiting; `_stop_all` ends it at exit.
+                self._worker = threading.Thread(
+                    target=self._work, name="userlm-engine", daemon=True
+                )
+                self._worker.start()
             self._waiting.append(request)
             self._changed.notify_all()
         try:
-            request.done.wait()
-        except BaseException:
-            # Ctrl-C: the worker drops the request after the current step
-            request.cancelled = True
-            raise
-        if request.error:
-            raise request.error
-        return Generated(tuple(request.ids[len(ids) :]), request.stop_id, request.p_end)
-
-    def _check(self, ids: Sequence[int], sampling: Sampling) -> None:
-        if len(ids) >= self.context_length:
-            raise ModelError(
-                f"{self.name}: {len(ids)} tokens do not fit its context length of "
-                f"{self.context_length}"
-            )
-        named = [*ids, sampling.end_id or 0]
-        if not ids or min(named) < 0 or max(named) >= self.vocabulary:
-            raise ModelError(
-                f"{self.name}: a prompt needs tokens, and their ids must be from 0 to "
-                f"{self.vocabulary - 1}"
-            )
-
-    def _start_worker(self) -> None:
-        # A daemon thread does not keep Python from exiting; `_stop_all` ends it at exit.
-        worker = threading.Thread(target=self._work, name="userlm-engine", daemon=True)
-        worker.start()
-        self._worker = worker
+            return request.future.result()
+        finally:
+            request.future.cancel()  # after Ctrl-C; otherwise it is done
 
     def stop(self) -> None:
         """End the worker after its current step; requests that are not done fail."""
@@ -227,50 +214,38 @@ class Engine:
             if not self._active and not self._waiting:
                 self._changed.wait(IDLE)
             for request in [*self._active, *self._waiting]:
-                if request.cancelled or self._stopping:
+                if request.future.cancelled() or self._stopping:
                     self._finish(
                         request, ModelError(f"{self.name}: the request was cancelled")
                     )
-            self._admit_waiting()
+            for request in list(self._waiting):
+                if not self._admit(request):
+                    break
             if not self._active:
                 # then no request waits either, since they only wait for active ones
                 self._worker = None
             return bool(self._active)
 
-    def _admit_waiting(self) -> None:
-        waiting = [request for request in self._waiting if not request.done.is_set()]
-        self._waiting = []
-        while waiting:
-            request = waiting.pop(0)
-            try:
-                admitted = self._admit(request)
-            except Exception as error:
-                self._fail(request, error)
-                continue
-            if admitted == "yes":
-                self._active.append(request)
-            else:
-                self._waiting.append(request)
-            if admitted == "full":  # later requests do not overtake it
-                self._waiting += waiting
-                return
-
-    def _admit(self, request: Request) -> Literal["yes", "later", "full"]:
-        """Give the request a cache row if it may start; return "later" if it must wait, but others
-        may start."""
-        if self.mode is None:
-            self._choose_mode()
-        if self._cache is None:
-            return "full" if self._active else "yes"
-        if len(self._active) >= self.batch:
-            return "full"
-        if self._is_prefilled_elsewhere(request, self._cache):
-            return "later"
-        row = self._cache.acquire(request.ids, request.max_length)
-        if row is None:
-            return "full"
-        request.row = row
-        return "yes"
+    def _admit(self, request: Request) -> bool:
+        """Start a waiting request if it may; return whether later ones may start before it."""
+        try:
+            if self.mode is None:
+                self._choose_mode()
+            if len(self._active) >= self.batch:
+                return False
+            if self._cache:
+                if self._is_prefilled_elsewhere(request, self._cache):
+                    return True
+                row = self._cache.acquire(request.ids, request.max_length)
+                if row is None:
+                    return False
+                request.row = row
+        except Exception as error:
+            self._fail(request, error)
+        else:
+            self._waiting.remove(request)
+            self._active.append(request)
+        return True
 
     def _is_prefilled_elsewhere(self, request: Request, cache: KVCache) -> bool:
         """Return whether an active request is processing most of this prompt, since copying its row
@@ -288,8 +263,16 @@ class Engine:
             self._active.remove(request)
             if self._cache:
                 self._cache.release(request.row)
-        request.error = error
-        request.done.set()
+        else:
+            self._waiting.remove(request)
+        found = tuple(request.ids[request.prompt_length :])
+        with suppress(InvalidStateError):  # its caller stopped waiting
+            if error:
+                request.future.set_exception(error)
+            else:
+                request.future.set_result(
+                    Generated(found, request.stop_id, request.p_end)
+                )
 
     def _fail(self, request: Request, error: Exception) -> None:
         """Finish with an error. A RuntimeError comes from the model, such as out of memory. Any
@@ -304,24 +287,19 @@ class Engine:
         """Run the model once, and sample a token for each request whose ids have all been
         processed."""
         inputs = self._step_inputs()
-        results: dict[Request, Tensor] = {}
-        if inputs:
-            requests = [request for request, _ in inputs]
-            results = dict(zip(requests, self._forward(inputs), strict=True))
-        ready = []
-        rows = []
+        found = self._forward(inputs, self.mode) if inputs else {}
+        ready = {}
         for request in self._active:
-            logits = results.get(request, request.row.logits)
-            if request.pending or logits is None:
+            if request.pending:
                 continue
-            if self._cache and request.at_first_token and request.row.logits is None:
+            logits: Any = found.get(request, request.row.logits)
+            if request.at_first_token and request.row.logits is None:
                 # Kept for other samples of the prompt; a copy, so that the memory of the batch is
                 # freed.
                 request.row.logits = logits.clone()
-            ready.append(request)
-            rows.append(logits)
+            ready[request] = logits
         if ready:
-            self._sample(ready, torch.stack(rows))
+            self._sample([*ready], torch.stack([*ready.values()]))
 
     def _step_inputs(self) -> Inputs:
         """Return what goes through the model next: for each request the token that was sampled
@@ -331,73 +309,46 @@ class Engine:
         first.
         """
         if self.mode == "no_cache":
-            return [(request, request.ids) for request in self._active]
-        pending = [(request, request.pending) for request in self._active]
-        if self.mode == "transformers_cache":
-            return pending
-        inputs = [(request, new) for request, new in pending if len(new) == 1]
-        prefill = [(request, new) for request, new in pending if len(new) > 1]
-        shortest_first = sorted(prefill[1:], key=lambda item: len(item[1]))
+            for request in self._active:
+                request.row.ids = []
+        inputs = {request: request.pending for request in self._active}
+        if self.mode != "kv_cache":
+            return inputs
+        prefill = [request for request, new in inputs.items() if len(new) > 1]
+        shortest_first = sorted(prefill[1:], key=lambda request: len(inputs[request]))
         left = CHUNK
         share = left // 2 if shortest_first else left
-        for request, new in [*prefill[:1], *shortest_first]:
-            part = new[:share]
-            if part:
-                inputs.append((request, part))
-            left -= len(part)
+        for request in [*prefill[:1], *shortest_first]:
+            inputs[request] = inputs[request][:share]
+            left -= len(inputs[request])
             share = left
-        return inputs
+        return {request: new for request, new in inputs.items() if new}
 
-    def _forward(self, inputs: Inputs) -> Tensor:
-        """Run the model; return the logits after each part, (requests, vocabulary), float32."""
-        tokens = [token for _, new in inputs for token in new]
-        ids = torch.tensor([tokens], device=self.model.device)
+    def _forward(self, inputs: Inputs, mode: Mode | None) -> dict[Request, Tensor]:
+        """Run the model; return the logits after the tokens of each request, float32."""
         with self.lock:
-            if self.mode == "kv_cache":
-                logits: Tensor = self._forward_rows(inputs, ids)
+            if mode == "kv_cache":
+                rows = [request.row for request in inputs]
+                with document_masking(self.model):
+                    logits = packed_logits(self.model, [*inputs.values()], cache=rows)
             else:
-                [(request, _)] = inputs
-                logits = self._forward_one(request, ids)
-        for request, new in inputs:
-            if self.mode == "no_cache":
-                request.row.ids = []
+                [(request, new)] = inputs.items()
+                cached = mode == "transformers_cache"
+                out = self.model(
+                    input_ids=torch.tensor([new], device=self.model.device),
+                    use_cache=cached,
+                    logits_to_keep=1,
+                    **request.cache,
+                )
+                # The caches of attention, and of state space models.
+                for name in ("past_key_values", "cache_params"):
+                    if cached and out.get(name) is not None:
+                        request.cache[name] = out[name]
+                logits = out.logits[:, -1]
+        for request, new in inputs.items():
             request.row.ids += new
-        self.tokens_processed += len(tokens)
-        return logits.float()
-
-    def _forward_rows(self, inputs: Inputs, ids: Tensor) -> Any:
-        positions: list[int] = []
-        cache_rows = []
-        ends = []  # the last token of each part
-        for request, new in inputs:
-            start = len(positions)
-            known = len(request.row.ids)
-            positions += range(known, known + len(new))
-            stop = len(positions)
-            cache_rows.append((request.row, start, stop))
-            ends.append(stop - 1)
-        with attention_implementation(self.model, KV_CACHE):
-            out = self.model(
-                input_ids=ids,
-                position_ids=torch.tensor([positions], device=ids.device),
-                use_cache=False,
-                logits_to_keep=torch.tensor(ends, device=ids.device),
-                cache_rows=cache_rows,
-            )
-        return out.logits[0]
-
-    def _forward_one(self, request: Request, ids: Tensor) -> Any:
-        cached = self.mode == "transformers_cache"
-        out = self.model(
-            input_ids=ids, use_cache=cached, logits_to_keep=1, **request.cache
-        )
-        if cached:
-            # The caches of attention, and of state space models.
-            names = ("past_key_values", "cache_params")
-            request.cache = {
-                name: out[name] for name in names if out.get(name) is not None
-            }
-        return out.logits[:, -1]
+            self.tokens_processed += len(new)
+        return dict(zip(inputs, logits.float(), strict=True))
 
     def _sample(self, requests: Sequence[Request], logits: Tensor) -> None:
         """Sample a token for each request from its row of logits, which is modified."""
@@ -407,101 +358,98 @@ class Engine:
         numbers = [request.random.random() for request in requests]
         tokens = sample_tokens(logits, samplings, numbers)
         for request, row, token in zip(requests, logits, tokens, strict=True):
-            if request.stop_id is not None:
+            if request.stop_id is None:
+                if token is None:
+                    why = "its logits are not finite numbers"
+                    if (row == -math.inf).all():
+                        why = "every token is banned here"
+                    error = ModelError(f"{self.name}: no token can be sampled: {why}")
+                    self._finish(request, error)
+                    continue
+                if token in request.sampling.stop_ids:
+                    request.stop_id = token
+                else:
+                    request.ids.append(token)
+            if request.stop_id is not None or len(request.ids) == request.max_length:
                 self._finish(request)
-            elif token is not None:
-                self._append(request, token)
-            else:
-                why = "its logits are not finite numbers"
-                if (row == -math.inf).all():
-                    why = "every token is banned here"
-                error = ModelError(f"{self.name}: no token can be sampled: {why}")
-                self._finish(request, error)
 
     def _restrict(self, request: Request, logits: Tensor) -> None:
         """Mask banned tokens in the logits. At the first position, read P(end) before that, and end
         if it reaches the threshold."""
         sampling = request.sampling
+        end = sampling.end_id
         banned = sampling.banned_ids
         if request.at_first_token:
             banned |= sampling.banned_first
-            if sampling.end_id is not None:
-                request.p_end = float(logits.softmax(-1)[sampling.end_id])
+            if end is not None:
+                request.p_end = float(logits.softmax(-1)[end])
                 if sampling.end_threshold is not None:
-                    banned |= {sampling.end_id}
+                    banned |= {end}
                     if request.p_end >= sampling.end_threshold:
-                        request.stop_id = sampling.end_id
+                        request.stop_id = end
         if banned:
-            logits[
-                [token for token in banned if 0 <= token < self.vocabulary]
-            ] = -math.inf
-
-    def _append(self, request: Request, token: int) -> None:
-        if token in request.sampling.stop_ids:
-            request.stop_id = token
-        else:
-            request.ids.append(token)
-        if request.stop_id is not None or len(request.ids) == request.max_length:
-            self._finish(request)
+            known = [token for token in banned if 0 <= token < self.vocabulary]
+            logits[known] = -math.inf
 
     def _choose_mode(self) -> None:
-        """Choose the first mode that works: a prompt that is processed in parts, next to others,
+        """Choose the fastest mode that works: a prompt that is processed in parts, next to others,
         must get the same logits as alone and whole."""
-        alone = []
-        with self.lock:
-            for prompt in TRIAL_PROMPTS:
-                ids = torch.tensor([list(prompt)], device=self.model.device)
-                logits = self.model(input_ids=ids, use_cache=False).logits
-                alone.append(logits[:, -1])
-        for mode in CACHED_MODES:
-            self.mode = mode
-            requests = []
-            for prompt in TRIAL_PROMPTS:
-                size = len(prompt)
-                row = CacheRow(size)
-                request = Request(
-                    list(prompt), size, size, Sampling(), random.Random(), row
-                )
-                requests.append(request)
+        expected, _ = self._trial("no_cache")
+        mode: Mode
+        for mode in ("kv_cache", "transformers_cache"):
             try:
-                found = self._trial(requests)
-            except torch.OutOfMemoryError:
-                # It says nothing about the architecture.
-                self.mode = None
+                found, row = self._trial(mode)
+            except torch.OutOfMemoryError:  # says nothing about the architecture
                 raise
-            except Exception:
-                # its code may raise any error for unknown arguments
+            except Exception:  # its code may raise any error for unknown arguments
                 continue
-            if same_logits(self.model, found, torch.cat(alone)):
+            if same_logits(self.model, found, expected):
                 break
         else:
-            self.mode = "no_cache"
-        if self.mode == "kv_cache":
-            self._cache = self._new_cache(requests[0].row)
+            mode = "no_cache"
+        if mode == "kv_cache":
+            self._cache = KVCache(
+                budget=self.budget or default_budget(self.model.device),
+                token_bytes=row.token_bytes(),
+                row_bytes=4 * self.vocabulary,  # the logits after its prompt
+                max_rows=ROWS_PER_REQUEST * self.batch,
+                context_length=self.context_length,
+                exact=self.batch == 1,
+            )
+        else:
+            self.batch = 1
+        self.mode = mode
         self.tokens_processed = 0
 
-    def _trial(self, requests: Sequence[Request]) -> Tensor:
-        """The logits at the end of each prompt, in the current mode."""
-        if self.mode == "kv_cache":
+    def _trial(self, mode: Mode) -> tuple[Tensor, CacheRow]:
+        """The logits at the end of each trial prompt, and the cache row of the first one."""
+        requests = []
+        for prompt in TRIAL_PROMPTS:
+            ids = list(prompt)
+            size = len(ids)
+            row = CacheRow(size)
+            requests.append(Request(ids, size, size, Sampling(), random.Random(), row))
+        first, second, _ = requests
+        batches = [[request] for request in requests]
+        if mode == "kv_cache":
             check_kv_cache(self.model, self.name, self.context_length)
-            first, second, _ = requests
-            self._forward([(first, first.ids[:8]), (second, second.ids[:6])])
-            return self._forward([(request, request.pending) for request in requests])
-        found = []
-        for request in requests:
-            self._forward([(request, request.ids[:-1])])
-            found.append(self._forward([(request, request.pending)]))
-        return torch.cat(found)
+            self._forward({first: first.ids[:8], second: second.ids[:6]}, mode)
+            batches = [requests]
+        elif mode == "transformers_cache":
+            for request in requests:
+                self._forward({request: request.ids[:-1]}, mode)
+        found: list[Tensor] = []
+        for batch in batches:
+            pending = {request: request.pending for request in batch}
+            found += self._forward(pending, mode).values()
+        return torch.stack(found), first.row
 
-    def _new_cache(self, row: CacheRow) -> KVCache:
-        """Return the cache for rows like this one, which has a test prompt."""
-        return KVCache(
-            budget=self.budget or default_budget(self.model.device),
-            token_bytes=row.token_bytes(),
-            row_bytes=4 * self.vocabulary,  # the logits after its prompt
-            max_rows=ROWS_PER_REQUEST * self.batch,
-            context_length=self.context_length,
-            exact=self.batch == 1,
+
+def check_length(name: str, tokens: int, context_length: int, new: int = 0) -> None:
+    """Raise `ModelError` if these tokens and new ones are longer than the context length."""
+    if tokens + new > context_length:
+        raise ModelError(
+            f"{name}: {tokens} tokens do not fit its context length of {context_length}"
         )
 
 

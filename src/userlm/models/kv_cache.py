@@ -11,12 +11,11 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
-
-KeysAndValues = tuple[Tensor, Tensor]
 
 
 @dataclass(slots=True, eq=False)
@@ -28,7 +27,7 @@ class CacheRow:
         ids: the tokens whose keys and values are stored.
         prompt_length: the number of prompt tokens among them; the others were sampled.
         logits: the logits at the end of the prompt, float32; `None` if they are not known.
-        layers: keys and values by layer, each (groups, capacity, size); allocated when needed.
+        layers: keys and values by layer, each (1, groups, capacity, size); allocated when needed.
         busy: whether a request is using the row.
         last_used: when it was released, on the clock of its `KVCache`.
     """
@@ -37,44 +36,40 @@ class CacheRow:
     ids: list[int] = field(default_factory=list)
     prompt_length: int = 0
     logits: Tensor | None = None
-    layers: dict[int, KeysAndValues] = field(default_factory=dict)
+    layers: dict[int, list[Tensor]] = field(default_factory=dict)
     busy: bool = False
     last_used: int = 0
 
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> KeysAndValues:
-        """Store the keys and values of new tokens, (groups, tokens, size), after those of `ids`;
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        """Store the keys and values of new tokens, (1, groups, tokens, size), after those of `ids`;
         return all keys and values of the layer. The engine extends `ids` after all layers are
         written."""
+        new = (keys, values)
         if layer not in self.layers:
-            self.layers[layer] = (
-                _allocate(keys, self.capacity),
-                _allocate(values, self.capacity),
-            )
-        all_keys, all_values = self.layers[layer]
+            self.layers[layer] = [_allocate(states, self.capacity) for states in new]
         start = len(self.ids)
-        stop = start + keys.shape[1]
-        all_keys[:, start:stop] = keys
-        all_values[:, start:stop] = values
-        return all_keys[:, :stop], all_values[:, :stop]
+        stop = start + keys.shape[2]
+        for held, states in zip(self.layers[layer], new, strict=True):
+            held[:, :, start:stop] = states
+        return tuple(held[:, :, :stop] for held in self.layers[layer])
 
     def token_bytes(self) -> int:
         """The bytes of one token in all layers."""
-        states = [state for layer in self.layers.values() for state in layer]
-        return sum(state[:, 0].numel() * state.element_size() for state in states)
+        states = chain.from_iterable(self.layers.values())
+        return sum(state[:, :, 0].nbytes for state in states)
 
     def copy_from(self, other: CacheRow, length: int, capacity: int) -> None:
         """Copy the first tokens of a row (this one or another) to new memory of this row."""
         for layer, states in other.layers.items():
-            keys, values = (_allocate(state, capacity) for state in states)
-            keys[:, :length] = states[0][:, :length]
-            values[:, :length] = states[1][:, :length]
-            self.layers[layer] = keys, values
+            copies = [_allocate(state, capacity) for state in states]
+            for copy, state in zip(copies, states, strict=True):
+                copy[:, :, :length] = state[:, :, :length]
+            self.layers[layer] = copies
         self.ids = other.ids[:length]
-        self.capacity = capacity
 
 
 def _allocate(states: Tensor, capacity: int) -> Tensor:
-    return states.new_empty(states.shape[0], capacity, states.shape[2])
+    return states.new_empty(*states.shape[:2], capacity, states.shape[3])
 
 
 @dataclass(eq=False)
@@ -131,24 +126,22 @@ class KVCache:
         may still be needed, so the prefix is copied from it, which costs almost nothing.
         """
         best, shared = self.longest_prefix(ids)
-        reused = None
+        row = CacheRow(0)
         if best and not best.busy and min(best.prompt_length, len(best.ids)) <= shared:
-            reused = best
-        capacity = length
-        if reused:
-            capacity = reused.capacity
-            if capacity < length:
-                # grow by at least half, so that few turns need a copy
-                capacity = min(self.context_length, max(length, capacity * 3 // 2))
-        if not self._make_room(capacity, reused):
+            row = best
+        capacity = row.capacity
+        if capacity < length:
+            # a row that is reused grows by at least half, so that few turns need a copy
+            capacity = min(self.context_length, max(length, capacity * 3 // 2))
+        if not self._make_room(capacity, row):
             return None
-        row = reused or CacheRow(capacity)
         logits = best.logits if best and shared == len(ids) else None
         if best and (row is not best or capacity > row.capacity):
             row.copy_from(best, shared, capacity)
-        if not reused:
+        if row is not best:
             self.rows.append(row)
         del row.ids[shared:]
+        row.capacity = capacity
         row.prompt_length = len(ids)
         row.logits = logits
         row.busy = True
@@ -164,21 +157,18 @@ class KVCache:
         """Delete all rows that no request uses."""
         self.rows = [row for row in self.rows if row.busy]
 
-    def _make_room(self, capacity: int, reused: CacheRow | None) -> bool:
-        """Drop free rows until one of this capacity fits, in place of `reused`; return whether it
+    def _make_room(self, capacity: int, row: CacheRow) -> bool:
+        """Drop free rows until this one fits, in its new capacity, beside the others; return if it
         does. A single row always fits, since its request could never run otherwise."""
-        others = [row for row in self.rows if row is not reused]
         wanted = CacheRow(capacity)
-        while others:
-            if (
-                self.size([wanted, *others]) <= self.budget
-                and len(others) < self.max_rows
-            ):
-                break
-            free = [row for row in others if not row.busy]
+        others = [other for other in self.rows if other is not row]
+        while others and (
+            len(others) >= self.max_rows or self.size([wanted, *others]) > self.budget
+        ):
+            free = [other for other in others if not other.busy]
             if not free:
                 return False
-            oldest = min(free, key=lambda row: row.last_used)
+            oldest = min(free, key=lambda other: other.last_used)
             others.remove(oldest)
             self.rows.remove(oldest)
         return True
@@ -207,11 +197,8 @@ def default_budget(device: torch.device) -> int:
         return 2**31
     available = re.search(r"MemAvailable: +(\d+) kB", memory)
     limits = [int(available[1]) * 1024 if available else 2**33]
-    for file in (
-        "memory.max",
-        "memory/memory.limit_in_bytes",
-    ):
-        # the limit of a container: cgroup 2 and 1
+    # the limit of a container: cgroup 2 and 1
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):
             limit = Path("/sys/fs/cgroup", file).read_text(encoding="ascii")
             limits.append(int(limit))

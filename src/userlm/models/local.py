@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -29,9 +30,8 @@ from userlm.models.attention import (
     check_document_masking,
     document_masking,
     target_logits,
-    unpacked_target_logits,
 )
-from userlm.models.engine import Engine, first_line
+from userlm.models.engine import Engine, check_length, first_line
 from userlm.models.templates import (
     control_ids,
     decode_content,
@@ -157,46 +157,42 @@ class LocalModel:
         cls,
         name: str,
         device: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: str | None = None,
         batch: int = 1,
     ) -> LocalModel:
         """Load a folder or a hub id; a quantised checkpoint stays quantised.
 
         Args:
             device: such as `cuda` or `cpu`; by default a GPU if there is one.
-            dtype: the precision of the weights, if they are not quantised; by default bfloat16 on a
-                GPU and float32 on a CPU.
+            dtype: the precision of the weights, one of `DTYPES`; by default bfloat16 on a GPU and
+                float32 on a CPU. A quantised checkpoint has its own.
 
         Raises:
             InputError: if it cannot be loaded.
         """
         device = usable_device(device)
+        precision = usable_dtype(dtype, device)
         quantised = False
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
             config = AutoConfig.from_pretrained(name)
             quantised = getattr(config, "quantization_config", None) is not None
-            model = _load_weights(name, device, dtype, quantised)
+            model = _load_weights(name, device, precision, quantised)
         except (OSError, ValueError, SafetensorError) as error:
-            kind = (
-                "folder"
-                if Path(name).is_dir()
-                else "hub id (and there is no such folder)"
-            )
+            kind = "hub id (and there is no such folder)"
+            if Path(name).is_dir():
+                kind = "folder"
             raise InputError(
                 f"{name}: cannot load a model from this {kind}: {first_line(error)}"
             ) from None
         except (ImportError, RuntimeError) as error:
-            if not quantised:
-                raise InputError(
-                    f"{name}: cannot load this model to {device}: {first_line(error)}"
-                ) from None
+            problem = f"cannot load this model to {device}"
+            if quantised:
+                problem = "this checkpoint is quantised and needs more to be loaded"
             needs = first_line(error)
             if isinstance(error, ModuleNotFoundError) and error.name:
                 needs = f"pip install {error.name}"
-            raise InputError(
-                f"{name}: this checkpoint is quantised and needs more to be loaded: {needs}"
-            ) from None
+            raise InputError(f"{name}: {problem}: {needs}") from None
         embeddings = model.get_input_embeddings().num_embeddings
         if len(tokenizer) > embeddings:
             raise InputError(
@@ -237,8 +233,8 @@ class LocalModel:
         end = [template.end]
         rows = []
         for goal, first, last in PROBE_DIALOGUES:
-            rows.append(_probe_row(template, goal, [first], end))
-            rows.append(_probe_row(template, goal, [first, last], end))
+            for exchanges in ([first], [first, last]):
+                rows.append(_probe_row(template, goal, exchanges, end))
         ends = len(rows)
         goal, first, _ = PROBE_DIALOGUES[0]
         for after_first, *voices in PROBE_TURNS:
@@ -264,10 +260,8 @@ class LocalModel:
             )
         if not signs:
             return None
-        return (
-            f"{self.name} does not look like a user model: {' and '.join(signs)}; was it trained "
-            "as one?"
-        )
+        why = " and ".join(signs)
+        return f"{self.name} does not look like a user model: {why}; was it trained as one?"
 
     @torch.inference_mode()
     def score(self, rows: Sequence[MaskedIds]) -> list[list[float]]:
@@ -276,11 +270,7 @@ class LocalModel:
         Rows are packed, and logits are computed only for masked tokens.
         """
         for ids, _ in rows:
-            if len(ids) > self.context_length:
-                raise ModelError(
-                    f"{self.name}: {len(ids)} tokens do not fit its context length of "
-                    f"{self.context_length}"
-                )
+            check_length(self.name, len(ids), self.context_length)
         counts = [sum(mask) for _, mask in rows]
         scored: list[list[float]] = [[] for _ in rows]
         for bin in self._score_bins(rows, counts):
@@ -321,30 +311,22 @@ class LocalModel:
 
     def _logprobs(self, rows: Sequence[MaskedIds]) -> list[float]:
         """The log-probabilities of the masked tokens of packed rows, or of a single row."""
-        if self._packs_rows:
-            with document_masking(self.model):
-                logits, tokens = target_logits(self.model, rows)
-        else:
-            [row] = rows
-            logits, tokens = unpacked_target_logits(self.model, row)
+        packed = bool(self._packs_rows)
+        with document_masking(self.model) if packed else nullcontext():
+            logits, tokens = target_logits(self.model, rows, packed)
         size = max(1, SOFTMAX_LOGITS // logits.shape[1])
-        logit_parts = torch.split(logits, size)
-        token_parts = torch.split(tokens, size)
+        parts = zip(torch.split(logits, size), torch.split(tokens, size), strict=True)
         losses = []
-        for part, wanted in zip(logit_parts, token_parts, strict=True):
+        for part, wanted in parts:
             losses.append(F.cross_entropy(part.float(), wanted, reduction="none"))
         logprobs: list[float] = (-torch.cat(losses)).tolist()
         return logprobs
 
 
-def _load_weights(
-    name: str, device: str, dtype: torch.dtype | None, quantised: bool
-) -> Any:
+def _load_weights(name: str, device: str, dtype: torch.dtype, quantised: bool) -> Any:
     load = AutoModelForCausalLM.from_pretrained
     if quantised:  # many kinds cannot be cast or moved after loading
         return load(name, dtype="auto", device_map={"": device})
-    if dtype is None:
-        dtype = torch.float32 if device.startswith("cpu") else torch.bfloat16
     model, found = load(name, dtype=dtype, output_loading_info=True)
     missing = sorted(found["missing_keys"])
     if missing:  # transformers would fill them with random numbers
@@ -383,13 +365,13 @@ def usable_device(device: str | None) -> str:
         ) from None
 
 
-def dtype_of(name: str | None) -> torch.dtype | None:
-    """Return the dtype with a name; raise `InputError` if weights cannot have it."""
-    if name is None:
-        return None
-    if name not in DTYPES:
-        raise InputError(f"--dtype {name}: give one of {', '.join(DTYPES)}")
-    return DTYPES[name]
+def usable_dtype(dtype: str | None, device: str) -> torch.dtype:
+    """Return the requested precision, by default bfloat16 on a GPU and float32 on a CPU; raise
+    `InputError` if its name is unknown."""
+    dtype = dtype or ("float32" if device.startswith("cpu") else "bfloat16")
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype}: give float32, bfloat16 or float16")
+    return DTYPES[dtype]
 
 
 def load_tokenizer(name: str) -> Any:
@@ -480,38 +462,29 @@ def chat_ids(
         raise InputError(
             f"{name} has no chat template: a base model cannot chat; give a chat model"
         )
-    # the name of the date in the templates of Llama-3.1 and later
-    options: dict[str, Any] = {"date_string": today} if today else {}
-
-    def render(messages: Sequence[Message], tokenize: bool) -> Any:
-        try:
-            return tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tokenize=tokenize,
-                add_generation_prompt=True,
-                return_dict=False,
-                **options,
-            )
-        except TemplateError as error:
-            raise ModelError(
-                f"{name}: its chat template refuses these messages: {error} (if it has no system "
-                "role, use `prompted:` and no --system)"
-            ) from None
-
-    controls = [token.content for token in tokenizer.added_tokens_decoder.values()]
-    contents = [message["content"] for message in messages]
-    if not any(control in content for content in contents for control in controls):
-        return [int(id) for id in render(messages, tokenize=True)]
     # Content that contains the text of a control token must stay text. So the template is rendered
     # with placeholders for the contents, which are encoded separately.
-    marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
-    marked = [
-        {**message, "content": mark}
-        for message, mark in zip(messages, marks, strict=True)
-    ]
-    rest = render(marked, tokenize=False)
+    controls = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    contents = [message["content"] for message in messages]
+    marks: list[str] = []
+    if any(control in content for content in contents for control in controls):
+        marks = [f"\ue000{i}\ue001" for i in range(len(contents))]
+    rendered = [dict(message) for message in messages]
+    for message, mark in zip(rendered, marks, strict=False):
+        message["content"] = mark
+    # the name of the date in the templates of Llama-3.1 and later
+    options: dict[str, Any] = {"date_string": today} if today else {}
+    try:
+        rest = tokenizer.apply_chat_template(
+            rendered, tokenize=False, add_generation_prompt=True, **options
+        )
+    except TemplateError as error:
+        raise ModelError(
+            f"{name}: its chat template refuses these messages: {error} (if it has no system "
+            "role, use `prompted:` and no --system)"
+        ) from None
     ids: list[int] = []
-    for content, mark in zip(contents, marks, strict=True):
+    for content, mark in zip(contents, marks, strict=False):
         before, found, rest = rest.partition(mark)
         if not found:
             raise ModelError(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import compress
@@ -45,9 +45,15 @@ PROBE_TOKENS = 400
 Row = tuple[Sequence[int], Sequence[bool]]
 """Token ids, and a mask of the tokens to score."""
 
-Request = Callable[[openai.OpenAI, str, Sequence[int]], "list[Any] | None"]
-"""Asks a server for the log-probability of each id; `None` for the first id or a missing one.
-Returns `None` instead of the list if the server answers without log-probabilities."""
+Form = dict[str, Any]
+"""The parameters of a request for log-probabilities, beside model and prompt."""
+PROMPT_LOGPROBS: Form = {
+    "max_tokens": 1,
+    "extra_body": {"prompt_logprobs": 0},  # no other ids
+}
+ECHO: Form = {"max_tokens": 0, "echo": True, "logprobs": 1}
+ECHO_AND_ONE = ECHO | {"max_tokens": 1}
+"""For servers that generate at least one token; this last token is ignored."""
 
 
 class PromptLogprobs:
@@ -61,7 +67,7 @@ class PromptLogprobs:
     def __init__(self, endpoint: EndpointModel, workers: int = 16) -> None:
         self._endpoint = endpoint
         self._workers = workers
-        self._request: Request | None = None
+        self._form: Form | None = None
         self._lock = threading.Lock()
 
     def score(self, rows: Sequence[Row]) -> list[list[float]]:
@@ -80,41 +86,38 @@ class PromptLogprobs:
         if not scored:
             return [[] for _ in rows]
         with self._lock:
-            self._request = request = self._request or self._probe(max(scored, key=len))
+            self._form = form = self._form or self._probe(max(scored, key=len))
         pool = ThreadPoolExecutor(self._workers)
         try:
-            return list(pool.map(partial(self._score_row, request), rows))
+            return list(pool.map(partial(self._score_row, form), rows))
         finally:  # after an error, start no more rows
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _score_row(self, request: Request, row: Row) -> list[float]:
+    def _score_row(self, form: Form, row: Row) -> list[float]:
         ids, mask = row
         if not any(mask):
             return []
-        logprobs = self._ask(request, ids)
+        return list(compress(self._logprobs(form, ids), mask))
+
+    def _logprobs(self, form: Form, ids: Sequence[int]) -> list[float]:
+        """Return the log-probability of each id, 0 for the first."""
+        logprobs = self._ask(form, ids)
         if logprobs is None:
             raise self._not_scorable(
                 "the server left out the log-probabilities of a prompt"
             )
-        return list(compress(logprobs, mask))
+        return logprobs
 
-    def _ask(
-        self,
-        request: Request,
-        ids: Sequence[int],
-    ) -> list[float] | None:
-        """Return the log-probability of each id, 0 for the first; `None` if the server returns
-        none."""
-        values, _, _ = self._endpoint.ask(
-            lambda client: request(client, self._endpoint.name, ids)
-        )
+    def _ask(self, form: Form, ids: Sequence[int]) -> list[float] | None:
+        """Return the same as `_logprobs`; `None` if the server returns none."""
+        name = self._endpoint.name
+        values = self._endpoint.ask(lambda client: _send(client, name, ids, form), [])
         if values is None:
             return None
         if len(values) != len(ids):
             raise self._not_scorable(
                 f"{len(ids)} token ids were sent, and {len(values)} log-probabilities were "
-                f"returned: "
-                f"{TAKE_IDS}, or give a lower --max-tokens"
+                f"returned: {TAKE_IDS}, or give a lower --max-tokens"
             )
         for number, value in enumerate(values[1:], 2):
             if not isinstance(value, int | float) or not math.isfinite(value):
@@ -124,7 +127,7 @@ class PromptLogprobs:
                 )
         return [0.0, *map(float, values[1:])]
 
-    def _probe(self, longest: Sequence[int]) -> Request:
+    def _probe(self, longest: Sequence[int]) -> Form:
         """Return the form of request that the server supports, tested with a probe.
 
         A probe starts with random tokens, so that it is not in a cache from an earlier run.
@@ -135,38 +138,29 @@ class PromptLogprobs:
         probe = random_start + ids * repeats
         probe = probe[: max(len(ids), PROBE_TOKENS)]
         refused: dict[str, None] = {}  # an ordered set
-        for request in (_prompt_logprobs, _echo, _echo_and_one):
+        for form in (PROMPT_LOGPROBS, ECHO, ECHO_AND_ONE):
             try:
-                logprobs = self._ask(request, probe)
+                logprobs = self._ask(form, probe)
             except ModelError as error:
                 if error.reason not in NOT_OFFERED:
                     raise
                 refused[str(error)] = None
                 continue
             if logprobs is not None:
-                self._check_cache(request, probe, logprobs)
-                return request
+                self._check_cache(form, probe, logprobs)
+                return form
             refused["it leaves them out"] = None
         raise self._not_scorable(
             "the server returns no log-probabilities of a prompt, neither by `prompt_logprobs` nor "
             f"by `echo` ({'; '.join(refused)}); {USE_VLLM}"
         )
 
-    def _check_cache(
-        self,
-        request: Request,
-        probe: list[int],
-        logprobs: list[float],
-    ) -> None:
+    def _check_cache(self, form: Form, probe: list[int], logprobs: list[float]) -> None:
         """Raise `InputError` if a probe gets different log-probabilities after a row with the same
         first three quarters."""
         shared = len(probe) * 3 // 4
-        self._ask(request, probe[:shared] + probe[shared:][::-1])
-        again = self._ask(request, probe)
-        if again is None:
-            raise self._not_scorable(
-                "the server left out the log-probabilities of a prompt"
-            )
+        self._ask(form, probe[:shared] + probe[shared:][::-1])
+        again = self._logprobs(form, probe)
         largest = max(abs(a - b) for a, b in zip(logprobs, again, strict=True))
         if largest > TOLERANCE:
             raise self._not_scorable(
@@ -179,58 +173,34 @@ class PromptLogprobs:
         return InputError(f"{self._endpoint.name}: cannot be used for scoring: {why}")
 
 
-def _prompt_logprobs(
-    client: openai.OpenAI,
-    model: str,
-    ids: Sequence[int],
+def _send(
+    client: openai.OpenAI, model: str, ids: Sequence[int], form: Form
 ) -> list[Any] | None:
-    """Send vLLM's form of request. The answer maps, for each position, the id and other ids to
-    values."""
+    """Return the log-probability of each id, `None` for the first one and for missing ones; `None`
+    instead of the list if the server answers without log-probabilities."""
     answer = client.completions.create(
-        model=model,
-        prompt=[*ids],
-        max_tokens=1,
-        temperature=0,
-        extra_body={"prompt_logprobs": 0},  # no other ids
+        model=model, prompt=[*ids], temperature=0, **form
     )
-    entries = getattr(first_choice(answer), "prompt_logprobs", None)
-    if not isinstance(entries, list):
+    choice = first_choice(answer)
+    if form is PROMPT_LOGPROBS:
+        # For each position, it maps the id and other ids to values.
+        values = getattr(choice, "prompt_logprobs", None)
+        if isinstance(values, list) and len(values) == len(ids):
+            return list(map(_logprob, ids, values))
+    else:
+        values = getattr(getattr(choice, "logprobs", None), "token_logprobs", None)
+    if not isinstance(values, list):
         return None
-    if len(entries) != len(ids):
-        return entries
-    return list(map(_logprob, ids, entries))
+    if form is ECHO_AND_ONE:
+        tokens_in = token_count(answer, "prompt_tokens")
+        if tokens_in is None:
+            # a BOS at the start could not be distinguished from a token at the end
+            return None
+        return values[:-1] if tokens_in == len(ids) else values[:tokens_in]
+    return values
 
 
 def _logprob(id: int, entry: Any) -> Any:
     """Return the log-probability of an id; `None` if the entry belongs to another prompt."""
     known = entry.get(str(id)) if isinstance(entry, dict) else None
     return known.get("logprob") if isinstance(known, dict) else None
-
-
-def _echo(
-    client: openai.OpenAI, model: str, ids: Sequence[int], max_tokens: int = 0
-) -> list[Any] | None:
-    """Send `echo` with `logprobs`, without generating tokens."""
-    answer = client.completions.create(
-        model=model,
-        prompt=[*ids],
-        max_tokens=max_tokens,
-        temperature=0,
-        echo=True,
-        logprobs=1,
-    )
-    logprobs = getattr(first_choice(answer), "logprobs", None)
-    values = getattr(logprobs, "token_logprobs", None)
-    if not isinstance(values, list):
-        return None
-    if not max_tokens:
-        return values
-    tokens_in = token_count(answer, "prompt_tokens")
-    if tokens_in is None:
-        # a BOS at the start could not be distinguished from a token at the end
-        return None
-    return values[:-1] if tokens_in == len(ids) else values[:tokens_in]
-
-
-_echo_and_one = partial(_echo, max_tokens=1)
-"""The same for servers that generate at least one token; this last token is ignored."""

@@ -22,7 +22,7 @@ import math
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 from warnings import warn
@@ -35,6 +35,7 @@ from userlm.models.endpoint import (
     USE_VLLM,
     EndpointModel,
     first_choice,
+    possibly_billed,
     seed_of,
     token_count,
 )
@@ -72,9 +73,8 @@ class ServedModel:
         self._endpoint = endpoint
         self._tokenizer = tokenizer
         self._control_ids = control_ids(tokenizer)
-        tokens = [
-            text for text, id in added_ids(tokenizer).items() if id in self._control_ids
-        ]
+        added = added_ids(tokenizer)
+        tokens = [text for text in added if added[text] in self._control_ids]
         tokens.sort(key=len, reverse=True)  # a token may begin with another one
         self._control_tokens = re.compile("|".join(map(re.escape, tokens)))
         self.notes: tuple[str, ...] = ()
@@ -88,9 +88,8 @@ class ServedModel:
             ModelError: if the server fails.
         """
         try:
-            body: Any
-            body, _, _ = self._endpoint.ask(
-                lambda client: client.get("/models", cast_to=object),
+            body: Any = self._endpoint.ask(
+                lambda client: client.get("/models", cast_to=object), []
             )
         except ModelError as error:
             if error.reason in NOT_OFFERED:
@@ -123,19 +122,23 @@ class ServedModel:
                     "too long",
                 )
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
-        answers: list[_Answer] = []
+        calls = _Calls()
         try:
-            text, stop_id, p_end = self._generate(ids, sampling, support, answers)
-        except ModelError as error:  # the answers before it are lost, but were billed
-            faults, possibly_billed = _sum_faults(answers)
-            error.faults = faults + error.faults
-            error.possibly_billed += possibly_billed + len(answers)
+            text, stop_id, p_end = self._generate(ids, sampling, support, calls)
+        except ModelError as error:
+            error.faults = tuple(calls.faults)
+            error.possibly_billed = possibly_billed(calls.faults)
+            error.possibly_billed += len(calls.usage)  # these answers are lost
             raise
-        faults, possibly_billed = _sum_faults(answers)
-        usage = [answer.usage for answer in answers if answer.usage]
-        tokens_in, tokens_out = map(sum, zip(*usage, strict=True))
+        tokens_in, tokens_out = map(sum, zip(*calls.usage, strict=True))
         return Completion(
-            text, stop_id, p_end, tokens_in, tokens_out, faults, possibly_billed
+            text,
+            stop_id,
+            p_end,
+            tokens_in,
+            tokens_out,
+            tuple(calls.faults),
+            possibly_billed(calls.faults),
         )
 
     def _generate(
@@ -143,11 +146,9 @@ class ServedModel:
         ids: Sequence[int],
         sampling: Sampling,
         support: _Support,
-        answers: list[_Answer],
+        calls: _Calls,
     ) -> tuple[str, int | None, float | None]:
-        """Return the text, the id that ended it, and P(end); add the server's answers to
-        `answers`."""
-        threshold = sampling.end_threshold
+        """Return the text, the id that ended it, and P(end)."""
         banned_first = self._banned_first(sampling, support)
         end = None if support.p_end_problem else sampling.end_id
         every = replace(sampling, end_id=end)
@@ -156,10 +157,10 @@ class ServedModel:
             first = replace(
                 every, max_tokens=1, banned_ids=every.banned_ids | banned_first
             )
-        answer = self._ask(ids, first, answers)
+        answer = self._ask(ids, first, calls)
         p_end = answer.p_end
         if end is not None and p_end is None:
-            forced = self._ask(ids, every, answers, forced=end)
+            forced = self._ask(ids, every, calls, forced=end)
             p_end = forced.p_first if forced.stop_id == end else None
         lacks_p_end = end is not None and p_end is None
         lacks_ids = support.ids and answer.ids is None
@@ -168,11 +169,25 @@ class ServedModel:
                 f"{self.name}: the server left out P(end), or the ids that it sampled",
                 "broken answer",
             )
+        threshold = sampling.end_threshold
         if threshold is not None and p_end is not None and p_end >= threshold:
             return "", end, p_end
+        ids_said = answer.ids
         if banned_first and answer.stop_id is None and every.max_tokens > 1:
-            answer = self._continue(ids, answer, every, answers)
-        return self._content(answer), answer.stop_id, p_end
+            begun = answer.ids or []
+            seed = sampling.seed
+            if seed is not None:  # a different seed from that of the first token
+                seed = stable_hash(seed, "behind the first token")
+            left = sampling.max_tokens - 1
+            rest = replace(every, max_tokens=left, end_id=None, seed=seed)
+            answer = self._ask([*ids, *begun], rest, calls)
+            ids_said = [*begun, *(answer.ids or ())]
+        if ids_said is None:
+            # control tokens are removed even if the server includes them
+            text = encodable(self._control_tokens.sub("", answer.text))
+        else:
+            text = decode_content(self._tokenizer, ids_said, self._control_ids)
+        return text, answer.stop_id, p_end
 
     def _banned_first(self, sampling: Sampling, support: _Support) -> frozenset[int]:
         """Return the ids that are banned at the first position only, with the end token if a
@@ -192,47 +207,32 @@ class ServedModel:
             )
         return banned
 
-    def _continue(
-        self,
-        ids: Sequence[int],
-        first: _Answer,
-        sampling: Sampling,
-        answers: list[_Answer],
-    ) -> _Answer:
-        """Return the answer with this first token."""
-        begun = first.ids or ()
-        seed = sampling.seed
-        if seed is not None:  # a different seed from that of the first token
-            seed = stable_hash(seed, "behind the first token")
-        tokens_left = sampling.max_tokens - 1
-        rest = replace(sampling, max_tokens=tokens_left, end_id=None, seed=seed)
-        answer = self._ask([*ids, *begun], rest, answers)
-        return replace(answer, ids=(*begun, *(answer.ids or ())))
-
-    def _content(self, answer: _Answer) -> str:
-        """Return the text without control tokens, even if the server includes them."""
-        if answer.ids is None:
-            return encodable(self._control_tokens.sub("", answer.text))
-        return decode_content(self._tokenizer, answer.ids, self._control_ids)
-
     def _ask(
         self,
         ids: Sequence[int],
         sampling: Sampling,
-        answers: list[_Answer],
+        calls: _Calls,
         forced: int | None = None,
     ) -> _Answer:
         """Make one call, and check its answer. Settings of `sampling` for the first position only
         are ignored; with `forced` only that token is sampled."""
+        bias = {str(id): -BIAS for id in sorted(sampling.banned_ids)}
         if forced is not None:
+            bias = {str(forced): BIAS}
             sampling = replace(
                 sampling, temperature=0, max_tokens=1, banned_ids=frozenset()
             )
-        answer, faults, possibly_billed = self._endpoint.ask(
-            lambda client: _send(client, self.name, ids, sampling, forced)
+        request = _parameters(sampling) | {
+            "model": self.name,
+            "prompt": [*ids],
+            "logit_bias": bias or openai.omit,
+        }
+        answer = self._endpoint.ask(
+            lambda client: _read(client.completions.create(**request), sampling),
+            calls.faults,
         )
-        answer = replace(answer, faults=faults, possibly_billed=possibly_billed)
-        answers.append(answer)
+        if answer.usage:
+            calls.usage.append(answer.usage)
         if problem := self._problem(answer, len(ids), sampling):
             raise self._not_usable(problem)
         return answer
@@ -241,9 +241,7 @@ class ServedModel:
         """Return why the server cannot be used, as an answer shows; empty if it can."""
         tokens_in, tokens_out = answer.usage or (None, 0)
         sampled = {*(answer.ids or ())}
-        has_length = (
-            self._support is not None and self._support.context_length is not None
-        )
+        has_length = self._support and self._support.context_length is not None
         if tokens_in != tokens_sent:
             return (
                 f"{tokens_sent} token ids were sent, and the server counted {tokens_in}: "
@@ -278,7 +276,7 @@ class ServedModel:
         end = min(sampling.stop_ids) if sampling.end_id is None else sampling.end_id
         other = next(id for id in count() if id not in sampling.stop_ids)
         probe, ended = self._force_end(prompt, end, sampling.stop_ids)
-        went_on = self._ask(prompt, probe, [], forced=other)
+        went_on = self._ask(prompt, probe, _Calls(), forced=other)
         stopped_at_end = ended.finish == "stop" and ended.stop_id == end
         if not stopped_at_end or went_on.finish == "stop":
             raise self._not_usable(
@@ -286,12 +284,22 @@ class ServedModel:
                 "stop there, as `stop_token_ids` asks, or it also stopped at another token; "
                 f"{USE_VLLM}"
             )
-        if went_on.ids not in (None, (other,)):
+        if went_on.ids not in (None, [other]):
             raise self._not_usable(
                 f"the server was made to sample token {other} by `logit_bias` and sampled "
                 f"{went_on.ids}; {USE_VLLM}"
             )
-        p_end_problem = _p_end_problem(ended, went_on)
+        p_end_problem = ""
+        if ended.p_first is None or went_on.p_first is None:
+            p_end_problem = (
+                "the server gives no log-probabilities, so P(end) is unknown"
+            )
+        elif ended.p_first + went_on.p_first > 1.01:
+            # With the bias, each token is almost certain; without it, both together have 1.
+            p_end_problem = (
+                "the server's log-probabilities are those after a ban, so P(end) is unknown; start "
+                "vLLM with --logprobs-mode raw_logprobs"
+            )
         notes = [p_end_problem] if p_end_problem else []
         if ended.ids is None:
             notes.append(
@@ -310,7 +318,7 @@ class ServedModel:
         for end_id in (end, None):
             probe = Sampling(stop_ids=stop_ids, end_id=end_id)
             try:
-                return probe, self._ask(prompt, probe, [], forced=end)
+                return probe, self._ask(prompt, probe, _Calls(), forced=end)
             except ModelError as error:
                 if error.reason not in NOT_OFFERED:
                     raise
@@ -348,49 +356,32 @@ class _Answer:
         p_first: the probability of the first sampled token.
         p_end: the probability of `Sampling.end_id` at the first position.
         usage: tokens in and out; `None` if it does not count them.
-        faults, possibly_billed: see `Completion`.
     """
 
-    ids: tuple[int, ...] | None
+    ids: list[int] | None
     text: str
     stop_id: int | None
     finish: str
     p_first: float | None
     p_end: float | None
     usage: tuple[int, int] | None
-    faults: tuple[str, ...] = ()
-    possibly_billed: int = 0
 
 
-def _p_end_problem(ended: _Answer, went_on: _Answer) -> str:
-    """Return why P(end) is unknown, from the two answers of a probe; empty if it is known."""
-    if ended.p_first is None or went_on.p_first is None:
-        return "the server gives no log-probabilities, so P(end) is unknown"
-    # If the probabilities are those with the bias, each token is almost certain.
-    if ended.p_first + went_on.p_first > 1.01:
-        return (
-            "the server's log-probabilities are those after a ban, so P(end) is unknown; start "
-            "vLLM with --logprobs-mode raw_logprobs"
-        )
-    return ""
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """The calls for one completion.
+
+    Attributes:
+        faults: the kinds of faults of all tries.
+        usage: tokens in and out of each answer.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    usage: list[tuple[int, int]] = field(default_factory=list)
 
 
-def _sum_faults(answers: Sequence[_Answer]) -> tuple[tuple[str, ...], int]:
-    """Return the faults of all calls, and the number of possibly billed tries."""
-    faults = [fault for answer in answers for fault in answer.faults]
-    return tuple(faults), sum(answer.possibly_billed for answer in answers)
-
-
-def _send(
-    client: openai.OpenAI,
-    model: str,
-    ids: Sequence[int],
-    sampling: Sampling,
-    forced: int | None,
-) -> _Answer:
-    bias = {str(id): -BIAS for id in sorted(sampling.banned_ids)}
-    if forced is not None:
-        bias = {str(forced): BIAS}
+def _parameters(sampling: Sampling) -> dict[str, Any]:
+    """The parameters of a request, beside model, prompt and bans."""
     extra: dict[str, Any] = {
         "stop_token_ids": sorted(sampling.stop_ids),
         "ignore_eos": True,
@@ -401,23 +392,20 @@ def _send(
         "min_p": 0,
         "repetition_penalty": 1,
     }
+    parameters = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "presence_penalty": 0,
+        "frequency_penalty": 0,
+        "seed": seed_of(sampling),
+        "extra_body": extra,
+    }
     if sampling.end_id is not None:
+        parameters["logprobs"] = 1
         extra["logprob_token_ids"] = [sampling.end_id]
         extra["return_tokens_as_token_ids"] = True
-    answer = client.completions.create(
-        model=model,
-        prompt=[*ids],
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        presence_penalty=0,
-        frequency_penalty=0,
-        seed=seed_of(sampling),
-        logit_bias=bias or openai.omit,
-        logprobs=openai.omit if sampling.end_id is None else 1,
-        extra_body=extra,
-    )
-    return _read(answer, sampling)
+    return parameters
 
 
 def _read(answer: Any, sampling: Sampling) -> _Answer:
@@ -428,14 +416,12 @@ def _read(answer: Any, sampling: Sampling) -> _Answer:
     # A server that shuts down returns `abort`.
     if not isinstance(text, str) or finish not in ("stop", "length"):
         raise ValueError(f"finish_reason is {finish!r}, and the text {text!r:.40}")
-    ids = None
-    sampled = getattr(choice, "token_ids", None)
-    if isinstance(sampled, list) and all(type(id) is int for id in sampled):
-        ids = tuple(sampled)
+    ids = getattr(choice, "token_ids", None)
+    if not isinstance(ids, list) or any(type(id) is not int for id in ids):
+        ids = None
     stop_id = getattr(choice, "stop_reason", None)
     if ids and ids[-1] in sampling.stop_ids:
-        stop_id = ids[-1]
-        ids = ids[:-1]
+        stop_id = ids.pop()
     elif type(stop_id) is not int or stop_id not in sampling.stop_ids:
         stop_id = None
     logprobs = getattr(choice, "logprobs", None)

@@ -57,13 +57,13 @@ def user_template(
     Raises:
         InputError: if it is not a user model; the message says why, and what to do.
     """
-    is_profile = form == "profile"
+    kind = "user model"
     try:
-        if is_profile:
+        if form == "profile":
+            kind = "profile model"
             return profile_template(tokenizer, encode)
         return recognise(tokenizer, encode, name)
     except ValueError as error:
-        kind = "profile model" if is_profile else "user model"
         advice = advice or (
             f"train one from it (`userlm train --base {name}`) or prompt it (`prompted:{name}`)"
         )
@@ -108,24 +108,16 @@ def profile_template(tokenizer: Any, encode: Encode) -> Template:
     Raises:
         ValueError: if the tokenizer lacks one of its tokens, or the format differs.
     """
-    known = added_ids(tokenizer)
-    for token in HEADERS:
-        if token not in known:
-            raise ValueError(f"its tokenizer lacks {token}")
     if tokenizer.bos_token_id is None:
         raise ValueError("its tokenizer lacks a BOS")
-    open_header, close_header, close = (known[token] for token in HEADERS)
-    template = Template(
-        encode=encode,
-        headers={role: (open_header, *encode(role), close_header) for role in ROLES},
-        header_suffix="\n\n",
-        close=close,
-        end=close,
-        stop_ids=special_ids(tokenizer) | {close},
-        bos=(int(tokenizer.bos_token_id),),
-        system_text=PROFILE,
-        trim=True,
+    known = added_ids(tokenizer)
+    close = known.get("<|eot_id|>")
+    tokens = {**known, END_TOKEN: close}
+    bos = (int(tokenizer.bos_token_id),)
+    template = userlm_template(
+        encode, tokens.get, special_ids(tokenizer), "\n\n", bos, trim=True
     )
+    template = replace(template, system_text=PROFILE)
     if tokenizer.chat_template and not _opens_user_turn(tokenizer):
         raise ValueError(
             "its chat template does not open a user turn, as that of a profile model would"
@@ -134,11 +126,7 @@ def profile_template(tokenizer: Any, encode: Encode) -> Template:
     return template
 
 
-def _llama(
-    tokenizer: Any,
-    encode: Encode,
-    known: Mapping[str, int],
-) -> Template:
+def _llama(tokenizer: Any, encode: Encode, known: Mapping[str, int]) -> Template:
     """Return UserLM's template, with the header suffix, BOS and trimming of the checkpoint's chat
     template."""
     special = special_ids(tokenizer)
@@ -153,16 +141,12 @@ def _llama(
     )
     if not turn or (turn["bos"] and turn["bos"] not in known):
         raise ValueError("its chat template renders a user turn in an unknown format")
-    start: Ids = (known[turn["bos"]],) if turn["bos"] else ()
+    bos: Ids = (known[turn["bos"]],) if turn["bos"] else ()
     trim = not turn["space"]
-    return userlm_template(encode, known.get, special, turn["suffix"], start, trim)
+    return userlm_template(encode, known.get, special, turn["suffix"], bos, trim)
 
 
-def _chatml(
-    tokenizer: Any,
-    encode: Encode,
-    known: Mapping[str, int],
-) -> Template:
+def _chatml(tokenizer: Any, encode: Encode, known: Mapping[str, int]) -> Template:
     """The template of SFTuser on Qwen; without an end token that of OSim and Ditto."""
     start, close = (known[token] for token in CHATML)
     end = known.get(END_TOKEN, close)
@@ -179,9 +163,9 @@ def _chatml(
     if END_TOKEN in known:
         return template
     opened = _render(tokenizer, [{"role": "user", "content": "a"}], opens=True) or ""
-    empty_thought = (
-        opened.rpartition("<|im_start|>assistant\n")[2] if "<think>" in opened else ""
-    )
+    empty_thought = ""
+    if "<think>" in opened:
+        empty_thought = opened.rpartition("<|im_start|>assistant\n")[2]
     return replace(
         template.with_roles_swapped(),
         # a turn that still starts with a thought is ended
@@ -218,16 +202,12 @@ def _opens_user_turn(tokenizer: Any) -> bool:
     """Whether the generation prompt of the chat template opens a turn of the user."""
     messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     rendered = _render(tokenizer, messages, opens=True)
-    return bool(
-        rendered
-        and re.search(r"<\|start_header_id\|>user<\|end_header_id\|>\s*$", rendered)
-    )
+    opened = r"<\|start_header_id\|>user<\|end_header_id\|>\s*$"
+    return bool(rendered and re.search(opened, rendered))
 
 
 def _render(
-    tokenizer: Any,
-    messages: Sequence[Message],
-    opens: bool = False,
+    tokenizer: Any, messages: Sequence[Message], opens: bool = False
 ) -> str | None:
     """Return the messages as rendered by the chat template; `None` if there is none or it refuses
     them.
@@ -239,7 +219,7 @@ def _render(
         return None
     try:
         rendered = tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
+            messages,
             tokenize=False,
             add_generation_prompt=opens,
             enable_thinking=False,
@@ -256,9 +236,8 @@ def added_ids(tokenizer: Any) -> dict[str, int]:
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
     """The ids of all tokens that a tokenizer calls special."""
-    return frozenset(
-        id for id, token in tokenizer.added_tokens_decoder.items() if token.special
-    )
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(id for id, token in added if token.special)
 
 
 def control_ids(tokenizer: Any) -> frozenset[int]:
@@ -269,9 +248,7 @@ def control_ids(tokenizer: Any) -> frozenset[int]:
 
 
 def decode_content(
-    tokenizer: Any,
-    ids: Iterable[int],
-    control_ids: frozenset[int],
+    tokenizer: Any, ids: Iterable[int], control_ids: frozenset[int]
 ) -> str:
     """The text of sampled ids without control tokens."""
     content = [id for id in ids if id not in control_ids]
