@@ -93,7 +93,8 @@ def measure(
     independent. Without `resamples` there is no interval. A metric of `metrics.catalog` gets its
     name, its unit and which values are better from there.
     """
-    estimate = _estimate(_cluster_sums(rows), statistic, resamples, seed)
+    sums = np.array(list(_cluster_sums(rows).values()))
+    estimate = _estimate(sums, statistic, resamples, seed)
     return Measure(name, *estimate, tuple(rows))
 
 
@@ -103,18 +104,17 @@ def difference(a: Measure, b: Measure, statistic: Statistic) -> Estimate:
     A resample uses the same people (or intents) for both. Rows of a cluster that is missing on one
     side are left out.
     """
-    a_clusters = {row.cluster for row in a.rows if row.stats}
-    b_clusters = {row.cluster for row in b.rows if row.stats}
-    shared = a_clusters & b_clusters
-    a_sums = _cluster_sums([row for row in a.rows if row.cluster in shared])
-    b_sums = _cluster_sums([row for row in b.rows if row.cluster in shared])
-    a_columns = a_sums.shape[1]
+    a_sums = _cluster_sums(a.rows)
+    b_sums = _cluster_sums(b.rows)
+    shared = [cluster for cluster in a_sums if cluster in b_sums]
+    # Side by side, so that a resample has the same clusters of both.
+    both = [np.hstack([a_sums[cluster], b_sums[cluster]]) for cluster in shared]
 
     def a_minus_b(sums: Array) -> Array:
-        return statistic(sums[..., :a_columns]) - statistic(sums[..., a_columns:])
+        of_a, of_b = np.split(sums, 2, axis=-1)
+        return statistic(of_a) - statistic(of_b)
 
-    # Side by side, so that a resample has the same clusters of both.
-    return _estimate(np.hstack([a_sums, b_sums]), a_minus_b)
+    return _estimate(np.array(both), a_minus_b)
 
 
 def _estimate(
@@ -176,16 +176,13 @@ def numbered(clusters: Sequence[str]) -> tuple[list[str], Indices]:
     return names.tolist(), cluster_of
 
 
-def _cluster_sums(rows: Rows) -> Array:
-    """The column sums of each cluster, in the order of the clusters' names: (clusters, columns)."""
-    measured = [row for row in rows if row.stats is not None]
-    if not measured:
-        return np.zeros((0, 0))
-    names, cluster_of = numbered([row.cluster for row in measured])
-    stats = np.array([row.stats for row in measured], dtype=np.float64)
-    sums = np.zeros((len(names), stats.shape[1]))
-    np.add.at(sums, cluster_of, stats)
-    return sums
+def _cluster_sums(rows: Rows) -> dict[str, Array]:
+    """The column sums of each cluster, in the order of the clusters' names."""
+    sums: dict[str, Array] = {}
+    for row in rows:
+        if row.stats is not None:
+            sums[row.cluster] = sums.get(row.cluster, 0.0) + np.array(row.stats)
+    return dict(sorted(sums.items()))
 
 
 def _resample(sums: Array, resamples: int, seed: int) -> Array:

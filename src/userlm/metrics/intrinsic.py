@@ -32,10 +32,6 @@ from userlm.types import FAILED, Conversation, Measure, MeasureRow
 
 Conversations = Iterable[Conversation]
 
-P_END, PERSON_ENDED = range(2)
-"""The columns of a row of `termination_auroc`."""
-
-
 # --- first turns ----------------------------------------------------------------------------------
 
 
@@ -70,18 +66,11 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
         rows.append(_row(conversation, (float(total) / others, 1.0)))
     found = measure(rows, percent, resamples=0)
 
-    # Leave out one cluster at a time. `to_all` counts each pair twice. Removing a cluster subtracts
-    # its distances to all turns; the pairs inside the cluster are subtracted twice, so they are
-    # added back once.
-    own = np.bincount(cluster_of, minlength=len(names))
-    distances_left = (
-        to_all.sum() / 2
-        - np.bincount(cluster_of, to_all)
-        + np.bincount(cluster_of, to_own) / 2
-    )
-    turns_left = len(kept) - own
-    pairs_left = turns_left * (turns_left - 1) / 2
-    return _with_jackknife(found, 100 * distances_left, pairs_left, ceiling=100)
+    # `to_own` counts each pair twice.
+    inside = np.bincount(cluster_of, to_own) / 2
+    left = len(kept) - np.bincount(cluster_of, minlength=len(names))
+    pairs_left = left * (left - 1) / 2
+    return _with_jackknife(found, to_all, inside, cluster_of, pairs_left, ceiling=100)
 
 
 def _first_words(conversation: Conversation) -> set[str] | str:
@@ -232,9 +221,8 @@ def termination_auroc(responses: Conversations) -> Measure:
 
     rows = _response_rows(responses, stats)
     measured = [row for row in rows if row.stats]
-    columns = np.array([row.stats for row in measured]).reshape(-1, 2)
-    p_end = columns[:, P_END]
-    ended = columns[:, PERSON_ENDED] == 1
+    p_end, person_ended = np.array([row.stats for row in measured]).reshape(-1, 2).T
+    ended = person_ended == 1
     value = auroc(p_end[ended], p_end[~ended])
     found = Measure("", value, None, None, tuple(rows))
     if value is None:
@@ -244,17 +232,15 @@ def termination_auroc(responses: Conversations) -> Measure:
     won = np.empty(len(p_end))
     won[ended] = wins(p_end[ended], p_end[~ended])
     won[~ended] = ended.sum() - wins(p_end[~ended], p_end[ended])
-    # Leave out one cluster at a time. This subtracts the wins of its ends and those against its
-    # other turns; the pairs inside the cluster are in both, so they are added back once.
     names, cluster_of = numbered([row.cluster for row in measured])
     inside = np.zeros(len(names))
     for cluster in range(len(names)):
         own = cluster_of == cluster
         inside[cluster] = wins(p_end[own & ended], p_end[own & ~ended]).sum()
-    won_left = won[ended].sum() - np.bincount(cluster_of, won) + inside
     ends_left = ended.sum() - np.bincount(cluster_of, ended)
     others_left = (~ended).sum() - np.bincount(cluster_of, ~ended)
-    return _with_jackknife(found, won_left, ends_left * others_left, ceiling=1)
+    pairs_left = ends_left * others_left
+    return _with_jackknife(found, won, inside, cluster_of, pairs_left, ceiling=1)
 
 
 # --- plain counts ---------------------------------------------------------------------------------
@@ -348,14 +334,25 @@ def _failure(conversation: Conversation) -> str:
 
 
 def _with_jackknife(
-    found: Measure, total: Array, pairs: Array, ceiling: float
+    found: Measure,
+    totals: Array,
+    inside: Array,
+    cluster_of: Indices,
+    pairs_left: Array,
+    ceiling: float,
 ) -> Measure:
-    """The measure with its jackknife interval, between 0 and `ceiling`.
+    """The measure with its jackknife interval, between 0 and `ceiling`; the measure is `ceiling`
+    times a mean over pairs.
 
     Args:
-        total, pairs: for each cluster, the measure without it is `total / pairs`.
+        totals: for each item, the sum over the pairs that it is in.
+        inside: for each cluster, the sum over the pairs inside it.
+        pairs_left: the number of pairs without each cluster.
     """
-    if found.value is None or len(pairs) < 2 or not pairs.all():
+    if found.value is None or len(pairs_left) < 2 or not pairs_left.all():
         return found
-    low, high = jackknife(found.value, total / pairs)
+    # All totals count each pair twice. Without a cluster, the pairs of its items are subtracted:
+    # those inside it twice, so they are added back once.
+    left = totals.sum() / 2 - np.bincount(cluster_of, totals) + inside
+    low, high = jackknife(found.value, ceiling * left / pairs_left)
     return replace(found, low=max(low, 0.0), high=min(high, ceiling))

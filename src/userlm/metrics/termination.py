@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from userlm.stats import (
     FN,
     FP,
-    TP,
     Array,
     Indices,
     f1_percent,
@@ -38,9 +37,6 @@ depend on the data, so they are round numbers, and there are few."""
 
 BINS = 10
 """Maximum number of bins of `reliability`."""
-
-TN = 3
-"""The column after TP, FP and FN in `_counts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +251,7 @@ def _rule(threshold: float | None, counts: Array, people: Sequence[str]) -> EndR
 
 def _shares(counts: Array) -> tuple[Array, Array, Array]:
     """Premature ends, missed ends and all ends, in percent, from (..., 4)."""
-    tp, fp, fn, tn = (counts[..., column] for column in (TP, FP, FN, TN))
+    tp, fp, fn, tn = np.moveaxis(counts, -1, 0)
     premature = 100 * fp / (fp + tn)
     missed = 100 * fn / (tp + fn)
     end_rate = 100 * (tp + fp) / (tp + fp + fn + tn)
