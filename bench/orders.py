@@ -147,7 +147,7 @@ def _cell(answers: list[Conversation], stats: Stats, unit: str) -> str:
         MeasureRow(a.id, a.user or str(a.origin and a.origin.conversation), stats(a))
         for a in answers
     ]
-    found = measure("", rows, percent if unit == "%" else ratio)
+    found = measure(rows, percent if unit == "%" else ratio)
     if found.value is None:
         return "-"
     digits = 1 if unit == "%" or found.value >= 2 else 3

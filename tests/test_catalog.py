@@ -35,7 +35,7 @@ def test_a_metric_is_added_in_one_place(monkeypatch, tmp_path, capsys):
         for conversation in conversations:
             count = sum("?" in text for text in conversation.user_turns)
             rows.append(measure_row(conversation.id, conversation.id, (count, 1.0)))
-        return measure("", rows, ratio)
+        return measure(rows, ratio)
 
     toy = Metric(
         "questions asked",

@@ -6,7 +6,6 @@ from userlm.assistants import Clarifier, Oracle, Script
 from userlm.metrics.extrinsic import (
     assistant_score,
     intent_coverage,
-    intent_coverage_all,
 )
 from userlm.simulate import simulate
 from userlm.tasks import solved
@@ -56,14 +55,18 @@ def test_coverage_over_all_facts_counts_what_was_not_required_too() -> None:
     # "green" alone of three facts; of the required two, none
     green = [talk("m", "they are green")]
     assert intent_coverage(green, TASKS).value == 0
-    assert intent_coverage_all(green, TASKS).value == pytest.approx(100 / 3)
+    assert intent_coverage(green, TASKS, required_only=False).value == pytest.approx(
+        100 / 3
+    )
 
 
 def test_a_task_without_facts_cannot_be_covered() -> None:
     found = intent_coverage([talk("n", "x"), talk("bare", "x")], TASKS)
     assert (found.value, found.missing) == (None, 2)
     assert found.rows[0].why == "the task has no required facts"
-    everything = intent_coverage_all([talk("n", "x"), talk("bare", "x")], TASKS)
+    everything = intent_coverage(
+        [talk("n", "x"), talk("bare", "x")], TASKS, required_only=False
+    )
     assert (everything.value, everything.n, everything.rows[1].why) == (
         0,
         1,

@@ -34,14 +34,14 @@ def test_the_value_is_the_statistic_of_the_pooled_rows_however_they_cluster(
     values: list[float], n: int
 ) -> None:
     clusters = [str(i % n) for i in range(len(values))]
-    found = measure("x", rows(values, clusters), ratio, resamples=20)
+    found = measure(rows(values, clusters), ratio, resamples=20)
     assert found.value == pytest.approx(np.mean(values), abs=1e-9)
     assert found.n == len(values)
 
 
 def test_the_bootstrap_interval_of_a_mean_is_close_to_the_normal_one() -> None:
     values = np.random.default_rng(1).normal(10, 2, size=400)
-    found = measure("x", rows(list(values)), ratio)
+    found = measure(rows(list(values)), ratio)
     error = 1.96 * values.std(ddof=1) / np.sqrt(400)  # about 0.2
     assert found.low == pytest.approx(values.mean() - error, abs=0.03)
     assert found.high == pytest.approx(values.mean() + error, abs=0.03)
@@ -52,8 +52,8 @@ def test_clusters_are_resampled_whole() -> None:
     values = [float(person) for person in range(10) for _ in range(40)]
     clusters = [str(person) for person in range(10) for _ in range(40)]
     whole, loose = (
-        measure("x", rows(values, clusters), ratio),
-        measure("x", rows(values), ratio),
+        measure(rows(values, clusters), ratio),
+        measure(rows(values), ratio),
     )
     assert (
         whole.low is not None
@@ -70,8 +70,8 @@ def test_clusters_are_resampled_whole() -> None:
 def test_what_could_not_be_measured_is_counted_and_changes_nothing() -> None:
     gap = MeasureRow("gap", "9", None, "no answer")
     without, with_gap = (
-        measure("x", rows([1, 2]), ratio),
-        measure("x", [*rows([1, 2]), gap], ratio),
+        measure(rows([1, 2]), ratio),
+        measure([*rows([1, 2]), gap], ratio),
     )
     assert (with_gap.n, with_gap.missing) == (2, 1)
     assert (with_gap.value, with_gap.low, with_gap.high) == (
@@ -82,19 +82,19 @@ def test_what_could_not_be_measured_is_counted_and_changes_nothing() -> None:
 
 
 def test_one_cluster_gives_a_value_and_no_interval() -> None:
-    found = measure("x", rows([1, 3], ["a", "a"]), ratio)
+    found = measure(rows([1, 3], ["a", "a"]), ratio)
     assert (found.value, found.low, found.high) == (2, None, None)
 
 
 def test_nothing_measured_gives_no_value() -> None:
     for some in ([], [MeasureRow("a", "a", None, "why")]):
-        found = measure("x", some, ratio)
+        found = measure(some, ratio)
         assert (found.value, found.low, found.high, found.n) == (None, None, None, 0)
 
 
 def test_an_f1_without_any_positive_is_no_zero() -> None:
     negatives = [MeasureRow(str(i), str(i), (0.0, 0.0, 0.0)) for i in range(3)]
-    assert measure("f1", negatives, f1_percent).value is None
+    assert measure(negatives, f1_percent).value is None
 
 
 def test_statistics_by_hand() -> None:
@@ -108,7 +108,7 @@ def test_statistics_by_hand() -> None:
 def test_the_interval_does_not_depend_on_the_blocks_it_is_computed_in() -> None:
     # 3,000 clusters x 2,000 resamples go in several blocks; the draws are those of one call
     values = np.random.default_rng(0).normal(size=3000)
-    found = measure("x", rows(list(values)), ratio, seed=5)
+    found = measure(rows(list(values)), ratio, seed=5)
     order = np.argsort([str(i) for i in range(3000)])
     draws = np.random.default_rng(5).integers(3000, size=(2000, 3000))
     low, high = np.percentile(values[order][draws].mean(axis=1), [2.5, 97.5])
@@ -117,9 +117,7 @@ def test_the_interval_does_not_depend_on_the_blocks_it_is_computed_in() -> None:
 
 def test_the_same_seed_gives_the_same_interval_and_another_does_not() -> None:
     values = [float(x) for x in range(30)]
-    one, two, other = (
-        measure("x", rows(values), ratio, seed=seed) for seed in (0, 0, 1)
-    )
+    one, two, other = (measure(rows(values), ratio, seed=seed) for seed in (0, 0, 1))
     assert (one.low, one.high) == (two.low, two.high) != (other.low, other.high)
 
 
@@ -127,8 +125,8 @@ def test_a_difference_is_paired_over_the_clusters() -> None:
     # b = a - 1 for every person: there is no doubt about the difference, though a itself varies a
     # lot
     a, b = (
-        measure("a", rows([5, 50, 500]), ratio),
-        measure("b", rows([4, 49, 499]), ratio),
+        measure(rows([5, 50, 500]), ratio),
+        measure(rows([4, 49, 499]), ratio),
     )
     assert difference(a, b, ratio) == (
         pytest.approx(1),
@@ -138,10 +136,10 @@ def test_a_difference_is_paired_over_the_clusters() -> None:
 
 
 def test_a_difference_leaves_out_who_is_on_one_side_only() -> None:
-    a = measure("a", rows([1, 2, 1000], ["p", "q", "only here"]), ratio)
-    b = measure("b", rows([0, 0], ["p", "q"]), ratio)
+    a = measure(rows([1, 2, 1000], ["p", "q", "only here"]), ratio)
+    b = measure(rows([0, 0], ["p", "q"]), ratio)
     assert difference(a, b, ratio)[0] == 1.5
-    assert difference(a, measure("c", rows([1], ["nobody"]), ratio), ratio) == (
+    assert difference(a, measure(rows([1], ["nobody"]), ratio), ratio) == (
         None,
         None,
         None,
@@ -151,7 +149,7 @@ def test_a_difference_leaves_out_who_is_on_one_side_only() -> None:
 def test_a_difference_without_a_finite_resample_has_no_interval() -> None:
     # F1 of p alone is 0/0, so is every resample that misses q; with one shared cluster there is
     # none at all
-    a = measure("a", [MeasureRow("1", "p", (1.0, 0.0, 0.0))], f1_percent)
+    a = measure([MeasureRow("1", "p", (1.0, 0.0, 0.0))], f1_percent)
     assert difference(a, a, f1_percent) == (0, None, None)
 
 

@@ -271,9 +271,7 @@ def endings(folder: Path) -> dict[str, Measure]:
         replace(row, stats=(ended, 1 - ended, 0.0)) for row, ended in real
     ]
     same["never ends"] = [replace(row, stats=(0.0, 0.0, ended)) for row, ended in real]
-    return {
-        name: measure("termination F1", own, f1_percent) for name, own in same.items()
-    }
+    return {name: measure(own, f1_percent, name) for name, own in same.items()}
 
 
 def of_endings(folder: Path) -> str:

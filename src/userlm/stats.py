@@ -9,7 +9,6 @@ clusters is one matrix product.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ Estimate = tuple[float | None, float | None, float | None]
 TP, FP, FN = range(3)
 """The columns of a row that an F1 is computed from."""
 
+RESAMPLES = 2000
 Z_95 = 1.96
 """The 97.5th percentile of the standard normal distribution."""
 
@@ -44,8 +44,7 @@ BLOCK = 2_000_000
 
 def ratio(sums: Array) -> Array:
     """Return the first column over the second: a mean, if the second counts the items."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(sums[..., 0] / sums[..., 1])
+    return _quotient(sums[..., 0], sums[..., 1])
 
 
 def percent(sums: Array) -> Array:
@@ -61,8 +60,13 @@ def exp_ratio(sums: Array) -> Array:
 def f1_percent(sums: Array) -> Array:
     """Return 100 x 2TP / (2TP + FP + FN)."""
     twice_tp = 2 * sums[..., TP]
+    return _quotient(100 * twice_tp, twice_tp + sums[..., FP] + sums[..., FN])
+
+
+def _quotient(top: Array, bottom: Array) -> Array:
+    """x / 0 is infinite or not a number: there is no such value."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(100 * twice_tp / (twice_tp + sums[..., FP] + sums[..., FN]))
+        return np.asarray(top / bottom)
 
 
 # --- rows to measures -----------------------------------------------------------------------------
@@ -76,60 +80,64 @@ def measure_row(key: str, cluster: str, found: Found) -> MeasureRow:
 
 
 def measure(
-    name: str,
     rows: Rows,
     statistic: Statistic,
+    name: str = "",
     *,
-    better: Literal["higher", "lower", "neither"] = "neither",
-    unit: str = "",
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Measure:
     """Return the statistic of the rows, with a 95 % percentile interval from a cluster bootstrap.
 
     Clusters (people, intents) are resampled whole, since the turns of one person are not
-    independent. Without `resamples` there is no interval.
+    independent. Without `resamples` there is no interval. A metric of `metrics.catalog` gets its
+    name, its unit and which values are better from there.
     """
-    value, low, high = _estimate(_cluster_sums(rows), statistic, resamples, seed)
-    return Measure(name, value, low, high, tuple(rows), better, unit)
+    sums = np.array(list(_cluster_sums(rows).values()))
+    estimate = _estimate(sums, statistic, resamples, seed)
+    return Measure(name, *estimate, tuple(rows))
 
 
-def difference(
-    a: Measure,
-    b: Measure,
-    statistic: Statistic,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Estimate:
+def difference(a: Measure, b: Measure, statistic: Statistic) -> Estimate:
     """Return a - b with its 95 % interval, both measured on the same clusters.
 
     A resample uses the same people (or intents) for both. Rows of a cluster that is missing on one
     side are left out.
     """
-    a_clusters = {row.cluster for row in a.rows if row.stats}
-    b_clusters = {row.cluster for row in b.rows if row.stats}
-    shared = a_clusters & b_clusters
-    a_sums = _cluster_sums([row for row in a.rows if row.cluster in shared])
-    b_sums = _cluster_sums([row for row in b.rows if row.cluster in shared])
-    a_columns = a_sums.shape[1]
+    a_sums = _cluster_sums(a.rows)
+    b_sums = _cluster_sums(b.rows)
+    shared = [cluster for cluster in a_sums if cluster in b_sums]
+    # Side by side, so that a resample has the same clusters of both.
+    both = [np.hstack([a_sums[cluster], b_sums[cluster]]) for cluster in shared]
 
     def a_minus_b(sums: Array) -> Array:
-        return statistic(sums[..., :a_columns]) - statistic(sums[..., a_columns:])
+        of_a, of_b = np.split(sums, 2, axis=-1)
+        return statistic(of_a) - statistic(of_b)
 
-    # Side by side, so that a resample has the same clusters of both.
-    return _estimate(np.hstack([a_sums, b_sums]), a_minus_b, resamples, seed)
+    return _estimate(np.array(both), a_minus_b)
 
 
-def _estimate(sums: Array, statistic: Statistic, resamples: int, seed: int) -> Estimate:
-    """The value of a statistic and its interval, from the column sums of each cluster."""
+def _estimate(
+    sums: Array, statistic: Statistic, resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate:
+    """The value of a statistic and its interval, from the column sums of each cluster.
+
+    The interval is the middle 95 % of the finite values; a resample without positives, for example,
+    has no F1.
+    """
     if not len(sums):
         return None, None, None
-    value = _finite(statistic(sums.sum(axis=0)))
-    if len(sums) < 2 or value is None:
+    value = float(statistic(sums.sum(axis=0)))
+    if not np.isfinite(value):
+        return None, None, None
+    if len(sums) < 2:
         return value, None, None
-    low, high = _interval(statistic(_resample(sums, resamples, seed)))
-    return value, low, high
+    resampled = statistic(_resample(sums, resamples, seed))
+    finite = resampled[np.isfinite(resampled)]
+    if not len(finite):
+        return value, None, None
+    low, high = np.percentile(finite, [2.5, 97.5])
+    return value, float(low), float(high)
 
 
 def jackknife(value: float, without: Values) -> tuple[float, float]:
@@ -163,21 +171,18 @@ def wins(scores: Values, against: Values) -> Array:
 
 def numbered(clusters: Sequence[str]) -> tuple[list[str], Indices]:
     """Return the names of the clusters in order, and for each item the number of its cluster."""
-    names = sorted(set(clusters))
-    number = {name: i for i, name in enumerate(names)}
-    return names, np.array([number[cluster] for cluster in clusters], dtype=np.intp)
+    # As objects: an array of strings would give each the length of the longest.
+    names, cluster_of = np.unique(np.array(clusters, object), return_inverse=True)
+    return names.tolist(), cluster_of
 
 
-def _cluster_sums(rows: Rows) -> Array:
-    """The column sums of each cluster, in the order of the clusters' names: (clusters, columns)."""
-    measured = [row for row in rows if row.stats is not None]
-    if not measured:
-        return np.zeros((0, 0))
-    names, cluster_of = numbered([row.cluster for row in measured])
-    stats = np.array([row.stats for row in measured], dtype=np.float64)
-    sums = np.zeros((len(names), stats.shape[1]))
-    np.add.at(sums, cluster_of, stats)
-    return sums
+def _cluster_sums(rows: Rows) -> dict[str, Array]:
+    """The column sums of each cluster, in the order of the clusters' names."""
+    sums: dict[str, Array] = {}
+    for row in rows:
+        if row.stats is not None:
+            sums[row.cluster] = sums.get(row.cluster, 0.0) + np.array(row.stats)
+    return dict(sorted(sums.items()))
 
 
 def _resample(sums: Array, resamples: int, seed: int) -> Array:
@@ -198,17 +203,3 @@ def _resample(sums: Array, resamples: int, seed: int) -> Array:
         counts = np.bincount(sampled.ravel(), minlength=size * clusters)
         found[start : start + size] = counts.reshape(size, clusters) @ sums
     return found
-
-
-def _interval(values: Array) -> tuple[float | None, float | None]:
-    """The middle 95 % of the finite values; a resample without positives, for example, has no
-    F1."""
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return None, None
-    low, high = np.percentile(finite, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _finite(value: Array) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -51,9 +51,14 @@ def _task(row: Mapping[str, Any]) -> Task:
         raise ValueError(
             f"answer is {answer!r}; the answer of a math task must contain a number"
         )
-    facts = [
-        _fact(fact, f"facts[{i}]") for i, fact in enumerate(take(row, "facts", list))
-    ]
+    facts = []
+    for i, fact in enumerate(take(row, "facts", list)):
+        name = f"facts[{i}]"
+        if not isinstance(fact, dict):
+            raise ValueError(f"{name} is not an object")
+        text = take(fact, "text", str, f"{name}.text")
+        required = take(fact, "required", bool, f"{name}.required", default=True)
+        facts.append(Fact(text, required))
     return Task(
         take(row, "id", str),
         domain,
@@ -62,13 +67,6 @@ def _task(row: Mapping[str, Any]) -> Task:
         answer,
         take(row, "meta", dict, default={}),
     )
-
-
-def _fact(fact: Any, name: str) -> Fact:
-    if not isinstance(fact, dict):
-        raise ValueError(f"{name} is not an object")
-    text = take(fact, "text", str, f"{name}.text")
-    return Fact(text, take(fact, "required", bool, f"{name}.required", default=True))
 
 
 def task_of(conversation: Conversation, tasks: Mapping[str, Task]) -> Task | None:
@@ -94,7 +92,8 @@ _COUNTS: dict[str, int] = {
     **dict.fromkeys(("twice", "double", "doubled", "couple"), 2),
     **dict.fromkeys(("thrice", "triple", "tripled"), 3),
 }
-_SCALES = {  # these multiply a count before them; without one they are numbers themselves
+# these multiply a count before them; without one they are numbers themselves
+_SCALES = {
     "half": Fraction(1, 2),
     "quarter": Fraction(1, 4),
     "dozen": Fraction(12),
@@ -102,14 +101,15 @@ _SCALES = {  # these multiply a count before them; without one they are numbers 
     "thousand": Fraction(1000),
     "million": Fraction(10**6),
 }
-_PARTS = {  # only after a count: there is no fraction in "the third day"
-    "third": Fraction(1, 3),
-    "fourth": Fraction(1, 4),
-    "fifth": Fraction(1, 5),
-    "sixth": Fraction(1, 6),
-    "eighth": Fraction(1, 8),
-    "ninth": Fraction(1, 9),
-    "tenth": Fraction(1, 10),
+# only after a count: there is no fraction in "the third day"
+_PARTS = {
+    "third": 3,
+    "fourth": 4,
+    "fifth": 5,
+    "sixth": 6,
+    "eighth": 8,
+    "ninth": 9,
+    "tenth": 10,
 }
 _ROOM = {"hundred": 100, **dict.fromkeys(_TENS, 10)}
 """A count after one of these words is added to it if it is less than this: `twenty five`."""
@@ -171,8 +171,8 @@ def _continued(number: Fraction | None, before: str, word: str) -> Fraction | No
     """The number with one more word: `two` and `dozen` are 24, `twenty` and `five` are 25. `None`
     if the word does not continue it."""
     scale = _SCALES.get(word)
-    if scale is None and (number is not None or before in ("a", "an")):
-        scale = _PARTS.get(word)
+    if word in _PARTS and (number is not None or before in ("a", "an")):
+        scale = Fraction(1, _PARTS[word])
     if scale is not None:
         return scale if number is None else number * scale
     count = _COUNTS.get(word, 0)

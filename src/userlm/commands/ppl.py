@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,6 @@ class Case:
         return "no intent" if self.conversation.intent is None else "no other intent"
 
 
-Cases = Sequence[Sequence[Case]]
-"""For each conversation, one case per column."""
-
-
 @dataclass(frozen=True, slots=True)
 class Ppl:
     """Measure the perplexity of real user turns with their intent, without, and with another
@@ -137,7 +133,7 @@ def ppl(options: Ppl) -> Results:
     others = None
     if options.controls:
         others = other_intents(conversations, options.seed)
-    cases = _cases(conversations, others)
+    cases = list(_cases(conversations, others))
     scores = _score_all(run, cases, scorer, form, max_tokens)
     results = measure_results(figures(scores, conversations), stubs={})
     return finish(run, options, results)
@@ -172,30 +168,24 @@ def _has_errors(run: Run) -> bool:
 
 def _cases(
     conversations: Iterable[Conversation], others: Mapping[str, str] | None
-) -> Cases:
-    found = []
+) -> Iterator[Case]:
     for conversation in conversations:
-        cases = [
-            Case(conversation, WITHOUT, None),
-            Case(conversation, WITH, conversation.intent),
-        ]
+        yield Case(conversation, WITHOUT, None)
+        yield Case(conversation, WITH, conversation.intent)
         if others is not None:
-            cases.append(Case(conversation, OTHER, others.get(conversation.id)))
-        found.append(cases)
-    return found
+            yield Case(conversation, OTHER, others.get(conversation.id))
 
 
 def _score_all(
-    run: Run, cases: Cases, model: Score, form: Form, max_tokens: int
+    run: Run, cases: Sequence[Case], model: Score, form: Form, max_tokens: int
 ) -> Mapping[str, list[MeasureRow]]:
     """Return the rows of each column, in order, and write them to scores.jsonl. What an earlier
     attempt scored is kept."""
     journal = Journal(run.path("scores.jsonl"))
     lines = _resumed(journal.rows, cases, form)
-    waiting = []
-    for same in cases:
-        if unfinished := [case for case in same if case.key not in lines]:
-            waiting.append(unfinished)
+    unfinished = [case for case in cases if case.key not in lines]
+    by_conversation = groupby(unfinished, lambda case: case.conversation.id)
+    waiting = [list(same) for _, same in by_conversation]
     with progress_bar() as progress:
         job = progress.add_task("scoring", total=len(waiting))
         for start in range(0, len(waiting), BATCH):
@@ -206,15 +196,16 @@ def _score_all(
             lines |= scored
             progress.advance(job, len(batch))
     journal.close()
-    ordered = [line for case in chain.from_iterable(cases) for line in lines[case.key]]
-    write_lines(run.path("scores.jsonl"), ordered)
+    ordered: list[Line] = []
     scores: defaultdict[str, list[MeasureRow]] = defaultdict(list)
     errors: dict[str, str] = {}
-    for line in ordered:
-        row = score_row(line)
-        scores[line["column"]].append(row)
-        if "error" in line:
-            errors[conversation_of(row)] = line["error"]
+    for case in cases:
+        for line in lines[case.key]:
+            ordered.append(line)
+            scores[case.column].append(score_row(line))
+            if "error" in line:
+                errors[case.conversation.id] = line["error"]
+    write_lines(run.path("scores.jsonl"), ordered)
     if errors:
         first = next(iter(errors.values()))
         console.print(
@@ -225,7 +216,7 @@ def _score_all(
     return scores
 
 
-def _resumed(written: Iterable[Line], cases: Cases, form: Form) -> Lines:
+def _resumed(written: Iterable[Line], cases: Iterable[Case], form: Form) -> Lines:
     """Return the lines of the cases that are not scored now: an earlier attempt scored them, or
     they cannot be scored."""
     kept: defaultdict[Key, dict[str, Line]] = defaultdict(dict)
@@ -234,7 +225,7 @@ def _resumed(written: Iterable[Line], cases: Cases, form: Form) -> Lines:
             key = line["column"], conversation_of(score_row(line))
             kept[key][line["key"]] = line
     lines: Lines = {}
-    for case in chain.from_iterable(cases):
+    for case in cases:
         log = case.conversation
         # After a crash only some lines of a case may exist; then the case is scored again.
         expected = len(log.user_turns) + (form.ends and log.ended)
@@ -245,8 +236,11 @@ def _resumed(written: Iterable[Line], cases: Cases, form: Form) -> Lines:
     return lines
 
 
-def _score_batch(batch: Cases, model: Score, form: Form, max_tokens: int) -> Lines:
-    """Return the lines of some conversations. If the model fails on the batch, each is tried alone.
+def _score_batch(
+    batch: Sequence[Sequence[Case]], model: Score, form: Form, max_tokens: int
+) -> Lines:
+    """Return the lines of the cases of some conversations. If the model fails on the batch, each
+    conversation is tried alone.
 
     Raises:
         ModelError: if the model would fail on all others too, or failed on the first few.
@@ -267,8 +261,8 @@ def _score_batch(batch: Cases, model: Score, form: Form, max_tokens: int) -> Lin
             if error.permanent or tried == failed == GIVE_UP:
                 raise
             for case in same:
-                missing = unscored(case.conversation, error.reason)
-                lines[case.key] = _lines(case, missing, error=str(error))
+                missing = _lines(case, unscored(case.conversation, error.reason))
+                lines[case.key] = [{**line, "error": str(error)} for line in missing]
     return lines
 
 
@@ -281,6 +275,5 @@ def _score(cases: Sequence[Case], model: Score, form: Form, max_tokens: int) -> 
     }
 
 
-def _lines(case: Case, rows: Iterable[MeasureRow], error: str = "") -> list[Line]:
-    failure = {"error": error} if error else {}
-    return [{**score_line(case.column, "perplexity", row), **failure} for row in rows]
+def _lines(case: Case, rows: Iterable[MeasureRow]) -> list[Line]:
+    return [score_line(case.column, "perplexity", row) for row in rows]

@@ -77,15 +77,13 @@ def score(options: Score) -> Results:
         stubs[name] = stub_speakers(conversations)
         made = Run.read(path.parent) if (path.parent / "run.json").is_file() else None
         if made and made.verb == "respond":
-            columns[name] = _measures(conversations, RESPONSES, known)
+            columns[name] = _measures(conversations, RESPONSES, {})
             endings[name] = _end_calibration(made, columns[name])
-        elif any(task_of(conversation, known) for conversation in conversations):
-            columns[name] = _measures(conversations, (*CONVERSATIONS, "tasks"), known)
         else:
             columns[name] = _measures(conversations, CONVERSATIONS, known)
     if logs:
         people = [_as_log(conversation) for conversation in read_conversations(logs)]
-        columns[HUMAN] = _measures(people, CONVERSATIONS, known)
+        columns[HUMAN] = _measures(people, CONVERSATIONS, {})
     write_lines(run.path("scores.jsonl"), _lines(columns))
     results = measure_results(columns, stubs)
     if endings:
@@ -114,10 +112,13 @@ def _measures(
     available: Sequence[Needs],
     tasks: Mapping[str, Task],
 ) -> list[Measure]:
-    """Return the measures of all metrics whose needs are met."""
+    """Return the measures of all metrics whose needs are met: those on tasks if there is a
+    conversation about one of the tasks."""
+    if any(task_of(conversation, tasks) for conversation in conversations):
+        available = (*available, "tasks")
     found = []
     for metric in catalog.METRICS:
-        if metric.function and metric.needs in available:
+        if metric.needs in available:
             found.append(metric.measure(conversations, tasks))
     return found
 

@@ -54,11 +54,7 @@ def other_intents(conversations: Iterable[Conversation], seed: int) -> dict[str,
     an intent are left out. All conversations form a circle, shuffled by the seed, and each gets the
     intent of the next one that fits, so nearly every intent is used once.
     """
-    circle = [
-        conversation
-        for conversation in conversations
-        if conversation.intent is not None
-    ]
+    circle = [one for one in conversations if one.intent is not None]
     Random(seed).shuffle(circle)
     by_source: defaultdict[str, list[Conversation]] = defaultdict(list)
     for conversation in circle:
@@ -118,7 +114,9 @@ def figures(
         for column, of_column in columns.items():
             shown = of_column[:1] if part.startswith(SOURCE) else of_column
             prefix = f"{part}: " if part else ""
-            found[column] += [replace(one, name=f"{prefix}{one.name}") for one in shown]
+            for one in shown:
+                named = replace(one, name=prefix + one.name, better="lower")
+                found[column].append(named)
     return dict(found)
 
 
@@ -131,11 +129,10 @@ def ratios(rows: Rows, baseline: Rows) -> list[Measure]:
     of_baseline = subsets(baseline)
     for name, counted in subsets(rows).items():
         before = {row.key: row for row in of_baseline[name]}
-        paired = [
-            _difference(row, before[row.key]) for row in counted if row.key in before
-        ]
+        both = [row for row in counted if row.key in before]
+        paired = [_difference(row, before[row.key]) for row in both]
         ratio_name = name.replace("perplexity", "perplexity ratio")
-        found.append(measure(ratio_name, paired, exp_ratio, better="lower"))
+        found.append(measure(paired, exp_ratio, ratio_name))
     return found
 
 
@@ -151,17 +148,16 @@ def _difference(row: MeasureRow, before: MeasureRow) -> MeasureRow:
 def _parts(conversations: Sequence[Conversation]) -> Mapping[str, set[str]]:
     """Return the ids of all conversations (named ""), and of each non-empty subset; sources only if
     there are several."""
-    everything: set[str] = set()
-    human: set[str] = set()
-    generated: set[str] = set()
+    with_intent = [one for one in conversations if one.intent is not None]
+    human = {one.id for one in with_intent if one.meta.get("intent_by") == "human"}
+    parts = {
+        "": {one.id for one in conversations},
+        HUMAN: human,
+        GENERATED: {one.id for one in with_intent} - human,
+    }
     sources: defaultdict[str, set[str]] = defaultdict(set)
     for conversation in conversations:
-        everything.add(conversation.id)
         sources[SOURCE + _source(conversation)].add(conversation.id)
-        if conversation.intent is not None:
-            by_human = conversation.meta.get("intent_by") == "human"
-            (human if by_human else generated).add(conversation.id)
-    parts = {"": everything, HUMAN: human, GENERATED: generated}
     if len(sources) > 1:
         parts |= sorted(sources.items())
     return {part: ids for part, ids in parts.items() if ids}

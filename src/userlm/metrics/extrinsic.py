@@ -16,19 +16,23 @@ Tasks = Mapping[str, Task]
 """Tasks by id."""
 
 
-def intent_coverage(conversations: Conversations, tasks: Tasks) -> Measure:
-    """Return 100 x the mean over conversations of the share of required facts that the user said.
+def intent_coverage(
+    conversations: Conversations, tasks: Tasks, required_only: bool = True
+) -> Measure:
+    """Return 100 x the mean over conversations of the share of facts that the user said.
 
     Whether a fact was said is decided by `tasks.said`, which matches words and needs no judge.
     """
-    return _coverage(conversations, tasks, "intent coverage", required_only=True)
 
+    def stats(task: Task, conversation: Conversation) -> Found:
+        facts = [fact for fact in task.facts if fact.required or not required_only]
+        if not facts:
+            kind = "required facts" if required_only else "facts"
+            return f"the task has no {kind}"
+        covered = sum(said(fact, conversation.user_turns) for fact in facts)
+        return covered / len(facts), 1.0
 
-def intent_coverage_all(conversations: Conversations, tasks: Tasks) -> Measure:
-    """Return `intent_coverage` over all facts, required or not."""
-    return _coverage(
-        conversations, tasks, "intent coverage: all facts", required_only=False
-    )
+    return measure(_rows(conversations, tasks, stats), percent)
 
 
 def assistant_score(conversations: Conversations, tasks: Tasks) -> Measure:
@@ -42,26 +46,7 @@ def assistant_score(conversations: Conversations, tasks: Tasks) -> Measure:
         right, why = grade(task, conversation)
         return why if right is None else (float(right), 1.0)
 
-    rows = _rows(conversations, tasks, stats)
-    return measure("assistant score", rows, percent)
-
-
-def _coverage(
-    conversations: Conversations, tasks: Tasks, name: str, required_only: bool
-) -> Measure:
-    def stats(task: Task, conversation: Conversation) -> Found:
-        facts = [fact for fact in task.facts if fact.required or not required_only]
-        if not facts:
-            return (
-                "the task has no required facts"
-                if required_only
-                else "the task has no facts"
-            )
-        covered = sum(said(fact, conversation.user_turns) for fact in facts)
-        return covered / len(facts), 1.0
-
-    rows = _rows(conversations, tasks, stats)
-    return measure(name, rows, percent)
+    return measure(_rows(conversations, tasks, stats), percent)
 
 
 def _rows(
@@ -73,19 +58,15 @@ def _rows(
     rows = []
     for conversation in conversations:
         task = task_of(conversation, tasks)
+        cluster = task.id if task else conversation.id
+        found: Found
         if task is None:
             origin = conversation.origin
-            name = (
-                origin.task if origin and origin.task is not None else conversation.id
-            )
-            rows.append(
-                measure_row(conversation.id, conversation.id, f"unknown task {name!r}")
-            )
+            name = (origin and origin.task) or conversation.id
+            found = f"unknown task {name!r}"
         elif conversation.stop == "error":
-            error = conversation.meta.get("error", "unknown")
-            rows.append(measure_row(conversation.id, task.id, f"error: {error}"))
+            found = f"error: {conversation.meta.get('error', 'unknown')}"
         else:
-            rows.append(
-                measure_row(conversation.id, task.id, stats(task, conversation))
-            )
+            found = stats(task, conversation)
+        rows.append(measure_row(conversation.id, cluster, found))
     return rows

@@ -17,7 +17,6 @@ from userlm.stats import (
     Array,
     Found,
     Indices,
-    Stats,
     auroc,
     f1_percent,
     jackknife,
@@ -33,10 +32,6 @@ from userlm.types import FAILED, Conversation, Measure, MeasureRow
 
 Conversations = Iterable[Conversation]
 
-P_END, PERSON_ENDED = range(2)
-"""The columns of a row of `termination_auroc`."""
-
-
 # --- first turns ----------------------------------------------------------------------------------
 
 
@@ -46,12 +41,11 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
     A and B are the sets of lower-cased words of two turns, stop words kept (section 5.1 of the
     notes on the paper). A row's stats are (mean distance to all other first turns, 1). The interval
     is the jackknife over people or intents: a bootstrap would pair a turn with its own copy. Time,
-        but not memory, grows with the square of the number of turns.
+    but not memory, grows with the square of the number of turns.
     """
     rows: list[MeasureRow] = []
-    keys: list[str] = []
-    clusters: list[str] = []
-    word_sets: list[list[str]] = []
+    kept: list[Conversation] = []
+    word_sets: list[set[str]] = []
     for conversation in conversations:
         if conversation.first_own_turn:
             continue  # a response to a later prefix: a person wrote its first turn
@@ -59,52 +53,37 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
         if isinstance(word_set, str):
             rows.append(_row(conversation, word_set))
         else:
-            keys.append(conversation.id)
-            clusters.append(_cluster(conversation))
+            kept.append(conversation)
             word_sets.append(word_set)
-    if len(word_sets) == 1:
-        rows.append(
-            measure_row(keys[0], clusters[0], "no other first turn to compare with")
-        )
+    if len(kept) == 1:
+        rows.append(_row(kept.pop(), "no other first turn to compare with"))
         word_sets.clear()
-        clusters.clear()
 
-    names, cluster_of = numbered(clusters)
+    names, cluster_of = numbered([_cluster(conversation) for conversation in kept])
     to_all, to_own = _distances(word_sets, cluster_of)
-    others = len(word_sets) - 1
-    for key, cluster, total in zip(keys, clusters, to_all, strict=False):
-        rows.append(measure_row(key, cluster, (float(total) / others, 1.0)))
-    found = measure("first-turn diversity", rows, percent, resamples=0)
+    others = len(kept) - 1
+    for conversation, total in zip(kept, to_all, strict=True):
+        rows.append(_row(conversation, (float(total) / others, 1.0)))
+    found = measure(rows, percent, resamples=0)
 
-    # Leave out one cluster at a time. `to_all` counts each pair twice. Removing a cluster subtracts
-    # its distances to all turns; the pairs inside the cluster are subtracted twice, so they are
-    # added back once.
-    own = np.bincount(cluster_of, minlength=len(names))
-    distances_left = (
-        to_all.sum() / 2
-        - np.bincount(cluster_of, to_all)
-        + np.bincount(cluster_of, to_own) / 2
-    )
-    turns_left = len(word_sets) - own
-    pairs_left = turns_left * (turns_left - 1) / 2
-    return _with_jackknife(found, 100 * distances_left, pairs_left, ceiling=100)
+    # `to_own` counts each pair twice.
+    inside = np.bincount(cluster_of, to_own) / 2
+    left = len(kept) - np.bincount(cluster_of, minlength=len(names))
+    pairs_left = left * (left - 1) / 2
+    return _with_jackknife(found, to_all, inside, cluster_of, pairs_left, ceiling=100)
 
 
-def _first_words(conversation: Conversation) -> list[str] | str:
+def _first_words(conversation: Conversation) -> set[str] | str:
     """Return the set of words of the first user turn, or the reason why there are none."""
-    if not conversation.user_turns:
-        return (
-            f"no user turn ({_failure(conversation)})"
-            if conversation.stop
-            else "no user turn"
-        )
-    return (
-        sorted(set(words(conversation.user_turns[0]))) or "no words in the first turn"
-    )
+    if conversation.user_turns:
+        return set(words(conversation.user_turns[0])) or "no words in the first turn"
+    if conversation.stop:
+        return f"no user turn ({_failure(conversation)})"
+    return "no user turn"
 
 
 def _distances(
-    word_sets: Sequence[Sequence[str]], cluster_of: Indices
+    word_sets: Sequence[set[str]], cluster_of: Indices
 ) -> tuple[Array, Array]:
     """Return for each set the sum of its Jaccard distances to all sets, and to those of its own
     cluster.
@@ -116,8 +95,8 @@ def _distances(
     for i, word_set in enumerate(word_sets):
         for word in word_set:
             holders[word].append(i)
-    index = {word: np.array(held, dtype=np.intp) for word, held in holders.items()}
-    sizes = np.array([len(word_set) for word_set in word_sets], dtype=np.float64)
+    index = {word: np.array(held) for word, held in holders.items()}
+    sizes = np.array([len(word_set) for word_set in word_sets])
     to_all = np.zeros(turns)
     to_own = np.zeros(turns)
     for i, word_set in enumerate(word_sets):
@@ -143,7 +122,7 @@ def intent_decomposition(conversations: Conversations) -> Measure:
     turn (section 5.2 of the notes on the paper, variant a). Lower is better: the user puts the
     intent into their own words. Turns without content words cannot be measured.
     """
-    return _decomposition(conversations, "", _share_of_turn, "%")
+    return measure(_overlaps(conversations, _share_of_turn), percent)
 
 
 def intent_decomposition_variants(conversations: Conversations) -> list[Measure]:
@@ -155,28 +134,28 @@ def intent_decomposition_variants(conversations: Conversations) -> list[Measure]
     second and later turns only.
     """
     kept = list(conversations)
+
+    def share_of_intent(intent: list[str], turn: list[str]) -> float:
+        return _common(intent, turn) / len(set(intent))
+
+    def jaccard(intent: list[str], turn: list[str]) -> float:
+        return _common(intent, turn) / len({*intent, *turn})
+
+    def tokens(intent: list[str], turn: list[str]) -> float:
+        return sum(word in intent for word in turn)
+
+    turns = _overlaps(kept, _share_of_turn)
+    later = [row for row in turns if not row.key.endswith("/0")]
     return [
-        _decomposition(
-            kept, ": share of intent", lambda i, u: _common(i, u) / len(set(i)), "%"
-        ),
-        _decomposition(
-            kept, ": Jaccard", lambda i, u: _common(i, u) / len({*i, *u}), "%"
-        ),
-        _decomposition(kept, ": types", _common, "words"),
-        _decomposition(
-            kept, ": tokens", lambda i, u: sum(word in i for word in u), "words"
-        ),
-        _decomposition(kept, ": later turns", _share_of_turn, "%", first_k=1),
+        measure(_overlaps(kept, share_of_intent), percent, "share of intent, %"),
+        measure(_overlaps(kept, jaccard), percent, "Jaccard, %"),
+        measure(_overlaps(kept, _common), ratio, "types, words"),
+        measure(_overlaps(kept, tokens), ratio, "tokens, words"),
+        measure(later, percent, "later turns, %"),
     ]
 
 
-def _decomposition(
-    conversations: Conversations,
-    variant: str,
-    overlap: Overlap,
-    unit: str,
-    first_k: int = 0,
-) -> Measure:
+def _overlaps(conversations: Conversations, overlap: Overlap) -> list[MeasureRow]:
     def stats(conversation: Conversation, text: str) -> Found:
         if conversation.intent is None:
             return "no intent"
@@ -188,11 +167,7 @@ def _decomposition(
             return "no content words in the turn"
         return overlap(intent, turn), 1.0
 
-    rows = _turn_rows(conversations, stats, first_k)
-    statistic = percent if unit == "%" else ratio
-    return measure(
-        f"intent decomposition{variant}", rows, statistic, better="lower", unit=unit
-    )
+    return _turn_rows(conversations, stats)
 
 
 def _common(intent: list[str], turn: list[str]) -> float:
@@ -218,16 +193,14 @@ def termination(responses: Conversations) -> Measure:
     A row's stats are (TP, FP, FN).
     """
 
-    def stats(response: Conversation) -> Stats:
+    def stats(response: Conversation, person_ended: bool) -> Found:
         ended = response.stop == "end"
-        person_ended = _person_ended(response)
         true_positive = ended and person_ended
         false_positive = ended and not person_ended
         false_negative = person_ended and not ended
         return float(true_positive), float(false_positive), float(false_negative)
 
-    rows = _response_rows(responses, stats)
-    return measure("termination F1", rows, f1_percent)
+    return measure(_response_rows(responses, stats), f1_percent)
 
 
 def termination_auroc(responses: Conversations) -> Measure:
@@ -239,20 +212,19 @@ def termination_auroc(responses: Conversations) -> Measure:
     is the jackknife over people, because the measure is over pairs.
     """
 
-    def stats(response: Conversation) -> Found:
+    def stats(response: Conversation, person_ended: bool) -> Found:
         spoke = len(response.user_turns) > response.first_own_turn
         reply = response.turns[-1].meta if spoke else response.meta.get("end_meta", {})
         if reply.get("p_end") is None:
             return "no P(end)"
-        return float(reply["p_end"]), float(_person_ended(response))
+        return float(reply["p_end"]), float(person_ended)
 
     rows = _response_rows(responses, stats)
     measured = [row for row in rows if row.stats]
-    columns = np.array([row.stats for row in measured]).reshape(-1, 2)
-    p_end = columns[:, P_END]
-    ended = columns[:, PERSON_ENDED] == 1
+    p_end, person_ended = np.array([row.stats for row in measured]).reshape(-1, 2).T
+    ended = person_ended == 1
     value = auroc(p_end[ended], p_end[~ended])
-    found = Measure("termination AUROC", value, None, None, tuple(rows))
+    found = Measure("", value, None, None, tuple(rows))
     if value is None:
         return found
 
@@ -260,21 +232,15 @@ def termination_auroc(responses: Conversations) -> Measure:
     won = np.empty(len(p_end))
     won[ended] = wins(p_end[ended], p_end[~ended])
     won[~ended] = ended.sum() - wins(p_end[~ended], p_end[ended])
-    # Leave out one cluster at a time. This subtracts the wins of its ends and those against its
-    # other turns; the pairs inside the cluster are in both, so they are added back once.
     names, cluster_of = numbered([row.cluster for row in measured])
     inside = np.zeros(len(names))
     for cluster in range(len(names)):
         own = cluster_of == cluster
         inside[cluster] = wins(p_end[own & ended], p_end[own & ~ended]).sum()
-    won_left = won[ended].sum() - np.bincount(cluster_of, won) + inside
     ends_left = ended.sum() - np.bincount(cluster_of, ended)
     others_left = (~ended).sum() - np.bincount(cluster_of, ~ended)
-    return _with_jackknife(found, won_left, ends_left * others_left, ceiling=1)
-
-
-def _person_ended(response: Conversation) -> bool:
-    return response.origin is not None and response.origin.person_ended is True
+    pairs_left = ends_left * others_left
+    return _with_jackknife(found, won, inside, cluster_of, pairs_left, ceiling=1)
 
 
 # --- plain counts ---------------------------------------------------------------------------------
@@ -283,7 +249,7 @@ def _person_ended(response: Conversation) -> bool:
 def words_per_turn(conversations: Conversations) -> Measure:
     """Return the mean length of the user's turns, in words."""
     rows = _turn_rows(conversations, lambda _, text: (float(len(words(text))), 1.0))
-    return measure("words per turn", rows, ratio)
+    return measure(rows, ratio)
 
 
 def turns_per_conversation(conversations: Conversations) -> Measure:
@@ -292,8 +258,7 @@ def turns_per_conversation(conversations: Conversations) -> Measure:
     A failed conversation has no known length. One that reached the limit (`max_turns`) counts with
     the limit, so the value depends on the limit.
     """
-    rows = list(map(_length, conversations))
-    return measure("turns per conversation", rows, ratio)
+    return measure([_length(one) for one in conversations], ratio)
 
 
 def _length(conversation: Conversation) -> MeasureRow:
@@ -310,38 +275,30 @@ def _length(conversation: Conversation) -> MeasureRow:
 
 
 def _turn_rows(
-    conversations: Conversations,
-    stats: Callable[[Conversation, str], Found],
-    first_k: int = 0,
+    conversations: Conversations, stats: Callable[[Conversation, str], Found]
 ) -> list[MeasureRow]:
-    """Return a row for each of the user's own turns, from turn `first_k` on. `stats` returns the
-    numbers of a turn, or the reason why there are none.
+    """Return a row for each of the user's own turns. `stats` returns the numbers of a turn, or the
+    reason why there are none.
 
     A conversation that failed before the user's first own turn is a missing row; a user that ends
     immediately has no turns.
     """
     rows = []
     for conversation in conversations:
-        cluster = _cluster(conversation)
         start = conversation.first_own_turn
         own = conversation.user_turns
         if len(conversation.turns) >= 2 * start:
             # otherwise the prefix was removed already
             own = own[start:]
         for k, text in enumerate(own, start):
-            if k >= first_k:
-                rows.append(
-                    measure_row(
-                        f"{conversation.id}/{k}", cluster, stats(conversation, text)
-                    )
-                )
-        if not own and conversation.stop in FAILED and start >= first_k:
+            rows.append(_row(conversation, stats(conversation, text), f"/{k}"))
+        if not own and conversation.stop in FAILED:
             rows.append(_row(conversation, _failure(conversation)))
     return rows
 
 
 def _response_rows(
-    responses: Conversations, stats: Callable[[Conversation], Found]
+    responses: Conversations, stats: Callable[[Conversation, bool], Found]
 ) -> list[MeasureRow]:
     """A row for each response to a prefix after the first turn."""
     rows = []
@@ -351,13 +308,16 @@ def _response_rows(
             rows.append(_row(response, "not a response to the prefix of a sample"))
         elif origin.first_own_turn > 0:
             cluster = response.user or str(origin.conversation)
-            found = _failure(response) if response.stop in FAILED else stats(response)
+            if response.stop in FAILED:
+                found: Found = _failure(response)
+            else:
+                found = stats(response, origin.person_ended)
             rows.append(measure_row(response.id, cluster, found))
     return rows
 
 
-def _row(conversation: Conversation, found: Found) -> MeasureRow:
-    return measure_row(conversation.id, _cluster(conversation), found)
+def _row(conversation: Conversation, found: Found, turn: str = "") -> MeasureRow:
+    return measure_row(conversation.id + turn, _cluster(conversation), found)
 
 
 def _cluster(conversation: Conversation) -> str:
@@ -374,14 +334,25 @@ def _failure(conversation: Conversation) -> str:
 
 
 def _with_jackknife(
-    found: Measure, total: Array, pairs: Array, ceiling: float
+    found: Measure,
+    totals: Array,
+    inside: Array,
+    cluster_of: Indices,
+    pairs_left: Array,
+    ceiling: float,
 ) -> Measure:
-    """The measure with its jackknife interval, between 0 and `ceiling`.
+    """The measure with its jackknife interval, between 0 and `ceiling`; the measure is `ceiling`
+    times a mean over pairs.
 
     Args:
-        total, pairs: for each cluster, the measure without it is `total / pairs`.
+        totals: for each item, the sum over the pairs that it is in.
+        inside: for each cluster, the sum over the pairs inside it.
+        pairs_left: the number of pairs without each cluster.
     """
-    if found.value is None or len(pairs) < 2 or not pairs.all():
+    if found.value is None or len(pairs_left) < 2 or not pairs_left.all():
         return found
-    low, high = jackknife(found.value, total / pairs)
+    # All totals count each pair twice. Without a cluster, the pairs of its items are subtracted:
+    # those inside it twice, so they are added back once.
+    left = totals.sum() / 2 - np.bincount(cluster_of, totals) + inside
+    low, high = jackknife(found.value, ceiling * left / pairs_left)
     return replace(found, low=max(low, 0.0), high=min(high, ceiling))

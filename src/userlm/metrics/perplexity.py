@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import exp, isfinite, log
 
-from userlm.flip import Rendered, Row, TargetSpan
+from userlm.flip import Row, TargetSpan
 from userlm.metrics.forms import Form
 from userlm.stats import Array, Found, Rows, exp_ratio, measure, measure_row, ratio
 from userlm.text import word_spans, words
@@ -54,11 +54,19 @@ def score_turns(
     masked = [
         (row.ids, _mask(row, form)) for rendered in shown for row in rendered.rows
     ]
-    logprobs = iter(model.score(masked))
-    return [
-        list(_turns(conversation, form, rendered, logprobs, max_tokens))
-        for (conversation, _), rendered in zip(asked, shown, strict=True)
-    ]
+    scored = iter(model.score(masked))
+    found = []
+    for (conversation, _), rendered in zip(asked, shown, strict=True):
+        rows = []
+        for row in rendered.rows:
+            logprobs = iter(next(scored))  # of the tokens that `_mask` picked
+            for target in row.spans:
+                stats = _stats(conversation, form, target, logprobs)
+                rows.append(_turn(conversation, target.k, stats))
+        for k in rendered.dropped:
+            rows.append(_turn(conversation, k, f"does not fit {max_tokens} tokens"))
+        found.append(rows)
+    return found
 
 
 def unscored(conversation: Conversation, why: str) -> list[MeasureRow]:
@@ -68,8 +76,7 @@ def unscored(conversation: Conversation, why: str) -> list[MeasureRow]:
 
 def _turn(conversation: Conversation, k: int, found: Found) -> MeasureRow:
     """Return the row of turn `k`; the number after the last user turn is the end."""
-    is_end = k == len(conversation.user_turns)
-    name = END if is_end else k
+    name = END if k == len(conversation.user_turns) else k
     return measure_row(f"{conversation.id}/{name}", person_of(conversation), found)
 
 
@@ -80,24 +87,6 @@ def _mask(row: Row, form: Form) -> list[bool]:
         stop = target.stop if form.ends else target.stop - 1
         mask[target.first : stop] = [True] * (stop - target.first)
     return mask
-
-
-def _turns(
-    conversation: Conversation,
-    form: Form,
-    rendered: Rendered,
-    scored: Iterator[list[float]],
-    max_tokens: int,
-) -> Iterator[MeasureRow]:
-    """Return the rows of one conversation; its log-probabilities are the next in `scored`."""
-    for row in rendered.rows:
-        logprobs = iter(next(scored))  # of the tokens that `_mask` picked
-        for target in row.spans:
-            yield _turn(
-                conversation, target.k, _stats(conversation, form, target, logprobs)
-            )
-    for k in rendered.dropped:
-        yield _turn(conversation, k, f"does not fit {max_tokens} tokens")
 
 
 def _stats(
@@ -151,10 +140,11 @@ def _outside(
 
 def measures(rows: Rows) -> list[Measure]:
     """Return all measures of the rows of one column; perplexity comes first."""
-    said = _said(rows)
+    by_name = subsets(rows)
+    said = by_name["perplexity"]
     closed = _pairs(rows, CLOSED, "no end tokens")
     return [
-        *(perplexity(counted, name) for name, counted in subsets(rows).items()),
+        *(perplexity(counted, name) for name, counted in by_name.items()),
         perplexity(closed, "perplexity, + end tokens"),
         mean_of_conversations(said),
         bits_per_byte(said),
@@ -163,7 +153,7 @@ def measures(rows: Rows) -> list[Measure]:
 
 def subsets(rows: Rows) -> dict[str, list[MeasureRow]]:
     """Return rows of (NLL, tokens, ...), by the name of the perplexity."""
-    said = _said(rows)
+    said = [row for row in rows if not row.key.endswith(f"/{END}")]
     return {
         "perplexity": said,
         "perplexity, first turns": [row for row in said if row.key.endswith("/0")],
@@ -177,7 +167,7 @@ def subsets(rows: Rows) -> dict[str, list[MeasureRow]]:
 def perplexity(rows: Rows, name: str = "perplexity") -> Measure:
     """Return exp(sum of NLL / sum of tokens): token-weighted, so comparable only between models
     with one tokenizer."""
-    return measure(name, rows, exp_ratio, better="lower")
+    return measure(rows, exp_ratio, name)
 
 
 def bits_per_byte(rows: Rows) -> Measure:
@@ -186,7 +176,7 @@ def bits_per_byte(rows: Rows) -> Measure:
     def statistic(sums: Array) -> Array:
         return ratio(sums[..., [NLL, BYTES]]) / log(2)
 
-    return measure("bits per byte", rows, statistic, better="lower")
+    return measure(rows, statistic, "bits per byte")
 
 
 def mean_of_conversations(rows: Rows) -> Measure:
@@ -201,7 +191,7 @@ def mean_of_conversations(rows: Rows) -> Measure:
         tokens = sum(turn.stats[TOKENS] for turn in turns if turn.stats)
         found = (exp(nll / tokens), 1.0) if tokens else turns[0].why
         means.append(measure_row(id, turns[0].cluster, found))
-    return measure("perplexity, mean of conversations", means, ratio, better="lower")
+    return measure(means, ratio, "perplexity, mean of conversations")
 
 
 def person_of(conversation: Conversation) -> str:
@@ -213,11 +203,6 @@ def person_of(conversation: Conversation) -> str:
 def conversation_of(row: MeasureRow) -> str:
     """Return the id of a turn's conversation."""
     return row.key.rpartition("/")[0]
-
-
-def _said(rows: Rows) -> list[MeasureRow]:
-    """The turns, without the ends."""
-    return [row for row in rows if not row.key.endswith(f"/{END}")]
 
 
 def _pairs(rows: Rows, columns: slice, why: str) -> list[MeasureRow]:

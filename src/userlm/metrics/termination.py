@@ -6,9 +6,9 @@ whether the person ended. First turns cannot be ends and are left out. All share
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import mode
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from userlm.stats import (
     FN,
     FP,
-    TP,
     Array,
     Indices,
     f1_percent,
@@ -38,12 +37,6 @@ depend on the data, so they are round numbers, and there are few."""
 
 BINS = 10
 """Maximum number of bins of `reliability`."""
-
-TN = 3
-"""The column after TP, FP and FN in `_counts`."""
-
-RULES = {"now": "now", "best": "best F1", "equal": "equal rate"}
-"""The fields of `EndCalibration` with an `EndRule`, and their names in tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,29 +137,33 @@ def calibrate(termination: Measure, auroc: Measure) -> EndCalibration:
     n = len(stats)
     missing = len(auroc.rows) - n
     if not stats:
-        reasons = Counter(row.why for row in auroc.rows).most_common(1)
-        why = reasons[0][0] if reasons else "no response after a first turn"
-        return EndCalibration(n, missing, why)
+        reasons = [row.why for row in auroc.rows]
+        most_frequent = mode(reasons or ["no response after a first turn"])
+        return EndCalibration(n, missing, most_frequent)
 
     p_end, person_ended, tp, fp, _ = np.array(stats).T
     ended = person_ended == 1
     people, person_of = numbered(clusters)
+    if ended.all():
+        why = "the person ended at every answer"
+    elif not ended.any():
+        why = "the person ended at no answer"
+    elif len(people) == 1:
+        why = "only one person, but a threshold must be checked on another"
+    else:
+        why = ""
     bins = reliability(p_end, ended)
     found = EndCalibration(
         n,
         missing,
+        why,
         people=len(people),
         ended=100 * float(ended.mean()),
         ece=calibration_error(bins),
         bins=bins,
     )
-    if ended.all() or not ended.any():
-        which = "every" if ended.any() else "no"
-        return replace(found, why=f"the person ended at {which} answer")
-    if len(people) == 1:
-        return replace(
-            found, why="only one person, but a threshold must be checked on another"
-        )
+    if why:
+        return found
 
     thresholds = np.array(THRESHOLDS)
     by_threshold = _counts(person_of, p_end[:, None] >= thresholds, ended)
@@ -193,11 +190,15 @@ def _counts(person_of: Indices, ends: Flags, ended: Flags) -> Array:
     Returns:
         (people, rules, 4).
     """
-    went_on = ~ended[:, None]
-    outcomes = [ends & ~went_on, ends & went_on, ~ends & ~went_on, ~ends & went_on]
+    by_person = ended[:, None]
+    outcomes = [
+        ends & by_person,
+        ends & ~by_person,
+        ~ends & by_person,
+        ~ends & ~by_person,
+    ]
     counts = np.zeros((person_of.max() + 1, ends.shape[1], len(outcomes)))
-    for column, outcome in enumerate(outcomes):
-        np.add.at(counts[..., column], person_of, outcome.astype(np.float64))
+    np.add.at(counts, person_of, np.stack(outcomes, axis=-1))
     return counts
 
 
@@ -243,16 +244,14 @@ def _rule(threshold: float | None, counts: Array, people: Sequence[str]) -> EndR
         measure_row(name, name, tuple(own))
         for name, own in zip(people, counts.tolist(), strict=True)
     ]
-    f1 = measure("F1", rows, f1_percent)
-    premature, missed, end_rate = (
-        float(share) for share in _shares(counts.sum(axis=0))
-    )
+    f1 = measure(rows, f1_percent)
+    premature, missed, end_rate = map(float, _shares(counts.sum(axis=0)))
     return EndRule(threshold, premature, missed, end_rate, f1.value, f1.low, f1.high)
 
 
 def _shares(counts: Array) -> tuple[Array, Array, Array]:
     """Premature ends, missed ends and all ends, in percent, from (..., 4)."""
-    tp, fp, fn, tn = (counts[..., column] for column in (TP, FP, FN, TN))
+    tp, fp, fn, tn = np.moveaxis(counts, -1, 0)
     premature = 100 * fp / (fp + tn)
     missed = 100 * fn / (tp + fn)
     end_rate = 100 * (tp + fp) / (tp + fp + fn + tn)
