@@ -67,8 +67,8 @@ def _task(row: Mapping[str, Any]) -> Task:
 def _fact(fact: Any, name: str) -> Fact:
     if not isinstance(fact, dict):
         raise ValueError(f"{name} is not an object")
-    text = take(fact, "text", str, f"{name}.text")
-    return Fact(text, take(fact, "required", bool, f"{name}.required", default=True))
+    text = take(fact, "text", str, name)
+    return Fact(text, take(fact, "required", bool, name, default=True))
 
 
 def task_of(conversation: Conversation, tasks: Mapping[str, Task]) -> Task | None:
