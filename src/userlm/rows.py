@@ -6,10 +6,10 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from io import BufferedIOBase
+from io import BufferedIOBase, BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -54,16 +54,14 @@ def to_record(conversation: Conversation) -> dict[str, Any]:
         "stop": conversation.stop,
         "ended": conversation.ended,
         "meta": dict(conversation.meta),
-        "origin": _origin_record(conversation.origin),
     }
+    if conversation.origin:
+        origin = asdict(conversation.origin)
+        optional["origin"] = {
+            name: value for name, value in origin.items() if value is not None
+        }
     filled = {name: value for name, value in optional.items() if value}
     return {"id": conversation.id, "turns": turns, **filled}
-
-
-def _origin_record(origin: Origin | None) -> dict[str, Any] | None:
-    if origin is None:
-        return None
-    return {name: value for name, value in asdict(origin).items() if value is not None}
 
 
 def from_record(record: Mapping[str, Any]) -> Conversation:
@@ -98,12 +96,9 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
 def _turn(turn: Any, where: str) -> Turn:
     if not isinstance(turn, dict):
         raise ValueError(f"{where} is not an object")
-    text = turn.get("text")
-    meta = turn.get("meta")
-    if not isinstance(text, str) or (meta is not None and not isinstance(meta, dict)):
-        text = take(turn, "text", str, f"{where}.text")  # the error says what is wrong
-        meta = take(turn, "meta", dict, f"{where}.meta", default={})
-    return Turn(turn.get("role", ""), text, meta or {})
+    text = take(turn, "text", str, where)
+    meta = take(turn, "meta", dict, where, default={})
+    return Turn(turn.get("role", ""), text, meta)
 
 
 _ORIGIN_FIELDS = {
@@ -122,7 +117,7 @@ def _origin(record: Mapping[str, Any] | None) -> Origin | None:
     if unknown := record.keys() - _ORIGIN_FIELDS.keys():
         raise ValueError(f"unknown field 'origin.{sorted(unknown)[0]}'")
     values = {
-        name: take(record, name, kind, f"origin.{name}")
+        name: take(record, name, kind, "origin")
         for name, kind in _ORIGIN_FIELDS.items()
         if name in record
     }
@@ -165,39 +160,26 @@ def write_conversations(path: str | Path, conversations: Iterable[Conversation])
     conversations."""
     path = Path(path)
     if path.suffix == ".parquet":
-        return _write_parquet(path, conversations)
-    count = 0
-    with replacing(path) as partial, _open_write(partial, path) as file:
-        for conversation in conversations:
-            file.write(dump(to_record(conversation)) + b"\n")
-            count += 1
-    return count
-
-
-def _write_parquet(path: Path, conversations: Iterable[Conversation]) -> int:
-    import polars as pl
-
-    rows = [_parquet_row(conversation) for conversation in conversations]
-    with replacing(path) as partial:
-        pl.DataFrame(rows, schema=_parquet_columns()).write_parquet(partial)
-    return len(rows)
+        rows = [_parquet_row(conversation) for conversation in conversations]
+        write_parquet(path, rows, _parquet_columns())
+        return len(rows)
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise InputError(
+            f"{path}: its kind is unknown; give a .jsonl, .jsonl.gz or .parquet file"
+        )
+    return write_lines(path, map(to_record, conversations))
 
 
 def _parquet_row(conversation: Conversation) -> dict[str, Any]:
     """A conversation as a row of parquet; `meta` and `origin` are JSON texts."""
-    turns = [
-        {"role": turn.role, "text": turn.text, "meta": dumps(dict(turn.meta))}
-        for turn in conversation.turns
-    ]
+    record = to_record(conversation)
+    turns = [{**turn, "meta": dumps(turn.get("meta", {}))} for turn in record["turns"]]
     return {
-        "id": conversation.id,
+        **record,
         "turns": turns,
-        "intent": conversation.intent,
-        "user": conversation.user,
-        "stop": conversation.stop,
         "ended": conversation.ended,
-        "meta": dumps(dict(conversation.meta)),
-        "origin": dumps(_origin_record(conversation.origin)),
+        "meta": dumps(record.get("meta", {})),
+        "origin": dumps(record.get("origin")),
     }
 
 
@@ -265,31 +247,36 @@ def read_rows(
     if not path.name.endswith(KINDS):
         raise InputError(f"{path}: its kind is unknown; known are {', '.join(KINDS)}")
     if path.suffix == ".parquet":
-        yield from _read_parquet(path, may_be_empty, unread)
-        return
-    if upto is not None:
-        size = min(size, upto)
-    number = 0
+        lines = _read_parquet(path, unread)
+    else:
+        lines = _read_text(path, size if upto is None else min(size, upto))
     has_rows = False
-    try:
-        with path.open("rb", buffering=BUFFER) as file:
-            zipped = _unzipped(file, size) if path.suffix == ".gz" else None
-            if path.name.endswith((".json", ".json.gz")):
-                yield from _read_json(path, (zipped or file).read())
-                return
-            lines = zipped or _lines_upto(file, size)
-            for number, raw in enumerate(lines, 1):
-                if number == 1:
-                    raw = _without_byte_order_mark(path, raw)
-                if not raw.isspace():
-                    has_rows = True
-                    yield parse_line(number, raw)
-    except (EOFError, zlib.error, OSError) as error:
-        raise _read_error(path, number, error) from None
+    for line in lines:
+        has_rows = True
+        yield line
     if not has_rows and not may_be_empty:
         raise InputError(
             f"{path} has no lines; give a file with one conversation per line"
         )
+
+
+def _read_text(path: Path, size: int) -> Iterator[Line]:
+    number = 0
+    try:
+        with path.open("rb", buffering=BUFFER) as file:
+            zipped: gzip.GzipFile | None = None
+            if path.suffix == ".gz":
+                zipped = gzip.GzipFile(fileobj=_Upto(file, size))  # type: ignore[call-overload]
+            if path.name.endswith((".json", ".json.gz")):
+                yield from _read_json(path, (zipped or file).read())
+                return
+            for number, raw in enumerate(zipped or _lines_upto(file, size), 1):
+                if number == 1:
+                    raw = _without_byte_order_mark(path, raw)
+                if not raw.isspace():
+                    yield parse_line(number, raw)
+    except (EOFError, zlib.error, OSError) as error:
+        raise _read_error(path, number, error) from None
 
 
 def _lines_upto(file: IO[bytes], size: int) -> Iterator[bytes]:
@@ -303,11 +290,6 @@ def _lines_upto(file: IO[bytes], size: int) -> Iterator[bytes]:
         if rest.strip() and not parse_line(0, rest).error:
             yield rest
         return
-
-
-def _unzipped(file: IO[bytes], size: int) -> gzip.GzipFile:
-    part = _Upto(file, size)
-    return gzip.GzipFile(fileobj=part, mode="rb")  # type: ignore[call-overload, no-any-return]
 
 
 class _Upto:
@@ -357,12 +339,7 @@ def _read_json(path: Path, raw: bytes) -> Iterator[Line]:
             f"item"
         )
     for number, row in enumerate(value, 1):
-        if isinstance(row, dict | list) and is_deep(row):
-            yield _too_deep(number)
-        elif isinstance(row, dict):
-            yield Line(number, row)
-        else:
-            yield _not_an_object(number, row, dumps(row))
+        yield _line(number, row)
 
 
 def _loads(raw: bytes, encoding: str | None = None) -> Any:
@@ -383,32 +360,44 @@ def _loads(raw: bytes, encoding: str | None = None) -> Any:
 def parse_line(number: int, raw: bytes) -> Line:
     """Parse one line of a file of JSON lines."""
     try:
-        value = _loads(raw, "utf-8")
+        return _line(number, _loads(raw, "utf-8"), raw)
     except UnicodeDecodeError as error:
-        text = raw.decode("utf-8", "backslashreplace").rstrip("\n")
         problem = f"byte {error.start + 1} is not UTF-8; save the file as UTF-8"
-        return Line(number, reason="not UTF-8", error=problem, raw=text)
+        return _bad_line(number, raw, "not UTF-8", problem)
     except RecursionError:
-        return _too_deep(number, raw.decode().rstrip("\n"))
+        return _bad_line(number, raw, *_TOO_DEEP)
     except ValueError as error:
         where = ""
         if isinstance(error, json.JSONDecodeError):
             where = f" (column {error.colno}: {error.msg})"
         problem = f"is not JSON{where}; write one JSON object per line"
-        text = raw.decode().rstrip("\n")
-        return Line(number, reason="not JSON", error=problem, raw=text)
-    if not isinstance(value, dict):
-        return _not_an_object(number, value, raw.decode().rstrip("\n"))
-    # Counting is faster than parsing.
-    may_be_deep = raw.count(b"[") + raw.count(b"{") > DEEPEST
-    if may_be_deep and is_deep(value):
-        return _too_deep(number, raw.decode().rstrip("\n"))
-    return Line(number, value)
+        return _bad_line(number, raw, "not JSON", problem)
+
+
+def _bad_line(number: int, raw: bytes, reason: str, problem: str) -> Line:
+    text = raw.decode("utf-8", "backslashreplace").rstrip("\n")
+    return Line(number, {}, reason, problem, text)
 
 
 DEEPEST = 200
 """Maximum nesting of lists and objects in a row: a deeper one is not a log, and cannot be
 written."""
+
+_TOO_DEEP = ("nested too deep", f"is nested more than {DEEPEST} levels deep")
+
+
+def _line(number: int, value: Any, raw: bytes = b"") -> Line:
+    """Return the line of a value, parsed from this text, if any: it must be an object."""
+    # Counting is faster than parsing.
+    may_be_deep = not raw or raw.count(b"[") + raw.count(b"{") > DEEPEST
+    if may_be_deep and isinstance(value, dict | list) and is_deep(value):
+        return _bad_line(number, raw, *_TOO_DEEP)
+    if isinstance(value, dict):
+        return Line(number, value)
+    kinds = {list: "an array", str: "a string", type(None): "null"}
+    kind = kinds.get(type(value), "a number or boolean")
+    problem = f"is {kind}, not a JSON object"
+    return _bad_line(number, raw or dump(value), "not an object", problem)
 
 
 def is_deep(value: Any, levels: int = DEEPEST) -> bool:
@@ -425,25 +414,11 @@ def is_deep(value: Any, levels: int = DEEPEST) -> bool:
     return True
 
 
-def _too_deep(number: int, raw: str = "") -> Line:
-    problem = f"is nested more than {DEEPEST} levels deep"
-    return Line(number, reason="nested too deep", error=problem, raw=raw)
-
-
-def _not_an_object(number: int, value: Any, raw: str) -> Line:
-    kinds = {list: "an array", str: "a string", type(None): "null"}
-    kind = kinds.get(type(value), "a number or boolean")
-    return Line(
-        number, reason="not an object", error=f"is {kind}, not a JSON object", raw=raw
-    )
-
-
 def _read_parquet(
-    path: Path, may_be_empty: bool, unread: Callable[[Collection[str]], Collection[str]]
+    path: Path, unread: Callable[[Collection[str]], Collection[str]]
 ) -> Iterator[Line]:
     import polars as pl
 
-    number = 0
     try:
         frame = pl.scan_parquet(path, glob=False)
         schema = frame.collect_schema()
@@ -457,10 +432,6 @@ def _read_parquet(
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a readable parquet file: {reason}") from None
-    if not number and not may_be_empty:
-        raise InputError(
-            f"{path} has no rows; give a file with one conversation per row"
-        )
 
 
 def _parse_parquet_row(number: int, row: dict[str, Any]) -> Line:
@@ -473,8 +444,8 @@ def _parse_parquet_row(number: int, row: dict[str, Any]) -> Line:
                 turn["meta"] = json.loads(turn["meta"] or "{}")
     except (ValueError, RecursionError):
         problem = "has a field 'meta' or 'origin' that is not JSON"
-        return Line(number, reason="not JSON", error=problem, raw=dumps(row))
-    return _too_deep(number) if is_deep(row) else Line(number, row)
+        return _bad_line(number, dump(row), "not JSON", problem)
+    return _line(number, row)
 
 
 def count_rows(paths: Iterable[Path]) -> int | None:
@@ -490,11 +461,8 @@ def count_rows(paths: Iterable[Path]) -> int | None:
                 or path.stat().st_size > 1 << 30
             ):
                 return None
-            with (
-                gzip.open(path, "rb")
-                if path.suffix == ".gz"
-                else path.open("rb") as file
-            ):
+            opened = gzip.open if path.suffix == ".gz" else open
+            with opened(path, "rb") as file:
                 while block := file.read(1 << 20):
                     count += block.count(b"\n")
         except (EOFError, zlib.error, OSError):
@@ -518,14 +486,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file of a run folder; raise `InputError` if there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("it is not a JSON object")
     except (ValueError, OSError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read: {error}; delete the folder and run its command again"
         ) from None
-    if not isinstance(value, dict):
-        raise InputError(
-            f"{path} is not a JSON object; delete the folder and run its command again"
-        )
     return value
 
 
@@ -556,10 +522,32 @@ def write_json(path: Path, value: Any) -> None:
         )
 
 
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a JSON-lines file atomically."""
-    with replacing(path) as partial, partial.open("wb") as file:
-        file.writelines(dump(row) + b"\n" for row in rows)
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write a JSON-lines file atomically, packed if its name ends in `.gz`; return the number of
+    lines."""
+    count = 0
+    with replacing(path) as partial, partial.open("wb") as raw:
+        file: BufferedIOBase = raw
+        if path.suffix == ".gz":
+            # Without file name and time stamp, so that the same lines give the same bytes.
+            file = gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
+        with file:
+            for row in rows:
+                file.write(dump(row) + b"\n")
+                count += 1
+    return count
+
+
+def write_parquet(
+    path: Path, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Any]
+) -> None:
+    """Write a parquet file atomically; `columns` has their types."""
+    import polars as pl
+
+    packed = BytesIO()  # polars raises its own errors for a full disk
+    pl.DataFrame(rows, schema=columns).write_parquet(packed)
+    with replacing(path) as partial:
+        partial.write_bytes(packed.getbuffer())
 
 
 @contextmanager
@@ -585,24 +573,6 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-@contextmanager
-def _open_write(partial: Path, path: Path) -> Iterator[BufferedIOBase]:
-    if path.name.endswith(".jsonl.gz"):
-        # Without file name and time stamp, so that the same lines give the same bytes.
-        with (
-            partial.open("wb") as raw,
-            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-        ):
-            yield packed
-    elif path.suffix == ".jsonl":
-        with partial.open("wb") as plain:
-            yield plain
-    else:
-        raise InputError(
-            f"{path}: its kind is unknown; give a .jsonl, .jsonl.gz or .parquet file"
-        )
-
-
 _REQUIRED = object()
 
 
@@ -610,22 +580,23 @@ def take(
     row: Mapping[str, Any],
     name: str,
     kind: type,
-    shown: str = "",
+    inside: str = "",
     default: Any = _REQUIRED,
 ) -> Any:
     """Return a field of a JSON object; raise `ValueError` that names it if it is missing or of
     another type.
 
     Args:
-        shown: the name of the field in errors; by default `name`.
+        inside: where in the row the object is, such as `turns[0]`, for errors.
     """
     value = row.get(name)
-    if value is None:
-        if default is _REQUIRED:
-            raise ValueError(f"field {shown or name!r} is missing")
+    if isinstance(value, kind):
+        return value
+    if value is None and default is not _REQUIRED:
         return default
-    if not isinstance(value, kind):
-        raise ValueError(
-            f"field {shown or name!r} must be a {kind.__name__}, not {type(value).__name__}"
-        )
-    return value
+    shown = f"{inside}.{name}" if inside else name
+    if value is None:
+        raise ValueError(f"field {shown!r} is missing")
+    raise ValueError(
+        f"field {shown!r} must be a {kind.__name__}, not {type(value).__name__}"
+    )

@@ -56,8 +56,8 @@ def _task(row: Mapping[str, Any]) -> Task:
         name = f"facts[{i}]"
         if not isinstance(fact, dict):
             raise ValueError(f"{name} is not an object")
-        text = take(fact, "text", str, f"{name}.text")
-        required = take(fact, "required", bool, f"{name}.required", default=True)
+        text = take(fact, "text", str, name)
+        required = take(fact, "required", bool, name, default=True)
         facts.append(Fact(text, required))
     return Task(
         take(row, "id", str),

@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 from userlm.rows import DEEPEST, OLDER_KEYS, Line, is_deep
@@ -63,7 +65,8 @@ DETAIL_LENGTH = 500  # maximum length of an error's detail, which may quote the 
 
 
 RUN_KEYS = OUTCOME_KEYS | OLDER_KEYS
-"""The keys that runs write to `meta`, now or in version 0.1; in a log they mean something else."""
+"""The keys that only a run may write to `meta`, now or in version 0.1; in a log they mean something
+else."""
 
 
 class Rejected(ValueError):
@@ -202,14 +205,8 @@ def read_messages(
     lost_parts = 0
     for i, item in numbered:
         message = need(item, dict, f"{name}[{i}]")
-        role = message.get(role_field)
-        side = _side(role, roles)
-        if side is None:
-            known = ", ".join(roles)
-            raise Rejected(
-                "unknown role",
-                f"{name}[{i}].{role_field} is {role!r}; known are {known}",
-            )
+        where = f"{name}[{i}].{role_field}"
+        side = side_of(message.get(role_field), where, roles)
         text = message.get(text_field)
         if not isinstance(text, str):
             text, lost = _text(text, f"{name}[{i}].{text_field}")
@@ -226,10 +223,15 @@ def read_messages(
     return Messages(said, lost_parts)
 
 
-def _side(role: Any, roles: Mapping[str, Side]) -> Side | None:
-    if not isinstance(role, str):
-        return None
-    return roles.get(role) or roles.get(role.strip().lower())
+def side_of(role: Any, where: str, roles: Mapping[str, Side]) -> Side:
+    """Return the side of a role; raise `Rejected` if the layout does not have the role."""
+    side: Side | None = None
+    if isinstance(role, str):
+        side = roles.get(role.strip().lower())
+    if side is None:
+        known = ", ".join(roles)
+        raise Rejected("unknown role", f"{where} is {role!r}; known are {known}")
+    return side
 
 
 def _text(content: Any, where: str) -> tuple[str, int]:
@@ -269,30 +271,18 @@ def assemble(
             observed end.
         lost_fields: the number of fields of the row that could not be kept.
     """
-    roles: list[Role] = []
-    texts: list[list[str]] = []  # of each turn
+    spoken: list[tuple[Role, str]] = []
     aside: dict[str, list[str]] = {}
     for side, text in messages.said:
         if side == "system" or side == "tool":
             aside.setdefault(side, []).append(text)
-        elif roles and roles[-1] == side:
-            texts[-1].append(text)
         else:
-            roles.append(side)
-            texts.append([text])
-    turns = [
-        Turn(role, "\n\n".join(parts)) for role, parts in zip(roles, texts, strict=True)
-    ]
-    if not turns or (turns[0].role == "assistant" and len(turns) == 1):
+            spoken.append((side, text))
+    turns = []
+    for role, group in groupby(spoken, key=itemgetter(0)):
+        turns.append(Turn(role, "\n\n".join(text for _, text in group)))
+    if all(turn.role == "assistant" for turn in turns):
         raise Rejected("no user turn", "none of the messages is from the user")
-    notes = {
-        "joined turns": sum(map(len, texts)) - len(turns),
-        "opening assistant turn": int(turns[0].role == "assistant"),
-        "parts left out": messages.lost_parts,
-        "fields left out": lost_fields
-        + len(RUN_KEYS.intersection(meta)),  # keys that only a run may set
-        "cut at an empty turn": int(messages.cut),
-    }
     known = {
         key: value
         for key, value in meta.items()
@@ -300,14 +290,20 @@ def assemble(
     }
     for name, parts in aside.items():
         known[name] = "\n\n".join(parts)
-        notes[f"{name} to meta"] = len(parts)
+    notes = {
+        "joined turns": len(spoken) - len(turns),
+        "opening assistant turn": int(turns[0].role == "assistant"),
+        "parts left out": messages.lost_parts,
+        "fields left out": lost_fields + len(RUN_KEYS.intersection(meta)),
+        "cut at an empty turn": int(messages.cut),
+        "system to meta": len(aside.get("system", ())),
+        "tool to meta": len(aside.get("tool", ())),
+    }
     last_side, _ = messages.said[-1]
     # a pending tool call is not an end.
     ended = whole and not messages.cut and last_side == "assistant"
     conversation = Conversation(id, tuple(turns), intent, user, None, ended, known)
-    return Imported(
-        conversation, {note: count for note, count in notes.items() if count}
-    )
+    return Imported(conversation).with_notes(notes)
 
 
 def is_whole(row: Row) -> bool:

@@ -29,6 +29,7 @@ from userlm.data.layouts.common import (
     has_words,
     id_of,
     need,
+    side_of,
     text_of,
 )
 from userlm.rows import Line
@@ -46,6 +47,7 @@ class _Message:
     """
 
     id: str
+    side: Side
     role: str
     text: str
     rank: float
@@ -55,10 +57,6 @@ class _Message:
     parent: str
     place: Place
     replies: list[_Message] = field(default_factory=list)
-
-    @property
-    def side(self) -> Side:
-        return _ROLES[self.role]
 
 
 def tree(row: Row) -> list[Imported]:
@@ -132,14 +130,12 @@ def _message_at(content: Any, where: str) -> _Message:
 
 def _message(row: Row, place: Place) -> _Message:
     name = _required_id(row, "message_id")
-    role = row.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        known = "known are prompter, assistant"
-        raise Rejected("unknown role", f"field 'role' is {role!r}; {known}")
+    side = side_of(row.get("role"), "field 'role'", _ROLES)
     rank = row.get("rank")
     return _Message(
         id=name,
-        role=role,
+        side=side,
+        role=row["role"],
         text=text_of(row, "text") or "",
         rank=rank if isinstance(rank, int | float) else float("inf"),
         deleted=row.get("deleted") is True,

@@ -60,12 +60,12 @@ _WRAPPERS = {
 }
 """Spans around calls; they repeat all or a part of what the calls inside them contain."""
 _CONVENTIONS = (
-    ("gen_ai.input.messages", "gen_ai.output.messages"),
-    ("llm.input_messages", "llm.output_messages"),
-    ("gen_ai.prompt", "gen_ai.completion"),
+    ("gen_ai.input.messages", "gen_ai.output.messages", False),
+    ("llm.input_messages", "llm.output_messages", False),
+    ("gen_ai.prompt", "gen_ai.completion", True),
 )
-_TEXT_ROLES = {"gen_ai.prompt": "user", "gen_ai.completion": "assistant"}
-"""Attributes that may hold a plain text in place of messages."""
+"""The attributes with the messages before a call and with its answers, and whether they may hold a
+plain text in place of messages."""
 _DETAILS = (
     "gen_ai.client.inference.operation.details",
     "gen_ai.content.prompt",
@@ -300,7 +300,7 @@ def _read(row: Row, place: Place) -> _Span | None:
         place=place,
         last=place,
         name=name or "",
-        trace=str(ids.get("traceId") or ids.get("trace_id") or ""),
+        trace=_first(ids, ("traceId", "trace_id")) or "",
         wraps=any(attributes.get(key) in kinds for key, kinds in _WRAPPERS.items()),
         user=user,
         meta={
@@ -333,11 +333,10 @@ def _first(attributes: Row, names: Sequence[str]) -> str | None:
 
 def _start(span: Row) -> str | None:
     """Return when a call began: nanoseconds since 1970 in OTLP, ISO text elsewhere."""
-    names = ("startTimeUnixNano", "start_time_unix_nano", "start_time")
-    start = next((span[name] for name in names if span.get(name)), None)
-    if isinstance(start, str) and not start.isdecimal():
+    start = _first(span, ("startTimeUnixNano", "start_time_unix_nano", "start_time"))
+    if start is None or not start.isdecimal():
         return start
-    return utc_time(start, 1e9) if isinstance(start, str | int) else None
+    return utc_time(start, 1e9)
 
 
 # --- messages -------------------------------------------------------------------------------------
@@ -346,8 +345,8 @@ def _start(span: Row) -> str | None:
 def _messages(attributes: Row, events: Sequence[_Event]) -> Messages | None:
     """Return the messages of a call, the answer last; `None` if the span does not have them."""
     found: _Located = []
-    for asked, answer in _CONVENTIONS:
-        found = found or _in_attributes(attributes, asked, answer)
+    for convention in _CONVENTIONS:
+        found = found or _in_attributes(attributes, *convention)
     found = found or _in_events(events)
     if not found:
         return None
@@ -360,16 +359,19 @@ def _messages(attributes: Row, events: Sequence[_Event]) -> Messages | None:
     return read_messages(numbered, "messages", _ROLES)
 
 
-def _in_attributes(attributes: Row, asked: str, answer: str) -> _Located:
+def _in_attributes(
+    attributes: Row, asked: str, answer: str, may_be_text: bool
+) -> _Located:
     """Return the messages in two attributes; only the first of several choices is used."""
-    found: _Located = []
-    for i, message in enumerate(list_in(attributes, asked, _TEXT_ROLES.get(asked))):
-        found.append((f"{asked}.{i}", message))
     choices = attributes.get("gen_ai.request.choice.count")
     several = isinstance(choices, int) and choices > 1
-    for i, message in enumerate(list_in(attributes, answer, _TEXT_ROLES.get(answer))):
-        message = _NO_TEXT if several and i > 0 else _with_role(message, "assistant")
-        found.append((f"{answer}.{i}", message))
+    found: _Located = []
+    for name, role in ((asked, "user"), (answer, "assistant")):
+        text_role = role if may_be_text else None
+        for i, message in enumerate(list_in(attributes, name, text_role)):
+            if name == answer:
+                message = _answer(message, is_other=several and i > 0)
+            found.append((f"{name}.{i}", message))
     return found
 
 
@@ -384,21 +386,21 @@ def _in_events(events: Sequence[_Event]) -> _Located:
             message = parse_json(body.get("message", body))
             if not isinstance(message, dict):
                 message = {"content": message}
-            message = (
-                _NO_TEXT if body.get("index") else _with_role(message, "assistant")
-            )
+            message = _answer(message, is_other=bool(body.get("index")))
             found.append((where, message))
         elif name.endswith(".message"):
             _, role, *_ = name.split(".")
-            found.append((where, _with_role(body, role)))
+            found.append((where, {**body, "role": body.get("role") or role}))
     return found
 
 
-def _with_role(message: Any, role: str) -> Any:
-    """Return the message; set this role if it has none."""
+def _answer(message: Any, is_other: bool) -> Any:
+    """Return an answer, with a role if it has none; one without text if it is another choice."""
+    if is_other:
+        return _NO_TEXT
     if not isinstance(message, dict):
         return message
-    return {**message, "role": message.get("role") or role}
+    return {**message, "role": message.get("role") or "assistant"}
 
 
 def _to_chat(message: Any) -> list[Any]:

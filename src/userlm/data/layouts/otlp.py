@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 from userlm.data.layouts.common import Rejected, Row, need, parse_json, wrong_type
+
+_UNWRAPPED = ("message", "message_content", "tool_call")
 
 
 def attributes_of(found: Any, where: str) -> Row:
@@ -67,33 +70,28 @@ def list_in(attributes: Row, name: str, text_role: str | None = None) -> list[An
 
 
 def _indexed(attributes: Row, prefix: str) -> list[Any]:
-    nested: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in attributes.items():
-        if not key.startswith(prefix):
-            continue
-        number, _, rest = key.removeprefix(prefix).partition(".")
-        if not (number.isdecimal() and rest):
-            continue
-        *path, last = rest.split(".")
-        place: Any = nested.setdefault(number, {})
-        for name in path:
-            place = place.setdefault(name, {}) if isinstance(place, dict) else None
-        if isinstance(place, dict):
-            place[last] = value
-    return _tidy(nested) or []
+        path = key.removeprefix(prefix)
+        number, _, rest = path.partition(".")
+        if path != key and number.isdecimal() and rest:
+            flat[path] = value
+    return list(_nested(flat))
 
 
-def _tidy(value: Any) -> Any:
-    """Turn objects with numbers as keys into lists, and unwrap OpenInference's objects of one
-    field."""
-    if not isinstance(value, dict):
-        return value
-    if value and all(name.isdecimal() for name in value):
-        numbers = sorted(value, key=lambda name: (len(name), name))
-        return [_tidy(value[number]) for number in numbers]
-    if len(value) == 1 and not value.keys().isdisjoint(
-        ("message", "message_content", "tool_call")
-    ):
-        (only,) = value.values()
-        return _tidy(only)
-    return {name: _tidy(inner) for name, inner in value.items()}
+def _nested(flat: Row) -> Any:
+    """Turn the paths `0.role`, `0.content` into lists and objects, and unwrap OpenInference's
+    objects of one field."""
+    if "" in flat:
+        return flat[""]
+    fields: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for path, value in flat.items():
+        name, _, rest = path.partition(".")
+        fields[name][rest] = value
+    if all(name.isdecimal() for name in fields):
+        numbers = sorted(fields, key=lambda number: (len(number), number))
+        return [_nested(fields[number]) for number in numbers]
+    if len(fields) == 1 and not fields.keys().isdisjoint(_UNWRAPPED):
+        (only,) = fields.values()
+        return _nested(only)
+    return {name: _nested(inner) for name, inner in fields.items()}

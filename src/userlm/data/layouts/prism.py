@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from userlm.data.layouts.common import (
     Imported,
     Layout,
     Rejected,
     Row,
+    Side,
     assemble,
     flag_of,
     id_of,
@@ -17,10 +18,12 @@ from userlm.data.layouts.common import (
     need,
     read_messages,
     scalars,
+    side_of,
     text_of,
 )
 
 _NAME = "conversation_history"
+_ROLES: Mapping[str, Side] = {"user": "user", "model": "assistant"}
 
 
 def convert(row: Row) -> Imported:
@@ -33,8 +36,7 @@ def convert(row: Row) -> Imported:
     order = _order(items)
     answers = [items[i] for i in order if items[i]["role"] == "model"]
     models = [text_of(answer, "model_name") for answer in answers]
-    numbered = ((i, items[i]) for i in order)
-    messages = read_messages(numbered, _NAME, {"user": "user", "model": "assistant"})
+    messages = read_messages([(i, items[i]) for i in order], _NAME, _ROLES)
     return assemble(
         messages,
         id=id_of(row, "conversation_id"),
@@ -55,14 +57,11 @@ def _order(items: Sequence[Row]) -> list[int]:
     answers: defaultdict[int, list[int]] = defaultdict(list)
     for i, item in enumerate(items):
         where = f"{_NAME}[{i}]"
-        role = need(item, dict, where).get("role")
-        if role not in ("user", "model"):
-            raise Rejected(
-                "unknown role", f"{where}.role is {role!r}; known are user, model"
-            )
-        turn = need(item.get("turn"), int, f"{where}.turn")
-        messages = questions if role == "user" else answers
-        messages[turn].append(i)
+        message = need(item, dict, where)
+        side = side_of(message.get("role"), f"{where}.role", _ROLES)
+        turn = need(message.get("turn"), int, f"{where}.turn")
+        places = questions if side == "user" else answers
+        places[turn].append(i)
     order: list[int] = []
     for turn in sorted(questions.keys() | answers.keys()):
         if turn not in questions:
@@ -91,12 +90,13 @@ def _chosen(items: Sequence[Row], answers: Sequence[int], last: bool) -> int:
     candidates = chosen or answers
     if len(candidates) == 1:
         return candidates[0]
+    scores: dict[int, tuple[float, int]] = {}
     for i in candidates:
-        need(items[i].get("score"), (int, float), f"{_NAME}[{i}].score")
-        need(items[i].get("within_turn_id"), int, f"{_NAME}[{i}].within_turn_id")
-    return min(
-        candidates, key=lambda i: (-items[i]["score"], items[i]["within_turn_id"])
-    )
+        where = f"{_NAME}[{i}]"
+        score = need(items[i].get("score"), (int, float), f"{where}.score")
+        number = need(items[i].get("within_turn_id"), int, f"{where}.within_turn_id")
+        scores[i] = (-score, number)
+    return min(candidates, key=scores.__getitem__)
 
 
 LAYOUT = Layout("prism", [{_NAME}], convert)

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from userlm.data.layouts.common import Imported, Layout, Rejected, Row, has_words, id_of
+from collections.abc import Mapping
+
+from userlm.data.layouts.common import (
+    Imported,
+    Layout,
+    Rejected,
+    Row,
+    Side,
+    has_words,
+    id_of,
+    side_of,
+)
 from userlm.rows import from_record
+
+_ROLES: Mapping[str, Side] = {"user": "user", "assistant": "assistant"}
 
 
 def convert(row: Row) -> Imported:
@@ -12,10 +25,8 @@ def convert(row: Row) -> Imported:
     for i, turn in enumerate(turns if isinstance(turns, list) else ()):
         if not isinstance(turn, dict):
             continue
-        role, text = turn.get("role"), turn.get("text")
-        if role not in ("user", "assistant"):
-            known = "known are user, assistant"
-            raise Rejected("unknown role", f"turns[{i}].role is {role!r}; {known}")
+        side_of(turn.get("role"), f"turns[{i}].role", _ROLES)
+        text = turn.get("text")
         if isinstance(text, str) and not has_words(text):
             raise Rejected("empty turn", f"turns[{i}].text has no words")
     try:
