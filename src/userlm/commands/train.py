@@ -34,7 +34,7 @@ class Train:
     """Train a user model on conversations and save it as a Hugging Face folder in model/.
 
     The weights with the best validation perplexity are kept. For several GPUs use `torchrun -m
-    $ userlm train`, or `accelerate launch` with an FSDP2 configuration.
+    userlm train`, or `accelerate launch` with an FSDP2 configuration.
 
     $ userlm train runs/intents --base meta-llama/Llama-3.2-1B
 
