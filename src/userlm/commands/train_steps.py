@@ -47,17 +47,10 @@ def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Resul
     """Start or resume the run in `out`: train on the conversations of `path`, write the results and
     the card."""
     out = recorded.out
-    config = _config(recorded)
     console.quiet = console.quiet or not accelerator.is_main_process
-    run = None
     with accelerator.main_process_first():
         # only the main process writes; the others wait, then read
-        if accelerator.is_main_process:
-            inputs = [file for file in (path, recorded.valid) if file]
-            run = open_run("train", recorded, inputs)
-            if finished(run, recorded):
-                # the call that finished the training may have been killed before this step.
-                tidy(out)
+        run = _open(path, recorded) if accelerator.is_main_process else None
     if (out / "results.json").is_file():
         return dict(Run.read(out).results)
     options = as_mapping(recorded)
@@ -74,35 +67,52 @@ def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Resul
     notes += _check(path, options, dataset, valid)
     for note in notes:
         console.print(note)
+    config = _config(recorded)
     if options["lora"]:
         local = with_lora(local, options["lora"], config.seed)
-    device = _device_name(accelerator.device)
     results = {
         "parameters": local.model.num_parameters(),
         "trained_parameters": local.model.num_parameters(only_trainable=True),
         "pack": config.pack,
         "gradient_checkpointing": config.gradient_checkpointing,
         "processes": accelerator.num_processes,
-        "device": device,
+        "device": _device_name(accelerator.device),
         "precision": options["precision"],
         "notes": notes,
     }
     steps = training.plan(dataset, config)
-    accelerator.init_trackers(
-        "userlm", {name: str(value) for name, value in options.items()}
-    )
+    tracked = {name: str(value) for name, value in options.items()}
+    accelerator.init_trackers("userlm", tracked)
     rows = _train(local, dataset, valid, steps, config, accelerator, out)
     if run is None:
         return {}
     training.merge_best_adapter(local, out)
     results |= _results(rows, dataset, len(steps), options["intent"])
+    _write_results(run, recorded, options, results, rows)
+    return results
+
+
+def _open(path: Path, recorded: Train) -> Run:
+    """Start, resume or read the run in `out`."""
+    inputs = [file for file in (path, recorded.valid) if file]
+    run = open_run("train", recorded, inputs)
+    if finished(run, recorded):
+        # the call that finished the training may have been killed before this step.
+        tidy(recorded.out)
+    return run
+
+
+def _write_results(
+    run: Run, recorded: Train, options: Options, results: Results, rows: Rows
+) -> None:
+    """Write the card, then the results, and show them."""
     results["throughput"] = card.throughput(
-        rows.values(), device, accelerator.num_processes, recorded.watts
+        rows.values(), results["device"], results["processes"], recorded.watts
     )
     _warn_if_nothing_was_learned(results)
     # Options that may change when the run is resumed are shown on the card only.
     shown = {
-        "pack": config.pack,
+        "pack": results["pack"],
         "max_tokens": options["max_tokens"],
         "watts": recorded.watts,
     }
@@ -111,8 +121,7 @@ def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Resul
         card.render(manifest, results), encoding="utf-8"
     )
     finish(run, recorded, results)
-    tidy(out)
-    return results
+    tidy(recorded.out)
 
 
 def _config(options: Train) -> training.TrainingConfig:

@@ -201,26 +201,17 @@ def train(
             rows = [dataset.row(i) for i in steps[index]]
             lr = config.lr * schedule(index, len(steps), config.warmup)
             loss, norm = _gradient(model, rows, filler, config, accelerator)
-            if not math.isfinite(loss + norm):
-                raise _diverged(
-                    f"the loss is {loss} and its gradient's norm {norm}", step, folder
-                )
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            with _explaining_memory(config, []):
-                # the first step allocates the optimizer's state
-                optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            figures = f"the loss is {loss} and its gradient's norm {norm}"
+            _check_finite(loss + norm, figures, step, folder)
+            _update(optimizer, lr, config)
             progress.step = step
             entry = {"step": step, "loss": loss, "lr": lr, "norm": norm}
             entry |= _counts(dataset, steps[index], rows)
             if valid_packs and (is_last or step % eval_every == 0):
                 entry |= evaluate(model, valid_packs, filler, end, accelerator)
                 perplexity = entry["valid_perplexity"]
-                if not math.isfinite(perplexity):
-                    raise _diverged(
-                        f"the validation perplexity is {perplexity}", step, folder
-                    )
+                figures = f"the validation perplexity is {perplexity}"
+                _check_finite(perplexity, figures, step, folder)
                 if progress.is_better(perplexity):
                     write_weights(local, model, accelerator, folder)
             yield entry
@@ -288,6 +279,15 @@ def _gradient(
                 loss += share.detach()
         norm = float(accelerator.clip_grad_norm_(model.parameters(), config.clip))
     return float(accelerator.reduce(loss, "sum")), norm
+
+
+def _update(optimizer: Any, lr: float, config: TrainingConfig) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    with _explaining_memory(config, []):
+        # the first step allocates the optimizer's state
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 _REPLICATED = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
@@ -448,14 +448,17 @@ def _counts(
     }
 
 
-def _diverged(what: str, step: int, folder: Path) -> ModelError:
+def _check_finite(value: float, figures: str, step: int, folder: Path) -> None:
+    """Raise `ModelError` with these figures if the value is not finite."""
+    if math.isfinite(value):
+        return
     checkpoint = latest_checkpoint(folder)
     state = (
         f"{checkpoint} holds the last good state"
         if checkpoint
         else "there is no checkpoint yet"
     )
-    return ModelError(f"{what} at step {step}; {state}: try a lower --lr")
+    raise ModelError(f"{figures} at step {step}; {state}: try a lower --lr")
 
 
 @contextmanager
