@@ -25,12 +25,18 @@ class Said:
 
 
 def completion(
-    text: Any, *, refusal: str | None = None, finish: str = "stop", tokens_out: int = 2
+    text: Any,
+    *,
+    refusal: str | None = None,
+    finish: str = "stop",
+    tokens_out: int = 2,
+    **fields: Any,
 ) -> Said:
-    """An ordinary answer. `prompt_tokens` is filled in by the server."""
-    message = {"role": "assistant", "content": text} | (
-        {"refusal": refusal} if refusal else {}
-    )
+    """An ordinary answer, with further fields in its message. `prompt_tokens` is filled in by the
+    server."""
+    message = {"role": "assistant", "content": text, **fields}
+    if refusal:
+        message["refusal"] = refusal
     choice = {"index": 0, "message": message, "finish_reason": finish}
     about = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
     return Said(

@@ -119,9 +119,7 @@ def test_an_error_has_the_faults_of_each_try():
         pytest.param(Said(body="[" * 100_000), id="an array in an array, and so on"),
         pytest.param(Said(body={"choices": [{}]}), id="a choice without a message"),
         pytest.param(Said(body={"choices": {"a": 1}}), id="choices that are no list"),
-        pytest.param(
-            completion([{"type": "text", "text": "x"}]), id="content in parts"
-        ),
+        pytest.param(completion([{"type": "image"}]), id="parts without text"),
         pytest.param(completion(5), id="a number"),
         pytest.param(error(400, "x" * 295 + KEY), id="a key where the error is cut"),
         pytest.param(error(401, f"incorrect key: {KEY[:8]}****"), id="a masked key"),
@@ -174,12 +172,11 @@ def test_an_error_that_all_calls_would_have_is_raised_at_once(said, reason, word
 @pytest.mark.parametrize(
     "said",
     [
-        completion(None, refusal="I will not."),
-        completion("He took the", finish="content_filter"),
+        completion(None, finish="content_filter"),
         error(400, "the prompt was filtered", code="content_filter"),
     ],
 )
-def test_a_refusal_is_an_error_of_its_own_and_not_tried_again(said):
+def test_an_answer_that_is_filtered_is_an_error_of_its_own_and_not_tried_again(said):
     with (
         serving([said]) as server,
         pytest.raises(ModelError, match=r"^m: refused: ") as caught,
@@ -194,6 +191,70 @@ def test_a_refusal_is_an_error_of_its_own_and_not_tried_again(said):
         False,
         1,
     )
+
+
+@pytest.mark.parametrize(
+    "said, text, thought, refused",
+    [
+        pytest.param(
+            completion(None, refusal="I will not."), "I will not.", "", True, id="field"
+        ),
+        pytest.param(
+            completion([{"type": "refusal", "refusal": "No."}]),
+            "No.",
+            "",
+            False,
+            id="a refusal in a part",
+        ),
+        pytest.param(
+            completion("He took the", finish="content_filter"),
+            "He took the",
+            "",
+            False,
+            id="filtered at the end",
+        ),
+        pytest.param(
+            completion(
+                [
+                    {"type": "thinking", "thinking": "Size?"},
+                    {"type": "text", "text": "How large is it?"},
+                    {"type": "image_url", "image_url": {"url": "data:"}},
+                ]
+            ),
+            "How large is it?",
+            "Size?",
+            False,
+            id="parts",
+        ),
+        pytest.param(
+            completion("It says hi.</think>\n\nHi!"),
+            "Hi!",
+            "It says hi.",
+            False,
+            id="tag",
+        ),
+        pytest.param(
+            completion("Hi!", reasoning="It says hi."),
+            "Hi!",
+            "It says hi.",
+            False,
+            id="a field of its own",
+        ),
+        pytest.param(
+            completion(None, reasoning_content="It says"),
+            "",
+            "It says",
+            False,
+            id="all",
+        ),
+    ],
+)
+def test_what_was_said_is_the_answer_and_what_was_thought_stands_beside_it(
+    said, text, thought, refused
+):
+    with serving([said]) as server:
+        out = model(server).chat(HI, Sampling())
+    assert (out.text, out.thought, out.refused) == (text, thought, refused)
 
 
 def test_a_model_that_spends_all_tokens_on_reasoning_is_not_asked_again():

@@ -95,7 +95,6 @@ GOOD = INTENT_PREFIX + "learn about drugs."
         f"**Intent: {GOOD}**",
         f"Sentence:\n'{GOOD}'",
         f"The user's intent: {GOOD}",
-        f"<think>\nThe user: hm.\n\n</think>\n\n{GOOD}",
         GOOD.replace(" to learn", "\nto learn"),
     ],
 )

@@ -429,6 +429,44 @@ def test_added_tokens_that_are_white_space_are_text(tiny):
     assert [id in control_ids for id in ids] == [False, True, True]
 
 
+@pytest.mark.parametrize("opened", [True, False], ids=["by the prompt", "by the model"])
+def test_a_thought_between_added_tokens_is_no_speech_of_a_local_chat_model(
+    opened, tiny, monkeypatch
+):
+    import copy
+
+    tokenizer = copy.deepcopy(tiny.tokenizer)
+    tokenizer.add_tokens(["<think>", "</think>"], special_tokens=True)
+    # a chat template of a model that always thinks
+    tokenizer.chat_template = "{{ messages[0].content }}" + "<think>\n" * opened
+    model = LocalModel(tiny.model, tokenizer)
+    opens, closes = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    word = model.encode("list")
+    begun = [] if opened else [opens]
+    found = []
+
+    def complete(ids, sampling):
+        found.append(sampling)
+        return Generated((*begun, *word, closes, *word, *word), None, None)
+
+    monkeypatch.setattr(model.engine, "complete", complete)
+    out = model.chat([{"role": "user", "content": "hi"}], Sampling())
+    assert (out.text, out.thought) == ("listlist", "list")
+    assert {opens, closes}.isdisjoint(found[0].stop_ids)
+
+
+def test_a_chat_template_that_can_be_told_not_to_think_is_told_so(tiny):
+    import copy
+
+    tokenizer = copy.deepcopy(tiny.tokenizer)
+    tokenizer.chat_template = (
+        "{{ messages[0].content }}{% if enable_thinking is false %}!{% endif %}"
+        "{% if thinking is false %}?{% endif %}"
+    )
+    ids = chat_ids(tokenizer, tiny.encode, [{"role": "user", "content": "hi"}], "m")
+    assert tokenizer.decode(ids) == "hi!?"
+
+
 # --- several at once ------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ ROOMS = [
     "types",
     "text",
     "content",
+    "thought",
     "address",
     "assets",
     "prompts",

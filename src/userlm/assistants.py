@@ -12,6 +12,7 @@ from pathlib import Path
 
 from userlm.tasks import final_number, said, task_of
 from userlm.text import stable_hash
+from userlm.thought import answer
 from userlm.types import (
     Chat,
     Completion,
@@ -37,17 +38,19 @@ class ModelAssistant:
     seed: int = 0
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """Return the model's answer, its usage in `meta`. An empty answer is a `ModelError`."""
+        """Return the model's answer, its usage and thought in `meta`. An empty answer is a
+        `ModelError`."""
         messages = [
             {"role": turn.role, "content": turn.text} for turn in conversation.turns
         ]
         if self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})
         seed = stable_hash(self.seed, conversation.id, len(conversation.turns)) % 2**63
-        completion = self.chat.chat(messages, replace(self.sampling, seed=seed))
+        sampling = replace(self.sampling, seed=seed)
+        completion = answer(self.chat, messages, sampling)
         if not completion.text.strip():
             raise ModelError("the assistant's answer is empty")
-        return Reply(completion.text, meta=completion.usage)
+        return Reply(completion.text, meta=completion.meta)
 
 
 @dataclass(frozen=True)

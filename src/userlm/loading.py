@@ -18,6 +18,7 @@ from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant
 from userlm.guard import Guard
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
 from userlm.rows import read_conversations
+from userlm.thought import SpeechOnly
 from userlm.types import (
     Chat,
     Complete,
@@ -110,7 +111,7 @@ def user(
             speaker = ReplayUser(_log(parts.name))
         case _:
             speaker = _speaker(parts)
-    return with_sampling(
+    speaker = with_sampling(
         speaker,
         seed=seed,
         temperature=temperature,
@@ -118,6 +119,8 @@ def user(
         end_threshold=end_threshold,
         guard=guard,
     )
+    is_own_code = parts.is_code and not isinstance(speaker, TrainedUser | PromptedUser)
+    return SpeechOnly(speaker) if is_own_code else speaker
 
 
 def _local_user(address: Address, local: LocalSettings) -> TrainedUser:
@@ -199,8 +202,10 @@ def assistant(
             return Clarifier()
         case "replay":
             return ReplayAssistant(_log(parts.name))
-        case "script" | "human" | "py":
+        case "script" | "human":
             return _speaker(parts)
+        case "py":
+            return SpeechOnly(_speaker(parts))
     near = get_close_matches(parts.model, ASSISTANTS, 1)
     if near and not Path(parts.model).exists():
         raise InputError(

@@ -329,13 +329,15 @@ class Completion:
     """What a model generated.
 
     Attributes:
-        text: the text, without any control token.
+        text: what was said, without any control token.
         stop_id: the token that ended it; `None` at `max_tokens`, or if the model does not say.
         p_end: the probability of `Sampling.end_id` at the first position, before any filter; `None`
             if unknown.
         tokens_in, tokens_out: usage in tokens; `None` if unknown.
         faults: short names of what went wrong in earlier tries of the same call.
         possibly_billed: how many of those tries may still have been billed.
+        thought: what the model only thought; see `thought`.
+        refused: whether the server says that the text is a refusal.
     """
 
     text: str
@@ -345,12 +347,19 @@ class Completion:
     tokens_out: int | None = None
     faults: tuple[str, ...] = ()
     possibly_billed: int = 0
+    thought: str = ""
+    refused: bool = False
 
     @property
-    def usage(self) -> dict[str, int]:
-        """The known token counts, for the `meta` of a turn."""
+    def meta(self) -> dict[str, Any]:
+        """The known token counts, and the thought if there is one, for the `meta` of a turn."""
         counts = {"tokens_in": self.tokens_in, "tokens_out": self.tokens_out}
-        return {name: count for name, count in counts.items() if count is not None}
+        meta: dict[str, Any] = {
+            name: count for name, count in counts.items() if count is not None
+        }
+        if self.thought:
+            meta["thought"] = self.thought
+        return meta
 
 
 class Chat(Protocol):

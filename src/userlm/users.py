@@ -12,6 +12,7 @@ from userlm.flip import Template
 from userlm.guard import Guard, first_accepted
 from userlm.prompts import fill
 from userlm.text import END_TOKEN, intent_goal, stable_hash
+from userlm.thought import answer
 from userlm.types import (
     OTHER_ROLE,
     Chat,
@@ -79,7 +80,7 @@ class TrainedUser:
             seed = _seed(self.seed, conversation, n)
             out = self.model.complete(ids, replace(sampling, seed=seed))
             text = out.text.strip()
-            meta: dict[str, Any] = {"p_end": out.p_end, **out.usage}
+            meta: dict[str, Any] = {"p_end": out.p_end, **out.meta}
             if truncated_tokens:
                 meta["truncated_tokens"] = truncated_tokens
             if out.stop_id is None:
@@ -155,10 +156,10 @@ class PromptedUser:
 
         def draft(n: int) -> Reply:
             seed = _seed(self.seed, conversation, n)
-            out = self.chat.chat(messages, replace(self.sampling, seed=seed))
+            out = answer(self.chat, messages, replace(self.sampling, seed=seed))
             text, end_marker, _ = out.text.partition(END_TOKEN)
             text = text.strip().removeprefix("<user>:").strip()
-            return Reply(text, "end" if end_marker else None, out.usage)
+            return Reply(text, "end" if end_marker else None, out.meta)
 
         tries = self.guard.tries if self.sampling.temperature else 1
         return first_accepted(self.guard, conversation, draft, tries)

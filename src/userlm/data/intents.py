@@ -149,7 +149,6 @@ def _line(turn: Turn) -> str:
 # --- cleaning a model's answer --------------------------------------------------------------------
 
 _QUOTES = dict(zip("'\"`*_“‘«", "'\"`*_”’»", strict=True))
-_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 _LABEL = re.compile(
     r"^[*_#\s]*(?:the |user'?s? )*(?:intent|summary|sentence|answer)[ \w]{0,12}[*_]*:[*_\s]*",
     re.I,
@@ -157,8 +156,8 @@ _LABEL = re.compile(
 
 
 def tidy(text: str) -> str:
-    """Return a model's answer as one sentence, without reasoning, label and quotation marks."""
-    text = " ".join(_THOUGHTS.sub("", text).split())
+    """Return a model's answer as one sentence, without label and quotation marks."""
+    text = " ".join(text.split())
     text = _LABEL.sub("", _unquoted(text), count=1)
     text = _unquoted(text).rstrip(" ,;:")
     if text and not text.endswith((".", "!", "?")):

@@ -145,6 +145,10 @@ class CallCache:
 def _answered(reply: Completion, sampling: Sampling) -> Answer:
     tokens_out = reply.tokens_out
     is_cut_off = tokens_out is not None and tokens_out >= sampling.max_tokens
+    if reply.refused:
+        return Answer(None, "refused")
+    if reply.thought and not reply.text.strip():
+        return Answer("", "only a thought")
     return Answer(reply.text, "cut off" if is_cut_off else "")
 
 

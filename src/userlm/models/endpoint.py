@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 
 import openai
 
+from userlm.content import split_content
 from userlm.models.budget import TRIES
+from userlm.thought import spoken
 from userlm.types import Completion, Message, ModelError, Sampling, encodable
 
 T = TypeVar("T")
@@ -263,25 +265,31 @@ def seed_of(sampling: Sampling) -> Any:
 def _completion(answer: Any) -> Completion | Fault:
     choice = first_choice(answer)
     try:
-        text = choice.message.content
+        content = choice.message.content
         refusal = choice.message.refusal
     except AttributeError:
         raise ValueError(
             "this is not a chat completion; does the URL end in /v1?"
         ) from None
-    if text and not isinstance(text, str):
+    if content and not isinstance(content, str | list):
         return Fault(
             "broken answer", "the content of the answer is not text", passing=True
         )
-    if refusal or choice.finish_reason == "content_filter":
-        why = refusal or "the content filter stopped the answer"
-        return Fault("refused", f"refused: {why}")
-    if text and text.strip():
-        return Completion(
-            encodable(text),
+    text, thought = split_content(content)
+    is_refusal = bool(refusal) and not text.strip()
+    found = spoken(
+        Completion(
+            encodable(str(refusal) if is_refusal else text),
             tokens_in=token_count(answer, "prompt_tokens"),
             tokens_out=token_count(answer, "completion_tokens"),
+            thought=encodable(_reasoning(choice.message) or thought),
+            refused=is_refusal,
         )
+    )
+    if found.text.strip() or found.thought:
+        return found
+    if choice.finish_reason == "content_filter":
+        return Fault("refused", "refused: the content filter stopped the answer")
     if (
         choice.finish_reason == "length"
     ):  # a reasoning model, which would use as many tokens again
@@ -290,6 +298,16 @@ def _completion(answer: Any) -> Completion | Fault:
             "the answer is empty: all tokens were used before it (by reasoning?); allow more",
         )
     return Fault("empty answer", "the answer is empty", passing=True)
+
+
+def _reasoning(message: Any) -> str:
+    """The thought in a field of its own; empty if there is none. A server that fills both fields
+    writes the same into them."""
+    fields = message.model_extra or {}
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(thought := fields.get(name), str):
+            return thought
+    return ""
 
 
 def _connection_fault(error: openai.APIConnectionError) -> Fault:

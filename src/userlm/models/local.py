@@ -36,9 +36,11 @@ from userlm.models.templates import (
     control_ids,
     decode_content,
     special_ids,
+    thought_ids,
     user_template,
 )
 from userlm.text import INTENT_PREFIX
+from userlm.thought import open_thought, spoken
 from userlm.types import (
     Completion,
     Conversation,
@@ -62,6 +64,9 @@ MAX_LOGITS = 2**28
 float32."""
 SOFTMAX_LOGITS = 2**24
 """Number of logits in one softmax: 64 MB in float32, and the same again for the result."""
+
+MAX_TAG_TOKENS = 16
+"""Number of tokens at the end of a prompt in which a tag that opens a thought is looked for."""
 
 Exchange = tuple[str, str]
 """A user turn and the assistant's answer."""
@@ -213,15 +218,25 @@ class LocalModel:
         are not part of the text, except white space, which is among the added tokens of some model
         families.
         """
+        return self._complete(ids, sampling)
+
+    def _complete(
+        self, ids: Sequence[int], sampling: Sampling, opened: str = ""
+    ) -> Completion:
+        """Continue the ids, which may have opened a thought with this tag."""
         out = self.engine.complete(ids, sampling)
         text = decode_content(self.tokenizer, out.ids, self._control_ids)
         tokens_out = len(out.ids) + int(out.stop_id is not None)
-        return Completion(text, out.stop_id, out.p_end, len(ids), tokens_out)
+        return spoken(
+            Completion(opened + text, out.stop_id, out.p_end, len(ids), tokens_out)
+        )
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Answer as the assistant, through the checkpoint's own chat template."""
         ids = chat_ids(self.tokenizer, self.encode, messages, self.name)
-        return self.complete(ids, replace(sampling, stop_ids=self._special))
+        opened = open_thought(self.tokenizer.decode(ids[-MAX_TAG_TOKENS:]))
+        stop_ids = self._special - thought_ids(self.tokenizer)
+        return self._complete(ids, replace(sampling, stop_ids=stop_ids), opened)
 
     def check_user(self, template: Template) -> str | None:
         """Return a warning if the checkpoint does not look as if it was trained to be a user;
@@ -474,6 +489,8 @@ def chat_ids(
         message["content"] = mark
     # the name of the date in the templates of Llama-3.1 and later
     options: dict[str, Any] = {"date_string": today} if today else {}
+    # two names for the same in the templates of models that can also answer at once
+    options |= {"enable_thinking": False, "thinking": False}
     try:
         rest = tokenizer.apply_chat_template(
             rendered, tokenize=False, add_generation_prompt=True, **options

@@ -41,6 +41,7 @@ from userlm.models.endpoint import (
 )
 from userlm.models.templates import added_ids, control_ids, decode_content
 from userlm.text import stable_hash
+from userlm.thought import spoken
 from userlm.types import (
     Completion,
     InputError,
@@ -131,14 +132,16 @@ class ServedModel:
             error.possibly_billed += len(calls.usage)  # these answers are lost
             raise
         tokens_in, tokens_out = map(sum, zip(*calls.usage, strict=True))
-        return Completion(
-            text,
-            stop_id,
-            p_end,
-            tokens_in,
-            tokens_out,
-            tuple(calls.faults),
-            possibly_billed(calls.faults),
+        return spoken(
+            Completion(
+                text,
+                stop_id,
+                p_end,
+                tokens_in,
+                tokens_out,
+                tuple(calls.faults),
+                possibly_billed(calls.faults),
+            )
         )
 
     def _generate(

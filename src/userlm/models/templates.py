@@ -25,6 +25,7 @@ from jinja2 import TemplateError
 from userlm import flip
 from userlm.flip import Encode, Ids, Template, userlm_template
 from userlm.text import END_TOKEN
+from userlm.thought import TAGS
 from userlm.types import Conversation, InputError, Message
 
 HEADERS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
@@ -242,9 +243,16 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
 
 def control_ids(tokenizer: Any) -> frozenset[int]:
     """Return the ids that are never content: special tokens, and all other added tokens except
-    white space."""
+    white space and the tags around a thought."""
     added = added_ids(tokenizer).items()
-    return special_ids(tokenizer) | {id for text, id in added if text.strip()}
+    others = {id for text, id in added if text.strip()}
+    return (special_ids(tokenizer) | others) - thought_ids(tokenizer)
+
+
+def thought_ids(tokenizer: Any) -> frozenset[int]:
+    """The ids of the added tokens that begin or end a thought."""
+    added = added_ids(tokenizer).items()
+    return frozenset(id for text, id in added if text in TAGS)
 
 
 def decode_content(

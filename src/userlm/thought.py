@@ -1,0 +1,151 @@
+"""Split what a model thought from what it said.
+
+Reasoning models think before they answer: in a field of its own, or between tags in the text. A
+thought is not speech: nobody hears it, it ends no conversation, and it solves no task. So it is
+split off once, where an answer enters, and kept in the `meta` of the turn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from userlm.text import stable_hash
+from userlm.types import (
+    Chat,
+    Completion,
+    Conversation,
+    Message,
+    ModelError,
+    Reply,
+    Sampling,
+    Speaker,
+)
+
+TRIES = 3
+"""How often an answer is sampled until it is more than a thought."""
+
+_NAMES = ("think", "thinking", "thought", "thoughts", "reasoning", "seed:think")
+PAIRS = (
+    *((f"<{name}>", f"</{name}>") for name in _NAMES),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+    ("<|channel>thought", "<channel|>"),
+)
+"""The tags around a thought in the text of known model families."""
+
+TAGS = frozenset(tag for pair in PAIRS for tag in pair)
+
+_OPENING = "|".join(re.escape(opens) for opens, _ in PAIRS)
+_CLOSING = "|".join(re.escape(closes) for _, closes in PAIRS)
+_CODE = r"(?P<fence>```|~~~).*?(?P=fence)|(?P<ticks>`+)[^`\n]+(?P=ticks)"
+_IN_THOUGHT = re.compile(f"(?P<closes>{_CLOSING})", re.IGNORECASE)
+_IN_SPEECH = re.compile(
+    f"(?P<opens>{_OPENING})|(?P<closes>{_CLOSING})|(?P<code>{_CODE})",
+    re.IGNORECASE | re.DOTALL,
+)
+_ENDS_OPEN = re.compile(rf"(?P<opens>{_OPENING})\s*$", re.IGNORECASE)
+
+
+def split_thought(text: str) -> tuple[str, str]:
+    """Return what a model said, and what it only thought; a text without tags is all speech.
+
+    A thought that is not closed goes on to the end: the model was cut off in it. One that is not
+    opened goes back to the start: many chat templates open it in the prompt. Tags in a quoted piece
+    of code do not count.
+    """
+    said: list[str] = []
+    thought: list[str] = []
+    start = 0
+    is_thought = False
+    for tag in _tags(text):
+        if tag.lastgroup == "closes" and not is_thought:
+            thought += said  # nothing opened it: all before it was thought
+            said = []
+            is_thought = True
+        (thought if is_thought else said).append(text[start : tag.start()])
+        is_thought = tag.lastgroup == "opens"
+        start = tag.end()
+    if not start:
+        return text, ""
+    (thought if is_thought else said).append(text[start:])
+    return _joined(said), _joined(thought)
+
+
+def spoken(found: Completion) -> Completion:
+    """Return the completion with the thoughts in its text split off."""
+    speech, thought = split_thought(found.text)
+    return replace(found, text=speech, thought=_joined((found.thought, thought)))
+
+
+def open_thought(prompt: str) -> str:
+    """Return the tag at the end of a prompt that opens the thought of the answer; empty if there is
+    none."""
+    found = _ENDS_OPEN.search(prompt)
+    return found["opens"] if found else ""
+
+
+def answer(chat: Chat, messages: Sequence[Message], sampling: Sampling) -> Completion:
+    """Return the model's answer. One that is all thought is sampled again, with another seed.
+
+    Raises:
+        ModelError: if every sample is all thought.
+    """
+    # At temperature 0 every sample is the same.
+    tries = TRIES if sampling.temperature else 1
+    for n in range(tries):
+        seed = sampling.seed
+        if n and seed is not None:
+            seed = stable_hash(seed, n) % 2**63
+        found = spoken(chat.chat(messages, replace(sampling, seed=seed)))
+        if found.text.strip() or not found.thought:
+            return found
+    raise only_thought()
+
+
+def only_thought() -> ModelError:
+    """The error for an answer without speech."""
+    return ModelError(
+        "the model only thought and said nothing; allow it more tokens, or turn its thinking off",
+        "only thought",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechOnly:
+    """A speaker whose thoughts are split off, for one that does not do so itself."""
+
+    speaker: Speaker
+
+    def reply(self, conversation: Conversation, /) -> Reply:
+        """Return the speaker's reply, with what it thought in the meta."""
+        reply = self.speaker.reply(conversation)
+        if not isinstance(reply, Reply) or not isinstance(reply.text, str):
+            return reply  # the conversation loop says what is wrong
+        speech, thought = split_thought(reply.text)
+        if not thought:
+            return reply
+        if not speech and reply.stop is None:
+            raise only_thought()
+        return replace(reply, text=speech, meta={**reply.meta, "thought": thought})
+
+
+def _tags(text: str) -> Iterator[re.Match[str]]:
+    """Yield the tags that count, in order. A thought may hold half of a piece of code, so in it
+    only the tag that closes it is looked for."""
+    at = 0
+    pattern = _IN_SPEECH
+    while found := pattern.search(text, at):
+        at = found.end()
+        if found.lastgroup in ("opens", "closes"):
+            pattern = _IN_THOUGHT if found.lastgroup == "opens" else _IN_SPEECH
+            yield found
+
+
+def _joined(parts: Sequence[str]) -> str:
+    stripped = (part.strip() for part in parts)
+    return "\n\n".join(part for part in stripped if part)

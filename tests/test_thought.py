@@ -1,0 +1,123 @@
+"""What a model only thought is no speech."""
+
+import time
+
+import pytest
+
+from userlm.assistants import ModelAssistant
+from userlm.thought import SpeechOnly, open_thought, split_thought
+from userlm.types import Completion, Conversation, ModelError, Reply, Sampling
+from userlm.users import PromptedUser
+
+
+@pytest.mark.parametrize(
+    "text, said, thought",
+    [
+        ("hi there", "hi there", ""),
+        ("  as it is \n", "  as it is \n", ""),
+        ("<think>Greet.</think>\n\nhi", "hi", "Greet."),
+        ("<think>\n\n</think>\n\nhi", "hi", ""),
+        ("Greet.\n</think>\nhi", "hi", "Greet."),
+        ("<think>Is it time for", "", "Is it time for"),
+        ("hi <think>And now", "hi", "And now"),
+        ("a <think>b</think> c <think>d</think> e", "a\n\nc\n\ne", "b\n\nd"),
+        ("<think>a <think>b</think> c", "c", "a <think>b"),
+        ("a</think>b</think>c", "c", "a\n\nb"),
+        ("<THINK>a</Think>b", "b", "a"),
+        ("<thinking>a</thinking>b", "b", "a"),
+        ("<reasoning>a</reasoning>b", "b", "a"),
+        ("[THINK]a[/THINK]b", "b", "a"),
+        ("◁think▷a◁/think▷b", "b", "a"),
+        ("<|channel|>analysis<|message|>a<|channel|>final<|message|>b", "b", "a"),
+        # quoted
+        ("Write `<think>` first.", "Write `<think>` first.", ""),
+        ("```\n<think>a</think>\n```", "```\n<think>a</think>\n```", ""),
+        ("<think>half `of</think>it `</think>` is", "it `</think>` is", "half `of"),
+        ("<think>```py\nx = 1</think>so", "so", "```py\nx = 1"),
+        ("a thought < think > b", "a thought < think > b", ""),
+    ],
+)
+def test_speech_and_thought_are_split(text, said, thought):
+    assert split_thought(text) == (said, thought)
+    assert split_thought(said) == (said, "")
+
+
+def test_a_long_text_is_split_in_linear_time():
+    for part in ("<think>a</think>b", "```", "`", "`a``b```c", "<think>", "</think>"):
+        since = time.perf_counter()
+        split_thought(part * (200_000 // len(part)) + "</think>")
+        assert time.perf_counter() - since < 5, part
+
+
+@pytest.mark.parametrize(
+    "prompt, tag",
+    [
+        ("<|im_start|>assistant\n<think>\n", "<think>"),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", ""),
+        ("<think> is a tag<|im_start|>assistant\n", ""),
+    ],
+)
+def test_a_prompt_may_open_the_thought(prompt, tag):
+    assert open_thought(prompt) == tag
+
+
+class Says:
+    """A chat model with these answers, in order; it notes the seeds."""
+
+    def __init__(self, *texts):
+        self.texts = list(texts)
+        self.seeds = []
+
+    def chat(self, messages, sampling):
+        self.seeds.append(sampling.seed)
+        return Completion(self.texts.pop(0))
+
+
+ASKED = Conversation("a", intent="plan a garden").say("hi").say("How large is it?")
+MARKER = "<|endconversation|>"
+
+
+def test_an_end_marker_in_a_thought_ends_nothing():
+    says = Says(f"<think>Time for {MARKER}? No.</think>it is 20 m2")
+    reply = PromptedUser(says).reply(ASKED)
+    assert (reply.text, reply.stop) == ("it is 20 m2", None)
+    assert reply.meta["thought"] == f"Time for {MARKER}? No."
+
+
+def test_an_answer_that_is_all_thought_is_sampled_again_with_another_seed():
+    says = Says(f"<think>Is it time for {MARKER}", "<think>Hm</think>", "20 m2")
+    assert PromptedUser(says).reply(ASKED).text == "20 m2"
+    assert len(set(says.seeds)) == 3
+
+
+@pytest.mark.parametrize("temperature, tries", [(1.0, 3), (0.0, 1)])
+def test_a_model_that_only_thinks_is_an_error_that_says_so(temperature, tries):
+    says = Says(*["<think>Let me see"] * 3)
+    assistant = ModelAssistant(says, sampling=Sampling(temperature))
+    with pytest.raises(ModelError, match="only thought and said nothing") as caught:
+        assistant.reply(Conversation("a").say("hi"))
+    assert caught.value.reason == "only thought" and len(says.seeds) == tries
+
+
+def test_a_thought_is_not_sent_back_as_history():
+    says = Says("<think>Size?</think>How large is it?")
+    conversation = Conversation("a").say("hi")
+    reply = ModelAssistant(says).reply(conversation)
+    assert reply.text == "How large is it?" and reply.meta["thought"] == "Size?"
+
+
+class Python:
+    def __init__(self, reply):
+        self._reply = reply
+
+    def reply(self, conversation):
+        return self._reply
+
+
+def test_python_code_that_thinks_aloud_is_understood():
+    said = SpeechOnly(Python(Reply("<think>hm</think>yes", meta={"x": 1}))).reply(ASKED)
+    assert said == Reply("yes", meta={"x": 1, "thought": "hm"})
+    ended = SpeechOnly(Python(Reply("<think>done", "end"))).reply(ASKED)
+    assert ended == Reply("", "end", {"thought": "done"})
+    with pytest.raises(ModelError, match="only thought"):
+        SpeechOnly(Python(Reply("<think>done"))).reply(ASKED)
