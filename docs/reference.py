@@ -1,6 +1,6 @@
 """Write docs/cli.md, the reference of the command line, from the options of each verb.
 
-    python docs/reference.py
+    .venv/bin/python docs/reference.py
 
 A test compares the file with what this writes.
 """

@@ -8,22 +8,25 @@ from userlm.stats import measure, measure_row, ratio
 from userlm.types import Conversation
 
 
-def test_unit_and_direction_of_each_metric():
+def test_unit_and_direction_of_the_metrics_of_the_paper_and_of_termination():
     found = {metric.name: (metric.better, metric.unit) for metric in METRICS}
-    assert found == {
-        "perplexity": ("lower", ""),
-        "bits per byte": ("lower", ""),
-        "perplexity ratio": ("lower", ""),
-        "human goals: perplexity ratio": ("lower", ""),
-        "termination F1": ("higher", "%"),
-        "termination AUROC": ("higher", ""),
-        "first-turn diversity": ("higher", "%"),
-        "intent decomposition": ("lower", "%"),
-        "intent coverage": ("higher", "%"),
-        "assistant score": ("higher", "%"),
-        "turns per conversation": ("neither", "turns"),
-        "words per turn": ("neither", "words"),
-    }
+    assert (
+        found.items()
+        >= {
+            "perplexity": ("lower", ""),
+            "bits per byte": ("lower", ""),
+            "perplexity ratio": ("lower", ""),
+            "human goals: perplexity ratio": ("lower", ""),
+            "termination F1": ("higher", "%"),
+            "termination AUROC": ("higher", ""),
+            "first-turn diversity": ("higher", "%"),
+            "intent decomposition": ("lower", "%"),
+            "intent coverage": ("higher", "%"),
+            "assistant score": ("higher", "%"),
+            "turns per conversation": ("neither", "turns"),
+            "words per turn": ("neither", "words"),
+        }.items()
+    )
     assert all(metric.about.endswith(".") for metric in METRICS)
 
 

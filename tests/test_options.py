@@ -1,7 +1,7 @@
 """Options: described once, for the command line, configuration files, run.json and Python."""
 
 import runpy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from userlm import cli, commands
 from userlm.commands.options import (
+    Output,
     check,
     command,
     described,
@@ -91,7 +92,7 @@ def test_every_field_of_every_verb_is_an_option_or_a_group():
 def test_the_reference_of_the_command_line_is_that_of_today():
     script = runpy.run_path(str(ROOT / "docs/reference.py"))
     written = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
-    assert written == script["reference"](), "run: python docs/reference.py"
+    assert written == script["reference"](), "run: .venv/bin/python docs/reference.py"
 
 
 # --- begin anew -----------------------------------------------------------------------------------
@@ -133,3 +134,19 @@ def test_force_deletes_no_folder_that_is_no_run_and_nothing_that_it_reads(tmp_pa
     ):
         commands.clean(flat(commands.Clean, logs=run, out=run, force=True))
     assert (run / "conversations.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "name, kind, default, said",
+    [
+        ("shout", bool, False, "describe it with option"),
+        ("shout", bool, option("no", "Shout."), "neither True nor False"),
+        ("how", Literal["loud", "low"], option("so", "How."), "not one of loud, low"),
+        ("details", bool, option(False, "All."), "one of its groups has this option"),
+    ],
+)
+def test_a_mistake_in_the_fields_of_a_verb_is_named(name, kind, default, said):
+    shown = ("shown", Output, field(default_factory=Output))
+    verb = make_dataclass("Verb", [(name, kind, default), shown])
+    with pytest.raises(TypeError, match=rf"Verb\.{name}: .*{said}"):
+        command(verb, print)

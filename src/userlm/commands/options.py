@@ -185,6 +185,10 @@ def described(options: type, group: Any = None) -> Iterator[Described]:
             given = None if default is MISSING else default
             yield from described(types[each.name], given)
         else:
+            if "shown" not in each.metadata:
+                raise TypeError(
+                    f"{options.__name__}.{each.name}: describe it with option() or argument()"
+                )
             shown = each.metadata["shown"]
             yield Described(each.name, types[each.name], shown, default)
 
@@ -202,7 +206,7 @@ def option_types(options: type) -> dict[str, Any]:
 def command(options: type[T], run: Callable[[T], Any]) -> Callable[..., Any]:
     """Return the function that Typer makes a command of: it has a parameter for each option."""
     parameters = []
-    for each in described(options):
+    for each in _checked(options):
         default = inspect.Parameter.empty if each.default is MISSING else each.default
         parameters.append(
             inspect.Parameter(
@@ -219,6 +223,22 @@ def command(options: type[T], run: Callable[[T], Any]) -> Callable[..., Any]:
     vars(call)["__signature__"] = inspect.Signature(parameters)
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     return call
+
+
+def _checked(options: type) -> list[Described]:
+    """Return the options of a class; raise `TypeError` for a mistake in its fields."""
+    found: dict[str, Described] = {}
+    for each in described(options):
+        where = f"{options.__name__}.{each.name}"
+        if each.name in found:
+            raise TypeError(f"{where}: one of its groups has this option too")
+        choices = _choices(each.type)
+        if choices and each.default not in (*choices, None, MISSING, ...):
+            raise TypeError(f"{where}: its default is not one of {', '.join(choices)}")
+        if each.type is bool and not isinstance(each.default, bool):
+            raise TypeError(f"{where}: its default is neither True nor False")
+        found[each.name] = each
+    return list(found.values())
 
 
 def description(options: type) -> str:
