@@ -17,6 +17,8 @@ ROOMS = [
     "assets",
     "prompts",
     "stats",
+    "json_files",
+    "lines",
     "rows",
     "manifest",
     "runs",
