@@ -21,8 +21,9 @@ from flat import flat
 from processes import Process
 
 from userlm import commands, loading
+from userlm.json_files import read_json
 from userlm.models.endpoint import EndpointModel
-from userlm.rows import read_conversations, read_json, write_conversations
+from userlm.rows import read_conversations, write_conversations
 from userlm.text import END_TOKEN, INTENT_PREFIX
 from userlm.types import Conversation, InputError
 

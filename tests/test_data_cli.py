@@ -28,7 +28,8 @@ from userlm.cli import main
 from userlm.data import hub as exporting
 from userlm.data import layouts
 from userlm.flip import render, samples, userlm_template
-from userlm.rows import read_conversations, read_json, write_conversations
+from userlm.json_files import read_json
+from userlm.rows import read_conversations, write_conversations
 from userlm.text import END_TOKEN
 from userlm.types import Conversation, Turn
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from test_recipes import check, option
 
+from userlm.json_files import write_lines
 from userlm.metrics.scores import score_line
-from userlm.rows import write_conversations, write_lines
+from userlm.rows import write_conversations
 from userlm.types import Conversation, MeasureRow, Origin, Turn
 
 TINY = Path(__file__).resolve().parent.parent / "recipes/tiny"

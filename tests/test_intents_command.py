@@ -17,8 +17,9 @@ from fake_server import CUT, Said, completion, error, serving
 from flat import flat
 
 from userlm import commands, loading
+from userlm.json_files import read_json
 from userlm.models.endpoint import EndpointModel
-from userlm.rows import read_conversations, read_json, write_conversations
+from userlm.rows import read_conversations, write_conversations
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError, ModelError, Turn
 

@@ -10,7 +10,8 @@ import pytest
 
 from userlm.data.layouts import SOURCES, Gathered, convert, find, guess
 from userlm.data.layouts.common import NOTES, REASONS, Rejected
-from userlm.rows import Line, from_record, read_rows, to_record
+from userlm.lines import Line
+from userlm.rows import from_record, read_rows, to_record
 from userlm.types import Conversation, InputError, Turn
 
 U = {"role": "user", "content": "hi"}

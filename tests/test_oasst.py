@@ -7,7 +7,7 @@ import pytest
 from userlm.data.layouts import Gathered, find
 from userlm.data.layouts.common import NOTES, REASONS
 from userlm.data.split import person
-from userlm.rows import Line
+from userlm.lines import Line
 
 
 def say(name: str, *replies: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from userlm.commands.options import (
     option_types,
     recorded,
 )
-from userlm.rows import read_json, write_conversations
+from userlm.json_files import read_json
+from userlm.rows import write_conversations
 from userlm.types import Conversation, InputError, Turn
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ import pytest
 
 from userlm.data.layouts import Gathered, find
 from userlm.data.layouts.common import NOTES
-from userlm.rows import Line
+from userlm.lines import Line
 
 TALK = ["hi", "hello", "and now?", "rest", "bye", "see you"]
 

@@ -19,6 +19,8 @@ ROOMS = [
     "assets",
     "prompts",
     "stats",
+    "json_files",
+    "lines",
     "rows",
     "manifest",
     "runs",

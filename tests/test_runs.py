@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from userlm import json_files
 from userlm import rows as rows_module
+from userlm.json_files import dumps
 from userlm.rows import (
-    dumps,
     from_record,
     read_conversations,
     read_rows,
@@ -258,7 +259,7 @@ def test_a_row_that_is_nested_too_deep_is_set_aside_and_those_beside_it_are_read
 def test_a_row_that_is_nested_too_deep_is_set_aside_by_the_slow_reader_too(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(rows_module, "orjson", None)
+    monkeypatch.setattr(json_files, "orjson", None)
     path = tmp_path / "c.jsonl"
     path.write_text("\n".join(map(nested, (200, 250, 600, 50_000, 3))))
     found = list(read_rows(path))
@@ -594,7 +595,7 @@ def test_lines_are_the_same_with_and_without_the_fast_writer(monkeypatch):
         {},
     ]
     fast = [dumps(value) for value in values]
-    monkeypatch.setattr(rows_module, "orjson", None)
+    monkeypatch.setattr(json_files, "orjson", None)
     assert [dumps(value) for value in values] == fast
     assert fast[0] == '{"a":1,"b":[1.5,null,true]}'
     assert dumps({"a": "\ud800"}) == '{"a":"\ufffd"}'

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from userlm.json_files import read_json
 from userlm.metrics import extrinsic, intrinsic
 from userlm.metrics.controls import (
     GENERATED,
@@ -28,7 +29,7 @@ from userlm.metrics.controls import (
     ratios,
 )
 from userlm.metrics.scores import score_row
-from userlm.rows import read_conversations, read_json, read_rows
+from userlm.rows import read_conversations, read_rows
 from userlm.runs import measure_record
 from userlm.stats import (
     FN,

@@ -17,8 +17,9 @@ from typing import Any
 
 from userlm import assets
 from userlm.flip import Overlong
+from userlm.json_files import read_json
 from userlm.models.local import LocalModel
-from userlm.rows import read_conversations, read_json, read_rows
+from userlm.rows import read_conversations, read_rows
 from userlm.runs import Run
 from userlm.training.base import from_base
 from userlm.training.prepare import Side, training_rows, training_view

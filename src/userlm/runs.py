@@ -21,17 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from userlm.json_files import dump, naming, read_json, replacing, write_json
+from userlm.lines import BUFFER, parse_line
 from userlm.manifest import FORMAT, check_same, environment, request
-from userlm.rows import (
-    BUFFER,
-    SPLITS,
-    dump,
-    naming,
-    parse_line,
-    read_json,
-    replacing,
-    write_json,
-)
+from userlm.rows import SPLITS
 from userlm.types import Conversation, InputError, Measure, Reply, Speaker
 
 

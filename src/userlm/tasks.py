@@ -8,7 +8,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from userlm.rows import read_rows, take
+from userlm.json_files import take
+from userlm.rows import read_rows
 from userlm.simulate import Until
 from userlm.text import content_words, numbers, words
 from userlm.types import Conversation, Fact, InputError, Task

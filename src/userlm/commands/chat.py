@@ -19,7 +19,8 @@ from userlm.commands.options import (
     seed_option,
 )
 from userlm.commands.steps import Results
-from userlm.rows import dumps, to_record
+from userlm.json_files import dumps
+from userlm.rows import to_record
 from userlm.show.terminal import console, show_turn
 from userlm.simulate import converse
 from userlm.text import INTENT_PREFIX

@@ -26,7 +26,8 @@ from userlm.commands.steps import (
 )
 from userlm.data import files, layouts
 from userlm.data.layouts.common import Found, Rejected
-from userlm.rows import KINDS, Line, read_rows, to_record
+from userlm.lines import Line
+from userlm.rows import KINDS, read_rows, to_record
 from userlm.runs import Outputs, Run
 from userlm.show.terminal import console, track
 from userlm.types import InputError

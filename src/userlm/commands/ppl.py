@@ -24,6 +24,7 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.steps import Results, finish, finished, measure_results, open_run
+from userlm.json_files import write_lines
 from userlm.metrics.controls import (
     OTHER,
     WITH,
@@ -34,7 +35,7 @@ from userlm.metrics.controls import (
 from userlm.metrics.forms import Form
 from userlm.metrics.perplexity import conversation_of, score_turns, unscored
 from userlm.metrics.scores import score_line, score_row
-from userlm.rows import read_conversations, read_rows, write_lines
+from userlm.rows import read_conversations, read_rows
 from userlm.runs import Journal, Run, conversations_file
 from userlm.show.terminal import console, progress_bar
 from userlm.types import Conversation, InputError, MeasureRow, ModelError, Score

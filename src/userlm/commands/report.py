@@ -7,7 +7,7 @@ from pathlib import Path
 
 from userlm.commands.options import argument, option
 from userlm.commands.steps import Results
-from userlm.rows import replacing
+from userlm.json_files import replacing
 from userlm.show.terminal import console
 
 

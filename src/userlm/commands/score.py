@@ -17,11 +17,12 @@ from userlm.commands.steps import (
     stub_speakers,
 )
 from userlm.guard import Guard
+from userlm.json_files import write_lines
 from userlm.metrics import catalog
 from userlm.metrics.catalog import Needs
 from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
-from userlm.rows import read_conversations, write_lines
+from userlm.rows import read_conversations
 from userlm.runs import FinishedRun, Run, conversations_file
 from userlm.show.terminal import track
 from userlm.tasks import read_tasks, task_of

@@ -21,7 +21,8 @@ from userlm.commands.options import (
     option,
 )
 from userlm.flip import Row, TargetSpan, Template, render
-from userlm.rows import read_conversations, replacing
+from userlm.json_files import replacing
+from userlm.rows import read_conversations
 from userlm.runs import split_files
 from userlm.show.blocks import (
     Block,

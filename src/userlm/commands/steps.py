@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from userlm.commands.options import Output, check, recorded
 from userlm.data import hub
-from userlm.rows import count_rows, read_conversations, replacing
+from userlm.json_files import replacing
+from userlm.rows import count_rows, read_conversations
 from userlm.runs import Run, measure_record
 from userlm.show.terminal import console, show_page
 from userlm.types import Conversation, Measure

@@ -19,7 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from userlm.rows import KINDS, replacing
+from userlm.json_files import replacing
+from userlm.rows import KINDS
 from userlm.text import stable_hash
 from userlm.types import InputError, encodable
 

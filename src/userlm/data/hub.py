@@ -16,7 +16,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from userlm.rows import dumps, naming
+from userlm.json_files import dumps, naming
 from userlm.types import Conversation
 
 SPLIT_NAMES = {

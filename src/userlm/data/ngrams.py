@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from userlm.rows import naming
+from userlm.json_files import naming
 from userlm.text import stable_hash
 from userlm.types import Conversation, InputError
 

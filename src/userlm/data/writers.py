@@ -10,9 +10,10 @@ from pathlib import Path
 
 from userlm.data.extractive import extractive
 from userlm.data.intents import check, write
+from userlm.json_files import take
 from userlm.models.budget import CAP
 from userlm.models.call_cache import CallCache
-from userlm.rows import read_rows, take
+from userlm.rows import read_rows
 from userlm.text import stable_hash, words
 from userlm.types import Conversation, InputError, Message, Sampling
 

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from userlm.rows import write_lines
+from userlm.json_files import write_lines
 from userlm.runs import Journal
 from userlm.types import (
     Chat,

@@ -31,7 +31,7 @@ from userlm.flip import (
     swap_roles,
     transcript,
 )
-from userlm.rows import replacing
+from userlm.json_files import replacing
 from userlm.types import Conversation
 
 Side = Literal["user", "assistant", "both"]

@@ -23,7 +23,7 @@ from userlm.data.layouts import (
     wildchat,
 )
 from userlm.data.layouts.common import Found, Imported, Place, Rejected, Row
-from userlm.rows import Line
+from userlm.lines import Line
 from userlm.types import InputError
 
 LAYOUTS = (

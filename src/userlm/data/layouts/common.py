@@ -16,7 +16,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
-from userlm.rows import DEEPEST, OLDER_KEYS, Line, is_deep
+from userlm.lines import DEEPEST, Line, is_deep
+from userlm.rows import OLDER_KEYS
 from userlm.types import OUTCOME_KEYS, Conversation, Role, Turn
 
 Row = Mapping[str, Any]

@@ -32,7 +32,7 @@ from userlm.data.layouts.common import (
     side_of,
     text_of,
 )
-from userlm.rows import Line
+from userlm.lines import Line
 
 _ROLES: Mapping[str, Side] = {"prompter": "user", "assistant": "assistant"}
 _INSIDE = Place(0, "", 0)  # name of a message in a tree on one line

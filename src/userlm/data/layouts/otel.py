@@ -36,7 +36,7 @@ from userlm.data.layouts.common import (
     utc_time,
 )
 from userlm.data.layouts.otlp import attributes_of, list_in
-from userlm.rows import Line
+from userlm.lines import Line
 
 _ROLES: Mapping[str, Side] = {
     **CHAT_ROLES,

@@ -1,0 +1,155 @@
+"""JSON texts and their fields, and files that are written as a whole: a reader sees the old file or
+the new one, never a part."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BufferedIOBase, BytesIO
+from pathlib import Path
+from typing import Any
+
+from userlm.types import InputError, encodable
+
+try:
+    import orjson
+except ModuleNotFoundError:
+    # it may be missing on a host for training only: slower, with the same result
+    orjson = None  # type: ignore[assignment]
+
+
+def loads(raw: bytes, encoding: str | None = None) -> Any:
+    """Parse JSON: with orjson, or with the standard library, which accepts more (NaN, lone
+    surrogates) and has better errors.
+
+    Args:
+        encoding: `None` lets the standard library detect it.
+    """
+    if orjson is not None:
+        try:
+            return orjson.loads(raw)
+        except ValueError:
+            pass
+    return json.loads(raw.decode(encoding) if encoding else raw)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a run folder; raise `InputError` if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("it is not a JSON object")
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(
+            f"{path} cannot be read: {error}; delete the folder and run its command again"
+        ) from None
+    return value
+
+
+def dumps(value: Any) -> str:
+    """Return JSON on one line, the same text for the same value."""
+    return dump(value).decode()
+
+
+def dump(value: Any) -> bytes:
+    """`dumps` in UTF-8."""
+    if orjson is not None:
+        try:
+            return orjson.dumps(
+                value, default=str, option=orjson.OPT_PASSTHROUGH_DATETIME
+            )
+        except (TypeError, ValueError):
+            pass  # a lone surrogate, a key that is not a string, or a huge number
+    text = json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
+    return encodable(text).encode()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    with replacing(path) as partial:
+        partial.write_text(
+            json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n",
+            encoding="utf-8",
+        )
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write a JSON-lines file atomically, packed if its name ends in `.gz`; return the number of
+    lines."""
+    count = 0
+    with replacing(path) as partial, partial.open("wb") as raw:
+        file: BufferedIOBase = raw
+        if path.suffix == ".gz":
+            # Without file name and time stamp, so that the same lines give the same bytes.
+            file = gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
+        with file:
+            for row in rows:
+                file.write(dump(row) + b"\n")
+                count += 1
+    return count
+
+
+def write_parquet(
+    path: Path, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Any]
+) -> None:
+    """Write a parquet file atomically; `columns` has their types."""
+    import polars as pl
+
+    packed = BytesIO()  # polars raises its own errors for a full disk
+    pl.DataFrame(rows, schema=columns).write_parquet(packed)
+    with replacing(path) as partial:
+        partial.write_bytes(packed.getbuffer())
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Add the file name to a write error: Python names it only in errors of opening."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to write to. It replaces `path` if there is no error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with naming(path):
+            yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+_REQUIRED = object()
+
+
+def take(
+    row: Mapping[str, Any],
+    name: str,
+    kind: type,
+    inside: str = "",
+    default: Any = _REQUIRED,
+) -> Any:
+    """Return a field of a JSON object; raise `ValueError` that names it if it is missing or of
+    another type.
+
+    Args:
+        inside: where in the row the object is, such as `turns[0]`, for errors.
+    """
+    value = row.get(name)
+    if isinstance(value, kind):
+        return value
+    if value is None and default is not _REQUIRED:
+        return default
+    shown = f"{inside}.{name}" if inside else name
+    if value is None:
+        raise ValueError(f"field {shown!r} is missing")
+    raise ValueError(
+        f"field {shown!r} must be a {kind.__name__}, not {type(value).__name__}"
+    )
