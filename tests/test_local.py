@@ -3,7 +3,9 @@
 import json
 import random
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from userlm import loading
+from userlm import assets, loading
 from userlm.flip import prompt, render, samples
 from userlm.models import local
 from userlm.models.engine import Generated
@@ -620,4 +622,47 @@ def test_a_quantised_checkpoint_is_neither_cast_nor_moved(tiny, tmp_path, monkey
 
     monkeypatch.setattr(local.AutoModelForCausalLM, "from_pretrained", load)
     LocalModel.load(quantised(tiny, tmp_path, "gptq"), "cpu", "bfloat16")
-    assert seen == [{"dtype": "auto", "device_map": {"": "cpu"}}]
+    assert seen == [
+        {"dtype": "auto", "device_map": {"": "cpu"}, "trust_remote_code": False}
+    ]
+
+
+def poisoned(folder: Path, part: str) -> Path:
+    """A copy of a model whose `part` refers to Python code in the folder."""
+    shutil.copytree(assets.model("userlm-tiny"), folder, dirs_exist_ok=True)
+    evil = folder / "evil.py"
+    if part == "custom_generate":
+        evil = folder / part / "generate.py"
+        evil.parent.mkdir()
+    evil.write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    if part == "adapter":
+        base = poisoned(folder / "base", "config.json")
+        written = {"base_model_name_or_path": str(base), "peft_type": "LORA"}
+        (folder / "adapter_config.json").write_text(json.dumps(written))
+    if part.endswith(".json"):
+        file = folder / part
+        auto_map = {
+            "AutoConfig": "evil.Evil",
+            "AutoModelForCausalLM": "evil.Evil",
+            "AutoTokenizer": ["evil.Evil", "evil.Evil"],
+        }
+        named = {"model_type": "evil", "tokenizer_class": "Evil", "auto_map": auto_map}
+        file.write_text(json.dumps(json.loads(file.read_text()) | named))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "part", ["config.json", "tokenizer_config.json", "custom_generate", "adapter"]
+)
+def test_code_that_lies_beside_the_weights_is_never_run_whatever_is_answered(
+    part, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    folder = poisoned(tmp_path / "model", part)
+    for load in (LocalModel.load, local.load_tokenizer):
+        with suppress(InputError):
+            load(str(folder))
+    assert not list(tmp_path.rglob("ran"))
+    if part.endswith(".json"):
+        with pytest.raises(InputError, match=r"Python code .* never run; give a model"):
+            LocalModel.load(str(folder))

@@ -18,12 +18,12 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TextIO, get_args, get_origin
 
 import typer
-from rich.console import Console
 
 import userlm
 from userlm import commands
 from userlm.commands.options import command, description, option_types
 from userlm.demo import Demo, demo
+from userlm.show.terminal import guard_streams, open_terminal
 from userlm.types import InputError, ModelError, ModelWarning
 
 VERBS = {**commands.VERBS, "demo": (Demo, demo)}
@@ -170,6 +170,7 @@ def main() -> None:
 
     Exit codes: 0 success, 1 a model or this machine failed, 2 wrong input, 130 Ctrl-C.
     """
+    guard_streams()
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", ModelWarning)
     try:
@@ -227,7 +228,4 @@ def _config_first(arguments: list[str]) -> list[str]:
 
 
 def _say(message: object) -> None:
-    console = Console(
-        stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False
-    )
-    console.print(f"userlm: {message}")
+    open_terminal(stderr=True).print(f"userlm: {message}", soft_wrap=True)

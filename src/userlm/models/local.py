@@ -1,6 +1,7 @@
 """A transformers model on this machine: it completes, scores and chats.
 
-A model is loaded from a folder or by its hub id. Python code in the model folder is never run.
+A model is loaded from a folder or by its hub id. Python code in the model folder is never run:
+without `trust_remote_code=False`, transformers would ask on the terminal whether to run it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -179,8 +181,8 @@ class LocalModel:
         precision = usable_dtype(dtype, device)
         quantised = False
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            config = AutoConfig.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
             quantised = getattr(config, "quantization_config", None) is not None
             model = _load_weights(name, device, precision, quantised)
         except (OSError, ValueError, SafetensorError) as error:
@@ -188,7 +190,7 @@ class LocalModel:
             if Path(name).is_dir():
                 kind = "folder"
             raise InputError(
-                f"{name}: cannot load a model from this {kind}: {first_line(error)}"
+                f"{name}: cannot load a model from this {kind}: {_reason(error)}"
             ) from None
         except (ImportError, RuntimeError) as error:
             problem = f"cannot load this model to {device}"
@@ -339,7 +341,7 @@ class LocalModel:
 
 
 def _load_weights(name: str, device: str, dtype: torch.dtype, quantised: bool) -> Any:
-    load = AutoModelForCausalLM.from_pretrained
+    load = partial(AutoModelForCausalLM.from_pretrained, trust_remote_code=False)
     if quantised:  # many kinds cannot be cast or moved after loading
         return load(name, dtype="auto", device_map={"": device})
     model, found = load(name, dtype=dtype, output_loading_info=True)
@@ -393,11 +395,20 @@ def load_tokenizer(name: str) -> Any:
     """Return the tokenizer in a folder or with a hub id; raise `InputError` if it cannot be
     loaded."""
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{name}: cannot load a tokenizer from there: {first_line(error)}"
+            f"{name}: cannot load a tokenizer from there: {_reason(error)}"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    if "custom code" in str(error):  # transformers advises to run it
+        return (
+            "it needs Python code that lies beside it, which is never run; give a model that "
+            "transformers knows"
+        )
+    return first_line(error)
 
 
 def text_encoder(tokenizer: Any) -> Encode:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TextIO, TypeVar, cast
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.panel import Panel as Box
 from rich.progress import (
     BarColumn,
@@ -19,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Task as Job
+from rich.segment import Segment
 from rich.table import Table as Grid
 from rich.text import Text as Styled
 
@@ -43,12 +46,10 @@ from userlm.show.blocks import (
     Transcripts,
     Value,
 )
-from userlm.show.formats import cut, number, plain
+from userlm.show.formats import HIDDEN_RUN, cut, number, plain
 from userlm.types import Turn
 
 T = TypeVar("T")
-
-console = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 TRANSCRIPTS = 1
 """Maximum number of conversations shown of each run."""
@@ -72,6 +73,83 @@ interval, and between two columns."""
 REFRESH_SECONDS = 0.1
 """Minimum time between two updates of a progress bar, which are slow with millions of items."""
 
+# --- what reaches the terminal --------------------------------------------------------------------
+
+
+class Terminal(Console):
+    """A console on which any text can be printed: texts of models, logs, servers and file names may
+    hold escape sequences that change the title or the clipboard. Hidden characters are shown, as in
+    `formats.plain`; of links only the text is. The styles and cursor movements of rich itself still
+    reach the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        match renderable:
+            case str():
+                renderable = plain(renderable)
+            case Styled():
+                renderable = _visible(renderable)
+        for segment in super().render(renderable, options):
+            if segment.style and segment.style.link:
+                segment = Segment(segment.text, segment.style.update_link(None))
+            yield segment
+
+
+def _visible(text: Styled) -> Styled:
+    """`plain` for a text with styles. Before the layout, which would cut off what is longer than it
+    was."""
+    ends = [end for run in HIDDEN_RUN.finditer(text.plain) for end in run.span()]
+    parts = text.divide(ends)
+    for part in parts:
+        part.plain = plain(part.plain)
+    return text.blank_copy().join(parts)
+
+
+def open_terminal(*, stderr: bool = False) -> Terminal:
+    """Return a console on standard output or error, on which a text has no markup."""
+    return Terminal(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+console = open_terminal(stderr=True)
+
+
+class _Stream:
+    """A text stream that shows hidden characters, for what is not printed on a `Terminal`: prints,
+    warnings, logs and tracebacks of libraries, which may quote any text."""
+
+    def __init__(self, stream: TextIO) -> None:
+        # rich writes to this one, so that its styles are not shown as text.
+        self.rich_proxied_file = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+    def write(self, text: str) -> int:
+        """Write the text; return its length."""
+        start, rest = cast("re.Match[str]", _BAR.match(text)).groups()
+        self.rich_proxied_file.write(start + plain(rest))
+        return len(text)
+
+    def writelines(self, texts: Iterable[str]) -> None:
+        """Write the texts."""
+        for text in texts:
+            self.write(text)
+
+
+_BAR = re.compile(r"((?:\x1b\[A)+\Z|\r?)(.*)", re.DOTALL)
+"""What moves the cursor in the progress bars of tqdm, which show downloads: a carriage return
+before the bar, or a text of nothing but steps up. And the rest of the text."""
+
+
+def guard_streams() -> None:
+    """Let all that Python prints from now on show hidden characters instead of sending them."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, _Stream):
+            setattr(sys, name, _Stream(stream))
+
+
 # --- progress -------------------------------------------------------------------------------------
 
 
@@ -87,7 +165,7 @@ class Rate(ProgressColumn):
 def progress_bar() -> Progress:
     """Return a bar with rate and time left."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),
@@ -126,7 +204,7 @@ def show_page(page: Page, details: bool) -> None:
 
 def show(blocks: Iterable[Block], details: bool = True) -> None:
     """Print blocks on standard output, as wide as the terminal is now."""
-    out = Console(markup=False, emoji=False, highlight=False)
+    out = open_terminal()
     for block in blocks:
         for part in _renderables(block, details, out.width):
             out.print(part)
@@ -138,7 +216,7 @@ def inline(line: Line) -> Styled:
         case tuple():
             return Styled.assemble(*map(inline, line))
         case str():
-            return Styled(line)
+            return Styled(plain(line))
         case Quote(text, limit, look):
             return Styled(plain(cut(text, limit)), "yellow" if look == "badge" else "")
         case Value(value, digits):
@@ -303,7 +381,8 @@ def transcript(talk: Transcript) -> Box:
         lines.append_text(label)
         lines.append(f"{plain(cut(said.text, CHARACTERS))}\n")
     lines.append(f"{talk.ending.label}: {talk.ending.text}", style="dim")
-    return Box(lines, title=plain(talk.id), title_align="left")
+    # A title that is a string would be read as markup.
+    return Box(lines, title=Styled(plain(talk.id)), title_align="left")
 
 
 def show_turn(turn: Turn) -> None:

@@ -150,7 +150,7 @@ def _rename(tokenizer: Any, names: Mapping[str, str], model_name: str) -> Any:
             if file.name == "tokenizer.json":
                 text = _mark_special(text)
             file.write_text(text, encoding="utf-8")
-        renamed = type(tokenizer).from_pretrained(folder)
+        renamed = type(tokenizer).from_pretrained(folder, trust_remote_code=False)
     renamed.name_or_path = tokenizer.name_or_path
     wanted = {names.get(token, token): id for token, id in added_ids(tokenizer).items()}
     found = added_ids(renamed)

@@ -1,0 +1,112 @@
+"""What reaches the terminal: any text is shown, and none of it is a command."""
+
+from __future__ import annotations
+
+import sys
+from io import StringIO
+
+import pytest
+from rich.ansi import AnsiDecoder
+from rich.text import Text
+
+from userlm import cli
+from userlm.show import terminal
+from userlm.show.blocks import Quote, Said, Table, Transcript
+from userlm.show.terminal import Terminal, progress_bar
+
+HOSTILE = (
+    "\x1b]0;title\x07\x1b[2J\x1b[31mred\x9b31m\x7f\u202e\x1b]8;;http://x\x1b\\ link"
+)
+SHOWN = (
+    "⟨U+001B⟩]0;title⟨U+001B⟩[2J⟨U+001B⟩[31mred⟨U+009B⟩31m⟨U+007F⟩⟨U+202E⟩"
+    "⟨U+001B⟩]8;;http://x⟨U+001B⟩\\ link"
+)
+"""`HOSTILE` as rich shows it; rich itself leaves out the bell."""
+
+
+def printed(thing: object, width: int = 200, is_terminal: bool = False) -> str:
+    out = Terminal(
+        file=StringIO(), width=width, force_terminal=is_terminal, markup=False
+    )
+    out.print(thing)
+    return out.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "thing", [HOSTILE, Text(HOSTILE), Text.assemble(("said> ", "bold"), HOSTILE)]
+)
+def test_hidden_characters_are_shown_and_not_sent(thing: object) -> None:
+    assert printed(thing).strip().removeprefix("said> ") == SHOWN
+
+
+def test_the_styles_of_the_program_are_sent_even_around_hostile_text() -> None:
+    said = printed(Text.assemble(("ab", "bold"), "\x1b[2J", ("cd", "red")), 80, True)
+    assert said == "\x1b[1mab\x1b[0m⟨U+001B⟩[2J\x1b[31mcd\x1b[0m\n"
+
+
+def test_a_long_line_with_hidden_characters_loses_none_of_its_words() -> None:
+    text = " ".join(f"\x1bword{i}" for i in range(40))
+    assert printed(text, 60).split() == [f"⟨U+001B⟩word{i}" for i in range(40)]
+
+
+def test_a_column_is_as_wide_as_what_it_shows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cells = ("\x1b[1m", Quote("\x1b[2m"), ("\x1b[3m", " and"))
+    terminal.show([Table(("one", "\x1b[4m", "three"), [cells, cells])])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert [shown.count(f"⟨U+001B⟩[{i}m") for i in range(1, 5)] == [2, 2, 2, 1]
+
+
+def test_of_a_link_only_the_text_is_sent() -> None:
+    link = AnsiDecoder().decode_line("\x1b]8;;http://x\x1b\\here\x1b]8;;\x1b\\")
+    assert printed(link, 80, True) == "here\n"
+
+
+def test_brackets_in_an_id_or_a_description_are_no_markup() -> None:
+    end = Said("end", "end", "the end", None, (), (), ())
+    talk = Transcript("[/red] [bold]id", "goal", "1 turn", "intent", [], end, ())
+    assert "[/red] [bold]id" in printed(terminal.transcript(talk))
+    bar = progress_bar()
+    bar.add_task("[/x] [red]job", total=1)
+    assert "[/x] [red]job" in printed(bar)
+
+
+def guarded(monkeypatch: pytest.MonkeyPatch) -> StringIO:
+    """What is printed from now on."""
+    out = StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", out)
+    terminal.guard_streams()
+    return out
+
+
+def test_what_libraries_print_is_shown_and_the_bars_of_downloads_still_move(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streams = guarded(monkeypatch)
+    print(HOSTILE.replace("\x07", ""))
+    assert streams.getvalue() == SHOWN + "\n"
+    streams.truncate(streams.seek(0))
+    bars = ["\r50%|#####     | a\x1b[2J", "\n", "\x1b[A\x1b[A", "x\x1b[A", "\x1b[Ax"]
+    sys.stderr.writelines(bars)
+    assert streams.getvalue() == (
+        "\r50%|#####     | a⟨U+001B⟩[2J\n\x1b[A\x1b[Ax⟨U+001B⟩[A⟨U+001B⟩[Ax"
+    )
+
+
+@pytest.mark.parametrize("error", ["InputError", "ModelError", "OSError"])
+def test_an_error_that_quotes_hostile_text_shows_it(
+    monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    streams = guarded(monkeypatch)
+    kinds = {"InputError": cli.InputError, "ModelError": cli.ModelError}
+
+    def fail(arguments: object) -> None:
+        raise kinds.get(error, OSError)(f"{HOSTILE} is [red]wrong[/]")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert f"{SHOWN} is [red]wrong[/]\n" in streams.getvalue()
