@@ -198,7 +198,7 @@ def run(job: Job) -> Ran:
     """Train once."""
     import torch
 
-    from userlm.models.local import load_tokenizer
+    from userlm.models.tokenization import load_tokenizer
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     tokenizer = load_tokenizer(f"{job.folder}/tokenizer")
@@ -377,8 +377,8 @@ def messages(conversation: Conversation) -> list[dict[str, str]]:
 
 def whole_rows(conversations: Sequence[Conversation], tokenizer: Any) -> list[Row]:
     """One untruncated row per conversation."""
-    from userlm.models.local import text_encoder
     from userlm.models.templates import recognise
+    from userlm.models.tokenization import text_encoder
 
     template = recognise(tokenizer, text_encoder(tokenizer))
     return [
@@ -475,8 +475,8 @@ def fitting(
     conversations: Iterator[Conversation], tokenizer: Any, most: int
 ) -> Iterator[tuple[Conversation, Row]]:
     """Yield the conversations that fit into one row, with that row."""
-    from userlm.models.local import text_encoder
     from userlm.models.templates import recognise
+    from userlm.models.tokenization import text_encoder
 
     template = recognise(tokenizer, text_encoder(tokenizer))
     for conversation in conversations:
@@ -726,8 +726,8 @@ def _endings(
 ) -> list[str]:
     from datasets import Dataset
 
-    from userlm.models.local import text_encoder
     from userlm.models.templates import recognise
+    from userlm.models.tokenization import text_encoder
 
     template = recognise(tokenizer, text_encoder(tokenizer))
     rows = [
@@ -823,7 +823,8 @@ def show_endings(count: int, seed: int, alone: Alone) -> None:
 
 def prepared(folder: str, count: int) -> tuple[Usage, int]:
     """Read and tokenize conversations; return the cost and the number of tokens."""
-    from userlm.models.local import LocalModel, load_tokenizer
+    from userlm.models.local import LocalModel
+    from userlm.models.tokenization import load_tokenizer
     from userlm.training.prepare import prepare
 
     tokenizer = load_tokenizer(f"{folder}/tokenizer")

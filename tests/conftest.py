@@ -72,8 +72,8 @@ def llama3(data: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def llama3_template(llama3: Any) -> Any:
-    from userlm.models.local import text_encoder
     from userlm.models.templates import recognise
+    from userlm.models.tokenization import text_encoder
 
     return recognise(llama3, text_encoder(llama3))
 

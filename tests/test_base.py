@@ -32,7 +32,8 @@ from userlm.models.attention import (
     document_masking,
     target_logits,
 )
-from userlm.models.local import LocalModel, load_tokenizer
+from userlm.models.local import LocalModel
+from userlm.models.tokenization import load_tokenizer
 from userlm.training.base import (
     CONTROL_TOKENS,
     from_base,

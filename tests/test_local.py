@@ -17,8 +17,9 @@ from userlm import assets, loading
 from userlm.flip import prompt, render, samples
 from userlm.models import local
 from userlm.models.engine import Generated
-from userlm.models.local import LocalModel, chat_ids, text_encoder
+from userlm.models.local import LocalModel
 from userlm.models.sampling import sample_tokens
+from userlm.models.tokenization import chat_ids, load_tokenizer, text_encoder
 from userlm.types import Completion, Conversation, InputError, ModelError, Sampling
 from userlm.users import TrainedUser, with_sampling
 
@@ -659,7 +660,7 @@ def test_code_that_lies_beside_the_weights_is_never_run_whatever_is_answered(
 ):
     monkeypatch.setattr("builtins.input", lambda question: "y")
     folder = poisoned(tmp_path / "model", part)
-    for load in (LocalModel.load, local.load_tokenizer):
+    for load in (LocalModel.load, load_tokenizer):
         with suppress(InputError):
             load(str(folder))
     assert not list(tmp_path.rglob("ran"))

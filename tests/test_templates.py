@@ -10,8 +10,8 @@ from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
 from userlm.flip import fit_prompt, prompt, render
-from userlm.models.local import text_encoder
 from userlm.models.templates import profile_template, recognise
+from userlm.models.tokenization import text_encoder
 from userlm.types import Completion, Conversation
 from userlm.users import TrainedUser
 

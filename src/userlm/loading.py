@@ -134,9 +134,9 @@ def _local_user(address: Address, local: LocalSettings) -> TrainedUser:
 
 
 def _served_user(address: Address, tokenizer: str | None) -> TrainedUser:
-    from userlm.models.local import text_functions
     from userlm.models.served import ServedModel
     from userlm.models.templates import user_template
+    from userlm.models.tokenization import text_functions
 
     loaded = _server_tokenizer(address, tokenizer)
     name = f"{address.name} ({tokenizer})" if tokenizer else address.name
@@ -163,7 +163,7 @@ def _trained_user(
 
 
 def _server_tokenizer(address: Address, tokenizer: str | None) -> Any:
-    from userlm.models.local import load_tokenizer
+    from userlm.models.tokenization import load_tokenizer
 
     try:
         return load_tokenizer(str(_model_folder(tokenizer or address.name)))
@@ -280,8 +280,8 @@ def scorer(
         if kind not in known:
             raise _unknown(address, kind, (*SCORED, "http", "https"), "model to score")
     if parts.url:
-        from userlm.models.local import text_functions
         from userlm.models.prompt_logprobs import PromptLogprobs
+        from userlm.models.tokenization import text_functions
 
         server = PromptLogprobs(_server(parts), workers)
         loaded = _server_tokenizer(parts, tokenizer)
@@ -300,8 +300,8 @@ def scorer(
 def _form(
     form: str, name: str, tokenizer: Any, encode: Encode, offsets: Offsets
 ) -> Form:
-    from userlm.models.local import chat_ids
     from userlm.models.templates import user_template
+    from userlm.models.tokenization import chat_ids
 
     if form == "base":
         return base_form(encode, offsets, tokenizer.bos_token_id)

@@ -27,7 +27,8 @@ from userlm.commands.train import Train
 from userlm.data.language import language_code
 from userlm.json_files import write_lines
 from userlm.models.attention import check_document_masking
-from userlm.models.local import LocalModel, load_tokenizer
+from userlm.models.local import LocalModel
+from userlm.models.tokenization import load_tokenizer
 from userlm.rows import read_conversations
 from userlm.runs import Journal, Run
 from userlm.show.terminal import console, progress_bar, track

@@ -21,8 +21,9 @@ from tokenizers import models as tokenizer_models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from userlm.flip import transcript_template, userlm_template
-from userlm.models.local import LocalModel, text_functions, usable_device
+from userlm.models.local import LocalModel, usable_device
 from userlm.models.templates import added_ids, special_ids
+from userlm.models.tokenization import text_functions
 from userlm.text import END_TOKEN
 from userlm.training.prepare import Side
 from userlm.types import OTHER_ROLE, InputError
