@@ -656,9 +656,9 @@ def test_a_broken_span_among_good_ones_is_left_out_and_counted():
             "gen_ai.input.messages.0",
         ),
         (
-            sdk({"gen_ai.input.messages": [{"role": "bot", "content": "x"}]}),
+            sdk({"gen_ai.input.messages": [{"role": "narrator", "content": "x"}]}),
             "unknown role",
-            "messages[gen_ai.input.messages.0].role is 'bot'",
+            "messages[gen_ai.input.messages.0].role is 'narrator'",
         ),
         (
             sdk({"gen_ai.prompt.0.content": "x"}),
@@ -674,7 +674,7 @@ def test_a_broken_span_among_good_ones_is_left_out_and_counted():
         (
             sdk(call("hi", " ")),
             "empty turn",
-            "messages[gen_ai.output.messages.0].content",
+            "messages[gen_ai.output.messages.0].parts",
         ),
         ({**sdk({}), "attributes": 5}, "wrong type", "attributes must be"),
         ({**sdk({}), "attributes": [{"value": {}}]}, "wrong type", "attributes[0].key"),
