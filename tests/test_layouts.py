@@ -355,6 +355,17 @@ def test_the_result_of_a_tool_is_not_a_turn_of_the_user():
     assert said(U, silent, found, A) == [("user", "hi"), ("assistant", "hello")]
 
 
+def test_a_tool_that_ran_before_the_answer_leaves_no_call_open():
+    searched = [
+        {"type": "server_tool_use", "name": "web_search", "input": {}},
+        {"type": "web_search_tool_result", "content": []},
+        {"type": "text", "text": "Found it."},
+    ]
+    row = {"messages": [U, {"role": "assistant", "content": searched}]}
+    conversation = convert(row, None, "x").conversation
+    assert (conversation.turns[-1].text, conversation.ended) == ("Found it.", True)
+
+
 def test_what_the_user_writes_beside_the_result_of_a_tool_is_a_turn():
     call = {"role": "assistant", "content": [CALLED]}
     both = {"role": "user", "content": [RETURNED, {"type": "text", "text": "hurry"}]}

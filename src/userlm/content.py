@@ -60,6 +60,8 @@ def joined(parts: Sequence[Part], kind: str) -> str:
 
 def read_parts(content: Any) -> list[Part]:
     """Return the parts of the content of a message, in order; none if it is `None`."""
+    if isinstance(content, str):
+        return [Part("speech", content)]
     if content is None:
         return []
     if isinstance(content, Mapping) and isinstance(content.get("parts"), list):

@@ -164,6 +164,8 @@ _CONTENT_FIELDS = ("parts", "contents", "content", "value", "text")
 _CALL_FIELDS = ("tool_calls", "function_call", "toolInvocations")
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _THOUGHT_ROLES = ("thinking", "reasoning")
+_NOT_PLAIN = {*_CALL_FIELDS, "parts", "contents"}
+_CONTENTS = (str, list, dict, type(None))
 
 # ChatGPT adds invisible characters where an answer was stopped; they count as white space.
 _VISIBLE = re.compile("[^\\s\u200b\u200c\u200d\u2060\ufeff]")
@@ -215,32 +217,48 @@ def read_messages(
     lost_parts = 0
     for i, item in numbered:
         where = f"{name}[{i}]"
-        message = _with_role(need(item, dict, where))
+        message = need(item, dict, where)
+        if plain := _plain(message, roles):
+            said.append(plain)
+            continue
+        message = _with_role(message)
         side = _side(message, where, roles)
         field = first_field(message, _CONTENT_FIELDS) or "content"
         parts = _parts(message, field, where)
         lost_parts += sum(part.kind in ("other", "thought") for part in parts)
         text = joined(parts, "speech")
-        results = joined(parts, "result")
-        calls = _calls(message, parts)
-        if results:
-            said.append(("tool", results))
+        calls = _aside(parts, "call")
+        results = _aside(parts, "result")
+        if results:  # of tools on the server, or a message that only returns them
+            said += calls + results
         if has_words(text) or (side == "tool" and not results):
             said.append((side, text))
         elif side in OTHER_ROLE and not (results or calls or _thinks(message, parts)):
             if not _answered(said):
                 raise Rejected("empty turn", f"{where}.{field} has no words")
             return Messages(said, lost_parts, cut=True)
-        if calls:
-            said.append(("tool", calls))
+        if not results:  # they are pending
+            said += calls
     return Messages(said, lost_parts)
+
+
+def _plain(message: Row, roles: Mapping[str, Side]) -> tuple[Side, str] | None:
+    """Return a message of nothing but text, as nearly all are, without a look at its other
+    fields."""
+    role, content = message.get("role"), message.get("content")
+    if not (isinstance(role, str) and isinstance(content, str)):
+        return None
+    side = roles.get(role)
+    is_plain = message.keys().isdisjoint(_NOT_PLAIN) and has_words(content)
+    return (side, content) if side and is_plain else None
 
 
 def first_field(row: Row, names: Sequence[str]) -> str | None:
     """Return the first of these fields with a value; if none has one, the first that is there."""
-    there = [name for name in names if name in row]
-    filled = (name for name in there if row[name])
-    return next(filled, there[0] if there else None)
+    for name in names:
+        if row.get(name):
+            return name
+    return next((name for name in names if name in row), None)
 
 
 def _with_role(message: Row) -> Row:
@@ -271,25 +289,24 @@ def side_of(role: Any, where: str, roles: Mapping[str, Side]) -> Side:
 
 
 def _parts(message: Row, field: str, where: str) -> list[Part]:
-    """Return the parts of a message. Without words in its content, a refusal or the transcript of
-    its sound is what was said."""
+    """Return the parts of a message, and its tool calls. Without words in its content, a refusal or
+    the transcript of its sound is what was said."""
     content = message.get(field)
-    if not isinstance(content, str | list | dict | None):
+    if not isinstance(content, _CONTENTS):
         raise wrong_type(f"{where}.{field}", "a text or a list", content)
     parts = read_parts(content)
     if not has_words(joined(parts, "speech")):
         instead = {name: message.get(name) for name in ("refusal", "audio")}
         parts += [part for part in [read_part(instead)] if part.kind == "speech"]
+    for name in _CALL_FIELDS:
+        if calls := parse_json(message.get(name)):
+            text = json.dumps(calls, ensure_ascii=False, default=str)
+            parts.append(Part("call", text))
     return parts
 
 
-def _calls(message: Row, parts: Sequence[Part]) -> str:
-    """Return the tool calls of a message, as JSON; empty if there are none."""
-    fields = (parse_json(message.get(field)) for field in _CALL_FIELDS)
-    calls = [
-        json.dumps(call, ensure_ascii=False, default=str) for call in fields if call
-    ]
-    return "\n\n".join([*calls, joined(parts, "call")]).strip()
+def _aside(parts: Sequence[Part], kind: str) -> list[tuple[Side, str]]:
+    return [("tool", part.text) for part in parts if part.kind == kind]
 
 
 def _thinks(message: Row, parts: Sequence[Part]) -> bool:

@@ -255,7 +255,9 @@ def _read(row: Row, place: Place) -> _Span | None:
     Raises:
         Rejected: its messages are broken.
     """
-    attributes = attributes_of(row.get("attributes"), "attributes")
+    attributes = attributes_of(_field(row, "attributes"), "attributes")
+    if kind := row.get("span_kind"):  # where Phoenix writes it
+        attributes = {"openinference.span.kind": kind, **attributes}
     events: list[_Event] = []
     for event, where in _objects(row, ("events",)):
         details = attributes_of(event.get("attributes"), f"{where}attributes")
@@ -269,7 +271,7 @@ def _read(row: Row, place: Place) -> _Span | None:
         return None
     name = _first(attributes, _CONVERSATION)
     user = _first(attributes, _PERSON)
-    context = row.get("context")
+    context = _field(row, "context")
     ids = context if isinstance(context, dict) else row
     spoken = [
         (side, text) for side, text in messages.said if side in ("user", "assistant")
@@ -300,6 +302,15 @@ def _read(row: Row, place: Place) -> _Span | None:
         prefixes=prefixes,
         tips=tips,
     )
+
+
+def _field(row: Row, name: str) -> Any:
+    """Return a field, or the columns of a table that stand for it: `context.trace_id`, ..."""
+    if name in row:
+        return row[name]
+    prefix = f"{name}."
+    columns = [column for column in row if column.startswith(prefix)]
+    return {column.removeprefix(prefix): row[column] for column in columns} or None
 
 
 def _prefixes(key: object, spoken: Sequence[tuple[str, str]]) -> list[bytes]:
@@ -410,6 +421,7 @@ LAYOUT = Layout(
         {"attributes", "context"},
         {"attributes", "traceId"},
         {"attributes", "trace_id"},
+        {"context.trace_id"},
     ],
     None,
 )
