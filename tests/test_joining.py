@@ -58,6 +58,12 @@ def test_a_call_that_waits_for_a_tool_is_a_part_of_the_one_with_the_answer():
     assert ids(waits, replace(waits, id="again")) == ["a", "again"]
 
 
+def test_a_greeting_that_got_no_answer_is_not_the_beginning_of_every_other_conversation():
+    greeting = log("a", "hello", user="p")
+    long = log("b", "hello", "hello, who is there?", *TALK, user="p")
+    assert ids(greeting, long) == ["a", "b"]
+
+
 def test_white_space_around_a_turn_makes_no_difference():
     assert ids(log("a", "why is it red", " iron\n"), log("b", *TALK)) == ["b"]
 

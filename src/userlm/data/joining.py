@@ -29,6 +29,8 @@ answer, so a history without a person is not compared there."""
 _GATHERED = ("oasst", "otel")
 """Layouts that put rows together themselves."""
 
+_TWO_EXCHANGES = 4  # turns
+
 _Piece = tuple[int, int, int]
 """The number of the first message, how many turns there are, and the place in the file."""
 
@@ -101,9 +103,9 @@ class Joining:
     def add(self, conversation: Conversation) -> int:
         """Add a conversation, in the order of the file; return its place there."""
         place = len(self._wholes)
-        hashes = _history(conversation) if _may_be_a_call(conversation) else []
-        self._wholes.append(hashes[-1] if hashes else 0)
-        self._beginnings.extend(hashes[:-1])
+        whole, beginnings = _history(conversation)
+        self._wholes.append(whole)
+        self._beginnings.extend(beginnings)
         if (piece := _piece(conversation)) is not None:
             name, start = piece
             key = conversation.user, name
@@ -112,8 +114,8 @@ class Joining:
 
     def continues(self, conversation: Conversation, place: int) -> bool:
         """Return whether a conversation begins with the whole of the one at `place`."""
-        hashes = _history(conversation) if _may_be_a_call(conversation) else []
-        return self._wholes[place] in hashes[:-1]
+        _, beginnings = _history(conversation)
+        return self._wholes[place] in beginnings
 
     def plan(self) -> Plan:
         """Return what to do, once all conversations were added."""
@@ -136,21 +138,29 @@ def _may_be_a_call(conversation: Conversation) -> bool:
     return conversation.user is not None or not is_of_strangers
 
 
-def _history(conversation: Conversation) -> list[int]:
-    """Return a hash of each beginning of a conversation, up to its last turn.
+def _history(conversation: Conversation) -> tuple[int, list[int]]:
+    """Return a hash of a conversation, and one of each beginning that may be an earlier call; 0 and
+    none if it is not compared.
 
     Without an observed end the last answer may not be complete, as before a tool call. So it does
     not count.
     """
+    if not _may_be_a_call(conversation):
+        return 0, []
     turns = conversation.turns
     if turns[-1].role == "assistant" and not conversation.ended:
         turns = turns[:-1]
-    hashes = []
     key = hash(conversation.user)
+    hashes = []
     for turn in turns:
         key = hash((key, turn.role, turn.text.strip()))
         hashes.append(key)
-    return hashes
+    *beginnings, whole = hashes
+    # A person may say hello in many conversations: a first turn without an answer is only an
+    # earlier call of the next.
+    if len(turns) > _TWO_EXCHANGES:
+        del beginnings[0]
+    return whole, beginnings
 
 
 def _piece(conversation: Conversation) -> tuple[str, int] | None:
