@@ -247,6 +247,44 @@ def test_a_data_set_of_the_hub_is_imported_and_nothing_of_the_copies_stays(
     assert counts == before == dict.fromkeys(held, 2)
 
 
+# --- conversations in several rows ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("id", ["call-{}", "always the same"])
+def test_calls_with_their_history_become_one_conversation_and_each_line_is_counted(
+    id, userlm, tmp_path
+):
+    said = [message("user", "why?"), message("assistant", "So.")] * 3
+    rows = [{"id": id.format(n), "user": "p1", "messages": said[:n]} for n in (2, 4, 6)]
+    (tmp_path / "a.jsonl").write_bytes(jsonl(rows[:2]))
+    (tmp_path / "b.jsonl").write_bytes(jsonl([rows[2], asked("boil rice", id="r")]))
+    userlm("import", "a.jsonl", "b.jsonl", "--out", "out")
+    found = read_conversations(tmp_path / "out/conversations.jsonl")
+    assert [(c.id, len(c.turns), c.ended) for c in found] == [
+        (id.format(6), 6, True),
+        ("r", 2, True),
+    ]
+    counts = read_json(tmp_path / "out/results.json")["counts"]
+    assert counts == {"in": 4, "out": 2, "note: merged lines": 2}
+    assert rows_of(tmp_path / "out/dropped.jsonl") == []
+
+
+def test_pieces_of_sharegpt_in_several_files_are_joined(userlm, tmp_path):
+    def piece(number: int) -> dict[str, Any]:
+        exchange = [("human", f"ask {number}"), ("gpt", f"answer {number}")]
+        values = [{"from": who, "value": text} for who, text in exchange]
+        return {"id": f"Qx7_{number}", "conversations": values}
+
+    (tmp_path / "a.jsonl").write_bytes(jsonl([piece(2), piece(0)]))
+    (tmp_path / "b.jsonl").write_bytes(jsonl([piece(4)]))
+    userlm("import", "a.jsonl", "b.jsonl", "--out", "out")
+    (whole,) = read_conversations(tmp_path / "out/conversations.jsonl")
+    assert whole.user_turns == ("ask 0", "ask 2", "ask 4")
+    assert whole.ended
+    counts = read_json(tmp_path / "out/results.json")["counts"]
+    assert counts == {"in": 3, "out": 1, "note: merged lines": 2}
+
+
 # --- clean ----------------------------------------------------------------------------------------
 
 
@@ -1085,6 +1123,11 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for i in range(300)
     ]
+    # The next calls, with the history before them.
+    next_exchange = [message("user", "and then?"), message("assistant", "Eat.")]
+    for i in range(0, 30, 3):
+        history = [*rows[i]["messages"], *next_exchange]
+        rows.append({**rows[i], "id": f"next-{i}", "messages": history})
     rows[7]["messages"] = [message("narrator", "once")]
     trees = [
         {"message_tree_id": f"t{i}", "text": f"how do i bake bread {i}", "lang": "en"}

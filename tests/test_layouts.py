@@ -305,6 +305,144 @@ def test_scalar_extras_go_to_meta_and_lists_are_counted():
     assert imported.notes == {"fields left out": 1}
 
 
+# --- what was shown to the other side is a turn ---------------------------------------------------
+
+
+def said(*messages: dict[str, Any]) -> list[tuple[str, str]]:
+    """The turns of a row of messages."""
+    row = {"messages": list(messages)}
+    turns = convert(row, "messages", "x").conversation.turns
+    return [(turn.role, turn.text) for turn in turns]
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"content": None, "refusal": "Not that."},
+        {"content": "", "refusal": "Not that."},
+        {"refusal": "Not that."},
+        {"content": [{"type": "refusal", "refusal": "Not that."}]},
+        {"content": None, "audio": {"id": "a1", "transcript": "Not that."}},
+        {"parts": [{"text": "Not that."}]},
+    ],
+)
+def test_a_refusal_is_what_the_assistant_said(refused):
+    messages = ({**U, "content": "open it"}, {"role": "assistant", **refused}, U, A)
+    assert said(*messages) == [
+        ("user", "open it"),
+        ("assistant", "Not that."),
+        ("user", "hi"),
+        ("assistant", "hello"),
+    ]
+
+
+CALLED = {"type": "tool_use", "id": "t1", "name": "stock", "input": {"item": "screw"}}
+RETURNED = {"type": "tool_result", "tool_use_id": "t1", "content": "40 in a box"}
+
+
+def test_the_result_of_a_tool_is_not_a_turn_of_the_user():
+    look = {"role": "assistant", "content": [{"type": "text", "text": "Wait."}, CALLED]}
+    found = {"role": "user", "content": [RETURNED]}
+    imported = convert({"messages": [U, look, found, A, U]}, None, "x")
+    assert [turn.text for turn in imported.conversation.turns] == [
+        "hi",
+        "Wait.\n\nhello",
+        "hi",
+    ]
+    assert "screw" in imported.conversation.meta["tool"]
+    assert "40 in a box" in imported.conversation.meta["tool"]
+    assert imported.notes == {"joined turns": 1, "tool to meta": 2}
+    silent = {"role": "assistant", "content": [CALLED]}
+    assert said(U, silent, found, A) == [("user", "hi"), ("assistant", "hello")]
+
+
+def test_a_tool_that_ran_before_the_answer_leaves_no_call_open():
+    searched = [
+        {"type": "server_tool_use", "name": "web_search", "input": {}},
+        {"type": "web_search_tool_result", "content": []},
+        {"type": "text", "text": "Found it."},
+    ]
+    row = {"messages": [U, {"role": "assistant", "content": searched}]}
+    conversation = convert(row, None, "x").conversation
+    assert (conversation.turns[-1].text, conversation.ended) == ("Found it.", True)
+
+
+def test_what_the_user_writes_beside_the_result_of_a_tool_is_a_turn():
+    call = {"role": "assistant", "content": [CALLED]}
+    both = {"role": "user", "content": [RETURNED, {"type": "text", "text": "hurry"}]}
+    assert said(U, A, U, call, both, A)[-2:] == [
+        ("user", "hi\n\nhurry"),
+        ("assistant", "hello"),
+    ]
+
+
+def test_the_tools_of_gemini_and_of_the_responses_api_are_no_turns_either():
+    gemini = [
+        {"role": "user", "parts": [{"text": "hi"}]},
+        {"role": "model", "parts": [{"functionCall": {"name": "stock", "args": {}}}]},
+        {"role": "user", "parts": [{"functionResponse": {"name": "stock"}}]},
+        {
+            "role": "model",
+            "parts": [{"text": "hm", "thought": True}, {"text": "hello"}],
+        },
+    ]
+    responses = [
+        {"type": "message", **U},
+        {"type": "reasoning", "summary": []},
+        {"type": "function_call", "name": "stock", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "t1", "output": "40 in a box"},
+        {"type": "message", **A},
+    ]
+    turns = [("user", "hi"), ("assistant", "hello")]
+    assert said(*gemini) == said(*responses) == turns
+    row = convert({"contents": gemini}, None, "x")
+    assert [turn.text for turn in row.conversation.turns] == ["hi", "hello"]
+
+
+def test_a_message_of_thought_alone_was_not_shown():
+    thought = {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}]}
+    field = {"role": "assistant", "content": "", "reasoning_content": "hm"}
+    turns = [("user", "hi"), ("assistant", "hello")]
+    assert said(U, thought, A) == said(U, field, A) == turns
+
+
+def test_words_beside_pictures_sounds_and_files_are_kept():
+    content = [
+        {"type": "input_text", "text": "what is"},
+        {"type": "input_image", "image_url": "https://example.org/a.png"},
+        {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+        {"type": "file", "file": {"file_id": "f1"}},
+        "this",
+    ]
+    imported = convert(
+        {"messages": [{"role": "user", "content": content}, A]}, None, "x"
+    )
+    assert imported.conversation.turns[0].text == "what is\n\nthis"
+    assert imported.notes == {"parts left out": 3}
+
+
+@pytest.mark.parametrize("name", ["messages", "conversations", "conversation"])
+@pytest.mark.parametrize("fields", [("role", "content"), ("from", "value")])
+@pytest.mark.parametrize(
+    ("user", "assistant"),
+    [
+        ("user", "assistant"),
+        ("human", "gpt"),
+        ("Human", "AI"),
+        ("user", "model"),
+        ("human", "bot"),
+        ("USER", "CHATBOT"),
+    ],
+)
+def test_roles_and_fields_may_have_any_of_the_usual_names(
+    name, fields, user, assistant
+):
+    role, content = fields
+    messages = [{role: user, content: "hi"}, {role: assistant, content: "hello"}]
+    conversation = convert({"id": "c", name: messages}, None, "x").conversation
+    assert conversation.turns == (Turn("user", "hi"), Turn("assistant", "hello"))
+
+
 @pytest.mark.parametrize(
     ("row", "reason", "named"),
     [
@@ -771,9 +909,9 @@ def test_a_battle_may_be_prompts_and_responses():
         ({"conversation_b": "no json"}, "wrong type", "'conversation_b'"),
         ({"conversation_b": [U, None]}, "wrong type", "conversation_b[1]"),
         (
-            {"conversation_b": [{"role": "bot", "content": "x"}]},
+            {"conversation_b": [{"role": "narrator", "content": "x"}]},
             "unknown role",
-            "conversation_b[0].role is 'bot'",
+            "conversation_b[0].role is 'narrator'",
         ),
         (
             {"evaluation_order": 2, "full_conversation": [None]},

@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from userlm.data.layouts import Gathered, find
 from userlm.data.layouts.common import NOTES, REASONS
 from userlm.data.split import person
+from userlm.data.summary import Summary
+from userlm.flip import samples
 from userlm.lines import Line
+from userlm.types import Origin
 
 
 def say(name: str, *replies: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -83,6 +87,56 @@ BUSHY = say(
 
 def test_each_path_to_a_leaf_is_a_conversation_and_the_best_ranked_reply_comes_first():
     assert paths(tree(BUSHY)) == ["p1 a2 p4", "p1 a1 p2 a3", "p1 a1 p3"]
+
+
+def test_a_turn_that_paths_share_is_learned_and_counted_once():
+    first, second, third = (f.imported.conversation for f in read(tree(BUSHY)))
+    assert first.origin is None
+    assert second.origin == third.origin == Origin("t1/p4", first_own_turn=1)
+    learned = [
+        sample.target for path in (first, second, third) for sample in samples(path)
+    ]
+    assert learned == [f"text of {name}" for name in ("p1", "p4", "p2", "p3")]
+    assert [turn.text for turn in next(samples(third)).context] == [
+        "text of p1",
+        "text of a1",
+    ]
+    summary = Summary()
+    for path in (first, second, third):
+        summary.add(path, person=1, language="en")
+    figures = summary.figures({"train": np.ones(3, dtype=np.bool_)})
+    # Three words each: "text of p1".
+    assert figures["splits"]["train"]["user turns"] == 4
+    assert figures["splits"]["train"]["samples"] == 4
+    assert figures["lengths"]["user turns a conversation"]["mean"] == 2
+    assert figures["lengths"]["words a first turn"]["largest"] == 3
+
+
+def test_a_longer_path_shares_the_turns_of_the_path_that_it_left_last():
+    #   p1 - a1 - p2 - a2 - p3
+    #                    \
+    #                     p4 - a4 - p5
+    deep = say(
+        "p1",
+        say(
+            "a1",
+            say("p2", say("a2", say("p3"), say("p4", say("a4", say("p5"))))),
+        ),
+    )
+    first, second = (f.imported.conversation for f in read(tree(deep)))
+    assert first.origin is None
+    assert second.origin == Origin("t1/p3", first_own_turn=2)
+    assert [sample.k for sample in samples(second)] == [2, 3]
+
+
+def test_messages_of_a_person_in_a_row_are_own_words_if_one_of_them_is():
+    # Both paths begin with p1; in the second it is a part of the turn "p1 p2".
+    _, second = (
+        f.imported.conversation
+        for f in read(tree(say("p1", say("a1"), say("p2", say("a2")))))
+    )
+    assert second.user_turns == ("text of p1\n\ntext of p2",)
+    assert second.first_own_turn == 0
 
 
 def test_replies_of_the_same_rank_or_of_none_come_as_they_stand_and_after_the_ranked():

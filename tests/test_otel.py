@@ -312,6 +312,59 @@ def test_in_every_convention_what_is_said_becomes_turns_and_tools_go_to_meta(spa
     assert conversation.ended
 
 
+def test_attributes_may_be_nested_objects_as_phoenix_exports_them():
+    tool = {"tool_call": {"function": {"name": "clock", "arguments": "{}"}}}
+    contents = [
+        {"message_content": {"type": "text", "text": "hi"}},
+        {"message_content": {"type": "image", "image": {"url": "data:"}}},
+    ]
+    asked = [
+        {"message": {"role": "user", "contents": contents}},
+        {"message": {"role": "assistant", "tool_calls": [tool]}},
+        {"message": {"role": "tool", "content": "noon"}},
+    ]
+    answer = {"message": {"role": "assistant", "content": "hello"}}
+    attributes = {
+        "llm": {
+            "model_name": "m",
+            "input_messages": asked,
+            "output_messages": [answer],
+        },
+        "session": {"id": "s1"},
+        "user": {"id": "p1"},
+    }
+    nested = the_only(sdk(attributes))
+    conversation = nested.conversation
+    assert (conversation.id, conversation.user) == ("s1", "p1")
+    assert (conversation.meta["model"], conversation.ended) == ("m", True)
+    assert [turn.text for turn in conversation.turns] == ["hi", "hello"]
+    assert nested.notes == {"tool to meta": 2, "parts left out": 1}
+    listed = {"attributes": [{"key": "llm", "value": otlp(attributes["llm"])}]}
+    assert conversations({"traceId": "t1", **listed}) == [["hi", "hello"]]
+
+
+def test_a_table_of_spans_has_a_column_for_each_attribute():
+    columns = {
+        "context.trace_id": "t1",
+        "context.span_id": "s1",
+        "attributes.llm.model_name": "m",
+        "attributes.llm.input_messages": [
+            {"message.role": "user", "message.content": "hi"}
+        ],
+        "attributes.llm.output_messages": [
+            {"message.role": "assistant", "message.content": "hello"}
+        ],
+    }
+    conversation = the_only(columns).conversation
+    assert [turn.text for turn in conversation.turns] == ["hi", "hello"]
+    assert (conversation.id, conversation.meta["model"]) == ("t1", "m")
+
+
+def test_a_span_of_phoenix_around_calls_is_no_conversation_beside_them():
+    agent = sdk(call(*TALK[2:4])) | {"span_kind": "AGENT"}
+    assert conversations(sdk(call(*TALK[:4])), agent) == [TALK[:4]]
+
+
 def test_older_spans_hold_json_or_a_plain_text_in_an_attribute_or_an_event():
     plain = {"gen_ai.prompt": "hi", "gen_ai.completion": "hello"}
     listed = {
@@ -656,9 +709,9 @@ def test_a_broken_span_among_good_ones_is_left_out_and_counted():
             "gen_ai.input.messages.0",
         ),
         (
-            sdk({"gen_ai.input.messages": [{"role": "bot", "content": "x"}]}),
+            sdk({"gen_ai.input.messages": [{"role": "narrator", "content": "x"}]}),
             "unknown role",
-            "messages[gen_ai.input.messages.0].role is 'bot'",
+            "messages[gen_ai.input.messages.0].role is 'narrator'",
         ),
         (
             sdk({"gen_ai.prompt.0.content": "x"}),
@@ -674,7 +727,7 @@ def test_a_broken_span_among_good_ones_is_left_out_and_counted():
         (
             sdk(call("hi", " ")),
             "empty turn",
-            "messages[gen_ai.output.messages.0].content",
+            "messages[gen_ai.output.messages.0].parts",
         ),
         ({**sdk({}), "attributes": 5}, "wrong type", "attributes must be"),
         ({**sdk({}), "attributes": [{"value": {}}]}, "wrong type", "attributes[0].key"),

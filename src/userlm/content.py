@@ -20,7 +20,7 @@ _CALL = re.compile("tool|function|_call$|executable_code|^mcp_")
 _THOUGHT = re.compile("thinking|reasoning|^thoughts?$|^summary_text$")
 _TEXT = re.compile("^$|text$|^refusal$")
 
-_SPEECH_FIELDS = ("text", "refusal", "transcript", "value", "content")
+_SPEECH_FIELDS = ("text", "refusal", "transcript", "value", "content", "audio")
 _RESULT_FIELDS = ("response", "result", "content", "output")
 _THOUGHT_FIELDS = (
     *("thinking", "reasoning", "reasoning_content", "reasoningContent"),
@@ -60,6 +60,8 @@ def joined(parts: Sequence[Part], kind: str) -> str:
 
 def read_parts(content: Any) -> list[Part]:
     """Return the parts of the content of a message, in order; none if it is `None`."""
+    if isinstance(content, str):
+        return [Part("speech", content)]
     if content is None:
         return []
     if isinstance(content, Mapping) and isinstance(content.get("parts"), list):

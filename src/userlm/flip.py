@@ -40,9 +40,9 @@ Overlong = Literal["truncate", "drop"]
 
 
 def samples(conversation: Conversation) -> Iterator[Sample]:
-    """Yield all that a user model can learn from a conversation: each user turn, and the end if it
-    was observed."""
-    for k in range(len(conversation.user_turns)):
+    """Yield all that a user model can learn from a conversation: each user turn of its own, and the
+    end if it was observed."""
+    for k in range(conversation.first_own_turn, len(conversation.user_turns)):
         yield Sample(conversation, k)
     if conversation.ended:
         yield Sample(conversation, len(conversation.user_turns))

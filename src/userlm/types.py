@@ -96,11 +96,12 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a conversation of a run comes from.
+    """Where a conversation of a run comes from, or the later paths of a tree of replies.
 
     Attributes:
         conversation: the id of the log that it starts from; `None` if there is none.
-        first_own_turn: the number (from 0) of the first user turn that is not from that log.
+        first_own_turn: the number (from 0) of the first user turn that is not from that log. Only
+            its own turns are learned and counted; those before are context.
         target: the person's text in that turn; `None` if they ended there or it is not known.
         person_ended: whether the person ended the conversation instead of taking that turn; `None`
             if that is not known, as in a simulation.
@@ -131,7 +132,8 @@ class Conversation:
         ended: whether the end was observed: the user had the last answer and wrote no more. A log
             that stops on a user turn, a fragment or a cut conversation has no observed end.
         meta: other data, such as language, country and model.
-        origin: where it comes from, if a run made it; `None` for a log.
+        origin: where it comes from, if a run made it or it shares its first turns; `None` for
+            any other log.
     """
 
     id: str = ""

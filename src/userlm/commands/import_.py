@@ -25,12 +25,14 @@ from userlm.commands.steps import (
     open_run,
 )
 from userlm.data import files, layouts
+from userlm.data.joining import Joining
 from userlm.data.layouts.common import Found, Rejected
+from userlm.json_files import write_lines
 from userlm.lines import Line
-from userlm.rows import KINDS, read_rows, to_record
+from userlm.rows import KINDS, from_record, read_rows, to_record
 from userlm.runs import Outputs, Run
 from userlm.show.terminal import console, track
-from userlm.types import InputError
+from userlm.types import Conversation, InputError
 
 COMMIT_EVERY = 5000  # conversations between two commits
 EMPTY = "note: empty files"
@@ -127,9 +129,13 @@ class _Import:
         self.gathered_lines: dict[str, int] = state.get("gathered", {})
         self.counts: Counter[str] = Counter(state.get("counts", {}))
         self.gathered = layouts.Gathered()
-        # Ids are kept as hashes: 64 bits are enough for many millions.
-        written = read_rows(run.path("conversations.jsonl"), may_be_empty=True)
-        self._seen = {hash(line.row["id"]) for line in written}
+        self._path = run.path("conversations.jsonl")
+        self._joining = Joining()
+        # The place of each id in the file. Ids are kept as hashes: 64 bits are enough for many
+        # millions.
+        self._seen: dict[int, int] = {}
+        for conversation in self._written():
+            self._seen[hash(conversation.id)] = self._joining.add(conversation)
 
     def read(self, number: int, file: files.LogFile, sizes: Mapping[Path, int]) -> None:
         """Read one file, unless an earlier attempt did."""
@@ -190,8 +196,9 @@ class _Import:
             record = to_record(conversation)
             for note, times in item.imported.notes.items():
                 self.counts[f"note: {note}"] += times
-            if hash(conversation.id) not in self._seen:
-                self._seen.add(hash(conversation.id))
+            before = self._seen.get(hash(conversation.id))
+            if before is None or self._joining.continues(conversation, before):
+                self._seen[hash(conversation.id)] = self._joining.add(conversation)
                 self.counts["out"] += 1
                 self._outputs.write("conversations.jsonl", record)
                 return None
@@ -228,7 +235,8 @@ class _Import:
         self.counts["in"] = self.lines
         if self.counts["out"]:
             self._outputs.close()
-        if not self.counts["out"]:
+            self._join()
+        else:
             raise InputError(
                 f"none of the {self.lines} lines is a conversation; the reasons are in "
                 f"{self._run.path('dropped.jsonl')}"
@@ -239,6 +247,21 @@ class _Import:
                 f"another --out"
             )
         return {"counts": in_order(self.counts)}
+
+    def _join(self) -> None:
+        """Put conversations together that the log holds in several rows.
+
+        If this is interrupted, another attempt imports everything again.
+        """
+        if plan := self._joining.plan():
+            records = map(to_record, plan.apply(self._written()))
+            write_lines(self._path, records)
+            self.counts["out"] -= plan.merged
+            self.counts["note: merged lines"] += plan.merged
+
+    def _written(self) -> Iterator[Conversation]:
+        for line in read_rows(self._path, may_be_empty=True):
+            yield from_record(line.row)
 
 
 class _Counted:

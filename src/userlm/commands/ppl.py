@@ -229,7 +229,8 @@ def _resumed(written: Iterable[Line], cases: Iterable[Case], form: Form) -> Line
     for case in cases:
         log = case.conversation
         # After a crash only some lines of a case may exist; then the case is scored again.
-        expected = len(log.user_turns) + (form.ends and log.ended)
+        own_turns = len(log.user_turns) - log.first_own_turn
+        expected = own_turns + (form.ends and log.ended)
         if case.why_not:
             lines[case.key] = _lines(case, unscored(log, case.why_not))
         elif len(kept[case.key]) == expected:

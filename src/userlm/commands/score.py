@@ -126,7 +126,8 @@ def _measures(
 
 def _as_log(conversation: Conversation) -> Conversation:
     """Return the conversation as if it were a log, even if one of our runs recorded it."""
-    return replace(conversation, meta=without_outcome(conversation.meta), origin=None)
+    origin = conversation.origin if conversation.stop is None else None
+    return replace(conversation, meta=without_outcome(conversation.meta), origin=origin)
 
 
 def _end_calibration(run: FinishedRun, measures: Iterable[Measure]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ class Summary:
         self._people = array("Q")
         self._named = array("b")  # whether the log names the user
         self._samples = array("I")
-        self._turns = array("I")
+        self._lengths = array("I")  # in user turns
+        self._turns = array("I")  # user turns that no other conversation has
         self._words = array("I")  # of each user turn
         self._answers = array("I")
         self._characters = array("I")  # of each answer
@@ -36,13 +37,15 @@ class Summary:
     def add(self, conversation: Conversation, person: int, language: str) -> None:
         """Add a conversation; `person` is the 64-bit hash that decides its split."""
         meta = conversation.meta
-        words = [len(text.split()) for text in conversation.user_turns]
+        own_turns = conversation.user_turns[conversation.first_own_turn :]
+        words = [len(text.split()) for text in own_turns]
         answers = [
             len(turn.text) for turn in conversation.turns if turn.role == "assistant"
         ]
         self._people.append(person)
         self._named.append(conversation.user is not None)
         self._samples.append(len(words) + conversation.ended)
+        self._lengths.append(len(conversation.user_turns))
         self._turns.append(len(words))
         self._words.extend(words)
         self._answers.append(len(answers))
@@ -75,7 +78,7 @@ class Summary:
             }
         total = sum(split["people"] for split in report["splits"].values())
         assert total == len(np.unique(people[kept])), "a person is in two splits"
-        report["lengths"] = self._lengths(kept)
+        report["lengths"] = self._length_figures(kept)
         named = kept & np.array(self._named, dtype=np.bool_)
         _, each = np.unique(people[named], return_counts=True)
         report["people"] = {
@@ -88,18 +91,20 @@ class Summary:
             report[name] = self._counts(column, kept)
         return report
 
-    def _lengths(self, kept: Mask) -> dict[str, dict[str, float] | None]:
+    def _length_figures(self, kept: Mask) -> dict[str, dict[str, float] | None]:
         turns = np.array(self._turns)
         answers = np.array(self._answers)
         words = np.array(self._words)[np.repeat(kept, turns)]
         characters = np.array(self._characters)[np.repeat(kept, answers)]
         turns = turns[kept]
+        lengths = np.array(self._lengths)[kept]
         # The index in `words` of each conversation's first turn.
         starts = np.cumsum(turns) - turns
+        has_first_turn = (turns > 0) & (turns == lengths)
         return {
-            "user turns a conversation": _spread(turns),
+            "user turns a conversation": _spread(lengths),
             "words a user turn": _spread(words),
-            "words a first turn": _spread(words[starts[turns > 0]]),
+            "words a first turn": _spread(words[starts[has_first_turn]]),
             "characters an answer": _spread(characters),
         }
 

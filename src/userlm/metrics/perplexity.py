@@ -70,8 +70,9 @@ def score_turns(
 
 
 def unscored(conversation: Conversation, why: str) -> list[MeasureRow]:
-    """Return a missing row for each user turn."""
-    return [_turn(conversation, k, why) for k in range(len(conversation.user_turns))]
+    """Return a missing row for each user turn of its own."""
+    turns = range(conversation.first_own_turn, len(conversation.user_turns))
+    return [_turn(conversation, k, why) for k in turns]
 
 
 def _turn(conversation: Conversation, k: int, found: Found) -> MeasureRow:

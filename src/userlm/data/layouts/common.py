@@ -16,9 +16,10 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
+from userlm.content import Part, joined, read_part, read_parts
 from userlm.lines import DEEPEST, Line, is_deep
 from userlm.rows import OLDER_KEYS
-from userlm.types import OUTCOME_KEYS, Conversation, Role, Turn
+from userlm.types import OTHER_ROLE, OUTCOME_KEYS, Conversation, Role, Turn
 
 Row = Mapping[str, Any]
 Side = Literal["user", "assistant", "system", "tool"]
@@ -149,14 +150,23 @@ class Layout:
 
 # --- messages -------------------------------------------------------------------------------------
 
-CHAT_ROLES: Mapping[str, Side] = {
-    "user": "user",
-    "assistant": "assistant",
-    "system": "system",
-    "developer": "system",
-    "tool": "tool",
-    "function": "tool",
+ROLES: Mapping[str, Side] = {
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "ai", "bot", "chatbot", "model"), "assistant"),
+    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("tool", "tool_call", "tool_response", "observation"), "tool"),
+    **dict.fromkeys(("function", "function_call", "function_response"), "tool"),
 }
+"""The names of the roles in the layouts that name them freely."""
+
+_ROLE_FIELDS = ("role", "from", "sender", "type")
+_CONTENT_FIELDS = ("parts", "contents", "content", "value", "text")
+_CALL_FIELDS = ("tool_calls", "function_call", "toolInvocations")
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_THOUGHT_ROLES = ("thinking", "reasoning")
+_NOT_PLAIN = {*_CALL_FIELDS, "parts", "contents"}
+_CONTENTS = (str, list, dict, type(None))
 
 # ChatGPT adds invisible characters where an answer was stopped; they count as white space.
 _VISIBLE = re.compile("[^\\s\u200b\u200c\u200d\u2060\ufeff]")
@@ -185,11 +195,13 @@ class Messages:
 def read_messages(
     numbered: Iterable[tuple[int | str, Any]],
     name: str,
-    roles: Mapping[str, Side] = CHAT_ROLES,
-    role_field: str = "role",
-    text_field: str = "content",
+    roles: Mapping[str, Side] = ROLES,
 ) -> Messages:
     """Return the messages in the list `name`; one with text and a tool call counts as two.
+
+    The role may be in `role` or `from`, the text in `content`, `value` or `parts`, and the content
+    in any shape that `content.read_parts` knows. A refusal is text. A message that holds only tool
+    calls, their results or thought was not shown to the other side, so it is no turn.
 
     The messages are cut at an empty one, such as a stopped answer. What comes before it is kept if
     it includes an answer, so that one empty message does not cost a long conversation.
@@ -205,23 +217,65 @@ def read_messages(
     said: list[tuple[Side, str]] = []
     lost_parts = 0
     for i, item in numbered:
-        message = need(item, dict, f"{name}[{i}]")
-        where = f"{name}[{i}].{role_field}"
-        side = side_of(message.get(role_field), where, roles)
-        text = message.get(text_field)
-        if not isinstance(text, str):
-            text, lost = _text(text, f"{name}[{i}].{text_field}")
-            lost_parts += lost
-        calls = message.get("tool_calls") or message.get("function_call")
-        if has_words(text) or side == "tool":
+        where = f"{name}[{i}]"
+        message = need(item, dict, where)
+        if plain := _plain(message, roles):
+            said.append(plain)
+            continue
+        message = _with_role(message)
+        side = _side(message, where, roles)
+        field = first_field(message, _CONTENT_FIELDS) or "content"
+        parts = _parts(message, field, where)
+        lost_parts += sum(part.kind in ("other", "thought") for part in parts)
+        text = joined(parts, "speech")
+        calls = _aside(parts, "call")
+        results = _aside(parts, "result")
+        if results:  # of tools on the server, or a message that only returns them
+            said += calls + results
+        if has_words(text) or (side == "tool" and not results):
             said.append((side, text))
-        elif side != "system" and not calls:
+        elif side in OTHER_ROLE and not (results or calls or _thinks(message, parts)):
             if not _answered(said):
-                raise Rejected("empty turn", f"{name}[{i}].{text_field} has no words")
+                raise Rejected("empty turn", f"{where}.{field} has no words")
             return Messages(said, lost_parts, cut=True)
-        if calls:
-            said.append(("tool", json.dumps(calls, ensure_ascii=False, default=str)))
+        if not results:  # they are pending
+            said += calls
     return Messages(said, lost_parts)
+
+
+def _plain(message: Row, roles: Mapping[str, Side]) -> tuple[Side, str] | None:
+    """Return a message of nothing but text, as nearly all are, without a look at its other
+    fields."""
+    role, content = message.get("role"), message.get("content")
+    if not (isinstance(role, str) and isinstance(content, str)):
+        return None
+    side = roles.get(role)
+    is_plain = message.keys().isdisjoint(_NOT_PLAIN) and has_words(content)
+    return (side, content) if side and is_plain else None
+
+
+def first_field(row: Row, names: Sequence[str]) -> str | None:
+    """Return the first of these fields with a value; if none has one, the first that is there."""
+    for name in names:
+        if row.get(name):
+            return name
+    return next((name for name in names if name in row), None)
+
+
+def _with_role(message: Row) -> Row:
+    """Return a message; one that is a part by itself (a thought, or an item of OpenAI's responses
+    such as a tool call) as a message of the assistant."""
+    if message.get("role") in _THOUGHT_ROLES:
+        return {"role": "assistant", "content": [{**message, "thought": True}]}
+    is_typed = first_field(message, _ROLE_FIELDS) == "type"
+    if is_typed and read_part(message).kind in ("thought", "call", "result"):
+        return {"role": "assistant", "content": [message]}
+    return message
+
+
+def _side(message: Row, where: str, roles: Mapping[str, Side]) -> Side:
+    field = first_field(message, _ROLE_FIELDS) or "role"
+    return side_of(message.get(field), f"{where}.{field}", roles)
 
 
 def side_of(role: Any, where: str, roles: Mapping[str, Side]) -> Side:
@@ -235,18 +289,30 @@ def side_of(role: Any, where: str, roles: Mapping[str, Side]) -> Side:
     return side
 
 
-def _text(content: Any, where: str) -> tuple[str, int]:
-    """Return the text of a message in parts, and how many parts are not text."""
-    if content is None:
-        return "", 0
-    if not isinstance(content, list):
-        raise wrong_type(where, "a text or a list", content)
-    texts = []
-    for part in content:
-        text = part.get("text") if isinstance(part, dict) else part
-        if isinstance(text, str):
-            texts.append(text)
-    return "\n\n".join(texts), len(content) - len(texts)
+def _parts(message: Row, field: str, where: str) -> list[Part]:
+    """Return the parts of a message, and its tool calls. Without words in its content, a refusal or
+    the transcript of its sound is what was said."""
+    content = message.get(field)
+    if not isinstance(content, _CONTENTS):
+        raise wrong_type(f"{where}.{field}", "a text or a list", content)
+    parts = read_parts(content)
+    if not has_words(joined(parts, "speech")):
+        instead = {name: message.get(name) for name in ("refusal", "audio")}
+        parts += [part for part in [read_part(instead)] if part.kind == "speech"]
+    for name in _CALL_FIELDS:
+        if calls := parse_json(message.get(name)):
+            text = json.dumps(calls, ensure_ascii=False, default=str)
+            parts.append(Part("call", text))
+    return parts
+
+
+def _aside(parts: Sequence[Part], kind: str) -> list[tuple[Side, str]]:
+    return [("tool", part.text) for part in parts if part.kind == kind]
+
+
+def _thinks(message: Row, parts: Sequence[Part]) -> bool:
+    is_thought = any(part.kind == "thought" for part in parts)
+    return is_thought or any(message.get(field) for field in _THOUGHT_FIELDS)
 
 
 def _answered(said: Sequence[tuple[Side, str]]) -> bool:

@@ -1,4 +1,5 @@
-"""`messages` of `{role, content}`, as in the OpenAI API, with any other fields next to them."""
+"""`messages` of `{role, content}`, as in the OpenAI API, with any other fields next to them; Gemini
+calls them `contents`."""
 
 from __future__ import annotations
 
@@ -18,17 +19,17 @@ from userlm.data.layouts.common import (
     read_messages,
 )
 
-_OWN_FIELDS = ("id", "user_id", "user", "messages", "intent")
+_OWN_FIELDS = ("id", "user_id", "user", "messages", "contents", "intent")
 
 
 def convert(row: Row) -> Imported:
     """Return the conversation of a row.
 
-    `content` may be a list of `{type: "text", text}`. Other scalar fields go to `meta`. Our own
-    export for the Hub is read back without loss: `meta` is JSON in a string, and `ended` is used,
-    except after a user turn.
+    Other scalar fields go to `meta`. Our own export for the Hub is read back without loss: `meta`
+    is JSON in a string, and `ended` is used, except after a user turn.
     """
-    messages = read_messages(enumerate(list_of(row, "messages")), "messages")
+    name = "messages" if "messages" in row else "contents"
+    messages = read_messages(enumerate(list_of(row, name)), name)
     meta, lost_fields = _extras(row)
     whole = is_whole(row)
     if isinstance(ended := meta.get("ended"), bool):
@@ -69,4 +70,4 @@ def _extras(row: Row) -> tuple[dict[str, Any], int]:
     return meta, lost_fields
 
 
-LAYOUT = Layout("messages", [{"messages"}], convert)
+LAYOUT = Layout("messages", [{"messages"}, {"contents"}], convert)

@@ -2,7 +2,9 @@
 
 A line is a whole tree, or one message of it. Each path from the prompt down to a leaf is a
 conversation; a path without a user turn of its own is left out, since it would only repeat the
-others with another answer.
+others with another answer. User turns that an earlier path of the tree already has are context
+only: `Conversation.origin` says which is the first of its own, so that each turn is learned and
+counted once.
 
 Many people write in one tree, and its paths share their first turns, so all of them must be in the
 same split: the author of the prompt counts as the user of each, and `meta["tree"]` names the tree.
@@ -13,7 +15,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 from userlm.data.layouts.common import (
@@ -33,6 +36,7 @@ from userlm.data.layouts.common import (
     text_of,
 )
 from userlm.lines import Line
+from userlm.types import Origin
 
 _ROLES: Mapping[str, Side] = {"prompter": "user", "assistant": "assistant"}
 _INSIDE = Place(0, "", 0)  # name of a message in a tree on one line
@@ -157,7 +161,7 @@ def _paths(name: str, root: _Message, merged_lines: int = 0) -> list[Imported]:
     """Return the conversations of a tree, at least one; the first carries the notes on all."""
     _check_root(root)
     found: list[Imported] = []
-    used: set[int] = set()  # user messages that earlier paths contain
+    used: dict[int, str] = {}  # user messages of earlier paths, with the path's id
     repeats = empty_turns = 0
     # A path is a linked list from the leaf up, so that memory does not grow with the square of the
     # depth.
@@ -173,12 +177,18 @@ def _paths(name: str, root: _Message, merged_lines: int = 0) -> list[Imported]:
             unread += [(reply, path) for reply in reversed(replies)]
             continue
         messages = _from_root(path)
-        asked = {id(message) for message in messages if message.side == "user"}
-        if asked <= used:
+        asked = [id(message) for message in messages if message.side == "user"]
+        shared = [message for message in asked if message in used]
+        if shared == asked:
             repeats += 1
             continue
-        used |= asked
-        found.append(_conversation(name, messages))
+        imported = _conversation(name, messages)
+        if shared:
+            origin = Origin(used[shared[-1]], _first_own_turn(messages, shared))
+            imported = _with_origin(imported, origin)
+        for message in asked:
+            used.setdefault(message, imported.conversation.id)
+        found.append(imported)
     notes = {
         "paths left out": repeats,
         "cut at an empty turn": empty_turns,
@@ -205,6 +215,22 @@ def _conversation(tree: str, messages: Sequence[_Message]) -> Imported:
     return assemble(
         said, id=f"{tree}/{leaf.id}", user=root.user, meta=meta, whole=False
     )
+
+
+def _first_own_turn(messages: Sequence[_Message], shared: Sequence[int]) -> int:
+    """Return the number of the first user turn with a message that earlier paths do not have.
+
+    Messages of one side in a row are one turn.
+    """
+    turns = groupby(messages, key=lambda message: message.side)
+    asked = [list(turn) for side, turn in turns if side == "user"]
+    owned = (any(id(part) not in shared for part in turn) for turn in asked)
+    return next(k for k, is_own in enumerate(owned) if is_own)
+
+
+def _with_origin(imported: Imported, origin: Origin) -> Imported:
+    conversation = replace(imported.conversation, origin=origin)
+    return replace(imported, conversation=conversation)
 
 
 def _from_root(path: Any) -> list[_Message]:

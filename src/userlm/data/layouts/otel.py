@@ -13,22 +13,20 @@ merged into it.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
+from userlm.content import read_parts
 from userlm.data.layouts.common import (
-    CHAT_ROLES,
     Found,
     Layout,
     Messages,
     Place,
     Rejected,
     Row,
-    Side,
     assemble,
     need,
     parse_json,
@@ -38,12 +36,6 @@ from userlm.data.layouts.common import (
 from userlm.data.layouts.otlp import attributes_of, list_in
 from userlm.lines import Line
 
-_ROLES: Mapping[str, Side] = {
-    **CHAT_ROLES,
-    "human": "user",
-    "ai": "assistant",
-    "model": "assistant",
-}
 _CONVERSATION = (
     "gen_ai.conversation.id",
     "session.id",
@@ -72,10 +64,6 @@ _DETAILS = (
     "gen_ai.content.completion",
 )
 """Events that hold such attributes for their span."""
-_TEXTS = ("text", "input_text", "output_text")
-_CALLS = ("tool_call", "tool_use", "toolUse", "function_call")
-_RESULTS = ("tool_call_response", "tool_result", "toolResult", "function_call_output")
-_THOUGHTS = ("thinking", "reasoning")
 _NO_TEXT = {"role": "system", "content": [{}]}
 """A message with one part without text: it adds no text, and the part is counted."""
 
@@ -267,7 +255,9 @@ def _read(row: Row, place: Place) -> _Span | None:
     Raises:
         Rejected: its messages are broken.
     """
-    attributes = attributes_of(row.get("attributes"), "attributes")
+    attributes = attributes_of(_field(row, "attributes"), "attributes")
+    if kind := row.get("span_kind"):  # where Phoenix writes it
+        attributes = {"openinference.span.kind": kind, **attributes}
     events: list[_Event] = []
     for event, where in _objects(row, ("events",)):
         details = attributes_of(event.get("attributes"), f"{where}attributes")
@@ -281,7 +271,7 @@ def _read(row: Row, place: Place) -> _Span | None:
         return None
     name = _first(attributes, _CONVERSATION)
     user = _first(attributes, _PERSON)
-    context = row.get("context")
+    context = _field(row, "context")
     ids = context if isinstance(context, dict) else row
     spoken = [
         (side, text) for side, text in messages.said if side in ("user", "assistant")
@@ -312,6 +302,15 @@ def _read(row: Row, place: Place) -> _Span | None:
         prefixes=prefixes,
         tips=tips,
     )
+
+
+def _field(row: Row, name: str) -> Any:
+    """Return a field, or the columns of a table that stand for it: `context.trace_id`, ..."""
+    if name in row:
+        return row[name]
+    prefix = f"{name}."
+    columns = [column for column in row if column.startswith(prefix)]
+    return {column.removeprefix(prefix): row[column] for column in columns} or None
 
 
 def _prefixes(key: object, spoken: Sequence[tuple[str, str]]) -> list[bytes]:
@@ -353,10 +352,8 @@ def _messages(attributes: Row, events: Sequence[_Event]) -> Messages | None:
     if instructions := list_in(attributes, "gen_ai.system_instructions"):
         system = {"role": "system", "parts": instructions}
         found.insert(0, ("gen_ai.system_instructions", system))
-    numbered: _Located = []
-    for where, message in found:
-        numbered += [(where, item) for item in _to_chat(message)]
-    return read_messages(numbered, "messages", _ROLES)
+    readable = ((where, _readable(message)) for where, message in found)
+    return read_messages(readable, "messages")
 
 
 def _in_attributes(
@@ -403,57 +400,17 @@ def _answer(message: Any, is_other: bool) -> Any:
     return {**message, "role": message.get("role") or "assistant"}
 
 
-def _to_chat(message: Any) -> list[Any]:
-    """Return a message in the form of the OpenAI API; tool results in it become further
-    messages."""
+def _readable(message: Any) -> Any:
+    """Return a message whose content is no longer JSON in a text."""
     if not isinstance(message, dict):
-        return [message]
-    role = message.get("role")
-    if role in _THOUGHTS:
-        return [_NO_TEXT]
-    content = message.get("parts") or message.get("contents") or message.get("content")
+        return message
+    content = message.get("content")
     if isinstance(content, str) and content.startswith("[{"):
-        parsed = parse_json(content)
-        content = parsed if _is_parts(parsed) else content
-    calls = parse_json(message.get("tool_calls")) or []
-    calls = [*calls] if isinstance(calls, list) else [calls]
-    if not isinstance(content, list):
-        return [{"role": role, "content": content, "tool_calls": calls}]
-    texts: list[Any] = []
-    items: list[Any] = []
-    for part in content:
-        kind = _kind(part)
-        if kind in _TEXTS:
-            texts.append({"text": part.get("text", part.get("content"))})
-        elif kind in _CALLS:
-            calls.append(part)
-        elif kind in _RESULTS:
-            items.append({"role": "tool", "content": _result(part)})
-        else:
-            texts.append(part if isinstance(part, str) else {})
-    if texts or calls or not items:
-        items.append({"role": role, "content": texts, "tool_calls": calls})
-    return items
-
-
-def _result(part: Row) -> str:
-    fields = ("response", "result", "content", "output")
-    result = next((part[name] for name in fields if name in part), part)
-    if isinstance(result, str):
-        return result
-    return json.dumps(result, ensure_ascii=False, default=str)
-
-
-def _kind(part: Any) -> str | None:
-    """Return the type of a part; Bedrock's parts have a field with the name of the type instead."""
-    if not isinstance(part, dict):
-        return None
-    return part.get("type") or next(iter(part), None)
-
-
-def _is_parts(value: Any) -> bool:
-    known = (*_TEXTS, *_CALLS, *_RESULTS)
-    return isinstance(value, list) and all(_kind(part) in known for part in value)
+        found = parse_json(content)
+        # A user may paste JSON that is no list of parts.
+        if all(part.kind != "other" for part in read_parts(found)):
+            return {**message, "content": found}
+    return message
 
 
 LAYOUT = Layout(
@@ -464,6 +421,7 @@ LAYOUT = Layout(
         {"attributes", "context"},
         {"attributes", "traceId"},
         {"attributes", "trace_id"},
+        {"context.trace_id"},
     ],
     None,
 )

@@ -8,15 +8,17 @@ from typing import Any
 from userlm.data.layouts.common import Rejected, Row, need, parse_json, wrong_type
 
 _UNWRAPPED = ("message", "message_content", "tool_call")
+_DOTTED = tuple(f"{name}." for name in _UNWRAPPED)
 
 
 def attributes_of(found: Any, where: str) -> Row:
-    """Return attributes as an object.
+    """Return attributes as an object whose names have dots: `{"llm.model_name": ...}`.
 
-    In OTLP they are a list of `{key, value: {stringValue: ...}}`.
+    In OTLP they are a list of `{key, value: {stringValue: ...}}`; Phoenix nests them: `{"llm":
+    {"model_name": ...}}`.
     """
     if found is None or isinstance(found, dict):
-        return found or {}
+        return _dotted(found or {})
     if not isinstance(found, list):
         raise wrong_type(where, "an object or a list", found)
     attributes = {}
@@ -24,7 +26,19 @@ def attributes_of(found: Any, where: str) -> Row:
         item = need(pair, dict, f"{where}[{i}]")
         key = need(item.get("key"), str, f"{where}[{i}].key")
         attributes[key] = plain_value(item.get("value"))
-    return attributes
+    return _dotted(attributes)
+
+
+def _dotted(nested: Row) -> Row:
+    """Return an object without objects directly inside it: `{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict) and value:
+            for path, inner in _dotted(value).items():
+                flat[f"{name}.{path}"] = inner
+        else:
+            flat[name] = value
+    return flat
 
 
 def plain_value(value: Any) -> Any:
@@ -55,11 +69,11 @@ def list_in(attributes: Row, name: str, text_role: str | None = None) -> list[An
         text_role: if set, the attribute may be plain text, which is then a message of this role.
     """
     value = attributes.get(name)
-    if value is None:
-        return _indexed(attributes, f"{name}.")
     found = parse_json(value)
+    if value is None:
+        found = _indexed(attributes, f"{name}.")
     if isinstance(found, list):
-        return [parse_json(item) for item in found]
+        return [_unwrapped(parse_json(item)) for item in found]
     if not isinstance(found, str):
         raise wrong_type(f"attribute {name!r}", "a list", found)
     if text_role is None:
@@ -80,8 +94,7 @@ def _indexed(attributes: Row, prefix: str) -> list[Any]:
 
 
 def _nested(flat: Row) -> Any:
-    """Turn the paths `0.role`, `0.content` into lists and objects, and unwrap OpenInference's
-    objects of one field."""
+    """Turn the paths `0.role`, `0.content` into lists and objects."""
     if "" in flat:
         return flat[""]
     fields: defaultdict[str, dict[str, Any]] = defaultdict(dict)
@@ -91,7 +104,19 @@ def _nested(flat: Row) -> Any:
     if all(name.isdecimal() for name in fields):
         numbers = sorted(fields, key=lambda number: (len(number), number))
         return [_nested(fields[number]) for number in numbers]
-    if len(fields) == 1 and not fields.keys().isdisjoint(_UNWRAPPED):
-        (only,) = fields.values()
-        return _nested(only)
     return {name: _nested(inner) for name, inner in fields.items()}
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return messages without OpenInference's objects of one field: `{"message": {"role": ...}}` or
+    `{"message.role": ...}` becomes `{"role": ...}`."""
+    if isinstance(value, list):
+        return [_unwrapped(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if any(name.startswith(_DOTTED) for name in value):
+        value = _nested(value)
+    if len(value) == 1 and not value.keys().isdisjoint(_UNWRAPPED):
+        (value,) = value.values()
+        return _unwrapped(value)
+    return {name: _unwrapped(inner) for name, inner in value.items()}

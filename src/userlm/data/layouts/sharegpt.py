@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from userlm.data.layouts.common import (
-    CHAT_ROLES,
     Imported,
     Layout,
     Row,
-    Side,
     assemble,
     id_of,
     is_whole,
@@ -18,27 +14,19 @@ from userlm.data.layouts.common import (
     scalars,
 )
 
-_ROLES: Mapping[str, Side] = {
-    **CHAT_ROLES,
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "function_call": "tool",
-    "function_response": "tool",
-    "observation": "tool",
-}
-
 
 def convert(row: Row) -> Imported:
     """Return the conversation of a row."""
     name = "conversations" if "conversations" in row else "items"
-    messages = read_messages(
-        enumerate(list_of(row, name)), name, _ROLES, "from", "value"
-    )
+    messages = read_messages(enumerate(list_of(row, name)), name)
     meta = {"source": "sharegpt", **scalars(row, "language", "model")}
-    return assemble(messages, id=id_of(row, "id"), meta=meta, whole=is_whole(row))
+    return assemble(
+        messages,
+        id=id_of(row, "id"),
+        user=id_of(row, "user_id") or id_of(row, "user") or None,
+        meta=meta,
+        whole=is_whole(row),
+    )
 
 
 LAYOUT = Layout("sharegpt", [{"conversations"}, {"items"}], convert)

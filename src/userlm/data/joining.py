@@ -1,0 +1,202 @@
+"""Conversations that a log holds in several rows.
+
+An app that logs each call to a model logs the history with each: rows of one, two and three
+exchanges of a person are one conversation. Left as they are, the first two would be ends that never
+happened. (Spans are gathered by `layouts.otel`, which knows their ids.)
+
+Some copies of ShareGPT cut long conversations into pieces, as FastChat's split_long_conversation
+does: `NAME_0`, `NAME_2`, `NAME_8`, where the number is that of the first message.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import numpy as np
+
+from userlm.types import Conversation
+
+_PIECE = re.compile("(.+)_(0|[1-9][0-9]{0,8})")
+
+_STRANGERS = ("wildchat", "lmsys", "arena", "prism")
+"""Sets in which a row is a conversation by itself. Many of their people say `hi` and get the same
+answer, so a history without a person is not compared there."""
+_GATHERED = ("oasst", "otel")
+"""Layouts that put rows together themselves."""
+
+_TWO_EXCHANGES = 4  # turns
+
+_Piece = tuple[int, int, int]
+"""The number of the first message, how many turns there are, and the place in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Pieces of a conversation without a gap between them, in order.
+
+    Attributes:
+        pieces: their places in the file.
+        is_last: whether no further pieces come after a gap.
+        name: the name of the conversation if it has several runs, which cannot be joined.
+    """
+
+    pieces: Sequence[int]
+    is_last: bool
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do with the conversations of a file, by their places in it.
+
+    Attributes:
+        continued: those with which another one begins; they are left out.
+        runs: for each piece, its run.
+    """
+
+    continued: frozenset[int]
+    runs: dict[int, Run]
+
+    @property
+    def merged(self) -> int:
+        """The number of conversations that become a part of another one."""
+        runs = {run.pieces[0] for run in self.runs.values()}
+        return len(self.continued) + len(self.runs) - len(runs)
+
+    def __bool__(self) -> bool:
+        return bool(self.continued or self.runs)
+
+    def apply(self, conversations: Iterable[Conversation]) -> Iterator[Conversation]:
+        """Yield the conversations that remain, in order. Only pieces are held in memory, until
+        their run is complete."""
+        held: defaultdict[int, dict[int, Conversation]] = defaultdict(dict)
+        for place, conversation in enumerate(conversations):
+            if place in self.continued:
+                continue
+            run = self.runs.get(place)
+            if run is None:
+                yield conversation
+                continue
+            first = run.pieces[0]
+            held[first][place] = conversation
+            if len(held[first]) == len(run.pieces):
+                pieces = held.pop(first)
+                yield _joined([pieces[piece] for piece in run.pieces], run)
+
+
+class Joining:
+    """Collects what is needed of many conversations to find those that belong together: 8 bytes a
+    turn."""
+
+    def __init__(self) -> None:
+        self._wholes = array("q")  # 0: not compared
+        self._beginnings = array("q")
+        # by person and name
+        self._pieces: defaultdict[tuple[str | None, str], list[_Piece]]
+        self._pieces = defaultdict(list)
+
+    def add(self, conversation: Conversation) -> int:
+        """Add a conversation, in the order of the file; return its place there."""
+        place = len(self._wholes)
+        whole, beginnings = _history(conversation)
+        self._wholes.append(whole)
+        self._beginnings.extend(beginnings)
+        if (piece := _piece(conversation)) is not None:
+            name, start = piece
+            key = conversation.user, name
+            self._pieces[key].append((start, len(conversation.turns), place))
+        return place
+
+    def continues(self, conversation: Conversation, place: int) -> bool:
+        """Return whether a conversation begins with the whole of the one at `place`."""
+        _, beginnings = _history(conversation)
+        return self._wholes[place] in beginnings
+
+    def plan(self) -> Plan:
+        """Return what to do, once all conversations were added."""
+        wholes = np.array(self._wholes)
+        is_continued = np.isin(wholes, np.array(self._beginnings)) & (wholes != 0)
+        runs: dict[int, Run] = {}
+        for (_, name), pieces in self._pieces.items():
+            for run in _runs(name, sorted(pieces)):
+                runs.update(dict.fromkeys(run.pieces, run))
+        continued = set(np.flatnonzero(is_continued).tolist()) - runs.keys()
+        return Plan(frozenset(continued), runs)
+
+
+def _may_be_a_call(conversation: Conversation) -> bool:
+    """Return whether a conversation may be a call of a longer one. One that a run made is whole."""
+    source = str(conversation.meta.get("source", "")).lower()
+    if conversation.stop or conversation.origin or source in _GATHERED:
+        return False
+    is_of_strangers = any(name in source for name in _STRANGERS)
+    return conversation.user is not None or not is_of_strangers
+
+
+def _history(conversation: Conversation) -> tuple[int, list[int]]:
+    """Return a hash of a conversation, and one of each beginning that may be an earlier call; 0 and
+    none if it is not compared.
+
+    Without an observed end the last answer may not be complete, as before a tool call. So it does
+    not count.
+    """
+    if not _may_be_a_call(conversation):
+        return 0, []
+    turns = conversation.turns
+    if turns[-1].role == "assistant" and not conversation.ended:
+        turns = turns[:-1]
+    key = hash(conversation.user)
+    hashes = []
+    for turn in turns:
+        key = hash((key, turn.role, turn.text.strip()))
+        hashes.append(key)
+    *beginnings, whole = hashes
+    # A person may say hello in many conversations: a first turn without an answer is only an
+    # earlier call of the next.
+    if len(turns) > _TWO_EXCHANGES:
+        del beginnings[0]
+    return whole, beginnings
+
+
+def _piece(conversation: Conversation) -> tuple[str, int] | None:
+    """Return the name and the number that make a conversation look like a piece of ShareGPT."""
+    match = _PIECE.fullmatch(conversation.id)
+    if match is None or conversation.turns[0].role != "user":
+        return None
+    is_sharegpt = "sharegpt" in str(conversation.meta.get("source", "")).lower()
+    return (match[1], int(match[2])) if is_sharegpt else None
+
+
+def _runs(name: str, pieces: Sequence[_Piece]) -> list[Run]:
+    """Return the runs of sorted pieces; none if they are no pieces: a number that counts
+    conversations and not messages makes them overlap."""
+    runs: list[list[int]] = []
+    end = 0
+    answered = False
+    for start, length, place in pieces:
+        if start < end or length < 2:
+            return []
+        if start > end or not answered:
+            runs.append([])
+        runs[-1].append(place)
+        end = start + length
+        answered = length % 2 == 0  # each piece begins with the user
+    if len(pieces) < 2:
+        return []
+    shared = name if len(runs) > 1 else None
+    return [Run(run, run is runs[-1], shared) for run in runs]
+
+
+def _joined(pieces: Sequence[Conversation], run: Run) -> Conversation:
+    """Return the conversation of a run, under the id of its last piece."""
+    meta = dict(chain.from_iterable(piece.meta.items() for piece in reversed(pieces)))
+    if run.name is not None:
+        meta["tree"] = run.name
+    turns = tuple(chain.from_iterable(piece.turns for piece in pieces))
+    ended = run.is_last and pieces[-1].ended
+    return replace(pieces[-1], turns=turns, ended=ended, meta=meta)

@@ -1,0 +1,164 @@
+"""Conversations that a log holds in several rows are put together."""
+
+from dataclasses import replace
+from typing import Any
+
+from userlm.data.joining import Joining
+from userlm.data.split import split
+from userlm.types import Conversation, Turn
+
+TALK = ("why is it red", "iron", "and the moon?", "dust", "thanks", "any time")
+
+
+def log(
+    id: str, *texts: str, user: str | None = None, ended: bool = True, **meta: Any
+) -> Conversation:
+    """A conversation whose user begins; `ended` counts only after an answer."""
+    roles = ("user", "assistant") * len(texts)
+    turns = tuple(map(Turn, roles, texts))
+    return Conversation(
+        id, turns, user=user, ended=ended and not len(turns) % 2, meta=meta
+    )
+
+
+def joined(*logs: Conversation) -> list[Conversation]:
+    joining = Joining()
+    for conversation in logs:
+        joining.add(conversation)
+    plan = joining.plan()
+    found = list(plan.apply(logs))
+    assert len(found) == len(logs) - plan.merged
+    return found
+
+
+def ids(*logs: Conversation) -> list[str]:
+    return [conversation.id for conversation in joined(*logs)]
+
+
+# --- a row for each call --------------------------------------------------------------------------
+
+
+def test_calls_with_their_history_are_the_longest_of_them_in_any_order():
+    calls = [log(f"call{n}", *TALK[:n], user="p") for n in (2, 4, 6)]
+    for order in (calls, calls[::-1], [calls[1], calls[2], calls[0]]):
+        assert joined(*order) == [calls[2]]
+    nameless = [replace(call, user=None) for call in calls]
+    assert joined(*nameless) == [nameless[2]]
+
+
+def test_calls_that_hold_only_the_request_are_joined_too():
+    calls = [log(f"call{n}", *TALK[:n]) for n in (1, 3, 5)]
+    assert joined(*calls) == [calls[2]]
+
+
+def test_a_call_that_waits_for_a_tool_is_a_part_of_the_one_with_the_answer():
+    waits = log("a", "why is it red", "Let me look.", ended=False)
+    answers = log("b", "why is it red", "Let me look.\n\niron")
+    assert ids(waits, answers) == ["b"]
+    assert ids(waits, replace(waits, id="again")) == ["a", "again"]
+
+
+def test_a_greeting_that_got_no_answer_is_not_the_beginning_of_every_other_conversation():
+    greeting = log("a", "hello", user="p")
+    long = log("b", "hello", "hello, who is there?", *TALK, user="p")
+    assert ids(greeting, long) == ["a", "b"]
+
+
+def test_white_space_around_a_turn_makes_no_difference():
+    assert ids(log("a", "why is it red", " iron\n"), log("b", *TALK)) == ["b"]
+
+
+def test_another_person_another_answer_or_another_question_is_another_conversation():
+    first = log("a", *TALK[:2], user="p")
+    for other in (
+        log("b", *TALK, user="q"),
+        log("b", *TALK),
+        log("b", TALK[0], "rust", *TALK[2:], user="p"),
+        log("b", "why is it blue", *TALK[1:], user="p"),
+    ):
+        assert ids(first, other) == ["a", "b"]
+
+
+def test_the_same_conversation_twice_is_a_duplicate_and_not_a_history():
+    assert ids(log("a", *TALK), log("b", *TALK)) == ["a", "b"]
+
+
+def test_strangers_in_a_set_of_whole_conversations_are_not_one_person():
+    for source in ("lmsys", "arena", "allenai/WildChat-1M"):
+        logs = [log(f"{n}", *TALK[:n], source=source) for n in (2, 4)]
+        assert ids(*logs) == ["2", "4"]
+    known = [log(f"{n}", *TALK[:n], user="ip/Peru", source="wildchat") for n in (2, 4)]
+    assert ids(*known) == ["4"]
+
+
+def test_what_was_put_together_before_or_comes_from_a_run_is_left_alone():
+    spans = [log(f"{n}", *TALK[:n], user="p", source="otel") for n in (2, 4)]
+    assert ids(*spans) == ["2", "4"]
+    run = [replace(log(f"{n}", *TALK[:n]), stop="end") for n in (2, 4)]
+    assert ids(*run) == ["2", "4"]
+
+
+# --- pieces of ShareGPT ---------------------------------------------------------------------------
+
+
+def piece(id: str, *texts: str, **more: Any) -> Conversation:
+    return log(id, *texts, source="sharegpt", **more)
+
+
+def test_pieces_are_joined_in_the_order_of_their_numbers():
+    pieces = [
+        piece("x_0", *TALK[:2]),
+        piece("x_2", *TALK[2:4]),
+        piece("x_4", *TALK[4:]),
+    ]
+    other = piece("y_0", "hi", "hello")
+    whole = piece("x_4", *TALK)
+    assert joined(*pieces, other) == [whole, other]
+    assert joined(pieces[2], other, pieces[0], pieces[1]) == [other, whole]
+    open_end = replace(pieces[2], ended=False)
+    assert joined(*pieces[:2], open_end) == [replace(whole, ended=False)]
+
+
+def test_of_pieces_with_a_gap_only_the_last_may_have_ended_and_all_are_in_one_split():
+    shares = (0.4, 0.3, 0.3)
+    splits = set()
+    for name in map(str, range(20)):
+        # The messages from 4 to 9 are missing.
+        pieces = [
+            piece(f"{name}_0", *TALK[:2]),
+            piece(f"{name}_2", *TALK[2:4]),
+            piece(f"{name}_10", *TALK[4:]),
+        ]
+        found = joined(*pieces)
+        assert [(c.id, len(c.turns), c.ended) for c in found] == [
+            (f"{name}_2", 4, False),
+            (f"{name}_10", 2, True),
+        ]
+        (where,) = {split(conversation, shares=shares) for conversation in found}
+        splits.add(where)
+    assert splits == {"train", "valid", "test"}
+
+
+def test_a_piece_that_was_cut_is_followed_by_a_gap():
+    cut = piece("x_0", *TALK[:3])
+    found = joined(cut, piece("x_3", "so", "yes"), piece("x_6", "and", "no"))
+    assert [(c.id, c.ended) for c in found] == [
+        ("x_0", False),
+        ("x_3", False),
+        ("x_6", True),
+    ]
+
+
+def test_numbers_that_count_conversations_make_no_pieces():
+    logs = [piece(f"chat_{n}", f"question {n}", "answer") for n in range(3)]
+    assert joined(*logs) == logs
+    # Prompts without answers would not even overlap.
+    prompts = [piece(f"prompt_{n}", f"question {n}") for n in range(3)]
+    assert joined(*prompts) == prompts
+
+
+def test_only_sharegpt_is_cut_in_this_way():
+    logs = [log("x_0", *TALK[:2]), log("x_2", *TALK[2:4])]
+    assert joined(*logs) == logs
+    of_people = [piece("x_0", *TALK[:2], user="p"), piece("x_2", "so", "yes", user="q")]
+    assert joined(*of_people) == of_people
