@@ -108,7 +108,7 @@ def test_an_item_that_is_too_long_is_set_aside_and_the_rest_is_read(tmp_path):
     found = rows_in(tmp_path / "a.json.gz", json.dumps(items), longest=2000)
     assert [line.reason for line in found] == ["", "too long", "too long", ""]
     assert "is 5,000,009 bytes long" in found[2].error
-    assert len(found[2].raw) == 1000
+    assert found[2].raw.startswith('{"t": "xxx') and len(found[2].raw) <= 1000
 
 
 def test_a_line_of_many_packed_bytes_needs_no_memory(tmp_path, monkeypatch):

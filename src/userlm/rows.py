@@ -254,6 +254,7 @@ def _read_parquet(
         del columns["origin"]  # which version 0.1 did not write
         is_ours = all(schema.get(name) == kind for name, kind in columns.items())
         frame = frame.drop(unread(schema.names()))
+        frame = frame.with_columns(pl.selectors.float().fill_nan(None))  # as in JSON
         batches = (batch.to_dicts() for batch in frame.collect_batches(chunk_size=500))
         for number, row in enumerate(chain.from_iterable(batches), 1):
             yield _parse_parquet_row(number, row) if is_ours else Line(number, row)

@@ -26,11 +26,13 @@ from userlm.data.layouts.common import (
     Row,
     Side,
     assemble,
+    flag_of,
     has_words,
     id_of,
     need,
     side_of,
     text_of,
+    whole,
 )
 from userlm.lines import Line
 
@@ -131,14 +133,14 @@ def _message_at(content: Any, where: str) -> _Message:
 def _message(row: Row, place: Place) -> _Message:
     name = _required_id(row, "message_id")
     side = side_of(row.get("role"), "field 'role'", _ROLES)
-    rank = row.get("rank")
+    rank = whole(row.get("rank"))
     return _Message(
         id=name,
         side=side,
         role=row["role"],
         text=text_of(row, "text") or "",
         rank=rank if isinstance(rank, int | float) else float("inf"),
-        deleted=row.get("deleted") is True,
+        deleted=bool(flag_of(row, "deleted")),
         user=id_of(row, "user_id") or None,
         meta={
             "language": text_of(row, "lang"),

@@ -34,6 +34,7 @@ from userlm.data.layouts.common import (
     parse_json,
     read_messages,
     utc_time,
+    whole,
 )
 from userlm.data.layouts.otlp import attributes_of, list_in
 from userlm.lines import Line
@@ -326,8 +327,9 @@ def _prefixes(key: object, spoken: Sequence[tuple[str, str]]) -> list[bytes]:
 
 def _first(attributes: Row, names: Sequence[str]) -> str | None:
     for name in names:
-        if value := attributes.get(name):
-            return str(value) if isinstance(value, str | int) else None
+        value = whole(attributes.get(name))
+        if value is not None and value != "":
+            return str(value) if isinstance(value, str | int | float) else None
     return None
 
 
