@@ -139,6 +139,9 @@ class Spans:
         self._wrappers: list[_Span] = []
         self._traces: set[str] = set()  # traces with a call that has messages
         self._places: list[Place] = []
+        self._silent: list[
+            tuple[Place, Row]
+        ] = []  # lines, as long as none has messages
         self._notes: Counter[str] = Counter()
 
     def add(self, line: Row, place: Place) -> None:
@@ -159,6 +162,10 @@ class Spans:
             raise errors[0]
         self._notes["spans left out"] += len(errors)
         self._places.append(place)
+        if usable:
+            self._silent.clear()
+        elif not (self._kept or self._wrappers):
+            self._silent.append((place, line))
         for span in usable:
             if span.wraps:
                 self._wrappers.append(span)
@@ -213,8 +220,9 @@ class Spans:
             detail = (
                 "no span has messages; enable content capture in the instrumentation"
             )
-            for _, file, number in self._places:
-                yield Found(file, Line(number), None, Rejected("no messages", detail))
+            for (_, file, number), row in self._silent:
+                line = Line(number, dict(row))
+                yield Found(file, line, None, Rejected("no messages", detail))
             return
         first_lines = {span.place for span in kept}
         self._notes["merged lines"] = len(self._places) - len(first_lines)
