@@ -959,7 +959,7 @@ def test_rows_that_are_nested_too_deep_are_set_aside_and_what_stays_can_be_scrub
 
 def test_a_file_of_which_nothing_can_be_imported_is_an_error(tmp_path):
     (tmp_path / "array.jsonl").write_text("[\n{\n}\n]\n")
-    assert "none of the 4 lines is a conversation" in userlm(
+    assert "none of the 1 lines is a conversation" in userlm(
         "import", "array.jsonl", cwd=tmp_path, code=2
     )
 

@@ -755,6 +755,14 @@ def test_joined_rows_are_matched_by_id_or_by_the_hash_of_wildchat_and_the_others
     }
 
 
+def test_a_joined_id_may_be_a_number_as_in_a_table(tmp_path):
+    data = write(tmp_path / "logs.jsonl", [Conversation("12", log(0).turns)])
+    file = joined(tmp_path / "j.jsonl", {"id": 12.0, "intent": "Cook rice."})
+    commands.intents(commands.Intents(data, out=tmp_path / "out", join=[file]))
+    [found] = read(tmp_path / "out")
+    assert (found.intent, found.meta["intent_by"]) == ("Cook rice.", "joined")
+
+
 def test_a_joined_intent_on_several_lines_becomes_one_line(tmp_path, data):
     file = joined(
         tmp_path / "j.jsonl",
@@ -778,8 +786,8 @@ def test_a_joined_intent_on_several_lines_becomes_one_line(tmp_path, data):
             r"2\.jsonl, line 2: field 'intent' must be a str, not list",
         ),
         (
-            {"id": 5, "intent": "y"},
-            r"2\.jsonl, line 2: field 'id' must be a str, not int",
+            {"id": [5], "intent": "y"},
+            r"2\.jsonl, line 2: wrong type: field 'id' must be a text, not list",
         ),
     ],
 )

@@ -503,7 +503,7 @@ def test_roles_and_fields_may_have_any_of_the_usual_names(
             "'conversation'",
         ),
         (
-            {"conversation_hash": "a", "conversation": [U], "country": 3},
+            {"conversation_hash": "a", "conversation": [U], "country": [3]},
             "wrong type",
             "'country'",
         ),
@@ -904,7 +904,7 @@ def test_a_battle_may_be_prompts_and_responses():
         ({"winner": "left"}, "wrong type", "'winner'"),
         ({"winner": 2}, "wrong type", "'winner'"),
         ({"judge": ["x"]}, "wrong type", "'judge'"),
-        ({"model_b": 3}, "wrong type", "'model_b'"),
+        ({"model_b": [3]}, "wrong type", "'model_b'"),
         ({"conversation_b": None}, "no messages", "'conversation_b'"),
         ({"conversation_b": "no json"}, "wrong type", "'conversation_b'"),
         ({"conversation_b": [U, None]}, "wrong type", "conversation_b[1]"),
@@ -1159,3 +1159,96 @@ def test_fields_with_the_names_of_a_run_of_0_1_are_left_out_so_that_no_log_is_ta
     assert imported.conversation.meta == {"task": "t"}
     assert imported.notes["fields left out"] == 2
     from_record(to_record(imported.conversation))
+
+
+NAN, INFINITY = float("nan"), float("inf")
+NUMBERS = [
+    (12.0, "12"),
+    (12, "12"),
+    (0.0, "0"),
+    (0, "0"),
+    (1.5, "1.5"),
+    (1e15, "1000000000000000"),
+]
+NUMBERS += [(NAN, None), (INFINITY, None), (-INFINITY, None)]
+"""A number as an id, as tables write it, and the id; some of it stands for "not known"."""
+
+
+@pytest.mark.parametrize(("number", "name"), NUMBERS)
+def test_a_number_of_a_table_is_the_id_that_it_stands_for(number, name):
+    row = {"id": number, "user_id": number, "messages": [U, A]}
+    conversation = convert(row, None, "log-1").conversation
+    assert (conversation.id, conversation.user) == (name or "log-1", name)
+    wild = {
+        "conversation_hash": number,
+        "hashed_ip": number,
+        "country": number,
+        "conversation": [{**U, "turn_identifier": number}, A],
+    }
+    conversation = convert(wild, None, "log-1").conversation
+    assert conversation.id == (f"{name}-{name}" if name else "log-1")
+    assert conversation.meta.get("country") == name
+    assert conversation.user == (f"{name}/{name}" if name else None)
+    battle = {"question_id": number, "judge": number, "conversation_a": [U, A]}
+    conversation = convert(
+        {**battle, "model_a": number, "winner": "tie"}, None, "log-1"
+    ).conversation
+    assert (conversation.id, conversation.user) == (name or "log-1", name)
+    assert conversation.meta.get("model") == name
+    own = to_record(Conversation("a").say("hi"))
+    conversation = convert(
+        {**own, "id": number, "user": number}, None, "log-1"
+    ).conversation
+    assert (conversation.id, conversation.user) == (name or "log-1", name)
+    attributes = {"gen_ai.prompt": "hi", "gen_ai.completion": "yo"}
+    attributes |= {"user.id": number, "session.id": number}
+    span = {"name": "chat", "traceId": "abc", "attributes": attributes}
+    gathered = Gathered()
+    assert list(find([Line(1, span)], None, "log", gathered)) == []
+    [one] = gathered.found()
+    assert one.imported.conversation.id == (name or "abc")
+    assert one.imported.conversation.user == name
+
+
+def test_the_order_of_turns_may_be_numbers_of_a_table():
+    history = [
+        {"role": "user", "turn": 1.0, "content": "and why?"},
+        {
+            "role": "model",
+            "turn": 0.0,
+            "content": "no",
+            "if_chosen": 0.0,
+            "within_turn_id": 0.0,
+        },
+        {
+            "role": "model",
+            "turn": 0.0,
+            "content": "yes",
+            "if_chosen": 1.0,
+            "within_turn_id": 1.0,
+        },
+        {"role": "user", "turn": 0.0, "content": "is it?"},
+    ]
+    row = {"conversation_id": "c", "conversation_history": history}
+    turns = convert(row, "prism", "x").conversation.turns
+    assert [turn.text for turn in turns] == ["is it?", "yes", "and why?"]
+
+
+def test_what_a_table_does_not_know_is_left_out():
+    row = {"id": "a", "messages": [U, A], "score": NAN, "language": NAN, "tree": 3.0}
+    meta = convert(row, None, "x").conversation.meta
+    assert meta == {"tree": 3}
+    lmsys = {
+        "conversation_id": "a",
+        "conversation": [U, A],
+        "language": NAN,
+        "redacted": NAN,
+    }
+    meta = convert(lmsys, None, "x").conversation.meta
+    assert meta == {"source": "lmsys"}
+    assert (
+        convert({**lmsys, "redacted": 1.0}, None, "x").conversation.meta["redacted"]
+        is True
+    )
+    with pytest.raises(Rejected, match="'redacted'"):
+        convert({**lmsys, "redacted": 0.5}, None, "x")

@@ -251,7 +251,7 @@ def test_the_messages_of_a_tree_may_lie_in_several_files():
         }
 
 
-def test_a_message_that_is_rejected_keeps_its_words_and_says_in_which_file_it_stands():
+def test_a_message_that_is_rejected_is_kept_whole_and_says_in_which_file_it_stands():
     lost = {**flat(say("a9"))[0], "parent_id": "nowhere", "text": "a word of its own"}
     gathered = Gathered()
     for name, rows in (
@@ -278,13 +278,7 @@ def test_a_message_that_is_rejected_keeps_its_words_and_says_in_which_file_it_st
         1,
         "orphan",
     )
-    assert orphan.line.row == {
-        "message_tree_id": "t1",
-        "message_id": "a9",
-        "parent_id": "nowhere",
-        "role": "assistant",
-        "text": "a word of its own",
-    }
+    assert orphan.line.row == lost
     assert (twice.file, twice.line.row["text"]) == ("two", "again")
     assert "used on line 1 of one" in str(twice.rejected)
 

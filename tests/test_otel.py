@@ -780,3 +780,12 @@ def test_a_number_that_is_no_time_gives_no_time():
 )
 def test_keys_that_no_convention_knows_are_no_crash(attributes):
     assert all(f.imported is None for f in read(sdk(attributes)))
+
+
+def test_lines_without_messages_are_kept_whole():
+    silent = {"traceId": "a", "attributes": {"url": "x"}, "extra": [1]}
+    gathered = Gathered()
+    assert list(find([Line(4, silent)], None, "log", gathered)) == []
+    [one] = gathered.found()
+    assert (one.line.number, one.line.row) == (4, silent)
+    assert one.rejected.reason == "no messages"

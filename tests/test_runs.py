@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import math
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -545,10 +544,10 @@ def test_an_array_and_an_object_in_a_json_file_are_rows(tmp_path):
     assert (found[1].reason, found[1].raw, found[1].number) == ("not an object", "7", 2)
     assert [line.row for line in read_rows(one)] == [{"resourceSpans": []}]
     array.write_text('[{"id": 1}')
-    with pytest.raises(InputError, match=r"a\.json is not JSON"):
+    with pytest.raises(InputError, match=r"a\.json is cut short or damaged; download"):
         list(read_rows(array))
-    array.write_text("7")
-    with pytest.raises(InputError, match="an array nor an object"):
+    array.write_text("{oops")
+    with pytest.raises(InputError, match=r"a\.json is not JSON"):
         list(read_rows(array))
 
 
@@ -582,7 +581,7 @@ def test_what_the_fast_reader_refuses_is_read_by_the_slow_one(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"a": NaN}\n{"a": "\\ud800"}\n{"a": }\n')
     lines = list(read_rows(path))
-    assert math.isnan(lines[0].row["a"])
+    assert lines[0].row == {"a": None}  # which is how a missing number is written
     assert lines[1].row["a"] == "\ud800"
     assert "column 7" in lines[2].error
 

@@ -20,19 +20,21 @@ except ModuleNotFoundError:
     orjson = None  # type: ignore[assignment]
 
 
-def loads(raw: bytes, encoding: str | None = None) -> Any:
-    """Parse JSON: with orjson, or with the standard library, which accepts more (NaN, lone
-    surrogates) and has better errors.
+def loads(raw: bytes) -> Any:
+    """Parse JSON in UTF-8: with orjson, or with the standard library, which accepts more (lone
+    surrogates, huge numbers) and has better errors.
 
-    Args:
-        encoding: `None` lets the standard library detect it.
+    `NaN` and `Infinity`, which Python writes for a missing number, are `None`.
+
+    Raises:
+        ValueError: it is not JSON, or not UTF-8 (`UnicodeDecodeError`).
     """
     if orjson is not None:
         try:
             return orjson.loads(raw)
         except ValueError:
             pass
-    return json.loads(raw.decode(encoding) if encoding else raw)
+    return json.loads(raw.decode(), parse_constant=lambda name: None)
 
 
 def read_json(path: Path) -> dict[str, Any]:

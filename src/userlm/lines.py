@@ -1,11 +1,13 @@
-"""The lines of text files: JSON lines, packed or not, and JSON."""
+"""Rows in text files: the lines of JSON lines, and the items of a JSON array, packed or not."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -18,8 +20,13 @@ BUFFER = 1 << 20  # bytes; a single conversation would fill the default buffer
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a file: its object, or its text and the error, as a short reason and as a
-    sentence."""
+    """One row of a file: its object, or its text and the error, as a short reason and as a
+    sentence.
+
+    Attributes:
+        number: of the line, or of the item in an array, from 1.
+        raw: the text of a bad one; only its beginning if it is too long.
+    """
 
     number: int
     row: dict[str, Any] = field(default_factory=dict)
@@ -28,45 +35,53 @@ class Line:
     raw: str = ""
 
 
-def read_lines(path: Path, size: int) -> Iterator[Line]:
-    """Yield the lines in the first `size` bytes of a text file, including bad ones.
+Raw = tuple[bytes, int]
+"""The text of a row, or the beginning of one that is too long, and its length in bytes."""
+
+
+LONGEST = 64 << 20
+"""Bytes: the longest row of a log, if nothing else is asked for. A longer one is no conversation;
+it might not fit into memory."""
+
+
+def read_lines(path: Path, size: int, longest: int | None = None) -> Iterator[Line]:
+    """Yield the rows of a text file, including bad ones; of JSON lines those in the first `size`
+    bytes.
+
+    The content decides what a row is, not the name of the file: a line of JSON lines, an item of an
+    array, or the only object. Memory use is constant, except for the longest row.
+
+    Args:
+        longest: set aside rows of more bytes than this.
 
     Raises:
-        InputError: if the file is damaged, or is UTF-16.
+        InputError: if the file is damaged, is UTF-16, or is named `.json` and is not JSON.
     """
     number = 0
     try:
-        with path.open("rb", buffering=BUFFER) as file:
-            zipped: gzip.GzipFile | None = None
-            if path.suffix == ".gz":
-                zipped = gzip.GzipFile(fileobj=_Upto(file, size))  # type: ignore[call-overload]
-            if path.name.endswith((".json", ".json.gz")):
-                yield from _read_json(path, (zipped or file).read())
-                return
-            for number, raw in enumerate(zipped or _lines_upto(file, size), 1):
-                if number == 1:
-                    raw = _without_byte_order_mark(path, raw)
-                if not raw.isspace():
-                    yield parse_line(number, raw)
+        size_now = path.stat().st_size
+        form = _form(path, size_now)
+        if form != "lines":
+            size = size_now  # it cannot grow: it was written anew
+        with _opened(path, size) as file:
+            for number, (raw, length) in enumerate(_ROWS[form](file, longest), 1):
+                text = raw.removeprefix(_BYTE_ORDER_MARK)
+                if not text.strip():
+                    continue
+                if longest is not None and length > longest:
+                    yield _long_line(number, text, length, longest)
+                    continue
+                line = parse_line(number, text)
+                is_half = form == "lines" and not raw.endswith(b"\n")
+                if is_half and line.error and path.stat().st_size > size:
+                    return  # it was being written when reading began
+                yield line
     except (EOFError, zlib.error, OSError) as error:
         raise _read_error(path, number, error) from None
 
 
-def _lines_upto(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """Yield the lines of the first `size` bytes of a file that may grow."""
-    for raw in file:
-        size -= len(raw)
-        if size >= 0:
-            yield raw
-            continue
-        rest = raw[:size]  # a line that has grown since, perhaps from an incomplete one
-        if rest.strip() and not parse_line(0, rest).error:
-            yield rest
-        return
-
-
 class _Upto:
-    """The first bytes of a file that may grow, for `GzipFile`."""
+    """The first bytes of a file that may grow, also for `GzipFile`."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file = file
@@ -74,51 +89,201 @@ class _Upto:
 
     def read(self, size: int = -1) -> bytes:
         """Read at most `size` bytes; by default all remaining ones."""
-        found = self._file.read(self._left if size < 0 else min(size, self._left))
+        return self._count(self._file.read(self._most(size)))
+
+    def readline(self, size: int = -1) -> bytes:
+        """Read to the end of the line, but at most `size` bytes."""
+        return self._count(self._file.readline(self._most(size)))
+
+    def _most(self, size: int) -> int:
+        return self._left if size < 0 else min(size, self._left)
+
+    def _count(self, found: bytes) -> bytes:
         self._left -= len(found)
         return found
 
 
-def _without_byte_order_mark(path: Path, first_line: bytes) -> bytes:
-    if first_line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(
-            f"{path} is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8"
-        )
-    return first_line.removeprefix(b"\xef\xbb\xbf")
+_Readable = _Upto | gzip.GzipFile
+
+
+@contextmanager
+def _opened(path: Path, size: int) -> Iterator[_Readable]:
+    with path.open("rb", buffering=BUFFER) as file:
+        content = _Upto(file, size)
+        if path.suffix == ".gz":
+            yield gzip.GzipFile(fileobj=content)  # type: ignore[call-overload]
+        else:
+            yield content
 
 
 def _read_error(path: Path, number: int, error: Exception) -> InputError:
-    """Return the error after line `number`."""
+    """Return the error after row `number`."""
     if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
         return InputError(f"{path} cannot be read: {error.strerror or error}")
-    problem = f"is cut short or damaged after line {number}"
+    problem = "is cut short or damaged"
+    if number:
+        problem += f" after line {number}"
+    remedy = "download it again"
+    if path.suffix == ".gz":
+        remedy += ", or unpack the readable part with `gzip -dc`"
     if number == 0 and isinstance(error, gzip.BadGzipFile):
         problem = "is not a gzip file"
-    return InputError(
-        f"{path} {problem}; download it again, or unpack the readable part with `gzip -dc`"
-    )
+    return InputError(f"{path} {problem}; {remedy}")
 
 
-def _read_json(path: Path, raw: bytes) -> Iterator[Line]:
-    try:
-        value = loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); download it again") from None
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list):
+# --- where rows begin and end ---------------------------------------------------------------------
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_BEGINNING = 1000  # bytes that are kept of a row that is too long
+
+_Raw = tuple[bytes, int]
+"""The text of a row, or the beginning of one that is too long, and its length in bytes."""
+
+
+def _form(path: Path, size: int) -> str:
+    """Return what the rows of a file are, a key of `_ROWS`, from its first line with text."""
+    with _opened(path, size) as file:
+        first = b"\n"
+        while first and not first.removeprefix(_BYTE_ORDER_MARK).strip():
+            first = file.readline(BUFFER)
+        if first.startswith(_UTF16_MARKS):
+            raise InputError(
+                f"{path} is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8"
+            )
+        first = first.removeprefix(_BYTE_ORDER_MARK).lstrip()
+        is_whole = _is_json(first)
+        if first.startswith(b"["):
+            return "lines" if is_whole and _has_text(file) else "array"
+        # Of an object over several lines, which tools print for people, the first is short.
+        is_long = len(first) >= BUFFER
+        if is_whole or is_long or not first:
+            return "lines"
+        if first.startswith(b"{") and _is_json(first + file.read(LONGEST)):
+            return "object"
+    if ".json" in path.suffixes:
         raise InputError(
-            f"{path} is neither an array nor an object; give an array with one conversation per "
-            f"item"
+            f"{path} is not JSON; download it again, or if it has one JSON object per line, rename "
+            f"it to .jsonl"
         )
-    for number, row in enumerate(value, 1):
-        yield make_line(number, row)
+    return "lines"
+
+
+def _is_json(raw: bytes) -> bool:
+    try:
+        loads(raw)
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
+    return True
+
+
+def _has_text(file: _Readable) -> bool:
+    while block := file.read(BUFFER):
+        if not block.isspace():
+            return True
+    return False
+
+
+def _lines(file: _Readable, longest: int | None) -> Iterator[_Raw]:
+    limit = -1 if longest is None else longest + len(b"\n")
+    while raw := file.readline(limit):
+        length = len(raw.rstrip(b"\n"))
+        if longest is not None and length > longest:
+            raw = raw[:_BEGINNING]
+            more = b" "
+            while more and not more.endswith(b"\n"):
+                more = file.readline(BUFFER)
+                length += len(more.rstrip(b"\n"))
+        yield raw, length
+
+
+def _items(file: _Readable, longest: int | None) -> Iterator[_Raw]:
+    item = bytearray()
+    lost = 0  # bytes of this item that were not kept
+    for piece, is_last in _pieces(file):
+        item += piece
+        if longest is not None and len(item) > longest:
+            lost += len(item[_BEGINNING:])
+            del item[_BEGINNING:]
+        if not is_last:
+            continue
+        if text := item.strip():
+            yield bytes(text), len(text) + lost
+        item.clear()
+        lost = 0
+
+
+_MARK = re.compile(rb'["\[\]{},]')
+_QUOTE, _BACKSLASH = b'"\\'
+_LEVELS = {ord("["): 1, ord("{"): 1, ord(","): 0, ord("]"): -1, ord("}"): -1}
+
+
+def _pieces(file: _Readable) -> Iterator[tuple[bytes, bool]]:
+    """Yield the pieces of the items of an array, and whether the item ends with it.
+
+    Raises:
+        EOFError: the array does not end.
+    """
+    depth = 0
+    in_text = False
+    rest = b""
+    while block := file.read(BUFFER):
+        block = rest + block
+        end = len(block) - _backslashes(block, len(block)) % 2
+        rest = block[end:]  # it escapes what follows
+        position = start = 0
+        while position < end:
+            if in_text:
+                # Nearly all of a log is text, and `find` is many times as fast as a pattern.
+                quote = block.find(b'"', position, end)
+                position = end if quote < 0 else quote + 1
+                in_text = quote < 0 or _backslashes(block, quote) % 2 == 1
+                continue
+            token = _MARK.search(block, position, end)
+            if token is None:
+                break
+            position = token.end()
+            mark = block[position - 1]
+            if mark == _QUOTE:
+                in_text = True
+                continue
+            before = depth
+            depth = max(depth + _LEVELS[mark], 0)
+            # A mark of the array itself: it opens, closes, or separates two items.
+            if before <= 1 and depth <= 1 and before + depth:
+                yield block[start : position - 1], True
+                start = position
+        yield block[start:end], False
+    if depth or in_text:
+        raise EOFError
+    yield rest, True  # text after the array, if any
+
+
+def _backslashes(block: bytes, end: int) -> int:
+    """Return how many backslashes stand before this position."""
+    start = end
+    while start and block[start - 1] == _BACKSLASH:
+        start -= 1
+    return end - start
+
+
+def _object(file: _Readable, longest: int | None) -> Iterator[_Raw]:
+    raw = file.read()
+    yield raw, len(raw)
+
+
+_ROWS = {"lines": _lines, "array": _items, "object": _object}
+
+
+# --- rows -----------------------------------------------------------------------------------------
 
 
 def parse_line(number: int, raw: bytes) -> Line:
     """Parse one line of a file of JSON lines."""
     try:
-        return make_line(number, loads(raw, "utf-8"), raw)
+        return make_line(number, loads(raw), raw)
     except UnicodeDecodeError as error:
         problem = f"byte {error.start + 1} is not UTF-8; save the file as UTF-8"
         return bad_line(number, raw, "not UTF-8", problem)
@@ -130,6 +295,13 @@ def parse_line(number: int, raw: bytes) -> Line:
             where = f" (column {error.colno}: {error.msg})"
         problem = f"is not JSON{where}; write one JSON object per line"
         return bad_line(number, raw, "not JSON", problem)
+
+
+def _long_line(number: int, raw: bytes, length: int, longest: int) -> Line:
+    problem = (
+        f"is {length:,} bytes long, more than {longest:,}; allow more with --max-line"
+    )
+    return bad_line(number, raw[:_BEGINNING], "too long", problem)
 
 
 def bad_line(number: int, raw: bytes, reason: str, problem: str) -> Line:

@@ -199,17 +199,18 @@ def read_rows(
     may_be_empty: bool = False,
     unread: Callable[[Collection[str]], Collection[str]] = lambda columns: NO_COLUMNS,
     upto: int | None = None,
+    longest: int | None = None,
 ) -> Iterator[Line]:
     """Yield the rows of a file of one of the `KINDS`, including bad lines.
 
-    If the file grows meanwhile, only its content at the start is read. Memory use is constant,
-    except for `.json` (an array, or one object), which is loaded as a whole.
+    If the file grows meanwhile, only its content at the start is read. Memory use is constant.
 
     Args:
         may_be_empty: whether a file may have no rows, as in a run folder; otherwise that is an
             error.
         unread: returns which of the columns of a parquet file to skip.
-        upto: read at most this many bytes of a JSON-lines file, such as its earlier size.
+        upto: read at most this many bytes of a text file, such as its earlier size.
+        longest: set aside rows of a text file of more bytes than this.
 
     Raises:
         InputError: if the file is missing, empty, cut short or of an unknown kind.
@@ -230,7 +231,7 @@ def read_rows(
     if path.suffix == ".parquet":
         lines = _read_parquet(path, unread)
     else:
-        lines = read_lines(path, size if upto is None else min(size, upto))
+        lines = read_lines(path, size if upto is None else min(size, upto), longest)
     has_rows = False
     for line in lines:
         has_rows = True
@@ -253,6 +254,7 @@ def _read_parquet(
         del columns["origin"]  # which version 0.1 did not write
         is_ours = all(schema.get(name) == kind for name, kind in columns.items())
         frame = frame.drop(unread(schema.names()))
+        frame = frame.with_columns(pl.selectors.float().fill_nan(None))  # as in JSON
         batches = (batch.to_dicts() for batch in frame.collect_batches(chunk_size=500))
         for number, row in enumerate(chain.from_iterable(batches), 1):
             yield _parse_parquet_row(number, row) if is_ours else Line(number, row)

@@ -28,7 +28,7 @@ from userlm.data import files, layouts
 from userlm.data.joining import Joining
 from userlm.data.layouts.common import Found, Rejected
 from userlm.json_files import write_lines
-from userlm.lines import Line
+from userlm.lines import LONGEST, Line
 from userlm.rows import KINDS, from_record, read_rows, to_record
 from userlm.runs import Outputs, Run
 from userlm.show.terminal import console, track
@@ -60,6 +60,11 @@ class Import:
         f"Layout of the logs: {', '.join(layouts.SOURCES)}. Default: detected for each line.",
     )
     strict: bool = option(False, "Stop at the first bad line instead of skipping it.")
+    max_line: int = option(
+        LONGEST >> 20,
+        "Set aside lines and items of more megabytes than this; they may fill the memory.",
+        min=1,
+    )
     limit: int | None = limit_option()
     output: Output = Output()
 
@@ -86,7 +91,7 @@ def import_(options: Import) -> Results:
     run = open_run("import", options, local, stamps)
     if done := finished(run, options):
         return done
-    importing = _Import(run, found, options.source, options.strict, options.limit)
+    importing = _Import(run, found, options)
     for number, file in enumerate(found):
         importing.read(number, file, sizes)
     importing.keep(importing.gathered.found(), len(found))
@@ -111,14 +116,10 @@ class _Import:
         self,
         run: Run,
         found: Sequence[files.LogFile],
-        source: str | None,
-        strict: bool,
-        limit: int | None,
+        options: Import,
     ) -> None:
         self._run = run
-        self._source = source
-        self._strict = strict
-        self._limit = limit
+        self._options = options
         self._names = _unique_names(found)
         self._shown = dict(zip(self._names, (file.name for file in found), strict=True))
         self._outputs = Outputs(run, "conversations.jsonl", "dropped.jsonl")
@@ -146,17 +147,22 @@ class _Import:
             if name not in self.gathered_lines:
                 return
             most = self.gathered_lines[name]
-        elif self._limit is not None:
-            most = self._limit - self.lines
+        elif self._options.limit is not None:
+            most = self._options.limit - self.lines
             if most == 0:
                 return
         with files.local(file, self._run.path(".copies")) as path:
             size = sizes.get(path, path.stat().st_size)
             may_be_empty = len(self._names) > 1
-            rows = islice(read_rows(path, may_be_empty, _unread, size), most)
+            longest = self._options.max_line << 20
+            rows = read_rows(path, may_be_empty, _unread, size, longest)
             doing = f"importing {file.name.rpartition('/')[2]}"
-            lines = _Counted(track(rows, doing, count_total([path], most)))
-            self.keep(layouts.find(lines, self._source, name, self.gathered), number)
+            lines = _Counted(
+                track(islice(rows, most), doing, count_total([path], most))
+            )
+            self.keep(
+                layouts.find(lines, self._options.source, name, self.gathered), number
+            )
             size_now = path.stat().st_size
         if size_now < size:
             raise InputError(
@@ -180,7 +186,7 @@ class _Import:
             if (file_number, number) <= (self.done_files, self.done_items):
                 continue
             rejected = self._write(item)
-            if self._strict and rejected:
+            if self._options.strict and rejected:
                 raise InputError(
                     f"{self._shown[item.file]}, line {item.line.number}: {rejected}"
                 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from userlm.data.extractive import extractive
 from userlm.data.intents import check, write
+from userlm.data.layouts.common import id_of
 from userlm.json_files import take
 from userlm.models.budget import CAP
 from userlm.models.call_cache import CallCache
@@ -101,7 +102,7 @@ def read_joined(paths: Iterable[Path]) -> tuple[dict[str, str], Counter[str]]:
             try:
                 if line.error:
                     raise ValueError(line.error)
-                name = take(line.row, "id", str)
+                name = id_of(line.row, "id") or take(line.row, "id", str)
                 intent = take(line.row, "intent", str, default="")
             except ValueError as error:
                 raise InputError(

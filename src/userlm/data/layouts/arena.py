@@ -24,6 +24,7 @@ from userlm.data.layouts.common import (
     scalars,
     text_of,
     utc_time,
+    whole,
 )
 
 
@@ -41,7 +42,7 @@ def convert(row: Row) -> Imported:
     """
     side = _winning_side(row)
     session = id_of(row, "evaluation_session_id") or None
-    order = row.get("evaluation_order")
+    order = whole(row.get("evaluation_order"))
     if "conversation_a" not in row:
         messages = _from_prompts(row, f"response_{side}")
     elif isinstance(order, int) and order > 1 and row.get("full_conversation"):
@@ -51,7 +52,7 @@ def convert(row: Row) -> Imported:
         messages = read_messages(enumerate(_json_list(row, name)), name)
     meta: dict[str, Any] = {
         "source": "arena",
-        "model": text_of(row, f"model_{side}"),
+        "model": id_of(row, f"model_{side}") or None,
         **scalars(row, "language", "timestamp"),
     }
     stamp = row.get("tstamp")

@@ -17,6 +17,7 @@ from userlm.data.layouts.common import (
     list_of,
     parse_json,
     read_messages,
+    whole,
 )
 
 _OWN_FIELDS = ("id", "user_id", "user", "messages", "contents", "intent")
@@ -58,6 +59,7 @@ def _extras(row: Row) -> tuple[dict[str, Any], int]:
     meta: dict[str, Any] = {}
     lost_fields = 0
     for key, value in row.items():
+        value = whole(value)
         if value is None or key in _OWN_FIELDS:
             continue
         if isinstance(value, date):

@@ -29,11 +29,13 @@ from userlm.data.layouts.common import (
     Row,
     Side,
     assemble,
+    flag_of,
     has_words,
     id_of,
     need,
     side_of,
     text_of,
+    whole,
 )
 from userlm.lines import Line
 from userlm.types import Origin
@@ -47,12 +49,13 @@ class _Message:
     """A message of a tree.
 
     Attributes:
+        row: the message as it is in the log, for the case that it is rejected.
         rank: sorts the replies to the same message; infinite if they were not ranked.
     """
 
+    row: Row
     id: str
     side: Side
-    role: str
     text: str
     rank: float
     deleted: bool
@@ -112,15 +115,8 @@ class Trees:
                 for path in paths:
                     yield Found(first.file, Line(first.number), path, None)
             for message, why in sorted(rejected, key=lambda pair: pair[0].place):
-                row = {
-                    "message_tree_id": name,
-                    "message_id": message.id,
-                    "parent_id": message.parent or None,
-                    "role": message.role,
-                    "text": message.text,
-                }
                 _, file, number = message.place
-                yield Found(file, Line(number, row), None, why)
+                yield Found(file, Line(number, dict(message.row)), None, why)
 
 
 def _message_at(content: Any, where: str) -> _Message:
@@ -135,14 +131,14 @@ def _message_at(content: Any, where: str) -> _Message:
 def _message(row: Row, place: Place) -> _Message:
     name = _required_id(row, "message_id")
     side = side_of(row.get("role"), "field 'role'", _ROLES)
-    rank = row.get("rank")
+    rank = whole(row.get("rank"))
     return _Message(
+        row=row,
         id=name,
         side=side,
-        role=row["role"],
         text=text_of(row, "text") or "",
         rank=rank if isinstance(rank, int | float) else float("inf"),
-        deleted=row.get("deleted") is True,
+        deleted=bool(flag_of(row, "deleted")),
         user=id_of(row, "user_id") or None,
         meta={
             "language": text_of(row, "lang"),

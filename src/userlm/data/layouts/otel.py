@@ -32,6 +32,7 @@ from userlm.data.layouts.common import (
     parse_json,
     read_messages,
     utc_time,
+    whole,
 )
 from userlm.data.layouts.otlp import attributes_of, list_in
 from userlm.lines import Line
@@ -126,6 +127,9 @@ class Spans:
         self._wrappers: list[_Span] = []
         self._traces: set[str] = set()  # traces with a call that has messages
         self._places: list[Place] = []
+        self._silent: list[
+            tuple[Place, Row]
+        ] = []  # lines, as long as none has messages
         self._notes: Counter[str] = Counter()
 
     def add(self, line: Row, place: Place) -> None:
@@ -146,6 +150,10 @@ class Spans:
             raise errors[0]
         self._notes["spans left out"] += len(errors)
         self._places.append(place)
+        if usable:
+            self._silent.clear()
+        elif not (self._kept or self._wrappers):
+            self._silent.append((place, line))
         for span in usable:
             if span.wraps:
                 self._wrappers.append(span)
@@ -200,8 +208,9 @@ class Spans:
             detail = (
                 "no span has messages; enable content capture in the instrumentation"
             )
-            for _, file, number in self._places:
-                yield Found(file, Line(number), None, Rejected("no messages", detail))
+            for (_, file, number), row in self._silent:
+                line = Line(number, dict(row))
+                yield Found(file, line, None, Rejected("no messages", detail))
             return
         first_lines = {span.place for span in kept}
         self._notes["merged lines"] = len(self._places) - len(first_lines)
@@ -325,8 +334,9 @@ def _prefixes(key: object, spoken: Sequence[tuple[str, str]]) -> list[bytes]:
 
 def _first(attributes: Row, names: Sequence[str]) -> str | None:
     for name in names:
-        if value := attributes.get(name):
-            return str(value) if isinstance(value, str | int) else None
+        value = whole(attributes.get(name))
+        if value is not None and value != "":
+            return str(value) if isinstance(value, str | int | float) else None
     return None
 
 

@@ -20,6 +20,8 @@ from userlm.data.layouts.common import (
     scalars,
     side_of,
     text_of,
+    truth,
+    whole,
 )
 
 _NAME = "conversation_history"
@@ -59,7 +61,7 @@ def _order(items: Sequence[Row]) -> list[int]:
         where = f"{_NAME}[{i}]"
         message = need(item, dict, where)
         side = side_of(message.get("role"), f"{where}.role", _ROLES)
-        turn = need(message.get("turn"), int, f"{where}.turn")
+        turn = need(whole(message.get("turn")), int, f"{where}.turn")
         places = questions if side == "user" else answers
         places[turn].append(i)
     order: list[int] = []
@@ -78,7 +80,7 @@ def _chosen(items: Sequence[Row], answers: Sequence[int], last: bool) -> int:
     """Return the index of the answer that the conversation continued with."""
     chosen = []
     for i in answers:
-        choice = items[i].get("if_chosen")
+        choice = truth(items[i].get("if_chosen"))
         if choice is not None or not last:
             need(choice, bool, f"{_NAME}[{i}].if_chosen")
         if choice:
@@ -94,7 +96,9 @@ def _chosen(items: Sequence[Row], answers: Sequence[int], last: bool) -> int:
     for i in candidates:
         where = f"{_NAME}[{i}]"
         score = need(items[i].get("score"), (int, float), f"{where}.score")
-        number = need(items[i].get("within_turn_id"), int, f"{where}.within_turn_id")
+        number = need(
+            whole(items[i].get("within_turn_id")), int, f"{where}.within_turn_id"
+        )
         scores[i] = (-score, number)
     return min(candidates, key=scores.__getitem__)
 

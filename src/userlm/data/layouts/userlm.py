@@ -30,7 +30,9 @@ def convert(row: Row) -> Imported:
         if isinstance(text, str) and not has_words(text):
             raise Rejected("empty turn", f"turns[{i}].text has no words")
     try:
-        conversation = from_record({**row, "id": id_of(row, "id")})
+        conversation = from_record(
+            {**row, "id": id_of(row, "id"), "user": id_of(row, "user")}
+        )
     except ValueError as error:
         raise Rejected("wrong type", str(error)) from None
     if not conversation.turns:

@@ -16,7 +16,6 @@ from userlm.data.layouts.common import (
     list_of,
     read_messages,
     scalars,
-    text_of,
 )
 
 
@@ -33,11 +32,11 @@ def convert(row: Row) -> Imported:
     items = [item for item in items if isinstance(item, dict)]
     of_user = (item for item in items if item.get("role") == "user")
     first: Row = next(of_user, {})
-    country = text_of(row, "country") or text_of(first, "country")
-    address = text_of(row, "hashed_ip") or text_of(first, "hashed_ip")
+    country = id_of(row, "country") or id_of(first, "country") or None
+    address = id_of(row, "hashed_ip") or id_of(first, "hashed_ip")
     name = id_of(row, "conversation_hash") or id_of(row, "conversation_id")
-    number = first.get("turn_identifier")
-    if name and number is not None:
+    number = id_of(first, "turn_identifier")
+    if name and number:
         name = f"{name}-{number}"
     known: dict[str, Any] = {**scalars(row, "language", "model", "timestamp")}
     if "language" not in known:
@@ -49,7 +48,7 @@ def convert(row: Row) -> Imported:
         meta={
             "source": "wildchat",
             "country": country,
-            "state": text_of(row, "state") or text_of(first, "state"),
+            "state": id_of(row, "state") or id_of(first, "state") or None,
             **known,
             "toxic": _any_flag(row, items, "toxic"),
             "redacted": _any_flag(row, items, "redacted"),
