@@ -63,6 +63,9 @@ float32."""
 SOFTMAX_LOGITS = 2**24
 """Number of logits in one softmax: 64 MB in float32, and the same again for the result."""
 
+LONG_TEXT = 10_000
+"""Characters above which tokenizing takes milliseconds."""
+
 Exchange = tuple[str, str]
 """A user turn and the assistant's answer."""
 PROBE_DIALOGUES: tuple[tuple[str, Exchange, Exchange], ...] = (
@@ -411,6 +414,9 @@ def text_functions(tokenizer: Any) -> tuple[Encode, Offsets, EncodeAll]:
     bare = Tokenizer.from_str(json.dumps(parts))
 
     def encode(text: str) -> list[int]:
+        if len(text) > LONG_TEXT:
+            # Unlike the method for one text, that for many lets other threads run meanwhile.
+            return encode_all([text])[0]
         return list(bare.encode(text, add_special_tokens=False).ids)
 
     def offsets(text: str) -> list[tuple[int, int]]:
