@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from userlm.serving.prompts import MAX_CHECKED, is_prompt, quotes_conversation
 from userlm.serving.schema import (
     ChatRequest,
     Message,
@@ -78,6 +79,8 @@ def turn_request(
     roles = find_roles(request.messages, options.roles or config.roles)
     system, turns, notes = read_messages(request.messages, roles, config.stop_phrase)
     _check_length(system, turns)
+    if options.intent is None:
+        _check_no_prompt(request.messages, system, turns, config.intent)
     intent, intent_notes = find_intent(options.intent, system, config.intent)
     if isinstance(user, PromptedUser) and intent is None:
         message = "this user needs an intent: send userlm.intent, or a system message"
@@ -214,6 +217,39 @@ def _check_goes_on(text: str, where: str, stop_phrase: str | None) -> None:
         f"there, or start the server with --guard no-end for a user that never ends it",
         f"{where}.content",
         "conversation_over",
+    )
+
+
+def _check_no_prompt(
+    messages: Sequence[Message],
+    system: str,
+    turns: Sequence[Turn],
+    default_intent: str | None,
+) -> None:
+    """Raise `RequestError` for a prompt in place of a conversation. Only a request with a single
+    turn can be one: in a list of turns, an answer may quote what it likes."""
+    if len(turns) > 1:
+        return
+    text = turns[0].text if turns else ""
+    is_long = len(text[:MAX_CHECKED].split()) > MAX_INTENT_WORDS
+    if is_prompt(text):
+        fault = "quotes a conversation or tells a model to play the user"
+    elif is_long and not (system or default_intent):
+        fault = "is long and comes without an intent"
+    elif quotes_conversation(system):
+        fault = "comes with a conversation in the system message"
+        if not turns:
+            fault = "quotes a conversation in the system message"
+    else:
+        return
+    last = len(messages) - 1
+    raise RequestError(
+        400,
+        f"messages[{last}] {fault}, and a simulated user would take that for what the assistant "
+        "said; send the intent as the system message and each turn as a message of its own, or "
+        "userlm.intent if the assistant did say it",
+        f"messages[{last}].content",
+        "quoted_conversation",
     )
 
 
