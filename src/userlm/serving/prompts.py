@@ -10,18 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from userlm.text import words
-
 MAX_CHECKED = 50_000
 """How many characters of a text are looked at: the notation of a transcript shows soon."""
 
 _USERS = """
-    user users human customer client caller student patient buyer shopper guest visitor tester you
-    nutzer benutzer kunde utilisateur usuario cliente utente пользователь 用户 ユーザー
+    user users human customer client caller student patient buyer shopper guest visitor tester
+    you me nutzer benutzer kunde utilisateur usuario cliente utente пользователь 用户 ユーザー
 """
 _ASSISTANTS = """
     assistant assistants ai bot chatbot agent model llm gpt chatgpt claude gemini support advisor
-    tutor teacher doctor expert assistent assistente asistente ассистент 助手 アシスタント
+    operator tutor teacher doctor expert assistent ki assistente asistente ассистент 助手
+    アシスタント
 """
 _SIDES = {
     **dict.fromkeys(_USERS.split(), "user"),
@@ -30,11 +29,12 @@ _SIDES = {
 
 _LABEL = re.compile(
     # At the start of a line, perhaps with a number or a time, or after a bracket, quote or dash.
-    r"(?:^[^a-z\n]{0,40}?|[\[\]<>(){}|\"'=:#*.,;/_-]\s?)"
+    r"(?:^[^a-z\n]{0,40}?|[\[\]<>(){}|\"'=:#*.,;/«_-]\s?)"
     r"(?:(?:the|ai|llm|simulated|virtual|human|customer|support|service) ){0,2}"
     r"([^\W\d_]\w{0,19})"
-    # As in "User:", "[user]", "user said", "User 2:", "User (calm):", "UserMessage(".
-    r"(?:\s?[:：\[\]<>(){}|\"'=*]|[ \t]*$| (?:said|says)\b| \d| ?--)",
+    # As in "User:", "[user]", "User 2:", "User (calm):", "UserMessage(", "user -", "user said".
+    r"(?=[ \t]?[:：\[\]<>(){}|\"'=*»→\t]|[ \t]*$| [\d–—-]"
+    r"| (?:said|says|asked|answered|replied|wrote)\b)",
     re.IGNORECASE | re.MULTILINE,
 )
 """A word where transcripts have the name of a role."""
@@ -44,38 +44,60 @@ _INLINE_LABEL = re.compile(r"(?:^|\s)(\w{1,20}):\s")
 
 _QUOTED_TURN = re.compile(
     # {"role": "user", "content": ...}, Turn(role='user', content=...), - role: user
-    r"\b(?:role|from|speaker|sender|author)[\\\"']{0,2}\s?[:=]\W{0,4}\w{1,20}\W{1,12}"
+    r"\b(?:role|from|speaker|sender|author)[\\\"']{0,2}\s?[:=]\W{0,4}(?:\w+\.)?\w{1,20}\W{1,12}"
     r"(?:content|text|parts|message|value)\b"
     r"|<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|\[INST\]"
 )
 """What no answer has, so that one such turn is enough."""
 
+_TALK = "(?:conversation|chat|dialog|dialogue|message|interaction|exchange|turn)s?"
+_RECORD = "(?:history|conversation|transcript|dialog|dialogue|chat|messages|turns)"
+_MACHINE = "(?:assistant|agent|bot|chatbot|ai|model)"
+_HEADINGS = (
+    rf"{_TALK}[ _-](?:so[ _-]far|history|log|transcript|until now|up to now)",
+    rf"(?:previous|prior|past|earlier|preceding|current|ongoing)[ _-]{_TALK}",
+    r"(?:transcript|history) of (?:the|your|this|a) \w+",
+    r"(?:here|below)\b[^\n.?!]{0,20}\b(?:conversation|chat|dialog|dialogue)",
+    rf"(?:said|happened) so far|{_TALK} (?:is|was|goes) as follows",
+    rf"(?:last|latest|previous|most recent) {_MACHINE}",
+    rf"{_MACHINE}(?:['’]s)? (?:last|latest|previous|most recent|just)",
+)
 _HISTORY = re.compile(
-    r"\b(?:(?:conversation|chat|dialog|dialogue|message|interaction)s?[ _-]"
-    r"(?:so[ _-]far|history|log|transcript|until now|up to now)"
-    r"|(?:previous|prior|past|earlier|preceding|current|ongoing)[ _-]"
-    r"(?:conversation|chat|dialog|dialogue|message|interaction|turn|exchange)s?"
-    r"|(?:transcript|history) of (?:the|your|this|a) \w+)\b"
-    # A heading: a colon later in the line, or the end of the line.
-    r"(?:[^\n.?!]{0,60}[:：]|[^\w\n]{0,6}$)"
-    r"|<(?:\w{1,20}_)?(?:history|conversation|transcript|dialog|dialogue|chat|messages|turns)>",
+    # With a colon later in the line, or at the end of the line.
+    rf"\b(?:{'|'.join(_HEADINGS)})\b(?:[^\n.?!]{{0,60}}[:：]|[^\w\n]{{0,6}}$)"
+    # A line or a tag of its own, or a field.
+    rf"|^[^\w\n]{{0,6}}(?:the )?{_RECORD}[^\w\n]{{0,6}}$"
+    rf"|<(?:\w{{1,20}}_)?{_RECORD}>"
+    rf"|[\"'](?:\w{{1,20}}_)?{_RECORD}[\"']\s?:",
     re.IGNORECASE | re.MULTILINE,
 )
+"""What announces the conversation so far."""
+
 _EXAMPLE = re.compile(r"\bexamples?\b|\be\.g\.", re.IGNORECASE)
 
 _SENTENCE_END = re.compile(r"[.!?:;\n]+")
-_PERSONS = set(
-    "user user's customer customer's client client's human human's person persona".split()
+_PERSON = "(?:user|customer|client|human|person|persona)(?:['’]s)?"
+_PLAY = (
+    r"(?:simulat(?:e|ing)|pretend|imagine|impersonat(?:e|ing)|act(?:ing)? as|play(?:ing)?|embody|"
+    r"role-?play(?:ing)?|(?:take|assume|adopt)(?: on)? the role)"
 )
-_PLAYS = set(
-    "simulate simulating simulated pretend impersonate impersonating act acting play playing "
-    "roleplay roleplaying embody".split()
-)
-_WRITES = set(
-    "write generate produce compose respond reply predict output continue".split()
-)
-_TURNS = set("message turn utterance input query question reply response".split())
-_NEXT = {"next", "first", "opening", "initial", "following"}
+_WRITE = "(?:write|generate|produce|compose|predict|output)"
+_ANSWER = f"(?:{_WRITE}|respond|reply|answer|continue|speak)"
+_TURN = "(?:message|turn|utterance|input|query|question|reply|response)"
+_NEXT = "(?:next|first|opening|initial|following)"
+_INSTRUCTIONS = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"^\W*you are (?:an? |the )?{_PERSON}\b",
+        rf"\byou(?:r|['’]re)?\b.*\b{_PLAY}\b.*\b{_PERSON}\b",
+        rf"^\W*(?:please |now ){{0,2}}{_PLAY}\b.*\b{_PERSON}",
+        rf"\b{_ANSWER}\b.*\bas (?:the |an? |this )?(?:\w+ )?{_PERSON}\b",
+        rf"\b{_ANSWER}\b.*\b{_NEXT}\b.*\b{_PERSON}\b",
+        rf"\b{_WRITE}\b.*\b{_PERSON} (?:{_NEXT} )?{_TURN}\b",
+        rf"\bwould (?:the |this )?{_PERSON} (?:say|write|ask|answer|reply|respond)\b",
+    )
+]
+_MAX_SENTENCE = 300
 
 
 def is_prompt(text: str) -> bool:
@@ -118,11 +140,5 @@ def _sides(pattern: re.Pattern[str], text: str) -> Iterator[str]:
 
 def _is_instruction(sentence: str) -> bool:
     """Whether a sentence tells a model to play the user or to write the user's turn."""
-    found = words(sentence)
-    said = set(found)
-    if not said & _PERSONS:
-        return False
-    told = found[0] in _PLAYS or not said.isdisjoint(("you", "your", "you're"))
-    if told and said & _PLAYS:
-        return True
-    return bool(said & _WRITES and said & _TURNS and (said & _NEXT or "as" in said))
+    sentence = sentence[:_MAX_SENTENCE]
+    return any(pattern.search(sentence) for pattern in _INSTRUCTIONS)
