@@ -13,6 +13,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "userlm"
 ROOMS = [
     "types",
     "text",
+    "content",
     "address",
     "assets",
     "prompts",

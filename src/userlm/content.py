@@ -1,0 +1,130 @@
+"""The content of a message, in any of its shapes: what was said, what was only thought, and tools.
+
+The content is a text, or a list of texts and parts. Read are the parts of OpenAI (chat, responses
+and assistants), Anthropic, Gemini, Bedrock, Mistral, LangChain, the Vercel AI SDK and the semantic
+conventions of OpenTelemetry. Not all of them give a part a `type`: Gemini's and Bedrock's have a
+field with the name of the type instead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+# Types are compared in snake case. New ones appear every month, but their names are alike.
+_RESULT = re.compile("(tool|function|call|execution).*_(result|response|output)")
+_CALL = re.compile("tool|function|_call$|executable_code|^mcp_")
+_THOUGHT = re.compile("thinking|reasoning|^thoughts?$|^summary_text$")
+_TEXT = re.compile("^$|text$|^refusal$")
+
+_SPEECH_FIELDS = ("text", "refusal", "transcript", "value", "content", "audio")
+_RESULT_FIELDS = ("response", "result", "content", "output")
+_THOUGHT_FIELDS = (
+    *("thinking", "reasoning", "reasoning_content", "reasoningContent"),
+    *("reasoning_text", "reasoningText", "text", "content", "summary", "thoughts"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a message.
+
+    Attributes:
+        kind: `speech` was shown to the other side, a refusal too; `thought` was not; `call` and
+            `result` are those of a tool; `other` has no words, such as an image.
+        text: the words; the JSON of a call.
+    """
+
+    kind: Literal["speech", "thought", "call", "result", "other"]
+    text: str
+
+
+def split_content(content: Any) -> tuple[str, str]:
+    """Return what was said in the content of a message, and what was only thought.
+
+    Parts are joined with an empty line between them. Tool calls, their results, and parts without
+    words are skipped; a content that is a text is returned as it is.
+    """
+    parts = read_parts(content)
+    return joined(parts, "speech"), joined(parts, "thought")
+
+
+def joined(parts: Sequence[Part], kind: str) -> str:
+    """Return the text of the parts of one kind, with an empty line between them."""
+    texts = [part.text for part in parts if part.kind == kind]
+    return "\n\n".join(text for text in texts if text)
+
+
+def read_parts(content: Any) -> list[Part]:
+    """Return the parts of the content of a message, in order; none if it is `None`."""
+    if isinstance(content, str):
+        return [Part("speech", content)]
+    if content is None:
+        return []
+    if isinstance(content, Mapping) and isinstance(content.get("parts"), list):
+        content = content["parts"]  # the exports of ChatGPT
+    if isinstance(content, list | tuple):
+        return [read_part(part) for part in content]
+    return [read_part(content)]
+
+
+def read_part(part: Any) -> Part:
+    """Return what a part is, and its words."""
+    if isinstance(part, str):
+        return Part("speech", part)
+    if not isinstance(part, Mapping):
+        return Part("other", "")
+    type = _type(part)
+    if part.get("thought") is True or _THOUGHT.search(type):
+        return Part("thought", _text_in(part, _THOUGHT_FIELDS) or "")
+    if _RESULT.search(type):
+        return Part("result", _result(part))
+    if _CALL.search(type):
+        return Part("call", _json(part))
+    # An unknown part may hold base64 in `content`, but its `text` is text.
+    fields = _SPEECH_FIELDS if _TEXT.search(type) else ("text", "transcript", "audio")
+    text = _text_in(part, fields)
+    return Part("other", "") if text is None else Part("speech", text)
+
+
+def _type(part: Mapping[str, Any]) -> str:
+    """Return the type of a part in snake case; empty if it only has the fields of a text."""
+    named = part.get("type") or part.get("content_type")
+    if isinstance(named, str):
+        return _snake(named)
+    # Gemini's `thought` is true or false; only the former makes a part a thought.
+    names = [_snake(str(name)) for name in part if name != "thought"]
+    patterns = (_RESULT, _CALL, _THOUGHT)
+    special = (name for name in names if any(each.search(name) for each in patterns))
+    return next(special, "")
+
+
+def _snake(name: str) -> str:
+    return re.sub("(?<=[a-z])(?=[A-Z])|-", "_", name).lower()
+
+
+def _text_in(value: Any, fields: Sequence[str]) -> str | None:
+    """Return the text in a value: itself, that of its items, or that in the first of the fields
+    with one; `None` if there is none."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        texts = [_text_in(item, fields) for item in value]
+        return "\n\n".join(text for text in texts if text) or None
+    if isinstance(value, Mapping):
+        inside = (_text_in(value.get(field), fields) for field in fields)
+        return next((text for text in inside if text is not None), None)
+    return None
+
+
+def _result(part: Mapping[str, Any]) -> str:
+    found = [part[field] for field in _RESULT_FIELDS if field in part]
+    result = found[0] if found else part
+    return result if isinstance(result, str) else _json(result)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

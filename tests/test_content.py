@@ -1,0 +1,87 @@
+"""The content of a message: what was said, what was thought, and what tools did."""
+
+import pytest
+
+from userlm.content import read_parts, split_content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Good day.",
+        ["Good day."],
+        {"type": "text", "text": "Good day."},
+        {"content_type": "text", "parts": ["Good day."]},
+        [{"type": "text", "text": "Good day."}],
+        [{"type": "output_text", "text": "Good day.", "annotations": []}],
+        [{"type": "text", "text": {"value": "Good day.", "annotations": []}}],
+        [{"type": "text", "content": "Good day."}],
+        [{"type": "refusal", "refusal": "Good day."}],
+        [{"type": "audio", "audio": {"transcript": "Good day."}}],
+        [{"text": "Good day.", "thought": False, "thoughtSignature": "c2lnbg=="}],
+    ],
+)
+def test_what_was_said_is_found_in_every_shape(content):
+    assert split_content(content) == ("Good day.", "")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "thinking", "thinking": "Be kind.", "signature": "c2lnbg=="},
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Be kind."}]},
+        {
+            "type": "reasoning",
+            "summary": [{"type": "summary_text", "text": "Be kind."}],
+        },
+        {"type": "reasoning", "text": "Be kind."},
+        {"type": "reasoning_content", "reasoning_content": {"text": "Be kind."}},
+        {"reasoningContent": {"reasoningText": {"text": "Be kind."}}},
+        {"text": "Be kind.", "thought": True},
+        {"content_type": "thoughts", "thoughts": [{"content": "Be kind."}]},
+    ],
+)
+def test_a_thought_is_not_said(part):
+    assert split_content([part, "Good day."]) == ("Good day.", "Be kind.")
+
+
+def test_a_redacted_thought_has_no_words():
+    part = {"type": "redacted_thinking", "data": "c2VjcmV0"}
+    assert split_content([part, "Good day."]) == ("Good day.", "")
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ({"type": "tool_use", "name": "search", "input": {}}, "call"),
+        ({"type": "server_tool_use", "name": "web_search"}, "call"),
+        ({"type": "tool-call", "toolName": "search"}, "call"),
+        ({"type": "tool-search", "state": "input-available"}, "call"),
+        ({"toolUse": {"name": "search"}}, "call"),
+        ({"functionCall": {"name": "search"}}, "call"),
+        ({"executableCode": {"code": "1 + 1"}}, "call"),
+        ({"type": "tool_result", "content": [{"type": "text", "text": "7"}]}, "result"),
+        ({"type": "web_search_tool_result", "content": []}, "result"),
+        ({"type": "function_call_output", "output": "7"}, "result"),
+        ({"toolResult": {"content": [{"text": "7"}]}}, "result"),
+        ({"functionResponse": {"name": "search", "response": {}}}, "result"),
+        ({"type": "image_url", "image_url": {"url": "https://example.org"}}, "other"),
+        ({"type": "input_audio", "input_audio": {"data": "UklGRg=="}}, "other"),
+        ({"type": "blob", "content": "UklGRg=="}, "other"),
+        ({"type": "file", "file": {"filename": "a.pdf"}}, "other"),
+        ({"inlineData": {"mimeType": "image/png", "data": "iVBORw=="}}, "other"),
+        (7, "other"),
+    ],
+)
+def test_tools_and_parts_without_words_are_skipped(part, kind):
+    assert [found.kind for found in read_parts([part])] == [kind]
+    assert split_content([part, "Good day."]) == ("Good day.", "")
+
+
+def test_parts_are_joined_with_an_empty_line():
+    assert split_content(["One.", {"text": "Two."}]) == ("One.\n\nTwo.", "")
+
+
+def test_no_content_has_no_words():
+    assert split_content(None) == ("", "")
+    assert split_content([]) == ("", "")
