@@ -83,7 +83,7 @@ def serve(options: Serve) -> None:
     name = options.model_name or user.short_name
     key = _key()
     is_open = key is None and not _is_loopback(host)
-    hosts = LOOPBACK if key is None and not is_open else ()
+    hosts = _own_hosts(host) if key is None and not is_open else ()
     config = ServerConfig(
         name,
         options.intent,
@@ -142,6 +142,11 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on --host {host} --port {port}: {reason}; choose another, or --port 0 "
             f"for a free one"
         ) from None
+
+
+def _own_hosts(host: str) -> tuple[str, ...]:
+    """Return the names under which this machine may call itself, that of `--host` first."""
+    return (host, *LOOPBACK)
 
 
 def _is_loopback(host: str) -> bool:

@@ -14,6 +14,9 @@ from userlm.flip import Encode, EncodeAll, Offsets
 from userlm.models.engine import first_line
 from userlm.types import InputError, Message, ModelError
 
+LONG_TEXT = 10_000
+"""Characters above which tokenizing takes milliseconds."""
+
 
 def load_tokenizer(name: str) -> Any:
     """Return the tokenizer in a folder or with a hub id; raise `InputError` if it cannot be
@@ -62,6 +65,9 @@ def text_functions(tokenizer: Any) -> tuple[Encode, Offsets, EncodeAll]:
     bare = Tokenizer.from_str(json.dumps(parts))
 
     def encode(text: str) -> list[int]:
+        if len(text) > LONG_TEXT:
+            # Unlike the method for one text, that for many lets other threads run meanwhile.
+            return encode_all([text])[0]
         return list(bare.encode(text, add_special_tokens=False).ids)
 
     def offsets(text: str) -> list[tuple[int, int]]:

@@ -13,10 +13,10 @@ from userlm.serving.schema import (
     ChatCompletion,
     Choice,
     ChoiceInfo,
-    RequestError,
     ServerConfig,
     StreamOptions,
     Usage,
+    too_long,
 )
 from userlm.text import stable_hash
 from userlm.types import ModelError, Reply, Speaker
@@ -44,13 +44,7 @@ def sample(user: Speaker, turn: TurnRequest, index: int) -> Reply:
             f"userlm.Reply(text)"
         )
     if reply.stop == "context":
-        raise RequestError(
-            400,
-            "the intent and the assistant's last answer do not fit the model's context length; "
-            "shorten them",
-            "messages",
-            "context_length_exceeded",
-        )
+        raise too_long()
     if reply.stop == "error" or not (reply.text or reply.stop):
         raise ModelError("the user returned neither a text nor a reason to stop")
     return reply

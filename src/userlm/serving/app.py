@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import math
 import socket
@@ -21,8 +20,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn import Config, Server
 
+from userlm.serving.access import check_caller
 from userlm.serving.answers import chunks, completion, sample
-from userlm.serving.messages import turn_request
+from userlm.serving.connections import (
+    MAX_CONNECTIONS,
+    Connections,
+    max_open_files,
+)
+from userlm.serving.messages import TurnRequest, turn_request
 from userlm.serving.schema import (
     RequestError,
     ServerConfig,
@@ -41,9 +46,11 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
     name = config.model_name
 
     async def chat_completions(request: Request) -> Response:
-        _check_caller(request, config)
-        asked = parse_request(await _read_json(request), name)
-        turn = turn_request(asked, user, config)
+        check_caller(request, config)
+        body = await _read_body(request)
+        # A large body takes long to read; others are answered meanwhile.
+        turn = await asyncio.to_thread(_parse, body, user, config)
+        asked = turn.request
         count = asked.n or 1
         jobs = [partial(sample, user, turn, i) for i in range(count)]
         futures = pool.submit(jobs)
@@ -59,7 +66,7 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         return Response("".join(events), media_type="text/event-stream")
 
     async def models(request: Request) -> Response:
-        _check_caller(request, config)
+        check_caller(request, config)
         model = {
             "id": name,
             "object": "model",
@@ -101,16 +108,24 @@ def running(app: Starlette, listening: socket.socket) -> Iterator[threading.Thre
     """Serve at a socket while the context lasts; it yields the thread that does.
 
     At its end no further request is taken, requests in the queue are answered with 503, and replies
-    that are being sampled are still sent.
+    that are being sampled are still sent. Requests that have not come whole are not waited for.
     """
+    # Half of the files are left for the model and for connections that were not counted yet, of
+    # which the loop accepts `backlog` at once.
+    files = max_open_files()
+    most = max(MAX_CONNECTIONS, 2 * app.state.pool.room)
+    connections = Connections(min(most, files // 2))
     config = Config(
         app,
-        http="h11",
+        http=connections.connect,  # type: ignore[arg-type]  # uvicorn only calls it
         ws="none",
         lifespan="off",
-        log_level="warning",
+        # Warnings are about requests that are no HTTP, one line for each.
+        log_level="error",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
+        backlog=min(MAX_CONNECTIONS, files // 4),
         # Longer than clients keep idle connections, so that they never write to one that is
         # closing.
         timeout_keep_alive=75,
@@ -244,29 +259,8 @@ def _stopping() -> RequestError:
 # --- HTTP -----------------------------------------------------------------------------------------
 
 
-def _check_caller(request: Request, config: ServerConfig) -> None:
-    """Raise `RequestError` for a wrong host name or key."""
-    if config.hosts and request.url.hostname not in config.hosts:
-        message = (
-            f"use {config.hosts[0]} as the host name, or start the server with a key"
-        )
-        raise RequestError(403, message, code="wrong_host")
-    if config.key is None:
-        return
-    header = request.headers.get("authorization", "")
-    scheme, _, key = header.partition(" ")
-    same = hmac.compare_digest(key.strip().encode(), config.key.encode())
-    if scheme.lower() != "bearer" or not same:
-        raise RequestError(
-            401,
-            "this server needs its key as the client's api_key (Authorization: Bearer ...)",
-            code="invalid_api_key",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-
-
-async def _read_json(request: Request) -> object:
-    """Return the JSON value of the request body; raise `RequestError` if there is none.
+async def _read_body(request: Request) -> bytes:
+    """Return the request body; raise `RequestError` if it is not said to be JSON, or too large.
 
     The content type must be JSON's: a web page cannot send this type to another site without a
     preflight request (CORS).
@@ -285,10 +279,16 @@ async def _read_json(request: Request) -> object:
             raise RequestError(
                 413, f"the request is larger than {limit}; shorten the conversation"
             )
+    return bytes(body)
+
+
+def _parse(body: bytes, user: Speaker, config: ServerConfig) -> TurnRequest:
+    """Return the request in a body; raise `RequestError` if there is none."""
     try:
-        return json.loads(body, object_pairs_hook=_with_encodable_names)
+        content = json.loads(body, object_pairs_hook=_with_encodable_names)
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is not JSON: {error}") from None
+    return turn_request(parse_request(content, config.model_name), user, config)
 
 
 def _with_encodable_names(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
+from userlm.serving.prompts import MAX_CHECKED, is_prompt, quotes_conversation
 from userlm.serving.schema import (
     ChatRequest,
     Message,
     RequestError,
     ServerConfig,
     UserOptions,
+    too_long,
 )
 from userlm.text import INTENT_PREFIX, stable_hash
 from userlm.types import OTHER_ROLE, Conversation, Role, Speaker, Turn
@@ -21,6 +23,12 @@ from userlm.users import PromptedUser, TrainedUser
 
 MAX_INTENT_WORDS = 60
 """An intent is one sentence of about 30 words; user models are not trained on much longer ones."""
+
+MAX_TEXT = 1_000_000
+"""Characters of all messages of a request; tokenizing them takes a second."""
+
+MAX_CHARACTERS_PER_TOKEN = 16
+"""Languages and code have one to six. A longer text does not fit, so it need not be tokenized."""
 
 SAMPLING_FIELDS = (
     "seed",
@@ -70,6 +78,9 @@ def turn_request(
     options = request.userlm or UserOptions()
     roles = find_roles(request.messages, options.roles or config.roles)
     system, turns, notes = read_messages(request.messages, roles, config.stop_phrase)
+    _check_length(system, turns)
+    if options.intent is None:
+        _check_no_prompt(request.messages, system, turns, config.intent)
     intent, intent_notes = find_intent(options.intent, system, config.intent)
     if isinstance(user, PromptedUser) and intent is None:
         message = "this user needs an intent: send userlm.intent, or a system message"
@@ -97,6 +108,10 @@ def turn_request(
         seed = secrets.randbits(32)
     said = chain.from_iterable((turn.role, turn.text) for turn in turns)
     id = options.id or f"{stable_hash(intent, *said):016x}"
+    if isinstance(user, TrainedUser):
+        max_characters = MAX_CHARACTERS_PER_TOKEN * user.context_length
+        turns, length_notes = drop_oldest(intent, turns, max_characters)
+        notes += length_notes
     return TurnRequest(
         request,
         Conversation(id, tuple(turns), intent),
@@ -203,6 +218,101 @@ def _check_goes_on(text: str, where: str, stop_phrase: str | None) -> None:
         f"{where}.content",
         "conversation_over",
     )
+
+
+def _check_no_prompt(
+    messages: Sequence[Message],
+    system: str,
+    turns: Sequence[Turn],
+    default_intent: str | None,
+) -> None:
+    """Raise `RequestError` for a prompt in place of a conversation. Only a request with a single
+    turn can be one: in a list of turns, an answer may quote what it likes."""
+    if len(turns) > 1:
+        return
+    text = turns[0].text if turns else ""
+    is_long = len(text[:MAX_CHECKED].split()) > MAX_INTENT_WORDS
+    if is_prompt(text):
+        fault = "quotes a conversation or tells a model to play the user"
+    elif is_long and not (system or default_intent):
+        fault = "is long and comes without an intent"
+    elif quotes_conversation(system):
+        fault = "comes with a conversation in the system message"
+        if not turns:
+            fault = "quotes a conversation in the system message"
+    else:
+        return
+    last = len(messages) - 1
+    raise RequestError(
+        400,
+        f"messages[{last}] {fault}, and a simulated user would take that for what the assistant "
+        "said; send the intent as the system message and each turn as a message of its own, or "
+        "userlm.intent if the assistant did say it",
+        f"messages[{last}].content",
+        "quoted_conversation",
+    )
+
+
+# --- length ---------------------------------------------------------------------------------------
+
+
+def _check_length(system: str, turns: Sequence[Turn]) -> None:
+    """Raise `RequestError` for a text that no model can read."""
+    length = len(system) + _characters(turns)
+    if length > MAX_TEXT:
+        raise RequestError(
+            413,
+            f"the messages have {length:,} characters; shorten them to at most {MAX_TEXT:,}",
+            "messages",
+            "context_length_exceeded",
+        )
+
+
+def drop_oldest(
+    intent: str | None, turns: Sequence[Turn], max_characters: int
+) -> tuple[list[Turn], list[str]]:
+    """Return the latest turns in at most `max_characters`, and notes. What fits the context length
+    is found later, in tokens; this only spares the tokenizer what cannot fit.
+
+    As in `flip.truncate`, the oldest exchanges are dropped first, and of a last answer that is too
+    long alone, the middle.
+
+    Raises:
+        RequestError: if the intent alone is too long.
+    """
+    if len(intent or "") > max_characters:
+        raise too_long()
+    kept = _latest(turns, max_characters)
+    if turns and not kept:
+        last = turns[-1]
+        half = max_characters // 2
+        kept = [replace(last, text=last.text[:half] + last.text[-half:])]
+    left_out = _characters(turns) - _characters(kept)
+    if not left_out:
+        return kept, []
+    return kept, [
+        f"{left_out} characters of the conversation cannot fit the model's context length; the "
+        "oldest were left out"
+    ]
+
+
+def _latest(turns: Sequence[Turn], max_characters: int) -> list[Turn]:
+    """Return as many of the latest exchanges as fit, else the last answer, else nothing."""
+    first_exchange = len(turns) % 2  # 1 if there is a greeting before it
+    starts = {0, *range(first_exchange, len(turns), 2), len(turns) - 1}
+    kept: list[Turn] = []
+    room = max_characters
+    for i in reversed(range(len(turns))):
+        room -= len(turns[i].text)
+        if room < 0:
+            break
+        if i in starts:
+            kept = list(turns[i:])
+    return kept
+
+
+def _characters(turns: Sequence[Turn]) -> int:
+    return sum(len(turn.text) for turn in turns)
 
 
 # --- the intent -----------------------------------------------------------------------------------

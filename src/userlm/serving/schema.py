@@ -213,6 +213,17 @@ def unknown_model(model: object, served: str) -> RequestError:
     return RequestError(status, message, "model", "model_not_found")
 
 
+def too_long() -> RequestError:
+    """Return the error for a conversation that cannot be shortened enough."""
+    return RequestError(
+        400,
+        "the intent and the assistant's last answer do not fit the model's context length; "
+        "shorten them",
+        "messages",
+        "context_length_exceeded",
+    )
+
+
 _UNION_MEMBERS = ("str", "constrained-str", "list[TextPart]", "list[constrained-str]")
 """Names in pydantic's field paths that are members of a union, not fields."""
 

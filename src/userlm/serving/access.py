@@ -1,0 +1,63 @@
+"""Who may call the server: clients that use its own host name, and clients with the key."""
+
+from __future__ import annotations
+
+import hmac
+import re
+
+from starlette.requests import Request
+
+from userlm.serving.schema import RequestError, ServerConfig
+
+_HOST = re.compile(r"(\[[0-9a-f:]+\]|[a-z0-9.-]+)(?::[0-9]{1,5})?", re.IGNORECASE)
+"""A host as in a URL, and a port. Stricter than HTTP: whatever is odd is not ours."""
+
+
+def check_caller(request: Request, config: ServerConfig) -> None:
+    """Raise `RequestError` for a wrong host name, origin or key."""
+    if config.hosts:
+        _check_host(request, config.hosts)
+    if config.key is not None:
+        _check_key(request, config.key)
+
+
+def _check_host(request: Request, hosts: tuple[str, ...]) -> None:
+    """Raise `RequestError` unless the headers `Host`, and `Origin` if there is one, have one of
+    these hosts.
+
+    The headers are read as they came: `request.url` replaces a host that it cannot parse with the
+    address of the server, which is a name that is allowed.
+    """
+    allowed = {f"[{host}]" if ":" in host else host for host in hosts}
+    called = request.headers.getlist("host")
+    if len(called) != 1 or not _is_allowed(called[0], allowed):
+        raise RequestError(
+            403,
+            f"use {hosts[0]} as the host name, or start the server with a key",
+            code="wrong_host",
+        )
+    for origin in request.headers.getlist("origin"):
+        scheme, _, host = origin.partition("://")
+        if scheme not in ("http", "https") or not _is_allowed(host, allowed):
+            raise RequestError(
+                403,
+                "web pages of other sites may not use this server; start it with a key",
+                code="wrong_origin",
+            )
+
+
+def _is_allowed(text: str, allowed: set[str]) -> bool:
+    found = _HOST.fullmatch(text)
+    return found is not None and found[1].lower() in allowed
+
+
+def _check_key(request: Request, key: str) -> None:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    same = hmac.compare_digest(given.strip().encode(), key.encode())
+    if scheme.lower() != "bearer" or not same:
+        raise RequestError(
+            401,
+            "this server needs its key as the client's api_key (Authorization: Bearer ...)",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
