@@ -8,7 +8,6 @@ is kept.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -17,6 +16,7 @@ from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 from userlm.rows import DEEPEST, OLDER_KEYS, Line, is_deep
+from userlm.text import has_words
 from userlm.types import OUTCOME_KEYS, Conversation, Role, Turn
 
 Row = Mapping[str, Any]
@@ -156,14 +156,6 @@ CHAT_ROLES: Mapping[str, Side] = {
     "tool": "tool",
     "function": "tool",
 }
-
-# ChatGPT adds invisible characters where an answer was stopped; they count as white space.
-_VISIBLE = re.compile("[^\\s\u200b\u200c\u200d\u2060\ufeff]")
-
-
-def has_words(text: str) -> bool:
-    """Return whether a text has any visible characters."""
-    return _VISIBLE.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

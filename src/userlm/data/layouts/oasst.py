@@ -26,13 +26,13 @@ from userlm.data.layouts.common import (
     Row,
     Side,
     assemble,
-    has_words,
     id_of,
     need,
     side_of,
     text_of,
 )
 from userlm.rows import Line
+from userlm.text import has_words
 
 _ROLES: Mapping[str, Side] = {"prompter": "user", "assistant": "assistant"}
 _INSIDE = Place(0, "", 0)  # name of a message in a tree on one line
