@@ -21,11 +21,12 @@ from flat import flat
 from processes import Process
 
 from userlm import commands, loading
+from userlm.commands.options import Failures
 from userlm.json_files import read_json
 from userlm.models.endpoint import EndpointModel
 from userlm.rows import read_conversations, write_conversations
 from userlm.text import END_TOKEN, INTENT_PREFIX
-from userlm.types import Conversation, InputError
+from userlm.types import Conversation, InputError, ModelError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -638,3 +639,87 @@ def test_what_tunes_a_simulated_user_is_refused_where_you_are_the_user():
         commands.chat(
             flat(commands.Chat, assistant="clarifier", role="user", guard="paper")
         )
+
+
+# --- failure that must not look like success ------------------------------------------------------
+
+
+def replayed(tmp_path: Path, verb: str, known: int, **options):
+    """Five conversations with a side that knows only the first ones."""
+    logs = []
+    for i in range(5):
+        log = Conversation(f"c{i}", intent=f"{INTENT_PREFIX}cook {i}.")
+        logs.append(log.say("hi there").say("ok").close("end"))
+    path = tmp_path / "logs.jsonl"
+    answers = tmp_path / f"{known}.jsonl"
+    write_conversations(path, logs)
+    write_conversations(answers, logs[:known] or [Conversation("x").say("a").say("b")])
+    out = tmp_path / "out"
+    if verb == "respond":
+        user = f"replay:{answers}"
+        return commands.respond(
+            flat(commands.Respond, data=path, user=user, out=out, **options)
+        )
+    (tmp_path / "lines.txt").write_text("hello\n")
+    sides = {"user": f"script:{tmp_path / 'lines.txt'}"}
+    sides["assistant"] = f"replay:{answers}"
+    options = {"intents": path, "out": out, **sides, **options}
+    return commands.simulate(flat(commands.Simulate, **options))
+
+
+@pytest.mark.parametrize("verb", ["respond", "simulate"])
+def test_a_run_in_which_every_conversation_failed_is_a_failure(verb, tmp_path, capfd):
+    total = (
+        10 if verb == "respond" else 5
+    )  # a response before each turn, and at the end
+    said = rf"{total} of {total} conversations ended in an error$"
+    with pytest.raises(ModelError, match=said):
+        replayed(tmp_path, verb, 0)
+    shown = capfd.readouterr()
+    assert f"{total} of {total} ended in an error" in shown.err
+    assert shown.err.index("ended in an error") < shown.err.index("out:")
+    assert read_json(tmp_path / "out" / "results.json")["stops"] == {"error": total}
+    with pytest.raises(ModelError, match=said):  # again: they are tried again
+        replayed(tmp_path, verb, 0)
+
+
+def test_the_share_of_conversations_that_may_fail_can_be_given(tmp_path):
+    # Three of five fail: a share of 0.6.
+    for out, most in (("a", 1.0), ("b", 0.6)):
+        (tmp_path / out).mkdir()
+        replayed(tmp_path / out, "simulate", 2, max_failed=most)
+    said = "3 of 5 conversations ended in an error: more than --max-failed 0.59"
+    with pytest.raises(ModelError, match=said):
+        replayed(tmp_path / "a", "simulate", 2, max_failed=0.59)
+    with pytest.raises(InputError, match=r"--max-failed 1\.5: give a number, 0 to 1"):
+        replayed(tmp_path / "b", "simulate", 2, max_failed=1.5)
+
+
+def test_a_score_of_a_run_that_failed_is_a_failure_too_whenever_it_is_made(
+    tmp_path, capfd
+):
+    with pytest.raises(ModelError):
+        replayed(tmp_path, "simulate", 0)
+    runs = flat(commands.Score, runs=[tmp_path / "out"], out=tmp_path / "score")
+    for _ in range(2):
+        capfd.readouterr()
+        with pytest.raises(ModelError, match="out: 5 of 5 conversations ended in an"):
+            commands.score(runs)
+        first = capfd.readouterr().err.splitlines()[0]
+        assert first == "out: 5 of 5 conversations ended in an error"
+    replayed(tmp_path, "simulate", 4, force=True)
+    again = flat(commands.Score, runs=[tmp_path / "out"], out=tmp_path / "again")
+    assert commands.score(again)["out"]
+    with pytest.raises(ModelError, match=r"1 of 5 .*: more than --max-failed 0.1"):
+        commands.score(replace(again, failures=Failures(0.1)))
+
+
+def test_a_chat_whose_model_fails_is_saved_and_is_a_failure(tmp_path, monkeypatch):
+    write_conversations(tmp_path / "log.jsonl", [Conversation("x").say("a").say("b")])
+    saved = tmp_path / "chat.jsonl"
+    monkeypatch.setattr("builtins.input", lambda *_: "hello")
+    options = {"role": "user", "assistant": f"replay:{tmp_path / 'log.jsonl'}"}
+    with pytest.raises(ModelError, match=r"the assistant could not answer: .*'chat-0'"):
+        commands.chat(flat(commands.Chat, save=saved, **options))
+    [kept] = read_conversations(saved)
+    assert (kept.user_turns, kept.stop) == (("hello",), "error")

@@ -65,6 +65,7 @@ def test_leaving_is_wrong_only_if_the_guard_forbids_it_and_silence_always_is():
     # Last words may be few.
     assert wrong("bye", replace(PAPER, no_end=False), stop="end") == []
     assert wrong("", Guard()) == wrong("") == ["empty"]
+    assert wrong("\u200b ", Guard()) == ["empty"]
 
 
 def test_an_echo_holds_eight_words_in_a_row_or_lies_whole_in_an_assistants_turn():

@@ -275,6 +275,17 @@ def test_failed_calls_are_made_again_by_the_same_command_and_answered_ones_are_n
         assert "complete already" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_run_in_which_no_intent_could_be_written_is_a_failure(tmp_path, data, capsys):
+    with serving(lambda body, n: error(400)) as server:
+        options = commands.Intents(
+            data, out=tmp_path / "out", writer=f"{server.url}#m", limit=2
+        )
+        with pytest.raises(ModelError, match=r"(\d+) of \1 conversations ended in an"):
+            commands.intents(options)
+        assert " ended in an error" in capsys.readouterr().err
+        assert read_json(tmp_path / "out" / "results.json")["failed"] > 1
+
+
 def test_a_wrong_key_or_model_ends_the_run_at_once(tmp_path, data):
     with (
         serving(lambda body, n: error(401)) as server,

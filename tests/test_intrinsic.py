@@ -22,6 +22,7 @@ from userlm.metrics.intrinsic import (
     turns_per_conversation,
     words_per_turn,
 )
+from userlm.runs import measure_record
 from userlm.simulate import respond
 from userlm.stats import auroc, f1_percent, jackknife, percent, ratio
 from userlm.text import INTENT_PREFIX, words
@@ -302,6 +303,26 @@ def test_a_conversation_that_is_no_answer_on_a_prefix_is_missing() -> None:
     assert termination_auroc([talk("c", "hi")]).missing == 1
 
 
+def test_where_nobody_ended_there_is_nothing_to_find_and_the_reason_is_said() -> None:
+    def answered(person: str | None) -> list[Conversation]:
+        said = Reply("x", meta={"p_end": 0.5})
+        return [response(1, person, said, "a"), response(1, person, END, "b")]
+
+    nobody = termination(answered("more"))
+    assert (nobody.value, nobody.low, nobody.high, nobody.n) == (None, None, None, 2)
+    assert (
+        nobody.why == measure_record(nobody)["why"] == "the person ended at no answer"
+    )
+    assert (
+        termination_auroc(answered("more")[:1]).why == "the person ended at no answer"
+    )
+    everybody = answered(None)  # found once of twice: F1 is 2 / (2 + 1)
+    assert termination(everybody).value == pytest.approx(200 / 3)
+    found = termination_auroc(everybody)
+    assert (found.value, found.missing) == (None, 1)
+    assert measure_record(found)["why"] == "the person ended at every answer"
+
+
 def test_endings_are_resampled_by_person_else_by_conversation() -> None:
     found = termination(
         [response(1, None, END, "a"), response(1, None, END, "b", user="p")]
@@ -435,7 +456,9 @@ def test_every_value_is_the_statistic_of_its_rows_and_people_are_the_clusters(
         (turns_per_conversation(conversations), ratio),
         (
             termination(
-                respond(Says(END), s.prefix) for c in conversations for s in samples(c)
+                respond(Says(END), s.prefix)
+                for c in conversations
+                for s in samples(c.close("end"))
             ),
             f1_percent,
         ),

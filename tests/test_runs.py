@@ -501,15 +501,16 @@ def test_an_answer_without_words_or_a_stop_is_no_answer_and_is_asked_for_again(
     tmp_path,
 ):
     class Recovers:
-        said = iter(("", "here i am"))
+        said = iter(("", " \u200b", "here i am"))
 
         def reply(self, conversation):
             return Reply(next(self.said))
 
-    for expected in ("", "here i am", "here i am"):
+    speaker = Recovers()
+    for expected in ("", " \u200b", "here i am", "here i am"):
         journal = Journal(tmp_path / "turns.jsonl")
         assert (
-            Recorded(Recovers(), Answers(journal)).reply(Conversation("a")).text
+            Recorded(speaker, Answers(journal)).reply(Conversation("a")).text
             == expected
         )
         journal.close()

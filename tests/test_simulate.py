@@ -116,6 +116,24 @@ def test_silence_without_a_reason_is_an_error_not_an_endless_loop():
     assert respond(Says([""]), Conversation("a")).stop == "error"
 
 
+@pytest.mark.parametrize(
+    "blank", ["", "  \n", "\u200b \ufeff", "\u2800\u3164", "\ufe0f"]
+)
+def test_a_text_of_which_nothing_can_be_seen_is_no_turn(blank):
+    def said(reply: Reply, side: str) -> Conversation:
+        good = Says(["hi"])
+        sides = {"user": good, "assistant": good, side: Says(["hello", reply])}
+        return converse(sides["user"], sides["assistant"], Conversation("c"))
+
+    for side, turns in (("user", 2), ("assistant", 3)):
+        failed = said(Reply(blank), side)
+        assert (failed.stop, len(failed.turns)) == ("error", turns)
+        assert f"the {side} returned neither a text nor a stop" in failed.meta["error"]
+    ended = said(Reply(blank, "end", {"p_end": 1}), "user")
+    assert (ended.stop, ended.ended, len(ended.turns)) == ("end", True, 2)
+    assert ended.meta["end_meta"] == {"p_end": 1}
+
+
 def test_a_stop_that_is_none_of_the_known_is_named():
     class Bored:
         def reply(self, conversation):

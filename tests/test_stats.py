@@ -95,6 +95,9 @@ def test_nothing_measured_gives_no_value() -> None:
 def test_an_f1_without_any_positive_is_no_zero() -> None:
     negatives = [MeasureRow(str(i), str(i), (0.0, 0.0, 0.0)) for i in range(3)]
     assert measure(negatives, f1_percent).value is None
+    false_alarms = [MeasureRow(str(i), str(i), (0.0, 1.0, 0.0)) for i in range(3)]
+    found = measure(false_alarms, f1_percent)
+    assert (found.value, found.low, found.high, found.n) == (None, None, None, 3)
 
 
 def test_statistics_by_hand() -> None:

@@ -10,6 +10,7 @@ from userlm.text import (
     INTENT_PREFIX,
     content_words,
     format_number,
+    has_words,
     intent_goal,
     ngrams,
     numbers,
@@ -93,3 +94,21 @@ def test_words_stand_where_their_spans_say(text):
     assert [
         word for start, stop in word_spans(text) for word in words(text[start:stop])
     ] == words(text)
+
+
+@pytest.mark.parametrize(
+    "blank",
+    [
+        "",
+        " \n\t",
+        "\u200b\u200c\u200d\u2060\ufeff",
+        "\u202e\u00ad",
+        "\u2800",
+        "\u3164",
+        "\x1b",
+    ],
+)
+def test_white_space_and_characters_that_show_nothing_are_no_words(blank):
+    assert not has_words(blank)
+    for seen in (".", "é", "字", "👍🏽", "ก็", "0"):
+        assert has_words(blank + seen + blank)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from userlm.tasks import final_number, said, task_of
-from userlm.text import stable_hash
+from userlm.text import has_words, stable_hash
 from userlm.thought import answer
 from userlm.types import (
     Chat,
@@ -48,7 +48,7 @@ class ModelAssistant:
         seed = stable_hash(self.seed, conversation.id, len(conversation.turns)) % 2**63
         sampling = replace(self.sampling, seed=seed)
         completion = answer(self.chat, messages, sampling)
-        if not completion.text.strip():
+        if not has_words(completion.text):
             raise ModelError("the assistant's answer is empty")
         return Reply(completion.text, meta=completion.meta)
 
@@ -96,7 +96,7 @@ class Script:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot read the script: {error}") from None
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.splitlines() if has_words(line)]
         if not lines:
             raise InputError(f"{path} is empty; a script has one turn per line")
         return cls(lines)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from userlm.text import intent_goal, ngrams, words
+from userlm.text import has_words, intent_goal, ngrams, words
 from userlm.types import FAILED, Conversation, InputError, Reply
 
 ECHO = 8
@@ -106,7 +106,7 @@ def first_accepted(
 
 def _exhausted(guard: Guard, rejected: list[Rejected]) -> Reply:
     """The reply if every draft violates the guard."""
-    with_text = [n for n, (reply, _) in enumerate(rejected) if reply.text]
+    with_text = [n for n, (reply, _) in enumerate(rejected) if has_words(reply.text)]
     if guard.exhausted == "stop" or not with_text:
         return Reply(stop="guard", meta=_meta(Reply(), rejected) | {"exhausted": True})
     best = min(with_text, key=lambda n: len(rejected[n][1]))
@@ -121,7 +121,7 @@ def violations(guard: Guard, conversation: Conversation, reply: Reply) -> Iterat
     ends = reply.stop == "end"
     if ends and guard.no_end:
         yield "end"
-    if not text:
+    if not has_words(text):
         if not ends:
             yield "empty"
         return

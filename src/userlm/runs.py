@@ -25,6 +25,7 @@ from userlm.json_files import dump, naming, read_json, replacing, write_json
 from userlm.lines import BUFFER, parse_line
 from userlm.manifest import FORMAT, check_same, environment, request
 from userlm.rows import SPLITS
+from userlm.text import has_words
 from userlm.types import Conversation, InputError, Measure, Reply, Speaker
 
 
@@ -363,7 +364,7 @@ class Recorded:
             return recorded
         reply = self._speaker.reply(conversation)
         # other types are errors, which the caller reports
-        if isinstance(reply, Reply) and (reply.text or reply.stop):
+        if isinstance(reply, Reply) and (has_words(reply.text) or reply.stop):
             self._answers.add(conversation, reply)
         return reply
 
@@ -371,10 +372,10 @@ class Recorded:
 def measure_record(measure: Measure) -> dict[str, Any]:
     """Return a measure in the form of `results.json`; its rows go to `scores.jsonl`.
 
-    `why` is the most frequent reason of missing rows, or empty.
+    `why` is the reason of the measure, else the most frequent one of missing rows, or empty.
     """
     reasons = Counter(row.why for row in measure.rows if row.stats is None and row.why)
-    most_frequent = reasons.most_common(1)
+    why = next((reason for reason, _ in reasons.most_common(1)), "")
     return {
         "name": measure.name,
         "value": measure.value,
@@ -384,7 +385,7 @@ def measure_record(measure: Measure) -> dict[str, Any]:
         "missing": measure.missing,
         "better": measure.better,
         "unit": measure.unit,
-        "why": most_frequent[0][0] if most_frequent else "",
+        "why": measure.why or why,
     }
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import (
 )
 from dataclasses import replace
 
+from userlm.text import has_words
 from userlm.types import STOPS, Conversation, InputError, ModelError, Reply, Speaker
 
 Until = Callable[[Conversation], str | None]
@@ -109,13 +110,13 @@ def _take_turn(
                 f"{type(speaker).__name__}.reply stopped for {reply.stop!r}; give one of "
                 f"{', '.join(STOPS)}"
             )
-        if not reply.text and reply.stop is None:
+        if not has_words(reply.text) and reply.stop is None:
             raise ModelError(
                 f"the {conversation.next_role} returned neither a text nor a stop"
             )
     except ModelError as error:
         return conversation.close("error", error=str(error))
-    if reply.text:
+    if has_words(reply.text):
         conversation = conversation.say(reply.text, reply.meta)
         return conversation.close(reply.stop) if reply.stop else conversation
     assert reply.stop is not None

@@ -58,9 +58,10 @@ def exp_ratio(sums: Array) -> Array:
 
 
 def f1_percent(sums: Array) -> Array:
-    """Return 100 x 2TP / (2TP + FP + FN)."""
+    """Return 100 x 2TP / (2TP + FP + FN); not a number where there is nothing to find."""
     twice_tp = 2 * sums[..., TP]
-    return _quotient(100 * twice_tp, twice_tp + sums[..., FP] + sums[..., FN])
+    f1 = _quotient(100 * twice_tp, twice_tp + sums[..., FP] + sums[..., FN])
+    return np.where(sums[..., TP] + sums[..., FN] > 0, f1, np.nan)
 
 
 def _quotient(top: Array, bottom: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
@@ -38,6 +39,21 @@ _STOP_WORDS = frozenset(
     would wouldn't write yes you you'd you'll you're you've your yours yourself yourselves
     """.split()
 )
+
+
+_BLANKS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Letters, marks and symbols that show nothing."""
+
+
+def has_words(text: str | None) -> bool:
+    """Return whether a text has any visible characters. ChatGPT, for example, adds invisible ones
+    where an answer was stopped."""
+    for character in text or "":
+        category = unicodedata.category(character)
+        is_hidden = category in ("Cc", "Cf", "Zs", "Zl", "Zp") or category == "Mn"
+        if not is_hidden and character not in _BLANKS:
+            return True
+    return False
 
 
 def words(text: str) -> list[str]:

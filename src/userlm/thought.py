@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from userlm.text import stable_hash
+from userlm.text import has_words, stable_hash
 from userlm.types import (
     Chat,
     Completion,
@@ -102,7 +102,7 @@ def answer(chat: Chat, messages: Sequence[Message], sampling: Sampling) -> Compl
         if n and seed is not None:
             seed = stable_hash(seed, n) % 2**63
         found = spoken(chat.chat(messages, replace(sampling, seed=seed)))
-        if found.text.strip() or not found.thought:
+        if has_words(found.text) or not found.thought:
             return found
     raise only_thought()
 

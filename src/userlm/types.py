@@ -440,6 +440,7 @@ class Measure:
         value: `None` if nothing could be measured.
         low, high: the 95 % interval, from resampling whole clusters; `None` below two clusters.
         unit: the unit of value and interval: "%", "", "tokens".
+        why: the reason if there is no value although some rows were measured.
     """
 
     name: str
@@ -449,6 +450,7 @@ class Measure:
     rows: tuple[MeasureRow, ...]
     better: Literal["higher", "lower", "neither"] = "neither"
     unit: str = ""
+    why: str = ""
 
     @property
     def n(self) -> int:

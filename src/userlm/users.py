@@ -11,7 +11,7 @@ from userlm import flip
 from userlm.flip import Template
 from userlm.guard import Guard, first_accepted
 from userlm.prompts import fill
-from userlm.text import END_TOKEN, intent_goal, stable_hash
+from userlm.text import END_TOKEN, has_words, intent_goal, stable_hash
 from userlm.thought import answer
 from userlm.types import (
     OTHER_ROLE,
@@ -311,9 +311,10 @@ def typed(conversation: Conversation) -> str | None:
         last = conversation.turns[-1]
         print(f"\n{last.role}: {last.text}", file=sys.stderr)
     try:
-        return input(f"{conversation.next_role}> ").strip() or None
+        text = input(f"{conversation.next_role}> ").strip()
     except EOFError:
         return None
+    return text if has_words(text) else None
 
 
 def _check_users_turn(conversation: Conversation) -> None:

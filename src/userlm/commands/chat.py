@@ -23,8 +23,8 @@ from userlm.json_files import dumps
 from userlm.rows import to_record
 from userlm.show.terminal import console, show_turn
 from userlm.simulate import converse
-from userlm.text import INTENT_PREFIX
-from userlm.types import Conversation, InputError, Speaker
+from userlm.text import INTENT_PREFIX, has_words
+from userlm.types import Conversation, InputError, ModelError, Speaker
 from userlm.users import Human
 
 EXAMPLE_INTENT = INTENT_PREFIX + "plan a trip to Rome."
@@ -56,7 +56,8 @@ class Chat:
 
 
 def chat(options: Chat) -> Results:
-    """Hold a conversation in the terminal; return its record."""
+    """Hold a conversation in the terminal; return its record. Raises `ModelError`, once it is
+    saved, if the model could not answer."""
     check(options)
     _check_sides(options)
     role = options.role
@@ -80,11 +81,11 @@ def chat(options: Chat) -> Results:
     saved = save.open("a", encoding="utf-8") if save else None
     start = Conversation(f"chat-{seed}", intent=intent)
     ended = converse(user_side, assistant_side, start, max_turns, until=you.watch)
-    _say_why_it_stopped(ended, you, max_turns)
     record = to_record(replace(ended, id=f"chat-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"))
     if saved:
         with saved:
             saved.write(dumps(record) + "\n")
+    _say_why_it_stopped(ended, you, max_turns)
     return record
 
 
@@ -124,12 +125,13 @@ def _say_why_it_stopped(ended: Conversation, you: _Keyboard, max_turns: int) -> 
         you.watch(ended)
     reasons = {
         "end": "ended the conversation",
-        "error": f"could not answer: {ended.meta.get('error')}",
         "max_turns": f"reached the limit of {max_turns} turns",
         "context": "has no room left in the model's context length",
         "guard": "wrote no draft that passes the guard",
     }
     who = "you" if stopped_by == you.role else f"the {stopped_by}"
+    if ended.stop == "error":
+        raise ModelError(f"{who} could not answer: {ended.meta.get('error')}")
     console.print(f"{who} {reasons.get(ended.stop or '', ended.stop)}", style="dim")
 
 
@@ -156,7 +158,7 @@ class _Keyboard:
             except (EOFError, KeyboardInterrupt):
                 return None
             if text != "/info":
-                return text or None
+                return text if has_words(text) else None
             known = dict(self.seen.turns[-1].meta) if self.seen.turns else {}
             console.print(
                 dumps(known) if known else "there are no details of this turn",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from userlm.commands.costs import (
     TOKENS_PER_TURN,
@@ -13,7 +13,7 @@ from userlm.commands.costs import (
     show_errors,
     stop,
 )
-from userlm.commands.options import User
+from userlm.commands.options import Failures, User
 from userlm.commands.steps import Results, RunOptions, finish, in_order
 from userlm.guard import rates
 from userlm.models.budget import Budget
@@ -24,6 +24,13 @@ from userlm.types import OTHER_ROLE, Conversation, InputError, Role
 
 Places = Mapping[str, int]
 """The number of turns that each conversation started with, by its id and in order of the starts."""
+
+
+class ConversingOptions(RunOptions, Protocol):
+    """The options of `respond` and `simulate` that are needed here."""
+
+    @property
+    def failures(self) -> Failures: ...
 
 
 def find_places(user: User, starts: Iterable[Conversation], path: Path) -> Places:
@@ -68,7 +75,7 @@ def calls_to_come(
 
 def collect(
     run: Run,
-    options: RunOptions,
+    options: ConversingOptions,
     places: Places,
     stopped: Iterator[Conversation],
     turns: Journal,
@@ -77,7 +84,11 @@ def collect(
     doing: str,
 ) -> Results:
     """Write each conversation as it stops, and the results. In the finished files, conversations
-    are in the order in which they were started, not stopped."""
+    are in the order in which they were started, not stopped.
+
+    Raises:
+        ModelError: if too many ended in an error; see `Failures`. The run is complete all the same.
+    """
     path = run.path("conversations.jsonl")
     path.unlink(missing_ok=True)
     journal = Journal(path)
@@ -106,8 +117,9 @@ def collect(
         **budget.finish(roles),
         "guard": rates(_user_metas(path, places)),
     }
+    show_errors(errors, stops.total())
     written = finish(run, options, results)
-    show_errors(errors)
+    options.failures.check(len(errors), stops.total())
     return written
 
 

@@ -233,8 +233,12 @@ def estimate_tokens(texts: Iterable[str]) -> int:
     return sum(len(text.encode()) for text in texts) // BYTES_PER_TOKEN
 
 
-def show_errors(errors: Sequence[str]) -> None:
-    """Print which calls failed, or were not made because of a limit, and what to do about it."""
+def show_errors(errors: Sequence[str], total: int) -> None:
+    """Print which calls failed, or were not made because of a limit, and what to do about it.
+
+    Args:
+        total: the number of conversations, of which some ended in one of the errors.
+    """
     capped = [error for error in errors if error.startswith(CAP)]
     failed = [error for error in errors if not error.startswith(CAP)]
     if capped:
@@ -246,7 +250,7 @@ def show_errors(errors: Sequence[str]) -> None:
         )
     if failed:
         console.print(
-            f"{len(failed):,} ended in an error (the same command tries these again), the first: "
-            f"{failed[0]}",
+            f"{len(failed):,} of {total:,} ended in an error (the same command tries these again), "
+            f"the first: {failed[0]}",
             style="yellow",
         )

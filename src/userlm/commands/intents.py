@@ -28,6 +28,7 @@ from userlm.commands.costs import (
     stop,
 )
 from userlm.commands.options import (
+    Failures,
     LocalModels,
     Output,
     argument,
@@ -126,6 +127,7 @@ class Intents:
     limit: int | None = limit_option()
     models: LocalModels = LocalModels()
     limits: Limits = Limits()
+    failures: Failures = Failures()
     output: Output = Output()
 
 
@@ -187,8 +189,9 @@ def intents(options: Intents) -> Results:
     tally.show_missing_fields()
     if options.hub:
         write_hub(run, results)
+    show_errors(tally.errors, tally.asked)
     finish(run, options, results)
-    show_errors(tally.errors)
+    options.failures.check(len(tally.errors), tally.asked)
     return results
 
 
@@ -304,6 +307,11 @@ class _Tally:
             self._counts.update(map(_condition_note, known))
             meta["condition"] = sentence(known)
         return replace(conversation, intent=found.text, meta=meta)
+
+    @property
+    def asked(self) -> int:
+        """The number of conversations that the writer was asked about, or should have been."""
+        return self._counts["note: written"] + len(self.errors)
 
     def results(self) -> Results:
         """Return the results. Leakage is `None` if no first turn has content words."""

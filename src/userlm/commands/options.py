@@ -29,7 +29,7 @@ from typing import (
 import typer
 
 from userlm import address, loading
-from userlm.types import InputError, Speaker
+from userlm.types import InputError, ModelError, Speaker
 
 T = TypeVar("T")
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -309,6 +309,29 @@ class Output:
         "Delete what an earlier run left in the output folder, and begin anew.",
         flag="--force",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """How many conversations may fail before the whole run does."""
+
+    max_failed: float = option(
+        1.0,
+        "Maximum share of conversations that may end in an error. If it is more, or all of them, "
+        "the exit code is 1.",
+        min=0,
+        max=1,
+        panel=OUTPUT,
+        recorded=False,
+    )
+
+    def check(self, failed: int, total: int, where: str = "") -> None:
+        """Raise `ModelError` if too many of the conversations failed."""
+        what = f"{where}{failed:,} of {total:,} conversations ended in an error"
+        if failed and failed >= total:
+            raise ModelError(what)
+        if failed > self.max_failed * total:
+            raise ModelError(f"{what}: more than --max-failed {self.max_failed:g}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from userlm.commands.costs import (
     read_price,
 )
 from userlm.commands.options import (
+    Failures,
     LocalModels,
     Output,
     User,
@@ -57,6 +58,7 @@ class Respond:
     models: LocalModels = LocalModels()
     user_price: str | None = price_option("--user-price", "the user's model")
     limits: Limits = Limits()
+    failures: Failures = Failures()
     output: Output = Output()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from userlm.commands.options import Output, argument, option, out_folder
+from userlm.commands.options import Failures, Output, argument, option, out_folder
 from userlm.commands.steps import (
     Results,
     finish,
@@ -24,7 +25,7 @@ from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
 from userlm.rows import read_conversations
 from userlm.runs import FinishedRun, Run, conversations_file
-from userlm.show.terminal import track
+from userlm.show.terminal import console, track
 from userlm.tasks import read_tasks, task_of
 from userlm.types import Conversation, InputError, Measure, Task, without_outcome
 
@@ -56,19 +57,45 @@ class Score:
     )
     tasks: Path | None = option(None, "The tasks of the conversations (.jsonl).")
     out: Path = out_folder("runs/score")
+    failures: Failures = Failures()
     output: Output = Output()
 
 
 def score(options: Score) -> Results:
-    """Measure the runs and write the measures."""
+    """Measure the runs and write the measures; raise `ModelError` if too much of a run failed."""
     tasks = options.tasks
     inputs = _inputs(options.runs, options.human)
     logs = conversations_file(options.human, "test") if options.human else None
     others = [path for path in (logs, tasks) if path]
     resolved = replace(options, human=logs)
     run = open_run("score", resolved, [*inputs.values(), *others])
-    if done := finished(run, options):
-        return done
+    failed = _show_failed(inputs)
+    results = finished(run, options) or _measure_all(run, options, inputs, logs)
+    for name, (errors, total) in failed.items():
+        options.failures.check(errors, total, f"{name}: ")
+    return results
+
+
+def _show_failed(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
+    """Print and return how many conversations of each run ended in an error, and how many it
+    has."""
+    found = {}
+    for name, path in inputs.items():
+        stops = Counter(one.stop for one in read_conversations(path))
+        found[name] = (stops["error"], stops.total())
+        if stops["error"]:
+            console.print(
+                f"{name}: {stops['error']:,} of {stops.total():,} conversations ended in an error",
+                style="yellow",
+            )
+    return found
+
+
+def _measure_all(
+    run: Run, options: Score, inputs: Mapping[str, Path], logs: Path | None
+) -> Results:
+    """Measure each run, and the human reference; write and show the results."""
+    tasks = options.tasks
     known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
     columns: dict[str, list[Measure]] = {}
     stubs: dict[str, str] = {}

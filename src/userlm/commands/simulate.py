@@ -18,6 +18,7 @@ from userlm.commands.costs import (
     read_price,
 )
 from userlm.commands.options import (
+    Failures,
     LocalModels,
     Output,
     User,
@@ -83,6 +84,7 @@ class Simulate:
     user_price: str | None = price_option("--user-price", "the user's model")
     price: str | None = price_option("--price", "the assistant's model")
     limits: Limits = Limits()
+    failures: Failures = Failures()
     output: Output = Output()
 
 

@@ -32,6 +32,9 @@ from userlm.types import FAILED, Conversation, Measure, MeasureRow
 
 Conversations = Iterable[Conversation]
 
+NO_END = "the person ended at no answer"
+EVERY_END = "the person ended at every answer"
+
 # --- first turns ----------------------------------------------------------------------------------
 
 
@@ -190,7 +193,7 @@ def termination(responses: Conversations) -> Measure:
             cannot be an end and is not a row (section 5.3). A response that failed (`FAILED`)
             cannot be measured.
 
-    A row's stats are (TP, FP, FN).
+    A row's stats are (TP, FP, FN). Without a person who ended there is nothing to find.
     """
 
     def stats(response: Conversation, person_ended: bool) -> Found:
@@ -200,7 +203,18 @@ def termination(responses: Conversations) -> Measure:
         false_negative = person_ended and not ended
         return float(true_positive), float(false_positive), float(false_negative)
 
-    return measure(_response_rows(responses, stats), f1_percent)
+    found = measure(_response_rows(responses, stats), f1_percent)
+    if found.value is None and found.n:
+        return replace(found, why=NO_END)
+    return found
+
+
+def why_one_kind(ended: Sequence[bool]) -> str:
+    """Return why ends cannot be told from other turns, if there is only one of the two; empty if
+    there are both, or no turns."""
+    if not ended or len(set(ended)) > 1:
+        return ""
+    return EVERY_END if ended[0] else NO_END
 
 
 def termination_auroc(responses: Conversations) -> Measure:
@@ -226,7 +240,7 @@ def termination_auroc(responses: Conversations) -> Measure:
     value = auroc(p_end[ended], p_end[~ended])
     found = Measure("", value, None, None, tuple(rows))
     if value is None:
-        return found
+        return replace(found, why=why_one_kind(ended.tolist()))
 
     # How many other turns each end beats, and how many ends beat each other turn.
     won = np.empty(len(p_end))

@@ -13,6 +13,7 @@ from statistics import mode
 import numpy as np
 from numpy.typing import NDArray
 
+from userlm.metrics.intrinsic import why_one_kind
 from userlm.stats import (
     FN,
     FP,
@@ -144,14 +145,9 @@ def calibrate(termination: Measure, auroc: Measure) -> EndCalibration:
     p_end, person_ended, tp, fp, _ = np.array(stats).T
     ended = person_ended == 1
     people, person_of = numbered(clusters)
-    if ended.all():
-        why = "the person ended at every answer"
-    elif not ended.any():
-        why = "the person ended at no answer"
-    elif len(people) == 1:
+    why = why_one_kind(ended.tolist())
+    if not why and len(people) == 1:
         why = "only one person, but a threshold must be checked on another"
-    else:
-        why = ""
     bins = reliability(p_end, ended)
     found = EndCalibration(
         n,

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,26 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from transformers import GenerationConfig
 
+from userlm.json_files import read_json, take, write_json
+from userlm.models.engine import first_line
 from userlm.models.local import LocalModel
 from userlm.models.templates import added_ids
+from userlm.types import InputError
+
+WEIGHTS = "weights.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+"""The files of a checkpoint."""
 
 
 def save(
@@ -125,6 +141,14 @@ def full_disk(folder: Path) -> Iterator[None]:
 # --- checkpoints to resume from -------------------------------------------------------------------
 
 
+FORMAT = 1
+"""The format version of checkpoints."""
+
+_OPTIONS = StateDictOptions(
+    full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True
+)
+
+
 @dataclass(slots=True)
 class Progress:
     """The progress of a run: steps, the best validation perplexity, and validations since then.
@@ -145,26 +169,59 @@ class Progress:
         self.waited += 1
         return False
 
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+def resume(
+    accelerator: Accelerator, folder: Path, model: Any, optimizer: Any
+) -> Progress:
+    """Load the checkpoint of the folder into model and optimizer, if there is one; return its
+    progress. Call it in every process.
 
+    The order of rows and the random numbers of a step depend on the seed alone.
 
-def resume(accelerator: Accelerator, folder: Path) -> None:
-    """Load the checkpoint of the folder, if there is one.
-
-    It restores weights, optimizer, random states and the registered `Progress`. The order of rows
-    depends only on the seed.
+    Raises:
+        InputError: if the checkpoint is damaged, or from another version.
     """
     if accelerator.is_main_process:
         for name in ("checkpoint", "model", "adapter"):
             restore(folder / name)
     accelerator.wait_for_everyone()
-    if checkpoint := latest_checkpoint(folder):
-        accelerator.load_state(str(checkpoint))
+    checkpoint = latest_checkpoint(folder)
+    if checkpoint is None:
+        return Progress()
+    state = _read_state(checkpoint)
+    try:
+        tied = take(state, "tied", dict)
+        numbers = take(state, "optimizer", dict)
+        progress = Progress(
+            take(state, "step", int),
+            take(state, "best", float),
+            take(state, "waited", int),
+        )
+        weights: dict[str, Any] = load_file(checkpoint / WEIGHTS)
+        tensors = load_file(checkpoint / OPTIMIZER)
+        weights |= {name: weights[first] for name, first in tied.items()}
+    except (SafetensorError, OSError, ValueError, LookupError) as error:
+        raise InputError(
+            f"{checkpoint} is damaged ({first_line(error)}); begin anew with --force"
+        ) from None
+    options = StateDictOptions(full_state_dict=True)
+    # The optimizer first: to allocate its state, torch takes a step with a rate of zero.
+    moments = {**tensors, **numbers}
+    set_optimizer_state_dict(model, optimizer.optimizer, moments, options=options)
+    set_model_state_dict(model, weights, options=options)
+    return progress
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    """The part of a checkpoint that is JSON. Other versions wrote pickles, which may run code."""
+    path = checkpoint / STATE
+    state = read_json(path) if path.is_file() else {}
+    if state.get("format") != FORMAT:
+        raise InputError(
+            f"{checkpoint} was written by another version of userlm, and cannot be resumed from; "
+            "begin anew with --force"
+        )
+    return state
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -173,14 +230,53 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return checkpoint if checkpoint.is_dir() else None
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path) -> None:
-    """Write weights, optimizer and progress atomically. Call it in every process."""
+def save_checkpoint(
+    accelerator: Accelerator,
+    folder: Path,
+    model: Any,
+    optimizer: Any,
+    progress: Progress,
+) -> None:
+    """Write weights, optimizer and progress atomically, as tensors and JSON. Call it in every
+    process; the main one collects what is sharded."""
+    weights = get_model_state_dict(model, options=_OPTIONS)
+    moments = get_optimizer_state_dict(model, optimizer.optimizer, options=_OPTIONS)
     checkpoint = folder / "checkpoint"
-    with replacing_folder(checkpoint) if accelerator.is_main_process else nullcontext():
-        accelerator.wait_for_everyone()
-        with full_disk(checkpoint):
-            accelerator.save_state(f"{checkpoint}.partial")
-        accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        with replacing_folder(checkpoint) as partial, full_disk(checkpoint):
+            tied = _save_tensors(weights, partial / WEIGHTS)
+            _save_tensors(moments, partial / OPTIMIZER)
+            numbers = {
+                name: value
+                for name, value in moments.items()
+                if not isinstance(value, torch.Tensor)
+            }
+            state = {
+                "format": FORMAT,
+                **asdict(progress),
+                "tied": tied,
+                "optimizer": numbers,
+            }
+            write_json(partial / STATE, state)
+    accelerator.wait_for_everyone()
+
+
+def _save_tensors(values: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """Write the tensors among the values. Those that share their memory, as tied weights do, are
+    written once: return the other names, each with the name that is written."""
+    written: dict[str, torch.Tensor] = {}
+    tied: dict[str, str] = {}
+    names: dict[tuple[int, torch.Size], str] = {}
+    for name, value in values.items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        first = names.setdefault((value.data_ptr(), value.shape), name)
+        if first == name or not value.numel():
+            written[name] = value.contiguous()
+        else:
+            tied[name] = first
+    save_file(written, path)
+    return tied
 
 
 def tidy(folder: Path) -> None:

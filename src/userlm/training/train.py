@@ -34,8 +34,8 @@ from accelerate.utils import DistributedType, GradientAccumulationPlugin, set_se
 from userlm.flip import Row
 from userlm.models.attention import balanced_bins, document_masking, target_logits
 from userlm.models.local import LocalModel
+from userlm.text import stable_hash
 from userlm.training.checkpoints import (
-    Progress,
     latest_checkpoint,
     resume,
     save,
@@ -180,9 +180,7 @@ def train(
         (with advice).
     """
     model, optimizer = _prepare_training(local, config, accelerator)
-    progress = Progress()
-    accelerator.register_for_checkpointing(progress)
-    resume(accelerator, folder)
+    progress = resume(accelerator, folder, model, optimizer)
     valid_rows = [valid.row(i) for i in range(len(valid.rows))] if valid else []
     valid_packs = packs(valid_rows, config.pack, accelerator.num_processes)
     filler = _filler_pack(dataset)
@@ -198,6 +196,8 @@ def train(
                 break
             step = index + 1
             is_last = step == len(steps)
+            # For dropout; a resumed run draws the same numbers.
+            torch.manual_seed(_seed(config, step, accelerator.process_index))
             rows = [dataset.row(i) for i in steps[index]]
             lr = config.lr * schedule(index, len(steps), config.warmup)
             loss, norm = _gradient(model, rows, filler, config, accelerator)
@@ -220,7 +220,7 @@ def train(
             # Any process may have received the signal.
             stop = accelerator.check_trigger() and not is_last
             if stop or (step % config.save_every == 0 and not is_last):
-                save_checkpoint(accelerator, folder)
+                save_checkpoint(accelerator, folder, model, optimizer, progress)
             if stop:
                 raise Stopped(f"stopped after step {step:,}")
         if progress.best == math.inf:  # without validation, the last weights are kept
@@ -242,6 +242,10 @@ def _prepare_training(
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             local.model.gradient_checkpointing_enable({"use_reentrant": False})
     return accelerator.prepare(local.model, make_optimizer(local.model, config))
+
+
+def _seed(config: TrainingConfig, step: int, process: int) -> int:
+    return stable_hash(config.seed, step, process) % 2**63
 
 
 def _gradient(

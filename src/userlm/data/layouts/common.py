@@ -8,7 +8,6 @@ is kept.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -20,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 from userlm.content import Part, joined, read_part, read_parts
 from userlm.lines import DEEPEST, Line, is_deep
 from userlm.rows import OLDER_KEYS
+from userlm.text import has_words
 from userlm.types import OTHER_ROLE, OUTCOME_KEYS, Conversation, Role, Turn
 
 Row = Mapping[str, Any]
@@ -168,14 +168,6 @@ _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _THOUGHT_ROLES = ("thinking", "reasoning")
 _NOT_PLAIN = {*_CALL_FIELDS, "parts", "contents"}
 _CONTENTS = (str, list, dict, type(None))
-
-# ChatGPT adds invisible characters where an answer was stopped; they count as white space.
-_VISIBLE = re.compile("[^\\s\u200b\u200c\u200d\u2060\ufeff]")
-
-
-def has_words(text: str) -> bool:
-    """Return whether a text has any visible characters."""
-    return _VISIBLE.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

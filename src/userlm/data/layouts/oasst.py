@@ -30,7 +30,6 @@ from userlm.data.layouts.common import (
     Side,
     assemble,
     flag_of,
-    has_words,
     id_of,
     need,
     side_of,
@@ -38,6 +37,7 @@ from userlm.data.layouts.common import (
     whole,
 )
 from userlm.lines import Line
+from userlm.text import has_words
 from userlm.types import Origin
 
 _ROLES: Mapping[str, Side] = {"prompter": "user", "assistant": "assistant"}

@@ -10,11 +10,11 @@ from userlm.data.layouts.common import (
     Rejected,
     Row,
     Side,
-    has_words,
     id_of,
     side_of,
 )
 from userlm.rows import from_record
+from userlm.text import has_words
 
 _ROLES: Mapping[str, Side] = {"user": "user", "assistant": "assistant"}
 
