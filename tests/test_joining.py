@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from userlm.data.joining import Joining
+from userlm.data.joining import Joining, SharedTurns
 from userlm.data.split import split
-from userlm.types import Conversation, Turn
+from userlm.types import Conversation, Origin, Turn
 
 TALK = ("why is it red", "iron", "and the moon?", "dust", "thanks", "any time")
 
@@ -162,3 +162,23 @@ def test_only_sharegpt_is_cut_in_this_way():
     assert joined(*logs) == logs
     of_people = [piece("x_0", *TALK[:2], user="p"), piece("x_2", "so", "yes", user="q")]
     assert joined(*of_people) == of_people
+
+
+# --- paths of a tree ------------------------------------------------------------------------------
+
+
+def test_paths_of_a_tree_own_the_turns_that_no_earlier_path_has():
+    shared = SharedTurns()
+
+    def owned(id: str, *texts: str, tree: str | None = "t1") -> Origin | None:
+        meta = {} if tree is None else {"tree": tree}
+        return shared.owned(log(id, *texts, ended=False, **meta)).origin
+
+    assert owned("a", *TALK) is None
+    # The first question and its answer are the same; another answer is no longer the same talk.
+    assert owned("b", *TALK[:2], "and mars?", "rust") == Origin("a", 1)
+    assert owned("c", TALK[0], "rust", *TALK[2:]) == Origin("a", 1)
+    assert owned("d", *TALK[:2], "and mars?", "no", "why") == Origin("b", 2)
+    assert owned("e", *TALK[:2]) == Origin("a", 1)
+    assert owned("f", *TALK, tree="t2") is None
+    assert owned("g", *TALK, tree=None) is None

@@ -6,6 +6,8 @@ happened. (Spans are gathered by `layouts.otel`, which knows their ids.)
 
 Some copies of ShareGPT cut long conversations into pieces, as FastChat's split_long_conversation
 does: `NAME_0`, `NAME_2`, `NAME_8`, where the number is that of the first message.
+
+Paths of a tree of replies stay conversations of their own, but share their first turns.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from itertools import chain
 
 import numpy as np
 
-from userlm.types import Conversation
+from userlm.types import Conversation, Origin
 
 _PIECE = re.compile("(.+)_(0|[1-9][0-9]{0,8})")
 
@@ -129,6 +131,31 @@ class Joining:
         return Plan(frozenset(continued), runs)
 
 
+class SharedTurns:
+    """The user turns of trees of replies, and the id of the first path with each.
+
+    The layout `oasst` knows them by their ids; in other layouts a path is a row with its `tree`.
+    """
+
+    def __init__(self) -> None:
+        self._owner: dict[int, str] = {}
+
+    def owned(self, path: Conversation) -> Conversation:
+        """Return a path with the first user turn of its own in `origin`, if earlier ones have those
+        before it; any other conversation unchanged."""
+        tree = path.meta.get("tree")
+        if tree is None or path.stop:
+            return path
+        hashes = _hashes(path, (path.meta.get("source"), tree))
+        turns = zip(path.turns, hashes, strict=True)
+        asked = [key for turn, key in turns if turn.role == "user"]
+        owners = [self._owner.setdefault(key, path.id) for key in asked]
+        shared = [owner for owner in owners if owner != path.id]
+        if not shared or path.origin:
+            return path
+        return replace(path, origin=Origin(shared[-1], len(shared)))
+
+
 def _may_be_a_call(conversation: Conversation) -> bool:
     """Return whether a conversation may be a call of a longer one. One that a run made is whole."""
     source = str(conversation.meta.get("source", "")).lower()
@@ -147,20 +174,25 @@ def _history(conversation: Conversation) -> tuple[int, list[int]]:
     """
     if not _may_be_a_call(conversation):
         return 0, []
-    turns = conversation.turns
-    if turns[-1].role == "assistant" and not conversation.ended:
-        turns = turns[:-1]
-    key = hash(conversation.user)
-    hashes = []
-    for turn in turns:
-        key = hash((key, turn.role, turn.text.strip()))
-        hashes.append(key)
+    hashes = _hashes(conversation, conversation.user)
+    if conversation.next_role == "user" and not conversation.ended:
+        hashes.pop()
     *beginnings, whole = hashes
     # A person may say hello in many conversations: a first turn without an answer is only an
     # earlier call of the next.
-    if len(turns) > _TWO_EXCHANGES:
+    if len(hashes) > _TWO_EXCHANGES:
         del beginnings[0]
     return whole, beginnings
+
+
+def _hashes(conversation: Conversation, whose: object) -> list[int]:
+    """Return a hash of the conversation up to each turn; white space around turns is ignored."""
+    key = hash(whose)
+    hashes = []
+    for turn in conversation.turns:
+        key = hash((key, turn.role, turn.text.strip()))
+        hashes.append(key)
+    return hashes
 
 
 def _piece(conversation: Conversation) -> tuple[str, int] | None:
