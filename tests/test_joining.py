@@ -157,11 +157,19 @@ def test_numbers_that_count_conversations_make_no_pieces():
     assert joined(*prompts) == prompts
 
 
-def test_only_sharegpt_is_cut_in_this_way():
-    logs = [log("x_0", *TALK[:2]), log("x_2", *TALK[2:4])]
-    assert joined(*logs) == logs
+def test_outside_sharegpt_pieces_begin_with_the_first_message_and_have_no_gap():
+    logs = [log("x_0", *TALK[:2]), log("x_2", *TALK[2:4]), log("x_4", *TALK[4:])]
+    assert joined(*logs) == [log("x_4", *TALK)]
+    for some in (logs[1:], logs[::2]):
+        assert joined(*some) == some
     of_people = [piece("x_0", *TALK[:2], user="p"), piece("x_2", "so", "yes", user="q")]
     assert joined(*of_people) == of_people
+    days = [piece("day_20260101", "hi", "yes"), piece("day_20260201", "so", "no")]
+    assert joined(*days) == days
+
+
+def test_calls_with_numbers_are_calls_and_no_pieces():
+    assert ids(log("x_0", *TALK[:2]), log("x_2", *TALK[:4])) == ["x_2"]
 
 
 # --- paths of a tree ------------------------------------------------------------------------------

@@ -159,8 +159,8 @@ ROLES: Mapping[str, Side] = {
 }
 """The names of the roles in the layouts that name them freely."""
 
-_ROLE_FIELDS = ("role", "from", "sender", "type")
-_CONTENT_FIELDS = ("parts", "contents", "content", "value", "text")
+_ROLE_FIELDS = ("role", "from", "sender", "speaker", "type")
+_CONTENT_FIELDS = ("parts", "contents", "content", "value", "text", "message", "data")
 _CALL_FIELDS = ("tool_calls", "function_call", "toolInvocations")
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _THOUGHT_ROLES = ("thinking", "reasoning")
