@@ -4,13 +4,15 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from userlm.data import duplicates
-from userlm.data.duplicates import Signatures, bands, exact, exact_key, near
-from userlm.types import Conversation, InputError, Turn
+from userlm.data.duplicates import Said, Signatures, bands, exact, exact_key, near
+from userlm.types import Conversation, InputError, Origin, Turn
 
 
 def log(*said: str) -> Conversation:
@@ -72,6 +74,57 @@ def test_what_is_not_in_order_takes_no_part():
     assert exact(keys, np.array([3, 2, 1])).tolist() == [-1, -1, 3, -1]
     same = matrix("hello", "bye", "hello", "hello")
     assert near(same, np.array([3, 2, 1])).tolist() == [-1, -1, 3, -1]
+
+
+# --- the beginning of another ---------------------------------------------------------------------
+
+CALLS = [log(*("why", "and then", "how long", "thanks")[:n]) for n in (1, 2, 3, 4)]
+TRAIN, VALID, TEST = 0, 1, 2
+
+
+def duplicates_of(
+    *logs: Conversation, splits: Sequence[int] = (), how: str = "near"
+) -> list[int]:
+    said = Said(how, 0.7)
+    for conversation in logs:
+        said.add(conversation)
+    in_splits = np.array(splits or [TRAIN] * len(logs), dtype=np.uint8)
+    return said.copies(np.arange(len(logs)), in_splits).tolist()
+
+
+def test_of_histories_that_grow_the_longest_stays():
+    assert duplicates_of(*CALLS) == [3, 3, 3, -1]
+    assert duplicates_of(*CALLS[::-1]) == [-1, 0, 0, 0]
+    # They are nearly the same, not the same.
+    assert duplicates_of(*CALLS, how="exact") == [-1, -1, -1, -1]
+
+
+def test_two_that_begin_alike_and_go_on_differently_both_stay():
+    fork = log("why", "and then", "no, stop")
+    assert duplicates_of(*CALLS[1:3], fork) == [1, -1, -1]
+
+
+def test_the_words_of_another_turn_are_no_beginning():
+    assert duplicates_of(log("why and"), log("why", "and then")) == [-1, -1]
+    assert duplicates_of(log("and then"), log("why", "and then")) == [-1, -1]
+
+
+def test_of_a_history_that_grows_over_splits_what_is_in_train_stays():
+    assert duplicates_of(*CALLS[:3], splits=(TEST, TRAIN, VALID)) == [1, -1, 1]
+    # The longest of train: the one of test begins it, the one of valid goes on.
+    splits = (TEST, TRAIN, TRAIN, VALID)
+    assert duplicates_of(*CALLS, splits=splits) == [2, 2, -1, 2]
+
+
+def test_the_beginning_of_a_near_duplicate_goes_for_what_stays():
+    long = log(numbered(), numbered(words=40))
+    other = log(numbered(28), numbered(words=40))
+    assert duplicates_of(long, log(numbered(28)), other) == [-1, 0, 0]
+
+
+def test_the_turns_that_a_path_shares_with_its_tree_are_not_its_own_beginning():
+    path = replace(log("why", "and then"), origin=Origin("a", first_own_turn=1))
+    assert duplicates_of(log("why"), path) == [-1, -1]
 
 
 # --- nearly the same ------------------------------------------------------------------------------

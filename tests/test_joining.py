@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from userlm.data.joining import Joining
+from userlm.data.joining import Joining, SharedTurns
 from userlm.data.split import split
-from userlm.types import Conversation, Turn
+from userlm.types import Conversation, Origin, Turn
 
 TALK = ("why is it red", "iron", "and the moon?", "dust", "thanks", "any time")
 
@@ -157,8 +157,36 @@ def test_numbers_that_count_conversations_make_no_pieces():
     assert joined(*prompts) == prompts
 
 
-def test_only_sharegpt_is_cut_in_this_way():
-    logs = [log("x_0", *TALK[:2]), log("x_2", *TALK[2:4])]
-    assert joined(*logs) == logs
+def test_outside_sharegpt_pieces_begin_with_the_first_message_and_have_no_gap():
+    logs = [log("x_0", *TALK[:2]), log("x_2", *TALK[2:4]), log("x_4", *TALK[4:])]
+    assert joined(*logs) == [log("x_4", *TALK)]
+    for some in (logs[1:], logs[::2]):
+        assert joined(*some) == some
     of_people = [piece("x_0", *TALK[:2], user="p"), piece("x_2", "so", "yes", user="q")]
     assert joined(*of_people) == of_people
+    days = [piece("day_20260101", "hi", "yes"), piece("day_20260201", "so", "no")]
+    assert joined(*days) == days
+
+
+def test_calls_with_numbers_are_calls_and_no_pieces():
+    assert ids(log("x_0", *TALK[:2]), log("x_2", *TALK[:4])) == ["x_2"]
+
+
+# --- paths of a tree ------------------------------------------------------------------------------
+
+
+def test_paths_of_a_tree_own_the_turns_that_no_earlier_path_has():
+    shared = SharedTurns()
+
+    def owned(id: str, *texts: str, tree: str | None = "t1") -> Origin | None:
+        meta = {} if tree is None else {"tree": tree}
+        return shared.owned(log(id, *texts, ended=False, **meta)).origin
+
+    assert owned("a", *TALK) is None
+    # The first question and its answer are the same; another answer is no longer the same talk.
+    assert owned("b", *TALK[:2], "and mars?", "rust") == Origin("a", 1)
+    assert owned("c", TALK[0], "rust", *TALK[2:]) == Origin("a", 1)
+    assert owned("d", *TALK[:2], "and mars?", "no", "why") == Origin("b", 2)
+    assert owned("e", *TALK[:2]) == Origin("a", 1)
+    assert owned("f", *TALK, tree="t2") is None
+    assert owned("g", *TALK, tree=None) is None

@@ -55,7 +55,7 @@ def split_content(content: Any) -> tuple[str, str]:
 def joined(parts: Sequence[Part], kind: str) -> str:
     """Return the text of the parts of one kind, with an empty line between them."""
     texts = [part.text for part in parts if part.kind == kind]
-    return "\n\n".join(text for text in texts if text)
+    return "\n\n".join(text for text in texts if text.strip())
 
 
 def read_parts(content: Any) -> list[Part]:

@@ -25,7 +25,7 @@ from userlm.commands.steps import (
     open_run,
 )
 from userlm.data import files, layouts
-from userlm.data.joining import Joining
+from userlm.data.joining import Joining, SharedTurns
 from userlm.data.layouts.common import Found, Rejected
 from userlm.json_files import write_lines
 from userlm.lines import LONGEST, Line
@@ -132,10 +132,12 @@ class _Import:
         self.gathered = layouts.Gathered()
         self._path = run.path("conversations.jsonl")
         self._joining = Joining()
+        self._shared = SharedTurns()
         # The place of each id in the file. Ids are kept as hashes: 64 bits are enough for many
         # millions.
         self._seen: dict[int, int] = {}
         for conversation in self._written():
+            self._shared.owned(conversation)
             self._seen[hash(conversation.id)] = self._joining.add(conversation)
 
     def read(self, number: int, file: files.LogFile, sizes: Mapping[Path, int]) -> None:
@@ -198,7 +200,7 @@ class _Import:
         rejected = item.rejected
         record: dict[str, Any] = {}
         if item.imported is not None:
-            conversation = item.imported.conversation
+            conversation = self._shared.owned(item.imported.conversation)
             record = to_record(conversation)
             for note, times in item.imported.notes.items():
                 self.counts[f"note: {note}"] += times

@@ -5,6 +5,9 @@ conversation is read once and kept as 8 bytes (`exact_key`) or 512 (`Signatures`
 read, `exact` or `near` returns for each the one that it duplicates. A conversation is only compared
 with conversations that are kept, so there are no chains, and each dropped one is similar to one
 that is kept.
+
+A conversation that is the beginning of another is its near-duplicate, however much longer the other
+one is (`Beginnings`): logs of calls hold the history again and again.
 """
 
 from __future__ import annotations
@@ -54,6 +57,7 @@ class Said:
         self._similarity = similarity
         self._keys = array("Q")
         self._signatures = Signatures()
+        self._beginnings = Beginnings()
 
     def add(self, conversation: Conversation) -> None:
         """Add a conversation."""
@@ -62,19 +66,42 @@ class Said:
             self._keys.append(exact_key(conversation))
         else:
             self._signatures.add(conversation)
+            self._beginnings.add(conversation)
 
-    def copies(self, order: Indices) -> Indices:
-        """Return the result of `exact` or `near`. Call it once, after all conversations were
-        added."""
+    def copies(self, items: Indices, splits: NDArray[np.uint8]) -> Indices:
+        """Return for each conversation the index of the kept one that it duplicates, or -1. Call it
+        once, after all were added.
+
+        Args:
+            items: the indices of those to compare.
+            splits: the split of each of them. Of duplicates the one in the lowest is kept, there
+                the first, or of beginnings the longest.
+        """
+        order = items[np.argsort(splits, kind="stable")]
         if self._how == "exact":
             return exact(np.array(self._keys, dtype=np.uint64), order)
-        return near(self._signatures.matrix(), order, self._similarity)
+        begun = self._beginnings.copies(items, splits)
+        others = order[begun[order] < 0]
+        copies = near(self._signatures.matrix(), others, self._similarity)
+        return _combined(begun, copies)
+
+
+def _combined(begun: Indices, copies: Indices) -> Indices:
+    """Return `copies` with those of `begun`, a copy of a copy as that of what is kept."""
+    result = copies.copy()
+    short = np.flatnonzero(begun >= 0)
+    longer = begun[short]
+    result[short] = np.where(copies[longer] < 0, longer, copies[longer])
+    return result
 
 
 def user_text(conversation: Conversation) -> str:
     """Return the text to compare: the normalised user turns."""
-    text = unicodedata.normalize("NFKC", "\n".join(conversation.user_turns))
-    return " ".join(text.lower().split())
+    return _normalized("\n".join(conversation.user_turns))
+
+
+def _normalized(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
 
 
 # --- exactly the same -----------------------------------------------------------------------------
@@ -99,6 +126,56 @@ def exact(keys: Hashes, order: Indices) -> Indices:
     result = np.full(len(keys), -1, dtype=np.int64)
     result[order] = np.where(kept == order, -1, kept)
     return result
+
+
+# --- the beginning of another ---------------------------------------------------------------------
+
+
+class Beginnings:
+    """Hashes of what the users said up to each turn: 8 bytes a turn.
+
+    Turns that a path shares with another of its tree are not its own, so the other is no copy.
+    """
+
+    def __init__(self) -> None:
+        self._wholes = array("q")
+        self._parts = array(
+            "q"
+        )  # the beginnings of all conversations, one after the other
+        self._stops = array("Q", [0])  # where those of each conversation stop
+
+    def add(self, conversation: Conversation) -> None:
+        """Add a conversation."""
+        key = 0
+        keys = []
+        for text in conversation.user_turns:
+            key = hash((key, _normalized(text)))
+            keys.append(key)
+        self._wholes.append(key)
+        self._parts.extend(keys[conversation.first_own_turn : -1])
+        self._stops.append(len(self._parts))
+
+    def copies(self, items: Indices, splits: NDArray[np.uint8]) -> Indices:
+        """Return for each conversation the index of a kept one that it begins, or that is its own
+        beginning in a lower split; -1 if there is none. The arguments are those of
+        `Said.copies`."""
+        stops = np.array(self._stops, dtype=np.int64)
+        lengths = np.diff(stops)
+        longest_first = items[np.lexsort((-lengths[items], splits))]
+        result = np.full(len(lengths), -1, dtype=np.int64)
+        whole_at: dict[int, int] = {}
+        part_at: dict[int, int] = {}
+        for at in longest_first.tolist():
+            whole = self._wholes[at]
+            parts = self._parts[stops[at] : stops[at + 1]]
+            shorter = (whole_at[part] for part in parts if part in whole_at)
+            copy = part_at.get(whole, next(shorter, -1))
+            result[at] = copy
+            if copy < 0:
+                whole_at.setdefault(whole, at)
+                for part in parts:
+                    part_at.setdefault(part, at)
+        return result
 
 
 # --- nearly the same ------------------------------------------------------------------------------
@@ -187,10 +264,7 @@ def near(signatures: Places, order: Indices, similarity: float = 0.7) -> Indices
         for bucket in own:
             if len(kept[bucket]) < _LOOKS:
                 kept[bucket].append(rank)
-    copied = np.flatnonzero(copies >= 0)
-    first = copies[copied]
-    result[copied] = np.where(result[first] < 0, first, result[first])
-    return result
+    return _combined(copies, result)
 
 
 def bands(permutations: int, similarity: float) -> tuple[int, int]:

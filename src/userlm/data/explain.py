@@ -107,7 +107,7 @@ def _split(conversation: Conversation, rules: Rules) -> tuple[str, str]:
     name = person(conversation)
     whose = "the user"
     if conversation.user is None:
-        whose = "its tree of replies"
+        whose = "its tree of replies, or the conversation of which it is a piece,"
         if name == conversation.id:
             whose = "itself (its user is not named)"
     position = person_hash(conversation, rules.seed) / 2**64

@@ -125,8 +125,7 @@ def decide(
     if rules.duplicates != "keep":
         candidates = np.flatnonzero(stays)
         # Train first: of duplicates in train and test, the one in train is kept.
-        order = candidates[np.argsort(splits[candidates], kind="stable")]
-        copy_of = said.copies(order)
+        copy_of = said.copies(candidates, splits[candidates])
         reason = EXACT.name if EXACT.is_on(rules) else NEAR.name
         for at in np.flatnonzero(copy_of >= 0).tolist():
             decisions.reasons[fit[at]] = reason
@@ -230,7 +229,7 @@ EXACT = Filter(
 )
 NEAR = Filter(
     "near-duplicate",
-    "The user says nearly the same as in another conversation.",
+    "The user says nearly the same as in another conversation, or in its beginning.",
     lambda rules: rules.duplicates == "near",
 )
 FILTERS = (

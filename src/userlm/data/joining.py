@@ -6,6 +6,8 @@ happened. (Spans are gathered by `layouts.otel`, which knows their ids.)
 
 Some copies of ShareGPT cut long conversations into pieces, as FastChat's split_long_conversation
 does: `NAME_0`, `NAME_2`, `NAME_8`, where the number is that of the first message.
+
+Paths of a tree of replies stay conversations of their own, but share their first turns.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ from itertools import chain
 
 import numpy as np
 
-from userlm.types import Conversation
+from userlm.types import Conversation, Origin
 
-_PIECE = re.compile("(.+)_(0|[1-9][0-9]{0,8})")
+_PIECE = re.compile(
+    "(.+)_(0|[1-9][0-9]{0,3})"
+)  # a longer number is a date, or an index
 
 _STRANGERS = ("wildchat", "lmsys", "arena", "prism")
 """Sets in which a row is a conversation by itself. Many of their people say `hi` and get the same
@@ -36,13 +40,13 @@ _Piece = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Segment:
     """Pieces of a conversation without a gap between them, in order.
 
     Attributes:
         pieces: their places in the file.
         is_last: whether no further pieces come after a gap.
-        name: the name of the conversation if it has several runs, which cannot be joined.
+        name: the name of the conversation if it has several segments, which cannot be joined.
     """
 
     pieces: Sequence[int]
@@ -56,37 +60,37 @@ class Plan:
 
     Attributes:
         continued: those with which another one begins; they are left out.
-        runs: for each piece, its run.
+        segments: for each piece, its segment.
     """
 
     continued: frozenset[int]
-    runs: dict[int, Run]
+    segments: dict[int, Segment]
 
     @property
     def merged(self) -> int:
         """The number of conversations that become a part of another one."""
-        runs = {run.pieces[0] for run in self.runs.values()}
-        return len(self.continued) + len(self.runs) - len(runs)
+        firsts = {segment.pieces[0] for segment in self.segments.values()}
+        return len(self.continued) + len(self.segments) - len(firsts)
 
     def __bool__(self) -> bool:
-        return bool(self.continued or self.runs)
+        return bool(self.continued or self.segments)
 
     def apply(self, conversations: Iterable[Conversation]) -> Iterator[Conversation]:
         """Yield the conversations that remain, in order. Only pieces are held in memory, until
-        their run is complete."""
+        their segment is complete."""
         held: defaultdict[int, dict[int, Conversation]] = defaultdict(dict)
         for place, conversation in enumerate(conversations):
             if place in self.continued:
                 continue
-            run = self.runs.get(place)
-            if run is None:
+            segment = self.segments.get(place)
+            if segment is None:
                 yield conversation
                 continue
-            first = run.pieces[0]
+            first = segment.pieces[0]
             held[first][place] = conversation
-            if len(held[first]) == len(run.pieces):
+            if len(held[first]) == len(segment.pieces):
                 pieces = held.pop(first)
-                yield _joined([pieces[piece] for piece in run.pieces], run)
+                yield _joined([pieces[piece] for piece in segment.pieces], segment)
 
 
 class Joining:
@@ -96,8 +100,8 @@ class Joining:
     def __init__(self) -> None:
         self._wholes = array("q")  # 0: not compared
         self._beginnings = array("q")
-        # by person and name
-        self._pieces: defaultdict[tuple[str | None, str], list[_Piece]]
+        # by person, source and name
+        self._pieces: defaultdict[tuple[str | None, str, str], list[_Piece]]
         self._pieces = defaultdict(list)
 
     def add(self, conversation: Conversation) -> int:
@@ -106,10 +110,12 @@ class Joining:
         whole, beginnings = _history(conversation)
         self._wholes.append(whole)
         self._beginnings.extend(beginnings)
-        if (piece := _piece(conversation)) is not None:
-            name, start = piece
-            key = conversation.user, name
-            self._pieces[key].append((start, len(conversation.turns), place))
+        match = _PIECE.fullmatch(conversation.id)
+        begins = conversation.turns[0].role == "user"
+        if match and begins and _may_be_a_part(conversation):
+            key = conversation.user, _source(conversation), match[1]
+            piece = int(match[2]), len(conversation.turns), place
+            self._pieces[key].append(piece)
         return place
 
     def continues(self, conversation: Conversation, place: int) -> bool:
@@ -121,21 +127,54 @@ class Joining:
         """Return what to do, once all conversations were added."""
         wholes = np.array(self._wholes)
         is_continued = np.isin(wholes, np.array(self._beginnings)) & (wholes != 0)
-        runs: dict[int, Run] = {}
-        for (_, name), pieces in self._pieces.items():
-            for run in _runs(name, sorted(pieces)):
-                runs.update(dict.fromkeys(run.pieces, run))
-        continued = set(np.flatnonzero(is_continued).tolist()) - runs.keys()
-        return Plan(frozenset(continued), runs)
+        continued = frozenset(np.flatnonzero(is_continued).tolist())
+        segments: dict[int, Segment] = {}
+        for (_, source, name), pieces in self._pieces.items():
+            if continued.isdisjoint(place for _, _, place in pieces):
+                for segment in _segments(name, sorted(pieces), source):
+                    segments.update(dict.fromkeys(segment.pieces, segment))
+        return Plan(continued, segments)
+
+
+class SharedTurns:
+    """The user turns of trees of replies, and the id of the first path with each.
+
+    The layout `oasst` knows them by their ids; in other layouts a path is a row with its `tree`.
+    """
+
+    def __init__(self) -> None:
+        self._owner: dict[int, str] = {}
+
+    def owned(self, path: Conversation) -> Conversation:
+        """Return a path with the first user turn of its own in `origin`, if earlier ones have those
+        before it; any other conversation unchanged."""
+        tree = path.meta.get("tree")
+        if tree is None or path.stop:
+            return path
+        hashes = _hashes(path, (_source(path), str(tree)))
+        turns = zip(path.turns, hashes, strict=True)
+        asked = [key for turn, key in turns if turn.role == "user"]
+        owners = [self._owner.setdefault(key, path.id) for key in asked]
+        shared = [owner for owner in owners if owner != path.id]
+        if not shared or path.origin:
+            return path
+        return replace(path, origin=Origin(shared[-1], len(shared)))
+
+
+def _source(conversation: Conversation) -> str:
+    return str(conversation.meta.get("source", "")).lower()
+
+
+def _may_be_a_part(conversation: Conversation) -> bool:
+    """Return whether a conversation may be a part of one. One that a run made is whole."""
+    is_gathered = _source(conversation) in _GATHERED or "tree" in conversation.meta
+    return not (is_gathered or conversation.stop or conversation.origin)
 
 
 def _may_be_a_call(conversation: Conversation) -> bool:
-    """Return whether a conversation may be a call of a longer one. One that a run made is whole."""
-    source = str(conversation.meta.get("source", "")).lower()
-    if conversation.stop or conversation.origin or source in _GATHERED:
-        return False
-    is_of_strangers = any(name in source for name in _STRANGERS)
-    return conversation.user is not None or not is_of_strangers
+    is_of_strangers = any(name in _source(conversation) for name in _STRANGERS)
+    is_known = conversation.user is not None or not is_of_strangers
+    return is_known and _may_be_a_part(conversation)
 
 
 def _history(conversation: Conversation) -> tuple[int, list[int]]:
@@ -147,56 +186,57 @@ def _history(conversation: Conversation) -> tuple[int, list[int]]:
     """
     if not _may_be_a_call(conversation):
         return 0, []
-    turns = conversation.turns
-    if turns[-1].role == "assistant" and not conversation.ended:
-        turns = turns[:-1]
-    key = hash(conversation.user)
-    hashes = []
-    for turn in turns:
-        key = hash((key, turn.role, turn.text.strip()))
-        hashes.append(key)
+    hashes = _hashes(conversation, conversation.user)
+    if conversation.next_role == "user" and not conversation.ended:
+        hashes.pop()
     *beginnings, whole = hashes
     # A person may say hello in many conversations: a first turn without an answer is only an
     # earlier call of the next.
-    if len(turns) > _TWO_EXCHANGES:
+    if len(hashes) > _TWO_EXCHANGES:
         del beginnings[0]
     return whole, beginnings
 
 
-def _piece(conversation: Conversation) -> tuple[str, int] | None:
-    """Return the name and the number that make a conversation look like a piece of ShareGPT."""
-    match = _PIECE.fullmatch(conversation.id)
-    if match is None or conversation.turns[0].role != "user":
-        return None
-    is_sharegpt = "sharegpt" in str(conversation.meta.get("source", "")).lower()
-    return (match[1], int(match[2])) if is_sharegpt else None
+def _hashes(conversation: Conversation, whose: object) -> list[int]:
+    """Return a hash of the conversation up to each turn; white space around turns is ignored."""
+    key = hash(whose)
+    hashes = []
+    for turn in conversation.turns:
+        key = hash((key, turn.role, turn.text.strip()))
+        hashes.append(key)
+    return hashes
 
 
-def _runs(name: str, pieces: Sequence[_Piece]) -> list[Run]:
-    """Return the runs of sorted pieces; none if they are no pieces: a number that counts
-    conversations and not messages makes them overlap."""
-    runs: list[list[int]] = []
+def _segments(name: str, pieces: Sequence[_Piece], source: str) -> list[Segment]:
+    """Return the segments of sorted pieces; none if they are no pieces.
+
+    A number that counts conversations and not messages makes them overlap. Outside ShareGPT, where
+    other numbers are usual too, pieces must begin with the first message and have no gap.
+    """
+    segments: list[list[int]] = []
     end = 0
-    answered = False
+    is_odd = False
     for start, length, place in pieces:
         if start < end or length < 2:
             return []
-        if start > end or not answered:
-            runs.append([])
-        runs[-1].append(place)
+        # Each piece begins with the user: one of odd length has no answer to join the next to.
+        if not segments or start > end or is_odd:
+            segments.append([])
+        segments[-1].append(place)
         end = start + length
-        answered = length % 2 == 0  # each piece begins with the user
-    if len(pieces) < 2:
+        is_odd = length % 2 == 1
+    has_gaps = pieces[0][0] > 0 or len(segments) > 1
+    if len(pieces) < 2 or (has_gaps and "sharegpt" not in source):
         return []
-    shared = name if len(runs) > 1 else None
-    return [Run(run, run is runs[-1], shared) for run in runs]
+    shared = name if len(segments) > 1 else None
+    return [Segment(each, each is segments[-1], shared) for each in segments]
 
 
-def _joined(pieces: Sequence[Conversation], run: Run) -> Conversation:
-    """Return the conversation of a run, under the id of its last piece."""
+def _joined(pieces: Sequence[Conversation], segment: Segment) -> Conversation:
+    """Return the conversation of a segment, under the id of its last piece."""
     meta = dict(chain.from_iterable(piece.meta.items() for piece in reversed(pieces)))
-    if run.name is not None:
-        meta["tree"] = run.name
+    if segment.name is not None:
+        meta["tree"] = segment.name
     turns = tuple(chain.from_iterable(piece.turns for piece in pieces))
-    ended = run.is_last and pieces[-1].ended
+    ended = segment.is_last and pieces[-1].ended
     return replace(pieces[-1], turns=turns, ended=ended, meta=meta)

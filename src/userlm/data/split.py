@@ -13,8 +13,8 @@ SHARES: Shares = (0.90, 0.05, 0.05)
 
 
 def person(conversation: Conversation) -> str:
-    """Return the name of the person for the split: the user, else the tree, else the conversation
-    itself."""
+    """Return the name of the person for the split: the user, else the tree (or the conversation of
+    which this is a piece), else the conversation itself."""
     if conversation.user is not None:
         return conversation.user
     tree = conversation.meta.get("tree")

@@ -59,9 +59,9 @@ NOTES = (
 
 `parts` are images and other message parts without text; `fields` are lists and objects beside the
 messages; `paths` are those through a tree that add no user turn. `merged lines` have no
-conversation of their own: later messages of a tree, and spans whose messages are part of a longer
-span or that have none. So every line that was read is counted once: as conversations, as rejected,
-or as merged.
+conversation of their own: later messages of a tree, spans whose messages are part of a longer span
+or that have none, and rows that are a part of the conversation of another (`data.joining`). So
+every line that was read is counted once: as conversations, as rejected, or as merged.
 """
 
 DETAIL_LENGTH = 500  # maximum length of an error's detail, which may quote the log
@@ -161,8 +161,8 @@ ROLES: Mapping[str, Side] = {
 }
 """The names of the roles in the layouts that name them freely."""
 
-_ROLE_FIELDS = ("role", "from", "sender", "type")
-_CONTENT_FIELDS = ("parts", "contents", "content", "value", "text")
+_ROLE_FIELDS = ("role", "from", "sender", "speaker", "type")
+_CONTENT_FIELDS = ("parts", "contents", "content", "value", "text", "message", "data")
 _CALL_FIELDS = ("tool_calls", "function_call", "toolInvocations")
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _THOUGHT_ROLES = ("thinking", "reasoning")
