@@ -476,7 +476,7 @@ def test_what_was_shown_is_the_turn(message, said, left_out):
     assert turns == [Turn("user", "hi"), Turn("assistant", said)]
     skipped = [note for note in notes if "left out" in note]
     assert skipped == [
-        f"messages[1]: {left_out} parts that are not text were left out"
+        f"messages[1]: parts that are not text were left out ({left_out})"
     ] * bool(left_out)
 
 

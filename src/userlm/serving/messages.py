@@ -201,7 +201,7 @@ def _text(message: Message, where: str) -> tuple[str, list[str]]:
     left_out = sum(part.kind != "speech" for part in parts)
     notes = []
     if left_out:
-        notes.append(f"{where}: {left_out} parts that are not text were left out")
+        notes.append(f"{where}: parts that are not text were left out ({left_out})")
     text = joined(parts, "speech")
     if message.role in OTHER_ROLE:
         return text or message.refusal or "", notes
