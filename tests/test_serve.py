@@ -433,19 +433,51 @@ def test_neighbours_of_one_side_are_joined_and_it_is_noted():
     assert [note.split()[0] for note in notes] == ["messages[1]", "messages[2]"]
 
 
-def test_contents_may_come_in_parts_and_a_refusal_is_what_the_assistant_said():
-    parts = [{"type": "text", "text": "hi"}, {"type": "text", "text": "there"}]
-    dumped = {
-        "role": "assistant",
-        "content": None,
-        "refusal": "I cannot help.",
-        "tool_calls": None,
-        "audio": None,
-    }
-    _, turns, _, _ = read_messages(
-        [{"role": "user", "content": parts, "name": "bob"}, dumped], "auto", None
-    )
-    assert turns == [Turn("user", "hi\nthere"), Turn("assistant", "I cannot help.")]
+IMAGE = {
+    "type": "image_url",
+    "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="},
+}
+SOUND = {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}
+
+
+@pytest.mark.parametrize(
+    ("message", "said", "left_out"),
+    [
+        ({"content": "Here."}, "Here.", 0),
+        ({"content": ["Here."]}, "Here.", 0),
+        ({"content": [{"type": "text", "text": "Here."}, IMAGE, SOUND]}, "Here.", 2),
+        ({"content": [{"type": "output_text", "text": "Here."}]}, "Here.", 0),
+        (
+            {
+                "content": [
+                    {"type": "thinking", "thinking": "Be kind.", "signature": "c2ln"},
+                    {"type": "text", "text": "Here."},
+                    {"type": "tool_use", "id": "t1", "name": "search", "input": {}},
+                    {"type": "text", "text": "And there."},
+                ]
+            },
+            "Here.\n\nAnd there.",
+            2,
+        ),
+        ({"content": [{"type": "refusal", "refusal": "I cannot."}]}, "I cannot.", 0),
+        ({"content": None, "refusal": "I cannot.", "audio": None}, "I cannot.", 0),
+        ({"content": "", "refusal": "I cannot."}, "I cannot.", 0),
+        ({"content": [], "refusal": "I cannot."}, "I cannot.", 0),
+        ({"content": [IMAGE]}, "", 1),
+        ({"content": None, "tool_calls": None}, "", 0),
+    ],
+)
+def test_what_was_shown_is_the_turn(message, said, left_out):
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "hi"}], "name": "bob"},
+        {"role": "assistant", **message},
+    ]
+    _, turns, _, notes = read_messages(messages, "auto", None)
+    assert turns == [Turn("user", "hi"), Turn("assistant", said)]
+    skipped = [note for note in notes if "left out" in note]
+    assert skipped == [
+        f"messages[1]: parts that are not text were left out ({left_out})"
+    ] * bool(left_out)
 
 
 LONG = "Play a customer. Be brief.\n\n"
@@ -655,26 +687,9 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
             "should be text",
         ),
         (
-            {"messages": [{"role": "user", "content": ["hi"]}]},
-            "messages[0].content[0]",
-            "is 'hi'; it should be an object",
-        ),
-        (
-            {
-                "messages": [
-                    {
-                        "role": "user",
-                        "content": [{"type": "image_url", "image_url": {}}],
-                    }
-                ]
-            },
-            "messages[0].content[0].type",
-            "is 'image_url'; it should be 'text'",
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": []}]}]},
-            "messages[0].content[0].text",
-            "is []; it should be a valid string",
+            {"messages": [{"role": "user", "content": ["hi", 7]}]},
+            "messages[0].content[1]",
+            "is 7; it should be a valid string",
         ),
         ({"model": None}, "model", "'user'"),
         ({"model": ["user"]}, "model", "'user'"),
@@ -790,7 +805,7 @@ def test_a_million_wrong_items_cost_no_more_than_one(script):
         message = json.loads(text)["error"]["message"]
         assert status == 400 and "it should" in message and len(message) < 300
         # 8 to 20 s, if each of them were reported.
-        assert time.perf_counter() - begun < 3
+        assert time.perf_counter() - begun < 6
 
 
 def test_what_a_request_is_can_be_read_without_loading_a_model():

@@ -1,5 +1,6 @@
 """A simulated user as an OpenAI-compatible server. `userlm serve` runs it.
 
-`schema` says what requests and answers are, `messages` turns a request into a conversation,
-`answers` samples the user's turn and formats the answer, and `app` is the server.
+`schema` says what requests and answers are, `messages` turns a request into a conversation (and
+`prompts` finds those that are none), `answers` samples the user's turn and formats the answer.
+`access` says who may call, `connections` how long a client may take, and `app` is the server.
 """

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from userlm.content import joined, read_parts
 from userlm.serving.prompts import MAX_CHECKED, is_prompt, quotes_conversation
 from userlm.serving.schema import (
     ChatRequest,
@@ -175,7 +176,8 @@ def read_messages(
     notes: list[str] = []
     for i, message in enumerate(messages):
         where = f"messages[{i}]"
-        text = _text(message, where)
+        text, text_notes = _text(message, where)
+        notes += text_notes
         if message.role == "system" or message.role == "developer":
             system.append(text)
             continue
@@ -193,17 +195,21 @@ def read_messages(
     return "\n\n".join(filter(str.strip, system)), turns, notes
 
 
-def _text(message: Message, where: str) -> str:
-    """Return the text of a message."""
-    if isinstance(message.content, str):
-        return message.content
-    if message.content is not None:
-        return "\n".join(part.text for part in message.content)
+def _text(message: Message, where: str) -> tuple[str, list[str]]:
+    """Return what was said in a message, and notes on parts that are left out."""
+    parts = read_parts(message.content)
+    left_out = sum(part.kind != "speech" for part in parts)
+    notes = []
+    if left_out:
+        notes.append(f"{where}: parts that are not text were left out ({left_out})")
+    text = joined(parts, "speech")
     if message.role in OTHER_ROLE:
-        return message.refusal or ""
-    raise RequestError(
-        400, f"{where}.content is None; it should be text", f"{where}.content"
-    )
+        return text or message.refusal or "", notes
+    if message.content is None:
+        raise RequestError(
+            400, f"{where}.content is None; it should be text", f"{where}.content"
+        )
+    return text, notes
 
 
 def _check_goes_on(text: str, where: str, stop_phrase: str | None) -> None:

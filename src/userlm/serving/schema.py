@@ -101,19 +101,13 @@ STRICT = ConfigDict(strict=True, frozen=True)
 KEEP_EXTRA = ConfigDict(strict=True, frozen=True, extra="allow")
 
 
-class TextPart(BaseModel):
-    model_config = STRICT
-    type: Literal["text"]  # a simulated user can only read text
-    text: str
-
-
 class Message(BaseModel):
     model_config = STRICT
     role: Annotated[
         Literal["system", "developer", "user", "assistant"],
         BeforeValidator(_refuse_tool_roles),
     ]
-    content: str | Items[TextPart] | None = None
+    content: str | Items[str | dict[str, Any]] | None = None
     refusal: str | None = None
     tool_calls: Unsupported = None
     function_call: Unsupported = None
@@ -224,7 +218,10 @@ def too_long() -> RequestError:
     )
 
 
-_UNION_MEMBERS = ("str", "constrained-str", "list[TextPart]", "list[constrained-str]")
+_UNION_MEMBERS = (
+    *("str", "constrained-str", "dict[str,any]"),
+    *("list[union[str,dict[str,any]]]", "list[constrained-str]"),
+)
 """Names in pydantic's field paths that are members of a union, not fields."""
 
 _EXPECTED = {"missing": "be given", "model_type": "be an object"}
