@@ -311,10 +311,13 @@ def test_log_probabilities_of_other_ids_are_refused():
 
 
 @pytest.mark.parametrize("value", [None, math.nan, -math.inf, "-1"])
-def test_a_value_that_is_no_number_is_refused_also_in_the_middle_of_a_run(value):
+@pytest.mark.parametrize("odd", [range(4, 5), range(4, 99)])
+def test_in_a_run_a_value_that_is_no_number_is_asked_for_again_and_ends_one_row(
+    value, odd
+):
     def sometimes(body: Body, earlier: list[list[int]]) -> Answer:
         values = truth(body["prompt"])
-        if len(earlier) > 3:
+        if len(earlier) in odd:
             values[-1] = value
         return completion(
             body["prompt"], prompt_logprobs=entries(body["prompt"], values)
@@ -323,7 +326,10 @@ def test_a_value_that_is_no_number_is_refused_also_in_the_middle_of_a_run(value)
     with serving(sometimes) as server:
         model = scorer(server, workers=1)
         assert model.score(ROWS[:1]) == RIGHT[:1]
-        with pytest.raises(InputError, match="the log-probability of token 2 of 2 is"):
+        if len(odd) == 1:
+            assert model.score(ROWS) == RIGHT
+            return
+        with pytest.raises(ModelError, match="the log-probability of token 2 of 2 is"):
             model.score(ROWS[1:])
 
 
