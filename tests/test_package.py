@@ -33,6 +33,7 @@ ROOMS = [
     "show",
     "serving",
     "loading",
+    "inputs",
     "commands",
     "demo",
     "cli",

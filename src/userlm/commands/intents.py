@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from userlm import address, loading
+from userlm import address, inputs, loading
 from userlm.commands.costs import (
     BYTES_PER_TOKEN,
     Limits,
@@ -140,8 +140,9 @@ def intents(options: Intents) -> Results:
     fields = _condition_fields(options.condition)
     paths = split_files(options.data)
     joins = options.join or []
-    weights = [] if is_extractive else loading.files(writer)
-    run = open_run("intents", options, [*paths.values(), *joins, *weights])
+    model_files = [] if is_extractive else inputs.files(writer)
+    files = [*paths.values(), *joins, *model_files]
+    run = open_run("intents", options, files, inputs.stamps(writer))
     if done := finished(run, options, has_failures=itemgetter("failed")):
         return done
 

@@ -9,7 +9,7 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
-from userlm import address, loading
+from userlm import address, inputs, loading
 from userlm.commands.options import (
     Dtype,
     Output,
@@ -112,7 +112,8 @@ def ppl(options: Ppl) -> Results:
     """Score the user turns and write the measures."""
     model = options.model
     path = conversations_file(options.data, "test")
-    run = open_run("ppl", options, [path, *loading.files(model)])
+    files = [path, *inputs.files(model, options.tokenizer)]
+    run = open_run("ppl", options, files)
     if done := finished(run, options, lambda _: _has_errors(run)):
         return done
     conversations = list(islice(read_conversations(path), options.limit))

@@ -154,6 +154,11 @@ class EndpointModel:
             timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
         )
 
+    @property
+    def url(self) -> str:
+        """Where requests go."""
+        return str(self._client.base_url)
+
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """The model's answer; raises `ModelError` if there is none after all retries."""
         faults: list[str] = []
