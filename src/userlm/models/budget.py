@@ -27,6 +27,7 @@ from userlm.types import (
     Message,
     ModelError,
     Sampling,
+    Score,
 )
 
 # Tokens that a server may add around a message or before the first one; most add 3 to 40.
@@ -410,6 +411,33 @@ class CountedComplete:
             sampling.max_tokens,
             lambda: self.model.complete(ids, sampling),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class CountedScore:
+    """A model on a server that scores texts, with one call for each row; see `Side.call`."""
+
+    model: Score
+    side: Side
+
+    def score(
+        self, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]
+    ) -> list[list[float]]:
+        """The log-probabilities of the masked tokens."""
+        return [self._row(ids, mask) for ids, mask in rows]
+
+    def _row(self, ids: Sequence[int], mask: Sequence[bool]) -> list[float]:
+        if not any(mask):  # nothing to ask
+            return []
+        scored: list[float] = []
+
+        def send() -> Completion:
+            scored.extend(*self.model.score([(ids, mask)]))
+            # a server reads exactly these ids, and generates a token at most
+            return Completion("", tokens_in=len(ids), tokens_out=1)
+
+        self.side.call(len(ids), 1, send)
+        return scored
 
 
 def max_tokens_in(messages: Sequence[Message]) -> int:
