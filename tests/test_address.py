@@ -1,17 +1,25 @@
 """Addresses: what they name, and the errors if they name nothing."""
 
 import time
+import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from fake_server import completion, serving
 
-from userlm import address, loading
+from userlm import address, inputs, loading
 from userlm.address import LocalSettings, parse
 from userlm.assistants import Clarifier, Oracle, Script
 from userlm.rows import write_conversations
-from userlm.types import Conversation, Fact, InputError, Reply, Sampling, Task
+from userlm.types import (
+    Conversation,
+    Fact,
+    InputError,
+    ModelWarning,
+    Reply,
+    Sampling,
+    Task,
+)
 from userlm.users import ReplayUser
 
 
@@ -176,11 +184,6 @@ def test_a_model_is_scored_in_the_form_of_its_address_and_a_bare_name_is_a_user_
         loading.scorer(f"prompted:{tmp_path}")
     with pytest.raises(InputError, match=f"{tmp_path} has its own"):
         loading.scorer(f"{tmp_path}", tokenizer=str(tmp_path))
-    for scheme in ("base", "trained", "profile", "prompted", "swapped"):
-        assert [path.name for path in loading.files(f"{scheme}:{tmp_path}")] == [
-            "model.safetensors"
-        ]
-    assert loading.files("prompted:script:lines.txt") == [Path("lines.txt")]
 
 
 def test_a_base_model_is_no_user_model_and_the_error_says_how_to_score_it(
@@ -326,6 +329,50 @@ def test_a_name_in_a_folder_that_is_here_is_never_sought_at_a_hub(
     with pytest.raises(InputError, match="runs/typo: there is no such folder"):
         loading.checkpoint("runs/typo")
     assert loading.checkpoint("owner/name") == "owner/name"
+
+
+# --- where openai: is asked ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def openai_key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "a-key")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+def test_openai_is_asked_where_the_environment_says_and_that_is_said(
+    openai_key, monkeypatch
+):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert loading.chat_model("openai:m").url == "https://api.openai.com/v1/"
+        monkeypatch.setenv("OPENAI_BASE_URL", " ")
+        assert loading.chat_model("openai:m").url == "https://api.openai.com/v1/"
+    with serving([completion("ok")]) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        with pytest.warns(
+            ModelWarning, match=f"openai:m is asked at {server.url}, since"
+        ):
+            model = loading.chat_model("openai:m")
+        assert model.chat([{"role": "user", "content": "hi"}], Sampling()).text == "ok"
+    assert server.requests[0][:2] == ("/v1/chat/completions", "Bearer a-key")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://me:pw@h/v1", "put the key into OPENAI_API_KEY"),
+        ("https://h/v1?key=k", "put the key into OPENAI_API_KEY"),
+        ("h/v1", "is not the URL of a server"),
+        ("ftp://h/v1", "is not the URL of a server"),
+        ("http://", "is not the URL of a server"),
+    ],
+)
+def test_a_wrong_openai_base_url_is_named(openai_key, monkeypatch, url, said):
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    for use in (loading.chat_model, inputs.stamps):  # before it can be recorded
+        with pytest.raises(InputError, match=f"OPENAI_BASE_URL: .*{said}"):
+            use("openai:m")
 
 
 # --- an address as a value ------------------------------------------------------------------------

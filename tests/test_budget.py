@@ -18,6 +18,7 @@ from userlm.models.budget import (
     CountedChat,
     CountedComplete,
     Price,
+    count_request,
 )
 from userlm.types import Completion, InputError, ModelError, Sampling
 
@@ -91,10 +92,10 @@ def test_a_stopped_budget_gives_nothing_and_no_call_waits(tmp_path):
         waits = pool.submit(budget.reserve, side, one)
         time.sleep(0.05)
         assert budget.stop("stopped") == 1
-        with pytest.raises(ModelError, match=r"^cap reached: stopped$"):
+        with pytest.raises(ModelError, match=r"^stopped$"):
             waits.result(5)
     assert budget.stop("another reason") == 1
-    with pytest.raises(ModelError, match=r"^cap reached: stopped$"):
+    with pytest.raises(ModelError, match=r"^stopped$"):
         budget.reserve(side, Counter())
 
 
@@ -228,11 +229,56 @@ def test_many_threads_together_never_pass_a_cap_and_use_most_of_it(
 
 def test_after_a_cap_was_reached_no_call_begins_not_even_a_small_one(tmp_path):
     model = Model()
-    chat, _, _ = counted(tmp_path / "u", model, Caps(tokens=PER_MESSAGE + 2))
+    # After the first call 502 of 527 tokens are left.
+    chat, _, _ = counted(tmp_path / "u", model, Caps(tokens=25 + PER_MESSAGE + 2))
+    chat.chat([{"role": "user", "content": ""}], Sampling(max_tokens=1))
     for content in ("hello", ""):  # the second would fit
-        with pytest.raises(ModelError, match=r"^cap reached: --max-tokens-total 502$"):
+        with pytest.raises(ModelError, match=r"^cap reached: --max-tokens-total 527$"):
             chat.chat([{"role": "user", "content": content}], Sampling(max_tokens=1))
-    assert model.asked == 0
+    assert model.asked == 1
+
+
+def test_a_call_that_no_cap_could_cover_ends_alone(tmp_path):
+    model = Model()
+    chat, _, _ = counted(tmp_path / "u", model, Caps(tokens=1000))
+    with pytest.raises(ModelError, match=r"^cap reached: --max-tokens-total 1000$"):
+        chat.chat([{"role": "user", "content": "x" * 500}], Sampling(max_tokens=1))
+    assert chat.chat(ASK, SAMPLING) == OK
+
+
+def test_each_request_of_a_call_is_counted_and_the_first_one_with_the_call(tmp_path):
+    class Asks:
+        def chat(self, messages, sampling):
+            for _ in range(len(messages)):
+                count_request()
+                made.append(1)
+            return OK
+
+    made: list[int] = []
+    chat, _, budget = counted(tmp_path / "u", Asks(), Caps(calls=4), tries=3)
+    chat.chat(ASK, SAMPLING)
+    assert budget.spent.calls == 1 == len(made)
+    chat.chat(ASK * 2, SAMPLING)
+    assert budget.spent.calls == 3 == len(made)
+    with pytest.raises(ModelError, match=r"^cap reached: --max-calls 4$"):
+        chat.chat(ASK * 3, SAMPLING)
+    assert budget.spent.calls == 4 == len(made)
+    count_request()  # outside of a counted call nothing is counted
+    _, _, again = counted(tmp_path / "u", Asks())
+    assert again.spent.calls == 4
+
+
+@pytest.mark.parametrize("reason", ["no credit", "long wait"])
+def test_a_server_that_will_answer_no_call_ends_the_run(reason, tmp_path):
+    model = Model(ModelError("m: come back at 12:00", reason, permanent=True))
+    chat, _, _ = counted(tmp_path / "u", model)
+    for _ in range(3):
+        with pytest.raises(ModelError, match=r"^m: come back at 12:00$"):
+            chat.chat(ASK, SAMPLING)
+    assert model.asked == 1
+    # The same command later goes on.
+    again, _, _ = counted(tmp_path / "u", model)
+    assert again.chat(ASK, SAMPLING) == OK
 
 
 def test_two_sides_share_one_budget(tmp_path):

@@ -1,6 +1,10 @@
 """Endpoints, through the real `openai` client, against a small local server."""
 
+import socket
+import threading
 import time
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from email.utils import formatdate
 from types import SimpleNamespace
 
@@ -12,7 +16,7 @@ from userlm.assistants import ModelAssistant
 from userlm.models import endpoint
 from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price
 from userlm.models.call_cache import Answer, CallCache
-from userlm.models.endpoint import EndpointModel
+from userlm.models.endpoint import EndpointModel, come_back
 from userlm.types import Conversation, ModelError, Sampling
 
 KEY = "secret-key-of-a-test"
@@ -276,14 +280,14 @@ def test_a_server_that_is_not_there_is_an_error_of_the_model_and_costs_nothing()
     assert (caught.value.possibly_billed, caught.value.permanent) == (0, True)
 
 
-def test_the_pause_is_what_the_server_asks_for_up_to_a_minute(pauses):
+def test_the_pause_is_what_the_server_asks_for_up_to_two_minutes(pauses):
     asked = [
         {"Retry-After": "7"},
         {"Retry-After": "2", "retry-after-ms": "300"},
         {"Retry-After": formatdate(time.time() + 45, usegmt=True)},
         {"Retry-After": formatdate(time.time() - 20, usegmt=True)},
-        {"Retry-After": "86400"},
-        {"Retry-After": "inf"},
+        {"Retry-After": "120"},
+        {"retry-after-ms": "120000", "Retry-After": "86400"},
     ]
     with serving(
         [*(error(429, headers=headers) for headers in asked), completion("ok")]
@@ -296,21 +300,130 @@ def test_the_pause_is_what_the_server_asks_for_up_to_a_minute(pauses):
         (0.3, 0.3),
         (30, 45),
         (0, 0),
-        (60, 60),
-        (60, 60),
+        (120, 120),
+        (120, 120),
     )
     for slept, (least, most) in zip(pauses, wanted, strict=True):
         assert least <= slept <= most + jitter
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "said"),
+    [
+        (429, {"Retry-After": "10800"}, "in 3 h 0 min: too many requests: no"),
+        (503, {"retry-after-ms": "121000"}, "in 2 min: the server failed: no"),
+        (429, {"Retry-After": formatdate(time.time() + 9000, usegmt=True)}, "in 2 h"),
+        (429, {"Retry-After": "1e18"}, "in more than a year: "),
+    ],
+)
+def test_a_longer_wait_ends_the_call_at_once_and_says_when_to_come_back(
+    status, headers, said, pauses
+):
+    with (
+        serving([error(status, headers=headers)]) as server,
+        pytest.raises(ModelError, match="the server asks to come back ") as caught,
+    ):
+        model(server).chat(HI, Sampling())
+    assert said in str(caught.value)
+    assert (caught.value.reason, caught.value.permanent) == ("long wait", True)
+    assert pauses == [] and len(server.requests) == 1
+
+
+def test_the_time_to_come_back_is_local_time():
+    now = datetime(2030, 5, 6, 22, 30)
+    assert come_back(5400, now) == (
+        "the server asks to come back at 2030-05-07 00:00, in 1 h 30 min"
+    )
+
+
+@contextmanager
+def slow(first, then):
+    """The URL of a server that sends `first`, and then `then` every 20 ms for ever."""
+
+    def serve(connection):
+        with suppress(OSError), connection:
+            connection.recv(1 << 16)
+            connection.sendall(first)
+            while True:
+                connection.sendall(then)
+                time.sleep(0.02)
+
+    def listen():
+        with suppress(OSError):
+            while True:
+                args = (listening.accept()[0],)
+                threading.Thread(target=serve, args=args, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=listen, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+
+
+BODY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        pytest.param(BODY, b" ", id="white space for ever"),
+        pytest.param(BODY + b'{"choices": "', b"a", id="half a body"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n", id="headers for ever"),
+        pytest.param(b"H", b"", id="half a line"),
+    ],
+)
+def test_a_whole_try_has_a_deadline_however_slowly_the_server_sends(first, then):
+    with slow(first, then) as url, pytest.raises(ModelError, match="in time") as caught:
+        asked = EndpointModel("m", url, KEY, retries=1, timeout=0.2, pause=0.001)
+        asked.chat(HI, Sampling())
+    assert caught.value.faults == ("timed out", "timed out")
+    assert caught.value.possibly_billed == 2
+
+
+def test_an_endless_answer_is_read_up_to_a_limit(monkeypatch):
+    monkeypatch.setattr(endpoint, "MAX_ANSWER_BYTES", 10**5)
+    with (
+        slow(BODY, b"{" * 10**5) as url,
+        pytest.raises(ModelError, match="longer than 100,000 bytes"),
+    ):
+        EndpointModel("m", url, KEY, retries=0).chat(HI, Sampling())
+
+
+def test_an_answer_of_more_characters_than_the_allowed_tokens_have_is_asked_for_again():
+    # The longest tokens have 128 characters.
+    long, longest = completion("a" * 1281), completion("a" * 1280)
+    with serving([long, longest]) as server:
+        out = model(server).chat(HI, Sampling(max_tokens=10))
+    assert (len(out.text), out.faults) == (1280, ("broken answer",))
+
+
+def test_an_answer_without_usage_is_counted_at_its_most_and_that_is_said_once(recwarn):
+    without = completion("ok")
+    without.body["usage"] = None
+    del (missing := completion("ok")).body["usage"]
+    with serving(lambda body, n: [without, missing][n]) as server:
+        server.take = lambda *asked: server.reply(asked[-1], next(numbers))
+        numbers = iter(range(2))
+        asked = model(server)
+        for _ in range(2):
+            answer = asked.chat(HI, Sampling())
+            assert (answer.text, answer.tokens_in, answer.tokens_out) == (
+                "ok",
+                None,
+                None,
+            )
+    [note] = [str(each.message) for each in recwarn]
+    assert note.startswith("m: the server does not say how many tokens")
+
+
 def test_else_the_pause_doubles_and_is_never_the_same_for_all(pauses):
     asked = [{}, {"Retry-After": "soon"}, {"Retry-After": "-3"}, {"Retry-After": "nan"}]
+    asked += [{"Retry-After": "inf"}]
     asked += [{"Retry-After": "Fri, 31 Dec 99999999999 23:59:59 GMT"}]
     with serving(
         [*(error(503, headers=headers) for headers in asked), completion("ok")]
     ) as server:
         model(server, retries=len(asked), pause=0.5).chat(HI, Sampling())
-    for slept, wanted in zip(pauses, (0.5, 1, 2, 4, 8), strict=True):
+    for slept, wanted in zip(pauses, (0.5, 1, 2, 4, 8, 16), strict=True):
         assert wanted < slept < 1.5 * wanted
 
 

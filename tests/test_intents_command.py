@@ -523,7 +523,7 @@ import sys
 from pathlib import Path
 from userlm import commands, loading
 from userlm.models.endpoint import EndpointModel
-loading._endpoint = lambda name, url, key: EndpointModel(name, url, "a-key", timeout=0.3, pause=0.01)
+loading._endpoint = lambda name, url, key: EndpointModel(name, url, "a-key", timeout=1, pause=0.01)
 data, out, by, price, budget = sys.argv[1:]
 commands.intents(commands.Intents(Path(data), out=Path(out), writer=by, price=price, limits=commands.Limits(float(budget) if budget else None)))
 """

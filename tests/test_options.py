@@ -1,9 +1,10 @@
 """Options: described once, for the command line, configuration files, run.json and Python."""
 
+import math
 import runpy
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pytest
 import typer
@@ -14,6 +15,7 @@ from userlm import cli, commands
 from userlm.commands.options import (
     Output,
     check,
+    check_value,
     command,
     described,
     option,
@@ -74,6 +76,17 @@ def test_only_what_identifies_a_run_is_recorded():
         (Paint("green"), "--colour green: give red or blue"),
         (Paint(coats=0), "--coats 0: give a number, 1 to 5"),
         (Paint(coats=float("nan")), "--coats nan: give a number, 1 to 5"),
+        (commands.User("u", temperature=math.inf), "--temperature inf: give a number"),
+        (commands.User("u", temperature=math.nan), "--temperature nan: give a number"),
+        (
+            commands.User("u", temperature=-1.0),
+            "--temperature -1.0: give a number, 0 to",
+        ),
+        (commands.User("u", top_p=1.5), "--top-p 1.5: give a number, 0 to 1"),
+        (
+            commands.Train(Path("d"), base="b", watts=math.inf),
+            "--watts inf: give a number",
+        ),
         (commands.LocalModels(batch=0), "--batch 0: give a number, 1 or more"),
         (commands.LocalModels(dtype="int8"), "--dtype int8: give float32 or bfloat16"),
     ],
@@ -81,6 +94,18 @@ def test_only_what_identifies_a_run_is_recorded():
 def test_a_wrong_value_from_python_is_the_error_that_names_the_option(paint, said):
     with pytest.raises(InputError, match=said):
         check(paint)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_no_number_of_any_verb_may_be_infinite_or_none(verb, value):
+    options, _ = cli.VERBS[verb]
+    for each in described(options):
+        if float in (each.type, *get_args(each.type)):
+            with pytest.raises(
+                InputError, match=f"{each.label} {value}: give a number"
+            ):
+                check_value(each, value)
 
 
 def test_every_field_of_every_verb_is_an_option_or_a_group():

@@ -37,6 +37,7 @@ ROOMS = [
     "show",
     "serving",
     "loading",
+    "inputs",
     "commands",
     "demo",
     "cli",

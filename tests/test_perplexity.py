@@ -731,7 +731,7 @@ def test_a_conversation_on_which_the_model_fails_is_missing_and_tried_again_by_t
     assert (without["n"], without["missing"], without["why"]) == (5, 1, "timed out")
     said = " ".join(capsys.readouterr().err.split())
     assert (
-        "1 could not be scored (the same command tries these again), the first: m: too slow"
+        "1 of 4 ended in an error (the same command tries these again), the first: m: too slow"
         in said
     )
     healthy = Faulty(tiny)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from userlm import loading
-from userlm.commands import Ppl, ppl
+from userlm.commands import Limits, Ppl, ppl
 from userlm.models.endpoint import EndpointModel
 from userlm.models.prompt_logprobs import PromptLogprobs
 from userlm.rows import write_conversations
@@ -311,10 +311,13 @@ def test_log_probabilities_of_other_ids_are_refused():
 
 
 @pytest.mark.parametrize("value", [None, math.nan, -math.inf, "-1"])
-def test_a_value_that_is_no_number_is_refused_also_in_the_middle_of_a_run(value):
+@pytest.mark.parametrize("odd", [range(4, 5), range(4, 99)])
+def test_in_a_run_a_value_that_is_no_number_is_asked_for_again_and_ends_one_row(
+    value, odd
+):
     def sometimes(body: Body, earlier: list[list[int]]) -> Answer:
         values = truth(body["prompt"])
-        if len(earlier) > 3:
+        if len(earlier) in odd:
             values[-1] = value
         return completion(
             body["prompt"], prompt_logprobs=entries(body["prompt"], values)
@@ -323,7 +326,10 @@ def test_a_value_that_is_no_number_is_refused_also_in_the_middle_of_a_run(value)
     with serving(sometimes) as server:
         model = scorer(server, workers=1)
         assert model.score(ROWS[:1]) == RIGHT[:1]
-        with pytest.raises(InputError, match="the log-probability of token 2 of 2 is"):
+        if len(odd) == 1:
+            assert model.score(ROWS) == RIGHT
+            return
+        with pytest.raises(ModelError, match="the log-probability of token 2 of 2 is"):
             model.score(ROWS[1:])
 
 
@@ -404,6 +410,8 @@ def test_perplexity_on_a_server_is_that_of_the_same_weights_on_this_machine(
                     workers=3,
                 )
             )
+            usage, _ = there.pop("usage"), there.pop("caps")
+            assert usage["model"]["cost"] is None
             for column, records in there.items():
                 for record, same in zip(records, here[column], strict=True):
                     assert (record["name"], record["value"] is None) == (
@@ -417,6 +425,141 @@ def test_perplexity_on_a_server_is_that_of_the_same_weights_on_this_machine(
                 there["with intent"][0]["n"],
                 there["with intent"][0]["missing"],
             ) == (6, 0)
+
+
+# --- what `ppl` on a server costs, and how it goes on ---------------------------------------------
+
+PROBES = 3
+"""Requests before the first row."""
+ROWS_OF_LOGS = 8 * 3
+"""Eight conversations, each without an intent, with its own and with another's."""
+
+
+def likely(body: Body, earlier: list[list[int]]) -> Answer:
+    ids = body["prompt"]
+    values = [None, *(-0.001 * (1 + abs(b - a)) for a, b in pairwise(ids))]
+    return completion(ids, prompt_logprobs=entries(ids, values))
+
+
+@pytest.fixture
+def on_server(tmp_path, monkeypatch):
+    """Runs `ppl` on a server, and returns its results."""
+    monkeypatch.setattr(
+        loading,
+        "_endpoint",
+        lambda name, url, key: EndpointModel(name, url, None, 1, pause=0),
+    )
+    logs = []
+    for i in range(8):
+        log = Conversation(f"c{i}", intent=f"do {i}", user=f"p{i}")
+        logs.append(log.say(f"sort {i}").say("ok").say("thanks"))
+    write_conversations(tmp_path / "logs.jsonl", logs)
+
+    def run(server, workers=2, out="out", **more):
+        names = ("max_calls", "max_tokens_total", "budget")
+        limits = {name: more.pop(name) for name in names if name in more}
+        options = Ppl(
+            tmp_path / "logs.jsonl",
+            f"{server.url}#m",
+            tmp_path / out,
+            tokenizer="userlm-tiny",
+            workers=workers,
+            limits=Limits(**limits),
+            **more,
+        )
+        return ppl(options)
+
+    return run
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "scores.jsonl").open()]
+
+
+def test_each_answered_row_is_written_at_once_and_not_asked_for_again(
+    on_server, tmp_path
+):
+    written = []
+
+    def watched(body, earlier):
+        if len(earlier) == PROBES + 10:
+            written.extend(lines_of(tmp_path / "out"))
+            return 400, {"error": {"message": "gone"}}
+        return likely(body, earlier)
+
+    with serving(likely) as server:
+        whole = on_server(server, out="whole")
+        assert len(server.bodies) == PROBES + ROWS_OF_LOGS
+    with serving(watched) as server:
+        on_server(server, workers=1)
+        # Two turns of each of ten rows; the eleventh failed.
+        assert len(written) == 20
+        asked = len(server.bodies)
+        on_server(server, workers=1)
+        assert len(server.bodies) == asked + PROBES + 1
+    assert lines_of(tmp_path / "out") == lines_of(tmp_path / "whole")
+    assert whole["usage"]["model"]["calls"] == PROBES + ROWS_OF_LOGS
+
+
+def test_what_ppl_used_is_counted_and_shown(on_server, capsys):
+    with serving(likely) as server:
+        used = on_server(server, price="2/8")["usage"]["model"]
+        rows = server.prompts[PROBES:]
+    tokens = sum(map(len, rows))
+    assert used == {
+        "calls": PROBES + ROWS_OF_LOGS,
+        "drafts": ROWS_OF_LOGS,
+        "tokens_in": tokens,
+        "tokens_out": ROWS_OF_LOGS,
+        "possibly_billed": 0,
+        "cost": pytest.approx((2 * tokens + 8 * ROWS_OF_LOGS) / 1e6, abs=1e-6),
+        "price": "2/8",
+    }
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert f"{ROWS_OF_LOGS} calls, about " in said
+    assert (
+        f"calls {used['calls']} tokens in {tokens:,} tokens out {ROWS_OF_LOGS}" in said
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_caps_of_ppl_hold_and_the_same_command_with_a_higher_one_goes_on(
+    on_server, workers, capsys
+):
+    with serving(likely) as server:
+        first = on_server(server, workers, max_calls=10)
+        assert len(server.bodies) == first["usage"]["model"]["calls"] == 10
+        said = " ".join("".join(capsys.readouterr()).split())
+        assert "cap reached: --max-calls 10 does not cover the worst case" in said
+        last = on_server(server, workers, max_calls=1000)
+        # The server is tested again; no row is asked for again.
+        assert len(server.bodies) == ROWS_OF_LOGS + 2 * PROBES
+    assert (last["without intent"][0]["n"], last["without intent"][0]["missing"]) == (
+        16,
+        0,
+    )
+
+
+def test_a_server_that_says_to_come_back_later_ends_ppl_after_one_call(on_server):
+    with serving(
+        lambda body, earlier: (402, {"error": {"message": "top up"}})
+    ) as server:
+        with pytest.raises(ModelError, match="top up"):
+            on_server(server, workers=1)
+        assert len(server.bodies) == 1
+
+
+def test_a_server_that_fails_on_the_first_few_rows_ends_ppl(on_server):
+    with serving(lambda body, earlier: (500, {"error": {"message": "no"}})) as server:
+        with pytest.raises(ModelError, match="the server failed: no"):
+            on_server(server, workers=1)
+        assert len(server.bodies) == 3 * 2  # two tries each
+
+
+def test_limits_for_a_model_on_this_machine_are_refused(tmp_path):
+    for more in ({"price": "1/1"}, {"limits": Limits(max_calls=3)}):
+        with pytest.raises(InputError, match="are for a model on a server"):
+            ppl(Ppl(tmp_path / "logs.jsonl", "userlm-tiny", tmp_path / "out", **more))
 
 
 def test_the_tokenizer_of_a_server_is_named_or_has_the_name_of_the_model(

@@ -303,7 +303,7 @@ def test_no_added_token_is_in_the_text(tiny, template, ids, first, asked):
             {"bos": (0,)},
             "32 token ids were sent, and the server counted 33: the server adds a token",
         ),
-        ({"lacks": ("usage",)}, "the server counted None"),
+        ({"lacks": ("usage",)}, "does not count the tokens of a prompt"),
         (
             {"lacks": ("stop_token_ids",)},
             r"made to sample the end token \(5\) .*did not stop there",
@@ -408,12 +408,12 @@ def test_without_token_ids_nothing_is_banned_at_the_first_position_alone(
         ({"goes_on": 2}, "continues after a token of `stop_token_ids`"),
     ],
 )
-def test_what_shows_only_later_is_refused_then(
+def test_what_shows_only_later_ends_one_turn_and_never_a_run(
     server, tiny, asked, ids, first, template, options, said
 ):
     bans = frozenset((template.end, first[2]))
-    with server(**options) as served, pytest.raises(InputError, match=said):
-        model = served_model(served, tiny)
+    with server(**options) as served, pytest.raises(ModelError, match=said):
+        model = served_model(served, tiny, retries=1)
         for seed in range(20):
             model.complete(ids, replace(asked, banned_ids=bans, seed=seed))
 
@@ -498,6 +498,38 @@ def test_a_server_that_goes_away_and_comes_back_says_the_same(server, tiny, aske
     )
     assert out.possibly_billed == 4
     assert replace(out, faults=(), possibly_billed=0) == undisturbed
+
+
+@pytest.mark.parametrize("n", range(1, 6))
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"usage": None},
+        {"usage": {"prompt_tokens": 7, "completion_tokens": 1}},
+        {"choices": []},
+        {"choices": None},
+        {"_fields_set": 1},
+    ],
+)
+def test_one_odd_answer_is_asked_for_again_before_and_after_the_server_was_found_fit(
+    server, tiny, asked, ids, odd, n
+):
+    with server() as served:
+        reply = served.reply
+        undisturbed = served_model(served, tiny).complete(ids, asked)
+        served.requests.clear()
+
+        def once(body, number):
+            said = reply(body, number)
+            if number == n:
+                said.body |= odd
+            return said
+
+        served.reply = once
+        model = served_model(served, tiny)
+        for _ in range(3):
+            out = model.complete(ids, asked)
+            assert replace(out, faults=(), possibly_billed=0) == undisturbed
 
 
 def test_a_turn_that_fails_half_way_tells_of_the_call_that_was_answered(

@@ -58,6 +58,9 @@ from userlm.address import (
     parse,
 )
 
+OPENAI_BASE_URL = "OPENAI_BASE_URL"
+"""The environment variable with the server of `openai:NAME`, as for every use of that client."""
+
 
 def user(
     address: str | Address,
@@ -166,7 +169,7 @@ def _server_tokenizer(address: Address, tokenizer: str | None) -> Any:
     from userlm.models.tokenization import load_tokenizer
 
     try:
-        return load_tokenizer(str(_model_folder(tokenizer or address.name)))
+        return load_tokenizer(str(model_folder(tokenizer or address.name)))
     except InputError as error:
         if tokenizer:
             raise
@@ -241,7 +244,7 @@ def chat_model(
         case "script":
             return Script.read(parts.name)
         case "openai":
-            return _endpoint(parts.name, None, "OPENAI_API_KEY")
+            return _openai(parts)
         case "http" | "https":
             return _server(parts)
     if "://" in parts.model:  # it may contain a password
@@ -318,16 +321,6 @@ def _form(
     return trained_form(user_template(tokenizer, encode, name, form, advice), offsets)
 
 
-def files(address: str | Address) -> list[Path]:
-    """Return the local files behind an address: logs, scripts, weights."""
-    parts = parse(address)
-    if parts.scheme in ("replay", "script"):
-        return [Path(parts.name)]
-    if parts.scheme:
-        return []
-    return sorted(_model_folder(parts.name).glob("*.safetensors"))
-
-
 def local_model(name: str, local: LocalSettings = DEFAULT) -> LocalModel:
     """Return the model in a folder or with a hub id. It is loaded once and shared, so do not train
     it."""
@@ -357,7 +350,7 @@ def checkpoint(name: str) -> str:
         raise InputError(
             f"{name}: {what} is needed here: a folder, or a hub id such as microsoft/UserLM-8b"
         )
-    folder = _model_folder(name)
+    folder = model_folder(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(f"{name}: this folder has no model (no config.json)")
@@ -371,7 +364,7 @@ def checkpoint(name: str) -> str:
     return name
 
 
-def _model_folder(name: str) -> Path:
+def model_folder(name: str) -> Path:
     """Return the folder of this name, the `model/` in a training run, or an embedded model."""
     folder = Path(name).expanduser()
     if (folder / "model" / "config.json").is_file():
@@ -383,12 +376,41 @@ def _model_folder(name: str) -> Path:
 
 def _server(address: Address) -> EndpointModel:
     """The model at `http://HOST:PORT/v1#NAME`."""
-    _check_url(address.url)
+    _check_url(address.url, "USERLM_API_KEY")
     if not address.name:
         raise InputError(
             f"{address.model}: which model? write {address.url.rstrip('/')}#NAME"
         )
     return _endpoint(address.name, address.url, "USERLM_API_KEY")
+
+
+def openai_base_url() -> str:
+    """Return the URL in OPENAI_BASE_URL, which the `openai` client honours; empty if it is not set.
+
+    Raises:
+        InputError: if it is not a URL, or has secrets.
+    """
+    url = os.environ.get(OPENAI_BASE_URL, "").strip()
+    try:
+        if url:
+            _check_url(url, "OPENAI_API_KEY")
+    except InputError as error:
+        raise InputError(
+            f"the environment variable {OPENAI_BASE_URL}: {error}"
+        ) from None
+    return url
+
+
+def _openai(address: Address) -> EndpointModel:
+    """The model at `openai:NAME`. If that is not at OpenAI, it is said: the key goes there."""
+    url = openai_base_url()
+    if url:
+        warn(
+            f"{address.model} is asked at {url}, since {OPENAI_BASE_URL} is set",
+            ModelWarning,
+            stacklevel=2,
+        )
+    return _endpoint(address.name, url or None, "OPENAI_API_KEY")
 
 
 def _endpoint(name: str, url: str | None, variable: str) -> EndpointModel:
@@ -404,19 +426,24 @@ def _endpoint(name: str, url: str | None, variable: str) -> EndpointModel:
             f"the environment variable {variable} has characters that are not allowed in a key; "
             f"set it again"
         )
-    return EndpointModel(name, url, key or None)
+    return EndpointModel(name, url, key or None, key_variable=variable)
 
 
-def _check_url(url: str) -> None:
+def _check_url(url: str, variable: str) -> None:
     """Raise `InputError` if it is not a URL, or has secrets that must not be written to a run
-    folder."""
+    folder.
+
+    Args:
+        variable: the environment variable of the key, for the message.
+    """
     if "@" in url or "?" in url:
         raise InputError(
-            "a URL with a password or a query is not accepted; put the key into USERLM_API_KEY"
+            f"a URL with a password or a query is not accepted; put the key into {variable}"
         )
     try:
         parts = urlsplit(url)
-        has_host = bool(parts.hostname and parts.hostname.isascii())
+        is_http = parts.scheme.lower() in ("http", "https")
+        has_host = is_http and bool(parts.hostname and parts.hostname.isascii())
         is_fine = has_host and parts.port != 0 and url.isprintable() and " " not in url
     except ValueError:
         is_fine = False
@@ -445,8 +472,7 @@ def _python(name: str) -> Speaker:
         raise InputError(
             f"py:{name}: write py:MODULE:NAME, where NAME() returns a speaker"
         )
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    search_here()
     try:
         speaker: Speaker = getattr(import_module(module), function)()
     except (ImportError, AttributeError, TypeError) as error:
@@ -457,3 +483,9 @@ def _python(name: str) -> Speaker:
             "reply(conversation)"
         )
     return speaker
+
+
+def search_here() -> None:
+    """Find Python modules in the current folder, too."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")

@@ -12,10 +12,13 @@ from concurrent.futures import (
     wait,
 )
 from dataclasses import replace
+from typing import TypeVar
 
 from userlm.text import has_words
 from userlm.types import STOPS, Conversation, InputError, ModelError, Reply, Speaker
 
+Item = TypeVar("Item")
+Done = TypeVar("Done")
 Until = Callable[[Conversation], str | None]
 """Called after every turn; returns a reason to stop, or `None`."""
 
@@ -82,7 +85,7 @@ def simulate(
         return converse(user, assistant, start, max_turns, unless_abandoned)
 
     try:
-        yield from _parallel(run, starts, workers)
+        yield from parallel(run, starts, workers)
     finally:
         abandoned.set()
 
@@ -91,7 +94,7 @@ def respond_all(
     user: Speaker, prefixes: Iterable[Conversation], workers: int = 16
 ) -> Iterator[Conversation]:
     """Run `respond` on each prefix in `workers` threads, and yield each when it is answered."""
-    return _parallel(lambda prefix: respond(user, prefix), prefixes, workers)
+    return parallel(lambda prefix: respond(user, prefix), prefixes, workers)
 
 
 def _take_turn(
@@ -129,14 +132,13 @@ def blind(conversation: Conversation) -> Conversation:
     return Conversation(conversation.id, turns)
 
 
-def _parallel(
-    job: Callable[[Conversation], Conversation],
-    items: Iterable[Conversation],
-    workers: int,
-) -> Iterator[Conversation]:
-    """Run jobs in `workers` threads. Items are consumed as needed, so memory use is constant."""
+def parallel(
+    job: Callable[[Item], Done], items: Iterable[Item], workers: int
+) -> Iterator[Done]:
+    """Run a job on each item in `workers` threads, and yield each result when it is there. Items
+    are consumed as needed, so memory use is constant."""
     pool = ThreadPoolExecutor(workers)
-    running: set[Future[Conversation]] = set()
+    running: set[Future[Done]] = set()
     try:
         for item in items:
             running.add(pool.submit(job, item))

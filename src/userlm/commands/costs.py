@@ -66,7 +66,12 @@ def price_option(flag: str, of: str) -> Any:
     )
 
 
-PRICE_OPTIONS = {"user": "--user-price", "assistant": "--price", "writer": "--price"}
+PRICE_OPTIONS = {
+    "user": "--user-price",
+    "assistant": "--price",
+    "writer": "--price",
+    "model": "--price",
+}
 # For the estimate. The limits use an upper bound before a call and its real usage after it.
 BYTES_PER_TOKEN = 4
 TOKENS_PER_TURN = {"user": 50, "assistant": 300}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from userlm import address, loading
+from userlm import address, inputs, loading
 from userlm.commands.costs import (
     BYTES_PER_TOKEN,
     Limits,
@@ -142,8 +142,9 @@ def intents(options: Intents) -> Results:
     fields = _condition_fields(options.condition)
     paths = split_files(options.data)
     joins = options.join or []
-    weights = [] if is_extractive else loading.files(writer)
-    run = open_run("intents", options, [*paths.values(), *joins, *weights])
+    model_files = [] if is_extractive else inputs.files(writer)
+    files = [*paths.values(), *joins, *model_files]
+    run = open_run("intents", options, files, inputs.stamps(writer))
     if done := finished(run, options, has_failures=itemgetter("failed")):
         return done
 
@@ -155,6 +156,7 @@ def intents(options: Intents) -> Results:
         model = _model_writer(options, run, budget, price)
     check_caps(budget)
     tally = _Tally(existing, fields, counts)
+    workers = options.workers if model else 1
 
     def read(path: Path) -> Iterator[Conversation]:
         logs = read_conversations(path, may_be_empty=options.data.is_dir())
@@ -168,13 +170,11 @@ def intents(options: Intents) -> Results:
         logs = track(chain.from_iterable(map(read, paths.values())), "reading")
         to_write = (log for log in logs if not existing.find(log))
         _show_estimate(to_write, budget, model)
-    workers = options.workers if model else 1
     try:
         for split, path in paths.items():
             total = count_total([path], options.limit)
-            found = track(
-                _in_order(find, read(path), workers), f"intents for {split}", total
-            )
+            pairs = _in_order(find, read(path), workers)
+            found = track(pairs, f"intents for {split}", total)
             write_conversations(run.path(f"{split}.jsonl"), starmap(tally.add, found))
     finally:
         stop(budget)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial
 from itertools import chain
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import (
     Annotated,
@@ -35,6 +35,9 @@ T = TypeVar("T")
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 EMBEDDED_USER = "trained:userlm-tiny"
+
+MAX_TEMPERATURE = 100
+"""Every token is as good as equally likely there."""
 
 # Headings of the help.
 SAMPLING = "How the user is sampled"
@@ -274,16 +277,24 @@ def check(options: Any) -> None:
     """Raise `InputError` for a value that is none of the choices, or out of range. The command line
     has checked it already; calls from Python have not."""
     for each in described(type(options), options):
-        value = each.default
-        choices = _choices(each.type)
-        if choices and value not in (*choices, None):
-            known = " or ".join(choices)
-            raise InputError(f"{each.label} {value}: give {known}")
-        if isinstance(value, int | float) and not each.low <= value <= each.high:
-            wanted = f"{each.low:g} to {each.high:g}"
-            if each.high == inf:
-                wanted = f"{each.low:g} or more"
-            raise InputError(f"{each.label} {value}: give a number, {wanted}")
+        check_value(each, each.default)
+
+
+def check_value(option: Described, value: Any) -> None:
+    """Raise `InputError` if an option may not have this value; see `check`."""
+    choices = _choices(option.type)
+    if choices and value not in (*choices, None):
+        known = " or ".join(choices)
+        raise InputError(f"{option.label} {value}: give {known}")
+    if not isinstance(value, int | float):
+        return
+    if not (option.low <= value <= option.high and isfinite(value)):
+        wanted = f", {option.low:g} to {option.high:g}"
+        if option.high == inf:
+            wanted = f", {option.low:g} or more"
+        if option.low == -inf:
+            wanted = ""
+        raise InputError(f"{option.label} {value}: give a number{wanted}")
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
@@ -363,9 +374,13 @@ class User:
         "py:MODULE:NAME.",
     )
     temperature: float | None = _sampling(
-        "Temperature of the user; 0 is greedy. Default: depends on the user."
+        "Temperature of the user; 0 is greedy. Default: depends on the user.",
+        min=0,
+        max=MAX_TEMPERATURE,
     )
-    top_p: float | None = _sampling("Top-p of the user. Default: depends on the user.")
+    top_p: float | None = _sampling(
+        "Top-p of the user. Default: depends on the user.", min=0, max=1
+    )
     end_threshold: float | None = _sampling(
         "End the conversation if and only if P(end) is at least this. Default: end when the end "
         "token is sampled.",

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from userlm import address, loading
+from userlm import address, inputs, loading
+from userlm.commands.costs import (
+    Limits,
+    add_side,
+    estimate_tokens,
+    price_option,
+    read_price,
+    show_errors,
+    show_estimate,
+    stop,
+)
 from userlm.commands.options import (
     Dtype,
     Output,
@@ -35,21 +45,25 @@ from userlm.metrics.controls import (
 from userlm.metrics.forms import Form
 from userlm.metrics.perplexity import conversation_of, score_turns, unscored
 from userlm.metrics.scores import score_line, score_row
+from userlm.models.budget import CAP, Budget, Caps, CountedScore
 from userlm.rows import read_conversations, read_rows
 from userlm.runs import Journal, Run, conversations_file
 from userlm.show.terminal import console, progress_bar
+from userlm.simulate import parallel
 from userlm.types import Conversation, InputError, MeasureRow, ModelError, Score
 
 BATCH = 32
-"""Number of conversations that are scored and recorded together."""
+"""Number of conversations that a model on this machine scores together."""
 GIVE_UP = 3
-"""The run stops when this many conversations fail at the start of a batch."""
+"""The run stops when the model fails on this many at the start, of a batch or of the run."""
 
 Line = Mapping[str, Any]
 """A line of scores.jsonl, see `metrics.scores`; it also has `error` if the model failed."""
 Key = tuple[str, str]
 """A column and the id of a conversation."""
 Lines = dict[Key, list[Line]]
+Batch: TypeAlias = "Sequence[Sequence[Case]]"
+"""Cases of one call; those in an inner sequence are of the same conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +88,42 @@ class Case:
         if self.column == WITHOUT or self.intent is not None:
             return ""
         return "no intent" if self.conversation.intent is None else "no other intent"
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A model, and how it is asked.
+
+    Attributes:
+        form: how a conversation is shown to it.
+        max_tokens: the maximum length of a row.
+        batch: the number of conversations in a call; 0: one case of a conversation.
+        workers: the number of concurrent calls.
+    """
+
+    model: Score
+    form: Form
+    max_tokens: int
+    batch: int = 0
+    workers: int = 1
+
+    def score(self, cases: Sequence[Case]) -> Lines:
+        """Return the lines of each case, from one call of the model."""
+        asked = [(case.conversation, case.intent) for case in cases]
+        scored = score_turns(asked, self.model, self.form, self.max_tokens)
+        return {
+            case.key: _lines(case, rows)
+            for case, rows in zip(cases, scored, strict=True)
+        }
+
+    def batches(self, cases: Sequence[Case]) -> list[Batch]:
+        """Return the cases, divided into calls."""
+        if not self.batch:
+            return [[[case]] for case in cases]
+        grouped = groupby(cases, lambda case: case.conversation.id)
+        same = [list(group) for _, group in grouped]
+        starts = range(0, len(same), self.batch)
+        return [same[start : start + self.batch] for start in starts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +156,48 @@ class Ppl:
     workers: int = workers_option("requests to a server")
     device: str | None = device_option()
     dtype: Dtype | None = dtype_option()
+    price: str | None = price_option("--price", "a model on a server")
+    limits: Limits = Limits()
     output: Output = Output()
 
 
 def ppl(options: Ppl) -> Results:
     """Score the user turns and write the measures."""
-    model = options.model
+    model = address.parse(options.model)
+    price = read_price("model", options.price)
+    if not model.is_remote and (price or options.limits.caps != Caps()):
+        raise InputError(
+            "--price, --budget, --max-calls and --max-tokens-total are for a model on a server; "
+            "leave them out"
+        )
     path = conversations_file(options.data, "test")
-    run = open_run("ppl", options, [path, *loading.files(model)])
+    files = [path, *inputs.files(model, options.tokenizer)]
+    run = open_run("ppl", options, files)
     if done := finished(run, options, lambda _: _has_errors(run)):
         return done
     conversations = list(islice(read_conversations(path), options.limit))
     _say_what_is_missing(conversations, path)
+    others = None
+    if options.controls:
+        others = other_intents(conversations, options.seed)
+    cases = list(_cases(conversations, others))
+    scorer = _load(options, model)
+    budget = Budget(options.limits.caps, run.path("usage.jsonl"))
+    if model.is_remote:
+        side = add_side(budget, "model", model, price)
+        scorer = replace(scorer, model=CountedScore(scorer.model, side))
+    scores = _score_all(run, cases, scorer, budget)
+    results = measure_results(figures(scores, conversations), stubs={})
+    if model.is_remote:
+        results |= budget.finish(["model"])
+    return finish(run, options, results)
+
+
+def _load(options: Ppl, model: address.Address) -> Scorer:
+    """Return the model, and how it is asked: on this machine for many conversations at once, on a
+    server in many threads."""
     with console.status("loading the model"):
-        scorer, form, context_length = loading.scorer(
+        score, form, context_length = loading.scorer(
             model,
             tokenizer=options.tokenizer,
             workers=options.workers,
@@ -131,13 +209,9 @@ def ppl(options: Ppl) -> Results:
             f"rows are cut to the model's context length of {context_length} tokens"
         )
         max_tokens = context_length
-    others = None
-    if options.controls:
-        others = other_intents(conversations, options.seed)
-    cases = list(_cases(conversations, others))
-    scores = _score_all(run, cases, scorer, form, max_tokens)
-    results = measure_results(figures(scores, conversations), stubs={})
-    return finish(run, options, results)
+    if model.is_remote:
+        return Scorer(score, form, max_tokens, workers=options.workers)
+    return Scorer(score, form, max_tokens, batch=BATCH)
 
 
 def _say_what_is_missing(conversations: Sequence[Conversation], path: Path) -> None:
@@ -178,42 +252,77 @@ def _cases(
 
 
 def _score_all(
-    run: Run, cases: Sequence[Case], model: Score, form: Form, max_tokens: int
+    run: Run, cases: Sequence[Case], scorer: Scorer, budget: Budget
 ) -> Mapping[str, list[MeasureRow]]:
-    """Return the rows of each column, in order, and write them to scores.jsonl. What an earlier
-    attempt scored is kept."""
+    """Return the rows of each column, in order, and write them to scores.jsonl: each when it is
+    there, and in the end all in order. What an earlier attempt scored is kept."""
     journal = Journal(run.path("scores.jsonl"))
-    lines = _resumed(journal.rows, cases, form)
+    earlier = journal.rows
+    is_new = all("error" in line for line in earlier)
+    lines = _resumed(earlier, cases, scorer.form)
     unfinished = [case for case in cases if case.key not in lines]
-    by_conversation = groupby(unfinished, lambda case: case.conversation.id)
-    waiting = [list(same) for _, same in by_conversation]
-    with progress_bar() as progress:
-        job = progress.add_task("scoring", total=len(waiting))
-        for start in range(0, len(waiting), BATCH):
-            batch = waiting[start : start + BATCH]
-            scored = _score_batch(batch, model, form, max_tokens)
-            for line in chain.from_iterable(scored.values()):
-                journal.add(line)
-            lines |= scored
-            progress.advance(job, len(batch))
+    if budget.sides:
+        _show_estimate(budget, unfinished)
+
+    def score(batch: Batch) -> Lines:
+        scored = _score_batch(batch, scorer)
+        for line in chain.from_iterable(scored.values()):
+            journal.add(line)
+        return scored
+
+    try:
+        with progress_bar() as progress:
+            job = progress.add_task("scoring", total=len(unfinished))
+            done: Lines = {}
+            for scored in parallel(score, scorer.batches(unfinished), scorer.workers):
+                done |= scored
+                if is_new:
+                    _check_start(done)
+                progress.advance(job, len(scored))
+    finally:
+        stop(budget)
     journal.close()
+    return _in_order(run, cases, lines | done)
+
+
+def _show_estimate(budget: Budget, cases: Sequence[Case]) -> None:
+    """Print how many requests are expected, if a conversation fits one row."""
+    expected = Counter(calls=len(cases), tokens_out=len(cases))
+    for case in cases:
+        texts = [turn.text for turn in case.conversation.turns]
+        expected["tokens_in"] += estimate_tokens([case.intent or "", *texts])
+    console.print("estimate, if each conversation fits one row:")
+    show_estimate(budget, {"model": expected})
+
+
+def _check_start(done: Lines) -> None:
+    """Raise `ModelError` if the model failed on all of the first few cases, except because of a
+    cap."""
+    if len(done) != GIVE_UP:
+        return
+    errors = [str(line.get("error", "")) for lines in done.values() for line in lines]
+    if all(errors) and not errors[0].startswith(CAP):
+        raise ModelError(errors[0])
+
+
+def _in_order(
+    run: Run, cases: Iterable[Case], lines: Lines
+) -> Mapping[str, list[MeasureRow]]:
+    """Write scores.jsonl in the order of the cases, say what failed, and return the rows of each
+    column."""
     ordered: list[Line] = []
     scores: defaultdict[str, list[MeasureRow]] = defaultdict(list)
     errors: dict[str, str] = {}
+    asked: set[str] = set()
     for case in cases:
+        asked.add(case.conversation.id)
         for line in lines[case.key]:
             ordered.append(line)
             scores[case.column].append(score_row(line))
             if "error" in line:
                 errors[case.conversation.id] = line["error"]
     write_lines(run.path("scores.jsonl"), ordered)
-    if errors:
-        first = next(iter(errors.values()))
-        console.print(
-            f"{len(errors)} could not be scored (the same command tries these again), the first: "
-            f"{first}",
-            style="yellow",
-        )
+    show_errors([*errors.values()], len(asked))
     return scores
 
 
@@ -238,9 +347,7 @@ def _resumed(written: Iterable[Line], cases: Iterable[Case], form: Form) -> Line
     return lines
 
 
-def _score_batch(
-    batch: Sequence[Sequence[Case]], model: Score, form: Form, max_tokens: int
-) -> Lines:
+def _score_batch(batch: Batch, scorer: Scorer) -> Lines:
     """Return the lines of the cases of some conversations. If the model fails on the batch, each
     conversation is tried alone.
 
@@ -249,7 +356,7 @@ def _score_batch(
     """
     if len(batch) > 1:
         try:
-            return _score(list(chain.from_iterable(batch)), model, form, max_tokens)
+            return scorer.score(list(chain.from_iterable(batch)))
         except ModelError as error:
             if error.permanent:
                 raise
@@ -257,7 +364,7 @@ def _score_batch(
     failed = 0
     for tried, same in enumerate(batch, 1):
         try:
-            lines |= _score(same, model, form, max_tokens)
+            lines |= scorer.score(same)
         except ModelError as error:
             failed += 1
             if error.permanent or tried == failed == GIVE_UP:
@@ -266,15 +373,6 @@ def _score_batch(
                 missing = _lines(case, unscored(case.conversation, error.reason))
                 lines[case.key] = [{**line, "error": str(error)} for line in missing]
     return lines
-
-
-def _score(cases: Sequence[Case], model: Score, form: Form, max_tokens: int) -> Lines:
-    """Return the lines of each case, from one call of the model."""
-    asked = [(case.conversation, case.intent) for case in cases]
-    scored = score_turns(asked, model, form, max_tokens)
-    return {
-        case.key: _lines(case, rows) for case, rows in zip(cases, scored, strict=True)
-    }
 
 
 def _lines(case: Case, rows: Iterable[MeasureRow]) -> list[Line]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from userlm import flip, loading
+from userlm import flip, inputs
 from userlm.commands.conversing import collect, find_places, has_errors
 from userlm.commands.costs import (
     Limits,
@@ -67,7 +67,8 @@ def respond(options: Respond) -> Results:
     user = options.user.parsed
     price = read_price("user", options.user_price)
     path = conversations_file(options.data, "test")
-    run = open_run("respond", options, [path, *loading.files(user)])
+    files = [path, *inputs.files(user, options.user.tokenizer)]
+    run = open_run("respond", options, files, inputs.stamps(user))
     if done := finished(run, options, has_errors):
         return done
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from userlm import address, loading
+from userlm import address, inputs, loading
 from userlm.commands.conversing import calls_to_come, collect, find_places, has_errors
 from userlm.commands.costs import (
     Limits,
@@ -95,8 +95,9 @@ def simulate(options: Simulate) -> Results:
     user_price = read_price("user", options.user_price)
     price = read_price("assistant", options.price)
     path = _starts_file(options.intents, options.tasks)
-    inputs = [path, *loading.files(user), *loading.files(assistant)]
-    run = open_run("simulate", options, inputs)
+    files = [path, *inputs.files(user, options.user.tokenizer)]
+    files += inputs.files(assistant)
+    run = open_run("simulate", options, files, inputs.stamps(user, assistant))
     if done := finished(run, options, has_errors):
         return done
     tasks = read_tasks(path)[: options.limit] if options.tasks else []

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from userlm import loading
+from userlm import inputs, loading
 from userlm.commands.options import recorded as as_mapping
 from userlm.commands.steps import Results, count_total, finish, finished, open_run
 from userlm.commands.train import Train
@@ -96,8 +96,8 @@ def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Resul
 
 def _open(path: Path, recorded: Train) -> Run:
     """Start, resume or read the run in `out`."""
-    inputs = [file for file in (path, recorded.valid) if file]
-    run = open_run("train", recorded, inputs)
+    files = [file for file in (path, recorded.valid) if file]
+    run = open_run("train", recorded, [*files, *inputs.files(recorded.base)])
     if finished(run, recorded):
         # the call that finished the training may have been killed before this step.
         tidy(recorded.out)

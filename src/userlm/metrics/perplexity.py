@@ -28,6 +28,9 @@ OUTSIDE = slice(3, 5)
 CLOSED = slice(5, 7)
 """NLL and tokens of the content with its closing token; of the end tokens in a row `ID/end`."""
 
+MAX_NLL = 700.0
+"""Nats. `exp` of more than 709 is not a number."""
+
 END = "end"
 """The end of a conversation is a separate row, with this in place of the turn number."""
 
@@ -190,7 +193,11 @@ def mean_of_conversations(rows: Rows) -> Measure:
     for id, turns in by_conversation.items():
         nll = sum(turn.stats[NLL] for turn in turns if turn.stats)
         tokens = sum(turn.stats[TOKENS] for turn in turns if turn.stats)
-        found = (exp(nll / tokens), 1.0) if tokens else turns[0].why
+        found: Found = turns[0].why
+        if tokens and nll / tokens < MAX_NLL:
+            found = (exp(nll / tokens), 1.0)
+        elif tokens:
+            found = "the perplexity is too large"
         means.append(measure_row(id, turns[0].cluster, found))
     return measure(means, ratio, "perplexity, mean of conversations")
 

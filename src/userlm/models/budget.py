@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
@@ -26,6 +27,7 @@ from userlm.types import (
     Message,
     ModelError,
     Sampling,
+    Score,
 )
 
 # Tokens that a server may add around a message or before the first one; most add 3 to 40.
@@ -34,6 +36,9 @@ TRIES = 6
 """How often a call to a server is sent at most: once, and five times more after errors."""
 CAP = "cap reached: "
 """The start of the error message of a call that a cap did not allow."""
+LONG_WAIT = "long wait"
+ENDS_RUN = ("no credit", LONG_WAIT)
+"""Reasons of errors with which a server says that it will answer no call for a long time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ class Caps:
 # --- what calls used ------------------------------------------------------------------------------
 #
 # The usage of calls is a Counter of
-#     calls, drafts          calls, and those with an answer
+#     calls, drafts          requests (of a model on this machine: calls), and answers
 #     open                   calls that were begun and not settled
 #     reported               answers whose tokens the server counted
 #     tokens_in, tokens_out  the tokens of these
@@ -186,17 +191,33 @@ class Budget:
         settled.
 
         Raises:
-            ModelError: if a cap does not allow it (then no other call starts), or after `stop`.
+            ModelError: if a cap does not allow it, or after `stop`. No other call starts then,
+                unless this one alone would pass a cap.
         """
         needed = side.amount(worst)
         with self._state:
-            while why := self._stopped or self.caps.passed(self.spent + needed):
+            while why := self._stopped or self._passed(needed):
+                if not self._stopped and self.caps.passed(needed):
+                    raise ModelError(why, "cap")
                 if self._stopped or not self._in_flight:
                     self.stop(why)
-                    raise ModelError(f"{CAP}{why}", "cap")
+                    raise ModelError(why, "cap")
                 self._state.wait()
             self._book(side, worst)
             self._in_flight += 1
+
+    def count_request(self, side: Side) -> None:
+        """Count one more request of a call in flight. It never waits: calls that wait for each
+        other would do so for ever.
+
+        Raises:
+            ModelError: if a cap does not allow it, or after `stop`.
+        """
+        one = Counter(calls=1)
+        with self._state:
+            if why := self._stopped or self._passed(side.amount(one)):
+                raise ModelError(why, "cap")
+            self._book(side, one)
 
     def settle(self, side: Side, change: Counter[str]) -> None:
         """Settle a call. `change` is its usage minus its worst case, so usually negative."""
@@ -205,9 +226,14 @@ class Budget:
             self._state.notify_all()
             self._book(side, change)
 
+    def _passed(self, needed: Amount) -> str:
+        """Return which cap this amount would pass, as a message; empty if none."""
+        cap = self.caps.passed(self.spent + needed)
+        return f"{CAP}{cap}" if cap else ""
+
     def stop(self, why: str) -> int:
-        """Allow no more calls, and return how many are in flight. If called again, the first reason
-        is kept."""
+        """Allow no more calls, and return how many are in flight. `why` is the error of all later
+        calls; if called again, the first one is kept."""
         with self._state:
             self._stopped = self._stopped or why
             self._state.notify_all()
@@ -276,21 +302,25 @@ class Side:
             tokens_in, max_tokens: the maximum input and output tokens of one try.
 
         Raises:
-            ModelError: if a cap does not allow the call (then no other call starts), or if the call
-            fails.
+            ModelError: if a cap does not allow the call, or if the call fails. No other call starts
+                if the cap is reached, or if the server says that it will answer none.
         """
         worst = usage_of_tries(self.tries, tokens_in, max_tokens)
         worst["open"] = 1
         self.budget.reserve(self, worst)
         used = worst.copy()
+        call = _CALL.set(_Call(self))
         try:
             answer = send()
             used = usage_of(answer, tokens_in, max_tokens)
             return answer
         except ModelError as error:
             used = usage_of_tries(error.possibly_billed, tokens_in, max_tokens)
+            if error.reason in ENDS_RUN:
+                self.budget.stop(str(error))
             raise
         finally:
+            _CALL.reset(call)
             used.subtract(worst)
             self.budget.settle(self, used)
 
@@ -320,6 +350,33 @@ class Side:
             "cost": cost if self.price else None,
             "price": str(self.price) if self.price else None,
         }
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call in flight, and how many requests it made so far."""
+
+    side: Side
+    requests: int = 0
+
+
+_CALL: ContextVar[_Call | None] = ContextVar("call", default=None)
+"""The call that this thread makes."""
+
+
+def count_request() -> None:
+    """Count a request that may be billed, if it belongs to a counted call. The first request of a
+    call was counted with it.
+
+    Raises:
+        ModelError: if a cap does not allow another request.
+    """
+    call = _CALL.get()
+    if call is None:
+        return
+    if call.requests:
+        call.side.budget.count_request(call.side)
+    call.requests += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +411,33 @@ class CountedComplete:
             sampling.max_tokens,
             lambda: self.model.complete(ids, sampling),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class CountedScore:
+    """A model on a server that scores texts, with one call for each row; see `Side.call`."""
+
+    model: Score
+    side: Side
+
+    def score(
+        self, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]
+    ) -> list[list[float]]:
+        """The log-probabilities of the masked tokens."""
+        return [self._row(ids, mask) for ids, mask in rows]
+
+    def _row(self, ids: Sequence[int], mask: Sequence[bool]) -> list[float]:
+        if not any(mask):  # nothing to ask
+            return []
+        scored: list[float] = []
+
+        def send() -> Completion:
+            scored.extend(*self.model.score([(ids, mask)]))
+            # a server reads exactly these ids, and generates a token at most
+            return Completion("", tokens_in=len(ids), tokens_out=1)
+
+        self.side.call(len(ids), 1, send)
+        return scored
 
 
 def max_tokens_in(messages: Sequence[Message]) -> int:

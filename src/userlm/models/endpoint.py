@@ -2,29 +2,60 @@
 llama.cpp, Ollama, ...
 
 `EndpointModel` chats. `served` (trained users) and `prompt_logprobs` (scoring) send requests
-through it, so they share its retries, and errors never contain the key.
+through it, so they share its retries, deadlines and limits, and errors never contain the key.
+
+All requests run in one event loop, in a thread of its own, since only there a whole try can have a
+deadline. The timeouts of a blocking client are between two bytes, so a slow server never ends it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import random
 import re
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from email.utils import mktime_tz, parsedate_tz
-from typing import Any, TypeVar
+from functools import cache
+from math import isfinite
+from typing import Any, TypeAlias, TypeVar
+from warnings import warn
 
 import openai
+from openai.types.chat import ChatCompletion
 
 from userlm.content import split_content
-from userlm.models.budget import TRIES
+from userlm.models.budget import LONG_WAIT, TRIES, count_request
 from userlm.thought import spoken
-from userlm.types import Completion, Message, ModelError, Sampling, encodable
+from userlm.types import (
+    Completion,
+    Message,
+    ModelError,
+    ModelWarning,
+    Sampling,
+    encodable,
+)
 
 T = TypeVar("T")
 
-LONGEST_PAUSE = 60.0  # maximum wait in seconds, even if the server asks for more
+Send: TypeAlias = "Callable[[openai.AsyncOpenAI], Awaitable[T | Fault]]"
+"""Sends a request, and returns what its answer says; see `receive`."""
+
+OPENAI_URL = "https://api.openai.com/v1"
+LONGEST_PAUSE = 120.0
+"""Seconds. If the server asks for a longer wait, the call ends at once."""
+CONNECT_TIMEOUT = 20.0
+"""Seconds. A try that ends here sent nothing, so it cannot be billed."""
+MAX_ANSWER_BYTES = 2**24
+"""The reading of an answer stops here. The largest ones are log-probabilities of long prompts."""
+MINUTES_PER_YEAR = 525_600
+MAX_TOKEN_LENGTH = 128
+"""Characters of the longest tokens in the usual vocabularies (they are white space)."""
 POSSIBLY_BILLED = (
     "timed out",
     "connection cut",
@@ -33,6 +64,15 @@ POSSIBLY_BILLED = (
     "refused",
 )
 """Faults of tries that may have been billed. A busy or unavailable server generated nothing."""
+UNREADABLE = (
+    openai.OpenAIError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+)
+"""What the reading of an answer may raise: it can be any JSON."""
 NOT_OFFERED = ("not found", "bad request")
 """Faults with which a server answers a request that it does not support."""
 
@@ -84,9 +124,10 @@ class EndpointModel:
         api_key: removed from every error; `None` for a server that needs none.
         retries: how often a call is repeated after a temporary failure (429, 5xx, a timeout, a lost
             connection, an unusable answer).
-        timeout: of one try, in seconds.
+        timeout: of one whole try, in seconds: from the connection to the last byte.
         pause: seconds before the second try, doubled before each later one, unless the server asks
             for another pause.
+        key_variable: the environment variable that should hold the key, for errors.
     """
 
     def __init__(
@@ -97,38 +138,59 @@ class EndpointModel:
         retries: int = TRIES - 1,
         timeout: float = 120,
         pause: float = 0.5,
+        key_variable: str = "USERLM_API_KEY",
     ) -> None:
         self.name = model
         self._key = api_key
-        self._key_variable = "USERLM_API_KEY" if base_url else "OPENAI_API_KEY"
+        self._key_variable = key_variable
         self._retries = retries
+        self._timeout = timeout
         self._pause = pause
         self._unsupported: frozenset[str] = frozenset()
-        self._client = openai.OpenAI(
-            base_url=base_url or "https://api.openai.com/v1",
+        self._says_usage = True
+        self._loop = _event_loop()
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url or OPENAI_URL,
             api_key=api_key or "none",
             max_retries=0,  # the client's own retries are neither seen nor counted
-            timeout=timeout,
+            timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
         )
+
+    @property
+    def url(self) -> str:
+        """Where requests go."""
+        return str(self._client.base_url)
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """The model's answer; raises `ModelError` if there is none after all retries."""
         faults: list[str] = []
         answer = self.ask(lambda client: self._chat(client, messages, sampling), faults)
+        if self._says_usage and None in (answer.tokens_in, answer.tokens_out):
+            self._says_usage = False  # said once
+            warn(
+                f"{self.name}: the server does not say how many tokens its answers took; they are "
+                "counted at their maximum",
+                ModelWarning,
+                stacklevel=2,
+            )
         return replace(
             answer, faults=tuple(faults), possibly_billed=possibly_billed(faults)
         )
 
-    def ask(self, send: Callable[[openai.OpenAI], T | Fault], faults: list[str]) -> T:
+    def ask(self, send: Send[T], faults: list[str], may_bill: bool = True) -> T:
         """Return the server's answer to `send`, after retries.
 
         Args:
             faults: the kinds of the faults of all tries are added to it.
+            may_bill: whether the request may be billed, so that it counts.
 
         Raises:
-            ModelError: if there is no answer after all retries, or if retries cannot help.
+            ModelError: if there is no answer after all retries, if retries cannot help, or if a cap
+                does not allow another one.
         """
         retries = 0
+        if may_bill:
+            count_request()
         while isinstance(got := self._once(send), Fault):
             faults.append(got.kind)
             if got.adapted:
@@ -144,6 +206,8 @@ class EndpointModel:
                     faults=tuple(faults),
                     possibly_billed=possibly_billed(faults),
                 )
+            if may_bill and possibly_billed([got.kind]):
+                self._count_retry(faults)
             backoff = self._pause * 2**retries
             wait = backoff if got.wait is None else got.wait
             jitter = random.uniform(0, min(backoff, LONGEST_PAUSE) / 2)
@@ -151,20 +215,40 @@ class EndpointModel:
             retries += 1
         return got
 
-    def _once(self, send: Callable[[openai.OpenAI], T | Fault]) -> T | Fault:
+    def _count_retry(self, faults: Sequence[str]) -> None:
+        """Count another request; raise `ModelError` with all faults if a cap does not allow it."""
         try:
-            return send(self._client)
+            count_request()
+        except ModelError as error:
+            error.faults = tuple(faults)
+            error.possibly_billed = possibly_billed(faults)
+            raise
+
+    def _once(self, send: Send[T]) -> T | Fault:
+        """Return the answer of one try, or its fault."""
+        pending = asyncio.run_coroutine_threadsafe(self._in_time(send), self._loop)
+        try:
+            return pending.result()
+        except TimeoutError:
+            return _late(self._timeout)
         except openai.APIStatusError as error:
             return self._status_fault(error)
         except openai.APIConnectionError as error:
-            return _connection_fault(error)
-        except (openai.OpenAIError, ValueError, RecursionError) as error:
+            return _connection_fault(error, self._timeout)
+        except UNREADABLE as error:
             return Fault(
-                "broken answer", f"the answer cannot be read: {error}", passing=True
+                "broken answer", f"the answer cannot be used: {error}", passing=True
             )
 
-    def _chat(
-        self, client: openai.OpenAI, messages: Sequence[Message], sampling: Sampling
+    async def _in_time(self, send: Send[T]) -> T | Fault:
+        async with asyncio.timeout(self._timeout):
+            return await send(self._client)
+
+    async def _chat(
+        self,
+        client: openai.AsyncOpenAI,
+        messages: Sequence[Message],
+        sampling: Sampling,
     ) -> Completion | Fault:
         unsupported = self._unsupported
         values = {
@@ -177,17 +261,26 @@ class EndpointModel:
             values["max_completion_tokens"] = sampling.max_tokens
         for name in unsupported:
             del values[name]
-        create: Any = client.chat.completions.create
+        create: Any = client.chat.completions.with_streaming_response.create
+        request = create(
+            model=self.name, messages=[dict(each) for each in messages], **values
+        )
         try:
-            answer = create(
-                model=self.name, messages=[dict(each) for each in messages], **values
-            )
+            answer = ChatCompletion.construct(**await receive(request))
         except openai.BadRequestError as error:
             if refused := _unsupported_parameter(error, unsupported):
                 self._unsupported |= {refused}
                 return Fault(f"{refused} not taken", "", adapted=True)
             raise
-        return _completion(answer)
+        got = _completion(answer)
+        most = MAX_TOKEN_LENGTH * sampling.max_tokens
+        if isinstance(got, Completion) and len(got.text) > most:
+            # as context it would cost more than all other calls together
+            raise ValueError(
+                f"it has {len(got.text):,} characters, and {sampling.max_tokens} tokens were "
+                "allowed"
+            )
+        return got
 
     def _status_fault(self, error: openai.APIStatusError) -> Fault:
         """Return the fault for an HTTP error status."""
@@ -207,12 +300,20 @@ class EndpointModel:
         kind, reason = STATUS_FAULTS.get(
             status, SERVER_ERROR if status >= 500 else BAD_REQUEST
         )
+        passing = kind in ("timed out", "rate limited", "server error")
+        wait = _wait(error.response.headers)
+        if passing and wait is not None and wait > LONGEST_PAUSE:
+            return Fault(
+                LONG_WAIT,
+                f"{come_back(wait, datetime.now())}: {reason}: {message}",
+                permanent=True,
+            )
         return Fault(
             kind,
             f"{reason}: {message}",
-            passing=kind in ("timed out", "rate limited", "server error"),
+            passing=passing,
             permanent=status in (402, 403, 404, 405),
-            wait=_wait(error.response.headers),
+            wait=wait,
         )
 
 
@@ -235,6 +336,37 @@ class Fault:
     permanent: bool = False
     adapted: bool = False
     wait: float | None = None
+
+
+async def receive(request: AbstractAsyncContextManager[Any]) -> dict[str, Any]:
+    """Return the body of an answer, a JSON object; raise `ValueError` if it is none, or too long.
+
+    Args:
+        request: a request of `with_streaming_response`, which was not sent yet.
+    """
+    body = bytearray()
+    async with request as response:
+        try:
+            async for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise ValueError(f"it is longer than {MAX_ANSWER_BYTES:,} bytes")
+        except ValueError:
+            raise
+        except Exception as error:  # the client's HTTP library; which one, it chooses
+            raise openai.APIConnectionError(request=response.http_request) from error
+    answer = json.loads(body)
+    if not isinstance(answer, dict):
+        raise ValueError("it is not a JSON object; does the URL end in /v1?")
+    return answer
+
+
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all requests."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="requests", daemon=True).start()
+    return loop
 
 
 def possibly_billed(faults: Sequence[str]) -> int:
@@ -310,13 +442,18 @@ def _reasoning(message: Any) -> str:
     return ""
 
 
-def _connection_fault(error: openai.APIConnectionError) -> Fault:
+def _late(timeout: float) -> Fault:
+    message = f"the server did not answer in time ({timeout:g} seconds)"
+    return Fault("timed out", message, passing=True)
+
+
+def _connection_fault(error: openai.APIConnectionError, timeout: float) -> Fault:
     if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
         # nothing was sent
         message = "no connection to the server; is it running, and is the URL right?"
         return Fault("no connection", message, passing=True, permanent=True)
     if isinstance(error, openai.APITimeoutError):
-        return Fault("timed out", "the server did not answer in time", passing=True)
+        return _late(timeout)
     message = f"the connection was cut: {error.__cause__ or error}"
     return Fault("connection cut", message, passing=True)
 
@@ -350,9 +487,24 @@ def _wait(headers: Mapping[str, str]) -> float | None:
             seconds = float(headers.get(name, "")) / divisor
         except ValueError:
             continue
-        return seconds if seconds >= 0 else None
+        return seconds if seconds >= 0 and isfinite(seconds) else None
     try:
         date = parsedate_tz(headers.get("retry-after"))
         return max(0.0, mktime_tz(date) - time.time()) if date else None
     except (ValueError, OverflowError):
         return None
+
+
+def come_back(wait: float, now: datetime) -> str:
+    """Return when the server asks to come back, in the time zone of `now`, and how long that is.
+
+    Args:
+        wait: in seconds.
+    """
+    minutes = round(wait / 60)
+    if minutes > MINUTES_PER_YEAR:
+        return "the server asks to come back in more than a year"
+    at = now + timedelta(minutes=minutes)
+    hours, minutes_left = divmod(minutes, 60)
+    duration = f"{hours} h {minutes_left} min" if hours else f"{minutes_left} min"
+    return f"the server asks to come back at {at:%Y-%m-%d %H:%M}, in {duration}"

@@ -24,6 +24,7 @@ from random import SystemRandom
 from typing import Any
 
 import openai
+from openai.types import Completion
 
 from userlm.models.endpoint import (
     NOT_OFFERED,
@@ -31,6 +32,7 @@ from userlm.models.endpoint import (
     USE_VLLM,
     EndpointModel,
     first_choice,
+    receive,
     token_count,
 )
 from userlm.types import InputError, ModelError
@@ -41,6 +43,8 @@ of the batch. If tokens were mixed up, some in a row would differ by more than t
 
 PROBE_TOKENS = 400
 """Minimum length of the row that is scored twice: servers cache blocks of 16 to 128 tokens."""
+
+LEFT_OUT = "the server left out the log-probabilities of a prompt"
 
 Row = tuple[Sequence[int], Sequence[bool]]
 """Token ids, and a mask of the tokens to score."""
@@ -86,7 +90,9 @@ class PromptLogprobs:
         if not scored:
             return [[] for _ in rows]
         with self._lock:
-            self._form = form = self._form or self._probe(max(scored, key=len))
+            self._form = form = self._form or self._find_form(max(scored, key=len))
+        if len(rows) == 1:
+            return [self._score_row(form, rows[0])]
         pool = ThreadPoolExecutor(self._workers)
         try:
             return list(pool.map(partial(self._score_row, form), rows))
@@ -103,29 +109,38 @@ class PromptLogprobs:
         """Return the log-probability of each id, 0 for the first."""
         logprobs = self._ask(form, ids)
         if logprobs is None:
-            raise self._not_scorable(
-                "the server left out the log-probabilities of a prompt"
-            )
+            raise self._not_scorable(LEFT_OUT)
         return logprobs
 
     def _ask(self, form: Form, ids: Sequence[int]) -> list[float] | None:
-        """Return the same as `_logprobs`; `None` if the server returns none."""
+        """Return the same as `_logprobs`; `None` if a server that is tested returns none."""
         name = self._endpoint.name
-        values = self._endpoint.ask(lambda client: _send(client, name, ids, form), [])
+
+        async def send(client: openai.AsyncOpenAI) -> tuple[list[Any] | None, str]:
+            create: Any = client.completions.with_streaming_response.create
+            request = create(model=name, prompt=[*ids], temperature=0, **form)
+            answer = Completion.construct(**await receive(request))
+            values = _values(answer, ids, form)
+            problem = _problem(values, len(ids))
+            if problem and self._form:
+                # the server can do it, so this answer is an exception, and is tried again
+                raise ValueError(problem)
+            return values, problem
+
+        values, problem = self._endpoint.ask(send, [])
         if values is None:
             return None
-        if len(values) != len(ids):
-            raise self._not_scorable(
-                f"{len(ids)} token ids were sent, and {len(values)} log-probabilities were "
-                f"returned: {TAKE_IDS}, or give a lower --max-tokens"
-            )
-        for number, value in enumerate(values[1:], 2):
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise self._not_scorable(
-                    f"the log-probability of token {number} of {len(ids)} is {value!r}; if the "
-                    "server is vLLM, start it with --no-enable-prefix-caching"
-                )
+        if problem:
+            raise self._not_scorable(problem)
         return [0.0, *map(float, values[1:])]
+
+    def _find_form(self, longest: Sequence[int]) -> Form:
+        """Return the form of request that the server supports. Two tests must fail before it is
+        refused, since any server may give one odd answer."""
+        try:
+            return self._probe(longest)
+        except InputError:
+            return self._probe(longest)
 
     def _probe(self, longest: Sequence[int]) -> Form:
         """Return the form of request that the server supports, tested with a probe.
@@ -173,14 +188,27 @@ class PromptLogprobs:
         return InputError(f"{self._endpoint.name}: cannot be used for scoring: {why}")
 
 
-def _send(
-    client: openai.OpenAI, model: str, ids: Sequence[int], form: Form
-) -> list[Any] | None:
+def _problem(values: list[Any] | None, tokens_sent: int) -> str:
+    """Return why the log-probabilities of an answer cannot be used; empty if they can."""
+    if values is None:
+        return LEFT_OUT
+    if len(values) != tokens_sent:
+        return (
+            f"{tokens_sent} token ids were sent, and {len(values)} log-probabilities were "
+            f"returned: {TAKE_IDS}, or give a lower --max-tokens"
+        )
+    for number, value in enumerate(values[1:], 2):
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return (
+                f"the log-probability of token {number} of {tokens_sent} is {value!r}; if the "
+                "server is vLLM, start it with --no-enable-prefix-caching"
+            )
+    return ""
+
+
+def _values(answer: Any, ids: Sequence[int], form: Form) -> list[Any] | None:
     """Return the log-probability of each id, `None` for the first one and for missing ones; `None`
     instead of the list if the server answers without log-probabilities."""
-    answer = client.completions.create(
-        model=model, prompt=[*ids], temperature=0, **form
-    )
     choice = first_choice(answer)
     if form is PROMPT_LOGPROBS:
         # For each position, it maps the id and other ids to values.

@@ -28,6 +28,7 @@ from typing import Any
 from warnings import warn
 
 import openai
+from openai.types import Completion as Answer
 
 from userlm.models.endpoint import (
     NOT_OFFERED,
@@ -36,6 +37,7 @@ from userlm.models.endpoint import (
     EndpointModel,
     first_choice,
     possibly_billed,
+    receive,
     seed_of,
     token_count,
 )
@@ -89,9 +91,7 @@ class ServedModel:
             ModelError: if the server fails.
         """
         try:
-            body: Any = self._endpoint.ask(
-                lambda client: client.get("/models", cast_to=object), []
-            )
+            body = self._endpoint.ask(_models, [], may_bill=False)
         except ModelError as error:
             if error.reason in NOT_OFFERED:
                 return None
@@ -113,7 +113,7 @@ class ServedModel:
             ModelError: if the server fails, or if the ids do not fit its context length.
         """
         with self._lock:
-            self._support = support = self._support or self._probe(ids, sampling)
+            self._support = support = self._support or self._find_support(ids, sampling)
         if support.context_length is not None:
             room = support.context_length - len(ids)
             if room < 1:
@@ -165,12 +165,9 @@ class ServedModel:
         if end is not None and p_end is None:
             forced = self._ask(ids, every, calls, forced=end)
             p_end = forced.p_first if forced.stop_id == end else None
-        lacks_p_end = end is not None and p_end is None
-        lacks_ids = support.ids and answer.ids is None
-        if lacks_p_end or lacks_ids:
+        if end is not None and p_end is None:
             raise ModelError(
-                f"{self.name}: the server left out P(end), or the ids that it sampled",
-                "broken answer",
+                f"{self.name}: the server left out P(end)", "broken answer"
             )
         threshold = sampling.end_threshold
         if threshold is not None and p_end is not None and p_end >= threshold:
@@ -230,13 +227,21 @@ class ServedModel:
             "prompt": [*ids],
             "logit_bias": bias or openai.omit,
         }
-        answer = self._endpoint.ask(
-            lambda client: _read(client.completions.create(**request), sampling),
-            calls.faults,
-        )
+
+        async def send(client: openai.AsyncOpenAI) -> tuple[_Answer, str]:
+            create: Any = client.completions.with_streaming_response.create
+            body = await receive(create(**request))
+            answer = _read(Answer.construct(**body), sampling)
+            problem = self._problem(answer, len(ids), sampling)
+            if problem and self._support:
+                # the server can do it, so this answer is an exception, and is tried again
+                raise ValueError(problem)
+            return answer, problem
+
+        answer, problem = self._endpoint.ask(send, calls.faults)
         if answer.usage:
             calls.usage.append(answer.usage)
-        if problem := self._problem(answer, len(ids), sampling):
+        if problem:
             raise self._not_usable(problem)
         return answer
 
@@ -244,7 +249,14 @@ class ServedModel:
         """Return why the server cannot be used, as an answer shows; empty if it can."""
         tokens_in, tokens_out = answer.usage or (None, 0)
         sampled = {*(answer.ids or ())}
-        has_length = self._support and self._support.context_length is not None
+        support = self._support
+        has_length = support and support.context_length is not None
+        if tokens_in is None:
+            return (
+                f"the server does not count the tokens of a prompt (usage); {USE_VLLM}"
+            )
+        if support and support.ids and answer.ids is None:
+            return "the server left out the ids that it sampled"
         if tokens_in != tokens_sent:
             return (
                 f"{tokens_sent} token ids were sent, and the server counted {tokens_in}: "
@@ -266,6 +278,14 @@ class ServedModel:
                 "--generation-config vllm"
             )
         return ""
+
+    def _find_support(self, ids: Sequence[int], sampling: Sampling) -> _Support:
+        """Return what the server supports. Two tests must fail before it is refused, since any
+        server may give one odd answer."""
+        try:
+            return self._probe(ids, sampling)
+        except InputError:
+            return self._probe(ids, sampling)
 
     def _probe(self, ids: Sequence[int], sampling: Sampling) -> _Support:
         """Test what the server supports with two calls for one token: the end token, and an
@@ -381,6 +401,14 @@ class _Calls:
 
     faults: list[str] = field(default_factory=list)
     usage: list[tuple[int, int]] = field(default_factory=list)
+
+
+async def _models(client: openai.AsyncOpenAI) -> dict[str, Any]:
+    """Return the server's list of models; empty if it has none."""
+    try:
+        return await receive(client.models.with_streaming_response.list())
+    except ValueError:
+        return {}
 
 
 def _parameters(sampling: Sampling) -> dict[str, Any]:

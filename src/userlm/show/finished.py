@@ -207,13 +207,17 @@ def _with_measures(run: Finished) -> Finished:
     if run.verb == "score" and isinstance(measured.get("endings"), Mapping):
         found = _checked(run, Endings, {"endings": measured.pop("endings")})
         run = replace(run, endings=found["endings"])
+    results: Talks = {}
+    if run.verb == "ppl" and "usage" in measured:
+        results = _checked(run, Talks, {"usage": measured.pop("usage")})
+        del measured["caps"]
     checked: Columns = _checked(run, Columns, measured)
     columns = {}
     for name, measures in checked.items():
         # There may be many sources, which `userlm ppl` prints.
         shown = [one for one in measures if not one["name"].startswith("source ")]
         columns[name] = {one["name"]: one for one in shown}
-    return replace(run, results={}, columns=columns, missing=_missing(run))
+    return replace(run, results=results, columns=columns, missing=_missing(run))
 
 
 def _missing(run: Finished) -> Missing:

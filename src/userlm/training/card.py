@@ -159,9 +159,16 @@ def _codes(languages: Iterable[str]) -> list[str]:
 
 
 def _files(manifest: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The input files, by name only; a resumed run has `inputs` as a list of pairs."""
+    """The files of conversations, by name only; a resumed run has `inputs` as a list of pairs. The
+    files of the base model are inputs, too."""
+    base = manifest["options"]["base"]
+    folder = Path(base).expanduser()
+    if base in assets.MODELS and not folder.exists():
+        folder = assets.model(base)
     found = []
     for path, sha256 in dict(manifest["inputs"]).items():
+        if Path(path).is_relative_to(folder):
+            continue
         use = "validation" if path == manifest["options"].get("valid") else "training"
         found.append({"name": Path(path).name, "use": use, "sha256": sha256})
     return found

@@ -1,0 +1,75 @@
+"""What a run depends on behind its addresses: a run records it, and is not resumed after a change.
+
+A model with a hub id is not among it: its files are not here yet when a run begins.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from userlm.address import Address, parse
+from userlm.loading import OPENAI_BASE_URL, model_folder, openai_base_url, search_here
+
+MODEL_FILES = {
+    ".safetensors",
+    ".bin",
+    ".json",
+    ".jinja",
+    ".model",
+    ".txt",
+    ".py",
+}
+"""Endings of the files of a model: weights, configuration, tokenizer, chat templates, code."""
+
+
+def files(address: str | Address, tokenizer: str | None = None) -> list[Path]:
+    """Return the local files behind an address: logs, scripts, code, a model with its tokenizer.
+
+    Args:
+        tokenizer: the tokenizer of a model on a server, if it is given.
+    """
+    parts = parse(address)
+    match parts.scheme:
+        case "replay" | "script":
+            return [Path(parts.name)]
+        case "py":
+            return _module_files(parts.name.partition(":")[0])
+        case "http" | "https":
+            return _files_of_model(tokenizer or parts.name)
+        case "":
+            return _files_of_model(parts.name)
+    return []
+
+
+def stamps(*addresses: str | Address) -> dict[str, str]:
+    """Return what addresses depend on besides files: OPENAI_BASE_URL, if it is set and used."""
+    is_used = any(parse(address).scheme == "openai" for address in addresses)
+    url = openai_base_url() if is_used else ""
+    return {OPENAI_BASE_URL: url} if url else {}
+
+
+def _files_of_model(name: str) -> list[Path]:
+    folder = model_folder(name)
+    found = [*folder.glob("*"), *folder.glob("additional_chat_templates/*")]
+    return sorted(
+        path for path in found if path.suffix in MODEL_FILES and path.is_file()
+    )
+
+
+def _module_files(module: str) -> list[Path]:
+    """Return the file of a Python module, or the files of a package, without importing it."""
+    search_here()
+    package, *inner = module.split(".")
+    try:
+        spec = find_spec(package)
+    except ValueError:  # an empty name
+        return []
+    if spec is None or spec.origin is None:
+        return []
+    if not spec.submodule_search_locations:
+        return [path for path in [Path(spec.origin)] if path.is_file()]
+    place = Path(spec.submodule_search_locations[0], *inner)
+    if place.is_dir():
+        return sorted(place.glob("*.py"))
+    return [path for path in [place.with_suffix(".py")] if path.is_file()]

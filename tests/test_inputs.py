@@ -1,0 +1,83 @@
+"""What a run depends on behind its addresses."""
+
+from pathlib import Path
+
+import pytest
+
+from userlm import inputs
+from userlm.runs import Run
+from userlm.types import InputError
+
+MODEL = (
+    "chat_template.jinja",
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer.model",
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A model, and files that are none of it; it is the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in (*MODEL, "README.md", ".lock"):
+        Path(name).write_text(name)
+    templates = Path("additional_chat_templates")
+    templates.mkdir()
+    (templates / "tools.jinja").write_text("x")
+    return tmp_path
+
+
+def names(address, tokenizer=None):
+    return [path.name for path in inputs.files(address, tokenizer)]
+
+
+@pytest.mark.parametrize("form", ["", "base:", "trained:", "prompted:", "swapped:"])
+def test_a_model_rests_on_weights_configuration_tokenizer_and_templates(folder, form):
+    assert names(f"{form}{folder}") == ["tools.jinja", *MODEL]
+
+
+def test_a_model_on_a_server_rests_on_its_tokenizer_here(folder):
+    url = "trained:http://h/v1#owner/model"
+    assert names(url) == []
+    assert names(url, str(folder)) == ["tools.jinja", *MODEL]
+    assert "tokenizer.json" in names("trained:http://h/v1#userlm-tiny")
+
+
+def test_a_log_a_script_or_a_module_is_its_file_and_a_hub_id_is_none(folder):
+    assert inputs.files("replay:logs.jsonl") == [Path("logs.jsonl")]
+    assert inputs.files("prompted:script:lines.txt") == [Path("lines.txt")]
+    assert names("owner/model") == names("human") == names("openai:gpt-x") == []
+    Path("speakers.py").write_text("raise SystemExit")
+    package = Path("spoken/inner")
+    package.mkdir(parents=True)
+    for file in ("spoken/__init__.py", "spoken/words.py", "spoken/inner/more.py"):
+        Path(file).write_text("raise SystemExit")
+    assert names("py:speakers:Speaker") == ["speakers.py"]
+    assert names("py:spoken:Speaker") == ["__init__.py", "words.py"]
+    assert names("py:spoken.words:Speaker") == ["words.py"]
+    assert names("py:spoken.inner.more:Speaker") == ["more.py"]
+    for none in ("py:nowhere_at_all:X", "py:spoken.none:X", "py:sys:X", "py::X"):
+        assert names(none) == []
+
+
+@pytest.mark.parametrize("changed", [*MODEL, "additional_chat_templates/tools.jinja"])
+def test_a_run_is_not_resumed_with_another_model(folder, changed):
+    def begin():
+        return Run.open(folder / "out", "respond", {}, inputs.files(str(folder)))
+
+    begin().path("turns.jsonl").touch()
+    begin()
+    Path(changed).write_text("another")
+    with pytest.raises(InputError, match=f"{changed} changed now"):
+        begin()
+
+
+def test_where_openai_is_asked_belongs_to_a_run_that_asks_it(monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert inputs.stamps("openai:gpt-x", "clarifier") == {}
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert inputs.stamps("human", "userlm-tiny", "http://h/v1#m") == {}
+    found = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
+    assert inputs.stamps("human", "prompted:openai:gpt-x") == found
