@@ -38,6 +38,15 @@ def talk(*texts: str, greeting: bool = False, **fields: object) -> Conversation:
     return replace(Conversation("c", turns), **fields)
 
 
+def test_turns_that_another_conversation_has_are_context_and_no_samples():
+    log = talk("a", "A", "b", "B", "c", "C", ended=True, origin=Origin("other", 1))
+    assert [sample.target for sample in samples(log)] == ["b", "c", None]
+    # The answer "A" may differ from that of the other conversation.
+    assert [sample.target for sample in samples(swap_roles(log))] == ["A", "B", "C"]
+    later = replace(log, origin=Origin("other", 2))
+    assert [sample.target for sample in samples(swap_roles(later))] == ["B", "C"]
+
+
 def test_the_conversation_of_the_slides_gives_four_samples_and_the_last_one_leaves(
     slides, llama3, llama3_template
 ):

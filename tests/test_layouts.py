@@ -319,7 +319,7 @@ def said(*messages: dict[str, Any]) -> list[tuple[str, str]]:
     "refused",
     [
         {"content": None, "refusal": "Not that."},
-        {"content": "", "refusal": "Not that."},
+        {"content": " ", "refusal": "Not that."},
         {"refusal": "Not that."},
         {"content": [{"type": "refusal", "refusal": "Not that."}]},
         {"content": None, "audio": {"id": "a1", "transcript": "Not that."}},

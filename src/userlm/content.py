@@ -23,8 +23,16 @@ _TEXT = re.compile("^$|text$|^refusal$")
 _SPEECH_FIELDS = ("text", "refusal", "transcript", "value", "content", "audio")
 _RESULT_FIELDS = ("response", "result", "content", "output")
 _THOUGHT_FIELDS = (
-    *("thinking", "reasoning", "reasoning_content", "reasoningContent"),
-    *("reasoning_text", "reasoningText", "text", "content", "summary", "thoughts"),
+    "thinking",
+    "reasoning",
+    "reasoning_content",
+    "reasoningContent",
+    "reasoning_text",
+    "reasoningText",
+    "thoughts",
+    "text",
+    "content",
+    "summary",
 )
 
 
@@ -77,21 +85,22 @@ def read_part(part: Any) -> Part:
         return Part("speech", part)
     if not isinstance(part, Mapping):
         return Part("other", "")
-    type = _type(part)
-    if part.get("thought") is True or _THOUGHT.search(type):
+    name = _type_name(part)
+    if part.get("thought") is True or _THOUGHT.search(name):
         return Part("thought", _text_in(part, _THOUGHT_FIELDS) or "")
-    if _RESULT.search(type):
+    if _RESULT.search(name):
         return Part("result", _result(part))
-    if _CALL.search(type):
+    if _CALL.search(name):
         return Part("call", _json(part))
     # An unknown part may hold base64 in `content`, but its `text` is text.
-    fields = _SPEECH_FIELDS if _TEXT.search(type) else ("text", "transcript", "audio")
+    fields = _SPEECH_FIELDS if _TEXT.search(name) else ("text", "transcript", "audio")
     text = _text_in(part, fields)
     return Part("other", "") if text is None else Part("speech", text)
 
 
-def _type(part: Mapping[str, Any]) -> str:
-    """Return the type of a part in snake case; empty if it only has the fields of a text."""
+def _type_name(part: Mapping[str, Any]) -> str:
+    """Return the name of the type of a part, in snake case; empty if it only has the fields of a
+    text."""
     named = part.get("type") or part.get("content_type")
     if isinstance(named, str):
         return _snake(named)

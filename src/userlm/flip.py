@@ -232,7 +232,13 @@ def swap_roles(conversation: Conversation) -> Conversation:
     turns = tuple(
         replace(turn, role=OTHER_ROLE[turn.role]) for turn in conversation.turns
     )
-    return replace(conversation.without_system(), turns=turns, ended=False)
+    swapped = replace(conversation.without_system(), turns=turns, ended=False)
+    if swapped.origin is None:
+        return swapped
+    # The answer before the user's first own turn may be another than in the log.
+    first_own_turn = max(swapped.first_own_turn - 1, 0)
+    origin = replace(swapped.origin, first_own_turn=first_own_turn)
+    return replace(swapped, origin=origin)
 
 
 def transcript(conversation: Conversation) -> Conversation:

@@ -23,10 +23,8 @@ import numpy as np
 
 from userlm.types import Conversation, Origin
 
-_PIECE = re.compile(
-    "(.+)_(0|[1-9][0-9]{0,3})"
-)  # a longer number is a date, or an index
-
+# A longer number is a date, or an index.
+_PIECE = re.compile("(.+)_(0|[1-9][0-9]{0,3})")
 _STRANGERS = ("wildchat", "lmsys", "arena", "prism")
 """Sets in which a row is a conversation by itself. Many of their people say `hi` and get the same
 answer, so a history without a person is not compared there."""
@@ -111,8 +109,8 @@ class Joining:
         self._wholes.append(whole)
         self._beginnings.extend(beginnings)
         match = _PIECE.fullmatch(conversation.id)
-        begins = conversation.turns[0].role == "user"
-        if match and begins and _may_be_a_part(conversation):
+        has_greeting = conversation.turns[0].role == "assistant"
+        if match and not has_greeting and _may_be_a_part(conversation):
             key = conversation.user, _source(conversation), match[1]
             piece = int(match[2]), len(conversation.turns), place
             self._pieces[key].append(piece)

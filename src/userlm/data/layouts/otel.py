@@ -4,7 +4,7 @@ A line holds an OpenTelemetry export (OTLP as JSON: `resourceSpans`), or one spa
 as the SDK writes it (`span.to_json()`). These conventions for messages are supported:
 the semantic conventions (`gen_ai.input.messages`), the events of their earlier versions
 (`gen_ai.user.message`, `gen_ai.choice`), OpenInference (`llm.input_messages.0.message.content`),
-OpenLLMetry (`gen_ai.prompt.0.content`).
+OpenLLMetry (`gen_ai.prompt.0.content`). Phoenix nests these names, or exports a table of them.
 
 A chat app sends the whole history with each call. So the span with the longest history is kept for
 each conversation, with its answer; spans whose messages are the beginning of that history are
