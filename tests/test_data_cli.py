@@ -639,7 +639,7 @@ def test_rows_of_parquet_that_are_no_conversation_are_set_aside_with_their_reaso
     parquet(logs / "a_columns.parquet", {"id": ["x"], "words": ["how do i cook rice"]})
     parquet(logs / "b_text.parquet", {"id": ["x"], "messages": ["user: hi"]})
     parquet(logs / "c_numbers.parquet", {"id": ["x"], "messages": [[1, 2]]})
-    parquet(logs / "d_id.parquet", {"id": [1.5], "messages": [[USER, ASSISTANT]]})
+    parquet(logs / "d_id.parquet", {"id": [[1]], "messages": [[USER, ASSISTANT]]})
     turns = [
         None,
         [],
