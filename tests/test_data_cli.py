@@ -699,7 +699,7 @@ def test_rows_of_parquet_that_are_no_conversation_are_set_aside_with_their_reaso
         and "messages[0] must be an object, not int" in errors[2]
     )
     assert (
-        "'id' must be a text, not float" in errors[3]
+        "'id' must be a text, not list" in errors[3]
         and "messages[1] must be an object, not NoneType" in errors[7]
     )
     assert "'toxic' must be true or false, not int" in errors[11]
