@@ -914,7 +914,7 @@ def test_where_no_conversation_stays_it_is_an_error_that_says_where_the_reasons_
             == f"all conversations were dropped; the reasons are in {dropped}"
         )
         assert [c.meta["dropped"] for c in read_conversations(dropped)] == [
-            "language: fr"
+            "language: fr, by label"
         ]
         assert not (tmp_path / "out/results.json").exists()
 

@@ -414,14 +414,14 @@ def test_explain_says_of_every_conversation_what_clean_did_with_it(userlm, tmp_p
     }
     assert reasons == {
         "copy": "duplicate",
-        "fr": "language: fr",
+        "fr": "language: fr, by label",
         "bad": "toxic",
         "cut": "redacted",
         **{f"t{i}": "template prompt" for i in range(5)},
     }
     why = {
         "duplicate": "duplicate dropped the user says the same as in 'first', which is kept",
-        "language: fr": "language dropped fr, its log says 'French'; kept: en",
+        "language: fr, by label": "language dropped fr, its log says 'French'; kept: en",
         "toxic": "toxic dropped toxic: True",
         "redacted": "redacted dropped redacted: True",
         # 7 words up to the number
@@ -1015,9 +1015,9 @@ class File(io.FileIO):
         written += done
         return done
 
-def opened(path, mode="r", buffering=-1, encoding=None, errors=None, newline=None):
+def opened(path, mode="r", buffering=-1, encoding=None, errors=None, newline=None, **more):
     if not ours(path) or not set(mode) & set("wa+"):
-        return plain(path, mode, buffering, encoding, errors, newline)
+        return plain(path, mode, buffering, encoding, errors, newline, **more)
     raw = File(path, mode.replace("b", ""))
     file = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
     return file if "b" in mode else io.TextIOWrapper(file, encoding, errors, newline)

@@ -56,10 +56,10 @@ def test_a_template_is_shown_with_its_count():
 def test_what_goes_says_why():
     verdict, why = told("fr")["language"]
     assert verdict == "dropped"
-    assert why == "fr, by py3langid, from the user turns; kept: en"
+    assert why == "fr, by py3langid, from the turns; kept: en"
     assert told("fr", languages=None)["language"] == (
         "kept",
-        "fr, by py3langid, from the user turns; all are kept",
+        "fr, by py3langid, from the turns; all are kept",
     )
     assert told("bad")["toxic"] == ("dropped", "toxic: True")
     assert told("bad", flagged=True)["toxic"][0] == "off"

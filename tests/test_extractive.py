@@ -108,7 +108,7 @@ def test_a_greeting_waits_for_what_comes_after_it():
 
 def test_other_languages_are_named_and_nothing_is_quoted():
     assert goal("расскажи о вулканах", language="Russian") == "get help in Russian."
-    assert goal("qualcosa", language="zxx") == "get help with a question."
+    assert goal("qualcosa", language="xx") == "get help with a question."
 
 
 def test_an_unlabelled_log_is_read_for_its_language():

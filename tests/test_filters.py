@@ -12,7 +12,7 @@ import pytest
 from userlm import commands
 from userlm.data import filters
 from userlm.data import ngrams as counting
-from userlm.data.language import language, language_code
+from userlm.data.language import language
 from userlm.data.split import person, split
 from userlm.rows import read_conversations, write_conversations
 from userlm.types import Conversation, InputError, Turn
@@ -30,53 +30,20 @@ def log(
     )
 
 
-@pytest.mark.parametrize(
-    ("label", "code"),
-    [
-        ("English", "en"),
-        ("en", "en"),
-        ("en-US", "en"),
-        ("EN_gb", "en"),
-        ("Chinese", "zh"),
-        ("Nolang", "und"),
-        ("", "und"),
-    ],
-)
-def test_names_and_codes_of_a_language_are_the_same(label, code):
-    assert language_code(label) == code
-
-
 def foreign(conversation, wanted=("en",)):
     rules = filters.Rules(languages=wanted)
     return filters.foreign(conversation, language(conversation), rules)
 
 
-def test_the_label_of_the_log_decides_about_the_language():
-    assert foreign(log("你好", language="English")) is None
-    assert foreign(log("hello", language="Russian")) == "language: ru"
-    assert foreign(log("hello", language="Nolang")) == "language: und"
-
-
-def test_a_log_without_a_label_is_read():
-    french = log(
+def test_what_is_dropped_says_whether_its_label_or_the_identifier_decided():
+    french = (
         "Bonjour, pouvez-vous m'expliquer comment faire une bonne soupe aux légumes ?"
     )
-    assert (
-        foreign(log("Can you explain to me how I make a good soup with vegetables?"))
-        is None
-    )
-    assert foreign(french) == "language: fr"
-    assert foreign(french, ("en", "French")) is None
-    assert foreign(log("请告诉我怎么做一碗好喝的汤，谢谢你的帮助")) == "language: zh"
-
-
-@pytest.mark.parametrize("text", ["numpy variance", "hi", "for loop in python"])
-def test_a_short_turn_in_ascii_is_taken_for_english(text):
-    assert language(log(text)) == "en"
-
-
-def test_what_holds_no_language_is_undetermined():
-    assert language(log("12 + 7 = ?")) == "und"
+    assert foreign(log(french)) == "language: fr, by identifier"
+    assert foreign(log(french, language="French")) == "language: fr, by label"
+    assert foreign(log(french, language="English")) == "language: fr, by identifier"
+    assert foreign(log(french), ("en", "French")) is None
+    assert foreign(log("hello", language="Russian"), ("en", "ru")) is None
 
 
 def test_without_wanted_languages_all_are_kept():
@@ -234,7 +201,7 @@ def test_each_conversation_gets_the_first_reason_that_applies(tmp_path):
     # each
     decisions = decided(tmp_path, logs, template_limit=2)
     assert decisions.reasons == [
-        "language: ru",
+        "language: ru, by label",
         "toxic",
         *["template prompt"] * 3,
         None,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from userlm.data import duplicates
-from userlm.data.language import language, language_code
+from userlm.data.language import label_of, language, language_code
 from userlm.data.ngrams import Ngrams, first_words, own_ngrams
 from userlm.data.split import SHARES, Shares, person_hash, split
 from userlm.data.summary import Summary
@@ -181,11 +181,13 @@ class Filter:
 
 
 def foreign(conversation: Conversation, code: str, rules: Rules) -> str | None:
-    """Return `language: zh`, for example, if the language is not wanted."""
+    """Return `language: zh, by label`, for example, if the language is not wanted; `by identifier`
+    if the log states none, or another one."""
     wanted = rules.languages
     if wanted is None or code in wanted or code in map(language_code, wanted):
         return None
-    return f"language: {code}"
+    by = "label" if code == label_of(conversation) else "identifier"
+    return f"language: {code}, by {by}"
 
 
 def toxic(conversation: Conversation, code: str, rules: Rules) -> str | None:
@@ -202,9 +204,11 @@ def redacted(conversation: Conversation, code: str, rules: Rules) -> str | None:
 
 def _language_source(conversation: Conversation, code: str, rules: Rules) -> str:
     label = conversation.meta.get("language")
-    by = "by py3langid, from the user turns"
-    if isinstance(label, str) and label.strip():
+    by = "by py3langid, from the turns"
+    if code == label_of(conversation):
         by = f"its log says {label!r}"
+    elif isinstance(label, str) and label.strip():
+        by += f", although its log says {label!r}"
     wanted = "all are kept"
     if rules.languages is not None:
         wanted = f"kept: {', '.join(rules.languages)}"
