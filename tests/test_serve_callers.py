@@ -15,6 +15,7 @@ import pytest
 from test_serve import Gated, say, serving, until
 
 from userlm.assistants import Script
+from userlm.commands.serve import _own_hosts
 from userlm.serving import connections
 
 OURS = ("127.0.0.1", "localhost", "::1")
@@ -160,6 +161,17 @@ def test_a_target_that_names_a_host_is_no_path(guarded, target):
 def test_only_pages_of_this_machine_may_call(guarded, origin, expected):
     found = status(guarded, b"Host: localhost", b"Origin: " + origin)
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("127.0.0.2", "use 127.0.0.2 as"), ("::1", "use [::1] as")]
+)
+def test_the_host_that_was_given_is_a_name_of_the_server(host, shown):
+    with serving(Script(["hi"]), hosts=_own_hosts(host)) as server:
+        called = f"[{host}]" if ":" in host else host
+        assert status(server, b"Host: " + called.encode()) == 200
+        refused = server.post(b"", "/v1/models", "GET", Host="evil.example")[2]
+        assert shown in refused
 
 
 def test_with_a_key_any_name_will_do_and_health_is_open_to_all(guarded):

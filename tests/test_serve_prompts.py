@@ -89,6 +89,8 @@ QUOTED = [
     "You are the customer in this conversation. The shop asks which wheel.",
     "Imagine you are a client of a bicycle shop.",
     "Take on the role of the user.",
+    "You are a simulated user with this persona: calm.",
+    "Now write the next\nmessage of the customer.",
     "What would the customer say to that?",
     "Continue as the user.",
     "You are simulating a customer of a bicycle shop. Say what you want.",
@@ -132,6 +134,9 @@ TURNS = [
     "```json\n{\"name\": \"Ann\", \"role\": \"customer\"}\n```\nIs this your account?",
     "Q: How long does a repair take?\nA: One day.",
     "Let's play a game. I think of a number, and you guess it.",
+    "Continuing our earlier chat: did the new router arrive?",
+    "The assistant just restarted: please ask again.",
+    "for user in users:\n    print(user)\nmodel = load()",
     "My role is to help you with the next step of your application.",
 ]  # fmt: skip
 
@@ -201,8 +206,8 @@ def test_a_system_message_may_describe_the_user_but_not_quote_the_turns(system, 
     for messages in ([told], [told, *say("Go on.")]):
         if quoted:
             error = refused(messages)
-            assert "system message" in error.message
             assert error.code == "quoted_conversation"
+            assert error.param == "messages[0].content"
         else:
             accepted(messages)
     assert accepted([told, *say(*LOG)])

@@ -28,12 +28,12 @@ def _check_host(request: Request, hosts: tuple[str, ...]) -> None:
     The headers are read as they came: `request.url` replaces a host that it cannot parse with the
     address of the server, which is a name that is allowed.
     """
-    allowed = {f"[{host}]" if ":" in host else host for host in hosts}
+    allowed = [f"[{host}]" if ":" in host else host for host in hosts]
     called = request.headers.getlist("host")
     if len(called) != 1 or not _is_allowed(called[0], allowed):
         raise RequestError(
             403,
-            f"use {hosts[0]} as the host name, or start the server with a key",
+            f"use {allowed[0]} as the host name, or start the server with a key",
             code="wrong_host",
         )
     for origin in request.headers.getlist("origin"):
@@ -46,7 +46,7 @@ def _check_host(request: Request, hosts: tuple[str, ...]) -> None:
             )
 
 
-def _is_allowed(text: str, allowed: set[str]) -> bool:
+def _is_allowed(text: str, allowed: list[str]) -> bool:
     found = _HOST.fullmatch(text)
     return found is not None and found[1].lower() in allowed
 

@@ -238,23 +238,24 @@ def _check_no_prompt(
         return
     text = turns[0].text if turns else ""
     is_long = len(text[:MAX_CHECKED].split()) > MAX_INTENT_WORDS
+    told = [i for i, message in enumerate(messages) if message.role not in OTHER_ROLE]
+    said = [i for i, message in enumerate(messages) if message.role in OTHER_ROLE]
     if is_prompt(text):
         fault = "quotes a conversation or tells a model to play the user"
-    elif is_long and not (system or default_intent):
-        fault = "is long and comes without an intent"
-    elif quotes_conversation(system):
-        fault = "comes with a conversation in the system message"
-        if not turns:
-            fault = "quotes a conversation in the system message"
-    else:
-        return
-    last = len(messages) - 1
-    raise RequestError(
+        raise _no_turn(said[-1], fault)
+    if is_long and not (system or default_intent):
+        raise _no_turn(said[-1], "is long and comes without an intent")
+    if quotes_conversation(system):
+        raise _no_turn(told[-1], "quotes a conversation")
+
+
+def _no_turn(i: int, fault: str) -> RequestError:
+    return RequestError(
         400,
-        f"messages[{last}] {fault}, and a simulated user would take that for what the assistant "
-        "said; send the intent as the system message and each turn as a message of its own, or "
-        "userlm.intent if the assistant did say it",
-        f"messages[{last}].content",
+        f"messages[{i}] {fault}, and a simulated user would take it for its intent or for what the "
+        "assistant said; send the intent as the system message and each turn as a message of its "
+        "own, or userlm.intent if the messages are right",
+        f"messages[{i}].content",
         "quoted_conversation",
     )
 

@@ -19,7 +19,7 @@ _USERS = """
 """
 _ASSISTANTS = """
     assistant assistants ai bot chatbot agent model llm gpt chatgpt claude gemini support advisor
-    operator tutor teacher doctor expert assistent ki assistente asistente ассистент 助手
+    operator tutor teacher doctor assistent ki assistente asistente ассистент 助手
     アシスタント
 """
 _SIDES = {
@@ -33,7 +33,7 @@ _LABEL = re.compile(
     r"(?:(?:the|ai|llm|simulated|virtual|human|customer|support|service) ){0,2}"
     r"([^\W\d_]\w{0,19})"
     # As in "User:", "[user]", "User 2:", "User (calm):", "UserMessage(", "user -", "user said".
-    r"(?=[ \t]?[:：\[\]<>(){}|\"'=*»→\t]|[ \t]*$| [\d–—-]"
+    r"(?=[ \t]?[:：\[\]<>(){}|\"'*»→\t]|[ \t]*$| [\d–—-]"
     r"| (?:said|says|asked|answered|replied|wrote)\b)",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -53,18 +53,21 @@ _QUOTED_TURN = re.compile(
 _TALK = "(?:conversation|chat|dialog|dialogue|message|interaction|exchange|turn)s?"
 _RECORD = "(?:history|conversation|transcript|dialog|dialogue|chat|messages|turns)"
 _MACHINE = "(?:assistant|agent|bot|chatbot|ai|model)"
+_SAID = "(?:message|response|reply|answer|turn|utterance)s?"
 _HEADINGS = (
     rf"{_TALK}[ _-](?:so[ _-]far|history|log|transcript|until now|up to now)",
-    rf"(?:previous|prior|past|earlier|preceding|current|ongoing)[ _-]{_TALK}",
     r"(?:transcript|history) of (?:the|your|this|a) \w+",
     r"(?:here|below)\b[^\n.?!]{0,20}\b(?:conversation|chat|dialog|dialogue)",
     rf"(?:said|happened) so far|{_TALK} (?:is|was|goes) as follows",
-    rf"(?:last|latest|previous|most recent) {_MACHINE}",
-    rf"{_MACHINE}(?:['’]s)? (?:last|latest|previous|most recent|just)",
+    rf"(?:last|latest|previous|most recent) {_MACHINE}(?:['’]s)? {_SAID}",
+    rf"{_MACHINE}(?:['’]s)? (?:last|latest|previous|most recent) {_SAID}",
+    rf"{_MACHINE} (?:has )?just (?:said|asked|replied|responded|answered|wrote)",
 )
+_PREVIOUS = rf"(?:previous|prior|past|earlier|preceding|current|ongoing)[ _-]{_TALK}"
 _HISTORY = re.compile(
     # With a colon later in the line, or at the end of the line.
     rf"\b(?:{'|'.join(_HEADINGS)})\b(?:[^\n.?!]{{0,60}}[:：]|[^\w\n]{{0,6}}$)"
+    rf"|\b{_PREVIOUS}\b(?:[^\n.?!]{{0,60}}[:：])?[^\w\n]{{0,6}}$"
     # A line or a tag of its own, or a field.
     rf"|^[^\w\n]{{0,6}}(?:the )?{_RECORD}[^\w\n]{{0,6}}$"
     rf"|<(?:\w{{1,20}}_)?{_RECORD}>"
@@ -75,7 +78,8 @@ _HISTORY = re.compile(
 
 _EXAMPLE = re.compile(r"\bexamples?\b|\be\.g\.", re.IGNORECASE)
 
-_SENTENCE_END = re.compile(r"[.!?:;\n]+")
+# A line that starts in lower case continues the sentence.
+_SENTENCE_END = re.compile(r"[.!?:;]+|\n(?![ \t]*[a-z])")
 _PERSON = "(?:user|customer|client|human|person|persona)(?:['’]s)?"
 _PLAY = (
     r"(?:simulat(?:e|ing)|pretend|imagine|impersonat(?:e|ing)|act(?:ing)? as|play(?:ing)?|embody|"
@@ -88,7 +92,7 @@ _NEXT = "(?:next|first|opening|initial|following)"
 _INSTRUCTIONS = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"^\W*you are (?:an? |the )?{_PERSON}\b",
+        rf"^\W*you are (?:an? |the )?(?:simulated |real )?{_PERSON}\b",
         rf"\byou(?:r|['’]re)?\b.*\b{_PLAY}\b.*\b{_PERSON}\b",
         rf"^\W*(?:please |now ){{0,2}}{_PLAY}\b.*\b{_PERSON}",
         rf"\b{_ANSWER}\b.*\bas (?:the |an? |this )?(?:\w+ )?{_PERSON}\b",
@@ -97,7 +101,8 @@ _INSTRUCTIONS = [
         rf"\bwould (?:the |this )?{_PERSON} (?:say|write|ask|answer|reply|respond)\b",
     )
 ]
-_MAX_SENTENCE = 300
+MAX_SENTENCE = 300
+"""Characters; the patterns take time that grows with the square of it."""
 
 
 def is_prompt(text: str) -> bool:
@@ -122,7 +127,7 @@ def _quoted_turns(text: str) -> int:
     """Return how many turns a text quotes; 0 unless they are of both sides."""
     turns = list(_QUOTED_TURN.finditer(text))
     if turns:
-        return len(turns) + 1
+        return len(turns) + 1  # one is enough for two
     sides = list(_sides(_LABEL, text))
     inline = list(_sides(_INLINE_LABEL, text))
     if len(inline) > 2:
@@ -140,5 +145,5 @@ def _sides(pattern: re.Pattern[str], text: str) -> Iterator[str]:
 
 def _is_instruction(sentence: str) -> bool:
     """Whether a sentence tells a model to play the user or to write the user's turn."""
-    sentence = sentence[:_MAX_SENTENCE]
+    sentence = " ".join(sentence[:MAX_SENTENCE].split())
     return any(pattern.search(sentence) for pattern in _INSTRUCTIONS)
