@@ -1252,3 +1252,39 @@ def test_what_a_table_does_not_know_is_left_out():
     )
     with pytest.raises(Rejected, match="'redacted'"):
         convert({**lmsys, "redacted": 0.5}, None, "x")
+
+
+# --- thought --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": "<think>\nHm.\n</think>\n\nBoil it."},
+        {"content": "Hm.</think>Boil it."},
+        {"content": "Boil it.", "reasoning_content": "Hm."},
+        {"content": "Boil it.", "reasoning": "Hm."},
+        {"content": [{"type": "thinking", "thinking": "Hm."}, "Boil it."]},
+        {"content": [{"type": "text", "text": "<think>Hm.</think>Boil it."}]},
+    ],
+)
+def test_what_an_assistant_thought_is_no_speech_and_stays_in_meta(answer):
+    asked = {"role": "user", "content": "how do i cook <think> rice </think>"}
+    row = {"id": "a", "messages": [asked, {"role": "assistant", **answer}]}
+    imported = convert(row, None, "a")
+    assert [turn.text for turn in imported.conversation.turns] == [
+        "how do i cook <think> rice </think>",
+        "Boil it.",
+    ]
+    assert (
+        imported.conversation.ended and imported.conversation.meta["thought"] == "Hm."
+    )
+    assert imported.notes == {"thought to meta": 1}
+
+
+def test_an_answer_that_is_all_thought_is_no_turn_and_no_end():
+    asked = {"role": "user", "content": "how do i cook rice"}
+    thought = {"role": "assistant", "content": "<think>They want"}
+    imported = convert({"id": "a", "messages": [asked, thought]}, None, "a")
+    assert [turn.role for turn in imported.conversation.turns] == ["user"]
+    assert not imported.conversation.ended

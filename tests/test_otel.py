@@ -416,7 +416,7 @@ def test_thoughts_pictures_and_other_answers_to_choose_from_are_counted_and_not_
         "what is this?",
         "A cat.",
     ]
-    assert imported.notes == {"parts left out": 3}
+    assert imported.notes == {"parts left out": 2, "thought to meta": 1}
     assert the_only(export(("t", span["attributes"]))).notes == imported.notes
     aloud = sdk(
         {

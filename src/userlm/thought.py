@@ -39,6 +39,7 @@ PAIRS = (
 """The tags around a thought in the text of known model families."""
 
 TAGS = frozenset(tag for pair in PAIRS for tag in pair)
+_LOWERED = tuple(tag.lower() for tag in TAGS)
 
 _OPENING = "|".join(re.escape(opens) for opens, _ in PAIRS)
 _CLOSING = "|".join(re.escape(closes) for _, closes in PAIRS)
@@ -58,6 +59,9 @@ def split_thought(text: str) -> tuple[str, str]:
     opened goes back to the start: many chat templates open it in the prompt. Tags in a quoted piece
     of code do not count.
     """
+    lowered = text.lower()
+    if not any(tag in lowered for tag in _LOWERED):
+        return text, ""  # as nearly all texts; the search below takes much longer
     said: list[str] = []
     thought: list[str] = []
     start = 0

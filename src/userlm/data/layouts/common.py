@@ -20,10 +20,11 @@ from userlm.content import Part, joined, read_part, read_parts
 from userlm.lines import DEEPEST, Line, is_deep
 from userlm.rows import OLDER_KEYS
 from userlm.text import has_words
+from userlm.thought import split_thought
 from userlm.types import OTHER_ROLE, OUTCOME_KEYS, Conversation, Role, Turn
 
 Row = Mapping[str, Any]
-Side = Literal["user", "assistant", "system", "tool"]
+Side = Literal["user", "assistant", "system", "tool", "thought"]
 
 REASONS = (
     "unknown layout",
@@ -46,6 +47,7 @@ NOTES = (
     "opening assistant turn",
     "system to meta",
     "tool to meta",
+    "thought to meta",
     "parts left out",
     "fields left out",
     "cut at an empty turn",
@@ -166,7 +168,7 @@ _CONTENT_FIELDS = ("parts", "contents", "content", "value", "text", "message", "
 _CALL_FIELDS = ("tool_calls", "function_call", "toolInvocations")
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _THOUGHT_ROLES = ("thinking", "reasoning")
-_NOT_PLAIN = {*_CALL_FIELDS, "parts", "contents"}
+_NOT_PLAIN = {*_CALL_FIELDS, *_THOUGHT_FIELDS, "parts", "contents"}
 _CONTENTS = (str, list, dict, type(None))
 
 
@@ -219,15 +221,17 @@ def read_messages(
         side = _side(message, where, roles)
         field = first_field(message, _CONTENT_FIELDS) or "content"
         parts = _parts(message, field, where)
-        lost_parts += sum(part.kind in ("other", "thought") for part in parts)
-        text = joined(parts, "speech")
+        lost_parts += sum(part.kind == "other" for part in parts)
+        text, thoughts = _split(side, joined(parts, "speech"))
+        thoughts = [*_thoughts(message, parts), *thoughts]
+        said += thoughts
         calls = _aside(parts, "call")
         results = _aside(parts, "result")
         if results:  # of tools on the server, or a message that only returns them
             said += calls + results
         if has_words(text) or (side == "tool" and not results):
             said.append((side, text))
-        elif side in OTHER_ROLE and not (results or calls or _thinks(message, parts)):
+        elif side in OTHER_ROLE and not (results or calls or thoughts):
             if not _answered(said):
                 raise Rejected("empty turn", f"{where}.{field} has no words")
             return Messages(said, lost_parts, cut=True)
@@ -237,14 +241,16 @@ def read_messages(
 
 
 def _plain(message: Row, roles: Mapping[str, Side]) -> tuple[Side, str] | None:
-    """Return a message of nothing but text, as nearly all are, without a look at its other
+    """Return a message of nothing but speech, as nearly all are, without a look at its other
     fields."""
     role, content = message.get("role"), message.get("content")
     if not (isinstance(role, str) and isinstance(content, str)):
         return None
     side = roles.get(role)
     is_plain = message.keys().isdisjoint(_NOT_PLAIN) and has_words(content)
-    return (side, content) if side and is_plain else None
+    if not (side and is_plain) or _split(side, content)[1]:
+        return None
+    return side, content
 
 
 def first_field(row: Row, names: Sequence[str]) -> str | None:
@@ -303,9 +309,21 @@ def _aside(parts: Sequence[Part], kind: str) -> list[tuple[Side, str]]:
     return [("tool", part.text) for part in parts if part.kind == kind]
 
 
-def _thinks(message: Row, parts: Sequence[Part]) -> bool:
-    is_thought = any(part.kind == "thought" for part in parts)
-    return is_thought or any(message.get(field) for field in _THOUGHT_FIELDS)
+def _thoughts(message: Row, parts: Sequence[Part]) -> list[tuple[Side, str]]:
+    """Return the thoughts in the parts of a message, or else those in a field of their own."""
+    texts = [part.text for part in parts if part.kind == "thought"]
+    for name in _THOUGHT_FIELDS:
+        if not texts and message.get(name):
+            texts = [joined([read_part({name: message[name]})], "thought")]
+    return [("thought", text) for text in texts]
+
+
+def _split(side: Side, text: str) -> tuple[str, list[tuple[Side, str]]]:
+    """Return the speech in a text, and the thoughts between tags; people do not think in tags."""
+    if side != "assistant":
+        return text, []
+    speech, thought = split_thought(text)
+    return speech, [("thought", thought)] if thought else []
 
 
 def _answered(said: Sequence[tuple[Side, str]]) -> bool:
@@ -334,10 +352,10 @@ def assemble(
     spoken: list[tuple[Role, str]] = []
     aside: dict[str, list[str]] = {}
     for side, text in messages.said:
-        if side == "system" or side == "tool":
-            aside.setdefault(side, []).append(text)
-        else:
+        if side == "user" or side == "assistant":
             spoken.append((side, text))
+        else:
+            aside.setdefault(side, []).append(text)
     turns = []
     for role, group in groupby(spoken, key=itemgetter(0)):
         turns.append(Turn(role, "\n\n".join(text for _, text in group)))
@@ -358,6 +376,7 @@ def assemble(
         "cut at an empty turn": int(messages.cut),
         "system to meta": len(aside.get("system", ())),
         "tool to meta": len(aside.get("tool", ())),
+        "thought to meta": len(aside.get("thought", ())),
     }
     last_side, _ = messages.said[-1]
     # a pending tool call is not an end.
