@@ -238,19 +238,20 @@ def test_a_request_that_does_not_end_is_cut_and_nothing_is_logged(
     assert "".join(capfd.readouterr()) == ""
 
 
+@pytest.mark.slow
 def test_a_client_that_waits_for_its_answer_or_between_two_requests_is_not_cut(
     monkeypatch,
 ):
-    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 1.0)
     user = Gated(threading.Event())
     with serving(user) as server:
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         headers = {"Content-Type": "application/json"}
         client.request("POST", "/v1/chat/completions", BODY, headers)
-        time.sleep(0.5)
+        time.sleep(1.3)
         user.gate.set()
         assert json.loads(client.getresponse().read())["choices"]
-        time.sleep(0.5)
+        time.sleep(1.3)
         client.request("POST", "/v1/chat/completions", BODY, headers)
         assert client.getresponse().status == 200
         client.close()
@@ -268,7 +269,7 @@ def test_a_client_that_does_not_take_its_answer_is_cut(monkeypatch):
         until(lambda: server.pool.in_flight == 0)
         # Leaving the context waits for answers that are being sent.
         begun = time.monotonic()
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 10
     caller.close()
 
 
@@ -281,10 +282,11 @@ def test_half_a_request_does_not_keep_the_server_from_stopping(half):
         caller.sendall(half)
         assert raw(server, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         begun = time.monotonic()
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     caller.close()
 
 
+@pytest.mark.slow
 def test_a_new_client_takes_the_place_of_one_that_owes_its_request(monkeypatch):
     monkeypatch.setattr("userlm.serving.app.MAX_CONNECTIONS", 8)
     user = Gated(threading.Event())

@@ -86,7 +86,7 @@ def test_a_request_of_megabytes_is_refused_and_nobody_waits_for_it(tiny):
             error = json.loads(body)["error"]
             assert (status, error["code"]) == (413, "context_length_exceeded")
             assert "1,000,000" in error["message"]
-    assert slowest < 1
+    assert slowest < 3  # 28 s, if the text were tokenized
 
 
 def test_a_user_without_a_model_reads_a_long_log():
