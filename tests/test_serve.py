@@ -480,6 +480,18 @@ def test_what_was_shown_is_the_turn(message, said, left_out):
     ] * bool(left_out)
 
 
+@pytest.mark.parametrize("swapped", [False, True], ids=["log", "swapped"])
+def test_what_the_assistant_thought_is_left_out_and_noted(swapped):
+    them, us = ("user", "assistant") if swapped else ("assistant", "user")
+    messages = [
+        {"role": us, "content": "why does it print </think> then"},
+        {"role": them, "content": "<think>A tag.</think>It is a bug."},
+    ]
+    _, turns, _, notes = read_messages(messages, "auto", None)
+    assert [turn.text for turn in turns] == [messages[0]["content"], "It is a bug."]
+    assert notes == ["messages[1]: what the assistant thought was left out"]
+
+
 LONG = "Play a customer. Be brief.\n\n"
 ROME_ON_LINES = ROME.replace("age model", "age\n   model").replace(
     "trip to", "trip\nto"

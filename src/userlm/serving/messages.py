@@ -19,6 +19,7 @@ from userlm.serving.schema import (
     too_long,
 )
 from userlm.text import INTENT_PREFIX, stable_hash
+from userlm.thought import split_thought
 from userlm.types import OTHER_ROLE, Conversation, Role, Speaker, Turn
 from userlm.users import PromptedUser, TrainedUser
 
@@ -184,7 +185,11 @@ def read_messages(
         role: Role = OTHER_ROLE[message.role] if roles == "swapped" else message.role
         if role == "user":
             _check_goes_on(text, where, stop_phrase)
-        elif not text.strip():
+        else:
+            text, thought = split_thought(text)
+            if thought:
+                notes.append(f"{where}: what the assistant thought was left out")
+        if role == "assistant" and not text.strip():
             notes.append(f"{where} is empty: the assistant's answer has no text")
         if turns and turns[-1].role == role:
             notes.append(
