@@ -151,9 +151,7 @@ def intents(options: Intents) -> Results:
     joined, counts = read_joined(joins)
     existing = Existing(joined, options.goals, options.overwrite)
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
-    model = None
-    if not is_extractive:
-        model = _model_writer(options, run, budget, price)
+    model = None if is_extractive else _model_writer(options, run, budget, price)
     check_caps(budget)
     tally = _Tally(existing, fields, counts)
     workers = options.workers if model else 1
