@@ -170,9 +170,10 @@ def test_whoever_sends_the_intent_apart_knows_what_a_turn_is(intent):
 
 
 def test_a_long_message_without_any_intent_is_refused():
-    long = "word " * 61
+    long = "word " * 81
     assert "is long and comes without an intent" in refused(say(long)).message
-    assert accepted(say("word " * 60))
+    assert accepted(say("word " * 80))
+    assert "without an intent" in refused(say("请描述你的问题。" * 51)).message
     assert accepted(say(long), intent=BIKE)
     assert accepted([{"role": "system", "content": BIKE}, *say(long)])
     assert accepted(say("hi", long))

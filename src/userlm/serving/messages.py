@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from userlm.content import joined, read_parts
-from userlm.serving.prompts import MAX_CHECKED, is_prompt, quotes_conversation
+from userlm.serving.prompts import is_prompt, quotes_conversation
 from userlm.serving.schema import (
     ChatRequest,
     Message,
@@ -25,6 +25,10 @@ from userlm.users import PromptedUser, TrainedUser
 
 MAX_INTENT_WORDS = 60
 """An intent is one sentence of about 30 words; user models are not trained on much longer ones."""
+
+MAX_GREETING = 400
+"""Characters, about 70 words, of a first message of the assistant to a user without an intent.
+Longer ones are prompts."""
 
 MAX_TEXT = 1_000_000
 """Characters of all messages of a request; tokenizing them takes a second."""
@@ -242,7 +246,7 @@ def _check_no_prompt(
     if len(turns) > 1:
         return
     text = turns[0].text if turns else ""
-    is_long = len(text[:MAX_CHECKED].split()) > MAX_INTENT_WORDS
+    is_long = len(text) > MAX_GREETING
     told = [i for i, message in enumerate(messages) if message.role not in OTHER_ROLE]
     said = [i for i, message in enumerate(messages) if message.role in OTHER_ROLE]
     if is_prompt(text):
