@@ -270,12 +270,25 @@ def test_what_is_scrubbed_is_marked_in_the_files_and_counted(userlm, tmp_path):
     assert b.user_turns == ("my phone is <PHONE>, my mail too: <EMAIL>",)
     assert c.meta["goal"] == "write to <EMAIL>"
     assert (a.user, b.user, c.user) == ("p", "q", "r")
-    userlm("clean", "logs.jsonl", "--shares", "100/0/0", "--out", "plain")
-    assert "ann@example.org" in (tmp_path / "plain/train.jsonl").read_text()
-    assert (
-        "note: scrubbed email"
-        not in read_json(tmp_path / "plain/results.json")["counts"]
-    )
+
+
+def test_what_is_not_scrubbed_is_said(userlm, tmp_path):
+    logs = [
+        log("a", "mail ann@example.org or bob@example.org", user="p"),
+        log("b", "my phone is +1 415 555 0132, my mail too: ann@example.org", user="q"),
+        log("c", "nothing to hide", user="r"),
+        log("d", "dora@example.org", user="s", toxic=True),  # goes, and is not counted
+    ]
+    write_conversations(tmp_path / "logs.jsonl", logs)
+    options = ["clean", "logs.jsonl", "--shares", "100/0/0"]
+    for _ in range(2):  # when it is complete already, too
+        shown = " ".join(userlm(*options, "--out", "out").split())
+        assert (
+            "Personal data: out keeps what looks like it in 2 conversations "
+            "(email in 2, phone in 1); clean again with --scrub." in shown
+        )
+    assert "ann@example.org" in (tmp_path / "out/train.jsonl").read_text()
+    assert "Personal data" not in userlm(*options, "--scrub", "--out", "scrubbed")
 
 
 WORDS = (

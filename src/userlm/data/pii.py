@@ -319,8 +319,8 @@ _PHONE = re.compile(
     re.IGNORECASE | re.VERBOSE | re.ASCII,
 )
 _NUMBER = re.compile(
-    rf"""(?: \b (?:my|your|his|her|their|our|its|the|\w+[ ]?'s|contact|phone|home|work|office|direct)
-        \s number (?:\s there)? {_OF} (?:\s(?:is|was|will\sbe))?
+    rf"""(?: \b (?:my|your|his|her|their|our|its|the|\w+[ ]?'s|contact|phone|home|work|office
+        |direct) \s number (?:\s there)? {_OF} (?:\s(?:is|was|will\sbe))?
       | \b (?:reach|reached|reachable|call) (?:\s[\w'&.-]{{1,20}}){{0,4}}? \s(?:at|on) )
     [\s:]{{1,8}} \Z""",
     re.IGNORECASE | re.VERBOSE | re.ASCII,
