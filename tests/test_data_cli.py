@@ -291,6 +291,39 @@ def test_what_is_not_scrubbed_is_said(userlm, tmp_path):
     assert "Personal data" not in userlm(*options, "--scrub", "--out", "scrubbed")
 
 
+def test_a_line_that_is_too_long_is_dropped_and_its_beginning_and_length_are_kept(
+    userlm, tmp_path
+):
+    short, long = (asked("say " + "x" * size) for size in (10, 1 << 20))
+    (tmp_path / "logs.jsonl").write_bytes(jsonl([short, long, asked("say more")]))
+    userlm("import", "logs.jsonl", "--max-line", 1, "--out", "out")
+    [row] = rows_of(tmp_path / "out/dropped.jsonl")
+    length = len(jsonl([long])) - 1
+    assert (row["line"], row["reason"]) == (2, "too long")
+    assert (
+        f"{length:,} bytes long; the longest that is read is 1,048,576" in row["error"]
+    )
+    assert row["raw"] == jsonl([long]).decode()[:1000]
+    assert len(rows_of(tmp_path / "out/conversations.jsonl")) == 2
+
+
+def test_languages_that_labels_dropped_and_those_that_the_identifier_dropped_are_counted(
+    userlm, tmp_path
+):
+    text = "Bonjour, comment faire une bonne soupe aux légumes ?"
+    labels = ["French", "French", "English", None]
+    logs = [log("en", "how do I make a good soup of this")]
+    for i, label in enumerate(labels):
+        logs.append(log(f"c{i}", text, **({"language": label} if label else {})))
+    write_conversations(tmp_path / "logs.jsonl", logs)
+    userlm("clean", "logs.jsonl", "--out", "out")
+    counts = read_json(tmp_path / "out/results.json")["counts"]
+    assert counts["dropped: language: fr, by label"] == 2
+    assert counts["dropped: language: fr, by identifier"] == 2
+    assert counts["note: language by label"] == 2
+    assert counts["note: language by identifier"] == 2
+
+
 WORDS = (
     "rice bread soup salt oven pan knife plate lemon apple honey flour water sugar "
     "onion "

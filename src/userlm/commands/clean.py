@@ -222,6 +222,9 @@ def _counts(decisions: filters.Decisions, notes: Counter[str]) -> Counter[str]:
     counts = Counter({"in": len(decisions.reasons), "out": 0})
     for reason in decisions.reasons:
         counts["out" if reason is None else f"dropped: {reason}"] += 1
+        # All languages together: a label that is often wrong should be seen.
+        if reason and (decided := re.fullmatch("(language): .*, (by .*)", reason)):
+            counts[f"note: {decided[1]} {decided[2]}"] += 1
     for split, figures in decisions.figures["splits"].items():
         for what in ("conversations", "people", "samples"):
             counts[f"{split}: {what}"] = figures[what]

@@ -26,7 +26,7 @@ from userlm.commands.steps import (
 )
 from userlm.data import files, layouts
 from userlm.data.layouts.common import Found, Rejected
-from userlm.lines import LONGEST, Line
+from userlm.lines import LONGEST_LOG, Line
 from userlm.rows import KINDS, read_rows, to_record
 from userlm.runs import Outputs, Run
 from userlm.show.terminal import console, track
@@ -59,7 +59,7 @@ class Import:
     )
     strict: bool = option(False, "Stop at the first bad line instead of skipping it.")
     max_line: int = option(
-        LONGEST >> 20,
+        LONGEST_LOG >> 20,
         "Set aside lines and items of more megabytes than this; they may fill the memory.",
         min=1,
     )
