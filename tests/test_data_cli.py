@@ -308,12 +308,58 @@ def test_what_is_scrubbed_is_marked_in_the_files_and_counted(userlm, tmp_path):
     assert b.user_turns == ("my phone is <PHONE>, my mail too: <EMAIL>",)
     assert c.meta["goal"] == "write to <EMAIL>"
     assert (a.user, b.user, c.user) == ("p", "q", "r")
-    userlm("clean", "logs.jsonl", "--shares", "100/0/0", "--out", "plain")
-    assert "ann@example.org" in (tmp_path / "plain/train.jsonl").read_text()
+
+
+def test_what_is_not_scrubbed_is_said(userlm, tmp_path):
+    logs = [
+        log("a", "mail ann@example.org or bob@example.org", user="p"),
+        log("b", "my phone is +1 415 555 0132, my mail too: ann@example.org", user="q"),
+        log("c", "nothing to hide", user="r"),
+        log("d", "dora@example.org", user="s", toxic=True),  # goes, and is not counted
+    ]
+    write_conversations(tmp_path / "logs.jsonl", logs)
+    options = ["clean", "logs.jsonl", "--shares", "100/0/0"]
+    for _ in range(2):  # when it is complete already, too
+        shown = " ".join(userlm(*options, "--out", "out").split())
+        assert (
+            "Personal data: out keeps what looks like it in 2 conversations "
+            "(email in 2, phone in 1); clean again with --scrub." in shown
+        )
+    assert "ann@example.org" in (tmp_path / "out/train.jsonl").read_text()
+    assert "Personal data" not in userlm(*options, "--scrub", "--out", "scrubbed")
+
+
+def test_a_line_that_is_too_long_is_dropped_and_its_beginning_and_length_are_kept(
+    userlm, tmp_path
+):
+    short, long = (asked("say " + "x" * size) for size in (10, 1 << 20))
+    (tmp_path / "logs.jsonl").write_bytes(jsonl([short, long, asked("say more")]))
+    userlm("import", "logs.jsonl", "--max-line", 1, "--out", "out")
+    [row] = rows_of(tmp_path / "out/dropped.jsonl")
+    length = len(jsonl([long])) - 1
+    assert (row["line"], row["reason"]) == (2, "too long")
     assert (
-        "note: scrubbed email"
-        not in read_json(tmp_path / "plain/results.json")["counts"]
+        f"{length:,} bytes long; the longest that is read is 1,048,576" in row["error"]
     )
+    assert row["raw"] == jsonl([long]).decode()[:1000]
+    assert len(rows_of(tmp_path / "out/conversations.jsonl")) == 2
+
+
+def test_languages_that_labels_dropped_and_those_that_the_identifier_dropped_are_counted(
+    userlm, tmp_path
+):
+    text = "Bonjour, comment faire une bonne soupe aux légumes ?"
+    labels = ["French", "French", "English", None]
+    logs = [log("en", "how do I make a good soup of this")]
+    for i, label in enumerate(labels):
+        logs.append(log(f"c{i}", text, **({"language": label} if label else {})))
+    write_conversations(tmp_path / "logs.jsonl", logs)
+    userlm("clean", "logs.jsonl", "--out", "out")
+    counts = read_json(tmp_path / "out/results.json")["counts"]
+    assert counts["dropped: language: fr, by label"] == 2
+    assert counts["dropped: language: fr, by identifier"] == 2
+    assert counts["note: language by label"] == 2
+    assert counts["note: language by identifier"] == 2
 
 
 WORDS = (

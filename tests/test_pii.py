@@ -49,6 +49,34 @@ def test_an_email_address_goes(text, clean):
         "0412 345 678",
         "090-1234-5678",
         "138-1234-5678",
+        "(0161) 496 0000",  # the United Kingdom
+        "0161 496 0000",
+        "020-7946-0958",
+        "+44 (0)20 7946 0958",
+        "0044 20 7946 0958",
+        "0044 (0)20 7946 0958",
+        "01 42 68 53 00",  # France
+        "06.12.34.56.78",
+        "06-12-34-56-78",
+        "0033 1 42 68 53 00",
+        "030/12345678",  # Germany
+        "0171 / 2345678",
+        "0151 23456789",
+        "089 123 45 678",
+        "044 668 18 00",  # Switzerland
+        "0470 12 34 56",  # Belgium
+        "06-12345678",  # the Netherlands
+        "070-123 45 67",  # Sweden
+        "(02) 9374 4000",  # Australia
+        "098765 43210",  # India
+        "0532 123 45 67",  # Turkey
+        "03-1234-5678",  # Japan
+        "010-1234-5678",  # Korea
+        "8 (495) 123-45-67",  # Russia
+        "8-800-555-35-35",
+        "(495) 123-45-67",
+        "11 98765-4321",  # Brazil
+        "0412.345.678",
     ],
 )
 def test_a_phone_number_with_its_code_or_separators_goes(phone):
@@ -57,6 +85,73 @@ def test_a_phone_number_with_its_code_or_separators_goes(phone):
         "Reach me at <PHONE>, or not.",
         {"phone": 1},
     )
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "Contact number will be ",
+        "the contact number : ",
+        "Their number is ",
+        "You can have my number: ",
+        "The phone number for the Blue Door is ",
+        "the telephone number of St. Mary's is ",
+        "Contact number \t : \t ",
+        "the driver's number is ",
+        "The number for the Blue Door is ",
+        "they can be reached at ",
+        "You can reach the driver on ",
+        "Teléfono: ",
+        "Téléphone : ",
+        "我的手机：",
+    ],
+)
+def test_a_plain_number_is_a_phone_number_where_the_sentence_says_so(before):
+    for number in ("01632960123", "07700900123", "0123456798"):
+        assert scrub_text(before + number) == (before + "<PHONE>", {"phone": 1})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "My account number is 0163296012",
+        "The order number is 07700900123",
+        "their number is 1234567890",
+        "my number is 351531510",
+        "the number is 0123456789",
+        "the phone number for the Blue Door is 12",
+        "a number of 01632960123",
+    ],
+)
+def test_a_number_of_another_kind_stays(text):
+    assert scrub_text(text) == (text, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "03/21/2023 12:42:18 PM",
+        "05.06.23 10.30, 05.06.2023 10:30, 01-02-2023 1200",
+        "08.30 09.15 10.00, 09.30 - 10.45",
+        "01.01.-31.12.2023",
+        "02139 02140",  # postal codes
+        "0123 0456 0789",
+        "05 12 23 34 45",  # lottery
+        "0900 1200 1500 1800",
+        "0412 345 678 901 234",
+        "078-05-1120",  # a social security number is another kind
+        "0378-5955",
+        "01/02/03/04/05",
+        "0.51 0.23 0.77",
+        "00 1234 5678 9012",
+        "0000 0000 0012",
+        "11 98765 4321",
+        "version 01.02.03.0405",
+    ],
+)
+def test_dates_times_and_lists_with_zeros_stay(text):
+    assert scrub_text(text) == (text, {})
+    assert scrub_text(DIGITS + text) == (DIGITS + text, {})
 
 
 def test_bare_digits_are_a_phone_number_only_after_a_word_that_says_so():

@@ -39,12 +39,14 @@ Raw = tuple[bytes, int]
 """The text of a row, or the beginning of one that is too long, and its length in bytes."""
 
 
-LONGEST = 64 << 20
-"""Bytes: the longest row of a log, if nothing else is asked for. A longer one is no conversation;
-it might not fit into memory."""
+LONGEST = 1 << 30
+"""Bytes: the longest row that is read if nothing else is asked for; a longer one might not fit into
+memory."""
+LONGEST_LOG = 64 << 20
+"""Bytes: the same for the logs of others. A longer row is no conversation."""
 
 
-def read_lines(path: Path, size: int, longest: int | None = None) -> Iterator[Line]:
+def read_lines(path: Path, size: int, longest: int = LONGEST) -> Iterator[Line]:
     """Yield the rows of a text file, including bad ones; of JSON lines those in the first `size`
     bytes.
 
@@ -68,7 +70,7 @@ def read_lines(path: Path, size: int, longest: int | None = None) -> Iterator[Li
                 text = raw.removeprefix(_BYTE_ORDER_MARK)
                 if not text.strip():
                     continue
-                if longest is not None and length > longest:
+                if length > longest:
                     yield _long_line(number, text, length, longest)
                     continue
                 line = parse_line(number, text)
@@ -159,7 +161,7 @@ def _form(path: Path, size: int) -> str:
         is_long = len(first) >= BUFFER
         if is_whole or is_long or not first:
             return "lines"
-        if first.startswith(b"{") and _is_json(first + file.read(LONGEST)):
+        if first.startswith(b"{") and _is_json(first + file.read(LONGEST_LOG)):
             return "object"
     if ".json" in path.suffixes:
         raise InputError(
@@ -186,11 +188,10 @@ def _has_text(file: _Readable) -> bool:
     return False
 
 
-def _lines(file: _Readable, longest: int | None) -> Iterator[_Raw]:
-    limit = -1 if longest is None else longest + len(b"\n")
-    while raw := file.readline(limit):
+def _lines(file: _Readable, longest: int) -> Iterator[_Raw]:
+    while raw := file.readline(longest + len(b"\n")):
         length = len(raw.rstrip(b"\n"))
-        if longest is not None and length > longest:
+        if length > longest:
             raw = raw[:_BEGINNING]
             more = b" "
             while more and not more.endswith(b"\n"):
@@ -199,12 +200,12 @@ def _lines(file: _Readable, longest: int | None) -> Iterator[_Raw]:
         yield raw, length
 
 
-def _items(file: _Readable, longest: int | None) -> Iterator[_Raw]:
+def _items(file: _Readable, longest: int) -> Iterator[_Raw]:
     item = bytearray()
     lost = 0  # bytes of this item that were not kept
     for piece, is_last in _pieces(file):
         item += piece
-        if longest is not None and len(item) > longest:
+        if len(item) > longest:
             lost += len(item[_BEGINNING:])
             del item[_BEGINNING:]
         if not is_last:
@@ -269,7 +270,7 @@ def _backslashes(block: bytes, end: int) -> int:
     return end - start
 
 
-def _object(file: _Readable, longest: int | None) -> Iterator[_Raw]:
+def _object(file: _Readable, longest: int) -> Iterator[_Raw]:
     raw = file.read()
     yield raw, len(raw)
 
@@ -298,9 +299,7 @@ def parse_line(number: int, raw: bytes) -> Line:
 
 
 def _long_line(number: int, raw: bytes, length: int, longest: int) -> Line:
-    problem = (
-        f"is {length:,} bytes long, more than {longest:,}; allow more with --max-line"
-    )
+    problem = f"is {length:,} bytes long; the longest that is read is {longest:,}"
     return bad_line(number, raw[:_BEGINNING], "too long", problem)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from userlm.json_files import dump, dumps, take, write_lines, write_parquet
-from userlm.lines import Line, bad_line, make_line, read_lines
+from userlm.lines import LONGEST, Line, bad_line, make_line, read_lines
 from userlm.types import Conversation, InputError, Origin, Turn
 
 SPLITS = ("train", "valid", "test")
@@ -199,7 +199,7 @@ def read_rows(
     may_be_empty: bool = False,
     unread: Callable[[Collection[str]], Collection[str]] = lambda columns: NO_COLUMNS,
     upto: int | None = None,
-    longest: int | None = None,
+    longest: int = LONGEST,
 ) -> Iterator[Line]:
     """Yield the rows of a file of one of the `KINDS`, including bad lines.
 
@@ -294,6 +294,8 @@ def count_rows(paths: Iterable[Path]) -> int | None:
             with opened(path, "rb") as file:
                 while block := file.read(1 << 20):
                     count += block.count(b"\n")
+                    if file.tell() > 1 << 32:  # of what is unpacked
+                        return None
         except (EOFError, zlib.error, OSError):
             return None  # reading it will say what is wrong
     return count

@@ -124,10 +124,10 @@ def clean(options: Clean) -> Results:
     decisions = filters.decide(
         _read(path, options, "reading"), rules, run.path(".ngrams")
     )
-    scrubbed = _write(run, path, decisions, options.scrub)
+    notes = _write(run, path, decisions, options.scrub)
     if path.stat().st_size < size:
         raise _cut_short(path)
-    counts = _counts(decisions, scrubbed)
+    counts = _counts(decisions, notes)
     if not counts["out"]:
         raise InputError(
             f"all conversations were dropped; the reasons are in "
@@ -177,9 +177,10 @@ def _explain(options: Clean, id: str) -> Results:
 def _write(
     run: Run, path: Path, decisions: filters.Decisions, scrub: bool
 ) -> Counter[str]:
-    """Write each conversation to its split or to dropped.jsonl; return what was scrubbed."""
+    """Write each conversation to its split or to dropped.jsonl; return how often each kind of
+    personal data was scrubbed, or in how many conversations it was left."""
     outputs = Outputs(run, *(f"{split}.jsonl" for split in SPLITS), "dropped.jsonl")
-    scrubbed: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     total = len(decisions.reasons)
     written = 0
     for line in track(islice(read_rows(path), total), "writing", total):
@@ -193,17 +194,22 @@ def _write(
                 meta["duplicate_of"] = decisions.copies[written]
             outputs.write("dropped.jsonl", {**record, "meta": meta})
         else:
+            conversation, found = pii.scrub(from_record(record))
             if scrub:
-                conversation, found = pii.scrub(from_record(record))
-                scrubbed.update(found)
                 record = to_record(conversation)
+                for kind, times in found.items():
+                    notes[f"scrubbed {kind}"] += times
+            elif found:
+                notes.update(
+                    ["not scrubbed", *(f"not scrubbed, {kind}" for kind in found)]
+                )
             split = SPLITS[decisions.splits[written]]
             outputs.write(f"{split}.jsonl", record)
         written += 1
     if written < total:
         raise _cut_short(path)
     outputs.close()
-    return scrubbed
+    return notes
 
 
 def _cut_short(path: Path) -> InputError:
@@ -212,15 +218,18 @@ def _cut_short(path: Path) -> InputError:
     )
 
 
-def _counts(decisions: filters.Decisions, scrubbed: Counter[str]) -> Counter[str]:
+def _counts(decisions: filters.Decisions, notes: Counter[str]) -> Counter[str]:
     counts = Counter({"in": len(decisions.reasons), "out": 0})
     for reason in decisions.reasons:
         counts["out" if reason is None else f"dropped: {reason}"] += 1
+        # All languages together: a label that is often wrong should be seen.
+        if reason and (decided := re.fullmatch("(language): .*, (by .*)", reason)):
+            counts[f"note: {decided[1]} {decided[2]}"] += 1
     for split, figures in decisions.figures["splits"].items():
         for what in ("conversations", "people", "samples"):
             counts[f"{split}: {what}"] = figures[what]
-    for kind, count in scrubbed.items():
-        counts[f"note: scrubbed {kind}"] = count
+    for note, count in notes.items():
+        counts[f"note: {note}"] = count
     return +counts
 
 

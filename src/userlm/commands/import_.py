@@ -28,7 +28,7 @@ from userlm.data import files, layouts
 from userlm.data.joining import Joining, SharedTurns
 from userlm.data.layouts.common import Found, Rejected
 from userlm.json_files import write_lines
-from userlm.lines import LONGEST, Line
+from userlm.lines import LONGEST_LOG, Line
 from userlm.rows import KINDS, from_record, read_rows, to_record
 from userlm.runs import Outputs, Run
 from userlm.show.terminal import console, track
@@ -61,7 +61,7 @@ class Import:
     )
     strict: bool = option(False, "Stop at the first bad line instead of skipping it.")
     max_line: int = option(
-        LONGEST >> 20,
+        LONGEST_LOG >> 20,
         "Set aside lines and items of more megabytes than this; they may fill the memory.",
         min=1,
     )

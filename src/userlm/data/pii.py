@@ -3,8 +3,10 @@
 What is replaced, and what is kept because it does not identify a person:
 
     <EMAIL>  addresses; not `user@host`, `@decorator`, `x@w.shape` or `git@github.com:owner/project`
-    <PHONE>  +CC numbers, national ones with separators, plain digits only right after a word such
-    as "phone" <CARD>   numbers of a known issuer whose check digit is right; not any long number
+    <PHONE>  +CC and 00CC numbers, national ones that begin with 0 or an area code in brackets and
+             have separators, those of the US; others, and plain digits, only after a word such as
+             "phone", or after "their number is"
+    <CARD>   numbers of a known issuer whose check digit is right; not any long number
     <IP>     addresses of one host on the internet; not private, local and network addresses, not
              versions (after "version" or `Chrome/`, and short ones such as 1.2.3.4)
     <KEY>    API keys (OpenAI, AWS, GitHub, GitLab, Google, Hugging Face, Slack, Stripe), JWTs, PEM
@@ -286,44 +288,95 @@ _DASHED = rf"""
     | (?<=1)[3-9][0-9]-[0-9]{{4}}-[0-9]{{4}} )  # 138-1234-5678
     {_AFTER}
 """
-_AREA = rf"""
-    [(0] {_BEFORE}
-    (?: (?<=0)[1-9][0-9]{{1,3}}[ -]  # 020 7946 0958
-    | (?<=\()(?:0[1-9][0-9]{{1,3}}|[0-9]{{2,3}})\)[ .-]? )  # (415) 555-0132
-    [0-9]{{3,5}}[ .-]?[0-9]{{3,4}} {_AFTER}
+# A group beside it would make it a list of numbers.
+_ALONE = r"(?<![0-9][ /].)"
+_END = rf"{_AFTER} (?![ /:][0-9])"
+_GAP = r"(?: [ ]?[/-][ ]? | [ .] )"
+_NATIONAL = rf"""
+    0 {_BEFORE} {_ALONE} [1-9][0-9]{{0,4}} (?: {_GAP}[0-9]{{2,8}} ){{1,4}} {_END}  # 020 7946 0958
+    | [(] {_BEFORE} (?: 0[1-9][0-9]{{1,3}} | [0-9]{{2,3}} ) \)  # (415) 555-0132
+      (?: [ .-]?[0-9]{{2,5}} ){{2,3}} {_AFTER}
+    | 8 {_BEFORE} {_ALONE} [ -] \(?[0-9]{{3}}\)? [ -]?[0-9]{{3}}-[0-9]{{2}}-[0-9]{{2}} {_END}
+    | [1-9] {_BEFORE} {_ALONE} [0-9][ ]9[0-9]{{4}}-[0-9]{{4}} {_END}  # 11 98765-4321
+"""
+_ABROAD = rf"""
+    0 {_BEFORE} {_ALONE} 0[1-9][0-9]{{0,2}} {_GAP} (?: \(0\)[ ]? | (?!0) )  # 0044 20 7946 0958
+    [0-9]{{1,8}} (?: {_GAP}[0-9]{{2,8}} ){{1,4}} {_END}
 """
 _DIGITS = r"""
     [+(0-9] (?<![\w.+-].) (?: (?<=\()\+?[0-9]{1,5}\) | (?<=\+)[0-9] | (?<=[0-9]) )
-    (?: [ .()-]{0,2} [0-9] ){5,14} (?!\w|\.[0-9])
+    (?: [ .()/-]{0,2} [0-9] ){5,14} (?!\w|\.[0-9])
 """
+_LINK = r"""(?:[\s_:.,*`="'#-]*
+    (?:number|num|no|nr|is|was|will|be|at|me|us|him|her|them|on|or|the|my|your|our))*"""
+_OF = r"(?: \s(?:for|of|to) (?:\s[\w'&.-]{1,20}){1,5}? \s(?:is|was|are) )?"  # "for La Tasca is"
 _PHONE = re.compile(
-    r"""\b (?:(?:tele|cell|mobile)?[ ]?phone|call|tel|whatsapp|mobile|cell|fax
+    rf"""(?: \b (?:(?:tele|cell|mobile)?[ ]?phone|call|tel|whatsapp|mobile|cell|fax
+        |telefon[eo]?|handynummer|celular
         |(?:contact|reach)\s(?=number|no\b|at\b|on\b|me|us|him|her|them)) s?
-    (?:[\s_:.,*`="'#-]*(?:number|num|no|nr|is|was|at|me|us|him|her|them|on|or|the|my|your|our))*
-    [\s_:.,*`="'#-]{1,5} \(? \Z""",
+        | tel[eé]fono | t[eé]l[eé]phone | тел(?:ефон)? | 电话 | 電話 | 手机 )
+    {_LINK} {_OF} [\s_:.,*`="'#-：]{{1,5}} \(? \Z""",
     re.IGNORECASE | re.VERBOSE | re.ASCII,
 )
+_NUMBER = re.compile(
+    rf"""(?: \b (?:my|your|his|her|their|our|its|the|\w+[ ]?'s|contact|phone|home|work|office
+        |direct) \s number (?:\s there)? {_OF} (?:\s(?:is|was|will\sbe))?
+      | \b (?:reach|reached|reachable|call) (?:\s[\w'&.-]{{1,20}}){{0,4}}? \s(?:at|on) )
+    [\s:]{{1,8}} \Z""",
+    re.IGNORECASE | re.VERBOSE | re.ASCII,
+)
+"""What is before a number of another kind too, such as that of an account; a phone number then
+begins with 0."""
+# Five pairs with the same separator are a French phone number, not a date.
+_DATE = re.compile(r"[0-3]?[0-9]([./ -])[0-3]?[0-9]\1(?:19|20)?[0-9]{2}(?![0-9]|\1)")
+_IN_ORDER = "01234567890123456789"
+
+
+def _groups(match: re.Match[str]) -> list[str]:
+    return re.findall(r"[0-9]+", match[0])
 
 
 def _is_national(match: re.Match[str]) -> bool:
-    return 10 <= len(re.findall(r"[0-9]", match[0])) <= 11
+    """Return whether it has as many digits as a phone number, and is no date and no list."""
+    groups = _groups(match)
+    digits = "".join(groups)
+    longest = 12 if re.match("01[567]", digits) else 11  # German mobile phones
+    is_even = len(set(map(len, groups))) == 1
+    is_drawn = groups == sorted(groups) and groups[-1] < "60"  # as in a lottery
+    is_padded = all(group.startswith("0") for group in groups)
+    is_list = (is_even and (is_drawn or is_padded)) or match[0].count("/") > 1
+    is_date = _DATE.match(match[0]) is not None
+    is_other = is_date or is_list or _follows(_VERSION, match)
+    return 10 <= len(digits) <= longest and not is_other
+
+
+def _is_abroad(match: re.Match[str]) -> bool:
+    return 11 <= len("".join(_groups(match))) <= 15
 
 
 def _is_announced(match: re.Match[str]) -> bool:
     """Return whether it is seven digits or more after "phone", "call me at" and the like.
 
-    A date or a list of single digits does not count.
+    A date or a list of single digits does not count. After "their number is" and the like it must
+    have the form of a national number.
     """
-    groups = [len(group) for group in re.findall(r"[0-9]+", match[0])]
-    digits = sum(groups)
-    is_date = len(groups) == 3 and max(groups) == 4 and digits <= 8
+    groups = [len(group) for group in _groups(match)]
+    digits = "".join(_groups(match))
+    is_date = len(groups) == 3 and max(groups) == 4 and len(digits) <= 8
     is_list = 1 in groups[1:]
-    return digits >= 7 and not is_date and not is_list and _follows(_PHONE, match)
+    if len(digits) < 7 or is_date or is_list:
+        return False
+    if _follows(_PHONE, match):
+        return True
+    is_long = 10 <= len(digits) <= 11 and digits not in _IN_ORDER
+    return (
+        is_long and re.match("0[1-9]", digits) is not None and _follows(_NUMBER, match)
+    )
 
 
 def _follows(words: re.Pattern[str], match: re.Match[str]) -> bool:
     start = match.start()
-    return words.search(match.string, max(0, start - 40), start) is not None
+    return words.search(match.string, max(0, start - 60), start) is not None
 
 
 _NUMBERS = [
@@ -333,7 +386,8 @@ _NUMBERS = [
     _form("ip", _IPV6, _is_host6),
     _form("phone", _INTERNATIONAL),
     _form("phone", _DASHED),
-    _form("phone", _AREA, _is_national),
+    _form("phone", _NATIONAL, _is_national),
+    _form("phone", _ABROAD, _is_abroad),
     _form("phone", _DIGITS, _is_announced),
 ]
 """Patterns with six digits or more."""

@@ -45,6 +45,20 @@ def dropped(counts: Counts) -> Ranking:
     return by_count((name.removeprefix("dropped: "), count) for name, count in reasons)
 
 
+def unscrubbed(counts: Counts) -> str:
+    """Return how many conversations of `clean` have what looks like personal data, and which kinds;
+    empty if none has, or all was scrubbed."""
+    name = "note: not scrubbed"
+    if not counts.get(name):
+        return ""
+    kinds = []
+    for kind, count in counts.items():
+        if kind.startswith(f"{name}, "):
+            kinds.append(f"{kind.removeprefix(f'{name}, ')} in {count:,}")
+    found = plural(counts[name], "conversation")
+    return f"what looks like it in {found} ({', '.join(kinds)})"
+
+
 def _survivors(counts: Counts) -> Table:
     """How many conversations each step of `clean` kept; all languages are one step."""
     incoming = counts.get("in", 0)

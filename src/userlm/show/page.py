@@ -30,7 +30,7 @@ from userlm.show.blocks import (
     Value,
     Where,
 )
-from userlm.show.data import MAX_REASONS, by_count, first_ones, usage_table
+from userlm.show.data import MAX_REASONS, by_count, first_ones, unscrubbed, usage_table
 from userlm.show.finished import EXTRACTIVE, TURN_BINS, WORD_BINS, Finished
 from userlm.show.formats import axis, json_text, percent, plain, plural
 from userlm.show.transcripts import STOPS, transcript
@@ -90,6 +90,10 @@ def _notices(runs: Runs) -> Iterator[Line]:
         why = WITHOUT_MODEL if kind == EXTRACTIVE else STUB
         badge = Quote(kind, 60, "badge")
         yield ("Without a model: ", badge, " in ", Quote(names, 1000), f". {why}")
+    for run in runs:
+        if left := unscrubbed(run.results.get("counts") or {}):
+            name = Quote(run.name, 1000)
+            yield ("Personal data: ", name, f" keeps {left}; clean again with --scrub.")
 
 
 def _name(run: Finished, detail: str = "") -> Line:
