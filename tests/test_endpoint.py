@@ -34,7 +34,9 @@ def pauses(monkeypatch):
     """The pauses between tries, in seconds, without waiting."""
     slept = []
     monkeypatch.setattr(
-        endpoint, "time", SimpleNamespace(sleep=slept.append, time=time.time)
+        endpoint,
+        "time",
+        SimpleNamespace(sleep=slept.append, time=time.time, monotonic=time.monotonic),
     )
     return slept
 
@@ -377,6 +379,16 @@ def test_a_whole_try_has_a_deadline_however_slowly_the_server_sends(first, then)
         asked.chat(HI, Sampling())
     assert caught.value.faults == ("timed out", "timed out")
     assert caught.value.possibly_billed == 2
+
+
+def test_all_tries_of_a_call_together_have_a_deadline(monkeypatch):
+    monkeypatch.setattr(endpoint, "LONGEST_CALL", 0.5)
+    monkeypatch.setattr(endpoint, "SHORTEST_TRY", 0.01)
+    begun = time.monotonic()
+    with slow(BODY, b" ") as url, pytest.raises(ModelError, match="in time") as caught:
+        EndpointModel("m", url, KEY, timeout=0.4, pause=0.001).chat(HI, Sampling())
+    assert caught.value.faults == ("timed out", "timed out")
+    assert time.monotonic() - begun < 5
 
 
 def test_an_endless_answer_is_read_up_to_a_limit(monkeypatch):

@@ -11,7 +11,7 @@
 `trained:microsoft/UserLM-8b` is the released checkpoint; `profile:wangkevin02/USP` takes the intent
 as a profile. `prompted:` and `swapped:` are two prompts that ask an assistant to play the user.
 Keys come from the environment: OPENAI_API_KEY for `openai:`, USERLM_API_KEY for a server at a URL;
-they are not written anywhere.
+they are not written anywhere. `openai:` is asked at OPENAI_BASE_URL, if that is set.
 """
 
 from __future__ import annotations

@@ -45,7 +45,9 @@ class Limits:
         max=MOST_DOLLARS,
         metavar="DOLLARS",
     )
-    max_calls: int | None = _cost("Maximum number of model calls.", min=0)
+    max_calls: int | None = _cost(
+        "Maximum number of model calls; on a server, of requests.", min=0
+    )
     max_tokens_total: int | None = _cost(
         "Maximum number of input and output tokens together.", min=0
     )

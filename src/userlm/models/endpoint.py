@@ -49,6 +49,11 @@ Send: TypeAlias = "Callable[[openai.AsyncOpenAI], Awaitable[T | Fault]]"
 OPENAI_URL = "https://api.openai.com/v1"
 LONGEST_PAUSE = 120.0
 """Seconds. If the server asks for a longer wait, the call ends at once."""
+LONGEST_CALL = 135.0
+"""Seconds that all tries of a call may take together, without the pauses: after a try that took all
+of its time, a short one shows whether only that request was lost."""
+SHORTEST_TRY = 1.0
+"""Seconds. If less is left, there is no other try."""
 CONNECT_TIMEOUT = 20.0
 """Seconds. A try that ends here sent nothing, so it cannot be billed."""
 MAX_ANSWER_BYTES = 2**24
@@ -189,23 +194,20 @@ class EndpointModel:
                 does not allow another one.
         """
         retries = 0
+        left = LONGEST_CALL
         if may_bill:
             count_request()
-        while isinstance(got := self._once(send), Fault):
+        while True:
+            begun = time.monotonic()
+            got = self._once(send, min(self._timeout, left))
+            if not isinstance(got, Fault):
+                return got
             faults.append(got.kind)
+            left -= time.monotonic() - begun
             if got.adapted:
                 continue
-            if not got.passing or retries == self._retries:
-                message = got.message
-                if self._key:
-                    message = message.replace(self._key, "[key]")
-                raise ModelError(
-                    f"{self.name}: {' '.join(message.split())[:300]}",
-                    got.kind,
-                    permanent=got.permanent,
-                    faults=tuple(faults),
-                    possibly_billed=possibly_billed(faults),
-                )
+            if not got.passing or retries == self._retries or left < SHORTEST_TRY:
+                raise self._error(got, faults)
             if may_bill and possibly_billed([got.kind]):
                 self._count_retry(faults)
             backoff = self._pause * 2**retries
@@ -213,7 +215,19 @@ class EndpointModel:
             jitter = random.uniform(0, min(backoff, LONGEST_PAUSE) / 2)
             time.sleep(min(wait, LONGEST_PAUSE) + jitter)
             retries += 1
-        return got
+
+    def _error(self, fault: Fault, faults: Sequence[str]) -> ModelError:
+        """Return the error of a call whose last try had this fault."""
+        message = fault.message
+        if self._key:
+            message = message.replace(self._key, "[key]")
+        return ModelError(
+            f"{self.name}: {' '.join(message.split())[:300]}",
+            fault.kind,
+            permanent=fault.permanent,
+            faults=tuple(faults),
+            possibly_billed=possibly_billed(faults),
+        )
 
     def _count_retry(self, faults: Sequence[str]) -> None:
         """Count another request; raise `ModelError` with all faults if a cap does not allow it."""
@@ -224,24 +238,25 @@ class EndpointModel:
             error.possibly_billed = possibly_billed(faults)
             raise
 
-    def _once(self, send: Send[T]) -> T | Fault:
+    def _once(self, send: Send[T], timeout: float) -> T | Fault:
         """Return the answer of one try, or its fault."""
-        pending = asyncio.run_coroutine_threadsafe(self._in_time(send), self._loop)
+        trying = self._in_time(send, timeout)
+        pending = asyncio.run_coroutine_threadsafe(trying, self._loop)
         try:
             return pending.result()
         except TimeoutError:
-            return _late(self._timeout)
+            return _late(timeout)
         except openai.APIStatusError as error:
             return self._status_fault(error)
         except openai.APIConnectionError as error:
-            return _connection_fault(error, self._timeout)
+            return _connection_fault(error, timeout)
         except UNREADABLE as error:
             return Fault(
                 "broken answer", f"the answer cannot be used: {error}", passing=True
             )
 
-    async def _in_time(self, send: Send[T]) -> T | Fault:
-        async with asyncio.timeout(self._timeout):
+    async def _in_time(self, send: Send[T], timeout: float) -> T | Fault:
+        async with asyncio.timeout(timeout):
             return await send(self._client)
 
     async def _chat(
@@ -443,7 +458,7 @@ def _reasoning(message: Any) -> str:
 
 
 def _late(timeout: float) -> Fault:
-    message = f"the server did not answer in time ({timeout:g} seconds)"
+    message = f"the server did not answer in time ({timeout:.3g} seconds)"
     return Fault("timed out", message, passing=True)
 
 

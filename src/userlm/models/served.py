@@ -407,7 +407,7 @@ async def _models(client: openai.AsyncOpenAI) -> dict[str, Any]:
     """Return the server's list of models; empty if it has none."""
     try:
         return await receive(client.models.with_streaming_response.list())
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
 
 
