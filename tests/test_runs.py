@@ -483,7 +483,7 @@ def test_a_torn_line_of_a_journal_is_cut_off_and_the_whole_ones_kept(tmp_path):
     path = tmp_path / "turns.jsonl"
     path.write_text('{"n":1}\n{"n":2}\n{"n": 3')
     journal = Journal(path)
-    assert journal.rows == [{"n": 1}, {"n": 2}]
+    assert list(journal.read(dict)) == [{"n": 1}, {"n": 2}]
     journal.add({"n": 0})
     journal.close(order=lambda row: row["n"])
     assert path.read_text() == '{"n":0}\n{"n":1}\n{"n":2}\n'

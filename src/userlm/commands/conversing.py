@@ -51,7 +51,8 @@ def find_places(user: User, starts: Iterable[Conversation], path: Path) -> Place
 
 def has_errors(results: Results) -> bool:
     """Return whether a conversation of the run stopped with an error."""
-    return bool(results["stops"].get("error"))
+    stops = results.get("stops")
+    return isinstance(stops, dict) and bool(stops.get("error"))
 
 
 def calls_to_come(
@@ -98,7 +99,7 @@ def collect(
     finally:
         stop(budget)
     order = {id: number for number, id in enumerate(places)}
-    turns.close(order=lambda row: (order[row["id"]], row["n"]))
+    turns.close(order=lambda row: (order.get(row["id"], len(order)), row["n"]))
     journal.close(order=lambda row: order[row["id"]])
     stops: Counter[str] = Counter()
     tokens = Counter(tokens_in=0, tokens_out=0)

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice, starmap
 from math import nan
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +143,9 @@ def intents(options: Intents) -> Results:
     joins = options.join or []
     weights = [] if is_extractive else loading.files(writer)
     run = open_run("intents", options, [*paths.values(), *joins, *weights])
-    if done := finished(run, options, has_failures=itemgetter("failed")):
+    if done := finished(
+        run, options, has_failures=lambda results: results.get("failed")
+    ):
         return done
 
     joined, counts = read_joined(joins)

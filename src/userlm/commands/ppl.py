@@ -12,6 +12,7 @@ from typing import Any
 from userlm import address, loading
 from userlm.commands.options import (
     Dtype,
+    Failures,
     Output,
     argument,
     device_option,
@@ -34,7 +35,7 @@ from userlm.metrics.controls import (
 from userlm.metrics.forms import Form
 from userlm.metrics.perplexity import conversation_of, score_turns, unscored
 from userlm.metrics.scores import score_line, score_row
-from userlm.rows import read_conversations, read_rows, write_lines
+from userlm.rows import read_conversations, read_rows, take, write_lines
 from userlm.runs import Journal, Run, conversations_file
 from userlm.show.terminal import console, progress_bar
 from userlm.types import Conversation, InputError, MeasureRow, ModelError, Score
@@ -105,6 +106,7 @@ class Ppl:
     workers: int = workers_option("requests to a server")
     device: str | None = device_option()
     dtype: Dtype | None = dtype_option()
+    failures: Failures = Failures()
     output: Output = Output()
 
 
@@ -134,9 +136,11 @@ def ppl(options: Ppl) -> Results:
     if options.controls:
         others = other_intents(conversations, options.seed)
     cases = list(_cases(conversations, others))
-    scores = _score_all(run, cases, scorer, form, max_tokens)
+    scores, failed = _score_all(run, cases, scorer, form, max_tokens)
     results = measure_results(figures(scores, conversations), stubs={})
-    return finish(run, options, results)
+    written = finish(run, options, results)
+    options.failures.check(failed, len(conversations))
+    return written
 
 
 def _say_what_is_missing(conversations: Sequence[Conversation], path: Path) -> None:
@@ -178,11 +182,11 @@ def _cases(
 
 def _score_all(
     run: Run, cases: Sequence[Case], model: Score, form: Form, max_tokens: int
-) -> Mapping[str, list[MeasureRow]]:
-    """Return the rows of each column, in order, and write them to scores.jsonl. What an earlier
-    attempt scored is kept."""
+) -> tuple[Mapping[str, list[MeasureRow]], int]:
+    """Return the rows of each column, in order, and the number of conversations on which the model
+    failed; write the rows to scores.jsonl. What an earlier attempt scored is kept."""
     journal = Journal(run.path("scores.jsonl"))
-    lines = _resumed(journal.rows, cases, form)
+    lines = _resumed(journal.read(_scored), cases, form)
     unfinished = [case for case in cases if case.key not in lines]
     by_conversation = groupby(unfinished, lambda case: case.conversation.id)
     waiting = [list(same) for _, same in by_conversation]
@@ -213,7 +217,15 @@ def _score_all(
             f"{first}",
             style="yellow",
         )
-    return scores
+    return scores, len(errors)
+
+
+def _scored(line: Line) -> Line:
+    """Return a line of the journal, checked."""
+    take(line, "column", str)
+    take(line, "error", str, default=None)
+    score_row(line)
+    return line
 
 
 def _resumed(written: Iterable[Line], cases: Iterable[Case], form: Form) -> Lines:

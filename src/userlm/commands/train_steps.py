@@ -27,7 +27,7 @@ from userlm.commands.train import Train
 from userlm.data.language import language_code
 from userlm.models.attention import check_document_masking
 from userlm.models.local import LocalModel, load_tokenizer
-from userlm.rows import read_conversations, write_lines
+from userlm.rows import read_conversations, take, write_lines
 from userlm.runs import Journal, Run
 from userlm.show.terminal import console, progress_bar, track
 from userlm.training import card
@@ -278,7 +278,7 @@ def _train(
 ) -> Rows:
     """Train, with progress shown and logged."""
     log = Journal(out / "log.jsonl") if accelerator.is_main_process else None
-    rows: Rows = {row["step"]: row for row in log.rows} if log else {}
+    rows: Rows = dict(log.read(_logged)) if log else {}
     latest: dict[str, Any] = {}
     try:
         with _stop_signals() as stopping, progress_bar() as progress:
@@ -307,6 +307,16 @@ def _train(
         log.close()
         write_lines(out / "log.jsonl", [rows[step] for step in sorted(rows)])
     return rows
+
+
+def _logged(row: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """The step of a row of log.jsonl, and the row. The row of step 0 is only a validation."""
+    step = take(row, "step", int)
+    take(row, "seconds", float)
+    if step:
+        for name, kind in (("loss", float), ("samples", int), ("tokens", int)):
+            take(row, name, kind)
+    return step, row
 
 
 @contextmanager
