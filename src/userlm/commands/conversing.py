@@ -34,13 +34,17 @@ class ConversingOptions(RunOptions, Protocol):
 
 
 def find_places(user: User, starts: Iterable[Conversation], path: Path) -> Places:
-    """Return the places of the conversations; raise `InputError` if the user needs intents and some
-    have none."""
+    """Return the places of the conversations; raise `InputError` if there are none, or if the user
+    needs intents and some have none."""
     places: dict[str, int] = {}
     without_intent = 0
     for start in starts:
         places[start.id] = len(start.turns)
         without_intent += start.intent is None
+    if not places:
+        raise InputError(
+            f"{path}: in no conversation is there a turn for the user to take; give others"
+        )
     if user.parsed.is_prompted and without_intent:
         raise InputError(
             f"{path}: {without_intent} of {len(places)} conversations have no intent, and a "
