@@ -99,7 +99,7 @@ def test_a_folder_is_complete_when_its_counts_are_written(tiny, slides, tmp_path
 def test_a_damaged_folder_is_named_and_no_pickle_is_loaded(
     tiny, slides, tmp_path, name, contents
 ):
-    prepare(slides[:1], tiny.template(), tmp_path)
+    prepare([slides], tiny.template(), tmp_path)
     if isinstance(contents, bytes):
         (tmp_path / name).write_bytes(contents)
     else:
