@@ -723,3 +723,13 @@ def test_a_chat_whose_model_fails_is_saved_and_is_a_failure(tmp_path, monkeypatc
         commands.chat(flat(commands.Chat, save=saved, **options))
     [kept] = read_conversations(saved)
     assert (kept.user_turns, kept.stop) == (("hello",), "error")
+
+
+def test_logs_without_a_turn_to_take_are_refused(tmp_path):
+    path = tmp_path / "logs.jsonl"
+    write_conversations(path, [Conversation("a").say("hi")])
+    (tmp_path / "lines.txt").write_text("hello\n")
+    options = {"user": f"script:{tmp_path / 'lines.txt'}", "out": tmp_path / "out"}
+    with pytest.raises(InputError, match=r"logs\.jsonl: in no conversation is there a"):
+        commands.respond(flat(commands.Respond, data=path, first=False, **options))
+    assert commands.respond(flat(commands.Respond, data=path, **options))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from userlm.flip import (
     render,
@@ -12,7 +13,7 @@ from userlm.flip import (
     transcript_template,
 )
 from userlm.training.prepare import is_complete, load, prepare, training_view
-from userlm.types import Conversation, Turn
+from userlm.types import Conversation, InputError, Turn
 
 
 def test_rows_come_back_as_they_were_rendered(tiny, slides, tmp_path):
@@ -82,6 +83,29 @@ def test_a_folder_is_complete_when_its_counts_are_written(tiny, slides, tmp_path
     assert is_complete(tmp_path)
     again = load(tmp_path)
     assert again.row(0) == dataset.row(0) and again.conversations == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("rows.npy", b"\x93NUMPY"),
+        ("targets.npy", np.array([print, {}])),  # holds a pickle
+        ("targets.npy", np.array([1.5])),
+        ("counts.json", b"[]"),
+        ("counts.json", b'{"dropped'),
+        ("ids.bin", b""),
+    ],
+)
+def test_a_damaged_folder_is_named_and_no_pickle_is_loaded(
+    tiny, slides, tmp_path, name, contents
+):
+    prepare([slides], tiny.template(), tmp_path)
+    if isinstance(contents, bytes):
+        (tmp_path / name).write_bytes(contents)
+    else:
+        np.save(tmp_path / name, contents)
+    with pytest.raises(InputError, match=r"is damaged \(.*--force"):
+        load(tmp_path)
 
 
 def test_no_conversations_give_no_rows(tiny, tmp_path):

@@ -17,9 +17,11 @@ from userlm.json_files import dumps
 from userlm.rows import (
     from_record,
     read_conversations,
+    read_json,
     read_rows,
     to_record,
     write_conversations,
+    write_json,
 )
 from userlm.runs import (
     Answers,
@@ -201,6 +203,11 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
     (tmp_path / "c.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
     [line] = read_rows(tmp_path / "c.jsonl")
     assert line.row["id"] == "a"
+
+
+def test_what_no_file_can_hold_is_replaced_in_a_json_file(tmp_path):
+    write_json(tmp_path / "results.json", {"languages": {"half \ud800": 1}})
+    assert read_json(tmp_path / "results.json") == {"languages": {"half \ufffd": 1}}
 
 
 def test_what_no_file_can_hold_is_replaced_when_it_is_said(tmp_path):
@@ -483,7 +490,7 @@ def test_a_torn_line_of_a_journal_is_cut_off_and_the_whole_ones_kept(tmp_path):
     path = tmp_path / "turns.jsonl"
     path.write_text('{"n":1}\n{"n":2}\n{"n": 3')
     journal = Journal(path)
-    assert journal.rows == [{"n": 1}, {"n": 2}]
+    assert list(journal.read(dict)) == [{"n": 1}, {"n": 2}]
     journal.add({"n": 0})
     journal.close(order=lambda row: row["n"])
     assert path.read_text() == '{"n":0}\n{"n":1}\n{"n":2}\n'

@@ -71,10 +71,8 @@ def dump(value: Any) -> bytes:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
     with replacing(path) as partial:
-        partial.write_text(
-            json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n",
-            encoding="utf-8",
-        )
+        text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
+        partial.write_text(encodable(text) + "\n", encoding="utf-8")
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:

@@ -45,8 +45,8 @@ def check_same(
     """Raise `InputError` if the run in a folder is not the requested one."""
     for part in ("verb", "options", "inputs"):
         was, now = found.get(part), asked[part]
-        if part == "inputs":  # their order counts too
-            was, now = list((was or {}).items()), list(now.items())
+        if part == "inputs" and isinstance(was, dict):  # their order counts too
+            was, now = list(was.items()), list(now.items())
         if was != now:
             there, here = _first_difference(was, now)
             raise InputError(

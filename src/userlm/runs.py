@@ -19,14 +19,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-from userlm.json_files import dump, naming, read_json, replacing, write_json
+from userlm.json_files import dump, naming, read_json, replacing, take, write_json
 from userlm.lines import BUFFER, parse_line
 from userlm.manifest import FORMAT, check_same, environment, request
 from userlm.rows import SPLITS
 from userlm.text import has_words
 from userlm.types import Conversation, InputError, Measure, Reply, Speaker
+
+T = TypeVar("T")
 
 
 class Run:
@@ -103,10 +105,15 @@ class Run:
             raise InputError(f"{folder} has no run.json, so it is not a run; {hint}")
         manifest = read_json(folder / "run.json")
         _check_format(folder, manifest)
-        if not isinstance(manifest.get("options"), dict):
-            raise InputError(
-                f"{folder / 'run.json'}: 'options' is damaged; leave the folder out"
-            )
+        parts = {
+            "options": manifest.get("options"),
+            "inputs": manifest.get("inputs", {}),
+        }
+        for name, part in parts.items():
+            if not isinstance(part, dict):
+                raise InputError(
+                    f"{folder / 'run.json'}: {name!r} is damaged; leave the folder out"
+                )
         if not (folder / "results.json").is_file():
             verb = manifest.get("verb")
             raise InputError(
@@ -252,17 +259,29 @@ class Journal:
         os.truncate(path, self._whole_bytes)
         self._file = path.open("ab")
 
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """The lines of an earlier attempt."""
-        return [row for _, row in self.lines()]
+    def read(self, parse: Callable[[dict[str, Any]], T]) -> Iterator[T]:
+        """Yield the parsed lines of an earlier attempt; see `lines`."""
+        for _, parsed in self.lines(parse):
+            yield parsed
 
-    def lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the lines of an earlier attempt, each with its offset in bytes."""
-        for offset, _, row in _lines_with_offsets(self.path):
+    def lines(self, parse: Callable[[dict[str, Any]], T]) -> Iterator[tuple[int, T]]:
+        """Yield the parsed lines of an earlier attempt, each with its offset in bytes.
+
+        Args:
+            parse: raises `ValueError` for a line that this program did not write, as `take` does.
+
+        Raises:
+            InputError: if `parse` does; it names the line.
+        """
+        lines = _lines_with_offsets(self.path)
+        for number, (offset, _, row) in enumerate(lines, 1):
             if offset >= self._whole_bytes:
                 return
-            yield offset, row
+            try:
+                parsed = parse(row)
+            except (ValueError, TypeError) as error:
+                raise _damaged(self.path, number, f": {error}") from None
+            yield offset, parsed
 
     def line(self, offset: int) -> dict[str, Any]:
         """The line at an offset in bytes."""
@@ -301,12 +320,16 @@ def _whole_lines(path: Path) -> int:
         for number, raw in enumerate(file, 1):
             if not raw.endswith(b"\n") or parse_line(0, raw).error:
                 if file.read(1):  # a crash damages only the last line
-                    raise InputError(
-                        f"{path}, line {number} is damaged; repair it, or delete the folder"
-                    )
+                    raise _damaged(path, number)
                 break
             size += len(raw)
     return size
+
+
+def _damaged(path: Path, number: int, why: str = "") -> InputError:
+    return InputError(
+        f"{path}, line {number} is damaged{why}; repair it, or begin anew with --force"
+    )
 
 
 def _lines_with_offsets(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
@@ -318,14 +341,19 @@ def _lines_with_offsets(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]
             offset += len(raw)
 
 
+def _answer_key(row: Mapping[str, Any]) -> tuple[str, int]:
+    """The conversation and the turn of a line of `Answers`; `ValueError` if it is none."""
+    for name, kind in (("text", str), ("stop", str), ("meta", dict)):
+        take(row, name, kind, default=None)
+    return take(row, "id", str), take(row, "n", int)
+
+
 class Answers:
     """The answered turns of a run, one line of a journal each. Only offsets are kept in memory."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._offsets = {
-            (row["id"], row["n"]): offset for offset, row in journal.lines()
-        }
+        self._offsets = {key: offset for offset, key in journal.lines(_answer_key)}
 
     def find(self, id: str, n: int) -> Reply | None:
         """The recorded reply at turn `n` of a conversation, or `None`."""
@@ -333,7 +361,7 @@ class Answers:
         if offset is None:
             return None
         row = self._journal.line(offset)
-        return Reply(row["text"], row.get("stop"), row.get("meta") or {})
+        return Reply(row.get("text") or "", row.get("stop"), row.get("meta") or {})
 
     def add(self, conversation: Conversation, reply: Reply) -> None:
         """Record the reply to a conversation."""

@@ -14,9 +14,11 @@ from typing import Literal
 from userlm.commands.options import (
     Output,
     argument,
+    check,
     hub_option,
     limit_option,
     option,
+    option_types,
     out_folder,
     recorded,
     seed_option,
@@ -34,7 +36,7 @@ from userlm.data import filters, pii
 from userlm.data.explain import explain
 from userlm.manifest import file_hash
 from userlm.rows import SPLITS, from_record, read_conversations, read_rows, to_record
-from userlm.runs import Outputs, Run, conversations_file
+from userlm.runs import FinishedRun, Outputs, Run, conversations_file
 from userlm.show.blocks import Quote, Table
 from userlm.show.terminal import show, track
 from userlm.types import Conversation, InputError
@@ -153,6 +155,7 @@ def _explain(options: Clean, id: str) -> Results:
     run = Run.read(options.out)
     if run.verb != "clean":
         raise InputError(f"{run.folder} is a run of {run.verb!r}; give that of a clean")
+    made = _as_made(run, options)
     defaults = recorded(Clean())
     for name, given in recorded(options).items():
         was = run.options[name]
@@ -161,17 +164,41 @@ def _explain(options: Clean, id: str) -> Results:
                 f"--{name.replace('_', '-')} {given}: {run.folder} was made with {was}; leave the "
                 "option out, or give another --out"
             )
-    [(logs, contents)] = run.manifest["inputs"].items()
+    [(logs, contents)] = run.manifest["inputs"].items()  # checked by `_as_made`
     path = conversations_file(Path(logs))
     if options.logs != Clean().logs and conversations_file(options.logs) != path:
         raise InputError(f"{run.folder} was made from {path}, not from {options.logs}")
     if file_hash(path) != contents:
         raise InputError(f"{path} is not what it was when {run.folder} was made")
-    made = replace(options, **run.options)
     findings = explain(id, partial(_read, path, made), made.rules())
     rows = [tuple(map(Quote, finding)) for finding in findings]
     show([Table(("step", "it", "because"), rows, title=id)])
     return {"id": id, "findings": findings}
+
+
+def _as_made(run: FinishedRun, options: Clean) -> Clean:
+    """Return the options with those that the run was made with; raise `InputError` if its run.json
+    is damaged."""
+    from pydantic import TypeAdapter, ValidationError  # heavy
+
+    types = option_types(Clean)
+    damaged = "" if len(run.manifest.get("inputs", {})) == 1 else "inputs"
+    for name in recorded(options):
+        try:
+            value = run.options[name]
+            TypeAdapter(types[name]).validate_python(value, strict=True)
+        except (LookupError, ValidationError):
+            damaged = name
+    if damaged:
+        raise InputError(
+            f"{run.path('run.json')}: {damaged!r} is damaged; clean again with another --out"
+        )
+    made = replace(options, **{name: run.options[name] for name in recorded(options)})
+    try:
+        check(made)
+    except InputError as error:
+        raise InputError(f"{run.path('run.json')}: {error}") from None
+    return made
 
 
 def _write(

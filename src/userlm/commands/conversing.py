@@ -34,13 +34,17 @@ class ConversingOptions(RunOptions, Protocol):
 
 
 def find_places(user: User, starts: Iterable[Conversation], path: Path) -> Places:
-    """Return the places of the conversations; raise `InputError` if the user needs intents and some
-    have none."""
+    """Return the places of the conversations; raise `InputError` if there are none, or if the user
+    needs intents and some have none."""
     places: dict[str, int] = {}
     without_intent = 0
     for start in starts:
         places[start.id] = len(start.turns)
         without_intent += start.intent is None
+    if not places:
+        raise InputError(
+            f"{path}: in no conversation is there a turn for the user to take; give others"
+        )
     if user.parsed.is_prompted and without_intent:
         raise InputError(
             f"{path}: {without_intent} of {len(places)} conversations have no intent, and a "
@@ -51,7 +55,8 @@ def find_places(user: User, starts: Iterable[Conversation], path: Path) -> Place
 
 def has_errors(results: Results) -> bool:
     """Return whether a conversation of the run stopped with an error."""
-    return bool(results["stops"].get("error"))
+    stops = results.get("stops")
+    return isinstance(stops, dict) and bool(stops.get("error"))
 
 
 def calls_to_come(
@@ -98,7 +103,7 @@ def collect(
     finally:
         stop(budget)
     order = {id: number for number, id in enumerate(places)}
-    turns.close(order=lambda row: (order[row["id"]], row["n"]))
+    turns.close(order=lambda row: (order.get(row["id"], len(order)), row["n"]))
     journal.close(order=lambda row: order[row["id"]])
     stops: Counter[str] = Counter()
     tokens = Counter(tokens_in=0, tokens_out=0)

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice, starmap
 from math import nan
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +144,9 @@ def intents(options: Intents) -> Results:
     model_files = [] if is_extractive else inputs.files(writer)
     files = [*paths.values(), *joins, *model_files]
     run = open_run("intents", options, files, inputs.stamps(writer))
-    if done := finished(run, options, has_failures=itemgetter("failed")):
+    if done := finished(
+        run, options, has_failures=lambda results: results.get("failed")
+    ):
         return done
 
     joined, counts = read_joined(joins)

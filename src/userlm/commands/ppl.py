@@ -22,6 +22,7 @@ from userlm.commands.costs import (
 )
 from userlm.commands.options import (
     Dtype,
+    Failures,
     Output,
     argument,
     device_option,
@@ -34,7 +35,7 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.steps import Results, finish, finished, measure_results, open_run
-from userlm.json_files import write_lines
+from userlm.json_files import take, write_lines
 from userlm.metrics.controls import (
     OTHER,
     WITH,
@@ -158,6 +159,7 @@ class Ppl:
     dtype: Dtype | None = dtype_option()
     price: str | None = price_option("--price", "a model on a server")
     limits: Limits = Limits()
+    failures: Failures = Failures()
     output: Output = Output()
 
 
@@ -186,11 +188,13 @@ def ppl(options: Ppl) -> Results:
     if model.is_remote:
         side = add_side(budget, "model", model, price)
         scorer = replace(scorer, model=CountedScore(scorer.model, side))
-    scores = _score_all(run, cases, scorer, budget)
+    scores, failed = _score_all(run, cases, scorer, budget)
     results = measure_results(figures(scores, conversations), stubs={})
     if model.is_remote:
         results |= budget.finish(["model"])
-    return finish(run, options, results)
+    written = finish(run, options, results)
+    options.failures.check(failed, len(conversations))
+    return written
 
 
 def _load(options: Ppl, model: address.Address) -> Scorer:
@@ -253,11 +257,12 @@ def _cases(
 
 def _score_all(
     run: Run, cases: Sequence[Case], scorer: Scorer, budget: Budget
-) -> Mapping[str, list[MeasureRow]]:
-    """Return the rows of each column, in order, and write them to scores.jsonl: each when it is
-    there, and in the end all in order. What an earlier attempt scored is kept."""
+) -> tuple[Mapping[str, list[MeasureRow]], int]:
+    """Return the rows of each column, in order, and the number of conversations on which the model
+    failed; write the rows to scores.jsonl: each when it is there, and in the end all in order. What
+    an earlier attempt scored is kept."""
     journal = Journal(run.path("scores.jsonl"))
-    earlier = journal.rows
+    earlier = list(journal.read(_scored))
     is_new = all("error" in line for line in earlier)
     lines = _resumed(earlier, cases, scorer.form)
     unfinished = [case for case in cases if case.key not in lines]
@@ -307,9 +312,9 @@ def _check_start(done: Lines) -> None:
 
 def _in_order(
     run: Run, cases: Iterable[Case], lines: Lines
-) -> Mapping[str, list[MeasureRow]]:
+) -> tuple[Mapping[str, list[MeasureRow]], int]:
     """Write scores.jsonl in the order of the cases, say what failed, and return the rows of each
-    column."""
+    column and the number of conversations on which the model failed."""
     ordered: list[Line] = []
     scores: defaultdict[str, list[MeasureRow]] = defaultdict(list)
     errors: dict[str, str] = {}
@@ -323,7 +328,15 @@ def _in_order(
                 errors[case.conversation.id] = line["error"]
     write_lines(run.path("scores.jsonl"), ordered)
     show_errors([*errors.values()], len(asked))
-    return scores
+    return scores, len(errors)
+
+
+def _scored(line: Line) -> Line:
+    """Return a line of the journal, checked."""
+    take(line, "column", str)
+    take(line, "error", str, default=None)
+    score_row(line)
+    return line
 
 
 def _resumed(written: Iterable[Line], cases: Iterable[Case], form: Form) -> Lines:

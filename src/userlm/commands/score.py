@@ -161,11 +161,11 @@ def _end_calibration(run: FinishedRun, measures: Iterable[Measure]) -> dict[str,
     """The end calibration of a `respond` run, with its user and a note on its options."""
     by_name = {measure.name: measure for measure in measures}
     found = calibrate(by_name["termination F1"], by_name["termination AUROC"])
-    return {
-        **asdict(found),
-        "user": str(run.options.get("user")),
-        "note": _end_options(run.options),
-    }
+    try:
+        note = _end_options(run.options)
+    except InputError as error:
+        raise InputError(f"{run.path('run.json')}: {error}") from None
+    return {**asdict(found), "user": str(run.options.get("user")), "note": note}
 
 
 def _end_options(options: Mapping[str, Any]) -> str:
@@ -174,7 +174,7 @@ def _end_options(options: Mapping[str, Any]) -> str:
     guard = options.get("guard")
     if threshold is not None:
         return f"the run was made with --end-threshold {threshold}, so 'now' is that threshold"
-    if guard is not None and Guard.parse(guard).no_end:
+    if isinstance(guard, str) and Guard.parse(guard).no_end:
         return f"the run was made with --guard {guard}, so 'now' is a user that may not end"
     return ""
 

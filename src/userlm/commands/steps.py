@@ -108,7 +108,7 @@ def stub_speakers(conversations: Iterable[Conversation]) -> str:
     names: set[str] = set()
     for conversation in conversations:
         names.update(
-            turn.meta["stub"] for turn in conversation.turns if "stub" in turn.meta
+            str(turn.meta["stub"]) for turn in conversation.turns if "stub" in turn.meta
         )
     return ", ".join(sorted(names))
 

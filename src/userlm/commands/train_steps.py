@@ -25,7 +25,7 @@ from userlm.commands.options import recorded as as_mapping
 from userlm.commands.steps import Results, count_total, finish, finished, open_run
 from userlm.commands.train import Train
 from userlm.data.language import language_code
-from userlm.json_files import write_lines
+from userlm.json_files import take, write_lines
 from userlm.models.attention import check_document_masking
 from userlm.models.local import LocalModel
 from userlm.models.tokenization import load_tokenizer
@@ -289,7 +289,7 @@ def _train(
 ) -> Rows:
     """Train, with progress shown and logged."""
     log = Journal(out / "log.jsonl") if accelerator.is_main_process else None
-    rows: Rows = {row["step"]: row for row in log.rows} if log else {}
+    rows: Rows = dict(log.read(_logged)) if log else {}
     latest: dict[str, Any] = {}
     try:
         with _stop_signals() as stopping, progress_bar() as progress:
@@ -318,6 +318,16 @@ def _train(
         log.close()
         write_lines(out / "log.jsonl", [rows[step] for step in sorted(rows)])
     return rows
+
+
+def _logged(row: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """The step of a row of log.jsonl, and the row. The row of step 0 is only a validation."""
+    step = take(row, "step", int)
+    take(row, "seconds", float)
+    if step:
+        for name, kind in (("loss", float), ("samples", int), ("tokens", int)):
+            take(row, name, kind)
+    return step, row
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from userlm.json_files import take
 from userlm.types import MeasureRow
 
 
@@ -23,7 +24,8 @@ def score_line(column: str, metric: str, row: MeasureRow) -> dict[str, Any]:
 
 
 def score_row(line: Mapping[str, Any]) -> MeasureRow:
-    """Return the row of a line."""
-    stats = line["stats"]
-    found = None if stats is None else tuple(stats)
-    return MeasureRow(line["key"], line["cluster"], found, line["why"])
+    """Return the row of a line; raise `ValueError` or `TypeError` if a field is wrong."""
+    stats = line.get("stats")
+    found = None if stats is None else tuple(map(float, stats))
+    key, cluster, why = (take(line, name, str) for name in ("key", "cluster", "why"))
+    return MeasureRow(key, cluster, found, why)

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from userlm.json_files import write_lines
+from userlm.json_files import take, write_lines
 from userlm.runs import Journal
 from userlm.types import (
     Chat,
@@ -169,9 +169,9 @@ class Budget:
     ) -> Side:
         """Add a model that is called, with its usage in earlier attempts."""
         used: Counter[str] = Counter()
-        for row in self._journal.rows:
-            if row["side"] == name:
-                used.update(row["used"])
+        for side_name, counts in self._journal.read(_parse):
+            if side_name == name:
+                used.update(counts)
         side = Side(self, name, address, price, tries, may_bill, used)
         self.sides[name] = side
         return side
@@ -271,6 +271,12 @@ def _line(side: Side, used: Counter[str]) -> dict[str, Any]:
     """A line of the journal."""
     counts = {name: count for name, count in sorted(used.items()) if count}
     return {"side": side.name, "used": counts}
+
+
+def _parse(row: Mapping[str, Any]) -> tuple[str, dict[str, int]]:
+    """The side of a line of the journal, and what it used."""
+    used = take(row, "used", dict)
+    return take(row, "side", str), {name: take(used, name, int) for name in used}
 
 
 @dataclass(slots=True, eq=False)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from userlm.json_files import take
 from userlm.models.budget import Side, max_tokens_in
 from userlm.runs import Journal
-from userlm.types import Chat, Completion, InputError, Message, ModelError, Sampling
+from userlm.types import Chat, Completion, Message, ModelError, Sampling
 
 GIVE_UP = 3
 """After this many consecutive calls with the same error, no more calls are made."""
@@ -52,13 +54,8 @@ class CallCache:
         self._answers: dict[tuple[str, int], Answer] = {}
         self._faults: Counter[str] = Counter()
         self._journal = Journal(path)
-        for row in self._journal.rows:
-            if "reason" not in row:
-                raise InputError(
-                    f"{path} was written by another version of userlm; begin anew with --force"
-                )
-            answer = Answer(row["text"], row["reason"], row["error"])
-            self._keep(row["id"], row["try"], answer, row["faults"])
+        for id, number, answer, faults in self._journal.read(_parse):
+            self._keep(id, number, answer, faults)
 
     @property
     def faults(self) -> Counter[str]:
@@ -140,6 +137,19 @@ class CallCache:
                 f"{error} ({GIVE_UP} consecutive calls failed with the same error, so no more were "
                 "made)"
             )
+
+
+def _parse(row: Mapping[str, Any]) -> tuple[str, int, Answer, list[str]]:
+    """The parts of a line: the conversation, the number of the call, and its answer and faults."""
+    if "reason" not in row:
+        raise ValueError("it was written by another version of userlm")
+    answer = Answer(
+        take(row, "text", str, default=None),
+        take(row, "reason", str),
+        take(row, "error", str),
+    )
+    faults = [str(fault) for fault in take(row, "faults", list)]
+    return take(row, "id", str), take(row, "try", int), answer, faults
 
 
 def _answered(reply: Completion, sampling: Sampling) -> Answer:

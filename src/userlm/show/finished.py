@@ -10,11 +10,20 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from userlm.rows import SPLITS, from_record, read_rows
+from userlm.rows import SPLITS, from_record, read_rows, take
 from userlm.runs import Run
 from userlm.show import data
 from userlm.show.blocks import Counts, Table
-from userlm.show.results import Columns, Data, Endings, Measured, Talks, Trained, finite
+from userlm.show.results import (
+    Columns,
+    Data,
+    Endings,
+    Measured,
+    Options,
+    Talks,
+    Trained,
+    finite,
+)
 from userlm.text import words
 from userlm.types import FAILED, Conversation, InputError
 
@@ -130,6 +139,7 @@ def read_run(folder: str | Path) -> Finished:
     read = Run.read(folder)
     name = folder.resolve().name
     run = Finished(name, folder, read.verb, read.manifest, read.results)
+    _checked(run, Options, run.options, "run.json", "leave the folder out")
     match run.verb:
         case "import":
             return _with_stage(run)
@@ -151,17 +161,22 @@ def read_run(folder: str | Path) -> Finished:
     )
 
 
-def _checked(run: Finished, kind: Any, results: Mapping[str, Any]) -> Any:
-    """The results as the type `kind` of `show.results`; an error names the key that is damaged."""
+def _checked(
+    run: Finished,
+    kind: Any,
+    values: Mapping[str, Any],
+    file: str = "results.json",
+    advice: str = "delete that file and run the command again",
+) -> Any:
+    """The values of a file as the type `kind` of `show.results`; an error names the key that is
+    damaged."""
     try:
-        return TypeAdapter(kind).validate_python(results)
+        return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
-        where = f"{run.folder / 'results.json'}: {key!r} is damaged ({first['msg']})"
-        raise InputError(
-            f"{where}; delete that file and run the command again"
-        ) from None
+        where = f"{run.folder / file}: {key!r} is damaged ({first['msg']})"
+        raise InputError(f"{where}; {advice}") from None
 
 
 # --- import, clean, intents, train ----------------------------------------------------------------
@@ -183,12 +198,9 @@ def _with_stage(run: Finished) -> Finished:
 
 
 def _with_training(run: Finished) -> Finished:
-    log = []
-    for row in _rows(run.folder / "log.jsonl", dict):
-        step = row.get("step")
-        loss = finite(row.get("loss"))
-        if isinstance(step, int) and loss is not None:
-            log.append((step, loss))
+    losses = _rows(run.folder / "log.jsonl", _step_and_loss)
+    # The row of step 0 is only a validation.
+    log = [(step, loss) for step, loss in losses if loss is not None]
     results: Trained = _checked(run, Trained, run.results)
     samples = results.get("samples") or 0
     dropped = results.get("dropped") or 0
@@ -196,6 +208,13 @@ def _with_training(run: Finished) -> Finished:
     notes = [("conversations", results.get("conversations") or 0)]
     stage = Stage("samples", samples + dropped, samples, reasons, notes)
     return replace(run, results=results, log=log, stage=stage)
+
+
+def _step_and_loss(row: Mapping[str, Any]) -> tuple[int, float | None]:
+    step = take(row, "step", int)
+    if not 0 <= step < 2**63:
+        raise ValueError("field 'step' is no number of a step")
+    return step, finite(row.get("loss"))
 
 
 # --- ppl, score -----------------------------------------------------------------------------------

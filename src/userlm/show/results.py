@@ -35,6 +35,14 @@ Loose = Annotated[float | None, BeforeValidator(finite)]
 """A number; anything else is shown as not measured."""
 Text = InstanceOf[str]  # pydantic's own `str` rejects lone surrogates
 
+
+class Options(TypedDict, total=False):
+    """The options in `run.json` that the report computes with."""
+
+    keep_turns: Count | None
+    max_turns: Count | None
+
+
 # --- import, clean, intents, train ----------------------------------------------------------------
 
 Lengths = dict[Any, dict[Any, Amount] | None]

@@ -32,7 +32,7 @@ from userlm.flip import (
     transcript,
 )
 from userlm.json_files import replacing
-from userlm.types import Conversation
+from userlm.types import Conversation, InputError
 
 Side = Literal["user", "assistant", "both"]
 """Whose turns a model is trained on. `both`: the conversation as plain text, as a base model reads
@@ -189,14 +189,25 @@ def is_complete(folder: Path) -> bool:
 
 
 def load(folder: Path) -> TokenizedDataset:
-    """Return what `prepare` wrote; the ids stay on the disk until they are used."""
-    counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
-    rows = np.load(folder / "rows.npy")
-    targets = np.load(folder / "targets.npy")
-    ids = np.zeros(0, np.uint32)
-    if len(rows):  # an empty file cannot be mapped
-        ids = np.memmap(folder / "ids.bin", dtype=np.uint32, mode="r")
-    return TokenizedDataset(ids, rows, targets, **counts)
+    """Return what `prepare` wrote; the ids stay on the disk until they are used.
+
+    Raises:
+        InputError: if the folder is damaged.
+    """
+    try:
+        counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
+        rows = np.load(folder / "rows.npy", allow_pickle=False)
+        targets = np.load(folder / "targets.npy", allow_pickle=False)
+        ids = np.zeros(0, np.uint32)
+        if len(rows):  # an empty file cannot be mapped
+            ids = np.memmap(folder / "ids.bin", dtype=np.uint32, mode="r")
+        if rows.dtype != ROW or targets.dtype != TARGET:
+            raise ValueError("its arrays are of another type")
+        return TokenizedDataset(ids, rows, targets, **counts)
+    except (ValueError, TypeError, EOFError, OSError) as error:
+        raise InputError(
+            f"{folder} is damaged ({error}); begin anew with --force"
+        ) from None
 
 
 def _encode_block(
