@@ -144,9 +144,7 @@ def intents(options: Intents) -> Results:
     model_files = [] if is_extractive else inputs.files(writer)
     files = [*paths.values(), *joins, *model_files]
     run = open_run("intents", options, files, inputs.stamps(writer))
-    if done := finished(
-        run, options, has_failures=lambda results: results.get("failed")
-    ):
+    if done := finished(run, options, lambda results: results.get("failed")):
         return done
 
     joined, counts = read_joined(joins)

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from userlm.rows import SPLITS, from_record, read_rows, take
+from userlm.json_files import take
+from userlm.rows import SPLITS, from_record, read_rows
 from userlm.runs import Run
 from userlm.show import data
 from userlm.show.blocks import Counts, Table
