@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -39,9 +40,9 @@ def test_what_is_dropped_says_whether_its_label_or_the_identifier_decided():
     french = (
         "Bonjour, pouvez-vous m'expliquer comment faire une bonne soupe aux légumes ?"
     )
-    assert foreign(log(french)) == "language: fr, by identifier"
-    assert foreign(log(french, language="French")) == "language: fr, by label"
-    assert foreign(log(french, language="English")) == "language: fr, by identifier"
+    assert foreign(log(french)) == "fr, by identifier"
+    assert foreign(log(french, language="French")) == "fr, by label"
+    assert foreign(log(french, language="English")) == "fr, by identifier"
     assert foreign(log(french), ("en", "French")) is None
     assert foreign(log("hello", language="Russian"), ("en", "ru")) is None
 
@@ -65,15 +66,14 @@ def test_a_filter_is_added_in_one_place(monkeypatch, tmp_path, capsys):
     """One description more, and it decides, explains, and stands in terminal, page and Markdown."""
 
     def shouts(conversation, code, rules):
-        said = conversation.user_turns[0]
-        return "shouting" if said.isupper() else None
+        turns = conversation.user_turns
+        return "" if turns and turns[0].isupper() else None
 
     toy = filters.Filter(
         "shouting",
         "The first turn is in capitals.",
         lambda rules: True,
         shouts,
-        lambda conversation, code, rules: "all letters are capitals or not",
     )
     monkeypatch.setattr(filters, "FILTERS", (toy, *filters.FILTERS))
     write_conversations(
@@ -91,7 +91,13 @@ def test_a_filter_is_added_in_one_place(monkeypatch, tmp_path, capsys):
     shouted = next(read_conversations(out / "dropped.jsonl"))
     commands.clean(replace(options, explain=shouted.id))
     shown = " ".join(capsys.readouterr().out.split())
-    assert "shouting dropped all letters are capitals or not" in shown
+    assert "shouting dropped The first turn is in capitals." in shown
+
+
+def test_the_table_of_steps_in_the_docs_has_each_filter():
+    page = (Path(__file__).parent.parent / "docs/data.md").read_text(encoding="utf-8")
+    for each in filters.FILTERS:
+        assert f"\n| {each.name} |" in page, f"describe {each.name!r} in docs/data.md"
 
 
 def count(folder, logs, limit, n=7):

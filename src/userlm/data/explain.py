@@ -44,8 +44,12 @@ def explain(id: str, read: Read, rules: Rules) -> list[Finding]:
                 continue
             dropped, why = _duplicate(index, read, rules)
         else:
-            dropped = bool(each.reason and each.reason(conversation, code, rules))
-            why = each.evidence(conversation, code, rules) if each.evidence else ""
+            dropped = bool(
+                each.reason and each.reason(conversation, code, rules) is not None
+            )
+            why = each.about
+            if each.evidence:
+                why = each.evidence(conversation, code, rules)
         verdict = "dropped" if dropped else "kept"
         findings.append((each.name, verdict if each.is_on(rules) else "off", why))
     where, why = _split(conversation, rules)

@@ -55,9 +55,9 @@ class Rules:
         language."""
         for each in FILTERS:
             if each.reason and each.is_on(self):
-                reason = each.reason(conversation, code, self)
-                if reason is not None:
-                    return reason
+                details = each.reason(conversation, code, self)
+                if details is not None:
+                    return f"{each.name}: {details}" if details else each.name
         return None
 
 
@@ -165,12 +165,13 @@ class Filter:
     """A reason to drop conversations.
 
     Attributes:
-        name: the reason; details may follow after a colon.
+        name: the reason.
         about: what is dropped, in one sentence.
         is_on: whether the rules ask for it.
-        reason: returns the reason to drop a conversation, or `None`, from the conversation, its
-            language and the rules. Filters without it compare conversations; `decide` knows them.
-        evidence: returns what the decision rests on, in words.
+        reason: returns details of the reason to drop a conversation (empty if there are none), or
+            `None` to keep it, from the conversation, the code of its language and the rules.
+            Filters without it compare conversations; `decide` knows them.
+        evidence: returns what the decision rests on, in words; by default `about` is shown.
     """
 
     name: str
@@ -181,25 +182,25 @@ class Filter:
 
 
 def foreign(conversation: Conversation, code: str, rules: Rules) -> str | None:
-    """Return `language: zh, by label`, for example, if the language is not wanted; `by identifier`
-    if the log states none, or another one."""
+    """Return `zh, by label`, for example, if the language is not wanted; `by identifier` if the log
+    states none, or another one."""
     wanted = rules.languages
     if wanted is None or code in wanted or code in map(language_code, wanted):
         return None
     by = "label" if code == label_of(conversation) else "identifier"
-    return f"language: {code}, by {by}"
+    return f"{code}, by {by}"
 
 
 def toxic(conversation: Conversation, code: str, rules: Rules) -> str | None:
-    """Return `toxic` if the log says so; see `FLAGS`."""
+    """Return no details if the log says that it is toxic; see `FLAGS`."""
     meta = conversation.meta
     is_toxic = meta.get("toxic") is True or meta.get("toxic_source") is True
-    return "toxic" if is_toxic else None
+    return "" if is_toxic else None
 
 
 def redacted(conversation: Conversation, code: str, rules: Rules) -> str | None:
-    """Return `redacted` if the log says so."""
-    return "redacted" if conversation.meta.get("redacted") is True else None
+    """Return no details if the log says that it is redacted."""
+    return "" if conversation.meta.get("redacted") is True else None
 
 
 def _language_source(conversation: Conversation, code: str, rules: Rules) -> str:
