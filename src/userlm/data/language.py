@@ -53,8 +53,11 @@ def language(conversation: Conversation) -> str:
     leaves a doubt, the answers of the assistant count too.
     """
     label = label_of(conversation)
-    text, is_latin = _main_script(_prose(conversation.user_turns))
-    if is_latin and _is_plain_english(text, 1 if label == "en" else 4):
+    turns = conversation.user_turns
+    if label == "en" and turns and _is_plain_english(turns[0][:_PART], 2):
+        return "en"
+    text, is_latin = _main_script(_prose(turns))
+    if _is_plain_english(text, 1 if label == "en" else 4):
         return "en"
     if not is_latin and label in _OTHER_SCRIPTS:
         return label
@@ -175,6 +178,8 @@ def _scores(text: str, is_latin: bool) -> dict[str, float]:
 def _main_script(text: str) -> tuple[str, bool]:
     """Return the text, and whether it is in Latin letters. If much of it is in others, they are
     what the user writes in: the rest is names, code and quotations, and is left out."""
+    if text.isascii():
+        return text, True
     letters = "".join(_WORD.findall(text))
     others = _LATIN_WORD.sub("", letters)
     # Asian scripts need a letter for a syllable or a word.
