@@ -93,7 +93,7 @@ _SHARES = {"en": 0.5} | dict.fromkeys(
 """About how often users write in a language; WildChat has these numbers, roughly."""
 _RARE = 0.0005
 
-_COMMON_WORDS = {
+COMMON_WORDS = {
     "cs": "ahoj jsem není jak jaký",
     "de": "hallo guten der das und ist ein eine wie ich nicht mit für kannst bitte auf wer",
     "en": "the of and are to with this that you your my what how who why can could would please "
@@ -113,7 +113,7 @@ _COMMON_WORDS = {
 }
 """A few of the most frequent words of the languages in Latin letters: the identifier counts
 sequences of bytes, which says little about a greeting."""
-_COMMON = {code: frozenset(words.split()) for code, words in _COMMON_WORDS.items()}
+_COMMON = {code: frozenset(words.split()) for code, words in COMMON_WORDS.items()}
 
 _OTHER_SCRIPTS = frozenset(
     "am ar be bg bn el fa gu he hi hy ja ka kk ko mk mn mr pa ru sr ta te th uk ur yue zh".split()
