@@ -129,8 +129,8 @@ _NO_PROSE = re.compile(
 )
 _WORD = re.compile(r"[^\W\d_]+")
 _LATIN_WORD = re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+")
-_PART = 200
-_MAX_TEXT = 1000
+_PART = 200  # characters of the beginning, and of the end, of each turn
+_MAX_TEXT = 1000  # characters in all
 
 
 def _prose(turns: Sequence[str]) -> str:
