@@ -23,6 +23,8 @@ import orjson
 import polars as pl
 from numpy.typing import NDArray
 
+from userlm.data.language import COMMON_WORDS, language_code
+
 Ints = NDArray[np.int64]
 
 SHARD = 25_000
@@ -125,11 +127,14 @@ VOCABULARY = 40_000
 
 
 @cache
-def vocabulary(first: int, letters: int, longest: int) -> NDArray[np.object_]:
+def vocabulary(
+    first: int, letters: int, longest: int, language: str
+) -> NDArray[np.object_]:
     """Words by frequency, the frequent ones short; then all of them again with each punctuation
-    mark."""
+    mark. The most frequent are words of the language, so that it can be identified."""
     rng = np.random.default_rng(first)
-    words: dict[str, None] = {}
+    common = COMMON_WORDS.get(language_code(language), "")
+    words: dict[str, None] = dict.fromkeys(common.split())
     while len(words) < VOCABULARY:
         length = 1 + int(rng.integers(min(longest, 3 + len(words) // 100)))
         words["".join(map(chr, first + rng.integers(letters, size=length)))] = None
@@ -159,7 +164,7 @@ def texts(
     drawn = (
         ranks[rng.integers(1 << 20, size=total)] + marks[rng.integers(256, size=total)]
     )
-    words = vocabulary(*script)[drawn].tolist()
+    words = vocabulary(*script, language)[drawn].tolist()
     ends = np.cumsum(lengths).tolist()
     return [
         between.join(words[start:end])

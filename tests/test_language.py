@@ -56,6 +56,12 @@ SHORT = {
         "在 ubuntu22.04 上如何安装 docker? error: No such file or directory",
     ],
     "ja": ["こんにちは"],
+    "da": ["skriv et digt om havet"],
+    "fi": ["kirjoita runo merestä"],
+    "hr": ["napisi pjesmu o moru"],
+    "nl": ["Hoe gaat het met je?"],
+    "sw": ["andika shairi kuhusu bahari"],
+    "tl": ["sumulat ka ng tula tungkol sa dagat"],
     "ko": ["안녕"],
 }
 
@@ -68,6 +74,7 @@ def test_a_short_text_is_enough(code):
 
 def test_what_holds_no_language_is_undetermined_unless_somebody_answers():
     assert language(said("12 + 7 = ?")) == "und"
+    assert language(said("")) == language(said()) == "und"
     assert language(said("12 + 7 = ?", "The sum of 12 and 7 is 19.")) == "en"
     assert language(said("12 + 7 = ?", "La somme de 12 et 7 est 19.")) == "fr"
     assert language(said("12 + 7 = ?", label="Spanish")) == "es"

@@ -35,10 +35,6 @@ class Line:
     raw: str = ""
 
 
-Raw = tuple[bytes, int]
-"""The text of a row, or the beginning of one that is too long, and its length in bytes."""
-
-
 LONGEST = 1 << 30
 """Bytes: the longest row that is read if nothing else is asked for; a longer one might not fit into
 memory."""

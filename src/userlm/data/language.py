@@ -53,9 +53,13 @@ def language(conversation: Conversation) -> str:
     leaves a doubt, the answers of the assistant count too.
     """
     label = label_of(conversation)
-    text, is_latin = _main_script(_prose(conversation.user_turns))
-    if is_latin and _is_plain_english(text, 1 if label == "en" else 4):
-        return "en"
+    turns = conversation.user_turns
+    first_turn, _ = _main_script(_prose(turns[:1]))
+    if label != "und" and _at_first_sight(first_turn, label) == label:
+        return label
+    text, is_latin = _main_script(_prose(turns))
+    if code := _at_first_sight(text, label):
+        return code
     if not is_latin and label in _OTHER_SCRIPTS:
         return label
     scores = _scores(text, is_latin)
@@ -81,16 +85,16 @@ _COMMON_WORD = log(100)
 _ACCENTED_WORD = log(10)  # against English
 _SURE = log(10)  # what the first must be ahead of the second
 
-_LETTERS = 20  # the identifier is sure too early, so that its word counts less about a shorter text
+_LETTERS = 10  # the identifier is sure too early, so that its word counts less about a shorter text
 _NO_LANGUAGE = "zxx"
 
 _SHARES = {"en": 0.5} | dict.fromkeys(
     "zh ru fr es de pt it tr ar ko ja vi pl id nl uk fa sv cs he".split(), 0.02
 )
 """About how often users write in a language; WildChat has these numbers, roughly."""
-_RARE = 0.0005
+_RARE = 0.002
 
-_COMMON_WORDS = {
+COMMON_WORDS = {
     "cs": "ahoj jsem není jak jaký",
     "de": "hallo guten der das und ist ein eine wie ich nicht mit für kannst bitte auf wer",
     "en": "the of and are to with this that you your my what how who why can could would please "
@@ -110,7 +114,7 @@ _COMMON_WORDS = {
 }
 """A few of the most frequent words of the languages in Latin letters: the identifier counts
 sequences of bytes, which says little about a greeting."""
-_COMMON = {code: frozenset(words.split()) for code, words in _COMMON_WORDS.items()}
+_COMMON = {code: frozenset(words.split()) for code, words in COMMON_WORDS.items()}
 
 _OTHER_SCRIPTS = frozenset(
     "am ar be bg bn el fa gu he hi hy ja ka kk ko mk mn mr pa ru sr ta te th uk ur yue zh".split()
@@ -125,8 +129,8 @@ _NO_PROSE = re.compile(
 )
 _WORD = re.compile(r"[^\W\d_]+")
 _LATIN_WORD = re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+")
-_PART = 300
-_MAX_TEXT = 2000
+_PART = 200  # characters of the beginning, and of the end, of each turn
+_MAX_TEXT = 1000  # characters in all
 
 
 def _prose(turns: Sequence[str]) -> str:
@@ -141,15 +145,16 @@ def _prose(turns: Sequence[str]) -> str:
     return prose if _WORD.search(prose) else text
 
 
-def _is_plain_english(text: str, enough: int) -> bool:
-    """Return whether it is English at first sight, which saves the identifier's time: it has so
-    many common words, and none of another language."""
-    if not text.isascii():
-        return False
+def _at_first_sight(text: str, label: str) -> str | None:
+    """Return the only language of which a text has common words, if these are enough. This saves
+    the time of the identifier."""
     words = set(_WORD.findall(text.lower()))
-    english = words & _COMMON["en"]
-    foreign = [code for code, common in _COMMON.items() if words & common]
-    return len(english) >= enough and foreign == ["en"]
+    found = {code: len(words & common) for code, common in _COMMON.items()}
+    found = {code: count for code, count in found.items() if count}
+    if len(found) != 1:
+        return None
+    [(code, count)] = found.items()
+    return code if count >= (2 if code == label else 4) else None
 
 
 def _scores(text: str, is_latin: bool) -> dict[str, float]:
@@ -175,6 +180,8 @@ def _scores(text: str, is_latin: bool) -> dict[str, float]:
 def _main_script(text: str) -> tuple[str, bool]:
     """Return the text, and whether it is in Latin letters. If much of it is in others, they are
     what the user writes in: the rest is names, code and quotations, and is left out."""
+    if text.isascii():
+        return text, True
     letters = "".join(_WORD.findall(text))
     others = _LATIN_WORD.sub("", letters)
     # Asian scripts need a letter for a syllable or a word.

@@ -482,7 +482,7 @@ def parse_json(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        found = json.loads(value)
+        found = json.loads(value, parse_constant=lambda name: None)  # NaN
     except (ValueError, RecursionError):
         return value
     # half the depth, since it will be nested inside another object.

@@ -370,7 +370,7 @@ def _in_attributes(
     attributes: Row, asked: str, answer: str, may_be_text: bool
 ) -> _Located:
     """Return the messages in two attributes; only the first of several choices is used."""
-    choices = attributes.get("gen_ai.request.choice.count")
+    choices = whole(attributes.get("gen_ai.request.choice.count"))
     several = isinstance(choices, int) and choices > 1
     found: _Located = []
     for name, role in ((asked, "user"), (answer, "assistant")):
