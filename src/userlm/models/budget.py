@@ -354,19 +354,28 @@ class Side:
 
 @dataclass(slots=True)
 class _Call:
-    """A call in flight, and how many requests it made so far."""
+    """A call in flight.
+
+    Attributes:
+        requests: how many it made so far.
+        retries: how many of them repeated one that may have been billed.
+    """
 
     side: Side
     requests: int = 0
+    retries: int = 0
 
 
 _CALL: ContextVar[_Call | None] = ContextVar("call", default=None)
 """The call that this thread makes."""
 
 
-def count_request() -> None:
+def count_request(is_retry: bool = False) -> None:
     """Count a request that may be billed, if it belongs to a counted call. The first request of a
     call was counted with it.
+
+    Args:
+        is_retry: whether it repeats one that may have been billed.
 
     Raises:
         ModelError: if a cap does not allow another request.
@@ -377,6 +386,7 @@ def count_request() -> None:
     if call.requests:
         call.side.budget.count_request(call.side)
     call.requests += 1
+    call.retries += is_retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,8 +443,12 @@ class CountedScore:
 
         def send() -> Completion:
             scored.extend(*self.model.score([(ids, mask)]))
+            call = _CALL.get()
+            retries = call.retries if call else 0
             # a server reads exactly these ids, and generates a token at most
-            return Completion("", tokens_in=len(ids), tokens_out=1)
+            return Completion(
+                "", tokens_in=len(ids), tokens_out=1, possibly_billed=retries
+            )
 
         self.side.call(len(ids), 1, send)
         return scored

@@ -230,7 +230,7 @@ class EndpointModel:
     def _count_retry(self, faults: Sequence[str]) -> None:
         """Count another request; raise `ModelError` with all faults if a cap does not allow it."""
         try:
-            count_request()
+            count_request(is_retry=True)
         except ModelError as error:
             error.faults = tuple(faults)
             error.possibly_billed = possibly_billed(faults)
