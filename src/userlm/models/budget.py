@@ -198,10 +198,10 @@ class Budget:
         with self._state:
             while why := self._stopped or self._passed(needed):
                 if not self._stopped and self.caps.passed(needed):
-                    raise ModelError(why, "cap")
+                    raise _not_made(why)
                 if self._stopped or not self._in_flight:
                     self.stop(why)
-                    raise ModelError(why, "cap")
+                    raise _not_made(why)
                 self._state.wait()
             self._book(side, worst)
             self._in_flight += 1
@@ -216,7 +216,7 @@ class Budget:
         one = Counter(calls=1)
         with self._state:
             if why := self._stopped or self._passed(side.amount(one)):
-                raise ModelError(why, "cap")
+                raise _not_made(why)
             self._book(side, one)
 
     def settle(self, side: Side, change: Counter[str]) -> None:
@@ -265,6 +265,11 @@ class Budget:
     def _book(self, side: Side, change: Counter[str]) -> None:
         side.used.update(change)
         self._journal.add(_line(side, change))
+
+
+def _not_made(why: str) -> ModelError:
+    """Return the error of a call that a cap did not allow, or that came after `Budget.stop`."""
+    return ModelError(why, "cap" if why.startswith(CAP) else "stopped")
 
 
 def _line(side: Side, used: Counter[str]) -> dict[str, Any]:
