@@ -3,7 +3,9 @@
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from email.utils import formatdate
 from types import SimpleNamespace
@@ -328,6 +330,17 @@ def test_all_tries_of_a_call_together_have_a_deadline(monkeypatch):
         EndpointModel("m", url, KEY, timeout=0.4, pause=0.001).chat(HI, Sampling())
     assert caught.value.faults == ("timed out", "timed out")
     assert time.monotonic() - begun < 5
+
+
+def test_many_requests_at_once_share_few_clients(monkeypatch):
+    monkeypatch.setattr(endpoint, "REQUESTS_PER_CLIENT", 3)
+    said = replace(completion("ok"), hang=0.2)
+    with serving(lambda body, n: said) as server, ThreadPoolExecutor(8) as pool:
+        asked = model(server, timeout=5)
+        answers = list(pool.map(lambda _: asked.chat(HI, Sampling()).text, range(24)))
+    assert answers == ["ok"] * 24
+    # Three clients have nine places.
+    assert list(asked._in_flight.values()) == [0, 0, 0]
 
 
 def test_an_endless_answer_is_read_up_to_a_limit(monkeypatch):

@@ -16,6 +16,7 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -54,6 +55,8 @@ SHORTEST_TRY = 1.0
 """Seconds. If less is left, there is no other try."""
 CONNECT_TIMEOUT = 20.0
 """Seconds. A try that ends here sent nothing, so it cannot be billed."""
+REQUESTS_PER_CLIENT = 32
+"""A client goes through all of its connections for each request, so many make it slow."""
 MAX_ANSWER_BYTES = 2**24
 """The reading of an answer stops here. The largest ones are log-probabilities of long prompts."""
 MINUTES_PER_YEAR = 525_600
@@ -158,6 +161,7 @@ class EndpointModel:
             max_retries=0,  # the client's own retries are neither seen nor counted
             timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
         )
+        self._in_flight = Counter({self._client: 0})
 
     @property
     def url(self) -> str:
@@ -254,8 +258,22 @@ class EndpointModel:
             )
 
     async def _in_time(self, send: Send[T], timeout: float) -> T | Fault:
-        async with asyncio.timeout(timeout):
-            return await send(self._client)
+        """Send it, and raise `TimeoutError` if that takes longer."""
+        client = self._free_client()
+        self._in_flight[client] += 1
+        try:
+            async with asyncio.timeout(timeout):
+                return await send(client)
+        finally:
+            self._in_flight[client] -= 1
+
+    def _free_client(self) -> openai.AsyncOpenAI:
+        """Return the client with the fewest requests, or a new one if each has enough. This runs in
+        the event loop, so in one thread."""
+        client = min(self._in_flight, key=self._in_flight.__getitem__)
+        if self._in_flight[client] >= REQUESTS_PER_CLIENT:
+            client = client.copy(http_client=openai.DefaultAsyncHttpxClient())
+        return client
 
     async def _chat(
         self,
