@@ -18,7 +18,8 @@ from userlm.assistants import ModelAssistant
 from userlm.models import endpoint
 from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price
 from userlm.models.call_cache import Answer, CallCache
-from userlm.models.endpoint import EndpointModel, come_back
+from userlm.models.endpoint import EndpointModel
+from userlm.models.faults import come_back
 from userlm.types import Conversation, ModelError, Sampling
 
 KEY = "secret-key-of-a-test"
