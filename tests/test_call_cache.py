@@ -245,7 +245,7 @@ def test_after_a_stop_no_call_begins_and_none_waits(tmp_path):
         # Waits for what the first leaves.
         second = pool.submit(call_cache.ask, "b", 0, ASK, SAMPLING)
         limit.stop("stopped")
-        assert second.result(5).reason == "cap"
+        assert second.result(5).reason == "stopped"
         go_on.set()
         assert first.result(5) == Answer("ok")
 

@@ -206,6 +206,30 @@ def test_a_cap_is_never_passed_and_the_same_command_with_a_higher_one_goes_on(
         ).read_bytes()
 
 
+def test_a_server_that_asks_to_come_back_in_hours_ends_the_run_which_goes_on_later(
+    quick, tmp_path, capfd
+):
+    with serving(talk) as server:
+        between(server, tmp_path, "whole", workers=2)
+        calls = len(server.requests)
+    later = error(429, "quota", headers={"Retry-After": "10800"})
+    with serving(lambda body, n: talk(body) if n < 8 else later) as server:
+        first = between(server, tmp_path, workers=2)
+        assert 8 < len(server.requests) <= 8 + 2  # once for each worker at most
+        assert first["stops"]["error"] >= 2
+        said = " ".join("".join(capfd.readouterr()).split())
+        assert "the server asks to come back at " in said and "in 3 h 0 min" in said
+        server.requests.clear()
+        server.reply = talk
+        last = between(server, tmp_path, workers=2)
+        assert len(server.requests) == calls - 8
+    assert last["stops"].get("error") is None
+    name = "conversations.jsonl"
+    assert (tmp_path / "sim" / name).read_bytes() == (
+        tmp_path / "whole" / name
+    ).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

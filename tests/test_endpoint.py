@@ -3,7 +3,9 @@
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from email.utils import formatdate
 from types import SimpleNamespace
@@ -16,7 +18,8 @@ from userlm.assistants import ModelAssistant
 from userlm.models import endpoint
 from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price
 from userlm.models.call_cache import Answer, CallCache
-from userlm.models.endpoint import EndpointModel, come_back
+from userlm.models.endpoint import EndpointModel
+from userlm.models.faults import come_back
 from userlm.types import Conversation, ModelError, Sampling
 
 KEY = "secret-key-of-a-test"
@@ -314,7 +317,7 @@ def test_the_pause_is_what_the_server_asks_for_up_to_two_minutes(pauses):
     [
         (429, {"Retry-After": "10800"}, "in 3 h 0 min: too many requests: no"),
         (503, {"retry-after-ms": "121000"}, "in 2 min: the server failed: no"),
-        (429, {"Retry-After": formatdate(time.time() + 9000, usegmt=True)}, "in 2 h"),
+        (429, {"Retry-After": formatdate(time.time() + 72 * 3600 - 60)}, "in 71 h"),
         (429, {"Retry-After": "1e18"}, "in more than a year: "),
     ],
 )
@@ -389,6 +392,17 @@ def test_all_tries_of_a_call_together_have_a_deadline(monkeypatch):
         EndpointModel("m", url, KEY, timeout=0.4, pause=0.001).chat(HI, Sampling())
     assert caught.value.faults == ("timed out", "timed out")
     assert time.monotonic() - begun < 5
+
+
+def test_many_requests_at_once_share_few_clients(monkeypatch):
+    monkeypatch.setattr(endpoint, "REQUESTS_PER_CLIENT", 3)
+    said = replace(completion("ok"), hang=0.2)
+    with serving(lambda body, n: said) as server, ThreadPoolExecutor(8) as pool:
+        asked = model(server, timeout=5)
+        answers = list(pool.map(lambda _: asked.chat(HI, Sampling()).text, range(24)))
+    assert answers == ["ok"] * 24
+    # Three clients have nine places.
+    assert list(asked._in_flight.values()) == [0, 0, 0]
 
 
 def test_an_endless_answer_is_read_up_to_a_limit(monkeypatch):

@@ -522,6 +522,18 @@ def test_what_ppl_used_is_counted_and_shown(on_server, capsys):
     )
 
 
+def test_a_try_of_ppl_that_may_have_been_billed_counts_in_full(on_server):
+    def cut_once(body, earlier):
+        odd = len(earlier) == PROBES + 2
+        return (200, {"choices": []}) if odd else likely(body, earlier)
+
+    with serving(cut_once) as server:
+        used = on_server(server, workers=1, price="1/1")["usage"]["model"]
+        tokens = sum(len(prompt) + 1 for prompt in server.prompts[PROBES:])
+    assert (used["calls"], used["possibly_billed"]) == (PROBES + ROWS_OF_LOGS + 1, 1)
+    assert used["cost"] == pytest.approx(tokens / 1e6, abs=1e-6)
+
+
 @pytest.mark.parametrize("workers", [1, 4])
 def test_caps_of_ppl_hold_and_the_same_command_with_a_higher_one_goes_on(
     on_server, workers, capsys

@@ -198,10 +198,10 @@ class Budget:
         with self._state:
             while why := self._stopped or self._passed(needed):
                 if not self._stopped and self.caps.passed(needed):
-                    raise ModelError(why, "cap")
+                    raise _not_made(why)
                 if self._stopped or not self._in_flight:
                     self.stop(why)
-                    raise ModelError(why, "cap")
+                    raise _not_made(why)
                 self._state.wait()
             self._book(side, worst)
             self._in_flight += 1
@@ -216,7 +216,7 @@ class Budget:
         one = Counter(calls=1)
         with self._state:
             if why := self._stopped or self._passed(side.amount(one)):
-                raise ModelError(why, "cap")
+                raise _not_made(why)
             self._book(side, one)
 
     def settle(self, side: Side, change: Counter[str]) -> None:
@@ -265,6 +265,11 @@ class Budget:
     def _book(self, side: Side, change: Counter[str]) -> None:
         side.used.update(change)
         self._journal.add(_line(side, change))
+
+
+def _not_made(why: str) -> ModelError:
+    """Return the error of a call that a cap did not allow, or that came after `Budget.stop`."""
+    return ModelError(why, "cap" if why.startswith(CAP) else "stopped")
 
 
 def _line(side: Side, used: Counter[str]) -> dict[str, Any]:
@@ -360,19 +365,28 @@ class Side:
 
 @dataclass(slots=True)
 class _Call:
-    """A call in flight, and how many requests it made so far."""
+    """A call in flight.
+
+    Attributes:
+        requests: how many it made so far.
+        retries: how many of them repeated one that may have been billed.
+    """
 
     side: Side
     requests: int = 0
+    retries: int = 0
 
 
 _CALL: ContextVar[_Call | None] = ContextVar("call", default=None)
 """The call that this thread makes."""
 
 
-def count_request() -> None:
+def count_request(is_retry: bool = False) -> None:
     """Count a request that may be billed, if it belongs to a counted call. The first request of a
     call was counted with it.
+
+    Args:
+        is_retry: whether it repeats one that may have been billed.
 
     Raises:
         ModelError: if a cap does not allow another request.
@@ -383,6 +397,7 @@ def count_request() -> None:
     if call.requests:
         call.side.budget.count_request(call.side)
     call.requests += 1
+    call.retries += is_retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,8 +454,12 @@ class CountedScore:
 
         def send() -> Completion:
             scored.extend(*self.model.score([(ids, mask)]))
+            call = _CALL.get()
+            retries = call.retries if call else 0
             # a server reads exactly these ids, and generates a token at most
-            return Completion("", tokens_in=len(ids), tokens_out=1)
+            return Completion(
+                "", tokens_in=len(ids), tokens_out=1, possibly_billed=retries
+            )
 
         self.side.call(len(ids), 1, send)
         return scored

@@ -27,8 +27,8 @@ class Answer:
     """The answer to a call: a text, or `None` and the reason.
 
     Attributes:
-        reason: `cut off` (the text reached `max_tokens`), `cap` (the call was not made), `refused`,
-            or the reason of the `ModelError`.
+        reason: `cut off` (the text reached `max_tokens`), `cap` or `stopped` (the call was not
+            made), `refused`, or the reason of another `ModelError`.
         error: the model's error, if the call may succeed when it is made again.
     """
 

@@ -16,13 +16,11 @@ import random
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from email.utils import mktime_tz, parsedate_tz
+from dataclasses import replace
 from functools import cache
-from math import isfinite
 from typing import Any, TypeAlias, TypeVar
 from warnings import warn
 
@@ -30,7 +28,15 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from userlm.content import split_content
-from userlm.models.budget import LONG_WAIT, TRIES, count_request
+from userlm.models.budget import TRIES, count_request
+from userlm.models.faults import (
+    LONGEST_PAUSE,
+    UNREADABLE,
+    Fault,
+    error_message,
+    possibly_billed,
+    status_fault,
+)
 from userlm.thought import spoken
 from userlm.types import (
     Completion,
@@ -47,8 +53,6 @@ Send: TypeAlias = "Callable[[openai.AsyncOpenAI], Awaitable[T | Fault]]"
 """Sends a request, and returns what its answer says; see `receive`."""
 
 OPENAI_URL = "https://api.openai.com/v1"
-LONGEST_PAUSE = 120.0
-"""Seconds. If the server asks for a longer wait, the call ends at once."""
 LONGEST_CALL = 135.0
 """Seconds that all tries of a call may take together, without the pauses: after a try that took all
 of its time, a short one shows whether only that request was lost."""
@@ -56,57 +60,18 @@ SHORTEST_TRY = 1.0
 """Seconds. If less is left, there is no other try."""
 CONNECT_TIMEOUT = 20.0
 """Seconds. A try that ends here sent nothing, so it cannot be billed."""
+REQUESTS_PER_CLIENT = 32
+"""A client goes through all of its connections for each request, so many make it slow."""
 MAX_ANSWER_BYTES = 2**24
 """The reading of an answer stops here. The largest ones are log-probabilities of long prompts."""
-MINUTES_PER_YEAR = 525_600
 MAX_TOKEN_LENGTH = 128
 """Characters of the longest tokens in the usual vocabularies (they are white space)."""
-POSSIBLY_BILLED = (
-    "timed out",
-    "connection cut",
-    "broken answer",
-    "empty answer",
-    "refused",
-)
-"""Faults of tries that may have been billed. A busy or unavailable server generated nothing."""
-UNREADABLE = (
-    openai.OpenAIError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-)
-"""What the reading of an answer may raise: it can be any JSON."""
-NOT_OFFERED = ("not found", "bad request")
-"""Faults with which a server answers a request that it does not support."""
-
 USE_VLLM = "serve the model with vLLM, or give its folder"
 TAKE_IDS = (
     "the server adds a token (a BOS?) or truncates the prompt; configure it to use the ids "
     "unchanged"
 )
 """Advice at the end of errors of `served` and `prompt_logprobs`."""
-
-BAD_REQUEST = ("bad request", "the server does not accept this request")
-NOT_FOUND = (
-    "not found",
-    "the server knows no such model or path (check the model's name, and that the URL ends in /v1)",
-)
-SERVER_ERROR = ("server error", "the server failed")
-TIMED_OUT = ("timed out", "the server timed out")
-STATUS_FAULTS = {
-    402: ("no credit", "the account has no credit left"),
-    403: ("not allowed", "this key has no access to the model"),
-    404: NOT_FOUND,
-    405: NOT_FOUND,
-    408: TIMED_OUT,
-    409: SERVER_ERROR,
-    429: ("rate limited", "too many requests"),
-    504: TIMED_OUT,  # a gateway timed out; the model behind it may have continued
-    524: TIMED_OUT,
-}
-"""For each HTTP status the fault, and the start of its message."""
 
 PARAMETERS = ("top_p", "temperature", "seed", "max_tokens")
 UNSUPPORTED = re.compile(
@@ -160,6 +125,7 @@ class EndpointModel:
             max_retries=0,  # the client's own retries are neither seen nor counted
             timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
         )
+        self._in_flight = Counter({self._client: 0})
 
     @property
     def url(self) -> str:
@@ -232,7 +198,7 @@ class EndpointModel:
     def _count_retry(self, faults: Sequence[str]) -> None:
         """Count another request; raise `ModelError` with all faults if a cap does not allow it."""
         try:
-            count_request()
+            count_request(is_retry=True)
         except ModelError as error:
             error.faults = tuple(faults)
             error.possibly_billed = possibly_billed(faults)
@@ -247,7 +213,7 @@ class EndpointModel:
         except TimeoutError:
             return _late(timeout)
         except openai.APIStatusError as error:
-            return self._status_fault(error)
+            return status_fault(error, bool(self._key), self._key_variable)
         except openai.APIConnectionError as error:
             return _connection_fault(error, timeout)
         except UNREADABLE as error:
@@ -256,8 +222,22 @@ class EndpointModel:
             )
 
     async def _in_time(self, send: Send[T], timeout: float) -> T | Fault:
-        async with asyncio.timeout(timeout):
-            return await send(self._client)
+        """Send it, and raise `TimeoutError` if that takes longer."""
+        client = self._free_client()
+        self._in_flight[client] += 1
+        try:
+            async with asyncio.timeout(timeout):
+                return await send(client)
+        finally:
+            self._in_flight[client] -= 1
+
+    def _free_client(self) -> openai.AsyncOpenAI:
+        """Return the client with the fewest requests, or a new one if each has enough. This runs in
+        the event loop, so in one thread."""
+        client = min(self._in_flight, key=self._in_flight.__getitem__)
+        if self._in_flight[client] >= REQUESTS_PER_CLIENT:
+            client = client.copy(http_client=openai.DefaultAsyncHttpxClient())
+        return client
 
     async def _chat(
         self,
@@ -297,61 +277,6 @@ class EndpointModel:
             )
         return got
 
-    def _status_fault(self, error: openai.APIStatusError) -> Fault:
-        """Return the fault for an HTTP error status."""
-        status = error.status_code
-        message = f"{_message(error)} (HTTP {status})"
-        if error.code == "content_filter":
-            return Fault("refused", f"refused: {message}")
-        if error.code == "insufficient_quota":
-            status = 402
-        if status == 401:  # the server's own message may contain a part of the key
-            problem = "refused the key" if self._key else "wants a key"
-            message = (
-                f"the server {problem} (HTTP 401); put the right one into the environment variable "
-                f"{self._key_variable}"
-            )
-            return Fault("key refused", message, permanent=True)
-        kind, reason = STATUS_FAULTS.get(
-            status, SERVER_ERROR if status >= 500 else BAD_REQUEST
-        )
-        passing = kind in ("timed out", "rate limited", "server error")
-        wait = _wait(error.response.headers)
-        if passing and wait is not None and wait > LONGEST_PAUSE:
-            return Fault(
-                LONG_WAIT,
-                f"{come_back(wait, datetime.now())}: {reason}: {message}",
-                permanent=True,
-            )
-        return Fault(
-            kind,
-            f"{reason}: {message}",
-            passing=passing,
-            permanent=status in (402, 403, 404, 405),
-            wait=wait,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Why a try gave no answer.
-
-    Attributes:
-        kind: a short name of the reason, for counting.
-        message: the reason as a sentence.
-        passing: whether another try may succeed.
-        permanent: whether all other calls would fail too.
-        adapted: whether the next try is sent with other parameters.
-        wait: seconds that the server asks to wait; `None` if it does not.
-    """
-
-    kind: str
-    message: str
-    passing: bool = False
-    permanent: bool = False
-    adapted: bool = False
-    wait: float | None = None
-
 
 async def receive(request: AbstractAsyncContextManager[Any]) -> dict[str, Any]:
     """Return the body of an answer, a JSON object; raise `ValueError` if it is none, or too long.
@@ -382,11 +307,6 @@ def _event_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="requests", daemon=True).start()
     return loop
-
-
-def possibly_billed(faults: Sequence[str]) -> int:
-    """How many tries with these faults may have been billed."""
-    return sum(fault in POSSIBLY_BILLED for fault in faults)
 
 
 def first_choice(answer: Any) -> Any:
@@ -473,18 +393,12 @@ def _connection_fault(error: openai.APIConnectionError, timeout: float) -> Fault
     return Fault("connection cut", message, passing=True)
 
 
-def _message(error: openai.APIStatusError) -> str:
-    """The server's own message, if it gave one."""
-    message = error.body.get("message") if isinstance(error.body, Mapping) else None
-    return message if isinstance(message, str) else error.message
-
-
 def _unsupported_parameter(
     error: openai.BadRequestError,
     known: frozenset[str],
 ) -> str | None:
     """The parameter that the server does not support; `None` if only its value is out of range."""
-    message = _message(error)
+    message = error_message(error)
     if not UNSUPPORTED.search(message):
         return None
     named = (error.param,) if error.param in PARAMETERS else PARAMETERS
@@ -492,34 +406,3 @@ def _unsupported_parameter(
         if name not in known and re.search(rf"\b{name}\b", message):
             return name
     return None
-
-
-def _wait(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a server asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a
-    date."""
-    for name, divisor in (("retry-after-ms", 1000), ("retry-after", 1)):
-        try:
-            seconds = float(headers.get(name, "")) / divisor
-        except ValueError:
-            continue
-        return seconds if seconds >= 0 and isfinite(seconds) else None
-    try:
-        date = parsedate_tz(headers.get("retry-after"))
-        return max(0.0, mktime_tz(date) - time.time()) if date else None
-    except (ValueError, OverflowError):
-        return None
-
-
-def come_back(wait: float, now: datetime) -> str:
-    """Return when the server asks to come back, in the time zone of `now`, and how long that is.
-
-    Args:
-        wait: in seconds.
-    """
-    minutes = round(wait / 60)
-    if minutes > MINUTES_PER_YEAR:
-        return "the server asks to come back in more than a year"
-    at = now + timedelta(minutes=minutes)
-    hours, minutes_left = divmod(minutes, 60)
-    duration = f"{hours} h {minutes_left} min" if hours else f"{minutes_left} min"
-    return f"the server asks to come back at {at:%Y-%m-%d %H:%M}, in {duration}"

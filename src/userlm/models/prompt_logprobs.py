@@ -27,7 +27,6 @@ import openai
 from openai.types import Completion
 
 from userlm.models.endpoint import (
-    NOT_OFFERED,
     TAKE_IDS,
     USE_VLLM,
     EndpointModel,
@@ -35,6 +34,7 @@ from userlm.models.endpoint import (
     receive,
     token_count,
 )
+from userlm.models.faults import NOT_OFFERED
 from userlm.types import InputError, ModelError
 
 TOLERANCE = 0.5

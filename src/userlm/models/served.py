@@ -31,16 +31,15 @@ import openai
 from openai.types import Completion as Answer
 
 from userlm.models.endpoint import (
-    NOT_OFFERED,
     TAKE_IDS,
     USE_VLLM,
     EndpointModel,
     first_choice,
-    possibly_billed,
     receive,
     seed_of,
     token_count,
 )
+from userlm.models.faults import NOT_OFFERED, possibly_billed
 from userlm.models.templates import added_ids, control_ids, decode_content
 from userlm.text import stable_hash
 from userlm.thought import spoken
