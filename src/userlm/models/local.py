@@ -195,6 +195,11 @@ class LocalModel:
             if isinstance(error, ModuleNotFoundError) and error.name:
                 needs = f"pip install {error.name}"
             raise InputError(f"{name}: {problem}: {needs}") from None
+        except Exception as error:  # for a damaged file transformers raises any kind
+            raise InputError(
+                f"{name}: cannot load this model: {type(error).__name__}: {first_line(error)}; is "
+                "a file damaged?"
+            ) from error
         embeddings = model.get_input_embeddings().num_embeddings
         if len(tokenizer) > embeddings:
             raise InputError(
@@ -385,6 +390,11 @@ def load_tokenizer(name: str) -> Any:
         raise InputError(
             f"{name}: cannot load a tokenizer from there: {_reason(error)}"
         ) from None
+    except Exception as error:  # for a damaged file transformers raises any kind
+        raise InputError(
+            f"{name}: cannot load this tokenizer: {type(error).__name__}: {first_line(error)}; is "
+            "a file damaged?"
+        ) from error
 
 
 def _reason(error: Exception) -> str:
