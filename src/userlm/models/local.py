@@ -390,11 +390,6 @@ def load_tokenizer(name: str) -> Any:
         raise InputError(
             f"{name}: cannot load a tokenizer from there: {_reason(error)}"
         ) from None
-    except Exception as error:  # for a damaged file transformers raises any kind
-        raise InputError(
-            f"{name}: cannot load this tokenizer: {type(error).__name__}: {first_line(error)}; is "
-            "a file damaged?"
-        ) from error
 
 
 def _reason(error: Exception) -> str:
