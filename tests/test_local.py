@@ -667,3 +667,23 @@ def test_code_that_lies_beside_the_weights_is_never_run_whatever_is_answered(
     if part.endswith(".json"):
         with pytest.raises(InputError, match=r"Python code .* never run; give a model"):
             LocalModel.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("config.json", {"num_attention_heads": "many"}),
+        ("config.json", {"model_type": ["llama"]}),
+        ("config.json", {"dtype": [1]}),
+        ("tokenizer_config.json", {"tokenizer_class": 1}),
+        ("tokenizer.json", {"post_processor": "none"}),
+        ("tokenizer.json", {"added_tokens": 0.5}),
+    ],
+)
+def test_a_model_folder_with_a_damaged_file_is_named(file, change, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(assets.model("userlm-tiny"), folder)
+    contents = json.loads((folder / file).read_text()) | change
+    (folder / file).write_text(json.dumps(contents))
+    with pytest.raises(InputError, match=rf"^{folder}: cannot load "):
+        LocalModel.load(str(folder), "cpu")

@@ -197,6 +197,11 @@ class LocalModel:
             if isinstance(error, ModuleNotFoundError) and error.name:
                 needs = f"pip install {error.name}"
             raise InputError(f"{name}: {problem}: {needs}") from None
+        except Exception as error:  # for a damaged file transformers raises any kind
+            raise InputError(
+                f"{name}: cannot load this model: {type(error).__name__}: {first_line(error)}; is "
+                "a file damaged?"
+            ) from error
         embeddings = model.get_input_embeddings().num_embeddings
         if len(tokenizer) > embeddings:
             raise InputError(
