@@ -13,15 +13,13 @@ from hypothesis import strategies as st
 
 from userlm import json_files
 from userlm import rows as rows_module
-from userlm.json_files import dumps
+from userlm.json_files import dumps, read_json, write_json
 from userlm.rows import (
     from_record,
     read_conversations,
-    read_json,
     read_rows,
     to_record,
     write_conversations,
-    write_json,
 )
 from userlm.runs import (
     Answers,

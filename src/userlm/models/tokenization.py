@@ -27,6 +27,11 @@ def load_tokenizer(name: str) -> Any:
         raise InputError(
             f"{name}: cannot load a tokenizer from there: {load_problem(error)}"
         ) from None
+    except Exception as error:  # for a damaged file transformers raises any kind
+        raise InputError(
+            f"{name}: cannot load its tokenizer: {type(error).__name__}: {first_line(error)}; is a "
+            "file damaged?"
+        ) from error
 
 
 def load_problem(error: Exception) -> str:
