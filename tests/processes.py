@@ -179,10 +179,13 @@ def _load() -> None:
     import uvicorn
 
     from userlm import cli
+    from userlm.data import language
     from userlm.models import endpoint, local
     from userlm.serving import app
     from userlm.training import base, train
+    from userlm.types import Conversation
 
+    language.language(Conversation().say("bonjour"))  # its model takes half a second
     assert all(
         (
             accelerate,

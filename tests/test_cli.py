@@ -351,7 +351,11 @@ def test_what_lies_in_several_files_is_one_conversation_however_often_the_import
 def test_clean_killed_in_the_middle_ends_with_the_same_files(tmp_path):
     write_conversations(
         tmp_path / "c.jsonl",
-        (Conversation(f"c{i}").say(f"say {i}") for i in range(40_000)),
+        (
+            # words that are English at first sight
+            Conversation(f"c{i}").say(f"what {i} of this {i} and that {i}")
+            for i in range(40_000)
+        ),
     )
     userlm("clean", "c.jsonl", "--out", "whole", cwd=tmp_path, fresh=True)
     out = tmp_path / "killed"

@@ -1031,7 +1031,9 @@ DRIVER = """
 import contextlib, errno, io, json, os, signal, sys
 from userlm import cli
 from userlm import runs as runs_module
+from userlm.data import language
 
+language._identifier()  # half a second
 sys.modules["userlm.commands.import_"].COMMIT_EVERY = 40
 runs_module._environment = lambda: {"versions": {}}
 STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.truncate"}

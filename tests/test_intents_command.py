@@ -262,7 +262,7 @@ def test_failed_calls_are_made_again_by_the_same_command_and_answered_ones_are_n
             == first["failed"]
             == 6
         )
-        assert "6 ended in an error" in capsys.readouterr().err
+        assert "6 of 60 ended in an error" in capsys.readouterr().err
         broken = False
         before = len(server.requests)
         second = run()

@@ -92,7 +92,8 @@ _SHARES = {"en": 0.5} | dict.fromkeys(
     "zh ru fr es de pt it tr ar ko ja vi pl id nl uk fa sv cs he".split(), 0.02
 )
 """About how often users write in a language; WildChat has these numbers, roughly."""
-_RARE = 0.002
+_LOG_SHARES = {code: log(share) for code, share in _SHARES.items()}
+_RARE = log(0.002)
 
 COMMON_WORDS = {
     "cs": "ahoj jsem není jak jaký",
@@ -165,8 +166,8 @@ def _scores(text: str, is_latin: bool) -> dict[str, float]:
     trust = min(len("".join(words)) / _LETTERS, 1)
     scores = {}
     for code, probability in _identifier().rank(text):
-        share = _SHARES.get(code, _RARE)
-        scores[code] = log(share) + trust * log(max(float(probability), 1e-30))
+        share = _LOG_SHARES.get(code, _RARE)
+        scores[code] = share + trust * log(max(probability, 1e-30))
     del scores[_NO_LANGUAGE]
     for code, common in _COMMON.items():
         scores[code] += _COMMON_WORD * len(words & common)

@@ -16,6 +16,7 @@ from typing import Any
 from userlm.json_files import take
 from userlm.models.budget import Side, max_tokens_in
 from userlm.runs import Journal
+from userlm.text import has_words
 from userlm.types import Chat, Completion, Message, ModelError, Sampling
 
 GIVE_UP = 3
@@ -157,7 +158,7 @@ def _answered(reply: Completion, sampling: Sampling) -> Answer:
     is_cut_off = tokens_out is not None and tokens_out >= sampling.max_tokens
     if reply.refused:
         return Answer(None, "refused")
-    if reply.thought and not reply.text.strip():
+    if reply.thought and not has_words(reply.text):
         return Answer("", "only a thought")
     return Answer(reply.text, "cut off" if is_cut_off else "")
 

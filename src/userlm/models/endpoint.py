@@ -37,6 +37,7 @@ from userlm.models.faults import (
     possibly_billed,
     status_fault,
 )
+from userlm.text import has_words
 from userlm.thought import spoken
 from userlm.types import (
     Completion,
@@ -343,7 +344,7 @@ def _completion(answer: Any) -> Completion | Fault:
             "broken answer", "the content of the answer is not text", passing=True
         )
     text, thought = split_content(content)
-    is_refusal = bool(refusal) and not text.strip()
+    is_refusal = bool(refusal) and not has_words(text)
     found = spoken(
         Completion(
             encodable(str(refusal) if is_refusal else text),
@@ -353,7 +354,7 @@ def _completion(answer: Any) -> Completion | Fault:
             refused=is_refusal,
         )
     )
-    if found.text.strip() or found.thought:
+    if has_words(found.text) or found.thought:
         return found
     if choice.finish_reason == "content_filter":
         return Fault("refused", "refused: the content filter stopped the answer")

@@ -111,7 +111,7 @@ def running(app: Starlette, listening: socket.socket) -> Iterator[threading.Thre
     that are being sampled are still sent. Requests that have not come whole are not waited for.
     """
     # Half of the files are left for the model and for connections that were not counted yet, of
-    # which the loop accepts `backlog` at once.
+    # which the loop accepts `backlog` at once, and in three turns until the first are closed.
     files = max_open_files()
     most = max(MAX_CONNECTIONS, 2 * app.state.pool.room)
     connections = Connections(min(most, files // 2))
@@ -125,7 +125,7 @@ def running(app: Starlette, listening: socket.socket) -> Iterator[threading.Thre
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=min(MAX_CONNECTIONS, files // 4),
+        backlog=min(MAX_CONNECTIONS, files // 16),
         # Longer than clients keep idle connections, so that they never write to one that is
         # closing.
         timeout_keep_alive=75,
