@@ -81,3 +81,21 @@ def test_where_openai_is_asked_belongs_to_a_run_that_asks_it(monkeypatch):
     assert inputs.stamps("human", "userlm-tiny", "http://h/v1#m") == {}
     found = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
     assert inputs.stamps("human", "prompted:openai:gpt-x") == found
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:9/v1?api_key=SECRET#m",
+        "trained:http://127.0.0.1:9/v1?api_key=SECRET#m",
+        "prompted:http://bob:SEC#RET@h/v1#m",
+    ],
+)
+def test_a_url_with_a_secret_is_refused_before_it_is_recorded(address):
+    with pytest.raises(InputError, match="not accepted") as caught:
+        inputs.files(address)
+    assert "SEC" not in str(caught.value)
+
+
+def test_a_name_of_a_model_may_have_an_at_sign():
+    assert inputs.files("http://127.0.0.1:9/v1#@cf/meta/llama") == []

@@ -1288,3 +1288,16 @@ def test_an_answer_that_is_all_thought_is_no_turn_and_no_end():
     imported = convert({"id": "a", "messages": [asked, thought]}, None, "a")
     assert [turn.role for turn in imported.conversation.turns] == ["user"]
     assert not imported.conversation.ended
+
+
+@pytest.mark.parametrize("answer", ["4", "null", "true", "1e999", '"4"', "-0.5"])
+def test_an_answer_that_is_json_but_no_object_stays_a_text(answer):
+    row = {
+        "prompt": "2 + 2?",
+        "response_a": answer,
+        "response_b": "four",
+        "winner": "model_a",
+        "id": "a",
+    }
+    conversation = convert(row, "arena", "a").conversation
+    assert [turn.text for turn in conversation.turns] == ["2 + 2?", answer]

@@ -134,7 +134,7 @@ def test_force_begins_anew_where_another_run_was(tmp_path):
     path = logs(tmp_path / "logs.jsonl", 3)
     out = tmp_path / "out"
     commands.import_(commands.Import([str(path)], out))
-    (out / "folder").mkdir()
+    (out / "notes").mkdir()
     with pytest.raises(InputError, match="other options"):
         commands.import_(commands.Import([str(path)], out, limit=2))
     found = commands.import_(
@@ -142,7 +142,26 @@ def test_force_begins_anew_where_another_run_was(tmp_path):
     )
     assert found["counts"]["out"] == 2
     assert read_json(out / "run.json")["options"]["limit"] == 2
-    assert not (out / "folder").exists()
+    assert (out / "notes").is_dir()  # only what a run writes is deleted
+    assert not (out / ".replaced").exists()
+
+
+def test_a_run_that_force_replaces_is_kept_until_the_new_one_is_complete(tmp_path):
+    path = logs(tmp_path / "logs.jsonl", 3)
+    out = tmp_path / "out"
+    commands.import_(commands.Import([str(path)], out))
+    whole = (out / "conversations.jsonl").read_bytes()
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    for _ in range(2):
+        with pytest.raises(InputError):
+            commands.import_(
+                flat(commands.Import, logs=[str(empty)], out=out, force=True)
+            )
+        assert (out / ".replaced" / "conversations.jsonl").read_bytes() == whole
+    commands.import_(flat(commands.Import, logs=[str(path)], out=out, force=True))
+    assert not (out / ".replaced").exists()
+    assert (out / "conversations.jsonl").read_bytes() == whole
 
 
 def test_force_deletes_no_folder_that_is_no_run_and_nothing_that_it_reads(tmp_path):
@@ -151,6 +170,10 @@ def test_force_deletes_no_folder_that_is_no_run_and_nothing_that_it_reads(tmp_pa
     out.mkdir()
     (out / "thesis.txt").write_text("three years of work")
     with pytest.raises(InputError, match="is not a run folder"):
+        commands.import_(flat(commands.Import, logs=[str(path)], out=out, force=True))
+    assert (out / "thesis.txt").exists()
+    (out / "run.json").write_text('{"tool": "other"}')
+    with pytest.raises(InputError, match="is not that of a run"):
         commands.import_(flat(commands.Import, logs=[str(path)], out=out, force=True))
     assert (out / "thesis.txt").exists()
     run = tmp_path / "run"

@@ -9,7 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from userlm.address import Address, parse
-from userlm.loading import OPENAI_BASE_URL, model_folder, openai_base_url, search_here
+from userlm.loading import (
+    OPENAI_BASE_URL,
+    check_server,
+    model_folder,
+    openai_base_url,
+    search_here,
+)
 
 MODEL_FILES = {
     ".safetensors",
@@ -28,6 +34,9 @@ def files(address: str | Address, tokenizer: str | None = None) -> list[Path]:
 
     Args:
         tokenizer: the tokenizer of a model on a server, if it is given.
+
+    Raises:
+        InputError: for the URL of a server that is wrong or has secrets, which would be recorded.
     """
     parts = parse(address)
     match parts.scheme:
@@ -36,6 +45,7 @@ def files(address: str | Address, tokenizer: str | None = None) -> list[Path]:
         case "py":
             return _module_files(parts.name.partition(":")[0])
         case "http" | "https":
+            check_server(parts)
             return _files_of_model(tokenizer or parts.name)
         case "":
             return _files_of_model(parts.name)

@@ -328,7 +328,7 @@ def make_line(number: int, value: Any, raw: bytes = b"") -> Line:
 
 def is_deep(value: Any, levels: int = DEEPEST) -> bool:
     """Return whether lists and objects are nested deeper than this."""
-    level = [value]
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(levels):
         inner = []
         for one in level:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -376,12 +377,24 @@ def model_folder(name: str) -> Path:
 
 def _server(address: Address) -> EndpointModel:
     """The model at `http://HOST:PORT/v1#NAME`."""
-    _check_url(address.url, "USERLM_API_KEY")
+    check_server(address)
+    return _endpoint(address.name, address.url, "USERLM_API_KEY")
+
+
+def check_server(address: Address) -> None:
+    """Raise `InputError` if `http://HOST:PORT/v1#NAME` is wrong, or has secrets that must not be
+    written to a run folder."""
+    url = address.url
+    if _LATE_HOST.search(address.name):  # a # in the password
+        url = address.model
+    _check_url(url, "USERLM_API_KEY")
     if not address.name:
         raise InputError(
             f"{address.model}: which model? write {address.url.rstrip('/')}#NAME"
         )
-    return _endpoint(address.name, address.url, "USERLM_API_KEY")
+
+
+_LATE_HOST = re.compile(r"@[^/]*/v\d")
 
 
 def openai_base_url() -> str:

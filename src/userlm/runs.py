@@ -56,7 +56,8 @@ class Run:
         Args:
             inputs: files; their contents are hashed.
             stamps: inputs that are not files, each with a text that changes with its contents.
-            anew: delete what an earlier run left in the folder, whatever it was.
+            anew: set aside what an earlier run left in the folder, whatever it was, until this one
+                is complete.
 
         Raises:
             InputError: if the folder has a run with other options or inputs, or is not a run
@@ -75,7 +76,7 @@ class Run:
         # options, for example because of a wrong address, can start over.
         lock = _lock(folder)
         if anew:
-            _empty(folder, inputs)
+            _set_aside(folder, inputs)
         if manifest_path.is_file() and _contents(folder) != [manifest_path]:
             manifest = read_json(manifest_path)
             _check_format(folder, manifest)
@@ -132,8 +133,10 @@ class Run:
         return read_json(path) if path.is_file() else None
 
     def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the results. This is the last step of a run."""
+        """Write the results, and delete the run that this one replaces. This is the last step of a
+        run."""
         write_json(self.path("results.json"), results)
+        shutil.rmtree(self.path(REPLACED), ignore_errors=True)
         return dict(results)
 
 
@@ -417,6 +420,24 @@ def measure_record(measure: Measure) -> dict[str, Any]:
     }
 
 
+REPLACED = ".replaced"
+"""The folder in a run folder for the run that `--force` replaces, until the new one is complete."""
+
+_JSON_LINES = (
+    "asked conversations dropped log scores test train turns usage valid".split()
+)
+_WRITTEN = frozenset(
+    (
+        *("run.json", "results.json", "progress.json", "report.html", "report.md"),
+        *(f"{name}.jsonl" for name in _JSON_LINES),
+        *("adapter", "checkpoint", "hub", "model", "rows", "rows-valid", "tokenizer"),
+        # of trackers
+        *("userlm", "mlruns", "wandb"),
+    )
+)
+"""What runs write into their folders."""
+
+
 def _contents(folder: Path) -> list[Path]:
     """Return the files of a folder, except hidden ones."""
     if not folder.is_dir():
@@ -424,16 +445,37 @@ def _contents(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def _empty(folder: Path, inputs: Iterable[str | Path]) -> None:
-    """Delete the contents of a run folder, unless the new run reads from it."""
+def _set_aside(folder: Path, inputs: Iterable[str | Path]) -> None:
+    """Move what an earlier run wrote to a hidden folder, from where it is deleted once the new run
+    is complete; anything else in the folder stays. If an earlier attempt set a run aside already,
+    what that attempt wrote is deleted.
+
+    Raises:
+        InputError: if the folder is no run folder, or if the new run reads from it.
+    """
+    if not _contents(folder):
+        return
+    manifest = read_json(folder / "run.json")
+    if not (isinstance(manifest.get("verb"), str) and "options" in manifest):
+        raise InputError(
+            f"{folder / 'run.json'} is not that of a run, so --force deletes nothing; choose "
+            "another --out"
+        )
     own = folder.resolve()
     for path in inputs:
         if own in Path(path).resolve().parents:
             raise InputError(
                 f"--force would delete {path}, which this run reads; choose another --out"
             )
+    replaced = folder / REPLACED
+    is_first = not replaced.exists()
+    replaced.mkdir(exist_ok=True)
     for path in _contents(folder):
-        if path.is_dir() and not path.is_symlink():
+        if path.name not in _WRITTEN:
+            continue
+        if is_first:
+            path.rename(replaced / path.name)
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()

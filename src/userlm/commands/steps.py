@@ -10,7 +10,7 @@ from userlm.commands.options import Output, check, recorded
 from userlm.data import hub
 from userlm.json_files import replacing
 from userlm.rows import count_rows, read_conversations
-from userlm.runs import Run, measure_record
+from userlm.runs import REPLACED, Run, measure_record
 from userlm.show.terminal import console, show_page
 from userlm.types import Conversation, Measure
 
@@ -35,14 +35,15 @@ def open_run(
 ) -> Run:
     """Start the run of these options, or resume it; see `Run.open`."""
     check(options)
-    return Run.open(
-        options.out,
-        verb,
-        recorded(options),
-        inputs,
-        stamps,
-        anew=options.output.force,
-    )
+    force = options.output.force
+    run = Run.open(options.out, verb, recorded(options), inputs, stamps, anew=force)
+    if run.path(REPLACED).is_dir():
+        console.print(
+            f"the run that this one replaces is kept in {run.path(REPLACED)} until this one is "
+            "complete",
+            style="dim",
+        )
+    return run
 
 
 def count_total(files: Sequence[Path], limit: int | None) -> int | None:

@@ -478,7 +478,8 @@ def scalars(row: Row, *fields: str) -> dict[str, str | int | float]:
 
 
 def parse_json(value: Any) -> Any:
-    """Return the value of a JSON string; anything else is returned unchanged."""
+    """Return the list or object in a JSON string; anything else is returned unchanged, so that an
+    answer `42` stays a text."""
     if not isinstance(value, str):
         return value
     try:
@@ -486,7 +487,8 @@ def parse_json(value: Any) -> Any:
     except (ValueError, RecursionError):
         return value
     # half the depth, since it will be nested inside another object.
-    return value if is_deep(found, DEEPEST // 2) else found
+    is_usable = isinstance(found, dict | list) and not is_deep(found, DEEPEST // 2)
+    return found if is_usable else value
 
 
 def utc_time(ticks: str | int | float, per_second: float = 1) -> str | None:
