@@ -149,7 +149,7 @@ ORIGIN = Origin("log", 2, "and then?", person_ended=False, repeat=3, task="t")
 
 def test_where_a_conversation_comes_from_is_written_and_read(tmp_path):
     talks = [
-        Conversation("a", origin=ORIGIN),
+        Conversation("a", origin=ORIGIN).say("hi").say("yes?").say("rice"),
         Conversation("b", origin=Origin()),
         Conversation("c"),
     ]
@@ -164,6 +164,8 @@ def test_where_a_conversation_comes_from_is_written_and_read(tmp_path):
     [
         ({"origin": {"log": "a"}}, "unknown field 'origin.log'"),
         ({"origin": {"repeat": "2"}}, "field 'origin.repeat' must be a int, not str"),
+        ({"origin": {"first_own_turn": -1}}, "first_own_turn is -1; .* from 0 to 0"),
+        ({"origin": {"first_own_turn": 1}}, "first_own_turn is 1; .* from 0 to 0"),
         (
             {"meta": {"own_from": 1}},
             "an older version of userlm wrote this conversation",

@@ -74,7 +74,7 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
         raise ValueError(
             "an older version of userlm wrote this conversation; run the command that made it again"
         )
-    return Conversation(
+    conversation = Conversation(
         id=take(record, "id", str),
         turns=tuple(_turn(turn, f"turns[{i}]") for i, turn in enumerate(turns)),
         intent=take(record, "intent", str, default=None) or None,
@@ -84,6 +84,13 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
         meta=meta,
         origin=_origin(take(record, "origin", dict, default=None)),
     )
+    turns_of_user = len(conversation.user_turns)
+    if not 0 <= conversation.first_own_turn <= turns_of_user:
+        raise ValueError(
+            f"origin.first_own_turn is {conversation.first_own_turn}; it must be a number from 0 to "
+            f"{turns_of_user}, the number of user turns"
+        )
+    return conversation
 
 
 def _turn(turn: Any, where: str) -> Turn:
