@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from userlm.data.layouts import SOURCES, Gathered, convert, find, guess
-from userlm.data.layouts.common import NOTES, REASONS, Rejected
+from userlm.data.layouts.common import NOTES
+from userlm.data.layouts.fields import REASONS, Rejected
 from userlm.lines import Line
 from userlm.rows import from_record, read_rows, to_record
 from userlm.types import Conversation, InputError, Turn

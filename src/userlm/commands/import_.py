@@ -26,7 +26,8 @@ from userlm.commands.steps import (
 )
 from userlm.data import files, layouts
 from userlm.data.joining import Joining, SharedTurns
-from userlm.data.layouts.common import Found, Rejected
+from userlm.data.layouts.common import Found
+from userlm.data.layouts.fields import Rejected
 from userlm.json_files import write_lines
 from userlm.lines import LONGEST_LOG, Line
 from userlm.rows import KINDS, from_record, read_rows, to_record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from userlm.data.layouts.common import Rejected, Row, need, parse_json, wrong_type
+from userlm.data.layouts.fields import Rejected, Row, need, parse_json, wrong_type
 
 _UNWRAPPED = ("message", "message_content", "tool_call")
 _DOTTED = tuple(f"{name}." for name in _UNWRAPPED)

@@ -5,14 +5,11 @@ from __future__ import annotations
 from userlm.data.layouts.common import (
     Imported,
     Layout,
-    Row,
     assemble,
-    id_of,
     is_whole,
-    list_of,
     read_messages,
-    scalars,
 )
+from userlm.data.layouts.fields import Row, id_of, list_of, scalars
 
 
 def convert(row: Row) -> Imported:
