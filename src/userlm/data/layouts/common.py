@@ -133,7 +133,8 @@ _CONTENT_FIELDS = ("parts", "contents", "content", "value", "text", "message", "
 _CALL_FIELDS = ("tool_calls", "function_call", "toolInvocations")
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _THOUGHT_ROLES = ("thinking", "reasoning")
-_NOT_PLAIN = {*_CALL_FIELDS, *_THOUGHT_FIELDS, "parts", "contents"}
+_SPEECH_FIELDS = (*_CONTENT_FIELDS, "refusal", "audio")
+_NOT_PLAIN = {*_CALL_FIELDS, *_THOUGHT_FIELDS, *_SPEECH_FIELDS} - {"content"}
 _CONTENTS = (str, list, dict, type(None))
 
 
@@ -254,15 +255,22 @@ def side_of(role: Any, where: str, roles: Mapping[str, Side]) -> Side:
 
 
 def _parts(message: Row, field: str, where: str) -> list[Part]:
-    """Return the parts of a message, and its tool calls. Without words in its content, a refusal or
-    the transcript of its sound is what was said."""
+    """Return the parts of a message, and its tool calls.
+
+    Other fields may hold its words too: the same again, or all of them beside a content of files
+    and calls. A refusal is shown beside the content; other words beside it are left out.
+    """
     content = message.get(field)
     if not isinstance(content, _CONTENTS):
         raise wrong_type(f"{where}.{field}", "a text or a list", content)
     parts = read_parts(content)
-    if not has_words(joined(parts, "speech")):
-        instead = {name: message.get(name) for name in ("refusal", "audio")}
-        parts += [part for part in [read_part(instead)] if part.kind == "speech"]
+    for name in _SPEECH_FIELDS:
+        words = joined(read_parts(message.get(name)), "speech")
+        said = joined(parts, "speech")
+        if name == field or _has_said(said, words):
+            continue
+        is_shown = name == "refusal" or not has_words(said)
+        parts.append(Part("speech", words) if is_shown else Part("other", ""))
     for name in _CALL_FIELDS:
         if calls := parse_json(message.get(name)):
             text = json.dumps(calls, ensure_ascii=False, default=str)
@@ -275,12 +283,23 @@ def _aside(parts: Sequence[Part], kind: str) -> list[tuple[Side, str]]:
 
 
 def _thoughts(message: Row, parts: Sequence[Part]) -> list[tuple[Side, str]]:
-    """Return the thoughts in the parts of a message, or else those in a field of their own."""
+    """Return the thoughts in the parts of a message and in fields of their own, each once."""
     texts = [part.text for part in parts if part.kind == "thought"]
     for name in _THOUGHT_FIELDS:
-        if not texts and message.get(name):
-            texts = [joined([read_part({name: message[name]})], "thought")]
+        if not message.get(name):
+            continue
+        text = joined([read_part({name: message[name]})], "thought")
+        if not (texts and _has_said("\n\n".join(texts), text)):
+            texts.append(text)
     return [("thought", text) for text in texts]
+
+
+def _has_said(said: str, words: str) -> bool:
+    """Return whether a text has these words, whatever the white space; some logs join the parts of
+    a message without any."""
+    texts, wanted = said.split(), words.split()
+    is_part = f" {' '.join(wanted)} " in f" {' '.join(texts)} "
+    return not has_words(words) or is_part or "".join(wanted) == "".join(texts)
 
 
 def _split(side: Side, text: str) -> tuple[str, list[tuple[Side, str]]]:
@@ -332,6 +351,9 @@ def assemble(
         if value is not None and key not in RUN_KEYS
     }
     for name, parts in aside.items():
+        beside = str(known.get(name, ""))  # a field of the row with this name
+        if not _has_said("\n\n".join(parts), beside):
+            parts = [beside, *parts]
         known[name] = "\n\n".join(parts)
     notes = {
         "joined turns": len(spoken) - len(turns),
