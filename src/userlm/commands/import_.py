@@ -262,7 +262,7 @@ class _Import:
 
         If this is interrupted, another attempt imports everything again.
         """
-        if plan := self._joining.plan():
+        if plan := self._joining.plan(self._written()):
             records = map(to_record, plan.apply(self._written()))
             write_lines(self._path, records)
             self.counts["out"] -= plan.merged
