@@ -267,8 +267,14 @@ def _backslashes(block: bytes, end: int) -> int:
 
 
 def _object(file: _Readable, longest: int) -> Iterator[_Raw]:
-    raw = file.read()
-    yield raw, len(raw)
+    raw = file.read(longest + 1)
+    read = len(raw)
+    length = len(raw.rstrip())  # blanks after it, perhaps gigabytes, do not count
+    while more := file.read(BUFFER):
+        if text := more.rstrip():
+            length = read + len(text)
+        read += len(more)
+    yield raw, length
 
 
 _ROWS = {"lines": _lines, "array": _items, "object": _object}
