@@ -842,6 +842,17 @@ def test_a_parquet_file_that_cannot_be_read_is_named_in_one_sentence(
     assert not (tmp_path / "out/results.json").exists()
 
 
+def test_a_parquet_file_with_fewer_rows_than_it_says_is_damaged(
+    userlm, tmp_path, monkeypatch
+):
+    parquet(tmp_path / "a.parquet", {"id": ["a"], "messages": [[USER, ASSISTANT]]})
+    monkeypatch.setattr(rows_module, "_count_parquet", lambda path: 300)
+    shown = userlm("import", "a.parquet", "--out", "out", code=2)
+    damage = "a.parquet is damaged: it has 1 rows, but says that it has 300"
+    assert damage in " ".join(shown.split())
+    assert not (tmp_path / "out/results.json").exists()
+
+
 TURN = {"role": "user", "text": "how do i cook rice", "meta": None}
 OURS: dict[str, dict[str, Any]] = {
     "no turns": {"turns": None},

@@ -247,6 +247,7 @@ def _read_parquet(
 ) -> Iterator[Line]:
     import polars as pl
 
+    number = 0
     try:
         frame = pl.scan_parquet(path, glob=False)
         schema = frame.collect_schema()
@@ -261,6 +262,12 @@ def _read_parquet(
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a readable parquet file: {reason}") from None
+    # Of some damaged files polars reads fewer rows and says nothing.
+    if number != (count := _count_parquet(path)):
+        raise InputError(
+            f"{path} is damaged: it has {number} rows, but says that it has {count}; download it "
+            f"again"
+        )
 
 
 def _parse_parquet_row(number: int, row: dict[str, Any]) -> Line:
