@@ -67,7 +67,7 @@ def read_lines(path: Path, size: int, longest: int = LONGEST) -> Iterator[Line]:
                 if not text.strip():
                     continue
                 if length > longest:
-                    yield _long_line(number, text, length, longest)
+                    yield long_line(number, text, length, longest)
                     continue
                 line = parse_line(number, text)
                 is_half = form == "lines" and not raw.endswith(b"\n")
@@ -300,7 +300,8 @@ def parse_line(number: int, raw: bytes) -> Line:
         return bad_line(number, raw, "not JSON", problem)
 
 
-def _long_line(number: int, raw: bytes, length: int, longest: int) -> Line:
+def long_line(number: int, raw: bytes, length: int, longest: int) -> Line:
+    """Return a line that is too long to be used, with its beginning."""
     problem = f"is {length:,} bytes long; the longest that is read is {longest:,}"
     return bad_line(number, raw[:_BEGINNING], "too long", problem)
 
