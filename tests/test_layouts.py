@@ -388,8 +388,9 @@ def test_each_thought_of_a_message_is_kept_once():
 def test_a_field_of_the_row_stands_before_the_messages_of_that_name():
     system = {"role": "system", "content": "be brief"}
     for beside, kept in (("be kind", "be kind\n\nbe brief"), ("be brief",) * 2):
-        row = {"system": beside, "messages": [system, U, A]}
-        assert convert(row, None, "x").conversation.meta == {"system": kept}
+        for name in ("messages", "conversations"):
+            row = {"system": beside, name: [system, U, A]}
+            assert convert(row, None, "x").conversation.meta["system"] == kept
 
 
 CALLED = {"type": "tool_use", "id": "t1", "name": "stock", "input": {"item": "screw"}}

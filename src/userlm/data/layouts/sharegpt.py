@@ -17,6 +17,8 @@ def convert(row: Row) -> Imported:
     name = "conversations" if "conversations" in row else "items"
     messages = read_messages(enumerate(list_of(row, name)), name)
     meta = {"source": "sharegpt", **scalars(row, "language", "model")}
+    if isinstance(system := row.get("system"), str):  # where some copies keep it
+        meta["system"] = system
     return assemble(
         messages,
         id=id_of(row, "id"),
