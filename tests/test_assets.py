@@ -15,7 +15,8 @@ from userlm.data import filters, intents
 from userlm.data.extractive import extractive
 from userlm.data.language import language
 from userlm.data.layouts import convert
-from userlm.data.layouts.common import Imported, Rejected
+from userlm.data.layouts.common import Imported
+from userlm.data.layouts.fields import Rejected
 from userlm.data.split import split
 from userlm.rows import read_conversations, read_rows
 from userlm.tasks import grade_math, read_tasks, said

@@ -842,6 +842,49 @@ def test_a_parquet_file_that_cannot_be_read_is_named_in_one_sentence(
     assert not (tmp_path / "out/results.json").exists()
 
 
+def test_a_row_of_parquet_that_is_too_long_is_set_aside_before_it_is_unpacked(
+    tmp_path, monkeypatch
+):
+    """By hand: a text is 8 bytes and its letters, any other value 8, a null 4, and a list or an
+    object 8 and what it holds."""
+    path = tmp_path / "a.parquet"
+    turns = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+    turn = {"role": "user", "content": "hi"}  # 8 + 8 + 4 + 8 + 2 = 30
+    columns = {
+        "id": ["a", "bb", None, "d"],  # 9, 10, 4, 9
+        "messages": [[turn], [turn] * 3, [None], None],  # 38, 98, 8 + 4 + 4 + 4, 4
+        "score": [[1.0, None], [2.0, 3.0], [0.0, 1.0], None],  # 20, 24, 24, 4 + 8
+        "raw": [b"x", b"", None, b"xyz"],  # 9, 8, 4, 11
+        "kind": ["go", "stay", "go", None],  # 10, 12, 10, 4
+    }
+    kinds = (
+        pl.String,
+        turns,
+        pl.Array(pl.Float64, 2),
+        pl.Binary,
+        pl.Enum(["go", "stay"]),
+    )
+    parquet(path, columns, dict(zip(columns, kinds, strict=True)))
+    sizes = [86, 152, 62]
+    for number, size in enumerate(sizes):
+        for longest, is_kept in ((size, True), (size - 1, False)):
+            line = list(rows_module.read_rows(path, longest=longest))[number]
+            assert bool(line.row) == is_kept
+            if not is_kept:
+                assert line.reason == "too long" and f"is {size} bytes" in line.error
+
+
+def test_a_parquet_file_with_fewer_rows_than_it_says_is_damaged(
+    userlm, tmp_path, monkeypatch
+):
+    parquet(tmp_path / "a.parquet", {"id": ["a"], "messages": [[USER, ASSISTANT]]})
+    monkeypatch.setattr(rows_module, "_count_parquet", lambda path: 300)
+    shown = userlm("import", "a.parquet", "--out", "out", code=2)
+    damage = "a.parquet is damaged: it has 1 rows, but says that it has 300"
+    assert damage in " ".join(shown.split())
+    assert not (tmp_path / "out/results.json").exists()
+
+
 TURN = {"role": "user", "text": "how do i cook rice", "meta": None}
 OURS: dict[str, dict[str, Any]] = {
     "no turns": {"turns": None},

@@ -8,7 +8,7 @@ import pytest
 from userlm.data.extractive import extractive
 from userlm.data.intents import check, leakage
 from userlm.data.layouts import convert
-from userlm.data.layouts.common import Rejected
+from userlm.data.layouts.fields import Rejected
 from userlm.rows import read_rows
 from userlm.text import intent_goal
 from userlm.types import Conversation, Turn

@@ -91,6 +91,23 @@ def test_the_card_says_what_is_inside_and_how_it_was_made(tmp_path):
     assert not re.search(r"\bNone\b|limit", card.split("## Load")[0])
 
 
+def test_the_card_shows_no_label_of_a_dropped_conversation_that_is_no_code():
+    labels = (
+        "<img src=x>](javascript:x)|\n# bob@example.com, by label",
+        "klingon, by label",
+        "en\nx, by label",
+        "zh, by label, by label",
+    )
+    counts = {"in": 9, "dropped: language: zh, by label": 2}
+    counts |= {f"dropped: language: {label}": 1 for label in labels}
+    table = hub.card({"train": 1}, {"counts": counts}, MANIFEST).split("| counted")[1]
+    assert table.split("\n\n")[0].splitlines()[2:] == [
+        "| in | 9 |",
+        "| dropped: language: zh, by label | 2 |",
+        "| dropped: language: other | 4 |",
+    ]
+
+
 def test_a_card_without_figures_has_counts_alone():
     card = hub.card({"train": 1_500}, {"counts": {"in": 1500}}, MANIFEST)
     assert "| train | 1,500 |" in card

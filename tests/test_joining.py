@@ -25,7 +25,7 @@ def joined(*logs: Conversation) -> list[Conversation]:
     joining = Joining()
     for conversation in logs:
         joining.add(conversation)
-    plan = joining.plan()
+    plan = joining.plan(iter(logs))
     found = list(plan.apply(logs))
     assert len(found) == len(logs) - plan.merged
     return found
@@ -56,6 +56,19 @@ def test_a_call_that_waits_for_a_tool_is_a_part_of_the_one_with_the_answer():
     answers = log("b", "why is it red", "Let me look.\n\niron")
     assert ids(waits, answers) == ["b"]
     assert ids(waits, replace(waits, id="again")) == ["a", "again"]
+
+
+def test_an_answer_that_no_other_call_repeats_is_kept():
+    cut = log("a", "why is it red", "rust", user="p", ended=False)
+    for other in (log("b", *TALK[:2], user="p"), log("b", *TALK[:4], user="p")):
+        assert ids(cut, other) == ["a", "b"]
+        assert ids(other, cut) == ["b", "a"]
+        begun = replace(cut, turns=(cut.turns[0], Turn("assistant", " ir")))
+        assert ids(begun, cut, other) == ["a", "b"]
+    joining = Joining()
+    place = joining.add(cut)
+    assert not joining.continues(log("a", *TALK[:4], user="p"), place)
+    assert joining.continues(log("a", TALK[0], "rust", "so?", user="p"), place)
 
 
 def test_a_greeting_that_got_no_answer_is_not_the_beginning_of_every_other_conversation():

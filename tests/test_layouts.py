@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from userlm.data.layouts import SOURCES, Gathered, convert, find, guess
-from userlm.data.layouts.common import NOTES, REASONS, Rejected
+from userlm.data.layouts.common import NOTES
+from userlm.data.layouts.fields import REASONS, Rejected
 from userlm.lines import Line
 from userlm.rows import from_record, read_rows, to_record
 from userlm.types import Conversation, InputError, Turn
@@ -334,6 +335,62 @@ def test_a_refusal_is_what_the_assistant_said(refused):
         ("user", "hi"),
         ("assistant", "hello"),
     ]
+
+
+TOOL = {"type": "tool-invocation", "toolInvocation": {"toolName": "stock"}}
+FILE = {"type": "file", "mediaType": "image/png", "url": "https://example.org/a.png"}
+
+
+@pytest.mark.parametrize("part", [TOOL, FILE])
+@pytest.mark.parametrize("field", ["content", "text", "value"])
+def test_words_beside_parts_that_have_none_are_what_was_said(part, field):
+    messages = [
+        {**U, "parts": []},
+        {"role": "assistant", field: "red", "parts": [part]},
+    ]
+    assert said(*messages, U, A)[:2] == [("user", "hi"), ("assistant", "red")]
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "notes"),
+    [
+        ({"parts": [{"text": "red"}, {"text": "blue"}]}, "red\n\nblue", {}),
+        (
+            {"parts": [{"text": "red"}, {"text": "blue"}], "content": "redblue"},
+            "red\n\nblue",
+            {},
+        ),
+        ({"content": "It is red.", "text": "red."}, "It is red.", {}),
+        ({"content": "Nothing", "refusal": "No"}, "Nothing\n\nNo", {}),
+        ({"content": "Not that.", "refusal": "Not that."}, "Not that.", {}),
+        ({"content": "red", "text": "blue"}, "red", {"parts left out": 1}),
+        ({"content": "red", "data": {"rows": 2}, "message": None}, "red", {}),
+    ],
+)
+def test_what_other_fields_say_is_said_once_and_what_they_say_otherwise_is_counted(
+    message, text, notes
+):
+    imported = convert({"messages": [U, {"role": "assistant", **message}]}, None, "x")
+    assert imported.conversation.turns[1].text == text
+    assert imported.notes == notes
+
+
+def test_each_thought_of_a_message_is_kept_once():
+    thought = {"reasoning_content": "hm", "reasoning": "hm", "thinking": "so"}
+    imported = convert({"messages": [U, {**A, **thought}]}, None, "x")
+    assert imported.conversation.meta == {"thought": "hm\n\nso"}
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "hello"}]
+    message = {"role": "assistant", "content": parts, "reasoning": "well"}
+    imported = convert({"messages": [U, message]}, None, "x")
+    assert imported.conversation.meta == {"thought": "hm\n\nwell"}
+
+
+def test_a_field_of_the_row_stands_before_the_messages_of_that_name():
+    system = {"role": "system", "content": "be brief"}
+    for beside, kept in (("be kind", "be kind\n\nbe brief"), ("be brief",) * 2):
+        for name in ("messages", "conversations"):
+            row = {"system": beside, name: [system, U, A]}
+            assert convert(row, None, "x").conversation.meta["system"] == kept
 
 
 CALLED = {"type": "tool_use", "id": "t1", "name": "stock", "input": {"item": "screw"}}

@@ -127,6 +127,20 @@ def test_a_line_of_many_packed_bytes_needs_no_memory(tmp_path, monkeypatch):
     assert min(asked) > 0 and max(asked) <= (1 << 20) + 1
 
 
+def test_blanks_after_an_object_are_not_held_and_what_is_too_long_is_set_aside(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(lines_module, "BUFFER", 64)
+    path = tmp_path / "a.json"
+    text = json.dumps({"id": "a", "text": "x" * 100}, indent=1)
+    length = len(text)
+    path.write_text(text + " \n" * 5000)
+    (line,) = read_rows(path, longest=length)
+    assert line.row["id"] == "a"
+    (line,) = read_rows(path, longest=length - 1)
+    assert line.reason == "too long" and f"is {length} bytes long" in line.error
+
+
 def test_an_array_is_the_same_wherever_a_block_ends(tmp_path, monkeypatch):
     draw = random.Random(0)
     pieces = ['"', "\\", "[", "]", "{", "}", ",", "é", "\n", "x"]

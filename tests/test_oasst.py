@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from userlm.data.layouts import Gathered, find
-from userlm.data.layouts.common import NOTES, REASONS
+from userlm.data.layouts.common import NOTES
+from userlm.data.layouts.fields import REASONS
 from userlm.data.split import person
 from userlm.data.summary import Summary
 from userlm.flip import samples

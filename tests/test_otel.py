@@ -789,3 +789,18 @@ def test_lines_without_messages_are_kept_whole():
     [one] = gathered.found()
     assert (one.line.number, one.line.row) == (4, silent)
     assert one.rejected.reason == "no messages"
+
+
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_long_names_over_many_values_do_not_fill_the_memory(is_nested):
+    many = dict.fromkeys(map(str, range(20_000)), 1)
+    attributes: dict[str, Any] = {"k" * 100_000: many}
+    if not is_nested:
+        path = f"message.{'a.' * 100}{'k' * (1 << 20)}"
+        attributes = {"gen_ai.input.messages": [{path: "hi"}]}
+    (found,) = find(
+        [Line(1, {"traceId": "t", "attributes": attributes})], "otel", "f", Gathered()
+    )
+    assert "the names of attributes have more than 1,048,576 letters" in str(
+        found.rejected
+    )

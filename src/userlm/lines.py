@@ -67,7 +67,7 @@ def read_lines(path: Path, size: int, longest: int = LONGEST) -> Iterator[Line]:
                 if not text.strip():
                     continue
                 if length > longest:
-                    yield _long_line(number, text, length, longest)
+                    yield long_line(number, text, length, longest)
                     continue
                 line = parse_line(number, text)
                 is_half = form == "lines" and not raw.endswith(b"\n")
@@ -267,8 +267,14 @@ def _backslashes(block: bytes, end: int) -> int:
 
 
 def _object(file: _Readable, longest: int) -> Iterator[_Raw]:
-    raw = file.read()
-    yield raw, len(raw)
+    raw = file.read(longest + 1)
+    read = len(raw)
+    length = len(raw.rstrip())  # blanks after it, perhaps gigabytes, do not count
+    while more := file.read(BUFFER):
+        if text := more.rstrip():
+            length = read + len(text)
+        read += len(more)
+    yield raw, length
 
 
 _ROWS = {"lines": _lines, "array": _items, "object": _object}
@@ -294,7 +300,8 @@ def parse_line(number: int, raw: bytes) -> Line:
         return bad_line(number, raw, "not JSON", problem)
 
 
-def _long_line(number: int, raw: bytes, length: int, longest: int) -> Line:
+def long_line(number: int, raw: bytes, length: int, longest: int) -> Line:
+    """Return a line that is too long to be used, with its beginning."""
     problem = f"is {length:,} bytes long; the longest that is read is {longest:,}"
     return bad_line(number, raw[:_BEGINNING], "too long", problem)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from userlm.json_files import dump, dumps, take, write_lines, write_parquet
-from userlm.lines import LONGEST, Line, bad_line, make_line, read_lines
+from userlm.lines import LONGEST, Line, bad_line, long_line, make_line, read_lines
 from userlm.types import Conversation, InputError, Origin, Turn
 
 SPLITS = ("train", "valid", "test")
@@ -217,7 +217,8 @@ def read_rows(
             error.
         unread: returns which of the columns of a parquet file to skip.
         upto: read at most this many bytes of a text file, such as its earlier size.
-        longest: set aside rows of a text file of more bytes than this.
+        longest: set aside rows of more bytes than this; in parquet, each value counts 8 more
+            than its text.
 
     Raises:
         InputError: if the file is missing, empty, cut short or of an unknown kind.
@@ -236,7 +237,7 @@ def read_rows(
     if not path.name.endswith(KINDS):
         raise InputError(f"{path}: its kind is unknown; known are {', '.join(KINDS)}")
     if path.suffix == ".parquet":
-        lines = _read_parquet(path, unread)
+        lines = _read_parquet(path, unread, longest)
     else:
         lines = read_lines(path, size if upto is None else min(size, upto), longest)
     has_rows = False
@@ -250,10 +251,11 @@ def read_rows(
 
 
 def _read_parquet(
-    path: Path, unread: Callable[[Collection[str]], Collection[str]]
+    path: Path, unread: Callable[[Collection[str]], Collection[str]], longest: int
 ) -> Iterator[Line]:
     import polars as pl
 
+    number = 0
     try:
         frame = pl.scan_parquet(path, glob=False)
         schema = frame.collect_schema()
@@ -262,12 +264,59 @@ def _read_parquet(
         is_ours = all(schema.get(name) == kind for name, kind in columns.items())
         frame = frame.drop(unread(schema.names()))
         frame = frame.with_columns(pl.selectors.float().fill_nan(None))  # as in JSON
-        batches = (batch.to_dicts() for batch in frame.collect_batches(chunk_size=500))
-        for number, row in enumerate(chain.from_iterable(batches), 1):
-            yield _parse_parquet_row(number, row) if is_ours else Line(number, row)
+        batches = frame.collect_batches(chunk_size=500)
+        rows = chain.from_iterable(_sized_rows(batch, longest) for batch in batches)
+        for number, (row, size) in enumerate(rows, 1):
+            if size > longest:
+                yield long_line(number, b"", size, longest)
+            else:
+                yield _parse_parquet_row(number, row) if is_ours else Line(number, row)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a readable parquet file: {reason}") from None
+    # Of some damaged files polars reads fewer rows and says nothing.
+    if number != (count := _count_parquet(path)):
+        raise InputError(
+            f"{path} is damaged: it has {number} rows, but says that it has {count}; download it "
+            f"again"
+        )
+
+
+def _sized_rows(batch: Any, longest: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the rows of a data frame, each with its bytes; longer ones without their values. At
+    most one row, or as much as this, becomes objects of Python, which are many times as large."""
+    import polars as pl
+
+    sizes = [_size(pl.col(name), kind) for name, kind in batch.schema.items()]
+    lengths = batch.select(pl.sum_horizontal(sizes)).to_series().to_list()
+    if sum(lengths) <= longest:
+        yield from zip(batch.to_dicts(), lengths, strict=True)
+        return
+    for place, length in enumerate(lengths):
+        row = batch[:0] if length > longest else batch[place : place + 1]
+        yield next(iter(row.to_dicts()), {}), length
+
+
+def _size(value: Any, kind: Any) -> Any:
+    """Return the bytes of a column's values as an expression: those of texts, 4 for each null, and
+    8 for any other value, list and object."""
+    import polars as pl
+
+    own = pl.when(value.is_null()).then(4).otherwise(8).cast(pl.Int64)
+    if isinstance(kind, pl.String | pl.Categorical | pl.Enum):
+        return own + value.cast(pl.String).str.len_bytes().fill_null(0)
+    if isinstance(kind, pl.Binary):
+        return own + value.bin.size().fill_null(0)
+    if isinstance(kind, pl.Struct):
+        fields = kind.to_schema().items()
+        inner = [_size(value.struct.field(name), each) for name, each in fields]
+        return pl.sum_horizontal(own, *inner)
+    if isinstance(kind, pl.Array):
+        return _size(value.arr.to_list(), pl.List(kind.inner))
+    if isinstance(kind, pl.List):
+        inner = value.list.eval(_size(pl.element(), kind.inner))
+        return own + inner.list.sum().fill_null(0)
+    return own
 
 
 def _parse_parquet_row(number: int, row: dict[str, Any]) -> Line:

@@ -26,7 +26,8 @@ from userlm.commands.steps import (
 )
 from userlm.data import files, layouts
 from userlm.data.joining import Joining, SharedTurns
-from userlm.data.layouts.common import Found, Rejected
+from userlm.data.layouts.common import Found
+from userlm.data.layouts.fields import Rejected
 from userlm.json_files import write_lines
 from userlm.lines import LONGEST_LOG, Line
 from userlm.rows import KINDS, from_record, read_rows, to_record
@@ -261,7 +262,7 @@ class _Import:
 
         If this is interrupted, another attempt imports everything again.
         """
-        if plan := self._joining.plan():
+        if plan := self._joining.plan(self._written()):
             records = map(to_record, plan.apply(self._written()))
             write_lines(self._path, records)
             self.counts["out"] -= plan.merged

@@ -7,6 +7,7 @@ import` reads them back.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from io import BytesIO
@@ -34,6 +35,11 @@ SIZES = {
     1_000_000: "100K<n<1M",
 }
 """The hub's size categories, each with its upper bound in rows."""
+_LANGUAGE = re.compile("[a-z]{2,3}")
+_LABEL = re.compile(
+    rf"(dropped: language: )(?!{_LANGUAGE.pattern}(, by \w+)?\Z).*", re.DOTALL
+)
+"""A count of dropped conversations whose language is no code, but text of a log."""
 
 
 def export(
@@ -118,9 +124,10 @@ def card(
         # Without server address and path.
         options["writer"] = results.get("model", options["writer"])
     languages = results.get("languages", {})
-    codes = [
-        code for code in languages if re.fullmatch("[a-z]{2,3}", code) and code != "und"
-    ]
+    codes = [code for code in languages if _LANGUAGE.fullmatch(code) and code != "und"]
+    steps: Counter[str] = Counter()
+    for name, count in results.get("counts", {}).items():
+        steps[_LABEL.sub(r"\1other", name)] += count
     splits = results.get("splits", {})
     total = sum(counts.values())
     environment = Environment(
@@ -137,6 +144,7 @@ def card(
         version=manifest["versions"].get("userlm", "unknown"),
         options=", ".join(f"{key} {value}" for key, value in options.items()),
         counts=counts,
+        steps=steps,
         total=total,
         size=next((name for limit, name in SIZES.items() if total < limit), "1M<n<10M"),
         languages=codes[:20],

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -35,6 +35,8 @@ _TWO_EXCHANGES = 4  # turns
 
 _Piece = tuple[int, int, int]
 """The number of the first message, how many turns there are, and the place in the file."""
+_Answer = tuple[int, int]
+"""The length and the hash of the beginning of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class Joining:
     def __init__(self) -> None:
         self._wholes = array("q")  # 0: not compared
         self._beginnings = array("q")
+        self._last_answers: dict[int, _Answer] = {}  # by place, of those without an end
         # by person, source and name
         self._pieces: defaultdict[tuple[str | None, str, str], list[_Piece]]
         self._pieces = defaultdict(list)
@@ -108,6 +111,9 @@ class Joining:
         whole, beginnings = _history(conversation)
         self._wholes.append(whole)
         self._beginnings.extend(beginnings)
+        if whole and _is_open(conversation):
+            answer = conversation.turns[-1].text
+            self._last_answers[place] = _beginning(answer, len(answer.strip()))
         match = _PIECE.fullmatch(conversation.id)
         has_greeting = conversation.turns[0].role == "assistant"
         if match and not has_greeting and _may_be_a_part(conversation):
@@ -117,21 +123,52 @@ class Joining:
         return place
 
     def continues(self, conversation: Conversation, place: int) -> bool:
-        """Return whether a conversation begins with the whole of the one at `place`."""
+        """Return whether a conversation begins with the whole of the one at `place`; of a last
+        answer that may not be complete, whether the answer there begins with it."""
         _, beginnings = _history(conversation)
-        return self._wholes[place] in beginnings
+        following = beginnings.get(self._wholes[place])
+        if following is None or place not in self._last_answers:
+            return following is not None
+        answer = self._last_answers[place]
+        return _beginning(conversation.turns[following].text, answer[0]) == answer
 
-    def plan(self) -> Plan:
-        """Return what to do, once all conversations were added."""
+    def plan(self, conversations: Iterable[Conversation]) -> Plan:
+        """Return what to do, once all conversations were added.
+
+        Args:
+            conversations: the same, in order; they are only read if some may be earlier calls
+                whose last answer is not complete.
+        """
         wholes = np.array(self._wholes)
         is_continued = np.isin(wholes, np.array(self._beginnings)) & (wholes != 0)
-        continued = frozenset(np.flatnonzero(is_continued).tolist())
+        places = set(np.flatnonzero(is_continued).tolist())
+        unsure = places.intersection(self._last_answers)
+        continued = frozenset(places - unsure | self._continued(unsure, conversations))
         segments: dict[int, Segment] = {}
         for (_, source, name), pieces in self._pieces.items():
             if continued.isdisjoint(place for _, _, place in pieces):
                 for segment in _segments(name, sorted(pieces), source):
                     segments.update(dict.fromkeys(segment.pieces, segment))
         return Plan(continued, segments)
+
+    def _continued(
+        self, places: Set[int], conversations: Iterable[Conversation]
+    ) -> set[int]:
+        """Return those of the places with which one of the conversations begins."""
+        lengths: defaultdict[int, set[int]] = defaultdict(set)
+        calls: defaultdict[tuple[int, _Answer], list[int]] = defaultdict(list)
+        for place in places:
+            whole, answer = self._wholes[place], self._last_answers[place]
+            lengths[whole].add(answer[0])
+            calls[whole, answer].append(place)
+        found: set[int] = set()
+        for conversation in conversations if places else ():
+            _, beginnings = _history(conversation)
+            for whole in lengths.keys() & beginnings:
+                text = conversation.turns[beginnings[whole]].text
+                for length in lengths[whole]:
+                    found.update(calls.pop((whole, _beginning(text, length)), ()))
+        return found
 
 
 class SharedTurns:
@@ -175,24 +212,31 @@ def _may_be_a_call(conversation: Conversation) -> bool:
     return is_known and _may_be_a_part(conversation)
 
 
-def _history(conversation: Conversation) -> tuple[int, list[int]]:
-    """Return a hash of a conversation, and one of each beginning that may be an earlier call; 0 and
-    none if it is not compared.
+def _is_open(conversation: Conversation) -> bool:
+    """Return whether the last answer may not be complete, as before a tool call."""
+    return conversation.next_role == "user" and not conversation.ended
 
-    Without an observed end the last answer may not be complete, as before a tool call. So it does
-    not count.
-    """
+
+def _history(conversation: Conversation) -> tuple[int, dict[int, int]]:
+    """Return a hash of a conversation, without a last answer that may not be complete, and one of
+    each beginning that may be an earlier call, with its number of turns; 0 and none if it is not
+    compared."""
     if not _may_be_a_call(conversation):
-        return 0, []
+        return 0, {}
     hashes = _hashes(conversation, conversation.user)
-    if conversation.next_role == "user" and not conversation.ended:
+    if _is_open(conversation):
         hashes.pop()
-    *beginnings, whole = hashes
+    *earlier, whole = hashes
+    beginnings = {key: turns for turns, key in enumerate(earlier, 1)}
     # A person may say hello in many conversations: a first turn without an answer is only an
     # earlier call of the next.
     if len(hashes) > _TWO_EXCHANGES:
-        del beginnings[0]
+        del beginnings[hashes[0]]
     return whole, beginnings
+
+
+def _beginning(answer: str, length: int) -> _Answer:
+    return length, hash(answer.strip()[:length])
 
 
 def _hashes(conversation: Conversation, whose: object) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from userlm.data.extractive import extractive
 from userlm.data.intents import check, write
-from userlm.data.layouts.common import id_of
+from userlm.data.layouts.fields import id_of
 from userlm.json_files import take
 from userlm.models.budget import CAP
 from userlm.models.call_cache import CallCache

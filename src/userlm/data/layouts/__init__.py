@@ -22,7 +22,8 @@ from userlm.data.layouts import (
     userlm,
     wildchat,
 )
-from userlm.data.layouts.common import Found, Imported, Place, Rejected, Row
+from userlm.data.layouts.common import Found, Imported, Place
+from userlm.data.layouts.fields import Rejected, Row
 from userlm.lines import Line
 from userlm.types import InputError
 

@@ -1,4 +1,4 @@
-"""What the layouts of logs share: messages become turns, and the fields beside them become `meta`.
+"""What the layouts of logs share: messages become turns.
 
 What can be repaired without guessing is repaired and counted: consecutive turns of one role are
 joined; system prompts, tool calls and their results go to `meta`; an opening turn of the assistant
@@ -10,37 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
 from itertools import groupby
-from math import isfinite
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 from userlm.content import Part, joined, read_part, read_parts
-from userlm.lines import DEEPEST, Line, is_deep
+from userlm.data.layouts.fields import Rejected, Row, need, parse_json, wrong_type
+from userlm.lines import Line
 from userlm.rows import OLDER_KEYS
 from userlm.text import has_words
 from userlm.thought import split_thought
 from userlm.types import OTHER_ROLE, OUTCOME_KEYS, Conversation, Role, Turn
 
-Row = Mapping[str, Any]
 Side = Literal["user", "assistant", "system", "tool", "thought"]
-
-REASONS = (
-    "unknown layout",
-    "no messages",
-    "wrong type",
-    "unknown role",
-    "empty turn",
-    "no user turn",
-    "no chosen answer",
-    "deleted",
-    "orphan",
-    "duplicate id",
-)
-"""Why a row is rejected. PRISM alone has `no chosen answer`; OASST alone has `deleted` and `orphan`
-(a message whose parents are missing or form a cycle). `duplicate id` also comes from `userlm
-import`, which sees all files."""
 
 NOTES = (
     "joined turns",
@@ -66,26 +48,9 @@ or that have none, and rows that are a part of the conversation of another (`dat
 every line that was read is counted once: as conversations, as rejected, or as merged.
 """
 
-DETAIL_LENGTH = 500  # maximum length of an error's detail, which may quote the log
-
-
 RUN_KEYS = OUTCOME_KEYS | OLDER_KEYS
 """The keys that only a run may write to `meta`, now or in version 0.1; in a log they mean something
 else."""
-
-
-class Rejected(ValueError):
-    """A row that cannot become a conversation.
-
-    Attributes:
-        reason: one of `REASONS`, for counting. `str()` adds the field and what is wrong with it.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        if len(detail) > DETAIL_LENGTH:
-            detail = detail[: DETAIL_LENGTH - 3] + "..."
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +133,8 @@ _CONTENT_FIELDS = ("parts", "contents", "content", "value", "text", "message", "
 _CALL_FIELDS = ("tool_calls", "function_call", "toolInvocations")
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _THOUGHT_ROLES = ("thinking", "reasoning")
-_NOT_PLAIN = {*_CALL_FIELDS, *_THOUGHT_FIELDS, "parts", "contents"}
+_SPEECH_FIELDS = (*_CONTENT_FIELDS, "refusal", "audio")
+_NOT_PLAIN = {*_CALL_FIELDS, *_THOUGHT_FIELDS, *_SPEECH_FIELDS} - {"content"}
 _CONTENTS = (str, list, dict, type(None))
 
 
@@ -289,15 +255,22 @@ def side_of(role: Any, where: str, roles: Mapping[str, Side]) -> Side:
 
 
 def _parts(message: Row, field: str, where: str) -> list[Part]:
-    """Return the parts of a message, and its tool calls. Without words in its content, a refusal or
-    the transcript of its sound is what was said."""
+    """Return the parts of a message, and its tool calls.
+
+    Other fields may hold its words too: the same again, or all of them beside a content of files
+    and calls. A refusal is shown beside the content; other words beside it are left out.
+    """
     content = message.get(field)
     if not isinstance(content, _CONTENTS):
         raise wrong_type(f"{where}.{field}", "a text or a list", content)
     parts = read_parts(content)
-    if not has_words(joined(parts, "speech")):
-        instead = {name: message.get(name) for name in ("refusal", "audio")}
-        parts += [part for part in [read_part(instead)] if part.kind == "speech"]
+    for name in _SPEECH_FIELDS:
+        words = joined(read_parts(message.get(name)), "speech")
+        said = joined(parts, "speech")
+        if name == field or _has_said(said, words):
+            continue
+        is_shown = name == "refusal" or not has_words(said)
+        parts.append(Part("speech", words) if is_shown else Part("other", ""))
     for name in _CALL_FIELDS:
         if calls := parse_json(message.get(name)):
             text = json.dumps(calls, ensure_ascii=False, default=str)
@@ -310,12 +283,23 @@ def _aside(parts: Sequence[Part], kind: str) -> list[tuple[Side, str]]:
 
 
 def _thoughts(message: Row, parts: Sequence[Part]) -> list[tuple[Side, str]]:
-    """Return the thoughts in the parts of a message, or else those in a field of their own."""
+    """Return the thoughts in the parts of a message and in fields of their own, each once."""
     texts = [part.text for part in parts if part.kind == "thought"]
     for name in _THOUGHT_FIELDS:
-        if not texts and message.get(name):
-            texts = [joined([read_part({name: message[name]})], "thought")]
+        if not message.get(name):
+            continue
+        text = joined([read_part({name: message[name]})], "thought")
+        if not (texts and _has_said("\n\n".join(texts), text)):
+            texts.append(text)
     return [("thought", text) for text in texts]
+
+
+def _has_said(said: str, words: str) -> bool:
+    """Return whether a text has these words, whatever the white space; some logs join the parts of
+    a message without any."""
+    texts, wanted = said.split(), words.split()
+    is_part = f" {' '.join(wanted)} " in f" {' '.join(texts)} "
+    return not has_words(words) or is_part or "".join(wanted) == "".join(texts)
 
 
 def _split(side: Side, text: str) -> tuple[str, list[tuple[Side, str]]]:
@@ -367,6 +351,9 @@ def assemble(
         if value is not None and key not in RUN_KEYS
     }
     for name, parts in aside.items():
+        beside = str(known.get(name, ""))  # a field of the row with this name
+        if not _has_said("\n\n".join(parts), beside):
+            parts = [beside, *parts]
         known[name] = "\n\n".join(parts)
     notes = {
         "joined turns": len(spoken) - len(turns),
@@ -392,121 +379,3 @@ def is_whole(row: Row) -> bool:
     """
     cut = row.get("fragment") or row.get("truncated") or row.get("complete") is False
     return not cut and row.get("tree") is None
-
-
-# --- fields beside the messages -------------------------------------------------------------------
-
-# Built once, since each call would build the union type again.
-SCALARS = (str, int, float)
-_WANTED = {str: "a text", list: "a list", dict: "an object", bool: "true or false"}
-
-
-def wrong_type(where: str, wanted: str, value: Any) -> Rejected:
-    """Return the error for a value of the wrong type."""
-    return Rejected(
-        "wrong type", f"{where} must be {wanted}, not {type(value).__name__}"
-    )
-
-
-def need(value: Any, kind: Any, where: str) -> Any:
-    """Return the value; raise `Rejected` if it is not of this type. `True` is not a number."""
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise wrong_type(where, _WANTED.get(kind, "a number"), value)
-    return value
-
-
-def list_of(row: Row, field: str) -> list[Any]:
-    """Return the list in a field; raise `Rejected` if it is missing or empty."""
-    if row.get(field) is None:
-        raise Rejected("no messages", f"field {field!r} is missing")
-    found: list[Any] = need(row[field], list, f"field {field!r}")
-    if not found:
-        raise Rejected("no messages", f"the list {field!r} is empty")
-    return found
-
-
-def whole(value: Any) -> Any:
-    """Return the whole number for 12.0, which is what tables write for 12 in a column with gaps,
-    and `None` for NaN and infinity; anything else is returned unchanged."""
-    if not isinstance(value, float):
-        return value
-    if not isfinite(value):
-        return None
-    return int(value) if value.is_integer() else value
-
-
-def truth(value: Any) -> Any:
-    """Return true and false for 1.0 and 0.0, which is what tables write in a column with gaps, and
-    `None` for NaN and infinity; anything else is returned unchanged."""
-    if not isinstance(value, float):
-        return value
-    return {0.0: False, 1.0: True}.get(value, whole(value))
-
-
-def text_of(row: Row, field: str) -> str | None:
-    """Return the text in a field; `None` if it is missing or empty."""
-    value = row.get(field)
-    return None if value is None else need(value, str, f"field {field!r}") or None
-
-
-def flag_of(row: Row, field: str) -> bool | None:
-    """Return the boolean in a field; `None` if it is missing."""
-    value = truth(row.get(field))
-    return None if value is None else bool(need(value, bool, f"field {field!r}"))
-
-
-def id_of(row: Row, field: str) -> str:
-    """Return an id or a label, which is a number in some logs; empty if it is missing."""
-    value = whole(row.get(field))
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return text_of({field: value}, field) or ""
-
-
-def scalars(row: Row, *fields: str) -> dict[str, str | int | float]:
-    """Return the texts, numbers and booleans in some fields; dates and times become ISO text."""
-    found: dict[str, str | int | float] = {}
-    for name in fields:
-        value = whole(row.get(name))
-        if isinstance(value, date):  # a `datetime` is also a `date`
-            found[name] = value.isoformat()
-        elif isinstance(value, SCALARS):
-            found[name] = value
-        elif value is not None:
-            raise wrong_type(f"field {name!r}", "a text or a number", value)
-    return found
-
-
-def parse_json(value: Any) -> Any:
-    """Return the list or object in a JSON string; anything else is returned unchanged, so that an
-    answer `42` stays a text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        found = json.loads(value, parse_constant=lambda name: None)  # NaN
-    except (ValueError, RecursionError):
-        return value
-    # half the depth, since it will be nested inside another object.
-    is_usable = isinstance(found, dict | list) and not is_deep(found, DEEPEST // 2)
-    return found if is_usable else value
-
-
-def utc_time(ticks: str | int | float, per_second: float = 1) -> str | None:
-    """Return a Unix time as ISO text in UTC; `None` for a number that is not a time."""
-    try:
-        return datetime.fromtimestamp(float(ticks) / per_second, UTC).isoformat()
-    except (ValueError, OverflowError, OSError):
-        return None
-
-
-def any_flagged(*moderations: Any) -> bool | None:
-    """Return whether OpenAI's moderation flagged any message; `None` if there are no results.
-
-    Args:
-        moderations: results (`{"flagged": ...}`) or lists of them; anything else is skipped.
-    """
-    flags = []
-    for moderation in moderations:
-        items = moderation if isinstance(moderation, list) else [moderation]
-        flags += [item.get("flagged") for item in items if isinstance(item, dict)]
-    return any(flags) if flags else None

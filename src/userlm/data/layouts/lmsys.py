@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from userlm.data.layouts.common import (
-    Imported,
-    Layout,
+from userlm.data.layouts.common import Imported, Layout, assemble, read_messages
+from userlm.data.layouts.fields import (
     Row,
     any_flagged,
-    assemble,
     flag_of,
     id_of,
     list_of,
-    read_messages,
     scalars,
 )
 

@@ -7,18 +7,13 @@ from datetime import date
 from typing import Any
 
 from userlm.data.layouts.common import (
-    SCALARS,
     Imported,
     Layout,
-    Row,
     assemble,
-    id_of,
     is_whole,
-    list_of,
-    parse_json,
     read_messages,
-    whole,
 )
+from userlm.data.layouts.fields import SCALARS, Row, id_of, list_of, parse_json, whole
 
 _OWN_FIELDS = ("id", "user_id", "user", "messages", "contents", "intent")
 

@@ -25,14 +25,16 @@ from userlm.data.layouts.common import (
     Layout,
     Messages,
     Place,
-    Rejected,
-    Row,
     Side,
     assemble,
+    side_of,
+)
+from userlm.data.layouts.fields import (
+    Rejected,
+    Row,
     flag_of,
     id_of,
     need,
-    side_of,
     text_of,
     whole,
 )

@@ -25,15 +25,10 @@ from userlm.data.layouts.common import (
     Layout,
     Messages,
     Place,
-    Rejected,
-    Row,
     assemble,
-    need,
-    parse_json,
     read_messages,
-    utc_time,
-    whole,
 )
+from userlm.data.layouts.fields import Rejected, Row, need, parse_json, utc_time, whole
 from userlm.data.layouts.otlp import attributes_of, list_in
 from userlm.lines import Line
 

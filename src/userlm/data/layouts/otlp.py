@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from userlm.data.layouts.common import Rejected, Row, need, parse_json, wrong_type
+from userlm.data.layouts.fields import Rejected, Row, need, parse_json, wrong_type
 
 _UNWRAPPED = ("message", "message_content", "tool_call")
 _DOTTED = tuple(f"{name}." for name in _UNWRAPPED)
+_MOST_LETTERS = 1 << 20
+"""Letters in the names of all attributes together. A path repeats the names above it and is split
+once for each level, so a short row could fill the memory."""
 
 
 def attributes_of(found: Any, where: str) -> Row:
@@ -31,13 +35,27 @@ def attributes_of(found: Any, where: str) -> Row:
 
 def _dotted(nested: Row) -> Row:
     """Return an object without objects directly inside it: `{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
+    return _limited(_paths(nested))
+
+
+def _paths(nested: Row, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in nested.items():
         if isinstance(value, dict) and value:
-            for path, inner in _dotted(value).items():
-                flat[f"{name}.{path}"] = inner
+            yield from _paths(value, f"{prefix}{name}.")
         else:
-            flat[name] = value
+            yield f"{prefix}{name}", value
+
+
+def _limited(paths: Iterable[tuple[str, Any]]) -> Row:
+    """Return paths and their values as an object; raise `Rejected` if the paths are too long."""
+    flat: dict[str, Any] = {}
+    letters = 0
+    for path, value in paths:
+        letters += len(path)
+        if letters > _MOST_LETTERS:
+            detail = f"the names of attributes have more than {_MOST_LETTERS:,} letters"
+            raise Rejected("wrong type", detail)
+        flat[path] = value
     return flat
 
 
@@ -115,7 +133,7 @@ def _unwrapped(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if any(name.startswith(_DOTTED) for name in value):
-        value = _nested(value)
+        value = _nested(_limited(value.items()))
     if len(value) == 1 and not value.keys().isdisjoint(_UNWRAPPED):
         (value,) = value.values()
         return _unwrapped(value)

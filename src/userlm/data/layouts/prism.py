@@ -8,17 +8,19 @@ from collections.abc import Mapping, Sequence
 from userlm.data.layouts.common import (
     Imported,
     Layout,
-    Rejected,
-    Row,
     Side,
     assemble,
+    read_messages,
+    side_of,
+)
+from userlm.data.layouts.fields import (
+    Rejected,
+    Row,
     flag_of,
     id_of,
     list_of,
     need,
-    read_messages,
     scalars,
-    side_of,
     text_of,
     truth,
     whole,

@@ -5,14 +5,11 @@ from __future__ import annotations
 from userlm.data.layouts.common import (
     Imported,
     Layout,
-    Row,
     assemble,
-    id_of,
     is_whole,
-    list_of,
     read_messages,
-    scalars,
 )
+from userlm.data.layouts.fields import Row, id_of, list_of, scalars
 
 
 def convert(row: Row) -> Imported:
@@ -20,6 +17,8 @@ def convert(row: Row) -> Imported:
     name = "conversations" if "conversations" in row else "items"
     messages = read_messages(enumerate(list_of(row, name)), name)
     meta = {"source": "sharegpt", **scalars(row, "language", "model")}
+    if isinstance(system := row.get("system"), str):  # where some copies keep it
+        meta["system"] = system
     return assemble(
         messages,
         id=id_of(row, "id"),

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from userlm.data.layouts.common import (
-    Imported,
-    Layout,
-    Rejected,
-    Row,
-    Side,
-    id_of,
-    side_of,
-)
+from userlm.data.layouts.common import Imported, Layout, Side, side_of
+from userlm.data.layouts.fields import Rejected, Row, id_of
 from userlm.rows import from_record
 from userlm.text import has_words
 

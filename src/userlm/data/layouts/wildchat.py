@@ -6,17 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from userlm.data.layouts.common import (
-    Imported,
-    Layout,
-    Row,
-    assemble,
-    flag_of,
-    id_of,
-    list_of,
-    read_messages,
-    scalars,
-)
+from userlm.data.layouts.common import Imported, Layout, assemble, read_messages
+from userlm.data.layouts.fields import Row, flag_of, id_of, list_of, scalars
 
 
 def convert(row: Row) -> Imported:
