@@ -91,6 +91,7 @@ def test_an_email_address_goes(text, clean):
         "+33\u202f6\u202f12\u202f34\u202f56\u202f78",
         "415\u2011555\u20110132",  # hyphens that do not break
         "415\u2013555\u20130132",
+        "(415) 555 \u2013 0132",
         "０２０－７９４６－０９５８",
     ],
 )
@@ -100,6 +101,12 @@ def test_a_phone_number_with_its_code_or_separators_goes(phone):
         "Reach me at <PHONE>, or not.",
         {"phone": 1},
     )
+
+
+def test_a_dash_after_a_number_or_before_an_address_belongs_to_the_sentence():
+    text = "415-555-0132—or write—jane@example.com – 020 7946 0958–please"
+    clean = "<PHONE>—or write—<EMAIL> – <PHONE>–please"
+    assert scrub_text(text) == (clean, {"phone": 2, "email": 1})
 
 
 @pytest.mark.parametrize(

@@ -165,17 +165,25 @@ class _Form:
         return "".join(parts) + text[end:]
 
 
-# Spaces that do not break or are narrow; hyphens, the figure and the en dash, the minus.
-_UNUSUAL = "\xa0\u2007\u2009\u202f\u3000\u2010\u2011\u2012\u2013\u2212\uff0d"
-_USUAL = " " * 5 + "-" * 6
-_FULLWIDTH = "０１２３４５６７８９＋（）＠"
-_PLAIN = str.maketrans(_UNUSUAL + _FULLWIDTH, _USUAL + "0123456789+()@")
-_IS_UNUSUAL = re.compile(f"[{_UNUSUAL}{_FULLWIDTH}]")
+# Spaces that do not break or are narrow, hyphens, fullwidth forms.
+_UNUSUAL = (
+    "\xa0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+    "\u2010\u2011\ufe63\uff0d０１２３４５６７８９＋（）＠"
+)
+_USUAL = " " * 15 + "-" * 4 + "0123456789+()@"
+_PLAIN = str.maketrans(_UNUSUAL, _USUAL)
+# Dashes and the minus are also written after a number, as in "415-555-0132—or".
+_DASH = re.compile(
+    "(?<=[0-9)])[\u2012-\u2015\u2212](?=[0-9(])|(?<= )[\u2012-\u2015\u2212](?= )"
+)
+_IS_UNUSUAL = re.compile(rf"[{_UNUSUAL}\u2012-\u2015\u2212]")
 
 
 def _plain(text: str) -> str:
     """Return the text, of the same length, with the usual spaces, dashes and digits."""
-    return text.translate(_PLAIN) if _IS_UNUSUAL.search(text) else text
+    if not _IS_UNUSUAL.search(text):
+        return text
+    return _DASH.sub("-", text.translate(_PLAIN))
 
 
 def _candidates(text: str) -> list[_Form]:
@@ -236,7 +244,7 @@ _KEYS = {
     "github_pat_": r"github_pat_ \w{22,}",
     "glpat-": r"glpat- [\w-]{20,}",
     "AIza": r"AIza (?<![A-Za-z0-9].{4}) [\w-]{35}",
-    "xox": r"xox (?<![A-Za-z0-9]...) [abeoprs]- (?=[A-Za-z-]{0,20}[0-9]) [A-Za-z0-9-]{10,}",
+    "xox": r"xox (?<![A-Za-z0-9]...) [a-eoprs]- (?=[A-Za-z-]{0,20}[0-9]) [A-Za-z0-9-]{10,}",
     "xapp-": r"xapp- (?<![A-Za-z0-9].{5}) (?=[A-Za-z-]{0,20}[0-9]) [A-Za-z0-9-]{10,}",
     "hf_": r"hf_ (?<![A-Za-z0-9]...) [A-Za-z0-9]{20,}",
     "eyJ": _JWT,
