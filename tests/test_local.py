@@ -1,6 +1,7 @@
 """The local model: generation, scoring and loading, against transformers' own."""
 
 import json
+import pickle
 import random
 import re
 import shutil
@@ -155,6 +156,51 @@ def test_weights_that_are_not_whole_are_refused_and_say_what_is_missing(tiny, tm
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="cannot load a model from this folder"):
+        LocalModel.load(str(tmp_path))
+
+
+class Runs:
+    """Python code in a pickle: it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_code_in_the_weights_is_not_run_and_what_to_give_instead_is_said(
+    tiny, tmp_path
+):
+    tiny.tokenizer.save_pretrained(tmp_path)
+    tiny.model.config.save_pretrained(tmp_path)
+    ran = tmp_path / "ran"
+    weights = tmp_path / "pytorch_model.bin"
+    weights.write_bytes(pickle.dumps(Runs(ran), protocol=2))
+    with pytest.raises(InputError, match=r"never run; give weights as model\.safetens"):
+        LocalModel.load(str(tmp_path))
+    torch.save(Runs(ran), weights)
+    with pytest.raises(InputError, match=r"never run; give weights as model\.safetens"):
+        LocalModel.load(str(tmp_path))
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("length", "problem"),
+    [
+        ("x", r"'max_position_embeddings'.* got str"),
+        (-1, r"is -1; give"),
+        (0, r"is 0;"),
+    ],
+)
+def test_a_context_of_no_length_is_named(tiny, tmp_path, length, problem):
+    tiny.tokenizer.save_pretrained(tmp_path)
+    tiny.model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"max_position_embeddings": length})
+    )
+    with pytest.raises(InputError, match=problem):
         LocalModel.load(str(tmp_path))
 
 

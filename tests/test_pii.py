@@ -26,6 +26,13 @@ JWT = f"eyJ{RUN}.eyJ{RUN}{RUN}.{RUN}-_{RUN}"
         ("<JANE@EXAMPLE.COM>, b@c.io;d_e@f-g.org", "<<EMAIL>>, <EMAIL>;<EMAIL>"),
         ("mailto:jane@example.com?subject=hi", "mailto:<EMAIL>?subject=hi"),
         ("我的邮箱是jane@example.com谢谢", "我的邮箱是<EMAIL>谢谢"),
+        (
+            "jane@example.com(work), jane@example.de(home)",
+            "<EMAIL>(work), <EMAIL>(home)",
+        ),
+        ("jane@exämple.de, müller@example.com", "<EMAIL>, <EMAIL>"),
+        ("ask git@example.com: it answers", "ask <EMAIL>: it answers"),
+        ("jane＠example.com", "<EMAIL>"),
     ],
 )
 def test_an_email_address_goes(text, clean):
@@ -77,6 +84,15 @@ def test_an_email_address_goes(text, clean):
         "(495) 123-45-67",
         "11 98765-4321",  # Brazil
         "0412.345.678",
+        "+1 (415) 555 - 0132",
+        "+1 (415) - 555 - 0132",
+        "(415) 555 - 0132",
+        "+33\xa06\xa012\xa034\xa056\xa078",  # spaces that do not break
+        "+33\u202f6\u202f12\u202f34\u202f56\u202f78",
+        "415\u2011555\u20110132",  # hyphens that do not break
+        "415\u2013555\u20130132",
+        "(415) 555 \u2013 0132",
+        "０２０－７９４６－０９５８",
     ],
 )
 def test_a_phone_number_with_its_code_or_separators_goes(phone):
@@ -85,6 +101,12 @@ def test_a_phone_number_with_its_code_or_separators_goes(phone):
         "Reach me at <PHONE>, or not.",
         {"phone": 1},
     )
+
+
+def test_a_dash_after_a_number_or_before_an_address_belongs_to_the_sentence():
+    text = "415-555-0132—or write—jane@example.com – 020 7946 0958–please"
+    clean = "<PHONE>—or write—<EMAIL> – <PHONE>–please"
+    assert scrub_text(text) == (clean, {"phone": 2, "email": 1})
 
 
 @pytest.mark.parametrize(
@@ -199,6 +221,8 @@ def test_bare_digits_are_a_phone_number_only_after_a_word_that_says_so():
         "6011111111111117",
         "3530111333300000",
         "6200000000000005",
+        "4111\xa01111\xa01111\xa01111",
+        "4111\u20111111\u20111111\u20111111",
     ],
 )
 def test_a_card_number_goes(card):
@@ -284,13 +308,20 @@ def test_addresses_of_nobody_versions_and_times_stay(text):
         f"sk-proj-{RUN}_{RUN}-{RUN}",
         f"sk-ant-api03-{RUN * 3}",
         "AKIA" + "Q3" * 8,
+        f"sk-{'aBcDeFgHiJkL' * 4}",
+        "ASIA" + "Q3" * 8,
         f"ghp_{RUN * 3}",
+        f"ghs_{RUN * 3}",
+        f"ghu_{RUN * 3}",
+        f"ghr_{RUN * 3}",
         f"github_pat_{RUN}_{RUN * 2}",
         f"glpat-{RUN}-{RUN}",
         "AIza" + f"{RUN * 3}"[:35],
         f"xoxb-{'12345678901'}-{RUN}",
         f"hf_{RUN * 3}"[:37],
+        f"xapp-1-{'A0123456789'}-{RUN}",
         f"sk_live_{RUN * 2}",
+        f"rk_test_{RUN * 2}",
         JWT,
         PEM,
     ],
@@ -305,16 +336,33 @@ def test_what_stands_around_a_key_stays():
         {"key": 1},
     )
     assert scrub_text(f"Bearer {JWT}") == ("Bearer <KEY>", {"key": 1})
-    assert scrub_text("psql://jane:s3cret!@db.example.com/x") == (
-        "psql://<KEY>@db.example.com/x",
-        {"key": 1},
-    )
+    for password in ("jane:s3cret!", "jane:s3@cr@t", ":s3cret"):
+        assert scrub_text(f"psql://{password}@db.example.com/x") == (
+            "psql://<KEY>@db.example.com/x",
+            {"key": 1},
+        )
+
+
+@pytest.mark.parametrize(
+    ("cut", "clean"),
+    [
+        (f"{RUN * 5}\n{RUN}\n", "<KEY>\n"),
+        (f"Proc-Type: 4,ENCRYPTED\nDEK-Info: A,B1\n\n{RUN * 5}", "<KEY>"),
+        (rf"\n{RUN * 5}\n{RUN * 5}", "<KEY>"),
+        (f"{RUN * 5}\n... and so on", "<KEY>\n... and so on"),
+        (f"{RUN * 5}\n\n{PEM}", "<KEY>\n\n<KEY>"),
+    ],
+)
+def test_a_private_key_without_its_end_goes_and_the_words_after_it_stay(cut, clean):
+    assert scrub_text(f"-----BEGIN RSA PRIVATE KEY-----\n{cut}")[0] == clean
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "sk-your-key-goes-right-here-please",
+        "sk-" + "x" * 48,
+        "-----BEGIN PRIVATE KEY-----\nthe text of your key stands here",
         "a task-specific-and-very-long-name-2023-10-05",
         '<div class="sk-container-id-1">',
         "Authorization: Bearer YOUR_API_TOKEN_GOES_HERE",
@@ -349,7 +397,10 @@ def test_placeholders_and_names_are_no_keys(text):
         "SELECT 0123456789 FROM t WHERE id = 12345678901234567890",
         "@decorator\ndef f(x): return x@w.shape + y@theta.to(device) + (a @ b.c)",
         "a@b, user@localhost, @someone, me@home.",
-        "git clone git@github.com:owner/project.git",
+        "git clone git@github.com:owner/project.git git@code.example.org:owner/project.git",
+        "ssh -T git@github.com, ssh://git@example.org/owner/project",
+        "1939–1945, 2010 – 2015, pages 100–200, 12\xa0345\xa0678",
+        "+1 - 2 - 3 - 4 - 5 - 6 - 7 - 8 - 9 - 10 - 11, f(100) - 200 - 3000",
         "<script src=https://cdn.example.com/npm/phaser@5.0.0/dist/phaser.js>",
         "v1.2.3-rc.4+build.5678901234",
         "01110100 01101000 01100101",
@@ -442,7 +493,7 @@ def test_turns_intent_and_meta_are_scrubbed_and_ids_stay():
     meta = {
         "source": "messages",
         "tree": "jane@example.com",
-        "timestamp": "2023-10-05",
+        "timestamp": "2023-10-05T12:34:56.789012+00:00",
         "system": "Help john@example.com",
         "spans": [{"host": "81.2.69.142", "n": 4155550132}],
     }
@@ -463,6 +514,29 @@ def test_turns_intent_and_meta_are_scrubbed_and_ids_stay():
     assert after.meta["spans"] == [{"host": "<IP>", "n": 4155550132}]
     assert before.turns[0].text == "I am jane@example.com"
     assert list(after.meta) == list(meta)
+    assert scrub(after) == (after, {})
+
+
+def test_keys_and_numbers_of_meta_are_scrubbed_and_no_value_is_lost():
+    meta = {
+        "card": 4111111111111111,
+        "timestamp": "sent by jane@example.com",
+        "created": 1696500000123,
+        "jane@example.com": True,
+        "read": {"b@c.io": 1, "d@e.org": [2], "n": 10**4000},
+    }
+    turns = (Turn("user", "hi", {"cards": [4111111111111111, -1.5]}),)
+    before = Conversation("c", turns, ended=False, meta=meta)
+    after, counts = scrub(before)
+    assert after.meta == {
+        "card": "<CARD>",
+        "timestamp": "sent by <EMAIL>",
+        "created": 1696500000123,
+        "<EMAIL>": True,
+        "read": {"<EMAIL>": 1, "<EMAIL> 2": [2], "n": 10**4000},
+    }
+    assert after.turns[0].meta == {"cards": ["<CARD>", -1.5]}
+    assert counts == {"card": 2, "email": 4}
     assert scrub(after) == (after, {})
 
 

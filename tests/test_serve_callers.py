@@ -239,6 +239,48 @@ def test_a_request_that_does_not_end_is_cut_and_nothing_is_logged(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "half", [b"POST /v1/chat", HEAD + b"Content-Length: 1000\r\n\r\n" + BODY]
+)
+@pytest.mark.parametrize("whole", [1, 2])
+def test_a_request_that_begins_before_the_last_answer_has_the_same_time(
+    half, whole, monkeypatch
+):
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.4)
+    with (
+        serving(Script(["hi"])) as server,
+        socket.create_connection(("127.0.0.1", server.port), 5) as caller,
+    ):
+        caller.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * whole + half)
+        answers = b""
+        while part := caller.recv(65536):
+            answers += part
+    assert answers.count(b"200 OK") == whole
+
+
+def test_unfinished_bodies_have_a_limit_together_and_the_largest_is_given_up(
+    monkeypatch,
+):
+    monkeypatch.setattr("userlm.serving.app.MAX_UNFINISHED_BYTES", 50_000)
+    begin = HEAD + b"Content-Length: 40000\r\n\r\n"
+    with serving(Script(["hi"])) as server:
+        address = ("127.0.0.1", server.port)
+        callers = [socket.create_connection(address, 5) for _ in range(3)]
+        small, large, last = callers
+        for caller, size in ((small, 9_000), (large, 30_000), (last, 20_000)):
+            caller.sendall(begin + b" " * size)  # 9 + 30 + 20 is more than 50
+            time.sleep(0.1)
+        large.sendall(b" ")
+        assert large.recv(65536).startswith(b"HTTP/1.1 503")
+        for caller, size in ((last, 20_000), (small, 9_000)):
+            caller.sendall(BODY + b" " * (40_000 - size - len(BODY)))
+            time.sleep(0.1)
+            assert caller.recv(65536).startswith(b"HTTP/1.1 200")
+        for caller in callers:
+            caller.close()
+
+
+@pytest.mark.slow
 def test_a_client_that_waits_for_its_answer_or_between_two_requests_is_not_cut(
     monkeypatch,
 ):

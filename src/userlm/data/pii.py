@@ -2,7 +2,8 @@
 
 What is replaced, and what is kept because it does not identify a person:
 
-    <EMAIL>  addresses; not `user@host`, `@decorator`, `x@w.shape` or `git@github.com:owner/project`
+    <EMAIL>  addresses; not `user@host`, `@decorator`, `x@w.shape`, `y@theta.to(device)`,
+             `git@github.com` or `git@host:owner/project`
     <PHONE>  +CC and 00CC numbers, national ones that begin with 0 or an area code in brackets and
              have separators, those of the US; others, and plain digits, only after a word such as
              "phone", or after "their number is"
@@ -10,8 +11,10 @@ What is replaced, and what is kept because it does not identify a person:
     <IP>     addresses of one host on the internet; not private, local and network addresses, not
              versions (after "version" or `Chrome/`, and short ones such as 1.2.3.4)
     <KEY>    API keys (OpenAI, AWS, GitHub, GitLab, Google, Hugging Face, Slack, Stripe), JWTs, PEM
-             private keys, tokens after "Bearer", user and password in a URL; not
-             `sk-your-key-goes-here`
+             private keys, also without their end, tokens after "Bearer", user and password in a
+             URL; not `sk-your-key-goes-here`
+
+Spaces that do not break, other dashes and fullwidth digits count as the usual ones.
 
 These are patterns: they cannot find names and postal addresses. Marks that are already in a log,
 such as WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.
@@ -31,19 +34,21 @@ from userlm.types import Conversation
 MARKS = ("email", "phone", "card", "ip", "key")
 """The kinds of data, for counting. A mark is the kind in capitals between angle brackets."""
 
-# keys of `meta` that are kept: whose it is and when
-_KEPT = frozenset(("source", "tree", "timestamp"))
+# keys of `meta` that are kept: whose it is
+_KEPT = frozenset(("source", "tree"))
 
 
 def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
     """Return the conversation with marks for personal data, and how often each kind was replaced.
 
-    Turns, the intent, the target of a response and every text in `meta`, at any depth, are
-    scrubbed: a system prompt, a goal, a rejected draft. The id, the person (`user`), the id of the
-    log, and in `meta` the source and the tree of replies are kept, since splits and intervals need
+    Turns, the intent, the target of a response and every text, integer and key in `meta`, at any
+    depth, are scrubbed: a system prompt, a goal, a rejected draft. The id, the person (`user`), the
+    id of the log, and in `meta` the source and the tree of replies are kept, since splits and
+    intervals need
     them. So a log that uses e-mail addresses as user ids keeps those.
     """
-    meta = {key: value for key, value in conversation.meta.items() if key not in _KEPT}
+    kept = {key: value for key, value in conversation.meta.items() if key in _KEPT}
+    meta = {**conversation.meta, **dict.fromkeys(kept)}
     origin = conversation.origin
     parts = [
         conversation.intent,
@@ -62,7 +67,7 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
         conversation,
         turns=tuple(turns),
         intent=_scrub(conversation.intent, counts),
-        meta={**conversation.meta, **_scrub(meta, counts)},
+        meta=_scrub(meta, counts) | kept,
         origin=origin and replace(origin, target=_scrub(origin.target, counts)),
     )
     return (scrubbed, dict(counts)) if counts else (conversation, {})
@@ -78,11 +83,15 @@ def scrub_text(text: str) -> tuple[str, dict[str, int]]:
 
 
 def _scrub(value: Any, counts: Counter[str]) -> Any:
-    """Return a JSON value with all texts in it scrubbed."""
+    """Return a JSON value with all texts, integers and keys in it scrubbed."""
     if isinstance(value, dict):
-        return {key: _scrub(inner, counts) for key, inner in value.items()}
+        return _scrub_object(value, counts)
     if isinstance(value, list | tuple):
         return [_scrub(inner, counts) for inner in value]
+    if isinstance(value, int):
+        digits = str(value)
+        scrubbed = _scrub(digits, counts)
+        return value if scrubbed == digits else scrubbed
     if not isinstance(value, str):
         return value
     before = None
@@ -93,11 +102,28 @@ def _scrub(value: Any, counts: Counter[str]) -> Any:
     return value
 
 
+def _scrub_object(value: dict[str, Any], counts: Counter[str]) -> dict[str, Any]:
+    """Return a JSON object with its keys and values scrubbed; keys that become the same are
+    numbered."""
+    scrubbed: dict[str, Any] = {}
+    for key, inner in value.items():
+        name = mark = _scrub(key, counts)
+        same = 1
+        while name in scrubbed:
+            same += 1
+            name = f"{mark} {same}"
+        scrubbed[name] = _scrub(inner, counts)
+    return scrubbed
+
+
 def _texts(value: Any) -> Iterator[str]:
-    """Return all texts in a JSON value."""
+    """Return all texts, integers and keys in a JSON value."""
     if isinstance(value, str):
         yield value
+    elif isinstance(value, int):
+        yield str(value)
     elif isinstance(value, dict):
+        yield from value
         yield from _texts(list(value.values()))
     elif isinstance(value, list | tuple):
         for inner in value:
@@ -128,17 +154,41 @@ class _Form:
     real: Check | None
 
     def replace(self, text: str, counts: Counter[str]) -> str:
-        def mark(match: re.Match[str]) -> str:
+        parts = []
+        end = 0
+        for match in self.pattern.finditer(_plain(text)):
             if self.real and not self.real(match):
-                return match[0]
+                continue
             counts[self.kind] += 1
-            return f"<{self.kind.upper()}>"
+            parts += [text[end : match.start()], f"<{self.kind.upper()}>"]
+            end = match.end()
+        return "".join(parts) + text[end:]
 
-        return self.pattern.sub(mark, text)
+
+# Spaces that do not break or are narrow, hyphens, fullwidth forms.
+_UNUSUAL = (
+    "\xa0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+    "\u2010\u2011\ufe63\uff0d０１２３４５６７８９＋（）＠"
+)
+_USUAL = " " * 15 + "-" * 4 + "0123456789+()@"
+_PLAIN = str.maketrans(_UNUSUAL, _USUAL)
+# Dashes and the minus are also written after a number, as in "415-555-0132—or".
+_DASH = re.compile(
+    "(?<=[0-9)])[\u2012-\u2015\u2212](?=[0-9(])|(?<= )[\u2012-\u2015\u2212](?= )"
+)
+_IS_UNUSUAL = re.compile(rf"[{_UNUSUAL}\u2012-\u2015\u2212]")
+
+
+def _plain(text: str) -> str:
+    """Return the text, of the same length, with the usual spaces, dashes and digits."""
+    if not _IS_UNUSUAL.search(text):
+        return text
+    return _DASH.sub("-", text.translate(_PLAIN))
 
 
 def _candidates(text: str) -> list[_Form]:
     """Return the patterns that may match the text, by a quick search; most texts have none."""
+    text = _plain(text)
     forms = [form for cue, form in _CUED if cue in text]
     return forms + _NUMBERS if _SIX_DIGITS.search(text) else forms
 
@@ -151,18 +201,26 @@ def _form(kind: str, pattern: str, real: Check | None = None) -> _Form:
 
 _PEM = r"""
     -----BEGIN[ ](?:[A-Z0-9]{1,10}[ ]){0,3}PRIVATE[ ]KEY(?:[ ]BLOCK)?-----
-    (?: [^-]++ | -(?!----) )*+
-    -----END[ ][A-Z0-9 ]{1,40}-----
+    (?: (?: [^-]++ | -(?!----) )*+ -----END[ ][A-Z0-9 ]{1,40}-----
+    | (?: (?:\s|\\[nr])*+ (?: [A-Z][A-Za-z-]{1,20}:[ ][^\n\\]{1,80}
+        | [A-Za-z0-9+/=]{30,}+ ) )*+  # without its end: headers and lines of code
+      (?: (?:\s|\\[nr])++ [A-Za-z0-9+/=]++ (?=\W*\Z) )? )  # and the line that was cut
 """
 _JWT = r"eyJ (?<![\w-]...) [\w-]{8,} \.eyJ[\w-]{8,} (?:\.[\w-]*)?"
 _BEARER = r"(?<=[Bb]earer[ ]) (?=[A-Za-z._~+/=-]{0,40}[0-9]) [A-Za-z0-9._~+/=-]{16,}"
-_PASSWORD = r"""(?<=://) [^\s/:@<>{}\[\]"']{1,64} : [^\s/@<>{}\[\]"']{1,128} (?=@)"""
-_EMAIL = r"""
-    (?<![A-Za-z0-9._%+-]) (?!git@) [A-Za-z0-9._%+-]{1,64} @ (?:[A-Za-z0-9-]{1,63}\.){1,8}
-    (?i: [a-z]{2} | com | org | net | edu | gov | mil | int | info | biz | name | pro | app | dev
-    | xyz | tech | online | site | store | shop | cloud | club | live | email | agency | group
-    | world | today | media )
-    (?![A-Za-z0-9(])
+# To the last @: a password may hold one.
+_PASSWORD = r"""(?<=://) [^\s/:@<>{}\[\]"']{0,64} : [^\s/<>{}\[\]"']{1,128} (?=@)"""
+# The letters of scripts that put spaces between words; Chinese stands next to an address.
+_LETTERS = "A-Za-zÀ-ÖØ-öø-ʯ\u0300-\u036fͰ-ԯḀ-ỿ"
+_EMAIL = rf"""
+    (?<![{_LETTERS}0-9._%+-])
+    (?! git@ (?: (?:github|gitlab|bitbucket)\. | [A-Za-z0-9.-]{{1,250}}[:/][\w~/] ) )
+    [{_LETTERS}0-9._%+-]{{1,64}} @ (?:[{_LETTERS}0-9-]{{1,63}}\.){{1,8}}
+    (?i: [a-z]{{2}} (?! (?<=\.to|\.mm|\.mv|\.eq|\.ge|\.gt|\.le|\.lt|\.ne) \( )  # methods
+    | com | org | net | edu | gov | mil
+    | (?: int | info | biz | name | pro | app | dev | xyz | tech | online | site | store | shop
+      | cloud | club | live | email | agency | group | world | today | media ) (?!\() )
+    (?![A-Za-z0-9])
 """
 
 
@@ -172,15 +230,22 @@ def _holds_code(match: re.Match[str]) -> bool:
 
 
 _KEYS = {
-    "sk-": r"sk- (?<![A-Za-z0-9]...) (?=[A-Za-z_-]{0,40}[0-9]) [\w-]{20,}",
+    "sk-": r"""sk- (?<![A-Za-z0-9]...) (?:
+        (?=[A-Za-z_-]{0,40}[0-9]) [\w-]{20,}
+        | (?:[a-z]{2,8}-)? (?!(.)\1{3}) [A-Za-z0-9]{32,} [\w-]* )""",  # sk-xxxx… is no key
     "k_live_": r"[rs]k_live_ (?<![A-Za-z0-9].{8}) [A-Za-z0-9]{16,}",
+    "k_test_": r"[rs]k_test_ (?<![A-Za-z0-9].{8}) [A-Za-z0-9]{16,}",
     "AKIA": r"AKIA (?<![A-Za-z0-9].{4}) [A-Z0-9]{16} (?![A-Za-z0-9])",
-    "ghp_": r"ghp_ (?<![A-Za-z0-9].{4}) [A-Za-z0-9]{30,}",
-    "gho_": r"gho_ (?<![A-Za-z0-9].{4}) [A-Za-z0-9]{30,}",
+    "ASIA": r"ASIA (?<![A-Za-z0-9].{4}) [A-Z0-9]{16} (?![A-Za-z0-9])",
+    **{
+        f"gh{kind}_": rf"gh{kind}_ (?<![A-Za-z0-9].{{4}}) [A-Za-z0-9]{{30,}}"
+        for kind in "pousr"
+    },
     "github_pat_": r"github_pat_ \w{22,}",
     "glpat-": r"glpat- [\w-]{20,}",
     "AIza": r"AIza (?<![A-Za-z0-9].{4}) [\w-]{35}",
-    "xox": r"xox (?<![A-Za-z0-9]...) [abeoprs]- (?=[A-Za-z-]{0,20}[0-9]) [A-Za-z0-9-]{10,}",
+    "xox": r"xox (?<![A-Za-z0-9]...) [a-eoprs]- (?=[A-Za-z-]{0,20}[0-9]) [A-Za-z0-9-]{10,}",
+    "xapp-": r"xapp- (?<![A-Za-z0-9].{5}) (?=[A-Za-z-]{0,20}[0-9]) [A-Za-z0-9-]{10,}",
     "hf_": r"hf_ (?<![A-Za-z0-9]...) [A-Za-z0-9]{20,}",
     "eyJ": _JWT,
     "earer ": _BEARER,
@@ -197,7 +262,7 @@ _CUED = [
 # --- numbers --------------------------------------------------------------------------------------
 
 # To the base of 16, for IPv6.
-_SIX_DIGITS = re.compile(r"[0-9](?:[ .():-]{0,2}[0-9A-Fa-f]){5}")
+_SIX_DIGITS = re.compile(r"[0-9](?:[ .():-]{0,4}[0-9A-Fa-f]){5}")
 
 _CARD = r"""
     [0-9] (?<![\w.+-].)
@@ -291,11 +356,18 @@ _DASHED = rf"""
 # A group beside it would make it a list of numbers.
 _ALONE = r"(?<![0-9][ /].)"
 _END = rf"{_AFTER} (?![ /:][0-9])"
+_SPACED = rf"""
+    \+ {_BEFORE} [1-9][0-9]{{0,2}} (?: [ .-] | [ ]?(?=\() )  # +1 (415) 555 - 0132
+    (?: \([0-9]{{2,4}}\) | [0-9]{{2,4}} ) (?: [ ]?-[ ]? | [ .] )?
+    [0-9]{{3,4}} [ ]-[ ] [0-9]{{4}} {_END}
+"""
 _GAP = r"(?: [ ]?[/-][ ]? | [ .] )"
 _NATIONAL = rf"""
     0 {_BEFORE} {_ALONE} [1-9][0-9]{{0,4}} (?: {_GAP}[0-9]{{2,8}} ){{1,4}} {_END}  # 020 7946 0958
     | [(] {_BEFORE} (?: 0[1-9][0-9]{{1,3}} | [0-9]{{2,3}} ) \)  # (415) 555-0132
-      [ .-]? (?: [0-9]{{3,5}}[ .-]?[0-9]{{3,4}} | [0-9]{{3}}-[0-9]{{2}}-[0-9]{{2}} ) {_AFTER}
+      (?: [ ]-[ ] | [ .-]? )
+      (?: [0-9]{{3,5}}[ .-]?[0-9]{{3,4}} | [0-9]{{3}}[ ]-[ ][0-9]{{4}}
+        | [0-9]{{3}}-[0-9]{{2}}-[0-9]{{2}} ) {_AFTER}
     | 8 {_BEFORE} {_ALONE} [ -] \(?[0-9]{{3}}\)? [ -]?[0-9]{{3}}-[0-9]{{2}}-[0-9]{{2}} {_END}
     | [1-9] {_BEFORE} {_ALONE} [0-9][ ]9[0-9]{{4}}-[0-9]{{4}} {_END}  # 11 98765-4321
 """
@@ -385,6 +457,7 @@ _NUMBERS = [
     _form("ip", _IPV4, _is_host),
     _form("ip", _IPV6, _is_host6),
     _form("phone", _INTERNATIONAL),
+    _form("phone", _SPACED),
     _form("phone", _DASHED),
     _form("phone", _NATIONAL, _is_national),
     _form("phone", _ABROAD, _is_abroad),

@@ -454,8 +454,10 @@ def check_length(name: str, tokens: int, context_length: int, new: int = 0) -> N
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its name if it has none."""
-    return (str(error).strip() or repr(error)).splitlines()[0]
+    """Return the first line of an error's message, and the next one if it ends in a colon; its name
+    if it has no message."""
+    first, *others = (str(error).strip() or repr(error)).splitlines()
+    return f"{first} {others[0].strip()}" if first.endswith(":") and others else first
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

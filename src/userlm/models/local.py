@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 from statistics import fmean
 from typing import Any
 
@@ -197,17 +198,17 @@ class LocalModel:
             if isinstance(error, ModuleNotFoundError) and error.name:
                 needs = f"pip install {error.name}"
             raise InputError(f"{name}: {problem}: {needs}") from None
+        except UnpicklingError:  # torch advises to run what is in the file
+            raise InputError(
+                f"{name}: cannot load this model: its .bin file is damaged or holds more than "
+                "weights, and Python code in it is never run; give weights as model.safetensors"
+            ) from None
         except Exception as error:  # for a damaged file transformers raises any kind
             raise InputError(
                 f"{name}: cannot load this model: {type(error).__name__}: {first_line(error)}; is "
                 "a file damaged?"
             ) from error
-        embeddings = model.get_input_embeddings().num_embeddings
-        if len(tokenizer) > embeddings:
-            raise InputError(
-                f"{name}: its tokenizer has {len(tokenizer)} tokens but the model only "
-                f"{embeddings} embeddings; the two do not match"
-            )
+        _check_sizes(model, tokenizer, name)
         return cls(model, tokenizer, name, batch=batch)
 
     def template(self) -> Template:
@@ -354,6 +355,22 @@ def _load_weights(name: str, device: str, dtype: torch.dtype, quantised: bool) -
             f"its weights lack {missing[0]}{others}; is the file complete?"
         )
     return model.to(device)
+
+
+def _check_sizes(model: Any, tokenizer: Any, name: str) -> None:
+    """Raise `InputError` if the model has no embedding for a token, or no room for any."""
+    embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > embeddings:
+        raise InputError(
+            f"{name}: its tokenizer has {len(tokenizer)} tokens but the model only "
+            f"{embeddings} embeddings; the two do not match"
+        )
+    length = getattr(model.config, "max_position_embeddings", None)
+    if length is not None and not (isinstance(length, int) and length > 0):
+        raise InputError(
+            f"{name}: max_position_embeddings in its config.json is {length!r}; give the "
+            "length of its context in tokens"
+        )
 
 
 def _probe_row(

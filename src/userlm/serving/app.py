@@ -38,16 +38,19 @@ from userlm.types import InputError, ModelError, Reply, Speaker, encodable
 
 MAX_BODY_BYTES = 4 * 2**20
 """About fifty times the size of a context of 8,192 tokens."""
+MAX_UNFINISHED_BYTES = 16 * MAX_BODY_BYTES
+"""Limit of all bodies together that have not come whole: 128 KB for each of 512 connections."""
 
 
 def create_app(user: Speaker, config: ServerConfig) -> Starlette:
     """Return the application that answers for a user; `running` runs it."""
     pool = Pool(config.batch, config.queue)
     name = config.model_name
+    unfinished: dict[Request, bytearray] = {}
 
     async def chat_completions(request: Request) -> Response:
         check_caller(request, config)
-        body = await _read_body(request)
+        body = await _read_body(request, unfinished)
         # A large body takes long to read; others are answered meanwhile.
         turn = await asyncio.to_thread(_parse, body, user, config)
         asked = turn.request
@@ -259,8 +262,11 @@ def _stopping() -> RequestError:
 # --- HTTP -----------------------------------------------------------------------------------------
 
 
-async def _read_body(request: Request) -> bytes:
+async def _read_body(request: Request, unfinished: dict[Request, bytearray]) -> bytes:
     """Return the request body; raise `RequestError` if it is not said to be JSON, or too large.
+
+    While it has not come whole, it is among the unfinished ones. If these grow too large together,
+    the largest is given up, so that clients that send no end lock out no request of usual size.
 
     The content type must be JSON's: a web page cannot send this type to another site without a
     preflight request (CORS).
@@ -271,15 +277,33 @@ async def _read_body(request: Request) -> bytes:
         raise RequestError(
             415, "send JSON, with the header Content-Type: application/json"
         )
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY_BYTES:
-            limit = f"{MAX_BODY_BYTES:,} bytes"
-            raise RequestError(
-                413, f"the request is larger than {limit}; shorten the conversation"
-            )
+    body = unfinished[request] = bytearray()
+    try:
+        async for part in request.stream():  # its last part is empty
+            body += part
+            if len(body) > MAX_BODY_BYTES:
+                limit = f"{MAX_BODY_BYTES:,} bytes"
+                raise RequestError(
+                    413,
+                    f"the request is larger than {limit}; shorten the conversation",
+                )
+            if sum(map(len, unfinished.values())) > MAX_UNFINISHED_BYTES:
+                largest = max(unfinished, key=lambda other: len(unfinished[other]))
+                unfinished.pop(largest).clear()
+            if request not in unfinished:
+                raise _crowded()
+    finally:
+        unfinished.pop(request, None)
     return bytes(body)
+
+
+def _crowded() -> RequestError:
+    return RequestError(
+        503,
+        "too many large requests are being received; try again in 5 s",
+        code="crowded",
+        headers={"Retry-After": "5"},
+    )
 
 
 def _parse(body: bytes, user: Speaker, config: ServerConfig) -> TurnRequest:

@@ -83,6 +83,9 @@ class Connection(asyncio.Protocol):
         self._connections = connections
         self._receiving = Deadline(http.loop, self.abort)
         self._sending = Deadline(http.loop, self.abort)
+        # After an answer, uvicorn's protocol goes on with what the client has sent meanwhile.
+        self._answered = http.on_response_complete
+        http.on_response_complete = self.response_complete  # type: ignore[method-assign]
 
     @property
     def owes_request(self) -> bool:
@@ -106,6 +109,15 @@ class Connection(asyncio.Protocol):
         if not self.owes_request:
             self.has_asked = True
             self._receiving.stop()
+
+    def response_complete(self) -> None:
+        """Let the time run for a request of which a part came before the last answer."""
+        self._answered()
+        begun, _ = self._http.conn.trailing_data
+        if self.owes_request and (
+            begun or self._http.conn.their_state is h11.SEND_BODY
+        ):
+            self._receiving.start()
 
     def eof_received(self) -> None:
         self._http.eof_received()
