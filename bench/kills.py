@@ -41,17 +41,12 @@ from userlm import assets
 TRIES = 3
 """How often a command is started again before it may finish."""
 
-TIMES = {
-    "seconds",
-    "started",
-    "finished",
-    "created",
-    "throughput",
-    "version",
-    "out",
-    "usage",
-}
-"""Fields that differ between two equal runs; usage is compared with the server's count."""
+TIMES = {"seconds", "started", "finished", "created", "throughput", "version", "out"}
+"""Fields that differ between two equal runs."""
+
+ATTEMPTS = {"usage", "faults"}
+"""Fields that count what earlier attempts did, such as calls in flight when they were killed. Usage
+is compared with the server's count."""
 
 SKIPPED = {"usage.jsonl", "run.json", "calls.jsonl"}
 """Files that may differ: they hold times, folders, or every try of a call."""
@@ -204,7 +199,11 @@ def outcome(folder: Path) -> dict[str, Any]:
 def timeless(value: Any) -> Any:
     """Return a JSON value without the fields that differ between two equal runs."""
     if isinstance(value, dict):
-        return {key: timeless(each) for key, each in value.items() if key not in TIMES}
+        return {
+            key: timeless(each)
+            for key, each in value.items()
+            if key not in TIMES | ATTEMPTS
+        }
     if isinstance(value, list):
         return [timeless(each) for each in value]
     return value
