@@ -87,7 +87,7 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
     turns_of_user = len(conversation.user_turns)
     if not 0 <= conversation.first_own_turn <= turns_of_user:
         raise ValueError(
-            f"origin.first_own_turn is {conversation.first_own_turn}; it must be a number from 0 to "
+            f"origin.first_own_turn is {conversation.first_own_turn}; it must be from 0 to "
             f"{turns_of_user}, the number of user turns"
         )
     return conversation
