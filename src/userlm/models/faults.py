@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import mktime_tz, parsedate_tz
 from math import isfinite
+from urllib.parse import urljoin
 
 import openai
 
@@ -27,6 +28,7 @@ POSSIBLY_BILLED = (
 UNREADABLE = (
     openai.OpenAIError,
     ValueError,
+    ArithmeticError,
     TypeError,
     AttributeError,
     LookupError,
@@ -105,6 +107,12 @@ def status_fault(
             f"{key_variable}"
         )
         return Fault("key refused", message, permanent=True)
+    if 300 <= status < 400:  # another request, with the prompt, and perhaps elsewhere
+        place = urljoin(
+            str(error.response.url), error.response.headers.get("location", "")
+        )
+        message = f"the server redirects to {place} (HTTP {status}); give the address of that one"
+        return Fault("redirected", message, permanent=True)
     kind, reason = STATUS_FAULTS.get(
         status, SERVER_ERROR if status >= 500 else BAD_REQUEST
     )
