@@ -398,9 +398,29 @@ def test_an_endless_answer_is_read_up_to_a_limit(monkeypatch):
 def test_an_answer_of_more_characters_than_the_allowed_tokens_have_is_asked_for_again():
     # The longest tokens have 128 characters.
     long, longest = completion("a" * 1281), completion("a" * 1280)
-    with serving([long, longest]) as server:
+    long_thought = completion("a", reasoning="a" * 1281)
+    with serving([long, long_thought, longest]) as server:
         out = model(server).chat(HI, Sampling(max_tokens=10))
-    assert (len(out.text), out.faults) == (1280, ("broken answer",))
+    assert (len(out.text), out.faults) == (1280, ("broken answer",) * 2)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        completion(f"Bearer {KEY}", reasoning=KEY),
+        completion([{"type": "text", "text": f"Bearer {KEY}"}], reasoning=f"{KEY}"),
+    ],
+)
+def test_a_key_that_the_server_repeats_is_in_no_answer(said):
+    with serving([said]) as server:
+        out = model(server).chat(HI, Sampling())
+    assert (out.text, out.thought) == ("Bearer [key]", "[key]")
+
+
+def test_a_word_that_is_set_as_key_stays_in_answers():
+    with serving([completion("Install ollama.")]) as server:
+        asked = EndpointModel("m", server.url, "ollama")
+        assert asked.chat(HI, Sampling()).text == "Install ollama."
 
 
 def test_an_answer_without_usage_is_counted_at_its_most_and_that_is_said_once(recwarn):

@@ -68,6 +68,10 @@ REQUESTS_PER_CLIENT = 32
 """A client goes through all of its connections for each request, so many make it slow."""
 MAX_TOKEN_LENGTH = 128
 """Characters of the longest tokens in the usual vocabularies (they are white space)."""
+MASK = "[key]"
+"""What stands where a server repeated the key."""
+SHORTEST_SECRET = 8
+"""Characters. A shorter key is made up for a server that needs none."""
 USE_VLLM = "serve the model with vLLM, or give its folder"
 TAKE_IDS = (
     "the server adds a token (a BOS?) or truncates the prompt; configure it to use the ids "
@@ -149,9 +153,21 @@ class EndpointModel:
                 ModelWarning,
                 stacklevel=2,
             )
-        return replace(
-            answer, faults=tuple(faults), possibly_billed=possibly_billed(faults)
-        )
+        billed = possibly_billed(faults)
+        answer = replace(answer, faults=tuple(faults), possibly_billed=billed)
+        return self.without_key(answer)
+
+    def masked(self, text: str) -> str:
+        """Return the text without the key, which the server may repeat."""
+        return text.replace(self._key, MASK) if self._key else text
+
+    def without_key(self, answer: Completion) -> Completion:
+        """Return the answer without the key, for files. A short key is no secret but a word, such
+        as `ollama`, and stays."""
+        if not self._key or len(self._key) < SHORTEST_SECRET:
+            return answer
+        text, thought = map(self.masked, (answer.text, answer.thought))
+        return replace(answer, text=text, thought=thought)
 
     def ask(self, send: Send[T], faults: list[str], may_bill: bool = True) -> T:
         """Return the server's answer to `send`, after retries.
@@ -189,11 +205,9 @@ class EndpointModel:
 
     def _error(self, fault: Fault, faults: Sequence[str]) -> ModelError:
         """Return the error of a call whose last try had this fault."""
-        message = fault.message
-        if self._key:
-            message = message.replace(self._key, "[key]")
+        message = " ".join(self.masked(fault.message).split())
         return ModelError(
-            f"{self.name}: {' '.join(message.split())[:300]}",
+            f"{self.name}: {message[:300]}",
             fault.kind,
             permanent=fault.permanent,
             faults=tuple(faults),
@@ -277,10 +291,13 @@ class EndpointModel:
             raise
         got = _completion(answer)
         most = MAX_TOKEN_LENGTH * sampling.max_tokens
-        if isinstance(got, Completion) and len(got.text) > most:
+        length = 0
+        if isinstance(got, Completion):
+            length = max(len(got.text), len(got.thought))
+        if length > most:
             # as context it would cost more than all other calls together
             raise ValueError(
-                f"it has {len(got.text):,} characters, and {sampling.max_tokens} tokens were "
+                f"it has {length:,} characters, and {sampling.max_tokens} tokens were "
                 "allowed"
             )
         return got
