@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import mktime_tz, parsedate_tz
 from math import isfinite
-from urllib.parse import urljoin
 
 import openai
 
@@ -108,10 +107,10 @@ def status_fault(
         )
         return Fault("key refused", message, permanent=True)
     if 300 <= status < 400:  # another request, with the prompt, and perhaps elsewhere
-        place = urljoin(
-            str(error.response.url), error.response.headers.get("location", "")
+        place = error.response.headers.get("location", "elsewhere")
+        message = (
+            f"the server redirects to {place} (HTTP {status}); give the right address"
         )
-        message = f"the server redirects to {place} (HTTP {status}); give the address of that one"
         return Fault("redirected", message, permanent=True)
     kind, reason = STATUS_FAULTS.get(
         status, SERVER_ERROR if status >= 500 else BAD_REQUEST
