@@ -107,7 +107,7 @@ def status_fault(
         )
         return Fault("key refused", message, permanent=True)
     if 300 <= status < 400:  # another request, with the prompt, and perhaps elsewhere
-        place = error.response.headers.get("location", "elsewhere")
+        place = error.response.headers.get("location", "another address")
         message = (
             f"the server redirects to {place} (HTTP {status}); give the right address"
         )
