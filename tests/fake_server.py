@@ -71,6 +71,7 @@ class FakeServer:
     def __init__(self, reply: Callable[[dict[str, Any], int], Said]) -> None:
         self.reply = reply
         self.requests: list[tuple[str, str | None, dict[str, Any]]] = []
+        self.headers: list[dict[str, str]] = []
         self.tokens_in = self.tokens_out = 0
         self.lock = threading.Lock()
         self.url = ""
@@ -122,6 +123,8 @@ def serving(
             )
 
         def answer(self, body: dict[str, Any]) -> None:
+            lower = {name.lower(): value for name, value in self.headers.items()}
+            fake.headers.append(lower)
             said = fake.take(self.path, self.headers["Authorization"], body)
             if said.hang:
                 time.sleep(said.hang)

@@ -1,10 +1,7 @@
 """Endpoints, through the real `openai` client, against a small local server."""
 
-import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from email.utils import formatdate
@@ -12,10 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 from fake_server import CUT, HANG, Said, completion, error, serving
+from raw_server import sending
 
 from userlm import loading
 from userlm.assistants import ModelAssistant
-from userlm.models import endpoint
+from userlm.models import endpoint, http_client
 from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price
 from userlm.models.call_cache import Answer, CallCache
 from userlm.models.endpoint import EndpointModel
@@ -341,29 +339,6 @@ def test_the_time_to_come_back_is_local_time():
     )
 
 
-@contextmanager
-def slow(first, then):
-    """The URL of a server that sends `first`, and then `then` every 20 ms for ever."""
-
-    def serve(connection):
-        with suppress(OSError), connection:
-            connection.recv(1 << 16)
-            connection.sendall(first)
-            while True:
-                connection.sendall(then)
-                time.sleep(0.02)
-
-    def listen():
-        with suppress(OSError):
-            while True:
-                args = (listening.accept()[0],)
-                threading.Thread(target=serve, args=args, daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        threading.Thread(target=listen, daemon=True).start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-
-
 BODY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
 
 
@@ -377,7 +352,10 @@ BODY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
     ],
 )
 def test_a_whole_try_has_a_deadline_however_slowly_the_server_sends(first, then):
-    with slow(first, then) as url, pytest.raises(ModelError, match="in time") as caught:
+    with (
+        sending(first, then) as url,
+        pytest.raises(ModelError, match="in time") as caught,
+    ):
         asked = EndpointModel("m", url, KEY, retries=1, timeout=0.2, pause=0.001)
         asked.chat(HI, Sampling())
     assert caught.value.faults == ("timed out", "timed out")
@@ -388,7 +366,10 @@ def test_all_tries_of_a_call_together_have_a_deadline(monkeypatch):
     monkeypatch.setattr(endpoint, "LONGEST_CALL", 0.5)
     monkeypatch.setattr(endpoint, "SHORTEST_TRY", 0.01)
     begun = time.monotonic()
-    with slow(BODY, b" ") as url, pytest.raises(ModelError, match="in time") as caught:
+    with (
+        sending(BODY, b" ") as url,
+        pytest.raises(ModelError, match="in time") as caught,
+    ):
         EndpointModel("m", url, KEY, timeout=0.4, pause=0.001).chat(HI, Sampling())
     assert caught.value.faults == ("timed out", "timed out")
     assert time.monotonic() - begun < 5
@@ -406,9 +387,9 @@ def test_many_requests_at_once_share_few_clients(monkeypatch):
 
 
 def test_an_endless_answer_is_read_up_to_a_limit(monkeypatch):
-    monkeypatch.setattr(endpoint, "MAX_ANSWER_BYTES", 10**5)
+    monkeypatch.setattr(http_client, "MAX_ANSWER_BYTES", 10**5)
     with (
-        slow(BODY, b"{" * 10**5) as url,
+        sending(BODY, b"{" * 10**5) as url,
         pytest.raises(ModelError, match="longer than 100,000 bytes"),
     ):
         EndpointModel("m", url, KEY, retries=0).chat(HI, Sampling())
@@ -417,9 +398,29 @@ def test_an_endless_answer_is_read_up_to_a_limit(monkeypatch):
 def test_an_answer_of_more_characters_than_the_allowed_tokens_have_is_asked_for_again():
     # The longest tokens have 128 characters.
     long, longest = completion("a" * 1281), completion("a" * 1280)
-    with serving([long, longest]) as server:
+    long_thought = completion("a", reasoning="a" * 1281)
+    with serving([long, long_thought, longest]) as server:
         out = model(server).chat(HI, Sampling(max_tokens=10))
-    assert (len(out.text), out.faults) == (1280, ("broken answer",))
+    assert (len(out.text), out.faults) == (1280, ("broken answer",) * 2)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        completion(f"Bearer {KEY}", reasoning=KEY),
+        completion([{"type": "text", "text": f"Bearer {KEY}"}], reasoning=f"{KEY}"),
+    ],
+)
+def test_a_key_that_the_server_repeats_is_in_no_answer(said):
+    with serving([said]) as server:
+        out = model(server).chat(HI, Sampling())
+    assert (out.text, out.thought) == ("Bearer [key]", "[key]")
+
+
+def test_a_word_that_is_set_as_key_stays_in_answers():
+    with serving([completion("Install ollama.")]) as server:
+        asked = EndpointModel("m", server.url, "ollama")
+        assert asked.chat(HI, Sampling()).text == "Install ollama."
 
 
 def test_an_answer_without_usage_is_counted_at_its_most_and_that_is_said_once(recwarn):

@@ -310,7 +310,24 @@ def test_log_probabilities_of_other_ids_are_refused():
         scorer(server).score(ROWS)
 
 
-@pytest.mark.parametrize("value", [None, math.nan, -math.inf, "-1"])
+def test_the_key_is_in_no_error_even_if_the_server_repeats_it():
+    def repeats(body: Body, earlier: list[list[int]]) -> Answer:
+        values = [None, *["leaks secret-key"] * (len(body["prompt"]) - 1)]
+        return completion(
+            body["prompt"], prompt_logprobs=entries(body["prompt"], values)
+        )
+
+    with (
+        serving(repeats) as server,
+        pytest.raises(InputError, match="is imp") as caught,
+    ):
+        scorer(server).score(ROWS)
+    assert "secret-key" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", [None, math.nan, -math.inf, "-1", True, -(10**400), 10**400, -1e300, 0.5]
+)
 @pytest.mark.parametrize("odd", [range(4, 5), range(4, 99)])
 def test_in_a_run_a_value_that_is_no_number_is_asked_for_again_and_ends_one_row(
     value, odd

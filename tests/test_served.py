@@ -418,6 +418,87 @@ def test_what_shows_only_later_ends_one_turn_and_never_a_run(
             model.complete(ids, replace(asked, banned_ids=bans, seed=seed))
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({"token_ids": [5] * 10}, id="ids"),
+        pytest.param({"text": "a" * (9 * 128 + 1)}, id="text"),
+    ],
+)
+def test_a_turn_of_more_tokens_than_were_allowed_is_asked_for_again(
+    server, tiny, asked, ids, more
+):
+    with server() as served:
+        reply = served.reply
+        undisturbed = served_model(served, tiny).complete(ids, asked)
+        served.requests.clear()
+        served.reply = changed_at(reply, ASK, more)
+        out = served_model(served, tiny).complete(ids, asked)
+    assert out.faults == ("broken answer",)
+    assert out.text == undisturbed.text
+
+
+def test_a_count_of_more_tokens_than_were_allowed_is_not_believed(
+    server, tiny, asked, ids
+):
+    with server() as served:
+        usage = {"prompt_tokens": len(ids), "completion_tokens": 10}
+        served.reply = broken_usage(served.reply, usage)
+        with pytest.raises(ModelError, match="more than the 9 tokens"):
+            served_model(served, tiny, retries=1).complete(ids, asked)
+
+
+@pytest.mark.parametrize("id", [-1, 2**31, 10**30])
+def test_a_number_that_can_be_no_token_is_none(server, tiny, asked, ids, id):
+    with server() as served:
+        served.reply = changed_at(served.reply, ASK, {"token_ids": [id]})
+        out = served_model(served, tiny).complete(ids, asked)
+    assert out.faults == ("broken answer",)
+
+
+@pytest.mark.parametrize("value", [-(10**400), -1e308, 10**400])
+def test_a_log_probability_of_any_size_ends_no_run(server, tiny, asked, ids, value):
+    top = {"logprobs": {"top_logprobs": [{f"token_id:{asked.end_id}": value}]}}
+    with server() as served:
+        served.reply = changed_at(served.reply, ASK, top)
+        p_end = served_model(served, tiny).complete(ids, asked).p_end
+    if value < 0:
+        assert p_end == 0
+    else:  # impossible, so it is asked for again: the end is one of four tokens
+        assert p_end == pytest.approx(1 / 4)
+
+
+def test_a_key_that_the_server_repeats_is_in_no_turn(server, tiny, asked, ids):
+    with server(lacks=("return_token_ids",)) as served:
+        served.reply = changed_at(served.reply, ASK, {"text": f"I say {KEY}"})
+        out = served_model(served, tiny).complete(ids, asked)
+    assert out.text == "I say [key]"
+
+
+def changed_at(reply, at, fields):
+    """The `at`-th request is answered with other fields in its choice."""
+
+    def changed(body, n):
+        said = reply(body, n)
+        if n == at:
+            said.body["choices"][0] |= fields
+        return said
+
+    return changed
+
+
+def broken_usage(reply, usage):
+    """All answers after those that find out what is offered have this usage."""
+
+    def broken(body, n):
+        said = reply(body, n)
+        if n >= ASK:
+            said.body["usage"] = usage
+        return said
+
+    return broken
+
+
 def test_what_the_server_offers_is_found_out_once(server, tiny, asked, ids):
     with server() as served:
         model = served_model(served, tiny)

@@ -37,6 +37,7 @@ from userlm.models.faults import (
     possibly_billed,
     status_fault,
 )
+from userlm.models.http_client import http_client
 from userlm.text import has_words
 from userlm.thought import spoken
 from userlm.types import (
@@ -54,6 +55,8 @@ Send: TypeAlias = "Callable[[openai.AsyncOpenAI], Awaitable[T | Fault]]"
 """Sends a request, and returns what its answer says; see `receive`."""
 
 OPENAI_URL = "https://api.openai.com/v1"
+OPENAI_KEY = "OPENAI_API_KEY"
+"""The environment variable of the key for `openai:`."""
 LONGEST_CALL = 135.0
 """Seconds that all tries of a call may take together, without the pauses: after a try that took all
 of its time, a short one shows whether only that request was lost."""
@@ -63,10 +66,12 @@ CONNECT_TIMEOUT = 20.0
 """Seconds. A try that ends here sent nothing, so it cannot be billed."""
 REQUESTS_PER_CLIENT = 32
 """A client goes through all of its connections for each request, so many make it slow."""
-MAX_ANSWER_BYTES = 2**24
-"""The reading of an answer stops here. The largest ones are log-probabilities of long prompts."""
 MAX_TOKEN_LENGTH = 128
 """Characters of the longest tokens in the usual vocabularies (they are white space)."""
+MASK = "[key]"
+"""What stands where a server repeated the key."""
+SHORTEST_SECRET = 8
+"""Characters. A shorter key is made up for a server that needs none."""
 USE_VLLM = "serve the model with vLLM, or give its folder"
 TAKE_IDS = (
     "the server adds a token (a BOS?) or truncates the prompt; configure it to use the ids "
@@ -98,7 +103,9 @@ class EndpointModel:
         timeout: of one whole try, in seconds: from the connection to the last byte.
         pause: seconds before the second try, doubled before each later one, unless the server asks
             for another pause.
-        key_variable: the environment variable that should hold the key, for errors.
+        key_variable: the environment variable that should hold the key, for errors. If it is
+            OPENAI_API_KEY, the server also gets what OPENAI_CUSTOM_HEADERS, OPENAI_ORG_ID and
+            OPENAI_PROJECT_ID hold.
     """
 
     def __init__(
@@ -125,6 +132,7 @@ class EndpointModel:
             api_key=api_key or "none",
             max_retries=0,  # the client's own retries are neither seen nor counted
             timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+            http_client=self._http_client(),
         )
         self._in_flight = Counter({self._client: 0})
 
@@ -145,9 +153,21 @@ class EndpointModel:
                 ModelWarning,
                 stacklevel=2,
             )
-        return replace(
-            answer, faults=tuple(faults), possibly_billed=possibly_billed(faults)
-        )
+        billed = possibly_billed(faults)
+        answer = replace(answer, faults=tuple(faults), possibly_billed=billed)
+        return self.without_key(answer)
+
+    def masked(self, text: str) -> str:
+        """Return the text without the key, which the server may repeat."""
+        return text.replace(self._key, MASK) if self._key else text
+
+    def without_key(self, answer: Completion) -> Completion:
+        """Return the answer without the key, for files. A short key is no secret but a word, such
+        as `ollama`, and stays."""
+        if not self._key or len(self._key) < SHORTEST_SECRET:
+            return answer
+        text, thought = map(self.masked, (answer.text, answer.thought))
+        return replace(answer, text=text, thought=thought)
 
     def ask(self, send: Send[T], faults: list[str], may_bill: bool = True) -> T:
         """Return the server's answer to `send`, after retries.
@@ -185,11 +205,9 @@ class EndpointModel:
 
     def _error(self, fault: Fault, faults: Sequence[str]) -> ModelError:
         """Return the error of a call whose last try had this fault."""
-        message = fault.message
-        if self._key:
-            message = message.replace(self._key, "[key]")
+        message = " ".join(self.masked(fault.message).split())
         return ModelError(
-            f"{self.name}: {' '.join(message.split())[:300]}",
+            f"{self.name}: {message[:300]}",
             fault.kind,
             permanent=fault.permanent,
             faults=tuple(faults),
@@ -237,8 +255,11 @@ class EndpointModel:
         the event loop, so in one thread."""
         client = min(self._in_flight, key=self._in_flight.__getitem__)
         if self._in_flight[client] >= REQUESTS_PER_CLIENT:
-            client = client.copy(http_client=openai.DefaultAsyncHttpxClient())
+            client = client.copy(http_client=self._http_client())
         return client
+
+    def _http_client(self) -> Any:
+        return http_client(self._key, is_openai=self._key_variable == OPENAI_KEY)
 
     async def _chat(
         self,
@@ -270,33 +291,26 @@ class EndpointModel:
             raise
         got = _completion(answer)
         most = MAX_TOKEN_LENGTH * sampling.max_tokens
-        if isinstance(got, Completion) and len(got.text) > most:
+        length = 0
+        if isinstance(got, Completion):
+            length = max(len(got.text), len(got.thought))
+        if length > most:
             # as context it would cost more than all other calls together
             raise ValueError(
-                f"it has {len(got.text):,} characters, and {sampling.max_tokens} tokens were "
+                f"it has {length:,} characters, and {sampling.max_tokens} tokens were "
                 "allowed"
             )
         return got
 
 
 async def receive(request: AbstractAsyncContextManager[Any]) -> dict[str, Any]:
-    """Return the body of an answer, a JSON object; raise `ValueError` if it is none, or too long.
+    """Return the body of an answer, a JSON object; raise `ValueError` if it is none.
 
     Args:
         request: a request of `with_streaming_response`, which was not sent yet.
     """
-    body = bytearray()
     async with request as response:
-        try:
-            async for chunk in response.iter_bytes():
-                body += chunk
-                if len(body) > MAX_ANSWER_BYTES:
-                    raise ValueError(f"it is longer than {MAX_ANSWER_BYTES:,} bytes")
-        except ValueError:
-            raise
-        except Exception as error:  # the client's HTTP library; which one, it chooses
-            raise openai.APIConnectionError(request=response.http_request) from error
-    answer = json.loads(body)
+        answer = json.loads(await response.read())
     if not isinstance(answer, dict):
         raise ValueError("it is not a JSON object; does the URL end in /v1?")
     return answer

@@ -27,6 +27,7 @@ POSSIBLY_BILLED = (
 UNREADABLE = (
     openai.OpenAIError,
     ValueError,
+    ArithmeticError,
     TypeError,
     AttributeError,
     LookupError,
@@ -105,6 +106,12 @@ def status_fault(
             f"{key_variable}"
         )
         return Fault("key refused", message, permanent=True)
+    if 300 <= status < 400:  # another request, with the prompt, and perhaps elsewhere
+        place = error.response.headers.get("location", "another address")
+        message = (
+            f"the server redirects to {place} (HTTP {status}); give the right address"
+        )
+        return Fault("redirected", message, permanent=True)
     kind, reason = STATUS_FAULTS.get(
         status, SERVER_ERROR if status >= 500 else BAD_REQUEST
     )

@@ -14,7 +14,6 @@ differ is refused.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +42,9 @@ of the batch. If tokens were mixed up, some in a row would differ by more than t
 
 PROBE_TOKENS = 400
 """Minimum length of the row that is scored twice: servers cache blocks of 16 to 128 tokens."""
+
+LOWEST = -1e6
+"""Nats. Logits in half precision, the widest apart, differ by less."""
 
 LEFT_OUT = "the server left out the log-probabilities of a prompt"
 
@@ -185,7 +187,8 @@ class PromptLogprobs:
             )
 
     def _not_scorable(self, why: str) -> InputError:
-        return InputError(f"{self._endpoint.name}: cannot be used for scoring: {why}")
+        message = f"{self._endpoint.name}: cannot be used for scoring: {why}"
+        return InputError(self._endpoint.masked(message))
 
 
 def _problem(values: list[Any] | None, tokens_sent: int) -> str:
@@ -198,12 +201,18 @@ def _problem(values: list[Any] | None, tokens_sent: int) -> str:
             f"returned: {TAKE_IDS}, or give a lower --max-tokens"
         )
     for number, value in enumerate(values[1:], 2):
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_logprob(value):
+            found = "None" if value is None else "impossible"
             return (
-                f"the log-probability of token {number} of {tokens_sent} is {value!r}; if the "
+                f"the log-probability of token {number} of {tokens_sent} is {found}; if the "
                 "server is vLLM, start it with --no-enable-prefix-caching"
             )
     return ""
+
+
+def _is_logprob(value: Any) -> bool:
+    """Whether it is a number in the range of log-probabilities, which rounding may exceed."""
+    return type(value) in (int, float) and LOWEST <= value <= 1e-3
 
 
 def _values(answer: Any, ids: Sequence[int], form: Form) -> list[Any] | None:

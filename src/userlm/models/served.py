@@ -31,6 +31,7 @@ import openai
 from openai.types import Completion as Answer
 
 from userlm.models.endpoint import (
+    MAX_TOKEN_LENGTH,
     TAKE_IDS,
     USE_VLLM,
     EndpointModel,
@@ -131,17 +132,16 @@ class ServedModel:
             error.possibly_billed += len(calls.usage)  # these answers are lost
             raise
         tokens_in, tokens_out = map(sum, zip(*calls.usage, strict=True))
-        return spoken(
-            Completion(
-                text,
-                stop_id,
-                p_end,
-                tokens_in,
-                tokens_out,
-                tuple(calls.faults),
-                possibly_billed(calls.faults),
-            )
+        completion = Completion(
+            text,
+            stop_id,
+            p_end,
+            tokens_in,
+            tokens_out,
+            tuple(calls.faults),
+            possibly_billed(calls.faults),
         )
+        return self._endpoint.without_key(spoken(completion))
 
     def _generate(
         self,
@@ -261,6 +261,10 @@ class ServedModel:
                 f"{tokens_sent} token ids were sent, and the server counted {tokens_in}: "
                 f"{TAKE_IDS}"
             )
+        most = sampling.max_tokens
+        tokens = max(tokens_out, len(answer.ids or ()))
+        if tokens > most or len(answer.text) > MAX_TOKEN_LENGTH * most:
+            return f"the server wrote more than the {most} tokens that were allowed; {USE_VLLM}"
         if answer.finish == "stop" and answer.stop_id is None:
             return (
                 "the server does not say which token ended a turn, and only the model's own end "
@@ -270,10 +274,10 @@ class ServedModel:
             return f"the server continues after a token of `stop_token_ids`; {USE_VLLM}"
         if sampling.banned_ids & {*sampled, answer.stop_id}:
             return f"the server sampled a token that `logit_bias` bans; {USE_VLLM}"
-        if has_length and answer.stop_id is None and tokens_out < sampling.max_tokens:
+        if has_length and answer.stop_id is None and tokens_out < most:
             return (
-                f"the server stopped after {tokens_out} tokens, and {sampling.max_tokens} were "
-                "allowed; if its generation_config has `max_new_tokens`, start vLLM with "
+                f"the server stopped after {tokens_out} tokens, and {most} were allowed; if "
+                "its generation_config has `max_new_tokens`, start vLLM with "
                 "--generation-config vllm"
             )
         return ""
@@ -348,7 +352,8 @@ class ServedModel:
         raise self._not_usable(f"{refused}; start it without what it names, {USE_VLLM}")
 
     def _not_usable(self, why: str) -> InputError:
-        return InputError(f"{self.name}: not usable as a trained user: {why}")
+        message = f"{self.name}: not usable as a trained user: {why}"
+        return InputError(self._endpoint.masked(message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,11 +448,12 @@ def _read(answer: Any, sampling: Sampling) -> _Answer:
     choice = first_choice(answer)
     text = getattr(choice, "text", None)
     finish = getattr(choice, "finish_reason", None)
-    # A server that shuts down returns `abort`.
-    if not isinstance(text, str) or finish not in ("stop", "length"):
-        raise ValueError(f"finish_reason is {finish!r}, and the text {text!r:.40}")
+    if not isinstance(text, str):
+        raise ValueError("it has no text")
+    if finish not in ("stop", "length"):  # a server that shuts down returns `abort`
+        raise ValueError("its finish_reason is neither `stop` nor `length`")
     ids = getattr(choice, "token_ids", None)
-    if not isinstance(ids, list) or any(type(id) is not int for id in ids):
+    if not isinstance(ids, list) or not all(map(_is_id, ids)):
         ids = None
     stop_id = getattr(choice, "stop_reason", None)
     if ids and ids[-1] in sampling.stop_ids:
@@ -466,6 +472,11 @@ def _read(answer: Any, sampling: Sampling) -> _Answer:
     return _Answer(ids, text, stop_id, finish, p_first, p_end, usage)
 
 
+def _is_id(value: Any) -> bool:
+    """Whether it can be a token id; a tokenizer decodes no larger number."""
+    return type(value) is int and 0 <= value < 2**31
+
+
 def _first_probability(logprobs: Any, token: str = "") -> float | None:
     """Return the probability at the first position, of this token if there are several; `None` if
     the server returned none."""
@@ -473,5 +484,6 @@ def _first_probability(logprobs: Any, token: str = "") -> float | None:
     if isinstance(first, dict):
         first = first.get(token)
     if type(first) in (int, float) and first < 1e-3:
-        return math.exp(min(first, 0))  # rounding may put a log-probability above 0
+        # Rounding may put a log-probability above 0. An integer may be too large for `exp`.
+        return math.exp(max(min(first, 0), -1000))
     return None

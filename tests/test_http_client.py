@@ -1,0 +1,103 @@
+"""What is sent to a server, and how much of its answer is read."""
+
+import gzip
+from typing import Any
+
+import pytest
+from fake_server import Said, completion, serving
+from raw_server import sending
+
+from userlm.models import http_client
+from userlm.models.endpoint import EndpointModel
+from userlm.types import ModelError, Sampling
+
+KEY = "secret-key-of-a-test"
+
+
+def ask(url: str, **options: Any) -> str:
+    asked = EndpointModel("m", url, KEY, pause=0.001, **options)
+    return asked.chat([{"role": "user", "content": "hi"}], Sampling()).text
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_refused_and_the_error_names_the_place(status: int) -> None:
+    with serving([completion("ok")]) as other:
+        place = f"{other.url}/chat/completions"
+        with (
+            serving([Said(status, headers={"Location": place})]) as server,
+            pytest.raises(ModelError, match=f"redirects to {place}") as caught,
+        ):
+            ask(server.url)
+    assert (len(server.requests), len(other.requests)) == (1, 0)
+    assert (caught.value.reason, caught.value.permanent) == ("redirected", True)
+
+
+@pytest.mark.parametrize("place", ["/v2/chat", "http://[::1", "//", f"/{KEY}"])
+def test_any_place_is_named_as_the_server_gives_it_but_without_the_key(
+    place: str,
+) -> None:
+    with (
+        serving([Said(307, headers={"Location": place})]) as server,
+        pytest.raises(ModelError) as caught,
+    ):
+        ask(server.url)
+    assert f"redirects to {place.replace(KEY, '[key]')} " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "sent"), [("USERLM_API_KEY", False), ("OPENAI_API_KEY", True)]
+)
+def test_what_is_meant_for_openai_goes_to_no_other_server(
+    variable: str, sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = {
+        "OPENAI_ORG_ID": "an-organization",
+        "OPENAI_PROJECT_ID": "a-project",
+        "OPENAI_CUSTOM_HEADERS": "X-Secret: a-header\nUser-Agent: an-agent",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    with serving([completion("ok")]) as server:
+        assert ask(server.url, key_variable=variable) == "ok"
+    [headers] = server.headers
+    assert headers["authorization"] == f"Bearer {KEY}"
+    for value in ("an-organization", "a-project", "a-header", "an-agent"):
+        assert (value in headers.values()) is sent
+
+
+def test_a_header_of_the_environment_does_not_replace_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "authorization: Bearer another")
+    with serving([completion("ok")]) as server:
+        ask(server.url)
+    assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+    assert "another" not in str(server.headers)
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500, 600])
+def test_of_an_endless_error_only_the_beginning_is_read(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_client, "MAX_ERROR_BYTES", 1000)
+    start = f"HTTP/1.1 {status} No\r\n\r\n".encode()
+    with (
+        sending(start, b"no" * 10**4) as url,
+        pytest.raises(ModelError, match=rf"\(HTTP {status}\)"),
+    ):
+        ask(url, retries=0)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_compressed_body_is_not_unpacked(status: int) -> None:
+    bomb = gzip.compress(gzip.compress(bytes(10**9 // 64)))
+    start = f"HTTP/1.1 {status} X\r\nContent-Encoding: gzip, gzip\r\n"
+    start += f"Content-Length: {len(bomb)}\r\n\r\n"
+    with sending(start.encode() + bomb, b"") as url, pytest.raises(ModelError):
+        ask(url, retries=0)
+
+
+def test_no_compression_is_asked_for() -> None:
+    with serving([completion("ok")]) as server:
+        ask(server.url)
+    assert server.headers[0]["accept-encoding"] == "identity"
