@@ -17,11 +17,11 @@ from test_report import folders
 from userlm import commands
 from userlm.commands.options import User
 from userlm.commands.steps import show_run
+from userlm.journal import Answers, Journal
 from userlm.json_files import read_json, write_json
 from userlm.models.budget import Budget, Caps
 from userlm.models.call_cache import CallCache
 from userlm.rows import write_conversations
-from userlm.runs import Answers, Journal
 from userlm.show import html, markdown
 from userlm.show.finished import read_run
 from userlm.show.page import describe

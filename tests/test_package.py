@@ -23,6 +23,7 @@ ROOMS = [
     "lines",
     "rows",
     "manifest",
+    "journal",
     "runs",
     "flip",
     "simulate",

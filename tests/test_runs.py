@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from userlm import json_files
 from userlm import rows as rows_module
+from userlm.journal import Answers, Journal, Recorded
 from userlm.json_files import dumps, read_json, write_json
 from userlm.rows import (
     from_record,
@@ -21,15 +22,7 @@ from userlm.rows import (
     to_record,
     write_conversations,
 )
-from userlm.runs import (
-    Answers,
-    Journal,
-    Outputs,
-    Recorded,
-    Run,
-    conversations_file,
-    split_files,
-)
+from userlm.runs import Outputs, Run, conversations_file, split_files
 from userlm.types import Conversation, InputError, ModelError, Origin, Reply, Turn
 
 ODD = 'tab\t quote " line\u2028 emoji 😀 <|eot_id|> \x00 end'

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from userlm.types import InputError
 
@@ -134,3 +135,43 @@ def parse(text: str | Address) -> Address:
     if scheme in ("http", "https"):
         url, _, name = model.partition("#")
     return Address(form, model, scheme, url, name)
+
+
+def check_server(address: Address) -> None:
+    """Raise `InputError` if `http://HOST:PORT/v1#NAME` is wrong, or has secrets that must not be
+    written to a run folder."""
+    url = address.url
+    if _LATE_HOST.search(address.name):  # a # in the password
+        url = address.model
+    check_url(url, "USERLM_API_KEY")
+    if not address.name:
+        raise InputError(
+            f"{address.model}: which model? write {address.url.rstrip('/')}#NAME"
+        )
+
+
+_LATE_HOST = re.compile(r"@[^/]*/v\d")
+
+
+def check_url(url: str, variable: str) -> None:
+    """Raise `InputError` if it is not a URL, or has secrets that must not be written to a run
+    folder.
+
+    Args:
+        variable: the environment variable of the key, for the message.
+    """
+    if "@" in url or "?" in url:
+        raise InputError(
+            f"a URL with a password or a query is not accepted; put the key into {variable}"
+        )
+    try:
+        parts = urlsplit(url)
+        is_http = parts.scheme.lower() in ("http", "https")
+        has_host = is_http and bool(parts.hostname and parts.hostname.isascii())
+        is_fine = has_host and parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:
+        is_fine = False
+    if not is_fine:
+        raise InputError(
+            f"{url} is not the URL of a server; write http://HOST:PORT/v1#NAME"
+        )

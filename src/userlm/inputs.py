@@ -8,10 +8,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from userlm.address import Address, parse
+from userlm.address import Address, check_server, parse
 from userlm.loading import (
     OPENAI_BASE_URL,
-    check_server,
     model_folder,
     openai_base_url,
     search_here,

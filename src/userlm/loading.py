@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -11,10 +10,24 @@ from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 from warnings import warn
 
 from userlm import assets
+from userlm.address import (
+    ASSISTANTS,
+    CONTEXT_LENGTH,
+    DEFAULT,
+    FILE,
+    HUB_ID,
+    MODELS,
+    SCORED,
+    USERS,
+    Address,
+    LocalSettings,
+    check_server,
+    check_url,
+    parse,
+)
 from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
 from userlm.guard import Guard
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
@@ -45,19 +58,6 @@ if TYPE_CHECKING:
     from userlm.models.endpoint import EndpointModel
     from userlm.models.local import LocalModel
 
-from userlm.address import (
-    ASSISTANTS,
-    CONTEXT_LENGTH,
-    DEFAULT,
-    FILE,
-    HUB_ID,
-    MODELS,
-    SCORED,
-    USERS,
-    Address,
-    LocalSettings,
-    parse,
-)
 
 OPENAI_BASE_URL = "OPENAI_BASE_URL"
 """The environment variable with the server of `openai:NAME`, as for every use of that client."""
@@ -381,22 +381,6 @@ def _server(address: Address) -> EndpointModel:
     return _endpoint(address.name, address.url, "USERLM_API_KEY")
 
 
-def check_server(address: Address) -> None:
-    """Raise `InputError` if `http://HOST:PORT/v1#NAME` is wrong, or has secrets that must not be
-    written to a run folder."""
-    url = address.url
-    if _LATE_HOST.search(address.name):  # a # in the password
-        url = address.model
-    _check_url(url, "USERLM_API_KEY")
-    if not address.name:
-        raise InputError(
-            f"{address.model}: which model? write {address.url.rstrip('/')}#NAME"
-        )
-
-
-_LATE_HOST = re.compile(r"@[^/]*/v\d")
-
-
 def openai_base_url() -> str:
     """Return the URL in OPENAI_BASE_URL, which the `openai` client honours; empty if it is not set.
 
@@ -406,7 +390,7 @@ def openai_base_url() -> str:
     url = os.environ.get(OPENAI_BASE_URL, "").strip()
     try:
         if url:
-            _check_url(url, "OPENAI_API_KEY")
+            check_url(url, "OPENAI_API_KEY")
     except InputError as error:
         raise InputError(
             f"the environment variable {OPENAI_BASE_URL}: {error}"
@@ -440,30 +424,6 @@ def _endpoint(name: str, url: str | None, variable: str) -> EndpointModel:
             f"set it again"
         )
     return EndpointModel(name, url, key or None, key_variable=variable)
-
-
-def _check_url(url: str, variable: str) -> None:
-    """Raise `InputError` if it is not a URL, or has secrets that must not be written to a run
-    folder.
-
-    Args:
-        variable: the environment variable of the key, for the message.
-    """
-    if "@" in url or "?" in url:
-        raise InputError(
-            f"a URL with a password or a query is not accepted; put the key into {variable}"
-        )
-    try:
-        parts = urlsplit(url)
-        is_http = parts.scheme.lower() in ("http", "https")
-        has_host = is_http and bool(parts.hostname and parts.hostname.isascii())
-        is_fine = has_host and parts.port != 0 and url.isprintable() and " " not in url
-    except ValueError:
-        is_fine = False
-    if not is_fine:
-        raise InputError(
-            f"{url} is not the URL of a server; write http://HOST:PORT/v1#NAME"
-        )
 
 
 def _unknown(

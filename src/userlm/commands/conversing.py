@@ -16,9 +16,10 @@ from userlm.commands.costs import (
 from userlm.commands.options import Failures, User
 from userlm.commands.steps import Results, RunOptions, finish, in_order
 from userlm.guard import rates
+from userlm.journal import Answers, Journal
 from userlm.models.budget import Budget
 from userlm.rows import read_conversations, to_record
-from userlm.runs import Answers, Journal, Run
+from userlm.runs import Run
 from userlm.show.terminal import track
 from userlm.types import OTHER_ROLE, Conversation, InputError, Role
 

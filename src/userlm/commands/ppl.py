@@ -35,6 +35,7 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.steps import Results, finish, finished, measure_results, open_run
+from userlm.journal import Journal
 from userlm.json_files import take, write_lines
 from userlm.metrics.controls import (
     OTHER,
@@ -48,7 +49,7 @@ from userlm.metrics.perplexity import conversation_of, score_turns, unscored
 from userlm.metrics.scores import score_line, score_row
 from userlm.models.budget import CAP, Budget, Caps, CountedScore
 from userlm.rows import read_conversations, read_rows
-from userlm.runs import Journal, Run, conversations_file
+from userlm.runs import Run, conversations_file
 from userlm.show.terminal import console, progress_bar
 from userlm.simulate import parallel
 from userlm.types import Conversation, InputError, MeasureRow, ModelError, Score

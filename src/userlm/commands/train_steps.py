@@ -25,12 +25,13 @@ from userlm.commands.options import recorded as as_mapping
 from userlm.commands.steps import Results, count_total, finish, finished, open_run
 from userlm.commands.train import Train
 from userlm.data.language import language_code
+from userlm.journal import Journal
 from userlm.json_files import take, write_lines
 from userlm.models.attention import check_document_masking
 from userlm.models.local import LocalModel
 from userlm.models.tokenization import load_tokenizer
 from userlm.rows import read_conversations
-from userlm.runs import Journal, Run
+from userlm.runs import Run
 from userlm.show.terminal import console, progress_bar, track
 from userlm.training import card
 from userlm.training import train as training

@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from userlm.journal import Journal
 from userlm.json_files import take, write_lines
-from userlm.runs import Journal
 from userlm.types import (
     Chat,
     Complete,

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from userlm.journal import Journal
 from userlm.json_files import take
 from userlm.models.budget import Side, max_tokens_in
-from userlm.runs import Journal
 from userlm.text import has_words
 from userlm.types import Chat, Completion, Message, ModelError, Sampling
 

@@ -84,12 +84,8 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         return _json(model)
 
     async def health(request: Request) -> Response:
-        state = {
-            "status": "ok",
-            "in_flight": pool.in_flight,
-            "room": pool.room,
-        }
-        return _json(state)
+        counts = {"in_flight": pool.in_flight, "room": pool.room}
+        return _json({"status": "ok", **counts})
 
     app = Starlette(
         routes=[

@@ -1,0 +1,166 @@
+"""Journals: a line for each answered call, so that a run resumes where it stopped."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from userlm.json_files import dump, naming, replacing, take
+from userlm.lines import BUFFER, parse_line
+from userlm.text import has_words
+from userlm.types import Conversation, InputError, Reply, Speaker
+
+T = TypeVar("T")
+
+
+class Journal:
+    """A line file that threads append to. An incomplete last line from a crash is removed on
+    opening."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        path.touch()
+        self._whole_bytes = _whole_lines(path)
+        os.truncate(path, self._whole_bytes)
+        self._file = path.open("ab")
+
+    def read(self, parse: Callable[[dict[str, Any]], T]) -> Iterator[T]:
+        """Yield the parsed lines of an earlier attempt; see `lines`."""
+        for _, parsed in self.lines(parse):
+            yield parsed
+
+    def lines(self, parse: Callable[[dict[str, Any]], T]) -> Iterator[tuple[int, T]]:
+        """Yield the parsed lines of an earlier attempt, each with its offset in bytes.
+
+        Args:
+            parse: raises `ValueError` for a line that this program did not write, as `take` does.
+
+        Raises:
+            InputError: if `parse` does; it names the line.
+        """
+        lines = _lines_with_offsets(self.path)
+        for number, (offset, _, row) in enumerate(lines, 1):
+            if offset >= self._whole_bytes:
+                return
+            try:
+                parsed = parse(row)
+            except (ValueError, TypeError) as error:
+                raise _damaged(self.path, number, f": {error}") from None
+            yield offset, parsed
+
+    def line(self, offset: int) -> dict[str, Any]:
+        """The line at an offset in bytes."""
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return parse_line(0, file.readline()).row
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a line and flush it to the operating system."""
+        with self._lock, naming(self.path):
+            self._file.write(dump(row) + b"\n")
+            self._file.flush()
+
+    def close(self, order: Callable[[Mapping[str, Any]], Any] | None = None) -> None:
+        """Close it. With an `order` its lines are sorted by it, so that the file does not depend on
+        the order of threads."""
+        self._file.close()
+        if order is None:
+            return
+        lines = _lines_with_offsets(self.path)
+        places = sorted((order(row), offset, size) for offset, size, row in lines)
+        with (
+            self.path.open("rb") as file,
+            replacing(self.path) as partial,
+            partial.open("wb", BUFFER) as ordered,
+        ):
+            for _, offset, size in places:
+                file.seek(offset)
+                ordered.write(file.read(size))
+
+
+def _whole_lines(path: Path) -> int:
+    """The number of bytes up to the end of the last whole line."""
+    size = 0
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if not raw.endswith(b"\n") or parse_line(0, raw).error:
+                if file.read(1):  # a crash damages only the last line
+                    raise _damaged(path, number)
+                break
+            size += len(raw)
+    return size
+
+
+def _damaged(path: Path, number: int, why: str = "") -> InputError:
+    return InputError(
+        f"{path}, line {number} is damaged{why}; repair it, or begin anew with --force"
+    )
+
+
+def _lines_with_offsets(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield each line of a journal: its offset and its size in bytes, and its row."""
+    offset = 0
+    with path.open("rb", buffering=BUFFER) as file:
+        for raw in file:
+            yield offset, len(raw), parse_line(0, raw).row
+            offset += len(raw)
+
+
+def _answer_key(row: Mapping[str, Any]) -> tuple[str, int]:
+    """The conversation and the turn of a line of `Answers`; `ValueError` if it is none."""
+    for name, kind in (("text", str), ("stop", str), ("meta", dict)):
+        take(row, name, kind, default=None)
+    return take(row, "id", str), take(row, "n", int)
+
+
+class Answers:
+    """The answered turns of a run, one line of a journal each. Only offsets are kept in memory."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._offsets = {key: offset for offset, key in journal.lines(_answer_key)}
+
+    def find(self, id: str, n: int) -> Reply | None:
+        """The recorded reply at turn `n` of a conversation, or `None`."""
+        offset = self._offsets.get((id, n))
+        if offset is None:
+            return None
+        row = self._journal.line(offset)
+        return Reply(row.get("text") or "", row.get("stop"), row.get("meta") or {})
+
+    def add(self, conversation: Conversation, reply: Reply) -> None:
+        """Record the reply to a conversation."""
+        row: dict[str, Any] = {
+            "id": conversation.id,
+            "n": len(conversation.turns),
+            "role": conversation.next_role,
+            "text": reply.text,
+        }
+        if reply.stop:
+            row["stop"] = reply.stop
+        if reply.meta:
+            row["meta"] = dict(reply.meta)
+        self._journal.add(row)
+
+
+class Recorded:
+    """A speaker whose replies are recorded. A recorded reply is not generated again."""
+
+    def __init__(self, speaker: Speaker, answers: Answers) -> None:
+        self._speaker = speaker
+        self._answers = answers
+
+    def reply(self, conversation: Conversation, /) -> Reply:
+        """Return the recorded reply, or get and record the speaker's reply."""
+        recorded = self._answers.find(conversation.id, len(conversation.turns))
+        if recorded:
+            return recorded
+        reply = self._speaker.reply(conversation)
+        # other types are errors, which the caller reports
+        if isinstance(reply, Reply) and (has_words(reply.text) or reply.stop):
+            self._answers.add(conversation, reply)
+        return reply
