@@ -1078,7 +1078,7 @@ from userlm.data import language
 
 language._identifier()  # half a second
 sys.modules["userlm.commands.import_"].COMMIT_EVERY = 40
-runs_module._environment = lambda: {"versions": {}}
+runs_module.environment = lambda: {"versions": {}}
 STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.truncate"}
 steps = written = 0
 plain = io.open

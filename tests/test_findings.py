@@ -156,6 +156,8 @@ def answer(person, k, leaves, left, error=False):
         user=person,
         origin=Origin(person, k, None if left else "go on", person_ended=left),
     )
+    for _ in range(k):
+        said = said.say("why?").say("So.")
     if error:
         return said.close("error", error="no room")
     return said.close("end") if leaves else said.say("and then?")

@@ -97,6 +97,15 @@ def test_a_compressed_body_is_not_unpacked(status: int) -> None:
         ask(url, retries=0)
 
 
+def test_an_answer_that_is_compressed_all_the_same_is_named() -> None:
+    start = b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\n{}"
+    with (
+        sending(start, b"") as url,
+        pytest.raises(ModelError, match=r"compressed \(br\), which was not asked for"),
+    ):
+        ask(url, retries=0)
+
+
 def test_no_compression_is_asked_for() -> None:
     with serving([completion("ok")]) as server:
         ask(server.url)

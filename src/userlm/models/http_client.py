@@ -67,6 +67,8 @@ async def _read(response: Any) -> None:
     await response.stream.aclose()
     if response.is_success and len(body) > most:
         raise ValueError(f"it is longer than {most:,} bytes")
-    # No compression was asked for. A few compressed bytes could fill the memory.
-    response.headers.pop("content-encoding", None)
+    # A few compressed bytes could fill the memory.
+    coding = response.headers.pop("content-encoding", "identity")
+    if response.is_success and coding != "identity":
+        raise ValueError(f"it is compressed ({coding}), which was not asked for")
     response.stream = type(response)(200, content=bytes(body[:most])).stream
