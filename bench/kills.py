@@ -139,9 +139,10 @@ def commands(base: Path, url: str) -> dict[str, list[str]]:
             *("--save-every", "2", "--device", "cpu", "--lr", "1e-3", "--steps", "12"),
         ],
         "ppl": ["ppl", test, "--model", "userlm-tiny"],
-        "respond": ["respond", test, *user, "--workers", "2"],
+        "respond": ["respond", test, *user, "--workers", "2", "--limit", "8"],
         "simulate": [
             *("simulate", "--intents", test, *user, *assistant, "--max-turns", "3"),
+            *("--limit", "16"),
         ],
         "score": ["score", str(base / "simulate"), "--human", test],
         "report": ["report", str(base / "import"), str(base / "ppl")],
