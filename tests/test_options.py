@@ -24,7 +24,7 @@ from userlm.commands.options import (
 )
 from userlm.json_files import read_json
 from userlm.rows import write_conversations
-from userlm.types import Conversation, InputError, Turn
+from userlm.types import Conversation, InputError, ModelError, Turn
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -183,6 +183,23 @@ def test_force_deletes_no_folder_that_is_no_run_and_nothing_that_it_reads(tmp_pa
     ):
         commands.clean(flat(commands.Clean, logs=run, out=run, force=True))
     assert (run / "conversations.jsonl").exists()
+
+
+def test_a_run_that_failed_deletes_nothing_of_the_run_that_it_replaces(tmp_path):
+    path = logs(tmp_path / "logs.jsonl", 3)
+    lines = tmp_path / "lines.txt"
+    lines.write_text("hi there\n")
+    empty = tmp_path / "other.jsonl"
+    write_conversations(empty, [Conversation("other", (Turn("user", "hello"),))])
+    options = {"user": f"script:{lines}", "intents": path, "out": tmp_path / "out"}
+    commands.simulate(flat(commands.Simulate, assistant=f"script:{lines}", **options))
+    whole = (tmp_path / "out/conversations.jsonl").read_bytes()
+    with pytest.raises(ModelError, match="3 of 3 conversations ended in an error"):
+        commands.simulate(
+            flat(commands.Simulate, assistant=f"replay:{empty}", force=True, **options)
+        )
+    kept = tmp_path / "out/.replaced/conversations.jsonl"
+    assert kept.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

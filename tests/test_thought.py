@@ -35,6 +35,20 @@ from userlm.users import PromptedUser
         ("<think>half `of</think>it `</think>` is", "it `</think>` is", "half `of"),
         ("<think>```py\nx = 1</think>so", "so", "```py\nx = 1"),
         ("a thought < think > b", "a thought < think > b", ""),
+        ("<think >a</think\n>b", "b", "a"),
+        ("<antThinking>a</antThinking>b", "b", "a"),
+        # a fence that began in the thought quotes nothing
+        (
+            "so ```python to start\n</think>\nHere:\n```python\nx\n```",
+            "Here:\n```python\nx\n```",
+            "so ```python to start",
+        ),
+        (
+            "```py\nx\n</think>\nHere:\n```py\ny\n```",
+            "Here:\n```py\ny\n```",
+            "```py\nx",
+        ),
+        ("I`ll do it <think>a</think> that`s it", "I`ll do it\n\nthat`s it", "a"),
     ],
 )
 def test_speech_and_thought_are_split(text, said, thought):

@@ -128,11 +128,14 @@ class Run:
         path = self.path("results.json")
         return read_json(path) if path.is_file() else None
 
-    def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the results, and delete the run that this one replaces. This is the last step of a
-        run."""
+    def finish(
+        self, results: Mapping[str, Any], has_failures: bool = False
+    ) -> dict[str, Any]:
+        """Write the results, and delete the run that this one replaces, unless there are failures,
+        which the same command tries again. This is the last step of a run."""
         write_json(self.path("results.json"), results)
-        shutil.rmtree(self.path(REPLACED), ignore_errors=True)
+        if not has_failures:
+            shutil.rmtree(self.path(REPLACED), ignore_errors=True)
         return dict(results)
 
 

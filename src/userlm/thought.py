@@ -26,7 +26,10 @@ from userlm.types import (
 TRIES = 3
 """How often an answer is sampled until it is more than a thought."""
 
-_NAMES = ("think", "thinking", "thought", "thoughts", "reasoning", "seed:think")
+_NAMES = (
+    *("think", "thinking", "thought", "thoughts", "reasoning", "seed:think"),
+    *("antthinking", "scratchpad", "reflection"),
+)
 PAIRS = (
     *((f"<{name}>", f"</{name}>") for name in _NAMES),
     ("[THINK]", "[/THINK]"),
@@ -39,16 +42,27 @@ PAIRS = (
 """The tags around a thought in the text of known model families."""
 
 TAGS = frozenset(tag for pair in PAIRS for tag in pair)
-_LOWERED = tuple(tag.lower() for tag in TAGS)
+_BEGINNINGS = tuple(tag.lower().rstrip(">") for tag in TAGS)
 
-_OPENING = "|".join(re.escape(opens) for opens, _ in PAIRS)
-_CLOSING = "|".join(re.escape(closes) for _, closes in PAIRS)
-_CODE = r"(?P<fence>```|~~~).*?(?P=fence)|(?P<ticks>`+)[^`\n]+(?P=ticks)"
+
+def _pattern(tag: str) -> str:
+    """The pattern of a tag; there may be white space before its end."""
+    return re.escape(tag.removesuffix(">")) + (r"\s*>" if tag[-1] == ">" else "")
+
+
+_OPENING = "|".join(_pattern(opens) for opens, _ in PAIRS)
+_CLOSING = "|".join(_pattern(closes) for _, closes in PAIRS)
+# A fence stands alone at its end; backticks around words may be apostrophes.
+_CODE = (
+    r"^[ \t]*(?P<fence>```|~~~)[^\n]*\n.*?\n[ \t]*(?P=fence)[ \t]*$"
+    r"|(?<!`)(?P<ticks>`{1,2})[^`\s]+(?P=ticks)"
+)
 _IN_THOUGHT = re.compile(f"(?P<closes>{_CLOSING})", re.IGNORECASE)
 _IN_SPEECH = re.compile(
     f"(?P<opens>{_OPENING})|(?P<closes>{_CLOSING})|(?P<code>{_CODE})",
-    re.IGNORECASE | re.DOTALL,
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )
+_ANY = re.compile(f"{_OPENING}|(?P<closes>{_CLOSING})", re.IGNORECASE)
 _ENDS_OPEN = re.compile(rf"(?P<opens>{_OPENING})\s*$", re.IGNORECASE)
 
 
@@ -57,10 +71,10 @@ def split_thought(text: str) -> tuple[str, str]:
 
     A thought that is not closed goes on to the end: the model was cut off in it. One that is not
     opened goes back to the start: many chat templates open it in the prompt. Tags in a quoted piece
-    of code do not count.
+    of code do not count, except one that closes what nothing opened: then the fence was thought.
     """
     lowered = text.lower()
-    if not any(tag in lowered for tag in _LOWERED):
+    if not any(tag in lowered for tag in _BEGINNINGS):
         return text, ""  # as nearly all texts; the search below takes much longer
     said: list[str] = []
     thought: list[str] = []
@@ -144,6 +158,10 @@ def _tags(text: str) -> Iterator[re.Match[str]]:
     at = 0
     pattern = _IN_SPEECH
     while found := pattern.search(text, at):
+        if found.lastgroup == "code" and found["fence"]:
+            inner = _ANY.search(text, found.start(), found.end())
+            if inner and inner.lastgroup == "closes":
+                found = inner
         at = found.end()
         if found.lastgroup in ("opens", "closes"):
             pattern = _IN_THOUGHT if found.lastgroup == "opens" else _IN_SPEECH

@@ -85,7 +85,7 @@ class TrainedUser:
                 meta["truncated_tokens"] = truncated_tokens
             if out.stop_id is None:
                 meta["cut"] = True
-            stop = "end" if self._is_end(text, out.stop_id) else None
+            stop = "end" if self._is_end(text or out.thought, out.stop_id) else None
             return Reply(text, stop, meta)
 
         # At temperature 0 every draft is the same.
@@ -93,7 +93,7 @@ class TrainedUser:
         return first_accepted(self.guard, conversation, draft, tries)
 
     def _is_end(self, text: str, stop_id: int | None) -> bool:
-        """Whether the user ended the conversation, with or without last words."""
+        """Whether the user ended the conversation, with or without last words (or thoughts)."""
         if stop_id != self.template.end:
             return False
         return not (text and self._ends_only_at_first_token)

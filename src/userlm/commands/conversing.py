@@ -124,7 +124,7 @@ def collect(
         "guard": rates(_user_metas(path, places)),
     }
     show_errors(errors, stops.total())
-    written = finish(run, options, results)
+    written = finish(run, options, results, has_failures=bool(errors))
     options.failures.check(len(errors), stops.total())
     return written
 

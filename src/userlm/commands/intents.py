@@ -187,7 +187,7 @@ def intents(options: Intents) -> Results:
     if options.hub:
         write_hub(run, results)
     show_errors(tally.errors, tally.asked)
-    finish(run, options, results)
+    finish(run, options, results, has_failures=bool(tally.errors))
     options.failures.check(len(tally.errors), tally.asked)
     return results
 

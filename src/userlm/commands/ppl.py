@@ -193,7 +193,7 @@ def ppl(options: Ppl) -> Results:
     results = measure_results(figures(scores, conversations), stubs={})
     if model.is_remote:
         results |= budget.finish(["model"])
-    written = finish(run, options, results)
+    written = finish(run, options, results, has_failures=failed > 0)
     options.failures.check(failed, len(conversations))
     return written
 

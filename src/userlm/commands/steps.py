@@ -72,9 +72,11 @@ def finished(
     return results
 
 
-def finish(run: Run, options: RunOptions, results: Results) -> Results:
-    """Write the results of the run and show what a person needs to decide."""
-    written = run.finish(results)
+def finish(
+    run: Run, options: RunOptions, results: Results, has_failures: bool = False
+) -> Results:
+    """Write the results of the run and show what a person needs to decide; see `Run.finish`."""
+    written = run.finish(results, has_failures)
     show_run(run.folder, options.output.details)
     return written
 
