@@ -22,18 +22,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from fake_server import FakeServer, Said, completion, serving
 from train import machine, table
 
 from userlm import assets
@@ -52,61 +52,12 @@ SKIPPED = {"usage.jsonl", "run.json", "calls.jsonl"}
 """Files that may differ: they hold times, folders, or every try of a call."""
 
 
-class Server:
-    """An OpenAI-compatible server that counts its requests."""
-
-    def __init__(self) -> None:
-        self.requests = 0
-        self.url = ""
-
-    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a request."""
-        self.requests += 1
-        said = json.dumps(body["messages"], sort_keys=True)
-        digest = hashlib.sha256(said.encode()).hexdigest()
-        text = f"Step {digest[:6]}: what else is there to say about {digest[6:9]}?"
-        message = {"role": "assistant", "content": text}
-        return {
-            "id": digest[:8],
-            "object": "chat.completion",
-            "created": 0,
-            "model": "m",
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18},
-        }
-
-
-@contextmanager
-def serving() -> Iterator[Server]:
-    """A running server."""
-    fake = Server()
-
-    class Answers(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            length = int(self.headers["Content-Length"])
-            answer = fake.answer(json.loads(self.rfile.read(length)))
-            time.sleep(0.02)
-            body = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    class Quiet(ThreadingHTTPServer):
-        request_queue_size = 64
-
-        def handle_error(self, *args: object) -> None:
-            """A client that was killed is no error."""
-
-    server = Quiet(("127.0.0.1", 0), Answers)
-    fake.url = f"http://127.0.0.1:{server.server_port}/v1#m"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield fake
-    server.shutdown()
+def answer(body: dict[str, Any], n: int) -> Said:
+    """The answer of the server to a request, after a moment."""
+    said = json.dumps(body["messages"], sort_keys=True)
+    digest = hashlib.sha256(said.encode()).hexdigest()
+    text = f"Step {digest[:6]}: what else is there to say about {digest[6:9]}?"
+    return replace(completion(text), hang=0.02)
 
 
 @dataclass
@@ -218,12 +169,16 @@ def used(out: Path) -> int:
 
 
 def torment(
-    command: Sequence[str], out: Path, draw: random.Random, server: Server, found: Found
+    command: Sequence[str],
+    out: Path,
+    draw: random.Random,
+    server: FakeServer,
+    found: Found,
 ) -> None:
     """Run a verb in a new folder, kill it a few times, and compare."""
     expected = outcome(out.with_name("reference"))
     shutil.rmtree(out, ignore_errors=True)
-    requests = server.requests
+    requests = len(server.requests)
     for _ in range(TRIES):
         found.kills += killed(command, out, draw.uniform(0, 1.1 * found.seconds))
     if error := run(command, out):
@@ -236,7 +191,7 @@ def torment(
     )
     if differs:
         found.wrong.append(f"other content: {', '.join(differs[:4])}")
-    seen = server.requests - requests
+    seen = len(server.requests) - requests
     if seen and used(out) < seen:
         found.wrong.append(f"{seen} requests, {used(out)} recorded")
 
@@ -249,9 +204,9 @@ def main() -> None:
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)
     since = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, serving() as server:
+    with tempfile.TemporaryDirectory() as folder, serving(answer) as server:
         base = Path(folder) / "base"
-        all_commands = commands(base, server.url)
+        all_commands = commands(base, f"{server.url}#m")
         results: dict[str, Found] = {}
         for verb, command in all_commands.items():
             began = time.perf_counter()

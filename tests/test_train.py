@@ -564,8 +564,8 @@ def run_until(
     config: TrainingConfig,
     folder: Path,
     last: int,
-) -> None:
-    """Train, and stop after a step with a checkpoint."""
+) -> list[int]:
+    """Train, and stop after a step with a checkpoint; return the steps."""
     seen: list[int] = []
     steps = plan(dataset, config)
     entries = train(
@@ -577,9 +577,10 @@ def run_until(
         accelerator(folder),
         stopping=lambda: seen[-1:] == [last],
     )
-    with pytest.raises(training.Stopped):
+    with pytest.raises(training.Stopped, match=f"after step {last}"):
         for entry in entries:
-            seen.append(entry["step"])
+            seen.append(entry["step"])  # one by one: the run looks at it in between
+    return seen
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor"])
@@ -662,20 +663,7 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_goes_on_from_it(
     local = small(logs)
     dataset = flip(logs, local, tmp_path)
     config = TrainingConfig(steps=6, batch=20, lr=1e-3)
-    seen: list[int] = []
-    steps = plan(dataset, config)
-    entries = train(
-        local,
-        dataset,
-        steps,
-        config,
-        tmp_path,
-        accelerator(tmp_path),
-        stopping=lambda: len(seen) == 3,
-    )
-    with pytest.raises(training.Stopped, match="after step 3"):
-        for entry in entries:
-            seen.append(entry["step"])  # one by one: the run looks at it in between
+    seen = run_until(local, dataset, config, tmp_path, 3)
     assert (
         seen == [1, 2, 3]
         and (tmp_path / "checkpoint").is_dir()

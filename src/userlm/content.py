@@ -20,6 +20,10 @@ _CALL = re.compile("tool|function|_call$|executable_code|^mcp_")
 _THOUGHT = re.compile("thinking|reasoning|^thoughts?$|^summary_text$")
 _TEXT = re.compile("^$|text$|^refusal$")
 
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""The fields of a message for what the model thought, in the APIs that have one. Servers that fill
+several write the same into them."""
+
 _SPEECH_FIELDS = ("text", "refusal", "transcript", "value", "content", "audio")
 _RESULT_FIELDS = ("response", "result", "content", "output")
 _THOUGHT_FIELDS = (

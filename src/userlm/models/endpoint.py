@@ -27,7 +27,7 @@ from warnings import warn
 import openai
 from openai.types.chat import ChatCompletion
 
-from userlm.content import split_content
+from userlm.content import THOUGHT_FIELDS, split_content
 from userlm.models.budget import TRIES, count_request
 from userlm.models.faults import (
     LONGEST_PAUSE,
@@ -383,10 +383,9 @@ def _completion(answer: Any) -> Completion | Fault:
 
 
 def _reasoning(message: Any) -> str:
-    """The thought in a field of its own; empty if there is none. A server that fills both fields
-    writes the same into them."""
+    """The thought in a field of its own; empty if there is none."""
     fields = message.model_extra or {}
-    for name in ("reasoning_content", "reasoning"):
+    for name in THOUGHT_FIELDS:
         if isinstance(thought := fields.get(name), str):
             return thought
     return ""

@@ -39,7 +39,12 @@ from userlm.models.templates import (
     thought_ids,
     user_template,
 )
-from userlm.models.tokenization import chat_ids, load_problem, text_functions
+from userlm.models.tokenization import (
+    chat_ids,
+    damaged,
+    load_problem,
+    text_functions,
+)
 from userlm.text import INTENT_PREFIX
 from userlm.thought import open_thought, spoken
 from userlm.types import (
@@ -204,10 +209,7 @@ class LocalModel:
                 "weights, and Python code in it is never run; give weights as model.safetensors"
             ) from None
         except Exception as error:  # for a damaged file transformers raises any kind
-            raise InputError(
-                f"{name}: cannot load this model: {type(error).__name__}: {first_line(error)}; is "
-                "a file damaged?"
-            ) from error
+            raise damaged(name, "this model", error) from error
         _check_sizes(model, tokenizer, name)
         return cls(model, tokenizer, name, batch=batch)
 

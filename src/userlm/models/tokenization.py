@@ -28,10 +28,15 @@ def load_tokenizer(name: str) -> Any:
             f"{name}: cannot load a tokenizer from there: {load_problem(error)}"
         ) from None
     except Exception as error:  # for a damaged file transformers raises any kind
-        raise InputError(
-            f"{name}: cannot load its tokenizer: {type(error).__name__}: {first_line(error)}; is a "
-            "file damaged?"
-        ) from error
+        raise damaged(name, "its tokenizer", error) from error
+
+
+def damaged(name: str, what: str, error: Exception) -> InputError:
+    """Return the error for a file of a model that cannot be read."""
+    kind = type(error).__name__
+    return InputError(
+        f"{name}: cannot load {what}: {kind}: {first_line(error)}; is a file damaged?"
+    )
 
 
 def load_problem(error: Exception) -> str:

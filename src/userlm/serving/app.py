@@ -186,12 +186,7 @@ class Pool:
         seconds = math.ceil(self._mean_seconds * self.in_flight / self._width)
         wait = min(max(seconds, 1), 60)
         message = f"{self.in_flight} replies are in progress or waiting; try again in {wait} s"
-        return RequestError(
-            429,
-            message,
-            code="queue_full",
-            headers={"Retry-After": str(wait)},
-        )
+        return _later(429, message, "queue_full", wait)
 
     def _timed(self, job: Callable[[], Reply]) -> Reply:
         begun = time.monotonic()
@@ -247,12 +242,13 @@ def _result(future: Future[Reply], key: str | None) -> Reply:
 
 
 def _stopping() -> RequestError:
-    return RequestError(
-        503,
-        "the server is shutting down",
-        code="stopping",
-        headers={"Retry-After": "5"},
-    )
+    return _later(503, "the server is shutting down", "stopping", 5)
+
+
+def _later(status: int, message: str, code: str, wait: int) -> RequestError:
+    """Return an error after which the same request may succeed, in `wait` seconds."""
+    headers = {"Retry-After": str(wait)}
+    return RequestError(status, message, code=code, headers=headers)
 
 
 # --- HTTP -----------------------------------------------------------------------------------------
@@ -287,19 +283,15 @@ async def _read_body(request: Request, unfinished: dict[Request, bytearray]) -> 
                 largest = max(unfinished, key=lambda other: len(unfinished[other]))
                 unfinished.pop(largest).clear()
             if request not in unfinished:
-                raise _crowded()
+                raise _later(
+                    503,
+                    "too many large requests are being received; try again in 5 s",
+                    "crowded",
+                    5,
+                )
     finally:
         unfinished.pop(request, None)
     return bytes(body)
-
-
-def _crowded() -> RequestError:
-    return RequestError(
-        503,
-        "too many large requests are being received; try again in 5 s",
-        code="crowded",
-        headers={"Retry-After": "5"},
-    )
 
 
 def _parse(body: bytes, user: Speaker, config: ServerConfig) -> TurnRequest:

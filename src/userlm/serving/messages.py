@@ -316,15 +316,15 @@ def _latest(turns: Sequence[Turn], max_characters: int) -> list[Turn]:
     """Return as many of the latest exchanges as fit, else the last answer, else nothing."""
     first_exchange = len(turns) % 2  # 1 if there is a greeting before it
     starts = {0, *range(first_exchange, len(turns), 2), len(turns) - 1}
-    kept: list[Turn] = []
+    first = len(turns)
     room = max_characters
     for i in reversed(range(len(turns))):
         room -= len(turns[i].text)
         if room < 0:
             break
         if i in starts:
-            kept = list(turns[i:])
-    return kept
+            first = i
+    return list(turns[first:])
 
 
 def _characters(turns: Sequence[Turn]) -> int:

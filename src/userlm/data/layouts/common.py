@@ -14,7 +14,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
-from userlm.content import Part, joined, read_part, read_parts
+from userlm.content import THOUGHT_FIELDS, Part, joined, read_part, read_parts
 from userlm.data.layouts.fields import Rejected, Row, need, parse_json, wrong_type
 from userlm.lines import Line
 from userlm.rows import OLDER_KEYS
@@ -131,10 +131,9 @@ ROLES: Mapping[str, Side] = {
 _ROLE_FIELDS = ("role", "from", "sender", "speaker", "type")
 _CONTENT_FIELDS = ("parts", "contents", "content", "value", "text", "message", "data")
 _CALL_FIELDS = ("tool_calls", "function_call", "toolInvocations")
-_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _THOUGHT_ROLES = ("thinking", "reasoning")
 _SPEECH_FIELDS = (*_CONTENT_FIELDS, "refusal", "audio")
-_NOT_PLAIN = {*_CALL_FIELDS, *_THOUGHT_FIELDS, *_SPEECH_FIELDS} - {"content"}
+_NOT_PLAIN = {*_CALL_FIELDS, *THOUGHT_FIELDS, *_SPEECH_FIELDS} - {"content"}
 _CONTENTS = (str, list, dict, type(None))
 
 
@@ -285,7 +284,7 @@ def _aside(parts: Sequence[Part], kind: str) -> list[tuple[Side, str]]:
 def _thoughts(message: Row, parts: Sequence[Part]) -> list[tuple[Side, str]]:
     """Return the thoughts in the parts of a message and in fields of their own, each once."""
     texts = [part.text for part in parts if part.kind == "thought"]
-    for name in _THOUGHT_FIELDS:
+    for name in THOUGHT_FIELDS:
         if not message.get(name):
             continue
         text = joined([read_part({name: message[name]})], "thought")
