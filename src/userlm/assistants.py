@@ -12,7 +12,7 @@ from pathlib import Path
 
 from userlm.tasks import final_number, said, task_of
 from userlm.text import has_words, stable_hash
-from userlm.thought import answer
+from userlm.thought import sample_speech
 from userlm.types import (
     Chat,
     Completion,
@@ -47,7 +47,7 @@ class ModelAssistant:
             messages.insert(0, {"role": "system", "content": self.system})
         seed = stable_hash(self.seed, conversation.id, len(conversation.turns)) % 2**63
         sampling = replace(self.sampling, seed=seed)
-        completion = answer(self.chat, messages, sampling)
+        completion = sample_speech(self.chat, messages, sampling)
         if not has_words(completion.text):
             raise ModelError("the assistant's answer is empty")
         return Reply(completion.text, meta=completion.meta)

@@ -107,7 +107,9 @@ def open_thought(prompt: str) -> str:
     return found["opens"] if found else ""
 
 
-def answer(chat: Chat, messages: Sequence[Message], sampling: Sampling) -> Completion:
+def sample_speech(
+    chat: Chat, messages: Sequence[Message], sampling: Sampling
+) -> Completion:
     """Return the model's answer. One that is all thought is sampled again, with another seed.
 
     Raises:

@@ -12,7 +12,7 @@ from userlm.flip import Template
 from userlm.guard import Guard, first_accepted
 from userlm.prompts import fill
 from userlm.text import END_TOKEN, has_words, intent_goal, stable_hash
-from userlm.thought import answer
+from userlm.thought import sample_speech
 from userlm.types import (
     OTHER_ROLE,
     Chat,
@@ -156,7 +156,7 @@ class PromptedUser:
 
         def draft(n: int) -> Reply:
             seed = _seed(self.seed, conversation, n)
-            out = answer(self.chat, messages, replace(self.sampling, seed=seed))
+            out = sample_speech(self.chat, messages, replace(self.sampling, seed=seed))
             text, end_marker, _ = out.text.partition(END_TOKEN)
             text = text.strip().removeprefix("<user>:").strip()
             return Reply(text, "end" if end_marker else None, out.meta)

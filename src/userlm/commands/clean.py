@@ -32,7 +32,7 @@ from userlm.commands.steps import (
     open_run,
     write_hub,
 )
-from userlm.data import filters, pii
+from userlm.data import filters
 from userlm.data.explain import explain
 from userlm.manifest import file_hash
 from userlm.rows import SPLITS, from_record, read_conversations, read_rows, to_record
@@ -206,6 +206,8 @@ def _write(
 ) -> Counter[str]:
     """Write each conversation to its split or to dropped.jsonl; return how often each kind of
     personal data was scrubbed, or in how many conversations it was left."""
+    from userlm.data import pii  # many patterns, which take long to compile
+
     outputs = Outputs(run, *(f"{split}.jsonl" for split in SPLITS), "dropped.jsonl")
     notes: Counter[str] = Counter()
     total = len(decisions.reasons)

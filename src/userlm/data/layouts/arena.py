@@ -23,10 +23,10 @@ from userlm.data.layouts.fields import (
     list_of,
     need,
     parse_json,
+    plain_number,
     scalars,
     text_of,
     utc_time,
-    whole,
 )
 
 
@@ -44,7 +44,7 @@ def convert(row: Row) -> Imported:
     """
     side = _winning_side(row)
     session = id_of(row, "evaluation_session_id") or None
-    order = whole(row.get("evaluation_order"))
+    order = plain_number(row.get("evaluation_order"))
     if "conversation_a" not in row:
         messages = _from_prompts(row, f"response_{side}")
     elif isinstance(order, int) and order > 1 and row.get("full_conversation"):

@@ -74,7 +74,7 @@ def list_of(row: Row, field: str) -> list[Any]:
     return found
 
 
-def whole(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     """Return the whole number for 12.0, which is what tables write for 12 in a column with gaps,
     and `None` for NaN and infinity; anything else is returned unchanged."""
     if not isinstance(value, float):
@@ -84,12 +84,12 @@ def whole(value: Any) -> Any:
     return int(value) if value.is_integer() else value
 
 
-def truth(value: Any) -> Any:
+def plain_flag(value: Any) -> Any:
     """Return true and false for 1.0 and 0.0, which is what tables write in a column with gaps, and
     `None` for NaN and infinity; anything else is returned unchanged."""
     if not isinstance(value, float):
         return value
-    return {0.0: False, 1.0: True}.get(value, whole(value))
+    return {0.0: False, 1.0: True}.get(value, plain_number(value))
 
 
 def text_of(row: Row, field: str) -> str | None:
@@ -100,13 +100,13 @@ def text_of(row: Row, field: str) -> str | None:
 
 def flag_of(row: Row, field: str) -> bool | None:
     """Return the boolean in a field; `None` if it is missing."""
-    value = truth(row.get(field))
+    value = plain_flag(row.get(field))
     return None if value is None else bool(need(value, bool, f"field {field!r}"))
 
 
 def id_of(row: Row, field: str) -> str:
     """Return an id or a label, which is a number in some logs; empty if it is missing."""
-    value = whole(row.get(field))
+    value = plain_number(row.get(field))
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return text_of({field: value}, field) or ""
@@ -116,7 +116,7 @@ def scalars(row: Row, *fields: str) -> dict[str, str | int | float]:
     """Return the texts, numbers and booleans in some fields; dates and times become ISO text."""
     found: dict[str, str | int | float] = {}
     for name in fields:
-        value = whole(row.get(name))
+        value = plain_number(row.get(name))
         if isinstance(value, date):  # a `datetime` is also a `date`
             found[name] = value.isoformat()
         elif isinstance(value, SCALARS):

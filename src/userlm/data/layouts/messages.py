@@ -13,7 +13,14 @@ from userlm.data.layouts.common import (
     is_whole,
     read_messages,
 )
-from userlm.data.layouts.fields import SCALARS, Row, id_of, list_of, parse_json, whole
+from userlm.data.layouts.fields import (
+    SCALARS,
+    Row,
+    id_of,
+    list_of,
+    parse_json,
+    plain_number,
+)
 
 _OWN_FIELDS = ("id", "user_id", "user", "messages", "contents", "intent")
 
@@ -54,7 +61,7 @@ def _extras(row: Row) -> tuple[dict[str, Any], int]:
     meta: dict[str, Any] = {}
     lost_fields = 0
     for key, value in row.items():
-        value = whole(value)
+        value = plain_number(value)
         if value is None or key in _OWN_FIELDS:
             continue
         if isinstance(value, date):

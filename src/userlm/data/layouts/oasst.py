@@ -35,8 +35,8 @@ from userlm.data.layouts.fields import (
     flag_of,
     id_of,
     need,
+    plain_number,
     text_of,
-    whole,
 )
 from userlm.lines import Line
 from userlm.text import has_words
@@ -133,7 +133,7 @@ def _message_at(content: Any, where: str) -> _Message:
 def _message(row: Row, place: Place) -> _Message:
     name = _required_id(row, "message_id")
     side = side_of(row.get("role"), "field 'role'", _ROLES)
-    rank = whole(row.get("rank"))
+    rank = plain_number(row.get("rank"))
     return _Message(
         row=row,
         id=name,

@@ -28,7 +28,14 @@ from userlm.data.layouts.common import (
     assemble,
     read_messages,
 )
-from userlm.data.layouts.fields import Rejected, Row, need, parse_json, utc_time, whole
+from userlm.data.layouts.fields import (
+    Rejected,
+    Row,
+    need,
+    parse_json,
+    plain_number,
+    utc_time,
+)
 from userlm.data.layouts.otlp import attributes_of, list_in
 from userlm.lines import Line
 
@@ -329,7 +336,7 @@ def _prefixes(key: object, spoken: Sequence[tuple[str, str]]) -> list[bytes]:
 
 def _first(attributes: Row, names: Sequence[str]) -> str | None:
     for name in names:
-        value = whole(attributes.get(name))
+        value = plain_number(attributes.get(name))
         if value is not None and value != "":
             return str(value) if isinstance(value, str | int | float) else None
     return None
@@ -365,7 +372,7 @@ def _in_attributes(
     attributes: Row, asked: str, answer: str, may_be_text: bool
 ) -> _Located:
     """Return the messages in two attributes; only the first of several choices is used."""
-    choices = whole(attributes.get("gen_ai.request.choice.count"))
+    choices = plain_number(attributes.get("gen_ai.request.choice.count"))
     several = isinstance(choices, int) and choices > 1
     found: _Located = []
     for name, role in ((asked, "user"), (answer, "assistant")):

@@ -20,10 +20,10 @@ from userlm.data.layouts.fields import (
     id_of,
     list_of,
     need,
+    plain_flag,
+    plain_number,
     scalars,
     text_of,
-    truth,
-    whole,
 )
 
 _NAME = "conversation_history"
@@ -63,7 +63,7 @@ def _order(items: Sequence[Row]) -> list[int]:
         where = f"{_NAME}[{i}]"
         message = need(item, dict, where)
         side = side_of(message.get("role"), f"{where}.role", _ROLES)
-        turn = need(whole(message.get("turn")), int, f"{where}.turn")
+        turn = need(plain_number(message.get("turn")), int, f"{where}.turn")
         places = questions if side == "user" else answers
         places[turn].append(i)
     order: list[int] = []
@@ -82,7 +82,7 @@ def _chosen(items: Sequence[Row], answers: Sequence[int], last: bool) -> int:
     """Return the index of the answer that the conversation continued with."""
     chosen = []
     for i in answers:
-        choice = truth(items[i].get("if_chosen"))
+        choice = plain_flag(items[i].get("if_chosen"))
         if choice is not None or not last:
             need(choice, bool, f"{_NAME}[{i}].if_chosen")
         if choice:
@@ -99,7 +99,7 @@ def _chosen(items: Sequence[Row], answers: Sequence[int], last: bool) -> int:
         where = f"{_NAME}[{i}]"
         score = need(items[i].get("score"), (int, float), f"{where}.score")
         number = need(
-            whole(items[i].get("within_turn_id")), int, f"{where}.within_turn_id"
+            plain_number(items[i].get("within_turn_id")), int, f"{where}.within_turn_id"
         )
         scores[i] = (-score, number)
     return min(candidates, key=scores.__getitem__)
