@@ -43,6 +43,14 @@ PAIRS = (
 
 TAGS = frozenset(tag for pair in PAIRS for tag in pair)
 _BEGINNINGS = tuple(tag.lower().rstrip(">") for tag in TAGS)
+_FIRST = frozenset(tag[0] for tag in TAGS)
+
+
+def _may_hold_tag(text: str) -> bool:
+    if not any(first in text for first in _FIRST):
+        return False
+    lowered = text.lower()
+    return any(tag in lowered for tag in _BEGINNINGS)
 
 
 def _pattern(tag: str) -> str:
@@ -73,8 +81,7 @@ def split_thought(text: str) -> tuple[str, str]:
     opened goes back to the start: many chat templates open it in the prompt. Tags in a quoted piece
     of code do not count, except one that closes what nothing opened: then the fence was thought.
     """
-    lowered = text.lower()
-    if not any(tag in lowered for tag in _BEGINNINGS):
+    if not _may_hold_tag(text):
         return text, ""  # as nearly all texts; the search below takes much longer
     said: list[str] = []
     thought: list[str] = []
