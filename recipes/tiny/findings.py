@@ -64,7 +64,12 @@ CLAIMS = {
 }
 """Row label: the source, and the prefix of the measures of that part of its conversations."""
 
-WORDS = ("first-turn diversity", "intent decomposition", "words per turn")
+WORDS = (
+    "first-turn diversity",
+    "intent decomposition",
+    "goal consistency",
+    "words per turn",
+)
 TALKS = {
     "respond": ("after real prefixes", (*WORDS, "termination AUROC")),
     "clarifier": ("with `clarifier`", (*WORDS, "turns per conversation")),
@@ -84,6 +89,7 @@ COMPARED: Mapping[str, Compared] = {
         lambda talks, _: intrinsic.intent_decomposition(talks),
         percent,
     ),
+    "goal consistency": (lambda talks, _: intrinsic.goal_consistency(talks), percent),
     "words per turn": (lambda talks, _: intrinsic.words_per_turn(talks), ratio),
     "turns per conversation": (
         lambda talks, _: intrinsic.turns_per_conversation(talks),
