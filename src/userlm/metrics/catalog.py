@@ -75,7 +75,8 @@ METRICS = (
     ),
     Metric(
         "termination F1",
-        "F1 of ending where the person ended, on prefixes of real conversations.",
+        "F1 of ending where the person ended, on prefixes of real conversations. Always ending may "
+        "have a higher one: users without a model are beside it in “When to end a conversation”.",
         "responses",
         "higher",
         "%",

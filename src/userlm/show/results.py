@@ -212,11 +212,25 @@ class Bin(TypedDict):
     ended: Share
 
 
+class Comparison(TypedDict):
+    """How a user ends beside users without a model; see `metrics.end_references`."""
+
+    kind: Text
+    user: Text
+    people: Count
+    ended: Percent | None
+    end_rate: Percent | None
+    f1: Measured
+    auroc: Measured
+
+
 class Uncalibrated(TypedDict):
     """Why no threshold can be suggested."""
 
     best: None
     why: Text
+    note: NotRequired[Text]
+    comparison: NotRequired[list[Comparison]]
 
 
 class Calibration(TypedDict):
@@ -228,12 +242,13 @@ class Calibration(TypedDict):
     ended: Percent
     now: Rule
     best: Rule
-    equal: Rule
+    equal: Rule | None
     sweep: Annotated[Sweep, AfterValidator(_complete)]
     ece: Share
     bins: list[Bin]
     user: NotRequired[Text]
     note: Text
+    comparison: NotRequired[list[Comparison]]
 
 
 class Endings(TypedDict):
