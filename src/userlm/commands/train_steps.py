@@ -91,6 +91,7 @@ def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Resul
         return {}
     training.merge_best_adapter(local, out)
     results |= _results(rows, dataset, len(steps), options["intent"])
+    results["max_tokens"] = options["max_tokens"]
     _write_results(run, recorded, options, results, rows)
     return results
 
@@ -271,6 +272,11 @@ def _check(
     for what, count in counts.items():
         if count:
             console.print(f"{count:,} {what}")
+    if of := dataset.sample_counts:
+        console.print(
+            f"{of['all']:,} samples; --max-tokens {options['max_tokens']:,} leaves "
+            f"{of['truncate']:,} with --overlong truncate, {of['drop']:,} with drop"
+        )
     if valid is None:
         return ["no conversations to validate on: the last weights are kept"]
     if options["intent"] and valid.without_system_turn:
@@ -392,6 +398,7 @@ def _results(
         if intent
         else dataset.conversations,
         "samples": dataset.samples,
+        "sample_counts": dict(dataset.sample_counts),
         "tokens": dataset.tokens,
         "dropped": dataset.dropped,
         "without_user_turn": dataset.without_user_turn,

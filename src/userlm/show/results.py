@@ -120,11 +120,21 @@ class Evaluated(TypedDict, total=False):
     valid_perplexity: Loose
 
 
+class SampleCounts(TypedDict):
+    """Numbers of samples before a limit on tokens, and after it under both policies."""
+
+    all: Count
+    truncate: Count
+    drop: Count
+
+
 class Trained(TypedDict, total=False):
     """Of `train`."""
 
     conversations: Count | None
     samples: Count | None
+    sample_counts: SampleCounts | None
+    max_tokens: Count | None
     dropped: Count | None
     parameters: Count | None
     steps: Count | None
