@@ -373,6 +373,10 @@ def test_a_base_model_an_assistant_and_a_user_are_trained_one_from_the_other(
         and assistant["best"]["valid_termination_f1"] is None
     )
     assert user["best"]["valid_termination_f1"] is not None
+    # Two turns and an end each: 2 x 1 / (1 + 3).
+    assert user["always_ending_f1"] == 50
+    card = (folders["user"] / "model" / "README.md").read_text()
+    assert "Always ending, which needs no model, has a termination F1 of 50 %." in card
     assert (
         user["notes"][0]
         == "<|endconversation|> takes the place of <|reserved_special_token_0|>, id 5"

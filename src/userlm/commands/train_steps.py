@@ -92,6 +92,8 @@ def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Resul
     training.merge_best_adapter(local, out)
     results |= _results(rows, dataset, len(steps), options["intent"])
     results["max_tokens"] = options["max_tokens"]
+    if valid and options["side"] == "user":
+        results["always_ending_f1"] = _always_ending(valid, local.template().end)
     _write_results(run, recorded, options, results, rows)
     return results
 
@@ -410,6 +412,13 @@ def _results(
         "untrained": {name: rows[0][name] for name in measured} if 0 in rows else {},
         "best": {name: best[name] for name in ("step", *measured)} if best else None,
     }
+
+
+def _always_ending(valid: TokenizedDataset, end: int) -> float | None:
+    """Return the termination F1 of ending at every turn of the validation, in percent."""
+    rows = [valid.row(i) for i in range(len(valid.rows))]
+    ends = [row.ids[span.first] == end for row in rows for span in row.spans]
+    return 200 * sum(ends) / (sum(ends) + len(ends)) if any(ends) else None
 
 
 def _warn_if_nothing_was_learned(results: Results) -> None:
