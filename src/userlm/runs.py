@@ -262,6 +262,7 @@ def measure_record(measure: Measure) -> dict[str, Any]:
         "low": measure.low,
         "high": measure.high,
         "n": measure.n,
+        "clusters": measure.clusters,
         "missing": measure.missing,
         "better": measure.better,
         "unit": measure.unit,

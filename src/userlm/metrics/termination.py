@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from statistics import mode
 
 import numpy as np
-from numpy.typing import NDArray
 
 from userlm.metrics.intrinsic import why_one_kind
 from userlm.stats import (
+    F1,
     FN,
     FP,
     Array,
+    Flags,
     Indices,
     f1_percent,
     measure,
@@ -25,8 +26,6 @@ from userlm.stats import (
     numbered,
 )
 from userlm.types import Measure
-
-Flags = NDArray[np.bool_]
 
 _DIGITS = (1, 1.5, 2, 3, 5, 7)
 _SMALL = [round(digit * 10.0**power, 7) for power in range(-6, -1) for digit in _DIGITS]
@@ -240,7 +239,7 @@ def _rule(threshold: float | None, counts: Array, people: Sequence[str]) -> EndR
         measure_row(name, name, tuple(own))
         for name, own in zip(people, counts.tolist(), strict=True)
     ]
-    f1 = measure(rows, f1_percent)
+    f1 = measure(rows, F1)
     premature, missed, end_rate = map(float, _shares(counts.sum(axis=0)))
     return EndRule(threshold, premature, missed, end_rate, f1.value, f1.low, f1.high)
 
