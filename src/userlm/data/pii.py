@@ -27,6 +27,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
@@ -214,6 +215,7 @@ def _hides(text: str) -> bool:
     return may and _HIDDEN.search(text) is not None
 
 
+@lru_cache(maxsize=1)  # the patterns ask for the same text, one after the other
 def _shown(text: str) -> tuple[str, list[int]]:
     """Return the text as it is shown, and for each of its characters the place in `text`."""
     parts = []
