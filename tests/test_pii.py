@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userlm.data.pii import MARKS, scrub, scrub_text
+from userlm.data.pii import MARKS, kinds_in, scrub, scrub_text
+from userlm.rows import to_record
 from userlm.types import Conversation, Origin, Turn
 
 # Keys are put together here, so that nobody's scanner takes this file for a leak.
@@ -636,3 +637,21 @@ def test_what_a_person_said_in_place_of_a_response_is_scrubbed_too():
     found, counts = scrub(Conversation("log/1", (Turn("user", "hi"),), origin=origin))
     assert found.origin == replace(origin, target="mail me at <EMAIL> please")
     assert counts == {"email": 1}
+
+
+def test_the_kinds_in_a_record_are_those_that_scrub_replaces() -> None:
+    mail, phone = "ann@example.com", "+1 415 555 0132"
+    card, ip, key = "4111 1111 1111 1111", "8.8.8.123", "AKIA" + "ABCDEFGH12345678"
+    conversation = Conversation(
+        "a@b.com",
+        (Turn("user", f"I am {mail}"), Turn("assistant", "hi", {"draft": [phone]})),
+        intent=f"pay with {card}",
+        meta={"source": "c@d.com", "tree": ip, key: 1},
+        origin=Origin("a", target="call 10.0.0.1"),
+    )
+    _, counts = scrub(conversation)
+    assert kinds_in(to_record(conversation)) == {"email", "phone", "card", "key"}
+    assert kinds_in(to_record(conversation)) == set(counts)
+    target = replace(conversation, origin=Origin("a", target=f"my host is {ip}"))
+    assert "ip" in kinds_in(to_record(target))
+    assert kinds_in({"id": mail, "turns": [{"role": "user", "text": "hi"}]}) == set()

@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
@@ -52,14 +53,6 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
     kept = {key: value for key, value in conversation.meta.items() if key in _KEPT}
     meta = {**conversation.meta, **dict.fromkeys(kept)}
     origin = conversation.origin
-    parts = [
-        conversation.intent,
-        origin and origin.target,
-        meta,
-        [[turn.text, turn.meta] for turn in conversation.turns],
-    ]
-    if not _candidates("\n".join(_texts(parts))):  # most have nothing to replace
-        return conversation, {}
     counts: Counter[str] = Counter()
     turns = []
     for turn in conversation.turns:
@@ -73,6 +66,19 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
         origin=origin and replace(origin, target=_scrub(origin.target, counts)),
     )
     return (scrubbed, dict(counts)) if counts else (conversation, {})
+
+
+def kinds_in(record: Mapping[str, Any]) -> set[str]:
+    """Return the kinds that `scrub` would replace in the conversation of a record of `rows`."""
+    meta = record.get("meta") or {}
+    counts: Counter[str] = Counter()
+    _scrub({key: value for key, value in meta.items() if key not in _KEPT}, counts)
+    _scrub(record.get("intent"), counts)
+    _scrub((record.get("origin") or {}).get("target"), counts)
+    for turn in record["turns"]:
+        _scrub(turn["text"], counts)
+        _scrub(turn.get("meta"), counts)
+    return set(counts)
 
 
 def scrub_text(text: str) -> tuple[str, dict[str, int]]:
@@ -99,7 +105,10 @@ def _scrub(value: Any, counts: Counter[str]) -> Any:
     before = None
     while value != before:  # after a replacement, the text next to it may match too
         before = value
-        for form in _candidates(value):
+        is_short = (
+            len(value) <= 40
+        )  # as the keys of `meta` are, which come again and again
+        for form in (_known_candidates if is_short else _candidates)(value):
             value = form.replace(value, counts)
     return value
 
@@ -116,20 +125,6 @@ def _scrub_object(value: dict[str, Any], counts: Counter[str]) -> dict[str, Any]
             name = f"{mark} {same}"
         scrubbed[name] = _scrub(inner, counts)
     return scrubbed
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Return all texts, integers and keys in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, int):
-        yield str(value)
-    elif isinstance(value, dict):
-        yield from value
-        yield from _texts(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _texts(inner)
 
 
 # --- patterns -------------------------------------------------------------------------------------
@@ -186,6 +181,9 @@ def _candidates(text: str) -> list[_Form]:
     text = plain(text)
     forms = [form for cue, form in _CUED if cue in text]
     return forms + _NUMBERS if _SIX_DIGITS.search(text) else forms
+
+
+_known_candidates = lru_cache(10_000)(_candidates)
 
 
 def _form(kind: str, pattern: str, real: Check | None = None) -> _Form:
