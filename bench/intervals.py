@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.box import HEAVY_HEAD, MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
@@ -299,12 +300,20 @@ def is_right(found: Coverage) -> bool:
     return found.held >= 92 and (found.clusters <= AT_FEW or found.held <= 98)
 
 
+def _cell(found: Coverage) -> str:
+    if found.held is None:
+        return "-"
+    mark = "" if is_right(found) else " !"
+    return f"{found.held:.1f} ({found.width:.3g}){mark}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="a folder of real logs")
     parser.add_argument("--repetitions", type=int, default=2000)
     parser.add_argument("--only", default="", help="kinds whose name holds this")
     parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--markdown", action="store_true", help="print for docs")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -312,7 +321,8 @@ def main() -> None:
     kinds = list(made(rng))
     if arguments.data:
         kinds += real(arguments.data, rng)
-    table = Table("kind", "value", *(f"{n} clusters" for n in CLUSTERS), "none at")
+    head = ("kind", "value", *(f"{n} clusters" for n in CLUSTERS), "without, %")
+    table = Table(*head, box=MARKDOWN if arguments.markdown else HEAVY_HEAD)
     found = []
     for kind in kinds:
         if arguments.only not in kind.name:
@@ -321,14 +331,8 @@ def main() -> None:
             coverage(kind, n, arguments.repetitions, arguments.seed) for n in CLUSTERS
         ]
         found += row
-        cells = []
-        for one in row:
-            mark = "" if is_right(one) else " !"
-            cells.append(
-                "-" if one.held is None else f"{one.held:.1f} ({one.width:.3g}){mark}"
-            )
         none = ", ".join(f"{one.without:.0f}" for one in row)
-        table.add_row(kind.name, f"{kind.truth:.3g}", *cells, none)
+        table.add_row(kind.name, f"{kind.truth:.3g}", *map(_cell, row), none)
     Console(width=150).print(table)
     wrong = sum(not is_right(one) for one in found)
     print(f"{len(found)} cells, {wrong} outside 92 to 98 % (few clusters: above 92 %)")
