@@ -23,7 +23,7 @@ from itertools import islice
 import userlm
 from userlm import flip
 from userlm.simulate import respond_all
-from userlm.stats import measure, percent, ratio
+from userlm.stats import MEAN, PERCENT, measure
 from userlm.text import intent_goal, ngrams, words
 from userlm.types import Conversation, MeasureRow, Turn
 from userlm.users import TrainedUser
@@ -147,7 +147,7 @@ def _cell(answers: list[Conversation], stats: Stats, unit: str) -> str:
         MeasureRow(a.id, a.user or str(a.origin and a.origin.conversation), stats(a))
         for a in answers
     ]
-    found = measure(rows, percent if unit == "%" else ratio)
+    found = measure(rows, PERCENT if unit == "%" else MEAN)
     if found.value is None:
         return "-"
     digits = 1 if unit == "%" or found.value >= 2 else 3

@@ -242,7 +242,7 @@ def test_users_and_assistants_are_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert isinstance(loading.user("replay:log.jsonl"), ReplayUser)
-    assert isinstance(loading.user("script:lines.txt"), Script)
+    assert isinstance(loading.user("script:lines.txt").speaker, Script)
     assert loading.user("py:mine_abc:make").reply(Conversation()) == Reply("mine")
     assert (
         loading.assistant("replay:log.jsonl").reply(Conversation("a").say("hi")).text

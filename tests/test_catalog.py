@@ -4,7 +4,7 @@ from userlm import commands
 from userlm.metrics import catalog
 from userlm.metrics.catalog import METRICS, Metric
 from userlm.rows import write_conversations
-from userlm.stats import measure, measure_row, ratio
+from userlm.stats import MEAN, measure, measure_row
 from userlm.types import Conversation
 
 
@@ -39,7 +39,7 @@ def test_a_metric_is_added_in_one_place(monkeypatch, tmp_path, capsys):
         for conversation in conversations:
             count = sum("?" in text for text in conversation.user_turns)
             rows.append(measure_row(conversation.id, conversation.id, (count, 1.0)))
-        return measure(rows, ratio)
+        return measure(rows, MEAN)
 
     toy = Metric(
         "questions asked",

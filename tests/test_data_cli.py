@@ -31,7 +31,7 @@ from userlm.flip import render, samples, userlm_template
 from userlm.json_files import read_json
 from userlm.rows import read_conversations, write_conversations
 from userlm.text import END_TOKEN
-from userlm.types import Conversation, Turn
+from userlm.types import Conversation, InputError, Turn
 
 # The fixtures: a Hub on this machine, and fsspec's file system in memory.
 hub = test_files.hub
@@ -872,6 +872,44 @@ def test_a_row_of_parquet_that_is_too_long_is_set_aside_before_it_is_unpacked(
             assert bool(line.row) == is_kept
             if not is_kept:
                 assert line.reason == "too long" and f"is {size} bytes" in line.error
+
+
+def test_parquet_is_unpacked_in_parts_of_a_bounded_size(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    texts = [f"{i}" + "ab" * 50_000 for i in range(6)]
+    frame = pl.DataFrame({"id": list("abcdef"), "text": texts})
+    monkeypatch.setattr(rows_module, "_PART", 250_000)  # two texts
+    wanted = {6: [(0, 2), (2, 2), (4, 2)], 1: [(0, 2), (2, 2), (4, 2)], 5: None}
+    for size, parts in wanted.items():
+        frame.write_parquet(path, row_group_size=size)
+        groups = rows_module._row_groups(path)
+        assert sum(rows for rows, _ in groups) == 6 and len(groups) == -(-6 // size)
+        assert 600_000 < sum(size for _, size in groups) < 602_000
+        assert parts is None or list(rows_module._parts(path)) == parts
+        rows = [line.row["text"] for line in rows_module.read_rows(path)]
+        assert rows == texts
+
+
+def test_parquet_that_would_fill_the_memory_or_has_no_end_is_refused(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "a.parquet"
+    parquet(path, {"id": ["a"], "messages": [[USER, ASSISTANT]]})
+    whole = path.read_bytes()
+    for end in (
+        b"",
+        b"\x19",
+        b"\x18\x0fa",
+        b"\x1c" * 5000,
+        b"\x49\x1c\x36\x01\x16\x02\x00",
+    ):
+        path.write_bytes(b"PAR1" + end + len(end).to_bytes(4, "little") + b"PAR1")
+        with pytest.raises(InputError, match="its end is damaged"):
+            rows_module._row_groups(path)
+    path.write_bytes(whole)
+    monkeypatch.setattr(rows_module, "_LARGEST_GROUP", 100)
+    with pytest.raises(InputError, match="smaller ones"):
+        list(rows_module.read_rows(path))
 
 
 def test_a_parquet_file_with_fewer_rows_than_it_says_is_damaged(

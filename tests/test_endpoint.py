@@ -1,11 +1,14 @@
 """Endpoints, through the real `openai` client, against a small local server."""
 
 import time
+from base64 import b64encode, urlsafe_b64encode
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from email.utils import formatdate
+from itertools import product
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 from fake_server import CUT, HANG, Said, completion, error, serving
@@ -18,6 +21,7 @@ from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price
 from userlm.models.call_cache import Answer, CallCache
 from userlm.models.endpoint import EndpointModel
 from userlm.models.faults import come_back
+from userlm.text import mask_key
 from userlm.types import Conversation, ModelError, Sampling
 
 KEY = "secret-key-of-a-test"
@@ -138,6 +142,44 @@ def test_what_cannot_be_read_is_an_error_of_the_model_and_never_shows_the_key(br
     with serving([broken] * 3) as server, pytest.raises(ModelError) as caught:
         ModelAssistant(model(server, retries=1)).reply(Conversation("a").say("hi"))
     assert KEY[:6] not in str(caught.value) and str(caught.value).startswith("m: ")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        KEY.upper(),
+        KEY.title(),
+        "".join(f"%{ord(c):02X}" for c in KEY),
+        "".join(f"%25{ord(c):02x}" for c in KEY),
+        KEY.replace("-", "%2d"),
+        f"\\u0073{KEY[1:]}",
+        "".join(f"\\\\u{ord(c):04X}" for c in KEY.upper()),
+        KEY.replace("e", r"\x65").replace("-", "\\-"),
+        KEY.replace("s", "&#115;").replace("-", "&amp;#x2D;"),
+        KEY.encode().hex(),
+    ],
+)
+def test_a_key_that_the_server_encoded_is_in_no_error_and_no_answer(form):
+    with serving([error(400, f"no {form}!"), completion(f"my {form}!")]) as server:
+        with pytest.raises(ModelError, match=r"no \[key\]!"):
+            model(server).chat(HI, Sampling())
+        assert model(server).chat(HI, Sampling()).text == "my [key]!"
+
+
+@pytest.mark.parametrize("secret", ["sk-aB/3+cD?>~xyz0", KEY, f"{KEY}s", f"{KEY}to"])
+def test_a_key_in_base64_is_masked_whatever_stands_around_it(secret):
+    for before, after in product(("", "u", "u:", "Bearer "), ("", "\n", ", ok")):
+        for encode in (b64encode, urlsafe_b64encode):
+            coded = encode((before + secret + after).encode()).decode()
+            left = mask_key(f"no {coded}!", secret)
+            assert "[key]" in left and len(left) < len(before + after) * 4 / 3 + 18
+            assert mask_key(coded.replace("/", "\\/"), secret) in left
+            assert "[key]" in mask_key(quote(coded, safe=""), secret)
+
+
+def test_a_key_with_slashes_is_masked_as_json_writes_it():
+    assert mask_key(r"x sk\/ab\/cdef x", "sk/ab/cdef") == "x [key] x"
+    assert mask_key("none OLLAMA ollama", "ollama") == "none OLLAMA [key]"
 
 
 @pytest.mark.parametrize(

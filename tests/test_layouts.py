@@ -622,6 +622,26 @@ def test_the_layout_is_guessed_from_the_fields():
     assert guess({"name": "chat", "traceId": "1", "attributes": []}) == "otel"
 
 
+def test_the_thoughts_in_our_own_records_are_not_speech() -> None:
+    said = "<think>hm</think>yes"
+    person, answer = {"role": "user", "text": said}, {"role": "assistant", "text": said}
+    imported = convert({"id": "a", "turns": [person, answer]}, "userlm", "x")
+    asked, answered = imported.conversation.turns
+    assert (asked.text, asked.meta) == (said, {})
+    assert (answered.text, answered.meta) == ("yes", {"thought": "hm"})
+    assert imported.notes == {"thought to meta": 1}
+    only = {"role": "assistant", "text": "<think>hm</think>"}
+    with pytest.raises(Rejected, match="only a thought"):
+        convert({"id": "a", "turns": [person, only]}, "userlm", "x")
+
+
+def test_an_empty_thought_leaves_no_tags() -> None:
+    answer = {"role": "assistant", "content": "<think>\n</think>yes"}
+    messages = [{"role": "user", "content": "hi"}, answer]
+    imported = convert({"id": "a", "messages": messages}, "messages", "x")
+    assert imported.conversation.turns[1].text == "yes"
+
+
 def test_an_unknown_source_names_the_nearest_one():
     with pytest.raises(InputError, match="did you mean 'wildchat'"):
         convert({"messages": [U, A]}, "wildchta", "x")

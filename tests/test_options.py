@@ -185,6 +185,41 @@ def test_force_deletes_no_folder_that_is_no_run_and_nothing_that_it_reads(tmp_pa
     assert (run / "conversations.jsonl").exists()
 
 
+def test_force_moves_only_what_the_run_there_wrote(tmp_path):
+    path = logs(tmp_path / "logs.jsonl", 3)
+    out = tmp_path / "out"
+    commands.import_(commands.Import([str(path)], out))
+    own = ("report.html", "scores.jsonl", "train.jsonl", "model", "wandb")
+    for name in own:
+        (out / name).write_text("mine")
+    (out / "model.old").write_text("mine")
+    again = flat(commands.Import, logs=[str(path)], out=out, limit=2, force=True)
+    assert commands.import_(again)["counts"]["out"] == 2
+    for name in (*own, "model.old"):
+        assert (out / name).read_text() == "mine"
+    before = (out / "run.json").read_bytes()
+    with pytest.raises(InputError, match=r"overwrite .*train\.jsonl, .* did not write"):
+        commands.clean(flat(commands.Clean, logs=path, out=out, force=True))
+    assert (out / "run.json").read_bytes() == before
+    assert not (out / ".replaced").exists()
+
+
+def test_force_refuses_an_input_that_lies_in_the_folder_or_is_a_link_there(tmp_path):
+    path = logs(tmp_path / "logs.jsonl", 3)
+    out = tmp_path / "out"
+    commands.import_(commands.Import([str(path)], out))
+    link = out / "dropped.jsonl"
+    link.unlink()
+    link.symlink_to(path)
+    beside = tmp_path / "beside"
+    beside.symlink_to(out)
+    for name in (link, beside / "dropped.jsonl", out / "conversations.jsonl"):
+        given = [str(name), str(path)]
+        with pytest.raises(InputError, match=r"--force (would|may) delete"):
+            commands.import_(flat(commands.Import, logs=given, out=out, force=True))
+        assert name.exists()
+
+
 def test_a_run_that_failed_deletes_nothing_of_the_run_that_it_replaces(tmp_path):
     path = logs(tmp_path / "logs.jsonl", 3)
     lines = tmp_path / "lines.txt"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userlm.data.pii import MARKS, scrub, scrub_text
+from userlm.data.pii import MARKS, kinds_in, scrub, scrub_text
+from userlm.rows import to_record
 from userlm.types import Conversation, Origin, Turn
 
 # Keys are put together here, so that nobody's scanner takes this file for a leak.
@@ -37,6 +38,41 @@ JWT = f"eyJ{RUN}.eyJ{RUN}{RUN}.{RUN}-_{RUN}"
 )
 def test_an_email_address_goes(text, clean):
     assert scrub_text(text)[0] == clean
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("u=jane%40example.com&v=1", "u=<EMAIL>&v=1"),
+        ("jane&#64;example.com, jane&#x40;example.com", "<EMAIL>, <EMAIL>"),
+        ("jane&commat;example.com", "<EMAIL>"),
+        (r"jane\u0040example.com", "<EMAIL>"),
+        ("jane＠example．com", "<EMAIL>"),
+        ("ja\u200bne@exam\u00adple.com\u200b, hi\u200b", "<EMAIL>\u200b, hi\u200b"),
+        ("jane@example.com\u200bThanks", "<EMAIL>\u200bThanks"),
+        ("+1 415\u200b 555 01\u206032", "<PHONE>"),
+        ("tel:%2B14155550132", "tel:<PHONE>"),
+        ("4111 1111 1\ufeff111 1111", "<CARD>"),
+        ("４１１１１１１１１１１１１１１１", "<CARD>"),
+        (f"s\u200bk-{RUN}\u200d{RUN * 3}", "<KEY>"),
+        ("http://localhost:80?u=jane%40example.com", "http://localhost:80?u=<EMAIL>"),
+    ],
+)
+def test_what_is_escaped_or_has_characters_without_width_goes(text, clean):
+    assert scrub_text(text)[0] == clean
+    assert scrub_text(clean) == (clean, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://cdn.example.com/npm/phaser%405.0.0/dist/phaser.js",
+        "https://example.com/%40someone, 40%40 60&#64;",
+        "12\u200b34\u200b56, 👩\u200d💻 100% & \\u0041",
+    ],
+)
+def test_other_escapes_stay(text):
+    assert scrub_text(text) == (text, {})
 
 
 @pytest.mark.parametrize(
@@ -556,7 +592,19 @@ HOSTILE = "a 1 @ . - 1- a. a@ a@a. +1 (1 :: 2001: sk- eyJaaaaaaaa.eyJa ://a: x1.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
-    [*HOSTILE, " ", "1 ", "4111 ", "phone ", "Bearer a", "-----BEGIN PRIVATE KEY-----"],
+    [
+        *HOSTILE,
+        "%40",
+        "&#0",
+        "\u200b",
+        "1\u200b",
+        " ",
+        "1 ",
+        "4111 ",
+        "phone ",
+        "Bearer a",
+        "-----BEGIN PRIVATE KEY-----",
+    ],
 )
 def test_no_text_takes_more_than_a_moment(piece):
     text = (piece * 1_000_000)[:1_000_000] + "7 1234567@"
@@ -589,3 +637,21 @@ def test_what_a_person_said_in_place_of_a_response_is_scrubbed_too():
     found, counts = scrub(Conversation("log/1", (Turn("user", "hi"),), origin=origin))
     assert found.origin == replace(origin, target="mail me at <EMAIL> please")
     assert counts == {"email": 1}
+
+
+def test_the_kinds_in_a_record_are_those_that_scrub_replaces() -> None:
+    mail, phone = "ann@example.com", "+1 415 555 0132"
+    card, ip, key = "4111 1111 1111 1111", "8.8.8.123", "AKIA" + "ABCDEFGH12345678"
+    conversation = Conversation(
+        "a@b.com",
+        (Turn("user", f"I am {mail}"), Turn("assistant", "hi", {"draft": [phone]})),
+        intent=f"pay with {card}",
+        meta={"source": "c@d.com", "tree": ip, key: 1},
+        origin=Origin("a", target="call 10.0.0.1"),
+    )
+    _, counts = scrub(conversation)
+    assert kinds_in(to_record(conversation)) == {"email", "phone", "card", "key"}
+    assert kinds_in(to_record(conversation)) == set(counts)
+    target = replace(conversation, origin=Origin("a", target=f"my host is {ip}"))
+    assert "ip" in kinds_in(to_record(target))
+    assert kinds_in({"id": mail, "turns": [{"role": "user", "text": "hi"}]}) == set()

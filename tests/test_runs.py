@@ -2,9 +2,13 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import count
 
 import polars as pl
 import pytest
@@ -444,7 +448,8 @@ def test_a_finished_run_is_read_and_nothing_else_is(tmp_path):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = [path for path in folder.iterdir() if path.is_file()]
+    return {path.name: path.read_bytes() for path in files}
 
 
 def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
@@ -452,6 +457,79 @@ def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
     with pytest.raises(InputError, match="is not a run folder"):
         Run.open(tmp_path, "clean", {})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+class Killed(BaseException):
+    pass
+
+
+@contextmanager
+def killed_after(changes: int) -> Iterator[None]:
+    """Let so many files and folders be moved, deleted or made, and end before the next."""
+    left = iter(range(changes))
+
+    def dying(change):
+        def call(*args, **kwargs):
+            if next(left, None) is None:
+                raise Killed
+            return change(*args, **kwargs)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("mkdir", "rename", "replace", "rmdir", "unlink"):
+            patch.setattr(os, name, dying(getattr(os, name)))
+        yield
+
+
+OLD = {"said": "old"}
+WRITTEN = ("turns.jsonl", "usage.jsonl", "conversations.jsonl")
+
+
+def simulated(folder, text, anew=True):
+    run = Run.open(folder, "simulate", {"said": text}, anew=anew)
+    for name in WRITTEN:
+        run.path(name).write_text(text)
+    return run
+
+
+def is_replaced(folder):
+    return (folder / "results.json").exists() and Run.read(folder).options != OLD
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+@pytest.mark.parametrize("attempts", [0, 1])
+def test_force_goes_on_after_a_kill_at_any_point(is_complete, attempts, tmp_path):
+    for changes in count():
+        folder = tmp_path / str(changes)
+        old = simulated(folder, "old", anew=False)
+        if is_complete:
+            old.finish({})
+        (folder / "notes").write_text("mine")
+        for _ in range(attempts):
+            simulated(folder, "attempt")
+        was_killed = False
+        try:
+            with killed_after(changes):
+                simulated(folder, "new").finish({"said": "new"})
+        except Killed:
+            was_killed = True
+            if not is_replaced(folder):
+                for name in WRITTEN:
+                    kept = [folder / name, folder / ".replaced" / name]
+                    assert "old" in [path.read_text() for path in kept if path.exists()]
+        begun = list(folder.glob(".replaced/*"))
+        if begun and not (folder / "results.json").exists():
+            with pytest.raises(InputError, match=r"give --force again|other options"):
+                Run.open(folder, "simulate", OLD)
+        simulated(folder, "new").finish({})
+        left = {*WRITTEN, "notes", "run.json", "results.json", ".lock"}
+        assert set(contents(folder)) == left
+        assert contents(folder)["turns.jsonl"] == b"new"
+        assert not (folder / ".replaced").exists()
+        if not was_killed:
+            break
+    assert changes > len(WRITTEN)
 
 
 def test_a_run_that_got_no_further_than_its_options_can_be_begun_with_others(tmp_path):

@@ -6,17 +6,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from userlm.stats import (
+    F1,
+    MEAN,
+    PERCENT,
+    PERPLEXITY,
+    Statistic,
     auroc,
+    cluster_sums,
     difference,
-    exp_ratio,
-    f1_percent,
-    jackknife,
+    estimate,
     measure,
-    percent,
     ratio,
+    students_t,
 )
 from userlm.types import MeasureRow
 
+SIGNED = Statistic(ratio, -np.inf, np.inf)
 VALUES = st.lists(st.floats(-100, 100), min_size=1, max_size=30)
 
 
@@ -28,52 +33,46 @@ def rows(values: list[float], clusters: list[str] | None = None) -> list[Measure
     ]
 
 
+def sums_of(some: list[MeasureRow]) -> np.ndarray:
+    return np.array(list(cluster_sums(some).values()))
+
+
 @given(VALUES, st.integers(1, 5))
 @settings(max_examples=50, deadline=None)
 def test_the_value_is_the_statistic_of_the_pooled_rows_however_they_cluster(
     values: list[float], n: int
 ) -> None:
     clusters = [str(i % n) for i in range(len(values))]
-    found = measure(rows(values, clusters), ratio, resamples=20)
+    found = measure(rows(values, clusters), SIGNED)
     assert found.value == pytest.approx(np.mean(values), abs=1e-9)
     assert found.n == len(values)
+    assert found.clusters == min(n, len(values))
 
 
-def test_the_bootstrap_interval_of_a_mean_is_close_to_the_normal_one() -> None:
+def test_the_interval_of_a_mean_over_many_people_is_close_to_the_normal_one() -> None:
     values = np.random.default_rng(1).normal(10, 2, size=400)
-    found = measure(rows(list(values)), ratio)
+    found = measure(rows(list(values)), MEAN)
     error = 1.96 * values.std(ddof=1) / np.sqrt(400)  # about 0.2
-    assert found.low == pytest.approx(values.mean() - error, abs=0.03)
-    assert found.high == pytest.approx(values.mean() + error, abs=0.03)
+    assert found.low == pytest.approx(values.mean() - error, abs=0.01)
+    assert found.high == pytest.approx(values.mean() + error, abs=0.01)
 
 
-def test_clusters_are_resampled_whole() -> None:
+def test_clusters_are_left_out_whole() -> None:
     # 10 people with 40 equal rows each carry the information of 10 rows, not of 400
     values = [float(person) for person in range(10) for _ in range(40)]
     clusters = [str(person) for person in range(10) for _ in range(40)]
-    whole, loose = (
-        measure(rows(values, clusters), ratio),
-        measure(rows(values), ratio),
-    )
-    assert (
-        whole.low is not None
-        and whole.high is not None
-        and loose.low is not None
-        and loose.high is not None
-    )
-    # the standard errors differ by sqrt(40) = 6.3
-    assert (whole.high - whole.low) / (loose.high - loose.low) == pytest.approx(
-        6.3, rel=0.15
-    )
+    whole = estimate(sums_of(rows(values, clusters)), SIGNED)
+    once = estimate(sums_of(rows([float(person) for person in range(10)])), SIGNED)
+    assert whole == pytest.approx(once)
+    assert whole.clusters == 10
 
 
 def test_what_could_not_be_measured_is_counted_and_changes_nothing() -> None:
     gap = MeasureRow("gap", "9", None, "no answer")
-    without, with_gap = (
-        measure(rows([1, 2]), ratio),
-        measure([*rows([1, 2]), gap], ratio),
-    )
-    assert (with_gap.n, with_gap.missing) == (2, 1)
+    values = [1.0, 2.0, 4.0, 2.0, 1.0, 3.0]
+    without = measure(rows(values), MEAN)
+    with_gap = measure([*rows(values), gap], MEAN)
+    assert (with_gap.n, with_gap.missing, with_gap.clusters) == (6, 1, 6)
     assert (with_gap.value, with_gap.low, with_gap.high) == (
         without.value,
         without.low,
@@ -81,95 +80,176 @@ def test_what_could_not_be_measured_is_counted_and_changes_nothing() -> None:
     )
 
 
-def test_one_cluster_gives_a_value_and_no_interval() -> None:
-    found = measure(rows([1, 3], ["a", "a"]), ratio)
-    assert (found.value, found.low, found.high) == (2, None, None)
+@pytest.mark.parametrize("statistic", [MEAN, PERCENT, PERPLEXITY])
+def test_there_is_no_interval_below_five_clusters(statistic: Statistic) -> None:
+    values = [0.1, 0.5, 0.3, 0.2]
+    found = measure(rows(values), statistic)
+    assert found.value is not None
+    assert (found.low, found.high, found.clusters) == (None, None, 4)
+    assert measure(rows([*values, 0.4]), statistic).low is not None
 
 
 def test_nothing_measured_gives_no_value() -> None:
     for some in ([], [MeasureRow("a", "a", None, "why")]):
-        found = measure(some, ratio)
+        found = measure(some, MEAN)
         assert (found.value, found.low, found.high, found.n) == (None, None, None, 0)
 
 
 def test_an_f1_without_any_positive_is_no_zero() -> None:
     negatives = [MeasureRow(str(i), str(i), (0.0, 0.0, 0.0)) for i in range(3)]
-    assert measure(negatives, f1_percent).value is None
+    assert measure(negatives, F1).value is None
     false_alarms = [MeasureRow(str(i), str(i), (0.0, 1.0, 0.0)) for i in range(3)]
-    found = measure(false_alarms, f1_percent)
+    found = measure(false_alarms, F1)
     assert (found.value, found.low, found.high, found.n) == (None, None, None, 3)
 
 
 def test_statistics_by_hand() -> None:
-    assert ratio(np.array([6.0, 4.0])) == 1.5
-    assert percent(np.array([1.0, 4.0])) == 25
+    assert MEAN.of(np.array([6.0, 4.0])) == 1.5
+    assert PERCENT.of(np.array([1.0, 4.0])) == 25
     # Ln 2 nats a token.
-    assert exp_ratio(np.array([np.log(2) * 4, 4.0])) == pytest.approx(2)
-    assert f1_percent(np.array([2.0, 1.0, 1.0])) == pytest.approx(100 * 4 / 6)
+    assert PERPLEXITY.of(np.array([np.log(2) * 4, 4.0])) == pytest.approx(2)
+    assert F1.of(np.array([2.0, 1.0, 1.0])) == pytest.approx(100 * 4 / 6)
 
 
-def test_the_interval_does_not_depend_on_the_blocks_it_is_computed_in() -> None:
-    # 3,000 clusters x 2,000 resamples go in several blocks; the draws are those of one call
-    values = np.random.default_rng(0).normal(size=3000)
-    found = measure(rows(list(values)), ratio, seed=5)
-    order = np.argsort([str(i) for i in range(3000)])
-    draws = np.random.default_rng(5).integers(3000, size=(2000, 3000))
-    low, high = np.percentile(values[order][draws].mean(axis=1), [2.5, 97.5])
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+# --- intervals ------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_gives_the_same_interval_and_another_does_not() -> None:
-    values = [float(x) for x in range(30)]
-    one, two, other = (measure(rows(values), ratio, seed=seed) for seed in (0, 0, 1))
-    assert (one.low, one.high) == (two.low, two.high) != (other.low, other.high)
+def test_an_interval_by_hand() -> None:
+    # 1, 2, 3, 4, 5 and 9: the mean is 4, the standard error sqrt(40 / 5 / 6) = 1.155, the skewness
+    # (-27 - 8 - 1 + 0 + 1 + 125) / 6 / (40 / 6) ** 1.5 = 0.871; t with 2.5 degrees is 3.565
+    found = measure(rows([1, 2, 3, 4, 5, 9]), SIGNED)
+    error = (40 / 5 / 6) ** 0.5
+    skewness = 90 / 6 / (40 / 6) ** 1.5
+    t = students_t(2.5)
+    assert t == pytest.approx(3.57, abs=0.02)
+    assert found.low == pytest.approx(4 - t * error)
+    assert found.high == pytest.approx(4 + t * error * (1 + 2.25 * skewness / 6**0.5))
+    # of what is never negative, on the scale of logarithms
+    found = measure(rows([1, 2, 3, 4, 5, 9]), MEAN)
+    assert found.low == pytest.approx(4 * np.exp(-t * error / 4))
+
+
+def test_students_t() -> None:
+    # as in printed tables
+    table = {2: 4.303, 3: 3.182, 5: 2.571, 10: 2.228, 30: 2.042, 120: 1.980}
+    for freedom, value in table.items():
+        assert students_t(freedom) == pytest.approx(value, rel=0.01)
+
+
+def test_an_interval_at_an_edge_has_a_width() -> None:
+    # none of 20: the score interval of 20 observations, with t of 9.5 degrees: t^2 / (20 + t^2)
+    nothing = measure(rows([0.0] * 20), PERCENT)
+    squared = students_t(9.5) ** 2
+    assert nothing.low == 0
+    assert nothing.high == pytest.approx(100 * squared / (20 + squared))
+    everything = measure(rows([1.0] * 20), PERCENT)
+    assert (everything.low, everything.high) == (
+        pytest.approx(100 - nothing.high),
+        pytest.approx(100),
+    )
+    # 400 equal turns of 20 people are not more certain than 20
+    turns = [0.0] * 400
+    people = [str(i % 20) for i in range(400)]
+    assert measure(rows(turns, people), PERCENT).high == pytest.approx(nothing.high)
+
+
+def test_what_rests_on_one_person_has_no_interval() -> None:
+    # one of 8 people ended, and was found: without them there is no F1
+    found = measure(
+        [
+            MeasureRow(str(i), str(i), (float(i == 0), float(i > 0), 0.0))
+            for i in range(8)
+        ],
+        F1,
+    )
+    assert found.value == pytest.approx(100 * 2 / (2 + 7))
+    assert (found.low, found.high) == (None, None)
+    # people without an outcome add nothing
+    alone = [MeasureRow(str(i), str(i), (float(i == 0), 0.0, 0.0)) for i in range(8)]
+    found = measure(alone, F1)
+    assert (found.value, found.low, found.high, found.clusters) == (100, None, None, 1)
+
+
+def test_equal_values_without_a_largest_limit_nothing() -> None:
+    found = measure(rows([0.1] * 9), MEAN)
+    assert (found.value, found.low, found.high) == (pytest.approx(0.1), None, None)
+
+
+@given(st.lists(st.integers(0, 4), min_size=5, max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_an_interval_holds_its_value_and_stays_within_the_range(
+    counts: list[int],
+) -> None:
+    few = [MeasureRow(str(i), str(i), (n, 4.0)) for i, n in enumerate(counts)]
+    found = measure(few, PERCENT)
+    assert found.value is not None and found.low is not None and found.high is not None
+    assert 0 <= found.low <= found.value + 1e-9
+    assert found.value - 1e-9 <= found.high <= 100
+    assert found.low < found.high
+
+
+@pytest.mark.parametrize("people", [8, 30])
+def test_intervals_over_few_unequal_people_hold_the_true_mean(people: int) -> None:
+    # words of turns: log-normal, of people with log-normally many turns, correlated by 0.2
+    rng = np.random.default_rng(0)
+    truth = np.exp(2.32)
+    held = 0
+    for _ in range(400):
+        turns = np.maximum(1, np.round(rng.lognormal(1.2, 0.9, people))).astype(int)
+        of_person = np.repeat(rng.normal(size=people), turns)
+        noise = rng.normal(size=len(of_person))
+        said = np.exp(2 + 0.8 * (np.sqrt(0.2) * of_person + np.sqrt(0.8) * noise))
+        starts = np.cumsum(turns) - turns
+        sums = np.stack([np.add.reduceat(said, starts), turns], axis=1)
+        _, low, high, _ = estimate(sums, MEAN)
+        assert low is not None and high is not None
+        held += low <= truth <= high
+    assert 0.92 <= held / 400 <= 0.98
+
+
+# --- differences ----------------------------------------------------------------------------------
 
 
 def test_a_difference_is_paired_over_the_clusters() -> None:
-    # b = a - 1 for every person: there is no doubt about the difference, though a itself varies a
-    # lot
-    a, b = (
-        measure(rows([5, 50, 500]), ratio),
-        measure(rows([4, 49, 499]), ratio),
-    )
-    assert difference(a, b, ratio) == (
-        pytest.approx(1),
-        pytest.approx(1),
-        pytest.approx(1),
-    )
+    # b is about a - 1 for every person: there is little doubt about the difference, though a itself
+    # varies a lot
+    a = measure(rows([5, 50, 500, 20, 90, 30]), MEAN)
+    b = measure(rows([4.1, 48.9, 499, 19, 89.1, 28.9]), MEAN)
+    value, low, high, clusters = difference(a, b, MEAN)
+    assert value == pytest.approx(1)
+    assert low is not None and high is not None and a.low is not None
+    assert 0.8 < low < 1 < high < 1.2
+    assert clusters == 6
 
 
 def test_a_difference_leaves_out_who_is_on_one_side_only() -> None:
-    a = measure(rows([1, 2, 1000], ["p", "q", "only here"]), ratio)
-    b = measure(rows([0, 0], ["p", "q"]), ratio)
-    assert difference(a, b, ratio)[0] == 1.5
-    assert difference(a, measure(rows([1], ["nobody"]), ratio), ratio) == (
+    a = measure(rows([1, 2, 1000], ["p", "q", "only here"]), MEAN)
+    b = measure(rows([0, 0], ["p", "q"]), MEAN)
+    assert difference(a, b, MEAN)[0] == 1.5
+    assert difference(a, measure(rows([1], ["nobody"]), MEAN), MEAN) == (
         None,
         None,
         None,
+        0,
     )
 
 
-def test_a_difference_without_a_finite_resample_has_no_interval() -> None:
-    # F1 of p alone is 0/0, so is every resample that misses q; with one shared cluster there is
-    # none at all
-    a = measure([MeasureRow("1", "p", (1.0, 0.0, 0.0))], f1_percent)
-    assert difference(a, a, f1_percent) == (0, None, None)
+def test_a_difference_of_two_measures_at_an_edge_has_a_width() -> None:
+    # as independent: each end is the root of the squared distances to the ends of both
+    nothing = measure(rows([0.0] * 20), PERCENT)
+    assert nothing.high is not None
+    assert difference(nothing, nothing, PERCENT)[:3] == (
+        0,
+        pytest.approx(-nothing.high),
+        pytest.approx(nothing.high),
+    )
+    everything = measure(rows([1.0] * 20), PERCENT)
+    value, low, high, _ = difference(everything, nothing, PERCENT)
+    assert (value, high) == (pytest.approx(100), pytest.approx(100))
+    assert low == pytest.approx(100 - nothing.high * 2**0.5)
 
 
-@given(st.lists(st.floats(-10, 10), min_size=3, max_size=20))
-@settings(max_examples=50, deadline=None)
-def test_the_jackknife_of_a_mean_is_its_textbook_standard_error(
-    values: list[float],
-) -> None:
-    without = [float(np.mean(values[:i] + values[i + 1 :])) for i in range(len(values))]
-    mean, error = (
-        float(np.mean(values)),
-        float(np.std(values, ddof=1) / np.sqrt(len(values))),
-    )
-    assert jackknife(mean, without) == (
-        pytest.approx(mean - 1.96 * error, abs=1e-6),
-        pytest.approx(mean + 1.96 * error, abs=1e-6),
-    )
+# --- AUROC ----------------------------------------------------------------------------------------
 
 
 def test_auroc_counts_ties_half() -> None:

@@ -151,6 +151,17 @@ def test_three_quarters_of_the_content_words_are_enough() -> None:
         ("1. April: 48\n2. May: 24\n\nSo it is 72, for both.", "72", True),
         ("42. That is all.", "42", True),  # no list: one item alone
         ("The answer isn't 41, it is 42", "42", True),
+        ("12 / 4 = 3 carts.\n\nSo 3 carts are needed for the 90 bricks.", "3", True),
+        ("The 700 grams will last **2 days** for her 3 dogs.", "2", True),
+        ("Thus it takes her 5 hours to bake 60 buns.", "5", True),
+        ("Therefore she should save 30 dollars a day by June 9th.", "30", True),
+        ("So she needs to bake 60 buns.", "60", True),  # no number before the purpose
+        ("\\boxed{\\$1,\\!250}", "1250", True),
+        ("He earned 70k.", "70000", True),
+        ("It costs 1.5 million dollars.", "1500000", True),
+        ("The answer is not 18.", "18", None),  # what it is not
+        ("It is either 16 or 18.", "18", None),  # two to choose from
+        ("It could be 16 or maybe 18 cups.", "16", None),
         ("Step 2", "2", None),
         (
             "1. What is the price?\n2. Which shop is it",

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from userlm.flip import fit_prompt, prompt, render
 from userlm.models.templates import profile_template, recognise
-from userlm.models.tokenization import text_encoder
-from userlm.types import Completion, Conversation
+from userlm.models.tokenization import chat_ids, text_encoder
+from userlm.types import Completion, Conversation, ModelError
 from userlm.users import TrainedUser
 
 END = "<|endconversation|>"
@@ -260,3 +260,20 @@ def test_rows_of_chatml_are_shortened_and_masked_without_the_newline_between_tur
     ids, _ = fit_prompt(talk, template, 90)
     assert len(ids) == 90 and decoded(made, ids).count("word") < 30
     assert decoded(made, ids).endswith("word<|im_end|>\n<|im_start|>user\n")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "{% for i in range(10**12) %}a{% endfor %}",  # jinja's sandbox refuses it
+        "{{ 'a' * 10**13 }}",
+        "{{ 1 / 0 }}",
+        "{{ messages + 1 }}",
+    ],
+)
+def test_a_chat_template_that_fails_is_an_error_that_names_the_model(broken):
+    made = tokenizer([*LLAMA, END], [], broken)
+    asked = [{"role": "user", "content": "hi"}]
+    with pytest.raises(ModelError, match="a/b: its chat template refuses"):
+        chat_ids(made, text_encoder(made), asked, "a/b")
+    recognise(made, text_encoder(made))  # its tokens decide

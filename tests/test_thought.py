@@ -4,7 +4,9 @@ import time
 
 import pytest
 
+from userlm import loading
 from userlm.assistants import ModelAssistant
+from userlm.rows import write_conversations
 from userlm.thought import SpeechOnly, open_thought, split_thought
 from userlm.types import Completion, Conversation, ModelError, Reply, Sampling
 from userlm.users import PromptedUser
@@ -19,7 +21,11 @@ from userlm.users import PromptedUser
         ("<think>\n\n</think>\n\nhi", "hi", ""),
         ("Greet.\n</think>\nhi", "hi", "Greet."),
         ("<think>Is it time for", "", "Is it time for"),
-        ("hi <think>And now", "hi", "And now"),
+        # cut off in its thought, unless the tag is only spoken about
+        ("hi\n <think>And now", "hi", "And now"),
+        ("<think>a</think> <think>And now", "", "a\n\nAnd now"),
+        ("use the <think> tag to think", "use the <think> tag to think", ""),
+        ("b</think>use the <think> tag", "use the <think> tag", "b"),
         ("a <think>b</think> c <think>d</think> e", "a\n\nc\n\ne", "b\n\nd"),
         ("<think>a <think>b</think> c", "c", "a <think>b"),
         ("a</think>b</think>c", "c", "a\n\nb"),
@@ -29,6 +35,35 @@ from userlm.users import PromptedUser
         ("[THINK]a[/THINK]b", "b", "a"),
         ("◁think▷a◁/think▷b", "b", "a"),
         ("<|channel|>analysis<|message|>a<|channel|>final<|message|>b", "b", "a"),
+        ("<|think|>a<|/think|>b", "b", "a"),
+        ("<unused94>thought\na<unused95>b", "b", "a"),
+        ("<think>a</ think>b", "b", "a"),
+        ("a</ think>b", "b", "a"),
+        ("&lt;think&gt;a&lt;/think&gt;b &lt;i&gt;", "b &lt;i&gt;", "a"),
+        ("as &lt;think&gt; and &", "as &lt;think&gt; and &", ""),
+        # gpt-oss, with its special tokens and without
+        (
+            "<|start|>assistant<|channel|>analysis<|message|>a<|end|>"
+            "<|start|>assistant<|channel|>final<|message|>b<|return|>",
+            "b",
+            "a",
+        ),
+        ("analysisHm.assistantfinalYes.", "Yes.", "Hm."),
+        ("analysis of what assistants say", "analysis of what assistants say", ""),
+        ("My analysis: assistantfinal", "My analysis: assistantfinal", ""),
+        # tags around what was said
+        (
+            "<|begin_of_thought|>a<|end_of_thought|>\n<|begin_of_solution|>b"
+            "<|end_of_solution|>",
+            "b",
+            "a",
+        ),
+        (
+            "<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>b<|END_RESPONSE|>",
+            "b",
+            "a",
+        ),
+        ("<think>a</think>b<|end|>", "b", "a"),
         # quoted
         ("Write `<think>` first.", "Write `<think>` first.", ""),
         ("```\n<think>a</think>\n```", "```\n<think>a</think>\n```", ""),
@@ -57,7 +92,15 @@ def test_speech_and_thought_are_split(text, said, thought):
 
 
 def test_a_long_text_is_split_in_linear_time():
-    for part in ("<think>a</think>b", "```", "`", "`a``b```c", "<think>", "</think>"):
+    for part in (
+        "<think>a</think>b",
+        "```",
+        "`",
+        "`a``b```c",
+        "<think>",
+        "</think>",
+        "a <think> ",
+    ):
         since = time.perf_counter()
         split_thought(part * (200_000 // len(part)) + "</think>")
         assert time.perf_counter() - since < 5, part
@@ -133,5 +176,32 @@ def test_python_code_that_thinks_aloud_is_understood():
     assert said == Reply("yes", meta={"x": 1, "thought": "hm"})
     ended = SpeechOnly(Python(Reply("<think>done", "end"))).reply(ASKED)
     assert ended == Reply("", "end", {"thought": "done"})
+    empty = SpeechOnly(Python(Reply("<think>\n</think>yes"))).reply(ASKED)
+    assert empty == Reply("yes")
     with pytest.raises(ModelError, match="only thought"):
         SpeechOnly(Python(Reply("<think>done"))).reply(ASKED)
+
+
+@pytest.mark.parametrize("side", [loading.user, loading.assistant])
+def test_a_script_that_thinks_aloud_is_understood(side, tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("<think>hm</think>yes")
+    start = Conversation("a")
+    if side is loading.assistant:
+        start = start.say("hi")
+    reply = side(f"script:{path}").reply(start)
+    assert (reply.text, dict(reply.meta)) == ("yes", {"thought": "hm"})
+    found = loading.chat_model(f"script:{path}").chat([], Sampling())
+    assert (found.text, found.thought) == ("yes", "hm")
+
+
+def test_of_a_replayed_log_the_assistant_thinks_in_tags_and_the_person_does_not(
+    tmp_path,
+):
+    path = tmp_path / "log.jsonl"
+    said = "<think>hm</think>yes"
+    write_conversations(path, [Conversation("a").say(said).say(said)])
+    asked = Conversation("a")
+    assert loading.user(f"replay:{path}").reply(asked).text == said
+    reply = loading.assistant(f"replay:{path}").reply(asked.say(said))
+    assert (reply.text, dict(reply.meta)) == ("yes", {"thought": "hm"})

@@ -32,14 +32,14 @@ from userlm.metrics.scores import score_row
 from userlm.rows import read_conversations, read_rows
 from userlm.runs import measure_record
 from userlm.stats import (
+    F1,
     FN,
+    MEAN,
+    PERCENT,
     TP,
     Statistic,
     difference,
-    f1_percent,
     measure,
-    percent,
-    ratio,
 )
 from userlm.tasks import read_tasks
 from userlm.types import Conversation, Measure, MeasureRow, Task
@@ -87,18 +87,20 @@ Compared = tuple[
 COMPARED: Mapping[str, Compared] = {
     "intent decomposition": (
         lambda talks, _: intrinsic.intent_decomposition(talks),
-        percent,
+        PERCENT,
     ),
-    "goal consistency": (lambda talks, _: intrinsic.goal_consistency(talks), percent),
-    "words per turn": (lambda talks, _: intrinsic.words_per_turn(talks), ratio),
+    "goal consistency": (
+        lambda talks, _: intrinsic.goal_consistency(talks),
+        intrinsic.GAIN,
+    ),
+    "words per turn": (lambda talks, _: intrinsic.words_per_turn(talks), MEAN),
     "turns per conversation": (
         lambda talks, _: intrinsic.turns_per_conversation(talks),
-        ratio,
+        MEAN,
     ),
-    "intent coverage": (extrinsic.intent_coverage, percent),
+    "intent coverage": (extrinsic.intent_coverage, PERCENT),
 }
-"""The measures that compare two users. Diversity and AUROC are over pairs of turns, where people
-cannot be resampled."""
+"""The measures that compare two users. Diversity and AUROC are over pairs of turns."""
 
 Record = Mapping[str, Any]
 """A measure as it is in a results.json."""
@@ -250,14 +252,14 @@ def of_users(folder: Path) -> str:
 
 
 def apart(folder: Path, kind: str, name: str) -> str:
-    """Return user model minus prompted, with the same people or tasks resampled for both."""
+    """Return user model minus prompted, on the same people or tasks."""
     runs = folder / f"{kind}-userlm", folder / f"{kind}-prompted"
     if name not in COMPARED or not finished(*runs):
         return "–"
     function, statistic = COMPARED[name]
     tasks = {task.id: task for task in read_tasks(folder / "tasks.jsonl")}
     a, b = (function(said(run), tasks) for run in runs)
-    return shown(*difference(a, b, statistic))
+    return shown(*difference(a, b, statistic)[:3])
 
 
 def endings(folder: Path) -> dict[str, Measure]:
@@ -278,7 +280,7 @@ def endings(folder: Path) -> dict[str, Measure]:
         replace(row, stats=(ended, 1 - ended, 0.0)) for row, ended in real
     ]
     same["never ends"] = [replace(row, stats=(0.0, 0.0, ended)) for row, ended in real]
-    return {name: measure(own, f1_percent, name) for name, own in same.items()}
+    return {name: measure(own, F1, name) for name, own in same.items()}
 
 
 def of_endings(folder: Path) -> str:
@@ -290,7 +292,7 @@ def of_endings(folder: Path) -> str:
     people = len({row.cluster for row in mine.rows})
     rows = []
     for name, one in found.items():
-        gap = "" if one is mine else shown(*difference(mine, one, f1_percent))
+        gap = "" if one is mine else shown(*difference(mine, one, F1)[:3])
         rows.append([name, cell(measure_record(one)), gap])
     answers = (
         f"{mine.n:,} turns of {people:,} people; at {ended:,.0f} of them the person ended the "

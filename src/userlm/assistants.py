@@ -12,7 +12,7 @@ from pathlib import Path
 
 from userlm.tasks import final_number, said, task_of
 from userlm.text import has_words, stable_hash
-from userlm.thought import sample_speech
+from userlm.thought import sample_speech, spoken
 from userlm.types import (
     Chat,
     Completion,
@@ -111,9 +111,8 @@ class Script:
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Return the line after those that the assistant said in `messages`; nothing is sampled."""
-        return Completion(
-            self._line(sum(message["role"] == "assistant" for message in messages))
-        )
+        said_before = sum(message["role"] == "assistant" for message in messages)
+        return spoken(Completion(self._line(said_before)))
 
     def _line(self, at: int) -> str:
         if not self.lines:

@@ -123,8 +123,9 @@ def user(
         end_threshold=end_threshold,
         guard=guard,
     )
-    is_own_code = parts.is_code and not isinstance(speaker, TrainedUser | PromptedUser)
-    return SpeechOnly(speaker) if is_own_code else speaker
+    # A model splits its thoughts off, and people do not think in tags.
+    has_split = isinstance(speaker, TrainedUser | PromptedUser | ReplayUser | Human)
+    return speaker if has_split else SpeechOnly(speaker)
 
 
 def _local_user(address: Address, local: LocalSettings) -> TrainedUser:
@@ -205,10 +206,10 @@ def assistant(
         case "clarifier":
             return Clarifier()
         case "replay":
-            return ReplayAssistant(_log(parts.name))
-        case "script" | "human":
+            return SpeechOnly(ReplayAssistant(_log(parts.name)))
+        case "human":
             return _speaker(parts)
-        case "py":
+        case "script" | "py":
             return SpeechOnly(_speaker(parts))
     near = get_close_matches(parts.model, ASSISTANTS, 1)
     if near and not Path(parts.model).exists():

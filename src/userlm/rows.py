@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain
+from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,8 @@ def _read_parquet(
         is_ours = all(schema.get(name) == kind for name, kind in columns.items())
         frame = frame.drop(unread(schema.names()))
         frame = frame.with_columns(pl.selectors.float().fill_nan(None))  # as in JSON
-        batches = frame.collect_batches(chunk_size=500)
+        parts = (frame.slice(*part).collect() for part in _parts(path))
+        batches = chain.from_iterable(part.iter_slices(500) for part in parts)
         rows = chain.from_iterable(_sized_rows(batch, longest) for batch in batches)
         for number, (row, size) in enumerate(rows, 1):
             if size > longest:
@@ -280,6 +282,109 @@ def _read_parquet(
             f"{path} is damaged: it has {number} rows, but says that it has {count}; download it "
             f"again"
         )
+
+
+_PART = 512 << 20
+"""Bytes of parquet that are unpacked at once; more only if a row has more, or if its neighbours are
+much shorter."""
+_LARGEST_GROUP = 8 << 30
+"""Bytes: to read a part of a row group, polars goes through all of it, so a larger one would take
+hours."""
+
+
+def _parts(path: Path) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the number of rows of each part that is unpacked at once: some row
+    groups, or a part of one."""
+    start = rows = size = 0
+    for more, bytes_more in _row_groups(path):
+        if bytes_more > _LARGEST_GROUP:
+            raise InputError(
+                f"{path} has a row group of {bytes_more:,} bytes, unpacked; the largest that is "
+                f"read is {_LARGEST_GROUP:,}; write it again with smaller ones"
+            )
+        if rows and size + bytes_more > _PART:
+            yield start, rows
+            start += rows
+            rows = size = 0
+        rows += more
+        size += bytes_more
+        length = max(1, rows * _PART // max(size, 1))
+        while size > _PART and rows > length:
+            yield start, length
+            start += length
+            size -= size * length // rows
+            rows -= length
+    yield start, rows
+
+
+def _row_groups(path: Path) -> list[tuple[int, int]]:
+    """Return the rows and the unpacked bytes of each row group, from the end of the file.
+
+    polars does not tell them. Source: github.com/apache/parquet-format, `FileMetaData`.
+    """
+    with path.open("rb") as file:
+        file.seek(-8, SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(-8 - length, SEEK_END)
+        footer = file.read(length)
+    try:
+        groups = _thrift_struct(iter(footer))[4]
+        counts = [(group[3], group[2]) for group in groups]
+        if min(map(min, counts), default=0) < 0:
+            raise ValueError
+        return counts
+    # RuntimeError: nested too deep, or ended within a text.
+    except (StopIteration, LookupError, TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"{path} is not a readable parquet file: its end is damaged"
+        ) from None
+
+
+def _thrift_struct(data: Iterator[int]) -> dict[int, Any]:
+    """Return the fields of a structure in Thrift's compact protocol, by number."""
+    fields: dict[int, Any] = {}
+    number = 0
+    while head := next(data):
+        number = number + (head >> 4) if head >> 4 else _thrift_integer(data)
+        kind = head & 15
+        # Of a field, the kind is the value of a boolean.
+        fields[number] = kind == 1 if kind in (1, 2) else _thrift_value(data, kind)
+    return fields
+
+
+def _thrift_value(data: Iterator[int], kind: int) -> Any:
+    if kind in (1, 2, 3):
+        return next(data)
+    if kind in (4, 5, 6):
+        return _thrift_integer(data)
+    if kind == 7:
+        return bytes(next(data) for _ in range(8))
+    if kind == 8:
+        return bytes(next(data) for _ in range(_thrift_length(data)))
+    if kind in (9, 10):
+        head = next(data)
+        count = head >> 4
+        if count == 15:
+            count = _thrift_length(data)
+        return [_thrift_value(data, head & 15) for _ in range(count)]
+    if kind == 12:
+        return _thrift_struct(data)
+    raise TypeError(kind)  # parquet has no maps
+
+
+def _thrift_length(data: Iterator[int]) -> int:
+    value = shift = 0
+    byte = 128
+    while byte & 128:
+        byte = next(data)
+        value |= (byte & 127) << shift
+        shift += 7
+    return value
+
+
+def _thrift_integer(data: Iterator[int]) -> int:
+    value = _thrift_length(data)
+    return (value >> 1) ^ -(value & 1)
 
 
 def _sized_rows(batch: Any, longest: int) -> Iterator[tuple[dict[str, Any], int]]:

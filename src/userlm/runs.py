@@ -60,10 +60,12 @@ class Run:
             folder.
         """
         folder = Path(folder)
-        asked = request(verb, options, [Path(path) for path in inputs], stamps or {})
+        paths = [Path(path) for path in inputs]
+        asked = request(verb, options, paths, stamps or {})
         manifest_path = folder / "run.json"
         is_file = folder.exists() and not folder.is_dir()
-        if is_file or (_contents(folder) and not manifest_path.is_file()):
+        is_run = manifest_path.is_file() or _is_being_set_aside(folder)
+        if is_file or (_contents(folder) and not is_run):
             raise InputError(
                 f"{folder} exists and is not a run folder; choose another --out"
             )
@@ -72,7 +74,13 @@ class Run:
         # options, for example because of a wrong address, can start over.
         lock = _lock(folder)
         if anew:
-            _set_aside(folder, inputs)
+            _check_outside(folder, paths)
+            if _contents(folder):
+                _set_aside(folder, verb)
+        elif _is_being_set_aside(folder):
+            raise InputError(
+                f"{folder}: --force was cut off while it set a run aside; give --force again"
+            )
         if manifest_path.is_file() and _contents(folder) != [manifest_path]:
             manifest = read_json(manifest_path)
             _check_format(folder, manifest)
@@ -135,6 +143,8 @@ class Run:
         which the same command tries again. This is the last step of a run."""
         write_json(self.path("results.json"), results)
         if not has_failures:
+            # Without run.json first: a half of a run does not count as set aside.
+            (self.path(REPLACED) / "run.json").unlink(missing_ok=True)
             shutil.rmtree(self.path(REPLACED), ignore_errors=True)
         return dict(results)
 
@@ -262,6 +272,7 @@ def measure_record(measure: Measure) -> dict[str, Any]:
         "low": measure.low,
         "high": measure.high,
         "n": measure.n,
+        "clusters": measure.clusters,
         "missing": measure.missing,
         "better": measure.better,
         "unit": measure.unit,
@@ -272,19 +283,28 @@ def measure_record(measure: Measure) -> dict[str, Any]:
 REPLACED = ".replaced"
 """The folder in a run folder for the run that `--force` replaces, until the new one is complete."""
 
-_JSON_LINES = (
-    "asked conversations dropped log scores test train turns usage valid".split()
-)
-_WRITTEN = frozenset(
-    (
-        *("run.json", "results.json", "progress.json", "report.html", "report.md"),
-        *(f"{name}.jsonl" for name in _JSON_LINES),
-        *("adapter", "checkpoint", "hub", "model", "rows", "rows-valid", "tokenizer"),
-        # of trackers
-        *("userlm", "mlruns", "wandb"),
-    )
-)
-"""What runs write into their folders."""
+_SAVED = "adapter checkpoint model"
+_WRITTEN = {
+    "import": "conversations.jsonl dropped.jsonl",
+    "clean": "train.jsonl valid.jsonl test.jsonl dropped.jsonl hub",
+    "intents": "train.jsonl valid.jsonl test.jsonl conversations.jsonl asked.jsonl usage.jsonl hub",
+    "respond": "conversations.jsonl turns.jsonl usage.jsonl",
+    "simulate": "conversations.jsonl turns.jsonl usage.jsonl",
+    "score": "scores.jsonl",
+    "ppl": "scores.jsonl usage.jsonl",
+    "train": f"log.jsonl rows rows-valid tokenizer {_SAVED} userlm mlruns wandb",
+}
+"""What the run of each verb writes into its folder, beside the files of every run. The last three
+are of trackers."""
+
+
+def _written(verb: str) -> list[str]:
+    """Return what a run of the verb may write, the results first and run.json last."""
+    names = _WRITTEN.get(verb, "").split()
+    for name in _SAVED.split():
+        if name in names:  # a save that was cut off; see `checkpoints.replacing_folder`
+            names += [f"{name}.old", f"{name}.partial"]
+    return ["results.json", "progress.json", *names, "run.json"]
 
 
 def _contents(folder: Path) -> list[Path]:
@@ -294,40 +314,76 @@ def _contents(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def _set_aside(folder: Path, inputs: Iterable[str | Path]) -> None:
-    """Move what an earlier run wrote to a hidden folder, from where it is deleted once the new run
+def _set_aside(folder: Path, verb: str) -> None:
+    """Move what the earlier run wrote to a hidden folder, from where it is deleted once the new run
     is complete; anything else in the folder stays. If an earlier attempt set a run aside already,
     what that attempt wrote is deleted.
 
+    run.json goes last, so a kill at any point leaves a folder that `--force` goes on from: without
+    run.json in the hidden folder, not everything is there.
+
+    Args:
+        verb: that of the new run.
+
     Raises:
-        InputError: if the folder is no run folder, or if the new run reads from it.
+        InputError: if the folder is no run folder, or the new run would overwrite what the earlier
+        one did not write.
     """
-    if not _contents(folder):
-        return
-    manifest = read_json(folder / "run.json")
-    if not (isinstance(manifest.get("verb"), str) and "options" in manifest):
-        raise InputError(
-            f"{folder / 'run.json'} is not that of a run, so --force deletes nothing; choose "
-            "another --out"
-        )
-    own = folder.resolve()
-    for path in inputs:
-        if own in Path(path).resolve().parents:
+    written = _earlier_files(folder)
+    there = {path.name for path in _contents(folder)}
+    for name in _written(verb):
+        if name in there and name not in written:
             raise InputError(
-                f"--force would delete {path}, which this run reads; choose another --out"
+                f"--force would overwrite {folder / name}, which the run there did not write; move "
+                "it, or choose another --out"
             )
     replaced = folder / REPLACED
-    is_first = not replaced.exists()
+    is_aside = (replaced / "run.json").is_file()
+    if not is_aside and "results.json" in there:
+        shutil.rmtree(replaced, ignore_errors=True)  # `finish` was cut off
     replaced.mkdir(exist_ok=True)
-    for path in _contents(folder):
-        if path.name not in _WRITTEN:
+    for name in written:
+        path = folder / name
+        if name not in there:
             continue
-        if is_first:
-            path.rename(replaced / path.name)
+        if not is_aside:
+            path.rename(replaced / name)
         elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def _earlier_files(folder: Path) -> list[str]:
+    """Return what the run in a folder may have written; nothing if it was set aside just now."""
+    if not (folder / "run.json").is_file():
+        return []
+    verb = read_json(folder / "run.json").get("verb")
+    if verb not in _WRITTEN:
+        raise InputError(
+            f"{folder / 'run.json'} is not that of a run, so --force deletes nothing; choose "
+            "another --out"
+        )
+    return _written(verb)
+
+
+def _is_being_set_aside(folder: Path) -> bool:
+    """Return whether `_set_aside` was cut off: one of the two runs has no run.json."""
+    replaced = folder / REPLACED
+    if not _contents(replaced) or (folder / "results.json").is_file():
+        return False
+    return not all((each / "run.json").is_file() for each in (folder, replaced))
+
+
+def _check_outside(folder: Path, inputs: Iterable[Path]) -> None:
+    """Raise `InputError` if an input lies in the folder, or a link to it does."""
+    own = folder.resolve()
+    for path in inputs:
+        named = {parent.resolve() for parent in path.absolute().parents}
+        if own in named.union(path.resolve().parents):
+            raise InputError(
+                f"--force would delete {path}, which this run reads; choose another --out"
+            )
 
 
 def _check_format(folder: Path, manifest: Mapping[str, Any]) -> None:

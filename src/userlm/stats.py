@@ -2,13 +2,20 @@
 
 A statistic here is a function of the *column sums* of the rows' `stats`: a mean is (sum of x) /
 (sum of 1), a perplexity exp(sum of NLL / sum of tokens), an F1 comes from the sums of TP, FP and
-FN. So one function gives the value and every resampled value, and a bootstrap over thousands of
-clusters is one matrix product.
+FN. So one function gives the value, and the value without each cluster (a person, an intent, a
+task), from which all intervals come: the turns of one person are not independent, so whole clusters
+are left out.
+
+`bench/intervals.py` measures how often the intervals hold the truth; docs/metrics.md has its table.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf, sqrt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,26 +24,49 @@ from userlm.types import Measure, MeasureRow
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
+Flags = NDArray[np.bool_]
 Values = Sequence[float] | Array
 Rows = Sequence[MeasureRow]
 Stats = tuple[float, ...]
 """The numbers of one row."""
 Found = Stats | str
 """The numbers of one row, or the reason why there are none."""
-Statistic = Callable[[Array], Array]
-"""Column sums of shape (..., columns) to values of shape (...)."""
-Estimate = tuple[float | None, float | None, float | None]
-"""A value and the two ends of its interval."""
+Interval = tuple[float | None, float | None]
+"""The two ends of a 95 % interval, or neither."""
 
 TP, FP, FN = range(3)
 """The columns of a row that an F1 is computed from."""
 
-RESAMPLES = 2000
-Z_95 = 1.96
-"""The 97.5th percentile of the standard normal distribution."""
+MIN_CLUSTERS = 5
+"""Fewer clusters give no interval: their spread is not known."""
 
-BLOCK = 2_000_000
-"""Number of cluster indices in one block of samples: 16 MB."""
+SKEW = 2.25
+SKEW_BETWEEN_EDGES = 0.35
+"""How much the skewness of the clusters stretches an interval to its side; less between two edges,
+since the score interval is longer to the middle by itself. Chosen on `bench/intervals.py`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """A function of column sums, with the range of its values, which shapes its interval.
+
+    Attributes:
+        of: column sums of shape (..., columns) to values of shape (...).
+        least, most: the smallest and the largest possible value.
+    """
+
+    of: Callable[[Array], Array]
+    least: float
+    most: float
+
+
+class Estimate(NamedTuple):
+    """A value, the ends of its 95 % interval, and the number of clusters behind it."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    clusters: int
 
 
 # --- statistics -----------------------------------------------------------------------------------
@@ -70,6 +100,13 @@ def _quotient(top: Array, bottom: Array) -> Array:
         return np.asarray(top / bottom)
 
 
+MEAN = Statistic(ratio, 0, inf)
+"""A mean of what is never negative: words, turns, bits."""
+PERCENT = Statistic(percent, 0, 100)
+PERPLEXITY = Statistic(exp_ratio, 0, inf)
+F1 = Statistic(f1_percent, 0, 100)
+
+
 # --- rows to measures -----------------------------------------------------------------------------
 
 
@@ -80,78 +117,191 @@ def measure_row(key: str, cluster: str, found: Found) -> MeasureRow:
     return MeasureRow(key, cluster, found)
 
 
-def measure(
-    rows: Rows,
-    statistic: Statistic,
-    name: str = "",
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Measure:
-    """Return the statistic of the rows, with a 95 % percentile interval from a cluster bootstrap.
+def measure(rows: Rows, statistic: Statistic, name: str = "") -> Measure:
+    """Return the statistic of the rows with its interval. A metric of `metrics.catalog` gets its
+    name, its unit and which values are better from there."""
+    sums = np.array(list(cluster_sums(rows).values()))
+    value, low, high, _ = estimate(sums, statistic)
+    return Measure(name, value, low, high, tuple(rows))
 
-    Clusters (people, intents) are resampled whole, since the turns of one person are not
-    independent. Without `resamples` there is no interval. A metric of `metrics.catalog` gets its
-    name, its unit and which values are better from there.
-    """
-    sums = np.array(list(_cluster_sums(rows).values()))
-    estimate = _estimate(sums, statistic, resamples, seed)
-    return Measure(name, *estimate, tuple(rows))
+
+def estimate(sums: Array, statistic: Statistic) -> Estimate:
+    """Return the value of a statistic and its interval, from the column sums of each cluster:
+    (clusters, columns)."""
+    if not len(sums):
+        return Estimate(None, None, None, 0)
+    value = float(statistic.of(sums.sum(axis=0)))
+    if not np.isfinite(value):
+        return Estimate(None, None, None, len(sums))
+    left_out = _left_out(sums, statistic)
+    low, high = interval(value, left_out, statistic.least, statistic.most)
+    return Estimate(value, low, high, len(sums))
 
 
 def difference(a: Measure, b: Measure, statistic: Statistic) -> Estimate:
-    """Return a - b with its 95 % interval, both measured on the same clusters.
-
-    A resample uses the same people (or intents) for both. Rows of a cluster that is missing on one
-    side are left out.
-    """
-    a_sums = _cluster_sums(a.rows)
-    b_sums = _cluster_sums(b.rows)
+    """Return a - b with its interval, both measured on the same clusters. Rows of a cluster that is
+    missing on one side are left out."""
+    a_sums = cluster_sums(a.rows)
+    b_sums = cluster_sums(b.rows)
     shared = [cluster for cluster in a_sums if cluster in b_sums]
-    # Side by side, so that a resample has the same clusters of both.
-    both = [np.hstack([a_sums[cluster], b_sums[cluster]]) for cluster in shared]
-
-    def a_minus_b(sums: Array) -> Array:
-        of_a, of_b = np.split(sums, 2, axis=-1)
-        return statistic(of_a) - statistic(of_b)
-
-    return _estimate(np.array(both), a_minus_b)
+    of_a = np.array([a_sums[cluster] for cluster in shared])
+    of_b = np.array([b_sums[cluster] for cluster in shared])
+    return paired_difference(of_a, of_b, statistic)
 
 
-def _estimate(
-    sums: Array, statistic: Statistic, resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate:
-    """The value of a statistic and its interval, from the column sums of each cluster.
+def paired_difference(of_a: Array, of_b: Array, statistic: Statistic) -> Estimate:
+    """Return the `difference` from the column sums of the same clusters: two of (clusters,
+    columns).
 
-    The interval is the middle 95 % of the finite values; a resample without positives, for example,
-    has no F1.
+    With no spread to measure, such as nothing solved on either side, the interval comes from those
+    of a and b, as if they were independent (Newcombe, 1998).
     """
-    if not len(sums):
-        return None, None, None
-    value = float(statistic(sums.sum(axis=0)))
-    if not np.isfinite(value):
-        return None, None, None
-    if len(sums) < 2:
-        return value, None, None
-    resampled = statistic(_resample(sums, resamples, seed))
-    finite = resampled[np.isfinite(resampled)]
-    if not len(finite):
-        return value, None, None
-    low, high = np.percentile(finite, [2.5, 97.5])
-    return value, float(low), float(high)
+    a, b = (estimate(sums, statistic) for sums in (of_a, of_b))
+    if a.value is None or b.value is None:
+        return Estimate(None, None, None, a.clusters)
+    value = a.value - b.value
+    size = statistic.most - statistic.least
+    left_out = _left_out(of_a, statistic) - _left_out(of_b, statistic)
+    low, high = interval(value, left_out, -inf, inf)
+    if low is None or high is None:
+        if a.low is None or a.high is None or b.low is None or b.high is None:
+            return Estimate(value, None, None, a.clusters)
+        low = value - math.hypot(a.value - a.low, b.high - b.value)
+        high = value + math.hypot(a.high - a.value, b.value - b.low)
+    return Estimate(value, max(low, -size), min(high, size), a.clusters)
 
 
-def jackknife(value: float, without: Values) -> tuple[float, float]:
-    """Return a 95 % interval from the values with one cluster left out each time.
+def _left_out(sums: Array, statistic: Statistic) -> Array:
+    """The values of the statistic with one cluster left out each time."""
+    return statistic.of(sums.sum(axis=0) - sums)
 
-    The jackknife of Efron and Stein (1981), for measures over pairs: a bootstrap would pair an item
-    with its own copy.
+
+# --- intervals ------------------------------------------------------------------------------------
+
+
+def interval(value: float, left_out: Values, least: float, most: float) -> Interval:
+    """Return the 95 % interval of a value from its values with one cluster left out each time.
+
+    Its length is the jackknife standard error (Efron and Stein, 1981) times Student's t, changed in
+    three ways, since the textbook's interval holds too rarely for people's turns:
+
+    - Half the usual degrees of freedom: few clusters of unequal size do not show their spread well.
+    - Longer to the side to which few clusters pull the value: a sample is more likely to miss such
+      clusters than to hold too many.
+    - The score interval (Wilson, 1927) between two edges, where each cluster is one observation if
+      there is no spread to measure; the scale of logarithms above 0.
+
+    Args:
+        value: the value with all clusters.
+        least, most: the smallest and the largest possible value.
+
+    Returns:
+        No interval below `MIN_CLUSTERS`, if the value rests on one cluster alone, or if neither
+        edges nor a spread limit it.
     """
-    values = np.asarray(without)
+    values = np.asarray(left_out)
     n = len(values)
-    squares = (values - values.mean()) ** 2
-    margin = Z_95 * float(np.sqrt((n - 1) / n * squares.sum()))
-    return value - margin, value + margin
+    if n < MIN_CLUSTERS or not np.isfinite(values).all():
+        return None, None
+    size = most - least
+    is_open = math.isinf(size)
+    error, skewness = _spread(values)
+    lean = (SKEW if is_open else SKEW_BETWEEN_EDGES) * skewness / sqrt(n)
+    t = students_t((n - 1) / 2)
+    down = t * (1 + max(-lean, 0.0))
+    up = t * (1 + max(lean, 0.0))
+    if not is_open:
+        share = (value - least) / size
+        deviation = error / size
+        observations = share * (1 - share) / deviation**2 if error else n
+        low_share = _score_end(share, observations, -down)
+        high_share = _score_end(share, observations, up)
+        return least + size * low_share, least + size * high_share
+    if not error:
+        return None, None
+    if least == 0:
+        relative = error / value
+        return value * math.exp(-down * relative), value * math.exp(up * relative)
+    return value - down * error, value + up * error
+
+
+def _spread(left_out: Array) -> tuple[float, float]:
+    """Return the jackknife standard error, and the skewness of how much each cluster pulls the
+    value up; zeros if that is no more than rounding."""
+    n = len(left_out)
+    pulls = left_out.mean() - left_out
+    error = sqrt((n - 1) / n * float(pulls @ pulls))
+    if error <= 1e-9 * float(np.abs(left_out).max()):
+        return 0.0, 0.0
+    return error, float((pulls**3).mean() / (pulls**2).mean() ** 1.5)
+
+
+def _score_end(share: float, observations: float, z: float) -> float:
+    """Return the end of the score interval of a share; the lower one if z < 0 (Wilson, 1927)."""
+    weight = z * z / observations
+    middle = share + weight / 2
+    # Rounding may leave less than 0.
+    variance = max(share * (1 - share), 0.0) / observations
+    margin = z * sqrt(variance + weight / (4 * observations))
+    return min(max((middle + margin) / (1 + weight), 0.0), 1.0)
+
+
+def students_t(freedom: float) -> float:
+    """Return the 97.5th percentile of Student's t, within 1 % from 2 degrees of freedom on
+    (Abramowitz and Stegun, 26.7.5)."""
+    z = 1.959964
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / freedom**i for i, term in enumerate(terms, 1))
+
+
+# --- pairs, clusters ------------------------------------------------------------------------------
+def pair_estimate(
+    totals: Array, inside: Array, cluster_of: Indices, pairs: Array, most: float
+) -> Estimate:
+    """Return `most` times a mean over pairs of items, from 0 to 1, with its interval.
+
+    Args:
+        totals: for each item, the sum over the pairs that it is in.
+        inside: for each cluster, the sum over the pairs inside it.
+        cluster_of: for each item, the number of its cluster.
+        pairs: the number of pairs; then that without each cluster.
+    """
+    # The totals count each pair twice. Without a cluster, the pairs of its items are subtracted:
+    # those inside it twice, so they are added back once.
+    whole = totals.sum() / 2
+    left = whole - np.bincount(cluster_of, totals) + inside
+    value, *left_out = most * _quotient(np.array([whole, *left]), pairs)
+    low, high = interval(float(value), left_out, 0, most)
+    return Estimate(float(value), low, high, len(inside))
+
+
+def auroc_estimate(scores: Array, positive: Flags, cluster_of: Indices) -> Estimate:
+    """Return the `auroc` of scores with its interval.
+
+    Args:
+        scores: for each item.
+        positive: for each item, whether it is one.
+        cluster_of: for each item, the number of its cluster, from 0 on without gaps.
+    """
+    # How many negatives each positive beats, and how many positives beat each negative.
+    won = np.empty(len(scores))
+    won[positive] = wins(scores[positive], scores[~positive])
+    won[~positive] = positive.sum() - wins(scores[~positive], scores[positive])
+    clusters = int(cluster_of.max()) + 1
+    inside = np.zeros(clusters)
+    for cluster in range(clusters):
+        own = cluster_of == cluster
+        inside[cluster] = wins(scores[own & positive], scores[own & ~positive]).sum()
+    positives, negatives = positive.sum(), (~positive).sum()
+    positives_left = positives - np.bincount(cluster_of, positive)
+    negatives_left = negatives - np.bincount(cluster_of, ~positive)
+    pairs = np.array([positives * negatives, *(positives_left * negatives_left)])
+    return pair_estimate(won, inside, cluster_of, pairs, most=1)
 
 
 def auroc(positives: Values, negatives: Values) -> float | None:
@@ -177,30 +327,11 @@ def numbered(clusters: Sequence[str]) -> tuple[list[str], Indices]:
     return names.tolist(), cluster_of
 
 
-def _cluster_sums(rows: Rows) -> dict[str, Array]:
-    """The column sums of each cluster, in the order of the clusters' names."""
+def cluster_sums(rows: Rows) -> dict[str, Array]:
+    """Return the column sums of each cluster, in the order of the clusters' names. A cluster with
+    nothing but zeros is left out, since no statistic depends on it."""
     sums: dict[str, Array] = {}
     for row in rows:
         if row.stats is not None:
             sums[row.cluster] = sums.get(row.cluster, 0.0) + np.array(row.stats)
-    return dict(sorted(sums.items()))
-
-
-def _resample(sums: Array, resamples: int, seed: int) -> Array:
-    """The column sums of each resample, clusters sampled with replacement: (resamples, columns).
-
-    It works in blocks: how often each of 20,000 clusters occurs in 2,000 resamples would fill
-    320 MB. The size of a block does not change what is sampled.
-    """
-    rng = np.random.default_rng(seed)
-    clusters = len(sums)
-    found = np.empty((resamples, sums.shape[1]))
-    block = max(1, BLOCK // clusters)
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        sampled = rng.integers(clusters, size=(size, clusters))
-        # Each resample has its own range of indices, so that one `bincount` counts them all.
-        sampled += np.arange(size)[:, None] * clusters
-        counts = np.bincount(sampled.ravel(), minlength=size * clusters)
-        found[start : start + size] = counts.reshape(size, clusters) @ sums
-    return found
+    return {name: own for name, own in sorted(sums.items()) if own.any()}

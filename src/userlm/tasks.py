@@ -11,7 +11,7 @@ from typing import Any
 from userlm.json_files import take
 from userlm.rows import read_rows
 from userlm.simulate import Until
-from userlm.text import content_words, numbers, words
+from userlm.text import content_words, format_number, numbers, words
 from userlm.types import Conversation, Fact, InputError, Task
 
 NOT_GRADED = "not graded: needs a sandbox"
@@ -221,6 +221,18 @@ _EXPLICIT = (
     re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}"),
 )
 _OPERATION = re.compile(r"[-+*/x×÷]\s*[$€£]?\.?\d[^=,;]{0,30}$")
+_NEGATED = re.compile(r"(?:\bnot|n['’]t)\s[$€£]?\d\S*", re.IGNORECASE)
+_CHOICE = re.compile(
+    r"\d\S{0,20}(?: \w{1,20})? or (?:\w{1,20} )?[$€£]?\d", re.IGNORECASE
+)
+_CONCLUSION = re.compile(r"\W*(?:so|therefore|thus|hence|this means)\b", re.IGNORECASE)
+_PURPOSE = re.compile(r"(?<=\w) to (?=[a-z]{1,20} )")
+_BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
+_LARGE = {"k": 1000, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_IN_LARGE = re.compile(
+    r"(?<![\w.,])(\d{1,9}(?:\.\d{1,6})?)(k|\s(?:thousand|million|billion))\b",
+    re.IGNORECASE,
+)
 _CLOSING = "\"”’') "
 """What may follow the mark at the end of a sentence."""
 
@@ -230,12 +242,14 @@ def final_number(text: str) -> str | None:
     none.
 
     An explicit answer comes first: the last of `#### X`, `\\boxed{X}` and "answer is X". Next the
-    result of a closing sum ("5 x 10 = 50 miles in 5 days"), then the last number. The numbers of
-    list items, and those in questions, do not count.
+    result of a closing sum ("5 x 10 = 50 miles in 5 days"). Otherwise a number of the last sentence
+    that has any (`_of_sentence`). The numbers of list items and dates, and those in questions, do
+    not count.
     """
+    plain = _plain(text)
     sentences = [
         sentence
-        for sentence in _SENTENCE.split(_plain(text))
+        for sentence in _SENTENCE.split(plain)
         if not sentence.rstrip(_CLOSING).endswith("?")
     ]
     explicit = _explicit_answer(sentences)
@@ -247,7 +261,33 @@ def final_number(text: str) -> str | None:
     goes_on = re.search(r"[,;](?!\d)", result)
     if is_sum and not goes_on and numbers(result):
         return numbers(result)[0]
-    return next(reversed(numbers(last)), None)
+    in_bold = [number for bold in _BOLD.findall(text) for number in numbers(bold)]
+    _, equals, after = plain.rpartition("=")
+    computed = numbers(after[:60])[:1] if equals else []
+    return _of_sentence(last, in_bold, computed)
+
+
+def _of_sentence(
+    sentence: str, in_bold: Sequence[str], computed: Sequence[str]
+) -> str | None:
+    """Return the number that a sentence gives as the answer; `None` if it gives two to choose from,
+    or none.
+
+    Often it also repeats numbers of the question ("so 3 trucks carry the 80 stones"). So the last
+    one counts of those in bold; then, after "so" or "therefore", of those that are the result of
+    the last sum, and of those before a purpose ("5 hours to make 60 snowballs"); then of all.
+    """
+    if _CHOICE.search(sentence) and "=" not in sentence:
+        return None
+    named = numbers(_NEGATED.sub(" ", sentence))
+    likely_ones = [in_bold]
+    if _CONCLUSION.match(sentence):
+        likely_ones += [computed, numbers(_PURPOSE.split(sentence)[0])]
+    for likely in likely_ones:
+        found = [number for number in named if number in likely]
+        if found:
+            return found[-1]
+    return next(reversed(named), None)
 
 
 def _explicit_answer(sentences: Iterable[str]) -> str | None:
@@ -311,8 +351,11 @@ def solved(task: Task) -> Until:
 
 
 def _plain(text: str) -> str:
-    """A text without markup, without exponents and without the numbers of list items and steps."""
-    text = re.sub(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2", text.replace("{,}", ","))
+    """A text without markup, exponents, and the numbers of dates, list items and steps."""
+    text = text.replace("{,}", ",").replace(",\\!", ",")
+    text = re.sub(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2", text)
+    text = re.sub(r"\b\d{1,2}(?:st|nd|rd|th)\b", " ", text)
+    text = _IN_LARGE.sub(_written_out, text)
     text = re.sub(r"\*\*|__|`|\\(?![A-Za-z])|\^\{?\d+\}?", "", text)
     items = {_item(match) for match in _ITEM.finditer(text)}
 
@@ -324,6 +367,11 @@ def _plain(text: str) -> str:
     text = re.sub(r"\bstep\s+\d+", " ", _ITEM.sub(drop, text), flags=re.IGNORECASE)
     # "The answer is:", and the answer is on the next line.
     return re.sub(r"([:=])\s*\n\s*", r"\1 ", text)
+
+
+def _written_out(match: re.Match[str]) -> str:
+    """`70k` to `70000`."""
+    return format_number(Fraction(match[1]) * _LARGE[match[2].strip().lower()])
 
 
 def _item(match: re.Match[str]) -> int:

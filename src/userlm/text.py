@@ -5,15 +5,22 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 
 INTENT_PREFIX = "You are a user chatting with an assistant language model to "
 """The fixed opening words of every intent, as in the paper (slides, sample 1 to 4)."""
 
 END_TOKEN = "<|endconversation|>"
 """What a user model generates instead of a turn, to end the conversation."""
+
+KEY_MASK = "[key]"
+"""What stands where a server repeated a key."""
+SHORTEST_SECRET = 8
+"""Characters. A shorter key is made up for a server that needs none, such as `ollama`."""
 
 _OPENING = re.compile(
     r"\s*" + r"\s+".join(INTENT_PREFIX.split()) + r"\b\s*", re.IGNORECASE
@@ -137,3 +144,44 @@ def stable_hash(*parts: object) -> int:
     joined = "\x1f".join(str(part) for part in parts)
     digest = hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "big")
+
+
+def mask_key(text: str, key: str | None) -> str:
+    """Return the text without the key, which a server may repeat: as it is, in another case, in
+    base64 or hexadecimal, with escapes of URLs, JSON or HTML. Of a short key only as it is."""
+    if not key:
+        return text
+    if len(key) < SHORTEST_SECRET:
+        return text.replace(key, KEY_MASK)
+    return _key_pattern(key).sub(KEY_MASK, text)
+
+
+@cache
+def _key_pattern(key: str) -> re.Pattern[str]:
+    data = key.encode()
+    forms = {key, data.hex()}
+    # Base64 makes four characters of three bytes. If one or two bytes stand before the key, 2 or 3
+    # characters depend on them, and the last one depends on what follows.
+    for bytes_before, dependent in enumerate((0, 2, 3)):
+        padded = bytes(bytes_before) + data
+        for encode in (b64encode, urlsafe_b64encode):
+            coded = encode(padded).decode().rstrip("=")
+            last = len(coded) if len(padded) % 3 == 0 else -1
+            forms.add(coded[dependent:last])
+    first = {re.escape(form[0]) for form in forms}
+    patterns = ("".join(map(_escaped, form)) for form in sorted(forms))
+    # The characters that a match may begin with come first: the search is faster.
+    begin = rf"(?=[\\%&{''.join(sorted(first))}])"
+    return re.compile(rf"{begin}(?:{'|'.join(patterns)})", re.IGNORECASE)
+
+
+def _escaped(character: str) -> str:
+    """Return a pattern for a character, as it is or escaped, in any case."""
+    escapes = []
+    for code in sorted({ord(character.lower()), ord(character.upper())}):
+        escapes += [
+            rf"\\{{1,8}}(?:u\{{?0{{0,4}}{code:x}\}}?|x{code:02x})",
+            rf"%(?:25){{0,4}}{code:02x}",
+            rf"&(?:amp;){{0,4}}\#(?:0{{0,4}}{code}|x0{{0,4}}{code:x});",
+        ]
+    return rf"(?:{re.escape(character)}|\\{{1,8}}{re.escape(character)}|{'|'.join(escapes)})"

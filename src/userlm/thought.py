@@ -36,26 +36,33 @@ PAIRS = (
     ("◁think▷", "◁/think▷"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|think|>", "<|/think|>"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+    (
+        "<|start|>assistant<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+    ),
     ("<|channel>thought", "<channel|>"),
+    ("<unused94>thought", "<unused95>"),
 )
 """The tags around a thought in the text of known model families."""
 
 TAGS = frozenset(tag for pair in PAIRS for tag in pair)
 _BEGINNINGS = tuple(tag.lower().rstrip(">") for tag in TAGS)
-_FIRST = frozenset(tag[0] for tag in TAGS)
+_FIRST = frozenset(tag[0] for tag in TAGS) | {"&"}
 
 
 def _may_hold_tag(text: str) -> bool:
     if not any(first in text for first in _FIRST):
         return False
-    lowered = text.lower()
+    lowered = text.lower().replace("&lt;", "<").replace("</ ", "</")
     return any(tag in lowered for tag in _BEGINNINGS)
 
 
 def _pattern(tag: str) -> str:
-    """The pattern of a tag; there may be white space before its end."""
-    return re.escape(tag.removesuffix(">")) + (r"\s*>" if tag[-1] == ">" else "")
+    """The pattern of a tag; there may be white space before its end, and a blank after a slash."""
+    end = r"\s*>" if tag[-1] == ">" else ""
+    return re.escape(tag.removesuffix(">")).replace("</", "</ ?") + end
 
 
 _OPENING = "|".join(_pattern(opens) for opens, _ in PAIRS)
@@ -71,18 +78,33 @@ _IN_SPEECH = re.compile(
     re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )
 _ANY = re.compile(f"{_OPENING}|(?P<closes>{_CLOSING})", re.IGNORECASE)
+_ESCAPED = re.compile(rf"&lt;(/ ?)?({'|'.join(_NAMES)})&gt;", re.IGNORECASE)
+# gpt-oss without its special tokens.
+_NAKED = ("analysis", "assistantfinal")
+# What some models put around their speech, once they have thought.
+_AROUND_SPEECH = re.compile(
+    r"\A\s*<\|(?:begin_of_solution|START_RESPONSE)\|>"
+    r"|<\|(?:end_of_solution|END_RESPONSE|return|end)\|>\s*\Z"
+)
 _ENDS_OPEN = re.compile(rf"(?P<opens>{_OPENING})\s*$", re.IGNORECASE)
 
 
 def split_thought(text: str) -> tuple[str, str]:
     """Return what a model said, and what it only thought; a text without tags is all speech.
 
-    A thought that is not closed goes on to the end: the model was cut off in it. One that is not
-    opened goes back to the start: many chat templates open it in the prompt. Tags in a quoted piece
-    of code do not count, except one that closes what nothing opened: then the fence was thought.
+    A thought that is not closed goes on to the end: the model was cut off in it; but within a line,
+    such a tag is only spoken about. One that is not opened goes back to the start: many chat
+    templates open it in the prompt. Tags in a quoted piece of code do not count, except one that
+    closes what nothing opened: then the fence was thought.
     """
+    opens, closes = _NAKED
+    if text.startswith(opens) and closes in text:
+        before, _, after = text.removeprefix(opens).partition(closes)
+        return after.strip(), before.strip()
     if not _may_hold_tag(text):
         return text, ""  # as nearly all texts; the search below takes much longer
+    given = text
+    text = _ESCAPED.sub(r"<\1\2>", text)  # as in HTML
     said: list[str] = []
     thought: list[str] = []
     start = 0
@@ -96,9 +118,10 @@ def split_thought(text: str) -> tuple[str, str]:
         is_thought = tag.lastgroup == "opens"
         start = tag.end()
     if not start:
-        return text, ""
+        return given, ""
     (thought if is_thought else said).append(text[start:])
-    return _joined(said), _joined(thought)
+    speech = _AROUND_SPEECH.sub("", _joined(said))
+    return speech.strip(), _joined(thought)
 
 
 def spoken(found: Completion) -> Completion:
@@ -154,25 +177,34 @@ class SpeechOnly:
         if not isinstance(reply, Reply) or not isinstance(reply.text, str):
             return reply  # the conversation loop says what is wrong
         speech, thought = split_thought(reply.text)
-        if not thought:
+        if speech == reply.text:
             return reply
         if not speech and reply.stop is None:
             raise only_thought()
-        return replace(reply, text=speech, meta={**reply.meta, "thought": thought})
+        meta = {**reply.meta, "thought": thought} if thought else reply.meta
+        return replace(reply, text=speech, meta=meta)
 
 
 def _tags(text: str) -> Iterator[re.Match[str]]:
     """Yield the tags that count, in order. A thought may hold half of a piece of code, so in it
     only the tag that closes it is looked for."""
-    at = 0
+    at = spoken_from = 0
     pattern = _IN_SPEECH
+    may_close = True
     while found := pattern.search(text, at):
         if found.lastgroup == "code" and found["fence"]:
             inner = _ANY.search(text, found.start(), found.end())
             if inner and inner.lastgroup == "closes":
                 found = inner
         at = found.end()
+        if found.lastgroup == "opens" and may_close:
+            may_close = _IN_THOUGHT.search(text, at) is not None
+        if found.lastgroup == "opens" and not may_close:
+            line = text.rfind("\n", spoken_from, found.start()) + 1
+            if text[max(line, spoken_from) : found.start()].strip():
+                continue
         if found.lastgroup in ("opens", "closes"):
+            spoken_from = at
             pattern = _IN_THOUGHT if found.lastgroup == "opens" else _IN_SPEECH
             yield found
 

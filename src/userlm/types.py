@@ -438,7 +438,8 @@ class Measure:
 
     Attributes:
         value: `None` if nothing could be measured.
-        low, high: the 95 % interval, from resampling whole clusters; `None` below two clusters.
+        low, high: the 95 % interval over clusters; `None` where there are too few, or they do not
+            limit it (`stats.interval`).
         unit: the unit of value and interval: "%", "", "tokens".
         why: the reason if there is no value although some rows were measured.
     """
@@ -461,3 +462,10 @@ class Measure:
     def missing(self) -> int:
         """How many items could not be measured."""
         return len(self.rows) - self.n
+
+    @property
+    def clusters(self) -> int:
+        """How many clusters (people, intents, tasks) stand behind the interval: those with more
+        than zeros, such as turns where nobody ended in an F1 of ends."""
+        rows = (row for row in self.rows if row.stats and any(row.stats))
+        return len({row.cluster for row in rows})

@@ -223,14 +223,14 @@ def _write(
                 meta["duplicate_of"] = decisions.copies[written]
             outputs.write("dropped.jsonl", {**record, "meta": meta})
         else:
-            conversation, found = pii.scrub(from_record(record))
             if scrub:
+                conversation, found = pii.scrub(from_record(record))
                 record = to_record(conversation)
                 for kind, times in found.items():
                     notes[f"scrubbed {kind}"] += times
-            elif found:
+            elif kinds := pii.kinds_in(record):
                 notes.update(
-                    ["not scrubbed", *(f"not scrubbed, {kind}" for kind in found)]
+                    ["not scrubbed", *(f"not scrubbed, {kind}" for kind in kinds)]
                 )
             split = SPLITS[decisions.splits[written]]
             outputs.write(f"{split}.jsonl", record)

@@ -82,6 +82,10 @@ def import_(options: Import) -> Results:
     for file in files.find(options.logs):
         if not (file.path and out.resolve() in file.path.resolve().parents):
             found.append(file)
+        elif options.output.force and file.name in map(str, options.logs):
+            raise InputError(
+                f"--force may delete {file.name}, which lies in {out}; choose another --out"
+            )
     if not found:
         raise InputError(
             f"all logs are inside {out}, the output folder; choose another --out"

@@ -14,7 +14,8 @@ What is replaced, and what is kept because it does not identify a person:
              private keys, also without their end, tokens after "Bearer", user and password in a
              URL; not `sk-your-key-goes-here`
 
-Spaces that do not break, other dashes and fullwidth digits count as the usual ones.
+Spaces that do not break, other dashes and fullwidth digits count as the usual ones; characters
+without width are skipped, and an @ or + may be escaped (`%40`, `&#64;`).
 
 These are patterns: they cannot find names and postal addresses. Marks that are already in a log,
 such as WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.
@@ -24,11 +25,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
+from userlm.data.characters import hides, plain, shown_text
 from userlm.types import Conversation
 
 MARKS = ("email", "phone", "card", "ip", "key")
@@ -50,14 +53,6 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
     kept = {key: value for key, value in conversation.meta.items() if key in _KEPT}
     meta = {**conversation.meta, **dict.fromkeys(kept)}
     origin = conversation.origin
-    parts = [
-        conversation.intent,
-        origin and origin.target,
-        meta,
-        [[turn.text, turn.meta] for turn in conversation.turns],
-    ]
-    if not _candidates("\n".join(_texts(parts))):  # most have nothing to replace
-        return conversation, {}
     counts: Counter[str] = Counter()
     turns = []
     for turn in conversation.turns:
@@ -71,6 +66,19 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
         origin=origin and replace(origin, target=_scrub(origin.target, counts)),
     )
     return (scrubbed, dict(counts)) if counts else (conversation, {})
+
+
+def kinds_in(record: Mapping[str, Any]) -> set[str]:
+    """Return the kinds that `scrub` would replace in the conversation of a record of `rows`."""
+    meta = record.get("meta") or {}
+    counts: Counter[str] = Counter()
+    _scrub({key: value for key, value in meta.items() if key not in _KEPT}, counts)
+    _scrub(record.get("intent"), counts)
+    _scrub((record.get("origin") or {}).get("target"), counts)
+    for turn in record["turns"]:
+        _scrub(turn["text"], counts)
+        _scrub(turn.get("meta"), counts)
+    return set(counts)
 
 
 def scrub_text(text: str) -> tuple[str, dict[str, int]]:
@@ -97,7 +105,10 @@ def _scrub(value: Any, counts: Counter[str]) -> Any:
     before = None
     while value != before:  # after a replacement, the text next to it may match too
         before = value
-        for form in _candidates(value):
+        is_short = (
+            len(value) <= 40
+        )  # as the keys of `meta` are, which come again and again
+        for form in (_known_candidates if is_short else _candidates)(value):
             value = form.replace(value, counts)
     return value
 
@@ -114,20 +125,6 @@ def _scrub_object(value: dict[str, Any], counts: Counter[str]) -> dict[str, Any]
             name = f"{mark} {same}"
         scrubbed[name] = _scrub(inner, counts)
     return scrubbed
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Return all texts, integers and keys in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, int):
-        yield str(value)
-    elif isinstance(value, dict):
-        yield from value
-        yield from _texts(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _texts(inner)
 
 
 # --- patterns -------------------------------------------------------------------------------------
@@ -154,43 +151,39 @@ class _Form:
     real: Check | None
 
     def replace(self, text: str, counts: Counter[str]) -> str:
+        if hides(text):
+            text = self._replace(text, *shown_text(text), counts)
+        return self._replace(text, text, range(len(text)), counts)
+
+    def _replace(
+        self, text: str, shown: str, places: Sequence[int], counts: Counter[str]
+    ) -> str:
+        """Return the text with marks.
+
+        Args:
+            places: for each character of `shown`, its place in the text.
+        """
         parts = []
         end = 0
-        for match in self.pattern.finditer(_plain(text)):
+        for match in self.pattern.finditer(plain(shown)):
             if self.real and not self.real(match):
                 continue
             counts[self.kind] += 1
-            parts += [text[end : match.start()], f"<{self.kind.upper()}>"]
-            end = match.end()
+            parts += [text[end : places[match.start()]], f"<{self.kind.upper()}>"]
+            end = places[match.end() - 1] + 1
         return "".join(parts) + text[end:]
-
-
-# Spaces that do not break or are narrow, hyphens, fullwidth forms.
-_UNUSUAL = (
-    "\xa0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
-    "\u2010\u2011\ufe63\uff0d０１２３４５６７８９＋（）＠"
-)
-_USUAL = " " * 15 + "-" * 4 + "0123456789+()@"
-_PLAIN = str.maketrans(_UNUSUAL, _USUAL)
-# Dashes and the minus are also written after a number, as in "415-555-0132—or".
-_DASH = re.compile(
-    "(?<=[0-9)])[\u2012-\u2015\u2212](?=[0-9(])|(?<= )[\u2012-\u2015\u2212](?= )"
-)
-_IS_UNUSUAL = re.compile(rf"[{_UNUSUAL}\u2012-\u2015\u2212]")
-
-
-def _plain(text: str) -> str:
-    """Return the text, of the same length, with the usual spaces, dashes and digits."""
-    if not _IS_UNUSUAL.search(text):
-        return text
-    return _DASH.sub("-", text.translate(_PLAIN))
 
 
 def _candidates(text: str) -> list[_Form]:
     """Return the patterns that may match the text, by a quick search; most texts have none."""
-    text = _plain(text)
+    if hides(text):
+        text, _ = shown_text(text)
+    text = plain(text)
     forms = [form for cue, form in _CUED if cue in text]
     return forms + _NUMBERS if _SIX_DIGITS.search(text) else forms
+
+
+_known_candidates = lru_cache(10_000)(_candidates)
 
 
 def _form(kind: str, pattern: str, real: Check | None = None) -> _Form:
@@ -208,8 +201,10 @@ _PEM = r"""
 """
 _JWT = r"eyJ (?<![\w-]...) [\w-]{8,} \.eyJ[\w-]{8,} (?:\.[\w-]*)?"
 _BEARER = r"(?<=[Bb]earer[ ]) (?=[A-Za-z._~+/=-]{0,40}[0-9]) [A-Za-z0-9._~+/=-]{16,}"
-# To the last @: a password may hold one.
-_PASSWORD = r"""(?<=://) [^\s/:@<>{}\[\]"']{0,64} : [^\s/<>{}\[\]"']{1,128} (?=@)"""
+# To the last @: a password may hold one, but not the query behind a port.
+_PASSWORD = r"""
+    (?<=://) [^\s/:@<>{}\[\]"']{0,64} : (?![0-9]{1,5}[?]) [^\s/<>{}\[\]"']{1,128} (?=@)
+"""
 # The letters of scripts that put spaces between words; Chinese stands next to an address.
 _LETTERS = "A-Za-zÀ-ÖØ-öø-ʯ\u0300-\u036fͰ-ԯḀ-ỿ"
 _EMAIL = rf"""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from userlm.stats import Found, measure, measure_row, percent
+from userlm.stats import PERCENT, Found, measure, measure_row
 from userlm.tasks import grade, said, task_of
 from userlm.types import Conversation, Measure, MeasureRow, Task
 
@@ -32,7 +32,7 @@ def intent_coverage(
         covered = sum(said(fact, conversation.user_turns) for fact in facts)
         return covered / len(facts), 1.0
 
-    return measure(_rows(conversations, tasks, stats), percent)
+    return measure(_rows(conversations, tasks, stats), PERCENT)
 
 
 def assistant_score(conversations: Conversations, tasks: Tasks) -> Measure:
@@ -46,7 +46,7 @@ def assistant_score(conversations: Conversations, tasks: Tasks) -> Measure:
         right, why = grade(task, conversation)
         return why if right is None else (float(right), 1.0)
 
-    return measure(_rows(conversations, tasks, stats), percent)
+    return measure(_rows(conversations, tasks, stats), PERCENT)
 
 
 def _rows(

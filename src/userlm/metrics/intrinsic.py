@@ -14,23 +14,29 @@ from dataclasses import replace
 import numpy as np
 
 from userlm.stats import (
+    F1,
+    MEAN,
+    PERCENT,
     Array,
+    Estimate,
     Found,
     Indices,
+    Statistic,
     auroc,
-    f1_percent,
-    jackknife,
+    auroc_estimate,
     measure,
     measure_row,
     numbered,
+    pair_estimate,
     percent,
-    ratio,
-    wins,
 )
 from userlm.text import content_words, intent_goal, words
 from userlm.types import FAILED, Conversation, Measure, MeasureRow
 
 Conversations = Iterable[Conversation]
+
+GAIN = Statistic(percent, -100, 100)
+"""A share less another, in percent."""
 
 NO_END = "the person ended at no answer"
 EVERY_END = "the person ended at every answer"
@@ -62,18 +68,31 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
         rows.append(_row(kept.pop(), "no other first turn to compare with"))
         word_sets.clear()
 
-    names, cluster_of = numbered([_cluster(conversation) for conversation in kept])
-    to_all, to_own = _distances(word_sets, cluster_of)
+    found = measure(rows, PERCENT)
+    if not kept:
+        return found
+    clusters = [_cluster(conversation) for conversation in kept]
+    to_all, estimated = diversity_estimate(word_sets, clusters)
     others = len(kept) - 1
     for conversation, total in zip(kept, to_all, strict=True):
         rows.append(_row(conversation, (float(total) / others, 1.0)))
-    found = measure(rows, percent, resamples=0)
+    value, low, high, _ = estimated
+    return Measure("", value, low, high, tuple(rows))
 
+
+def diversity_estimate(
+    word_sets: Sequence[set[str]], clusters: Sequence[str]
+) -> tuple[Array, Estimate]:
+    """Return for each set the sum of its Jaccard distances to all others, and their mean in percent
+    with its interval over clusters."""
+    names, cluster_of = numbered(clusters)
+    to_all, to_own = _distances(word_sets, cluster_of)
+    sets = len(word_sets)
+    left = sets - np.bincount(cluster_of, minlength=len(names))
+    pairs = np.array([sets * (sets - 1), *(left * (left - 1))]) / 2
     # `to_own` counts each pair twice.
     inside = np.bincount(cluster_of, to_own) / 2
-    left = len(kept) - np.bincount(cluster_of, minlength=len(names))
-    pairs_left = left * (left - 1) / 2
-    return _with_jackknife(found, to_all, inside, cluster_of, pairs_left, ceiling=100)
+    return to_all, pair_estimate(to_all, inside, cluster_of, pairs, most=100)
 
 
 def _first_words(conversation: Conversation) -> set[str] | str:
@@ -126,7 +145,7 @@ def intent_decomposition(conversations: Conversations) -> Measure:
     is better, but nonsense has 0; what counts is the distance from people, and `goal_consistency`.
     Turns without content words cannot be measured.
     """
-    return measure(_overlaps(conversations, _share_of_turn), percent)
+    return measure(_overlaps(conversations, _share_of_turn), PERCENT)
 
 
 def goal_consistency(conversations: Conversations) -> Measure:
@@ -167,7 +186,7 @@ def goal_consistency(conversations: Conversations) -> Measure:
         common = sum(in_all[word] - in_own[cluster][word] for word in turn)
         return own[0] - common / len(turn) / others, 1.0
 
-    return measure(_turn_rows(kept, stats), percent)
+    return measure(_turn_rows(kept, stats), GAIN)
 
 
 def intent_decomposition_variants(conversations: Conversations) -> list[Measure]:
@@ -192,11 +211,11 @@ def intent_decomposition_variants(conversations: Conversations) -> list[Measure]
     turns = _overlaps(kept, _share_of_turn)
     later = [row for row in turns if not row.key.endswith("/0")]
     return [
-        measure(_overlaps(kept, share_of_intent), percent, "share of intent, %"),
-        measure(_overlaps(kept, jaccard), percent, "Jaccard, %"),
-        measure(_overlaps(kept, _common), ratio, "types, words"),
-        measure(_overlaps(kept, tokens), ratio, "tokens, words"),
-        measure(later, percent, "later turns, %"),
+        measure(_overlaps(kept, share_of_intent), PERCENT, "share of intent, %"),
+        measure(_overlaps(kept, jaccard), PERCENT, "Jaccard, %"),
+        measure(_overlaps(kept, _common), MEAN, "types, words"),
+        measure(_overlaps(kept, tokens), MEAN, "tokens, words"),
+        measure(later, PERCENT, "later turns, %"),
     ]
 
 
@@ -252,7 +271,7 @@ def termination(responses: Conversations) -> Measure:
         false_negative = person_ended and not ended
         return float(true_positive), float(false_positive), float(false_negative)
 
-    found = measure(_response_rows(responses, stats), f1_percent)
+    found = measure(_response_rows(responses, stats), F1)
     if found.value is None and found.n:
         return replace(found, why=NO_END)
     return found
@@ -291,19 +310,9 @@ def termination_auroc(responses: Conversations) -> Measure:
     if value is None:
         return replace(found, why=why_one_kind(ended.tolist()))
 
-    # How many other turns each end beats, and how many ends beat each other turn.
-    won = np.empty(len(p_end))
-    won[ended] = wins(p_end[ended], p_end[~ended])
-    won[~ended] = ended.sum() - wins(p_end[~ended], p_end[ended])
-    names, cluster_of = numbered([row.cluster for row in measured])
-    inside = np.zeros(len(names))
-    for cluster in range(len(names)):
-        own = cluster_of == cluster
-        inside[cluster] = wins(p_end[own & ended], p_end[own & ~ended]).sum()
-    ends_left = ended.sum() - np.bincount(cluster_of, ended)
-    others_left = (~ended).sum() - np.bincount(cluster_of, ~ended)
-    pairs_left = ends_left * others_left
-    return _with_jackknife(found, won, inside, cluster_of, pairs_left, ceiling=1)
+    _, cluster_of = numbered([row.cluster for row in measured])
+    _, low, high, _ = auroc_estimate(p_end, ended, cluster_of)
+    return replace(found, low=low, high=high)
 
 
 # --- plain counts ---------------------------------------------------------------------------------
@@ -312,7 +321,7 @@ def termination_auroc(responses: Conversations) -> Measure:
 def words_per_turn(conversations: Conversations) -> Measure:
     """Return the mean length of the user's turns, in words."""
     rows = _turn_rows(conversations, lambda _, text: (float(len(words(text))), 1.0))
-    return measure(rows, ratio)
+    return measure(rows, MEAN)
 
 
 def turns_per_conversation(conversations: Conversations) -> Measure:
@@ -321,7 +330,7 @@ def turns_per_conversation(conversations: Conversations) -> Measure:
     A failed conversation has no known length. One that reached the limit (`max_turns`) counts with
     the limit, so the value depends on the limit.
     """
-    return measure([_length(one) for one in conversations], ratio)
+    return measure([_length(one) for one in conversations], MEAN)
 
 
 def _length(conversation: Conversation) -> MeasureRow:
@@ -394,28 +403,3 @@ def _cluster(conversation: Conversation) -> str:
 def _failure(conversation: Conversation) -> str:
     error = conversation.meta.get("error")
     return f"{conversation.stop}: {error}" if error else str(conversation.stop)
-
-
-def _with_jackknife(
-    found: Measure,
-    totals: Array,
-    inside: Array,
-    cluster_of: Indices,
-    pairs_left: Array,
-    ceiling: float,
-) -> Measure:
-    """The measure with its jackknife interval, between 0 and `ceiling`; the measure is `ceiling`
-    times a mean over pairs.
-
-    Args:
-        totals: for each item, the sum over the pairs that it is in.
-        inside: for each cluster, the sum over the pairs inside it.
-        pairs_left: the number of pairs without each cluster.
-    """
-    if found.value is None or len(pairs_left) < 2 or not pairs_left.all():
-        return found
-    # All totals count each pair twice. Without a cluster, the pairs of its items are subtracted:
-    # those inside it twice, so they are added back once.
-    left = totals.sum() / 2 - np.bincount(cluster_of, totals) + inside
-    low, high = jackknife(found.value, ceiling * left / pairs_left)
-    return replace(found, low=max(low, 0.0), high=min(high, ceiling))

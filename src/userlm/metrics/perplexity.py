@@ -11,11 +11,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from math import exp, isfinite, log
+from math import exp, inf, isfinite, log
 
 from userlm.flip import Row, TargetSpan
 from userlm.metrics.forms import Form
-from userlm.stats import Array, Found, Rows, exp_ratio, measure, measure_row, ratio
+from userlm.stats import (
+    MEAN,
+    PERPLEXITY,
+    Array,
+    Found,
+    Rows,
+    Statistic,
+    measure,
+    measure_row,
+    ratio,
+)
 from userlm.text import word_spans, words
 from userlm.types import Conversation, Measure, MeasureRow, Score
 
@@ -171,16 +181,16 @@ def subsets(rows: Rows) -> dict[str, list[MeasureRow]]:
 def perplexity(rows: Rows, name: str = "perplexity") -> Measure:
     """Return exp(sum of NLL / sum of tokens): token-weighted, so comparable only between models
     with one tokenizer."""
-    return measure(rows, exp_ratio, name)
+    return measure(rows, PERPLEXITY, name)
 
 
 def bits_per_byte(rows: Rows) -> Measure:
     """Return sum of NLL / (ln 2 x bytes): comparable between tokenizers."""
 
-    def statistic(sums: Array) -> Array:
+    def bits(sums: Array) -> Array:
         return ratio(sums[..., [NLL, BYTES]]) / log(2)
 
-    return measure(rows, statistic, "bits per byte")
+    return measure(rows, Statistic(bits, 0, inf), "bits per byte")
 
 
 def mean_of_conversations(rows: Rows) -> Measure:
@@ -199,7 +209,7 @@ def mean_of_conversations(rows: Rows) -> Measure:
         elif tokens:
             found = "the perplexity is too large"
         means.append(measure_row(id, turns[0].cluster, found))
-    return measure(means, ratio, "perplexity, mean of conversations")
+    return measure(means, MEAN, "perplexity, mean of conversations")
 
 
 def person_of(conversation: Conversation) -> str:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from statistics import mode
 
 import numpy as np
-from numpy.typing import NDArray
 
 from userlm.metrics.intrinsic import why_one_kind
 from userlm.stats import (
+    F1,
     FN,
     FP,
     Array,
+    Flags,
     Indices,
     f1_percent,
     measure,
@@ -25,8 +26,6 @@ from userlm.stats import (
     numbered,
 )
 from userlm.types import Measure
-
-Flags = NDArray[np.bool_]
 
 _DIGITS = (1, 1.5, 2, 3, 5, 7)
 _SMALL = [round(digit * 10.0**power, 7) for power in range(-6, -1) for digit in _DIGITS]
@@ -285,11 +284,13 @@ def _middle_of_the_highest(values: Array) -> Indices:
 
 def _rule(threshold: float | None, counts: Array, people: Sequence[str]) -> EndRule:
     """Return the `EndRule` from the counts of each person, (people, 4)."""
+    # F1 does not depend on TN, nor does its interval.
+    without_tn = counts[:, : FN + 1].tolist()
     rows = [
         measure_row(name, name, tuple(own))
-        for name, own in zip(people, counts.tolist(), strict=True)
+        for name, own in zip(people, without_tn, strict=True)
     ]
-    f1 = measure(rows, f1_percent)
+    f1 = measure(rows, F1)
     premature, missed, end_rate = map(float, _shares(counts.sum(axis=0)))
     return EndRule(threshold, premature, missed, end_rate, f1.value, f1.low, f1.high)
 

@@ -38,7 +38,7 @@ from userlm.models.faults import (
     status_fault,
 )
 from userlm.models.http_client import http_client
-from userlm.text import has_words
+from userlm.text import SHORTEST_SECRET, has_words, mask_key
 from userlm.thought import spoken
 from userlm.types import (
     Completion,
@@ -68,10 +68,6 @@ REQUESTS_PER_CLIENT = 32
 """A client goes through all of its connections for each request, so many make it slow."""
 MAX_TOKEN_LENGTH = 128
 """Characters of the longest tokens in the usual vocabularies (they are white space)."""
-MASK = "[key]"
-"""What stands where a server repeated the key."""
-SHORTEST_SECRET = 8
-"""Characters. A shorter key is made up for a server that needs none."""
 USE_VLLM = "serve the model with vLLM, or give its folder"
 TAKE_IDS = (
     "the server adds a token (a BOS?) or truncates the prompt; configure it to use the ids "
@@ -159,7 +155,7 @@ class EndpointModel:
 
     def masked(self, text: str) -> str:
         """Return the text without the key, which the server may repeat."""
-        return text.replace(self._key, MASK) if self._key else text
+        return mask_key(text, self._key)
 
     def without_key(self, answer: Completion) -> Completion:
         """Return the answer without the key, for files. A short key is no secret but a word, such

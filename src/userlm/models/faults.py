@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import mktime_tz, parsedate_tz
 from math import isfinite
+from urllib.parse import urlsplit
 
 import openai
 
@@ -107,7 +108,7 @@ def status_fault(
         )
         return Fault("key refused", message, permanent=True)
     if 300 <= status < 400:  # another request, with the prompt, and perhaps elsewhere
-        place = error.response.headers.get("location", "another address")
+        place = _place(error.response.headers.get("location", ""))
         message = (
             f"the server redirects to {place} (HTTP {status}); give the right address"
         )
@@ -129,6 +130,18 @@ def status_fault(
         passing=passing,
         permanent=status in (402, 403, 404, 405),
         wait=wait,
+    )
+
+
+def _place(address: str) -> str:
+    """Return scheme, host and path of an address: the rest may hold secrets."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "another address"
+    host = parts.netloc.rpartition("@")[2]
+    return (
+        parts._replace(netloc=host, query="", fragment="").geturl() or "another address"
     )
 
 

@@ -20,10 +20,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from jinja2 import TemplateError
-
 from userlm import flip
 from userlm.flip import Encode, Ids, Template, userlm_template
+from userlm.models.tokenization import TEMPLATE_ERRORS
 from userlm.text import END_TOKEN
 from userlm.thought import TAGS
 from userlm.types import Conversation, InputError, Message
@@ -225,7 +224,7 @@ def _render(
             add_generation_prompt=opens,
             enable_thinking=False,
         )
-    except TemplateError:
+    except TEMPLATE_ERRORS:
         return None
     return str(rendered)
 

@@ -106,6 +106,14 @@ def _prepend_no_space(pre_tokenizer: Any) -> None:
             part["prepend_scheme"] = "never"
 
 
+TEMPLATE_ERRORS = (
+    *(TemplateError, ArithmeticError, TypeError, ValueError, LookupError),
+    *(AttributeError, MemoryError, RecursionError),
+)
+"""What a chat template may raise: it is code of others. jinja's sandbox refuses loops of more than
+100,000, but not loops in loops."""
+
+
 def chat_ids(
     tokenizer: Any,
     encode: Encode,
@@ -147,7 +155,7 @@ def chat_ids(
         rest = tokenizer.apply_chat_template(
             rendered, tokenize=False, add_generation_prompt=True, **options
         )
-    except TemplateError as error:
+    except TEMPLATE_ERRORS as error:
         raise ModelError(
             f"{name}: its chat template refuses these messages: {error} (if it has no system "
             "role, use `prompted:` and no --system)"

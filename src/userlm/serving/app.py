@@ -34,6 +34,7 @@ from userlm.serving.schema import (
     parse_request,
     unknown_model,
 )
+from userlm.text import mask_key
 from userlm.types import InputError, ModelError, Reply, Speaker, encodable
 
 MAX_BODY_BYTES = 4 * 2**20
@@ -229,7 +230,7 @@ def _result(future: Future[Reply], key: str | None) -> Reply:
     try:
         return future.result()
     except (ModelError, InputError) as error:
-        message = str(error).replace(key, "[key]") if key else str(error)
+        message = mask_key(str(error), key)
         if isinstance(error, InputError):
             raise RequestError(400, message) from None
         # Calls of the model were retried already, so clients should not retry.

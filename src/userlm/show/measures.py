@@ -25,7 +25,7 @@ from userlm.show.blocks import (
     interval,
 )
 from userlm.show.finished import Finished
-from userlm.show.formats import axis
+from userlm.show.formats import axis, plural
 from userlm.show.results import Measured
 
 HUMAN = "human"
@@ -158,12 +158,16 @@ def _measurement(
         strip = Strip(
             value, low, high, (below.low, below.high), column.shape, reference
         )
-    missing = f", {one['missing']:,} missing" if one["missing"] else ""
+    counts = [f"n {one['n']:,}"]
+    if "clusters" in one:
+        counts.append(plural(one["clusters"], "cluster"))
+    if one["missing"]:
+        counts.append(f"{one['missing']:,} missing")
     return Measurement(
         Quote(column.label, 60, column.colour),
         Quote(f"{column.stub} stub", 60, "badge") if column.stub else "",
         shown,
-        f"n {one['n']:,}{missing}",
+        ", ".join(counts),
         strip,
     )
 

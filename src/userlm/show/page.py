@@ -115,8 +115,9 @@ def _reasons(counts: Iterable[tuple[str, int]]) -> Reasons:
 
 def _measures(runs: Runs, colours: Colours) -> Section:
     intro = (
-        "Value, 95 % interval, from resampling whole people, intents or tasks, and n, the number "
-        "measured; what could not be measured counts as missing, never as zero. The dashed line "
+        "Value, 95 % interval over clusters (people, intents or tasks; none below 5), n, the "
+        "number measured, and the number of clusters; what could not be measured counts as "
+        "missing, never as zero. The dashed line "
         "and the diamond are the human reference, measured by the same functions. ↑ higher is "
         "better, ↓ lower is better; without an arrow, close to the human reference is better."
     )

@@ -174,6 +174,7 @@ class Measured(TypedDict):
     high: Loose
     n: Count
     missing: Count
+    clusters: NotRequired[Count]
     better: Text
     unit: Text
     why: NotRequired[Text | None]

@@ -337,16 +337,18 @@ def _matrix(table: Table, columns: Sequence[int], has_room: bool, most: int) -> 
 
 
 def _value(cell: Line, has_room: bool) -> Styled:
-    """Return the value in a cell of measures, and its interval on the next line."""
+    """Return the value in a cell of measures; below it the interval, and how many clusters stand
+    behind it and items are missing."""
     parts = cell if isinstance(cell, tuple) else (cell,)
     if parts[0] == NOT_MEASURED:
         return Styled("–" if not has_room else "not measured", "dim")
     value = [part for part in parts if not isinstance(part, Interval | Small)]
     shown = inline(tuple(value))
-    for part in parts[1:] if has_room else ():
-        detail = inline(part).plain.strip(" ()")
-        if isinstance(part, Interval) or "missing" in detail:
-            shown.append(f"\n{detail}", style="dim")
+    below = [part for part in parts if isinstance(part, Interval | Small)]
+    for part in below if has_room else ():
+        for detail in inline(part).plain.strip(" ()").split(", "):
+            if not detail.startswith("n "):
+                shown.append(f"\n{detail}", style="dim")
     return shown
 
 

@@ -213,7 +213,7 @@ def _plain(message: Row, roles: Mapping[str, Side]) -> tuple[Side, str] | None:
         return None
     side = roles.get(role)
     is_plain = message.keys().isdisjoint(_NOT_PLAIN) and has_words(content)
-    if not (side and is_plain) or _split(side, content)[1]:
+    if not (side and is_plain) or _split(side, content)[0] != content:
         return None
     return side, content
 

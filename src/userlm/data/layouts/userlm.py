@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from userlm.data.layouts.common import Imported, Layout, Side, side_of
 from userlm.data.layouts.fields import Rejected, Row, id_of
 from userlm.rows import from_record
 from userlm.text import has_words
+from userlm.thought import split_thought
+from userlm.types import Turn
 
 _ROLES: Mapping[str, Side] = {"user": "user", "assistant": "assistant"}
 
@@ -32,7 +35,26 @@ def convert(row: Row) -> Imported:
         raise Rejected("no messages", "the list 'turns' is empty")
     if not conversation.user_turns:
         raise Rejected("no user turn", "none of the turns is from the user")
-    return Imported(conversation)
+    spoken = tuple(map(_spoken, conversation.turns))
+    for i, turn in enumerate(spoken):
+        if not has_words(turn.text):
+            raise Rejected("empty turn", f"turns[{i}].text is only a thought")
+    thoughts = sum(map(Turn.__ne__, spoken, conversation.turns))
+    if thoughts:
+        conversation = replace(conversation, turns=spoken)
+    return Imported(conversation).with_notes({"thought to meta": thoughts})
+
+
+def _spoken(turn: Turn) -> Turn:
+    """Return the turn with the thoughts in its text in `meta`; people do not think in tags."""
+    if turn.role != "assistant":
+        return turn
+    speech, thought = split_thought(turn.text)
+    if speech == turn.text:
+        return turn
+    thoughts = [turn.meta.get("thought"), thought]
+    joined = "\n\n".join(str(each) for each in thoughts if each)
+    return replace(turn, text=speech, meta={**turn.meta, "thought": joined})
 
 
 LAYOUT = Layout("userlm", [{"turns"}], convert)

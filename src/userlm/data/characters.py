@@ -1,0 +1,59 @@
+"""Texts with the usual characters in place of unusual, escaped and hidden ones, for `pii`."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+# Spaces that do not break or are narrow, hyphens, fullwidth forms.
+_UNUSUAL = (
+    "\xa0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+    "\u2010\u2011\ufe63\uff0d０１２３４５６７８９＋（）＠．"
+)
+_USUAL = " " * 15 + "-" * 4 + "0123456789+()@."
+_PLAIN = str.maketrans(_UNUSUAL, _USUAL)
+# Dashes and the minus are also written after a number, as in "415-555-0132—or".
+_DASH = re.compile(
+    "(?<=[0-9)])[\u2012-\u2015\u2212](?=[0-9(])|(?<= )[\u2012-\u2015\u2212](?= )"
+)
+_IS_UNUSUAL = re.compile(rf"[{_UNUSUAL}\u2012-\u2015\u2212]")
+
+
+def plain(text: str) -> str:
+    """Return the text, of the same length, with the usual spaces, dashes and digits."""
+    if text.isascii() or not _IS_UNUSUAL.search(text):
+        return text
+    return _DASH.sub("-", text.translate(_PLAIN))
+
+
+# Characters without width, and an @ or a + that is escaped for a URL, HTML or JSON. The first class
+# is what makes the search fast.
+_HIDDEN = re.compile(
+    "[%&\\\\\xad\u200b-\u200f\u2060\ufeff]"
+    "(?:(?<=%)(?:40|2[Bb])|(?<=&)(?:commat|plus|#0{0,4}(?:64|43)|#[Xx]0{0,4}(?:40|2[Bb]));"
+    r"|(?<=\\)u00(?:40|2[Bb])|(?<![%&\\]))"
+)
+
+
+def hides(text: str) -> bool:
+    """Return whether `shown_text` differs from the text; a quick search first excludes most."""
+    may = not text.isascii() or any(cue in text for cue in ("%", "&", "\\u00"))
+    return may and _HIDDEN.search(text) is not None
+
+
+@lru_cache(maxsize=1)  # the patterns ask for the same text, one after the other
+def shown_text(text: str) -> tuple[str, list[int]]:
+    """Return the text as it is shown, and for each of its characters the place in `text`."""
+    parts = []
+    places: list[int] = []
+    end = 0
+    for match in _HIDDEN.finditer(text):
+        parts.append(text[end : match.start()])
+        places += range(end, match.start())
+        if len(match[0]) > 1:
+            is_at = any(name in match[0] for name in ("40", "64", "commat"))
+            parts.append("@" if is_at else "+")
+            places.append(match.start())
+        end = match.end()
+    places += range(end, len(text))
+    return "".join(parts) + text[end:], places
