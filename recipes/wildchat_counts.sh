@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's counts beside ours, on WildChat-1M: English, after the template filter, train / valid / test.
+# The paper's counts beside ours, on WildChat-1M: English, after the template filter, train / valid / test, and samples.
 #
 #   recipes/wildchat_counts.sh [LOGS] [RUN FOLDER]
 #
@@ -22,6 +22,9 @@ paper = {"English": 478_498, "after the template filter": 384_336}
 paper |= {"train": 343_951, "valid": 22_442, "test": 17_943}
 ours = {"English": counts["in"] - foreign, "after the template filter": counts["out"]}
 ours |= {split: counts.get(f"{split}: conversations", 0) for split in ("train", "valid", "test")}
+for split, count in (("train", 1_047_930), ("valid", 118_291), ("test", 137_224)):
+    paper[f"{split}, samples"] = count
+    ours[f"{split}, samples"] = counts.get(f"{split}: samples", 0)
 print(f"{'conversations':28}{'the paper':>12}{'ours':>12}{'ours / theirs':>16}")
 for name, count in paper.items():
     print(f"{name:28}{count:12,}{ours[name]:12,}{ours[name] / count:16.3f}")

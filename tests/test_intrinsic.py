@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from userlm.flip import samples
 from userlm.metrics.intrinsic import (
     first_turn_diversity,
+    goal_consistency,
     intent_decomposition,
     intent_decomposition_variants,
     termination,
@@ -177,6 +178,84 @@ def test_decomposition_by_hand() -> None:
         ("c/0", INTENT, (0.5, 1)),
         ("c/1", INTENT, (0, 1)),
     ]
+
+
+def test_an_intent_said_word_by_word_with_its_opening_overlaps_whole() -> None:
+    # Without its opening a turn has the same four words as the intent.
+    loud = "  you are a user\nchatting with an Assistant language model to FIND recipes for cake"
+    found = intent_decomposition(
+        [talk("c", INTENT, "x", loud, "y", INTENT_PREFIX, intent=INTENT)]
+    )
+    assert [row.stats for row in found.rows] == [(1, 1), (1, 1), None]
+    assert (found.value, found.rows[2].why) == (100, "no content words in the turn")
+
+
+def asked(user: str, goal: str, *texts: str) -> Conversation:
+    return talk(goal, *texts, user=user, intent=INTENT_PREFIX + goal)
+
+
+def test_goal_consistency_by_hand() -> None:
+    # Content words of the four intents: {plan, trip, rome}, {visit, paris}, {fix, python, bug},
+    # {cook, pasta, dinner}.
+    found = goal_consistency(
+        [
+            # {rome, trip, ideas, pasta}: 2/4 less the mean of 0 (bob) and 1/4 (cy), not of Paris
+            asked("ann", "plan a trip to Rome", "Rome trip: ideas? Pasta"),
+            asked("ann", "visit Paris"),
+            # {python, bug}: 2/2 less 0; {pasta, bug}: 1/2 less the mean of 0, 0 and 1/2
+            asked("bob", "fix a Python bug", "a python bug", "x", "pasta bug"),
+            # another has the same intent; it is her own: {cook, rome}: 1/2 less (1/2 + 0 + 0) / 3
+            asked("cy", "cook a pasta dinner", "cook Rome", "x", "do it"),
+            asked("dan", "cook a pasta dinner"),
+        ]
+    )
+    assert [row.stats and row.stats[0] for row in found.rows] == [
+        pytest.approx(2 / 4 - 1 / 8),
+        pytest.approx(1),
+        pytest.approx(1 / 2 - 1 / 6),
+        pytest.approx(1 / 2 - 1 / 6),
+        None,
+    ]
+    assert found.value == pytest.approx(100 * (3 / 8 + 1 + 1 / 3 + 1 / 3) / 4)
+    assert found.rows[-1].why == "no content words in the turn"
+    alone = goal_consistency([asked("ann", "visit Paris", "Paris")])
+    assert alone.value is None
+    assert alone.rows[0].why == "no other person's intent to compare with"
+
+
+def test_nonsense_a_constant_and_turns_of_others_rank_below_people() -> None:
+    people = {
+        "plan a trip to Rome": "where should I stay in Rome for a week",
+        "fix a Python bug": "my python loop never stops, what is the bug",
+        "cook a pasta dinner": "easy pasta for dinner tonight?",
+    }
+    turns = list(people.values())
+
+    def measured(said: list[str]) -> float:
+        goals = zip(people, said, strict=True)
+        talks = [asked(goal, goal, text) for goal, text in goals]
+        value = goal_consistency(talks).value
+        assert value is not None
+        return value
+
+    human = measured(turns)
+    assert measured(["qwx zzk"] * 3) == measured(["ok thanks"] * 3) == 0 < human
+    # A constant turn about Rome is about one's own goal once, and twice about another's.
+    assert measured([turns[0]] * 3) == pytest.approx(0, abs=1e-9)
+    assert measured([*turns[1:], turns[0]]) < 0
+    assert measured(list(people)) == 100 > human
+
+
+def test_goal_consistency_of_two_thousand_conversations_takes_seconds() -> None:
+    rng = np.random.default_rng(0)
+
+    def draw(count: int) -> str:
+        return " ".join(f"w{i}" for i in rng.integers(0, 3000, count))
+
+    talks = [asked(f"p{i}", draw(20), draw(30), "x", draw(30)) for i in range(2000)]
+    start = time.perf_counter()
+    assert goal_consistency(talks).n == 4000
+    assert time.perf_counter() - start < 10
 
 
 def test_the_variants_by_hand() -> None:

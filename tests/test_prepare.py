@@ -39,6 +39,20 @@ def test_rows_come_back_as_they_were_rendered(tiny, slides, tmp_path):
     assert dataset.dropped and len(rows) > 2  # the second limit was short
 
 
+@pytest.mark.parametrize("overlong", ["truncate", "drop"])
+def test_samples_are_counted_before_and_after_the_limit_under_both_policies(
+    tiny, tmp_path, overlong
+):
+    template = tiny.template()
+    # Three turns and the end. The second turn alone is longer than a row; without its context the
+    # third fits, and so does the end.
+    log = Conversation("c").say("hi").say("yes?").say("why " * 300).say("so").say("ok")
+    log = log.say("fine").close("end")
+    found = prepare([log], template, tmp_path, 200, overlong)
+    assert found.sample_counts == {"all": 4, "truncate": 3, "drop": 1}
+    assert found.samples == found.sample_counts[overlong]
+
+
 def test_texts_that_are_encoded_together_give_the_same_rows(tiny, slides, tmp_path):
     template = tiny.template()
     asked = []

@@ -72,6 +72,8 @@ def test_the_counts_of_wildchat_stand_beside_those_of_the_paper(tmp_path):
         ("after the template filter", "384,336", "3"),
         ("train", "343,951", "3"),
     ]
+    # Each of them has a user turn and an end.
+    assert table[5][:3] == ["train, samples", "1,047,930", "6"]
 
 
 SCRIPTS = sorted(RECIPES.rglob("*.sh"))

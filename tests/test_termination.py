@@ -2,6 +2,7 @@
 `score`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,15 @@ def answer(
     return prefix.close("end", end_meta=known) if ends else prefix.say("words", known)
 
 
-def tuned(answers: list[Conversation]) -> EndCalibration:
-    return calibrate(termination(answers), termination_auroc(answers))
+def tuned(answers: list[Conversation], low: float | None = None) -> EndCalibration:
+    """`low`: an interval of the AUROC that the answers need not carry."""
+    auroc = termination_auroc(answers)
+    if low is not None:
+        auroc = replace(auroc, low=low, high=1.0)
+    return calibrate(termination(answers), auroc)
 
 
-PEOPLE = [
+FEW = [
     answer("ann", 0, 0.99, False, ends=True),  # a first turn: no row
     answer("ann", 1, 0.3, False),
     answer("ann", 2, 0.9, True, ends=True),
@@ -49,6 +54,10 @@ PEOPLE = [
     answer("cy", 1, 0.7, False, ends=True),
     answer("cy", 2, 0.4, True),
 ]
+QUIET = [answer(name, k, 0.1, False) for name in ("dan", "eve", "fay") for k in (1, 2)]
+PEOPLE = [*FEW, *QUIET]
+"""Six people; three of twelve turns are ends, so always ending has an F1 of 6 / 15 = 40 %. Of the
+27 pairs of an end and another turn P(end) orders all but two: AUROC 0.93."""
 
 
 def test_thresholds_are_in_order_and_are_typed_as_they_are_meant() -> None:
@@ -67,18 +76,20 @@ def test_thresholds_are_in_order_and_are_typed_as_they_are_meant() -> None:
 
 
 def test_the_threshold_sweep_by_hand() -> None:
-    # People ended at .9, .6 and .4 and went on at .3, .2 and .7; the user ends at P(end) >=
-    # threshold.
+    # People ended at .9, .6 and .4 and went on at .3, .2, .7 and six times at .1; the user ends at
+    # P(end) >= threshold.
     sweep = tuned(PEOPLE).sweep
     assert sweep is not None
     at = {threshold: i for i, threshold in enumerate(sweep.threshold)}
     third = 100 / 3
+    ninth = 100 / 9
     for threshold, premature, missed, f1 in [
-        (0.2, 100, 0, 600 / 9),  # TP 3, FP 3
-        (0.21, 2 * third, 0, 600 / 8),  # FP 2: .3 and .7
-        (0.4, third, 0, 600 / 7),  # FP 1: .7
-        (0.41, third, third, 400 / 6),  # goes on at .4
-        (0.7, third, 2 * third, 200 / 5),
+        (0.1, 100, 0, 600 / 15),  # TP 3, FP 9
+        (0.2, 3 * ninth, 0, 600 / 9),  # FP 3: .3, .2 and .7
+        (0.21, 2 * ninth, 0, 600 / 8),  # FP 2: .3 and .7
+        (0.4, ninth, 0, 600 / 7),  # FP 1: .7
+        (0.41, ninth, third, 400 / 6),  # goes on at .4
+        (0.7, ninth, 2 * third, 200 / 5),
         (0.71, 0, 2 * third, 200 / 4),
         (0.95, 0, 100, 0),
     ]:
@@ -87,46 +98,50 @@ def test_the_threshold_sweep_by_hand() -> None:
             for name in ("premature", "missed", "f1")
         ]
         assert found == pytest.approx([premature, missed, f1]), threshold
-    assert sweep.end_rate[at[0.41]] == 50  # .9, .6 and .7 of six
+    assert sweep.end_rate[at[0.41]] == 25  # .9, .6 and .7 of twelve
 
 
 def test_a_threshold_is_judged_on_people_it_was_not_chosen_on() -> None:
-    found = tuned(PEOPLE)
+    found = tuned(PEOPLE, low=0.6)
     assert found.best is not None and found.equal is not None
     # All: F1 is highest from .31 to .40, and of these ten the middle one is .35. Without ann it is
     # so from .21 to .40: .30, and by that she is left at .9 (TP) and at .3 (FP). Without bob from
-    # .31 to .40: .35; .6 is TP, .2 is TN. Without cy from .31 to .60: .45; .4 is FN, .7 is FP. TP
-    # 2, FP 2, FN 1, TN 1: F1 = 4 / 7, though on all together .35 has 6 / 7.
+    # .31 to .40: .35; .6 is TP, .2 is TN. Without cy from .31 to .60: .45; .4 is FN, .7 is FP.
+    # Without dan, eve or fay: .35, and their six are TN. TP 2, FP 2, FN 1, TN 7: F1 = 4 / 7, though
+    # on all together .35 has 6 / 7.
     best = found.best
     assert best.threshold == 0.35
     assert (best.premature, best.missed, best.end_rate) == pytest.approx(
-        (200 / 3, 100 / 3, 400 / 6)
+        (200 / 9, 100 / 3, 400 / 12)
     )
     assert best.f1 == pytest.approx(400 / 7)
-    assert (best.low, best.high) == (None, None)  # three people
+    assert (best.low, best.high) == (
+        None,
+        None,
+    )  # of three people: the others had no ends
     # As many premature as missed: FP = FN from .41 to .60, the middle one is .50. Without ann the
     # same: .50; TP, TN. Without bob .41 to .70: .55; TP, TN. Without cy .31 to .60: .45; FN, FP.
     equal = found.equal
     assert equal.threshold == 0.5
     assert (equal.premature, equal.missed, equal.end_rate, equal.f1) == pytest.approx(
-        (100 / 3, 100 / 3, 50, 400 / 6)
+        (100 / 9, 100 / 3, 25, 400 / 6)
     )
 
 
 def test_what_the_user_does_now_is_its_termination_f1() -> None:
-    found, f1 = tuned(PEOPLE), termination(PEOPLE)
+    found, f1 = tuned(PEOPLE, low=0.6), termination(PEOPLE)
     assert found.now is not None and found.now.threshold is None
-    # It ends at ann's .9 (TP) and cy's .7 (FP): TP 1, FP 1, FN 2, TN 2.
+    # It ends at ann's .9 (TP) and cy's .7 (FP): TP 1, FP 1, FN 2, TN 8.
     assert (found.now.premature, found.now.missed, found.now.end_rate) == pytest.approx(
-        (100 / 3, 200 / 3, 100 / 3)
+        (100 / 9, 200 / 3, 200 / 12)
     )
     assert (found.now.f1, found.now.low, found.now.high) == (f1.value, f1.low, f1.high)
     assert f1.value == pytest.approx(40)
     assert (found.n, found.missing, found.people, found.ended, found.why) == (
-        6,
+        12,
         0,
-        3,
-        50,
+        6,
+        25,
         "",
     )
 
@@ -134,7 +149,8 @@ def test_what_the_user_does_now_is_its_termination_f1() -> None:
 @pytest.mark.slow
 def test_every_point_and_both_suggestions_agree_with_counting_one_by_one() -> None:
     rng = np.random.default_rng(0)
-    chances, lefts = rng.beta(0.3, 0.6, 240), rng.random(240) < 0.3
+    lefts = rng.random(240) < 0.3
+    chances = rng.beta(0.3 + 0.9 * lefts, 0.6)
     chances[:20] = 0.35  # ties, on a threshold
     people = [f"p{i % 9}" for i in range(240)]
     found = tuned(
@@ -230,7 +246,7 @@ def test_what_cannot_be_calibrated_says_why_and_is_counted() -> None:
     )
     failed = answer("dan", 1, 0.5, True).close("error", error="timed out")
     some = tuned([*PEOPLE, *silent, failed])
-    assert (some.n, some.missing, some.best) == (6, 3, tuned(PEOPLE).best)
+    assert (some.n, some.missing, some.best) == (12, 3, tuned(PEOPLE).best)
     for left, why in (
         (True, "the person ended at every answer"),
         (False, "the person ended at no answer"),
@@ -245,6 +261,69 @@ def test_what_cannot_be_calibrated_says_why_and_is_counted() -> None:
         None,
         "only one person, but a threshold must be checked on another",
     )
+
+
+def test_a_p_end_that_is_chance_suggests_no_threshold() -> None:
+    rng = np.random.default_rng(0)
+    people = [f"p{i // 3}" for i in range(600)]
+    found = tuned(
+        [answer(name, 1, rng.random(), rng.random() < 0.35) for name in people]
+    )
+    assert (found.best, found.equal) == (None, None)
+    assert "AUROC" in found.why and "is not above 0.5" in found.why
+    # What was measured is kept.
+    assert found.now is not None and found.sweep is not None
+    unknown = calibrate(
+        termination(PEOPLE), replace(termination_auroc(PEOPLE), low=None, high=None)
+    )
+    assert (unknown.best, unknown.equal) == (None, None)
+    assert (
+        unknown.why
+        == "the AUROC of P(end) has no interval, so it may be that of chance"
+    )
+    # An interval that begins at 0.5 does not exclude it.
+    assert tuned(PEOPLE, low=0.5).best is None
+    assert tuned(PEOPLE, low=0.51).best is not None
+
+
+def test_a_threshold_that_means_always_end_is_not_suggested() -> None:
+    # Ten people end ten times at .6; each goes on once, five of them at .6, five at .2. From .21 to
+    # .60 the user ends at 105 of 110 turns = 95.5 %, with an F1 of 200 / 205, above the 200 / 210
+    # of always ending; AUROC .75.
+    answers = []
+    for i in range(10):
+        answers += [answer(f"p{i}", k, 0.6, True) for k in range(1, 11)]
+        answers.append(answer(f"p{i}", 11, 0.6 if i < 5 else 0.2, False))
+    found = tuned(answers, low=0.6)
+    assert (found.best, found.equal) == (None, None)
+    assert (
+        found.why == "the best one ends at 95.5 % of all turns, which is nearly always"
+    )
+
+
+def test_a_threshold_no_better_than_always_ending_is_not_suggested() -> None:
+    # As above, without the quiet ones: 4 / 7 on people it was not chosen on, and 6 / 9 by always
+    # ending.
+    found = tuned(FEW, low=0.6)
+    assert (found.best, found.equal) == (None, None)
+    assert found.why == (
+        "on people it was not chosen on, the best threshold has an F1 of 57.1 %, which is not above "
+        "the 66.7 % of always ending"
+    )
+
+
+def test_the_equal_rate_is_left_out_if_always_ending_is_better() -> None:
+    # Each person ends at .9 six times and at .5 four times, and goes on at .9 four times, at .5
+    # twice and at .1 four times. Up to .5: TP 10, FP 6, F1 20 / 26. Up to .9: TP 6, FP 4, FN 4, as
+    # often as people, F1 12 / 20. Always ending: 20 / 30.
+    chances = {True: [0.9] * 6 + [0.5] * 4, False: [0.9] * 4 + [0.5] * 2 + [0.1] * 4}
+    answers = []
+    for person in "abcdef":
+        for ended, at in chances.items():
+            answers += [answer(person, 1, p_end, ended) for p_end in at]
+    found = tuned(answers, low=0.6)
+    assert found.best is not None and found.best.f1 == pytest.approx(2000 / 26)
+    assert (found.equal, found.why) == (None, "")
 
 
 # --- through `score` ------------------------------------------------------------------------------
@@ -271,14 +350,20 @@ def test_score_keeps_the_sweep_beside_the_measures_and_shows_what_to_type(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    run = responded(tmp_path, "mine", PEOPLE)
+    # As many people that the AUROC is above 0.5 beyond doubt.
+    crowd = [
+        replace(one, id=f"{i}{one.id}", user=f"{i}{one.user}")
+        for i in range(3)
+        for one in PEOPLE
+    ]
+    run = responded(tmp_path, "mine", crowd)
     results = commands.score(commands.Score([run], out=tmp_path / "score"))
     assert json.loads(json.dumps(results)) == json.loads(
         (tmp_path / "score" / "results.json").read_text()
     )
     kept = results["endings"]["mine"]
     assert kept["best"]["threshold"] == 0.35 and kept["best"]["f1"] == pytest.approx(
-        400 / 7
+        1800 / 21
     )
     assert (
         len(kept["sweep"]["threshold"])
@@ -287,7 +372,7 @@ def test_score_keeps_the_sweep_beside_the_measures_and_shows_what_to_type(
     )
     assert (kept["user"], kept["note"], len(kept["bins"])) == ("trained:m", "", 6)
     shown = capsys.readouterr().out
-    assert "6 turns of 3 people, who ended the conversation at 50.0 %" in shown
+    assert "36 turns of 18 people, who ended the conversation at 25.0 %" in shown
     advice = (
         "To end by one: --user trained:m --end-threshold 0.35 or 0.5; F1 is 40.0 % now"
     )
@@ -298,9 +383,9 @@ def test_score_keeps_the_sweep_beside_the_measures_and_shows_what_to_type(
     shown = capsys.readouterr().out
     rows = [line.split() for line in shown.splitlines()]
     assert "…" not in shown
-    best = ["best", "F1", "0.35", "66.7", "%", "33.3", "%", "66.7", "%", "57.1", "%"]
+    best = ["best", "F1", "0.35", "11.1", "%", "0.0", "%", "33.3", "%", "85.7", "%"]
     assert best in [row[: len(best)] for row in rows]
-    now = ["now", "33.3", "%", "66.7", "%", "33.3", "%", "40.0", "%"]
+    now = ["now", "11.1", "%", "66.7", "%", "16.7", "%", "40.0", "%"]
     assert now in [row[: len(now)] for row in rows]
     commands.score(commands.Score([run], out=tmp_path / "score"))
     # And again, from what is kept.

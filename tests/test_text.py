@@ -78,6 +78,9 @@ def test_ngrams_are_all_runs_and_none_when_too_short() -> None:
 def test_only_the_fixed_opening_of_an_intent_is_stripped() -> None:
     assert intent_goal(INTENT_PREFIX + "learn to bake.") == "learn to bake."
     assert intent_goal("learn to bake.") == "learn to bake."
+    assert intent_goal("\n" + INTENT_PREFIX.upper() + " bake") == "bake"
+    assert intent_goal(INTENT_PREFIX.strip() + "ast") == INTENT_PREFIX.strip() + "ast"
+    assert intent_goal("No: " + INTENT_PREFIX) == "No: " + INTENT_PREFIX
 
 
 def test_a_stable_hash_tells_its_parts_apart_and_never_changes() -> None:

@@ -239,6 +239,15 @@ def test_what_cannot_be_learned_from_is_counted(tmp_path, capsys):
     )
     # Of the long one the leaving is left.
     assert found["dropped"] == 1 and found["samples"] == 3 + 3 + 1
+    assert found["sample_counts"] == {"all": 8, "truncate": 7, "drop": 6}
+    shown = capsys.readouterr()
+    before = (
+        "8 samples; --max-tokens 200 leaves 7 with --overlong truncate, 6 with drop"
+    )
+    assert before in " ".join(shown.err.split())
+    assert "in all 8 truncate 7 drop 6" in " ".join(shown.out.split())
+    commands.report(commands.Report([tmp_path / "run"], tmp_path / "report"))
+    assert "| `run` | 8 | 7 | 6 | 200 |" in (tmp_path / "report/report.md").read_text()
     found = commands.train(
         commands.Train(
             tmp_path / "train.jsonl",
@@ -249,6 +258,7 @@ def test_what_cannot_be_learned_from_is_counted(tmp_path, capsys):
         )
     )
     assert found["dropped"] == 2 and found["samples"] == 6
+    assert found["sample_counts"] == {"all": 8, "truncate": 7, "drop": 6}
 
 
 def test_a_run_can_go_on_with_smaller_packs(logs, tmp_path, monkeypatch):
@@ -363,6 +373,10 @@ def test_a_base_model_an_assistant_and_a_user_are_trained_one_from_the_other(
         and assistant["best"]["valid_termination_f1"] is None
     )
     assert user["best"]["valid_termination_f1"] is not None
+    # Two turns and an end each: 2 x 1 / (1 + 3).
+    assert user["always_ending_f1"] == 50
+    card = (folders["user"] / "model" / "README.md").read_text()
+    assert "Always ending, which needs no model, has a termination F1 of 50 %." in card
     assert (
         user["notes"][0]
         == "<|endconversation|> takes the place of <|reserved_special_token_0|>, id 5"

@@ -36,6 +36,7 @@ from userlm.stats import (
     FN,
     MEAN,
     PERCENT,
+    SIGNED_PERCENT,
     TP,
     Statistic,
     difference,
@@ -64,7 +65,12 @@ CLAIMS = {
 }
 """Row label: the source, and the prefix of the measures of that part of its conversations."""
 
-WORDS = ("first-turn diversity", "intent decomposition", "words per turn")
+WORDS = (
+    "first-turn diversity",
+    "intent decomposition",
+    "goal consistency",
+    "words per turn",
+)
 TALKS = {
     "respond": ("after real prefixes", (*WORDS, "termination AUROC")),
     "clarifier": ("with `clarifier`", (*WORDS, "turns per conversation")),
@@ -83,6 +89,10 @@ COMPARED: Mapping[str, Compared] = {
     "intent decomposition": (
         lambda talks, _: intrinsic.intent_decomposition(talks),
         PERCENT,
+    ),
+    "goal consistency": (
+        lambda talks, _: intrinsic.goal_consistency(talks),
+        SIGNED_PERCENT,
     ),
     "words per turn": (lambda talks, _: intrinsic.words_per_turn(talks), MEAN),
     "turns per conversation": (

@@ -22,6 +22,9 @@ KEY_MASK = "[key]"
 SHORTEST_SECRET = 8
 """Characters. A shorter key is made up for a server that needs none, such as `ollama`."""
 
+_OPENING = re.compile(
+    r"\s*" + r"\s+".join(INTENT_PREFIX.split()) + r"\b\s*", re.IGNORECASE
+)
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _NUMBER = re.compile(
     # Not the 2 of v2; no minus between two digits.
@@ -130,8 +133,10 @@ def _plain(digits: str) -> str:
 
 
 def intent_goal(intent: str) -> str:
-    """Return what an intent says after the fixed opening words, if it begins with them."""
-    return intent.removeprefix(INTENT_PREFIX)
+    """Return what an intent says after the fixed opening words, if it begins with them, in any
+    case and spacing: a user who repeats its intent may write them differently."""
+    opening = _OPENING.match(intent)
+    return intent[opening.end() :] if opening else intent
 
 
 def stable_hash(*parts: object) -> int:

@@ -21,10 +21,11 @@ from userlm.guard import Guard
 from userlm.json_files import write_lines
 from userlm.metrics import catalog
 from userlm.metrics.catalog import Needs
+from userlm.metrics.end_references import compare
 from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
 from userlm.rows import read_conversations
-from userlm.runs import FinishedRun, Run, conversations_file
+from userlm.runs import FinishedRun, Run, conversations_file, measure_record
 from userlm.show.terminal import console, track
 from userlm.tasks import read_tasks, task_of
 from userlm.types import Conversation, InputError, Measure, Task, without_outcome
@@ -106,7 +107,8 @@ def _measure_all(
         made = Run.read(path.parent) if (path.parent / "run.json").is_file() else None
         if made and made.verb == "respond":
             columns[name] = _measures(conversations, RESPONSES, {})
-            endings[name] = _end_calibration(made, columns[name])
+            calibration = _end_calibration(made, columns[name])
+            endings[name] = {**calibration, "comparison": _comparison(conversations)}
         else:
             columns[name] = _measures(conversations, CONVERSATIONS, known)
     if logs:
@@ -166,6 +168,23 @@ def _end_calibration(run: FinishedRun, measures: Iterable[Measure]) -> dict[str,
     except InputError as error:
         raise InputError(f"{run.path('run.json')}: {error}") from None
     return {**asdict(found), "user": str(run.options.get("user")), "note": note}
+
+
+def _comparison(responses: Sequence[Conversation]) -> list[dict[str, Any]]:
+    """How the user ends beside users without a model."""
+    found = []
+    for one in compare(responses):
+        measures = {
+            "f1": measure_record(replace(one.f1, unit="%")),
+            "auroc": measure_record(one.auroc),
+        }
+        shares = {"ended": one.ended, "end_rate": one.end_rate}
+        found.append(
+            {"kind": one.kind, "user": one.user, "people": one.people}
+            | shares
+            | measures
+        )
+    return found
 
 
 def _end_options(options: Mapping[str, Any]) -> str:

@@ -91,6 +91,9 @@ def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Resul
         return {}
     training.merge_best_adapter(local, out)
     results |= _results(rows, dataset, len(steps), options["intent"])
+    results["max_tokens"] = options["max_tokens"]
+    if valid and options["side"] == "user":
+        results["always_ending_f1"] = _always_ending(valid, local.template().end)
     _write_results(run, recorded, options, results, rows)
     return results
 
@@ -271,6 +274,11 @@ def _check(
     for what, count in counts.items():
         if count:
             console.print(f"{count:,} {what}")
+    if of := dataset.sample_counts:
+        console.print(
+            f"{of['all']:,} samples; --max-tokens {options['max_tokens']:,} leaves "
+            f"{of['truncate']:,} with --overlong truncate, {of['drop']:,} with drop"
+        )
     if valid is None:
         return ["no conversations to validate on: the last weights are kept"]
     if options["intent"] and valid.without_system_turn:
@@ -392,6 +400,7 @@ def _results(
         if intent
         else dataset.conversations,
         "samples": dataset.samples,
+        "sample_counts": dict(dataset.sample_counts),
         "tokens": dataset.tokens,
         "dropped": dataset.dropped,
         "without_user_turn": dataset.without_user_turn,
@@ -403,6 +412,13 @@ def _results(
         "untrained": {name: rows[0][name] for name in measured} if 0 in rows else {},
         "best": {name: best[name] for name in ("step", *measured)} if best else None,
     }
+
+
+def _always_ending(valid: TokenizedDataset, end: int) -> float | None:
+    """Return the termination F1 of ending at every turn of the validation, in percent."""
+    rows = [valid.row(i) for i in range(len(valid.rows))]
+    ends = [row.ids[span.first] == end for row in rows for span in row.spans]
+    return 200 * sum(ends) / (sum(ends) + len(ends)) if any(ends) else None
 
 
 def _warn_if_nothing_was_learned(results: Results) -> None:

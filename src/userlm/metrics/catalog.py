@@ -75,7 +75,8 @@ METRICS = (
     ),
     Metric(
         "termination F1",
-        "F1 of ending where the person ended, on prefixes of real conversations.",
+        "F1 of ending where the person ended, on prefixes of real conversations. Always ending may "
+        "have a higher one: users without a model are beside it in “When to end a conversation”.",
         "responses",
         "higher",
         "%",
@@ -98,11 +99,22 @@ METRICS = (
     ),
     Metric(
         "intent decomposition",
-        "Share of a turn's content words that also occur in the intent.",
+        "Share of a turn's content words that also occur in the intent. Close to people is better, "
+        "not low: nonsense and a constant turn have 0.",
         "any",
-        "lower",
+        "neither",
         "%",
         intrinsic.intent_decomposition,
+    ),
+    Metric(
+        "goal consistency",
+        "That share less the same share for other people's intents. Close to people is better: "
+        "nonsense, a constant turn and other people's turns have about 0, the intent word by word "
+        "nearly 100.",
+        "any",
+        "neither",
+        "%",
+        intrinsic.goal_consistency,
     ),
     Metric(
         "intent coverage",

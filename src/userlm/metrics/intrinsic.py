@@ -7,7 +7,7 @@ before it.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -17,6 +17,7 @@ from userlm.stats import (
     F1,
     MEAN,
     PERCENT,
+    SIGNED_PERCENT,
     Array,
     Estimate,
     Found,
@@ -135,11 +136,53 @@ def intent_decomposition(conversations: Conversations) -> Measure:
     """Return the share of a user's words that are also in the intent: 100 x the mean of
     |I & U| / |U| over turns.
 
-    I and U are the sets of content words of the intent, without its fixed opening, and of one user
-    turn (section 5.2 of the notes on the paper, variant a). Lower is better: the user puts the
-    intent into their own words. Turns without content words cannot be measured.
+    I and U are the sets of content words of the intent and of one user turn, both without the fixed
+    opening of intents (section 5.2 of the notes on the paper, variant a). The paper says that lower
+    is better, but nonsense has 0; what counts is the distance from people, and `goal_consistency`.
+    Turns without content words cannot be measured.
     """
     return measure(_overlaps(conversations, _share_of_turn), PERCENT)
+
+
+def goal_consistency(conversations: Conversations) -> Measure:
+    """Return how much more a user's turns overlap with their own intent than with other people's:
+    100 x the mean over turns of |I & U| / |U| less the mean of |J & U| / |U| over all J.
+
+    I and U are as in `intent_decomposition`; the J are the other intents in the data, each counted
+    once, except those of the same cluster. The overlap is the share of the turn, since the other
+    shares depend on the length of an intent: those of others may be longer. Nonsense, a constant
+    turn and other people's turns have about 0, and the intent word by word nearly 100.
+    """
+    kept = list(conversations)
+    content: dict[str, frozenset[str]] = {}
+    own_intents: dict[str, set[str]] = defaultdict(set)
+    for conversation in kept:
+        intent = conversation.intent
+        if intent is not None and intent not in content:
+            content[intent] = frozenset(content_words(intent_goal(intent)))
+        if intent is not None and content[intent]:
+            own_intents[_cluster(conversation)].add(intent)
+    # In how many intents each word is, since |J & U| summed over J is that summed over U.
+    in_all = Counter(word for intent in content.values() for word in intent)
+    in_own: dict[str, Counter[str]] = defaultdict(Counter)
+    for cluster, intents in own_intents.items():
+        for intent in intents:
+            in_own[cluster].update(content[intent])
+    intents_in_all = sum(map(bool, content.values()))
+
+    def stats(conversation: Conversation, text: str) -> Found:
+        own = _overlap_stats(conversation, text, _share_of_turn)
+        cluster = _cluster(conversation)
+        others = intents_in_all - len(own_intents[cluster])
+        if isinstance(own, str):
+            return own
+        if not others:
+            return "no other person's intent to compare with"
+        turn = set(content_words(intent_goal(text)))
+        common = sum(in_all[word] - in_own[cluster][word] for word in turn)
+        return own[0] - common / len(turn) / others, 1.0
+
+    return measure(_turn_rows(kept, stats), SIGNED_PERCENT)
 
 
 def intent_decomposition_variants(conversations: Conversations) -> list[Measure]:
@@ -173,18 +216,25 @@ def intent_decomposition_variants(conversations: Conversations) -> list[Measure]
 
 
 def _overlaps(conversations: Conversations, overlap: Overlap) -> list[MeasureRow]:
-    def stats(conversation: Conversation, text: str) -> Found:
-        if conversation.intent is None:
-            return "no intent"
-        intent = content_words(intent_goal(conversation.intent))
-        turn = content_words(text)
-        if not intent:
-            return "no content words in the intent"
-        if not turn:
-            return "no content words in the turn"
-        return overlap(intent, turn), 1.0
+    return _turn_rows(
+        conversations, lambda one, text: _overlap_stats(one, text, overlap)
+    )
 
-    return _turn_rows(conversations, stats)
+
+def _overlap_stats(conversation: Conversation, text: str, overlap: Overlap) -> Found:
+    """Return the overlap of a turn with the intent of its conversation.
+
+    A user may say the intent with its fixed opening, which counts on neither side.
+    """
+    if conversation.intent is None:
+        return "no intent"
+    intent = content_words(intent_goal(conversation.intent))
+    turn = content_words(intent_goal(text))
+    if not intent:
+        return "no content words in the intent"
+    if not turn:
+        return "no content words in the turn"
+    return overlap(intent, turn), 1.0
 
 
 def _common(intent: list[str], turn: list[str]) -> float:

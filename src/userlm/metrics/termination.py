@@ -35,6 +35,10 @@ THRESHOLDS = (*_SMALL, *_MIDDLE, *_LARGE)
 """Candidate thresholds: 0.000001 to 0.999999, about evenly spaced in the log odds. They do not
 depend on the data, so they are round numbers, and there are few."""
 
+MAX_END_RATE = 95
+"""A threshold at which a user ends at this share of all turns or more, in percent, means "always
+end" and is not suggested."""
+
 BINS = 10
 """Maximum number of bins of `reliability`."""
 
@@ -92,8 +96,8 @@ class EndCalibration:
         people: the number of people behind the responses.
         ended: the share of the responses, in percent, at which the person ended.
         now: how the user ended in the run: by sampling, unless the run's options say otherwise.
-        best: the threshold with the highest F1.
-        equal: the threshold at which the user ends as often as people do.
+        best: the threshold with the highest F1, if it may be suggested; see `calibrate`.
+        equal: the threshold at which the user ends as often as people do, if both may be suggested.
         sweep: all thresholds.
         ece: expected calibration error of P(end), from 0 to 1; lower is better.
         bins: see `reliability`.
@@ -119,6 +123,10 @@ def format_threshold(threshold: float) -> str:
 
 def calibrate(termination: Measure, auroc: Measure) -> EndCalibration:
     """Return the sweep over all thresholds, and the two that are suggested.
+
+    No threshold is suggested unless the interval of the AUROC is above 0.5, since otherwise P(end)
+    may not tell ends from other turns; nor one that means "always end" (`MAX_END_RATE`), nor one
+    with an F1 that is not above that of always ending. `why` is the reason.
 
     A threshold looks too good on the people that it was chosen on. So the responses of each person
     are evaluated at the threshold that is chosen on all other people; this gives the shares and F1
@@ -165,12 +173,53 @@ def calibrate(termination: Measure, auroc: Measure) -> EndCalibration:
     in_the_run = _counts(person_of, (tp + fp == 1)[:, None], ended)
     everybody = by_threshold.sum(axis=0)
     columns = (thresholds, *_shares(everybody), f1_percent(everybody))
+    best = _suggestion(by_threshold, _best_f1, people)
+    equal = _suggestion(by_threshold, _equal_rate, people)
+    always = float(f1_percent(np.array([ended.sum(), (~ended).sum(), 0.0])))
+    why = _why_no_auroc(auroc) or _why_always_ending(best, by_threshold, always)
+    equal_is_right = not _why_always_ending(equal, by_threshold, always)
     return replace(
         found,
+        why=why,
         now=_rule(None, in_the_run[:, 0], people),
-        best=_suggestion(by_threshold, _best_f1, people),
-        equal=_suggestion(by_threshold, _equal_rate, people),
+        best=None if why else best,
+        equal=equal if equal_is_right and not why else None,
         sweep=ThresholdSweep(*(tuple(column.tolist()) for column in columns)),
+    )
+
+
+def _why_no_auroc(auroc: Measure) -> str:
+    """Return why P(end) does not carry a threshold; empty if it does."""
+    if auroc.low is None or auroc.high is None:
+        return "the AUROC of P(end) has no interval, so it may be that of chance"
+    if auroc.low > 0.5:
+        return ""
+    return (
+        f"P(end) may tell ends from other turns no better than chance: the interval of its AUROC, "
+        f"{auroc.low:.2f} to {auroc.high:.2f}, is not above 0.5"
+    )
+
+
+def _why_always_ending(rule: EndRule, counts: Array, always: float) -> str:
+    """Return why a threshold is no better than to end always; empty if it is better.
+
+    Args:
+        counts: the counts of each person at each threshold.
+        always: the F1 of always ending.
+    """
+    assert rule.threshold is not None
+    at = THRESHOLDS.index(rule.threshold)
+    _, _, end_rate = map(float, _shares(counts[:, at].sum(axis=0)))
+    highest = max(end_rate, rule.end_rate)
+    if highest >= MAX_END_RATE:
+        return (
+            f"the best one ends at {highest:.1f} % of all turns, which is nearly always"
+        )
+    if rule.f1 is not None and rule.f1 > always:
+        return ""
+    return (
+        f"on people it was not chosen on, the best threshold has an F1 of {rule.f1 or 0:.1f} %, "
+        f"which is not above the {always:.1f} % of always ending"
     )
 
 
@@ -236,7 +285,7 @@ def _middle_of_the_highest(values: Array) -> Indices:
 def _rule(threshold: float | None, counts: Array, people: Sequence[str]) -> EndRule:
     """Return the `EndRule` from the counts of each person, (people, 4)."""
     rows = [
-        measure_row(name, name, tuple(own))
+        measure_row(name, name, tuple(own[: FN + 1]))
         for name, own in zip(people, counts.tolist(), strict=True)
     ]
     f1 = measure(rows, F1)

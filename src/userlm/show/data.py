@@ -92,7 +92,7 @@ def _splits(splits: Mapping[str, Counts]) -> Table:
         rows.append((Quote(name), *(f"{counts.get(what, 0):,}" for what in total)))
     note = (
         "Samples are what the user model learns from: one for each user turn, and one for the end "
-        "where it was observed."
+        "where it was observed. `train` says how many of them --max-tokens leaves."
     )
     names = [Quote(what, 40) for what in total]
     return Table(("split", *names), rows, "table splits", "Splits, by person", note)

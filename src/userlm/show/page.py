@@ -11,6 +11,7 @@ from statistics import fmean
 from userlm.show import claims, measures, thresholds
 from userlm.show.blocks import (
     Axis,
+    Block,
     Chart,
     Figure,
     Group,
@@ -240,8 +241,23 @@ def _training(runs: Runs, colours: Colours) -> Section:
         )
     averaged = any(len(run.log) > CURVE_POINTS for run in trained)
     intro = "Long logs are averaged over neighbouring steps." if averaged else ""
-    blocks = [Group(figures, look="plots")] if figures else []
+    blocks: list[Block] = [Group(figures, look="plots")] if figures else []
+    blocks += _sample_counts(trained)
     return Section("training", "Training", "Training", blocks, intro)
+
+
+def _sample_counts(trained: Runs) -> Iterator[Table]:
+    """Yield the numbers of samples before and after the limit on tokens, under both policies."""
+    rows: list[Row] = []
+    for run in trained:
+        if counts := run.results.get("sample_counts"):
+            limit = run.results.get("max_tokens") or 0
+            cells = [f"{counts[key]:,}" for key in ("all", "truncate", "drop")]
+            rows.append((Quote(run.name, 60), *cells, f"{limit:,}"))
+    if rows:
+        head = ("run", "in all", "truncate", "drop", "--max-tokens")
+        note = "What --max-tokens leaves with --overlong truncate, and with drop."
+        yield Table(head, rows, "table", "Samples", note)
 
 
 def _training_note(run: Finished) -> Iterator[Part]:

@@ -120,11 +120,21 @@ class Evaluated(TypedDict, total=False):
     valid_perplexity: Loose
 
 
+class SampleCounts(TypedDict):
+    """Numbers of samples before a limit on tokens, and after it under both policies."""
+
+    all: Count
+    truncate: Count
+    drop: Count
+
+
 class Trained(TypedDict, total=False):
     """Of `train`."""
 
     conversations: Count | None
     samples: Count | None
+    sample_counts: SampleCounts | None
+    max_tokens: Count | None
     dropped: Count | None
     parameters: Count | None
     steps: Count | None
@@ -213,11 +223,25 @@ class Bin(TypedDict):
     ended: Share
 
 
+class Comparison(TypedDict):
+    """How a user ends beside users without a model; see `metrics.end_references`."""
+
+    kind: Text
+    user: Text
+    people: Count
+    ended: Percent | None
+    end_rate: Percent | None
+    f1: Measured
+    auroc: Measured
+
+
 class Uncalibrated(TypedDict):
     """Why no threshold can be suggested."""
 
     best: None
     why: Text
+    note: NotRequired[Text]
+    comparison: NotRequired[list[Comparison]]
 
 
 class Calibration(TypedDict):
@@ -229,12 +253,13 @@ class Calibration(TypedDict):
     ended: Percent
     now: Rule
     best: Rule
-    equal: Rule
+    equal: Rule | None
     sweep: Annotated[Sweep, AfterValidator(_complete)]
     ece: Share
     bins: list[Bin]
     user: NotRequired[Text]
     note: Text
+    comparison: NotRequired[list[Comparison]]
 
 
 class Endings(TypedDict):

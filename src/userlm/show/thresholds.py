@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from userlm.metrics.termination import format_threshold
 from userlm.show.blocks import (
+    NOT_MEASURED,
     Axis,
     Block,
     Chart,
     Figure,
     Group,
+    Line,
     Mark,
     Point,
     Quote,
     Row,
     Section,
     Series,
+    Small,
     Table,
     Text,
     Value,
@@ -27,6 +30,7 @@ from userlm.show.blocks import (
 )
 from userlm.show.finished import Finished
 from userlm.show.formats import axis, number, plain
+from userlm.show.results import Measured
 
 Endings = Mapping[str, Any]
 """A `results.Calibration`, or `results.Uncalibrated` if there is nothing to suggest."""
@@ -44,6 +48,12 @@ SHARES = {
 }
 """The names of the shares, and their keys in the results; F1 is the last."""
 
+COMPARISON = "Beside users without a model"
+COMPARISON_NOTE = (
+    "On the same turns. The goodbye rule ends if the last turn of the assistant says goodbye, or "
+    "that of the user says goodbye or thanks, by a short list of English words. A user that is not "
+    "above them does not know when to end."
+)
 INTRO = (
     "A user that reports P(end) can end a conversation by a threshold (--end-threshold) instead of "
     "sampling the end. Real conversations show where a person ended. A premature end is an end "
@@ -77,9 +87,12 @@ def section(runs: Sequence[Finished], colours: Mapping[str, str]) -> Section:
 
 
 def _group(label: Quote, endings: Endings) -> Group:
+    compared = list(_comparison(endings))
+    told = endings.get("note")
+    note = (" Note: ", Quote(told, 300), ".") if told else ()
     if endings["best"] is None:
-        text = Text(("No threshold to suggest: ", Quote(endings["why"], 300), "."))
-        return Group([text], label)
+        why = ("No threshold to suggest: ", Quote(endings["why"], 300), ".")
+        return Group([*compared, Text((*why, *note))], label)
     missing = (
         f" ({endings['missing']:,} more have no P(end))" if endings["missing"] else ""
     )
@@ -89,7 +102,6 @@ def _group(label: Quote, endings: Endings) -> Group:
         Value(endings["ended"], 1),
         " % of them.",
     )
-    note = (" Note: ", Quote(endings["note"], 300), ".") if endings["note"] else ()
     plots: list[Block] = [
         Figure(
             "Ending by a threshold",
@@ -107,8 +119,7 @@ def _group(label: Quote, endings: Endings) -> Group:
         ),
         _rule_table(endings),
     ]
-    suggested = [endings[rule]["threshold"] for rule in ("best", "equal")]
-    options = " or ".join(dict.fromkeys(map(format_threshold, suggested)))
+    options = " or ".join(dict.fromkeys(map(format_threshold, _suggested(endings))))
     advice = (
         "To end by one: ",
         Quote(f"--user {endings.get('user')} --end-threshold {options}", 300),
@@ -119,13 +130,52 @@ def _group(label: Quote, endings: Endings) -> Group:
         " % at the best threshold.",
     )
     texts = (Text((*answers, *note)), Text(advice))
-    return Group((*texts, Group(plots, look="plots")), label, label.look)
+    plotted = Group(plots, look="plots")
+    return Group((*compared, *texts, plotted), label, label.look)
+
+
+def _comparison(endings: Endings) -> Iterator[Table]:
+    """Yield the table of users without a model beside this one, if the results have it."""
+    rows: list[Row] = []
+    kind = ""
+    for one in endings.get("comparison", ()):
+        turns: Line = ""
+        if one["kind"] != kind:
+            kind = one["kind"]
+            ended = () if one["ended"] is None else (Value(one["ended"], 1), " % ends")
+            counted = f"{one['f1']['n']:,} of {one['people']:,} people, "
+            turns = (Quote(kind), Small((counted, *ended)))
+        ends = "" if one["end_rate"] is None else (Value(one["end_rate"], 1), " %")
+        f1 = _measured(one["f1"], 1)
+        rows.append((turns, Quote(one["user"]), ends, f1, _measured(one["auroc"], 2)))
+    if rows:
+        head = ("turns", "user", "ends", "F1", "AUROC")
+        yield Table(head, rows, "table", COMPARISON, COMPARISON_NOTE)
+
+
+def _measured(one: Measured, digits: int) -> Line:
+    if one["value"] is None:
+        return (NOT_MEASURED, Quote(one.get("why") or "nothing to measure", 90))
+    unit = f" {one['unit']}" if one["unit"] else ""
+    shown = interval(one["low"], one["high"], digits)
+    return (Value(one["value"], digits), unit, shown)
+
+
+def _rules(endings: Endings) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield name and shape of each rule that there is, and the rule."""
+    for key, (name, shape) in RULES.items():
+        if rule := endings[key]:
+            yield name, shape, rule
+
+
+def _suggested(endings: Endings) -> list[float]:
+    """Return the thresholds that are suggested."""
+    return [rule["threshold"] for _, _, rule in _rules(endings) if rule["threshold"]]
 
 
 def _rule_table(endings: Endings) -> Table:
     rows: list[Row] = []
-    for key, (name, shape) in RULES.items():
-        rule = endings[key]
+    for name, shape, rule in _rules(endings):
         above = "" if rule["threshold"] is None else format_threshold(rule["threshold"])
         early, late, ends, f1 = (
             (Value(rule[share], 1), " %") for share in SHARES.values()
@@ -168,8 +218,7 @@ def curve_chart(label: str, endings: Endings) -> Chart:
         )
     marks = []
     told = []
-    for key, (name, shape) in RULES.items():
-        rule = endings[key]
+    for name, shape, rule in _rules(endings):
         above = rule["threshold"]
         premature = rule["premature"]
         missed = rule["missed"]
@@ -191,7 +240,7 @@ def curve_chart(label: str, endings: Endings) -> Chart:
 def domain(endings: Endings) -> tuple[float, float]:
     """Return the range of log odds that contains all changes of the curves and the suggestions."""
     curve = endings["sweep"]
-    ends = [endings["best"]["threshold"], endings["equal"]["threshold"]]
+    ends = _suggested(endings)
     for before, after in pairwise(
         zip(curve["threshold"], curve["premature"], curve["missed"], strict=True)
     ):

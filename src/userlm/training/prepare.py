@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -88,6 +88,8 @@ class TokenizedDataset:
             counted on these.
         without_system_turn: the number without system turn, because the user's goal is unknown.
         dropped: samples that do not fit a row.
+        sample_counts: the number of samples before the limit on tokens (`all`), and after it under
+            both policies, whichever is used: `truncate`, `drop`.
         without_user_turn: the number of conversations without a turn to train on.
     """
 
@@ -99,6 +101,7 @@ class TokenizedDataset:
     without_system_turn: int = 0
     dropped: int = 0
     without_user_turn: int = 0
+    sample_counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -138,49 +141,63 @@ def prepare(
     targets = array("i")
     counts: Counter[str] = Counter()
     languages: Counter[str] = Counter()
+    sample_counts = Counter(all=0, truncate=0, drop=0)
     start = 0
     views = (
         training_view(conversation, side, intent) for conversation in conversations
     )
     with (folder / "ids.bin").open("wb") as ids_file:
-        while block := list(islice(views, BLOCK)):
-            ready = (
-                _encode_block(block, template, encode_all) if encode_all else template
-            )
-            for view in block:
-                if not view.user_turns:
-                    counts["without_user_turn"] += 1
-                    continue
-                rendered = training_rows(view, ready, side, max_tokens, overlong)
-                counts["dropped"] += len(rendered.dropped)
-                for row in rendered.rows:
-                    first_target = len(targets) // len(fields(TargetSpan))
-                    samples = len(row.spans)
-                    rows.extend(
-                        (
-                            counts["conversations"],
-                            start,
-                            len(row.ids),
-                            first_target,
-                            samples,
-                        )
-                    )
-                    for target in row.spans:
-                        targets.extend(
-                            (target.k, target.start, target.first, target.stop)
-                        )
-                    array("I", row.ids).tofile(ids_file)
-                    start += len(row.ids)
-                if rendered.rows:
-                    counts["conversations"] += 1
-                    counts["without_system_turn"] += view.system is None
-                    languages[str(view.meta.get("language", ""))] += 1
+        for view, ready in _encoded(views, template, encode_all):
+            if not view.user_turns:
+                counts["without_user_turn"] += 1
+                continue
+            by_policy = _both_policies(view, ready, side, max_tokens)
+            _count_samples(by_policy, sample_counts)
+            rendered = by_policy[overlong]
+            counts["dropped"] += len(rendered.dropped)
+            for row in rendered.rows:
+                first_target = len(targets) // len(fields(TargetSpan))
+                number = counts["conversations"]
+                length = len(row.ids)
+                rows.extend((number, start, length, first_target, len(row.spans)))
+                for span in row.spans:
+                    targets.extend((span.k, span.start, span.first, span.stop))
+                array("I", row.ids).tofile(ids_file)
+                start += length
+            if rendered.rows:
+                counts["conversations"] += 1
+                counts["without_system_turn"] += view.system is None
+                languages[str(view.meta.get("language", ""))] += 1
     np.save(folder / "rows.npy", np.frombuffer(rows, ROW))
     np.save(folder / "targets.npy", np.frombuffer(targets, TARGET))
     with replacing(folder / "counts.json") as partial:
-        record = {**counts, "languages": dict(languages.most_common())}
+        record = {
+            **counts,
+            "sample_counts": sample_counts,
+            "languages": dict(languages.most_common()),
+        }
         partial.write_text(json.dumps(record), encoding="utf-8")
     return load(folder)
+
+
+def _both_policies(
+    view: Conversation, template: Template, side: Side, max_tokens: int
+) -> dict[Overlong, Rendered]:
+    """Return the rows under each policy, which are the same where all fits."""
+    dropped = truncated = training_rows(view, template, side, max_tokens, "drop")
+    if dropped.dropped:
+        truncated = training_rows(view, template, side, max_tokens, "truncate")
+    return {"truncate": truncated, "drop": dropped}
+
+
+def _count_samples(
+    by_policy: Mapping[Overlong, Rendered], sample_counts: Counter[str]
+) -> None:
+    for policy, rendered in by_policy.items():
+        sample_counts[policy] += sum(len(row.spans) for row in rendered.rows)
+    dropped = by_policy["drop"]
+    sample_counts["all"] += len(dropped.dropped)
+    sample_counts["all"] += sum(len(row.spans) for row in dropped.rows)
 
 
 def is_complete(folder: Path) -> bool:
@@ -208,6 +225,16 @@ def load(folder: Path) -> TokenizedDataset:
         raise InputError(
             f"{folder} is damaged ({error}); begin anew with --force"
         ) from None
+
+
+def _encoded(
+    views: Iterator[Conversation], template: Template, encode_all: EncodeAll | None
+) -> Iterator[tuple[Conversation, Template]]:
+    """Yield each view with a template that has its texts encoded already."""
+    while block := list(islice(views, BLOCK)):
+        ready = _encode_block(block, template, encode_all) if encode_all else template
+        for view in block:
+            yield view, ready
 
 
 def _encode_block(
