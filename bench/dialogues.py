@@ -100,20 +100,13 @@ def speller(conversations: list[Conversation], vocabulary: int = 8192) -> Any:
     )
 
 
-def llama(
-    shape: str,
-    vocabulary: int,
-    seed: int,
-    device: str = "cpu",
-    dtype: str = "float32",
-) -> Any:
-    """A Llama with random weights, the same for the same seed. Embeddings of large vocabularies are
-    tied."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
+def llama_config(shape: str, vocabulary: int) -> Any:
+    """The configuration of a Llama. Embeddings of large vocabularies are tied."""
+    from transformers import LlamaConfig
 
     width, within, layers, heads, groups = LLAMA[shape]
-    config = LlamaConfig(
+    return LlamaConfig(
+        architectures=["LlamaForCausalLM"],
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=within,
@@ -123,6 +116,20 @@ def llama(
         max_position_embeddings=8192,
         tie_word_embeddings=shape != "8b" and vocabulary > 50_000,
     )
+
+
+def llama(
+    shape: str,
+    vocabulary: int,
+    seed: int,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> Any:
+    """A Llama with random weights, the same for the same seed."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = llama_config(shape, vocabulary)
     torch.manual_seed(seed)
     with torch.device(device):
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))

@@ -6,12 +6,13 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 import dialogues
 from measuring import device_name, measured
+from parts import Skipped
 
 from userlm.flip import Ids, Row, TargetSpan, render
 from userlm.rows import read_conversations
@@ -29,6 +30,13 @@ PEAK = {
     "L40S": 362e12,
     "GeForce RTX 4090": 165e12,
 }
+WEIGHTS = {"1b": 1.24e9, "8b": 8.03e9}
+# Bytes a token in training, the 8B shape with checkpointing; as in the recipes.
+ACTIVATIONS = {"1b": 2.1e6, "8b": 0.8e6}
+# Bytes a weight: itself and its gradient in float32, its copy in bfloat16, the optimizer's state.
+OPTIMIZERS = {"adamw_torch": 18, "adafactor": 10}
+PACKS = (8192, 4096, 2048)
+OTHER = 4e9  # bytes for logits, or for the keys and values of turns
 MARKED = (
     "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' }}"
     "{% if m.role == 'user' %}{% generation %}{{ '\n' + m.content + '<|eot_id|>' }}{% "
@@ -133,7 +141,7 @@ def run(job: Job) -> Ran:
     conversations = list(read_conversations(f"{job.folder}/conversations.jsonl"))
     rows = whole_rows(conversations, tokenizer)
     if job.warm:
-        warm_up(model, rows[:4])
+        warm_up(model, min(rows, key=lambda row: len(row.ids)))
         computed = 0
     begin = ours if job.variant.ours else theirs
     train, targets = begin(job, model, tokenizer, conversations)
@@ -156,8 +164,8 @@ def run(job: Job) -> Ran:
     )
 
 
-def warm_up(model: Any, rows: Sequence[Row]) -> None:
-    """Compute the gradient of a few rows in bfloat16, and forget it."""
+def warm_up(model: Any, row: Row) -> None:
+    """Compute the gradient of a row in bfloat16, and forget it."""
     import torch
 
     from userlm.models.attention import document_masking
@@ -167,7 +175,7 @@ def warm_up(model: Any, rows: Sequence[Row]) -> None:
         torch.autocast(model.device.type, torch.bfloat16),
         document_masking(model),
     ):
-        pack_loss(model, rows).backward()
+        pack_loss(model, [row]).backward()
     model.zero_grad(set_to_none=True)
 
 
@@ -377,3 +385,17 @@ def peak_flops(device: str) -> float | None:
     name = device.removeprefix("NVIDIA ")
     found = (flops for known, flops in PEAK.items() if name.startswith(known))
     return None if "MIG" in name else next(found, None)
+
+
+def affordable(shape: str, free: float) -> tuple[str, int]:
+    """The optimizer and the pack for which so many bytes should be enough on a GPU.
+
+    Raises:
+        Skipped: if there are none.
+    """
+    for optimizer, pack in product(OPTIMIZERS, PACKS):
+        weights = OPTIMIZERS[optimizer] * WEIGHTS[shape]
+        need = weights + pack * ACTIVATIONS[shape] + OTHER
+        if need <= free:
+            return optimizer, pack
+    raise Skipped(f"needs {need / 1e9:.0f} GB, and {free / 1e9:.0f} are free")
