@@ -98,6 +98,7 @@ class Job:
     attention: str
     judged: bool  # whether to compute the loss after the epoch
     warm: bool = False  # whether to load all kernels before the epoch
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +201,7 @@ def ours(
         batch=dataset.samples,
         pack=SMALL if job.variant.small else job.pack,
         optimizer=job.optimizer,
-        gradient_checkpointing=job.shape == "8b",
+        gradient_checkpointing=job.checkpointing,
         seed=job.seed,
     )
     accelerator = start(
@@ -257,7 +258,7 @@ def theirs(
         learning_rate=2e-5,
         lr_scheduler_type="constant",
         num_train_epochs=1,
-        gradient_checkpointing=job.shape == "8b",
+        gradient_checkpointing=job.checkpointing,
     )
 
     def epoch() -> tuple[float, int]:

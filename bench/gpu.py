@@ -62,18 +62,19 @@ class Run:
     """What a part is told.
 
     Attributes:
-        shape: of the model, as `dialogues.LLAMA` names it.
+        size: 1b or 8b; with `tiny` the model is tiny all the same.
         results: those of the parts before.
     """
 
-    shape: str
+    size: str
+    tiny: bool
     device: str
     seed: int
     results: dict[str, list[Result]]
 
     @property
-    def tiny(self) -> bool:
-        return self.shape == "tiny"
+    def shape(self) -> str:
+        return "tiny" if self.tiny else self.size
 
     @property
     def vocabulary(self) -> int:
@@ -190,8 +191,7 @@ def trl(run: Run) -> Iterator[Result]:
     found = one_epoch(run, epoch.TRL_PACKED, f"TRL packed, {kernel}", kernel)
     if not has_flash:
         found["note"] += "; without flash-attn, which needs a GPU and its package"
-    part = "train-8b" if run.shape == "8b" else "train-1b"
-    for ours in run.results.get(part, []):
+    for ours in run.results.get(f"train-{run.size}", []):
         if ours["sizes"] == found["sizes"]:
             off = abs(found["loss"] / ours["loss"] - 1)
             found["equal"] = off < (1e-4 if run.device == "cpu" else 1e-2)
@@ -220,7 +220,7 @@ def one_epoch(
         write_conversations(f"{folder}/conversations.jsonl", conversations)
         job = epoch.Job(
             *(variant, folder, run.shape, run.vocabulary, run.seed, 1, pack, most),
-            *(run.device, optimizer, kernel, False, True),
+            *(run.device, optimizer, kernel, False, True, run.size == "8b"),
         )
         ran = epoch.run(job)
     peak = epoch.peak_flops(ran.device)
@@ -230,7 +230,7 @@ def one_epoch(
         "pack": pack,
         "max_tokens": most,
         "optimizer": optimizer,
-        "checkpointing": run.shape == "8b",
+        "checkpointing": run.size == "8b",
         "vocabulary": run.vocabulary,
     }
     note = f"{optimizer}, pack {pack:,}, loss {ran.before:.4f}"
@@ -327,9 +327,9 @@ def _turn_rate(name: str, turns: int, seconds: float) -> Result:
 
 
 def begin(
-    measure: Callable[[Run], Iterator[Result]], shape: str, out: Path
+    measure: Callable[[Run], Iterator[Result]], size: str, out: Path
 ) -> Iterator[Result]:
-    """Measure in a shape, or the tiny one, on the GPU if there is one; note the device."""
+    """Measure in a size, on the GPU if there is one; note the device."""
     import torch
     import transformers
 
@@ -344,9 +344,7 @@ def begin(
     write_json(out, record)
     parts = record["parts"].items()
     results = {name: found.get("results", []) for name, found in parts}
-    if record["tiny"]:
-        shape = "tiny"
-    return measure(Run(shape, device, record["seed"], results))
+    return measure(Run(size, record["tiny"], device, record["seed"], results))
 
 
 PARTS = {

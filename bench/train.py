@@ -577,6 +577,7 @@ def main() -> None:
             base = Job(
                 *(OURS, folder, shape, 0, args.seed, args.rows, args.pack, 2048),
                 *(args.device, args.optimizer, args.attention, False),
+                checkpointing=shape == "8b",
             )
             if part == "endings":
                 show_endings(many, args.seed, alone)

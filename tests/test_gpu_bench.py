@@ -79,6 +79,9 @@ def test_every_part_runs_tiny_without_a_gpu_and_without_packages_that_a_bare_mac
     assert all(row.get("equal", True) for row in rows)
     epoch, *_ = record["parts"]["train-1b"]["results"]
     assert epoch["sizes"]["conversations"] == 3
+    large, *_ = record["parts"]["train-8b"]["results"]
+    assert large["sizes"] == {**epoch["sizes"], "checkpointing": True}
+    assert large["loss"] == pytest.approx(epoch["loss"], rel=1e-5)
     assert epoch["rate"] == pytest.approx(epoch["sizes"]["tokens"] / epoch["seconds"])
     assert [row["measured"] for row in record["parts"]["turns-8b"]["results"]] == [
         "model card, 1 at once",
@@ -221,7 +224,7 @@ def test_attention_that_sees_what_comes_later_does_not_agree(gpu, monkeypatch):
         return scaled_dot_product_attention(query, keys, values, enable_gqa=True)
 
     monkeypatch.setattr(attention, "_attend", of_all)
-    results = list(gpu.attention(gpu.Run("tiny", "cpu", 0, {})))
+    results = list(gpu.attention(gpu.Run("1b", True, "cpu", 0, {})))
     assert [result["equal"] for result in results] == [False] * 5
 
 
