@@ -45,7 +45,7 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
 
     A and B are the sets of lower-cased words of two turns, stop words kept (section 5.1 of the
     notes on the paper). A row's stats are (mean distance to all other first turns, 1). The interval
-    is the jackknife over people or intents: a bootstrap would pair a turn with its own copy. Time,
+    is over people or intents. Time,
     but not memory, grows with the square of the number of turns.
     """
     rows: list[MeasureRow] = []
@@ -287,7 +287,7 @@ def termination_auroc(responses: Conversations) -> Measure:
 
     P(end) is `meta["p_end"]` of the user's reply; a user without it cannot be measured. The rows
     are those of `termination`, with the stats (P(end), 1 if the person ended else 0). The interval
-    is the jackknife over people, because the measure is over pairs.
+    is over people.
     """
 
     def stats(response: Conversation, person_ended: bool) -> Found:
