@@ -45,8 +45,7 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
 
     A and B are the sets of lower-cased words of two turns, stop words kept (section 5.1 of the
     notes on the paper). A row's stats are (mean distance to all other first turns, 1). The interval
-    is over people or intents. Time,
-    but not memory, grows with the square of the number of turns.
+    is over people or intents. Time, but not memory, grows with the square of the number of turns.
     """
     rows: list[MeasureRow] = []
     kept: list[Conversation] = []
