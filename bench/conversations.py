@@ -32,7 +32,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from train import machine, table, verdict
+from measuring import machine, table, verdict
 
 from userlm.rows import write_conversations
 from userlm.text import INTENT_PREFIX

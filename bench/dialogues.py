@@ -6,7 +6,7 @@ prints the lengths of the conversations. The number of user turns is geometric w
 paper K + 1 is the number of samples divided by that of conversations, so K is between 1.73 and
 2.39. Numbers of tokens are log-normal: a user turn has a median of 28 and a mean of 48, an answer
 260 and 320; an intent has 40. Every end was observed. The texts are random, from
-`wildchat_like.py`.
+`words.py`.
 
 Real conversations are read from the folder that the environment variable USERLM_DATA names.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from wildchat_like import texts
+from words import texts
 
 from userlm.data.layouts import convert
 from userlm.data.layouts.common import Rejected
@@ -39,6 +39,7 @@ REAL = ("wildchat", "chatbot_arena", "sharegpt_sample")
 LLAMA = {  # hidden size, feed-forward size, layers, heads, key-value heads
     "tiny": (64, 176, 2, 2, 1),
     "10m": (256, 704, 8, 8, 4),
+    "32m": (512, 1408, 8, 8, 4),
     "1b": (2048, 8192, 16, 32, 8),  # Llama-3.2-1B
     "8b": (4096, 14336, 32, 32, 8),  # Llama-3-8B
 }
@@ -99,14 +100,13 @@ def speller(conversations: list[Conversation], vocabulary: int = 8192) -> Any:
     )
 
 
-def llama(shape: str, vocabulary: int, seed: int, device: str = "cpu") -> Any:
-    """A Llama with random weights in float32, the same for the same seed. Embeddings of large
-    vocabularies are tied."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def llama_config(shape: str, vocabulary: int) -> Any:
+    """The configuration of a Llama. Embeddings of large vocabularies are tied."""
+    from transformers import LlamaConfig
 
     width, within, layers, heads, groups = LLAMA[shape]
-    config = LlamaConfig(
+    return LlamaConfig(
+        architectures=["LlamaForCausalLM"],
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=within,
@@ -116,9 +116,23 @@ def llama(shape: str, vocabulary: int, seed: int, device: str = "cpu") -> Any:
         max_position_embeddings=8192,
         tie_word_embeddings=shape != "8b" and vocabulary > 50_000,
     )
+
+
+def llama(
+    shape: str,
+    vocabulary: int,
+    seed: int,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> Any:
+    """A Llama with random weights, the same for the same seed."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = llama_config(shape, vocabulary)
     torch.manual_seed(seed)
     with torch.device(device):
-        return LlamaForCausalLM(config)
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
 
 
 def main() -> None:

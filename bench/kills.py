@@ -34,7 +34,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from fake_server import FakeServer, Said, completion, serving
-from train import machine, table
+from measuring import machine, table
 
 from userlm import assets
 

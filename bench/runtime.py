@@ -47,9 +47,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import dialogues
 import numpy as np
-from train import Usage, in_fresh_processes, machine, measured, table, verdict
+from measuring import (
+    Usage,
+    device_name,
+    in_fresh_processes,
+    machine,
+    measured,
+    table,
+    verdict,
+)
 
-SHAPES = dialogues.LLAMA | {"32m": (512, 1408, 8, 8, 4)}  # as in `dialogues.LLAMA`
 # Bytes a second, by data sheet.
 BANDWIDTH = {
     "H100 80GB HBM3": 3.35e12,
@@ -208,7 +215,9 @@ def ours(
         return said
 
     with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(carry_on, talks))
+        found = list(pool.map(carry_on, talks))
+    engine.stop()
+    return found
 
 
 def generate(
@@ -261,7 +270,7 @@ def padded(model: Any, talks: Sequence[Talk], at_once: int, temperature: float) 
     return in_step(
         talks,
         at_once,
-        lambda prompts, length: generate(model, prompts, length, temperature),
+        lambda prompts, lengths: generate(model, prompts, max(lengths), temperature),
     )
 
 
@@ -271,14 +280,14 @@ def continuous(
     """transformers' continuous batching: in lockstep, too, since it takes prompts in batches."""
     from transformers import GenerationConfig
 
-    def ask(prompts: list[list[int]], length: int) -> list[list[int]]:
+    def ask(prompts: list[list[int]], lengths: list[int]) -> list[list[int]]:
         how = (
             {"do_sample": True, "temperature": temperature, "top_p": 0.8}
             if temperature
             else {"do_sample": False}
         )
         config = GenerationConfig(
-            max_new_tokens=length, eos_token_id=-1, pad_token_id=0, **how
+            max_new_tokens=max(lengths), eos_token_id=-1, pad_token_id=0, **how
         )
         out = model.generate_batch(
             inputs=prompts, generation_config=config, progress_bar=False
@@ -294,15 +303,16 @@ def continuous(
 def in_step(
     talks: Sequence[Talk],
     at_once: int,
-    ask: Callable[[list[list[int]], int], list[list[int]]],
+    ask: Callable[[list[list[int]], list[int]], list[list[int]]],
 ) -> Said:
-    """Let all conversations of a batch take turns together, as long as the longest one."""
+    """Let all conversations of a batch take turns together. `ask` gets the prompts, and how many
+    tokens each of them needs; it may return more."""
     found: Said = []
     for i in range(0, len(talks), at_once):
         batch = talks[i : i + at_once]
         prompts, said = [talk.opening for talk in batch], [[] for _ in batch]
         for k in range(len(batch[0].turns)):
-            drawn = ask(prompts, max(talk.turns[k][0] for talk in batch))
+            drawn = ask(prompts, [talk.turns[k][0] for talk in batch])
             for j, talk in enumerate(batch):
                 length, answer = talk.turns[k]
                 said[j].append(drawn[j][:length])
@@ -320,14 +330,15 @@ WAYS: dict[str, Way] = {
 }
 
 
-def once(job: Job, name: str, at_once: int) -> Ran | str:
-    """Generate the conversations once; return the cost, or why it failed."""
-    import torch
-    import transformers
+def load(job: Job) -> Any:
+    """The model: float32 on a CPU, bfloat16 on a GPU."""
+    dtype = "float32" if job.device == "cpu" else "bfloat16"
+    found = dialogues.llama(job.shape, job.vocabulary, job.seed, job.device, dtype)
+    return found.eval()
 
-    transformers.logging.set_verbosity_error()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    model = llama(job.shape, job.vocabulary, job.seed, job.device)
+
+def cost(model: Any, job: Job, name: str, at_once: int) -> Ran | str:
+    """Generate the conversations once; return the cost, or why it failed."""
     way, few = (
         WAYS[name],
         [Talk(talk.opening, talk.turns[:1]) for talk in job.talks[:2]],
@@ -340,9 +351,10 @@ def once(job: Job, name: str, at_once: int) -> Ran | str:
 
     try:
         way(model, few, min(2, at_once), job.temperature)  # warm up
-        model.register_forward_pre_hook(count, with_kwargs=True)
+        hook = model.register_forward_pre_hook(count, with_kwargs=True)
         with measured(job.device) as usage:
             said = way(model, job.talks, at_once, job.temperature)
+        hook.remove()
     except Exception as error:
         if name != "generate_batch":
             raise
@@ -350,30 +362,19 @@ def once(job: Job, name: str, at_once: int) -> Ran | str:
     weights = sum(
         weight.numel() * weight.element_size() for weight in model.parameters()
     )
-    device = torch.cuda.get_device_name() if job.device != "cpu" else "cpu"
-    return Ran(usage, sum(map(len, said)), said[:CYCLE], read, passes, weights, device)
+    turns = sum(map(len, said))
+    device = device_name(job.device)
+    return Ran(usage, turns, said[:CYCLE], read, passes, weights, device)
 
 
-def llama(shape: str, vocabulary: int, seed: int, device: str) -> Any:
-    """A Llama with random weights: float32 on a CPU, bfloat16 on a GPU."""
+def once(job: Job, name: str, at_once: int) -> Ran | str:
+    """The cost with a new model."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
-    width, within, layers, heads, groups = SHAPES[shape]
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=within,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=groups,
-        max_position_embeddings=CONTEXT_LENGTH,
-        dtype=torch.float32 if device == "cpu" else torch.bfloat16,
-    )
-    torch.manual_seed(seed)
-    with torch.device(device):
-        model = LlamaForCausalLM(config).eval()
-    return model.to(torch.float32 if device == "cpu" else torch.bfloat16)
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    return cost(load(job), job, name, at_once)
 
 
 # --- turns ----------------------------------------------------------------------------------------

@@ -30,19 +30,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import dialogues
-from train import (
+from measuring import (
     Alone,
-    Set,
     Usage,
-    fitting,
-    gather,
     in_fresh_processes,
     machine,
     measured,
-    sets_of,
     table,
     verdict,
 )
+from train import Set, fitting, gather, sets_of
 
 from userlm.flip import Ids, Row
 

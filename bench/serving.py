@@ -43,7 +43,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import dialogues
-from train import machine, table, verdict
+from measuring import machine, table, verdict
 
 from userlm.assistants import Script
 from userlm.types import Conversation, Speaker

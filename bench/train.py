@@ -40,399 +40,45 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import platform
 import random
 import statistics
 import sys
 import tempfile
-import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 import dialogues
+from epoch import (
+    OURS,
+    OURS_SMALL,
+    PEERS,
+    Job,
+    Ran,
+    Variant,
+    labelled,
+    peak_flops,
+    run,
+    sft,
+)
+from measuring import (
+    Alone,
+    Usage,
+    in_fresh_processes,
+    machine,
+    measured,
+    table,
+    verdict,
+)
 
-from userlm.flip import Ids, Row, TargetSpan, render
+from userlm.flip import Row, render
 from userlm.rows import read_conversations, write_conversations
 from userlm.types import Conversation
 
 PAPER = 384_336  # conversations; 1,047,930 samples
-# FLOP/s, dense bfloat16, by data sheet.
-PEAK = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100-SXM": 312e12}
-MARKED = (
-    "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' }}"
-    "{% if m.role == 'user' %}{% generation %}{{ '\n' + m.content + '<|eot_id|>' }}{% "
-    "endgeneration %}"
-    "{% else %}{{ '\n' + m.content + '<|eot_id|>' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>user<|end_header_id|>' }}{% endif %}"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A way to train.
-
-    Attributes:
-        samples: one row per sample; otherwise one row per conversation.
-        small: packs of `SMALL` tokens.
-        goal, gpu_goal: how many times as fast userlm should be; `None`: no goal.
-    """
-
-    name: str
-    ours: bool = False
-    samples: bool = False
-    by_length: bool = False
-    packed: bool = False
-    small: bool = False
-    goal: float | None = None
-    gpu_goal: float | None = None
-
-
-SMALL = 2048
-OURS = Variant("userlm", ours=True, packed=True)
-OURS_SMALL = Variant("userlm, packs of 2,048", ours=True, packed=True, small=True)
-PEERS = (
-    OURS_SMALL,
-    Variant("TRL, K + 1 rows", samples=True, goal=6.0, gpu_goal=3.0),
-    Variant("TRL, K + 1 rows, by length", samples=True, by_length=True),
-    Variant("TRL, one row", goal=3.0),
-    Variant("TRL, one row, by length", by_length=True, goal=1.7),
-    Variant("TRL, one row, packed", packed=True, gpu_goal=1.0),
-    Variant("TRL, one row, packs of 2,048", packed=True, small=True),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One run of one variant, in its own process."""
-
-    variant: Variant
-    folder: str  # with conversations.jsonl and tokenizer/
-    shape: str
-    vocabulary: int
-    seed: int
-    rows: int  # at once, padded
-    pack: int
-    max_tokens: int
-    device: str
-    optimizer: str
-    attention: str
-    judged: bool  # whether to compute the loss after the epoch
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a run cost and learned. Losses in nats a target token, over all targets.
-
-    Attributes:
-        memory: peak MB minus what was in use before; on a GPU all that was allocated.
-        computed: tokens that went through the model, including padding.
-        useful: FLOPs of the epoch by `useful_flops`.
-    """
-
-    cpu: float
-    wall: float
-    memory: float
-    computed: int
-    targets: int
-    before: float
-    after: float | None
-    steps: int
-    useful: float
-    device: str
-
-
-# --- one run --------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Usage:
-    """Seconds and MB of the block inside `measured`."""
-
-    cpu: float = 0.0
-    wall: float = 0.0
-    memory: float = 0.0
-
-
-@contextmanager
-def measured(device: str = "cpu") -> Iterator[Usage]:
-    """Measure wall and CPU seconds of this process, and its peak memory minus that at the start."""
-    import torch
-
-    usage, gpu = Usage(), device != "cpu"
-    if gpu:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
-    begun, wall, cpu = _status("VmRSS"), time.perf_counter(), time.process_time()
-    yield usage
-    if gpu:
-        torch.cuda.synchronize()
-    usage.cpu, usage.wall = time.process_time() - cpu, time.perf_counter() - wall
-    usage.memory = (
-        torch.cuda.max_memory_allocated() / 1e6 if gpu else _status("VmHWM") - begun
-    )
-
-
-def _status(name: str) -> float:
-    """A size of this process, in MB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise OSError(f"/proc/self/status has no {name}")
-
-
-def run(job: Job) -> Ran:
-    """Train once."""
-    import torch
-
-    from userlm.models.tokenization import load_tokenizer
-
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    tokenizer = load_tokenizer(f"{job.folder}/tokenizer")
-    model = dialogues.llama(job.shape, job.vocabulary, job.seed, job.device)
-    computed = 0
-
-    def count(module: Any, args: Any, options: dict[str, Any]) -> None:
-        nonlocal computed
-        computed += options["input_ids"].numel()
-
-    model.model.register_forward_pre_hook(count, with_kwargs=True)
-    conversations = list(read_conversations(f"{job.folder}/conversations.jsonl"))
-    begin = ours if job.variant.ours else theirs
-    train, targets = begin(job, model, tokenizer, conversations)
-    with measured(job.device) as usage:
-        loss, steps = train()
-    rows, through = whole_rows(conversations, tokenizer), computed
-    after = judge(model, rows) if job.judged else None
-    name = torch.cuda.get_device_name() if job.device != "cpu" else "cpu"
-    useful = useful_flops(model, rows)
-    return Ran(
-        usage.cpu,
-        usage.wall,
-        usage.memory,
-        through,
-        targets,
-        loss,
-        after,
-        steps,
-        useful,
-        name,
-    )
-
-
-Train = Callable[[], tuple[float, int]]
-"""Runs one epoch; returns the loss before the step and the number of optimizer steps."""
-
-
-def ours(
-    job: Job, model: Any, tokenizer: Any, conversations: list[Conversation]
-) -> tuple[Train, int]:
-    """Prepare training with userlm; return it and the number of tokens it trains on."""
-    from userlm.models.local import LocalModel
-    from userlm.training.prepare import prepare
-    from userlm.training.train import TrainingConfig, plan, start, train
-
-    folder = Path(job.folder)
-    local = LocalModel(model, tokenizer, "bench")
-    dataset = prepare(
-        conversations, local.template(), folder / "dataset", job.max_tokens
-    )
-    config = TrainingConfig(
-        batch=dataset.samples,
-        pack=SMALL if job.variant.small else job.pack,
-        optimizer=job.optimizer,
-        gradient_checkpointing=job.shape == "8b",
-        seed=job.seed,
-    )
-    accelerator = start(
-        job.device, "fp32" if job.device == "cpu" else "bf16", None, folder
-    )
-    steps = plan(dataset, config)
-
-    def epoch() -> tuple[float, int]:
-        entries = list(
-            islice(
-                train(local, dataset, steps, config, folder, accelerator), len(steps)
-            )
-        )
-        return float(entries[0]["loss"]), len(entries)
-
-    return epoch, int((dataset.targets["stop"] - dataset.targets["start"]).sum())
-
-
-def theirs(
-    job: Job, model: Any, tokenizer: Any, conversations: list[Conversation]
-) -> tuple[Train, int]:
-    """Prepare TRL's SFTTrainer; return it and the number of tokens it trains on."""
-    from datasets import Dataset
-
-    variant = job.variant
-    if variant.samples:
-        rows = whole_rows(conversations, tokenizer)
-        columns = labelled(
-            (row.ids[: target.stop], (target,)) for row in rows for target in row.spans
-        )
-    else:
-        columns = {
-            "messages": [messages(conversation) for conversation in conversations]
-        }
-    tokenizer.chat_template = MARKED
-    if variant.packed and job.device != "cpu":
-        model.set_attn_implementation(job.attention)
-    trainer = sft(
-        model,
-        tokenizer,
-        Dataset.from_dict(columns),
-        f"{job.folder}/trl",
-        assistant_only_loss=not variant.samples,
-        max_length=job.pack if variant.packed and not variant.small else job.max_tokens,
-        packing=variant.packed,
-        per_device_train_batch_size=1 if variant.packed else job.rows,
-        gradient_accumulation_steps=10**6,  # the whole epoch in one step
-        train_sampling_strategy="group_by_length" if variant.by_length else "random",
-        bf16=job.device != "cpu",
-        use_cpu=job.device == "cpu",
-        seed=job.seed,
-        optim="adamw_torch",
-        adam_beta2=0.95,
-        learning_rate=2e-5,
-        lr_scheduler_type="constant",
-        num_train_epochs=1,
-        gradient_checkpointing=False,
-    )
-
-    def epoch() -> tuple[float, int]:
-        out = trainer.train()
-        return out.training_loss, out.global_step
-
-    return epoch, sum(
-        label != -100 for labels in trainer.train_dataset["labels"] for label in labels
-    )
-
-
-def sft(model: Any, tokenizer: Any, rows: Any, folder: str, **options: Any) -> Any:
-    """An SFTTrainer that prints and writes nothing."""
-    import datasets
-    import transformers
-    from trl import SFTConfig, SFTTrainer
-
-    warnings.filterwarnings("ignore")
-    datasets.disable_progress_bars()
-    transformers.logging.set_verbosity_error()
-    quiet = {
-        "report_to": [],
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "disable_tqdm": True,
-    }
-    arguments = SFTConfig(output_dir=folder, **quiet, **options)
-    trainer = SFTTrainer(
-        model=model, args=arguments, train_dataset=rows, processing_class=tokenizer
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    return trainer
-
-
-def labelled(parts: Iterable[tuple[Ids, Sequence[TargetSpan]]]) -> dict[str, list[Any]]:
-    """Columns of tokenized rows, with labels at the targets; `stops`: where the targets end."""
-    columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "stops": []}
-    for ids, targets in parts:
-        labels = [-100] * len(ids)
-        for target in targets:
-            labels[target.start : target.stop] = ids[target.start : target.stop]
-        columns["input_ids"].append(list(ids))
-        columns["labels"].append(labels)
-        columns["stops"].append([target.stop for target in targets])
-    return columns
-
-
-def messages(conversation: Conversation) -> list[dict[str, str]]:
-    """The conversation as messages for TRL, up to the last target; the end is a user message with
-    the end token."""
-    from userlm.text import END_TOKEN
-
-    said = (
-        [{"role": "system", "content": conversation.system}]
-        if conversation.system
-        else []
-    )
-    said += [{"role": turn.role, "content": turn.text} for turn in conversation.turns]
-    if conversation.ended:
-        return [*said, {"role": "user", "content": END_TOKEN}]
-    return said if conversation.next_role == "assistant" else said[:-1]
-
-
-def whole_rows(conversations: Sequence[Conversation], tokenizer: Any) -> list[Row]:
-    """One untruncated row per conversation."""
-    from userlm.models.templates import recognise
-    from userlm.models.tokenization import text_encoder
-
-    template = recognise(tokenizer, text_encoder(tokenizer))
-    return [
-        row
-        for conversation in conversations
-        for row in render(conversation, template).rows
-    ]
-
-
-def judge(model: Any, rows: Sequence[Row]) -> float:
-    """The loss after the step by plain transformers, row by row, to compare all variants."""
-    import torch
-    import torch.nn.functional as F
-
-    model.eval()
-    total, targets = 0.0, 0
-    for row in rows:
-        ids, mask = (
-            torch.tensor([row.ids], device=model.device),
-            torch.tensor(row.mask(), device=model.device),
-        )
-        with torch.inference_mode():
-            logits = model(
-                input_ids=ids, use_cache=False, logits_to_keep=mask.nonzero()[:, 0] - 1
-            ).logits[0]
-            total += float(
-                F.cross_entropy(logits.float(), ids[0, mask], reduction="sum")
-            )
-        targets += int(mask.sum())
-    return total / targets
-
-
-def useful_flops(model: Any, rows: Sequence[Row]) -> float:
-    """FLOPs to learn the rows, forward and backward: 6 per weight and token in the layers (6ND), 6
-    per weight of the head and target, and causal attention. Padding, other logits and recomputation
-    are not counted."""
-    config = model.config
-    layers = sum(weight.numel() for weight in model.model.layers.parameters())
-    tokens, targets = (
-        sum(len(row.ids) for row in rows),
-        sum(sum(row.mask()) for row in rows),
-    )
-    attention = (
-        6
-        * config.num_hidden_layers
-        * config.hidden_size
-        * sum(len(row.ids) ** 2 for row in rows)
-    )
-    return float(
-        6 * layers * tokens
-        + 6 * config.hidden_size * config.vocab_size * targets
-        + attention
-    )
-
 
 # --- speed ----------------------------------------------------------------------------------------
 
@@ -679,24 +325,13 @@ def said(variant: Variant, runs: dict[Variant, list[Ran]], gpu: bool) -> None:
         )
 
 
-def verdict(met: bool) -> str:
-    return "met" if met else "MISSED"
-
-
 def on_gpu(runs: Sequence[Ran], rows: Sequence[Row]) -> str:
     """Describe the throughput on a GPU, and how long the paper's run would take."""
     seconds, tokens = (
         statistics.median(ran.wall for ran in runs),
         sum(len(row.ids) for row in rows),
     )
-    peak = next(
-        (
-            flops
-            for name, flops in PEAK.items()
-            if runs[0].device.removeprefix("NVIDIA ").startswith(name)
-        ),
-        None,
-    )
+    peak = peak_flops(runs[0].device)
     mfu = (
         f"{runs[0].useful / seconds / peak:.1%}"
         if peak
@@ -878,49 +513,6 @@ def show_preparation(sizes: Sequence[int], k: float, base: Job, alone: Alone) ->
 
 # --- all of it ------------------------------------------------------------------------------------
 
-Alone = Callable[..., Any]
-"""Calls a function with its arguments in a fresh process."""
-
-
-def in_fresh_processes() -> Alone:
-    """Return a function that runs another in a new process. The processes fork from one that has
-    imported the large modules and started no threads, as Arrow would."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(
-        ["userlm.training.train", "transformers.trainer", "transformers.models.llama"]
-    )
-
-    def alone(function: Callable[..., Any], *arguments: Any) -> Any:
-        with ProcessPoolExecutor(1, context) as pool:
-            return pool.submit(function, *arguments).result()
-
-    return alone
-
-
-def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers aligned to the right."""
-    widths = [max(map(len, cells)) for cells in zip(head, *lines, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    padded = [
-        [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]
-        for line in (head, rule, *lines)
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
-
-
-def machine(*packages: str) -> str:
-    """The machine and the versions."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    versions = ", ".join(
-        f"{name} {version(name)}"
-        for name in ("userlm", "torch", "transformers", *packages)
-    )
-    threads, load = os.environ["OMP_NUM_THREADS"], os.getloadavg()[0]
-    return (
-        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GB, "
-        f"Python {platform.python_version()}, {versions}; {threads} thread(s), load {load:.1f}"
-    )
-
 
 def main() -> None:
     """Measure, compare, print."""
@@ -951,9 +543,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--shape", default="10m", choices=("10m", "1b", "8b"))
-    parser.add_argument(
-        "--optimizer", default="adamw_torch", help="for userlm; see `userlm train`"
-    )
+    parser.add_argument("--optimizer", default="adamw_torch", help="see `userlm train`")
     parser.add_argument(
         "--attention", default="flash_attention_2", help="for TRL, packed on a GPU"
     )
@@ -987,6 +577,7 @@ def main() -> None:
             base = Job(
                 *(OURS, folder, shape, 0, args.seed, args.rows, args.pack, 2048),
                 *(args.device, args.optimizer, args.attention, False),
+                checkpointing=shape == "8b",
             )
             if part == "endings":
                 show_endings(many, args.seed, alone)

@@ -818,6 +818,23 @@ def test_waiting_requests_fail_when_python_ends():
                 call.result(timeout=2)
 
 
+def test_a_worker_that_ends_its_last_step_stops_at_once(model, monkeypatch):
+    """Its caller has the answer before the step is over, and may stop it then."""
+    monkeypatch.setattr(engine_module, "IDLE", 30)
+    engine = engine_of(model)
+    step = engine._step
+
+    def late_step():
+        step()
+        time.sleep(0.2)
+
+    engine._step = late_step
+    engine.complete(IDS, replace(GREEDY, max_tokens=1))
+    begun = time.monotonic()
+    engine.stop()
+    assert time.monotonic() - begun < 10
+
+
 # --- architectures --------------------------------------------------------------------------------
 
 

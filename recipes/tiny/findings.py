@@ -36,6 +36,7 @@ from userlm.stats import (
     FN,
     MEAN,
     PERCENT,
+    SIGNED_PERCENT,
     TP,
     Statistic,
     difference,
@@ -91,7 +92,7 @@ COMPARED: Mapping[str, Compared] = {
     ),
     "goal consistency": (
         lambda talks, _: intrinsic.goal_consistency(talks),
-        intrinsic.GAIN,
+        SIGNED_PERCENT,
     ),
     "words per turn": (lambda talks, _: intrinsic.words_per_turn(talks), MEAN),
     "turns per conversation": (

@@ -419,7 +419,7 @@ class MeasureRow:
 
     Attributes:
         key: the conversation or turn.
-        cluster: what is resampled as a whole: the person, or the intent.
+        cluster: what an interval leaves out as a whole: the person, or the intent.
         stats: the numbers that the measure is computed from; `None`: could not be measured.
         why: the reason if `stats` is `None`.
     """

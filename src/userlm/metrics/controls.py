@@ -123,7 +123,7 @@ def figures(
 def ratios(rows: Rows, baseline: Rows) -> list[Measure]:
     """Return the perplexity divided by the baseline's: exp(mean difference in nats per token).
 
-    Only turns measured in both columns count, and a resample uses the same people for both.
+    Only turns measured in both columns count, so an interval leaves the same people out of both.
     """
     found = []
     of_baseline = subsets(baseline)

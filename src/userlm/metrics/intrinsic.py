@@ -17,26 +17,22 @@ from userlm.stats import (
     F1,
     MEAN,
     PERCENT,
+    SIGNED_PERCENT,
     Array,
     Estimate,
     Found,
     Indices,
-    Statistic,
     auroc,
     auroc_estimate,
     measure,
     measure_row,
     numbered,
     pair_estimate,
-    percent,
 )
 from userlm.text import content_words, intent_goal, words
 from userlm.types import FAILED, Conversation, Measure, MeasureRow
 
 Conversations = Iterable[Conversation]
-
-GAIN = Statistic(percent, -100, 100)
-"""A share less another, in percent."""
 
 NO_END = "the person ended at no answer"
 EVERY_END = "the person ended at every answer"
@@ -49,8 +45,7 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
 
     A and B are the sets of lower-cased words of two turns, stop words kept (section 5.1 of the
     notes on the paper). A row's stats are (mean distance to all other first turns, 1). The interval
-    is the jackknife over people or intents: a bootstrap would pair a turn with its own copy. Time,
-    but not memory, grows with the square of the number of turns.
+    is over people or intents. Time, but not memory, grows with the square of the number of turns.
     """
     rows: list[MeasureRow] = []
     kept: list[Conversation] = []
@@ -186,7 +181,7 @@ def goal_consistency(conversations: Conversations) -> Measure:
         common = sum(in_all[word] - in_own[cluster][word] for word in turn)
         return own[0] - common / len(turn) / others, 1.0
 
-    return measure(_turn_rows(kept, stats), GAIN)
+    return measure(_turn_rows(kept, stats), SIGNED_PERCENT)
 
 
 def intent_decomposition_variants(conversations: Conversations) -> list[Measure]:
@@ -291,7 +286,7 @@ def termination_auroc(responses: Conversations) -> Measure:
 
     P(end) is `meta["p_end"]` of the user's reply; a user without it cannot be measured. The rows
     are those of `termination`, with the stats (P(end), 1 if the person ended else 0). The interval
-    is the jackknife over people, because the measure is over pairs.
+    is over people.
     """
 
     def stats(response: Conversation, person_ended: bool) -> Found:

@@ -3,7 +3,7 @@
 column   a key of results.json: a run, or the system text of the model
 metric   the name of the metric
 key      the conversation or turn
-cluster  what is resampled as a whole: the person, the intent or the task
+cluster  what an interval leaves out as a whole: the person, the intent or the task
 stats    the numbers that measures are computed from; null: could not be measured
 why      the reason if `stats` is null
 """

@@ -284,11 +284,9 @@ def _middle_of_the_highest(values: Array) -> Indices:
 
 def _rule(threshold: float | None, counts: Array, people: Sequence[str]) -> EndRule:
     """Return the `EndRule` from the counts of each person, (people, 4)."""
-    # F1 does not depend on TN, nor does its interval.
-    without_tn = counts[:, : FN + 1].tolist()
     rows = [
-        measure_row(name, name, tuple(own))
-        for name, own in zip(people, without_tn, strict=True)
+        measure_row(name, name, tuple(own[: FN + 1]))
+        for name, own in zip(people, counts.tolist(), strict=True)
     ]
     f1 = measure(rows, F1)
     premature, missed, end_rate = map(float, _shares(counts.sum(axis=0)))

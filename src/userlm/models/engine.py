@@ -211,7 +211,7 @@ class Engine:
     def _schedule(self) -> bool:
         """Drop cancelled requests and admit waiting ones; return whether any is active."""
         with self._changed:
-            if not self._active and not self._waiting:
+            if not (self._active or self._waiting or self._stopping):
                 self._changed.wait(IDLE)
             for request in [*self._active, *self._waiting]:
                 if request.future.cancelled() or self._stopping:
