@@ -143,7 +143,7 @@ def _comparison(endings: Endings) -> Iterator[Table]:
         if one["kind"] != kind:
             kind = one["kind"]
             ended = () if one["ended"] is None else (Value(one["ended"], 1), " % ends")
-            counted = f"{one['f1']['n']:,} of {one['people']:,} people, "
+            counted = f"{one['f1']['n']:,} turns of {one['people']:,} people, "
             turns = (Quote(kind), Small((counted, *ended)))
         ends = "" if one["end_rate"] is None else (Value(one["end_rate"], 1), " %")
         f1 = _measured(one["f1"], 1)
