@@ -3,6 +3,7 @@
 import gzip
 import json
 import time
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -655,3 +656,36 @@ def test_the_kinds_in_a_record_are_those_that_scrub_replaces() -> None:
     target = replace(conversation, origin=Origin("a", target=f"my host is {ip}"))
     assert "ip" in kinds_in(to_record(target))
     assert kinds_in({"id": mail, "turns": [{"role": "user", "text": "hi"}]}) == set()
+
+
+@pytest.mark.parametrize(
+    "number, mark",
+    [
+        ("415-555-0132,", "<PHONE>,"),
+        ("+14155550132,415-555-0132,", "<PHONE>,<PHONE>,"),
+        ("020 7946 0958:", "<PHONE>:"),
+        ("a@b.com-", "<EMAIL>"),
+        ("AIza" + "a" * 35, "<KEY>"),
+        ("\u200b415-555-0132,", "\u200b<PHONE>,"),
+    ],
+)
+def test_a_long_list_without_spaces_takes_no_pass_for_each_number(number, mark):
+    count = 20_000 // len(number)
+    since = time.process_time()
+    scrubbed, _ = scrub_text(number * count)
+    assert time.process_time() - since < 2
+    assert scrubbed.startswith(mark * (count - 1))
+
+
+def test_a_follower_of_a_mark_takes_nothing_from_a_later_key():
+    key = "sk-" + "a1" * 20
+    assert scrub_text(f"{key}; a%40b.com.{key}.")[0] == "<KEY>; <EMAIL>.<KEY>."
+
+
+def test_a_hidden_character_takes_no_memory_for_each_character():
+    text = "a@b.com \u200b" + "hello there " * 100_000
+    tracemalloc.start()
+    scrub_text(text)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 12 * len(text)

@@ -84,6 +84,8 @@ from userlm.users import PromptedUser
             "```py\nx",
         ),
         ("I`ll do it <think>a</think> that`s it", "I`ll do it\n\nthat`s it", "a"),
+        ("```\n~~~\n<think>a</think>b\n~~~", "```\n~~~\n<think>a</think>b\n~~~", ""),
+        ("```\nx\n~~~\n<think>a</think>b", "```\nx\n~~~\n\nb", "a"),
     ],
 )
 def test_speech_and_thought_are_split(text, said, thought):
@@ -100,9 +102,13 @@ def test_a_long_text_is_split_in_linear_time():
         "<think>",
         "</think>",
         "a <think> ",
+        "```a\n",
+        "```a\n</think>\n",
+        "\n~~~a\nb\n",
     ):
         since = time.perf_counter()
-        split_thought(part * (200_000 // len(part)) + "</think>")
+        split_thought("<think>a</think>" + part * (200_000 // len(part)) + "</think>")
+        split_thought(part * (200_000 // len(part)) + "\n```")
         assert time.perf_counter() - since < 5, part
 
 

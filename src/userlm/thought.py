@@ -8,6 +8,7 @@ split off once, where an answer enters, and kept in the `meta` of the turn.
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -67,15 +68,17 @@ def _pattern(tag: str) -> str:
 
 _OPENING = "|".join(_pattern(opens) for opens, _ in PAIRS)
 _CLOSING = "|".join(_pattern(closes) for _, closes in PAIRS)
-# A fence stands alone at its end; backticks around words may be apostrophes.
+# A fence with two lines, from the second of which on it may end. Backticks around words may be
+# apostrophes.
 _CODE = (
-    r"^[ \t]*(?P<fence>```|~~~)[^\n]*\n.*?\n[ \t]*(?P=fence)[ \t]*$"
+    r"^[ \t]*(?P<fence>```|~~~)[^\n]*\n[^\n]*\n"
     r"|(?<!`)(?P<ticks>`{1,2})[^`\s]+(?P=ticks)"
 )
+_FENCE_END = re.compile(r"^[ \t]*(```|~~~)[ \t]*$", re.MULTILINE)
 _IN_THOUGHT = re.compile(f"(?P<closes>{_CLOSING})", re.IGNORECASE)
 _IN_SPEECH = re.compile(
     f"(?P<opens>{_OPENING})|(?P<closes>{_CLOSING})|(?P<code>{_CODE})",
-    re.IGNORECASE | re.DOTALL | re.MULTILINE,
+    re.IGNORECASE | re.MULTILINE,
 )
 _ANY = re.compile(f"{_OPENING}|(?P<closes>{_CLOSING})", re.IGNORECASE)
 _ESCAPED = re.compile(rf"&lt;(/ ?)?({'|'.join(_NAMES)})&gt;", re.IGNORECASE)
@@ -191,22 +194,42 @@ def _tags(text: str) -> Iterator[re.Match[str]]:
     at = spoken_from = 0
     pattern = _IN_SPEECH
     may_close = True
+    fence_ends = _fence_ends(text)
     while found := pattern.search(text, at):
-        if found.lastgroup == "code" and found["fence"]:
-            inner = _ANY.search(text, found.start(), found.end())
-            if inner and inner.lastgroup == "closes":
-                found = inner
+        before = at
         at = found.end()
+        if found.lastgroup == "code" and found["fence"]:
+            ends = fence_ends[found["fence"]]
+            number = bisect(ends, at)
+            if number == len(ends):
+                at = found.end("fence")  # it is never closed
+                continue
+            at = ends[number]
+            inner = _ANY.search(text, found.start(), at)
+            if inner is None or inner.lastgroup != "closes":
+                continue
+            found = inner
+            at = found.end()
         if found.lastgroup == "opens" and may_close:
             may_close = _IN_THOUGHT.search(text, at) is not None
         if found.lastgroup == "opens" and not may_close:
-            line = text.rfind("\n", spoken_from, found.start()) + 1
-            if text[max(line, spoken_from) : found.start()].strip():
+            # Only what comes after the match before is looked at, so that it takes linear time.
+            _, newline, line = text[before : found.start()].rpartition("\n")
+            goes_on = before > spoken_from and not newline
+            if goes_on or line.strip():
                 continue
         if found.lastgroup in ("opens", "closes"):
             spoken_from = at
             pattern = _IN_THOUGHT if found.lastgroup == "opens" else _IN_SPEECH
             yield found
+
+
+def _fence_ends(text: str) -> dict[str, list[int]]:
+    """Return where the lines end that may close a fence, by the fence."""
+    ends: dict[str, list[int]] = {"```": [], "~~~": []}
+    for line in _FENCE_END.finditer(text):
+        ends[line[1]].append(line.end())
+    return ends
 
 
 def _joined(parts: Sequence[str]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from array import array
+from bisect import bisect
 from functools import lru_cache
 
 # Spaces that do not break or are narrow, hyphens, fullwidth forms.
@@ -41,19 +43,40 @@ def hides(text: str) -> bool:
     return may and _HIDDEN.search(text) is not None
 
 
+class Places:
+    """For each character of a shown text, its place in the text as it is. It takes memory for each
+    piece between hidden characters, not for each character."""
+
+    def __init__(self) -> None:
+        self._starts = array("q")  # of the pieces, in the shown text
+        self._places = array("q")  # and in the text
+
+    def add(self, start: int, place: int) -> None:
+        """Add a piece, from left to right."""
+        self._starts.append(start)
+        self._places.append(place)
+
+    def __getitem__(self, shown: int) -> int:
+        piece = bisect(self._starts, shown) - 1
+        return self._places[piece] + shown - self._starts[piece]
+
+
 @lru_cache(maxsize=1)  # the patterns ask for the same text, one after the other
-def shown_text(text: str) -> tuple[str, list[int]]:
-    """Return the text as it is shown, and for each of its characters the place in `text`."""
-    parts = []
-    places: list[int] = []
-    end = 0
+def shown_text(text: str) -> tuple[str, Places]:
+    """Return the text as it is shown, and the places of its characters in `text`."""
+    parts: list[str] = []
+    places = Places()
+    length = end = 0
     for match in _HIDDEN.finditer(text):
-        parts.append(text[end : match.start()])
-        places += range(end, match.start())
+        if match.start() > end:
+            places.add(length, end)
+            parts.append(text[end : match.start()])
+            length += match.start() - end
         if len(match[0]) > 1:
             is_at = any(name in match[0] for name in ("40", "64", "commat"))
+            places.add(length, match.start())
             parts.append("@" if is_at else "+")
-            places.append(match.start())
+            length += 1
         end = match.end()
-    places += range(end, len(text))
+    places.add(length, end)
     return "".join(parts) + text[end:], places

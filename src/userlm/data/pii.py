@@ -25,13 +25,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
-from userlm.data.characters import hides, plain, shown_text
+from userlm.data.characters import Places, hides, plain, shown_text
 from userlm.types import Conversation
 
 MARKS = ("email", "phone", "card", "ip", "key")
@@ -103,13 +103,16 @@ def _scrub(value: Any, counts: Counter[str]) -> Any:
     if not isinstance(value, str):
         return value
     before = None
-    while value != before:  # after a replacement, the text next to it may match too
+    # After a replacement, a text farther away may match too. Those beside it are replaced with it,
+    # so that a list of numbers does not take a pass for each.
+    while value != before:
         before = value
         is_short = (
             len(value) <= 40
         )  # as the keys of `meta` are, which come again and again
-        for form in (_known_candidates if is_short else _candidates)(value):
-            value = form.replace(value, counts)
+        forms = (_known_candidates if is_short else _candidates)(value)
+        for form in forms:
+            value = form.replace(value, forms, counts)
     return value
 
 
@@ -136,6 +139,10 @@ def _scrub_object(value: dict[str, Any], counts: Counter[str]) -> dict[str, Any]
 
 
 Check = Callable[[re.Match[str]], bool]
+_Span = tuple[str, int, int]
+"""A kind, the first character, and the place after the last."""
+_LONGEST = 1_000
+"""Characters. An address has fewer; a longer key is found in the next pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +157,26 @@ class _Form:
     pattern: re.Pattern[str]
     real: Check | None
 
-    def replace(self, text: str, counts: Counter[str]) -> str:
+    def matches(self, shown: str, at: int) -> re.Match[str] | None:
+        """Return what the text has at a place, if it is such data."""
+        match = self.pattern.match(shown, at)
+        return match if match and (not self.real or self.real(match)) else None
+
+    def replace(self, text: str, forms: Sequence[_Form], counts: Counter[str]) -> str:
+        """Return the text with marks for what has this form, and for what directly follows it and
+        has any of the forms once the mark is before it."""
         if hides(text):
-            text = self._replace(text, *shown_text(text), counts)
-        return self._replace(text, text, range(len(text)), counts)
+            shown, places = shown_text(text)
+            text = self._replace(text, shown, places, forms, counts)
+        return self._replace(text, text, range(len(text)), forms, counts)
 
     def _replace(
-        self, text: str, shown: str, places: Sequence[int], counts: Counter[str]
+        self,
+        text: str,
+        shown: str,
+        places: Places | range,
+        forms: Sequence[_Form],
+        counts: Counter[str],
     ) -> str:
         """Return the text with marks.
 
@@ -165,13 +185,39 @@ class _Form:
         """
         parts = []
         end = 0
-        for match in self.pattern.finditer(plain(shown)):
-            if self.real and not self.real(match):
-                continue
-            counts[self.kind] += 1
-            parts += [text[end : places[match.start()]], f"<{self.kind.upper()}>"]
-            end = places[match.end() - 1] + 1
+        for kind, first, after in self._spans(plain(shown), forms):
+            counts[kind] += 1
+            parts += [text[end : places[first]], f"<{kind.upper()}>"]
+            end = places[after - 1] + 1
         return "".join(parts) + text[end:]
+
+    def _spans(self, shown: str, forms: Sequence[_Form]) -> Iterator[_Span]:
+        after = 0
+        for match in self.pattern.finditer(shown):
+            if match.start() < after or (self.real and not self.real(match)):
+                continue
+            span: _Span | None = (self.kind, *match.span())
+            while span:
+                yield span
+                after = span[2]
+                span = _follower(shown, after, forms)
+
+
+def _follower(shown: str, after: int, forms: Sequence[_Form]) -> _Span | None:
+    """Return what directly follows a place where a mark ends, if it only matches with the mark
+    before it.
+
+    A pattern looks back on two characters before its match, so it begins at most so far after it.
+    """
+    piece = ">" + shown[after : after + _LONGEST]
+    moved = after - 1
+    for at in (1, 2, 3):
+        for form in forms:
+            match = form.matches(piece, at)
+            is_whole = match and match.end() < len(piece)
+            if match and is_whole and not form.matches(shown, at + moved):
+                return form.kind, match.start() + moved, match.end() + moved
+    return None
 
 
 def _candidates(text: str) -> list[_Form]:
@@ -350,7 +396,7 @@ _DASHED = rf"""
 """
 # A group beside it would make it a list of numbers.
 _ALONE = r"(?<![0-9][ /].)"
-_END = rf"{_AFTER} (?![ /:][0-9])"
+_END = rf"{_AFTER} (?! [ /][0-9] | :[0-9]{{1,2}}(?! [0-9] | [ ./(-]{{1,3}}[0-9]) )"  # a time
 _SPACED = rf"""
     \+ {_BEFORE} [1-9][0-9]{{0,2}} (?: [ .-] | [ ]?(?=\() )  # +1 (415) 555 - 0132
     (?: \([0-9]{{2,4}}\) | [0-9]{{2,4}} ) (?: [ ]?-[ ]? | [ .] )?
