@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from userlm import json_files
 from userlm import rows as rows_module
 from userlm.journal import Answers, Journal, Recorded
-from userlm.json_files import dumps, read_json, write_json
+from userlm.json_files import dumps, read_json, replacing, write_json
 from userlm.rows import (
     from_record,
     read_conversations,
@@ -457,6 +457,47 @@ def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
     with pytest.raises(InputError, match="is not a run folder"):
         Run.open(tmp_path, "clean", {})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    ["turns.jsonl", "run.json", "hub/README.md", "model", ".replaced", ".lock", "gone"],
+)
+def test_a_run_folder_with_a_link_is_refused_and_what_it_points_to_stays(
+    name, anew, tmp_path
+):
+    folder, mine = tmp_path / "run", tmp_path / "mine"
+    Run.open(folder, "simulate", {}).path("hub").mkdir()
+    mine.mkdir()
+    (mine / "run.json").write_bytes((folder / "run.json").read_bytes())
+    before = contents(mine)
+    target = mine if name in ("model", ".replaced") else mine / "run.json"
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "nothing" if name == "gone" else target)
+    with pytest.raises(InputError, match=f"{name} is a link.*delete it, or choose"):
+        Run.open(folder, "simulate", {}, anew=anew)
+    assert contents(mine) == before
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_links_of_a_tracker_are_no_reason_to_refuse_a_run(tmp_path):
+    folder = tmp_path / "run"
+    Run.open(folder, "train", {}).path("wandb/run-1").mkdir(parents=True)
+    (folder / "wandb/latest-run").symlink_to("run-1")
+    assert Run.open(folder, "train", {}).results is None
+
+
+def test_a_file_is_not_written_through_a_link_beside_it(tmp_path):
+    mine, path = tmp_path / "mine", tmp_path / "out/report.md"
+    mine.write_text("mine")
+    path.parent.mkdir()
+    (path.parent / ".report.md.partial").symlink_to(mine)
+    path.symlink_to(mine)
+    with replacing(path) as partial:
+        partial.write_text("report")
+    assert (mine.read_text(), path.read_text()) == ("mine", "report")
+    assert not path.is_symlink()
 
 
 class Killed(BaseException):

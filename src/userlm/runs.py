@@ -56,8 +56,8 @@ class Run:
                 is complete.
 
         Raises:
-            InputError: if the folder has a run with other options or inputs, or is not a run
-            folder.
+            InputError: if the folder has a run with other options or inputs, holds a link, or is
+            not a run folder.
         """
         folder = Path(folder)
         paths = [Path(path) for path in inputs]
@@ -69,6 +69,7 @@ class Run:
             raise InputError(
                 f"{folder} exists and is not a run folder; choose another --out"
             )
+        _check_links(folder)
         folder.mkdir(parents=True, exist_ok=True)
         # Lock the folder before anything in it is read or changed. A run that wrote only its
         # options, for example because of a wrong address, can start over.
@@ -384,6 +385,20 @@ def _check_outside(folder: Path, inputs: Iterable[Path]) -> None:
             raise InputError(
                 f"--force would delete {path}, which this run reads; choose another --out"
             )
+
+
+def _check_links(folder: Path) -> None:
+    """Raise `InputError` if there is a link in a run folder: the folder may come from somebody else,
+    and a run would change what the link points to."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            # The tracker makes links there that it never writes through.
+            if path.is_symlink() and path.parent != folder / "wandb":
+                raise InputError(
+                    f"{path} is a link, and a run would change what it points to; delete it, or "
+                    "choose another --out"
+                )
 
 
 def _check_format(folder: Path, manifest: Mapping[str, Any]) -> None:
