@@ -573,6 +573,54 @@ def test_force_goes_on_after_a_kill_at_any_point(is_complete, attempts, tmp_path
     assert changes > len(WRITTEN)
 
 
+def exported(folder, hub, anew=True):
+    run = Run.open(folder, "clean", {"hub": hub, "anew": anew}, anew=anew)
+    if hub:
+        run.path("hub/data").mkdir(parents=True)
+        run.path("hub/data/train.parquet").write_text("rows")
+        run.path("hub/README.md").write_text("card")
+    run.finish({})
+
+
+def names(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("hub", [False, True])
+@pytest.mark.parametrize("was_hub", [False, True])
+def test_force_moves_what_was_exported_and_nothing_else_in_its_folder(
+    was_hub, hub, tmp_path
+):
+    exported(tmp_path, was_hub, anew=False)
+    (tmp_path / "hub/.git").mkdir(parents=True)
+    (tmp_path / "hub/notes.md").write_text("mine")
+    exported(tmp_path, hub)
+    files = {"hub/data", "hub/data/train.parquet", "hub/README.md"} if hub else set()
+    mine = {"hub", "hub/.git", "hub/notes.md"}
+    assert names(tmp_path) == {"run.json", "results.json", ".lock", *mine, *files}
+
+
+@pytest.mark.parametrize(
+    ("verb", "own", "option"),
+    [
+        ("clean", "hub/data", "hub"),
+        ("clean", "hub/README.md", "hub"),
+        ("train", "adapter", "lora"),
+        ("train", "rows-valid", "valid"),
+    ],
+)
+def test_force_neither_deletes_nor_overwrites_what_no_option_asked_for(
+    verb, own, option, tmp_path
+):
+    Run.open(tmp_path, verb, {}).finish({})
+    (tmp_path / own).mkdir(parents=True)
+    Run.open(tmp_path, verb, {"seed": 1}, anew=True).finish({})
+    assert (tmp_path / own).is_dir()
+    with pytest.raises(InputError, match=f"would overwrite .*{own}, which the run"):
+        Run.open(tmp_path, verb, {option: "1"}, anew=True)
+    assert Run.read(tmp_path).options == {"seed": 1}
+
+
 def test_a_run_that_got_no_further_than_its_options_can_be_begun_with_others(tmp_path):
     Run.open(tmp_path / "run", "simulate", {"user": "traned:x"})
     assert Run.open(tmp_path / "run", "simulate", {"user": "trained:x"}).manifest[
