@@ -40,7 +40,7 @@ from userlm.training.base import (
     from_scratch,
     learn_tokenizer,
 )
-from userlm.training.checkpoints import restore, save
+from userlm.training.checkpoints import restore, save, tidy
 from userlm.training.lora import (
     has_adapter,
     load_adapter,
@@ -861,6 +861,17 @@ def test_weights_are_saved_in_the_precision_asked_for_and_tied_ones_once(
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert loaded.dtype == torch.bfloat16
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+
+
+def test_a_complete_training_keeps_what_it_did_not_write(tmp_path):
+    mine = {"model.bak", "checkpoint-notes", "adapter.zip", "tokenizers"}
+    for name in mine - {"adapter.zip"}:
+        (tmp_path / name).mkdir()
+    (tmp_path / "adapter.zip").touch()
+    for name in ("checkpoint", "checkpoint.old", "tokenizer.partial", "rows", "model"):
+        (tmp_path / name).mkdir()
+    tidy(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*mine, "model"}
 
 
 def test_a_folder_that_could_not_be_written_leaves_the_older_one(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from userlm.json_files import read_json
 from userlm.models.endpoint import EndpointModel
 from userlm.rows import read_conversations, write_conversations
 from userlm.text import END_TOKEN, INTENT_PREFIX
-from userlm.types import Conversation, InputError, ModelError
+from userlm.types import Conversation, InputError, ModelError, Reply
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -747,6 +747,26 @@ def test_a_chat_whose_model_fails_is_saved_and_is_a_failure(tmp_path, monkeypatc
         commands.chat(flat(commands.Chat, save=saved, **options))
     [kept] = read_conversations(saved)
     assert (kept.user_turns, kept.stop) == (("hello",), "error")
+
+
+@pytest.mark.parametrize(
+    "ending", [KeyboardInterrupt, InputError("no such key"), OSError("full")]
+)
+def test_a_chat_is_saved_whatever_ends_it(ending, tmp_path, monkeypatch):
+    class Breaks:
+        def reply(self, conversation):
+            if len(conversation.turns) > 1:
+                raise ending
+            return Reply("hi")
+
+    saved = tmp_path / "chat.jsonl"
+    monkeypatch.setattr("builtins.input", lambda *_: "hello")
+    monkeypatch.setattr(loading, "assistant", lambda *_, **__: Breaks())
+    with pytest.raises(type(ending) if isinstance(ending, Exception) else ending):
+        commands.chat(flat(commands.Chat, save=saved, role="user"))
+    [kept] = read_conversations(saved)
+    assert [turn.text for turn in kept.turns] == ["hello", "hi", "hello"]
+    assert (kept.stop, kept.ended) == (None, False)
 
 
 def test_logs_without_a_turn_to_take_are_refused(tmp_path):

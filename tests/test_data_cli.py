@@ -273,7 +273,7 @@ def test_pieces_of_sharegpt_in_several_files_are_joined(userlm, tmp_path):
     def piece(number: int) -> dict[str, Any]:
         exchange = [("human", f"ask {number}"), ("gpt", f"answer {number}")]
         values = [{"from": who, "value": text} for who, text in exchange]
-        return {"id": f"Qx7_{number}", "conversations": values}
+        return {"id": f"QWJhYvA_{number}", "conversations": values}
 
     (tmp_path / "a.jsonl").write_bytes(jsonl([piece(2), piece(0)]))
     (tmp_path / "b.jsonl").write_bytes(jsonl([piece(4)]))

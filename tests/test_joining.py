@@ -120,12 +120,12 @@ def piece(id: str, *texts: str, **more: Any) -> Conversation:
 
 def test_pieces_are_joined_in_the_order_of_their_numbers():
     pieces = [
-        piece("x_0", *TALK[:2]),
-        piece("x_2", *TALK[2:4]),
-        piece("x_4", *TALK[4:]),
+        piece("QWJhYvA_0", *TALK[:2]),
+        piece("QWJhYvA_2", *TALK[2:4]),
+        piece("QWJhYvA_4", *TALK[4:]),
     ]
-    other = piece("y_0", "hi", "hello")
-    whole = piece("x_4", *TALK)
+    other = piece("sharegpt-9kXd3Ls_0", "hi", "hello")
+    whole = piece("QWJhYvA_4", *TALK)
     assert joined(*pieces, other) == [whole, other]
     assert joined(pieces[2], other, pieces[0], pieces[1]) == [other, whole]
     open_end = replace(pieces[2], ended=False)
@@ -136,6 +136,7 @@ def test_of_pieces_with_a_gap_only_the_last_may_have_ended_and_all_are_in_one_sp
     shares = (0.4, 0.3, 0.3)
     splits = set()
     for name in map(str, range(20)):
+        name = f"Qx{name:0>3}Ab"
         # The messages from 4 to 9 are missing.
         pieces = [
             piece(f"{name}_0", *TALK[:2]),
@@ -153,30 +154,44 @@ def test_of_pieces_with_a_gap_only_the_last_may_have_ended_and_all_are_in_one_sp
 
 
 def test_a_piece_that_was_cut_is_followed_by_a_gap():
-    cut = piece("x_0", *TALK[:3])
-    found = joined(cut, piece("x_3", "so", "yes"), piece("x_6", "and", "no"))
+    cut = piece("QWJhYvA_0", *TALK[:3])
+    found = joined(
+        cut, piece("QWJhYvA_3", "so", "yes"), piece("QWJhYvA_6", "and", "no")
+    )
     assert [(c.id, c.ended) for c in found] == [
-        ("x_0", False),
-        ("x_3", False),
-        ("x_6", True),
+        ("QWJhYvA_0", False),
+        ("QWJhYvA_3", False),
+        ("QWJhYvA_6", True),
     ]
 
 
 def test_numbers_that_count_conversations_make_no_pieces():
-    logs = [piece(f"chat_{n}", f"question {n}", "answer") for n in range(3)]
+    logs = [piece(f"QWJhYvA_{n}", f"question {n}", "answer") for n in range(3)]
     assert joined(*logs) == logs
     # Prompts without answers would not even overlap.
-    prompts = [piece(f"prompt_{n}", f"question {n}") for n in range(3)]
+    prompts = [piece(f"QWJhYvA_{n}", f"question {n}") for n in range(3)]
     assert joined(*prompts) == prompts
+    # The second was no conversation, but the numbers of others in the log overlap.
+    of_two = [logs[0], logs[2]]
+    others = [piece(f"9kXd3Ls_{n}", f"question {n}", "answer") for n in range(2)]
+    assert joined(*of_two, *others) == [*of_two, *others]
+    other_log = [replace(each, meta={"source": "sharegpt_b"}) for each in others]
+    assert len(joined(*of_two, *other_log)) == 3
 
 
-def test_outside_sharegpt_pieces_begin_with_the_first_message_and_have_no_gap():
-    logs = [log("x_0", *TALK[:2]), log("x_2", *TALK[2:4]), log("x_4", *TALK[4:])]
-    assert joined(*logs) == [log("x_4", *TALK)]
-    for some in (logs[1:], logs[::2]):
-        assert joined(*some) == some
-    of_people = [piece("x_0", *TALK[:2], user="p"), piece("x_2", "so", "yes", user="q")]
-    assert joined(*of_people) == of_people
+def test_pieces_are_joined_only_where_all_speaks_for_sharegpt():
+    """A counter may miss a number, such as that of a conversation that was set aside."""
+    texts = [TALK[:2], TALK[2:4], TALK[4:]]
+
+    def pieces(name: str, source: str, user: str | None = None) -> list[Conversation]:
+        parts = enumerate(texts)
+        return [log(f"{name}_{2 * n}", *t, source=source, user=user) for n, t in parts]
+
+    assert len(joined(*pieces("sharegpt-QWJhYvA", "ShareGPT92K"))) == 1
+    for name in ("alice", "session", "Session", "user001", "u-user001", "QWJhYvAb"):
+        assert len(joined(*pieces(name, "sharegpt"))) == 3
+    assert len(joined(*pieces("QWJhYvA", "app"))) == 3
+    assert len(joined(*pieces("QWJhYvA", "sharegpt", user="p"))) == 3
     days = [piece("day_20260101", "hi", "yes"), piece("day_20260201", "so", "no")]
     assert joined(*days) == days
 

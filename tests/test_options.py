@@ -215,7 +215,7 @@ def test_force_refuses_an_input_that_lies_in_the_folder_or_is_a_link_there(tmp_p
     beside.symlink_to(out)
     for name in (link, beside / "dropped.jsonl", out / "conversations.jsonl"):
         given = [str(name), str(path)]
-        with pytest.raises(InputError, match=r"--force (would|may) delete"):
+        with pytest.raises(InputError, match=r"--force (would|may) delete|is a link"):
             commands.import_(flat(commands.Import, logs=given, out=out, force=True))
         assert name.exists()
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from userlm import json_files
 from userlm import rows as rows_module
 from userlm.journal import Answers, Journal, Recorded
-from userlm.json_files import dumps, read_json, write_json
+from userlm.json_files import dumps, read_json, replacing, write_json
 from userlm.rows import (
     from_record,
     read_conversations,
@@ -459,6 +459,47 @@ def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    ["turns.jsonl", "run.json", "hub/README.md", "model", ".replaced", ".lock", "gone"],
+)
+def test_a_run_folder_with_a_link_is_refused_and_what_it_points_to_stays(
+    name, anew, tmp_path
+):
+    folder, mine = tmp_path / "run", tmp_path / "mine"
+    Run.open(folder, "simulate", {}).path("hub").mkdir()
+    mine.mkdir()
+    (mine / "run.json").write_bytes((folder / "run.json").read_bytes())
+    before = contents(mine)
+    target = mine if name in ("model", ".replaced") else mine / "run.json"
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "nothing" if name == "gone" else target)
+    with pytest.raises(InputError, match=f"{name} is a link.*delete it, or choose"):
+        Run.open(folder, "simulate", {}, anew=anew)
+    assert contents(mine) == before
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_links_of_a_tracker_are_no_reason_to_refuse_a_run(tmp_path):
+    folder = tmp_path / "run"
+    Run.open(folder, "train", {}).path("wandb/run-1").mkdir(parents=True)
+    (folder / "wandb/latest-run").symlink_to("run-1")
+    assert Run.open(folder, "train", {}).results is None
+
+
+def test_a_file_is_not_written_through_a_link_beside_it(tmp_path):
+    mine, path = tmp_path / "mine", tmp_path / "out/report.md"
+    mine.write_text("mine")
+    path.parent.mkdir()
+    (path.parent / ".report.md.partial").symlink_to(mine)
+    path.symlink_to(mine)
+    with replacing(path) as partial:
+        partial.write_text("report")
+    assert (mine.read_text(), path.read_text()) == ("mine", "report")
+    assert not path.is_symlink()
+
+
 class Killed(BaseException):
     pass
 
@@ -530,6 +571,54 @@ def test_force_goes_on_after_a_kill_at_any_point(is_complete, attempts, tmp_path
         if not was_killed:
             break
     assert changes > len(WRITTEN)
+
+
+def exported(folder, hub, anew=True):
+    run = Run.open(folder, "clean", {"hub": hub, "anew": anew}, anew=anew)
+    if hub:
+        run.path("hub/data").mkdir(parents=True)
+        run.path("hub/data/train.parquet").write_text("rows")
+        run.path("hub/README.md").write_text("card")
+    run.finish({})
+
+
+def names(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("hub", [False, True])
+@pytest.mark.parametrize("was_hub", [False, True])
+def test_force_moves_what_was_exported_and_nothing_else_in_its_folder(
+    was_hub, hub, tmp_path
+):
+    exported(tmp_path, was_hub, anew=False)
+    (tmp_path / "hub/.git").mkdir(parents=True)
+    (tmp_path / "hub/notes.md").write_text("mine")
+    exported(tmp_path, hub)
+    files = {"hub/data", "hub/data/train.parquet", "hub/README.md"} if hub else set()
+    mine = {"hub", "hub/.git", "hub/notes.md"}
+    assert names(tmp_path) == {"run.json", "results.json", ".lock", *mine, *files}
+
+
+@pytest.mark.parametrize(
+    ("verb", "own", "option"),
+    [
+        ("clean", "hub/data", "hub"),
+        ("clean", "hub/README.md", "hub"),
+        ("train", "adapter", "lora"),
+        ("train", "rows-valid", "valid"),
+    ],
+)
+def test_force_neither_deletes_nor_overwrites_what_no_option_asked_for(
+    verb, own, option, tmp_path
+):
+    Run.open(tmp_path, verb, {}).finish({})
+    (tmp_path / own).mkdir(parents=True)
+    Run.open(tmp_path, verb, {"seed": 1}, anew=True).finish({})
+    assert (tmp_path / own).is_dir()
+    with pytest.raises(InputError, match=f"would overwrite .*{own}, which the run"):
+        Run.open(tmp_path, verb, {option: "1"}, anew=True)
+    assert Run.read(tmp_path).options == {"seed": 1}
 
 
 def test_a_run_that_got_no_further_than_its_options_can_be_begun_with_others(tmp_path):

@@ -1,6 +1,7 @@
 """Who may call a server, and callers who take their time, open many connections, or send nonsense."""
 
 import http.client
+import importlib
 import json
 import os
 import re
@@ -10,13 +11,17 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
-from test_serve import Gated, say, serving, until
+from flat import flat
+from test_serve import Gated, Served, say, serving, until
 
 from userlm.assistants import Script
 from userlm.commands.serve import _own_hosts
-from userlm.serving import connections
+from userlm.serving import app, connections
+
+command = importlib.import_module("userlm.commands.serve")
 
 OURS = ("127.0.0.1", "localhost", "::1")
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -29,9 +34,9 @@ def guarded():
         yield server
 
 
-def raw(server, request, seconds=10):
+def raw(server, request, seconds=10, address="127.0.0.1"):
     """The first line of the answer to these bytes; empty if the connection was closed without."""
-    with socket.create_connection(("127.0.0.1", server.port), seconds) as caller:
+    with socket.create_connection((address, server.port), seconds) as caller:
         caller.sendall(request)
         try:
             return caller.recv(65536).partition(b"\r\n")[0].decode()
@@ -39,9 +44,9 @@ def raw(server, request, seconds=10):
             return ""
 
 
-def status(server, *headers, target=b"/v1/models", version=b"1.1"):
+def status(server, *headers, target=b"/v1/models", version=b"1.1", address="127.0.0.1"):
     lines = [b"GET %s HTTP/%s" % (target, version), *headers, b"Connection: close"]
-    line = raw(server, b"\r\n".join(lines) + b"\r\n\r\n")
+    line = raw(server, b"\r\n".join(lines) + b"\r\n\r\n", address=address)
     return int(line.split()[1])
 
 
@@ -164,14 +169,47 @@ def test_only_pages_of_this_machine_may_call(guarded, origin, expected):
 
 
 @pytest.mark.parametrize(
-    ("host", "shown"), [("127.0.0.2", "use 127.0.0.2 as"), ("::1", "use [::1] as")]
+    ("host", "called"),
+    [("Gpu-Box", b"gpu-box:8765"), ("fd00::1", b"[fd00::1]"), ("::1", b"[::1]")],
 )
-def test_the_host_that_was_given_is_a_name_of_the_server(host, shown):
+def test_the_host_that_was_given_is_a_name_of_the_server(host, called):
     with serving(Script(["hi"]), hosts=_own_hosts(host)) as server:
-        called = f"[{host}]" if ":" in host else host
-        assert status(server, b"Host: " + called.encode()) == 200
+        assert status(server, b"Host: " + called) == 200
+        assert status(server, b"Host: " + called, b"Origin: http://" + called) == 200
         refused = server.post(b"", "/v1/models", "GET", Host="evil.example")[2]
-        assert shown in refused
+        assert "use 127.0.0.1 as the host name" in refused
+
+
+@pytest.mark.parametrize(
+    ("key", "evil"), [("", [403, 403, 403]), ("k", [401, 401, 401])]
+)
+def test_a_server_of_every_address_answers_under_no_name_of_other_sites(
+    key, evil, tmp_path, monkeypatch
+):
+    (tmp_path / "lines.txt").write_text("hi\n", encoding="utf-8")
+    monkeypatch.setenv(command.KEY, key)
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    run = app.running
+    found = []
+
+    @contextmanager
+    def asked(served, listening):
+        with run(served, listening):
+            server = Served(f"http://127.0.0.2:{listening.getsockname()[1]}/v1", served)
+            for headers in (
+                [b"Host: evil.example"],
+                [b"Host: evil.example", b"Origin: http://evil.example"],
+                [b"Host: 127.0.0.2", b"Origin: http://evil.example"],
+                [b"Host: 127.0.0.2", b"Origin: http://127.0.0.2"],
+                [b"Host: localhost"],
+            ):
+                found.append(status(server, *headers, address="127.0.0.2"))
+            yield threading.Thread()
+
+    monkeypatch.setattr(app, "running", asked)
+    user = f"script:{tmp_path / 'lines.txt'}"
+    command.serve(flat(command.Serve, user=user, host="0.0.0.0", port=0))
+    assert found == [*evil, *([401, 401] if key else [200, 200])]
 
 
 def test_with_a_key_any_name_will_do_and_health_is_open_to_all(guarded):

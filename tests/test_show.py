@@ -91,6 +91,31 @@ def test_it_is_printed_and_written_as_a_page_that_no_text_can_break(tmp_path, ca
     assert said.startswith("how do i make tea <|endconversation|>how long")
 
 
+def test_pages_overwrite_pages_and_no_other_file(tmp_path):
+    log, run, out = tmp_path / "logs.jsonl", tmp_path / "run", tmp_path / "out"
+    write_conversations(log, [LOG])
+    commands.import_(commands.Import([str(log)], run))
+    page = out / "tea.html"
+    shown = flat(commands.Show, id="tea", data=log, page=page)
+    written = [page, out / "report.html", out / "report.md"]
+    for _ in range(2):
+        commands.show(shown)
+        commands.report(commands.Report([run], out))
+    pages = [path.read_text() for path in written]
+    for path, text in zip(written, pages, strict=True):
+        path.write_text("<!doctype html>\nmy own page")
+        with pytest.raises(
+            InputError, match=f"{path.name} is no page that userlm wrote"
+        ):
+            if path is page:
+                commands.show(shown)
+            else:
+                commands.report(commands.Report([run], out))
+        assert path.read_text() == "<!doctype html>\nmy own page"
+        path.write_text(text)
+    assert [path.read_text() for path in written] == pages
+
+
 def test_an_id_that_is_not_there_gets_near_ones(tmp_path):
     write_conversations(tmp_path / "logs.jsonl", [LOG])
     with pytest.raises(InputError, match="no conversation 'teas'; it has 'tea'"):

@@ -191,11 +191,8 @@ def main() -> None:
         if stop.code != 130:
             raise
         # Typer turns Ctrl-C into this code.
-        _say(
-            "stopped"
-            if "serve" in sys.argv[1:2]
-            else "stopped; the same command resumes it"
-        )
+        is_run = sys.argv[1:2] not in (["serve"], ["chat"])
+        _say("stopped; the same command resumes it" if is_run else "stopped")
         # A normal exit would wait minutes for threads that wait for a model.
         os._exit(130)
 

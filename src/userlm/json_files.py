@@ -118,6 +118,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write to. It replaces `path` if there is no error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)  # it may be a link to another file
     try:
         with naming(path):
             yield partial

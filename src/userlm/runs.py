@@ -56,8 +56,8 @@ class Run:
                 is complete.
 
         Raises:
-            InputError: if the folder has a run with other options or inputs, or is not a run
-            folder.
+            InputError: if the folder has a run with other options or inputs, holds a link, or is
+            not a run folder.
         """
         folder = Path(folder)
         paths = [Path(path) for path in inputs]
@@ -69,6 +69,7 @@ class Run:
             raise InputError(
                 f"{folder} exists and is not a run folder; choose another --out"
             )
+        _check_links(folder)
         folder.mkdir(parents=True, exist_ok=True)
         # Lock the folder before anything in it is read or changed. A run that wrote only its
         # options, for example because of a wrong address, can start over.
@@ -76,7 +77,7 @@ class Run:
         if anew:
             _check_outside(folder, paths)
             if _contents(folder):
-                _set_aside(folder, verb)
+                _set_aside(folder, verb, options)
         elif _is_being_set_aside(folder):
             raise InputError(
                 f"{folder}: --force was cut off while it set a run aside; give --force again"
@@ -284,23 +285,36 @@ REPLACED = ".replaced"
 """The folder in a run folder for the run that `--force` replaces, until the new one is complete."""
 
 _SAVED = "adapter checkpoint model"
+_HUB = "hub/data hub/README.md"
 _WRITTEN = {
     "import": "conversations.jsonl dropped.jsonl",
-    "clean": "train.jsonl valid.jsonl test.jsonl dropped.jsonl hub",
-    "intents": "train.jsonl valid.jsonl test.jsonl conversations.jsonl asked.jsonl usage.jsonl hub",
+    "clean": f"train.jsonl valid.jsonl test.jsonl dropped.jsonl {_HUB}",
+    "intents": "train.jsonl valid.jsonl test.jsonl conversations.jsonl asked.jsonl usage.jsonl "
+    + _HUB,
     "respond": "conversations.jsonl turns.jsonl usage.jsonl",
     "simulate": "conversations.jsonl turns.jsonl usage.jsonl",
     "score": "scores.jsonl",
     "ppl": "scores.jsonl usage.jsonl",
-    "train": f"log.jsonl rows rows-valid tokenizer {_SAVED} userlm mlruns wandb",
+    "train": f"log.jsonl rows rows-valid tokenizer {_SAVED}",
 }
-"""What the run of each verb writes into its folder, beside the files of every run. The last three
-are of trackers."""
+"""What the run of each verb writes into its folder, beside the files of every run. Trackers add to
+their folders, which stay."""
+_ONLY_WITH = {
+    "hub/data": "hub",
+    "hub/README.md": "hub",
+    "adapter": "lora",
+    "rows-valid": "valid",
+}
+"""What a run writes only if it has an option."""
 
 
-def _written(verb: str) -> list[str]:
+def _written(verb: str, options: Mapping[str, Any]) -> list[str]:
     """Return what a run of the verb may write, the results first and run.json last."""
-    names = _WRITTEN.get(verb, "").split()
+    names = [
+        name
+        for name in _WRITTEN.get(verb, "").split()
+        if name not in _ONLY_WITH or options.get(_ONLY_WITH[name])
+    ]
     for name in _SAVED.split():
         if name in names:  # a save that was cut off; see `checkpoints.replacing_folder`
             names += [f"{name}.old", f"{name}.partial"]
@@ -314,7 +328,7 @@ def _contents(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def _set_aside(folder: Path, verb: str) -> None:
+def _set_aside(folder: Path, verb: str, options: Mapping[str, Any]) -> None:
     """Move what the earlier run wrote to a hidden folder, from where it is deleted once the new run
     is complete; anything else in the folder stays. If an earlier attempt set a run aside already,
     what that attempt wrote is deleted.
@@ -323,48 +337,47 @@ def _set_aside(folder: Path, verb: str) -> None:
     run.json in the hidden folder, not everything is there.
 
     Args:
-        verb: that of the new run.
+        verb, options: those of the new run.
 
     Raises:
         InputError: if the folder is no run folder, or the new run would overwrite what the earlier
         one did not write.
     """
     written = _earlier_files(folder)
-    there = {path.name for path in _contents(folder)}
-    for name in _written(verb):
-        if name in there and name not in written:
+    for name in _written(verb, options):
+        if (folder / name).exists() and name not in written:
             raise InputError(
                 f"--force would overwrite {folder / name}, which the run there did not write; move "
                 "it, or choose another --out"
             )
     replaced = folder / REPLACED
     is_aside = (replaced / "run.json").is_file()
-    if not is_aside and "results.json" in there:
+    if not is_aside and (folder / "results.json").exists():
         shutil.rmtree(replaced, ignore_errors=True)  # `finish` was cut off
     replaced.mkdir(exist_ok=True)
     for name in written:
-        path = folder / name
-        if name not in there:
-            continue
-        if not is_aside:
-            path.rename(replaced / name)
-        elif path.is_dir() and not path.is_symlink():
+        path, aside = folder / name, replaced / name
+        if path.exists() and not is_aside:
+            aside.parent.mkdir(exist_ok=True)
+            path.rename(aside)
+        elif path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def _earlier_files(folder: Path) -> list[str]:
     """Return what the run in a folder may have written; nothing if it was set aside just now."""
     if not (folder / "run.json").is_file():
         return []
-    verb = read_json(folder / "run.json").get("verb")
-    if verb not in _WRITTEN:
+    manifest = read_json(folder / "run.json")
+    verb, options = manifest.get("verb"), manifest.get("options")
+    if verb not in _WRITTEN or not isinstance(options, dict):
         raise InputError(
             f"{folder / 'run.json'} is not that of a run, so --force deletes nothing; choose "
             "another --out"
         )
-    return _written(verb)
+    return _written(verb, options)
 
 
 def _is_being_set_aside(folder: Path) -> bool:
@@ -384,6 +397,20 @@ def _check_outside(folder: Path, inputs: Iterable[Path]) -> None:
             raise InputError(
                 f"--force would delete {path}, which this run reads; choose another --out"
             )
+
+
+def _check_links(folder: Path) -> None:
+    """Raise `InputError` if there is a link in a run folder, which may come from somebody else: a
+    run would change what the link points to."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            # The tracker makes links there that it never writes through.
+            if path.is_symlink() and path.parent != folder / "wandb":
+                raise InputError(
+                    f"{path} is a link, and a run would change what it points to; delete it, or "
+                    "choose another --out"
+                )
 
 
 def _check_format(folder: Path, manifest: Mapping[str, Any]) -> None:

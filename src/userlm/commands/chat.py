@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,14 +81,30 @@ def chat(options: Chat) -> Results:
         assistant_side = Human(you.ask)
     # Fails before the conversation.
     saved = save.open("a", encoding="utf-8") if save else None
-    start = Conversation(f"chat-{seed}", intent=intent)
-    ended = converse(user_side, assistant_side, start, max_turns, until=you.watch)
-    record = to_record(replace(ended, id=f"chat-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"))
-    if saved:
-        with saved:
-            saved.write(dumps(record) + "\n")
-    _say_why_it_stopped(ended, you, max_turns)
+    said = you.seen = Conversation(f"chat-{seed}", intent=intent)
+    _stop_as_at_ctrl_c()
+    try:
+        said = converse(user_side, assistant_side, said, max_turns, until=you.watch)
+    finally:  # whatever ends it
+        said = said if said.stop else you.seen
+        record = _record(said)
+        if saved:
+            with saved:
+                saved.write(dumps(record) + "\n")
+    _say_why_it_stopped(said, you, max_turns)
     return record
+
+
+def _record(conversation: Conversation) -> Results:
+    now = datetime.now(UTC)
+    return to_record(replace(conversation, id=f"chat-{now:%Y%m%dT%H%M%S.%f}"))
+
+
+def _stop_as_at_ctrl_c() -> None:
+    """Let a terminal that is closed, and SIGTERM, end the chat as Ctrl-C does."""
+    with suppress(AttributeError, ValueError):  # not on Windows, nor in other threads
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
 
 
 def _check_sides(options: Chat) -> None:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from userlm.commands.options import argument, option
-from userlm.commands.steps import Results
-from userlm.json_files import replacing
+from userlm.commands.steps import Results, check_page, write_page
 from userlm.show.terminal import console
 
 
@@ -31,14 +30,11 @@ def report(options: Report) -> Results:
     from userlm.show.finished import read_run
     from userlm.show.page import describe
 
+    pages = {kind: options.out / f"report.{kind}" for kind in ("html", "md")}
+    for path in pages.values():
+        check_page(path, "--out")
     page = describe([read_run(run) for run in options.runs])
-    options.out.mkdir(parents=True, exist_ok=True)
-    texts = {"html": html.render(page), "md": markdown.render(page)}
-    written: Results = {}
-    for kind, text in texts.items():
-        path = options.out / f"report.{kind}"
-        with replacing(path) as partial:
-            partial.write_text(text, encoding="utf-8")
-        written[kind] = str(path)
-    console.print(f"report: {written['html']}")
-    return written
+    write_page(pages["html"], html.render(page))
+    write_page(pages["md"], markdown.render(page))
+    console.print(f"report: {pages['html']}")
+    return {kind: str(path) for kind, path in pages.items()}

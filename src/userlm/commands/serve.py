@@ -83,7 +83,7 @@ def serve(options: Serve) -> None:
     name = options.model_name or user.short_name
     key = _key()
     is_open = key is None and not _is_loopback(host)
-    hosts = _own_hosts(host) if key is None and not is_open else ()
+    hosts = _own_hosts(host) if key is None else ()
     config = ServerConfig(
         name,
         options.intent,
@@ -145,8 +145,9 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _own_hosts(host: str) -> tuple[str, ...]:
-    """Return the names under which this machine may call itself, that of `--host` first."""
-    return (host, *LOOPBACK)
+    """Return the names of a server without a key, beside the address that a client connects to: a
+    page of another site may give its own name that address (DNS rebinding)."""
+    return (host.lower(), *LOOPBACK)
 
 
 def _is_loopback(host: str) -> bool:

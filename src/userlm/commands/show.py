@@ -20,8 +20,8 @@ from userlm.commands.options import (
     max_tokens_option,
     option,
 )
+from userlm.commands.steps import check_page, write_page
 from userlm.flip import Row, TargetSpan, Template, render
-from userlm.json_files import replacing
 from userlm.rows import read_conversations
 from userlm.runs import split_files
 from userlm.show.blocks import (
@@ -83,6 +83,8 @@ def show(options: Show) -> Page:
     from userlm.models.templates import user_template
 
     check(options)
+    if options.page:
+        check_page(options.page, "--page")
     conversation = find(options.data, options.id)
     settings = LocalSettings(device=options.device, dtype=options.dtype)
     with console.status("loading the model"):
@@ -96,8 +98,7 @@ def show(options: Show) -> Page:
     if options.page:
         from userlm.show import html
 
-        with replacing(options.page) as partial:
-            partial.write_text(html.render(page), encoding="utf-8")
+        write_page(options.page, html.render(page))
         console.print(f"page: {options.page}")
     return page
 

@@ -11,8 +11,9 @@ from userlm.data import hub
 from userlm.json_files import replacing
 from userlm.rows import count_rows, read_conversations
 from userlm.runs import REPLACED, Run, measure_record
+from userlm.show.formats import MARK
 from userlm.show.terminal import console, show_page
-from userlm.types import Conversation, Measure
+from userlm.types import Conversation, InputError, Measure
 
 Results = dict[str, Any]
 
@@ -88,6 +89,24 @@ def show_run(folder: Path, details: bool) -> None:
 
     console.print(f"{folder}:", style="dim", soft_wrap=True)
     show_page(describe([read_run(folder)]), details)
+
+
+def check_page(path: Path, option: str) -> None:
+    """Raise `InputError` if there is a file that is no page of this program."""
+    if path.exists():
+        with path.open("rb") as file:
+            head = file.read(len(MARK) + 100)
+        if MARK.encode() not in head:
+            raise InputError(
+                f"{path} is no page that userlm wrote, so it is not overwritten; move it, or "
+                f"choose another {option}"
+            )
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page atomically."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def in_order(counts: Mapping[str, int]) -> dict[str, int]:

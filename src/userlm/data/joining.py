@@ -5,7 +5,9 @@ exchanges of a person are one conversation. Left as they are, the first two woul
 happened. (Spans are gathered by `layouts.otel`, which knows their ids.)
 
 Some copies of ShareGPT cut long conversations into pieces, as FastChat's split_long_conversation
-does: `NAME_0`, `NAME_2`, `NAME_8`, where the number is that of the first message.
+does: `QWJhYvA_0`, `QWJhYvA_2`, `QWJhYvA_8`, where the number is that of the first message.
+Elsewhere such a number may count conversations, so pieces are joined only where all speaks for
+ShareGPT.
 
 Paths of a tree of replies stay conversations of their own, but share their first turns.
 """
@@ -17,14 +19,17 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 
 from userlm.types import Conversation, Origin
 
-# A longer number is a date, or an index.
-_PIECE = re.compile("(.+)_(0|[1-9][0-9]{0,3})")
+# A name of ShareGPT, after a prefix that some copies have: 7 characters by chance, so no word with
+# or without a number (`user001`). A longer number is a date, or an index.
+_PIECE = re.compile(
+    r"((?:.*[^A-Za-z0-9])?(?![A-Za-z]?[a-z]*[0-9]*_)[A-Za-z0-9]{7})_(0|[1-9][0-9]{0,3})"
+)
 _STRANGERS = ("wildchat", "lmsys", "arena", "prism")
 """Sets in which a row is a conversation by itself. Many of their people say `hi` and get the same
 answer, so a history without a person is not compared there."""
@@ -101,9 +106,8 @@ class Joining:
         self._wholes = array("q")  # 0: not compared
         self._beginnings = array("q")
         self._last_answers: dict[int, _Answer] = {}  # by place, of those without an end
-        # by person, source and name
-        self._pieces: defaultdict[tuple[str | None, str, str], list[_Piece]]
-        self._pieces = defaultdict(list)
+        # by source and name
+        self._pieces: defaultdict[tuple[str, str], list[_Piece]] = defaultdict(list)
 
     def add(self, conversation: Conversation) -> int:
         """Add a conversation, in the order of the file; return its place there."""
@@ -115,9 +119,8 @@ class Joining:
             answer = conversation.turns[-1].text
             self._last_answers[place] = _beginning(answer, len(answer.strip()))
         match = _PIECE.fullmatch(conversation.id)
-        has_greeting = conversation.turns[0].role == "assistant"
-        if match and not has_greeting and _may_be_a_part(conversation):
-            key = conversation.user, _source(conversation), match[1]
+        if match and _may_be_a_piece(conversation):
+            key = _source(conversation), match[1]
             piece = int(match[2]), len(conversation.turns), place
             self._pieces[key].append(piece)
         return place
@@ -144,10 +147,14 @@ class Joining:
         places = set(np.flatnonzero(is_continued).tolist())
         unsure = places.intersection(self._last_answers)
         continued = frozenset(places - unsure | self._continued(unsure, conversations))
+        counting = {
+            source for (source, _), each in self._pieces.items() if _count(each)
+        }
         segments: dict[int, Segment] = {}
-        for (_, source, name), pieces in self._pieces.items():
-            if continued.isdisjoint(place for _, _, place in pieces):
-                for segment in _segments(name, sorted(pieces), source):
+        for (source, name), pieces in self._pieces.items():
+            is_apart = continued.isdisjoint(place for _, _, place in pieces)
+            if is_apart and source not in counting:
+                for segment in _segments(name, sorted(pieces)):
                     segments.update(dict.fromkeys(segment.pieces, segment))
         return Plan(continued, segments)
 
@@ -206,6 +213,14 @@ def _may_be_a_part(conversation: Conversation) -> bool:
     return not (is_gathered or conversation.stop or conversation.origin)
 
 
+def _may_be_a_piece(conversation: Conversation) -> bool:
+    """Return whether a conversation is of ShareGPT, which knows no people, and begins as a piece
+    does."""
+    is_of_sharegpt = "sharegpt" in _source(conversation) and conversation.user is None
+    begins = conversation.turns[0].role == "user"
+    return is_of_sharegpt and begins and _may_be_a_part(conversation)
+
+
 def _may_be_a_call(conversation: Conversation) -> bool:
     is_of_strangers = any(name in _source(conversation) for name in _STRANGERS)
     is_known = conversation.user is not None or not is_of_strangers
@@ -249,27 +264,29 @@ def _hashes(conversation: Conversation, whose: object) -> list[int]:
     return hashes
 
 
-def _segments(name: str, pieces: Sequence[_Piece], source: str) -> list[Segment]:
-    """Return the segments of sorted pieces; none if they are no pieces.
+def _count(pieces: Sequence[_Piece]) -> bool:
+    """Return whether the numbers count conversations and not messages: pieces would overlap."""
+    ordered = sorted(pieces)
+    return any(
+        start + length > later
+        for (start, length, _), (later, _, _) in pairwise(ordered)
+    )
 
-    A number that counts conversations and not messages makes them overlap. Outside ShareGPT, where
-    other numbers are usual too, pieces must begin with the first message and have no gap.
-    """
+
+def _segments(name: str, pieces: Sequence[_Piece]) -> list[Segment]:
+    """Return the segments of sorted pieces; none if they are no pieces."""
+    if len(pieces) < 2 or any(length < 2 for _, length, _ in pieces):
+        return []
     segments: list[list[int]] = []
     end = 0
     is_odd = False
     for start, length, place in pieces:
-        if start < end or length < 2:
-            return []
         # Each piece begins with the user: one of odd length has no answer to join the next to.
         if not segments or start > end or is_odd:
             segments.append([])
         segments[-1].append(place)
         end = start + length
         is_odd = length % 2 == 1
-    has_gaps = pieces[0][0] > 0 or len(segments) > 1
-    if len(pieces) < 2 or (has_gaps and "sharegpt" not in source):
-        return []
     shared = name if len(segments) > 1 else None
     return [Segment(each, each is segments[-1], shared) for each in segments]
 

@@ -1,4 +1,4 @@
-"""Who may call the server: clients that use its own host name, and clients with the key."""
+"""Who may call the server: clients that use its host name or address, and clients with the key."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ def check_caller(request: Request, config: ServerConfig) -> None:
 
 def _check_host(request: Request, hosts: tuple[str, ...]) -> None:
     """Raise `RequestError` unless the headers `Host`, and `Origin` if there is one, have one of
-    these hosts.
+    these hosts, or the address of the server.
 
     The headers are read as they came: `request.url` replaces a host that it cannot parse with the
     address of the server, which is a name that is allowed.
     """
-    allowed = [f"[{host}]" if ":" in host else host for host in hosts]
+    reached = request.scope["server"][0]  # the address that the client connected to
+    names = (reached, *hosts)
+    allowed = [f"[{name}]" if ":" in name else name for name in names]
     called = request.headers.getlist("host")
     if len(called) != 1 or not _is_allowed(called[0], allowed):
         raise RequestError(

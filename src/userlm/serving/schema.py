@@ -43,8 +43,9 @@ class ServerConfig:
             that search for a phrase.
         seed: the seed of requests without one; `None` for a random one each.
         key: the API key that clients must give; `None`: no key is needed. It is never shown.
-        hosts: host names under which the server may be called; empty: any. This protects against
-            web pages that reach the server under their own host name (DNS rebinding).
+        hosts: host names under which the server may be called, beside its address; empty: any. This
+            protects against web pages that reach the server under their own host name (DNS
+            rebinding).
         queue: the number of replies that may wait.
         batch: the number of replies that are sampled concurrently.
     """

@@ -9,6 +9,9 @@ from typing import Any
 
 from userlm.show.blocks import Axis
 
+MARK = "<!-- written by userlm -->"
+"""Begins each page, as HTML and as Markdown: another file is not overwritten."""
+
 # Control characters except tab and newline; direction marks, embeddings, overrides and isolates;
 # zero-width characters other than joiners; line separators; lone surrogates, which no file can
 # hold; tag characters.

@@ -29,7 +29,7 @@ from userlm.show.blocks import (
     Transcripts,
     Value,
 )
-from userlm.show.formats import cut, number, plain
+from userlm.show.formats import MARK, cut, number, plain
 
 TRANSCRIPTS = 3  # of each run
 TURN_CHARACTERS = 2_000
@@ -37,7 +37,7 @@ TURN_CHARACTERS = 2_000
 
 def render(page: Page) -> str:
     """Return the page."""
-    paragraphs = [f"# {page.title}", page.lead, *map(inline, page.notices)]
+    paragraphs = [MARK, f"# {page.title}", page.lead, *map(inline, page.notices)]
     for section in page.sections:
         body = [text for block in section.blocks for text in _block(block, 3)]
         if body:

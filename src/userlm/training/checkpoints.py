@@ -279,16 +279,15 @@ def _save_tensors(values: Mapping[str, Any], path: Path) -> dict[str, str]:
     return tied
 
 
+_REPLACED = ("checkpoint", "model", "adapter", "tokenizer")
+"""The folders that `replacing_folder` writes."""
+
+
 def tidy(folder: Path) -> None:
     """Remove what a complete run does not need: its checkpoint, and incomplete folders of a killed
     process."""
-    for name in (
-        "checkpoint*",
-        "model.*",
-        "adapter.*",
-        "rows",
-        "rows-valid",
-        "tokenizer*",
-    ):
-        for path in folder.glob(name):
-            shutil.rmtree(path)
+    cut_off = [
+        f"{name}{suffix}" for name in _REPLACED for suffix in (".old", ".partial")
+    ]
+    for name in ("checkpoint", "rows", "rows-valid", "tokenizer", *cut_off):
+        shutil.rmtree(folder / name, ignore_errors=True)
