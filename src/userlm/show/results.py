@@ -125,6 +125,8 @@ class Trained(TypedDict, total=False):
 
     conversations: Count | None
     samples: Count | None
+    tokens: Count | None
+    loss_tokens: Count | None
     dropped: Count | None
     parameters: Count | None
     steps: Count | None
