@@ -52,9 +52,12 @@ RESULTS = {
     "without_intent": 20,
     "samples": 2054,
     "tokens": 72_000,
+    "loss_tokens": 9_500,
     "dropped": 3,
     "without_user_turn": 1,
     "seen": 2054,
+    "seen_tokens": 72_000,
+    "seen_loss_tokens": 9_500,
     "steps": 2,
     "stopped_early": False,
     "parameters": 1_235_814_400,
@@ -144,6 +147,8 @@ def test_the_card_tells_data_configuration_metrics_and_cost():
         "| conversations with an intent | 700 |",
         "| samples dropped: too long | 3 |",
         "1,235,814,400 parameters, 2 steps, 2,054 samples seen.",
+        "Their rows have 72,000 tokens, 9,500 of them with loss.",
+        "| tokens with loss | 9,500 |",
         "| lr | 2e-05 |",
         "- <|endconversation|> takes the name and the id 128002 of <|reserved_special_token_0|>",
         "Versions: python 3.11.7, userlm 1.2.3.",
@@ -157,6 +162,14 @@ def test_the_card_tells_data_configuration_metrics_and_cost():
     assert "700 W per device at all times,\nthe maximum power of such a board" in text
     assert "0.473 kg per kWh" in text
     assert "| lora |" not in text  # an option that was not given
+
+
+def test_the_card_says_how_answers_were_cut_and_how_to_cut_them():
+    assert "longer ones kept" not in card.render(MANIFEST, RESULTS)
+    cut = {**MANIFEST, "options": {**OPTIONS, "max_answer_tokens": 64}}
+    text = card.render(cut, RESULTS)
+    assert "an answer had at most 64 tokens; longer ones kept" in text
+    assert 'end, with "…" between them' in text and "| max_answer_tokens | 64 |" in text
 
 
 def test_a_resumed_run_has_the_same_card():

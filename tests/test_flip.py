@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from userlm.flip import (
+    Template,
     fit_prompt,
     prompt,
     render,
@@ -16,6 +17,7 @@ from userlm.flip import (
     swap_roles,
     transcript,
     transcript_template,
+    truncate,
 )
 from userlm.types import Conversation, Origin, Sample, Turn
 
@@ -232,6 +234,75 @@ def test_the_oldest_exchanges_go_first_in_pairs_then_the_middle_of_the_last_answ
     cut = context(len(flat[2]) - 7)
     assert len(cut) == len(flat[2]) - 7
     assert cut[:10] == flat[2][:10] and cut[-10:] == flat[2][-10:]
+
+
+def by_character(**fields: object) -> Template:
+    """A token for each character; the headers are 1, 2 and 3, and a turn closes with 4."""
+    return Template(
+        encode=lambda text: [*map(ord, text)],
+        headers={"system": (1,), "user": (2,), "assistant": (3,)},
+        close=4,
+        end=5,
+        stop_ids=frozenset({4, 5}),
+        **{"header_suffix": "\n", **fields},
+    )
+
+
+def answer(template: Template, text: str) -> str:
+    """The content of an assistant's turn of this text."""
+    header = len(template.prefix("assistant"))
+    ids = template.turn("assistant", text)
+    assert ids[:header] == template.prefix("assistant") and ids[-1] == 4
+    return "".join(map(chr, ids[header:-1]))
+
+
+def test_a_long_answer_keeps_its_beginning_and_its_end():
+    """Nine tokens: two are the mark, so seven are left, four at the beginning and three at the
+    end."""
+    template = by_character(max_answer_tokens=9)
+    assert answer(template, "abcdefghijklmnop") == "abcd …nop"
+    assert answer(template, "abcdefghij") == "abcd …hij"
+    assert answer(template, "abcdefghi") == "abcdefghi"
+    spaced = by_character(max_answer_tokens=9, header_suffix="\n\n")
+    assert answer(spaced, "abcdefghij") == "abcd …hij"
+    assert template.turn("user", "abcdefghijklmnop")[2:-1] == (
+        *map(ord, "abcdefghijklmnop"),
+    )
+    assert answer(by_character(), "abcdefghijklmnop") == "abcdefghijklmnop"
+
+
+def test_an_answer_that_was_cut_is_cut_further_around_its_mark():
+    """Two for the header, one closes: of 9 tokens 6 are content. The mark takes two."""
+    template = by_character(max_answer_tokens=9)
+    turn = template.turn("assistant", "abcdefghijklmnop")
+    assert truncate((), [turn], template, 9) == (3, 10, *map(ord, "ab …op"), 4)
+    assert truncate((), [turn], template, 6) is None
+
+
+@pytest.mark.parametrize("suffix", ["", "\n", "\n\n"])
+def test_the_middle_of_the_last_answer_is_that_of_its_content_alone(suffix):
+    template = by_character(header_suffix=suffix)
+    turn = template.turn("assistant", "abcdefgh")
+    room = len(template.prefix("assistant")) + len("abgh") + 1
+    cut = truncate((), [turn], template, room)
+    assert cut == (*template.prefix("assistant"), *map(ord, "abgh"), 4)
+
+
+def test_a_prompt_has_its_answers_cut_as_in_the_row(tiny):
+    template = replace(tiny.template(), max_answer_tokens=12)
+    long = "first " + "word " * 40 + "last."
+    log = talk("one", long, "two", "B", "three", long, intent="x", ended=True)
+    [row] = render(log, template).rows
+    assert len(row.ids) < len(prompt(log, tiny.template())) - 200
+    for sample, target in zip(samples(log), row.spans, strict=True):
+        assert prompt(sample.prefix, template) == row.ids[: target.first]
+        assert fit_prompt(sample.prefix, template, 200)[0] == row.ids[: target.first]
+    for limit in (70, 90, 120):
+        for row in render(log, template, limit).rows:
+            for target in row.spans:
+                prefix = Sample(log, target.k).prefix
+                room = target.first if len(row.spans) == 1 else len(row.ids)
+                assert fit_prompt(prefix, template, room)[0] == row.ids[: target.first]
 
 
 def test_what_cannot_fit_is_dropped_and_said(tiny):

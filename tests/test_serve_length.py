@@ -40,6 +40,15 @@ def test_the_oldest_exchanges_are_left_out_first(texts, first, kept):
     assert [note.split()[0] for note in notes] == [str(missing)] * bool(missing)
 
 
+def test_an_answer_that_the_model_reads_cut_counts_no_more_than_that():
+    """Of five tokens an answer has at most 80 characters; 1 + 80 + 1 + 17 = 99."""
+    texts = ("a", "b" * 500, "c", "d" * 17)
+    left, notes = drop_oldest("i", turns(*texts), 99, max_answer_tokens=5)
+    assert [turn.text for turn in left] == [*texts] and not notes
+    left, _ = drop_oldest("i", turns(*texts), 98, max_answer_tokens=5)
+    assert [turn.text for turn in left] == ["c", "d" * 17]
+
+
 def test_an_intent_that_cannot_fit_is_not_tokenized():
     with pytest.raises(RequestError, match="do not fit") as error:
         drop_oldest("i" * 101, turns("a", "b"), 100)

@@ -30,6 +30,7 @@ from userlm.text import INTENT_PREFIX
 from userlm.training import checkpoints
 from userlm.training import train as training
 from userlm.training.base import from_scratch, learn_tokenizer
+from userlm.training.layers import freeze_below
 from userlm.training.prepare import TokenizedDataset, prepare
 from userlm.training.train import (
     TrainingConfig,
@@ -671,6 +672,23 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_goes_on_from_it(
     )
     again = [entry["step"] for entry in fit(small(logs), dataset, config, tmp_path)]
     assert again == [4, 5, 6] and (tmp_path / "model").is_dir()
+
+
+def test_a_run_with_frozen_layers_goes_on_with_the_same_weights(logs, tmp_path):
+    def frozen() -> LocalModel:
+        local = small(logs)
+        freeze_below(local, 1)
+        return local
+
+    config = TrainingConfig(steps=4, batch=20, lr=1e-3)
+    ends = []
+    for folder in (tmp_path / "whole", tmp_path / "stopped"):
+        dataset = flip(logs, small(logs), folder)
+        if folder.name == "stopped":
+            run_until(frozen(), dataset, config, folder, 2)
+        list(fit(frozen(), dataset, config, folder))
+        ends.append(load_file(folder / "model" / "model.safetensors"))
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
 def test_the_best_weights_are_kept_and_a_run_that_gets_no_better_stops(

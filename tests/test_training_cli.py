@@ -4,24 +4,33 @@ import json
 import re
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import processes
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from userlm import commands
+from userlm import commands, loading
+from userlm.commands import train_steps
 from userlm.flip import (
+    prompt,
     render,
     render_document,
+    samples,
     swap_roles,
     transcript,
     transcript_template,
 )
 from userlm.models.local import LocalModel
+from userlm.models.templates import user_template
+from userlm.models.tokenization import load_tokenizer, text_encoder
 from userlm.rows import write_conversations
 from userlm.text import INTENT_PREFIX
+from userlm.training.prepare import load
 from userlm.types import Conversation, InputError, Turn
 
 SCRATCH: dict[str, Any] = {
@@ -117,6 +126,74 @@ def test_lora_leaves_an_adapter_and_an_ordinary_model(logs, tmp_path):
         f"of {found['parameters']:,}"
         in (tmp_path / "lora" / "model" / "README.md").read_text()
     )
+
+
+def test_answers_are_cut_in_training_and_wherever_the_model_is_used(
+    logs, tmp_path, monkeypatch
+):
+    """Of 8 tokens 4 are the mark, a space and the three bytes of its dots: two are left at each
+    end."""
+    monkeypatch.setattr(train_steps, "tidy", lambda folder: None)  # keeps the rows
+    answer = "a b c d e f g h i j k l"  # a token for each letter with its space
+    log = Conversation("c", intent="x").say("hi").say(answer).say("thx").say(answer)
+    log = log.close("end")
+    write_conversations(logs / "train.jsonl", [log])
+    run = tmp_path / "run"
+    found = commands.train(
+        commands.Train(logs, out=run, max_answer_tokens=8, **SCRATCH)
+    )
+    row = load(run / "rows").row(0)
+    assert (found["tokens"], found["seen_tokens"]) == (len(row.ids), 4 * len(row.ids))
+    assert found["loss_tokens"] == sum(row.mask())
+    assert found["seen_loss_tokens"] == 4 * found["loss_tokens"]
+    options = json.loads((run / "run.json").read_text())["options"]
+    assert options["max_answer_tokens"] == 8
+    assert "at most 8 tokens" in (run / "model" / "README.md").read_text()
+
+    user = loading.user(f"trained:{run}")
+    content = user.template.encode("\na b … k l")[1:]
+    assert len(content) == 8 and tuple(content) in windows(row.ids, 8)
+    prompts = [prompt(sample.prefix, user.template) for sample in samples(log)]
+    assert prompts == [row.ids[: span.first] for span in row.spans]
+    _, form, _ = loading.scorer(f"trained:{run}")
+    assert form.rows(log, 512).rows == (row,)
+    # a user model on a server is known by its tokenizer
+    tokenizer = load_tokenizer(str(run / "model"))
+    served = user_template(tokenizer, text_encoder(tokenizer), "served")
+    assert render(log, served).rows == (row,)
+    # the option alone decides for the next training
+    again = {**SCRATCH, "base": str(run)}
+    commands.train(commands.Train(logs, out=tmp_path / "whole", **again))
+    assert len(load(tmp_path / "whole" / "rows").row(0).ids) == len(row.ids) + 2 * 4
+
+    config = run / "model" / "tokenizer_config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"max_answer_tokens": 8', '"max_answer_tokens": 7'))
+    with pytest.raises(InputError, match=r"max_answer_tokens in its .* is 7; give"):
+        loading.user(f"trained:{run}")
+
+
+def windows(ids: Sequence[int], size: int) -> set[tuple[int, ...]]:
+    return {tuple(ids[i : i + size]) for i in range(len(ids))}
+
+
+def test_the_upper_layers_are_trained_alone_and_the_card_says_so(logs, tmp_path):
+    two = {**SCRATCH, "base": "scratch:32x2x500"}
+    begun = commands.train(
+        commands.Train(logs, out=tmp_path / "a", **two | {"steps": 0})
+    )
+    found = commands.train(
+        commands.Train(logs, out=tmp_path / "b", trainable_layers=1, **two)
+    )
+    layer = 4 * 32 * 32 + 3 * 32 * 88 + 2 * 32
+    assert begun["trained_parameters"] - found["trained_parameters"] == layer
+    card = (tmp_path / "b" / "model" / "README.md").read_text()
+    assert "| trainable_layers | 1 |" in card
+    before, after = (
+        load_file(tmp_path / name / "model" / "model.safetensors") for name in "ab"
+    )
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {name for name in before if ".layers.0." in name}
 
 
 def test_logs_without_intents_leave_a_clear_choice(tmp_path):
@@ -300,6 +377,10 @@ def test_a_run_can_go_on_with_smaller_packs(logs, tmp_path, monkeypatch):
         ({"valid": Path("nowhere")}, "nowhere does not exist"),
         ({"optimizer": "adamwx"}, "--optimizer adamwx"),
         ({"lr": -1.0}, "--lr -1.0: give a number"),
+        ({"trainable_layers": 2}, "--trainable-layers 2: scratch has 1 layers; give"),
+        ({"lora": 2, "trainable_layers": 2}, "--trainable-layers 2: scratch has 1"),
+        ({"max_answer_tokens": 7}, "--max-answer-tokens 7: give a number"),
+        ({"max_answer_tokens": 8, "side": "both"}, "leave it out with --side both"),
         (
             {"patience": 1, "valid_limit": 0},
             "--patience needs conversations to validate on",

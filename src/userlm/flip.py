@@ -38,6 +38,12 @@ Offsets = Callable[[str], list[tuple[int, int]]]
 Overlong = Literal["truncate", "drop"]
 """What to do with a sample that does not fit a row: truncate its context, or drop it."""
 
+CUT_MARK = " …"
+"""Takes the place of the middle of an answer that is longer than `Template.max_answer_tokens`. The
+next word brings its own space."""
+MIN_ANSWER_TOKENS = 8
+"""The mark takes up to four tokens, one for each byte; a beginning and an end stay beside it."""
+
 
 def samples(conversation: Conversation) -> Iterator[Sample]:
     """Yield all that a user model can learn from a conversation: each user turn of its own, and the
@@ -68,6 +74,8 @@ class Template:
             thought of a model that can think. Turns that are given do not have it.
         system_text: the content of the system turn; the intent (or profile) replaces its `{}`.
         trim: whether white space around the content of a turn is removed.
+        max_answer_tokens: the maximum number of tokens in the content of an assistant's turn. A
+            longer one is cut in its middle (`cut_middle`); `None`: answers are whole.
     """
 
     encode: Encode
@@ -81,6 +89,7 @@ class Template:
     empty_thought: Ids = ()
     system_text: str = "{}"
     trim: bool = False
+    max_answer_tokens: int | None = None
 
     def prefix(self, role: str) -> Ids:
         """The ids before the content of a turn: header and header suffix."""
@@ -90,7 +99,26 @@ class Template:
         """The ids of a whole turn."""
         content = text.strip() if self.trim else text
         body = self.encode(self.header_suffix + content)
-        return (*self.headers[role], *body, self.close, *self.separator)
+        ids = (*self.headers[role], *body, self.close, *self.separator)
+        if role != "assistant" or self.max_answer_tokens is None:
+            return ids
+        return self.cut_middle(ids, self.max_answer_tokens) or ids
+
+    def cut_middle(self, turn: Ids, size: int) -> Ids | None:
+        """Return an assistant turn with at most `size` tokens of content: its start and its end,
+        with `CUT_MARK` between them in a model that knows it (`max_answer_tokens`). `None` if that
+        leaves no start or no end."""
+        content_start = len(self.prefix("assistant"))
+        content_stop = len(turn) - 1 - len(self.separator)
+        if content_stop - content_start <= size:
+            return turn
+        mark = [] if self.max_answer_tokens is None else self.encode(CUT_MARK)
+        kept = size - len(mark)
+        if kept < 2:
+            return None
+        left = content_start + (kept + 1) // 2
+        right = content_stop - kept // 2
+        return (*turn[:left], *mark, *turn[right:])
 
     def row_start(self, conversation: Conversation) -> Ids:
         """The ids at the start of a row: the BOS and the system turn, if there are any."""
@@ -314,21 +342,9 @@ def truncate(
     for start in sorted({0, *range(first_exchange, len(turns), 2), last}):
         if tokens_from[start] <= room:
             return (*head, *(id for turn in turns[start:] for id in turn))
-    cut = _cut_middle(turns[-1], template, room)
+    around = len(template.prefix("assistant")) + 1 + len(template.separator)
+    cut = template.cut_middle(turns[-1], room - around)
     return None if cut is None else (*head, *cut)
-
-
-def _cut_middle(turn: Ids, template: Template, room: int) -> Ids | None:
-    """Return an assistant turn cut to `room` tokens: the start and the end of its content."""
-    # The header suffix is one token.
-    content_start = len(template.headers["assistant"]) + 1
-    content_stop = len(turn) - 1 - len(template.separator)
-    kept = room - content_start - (len(turn) - content_stop)
-    if kept < 2:
-        return None
-    left = content_start + (kept + 1) // 2
-    right = content_stop - kept // 2
-    return (*turn[:left], *turn[right:])
 
 
 def _span(template: Template, k: int, start: int, turn: Ids) -> TargetSpan:

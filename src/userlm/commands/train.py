@@ -18,6 +18,7 @@ from userlm.commands.options import (
     seed_option,
 )
 from userlm.commands.steps import Results
+from userlm.flip import MIN_ANSWER_TOKENS
 from userlm.runs import conversations_file
 from userlm.types import InputError
 
@@ -78,7 +79,18 @@ class Train:
     lora: int | None = option(
         None, "Train adapters of this rank instead of all weights.", min=1
     )
+    trainable_layers: int | None = option(
+        None,
+        "Train only this many upper layers; faster and smaller. Default: all.",
+        min=1,
+    )
     max_tokens: int = max_tokens_option()
+    max_answer_tokens: int | None = option(
+        None,
+        "Cut longer answers of the assistant to this many tokens: their middle is left out. The "
+        "model then always reads answers so.",
+        min=MIN_ANSWER_TOKENS,
+    )
     overlong: Literal["truncate", "drop"] = option(
         "truncate",
         "What to do with longer samples: truncate their context, or drop them.",
@@ -146,6 +158,11 @@ def train(options: Train) -> Results:
     if options.patience and not held_out:
         raise InputError(
             "--patience needs conversations to validate on; give them with --valid"
+        )
+    if options.max_answer_tokens and options.side != "user":
+        raise InputError(
+            "--max-answer-tokens: only a user model does not learn the answers; leave it out with "
+            f"--side {options.side}"
         )
 
     from userlm.commands import train_steps

@@ -29,6 +29,7 @@ from userlm.journal import Journal
 from userlm.json_files import take, write_lines
 from userlm.models.attention import check_document_masking
 from userlm.models.local import LocalModel
+from userlm.models.templates import MAX_ANSWER_TOKENS
 from userlm.models.tokenization import load_tokenizer
 from userlm.rows import read_conversations
 from userlm.runs import Run
@@ -37,6 +38,7 @@ from userlm.training import card
 from userlm.training import train as training
 from userlm.training.base import from_base, from_scratch, learn_tokenizer
 from userlm.training.checkpoints import replacing_folder, tidy
+from userlm.training.layers import freeze_below
 from userlm.training.lora import with_lora
 from userlm.training.prepare import TokenizedDataset, is_complete, load, prepare
 from userlm.types import Conversation, InputError
@@ -59,20 +61,21 @@ def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Resul
     options = as_mapping(recorded)
     with accelerator.main_process_first(), console.status("loading the model"):
         local, notes = _load(path, options, out / "tokenizer")
+        # the template of a user model is read from there, now and wherever the model is used
+        local.tokenizer.init_kwargs[MAX_ANSWER_TOKENS] = options["max_answer_tokens"]
         if options["max_tokens"] > local.context_length:
             options["max_tokens"] = local.context_length
             notes.append(
                 f"rows are limited to the context length, {local.context_length} tokens"
             )
         check_document_masking(local.model, local.name, options["max_tokens"])
+        local = _trainable(local, options)
     with accelerator.main_process_first():
         dataset, valid = _datasets(path, options, local, out)
     notes += _check(path, options, dataset, valid)
     for note in notes:
         console.print(note)
     config = _config(recorded)
-    if options["lora"]:
-        local = with_lora(local, options["lora"], config.seed)
     results = {
         "parameters": local.model.num_parameters(),
         "trained_parameters": local.model.num_parameters(only_trainable=True),
@@ -183,6 +186,16 @@ def _load(
     return local, notes
 
 
+def _trainable(local: LocalModel, options: Options) -> LocalModel:
+    """The model with what is trained: adapters, the upper layers, or all weights."""
+    upper = options["trainable_layers"]
+    if options["lora"]:
+        return with_lora(local, options["lora"], options["seed"], upper)
+    if upper:
+        freeze_below(local, upper)
+    return local
+
+
 def _scratch(base: str) -> list[int]:
     """Width, layers and vocabulary of a new model."""
     match = re.fullmatch(r"scratch:(\d+)x(\d+)(?:x(\d+))?", base, re.ASCII)
@@ -259,6 +272,9 @@ def _check(
         raise InputError(
             f"{options['valid']}: {none_fits}; give other conversations with --valid"
         )
+    console.print(
+        f"an epoch: {dataset.tokens:,} tokens, {dataset.loss_tokens:,} of them with loss"
+    )
     total = dataset.conversations
     without_intent = dataset.without_system_turn if options["intent"] else 0
     if without_intent == total:
@@ -334,8 +350,9 @@ def _logged(row: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     step = take(row, "step", int)
     take(row, "seconds", float)
     if step:
-        for name, kind in (("loss", float), ("samples", int), ("tokens", int)):
-            take(row, name, kind)
+        take(row, "loss", float)
+        for name in ("samples", "tokens", "loss_tokens"):
+            take(row, name, int)
     return step, row
 
 
@@ -402,9 +419,12 @@ def _results(
         "samples": dataset.samples,
         "sample_counts": dict(dataset.sample_counts),
         "tokens": dataset.tokens,
+        "loss_tokens": dataset.loss_tokens,
         "dropped": dataset.dropped,
         "without_user_turn": dataset.without_user_turn,
         "seen": sum(row["samples"] for row in steps),
+        "seen_tokens": sum(row["tokens"] for row in steps),
+        "seen_loss_tokens": sum(row["loss_tokens"] for row in steps),
         "steps": len(steps),
         "stopped_early": len(steps) < planned,
         "languages": dict(languages.most_common()),

@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from userlm import flip
-from userlm.flip import Encode, Ids, Template, userlm_template
+from userlm.flip import MIN_ANSWER_TOKENS, Encode, Ids, Template, userlm_template
 from userlm.models.tokenization import TEMPLATE_ERRORS
 from userlm.text import END_TOKEN
 from userlm.thought import TAGS
@@ -40,6 +40,10 @@ PROFILE = (
     "anything you want, either based on the profile or something brand new."
 )
 """The exact system text that USP was trained with, around a profile (wangkevin02/USP, MIT)."""
+
+MAX_ANSWER_TOKENS = "max_answer_tokens"
+"""Where tokenizer_config.json has `Template.max_answer_tokens`. A model on a server is known by its
+tokenizer alone, so the file is that of the tokenizer."""
 
 PROBE = Conversation("probe", intent="be S").say("u").say("a")
 
@@ -61,13 +65,25 @@ def user_template(
     try:
         if form == "profile":
             kind = "profile model"
-            return profile_template(tokenizer, encode)
-        return recognise(tokenizer, encode, name)
+            template = profile_template(tokenizer, encode)
+        else:
+            template = recognise(tokenizer, encode, name)
     except ValueError as error:
         advice = advice or (
             f"train one from it (`userlm train --base {name}`) or prompt it (`prompted:{name}`)"
         )
         raise InputError(f"{name}: {error}, so it is not a {kind}; {advice}") from None
+    return replace(template, max_answer_tokens=_max_answer_tokens(tokenizer, name))
+
+
+def _max_answer_tokens(tokenizer: Any, name: str) -> int | None:
+    limit = tokenizer.init_kwargs.get(MAX_ANSWER_TOKENS)
+    if limit is None or (isinstance(limit, int) and limit >= MIN_ANSWER_TOKENS):
+        return limit
+    raise InputError(
+        f"{name}: {MAX_ANSWER_TOKENS} in its tokenizer_config.json is {limit!r}; give the number "
+        f"of tokens to which answers were cut in training, at least {MIN_ANSWER_TOKENS}"
+    )
 
 
 def recognise(tokenizer: Any, encode: Encode, name: str = "") -> Template:

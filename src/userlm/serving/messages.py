@@ -116,7 +116,9 @@ def turn_request(
     id = options.id or f"{stable_hash(intent, *said):016x}"
     if isinstance(user, TrainedUser):
         max_characters = MAX_CHARACTERS_PER_TOKEN * user.context_length
-        turns, length_notes = drop_oldest(intent, turns, max_characters)
+        turns, length_notes = drop_oldest(
+            intent, turns, max_characters, user.template.max_answer_tokens
+        )
         notes += length_notes
     return TurnRequest(
         request,
@@ -285,10 +287,14 @@ def _check_length(system: str, turns: Sequence[Turn]) -> None:
 
 
 def drop_oldest(
-    intent: str | None, turns: Sequence[Turn], max_characters: int
+    intent: str | None,
+    turns: Sequence[Turn],
+    max_characters: int,
+    max_answer_tokens: int | None = None,
 ) -> tuple[list[Turn], list[str]]:
     """Return the latest turns in at most `max_characters`, and notes. What fits the context length
-    is found later, in tokens; this only spares the tokenizer what cannot fit.
+    is found later, in tokens; this only spares the tokenizer what cannot fit. An answer counts as
+    no longer than the model reads it, see `Template.max_answer_tokens`.
 
     As in `flip.truncate`, the oldest exchanges are dropped first, and of a last answer that is too
     long alone, the middle.
@@ -298,7 +304,12 @@ def drop_oldest(
     """
     if len(intent or "") > max_characters:
         raise too_long()
-    kept = _latest(turns, max_characters)
+    max_answer = MAX_CHARACTERS_PER_TOKEN * (max_answer_tokens or max_characters)
+    lengths = [
+        min(len(turn.text), max_answer) if turn.role == "assistant" else len(turn.text)
+        for turn in turns
+    ]
+    kept = list(turns[_first_that_fits(lengths, max_characters) :])
     if turns and not kept:
         last = turns[-1]
         half = max_characters // 2
@@ -312,19 +323,18 @@ def drop_oldest(
     ]
 
 
-def _latest(turns: Sequence[Turn], max_characters: int) -> list[Turn]:
-    """Return as many of the latest exchanges as fit, else the last answer, else nothing."""
-    first_exchange = len(turns) % 2  # 1 if there is a greeting before it
-    starts = {0, *range(first_exchange, len(turns), 2), len(turns) - 1}
-    first = len(turns)
-    room = max_characters
-    for i in reversed(range(len(turns))):
-        room -= len(turns[i].text)
+def _first_that_fits(lengths: Sequence[int], room: int) -> int:
+    """Return from which turn on the latest exchanges fit, else the last answer, else nothing."""
+    first_exchange = len(lengths) % 2  # 1 if there is a greeting before it
+    starts = {0, *range(first_exchange, len(lengths), 2), len(lengths) - 1}
+    first = len(lengths)
+    for i in reversed(range(len(lengths))):
+        room -= lengths[i]
         if room < 0:
             break
         if i in starts:
             first = i
-    return list(turns[first:])
+    return first
 
 
 def _characters(turns: Sequence[Turn]) -> int:

@@ -263,8 +263,8 @@ def _sample_counts(trained: Runs) -> Iterator[Table]:
 def _training_note(run: Finished) -> Iterator[Part]:
     yield "base "
     yield Quote(str(run.options.get("base")))
-    for noun in ("parameter", "sample", "step"):
-        count = run.results.get(f"{noun}s")
+    for noun in ("parameter", "sample", "token", "loss token", "step"):
+        count = run.results.get(f"{noun}s".replace(" ", "_"))
         if count is not None:
             yield f" · {plural(count, noun)}"
     values = {"final loss": run.results.get("loss")}

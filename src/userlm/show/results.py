@@ -135,6 +135,8 @@ class Trained(TypedDict, total=False):
     samples: Count | None
     sample_counts: SampleCounts | None
     max_tokens: Count | None
+    tokens: Count | None
+    loss_tokens: Count | None
     dropped: Count | None
     parameters: Count | None
     steps: Count | None

@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from userlm import assets
+from userlm.flip import CUT_MARK
 from userlm.text import END_TOKEN, INTENT_PREFIX
 
 KG_CO2_PER_KWH = 0.473
@@ -55,8 +56,8 @@ for the board without the maker: two boards with one chip may differ by half. Ot
 a slice of a board, have no known power."""
 
 OPTIONS = (
-    "base side init lora steps epochs batch lr optimizer loss intent max_tokens overlong pack "
-    "patience seed"
+    "base side init lora trainable_layers steps epochs batch lr optimizer loss intent max_tokens "
+    "max_answer_tokens overlong pack patience seed"
 ).split()
 """The options of the run that the card lists."""
 
@@ -140,6 +141,7 @@ def facts(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, 
         "kg_co2_per_kwh": KG_CO2_PER_KWH,
         "intent_prefix": INTENT_PREFIX,
         "end_token": END_TOKEN,
+        "cut_mark": CUT_MARK.strip(),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from safetensors.torch import load_file, save_file
 from userlm.models.local import LocalModel
 from userlm.models.templates import added_ids
 from userlm.training.checkpoints import full_disk, replacing_folder, restore
+from userlm.training.layers import detach_embeddings, layer_names
 from userlm.types import InputError
 
 WEIGHTS = "adapter_model.safetensors"  # the name that peft gives the file
 
 
-def with_lora(local: LocalModel, rank: int, seed: int = 0) -> LocalModel:
+def with_lora(
+    local: LocalModel, rank: int, seed: int = 0, trainable_layers: int | None = None
+) -> LocalModel:
     """Return the frozen model with added trainable weights in float32.
 
     They are low-rank adapters on all linear layers (Hu et al., 2022), and the control tokens' rows
@@ -27,9 +31,12 @@ def with_lora(local: LocalModel, rank: int, seed: int = 0) -> LocalModel:
     Args:
         seed: the seed of the random half of the adapters. The other half is zero, so the model is
             unchanged at first.
+        trainable_layers: the number of upper layers with adapters; the control tokens then get no
+            rows of their own in the input embeddings. `None`: all layers.
 
     Raises:
-        InputError: if peft is not installed, or the output layer has a bias.
+        InputError: if peft is not installed, the output layer has a bias, or the model has fewer
+            layers.
     """
     peft = _peft()
     model = local.model
@@ -44,17 +51,24 @@ def with_lora(local: LocalModel, rank: int, seed: int = 0) -> LocalModel:
     ids = sorted(used & set(added_ids(local.tokenizer).values()))
     tied = outputs.weight is inputs.weight
     layers = (inputs,) if tied else (inputs, outputs)
+    lower: list[str] = []
+    if trainable_layers is not None:
+        lower, _ = layer_names(local, trainable_layers)
+        layers = (inputs,) if tied else (outputs,)
     names = [name for name, module in model.named_modules() if module in layers]
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=2 * rank,  # adapters count twice (Biderman et al., 2024)
         target_modules="all-linear",
+        exclude_modules="|".join(rf"{re.escape(name)}\..+" for name in lower) or None,
         trainable_token_indices=dict.fromkeys(names, ids),
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(seed)
     with warnings.catch_warnings(action="ignore", category=FutureWarning):
         adapted = peft.get_peft_model(model, config)
+    if trainable_layers is not None:
+        detach_embeddings(adapted)
     config.base_model_name_or_path = None  # a folder of this machine
     return LocalModel(adapted, local.tokenizer, local.name, template=template)
 

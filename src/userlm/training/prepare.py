@@ -111,6 +111,10 @@ class TokenizedDataset:
     def tokens(self) -> int:
         return len(self.ids)
 
+    @property
+    def loss_tokens(self) -> int:
+        return int((self.targets["stop"] - self.targets["start"]).sum())
+
     def row(self, i: int) -> Row:
         """Return row `i` as `flip.render` made it."""
         _, start, length, first_target, samples = self.rows[i].item()

@@ -168,7 +168,7 @@ def train(
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, Any]]:
     """Train, and yield a log entry for each step: step, loss in nats, lr, norm of the gradient,
-    conversations, samples, tokens, and after a validation what `evaluate` returns.
+    conversations, samples, tokens, those with loss, and after a validation what `evaluate` returns.
 
     With `valid` the first entry is a validation before any training. If `folder` has a checkpoint,
     the run resumes from it: the entries continue after it, and the final weights are the same as
@@ -449,6 +449,7 @@ def _counts(
         "conversations": len(np.unique(dataset.rows["conversation"][step])),
         "samples": sum(len(row.spans) for row in rows),
         "tokens": sum(len(row.ids) for row in rows),
+        "loss_tokens": sum(sum(row.mask()) for row in rows),
     }
 
 
