@@ -141,6 +141,6 @@ def test_what_comes_before_the_layers_is_frozen_whatever_its_name():
 def test_more_layers_than_there_are_is_an_error():
     with pytest.raises(
         InputError,
-        match=r"--trainable-layers 5: model has 4 layers; give at most 4",
+        match=r"--trainable-layers 5: give at most 4, as many as model has",
     ):
         layer_names(four_layers(True), 5)

@@ -377,8 +377,8 @@ def test_a_run_can_go_on_with_smaller_packs(logs, tmp_path, monkeypatch):
         ({"valid": Path("nowhere")}, "nowhere does not exist"),
         ({"optimizer": "adamwx"}, "--optimizer adamwx"),
         ({"lr": -1.0}, "--lr -1.0: give a number"),
-        ({"trainable_layers": 2}, "--trainable-layers 2: scratch has 1 layers; give"),
-        ({"lora": 2, "trainable_layers": 2}, "--trainable-layers 2: scratch has 1"),
+        ({"trainable_layers": 2}, "--trainable-layers 2: give at most 1"),
+        ({"lora": 2, "trainable_layers": 2}, "--trainable-layers 2: give at most 1"),
         ({"max_answer_tokens": 7}, "--max-answer-tokens 7: give a number"),
         ({"max_answer_tokens": 8, "side": "both"}, "leave it out with --side both"),
         (

@@ -108,7 +108,10 @@ class Train:
         flag="--gradient-checkpointing",
     )
     precision: Literal["bf16", "fp32"] | None = _speed(
-        None, "Precision of the forward pass; default: bf16 on a GPU.", recorded=True
+        None,
+        "Precision of the forward pass; default: bf16 on a GPU. A CPU without bfloat16 "
+        "instructions is many times slower with it.",
+        recorded=True,
     )
     device: str | None = device_option(SPEED)
     valid: Path | None = _validation(

@@ -24,7 +24,7 @@ def layer_names(local: LocalModel, trainable: int) -> tuple[list[str], list[str]
     count = local.model.config.get_text_config().num_hidden_layers
     if trainable > count:
         raise InputError(
-            f"--trainable-layers {trainable}: {local.name} has {count} layers; give at most {count}"
+            f"--trainable-layers {trainable}: give at most {count}, as many as {local.name} has"
         )
     for name, module in local.model.named_modules():
         if isinstance(module, ModuleList) and len(module) == count:
