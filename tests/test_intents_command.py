@@ -766,6 +766,27 @@ def test_joined_rows_are_matched_by_id_or_by_the_hash_of_wildchat_and_the_others
     }
 
 
+@pytest.mark.parametrize("by", ["model", "joined"])
+def test_two_files_with_the_same_id_are_refused_before_the_first_call(tmp_path, by):
+    for split in ("train", "test"):
+        write(tmp_path / "data" / f"{split}.jsonl", [log(1, split)])
+    extra = joined(tmp_path / "extra.jsonl", {"id": "c1", "intent": "x"})
+    with serving(good) as server:
+        options = {"writer": f"{server.url}#m"} if by == "model" else {"join": [extra]}
+        with pytest.raises(
+            InputError, match=r"test\.jsonl: id .* is in .*train\.jsonl"
+        ):
+            commands.intents(
+                flat(
+                    commands.Intents,
+                    data=tmp_path / "data",
+                    out=tmp_path / "out",
+                    **options,
+                )
+            )
+    assert not list(tmp_path.glob("out/t*.jsonl"))
+
+
 def test_a_joined_id_may_be_a_number_as_in_a_table(tmp_path):
     data = write(tmp_path / "logs.jsonl", [Conversation("12", log(0).turns)])
     file = joined(tmp_path / "j.jsonl", {"id": 12.0, "intent": "Cook rice."})

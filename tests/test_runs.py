@@ -621,6 +621,25 @@ def test_force_neither_deletes_nor_overwrites_what_no_option_asked_for(
     assert Run.read(tmp_path).options == {"seed": 1}
 
 
+@pytest.mark.parametrize("was_there", [True, False])
+def test_the_same_command_with_force_resumes_what_it_began(was_there, tmp_path):
+    if was_there:
+        simulated(tmp_path / "run", "old", anew=False).finish({})
+
+    def forced(text):
+        return Run.open(tmp_path / "run", "simulate", {"said": text}, anew=True)
+
+    turns = simulated(tmp_path / "run", "new").path("turns.jsonl")
+    assert forced("new").path("turns.jsonl").read_text() == "new"
+    forced("new").finish({"failed": 1}, has_failures=True)
+    assert forced("new").path("turns.jsonl").read_text() == "new"
+    forced("other")  # another run is replaced
+    assert not turns.exists()
+    simulated(tmp_path / "run", "other").finish({})
+    forced("other")  # and so is a complete one
+    assert not turns.exists()
+
+
 def test_a_run_that_got_no_further_than_its_options_can_be_begun_with_others(tmp_path):
     Run.open(tmp_path / "run", "simulate", {"user": "traned:x"})
     assert Run.open(tmp_path / "run", "simulate", {"user": "trained:x"}).manifest[

@@ -97,7 +97,7 @@ def _whole_lines(path: Path) -> int:
 
 def _damaged(path: Path, number: int, why: str = "") -> InputError:
     return InputError(
-        f"{path}, line {number} is damaged{why}; repair it, or begin anew with --force"
+        f"{path}, line {number} is damaged{why}; repair it, or choose another --out"
     )
 
 

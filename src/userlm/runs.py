@@ -53,7 +53,7 @@ class Run:
             inputs: files; their contents are hashed.
             stamps: inputs that are not files, each with a text that changes with its contents.
             anew: set aside what an earlier run left in the folder, whatever it was, until this one
-                is complete.
+                is complete. One that was begun so and is not complete is resumed.
 
         Raises:
             InputError: if the folder has a run with other options or inputs, holds a link, or is
@@ -76,7 +76,7 @@ class Run:
         lock = _lock(folder)
         if anew:
             _check_outside(folder, paths)
-            if _contents(folder):
+            if not _is_same_attempt(folder, asked):
                 _set_aside(folder, verb, options)
         elif _is_being_set_aside(folder):
             raise InputError(
@@ -144,10 +144,14 @@ class Run:
         which the same command tries again. This is the last step of a run."""
         write_json(self.path("results.json"), results)
         if not has_failures:
-            # Without run.json first: a half of a run does not count as set aside.
-            (self.path(REPLACED) / "run.json").unlink(missing_ok=True)
-            shutil.rmtree(self.path(REPLACED), ignore_errors=True)
+            self.delete_replaced()
         return dict(results)
+
+    def delete_replaced(self) -> None:
+        """Delete the run that this one, now complete, replaces."""
+        # Without run.json first: a half of a run does not count as set aside.
+        (self.path(REPLACED) / "run.json").unlink(missing_ok=True)
+        shutil.rmtree(self.path(REPLACED), ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -355,6 +359,8 @@ def _set_aside(folder: Path, verb: str, options: Mapping[str, Any]) -> None:
     if not is_aside and (folder / "results.json").exists():
         shutil.rmtree(replaced, ignore_errors=True)  # `finish` was cut off
     replaced.mkdir(exist_ok=True)
+    if not written and not is_aside:
+        write_json(replaced / "run.json", {})  # it says that --force began the run
     for name in written:
         path, aside = folder / name, replaced / name
         if path.exists() and not is_aside:
@@ -364,6 +370,19 @@ def _set_aside(folder: Path, verb: str, options: Mapping[str, Any]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _is_same_attempt(folder: Path, asked: Mapping[str, Any]) -> bool:
+    """Return whether `--force` began the run in a folder, it is the requested one, and it is not
+    complete: its answers were paid for, and the same command resumes it."""
+    manifest_path = folder / "run.json"
+    if not (manifest_path.is_file() and (folder / REPLACED / "run.json").is_file()):
+        return False
+    try:
+        check_same(folder, read_json(manifest_path), asked)
+    except InputError:
+        return False
+    return True
 
 
 def _earlier_files(folder: Path) -> list[str]:

@@ -7,7 +7,8 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain, islice, starmap
+from functools import partial
+from itertools import islice, starmap
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -155,18 +156,18 @@ def intents(options: Intents) -> Results:
     tally = _Tally(existing, fields, counts)
     workers = options.workers if model else 1
 
-    def read(path: Path) -> Iterator[Conversation]:
-        logs = read_conversations(path, may_be_empty=options.data.is_dir())
-        return islice(logs, options.limit)
+    read = partial(_read, options)
 
     def find(conversation: Conversation) -> Intent:
         write = model.write if model else extract
         return existing.find(conversation) or write(conversation)
 
+    logs = track(_all(options, paths.values()), "reading")
     if model:
-        logs = track(chain.from_iterable(map(read, paths.values())), "reading")
         to_write = (log for log in logs if not existing.find(log))
         _show_estimate(to_write, budget, model)
+    elif joins:
+        deque(logs, maxlen=0)
     try:
         for split, path in paths.items():
             total = count_total([path], options.limit)
@@ -190,6 +191,26 @@ def intents(options: Intents) -> Results:
     finish(run, options, results, has_failures=bool(tally.errors))
     options.failures.check(len(tally.errors), tally.asked)
     return results
+
+
+def _read(options: Intents, path: Path) -> Iterator[Conversation]:
+    logs = read_conversations(path, may_be_empty=options.data.is_dir())
+    return islice(logs, options.limit)
+
+
+def _all(options: Intents, paths: Iterable[Path]) -> Iterator[Conversation]:
+    """Yield the conversations of all files; raise `InputError` if two files have the same id, since
+    joined and written intents are kept by id."""
+    first: dict[int, Path] = {}  # by the hash of the id
+    for path in paths:
+        for conversation in _read(options, path):
+            known = first.setdefault(hash(conversation.id), path)
+            if known != path:
+                raise InputError(
+                    f"{path}: id {conversation.id!r} is in {known} too, and intents are kept by "
+                    "id; give other ids, or one file at a time"
+                )
+            yield conversation
 
 
 def _condition_fields(condition: str | None) -> list[str]:

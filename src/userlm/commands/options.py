@@ -317,7 +317,8 @@ class Output:
 
     details: bool = _output("Also show the long tables.", flag="--details")
     force: bool = _output(
-        "Delete what an earlier run left in the output folder, and begin anew.",
+        "Delete what an earlier run left in the output folder, and begin anew. The same command "
+        "resumes a run that it began so.",
         flag="--force",
     )
 

@@ -38,7 +38,8 @@ def open_run(
     check(options)
     force = options.output.force
     run = Run.open(options.out, verb, recorded(options), inputs, stamps, anew=force)
-    if run.path(REPLACED).is_dir():
+    kept = [path.name for path in run.path(REPLACED).glob("*")]
+    if kept and kept != ["run.json"]:
         console.print(
             f"the run that this one replaces is kept in {run.path(REPLACED)} until this one is "
             "complete",
@@ -68,6 +69,7 @@ def finished(
     if has_failures(results):
         run.path("results.json").unlink()
         return None
+    run.delete_replaced()  # `Run.finish` may have been cut off
     console.print(f"{run.folder} is complete already; nothing to do", style="dim")
     show_run(run.folder, options.output.details)
     return results

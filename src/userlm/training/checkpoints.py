@@ -202,7 +202,7 @@ def resume(
         weights |= {name: weights[first] for name, first in tied.items()}
     except (SafetensorError, OSError, ValueError, LookupError) as error:
         raise InputError(
-            f"{checkpoint} is damaged ({first_line(error)}); begin anew with --force"
+            f"{checkpoint} is damaged ({first_line(error)}); choose another --out"
         ) from None
     options = StateDictOptions(full_state_dict=True)
     # The optimizer first: to allocate its state, torch takes a step with a rate of zero.
@@ -219,7 +219,7 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
     if state.get("format") != FORMAT:
         raise InputError(
             f"{checkpoint} was written by another version of userlm, and cannot be resumed from; "
-            "begin anew with --force"
+            "choose another --out"
         )
     return state
 

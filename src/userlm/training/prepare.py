@@ -227,7 +227,7 @@ def load(folder: Path) -> TokenizedDataset:
         return TokenizedDataset(ids, rows, targets, **counts)
     except (ValueError, TypeError, EOFError, OSError) as error:
         raise InputError(
-            f"{folder} is damaged ({error}); begin anew with --force"
+            f"{folder} is damaged ({error}); choose another --out"
         ) from None
 
 
