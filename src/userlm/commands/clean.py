@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -135,9 +135,14 @@ def clean(options: Clean) -> Results:
             f"all conversations were dropped; the reasons are in "
             f"{run.path('dropped.jsonl')}"
         )
+    figures = decisions.figures
+    if options.scrub:
+        counts = _scrubbed(counts)
+        labels = ("languages", "countries", "models")
+        figures |= {name: dict(_scrubbed(figures[name])) for name in labels}
     results = {
         "counts": in_order(counts),
-        **decisions.figures,
+        **figures,
         "ngram_table": decisions.table,
     }
     if options.hub:
@@ -239,6 +244,16 @@ def _write(
         raise _cut_short(path)
     outputs.close()
     return notes
+
+
+def _scrubbed(counts: Mapping[str, int]) -> Counter[str]:
+    """Return the counts by their scrubbed names, which are texts of the log."""
+    from userlm.data import pii
+
+    scrubbed: Counter[str] = Counter()
+    for name, count in counts.items():
+        scrubbed[pii.scrub_text(name)[0]] += count
+    return scrubbed
 
 
 def _cut_short(path: Path) -> InputError:
