@@ -120,6 +120,7 @@ def clean(options: Clean) -> Results:
     path = conversations_file(options.logs)
     rules = options.rules()
     size = path.stat().st_size
+    begun = file_hash(path, size)
     run = open_run("clean", options, [path])
     if done := finished(run, options):
         return done
@@ -127,8 +128,8 @@ def clean(options: Clean) -> Results:
         _read(path, options, "reading"), rules, run.path(".ngrams")
     )
     notes = _write(run, path, decisions, options.scrub)
-    if path.stat().st_size < size:
-        raise _cut_short(path)
+    if file_hash(path, size) != begun:  # it may only grow
+        raise _changed(path)
     counts = _counts(decisions, notes)
     if not counts["out"]:
         raise InputError(
@@ -219,7 +220,7 @@ def _write(
     written = 0
     for line in track(islice(read_rows(path), total), "writing", total):
         if line.error:
-            raise _cut_short(path)
+            raise _changed(path)
         record = line.row
         reason = decisions.reasons[written]
         if reason is not None:
@@ -241,7 +242,7 @@ def _write(
             outputs.write(f"{split}.jsonl", record)
         written += 1
     if written < total:
-        raise _cut_short(path)
+        raise _changed(path)
     outputs.close()
     return notes
 
@@ -256,9 +257,9 @@ def _scrubbed(counts: Mapping[str, int]) -> Counter[str]:
     return scrubbed
 
 
-def _cut_short(path: Path) -> InputError:
+def _changed(path: Path) -> InputError:
     return InputError(
-        f"{path} was cut short while it was read; run the command again with another --out"
+        f"{path} changed while it was read; run the command again with another --out"
     )
 
 
