@@ -834,17 +834,29 @@ def test_of_conversations_that_grow_between_two_readings_those_that_were_there_a
     assert b"latecomer" not in b"".join(contents(tmp_path / "out").values())
 
 
-def test_conversations_that_are_cut_short_between_two_readings_are_an_error(
-    tmp_path, monkeypatch
+@pytest.mark.parametrize("change", ["cut", "replaced", "rewritten and longer"])
+def test_conversations_that_change_between_two_readings_are_an_error(
+    change, tmp_path, monkeypatch
 ):
     path = tmp_path / "c.jsonl"
     write_conversations(
         path, (Conversation(f"c{i}").say(f"say {i}").say("ok") for i in range(50))
     )
-    between(monkeypatch, lambda: os.truncate(path, 1000))
+
+    def alter():
+        if change == "cut":
+            os.truncate(path, 1000)
+        elif change == "replaced":
+            other = tmp_path / "other"
+            other.write_text(path.read_text().replace("say", "sag"))
+            other.replace(path)
+        else:
+            path.write_text(path.read_text().replace("say", "sag") * 2)
+
+    between(monkeypatch, alter)
     with pytest.raises(
         InputError,
-        match=r"c\.jsonl was cut short while it was read; run the command again",
+        match=r"c\.jsonl changed while it was read; run the command again",
     ):
         commands.clean(commands.Clean(path, out=tmp_path / "out"))
     assert not (tmp_path / "out/results.json").exists()
@@ -871,7 +883,7 @@ def test_conversations_that_are_cut_short_in_the_second_reading_are_an_error(
     monkeypatch.setattr(command, "read_rows", cut)
     with pytest.raises(
         InputError,
-        match=r"c\.jsonl was cut short while it was read; run the command again",
+        match=r"c\.jsonl changed while it was read; run the command again",
     ):
         commands.clean(commands.Clean(path, out=tmp_path / "out", scrub=scrub))
     assert not (tmp_path / "out/results.json").exists()

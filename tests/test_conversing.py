@@ -749,6 +749,18 @@ def test_a_chat_whose_model_fails_is_saved_and_is_a_failure(tmp_path, monkeypatc
     assert (kept.user_turns, kept.stop) == (("hello",), "error")
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_chat_is_saved_after_a_line_without_a_line_break(end, tmp_path, monkeypatch):
+    saved = tmp_path / "chat.jsonl"
+    typed = iter(["a", ""])
+    monkeypatch.setattr("builtins.input", lambda *_: next(typed))
+    write_conversations(saved, [Conversation("x").say("hi").say("ho")])
+    saved.write_text(saved.read_text().strip() + end)
+    commands.chat(flat(commands.Chat, save=saved, role="user", assistant="clarifier"))
+    assert [c.turns[0].text for c in read_conversations(saved)] == ["hi", "a"]
+    assert saved.read_text().count("\n") == 2
+
+
 @pytest.mark.parametrize(
     "ending", [KeyboardInterrupt, InputError("no such key"), OSError("full")]
 )

@@ -310,6 +310,44 @@ def test_what_is_scrubbed_is_marked_in_the_files_and_counted(userlm, tmp_path):
     assert (a.user, b.user, c.user) == ("p", "q", "r")
 
 
+def test_labels_of_the_log_are_scrubbed_in_the_results_and_counted_together(
+    userlm, tmp_path
+):
+    logs = [
+        log(
+            f"c{n}",
+            f"question {n}",
+            user=f"p{n}",
+            country=f"Chile, {name}@example.org",
+            model=f"{name}@example.org",
+            language=f"mail {name}@example.org",
+        )
+        for n, name in enumerate(("ann", "bob"))
+    ]
+    write_conversations(tmp_path / "logs.jsonl", logs)
+    options = ["--scrub", "--hub", "--shares", "100/0/0", "--languages"]
+    shown = userlm("clean", "logs.jsonl", *options, "all", "--out", "out")
+    results = read_json(tmp_path / "out/results.json")
+    assert results["countries"] == {"Chile, <EMAIL>": 2}
+    assert results["models"] == {"<EMAIL>": 2}
+    logs.append(
+        log(
+            "d",
+            "wie backt man einen kuchen und was braucht man dazu?",
+            language="German",
+        )
+    )
+    write_conversations(tmp_path / "logs.jsonl", logs)
+    shown += userlm("clean", "logs.jsonl", *options, "de", "--out", "out2")
+    written = ("results.json", "hub/README.md")
+    texts = [
+        shown,
+        *(p.read_text() for name in written for p in tmp_path.glob(f"*/{name}")),
+    ]
+    assert len(texts) == 5
+    assert not any("example.org" in text for text in texts)
+
+
 def test_what_is_not_scrubbed_is_said(userlm, tmp_path):
     logs = [
         log("a", "mail ann@example.org or bob@example.org", user="p"),

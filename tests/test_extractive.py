@@ -1,6 +1,7 @@
 """Intents without a model."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,13 @@ def test_nothing_to_say_gives_none():
     assert extractive(Conversation("x")) is None
     assert extractive(Conversation("x", (Turn("assistant", "hello"),))) is None
     assert extractive(log("...")) is None
+
+
+def test_a_hostile_first_turn_takes_no_time():
+    begun = time.perf_counter()
+    extractive(log("hello how are you " + "aing" * 25 + "z"))
+    extractive(log("hello " * 60 + "z"))
+    assert time.perf_counter() - begun < 2  # it was years
 
 
 def test_an_intent_does_not_repeat_seven_words_of_the_user():

@@ -59,6 +59,10 @@ def test_what_the_log_flags_is_dropped_with_its_reason():
     assert flagged(toxic=False, redacted=False) is None
     assert flagged(toxic=True, redacted=True) == "toxic"
     assert flagged(toxic_source=True) == "toxic"
+    for mark in (1, 1.0, "True", "true", "1"):
+        assert (flagged(toxic=mark), flagged(redacted=mark)) == ("toxic", "redacted")
+    for mark in (0, 0.0, 0.5, "False", "", None):
+        assert flagged(toxic=mark, redacted=mark) is None
     assert flagged(redacted=True) == "redacted"
 
 

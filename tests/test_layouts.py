@@ -259,6 +259,24 @@ def test_our_export_for_the_hub_comes_back_as_it_was():
     )
 
 
+def test_messages_in_both_fields_are_read_from_one_and_the_others_counted():
+    answer = {"role": "model", "parts": [{"text": "the answer"}]}
+    imported = convert({"messages": [U], "contents": [answer]}, None, "x")
+    assert imported.conversation.user_turns == ("hi",)
+    assert imported.notes == {"fields left out": 1}
+    assert convert({"contents": [U, A]}, None, "x").notes == {}
+
+
+def test_ids_of_more_than_64_bits_stay_apart(tmp_path):
+    numbers = (2**64 - 1, 2**64, 2**64 + 1, 10**38 + 1, -(2**63) - 1, 2**63)
+    rows = [{"id": number, "user": number, "messages": [U, A]} for number in numbers]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = [convert(line.row, None, "x").conversation for line in read_rows(path)]
+    names = [str(number) for number in numbers]
+    assert [each.id for each in found] == [each.user for each in found] == names
+
+
 def test_a_log_does_not_say_what_a_user_model_is_told_but_an_export_of_ours_does():
     told = "About the user: country Chile."
     raw = convert({"messages": [U, A], "condition": told}, None, "x")

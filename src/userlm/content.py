@@ -116,7 +116,8 @@ def _type_name(part: Mapping[str, Any]) -> str:
 
 
 def _snake(name: str) -> str:
-    return re.sub("(?<=[a-z])(?=[A-Z])|-", "_", name).lower()
+    # Cut, since the patterns take time that grows with the square of the length.
+    return re.sub("(?<=[a-z])(?=[A-Z])|-", "_", name[:100]).lower()
 
 
 def _text_in(value: Any, fields: Sequence[str]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedIOBase, BytesIO
@@ -20,6 +21,10 @@ except ModuleNotFoundError:
     orjson = None  # type: ignore[assignment]
 
 
+# A number of more than 64 bits: orjson makes a float of it, so that different ids would become one.
+_HUGE = re.compile(rb"[:,\[]\s{0,9}(?:-[0-9]{19}|[0-9]{20})")
+
+
 def loads(raw: bytes) -> Any:
     """Parse JSON in UTF-8: with orjson, or with the standard library, which accepts more (lone
     surrogates, huge numbers) and has better errors.
@@ -29,7 +34,7 @@ def loads(raw: bytes) -> Any:
     Raises:
         ValueError: it is not JSON, or not UTF-8 (`UnicodeDecodeError`).
     """
-    if orjson is not None:
+    if orjson is not None and not _HUGE.search(raw):
         try:
             return orjson.loads(raw)
         except ValueError:

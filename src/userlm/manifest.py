@@ -81,10 +81,15 @@ def _json_value(value: Any) -> Any:
     return str(value)
 
 
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file, as run.json records it."""
+def file_hash(path: Path, size: int | None = None) -> str:
+    """Return the SHA-256 of a file, as run.json records it, or of its first `size` bytes."""
+    digest = hashlib.sha256()
+    left = path.stat().st_size if size is None else size
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(min(left, 1 << 20)):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
 
 
 def environment() -> dict[str, Any]:

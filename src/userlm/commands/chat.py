@@ -88,11 +88,18 @@ def chat(options: Chat) -> Results:
     finally:  # whatever ends it
         said = said if said.stop else you.seen
         record = _record(said)
-        if saved:
+        if save and saved:
             with saved:
-                saved.write(dumps(record) + "\n")
+                saved.write(_line_break(save) + dumps(record) + "\n")
     _say_why_it_stopped(said, you, max_turns)
     return record
+
+
+def _line_break(path: Path) -> str:
+    """Return the line break that the last line of a file lacks."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 1, 0))
+        return "" if file.read() in (b"", b"\n") else "\n"
 
 
 def _record(conversation: Conversation) -> Results:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -120,6 +120,7 @@ def clean(options: Clean) -> Results:
     path = conversations_file(options.logs)
     rules = options.rules()
     size = path.stat().st_size
+    begun = file_hash(path, size)
     run = open_run("clean", options, [path])
     if done := finished(run, options):
         return done
@@ -127,17 +128,22 @@ def clean(options: Clean) -> Results:
         _read(path, options, "reading"), rules, run.path(".ngrams")
     )
     notes = _write(run, path, decisions, options.scrub)
-    if path.stat().st_size < size:
-        raise _cut_short(path)
+    if file_hash(path, size) != begun:  # it may only grow
+        raise _changed(path)
     counts = _counts(decisions, notes)
     if not counts["out"]:
         raise InputError(
             f"all conversations were dropped; the reasons are in "
             f"{run.path('dropped.jsonl')}"
         )
+    figures = decisions.figures
+    if options.scrub:
+        counts = _scrubbed(counts)
+        labels = ("languages", "countries", "models")
+        figures |= {name: dict(_scrubbed(figures[name])) for name in labels}
     results = {
         "counts": in_order(counts),
-        **decisions.figures,
+        **figures,
         "ngram_table": decisions.table,
     }
     if options.hub:
@@ -214,7 +220,7 @@ def _write(
     written = 0
     for line in track(islice(read_rows(path), total), "writing", total):
         if line.error:
-            raise _cut_short(path)
+            raise _changed(path)
         record = line.row
         reason = decisions.reasons[written]
         if reason is not None:
@@ -236,14 +242,24 @@ def _write(
             outputs.write(f"{split}.jsonl", record)
         written += 1
     if written < total:
-        raise _cut_short(path)
+        raise _changed(path)
     outputs.close()
     return notes
 
 
-def _cut_short(path: Path) -> InputError:
+def _scrubbed(counts: Mapping[str, int]) -> Counter[str]:
+    """Return the counts by their scrubbed names, which are texts of the log."""
+    from userlm.data import pii
+
+    scrubbed: Counter[str] = Counter()
+    for name, count in counts.items():
+        scrubbed[pii.scrub_text(name)[0]] += count
+    return scrubbed
+
+
+def _changed(path: Path) -> InputError:
     return InputError(
-        f"{path} was cut short while it was read; run the command again with another --out"
+        f"{path} changed while it was read; run the command again with another --out"
     )
 
 

@@ -29,7 +29,8 @@ _CODE = (
 )
 _CUES = (
     (
-        r"\A\W*(?:(?:hi|hello|hey|yo|there|how|are|you|good|\w+ing)\W*)+\Z",
+        # Each round takes one whole word, so that a text is split in one way only.
+        r"\A\W*(?:(?:hi|hello|hey|yo|there|how|are|you|good|\w+ing)\b\W*)+\Z",
         "have a casual chat",
     ),
     (rf"\btranslat.*to ({'|'.join(LANGUAGES)})\b", "have a text translated into {1}"),

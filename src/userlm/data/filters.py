@@ -193,14 +193,18 @@ def foreign(conversation: Conversation, code: str, rules: Rules) -> str | None:
 
 def toxic(conversation: Conversation, code: str, rules: Rules) -> str | None:
     """Return no details if the log says that it is toxic; see `FLAGS`."""
-    meta = conversation.meta
-    is_toxic = meta.get("toxic") is True or meta.get("toxic_source") is True
-    return "" if is_toxic else None
+    return _marked(conversation, "toxic", "toxic_source")
 
 
 def redacted(conversation: Conversation, code: str, rules: Rules) -> str | None:
     """Return no details if the log says that it is redacted."""
-    return "" if conversation.meta.get("redacted") is True else None
+    return _marked(conversation, "redacted")
+
+
+def _marked(conversation: Conversation, *flags: str) -> str | None:
+    """Return no details if one of the flags is set; tables write 1.0 or a text for true."""
+    marks = {str(conversation.meta.get(flag)).strip().lower() for flag in flags}
+    return None if marks.isdisjoint({"true", "1", "1.0"}) else ""
 
 
 def _language_source(conversation: Conversation, code: str, rules: Rules) -> str:

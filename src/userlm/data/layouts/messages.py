@@ -22,7 +22,7 @@ from userlm.data.layouts.fields import (
     plain_number,
 )
 
-_OWN_FIELDS = ("id", "user_id", "user", "messages", "contents", "intent")
+_OWN_FIELDS = ("id", "user_id", "user", "intent")
 
 
 def convert(row: Row) -> Imported:
@@ -33,7 +33,7 @@ def convert(row: Row) -> Imported:
     """
     name = "messages" if "messages" in row else "contents"
     messages = read_messages(enumerate(list_of(row, name)), name)
-    meta, lost_fields = _extras(row)
+    meta, lost_fields = _extras(row, name)
     whole = is_whole(row)
     if isinstance(ended := meta.get("ended"), bool):
         whole = ended
@@ -56,13 +56,13 @@ def convert(row: Row) -> Imported:
     )
 
 
-def _extras(row: Row) -> tuple[dict[str, Any], int]:
-    """Return the scalar fields next to the messages, and the number of other fields."""
+def _extras(row: Row, messages: str) -> tuple[dict[str, Any], int]:
+    """Return the scalar fields next to that of the messages, and the number of other fields."""
     meta: dict[str, Any] = {}
     lost_fields = 0
     for key, value in row.items():
         value = plain_number(value)
-        if value is None or key in _OWN_FIELDS:
+        if value is None or key == messages or key in _OWN_FIELDS:
             continue
         if isinstance(value, date):
             value = value.isoformat()
