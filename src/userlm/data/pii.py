@@ -107,9 +107,8 @@ def _scrub(value: Any, counts: Counter[str]) -> Any:
     # so that a list of numbers does not take a pass for each.
     while value != before:
         before = value
-        is_short = (
-            len(value) <= 40
-        )  # as the keys of `meta` are, which come again and again
+        # as the keys of `meta` are, which come again and again
+        is_short = len(value) <= 40
         forms = (_known_candidates if is_short else _candidates)(value)
         for form in forms:
             value = form.replace(value, forms, counts)
@@ -178,11 +177,7 @@ class _Form:
         forms: Sequence[_Form],
         counts: Counter[str],
     ) -> str:
-        """Return the text with marks.
-
-        Args:
-            places: for each character of `shown`, its place in the text.
-        """
+        """Return the text with marks; `places` has those of the characters of `shown`."""
         parts = []
         end = 0
         for kind, first, after in self._spans(plain(shown), forms):
