@@ -162,7 +162,7 @@ def test_calls_in_flight_when_it_was_killed_are_booked_in_full(tmp_path):
 def test_a_journal_of_another_version_is_refused(tmp_path):
     path = tmp_path / "asked.jsonl"
     path.write_text('{"id": "a", "try": 0, "bound": [505, 50]}\n')
-    with pytest.raises(InputError, match=r"another version of userlm; .*begin anew"):
+    with pytest.raises(InputError, match=r"another version of userlm; .*another --out"):
         cached(path, Model())
 
 

@@ -14,6 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+_LONGEST_NAME = (
+    100  # characters; the patterns take time that grows with the square of it
+)
 # Types are compared in snake case. New ones appear every month, but their names are alike.
 _RESULT = re.compile("(tool|function|call|execution).*_(result|response|output)")
 _CALL = re.compile("tool|function|_call$|executable_code|^mcp_")
@@ -116,8 +119,8 @@ def _type_name(part: Mapping[str, Any]) -> str:
 
 
 def _snake(name: str) -> str:
-    # Cut, since the patterns take time that grows with the square of the length.
-    return re.sub("(?<=[a-z])(?=[A-Z])|-", "_", name[:100]).lower()
+    name = name[:_LONGEST_NAME]
+    return re.sub("(?<=[a-z])(?=[A-Z])|-", "_", name).lower()
 
 
 def _text_in(value: Any, fields: Sequence[str]) -> str | None:

@@ -213,8 +213,9 @@ def _echoes(text: str, conversation: Conversation) -> bool:
 _ROLES = re.compile(
     r"<\|\w+\|>"  # a control token written as text
     r"|^\W{0,3}(user|human|assistant|ai|system)\W{0,3}:"  # a line of a transcript
-    r"|^\s*(user|assistant|system)\s*$"  # a header whose control tokens a server removed
-    r"|(?<!\w)(?<!\s)(user|assistant|system)\s*\n|[a-z](assistant)\s*\n",  # a joined role name
+    r"|^[^\S\n]*(user|assistant|system)[^\S\n]*$"  # a header without its control tokens
+    r"|(?<!\w)(?<!\s)(user|assistant|system)[^\S\n]*\n"  # a joined role name
+    r"|[a-z](assistant)[^\S\n]*\n",
     re.IGNORECASE | re.MULTILINE,
 )
 

@@ -103,13 +103,11 @@ def _scrub(value: Any, counts: Counter[str]) -> Any:
     if not isinstance(value, str):
         return value
     before = None
-    # After a replacement, a text farther away may match too. Those beside it are replaced with it,
-    # so that a list of numbers does not take a pass for each.
+    # After a replacement, another text may match too; `_follower` spares a list most passes.
     while value != before:
         before = value
-        is_short = (
-            len(value) <= 40
-        )  # as the keys of `meta` are, which come again and again
+        # as the keys of `meta` are, which come again and again
+        is_short = len(value) <= 40
         forms = (_known_candidates if is_short else _candidates)(value)
         for form in forms:
             value = form.replace(value, forms, counts)
@@ -163,8 +161,7 @@ class _Form:
         return match if match and (not self.real or self.real(match)) else None
 
     def replace(self, text: str, forms: Sequence[_Form], counts: Counter[str]) -> str:
-        """Return the text with marks for what has this form, and for what directly follows it and
-        has any of the forms once the mark is before it."""
+        """Return the text with marks for what has this form, and for each `_follower` of it."""
         if hides(text):
             shown, places = shown_text(text)
             text = self._replace(text, shown, places, forms, counts)
@@ -178,11 +175,7 @@ class _Form:
         forms: Sequence[_Form],
         counts: Counter[str],
     ) -> str:
-        """Return the text with marks.
-
-        Args:
-            places: for each character of `shown`, its place in the text.
-        """
+        """Return the text with marks; `places` has those of the characters of `shown`."""
         parts = []
         end = 0
         for kind, first, after in self._spans(plain(shown), forms):
