@@ -900,7 +900,7 @@ def test_a_body_that_is_too_large_is_a_413_and_the_client_hears_it(script, monke
 @pytest.mark.parametrize("part", ["{}", '{"text": "", "type": "text"}'])
 def test_a_request_of_a_million_parts_is_refused_at_once(part, script):
     many = b",".join([part.encode()] * (4_000_000 // (len(part) + 1)))
-    body = b'{"messages": [{"role": "assistant", "content": [%s]}]}' % many
+    body = b'{"model": "user", "messages": [{"role": "assistant", "content": [%s]}]}' % many
     begun = time.perf_counter()
     status, _, text = script.post(body)
     assert (status, "more than 50,000 objects and fields" in text) == (413, True)
