@@ -897,10 +897,21 @@ def test_a_body_that_is_too_large_is_a_413_and_the_client_hears_it(script, monke
     assert script.ask(say("a" * 900_000, "b")).choices
 
 
+def test_a_request_that_waits_holds_its_conversation_and_no_more():
+    body = {"model": "user", "messages": say("a", "b"), "x": [[]] * 9, "n": 2}
+    turn = read({**body, "seed": 7}, Script(["hi"]), ServerConfig())
+    assert [each.text for each in turn.conversation.turns] == ["a", "b"]
+    assert (turn.request.messages, turn.request.model_extra) == ([], {})
+    assert (turn.request.n, turn.seed, turn.ignored) == (2, 7, ("seed", "x"))
+
+
 @pytest.mark.parametrize("part", ["{}", '{"text": "", "type": "text"}'])
 def test_a_request_of_a_million_parts_is_refused_at_once(part, script):
     many = b",".join([part.encode()] * (4_000_000 // (len(part) + 1)))
-    body = b'{"model": "user", "messages": [{"role": "assistant", "content": [%s]}]}' % many
+    body = (
+        b'{"model": "user", "messages": [{"role": "assistant", "content": [%s]}]}'
+        % many
+    )
     begun = time.perf_counter()
     status, _, text = script.post(body)
     assert (status, "more than 50,000 objects and fields" in text) == (413, True)

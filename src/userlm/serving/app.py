@@ -55,9 +55,10 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
 
     async def chat_completions(request: Request) -> Response:
         check_caller(request, config)
-        body = await _read_body(request, unfinished)
-        # A large body takes long to read; others are answered meanwhile.
-        turn = await asyncio.to_thread(_parse, body, user, config)
+        # A large body takes long to read; others are answered meanwhile. It is kept no longer.
+        turn = await asyncio.to_thread(
+            _parse, await _read_body(request, unfinished), user, config
+        )
         asked = turn.request
         count = asked.n or 1
         jobs = [partial(sample, user, turn, i) for i in range(count)]
