@@ -806,7 +806,7 @@ def test_a_million_wrong_items_cost_no_more_than_one(script):
     wrong = (
         {"stop": [1] * 1_000_000},
         {"messages": ["hi"] * 500_000},
-        {"userlm": {str(i): 1 for i in range(250_000)}},
+        {"userlm": {str(i): 1 for i in range(40_000)}},
         {"messages": [{"role": "user", "content": [1] * 1_000_000}]},
     )
     for change in wrong:
@@ -895,6 +895,30 @@ def test_a_body_that_is_too_large_is_a_413_and_the_client_hears_it(script, monke
         script.ask(say("a" * 12_000_000, "b"))
     assert error.value.status_code == 413
     assert script.ask(say("a" * 900_000, "b")).choices
+
+
+def test_a_request_that_waits_holds_its_conversation_and_no_more():
+    body = {"model": "user", "messages": say("a", "b"), "x": [[]] * 9, "n": 2}
+    turn = read({**body, "seed": 7}, Script(["hi"]), ServerConfig())
+    assert [each.text for each in turn.conversation.turns] == ["a", "b"]
+    assert (turn.request.messages, turn.request.model_extra) == ([], {})
+    assert (turn.request.n, turn.seed, turn.ignored) == (2, 7, ("seed", "x"))
+
+
+@pytest.mark.parametrize("part", ["{}", '{"text": "", "type": "text"}'])
+def test_a_request_of_a_million_parts_is_refused_at_once(part, script):
+    many = b",".join([part.encode()] * (4_000_000 // (len(part) + 1)))
+    body = (
+        b'{"model": "user", "messages": [{"role": "assistant", "content": [%s]}]}'
+        % many
+    )
+    begun = time.perf_counter()
+    status, _, text = script.post(body)
+    assert (status, "more than 50,000 objects and fields" in text) == (413, True)
+    assert time.perf_counter() - begun < 5  # it was half a minute
+    parts = [{"type": "text", "text": "hello"}] * 10_000
+    said = {"role": "assistant", "content": parts}
+    assert script.ask([{"role": "user", "content": "hi"}, said]).choices
 
 
 def test_fields_that_mean_nothing_here_are_ignored_and_named(script, small):

@@ -8,7 +8,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -39,6 +39,10 @@ from userlm.types import InputError, ModelError, Reply, Speaker, encodable
 
 MAX_BODY_BYTES = 4 * 2**20
 """About fifty times the size of a context of 8,192 tokens."""
+
+MAX_FIELDS = 50_000
+"""Objects and their fields in a request, each of which takes some microseconds."""
+
 MAX_UNFINISHED_BYTES = 16 * MAX_BODY_BYTES
 """Limit of all bodies together that have not come whole: 128 KB for each of 512 connections."""
 
@@ -51,9 +55,10 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
 
     async def chat_completions(request: Request) -> Response:
         check_caller(request, config)
-        body = await _read_body(request, unfinished)
-        # A large body takes long to read; others are answered meanwhile.
-        turn = await asyncio.to_thread(_parse, body, user, config)
+        # A large body takes long to read; others are answered meanwhile. It is kept no longer.
+        turn = await asyncio.to_thread(
+            _parse, await _read_body(request, unfinished), user, config
+        )
         asked = turn.request
         count = asked.n or 1
         jobs = [partial(sample, user, turn, i) for i in range(count)]
@@ -297,16 +302,25 @@ async def _read_body(request: Request, unfinished: dict[Request, bytearray]) -> 
 
 def _parse(body: bytes, user: Speaker, config: ServerConfig) -> TurnRequest:
     """Return the request in a body; raise `RequestError` if there is none."""
+    fields = 0
+
+    def with_encodable_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        # pydantic rejects names with lone surrogates
+        nonlocal fields
+        fields += 1 + len(pairs)
+        if fields > MAX_FIELDS:
+            raise RequestError(
+                413,
+                f"the request has more than {MAX_FIELDS:,} objects and fields; shorten the "
+                "conversation",
+            )
+        return {encodable(name): value for name, value in pairs}
+
     try:
-        content = json.loads(body, object_pairs_hook=_with_encodable_names)
+        content = json.loads(body, object_pairs_hook=with_encodable_names)
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is not JSON: {error}") from None
     return turn_request(parse_request(content, config.model_name), user, config)
-
-
-def _with_encodable_names(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
-    """Return a JSON object; pydantic rejects field names with lone surrogates."""
-    return {encodable(name): value for name, value in pairs}
 
 
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}

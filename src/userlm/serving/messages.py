@@ -51,7 +51,7 @@ class TurnRequest:
     """A request for the next user turn: the conversation before it, and how to sample it.
 
     Attributes:
-        request: the request, for `n`, `temperature`, `stop` and similar fields.
+        request: the `settings` of the request.
         roles: `log` or `swapped`.
         seed: the seed of the first choice; those of the others are derived from it.
         max_tokens: `None` for the user's default.
@@ -121,7 +121,7 @@ def turn_request(
         )
         notes += length_notes
     return TurnRequest(
-        request,
+        request.settings(),
         Conversation(id, tuple(turns), intent),
         roles,
         seed,

@@ -163,6 +163,13 @@ class ChatRequest(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
+    def settings(self) -> ChatRequest:
+        """Return `n`, `temperature`, `stop` and the like, without messages and unknown fields, so
+        that a request that waits holds little."""
+        settings = self.model_copy(update={"messages": []})
+        (settings.model_extra or {}).clear()
+        return settings
+
 
 def parse_request(body: object, model_name: str) -> ChatRequest:
     """Return the request in the JSON value `body`.
