@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 
 from userlm import inputs, loading
+from userlm.address import HUB_ID, LocalSettings
 from userlm.commands.options import recorded as as_mapping
 from userlm.commands.steps import Results, count_total, finish, finished, open_run
 from userlm.commands.train import Train
@@ -72,7 +73,10 @@ def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Resul
         console.print(note)
     config = _config(recorded)
     if options["lora"]:
-        local = with_lora(local, options["lora"], config.seed)
+        base = recorded.base
+        is_known = HUB_ID.fullmatch(base) and not Path(base).exists()
+        named = base if is_known else None
+        local = with_lora(local, options["lora"], config.seed, named)
     results = {
         "parameters": local.model.num_parameters(),
         "trained_parameters": local.model.num_parameters(only_trainable=True),
@@ -163,7 +167,8 @@ def _load(
                 learn_tokenizer(texts, vocabulary, side).save_pretrained(partial)
         learned = load_tokenizer(str(tokenizer))
         return from_scratch(learned, width, layers, options["seed"], "cpu", side), []
-    loaded = LocalModel.load(loading.checkpoint(base), "cpu", "float32")
+    settings = LocalSettings(1, "cpu", "float32")
+    loaded = loading.load_model(loading.checkpoint(base), settings)
     has_chat_template = bool(loaded.tokenizer.chat_template)
     is_instruct = options["init"] == "instruct"
     if is_instruct and not has_chat_template:

@@ -145,10 +145,10 @@ def facts(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, 
 def _is_hub_id(base: str) -> bool:
     """Whether a base model came from the Hub.
 
-    Its name can be an id, and it is neither a local folder nor embedded in the package.
+    Its name can be an id, and it is neither a local folder nor a name of ours.
     """
     is_id = re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", base)
-    return bool(is_id) and not Path(base).is_dir() and base not in assets.MODELS
+    return bool(is_id) and not Path(base).is_dir() and base not in assets.NAMES
 
 
 def _codes(languages: Iterable[str]) -> list[str]:
@@ -163,7 +163,7 @@ def _files(manifest: Mapping[str, Any]) -> list[dict[str, str]]:
     files of the base model are inputs, too."""
     base = manifest["options"]["base"]
     folder = Path(base).expanduser()
-    if base in assets.MODELS and not folder.exists():
+    if base in assets.NAMES and not folder.exists():
         folder = assets.model(base)
     found = []
     for path, sha256 in dict(manifest["inputs"]).items():

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from userlm.models.adapters import WEIGHTS, weights_hash
 from userlm.models.local import LocalModel
 from userlm.models.templates import added_ids
 from userlm.training.checkpoints import full_disk, replacing_folder, restore
 from userlm.types import InputError
 
-WEIGHTS = "adapter_model.safetensors"  # the name that peft gives the file
 
-
-def with_lora(local: LocalModel, rank: int, seed: int = 0) -> LocalModel:
+def with_lora(
+    local: LocalModel, rank: int, seed: int = 0, base: str | None = None
+) -> LocalModel:
     """Return the frozen model with added trainable weights in float32.
 
     They are low-rank adapters on all linear layers (Hu et al., 2022), and the control tokens' rows
@@ -27,6 +28,7 @@ def with_lora(local: LocalModel, rank: int, seed: int = 0) -> LocalModel:
     Args:
         seed: the seed of the random half of the adapters. The other half is zero, so the model is
             unchanged at first.
+        base: the name under which others find the base model; `None` for a folder of this machine.
 
     Raises:
         InputError: if peft is not installed, or the output layer has a bias.
@@ -55,7 +57,8 @@ def with_lora(local: LocalModel, rank: int, seed: int = 0) -> LocalModel:
     torch.manual_seed(seed)
     with warnings.catch_warnings(action="ignore", category=FutureWarning):
         adapted = peft.get_peft_model(model, config)
-    config.base_model_name_or_path = None  # a folder of this machine
+    config.base_model_name_or_path = base
+    config.revision = weights_hash(Path(local.name)) if base else None
     return LocalModel(adapted, local.tokenizer, local.name, template=template)
 
 
@@ -65,12 +68,14 @@ def has_adapter(local: LocalModel) -> bool:
 
 
 def save_adapter(local: LocalModel, folder: Path) -> None:
-    """Write what `with_lora` trains, as peft reads it. `folder`: as in `checkpoints.save`."""
-    weights = _peft().get_peft_model_state_dict(local.model)
+    """Write what `with_lora` trains, as peft reads it, and the tokenizer, so that the folder can be
+    loaded with its base model. `folder`: as in `checkpoints.save`."""
+    weights = _weights(local)
     with replacing_folder(folder) as partial, full_disk(folder):
         contiguous = {name: weight.contiguous() for name, weight in weights.items()}
         save_file(contiguous, partial / WEIGHTS)
         local.model.peft_config["default"].save_pretrained(partial)
+        local.tokenizer.save_pretrained(partial)
 
 
 def load_adapter(local: LocalModel, folder: Path) -> None:
@@ -82,7 +87,7 @@ def load_adapter(local: LocalModel, folder: Path) -> None:
     peft = _peft()
     restore(folder)
     weights = load_file(folder / WEIGHTS)
-    own = peft.get_peft_model_state_dict(local.model)
+    own = _weights(local)
     if weights.keys() != own.keys() or any(
         weights[name].shape != own[name].shape for name in own
     ):
@@ -97,6 +102,14 @@ def merge(local: LocalModel) -> LocalModel:
     reused."""
     merged = local.model.merge_and_unload()
     return LocalModel(merged, local.tokenizer, local.name, template=local.template())
+
+
+def _weights(local: LocalModel) -> dict[str, torch.Tensor]:
+    """What `with_lora` trains, under peft's names. By default peft would look for the base model on
+    the hub, to see whether its vocabulary has grown."""
+    return dict(
+        _peft().get_peft_model_state_dict(local.model, save_embedding_layers=False)
+    )
 
 
 def _peft() -> Any:
