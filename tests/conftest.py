@@ -20,8 +20,9 @@ from userlm.types import Conversation, Turn
 
 ROOT = Path(__file__).resolve().parent.parent
 
-SMALL = assets.small()
-# No test depends on what lies in the user's cache but those that ask for `small_model`.
+# No test depends on what lies in the user's cache but those that ask for `small_model`. A worker
+# of xdist inherits the variables.
+SMALL = Path(os.environ.setdefault("USERLM_SMALL", str(assets.small())))
 os.environ["USERLM_CACHE"] = str(ROOT / "no-cache")
 
 

@@ -26,6 +26,8 @@ SMALL = ("small", "assistant-small")
 """The names of the small model, as a base model and as an assistant. `userlm fetch small` brings
 it."""
 
+SMALL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The hub id of the model that it was made from."""
 NAMES = (*MODELS, *SMALL)
 
 

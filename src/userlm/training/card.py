@@ -122,16 +122,17 @@ def facts(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, 
     """
     options = manifest["options"]
     base = options["base"]
-    name = "random weights" if base.startswith("scratch:") else Path(base).name
+    source = assets.SMALL_ID if base in assets.SMALL else base
+    name = "random weights" if base.startswith("scratch:") else Path(source).name
     return {
         **results,
         "side": options.get("side", "user"),
         "base": name,
-        "base_model": base if _is_hub_id(base) else None,
+        "base_model": source if _is_hub_id(source) else None,
         "languages": _codes(results.get("languages", {})),
         "files": _files(manifest),
         "options": _options(options) | {"precision": results["precision"]},
-        "notes": [note.replace(base, name) for note in results["notes"]],
+        "notes": [note.replace(base, Path(base).name) for note in results["notes"]],
         "versions": manifest["versions"],
         "measured": _measured(results["untrained"], results["best"]),
         "valid_limit": options["valid_limit"],
