@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from userlm import assets, loading
 from userlm.address import LocalSettings
-from userlm.json_files import write_json
+from userlm.commands import Train, train
+from userlm.json_files import write_json, write_lines
 from userlm.models import small
+from userlm.rows import to_record
 from userlm.training.base import from_base
 from userlm.training.lora import merge, save_adapter, with_lora
-from userlm.types import InputError
+from userlm.types import Conversation, InputError
 
 CPU = LocalSettings(1, "cpu", "float32")
 IDS = torch.tensor([[1, 70, 71, 2, 3, 90, 91]])
@@ -131,3 +134,28 @@ def test_weights_that_are_damaged_are_named(adapter):
     (adapter[0] / "adapter_model.safetensors").write_bytes(b"no")
     with pytest.raises(InputError, match=r"adapter_model\.safetensors cannot be read"):
         loading.load_model(str(adapter[0]), CPU)
+
+
+@pytest.mark.slow
+def test_what_was_trained_from_a_named_base_is_loaded_from_the_adapter_alone(
+    adapter, tmp_path
+):
+    talk = Conversation("a", intent="be S").say("hi").say("Hello.").close("end")
+    write_lines(tmp_path / "train.jsonl", [to_record(talk)])
+    options = Train(
+        tmp_path / "train.jsonl",
+        "small",
+        tmp_path / "run",
+        steps=1,
+        lora=2,
+        lr=0.01,
+        device="cpu",
+    )
+    train(options)
+    whole = loading.load_model(loading.checkpoint(str(tmp_path / "run")), CPU)
+    merged = loading.load_model(str(tmp_path / "run" / "adapter"), CPU)
+    torch.testing.assert_close(logits(merged), logits(whole))
+    by_path = replace(options, base=str(assets.small()), out=tmp_path / "by-path")
+    train(by_path)
+    with pytest.raises(InputError, match="'base_model_name_or_path' is missing"):
+        loading.load_model(str(tmp_path / "by-path" / "adapter"), CPU)

@@ -399,7 +399,8 @@ def small_or_tiny(kind: str) -> str:
     """Return the name of the small model of this kind, such as `assistant`; if it is not here, that
     of the tiny one that steps in, and say so."""
     small = f"{kind}-small"
-    if model_folder(small).is_dir():
+    # An adapter is in the package, but its base model may not be here.
+    if model_folder(small).is_dir() and assets.small().is_dir():
         return small
     warn(
         f"{small} is not here, so {kind}-tiny steps in, a toy; `userlm fetch small` brings it",
