@@ -22,11 +22,12 @@ REASONS = (
     "no chosen answer",
     "deleted",
     "orphan",
+    "too long",
     "duplicate id",
 )
-"""Why a row is rejected. PRISM alone has `no chosen answer`; OASST alone has `deleted` and `orphan`
-(a message whose parents are missing or form a cycle). `duplicate id` also comes from `userlm
-import`, which sees all files."""
+"""Why a row is rejected. PRISM alone has `no chosen answer`; OASST alone has `deleted`, `orphan`
+(a message whose parents are missing or form a cycle) and `too long` (which `userlm.lines` has too).
+`duplicate id` also comes from `userlm import`, which sees all files."""
 
 DETAIL_LENGTH = 500  # maximum length of an error's detail, which may quote the log
 
