@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from datetime import UTC, date, datetime
 from math import isfinite
 from typing import Any
@@ -125,6 +125,12 @@ def scalars(row: Row, *fields: str) -> dict[str, str | int | float]:
         elif value is not None:
             raise wrong_type(f"field {name!r}", "a text or a number", value)
     return found
+
+
+def count_others(row: Row, known: Set[str]) -> int:
+    """Return how many other fields of a row hold texts, lists or objects."""
+    others = [value for name, value in row.items() if name not in known]
+    return sum(isinstance(value, str | list | dict) and bool(value) for value in others)
 
 
 def parse_json(value: Any) -> Any:
