@@ -340,6 +340,7 @@ class Completion:
         possibly_billed: how many of those tries may still have been billed.
         thought: what the model only thought; see `thought`.
         refused: whether the server says that the text is a refusal.
+        tokens_beside: other tokens that are billed as `tokens_out`: reasoning, on some servers.
     """
 
     text: str
@@ -351,6 +352,7 @@ class Completion:
     possibly_billed: int = 0
     thought: str = ""
     refused: bool = False
+    tokens_beside: int = 0
 
     @property
     def meta(self) -> dict[str, Any]:
