@@ -1,4 +1,4 @@
-# make env    the environment, in .venv
+# make env    the environment, in .venv, and the small model, in the user's cache
 # make test   lint, types and tests: no network, no key, no GPU; WORKERS=N sets the processes (2)
 # make test-fast   the quick tests alone, in a minute
 # make size   how large the code is, in tokens
@@ -26,6 +26,7 @@ env: .venv/.ready
 	  $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'; \
 	fi; } || { echo "the environment could not be made: see above; it needs the package index (or" \
 	  "PIP_FIND_LINKS), about 2 GB of disk and a folder to write to; then run make $(MAKECMDGOALS) again"; exit 1; }
+	@$(BIN)/userlm fetch small || echo "going on without the small model"
 	@touch $@
 
 lint: env

@@ -14,10 +14,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 
+from userlm import assets
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, Turn
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# No test depends on what lies in the user's cache but those that ask for `small_model`. A worker
+# of xdist inherits the variables.
+SMALL = Path(os.environ.setdefault("USERLM_SMALL", str(assets.small())))
+os.environ["USERLM_CACHE"] = str(ROOT / "no-cache")
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +74,16 @@ def llama3(data: Path) -> Any:
         "+ '<|eot_id|>' }}{% endfor %}{{ '<|start_header_id|>user<|end_header_id|>' }}"
     )
     return tokenizer
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Any:
+    """The small model that `userlm fetch small` brings. Not to be trained: it is shared."""
+    if not SMALL.is_dir():
+        pytest.skip("no small model: run `userlm fetch small`")
+    from userlm.models.local import LocalModel
+
+    return LocalModel.load(str(SMALL), "cpu", "float32")
 
 
 @pytest.fixture(scope="session")

@@ -426,6 +426,65 @@ def test_a_model_without_a_spare_row_grows_to_a_multiple_of_64_and_keeps_its_row
     assert ready.model(torch.tensor([spell("hi")])).logits.shape == (1, 2, 320)
 
 
+def chatml_base(*others: str, rows: int) -> LocalModel:
+    """256 to 258 are `<|endoftext|>` and the tokens of ChatML, then the others."""
+    tokenizer = letters("<|endoftext|>", "<|im_start|>", "<|im_end|>", *others)
+    tokenizer.eos_token = "<|im_end|>"
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return LocalModel(like_llama(rows, tied=True), tokenizer, "chat")
+
+
+def test_a_base_with_chatml_keeps_its_turns_and_opens_the_users(tmp_path):
+    """As Qwen: 259 is a spare row."""
+    local = chatml_base(rows=320)
+    before, _ = weights(local)
+    ready, said = from_base(local)
+    assert said == (
+        "<|endconversation|> (259): added, in spare rows of the model",
+        "<|endconversation|> is initialized as a copy of <|im_end|> in the embeddings",
+    )
+    now, _ = weights(ready)
+    assert torch.equal(now[259], before[258])
+    before[259] = now[259]
+    assert torch.equal(now, before)
+    save(ready, tmp_path / "model")
+    plain = AutoTokenizer.from_pretrained(tmp_path / "model")
+    talk = [{"role": "user", "content": " hi "}, {"role": "assistant", "content": "yo"}]
+    assert plain.apply_chat_template(talk, return_dict=False) == [
+        *(257, *spell("user\nhi"), 258, *spell("\n")),
+        *(257, *spell("assistant\nyo"), 258, *spell("\n")),
+        *(257, *spell("user")),
+    ]
+    again = LocalModel.load(str(tmp_path / "model"), "cpu")
+    assert from_base(again) == (again, ())
+    template = again.template()
+    assert template.headers["user"] == (257, *spell("user"))
+    assert (template.close, template.end) == (258, 259)
+
+
+def test_without_spare_rows_the_end_token_takes_one_that_never_occurred():
+    """259 was trained; 260 and 261, as with SmolLM2, have become one, and 260 is the first."""
+    local = chatml_base("<filename>", "<file_sep>", "<gh_stars>", rows=262)
+    with torch.no_grad():
+        rows = local.model.get_input_embeddings().weight
+        rows[261] = rows[260] + 1e-4 * rows[261]
+    before, _ = weights(local)
+    ready, said = from_base(local)
+    assert said[0] == "<|endconversation|> takes the place of <file_sep>, id 260"
+    now, _ = weights(ready)
+    assert now.shape == before.shape and torch.equal(now[260], before[258])
+    before[260] = now[260]
+    assert torch.equal(now, before)
+
+
+def test_without_an_unused_row_the_vocabulary_grows():
+    _, said = from_base(chatml_base("<filename>", "<file_sep>", rows=261))
+    assert "vocabulary grew from 261 to 320 rows" in said[0]
+
+
 def test_a_model_without_an_output_layer_is_refused():
     config = LlamaConfig(
         vocab_size=320,
@@ -744,10 +803,10 @@ def test_an_adapter_is_taken_back_in_place_and_known_to_plain_peft(tmp_path):
         from_base(base_llama())[0].model, tmp_path / "adapter"
     )
     assert torch.equal(logits_of(plain), best)
-    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    ]
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] is None
+    saved = load_tokenizer(str(tmp_path / "adapter"))
+    assert saved.get_vocab() == local.tokenizer.get_vocab()
 
 
 def test_an_adapter_of_another_rank_is_refused(tmp_path):

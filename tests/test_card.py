@@ -200,6 +200,15 @@ def test_a_folder_whose_name_could_be_a_hub_id_is_not_taken_for_one(
     assert "base_model" not in front(card.render(MANIFEST, RESULTS))
 
 
+def test_the_fetched_base_is_named_as_on_the_hub():
+    results = {**RESULTS, "notes": ["a small vocabulary"]}
+    options = {**OPTIONS, "base": "small"}
+    text = card.render({**MANIFEST, "options": options}, results)
+    assert front(text)["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert "# A user language model, from SmolLM2-135M-Instruct" in text
+    assert "a small vocabulary" in text
+
+
 def test_a_model_from_scratch_has_no_base_model():
     text = card.render(
         {**MANIFEST, "options": {**OPTIONS, "base": "scratch:64x2x1000"}}, RESULTS

@@ -196,7 +196,7 @@ def test_references_are_in_results_terminal_page_and_markdown(
             assert text in shown
     # The rule finds all three ends of tasks, and none of the two of chats.
     row = next(line for line in markdown.splitlines() if TASKS in line)
-    assert "3 of 3 people, 100.0 % ends" in row
+    assert "3 turns of 3 people, 100.0 % ends" in row
     rule = [line for line in markdown.splitlines() if "goodbye rule` |" in line]
     for line, f1 in zip(rule, ("75.0", "0.0", "100.0"), strict=True):
         assert f"| {f1} %" in line

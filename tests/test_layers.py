@@ -112,7 +112,9 @@ def test_adapters_on_the_upper_layers_learn_as_if_all_had_some(tied):
 def test_nothing_is_kept_of_the_lower_layers(lora):
     def kept(trainable: int) -> float:
         if lora:
-            return saved_megabytes(with_lora(four_layers(True), lora, 0, trainable))
+            return saved_megabytes(
+                with_lora(four_layers(True), lora, trainable_layers=trainable)
+            )
         local = four_layers(True)
         freeze_below(local, trainable)
         return saved_megabytes(local)
@@ -120,7 +122,7 @@ def test_nothing_is_kept_of_the_lower_layers(lora):
     one, two, three = map(kept, (1, 2, 3))
     assert two - one == pytest.approx(three - two) and two - one > 0.1 * one
     embedded: list[Any] = []
-    local = with_lora(four_layers(True), 4, 0, 1)
+    local = with_lora(four_layers(True), 4, trainable_layers=1)
     [lower, *_] = layer_names(four_layers(True), 1)[0]
     layer = local.model.get_submodule(f"base_model.model.{lower}")
     layer.register_forward_hook(lambda *seen: embedded.append(seen[2].requires_grad))

@@ -118,7 +118,7 @@ def test_a_damaged_folder_is_named_and_no_pickle_is_loaded(
         (tmp_path / name).write_bytes(contents)
     else:
         np.save(tmp_path / name, contents)
-    with pytest.raises(InputError, match=r"is damaged \(.*--force"):
+    with pytest.raises(InputError, match=r"is damaged \(.*another --out"):
         load(tmp_path)
 
 

@@ -625,7 +625,7 @@ def test_a_checkpoint_holds_tensors_and_json_and_nothing_else_is_loaded(logs, tm
         torch.save(Pickled(tmp_path / "ran"), checkpoint / name)
     list(fit(small(logs), dataset, config, tmp_path))
     (checkpoint / "state.json").unlink()  # as older versions wrote it
-    with pytest.raises(InputError, match=r"another version of userlm.*--force"):
+    with pytest.raises(InputError, match=r"another version of userlm.*another --out"):
         list(fit(small(logs), dataset, config, tmp_path))
     assert not (tmp_path / "ran").exists()
 

@@ -339,9 +339,24 @@ def _load(
     path: str, local: LocalSettings, stamp: tuple[tuple[str, int, int], ...]
 ) -> LocalModel:
     """Load a model; `stamp` changes if the weights in the same folder change."""
-    from userlm.models.local import LocalModel
+    return load_model(path, local)
 
-    return LocalModel.load(path, local.device, local.dtype, batch=local.batch)
+
+def load_model(path: str, local: LocalSettings) -> LocalModel:
+    """Return the model in a folder or with a hub id, or that of an adapter merged into its base
+    model."""
+    from userlm.models.adapters import check_base, merge, read_adapter
+    from userlm.models.local import LocalModel
+    from userlm.models.tokenization import load_tokenizer
+
+    adapter = read_adapter(Path(path))
+    if adapter is None:
+        return LocalModel.load(path, local.device, local.dtype, batch=local.batch)
+    folder = checkpoint(adapter.base)
+    check_base(adapter, Path(folder))
+    model = load_model(folder, local).model
+    merge(model, adapter)
+    return LocalModel(model, load_tokenizer(path), path, batch=local.batch)
 
 
 def checkpoint(name: str) -> str:
@@ -354,9 +369,12 @@ def checkpoint(name: str) -> str:
         )
     folder = model_folder(name)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        configs = (folder / "config.json", folder / "adapter_config.json")
+        if not any(path.is_file() for path in configs):
             raise InputError(f"{name}: this folder has no model (no config.json)")
         return str(folder)
+    if name in assets.SMALL:
+        raise InputError(f"{name} is not here yet: run `userlm fetch small` first")
     # A name in a folder that is here is a path; asking a hub for it would take a minute.
     in_a_folder_here = "/" in name and Path(name).expanduser().parent.is_dir()
     if in_a_folder_here or not HUB_ID.fullmatch(name) or FILE.search(name):
@@ -367,13 +385,29 @@ def checkpoint(name: str) -> str:
 
 
 def model_folder(name: str) -> Path:
-    """Return the folder of this name, the `model/` in a training run, or an embedded model."""
+    """Return the folder of this name, the `model/` in a training run, or that of a model with a
+    name of ours, which may have to be fetched."""
     folder = Path(name).expanduser()
     if (folder / "model" / "config.json").is_file():
         return folder / "model"
     return (
-        assets.model(name) if name in assets.MODELS and not folder.exists() else folder
+        assets.model(name) if name in assets.NAMES and not folder.exists() else folder
     )
+
+
+def small_or_tiny(kind: str) -> str:
+    """Return the name of the small model of this kind, such as `assistant`; if it is not here, that
+    of the tiny one that steps in, and say so."""
+    small = f"{kind}-small"
+    # An adapter is in the package, but its base model may not be here.
+    if model_folder(small).is_dir() and assets.small().is_dir():
+        return small
+    warn(
+        f"{small} is not here, so {kind}-tiny steps in, a toy; `userlm fetch small` brings it",
+        ModelWarning,
+        stacklevel=2,
+    )
+    return f"{kind}-tiny"
 
 
 def _server(address: Address) -> EndpointModel:

@@ -9,9 +9,11 @@
     models/                 three small models that recipes/tiny trained on real conversations,
                             each with its card
 
-The samples were written for this project.
+The samples were written for this project. A larger model comes from the package index and is kept
+in the user's cache (`models.small`).
 """
 
+import os
 from pathlib import Path
 
 _HERE = Path(__file__).parent
@@ -20,10 +22,26 @@ MODELS = ("userlm-tiny", "assistant-tiny", "base-tiny")
 """The names of the small models, which work wherever a model name is expected: a user model, an
 assistant, and the base model of both. For demos and tests."""
 
+SMALL = ("small", "assistant-small")
+"""The names of the small model, as a base model and as an assistant. `userlm fetch small` brings
+it."""
+
+SMALL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The hub id of the model that it was made from."""
+NAMES = (*MODELS, *SMALL)
+
 
 def model(name: str) -> Path:
-    """The folder of one of `MODELS`, in the format of transformers."""
-    return _HERE / "models" / name
+    """The folder of one of `NAMES`, in the format of transformers."""
+    return small() if name in SMALL else _HERE / "models" / name
+
+
+def small() -> Path:
+    """The folder of the small model, in USERLM_CACHE or the user's cache; it may not be there yet.
+    A change of its bytes gets another folder."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "userlm")
+    cache = Path(os.environ.get("USERLM_CACHE") or caches)
+    return cache.expanduser() / "smollm2-135m-instruct-1"
 
 
 def sample_logs() -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 from userlm.commands.chat import Chat, chat
 from userlm.commands.clean import Clean, clean
 from userlm.commands.costs import Limits
+from userlm.commands.fetch import Fetch, fetch
 from userlm.commands.import_ import Import, import_
 from userlm.commands.intents import Intents, intents
 from userlm.commands.options import LocalModels, Output, User
@@ -28,6 +29,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "import": (Import, import_),
     "clean": (Clean, clean),
     "intents": (Intents, intents),
+    "fetch": (Fetch, fetch),
     "train": (Train, train),
     "ppl": (Ppl, ppl),
     "respond": (Respond, respond),
@@ -44,6 +46,7 @@ __all__ = [
     "VERBS",
     "Chat",
     "Clean",
+    "Fetch",
     "Import",
     "Intents",
     "Limits",
@@ -61,6 +64,7 @@ __all__ = [
     "User",
     "chat",
     "clean",
+    "fetch",
     "import_",
     "intents",
     "ppl",

@@ -46,8 +46,10 @@ class Chat:
     """
 
     user: User = User(EMBEDDED_USER)
-    assistant: str = option(
-        "assistant-tiny", "The assistant that answers you, with --role user."
+    assistant: str | None = option(
+        None,
+        "The assistant that answers you, with --role user; default: assistant-small, or "
+        "assistant-tiny if it is not here.",
     )
     role: Literal["assistant", "user"] = option("assistant", "Your role.")
     intent: str | None = option(None, "What the user wants, in one sentence.")
@@ -71,7 +73,9 @@ def chat(options: Chat) -> Results:
     if role == "user":
         user_side: Speaker = Human(you.ask)
         assistant_side = loading.assistant(
-            options.assistant, seed=seed, local=options.models.settings
+            options.assistant or loading.small_or_tiny("assistant"),
+            seed=seed,
+            local=options.models.settings,
         )
     else:
         user = options.user

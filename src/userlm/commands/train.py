@@ -47,8 +47,8 @@ class Train:
     )
     base: str = option(
         "scratch:128x4x4096",
-        "A base model (folder or hub id), or scratch:WIDTHxLAYERS\\[xVOCABULARY] for a small new "
-        "model.",
+        "A base model (folder, hub id or small), or scratch:WIDTHxLAYERS\\[xVOCABULARY] for a new "
+        "one.",
     )
     out: Path = out_folder("runs/train")
     steps: int | None = option(

@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 
 from userlm import inputs, loading
+from userlm.address import HUB_ID, LocalSettings
 from userlm.commands.options import recorded as as_mapping
 from userlm.commands.steps import Results, count_total, finish, finished, open_run
 from userlm.commands.train import Train
@@ -169,7 +170,8 @@ def _load(
                 learn_tokenizer(texts, vocabulary, side).save_pretrained(partial)
         learned = load_tokenizer(str(tokenizer))
         return from_scratch(learned, width, layers, options["seed"], "cpu", side), []
-    loaded = LocalModel.load(loading.checkpoint(base), "cpu", "float32")
+    settings = LocalSettings(1, "cpu", "float32")
+    loaded = loading.load_model(loading.checkpoint(base), settings)
     has_chat_template = bool(loaded.tokenizer.chat_template)
     is_instruct = options["init"] == "instruct"
     if is_instruct and not has_chat_template:
@@ -190,7 +192,15 @@ def _trainable(local: LocalModel, options: Options) -> LocalModel:
     """The model with what is trained: adapters, the upper layers, or all weights."""
     upper = options["trainable_layers"]
     if options["lora"]:
-        return with_lora(local, options["lora"], options["seed"], upper)
+        base = options["base"]
+        is_known = HUB_ID.fullmatch(base) and not Path(base).exists()
+        return with_lora(
+            local,
+            options["lora"],
+            options["seed"],
+            trainable_layers=upper,
+            base=base if is_known else None,
+        )
     if upper:
         freeze_below(local, upper)
     return local

@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from userlm.flip import transcript_template, userlm_template
 from userlm.models.local import LocalModel, usable_device
-from userlm.models.templates import added_ids, special_ids
+from userlm.models.templates import CHATML, added_ids, special_ids
 from userlm.models.tokenization import text_functions
 from userlm.text import END_TOKEN
 from userlm.training.prepare import Side
@@ -33,7 +33,8 @@ TURN_TOKENS = ("<|start_header_id|>", "<|end_header_id|>", CLOSE)
 CONTROL_TOKENS = (*TURN_TOKENS, END_TOKEN)
 """The control tokens of a user model's template."""
 NEEDED = {"user": CONTROL_TOKENS, "assistant": TURN_TOKENS, "both": ()}
-"""The control tokens that each side needs: an assistant never ends, plain text has no turns."""
+"""The control tokens that each side needs: an assistant never ends, plain text has no turns. A user
+model from a base with ChatML has its turns instead."""
 
 BEGIN_OF_TEXT = "<|begin_of_text|>"
 END_OF_TEXT = "<|end_of_text|>"
@@ -48,6 +49,11 @@ _TURNS = (
 CHAT_TEMPLATE = _TURNS + "<|start_header_id|>user<|end_header_id|>"
 """The chat template for plain transformers and vLLM, that of microsoft/UserLM-8b: it always ends by
 opening a user turn."""
+CHATML_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] | trim }}<|im_end|>\n{% endfor %}<|im_start|>user"
+)
+"""The same for a base model with ChatML, whose turns it knows already."""
 
 ASSISTANT_TEMPLATE = (
     _TURNS
@@ -104,8 +110,11 @@ def from_base(
             "from the model that it was trained from"
         )
     old_rows = model.get_input_embeddings().num_embeddings
-    missing = [token for token in NEEDED[side] if token not in known]
+    needed = _needed(tokenizer, side)
+    missing = [token for token in needed if token not in known]
     reserved = _reserved(tokenizer, old_rows)
+    if not reserved and len(tokenizer) + len(missing) > old_rows:
+        reserved = _never_seen(model, tokenizer)
     replaced = dict(zip(reserved, missing, strict=False))
     notes = [
         f"{token} takes the place of {old}, id {reserved[old]}"
@@ -122,17 +131,42 @@ def from_base(
         ready = local
     _check_chat_template(ready, side)
     unused = [id for token, id in reserved.items() if token not in replaced]
-    return ready, (*notes, *_initialize_rows(ready, side, missing, unused, old_rows))
+    begun = _initialize_rows(ready, needed, missing, unused, old_rows)
+    return ready, (*notes, *begun)
+
+
+def _needed(tokenizer: Any, side: Side) -> tuple[str, ...]:
+    """The control tokens of a side. A chat template with ChatML shows that the model has seen its
+    turns, the user's among them."""
+    if side == "user" and CHATML[0] in str(tokenizer.chat_template):
+        return (*CHATML, END_TOKEN)
+    return NEEDED[side]
 
 
 def _reserved(tokenizer: Any, rows: int) -> dict[str, int]:
-    """The reserved tokens, by id, that are not in use and have a row in the model."""
+    """The reserved tokens, by id, that are not in use."""
+    unused = _unused(tokenizer, rows).items()
+    return {token: id for token, id in unused if _RESERVED.fullmatch(token)}
+
+
+def _never_seen(model: Any, tokenizer: Any) -> dict[str, int]:
+    """The added tokens, by id, that never occurred in training: their rows became one, see
+    `_UNTRAINED`. So are the tokens for code of SmolLM2."""
+    weight = model.get_input_embeddings().weight.detach().float()
+    unused = _unused(tokenizer, len(weight))
+    rows = weight[list(unused.values())]
+    near = torch.cdist(rows, rows) < _UNTRAINED * weight.norm(dim=1).median()
+    has_twin = (near.sum(1) > 1).tolist()  # each is near itself
+    pairs = zip(unused.items(), has_twin, strict=True)
+    return {token: id for (token, id), is_twin in pairs if is_twin}
+
+
+def _unused(tokenizer: Any, rows: int) -> dict[str, int]:
+    """The added tokens, by id, that neither the tokenizer nor its chat template uses, and that have
+    a row in the model."""
     in_use = f"{tokenizer.chat_template} {list(tokenizer.special_tokens_map.values())}"
-    free = {}
-    for token, id in sorted(added_ids(tokenizer).items(), key=itemgetter(1)):
-        if id < rows and _RESERVED.fullmatch(token) and token not in in_use:
-            free[token] = id
-    return free
+    added = sorted(added_ids(tokenizer).items(), key=itemgetter(1))
+    return {token: id for token, id in added if id < rows and token not in in_use}
 
 
 def _rename(tokenizer: Any, names: Mapping[str, str], model_name: str) -> Any:
@@ -203,7 +237,8 @@ def _with_template(model: Any, tokenizer: Any, name: str, side: Side) -> LocalMo
     format."""
     encode = text_functions(tokenizer)[0]
     if side == "user":
-        tokenizer.chat_template = CHAT_TEMPLATE
+        is_chatml = CHATML[0] in _needed(tokenizer, side)
+        tokenizer.chat_template = CHATML_TEMPLATE if is_chatml else CHAT_TEMPLATE
         return LocalModel(model, tokenizer, name)
     if side == "assistant":
         tokenizer.chat_template = ASSISTANT_TEMPLATE
@@ -247,7 +282,11 @@ def _check_chat_template(local: LocalModel, side: Side) -> None:
 
 @torch.no_grad()
 def _initialize_rows(
-    local: LocalModel, side: Side, missing: list[str], unused: list[int], old_rows: int
+    local: LocalModel,
+    needed: Sequence[str],
+    missing: list[str],
+    unused: list[int],
+    old_rows: int,
 ) -> list[str]:
     """Initialize the rows of missing and untrained control tokens, and all rows from `old_rows` on.
 
@@ -255,7 +294,6 @@ def _initialize_rows(
     """
     tokenizer = local.tokenizer
     added = added_ids(tokenizer)
-    needed = NEEDED[side]
     tokens = (*needed, tokenizer.eos_token, END_OF_TEXT)
     ids = {token: added[token] for token in tokens if token in added}
     ordinary = set(tokenizer.get_vocab().values()) - set(added.values())
@@ -266,7 +304,9 @@ def _initialize_rows(
         text_ends = [
             token for token in ids if token not in needed and token not in fresh
         ]
-        sources = {CLOSE: next(iter(text_ends), None), END_TOKEN: CLOSE}
+        text_end = next(iter(text_ends), None)
+        close = CHATML[1] if CHATML[1] in needed else CLOSE
+        sources = {close: text_end, END_TOKEN: close}
         changed = [token for token in needed if token in fresh]
         for tensor in tensors:
             mean = tensor[words].mean(0, dtype=torch.float32).to(tensor.dtype)

@@ -123,16 +123,17 @@ def facts(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, 
     """
     options = manifest["options"]
     base = options["base"]
-    name = "random weights" if base.startswith("scratch:") else Path(base).name
+    source = assets.SMALL_ID if base in assets.SMALL else base
+    name = "random weights" if base.startswith("scratch:") else Path(source).name
     return {
         **results,
         "side": options.get("side", "user"),
         "base": name,
-        "base_model": base if _is_hub_id(base) else None,
+        "base_model": source if _is_hub_id(source) else None,
         "languages": _codes(results.get("languages", {})),
         "files": _files(manifest),
         "options": _options(options) | {"precision": results["precision"]},
-        "notes": [note.replace(base, name) for note in results["notes"]],
+        "notes": [note.replace(base, Path(base).name) for note in results["notes"]],
         "versions": manifest["versions"],
         "measured": _measured(results["untrained"], results["best"]),
         "valid_limit": options["valid_limit"],
@@ -148,10 +149,10 @@ def facts(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, 
 def _is_hub_id(base: str) -> bool:
     """Whether a base model came from the Hub.
 
-    Its name can be an id, and it is neither a local folder nor embedded in the package.
+    Its name can be an id, and it is neither a local folder nor a name of ours.
     """
     is_id = re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", base)
-    return bool(is_id) and not Path(base).is_dir() and base not in assets.MODELS
+    return bool(is_id) and not Path(base).is_dir() and base not in assets.NAMES
 
 
 def _codes(languages: Iterable[str]) -> list[str]:
@@ -166,7 +167,7 @@ def _files(manifest: Mapping[str, Any]) -> list[dict[str, str]]:
     files of the base model are inputs, too."""
     base = manifest["options"]["base"]
     folder = Path(base).expanduser()
-    if base in assets.MODELS and not folder.exists():
+    if base in assets.NAMES and not folder.exists():
         folder = assets.model(base)
     found = []
     for path, sha256 in dict(manifest["inputs"]).items():

@@ -10,17 +10,21 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from userlm.models.adapters import WEIGHTS, weights_hash
 from userlm.models.local import LocalModel
 from userlm.models.templates import added_ids
 from userlm.training.checkpoints import full_disk, replacing_folder, restore
 from userlm.training.layers import detach_embeddings, layer_names
 from userlm.types import InputError
 
-WEIGHTS = "adapter_model.safetensors"  # the name that peft gives the file
-
 
 def with_lora(
-    local: LocalModel, rank: int, seed: int = 0, trainable_layers: int | None = None
+    local: LocalModel,
+    rank: int,
+    seed: int = 0,
+    *,
+    trainable_layers: int | None = None,
+    base: str | None = None,
 ) -> LocalModel:
     """Return the frozen model with added trainable weights in float32.
 
@@ -33,6 +37,7 @@ def with_lora(
             unchanged at first.
         trainable_layers: the number of upper layers with adapters; the control tokens then get no
             rows of their own in the input embeddings. `None`: all layers.
+        base: the name under which others find the base model; `None` for a folder of this machine.
 
     Raises:
         InputError: if peft is not installed, the output layer has a bias, or the model has fewer
@@ -69,7 +74,8 @@ def with_lora(
         adapted = peft.get_peft_model(model, config)
     if trainable_layers is not None:
         detach_embeddings(adapted)
-    config.base_model_name_or_path = None  # a folder of this machine
+    config.base_model_name_or_path = base
+    config.revision = weights_hash(Path(local.name)) if base else None
     return LocalModel(adapted, local.tokenizer, local.name, template=template)
 
 
@@ -79,12 +85,14 @@ def has_adapter(local: LocalModel) -> bool:
 
 
 def save_adapter(local: LocalModel, folder: Path) -> None:
-    """Write what `with_lora` trains, as peft reads it. `folder`: as in `checkpoints.save`."""
-    weights = _peft().get_peft_model_state_dict(local.model)
+    """Write what `with_lora` trains, as peft reads it, and the tokenizer, so that the folder can be
+    loaded with its base model. `folder`: as in `checkpoints.save`."""
+    weights = _weights(local)
     with replacing_folder(folder) as partial, full_disk(folder):
         contiguous = {name: weight.contiguous() for name, weight in weights.items()}
         save_file(contiguous, partial / WEIGHTS)
         local.model.peft_config["default"].save_pretrained(partial)
+        local.tokenizer.save_pretrained(partial)
 
 
 def load_adapter(local: LocalModel, folder: Path) -> None:
@@ -96,7 +104,7 @@ def load_adapter(local: LocalModel, folder: Path) -> None:
     peft = _peft()
     restore(folder)
     weights = load_file(folder / WEIGHTS)
-    own = peft.get_peft_model_state_dict(local.model)
+    own = _weights(local)
     if weights.keys() != own.keys() or any(
         weights[name].shape != own[name].shape for name in own
     ):
@@ -111,6 +119,14 @@ def merge(local: LocalModel) -> LocalModel:
     reused."""
     merged = local.model.merge_and_unload()
     return LocalModel(merged, local.tokenizer, local.name, template=local.template())
+
+
+def _weights(local: LocalModel) -> dict[str, torch.Tensor]:
+    """What `with_lora` trains, under peft's names. By default peft would look for the base model on
+    the hub, to see whether its vocabulary has grown."""
+    return dict(
+        _peft().get_peft_model_state_dict(local.model, save_embedding_layers=False)
+    )
 
 
 def _peft() -> Any:
