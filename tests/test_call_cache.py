@@ -262,6 +262,9 @@ def test_after_a_stop_no_call_begins_and_none_waits(tmp_path):
             [ModelError("m: bad", "bad request")] * 5, 3, id="nothing was ever taken"
         ),
         pytest.param(
+            [ModelError("m: empty", "empty answer")] * 5, 3, id="only reasoning"
+        ),
+        pytest.param(
             [ModelError("m: slow", "timed out")] * 5, None, id="passing failures"
         ),
         pytest.param(

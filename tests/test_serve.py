@@ -733,6 +733,7 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
         ({"seed": 2**70}, "seed", f"should be less than or equal to {2**64 - 1}"),
         ({"seed": "a"}, "seed", "is 'a'; it should be a valid integer"),
         ({"stop": ""}, "stop", "is ''; it should have at least 1 character"),
+        ({"stop": ["a"] * 17}, "stop", "it should have at most 16 texts"),
         ({"stop": ["a", 1]}, "stop[1]", "is 1; it should be a valid string"),
         (
             {"stop": ["a", ""]},

@@ -122,9 +122,11 @@ class CallCache:
         """Raise `ModelError` if the latest calls failed with the same error, and all others would
         too.
 
-        A bad request counts as an error of all calls only if no call was answered so far.
+        A bad request, or an answer without a text, counts as an error of all calls only if no call
+        was answered so far.
         """
-        is_unusable = error.reason in ("bad request", "broken answer")
+        unusable = ("bad request", "broken answer", "empty answer")
+        is_unusable = error.reason in unusable
         would_repeat = error.permanent or (is_unusable and not self._answers)
         with self._lock:
             self._alike = self._alike + 1 if str(error) == self._last_error else 1

@@ -339,8 +339,8 @@ def _tokens_beside(answer: Any) -> int:
     """Return the tokens in `total_tokens` that are in no other number: xAI and Gemini count those
     of reasoning only there."""
     names = ("total_tokens", "prompt_tokens", "completion_tokens")
-    total, read, written = (token_count(answer, name) or 0 for name in names)
-    return max(total - read - written, 0)
+    total, *counted = (token_count(answer, name) or 0 for name in names)
+    return max(total - sum(counted), 0)
 
 
 def seed_of(sampling: Sampling) -> Any:

@@ -29,6 +29,8 @@ the caller's model, so it has role `assistant`. `auto`: detected from the last m
 
 MAX_CHOICES = 128
 """The limit of the OpenAI API."""
+MAX_STOPS = 16
+"""Texts; each is searched in each choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,12 @@ def _refuse_tools(value: object) -> object:
 
 def _refuse_tool_roles(role: object) -> object:
     return _refuse_tools(role) if role in ("tool", "function") else role
+
+
+def _refuse_many(stop: object) -> object:
+    if isinstance(stop, list) and len(stop) > MAX_STOPS:
+        raise ValueError(f"it should have at most {MAX_STOPS} texts")
+    return stop
 
 
 Unsupported = Annotated[Any, AfterValidator(_refuse_tools)]
@@ -159,7 +167,7 @@ class ChatRequest(BaseModel):
     top_p: TopP | None = None
     max_completion_tokens: TokenLimit | None = None
     max_tokens: TokenLimit | None = None
-    stop: Text | Items[Text] | None = None
+    stop: Annotated[Text | Items[Text] | None, BeforeValidator(_refuse_many)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
