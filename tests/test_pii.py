@@ -180,6 +180,8 @@ def test_a_plain_number_is_a_phone_number_where_the_sentence_says_so(before):
         "the number is 0123456789",
         "the phone number for the Blue Door is 12",
         "a number of 01632960123",
+        "call foo 4155550132",
+        "call f(4155550132)",
     ],
 )
 def test_a_number_of_another_kind_stays(text):
@@ -664,6 +666,9 @@ def test_the_kinds_in_a_record_are_those_that_scrub_replaces() -> None:
         ("415-555-0132,", "<PHONE>,"),
         ("+14155550132,415-555-0132,", "<PHONE>,<PHONE>,"),
         ("020 7946 0958:", "<PHONE>:"),
+        ("(415) 555-0132/020 7946 0958/", "<PHONE>/<PHONE>/"),
+        ("11 98765-4321+0044 20 7946 0958+", "<PHONE>+<PHONE>"),
+        ("0044 20 7946 0958+", "<PHONE>+"),
         ("a@b.com-", "<EMAIL>"),
         ("AIza" + "a" * 35, "<KEY>"),
         ("\u200b415-555-0132,", "\u200b<PHONE>,"),
@@ -675,6 +680,12 @@ def test_a_long_list_without_spaces_takes_no_pass_for_each_number(number, mark):
     scrubbed, _ = scrub_text(number * count)
     assert time.process_time() - since < 2
     assert scrubbed.startswith(mark * (count - 1))
+
+
+@pytest.mark.parametrize("between", [", ", "/", "; ", " or ", " or at "])
+def test_all_numbers_of_a_list_go_if_the_first_is_announced(between):
+    scrubbed, _ = scrub_text("phone " + between.join(["4155550132"] * 30))
+    assert scrubbed == "phone " + between.join(["<PHONE>"] * 30)
 
 
 def test_a_follower_of_a_mark_takes_nothing_from_a_later_key():
