@@ -7,12 +7,14 @@ What is replaced, and what is kept because it does not identify a person:
     <PHONE>  +CC and 00CC numbers, national ones that begin with 0 or an area code in brackets and
              have separators, those of the US; others, and plain digits, only after a word such as
              "phone", or after "their number is"
-    <CARD>   numbers of a known issuer whose check digit is right; not any long number
+    <CARD>   numbers of a known issuer whose check digit is right; not any long number, nor plain
+             digits that touch a letter
     <IP>     addresses of one host on the internet; not private, local and network addresses, not
-             versions (after "version" or `Chrome/`, and short ones such as 1.2.3.4)
-    <KEY>    API keys (OpenAI, AWS, GitHub, GitLab, Google, Hugging Face, Slack, Stripe), JWTs, PEM
-             private keys, also without their end, tokens after "Bearer", user and password in a
-             URL; not `sk-your-key-goes-here`
+             versions (after "version" or `Chrome/`, short ones such as 1.2.3.4, and those such
+             as 28.0.0.137 without "IP" or the like)
+    <KEY>    API keys (OpenAI, AWS with the secret after its name, GitHub, GitLab, Google, Hugging
+             Face, Slack, Stripe), JWTs, PEM private keys, also without their end, tokens after
+             "Bearer", user and password in a URL; not `sk-your-key-goes-here`
 
 Spaces that do not break, other dashes and fullwidth digits count as the usual ones; characters
 without width are skipped, and an @ or + may be escaped (`%40`, `&#64;`).

@@ -47,7 +47,12 @@ _PEM = r"""
       (?: (?:\s|\\[nr])++ [A-Za-z0-9+/=]++ (?=\W*\Z) )? )  # and the line that was cut
 """
 _JWT = r"eyJ (?<![\w-]...) [\w-]{8,} \.eyJ[\w-]{8,} (?:\.[\w-]*)?"
-_BEARER = r"(?<=[Bb]earer[ ]) (?=[A-Za-z._~+/=-]{0,40}[0-9]) [A-Za-z0-9._~+/=-]{16,}"
+_BEARER = r"""
+    (?i: (?<=bearer[ ]) | (?<=bearer[ ][ ]) )
+    (?=[A-Za-z._~+/=-]{0,40}[0-9]) [A-Za-z0-9._~+/=-]{16,}
+"""
+_SECRET = r"[A-Za-z0-9+/] (?<![A-Za-z0-9+/].) [A-Za-z0-9+/]{39} (?![A-Za-z0-9+/=])"
+_SECRET_NAME = re.compile(r"(?i)secret_?access_?key\W{1,6}\Z")  # of AWS
 # To the last @: a password may hold one, but not the query behind a port.
 _PASSWORD = r"""
     (?<=://) [^\s/:@<>{}\[\]"']{0,64} : (?![0-9]{1,5}[?]) [^\s/<>{}\[\]"']{1,128} (?=@)
@@ -64,6 +69,10 @@ _EMAIL = rf"""
       | cloud | club | live | email | agency | group | world | today | media ) (?!\() )
     (?![A-Za-z0-9])
 """
+
+
+def _is_secret(match: re.Match[str]) -> bool:
+    return _follows(_SECRET_NAME, match)
 
 
 def _holds_code(match: re.Match[str]) -> bool:
@@ -91,11 +100,16 @@ _KEYS = {
     "hf_": r"hf_ (?<![A-Za-z0-9]...) [A-Za-z0-9]{20,}",
     "eyJ": _JWT,
     "earer ": _BEARER,
+    "EARER ": _BEARER,
     "://": _PASSWORD,
 }
 CUED = [
     ("PRIVATE KEY", _form("key", _PEM, _holds_code)),
     *((cue, _form("key", pattern)) for cue, pattern in _KEYS.items()),
+    *(
+        (cue, _form("key", _SECRET, _is_secret))
+        for cue in ("ccess_key", "CCESS_KEY", "ccessKey")
+    ),
     ("@", _form("email", _EMAIL)),  # after the keys: a password in a URL looks like one
 ]
 """A text that every match contains, and the pattern."""
@@ -106,12 +120,13 @@ CUED = [
 # To the base of 16, for IPv6.
 SIX_DIGITS = re.compile(r"[0-9](?:[ .():-]{0,4}[0-9A-Fa-f]){5}")
 
+# A number in groups may touch a word, one without may follow an underscore. Other digits beside it
+# would make it a longer number.
 _CARD = r"""
-    [0-9] (?<![\w.+-].)
-    (?: [0-9]{3}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?
-    | [0-9]{3}([ -])[0-9]{6}\2[0-9]{4,5}
-    | [0-9]{12,18} )
-    (?![\w-]|\.[0-9])
+    [0-9] (?<![0-9.+-].)
+    (?: [0-9]{3} ([ .-]|[ ]{2}) [0-9]{4} \1 [0-9]{4} \1 (?:[0-9]{4}(?:\1[0-9]{3})?|[0-9]{2})
+      | [0-9]{3} ([ .-]|[ ]{2}) [0-9]{6} \2 [0-9]{4,5} ) (?! [0-9-] | \.[0-9] )
+    | [0-9] (?: (?<![\w.+-].) | (?<=[A-Za-z]_.) ) [0-9]{12,18} (?! [\w-] | \.[0-9] )
 """
 _ISSUED = re.compile(
     r"4[0-9]{12}(?:[0-9]{3}){0,2}"  # Visa
@@ -128,7 +143,7 @@ def _is_card(match: re.Match[str]) -> bool:
 
     The check is Luhn's algorithm (US patent 2950048): every second digit from the right is doubled.
     """
-    digits = re.sub(r"[ -]", "", match[0])
+    digits = re.sub(r"[ .-]", "", match[0])
     total = 0
     for i, digit in enumerate(reversed(digits)):
         tens, ones = divmod(int(digit) * (1 + i % 2), 10)
@@ -150,6 +165,7 @@ _NOT_PUBLIC = [
     169.254.0.0/16 224.0.0.0/3
     """.split()
 ]
+_ADDRESS = re.compile(r"(?i)\b(?:ip|host|address|ping|ssh)\W{1,3}\Z")
 _VERSION = re.compile(
     r"(?i)(?:\b(?:v|ver|versions?|release|build|firmware|section)\b[.:]?\s?|\w/|[=~<>]=\s?)\Z"
 )
@@ -159,12 +175,13 @@ def _is_host(match: re.Match[str]) -> bool:
     """Return whether it is one host on the internet.
 
     The networks for documentation (RFC 5737) count, since logs use them like real addresses. With
-    five digits or fewer (one address in 12,000) it is almost always a version number.
+    five digits or fewer (one address in 12,000) it is almost always a version number, and
+    so is one with two zeros within if no word before it says what it is.
     """
     text = match[0]
-    if len(text) < len("1.2.3.456") or text.endswith(".0") or ".0.0." in text:
+    if len(text) < len("1.2.3.456") or text.endswith(".0"):
         return False
-    if _follows(_VERSION, match):
+    if _follows(_VERSION, match) or (".0.0." in text and not _follows(_ADDRESS, match)):
         return False
     try:
         address = IPv4Address(text)
@@ -182,10 +199,12 @@ def _is_host6(match: re.Match[str]) -> bool:
 
 
 # A slash or plus may follow a mark, as in a list.
+_BEFORE_PLUS = r"(?<![\w.+-].) (?<![0-9],.)"
 _BEFORE = r"(?: (?<![\w.+/-].) | (?<=>[/+].) ) (?<![0-9],.)"
-_AFTER = r"(?![\w-]|\.[0-9]|[ ]?=)"
+# Behind an extension. A hyphen may end what is said.
+_AFTER = r"(?: [Xx][0-9]{1,6} )?+ (?! \w | -(?!\s) | \.[0-9] | [ ]?= )"
 _INTERNATIONAL = (
-    rf"\+ {_BEFORE} (?![0-9]{{4}}-[0-9]{{2}}-) [1-9] (?: [ .()-]{{0,2}} "
+    rf"\+ {_BEFORE_PLUS} (?![0-9]{{4}}-[0-9]{{2}}-) [1-9] (?: [ .()/-]{{0,2}} "
     rf"[0-9] "
     rf"){{9,14}} {_AFTER}"
 )
@@ -193,6 +212,7 @@ _DASHED = rf"""
     [0-9] {_BEFORE}
     (?: [0-9]{{2}}([.-])[0-9]{{3}}\1[0-9]{{4}}  # 415-555-0132
     | (?<=1)([.-])[0-9]{{3}}\2[0-9]{{3}}\2[0-9]{{4}}  # 1-415-555-0132
+    | (?<=1) -?\([0-9]{{3}}\)[ .-]?[0-9]{{3}}[.-][0-9]{{4}}  # 1(415)555-0132
     | (?<=1)[3-9][0-9]-[0-9]{{4}}-[0-9]{{4}} )  # 138-1234-5678
     {_AFTER}
 """
@@ -203,6 +223,8 @@ _SPACED = rf"""
     \+ {_BEFORE} [1-9][0-9]{{0,2}} (?: [ .-] | [ ]?(?=\() )  # +1 (415) 555 - 0132
     (?: \([0-9]{{2,4}}\) | [0-9]{{2,4}} ) (?: [ ]?-[ ]? | [ .] )?
     [0-9]{{3,4}} [ ]-[ ] [0-9]{{4}} {_END}
+    | \+ {_BEFORE} [1-9][0-9]{{0,2}} [ ] (?:\(0\)[ ]?)? [1-9][0-9]{{1,4}} [ ]-[ ]
+      [0-9]{{5,8}} {_END}  # +49 (0) 30 - 1234567
 """
 _GAP = r"(?: [ ]?[/-][ ]? | [ .] )"
 _NATIONAL = rf"""
@@ -215,8 +237,10 @@ _NATIONAL = rf"""
     | [1-9] {_BEFORE} {_ALONE} [0-9][ ]9[0-9]{{4}}-[0-9]{{4}} {_END}  # 11 98765-4321
 """
 _ABROAD = rf"""
-    0 {_BEFORE} {_ALONE} 0[1-9][0-9]{{0,2}} {_GAP} (?: \(0\)[ ]? | (?!0) )  # 0044 20 7946 0958
-    [0-9]{{1,8}} (?: {_GAP}[0-9]{{2,8}} ){{1,4}} {_END}
+    0 {_BEFORE} {_ALONE} 0[1-9][0-9]{{0,2}}
+    (?: {_GAP} (?: \(0\)[ ]? | (?!0) )
+      [0-9]{{1,12}} (?: {_GAP}[0-9]{{2,8}} ){{0,4}}  # 0044 20 7946 0958
+    | [0-9]{{9,11}} ) {_END}  # 00447911123456
 """
 _DIGITS = r"""
     [+(0-9] (?<![\w.+-].) (?: (?<=\()\+?[0-9]{1,5}\) | (?<=\+)[0-9] | (?<=[0-9]) )
@@ -250,7 +274,8 @@ _IN_ORDER = "01234567890123456789"
 
 
 def _groups(match: re.Match[str]) -> list[str]:
-    return re.findall(r"[0-9]+", match[0])
+    """Return the groups of digits, without an extension."""
+    return re.findall(r"[0-9]+", re.split("[Xx]", match[0])[0])
 
 
 def _is_national(match: re.Match[str]) -> bool:
@@ -268,7 +293,8 @@ def _is_national(match: re.Match[str]) -> bool:
 
 
 def _is_abroad(match: re.Match[str]) -> bool:
-    return 11 <= len("".join(_groups(match))) <= 15
+    digits = "".join(_groups(match))
+    return 11 <= len(digits) <= 15 and digits[2:] not in _IN_ORDER
 
 
 def _is_announced(match: re.Match[str]) -> bool:
