@@ -84,6 +84,29 @@ def test_parts_are_joined_with_an_empty_line():
     assert split_content(["One.", {"text": "Two."}]) == ("One.\n\nTwo.", "")
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            {"text": "Short.", "content": "The long answer."},
+            "Short.\n\nThe long answer.",
+        ),
+        ({"text": "Same.", "content": "Same."}, "Same."),
+        ({"text": "", "content": "Only here."}, "Only here."),
+        ([{"type": "text", "text": "A.", "refusal": "B."}], "A.\n\nB."),
+        ({"type": "audio", "transcript": "Hi.", "audio": "UklGRg=="}, "Hi."),
+        ({"text": ""}, ""),
+    ],
+)
+def test_the_words_of_all_fields_of_a_part_are_kept(content, said):
+    assert split_content(content) == (said, "")
+
+
+def test_a_thought_and_its_summary_are_kept():
+    part = {"type": "reasoning", "summary": [{"text": "In short."}], "content": "Long."}
+    assert split_content([part]) == ("", "Long.\n\nIn short.")
+
+
 def test_no_content_has_no_words():
     assert split_content(None) == ("", "")
     assert split_content([]) == ("", "")
