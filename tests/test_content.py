@@ -84,10 +84,10 @@ def test_tools_and_parts_without_words_are_skipped(part, kind):
 @pytest.mark.parametrize(
     ("content", "kinds"),
     [
-        ({"text": "short", "content": "the long answer"}, ["speech", "other"]),
-        ([{"type": "text", "text": "a", "refusal": "b"}], ["speech", "other"]),
+        ({"text": "short", "content": "the long answer"}, ["speech"]),
+        ([{"type": "text", "text": "a", "refusal": "b"}], ["speech"]),
         ({"parts": ["short"], "text": "the long answer"}, ["speech", "other"]),
-        ({"type": "reasoning", "text": "a", "summary": "b"}, ["thought", "other"]),
+        ({"type": "reasoning", "text": "a", "summary": "b"}, ["thought"]),
         ({"type": "text", "text": "a", "thinking": "b"}, ["speech", "other"]),
         ({"text": "the same", "value": "the  same", "content": ""}, ["speech"]),
     ],
@@ -103,6 +103,29 @@ def test_a_result_in_several_fields_is_kept_whole():
 
 def test_parts_are_joined_with_an_empty_line():
     assert split_content(["One.", {"text": "Two."}]) == ("One.\n\nTwo.", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            {"text": "Short.", "content": "The long answer."},
+            "Short.\n\nThe long answer.",
+        ),
+        ({"text": "Same.", "content": "Same."}, "Same."),
+        ({"text": "", "content": "Only here."}, "Only here."),
+        ([{"type": "text", "text": "A.", "refusal": "B."}], "A.\n\nB."),
+        ({"type": "audio", "transcript": "Hi.", "audio": "UklGRg=="}, "Hi."),
+        ({"text": ""}, ""),
+    ],
+)
+def test_the_words_of_all_fields_of_a_part_are_kept(content, said):
+    assert split_content(content) == (said, "")
+
+
+def test_a_thought_and_its_summary_are_kept():
+    part = {"type": "reasoning", "summary": [{"text": "In short."}], "content": "Long."}
+    assert split_content([part]) == ("", "Long.\n\nIn short.")
 
 
 def test_no_content_has_no_words():

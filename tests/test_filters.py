@@ -4,6 +4,7 @@ import math
 import random
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +178,24 @@ def test_the_table_of_buckets_changes_no_count(tmp_path, monkeypatch):
             )
             assert hit == [filters.template(one, exact, 3) is not None for one in logs]
     assert 0 < len(exact) < len(plain)
+
+
+def test_a_long_text_takes_no_memory_for_each_word(tmp_path):
+    text = "hello there " * 200_000
+    filters.decide([log("hello there", "hi")], filters.Rules(), tmp_path / "ngrams")
+    tracemalloc.start()
+    filters.decide([log(text, "hi")], filters.Rules(), tmp_path / "ngrams")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * len(text)  # 20 with a list of all words
+
+
+def test_an_ngram_within_several_batches_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(counting, "BATCH_WORDS", 4)
+    logs = [log("a b c d e f g"), log("a b"), log(""), log("h i j a b c d e")]
+    often, hit, ngrams = count(tmp_path, logs, 1, n=3)
+    # abc, bcd, cde are twice there; 5 + 0 + 0 + 6 n-grams
+    assert (len(often), hit, ngrams.total) == (3, [True, False, False, True], 11)
 
 
 def test_a_text_of_six_words_is_never_a_template(tmp_path):

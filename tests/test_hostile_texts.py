@@ -25,7 +25,10 @@ SECONDS = 4  # of this process; a quadratic text function takes many times as lo
 GUARD = replace(PAPER, no_roles=True, no_echo=True)
 UNITS = (
     *("```a\n", "\n~~~a\nb\n", "`a", "<think>", "</think>", "&lt;"),
+    *('<details type="reasoning">', "\n:::thinking\n", 'type="reasoning"'),
     *("415-555-0132,", "(415) 555-0132 ", "020 7946 0958:", "a@b.com-", "@a.", "a.b."),
+    *("(415) 555-0132/020 7946 0958/", "0044 20 7946 0958+", "phone 4155550132/"),
+    "11 98765-4321+0044 20 7946 0958+",
     *("[", "<", "\\", "(", "{", "\"'", "|", "=", "$-", "1", "1 ", "1,", "1/2 "),
     *(" ", "\n", "\r\n", "\u200b", "a", "you are a user ", "user: ", "answer is 1 "),
     *("\\boxed{", "tool_", "Bearer ", "://a:", "-----BEGIN PRIVATE KEY-----\n"),

@@ -1,11 +1,13 @@
 """Words, numbers and hashes."""
 
 from fractions import Fraction
+from itertools import chain
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from userlm import text as text_module
 from userlm.text import (
     INTENT_PREFIX,
     content_words,
@@ -15,6 +17,7 @@ from userlm.text import (
     ngrams,
     numbers,
     stable_hash,
+    word_batches,
     word_spans,
     words,
 )
@@ -115,3 +118,10 @@ def test_white_space_and_characters_that_show_nothing_are_no_words(blank):
     assert not has_words(blank)
     for seen in (".", "é", "字", "👍🏽", "ก็", "0"):
         assert has_words(blank + seen + blank)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_words_come_in_batches_and_none_is_lost(size, monkeypatch):
+    monkeypatch.setattr(text_module, "_BATCH", size)
+    for text in ("", " ", "a", " a  bc\n", "abc\u2003def ghij\tk"):
+        assert list(chain.from_iterable(word_batches(text))) == text.split()

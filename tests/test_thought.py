@@ -51,6 +51,33 @@ from userlm.users import PromptedUser
         ("analysisHm.assistantfinalYes.", "Yes.", "Hm."),
         ("analysis of what assistants say", "analysis of what assistants say", ""),
         ("My analysis: assistantfinal", "My analysis: assistantfinal", ""),
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final "
+            "<|constrain|>json<|message|>{}",
+            "{}",
+            "a",
+        ),
+        # cut off in its thought, and what only looks like it
+        ("analysisWe need to", "", "We need to"),
+        ("analysisThe user wants X so I", "", "The user wants X so I"),
+        ("analysisResult = run(x)", "analysisResult = run(x)", ""),
+        ("analysis We need to", "analysis We need to", ""),
+        ("<|inner_prefix|>a<|inner_suffix|>b", "b", "a"),
+        (
+            "Here is my thought process:\na\n\nHere is my response:\nb",
+            "b",
+            "a",
+        ),
+        ("Here is my thought process: a", "Here is my thought process: a", ""),
+        # as programs for chats store it
+        (
+            '<details type="reasoning" done="true" duration="5">\n<summary>s</summary>\n'
+            "> a\n</details>\nb <details>c</details>",
+            "b <details>c</details>",
+            "<summary>s</summary>\n> a",
+        ),
+        ("<details>c</details>", "<details>c</details>", ""),
+        (":::thinking\na\n:::\nb\n:::note\nc\n:::", "b\n:::note\nc\n:::", "a"),
         # tags around what was said
         (
             "<|begin_of_thought|>a<|end_of_thought|>\n<|begin_of_solution|>b"
@@ -105,6 +132,11 @@ def test_a_long_text_is_split_in_linear_time():
         "```a\n",
         "```a\n</think>\n",
         "\n~~~a\nb\n",
+        '<details type="reasoning">',
+        '<details type="reasoning" ',
+        ":::thinking\n",
+        "Here is my thought process:",
+        "analysis",
     ):
         since = time.perf_counter()
         split_thought("<think>a</think>" + part * (200_000 // len(part)) + "</think>")

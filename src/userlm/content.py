@@ -148,16 +148,20 @@ def _snake(name: str) -> str:
 
 
 def _text_in(value: Any, fields: Sequence[str]) -> str | None:
-    """Return the text in a value: itself, that of its items, or that in the first of the fields
-    with one; `None` if there is none."""
+    """Return the text in a value: itself, that of its items, or that in these fields, each text
+    once; `None` if there is none. Audio counts only without a text: it may be base64."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
         texts = [_text_in(item, fields) for item in value]
         return "\n\n".join(text for text in texts if text) or None
     if isinstance(value, Mapping):
-        inside = (_text_in(value.get(field), fields) for field in fields)
-        return next((text for text in inside if text is not None), None)
+        named = [name for name in fields if name != "audio"]
+        inside = [_text_in(value.get(name), fields) for name in named]
+        texts = [text for text in inside if text is not None]
+        if texts:
+            return "\n\n".join(dict.fromkeys(filter(None, texts)))
+        return _text_in(value.get("audio"), fields) if "audio" in fields else None
     return None
 
 

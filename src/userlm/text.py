@@ -26,6 +26,8 @@ _OPENING = re.compile(
     r"\s*" + r"\s+".join(INTENT_PREFIX.split()) + r"\b\s*", re.IGNORECASE
 )
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
+_SPACE = re.compile(r"\s")
+_BATCH = 1 << 18  # characters
 _NUMBER = re.compile(
     # Not the 2 of v2; no minus between two digits.
     r"(?<![\w.])(?P<minus>[-−]?[$€£]?[-−]?)(?:"
@@ -69,6 +71,17 @@ def has_words(text: str | None) -> bool:
 def words(text: str) -> list[str]:
     """Return the words in order, lower-cased and without punctuation: `Don't!` gives `don't`."""
     return _WORD.findall(text.lower().replace("’", "'"))
+
+
+def word_batches(text: str) -> Iterator[list[str]]:
+    """Yield the words of a text, split at white space, some thousands at a time: a list of them all
+    takes many times the memory of the text."""
+    start = 0
+    while start < len(text):
+        space = _SPACE.search(text, start + _BATCH)
+        end = space.start() if space else len(text)
+        yield text[start:end].split()
+        start = end
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:

@@ -45,11 +45,12 @@ PAIRS = (
     ),
     ("<|channel>thought", "<channel|>"),
     ("<unused94>thought", "<unused95>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
 )
 """The tags around a thought in the text of known model families."""
 
 TAGS = frozenset(tag for pair in PAIRS for tag in pair)
-_BEGINNINGS = tuple(tag.lower().rstrip(">") for tag in TAGS)
+_BEGINNINGS = tuple(tag.lower().removesuffix("<|message|>").rstrip(">") for tag in TAGS)
 _FIRST = frozenset(tag[0] for tag in TAGS) | {"&"}
 
 
@@ -61,9 +62,11 @@ def _may_hold_tag(text: str) -> bool:
 
 
 def _pattern(tag: str) -> str:
-    """The pattern of a tag; there may be white space before its end, and a blank after a slash."""
+    """The pattern of a tag; there may be white space before its end, a blank after a slash, and the
+    format of what gpt-oss says."""
     end = r"\s*>" if tag[-1] == ">" else ""
-    return re.escape(tag.removesuffix(">")).replace("</", "</ ?") + end
+    start = re.escape(tag.removesuffix(">")).replace("</", "</ ?")
+    return start.replace(r"\|>final", r"\|>final(?:\s*<\|constrain\|>\w+)?") + end
 
 
 _OPENING = "|".join(_pattern(opens) for opens, _ in PAIRS)
@@ -82,8 +85,19 @@ _IN_SPEECH = re.compile(
 )
 _ANY = re.compile(f"{_OPENING}|(?P<closes>{_CLOSING})", re.IGNORECASE)
 _ESCAPED = re.compile(rf"&lt;(/ ?)?({'|'.join(_NAMES)})&gt;", re.IGNORECASE)
-# gpt-oss without its special tokens.
-_NAKED = ("analysis", "assistantfinal")
+# gpt-oss without its special tokens, and Granite.
+_NAKED = re.compile(
+    "analysis(.*?)assistantfinal"
+    r"|\s*Here(?:'s| is) my thought process:(.*?)Here(?:'s| is) my response:",
+    re.DOTALL,
+)
+_NAKED_CUT = re.compile(r"analysis(?=[A-Za-z][a-z'’]*[,.:]? \w)")  # analysisWe need
+# What Open WebUI and LibreChat store. A thought ends before another may begin: linear time.
+_STORED = re.compile(
+    r'<details\b[^<>]{0,200}type="reasoning"[^<>]{0,200}>((?:(?!<details\b).)*?)</details>'
+    r"|^:::thinking\n((?:(?!^:::).)*)^:::[ \t]*$",
+    re.DOTALL | re.MULTILINE,
+)
 # What some models put around their speech, once they have thought.
 _AROUND_SPEECH = re.compile(
     r"\A\s*<\|(?:begin_of_solution|START_RESPONSE)\|>"
@@ -100,13 +114,15 @@ def split_thought(text: str) -> tuple[str, str]:
     templates open it in the prompt. Tags in a quoted piece of code do not count, except one that
     closes what nothing opened: then the fence was thought.
     """
-    opens, closes = _NAKED
-    if text.startswith(opens) and closes in text:
-        before, _, after = text.removeprefix(opens).partition(closes)
-        return after.strip(), before.strip()
-    if not _may_hold_tag(text):
-        return text, ""  # as nearly all texts; the search below takes much longer
+    if naked := _NAKED.match(text):
+        return text[naked.end() :].strip(), naked[naked.lastindex or 0].strip()
+    if cut := _NAKED_CUT.match(text):
+        return "", text[cut.end() :].strip()
     given = text
+    if 'type="reasoning"' in text or ":::thinking" in text:
+        text = _STORED.sub(r"<think>\1\2</think>", text)
+    if not _may_hold_tag(text):
+        return given, ""  # as nearly all texts; the search below takes much longer
     text = _ESCAPED.sub(r"<\1\2>", text)  # as in HTML
     said: list[str] = []
     thought: list[str] = []

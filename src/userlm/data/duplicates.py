@@ -26,7 +26,7 @@ from userlm.data.ngrams import (
     row_hashes,
     word_hashes,
 )
-from userlm.text import stable_hash
+from userlm.text import stable_hash, word_batches
 from userlm.types import Conversation, InputError
 
 Indices = NDArray[np.int64]
@@ -101,7 +101,9 @@ def user_text(conversation: Conversation) -> str:
 
 
 def _normalized(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+    text = unicodedata.normalize("NFKC", text).lower()
+    batches = (" ".join(words) for words in word_batches(text))
+    return " ".join(filter(None, batches))
 
 
 # --- exactly the same -----------------------------------------------------------------------------

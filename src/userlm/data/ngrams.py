@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userlm.json_files import naming
-from userlm.text import stable_hash
+from userlm.text import stable_hash, word_batches
 from userlm.types import Conversation, InputError
 
 Hashes = NDArray[np.uint64]
@@ -49,9 +49,11 @@ def ngram_hashes(
     total = np.zeros(count, dtype=np.uint64)
     for place, factor in enumerate(_odd_factors(n)):
         total += words[place : place + count] * factor
-    text_ends = np.repeat(np.cumsum(lengths), lengths)[:count]
     # An n-gram must not reach into the next text.
-    inside = np.arange(count) + n <= text_ends
+    reaching = np.cumsum(lengths)[:, None] - np.arange(1, n)
+    inside = np.ones(len(words), dtype=np.bool_)
+    inside[reaching[reaching >= 0]] = False
+    inside = inside[:count]
     return total[inside], np.maximum(lengths - n + 1, 0)
 
 
@@ -68,8 +70,11 @@ def _odd_factors(places: int) -> Hashes:
 
 def first_words(conversation: Conversation) -> list[str]:
     """Return the words of the first user turn: lower-cased, split at white space."""
-    first = next(iter(conversation.user_turns), "")
-    return first.lower().split()
+    return _first_turn(conversation).split()
+
+
+def _first_turn(conversation: Conversation) -> str:
+    return next(iter(conversation.user_turns), "").lower()
 
 
 def own_ngrams(conversation: Conversation, n: int = 7) -> list[int]:
@@ -106,16 +111,21 @@ class Ngrams:
         self.table: dict[str, int] = {}
         self._path = path
         self._file = path.open("w+b")
-        self._words: list[str] = []  # texts whose n-grams are not yet in the file
+        self._words: list[str] = []  # of texts whose n-grams are not yet in the file
+        self._hashes: list[Hashes] = []  # of those before
         self._lengths: list[int] = []
         self._sizes = [np.zeros(0, dtype=np.int64)]
 
     def add(self, conversation: Conversation) -> None:
         """Add the first user turn of a conversation."""
-        words = first_words(conversation)
-        self._words += words
-        self._lengths.append(len(words))
-        if len(self._words) > BATCH_WORDS:
+        length = 0
+        for words in word_batches(_first_turn(conversation)):
+            self._words += words
+            length += len(words)
+            if len(self._words) > BATCH_WORDS:
+                self._hash_words()
+        self._lengths.append(length)
+        if self._hashes:
             self._flush()
 
     def above(self, limit: int) -> tuple[dict[int, int], NDArray[np.bool_]]:
@@ -169,14 +179,20 @@ class Ngrams:
             self._path.unlink(missing_ok=True)
 
     def _flush(self) -> None:
+        self._hash_words()
         lengths = np.array(self._lengths, dtype=np.int64)
-        hashes, sizes = ngram_hashes(word_hashes(self._words), lengths, self.n)
+        words = np.concatenate(self._hashes)
+        self._hashes = []
+        hashes, sizes = ngram_hashes(words, lengths, self.n)
         with naming(self._path):
             self._file.write(hashes.tobytes())
         self._sizes.append(sizes)
         self.total += len(hashes)
-        self._words = []
         self._lengths = []
+
+    def _hash_words(self) -> None:
+        self._hashes.append(word_hashes(self._words))
+        self._words = []
 
     def _blocks(self) -> Iterator[tuple[int, Hashes]]:
         """Return the n-grams in blocks, each with the index of its first n-gram."""

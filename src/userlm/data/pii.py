@@ -7,12 +7,14 @@ What is replaced, and what is kept because it does not identify a person:
     <PHONE>  +CC and 00CC numbers, national ones that begin with 0 or an area code in brackets and
              have separators, those of the US; others, and plain digits, only after a word such as
              "phone", or after "their number is"
-    <CARD>   numbers of a known issuer whose check digit is right; not any long number
+    <CARD>   numbers of a known issuer whose check digit is right; not any long number, nor plain
+             digits that touch a letter
     <IP>     addresses of one host on the internet; not private, local and network addresses, not
-             versions (after "version" or `Chrome/`, and short ones such as 1.2.3.4)
-    <KEY>    API keys (OpenAI, AWS, GitHub, GitLab, Google, Hugging Face, Slack, Stripe), JWTs, PEM
-             private keys, also without their end, tokens after "Bearer", user and password in a
-             URL; not `sk-your-key-goes-here`
+             versions (after "version" or `Chrome/`, short ones such as 1.2.3.4, and those such
+             as 28.0.0.137 without "IP" or the like)
+    <KEY>    API keys (OpenAI, AWS with the secret after its name, GitHub, GitLab, Google, Hugging
+             Face, Slack, Stripe), JWTs, PEM private keys, also without their end, tokens after
+             "Bearer", user and password in a URL; not `sk-your-key-goes-here`
 
 Spaces that do not break, other dashes and fullwidth digits count as the usual ones; characters
 without width are skipped, and an @ or + may be escaped (`%40`, `&#64;`).
@@ -23,15 +25,14 @@ such as WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
 from userlm.data.characters import Places, hides, plain, shown_text
+from userlm.data.pii_patterns import CUED, NUMBERS, SIX_DIGITS, Form
 from userlm.types import Conversation
 
 MARKS = ("email", "phone", "card", "ip", "key")
@@ -39,6 +40,14 @@ MARKS = ("email", "phone", "card", "ip", "key")
 
 # keys of `meta` that are kept: whose it is
 _KEPT = frozenset(("source", "tree"))
+_PASSES = 8
+"""At most, so that no text takes quadratic time. Nearly all take two; `_follower` spares a list the
+others."""
+_LONGEST = 1_000
+"""Characters. An address has fewer; a longer key is found in the next pass."""
+_REACH = 8
+_Span = tuple[str, int, int]
+"""A kind, the first character, and the place after the last."""
 
 
 def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
@@ -99,18 +108,20 @@ def _scrub(value: Any, counts: Counter[str]) -> Any:
         digits = str(value)
         scrubbed = _scrub(digits, counts)
         return value if scrubbed == digits else scrubbed
-    if not isinstance(value, str):
-        return value
-    before = None
-    # After a replacement, another text may match too; `_follower` spares a list most passes.
-    while value != before:
-        before = value
+    return _scrub_string(value, counts) if isinstance(value, str) else value
+
+
+def _scrub_string(text: str, counts: Counter[str]) -> str:
+    for _ in range(_PASSES):
+        before = text
         # as the keys of `meta` are, which come again and again
-        is_short = len(value) <= 40
-        forms = (_known_candidates if is_short else _candidates)(value)
+        is_short = len(text) <= 40
+        forms = (_known_candidates if is_short else _candidates)(text)
         for form in forms:
-            value = form.replace(value, forms, counts)
-    return value
+            text = _replace(text, form, forms, counts)
+        if text == before:  # else a mark may have freed what is beside it
+            break
+    return text
 
 
 def _scrub_object(value: dict[str, Any], counts: Counter[str]) -> dict[str, Any]:
@@ -127,83 +138,51 @@ def _scrub_object(value: dict[str, Any], counts: Counter[str]) -> dict[str, Any]
     return scrubbed
 
 
-# --- patterns -------------------------------------------------------------------------------------
-
-# The look-behind comes after the first character of a pattern: the search is several times as fast
-# if a pattern begins with a literal or a small character class than with a look-behind. Repetitions
-# are bounded, possessive, or can begin at only one position of a run, so that no text takes
-# quadratic time.
-
-
-Check = Callable[[re.Match[str]], bool]
-_Span = tuple[str, int, int]
-"""A kind, the first character, and the place after the last."""
-_LONGEST = 1_000
-"""Characters. An address has fewer; a longer key is found in the next pass."""
+def _replace(text: str, form: Form, forms: Sequence[Form], counts: Counter[str]) -> str:
+    """Return the text with marks for what has this form, and for each `_follower` of it."""
+    if hides(text):
+        shown, places = shown_text(text)
+        text = _marked(text, places, _spans(plain(shown), form, forms), counts)
+    spans = _spans(plain(text), form, forms)
+    return _marked(text, range(len(text)), spans, counts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """A pattern for one kind of data.
-
-    Attributes:
-        real: a check whether a match is such data; `None` if every match is.
-    """
-
-    kind: str
-    pattern: re.Pattern[str]
-    real: Check | None
-
-    def matches(self, shown: str, at: int) -> re.Match[str] | None:
-        """Return what the text has at a place, if it is such data."""
-        match = self.pattern.match(shown, at)
-        return match if match and (not self.real or self.real(match)) else None
-
-    def replace(self, text: str, forms: Sequence[_Form], counts: Counter[str]) -> str:
-        """Return the text with marks for what has this form, and for each `_follower` of it."""
-        if hides(text):
-            shown, places = shown_text(text)
-            text = self._replace(text, shown, places, forms, counts)
-        return self._replace(text, text, range(len(text)), forms, counts)
-
-    def _replace(
-        self,
-        text: str,
-        shown: str,
-        places: Places | range,
-        forms: Sequence[_Form],
-        counts: Counter[str],
-    ) -> str:
-        """Return the text with marks; `places` has those of the characters of `shown`."""
-        parts = []
-        end = 0
-        for kind, first, after in self._spans(plain(shown), forms):
-            counts[kind] += 1
-            parts += [text[end : places[first]], f"<{kind.upper()}>"]
-            end = places[after - 1] + 1
-        return "".join(parts) + text[end:]
-
-    def _spans(self, shown: str, forms: Sequence[_Form]) -> Iterator[_Span]:
-        after = 0
-        for match in self.pattern.finditer(shown):
-            if match.start() < after or (self.real and not self.real(match)):
-                continue
-            span: _Span | None = (self.kind, *match.span())
-            while span:
-                yield span
-                after = span[2]
-                span = _follower(shown, after, forms)
+def _marked(
+    text: str, places: Places | range, spans: Iterator[_Span], counts: Counter[str]
+) -> str:
+    """Return the text with marks; `places` has those of the characters that `spans` count."""
+    parts = []
+    end = 0
+    for kind, first, after in spans:
+        counts[kind] += 1
+        parts += [text[end : places[first]], f"<{kind.upper()}>"]
+        end = places[after - 1] + 1
+    return "".join(parts) + text[end:]
 
 
-def _follower(shown: str, after: int, forms: Sequence[_Form]) -> _Span | None:
-    """Return what directly follows a place where a mark ends, if it only matches with the mark
+def _spans(shown: str, form: Form, forms: Sequence[Form]) -> Iterator[_Span]:
+    after = 0
+    for match in form.pattern.finditer(shown):
+        if match.start() < after or (form.real and not form.real(match)):
+            continue
+        span: _Span | None = (form.kind, *match.span())
+        while span:
+            yield span
+            after = span[2]
+            span = _follower(shown, span, forms)
+
+
+def _follower(shown: str, span: _Span, forms: Sequence[Form]) -> _Span | None:
+    """Return what directly follows a place that gets a mark, if it only matches with the mark
     before it.
 
-    A pattern looks back on two characters before its match, so it begins at most so far after it.
+    A pattern looks back on two characters before its match, or on "<PHONE> or at ".
     """
-    piece = ">" + shown[after : after + _LONGEST]
-    moved = after - 1
-    for at in (1, 2, 3):
+    kind, _, after = span
+    mark = f"<{kind.upper()}>"
+    piece = mark + shown[after : after + _LONGEST]
+    moved = after - len(mark)
+    for at in range(len(mark), len(mark) + _REACH):
         for form in forms:
             match = form.matches(piece, at)
             is_whole = match and match.end() < len(piece)
@@ -212,289 +191,13 @@ def _follower(shown: str, after: int, forms: Sequence[_Form]) -> _Span | None:
     return None
 
 
-def _candidates(text: str) -> list[_Form]:
+def _candidates(text: str) -> list[Form]:
     """Return the patterns that may match the text, by a quick search; most texts have none."""
     if hides(text):
         text, _ = shown_text(text)
     text = plain(text)
-    forms = [form for cue, form in _CUED if cue in text]
-    return forms + _NUMBERS if _SIX_DIGITS.search(text) else forms
+    forms = [form for cue, form in CUED if cue in text]
+    return forms + NUMBERS if SIX_DIGITS.search(text) else forms
 
 
 _known_candidates = lru_cache(10_000)(_candidates)
-
-
-def _form(kind: str, pattern: str, real: Check | None = None) -> _Form:
-    return _Form(kind, re.compile(pattern, re.VERBOSE | re.ASCII), real)
-
-
-# --- keys and e-mail addresses --------------------------------------------------------------------
-
-_PEM = r"""
-    -----BEGIN[ ](?:[A-Z0-9]{1,10}[ ]){0,3}PRIVATE[ ]KEY(?:[ ]BLOCK)?-----
-    (?: (?: [^-]++ | -(?!----) )*+ -----END[ ][A-Z0-9 ]{1,40}-----
-    | (?: (?:\s|\\[nr])*+ (?: [A-Z][A-Za-z-]{1,20}:[ ][^\n\\]{1,80}
-        | [A-Za-z0-9+/=]{30,}+ ) )*+  # without its end: headers and lines of code
-      (?: (?:\s|\\[nr])++ [A-Za-z0-9+/=]++ (?=\W*\Z) )? )  # and the line that was cut
-"""
-_JWT = r"eyJ (?<![\w-]...) [\w-]{8,} \.eyJ[\w-]{8,} (?:\.[\w-]*)?"
-_BEARER = r"(?<=(?i:bearer)[ ])[ ]?(?=[A-Za-z._~+/=-]{0,40}[0-9])[\w.~+/=-]{16,}"
-# To the last @: a password may hold one, but not the query behind a port.
-_PASSWORD = r"""
-    (?<=://) [^\s/:@<>{}\[\]"']{0,64} : (?![0-9]{1,5}[?]) [^\s/<>{}\[\]"']{1,128} (?=@)
-"""
-# The letters of scripts that put spaces between words; Chinese stands next to an address.
-_LETTERS = "A-Za-zÀ-ÖØ-öø-ʯ\u0300-\u036fͰ-ԯḀ-ỿ"
-_EMAIL = rf"""
-    (?<![{_LETTERS}0-9._%+-])
-    (?! git@ (?: (?:github|gitlab|bitbucket)\. | [A-Za-z0-9.-]{{1,250}}[:/][\w~/] ) )
-    [{_LETTERS}0-9._%+-]{{1,64}} @ (?:[{_LETTERS}0-9-]{{1,63}}\.){{1,8}}
-    (?i: [a-z]{{2}} (?! (?<=\.to|\.mm|\.mv|\.eq|\.ge|\.gt|\.le|\.lt|\.ne) \( )  # methods
-    | com | org | net | edu | gov | mil
-    | (?: int | info | biz | name | pro | app | dev | xyz | tech | online | site | store | shop
-      | cloud | club | live | email | agency | group | world | today | media ) (?!\() )
-    (?![A-Za-z0-9])
-"""
-
-
-def _holds_code(match: re.Match[str]) -> bool:
-    """Return whether a PEM block has content; documentation writes three dots instead."""
-    return re.search(r"[A-Za-z0-9+/]{30}", match[0]) is not None
-
-
-_KEYS = {
-    "sk-": r"""sk- (?<![A-Za-z0-9]...) (?:
-        (?=[A-Za-z_-]{0,40}[0-9]) [\w-]{20,}
-        | (?:[a-z]{2,8}-)? (?!(.)\1{3}) [A-Za-z0-9]{32,} [\w-]* )""",  # sk-xxxx… is no key
-    "k_live_": r"[rs]k_live_ (?<![A-Za-z0-9].{8}) [A-Za-z0-9]{16,}",
-    "k_test_": r"[rs]k_test_ (?<![A-Za-z0-9].{8}) [A-Za-z0-9]{16,}",
-    "AKIA": r"AKIA (?<![A-Za-z0-9].{4}) [A-Z0-9]{16} (?![A-Za-z0-9])",
-    "ASIA": r"ASIA (?<![A-Za-z0-9].{4}) [A-Z0-9]{16} (?![A-Za-z0-9])",
-    **{
-        f"gh{kind}_": rf"gh{kind}_ (?<![A-Za-z0-9].{{4}}) [A-Za-z0-9]{{30,}}"
-        for kind in "pousr"
-    },
-    "github_pat_": r"github_pat_ \w{22,}",
-    "glpat-": r"glpat- [\w-]{20,}",
-    "AIza": r"AIza (?<![A-Za-z0-9].{4}) [\w-]{35}",
-    "xox": r"xox (?<![A-Za-z0-9]...) [a-eoprs]- (?=[A-Za-z-]{0,20}[0-9]) [A-Za-z0-9-]{10,}",
-    "xapp-": r"xapp- (?<![A-Za-z0-9].{5}) (?=[A-Za-z-]{0,20}[0-9]) [A-Za-z0-9-]{10,}",
-    "hf_": r"hf_ (?<![A-Za-z0-9]...) [A-Za-z0-9]{20,}",
-    "eyJ": _JWT,
-    "earer ": _BEARER,
-    "EARER ": _BEARER,
-    "://": _PASSWORD,
-}
-_CUED = [
-    ("PRIVATE KEY", _form("key", _PEM, _holds_code)),
-    *((cue, _form("key", pattern)) for cue, pattern in _KEYS.items()),
-    ("@", _form("email", _EMAIL)),  # after the keys: a password in a URL looks like one
-]
-"""A text that every match contains, and the pattern."""
-
-
-# --- numbers --------------------------------------------------------------------------------------
-
-# To the base of 16, for IPv6.
-_SIX_DIGITS = re.compile(r"[0-9](?:[ .():-]{0,4}[0-9A-Fa-f]){5}")
-
-_CARD = r"""
-    [0-9] (?<![A-Za-z0-9.+-].)
-    (?: [0-9]{3}([ .-]|[ ]{2})[0-9]{4}\1[0-9]{4}\1[0-9]{2,4}(?:\1[0-9]{3})?
-    | [0-9]{3}([ -])[0-9]{6}\2[0-9]{4,5}
-    | [0-9]{12,18} )
-    (?![\w-]|\.[0-9])
-"""
-_ISSUED = re.compile(
-    r"4[0-9]{12}(?:[0-9]{3}){0,2}"  # Visa
-    r"|5[1-5][0-9]{14}|2(?:22[1-9]|2[3-9][0-9]|[3-6][0-9]{2}|7[01][0-9]|720)[0-9]{12}"  # Mastercard
-    r"|3[47][0-9]{13}"  # American Express
-    r"|3(?:0[0-5]|[68][0-9])[0-9]{11}"  # Diners
-    r"|(?:6011|65[0-9]{2}|64[4-9][0-9]|35(?:2[89]|[3-8][0-9]))[0-9]{12}"  # Discover, JCB
-    r"|62[0-9]{14,17}"  # UnionPay
-)
-
-
-def _is_card(match: re.Match[str]) -> bool:
-    """Return whether it is a card number of a known issuer (ISO/IEC 7812) with a valid check digit.
-
-    The check is Luhn's algorithm (US patent 2950048): every second digit from the right is doubled.
-    """
-    digits = re.sub(r"[ .-]", "", match[0])
-    total = 0
-    for i, digit in enumerate(reversed(digits)):
-        tens, ones = divmod(int(digit) * (1 + i % 2), 10)
-        total += tens + ones
-    return total % 10 == 0 and _ISSUED.fullmatch(digits) is not None
-
-
-_IPV4 = r"[0-9] (?<![\w.].) [0-9]{0,2} (?:\.[0-9]{1,3}){3} (?!\w|\.[0-9])"
-_IPV6 = r"""
-    [23] (?<![\w:.].) [0-9A-Fa-f]{3}  # 2000::/3 is all that was given out so far
-    (?: ::?[0-9A-Fa-f]{1,4} ){1,7} (?!\w|:[\w:])
-"""
-# This network, private (three), shared by a provider's customers, loopback, link-local, multicast
-# and reserved.
-_NOT_PUBLIC = [
-    IPv4Network(network)
-    for network in """
-    0.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 127.0.0.0/8
-    169.254.0.0/16 224.0.0.0/3
-    """.split()
-]
-_VERSION = re.compile(
-    r"(?i)(?:\b(?:v|ver|versions?|release|build|firmware|section)\b[.:]?\s?|\w/|[=~<>]=\s?)\Z"
-)
-
-
-def _is_host(match: re.Match[str]) -> bool:
-    """Return whether it is one host on the internet.
-
-    The networks for documentation (RFC 5737) count, since logs use them like real addresses. With
-    five digits or fewer (one address in 12,000) it is almost always a version number.
-    """
-    text = match[0]
-    if len(text) < len("1.2.3.456") or text.endswith(".0") or ".0.0." in text:
-        return False
-    if _follows(_VERSION, match):
-        return False
-    try:
-        address = IPv4Address(text)
-    except AddressValueError:
-        return False
-    return not any(address in network for network in _NOT_PUBLIC)
-
-
-def _is_host6(match: re.Match[str]) -> bool:
-    try:
-        IPv6Address(match[0])
-    except AddressValueError:
-        return False
-    return True
-
-
-_BEFORE = r"(?<![\w.+/-].) (?<![0-9],.)"
-_AFTER = r"(?!(?!x[0-9])\w|-\w|\.[0-9]|[ ]?=)"  # x22 is an extension
-_INTERNATIONAL = (
-    rf"\+ {_BEFORE} (?![0-9]{{4}}-[0-9]{{2}}-) [1-9] (?: [ .()/-]{{0,2}} "
-    rf"[0-9] "
-    rf"){{9,14}} {_AFTER}"
-)
-_DASHED = rf"""
-    [0-9] {_BEFORE}
-    (?: [0-9]{{2}}([.-])[0-9]{{3}}\1[0-9]{{4}}  # 415-555-0132
-    | (?<=1)([.-])[0-9]{{3}}\2[0-9]{{3}}\2[0-9]{{4}}  # 1-415-555-0132
-    | (?<=1)[3-9][0-9]-[0-9]{{4}}-[0-9]{{4}} )  # 138-1234-5678
-    {_AFTER}
-"""
-# A group beside it would make it a list of numbers.
-_ALONE = r"(?<![0-9][ /].)"
-_END = rf"{_AFTER} (?! [ /][0-9] | :[0-9]{{1,2}}(?! [0-9] | [ ./(-]{{1,3}}[0-9]) )"  # a time
-_SPACED = rf"""
-    \+ {_BEFORE} [1-9][0-9]{{0,2}} (?: [ .-] | [ ]?(?=\() )  # +1 (415) 555 - 0132
-    (?: \([0-9]{{2,4}}\) | [0-9]{{2,4}} ) (?: [ ]?-[ ]? | [ .] )?
-    [0-9]{{3,4}} [ ]-[ ] [0-9]{{4}} {_END}
-"""
-_GAP = r"(?: [ ]?[/-][ ]? | [ .] )"
-_NATIONAL = rf"""
-    0 {_BEFORE} {_ALONE} [1-9][0-9]{{0,4}} (?: {_GAP}[0-9]{{2,8}} ){{1,4}} {_END}  # 020 7946 0958
-    | [(] {_BEFORE} (?: 0[1-9][0-9]{{1,3}} | [0-9]{{2,3}} ) \)  # (415) 555-0132
-      (?: [ ]-[ ] | [ .-]? )
-      (?: [0-9]{{3,5}}[ .-]?[0-9]{{3,4}} | [0-9]{{3}}[ ]-[ ][0-9]{{4}}
-        | [0-9]{{3}}-[0-9]{{2}}-[0-9]{{2}} ) {_AFTER}
-    | 8 {_BEFORE} {_ALONE} [ -] \(?[0-9]{{3}}\)? [ -]?[0-9]{{3}}-[0-9]{{2}}-[0-9]{{2}} {_END}
-    | [1-9] {_BEFORE} {_ALONE} [0-9][ ]9[0-9]{{4}}-[0-9]{{4}} {_END}  # 11 98765-4321
-"""
-_ABROAD = rf"""
-    0 {_BEFORE} {_ALONE} 0[ ]?[1-9][0-9]{{0,2}} {_GAP} (?: \(0\)[ ]? | (?!0) )
-    (?: [0-9]{{9,10}} | [0-9]{{1,8}} (?: {_GAP}[0-9]{{2,8}} ){{1,4}} ) {_END}  # 0044 20 7946 0958
-"""
-_DIGITS = r"""
-    [+(0-9] (?<![\w.+-].) (?: (?<=\()\+?[0-9]{1,5}\) | (?<=\+)[0-9] | (?<=[0-9]) )
-    (?: [ .()/-]{0,2} [0-9] ){5,14} (?!\w|\.[0-9])
-"""
-_LINK = r"""(?:[\s_:.,*`="'#-]*
-    (?:number|num|no|nr|is|was|will|be|at|me|us|him|her|them|on|or|the|my|your|our))*"""
-_OF = r"(?: \s(?:for|of|to) (?:\s[\w'&.-]{1,20}){1,5}? \s(?:is|was|are) )?"  # "for La Tasca is"
-_PHONE = re.compile(
-    rf"""(?: \b (?:(?:tele|cell|mobile)?[ ]?phone|call|tel|whatsapp|mobile|cell|fax
-        |telefon[eo]?|handynummer|celular
-        |(?:contact|reach)\s(?=number|no\b|at\b|on\b|me|us|him|her|them)) s?
-        | tel[eé]fono | t[eé]l[eé]phone | тел(?:ефон)? | 电话 | 電話 | 手机 )
-    {_LINK} {_OF} [\s_:.,*`="'#-：]{{1,5}} \(? \Z""",
-    re.IGNORECASE | re.VERBOSE | re.ASCII,
-)
-_NUMBER = re.compile(
-    rf"""(?: \b (?:my|your|his|her|their|our|its|the|\w+[ ]?'s|contact|phone|home|work|office
-        |direct) \s number (?:\s there)? {_OF} (?:\s(?:is|was|will\sbe))?
-      | \b (?:reach|reached|reachable|call) (?:\s[\w'&.-]{{1,20}}){{0,4}}? \s(?:at|on) )
-    [\s:]{{1,8}} \Z""",
-    re.IGNORECASE | re.VERBOSE | re.ASCII,
-)
-"""What is before a number of another kind too, such as that of an account; a phone number then
-begins with 0."""
-# Five pairs with the same separator are a French phone number, not a date.
-_DATE = re.compile(r"[0-3]?[0-9]([./ -])[0-3]?[0-9]\1(?:19|20)?[0-9]{2}(?![0-9]|\1)")
-_IN_ORDER = "01234567890123456789"
-
-
-def _groups(match: re.Match[str]) -> list[str]:
-    return re.findall(r"[0-9]+", match[0])
-
-
-def _is_national(match: re.Match[str]) -> bool:
-    """Return whether it has as many digits as a phone number, and is no date and no list."""
-    groups = _groups(match)
-    digits = "".join(groups)
-    longest = 12 if re.match("01[567]", digits) else 11  # German mobile phones
-    is_even = len(set(map(len, groups))) == 1
-    is_drawn = groups == sorted(groups) and groups[-1] < "60"  # as in a lottery
-    is_padded = all(group.startswith("0") for group in groups)
-    is_list = (is_even and (is_drawn or is_padded)) or match[0].count("/") > 1
-    is_date = _DATE.match(match[0]) is not None
-    is_other = is_date or is_list or _follows(_VERSION, match)
-    return 10 <= len(digits) <= longest and not is_other
-
-
-def _is_abroad(match: re.Match[str]) -> bool:
-    return 11 <= len("".join(_groups(match))) <= 15
-
-
-def _is_announced(match: re.Match[str]) -> bool:
-    """Return whether it is seven digits or more after "phone", "call me at" and the like.
-
-    A date or a list of single digits does not count. After "their number is" and the like it must
-    have the form of a national number.
-    """
-    groups = [len(group) for group in _groups(match)]
-    digits = "".join(_groups(match))
-    is_date = len(groups) == 3 and max(groups) == 4 and len(digits) <= 8
-    is_list = 1 in groups[1:]
-    if len(digits) < 7 or is_date or is_list:
-        return False
-    if _follows(_PHONE, match):
-        return True
-    is_long = 10 <= len(digits) <= 11 and digits not in _IN_ORDER
-    return (
-        is_long and re.match("0[1-9]", digits) is not None and _follows(_NUMBER, match)
-    )
-
-
-def _follows(words: re.Pattern[str], match: re.Match[str]) -> bool:
-    start = match.start()
-    return words.search(match.string, max(0, start - 60), start) is not None
-
-
-_NUMBERS = [
-    # Before the phone numbers, which would match a part of it.
-    _form("card", _CARD, _is_card),
-    _form("ip", _IPV4, _is_host),
-    _form("ip", _IPV6, _is_host6),
-    _form("phone", _INTERNATIONAL),
-    _form("phone", _SPACED),
-    _form("phone", _DASHED),
-    _form("phone", _NATIONAL, _is_national),
-    _form("phone", _ABROAD, _is_abroad),
-    _form("phone", _DIGITS, _is_announced),
-]
-"""Patterns with six digits or more."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from userlm.text import word_batches
 from userlm.types import Conversation
 
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
@@ -38,7 +39,7 @@ class Summary:
         """Add a conversation; `person` is the 64-bit hash that decides its split."""
         meta = conversation.meta
         own_turns = conversation.user_turns[conversation.first_own_turn :]
-        words = [len(text.split()) for text in own_turns]
+        words = [sum(map(len, word_batches(text))) for text in own_turns]
         answers = [
             len(turn.text) for turn in conversation.turns if turn.role == "assistant"
         ]
