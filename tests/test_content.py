@@ -1,5 +1,6 @@
 """The content of a message: what was said, what was thought, and what tools did."""
 
+import json
 import time
 
 import pytest
@@ -78,6 +79,26 @@ def test_a_redacted_thought_has_no_words():
 def test_tools_and_parts_without_words_are_skipped(part, kind):
     assert [found.kind for found in read_parts([part])] == [kind]
     assert split_content([part, "Good day."]) == ("Good day.", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "kinds"),
+    [
+        ({"text": "short", "content": "the long answer"}, ["speech", "other"]),
+        ([{"type": "text", "text": "a", "refusal": "b"}], ["speech", "other"]),
+        ({"parts": ["short"], "text": "the long answer"}, ["speech", "other"]),
+        ({"type": "reasoning", "text": "a", "summary": "b"}, ["thought", "other"]),
+        ({"type": "text", "text": "a", "thinking": "b"}, ["speech", "other"]),
+        ({"text": "the same", "value": "the  same", "content": ""}, ["speech"]),
+    ],
+)
+def test_words_in_a_second_field_of_a_part_are_counted_as_left_out(content, kinds):
+    assert [part.kind for part in read_parts(content)] == kinds
+
+
+def test_a_result_in_several_fields_is_kept_whole():
+    part = {"type": "tool_result", "output": "7", "content": "seven"}
+    assert json.loads(read_parts(part)[0].text) == part
 
 
 def test_parts_are_joined_with_an_empty_line():

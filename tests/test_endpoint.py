@@ -589,6 +589,33 @@ def test_a_number_of_tokens_that_can_be_none_is_unknown_and_the_answer_is_not_as
     assert budget.spent.dollars == price.of(2 + PER_MESSAGE, 50)  # its worst
 
 
+def test_after_a_redirect_no_other_prompt_is_sent(tmp_path):
+    usage = Budget(Caps(), tmp_path / "usage.jsonl").side("writer")
+    with serving(
+        lambda body, n: Said(302, headers={"Location": f"http://127.0.0.1:9/{n}"})
+    ) as server:
+        asked = model(server)
+        for _ in range(3):
+            with pytest.raises(ModelError, match="redirects to"):
+                usage.call(9, 9, lambda: asked.chat(HI, Sampling()))
+    assert len(server.requests) == 1
+
+
+def test_reasoning_that_a_server_counts_beside_the_answer_is_billed(tmp_path):
+    # 6 tokens of the request, 2 of the answer, 900 of reasoning: only the total says so.
+    answer = completion("ok")
+    answer.body["usage"]["total_tokens"] = 908
+    budget = Budget(Caps(), tmp_path / "usage.jsonl")
+    price = Price.parse("2/10")
+    usage = budget.side("writer", price=price)
+    with serving(lambda body, n: answer) as server:
+        cache = CallCache(tmp_path / "asked.jsonl", model(server), usage)
+        # The answer itself is not longer than it may be.
+        assert cache.ask("a", 0, HI, Sampling(max_tokens=50)) == Answer("ok")
+    assert usage.results()["tokens_out"] == 902
+    assert budget.spent.dollars == price.of(6, 902)
+
+
 class Counted(int):
     """A count that is not checked."""
 

@@ -355,6 +355,13 @@ def test_a_refusal_is_what_the_assistant_said(refused):
     ]
 
 
+@pytest.mark.parametrize("name", ["conversations", "conversation"])
+def test_other_fields_with_words_beside_the_messages_are_counted(name):
+    row = {name: [U, A], "items": [U, A], "answer": "the long answer", "note": ""}
+    imported = convert({**row, "language": "English", "turn": 1}, None, "x")
+    assert imported.notes == {"fields left out": 2}
+
+
 TOOL = {"type": "tool-invocation", "toolInvocation": {"toolName": "stock"}}
 FILE = {"type": "file", "mediaType": "image/png", "url": "https://example.org/a.png"}
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from userlm.data.layouts import Gathered, find
-from userlm.data.layouts.common import NOTES
+from userlm.data.layouts import Gathered, find, oasst
+from userlm.data.layouts.common import NOTES, assemble
 from userlm.data.layouts.fields import REASONS
 from userlm.data.split import person
 from userlm.data.summary import Summary
@@ -327,6 +327,52 @@ def test_a_deep_thread_is_one_path():
         rows.append({**row, "parent_id": f"{'ap'[i % 2]}{i - 1}" if i else None})
     (one,) = read(*rows)
     assert len(one.imported.conversation.turns) == 3000
+
+
+def chain(length: int, replies: int) -> list[dict[str, Any]]:
+    """Messages on lines of their own: one below the other, and replies to the last."""
+    rows = []
+    for i in range(length + replies):
+        row = flat(say(f"{'pa'[min(i, length) % 2]}{i}", text="hi"))[0]
+        above = min(i, length) - 1
+        rows.append({**row, "parent_id": f"{'pa'[above % 2]}{above}" if i else None})
+    return rows
+
+
+def nested(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The same as a tree on one line."""
+    messages = {row["message_id"]: {**row, "replies": []} for row in rows}
+    for row in rows[1:]:
+        messages[row["parent_id"]]["replies"].append(messages[row["message_id"]])
+    return tree(messages["p0"])
+
+
+def test_a_tree_that_would_unfold_to_far_more_than_it_is_is_set_aside():
+    # 40 paths of 41 messages each from 80 messages: 20 times; 80 of 81 from 160 messages: 40 times.
+    assert len(paths(*chain(40, 40))) == len(paths(nested(chain(40, 40)))) == 40
+    rows = chain(80, 80)
+    assert [f.rejected.reason for f in read(*rows)] == ["too long"] * 160
+    (whole,) = read(nested(rows))
+    assert "80 paths of tree 't1'" in str(whole.rejected)
+    # 100 paths of 3 messages, but a long one is in each.
+    rows = chain(2, 100)
+    rows[0]["text"] = "x" * 10_000
+    assert {f.rejected.reason for f in read(*rows)} == {"too long"}
+    rows = [{**row, "message_tree_id": "x" * 10_000} for row in chain(2, 100)]
+    assert read(*rows)[0].rejected.reason == "too long"
+
+
+def test_the_paths_of_a_tree_are_made_one_by_one(monkeypatch):
+    made = []
+
+    def count(*arguments: Any, **named: Any) -> Any:
+        made.append(named["id"])
+        return assemble(*arguments, **named)
+
+    monkeypatch.setattr(oasst, "assemble", count)
+    found = find([Line(1, nested(chain(40, 40)))], None, "log", Gathered())
+    assert next(found).imported.conversation.id == "t1/p40"
+    assert made == ["t1/p40"]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.ansi import AnsiDecoder
@@ -110,3 +112,27 @@ def test_an_error_that_quotes_hostile_text_shows_it(
     with pytest.raises(SystemExit):
         cli.main()
     assert f"{SHOWN} is [red]wrong[/]\n" in streams.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["import", "--out", "x", f"--{HOSTILE}"], 2),
+        (["show", "a", f"{HOSTILE}.jsonl"], 2),
+        (["--config", "options.toml", "import", "--help"], 0),
+    ],
+)
+def test_what_the_command_line_quotes_in_errors_and_help_is_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], code: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    name = "\u202e" + HOSTILE  # help cuts long values
+    Path("options.toml").write_text(f"out = {json.dumps(name)}", encoding="utf-8")
+    streams = guarded(monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["userlm", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == code
+    assert "⟨U+202E⟩" in streams.getvalue()
+    assert not {"\x1b", "\x9b", "\u202e"} & set(streams.getvalue())

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from userlm.text import has_words
+
 _LONGEST_NAME = (
     100  # characters; the patterns take time that grows with the square of it
 )
@@ -41,6 +43,7 @@ _THOUGHT_FIELDS = (
     "content",
     "summary",
 )
+_WORD_FIELDS = tuple(dict.fromkeys(_SPEECH_FIELDS + _THOUGHT_FIELDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +83,31 @@ def read_parts(content: Any) -> list[Part]:
     if content is None:
         return []
     if isinstance(content, Mapping) and isinstance(content.get("parts"), list):
-        content = content["parts"]  # the exports of ChatGPT
-    if isinstance(content, list | tuple):
-        return [read_part(part) for part in content]
-    return [read_part(content)]
+        parts = read_parts(content["parts"])  # the exports of ChatGPT
+        return parts + _unread(content, joined(parts, "speech"))
+    parts = []
+    for item in content if isinstance(content, list | tuple) else [content]:
+        part = read_part(item)
+        parts.append(part)
+        if isinstance(item, Mapping) and part.kind in ("speech", "thought"):
+            parts += _unread(item, part.text)
+    return parts
+
+
+def _unread(part: Mapping[str, Any], read: str) -> list[Part]:
+    """Return a part without words for each field of a part whose words are not in what was read, so
+    that it is counted."""
+    names = [name for name in _WORD_FIELDS if name in part]
+    texts = [_text_in(part[name], _WORD_FIELDS) for name in names]
+    return [Part("other", "") for text in texts if text and not has_said(read, text)]
+
+
+def has_said(said: str, words: str) -> bool:
+    """Return whether a text has these words, whatever the white space; some logs join the parts of
+    a message without any."""
+    texts, wanted = said.split(), words.split()
+    is_part = f" {' '.join(wanted)} " in f" {' '.join(texts)} "
+    return not has_words(words) or is_part or "".join(wanted) == "".join(texts)
 
 
 def read_part(part: Any) -> Part:
@@ -138,8 +162,8 @@ def _text_in(value: Any, fields: Sequence[str]) -> str | None:
 
 
 def _result(part: Mapping[str, Any]) -> str:
-    found = [part[field] for field in _RESULT_FIELDS if field in part]
-    result = found[0] if found else part
+    found = [part[field] for field in _RESULT_FIELDS if part.get(field)]
+    result = found[0] if len(found) == 1 else part
     return result if isinstance(result, str) else _json(result)
 
 

@@ -336,6 +336,7 @@ class Completion:
         p_end: the probability of `Sampling.end_id` at the first position, before any filter; `None`
             if unknown.
         tokens_in, tokens_out: usage in tokens; `None` if unknown.
+        tokens_beside: other tokens that are billed as `tokens_out`: reasoning, on some servers.
         faults: short names of what went wrong in earlier tries of the same call.
         possibly_billed: how many of those tries may still have been billed.
         thought: what the model only thought; see `thought`.
@@ -347,6 +348,7 @@ class Completion:
     p_end: float | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None
+    tokens_beside: int = 0
     faults: tuple[str, ...] = ()
     possibly_billed: int = 0
     thought: str = ""

@@ -37,8 +37,9 @@ TRIES = 6
 CAP = "cap reached: "
 """The start of the error message of a call that a cap did not allow."""
 LONG_WAIT = "long wait"
-ENDS_RUN = ("no credit", LONG_WAIT)
-"""Reasons of errors with which a server says that it will answer no call for a long time."""
+ENDS_RUN = ("no credit", LONG_WAIT, "redirected")
+"""Reasons of errors with which a server says that it will answer no call, at least for a long
+time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +133,8 @@ def usage_of(answer: Completion, tokens_in: int, max_tokens: int) -> Counter[str
     if answer.tokens_in is None or answer.tokens_out is None:
         used.update(doubt_in=tokens_in, doubt_out=max_tokens)
     else:
-        used.update(
-            reported=1, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out
-        )
+        tokens_out = answer.tokens_out + answer.tokens_beside
+        used.update(reported=1, tokens_in=answer.tokens_in, tokens_out=tokens_out)
     return used
 
 

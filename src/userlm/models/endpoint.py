@@ -335,6 +335,14 @@ def token_count(answer: Any, name: str) -> int | None:
     return count if type(count) is int and 0 <= count < 2**31 else None
 
 
+def _tokens_beside(answer: Any) -> int:
+    """Return the tokens in `total_tokens` that are in no other number: xAI and Gemini count those
+    of reasoning only there."""
+    names = ("total_tokens", "prompt_tokens", "completion_tokens")
+    total, read, written = (token_count(answer, name) or 0 for name in names)
+    return max(total - read - written, 0)
+
+
 def seed_of(sampling: Sampling) -> Any:
     """Return the seed in the range of servers: at most 31 bits."""
     return openai.omit if sampling.seed is None else sampling.seed % 2**31
@@ -360,6 +368,7 @@ def _completion(answer: Any) -> Completion | Fault:
             encodable(str(refusal) if is_refusal else text),
             tokens_in=token_count(answer, "prompt_tokens"),
             tokens_out=token_count(answer, "completion_tokens"),
+            tokens_beside=_tokens_beside(answer),
             thought=encodable(_reasoning(choice.message) or thought),
             refused=is_refusal,
         )

@@ -76,6 +76,9 @@ REFRESH_SECONDS = 0.1
 # --- what reaches the terminal --------------------------------------------------------------------
 
 
+_render = Console.render  # as it is without `guard_streams`
+
+
 class Terminal(Console):
     """A console on which any text can be printed: texts of models, logs, servers and file names may
     hold escape sequences that change the title or the clipboard. Hidden characters are shown, as in
@@ -90,7 +93,7 @@ class Terminal(Console):
                 renderable = plain(renderable)
             case Styled():
                 renderable = _visible(renderable)
-        for segment in super().render(renderable, options):
+        for segment in _render(self, renderable, options):
             if segment.style and segment.style.link:
                 segment = Segment(segment.text, segment.style.update_link(None))
             yield segment
@@ -144,6 +147,8 @@ before the bar, or a text of nothing but steps up. And the rest of the text."""
 
 def guard_streams() -> None:
     """Let all that Python prints from now on show hidden characters instead of sending them."""
+    # Typer's errors and help come from a console of its own, which passes by the streams.
+    Console.render = Terminal.render  # type: ignore[assignment, method-assign]
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, _Stream):

@@ -99,7 +99,7 @@ def find(
 
 def _conversations(
     line: Line, source: str | None, file: str, gathered: Gathered
-) -> list[Imported]:
+) -> Iterable[Imported]:
     """Return the conversations of a line: several for a tree, none if the line is gathered."""
     if line.error:
         raise Rejected(line.reason, f"the line {line.error}")

@@ -14,7 +14,14 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
-from userlm.content import THOUGHT_FIELDS, Part, joined, read_part, read_parts
+from userlm.content import (
+    THOUGHT_FIELDS,
+    Part,
+    has_said,
+    joined,
+    read_part,
+    read_parts,
+)
 from userlm.data.layouts.fields import Rejected, Row, need, parse_json, wrong_type
 from userlm.lines import Line
 from userlm.rows import OLDER_KEYS
@@ -266,7 +273,7 @@ def _parts(message: Row, field: str, where: str) -> list[Part]:
     for name in _SPEECH_FIELDS:
         words = joined(read_parts(message.get(name)), "speech")
         said = joined(parts, "speech")
-        if name == field or _has_said(said, words):
+        if name == field or has_said(said, words):
             continue
         is_shown = name == "refusal" or not has_words(said)
         parts.append(Part("speech", words) if is_shown else Part("other", ""))
@@ -288,17 +295,9 @@ def _thoughts(message: Row, parts: Sequence[Part]) -> list[tuple[Side, str]]:
         if not message.get(name):
             continue
         text = joined([read_part({name: message[name]})], "thought")
-        if not (texts and _has_said("\n\n".join(texts), text)):
+        if not (texts and has_said("\n\n".join(texts), text)):
             texts.append(text)
     return [("thought", text) for text in texts]
-
-
-def _has_said(said: str, words: str) -> bool:
-    """Return whether a text has these words, whatever the white space; some logs join the parts of
-    a message without any."""
-    texts, wanted = said.split(), words.split()
-    is_part = f" {' '.join(wanted)} " in f" {' '.join(texts)} "
-    return not has_words(words) or is_part or "".join(wanted) == "".join(texts)
 
 
 def _split(side: Side, text: str) -> tuple[str, list[tuple[Side, str]]]:
@@ -351,7 +350,7 @@ def assemble(
     }
     for name, parts in aside.items():
         beside = str(known.get(name, ""))  # a field of the row with this name
-        if not _has_said("\n\n".join(parts), beside):
+        if not has_said("\n\n".join(parts), beside):
             parts = [beside, *parts]
         known[name] = "\n\n".join(parts)
     notes = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from datetime import UTC, date, datetime
 from math import isfinite
 from typing import Any
@@ -22,11 +22,12 @@ REASONS = (
     "no chosen answer",
     "deleted",
     "orphan",
+    "too long",
     "duplicate id",
 )
-"""Why a row is rejected. PRISM alone has `no chosen answer`; OASST alone has `deleted` and `orphan`
-(a message whose parents are missing or form a cycle). `duplicate id` also comes from `userlm
-import`, which sees all files."""
+"""Why a row is rejected. PRISM alone has `no chosen answer`; OASST alone has `deleted`, `orphan`
+(a message whose parents are missing or form a cycle) and `too long` (which `userlm.lines` has too).
+`duplicate id` also comes from `userlm import`, which sees all files."""
 
 DETAIL_LENGTH = 500  # maximum length of an error's detail, which may quote the log
 
@@ -124,6 +125,12 @@ def scalars(row: Row, *fields: str) -> dict[str, str | int | float]:
         elif value is not None:
             raise wrong_type(f"field {name!r}", "a text or a number", value)
     return found
+
+
+def count_others(row: Row, known: Set[str]) -> int:
+    """Return how many other fields of a row hold texts, lists or objects."""
+    others = [value for name, value in row.items() if name not in known]
+    return sum(isinstance(value, str | list | dict) and bool(value) for value in others)
 
 
 def parse_json(value: Any) -> Any:

@@ -6,11 +6,15 @@ from userlm.data.layouts.common import Imported, Layout, assemble, read_messages
 from userlm.data.layouts.fields import (
     Row,
     any_flagged,
+    count_others,
     flag_of,
     id_of,
     list_of,
     scalars,
 )
+
+_FIELDS = {"conversation", "conversation_id", "language", "model", "timestamp"}
+_FLAGS = {"redacted", "openai_moderation"}
 
 
 def convert(row: Row) -> Imported:
@@ -22,7 +26,12 @@ def convert(row: Row) -> Imported:
         "redacted": flag_of(row, "redacted"),
         "toxic": any_flagged(row.get("openai_moderation")),
     }
-    return assemble(messages, id=id_of(row, "conversation_id"), meta=meta)
+    return assemble(
+        messages,
+        id=id_of(row, "conversation_id"),
+        meta=meta,
+        lost_fields=count_others(row, _FIELDS | _FLAGS),
+    )
 
 
 LAYOUT = Layout("lmsys", [{"conversation"}], convert)

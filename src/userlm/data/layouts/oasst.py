@@ -14,10 +14,10 @@ A leaf is not an observed ending: it only means that no one was asked to continu
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from userlm.data.layouts.common import (
     Found,
@@ -44,6 +44,10 @@ from userlm.types import Origin
 
 _ROLES: Mapping[str, Side] = {"prompter": "user", "assistant": "assistant"}
 _INSIDE = Place(0, "", 0)  # name of a message in a tree on one line
+_MOST = 30
+"""How many times as long as its messages the paths of a tree may be together; 4 times in
+OpenAssistant's own."""
+_TURN = 50  # characters of a turn beside its text
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +72,12 @@ class _Message:
     replies: list[_Message] = field(default_factory=list)
 
 
-def tree(row: Row) -> list[Imported]:
+def tree(row: Row) -> Iterator[Imported]:
     """Return the conversations of a tree on one line.
 
     Raises:
-        Rejected: there are none, or one of its messages is broken; the detail says which.
+        Rejected: there are none, they would be much longer than the tree, or one of its messages
+            is broken; the detail says which.
     """
     if row.get("prompt") is None:
         raise Rejected("no messages", "field 'prompt' is missing")
@@ -86,7 +91,7 @@ def tree(row: Row) -> list[Imported]:
             child = _message_at(reply, place)
             message.replies.append(child)
             unread.append((reply, child, place))
-    return _paths(id_of(row, "message_tree_id") or root.id, root)
+    return _conversations(id_of(row, "message_tree_id") or root.id, root)
 
 
 class Trees:
@@ -109,13 +114,13 @@ class Trees:
             for root in roots:
                 members = _with_replies(root)
                 try:
-                    paths = _paths(name, root, len(members) - 1)
+                    found = _conversations(name, root, len(members) - 1)
                 except Rejected as error:
                     rejected += [(message, error) for message in members]
                     continue
                 first = min(message.place for message in members)
-                for path in paths:
-                    yield Found(first.file, Line(first.number), path, None)
+                for imported in found:
+                    yield Found(first.file, Line(first.number), imported, None)
             for message, why in sorted(rejected, key=lambda pair: pair[0].place):
                 _, file, number = message.place
                 yield Found(file, Line(number, dict(message.row)), None, why)
@@ -155,44 +160,94 @@ def _required_id(row: Row, field: str) -> str:
     return id_of(row, field) or str(need(None, str, f"field {field!r}"))
 
 
-def _paths(name: str, root: _Message, merged_lines: int = 0) -> list[Imported]:
-    """Return the conversations of a tree, at least one; the first carries the notes on all."""
+def _conversations(
+    name: str, root: _Message, merged_lines: int = 0
+) -> Iterator[Imported]:
+    """Return the conversations of a tree, at least one; each is made when it is asked for, and the
+    first carries the notes on all.
+
+    Raises:
+        Rejected: there are none, or they would be much longer than the tree.
+    """
     _check_root(root)
-    found: list[Imported] = []
-    used: dict[int, str] = {}  # user messages of earlier paths, with the path's id
-    repeats = empty_turns = 0
-    # A path is a linked list from the leaf up, so that memory does not grow with the square of the
-    # depth.
-    unread: list[tuple[_Message, Any]] = [(root, None)]
+    paths, notes = _paths(name, root)
+    return _unfolded(name, paths, {**notes, "merged lines": merged_lines})
+
+
+class _Path(NamedTuple):
+    """A path from the prompt down to a message: a linked list, so that memory does not grow with
+    the square of the depth.
+
+    Attributes:
+        above: the path to the message before.
+        question: the last message of a user.
+        size: of its conversation, about, in characters.
+    """
+
+    message: _Message
+    above: _Path | None
+    question: _Message
+    size: int
+
+
+def _paths(name: str, root: _Message) -> tuple[list[_Path], dict[str, int]]:
+    """Return the paths that add a user turn, and the notes on them. Time and memory grow with the
+    number of messages, not with the length of the paths."""
+    found: list[_Path] = []
+    used: set[int] = set()  # the messages of these paths
+    tree_size = repeats = empty_turns = 0
+    # The name is in the id, in `meta`, and in `origin`.
+    unread = [_Path(root, None, root, 3 * len(name) + _size(root))]
     while unread:
         path = unread.pop()
-        leaf, _ = path
-        alive = [reply for reply in leaf.replies if not reply.deleted]
+        tree_size += _size(path.message)
+        alive = [reply for reply in path.message.replies if not reply.deleted]
         replies = [reply for reply in alive if has_words(reply.text)]
         empty_turns += len(alive) - len(replies)
-        if replies:
-            replies.sort(key=lambda reply: reply.rank)
-            unread += [(reply, path) for reply in reversed(replies)]
-            continue
+        replies.sort(key=lambda reply: reply.rank)
+        unread += [_longer(path, reply) for reply in reversed(replies)]
+        if not replies and id(path.question) in used:
+            repeats += 1
+        elif not replies:
+            found.append(path)
+            part: _Path | None = path
+            while part and id(part.message) not in used:
+                used.add(id(part.message))
+                part = part.above
+    if sum(path.size for path in found) > _MOST * (len(name) + tree_size):
+        detail = (
+            f"the {len(found):,} paths of tree {name!r} are together more than {_MOST} times as "
+            f"long as its messages"
+        )
+        raise Rejected("too long", detail)
+    return found, {"paths left out": repeats, "cut at an empty turn": empty_turns}
+
+
+def _longer(path: _Path, reply: _Message) -> _Path:
+    question = reply if reply.side == "user" else path.question
+    return _Path(reply, path, question, path.size + _size(reply))
+
+
+def _size(message: _Message) -> int:
+    about = (message.text, message.id, message.user or "", *message.meta.values())
+    return _TURN + sum(len(text or "") for text in about)
+
+
+def _unfolded(
+    name: str, paths: Iterable[_Path], notes: Mapping[str, int]
+) -> Iterator[Imported]:
+    used: dict[int, str] = {}  # user messages of earlier paths, with the path's id
+    for path in paths:
         messages = _from_root(path)
         asked = [id(message) for message in messages if message.side == "user"]
-        shared = [message for message in asked if message in used]
-        if shared == asked:
-            repeats += 1
-            continue
         imported = _conversation(name, messages)
-        if shared:
-            origin = Origin(used[shared[-1]], _first_own_turn(messages, shared))
+        if shared := [used[message] for message in asked if message in used]:
+            origin = Origin(shared[-1], _first_own_turn(messages, used))
             imported = _with_origin(imported, origin)
         for message in asked:
             used.setdefault(message, imported.conversation.id)
-        found.append(imported)
-    notes = {
-        "paths left out": repeats,
-        "cut at an empty turn": empty_turns,
-        "merged lines": merged_lines,
-    }
-    return [found[0].with_notes(notes), *found[1:]]
+        yield imported.with_notes(notes)
+        notes = {}
 
 
 def _check_root(root: _Message) -> None:
@@ -215,14 +270,14 @@ def _conversation(tree: str, messages: Sequence[_Message]) -> Imported:
     )
 
 
-def _first_own_turn(messages: Sequence[_Message], shared: Sequence[int]) -> int:
+def _first_own_turn(messages: Sequence[_Message], used: Collection[int]) -> int:
     """Return the number of the first user turn with a message that earlier paths do not have.
 
     Messages of one side in a row are one turn.
     """
     turns = groupby(messages, key=lambda message: message.side)
     asked = [list(turn) for side, turn in turns if side == "user"]
-    owned = (any(id(part) not in shared for part in turn) for turn in asked)
+    owned = (any(id(part) not in used for part in turn) for turn in asked)
     return next(k for k, is_own in enumerate(owned) if is_own)
 
 
@@ -231,12 +286,12 @@ def _with_origin(imported: Imported, origin: Origin) -> Imported:
     return replace(imported, conversation=conversation)
 
 
-def _from_root(path: Any) -> list[_Message]:
+def _from_root(path: _Path | None) -> list[_Message]:
     """Return the messages of a path, the prompt first."""
     messages = []
     while path:
-        message, path = path
-        messages.append(message)
+        messages.append(path.message)
+        path = path.above
     return messages[::-1]
 
 

@@ -9,7 +9,10 @@ from userlm.data.layouts.common import (
     is_whole,
     read_messages,
 )
-from userlm.data.layouts.fields import Row, id_of, list_of, scalars
+from userlm.data.layouts.fields import Row, count_others, id_of, list_of, scalars
+
+_FIELDS = {"id", "user_id", "user", "language", "model"}
+_MARKS = {"fragment", "truncated", "complete", "tree"}  # as in `is_whole`
 
 
 def convert(row: Row) -> Imported:
@@ -17,14 +20,17 @@ def convert(row: Row) -> Imported:
     name = "conversations" if "conversations" in row else "items"
     messages = read_messages(enumerate(list_of(row, name)), name)
     meta = {"source": "sharegpt", **scalars(row, "language", "model")}
+    known = {name, *_FIELDS, *_MARKS}
     if isinstance(system := row.get("system"), str):  # where some copies keep it
         meta["system"] = system
+        known.add("system")
     return assemble(
         messages,
         id=id_of(row, "id"),
         user=id_of(row, "user_id") or id_of(row, "user") or None,
         meta=meta,
         whole=is_whole(row),
+        lost_fields=count_others(row, known),
     )
 
 
