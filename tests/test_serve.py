@@ -740,6 +740,7 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
             "is ''; it should have at least 1 character",
         ),
         ({"stop": 3}, "stop", "is 3; it should be a valid string"),
+        ({"stop": ["a"] * 17}, "stop", "it should have at most 16 items"),
         ({"stream": "yes"}, "stream", "is 'yes'; it should be a valid boolean"),
         ({"stream_options": []}, "stream_options", "an object"),
         (

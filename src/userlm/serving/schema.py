@@ -30,6 +30,9 @@ the caller's model, so it has role `assistant`. `auto`: detected from the last m
 MAX_CHOICES = 128
 """The limit of the OpenAI API."""
 
+MAX_STOPS = 16
+"""Texts in `stop`; the OpenAI API allows 4."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
@@ -159,7 +162,7 @@ class ChatRequest(BaseModel):
     top_p: TopP | None = None
     max_completion_tokens: TokenLimit | None = None
     max_tokens: TokenLimit | None = None
-    stop: Text | Items[Text] | None = None
+    stop: Text | Annotated[Items[Text], Field(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -238,8 +241,15 @@ _EXPECTED = {"missing": "be given", "model_type": "be an object"}
 
 def _field_error(error: ValidationError) -> RequestError:
     """Return pydantic's error as a sentence: the field, its value, and what it should be."""
-    # A union has an error for each member; the deepest one belongs to the intended member.
-    details = max(error.errors(), key=lambda details: len(details["loc"]))
+    # A union has an error for each member; the deepest one belongs to the intended member, or else
+    # one that is not about the type.
+    details = max(
+        error.errors(),
+        key=lambda details: (
+            len(details["loc"]),
+            not details["type"].endswith("_type"),
+        ),
+    )
     location = [part for part in details["loc"] if part not in _UNION_MEMBERS]
     kind = details["type"]
     path = ""
