@@ -56,6 +56,10 @@ def test_an_email_address_goes(text, clean):
         ("4111 1111 1\ufeff111 1111", "<CARD>"),
         ("４１１１１１１１１１１１１１１１", "<CARD>"),
         (f"s\u200bk-{RUN}\u200d{RUN * 3}", "<KEY>"),
+        ("ja\u2062ne@gma\ufe0fil\u2069.com", "<EMAIL>"),
+        (f"BEARER {RUN * 2}, bearer  {RUN * 2}", "BEARER <KEY>, bearer <KEY>"),
+        ("(415) 555-0132x22, 415-555-0132- bye", "<PHONE>x22, <PHONE>- bye"),
+        ("visa_4111111111111111", "visa_<CARD>"),
         ("http://localhost:80?u=jane%40example.com", "http://localhost:80?u=<EMAIL>"),
     ],
 )
@@ -124,6 +128,9 @@ def test_other_escapes_stay(text):
         "+1 (415) 555 - 0132",
         "+1 (415) - 555 - 0132",
         "(415) 555 - 0132",
+        "+49 170/1234567",
+        "0044 7911123456",
+        "00 44 7911 123456",
         "+33\xa06\xa012\xa034\xa056\xa078",  # spaces that do not break
         "+33\u202f6\u202f12\u202f34\u202f56\u202f78",
         "415\u2011555\u20110132",  # hyphens that do not break
@@ -258,6 +265,9 @@ def test_bare_digits_are_a_phone_number_only_after_a_word_that_says_so():
         "6011111111111117",
         "3530111333300000",
         "6200000000000005",
+        "4111.1111.1111.1111",
+        "4111  1111  1111  1111",
+        "3056 9309 0259 04",
         "4111\xa01111\xa01111\xa01111",
         "4111\u20111111\u20111111\u20111111",
     ],

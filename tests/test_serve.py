@@ -733,6 +733,7 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
         ({"seed": 2**70}, "seed", f"should be less than or equal to {2**64 - 1}"),
         ({"seed": "a"}, "seed", "is 'a'; it should be a valid integer"),
         ({"stop": ""}, "stop", "is ''; it should have at least 1 character"),
+        ({"stop": ["a"] * 17}, "stop", "it should have at most 16 texts"),
         ({"stop": ["a", 1]}, "stop[1]", "is 1; it should be a valid string"),
         (
             {"stop": ["a", ""]},
@@ -740,7 +741,6 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
             "is ''; it should have at least 1 character",
         ),
         ({"stop": 3}, "stop", "is 3; it should be a valid string"),
-        ({"stop": ["a"] * 17}, "stop", "it should have at most 16 items"),
         ({"stream": "yes"}, "stream", "is 'yes'; it should be a valid boolean"),
         ({"stream_options": []}, "stream_options", "an object"),
         (

@@ -336,11 +336,11 @@ class Completion:
         p_end: the probability of `Sampling.end_id` at the first position, before any filter; `None`
             if unknown.
         tokens_in, tokens_out: usage in tokens; `None` if unknown.
-        tokens_beside: other tokens that are billed as `tokens_out`: reasoning, on some servers.
         faults: short names of what went wrong in earlier tries of the same call.
         possibly_billed: how many of those tries may still have been billed.
         thought: what the model only thought; see `thought`.
         refused: whether the server says that the text is a refusal.
+        tokens_beside: other tokens that are billed as `tokens_out`: reasoning, on some servers.
     """
 
     text: str
@@ -348,11 +348,11 @@ class Completion:
     p_end: float | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None
-    tokens_beside: int = 0
     faults: tuple[str, ...] = ()
     possibly_billed: int = 0
     thought: str = ""
     refused: bool = False
+    tokens_beside: int = 0
 
     @property
     def meta(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def plain(text: str) -> str:
 # Characters without width, and an @ or a + that is escaped for a URL, HTML or JSON. The first class
 # is what makes the search fast.
 _HIDDEN = re.compile(
-    "[%&\\\\\xad\u200b-\u200f\u2060\ufeff]"
+    "[%&\\\\\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
     "(?:(?<=%)(?:40|2[Bb])|(?<=&)(?:commat|plus|#0{0,4}(?:64|43)|#[Xx]0{0,4}(?:40|2[Bb]));"
     r"|(?<=\\)u00(?:40|2[Bb])|(?<![%&\\]))"
 )

@@ -25,10 +25,10 @@ import numpy as np
 
 from userlm.types import Conversation, Origin
 
-# A name of ShareGPT, after a prefix that some copies have: 7 characters by chance, so no word with
-# or without a number (`user001`). A longer number is a date, or an index.
+# A name of ShareGPT, after a prefix that some copies have: 4 to 7 characters by chance, so no
+# word with or without a number (`user001`). A longer number is a date, or an index.
 _PIECE = re.compile(
-    r"((?:.*[^A-Za-z0-9])?(?![A-Za-z]?[a-z]*[0-9]*_)[A-Za-z0-9]{7})_(0|[1-9][0-9]{0,3})"
+    r"((?:.*[^A-Za-z0-9])?(?![A-Za-z]?[a-z]*[0-9]*_)[A-Za-z0-9]{4,7})_(0|[1-9][0-9]{0,3})"
 )
 _STRANGERS = ("wildchat", "lmsys", "arena", "prism")
 """Sets in which a row is a conversation by itself. Many of their people say `hi` and get the same

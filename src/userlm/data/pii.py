@@ -47,8 +47,7 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
     Turns, the intent, the target of a response and every text, integer and key in `meta`, at any
     depth, are scrubbed: a system prompt, a goal, a rejected draft. The id, the person (`user`), the
     id of the log, and in `meta` the source and the tree of replies are kept, since splits and
-    intervals need
-    them. So a log that uses e-mail addresses as user ids keeps those.
+    intervals need them. So a log that uses e-mail addresses as user ids keeps those.
     """
     kept = {key: value for key, value in conversation.meta.items() if key in _KEPT}
     meta = {**conversation.meta, **dict.fromkeys(kept)}
@@ -239,7 +238,7 @@ _PEM = r"""
       (?: (?:\s|\\[nr])++ [A-Za-z0-9+/=]++ (?=\W*\Z) )? )  # and the line that was cut
 """
 _JWT = r"eyJ (?<![\w-]...) [\w-]{8,} \.eyJ[\w-]{8,} (?:\.[\w-]*)?"
-_BEARER = r"(?<=[Bb]earer[ ]) (?=[A-Za-z._~+/=-]{0,40}[0-9]) [A-Za-z0-9._~+/=-]{16,}"
+_BEARER = r"(?<=(?i:bearer)[ ])[ ]?(?=[A-Za-z._~+/=-]{0,40}[0-9])[\w.~+/=-]{16,}"
 # To the last @: a password may hold one, but not the query behind a port.
 _PASSWORD = r"""
     (?<=://) [^\s/:@<>{}\[\]"']{0,64} : (?![0-9]{1,5}[?]) [^\s/<>{}\[\]"']{1,128} (?=@)
@@ -283,6 +282,7 @@ _KEYS = {
     "hf_": r"hf_ (?<![A-Za-z0-9]...) [A-Za-z0-9]{20,}",
     "eyJ": _JWT,
     "earer ": _BEARER,
+    "EARER ": _BEARER,
     "://": _PASSWORD,
 }
 _CUED = [
@@ -299,8 +299,8 @@ _CUED = [
 _SIX_DIGITS = re.compile(r"[0-9](?:[ .():-]{0,4}[0-9A-Fa-f]){5}")
 
 _CARD = r"""
-    [0-9] (?<![\w.+-].)
-    (?: [0-9]{3}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?
+    [0-9] (?<![A-Za-z0-9.+-].)
+    (?: [0-9]{3}([ .-]|[ ]{2})[0-9]{4}\1[0-9]{4}\1[0-9]{2,4}(?:\1[0-9]{3})?
     | [0-9]{3}([ -])[0-9]{6}\2[0-9]{4,5}
     | [0-9]{12,18} )
     (?![\w-]|\.[0-9])
@@ -320,7 +320,7 @@ def _is_card(match: re.Match[str]) -> bool:
 
     The check is Luhn's algorithm (US patent 2950048): every second digit from the right is doubled.
     """
-    digits = re.sub(r"[ -]", "", match[0])
+    digits = re.sub(r"[ .-]", "", match[0])
     total = 0
     for i, digit in enumerate(reversed(digits)):
         tens, ones = divmod(int(digit) * (1 + i % 2), 10)
@@ -374,9 +374,9 @@ def _is_host6(match: re.Match[str]) -> bool:
 
 
 _BEFORE = r"(?<![\w.+/-].) (?<![0-9],.)"
-_AFTER = r"(?![\w-]|\.[0-9]|[ ]?=)"
+_AFTER = r"(?!(?!x[0-9])\w|-\w|\.[0-9]|[ ]?=)"  # x22 is an extension
 _INTERNATIONAL = (
-    rf"\+ {_BEFORE} (?![0-9]{{4}}-[0-9]{{2}}-) [1-9] (?: [ .()-]{{0,2}} "
+    rf"\+ {_BEFORE} (?![0-9]{{4}}-[0-9]{{2}}-) [1-9] (?: [ .()/-]{{0,2}} "
     rf"[0-9] "
     rf"){{9,14}} {_AFTER}"
 )
@@ -406,8 +406,8 @@ _NATIONAL = rf"""
     | [1-9] {_BEFORE} {_ALONE} [0-9][ ]9[0-9]{{4}}-[0-9]{{4}} {_END}  # 11 98765-4321
 """
 _ABROAD = rf"""
-    0 {_BEFORE} {_ALONE} 0[1-9][0-9]{{0,2}} {_GAP} (?: \(0\)[ ]? | (?!0) )  # 0044 20 7946 0958
-    [0-9]{{1,8}} (?: {_GAP}[0-9]{{2,8}} ){{1,4}} {_END}
+    0 {_BEFORE} {_ALONE} 0[ ]?[1-9][0-9]{{0,2}} {_GAP} (?: \(0\)[ ]? | (?!0) )
+    (?: [0-9]{{9,10}} | [0-9]{{1,8}} (?: {_GAP}[0-9]{{2,8}} ){{1,4}} ) {_END}  # 0044 20 7946 0958
 """
 _DIGITS = r"""
     [+(0-9] (?<![\w.+-].) (?: (?<=\()\+?[0-9]{1,5}\) | (?<=\+)[0-9] | (?<=[0-9]) )

@@ -343,12 +343,12 @@ def _tokens_beside(answer: Any) -> int:
     """Return the tokens that are not among `completion_tokens`: xAI and Gemini count those of
     reasoning only in `total_tokens`, or in the details."""
     names = ("total_tokens", "prompt_tokens", "completion_tokens")
-    total, read, written = (token_count(answer, name) or 0 for name in names)
+    total, *counted = (token_count(answer, name) or 0 for name in names)
     details = getattr(getattr(answer, "usage", None), "completion_tokens_details", None)
     reasoning = _count(details, "reasoning_tokens") or 0
-    if reasoning <= written:
-        reasoning = 0  # it is among them
-    return max(total - read - written, reasoning)
+    if reasoning <= counted[-1]:
+        reasoning = 0  # it is among the completion tokens
+    return max(total - sum(counted), reasoning)
 
 
 def seed_of(sampling: Sampling) -> Any:

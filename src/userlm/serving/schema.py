@@ -29,9 +29,8 @@ the caller's model, so it has role `assistant`. `auto`: detected from the last m
 
 MAX_CHOICES = 128
 """The limit of the OpenAI API."""
-
 MAX_STOPS = 16
-"""Texts in `stop`; the OpenAI API allows 4."""
+"""Texts; each is searched in each choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +90,12 @@ def _refuse_tools(value: object) -> object:
 
 def _refuse_tool_roles(role: object) -> object:
     return _refuse_tools(role) if role in ("tool", "function") else role
+
+
+def _refuse_many(stop: object) -> object:
+    if isinstance(stop, list) and len(stop) > MAX_STOPS:
+        raise ValueError(f"it should have at most {MAX_STOPS} texts")
+    return stop
 
 
 Unsupported = Annotated[Any, AfterValidator(_refuse_tools)]
@@ -162,7 +167,7 @@ class ChatRequest(BaseModel):
     top_p: TopP | None = None
     max_completion_tokens: TokenLimit | None = None
     max_tokens: TokenLimit | None = None
-    stop: Text | Annotated[Items[Text], Field(max_length=MAX_STOPS)] | None = None
+    stop: Annotated[Text | Items[Text] | None, BeforeValidator(_refuse_many)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -241,15 +246,8 @@ _EXPECTED = {"missing": "be given", "model_type": "be an object"}
 
 def _field_error(error: ValidationError) -> RequestError:
     """Return pydantic's error as a sentence: the field, its value, and what it should be."""
-    # A union has an error for each member; the deepest one belongs to the intended member, or else
-    # one that is not about the type.
-    details = max(
-        error.errors(),
-        key=lambda details: (
-            len(details["loc"]),
-            not details["type"].endswith("_type"),
-        ),
-    )
+    # A union has an error for each member; the deepest one belongs to the intended member.
+    details = max(error.errors(), key=lambda details: len(details["loc"]))
     location = [part for part in details["loc"] if part not in _UNION_MEMBERS]
     kind = details["type"]
     path = ""
