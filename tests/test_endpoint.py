@@ -635,6 +635,18 @@ def test_reasoning_that_a_server_counts_beside_the_answer_is_billed(
     assert budget.spent.dollars == price.of(6, tokens_out)
 
 
+def test_reasoning_beside_an_empty_answer_is_billed_too(tmp_path):
+    empty = completion("", finish="length", tokens_out=0)
+    empty.body["usage"]["total_tokens"] = 906
+    budget = Budget(Caps(), tmp_path / "usage.jsonl")
+    side = budget.side("writer")
+    with serving(lambda body, n: empty) as server:
+        cache = CallCache(tmp_path / "asked.jsonl", model(server), side)
+        cache.ask("a", 0, HI, Sampling(max_tokens=50))
+    # The most that it may have said, and what it thought beside it.
+    assert side.used["doubt_out"] == 50 + 900
+
+
 class Counted(int):
     """A count that is not checked."""
 

@@ -335,6 +335,7 @@ class Side:
             return answer
         except ModelError as error:
             used = usage_of_tries(error.possibly_billed, tokens_in, max_tokens)
+            used["doubt_out"] += error.tokens_beside
             if error.reason in ENDS_RUN:
                 self.budget.stop(str(error))
             if error.reason == "empty answer":

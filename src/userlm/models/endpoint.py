@@ -208,6 +208,7 @@ class EndpointModel:
             permanent=fault.permanent,
             faults=tuple(faults),
             possibly_billed=possibly_billed(faults),
+            tokens_beside=fault.tokens_beside,
         )
 
     def _count_retry(self, faults: Sequence[str]) -> None:
@@ -391,6 +392,7 @@ def _completion(answer: Any) -> Completion | Fault:
         return Fault(
             "empty answer",
             "the answer is empty: all tokens were used before it (by reasoning?); allow more",
+            tokens_beside=found.tokens_beside,
         )
     return Fault("empty answer", "the answer is empty", passing=True)
 
