@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price
+from userlm.models.budget import PER_MESSAGE, WORDLESS, Budget, Caps, Price
 from userlm.models.call_cache import Answer, CallCache
 from userlm.types import Completion, InputError, ModelError, Sampling
 
@@ -262,15 +262,20 @@ def test_after_a_stop_no_call_begins_and_none_waits(tmp_path):
             [ModelError("m: bad", "bad request")] * 5, 3, id="nothing was ever taken"
         ),
         pytest.param(
-            [ModelError("m: empty", "empty answer")] * 5, 3, id="only reasoning"
-        ),
-        pytest.param(
             [ModelError("m: slow", "timed out")] * 5, None, id="passing failures"
         ),
         pytest.param(
             [ModelError(f"m: {i} tokens", "bad request") for i in range(5)],
             None,
             id="not alike",
+        ),
+        pytest.param(
+            [
+                ModelError(f"m: no, id {i}", "not allowed", permanent=True)
+                for i in range(5)
+            ],
+            3,
+            id="each refusal has an id",
         ),
         pytest.param(
             [Completion("ok"), *[ModelError("m: bad", "bad request")] * 4],
@@ -296,3 +301,39 @@ def test_when_every_other_call_would_fail_alike_no_more_are_made(
         assert model.asked == asked
     else:
         assert len([call_cache.ask(str(i), 0, ASK, SAMPLING) for i in range(5)]) == 5
+
+
+EMPTY = ModelError("m: the answer is empty", "empty answer", possibly_billed=1)
+THOUGHT = Completion("", tokens_in=20, tokens_out=50, thought="Hmm, so")
+
+
+@pytest.mark.parametrize("said", [EMPTY, THOUGHT])
+def test_a_model_that_only_thinks_is_not_paid_for_the_whole_run_nor_twice(
+    said, tmp_path
+):
+    path, model = tmp_path / "asked.jsonl", Model(*[said] * 50)
+
+    def ask(n):
+        call_cache, _, _ = cached(path, model)
+        answers = [call_cache.ask(str(i), 0, ASK, SAMPLING) for i in range(n)]
+        call_cache.close()
+        return answers
+
+    answers = ask(50)
+    assert model.asked == WORDLESS
+    # An answer, which is final, and none to try again.
+    assert [answer.error for answer in answers[:WORDLESS]] == [""] * WORDLESS
+    assert {answer.text for answer in answers} == {None}
+    assert {answer.reason for answer in answers[WORDLESS:]} == {"stopped"}
+    assert "--max-tokens" in answers[-1].error
+    assert ask(WORDLESS) == answers[:WORDLESS]
+    assert model.asked == WORDLESS
+
+
+def test_a_model_that_answers_at_times_is_asked_on(tmp_path):
+    nearly = [EMPTY, THOUGHT] * 4 + [ModelError("m: slow", "timed out"), EMPTY]
+    model = Model(*nearly, Completion("ok"), *nearly)
+    call_cache, _, _ = cached(tmp_path / "a", model)
+    for i in range(25):
+        assert call_cache.ask(str(i), 0, ASK, SAMPLING).reason != "stopped"
+    assert model.asked == 25

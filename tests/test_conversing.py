@@ -26,6 +26,7 @@ from userlm.commands.options import Failures
 from userlm.json_files import read_json
 from userlm.models.endpoint import EndpointModel
 from userlm.rows import read_conversations, write_conversations
+from userlm.show.finished import read_run
 from userlm.text import END_TOKEN, INTENT_PREFIX
 from userlm.types import Conversation, InputError, ModelError, Reply
 
@@ -792,3 +793,28 @@ def test_logs_without_a_turn_to_take_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"logs\.jsonl: in no conversation is there a"):
         commands.respond(flat(commands.Respond, data=path, first=False, **options))
     assert commands.respond(flat(commands.Respond, data=path, **options))
+
+
+def test_a_damaged_file_costs_no_answer_if_what_the_error_says_is_done(tmp_path, quick):
+    with serving(talk) as server:
+        whole = between(server, tmp_path)
+        asked = len(server.requests)
+        folder = tmp_path / "sim"
+        results, talks = folder / "results.json", folder / "conversations.jsonl"
+
+        results.write_bytes(b"")  # the power was cut
+        with pytest.raises(InputError, match=r"results\.json .* delete that file"):
+            between(server, tmp_path)
+        results.unlink()
+        assert between(server, tmp_path) == whole
+
+        talks.write_bytes(b"{")
+        with pytest.raises(InputError, match=r"delete that file and results\.json"):
+            read_run(folder)
+        talks.unlink()
+        with pytest.raises(InputError, match=r"missing; delete results\.json"):
+            read_run(folder)
+        results.unlink()
+        assert between(server, tmp_path) == whole
+        assert read_run(folder)
+    assert len(server.requests) == asked

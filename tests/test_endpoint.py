@@ -601,19 +601,50 @@ def test_after_a_redirect_no_other_prompt_is_sent(tmp_path):
     assert len(server.requests) == 1
 
 
-def test_reasoning_that_a_server_counts_beside_the_answer_is_billed(tmp_path):
-    # 6 tokens of the request, 2 of the answer, 900 of reasoning: only the total says so.
+@pytest.mark.parametrize(
+    ("usage", "tokens_out"),
+    [
+        # 6 tokens of the request, 2 of the answer, 900 of reasoning.
+        ({"total_tokens": 908}, 902),
+        ({"completion_tokens_details": {"reasoning_tokens": 900}}, 902),
+        (
+            {
+                "total_tokens": 908,
+                "completion_tokens_details": {"reasoning_tokens": 900},
+            },
+            902,
+        ),
+        # Reasoning that the 2 tokens may hold is among them.
+        ({"completion_tokens_details": {"reasoning_tokens": 1}}, 2),
+        ({"completion_tokens_details": [900]}, 2),
+    ],
+)
+def test_reasoning_that_a_server_counts_beside_the_answer_is_billed(
+    tmp_path, usage, tokens_out
+):
     answer = completion("ok")
-    answer.body["usage"]["total_tokens"] = 908
+    answer.body["usage"] |= usage
     budget = Budget(Caps(), tmp_path / "usage.jsonl")
     price = Price.parse("2/10")
-    usage = budget.side("writer", price=price)
+    side = budget.side("writer", price=price)
     with serving(lambda body, n: answer) as server:
-        cache = CallCache(tmp_path / "asked.jsonl", model(server), usage)
+        cache = CallCache(tmp_path / "asked.jsonl", model(server), side)
         # The answer itself is not longer than it may be.
         assert cache.ask("a", 0, HI, Sampling(max_tokens=50)) == Answer("ok")
-    assert usage.results()["tokens_out"] == 902
-    assert budget.spent.dollars == price.of(6, 902)
+    assert side.results()["tokens_out"] == tokens_out
+    assert budget.spent.dollars == price.of(6, tokens_out)
+
+
+def test_reasoning_beside_an_empty_answer_is_billed_too(tmp_path):
+    empty = completion("", finish="length", tokens_out=0)
+    empty.body["usage"]["total_tokens"] = 906
+    budget = Budget(Caps(), tmp_path / "usage.jsonl")
+    side = budget.side("writer")
+    with serving(lambda body, n: empty) as server:
+        cache = CallCache(tmp_path / "asked.jsonl", model(server), side)
+        cache.ask("a", 0, HI, Sampling(max_tokens=50))
+    # The most that it may have said, and what it thought beside it.
+    assert side.used["doubt_out"] == 50 + 900
 
 
 class Counted(int):

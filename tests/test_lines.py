@@ -155,3 +155,20 @@ def test_a_missing_number_is_no_value(tmp_path):
     text = '{"a": NaN, "b": [Infinity, {"c": -Infinity}], "d": 1.5}\n'
     [line] = rows_in(tmp_path / "a.jsonl", text)
     assert line.row == {"a": None, "b": [None, {"c": None}], "d": 1.5}
+
+
+@pytest.mark.parametrize(
+    "many",
+    ["[" + "[]," * 50 + "1]", '{"a": [' + "{}," * 50 + "1]}", "[" + "5," * 99 + "5]"],
+)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz"])
+def test_a_row_of_so_many_values_that_they_would_fill_the_memory_is_set_aside(
+    many, name, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(lines_module, "MOST_VALUES", 90)
+    text = json.dumps({"id": 1, "text": ",[" * 10 + "long " * 100})
+    rows = (text, many, text)
+    content = "\n".join(rows) if name == "a.jsonl" else f"[{','.join(rows)}]"
+    found = rows_in(tmp_path / name, content)
+    assert [line.reason for line in found] == ["", "too many values", ""]
+    assert found[1].raw == many

@@ -1,6 +1,7 @@
 """Spans of tracing tools become conversations: the longest history of each, and its answer."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -804,3 +805,19 @@ def test_long_names_over_many_values_do_not_fill_the_memory(is_nested):
     assert "the names of attributes have more than 1,048,576 letters" in str(
         found.rejected
     )
+
+
+def test_lines_without_messages_take_less_memory_than_the_file():
+    attributes = [{"key": f"k{i}", "value": {"stringValue": "v"}} for i in range(15)]
+    size = len(json.dumps({"traceId": "1" * 32, "attributes": attributes}))
+    gathered = Gathered()
+    tracemalloc.start()
+    for number in range(1, 501):
+        # As they come from a file, each has values of its own.
+        row = json.loads(json.dumps({"traceId": "1" * 32, "attributes": attributes}))
+        assert not list(find([Line(number, row)], None, "log", gathered))
+        del row
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 500 * size / 2
+    assert sum(1 for _ in gathered.found()) == 500

@@ -318,6 +318,31 @@ def test_unfinished_bodies_have_a_limit_together_and_the_largest_is_given_up(
             caller.close()
 
 
+def test_a_body_in_many_tiny_chunks_is_refused_and_one_in_ordinary_chunks_is_not(capfd):
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n"
+    tiny, ordinary = b"1\r\n \r\n", b"80\r\n%s\r\n" % (b" " * 128)
+    end = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+    with serving(Script(["hi"])) as server:
+        whole = HEAD + chunked + ordinary * 5_000 + end
+        assert raw(server, whole).startswith("HTTP/1.1 200")
+        # Many short requests on one connection are counted one by one.
+        with socket.create_connection(("127.0.0.1", server.port), 5) as caller:
+            caller.sendall((HEAD + chunked + tiny * 800 + end) * 3)
+            answers = b""
+            while answers.count(b"200 OK") < 3:
+                answers += caller.recv(65536)
+        assert raw(server, HEAD + chunked + tiny * 1_500).startswith("HTTP/1.1 400")
+        # Answered before the body has come.
+        for body in (tiny * 1_500, b"no chunk\r\n"):
+            with socket.create_connection(("127.0.0.1", server.port), 5) as caller:
+                caller.sendall(b"POST /no HTTP/1.1\r\nHost: x\r\n" + chunked)
+                assert caller.recv(65536).startswith(b"HTTP/1.1 404")
+                caller.sendall(body)
+                while not is_closed(caller):
+                    pass
+    assert "".join(capfd.readouterr()) == ""
+
+
 @pytest.mark.slow
 def test_a_client_that_waits_for_its_answer_or_between_two_requests_is_not_cut(
     monkeypatch,

@@ -49,8 +49,10 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError("it is not a JSON object")
     except (ValueError, OSError, RecursionError) as error:
+        # The results are made again from answers that were paid for.
+        what = "that file" if path.name == "results.json" else "the folder"
         raise InputError(
-            f"{path} cannot be read: {error}; delete the folder and run its command again"
+            f"{path} cannot be read: {error}; delete {what} and run its command again"
         ) from None
     return value
 

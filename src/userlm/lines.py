@@ -40,6 +40,8 @@ LONGEST = 1 << 30
 memory."""
 LONGEST_LOG = 64 << 20
 """Bytes: the same for the logs of others. A longer row is no conversation."""
+MOST_VALUES = 2_000_000
+"""Brackets and commas of a row: each value in memory takes many times as much as in the file."""
 
 
 def read_lines(path: Path, size: int, longest: int = LONGEST) -> Iterator[Line]:
@@ -168,6 +170,8 @@ def _form(path: Path, size: int) -> str:
 
 
 def _is_json(raw: bytes) -> bool:
+    if _has_too_many_values(raw):
+        return True
     try:
         loads(raw)
     except RecursionError:
@@ -285,6 +289,9 @@ _ROWS = {"lines": _lines, "array": _items, "object": _object}
 
 def parse_line(number: int, raw: bytes) -> Line:
     """Parse one line of a file of JSON lines."""
+    if _has_too_many_values(raw):
+        problem = f"has more than {MOST_VALUES:,} brackets and commas"
+        return bad_line(number, raw, "too many values", problem)
     try:
         return make_line(number, loads(raw), raw)
     except UnicodeDecodeError as error:
@@ -298,6 +305,11 @@ def parse_line(number: int, raw: bytes) -> Line:
             where = f" (column {error.colno}: {error.msg})"
         problem = f"is not JSON{where}; write one JSON object per line"
         return bad_line(number, raw, "not JSON", problem)
+
+
+def _has_too_many_values(raw: bytes) -> bool:
+    # Nearly all rows are shorter, and need not be counted.
+    return len(raw) > MOST_VALUES and sum(map(raw.count, b"[{,")) > MOST_VALUES
 
 
 def long_line(number: int, raw: bytes, length: int, longest: int) -> Line:

@@ -63,6 +63,7 @@ class ModelError(RuntimeError):
         reason: a short name of the error, for counting.
         permanent: every other call would fail too (a refused key, an unknown model).
         faults, possibly_billed: see `Completion`; here for all tries together.
+        tokens_beside: the same of the last try.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class ModelError(RuntimeError):
         permanent: bool = False,
         faults: tuple[str, ...] = (),
         possibly_billed: int = 0,
+        tokens_beside: int = 0,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.permanent = permanent
         self.faults = faults
         self.possibly_billed = possibly_billed
+        self.tokens_beside = tokens_beside
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from typing import Any
 
 from userlm.journal import Journal
 from userlm.json_files import take, write_lines
+from userlm.text import has_words
 from userlm.types import (
     Chat,
     Complete,
@@ -40,6 +41,9 @@ LONG_WAIT = "long wait"
 ENDS_RUN = ("no credit", LONG_WAIT, "redirected")
 """Reasons of errors with which a server says that it will answer no call, at least for a long
 time."""
+WORDLESS = 10
+"""After this many consecutive answers without words, no other call starts: they are paid for, and
+come from a model that uses up all tokens by thinking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +298,7 @@ class Side:
         tries: the maximum number of times a call may be sent, and billed.
         may_bill: whether a call may cost something.
         used: calls in flight count at their worst case, also those of an attempt that was killed.
+        wordless: how many of the latest answers had no words.
     """
 
     budget: Budget
@@ -303,6 +308,7 @@ class Side:
     tries: int
     may_bill: bool
     used: Counter[str]
+    wordless: int = 0
 
     def call(
         self, tokens_in: int, max_tokens: int, send: Callable[[], Completion]
@@ -314,7 +320,8 @@ class Side:
 
         Raises:
             ModelError: if a cap does not allow the call, or if the call fails. No other call starts
-                if the cap is reached, or if the server says that it will answer none.
+                if the cap is reached, after `WORDLESS` answers without words, or if the server says
+                that it will answer none.
         """
         worst = usage_of_tries(self.tries, tokens_in, max_tokens)
         worst["open"] = 1
@@ -324,16 +331,29 @@ class Side:
         try:
             answer = send()
             used = usage_of(answer, tokens_in, max_tokens)
+            self._count_wordless(bool(answer.thought) and not has_words(answer.text))
             return answer
         except ModelError as error:
             used = usage_of_tries(error.possibly_billed, tokens_in, max_tokens)
+            used["doubt_out"] += error.tokens_beside
             if error.reason in ENDS_RUN:
                 self.budget.stop(str(error))
+            if error.reason == "empty answer":
+                self._count_wordless(True)
             raise
         finally:
             _CALL.reset(call)
             used.subtract(worst)
             self.budget.settle(self, used)
+
+    def _count_wordless(self, is_wordless: bool) -> None:
+        self.wordless = self.wordless + 1 if is_wordless else 0
+        if self.wordless >= WORDLESS:
+            self.budget.stop(
+                f"{WORDLESS} answers of {self.address} in a row were empty or only a thought, so "
+                "no more were asked for; allow longer ones (`intents --max-tokens`), or take a "
+                "model that does not think"
+            )
 
     def amount(self, used: Mapping[str, int]) -> Amount:
         """What this usage takes from the budget; without a price it costs nothing."""

@@ -28,8 +28,8 @@ class Answer:
     """The answer to a call: a text, or `None` and the reason.
 
     Attributes:
-        reason: `cut off` (the text reached `max_tokens`), `cap` or `stopped` (the call was not
-            made), `refused`, or the reason of another `ModelError`.
+        reason: `cut off` (the text reached `max_tokens`), `only a thought`, `cap` or `stopped` (the
+            call was not made), `refused`, or the reason of another `ModelError`.
         error: the model's error, if the call may succeed when it is made again.
     """
 
@@ -122,17 +122,17 @@ class CallCache:
         """Raise `ModelError` if the latest calls failed with the same error, and all others would
         too.
 
-        A bad request, or an answer without a text, counts as an error of all calls only if no call
-        was answered so far.
+        A bad request counts as an error of all calls only if no call was answered so far. The
+        message of a permanent error may hold the id of its request.
         """
-        unusable = ("bad request", "broken answer", "empty answer")
-        is_unusable = error.reason in unusable
+        is_unusable = error.reason in ("bad request", "broken answer")
         would_repeat = error.permanent or (is_unusable and not self._answers)
+        kind = error.reason if error.permanent else str(error)
         with self._lock:
-            self._alike = self._alike + 1 if str(error) == self._last_error else 1
+            self._alike = self._alike + 1 if kind == self._last_error else 1
             if not would_repeat:
                 self._alike = 0
-            self._last_error = str(error)
+            self._last_error = kind
             is_hopeless = self._alike >= GIVE_UP
         if is_hopeless:
             self._side.budget.stop(str(error))
@@ -161,11 +161,12 @@ def _answered(reply: Completion, sampling: Sampling) -> Answer:
     if reply.refused:
         return Answer(None, "refused")
     if reply.thought and not has_words(reply.text):
-        return Answer("", "only a thought")
+        # A longer thought would be cut off too.
+        return Answer(None if is_cut_off else "", "only a thought")
     return Answer(reply.text, "cut off" if is_cut_off else "")
 
 
 def _failed(error: ModelError) -> Answer:
-    # A model that refused would refuse again.
-    is_final = error.reason == "refused"
+    # A model that refused would refuse again, and an empty answer was paid for.
+    is_final = error.reason in ("refused", "empty answer")
     return Answer(None, error.reason, "" if is_final else str(error))

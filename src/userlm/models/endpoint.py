@@ -208,6 +208,7 @@ class EndpointModel:
             permanent=fault.permanent,
             faults=tuple(faults),
             possibly_billed=possibly_billed(faults),
+            tokens_beside=fault.tokens_beside,
         )
 
     def _count_retry(self, faults: Sequence[str]) -> None:
@@ -331,16 +332,24 @@ def first_choice(answer: Any) -> Any:
 
 def token_count(answer: Any, name: str) -> int | None:
     """A number of tokens in the answer's `usage`; `None` if the server gave none."""
-    count = getattr(getattr(answer, "usage", None), name, None)
+    return _count(getattr(answer, "usage", None), name)
+
+
+def _count(usage: Any, name: str) -> int | None:
+    count = getattr(usage, name, None)
     return count if type(count) is int and 0 <= count < 2**31 else None
 
 
 def _tokens_beside(answer: Any) -> int:
-    """Return the tokens in `total_tokens` that are in no other number: xAI and Gemini count those
-    of reasoning only there."""
+    """Return the tokens that are not among `completion_tokens`: xAI and Gemini count those of
+    reasoning only in `total_tokens`, or in the details."""
     names = ("total_tokens", "prompt_tokens", "completion_tokens")
     total, *counted = (token_count(answer, name) or 0 for name in names)
-    return max(total - sum(counted), 0)
+    details = getattr(getattr(answer, "usage", None), "completion_tokens_details", None)
+    reasoning = _count(details, "reasoning_tokens") or 0
+    if reasoning <= counted[-1]:
+        reasoning = 0  # it is among the completion tokens
+    return max(total - sum(counted), reasoning)
 
 
 def seed_of(sampling: Sampling) -> Any:
@@ -383,6 +392,7 @@ def _completion(answer: Any) -> Completion | Fault:
         return Fault(
             "empty answer",
             "the answer is empty: all tokens were used before it (by reasoning?); allow more",
+            tokens_beside=found.tokens_beside,
         )
     return Fault("empty answer", "the answer is empty", passing=True)
 

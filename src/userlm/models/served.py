@@ -138,8 +138,8 @@ class ServedModel:
             p_end,
             tokens_in,
             tokens_out,
-            tuple(calls.faults),
-            possibly_billed(calls.faults),
+            faults=tuple(calls.faults),
+            possibly_billed=possibly_billed(calls.faults),
         )
         return self._endpoint.without_key(spoken(completion))
 

@@ -17,6 +17,11 @@ REQUEST_SECONDS = 20.0
 
 MAX_CONNECTIONS = 512
 
+FREE_CHUNKS = 1_000
+BYTES_PER_CHUNK = 100
+"""A body may have this many chunks, and one more for so many bytes: each takes some 20 microseconds
+in which no other client is served."""
+
 
 def max_open_files() -> int:
     """Return how many files and connections this process may have open."""
@@ -86,6 +91,9 @@ class Connection(asyncio.Protocol):
         # After an answer, uvicorn's protocol goes on with what the client has sent meanwhile.
         self._answered = http.on_response_complete
         http.on_response_complete = self.response_complete  # type: ignore[method-assign]
+        self._chunks_left = 0.0
+        self._next_event = http.conn.next_event
+        http.conn.next_event = self.next_event  # type: ignore[method-assign]
 
     @property
     def owes_request(self) -> bool:
@@ -105,10 +113,24 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._receiving.start()
-        self._http.data_received(data)
+        try:
+            self._http.data_received(data)
+        except h11.LocalProtocolError:  # was answered, and then sent what is no HTTP
+            self.abort()
         if not self.owes_request:
             self.has_asked = True
             self._receiving.stop()
+
+    def next_event(self) -> Any:
+        """Return what the client sent; raise `RemoteProtocolError` at a body in tiny chunks."""
+        event = self._next_event()
+        if isinstance(event, h11.Request):
+            self._chunks_left = FREE_CHUNKS
+        elif isinstance(event, h11.Data):
+            self._chunks_left += len(event.data) / BYTES_PER_CHUNK - event.chunk_start
+            if self._chunks_left < 0:
+                raise h11.RemoteProtocolError("the body has too many chunks")
+        return event
 
     def response_complete(self) -> None:
         """Let the time run for a request of which a part came before the last answer."""

@@ -295,7 +295,7 @@ def _rows(path: Path, parse: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
     """The parsed rows of a line file, which may be empty, but not missing or damaged."""
     if not path.is_file():
         raise InputError(
-            f"{path} is missing; delete the folder and run its command again"
+            f"{path} is missing; delete results.json there and run its command again"
         )
     for line in read_rows(path, may_be_empty=True):
         try:
@@ -304,6 +304,7 @@ def _rows(path: Path, parse: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
             parsed = parse(line.row)
         except ValueError as error:
             raise InputError(
-                f"{path}, line {line.number}: {error}; delete the folder and run it again"
+                f"{path}, line {line.number}: {error}; delete that file and results.json, and "
+                "run its command again"
             ) from None
         yield parsed

@@ -13,6 +13,7 @@ merged into it.
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ from userlm.data.layouts.fields import (
     utc_time,
 )
 from userlm.data.layouts.otlp import attributes_of, list_in
+from userlm.json_files import dump, loads
 from userlm.lines import Line
 
 _CONVERSATION = (
@@ -128,10 +130,9 @@ class Spans:
         ] = {}  # digest of each tip to its index in `_kept`
         self._wrappers: list[_Span] = []
         self._traces: set[str] = set()  # traces with a call that has messages
-        self._places: list[Place] = []
-        self._silent: list[
-            tuple[Place, Row]
-        ] = []  # lines, as long as none has messages
+        self._lines = 0
+        # Lines, as long as none has messages; packed, since it may be all of a large log.
+        self._silent: list[tuple[Place, bytes]] = []
         self._notes: Counter[str] = Counter()
 
     def add(self, line: Row, place: Place) -> None:
@@ -151,11 +152,11 @@ class Spans:
         if errors and not usable:
             raise errors[0]
         self._notes["spans left out"] += len(errors)
-        self._places.append(place)
+        self._lines += 1
         if usable:
             self._silent.clear()
         elif not (self._kept or self._wrappers):
-            self._silent.append((place, line))
+            self._silent.append((place, zlib.compress(dump(line), level=1)))
         for span in usable:
             if span.wraps:
                 self._wrappers.append(span)
@@ -210,12 +211,12 @@ class Spans:
             detail = (
                 "no span has messages; enable content capture in the instrumentation"
             )
-            for (_, file, number), row in self._silent:
-                line = Line(number, dict(row))
+            for (_, file, number), packed in self._silent:
+                line = Line(number, loads(zlib.decompress(packed)))
                 yield Found(file, line, None, Rejected("no messages", detail))
             return
         first_lines = {span.place for span in kept}
-        self._notes["merged lines"] = len(self._places) - len(first_lines)
+        self._notes["merged lines"] = self._lines - len(first_lines)
         by_last = sorted(kept, key=lambda span: span.last)
         latest = {span.name: span for span in by_last}
         seen: Counter[str] = Counter()
