@@ -250,6 +250,7 @@ def test_bare_digits_are_a_phone_number_only_after_a_word_that_says_so():
     ):
         assert scrub_text(before + "4155550132") == (before + "<PHONE>", {"phone": 1})
         assert scrub_text(before + "555-0132") == (before + "<PHONE>", {"phone": 1})
+        assert scrub_text(before + "415 555 0132x22")[0] == before + "<PHONE>"
         assert scrub_text(before + "2023-10-05") == (before + "2023-10-05", {})
         assert scrub_text(before + "12345") == (before + "12345", {})
         assert scrub_text(before + "123456") == (before + "123456", {})  # six digits
