@@ -237,23 +237,25 @@ def _of_pairs(name: str, rng: np.random.Generator) -> Kind:
 def real(folder: Path, rng: np.random.Generator) -> Iterator[Kind]:
     """Yield statistics of the people of each log."""
     for log in LOGS:
-        people: defaultdict[str, list[str]] = defaultdict(list)
+        # Each turn once: the threads of a tree share their first turns.
+        people: defaultdict[str, dict[tuple[str, str], str]] = defaultdict(dict)
         with gzip.open(folder / f"{log}.jsonl.gz", "rt") as lines:
             for line in lines:
                 row = json.loads(line)
                 for message in row["messages"]:
-                    if message["role"] == "user" and words(message["content"]):
-                        people[row["user_id"] or row["id"]].append(message["content"])
-        turns = [len(said) for said in people.values()]
-        spoken = [sum(len(words(text)) for text in said) for said in people.values()]
-        asked = [sum("?" in text for text in said) for said in people.values()]
+                    text = message["content"]
+                    if message["role"] == "user" and words(text):
+                        place = row.get("tree") or row["id"]
+                        people[row["user_id"] or row["id"]][place, text] = text
+        texts = [list(said.values()) for said in people.values()]
+        turns = [len(said) for said in texts]
+        spoken = [sum(len(words(text)) for text in said) for said in texts]
+        asked = [sum("?" in text for text in said) for said in texts]
         name = f"{log}, {len(people)} people"
         yield of_sums(f"words a turn: {name}", _columns(spoken, turns), MEAN)
         yield of_sums(f"share of questions: {name}", _columns(asked, turns), PERCENT)
         # What a model makes of these turns is made: nats a word, and its gain by an intent.
-        tokens = np.array(
-            [len(words(text)) for said in people.values() for text in said]
-        )
+        tokens = np.array([len(words(text)) for said in texts for text in said])
         person = np.repeat(np.arange(len(people)), turns)
         nll = tokens * (3 + 0.5 * _correlated(rng, person))
         gain = tokens * (-0.1 + 0.3 * _correlated(rng, person))
