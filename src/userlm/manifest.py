@@ -81,14 +81,16 @@ def _json_value(value: Any) -> Any:
     return str(value)
 
 
-def file_hash(path: Path, size: int | None = None) -> str:
-    """Return the SHA-256 of a file, as run.json records it, or of its first `size` bytes."""
+def file_hash(*paths: Path, size: int | None = None) -> str:
+    """Return the SHA-256 of a file, as run.json records it, or of its first `size` bytes; of
+    several files, that of their contents one after the other."""
     digest = hashlib.sha256()
-    left = path.stat().st_size if size is None else size
-    with path.open("rb") as file:
-        while block := file.read(min(left, 1 << 20)):
-            digest.update(block)
-            left -= len(block)
+    for path in paths:
+        left = path.stat().st_size if size is None else size
+        with path.open("rb") as file:
+            while block := file.read(min(left, 1 << 20)):
+                digest.update(block)
+                left -= len(block)
     return digest.hexdigest()
 
 

@@ -120,7 +120,6 @@ def clean(options: Clean) -> Results:
     path = conversations_file(options.logs)
     rules = options.rules()
     size = path.stat().st_size
-    begun = file_hash(path, size)
     run = open_run("clean", options, [path])
     if done := finished(run, options):
         return done
@@ -128,7 +127,8 @@ def clean(options: Clean) -> Results:
         _read(path, options, "reading"), rules, run.path(".ngrams")
     )
     notes = _write(run, path, decisions, options.scrub)
-    if file_hash(path, size) != begun:  # it may only grow
+    [begun] = run.manifest["inputs"].values()
+    if file_hash(path, size=size) != begun:  # it may only grow
         raise _changed(path)
     counts = _counts(decisions, notes)
     if not counts["out"]:

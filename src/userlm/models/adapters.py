@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from userlm.json_files import read_json, take
+from userlm.manifest import file_hash
 from userlm.types import InputError
 
 CONFIG = "adapter_config.json"
@@ -89,10 +89,7 @@ def weights_hash(folder: Path) -> str | None:
     if source.is_file():
         return str(read_json(source)["sha256"])
     files = sorted(folder.glob("*.safetensors"))
-    digest = sha256()
-    for path in files:
-        digest.update(path.read_bytes())
-    return digest.hexdigest() if files else None
+    return file_hash(*files) if files else None
 
 
 def check_base(adapter: Adapter, folder: Path) -> None:

