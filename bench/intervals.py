@@ -172,13 +172,9 @@ def of_sums(name: str, sums: Array, statistic: Statistic) -> Kind:
         name,
         len(sums),
         truth,
-        lambda sample: estimate(_informative(sums[sample]), statistic),
+        lambda sample: estimate(sums[sample], statistic),
         is_ratio=math.isinf(statistic.most),
     )
-
-
-def _informative(sums: Array) -> Array:
-    return sums[sums.any(axis=1)]
 
 
 def _of_two(name: str, a: Array, b: Array, statistic: Statistic) -> Kind:

@@ -128,7 +128,10 @@ def measure(rows: Rows, statistic: Statistic, name: str = "") -> Measure:
 
 def estimate(sums: Array, statistic: Statistic) -> Estimate:
     """Return the value of a statistic and its interval, from the column sums of each cluster:
-    (clusters, columns)."""
+    (clusters, columns). A cluster with nothing but zeros is left out, since no statistic depends on
+    it."""
+    if len(sums):
+        sums = sums[sums.any(axis=1)]
     if not len(sums):
         return Estimate(None, None, None, 0)
     value = float(statistic.of(sums.sum(axis=0)))
@@ -157,19 +160,22 @@ def paired_difference(of_a: Array, of_b: Array, statistic: Statistic) -> Estimat
     With no spread to measure, such as nothing solved on either side, the interval comes from those
     of a and b, as if they were independent (Newcombe, 1998).
     """
+    if len(of_a):
+        has_any = of_a.any(axis=1) | of_b.any(axis=1)
+        of_a, of_b = of_a[has_any], of_b[has_any]
     a, b = (estimate(sums, statistic) for sums in (of_a, of_b))
     if a.value is None or b.value is None:
-        return Estimate(None, None, None, a.clusters)
+        return Estimate(None, None, None, len(of_a))
     value = a.value - b.value
     size = statistic.most - statistic.least
     left_out = _left_out(of_a, statistic) - _left_out(of_b, statistic)
     low, high = interval(value, left_out, -inf, inf)
     if low is None or high is None:
         if a.low is None or a.high is None or b.low is None or b.high is None:
-            return Estimate(value, None, None, a.clusters)
+            return Estimate(value, None, None, len(of_a))
         low = value - math.hypot(a.value - a.low, b.high - b.value)
         high = value + math.hypot(a.high - a.value, b.value - b.low)
-    return Estimate(value, max(low, -size), min(high, size), a.clusters)
+    return Estimate(value, max(low, -size), min(high, size), len(of_a))
 
 
 def _left_out(sums: Array, statistic: Statistic) -> Array:
@@ -310,7 +316,8 @@ def auroc(positives: Values, negatives: Values) -> float | None:
     random negative, with ties counting half (Mann and Whitney, 1947)."""
     if not len(positives) or not len(negatives):
         return None
-    return float(wins(positives, negatives).mean() / len(negatives))
+    won = wins(positives, negatives).sum()
+    return float(won / (len(positives) * len(negatives)))
 
 
 def wins(scores: Values, against: Values) -> Array:
@@ -329,10 +336,9 @@ def numbered(clusters: Sequence[str]) -> tuple[list[str], Indices]:
 
 
 def cluster_sums(rows: Rows) -> dict[str, Array]:
-    """Return the column sums of each cluster, in the order of the clusters' names. A cluster with
-    nothing but zeros is left out, since no statistic depends on it."""
+    """Return the column sums of each cluster, in the order of the clusters' names."""
     sums: dict[str, Array] = {}
     for row in rows:
         if row.stats is not None:
             sums[row.cluster] = sums.get(row.cluster, 0.0) + np.array(row.stats)
-    return {name: own for name, own in sorted(sums.items()) if own.any()}
+    return dict(sorted(sums.items()))

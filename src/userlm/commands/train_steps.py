@@ -28,6 +28,7 @@ from userlm.commands.train import Train
 from userlm.data.language import language_code
 from userlm.journal import Journal
 from userlm.json_files import take, write_lines
+from userlm.metrics.termination import always_ending_f1
 from userlm.models.attention import check_document_masking
 from userlm.models.local import LocalModel
 from userlm.models.templates import MAX_ANSWER_TOKENS
@@ -448,7 +449,7 @@ def _always_ending(valid: TokenizedDataset, end: int) -> float | None:
     """Return the termination F1 of ending at every turn of the validation, in percent."""
     rows = [valid.row(i) for i in range(len(valid.rows))]
     ends = [row.ids[span.first] == end for row in rows for span in row.spans]
-    return 200 * sum(ends) / (sum(ends) + len(ends)) if any(ends) else None
+    return always_ending_f1(sum(ends), len(ends)) if any(ends) else None
 
 
 def _warn_if_nothing_was_learned(results: Results) -> None:

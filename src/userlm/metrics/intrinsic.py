@@ -22,7 +22,6 @@ from userlm.stats import (
     Estimate,
     Found,
     Indices,
-    auroc,
     auroc_estimate,
     measure,
     measure_row,
@@ -63,9 +62,8 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
         rows.append(_row(kept.pop(), "no other first turn to compare with"))
         word_sets.clear()
 
-    found = measure(rows, PERCENT)
     if not kept:
-        return found
+        return measure(rows, PERCENT)
     clusters = [_cluster(conversation) for conversation in kept]
     to_all, estimated = diversity_estimate(word_sets, clusters)
     others = len(kept) - 1
@@ -300,14 +298,12 @@ def termination_auroc(responses: Conversations) -> Measure:
     measured = [row for row in rows if row.stats]
     p_end, person_ended = np.array([row.stats for row in measured]).reshape(-1, 2).T
     ended = person_ended == 1
-    value = auroc(p_end[ended], p_end[~ended])
-    found = Measure("", value, None, None, tuple(rows))
-    if value is None:
-        return replace(found, why=why_one_kind(ended.tolist()))
-
+    if ended.all() or not ended.any():
+        why = why_one_kind(ended.tolist())
+        return Measure("", None, None, None, tuple(rows), why=why)
     _, cluster_of = numbered([row.cluster for row in measured])
-    _, low, high, _ = auroc_estimate(p_end, ended, cluster_of)
-    return replace(found, low=low, high=high)
+    value, low, high, _ = auroc_estimate(p_end, ended, cluster_of)
+    return Measure("", value, low, high, tuple(rows))
 
 
 # --- plain counts ---------------------------------------------------------------------------------

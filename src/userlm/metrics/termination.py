@@ -20,9 +20,8 @@ from userlm.stats import (
     Array,
     Flags,
     Indices,
+    estimate,
     f1_percent,
-    measure,
-    measure_row,
     numbered,
 )
 from userlm.types import Measure
@@ -173,19 +172,25 @@ def calibrate(termination: Measure, auroc: Measure) -> EndCalibration:
     in_the_run = _counts(person_of, (tp + fp == 1)[:, None], ended)
     everybody = by_threshold.sum(axis=0)
     columns = (thresholds, *_shares(everybody), f1_percent(everybody))
-    best = _suggestion(by_threshold, _best_f1, people)
-    equal = _suggestion(by_threshold, _equal_rate, people)
-    always = float(f1_percent(np.array([ended.sum(), (~ended).sum(), 0.0])))
+    best = _suggestion(by_threshold, _best_f1)
+    equal = _suggestion(by_threshold, _equal_rate)
+    always = always_ending_f1(int(ended.sum()), n)
     why = _why_no_auroc(auroc) or _why_always_ending(best, by_threshold, always)
     equal_is_right = not _why_always_ending(equal, by_threshold, always)
     return replace(
         found,
         why=why,
-        now=_rule(None, in_the_run[:, 0], people),
+        now=_rule(None, in_the_run[:, 0]),
         best=None if why else best,
         equal=equal if equal_is_right and not why else None,
         sweep=ThresholdSweep(*(tuple(column.tolist()) for column in columns)),
     )
+
+
+def always_ending_f1(ends: int, turns: int) -> float:
+    """Return the F1, in percent, of ending at each of the turns, of which people ended at `ends`;
+    not a number if they never did."""
+    return float(f1_percent(np.array([ends, turns - ends, 0.0])))
 
 
 def _why_no_auroc(auroc: Measure) -> str:
@@ -246,9 +251,7 @@ def _counts(person_of: Indices, ends: Flags, ended: Flags) -> Array:
     return counts
 
 
-def _suggestion(
-    counts: Array, choose: Callable[[Array], Indices], people: Sequence[str]
-) -> EndRule:
+def _suggestion(counts: Array, choose: Callable[[Array], Indices]) -> EndRule:
     """Return the threshold that `choose` finds on all people, evaluated on people it was not chosen
     on.
 
@@ -259,8 +262,8 @@ def _suggestion(
     everybody = counts.sum(axis=0)
     # For each person, chosen on all others.
     chosen_on_others = choose(everybody - counts)
-    judged = counts[np.arange(len(people)), chosen_on_others]
-    return _rule(THRESHOLDS[int(choose(everybody))], judged, people)
+    judged = counts[np.arange(len(counts)), chosen_on_others]
+    return _rule(THRESHOLDS[int(choose(everybody))], judged)
 
 
 def _best_f1(counts: Array) -> Indices:
@@ -282,15 +285,11 @@ def _middle_of_the_highest(values: Array) -> Indices:
     return np.asarray((rank == middle).argmax(axis=-1))
 
 
-def _rule(threshold: float | None, counts: Array, people: Sequence[str]) -> EndRule:
+def _rule(threshold: float | None, counts: Array) -> EndRule:
     """Return the `EndRule` from the counts of each person, (people, 4)."""
-    rows = [
-        measure_row(name, name, tuple(own[: FN + 1]))
-        for name, own in zip(people, counts.tolist(), strict=True)
-    ]
-    f1 = measure(rows, F1)
+    f1, low, high, _ = estimate(counts[:, : FN + 1], F1)
     premature, missed, end_rate = map(float, _shares(counts.sum(axis=0)))
-    return EndRule(threshold, premature, missed, end_rate, f1.value, f1.low, f1.high)
+    return EndRule(threshold, premature, missed, end_rate, f1, low, high)
 
 
 def _shares(counts: Array) -> tuple[Array, Array, Array]:
