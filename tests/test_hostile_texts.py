@@ -52,7 +52,7 @@ def turns(text):
         numbers,
         final_number,
         lambda text: said("there are 3 apples", [text]),
-        lambda text: mask_key(text, "sk-abcdefgh12345678"),
+        lambda text: mask_key(text, "k" * 4 + "ab12" * 4),
         tidy,
         lambda text: check(INTENT_PREFIX + "plan the garden.", turns(text)),
         lambda text: leakage(INTENT_PREFIX + text, turns(text)),

@@ -11,6 +11,7 @@ import re
 from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from userlm.text import has_words, stable_hash
 from userlm.types import (
@@ -22,7 +23,10 @@ from userlm.types import (
     Reply,
     Sampling,
     Speaker,
+    Turn,
 )
+
+Spoken = TypeVar("Spoken", Reply, Turn)
 
 TRIES = 3
 """How often an answer is sampled until it is more than a thought."""
@@ -149,6 +153,17 @@ def spoken(found: Completion) -> Completion:
     return replace(found, text=speech, thought=_joined((found.thought, thought)))
 
 
+def without_thought(said: Spoken) -> Spoken:
+    """Return a turn or a reply with the thoughts in its text added to that in `meta`; itself if it
+    has none."""
+    speech, thought = split_thought(said.text)
+    if speech == said.text:
+        return said
+    thoughts = _joined((str(said.meta.get("thought") or ""), thought))
+    meta = {**said.meta, "thought": thoughts} if thoughts else said.meta
+    return replace(said, text=speech, meta=meta)
+
+
 def open_thought(prompt: str) -> str:
     """Return the tag at the end of a prompt that opens the thought of the answer; empty if there is
     none."""
@@ -195,13 +210,10 @@ class SpeechOnly:
         reply = self.speaker.reply(conversation)
         if not isinstance(reply, Reply) or not isinstance(reply.text, str):
             return reply  # the conversation loop says what is wrong
-        speech, thought = split_thought(reply.text)
-        if speech == reply.text:
-            return reply
-        if not speech and reply.stop is None:
+        said = without_thought(reply)
+        if said is not reply and not said.text and said.stop is None:
             raise only_thought()
-        meta = {**reply.meta, "thought": thought} if thought else reply.meta
-        return replace(reply, text=speech, meta=meta)
+        return said
 
 
 def _tags(text: str) -> Iterator[re.Match[str]]:

@@ -63,7 +63,7 @@ class ModelError(RuntimeError):
         reason: a short name of the error, for counting.
         permanent: every other call would fail too (a refused key, an unknown model).
         faults, possibly_billed: see `Completion`; here for all tries together.
-        tokens_beside: the same of the last try.
+        reasoning_tokens: the same of the last try.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class ModelError(RuntimeError):
         permanent: bool = False,
         faults: tuple[str, ...] = (),
         possibly_billed: int = 0,
-        tokens_beside: int = 0,
+        reasoning_tokens: int = 0,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.permanent = permanent
         self.faults = faults
         self.possibly_billed = possibly_billed
-        self.tokens_beside = tokens_beside
+        self.reasoning_tokens = reasoning_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +343,7 @@ class Completion:
         possibly_billed: how many of those tries may still have been billed.
         thought: what the model only thought; see `thought`.
         refused: whether the server says that the text is a refusal.
-        tokens_beside: other tokens that are billed as `tokens_out`: reasoning, on some servers.
+        reasoning_tokens: those that some servers bill as `tokens_out` but do not count in it.
     """
 
     text: str
@@ -355,7 +355,7 @@ class Completion:
     possibly_billed: int = 0
     thought: str = ""
     refused: bool = False
-    tokens_beside: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def meta(self) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def usage_of(answer: Completion, tokens_in: int, max_tokens: int) -> Counter[str
     if answer.tokens_in is None or answer.tokens_out is None:
         used.update(doubt_in=tokens_in, doubt_out=max_tokens)
     else:
-        tokens_out = answer.tokens_out + answer.tokens_beside
+        tokens_out = answer.tokens_out + answer.reasoning_tokens
         used.update(reported=1, tokens_in=answer.tokens_in, tokens_out=tokens_out)
     return used
 
@@ -335,7 +335,7 @@ class Side:
             return answer
         except ModelError as error:
             used = usage_of_tries(error.possibly_billed, tokens_in, max_tokens)
-            used["doubt_out"] += error.tokens_beside
+            used["doubt_out"] += error.reasoning_tokens
             if error.reason in ENDS_RUN:
                 self.budget.stop(str(error))
             if error.reason == "empty answer":

@@ -208,7 +208,7 @@ class EndpointModel:
             permanent=fault.permanent,
             faults=tuple(faults),
             possibly_billed=possibly_billed(faults),
-            tokens_beside=fault.tokens_beside,
+            reasoning_tokens=fault.reasoning_tokens,
         )
 
     def _count_retry(self, faults: Sequence[str]) -> None:
@@ -340,7 +340,7 @@ def _count(usage: Any, name: str) -> int | None:
     return count if type(count) is int and 0 <= count < 2**31 else None
 
 
-def _tokens_beside(answer: Any) -> int:
+def _reasoning_tokens(answer: Any) -> int:
     """Return the tokens that are not among `completion_tokens`: xAI and Gemini count those of
     reasoning only in `total_tokens`, or in the details."""
     names = ("total_tokens", "prompt_tokens", "completion_tokens")
@@ -377,7 +377,7 @@ def _completion(answer: Any) -> Completion | Fault:
             encodable(str(refusal) if is_refusal else text),
             tokens_in=token_count(answer, "prompt_tokens"),
             tokens_out=token_count(answer, "completion_tokens"),
-            tokens_beside=_tokens_beside(answer),
+            reasoning_tokens=_reasoning_tokens(answer),
             thought=encodable(_reasoning(choice.message) or thought),
             refused=is_refusal,
         )
@@ -392,7 +392,7 @@ def _completion(answer: Any) -> Completion | Fault:
         return Fault(
             "empty answer",
             "the answer is empty: all tokens were used before it (by reasoning?); allow more",
-            tokens_beside=found.tokens_beside,
+            reasoning_tokens=found.reasoning_tokens,
         )
     return Fault("empty answer", "the answer is empty", passing=True)
 

@@ -70,7 +70,7 @@ class Fault:
         permanent: whether all other calls would fail too.
         adapted: whether the next try is sent with other parameters.
         wait: seconds that the server asks to wait; `None` if it does not.
-        tokens_beside: see `Completion`.
+        reasoning_tokens: see `Completion`.
     """
 
     kind: str
@@ -79,7 +79,7 @@ class Fault:
     permanent: bool = False
     adapted: bool = False
     wait: float | None = None
-    tokens_beside: int = 0
+    reasoning_tokens: int = 0
 
 
 def possibly_billed(faults: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from userlm.data.layouts.common import Imported, Layout, Side, side_of
 from userlm.data.layouts.fields import Rejected, Row, id_of
 from userlm.rows import from_record
 from userlm.text import has_words
-from userlm.thought import split_thought
+from userlm.thought import without_thought
 from userlm.types import Turn
 
 _ROLES: Mapping[str, Side] = {"user": "user", "assistant": "assistant"}
@@ -47,14 +47,7 @@ def convert(row: Row) -> Imported:
 
 def _spoken(turn: Turn) -> Turn:
     """Return the turn with the thoughts in its text in `meta`; people do not think in tags."""
-    if turn.role != "assistant":
-        return turn
-    speech, thought = split_thought(turn.text)
-    if speech == turn.text:
-        return turn
-    thoughts = [turn.meta.get("thought"), thought]
-    joined = "\n\n".join(str(each) for each in thoughts if each)
-    return replace(turn, text=speech, meta={**turn.meta, "thought": joined})
+    return without_thought(turn) if turn.role == "assistant" else turn
 
 
 LAYOUT = Layout("userlm", [{"turns"}], convert)
