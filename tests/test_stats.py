@@ -234,6 +234,19 @@ def test_a_difference_leaves_out_who_is_on_one_side_only() -> None:
     )
 
 
+def test_a_difference_keeps_who_has_no_outcome_on_one_side() -> None:
+    # q never ended: `a` went on (no outcome), `b` ended. F1 is 100 against 2 / 3.
+    a = measure(
+        [MeasureRow("1", "p", (1.0, 0.0, 0.0)), MeasureRow("2", "q", (0, 0, 0))], F1
+    )
+    b = measure(
+        [MeasureRow("1", "p", (1.0, 0.0, 0.0)), MeasureRow("2", "q", (0, 1, 0))], F1
+    )
+    value, *_, clusters = difference(a, b, F1)
+    assert value == pytest.approx(100 - 200 / 3)
+    assert clusters == 2
+
+
 def test_a_difference_of_two_measures_at_an_edge_has_a_width() -> None:
     # as independent: each end is the root of the squared distances to the ends of both
     nothing = measure(rows([0.0] * 20), PERCENT)
