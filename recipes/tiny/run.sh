@@ -19,7 +19,8 @@ python=${userlm%userlm}python   # in the same environment
 
 sources=(wildchat chatbot_arena oasst1_en_train oasst1_en_val halie realhumaneval star multiwoz ikat sharegpt_sample)
 if [ ! -f "$out/data/counts.json" ]; then
-  $userlm import "${sources[@]/#/$data/}" --out "$out/import"
+  files=("${sources[@]/%/.jsonl.gz}")
+  $userlm import "${files[@]/#/$data/}" --out "$out/import"
   $userlm clean "$out/import" --duplicates near --scrub --shares 90/3/7 --out "$out/clean"
   $userlm intents "$out/clean" --out "$out/intents"
   "$python" "$here/mix.py" "$out/intents" "$out/data"

@@ -86,11 +86,14 @@ _CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\{[^{}]*\}", re.DOTALL)
 # Numbers, addresses, code.
 _DETAIL = re.compile(r"[\d\\/_=<>|@]|\w[.(]\w|[a-z][A-Z]|.{40}")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:|]\s*)[A-Z](?=[a-z])")
+_LONE_OF = re.compile(r"(?<!\w )\bof\b|\bof\b(?! \w)")
 _VERB = re.compile(
     r"\b(?:(?:to|[Ii]|you|we|they|can|would|please|let's) )+(?!an?\b|the\b)[a-z]+"
 )
 _WORD = r"\b(?!(?:an?|the)\b)\w++(?:['’-]\w++)*+"
-_PHRASE = re.compile(rf"(?:\b(?:an?|the) )?{_WORD}(?: {_WORD}){{0,2}}(?! {_WORD})")
+_PHRASE = re.compile(
+    rf"(?:\b(?:an?|the) )?{_WORD}(?: (?:of (?:the )?)?{_WORD}){{0,2}}(?! {_WORD})"
+)
 
 
 def extractive(conversation: Conversation) -> str | None:
@@ -133,12 +136,15 @@ def _phrases(turn: str) -> list[str]:
     text = " ".join("|" if _DETAIL.search(token) else token for token in text.split())
     text = _SENTENCE_START.sub(lambda match: match[0].lower(), text)
     text = re.sub(_WORD, lambda word: _content(word[0]), _VERB.sub("|", text))
+    text = _LONE_OF.sub("|", text)
     return _PHRASE.findall(text)[:20]
 
 
 @lru_cache(100_000)
 def _content(word: str) -> str:
     """Return the word, or `|` if it says nothing about the subject."""
+    if word == "of":
+        return word
     plain = _stems(word) <= _PLAIN or re.fullmatch(r"..?|.+(?<!mi)ly|..+[^e]ed", word)
     return "|" if plain else word
 
@@ -146,7 +152,8 @@ def _content(word: str) -> str:
 def _key_phrases(
     conversation: Conversation, found: list[list[str]], goal: str
 ) -> list[str]:
-    """Return up to three phrases: those in the most turns first, names last."""
+    """Return up to three phrases, in the order of the talk: those of the request and in the most
+    turns, and names only where there is little else."""
     texts = [turn.text[:READ] for turn in conversation.turns]
     spoken = [_stems(text) for text in texts]
     names = _stems(" ".join(re.findall(r"(?<=[a-z,] )[A-Z]\w+", " ".join(texts))))
@@ -155,16 +162,18 @@ def _key_phrases(
         stems = _stems(phrase)
         turns = sum(stems <= said for said in spoken)
         in_request = phrase in found[0]
-        return min(turns, 3) + (len(stems) > 1) + in_request - 1.5 * bool(stems & names)
+        is_long = len(stems) > 1
+        return min(turns, 3) + is_long + in_request - bool(stems & names)
 
     chosen: list[str] = []
     used = _stems(goal)
-    for phrase in sorted(chain(*found), key=score, reverse=True):
+    said = list(chain(*found))
+    for phrase in sorted(said, key=lambda p: score(p) + (p in found[0]), reverse=True):
         stems = _stems(phrase)
         if not used & stems and (score(phrase) >= 3 or not chosen):
             chosen.append(phrase)
             used |= stems
-    return chosen[: 3 if len(found) > 3 else 2]
+    return sorted(chosen[: 3 if len(found) > 3 else 2], key=said.index)
 
 
 def _stems(text: str) -> set[str]:
