@@ -163,12 +163,11 @@ def test_a_missing_number_is_no_value(tmp_path):
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz"])
 def test_a_row_of_so_many_values_that_they_would_fill_the_memory_is_set_aside(
-    many, name, tmp_path, monkeypatch
+    many, name, tmp_path
 ):
-    monkeypatch.setattr(lines_module, "MOST_VALUES", 90)
     text = json.dumps({"id": 1, "text": ",[" * 10 + "long " * 100})
     rows = (text, many, text)
     content = "\n".join(rows) if name == "a.jsonl" else f"[{','.join(rows)}]"
-    found = rows_in(tmp_path / name, content)
+    found = rows_in(tmp_path / name, content, most_values=90)
     assert [line.reason for line in found] == ["", "too many values", ""]
     assert found[1].raw == many
