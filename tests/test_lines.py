@@ -158,6 +158,22 @@ def test_a_missing_number_is_no_value(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "first", ["[12:00] log opened", "[INFO] [1] x", '[{"role": "user"}], "id": 0}']
+)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz"])
+def test_a_bad_first_line_with_a_bracket_costs_only_itself(first, name, tmp_path):
+    found = rows_in(tmp_path / name, f"{first}\n{FORMS['lines']}")
+    assert [line.reason for line in found] == ["not JSON", "", "", ""]
+    assert [line.row for line in found[1:]] == ROWS
+
+
+@pytest.mark.parametrize("end", [" x", "\n;", "[]\n"])
+def test_text_behind_an_array_costs_no_item(end, tmp_path):
+    found = rows_in(tmp_path / "a.json", json.dumps(ROWS) + end)
+    assert [line.row for line in found[:3]] == ROWS
+
+
+@pytest.mark.parametrize(
     "many",
     ["[" + "[]," * 50 + "1]", '{"a": [' + "{}," * 50 + "1]}", "[" + "5," * 99 + "5]"],
 )

@@ -162,7 +162,7 @@ def _form(path: Path, size: int) -> str:
         first = first.removeprefix(_BYTE_ORDER_MARK).lstrip()
         is_whole = _is_json(first)
         if first.startswith(b"["):
-            return "lines" if is_whole and _has_text(file) else "array"
+            return "lines" if _is_bad_line(first, is_whole, file) else "array"
         # Of an object over several lines, which tools print for people, the first is short.
         is_long = len(first) >= BUFFER
         if is_whole or is_long or not first:
@@ -189,11 +189,18 @@ def _is_json(raw: bytes) -> bool:
     return True
 
 
-def _has_text(file: _Readable) -> bool:
-    while block := file.read(BUFFER):
-        if not block.isspace():
-            return True
-    return False
+def _is_bad_line(first: bytes, is_whole: bool, file: _Readable) -> bool:
+    """Return whether a line that begins with a bracket begins no array of rows but is a bad line of
+    JSON lines: the time stamp of a log, as in `[12:00] start`, or the end of a row that was cut."""
+    item = first[1:].lstrip()
+    if item and item[:1] not in b"{[]":
+        return True
+    if not is_whole:
+        try:
+            json.loads(first.decode("utf-8", "replace"), strict=False)
+        except (ValueError, RecursionError) as error:
+            is_whole = str(error).startswith("Extra data")
+    return is_whole and file.readline(BUFFER).startswith(b"{")
 
 
 def _lines(file: _Readable, longest: int) -> Iterator[_Raw]:
