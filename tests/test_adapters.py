@@ -95,6 +95,18 @@ def test_another_base_is_refused(adapter, tmp_path):
         loading.load_model(str(folder), CPU)
 
 
+def test_an_adapter_is_not_taken_from_memory_after_its_base_model_changed(
+    adapter, tmp_path
+):
+    folder, _ = adapter
+    first = loading.local_model(str(folder), CPU)
+    assert loading.local_model(str(folder), CPU) is first
+    assets.small().rename(tmp_path / "old")
+    write_small(seed=1)
+    with pytest.raises(InputError, match="other weights"):
+        loading.local_model(str(folder), CPU)
+
+
 @pytest.mark.parametrize(
     ("values", "why"),
     [

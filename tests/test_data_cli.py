@@ -29,7 +29,9 @@ from userlm.data import hub as exporting
 from userlm.data import layouts
 from userlm.flip import render, samples, userlm_template
 from userlm.json_files import read_json
+from userlm.lines import MOST_VALUES
 from userlm.rows import read_conversations, write_conversations
+from userlm.runs import Outputs
 from userlm.text import END_TOKEN
 from userlm.types import Conversation, InputError, Turn
 
@@ -283,6 +285,37 @@ def test_pieces_of_sharegpt_in_several_files_are_joined(userlm, tmp_path):
     assert whole.ended
     counts = read_json(tmp_path / "out/results.json")["counts"]
     assert counts == {"in": 3, "out": 1, "note: merged lines": 2}
+
+
+def test_a_conversation_that_was_imported_can_be_read_however_many_commas_it_has(
+    userlm, tmp_path
+):
+    table = "sum these: " + "1," * (MOST_VALUES // 2 + 1)
+    exchange = [{"from": "human", "value": table}, {"from": "gpt", "value": "no"}]
+    ids = ["QWJhYvA_0", "QWJhYvA_2"]
+    pieces = [{"id": id, "conversations": exchange} for id in ids]
+    (tmp_path / "a.jsonl").write_bytes(jsonl(pieces))
+    texts = [[{"role": "user", "content": table + table}]]
+    pl.DataFrame({"id": ["b"], "messages": texts}).write_parquet(tmp_path / "b.parquet")
+    userlm("import", "a.jsonl", "b.parquet", "--out", "out")
+    found = list(read_conversations(tmp_path / "out/conversations.jsonl"))
+    assert [each.id for each in found] == ["QWJhYvA_2", "b"]
+
+
+def test_an_import_is_not_resumed_on_a_damaged_file(userlm, tmp_path, monkeypatch):
+    row = {"id": "a", "messages": [{"role": "user", "content": "hi"}]}
+    (tmp_path / "a.jsonl").write_bytes(jsonl([row]))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Outputs, "close", full)
+        userlm("import", "a.jsonl", "--out", "out", code=1)
+    written = tmp_path / "out/conversations.jsonl"
+    written.write_bytes(written.read_bytes().replace(b"{", b"[", 1))
+    said = userlm("import", "a.jsonl", "--out", "out", code=2)
+    assert "conversations.jsonl, line 1: is not JSON" in said and "--force" in said
 
 
 # --- clean ----------------------------------------------------------------------------------------

@@ -469,11 +469,14 @@ def test_an_answer_without_usage_is_counted_at_its_most_and_that_is_said_once(re
     without = completion("ok")
     without.body["usage"] = None
     del (missing := completion("ok")).body["usage"]
-    with serving(lambda body, n: [without, missing][n]) as server:
+    zeros = completion("ok")
+    zeros.body["usage"] = {"prompt_tokens": 0, "completion_tokens": 0}
+    answers = [without, missing, zeros]
+    with serving(lambda body, n: answers[n]) as server:
         server.take = lambda *asked: server.reply(asked[-1], next(numbers))
-        numbers = iter(range(2))
+        numbers = iter(range(3))
         asked = model(server)
-        for _ in range(2):
+        for _ in range(3):
             answer = asked.chat(HI, Sampling())
             assert (answer.text, answer.tokens_in, answer.tokens_out) == (
                 "ok",
@@ -552,7 +555,7 @@ def test_a_value_that_is_out_of_range_is_not_left_out():
     assert caught.value.reason == "bad request"
 
 
-@pytest.mark.parametrize("said", [10**20, 2**31, True, -1, 1.5, "7", None])
+@pytest.mark.parametrize("said", [10**20, 2**31, True, 0, -1, 1.5, "7", None])
 def test_a_number_of_tokens_that_can_be_none_is_unknown_and_the_answer_is_not_asked_for_again(
     said, tmp_path
 ):

@@ -134,6 +134,17 @@ def test_a_hostile_first_turn_takes_no_time():
     assert time.perf_counter() - begun < 2  # it was years
 
 
+def test_a_conversation_of_thousands_of_turns_takes_no_time():
+    said = (
+        "plan the garden",
+        "ok",
+        *[f"describe the house of my aunt{i}" for i in range(20_000)],
+    )
+    begun = time.process_time()
+    assert goal(*said).startswith("get a plan for the garden")
+    assert time.process_time() - begun < 4  # it was 10 s
+
+
 def test_an_intent_does_not_repeat_seven_words_of_the_user():
     # With three key phrases it would be the user's own words; with two no seven of them are left.
     said = (

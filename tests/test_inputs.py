@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from userlm import inputs
+from userlm.json_files import write_json
 from userlm.runs import Run
 from userlm.types import InputError
 
@@ -66,6 +67,27 @@ def test_a_log_a_script_or_a_module_is_its_file_and_a_hub_id_is_none(folder):
 def test_a_run_is_not_resumed_with_another_model(folder, changed):
     def begin():
         return Run.open(folder / "out", "respond", {}, inputs.files(str(folder)))
+
+    begin().path("turns.jsonl").touch()
+    begin()
+    Path(changed).write_text("another")
+    with pytest.raises(InputError, match=f"{changed} changed now"):
+        begin()
+
+
+@pytest.mark.parametrize("changed", MODEL)
+def test_a_run_with_an_adapter_is_not_resumed_with_another_base_model(folder, changed):
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": str(folder),
+        "lora_alpha": 2,
+        "r": 2,
+    }
+    (folder / "adapter").mkdir()
+    write_json(folder / "adapter" / "adapter_config.json", config)
+
+    def begin():
+        return Run.open(folder / "out", "respond", {}, inputs.files("trained:adapter"))
 
     begin().path("turns.jsonl").touch()
     begin()

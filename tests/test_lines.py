@@ -158,17 +158,32 @@ def test_a_missing_number_is_no_value(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "first", ["[12:00] log opened", "[INFO] [1] x", '[{"role": "user"}], "id": 0}']
+)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz"])
+def test_a_bad_first_line_with_a_bracket_costs_only_itself(first, name, tmp_path):
+    found = rows_in(tmp_path / name, f"{first}\n{FORMS['lines']}")
+    assert [line.reason for line in found] == ["not JSON", "", "", ""]
+    assert [line.row for line in found[1:]] == ROWS
+
+
+@pytest.mark.parametrize("end", [" x", "\n;", "[]\n"])
+def test_text_behind_an_array_costs_no_item(end, tmp_path):
+    found = rows_in(tmp_path / "a.json", json.dumps(ROWS) + end)
+    assert [line.row for line in found[:3]] == ROWS
+
+
+@pytest.mark.parametrize(
     "many",
     ["[" + "[]," * 50 + "1]", '{"a": [' + "{}," * 50 + "1]}", "[" + "5," * 99 + "5]"],
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz"])
 def test_a_row_of_so_many_values_that_they_would_fill_the_memory_is_set_aside(
-    many, name, tmp_path, monkeypatch
+    many, name, tmp_path
 ):
-    monkeypatch.setattr(lines_module, "MOST_VALUES", 90)
     text = json.dumps({"id": 1, "text": ",[" * 10 + "long " * 100})
     rows = (text, many, text)
     content = "\n".join(rows) if name == "a.jsonl" else f"[{','.join(rows)}]"
-    found = rows_in(tmp_path / name, content)
+    found = rows_in(tmp_path / name, content, most_values=90)
     assert [line.reason for line in found] == ["", "too many values", ""]
     assert found[1].raw == many

@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -38,6 +39,7 @@ from userlm.metrics.perplexity import (
     measures,
     perplexity,
     score_turns,
+    unscored,
 )
 from userlm.models.local import LocalModel
 from userlm.prompts import fill
@@ -295,6 +297,14 @@ def test_what_cannot_be_measured_is_missing_with_its_reason():
         ("a/0", ""),
         ("a/1", "does not fit 20 tokens"),
     ]
+
+
+def test_a_long_conversation_that_is_not_scored_takes_linear_time():
+    turns = (Turn("user", "a"), Turn("assistant", "b")) * 20_000
+    begun = time.process_time()
+    rows = unscored(Conversation("c", turns), "no")
+    assert (rows[0].key, rows[-1].key, len(rows)) == ("c/0", "c/19999", 20_000)
+    assert time.process_time() - begun < 3  # it was 25 s
 
 
 def test_the_loss_is_that_of_transformers_on_the_same_labels(tiny, slides):

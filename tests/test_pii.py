@@ -16,6 +16,7 @@ from userlm.types import Conversation, Origin, Turn
 
 # Keys are put together here, so that nobody's scanner takes this file for a leak.
 RUN = "a1B2c3D4e5F6"
+SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 DIGITS = "1234567890 "  # what holds no run of digits is not looked at closely
 PEM = f"-----BEGIN RSA PRIVATE KEY-----\n{RUN * 6}\n{RUN * 6}==\n-----END RSA PRIVATE KEY-----"
 JWT = f"eyJ{RUN}.eyJ{RUN}{RUN}.{RUN}-_{RUN}"
@@ -64,6 +65,20 @@ def test_an_email_address_goes(text, clean):
         ("(415) 555-0132x22, 415-555-0132- bye", "<PHONE>, <PHONE>- bye"),
         ("visa_4111111111111111", "visa_<CARD>"),
         ("http://localhost:80?u=jane%40example.com", "http://localhost:80?u=<EMAIL>"),
+        (
+            r'{"body": "Call:\n415-555-0132\r\n\tsk-' + RUN * 2 + r'\n"}',
+            r'{"body": "Call:\n<PHONE>\r\n\t<KEY>\n"}',
+        ),
+        (r"\\n203.0.113.77\\njane@example.com", r"\\n<IP>\\n<EMAIL>"),
+        (r"\u7535\u8bdd\u00a0138-1234-5678", r"\u7535\u8bdd\u00a0<PHONE>"),
+        (r"jane\u200b@example.com\u00e9", r"<EMAIL>\u00e9"),
+        (r"ftp:\/\/ann:caf\u00e9@example.com", r"ftp:\/\/<KEY>@example.com"),
+        ("tel:%20415-555-0132%0D%0A203.0.113.77", "tel:%20<PHONE>%0D%0A<IP>"),
+        ("ｊａｎｅ＠ｅｘａｍｐｌｅ．ｃｏｍ", "<EMAIL>"),
+        (r"C:\temp\new\file.txt", r"C:\temp\new\file.txt"),
+        (f"Bearer    {RUN * 2}", "Bearer    <KEY>"),
+        ("0049171 1234567, (0044) 20 7946 0958", "<PHONE>, <PHONE>"),
+        ("+1 (415)  555-0132", "<PHONE>"),
     ],
 )
 def test_what_is_escaped_or_has_characters_without_width_goes(text, clean):
@@ -602,6 +617,28 @@ def test_turns_intent_and_meta_are_scrubbed_and_ids_stay():
     assert before.turns[0].text == "I am jane@example.com"
     assert list(after.meta) == list(meta)
     assert scrub(after) == (after, {})
+
+
+@pytest.mark.parametrize(
+    ("meta", "scrubbed"),
+    [
+        ({"phone": "4155550132"}, {"phone": "<PHONE>"}),
+        ({"user_phone": 4155550132}, {"user_phone": "<PHONE>"}),
+        ({"homePhones": [4155550132, "x"]}, {"homePhones": ["<PHONE>", "x"]}),
+        ({"aws_secret_access_key": SECRET}, {"aws_secret_access_key": "<KEY>"}),
+        ({"a": {"secretAccessKey": SECRET}}, {"a": {"secretAccessKey": "<KEY>"}}),
+        ({"version": "8.8.100.200"}, {"version": "8.8.100.200"}),
+        ({"order": 4155550132, "hash": SECRET}, {"order": 4155550132, "hash": SECRET}),
+    ],
+)
+def test_the_name_of_a_field_announces_a_number_as_a_word_in_a_text_does(
+    meta, scrubbed
+):
+    before = Conversation("c", (Turn("user", "hi", meta),), meta=meta)
+    after, _ = scrub(before)
+    assert (after.meta, after.turns[0].meta) == (scrubbed, scrubbed)
+    announced = r'{"phone": "{\"mobile\": \"4155550132\"}"}'
+    assert "4155550132" not in scrub_text(announced)[0]
 
 
 def test_keys_and_numbers_of_meta_are_scrubbed_and_no_value_is_lost():

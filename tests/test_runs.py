@@ -19,6 +19,7 @@ from userlm import json_files
 from userlm import rows as rows_module
 from userlm.journal import Answers, Journal, Recorded
 from userlm.json_files import dumps, read_json, replacing, write_json
+from userlm.lines import MOST_VALUES
 from userlm.rows import (
     from_record,
     read_conversations,
@@ -673,6 +674,16 @@ def test_a_torn_line_of_a_journal_is_cut_off_and_the_whole_ones_kept(tmp_path):
     journal.add({"n": 0})
     journal.close(order=lambda row: row["n"])
     assert path.read_text() == '{"n":0}\n{"n":1}\n{"n":2}\n'
+
+
+def test_an_answer_of_any_number_of_commas_is_no_damage(tmp_path):
+    path = tmp_path / "turns.jsonl"
+    rows = [{"text": "1," * (MOST_VALUES + 1)}, {"text": "ok"}]
+    journal = Journal(path)
+    for row in rows:
+        journal.add(row)
+    journal.close()
+    assert list(Journal(path).read(dict)) == rows
 
 
 def test_a_journal_damaged_in_the_middle_is_left_as_it_is_and_named(tmp_path):

@@ -9,8 +9,8 @@ from test_serve import say, serving, trained
 
 from userlm import Turn
 from userlm.assistants import Script
-from userlm.serving.messages import drop_oldest
-from userlm.serving.schema import RequestError
+from userlm.serving.messages import drop_oldest, read_messages
+from userlm.serving.schema import Message, RequestError
 from userlm.text import INTENT_PREFIX
 
 ROME = INTENT_PREFIX + "plan a trip to Rome."
@@ -96,6 +96,17 @@ def test_a_request_of_megabytes_is_refused_and_nobody_waits_for_it(tiny):
             assert (status, error["code"]) == (413, "context_length_exceeded")
             assert "1,000,000" in error["message"]
     assert slowest < 3  # 28 s, if the text were tokenized
+
+
+def test_many_messages_after_a_long_one_are_joined_in_linear_time():
+    long = Message(role="assistant", content="x" * 2_000_000 + "é")
+    short = Message(role="assistant", content="y")
+    empty = Message(role="assistant", content=" ")
+    since = time.process_time()
+    _, turns, notes = read_messages([long, empty, *[short] * 3000], "log", None)
+    assert time.process_time() - since < 2  # 11 s, if each were joined for itself
+    assert [turn.text for turn in turns] == [long.content + "\n\ny" * 3000]
+    assert len(notes) == 3002
 
 
 def test_a_user_without_a_model_reads_a_long_log():

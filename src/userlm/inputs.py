@@ -12,6 +12,7 @@ from userlm.address import Address, check_server, parse
 from userlm.loading import (
     OPENAI_BASE_URL,
     model_folder,
+    model_folders,
     openai_base_url,
     search_here,
 )
@@ -29,7 +30,8 @@ MODEL_FILES = {
 
 
 def files(address: str | Address, tokenizer: str | None = None) -> list[Path]:
-    """Return the local files behind an address: logs, scripts, code, a model with its tokenizer.
+    """Return the local files behind an address: logs, scripts, code, a model with its tokenizer
+    and, if it is an adapter, its base model.
 
     Args:
         tokenizer: the tokenizer of a model on a server, if it is given.
@@ -45,9 +47,10 @@ def files(address: str | Address, tokenizer: str | None = None) -> list[Path]:
             return _module_files(parts.name.partition(":")[0])
         case "http" | "https":
             check_server(parts)
-            return _files_of_model(tokenizer or parts.name)
+            return _files_of_model(model_folder(tokenizer or parts.name))
         case "":
-            return _files_of_model(parts.name)
+            folders = model_folders(parts.name)
+            return [path for folder in folders for path in _files_of_model(folder)]
     return []
 
 
@@ -58,8 +61,7 @@ def stamps(*addresses: str | Address) -> dict[str, str]:
     return {OPENAI_BASE_URL: url} if url else {}
 
 
-def _files_of_model(name: str) -> list[Path]:
-    folder = model_folder(name)
+def _files_of_model(folder: Path) -> list[Path]:
     found = [*folder.glob("*"), *folder.glob("additional_chat_templates/*")]
     return sorted(
         path for path in found if path.suffix in MODEL_FILES and path.is_file()

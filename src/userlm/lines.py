@@ -41,10 +41,13 @@ memory."""
 LONGEST_LOG = 64 << 20
 """Bytes: the same for the logs of others. A longer row is no conversation."""
 MOST_VALUES = 2_000_000
-"""Brackets and commas of a row: each value in memory takes many times as much as in the file."""
+"""Brackets and commas of a row of the logs of others: each value in memory takes many times as much
+as in the file. Those within texts count too, so our own rows may have any number."""
 
 
-def read_lines(path: Path, size: int, longest: int = LONGEST) -> Iterator[Line]:
+def read_lines(
+    path: Path, size: int, longest: int = LONGEST, most_values: int = LONGEST
+) -> Iterator[Line]:
     """Yield the rows of a text file, including bad ones; of JSON lines those in the first `size`
     bytes.
 
@@ -53,6 +56,7 @@ def read_lines(path: Path, size: int, longest: int = LONGEST) -> Iterator[Line]:
 
     Args:
         longest: set aside rows of more bytes than this.
+        most_values: set aside rows with more brackets and commas than this.
 
     Raises:
         InputError: if the file is damaged, is UTF-16, or is named `.json` and is not JSON.
@@ -70,6 +74,10 @@ def read_lines(path: Path, size: int, longest: int = LONGEST) -> Iterator[Line]:
                     continue
                 if length > longest:
                     yield long_line(number, text, length, longest)
+                    continue
+                if _has_more_values(text, most_values):
+                    problem = f"has more than {most_values:,} brackets and commas"
+                    yield bad_line(number, text, "too many values", problem)
                     continue
                 line = parse_line(number, text)
                 is_half = form == "lines" and not raw.endswith(b"\n")
@@ -154,7 +162,7 @@ def _form(path: Path, size: int) -> str:
         first = first.removeprefix(_BYTE_ORDER_MARK).lstrip()
         is_whole = _is_json(first)
         if first.startswith(b"["):
-            return "lines" if is_whole and _has_text(file) else "array"
+            return "lines" if _is_bad_line(first, is_whole, file) else "array"
         # Of an object over several lines, which tools print for people, the first is short.
         is_long = len(first) >= BUFFER
         if is_whole or is_long or not first:
@@ -170,7 +178,7 @@ def _form(path: Path, size: int) -> str:
 
 
 def _is_json(raw: bytes) -> bool:
-    if _has_too_many_values(raw):
+    if _has_more_values(raw, MOST_VALUES):
         return True
     try:
         loads(raw)
@@ -181,11 +189,18 @@ def _is_json(raw: bytes) -> bool:
     return True
 
 
-def _has_text(file: _Readable) -> bool:
-    while block := file.read(BUFFER):
-        if not block.isspace():
-            return True
-    return False
+def _is_bad_line(first: bytes, is_whole: bool, file: _Readable) -> bool:
+    """Return whether a line that begins with a bracket begins no array of rows but is a bad line of
+    JSON lines: the time stamp of a log, as in `[12:00] start`, or the end of a row that was cut."""
+    item = first[1:].lstrip()
+    if item and item[:1] not in b"{[]":
+        return True
+    if not is_whole:
+        try:
+            json.loads(first.decode("utf-8", "replace"), strict=False)
+        except (ValueError, RecursionError) as error:
+            is_whole = str(error).startswith("Extra data")
+    return is_whole and file.readline(BUFFER).startswith(b"{")
 
 
 def _lines(file: _Readable, longest: int) -> Iterator[_Raw]:
@@ -289,9 +304,6 @@ _ROWS = {"lines": _lines, "array": _items, "object": _object}
 
 def parse_line(number: int, raw: bytes) -> Line:
     """Parse one line of a file of JSON lines."""
-    if _has_too_many_values(raw):
-        problem = f"has more than {MOST_VALUES:,} brackets and commas"
-        return bad_line(number, raw, "too many values", problem)
     try:
         return make_line(number, loads(raw), raw)
     except UnicodeDecodeError as error:
@@ -307,9 +319,9 @@ def parse_line(number: int, raw: bytes) -> Line:
         return bad_line(number, raw, "not JSON", problem)
 
 
-def _has_too_many_values(raw: bytes) -> bool:
+def _has_more_values(raw: bytes, most: int) -> bool:
     # Nearly all rows are shorter, and need not be counted.
-    return len(raw) > MOST_VALUES and sum(map(raw.count, b"[{,")) > MOST_VALUES
+    return len(raw) > most and sum(map(raw.count, b"[{,")) > most
 
 
 def long_line(number: int, raw: bytes, length: int, longest: int) -> Line:

@@ -349,9 +349,10 @@ def local_model(name: str, local: LocalSettings = DEFAULT) -> LocalModel:
     it."""
     path = checkpoint(name)
     stamp = []
-    for file in sorted(Path(path).glob("*")):
-        stat = file.stat()
-        stamp.append((file.name, stat.st_mtime_ns, stat.st_size))
+    for folder in model_folders(path):
+        for file in sorted(folder.glob("*")):
+            stat = file.stat()
+            stamp.append((str(file), stat.st_mtime_ns, stat.st_size))
     return _load(path, local, tuple(stamp))
 
 
@@ -359,7 +360,7 @@ def local_model(name: str, local: LocalSettings = DEFAULT) -> LocalModel:
 def _load(
     path: str, local: LocalSettings, stamp: tuple[tuple[str, int, int], ...]
 ) -> LocalModel:
-    """Load a model; `stamp` changes if the weights in the same folder change."""
+    """Load a model; `stamp` changes if the weights in the same folders change."""
     return load_model(path, local)
 
 
@@ -414,6 +415,17 @@ def model_folder(name: str) -> Path:
     return (
         assets.model(name) if name in assets.NAMES and not folder.exists() else folder
     )
+
+
+def model_folders(name: str) -> list[Path]:
+    """Return the folder of a model; for an adapter, followed by those of its base model."""
+    folder = model_folder(name)
+    if not (folder / "adapter_config.json").is_file():
+        return [folder]
+    from userlm.models.adapters import read_adapter  # loads torch
+
+    adapter = read_adapter(folder)
+    return [folder, *(model_folders(adapter.base) if adapter else ())]
 
 
 def small_or_tiny(kind: str) -> str:

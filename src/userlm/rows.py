@@ -208,6 +208,7 @@ def read_rows(
     unread: Callable[[Collection[str]], Collection[str]] = lambda columns: NO_COLUMNS,
     upto: int | None = None,
     longest: int = LONGEST,
+    most_values: int = LONGEST,
 ) -> Iterator[Line]:
     """Yield the rows of a file of one of the `KINDS`, including bad lines.
 
@@ -220,6 +221,7 @@ def read_rows(
         upto: read at most this many bytes of a text file, such as its earlier size.
         longest: set aside rows of more bytes than this; in parquet, each value counts 8 more
             than its text.
+        most_values: set aside rows of a text file with more brackets and commas than this.
 
     Raises:
         InputError: if the file is missing, empty, cut short or of an unknown kind.
@@ -240,7 +242,8 @@ def read_rows(
     if path.suffix == ".parquet":
         lines = _read_parquet(path, unread, longest)
     else:
-        lines = read_lines(path, size if upto is None else min(size, upto), longest)
+        size = size if upto is None else min(size, upto)
+        lines = read_lines(path, size, longest, most_values)
     has_rows = False
     for line in lines:
         has_rows = True

@@ -29,7 +29,7 @@ from userlm.data.joining import Joining, SharedTurns
 from userlm.data.layouts.common import Found
 from userlm.data.layouts.fields import Rejected
 from userlm.json_files import write_lines
-from userlm.lines import LONGEST_LOG, Line
+from userlm.lines import LONGEST_LOG, MOST_VALUES, Line
 from userlm.rows import KINDS, from_record, read_rows, to_record
 from userlm.runs import Outputs, Run
 from userlm.show.terminal import console, track
@@ -162,7 +162,7 @@ class _Import:
             size = sizes.get(path, path.stat().st_size)
             may_be_empty = len(self._names) > 1
             longest = self._options.max_line << 20
-            rows = read_rows(path, may_be_empty, _unread, size, longest)
+            rows = read_rows(path, may_be_empty, _unread, size, longest, MOST_VALUES)
             doing = f"importing {file.name.rpartition('/')[2]}"
             lines = _Counted(
                 track(islice(rows, most), doing, count_total([path], most))
@@ -274,6 +274,10 @@ class _Import:
 
     def _written(self) -> Iterator[Conversation]:
         for line in read_rows(self._path, may_be_empty=True):
+            if line.error:
+                raise InputError(
+                    f"{self._path}, line {line.number}: {line.error}; begin anew with --force"
+                )
             yield from_record(line.row)
 
 

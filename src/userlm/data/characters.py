@@ -8,11 +8,13 @@ from bisect import bisect
 from functools import lru_cache
 
 # Spaces that do not break or are narrow, hyphens, fullwidth forms.
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_FULLWIDTH = 0xFF21 - ord("A")
 _UNUSUAL = (
     "\xa0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
     "\u2010\u2011\ufe63\uff0d０１２３４５６７８９＋（）＠．"
-)
-_USUAL = " " * 15 + "-" * 4 + "0123456789+()@."
+) + "".join(chr(ord(letter) + _FULLWIDTH) for letter in _LETTERS)
+_USUAL = " " * 15 + "-" * 4 + "0123456789+()@." + _LETTERS
 _PLAIN = str.maketrans(_UNUSUAL, _USUAL)
 # Dashes and the minus are also written after a number, as in "415-555-0132—or".
 _DASH = re.compile(
@@ -28,18 +30,22 @@ def plain(text: str) -> str:
     return _DASH.sub("-", text.translate(_PLAIN))
 
 
-# Characters without width, and an @ or a + that is escaped for a URL, HTML or JSON. The first class
-# is what makes the search fast.
+# Characters without width, and what is escaped: in JSON any character, for a URL or HTML an @ or a
+# +, for a URL also white space. The first class is what makes the search fast.
+_WITHOUT_WIDTH = "\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
 _HIDDEN = re.compile(
-    "[%&\\\\\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
-    "(?:(?<=%)(?:40|2[Bb])|(?<=&)(?:commat|plus|#0{0,4}(?:64|43)|#[Xx]0{0,4}(?:40|2[Bb]));"
-    r"|(?<=\\)u00(?:40|2[Bb])|(?<![%&\\]))"
+    rf"[%&\\{_WITHOUT_WIDTH}]"
+    "(?:(?<=%)(?:40|2[Bb]|20|0[9AaDd])"
+    "|(?<=&)(?:commat|plus|#0{0,4}(?:64|43)|#[Xx]0{0,4}(?:40|2[Bb]));"
+    r"|(?<=\\)(?:u[0-9A-Fa-f]{4}|[bfnrt/\"])|(?<![%&\\]))"
 )
+_NO_WIDTH = re.compile(f"[{_WITHOUT_WIDTH}]")
+_ESCAPED = dict(zip('bfnrt/"', '\b\f\n\r\t/"', strict=True))
 
 
 def hides(text: str) -> bool:
     """Return whether `shown_text` differs from the text; a quick search first excludes most."""
-    may = not text.isascii() or any(cue in text for cue in ("%", "&", "\\u00"))
+    may = not text.isascii() or any(cue in text for cue in "%&\\")
     return may and _HIDDEN.search(text) is not None
 
 
@@ -72,11 +78,30 @@ def shown_text(text: str) -> tuple[str, Places]:
             places.add(length, end)
             parts.append(text[end : match.start()])
             length += match.start() - end
-        if len(match[0]) > 1:
-            is_at = any(name in match[0] for name in ("40", "64", "commat"))
+        if character := _unescaped(match[0]):
             places.add(length, match.start())
-            parts.append("@" if is_at else "+")
+            parts.append(character)
             length += 1
         end = match.end()
     places.add(length, end)
     return "".join(parts) + text[end:], places
+
+
+def end_of(text: str, place: int) -> int:
+    """Return the place after the character at a place, which may be escaped."""
+    hidden = _HIDDEN.match(text, place)
+    return hidden.end() if hidden else place + 1
+
+
+def _unescaped(hidden: str) -> str:
+    """Return the character that an escape stands for; an empty text for one without width."""
+    if len(hidden) == 1:
+        return ""
+    if hidden[0] == "\\":
+        name = hidden[1:]
+        character = _ESCAPED.get(name) or chr(int(name[1:], 16))
+        return "" if _NO_WIDTH.match(character) else character
+    if hidden[0] == "%":
+        return chr(int(hidden[1:], 16))
+    is_at = any(name in hidden for name in ("40", "64", "commat"))
+    return "@" if is_at else "+"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 
 from userlm.data.intents import check
 from userlm.data.language import LANGUAGES, language
@@ -18,6 +18,7 @@ from userlm.types import Conversation
 READ = (
     5_000  # characters of a turn to read; requests come first, pasted text after them
 )
+TURNS = 200  # to read: each phrase is compared with each of them
 
 _WRITE = r"\b(?:write|compose|draft|create|generate|make|tell|give)\b(?:\W+\w+){0,8}?\W"
 _TEXTS = (
@@ -99,7 +100,8 @@ _PHRASE = re.compile(
 def extractive(conversation: Conversation) -> str | None:
     """Return an intent, or `None` if the user says no words. Only English intents have a
     subject."""
-    said = [turn[:READ] for turn in conversation.user_turns if words(turn)]
+    spoken = (turn[:READ] for turn in conversation.user_turns if words(turn))
+    said = list(islice(spoken, TURNS // 2))
     if not said:
         return None
     code = language(conversation)
@@ -154,7 +156,7 @@ def _key_phrases(
 ) -> list[str]:
     """Return up to three phrases, in the order of the talk: those of the request and in the most
     turns, and names only where there is little else."""
-    texts = [turn.text[:READ] for turn in conversation.turns]
+    texts = [turn.text[:READ] for turn in conversation.turns[:TURNS]]
     spoken = [_stems(text) for text in texts]
     names = _stems(" ".join(re.findall(r"(?<=[a-z,] )[A-Z]\w+", " ".join(texts))))
 

@@ -16,8 +16,9 @@ What is replaced, and what is kept because it does not identify a person:
              Face, Slack, Stripe), JWTs, PEM private keys, also without their end, tokens after
              "Bearer", user and password in a URL; not `sk-your-key-goes-here`
 
-Spaces that do not break, other dashes and fullwidth digits count as the usual ones; characters
-without width are skipped, and an @ or + may be escaped (`%40`, `&#64;`).
+Spaces that do not break, other dashes and fullwidth digits and letters count as the usual ones;
+characters without width are skipped. Characters may be escaped as in JSON (`\\n`, `\\u0040`), and
+an @ or + as in URLs and HTML (`%40`, `&#64;`). A word before a number may be the key of its field.
 
 These are patterns: they cannot find names and postal addresses. Marks that are already in a log,
 such as WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.
@@ -25,13 +26,14 @@ such as WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from userlm.data.characters import Places, hides, plain, shown_text
+from userlm.data.characters import Places, end_of, hides, plain, shown_text
 from userlm.data.pii_patterns import CUED, NUMBERS, SIX_DIGITS, Form
 from userlm.types import Conversation
 
@@ -46,6 +48,7 @@ others."""
 _LONGEST = 1_000
 """Characters. An address has fewer; a longer key is found in the next pass."""
 _REACH = 8
+_CAMEL = re.compile("(?<=[a-z])(?=[A-Z])")
 _Span = tuple[str, int, int]
 """A kind, the first character, and the place after the last."""
 
@@ -98,17 +101,30 @@ def scrub_text(text: str) -> tuple[str, dict[str, int]]:
     return _scrub(text, counts), dict(counts)
 
 
-def _scrub(value: Any, counts: Counter[str]) -> Any:
-    """Return a JSON value with all texts, integers and keys in it scrubbed."""
+def _scrub(value: Any, counts: Counter[str], key: str = "") -> Any:
+    """Return a JSON value with all texts, integers and keys in it scrubbed; `key` is its own."""
     if isinstance(value, dict):
         return _scrub_object(value, counts)
     if isinstance(value, list | tuple):
-        return [_scrub(inner, counts) for inner in value]
+        return [_scrub(inner, counts, key) for inner in value]
     if isinstance(value, int):
         digits = str(value)
-        scrubbed = _scrub(digits, counts)
+        scrubbed = _scrub(digits, counts, key)
         return value if scrubbed == digits else scrubbed
-    return _scrub_string(value, counts) if isinstance(value, str) else value
+    return _scrub_behind(key, value, counts) if isinstance(value, str) else value
+
+
+def _scrub_behind(key: str, text: str, counts: Counter[str]) -> str:
+    """Return the text of a field scrubbed; the name of the field may announce a number."""
+    if key:
+        names = dict.fromkeys((key, _CAMEL.sub("_", key)))
+        announced = f"{' '.join(names)}: "
+        found: Counter[str] = Counter()
+        scrubbed = _scrub_string(announced + text, found)
+        if scrubbed.startswith(announced):
+            counts.update(found)
+            return scrubbed.removeprefix(announced)
+    return _scrub_string(text, counts)
 
 
 def _scrub_string(text: str, counts: Counter[str]) -> str:
@@ -134,7 +150,7 @@ def _scrub_object(value: dict[str, Any], counts: Counter[str]) -> dict[str, Any]
         while name in scrubbed:
             same += 1
             name = f"{mark} {same}"
-        scrubbed[name] = _scrub(inner, counts)
+        scrubbed[name] = _scrub(inner, counts, mark)
     return scrubbed
 
 
@@ -156,7 +172,7 @@ def _marked(
     for kind, first, after in spans:
         counts[kind] += 1
         parts += [text[end : places[first]], f"<{kind.upper()}>"]
-        end = places[after - 1] + 1
+        end = end_of(text, places[after - 1])
     return "".join(parts) + text[end:]
 
 

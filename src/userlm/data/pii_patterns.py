@@ -47,9 +47,10 @@ _PEM = r"""
       (?: (?:\s|\\[nr])++ [A-Za-z0-9+/=]++ (?=\W*\Z) )? )  # and the line that was cut
 """
 _JWT = r"eyJ (?<![\w-]...) [\w-]{8,} \.eyJ[\w-]{8,} (?:\.[\w-]*)?"
-_BEARER = r"""
-    (?i: (?<=bearer[ ]) | (?<=bearer[ ][ ]) )
-    (?=[A-Za-z._~+/=-]{0,40}[0-9]) [A-Za-z0-9._~+/=-]{16,}
+_SPACES = " | ".join(rf"(?<=bearer[ ]{{{count}}})" for count in range(1, 5))
+_BEARER = rf"""
+    (?i: {_SPACES} )
+    (?=[A-Za-z._~+/=-]{{0,40}}[0-9]) [A-Za-z0-9._~+/=-]{{16,}}
 """
 _SECRET = r"[A-Za-z0-9+/] (?<![A-Za-z0-9+/].) [A-Za-z0-9+/]{39} (?![A-Za-z0-9+/=])"
 _SECRET_NAME = re.compile(r"(?i)secret_?access_?key\W{1,6}\Z")  # of AWS
@@ -204,9 +205,8 @@ _BEFORE = r"(?: (?<![\w.+/-].) | (?<=>[/+].) ) (?<![0-9],.)"
 # Behind an extension. A hyphen may end what is said.
 _AFTER = r"(?: [Xx][0-9]{1,6} )?+ (?! \w | -(?!\s) | \.[0-9] | [ ]?= )"
 _INTERNATIONAL = (
-    rf"\+ {_BEFORE_PLUS} (?![0-9]{{4}}-[0-9]{{2}}-) [1-9] (?: [ .()/-]{{0,2}} "
-    rf"[0-9] "
-    rf"){{9,14}} {_AFTER}"
+    rf"\+ {_BEFORE_PLUS} (?![0-9]{{4}}-[0-9]{{2}}-) [1-9] "
+    rf"(?: (?: \)[ ]{{2}} | [ .()/-]{{0,2}} ) [0-9] ){{9,14}} {_AFTER}"
 )
 _DASHED = rf"""
     [0-9] {_BEFORE}
@@ -237,7 +237,8 @@ _NATIONAL = rf"""
     | [1-9] {_BEFORE} {_ALONE} [0-9][ ]9[0-9]{{4}}-[0-9]{{4}} {_END}  # 11 98765-4321
 """
 _ABROAD = rf"""
-    0 {_BEFORE} {_ALONE} 0[ ]?[1-9][0-9]{{0,2}}
+    (?: 0 {_BEFORE} {_ALONE} | [(] {_BEFORE} 0 ) 0[ ]?
+    [1-9] (?: [0-9]{{0,2}} \)? | [0-9]{{3,6}}(?=[ ]) )  # (0044) 20 ..., 0049171 1234567
     (?: {_GAP} (?: \(0\)[ ]? | (?!0) )
       [0-9]{{1,12}} (?: {_GAP}[0-9]{{2,8}} ){{0,4}}  # 0044 20 7946 0958
     | [0-9]{{9,11}} ) {_END}  # 00447911123456
@@ -252,7 +253,7 @@ _LINK = r"""(?:[\s_:.,*`="'#-]*
 _OF = r"(?: \s(?:for|of|to) (?:\s[\w'&.-]{1,20}){1,5}? \s(?:is|was|are) )?"  # "for La Tasca is"
 _PHONE = re.compile(
     rf"""<PHONE> (?: [\s,;/]{{1,2}} | [ ]or[ ](?:at[ ])? ) \Z  # a list of them
-    | (?: \b (?:(?:tele|cell|mobile)?[ ]?phone|call|tel|whatsapp|mobile|cell|fax
+    | (?: (?<![^\W_]) (?:(?:tele|cell|mobile)?[ ]?phone|call|tel|whatsapp|mobile|cell|fax
         |telefon[eo]?|handynummer|celular
         |(?:contact|reach)\s(?=number|no\b|at\b|on\b|me|us|him|her|them)) s?
         | tel[eé]fono | t[eé]l[eé]phone | тел(?:ефон)? | 电话 | 電話 | 手机 )

@@ -27,7 +27,7 @@ from userlm.stats import (
     ratio,
 )
 from userlm.text import word_spans, words
-from userlm.types import Conversation, Measure, MeasureRow, Score
+from userlm.types import Conversation, Measure, MeasureRow, Sample, Score
 
 # The columns of a turn's `stats`. NLL is negative log-likelihood in nats. A pair (NLL, tokens) that
 # was not measured is (0, 0).
@@ -90,7 +90,7 @@ def unscored(conversation: Conversation, why: str) -> list[MeasureRow]:
 
 def _turn(conversation: Conversation, k: int, found: Found) -> MeasureRow:
     """Return the row of turn `k`; the number after the last user turn is the end."""
-    name = END if k == len(conversation.user_turns) else k
+    name = END if Sample(conversation, k).target is None else k
     return measure_row(f"{conversation.id}/{name}", person_of(conversation), found)
 
 
@@ -115,8 +115,8 @@ def _stats(
         return "no words"
     sums = [0.0] * CLOSED.stop
     sums[CLOSED] = _sum(closed)
-    if target.k < len(conversation.user_turns):
-        text = conversation.user_turns[target.k]
+    text = Sample(conversation, target.k).target
+    if text is not None:
         sums[NLL], sums[TOKENS] = _sum(content)
         sums[BYTES] = float(len(text.encode()))
         sums[OUTSIDE] = _sum(_outside(content, text, conversation.intent, form))

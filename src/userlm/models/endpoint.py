@@ -337,7 +337,8 @@ def token_count(answer: Any, name: str) -> int | None:
 
 def _count(usage: Any, name: str) -> int | None:
     count = getattr(usage, name, None)
-    return count if type(count) is int and 0 <= count < 2**31 else None
+    # Some servers do not count and say 0, but every prompt and every answer has a token.
+    return count if type(count) is int and 0 < count < 2**31 else None
 
 
 def _reasoning_tokens(answer: Any) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 
 from userlm.content import joined, read_parts
 from userlm.serving.prompts import is_prompt, quotes_conversation
@@ -179,7 +180,7 @@ def read_messages(
         RequestError: if the user ended the conversation before its last message.
     """
     system: list[str] = []
-    turns: list[Turn] = []
+    said: list[tuple[Role, str]] = []
     notes: list[str] = []
     for i, message in enumerate(messages):
         where = f"messages[{i}]"
@@ -197,13 +198,22 @@ def read_messages(
                 notes.append(f"{where}: what the assistant thought was left out")
         if role == "assistant" and not text.strip():
             notes.append(f"{where} is empty: the assistant's answer has no text")
-        if turns and turns[-1].role == role:
+        if said and said[-1][0] == role:
             notes.append(
                 f"{where} was joined with the message before it: both are from the {role}"
             )
-            text = f"{turns.pop().text}\n\n{text}".strip()
-        turns.append(Turn(role, text))
+        said.append((role, text))
+    groups = groupby(said, key=itemgetter(0))
+    turns = [Turn(role, _one_text(text for _, text in group)) for role, group in groups]
     return "\n\n".join(filter(str.strip, system)), turns, notes
+
+
+def _one_text(texts: Iterable[str]) -> str:
+    """Return the text of messages in a row, all copied once however many they are."""
+    first, *others = texts
+    if not others:
+        return first
+    return "\n\n".join(filter(str.strip, (first, *others))).strip()
 
 
 def _text(message: Message, where: str) -> tuple[str, list[str]]:
