@@ -5,8 +5,9 @@
 #
 # DATA holds the logs that recipes/tiny/README.md lists. MODEL is another base model (a folder, a hub id or a name of
 # ours), with the options in TRAIN; its runs have its name behind theirs. STEPS replaces the one pass over the data.
-# LAUNCH may be ".venv/bin/torchrun --nproc-per-node 2 -m userlm". A RUN is userlm, or with-intent and no-intent: the
-# ablation, both of SHORT steps; by default userlm. The same command resumes an interrupted run.
+# LAUNCH may be ".venv/bin/torchrun --nproc-per-node 2 -m userlm". A RUN is userlm; with-intent or no-intent, the
+# ablation, both of SHORT steps; or curve: the perplexity of userlm on held-out people, and the scaling curve of all
+# models that were trained so, in curve.svg. By default userlm. The same command resumes an interrupted run.
 set -euo pipefail
 here=$(dirname "$0")
 data=${DATA:-../shared/data}
@@ -43,6 +44,11 @@ for name in "${@:-userlm}"; do
     userlm) train userlm ;;
     with-intent) STEPS=$short train with-intent ;;
     no-intent) STEPS=$short train no-intent --no-intent ;;
-    *) echo "$name: give userlm, with-intent or no-intent" >&2; exit 2 ;;
+    curve)
+      $userlm ppl "$out/data/people" --model "trained:$out/userlm$suffix" --limit "${LIMIT:-150}" \
+        --out "$out/curve/userlm$suffix"
+      "$python" "$here/curve.py" "$out" "$out/curve.svg"
+      ;;
+    *) echo "$name: give userlm, with-intent, no-intent or curve" >&2; exit 2 ;;
   esac
 done
