@@ -49,13 +49,15 @@ def test_a_thought_is_not_said(part):
 
 
 def test_a_text_that_is_nested_deep_is_not_copied_at_each_level_but_left_out():
-    part = "é" * 2_000_000
+    part = "é" * 8_000_000
     for _ in range(300):
         part = {"value": "z", "text": part}
     begun = time.process_time()
     parts = read_parts([{"type": "text", "text": part}])
-    assert time.process_time() - begun < 0.2  # it was 2 s
+    assert time.process_time() - begun < 1  # it was 2 s
     assert (parts[0].text, len(parts)) == ("z", 1)
+    lists = json.loads("[" * 600 + '"a"' + "]" * 600)
+    assert [part.kind for part in read_parts([{"text": lists}])] == ["other"]
 
 
 def test_a_redacted_thought_has_no_words():

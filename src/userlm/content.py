@@ -159,8 +159,8 @@ def _text_in(value: Any, fields: Sequence[str], levels: int = _LEVELS) -> str | 
         return None
     within = partial(_text_in, fields=fields, levels=levels - 1)
     if isinstance(value, list):
-        texts = map(within, value)
-        return "\n\n".join(text for text in texts if text) or None
+        found = [within(item) for item in value]
+        return "\n\n".join(filter(None, found)) or None
     if isinstance(value, Mapping):
         named = [name for name in fields if name != "audio"]
         inside = [within(value.get(name)) for name in named]
