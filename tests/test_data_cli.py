@@ -144,6 +144,17 @@ def test_logs_in_any_file_system_become_the_conversations_of_the_same_files_here
     assert "memory://there/a.jsonl changed now); choose another --out" in shown
 
 
+def test_a_copy_that_a_killed_import_left_keeps_no_other_from_its_end(
+    memory, userlm, tmp_path
+):
+    memory.pipe("/b.jsonl", jsonl([asked("hi")]))
+    copies = tmp_path / "out" / ".copies"
+    copies.mkdir(parents=True)
+    (copies / "0123.jsonl").write_bytes(b"of another file")
+    userlm("import", "memory://b.jsonl", "--out", "out", "--force")
+    assert (tmp_path / "out/results.json").is_file() and not copies.exists()
+
+
 def test_a_remote_file_that_cannot_be_had_stops_the_import_which_goes_on_there(
     memory, userlm, tmp_path, monkeypatch
 ):

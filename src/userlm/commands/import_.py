@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,9 +101,8 @@ def import_(options: Import) -> Results:
     for number, file in enumerate(found):
         importing.read(number, file, sizes)
     importing.keep(importing.gathered.found(), len(found))
-    copies = run.path(".copies")
-    if copies.is_dir():
-        copies.rmdir()
+    # A copy that a killed attempt left may be of a file that is no longer wanted.
+    shutil.rmtree(run.path(".copies"), ignore_errors=True)
     return finish(run, options, importing.finish())
 
 
