@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from userlm import loading
 from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
 from userlm.simulate import blind, converse
 from userlm.tasks import grade, said, solved
@@ -18,6 +19,7 @@ from userlm.types import (
     Task,
     Turn,
 )
+from userlm.users import TrainedUser
 
 FACTS = (
     Fact("Dad gave Olaf 10 toy cars."),
@@ -55,6 +57,19 @@ def test_a_model_gets_the_system_prompt_and_the_words() -> None:
         {"role": "assistant", "content": "hello"},
         {"role": "user", "content": "why"},
     ]
+
+
+def test_a_model_of_ours_has_its_own_sampling_and_the_length_that_is_asked_for() -> (
+    None
+):
+    tiny = loading.user("trained:userlm-tiny")
+    assert isinstance(tiny, TrainedUser) and tiny.sampling.temperature == 0.6
+    asked = loading.user("trained:userlm-tiny", temperature=1, top_p=0.5)
+    assert isinstance(asked, TrainedUser)
+    assert (asked.sampling.temperature, asked.sampling.top_p) == (1, 0.5)
+    answers = loading.assistant("assistant-tiny", max_tokens=7)
+    assert isinstance(answers, ModelAssistant)
+    assert (answers.sampling.temperature, answers.sampling.max_tokens) == (1, 7)
 
 
 def test_the_seed_depends_on_run_conversation_and_turn_and_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""The tables of `recipes/tiny`, on small runs whose numbers are worked out by hand."""
+"""The tables of `recipes/small`, on small runs whose numbers are worked out by hand."""
 
 import gzip
 import importlib.util
@@ -18,12 +18,12 @@ from userlm.metrics.scores import score_line
 from userlm.rows import write_conversations
 from userlm.types import Conversation, MeasureRow, Origin, Turn
 
-TINY = Path(__file__).resolve().parent.parent / "recipes/tiny"
+SMALL = Path(__file__).resolve().parent.parent / "recipes/small"
 
 
 @pytest.fixture(scope="module")
 def findings() -> Any:
-    spec = importlib.util.spec_from_file_location("findings", TINY / "findings.py")
+    spec = importlib.util.spec_from_file_location("findings", SMALL / "findings.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -74,17 +74,21 @@ def test_a_cell_is_what_the_run_found_and_a_gap_says_why_or_that_nothing_was_run
         measured("bits per byte", None, why="no words"),
     ]
     run(
-        tmp_path / "ppl/goals/userlm",
+        tmp_path / "ppl/goals/userlm-small",
         {"with intent": told, "without intent": [measured("perplexity", 1234.6)]},
     )
     table = cells(findings.of_models(tmp_path, "perplexity"))
     assert list(table) == list(findings.MODELS.values())
     # three columns of each source; large numbers have no decimals, an interval has those of its
     # value
-    assert table["userlm-tiny"] == ["–"] * 6 + ["1,235", "32.18 [27.48, 1,037.60]", "–"]
-    assert table["base-tiny"] == ["–"] * 9
+    assert table["userlm-small"] == ["–"] * 9 + [
+        "1,235",
+        "32.18 [27.48, 1,037.60]",
+        "–",
+    ]
+    assert table["userlm-tiny"] == ["–"] * 12
     assert (
-        cells(findings.of_models(tmp_path, "bits per byte"))["userlm-tiny"][7]
+        cells(findings.of_models(tmp_path, "bits per byte"))["userlm-small"][10]
         == "not measured: no words"
     )
 
@@ -98,7 +102,7 @@ def test_what_the_intent_changes_is_shown_by_part_and_under_each_control(
         measured("human goals: perplexity ratio, outside the intent", 0.95, 0.9, 1.0),
     ]
     run(
-        tmp_path / "ppl/people/userlm",
+        tmp_path / "ppl/people/userlm-small",
         {"with / without": own, "with / another's": own[:1]},
     )
     table = cells(findings.of_intents(tmp_path))
@@ -126,7 +130,7 @@ def test_two_models_are_compared_on_the_turns_of_both_and_paired_by_person(
     their perplexities are e and e ** 9. Told, userlm has 1 and 89: against the untold base exp(-14
     / 12) = 0.311. Two people give no interval.
     """
-    mine, theirs = tmp_path / "ppl/people/userlm", tmp_path / "ppl/people/base"
+    mine, theirs = tmp_path / "ppl/people/userlm-small", tmp_path / "ppl/people/small"
     plain = [measured("perplexity", 2.0, n=2, missing=1)]
     untold = turns(
         "without intent",
@@ -140,9 +144,10 @@ def test_two_models_are_compared_on_the_turns_of_both_and_paired_by_person(
     other = [("a", "ann", 4.0, 2.0), ("b", "bob", 100.0, 10.0), ("c", "cy", 5.0, 1.0)]
     gaps = turns("with intent", [(id, person, None, 0) for id, person, _, _ in other])
     run(theirs, {"without intent": plain}, scores=turns("without intent", other) + gaps)
-    row = cells(findings.of_training(tmp_path))["base-tiny: held-out people"]
+    pair = "userlm-small / SmolLM2 as a base model"
+    row = cells(findings.of_training(tmp_path))[f"{pair}: held-out people"]
     assert row == ["0.368", "not measured: gap", "0.311"]
-    assert cells(findings.of_training(tmp_path))["base-tiny: iKAT"] == ["–"] * 3
+    assert cells(findings.of_training(tmp_path))[f"{pair}: iKAT"] == ["–"] * 3
     assert findings.turns_of(mine) == "2 turns of 2, 1 missing"
 
 
@@ -198,8 +203,8 @@ def test_ending_is_compared_with_always_and_never_on_the_turns_that_both_users_a
     run(tmp_path / "respond-prompted", {}, conversations=[first, *theirs])
     text = findings.of_endings(tmp_path)
     assert cells(text) == {
-        "userlm-tiny": ["80.00", ""],
-        "assistant-tiny, prompted": ["50.00", "30.00"],
+        "userlm-small": ["80.00", ""],
+        "assistant-small, prompted": ["50.00", "30.00"],
         "always ends": ["66.67", "13.33"],
         "never ends": ["0.00", "80.00"],
     }
@@ -251,12 +256,15 @@ def test_users_stand_beside_people_and_their_gap_is_paired_by_task(findings, tmp
     table = cells(findings.of_users(tmp_path))
     row = table["intent coverage, the package's tasks, with `oracle`"]
     assert row == [
-        "–",
-        "–",
+        *["–"] * 4,
         "90.00 [80.00, 100.00], n 2 (1 missing)",
         "75.00",
     ]
-    assert table["words per turn, after real prefixes"] == ["–", "–", "9.25, n 4", "–"]
+    assert table["words per turn, after real prefixes"] == [
+        *["–"] * 4,
+        "9.25, n 4",
+        "–",
+    ]
 
 
 def test_the_page_of_a_folder_without_runs_has_all_tables_and_no_number(
@@ -292,9 +300,9 @@ def walk(tmp_path):
     (tmp_path / "bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (tmp_path / "bin/python").chmod(0o755)
     out = tmp_path / "runs"
-    for name in ("base", "assistant", "userlm", "no-intent", "from-assistant"):
+    for name in ("with-intent", "no-intent"):
         run(out / name, {})
-    for name in ("people", "chats", "goals"):
+    for name in ("people", "wildchat", "chats", "goals"):
         (out / "data" / name).mkdir(parents=True)
         (out / "data" / name / "test.jsonl").write_text(
             "".join(f"{name} {i}\n" for i in range(9))
@@ -317,9 +325,9 @@ def walk(tmp_path):
             "OUT": str(out),
         }
         env |= {"DATA": str(tmp_path), "CALLS": str(tmp_path / "calls"), **variables}
-        command = ["bash", TINY / "findings.sh", *parts]
+        command = ["bash", SMALL / "findings.sh", *parts]
         done = subprocess.run(
-            command, env=env, cwd=TINY, capture_output=True, text=True, timeout=60
+            command, env=env, cwd=SMALL, capture_output=True, text=True, timeout=60
         )
         calls = (
             (tmp_path / "calls").read_text().splitlines()
@@ -334,20 +342,24 @@ def walk(tmp_path):
 def test_every_model_is_scored_on_every_source_in_its_form_and_a_prompted_one_on_fewer(
     walk, tmp_path
 ):
-    done, calls = walk("people", "chats", "goals", PEOPLE="8", UNSEEN="4", PROMPTED="5")
+    done, calls = walk(
+        "people", "wildchat", "chats", "goals", PEOPLE="8", UNSEEN="4", PROMPTED="5"
+    )
     assert done.returncode == 0, done.stderr
-    assert check(calls) == ["ppl"] * 15
+    assert check(calls) == ["ppl"] * 24
     made = {tuple(option(call, "--out").split("/")[-2:]): call for call in calls}
-    assert len(made) == 15
+    assert len(made) == 24
     forms = {
         model: option(made["people", model], "--model").partition(":")[0]
         for _, model in made
     }
-    trained = dict.fromkeys(("userlm", "no-intent", "from-assistant"), "trained")
-    assert forms == {**trained, "base": "base", "assistant": "prompted"}
+    names = ("userlm-small", "with-intent", "no-intent", "userlm-tiny")
+    trained = dict.fromkeys(names, "trained")
+    assert forms == {**trained, "small": "base", "assistant-small": "prompted"}
     limits = {key: option(call, "--limit") for key, call in made.items()}
-    assert limits["people", "base"] == "8" and limits["goals", "userlm"] == "4"
-    assert limits["people", "assistant"] == "5" and limits["goals", "assistant"] == "4"
+    assert limits["people", "small"] == "8" and limits["goals", "userlm-small"] == "4"
+    assert limits["people", "assistant-small"] == "5"
+    assert limits["goals", "assistant-small"] == "4"
     lines = (tmp_path / "runs/findings/people.jsonl").read_text().splitlines()
     assert lines != sorted(lines) == [f"people {i}" for i in range(9)]
 
@@ -359,19 +371,23 @@ def test_both_users_talk_to_the_same_and_everything_is_measured_together(
     assert done.returncode == 0, done.stderr
     verbs = check(calls)
     assert verbs == [
-        *["respond", *["simulate"] * 3] * 2,
+        *["respond", *["simulate"] * 3] * 4,
         "simulate",
         "simulate",
         "score",
     ]
     mine, theirs = calls[:4], calls[4:8]
-    users = (
-        {option(call, "--user") for call in mine},
-        {option(call, "--user") for call in theirs},
-    )
     out = tmp_path / "runs"
-    assert users == ({f"trained:{out}/userlm"}, {f"prompted:{out}/assistant"})
-    varied = {option(call, name) for call in calls[:8] for name in ("--user", "--out")}
+    users = [
+        {option(call, "--user") for call in calls[i : i + 4]} for i in (0, 4, 8, 12)
+    ]
+    assert users == [
+        {"trained:userlm-small"},
+        {"prompted:assistant-small"},
+        {"swapped:assistant-small"},
+        {"trained:userlm-tiny"},
+    ]
+    varied = {option(call, name) for call in calls[:16] for name in ("--user", "--out")}
     assert [[word for word in call if word not in varied] for call in mine] == [
         [word for word in call if word not in varied] for call in theirs
     ]
@@ -386,14 +402,13 @@ def test_both_users_talk_to_the_same_and_everything_is_measured_together(
 
 
 def test_a_model_whose_training_goes_on_is_not_measured(walk, tmp_path):
-    (tmp_path / "runs/userlm/results.json").unlink()
-    done, calls = walk("talk")
-    assert (done.returncode, calls) == (2, [])
-    assert (
-        "runs/userlm is not trained; first: recipes/tiny/run.sh userlm" in done.stderr
-    )
+    (tmp_path / "runs/with-intent/results.json").unlink()
+    done, calls = walk("people")
+    assert (done.returncode, len(calls)) == (2, 1)
+    wanted = "runs/with-intent is not trained; first: recipes/small/run.sh with-intent"
+    assert wanted in done.stderr
     done, _ = walk("ppl")
     assert (done.returncode, done.stderr) == (
         2,
-        "ppl: give people, chats, goals, talk or table\n",
+        "ppl: give people, wildchat, chats, goals, talk or table\n",
     )

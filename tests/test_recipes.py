@@ -412,6 +412,55 @@ def test_the_small_models_learn_what_licences_allow_and_nothing_toxic(tmp_path):
     assert [row["words"] for row in counts["learned"]["user"]] == [18, 18, 18, 10]
 
 
+def small_mix(run, out, held_out):
+    command = [sys.executable, RECIPES / "small/mix.py", run, out, held_out]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_the_small_model_learns_nothing_that_is_held_out_or_opens_like_it(tmp_path):
+    def logs(split, **firsts):
+        """Conversations by id, each with its first turn."""
+        intent = "You are a user chatting with an assistant language model to talk."
+        rows = [
+            Conversation(id, said([("user", first), *TALK[1:]]), intent, meta=meta)
+            for id, (source, first) in firsts.items()
+            for meta in [{"source": source}]
+        ]
+        (tmp_path / "run").mkdir(exist_ok=True)
+        write_conversations(tmp_path / "run" / f"{split}.jsonl", rows)
+
+    arena, wildchat = "chatbot_arena_conversations", "allenai/WildChat-1M"
+    many = {f"a{i}": (arena, f"question number {i} on {i} trees") for i in range(103)}
+    twin = (arena, "How tall is the tower of Pisa in Italy??")
+    seen = {"w": (wildchat, "why is the sky blue"), "s": ("ShareGPT92K", "hm so what")}
+    logs("train", twin=twin, long=(arena, "word " * 101), **many, **seen)
+    logs("valid")
+    logs("test", t=(arena, "how tall is the tower of pisa"), g=("TREC iKAT", "my diet"))
+    fixed = tmp_path / "held_out.txt"
+    done = small_mix(tmp_path / "run", tmp_path / "out", fixed)
+    assert done.returncode == 0, done.stderr
+
+    def read(name):
+        return {c.id for c in read_conversations(tmp_path / "out" / f"{name}.jsonl")}
+
+    learned = read("train") | read("valid")
+    assert learned == set(many) and len(read("valid")) == 100
+    held = {"people": "t", "goals": "g", "wildchat": "w", "chats": "s"}
+    for name, id in held.items():
+        assert read(f"{name}/test") == {id}
+    # They stay held out whatever the split is, and must all be there.
+    logs("train", t=(arena, "how tall is the tower of pisa"), **many, **seen)
+    logs("test", g=("TREC iKAT", "my diet"))
+    done = small_mix(tmp_path / "run", tmp_path / "out", fixed)
+    assert done.returncode == 0, done.stderr
+    assert "t" not in read("train") | read("valid") and read("people/test") == {"t"}
+    logs("test")
+    done = small_mix(tmp_path / "run", tmp_path / "out", fixed)
+    assert done.returncode == 1
+    assert "g, which held_out.txt holds out, is missing" in done.stderr
+
+
 @pytest.mark.slow
 def test_too_little_talk_with_assistants_is_refused(tmp_path):
     logs_of_the_small_models(tmp_path / "run")

@@ -14,9 +14,10 @@ from fake_gguf import CONTROLS, HEADS, LETTERS, write_model, write_wheel
 from transformers import AutoModelForCausalLM
 
 from userlm import assets, loading
-from userlm.commands import Fetch, fetch
+from userlm.commands import Fetch, User, fetch
 from userlm.models import gguf, small
 from userlm.models.local import LocalModel
+from userlm.models.templates import text_start
 from userlm.models.tokenization import load_tokenizer
 from userlm.training.base import from_base
 from userlm.types import InputError, ModelError, ModelWarning, Sampling
@@ -48,11 +49,15 @@ def test_the_model_is_fetched_once_and_then_works_by_its_names(index, monkeypatc
         loading.checkpoint("small")
     with pytest.warns(ModelWarning, match="so assistant-tiny steps in, a toy"):
         assert loading.small_or_tiny("assistant") == "assistant-tiny"
+    with pytest.warns(ModelWarning, match="so userlm-tiny steps in, a toy"):
+        assert User("trained:userlm-small").or_tiny().user == "trained:userlm-tiny"
+    assert User("trained:runs/mine").or_tiny().user == "trained:runs/mine"
     folder = Path(fetch(Fetch())["folder"])
     assert [path.name for path in index.iterdir()] == [folder.name]
     monkeypatch.setattr(small, "fetch", lambda say: pytest.fail("fetched again"))
     assert fetch(Fetch()) == {"folder": str(folder)}
     assert loading.small_or_tiny("assistant") == "assistant-small"
+    assert User("trained:userlm-small").or_tiny().user == "trained:userlm-small"
     for name in ("small", "assistant-small"):
         assert loading.checkpoint(name) == str(folder)
     said = loading.local_model("assistant-small").chat(
@@ -211,6 +216,15 @@ def test_the_real_tokenizer_returns_the_ids_of_llama_cpp(small_model, text, ids)
 
 
 @pytest.mark.slow
+def test_plain_text_does_not_begin_with_the_opening_of_a_turn(small_model):
+    """Which its BOS is."""
+    tokenizer = small_model.tokenizer
+    assert tokenizer.bos_token == "<|im_start|>"
+    assert tokenizer.convert_ids_to_tokens(text_start(tokenizer)) == "<|endoftext|>"
+    tiny = load_tokenizer(str(assets.model("userlm-tiny")))
+    assert text_start(tiny) == tiny.bos_token_id
+
+
 def test_the_real_model_answers(small_model):
     said = small_model.chat(
         [{"role": "user", "content": "What is the capital of France?"}],

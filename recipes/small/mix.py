@@ -1,15 +1,16 @@
 """Select what `userlm-small` learns from, and the held-out people.
 
-    python recipes/small/mix.py RUN OUT
+    python recipes/small/mix.py RUN OUT [HELD_OUT]
 
 RUN is a run of `userlm intents` over the logs of recipes/tiny. OUT gets train.jsonl and
 valid.jsonl, and a folder for each held-out set, with its test.jsonl: people/ (people of the
 sources that it learns from), wildchat/, chats/ (ShareGPT) and goals/ (iKAT, with goals that people
 wrote), of which nothing is learned. The numbers are printed and stored in counts.json.
 
-The held-out conversations are fixed: held_out.txt names them, one id a line, and was written before
-the first training. If the split of RUN differs, conversations of that file go to the held-out side
-all the same, and one that is missing is an error.
+The held-out conversations are fixed: HELD_OUT, by default held_out.txt beside this script, names
+them, a set and an id a line, and was written before the first training. Whatever the split of RUN,
+these are held out; one that is missing is an error. A file that is not there yet is written, from
+the test split of RUN.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tiny"))
 from mix import source_of, toxic  # noqa: E402
 
-HELD_OUT = HERE / "held_out.txt"
 SEED = 0
 UNSEEN = {
     "allenai/WildChat": "wildchat",
@@ -58,9 +58,9 @@ SAME = 0.4
 either learned from or held out."""
 
 
-def main(run: Path, out: Path) -> None:
+def main(run: Path, out: Path, fixed: Path) -> None:
     everything = {c.id: c for c in read_all(run)}
-    held = held_out(run, everything)
+    held = held_out(run, everything, fixed)
     names = {c.id for group in held.values() for c in group}
     seen = openings(c for group in held.values() for c in group)
     pool = [c for c in everything.values() if c.id not in names and learnable(c)]
@@ -90,21 +90,21 @@ def main(run: Path, out: Path) -> None:
 
 def read_all(run: Path) -> Iterator[Conversation]:
     for split in ("train", "valid", "test"):
-        for conversation in read_conversations(run / f"{split}.jsonl"):
+        for conversation in read_conversations(run / f"{split}.jsonl", True):
             meta = {**conversation.meta, "split": split}
             yield replace(conversation, meta=meta)
 
 
 def held_out(
-    run: Path, everything: dict[str, Conversation]
+    run: Path, everything: dict[str, Conversation], fixed: Path
 ) -> dict[str, list[Conversation]]:
-    """Return the held-out sets: those of held_out.txt, or a new choice, which is written there."""
-    if HELD_OUT.exists():
+    """Return the held-out sets that the file names; a new choice is written to it."""
+    if fixed.exists():
         chosen: dict[str, list[Conversation]] = {}
-        for line in HELD_OUT.read_text(encoding="utf-8").splitlines():
+        for line in fixed.read_text(encoding="utf-8").splitlines():
             name, id = line.split("\t")
             if id not in everything:
-                sys.exit(f"{run}: {id}, which {HELD_OUT.name} holds out, is missing")
+                sys.exit(f"{run}: {id}, which {fixed.name} holds out, is missing")
             chosen.setdefault(name, []).append(everything[id])
         return chosen
     groups: dict[str, list[Conversation]] = {"people": [], "wildchat": []}
@@ -118,7 +118,7 @@ def held_out(
             groups.setdefault(where, []).append(conversation)
     chosen = {name: sample(group, MOST[name]) for name, group in groups.items()}
     lines = [f"{name}\t{c.id}\n" for name, group in chosen.items() for c in group]
-    HELD_OUT.write_text("".join(lines), encoding="utf-8")
+    fixed.write_text("".join(lines), encoding="utf-8")
     return chosen
 
 
@@ -203,6 +203,7 @@ def word_counts(conversations: Iterable[Conversation]) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    paths = [Path(path) for path in sys.argv[1:]]
+    main(*paths[:2], paths[2] if len(paths) == 3 else HERE / "held_out.txt")

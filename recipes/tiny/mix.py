@@ -1,4 +1,4 @@
-"""Select what the three small models learn from, and which people are held out.
+"""Select what the tiny models learn from, and which people are held out.
 
     python recipes/tiny/mix.py RUN OUT
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the small models that come with the package (base-tiny, userlm-tiny, assistant-tiny), and two user models for
+# Train the tiny models that come with the package (userlm-tiny, assistant-tiny), and two user models for
 # the paper's ablations: one without intents, and one from the assistant instead of the base model.
 #
 #   [DATA=...] [OUT=...] [SIZE=...] [EPOCHS=...] [LAUNCH=...] recipes/tiny/run.sh [MODEL ...]

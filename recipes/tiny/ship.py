@@ -1,8 +1,8 @@
-"""Copy the small models of a finished run into the package, each with its card.
+"""Copy the two models of a finished run into the package, each with its card.
 
     python recipes/tiny/ship.py RUN [FOLDER]
 
-RUN is the folder of recipes/tiny/run.sh; FOLDER, by default, that of the embedded models.
+RUN is the folder of recipes/tiny/run.sh; FOLDER, by default, that of the tiny models.
 """
 
 from __future__ import annotations
@@ -43,17 +43,13 @@ class Model:
 
 
 MODELS = (
-    Model("base-tiny", "both", ("base-1", "base-2", "base"), "random weights"),
     Model("userlm-tiny", "user", ("userlm",)),
     Model("assistant-tiny", "assistant", ("assistant",)),
 )
-ECHO = "base-2"  # learned from data/echo
 LARGEST = 16 * 2**20  # the most bytes of weights
 LONGEST = 1024  # the most tokens of a row
 
 WHAT = {
-    "base-tiny": "A base model: it continues plain text with a line for each `User: ...` and "
-    "`Assistant: ...`. The two others were trained from it.",
     "userlm-tiny": "It plays the **user**: given an intent, it says what a person might say next, "
     "or ends the conversation (`<|endconversation|>`). The template is that of "
     "microsoft/UserLM-8b.",
@@ -62,7 +58,6 @@ WHAT = {
 }
 
 CALL = {
-    "base-tiny": "userlm ppl logs.jsonl --model base:base-tiny",
     "userlm-tiny": "userlm chat --user trained:userlm-tiny",
     "assistant-tiny": "userlm simulate --user trained:userlm-tiny --assistant assistant-tiny "
     "--intents logs.jsonl",
@@ -106,7 +101,7 @@ Chatbot Arena only what people typed was learned, since the answers are CC-BY-NC
 addresses, phone and card numbers, IP addresses and keys were replaced by marks; names were not. The
 people behind these logs are mostly crowd workers and enthusiasts.
 
-{intents}{echoes}## How it was trained
+{intents}## How it was trained
 
 {training}
 
@@ -133,12 +128,6 @@ and MultiWOZ the goal that people were given or wrote, for the others an intent 
 extractive baseline. The first turns to AI assistants are repeated twice, alone, each time with an
 intent that contains words of them: this teaches that turns are about the intent. They are counted
 as conversations above.
-
-"""
-
-ECHOES = """Echoes are synthetic conversations that repeat short phrases of what people typed in
-another order. From a few million tokens a model of this size does not learn to copy words from its
-context; from echoes it does.
 
 """
 
@@ -170,7 +159,7 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
     passes = [
         tokens / found["tokens"] for tokens, found in zip(read, results, strict=True)
     ]
-    real = sum(n for stage, n in zip(it.stages, passes, strict=True) if stage != ECHO)
+    real = sum(passes)
     tokens = learned_tokens(
         run / it.stages[-1] / "model", it.side, run / "data" / it.side / "train.jsonl"
     )
@@ -192,20 +181,9 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
                 learned,
             )
         )
-    for stage, n, found in zip(it.stages, read, results, strict=True):
-        if stage == ECHO:
-            total += n
-            rows.append(("synthetic echoes", "–", "–", found["conversations"], "–", n))
     begun = [it.base, *it.stages][: len(it.stages)]
     training = [
         ("initialized from", *begun),
-        (
-            "learned from",
-            *(
-                "synthetic echoes" if stage == ECHO else "the logs"
-                for stage in it.stages
-            ),
-        ),
         ("passes", *(f"{n:.2f}" for n in passes)),
         ("steps", *(found["steps"] for found in results)),
         (
@@ -244,17 +222,14 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
         side={
             "user": ": what users say, and when they end the conversation",
             "assistant": ": what assistants say",
-            "both": "",
         }[it.side],
         share=100 * ai / total,
         toxic=counts["dropped"]["toxic"],
         arena={
             "user": "these are in the context only",
             "assistant": "none of it was learned here",
-            "both": "here only the first prompt of each conversation",
         }[it.side],
         intents=INTENTS if it.side == "user" else "",
-        echoes=ECHOES if ECHO in it.stages else "",
         training=table(("", *it.stages), training),
         host=f"{host}; torch {versions['torch']}, transformers {versions['transformers']}",
         curve="\n\n".join(
@@ -264,7 +239,6 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
         tested={
             "user": "the turns of users",
             "assistant": "the turns of assistants",
-            "both": "all tokens",
         }[it.side],
         people=count(run / "data" / it.side / "valid.jsonl"),
     )
@@ -305,8 +279,7 @@ def curve(log: Sequence[dict[str, Any]]) -> str:
         "termination F1, %",
     )
     if all(row[-1] == "–" for row in rows):
-        head, rows = head[:-1], [row[:-1] for row in rows]
-        return table(head, rows)
+        return table(head[:-1], [row[:-1] for row in rows])
     return f"{table(head, rows)}\n\n{ENDS}"
 
 

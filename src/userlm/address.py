@@ -3,7 +3,7 @@
     users       trained:MODEL  profile:MODEL  prompted:MODEL  swapped:MODEL
                 replay:FILE  script:FILE  human  py:MODULE:NAME
     assistants  MODEL  oracle  clarifier  replay:FILE  script:FILE  human  py:MODULE:NAME
-    models      a folder or hub id  userlm-tiny, assistant-tiny, base-tiny (embedded)
+    models      a folder or hub id  userlm-small, userlm-tiny, assistant-tiny (embedded)
                 small, assistant-small (fetched)
                 openai:NAME  http://HOST:PORT/v1#NAME  script:FILE
     to score    MODEL or trained:MODEL  profile:MODEL  base:MODEL  prompted:MODEL,

@@ -25,6 +25,8 @@ from userlm.types import (
     Task,
 )
 
+MAX_ANSWER_TOKENS = 1000
+
 
 @dataclass(frozen=True)
 class ModelAssistant:
@@ -33,7 +35,7 @@ class ModelAssistant:
     chat: Chat
     system: str | None = None
     sampling: Sampling = field(
-        default_factory=lambda: Sampling(top_p=1.0, max_tokens=1000)
+        default_factory=lambda: Sampling(top_p=1.0, max_tokens=MAX_ANSWER_TOKENS)
     )
     seed: int = 0
 

@@ -1,5 +1,5 @@
-"""`userlm demo`: every stage on the embedded models, logs and tasks, in minutes on a CPU, without
-a network.
+"""`userlm demo`: every stage on small models, sample logs and sample tasks, in minutes on a CPU and
+without a model hub.
 
 It runs the verbs of `commands` one after the other, each in its own folder under `--out`. Finished
 stages are not repeated, so an interrupted demo continues where it stopped.
@@ -10,14 +10,18 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from warnings import warn
 
 from rich.text import Text
 
-from userlm import assets
+from userlm import address, assets, loading
 from userlm.commands import (
     Clean,
+    Fetch,
     Import,
     Intents,
     Ppl,
@@ -29,6 +33,7 @@ from userlm.commands import (
     Train,
     User,
     clean,
+    fetch,
     import_,
     intents,
     ppl,
@@ -38,119 +43,150 @@ from userlm.commands import (
     simulate,
     train,
 )
-from userlm.commands.options import option
+from userlm.commands.options import EMBEDDED_USER, option
 from userlm.show.blocks import Transcripts
 from userlm.show.terminal import console, show
+from userlm.types import ModelError, ModelWarning
 
-BASE, ASSISTANT = "userlm-tiny", "assistant-tiny"
+SMALL_ASSISTANT = "assistant-small"
+TALKS = 8  # conversations of a user
+PROMPTED = 3  # of a prompted one
+TURNS = 3
+ANSWER = 48  # tokens
+PREFIXES = 10  # conversations whose next turns, and ends, are asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """Run every stage in a few minutes: train the embedded user model on the sample logs, and
-    measure it.
+    """Let a user model, a prompted one and replayed people talk to an assistant, train a tiny user
+    model, and measure all of them, in a few minutes on a CPU.
 
     $ userlm demo
+
+    $ userlm demo --user trained:runs/train --assistant openai:gpt-4o-mini
     """
 
+    user: str = option(EMBEDDED_USER, "The simulated user.")
+    assistant: str = option(
+        SMALL_ASSISTANT, "The assistant; it is also prompted to play a user."
+    )
+    base: str = option("userlm-tiny", "The model that is trained on the sample logs.")
     out: Path = option(Path("runs/demo"), "Output folder of the demo's runs.")
 
 
 def demo(options: Demo) -> Results:
     """Run the stages and show what they found."""
     out = options.out
-    # A model this small is faster on one thread.
+    # Small models are faster on one thread for each process.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     people = out / "intents" / "test.jsonl"
-    users = {"before": BASE, "after": str(out / "tuned")}
+    users, assistant = _speakers(options, people)
 
-    _say("1/7  import, clean, intents: raw logs to conversations, by person")
-    import_(Import([str(assets.sample_logs())], out / "import"))
-    clean(Clean(out / "import", out / "clean", template_limit=5, shares="80/5/15"))
-    # The logs contain hand-written intents.
-    intents(Intents(out / "clean", out / "intents"))
-    intents(Intents(out / "clean", out / "intents-extractive", overwrite=True))
+    _say("1/5  simulate: the same intents, three kinds of user, one assistant")
+    with redirect_stdout(StringIO()):  # the conversations come first
+        import_(Import([str(assets.sample_logs())], out / "import"))
+        clean(Clean(out / "import", out / "clean", template_limit=5, shares="80/5/15"))
+        # The logs contain hand-written intents.
+        intents(Intents(out / "clean", out / "intents"))
+        intents(Intents(out / "clean", out / "intents-extractive", overwrite=True))
+        talks = [out / name for name in users]
+        for folder, user in zip(talks, users.values(), strict=True):
+            few = user.parsed.is_prompted  # its turns are long, and so take long
+            simulate(
+                Simulate(
+                    user,
+                    assistant,
+                    people,
+                    out=folder,
+                    max_turns=TURNS,
+                    max_answer_tokens=ANSWER,
+                    limit=PROMPTED if few else TALKS,
+                )
+            )
+    _show_beside_each_other(talks)
 
-    _say("2/7  train: tune a small user model on what these users say")
+    _say("2/5  simulate: who tells what a task needs? The assistant here is a stub")
+    for name, user in _on_tasks(users).items():
+        tasks = assets.sample_tasks()
+        simulate(
+            Simulate(user, "oracle", tasks=tasks, out=out / name, max_turns=TURNS + 1)
+        )
+
+    _say("3/5  train: tune a tiny user model on what the people of the logs said")
     # Train on extractive intents, which contain words of the first turn. Without these, a model
     # this small forgets that its turns depend on the intent.
-    train(
-        Train(
-            out / "intents-extractive", BASE, out / "tuned", epochs=3, batch=32, lr=2e-4
-        )
-    )
-
-    _say("3/7  ppl: how well does it predict people it has not seen, before and after?")
-    for when, model in users.items():
+    logs = out / "intents-extractive"
+    train(Train(logs, options.base, out / "tuned", epochs=3, batch=32, lr=2e-4))
+    for when, model in (("before", options.base), ("after", str(out / "tuned"))):
         ppl(Ppl(people, model, out / f"ppl-{when}"))
 
-    _say(
-        "4/7  simulate: the user model, replayed people and a script talk to a small assistant and "
-        "to a stub"
-    )
-    # A model this small rambles at temperature 1.
-    tuned = User(f"trained:{users['after']}", temperature=0.6)
-    runs = _simulations(tuned, people)
-    for name, simulation in runs.items():
-        simulate(replace(simulation, out=out / name))
-    for name in ("tuned-assistant", "replayed-assistant", "replayed-oracle"):
-        _show_conversation(out / name)
-
-    _say(
-        "5/7  respond: its next turn after each real prefix, or its end, before and after"
-    )
-    for when, model in users.items():
-        respond(Respond(User(f"trained:{model}"), people, out / f"respond-{when}"))
-
-    _say("6/7  score: simulated users and people, by the same functions")
-    folders = [out / run for run in (*runs, "respond-before", "respond-after")]
+    _say("4/5  score: simulated users and people, by the same functions")
+    user = next(iter(users.values()))
+    respond(Respond(user, people, out / "respond", limit=PREFIXES))
+    folders = [*talks, *(out / name for name in _on_tasks(users)), out / "respond"]
     score(Score(folders, people, assets.sample_tasks(), out / "score"))
 
-    _say("7/7  report")
+    _say("5/5  report")
     stages = ("import", "clean", "intents", "intents-extractive", "tuned")
     measured = (out / "ppl-before", out / "ppl-after", *folders, out / "score")
     written = report(
         Report([*(out / stage for stage in stages), *measured], out / "report")
     )
-    _say_what_next(tuned, str(written["html"]))
+    _say_what_next(user, str(written["html"]))
     return written
+
+
+def _speakers(options: Demo, people: Path) -> tuple[dict[str, User], str]:
+    """Return the users, by the names of their runs, and the assistant. Models of ours that are
+    missing are fetched; if they cannot be had, the tiny ones step in."""
+    wanted = (options.user, options.assistant)
+    if any(model in wanted for model in (EMBEDDED_USER, SMALL_ASSISTANT)):
+        try:
+            fetch(Fetch())
+        except ModelError as error:
+            warn(str(error), ModelWarning, stacklevel=2)
+    assistant = options.assistant
+    if assistant == SMALL_ASSISTANT:
+        assistant = loading.small_or_tiny("assistant")
+    users = {"user": User(options.user).or_tiny()}
+    if address.parse(assistant).kind not in address.ASSISTANTS:
+        users["prompted"] = User(f"prompted:{assistant}")
+    users["people"] = User(f"replay:{people}")
+    return users, assistant
+
+
+def _on_tasks(users: dict[str, User]) -> dict[str, User]:
+    """Return the users that talk about the sample tasks, by the names of their runs. People did so
+    in logs of their own."""
+    replayed = User(f"replay:{assets.sample_task_logs()}")
+    return {"user-tasks": users["user"], "people-tasks": replayed}
 
 
 def _say_what_next(user: User, page: str) -> None:
     command = "userlm" if shutil.which("userlm") else sys.argv[0]
     console.print(
-        "The user and the assistant are models of 3 million weights and the oracle is a stub: this "
-        "shows how the stages fit together, it is not a result.\n"
+        "A few conversations and small models: this shows how the stages fit together, it is not "
+        "a result.\n"
         f"Talk to the user:  {command} chat --user {user.user}\n"
         f"Open the report:   {page}"
     )
-
-
-def _simulations(tuned: User, people: Path) -> dict[str, Simulate]:
-    """Return the simulations of the demo, by the names of their folders."""
-    tasks = assets.sample_tasks()
-    replayed = User(f"replay:{people}")
-    teller = User(f"replay:{assets.sample_task_logs()}")
-    script = User(f"script:{assets.sample_script()}")
-    return {
-        "tuned-assistant": Simulate(tuned, ASSISTANT, intents=people, max_turns=5),
-        "replayed-assistant": Simulate(replayed, ASSISTANT, intents=people),
-        "tuned-oracle": Simulate(tuned, "oracle", tasks=tasks, max_turns=5),
-        "replayed-oracle": Simulate(teller, "oracle", tasks=tasks),
-        "scripted-oracle": Simulate(script, "oracle", tasks=tasks),
-    }
 
 
 def _say(text: str) -> None:
     console.rule(Text(text, style="bold"), align="left")
 
 
-def _show_conversation(folder: Path) -> None:
-    """Print the first conversation of a run in which the user says something twice."""
+def _show_beside_each_other(folders: list[Path]) -> None:
+    """Print one conversation of each run about the same intent: the first in which the user of the
+    first run speaks twice."""
     from userlm.show.finished import read_run  # heavy: pydantic
     from userlm.show.transcripts import transcript
 
-    run = read_run(folder)
-    talk = next(talk for talk in run.transcripts if len(talk.turns) > 2)
-    console.print(run.name, style="bold")
-    show([Transcripts([transcript(talk, run)], run.total, "")])
+    runs = [read_run(folder) for folder in folders]
+    by_id = [{talk.id: talk for talk in run.transcripts} for run in runs]
+    shared = [talk for id, talk in by_id[0].items() if all(id in it for it in by_id)]
+    shown = max(shared, key=lambda talk: min(len(talk.user_turns), 2)).id
+    for run, talks in zip(runs, by_id, strict=True):
+        talk = talks[shown]
+        console.print(run.name, style="bold")
+        show([Transcripts([transcript(talk, run)], run.total, "")])

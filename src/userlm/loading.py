@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
@@ -28,7 +29,14 @@ from userlm.address import (
     check_url,
     parse,
 )
-from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
+from userlm.assistants import (
+    MAX_ANSWER_TOKENS,
+    Clarifier,
+    ModelAssistant,
+    Oracle,
+    ReplayAssistant,
+    Script,
+)
 from userlm.guard import Guard
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
 from userlm.rows import read_conversations
@@ -115,6 +123,7 @@ def user(
             speaker = ReplayUser(_log(parts.name))
         case _:
             speaker = _speaker(parts)
+    speaker = _as_sampled_by_default(speaker, parts)
     speaker = with_sampling(
         speaker,
         seed=seed,
@@ -126,6 +135,14 @@ def user(
     # A model splits its thoughts off, and people do not think in tags.
     has_split = isinstance(speaker, TrainedUser | PromptedUser | ReplayUser | Human)
     return speaker if has_split else SpeechOnly(speaker)
+
+
+def _as_sampled_by_default(speaker: Speaker, address: Address) -> Speaker:
+    """The user or assistant with the sampling of a model of ours, if it is one."""
+    own: Mapping[str, Any] = assets.SAMPLING.get(address.name, {})
+    if own and isinstance(speaker, TrainedUser | PromptedUser | ModelAssistant):
+        return replace(speaker, sampling=replace(speaker.sampling, **own))
+    return speaker
 
 
 def _local_user(address: Address, local: LocalSettings) -> TrainedUser:
@@ -187,6 +204,7 @@ def assistant(
     tasks: Iterable[Task] = (),
     seed: int = 0,
     system: str | None = None,
+    max_tokens: int = MAX_ANSWER_TOKENS,
     local: LocalSettings = DEFAULT,
 ) -> Speaker:
     """Return the assistant at an address; raise an `InputError` that suggests what was meant.
@@ -194,6 +212,7 @@ def assistant(
     Args:
         tasks: the tasks that `oracle` answers from.
         system: a system prompt for a model.
+        max_tokens: the maximum length of a model's answer.
         local: how a model on this machine runs.
     """
     parts = parse(address)
@@ -217,7 +236,9 @@ def assistant(
             f"{parts.model!r} is not an assistant; did you mean {near[0]}?"
         )
     model = chat_model(parts, local, ASSISTANTS)
-    return ModelAssistant(model, system=system, seed=seed)
+    sampling = Sampling(top_p=1.0, max_tokens=max_tokens)
+    speaker = ModelAssistant(model, system, sampling, seed)
+    return _as_sampled_by_default(speaker, parts)
 
 
 def _speaker(address: Address) -> Speaker:
@@ -305,11 +326,11 @@ def scorer(
 def _form(
     form: str, name: str, tokenizer: Any, encode: Encode, offsets: Offsets
 ) -> Form:
-    from userlm.models.templates import user_template
+    from userlm.models.templates import text_start, user_template
     from userlm.models.tokenization import chat_ids
 
     if form == "base":
-        return base_form(encode, offsets, tokenizer.bos_token_id)
+        return base_form(encode, offsets, text_start(tokenizer))
     if form == "prompted":
         if not tokenizer.chat_template:
             raise InputError(

@@ -6,11 +6,12 @@
                             tests
     sample_task_logs.jsonl  what a person said about each of these tasks; a few omitted a fact
     sample_script.txt       what a scripted user says, one turn per line
-    models/                 three small models that recipes/tiny trained on real conversations,
-                            each with its card
+    models/                 small models that were trained on real conversations, each with its
+                            card: userlm-tiny and assistant-tiny by recipes/tiny, and userlm-small,
+                            an adapter, by recipes/small
 
-The samples were written for this project. A larger model comes from the package index and is kept
-in the user's cache (`models.small`).
+The samples were written for this project. The base model of userlm-small comes from the package
+index and is kept in the user's cache (`models.small`).
 """
 
 import os
@@ -18,9 +19,11 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 
-MODELS = ("userlm-tiny", "assistant-tiny", "base-tiny")
-"""The names of the small models, which work wherever a model name is expected: a user model, an
-assistant, and the base model of both. For demos and tests."""
+TINY = ("userlm-tiny", "assistant-tiny")
+"""A user model and an assistant, for tests and for learning how things work."""
+
+MODELS = ("userlm-small", *TINY)
+"""The names of the models in the package, which work wherever a model name is expected."""
 
 SMALL = ("small", "assistant-small")
 """The names of the small model, as a base model and as an assistant. `userlm fetch small` brings
@@ -29,6 +32,14 @@ it."""
 SMALL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The hub id of the model that it was made from."""
 NAMES = (*MODELS, *SMALL)
+
+SAMPLING = {
+    "userlm-small": {"temperature": 0.8},
+    "userlm-tiny": {"temperature": 0.6},
+    "assistant-small": {"temperature": 0.7, "top_p": 0.9},
+}
+"""How the turns of a model are sampled unless something else is asked for: models this small ramble
+at temperature 1."""
 
 
 def model(name: str) -> Path:

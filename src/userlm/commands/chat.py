@@ -30,7 +30,6 @@ from userlm.types import Conversation, InputError, ModelError, Speaker
 from userlm.users import Human
 
 EXAMPLE_INTENT = INTENT_PREFIX + "plan a trip to Rome."
-EMBEDDED_TEMPERATURE = 0.6  # a model this small rambles at temperature 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +78,10 @@ def chat(options: Chat) -> Results:
         )
     else:
         user = options.user
-        if user.user == EMBEDDED_USER:
-            user, intent = _embedded_defaults(user, intent)
-        user_side = user.load(seed, options.models)
+        if user.user == EMBEDDED_USER and intent is None:
+            intent = EXAMPLE_INTENT  # without an intent the user talks about anything
+            console.print(f"{intent} (give another with --intent)", style="dim")
+        user_side = user.or_tiny().load(seed, options.models)
         assistant_side = Human(you.ask)
     # Fails before the conversation.
     saved = save.open("a", encoding="utf-8") if save else None
@@ -135,15 +135,6 @@ def _check_sides(options: Chat) -> None:
         raise InputError(
             f"--save {options.save}: conversations are saved as lines of a .jsonl file"
         )
-
-
-def _embedded_defaults(user: User, intent: str | None) -> tuple[User, str]:
-    if intent is None:
-        intent = EXAMPLE_INTENT  # without an intent the user talks about anything
-        console.print(f"{intent} (give another with --intent)", style="dim")
-    if user.temperature is None:
-        user = replace(user, temperature=EMBEDDED_TEMPERATURE)
-    return user, intent
 
 
 def _say_why_it_stopped(ended: Conversation, you: _Keyboard, max_turns: int) -> None:

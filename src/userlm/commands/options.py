@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from itertools import chain
 from math import inf, isfinite
@@ -34,7 +34,7 @@ from userlm.types import InputError, ModelError, Speaker
 T = TypeVar("T")
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-EMBEDDED_USER = "trained:userlm-tiny"
+EMBEDDED_USER = "trained:userlm-small"
 
 MAX_TEMPERATURE = 100
 """Every token is as good as equally likely there."""
@@ -409,6 +409,12 @@ class User:
             local=(local or LocalModels()).settings,
             tokenizer=self.tokenizer,
         )
+
+    def or_tiny(self) -> User:
+        """This user; if it is the embedded one and its base model is not here, the tiny one."""
+        if self.user != EMBEDDED_USER:
+            return self
+        return replace(self, user=f"trained:{loading.small_or_tiny('userlm')}")
 
     @property
     def parsed(self) -> address.Address:

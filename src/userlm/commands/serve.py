@@ -70,7 +70,8 @@ class Serve:
 def serve(options: Serve) -> None:
     """Serve until Ctrl-C."""
     check(options)
-    user = options.user.parsed
+    served = options.user.or_tiny()
+    user = served.parsed
     host = options.host
     if user.is_person:
         raise InputError(
@@ -97,7 +98,7 @@ def serve(options: Serve) -> None:
     )
     # Fail before loading a model, which takes minutes.
     with _listen(host, options.port) as listening:
-        app = create_app(options.user.load(local=options.models), config)
+        app = create_app(served.load(local=options.models), config)
         if is_open:
             console.print(
                 f"warning: anyone who can reach {host} can use this server; set the environment "

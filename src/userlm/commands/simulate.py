@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from userlm import address, inputs, loading
+from userlm.assistants import MAX_ANSWER_TOKENS
 from userlm.commands.conversing import calls_to_come, collect, find_places, has_errors
 from userlm.commands.costs import (
     Limits,
@@ -78,6 +79,11 @@ class Simulate:
     system: str | None = option(
         None, "System prompt for the assistant, if it is a model."
     )
+    max_answer_tokens: int = option(
+        MAX_ANSWER_TOKENS,
+        "Maximum length of an answer of the assistant in tokens, if it is a model.",
+        min=1,
+    )
     limit: int | None = limit_option()
     seed: int = seed_option()
     workers: int = workers_option()
@@ -116,6 +122,7 @@ def simulate(options: Simulate) -> Results:
         tasks=tasks,
         seed=options.seed,
         system=options.system,
+        max_tokens=options.max_answer_tokens,
         local=options.models.settings,
     )
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))

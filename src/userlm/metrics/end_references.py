@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from userlm.metrics.intrinsic import termination, termination_auroc
+from userlm.metrics.visible_features import predicted
 from userlm.stats import FN, FP, TP
 from userlm.text import words
 from userlm.types import FAILED, Conversation, Measure
@@ -22,6 +23,7 @@ USER = "this user"
 ALWAYS = "always ends"
 NEVER = "never ends"
 GOODBYES = "goodbye rule"
+VISIBLE = "visible features"
 
 ALL = "all"
 CHATS = "chats with AI assistants"
@@ -55,7 +57,7 @@ class EndComparison:
         ended: the share at which the person ended.
         end_rate: the share at which this user ends.
         f1: see `intrinsic.termination`.
-        auroc: see `intrinsic.termination_auroc`; the P(end) of a user without a model is 0 or 1.
+        auroc: see `intrinsic.termination_auroc`; the P(end) of a rule is 0 or 1.
     """
 
     kind: str
@@ -111,7 +113,25 @@ def compare(responses: Sequence[Conversation]) -> list[EndComparison]:
             for name, ends in REFERENCES.items():
                 as_if = [_as_if(response, ends) for response in of_kind]
                 found.append(_measured(kind, name, as_if))
+            if by_features := _by_features(of_kind):
+                found.append(_measured(kind, VISIBLE, by_features))
     return found
+
+
+def _by_features(responses: Sequence[Conversation]) -> list[Conversation]:
+    """Return the responses as the regression of `visible_features` would give them; none if there
+    are too few people."""
+    rows = {row.key: row for row in termination(responses).rows if row.stats}
+    counted = [one for one in responses if one.id in rows]
+    prefixes = [prefix for one in counted if (prefix := _prefix(one))]
+    if not counted or len(prefixes) < len(counted):
+        return []
+    ended = [bool(one.origin and one.origin.person_ended) for one in counted]
+    ends = predicted(prefixes, ended, [rows[one.id].cluster for one in counted])
+    if ends is None:
+        return []
+    pairs = zip(prefixes, ends, strict=True)
+    return [_decided(prefix, p_end, decided) for prefix, (p_end, decided) in pairs]
 
 
 def _as_if(
@@ -121,14 +141,26 @@ def _as_if(
     is, so that all users have the same responses."""
     if response.origin is None or response.stop in FAILED:
         return response
-    before = response.first_own_turn
-    spoke = len(response.user_turns) > before
-    prefix = replace(response, turns=response.turns[:-1] if spoke else response.turns)
-    if len(prefix.user_turns) < before:
+    prefix = _prefix(response)
+    if prefix is None:
         return response.close("error", error="its prefix is not in the file")
     decided = ends(prefix)
-    meta = {**response.meta, "end_meta": {"p_end": float(decided)}}
-    return replace(prefix, stop="end" if decided else None, meta=meta)
+    return _decided(prefix, float(decided), decided)
+
+
+def _prefix(response: Conversation) -> Conversation | None:
+    """Return what was said before the user's own turn; `None` if the file does not have it."""
+    before = response.first_own_turn
+    spoke = len(response.user_turns) > before
+    turns = response.turns[:-1] if spoke else response.turns
+    prefix = replace(response, turns=turns)
+    return prefix if len(prefix.user_turns) >= before else None
+
+
+def _decided(prefix: Conversation, p_end: float, ends: bool) -> Conversation:
+    """Return the prefix with the decision of a user without a model."""
+    meta = {**prefix.meta, "end_meta": {"p_end": p_end}}
+    return replace(prefix, stop="end" if ends else None, meta=meta)
 
 
 def _measured(kind: str, user: str, responses: Sequence[Conversation]) -> EndComparison:

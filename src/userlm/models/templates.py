@@ -48,6 +48,18 @@ tokenizer alone, so the file is that of the tokenizer."""
 PROBE = Conversation("probe", intent="be S").say("u").say("a")
 
 
+def text_start(tokenizer: Any) -> int | None:
+    """Return the id that begins plain text; `None` if the model has none.
+
+    That is the BOS. Chat models of SmolLM2 have the opening of a turn there, and their base models
+    `<|endoftext|>`.
+    """
+    bos: int | None = tokenizer.bos_token_id
+    if tokenizer.bos_token == CHATML[0]:
+        bos = added_ids(tokenizer).get("<|endoftext|>")
+    return bos
+
+
 def user_template(
     tokenizer: Any, encode: Encode, name: str, form: str = "trained", advice: str = ""
 ) -> Template:

@@ -51,8 +51,9 @@ SHARES = {
 COMPARISON = "Beside users without a model"
 COMPARISON_NOTE = (
     "On the same turns. The goodbye rule ends if the last turn of the assistant says goodbye, or "
-    "that of the user says goodbye or thanks, by a short list of English words. A user that is not "
-    "above them does not know when to end."
+    "that of the user says goodbye or thanks, by a short list of English words. Visible features "
+    "are a logistic regression on lengths, question marks and thanks, fitted to other people of "
+    "this log. A user that is not above them does not know when to end."
 )
 INTRO = (
     "A user that reports P(end) can end a conversation by a threshold (--end-threshold) instead of "

@@ -1,8 +1,8 @@
 """Print the tables that check the paper's findings on small models, in Markdown.
 
-    python recipes/tiny/findings.py FOLDER
+    python recipes/small/findings.py FOLDER
 
-FOLDER holds the runs of findings.sh: ppl/SOURCE/MODEL of `userlm ppl`; respond-, clarifier-, tasks-
+FOLDER holds the runs of findings.sh: ppl/SOURCE/MODEL of `userlm ppl`; respond-, talk-, tasks-
 and gsm8k-USER of `userlm respond` and `simulate`; score of `userlm score`. "–" means not run.
 Values and intervals of one run are those in its results; comparisons of two runs are computed here,
 with the functions of the package.
@@ -45,21 +45,39 @@ from userlm.stats import (
 from userlm.tasks import read_tasks
 from userlm.types import Conversation, Measure, MeasureRow, Task
 
-SOURCES = {"people": "held-out people", "chats": "ShareGPT", "goals": "iKAT"}
-USERLM = "userlm-tiny"
-PROMPTED = "assistant-tiny, prompted"
-MODELS = {
-    "base": "base-tiny",
-    "assistant": PROMPTED,
-    "userlm": USERLM,
-    "no-intent": "trained without intents",
-    "from-assistant": "initialized from assistant-tiny",
+SOURCES = {
+    "people": "held-out people",
+    "wildchat": "WildChat",
+    "chats": "ShareGPT",
+    "goals": "iKAT",
 }
+USERLM = "userlm-small"
+PROMPTED = "assistant-small, prompted"
+MODELS = {
+    "small": "SmolLM2 as a base model",
+    "assistant-small": PROMPTED,
+    "userlm-small": USERLM,
+    "with-intent": "a shorter run",
+    "no-intent": "the same without intents",
+    "userlm-tiny": "userlm-tiny",
+}
+USERS = {
+    "userlm": USERLM,
+    "prompted": PROMPTED,
+    "swapped": "assistant-small, swapped",
+    "tiny": "userlm-tiny",
+}
+PAIRS = (
+    *((USERLM, other) for other in MODELS if other != USERLM),
+    ("with-intent", "no-intent"),
+)
+"""The models that are compared: the first and the second."""
 GIVEN = (WITHOUT, WITH, OTHER)
 
 CLAIMS = {
     f"held-out people, {HUMAN}": ("people", f"{HUMAN}: "),
     "held-out people, all": ("people", ""),
+    f"WildChat, all {GENERATED}": ("wildchat", ""),
     f"ShareGPT, all {GENERATED}": ("chats", ""),
     f"iKAT, all {HUMAN}": ("goals", ""),
 }
@@ -73,7 +91,7 @@ WORDS = (
 )
 TALKS = {
     "respond": ("after real prefixes", (*WORDS, "termination AUROC")),
-    "clarifier": ("with `clarifier`", (*WORDS, "turns per conversation")),
+    "talk": ("with `assistant-small`", (*WORDS, "turns per conversation")),
     "tasks": (
         "the package's tasks, with `oracle`",
         ("intent coverage", "words per turn"),
@@ -202,7 +220,7 @@ def of_intents(folder: Path) -> str:
         for turns in ("", ", later turns", ", outside the intent"):
             name = f"{prefix}perplexity ratio{turns}"
             found = [
-                record(folder / "ppl" / source / "userlm", column, name)
+                record(folder / "ppl" / source / USERLM, column, name)
                 for column in RATIOS
             ]
             rows.append([f"{part}{turns}", *(cell(one, 3) for one in found)])
@@ -210,17 +228,17 @@ def of_intents(folder: Path) -> str:
 
 
 def of_training(folder: Path) -> str:
-    """Return the table of the user model's perplexity divided by that of each other model, on the
-    turns that both were measured on."""
+    """Return the table of a model's perplexity divided by that of another, on the turns that both
+    were measured on."""
     given = {
         "both without intent": (WITHOUT, WITHOUT),
         "both with intent": (WITH, WITH),
-        "userlm-tiny alone with intent": (WITH, WITHOUT),
+        "the first alone with intent": (WITH, WITHOUT),
     }
     rows = []
-    for other in (name for name in MODELS if name != "userlm"):
+    for one, other in PAIRS:
         for source, label in SOURCES.items():
-            mine = folder / "ppl" / source / "userlm"
+            mine = folder / "ppl" / source / one
             theirs = folder / "ppl" / source / other
             cells = ["–"] * len(given)
             if finished(mine, theirs):
@@ -228,8 +246,8 @@ def of_training(folder: Path) -> str:
                     (scored(mine)[a], scored(theirs)[b]) for a, b in given.values()
                 )
                 cells = [cell(measure_record(ratios(a, b)[0]), 3) for a, b in pairs]
-            rows.append([f"{MODELS[other]}: {label}", *cells])
-    return table(["userlm-tiny / the other", *given], rows)
+            rows.append([f"{MODELS[one]} / {MODELS[other]}: {label}", *cells])
+    return table(["the first / the second", *given], rows)
 
 
 # --- talk -----------------------------------------------------------------------------------------
@@ -244,12 +262,12 @@ def of_users(folder: Path) -> str:
             people = "human" if kind == "respond" else f"{kind}-people"
             found = [
                 record(score, run, name)
-                for run in (f"{kind}-userlm", f"{kind}-prompted", people)
+                for run in (*(f"{kind}-{user}" for user in USERS), people)
             ]
             rows.append(
                 [f"{name}, {where}", *map(counted, found), apart(folder, kind, name)]
             )
-    return table(["", USERLM, PROMPTED, "humans", "userlm-tiny less prompted"], rows)
+    return table(["", *USERS.values(), "humans", f"{USERLM} less prompted"], rows)
 
 
 def apart(folder: Path, kind: str, name: str) -> str:
@@ -300,7 +318,7 @@ def of_endings(folder: Path) -> str:
         "conversation."
     )
     return (
-        table(["", "termination F1, %", "userlm-tiny less it"], rows) + f"\n\n{answers}"
+        table(["", "termination F1, %", f"{USERLM} less it"], rows) + f"\n\n{answers}"
     )
 
 
@@ -320,26 +338,26 @@ The number of turns and people behind each row:
 
 {turns}
 
-## What the intent changes for userlm-tiny
+## What the intent changes for userlm-small
 
 Ratios of two perplexities on the same turns, paired by person. Another's intent is from the same
 source.
 
 {intents}
 
-## userlm-tiny and the others
+## One model and another
 
-Ratios of two perplexities on the same turns, paired by person; below 1 userlm-tiny predicts people
-better. They are per token of userlm-tiny: in another format the first word of a turn may be split
-into more or fewer tokens.
+Ratios of two perplexities on the same turns, paired by person; below 1 the first predicts people
+better. They are per token of the first: another tokenizer or format may split a turn into more or
+fewer tokens.
 
 {training}
 
 ## Users in conversation
 
 In brackets 95 % intervals over people, intents or tasks; diversity, decomposition and coverage are
-in percent. `clarifier` and `oracle` are stub assistants: no language model answered. Humans are the
-same real conversations, or their turns replayed to the stub.
+in percent. `oracle` is a stub assistant: no language model answered. Humans are the same real
+conversations, or their turns replayed to the assistant.
 
 {users}
 
