@@ -6,6 +6,7 @@ the run.
 """
 
 import gzip
+import importlib
 import json
 import os
 import random
@@ -311,6 +312,26 @@ def test_a_conversation_that_was_imported_can_be_read_however_many_commas_it_has
     userlm("import", "a.jsonl", "b.parquet", "--out", "out")
     found = list(read_conversations(tmp_path / "out/conversations.jsonl"))
     assert [each.id for each in found] == ["QWJhYvA_2", "b"]
+
+
+def test_short_lines_that_are_dropped_do_not_fill_the_disk(
+    userlm, tmp_path, monkeypatch
+):
+    module = importlib.import_module("userlm.commands.import_")
+    monkeypatch.setattr(module, "MOST_LISTED", 3)
+    raw = jsonl([{}, asked("hi"), {}, {}, {}, {"messages": []}])
+    (tmp_path / "a.jsonl").write_bytes(raw)
+    userlm("import", "a.jsonl", "--out", "out")
+    dropped = rows_of(tmp_path / "out/dropped.jsonl")
+    assert [row["line"] for row in dropped] == [1, 3, 4]
+    counts = read_json(tmp_path / "out/results.json")["counts"]
+    assert counts == {
+        "in": 6,
+        "out": 1,
+        "dropped: unknown layout": 4,
+        "dropped: no messages": 1,
+        module.UNLISTED: 2,
+    }
 
 
 def test_an_import_is_not_resumed_on_a_damaged_file(userlm, tmp_path, monkeypatch):
