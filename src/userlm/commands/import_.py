@@ -41,8 +41,8 @@ EMPTY = "note: empty files"
 GREW = "note: files that grew while they were read"
 UNLISTED = "note: dropped lines that dropped.jsonl does not list"
 MOST_LISTED = 1_000_000
-"""Dropped lines in dropped.jsonl: what is written about a short one has a hundred times its size, so
-a small packed file could fill the disk."""
+"""Dropped lines in dropped.jsonl: what is written about a short one has a hundred times its size,
+so a small packed file could fill the disk."""
 UNUSED_COLUMNS = {"openai_moderation", "detoxify_moderation", "header"}
 """Large columns of WildChat that add nothing to its column `toxic`."""
 
