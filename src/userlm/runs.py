@@ -147,6 +147,10 @@ class Run:
             self.delete_replaced()
         return dict(results)
 
+    def unfinish(self) -> None:
+        """Delete the results of an earlier attempt, before this one changes the run."""
+        self.path("results.json").unlink(missing_ok=True)
+
     def delete_replaced(self) -> None:
         """Delete the run that this one, now complete, replaces."""
         # Without run.json first: a half of a run does not count as set aside.

@@ -171,6 +171,7 @@ def intents(options: Intents) -> Results:
         _show_estimate(to_write, budget, model)
     elif joins:
         deque(logs, maxlen=0)
+    run.unfinish()
     try:
         for split, path in paths.items():
             total = count_total([path], options.limit)

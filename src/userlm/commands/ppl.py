@@ -276,6 +276,7 @@ def _score_all(
             journal.add(line)
         return scored
 
+    run.unfinish()
     try:
         with progress_bar() as progress:
             job = progress.add_task("scoring", total=len(unfinished))
