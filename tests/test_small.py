@@ -93,10 +93,13 @@ def test_a_kill_halfway_leaves_nothing_that_is_taken_for_the_model(index, monkey
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert not assets.small().exists()
     [left] = index.iterdir()
-    os.utime(left, (0, 0))
+    own = index / "fetching-my-data"
+    own.mkdir()
+    for folder in (left, own):
+        os.utime(folder, (0, 0))
     monkeypatch.setattr(small, "write_json", write)
     fetch(Fetch())
-    assert list(index.iterdir()) == [assets.small()]
+    assert set(index.iterdir()) == {assets.small(), own}
     assert (assets.small() / "source.json").is_file()
 
 

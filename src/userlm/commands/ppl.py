@@ -175,7 +175,7 @@ def ppl(options: Ppl) -> Results:
         )
     path = conversations_file(options.data, "test")
     files = [path, *inputs.files(model, options.tokenizer)]
-    run = open_run("ppl", options, files)
+    run = open_run("ppl", options, files, inputs.stamps(model))
     if done := finished(run, options, lambda _: _has_errors(run)):
         return done
     conversations = list(islice(read_conversations(path), options.limit))
@@ -276,6 +276,7 @@ def _score_all(
             journal.add(line)
         return scored
 
+    run.unfinish()
     try:
         with progress_bar() as progress:
             job = progress.add_task("scoring", total=len(unfinished))
