@@ -2,13 +2,15 @@
 # Check the paper's findings on userlm-small, as it lies in the package, beside its base model, the runs with-intent
 # and no-intent of run.sh, userlm-tiny and people. The runs go to findings/ in OUT, the tables to findings.md there.
 #
-#   [DATA=...] [OUT=...] [PEOPLE=...] [UNSEEN=...] [PROMPTED=...] [TALKS=...] [GSM8K=...] recipes/small/findings.sh [PART ...]
+#   [DATA=...] [OUT=...] [PEOPLE=...] [UNSEEN=...] [PROMPTED=...] [TALKS=...] [GSM8K=...]
+#     recipes/small/findings.sh [PART ...]
 #
-# A PART is people, wildchat, chats or goals (perplexity on that source), talk, or table; by default all. All but the last may
-# run at the same time, in several processes. DATA and OUT are those of run.sh; the others are numbers of
+# A PART is people, wildchat, chats or goals (perplexity on that source), talk, or table; by default all. All but the
+# last may run at the same time, in several processes. DATA and OUT are those of run.sh; the others are numbers of
 # conversations: PEOPLE held-out ones and UNSEEN of each source that no model learned from are scored, but at most
 # PROMPTED of each with the prompted assistant, which processes its instructions and the whole conversation again at
-# every turn. TALKS real ones are continued by the users, who also get GSM8K tasks. The same command resumes an interrupted run.
+# every turn. TALKS real ones are continued by the users, who also get GSM8K tasks. The same command resumes an
+# interrupted run.
 set -euo pipefail
 here=$(dirname "$0")
 data=${DATA:-../shared/data}
