@@ -171,11 +171,24 @@ def paired_difference(of_a: Array, of_b: Array, statistic: Statistic) -> Estimat
     left_out = _left_out(of_a, statistic) - _left_out(of_b, statistic)
     low, high = interval(value, left_out, -inf, inf)
     if low is None or high is None:
-        if a.low is None or a.high is None or b.low is None or b.high is None:
-            return Estimate(value, None, None, len(of_a))
-        low = value - math.hypot(a.value - a.low, b.high - b.value)
-        high = value + math.hypot(a.high - a.value, b.value - b.low)
+        _, low, high, _ = unpaired_difference(a, b)
+    if low is None or high is None:
+        return Estimate(value, None, None, len(of_a))
     return Estimate(value, max(low, -size), min(high, size), len(of_a))
+
+
+def unpaired_difference(a: Estimate, b: Estimate) -> Estimate:
+    """Return a - b, with the interval that it has if the two are independent (Newcombe, 1998). It
+    is too wide where both rise with the same clusters."""
+    clusters = min(a.clusters, b.clusters)
+    if a.value is None or b.value is None:
+        return Estimate(None, None, None, clusters)
+    value = a.value - b.value
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return Estimate(value, None, None, clusters)
+    low = value - math.hypot(a.value - a.low, b.high - b.value)
+    high = value + math.hypot(a.high - a.value, b.value - b.low)
+    return Estimate(value, low, high, clusters)
 
 
 def _left_out(sums: Array, statistic: Statistic) -> Array:

@@ -176,7 +176,7 @@ def ppl(options: Ppl) -> Results:
     path = conversations_file(options.data, "test")
     files = [path, *inputs.files(model, options.tokenizer)]
     run = open_run("ppl", options, files)
-    if done := finished(run, options, lambda _: _has_errors(run)):
+    if done := finished(run, options, lambda _: has_unscored(run.folder)):
         return done
     conversations = list(islice(read_conversations(path), options.limit))
     _say_what_is_missing(conversations, path)
@@ -237,9 +237,9 @@ def _say_what_is_missing(conversations: Sequence[Conversation], path: Path) -> N
         )
 
 
-def _has_errors(run: Run) -> bool:
+def has_unscored(folder: Path) -> bool:
     """Return whether the model failed on some conversations of a complete run."""
-    lines = read_rows(run.path("scores.jsonl"), may_be_empty=True)
+    lines = read_rows(folder / "scores.jsonl", may_be_empty=True)
     return any("error" in line.row for line in lines)
 
 

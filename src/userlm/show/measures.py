@@ -172,6 +172,15 @@ def _measurement(
     )
 
 
+def measured(one: Measured, digits: int = 2) -> Line:
+    """Return the value with its unit and interval, or why there is none."""
+    if one["value"] is None:
+        return (NOT_MEASURED, Quote(one.get("why") or "nothing to measure", 90))
+    unit = f" {one['unit']}" if one["unit"] else ""
+    shown = interval(one["low"], one["high"], digits)
+    return (Value(one["value"], digits), unit, shown)
+
+
 def tables(panels: Sequence[Panel]) -> list[Table]:
     """Return a table for each set of runs that share measures, so that none is mostly empty."""
     groups: list[tuple[set[Quote], list[Panel]]] = []

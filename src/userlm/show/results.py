@@ -186,6 +186,33 @@ class Measured(TypedDict):
 Columns = dict[Any, list[Measured]]
 
 
+class Distance(TypedDict):
+    """The difference between a measure of a user and people's."""
+
+    value: Loose
+    low: Loose
+    high: Loose
+
+
+class Compared(TypedDict):
+    """A measure of a user, the same of people, if they have it, and the difference."""
+
+    user: Measured
+    human: Measured | None
+    distance: Distance
+
+
+class Assessed(TypedDict):
+    """Of `assess`, beside its counts: by stage, by column of `ppl`, and by stage the reason why it
+    was left out or failed; and the stages in which some conversations ended in an error."""
+
+    distances: dict[Any, list[Compared]]
+    perplexity: dict[Any, Measured]
+    left_out: dict[Any, Text]
+    failed: dict[Any, Text]
+    incomplete: list[Text]
+
+
 class Rule(TypedDict):
     """How a user ends under one rule; see `metrics.termination`."""
 

@@ -1,0 +1,81 @@
+"""How far a user is from people: what `assess` found, in a table for each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from userlm.show.blocks import (
+    Block,
+    Group,
+    Line,
+    Quote,
+    Row,
+    Section,
+    Table,
+    Text,
+    Value,
+)
+from userlm.show.blocks import interval as interval_of
+from userlm.show.finished import Finished
+from userlm.show.measures import measured
+from userlm.show.results import Compared
+
+TITLES = {
+    "respond": "Single turns, after those of people",
+    "simulate": "Whole conversations",
+}
+INTRO = (
+    "The distance is the user's value less people's, on the same conversations. Its 95 % interval "
+    "is that of two independent groups, so it is cautious; there is none where user or people have "
+    "none (fewer than 5 people, or all of them alike). Where 0 lies in it, no difference was "
+    "found, which does not say that there is none."
+)
+NO_HUMAN = "–"
+INCOMPLETE = (
+    " is incomplete: some of it ended in an error, or was not begun because of a limit, and counts "
+    "as missing; the same command tries it again, with a higher limit if that was the reason."
+)
+
+
+def section(runs: Sequence[Finished]) -> Section:
+    """Return the section about all runs of `assess`."""
+    groups = []
+    for run in runs:
+        if run.verb == "assess":
+            user = Quote(str(run.options.get("user")), 60)
+            groups.append(Group(list(_blocks(run)), (user, " beside people")))
+    return Section("assess", "Distances", "How far from people?", groups, INTRO)
+
+
+def _blocks(run: Finished) -> Iterator[Block]:
+    for stage, compared in run.results["distances"].items():
+        rows = [_row(one) for one in compared]
+        head = ("measure", "user", "human", "distance")
+        yield Table(head, rows, "table", TITLES.get(stage, stage))
+    columns = run.results["perplexity"]
+    if columns:
+        rows = [(Quote(name, 60), measured(one)) for name, one in columns.items()]
+        yield Table(
+            ("intent", "perplexity"), rows, "table", "How well it predicts people"
+        )
+    for key, what in (("left_out", "not measured"), ("failed", "failed")):
+        yield from _reasons(what, run.results[key])
+    for stage in run.results["incomplete"]:
+        yield Text((Quote(stage, 60), INCOMPLETE))
+
+
+def _reasons(what: str, reasons: Mapping[str, str]) -> Iterator[Text]:
+    for stage, why in reasons.items():
+        yield Text((Quote(stage, 60), f" {what}: ", Quote(why, 400), "."))
+
+
+def _row(one: Compared) -> Row:
+    user = one["user"]
+    human = one["human"]
+    distance = one["distance"]
+    beside: Line = measured(human) if human else NO_HUMAN
+    apart: Line = NO_HUMAN
+    if distance["value"] is not None:
+        shown = interval_of(distance["low"], distance["high"])
+        apart = (Value(distance["value"]), shown)
+    return (Quote(user["name"], 60), measured(user), beside, apart)
