@@ -167,6 +167,15 @@ class Talks(TypedDict, total=False):
     usage: dict[Any, Usage | None]
 
 
+class Distance(TypedDict):
+    """A measure less that of the human reference; see `stats.Estimate`."""
+
+    value: Loose
+    low: Loose
+    high: Loose
+    clusters: Count
+
+
 class Measured(TypedDict):
     """A measure; see `types.Measure`."""
 
@@ -181,6 +190,7 @@ class Measured(TypedDict):
     unit: Text
     why: NotRequired[Text | None]
     stub: NotRequired[Text]
+    distance: NotRequired[Distance]
 
 
 Columns = dict[Any, list[Measured]]
