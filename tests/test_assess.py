@@ -48,7 +48,7 @@ def assess(folder: Path, **options):
 
 
 def by_name(results, stage):
-    return {one["user"]["name"]: one for one in results["distances"][stage]}
+    return {one["user"]["name"]: one for one in results["measures"][stage]}
 
 
 @pytest.fixture
@@ -89,14 +89,17 @@ def test_user_and_people_stand_side_by_side_with_their_difference(tmp_path, caps
     for stage in ("respond", "simulate"):
         words = by_name(results, stage)["words per turn"]
         assert (words["user"]["value"], words["human"]["value"]) == (1.5, 4)
-        assert words["distance"]["value"] == -2.5
+        assert words["user"]["distance"]["value"] == -2.5
     # Both end after 2 turns.
     assert (
-        by_name(results, "simulate")["turns per conversation"]["distance"]["value"] == 0
+        by_name(results, "simulate")["turns per conversation"]["user"]["distance"][
+            "value"
+        ]
+        == 0
     )
     ends = by_name(results, "respond")["termination F1"]
     assert (ends["user"]["value"], ends["human"]) == (100, None)
-    assert ends["distance"]["value"] is None
+    assert "distance" not in ends["user"]
     shown = capsys.readouterr().out
     assert "words per turn" in shown and "-2.50" in shown
     page = (tmp_path / "run/report.md").read_text()
@@ -124,18 +127,18 @@ def test_a_server_that_cannot_score_leaves_perplexity_out_and_nothing_else(
     with serving(talk) as server:
         results = at_server(server, tmp_path)
     assert "the tokenizer of this model is needed" in results["left_out"]["ppl"]
-    assert results["failed"] == {} and results["distances"]["simulate"]
+    assert results["failed"] == {} and results["measures"]["simulate"]
 
 
 def test_too_few_people_give_none_and_a_reason_and_never_a_zero(tmp_path):
     people(tmp_path / "people.jsonl", 1)
     results = assess(tmp_path, user=script(tmp_path))
     diversity = by_name(results, "respond")["first-turn diversity"]
-    assert diversity["user"]["value"] is diversity["distance"]["value"] is None
+    assert diversity["user"]["value"] is diversity["user"]["distance"]["value"] is None
     assert "no other first turn" in diversity["user"]["why"]
     words = by_name(results, "respond")["words per turn"]
-    assert words["distance"]["value"] == -2.5
-    assert words["distance"]["low"] is words["distance"]["high"] is None
+    assert words["user"]["distance"]["value"] == -2.5
+    assert words["user"]["distance"]["low"] is words["user"]["distance"]["high"] is None
 
 
 def test_quick_takes_sixty_short_conversations_and_counts_the_others(tmp_path):
@@ -236,7 +239,7 @@ def test_a_cap_holds_for_all_stages_together_and_a_higher_one_goes_on(
         assert took[name] <= most
         done = at_server(server, tmp_path, **prices, **{name: 1000 * most})
         assert len(server.requests) == calls  # nothing was asked twice
-    assert done["distances"] == whole["distances"]
+    assert done["measures"] == whole["measures"]
     assert not done["incomplete"]
 
 
@@ -256,14 +259,14 @@ def test_a_failed_stage_leaves_the_others_and_the_same_command_tries_it_again(
             at_server(server, tmp_path)
         first = read_json(tmp_path / "run/results.json")
         assert first["failed"].keys() == {"simulate"}
-        assert first["distances"].keys() == {"respond"}
+        assert first["measures"].keys() == {"respond"}
         assert (tmp_path / "run/report.html").is_file()
         server.requests.clear()
         server.reply = talk
         done = at_server(server, tmp_path)
     # The user's 6 first turns are not asked for again, nor any turn of `respond`.
     assert len(server.requests) == 6 * 3
-    assert not done["failed"] and done["distances"].keys() == {"respond", "simulate"}
+    assert not done["failed"] and done["measures"].keys() == {"respond", "simulate"}
 
 
 def test_if_everything_failed_the_exit_is_an_error_and_no_number_is_shown(
@@ -274,7 +277,7 @@ def test_if_everything_failed_the_exit_is_an_error_and_no_number_is_shown(
     with serving(lambda body, n: error(400, "no such model")) as server, said:
         at_server(server, tmp_path)
     results = read_json(tmp_path / "run/results.json")
-    assert results["distances"] == {}
+    assert results["measures"] == {}
     assert results["failed"].keys() == {"respond", "simulate"}
 
 
@@ -293,7 +296,7 @@ def test_a_complete_run_is_shown_again_and_force_begins_it_anew(tmp_path, capsys
         assess(tmp_path, **options)
     anew = assess(tmp_path, **options, force=True)
     words = by_name(anew, "respond")["words per turn"]
-    assert words["distance"]["value"] == -1  # 3 words a turn, and 4
+    assert words["user"]["distance"]["value"] == -1  # 3 words a turn, and 4
     assert not (tmp_path / "run/.replaced").exists()
 
 

@@ -10,7 +10,6 @@ from userlm.stats import (
     MEAN,
     PERCENT,
     PERPLEXITY,
-    Estimate,
     Statistic,
     auroc,
     cluster_sums,
@@ -19,7 +18,6 @@ from userlm.stats import (
     measure,
     ratio,
     students_t,
-    unpaired_difference,
 )
 from userlm.types import MeasureRow
 
@@ -296,15 +294,3 @@ def test_auroc_agrees_with_scipy() -> None:
     a, b = rng.integers(0, 9, 50), rng.integers(0, 9, 70)
     u = scipy_stats.mannwhitneyu(a, b).statistic
     assert auroc(list(a), list(b)) == pytest.approx(u / 50 / 70)
-
-
-def test_the_difference_of_two_independent_values_has_the_interval_of_newcombe() -> (
-    None
-):
-    a = Estimate(10, 7, 14, 20)
-    b = Estimate(6, 2, 10, 30)
-    # Down: a's way down, 3, and b's way up, 4. Up: 4 and 4.
-    found = unpaired_difference(a, b)
-    assert found == (4, 4 - 5, pytest.approx(4 + 32**0.5), 20)
-    assert unpaired_difference(a, b._replace(low=None)) == (4, None, None, 20)
-    assert unpaired_difference(a, Estimate(None, None, None, 0)).value is None

@@ -157,8 +157,8 @@ def paired_difference(of_a: Array, of_b: Array, statistic: Statistic) -> Estimat
     """Return the `difference` from the column sums of the same clusters: two of (clusters,
     columns).
 
-    With no spread to measure, such as nothing solved on either side, the interval comes from those
-    of a and b, as if they were independent (Newcombe, 1998).
+    With no spread to measure, such as nothing solved on either side, it is that of an
+    `independent_difference`.
     """
     if len(of_a):
         has_any = of_a.any(axis=1) | of_b.any(axis=1)
@@ -171,24 +171,23 @@ def paired_difference(of_a: Array, of_b: Array, statistic: Statistic) -> Estimat
     left_out = _left_out(of_a, statistic) - _left_out(of_b, statistic)
     low, high = interval(value, left_out, -inf, inf)
     if low is None or high is None:
-        _, low, high, _ = unpaired_difference(a, b)
+        low, high = independent_difference(a, b)
     if low is None or high is None:
         return Estimate(value, None, None, len(of_a))
     return Estimate(value, max(low, -size), min(high, size), len(of_a))
 
 
-def unpaired_difference(a: Estimate, b: Estimate) -> Estimate:
-    """Return a - b, with the interval that it has if the two are independent (Newcombe, 1998). It
-    is too wide where both rise with the same clusters."""
-    clusters = min(a.clusters, b.clusters)
-    if a.value is None or b.value is None:
-        return Estimate(None, None, None, clusters)
-    value = a.value - b.value
-    if a.low is None or a.high is None or b.low is None or b.high is None:
-        return Estimate(value, None, None, clusters)
-    low = value - math.hypot(a.value - a.low, b.high - b.value)
-    high = value + math.hypot(a.high - a.value, b.value - b.low)
-    return Estimate(value, low, high, clusters)
+def independent_difference(a: Measure | Estimate, b: Measure | Estimate) -> Interval:
+    """Return the interval of a - b from those of a and b, as if they were independent (Newcombe,
+    1998); none if one of them has none."""
+    ends = (a.value, a.low, a.high, b.value, b.low, b.high)
+    known = [end for end in ends if end is not None]
+    if len(known) < len(ends):
+        return None, None
+    value, low, high, less, less_low, less_high = known
+    down = math.hypot(value - low, less_high - less)
+    up = math.hypot(high - value, less - less_low)
+    return value - less - down, value - less + up
 
 
 def _left_out(sums: Array, statistic: Statistic) -> Array:

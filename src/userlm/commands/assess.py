@@ -39,7 +39,7 @@ from userlm.commands.options import (
 from userlm.commands.ppl import Ppl, has_unscored, ppl
 from userlm.commands.report import Report, report
 from userlm.commands.respond import Respond, respond
-from userlm.commands.score import ENDINGS, HUMAN, Score, score
+from userlm.commands.score import HUMAN, Score, score
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import Results, finish, finished, in_order, open_run
 from userlm.json_files import read_json
@@ -47,7 +47,6 @@ from userlm.models.budget import Amount, Caps, Price, spent
 from userlm.rows import read_conversations, write_conversations
 from userlm.runs import Run, conversations_file
 from userlm.show.terminal import console
-from userlm.stats import Estimate, unpaired_difference
 from userlm.types import Conversation, InputError, ModelError
 
 QUICK = 60
@@ -336,7 +335,7 @@ def _measure(
     scores = _score(run, options, talked) if talked else {}
     results = {
         "counts": counts,
-        "distances": _distances(scores),
+        "measures": _beside_people(scores),
         "perplexity": _perplexity(run),
         "left_out": left_out,
         "failed": failed,
@@ -389,7 +388,7 @@ def _has_answers(run: Run, name: str) -> bool:
     return any(stop != "error" for stop in stops)
 
 
-# --- the distances --------------------------------------------------------------------------------
+# --- the measures ---------------------------------------------------------------------------------
 
 
 def _score(run: Run, options: Assess, talked: Iterable[str]) -> Results:
@@ -405,27 +404,17 @@ def _score(run: Run, options: Assess, talked: Iterable[str]) -> Results:
         )
 
 
-def _distances(scores: Results) -> dict[str, list[Results]]:
-    """Return each measure of the user beside people's, and the difference, by stage."""
+def _beside_people(scores: Results) -> dict[str, list[Results]]:
+    """Return each measure of the user, with its distance, beside people's, by stage."""
     human = {record["name"]: record for record in scores.get(HUMAN, ())}
     found: dict[str, list[Results]] = {}
-    for column, records in scores.items():
-        if column not in (HUMAN, ENDINGS):
-            found[column] = [
-                _distance(record, human.get(record["name"])) for record in records
+    for stage in (RESPOND, SIMULATE):
+        if stage in scores:
+            found[stage] = [
+                {"user": record, "human": human.get(record["name"])}
+                for record in scores[stage]
             ]
     return found
-
-
-def _distance(user: Results, human: Results | None) -> Results:
-    distance = Estimate(None, None, None, 0)
-    if human:
-        distance = unpaired_difference(_estimate(user), _estimate(human))
-    return {"user": user, "human": human, "distance": distance._asdict()}
-
-
-def _estimate(record: Results) -> Estimate:
-    return Estimate(record["value"], record["low"], record["high"], record["clusters"])
 
 
 def _perplexity(run: Run) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from userlm.rows import read_conversations
 from userlm.runs import FinishedRun, Run, conversations_file, measure_record
 from userlm.show.terminal import console, track
 from userlm.tasks import read_tasks, task_of
-from userlm.types import Conversation, InputError, Measure, Task, without_outcome
+from userlm.types import Conversation, InputError, Measure, without_outcome
 
 HUMAN = "human"
 """The column of the human reference."""
@@ -98,6 +98,8 @@ def _measure_all(
     """Measure each run, and the human reference; write and show the results."""
     tasks = options.tasks
     known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
+    people = [_as_log(one) for one in read_conversations(logs)] if logs else []
+    beside: dict[Needs, Any] = {"reference": people} if people else {}
     columns: dict[str, list[Measure]] = {}
     stubs: dict[str, str] = {}
     endings: Results = {}
@@ -106,16 +108,20 @@ def _measure_all(
         stubs[name] = stub_speakers(conversations)
         made = Run.read(path.parent) if (path.parent / "run.json").is_file() else None
         if made and made.verb == "respond":
-            columns[name] = _measures(conversations, RESPONSES, {})
+            columns[name] = _measures(conversations, RESPONSES, beside)
             calibration = _end_calibration(made, columns[name])
             endings[name] = {**calibration, "comparison": _comparison(conversations)}
         else:
-            columns[name] = _measures(conversations, CONVERSATIONS, known)
+            with_tasks = {**beside, "tasks": known}
+            if any(task_of(conversation, known) for conversation in conversations):
+                columns[name] = _measures(conversations, CONVERSATIONS, with_tasks)
+            else:
+                columns[name] = _measures(conversations, CONVERSATIONS, beside)
     if logs:
-        people = [_as_log(conversation) for conversation in read_conversations(logs)]
-        columns[HUMAN] = _measures(people, CONVERSATIONS, {})
+        columns[HUMAN] = _measures(people, CONVERSATIONS, beside)
     write_lines(run.path("scores.jsonl"), _lines(columns))
     results = measure_results(columns, stubs)
+    _add_distances(results, columns)
     if endings:
         results[ENDINGS] = endings
     return finish(run, options, results)
@@ -140,17 +146,26 @@ def _inputs(runs: Sequence[Path], human: Path | None) -> dict[str, Path]:
 def _measures(
     conversations: Sequence[Conversation],
     available: Sequence[Needs],
-    tasks: Mapping[str, Task],
+    beside: Mapping[Needs, Any],
 ) -> list[Measure]:
-    """Return the measures of all metrics whose needs are met: those on tasks if there is a
-    conversation about one of the tasks."""
-    if any(task_of(conversation, tasks) for conversation in conversations):
-        available = (*available, "tasks")
+    """Return the measures of all metrics whose needs are met. `beside` has the tasks by id, if
+    there is a conversation about one of them, and the human reference."""
     found = []
     for metric in catalog.METRICS:
-        if metric.needs in available:
-            found.append(metric.measure(conversations, tasks))
+        if metric.needs in (*available, *beside):
+            found.append(metric.measure(conversations, beside))
     return found
+
+
+def _add_distances(results: Results, columns: Mapping[str, Sequence[Measure]]) -> None:
+    """Add to each measure how far it is from the human reference, where that has it too."""
+    human = {measure.name: measure for measure in columns.get(HUMAN, ())}
+    metrics = {metric.name: metric for metric in catalog.METRICS}
+    for column, measures in columns.items():
+        for record, measure in zip(results[column], measures, strict=True):
+            if column != HUMAN and measure.name in human:
+                found = metrics[measure.name].distance(measure, human[measure.name])
+                record["distance"] = found._asdict()
 
 
 def _as_log(conversation: Conversation) -> Conversation:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from userlm.metrics import extrinsic, intrinsic
-from userlm.types import Conversation, Measure, Task
+from userlm.metrics import crowds, extrinsic, intrinsic
+from userlm.stats import (
+    MEAN,
+    PERCENT,
+    SIGNED_PERCENT,
+    Estimate,
+    Statistic,
+    difference,
+    independent_difference,
+)
+from userlm.types import Conversation, Measure
 
-Needs = Literal["log-probabilities", "responses", "conversations", "any", "tasks"]
+Needs = Literal[
+    "log-probabilities", "responses", "conversations", "any", "tasks", "reference"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +32,13 @@ class Metric:
         about: what it measures, in one sentence.
         needs: what it is measured on: the `log-probabilities` of `userlm ppl`; `responses` to
             prefixes; whole `conversations`, logged or simulated; `any` of the two; conversations
-            about `tasks`.
+            about `tasks`; any, beside the human `reference`.
         better: which values are better; `neither`: those close to the human reference.
         unit: the unit of value and interval.
-        function: computes the measure from conversations, and from `tasks` by id if it needs them;
-            `None` for metrics of `userlm ppl`.
+        function: computes the measure from conversations, and from the tasks by id or the human
+            reference if it needs them; `None` for metrics of `userlm ppl`.
+        statistic: what its value is of the rows, for differences of the same people; `None` if it
+            is not computed from sums of the rows.
     """
 
     name: str
@@ -34,15 +47,39 @@ class Metric:
     better: Literal["higher", "lower", "neither"] = "neither"
     unit: str = ""
     function: Callable[..., Measure] | None = None
+    statistic: Statistic | None = None
 
     def measure(
-        self, conversations: Sequence[Conversation], tasks: Mapping[str, Task]
+        self, conversations: Sequence[Conversation], beside: Mapping[Needs, Any]
     ) -> Measure:
-        """Return the measure of the conversations."""
+        """Return the measure of the conversations; `beside` has what else metrics need."""
         assert self.function is not None
-        inputs = (conversations, tasks) if self.needs == "tasks" else (conversations,)
-        found = self.function(*inputs)
+        inputs = [beside[self.needs]] if self.needs in beside else []
+        found = self.function(conversations, *inputs)
         return replace(found, name=self.name, better=self.better, unit=self.unit)
+
+    def distance(self, found: Measure, human: Measure) -> Estimate:
+        """Return the measure less that of people: on the same clusters where they share enough for
+        an interval, else of all."""
+        if self.statistic:
+            paired = difference(found, human, self.statistic)
+            if paired.low is not None:
+                return paired
+        if found.value is None or human.value is None:
+            return Estimate(None, None, None, 0)
+        low, high = independent_difference(found, human)
+        clusters = min(found.clusters, human.clusters)
+        return Estimate(found.value - human.value, low, high, clusters)
+
+
+def _crowd(
+    name: str,
+    about: str,
+    function: Callable[..., Measure],
+    statistic: Statistic = PERCENT,
+) -> Metric:
+    """Return a property of turns, in percent."""
+    return Metric(name, about, "any", "neither", "%", function, statistic)
 
 
 METRICS = (
@@ -105,6 +142,7 @@ METRICS = (
         "neither",
         "%",
         intrinsic.intent_decomposition,
+        PERCENT,
     ),
     Metric(
         "goal consistency",
@@ -115,6 +153,7 @@ METRICS = (
         "neither",
         "%",
         intrinsic.goal_consistency,
+        SIGNED_PERCENT,
     ),
     Metric(
         "intent coverage",
@@ -139,6 +178,7 @@ METRICS = (
         "neither",
         "turns",
         intrinsic.turns_per_conversation,
+        MEAN,
     ),
     Metric(
         "words per turn",
@@ -147,6 +187,65 @@ METRICS = (
         "neither",
         "words",
         intrinsic.words_per_turn,
+        MEAN,
+    ),
+    _crowd(
+        "reaction",
+        "Share of a turn's content words that are in the answer before it, less the same share for "
+        "answers in other conversations. Users who do not read the answer have about 0.",
+        crowds.reaction,
+        SIGNED_PERCENT,
+    ),
+    _crowd(
+        "verbatim intent",
+        "Share of a turn's runs of three words that are in the intent.",
+        crowds.verbatim_intent,
+    ),
+    _crowd(
+        "self-repetition",
+        "Share of a turn's runs of three words that are in an earlier turn of the same user.",
+        crowds.self_repetition,
+    ),
+    _crowd("questions", "Share of turns that ask a question.", crowds.questions),
+    _crowd("requests", "Share of turns that ask for something.", crowds.requests),
+    _crowd("thanks", "Share of turns that thank.", crowds.thanks),
+    _crowd(
+        "corrections",
+        "Share of turns after an answer that correct it.",
+        crowds.corrections,
+    ),
+    _crowd(
+        "lower-case start",
+        "Share of turns whose first letter is small.",
+        crowds.lower_case_start,
+    ),
+    _crowd(
+        "all lower-case",
+        "Share of turns without a capital letter.",
+        crowds.all_lower_case,
+    ),
+    _crowd(
+        "end punctuation",
+        "Share of turns whose last character ends a sentence.",
+        crowds.end_punctuation,
+    ),
+    Metric(
+        "out of vocabulary",
+        "Share of a turn's words that the other half of the people never uses.",
+        "reference",
+        "neither",
+        "%",
+        crowds.out_of_vocabulary,
+        PERCENT,
+    ),
+    _crowd("MATTR", "Share of different words in windows of 50 words.", crowds.mattr),
+    Metric(
+        "HD-D",
+        "Share of different words to expect in 42 random words of all turns.",
+        "any",
+        "neither",
+        "%",
+        crowds.hd_d,
     ),
 )
 """All metrics, in the order in which they are shown. A metric is added here and nowhere else."""

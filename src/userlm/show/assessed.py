@@ -14,8 +14,8 @@ from userlm.show.blocks import (
     Table,
     Text,
     Value,
+    interval,
 )
-from userlm.show.blocks import interval as interval_of
 from userlm.show.finished import Finished
 from userlm.show.measures import measured
 from userlm.show.results import Compared
@@ -25,9 +25,8 @@ TITLES = {
     "simulate": "Whole conversations",
 }
 INTRO = (
-    "The distance is the user's value less people's, on the same conversations. Its 95 % interval "
-    "is that of two independent groups, so it is cautious; there is none where user or people have "
-    "none (fewer than 5 people, or all of them alike). Where 0 lies in it, no difference was "
+    "The distance is the user's value less people's, with its 95 % interval over the people; there "
+    "is none below 5 people, or if all of them are alike. Where 0 lies in it, no difference was "
     "found, which does not say that there is none."
 )
 NO_HUMAN = "–"
@@ -48,7 +47,7 @@ def section(runs: Sequence[Finished]) -> Section:
 
 
 def _blocks(run: Finished) -> Iterator[Block]:
-    for stage, compared in run.results["distances"].items():
+    for stage, compared in run.results["measures"].items():
         rows = [_row(one) for one in compared]
         head = ("measure", "user", "human", "distance")
         yield Table(head, rows, "table", TITLES.get(stage, stage))
@@ -72,10 +71,10 @@ def _reasons(what: str, reasons: Mapping[str, str]) -> Iterator[Text]:
 def _row(one: Compared) -> Row:
     user = one["user"]
     human = one["human"]
-    distance = one["distance"]
+    distance = user.get("distance")
     beside: Line = measured(human) if human else NO_HUMAN
     apart: Line = NO_HUMAN
-    if distance["value"] is not None:
-        shown = interval_of(distance["low"], distance["high"])
-        apart = (Value(distance["value"]), shown)
+    if distance and distance["value"] is not None:
+        ends = interval(distance["low"], distance["high"])
+        apart = (Value(distance["value"]), ends)
     return (Quote(user["name"], 60), measured(user), beside, apart)

@@ -25,8 +25,8 @@ from userlm.show.blocks import (
     interval,
 )
 from userlm.show.finished import Finished
-from userlm.show.formats import axis, plural
-from userlm.show.results import Measured
+from userlm.show.formats import axis, number, plural
+from userlm.show.results import Distance, Measured
 
 HUMAN = "human"
 COLOURS = 6
@@ -163,6 +163,8 @@ def _measurement(
         counts.append(plural(one["clusters"], "cluster"))
     if one["missing"]:
         counts.append(f"{one['missing']:,} missing")
+    if "distance" in one:
+        counts += _distance(one["distance"])
     return Measurement(
         Quote(column.label, 60, column.colour),
         Quote(f"{column.stub} stub", 60, "badge") if column.stub else "",
@@ -179,6 +181,18 @@ def measured(one: Measured, digits: int = 2) -> Line:
     unit = f" {one['unit']}" if one["unit"] else ""
     shown = interval(one["low"], one["high"], digits)
     return (Value(one["value"], digits), unit, shown)
+
+
+def _distance(distance: Distance) -> Iterator[str]:
+    """Yield how far a measure is from the human reference, if that is known."""
+    value = distance["value"]
+    low = distance["low"]
+    high = distance["high"]
+    if value is not None:
+        sign = "" if value < 0 else "+"
+        yield f"{sign}{number(value)} from humans"
+    if low is not None and high is not None:
+        yield f"{number(low)} to {number(high)}"
 
 
 def tables(panels: Sequence[Panel]) -> list[Table]:

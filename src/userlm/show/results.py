@@ -167,6 +167,15 @@ class Talks(TypedDict, total=False):
     usage: dict[Any, Usage | None]
 
 
+class Distance(TypedDict):
+    """A measure less that of the human reference; see `stats.Estimate`."""
+
+    value: Loose
+    low: Loose
+    high: Loose
+    clusters: Count
+
+
 class Measured(TypedDict):
     """A measure; see `types.Measure`."""
 
@@ -181,32 +190,25 @@ class Measured(TypedDict):
     unit: Text
     why: NotRequired[Text | None]
     stub: NotRequired[Text]
+    distance: NotRequired[Distance]
 
 
 Columns = dict[Any, list[Measured]]
 
 
-class Distance(TypedDict):
-    """The difference between a measure of a user and people's."""
-
-    value: Loose
-    low: Loose
-    high: Loose
-
-
 class Compared(TypedDict):
-    """A measure of a user, the same of people, if they have it, and the difference."""
+    """A measure of a user, with its distance from people, and the same of people, if they have
+    it."""
 
     user: Measured
     human: Measured | None
-    distance: Distance
 
 
 class Assessed(TypedDict):
     """Of `assess`, beside its counts: by stage, by column of `ppl`, and by stage the reason why it
     was left out or failed; and the stages in which some conversations ended in an error."""
 
-    distances: dict[Any, list[Compared]]
+    measures: dict[Any, list[Compared]]
     perplexity: dict[Any, Measured]
     left_out: dict[Any, Text]
     failed: dict[Any, Text]
