@@ -18,7 +18,7 @@ from userlm.show.blocks import (
 )
 from userlm.show.finished import Finished
 from userlm.show.measures import measured
-from userlm.show.results import Compared
+from userlm.show.results import Compared, Measured
 
 TITLES = {
     "respond": "Single turns, after those of people",
@@ -27,7 +27,7 @@ TITLES = {
 INTRO = (
     "The distance is the user's value less people's, with its 95 % interval over the people; there "
     "is none below 5 people, or if all of them are alike. Where 0 lies in it, no difference was "
-    "found, which does not say that there is none."
+    "found, which does not say that there is none. Values with their intervals are below."
 )
 NO_HUMAN = "–"
 INCOMPLETE = (
@@ -71,10 +71,16 @@ def _reasons(what: str, reasons: Mapping[str, str]) -> Iterator[Text]:
 def _row(one: Compared) -> Row:
     user = one["user"]
     human = one["human"]
+    digits = 1 if user["unit"] else 2
+    beside: Line = _value(human, digits) if human else NO_HUMAN
     distance = user.get("distance")
-    beside: Line = measured(human) if human else NO_HUMAN
     apart: Line = NO_HUMAN
     if distance and distance["value"] is not None:
-        ends = interval(distance["low"], distance["high"])
-        apart = (Value(distance["value"]), ends)
-    return (Quote(user["name"], 60), measured(user), beside, apart)
+        ends = interval(distance["low"], distance["high"], digits)
+        apart = (Value(distance["value"], digits), ends)
+    return (Quote(user["name"], 60), _value(user, digits), beside, apart)
+
+
+def _value(one: Measured, digits: int) -> Line:
+    """Return the value without its interval, so that a row stays on one line."""
+    return measured({**one, "low": None, "high": None}, digits)
