@@ -136,7 +136,7 @@ def assess(options: Assess) -> Results:
     user = options.user.parsed
     assistant = address.parse(options.assistant) if options.assistant else None
     path = conversations_file(options.reference, "test")
-    files = [path, *inputs.files(user, options.user.tokenizer)]
+    files = [path, *options.user.files]
     stamped = [user]
     if assistant:
         files += inputs.files(assistant)
@@ -297,6 +297,7 @@ def _ppl(run: Run, options: Assess, limits: Limits) -> Results:
             options.user.user,
             run.path(PPL),
             tokenizer=options.user.tokenizer,
+            prompt=options.user.prompt,
             seed=options.seed,
             workers=options.workers,
             device=options.models.device,

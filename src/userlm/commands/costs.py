@@ -241,11 +241,11 @@ def _prompt(speaker: Speaker, start: Conversation) -> tuple[int, int]:
     match speaker:
         case ModelAssistant(system=system):
             texts = [system or ""]
-        case PromptedUser(swapped=True):
-            messages = swapped_messages(start.system or "", ())
+        case PromptedUser(swapped=True, prompt=prompt):
+            messages = swapped_messages(start.system or "", (), prompt)
             texts = [message["content"] for message in messages]
-        case PromptedUser():
-            texts = [user_prompt(start.system, ())]
+        case PromptedUser(prompt=prompt):
+            texts = [user_prompt(start.system, (), prompt)]
         case TrainedUser():
             texts = [start.system or ""]
         case _:  # without a model

@@ -153,6 +153,9 @@ class Ppl:
         None,
         "Tokenizer of a model on a server: folder or hub id. Default: the model's name as hub id.",
     )
+    prompt: str | None = option(
+        None, "Prompt of a prompted model: plain, or a file; see `userlm respond`."
+    )
     limit: int | None = limit_option()
     seed: int = seed_option()
     workers: int = workers_option("requests to a server")
@@ -174,7 +177,7 @@ def ppl(options: Ppl) -> Results:
             "leave them out"
         )
     path = conversations_file(options.data, "test")
-    files = [path, *inputs.files(model, options.tokenizer)]
+    files = [path, *inputs.files(model, options.tokenizer, options.prompt)]
     run = open_run("ppl", options, files)
     if done := finished(run, options, lambda _: has_unscored(run.folder)):
         return done
@@ -207,6 +210,7 @@ def _load(options: Ppl, model: address.Address) -> Scorer:
             tokenizer=options.tokenizer,
             workers=options.workers,
             local=address.LocalSettings(device=options.device, dtype=options.dtype),
+            prompt=options.prompt,
         )
     max_tokens = options.max_tokens
     if context_length is not None and context_length < max_tokens:
