@@ -24,6 +24,8 @@ from userlm.metrics.catalog import Needs
 from userlm.metrics.end_references import compare
 from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
+from userlm.metrics.two_sample import OVERALL, TellingNgram, floor
+from userlm.metrics.two_sample import compare as compare_crowds
 from userlm.rows import read_conversations
 from userlm.runs import FinishedRun, Run, conversations_file, measure_record
 from userlm.show.terminal import console, track
@@ -101,6 +103,7 @@ def _measure_all(
     people = [_as_log(one) for one in read_conversations(logs)] if logs else []
     beside: dict[Needs, Any] = {"reference": people} if people else {}
     columns: dict[str, list[Measure]] = {}
+    ngrams: dict[str, list[TellingNgram]] = {}
     stubs: dict[str, str] = {}
     endings: Results = {}
     for name, path in track(list(inputs.items()), "scoring", len(inputs)):
@@ -117,11 +120,18 @@ def _measure_all(
                 columns[name] = _measures(conversations, CONVERSATIONS, with_tasks)
             else:
                 columns[name] = _measures(conversations, CONVERSATIONS, beside)
+        if logs:
+            found, ngrams[name] = compare_crowds(conversations, people)
+            columns[name] += _described(found)
     if logs:
         columns[HUMAN] = _measures(people, CONVERSATIONS, beside)
+        columns[HUMAN] += _described(floor(people))
     write_lines(run.path("scores.jsonl"), _lines(columns))
     results = measure_results(columns, stubs)
     _add_distances(results, columns)
+    for name, telling in ngrams.items():
+        records = {record["name"]: record for record in results[name]}
+        records[OVERALL]["ngrams"] = [asdict(one) for one in telling]
     if endings:
         results[ENDINGS] = endings
     return finish(run, options, results)
@@ -152,19 +162,23 @@ def _measures(
     there is a conversation about one of them, and the human reference."""
     found = []
     for metric in catalog.METRICS:
-        if metric.needs in (*available, *beside):
+        if metric.function and metric.needs in (*available, *beside):
             found.append(metric.measure(conversations, beside))
     return found
+
+
+def _described(measures: Iterable[Measure]) -> list[Measure]:
+    return [catalog.metric_of(one.name).described(one) for one in measures]
 
 
 def _add_distances(results: Results, columns: Mapping[str, Sequence[Measure]]) -> None:
     """Add to each measure how far it is from the human reference, where that has it too."""
     human = {measure.name: measure for measure in columns.get(HUMAN, ())}
-    metrics = {metric.name: metric for metric in catalog.METRICS}
     for column, measures in columns.items():
         for record, measure in zip(results[column], measures, strict=True):
             if column != HUMAN and measure.name in human:
-                found = metrics[measure.name].distance(measure, human[measure.name])
+                metric = catalog.metric_of(measure.name)
+                found = metric.distance(measure, human[measure.name])
                 record["distance"] = found._asdict()
 
 
