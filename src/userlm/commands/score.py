@@ -22,6 +22,7 @@ from userlm.json_files import write_lines
 from userlm.metrics import catalog
 from userlm.metrics.catalog import Needs
 from userlm.metrics.end_references import compare
+from userlm.metrics.memorization import training_turns
 from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
 from userlm.metrics.two_sample import OVERALL, TellingNgram, floor
@@ -59,6 +60,9 @@ class Score:
         None, "Real conversations, for the human reference: a folder or a file."
     )
     tasks: Path | None = option(None, "The tasks of the conversations (.jsonl).")
+    trained_on: Path | None = option(
+        None, "The logs that the users were trained on: a folder or a file."
+    )
     out: Path = out_folder("runs/score")
     failures: Failures = Failures()
     output: Output = Output()
@@ -69,11 +73,13 @@ def score(options: Score) -> Results:
     tasks = options.tasks
     inputs = _inputs(options.runs, options.human)
     logs = conversations_file(options.human, "test") if options.human else None
-    others = [path for path in (logs, tasks) if path]
-    resolved = replace(options, human=logs)
+    trained_on = options.trained_on
+    training = conversations_file(trained_on, "train") if trained_on else None
+    others = [path for path in (logs, tasks, training) if path]
+    resolved = replace(options, human=logs, trained_on=training)
     run = open_run("score", resolved, [*inputs.values(), *others])
     failed = _show_failed(inputs)
-    results = finished(run, options) or _measure_all(run, options, inputs, logs)
+    results = finished(run, options) or _measure_all(run, resolved, inputs)
     for name, (errors, total) in failed.items():
         options.failures.check(errors, total, f"{name}: ")
     return results
@@ -94,14 +100,18 @@ def _show_failed(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _measure_all(
-    run: Run, options: Score, inputs: Mapping[str, Path], logs: Path | None
-) -> Results:
-    """Measure each run, and the human reference; write and show the results."""
+def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Results:
+    """Measure each run, and the human reference; write and show the results. The options name
+    files."""
+    logs = options.human
     tasks = options.tasks
     known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
     people = [_as_log(one) for one in read_conversations(logs)] if logs else []
     beside: dict[Needs, Any] = {"reference": people} if people else {}
+    if options.trained_on:
+        beside["training turns"] = training_turns(
+            read_conversations(options.trained_on)
+        )
     columns: dict[str, list[Measure]] = {}
     ngrams: dict[str, list[TellingNgram]] = {}
     stubs: dict[str, str] = {}

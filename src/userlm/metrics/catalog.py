@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from userlm.metrics import crowds, extrinsic, intrinsic, two_sample
+from userlm.metrics import crowds, extrinsic, intrinsic, memorization, two_sample
 from userlm.stats import (
     MEAN,
     PERCENT,
@@ -19,7 +19,13 @@ from userlm.stats import (
 from userlm.types import Conversation, Measure
 
 Needs = Literal[
-    "log-probabilities", "responses", "conversations", "any", "tasks", "reference"
+    "log-probabilities",
+    "responses",
+    "conversations",
+    "any",
+    "tasks",
+    "reference",
+    "training turns",
 ]
 
 
@@ -32,12 +38,12 @@ class Metric:
         about: what it measures, in one sentence.
         needs: what it is measured on: the `log-probabilities` of `userlm ppl`; `responses` to
             prefixes; whole `conversations`, logged or simulated; `any` of the two; conversations
-            about `tasks`; any, beside the human `reference`.
+            about `tasks`; any, beside the human `reference` or the `training turns` of the user.
         better: which values are better; `neither`: those close to the human reference.
         unit: the unit of value and interval.
-        function: computes the measure from conversations, and from the tasks by id or the human
-            reference if it needs them; `None` for those of `userlm ppl` and of `two_sample`, which
-            are computed together.
+        function: computes the measure from conversations, and from what else it needs: the tasks
+            by id, the human reference, the training turns; `None` for metrics of `userlm ppl` and
+            of `two_sample`, which are computed together.
         statistic: what its value is of the rows, for differences of the same people; `None` if it
             is not computed from sums of the rows.
     """
@@ -224,6 +230,24 @@ METRICS = (
         "self-repetition",
         "Share of a turn's runs of three words that are in an earlier turn of the same user.",
         crowds.self_repetition,
+    ),
+    Metric(
+        "verbatim overlap",
+        "Mean over turns of the longest run of words that is in one turn of the training logs. "
+        "People who were not trained on have some too.",
+        "training turns",
+        "neither",
+        "words",
+        memorization.verbatim_overlap,
+        MEAN,
+    ),
+    Metric(
+        "longest verbatim overlap",
+        "The longest such run of all turns, which grows with their number.",
+        "training turns",
+        "neither",
+        "words",
+        memorization.longest_verbatim_overlap,
     ),
     _crowd("questions", "Share of turns that ask a question.", crowds.questions),
     _crowd("requests", "Share of turns that ask for something.", crowds.requests),
