@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from userlm.metrics import crowds, extrinsic, intrinsic
+from userlm.metrics import crowds, extrinsic, intrinsic, memorization, two_sample
 from userlm.stats import (
     MEAN,
     PERCENT,
@@ -19,7 +19,13 @@ from userlm.stats import (
 from userlm.types import Conversation, Measure
 
 Needs = Literal[
-    "log-probabilities", "responses", "conversations", "any", "tasks", "reference"
+    "log-probabilities",
+    "responses",
+    "conversations",
+    "any",
+    "tasks",
+    "reference",
+    "training turns",
 ]
 
 
@@ -32,11 +38,12 @@ class Metric:
         about: what it measures, in one sentence.
         needs: what it is measured on: the `log-probabilities` of `userlm ppl`; `responses` to
             prefixes; whole `conversations`, logged or simulated; `any` of the two; conversations
-            about `tasks`; any, beside the human `reference`.
+            about `tasks`; any, beside the human `reference` or the `training turns` of the user.
         better: which values are better; `neither`: those close to the human reference.
         unit: the unit of value and interval.
-        function: computes the measure from conversations, and from the tasks by id or the human
-            reference if it needs them; `None` for metrics of `userlm ppl`.
+        function: computes the measure from conversations, and from what else it needs: the tasks
+            by id, the human reference, the training turns; `None` for metrics of `userlm ppl` and
+            of `two_sample`, which are computed together.
         statistic: what its value is of the rows, for differences of the same people; `None` if it
             is not computed from sums of the rows.
     """
@@ -55,7 +62,10 @@ class Metric:
         """Return the measure of the conversations; `beside` has what else metrics need."""
         assert self.function is not None
         inputs = [beside[self.needs]] if self.needs in beside else []
-        found = self.function(conversations, *inputs)
+        return self.described(self.function(conversations, *inputs))
+
+    def described(self, found: Measure) -> Measure:
+        """Return the measure with what is known of it here."""
         return replace(found, name=self.name, better=self.better, unit=self.unit)
 
     def distance(self, found: Measure, human: Measure) -> Estimate:
@@ -126,6 +136,21 @@ METRICS = (
         "higher",
         function=intrinsic.termination_auroc,
     ),
+    Metric(
+        two_sample.OVERALL,
+        "How well a classifier of character n-grams, trained on half of the people, tells "
+        "simulated turns from people's; 0.5 is chance. For humans: people from other people.",
+        "reference",
+        "lower",
+    ),
+    Metric(
+        two_sample.LENGTH_MATCHED,
+        "The same among turns of similar length.",
+        "reference",
+        "lower",
+    ),
+    Metric(two_sample.FIRST_TURNS, "The same of first turns.", "reference", "lower"),
+    Metric(two_sample.LATER_TURNS, "The same of later turns.", "reference", "lower"),
     Metric(
         "first-turn diversity",
         "How different the first turns are: mean Jaccard distance of their words.",
@@ -206,6 +231,24 @@ METRICS = (
         "Share of a turn's runs of three words that are in an earlier turn of the same user.",
         crowds.self_repetition,
     ),
+    Metric(
+        "verbatim overlap",
+        "Mean over turns of the longest run of words that is in one turn of the training logs. "
+        "People who were not trained on have some too.",
+        "training turns",
+        "neither",
+        "words",
+        memorization.verbatim_overlap,
+        MEAN,
+    ),
+    Metric(
+        "longest verbatim overlap",
+        "The longest such run of all turns, which grows with their number.",
+        "training turns",
+        "neither",
+        "words",
+        memorization.longest_verbatim_overlap,
+    ),
     _crowd("questions", "Share of turns that ask a question.", crowds.questions),
     _crowd("requests", "Share of turns that ask for something.", crowds.requests),
     _crowd("thanks", "Share of turns that thank.", crowds.thanks),
@@ -249,3 +292,8 @@ METRICS = (
     ),
 )
 """All metrics, in the order in which they are shown. A metric is added here and nowhere else."""
+
+
+def metric_of(name: str) -> Metric:
+    """Return the metric with this name."""
+    return next(metric for metric in METRICS if metric.name == name)

@@ -257,10 +257,10 @@ def out_of_vocabulary(
     return measure(turn_rows(conversations, stats), PERCENT)
 
 
-def halves(clusters: Iterable[str]) -> dict[str, int]:
-    """Return for each cluster one of two halves, 0 or 1, of equal size, in an order that is the
-    same in every process."""
-    ordered = sorted(set(clusters), key=lambda cluster: (stable_hash(cluster), cluster))
+def halves(clusters: Iterable[str], salt: str = "") -> dict[str, int]:
+    """Return for each cluster one of two halves, 0 or 1, of equal size: the same in every process;
+    another salt divides them independently."""
+    ordered = sorted(set(clusters), key=lambda one: (stable_hash(salt, one), one))
     return {cluster: place % 2 for place, cluster in enumerate(ordered)}
 
 

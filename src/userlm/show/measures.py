@@ -25,8 +25,8 @@ from userlm.show.blocks import (
     interval,
 )
 from userlm.show.finished import Finished
-from userlm.show.formats import axis, number, plural
-from userlm.show.results import Distance, Measured
+from userlm.show.formats import axis, number, percent, plural
+from userlm.show.results import Distance, Measured, TellingNgram
 
 HUMAN = "human"
 COLOURS = 6
@@ -100,6 +100,22 @@ def blocks(columns: Sequence[Column]) -> Iterator[Block]:
         yield Measures(shown, tables(shown))
     if variants:
         yield Group(tables(variants), "Variants of perplexity", look="fold")
+    for column in columns:
+        for measure in column.measures.values():
+            if ngrams := measure.get("ngrams"):
+                yield _telling(column, ngrams)
+
+
+def _telling(column: Column, ngrams: Sequence[TellingNgram]) -> Group:
+    """Return the n-grams that tell a simulated user from people."""
+    rows: list[Row] = []
+    for one in ngrams:
+        text = Quote(one["text"].replace(" ", "␣"), 20)
+        rows.append((text, percent(one["simulated"], 100), percent(one["human"], 100)))
+    head = ("n-gram", "simulated turns", "human turns")
+    note = "Characters that separate the turns most, and in how many turns they are."
+    title = ("What gives ", Quote(column.label, 60), " away")
+    return Group([Table(head, rows, "fixed", note=note)], title)
 
 
 def panels(columns: Sequence[Column]) -> list[Panel]:

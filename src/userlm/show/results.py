@@ -176,6 +176,14 @@ class Distance(TypedDict):
     clusters: Count
 
 
+class TellingNgram(TypedDict):
+    """An n-gram that gives a side away; see `metrics.two_sample`."""
+
+    text: Text
+    simulated: Percent
+    human: Percent
+
+
 class Measured(TypedDict):
     """A measure; see `types.Measure`."""
 
@@ -191,6 +199,7 @@ class Measured(TypedDict):
     why: NotRequired[Text | None]
     stub: NotRequired[Text]
     distance: NotRequired[Distance]
+    ngrams: NotRequired[list[TellingNgram]]
 
 
 Columns = dict[Any, list[Measured]]
