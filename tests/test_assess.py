@@ -106,6 +106,18 @@ def test_user_and_people_stand_side_by_side_with_their_difference(tmp_path, caps
     assert "How far from people?" in page and "-2.5" in page
 
 
+def test_what_a_user_repeats_of_its_training_logs_is_measured_if_they_are_given(
+    tmp_path,
+):
+    people(tmp_path / "people.jsonl")
+    write_conversations(tmp_path / "train.jsonl", [person(0, ("i boil egg", "hi"))])
+    logs = {"trained_on": tmp_path / "train.jsonl"}
+    results = assess(tmp_path, user=script(tmp_path), **logs)
+    # "boil egg" is in them, "thanks" is not.
+    overlap = by_name(results, "respond")["verbatim overlap"]
+    assert overlap["user"]["value"] == 1
+
+
 @pytest.mark.slow
 def test_a_user_that_can_be_scored_has_its_perplexity_beside_and_others_are_told_why_not(
     tmp_path,

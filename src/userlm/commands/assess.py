@@ -97,6 +97,9 @@ class Assess:
         "simulated ones.",
         flag="--quick",
     )
+    trained_on: Path | None = option(
+        None, "The logs that the user was trained on, to find what it repeats of them."
+    )
     max_turns: int = option(
         10, "Maximum number of user turns in whole conversations.", min=1
     )
@@ -137,6 +140,8 @@ def assess(options: Assess) -> Results:
     assistant = address.parse(options.assistant) if options.assistant else None
     path = conversations_file(options.reference, "test")
     files = [path, *options.user.files]
+    if options.trained_on:
+        files.append(conversations_file(options.trained_on, "train"))
     stamped = [user]
     if assistant:
         files += inputs.files(assistant)
@@ -399,6 +404,7 @@ def _score(run: Run, options: Assess, talked: Iterable[str]) -> Results:
             Score(
                 [run.path(name) for name in talked],
                 run.path(REFERENCE),
+                trained_on=options.trained_on,
                 out=run.path(SCORE),
                 output=Output(options.output.details, force=True),
             )
