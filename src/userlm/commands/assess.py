@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
-from io import StringIO
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -41,7 +39,14 @@ from userlm.commands.report import Report, report
 from userlm.commands.respond import Respond, respond
 from userlm.commands.score import HUMAN, Score, score
 from userlm.commands.simulate import Simulate, simulate
-from userlm.commands.steps import Results, finish, finished, in_order, open_run
+from userlm.commands.steps import (
+    Results,
+    finish,
+    finished,
+    in_order,
+    open_run,
+    unshown,
+)
 from userlm.json_files import read_json
 from userlm.models.budget import Amount, Caps, Price, spent
 from userlm.rows import read_conversations, write_conversations
@@ -264,7 +269,6 @@ def _respond(run: Run, options: Assess, limits: Limits) -> Results:
             user_price=options.user_price,
             limits=limits,
             failures=options.failures,
-            output=Output(options.output.details),
         )
     )
 
@@ -290,7 +294,6 @@ def _simulate(run: Run, options: Assess, limits: Limits) -> Results:
             price=options.price,
             limits=limits,
             failures=options.failures,
-            output=Output(options.output.details),
         )
     )
 
@@ -310,7 +313,6 @@ def _ppl(run: Run, options: Assess, limits: Limits) -> Results:
             price=options.user_price if options.user.parsed.is_remote else None,
             limits=limits,
             failures=options.failures,
-            output=Output(options.output.details),
         )
     )
 
@@ -319,26 +321,10 @@ def _measure(
     run: Run, options: Assess, stages: Mapping[str, Stage], counts: Mapping[str, int]
 ) -> Results:
     """Run the stages, score them, and write and show the results."""
-    left_out = {}
-    failed = {}
-    if SIMULATE not in stages:
-        left_out[SIMULATE] = NO_ASSISTANT
-    if PPL not in stages:
-        kind = options.user.parsed.kind
-        left_out[PPL] = f"a user of the kind {kind}: gives no log-probabilities"
-    for name, stage in stages.items():
-        try:
-            with _quiet(options):
-                stage.run(_limits_of(run, options, stages, name))
-        except ModelError as error:
-            failed[name] = str(error)
-            console.print(f"{name} failed: {error}", style="yellow")
-        except InputError as error:
-            if name != PPL:
-                raise
-            left_out[PPL] = str(error)  # such as a server without log-probabilities
-    talked = [name for name in (RESPOND, SIMULATE) if _has_answers(run, name)]
-    scores = _score(run, options, talked) if talked else {}
+    with unshown():
+        left_out, failed = _run(run, options, stages)
+        talked = [name for name in (RESPOND, SIMULATE) if _has_answers(run, name)]
+        scores = _score(run, options, talked) if talked else {}
     results = {
         "counts": counts,
         "measures": _beside_people(scores),
@@ -350,13 +336,29 @@ def _measure(
     return finish(run, options, results, _is_unfinished(results))
 
 
-def _quiet(options: Assess) -> AbstractContextManager[object]:
-    """Keep the pages of the stages from the terminal, which shows one for all of them in the
-    end."""
-    at_keyboard = options.user.parsed.is_person or options.assistant == "human"
-    if options.output.details or at_keyboard:
-        return nullcontext()
-    return redirect_stdout(StringIO())
+def _run(
+    run: Run, options: Assess, stages: Mapping[str, Stage]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Run the stages; return why some were left out, and why some failed. A failed one does not
+    stop the others."""
+    left_out = {}
+    failed = {}
+    if SIMULATE not in stages:
+        left_out[SIMULATE] = NO_ASSISTANT
+    if PPL not in stages:
+        kind = options.user.parsed.kind
+        left_out[PPL] = f"a user of the kind {kind}: gives no log-probabilities"
+    for name, stage in stages.items():
+        try:
+            stage.run(_limits_of(run, options, stages, name))
+        except ModelError as error:
+            failed[name] = str(error)
+            console.print(f"{name} failed: {error}", style="yellow")
+        except InputError as error:
+            if name != PPL:
+                raise
+            left_out[PPL] = str(error)  # such as a server without log-probabilities
+    return left_out, failed
 
 
 def _limits_of(
@@ -399,16 +401,15 @@ def _has_answers(run: Run, name: str) -> bool:
 
 def _score(run: Run, options: Assess, talked: Iterable[str]) -> Results:
     """Score again: what was tried again since an earlier attempt has changed."""
-    with _quiet(options):
-        return score(
-            Score(
-                [run.path(name) for name in talked],
-                run.path(REFERENCE),
-                trained_on=options.trained_on,
-                out=run.path(SCORE),
-                output=Output(options.output.details, force=True),
-            )
+    return score(
+        Score(
+            [run.path(name) for name in talked],
+            run.path(REFERENCE),
+            trained_on=options.trained_on,
+            out=run.path(SCORE),
+            output=Output(force=True),
         )
+    )
 
 
 def _beside_people(scores: Results) -> dict[str, list[Results]]:
