@@ -325,13 +325,14 @@ def _measure(
         left_out, failed = _run(run, options, stages)
         talked = [name for name in (RESPOND, SIMULATE) if _has_answers(run, name)]
         scores = _score(run, options, talked) if talked else {}
+    tried = [name for name in stages if name not in failed]
     results = {
         "counts": counts,
         "measures": _beside_people(scores),
         "perplexity": _perplexity(run),
         "left_out": left_out,
         "failed": failed,
-        "incomplete": [name for name in stages if _has_errors(run, name)],
+        "incomplete": [name for name in tried if _has_errors(run, name)],
     }
     return finish(run, options, results, _is_unfinished(results))
 
