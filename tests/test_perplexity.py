@@ -184,6 +184,14 @@ def test_the_prompt_that_is_scored_is_the_one_that_a_prompted_user_gets(said):
     assert user_prompt(log.system, log.turns) == asked[0]
 
 
+def test_a_prompt_of_ones_own_stands_before_the_turns_that_are_scored():
+    own = prompted_form(encode, offsets, chat, 5, "Want {goal}.\n{transcript}\n{end}")
+    log = talk("hi", "Hello", "bye", intent=INTENT_PREFIX + "cook")
+    first, second = (read(row.ids) for row in own.rows(log, 2048).rows)
+    assert first == f"<3>Want cook.\n(nothing yet)\n{END_TOKEN}<5><4>hi<5>"
+    assert second.startswith("<3>Want cook.\n<user>: hi\n<assistant>: Hello\n")
+
+
 def test_without_an_intent_a_prompted_user_is_not_told_what_it_wants():
     turns = talk("hi", "What you want from it: {goal}").turns
     told, untold = (user_prompt(goal, turns).split("\n\n") for goal in ("cook", None))

@@ -12,6 +12,7 @@ from userlm import prompts
 from userlm.address import Address, check_server, parse
 from userlm.loading import (
     OPENAI_BASE_URL,
+    PROMPTS,
     model_folder,
     model_folders,
     openai_base_url,
@@ -30,17 +31,24 @@ MODEL_FILES = {
 """Endings of the files of a model: weights, configuration, tokenizer, chat templates, code."""
 
 
-def files(address: str | Address, tokenizer: str | None = None) -> list[Path]:
+def files(
+    address: str | Address, tokenizer: str | None = None, prompt: str | None = None
+) -> list[Path]:
     """Return the local files behind an address: logs, scripts, code, a model with its tokenizer
-    and, if it is an adapter, its base model.
+    and, if it is an adapter, its base model; and the file of a prompt.
 
     Args:
         tokenizer: the tokenizer of a model on a server, if it is given.
+        prompt: the prompt of a prompted user, if it is given: a file, or a name in the box.
 
     Raises:
         InputError: for the URL of a server that is wrong or has secrets, which would be recorded.
     """
-    parts = parse(address)
+    own = [] if prompt is None or prompt in PROMPTS else [Path(prompt)]
+    return [*_behind(parse(address), tokenizer), *own]
+
+
+def _behind(parts: Address, tokenizer: str | None) -> list[Path]:
     match parts.scheme:
         case "replay" | "script":
             return [Path(parts.name)]

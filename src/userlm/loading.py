@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from warnings import warn
 
-from userlm import assets
+from userlm import assets, prompts
 from userlm.address import (
     ASSISTANTS,
     CONTEXT_LENGTH,
@@ -53,6 +53,7 @@ from userlm.types import (
     Task,
 )
 from userlm.users import (
+    PLACES,
     Human,
     PromptedUser,
     ReplayUser,
@@ -66,6 +67,10 @@ if TYPE_CHECKING:
     from userlm.models.endpoint import EndpointModel
     from userlm.models.local import LocalModel
 
+
+PROMPTS = {"plain": "user_plain"}
+"""The prompts in the box that a prompted user can have in place of that of its form, by their
+names."""
 
 OPENAI_BASE_URL = "OPENAI_BASE_URL"
 """The environment variable with the server of `openai:NAME`, as for every use of that client."""
@@ -81,6 +86,7 @@ def user(
     guard: Guard | str | None = None,
     local: LocalSettings = DEFAULT,
     tokenizer: str | None = None,
+    prompt: str | None = None,
 ) -> Speaker:
     """Return the user at an address; raise an `InputError` that suggests what was meant.
 
@@ -90,6 +96,8 @@ def user(
         local: how a model on this machine runs.
         tokenizer: the tokenizer of a trained model on a server; by default the one with the model's
             name.
+        prompt: the prompt of a prompted user: a file, or the name of one in the box; by default
+            that of its form.
     """
     parts = parse(address)
     if not parts.kind:
@@ -108,6 +116,7 @@ def user(
             f"a "
             "server"
         )
+    instructions = prompt_text(prompt, parts)
     speaker: Speaker
     match parts.kind:
         case "trained" | "profile":
@@ -118,7 +127,8 @@ def user(
             )
         case "prompted" | "swapped":
             model = chat_model(parts.model, local)
-            speaker = PromptedUser(model, swapped=parts.form == "swapped")
+            is_swapped = parts.form == "swapped"
+            speaker = PromptedUser(model, swapped=is_swapped, prompt=instructions)
         case "replay":
             speaker = ReplayUser(_log(parts.name))
         case _:
@@ -135,6 +145,50 @@ def user(
     # A model splits its thoughts off, and people do not think in tags.
     has_split = isinstance(speaker, TrainedUser | PromptedUser | ReplayUser | Human)
     return speaker if has_split else SpeechOnly(speaker)
+
+
+def prompt_text(prompt: str | None, address: Address) -> str | None:
+    """Return the prompt for a user at an address, with its places; `None` if none is given.
+
+    Args:
+        prompt: a file, or one of `PROMPTS`.
+
+    Raises:
+        InputError: if the user is not prompted, or the prompt has not the places of its form.
+    """
+    if prompt is None:
+        return None
+    known = PLACES.get(address.form)
+    if known is None:
+        raise InputError(
+            f"--prompt {prompt}: {address} has no prompt; the option is for prompted:MODEL and "
+            "swapped:MODEL"
+        )
+    if prompt in PROMPTS:
+        text = prompts.text(PROMPTS[prompt])
+    else:
+        try:
+            text = Path(prompt).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            names = ", ".join(PROMPTS)
+            raise InputError(
+                f"--prompt {prompt}: cannot read this prompt ({error}); give a file, or {names}"
+            ) from None
+    found = prompts.PLACE.findall(text)
+    wanted = ", ".join(f"{{{place}}}" for place in known)
+    for place in known:
+        if place not in found:
+            raise InputError(
+                f"{prompt}: the place {{{place}}} is missing; a prompt for {address.form}: has "
+                f"{wanted}"
+            )
+    for place in found:
+        if place not in known:
+            raise InputError(
+                f"{prompt}: {{{place}}} is no place of a prompt for {address.form}:, which has "
+                f"{wanted}"
+            )
+    return text
 
 
 def _as_sampled_by_default(speaker: Speaker, address: Address) -> Speaker:
@@ -283,6 +337,7 @@ def scorer(
     tokenizer: str | None = None,
     workers: int = 16,
     local: LocalSettings = DEFAULT,
+    prompt: str | None = None,
 ) -> tuple[Score, Form, int | None]:
     """Return the model at an address that scores texts, the format in which it reads a
     conversation, and its context length in tokens (`None` if unknown).
@@ -293,9 +348,11 @@ def scorer(
         tokenizer: the tokenizer of a model on a server; by default the one with the model's name.
         workers: the number of concurrent requests to a server.
         local: how a model on this machine runs.
+        prompt: the prompt of a prompted user; see `user`.
     """
     parts = parse(address)
     form = parts.form or "trained"
+    instructions = prompt_text(prompt, parts)
     if parts.scheme == "openai":
         raise InputError(
             f"{address} cannot be scored: this API returns no log-probabilities of a prompt, and "
@@ -312,19 +369,27 @@ def scorer(
         server = PromptLogprobs(_server(parts), workers)
         loaded = _server_tokenizer(parts, tokenizer)
         encode, offsets, _ = text_functions(loaded)
-        return server, _form(form, parts.name, loaded, encode, offsets), None
+        shown = _form(form, parts.name, loaded, encode, offsets, instructions)
+        return server, shown, None
     if tokenizer:
         raise InputError(
             f"--tokenizer {tokenizer}: {parts.model} has its own; the option is for a model on a "
             f"server"
         )
     model = local_model(parts.model, local)
-    shown = _form(form, parts.model, model.tokenizer, model.encode, model.offsets)
+    shown = _form(
+        form, parts.model, model.tokenizer, model.encode, model.offsets, instructions
+    )
     return model, shown, model.context_length
 
 
 def _form(
-    form: str, name: str, tokenizer: Any, encode: Encode, offsets: Offsets
+    form: str,
+    name: str,
+    tokenizer: Any,
+    encode: Encode,
+    offsets: Offsets,
+    instructions: str | None,
 ) -> Form:
     from userlm.models.templates import text_start, user_template
     from userlm.models.tokenization import chat_ids
@@ -339,7 +404,8 @@ def _form(
         close = tokenizer.eos_token_id
         today = "26 Jul 2024"  # for templates with a date: the same rows every day
         chat = partial(chat_ids, tokenizer, encode, name=name, today=today)
-        return prompted_form(encode, offsets, chat, 0 if close is None else close)
+        end = 0 if close is None else close
+        return prompted_form(encode, offsets, chat, end, instructions)
     advice = f"score it as base:{name} or, if it chats, as prompted:{name}"
     return trained_form(user_template(tokenizer, encode, name, form, advice), offsets)
 

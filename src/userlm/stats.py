@@ -157,8 +157,8 @@ def paired_difference(of_a: Array, of_b: Array, statistic: Statistic) -> Estimat
     """Return the `difference` from the column sums of the same clusters: two of (clusters,
     columns).
 
-    With no spread to measure, such as nothing solved on either side, the interval comes from those
-    of a and b, as if they were independent (Newcombe, 1998).
+    With no spread to measure, such as nothing solved on either side, it is that of an
+    `independent_difference`.
     """
     if len(of_a):
         has_any = of_a.any(axis=1) | of_b.any(axis=1)
@@ -171,11 +171,23 @@ def paired_difference(of_a: Array, of_b: Array, statistic: Statistic) -> Estimat
     left_out = _left_out(of_a, statistic) - _left_out(of_b, statistic)
     low, high = interval(value, left_out, -inf, inf)
     if low is None or high is None:
-        if a.low is None or a.high is None or b.low is None or b.high is None:
-            return Estimate(value, None, None, len(of_a))
-        low = value - math.hypot(a.value - a.low, b.high - b.value)
-        high = value + math.hypot(a.high - a.value, b.value - b.low)
+        low, high = independent_difference(a, b)
+    if low is None or high is None:
+        return Estimate(value, None, None, len(of_a))
     return Estimate(value, max(low, -size), min(high, size), len(of_a))
+
+
+def independent_difference(a: Measure | Estimate, b: Measure | Estimate) -> Interval:
+    """Return the interval of a - b from those of a and b, as if they were independent (Newcombe,
+    1998); none if one of them has none."""
+    ends = (a.value, a.low, a.high, b.value, b.low, b.high)
+    known = [end for end in ends if end is not None]
+    if len(known) < len(ends):
+        return None, None
+    value, low, high, less, less_low, less_high = known
+    down = math.hypot(value - low, less_high - less)
+    up = math.hypot(high - value, less - less_low)
+    return value - less - down, value - less + up
 
 
 def _left_out(sums: Array, statistic: Statistic) -> Array:
@@ -283,32 +295,59 @@ def pair_estimate(
     whole = totals.sum() / 2
     left = whole - np.bincount(cluster_of, totals) + inside
     value, *left_out = most * _quotient(np.array([whole, *left]), pairs)
+    if not np.isfinite(value):
+        return Estimate(None, None, None, len(inside))
     low, high = interval(float(value), left_out, 0, most)
     return Estimate(float(value), low, high, len(inside))
 
 
-def auroc_estimate(scores: Array, positive: Flags, cluster_of: Indices) -> Estimate:
+def auroc_estimate(
+    scores: Array,
+    positive: Flags,
+    cluster_of: Indices,
+    stratum: Indices | None = None,
+) -> Estimate:
     """Return the `auroc` of scores with its interval.
 
     Args:
         scores: for each item.
         positive: for each item, whether it is one.
         cluster_of: for each item, the number of its cluster, from 0 on without gaps.
+        stratum: for each item, a number; only items with the same number are compared.
     """
-    # How many negatives each positive beats, and how many positives beat each negative.
+    clusters = int(cluster_of.max()) + 1
+    won = np.zeros(len(scores))
+    inside = np.zeros(clusters)
+    pairs = np.zeros(clusters + 1)
+    strata = np.zeros(len(scores), int) if stratum is None else stratum
+    for one in np.unique(strata):
+        at = strata == one
+        won[at] = _won(scores[at], positive[at])
+        inside += _won_inside(scores[at], positive[at], cluster_of[at], clusters)
+        positives = np.bincount(cluster_of[at & positive], minlength=clusters)
+        negatives = np.bincount(cluster_of[at & ~positive], minlength=clusters)
+        left = (positives.sum() - positives) * (negatives.sum() - negatives)
+        pairs += np.array([positives.sum() * negatives.sum(), *left])
+    return pair_estimate(won, inside, cluster_of, pairs, most=1)
+
+
+def _won(scores: Array, positive: Flags) -> Array:
+    """Return how many negatives each positive beats, and how many positives beat each negative."""
     won = np.empty(len(scores))
     won[positive] = wins(scores[positive], scores[~positive])
     won[~positive] = positive.sum() - wins(scores[~positive], scores[positive])
-    clusters = int(cluster_of.max()) + 1
+    return won
+
+
+def _won_inside(
+    scores: Array, positive: Flags, cluster_of: Indices, clusters: int
+) -> Array:
+    """Return for each cluster how many of its pairs its positives win."""
     inside = np.zeros(clusters)
-    for cluster in range(clusters):
+    for cluster in np.unique(cluster_of):
         own = cluster_of == cluster
         inside[cluster] = wins(scores[own & positive], scores[own & ~positive]).sum()
-    positives, negatives = positive.sum(), (~positive).sum()
-    positives_left = positives - np.bincount(cluster_of, positive)
-    negatives_left = negatives - np.bincount(cluster_of, ~positive)
-    pairs = np.array([positives * negatives, *(positives_left * negatives_left)])
-    return pair_estimate(won, inside, cluster_of, pairs, most=1)
+    return inside
 
 
 def auroc(positives: Values, negatives: Values) -> float | None:

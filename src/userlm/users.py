@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from userlm import flip
+from userlm import flip, prompts
 from userlm.flip import Template
 from userlm.guard import Guard, first_accepted
-from userlm.prompts import fill
 from userlm.text import END_TOKEN, has_words, intent_goal, stable_hash
 from userlm.thought import sample_speech
 from userlm.types import (
@@ -135,6 +134,7 @@ class PromptedUser:
         swapped: use the second form: the instructions are the system message, and the conversation
             follows with swapped roles, so that the model writes the user's turns in the assistant
             role.
+        prompt: the instructions, in place of those of the form; the form must have their `PLACES`.
     """
 
     chat: Chat
@@ -144,6 +144,7 @@ class PromptedUser:
     seed: int = 0
     guard: Guard = field(default_factory=Guard)
     swapped: bool = False
+    prompt: str | None = None
 
     def reply(self, conversation: Conversation, /) -> Reply:
         """Return the next user turn; text before an end marker is said, then the user ends."""
@@ -168,8 +169,9 @@ class PromptedUser:
         # The intent and what is known about the person.
         goal = conversation.system or ""
         if self.swapped:
-            return swapped_messages(goal, conversation.turns)
-        return [{"role": "user", "content": user_prompt(goal, conversation.turns)}]
+            return swapped_messages(goal, conversation.turns, self.prompt)
+        content = user_prompt(goal, conversation.turns, self.prompt)
+        return [{"role": "user", "content": content}]
 
 
 def with_sampling(
@@ -218,46 +220,58 @@ def with_sampling(
     )
 
 
-def swapped_messages(system_text: str, turns: Sequence[Turn]) -> list[Message]:
+PLACES: Mapping[str, tuple[str, ...]] = {
+    "prompted": ("goal", "transcript", "end"),
+    "swapped": ("goal", "end"),
+}
+"""The places of a prompt in each form: what the user wants, the turns so far, and what the user
+writes to end the conversation."""
+NOTHING_SAID = "(nothing yet)"
+"""The transcript before the first turn, in a prompt that is the same for all turns."""
+
+
+def swapped_messages(
+    system_text: str, turns: Sequence[Turn], prompt: str | None = None
+) -> list[Message]:
     """The messages for a prompted user in its second form: a system message and the turns with
     swapped roles.
 
     Chat models expect the user to speak first, so a first message opens the conversation.
     """
-    template = fill("user_swapped", {"goal": "{goal}", "end": END_TOKEN})
-    system = _fill_place(template, {"{goal}": intent_goal(system_text)})
+    places = {"goal": intent_goal(system_text), "end": END_TOKEN}
+    system = prompts.filled(prompt or prompts.text("user_swapped"), places)
     messages: list[Message] = [{"role": "system", "content": system}]
     if not turns or turns[0].role == "user":
-        messages.append({"role": "user", "content": fill("user_swapped_first", {})})
+        opening = prompts.text("user_swapped_first")
+        messages.append({"role": "user", "content": opening})
     for turn in turns:
         messages.append({"role": OTHER_ROLE[turn.role], "content": turn.text})
     return messages
 
 
-def user_prompt(system_text: str | None, turns: Sequence[Turn]) -> str:
+def user_prompt(
+    system_text: str | None, turns: Sequence[Turn], prompt: str | None = None
+) -> str:
     """The prompt for a prompted user after these turns.
 
     Args:
-        system_text: the intent and what is known about the person; `None` leaves out the goal.
+        system_text: the intent and what is known about the person; `None` leaves out the paragraphs
+            with the goal.
+        prompt: the instructions with the places of `PLACES`; by default one for the first turn, and
+            another one for later turns.
     """
-    transcript = "\n".join(f"<{turn.role}>: {turn.text}" for turn in turns)
-    values = {"goal": "{goal}", "end": END_TOKEN, "transcript": "{transcript}"}
-    paragraphs = fill("user_next" if turns else "user_first", values).split("\n\n")
+    paragraphs = (prompt or prompts.text("user_next" if turns else "user_first")).split(
+        "\n\n"
+    )
     if system_text is None:
-        paragraphs = [
-            paragraph for paragraph in paragraphs if "{goal}" not in paragraph
-        ]
-    places = {"{goal}": intent_goal(system_text or ""), "{transcript}": transcript}
-    return "\n\n".join(_fill_place(paragraph, places) for paragraph in paragraphs)
-
-
-def _fill_place(paragraph: str, places: dict[str, str]) -> str:
-    """Return the paragraph with its placeholder filled in. Each has at most one, so that a goal or
-    turn that contains the name of a placeholder is not changed."""
-    for place, value in places.items():
-        if place in paragraph:
-            return paragraph.replace(place, value)
-    return paragraph
+        paragraphs = [each for each in paragraphs if "{goal}" not in each]
+    said = [f"<{turn.role}>: {turn.text}" for turn in turns]
+    places = {
+        "goal": intent_goal(system_text or ""),
+        "transcript": "\n".join(said) or NOTHING_SAID,
+        "end": END_TOKEN,
+    }
+    return prompts.filled("\n\n".join(paragraphs), places)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ stopped, or prints that there is nothing left to do.
 from collections.abc import Callable
 from typing import Any
 
+from userlm.commands.assess import Assess, assess
 from userlm.commands.chat import Chat, chat
 from userlm.commands.clean import Clean, clean
 from userlm.commands.costs import Limits
@@ -35,6 +36,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "respond": (Respond, respond),
     "simulate": (Simulate, simulate),
     "score": (Score, score),
+    "assess": (Assess, assess),
     "report": (Report, report),
     "show": (Show, show),
     "chat": (Chat, chat),
@@ -44,6 +46,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
 
 __all__ = [
     "VERBS",
+    "Assess",
     "Chat",
     "Clean",
     "Fetch",
@@ -62,6 +65,7 @@ __all__ = [
     "Simulate",
     "Train",
     "User",
+    "assess",
     "chat",
     "clean",
     "fetch",

@@ -122,8 +122,8 @@ def _check_sides(options: Chat) -> None:
     user = options.user
     if options.role == "user" and user != User(user.user):
         raise InputError(
-            "--temperature, --top-p, --guard, --end-threshold and --tokenizer are for a simulated "
-            "user; here you are the user"
+            "--temperature, --top-p, --guard, --end-threshold, --tokenizer and --prompt are for a "
+            "simulated user; here you are the user"
         )
     if (
         options.role == "assistant"

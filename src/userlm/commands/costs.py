@@ -58,6 +58,19 @@ class Limits:
         dollars = None if self.budget is None else Decimal(str(self.budget))
         return Caps(self.max_calls, self.max_tokens_total, dollars)
 
+    def less(self, used: Amount) -> Limits:
+        """What is left of the limits after these calls."""
+        left = replace(self)
+        if self.budget is not None:
+            dollars = Decimal(str(self.budget)) - used.dollars
+            left = replace(left, budget=max(float(dollars), 0.0))
+        if self.max_calls is not None:
+            left = replace(left, max_calls=max(self.max_calls - used.calls, 0))
+        if self.max_tokens_total is not None:
+            tokens = self.max_tokens_total - used.tokens
+            left = replace(left, max_tokens_total=max(tokens, 0))
+        return left
+
 
 def price_option(flag: str, of: str) -> Any:
     """Return the field of a price."""
@@ -99,13 +112,18 @@ def add_side(
         InputError: for a budget in dollars without the price of a model on a server.
     """
     is_remote = address.is_remote
-    if budget.caps.dollars is not None and is_remote and price is None:
+    check_price(budget.caps, name, address, price)
+    tries = requests * TRIES if is_remote else 1
+    return budget.side(name, str(address), price, tries, is_remote or price is not None)
+
+
+def check_price(caps: Caps, name: str, address: Address, price: Price | None) -> None:
+    """Raise `InputError` for a budget in dollars without the price of a model on a server."""
+    if caps.dollars is not None and address.is_remote and price is None:
         raise InputError(
             f"--budget needs the price of the tokens of {address}; give {PRICE_OPTIONS[name]} "
             "IN/OUT (0/0 if they cost nothing)"
         )
-    tries = requests * TRIES if is_remote else 1
-    return budget.side(name, str(address), price, tries, is_remote or price is not None)
 
 
 def counted(
@@ -223,11 +241,11 @@ def _prompt(speaker: Speaker, start: Conversation) -> tuple[int, int]:
     match speaker:
         case ModelAssistant(system=system):
             texts = [system or ""]
-        case PromptedUser(swapped=True):
-            messages = swapped_messages(start.system or "", ())
+        case PromptedUser(swapped=True, prompt=prompt):
+            messages = swapped_messages(start.system or "", (), prompt)
             texts = [message["content"] for message in messages]
-        case PromptedUser():
-            texts = [user_prompt(start.system, ())]
+        case PromptedUser(prompt=prompt):
+            texts = [user_prompt(start.system, (), prompt)]
         case TrainedUser():
             texts = [start.system or ""]
         case _:  # without a model

@@ -28,7 +28,7 @@ from typing import (
 
 import typer
 
-from userlm import address, loading
+from userlm import address, inputs, loading
 from userlm.types import InputError, ModelError, Speaker
 
 T = TypeVar("T")
@@ -398,6 +398,13 @@ class User:
         "Tokenizer of a trained user on a server. Default: the model's name as hub id.",
     )
 
+    prompt: str | None = option(
+        None,
+        "Prompt of a prompted user: plain, or a file with the places {goal}, {transcript} and "
+        "{end} (swapped: has no {transcript}). Default: that of its form.",
+        panel=SAMPLING,
+    )
+
     def load(self, seed: int = 0, local: LocalModels | None = None) -> Speaker:
         """The user."""
         return loading.user(
@@ -409,6 +416,7 @@ class User:
             guard=self.guard,
             local=(local or LocalModels()).settings,
             tokenizer=self.tokenizer,
+            prompt=self.prompt,
         )
 
     def or_tiny(self) -> User:
@@ -418,6 +426,11 @@ class User:
             return self
         name = loading.small_or_tiny("userlm")
         return replace(self, user=f"trained:{name}", guard=self.guard or EMBEDDED_GUARD)
+
+    @property
+    def files(self) -> list[Path]:
+        """The local files that it rests on."""
+        return inputs.files(self.parsed, self.tokenizer, self.prompt)
 
     @property
     def parsed(self) -> address.Address:

@@ -153,6 +153,9 @@ class Ppl:
         None,
         "Tokenizer of a model on a server: folder or hub id. Default: the model's name as hub id.",
     )
+    prompt: str | None = option(
+        None, "Prompt of a prompted model: plain, or a file; see `userlm respond`."
+    )
     limit: int | None = limit_option()
     seed: int = seed_option()
     workers: int = workers_option("requests to a server")
@@ -174,9 +177,9 @@ def ppl(options: Ppl) -> Results:
             "leave them out"
         )
     path = conversations_file(options.data, "test")
-    files = [path, *inputs.files(model, options.tokenizer)]
+    files = [path, *inputs.files(model, options.tokenizer, options.prompt)]
     run = open_run("ppl", options, files, inputs.stamps(model))
-    if done := finished(run, options, lambda _: _has_errors(run)):
+    if done := finished(run, options, lambda _: has_unscored(run.folder)):
         return done
     conversations = list(islice(read_conversations(path), options.limit))
     _say_what_is_missing(conversations, path)
@@ -207,6 +210,7 @@ def _load(options: Ppl, model: address.Address) -> Scorer:
             tokenizer=options.tokenizer,
             workers=options.workers,
             local=address.LocalSettings(device=options.device, dtype=options.dtype),
+            prompt=options.prompt,
         )
     max_tokens = options.max_tokens
     if context_length is not None and context_length < max_tokens:
@@ -237,9 +241,9 @@ def _say_what_is_missing(conversations: Sequence[Conversation], path: Path) -> N
         )
 
 
-def _has_errors(run: Run) -> bool:
+def has_unscored(folder: Path) -> bool:
     """Return whether the model failed on some conversations of a complete run."""
-    lines = read_rows(run.path("scores.jsonl"), may_be_empty=True)
+    lines = read_rows(folder / "scores.jsonl", may_be_empty=True)
     return any("error" in line.row for line in lines)
 
 

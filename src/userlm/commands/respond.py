@@ -68,7 +68,7 @@ def respond(options: Respond) -> Results:
     user = options.user.parsed
     price = read_price("user", options.user_price)
     path = conversations_file(options.data, "test")
-    files = [path, *inputs.files(user, options.user.tokenizer)]
+    files = [path, *options.user.files]
     run = open_run("respond", options, files, inputs.stamps(user))
     if done := finished(run, options, has_errors):
         return done

@@ -22,13 +22,16 @@ from userlm.json_files import write_lines
 from userlm.metrics import catalog
 from userlm.metrics.catalog import Needs
 from userlm.metrics.end_references import compare
+from userlm.metrics.memorization import training_turns
 from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
+from userlm.metrics.two_sample import OVERALL, TellingNgram, floor
+from userlm.metrics.two_sample import compare as compare_crowds
 from userlm.rows import read_conversations
 from userlm.runs import FinishedRun, Run, conversations_file, measure_record
 from userlm.show.terminal import console, track
 from userlm.tasks import read_tasks, task_of
-from userlm.types import Conversation, InputError, Measure, Task, without_outcome
+from userlm.types import Conversation, InputError, Measure, without_outcome
 
 HUMAN = "human"
 """The column of the human reference."""
@@ -57,6 +60,9 @@ class Score:
         None, "Real conversations, for the human reference: a folder or a file."
     )
     tasks: Path | None = option(None, "The tasks of the conversations (.jsonl).")
+    trained_on: Path | None = option(
+        None, "The logs that the users were trained on: a folder or a file."
+    )
     out: Path = out_folder("runs/score")
     failures: Failures = Failures()
     output: Output = Output()
@@ -67,11 +73,13 @@ def score(options: Score) -> Results:
     tasks = options.tasks
     inputs = _inputs(options.runs, options.human)
     logs = conversations_file(options.human, "test") if options.human else None
-    others = [path for path in (logs, tasks) if path]
-    resolved = replace(options, human=logs)
+    trained_on = options.trained_on
+    training = conversations_file(trained_on, "train") if trained_on else None
+    others = [path for path in (logs, tasks, training) if path]
+    resolved = replace(options, human=logs, trained_on=training)
     run = open_run("score", resolved, [*inputs.values(), *others])
     failed = _show_failed(inputs)
-    results = finished(run, options) or _measure_all(run, options, inputs, logs)
+    results = finished(run, options) or _measure_all(run, resolved, inputs)
     for name, (errors, total) in failed.items():
         options.failures.check(errors, total, f"{name}: ")
     return results
@@ -92,13 +100,20 @@ def _show_failed(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _measure_all(
-    run: Run, options: Score, inputs: Mapping[str, Path], logs: Path | None
-) -> Results:
-    """Measure each run, and the human reference; write and show the results."""
+def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Results:
+    """Measure each run, and the human reference; write and show the results. The options name
+    files."""
+    logs = options.human
     tasks = options.tasks
     known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
+    people = [_as_log(one) for one in read_conversations(logs)] if logs else []
+    beside: dict[Needs, Any] = {"reference": people} if people else {}
+    if options.trained_on:
+        beside["training turns"] = training_turns(
+            read_conversations(options.trained_on)
+        )
     columns: dict[str, list[Measure]] = {}
+    ngrams: dict[str, list[TellingNgram]] = {}
     stubs: dict[str, str] = {}
     endings: Results = {}
     for name, path in track(list(inputs.items()), "scoring", len(inputs)):
@@ -106,16 +121,27 @@ def _measure_all(
         stubs[name] = stub_speakers(conversations)
         made = Run.read(path.parent) if (path.parent / "run.json").is_file() else None
         if made and made.verb == "respond":
-            columns[name] = _measures(conversations, RESPONSES, {})
+            columns[name] = _measures(conversations, RESPONSES, beside)
             calibration = _end_calibration(made, columns[name])
             endings[name] = {**calibration, "comparison": _comparison(conversations)}
         else:
-            columns[name] = _measures(conversations, CONVERSATIONS, known)
+            with_tasks = {**beside, "tasks": known}
+            if any(task_of(conversation, known) for conversation in conversations):
+                columns[name] = _measures(conversations, CONVERSATIONS, with_tasks)
+            else:
+                columns[name] = _measures(conversations, CONVERSATIONS, beside)
+        if logs:
+            found, ngrams[name] = compare_crowds(conversations, people)
+            columns[name] += _described(found)
     if logs:
-        people = [_as_log(conversation) for conversation in read_conversations(logs)]
-        columns[HUMAN] = _measures(people, CONVERSATIONS, {})
+        columns[HUMAN] = _measures(people, CONVERSATIONS, beside)
+        columns[HUMAN] += _described(floor(people))
     write_lines(run.path("scores.jsonl"), _lines(columns))
     results = measure_results(columns, stubs)
+    _add_distances(results, columns)
+    for name, telling in ngrams.items():
+        records = {record["name"]: record for record in results[name]}
+        records[OVERALL]["ngrams"] = [asdict(one) for one in telling]
     if endings:
         results[ENDINGS] = endings
     return finish(run, options, results)
@@ -140,17 +166,30 @@ def _inputs(runs: Sequence[Path], human: Path | None) -> dict[str, Path]:
 def _measures(
     conversations: Sequence[Conversation],
     available: Sequence[Needs],
-    tasks: Mapping[str, Task],
+    beside: Mapping[Needs, Any],
 ) -> list[Measure]:
-    """Return the measures of all metrics whose needs are met: those on tasks if there is a
-    conversation about one of the tasks."""
-    if any(task_of(conversation, tasks) for conversation in conversations):
-        available = (*available, "tasks")
+    """Return the measures of all metrics whose needs are met. `beside` has the tasks by id, if
+    there is a conversation about one of them, and the human reference."""
     found = []
     for metric in catalog.METRICS:
-        if metric.needs in available:
-            found.append(metric.measure(conversations, tasks))
+        if metric.function and metric.needs in (*available, *beside):
+            found.append(metric.measure(conversations, beside))
     return found
+
+
+def _described(measures: Iterable[Measure]) -> list[Measure]:
+    return [catalog.metric_of(one.name).described(one) for one in measures]
+
+
+def _add_distances(results: Results, columns: Mapping[str, Sequence[Measure]]) -> None:
+    """Add to each measure how far it is from the human reference, where that has it too."""
+    human = {measure.name: measure for measure in columns.get(HUMAN, ())}
+    for column, measures in columns.items():
+        for record, measure in zip(results[column], measures, strict=True):
+            if column != HUMAN and measure.name in human:
+                metric = catalog.metric_of(measure.name)
+                found = metric.distance(measure, human[measure.name])
+                record["distance"] = found._asdict()
 
 
 def _as_log(conversation: Conversation) -> Conversation:

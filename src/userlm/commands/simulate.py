@@ -102,7 +102,7 @@ def simulate(options: Simulate) -> Results:
     user_price = read_price("user", options.user_price)
     price = read_price("assistant", options.price)
     path = _starts_file(options.intents, options.tasks)
-    files = [path, *inputs.files(user, options.user.tokenizer)]
+    files = [path, *options.user.files]
     files += inputs.files(assistant)
     run = open_run("simulate", options, files, inputs.stamps(user, assistant))
     if done := finished(run, options, has_errors):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,8 +84,23 @@ def finish(
     return written
 
 
+_IS_SHOWN = ContextVar("is_shown", default=True)
+
+
+@contextmanager
+def unshown() -> Iterator[None]:
+    """Show nothing of the runs that finish in this block: they are parts of another one."""
+    before = _IS_SHOWN.set(False)
+    try:
+        yield
+    finally:
+        _IS_SHOWN.reset(before)
+
+
 def show_run(folder: Path, details: bool) -> None:
-    """Print what the report says about a finished run."""
+    """Print what the report says about a finished run; nothing if it is `unshown`."""
+    if not _IS_SHOWN.get():
+        return
     from userlm.show.finished import read_run  # heavy: pydantic
     from userlm.show.page import describe
 

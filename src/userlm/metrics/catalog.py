@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from userlm.metrics import extrinsic, intrinsic
-from userlm.types import Conversation, Measure, Task
+from userlm.metrics import crowds, extrinsic, intrinsic, memorization, two_sample
+from userlm.stats import (
+    MEAN,
+    PERCENT,
+    SIGNED_PERCENT,
+    Estimate,
+    Statistic,
+    difference,
+    independent_difference,
+)
+from userlm.types import Conversation, Measure
 
-Needs = Literal["log-probabilities", "responses", "conversations", "any", "tasks"]
+Needs = Literal[
+    "log-probabilities",
+    "responses",
+    "conversations",
+    "any",
+    "tasks",
+    "reference",
+    "training turns",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +38,14 @@ class Metric:
         about: what it measures, in one sentence.
         needs: what it is measured on: the `log-probabilities` of `userlm ppl`; `responses` to
             prefixes; whole `conversations`, logged or simulated; `any` of the two; conversations
-            about `tasks`.
+            about `tasks`; any, beside the human `reference` or the `training turns` of the user.
         better: which values are better; `neither`: those close to the human reference.
         unit: the unit of value and interval.
-        function: computes the measure from conversations, and from `tasks` by id if it needs them;
-            `None` for metrics of `userlm ppl`.
+        function: computes the measure from conversations, and from what else it needs: the tasks
+            by id, the human reference, the training turns; `None` for metrics of `userlm ppl` and
+            of `two_sample`, which are computed together.
+        statistic: what its value is of the rows, for differences of the same people; `None` if it
+            is not computed from sums of the rows.
     """
 
     name: str
@@ -34,15 +54,42 @@ class Metric:
     better: Literal["higher", "lower", "neither"] = "neither"
     unit: str = ""
     function: Callable[..., Measure] | None = None
+    statistic: Statistic | None = None
 
     def measure(
-        self, conversations: Sequence[Conversation], tasks: Mapping[str, Task]
+        self, conversations: Sequence[Conversation], beside: Mapping[Needs, Any]
     ) -> Measure:
-        """Return the measure of the conversations."""
+        """Return the measure of the conversations; `beside` has what else metrics need."""
         assert self.function is not None
-        inputs = (conversations, tasks) if self.needs == "tasks" else (conversations,)
-        found = self.function(*inputs)
+        inputs = [beside[self.needs]] if self.needs in beside else []
+        return self.described(self.function(conversations, *inputs))
+
+    def described(self, found: Measure) -> Measure:
+        """Return the measure with what is known of it here."""
         return replace(found, name=self.name, better=self.better, unit=self.unit)
+
+    def distance(self, found: Measure, human: Measure) -> Estimate:
+        """Return the measure less that of people: on the same clusters where they share enough for
+        an interval, else of all."""
+        if self.statistic:
+            paired = difference(found, human, self.statistic)
+            if paired.low is not None:
+                return paired
+        if found.value is None or human.value is None:
+            return Estimate(None, None, None, 0)
+        low, high = independent_difference(found, human)
+        clusters = min(found.clusters, human.clusters)
+        return Estimate(found.value - human.value, low, high, clusters)
+
+
+def _crowd(
+    name: str,
+    about: str,
+    function: Callable[..., Measure],
+    statistic: Statistic = PERCENT,
+) -> Metric:
+    """Return a property of turns, in percent."""
+    return Metric(name, about, "any", "neither", "%", function, statistic)
 
 
 METRICS = (
@@ -90,6 +137,21 @@ METRICS = (
         function=intrinsic.termination_auroc,
     ),
     Metric(
+        two_sample.OVERALL,
+        "How well a classifier of character n-grams, trained on half of the people, tells "
+        "simulated turns from people's; 0.5 is chance. For humans: people from other people.",
+        "reference",
+        "lower",
+    ),
+    Metric(
+        two_sample.LENGTH_MATCHED,
+        "The same among turns of similar length.",
+        "reference",
+        "lower",
+    ),
+    Metric(two_sample.FIRST_TURNS, "The same of first turns.", "reference", "lower"),
+    Metric(two_sample.LATER_TURNS, "The same of later turns.", "reference", "lower"),
+    Metric(
         "first-turn diversity",
         "How different the first turns are: mean Jaccard distance of their words.",
         "any",
@@ -105,6 +167,7 @@ METRICS = (
         "neither",
         "%",
         intrinsic.intent_decomposition,
+        PERCENT,
     ),
     Metric(
         "goal consistency",
@@ -115,6 +178,7 @@ METRICS = (
         "neither",
         "%",
         intrinsic.goal_consistency,
+        SIGNED_PERCENT,
     ),
     Metric(
         "intent coverage",
@@ -139,6 +203,7 @@ METRICS = (
         "neither",
         "turns",
         intrinsic.turns_per_conversation,
+        MEAN,
     ),
     Metric(
         "words per turn",
@@ -147,6 +212,88 @@ METRICS = (
         "neither",
         "words",
         intrinsic.words_per_turn,
+        MEAN,
+    ),
+    _crowd(
+        "reaction",
+        "Share of a turn's content words that are in the answer before it, less the same share for "
+        "answers in other conversations. Users who do not read the answer have about 0.",
+        crowds.reaction,
+        SIGNED_PERCENT,
+    ),
+    _crowd(
+        "verbatim intent",
+        "Share of a turn's runs of three words that are in the intent.",
+        crowds.verbatim_intent,
+    ),
+    _crowd(
+        "self-repetition",
+        "Share of a turn's runs of three words that are in an earlier turn of the same user.",
+        crowds.self_repetition,
+    ),
+    Metric(
+        "verbatim overlap",
+        "Mean over turns of the longest run of words that is in one turn of the training logs. "
+        "People who were not trained on have some too.",
+        "training turns",
+        "neither",
+        "words",
+        memorization.verbatim_overlap,
+        MEAN,
+    ),
+    Metric(
+        "longest verbatim overlap",
+        "The longest such run of all turns, which grows with their number.",
+        "training turns",
+        "neither",
+        "words",
+        memorization.longest_verbatim_overlap,
+    ),
+    _crowd("questions", "Share of turns that ask a question.", crowds.questions),
+    _crowd("requests", "Share of turns that ask for something.", crowds.requests),
+    _crowd("thanks", "Share of turns that thank.", crowds.thanks),
+    _crowd(
+        "corrections",
+        "Share of turns after an answer that correct it.",
+        crowds.corrections,
+    ),
+    _crowd(
+        "lower-case start",
+        "Share of turns whose first letter is small.",
+        crowds.lower_case_start,
+    ),
+    _crowd(
+        "all lower-case",
+        "Share of turns without a capital letter.",
+        crowds.all_lower_case,
+    ),
+    _crowd(
+        "end punctuation",
+        "Share of turns whose last character ends a sentence.",
+        crowds.end_punctuation,
+    ),
+    Metric(
+        "out of vocabulary",
+        "Share of a turn's words that the other half of the people never uses.",
+        "reference",
+        "neither",
+        "%",
+        crowds.out_of_vocabulary,
+        PERCENT,
+    ),
+    _crowd("MATTR", "Share of different words in windows of 50 words.", crowds.mattr),
+    Metric(
+        "HD-D",
+        "Share of different words to expect in 42 random words of all turns.",
+        "any",
+        "neither",
+        "%",
+        crowds.hd_d,
     ),
 )
 """All metrics, in the order in which they are shown. A metric is added here and nowhere else."""
+
+
+def metric_of(name: str) -> Metric:
+    """Return the metric with this name."""
+    return next(metric for metric in METRICS if metric.name == name)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from userlm.metrics.crowds import THANKS
 from userlm.metrics.intrinsic import termination, termination_auroc
 from userlm.metrics.visible_features import predicted
 from userlm.stats import FN, FP, TP
@@ -43,7 +44,6 @@ _GOODBYE = re.compile(
     r"\b(bye|goodbye|good bye|farewell|see you|take care|"
     r"have an? (\w+ )?(day|evening|night|time|trip|stay|weekend|meal|one)|enjoy your)\b"
 )
-_THANKS = re.compile(r"\b(thanks|thank|thankyou|thx|cheers)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def says_goodbye(prefix: Conversation) -> bool:
     or thanks: by a short list of English words."""
     last = {turn.role: " ".join(words(turn.text)) for turn in prefix.turns}
     user = last.get("user", "")
-    said = _GOODBYE.search(user) or _THANKS.search(user)
+    said = _GOODBYE.search(user) or THANKS.search(user)
     return bool(said or _GOODBYE.search(last.get("assistant", "")))
 
 

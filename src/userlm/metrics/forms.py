@@ -35,6 +35,8 @@ from userlm.users import user_prompt
 
 Chat = Callable[[Sequence[Message]], list[int]]
 """Messages to ids that end with the header of the assistant's answer."""
+Ask = Callable[[str | None, Sequence[Turn]], list[int]]
+"""The same for the goal of a prompted user, and the turns so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +81,31 @@ def base_form(encode: Encode, offsets: Offsets, bos: int | None) -> Form:
     return Form(rows, " ", offsets)
 
 
-def prompted_form(encode: Encode, offsets: Offsets, chat: Chat, close: int) -> Form:
+def prompted_form(
+    encode: Encode,
+    offsets: Offsets,
+    chat: Chat,
+    close: int,
+    instructions: str | None = None,
+) -> Form:
     """Return the form of a chat model: the prompt of `users.PromptedUser` as the only message, with
     a row for each user turn.
 
     Args:
         close: the id that closes an answer; it is not scored.
+        instructions: those of the user, in place of ours; see `users.user_prompt`.
     """
+
+    def ask(goal: str | None, turns: Sequence[Turn]) -> list[int]:
+        content = user_prompt(goal, turns, instructions)
+        return chat([{"role": "user", "content": content}])
 
     def rows(conversation: Conversation, max_tokens: int) -> Rendered:
         found: list[Row] = []
         dropped: list[int] = []
         for sample in samples(replace(conversation, ended=False)):
             content = encode(sample.target or "")
-            prompt = _truncated_prompt(sample, chat, max_tokens - len(content) - 1)
+            prompt = _truncated_prompt(sample, ask, max_tokens - len(content) - 1)
             if prompt is None:
                 dropped.append(sample.k)
                 continue
@@ -105,19 +118,12 @@ def prompted_form(encode: Encode, offsets: Offsets, chat: Chat, close: int) -> F
     return Form(rows, "", offsets)
 
 
-def _truncated_prompt(sample: Sample, chat: Chat, room: int) -> list[int] | None:
+def _truncated_prompt(sample: Sample, ask: Ask, room: int) -> list[int] | None:
     """Return the prompt for a turn in at most `room` tokens; `None` if that is impossible."""
     turns = sample.context
 
     def prompt(turns: Sequence[Turn]) -> list[int]:
-        return chat(
-            [
-                {
-                    "role": "user",
-                    "content": user_prompt(sample.conversation.system, turns),
-                }
-            ]
-        )
+        return ask(sample.conversation.system, turns)
 
     def fits(turns: Sequence[Turn]) -> bool:
         return len(prompt(turns)) <= room

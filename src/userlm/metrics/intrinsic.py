@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from userlm.stats import (
     pair_estimate,
 )
 from userlm.text import content_words, intent_goal, words
-from userlm.types import FAILED, Conversation, Measure, MeasureRow
+from userlm.types import FAILED, Conversation, Measure, MeasureRow, Turn
 
 Conversations = Iterable[Conversation]
 
@@ -64,7 +65,7 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
 
     if not kept:
         return measure(rows, PERCENT)
-    clusters = [_cluster(conversation) for conversation in kept]
+    clusters = [cluster_name(conversation) for conversation in kept]
     to_all, estimated = diversity_estimate(word_sets, clusters)
     others = len(kept) - 1
     for conversation, total in zip(kept, to_all, strict=True):
@@ -93,7 +94,7 @@ def _first_words(conversation: Conversation) -> set[str] | str:
     if conversation.user_turns:
         return set(words(conversation.user_turns[0])) or "no words in the first turn"
     if conversation.stop:
-        return f"no user turn ({_failure(conversation)})"
+        return f"no user turn ({failure(conversation)})"
     return "no user turn"
 
 
@@ -158,7 +159,7 @@ def goal_consistency(conversations: Conversations) -> Measure:
         if intent is not None and intent not in content:
             content[intent] = frozenset(content_words(intent_goal(intent)))
         if intent is not None and content[intent]:
-            own_intents[_cluster(conversation)].add(intent)
+            own_intents[cluster_name(conversation)].add(intent)
     # In how many intents each word is, since |J & U| summed over J is that summed over U.
     in_all = Counter(word for intent in content.values() for word in intent)
     in_own: dict[str, Counter[str]] = defaultdict(Counter)
@@ -167,19 +168,19 @@ def goal_consistency(conversations: Conversations) -> Measure:
             in_own[cluster].update(content[intent])
     intents_in_all = sum(map(bool, content.values()))
 
-    def stats(conversation: Conversation, text: str) -> Found:
-        own = _overlap_stats(conversation, text, _share_of_turn)
-        cluster = _cluster(conversation)
+    def stats(turn: OwnTurn) -> Found:
+        own = _overlap_stats(turn, _share_of_turn)
+        cluster = cluster_name(turn.conversation)
         others = intents_in_all - len(own_intents[cluster])
         if isinstance(own, str):
             return own
         if not others:
             return "no other person's intent to compare with"
-        turn = set(content_words(intent_goal(text)))
-        common = sum(in_all[word] - in_own[cluster][word] for word in turn)
-        return own[0] - common / len(turn) / others, 1.0
+        said = set(content_words(intent_goal(turn.text)))
+        common = sum(in_all[word] - in_own[cluster][word] for word in said)
+        return own[0] - common / len(said) / others, 1.0
 
-    return measure(_turn_rows(kept, stats), SIGNED_PERCENT)
+    return measure(turn_rows(kept, stats), SIGNED_PERCENT)
 
 
 def intent_decomposition_variants(conversations: Conversations) -> list[Measure]:
@@ -213,25 +214,23 @@ def intent_decomposition_variants(conversations: Conversations) -> list[Measure]
 
 
 def _overlaps(conversations: Conversations, overlap: Overlap) -> list[MeasureRow]:
-    return _turn_rows(
-        conversations, lambda one, text: _overlap_stats(one, text, overlap)
-    )
+    return turn_rows(conversations, lambda turn: _overlap_stats(turn, overlap))
 
 
-def _overlap_stats(conversation: Conversation, text: str, overlap: Overlap) -> Found:
+def _overlap_stats(turn: OwnTurn, overlap: Overlap) -> Found:
     """Return the overlap of a turn with the intent of its conversation.
 
     A user may say the intent with its fixed opening, which counts on neither side.
     """
-    if conversation.intent is None:
+    if turn.conversation.intent is None:
         return "no intent"
-    intent = content_words(intent_goal(conversation.intent))
-    turn = content_words(intent_goal(text))
+    intent = content_words(intent_goal(turn.conversation.intent))
+    said = content_words(intent_goal(turn.text))
     if not intent:
         return "no content words in the intent"
-    if not turn:
+    if not said:
         return "no content words in the turn"
-    return overlap(intent, turn), 1.0
+    return overlap(intent, said), 1.0
 
 
 def _common(intent: list[str], turn: list[str]) -> float:
@@ -311,7 +310,7 @@ def termination_auroc(responses: Conversations) -> Measure:
 
 def words_per_turn(conversations: Conversations) -> Measure:
     """Return the mean length of the user's turns, in words."""
-    rows = _turn_rows(conversations, lambda _, text: (float(len(words(text))), 1.0))
+    rows = turn_rows(conversations, lambda turn: (float(len(words(turn.text))), 1.0))
     return measure(rows, MEAN)
 
 
@@ -330,15 +329,43 @@ def _length(conversation: Conversation) -> MeasureRow:
     if origin and (origin.person_ended is not None or origin.first_own_turn):
         found = "a response to a prefix, not a whole conversation"
     elif conversation.stop in FAILED:
-        found = _failure(conversation)
+        found = failure(conversation)
     return _row(conversation, found)
 
 
 # --- shared ---------------------------------------------------------------------------------------
 
 
-def _turn_rows(
-    conversations: Conversations, stats: Callable[[Conversation, str], Found]
+class OwnTurn(NamedTuple):
+    """A turn of the user that is not from a log it continues.
+
+    Attributes:
+        k: its number among the user turns, from 0.
+        before: the turns before it; none if the file does not have them.
+    """
+
+    conversation: Conversation
+    k: int
+    text: str
+    before: Sequence[Turn]
+
+
+def own_turns(conversation: Conversation) -> list[OwnTurn]:
+    """Return the user's own turns."""
+    turns = conversation.turns
+    start = conversation.first_own_turn
+    places = [i for i, turn in enumerate(turns) if turn.role == "user"]
+    if len(turns) >= 2 * start:
+        # otherwise the prefix was removed already
+        places = places[start:]
+    found = []
+    for k, i in enumerate(places, start):
+        found.append(OwnTurn(conversation, k, turns[i].text, turns[:i]))
+    return found
+
+
+def turn_rows(
+    conversations: Conversations, stats: Callable[[OwnTurn], Found]
 ) -> list[MeasureRow]:
     """Return a row for each of the user's own turns. `stats` returns the numbers of a turn, or the
     reason why there are none.
@@ -348,15 +375,11 @@ def _turn_rows(
     """
     rows = []
     for conversation in conversations:
-        start = conversation.first_own_turn
-        own = conversation.user_turns
-        if len(conversation.turns) >= 2 * start:
-            # otherwise the prefix was removed already
-            own = own[start:]
-        for k, text in enumerate(own, start):
-            rows.append(_row(conversation, stats(conversation, text), f"/{k}"))
+        own = own_turns(conversation)
+        for turn in own:
+            rows.append(_row(conversation, stats(turn), f"/{turn.k}"))
         if not own and conversation.stop in FAILED:
-            rows.append(_row(conversation, _failure(conversation)))
+            rows.append(_row(conversation, failure(conversation)))
     return rows
 
 
@@ -372,7 +395,7 @@ def _response_rows(
         elif origin.first_own_turn > 0:
             cluster = response.user or str(origin.conversation)
             if response.stop in FAILED:
-                found: Found = _failure(response)
+                found: Found = failure(response)
             else:
                 found = stats(response, origin.person_ended)
             rows.append(measure_row(response.id, cluster, found))
@@ -380,10 +403,10 @@ def _response_rows(
 
 
 def _row(conversation: Conversation, found: Found, turn: str = "") -> MeasureRow:
-    return measure_row(conversation.id + turn, _cluster(conversation), found)
+    return measure_row(conversation.id + turn, cluster_name(conversation), found)
 
 
-def _cluster(conversation: Conversation) -> str:
+def cluster_name(conversation: Conversation) -> str:
     """Return the cluster: the person, else the intent, else the conversation (the log that it
     starts from)."""
     origin = conversation.origin
@@ -391,6 +414,7 @@ def _cluster(conversation: Conversation) -> str:
     return conversation.user or conversation.intent or log or conversation.id
 
 
-def _failure(conversation: Conversation) -> str:
+def failure(conversation: Conversation) -> str:
+    """Return how a conversation failed."""
     error = conversation.meta.get("error")
     return f"{conversation.stop}: {error}" if error else str(conversation.stop)

@@ -246,8 +246,8 @@ class Budget:
     def finish(self, names: Iterable[str]) -> dict[str, Any]:
         """Close the journal after the last call, with one line for each side, and return the usage
         of these sides (`None` for one without a model) and the limits, for `results.json`."""
+        self.close()
         if self.sides:
-            self._journal.close()
             write_lines(
                 self._path, [_line(side, side.used) for side in self.sides.values()]
             )
@@ -262,6 +262,11 @@ class Budget:
         }
         return {"usage": usage, "caps": caps}
 
+    def close(self) -> None:
+        """Close the journal."""
+        if self.sides:
+            self._journal.close()
+
     @cached_property
     def _journal(self) -> Journal:
         return Journal(self._path)
@@ -269,6 +274,18 @@ class Budget:
     def _book(self, side: Side, change: Counter[str]) -> None:
         side.used.update(change)
         self._journal.add(_line(side, change))
+
+
+def spent(path: Path, prices: Mapping[str, Price | None]) -> Amount:
+    """Return what the calls of a run used, by its journal, at the prices of its sides. A run that
+    was killed counts with the worst case of the calls that were in flight."""
+    if not path.is_file():
+        return Amount()
+    budget = Budget(Caps(), path)
+    for name, price in prices.items():
+        budget.side(name, price=price)
+    budget.close()
+    return budget.spent
 
 
 def _not_made(why: str) -> ModelError:

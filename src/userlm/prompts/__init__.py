@@ -7,11 +7,23 @@ from collections.abc import Mapping
 from hashlib import sha256
 from importlib.resources import files
 
+PLACE = re.compile(r"\{(\w+)\}")
+"""Where a prompt has a value."""
+
+
+def text(name: str) -> str:
+    """Return the prompt `name`, with its places."""
+    return files(__package__).joinpath(f"{name}.md").read_text(encoding="utf-8").strip()
+
+
+def filled(prompt: str, values: Mapping[str, str]) -> str:
+    """Return a prompt with each `{place}` replaced by its value, in one pass."""
+    return PLACE.sub(lambda place: values[place[1]], prompt)
+
 
 def fill(name: str, values: Mapping[str, str]) -> str:
-    """Return the prompt `name` with each `{place}` replaced by its value, in one pass."""
-    text = files(__package__).joinpath(f"{name}.md").read_text(encoding="utf-8").strip()
-    return re.sub(r"\{(\w+)\}", lambda place: values[place[1]], text)
+    """Return the prompt `name` with its places filled in."""
+    return filled(text(name), values)
 
 
 def hashes(beginning: str = "") -> dict[str, str]:

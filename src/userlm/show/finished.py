@@ -16,6 +16,7 @@ from userlm.runs import Run
 from userlm.show import data
 from userlm.show.blocks import Counts, Table
 from userlm.show.results import (
+    Assessed,
     Columns,
     Data,
     Endings,
@@ -154,6 +155,9 @@ def read_run(folder: str | Path) -> Finished:
             return _with_training(run)
         case "ppl" | "score":
             return _with_measures(run)
+        case "assess":
+            assessed = _checked(run, Assessed, run.results)
+            return replace(_with_stage(run), results=assessed)
         case "simulate" | "respond":
             run = replace(run, results=_checked(run, Talks, run.results))
             return _with_conversations(run, "conversations.jsonl")

@@ -25,8 +25,8 @@ from userlm.show.blocks import (
     interval,
 )
 from userlm.show.finished import Finished
-from userlm.show.formats import axis, plural
-from userlm.show.results import Measured
+from userlm.show.formats import axis, number, percent, plural
+from userlm.show.results import Distance, Measured, TellingNgram
 
 HUMAN = "human"
 COLOURS = 6
@@ -100,6 +100,22 @@ def blocks(columns: Sequence[Column]) -> Iterator[Block]:
         yield Measures(shown, tables(shown))
     if variants:
         yield Group(tables(variants), "Variants of perplexity", look="fold")
+    for column in columns:
+        for measure in column.measures.values():
+            if ngrams := measure.get("ngrams"):
+                yield _telling(column, ngrams)
+
+
+def _telling(column: Column, ngrams: Sequence[TellingNgram]) -> Group:
+    """Return the n-grams that tell a simulated user from people."""
+    rows: list[Row] = []
+    for one in ngrams:
+        text = Quote(one["text"].replace(" ", "␣"), 20)
+        rows.append((text, percent(one["simulated"], 100), percent(one["human"], 100)))
+    head = ("n-gram", "simulated turns", "human turns")
+    note = "Characters that separate the turns most, and in how many turns they are."
+    title = ("What gives ", Quote(column.label, 60), " away")
+    return Group([Table(head, rows, "fixed", note=note)], title)
 
 
 def panels(columns: Sequence[Column]) -> list[Panel]:
@@ -163,6 +179,8 @@ def _measurement(
         counts.append(plural(one["clusters"], "cluster"))
     if one["missing"]:
         counts.append(f"{one['missing']:,} missing")
+    if "distance" in one:
+        counts += _distance(one["distance"])
     return Measurement(
         Quote(column.label, 60, column.colour),
         Quote(f"{column.stub} stub", 60, "badge") if column.stub else "",
@@ -170,6 +188,27 @@ def _measurement(
         ", ".join(counts),
         strip,
     )
+
+
+def measured(one: Measured, digits: int = 2) -> Line:
+    """Return the value with its unit and interval, or why there is none."""
+    if one["value"] is None:
+        return (NOT_MEASURED, Quote(one.get("why") or "nothing to measure", 90))
+    unit = f" {one['unit']}" if one["unit"] else ""
+    shown = interval(one["low"], one["high"], digits)
+    return (Value(one["value"], digits), unit, shown)
+
+
+def _distance(distance: Distance) -> Iterator[str]:
+    """Yield how far a measure is from the human reference, if that is known."""
+    value = distance["value"]
+    low = distance["low"]
+    high = distance["high"]
+    if value is not None:
+        sign = "" if value < 0 else "+"
+        yield f"{sign}{number(value)} from humans"
+    if low is not None and high is not None:
+        yield f"{number(low)} to {number(high)}"
 
 
 def tables(panels: Sequence[Panel]) -> list[Table]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from userlm.show import claims, measures, thresholds
+from userlm.show import assessed, claims, measures, thresholds
 from userlm.show.blocks import (
     Axis,
     Block,
@@ -37,7 +37,17 @@ from userlm.show.formats import axis, json_text, percent, plain, plural
 from userlm.show.transcripts import STOPS, transcript
 from userlm.types import InputError
 
-VERBS = ("import", "clean", "intents", "train", "ppl", "respond", "simulate", "score")
+VERBS = (
+    "import",
+    "clean",
+    "intents",
+    "train",
+    "ppl",
+    "respond",
+    "simulate",
+    "score",
+    "assess",
+)
 CURVE_POINTS = 240  # points; a longer log is averaged
 WITHOUT_MODEL = "No language model wrote these intents: they hold the users’ own words."
 STUB = "A stub assistant answered here; the figures say nothing about a language model."
@@ -55,6 +65,7 @@ def describe(runs: Runs) -> Page:
     runs = _distinct(runs)
     colours = measures.colours_of(runs)
     sections = (
+        assessed.section(runs),
         _measures(runs, colours),
         _lengths(runs, colours),
         _training(runs, colours),

@@ -167,6 +167,23 @@ class Talks(TypedDict, total=False):
     usage: dict[Any, Usage | None]
 
 
+class Distance(TypedDict):
+    """A measure less that of the human reference; see `stats.Estimate`."""
+
+    value: Loose
+    low: Loose
+    high: Loose
+    clusters: Count
+
+
+class TellingNgram(TypedDict):
+    """An n-gram that gives a side away; see `metrics.two_sample`."""
+
+    text: Text
+    simulated: Percent
+    human: Percent
+
+
 class Measured(TypedDict):
     """A measure; see `types.Measure`."""
 
@@ -181,9 +198,30 @@ class Measured(TypedDict):
     unit: Text
     why: NotRequired[Text | None]
     stub: NotRequired[Text]
+    distance: NotRequired[Distance]
+    ngrams: NotRequired[list[TellingNgram]]
 
 
 Columns = dict[Any, list[Measured]]
+
+
+class Compared(TypedDict):
+    """A measure of a user, with its distance from people, and the same of people, if they have
+    it."""
+
+    user: Measured
+    human: Measured | None
+
+
+class Assessed(TypedDict):
+    """Of `assess`, beside its counts: by stage, by column of `ppl`, and by stage the reason why it
+    was left out or failed; and the stages in which some conversations ended in an error."""
+
+    measures: dict[Any, list[Compared]]
+    perplexity: dict[Any, Measured]
+    left_out: dict[Any, Text]
+    failed: dict[Any, Text]
+    incomplete: list[Text]
 
 
 class Rule(TypedDict):

@@ -9,7 +9,6 @@ from typing import Any
 
 from userlm.metrics.termination import format_threshold
 from userlm.show.blocks import (
-    NOT_MEASURED,
     Axis,
     Block,
     Chart,
@@ -30,7 +29,7 @@ from userlm.show.blocks import (
 )
 from userlm.show.finished import Finished
 from userlm.show.formats import axis, number, plain
-from userlm.show.results import Measured
+from userlm.show.measures import measured
 
 Endings = Mapping[str, Any]
 """A `results.Calibration`, or `results.Uncalibrated` if there is nothing to suggest."""
@@ -147,19 +146,11 @@ def _comparison(endings: Endings) -> Iterator[Table]:
             counted = f"{one['f1']['n']:,} turns of {one['people']:,} people, "
             turns = (Quote(kind), Small((counted, *ended)))
         ends = "" if one["end_rate"] is None else (Value(one["end_rate"], 1), " %")
-        f1 = _measured(one["f1"], 1)
-        rows.append((turns, Quote(one["user"]), ends, f1, _measured(one["auroc"], 2)))
+        f1 = measured(one["f1"], 1)
+        rows.append((turns, Quote(one["user"]), ends, f1, measured(one["auroc"], 2)))
     if rows:
         head = ("turns", "user", "ends", "F1", "AUROC")
         yield Table(head, rows, "table", COMPARISON, COMPARISON_NOTE)
-
-
-def _measured(one: Measured, digits: int) -> Line:
-    if one["value"] is None:
-        return (NOT_MEASURED, Quote(one.get("why") or "nothing to measure", 90))
-    unit = f" {one['unit']}" if one["unit"] else ""
-    shown = interval(one["low"], one["high"], digits)
-    return (Value(one["value"], digits), unit, shown)
 
 
 def _rules(endings: Endings) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -1,0 +1,438 @@
+"""`userlm assess`: how far a simulated user is from people. It runs other verbs, each in its own
+folder in that of the run; what is finished is not repeated."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from userlm import address, inputs, loading
+from userlm.address import ASSISTANTS, SCORED, Address
+from userlm.assistants import MAX_ANSWER_TOKENS, ModelAssistant
+from userlm.commands.conversing import has_errors
+from userlm.commands.costs import (
+    Limits,
+    check_price,
+    estimate_tokens,
+    price_option,
+    read_price,
+)
+from userlm.commands.options import (
+    Failures,
+    LocalModels,
+    Output,
+    User,
+    limit_option,
+    option,
+    out_folder,
+    seed_option,
+    workers_option,
+)
+from userlm.commands.ppl import Ppl, has_unscored, ppl
+from userlm.commands.report import Report, report
+from userlm.commands.respond import Respond, respond
+from userlm.commands.score import HUMAN, Score, score
+from userlm.commands.simulate import Simulate, simulate
+from userlm.commands.steps import (
+    Results,
+    finish,
+    finished,
+    in_order,
+    open_run,
+    unshown,
+)
+from userlm.json_files import read_json
+from userlm.models.budget import Amount, Caps, Price, spent
+from userlm.rows import read_conversations, write_conversations
+from userlm.runs import Run, conversations_file
+from userlm.show.terminal import console
+from userlm.types import Conversation, InputError, ModelError
+
+QUICK = 60
+QUICK_TOKENS = 384
+"""How many conversations `--quick` takes, and how many tokens each may have, by
+`estimate_tokens`: a user's own tokenizer would give each user other conversations."""
+QUICK_TURNS = 5
+QUICK_ANSWER = 64
+"""The limits of a simulated conversation then, so that it is about as long: user turns, and tokens
+of an answer."""
+
+STAGES = RESPOND, SIMULATE, PPL, SCORE = "respond", "simulate", "ppl", "score"
+"""The verbs, and the names of their folders."""
+REFERENCE = "reference.jsonl"
+NO_ASSISTANT = "no --assistant was given"
+PERPLEXITY = ("perplexity", "perplexity ratio")
+"""The measures of `ppl` that are shown; the others are in its folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assess:
+    """Measure how far a simulated user is from people: its turns after theirs, whole conversations
+    if there is an assistant, and perplexity if it is a model that can be scored.
+
+    The conversations need intents (`userlm intents`). The limits hold for all calls together.
+
+    $ userlm assess --user trained:runs/train --reference runs/intents --quick
+
+    $ userlm assess --user prompted:openai:gpt-4o-mini --reference runs/intents
+    --assistant openai:gpt-4o-mini --user-price 0.15/0.60 --price 0.15/0.60 --budget 5
+    """
+
+    user: User
+    reference: Path = option(
+        ...,
+        "Real conversations with intents: a file, or a folder with test.jsonl.",
+        recorded=False,
+    )
+    assistant: str | None = option(
+        None,
+        "A chat model (folder, hub id, openai:NAME, URL#NAME), clarifier, replay:FILE, ...: for "
+        "whole conversations. Default: none, only single turns.",
+    )
+    out: Path = out_folder("runs/assess")
+    quick: bool = option(
+        False,
+        f"Only {QUICK} conversations, drawn from those of at most {QUICK_TOKENS} tokens; short "
+        "simulated ones.",
+        flag="--quick",
+    )
+    trained_on: Path | None = option(
+        None, "The logs that the user was trained on, to find what it repeats of them."
+    )
+    max_turns: int = option(
+        10, "Maximum number of user turns in whole conversations.", min=1
+    )
+    max_answer_tokens: int = option(
+        MAX_ANSWER_TOKENS,
+        "Maximum length of an answer of the assistant in tokens, if it is a model.",
+        min=1,
+    )
+    limit: int | None = limit_option()
+    seed: int = seed_option()
+    workers: int = workers_option()
+    models: LocalModels = LocalModels()
+    user_price: str | None = price_option("--user-price", "the user's model")
+    price: str | None = price_option("--price", "the assistant's model")
+    limits: Limits = Limits()
+    failures: Failures = Failures()
+    output: Output = Output()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A verb that may call models.
+
+    Attributes:
+        run: runs it with these limits.
+        prices: the prices of its sides, by their names in its journal; empty if it calls no model
+            whose calls are counted.
+    """
+
+    run: Callable[[Limits], Results]
+    prices: Mapping[str, Price | None]
+
+
+def assess(options: Assess) -> Results:
+    """Run the stages, compare user and people, and write a page; raise `ModelError` if a stage
+    failed. The same command goes on with it."""
+    user = options.user.parsed
+    assistant = address.parse(options.assistant) if options.assistant else None
+    path = conversations_file(options.reference, "test")
+    files = [path, *options.user.files]
+    if options.trained_on:
+        files.append(conversations_file(options.trained_on, "train"))
+    stamped = [user]
+    if assistant:
+        files += inputs.files(assistant)
+        stamped.append(assistant)
+    run = open_run("assess", options, files, inputs.stamps(*stamped))
+    results = finished(run, options, _is_unfinished)
+    if results is None:
+        _check_before_paying(options, user, assistant)
+        counts = _write_reference(run, options, path)
+        stages = _stages(run, options, user, assistant)
+        results = _measure(run, options, stages, counts)
+    ran = [name for name in STAGES if _is_complete(run, name)]
+    report(Report([run.folder, *map(run.path, ran)], run.folder))
+    for name, why in results["failed"].items():
+        raise ModelError(f"{name}: {why}")
+    return results
+
+
+def _is_unfinished(results: Results) -> bool:
+    """Whether the same command has something to try again."""
+    return bool(results.get("failed") or results.get("incomplete"))
+
+
+# --- before the first call ------------------------------------------------------------------------
+
+
+def _check_before_paying(
+    options: Assess, user: Address, assistant: Address | None
+) -> None:
+    """Raise `InputError` for what would only be found once turns were paid for."""
+    limits = options.limits
+    if assistant:
+        speaker = loading.assistant(
+            assistant, seed=options.seed, local=options.models.settings
+        )
+        if isinstance(speaker, ModelAssistant):
+            price = read_price("assistant", options.price)
+            check_price(limits.caps, "assistant", assistant, price)
+    elif options.price:
+        raise InputError("--price is for the assistant; give one, or leave it out")
+    if limits.caps != Caps() and not (_is_model(user) or _is_model(assistant)):
+        raise InputError(
+            "--max-calls, --max-tokens-total and --budget are for models; none is called here"
+        )
+
+
+def _is_model(address: Address | None) -> bool:
+    """Whether it is a user or an assistant whose calls are counted."""
+    if address is None:
+        return False
+    return bool(address.form) or address.kind not in ASSISTANTS
+
+
+def _write_reference(run: Run, options: Assess, path: Path) -> dict[str, int]:
+    """Write the conversations of people that everything is measured on; return how many there are,
+    and how many were left out by reason.
+
+    Raises:
+        InputError: if there is none with an intent.
+    """
+    counts: Counter[str] = Counter()
+
+    def fitting() -> Iterator[Conversation]:
+        for conversation in read_conversations(path):
+            counts["in"] += 1
+            tokens = estimate_tokens(turn.text for turn in conversation.turns)
+            if conversation.intent is None:
+                counts["dropped: no intent"] += 1
+            elif options.quick and tokens > QUICK_TOKENS:
+                counts[f"dropped: more than {QUICK_TOKENS} tokens"] += 1
+            else:
+                yield conversation
+
+    kept = list(islice(fitting(), options.limit))
+    if not kept:
+        advice = "run `userlm intents` first, and give its folder"
+        if counts["in"] > counts["dropped: no intent"]:
+            advice = "leave --quick out"
+        reasons = ", ".join(f"{name}: {count:,}" for name, count in counts.items())
+        raise InputError(f"{path}: no conversation can be used ({reasons}); {advice}")
+    if options.quick and len(kept) > QUICK:
+        counts[f"dropped: not drawn by --quick, which takes {QUICK}"] = (
+            len(kept) - QUICK
+        )
+        drawn = Random(options.seed).sample(range(len(kept)), QUICK)
+        kept = [kept[place] for place in sorted(drawn)]
+    write_conversations(run.path(REFERENCE), kept)
+    return in_order({**counts, "out": len(kept)})
+
+
+# --- the stages -----------------------------------------------------------------------------------
+
+
+def _stages(
+    run: Run, options: Assess, user: Address, assistant: Address | None
+) -> dict[str, Stage]:
+    """Return the stages by the names of their folders."""
+    user_price = read_price("user", options.user_price)
+    sides = {"user": user_price} if _is_model(user) else {}
+    stages = {RESPOND: Stage(partial(_respond, run, options), sides)}
+    if assistant:
+        if _is_model(assistant):
+            sides = {**sides, "assistant": read_price("assistant", options.price)}
+        stages[SIMULATE] = Stage(partial(_simulate, run, options), sides)
+    if user.form in SCORED:
+        sides = {"model": user_price} if user.is_remote else {}
+        stages[PPL] = Stage(partial(_ppl, run, options), sides)
+    return stages
+
+
+def _respond(run: Run, options: Assess, limits: Limits) -> Results:
+    return respond(
+        Respond(
+            options.user,
+            run.path(REFERENCE),
+            run.path(RESPOND),
+            seed=options.seed,
+            workers=options.workers,
+            models=options.models,
+            user_price=options.user_price,
+            limits=limits,
+            failures=options.failures,
+        )
+    )
+
+
+def _simulate(run: Run, options: Assess, limits: Limits) -> Results:
+    turns = options.max_turns
+    tokens = options.max_answer_tokens
+    if options.quick:
+        turns = min(turns, QUICK_TURNS)
+        tokens = min(tokens, QUICK_ANSWER)
+    return simulate(
+        Simulate(
+            options.user,
+            str(options.assistant),
+            run.path(REFERENCE),
+            out=run.path(SIMULATE),
+            max_turns=turns,
+            max_answer_tokens=tokens,
+            seed=options.seed,
+            workers=options.workers,
+            models=options.models,
+            user_price=options.user_price,
+            price=options.price,
+            limits=limits,
+            failures=options.failures,
+        )
+    )
+
+
+def _ppl(run: Run, options: Assess, limits: Limits) -> Results:
+    return ppl(
+        Ppl(
+            run.path(REFERENCE),
+            options.user.user,
+            run.path(PPL),
+            tokenizer=options.user.tokenizer,
+            prompt=options.user.prompt,
+            seed=options.seed,
+            workers=options.workers,
+            device=options.models.device,
+            dtype=options.models.dtype,
+            price=options.user_price if options.user.parsed.is_remote else None,
+            limits=limits,
+            failures=options.failures,
+        )
+    )
+
+
+def _measure(
+    run: Run, options: Assess, stages: Mapping[str, Stage], counts: Mapping[str, int]
+) -> Results:
+    """Run the stages, score them, and write and show the results."""
+    with unshown():
+        left_out, failed = _run(run, options, stages)
+        talked = [name for name in (RESPOND, SIMULATE) if _has_answers(run, name)]
+        scores = _score(run, options, talked) if talked else {}
+    tried = [name for name in stages if name not in failed]
+    results = {
+        "counts": counts,
+        "measures": _beside_people(scores),
+        "perplexity": _perplexity(run),
+        "left_out": left_out,
+        "failed": failed,
+        "incomplete": [name for name in tried if _has_errors(run, name)],
+    }
+    return finish(run, options, results, _is_unfinished(results))
+
+
+def _run(
+    run: Run, options: Assess, stages: Mapping[str, Stage]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Run the stages; return why some were left out, and why some failed. A failed one does not
+    stop the others."""
+    left_out = {}
+    failed = {}
+    if SIMULATE not in stages:
+        left_out[SIMULATE] = NO_ASSISTANT
+    if PPL not in stages:
+        kind = options.user.parsed.kind
+        left_out[PPL] = f"a user of the kind {kind}: gives no log-probabilities"
+    for name, stage in stages.items():
+        try:
+            stage.run(_limits_of(run, options, stages, name))
+        except ModelError as error:
+            failed[name] = str(error)
+            console.print(f"{name} failed: {error}", style="yellow")
+        except InputError as error:
+            if name != PPL:
+                raise
+            left_out[PPL] = str(error)  # such as a server without log-probabilities
+    return left_out, failed
+
+
+def _limits_of(
+    run: Run, options: Assess, stages: Mapping[str, Stage], name: str
+) -> Limits:
+    """Return the limits of a stage: what all others, which run before or after it, leave of those
+    of the whole."""
+    if not stages[name].prices:
+        return Limits()  # it would refuse limits on nothing
+    used = Amount()
+    for other, stage in stages.items():
+        if other != name:
+            used += spent(run.path(f"{other}/usage.jsonl"), stage.prices)
+    return options.limits.less(used)
+
+
+def _is_complete(run: Run, name: str) -> bool:
+    return run.path(f"{name}/results.json").is_file()
+
+
+def _has_errors(run: Run, name: str) -> bool:
+    """Whether conversations of a complete stage ended in an error, or were not begun for a cap."""
+    if not _is_complete(run, name):
+        return False
+    if name == PPL:
+        return has_unscored(run.path(name))
+    return has_errors(read_json(run.path(f"{name}/results.json")))
+
+
+def _has_answers(run: Run, name: str) -> bool:
+    """Whether a stage is there, and not all of it ended in an error."""
+    if not _is_complete(run, name):
+        return False
+    stops = read_json(run.path(f"{name}/results.json"))["stops"]
+    return any(stop != "error" for stop in stops)
+
+
+# --- the measures ---------------------------------------------------------------------------------
+
+
+def _score(run: Run, options: Assess, talked: Iterable[str]) -> Results:
+    """Score again: what was tried again since an earlier attempt has changed."""
+    return score(
+        Score(
+            [run.path(name) for name in talked],
+            run.path(REFERENCE),
+            trained_on=options.trained_on,
+            out=run.path(SCORE),
+            output=Output(force=True),
+        )
+    )
+
+
+def _beside_people(scores: Results) -> dict[str, list[Results]]:
+    """Return each measure of the user, with its distance, beside people's, by stage."""
+    human = {record["name"]: record for record in scores.get(HUMAN, ())}
+    found: dict[str, list[Results]] = {}
+    for stage in (RESPOND, SIMULATE):
+        if stage in scores:
+            found[stage] = [
+                {"user": record, "human": human.get(record["name"])}
+                for record in scores[stage]
+            ]
+    return found
+
+
+def _perplexity(run: Run) -> dict[str, Any]:
+    """Return the perplexity of each column of `ppl`, and the ratios of two of them."""
+    if not _is_complete(run, PPL):
+        return {}
+    columns = read_json(run.path(f"{PPL}/results.json"))
+    found = {}
+    for column, records in columns.items():
+        if column not in ("usage", "caps"):
+            found[column] = next(one for one in records if one["name"] in PERPLEXITY)
+    return found

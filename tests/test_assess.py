@@ -1,0 +1,320 @@
+"""`userlm assess`: a user beside people, by the verbs that measure them, within one budget."""
+
+import json
+from contextlib import suppress
+from decimal import Decimal
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from fake_server import Said, completion, error, serving
+from flat import flat
+
+from userlm import commands, loading
+from userlm.commands.assess import QUICK, QUICK_TOKENS
+from userlm.commands.costs import Limits
+from userlm.json_files import read_json
+from userlm.models.budget import Amount
+from userlm.models.endpoint import EndpointModel
+from userlm.rows import read_conversations, write_conversations
+from userlm.show.finished import read_run
+from userlm.show.page import describe
+from userlm.text import INTENT_PREFIX
+from userlm.types import Conversation, InputError, ModelError, Turn
+
+
+def person(i: int, said=("how to boil an egg", "thanks a lot"), intent="cook eggs"):
+    """A conversation of a person of their own, who ended it."""
+    turns = []
+    for text in said:
+        turns += [Turn("user", text), Turn("assistant", "Ten minutes.")]
+    wanted = intent and f"{INTENT_PREFIX}{intent}."
+    return Conversation(f"c{i}", tuple(turns), wanted, user=f"p{i}", ended=True)
+
+
+def people(path: Path, count: int = 6, **same) -> Path:
+    write_conversations(path, (person(i, **same) for i in range(count)))
+    return path
+
+
+def script(folder: Path, *lines: str) -> str:
+    (folder / "script.txt").write_text("\n".join(lines or ("boil egg", "thanks")))
+    return f"script:{folder / 'script.txt'}"
+
+
+def assess(folder: Path, **options):
+    given = {"reference": folder / "people.jsonl", "out": folder / "run"}
+    return commands.assess(flat(commands.Assess, **{**given, **options}))
+
+
+def by_name(results, stage):
+    return {one["user"]["name"]: one for one in results["measures"][stage]}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Endpoints with next to no pauses between tries."""
+
+    def endpoint(name, url, variable):
+        return EndpointModel(name, url, "a-key", timeout=5, pause=0.01)
+
+    monkeypatch.setattr(loading, "_endpoint", endpoint)
+
+
+def talk(body, n=0) -> Said:
+    """What a server says: it depends on nothing but what it is asked."""
+    asked = json.dumps([body["messages"], body["seed"]])
+    digest = sha256(asked.encode()).hexdigest()
+    return completion(f"{body['model']} {digest[:8]}", tokens_out=5)
+
+
+def at_server(server, folder, **options):
+    """An assessment of which both sides are at the server: 6 conversations of people, with 2 user
+    turns each, so 3 prefixes."""
+    both = {
+        "user": f"prompted:{server.url}#user",
+        "assistant": f"{server.url}#assistant",
+        "max_turns": 2,
+    }
+    return assess(folder, **{**both, **options})
+
+
+# --- what it finds --------------------------------------------------------------------------------
+
+
+def test_user_and_people_stand_side_by_side_with_their_difference(tmp_path, capsys):
+    people(tmp_path / "people.jsonl")
+    results = assess(tmp_path, user=script(tmp_path), assistant="clarifier")
+    # People: 5 + 3 words in 2 turns, 4 a turn. The script: 2 + 1, so 1.5; 2.5 less.
+    for stage in ("respond", "simulate"):
+        words = by_name(results, stage)["words per turn"]
+        assert (words["user"]["value"], words["human"]["value"]) == (1.5, 4)
+        assert words["user"]["distance"]["value"] == -2.5
+    # Both end after 2 turns.
+    assert (
+        by_name(results, "simulate")["turns per conversation"]["user"]["distance"][
+            "value"
+        ]
+        == 0
+    )
+    ends = by_name(results, "respond")["termination F1"]
+    assert (ends["user"]["value"], ends["human"]) == (100, None)
+    assert "distance" not in ends["user"]
+    shown = capsys.readouterr().out
+    assert "words per turn" in shown and "-2.5" in shown
+    page = (tmp_path / "run/report.md").read_text()
+    assert "How far from people?" in page and "-2.5" in page
+
+
+def test_what_a_user_repeats_of_its_training_logs_is_measured_if_they_are_given(
+    tmp_path,
+):
+    people(tmp_path / "people.jsonl")
+    write_conversations(tmp_path / "train.jsonl", [person(0, ("i boil egg", "hi"))])
+    logs = {"trained_on": tmp_path / "train.jsonl"}
+    results = assess(tmp_path, user=script(tmp_path), **logs)
+    # "boil egg" is in them, "thanks" is not.
+    overlap = by_name(results, "respond")["verbatim overlap"]
+    assert overlap["user"]["value"] == 1
+
+
+@pytest.mark.slow
+def test_a_user_that_can_be_scored_has_its_perplexity_beside_and_others_are_told_why_not(
+    tmp_path,
+):
+    people(tmp_path / "people.jsonl", 3)
+    scored = assess(tmp_path, user="trained:userlm-tiny")
+    assert {"with intent", "without intent"} <= scored["perplexity"].keys()
+    assert scored["perplexity"]["with intent"]["value"] > 1
+    assert scored["left_out"] == {"simulate": "no --assistant was given"}
+    scripted = assess(tmp_path, user=script(tmp_path), out=tmp_path / "scripted")
+    assert scripted["perplexity"] == {}
+    assert "kind script: gives no log-probabilities" in scripted["left_out"]["ppl"]
+
+
+def test_a_server_that_cannot_score_leaves_perplexity_out_and_nothing_else(
+    quick, tmp_path
+):
+    people(tmp_path / "people.jsonl", 2)
+    with serving(talk) as server:
+        results = at_server(server, tmp_path)
+    assert "the tokenizer of this model is needed" in results["left_out"]["ppl"]
+    assert results["failed"] == {} and results["measures"]["simulate"]
+
+
+def test_too_few_people_give_none_and_a_reason_and_never_a_zero(tmp_path):
+    people(tmp_path / "people.jsonl", 1)
+    results = assess(tmp_path, user=script(tmp_path))
+    diversity = by_name(results, "respond")["first-turn diversity"]
+    assert diversity["user"]["value"] is diversity["user"]["distance"]["value"] is None
+    assert "no other first turn" in diversity["user"]["why"]
+    words = by_name(results, "respond")["words per turn"]
+    assert words["user"]["distance"]["value"] == -2.5
+    assert words["user"]["distance"]["low"] is words["user"]["distance"]["high"] is None
+
+
+def test_quick_takes_sixty_short_conversations_and_counts_the_others(tmp_path):
+    long = person(0, said=("a" * 4 * QUICK_TOKENS,))
+    many = [person(i) for i in range(1, QUICK + 11)]
+    write_conversations(tmp_path / "people.jsonl", [long, *many])
+    results = assess(tmp_path, user=script(tmp_path), quick=True)
+    assert results["counts"] == {
+        "in": QUICK + 11,
+        "dropped: more than 384 tokens": 1,
+        "dropped: not drawn by --quick, which takes 60": 10,
+        "out": QUICK,
+    }
+    drawn = [one.id for one in read_conversations(tmp_path / "run/reference.jsonl")]
+    assert len(drawn) == QUICK and "c0" not in drawn
+    other = {"user": script(tmp_path), "quick": True, "seed": 1}
+    assess(tmp_path, **other, out=tmp_path / "other")
+    path = tmp_path / "other/reference.jsonl"
+    assert drawn != [one.id for one in read_conversations(path)]
+
+
+# --- wrong input ----------------------------------------------------------------------------------
+
+
+def test_conversations_without_intents_are_counted_and_refused_if_there_are_no_others(
+    tmp_path,
+):
+    mixed = [person(0, intent=None), *(person(i) for i in range(1, 4))]
+    write_conversations(tmp_path / "people.jsonl", mixed)
+    results = assess(tmp_path, user=script(tmp_path))
+    assert results["counts"] == {"in": 4, "dropped: no intent": 1, "out": 3}
+    people(tmp_path / "none.jsonl", 2, intent=None)
+    options = {"reference": tmp_path / "none.jsonl", "out": tmp_path / "other"}
+    with pytest.raises(InputError, match=r"no intent: 2.*run `userlm intents` first"):
+        assess(tmp_path, user=script(tmp_path), **options)
+
+
+def test_an_empty_reference_is_refused(tmp_path):
+    (tmp_path / "people.jsonl").touch()
+    with pytest.raises(InputError, match=r"people\.jsonl"):
+        assess(tmp_path, user=script(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_calls": 3}, "are for models; none is called here"),
+        ({"price": "1/1"}, "--price is for the assistant"),
+        ({"assistant": "clarifyer"}, "did you mean clarifier"),
+        (
+            {"assistant": "http://127.0.0.1:9/v1#m", "budget": 1.0},
+            "--budget needs the price of the tokens of .*give --price",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_assistant_or_the_limits_is_said_before_a_turn_is_taken(
+    options, said, tmp_path
+):
+    people(tmp_path / "people.jsonl")
+    with pytest.raises(InputError, match=said):
+        assess(tmp_path, user=script(tmp_path), **options)
+    assert not (tmp_path / "run/respond").exists()
+
+
+# --- resumed, within one budget -------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "cap",
+    [{"max_calls": 40}, {"max_tokens_total": 25_000}, {"budget": 0.06}],
+    ids=lambda cap: next(iter(cap)),
+)
+def test_a_cap_holds_for_all_stages_together_and_a_higher_one_goes_on(
+    cap, quick, tmp_path
+):
+    people(tmp_path / "people.jsonl")
+    prices = {"user_price": "2/8", "price": "1/4", "workers": 2}
+    with serving(talk) as server:
+        whole = at_server(server, tmp_path, out=tmp_path / "whole", **prices)
+        calls = len(server.requests)
+    assert calls == 6 * 3 + 6 * 4  # a call for each prefix, and for each simulated turn
+    [(name, most)] = cap.items()
+    with serving(talk) as server:
+        for _ in range(2):  # what an earlier attempt used counts too
+            with suppress(ModelError):
+                at_server(server, tmp_path, **prices, **cap)
+        asked = len(server.requests)
+        # `respond` alone takes 18.
+        assert 18 < asked < calls
+        tokens = server.tokens_in + server.tokens_out
+        dollars = sum(
+            Decimal(used["cost"])
+            for stage in ("respond", "simulate")
+            for used in read_json(tmp_path / f"run/{stage}/results.json")["usage"].values()
+        )  # fmt: skip
+        took = {"max_calls": asked, "max_tokens_total": tokens, "budget": dollars}
+        assert took[name] <= most
+        done = at_server(server, tmp_path, **prices, **{name: 1000 * most})
+        assert len(server.requests) == calls  # nothing was asked twice
+    assert done["measures"] == whole["measures"]
+    assert not done["incomplete"]
+
+
+def test_what_is_left_of_limits_is_never_less_than_nothing():
+    limits = Limits(budget=0.3, max_calls=5)
+    used = Amount(calls=7, tokens=100, dollars=Decimal("0.1"))
+    assert limits.less(used) == Limits(budget=0.2, max_calls=0)
+
+
+def test_a_failed_stage_leaves_the_others_and_the_same_command_tries_it_again(
+    quick, tmp_path
+):
+    people(tmp_path / "people.jsonl")
+    down = error(400, "no such model")
+    with serving(lambda body, n: down if body["model"] == "assistant" else talk(body)) as server:  # fmt: skip
+        with pytest.raises(ModelError, match="simulate: 6 of 6 conversations ended"):
+            at_server(server, tmp_path)
+        first = read_json(tmp_path / "run/results.json")
+        assert first["failed"].keys() == {"simulate"}
+        assert first["measures"].keys() == {"respond"}
+        assert (tmp_path / "run/report.html").is_file()
+        server.requests.clear()
+        server.reply = talk
+        done = at_server(server, tmp_path)
+    # The user's 6 first turns are not asked for again, nor any turn of `respond`.
+    assert len(server.requests) == 6 * 3
+    assert not done["failed"] and done["measures"].keys() == {"respond", "simulate"}
+
+
+def test_if_everything_failed_the_exit_is_an_error_and_no_number_is_shown(
+    quick, tmp_path
+):
+    people(tmp_path / "people.jsonl")
+    said = pytest.raises(ModelError, match="respond: 18 of 18 conversations ended")
+    with serving(lambda body, n: error(400, "no such model")) as server, said:
+        at_server(server, tmp_path)
+    results = read_json(tmp_path / "run/results.json")
+    assert results["measures"] == {}
+    assert results["failed"].keys() == {"respond", "simulate"}
+
+
+@pytest.mark.slow
+def test_a_complete_run_is_shown_again_and_force_begins_it_anew(tmp_path, capsys):
+    people(tmp_path / "people.jsonl")
+    options = {"user": script(tmp_path), "assistant": "clarifier"}
+    first = assess(tmp_path, **options)
+    answers = (tmp_path / "run/respond/turns.jsonl").stat().st_mtime_ns
+    capsys.readouterr()
+    assert assess(tmp_path, **options) == first
+    assert "-2.5" in capsys.readouterr().out
+    assert (tmp_path / "run/respond/turns.jsonl").stat().st_mtime_ns == answers
+    options["user"] = script(tmp_path, "boil an egg", "thanks a lot")
+    with pytest.raises(InputError, match=r"script\.txt changed"):
+        assess(tmp_path, **options)
+    anew = assess(tmp_path, **options, force=True)
+    words = by_name(anew, "respond")["words per turn"]
+    assert words["user"]["distance"]["value"] == -1  # 3 words a turn, and 4
+    assert not (tmp_path / "run/.replaced").exists()
+
+
+def test_a_report_shows_an_assessment_beside_other_runs(tmp_path):
+    people(tmp_path / "people.jsonl")
+    assess(tmp_path, user=script(tmp_path))
+    runs = [read_run(tmp_path / "run"), read_run(tmp_path / "run/score")]
+    sections = {section.id for section in describe(runs).sections}
+    assert {"assess", "figures"} <= sections
