@@ -8,7 +8,7 @@ before it.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,7 +22,6 @@ from userlm.stats import (
     Array,
     Estimate,
     Found,
-    Indices,
     auroc_estimate,
     measure,
     measure_row,
@@ -33,6 +32,11 @@ from userlm.text import content_words, intent_goal, words
 from userlm.types import FAILED, Conversation, Measure, MeasureRow, Turn
 
 Conversations = Iterable[Conversation]
+
+FREQUENT = 64
+"""How many words are compared in all pairs of first turns."""
+CELLS = 1 << 17
+"""Pairs that are compared at once."""
 
 NO_END = "the person ended at no answer"
 EVERY_END = "the person ended at every answer"
@@ -80,12 +84,15 @@ def diversity_estimate(
     """Return for each set the sum of its Jaccard distances to all others, and their mean in percent
     with its interval over clusters."""
     names, cluster_of = numbered(clusters)
-    to_all, to_own = _distances(word_sets, cluster_of)
+    to_all = _distances(word_sets)
+    members: list[list[set[str]]] = [[] for _ in names]
+    for word_set, cluster in zip(word_sets, cluster_of, strict=True):
+        members[cluster].append(word_set)
+    # The sums count each pair twice.
+    inside = np.array([_distances(own).sum() / 2 for own in members])
     sets = len(word_sets)
     left = sets - np.bincount(cluster_of, minlength=len(names))
     pairs = np.array([sets * (sets - 1), *(left * (left - 1))]) / 2
-    # `to_own` counts each pair twice.
-    inside = np.bincount(cluster_of, to_own) / 2
     return to_all, pair_estimate(to_all, inside, cluster_of, pairs, most=100)
 
 
@@ -98,30 +105,56 @@ def _first_words(conversation: Conversation) -> set[str] | str:
     return "no user turn"
 
 
-def _distances(
-    word_sets: Sequence[set[str]], cluster_of: Indices
-) -> tuple[Array, Array]:
-    """Return for each set the sum of its Jaccard distances to all sets, and to those of its own
-    cluster.
+def _distances(word_sets: Sequence[set[str]]) -> Array:
+    """Return for each set the sum of its Jaccard distances to all others."""
+    total = np.full(len(word_sets), len(word_sets) - 1.0)
+    if len(word_sets) < 2:
+        return total
+    sizes = np.array([float(len(word_set)) for word_set in word_sets])
+    for start, common in _common_words(word_sets):
+        stop = start + len(common)
+        similarity = common / (sizes[start:stop, None] + sizes[start:] - common)
+        # A pair inside the block counts once, and none with itself.
+        similarity[:, : len(common)] = np.triu(similarity[:, : len(common)], 1)
+        total[start:stop] -= similarity.sum(axis=1)
+        total[start:] -= similarity.sum(axis=0)
+    return total
 
-    An index maps words to turns, so that only shared words cost time.
+
+def _common_words(word_sets: Sequence[set[str]]) -> Iterator[tuple[int, Array]]:
+    """Yield how many words sets have in common, in blocks: the number of the block's first set, and
+    a row for each set of the block, with a column for the first one and each after it.
+
+    Frequent words are counted by a product of matrices. For the others an index maps each word to
+    the sets that have it, so that only shared words cost time.
     """
-    turns = len(word_sets)
-    holders: dict[str, list[int]] = defaultdict(list)
-    for i, word_set in enumerate(word_sets):
-        for word in word_set:
-            holders[word].append(i)
-    index = {word: np.array(held) for word, held in holders.items()}
-    sizes = np.array([len(word_set) for word_set in word_sets])
-    to_all = np.zeros(turns)
-    to_own = np.zeros(turns)
-    for i, word_set in enumerate(word_sets):
-        holders_of_each = np.concatenate([index[word] for word in word_set])
-        common = np.bincount(holders_of_each, minlength=turns)
-        distance = 1 - common / (sizes[i] + sizes - common)  # 0 to itself
-        to_all[i] = distance.sum()
-        to_own[i] = distance[cluster_of == cluster_of[i]].sum()
-    return to_all, to_own
+    sets = len(word_sets)
+    held = Counter(word for word_set in word_sets for word in word_set)
+    numbers = {word: i for i, (word, _) in enumerate(held.most_common())}
+    word = np.array([numbers[word] for word_set in word_sets for word in word_set])
+    owner = np.repeat(np.arange(sets), [len(word_set) for word_set in word_sets])
+    is_frequent = word < FREQUENT
+    has = np.zeros((sets, FREQUENT), dtype=np.float32)
+    has[owner[is_frequent], word[is_frequent]] = 1
+
+    word, owner = word[~is_frequent], owner[~is_frequent]
+    by_word = np.argsort(word, kind="stable")
+    holders = owner[by_word]
+    place = np.empty(len(word), dtype=np.intp)  # of each entry, in `holders`
+    place[by_word] = np.arange(len(word))
+    after = np.cumsum(np.bincount(word))[word] - place - 1  # its word's later holders
+    rows = max(1, CELLS // sets)
+    for start in range(0, sets, rows):
+        stop = min(start + rows, sets)
+        block = slice(*np.searchsorted(owner, [start, stop]))
+        many = after[block]
+        skipped = np.repeat(place[block] + 1 - (np.cumsum(many) - many), many)
+        column = holders[np.arange(len(skipped)) + skipped] - start
+        row = np.repeat(owner[block] - start, many)
+        width = sets - start
+        cells = np.bincount(row * width + column, minlength=(stop - start) * width)
+        frequent = has[start:stop] @ has[start:].T
+        yield start, cells.reshape(stop - start, width) + frequent
 
 
 # --- the intent in the turns ----------------------------------------------------------------------

@@ -228,17 +228,19 @@ def _fit(features: Features, simulated: Flags, trained: Flags) -> Array:
     share[~trained] = 0
     kept = trained[features.row]
     row = features.row[kept]
-    column = features.column[kept]
+    columns, column = np.unique(features.column[kept], return_inverse=True)
     inside = Features(row, column, features.value[kept], features.rows)
     penalty = PENALTY / trained.sum()
-    weights = np.zeros(1 << BITS)
-    velocity = np.zeros_like(weights)
+    found = np.zeros(len(columns))
+    velocity = np.zeros(len(columns))
     for _ in range(STEPS):
-        ahead = weights + MOMENTUM * velocity
+        ahead = found + MOMENTUM * velocity
         wrong = share * (1 / (1 + np.exp(-_scores(inside, ahead))) - simulated)
-        slope = np.bincount(column, inside.value * wrong[row], minlength=len(weights))
+        slope = np.bincount(column, inside.value * wrong[row], minlength=len(columns))
         velocity = MOMENTUM * velocity - STEP * (slope + penalty * ahead)
-        weights = weights + velocity
+        found += velocity
+    weights = np.zeros(1 << BITS)
+    weights[columns] = found
     return weights
 
 
