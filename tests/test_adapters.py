@@ -9,7 +9,7 @@ import torch
 from fake_gguf import write_model
 from safetensors.torch import load_file, save_file
 
-from userlm import assets, loading
+from userlm import assets, inputs, loading
 from userlm.address import LocalSettings
 from userlm.commands import Train, train
 from userlm.json_files import write_json, write_lines
@@ -140,6 +140,17 @@ def test_an_adapter_that_does_not_fit_is_refused(adapter, name, tensor, why):
     save_file(load_file(path) | {name: torch.zeros(tensor)}, path)
     with pytest.raises(InputError, match=f"does not fit its base model small: .*{why}"):
         loading.load_model(str(adapter[0]), CPU)
+
+
+def test_an_adapter_beside_a_whole_model_is_not_handed_to_peft(adapter):
+    folder = assets.small()
+    for path in adapter[0].glob("adapter_*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    change(folder / "adapter_config.json", megatron_config={}, megatron_core="this")
+    with pytest.raises(InputError, match="has a whole model"):
+        loading.load_model(str(folder), CPU)
+    with pytest.raises(InputError, match="has a whole model"):
+        inputs.files(str(folder))
 
 
 def test_weights_that_are_damaged_are_named(adapter):

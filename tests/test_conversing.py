@@ -723,6 +723,16 @@ def test_the_share_of_conversations_that_may_fail_can_be_given(tmp_path):
         replayed(tmp_path / "b", "simulate", 2, max_failed=1.5)
 
 
+@pytest.mark.parametrize("verb", ["respond", "simulate"])
+def test_a_mistake_in_an_option_leaves_a_run_with_failures_as_it_was(verb, tmp_path):
+    replayed(tmp_path, verb, 3)
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    with pytest.raises(InputError, match="none is called here"):
+        replayed(tmp_path, verb, 3, max_calls=5)
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+    replayed(tmp_path, verb, 3)
+
+
 def test_a_score_of_a_run_that_failed_is_a_failure_too_whenever_it_is_made(
     tmp_path, capfd
 ):

@@ -6,6 +6,7 @@ the run.
 """
 
 import gzip
+import importlib
 import json
 import os
 import random
@@ -142,6 +143,17 @@ def test_logs_in_any_file_system_become_the_conversations_of_the_same_files_here
     memory.pipe("/there/a.jsonl", jsonl([asked("other words")]))
     shown = userlm("import", "memory://there", "--out", "remote", code=2)
     assert "memory://there/a.jsonl changed now); choose another --out" in shown
+
+
+def test_a_copy_that_a_killed_import_left_keeps_no_other_from_its_end(
+    memory, userlm, tmp_path
+):
+    memory.pipe("/b.jsonl", jsonl([asked("hi")]))
+    copies = tmp_path / "out" / ".copies"
+    copies.mkdir(parents=True)
+    (copies / "0123.jsonl").write_bytes(b"of another file")
+    userlm("import", "memory://b.jsonl", "--out", "out", "--force")
+    assert (tmp_path / "out/results.json").is_file() and not copies.exists()
 
 
 def test_a_remote_file_that_cannot_be_had_stops_the_import_which_goes_on_there(
@@ -300,6 +312,26 @@ def test_a_conversation_that_was_imported_can_be_read_however_many_commas_it_has
     userlm("import", "a.jsonl", "b.parquet", "--out", "out")
     found = list(read_conversations(tmp_path / "out/conversations.jsonl"))
     assert [each.id for each in found] == ["QWJhYvA_2", "b"]
+
+
+def test_short_lines_that_are_dropped_do_not_fill_the_disk(
+    userlm, tmp_path, monkeypatch
+):
+    module = importlib.import_module("userlm.commands.import_")
+    monkeypatch.setattr(module, "MOST_LISTED", 3)
+    raw = jsonl([{}, asked("hi"), {}, {}, {}, {"messages": []}])
+    (tmp_path / "a.jsonl").write_bytes(raw)
+    userlm("import", "a.jsonl", "--out", "out")
+    dropped = rows_of(tmp_path / "out/dropped.jsonl")
+    assert [row["line"] for row in dropped] == [1, 3, 4]
+    counts = read_json(tmp_path / "out/results.json")["counts"]
+    assert counts == {
+        "in": 6,
+        "out": 1,
+        "dropped: unknown layout": 4,
+        "dropped: no messages": 1,
+        module.UNLISTED: 2,
+    }
 
 
 def test_an_import_is_not_resumed_on_a_damaged_file(userlm, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Flipping: samples, the template of UserLM-8b in real ids, rows, and what is done with long
 conversations."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -277,6 +278,15 @@ def test_an_answer_that_was_cut_is_cut_further_around_its_mark():
     turn = template.turn("assistant", "abcdefghijklmnop")
     assert truncate((), [turn], template, 9) == (3, 10, *map(ord, "ab …op"), 4)
     assert truncate((), [turn], template, 6) is None
+
+
+@pytest.mark.slow
+def test_a_conversation_of_thousands_of_turns_is_tokenized_in_linear_time():
+    log = talk(*["a", "b"] * 8000, ended=True)
+    begun = time.process_time()
+    rendered = render(log, by_character(), 100)
+    assert sum(len(row.spans) for row in rendered.rows) == 8001
+    assert time.process_time() - begun < 3  # it was 5 s
 
 
 @pytest.mark.parametrize("suffix", ["", "\n", "\n\n"])

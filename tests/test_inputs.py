@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from userlm import inputs
+from userlm import inputs, prompts
 from userlm.json_files import write_json
 from userlm.runs import Run
 from userlm.types import InputError
@@ -102,7 +102,24 @@ def test_where_openai_is_asked_belongs_to_a_run_that_asks_it(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     assert inputs.stamps("human", "userlm-tiny", "http://h/v1#m") == {}
     found = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
-    assert inputs.stamps("human", "prompted:openai:gpt-x") == found
+    assert inputs.stamps("human", "openai:gpt-x") == found
+    assert found.items() <= inputs.stamps("human", "prompted:openai:gpt-x").items()
+
+
+@pytest.mark.parametrize("form", ["prompted", "swapped"])
+def test_a_run_is_not_resumed_with_other_prompts_of_a_prompted_user(
+    form, tmp_path, monkeypatch
+):
+    def begin():
+        stamps = inputs.stamps(f"{form}:http://h/v1#m")
+        return Run.open(tmp_path / "out", "respond", {}, stamps=stamps)
+
+    begin().path("turns.jsonl").touch()
+    begin()
+    monkeypatch.setattr(prompts, "hashes", lambda beginning: {"user_first.md": "new"})
+    with pytest.raises(InputError, match=r"user_first\.md"):
+        begin()
+    assert inputs.stamps("trained:http://h/v1#m", "clarifier") == {}
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,18 @@ def test_a_bad_first_line_with_a_bracket_costs_only_itself(first, name, tmp_path
     assert [line.row for line in found[1:]] == ROWS
 
 
+@pytest.mark.parametrize("extra", ["}", "}}", "]", "]}"])
+def test_a_bracket_too_many_in_an_item_of_an_array_costs_only_that_item(
+    extra, tmp_path
+):
+    rows = [*map(json.dumps, [*ROWS, *ROWS])]
+    rows[1] += extra
+    found = rows_in(tmp_path / "a.json", f"[{', '.join(rows)}]")
+    good = [line.row for line in found if not line.error]
+    assert good[0] == ROWS[0] and good[-4:] == [*ROWS[2:], *ROWS]
+    assert len(found) <= 7
+
+
 @pytest.mark.parametrize("end", [" x", "\n;", "[]\n"])
 def test_text_behind_an_array_costs_no_item(end, tmp_path):
     found = rows_in(tmp_path / "a.json", json.dumps(ROWS) + end)

@@ -783,6 +783,17 @@ def test_keys_that_no_convention_knows_are_no_crash(attributes):
     assert all(f.imported is None for f in read(sdk(attributes)))
 
 
+@pytest.mark.parametrize("key", [["role"], {"a": 1}, 1.5, None])
+def test_a_key_that_is_no_text_is_no_crash(key):
+    pair = {"key": key, "value": otlp("user")}
+    message = {"kvlistValue": {"values": [pair]}}
+    value = {"arrayValue": {"values": [message]}}
+    span = sdk({})
+    span["attributes"] = [{"key": "gen_ai.input.messages", "value": value}]
+    (one,) = read(span)
+    assert one.rejected is not None and one.rejected.reason == "unknown role"
+
+
 def test_lines_without_messages_are_kept_whole():
     silent = {"traceId": "a", "attributes": {"url": "x"}, "extra": [1]}
     gathered = Gathered()

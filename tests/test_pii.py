@@ -79,6 +79,12 @@ def test_an_email_address_goes(text, clean):
         (f"Bearer    {RUN * 2}", "Bearer    <KEY>"),
         ("0049171 1234567, (0044) 20 7946 0958", "<PHONE>, <PHONE>"),
         ("+1 (415)  555-0132", "<PHONE>"),
+        ("_415-555-0132_, __020 7946 0958__", "_<PHONE>_, __<PHONE>__"),
+        ("x_415-555-0132, 415-555-0132_x", "x_415-555-0132, 415-555-0132_x"),
+        (r"\u003e415-555-0132", r"\u003e<PHONE>"),
+        ("https://wa.me/14155550132", "https://wa.me/<PHONE>"),
+        ("ssh root@2a02::1", "ssh root@<IP>"),
+        ("std::string a::b", "std::string a::b"),
     ],
 )
 def test_what_is_escaped_or_has_characters_without_width_goes(text, clean):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -632,13 +633,30 @@ def test_the_same_command_with_force_resumes_what_it_began(was_there, tmp_path):
 
     turns = simulated(tmp_path / "run", "new").path("turns.jsonl")
     assert forced("new").path("turns.jsonl").read_text() == "new"
-    forced("new").finish({"failed": 1}, has_failures=True)
-    assert forced("new").path("turns.jsonl").read_text() == "new"
     forced("other")  # another run is replaced
     assert not turns.exists()
     simulated(tmp_path / "run", "other").finish({})
     forced("other")  # and so is a complete one
     assert not turns.exists()
+
+
+@pytest.mark.parametrize("was_there", [True, False])
+def test_force_deletes_no_run_with_results_before_another_is_complete(
+    was_there, tmp_path
+):
+    folder = tmp_path / "run"
+    if was_there:
+        simulated(folder, "old", anew=False).finish({})
+    simulated(folder, "new").finish({"failed": 1}, has_failures=True)
+    assert Run.open(folder, "simulate", {"said": "new"}, anew=True).results
+    if was_there:
+        with pytest.raises(InputError, match=r"replaced the run before it"):
+            simulated(folder, "other")
+        assert (folder / ".replaced/turns.jsonl").read_text() == "old"
+        assert (folder / "turns.jsonl").read_text() == "new"
+        shutil.rmtree(folder / ".replaced")
+    simulated(folder, "other")
+    assert (folder / ".replaced/turns.jsonl").read_text() == "new"
 
 
 def test_a_run_that_got_no_further_than_its_options_can_be_begun_with_others(tmp_path):

@@ -1,6 +1,7 @@
 """The small model: how it is fetched and converted, and what it is."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -16,11 +17,13 @@ from transformers import AutoModelForCausalLM
 from userlm import assets, loading
 from userlm.commands import Fetch, User, fetch
 from userlm.models import gguf, small
+from userlm.models.adapters import weights_hash
 from userlm.models.local import LocalModel
 from userlm.models.templates import text_start
 from userlm.models.tokenization import load_tokenizer
+from userlm.text import INTENT_PREFIX
 from userlm.training.base import from_base
-from userlm.types import InputError, ModelError, ModelWarning, Sampling
+from userlm.types import Conversation, InputError, ModelError, ModelWarning, Sampling
 
 WORD = len(CONTROLS) + len(LETTERS)
 """The first id of a merge: `ĠĠ`, then `ĊĊ`, then `Ġ1`."""
@@ -90,10 +93,13 @@ def test_a_kill_halfway_leaves_nothing_that_is_taken_for_the_model(index, monkey
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert not assets.small().exists()
     [left] = index.iterdir()
-    os.utime(left, (0, 0))
+    own = index / "fetching-my-data"
+    own.mkdir()
+    for folder in (left, own):
+        os.utime(folder, (0, 0))
     monkeypatch.setattr(small, "write_json", write)
     fetch(Fetch())
-    assert list(index.iterdir()) == [assets.small()]
+    assert set(index.iterdir()) == {assets.small(), own}
     assert (assets.small() / "source.json").is_file()
 
 
@@ -246,3 +252,54 @@ def test_a_user_from_the_real_model_keeps_its_turns_and_takes_an_untrained_token
         local.model.get_input_embeddings().weight for local in (small_model, ready)
     )
     assert (before != after).any(1).nonzero()[:, 0].tolist() == [5]
+
+
+# --- userlm-small ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def userlm_small(small_model, monkeypatch) -> LocalModel:
+    """The adapter of the package, merged into the small model."""
+    monkeypatch.setenv("USERLM_CACHE", str(Path(small_model.name).parent))
+    return loading.local_model("userlm-small")
+
+
+def test_the_adapter_is_small_and_its_card_names_what_it_needs():
+    folder = assets.model("userlm-small")
+    assert (folder / "adapter_model.safetensors").stat().st_size <= 16 * 2**20
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "small"
+    card = (folder / "README.md").read_text()
+    for part in (
+        "base_model: HuggingFaceTB/SmolLM2",
+        "Apache-2.0",
+        "userlm fetch small",
+    ):
+        assert part in card
+
+
+def test_the_adapter_belongs_to_the_bytes_that_are_fetched(small_model):
+    config = json.loads(
+        (assets.model("userlm-small") / "adapter_config.json").read_text()
+    )
+    assert config["revision"] == weights_hash(Path(small_model.name))
+
+
+@pytest.mark.slow
+def test_it_speaks_of_its_intent_and_sees_what_is_over(userlm_small):
+    assert userlm_small.check_user(userlm_small.template()) is None  # no warning
+    user = loading.user("trained:userlm-small", seed=1)
+    goals = ("learn how to bake bread", "plan a trip to Rome", "fix a Python program")
+    firsts = [
+        user.reply(Conversation(goal, intent=f"{INTENT_PREFIX}{goal}.")).text.lower()
+        for goal in goals
+    ]
+    named = zip(firsts, ("bread", "rome", "python"), strict=True)
+    assert sum(word in first for first, word in named) >= 2, firsts
+    assert all(2 < len(first.split()) < 60 for first in firsts), firsts
+    talk = Conversation("c", intent=f"{INTENT_PREFIX}book a table in a restaurant.")
+    talk = talk.say("i need a table for two tonight").say("Which restaurant?")
+    asked = user.reply(talk).meta["p_end"]
+    over = talk.say("any italian one").say("I booked it. Is there anything else?")
+    over = over.say("no thanks, bye").say("You are welcome. Goodbye!")
+    assert user.reply(over).meta["p_end"] > max(asked, 0.2)

@@ -2,18 +2,20 @@
 # Check the paper's findings on userlm-small, as it lies in the package, beside its base model, the runs with-intent
 # and no-intent of run.sh, userlm-tiny and people. The runs go to findings/ in OUT, the tables to findings.md there.
 #
-#   [DATA=...] [OUT=...] [PEOPLE=...] [UNSEEN=...] [PROMPTED=...] [TALKS=...] recipes/small/findings.sh [PART ...]
+#   [DATA=...] [OUT=...] [PEOPLE=...] [UNSEEN=...] [PROMPTED=...] [TALKS=...] [GSM8K=...]
+#     recipes/small/findings.sh [PART ...]
 #
-# A PART is people, wildchat, chats or goals (perplexity on that source), talk, or table; by default all. All but the last may
-# run at the same time, in several processes. DATA and OUT are those of run.sh; the others are numbers of
+# A PART is people, wildchat, chats or goals (perplexity on that source), talk, or table; by default all. All but the
+# last may run at the same time, in several processes. DATA and OUT are those of run.sh; the others are numbers of
 # conversations: PEOPLE held-out ones and UNSEEN of each source that no model learned from are scored, but at most
 # PROMPTED of each with the prompted assistant, which processes its instructions and the whole conversation again at
-# every turn. TALKS real ones are continued by the users. The same command resumes an interrupted run.
+# every turn. TALKS real ones are continued by the users, who also get GSM8K tasks. The same command resumes an
+# interrupted run.
 set -euo pipefail
 here=$(dirname "$0")
 data=${DATA:-../shared/data}
 out=${OUT:-runs/small}
-people=${PEOPLE:-200} unseen=${UNSEEN:-60} prompted=${PROMPTED:-20} talks=${TALKS:-60}
+people=${PEOPLE:-200} unseen=${UNSEEN:-60} prompted=${PROMPTED:-20} talks=${TALKS:-60} gsm8k=${GSM8K:-20}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # a model this small is faster on one thread
 userlm=${USERLM:-.venv/bin/userlm}
 python=${userlm%userlm}python   # in the same environment
@@ -44,12 +46,12 @@ perplexity() {   # SOURCE MOST
 }
 
 gsm8k() {   # questions that were split into facts
-  "$python" - "$data/extrinsic/gsm8k_train_shards.jsonl.gz" <<'PYTHON'
+  "$python" - "$data/extrinsic/gsm8k_train_shards.jsonl.gz" "$gsm8k" <<'PYTHON'
 import json, sys
 from itertools import islice
 from userlm.rows import read_rows
 
-for line in islice(read_rows(sys.argv[1]), 20):
+for line in islice(read_rows(sys.argv[1]), int(sys.argv[2])):
     row = line.row
     facts = [{"text": shard["shard"]} for shard in row["shards"]]
     intent = "You are a user chatting with an assistant language model to solve this: " + row["question"]

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from userlm.text import has_words
@@ -30,6 +31,8 @@ THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 several write the same into them."""
 
 _SPEECH_FIELDS = ("text", "refusal", "transcript", "value", "content", "audio")
+_LEVELS = 8
+"""How deep a text may be nested in a part; real ones take two or three."""
 _RESULT_FIELDS = ("response", "result", "content", "output")
 _THOUGHT_FIELDS = (
     "thinking",
@@ -147,21 +150,24 @@ def _snake(name: str) -> str:
     return re.sub("(?<=[a-z])(?=[A-Z])|-", "_", name).lower()
 
 
-def _text_in(value: Any, fields: Sequence[str]) -> str | None:
+def _text_in(value: Any, fields: Sequence[str], levels: int = _LEVELS) -> str | None:
     """Return the text in a value: itself, that of its items, or that in these fields, each text
     once; `None` if there is none. Audio counts only without a text: it may be base64."""
     if isinstance(value, str):
         return value
+    if not levels:
+        return None
+    within = partial(_text_in, fields=fields, levels=levels - 1)
     if isinstance(value, list):
-        texts = [_text_in(item, fields) for item in value]
-        return "\n\n".join(text for text in texts if text) or None
+        found = [within(item) for item in value]
+        return "\n\n".join(filter(None, found)) or None
     if isinstance(value, Mapping):
         named = [name for name in fields if name != "audio"]
-        inside = [_text_in(value.get(name), fields) for name in named]
+        inside = [within(value.get(name)) for name in named]
         texts = [text for text in inside if text is not None]
         if texts:
             return "\n\n".join(dict.fromkeys(filter(None, texts)))
-        return _text_in(value.get("audio"), fields) if "audio" in fields else None
+        return within(value.get("audio")) if "audio" in fields else None
     return None
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import chain
 from typing import Literal
 
 from userlm.text import END_TOKEN
@@ -239,7 +239,8 @@ def render(
         elif k is not None and max_tokens is not None:
             context = None
             if overlong == "truncate":
-                context = truncate(head, turns[:at], template, max_tokens - len(turn))
+                room = max_tokens - len(turn)
+                context = truncate(head, turns, template, room, at)
             if context is None:
                 dropped.append(k)
             else:
@@ -325,9 +326,14 @@ def fit_prompt(
 
 
 def truncate(
-    head: Ids, turns: list[Ids], template: Template, max_tokens: int
+    head: Ids,
+    turns: Sequence[Ids],
+    template: Template,
+    max_tokens: int,
+    end: int | None = None,
 ) -> Ids | None:
-    """Return the system turn and the latest turns in at most `max_tokens` tokens, or `None`.
+    """Return the system turn and the latest turns before turn `end`, by default all, in at most
+    `max_tokens` tokens, or `None`.
 
     The oldest exchanges are dropped first, each a user turn with its answer; an opening greeting is
     dropped alone. If the last answer alone is too long, its middle is cut. The system turn is never
@@ -336,15 +342,29 @@ def truncate(
     room = max_tokens - len(head)
     if room < 0:
         return None
-    last = max(len(turns) - 1, 0)
-    first_exchange = len(turns) % 2  # 1 if there is a greeting before it
-    tokens_from = list(accumulate(map(len, reversed(turns)), initial=0))[::-1]
-    for start in sorted({0, *range(first_exchange, len(turns), 2), last}):
-        if tokens_from[start] <= room:
-            return (*head, *(id for turn in turns[start:] for id in turn))
+    end = len(turns) if end is None else end
+    if end == 0:
+        return head
+    first = first_that_fits(end, lambda i: len(turns[i]), room)
+    if first < end:
+        return (*head, *chain.from_iterable(turns[first:end]))
     around = len(template.prefix("assistant")) + 1 + len(template.separator)
-    cut = template.cut_middle(turns[-1], room - around)
+    cut = template.cut_middle(turns[end - 1], room - around)
     return None if cut is None else (*head, *cut)
+
+
+def first_that_fits(count: int, length: Callable[[int], int], room: int) -> int:
+    """Return from which of `count` turns on the latest exchanges fit into the room, else the last
+    answer; `count` if nothing does. It only asks for the length of those that fit."""
+    first = count
+    for i in reversed(range(count)):
+        room -= length(i)
+        if room < 0:
+            break
+        is_exchange = (count - i) % 2 == 0  # from here to the end
+        if is_exchange or i in (0, count - 1):
+            first = i
+    return first
 
 
 def _span(template: Template, k: int, start: int, turn: Ids) -> TargetSpan:

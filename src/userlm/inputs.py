@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from userlm import prompts
 from userlm.address import Address, check_server, parse
 from userlm.loading import (
     OPENAI_BASE_URL,
@@ -63,10 +64,14 @@ def _behind(parts: Address, tokenizer: str | None) -> list[Path]:
 
 
 def stamps(*addresses: str | Address) -> dict[str, str]:
-    """Return what addresses depend on besides files: OPENAI_BASE_URL, if it is set and used."""
-    is_used = any(parse(address).scheme == "openai" for address in addresses)
+    """Return what addresses depend on besides files: OPENAI_BASE_URL, if it is set and used, and
+    the prompts of prompted users."""
+    parsed = [parse(address) for address in addresses]
+    is_used = any(parts.scheme == "openai" for parts in parsed)
     url = openai_base_url() if is_used else ""
-    return {OPENAI_BASE_URL: url} if url else {}
+    is_prompted = any(parts.form in ("prompted", "swapped") for parts in parsed)
+    found = prompts.hashes("user_") if is_prompted else {}
+    return found | ({OPENAI_BASE_URL: url} if url else {})
 
 
 def _files_of_model(folder: Path) -> list[Path]:

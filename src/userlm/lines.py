@@ -232,7 +232,7 @@ def _items(file: _Readable, longest: int) -> Iterator[_Raw]:
 
 
 _MARK = re.compile(rb'["\[\]{},]')
-_QUOTE, _BACKSLASH = b'"\\'
+_QUOTE, _BACKSLASH, _COMMA, _BRACE = b'"\\,}'
 _LEVELS = {ord("["): 1, ord("{"): 1, ord(","): 0, ord("]"): -1, ord("}"): -1}
 
 
@@ -266,7 +266,10 @@ def _pieces(file: _Readable) -> Iterator[tuple[bytes, bool]]:
                 in_text = True
                 continue
             before = depth
-            depth = max(depth + _LEVELS[mark], 0)
+            if mark == _COMMA and depth == 0:
+                depth = 1  # it goes on: a bracket too many closed it
+            elif mark != _BRACE or depth > 1:  # no brace closes an array
+                depth = max(depth + _LEVELS[mark], 0)
             # A mark of the array itself: it opens, closes, or separates two items.
             if before <= 1 and depth <= 1 and before + depth:
                 yield block[start : position - 1], True

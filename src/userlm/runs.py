@@ -147,6 +147,10 @@ class Run:
             self.delete_replaced()
         return dict(results)
 
+    def unfinish(self) -> None:
+        """Delete the results of an earlier attempt, before this one changes the run."""
+        self.path("results.json").unlink(missing_ok=True)
+
     def delete_replaced(self) -> None:
         """Delete the run that this one, now complete, replaces."""
         # Without run.json first: a half of a run does not count as set aside.
@@ -336,7 +340,7 @@ def _contents(folder: Path) -> list[Path]:
 def _set_aside(folder: Path, verb: str, options: Mapping[str, Any]) -> None:
     """Move what the earlier run wrote to a hidden folder, from where it is deleted once the new run
     is complete; anything else in the folder stays. If an earlier attempt set a run aside already,
-    what that attempt wrote is deleted.
+    what that attempt wrote is deleted, unless it has results.
 
     run.json goes last, so a kill at any point leaves a folder that `--force` goes on from: without
     run.json in the hidden folder, not everything is there.
@@ -345,8 +349,8 @@ def _set_aside(folder: Path, verb: str, options: Mapping[str, Any]) -> None:
         verb, options: those of the new run.
 
     Raises:
-        InputError: if the folder is no run folder, or the new run would overwrite what the earlier
-        one did not write.
+        InputError: if the folder is no run folder, has results beside a run that was set aside, or
+        the new run would overwrite what the earlier one did not write.
     """
     written = _earlier_files(folder)
     for name in _written(verb, options):
@@ -357,8 +361,16 @@ def _set_aside(folder: Path, verb: str, options: Mapping[str, Any]) -> None:
             )
     replaced = folder / REPLACED
     is_aside = (replaced / "run.json").is_file()
-    if not is_aside and (folder / "results.json").exists():
-        shutil.rmtree(replaced, ignore_errors=True)  # `finish` was cut off
+    if (folder / "results.json").exists():
+        if is_aside and len(_contents(replaced)) > 1:
+            raise InputError(
+                f"{folder} has a run with failures, which its command tries again, and {replaced} "
+                "the run before it; choose another --out, or delete the latter"
+            )
+        is_aside = (
+            False  # `finish` was cut off, or --force began the run in an empty folder
+        )
+        shutil.rmtree(replaced, ignore_errors=True)
     replaced.mkdir(exist_ok=True)
     if not written and not is_aside:
         write_json(replaced / "run.json", {})  # it says that --force began the run

@@ -95,6 +95,7 @@ def collect(
     Raises:
         ModelError: if too many ended in an error; see `Failures`. The run is complete all the same.
     """
+    run.unfinish()
     path = run.path("conversations.jsonl")
     path.unlink(missing_ok=True)
     journal = Journal(path)

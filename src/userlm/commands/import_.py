@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ from userlm.types import Conversation, InputError
 COMMIT_EVERY = 5000  # conversations between two commits
 EMPTY = "note: empty files"
 GREW = "note: files that grew while they were read"
+UNLISTED = "note: dropped lines that dropped.jsonl does not list"
+MOST_LISTED = 1_000_000
+"""Dropped lines in dropped.jsonl: what is written about a short one has a hundred times its size,
+so a small packed file could fill the disk."""
 UNUSED_COLUMNS = {"openai_moderation", "detoxify_moderation", "header"}
 """Large columns of WildChat that add nothing to its column `toxic`."""
 
@@ -100,9 +105,8 @@ def import_(options: Import) -> Results:
     for number, file in enumerate(found):
         importing.read(number, file, sizes)
     importing.keep(importing.gathered.found(), len(found))
-    copies = run.path(".copies")
-    if copies.is_dir():
-        copies.rmdir()
+    # A copy that a killed attempt left may be of a file that is no longer wanted.
+    shutil.rmtree(run.path(".copies"), ignore_errors=True)
     return finish(run, options, importing.finish())
 
 
@@ -134,6 +138,8 @@ class _Import:
         self.lines: int = state.get("lines", 0)
         self.gathered_lines: dict[str, int] = state.get("gathered", {})
         self.counts: Counter[str] = Counter(state.get("counts", {}))
+        dropped = (n for name, n in self.counts.items() if name.startswith("dropped: "))
+        self._listed = min(sum(dropped), MOST_LISTED)
         self.gathered = layouts.Gathered()
         self._path = run.path("conversations.jsonl")
         self._joining = Joining()
@@ -220,6 +226,10 @@ class _Import:
             )
         assert rejected is not None
         self.counts[f"dropped: {rejected.reason}"] += 1
+        if self._listed == MOST_LISTED:
+            self.counts[UNLISTED] += 1
+            return rejected
+        self._listed += 1
         dropped = {
             "file": self._shown[item.file],
             "line": item.line.number,

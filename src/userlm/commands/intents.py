@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from userlm import address, inputs, loading
+from userlm import address, inputs, loading, prompts
 from userlm.commands.costs import (
     BYTES_PER_TOKEN,
     Limits,
@@ -144,7 +144,10 @@ def intents(options: Intents) -> Results:
     joins = options.join or []
     model_files = [] if is_extractive else inputs.files(writer)
     files = [*paths.values(), *joins, *model_files]
-    run = open_run("intents", options, files, inputs.stamps(writer))
+    stamps = inputs.stamps(writer)
+    if not is_extractive:
+        stamps |= prompts.hashes("intent")
+    run = open_run("intents", options, files, stamps)
     if done := finished(run, options, lambda results: results.get("failed")):
         return done
 
@@ -168,6 +171,7 @@ def intents(options: Intents) -> Results:
         _show_estimate(to_write, budget, model)
     elif joins:
         deque(logs, maxlen=0)
+    run.unfinish()
     try:
         for split, path in paths.items():
             total = count_total([path], options.limit)

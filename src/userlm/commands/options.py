@@ -35,6 +35,7 @@ T = TypeVar("T")
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 EMBEDDED_USER = "trained:userlm-small"
+EMBEDDED_GUARD = "no-repeat"  # a model this small repeats itself
 
 MAX_TEMPERATURE = 100
 """Every token is as good as equally likely there."""
@@ -419,10 +420,12 @@ class User:
         )
 
     def or_tiny(self) -> User:
-        """This user; if it is the embedded one and its base model is not here, the tiny one."""
+        """This user; the embedded one with its guard and, if its base model is not here, the tiny
+        one."""
         if self.user != EMBEDDED_USER:
             return self
-        return replace(self, user=f"trained:{loading.small_or_tiny('userlm')}")
+        name = loading.small_or_tiny("userlm")
+        return replace(self, user=f"trained:{name}", guard=self.guard or EMBEDDED_GUARD)
 
     @property
     def files(self) -> list[Path]:

@@ -178,7 +178,7 @@ def ppl(options: Ppl) -> Results:
         )
     path = conversations_file(options.data, "test")
     files = [path, *inputs.files(model, options.tokenizer, options.prompt)]
-    run = open_run("ppl", options, files)
+    run = open_run("ppl", options, files, inputs.stamps(model))
     if done := finished(run, options, lambda _: has_unscored(run.folder)):
         return done
     conversations = list(islice(read_conversations(path), options.limit))
@@ -280,6 +280,7 @@ def _score_all(
             journal.add(line)
         return scored
 
+    run.unfinish()
     try:
         with progress_bar() as progress:
             job = progress.add_task("scoring", total=len(unfinished))

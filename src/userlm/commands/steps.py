@@ -64,12 +64,10 @@ def finished(
     has_failures: Callable[[Results], object] = lambda results: False,
 ) -> Results | None:
     """Show and return the results of a complete run; `None` if it is not complete, or if it has
-    failures. Then it is resumed: these are tried again, and the rest is kept."""
+    failures. Then it is resumed: these are tried again, and the rest is kept. Its results too,
+    until `Run.unfinish`: a mistake in an option costs nothing."""
     results = run.results
-    if results is None:
-        return None
-    if has_failures(results):
-        run.path("results.json").unlink()
+    if results is None or has_failures(results):
         return None
     run.delete_replaced()  # `Run.finish` may have been cut off
     console.print(f"{run.folder} is complete already; nothing to do", style="dim")

@@ -168,12 +168,15 @@ class Joining:
             whole, answer = self._wholes[place], self._last_answers[place]
             lengths[whole].add(answer[0])
             calls[whole, answer].append(place)
+        shortest_first = {whole: sorted(each) for whole, each in lengths.items()}
         found: set[int] = set()
         for conversation in conversations if places else ():
             _, beginnings = _history(conversation)
             for whole in lengths.keys() & beginnings:
                 text = conversation.turns[beginnings[whole]].text
-                for length in lengths[whole]:
+                for length in shortest_first[whole]:
+                    if length > len(text):
+                        break  # of thousands, a short answer is compared with few
                     found.update(calls.pop((whole, _beginning(text, length)), ()))
         return found
 

@@ -118,8 +118,10 @@ CUED = [
 
 # --- numbers --------------------------------------------------------------------------------------
 
-# To the base of 16, for IPv6.
-SIX_DIGITS = re.compile(r"[0-9](?:[ .():-]{0,4}[0-9A-Fa-f]){5}")
+# To the base of 16, for IPv6; of which the shortest have fewer, as 2a02::1.
+SIX_DIGITS = re.compile(
+    r"[0-9](?:[ .():-]{0,4}[0-9A-Fa-f]){5}|[23][0-9A-Fa-f]{3}::[0-9A-Fa-f]"
+)
 
 # A number in groups may touch a word, one without may follow an underscore. Other digits beside it
 # would make it a longer number.
@@ -199,11 +201,15 @@ def _is_host6(match: re.Match[str]) -> bool:
     return True
 
 
-# A slash or plus may follow a mark, as in a list.
+# A slash or plus may follow a mark, as in a list, and an underscore emphasize it in Markdown.
 _BEFORE_PLUS = r"(?<![\w.+-].) (?<![0-9],.)"
-_BEFORE = r"(?: (?<![\w.+/-].) | (?<=>[/+].) ) (?<![0-9],.)"
+_BEFORE = r"""
+    (?: (?<![\w.+/-].) | (?<=>[/+].) | (?<=_.) (?<![^\s_*(]_.) ) (?<![0-9],.)
+"""
 # Behind an extension. A hyphen may end what is said.
-_AFTER = r"(?: [Xx][0-9]{1,6} )?+ (?! \w | -(?!\s) | \.[0-9] | [ ]?= )"
+_AFTER = r"""
+    (?: [Xx][0-9]{1,6} )?+ (?! [A-Za-z0-9] | _[A-Za-z0-9] | -(?!\s) | \.[0-9] | [ ]?= )
+"""
 _INTERNATIONAL = (
     rf"\+ {_BEFORE_PLUS} (?![0-9]{{4}}-[0-9]{{2}}-) [1-9] "
     rf"(?: (?: \)[ ]{{2}} | [ .()/-]{{0,2}} ) [0-9] ){{9,14}} {_AFTER}"
@@ -253,6 +259,7 @@ _LINK = r"""(?:[\s_:.,*`="'#-]*
 _OF = r"(?: \s(?:for|of|to) (?:\s[\w'&.-]{1,20}){1,5}? \s(?:is|was|are) )?"  # "for La Tasca is"
 _PHONE = re.compile(
     rf"""<PHONE> (?: [\s,;/]{{1,2}} | [ ]or[ ](?:at[ ])? ) \Z  # a list of them
+    | \b wa\.me/ \Z
     | (?: (?<![^\W_]) (?:(?:tele|cell|mobile)?[ ]?phone|call|tel|whatsapp|mobile|cell|fax
         |telefon[eo]?|handynummer|celular
         |(?:contact|reach)\s(?=number|no\b|at\b|on\b|me|us|him|her|them)) s?

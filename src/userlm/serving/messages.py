@@ -10,6 +10,7 @@ from itertools import chain, groupby
 from operator import itemgetter
 
 from userlm.content import joined, read_parts
+from userlm.flip import first_that_fits
 from userlm.serving.prompts import is_prompt, quotes_conversation
 from userlm.serving.schema import (
     ChatRequest,
@@ -319,7 +320,8 @@ def drop_oldest(
         min(len(turn.text), max_answer) if turn.role == "assistant" else len(turn.text)
         for turn in turns
     ]
-    kept = list(turns[_first_that_fits(lengths, max_characters) :])
+    first = first_that_fits(len(turns), lengths.__getitem__, max_characters)
+    kept = list(turns[first:])
     if turns and not kept:
         last = turns[-1]
         half = max_characters // 2
@@ -331,20 +333,6 @@ def drop_oldest(
         f"{left_out} characters of the conversation cannot fit the model's context length; the "
         "oldest were left out"
     ]
-
-
-def _first_that_fits(lengths: Sequence[int], room: int) -> int:
-    """Return from which turn on the latest exchanges fit, else the last answer, else nothing."""
-    first_exchange = len(lengths) % 2  # 1 if there is a greeting before it
-    starts = {0, *range(first_exchange, len(lengths), 2), len(lengths) - 1}
-    first = len(lengths)
-    for i in reversed(range(len(lengths))):
-        room -= lengths[i]
-        if room < 0:
-            break
-        if i in starts:
-            first = i
-    return first
 
 
 def _characters(turns: Sequence[Turn]) -> int:

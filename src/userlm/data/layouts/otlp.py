@@ -75,8 +75,9 @@ def plain_value(value: Any) -> Any:
     items = values if isinstance(values, list) else []
     if kind == "arrayvalue":
         return [plain_value(item) for item in items]
-    pairs = [item for item in items if isinstance(item, dict) and "key" in item]
-    return {pair["key"]: plain_value(pair.get("value")) for pair in pairs}
+    pairs = [item for item in items if isinstance(item, dict)]
+    named = [pair for pair in pairs if isinstance(pair.get("key"), str)]
+    return {pair["key"]: plain_value(pair.get("value")) for pair in named}
 
 
 def list_in(attributes: Row, name: str, text_role: str | None = None) -> list[Any]:
