@@ -3,6 +3,7 @@ folder in that of the run; what is finished is not repeated."""
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -155,6 +156,7 @@ def assess(options: Assess) -> Results:
     results = finished(run, options, _is_unfinished)
     if results is None:
         _check_before_paying(options, user, assistant)
+        run.unfinish()
         counts = _write_reference(run, options, path)
         stages = _stages(run, options, user, assistant)
         results = _measure(run, options, stages, counts)
@@ -401,14 +403,15 @@ def _has_answers(run: Run, name: str) -> bool:
 
 
 def _score(run: Run, options: Assess, talked: Iterable[str]) -> Results:
-    """Score again: what was tried again since an earlier attempt has changed."""
+    """Score, anew at each attempt: what was tried again since the last one has changed."""
+    shutil.rmtree(run.path(SCORE), ignore_errors=True)
+    runs = [run.path(name) for name in talked]
     return score(
         Score(
-            [run.path(name) for name in talked],
+            runs,
             run.path(REFERENCE),
             trained_on=options.trained_on,
             out=run.path(SCORE),
-            output=Output(force=True),
         )
     )
 
