@@ -410,5 +410,5 @@ def test_a_model_whose_training_goes_on_is_not_measured(walk, tmp_path):
     done, _ = walk("ppl")
     assert (done.returncode, done.stderr) == (
         2,
-        "ppl: give people, wildchat, chats, goals, talk or table\n",
+        "ppl: give people, wildchat, chats, goals, talk, ends or table\n",
     )

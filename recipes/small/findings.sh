@@ -5,7 +5,7 @@
 #   [DATA=...] [OUT=...] [PEOPLE=...] [UNSEEN=...] [PROMPTED=...] [TALKS=...] [GSM8K=...]
 #     recipes/small/findings.sh [PART ...]
 #
-# A PART is people, wildchat, chats or goals (perplexity on that source), talk, or table; by default all. All but the
+# A PART is people, wildchat, chats or goals (perplexity on that source), talk, ends or table; by default all. All but the
 # last may run at the same time, in several processes. DATA and OUT are those of run.sh; the others are numbers of
 # conversations: PEOPLE held-out ones and UNSEEN of each source that no model learned from are scored, but at most
 # PROMPTED of each with the prompted assistant, which processes its instructions and the whole conversation again at
@@ -85,17 +85,23 @@ talk() {
     --human "$to/talks.jsonl" --tasks "$to/tasks.jsonl" --out "$to/score"
 }
 
+ends() {   # of held-out chats
+  "$python" "$here/ends.py" "$out" "$to"
+  $userlm respond "$to/ends.jsonl" --user trained:userlm-small --no-first --out "$to/respond-ends"
+  "$python" "$here/ends.py" "$out" "$to" | tee "$to/ends.md"
+}
+
 table() {
   "$python" "$here/findings.py" "$to" | tee "$to/findings.md"
 }
 
-for part in "${@:-people wildchat chats goals talk table}"; do
+for part in "${@:-people wildchat chats goals talk ends table}"; do
   for name in $part; do
     case $name in
       people) perplexity people "$people" ;;
       wildchat | chats | goals) perplexity "$name" "$unseen" ;;
-      talk | table) $name ;;
-      *) echo "$name: give people, wildchat, chats, goals, talk or table" >&2; exit 2 ;;
+      talk | ends | table) $name ;;
+      *) echo "$name: give people, wildchat, chats, goals, talk, ends or table" >&2; exit 2 ;;
     esac
   done
 done
