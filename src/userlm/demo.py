@@ -124,7 +124,7 @@ def demo(options: Demo) -> Results:
     user = next(iter(users.values()))
     respond(Respond(user, people, out / "respond", limit=PREFIXES))
     folders = [*talks, *(out / name for name in _on_tasks(users)), out / "respond"]
-    score(Score(folders, people, assets.sample_tasks(), out / "score"))
+    score(Score(folders, people, assets.sample_tasks(), out=out / "score"))
 
     _say("5/5  report")
     stages = ("import", "clean", "intents", "intents-extractive", "tuned")
