@@ -481,3 +481,24 @@ def test_a_source_that_the_recipe_does_not_know_is_named(tmp_path):
         done.returncode == 1
         and "x is from 'my logs', which this recipe does not know" in done.stderr
     )
+
+
+@pytest.mark.slow
+def test_the_scaling_curve_has_a_point_for_each_model_that_was_measured(tmp_path):
+    for name, weights, value in (("b", 134_515_008, 1.04), ("a", 2_928_960, 1.74)):
+        measured = {"name": "bits per byte", "value": value, "low": None, "high": None}
+        for path, content in (
+            (f"curve/{name}/results.json", {"with intent": [measured]}),
+            (f"{name}/run.json", {"options": {"base": f"model-{name}"}}),
+            (f"{name}/results.json", {"parameters": weights}),
+        ):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(json.dumps(content))
+    drawing = tmp_path / "curve.svg"
+    command = [sys.executable, RECIPES / "small/curve.py", tmp_path, drawing]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[2:] == [
+        "| model-a | 2,928,960 | 1.74 |",
+        "| model-b | 134,515,008 | 1.04 |",
+    ]
+    assert drawing.read_text().count("<circle") == 2
