@@ -13,6 +13,8 @@ import math
 import sys
 from pathlib import Path
 
+from findings import shown, table
+
 from userlm.json_files import read_json
 from userlm.metrics.controls import WITH
 
@@ -33,14 +35,6 @@ def points(out: Path) -> list[Point]:
         bounds = (measured["value"], measured["low"], measured["high"])
         found.append((manifest["options"]["base"], weights, *bounds))
     return sorted(found, key=lambda point: point[1])
-
-
-def table(found: list[Point]) -> str:
-    rows = ["| model | weights | bits per byte, with intent |", "| --- | --: | --: |"]
-    for name, weights, value, low, high in found:
-        interval = "" if low is None else f" [{low:.2f}, {high:.2f}]"
-        rows.append(f"| {name} | {weights:,} | {value:.2f}{interval} |")
-    return "\n".join(rows)
 
 
 def drawing(found: list[Point]) -> str:
@@ -92,7 +86,10 @@ def main(out: Path, file: Path | None) -> None:
         sys.exit(
             f"{out} has no user model that was measured; run findings.sh people first"
         )
-    print(table(found))
+    rows = [
+        (name, f"{weights:,}", shown(*measured)) for name, weights, *measured in found
+    ]
+    print(table(("model", "weights", f"{NAME}, with intent"), rows))
     if file:
         file.write_text(drawing(found), encoding="utf-8")
 

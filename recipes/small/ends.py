@@ -14,6 +14,8 @@ import random
 import sys
 from pathlib import Path
 
+from findings import shown, table
+
 from userlm.metrics import intrinsic
 from userlm.metrics.end_references import ALWAYS, GOODBYES, USER, VISIBLE, compare
 from userlm.metrics.termination import calibrate
@@ -44,12 +46,12 @@ def is_from(conversation: Conversation, source: str) -> bool:
     return str(conversation.meta.get("source")).startswith(source)
 
 
-def table(responses: list[Conversation]) -> str:
+def by_source(responses: list[Conversation]) -> str:
     groups = {"all": responses}
     for label, _, source, _ in SOURCES:
         groups[label] = [c for c in responses if is_from(c, source)]
-    lines = ["| | turns, people | the person ended | user | F1, % | AUROC |"]
-    lines.append("| --- | --: | --: | --- | --: | --: |")
+    head = ["", "turns, people", "the person ended", "user", "F1, %", "AUROC"]
+    lines = []
     for label, group in groups.items():
         rows = [
             one for one in compare(group) if one.kind == "all" and one.user in SHOWN
@@ -60,11 +62,11 @@ def table(responses: list[Conversation]) -> str:
             f"{rows[0].ended:.1f} %",
         ]
         for one in rows:
-            lines.append(line(*front, one.user, cell(one.f1, 1), cell(one.auroc, 2)))
+            lines.append([*front, one.user, cell(one.f1, 1), cell(one.auroc, 2)])
             front = ["", "", ""]
             if one.user == USER:
-                lines.append(line(*front, *at_its_threshold(group)))
-    return "\n".join(lines)
+                lines.append([*front, *at_its_threshold(group)])
+    return table(head, lines)
 
 
 def at_its_threshold(group: list[Conversation]) -> tuple[str, str, str]:
@@ -72,20 +74,11 @@ def at_its_threshold(group: list[Conversation]) -> tuple[str, str, str]:
     if found.best is None:
         return f"{USER}, own threshold", "none to suggest", ""
     name = f"{USER}, threshold {found.best.threshold}"
-    best = Measure("", found.best.f1, found.best.low, found.best.high, ())
-    return name, cell(best, 1), ""
+    return name, shown(found.best.f1, found.best.low, found.best.high, 1), ""
 
 
 def cell(found: Measure, digits: int) -> str:
-    if found.value is None:
-        return "–"
-    if found.low is None or found.high is None:
-        return f"{found.value:.{digits}f}"
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
-
-
-def line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+    return shown(found.value, found.low, found.high, digits)
 
 
 def main(out: Path, folder: Path) -> None:
@@ -93,7 +86,7 @@ def main(out: Path, folder: Path) -> None:
         write_conversations(folder / "ends.jsonl", select(out))
     if (folder / "respond-ends/results.json").exists():
         path = folder / "respond-ends/conversations.jsonl"
-        print(table(list(read_conversations(path))))
+        print(by_source(list(read_conversations(path))))
 
 
 if __name__ == "__main__":

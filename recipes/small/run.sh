@@ -10,7 +10,6 @@
 # models that were trained so, in curve.svg. By default userlm. The same command resumes an interrupted run.
 set -euo pipefail
 here=$(dirname "$0")
-data=${DATA:-../shared/data}
 out=${OUT:-runs/small}
 model=${MODEL:-small}
 short=${SHORT:-60}
@@ -18,14 +17,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # give each core a process of its
 userlm=${USERLM:-.venv/bin/userlm}
 python=${userlm%userlm}python   # in the same environment
 
-sources=(wildchat chatbot_arena oasst1_en_train oasst1_en_val halie realhumaneval star multiwoz ikat sharegpt_sample)
-if [ ! -f "$out/data/counts.json" ]; then
-  files=("${sources[@]/%/.jsonl.gz}")
-  $userlm import "${files[@]/#/$data/}" --out "$out/import"
-  $userlm clean "$out/import" --duplicates near --scrub --shares 90/3/7 --out "$out/clean"
-  $userlm intents "$out/clean" --out "$out/intents"
-  "$python" "$here/mix.py" "$out/intents" "$out/data"
-fi
+"$here/../logs.sh" "$out" "$here/mix.py"
 
 # Answers are context only, so that most tokens are those of people; the lower layers stay as they are, which is
 # faster and keeps the adapter small.

@@ -22,6 +22,9 @@ from userlm.models.adapters import WEIGHTS
 from userlm.rows import read_rows
 from userlm.runs import Run
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from cards import table, validations
+
 LARGEST = 16 * 2**20  # the most bytes of the adapter's weights
 
 CARD = """---
@@ -141,23 +144,11 @@ def card(run: Run, counts: dict[str, Any], number: int) -> str:
 
 
 def curve(log: list[dict[str, Any]]) -> str:
-    """Return a table of the validations, with the mean loss of the steps before each."""
-    rows, losses = [], []
-    for entry in log:
-        losses += [entry["loss"]] if "loss" in entry else []
-        if "valid_perplexity" in entry:
-            loss = f"{sum(losses) / len(losses):.3f}" if losses else "–"
-            rows.append((entry["step"], loss, f"{entry['valid_perplexity']:.1f}"))
-            losses = []
+    rows = [
+        (entry["step"], loss, f"{entry['valid_perplexity']:.1f}")
+        for entry, loss in validations(log)
+    ]
     return table(("step", "mean training loss since, nats", "perplexity"), rows)
-
-
-def table(head: tuple[str, ...], rows: Any) -> str:
-    shown = (
-        [f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows
-    )
-    lines = [head, ["---"] * len(head), *shown]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -9,22 +9,13 @@
 # all. The same command resumes an interrupted run.
 set -euo pipefail
 here=$(dirname "$0")
-data=${DATA:-../shared/data}
 out=${OUT:-runs/tiny}
 size=${SIZE:-192x3x8192}
 times=${EPOCHS:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # a model this small is faster on one thread
 userlm=${USERLM:-.venv/bin/userlm}
-python=${userlm%userlm}python   # in the same environment
 
-sources=(wildchat chatbot_arena oasst1_en_train oasst1_en_val halie realhumaneval star multiwoz ikat sharegpt_sample)
-if [ ! -f "$out/data/counts.json" ]; then
-  files=("${sources[@]/%/.jsonl.gz}")
-  $userlm import "${files[@]/#/$data/}" --out "$out/import"
-  $userlm clean "$out/import" --duplicates near --scrub --shares 90/3/7 --out "$out/clean"
-  $userlm intents "$out/clean" --out "$out/intents"
-  "$python" "$here/mix.py" "$out/intents" "$out/data"
-fi
+"$here/../logs.sh" "$out" "$here/mix.py"
 
 train() {   # NAME DATA EPOCHS [OPTION...]
   local name=$1 side=$2 epochs=$3

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from userlm.rows import read_conversations, read_rows
 from userlm.runs import Run
 from userlm.training.base import from_base
 from userlm.training.prepare import Side, training_rows, training_view
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from cards import table, validations
 
 
 @dataclass(frozen=True)
@@ -260,18 +263,13 @@ def learned_tokens(model: Path, side: Side, data: Path) -> Counter[str]:
 
 
 def curve(log: Sequence[dict[str, Any]]) -> str:
-    """Return a table of the validations of a run, with the mean loss of the steps before each."""
-    rows, losses = [], []
-    for entry in log:
-        losses += [entry["loss"]] if "loss" in entry else []
-        if "valid_perplexity" in entry:
-            loss = f"{sum(losses) / len(losses):.3f}" if losses else "–"
-            f1 = entry["valid_termination_f1"]
-            shown = "–" if f1 is None else f"{f1:.1f}"
-            rows.append(
-                (f"{entry['step']:,}", loss, f"{entry['valid_perplexity']:,.1f}", shown)
-            )
-            losses = []
+    """Return a table of the validations of a run."""
+    rows = []
+    for entry, loss in validations(log):
+        f1 = entry["valid_termination_f1"]
+        shown = "–" if f1 is None else f"{f1:.1f}"
+        perplexity = f"{entry['valid_perplexity']:,.1f}"
+        rows.append((f"{entry['step']:,}", loss, perplexity, shown))
     head = (
         "step",
         "mean training loss since, nats",
@@ -281,14 +279,6 @@ def curve(log: Sequence[dict[str, Any]]) -> str:
     if all(row[-1] == "–" for row in rows):
         return table(head[:-1], [row[:-1] for row in rows])
     return f"{table(head, rows)}\n\n{ENDS}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    shown = (
-        [f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows
-    )
-    lines = [head, ["---"] * len(head), *shown]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def count(path: Path) -> int:
