@@ -228,6 +228,15 @@ def test_plain_text_does_not_begin_with_the_opening_of_a_turn(small_model):
     assert text_start(tiny) == tiny.bos_token_id
 
 
+def test_plain_text_is_trained_as_it_is_scored(small_model):
+    """Both begin with the same token."""
+    copied = LocalModel(
+        deepcopy(small_model.model), deepcopy(small_model.tokenizer), small_model.name
+    )
+    trained, _ = from_base(copied, "both")
+    assert trained.template().bos == (text_start(small_model.tokenizer),)
+
+
 def test_the_real_model_answers(small_model):
     said = small_model.chat(
         [{"role": "user", "content": "What is the capital of France?"}],

@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from warnings import warn
 
@@ -44,6 +42,7 @@ from userlm.commands import (
     train,
 )
 from userlm.commands.options import EMBEDDED_USER, option
+from userlm.commands.steps import unshown
 from userlm.show.blocks import Transcripts
 from userlm.show.terminal import console, show
 from userlm.types import ModelError, ModelWarning
@@ -83,7 +82,7 @@ def demo(options: Demo) -> Results:
     users, assistant = _speakers(options, people)
 
     _say("1/5  simulate: the same intents, three kinds of user, one assistant")
-    with redirect_stdout(StringIO()):  # the conversations come first
+    with unshown():  # the conversations come first
         import_(Import([str(assets.sample_logs())], out / "import"))
         clean(Clean(out / "import", out / "clean", template_limit=5, shares="80/5/15"))
         # The logs contain hand-written intents.
@@ -106,8 +105,9 @@ def demo(options: Demo) -> Results:
     _show_beside_each_other(talks)
 
     _say("2/5  simulate: who tells what a task needs? The assistant here is a stub")
-    for name, user in _on_tasks(users).items():
-        tasks = assets.sample_tasks()
+    on_tasks = _on_tasks(users)
+    tasks = assets.sample_tasks()
+    for name, user in on_tasks.items():
         simulate(
             Simulate(user, "oracle", tasks=tasks, out=out / name, max_turns=TURNS + 1)
         )
@@ -123,8 +123,8 @@ def demo(options: Demo) -> Results:
     _say("4/5  score: simulated users and people, by the same functions")
     user = next(iter(users.values()))
     respond(Respond(user, people, out / "respond", limit=PREFIXES))
-    folders = [*talks, *(out / name for name in _on_tasks(users)), out / "respond"]
-    score(Score(folders, people, assets.sample_tasks(), out=out / "score"))
+    folders = [*talks, *(out / name for name in on_tasks), out / "respond"]
+    score(Score(folders, people, tasks, out=out / "score"))
 
     _say("5/5  report")
     stages = ("import", "clean", "intents", "intents-extractive", "tuned")

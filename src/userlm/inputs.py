@@ -69,7 +69,7 @@ def stamps(*addresses: str | Address) -> dict[str, str]:
     parsed = [parse(address) for address in addresses]
     is_used = any(parts.scheme == "openai" for parts in parsed)
     url = openai_base_url() if is_used else ""
-    is_prompted = any(parts.form in ("prompted", "swapped") for parts in parsed)
+    is_prompted = any(parts.is_prompted for parts in parsed)
     found = prompts.hashes("user_") if is_prompted else {}
     return found | ({OPENAI_BASE_URL: url} if url else {})
 

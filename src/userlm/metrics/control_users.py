@@ -9,7 +9,6 @@ from dataclasses import replace
 from random import Random
 
 from userlm.metrics import catalog, two_sample
-from userlm.metrics.crowds import halves
 from userlm.metrics.intrinsic import cluster_name
 from userlm.stats import Estimate
 from userlm.text import intent_goal
@@ -131,9 +130,7 @@ def _with(person: Conversation, said: Sequence[str]) -> Conversation:
 def matrix(people: People, seed: int = 0) -> dict[str, dict[str, Estimate]]:
     """Return for each control how far each measure is from people, by control and metric. Humans
     against humans, one half of the people against the other, come first."""
-    side = halves(map(cluster_name, people), "side")
-    one = [person for person in people if side[cluster_name(person)]]
-    other = [person for person in people if not side[cluster_name(person)]]
+    one, other = two_sample.two_sides(people)
     found = {HUMANS: _distances(one, other, all_measures(other, other))}
     human = all_measures(people, people)
     for name, control in CONTROLS.items():

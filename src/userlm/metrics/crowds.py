@@ -16,6 +16,7 @@ from userlm.metrics.intrinsic import (
     Conversations,
     OwnTurn,
     cluster_name,
+    conversation_row,
     failure,
     own_turns,
     turn_rows,
@@ -27,10 +28,9 @@ from userlm.stats import (
     Found,
     interval,
     measure,
-    measure_row,
 )
 from userlm.text import content_words, intent_goal, ngrams, stable_hash, words
-from userlm.types import FAILED, Conversation, Measure, MeasureRow
+from userlm.types import FAILED, Conversation, Measure
 
 WINDOW = 50
 """Words in a window of MATTR (Covington and McFall, 2010)."""
@@ -284,12 +284,14 @@ def mattr(conversations: Conversations) -> Measure:
         found = ratios[start : start + len(own)]
         start += len(own)
         if len(found):
-            rows.append(_row(conversation, (float(found.sum()), float(len(found)))))
+            rows.append(
+                conversation_row(conversation, (float(found.sum()), float(len(found))))
+            )
         elif own:
             why = f"no window of {WINDOW} words starts here"
-            rows.append(_row(conversation, why))
+            rows.append(conversation_row(conversation, why))
         elif conversation.stop in FAILED:
-            rows.append(_row(conversation, failure(conversation)))
+            rows.append(conversation_row(conversation, failure(conversation)))
     return measure(rows, PERCENT)
 
 
@@ -320,11 +322,11 @@ def hd_d(conversations: Conversations) -> Measure:
         own = Counter(_own_words(conversation))
         if own:
             found: Found = (float(own.total()), float(len(own)))
-            rows.append(_row(conversation, found))
+            rows.append(conversation_row(conversation, found))
             counts.update(own)
             counts_of[cluster_name(conversation)].update(own)
         elif conversation.stop in FAILED:
-            rows.append(_row(conversation, failure(conversation)))
+            rows.append(conversation_row(conversation, failure(conversation)))
     if counts.total() < DRAWS:
         why = f"fewer than {DRAWS} words in all turns" if counts else ""
         return Measure("", None, None, None, tuple(rows), why=why)
@@ -361,7 +363,3 @@ def _chances(total: int, most: int) -> Array:
 
 def _own_words(conversation: Conversation) -> list[str]:
     return [word for turn in own_turns(conversation) for word in words(turn.text)]
-
-
-def _row(conversation: Conversation, found: Found) -> MeasureRow:
-    return measure_row(conversation.id, cluster_name(conversation), found)

@@ -59,12 +59,12 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
             continue  # a response to a later prefix: a person wrote its first turn
         word_set = _first_words(conversation)
         if isinstance(word_set, str):
-            rows.append(_row(conversation, word_set))
+            rows.append(conversation_row(conversation, word_set))
         else:
             kept.append(conversation)
             word_sets.append(word_set)
     if len(kept) == 1:
-        rows.append(_row(kept.pop(), "no other first turn to compare with"))
+        rows.append(conversation_row(kept.pop(), "no other first turn to compare with"))
         word_sets.clear()
 
     if not kept:
@@ -73,7 +73,7 @@ def first_turn_diversity(conversations: Conversations) -> Measure:
     to_all, estimated = diversity_estimate(word_sets, clusters)
     others = len(kept) - 1
     for conversation, total in zip(kept, to_all, strict=True):
-        rows.append(_row(conversation, (float(total) / others, 1.0)))
+        rows.append(conversation_row(conversation, (float(total) / others, 1.0)))
     value, low, high, _ = estimated
     return Measure("", value, low, high, tuple(rows))
 
@@ -363,7 +363,7 @@ def _length(conversation: Conversation) -> MeasureRow:
         found = "a response to a prefix, not a whole conversation"
     elif conversation.stop in FAILED:
         found = failure(conversation)
-    return _row(conversation, found)
+    return conversation_row(conversation, found)
 
 
 # --- shared ---------------------------------------------------------------------------------------
@@ -410,9 +410,9 @@ def turn_rows(
     for conversation in conversations:
         own = own_turns(conversation)
         for turn in own:
-            rows.append(_row(conversation, stats(turn), f"/{turn.k}"))
+            rows.append(conversation_row(conversation, stats(turn), f"/{turn.k}"))
         if not own and conversation.stop in FAILED:
-            rows.append(_row(conversation, failure(conversation)))
+            rows.append(conversation_row(conversation, failure(conversation)))
     return rows
 
 
@@ -424,7 +424,9 @@ def _response_rows(
     for response in responses:
         origin = response.origin
         if origin is None or origin.person_ended is None:
-            rows.append(_row(response, "not a response to the prefix of a sample"))
+            rows.append(
+                conversation_row(response, "not a response to the prefix of a sample")
+            )
         elif origin.first_own_turn > 0:
             cluster = response.user or str(origin.conversation)
             if response.stop in FAILED:
@@ -435,7 +437,10 @@ def _response_rows(
     return rows
 
 
-def _row(conversation: Conversation, found: Found, turn: str = "") -> MeasureRow:
+def conversation_row(
+    conversation: Conversation, found: Found, turn: str = ""
+) -> MeasureRow:
+    """Return the row of a conversation, or of a turn of it."""
     return measure_row(conversation.id + turn, cluster_name(conversation), found)
 
 

@@ -26,7 +26,7 @@ from userlm.stats import (
     numbered,
 )
 from userlm.text import words
-from userlm.types import Measure, MeasureRow
+from userlm.types import Conversation, Measure, MeasureRow
 
 OVERALL = "two-sample AUROC"
 LENGTH_MATCHED = "two-sample AUROC, length-matched"
@@ -116,12 +116,18 @@ def compare(
 def floor(people: Conversations) -> list[Measure]:
     """Return the same for people against other people: one half of them stands for simulated
     users."""
-    kept = list(people)
-    side = halves(map(cluster_name, kept), "side")
-    one = [person for person in kept if side[cluster_name(person)]]
-    other = [person for person in kept if not side[cluster_name(person)]]
-    measures, _ = compare(one, other)
+    measures, _ = compare(*two_sides(people))
     return measures
+
+
+def two_sides(people: Conversations) -> tuple[list[Conversation], list[Conversation]]:
+    """Return one half of the people and the other, divided independently of training and test."""
+    sides: tuple[list[Conversation], list[Conversation]] = ([], [])
+    kept = list(people)
+    side_of = halves(map(cluster_name, kept), "side")
+    for person in kept:
+        sides[1 - side_of[cluster_name(person)]].append(person)
+    return sides
 
 
 def _turns(simulated: Conversations, people: Conversations) -> Turns:

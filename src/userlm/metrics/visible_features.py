@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from userlm.metrics.crowds import THANKS
 from userlm.stats import Array
 from userlm.text import words
 from userlm.types import Conversation
@@ -22,7 +23,7 @@ PENALTY = 1.0  # on the squared weights of standardized features
 STEPS = 25
 
 _ASKS = re.compile(r"\?\W*\Z")
-_THANKS = re.compile(r"\b(thank|thanks|thankyou|thx|cheers|bye|goodbye)\b")
+_BYE = re.compile(r"\b(bye|goodbye)\b")
 
 
 def features(prefix: Conversation) -> list[float]:
@@ -31,6 +32,7 @@ def features(prefix: Conversation) -> list[float]:
     last = {turn.role: turn.text for turn in prefix.turns}
     answer = last.get("assistant", "")
     said = last.get("user", "")
+    plain = said.lower()
     return [
         np.log1p(len(prefix.user_turns)),
         np.log1p(len(words(said))),
@@ -39,7 +41,7 @@ def features(prefix: Conversation) -> list[float]:
         float(bool(_ASKS.search(answer))),
         float(bool(_ASKS.search(said))),
         float("```" in answer),
-        float(bool(_THANKS.search(said.lower()))),
+        float(bool(THANKS.search(plain) or _BYE.search(plain))),
     ]
 
 

@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from userlm.flip import transcript_template, userlm_template
 from userlm.models.local import LocalModel, usable_device
-from userlm.models.templates import CHATML, added_ids, special_ids
+from userlm.models.templates import CHATML, added_ids, special_ids, text_start
 from userlm.models.tokenization import text_functions
 from userlm.text import END_TOKEN
 from userlm.training.prepare import Side
@@ -253,7 +253,8 @@ def _with_template(model: Any, tokenizer: Any, name: str, side: Side) -> LocalMo
             raise InputError(
                 f"{name}: its tokenizer has no token for the end of a text (eos_token)"
             )
-        start = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
+        begin = text_start(tokenizer)
+        start = () if begin is None else (begin,)
         template = transcript_template(encode, start, tokenizer.eos_token_id)
     return LocalModel(model, tokenizer, name, template=template)
 
