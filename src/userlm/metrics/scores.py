@@ -11,7 +11,6 @@ why      the reason if `stats` is null
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from userlm.json_files import take
@@ -20,7 +19,15 @@ from userlm.types import MeasureRow
 
 def score_line(column: str, metric: str, row: MeasureRow) -> dict[str, Any]:
     """Return the line of a row."""
-    return {"column": column, "metric": metric, **asdict(row)}
+    # `asdict` would copy every row deeply: most of the time of writing them.
+    return {
+        "column": column,
+        "metric": metric,
+        "key": row.key,
+        "cluster": row.cluster,
+        "stats": row.stats,
+        "why": row.why,
+    }
 
 
 def score_row(line: Mapping[str, Any]) -> MeasureRow:
