@@ -53,14 +53,22 @@ def test_the_model_is_fetched_once_and_then_works_by_its_names(index, monkeypatc
     with pytest.warns(ModelWarning, match="so assistant-tiny steps in, a toy"):
         assert loading.small_or_tiny("assistant") == "assistant-tiny"
     with pytest.warns(ModelWarning, match="so userlm-tiny steps in, a toy"):
-        assert User("trained:userlm-small").or_tiny().user == "trained:userlm-tiny"
-    assert User("trained:runs/mine").or_tiny().user == "trained:runs/mine"
+        assert (
+            User("trained:userlm-small").with_embedded_defaults().user
+            == "trained:userlm-tiny"
+        )
+    assert (
+        User("trained:runs/mine").with_embedded_defaults().user == "trained:runs/mine"
+    )
     folder = Path(fetch(Fetch())["folder"])
     assert [path.name for path in index.iterdir()] == [folder.name]
     monkeypatch.setattr(small, "fetch", lambda say: pytest.fail("fetched again"))
     assert fetch(Fetch()) == {"folder": str(folder)}
     assert loading.small_or_tiny("assistant") == "assistant-small"
-    assert User("trained:userlm-small").or_tiny().user == "trained:userlm-small"
+    assert (
+        User("trained:userlm-small").with_embedded_defaults().user
+        == "trained:userlm-small"
+    )
     for name in ("small", "assistant-small"):
         assert loading.checkpoint(name) == str(folder)
     said = loading.local_model("assistant-small").chat(

@@ -148,7 +148,7 @@ def _speakers(options: Demo, people: Path) -> tuple[dict[str, User], str]:
     assistant = options.assistant
     if assistant == SMALL_ASSISTANT:
         assistant = loading.small_or_tiny("assistant")
-    users = {"user": User(options.user).or_tiny()}
+    users = {"user": User(options.user).with_embedded_defaults()}
     if address.parse(assistant).kind not in address.ASSISTANTS:
         users["prompted"] = User(f"prompted:{assistant}")
     users["people"] = User(f"replay:{people}")

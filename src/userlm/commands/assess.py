@@ -15,7 +15,7 @@ from typing import Any
 
 from userlm import address, inputs, loading
 from userlm.address import ASSISTANTS, SCORED, Address
-from userlm.assistants import MAX_ANSWER_TOKENS, ModelAssistant
+from userlm.assistants import ModelAssistant
 from userlm.commands.conversing import has_errors
 from userlm.commands.costs import (
     Limits,
@@ -30,6 +30,7 @@ from userlm.commands.options import (
     Output,
     User,
     limit_option,
+    max_answer_tokens_option,
     option,
     out_folder,
     seed_option,
@@ -109,11 +110,7 @@ class Assess:
     max_turns: int = option(
         10, "Maximum number of user turns in whole conversations.", min=1
     )
-    max_answer_tokens: int = option(
-        MAX_ANSWER_TOKENS,
-        "Maximum length of an answer of the assistant in tokens, if it is a model.",
-        min=1,
-    )
+    max_answer_tokens: int = max_answer_tokens_option()
     limit: int | None = limit_option()
     seed: int = seed_option()
     workers: int = workers_option()

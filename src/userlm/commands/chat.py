@@ -81,7 +81,7 @@ def chat(options: Chat) -> Results:
         if user.user == EMBEDDED_USER and intent is None:
             intent = EXAMPLE_INTENT  # without an intent the user talks about anything
             console.print(f"{intent} (give another with --intent)", style="dim")
-        user_side = user.or_tiny().load(seed, options.models)
+        user_side = user.with_embedded_defaults().load(seed, options.models)
         assistant_side = Human(you.ask)
     # Fails before the conversation.
     saved = save.open("a", encoding="utf-8") if save else None

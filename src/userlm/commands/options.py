@@ -29,6 +29,7 @@ from typing import (
 import typer
 
 from userlm import address, inputs, loading
+from userlm.assistants import MAX_ANSWER_TOKENS
 from userlm.types import InputError, ModelError, Speaker
 
 T = TypeVar("T")
@@ -95,6 +96,15 @@ def out_folder(default: str) -> Any:
 def seed_option() -> Any:
     """Return the field of the seed."""
     return option(0, "Random seed.")
+
+
+def max_answer_tokens_option() -> Any:
+    """Return the field of the maximum length of an assistant's answers."""
+    return option(
+        MAX_ANSWER_TOKENS,
+        "Maximum length of an answer of the assistant in tokens, if it is a model.",
+        min=1,
+    )
 
 
 def limit_option() -> Any:
@@ -419,7 +429,7 @@ class User:
             prompt=self.prompt,
         )
 
-    def or_tiny(self) -> User:
+    def with_embedded_defaults(self) -> User:
         """This user; the embedded one with its guard and, if its base model is not here, the tiny
         one."""
         if self.user != EMBEDDED_USER:

@@ -70,7 +70,7 @@ class Serve:
 def serve(options: Serve) -> None:
     """Serve until Ctrl-C."""
     check(options)
-    served = options.user.or_tiny()
+    served = options.user.with_embedded_defaults()
     user = served.parsed
     host = options.host
     if user.is_person:

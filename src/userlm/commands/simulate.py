@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 
 from userlm import address, inputs, loading
-from userlm.assistants import MAX_ANSWER_TOKENS
 from userlm.commands.conversing import calls_to_come, collect, find_places, has_errors
 from userlm.commands.costs import (
     Limits,
@@ -24,6 +23,7 @@ from userlm.commands.options import (
     Output,
     User,
     limit_option,
+    max_answer_tokens_option,
     option,
     out_folder,
     seed_option,
@@ -79,11 +79,7 @@ class Simulate:
     system: str | None = option(
         None, "System prompt for the assistant, if it is a model."
     )
-    max_answer_tokens: int = option(
-        MAX_ANSWER_TOKENS,
-        "Maximum length of an answer of the assistant in tokens, if it is a model.",
-        min=1,
-    )
+    max_answer_tokens: int = max_answer_tokens_option()
     limit: int | None = limit_option()
     seed: int = seed_option()
     workers: int = workers_option()
