@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,13 @@ from userlm.rows import read_conversations
 from userlm.runs import FinishedRun, Run, conversations_file, measure_record
 from userlm.show.terminal import console, track
 from userlm.tasks import read_tasks, task_of
-from userlm.types import Conversation, InputError, Measure, without_outcome
+from userlm.types import (
+    Conversation,
+    InputError,
+    Measure,
+    Sample,
+    without_outcome,
+)
 
 HUMAN = "human"
 """The column of the human reference."""
@@ -103,15 +109,18 @@ def _show_failed(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
 def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Results:
     """Measure each run, and the human reference; write and show the results. The options name
     files."""
-    logs = options.human
     tasks = options.tasks
     known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
-    people = [_as_log(one) for one in read_conversations(logs)] if logs else []
-    beside: dict[Needs, Any] = {"reference": people} if people else {}
+    beside: dict[Needs, Any] = {}
     if options.trained_on:
         beside["training turns"] = training_turns(
             read_conversations(options.trained_on)
         )
+    people = None
+    if options.human:
+        logs = map(_as_log, read_conversations(options.human))
+        people = _People(list(logs), beside)
+    limits: dict[str, int | None] = {}
     columns: dict[str, list[Measure]] = {}
     ngrams: dict[str, list[TellingNgram]] = {}
     stubs: dict[str, str] = {}
@@ -120,25 +129,28 @@ def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Result
         conversations = list(read_conversations(path))
         stubs[name] = stub_speakers(conversations)
         made = Run.read(path.parent) if (path.parent / "run.json").is_file() else None
+        needed = dict(beside)
+        if people:
+            limits[name] = people.limit(made)
+            reference = needed["reference"] = people.cut(limits[name])
         if made and made.verb == "respond":
-            columns[name] = _measures(conversations, RESPONSES, beside)
+            columns[name] = _measures(conversations, RESPONSES, needed)
             calibration = _end_calibration(made, columns[name])
             endings[name] = {**calibration, "comparison": _comparison(conversations)}
         else:
-            with_tasks = {**beside, "tasks": known}
             if any(task_of(conversation, known) for conversation in conversations):
-                columns[name] = _measures(conversations, CONVERSATIONS, with_tasks)
-            else:
-                columns[name] = _measures(conversations, CONVERSATIONS, beside)
-        if logs:
-            found, ngrams[name] = compare_crowds(conversations, people)
+                needed["tasks"] = known
+            columns[name] = _measures(conversations, CONVERSATIONS, needed)
+        if people:
+            found, ngrams[name] = compare_crowds(conversations, reference)
             columns[name] += _described(found)
-    if logs:
-        columns[HUMAN] = _measures(people, CONVERSATIONS, beside)
-        columns[HUMAN] += _described(floor(people))
+    if people:
+        columns[HUMAN] = people.measures(None)
     write_lines(run.path("scores.jsonl"), _lines(columns))
     results = measure_results(columns, stubs)
-    _add_distances(results, columns)
+    if people:
+        for name, limit in limits.items():
+            _add_distances(results[name], columns[name], people, limit)
     for name, telling in ngrams.items():
         records = {record["name"]: record for record in results[name]}
         records[OVERALL]["ngrams"] = [asdict(one) for one in telling]
@@ -181,15 +193,62 @@ def _described(measures: Iterable[Measure]) -> list[Measure]:
     return [catalog.metric_of(one.name).described(one) for one in measures]
 
 
-def _add_distances(results: Results, columns: Mapping[str, Sequence[Measure]]) -> None:
-    """Add to each measure how far it is from the human reference, where that has it too."""
-    human = {measure.name: measure for measure in columns.get(HUMAN, ())}
-    for column, measures in columns.items():
-        for record, measure in zip(results[column], measures, strict=True):
-            if column != HUMAN and measure.name in human:
-                metric = catalog.metric_of(measure.name)
-                found = metric.distance(measure, human[measure.name])
-                record["distance"] = found._asdict()
+@dataclass(frozen=True, slots=True)
+class _People:
+    """The human reference.
+
+    Attributes:
+        conversations: those of real people.
+        beside: what else metrics need.
+    """
+
+    conversations: Sequence[Conversation]
+    beside: Mapping[Needs, Any]
+    _measured: dict[int | None, list[Measure]] = field(default_factory=dict)
+
+    def limit(self, made: FinishedRun | None) -> int | None:
+        """Return the limit on user turns of a run of `simulate`, if it is below the length of some
+        real conversation."""
+        options = made.options if made and made.verb == "simulate" else {}
+        limit = options.get("max_turns")
+        longest = max((len(one.user_turns) for one in self.conversations), default=0)
+        return limit if isinstance(limit, int) and limit < longest else None
+
+    def cut(self, limit: int | None) -> list[Conversation]:
+        """Return the conversations as they would be if they were simulated ones with this limit on
+        user turns. Otherwise people would differ from a user who says exactly the same."""
+        found = []
+        for one in self.conversations:
+            if limit is not None and len(one.user_turns) > limit:
+                one = replace(one, turns=Sample(one, limit).context, ended=False)
+            found.append(one)
+        return found
+
+    def measures(self, limit: int | None) -> list[Measure]:
+        """Return the measures of the conversations that are cut so."""
+        if limit not in self._measured:
+            cut = self.cut(limit)
+            needed: dict[Needs, Any] = {**self.beside, "reference": cut}
+            found = _measures(cut, CONVERSATIONS, needed)
+            self._measured[limit] = [*found, *_described(floor(cut))]
+        return self._measured[limit]
+
+
+def _add_distances(
+    records: Sequence[dict[str, Any]],
+    measures: Sequence[Measure],
+    people: _People,
+    limit: int | None,
+) -> None:
+    """Add to the record of each measure how far it is from people's, where that has it too; and
+    people's, if it is of conversations that are cut at a limit."""
+    human = {measure.name: measure for measure in people.measures(limit)}
+    for record, measure in zip(records, measures, strict=True):
+        if beside := human.get(measure.name):
+            metric = catalog.metric_of(measure.name)
+            record["distance"] = metric.distance(measure, beside)._asdict()
+            if limit is not None:
+                record["human"] = {**measure_record(beside), "max_turns": limit}
 
 
 def _as_log(conversation: Conversation) -> Conversation:
