@@ -13,6 +13,7 @@ from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
+from userlm import items
 from userlm.json_files import dump, dumps, take, write_lines, write_parquet
 from userlm.lines import LONGEST, Line, bad_line, long_line, make_line, read_lines
 from userlm.types import Conversation, InputError, Origin, Turn
@@ -91,6 +92,7 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
             f"origin.first_own_turn is {conversation.first_own_turn}; it must be from 0 to "
             f"{turns_of_user}, the number of user turns"
         )
+    items.check(conversation)
     return conversation
 
 

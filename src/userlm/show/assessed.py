@@ -17,12 +17,14 @@ from userlm.show.blocks import (
     interval,
 )
 from userlm.show.finished import Finished
-from userlm.show.measures import measured
+from userlm.show.measures import measured, outcomes
 from userlm.show.results import Compared, Measured
 
 TITLES = {
     "respond": "Single turns, after those of people",
     "simulate": "Whole conversations",
+    "role": "After a question that the assistant cannot answer",
+    "intent": "After a suggestion of something else",
 }
 INTRO = (
     "The distance is the user's value less people's, with its 95 % interval over the people; there "
@@ -51,6 +53,9 @@ def _blocks(run: Finished) -> Iterator[Block]:
         rows = [_row(one) for one in compared]
         head = ("measure", "user", "human", "distance")
         yield Table(head, rows, "table", TITLES.get(stage, stage))
+        for one in compared:
+            if one["user"].get("outcomes"):
+                yield outcomes(one["user"], "the user")
     columns = run.results["perplexity"]
     if columns:
         rows = [(Quote(name, 60), measured(one)) for name, one in columns.items()]
