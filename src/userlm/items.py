@@ -31,10 +31,13 @@ def kind_of(conversation: Conversation) -> Kind | None:
     return next((kind for kind in KINDS if kind == stated), None)
 
 
-def check(conversation: Conversation) -> None:
-    """Raise `ValueError`, which names the field, if an item cannot be used; other conversations
-    pass."""
+def check(conversation: Conversation, wanted: Kind | None = None) -> None:
+    """Raise `ValueError`, which names the field, if an item cannot be used. Conversations that are
+    no items pass, unless a kind is wanted."""
     kind = kind_of(conversation)
+    if wanted and kind != wanted:
+        stated = conversation.meta.get("item")
+        raise ValueError(f"field 'meta.item' must be '{wanted}', not {stated!r}")
     if kind is None:
         return
     if [turn.role for turn in conversation.turns[:2]] != _QUESTION:

@@ -128,12 +128,13 @@ def _origin(record: Mapping[str, Any] | None) -> Origin | None:
 
 
 def read_conversations(
-    path: str | Path, may_be_empty: bool = False
+    path: str | Path, may_be_empty: bool = False, kind: items.Kind | None = None
 ) -> Iterator[Conversation]:
     """Yield the conversations of a `.jsonl`, `.jsonl.gz` or `.parquet` file of this package.
 
     Args:
         may_be_empty: see `read_rows`.
+        kind: all of them must be test items of this kind.
 
     Raises:
         InputError: the message names the file, line and field.
@@ -144,6 +145,7 @@ def read_conversations(
             if line.error:
                 raise ValueError(line.error)
             conversation = from_record(line.row)
+            items.check(conversation, kind)
         except ValueError as error:
             raise InputError(f"{path}, line {line.number}: {error}") from None
         if hash(conversation.id) in seen:

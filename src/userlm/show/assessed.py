@@ -23,9 +23,8 @@ from userlm.show.results import Compared, Measured
 TITLES = {
     "respond": "Single turns, after those of people",
     "simulate": "Whole conversations",
-    "role": "After a question that the assistant cannot answer",
-    "intent": "After a suggestion of something else",
 }
+TESTS = ("role", "intent", "robustness")
 INTRO = (
     "The distance is the user's value less people's, with its 95 % interval over the people; there "
     "is none below 5 people, or if all of them are alike. Where 0 lies in it, no difference was "
@@ -49,13 +48,17 @@ def section(runs: Sequence[Finished]) -> Section:
 
 
 def _blocks(run: Finished) -> Iterator[Block]:
+    tested: list[Compared] = []
     for stage, compared in run.results["measures"].items():
-        rows = [_row(one) for one in compared]
-        head = ("measure", "user", "human", "distance")
-        yield Table(head, rows, "table", TITLES.get(stage, stage))
-        for one in compared:
-            if one["user"].get("outcomes"):
-                yield outcomes(one["user"], "the user")
+        if stage in TESTS:
+            tested += compared
+        else:
+            yield _table(compared, TITLES.get(stage, stage))
+    if tested:
+        yield _table(tested, "Robustness: does it stay a user, with its own intent?")
+    for one in tested:
+        if one["user"].get("outcomes"):
+            yield outcomes(one["user"], "the user")
     columns = run.results["perplexity"]
     if columns:
         rows = [(Quote(name, 60), measured(one)) for name, one in columns.items()]
@@ -71,6 +74,11 @@ def _blocks(run: Finished) -> Iterator[Block]:
 def _reasons(what: str, reasons: Mapping[str, str]) -> Iterator[Text]:
     for stage, why in reasons.items():
         yield Text((Quote(stage, 60), f" {what}: ", Quote(why, 400), "."))
+
+
+def _table(compared: Sequence[Compared], title: str) -> Table:
+    head = ("measure", "user", "human", "distance")
+    return Table(head, list(map(_row, compared)), "table", title)
 
 
 def _row(one: Compared) -> Row:
