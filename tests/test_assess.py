@@ -205,7 +205,7 @@ def test_role_and_intent_are_tested_and_their_mean_is_the_robustness(tmp_path, c
         kind: {"in": 2, "out": 2} for kind in ("role", "intent")
     }
     shown = capsys.readouterr().out
-    assert "Robustness" in shown and "answers" in shown
+    assert "stay a user" in shown and "answers 1, adheres 1" in shown
     assert "user-role adherence" in (tmp_path / "run/report.md").read_text()
 
 
