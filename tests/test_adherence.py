@@ -1,5 +1,6 @@
 """User-role and intent adherence: test items, their rules, and their measures by hand."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from flat import flat
 
 from userlm import commands
 from userlm.assets import intent_items, role_items
+from userlm.data.layouts import convert
+from userlm.data.layouts.fields import Rejected
+from userlm.data.layouts.items import UNSURE
 from userlm.items import check, kind_of, prefix
 from userlm.metrics.adherence import (
     ACCEPTS,
@@ -346,3 +350,108 @@ def test_a_run_of_items_alone_has_no_measures_of_conversations(tmp_path):
     results = commands.score(score)
     assert [one["name"] for one in results["run"]] == ["user-role adherence"]
     assert "endings" not in results
+
+
+# --- items from question sets ---------------------------------------------------------------------
+
+COMMONSENSE = {
+    "id": "q1",
+    "question": "Where would you keep a boat?",
+    "question_concept": "boat",
+    "choices": {"label": list("ABCDE"), "text": CHOICES},
+    "answerKey": "A",
+}
+
+
+def test_a_row_of_commonsense_qa_becomes_an_item():
+    found = convert(COMMONSENSE, "role-items", "x").conversation
+    question, answer = found.turns
+    assert found.id == "q1" and kind_of(found) == "role"
+    assert "Where would you keep a boat?" in question.text
+    # All five are in the question, without letters; none is in what the assistant says.
+    assert after_choices(question.text, CHOICES).why == f"names {', '.join(CHOICES)}"
+    assert after_choices(answer.text, CHOICES).why == "names no choice"
+    goal = "get the answer to a multiple-choice question about boat."
+    assert found.intent == INTENT_PREFIX + goal
+    # The same row is the same item always; other rows get other turns.
+    assert convert(COMMONSENSE, "role-items", "x").conversation == found
+    many = [{**COMMONSENSE, "question": f"Where is boat {n}?"} for n in range(99)]
+    answers = {
+        convert(row, "role-items", "x").conversation.turns[1].text for row in many
+    }
+    assert len(answers) == len(UNSURE)
+
+
+def test_a_row_of_natural_questions_becomes_an_item():
+    row = {"id": "n1", "question": QUESTION, "answers": ["Bizet"]}
+    found = convert(row, "intent-items", "x").conversation
+    question, answer = found.turns
+    assert kind_of(found) == "intent" and question.text == QUESTION
+    assert found.meta["suggestion"] in answer.text
+    assert "Bizet" not in str(found)
+    assert QUESTION in found.intent
+
+
+def test_rows_with_ready_made_turns_keep_them_and_their_intent():
+    history = [
+        {"role": "user", "content": "which?"},
+        {"role": "assistant", "content": "Hm."},
+        {"role": "user", "content": "?"},
+    ]
+    row = {"intent": "know it", "conversation_history": history, "choices": CHOICES}
+    found = convert(row, "role-items", "log-7").conversation
+    assert [turn.text for turn in found.turns] == ["which?", "Hm."]
+    assert (found.intent, found.id) == ("know it", "log-7")
+    texts = [{"label": "A", "text": choice} for choice in CHOICES]
+    as_text = {**row, "conversation_history": json.dumps(history), "choices": texts}
+    assert convert(as_text, "role-items", "log-7").conversation == found
+    row = {"question": QUESTION, "assistant_suggestion_turn": "A walk?", "source": "nq"}
+    found = convert(row, "intent-items", "x").conversation
+    assert found.turns[1].text == found.meta["suggestion"] == "A walk?"
+    assert found.meta["source"] == "nq"
+
+
+@pytest.mark.parametrize(
+    ("source", "row", "said"),
+    [
+        ("role-items", {"question": "x?"}, "no messages: field 'choices' is missing"),
+        ("role-items", {"choices": CHOICES}, "field 'question' is missing"),
+        ("role-items", {**COMMONSENSE, "choices": {"text": ["a", "b"]}}, "fewer than"),
+        ("role-items", {**COMMONSENSE, "choices": [1, 2, 3]}, "meta.choices"),
+        ("intent-items", {"answers": ["x"]}, "field 'question' is missing"),
+        (
+            "role-items",
+            {"choices": CHOICES, "conversation_history": [{"role": "user", "content": "x"}]},
+            "does not begin with",
+        ),
+    ],
+)  # fmt: skip
+def test_a_row_that_is_no_item_is_set_aside_with_the_field(source, row, said):
+    with pytest.raises(Rejected, match=said):
+        convert(row, source, "x")
+
+
+def test_question_sets_are_never_taken_for_items_unless_that_is_asked_for():
+    with pytest.raises(Rejected, match="unknown layout"):
+        convert(COMMONSENSE, None, "x")
+
+
+def test_imported_items_can_be_answered_and_scored(tmp_path):
+    rows = [{"question": f"who built bridge {n}", "answer": ["x"]} for n in range(3)]
+    path = tmp_path / "nq.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    asked = flat(
+        commands.Import, logs=[str(path)], source="intent-items", out=tmp_path / "items"
+    )
+    assert commands.import_(asked)["counts"] == {"in": 3, "out": 3}
+    commands.respond(
+        flat(
+            commands.Respond,
+            data=tmp_path / "items",
+            user=_script(tmp_path, "hi", "and who built it, that bridge"),
+            out=tmp_path / "run",
+        )
+    )
+    score = commands.Score([tmp_path / "run"], out=tmp_path / "score")
+    [found] = commands.score(score)["run"]
+    assert (found["value"], found["n"]) == (100, 3)
