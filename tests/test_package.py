@@ -33,6 +33,7 @@ ROOMS = [
     "users",
     "tasks",
     "assistants",
+    "judges",
     "metrics",
     "training",
     "show",
