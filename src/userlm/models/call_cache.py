@@ -48,7 +48,7 @@ class CallCache:
 
     def __init__(self, path: Path, chat: Chat, side: Side) -> None:
         self._chat = chat
-        self._side = side
+        self.side = side
         self._lock = threading.Lock()
         self._last_error = ""
         self._alike = 0
@@ -63,7 +63,7 @@ class CallCache:
         """What went wrong in calls, and how often. After the last call, those that are still open
         were in flight when an earlier attempt was killed."""
         return self._faults + Counter(
-            {"in flight when stopped": self._side.used["open"]}
+            {"in flight when stopped": self.side.used["open"]}
         )
 
     def answered(self, id: str) -> bool:
@@ -92,7 +92,7 @@ class CallCache:
             return reply
 
         try:
-            reply = self._side.call(max_tokens_in(messages), sampling.max_tokens, send)
+            reply = self.side.call(max_tokens_in(messages), sampling.max_tokens, send)
         except ModelError as error:
             self._stop_if_hopeless(error)
             return failure_of(error)
@@ -135,7 +135,7 @@ class CallCache:
             self._last_error = kind
             is_hopeless = self._alike >= GIVE_UP
         if is_hopeless:
-            self._side.budget.stop(str(error))
+            self.side.budget.stop(str(error))
             raise ModelError(
                 f"{error} ({GIVE_UP} consecutive calls failed with the same error, so no more were "
                 "made)"
