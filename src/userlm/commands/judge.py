@@ -135,11 +135,12 @@ def judge(options: Judge) -> Results:
     if warning:
         warn(warning, ModelWarning, stacklevel=2)
     earlier = run.results
-    if earlier is None or earlier.get("failed"):
-        judged, calls = _judge_all(run, options, prompt, price, path)
-    else:
-        judged = _read_verdicts(run)
+    verdicts = run.path("verdicts.jsonl")
+    if earlier and not earlier.get("failed") and verdicts.is_file():
+        judged = _read_verdicts(verdicts)
         calls = {key: earlier[key] for key in CALLS}
+    else:
+        judged, calls = _judge_all(run, options, prompt, price, path)
     results = {
         "run": path.parent.name if user else path.name,
         "user": user,
@@ -279,9 +280,9 @@ def _judge(judge: judges.Judge, cache: CallCache, log: Conversation) -> Judged:
     return Judged(log.id, turn.k, cluster, verdict, answer.error)
 
 
-def _read_verdicts(run: Run) -> list[Judged]:
+def _read_verdicts(path: Path) -> list[Judged]:
     """Return the verdicts of a complete run."""
-    journal = Journal(run.path("verdicts.jsonl"))
+    journal = Journal(path)
     judged = list(journal.read(_parse))
     journal.close()
     return judged
