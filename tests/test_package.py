@@ -34,6 +34,7 @@ ROOMS = [
     "users",
     "tasks",
     "assistants",
+    "judges",
     "metrics",
     "training",
     "show",

@@ -225,6 +225,22 @@ class Assessed(TypedDict):
     incomplete: list[Text]
 
 
+class Judged(TypedDict):
+    """Of `judge`."""
+
+    run: Text
+    user: Text | None
+    judge: Text
+    prompt: Text
+    hash: Text
+    positive: Text
+    warning: Text
+    counts: Counts
+    measures: list[Measured]
+    agreement: list[Measured]
+    usage: dict[Any, Usage | None]
+
+
 class Rule(TypedDict):
     """How a user ends under one rule; see `metrics.termination`."""
 
