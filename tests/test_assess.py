@@ -123,6 +123,23 @@ def test_user_and_people_stand_side_by_side_with_their_difference(tmp_path, caps
     assert "How far from people?" in page and "-2.5" in page
 
 
+def test_people_are_cut_at_the_limit_on_simulated_turns_so_that_their_replay_does_not_differ(
+    tmp_path,
+):
+    people(tmp_path / "people.jsonl")
+    replay = f"replay:{tmp_path / 'people.jsonl'}"
+    results = assess(tmp_path, user=replay, assistant="clarifier", max_turns=1)
+    for name, one in by_name(results, "simulate").items():
+        if one["user"].get("distance"):
+            assert one["user"]["distance"]["value"] in (0, None), name
+            assert one["human"]["max_turns"] == 1
+    talks, turns = by_name(results, "simulate"), by_name(results, "respond")
+    assert talks["turns per conversation"]["human"]["value"] == 1
+    # Their first turns have 5 words, all turns 4 on average.
+    assert talks["words per turn"]["human"]["value"] == 5
+    assert turns["words per turn"]["human"]["value"] == 4
+
+
 def test_what_a_user_repeats_of_its_training_logs_is_measured_if_they_are_given(
     tmp_path,
 ):

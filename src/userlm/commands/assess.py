@@ -481,7 +481,10 @@ def _beside_people(scores: Results) -> dict[str, list[Results]]:
     for stage in ANSWERED:
         if stage in scores:
             found[stage] = [
-                {"user": record, "human": human.get(record["name"])}
+                {
+                    "user": record,
+                    "human": record.get("human", human.get(record["name"])),
+                }
                 for record in scores[stage]
             ]
     return found
