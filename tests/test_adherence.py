@@ -29,6 +29,7 @@ from userlm.metrics.adherence import (
     robustness,
     user_role_adherence,
 )
+from userlm.metrics.control_users import ITEM_USERS, asked
 from userlm.rows import read_conversations, read_rows, write_conversations
 from userlm.text import INTENT_PREFIX, words
 from userlm.types import Conversation, InputError, Turn
@@ -177,37 +178,20 @@ def test_items_with_one_intent_are_items_of_their_own_in_the_interval():
 # --- users that are known to be wrong -------------------------------------------------------------
 
 
-def _embedded(path: Path, reply) -> list[Conversation]:
-    found = []
-    for one in read_conversations(path):
-        said = reply(one)
-        start = prefix(one)
-        found.append(start.close("end") if said is None else start.say(said))
-    return found
-
-
-USERS = {
-    # reply to an item: role adherence, intent adherence
-    "answers": (lambda one: _answer(one), 0, 0),
-    "accepts": (lambda one: f"yes, {_suggestion(one)}", 100, 0),
-    "repeats": (lambda one: one.turns[0].text, 100, 100),
-    "constant": (lambda one: "Can you tell me more?", 100, 0),
-    "ends at once": (lambda one: None, 0, 0),
-}
-
-
-def _answer(one):
-    return one.meta["choices"][0] if kind_of(one) == "role" else "it was eleven"
-
-
-def _suggestion(one):
-    return one.meta.get("suggestion", "please")
-
-
-@pytest.mark.parametrize("name", USERS)
-def test_users_that_are_known_to_be_wrong_get_what_they_deserve(name):
-    reply, role, intent = USERS[name]
-    responses = _embedded(role_items(), reply) + _embedded(intent_items(), reply)
+@pytest.mark.parametrize(
+    ("name", "role", "intent"),
+    [
+        ("answers", 0, 0),
+        ("accepts the suggestion", 100, 0),
+        ("repeats the question", 100, 100),
+        # It never answers, but asks for nothing of its own either.
+        ("constant turn", 100, 0),
+        ("ends at once", 0, 0),
+    ],
+)
+def test_users_that_are_known_to_be_wrong_get_what_they_deserve(name, role, intent):
+    embedded = [*read_conversations(role_items()), *read_conversations(intent_items())]
+    responses = asked(embedded, ITEM_USERS[name])
     assert user_role_adherence(responses).value == role
     assert intent_adherence(responses).value == intent
     assert robustness(responses).value == (role + intent) / 2

@@ -160,7 +160,7 @@ METRICS = (
     Metric(
         adherence.NAMES["intent"],
         "Share of replies that stay with the question where the assistant suggests something else, "
-        "by a rule of words that agrees with people's labels in 6 of 7 replies.",
+        "by a rule of words, which is wrong about every seventh reply.",
         "intent items",
         "higher",
         "%",
