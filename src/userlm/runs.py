@@ -302,7 +302,9 @@ _WRITTEN = {
     "respond": "conversations.jsonl turns.jsonl usage.jsonl",
     "simulate": "conversations.jsonl turns.jsonl usage.jsonl",
     "score": "scores.jsonl",
-    "assess": "reference.jsonl respond simulate ppl score report.html report.md",
+    "judge": "verdicts.jsonl asked.jsonl usage.jsonl",
+    "assess": "reference.jsonl role.jsonl intent.jsonl respond simulate ppl role intent score "
+    "report.html report.md",
     "ppl": "scores.jsonl usage.jsonl",
     "train": f"log.jsonl rows rows-valid tokenizer {_SAVED}",
 }

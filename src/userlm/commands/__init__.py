@@ -15,6 +15,7 @@ from userlm.commands.costs import Limits
 from userlm.commands.fetch import Fetch, fetch
 from userlm.commands.import_ import Import, import_
 from userlm.commands.intents import Intents, intents
+from userlm.commands.judge import Judge, judge
 from userlm.commands.options import LocalModels, Output, User
 from userlm.commands.ppl import Ppl, ppl
 from userlm.commands.report import Report, report
@@ -36,6 +37,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "respond": (Respond, respond),
     "simulate": (Simulate, simulate),
     "score": (Score, score),
+    "judge": (Judge, judge),
     "assess": (Assess, assess),
     "report": (Report, report),
     "show": (Show, show),
@@ -52,6 +54,7 @@ __all__ = [
     "Fetch",
     "Import",
     "Intents",
+    "Judge",
     "Limits",
     "LocalModels",
     "Output",
@@ -71,6 +74,7 @@ __all__ = [
     "fetch",
     "import_",
     "intents",
+    "judge",
     "ppl",
     "report",
     "respond",

@@ -18,8 +18,9 @@ from userlm.commands.steps import (
     stub_speakers,
 )
 from userlm.guard import Guard
+from userlm.items import KINDS, kind_of
 from userlm.json_files import write_lines
-from userlm.metrics import catalog
+from userlm.metrics import adherence, catalog
 from userlm.metrics.catalog import Needs
 from userlm.metrics.end_references import compare
 from userlm.metrics.memorization import training_turns
@@ -48,7 +49,16 @@ columns."""
 
 CONVERSATIONS: Sequence[Needs] = ("any", "conversations")
 RESPONSES: Sequence[Needs] = ("any", "responses")
-"""The values of `Metric.needs` that can be measured on whole conversations, or on responses."""
+ITEMS: Mapping[frozenset[str | None], Sequence[Needs]] = {
+    frozenset(("role",)): ("role items",),
+    frozenset(("intent",)): ("intent items",),
+    frozenset(KINDS): ("role items", "intent items", "both items"),
+}
+"""The values of `Metric.needs` that can be measured on whole conversations, on responses, or on
+responses to test items of these kinds."""
+
+Outcomes = Mapping[str, Mapping[str, int]]
+"""By the name of a measure of test items, how often users did what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,24 +133,31 @@ def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Result
     limits: dict[str, int | None] = {}
     columns: dict[str, list[Measure]] = {}
     ngrams: dict[str, list[TellingNgram]] = {}
+    outcomes: dict[str, Outcomes] = {}
     stubs: dict[str, str] = {}
     endings: Results = {}
     for name, path in track(list(inputs.items()), "scoring", len(inputs)):
         conversations = list(read_conversations(path))
         stubs[name] = stub_speakers(conversations)
+        columns[name], outcomes[name] = _of_items(conversations)
+        if columns[name]:
+            # What says something about conversations with people says nothing about items.
+            conversations = [one for one in conversations if not kind_of(one)]
+            if not conversations:
+                continue
         made = Run.read(path.parent) if (path.parent / "run.json").is_file() else None
         needed = dict(beside)
         if people:
             limits[name] = people.limit(made)
             reference = needed["reference"] = people.cut(limits[name])
         if made and made.verb == "respond":
-            columns[name] = _measures(conversations, RESPONSES, needed)
+            columns[name] += _measures(conversations, RESPONSES, needed)
             calibration = _end_calibration(made, columns[name])
             endings[name] = {**calibration, "comparison": _comparison(conversations)}
         else:
             if any(task_of(conversation, known) for conversation in conversations):
                 needed["tasks"] = known
-            columns[name] = _measures(conversations, CONVERSATIONS, needed)
+            columns[name] += _measures(conversations, CONVERSATIONS, needed)
         if people:
             found, ngrams[name] = compare_crowds(conversations, reference)
             columns[name] += _described(found)
@@ -151,6 +168,7 @@ def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Result
     if people:
         for name, limit in limits.items():
             _add_distances(results[name], columns[name], people, limit)
+    _add_outcomes(results, outcomes)
     for name, telling in ngrams.items():
         records = {record["name"]: record for record in results[name]}
         records[OVERALL]["ngrams"] = [asdict(one) for one in telling]
@@ -187,6 +205,16 @@ def _measures(
         if metric.function and metric.needs in (*available, *beside):
             found.append(metric.measure(conversations, beside))
     return found
+
+
+def _of_items(conversations: Sequence[Conversation]) -> tuple[list[Measure], Outcomes]:
+    """Return the measures of the test items among the conversations, and what users did."""
+    kinds = {kind_of(one) for one in conversations} - {None}
+    tested = [one for one in conversations if kind_of(one)]
+    outcomes = {
+        adherence.NAMES[kind]: adherence.outcomes(tested, kind) for kind in KINDS
+    }
+    return _measures(tested, ITEMS.get(frozenset(kinds), ()), {}), outcomes
 
 
 def _described(measures: Iterable[Measure]) -> list[Measure]:
@@ -249,6 +277,14 @@ def _add_distances(
             record["distance"] = metric.distance(measure, beside)._asdict()
             if limit is not None:
                 record["human"] = {**measure_record(beside), "max_turns": limit}
+
+
+def _add_outcomes(results: Results, outcomes: Mapping[str, Outcomes]) -> None:
+    """Add to each measure of test items, by column and name, how often users did what."""
+    for column, counted in outcomes.items():
+        for record in results[column]:
+            if found := counted.get(record["name"]):
+                record["outcomes"] = found
 
 
 def _as_log(conversation: Conversation) -> Conversation:

@@ -6,7 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from userlm.metrics import crowds, extrinsic, intrinsic, memorization, two_sample
+from userlm.metrics import (
+    adherence,
+    crowds,
+    extrinsic,
+    intrinsic,
+    memorization,
+    two_sample,
+)
 from userlm.stats import (
     MEAN,
     PERCENT,
@@ -26,6 +33,9 @@ Needs = Literal[
     "tasks",
     "reference",
     "training turns",
+    "role items",
+    "intent items",
+    "both items",
 ]
 
 
@@ -38,7 +48,8 @@ class Metric:
         about: what it measures, in one sentence.
         needs: what it is measured on: the `log-probabilities` of `userlm ppl`; `responses` to
             prefixes; whole `conversations`, logged or simulated; `any` of the two; conversations
-            about `tasks`; any, beside the human `reference` or the `training turns` of the user.
+            about `tasks`; any, beside the human `reference` or the `training turns` of the user;
+            responses to test items (`items`) of one kind, or to those of both.
         better: which values are better; `neither`: those close to the human reference.
         unit: the unit of value and interval.
         function: computes the measure from conversations, and from what else it needs: the tasks
@@ -135,6 +146,35 @@ METRICS = (
         "responses",
         "higher",
         function=intrinsic.termination_auroc,
+    ),
+    Metric(
+        adherence.NAMES["role"],
+        "Share of replies that leave a multiple-choice question to an assistant who does not know: "
+        "one or two of the choices named is an answer, and no adherence; nor is an end.",
+        "role items",
+        "higher",
+        "%",
+        adherence.user_role_adherence,
+        PERCENT,
+    ),
+    Metric(
+        adherence.NAMES["intent"],
+        "Share of replies that stay with the question where the assistant suggests something else, "
+        "by a rule of words, which is wrong about every seventh reply.",
+        "intent items",
+        "higher",
+        "%",
+        adherence.intent_adherence,
+        PERCENT,
+    ),
+    Metric(
+        adherence.ROBUSTNESS,
+        "The mean of user-role and intent adherence.",
+        "both items",
+        "higher",
+        "%",
+        adherence.robustness,
+        adherence.MEAN_OF_BOTH,
     ),
     Metric(
         two_sample.OVERALL,

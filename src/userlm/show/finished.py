@@ -20,6 +20,7 @@ from userlm.show.results import (
     Columns,
     Data,
     Endings,
+    Judged,
     Measured,
     Options,
     Talks,
@@ -155,6 +156,8 @@ def read_run(folder: str | Path) -> Finished:
             return _with_training(run)
         case "ppl" | "score":
             return _with_measures(run)
+        case "judge":
+            return replace(run, results=_checked(run, Judged, run.results))
         case "assess":
             assessed = _checked(run, Assessed, run.results)
             return replace(_with_stage(run), results=assessed)

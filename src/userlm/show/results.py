@@ -200,6 +200,7 @@ class Measured(TypedDict):
     stub: NotRequired[Text]
     distance: NotRequired[Distance]
     ngrams: NotRequired[list[TellingNgram]]
+    outcomes: NotRequired[Counts]
 
 
 Columns = dict[Any, list[Measured]]
@@ -222,6 +223,22 @@ class Assessed(TypedDict):
     left_out: dict[Any, Text]
     failed: dict[Any, Text]
     incomplete: list[Text]
+
+
+class Judged(TypedDict):
+    """Of `judge`."""
+
+    run: Text
+    user: Text | None
+    judge: Text
+    prompt: Text
+    hash: Text
+    positive: Text
+    warning: Text
+    counts: Counts
+    measures: list[Measured]
+    agreement: list[Measured]
+    usage: dict[Any, Usage | None]
 
 
 class Rule(TypedDict):
