@@ -33,6 +33,7 @@ ROOMS = [
     "users",
     "tasks",
     "assistants",
+    "detectors",
     "metrics",
     "training",
     "show",

@@ -86,6 +86,7 @@ PRICE_OPTIONS = {
     "assistant": "--price",
     "writer": "--price",
     "model": "--price",
+    "detector": "--price",
 }
 # For the estimate. The limits use an upper bound before a call and its real usage after it.
 BYTES_PER_TOKEN = 4
@@ -173,13 +174,16 @@ def stop(budget: Budget) -> None:
 
 
 def show_estimate(
-    budget: Budget, expected: Mapping[str, Counter[str]], assuming: str = ""
+    budget: Budget,
+    expected: Mapping[str, Counter[str]],
+    basis: str = f"at {BYTES_PER_TOKEN} bytes per token",
 ) -> None:
     """Print how many calls and tokens are expected of each side, what an earlier attempt used, and
     whether a cap may stop the run.
 
     Args:
         expected: by side, the usage: calls, tokens in, and at most how many out.
+        basis: how tokens were estimated.
     """
     before = budget.spent
     total = before
@@ -193,9 +197,7 @@ def show_estimate(
             f"in and at most {used['tokens_out']:,} out{cost}",
             soft_wrap=True,
         )
-    console.print(
-        f" at {BYTES_PER_TOKEN} bytes per token{assuming}", style="dim", soft_wrap=True
-    )
+    console.print(f" {basis}", style="dim", soft_wrap=True)
     if before != Amount():
         cost = f", ${before.dollars:,.2f}" if before.dollars else ""
         console.print(
@@ -231,8 +233,8 @@ def estimate_conversations(
     turns = ", ".join(
         f"{n} tokens per {role} turn" for role, n in TOKENS_PER_TURN.items()
     )
-    assuming = f" and {turns}; each resampled draft is one more call"
-    show_estimate(budget, expected, assuming)
+    basis = f"at {BYTES_PER_TOKEN} bytes per token and {turns}; each resampled draft is one more "
+    show_estimate(budget, expected, f"{basis}call")
 
 
 def _prompt(speaker: Speaker, start: Conversation) -> tuple[int, int]:
@@ -258,18 +260,19 @@ def estimate_tokens(texts: Iterable[str]) -> int:
     return sum(len(text.encode()) for text in texts) // BYTES_PER_TOKEN
 
 
-def show_errors(errors: Sequence[str], total: int) -> None:
+def show_errors(errors: Sequence[str], total: int, what: str = "conversations") -> None:
     """Print which calls failed, or were not made because of a limit, and what to do about it.
 
     Args:
         total: the number of conversations, of which some ended in one of the errors.
+        what: what is counted, if not conversations.
     """
     capped = [error for error in errors if error.startswith(CAP)]
     failed = [error for error in errors if not error.startswith(CAP)]
     if capped:
         console.print(
             f"{capped[0]} does not cover the worst case of another call; {len(capped):,} "
-            "conversations are unfinished. Run the same command with a higher limit to continue; "
+            f"{what} are unfinished. Run the same command with a higher limit to continue; "
             "answered calls are not repeated",
             style="yellow",
         )

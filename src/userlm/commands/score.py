@@ -106,7 +106,7 @@ def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Result
     logs = options.human
     tasks = options.tasks
     known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
-    people = [_as_log(one) for one in read_conversations(logs)] if logs else []
+    people = [as_log(one) for one in read_conversations(logs)] if logs else []
     beside: dict[Needs, Any] = {"reference": people} if people else {}
     if options.trained_on:
         beside["training turns"] = training_turns(
@@ -192,7 +192,7 @@ def _add_distances(results: Results, columns: Mapping[str, Sequence[Measure]]) -
                 record["distance"] = found._asdict()
 
 
-def _as_log(conversation: Conversation) -> Conversation:
+def as_log(conversation: Conversation) -> Conversation:
     """Return the conversation as if it were a log, even if one of our runs recorded it."""
     origin = conversation.origin if conversation.stop is None else None
     return replace(conversation, meta=without_outcome(conversation.meta), origin=origin)

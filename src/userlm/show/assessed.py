@@ -13,11 +13,9 @@ from userlm.show.blocks import (
     Section,
     Table,
     Text,
-    Value,
-    interval,
 )
 from userlm.show.finished import Finished
-from userlm.show.measures import measured
+from userlm.show.measures import distance_line, measured
 from userlm.show.results import Compared, Measured
 
 TITLES = {
@@ -73,11 +71,7 @@ def _row(one: Compared) -> Row:
     human = one["human"]
     digits = 1 if user["unit"] else 2
     beside: Line = _value(human, digits) if human else NO_HUMAN
-    distance = user.get("distance")
-    apart: Line = NO_HUMAN
-    if distance and distance["value"] is not None:
-        ends = interval(distance["low"], distance["high"], digits)
-        apart = (Value(distance["value"], digits), ends)
+    apart = distance_line(user, digits)
     return (Quote(user["name"], 60), _value(user, digits), beside, apart)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from userlm.show import assessed, claims, measures, thresholds
+from userlm.show import assessed, claims, detected, measures, thresholds
 from userlm.show.blocks import (
     Axis,
     Block,
@@ -46,6 +46,7 @@ VERBS = (
     "respond",
     "simulate",
     "score",
+    "detect",
     "assess",
 )
 CURVE_POINTS = 240  # points; a longer log is averaged
@@ -67,6 +68,7 @@ def describe(runs: Runs) -> Page:
     sections = (
         assessed.section(runs),
         _measures(runs, colours),
+        detected.section(runs),
         _lengths(runs, colours),
         _training(runs, colours),
         _data(runs),
