@@ -14,12 +14,14 @@ from urllib.parse import quote
 
 import openai
 
-from userlm.models.endpoint import EndpointModel, Send
+from userlm.models.endpoint import EndpointModel
 from userlm.models.faults import possibly_billed
 from userlm.types import Detection, ModelError, encodable
 
 SUCCESS, FAILED = "STAGE_SUCCESS", "STAGE_FAILED"
 """The stages of a finished task."""
+LIKELIHOOD = "ai_likelihood"
+"""What the older API says: 1 for a text of a machine."""
 FRACTIONS = ("fraction_human", "fraction_ai", "fraction_ai_assisted")
 MAX_ROUNDING = 0.05
 """How far the sum of the fractions may be from 1."""
@@ -30,6 +32,9 @@ LONGEST_TASK = 300.0
 given up."""
 MAX_SERVER_TEXT = 200
 """Characters that are kept of what the server says."""
+
+Answer = tuple[Detection | None, str]
+"""What the server says about a text, else `None` and the id of its task."""
 
 
 class Pangram:
@@ -67,28 +72,27 @@ class Pangram:
     def _detect(self, text: str) -> Detection:
         faults: list[str] = []
         body = {"text": text, "model": self._model, "public_dashboard_link": False}
-        send: Send[Detection | str] = partial(self._post, body)
-        answer = self._endpoint.ask(send, faults)
+        found, task = self._endpoint.ask(partial(self._post, body), faults)
         billed = possibly_billed(faults)
-        if isinstance(answer, str):
-            answer = self._result(answer, billed)
+        if found is None:
+            found = self._result(task, billed)
         why, version = (
             self._endpoint.masked(encodable(said))[:MAX_SERVER_TEXT]
-            for said in (answer.why, answer.version)
+            for said in (found.why, found.version)
         )
-        return Detection(answer.p_human, why, version, billed)
+        return Detection(found.p_human, why, version, billed)
 
     def _result(self, task: str, billed: int) -> Detection:
         """Return the result of a task; a `ModelError` counts it as billed."""
-        send: Send[Detection | str] = partial(self._get, task)
         wait = self._first_poll
         deadline = time.monotonic() + self._longest_task
         try:
             while time.monotonic() < deadline:
                 time.sleep(wait)
                 wait = min(1.5 * wait, LONGEST_POLL)
-                found = self._endpoint.ask(partial(self._get, task), [], may_bill=False)
-                if isinstance(found, Detection):
+                get = partial(self._get, task)
+                found, _ = self._endpoint.ask(get, [], may_bill=False)
+                if found:
                     return found
         except ModelError as error:
             # Another task may well have a result.
@@ -103,44 +107,45 @@ class Pangram:
 
     async def _post(
         self, body: Mapping[str, Any], client: openai.AsyncOpenAI
-    ) -> Detection | str:
+    ) -> Answer:
         return read_answer(await client.post(self._path, body=body, cast_to=object))
 
-    async def _get(self, task: str, client: openai.AsyncOpenAI) -> Detection | str:
+    async def _get(self, task: str, client: openai.AsyncOpenAI) -> Answer:
         path = f"{self._path}/{quote(task, safe='')}"
         return read_answer(await client.get(path, cast_to=object), task)
 
 
-def read_answer(answer: object, task: str = "") -> Detection | str:
-    """Return what an answer of Pangram says, or the id of the task that is not finished.
+def read_answer(answer: object, task: str = "") -> Answer:
+    """Return what an answer of Pangram says.
 
     Args:
         task: the id of the task that was asked about.
 
     Raises:
-        ValueError: if it is no answer. Zeros stand in those that have no result.
+        ValueError: if it is no answer.
     """
     if not isinstance(answer, Mapping):
         raise ValueError("it is not a JSON object")
-    stage = answer.get("stage", SUCCESS)
-    id = answer.get("task_id", task)
     version = answer.get("version")
     version = version if isinstance(version, str) else ""
+    stage = answer.get("stage", SUCCESS)
     if stage == FAILED:
         headline = answer.get("headline")
         why = headline if isinstance(headline, str) and headline else "no result"
-        return Detection(None, why, version)
+        return Detection(None, why, version), task
+    # Zeros stand in answers without a result, so the stage decides, and the sum.
     if stage == SUCCESS and FRACTIONS[0] in answer:
         fractions = [_share(answer, name) for name in FRACTIONS if name in answer]
         has_all = len(fractions) == len(FRACTIONS)
         if has_all and abs(sum(fractions) - 1) > MAX_ROUNDING:
             raise ValueError(f"its fractions add up to {sum(fractions):.3g}")
-        return Detection(fractions[0], version=version)
-    if stage == SUCCESS and "ai_likelihood" in answer:
-        return Detection(1 - _share(answer, "ai_likelihood"), version=version)
-    if isinstance(id, str) and id:
-        return id
-    raise ValueError("it has neither fraction_human nor ai_likelihood nor task_id")
+        return Detection(fractions[0], version=version), task
+    if stage == SUCCESS and LIKELIHOOD in answer:
+        return Detection(1 - _share(answer, LIKELIHOOD), version=version), task
+    task = answer.get("task_id", task)
+    if isinstance(task, str) and task:
+        return None, task
+    raise ValueError(f"it has neither {FRACTIONS[0]} nor {LIKELIHOOD} nor task_id")
 
 
 def _share(answer: Mapping[Any, Any], name: str) -> float:

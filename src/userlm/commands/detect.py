@@ -296,14 +296,14 @@ def _parse(row: Mapping[str, Any]) -> tuple[str, Detection]:
 
 def _name(parts: Address, found: Detections) -> Results:
     """Return the name of the detector, and its versions with how often each answered."""
-    versions = Counter(one.version for one in found.values() if one.version)
+    versions = in_order(Counter(one.version for one in found.values() if one.version))
     if len(versions) > 1:
         console.print(
             f"{parts} answered in several versions: {', '.join(versions)}; --force asks about all "
             "texts again",
             style="yellow",
         )
-    return {"name": str(parts), "versions": in_order(versions)}
+    return {"name": str(parts), "versions": versions}
 
 
 def _measure(

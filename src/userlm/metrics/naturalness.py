@@ -85,8 +85,8 @@ def _if_enough(rows: Sequence[MeasureRow]) -> Measure:
     if found.clusters >= MIN_CLUSTERS or found.missing == len(rows) > 0:
         return found
     why = (
-        f"first turns of {SHORTEST} to {LONGEST} tokens come from {found.clusters} people (or "
-        f"intents), and {MIN_CLUSTERS} are needed"
+        f"{found.clusters} people (or intents) have first turns of {SHORTEST} to {LONGEST} tokens; "
+        f"{MIN_CLUSTERS} are needed"
     )
     return replace(found, value=None, low=None, high=None, why=why)
 

@@ -15,8 +15,8 @@ from userlm.show.blocks import (
     Text,
 )
 from userlm.show.finished import Finished
-from userlm.show.measures import distance_line, measured
-from userlm.show.results import Compared, Measured
+from userlm.show.measures import distance_line, measured, value_alone
+from userlm.show.results import Compared
 
 TITLES = {
     "respond": "Single turns, after those of people",
@@ -70,11 +70,6 @@ def _row(one: Compared) -> Row:
     user = one["user"]
     human = one["human"]
     digits = 1 if user["unit"] else 2
-    beside: Line = _value(human, digits) if human else NO_HUMAN
+    beside: Line = value_alone(human, digits) if human else NO_HUMAN
     apart = distance_line(user, digits)
-    return (Quote(user["name"], 60), _value(user, digits), beside, apart)
-
-
-def _value(one: Measured, digits: int) -> Line:
-    """Return the value without its interval, so that a row stays on one line."""
-    return measured({**one, "low": None, "high": None}, digits)
+    return (Quote(user["name"], 60), value_alone(user, digits), beside, apart)

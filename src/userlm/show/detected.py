@@ -8,8 +8,7 @@ from typing import Any
 
 from userlm.show.blocks import Block, Group, Line, Quote, Row, Section, Small, Table
 from userlm.show.finished import Finished
-from userlm.show.formats import number
-from userlm.show.measures import distance_line, measured
+from userlm.show.measures import distance_line, measured, value_alone
 from userlm.show.results import Measured
 
 INTRO = (
@@ -18,6 +17,8 @@ INTRO = (
     "alone needs no detector. A user is natural if its value is people's, not if it is high. "
     "Values of different detectors cannot be compared."
 )
+ASSISTANT = "The assistant is the one in people's logs."
+LENGTH = "Length alone takes the shorter text for a person's."
 NONE = "–"
 
 
@@ -26,8 +27,8 @@ def section(runs: Sequence[Finished]) -> Section:
     groups = []
     for run in runs:
         if run.verb == "detect":
-            title = (Quote(run.results["user"], 60), " by ", _detector(run))
-            groups.append(Group(list(_blocks(run)), title))
+            name = (Quote(run.results["user"], 60), " by ", _detector(run))
+            groups.append(Group(list(_blocks(run)), name))
     title = "Do the turns look as if people wrote them?"
     return Section("naturalness", "Naturalness", title, groups, INTRO)
 
@@ -35,9 +36,9 @@ def section(runs: Sequence[Finished]) -> Section:
 def _blocks(run: Finished) -> Iterator[Block]:
     detector = _detector(run)
     known = run.results["auroc"]
-    aurocs = [one["detector"]["value"] for one in known]
-    shown = ", ".join(number(value) for value in aurocs if value is not None)
-    name = (detector, Small(f"AUROC {shown or 'not measured'}"))
+    on_assistants, on_user = (value_alone(one["detector"]) for one in known)
+    worth = ("AUROC ", on_assistants, " on assistants, ", on_user, " on this user")
+    name = (detector, Small(worth))
     rows: list[Row] = []
     for one in run.results["measures"]:
         user = one["user"]
@@ -51,15 +52,15 @@ def _blocks(run: Finished) -> Iterator[Block]:
                 _cell(assistant) if assistant else NONE,
             )
         )
-    head = (name, "user", "human", "distance", "assistant, to people")
-    yield Table(head, rows, "table", "Naturalness")
+    head: Row = (name, "user", "human", "distance", "assistant")
+    yield Table(head, rows, "table", "Naturalness", ASSISTANT)
     rows = []
     for one in known:
         detected = one["detector"]
         cells = (measured(detected), measured(one["length"]))
         rows.append((Quote(detected["name"], 60), *cells, f"{detected['n']:,}"))
     head = ("AUROC, telling", detector, "length alone", "turns")
-    yield Table(head, rows, "table", "What the detector is worth here")
+    yield Table(head, rows, "table", "What the detector is worth here", LENGTH)
 
 
 def _cell(one: Measured) -> Line:

@@ -199,6 +199,11 @@ def measured(one: Measured, digits: int = 2) -> Line:
     return (Value(one["value"], digits), unit, shown)
 
 
+def value_alone(one: Measured, digits: int = 2) -> Line:
+    """Return `measured` without the interval, so that a row stays on one line."""
+    return measured({**one, "low": None, "high": None}, digits)
+
+
 def distance_line(one: Measured, digits: int) -> Line:
     """Return how far a measure is from people's, or a dash."""
     distance = one.get("distance")
