@@ -27,6 +27,7 @@ from rich.box import HEAVY_HEAD, MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
+from userlm.metrics.agreement import KAPPA
 from userlm.metrics.intrinsic import diversity_estimate
 from userlm.stats import (
     F1,
@@ -128,6 +129,8 @@ def made(rng: np.random.Generator) -> Iterator[Kind]:
     means = [_sums(person, one, np.ones(len(person))) for one in (lengths, other)]
     yield _of_two("difference of means", *means, MEAN)
     yield _of_pairs("pairwise diversity", rng)
+    for same in (0.8, 0.95):
+        yield _of_labels(f"Cohen's kappa, {same:.0%} alike", rng.spawn(1)[0], same)
 
 
 def _sizes(rng: np.random.Generator) -> Indices:
@@ -184,6 +187,16 @@ def _of_two(name: str, a: Array, b: Array, statistic: Statistic) -> Kind:
         return paired_difference(a[sample], b[sample], statistic)
 
     return Kind(name, len(a), truth, of_sample)
+
+
+def _of_labels(name: str, rng: np.random.Generator, same: float) -> Kind:
+    """Two labellings of the same items, with two labels, of which so many are the same."""
+    person = np.repeat(np.arange(PEOPLE), _sizes(rng))
+    first = _coins(rng, person, 0.7)
+    is_same = _coins(rng, person, same)
+    second = np.where(is_same == 1, first, 1 - first)
+    sums = _sums(person, is_same, first, 1 - first, second, 1 - second)
+    return of_sums(name, sums, KAPPA)
 
 
 def _of_ranks(name: str, scores: Array, ended: Array, sizes: Indices) -> Kind:

@@ -532,6 +532,39 @@ def test_a_parameter_that_is_not_taken_is_left_out_from_then_on():
         assert "max_tokens" not in body and "temperature" not in body
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        error(400, "no"),
+        error(400, "This response_format type is unavailable now"),
+        error(400, "'json_schema' is not supported", param="response_format"),
+        error(422, "Extra inputs are not permitted"),
+    ],
+)
+def test_a_schema_that_is_not_taken_is_left_out_from_then_on(refusal):
+    def reply(body, n):
+        return refusal if "response_format" in body else completion("ok")
+
+    asked = Sampling(schema={"type": "object"})
+    with serving(reply) as server:
+        chat = model(server, retries=0)
+        first, second = (chat.chat(HI, asked) for _ in range(2))
+    assert (first.faults, second.faults) == (("response_format not taken",), ())
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("code", ["content_filter", "context_length_exceeded"])
+def test_a_schema_is_kept_after_a_request_that_is_bad_without_it_too(code):
+    answers = [error(400, "no", code=code), completion("ok")]
+    asked = Sampling(schema={"type": "object"})
+    with serving(answers) as server:
+        chat = model(server, retries=0)
+        with pytest.raises(ModelError):
+            chat.chat(HI, asked)
+        chat.chat(HI, asked)
+    assert all("response_format" in body for body in server.bodies)
+
+
 def test_two_parameters_that_do_not_go_together_leave_one():
     def reply(body, n):
         both = "temperature" in body and "top_p" in body

@@ -33,6 +33,7 @@ ROOMS = [
     "users",
     "tasks",
     "assistants",
+    "judges",
     "detectors",
     "metrics",
     "training",

@@ -302,6 +302,7 @@ _WRITTEN = {
     "respond": "conversations.jsonl turns.jsonl usage.jsonl",
     "simulate": "conversations.jsonl turns.jsonl usage.jsonl",
     "score": "scores.jsonl",
+    "judge": "verdicts.jsonl asked.jsonl usage.jsonl",
     "assess": "reference.jsonl respond simulate ppl score report.html report.md",
     "ppl": "scores.jsonl usage.jsonl",
     "detect": "scores.jsonl detections.jsonl usage.jsonl",

@@ -74,7 +74,7 @@ class Estimate(NamedTuple):
 
 def ratio(sums: Array) -> Array:
     """Return the first column over the second: a mean, if the second counts the items."""
-    return _quotient(sums[..., 0], sums[..., 1])
+    return quotient(sums[..., 0], sums[..., 1])
 
 
 def percent(sums: Array) -> Array:
@@ -90,11 +90,11 @@ def exp_ratio(sums: Array) -> Array:
 def f1_percent(sums: Array) -> Array:
     """Return 100 x 2TP / (2TP + FP + FN); not a number where there is nothing to find."""
     twice_tp = 2 * sums[..., TP]
-    f1 = _quotient(100 * twice_tp, twice_tp + sums[..., FP] + sums[..., FN])
+    f1 = quotient(100 * twice_tp, twice_tp + sums[..., FP] + sums[..., FN])
     return np.where(sums[..., TP] + sums[..., FN] > 0, f1, np.nan)
 
 
-def _quotient(top: Array, bottom: Array) -> Array:
+def quotient(top: Array, bottom: Array) -> Array:
     """x / 0 is infinite or not a number: there is no such value."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(top / bottom)
@@ -294,7 +294,7 @@ def pair_estimate(
     # those inside it twice, so they are added back once.
     whole = totals.sum() / 2
     left = whole - np.bincount(cluster_of, totals) + inside
-    value, *left_out = most * _quotient(np.array([whole, *left]), pairs)
+    value, *left_out = most * quotient(np.array([whole, *left]), pairs)
     if not np.isfinite(value):
         return Estimate(None, None, None, len(inside))
     low, high = interval(float(value), left_out, 0, most)

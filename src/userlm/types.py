@@ -305,6 +305,8 @@ class Sampling:
             is sampled like any other token everywhere.
         banned_ids: never sampled.
         banned_first: never sampled at the first position.
+        schema: a JSON schema that the text should follow. Only servers that take a
+            `response_format` use it, so it may not.
     """
 
     temperature: float = 1.0
@@ -316,6 +318,7 @@ class Sampling:
     end_threshold: float | None = None
     banned_ids: frozenset[int] = frozenset()
     banned_first: frozenset[int] = frozenset()
+    schema: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and 0 < self.top_p <= 1 and self.max_tokens >= 1):
@@ -441,6 +444,21 @@ class Task:
     facts: tuple[Fact, ...]
     answer: str
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says about a turn.
+
+    Attributes:
+        label: `None` if there is none, or it cannot be read.
+        reason: the judge's own; without a label, why there is none, in a few words for counting.
+        raw: the judge's answer.
+    """
+
+    label: str | None
+    reason: str
+    raw: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from userlm.commands.detect import Detect, detect
 from userlm.commands.fetch import Fetch, fetch
 from userlm.commands.import_ import Import, import_
 from userlm.commands.intents import Intents, intents
+from userlm.commands.judge import Judge, judge
 from userlm.commands.options import LocalModels, Output, User
 from userlm.commands.ppl import Ppl, ppl
 from userlm.commands.report import Report, report
@@ -37,6 +38,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "respond": (Respond, respond),
     "simulate": (Simulate, simulate),
     "score": (Score, score),
+    "judge": (Judge, judge),
     "detect": (Detect, detect),
     "assess": (Assess, assess),
     "report": (Report, report),
@@ -55,6 +57,7 @@ __all__ = [
     "Fetch",
     "Import",
     "Intents",
+    "Judge",
     "Limits",
     "LocalModels",
     "Output",
@@ -75,6 +78,7 @@ __all__ = [
     "fetch",
     "import_",
     "intents",
+    "judge",
     "ppl",
     "report",
     "respond",

@@ -27,8 +27,9 @@ from userlm.models.budget import (
     Price,
     Side,
 )
+from userlm.models.call_cache import CallCache
 from userlm.show.terminal import console
-from userlm.types import Conversation, InputError, Role, Speaker
+from userlm.types import Conversation, InputError, Message, Role, Speaker
 from userlm.users import PromptedUser, TrainedUser, swapped_messages, user_prompt
 
 MOST_DOLLARS = 1e9
@@ -86,6 +87,7 @@ PRICE_OPTIONS = {
     "assistant": "--price",
     "writer": "--price",
     "model": "--price",
+    "judge": "--price",
     "detector": "--price",
 }
 # For the estimate. The limits use an upper bound before a call and its real usage after it.
@@ -205,6 +207,39 @@ def show_estimate(
         )
     if cap := budget.caps.passed(total):
         console.print(f" {cap} may stop the run earlier", style="yellow")
+
+
+def estimate_requests(
+    cache: CallCache,
+    requests: Iterable[tuple[str, Sequence[Message]]],
+    max_tokens: int,
+    what: str,
+) -> None:
+    """Print, before the first call, how many calls are expected and what they may cost.
+
+    Args:
+        requests: for each conversation, its id and the messages of its first call.
+        max_tokens: the maximum length of an answer.
+        what: what the calls are for, in the plural.
+    """
+    asked_before = to_ask = size = 0
+    for id, messages in requests:
+        if cache.answered(id):
+            asked_before += 1
+            continue
+        to_ask += 1
+        for message in messages:
+            size += len(message["content"].encode())
+    before = ""
+    if asked_before:
+        before = f" ({asked_before:,} got calls in an earlier attempt)"
+    console.print(f"{to_ask:,} {what} to write{before}; estimate, with one call each:")
+    expected = Counter(
+        calls=to_ask,
+        tokens_in=size // BYTES_PER_TOKEN,
+        tokens_out=to_ask * max_tokens,
+    )
+    show_estimate(cache.side.budget, {cache.side.name: expected})
 
 
 def estimate_conversations(

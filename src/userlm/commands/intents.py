@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, starmap
@@ -17,14 +16,13 @@ import numpy as np
 
 from userlm import address, inputs, loading, prompts
 from userlm.commands.costs import (
-    BYTES_PER_TOKEN,
     Limits,
     add_side,
     check_caps,
+    estimate_requests,
     price_option,
     read_price,
     show_errors,
-    show_estimate,
     stop,
 )
 from userlm.commands.options import (
@@ -44,6 +42,7 @@ from userlm.commands.steps import (
     finish,
     finished,
     in_order,
+    in_parallel,
     open_run,
     write_hub,
 )
@@ -67,7 +66,6 @@ from userlm.show.terminal import console, track
 from userlm.types import Conversation, InputError, Sampling
 
 UNNAMED = "not said"  # the writer of intents that came with the logs
-AHEAD = 16  # conversations queued for each worker, so that a slow answer does not block others
 TOP_P = 0.9
 QUARTILES = (0.25, 0.5, 0.75)
 
@@ -167,15 +165,15 @@ def intents(options: Intents) -> Results:
 
     logs = track(_all(options, paths.values()), "reading")
     if model:
-        to_write = (log for log in logs if not existing.find(log))
-        _show_estimate(to_write, budget, model)
+        requests = ((log.id, request(log)) for log in logs if not existing.find(log))
+        estimate_requests(model.cache, requests, options.max_tokens, "intents")
     elif joins:
         deque(logs, maxlen=0)
     run.unfinish()
     try:
         for split, path in paths.items():
             total = count_total([path], options.limit)
-            pairs = _in_order(find, read(path), workers)
+            pairs = in_parallel(find, read(path), workers)
             found = track(pairs, f"intents for {split}", total)
             write_conversations(run.path(f"{split}.jsonl"), starmap(tally.add, found))
     finally:
@@ -235,50 +233,6 @@ def _model_writer(
     cache = CallCache(run.path("asked.jsonl"), chat, side)
     sampling = Sampling(options.temperature, TOP_P, options.max_tokens)
     return ModelWriter(writer.short_name, cache, sampling, options.tries)
-
-
-def _show_estimate(
-    conversations: Iterable[Conversation], budget: Budget, writer: ModelWriter
-) -> None:
-    """Print, before the first call, how many calls are expected and what they may cost."""
-    asked_before = to_ask = size = 0
-    for conversation in conversations:
-        if writer.cache.answered(conversation.id):
-            asked_before += 1
-            continue
-        to_ask += 1
-        for message in request(conversation):
-            size += len(message["content"].encode())
-    before = ""
-    if asked_before:
-        before = f" ({asked_before:,} got calls in an earlier attempt)"
-    console.print(f"{to_ask:,} intents to write{before}; estimate, with one call each:")
-    expected = Counter(
-        calls=to_ask,
-        tokens_in=size // BYTES_PER_TOKEN,
-        tokens_out=to_ask * writer.sampling.max_tokens,
-    )
-    show_estimate(budget, {"writer": expected})
-
-
-def _in_order(
-    job: Callable[[Conversation], Intent],
-    conversations: Iterable[Conversation],
-    workers: int,
-) -> Iterator[tuple[Conversation, Intent]]:
-    """Yield each conversation with its intent, in order; `workers` of them run at the same time."""
-    pool = ThreadPoolExecutor(workers)
-    running: deque[tuple[Conversation, Future[Intent]]] = deque()
-    try:
-        for conversation in conversations:
-            running.append((conversation, pool.submit(job, conversation)))
-            if len(running) >= workers * AHEAD:
-                first, future = running.popleft()
-                yield first, future.result()
-        for first, future in running:
-            yield first, future.result()
-    finally:  # after Ctrl-C or an error, start nothing new
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 # --- results --------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from userlm.commands.options import Output, check, recorded
 from userlm.data import hub
@@ -17,7 +19,10 @@ from userlm.show.formats import MARK
 from userlm.show.terminal import console, show_page
 from userlm.types import Conversation, InputError, Measure
 
+T = TypeVar("T")
+R = TypeVar("R")
 Results = dict[str, Any]
+AHEAD = 16  # items queued for each worker, so that a slow answer does not block others
 
 
 class RunOptions(Protocol):
@@ -129,6 +134,25 @@ def write_page(path: Path, text: str) -> None:
 def in_order(counts: Mapping[str, int]) -> dict[str, int]:
     """Return the counts, sorted by name."""
     return dict(sorted(counts.items()))
+
+
+def in_parallel(
+    job: Callable[[T], R], items: Iterable[T], workers: int
+) -> Iterator[tuple[T, R]]:
+    """Yield each item with the result of the job, in order; `workers` of them run at the same
+    time."""
+    pool = ThreadPoolExecutor(workers)
+    running: deque[tuple[T, Future[R]]] = deque()
+    try:
+        for item in items:
+            running.append((item, pool.submit(job, item)))
+            if len(running) >= workers * AHEAD:
+                first, future = running.popleft()
+                yield first, future.result()
+        for first, future in running:
+            yield first, future.result()
+    finally:  # after Ctrl-C or an error, start nothing new
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def measure_results(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from userlm.prompts import fill
+from userlm.prompts import fence, fill
 from userlm.text import INTENT_PREFIX, content_words, intent_goal, ngrams, words
 from userlm.types import Conversation, Message, Turn
 
@@ -107,10 +107,11 @@ def write(
 def request(conversation: Conversation) -> list[Message]:
     """Return the messages that ask a model for an intent."""
     shown = transcript(conversation)
-    fence = "===="
-    while fence in shown:  # the conversation must not contain the closing tag
-        fence += "="
-    values = {"prefix": INTENT_PREFIX.strip(), "transcript": shown, "fence": fence}
+    values = {
+        "prefix": INTENT_PREFIX.strip(),
+        "transcript": shown,
+        "fence": fence(shown),
+    }
     return [{"role": "user", "content": fill("intent", values)}]
 
 
@@ -137,13 +138,19 @@ def transcript(conversation: Conversation) -> str:
 
 
 def _line(turn: Turn) -> str:
+    return f"<{turn.role}>: {shown_text(turn)}"
+
+
+def shown_text(turn: Turn) -> str:
+    """Return the text of a turn; the middle of a long one is left out."""
     limit = USER_TURN if turn.role == "user" else ASSISTANT_TURN
-    text = turn.text
-    excess = len(text) - limit
-    if excess > 0:
-        half = limit // 2
-        text = f"{text[:half]} [... {excess} characters left out ...] {text[-half:]}"
-    return f"<{turn.role}>: {text}"
+    excess = len(turn.text) - limit
+    if excess <= 0:
+        return turn.text
+    half = limit // 2
+    start = turn.text[:half]
+    end = turn.text[-half:]
+    return f"{start} [... {excess} characters left out ...] {end}"
 
 
 # --- cleaning a model's answer --------------------------------------------------------------------

@@ -370,8 +370,8 @@ class Side:
         if self.wordless >= WORDLESS:
             self.budget.stop(
                 f"{WORDLESS} answers of {self.address} in a row were empty or only a thought, so "
-                "no more were asked for; allow longer ones (`intents --max-tokens`), or take a "
-                "model that does not think"
+                "no more were asked for; allow longer ones (--max-tokens), or take a model that "
+                "does not think"
             )
 
     def amount(self, used: Mapping[str, int]) -> Amount:

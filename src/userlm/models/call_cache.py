@@ -48,7 +48,7 @@ class CallCache:
 
     def __init__(self, path: Path, chat: Chat, side: Side) -> None:
         self._chat = chat
-        self._side = side
+        self.side = side
         self._lock = threading.Lock()
         self._last_error = ""
         self._alike = 0
@@ -63,7 +63,7 @@ class CallCache:
         """What went wrong in calls, and how often. After the last call, those that are still open
         were in flight when an earlier attempt was killed."""
         return self._faults + Counter(
-            {"in flight when stopped": self._side.used["open"]}
+            {"in flight when stopped": self.side.used["open"]}
         )
 
     def answered(self, id: str) -> bool:
@@ -86,18 +86,18 @@ class CallCache:
             try:
                 reply = self._chat.chat(messages, sampling)
             except ModelError as error:
-                self._record(id, number, _failed(error), error.faults)
+                self._record(id, number, failure_of(error), error.faults)
                 raise
-            self._record(id, number, _answered(reply, sampling), reply.faults)
+            self._record(id, number, answer_of(reply, sampling), reply.faults)
             return reply
 
         try:
-            reply = self._side.call(max_tokens_in(messages), sampling.max_tokens, send)
+            reply = self.side.call(max_tokens_in(messages), sampling.max_tokens, send)
         except ModelError as error:
             self._stop_if_hopeless(error)
-            return _failed(error)
+            return failure_of(error)
         self._alike = 0
-        return _answered(reply, sampling)
+        return answer_of(reply, sampling)
 
     def close(self) -> None:
         """Close the journal."""
@@ -135,7 +135,7 @@ class CallCache:
             self._last_error = kind
             is_hopeless = self._alike >= GIVE_UP
         if is_hopeless:
-            self._side.budget.stop(str(error))
+            self.side.budget.stop(str(error))
             raise ModelError(
                 f"{error} ({GIVE_UP} consecutive calls failed with the same error, so no more were "
                 "made)"
@@ -155,7 +155,8 @@ def _parse(row: Mapping[str, Any]) -> tuple[str, int, Answer, list[str]]:
     return take(row, "id", str), take(row, "try", int), answer, faults
 
 
-def _answered(reply: Completion, sampling: Sampling) -> Answer:
+def answer_of(reply: Completion, sampling: Sampling) -> Answer:
+    """Return the text of a completion, and what is wrong with it."""
     tokens_out = reply.tokens_out
     is_cut_off = tokens_out is not None and tokens_out >= sampling.max_tokens
     if reply.refused:
@@ -166,7 +167,8 @@ def _answered(reply: Completion, sampling: Sampling) -> Answer:
     return Answer(reply.text, "cut off" if is_cut_off else "")
 
 
-def _failed(error: ModelError) -> Answer:
+def failure_of(error: ModelError) -> Answer:
+    """Return why there is no answer."""
     # A model that refused would refuse again, and an empty answer was paid for.
     is_final = error.reason in ("refused", "empty answer")
     return Answer(None, error.reason, "" if is_final else str(error))

@@ -17,7 +17,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import cache
@@ -75,7 +75,9 @@ TAKE_IDS = (
 )
 """Advice at the end of errors of `served` and `prompt_logprobs`."""
 
-PARAMETERS = ("top_p", "temperature", "seed", "max_tokens")
+PARAMETERS = ("response_format", "top_p", "temperature", "seed", "max_tokens")
+NOT_THE_FORMAT = ("content_filter", "context_length_exceeded")
+"""Codes of errors of a request that would be refused without a `response_format` too."""
 UNSUPPORTED = re.compile(
     r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed"
     r"|extra inputs|cannot both|deprecated",
@@ -87,8 +89,8 @@ class EndpointModel:
     """A chat model behind an OpenAI-compatible endpoint.
 
     If the server does not support a parameter (newer OpenAI models need `max_completion_tokens`,
-    and some allow no temperature), this and all later calls are sent without it, and a fault is
-    counted.
+    some allow no temperature, and many servers know no `response_format`), this and all later calls
+    are sent without it, and a fault is counted.
 
     Args:
         model: its name on the server.
@@ -277,16 +279,22 @@ class EndpointModel:
         }
         if "max_tokens" in unsupported:
             values["max_completion_tokens"] = sampling.max_tokens
+        if sampling.schema:
+            values["response_format"] = _response_format(sampling.schema)
         for name in unsupported:
-            del values[name]
+            values.pop(name, None)
         create: Any = client.chat.completions.with_streaming_response.create
         request = create(
             model=self.name, messages=[dict(each) for each in messages], **values
         )
         try:
             answer = ChatCompletion.construct(**await receive(request))
-        except openai.BadRequestError as error:
-            if refused := _unsupported_parameter(error, unsupported):
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            refused = _unsupported_parameter(error, unsupported)
+            if "response_format" in values and error.code not in NOT_THE_FORMAT:
+                # servers say in many ways that they do not know it, or this kind of it
+                refused = refused or "response_format"
+            if refused:
                 self._unsupported |= {refused}
                 return Fault(f"{refused} not taken", "", adapted=True)
             raise
@@ -411,6 +419,11 @@ def _reasoning(message: Any) -> str:
     return ""
 
 
+def _response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    described = {"name": "answer", "strict": True, "schema": dict(schema)}
+    return {"type": "json_schema", "json_schema": described}
+
+
 def _late(timeout: float) -> Fault:
     message = f"the server did not answer in time ({timeout:.3g} seconds)"
     return Fault("timed out", message, passing=True)
@@ -428,7 +441,7 @@ def _connection_fault(error: openai.APIConnectionError, timeout: float) -> Fault
 
 
 def _unsupported_parameter(
-    error: openai.BadRequestError,
+    error: openai.APIStatusError,
     known: frozenset[str],
 ) -> str | None:
     """The parameter that the server does not support; `None` if only its value is out of range."""

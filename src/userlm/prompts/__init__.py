@@ -26,6 +26,14 @@ def fill(name: str, values: Mapping[str, str]) -> str:
     return filled(text(name), values)
 
 
+def fence(text: str) -> str:
+    """Return a line of equals signs that the text does not contain, to put it between two."""
+    line = "===="
+    while line in text:
+        line += "="
+    return line
+
+
 def hashes(beginning: str = "") -> dict[str, str]:
     """The name and SHA-256 of every prompt whose name begins so, sorted by name, for the record of
     a run."""

@@ -21,6 +21,7 @@ from userlm.show.results import (
     Data,
     Detections,
     Endings,
+    Judged,
     Measured,
     Options,
     Talks,
@@ -156,6 +157,8 @@ def read_run(folder: str | Path) -> Finished:
             return _with_training(run)
         case "ppl" | "score":
             return _with_measures(run)
+        case "judge":
+            return replace(run, results=_checked(run, Judged, run.results))
         case "detect":
             detected = _checked(run, Detections, run.results)
             return replace(run, results=detected, missing=_missing(run))

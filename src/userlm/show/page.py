@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from userlm.show import assessed, claims, detected, measures, thresholds
+from userlm.show import assessed, claims, detected, judged, measures, thresholds
 from userlm.show.blocks import (
     Axis,
     Block,
@@ -46,6 +46,7 @@ VERBS = (
     "respond",
     "simulate",
     "score",
+    "judge",
     "detect",
     "assess",
 )
@@ -68,6 +69,7 @@ def describe(runs: Runs) -> Page:
     sections = (
         assessed.section(runs),
         _measures(runs, colours),
+        judged.section(runs),
         detected.section(runs),
         _lengths(runs, colours),
         _training(runs, colours),

@@ -224,6 +224,22 @@ class Assessed(TypedDict):
     incomplete: list[Text]
 
 
+class Judged(TypedDict):
+    """Of `judge`."""
+
+    run: Text
+    user: Text | None
+    judge: Text
+    prompt: Text
+    hash: Text
+    positive: Text
+    warning: Text
+    counts: Counts
+    measures: list[Measured]
+    agreement: list[Measured]
+    usage: dict[Any, Usage | None]
+
+
 class Detected(TypedDict):
     """A measure of naturalness: of a user, of people, and of the assistant in people's logs."""
 
