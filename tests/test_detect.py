@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_server import Said, serving
+from fake_server import Said, completion, serving
 from flat import flat
 
 from userlm import commands, loading
 from userlm.models.endpoint import EndpointModel
 from userlm.rows import write_conversations
-from userlm.types import Conversation, InputError, ModelError, Turn
+from userlm.types import Conversation, InputError, ModelError, ModelWarning, Turn
 
 KEY = "secret-key-of-pangram"
 PEOPLE = 6
@@ -129,7 +129,7 @@ def test_the_name_and_the_auroc_of_the_detector_are_in_page_and_markdown(files, 
     for page in ("report.html", "report.md"):
         text = (files / "report" / page).read_text()
         assert "pangram 4.0" in text
-        assert "1.00 on assistants" in text
+        assert "on assistants" in text
         assert "people from assistants" in text
 
 
@@ -267,6 +267,57 @@ def test_answers_of_two_versions_are_said(files, at, capsys):
         results = detect(files)
     assert results["detector"]["versions"] == {"3.0": 1, "4.0": 3 * PEOPLE - 1}
     assert "several versions: 3.0, 4.0" in said(capsys)
+
+
+def labelled(body: dict[str, Any], n: int = 0) -> Said:
+    """What a judge says: people write "yo", machines "Certainly"; of others it cannot say."""
+    asked = body["messages"][-1]["content"]
+    label = {"yo": "HUMAN", "Certainly": "AI"}.get(
+        next((word for word in ("yo", "Certainly") if f"\n{word} " in asked), "")
+    )
+    if label is None:
+        return completion("Hard to say, it could be a person or not.")
+    return completion(json.dumps({"reason": "so", "label": label}))
+
+
+def test_a_judge_is_a_detector_whose_labels_count_1_and_0_and_prose_nothing(
+    files, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        loading, "_endpoint", lambda name, url, key: EndpointModel(name, url, None)
+    )
+    with serving(labelled) as server:
+        results = detect(files, detector=f"judge:{server.url}#some-judge")
+        asked = len(server.requests)
+        assert detect(files, detector=f"judge:{server.url}#some-judge") == results
+    assert asked == len(server.requests) == 3 * PEOPLE
+    [every, _] = results["measures"]
+    assert (every["human"]["value"], every["assistant"]["value"]) == (100, 0)
+    assert (every["user"]["value"], every["user"]["missing"]) == (None, PEOPLE)
+    assert results["counts"]["not read"] == {"no label": PEOPLE}
+    assert results["auroc"][0]["detector"]["value"] == 1
+    assert results["usage"]["detector"]["calls"] == 3 * PEOPLE
+    assert results["failed"] == 0
+    assert server.bodies[0]["temperature"] == 0
+    [version] = results["detector"]["versions"]
+    assert version.startswith("by the prompt naturalness ")
+    assert "some-judge by the prompt naturalness" in said(capsys)
+
+
+def test_a_judge_that_is_the_model_of_the_user_is_warned_of(files):
+    (files / "judge.txt").write_text("HUMAN")
+    talks = files / "run"
+    talks.mkdir()
+    (files / "users.jsonl").rename(talks / "conversations.jsonl")
+    script = f"script:{files / 'judge.txt'}"
+    (talks / "run.json").write_text(json.dumps({"options": {"user": script}}))
+    with pytest.warns(ModelWarning, match="are one model"):
+        results = detect(
+            files, run=talks / "conversations.jsonl", detector=f"judge:{script}"
+        )
+    assert results["user"] == script
+    assert "are one model" in results["warning"]
+    assert results["measures"][0]["user"]["value"] == 100
 
 
 def test_limits_and_a_price_are_refused_for_a_model_on_this_machine(files):

@@ -10,9 +10,10 @@ from fake_server import CUT, FakeServer, Said, serving
 from raw_server import sending
 
 from userlm import loading
-from userlm.detectors import Pangram, read_answer
-from userlm.models.budget import Budget, Caps, CountedDetector, Price, billed_words
+from userlm.detectors import CountedDetector, billed_words
+from userlm.models.budget import Budget, Caps, Price
 from userlm.models.endpoint import EndpointModel
+from userlm.models.pangram import Pangram, read_answer
 from userlm.types import Detection, InputError, ModelError
 
 KEY = "secret-key-of-pangram"

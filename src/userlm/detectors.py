@@ -1,158 +1,84 @@
-"""Detectors: how probably a person wrote a text.
-
-`Pangram` is a service, `models.classifier` a model on this machine.
+"""Detectors say how probably a person wrote a text: `models.pangram` is a service,
+`models.classifier` a model on this machine, and any judge can be one. `userlm detect` runs this.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any
-from urllib.parse import quote
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import openai
-
-from userlm.models.endpoint import EndpointModel
-from userlm.models.faults import possibly_billed
-from userlm.types import Detection, ModelError, encodable
-
-SUCCESS, FAILED = "STAGE_SUCCESS", "STAGE_FAILED"
-"""The stages of a finished task."""
-LIKELIHOOD = "ai_likelihood"
-"""What the older API says: 1 for a text of a machine."""
-FRACTIONS = ("fraction_human", "fraction_ai", "fraction_ai_assisted")
-MAX_ROUNDING = 0.05
-"""How far the sum of the fractions may be from 1."""
-FIRST_POLL = 0.5
-LONGEST_POLL = 5.0
-LONGEST_TASK = 300.0
-"""Seconds until a task is asked about for the first time; between later times; and until it is
-given up."""
-MAX_SERVER_TEXT = 200
-"""Characters that are kept of what the server says."""
-
-Answer = tuple[Detection | None, str]
-"""What the server says about a text, else `None` and the id of its task."""
+from userlm.judges import Judge
+from userlm.models.budget import Side
+from userlm.text import words
+from userlm.types import Completion, Conversation, Detection, Detector, Message, Sample
 
 
-class Pangram:
-    """The detector of Pangram Labs: the share of a text that it takes for a person's.
+@dataclass(frozen=True, slots=True)
+class JudgeDetector:
+    """A judge that says whether a person wrote a text: its positive label counts 1, others 0.
 
-    It answers at once (version 3 of its API, or the older likelihood of AI), or with the id of a
-    task, whose result is asked for until it is there.
-
-    Args:
-        endpoint: sends the requests, with retries and deadlines.
-        path: where texts are sent, under the URL of the endpoint.
-        model: one of the models of the service, or `default`.
-        first_poll, longest_task: seconds; see `FIRST_POLL` and `LONGEST_TASK`.
+    It sees the text as a user's turn without what came before.
     """
 
-    def __init__(
-        self,
-        endpoint: EndpointModel,
-        path: str,
-        model: str,
-        first_poll: float = FIRST_POLL,
-        longest_task: float = LONGEST_TASK,
-    ) -> None:
-        self._endpoint = endpoint
-        self._path = path
-        self._model = model
-        self._first_poll = first_poll
-        self._longest_task = longest_task
+    judge: Judge
+
+    @property
+    def version(self) -> str:
+        """The prompt that it judges by."""
+        prompt = self.judge.prompt
+        return f"by the prompt {prompt.name} {prompt.hash[:8]}"
+
+    def request(self, text: str) -> list[Message]:
+        """Return the messages that ask about a text."""
+        return self.judge.prompt.request(Sample(_turn(text), 0))
 
     def detect(self, texts: Sequence[str]) -> list[Detection]:
-        """Return what it says of each text; raise `ModelError` if there is no answer after all
-        retries."""
+        """Return what the judge says of each text, with one call for each."""
         return [self._detect(text) for text in texts]
 
     def _detect(self, text: str) -> Detection:
-        faults: list[str] = []
-        body = {"text": text, "model": self._model, "public_dashboard_link": False}
-        found, task = self._endpoint.ask(partial(self._post, body), faults)
-        billed = possibly_billed(faults)
-        if found is None:
-            found = self._result(task, billed)
-        why, version = (
-            self._endpoint.masked(encodable(said))[:MAX_SERVER_TEXT]
-            for said in (found.why, found.version)
-        )
-        return Detection(found.p_human, why, version, billed)
-
-    def _result(self, task: str, billed: int) -> Detection:
-        """Return the result of a task; a `ModelError` counts it as billed."""
-        wait = self._first_poll
-        deadline = time.monotonic() + self._longest_task
-        try:
-            while time.monotonic() < deadline:
-                time.sleep(wait)
-                wait = min(1.5 * wait, LONGEST_POLL)
-                get = partial(self._get, task)
-                found, _ = self._endpoint.ask(get, [], may_bill=False)
-                if found:
-                    return found
-        except ModelError as error:
-            # Another task may well have a result.
-            raise ModelError(
-                str(error), error.reason, possibly_billed=billed + 1
-            ) from None
-        raise ModelError(
-            f"{self._endpoint.name}: no result after {self._longest_task:.3g} seconds",
-            "timed out",
-            possibly_billed=billed + 1,
-        )
-
-    async def _post(
-        self, body: Mapping[str, Any], client: openai.AsyncOpenAI
-    ) -> Answer:
-        return read_answer(await client.post(self._path, body=body, cast_to=object))
-
-    async def _get(self, task: str, client: openai.AsyncOpenAI) -> Answer:
-        path = f"{self._path}/{quote(task, safe='')}"
-        return read_answer(await client.get(path, cast_to=object), task)
+        verdict, _ = self.judge.judge(_turn(text), seed=0)
+        if verdict.label is None:
+            return Detection(None, verdict.reason, self.version)
+        is_human = verdict.label == self.judge.prompt.positive
+        return Detection(float(is_human), version=self.version)
 
 
-def read_answer(answer: object, task: str = "") -> Answer:
-    """Return what an answer of Pangram says.
+def _turn(text: str) -> Conversation:
+    return Conversation().say(text)
 
-    Args:
-        task: the id of the task that was asked about.
 
-    Raises:
-        ValueError: if it is no answer.
+@dataclass(frozen=True, slots=True)
+class CountedDetector:
+    """A service whose calls are counted and limited; see `Side.call`. Its tokens are words.
+
+    Attributes:
+        block: the words of a text are rounded up to a multiple of it, as they are billed.
     """
-    if not isinstance(answer, Mapping):
-        raise ValueError("it is not a JSON object")
-    version = answer.get("version")
-    version = version if isinstance(version, str) else ""
-    stage = answer.get("stage", SUCCESS)
-    if stage == FAILED:
-        headline = answer.get("headline")
-        why = headline if isinstance(headline, str) and headline else "no result"
-        return Detection(None, why, version), task
-    # Zeros stand in answers without a result, so the stage decides, and the sum.
-    if stage == SUCCESS and FRACTIONS[0] in answer:
-        fractions = [_share(answer, name) for name in FRACTIONS if name in answer]
-        has_all = len(fractions) == len(FRACTIONS)
-        if has_all and abs(sum(fractions) - 1) > MAX_ROUNDING:
-            raise ValueError(f"its fractions add up to {sum(fractions):.3g}")
-        return Detection(fractions[0], version=version), task
-    if stage == SUCCESS and LIKELIHOOD in answer:
-        return Detection(1 - _share(answer, LIKELIHOOD), version=version), task
-    task = answer.get("task_id", task)
-    if isinstance(task, str) and task:
-        return None, task
-    raise ValueError(f"it has neither {FRACTIONS[0]} nor {LIKELIHOOD} nor task_id")
+
+    detector: Detector
+    side: Side
+    block: int = 1
+
+    def detect(self, texts: Sequence[str]) -> list[Detection]:
+        """What the service says of each text, with one call for each."""
+        return [self._detect(text) for text in texts]
+
+    def _detect(self, text: str) -> Detection:
+        billed = billed_words(text, self.block)
+        found: list[Detection] = []
+
+        def send() -> Completion:
+            found.extend(self.detector.detect([text]))
+            tries = found[0].possibly_billed
+            return Completion("", tokens_in=billed, tokens_out=0, possibly_billed=tries)
+
+        self.side.call(billed, 0, send)
+        return found[0]
 
 
-def _share(answer: Mapping[Any, Any], name: str) -> float:
-    """Return a number from 0 to 1; raise `ValueError` if it is none."""
-    share = answer[name]
-    if type(share) not in (int, float) or not math.isfinite(share):
-        raise ValueError(f"{name} is no number")
-    if not 0 <= share <= 1:
-        raise ValueError(f"{name} is {share:.6g}, which is not from 0 to 1")
-    return float(share)
+def billed_words(text: str, block: int) -> int:
+    """Return the number of words, rounded up to blocks of this many."""
+    # At least those between white space: a service may count each symbol as a word.
+    count = max(len(words(text)), len(text.split()), 1)
+    return -(-count // block) * block

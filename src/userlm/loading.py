@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from warnings import warn
 
-from userlm import assets, prompts
+from userlm import assets, judges, prompts
 from userlm.address import (
     ASSISTANTS,
     CONTEXT_LENGTH,
@@ -38,6 +38,7 @@ from userlm.assistants import (
     ReplayAssistant,
     Script,
 )
+from userlm.detectors import JudgeDetector
 from userlm.guard import Guard
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
 from userlm.rows import read_conversations
@@ -342,12 +343,14 @@ def detector(
     address: str | Address,
     *,
     human_label: str | None = None,
+    max_tokens: int = judges.MAX_TOKENS,
     local: LocalSettings = DEFAULT,
 ) -> Detector:
     """Return the detector at an address; raise an `InputError` that suggests what was meant.
 
     Args:
         human_label: the label of `classifier:MODEL` that means: written by a person.
+        max_tokens: the maximum length of an answer of `judge:MODEL`.
         local: how a model on this machine runs.
     """
     parts = parse(address)
@@ -364,12 +367,17 @@ def detector(
 
             name = checkpoint(parts.model)
             return Classifier.load(name, human_label, local.device, local.dtype)
+        case "judge":
+            chat = chat_model(parts.model, local)
+            prompt = judges.read_prompt("naturalness")
+            judge = judges.Judge(chat, prompt, parts.short_name, max_tokens)
+            return JudgeDetector(judge)
     raise _unknown(address, parts.kind, DETECTORS, "detector")
 
 
 def _pangram(address: Address) -> Detector:
     """The detector of Pangram Labs. If PANGRAM_URL is set, it is said: the key goes there."""
-    from userlm.detectors import Pangram
+    from userlm.models.pangram import Pangram
 
     if not os.environ.get(PANGRAM_KEY, "").strip():
         raise InputError(

@@ -92,6 +92,7 @@ PRICE_OPTIONS = {
 }
 # For the estimate. The limits use an upper bound before a call and its real usage after it.
 BYTES_PER_TOKEN = 4
+PER_BYTES = f"at {BYTES_PER_TOKEN} bytes per token"
 TOKENS_PER_TURN = {"user": 50, "assistant": 300}
 
 # One completion of token ids on a server takes up to three requests: P(end), first token, the rest.
@@ -178,7 +179,7 @@ def stop(budget: Budget) -> None:
 def show_estimate(
     budget: Budget,
     expected: Mapping[str, Counter[str]],
-    basis: str = f"at {BYTES_PER_TOKEN} bytes per token",
+    basis: str = PER_BYTES,
 ) -> None:
     """Print how many calls and tokens are expected of each side, what an earlier attempt used, and
     whether a cap may stop the run.
@@ -268,7 +269,7 @@ def estimate_conversations(
     turns = ", ".join(
         f"{n} tokens per {role} turn" for role, n in TOKENS_PER_TURN.items()
     )
-    basis = f"at {BYTES_PER_TOKEN} bytes per token and {turns}; each resampled draft is one more "
+    basis = f"{PER_BYTES} and {turns}; each resampled draft is one more "
     show_estimate(budget, expected, f"{basis}call")
 
 

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
-from userlm import address, inputs, loading
+from userlm import address, inputs, judges, loading
 from userlm.address import Address
 from userlm.commands.costs import (
+    PER_BYTES,
     Limits,
     add_side,
     check_caps,
+    estimate_tokens,
     price_option,
+    read_price,
     show_errors,
     show_estimate,
     stop,
 )
+from userlm.commands.judge import made_by, same_model
 from userlm.commands.options import (
     Failures,
     LocalModels,
@@ -34,12 +39,13 @@ from userlm.commands.options import (
 )
 from userlm.commands.score import as_log
 from userlm.commands.steps import Results, finish, finished, in_order, open_run
+from userlm.detectors import CountedDetector, JudgeDetector, billed_words
 from userlm.journal import Journal
 from userlm.json_files import take, write_lines
 from userlm.metrics import catalog, naturalness
 from userlm.metrics.intrinsic import own_turns
 from userlm.metrics.scores import score_line
-from userlm.models.budget import Budget, CountedDetector, Price, billed_words
+from userlm.models.budget import Budget, CountedChat, Price
 from userlm.rows import read_conversations
 from userlm.runs import Run, conversations_file, measure_record
 from userlm.show.terminal import console, progress_bar
@@ -52,6 +58,7 @@ from userlm.types import (
     InputError,
     Measure,
     ModelError,
+    ModelWarning,
 )
 
 SIDE = "detector"
@@ -60,22 +67,6 @@ GIVE_UP = 20
 
 Detections = dict[str, Detection]
 """By text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """A detector, and how it is asked.
-
-    Attributes:
-        batch: the number of texts in a call.
-        expected: returns the usage to expect of texts; see `show_estimate`.
-        basis: how that was estimated.
-    """
-
-    detector: Detector
-    batch: int = 1
-    expected: Callable[[Sequence[str]], Counter[str]] = Counter
-    basis: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +88,8 @@ class Detect:
     )
     detector: str = option(
         ...,
-        "pangram (or pangram:MODEL; a service, whose key is in PANGRAM_API_KEY), or "
-        "classifier:MODEL (a folder or hub id).",
+        "pangram (or pangram:MODEL; a service, whose key is in PANGRAM_API_KEY), "
+        "classifier:MODEL (a folder or hub id), or judge:MODEL (any chat model).",
     )
     human: Path = option(
         ...,
@@ -108,12 +99,18 @@ class Detect:
     human_label: str | None = option(
         None, "The label of classifier:MODEL that means: written by a person."
     )
+    max_tokens: int = option(
+        judges.MAX_TOKENS,
+        "Maximum length of an answer of judge:MODEL in tokens; reasoning models need more.",
+        min=1,
+        max=2**24,
+    )
     out: Path = out_folder("runs/detect")
     limit: int | None = limit_option()
     workers: int = workers_option("calls")
     models: LocalModels = LocalModels()
     price: str | None = price_option(
-        "--price", "the detector; for pangram US dollars per started block of words"
+        "--price", "judge:MODEL (of pangram: US dollars per started block of words)"
     )
     limits: Limits = Limits()
     failures: Failures = Failures()
@@ -124,21 +121,29 @@ def detect(options: Detect) -> Results:
     """Ask about all turns, measure, and write and show the results."""
     detector = address.parse(options.detector)
     path = conversations_file(options.run)
+    user = made_by(path)
     logs = conversations_file(options.human, "test")
     files = [path, logs, *inputs.files(detector)]
-    run = open_run("detect", options, files, inputs.stamps(detector))
+    stamps = inputs.stamps(detector)
+    if detector.kind == "judge":
+        stamps |= {"prompt naturalness": judges.read_prompt("naturalness").hash}
+    run = open_run("detect", options, files, stamps)
     if done := finished(run, options, lambda results: results.get("failed")):
         return done
+    warning = same_model(detector, user) if detector.kind == "judge" else ""
+    if warning:
+        warn(warning, ModelWarning, stacklevel=2)
     simulated = list(islice(read_conversations(path), options.limit))
     people = [as_log(one) for one in islice(read_conversations(logs), options.limit)]
     texts = _texts(simulated, people)
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
-    asking = _load(options, detector, budget)
+    asked = _load(options, detector, budget)
     check_caps(budget)
-    found, errors = _ask(run, asking, texts, budget, options.workers)
+    found, errors = _ask(run, options, asked, budget, texts)
     results = {
-        "user": _user(path),
+        "user": user or path.name,
         "detector": _name(detector, found),
+        "warning": warning,
         **_measure(run, simulated, people, found),
         "counts": {
             "texts": len(texts),
@@ -171,47 +176,48 @@ def _text_id(text: str) -> str:
     return f"{stable_hash(text):016x}"
 
 
-def _user(path: Path) -> str:
-    """Return the user of the run that a file belongs to, else the name of the file."""
-    if (path.parent / "run.json").is_file():
-        user = Run.read(path.parent).options.get("user")
-        if isinstance(user, str):
-            return user
-    return path.name
-
-
 # --- asking ---------------------------------------------------------------------------------------
 
 
-def _load(options: Detect, parts: Address, budget: Budget) -> Asking:
-    """Return the detector, counted if its calls are."""
-    is_pangram = parts.kind == "pangram"
-    if options.price and not is_pangram:
-        raise InputError(f"--price: {parts} is a model on this machine; leave it out")
-    price, block = _word_price(options.price) if options.price else (None, 1)
-    if is_pangram and price is None and budget.caps.dollars is not None:
+def _load(options: Detect, parts: Address, budget: Budget) -> Detector:
+    """Return the detector; one whose calls may be billed is counted."""
+    price, block = _price(options, parts)
+    with console.status("loading the detector"):
+        detector = loading.detector(
+            parts,
+            human_label=options.human_label,
+            max_tokens=options.max_tokens,
+            local=options.models.settings,
+        )
+    if parts.kind == "classifier":
+        return detector
+    side = add_side(budget, SIDE, parts, price)
+    if isinstance(detector, JudgeDetector):
+        judge = detector.judge
+        return JudgeDetector(replace(judge, chat=CountedChat(judge.chat, side)))
+    return CountedDetector(detector, side, block)
+
+
+def _price(options: Detect, parts: Address) -> tuple[Price | None, int]:
+    """Return the price of a token, and the block of words that are billed together, for a detector
+    whose tokens are words."""
+    text = options.price
+    if parts.kind == "judge":
+        return read_price(SIDE, text), 1
+    if text and parts.kind == "classifier":
+        raise InputError(f"--price {text}: {parts} runs on this machine; leave it out")
+    if text:
+        return _word_price(text)
+    if options.limits.budget is not None and parts.is_remote:
         raise InputError(
-            "--budget needs the price of pangram; give --price DOLLARS/WORDS, what each started "
+            f"--budget needs the price of {parts}; give --price DOLLARS/WORDS, what each started "
             "block of words costs, such as 0.05/1000"
         )
-    local = options.models.settings
-    with console.status("loading the detector"):
-        detector = loading.detector(parts, human_label=options.human_label, local=local)
-    if not is_pangram:
-        return Asking(detector, options.models.batch)
-    side = add_side(budget, SIDE, parts, price)
-
-    def expected(texts: Sequence[str]) -> Counter[str]:
-        words = sum(billed_words(text, block) for text in texts)
-        return Counter(calls=len(texts), tokens_in=words)
-
-    counted = CountedDetector(detector, side, block)
-    basis = "a token is a word here, as it is billed"
-    return Asking(counted, expected=expected, basis=basis)
+    return None, 1
 
 
 def _word_price(text: str) -> tuple[Price, int]:
-    """Return a price such as `0.05/1000` per word, and the words of a block."""
+    """Return a price such as `0.05/1000` for each word, and the words of a block."""
     with suppress(ValueError, ArithmeticError):
         dollars, block = text.split("/")
         price = Decimal(dollars) / int(block)
@@ -223,8 +229,28 @@ def _word_price(text: str) -> tuple[Price, int]:
     )
 
 
+def _show_estimate(detector: Detector, budget: Budget, texts: Sequence[str]) -> None:
+    """Print, before the first call, how many are expected and what they may cost."""
+    expected = Counter(calls=len(texts))
+    match detector:
+        case CountedDetector():
+            basis = "a token is a word here, as it is billed"
+            for text in texts:
+                expected["tokens_in"] += billed_words(text, detector.block)
+        case JudgeDetector():
+            basis = PER_BYTES
+            expected["tokens_out"] = len(texts) * detector.judge.max_tokens
+            for text in texts:
+                contents = [each["content"] for each in detector.request(text)]
+                expected["tokens_in"] += estimate_tokens(contents)
+        case _:
+            return
+    console.print(f"{len(texts):,} texts to ask about; estimate, with one call each:")
+    show_estimate(budget, {SIDE: expected}, basis)
+
+
 def _ask(
-    run: Run, asking: Asking, texts: Sequence[str], budget: Budget, workers: int
+    run: Run, options: Detect, detector: Detector, budget: Budget, texts: Sequence[str]
 ) -> tuple[Detections, dict[str, str]]:
     """Return what the detector says of each text, and the errors of those that it did not answer.
     Answers are written as they come, and not asked for again."""
@@ -237,28 +263,28 @@ def _ask(
         elif (id := _text_id(text)) in known:
             found[text] = known[id]
     unknown = [text for text in texts if text not in found]
-    if budget.sides:
-        console.print(f"{len(unknown):,} texts to ask about; estimate:")
-        show_estimate(budget, {SIDE: asking.expected(unknown)}, asking.basis)
+    _show_estimate(detector, budget, unknown)
 
     def ask(batch: Sequence[str]) -> tuple[Sequence[str], list[Detection] | ModelError]:
         try:
-            answers = asking.detector.detect(batch)
+            answers = detector.detect(batch)
         except ModelError as error:
             return batch, error
         for text, answer in zip(batch, answers, strict=True):
             journal.add(_line(text, answer))
         return batch, answers
 
-    starts = range(0, len(unknown), asking.batch)
-    batches = (unknown[start : start + asking.batch] for start in starts)
+    # A text that a call fails on takes no others with it, if calls may be billed.
+    size = 1 if budget.sides else options.models.batch
+    starts = range(0, len(unknown), size)
+    batches = (unknown[start : start + size] for start in starts)
     errors: dict[str, str] = {}
     failed_in_a_row = 0
     run.unfinish()
     try:
         with progress_bar() as progress:
             job = progress.add_task("detecting", total=len(unknown))
-            for batch, answers in parallel(ask, batches, workers):
+            for batch, answers in parallel(ask, batches, options.workers):
                 progress.advance(job, len(batch))
                 if isinstance(answers, ModelError):
                     errors |= dict.fromkeys(batch, str(answers))

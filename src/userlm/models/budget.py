@@ -19,13 +19,11 @@ from typing import Any
 
 from userlm.journal import Journal
 from userlm.json_files import take, write_lines
-from userlm.text import has_words, words
+from userlm.text import has_words
 from userlm.types import (
     Chat,
     Complete,
     Completion,
-    Detection,
-    Detector,
     InputError,
     Message,
     ModelError,
@@ -502,42 +500,6 @@ class CountedScore:
 
         self.side.call(len(ids), 1, send)
         return scored
-
-
-@dataclass(frozen=True, slots=True)
-class CountedDetector:
-    """A service whose calls are counted and limited; see `Side.call`. Its tokens are words.
-
-    Attributes:
-        block: the words of a text are rounded up to a multiple of it, as they are billed.
-    """
-
-    detector: Detector
-    side: Side
-    block: int = 1
-
-    def detect(self, texts: Sequence[str]) -> list[Detection]:
-        """What the service says of each text, with one call for each."""
-        return [self._detect(text) for text in texts]
-
-    def _detect(self, text: str) -> Detection:
-        billed = billed_words(text, self.block)
-        found: list[Detection] = []
-
-        def send() -> Completion:
-            found.extend(self.detector.detect([text]))
-            tries = found[0].possibly_billed
-            return Completion("", tokens_in=billed, tokens_out=0, possibly_billed=tries)
-
-        self.side.call(billed, 0, send)
-        return found[0]
-
-
-def billed_words(text: str, block: int) -> int:
-    """Return the number of words, rounded up to blocks of this many."""
-    # At least those between white space: a service may count each symbol as a word.
-    count = max(len(words(text)), len(text.split()), 1)
-    return -(-count // block) * block
 
 
 def max_tokens_in(messages: Sequence[Message]) -> int:

@@ -6,7 +6,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from userlm.show.blocks import Block, Group, Line, Quote, Row, Section, Small, Table
+from userlm.show.blocks import (
+    Block,
+    Group,
+    Line,
+    Quote,
+    Row,
+    Section,
+    Small,
+    Table,
+    Text,
+)
 from userlm.show.finished import Finished
 from userlm.show.measures import distance_line, measured, value_alone
 from userlm.show.results import Measured
@@ -34,6 +44,8 @@ def section(runs: Sequence[Finished]) -> Section:
 
 
 def _blocks(run: Finished) -> Iterator[Block]:
+    if warning := run.results["warning"]:
+        yield Text((Quote(warning, 400),))
     detector = _detector(run)
     known = run.results["auroc"]
     on_assistants, on_user = (value_alone(one["detector"]) for one in known)

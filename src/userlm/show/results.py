@@ -267,6 +267,7 @@ class Detections(TypedDict):
 
     user: Text
     detector: DetectorName
+    warning: Text
     measures: list[Detected]
     auroc: list[Known]
     usage: NotRequired[dict[Any, Usage | None]]
