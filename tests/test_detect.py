@@ -129,7 +129,7 @@ def test_the_name_and_the_auroc_of_the_detector_are_in_page_and_markdown(files, 
     for page in ("report.html", "report.md"):
         text = (files / "report" / page).read_text()
         assert "pangram 4.0" in text
-        assert "on assistants" in text
+        assert "people from assistants 1.00, people from this user 1.00" in text
         assert "people from assistants" in text
 
 
@@ -300,8 +300,8 @@ def test_a_judge_is_a_detector_whose_labels_count_1_and_0_and_prose_nothing(
     assert results["failed"] == 0
     assert server.bodies[0]["temperature"] == 0
     [version] = results["detector"]["versions"]
-    assert version.startswith("by the prompt naturalness ")
-    assert "some-judge by the prompt naturalness" in said(capsys)
+    assert version.startswith("prompt ")
+    assert f"#some-judge {version}" in said(capsys)
 
 
 def test_a_judge_that_is_the_model_of_the_user_is_warned_of(files):

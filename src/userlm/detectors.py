@@ -24,9 +24,8 @@ class JudgeDetector:
 
     @property
     def version(self) -> str:
-        """The prompt that it judges by."""
-        prompt = self.judge.prompt
-        return f"by the prompt {prompt.name} {prompt.hash[:8]}"
+        """The hash of the prompt that it judges by."""
+        return f"prompt {self.judge.prompt.hash[:8]}"
 
     def request(self, text: str) -> list[Message]:
         """Return the messages that ask about a text."""

@@ -354,25 +354,23 @@ def detector(
         local: how a model on this machine runs.
     """
     parts = parse(address)
+    if parts.kind not in DETECTORS:
+        raise _unknown(address, parts.kind, DETECTORS, "detector")
     if human_label and parts.kind != "classifier":
         raise InputError(
             f"--human-label {human_label}: {address} has no labels; the option is for "
             "classifier:MODEL"
         )
-    match parts.kind:
-        case "pangram":
-            return _pangram(parts)
-        case "classifier":
-            from userlm.models.classifier import Classifier
+    if parts.kind == "pangram":
+        return _pangram(parts)
+    if parts.kind == "judge":
+        chat = chat_model(parts.model, local)
+        prompt = judges.read_prompt("naturalness")
+        return JudgeDetector(judges.Judge(chat, prompt, parts.short_name, max_tokens))
+    from userlm.models.classifier import Classifier
 
-            name = checkpoint(parts.model)
-            return Classifier.load(name, human_label, local.device, local.dtype)
-        case "judge":
-            chat = chat_model(parts.model, local)
-            prompt = judges.read_prompt("naturalness")
-            judge = judges.Judge(chat, prompt, parts.short_name, max_tokens)
-            return JudgeDetector(judge)
-    raise _unknown(address, parts.kind, DETECTORS, "detector")
+    name = checkpoint(parts.model)
+    return Classifier.load(name, human_label, local.device, local.dtype)
 
 
 def _pangram(address: Address) -> Detector:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from userlm.models.engine import first_line
-from userlm.models.local import usable_device, usable_dtype
+from userlm.models.local import load_weights, usable_device, usable_dtype
 from userlm.models.tokenization import damaged, load_problem, load_tokenizer
 from userlm.types import Detection, InputError, ModelError
 
@@ -69,13 +69,12 @@ class Classifier:
         device = usable_device(device)
         tokenizer = load_tokenizer(name)
         try:
-            model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            model = load_weights(
+                AutoModelForSequenceClassification,
                 name,
-                dtype=usable_dtype(dtype, device),
-                trust_remote_code=False,
-                output_loading_info=True,
+                device,
+                usable_dtype(dtype, device),
             )
-            model = model.to(device)
         except (OSError, ValueError) as error:
             kind = "folder" if Path(name).is_dir() else "hub id"
             raise InputError(
@@ -83,11 +82,6 @@ class Classifier:
             ) from None
         except Exception as error:  # for a damaged file transformers raises any kind
             raise damaged(name, "this classifier", error) from error
-        if missing := sorted(loaded["missing_keys"]):
-            # transformers would fill them with random numbers
-            raise InputError(
-                f"{name} is no trained classifier: it has no weights for {missing[0]}"
-            )
         return cls(model, tokenizer, name, human_label)
 
     def detect(self, texts: Sequence[str]) -> list[Detection]:

@@ -18,8 +18,9 @@ from userlm.show.blocks import (
     Text,
 )
 from userlm.show.finished import Finished
-from userlm.show.measures import distance_line, measured, value_alone
-from userlm.show.results import Measured
+from userlm.show.formats import number
+from userlm.show.measures import distance_line, measured
+from userlm.show.results import Known, Measured
 
 INTRO = (
     "Mean probability, in percent, that a person wrote a turn, by a detector of others. A detector "
@@ -27,7 +28,6 @@ INTRO = (
     "alone needs no detector. A user is natural if its value is people's, not if it is high. "
     "Values of different detectors cannot be compared."
 )
-ASSISTANT = "The assistant is the one in people's logs."
 LENGTH = "Length alone takes the shorter text for a person's."
 NONE = "–"
 
@@ -46,33 +46,36 @@ def section(runs: Sequence[Finished]) -> Section:
 def _blocks(run: Finished) -> Iterator[Block]:
     if warning := run.results["warning"]:
         yield Text((Quote(warning, 400),))
-    detector = _detector(run)
+    detector = ("by ", _detector(run))
     known = run.results["auroc"]
-    on_assistants, on_user = (value_alone(one["detector"]) for one in known)
-    worth = ("AUROC ", on_assistants, " on assistants, ", on_user, " on this user")
-    name = (detector, Small(worth))
     rows: list[Row] = []
     for one in run.results["measures"]:
         user = one["user"]
+        cells = (_cell(user), _cell(one["human"]), distance_line(user, 1))
         assistant = one["assistant"]
-        rows.append(
-            (
-                Quote(user["name"], 60),
-                _cell(user),
-                _cell(one["human"]),
-                distance_line(user, 1),
-                _cell(assistant) if assistant else NONE,
-            )
-        )
-    head: Row = (name, "user", "human", "distance", "assistant")
-    yield Table(head, rows, "table", "Naturalness", ASSISTANT)
+        beside = _cell(assistant) if assistant else NONE
+        rows.append((Quote(user["name"], 60), *cells, beside))
+    head: Row = (detector, "user", "human", "distance", "assistant")
+    yield Table(head, rows, "table", "Naturalness", _worth(known))
     rows = []
-    for one in known:
-        detected = one["detector"]
-        cells = (measured(detected), measured(one["length"]))
-        rows.append((Quote(detected["name"], 60), *cells, f"{detected['n']:,}"))
-    head = ("AUROC, telling", detector, "length alone", "turns")
+    for pair in known:
+        found = pair["detector"]
+        cells = (measured(found), measured(pair["length"]), f"{found['n']:,}")
+        rows.append((Quote(found["name"], 60), *cells))
+    head = ("AUROC, telling", detector, "by length alone", "turns")
     yield Table(head, rows, "table", "What the detector is worth here", LENGTH)
+
+
+def _worth(known: Sequence[Known]) -> str:
+    """Return the AUROC of the detector, for below its table."""
+    values = (pair["detector"]["value"] for pair in known)
+    against_assistants, against_user = (
+        "not measured" if value is None else number(value) for value in values
+    )
+    return (
+        f"AUROC of this detector: people from assistants {against_assistants}, people from this "
+        f"user {against_user}. The assistant is the one in people's logs."
+    )
 
 
 def _cell(one: Measured) -> Line:
