@@ -4,14 +4,15 @@ import json
 from contextlib import suppress
 from decimal import Decimal
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from fake_server import Said, completion, error, serving
 from flat import flat
 
-from userlm import commands, loading
-from userlm.commands.assess import QUICK, QUICK_TOKENS
+from userlm import assets, commands, loading
+from userlm.commands.assess import QUICK, QUICK_ITEMS, QUICK_TOKENS
 from userlm.commands.costs import Limits
 from userlm.json_files import read_json
 from userlm.models.budget import Amount
@@ -21,6 +22,8 @@ from userlm.show.finished import read_run
 from userlm.show.page import describe
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError, ModelError, Turn
+
+TESTS = ("role", "intent", "robustness")
 
 
 def person(i: int, said=("how to boil an egg", "thanks a lot"), intent="cook eggs"):
@@ -42,8 +45,22 @@ def script(folder: Path, *lines: str) -> str:
     return f"script:{folder / 'script.txt'}"
 
 
+def items_file(folder: Path, kind: str, count: int) -> Path:
+    """Test items: the first ones of the package."""
+    path = folder / f"{count}-{kind}-items.jsonl"
+    found = assets.role_items() if kind == "role" else assets.intent_items()
+    write_conversations(path, islice(read_conversations(found), count))
+    return path
+
+
 def assess(folder: Path, **options):
-    given = {"reference": folder / "people.jsonl", "out": folder / "run"}
+    """An assessment with two test items of each kind."""
+    given = {
+        "reference": folder / "people.jsonl",
+        "out": folder / "run",
+        "role_items": items_file(folder, "role", 2),
+        "intent_items": items_file(folder, "intent", 2),
+    }
     return commands.assess(flat(commands.Assess, **{**given, **options}))
 
 
@@ -172,6 +189,48 @@ def test_quick_takes_sixty_short_conversations_and_counts_the_others(tmp_path):
     assert drawn != [one.id for one in read_conversations(path)]
 
 
+def test_role_and_intent_are_tested_and_their_mean_is_the_robustness(tmp_path, capsys):
+    people(tmp_path / "people.jsonl")
+    # The first choices of the first two items, which are asked after one turn of the user.
+    said = script(tmp_path, "boil egg", "a pump")
+    results = assess(tmp_path, user=said)
+    role = by_name(results, "role")["user-role adherence"]["user"]
+    # A choice of the first item is an answer; none of the second is named.
+    assert (role["value"], role["outcomes"]) == (50, {"answers": 1, "adheres": 1})
+    intent = by_name(results, "intent")["intent adherence (rule)"]["user"]
+    assert (intent["value"], intent["outcomes"]) == (0, {"other": 2})
+    both = by_name(results, "robustness")["robustness"]
+    assert (both["user"]["value"], both["human"]) == (25, None)
+    assert results["items"] == {
+        kind: {"in": 2, "out": 2} for kind in ("role", "intent")
+    }
+    shown = capsys.readouterr().out
+    assert "stay a user" in shown and "answers 1, adheres 1" in shown
+    assert "user-role adherence" in (tmp_path / "run/report.md").read_text()
+
+
+def test_sixty_items_of_each_are_in_the_package_and_quick_draws_twenty(tmp_path):
+    people(tmp_path / "people.jsonl")
+    embedded = {"role_items": None, "intent_items": None, "user": script(tmp_path)}
+    whole = assess(tmp_path, **embedded)
+    assert whole["items"]["role"] == whole["items"]["intent"] == {"in": 60, "out": 60}
+    drawn = []
+    for seed in (0, 1, 0):
+        out = tmp_path / f"quick-{len(drawn)}"
+        quick = assess(tmp_path, **embedded, quick=True, seed=seed, out=out)
+        assert quick["items"]["role"] == {"in": 60, "out": QUICK_ITEMS}
+        drawn.append([one.id for one in read_conversations(out / "role.jsonl")])
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+def test_people_of_a_log_were_not_asked_the_items_and_that_is_said(tmp_path):
+    path = people(tmp_path / "people.jsonl")
+    results = assess(tmp_path, user=f"replay:{path}")
+    assert not results["failed"] and "role" not in results["measures"]
+    for kind in ("role", "intent"):
+        assert "not asked these questions" in results["left_out"][kind]
+
+
 # --- wrong input ----------------------------------------------------------------------------------
 
 
@@ -186,6 +245,15 @@ def test_conversations_without_intents_are_counted_and_refused_if_there_are_no_o
     options = {"reference": tmp_path / "none.jsonl", "out": tmp_path / "other"}
     with pytest.raises(InputError, match=r"no intent: 2.*run `userlm intents` first"):
         assess(tmp_path, user=script(tmp_path), **options)
+
+
+def test_items_of_the_other_kind_are_refused_by_file_line_and_field(tmp_path):
+    people(tmp_path / "people.jsonl")
+    wrong = {"role_items": items_file(tmp_path, "intent", 1)}
+    said = r"1-intent-items\.jsonl, line 1: field 'meta\.item' must be 'role', not 'intent'"
+    with pytest.raises(InputError, match=said):
+        assess(tmp_path, user=script(tmp_path), **wrong)
+    assert not (tmp_path / "run/respond").exists()
 
 
 def test_an_empty_reference_is_refused(tmp_path):
@@ -232,7 +300,8 @@ def test_a_cap_holds_for_all_stages_together_and_a_higher_one_goes_on(
     with serving(talk) as server:
         whole = at_server(server, tmp_path, out=tmp_path / "whole", **prices)
         calls = len(server.requests)
-    assert calls == 6 * 3 + 6 * 4  # a call for each prefix, and for each simulated turn
+    # A call for each prefix, for each simulated turn, and for each of 2 test items of 2 kinds.
+    assert calls == 6 * 3 + 6 * 4 + 2 * 2
     [(name, most)] = cap.items()
     with serving(talk) as server:
         for _ in range(2):  # what an earlier attempt used counts too
@@ -271,14 +340,15 @@ def test_a_failed_stage_leaves_the_others_and_the_same_command_tries_it_again(
             at_server(server, tmp_path)
         first = read_json(tmp_path / "run/results.json")
         assert first["failed"].keys() == {"simulate"}
-        assert first["measures"].keys() == {"respond"}
+        assert first["measures"].keys() == {"respond", *TESTS}
         assert (tmp_path / "run/report.html").is_file()
         server.requests.clear()
         server.reply = talk
         done = at_server(server, tmp_path)
     # The user's 6 first turns are not asked for again, nor any turn of `respond`.
     assert len(server.requests) == 6 * 3
-    assert not done["failed"] and done["measures"].keys() == {"respond", "simulate"}
+    assert not done["failed"]
+    assert done["measures"].keys() == {"respond", "simulate", *TESTS}
 
 
 def test_if_everything_failed_the_exit_is_an_error_and_no_number_is_shown(
@@ -290,7 +360,7 @@ def test_if_everything_failed_the_exit_is_an_error_and_no_number_is_shown(
         at_server(server, tmp_path)
     results = read_json(tmp_path / "run/results.json")
     assert results["measures"] == {}
-    assert results["failed"].keys() == {"respond", "simulate"}
+    assert results["failed"].keys() == {"respond", "simulate", "role", "intent"}
 
 
 @pytest.mark.slow

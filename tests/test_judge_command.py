@@ -182,17 +182,23 @@ def test_ends_are_counted_apart_and_as_other_than_the_positive_label(tmp_path):
 
 def test_shares_are_of_the_turns_with_a_verdict():
     # a, a, b and one that could not be read: 2/3 and 1/3; with the end 2/4.
-    prompt = read_prompt("naturalness")
-    labels = ["HUMAN", "HUMAN", "AI", None]
+    prompt = read_prompt("user-role")
+    labels = ["USER", "USER", "ANSWERS", None]
     judged = [
         Judged(f"c{i}", 0, f"p{i}", Verdict(label, "" if label else "no label", ""))
         for i, label in enumerate(labels)
     ]
     judged.append(Judged("c9", None, "p9", Verdict(None, ENDED, "")))
-    human, ai, all_ = shares(judged, prompt)
-    assert (human.value, human.n, human.missing) == (pytest.approx(200 / 3), 3, 1)
-    assert ai.value == pytest.approx(100 / 3)
-    assert (all_.name, all_.value) == ("HUMAN, ends included", 50)
+    user, answers, other, all_ = shares(judged, prompt)
+    assert (user.value, user.n, user.missing) == (pytest.approx(200 / 3), 3, 1)
+    assert (answers.value, other.value) == (pytest.approx(100 / 3), 0)
+    assert (all_.name, all_.value) == ("USER, ends included", 50)
+    # Without a verdict nothing is known of the others, and an end has no wording.
+    assert [one.value for one in shares(judged[3:], prompt)] == [None] * 3
+    assert [one.name for one in shares(judged, read_prompt("naturalness"))] == [
+        "HUMAN",
+        "AI",
+    ]
 
 
 def test_a_turn_that_instructs_the_judge_is_judged_like_any_other(tmp_path):
@@ -298,7 +304,7 @@ def test_a_budget_holds_in_dollars_and_needs_the_price(logs):
         cost = (server.tokens_in * 2.5 + server.tokens_out * 10) / 1_000_000
     assert cost <= 0.07
     assert results["counts"]["out"] < 12
-    assert results["usage"]["judge"]["cost"] == pytest.approx(cost)
+    assert results["usage"]["judge"]["cost"] == pytest.approx(cost, abs=1e-6)
 
 
 def test_a_run_with_another_prompt_is_another_run(logs, tmp_path):

@@ -21,6 +21,7 @@ ROOMS = [
     "stats",
     "json_files",
     "lines",
+    "items",
     "rows",
     "manifest",
     "journal",

@@ -13,6 +13,7 @@ from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
+from userlm import items
 from userlm.json_files import dump, dumps, take, write_lines, write_parquet
 from userlm.lines import LONGEST, Line, bad_line, long_line, make_line, read_lines
 from userlm.types import Conversation, InputError, Origin, Turn
@@ -91,6 +92,7 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
             f"origin.first_own_turn is {conversation.first_own_turn}; it must be from 0 to "
             f"{turns_of_user}, the number of user turns"
         )
+    items.check(conversation)
     return conversation
 
 
@@ -126,12 +128,13 @@ def _origin(record: Mapping[str, Any] | None) -> Origin | None:
 
 
 def read_conversations(
-    path: str | Path, may_be_empty: bool = False
+    path: str | Path, may_be_empty: bool = False, kind: items.Kind | None = None
 ) -> Iterator[Conversation]:
     """Yield the conversations of a `.jsonl`, `.jsonl.gz` or `.parquet` file of this package.
 
     Args:
         may_be_empty: see `read_rows`.
+        kind: all of them must be test items of this kind.
 
     Raises:
         InputError: the message names the file, line and field.
@@ -142,6 +145,7 @@ def read_conversations(
             if line.error:
                 raise ValueError(line.error)
             conversation = from_record(line.row)
+            items.check(conversation, kind)
         except ValueError as error:
             raise InputError(f"{path}, line {line.number}: {error}") from None
         if hash(conversation.id) in seen:

@@ -469,7 +469,7 @@ class MeasureRow:
         key: the conversation or turn.
         cluster: what an interval leaves out as a whole: the person, or the intent.
         stats: the numbers that the measure is computed from; `None`: could not be measured.
-        why: the reason if `stats` is `None`.
+        why: the reason if `stats` is `None`; else what was found, where a measure says so.
     """
 
     key: str

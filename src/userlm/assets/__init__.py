@@ -1,4 +1,4 @@
-"""Files of the package: sample logs, sample tasks, a scripted user, and small models.
+"""Files of the package: sample logs, sample tasks, a scripted user, test items, and small models.
 
     sample_logs.jsonl       raw logs as `userlm import` reads them, with problems added for
                             `userlm clean`; each row has its `intent`
@@ -6,6 +6,8 @@
                             tests
     sample_task_logs.jsonl  what a person said about each of these tasks; a few omitted a fact
     sample_script.txt       what a scripted user says, one turn per line
+    role_items.jsonl        60 test items of user-role adherence, and
+    intent_items.jsonl      60 of intent adherence (`items`)
     models/                 small models that were trained on real conversations, each with its
                             card: userlm-tiny and assistant-tiny by recipes/tiny, and userlm-small,
                             an adapter, by recipes/small
@@ -75,3 +77,13 @@ def sample_task_logs() -> Path:
 def sample_script() -> Path:
     """The turns of a user who says the same regardless of the assistant's answers."""
     return _HERE / "sample_script.txt"
+
+
+def role_items() -> Path:
+    """The items that test whether a user stays a user; see `items`."""
+    return _HERE / "role_items.jsonl"
+
+
+def intent_items() -> Path:
+    """The items that test whether a user stays with its intent; see `items`."""
+    return _HERE / "intent_items.jsonl"

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from userlm import address, inputs, loading
+from userlm import address, assets, inputs, loading
 from userlm.address import ASSISTANTS, SCORED, Address
 from userlm.assistants import ModelAssistant
 from userlm.commands.conversing import has_errors
@@ -49,10 +49,12 @@ from userlm.commands.steps import (
     open_run,
     unshown,
 )
+from userlm.items import KINDS, Kind
 from userlm.json_files import read_json
+from userlm.metrics import adherence, catalog
 from userlm.models.budget import Amount, Caps, Price, spent
 from userlm.rows import read_conversations, write_conversations
-from userlm.runs import Run, conversations_file
+from userlm.runs import Run, conversations_file, measure_record
 from userlm.show.terminal import console
 from userlm.types import Conversation, InputError, ModelError
 
@@ -65,10 +67,21 @@ QUICK_ANSWER = 64
 """The limits of a simulated conversation then, so that it is about as long: user turns, and tokens
 of an answer."""
 
-STAGES = RESPOND, SIMULATE, PPL, SCORE = "respond", "simulate", "ppl", "score"
+QUICK_ITEMS = 20
+MOST_ITEMS = 2000
+"""How many test items of a kind are taken: with `--quick`, and without it, as in the paper."""
+
+RESPOND, SIMULATE, PPL, SCORE = "respond", "simulate", "ppl", "score"
 """The verbs, and the names of their folders."""
+STAGES = (RESPOND, SIMULATE, PPL, *KINDS, SCORE)
+"""`respond` also asks about the test items, in a folder for each kind of them."""
+ANSWERED = (RESPOND, SIMULATE, *KINDS)
+"""The stages whose conversations are scored."""
 REFERENCE = "reference.jsonl"
+ROBUSTNESS = "robustness"
+"""The key of the mean of both tests, beside the stages."""
 NO_ASSISTANT = "no --assistant was given"
+REPLAYED = "a user of the kind replay: its people were not asked these questions"
 PERPLEXITY = ("perplexity", "perplexity ratio")
 """The measures of `ppl` that are shown; the others are in its folder."""
 
@@ -76,7 +89,8 @@ PERPLEXITY = ("perplexity", "perplexity ratio")
 @dataclass(frozen=True, slots=True)
 class Assess:
     """Measure how far a simulated user is from people: its turns after theirs, whole conversations
-    if there is an assistant, and perplexity if it is a model that can be scored.
+    if there is an assistant, and perplexity if it is a model that can be scored; and whether it
+    stays a user, with its own intent.
 
     The conversations need intents (`userlm intents`). The limits hold for all calls together.
 
@@ -101,11 +115,19 @@ class Assess:
     quick: bool = option(
         False,
         f"Only {QUICK} conversations, drawn from those of at most {QUICK_TOKENS} tokens; short "
-        "simulated ones.",
+        f"simulated ones; only {QUICK_ITEMS} test items of each kind.",
         flag="--quick",
     )
     trained_on: Path | None = option(
         None, "The logs that the user was trained on, to find what it repeats of them."
+    )
+    role_items: Path | None = option(
+        None,
+        "Test items of user-role adherence (`userlm import --source role-items`). Default: the 60 "
+        "of the package.",
+    )
+    intent_items: Path | None = option(
+        None, "The same of intent adherence (`--source intent-items`)."
     )
     max_turns: int = option(
         10, "Maximum number of user turns in whole conversations.", min=1
@@ -145,6 +167,8 @@ def assess(options: Assess) -> Results:
     files = [path, *options.user.files]
     if options.trained_on:
         files.append(conversations_file(options.trained_on, "train"))
+    item_files = _item_files(options)
+    files += item_files.values()
     stamped = [user]
     if assistant:
         files += inputs.files(assistant)
@@ -155,8 +179,11 @@ def assess(options: Assess) -> Results:
         _check_before_paying(options, user, assistant)
         run.unfinish()
         counts = _write_reference(run, options, path)
+        items = {}
+        for kind, file in item_files.items():
+            items[kind] = _write_items(run, options, kind, file)
         stages = _stages(run, options, user, assistant)
-        results = _measure(run, options, stages, counts)
+        results = _measure(run, options, stages, {"counts": counts, "items": items})
     ran = [name for name in STAGES if _is_complete(run, name)]
     report(Report([run.folder, *map(run.path, ran)], run.folder))
     for name, why in results["failed"].items():
@@ -236,6 +263,34 @@ def _write_reference(run: Run, options: Assess, path: Path) -> dict[str, int]:
     return in_order({**counts, "out": len(kept)})
 
 
+def _item_files(options: Assess) -> dict[Kind, Path]:
+    """Return the files of test items."""
+    given: dict[Kind, Path | None] = {
+        "role": options.role_items,
+        "intent": options.intent_items,
+    }
+    embedded = {"role": assets.role_items(), "intent": assets.intent_items()}
+    return {
+        kind: conversations_file(path) if path else embedded[kind]
+        for kind, path in given.items()
+    }
+
+
+def _write_items(run: Run, options: Assess, kind: Kind, path: Path) -> dict[str, int]:
+    """Write the test items of a kind that the user is asked, drawn by the seed if there are more;
+    return how many there are, and how many are asked.
+
+    Raises:
+        InputError: if a row is no item of this kind.
+    """
+    found = list(read_conversations(path, kind=kind))
+    most = QUICK_ITEMS if options.quick else MOST_ITEMS
+    drawn = Random(options.seed).sample(range(len(found)), min(most, len(found)))
+    kept = [found[place] for place in sorted(drawn)]
+    write_conversations(run.path(f"{kind}.jsonl"), kept)
+    return {"in": len(found), "out": len(kept)}
+
+
 # --- the stages -----------------------------------------------------------------------------------
 
 
@@ -244,24 +299,29 @@ def _stages(
 ) -> dict[str, Stage]:
     """Return the stages by the names of their folders."""
     user_price = read_price("user", options.user_price)
-    sides = {"user": user_price} if _is_model(user) else {}
-    stages = {RESPOND: Stage(partial(_respond, run, options), sides)}
+    own = {"user": user_price} if _is_model(user) else {}
+    replies = partial(_respond, run, options)
+    stages = {RESPOND: Stage(partial(replies, REFERENCE, RESPOND), own)}
     if assistant:
+        both = dict(own)
         if _is_model(assistant):
-            sides = {**sides, "assistant": read_price("assistant", options.price)}
-        stages[SIMULATE] = Stage(partial(_simulate, run, options), sides)
+            both["assistant"] = read_price("assistant", options.price)
+        stages[SIMULATE] = Stage(partial(_simulate, run, options), both)
     if user.form in SCORED:
-        sides = {"model": user_price} if user.is_remote else {}
-        stages[PPL] = Stage(partial(_ppl, run, options), sides)
+        model = {"model": user_price} if user.is_remote else {}
+        stages[PPL] = Stage(partial(_ppl, run, options), model)
+    if user.kind != "replay":
+        for kind in KINDS:
+            stages[kind] = Stage(partial(replies, f"{kind}.jsonl", kind), own)
     return stages
 
 
-def _respond(run: Run, options: Assess, limits: Limits) -> Results:
+def _respond(run: Run, options: Assess, data: str, out: str, limits: Limits) -> Results:
     return respond(
         Respond(
             options.user,
-            run.path(REFERENCE),
-            run.path(RESPOND),
+            run.path(data),
+            run.path(out),
             seed=options.seed,
             workers=options.workers,
             models=options.models,
@@ -317,17 +377,17 @@ def _ppl(run: Run, options: Assess, limits: Limits) -> Results:
 
 
 def _measure(
-    run: Run, options: Assess, stages: Mapping[str, Stage], counts: Mapping[str, int]
+    run: Run, options: Assess, stages: Mapping[str, Stage], counted: Results
 ) -> Results:
-    """Run the stages, score them, and write and show the results."""
+    """Run the stages, score them, and write and show the results, with what was counted before."""
     with unshown():
         left_out, failed = _run(run, options, stages)
-        talked = [name for name in (RESPOND, SIMULATE) if _has_answers(run, name)]
+        talked = [name for name in ANSWERED if _has_answers(run, name)]
         scores = _score(run, options, talked) if talked else {}
     tried = [name for name in stages if name not in failed]
     results = {
-        "counts": counts,
-        "measures": _beside_people(scores),
+        **counted,
+        "measures": _beside_people(scores) | _robustness(run, scores),
         "perplexity": _perplexity(run),
         "left_out": left_out,
         "failed": failed,
@@ -345,6 +405,7 @@ def _run(
     failed = {}
     if SIMULATE not in stages:
         left_out[SIMULATE] = NO_ASSISTANT
+    left_out |= {kind: REPLAYED for kind in KINDS if kind not in stages}
     if PPL not in stages:
         kind = options.user.parsed.kind
         left_out[PPL] = f"a user of the kind {kind}: gives no log-probabilities"
@@ -417,13 +478,24 @@ def _beside_people(scores: Results) -> dict[str, list[Results]]:
     """Return each measure of the user, with its distance, beside people's, by stage."""
     human = {record["name"]: record for record in scores.get(HUMAN, ())}
     found: dict[str, list[Results]] = {}
-    for stage in (RESPOND, SIMULATE):
+    for stage in ANSWERED:
         if stage in scores:
             found[stage] = [
                 {"user": record, "human": human.get(record["name"])}
                 for record in scores[stage]
             ]
     return found
+
+
+def _robustness(run: Run, scores: Results) -> dict[str, list[Results]]:
+    """Return the mean of both tests as a measure of a stage of its own, if both were scored."""
+    if not set(KINDS) <= scores.keys():
+        return {}
+    replies: list[Conversation] = []
+    for kind in KINDS:
+        replies += read_conversations(run.path(f"{kind}/conversations.jsonl"))
+    measured = catalog.metric_of(adherence.ROBUSTNESS).measure(replies, {})
+    return {ROBUSTNESS: [{"user": measure_record(measured), "human": None}]}
 
 
 def _perplexity(run: Run) -> dict[str, Any]:

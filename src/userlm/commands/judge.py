@@ -302,8 +302,8 @@ def shares(judged: Iterable[Judged], prompt: JudgePrompt) -> list[Measure]:
     """Return how many of the judged turns got each label, in percent. A turn without a verdict is
     missing.
 
-    If users ended instead of taking a turn, also how many of all got the positive label, where an
-    end counts as any other label.
+    If the prompt is about a reaction to an answer, and users ended instead of replying, also how
+    many of all got the positive label: an end is a reaction too, and another one.
     """
     judged = list(judged)
     found = []
@@ -314,8 +314,8 @@ def shares(judged: Iterable[Judged], prompt: JudgePrompt) -> list[Measure]:
                 rows.append(measure_row(one.id, one.cluster, _has(one, label)))
         found.append(replace(measure(rows, PERCENT, label), unit="%"))
     ends = [one for one in judged if one.turn is None and one.verdict.reason == ENDED]
-    if ends:
-        positive = found[prompt.labels.index(prompt.positive)]
+    positive = found[prompt.labels.index(prompt.positive)]
+    if ends and positive.n and "answer" in prompt.sees:
         rows = [measure_row(one.id, one.cluster, (0.0, 1.0)) for one in ends]
         of_all = measure([*positive.rows, *rows], PERCENT)
         name = f"{prompt.positive}, ends included"

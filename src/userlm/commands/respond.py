@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from userlm import flip, inputs
+from userlm import flip, inputs, items
 from userlm.commands.conversing import collect, find_places, has_errors
 from userlm.commands.costs import (
     Limits,
@@ -41,8 +41,8 @@ from userlm.types import Conversation, Role
 
 @dataclass(frozen=True, slots=True)
 class Respond:
-    """Ask a simulated user for the next turn (or the end) after every prefix of real
-    conversations.
+    """Ask a simulated user for the next turn (or the end) after every prefix of real conversations,
+    or after the test items of user-role and intent adherence.
 
     $ userlm respond runs/intents --user trained:runs/train
     """
@@ -75,6 +75,9 @@ def respond(options: Respond) -> Results:
 
     def starts() -> Iterator[Conversation]:
         for conversation in islice(read_conversations(path), options.limit):
+            if items.kind_of(conversation):
+                yield items.prefix(conversation)
+                continue
             for sample in flip.samples(conversation):
                 if options.first or sample.k:
                     yield sample.prefix

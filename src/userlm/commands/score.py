@@ -18,8 +18,9 @@ from userlm.commands.steps import (
     stub_speakers,
 )
 from userlm.guard import Guard
+from userlm.items import KINDS, kind_of
 from userlm.json_files import write_lines
-from userlm.metrics import catalog
+from userlm.metrics import adherence, catalog
 from userlm.metrics.catalog import Needs
 from userlm.metrics.end_references import compare
 from userlm.metrics.memorization import training_turns
@@ -42,7 +43,13 @@ columns."""
 
 CONVERSATIONS: Sequence[Needs] = ("any", "conversations")
 RESPONSES: Sequence[Needs] = ("any", "responses")
-"""The values of `Metric.needs` that can be measured on whole conversations, or on responses."""
+ITEMS: Mapping[frozenset[str], Sequence[Needs]] = {
+    frozenset(("role",)): ("role items",),
+    frozenset(("intent",)): ("intent items",),
+    frozenset(KINDS): ("role items", "intent items", "both items"),
+}
+"""The values of `Metric.needs` that can be measured on whole conversations, on responses, or on
+responses to test items of these kinds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +121,33 @@ def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Result
         )
     columns: dict[str, list[Measure]] = {}
     ngrams: dict[str, list[TellingNgram]] = {}
+    outcomes: dict[str, dict[str, dict[str, int]]] = {}
     stubs: dict[str, str] = {}
     endings: Results = {}
     for name, path in track(list(inputs.items()), "scoring", len(inputs)):
         conversations = list(read_conversations(path))
         stubs[name] = stub_speakers(conversations)
+        tested = [one for one in conversations if kind_of(one)]
+        columns[name] = _measures(tested, _item_needs(tested), {})
+        outcomes[name] = {
+            adherence.NAMES[kind]: adherence.outcomes(tested, kind) for kind in KINDS
+        }
+        if tested:
+            # What says something about conversations with people says nothing about items.
+            conversations = [one for one in conversations if not kind_of(one)]
+            if not conversations:
+                continue
         made = Run.read(path.parent) if (path.parent / "run.json").is_file() else None
         if made and made.verb == "respond":
-            columns[name] = _measures(conversations, RESPONSES, beside)
+            columns[name] += _measures(conversations, RESPONSES, beside)
             calibration = _end_calibration(made, columns[name])
             endings[name] = {**calibration, "comparison": _comparison(conversations)}
         else:
             with_tasks = {**beside, "tasks": known}
             if any(task_of(conversation, known) for conversation in conversations):
-                columns[name] = _measures(conversations, CONVERSATIONS, with_tasks)
+                columns[name] += _measures(conversations, CONVERSATIONS, with_tasks)
             else:
-                columns[name] = _measures(conversations, CONVERSATIONS, beside)
+                columns[name] += _measures(conversations, CONVERSATIONS, beside)
         if logs:
             found, ngrams[name] = compare_crowds(conversations, people)
             columns[name] += _described(found)
@@ -139,6 +157,7 @@ def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Result
     write_lines(run.path("scores.jsonl"), _lines(columns))
     results = measure_results(columns, stubs)
     _add_distances(results, columns)
+    _add_outcomes(results, outcomes)
     for name, telling in ngrams.items():
         records = {record["name"]: record for record in results[name]}
         records[OVERALL]["ngrams"] = [asdict(one) for one in telling]
@@ -177,6 +196,10 @@ def _measures(
     return found
 
 
+def _item_needs(tested: Iterable[Conversation]) -> Sequence[Needs]:
+    return ITEMS.get(frozenset(kind for kind in map(kind_of, tested) if kind), ())
+
+
 def _described(measures: Iterable[Measure]) -> list[Measure]:
     return [catalog.metric_of(one.name).described(one) for one in measures]
 
@@ -190,6 +213,16 @@ def _add_distances(results: Results, columns: Mapping[str, Sequence[Measure]]) -
                 metric = catalog.metric_of(measure.name)
                 found = metric.distance(measure, human[measure.name])
                 record["distance"] = found._asdict()
+
+
+def _add_outcomes(
+    results: Results, outcomes: Mapping[str, Mapping[str, Mapping[str, int]]]
+) -> None:
+    """Add to each measure of test items, by column and name, how often users did what."""
+    for column, counted in outcomes.items():
+        for record in results[column]:
+            if found := counted.get(record["name"]):
+                record["outcomes"] = found
 
 
 def as_log(conversation: Conversation) -> Conversation:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from userlm.metrics import (
+    adherence,
     crowds,
     extrinsic,
     intrinsic,
@@ -34,6 +35,9 @@ Needs = Literal[
     "reference",
     "training turns",
     "detector",
+    "role items",
+    "intent items",
+    "both items",
 ]
 
 
@@ -47,7 +51,8 @@ class Metric:
         needs: what it is measured on: the `log-probabilities` of `userlm ppl`; `responses` to
             prefixes; whole `conversations`, logged or simulated; `any` of the two; conversations
             about `tasks`; any, beside the human `reference`, the `training turns` of the user or
-            what a `detector` says of the turns.
+            what a `detector` says of the turns; responses to test items (`items`) of one kind, or
+            to those of both.
         better: which values are better; `neither`: those close to the human reference.
         unit: the unit of value and interval.
         function: computes the measure from conversations, and from what else it needs: the tasks
@@ -144,6 +149,35 @@ METRICS = (
         "responses",
         "higher",
         function=intrinsic.termination_auroc,
+    ),
+    Metric(
+        adherence.NAMES["role"],
+        "Share of replies that leave a multiple-choice question to an assistant who does not know: "
+        "one or two of the choices named is an answer, and no adherence; nor is an end.",
+        "role items",
+        "higher",
+        "%",
+        adherence.user_role_adherence,
+        PERCENT,
+    ),
+    Metric(
+        adherence.NAMES["intent"],
+        "Share of replies that stay with the question where the assistant suggests something else, "
+        "by a rule of words that agrees with people's labels in 6 of 7 replies.",
+        "intent items",
+        "higher",
+        "%",
+        adherence.intent_adherence,
+        PERCENT,
+    ),
+    Metric(
+        adherence.ROBUSTNESS,
+        "The mean of user-role and intent adherence.",
+        "both items",
+        "higher",
+        "%",
+        adherence.robustness,
+        adherence.MEAN_OF_BOTH,
     ),
     Metric(
         two_sample.OVERALL,

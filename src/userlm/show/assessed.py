@@ -16,18 +16,19 @@ from userlm.show.blocks import (
 )
 from userlm.show.finished import Finished
 from userlm.show.measures import distance_line, measured, value_alone
-from userlm.show.results import Compared
+from userlm.show.results import Compared, Measured
 
 TITLES = {
     "respond": "Single turns, after those of people",
     "simulate": "Whole conversations",
 }
+TESTS = ("role", "intent", "robustness")
 INTRO = (
     "The distance is the user's value less people's, with its 95 % interval over the people; there "
     "is none below 5 people, or if all of them are alike. Where 0 lies in it, no difference was "
     "found, which does not say that there is none. Values with their intervals are below."
 )
-NO_HUMAN = "–"
+NOTHING = "–"
 INCOMPLETE = (
     " is incomplete: some of it ended in an error, or was not begun because of a limit, and counts "
     "as missing; the same command tries it again, with a higher limit if that was the reason."
@@ -45,10 +46,16 @@ def section(runs: Sequence[Finished]) -> Section:
 
 
 def _blocks(run: Finished) -> Iterator[Block]:
+    tested: list[Compared] = []
     for stage, compared in run.results["measures"].items():
-        rows = [_row(one) for one in compared]
-        head = ("measure", "user", "human", "distance")
-        yield Table(head, rows, "table", TITLES.get(stage, stage))
+        if stage in TESTS:
+            tested += compared
+        else:
+            head = ("measure", "user", "human", "distance")
+            rows = [_row(one) for one in compared]
+            yield Table(head, rows, "table", TITLES.get(stage, stage))
+    if tested:
+        yield _robustness([one["user"] for one in tested])
     columns = run.results["perplexity"]
     if columns:
         rows = [(Quote(name, 60), measured(one)) for name, one in columns.items()]
@@ -66,10 +73,22 @@ def _reasons(what: str, reasons: Mapping[str, str]) -> Iterator[Text]:
         yield Text((Quote(stage, 60), f" {what}: ", Quote(why, 400), "."))
 
 
+def _robustness(tested: Sequence[Measured]) -> Table:
+    """Return the measures of test items; people were not asked them, so there is no distance."""
+    rows: list[Row] = []
+    for one in tested:
+        counts = one.get("outcomes", {}).items()
+        did = ", ".join(f"{what} {count:,}" for what, count in counts)
+        shown = Quote(did, 200) if did else NOTHING
+        rows.append((Quote(one["name"], 60), measured(one, 1), shown))
+    title = "Does it stay a user, with its own intent?"
+    return Table(("measure", "user", "what it did"), rows, "table", title)
+
+
 def _row(one: Compared) -> Row:
     user = one["user"]
     human = one["human"]
     digits = 1 if user["unit"] else 2
-    beside: Line = value_alone(human, digits) if human else NO_HUMAN
+    beside: Line = value_alone(human, digits) if human else NOTHING
     apart = distance_line(user, digits)
     return (Quote(user["name"], 60), value_alone(user, digits), beside, apart)

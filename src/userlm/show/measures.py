@@ -104,6 +104,8 @@ def blocks(columns: Sequence[Column]) -> Iterator[Block]:
         for measure in column.measures.values():
             if ngrams := measure.get("ngrams"):
                 yield _telling(column, ngrams)
+            if measure.get("outcomes"):
+                yield outcomes(measure, column.label)
 
 
 def _telling(column: Column, ngrams: Sequence[TellingNgram]) -> Group:
@@ -116,6 +118,18 @@ def _telling(column: Column, ngrams: Sequence[TellingNgram]) -> Group:
     note = "Characters that separate the turns most, and in how many turns they are."
     title = ("What gives ", Quote(column.label, 60), " away")
     return Group([Table(head, rows, "fixed", note=note)], title)
+
+
+def outcomes(measure: Measured, label: str) -> Group:
+    """Return how often a user did what after test items."""
+    counts = measure["outcomes"]
+    total = sum(counts.values())
+    rows: list[Row] = [
+        (Quote(str(what), 60), f"{count:,}", percent(count, total))
+        for what, count in counts.items()
+    ]
+    title = (Quote(measure["name"], 60), ": what ", Quote(label, 60), " does")
+    return Group([Table(("the user", "replies", "share"), rows, "fixed")], title)
 
 
 def panels(columns: Sequence[Column]) -> list[Panel]:

@@ -200,6 +200,7 @@ class Measured(TypedDict):
     stub: NotRequired[Text]
     distance: NotRequired[Distance]
     ngrams: NotRequired[list[TellingNgram]]
+    outcomes: NotRequired[Counts]
 
 
 Columns = dict[Any, list[Measured]]

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 
 from userlm.data.layouts import (
     arena,
+    items,
     lmsys,
     messages,
     oasst,
@@ -37,15 +38,19 @@ LAYOUTS = (
     prism.LAYOUT,
     oasst.LAYOUT,
     otel.LAYOUT,
+    items.ROLE_LAYOUT,
+    items.INTENT_LAYOUT,
 )
-"""The layouts, in the order in which `guess` tries them."""
+"""The layouts, in the order in which `guess` tries them. Those without fields are never guessed."""
 
 _BY_NAME = {layout.name: layout for layout in LAYOUTS}
 
 SOURCES = tuple(_BY_NAME)
 """The names of the layouts."""
 
-_FIELDS = "; ".join(f"{layout.name} has {layout.described()}" for layout in LAYOUTS)
+_FIELDS = "; ".join(
+    f"{layout.name} has {layout.described()}" for layout in LAYOUTS if layout.fields
+)
 
 
 class Gathered:
