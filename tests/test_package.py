@@ -35,6 +35,7 @@ ROOMS = [
     "tasks",
     "assistants",
     "judges",
+    "detectors",
     "metrics",
     "training",
     "show",

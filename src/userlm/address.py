@@ -6,13 +6,15 @@
     models      a folder or hub id  userlm-small, userlm-tiny, assistant-tiny (embedded)
                 small, assistant-small (fetched)
                 openai:NAME  http://HOST:PORT/v1#NAME  script:FILE
+    detectors   pangram  pangram:MODEL  classifier:MODEL  judge:MODEL
     to score    MODEL or trained:MODEL  profile:MODEL  base:MODEL  prompted:MODEL,
                 here or at http://HOST:PORT/v1#NAME
 
 `trained:microsoft/UserLM-8b` is the released checkpoint; `profile:wangkevin02/USP` takes the intent
 as a profile. `prompted:` and `swapped:` are two prompts that ask an assistant to play the user.
-Keys come from the environment: OPENAI_API_KEY for `openai:`, USERLM_API_KEY for a server at a URL;
-they are not written anywhere. `openai:` is asked at OPENAI_BASE_URL, if that is set.
+Keys come from the environment: OPENAI_API_KEY for `openai:`, PANGRAM_API_KEY for `pangram`,
+USERLM_API_KEY for a server at a URL; they are not written anywhere. `openai:` is asked at
+OPENAI_BASE_URL, if that is set.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ USERS = ("trained", "profile", "prompted", "swapped", "replay", "script", "human
 ASSISTANTS = ("oracle", "clarifier", "replay", "script", "human", "py")
 MODELS = ("openai", "http", "https", "script")
 SCORED = ("trained", "profile", "base", "prompted")
-FORMS = (*SCORED, "swapped")
-WITHOUT_NAME = ("human", "oracle", "clarifier")
+DETECTORS = ("pangram", "classifier", "judge")
+FORMS = (*SCORED, "swapped", "classifier", "judge")
+WITHOUT_NAME = ("human", "oracle", "clarifier", "pangram")
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+_-]+):(.+)", re.DOTALL)
 HUB_ID = re.compile(r"([\w-][\w.-]*/)?[\w-][\w.-]*")
@@ -73,7 +76,7 @@ class Address:
     @property
     def is_remote(self) -> bool:
         """Whether the model is, or (for `py:`) may be, on a server."""
-        return self.scheme in ("openai", "http", "https", "py")
+        return self.scheme in ("openai", "http", "https", "py", "pangram")
 
     @property
     def is_prompted(self) -> bool:

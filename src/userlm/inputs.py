@@ -12,10 +12,12 @@ from userlm import prompts
 from userlm.address import Address, check_server, parse
 from userlm.loading import (
     OPENAI_BASE_URL,
+    PANGRAM_URL,
     PROMPTS,
     model_folder,
     model_folders,
     openai_base_url,
+    pangram_url,
     search_here,
 )
 
@@ -64,14 +66,17 @@ def _behind(parts: Address, tokenizer: str | None) -> list[Path]:
 
 
 def stamps(*addresses: str | Address) -> dict[str, str]:
-    """Return what addresses depend on besides files: OPENAI_BASE_URL, if it is set and used, and
-    the prompts of prompted users."""
+    """Return what addresses depend on besides files: OPENAI_BASE_URL and PANGRAM_URL, if they are
+    set and used, and the prompts of prompted users."""
     parsed = [parse(address) for address in addresses]
-    is_used = any(parts.scheme == "openai" for parts in parsed)
-    url = openai_base_url() if is_used else ""
+    schemes = {parts.scheme for parts in parsed}
+    urls = {
+        OPENAI_BASE_URL: openai_base_url() if "openai" in schemes else "",
+        PANGRAM_URL: pangram_url() if "pangram" in schemes else "",
+    }
     is_prompted = any(parts.is_prompted for parts in parsed)
     found = prompts.hashes("user_") if is_prompted else {}
-    return found | ({OPENAI_BASE_URL: url} if url else {})
+    return found | {variable: url for variable, url in urls.items() if url}
 
 
 def _files_of_model(folder: Path) -> list[Path]:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from warnings import warn
 
-from userlm import assets, prompts
+from userlm import assets, judges, prompts
 from userlm.address import (
     ASSISTANTS,
     CONTEXT_LENGTH,
     DEFAULT,
+    DETECTORS,
     FILE,
     HUB_ID,
     MODELS,
@@ -37,6 +38,7 @@ from userlm.assistants import (
     ReplayAssistant,
     Script,
 )
+from userlm.detectors import JudgeDetector
 from userlm.guard import Guard
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
 from userlm.rows import read_conversations
@@ -45,6 +47,7 @@ from userlm.types import (
     Chat,
     Complete,
     Conversation,
+    Detector,
     InputError,
     ModelWarning,
     Sampling,
@@ -74,6 +77,11 @@ names."""
 
 OPENAI_BASE_URL = "OPENAI_BASE_URL"
 """The environment variable with the server of `openai:NAME`, as for every use of that client."""
+PANGRAM_URL = "PANGRAM_URL"
+"""The environment variable with another address of Pangram's API, such as that of version 3,
+https://text.api.pangram.com/v3."""
+PANGRAM_KEY = "PANGRAM_API_KEY"
+PANGRAM = "https://text.external-api.pangram.com/task"
 
 
 def user(
@@ -331,6 +339,61 @@ def chat_model(
     raise _unknown(parts, parts.kind, (*MODELS, *also), "model")
 
 
+def detector(
+    address: str | Address,
+    *,
+    human_label: str | None = None,
+    max_tokens: int = judges.MAX_TOKENS,
+    local: LocalSettings = DEFAULT,
+) -> Detector:
+    """Return the detector at an address; raise an `InputError` that suggests what was meant.
+
+    Args:
+        human_label: the label of `classifier:MODEL` that means: written by a person.
+        max_tokens: the maximum length of an answer of `judge:MODEL`.
+        local: how a model on this machine runs.
+    """
+    parts = parse(address)
+    if parts.kind not in DETECTORS:
+        raise _unknown(address, parts.kind, DETECTORS, "detector")
+    if human_label and parts.kind != "classifier":
+        raise InputError(
+            f"--human-label {human_label}: {address} has no labels; the option is for "
+            "classifier:MODEL"
+        )
+    if parts.kind == "pangram":
+        return _pangram(parts)
+    if parts.kind == "judge":
+        chat = chat_model(parts.model, local)
+        prompt = judges.read_prompt("naturalness")
+        return JudgeDetector(judges.Judge(chat, prompt, parts.short_name, max_tokens))
+    from userlm.models.classifier import Classifier
+
+    name = checkpoint(parts.model)
+    return Classifier.load(name, human_label, local.device, local.dtype)
+
+
+def _pangram(address: Address) -> Detector:
+    """The detector of Pangram Labs. If PANGRAM_URL is set, it is said: the key goes there."""
+    from userlm.models.pangram import Pangram
+
+    if not os.environ.get(PANGRAM_KEY, "").strip():
+        raise InputError(
+            f"{address} needs a key; set the environment variable {PANGRAM_KEY}"
+        )
+    url = pangram_url()
+    if url:
+        warn(
+            f"{address} is asked at {url}, since {PANGRAM_URL} is set",
+            ModelWarning,
+            stacklevel=2,
+        )
+    server, _, path = (url or PANGRAM).rstrip("/").rpartition("/")
+    endpoint = _endpoint(str(address), server, PANGRAM_KEY, "x-api-key")
+    model = "" if address.name == "pangram" else address.name
+    return Pangram(endpoint, f"/{path}", model or "default")
+
+
 def scorer(
     address: str | Address,
     *,
@@ -516,19 +579,27 @@ def _server(address: Address) -> EndpointModel:
 
 
 def openai_base_url() -> str:
-    """Return the URL in OPENAI_BASE_URL, which the `openai` client honours; empty if it is not set.
+    """Return the URL in OPENAI_BASE_URL, which the `openai` client honours; see `_url_in`."""
+    return _url_in(OPENAI_BASE_URL, "OPENAI_API_KEY")
+
+
+def pangram_url() -> str:
+    """Return the URL in PANGRAM_URL; see `_url_in`."""
+    return _url_in(PANGRAM_URL, PANGRAM_KEY)
+
+
+def _url_in(variable: str, key_variable: str) -> str:
+    """Return the URL in an environment variable; empty if it is not set.
 
     Raises:
         InputError: if it is not a URL, or has secrets.
     """
-    url = os.environ.get(OPENAI_BASE_URL, "").strip()
+    url = os.environ.get(variable, "").strip()
     try:
         if url:
-            check_url(url, "OPENAI_API_KEY")
+            check_url(url, key_variable)
     except InputError as error:
-        raise InputError(
-            f"the environment variable {OPENAI_BASE_URL}: {error}"
-        ) from None
+        raise InputError(f"the environment variable {variable}: {error}") from None
     return url
 
 
@@ -544,7 +615,9 @@ def _openai(address: Address) -> EndpointModel:
     return _endpoint(address.name, url or None, "OPENAI_API_KEY")
 
 
-def _endpoint(name: str, url: str | None, variable: str) -> EndpointModel:
+def _endpoint(
+    name: str, url: str | None, variable: str, key_header: str = "Authorization"
+) -> EndpointModel:
     from userlm.models.endpoint import EndpointModel
 
     key = os.environ.get(variable, "").strip()
@@ -557,7 +630,9 @@ def _endpoint(name: str, url: str | None, variable: str) -> EndpointModel:
             f"the environment variable {variable} has characters that are not allowed in a key; "
             f"set it again"
         )
-    return EndpointModel(name, url, key or None, key_variable=variable)
+    return EndpointModel(
+        name, url, key or None, key_variable=variable, key_header=key_header
+    )
 
 
 def _unknown(

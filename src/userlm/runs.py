@@ -306,6 +306,7 @@ _WRITTEN = {
     "assess": "reference.jsonl role.jsonl intent.jsonl respond simulate ppl role intent score "
     "report.html report.md",
     "ppl": "scores.jsonl usage.jsonl",
+    "detect": "scores.jsonl detections.jsonl usage.jsonl",
     "train": f"log.jsonl rows rows-valid tokenizer {_SAVED}",
 }
 """What the run of each verb writes into its folder, beside the files of every run. Trackers add to

@@ -384,6 +384,31 @@ class Complete(Protocol):
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What a detector says about a text.
+
+    Attributes:
+        p_human: its probability that a person wrote the text; `None` if it cannot say.
+        why: the reason if `p_human` is `None`.
+        version: the detector's version as it reports it; empty if it does not.
+        possibly_billed: see `Completion`.
+    """
+
+    p_human: float | None
+    why: str = ""
+    version: str = ""
+    possibly_billed: int = 0
+
+
+class Detector(Protocol):
+    """Say of each text how probably a person wrote it. Must be thread-safe."""
+
+    def detect(self, texts: Sequence[str]) -> list[Detection]:
+        """Return what it says of each text, in order; raise `ModelError` if it does not answer."""
+        ...
+
+
 class Score(Protocol):
     """Return the natural log-probability of each masked token, in order. Each row of token ids has
     a mask of the same length."""

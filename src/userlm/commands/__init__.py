@@ -12,6 +12,7 @@ from userlm.commands.assess import Assess, assess
 from userlm.commands.chat import Chat, chat
 from userlm.commands.clean import Clean, clean
 from userlm.commands.costs import Limits
+from userlm.commands.detect import Detect, detect
 from userlm.commands.fetch import Fetch, fetch
 from userlm.commands.import_ import Import, import_
 from userlm.commands.intents import Intents, intents
@@ -38,6 +39,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "simulate": (Simulate, simulate),
     "score": (Score, score),
     "judge": (Judge, judge),
+    "detect": (Detect, detect),
     "assess": (Assess, assess),
     "report": (Report, report),
     "show": (Show, show),
@@ -51,6 +53,7 @@ __all__ = [
     "Assess",
     "Chat",
     "Clean",
+    "Detect",
     "Fetch",
     "Import",
     "Intents",
@@ -71,6 +74,7 @@ __all__ = [
     "assess",
     "chat",
     "clean",
+    "detect",
     "fetch",
     "import_",
     "intents",

@@ -88,9 +88,11 @@ PRICE_OPTIONS = {
     "writer": "--price",
     "model": "--price",
     "judge": "--price",
+    "detector": "--price",
 }
 # For the estimate. The limits use an upper bound before a call and its real usage after it.
 BYTES_PER_TOKEN = 4
+PER_BYTES = f"at {BYTES_PER_TOKEN} bytes per token"
 TOKENS_PER_TURN = {"user": 50, "assistant": 300}
 
 # One completion of token ids on a server takes up to three requests: P(end), first token, the rest.
@@ -175,13 +177,16 @@ def stop(budget: Budget) -> None:
 
 
 def show_estimate(
-    budget: Budget, expected: Mapping[str, Counter[str]], assuming: str = ""
+    budget: Budget,
+    expected: Mapping[str, Counter[str]],
+    basis: str = PER_BYTES,
 ) -> None:
     """Print how many calls and tokens are expected of each side, what an earlier attempt used, and
     whether a cap may stop the run.
 
     Args:
         expected: by side, the usage: calls, tokens in, and at most how many out.
+        basis: how tokens were estimated.
     """
     before = budget.spent
     total = before
@@ -195,9 +200,7 @@ def show_estimate(
             f"in and at most {used['tokens_out']:,} out{cost}",
             soft_wrap=True,
         )
-    console.print(
-        f" at {BYTES_PER_TOKEN} bytes per token{assuming}", style="dim", soft_wrap=True
-    )
+    console.print(f" {basis}", style="dim", soft_wrap=True)
     if before != Amount():
         cost = f", ${before.dollars:,.2f}" if before.dollars else ""
         console.print(
@@ -266,8 +269,8 @@ def estimate_conversations(
     turns = ", ".join(
         f"{n} tokens per {role} turn" for role, n in TOKENS_PER_TURN.items()
     )
-    assuming = f" and {turns}; each resampled draft is one more call"
-    show_estimate(budget, expected, assuming)
+    basis = f"{PER_BYTES} and {turns}; each resampled draft is one more "
+    show_estimate(budget, expected, f"{basis}call")
 
 
 def _prompt(speaker: Speaker, start: Conversation) -> tuple[int, int]:
@@ -293,18 +296,19 @@ def estimate_tokens(texts: Iterable[str]) -> int:
     return sum(len(text.encode()) for text in texts) // BYTES_PER_TOKEN
 
 
-def show_errors(errors: Sequence[str], total: int) -> None:
+def show_errors(errors: Sequence[str], total: int, what: str = "conversations") -> None:
     """Print which calls failed, or were not made because of a limit, and what to do about it.
 
     Args:
         total: the number of conversations, of which some ended in one of the errors.
+        what: what is counted, if not conversations.
     """
     capped = [error for error in errors if error.startswith(CAP)]
     failed = [error for error in errors if not error.startswith(CAP)]
     if capped:
         console.print(
             f"{capped[0]} does not cover the worst case of another call; {len(capped):,} "
-            "conversations are unfinished. Run the same command with a higher limit to continue; "
+            f"{what} are unfinished. Run the same command with a higher limit to continue; "
             "answered calls are not repeated",
             style="yellow",
         )

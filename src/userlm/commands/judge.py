@@ -131,7 +131,7 @@ def judge(options: Judge) -> Results:
 
     if done := finished(run, options, is_to_do):
         return done
-    warning = _same_model(given, user)
+    warning = same_model(given, user)
     if warning:
         warn(warning, ModelWarning, stacklevel=2)
     earlier = run.results
@@ -169,7 +169,7 @@ def made_by(path: Path) -> str | None:
     return user if isinstance(user, str) else None
 
 
-def _same_model(judge: Address, user: str | None) -> str:
+def same_model(judge: Address, user: str | None) -> str:
     """Return a warning if the judge is the model that plays the user; empty if it is not."""
     if user is None or _identity(judge) != _identity(address.parse(user)):
         return ""

@@ -348,13 +348,15 @@ class Failures:
         recorded=False,
     )
 
-    def check(self, failed: int, total: int, where: str = "") -> None:
-        """Raise `ModelError` if too many of the conversations failed."""
-        what = f"{where}{failed:,} of {total:,} conversations ended in an error"
+    def check(
+        self, failed: int, total: int, where: str = "", what: str = "conversations"
+    ) -> None:
+        """Raise `ModelError` if too many of the conversations, or of `what`, failed."""
+        found = f"{where}{failed:,} of {total:,} {what} ended in an error"
         if failed and failed >= total:
-            raise ModelError(what)
+            raise ModelError(found)
         if failed > self.max_failed * total:
-            raise ModelError(f"{what}: more than --max-failed {self.max_failed:g}")
+            raise ModelError(f"{found}: more than --max-failed {self.max_failed:g}")
 
 
 @dataclass(frozen=True, slots=True)

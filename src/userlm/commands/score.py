@@ -128,7 +128,7 @@ def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Result
         )
     people = None
     if options.human:
-        logs = map(_as_log, read_conversations(options.human))
+        logs = map(as_log, read_conversations(options.human))
         people = _People(list(logs), beside)
     limits: dict[str, int | None] = {}
     columns: dict[str, list[Measure]] = {}
@@ -287,7 +287,7 @@ def _add_outcomes(results: Results, outcomes: Mapping[str, Outcomes]) -> None:
                 record["outcomes"] = found
 
 
-def _as_log(conversation: Conversation) -> Conversation:
+def as_log(conversation: Conversation) -> Conversation:
     """Return the conversation as if it were a log, even if one of our runs recorded it."""
     origin = conversation.origin if conversation.stop is None else None
     return replace(conversation, meta=without_outcome(conversation.meta), origin=origin)

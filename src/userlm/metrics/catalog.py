@@ -12,6 +12,7 @@ from userlm.metrics import (
     extrinsic,
     intrinsic,
     memorization,
+    naturalness,
     two_sample,
 )
 from userlm.stats import (
@@ -33,6 +34,7 @@ Needs = Literal[
     "tasks",
     "reference",
     "training turns",
+    "detector",
     "role items",
     "intent items",
     "both items",
@@ -48,13 +50,14 @@ class Metric:
         about: what it measures, in one sentence.
         needs: what it is measured on: the `log-probabilities` of `userlm ppl`; `responses` to
             prefixes; whole `conversations`, logged or simulated; `any` of the two; conversations
-            about `tasks`; any, beside the human `reference` or the `training turns` of the user;
-            responses to test items (`items`) of one kind, or to those of both.
+            about `tasks`; any, beside the human `reference`, the `training turns` of the user or
+            what a `detector` says of the turns; responses to test items (`items`) of one kind, or
+            to those of both.
         better: which values are better; `neither`: those close to the human reference.
         unit: the unit of value and interval.
         function: computes the measure from conversations, and from what else it needs: the tasks
-            by id, the human reference, the training turns; `None` for metrics of `userlm ppl` and
-            of `two_sample`, which are computed together.
+            by id, the human reference, the training turns; `None` for metrics of `userlm ppl`,
+            `userlm detect` and `two_sample`, which are computed together.
         statistic: what its value is of the rows, for differences of the same people; `None` if it
             is not computed from sums of the rows.
     """
@@ -191,6 +194,23 @@ METRICS = (
     ),
     Metric(two_sample.FIRST_TURNS, "The same of first turns.", "reference", "lower"),
     Metric(two_sample.LATER_TURNS, "The same of later turns.", "reference", "lower"),
+    Metric(
+        naturalness.ALL_TURNS,
+        "Mean probability that a person wrote a turn, by a detector, which is named with its "
+        "AUROC; it is comparable only with that of the same detector.",
+        "detector",
+        "neither",
+        "%",
+        statistic=PERCENT,
+    ),
+    Metric(
+        naturalness.FIRST_TURNS,
+        "The same of first turns of 50 to 200 tokens (4 bytes a token), as in the paper.",
+        "detector",
+        "neither",
+        "%",
+        statistic=PERCENT,
+    ),
     Metric(
         "first-turn diversity",
         "How different the first turns are: mean Jaccard distance of their words.",

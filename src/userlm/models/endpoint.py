@@ -37,7 +37,7 @@ from userlm.models.faults import (
     possibly_billed,
     status_fault,
 )
-from userlm.models.http_client import http_client
+from userlm.models.http_client import AUTHORIZATION, http_client
 from userlm.text import SHORTEST_SECRET, has_words, mask_key
 from userlm.thought import spoken
 from userlm.types import (
@@ -104,6 +104,7 @@ class EndpointModel:
         key_variable: the environment variable that should hold the key, for errors. If it is
             OPENAI_API_KEY, the server also gets what OPENAI_CUSTOM_HEADERS, OPENAI_ORG_ID and
             OPENAI_PROJECT_ID hold.
+        key_header: see `http_client`.
     """
 
     def __init__(
@@ -115,10 +116,12 @@ class EndpointModel:
         timeout: float = 120,
         pause: float = 0.5,
         key_variable: str = "USERLM_API_KEY",
+        key_header: str = AUTHORIZATION,
     ) -> None:
         self.name = model
         self._key = api_key
         self._key_variable = key_variable
+        self._key_header = key_header
         self._retries = retries
         self._timeout = timeout
         self._pause = pause
@@ -258,7 +261,8 @@ class EndpointModel:
         return client
 
     def _http_client(self) -> Any:
-        return http_client(self._key, is_openai=self._key_variable == OPENAI_KEY)
+        is_openai = self._key_variable == OPENAI_KEY
+        return http_client(self._key, is_openai, self._key_header)
 
     async def _chat(
         self,

@@ -15,6 +15,7 @@ MAX_ANSWER_BYTES = 2**24
 """The reading of an answer stops here. The largest ones are log-probabilities of long prompts."""
 MAX_ERROR_BYTES = 2**16
 """Of an error the beginning is enough."""
+AUTHORIZATION = "Authorization"
 HEADERS = frozenset(
     (
         "accept",
@@ -29,17 +30,23 @@ HEADERS = frozenset(
 """The headers that any server gets, beside the key."""
 
 
-def http_client(key: str | None, is_openai: bool) -> Any:
+def http_client(
+    key: str | None, is_openai: bool, key_header: str = AUTHORIZATION
+) -> Any:
     """Return a client that follows no redirects and reads no more than these limits.
 
     Args:
         key: the only secret that is sent.
         is_openai: whether the headers of OPENAI_CUSTOM_HEADERS, OPENAI_ORG_ID and
             OPENAI_PROJECT_ID, which `openai` adds, are sent too.
+        key_header: the header of the key, for a server without the OpenAI API.
     """
     before_sending: list[Any] = []
     if not is_openai:
-        before_sending.append(partial(_remove_headers, key or "none"))
+        value = key or "none"
+        if key_header == AUTHORIZATION:
+            value = f"Bearer {value}"
+        before_sending.append(partial(_remove_headers, key_header, value))
     return openai.DefaultAsyncHttpxClient(
         follow_redirects=False,
         headers={"Accept-Encoding": "identity"},
@@ -47,11 +54,11 @@ def http_client(key: str | None, is_openai: bool) -> Any:
     )
 
 
-async def _remove_headers(key: str, request: Any) -> None:
-    """Leave the headers of `HEADERS`, and the key."""
+async def _remove_headers(key_header: str, value: str, request: Any) -> None:
+    """Leave the headers of `HEADERS`, and the one of the key."""
     for name in {*request.headers} - HEADERS:
         del request.headers[name]
-    request.headers["Authorization"] = f"Bearer {key}"
+    request.headers[key_header] = value
     request.headers["User-Agent"] = "userlm"
 
 

@@ -187,7 +187,9 @@ class LocalModel:
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             config = AutoConfig.from_pretrained(name, trust_remote_code=False)
             quantised = getattr(config, "quantization_config", None) is not None
-            model = _load_weights(name, device, precision, quantised)
+            model = load_weights(
+                AutoModelForCausalLM, name, device, precision, quantised
+            )
         except (OSError, ValueError, SafetensorError) as error:
             kind = "hub id (and there is no such folder)"
             if Path(name).is_dir():
@@ -345,8 +347,12 @@ class LocalModel:
         return logprobs
 
 
-def _load_weights(name: str, device: str, dtype: torch.dtype, quantised: bool) -> Any:
-    load = partial(AutoModelForCausalLM.from_pretrained, trust_remote_code=False)
+def load_weights(
+    kind: Any, name: str, device: str, dtype: torch.dtype, quantised: bool = False
+) -> Any:
+    """Return the model in a folder or with a hub id, of a kind such as `AutoModelForCausalLM`;
+    raise `ValueError` if it lacks weights."""
+    load = partial(kind.from_pretrained, trust_remote_code=False)
     if quantised:  # many kinds cannot be cast or moved after loading
         return load(name, dtype="auto", device_map={"": device})
     model, found = load(name, dtype=dtype, output_loading_info=True)

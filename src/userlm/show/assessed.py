@@ -13,11 +13,9 @@ from userlm.show.blocks import (
     Section,
     Table,
     Text,
-    Value,
-    interval,
 )
 from userlm.show.finished import Finished
-from userlm.show.measures import measured
+from userlm.show.measures import distance_line, measured, value_alone
 from userlm.show.results import Compared, Measured
 
 TITLES = {
@@ -91,15 +89,6 @@ def _row(one: Compared) -> Row:
     user = one["user"]
     human = one["human"]
     digits = 1 if user["unit"] else 2
-    beside: Line = _value(human, digits) if human else NOTHING
-    distance = user.get("distance")
-    apart: Line = NOTHING
-    if distance and distance["value"] is not None:
-        ends = interval(distance["low"], distance["high"], digits)
-        apart = (Value(distance["value"], digits), ends)
-    return (Quote(user["name"], 60), _value(user, digits), beside, apart)
-
-
-def _value(one: Measured, digits: int) -> Line:
-    """Return the value without its interval, so that a row stays on one line."""
-    return measured({**one, "low": None, "high": None}, digits)
+    beside: Line = value_alone(human, digits) if human else NOTHING
+    apart = distance_line(user, digits)
+    return (Quote(user["name"], 60), value_alone(user, digits), beside, apart)

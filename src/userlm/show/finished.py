@@ -19,6 +19,7 @@ from userlm.show.results import (
     Assessed,
     Columns,
     Data,
+    Detections,
     Endings,
     Judged,
     Measured,
@@ -158,6 +159,9 @@ def read_run(folder: str | Path) -> Finished:
             return _with_measures(run)
         case "judge":
             return replace(run, results=_checked(run, Judged, run.results))
+        case "detect":
+            detected = _checked(run, Detections, run.results)
+            return replace(run, results=detected, missing=_missing(run))
         case "assess":
             assessed = _checked(run, Assessed, run.results)
             return replace(_with_stage(run), results=assessed)

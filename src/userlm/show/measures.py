@@ -213,6 +213,20 @@ def measured(one: Measured, digits: int = 2) -> Line:
     return (Value(one["value"], digits), unit, shown)
 
 
+def value_alone(one: Measured, digits: int = 2) -> Line:
+    """Return `measured` without the interval, so that a row stays on one line."""
+    return measured({**one, "low": None, "high": None}, digits)
+
+
+def distance_line(one: Measured, digits: int) -> Line:
+    """Return how far a measure is from people's, or a dash."""
+    distance = one.get("distance")
+    if not distance or distance["value"] is None:
+        return "–"
+    ends = interval(distance["low"], distance["high"], digits)
+    return (Value(distance["value"], digits), ends)
+
+
 def _distance(distance: Distance) -> Iterator[str]:
     """Yield how far a measure is from the human reference, if that is known."""
     value = distance["value"]

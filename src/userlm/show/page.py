@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from userlm.show import assessed, claims, judged, measures, thresholds
+from userlm.show import assessed, claims, detected, judged, measures, thresholds
 from userlm.show.blocks import (
     Axis,
     Block,
@@ -47,6 +47,7 @@ VERBS = (
     "simulate",
     "score",
     "judge",
+    "detect",
     "assess",
 )
 CURVE_POINTS = 240  # points; a longer log is averaged
@@ -69,6 +70,7 @@ def describe(runs: Runs) -> Page:
         assessed.section(runs),
         _measures(runs, colours),
         judged.section(runs),
+        detected.section(runs),
         _lengths(runs, colours),
         _training(runs, colours),
         _data(runs),

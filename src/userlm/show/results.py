@@ -241,6 +241,39 @@ class Judged(TypedDict):
     usage: dict[Any, Usage | None]
 
 
+class Detected(TypedDict):
+    """A measure of naturalness: of a user, of people, and of the assistant in people's logs."""
+
+    user: Measured
+    human: Measured
+    assistant: Measured | None
+
+
+class Known(TypedDict):
+    """How well a detector tells texts whose writers are known, and length alone."""
+
+    detector: Measured
+    length: Measured
+
+
+class DetectorName(TypedDict):
+    """A detector, and how many texts each of its versions read."""
+
+    name: Text
+    versions: Counts
+
+
+class Detections(TypedDict):
+    """Of `detect`."""
+
+    user: Text
+    detector: DetectorName
+    warning: Text
+    measures: list[Detected]
+    auroc: list[Known]
+    usage: NotRequired[dict[Any, Usage | None]]
+
+
 class Rule(TypedDict):
     """How a user ends under one rule; see `metrics.termination`."""
 
