@@ -264,6 +264,35 @@ def test_conversations_without_intents_are_counted_and_refused_if_there_are_no_o
         assess(tmp_path, user=script(tmp_path), **options)
 
 
+def judging(body, n=0) -> Said:
+    """A server whose judge finds that everybody stays with what they want."""
+    if not body["model"].startswith("judge"):
+        return talk(body, n)
+    label = "USER" if "USER" in str(body["messages"]) else "ADHERES"
+    return completion(json.dumps({"reason": "So it is.", "label": label}), tokens_out=5)
+
+
+def test_a_judge_stands_beside_the_rules_and_is_asked_once_within_the_one_budget(
+    tmp_path, quick, capsys
+):
+    people(tmp_path / "people.jsonl")
+    with serving(judging) as server:
+        options = {"judge": f"{server.url}#judge", "assistant": None}
+        first = at_server(server, tmp_path, max_calls=6 * 3 + 4 + 3, **options)
+        results = at_server(server, tmp_path, **options)
+        calls = len(server.requests)
+    assert first["incomplete"] == ["judge-intent"] and not results["incomplete"]
+    assert calls == 6 * 3 + 4 + 4
+    judged = by_name(results, "judge-role")["user-role adherence (judge)"]["user"]
+    assert (judged["value"], judged["n"]) == (100, 2)
+    assert judged["outcomes"] == {"USER": 2, "ANSWERS": 0, "OTHER": 0}
+    assert (
+        by_name(results, "judge-intent")["intent adherence (judge)"]["user"]["n"] == 2
+    )
+    assert "#judge, prompt user-role" in (tmp_path / "run/report.md").read_text()
+    assert "intent adherence (judge)" in capsys.readouterr().out
+
+
 def test_items_of_the_other_kind_are_refused_by_file_line_and_field(tmp_path):
     people(tmp_path / "people.jsonl")
     wrong = {"role_items": items_file(tmp_path, "intent", 1)}

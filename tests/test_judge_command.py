@@ -436,3 +436,14 @@ def test_results_that_are_damaged_are_an_error_with_their_key(logs):
     write_json(path, {**read_json(path), "measures": "none"})
     with pytest.raises(InputError, match="'measures' is damaged"):
         page(logs)
+
+
+def test_a_turn_that_changed_is_judged_again_and_the_others_are_not(logs):
+    with serving(third) as server:
+        judge(logs, server)
+        changed = [response(i, "skip it" if i == 3 else "") for i in range(12)]
+        write(logs.parent, changed)
+        results = judge(logs, server)
+    assert len(server.bodies) == 12 + 1
+    assert "skip it" in server.bodies[-1]["messages"][0]["content"]
+    assert results["counts"]["out"] == 12

@@ -180,6 +180,11 @@ class FinishedRun:
         return self.folder / name
 
 
+def lasting_name(path: Path) -> str:
+    """Return the name of a file and its folder, which stay the same if both are moved."""
+    return f"{path.resolve().parent.name}/{path.name}"
+
+
 def conversations_file(path: Path, split: str = "test") -> Path:
     """Return the file itself, or the conversations of a run folder: `conversations.jsonl`, else
     the file of the split.

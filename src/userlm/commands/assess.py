@@ -24,6 +24,7 @@ from userlm.commands.costs import (
     price_option,
     read_price,
 )
+from userlm.commands.judge import Judge, judge, positive_share
 from userlm.commands.options import (
     Failures,
     LocalModels,
@@ -73,7 +74,11 @@ MOST_ITEMS = 2000
 
 RESPOND, SIMULATE, PPL, SCORE = "respond", "simulate", "ppl", "score"
 """The verbs, and the names of their folders."""
-STAGES = (RESPOND, SIMULATE, PPL, *KINDS, SCORE)
+JUDGED: Mapping[Kind, str] = {kind: f"judge-{kind}" for kind in KINDS}
+"""The folders of the verdicts on replies to test items."""
+PROMPTS: Mapping[Kind, str] = {"role": "user-role", "intent": "intent-adherence"}
+"""By which prompts they are judged."""
+STAGES = (RESPOND, SIMULATE, PPL, *KINDS, *JUDGED.values(), SCORE)
 """`respond` also asks about the test items, in a folder for each kind of them."""
 ANSWERED = (RESPOND, SIMULATE, *KINDS)
 """The stages whose conversations are scored."""
@@ -129,6 +134,11 @@ class Assess:
     intent_items: Path | None = option(
         None, "The same of intent adherence (`--source intent-items`)."
     )
+    judge: str | None = option(
+        None,
+        "A chat model that judges the replies to test items, beside the rules (`userlm judge`). "
+        "Default: none.",
+    )
     max_turns: int = option(
         10, "Maximum number of user turns in whole conversations.", min=1
     )
@@ -139,6 +149,7 @@ class Assess:
     models: LocalModels = LocalModels()
     user_price: str | None = price_option("--user-price", "the user's model")
     price: str | None = price_option("--price", "the assistant's model")
+    judge_price: str | None = price_option("--judge-price", "the judge")
     limits: Limits = Limits()
     failures: Failures = Failures()
     output: Output = Output()
@@ -173,6 +184,10 @@ def assess(options: Assess) -> Results:
     if assistant:
         files += inputs.files(assistant)
         stamped.append(assistant)
+    if options.judge:
+        judging = address.parse(options.judge)
+        files += inputs.files(judging)
+        stamped.append(judging)
     run = open_run("assess", options, files, inputs.stamps(*stamped))
     results = finished(run, options, _is_unfinished)
     if results is None:
@@ -213,7 +228,16 @@ def _check_before_paying(
             check_price(limits.caps, "assistant", assistant, price)
     elif options.price:
         raise InputError("--price is for the assistant; give one, or leave it out")
-    if limits.caps != Caps() and not (_is_model(user) or _is_model(assistant)):
+    if options.judge:
+        judging = address.parse(options.judge)
+        loading.chat_model(judging, options.models.settings)
+        check_price(limits.caps, "judge", judging, _judge_price(options))
+    elif options.judge_price:
+        raise InputError(
+            "--judge-price is for the judge; give one with --judge, or leave it out"
+        )
+    calls = _is_model(user) or _is_model(assistant) or options.judge
+    if limits.caps != Caps() and not calls:
         raise InputError(
             "--max-calls, --max-tokens-total and --budget are for models; none is called here"
         )
@@ -224,6 +248,11 @@ def _is_model(address: Address | None) -> bool:
     if address is None:
         return False
     return bool(address.form) or address.kind not in ASSISTANTS
+
+
+def _judge_price(options: Assess) -> Price | None:
+    text = options.judge_price
+    return Price.parse(text, "--judge-price") if text else None
 
 
 def _write_reference(run: Run, options: Assess, path: Path) -> dict[str, int]:
@@ -313,6 +342,10 @@ def _stages(
     if user.kind != "replay":
         for kind in KINDS:
             stages[kind] = Stage(partial(replies, f"{kind}.jsonl", kind), own)
+        if options.judge:
+            judging = {"judge": _judge_price(options)}
+            for kind, name in JUDGED.items():
+                stages[name] = Stage(partial(_judge, run, options, kind), judging)
     return stages
 
 
@@ -376,6 +409,24 @@ def _ppl(run: Run, options: Assess, limits: Limits) -> Results:
     )
 
 
+def _judge(run: Run, options: Assess, kind: Kind, limits: Limits) -> Results:
+    if not _has_answers(run, kind):
+        raise ModelError("there are no replies to judge")
+    return judge(
+        Judge(
+            run.path(kind),
+            str(options.judge),
+            PROMPTS[kind],
+            out=run.path(JUDGED[kind]),
+            workers=options.workers,
+            price=options.judge_price,
+            models=options.models,
+            limits=limits,
+            failures=options.failures,
+        )
+    )
+
+
 def _measure(
     run: Run, options: Assess, stages: Mapping[str, Stage], counted: Results
 ) -> Results:
@@ -387,7 +438,7 @@ def _measure(
     tried = [name for name in stages if name not in failed]
     results = {
         **counted,
-        "measures": _beside_people(scores) | _robustness(run, scores),
+        "measures": _beside_people(scores) | _robustness(run, scores) | _judged(run),
         "perplexity": _perplexity(run),
         "left_out": left_out,
         "failed": failed,
@@ -446,7 +497,8 @@ def _has_errors(run: Run, name: str) -> bool:
         return False
     if name == PPL:
         return has_unscored(run.path(name))
-    return has_errors(read_json(run.path(f"{name}/results.json")))
+    results = read_json(run.path(f"{name}/results.json"))
+    return bool(results["failed"]) if name in JUDGED.values() else has_errors(results)
 
 
 def _has_answers(run: Run, name: str) -> bool:
@@ -499,6 +551,18 @@ def _robustness(run: Run, scores: Results) -> dict[str, list[Results]]:
         replies += read_conversations(run.path(f"{kind}/conversations.jsonl"))
     measured = catalog.metric_of(adherence.ROBUSTNESS).measure(replies, {})
     return {ROBUSTNESS: [{"user": measure_record(measured), "human": None}]}
+
+
+def _judged(run: Run) -> dict[str, list[Results]]:
+    """Return what the judge says of the replies to test items, beside the measures by the rules."""
+    found = {}
+    for kind, name in JUDGED.items():
+        if _is_complete(run, name):
+            share = positive_share(read_json(run.path(f"{name}/results.json")))
+            test = adherence.NAMES[kind].removesuffix(" (rule)")
+            record = {**share, "name": f"{test} (judge)"}
+            found[name] = [{"user": record, "human": None}]
+    return found
 
 
 def _perplexity(run: Run) -> dict[str, Any]:

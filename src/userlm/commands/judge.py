@@ -51,7 +51,7 @@ from userlm.metrics.intrinsic import cluster_name
 from userlm.models.budget import Budget, Price
 from userlm.models.call_cache import CallCache
 from userlm.rows import read_conversations, read_rows
-from userlm.runs import Run, conversations_file, measure_record
+from userlm.runs import Run, conversations_file, lasting_name, measure_record
 from userlm.show.terminal import track
 from userlm.stats import PERCENT, Found, measure, measure_row
 from userlm.text import stable_hash
@@ -64,6 +64,8 @@ from userlm.types import (
     Verdict,
 )
 
+ENDS_INCLUDED = ", ends included"
+"""Ends the name of a share of which users who ended are a part. No label has a comma."""
 CALLS = ("failed", "usage", "caps", "faults")
 """The keys of results.json about the calls; the others are computed from the verdicts."""
 
@@ -122,12 +124,19 @@ def judge(options: Judge) -> Results:
     user = made_by(path)
     hand = read_labels(options.labels, prompt) if options.labels else {}
     hand_hash = file_hash(options.labels) if options.labels else ""
+    # Verdicts are kept by what was judged. So turns may change, as when `respond` tries again what
+    # failed.
+    read = file_hash(path)
     stamps = inputs.stamps(given) | {f"prompt {prompt.name}": prompt.hash}
-    run = open_run("judge", options, [path, *inputs.files(given)], stamps)
+    stamps |= {"run": lasting_name(path)}
+    run = open_run("judge", options, inputs.files(given), stamps)
+
+    def is_judged(results: Results) -> bool:
+        return results.get("read") == read and not results.get("failed")
 
     def is_to_do(results: Results) -> bool:
         has_new_labels = hand_hash and hand_hash != results.get("labels_hash")
-        return bool(results.get("failed") or has_new_labels)
+        return bool(has_new_labels or not is_judged(results))
 
     if done := finished(run, options, is_to_do):
         return done
@@ -136,12 +145,13 @@ def judge(options: Judge) -> Results:
         warn(warning, ModelWarning, stacklevel=2)
     earlier = run.results
     verdicts = run.path("verdicts.jsonl")
-    if earlier and not earlier.get("failed") and verdicts.is_file():
+    if earlier and is_judged(earlier) and verdicts.is_file():
         judged = _read_verdicts(verdicts)
         calls = {key: earlier[key] for key in CALLS}
     else:
         judged, calls = _judge_all(run, options, prompt, price, path)
     results = {
+        "read": read,
         "run": path.parent.name if user else path.name,
         "user": user,
         "judge": options.judge,
@@ -265,7 +275,13 @@ def _requests(
     for log in logs:
         turn = prompt.turn(log)
         if not isinstance(turn, str):
-            yield log.id, prompt.request(turn)
+            request = prompt.request(turn)
+            yield _name(log, request), request
+
+
+def _name(log: Conversation, request: Sequence[Message]) -> str:
+    """Return the name of a request in the journal, which changes with what is judged."""
+    return f"{log.id} {stable_hash(request[0]['content']):016x}"
 
 
 def _judge(judge: judges.Judge, cache: CallCache, log: Conversation) -> Judged:
@@ -275,7 +291,8 @@ def _judge(judge: judges.Judge, cache: CallCache, log: Conversation) -> Judged:
     if isinstance(turn, str):
         return Judged(log.id, None, cluster, Verdict(None, turn, ""))
     sampling = judge.sampling(stable_hash(log.id) % 2**63)
-    answer = cache.ask(log.id, 0, judge.prompt.request(turn), sampling)
+    request = judge.prompt.request(turn)
+    answer = cache.ask(_name(log, request), 0, request, sampling)
     verdict = judge.prompt.read(answer)
     return Judged(log.id, turn.k, cluster, verdict, answer.error)
 
@@ -318,9 +335,24 @@ def shares(judged: Iterable[Judged], prompt: JudgePrompt) -> list[Measure]:
     if ends and positive.n and "answer" in prompt.sees:
         rows = [measure_row(one.id, one.cluster, (0.0, 1.0)) for one in ends]
         of_all = measure([*positive.rows, *rows], PERCENT)
-        name = f"{prompt.positive}, ends included"
+        name = f"{prompt.positive}{ENDS_INCLUDED}"
         found.append(replace(of_all, name=name, unit="%"))
     return found
+
+
+def positive_share(results: Results) -> Results:
+    """Return the record of how many turns got the positive label, of the results of a run; ends
+    count too, if it has them. It names the judge and the prompt, and has the number of each
+    label."""
+    shares = {one["name"]: one for one in results["measures"]}
+    positive = results["positive"]
+    found = shares.get(f"{positive}{ENDS_INCLUDED}") or shares[positive]
+    counts = {}
+    for name, one in shares.items():
+        if not name.endswith(ENDS_INCLUDED):
+            counts[name] = round((one["value"] or 0) * one["n"] / 100)
+    by = f"{results['judge']}, prompt {results['prompt']} {results['hash'][:12]}"
+    return {**found, "outcomes": counts, "by": by}
 
 
 def _has(one: Judged, label: str) -> Found:

@@ -11,6 +11,7 @@ from userlm.show.blocks import (
     Quote,
     Row,
     Section,
+    Small,
     Table,
     Text,
 )
@@ -22,7 +23,7 @@ TITLES = {
     "respond": "Single turns, after those of people",
     "simulate": "Whole conversations",
 }
-TESTS = ("role", "intent", "robustness")
+TESTS = ("role", "intent", "robustness", "judge-role", "judge-intent")
 INTRO = (
     "The distance is the user's value less people's, with its 95 % interval over the people; there "
     "is none below 5 people, or if all of them are alike. Where 0 lies in it, no difference was "
@@ -79,8 +80,10 @@ def _robustness(tested: Sequence[Measured]) -> Table:
     for one in tested:
         counts = one.get("outcomes", {}).items()
         did = ", ".join(f"{what} {count:,}" for what, count in counts)
-        shown = Quote(did, 200) if did else NOTHING
-        rows.append((Quote(one["name"], 60), measured(one, 1), shown))
+        shown: list[Line] = [Quote(did, 200) if did else NOTHING]
+        if by := one.get("by"):
+            shown.append(Small(("by ", Quote(by, 120))))
+        rows.append((Quote(one["name"], 60), measured(one, 1), tuple(shown)))
     title = "Does it stay a user, with its own intent?"
     return Table(("measure", "user", "what it did"), rows, "table", title)
 

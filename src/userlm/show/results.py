@@ -201,6 +201,7 @@ class Measured(TypedDict):
     distance: NotRequired[Distance]
     ngrams: NotRequired[list[TellingNgram]]
     outcomes: NotRequired[Counts]
+    by: NotRequired[Text]
 
 
 Columns = dict[Any, list[Measured]]
