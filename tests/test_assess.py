@@ -236,6 +236,8 @@ def test_sixty_items_of_each_are_in_the_package_and_quick_draws_twenty(tmp_path)
         out = tmp_path / f"quick-{len(drawn)}"
         quick = assess(tmp_path, **embedded, quick=True, seed=seed, out=out)
         assert quick["items"]["role"] == {"in": 60, "out": QUICK_ITEMS}
+        page = (out / "report.md").read_text()
+        assert "20 of 60 items of the kind role, 20 of 60 items" in page
         drawn.append([one.id for one in read_conversations(out / "role.jsonl")])
     assert drawn[0] == drawn[2] != drawn[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from userlm.items import KINDS
 from userlm.show.blocks import (
     Block,
     Group,
@@ -17,7 +18,7 @@ from userlm.show.blocks import (
 )
 from userlm.show.finished import Finished
 from userlm.show.measures import distance_line, measured, value_alone
-from userlm.show.results import Compared, Measured
+from userlm.show.results import Compared, ItemCounts, Measured
 
 TITLES = {
     "respond": "Single turns, after those of people",
@@ -56,7 +57,8 @@ def _blocks(run: Finished) -> Iterator[Block]:
             rows = [_row(one) for one in compared]
             yield Table(head, rows, "table", TITLES.get(stage, stage))
     if tested:
-        yield _robustness([one["user"] for one in tested])
+        users = [one["user"] for one in tested]
+        yield _robustness(users, run.results.get("items", {}))
     columns = run.results["perplexity"]
     if columns:
         rows = [(Quote(name, 60), measured(one)) for name, one in columns.items()]
@@ -74,7 +76,7 @@ def _reasons(what: str, reasons: Mapping[str, str]) -> Iterator[Text]:
         yield Text((Quote(stage, 60), f" {what}: ", Quote(why, 400), "."))
 
 
-def _robustness(tested: Sequence[Measured]) -> Table:
+def _robustness(tested: Sequence[Measured], items: Mapping[str, ItemCounts]) -> Table:
     """Return the measures of test items; people were not asked them, so there is no distance."""
     rows: list[Row] = []
     for one in tested:
@@ -85,7 +87,13 @@ def _robustness(tested: Sequence[Measured]) -> Table:
             shown.append(Small(("by ", Quote(by, 120))))
         rows.append((Quote(one["name"], 60), measured(one, 1), tuple(shown)))
     title = "Does it stay a user, with its own intent?"
-    return Table(("measure", "user", "what it did"), rows, "table", title)
+    drawn = [
+        f"{items[kind]['out']:,} of {items[kind]['in']:,} items of the kind {kind}"
+        for kind in KINDS
+        if kind in items and items[kind]["out"] < items[kind]["in"]
+    ]
+    note = f"Drawn by the seed: {', '.join(drawn)}." if drawn else ""
+    return Table(("measure", "user", "what it did"), rows, "table", title, note)
 
 
 def _row(one: Compared) -> Row:

@@ -215,15 +215,21 @@ class Compared(TypedDict):
     human: Measured | None
 
 
+ItemCounts = TypedDict("ItemCounts", {"in": Count, "out": Count})
+"""How many test items of a kind there are, and how many were asked."""
+
+
 class Assessed(TypedDict):
     """Of `assess`, beside its counts: by stage, by column of `ppl`, and by stage the reason why it
-    was left out or failed; and the stages in which some conversations ended in an error."""
+    was left out or failed; the stages in which some conversations ended in an error; and by kind
+    how many test items there are."""
 
     measures: dict[Any, list[Compared]]
     perplexity: dict[Any, Measured]
     left_out: dict[Any, Text]
     failed: dict[Any, Text]
     incomplete: list[Text]
+    items: NotRequired[dict[Any, ItemCounts]]
 
 
 class Judged(TypedDict):
