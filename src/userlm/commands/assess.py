@@ -24,6 +24,13 @@ from userlm.commands.costs import (
     price_option,
     read_price,
 )
+from userlm.commands.detect import (
+    SIDE,
+    Detect,
+    detect,
+    detector_price_option,
+    read_detector_price,
+)
 from userlm.commands.options import (
     Failures,
     LocalModels,
@@ -51,12 +58,12 @@ from userlm.commands.steps import (
 )
 from userlm.items import KINDS, Kind
 from userlm.json_files import read_json
-from userlm.metrics import adherence, catalog
+from userlm.metrics import adherence, catalog, naturalness
 from userlm.models.budget import Amount, Caps, Price, spent
 from userlm.rows import read_conversations, write_conversations
 from userlm.runs import Run, conversations_file, measure_record
 from userlm.show.terminal import console
-from userlm.types import Conversation, InputError, ModelError
+from userlm.types import Conversation, InputError, Measure, ModelError
 
 QUICK = 60
 QUICK_TOKENS = 384
@@ -72,8 +79,9 @@ MOST_ITEMS = 2000
 """How many test items of a kind are taken: with `--quick`, and without it, as in the paper."""
 
 RESPOND, SIMULATE, PPL, SCORE = "respond", "simulate", "ppl", "score"
+DETECT = "detect"
 """The verbs, and the names of their folders."""
-STAGES = (RESPOND, SIMULATE, PPL, *KINDS, SCORE)
+STAGES = (RESPOND, SIMULATE, PPL, *KINDS, DETECT, SCORE)
 """`respond` also asks about the test items, in a folder for each kind of them."""
 ANSWERED = (RESPOND, SIMULATE, *KINDS)
 """The stages whose conversations are scored."""
@@ -82,6 +90,7 @@ ROBUSTNESS = "robustness"
 """The key of the mean of both tests, beside the stages."""
 NO_ASSISTANT = "no --assistant was given"
 REPLAYED = "a user of the kind replay: its people were not asked these questions"
+NO_DETECTOR = "no --detector was given; the two-sample AUROC needs none"
 PERPLEXITY = ("perplexity", "perplexity ratio")
 """The measures of `ppl` that are shown; the others are in its folder."""
 
@@ -129,6 +138,13 @@ class Assess:
     intent_items: Path | None = option(
         None, "The same of intent adherence (`--source intent-items`)."
     )
+    detector: str | None = option(
+        None,
+        "How natural the turns are: pangram, classifier:MODEL or judge:MODEL. Default: none.",
+    )
+    human_label: str | None = option(
+        None, "The label of classifier:MODEL that means: written by a person."
+    )
     max_turns: int = option(
         10, "Maximum number of user turns in whole conversations.", min=1
     )
@@ -139,6 +155,7 @@ class Assess:
     models: LocalModels = LocalModels()
     user_price: str | None = price_option("--user-price", "the user's model")
     price: str | None = price_option("--price", "the assistant's model")
+    detector_price: str | None = detector_price_option()
     limits: Limits = Limits()
     failures: Failures = Failures()
     output: Output = Output()
@@ -173,6 +190,10 @@ def assess(options: Assess) -> Results:
     if assistant:
         files += inputs.files(assistant)
         stamped.append(assistant)
+    if options.detector:
+        detector = address.parse(options.detector)
+        files += inputs.files(detector)
+        stamped.append(detector)
     run = open_run("assess", options, files, inputs.stamps(*stamped))
     results = finished(run, options, _is_unfinished)
     if results is None:
@@ -213,7 +234,21 @@ def _check_before_paying(
             check_price(limits.caps, "assistant", assistant, price)
     elif options.price:
         raise InputError("--price is for the assistant; give one, or leave it out")
-    if limits.caps != Caps() and not (_is_model(user) or _is_model(assistant)):
+    if options.detector:
+        detector = address.parse(options.detector)
+        read_detector_price(options.detector_price, detector, limits.caps)
+        loading.detector(
+            detector,
+            human_label=options.human_label,
+            local=options.models.settings,
+        )
+    elif options.detector_price or options.human_label:
+        raise InputError(
+            "--detector-price and --human-label are for a detector; give one with --detector, or "
+            "leave them out"
+        )
+    calls = _is_model(user) or _is_model(assistant) or _is_counted(options.detector)
+    if limits.caps != Caps() and not calls:
         raise InputError(
             "--max-calls, --max-tokens-total and --budget are for models; none is called here"
         )
@@ -224,6 +259,11 @@ def _is_model(address: Address | None) -> bool:
     if address is None:
         return False
     return bool(address.form) or address.kind not in ASSISTANTS
+
+
+def _is_counted(detector: str | None) -> bool:
+    """Whether it is a detector whose calls are counted."""
+    return bool(detector) and address.parse(str(detector)).kind != "classifier"
 
 
 def _write_reference(run: Run, options: Assess, path: Path) -> dict[str, int]:
@@ -313,7 +353,37 @@ def _stages(
     if user.kind != "replay":
         for kind in KINDS:
             stages[kind] = Stage(partial(replies, f"{kind}.jsonl", kind), own)
+    if options.detector:
+        stages[DETECT] = Stage(partial(_detect, run, options), _detector_price(options))
     return stages
+
+
+def _detector_price(options: Assess) -> dict[str, Price | None]:
+    """Return the price of the detector, if its calls are counted."""
+    if not _is_counted(options.detector):
+        return {}
+    parts = address.parse(str(options.detector))
+    price, _ = read_detector_price(options.detector_price, parts, options.limits.caps)
+    return {SIDE: price}
+
+
+def _detect(run: Run, options: Assess, limits: Limits) -> Results:
+    if not _has_answers(run, RESPOND):
+        raise ModelError("there are no responses")
+    return detect(
+        Detect(
+            run.path(RESPOND),
+            str(options.detector),
+            run.path(REFERENCE),
+            human_label=options.human_label,
+            out=run.path(DETECT),
+            workers=options.workers,
+            models=options.models,
+            detector_price=options.detector_price,
+            limits=limits,
+            failures=options.failures,
+        )
+    )
 
 
 def _respond(run: Run, options: Assess, data: str, out: str, limits: Limits) -> Results:
@@ -385,9 +455,16 @@ def _measure(
         talked = [name for name in ANSWERED if _has_answers(run, name)]
         scores = _score(run, options, talked) if talked else {}
     tried = [name for name in stages if name not in failed]
+    detected = None
+    if DETECT in stages and _is_complete(run, DETECT):
+        detected = read_json(run.path(f"{DETECT}/results.json"))
+    measures = _beside_people(scores) | _robustness(run, scores)
+    if measures:
+        measures[DETECT] = _naturalness(detected, options)
     results = {
         **counted,
-        "measures": _beside_people(scores) | _robustness(run, scores),
+        "measures": measures,
+        "naturalness": detected,
         "perplexity": _perplexity(run),
         "left_out": left_out,
         "failed": failed,
@@ -446,7 +523,8 @@ def _has_errors(run: Run, name: str) -> bool:
         return False
     if name == PPL:
         return has_unscored(run.path(name))
-    return has_errors(read_json(run.path(f"{name}/results.json")))
+    results = read_json(run.path(f"{name}/results.json"))
+    return bool(results["failed"]) if name == DETECT else has_errors(results)
 
 
 def _has_answers(run: Run, name: str) -> bool:
@@ -496,6 +574,18 @@ def _robustness(run: Run, scores: Results) -> dict[str, list[Results]]:
         replies += read_conversations(run.path(f"{kind}/conversations.jsonl"))
     measured = catalog.metric_of(adherence.ROBUSTNESS).measure(replies, {})
     return {ROBUSTNESS: [{"user": measure_record(measured), "human": None}]}
+
+
+def _naturalness(detected: Results | None, options: Assess) -> list[Results]:
+    """Return how natural the user's turns are beside people's, or why that is not known."""
+    if detected:
+        return [
+            {"user": one["user"], "human": one["human"]} for one in detected["measures"]
+        ]
+    why = "the detector did not answer" if options.detector else NO_DETECTOR
+    metric = catalog.metric_of(naturalness.ALL_TURNS)
+    unknown = metric.described(Measure("", None, None, None, (), why=why))
+    return [{"user": measure_record(unknown), "human": None}]
 
 
 def _perplexity(run: Run) -> dict[str, Any]:

@@ -214,33 +214,6 @@ class Compared(TypedDict):
     human: Measured | None
 
 
-class Assessed(TypedDict):
-    """Of `assess`, beside its counts: by stage, by column of `ppl`, and by stage the reason why it
-    was left out or failed; and the stages in which some conversations ended in an error."""
-
-    measures: dict[Any, list[Compared]]
-    perplexity: dict[Any, Measured]
-    left_out: dict[Any, Text]
-    failed: dict[Any, Text]
-    incomplete: list[Text]
-
-
-class Judged(TypedDict):
-    """Of `judge`."""
-
-    run: Text
-    user: Text | None
-    judge: Text
-    prompt: Text
-    hash: Text
-    positive: Text
-    warning: Text
-    counts: Counts
-    measures: list[Measured]
-    agreement: list[Measured]
-    usage: dict[Any, Usage | None]
-
-
 class Detected(TypedDict):
     """A measure of naturalness: of a user, of people, and of the assistant in people's logs."""
 
@@ -272,6 +245,34 @@ class Detections(TypedDict):
     measures: list[Detected]
     auroc: list[Known]
     usage: NotRequired[dict[Any, Usage | None]]
+
+
+class Assessed(TypedDict):
+    """Of `assess`, beside its counts: by stage, by column of `ppl`, and by stage the reason why it
+    was left out or failed; and the stages in which some conversations ended in an error."""
+
+    measures: dict[Any, list[Compared]]
+    naturalness: NotRequired[Detections | None]
+    perplexity: dict[Any, Measured]
+    left_out: dict[Any, Text]
+    failed: dict[Any, Text]
+    incomplete: list[Text]
+
+
+class Judged(TypedDict):
+    """Of `judge`."""
+
+    run: Text
+    user: Text | None
+    judge: Text
+    prompt: Text
+    hash: Text
+    positive: Text
+    warning: Text
+    counts: Counts
+    measures: list[Measured]
+    agreement: list[Measured]
+    usage: dict[Any, Usage | None]
 
 
 class Rule(TypedDict):
