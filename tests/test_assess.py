@@ -388,7 +388,7 @@ def test_a_failed_stage_leaves_the_others_and_the_same_command_tries_it_again(
             at_server(server, tmp_path)
         first = read_json(tmp_path / "run/results.json")
         assert first["failed"].keys() == {"simulate"}
-        assert first["measures"].keys() == {"respond", *TESTS}
+        assert first["measures"].keys() == {"respond", "detect", *TESTS}
         assert (tmp_path / "run/report.html").is_file()
         server.requests.clear()
         server.reply = talk
@@ -396,7 +396,7 @@ def test_a_failed_stage_leaves_the_others_and_the_same_command_tries_it_again(
     # The user's 6 first turns are not asked for again, nor any turn of `respond`.
     assert len(server.requests) == 6 * 3
     assert not done["failed"]
-    assert done["measures"].keys() == {"respond", "simulate", *TESTS}
+    assert done["measures"].keys() == {"respond", "simulate", "detect", *TESTS}
 
 
 def test_if_everything_failed_the_exit_is_an_error_and_no_number_is_shown(
@@ -436,3 +436,102 @@ def test_a_report_shows_an_assessment_beside_other_runs(tmp_path):
     runs = [read_run(tmp_path / "run"), read_run(tmp_path / "run/score")]
     sections = {section.id for section in describe(runs).sections}
     assert {"assess", "figures"} <= sections
+
+
+# --- naturalness ----------------------------------------------------------------------------------
+
+
+def natural(body, n=0) -> Said:
+    """What Pangram says: turns of people are those that boil an egg, or thank a lot."""
+    is_human = body["text"] in ("how to boil an egg", "thanks a lot")
+    return Said(body={"fraction_human": 0.75 if is_human else 0.5, "version": "4.0"})
+
+
+@pytest.fixture
+def pangram(monkeypatch):
+    """Sets where Pangram is; its endpoint makes next to no pauses."""
+
+    def endpoint(name, url, variable, header):
+        pace = {"retries": 1, "timeout": 5, "pause": 0.01}
+        return EndpointModel(name, url, "a-key", key_header=header, **pace)
+
+    monkeypatch.setattr(loading, "_endpoint", endpoint)
+    monkeypatch.setenv("PANGRAM_API_KEY", "a-key")
+    return lambda url: monkeypatch.setenv("PANGRAM_URL", url)
+
+
+def test_without_a_detector_naturalness_is_not_measured_and_the_row_says_what_needs_none(
+    tmp_path, capsys
+):
+    people(tmp_path / "people.jsonl")
+    results = assess(tmp_path, user=script(tmp_path))
+    user = by_name(results, "detect")["naturalness"]["user"]
+    assert (user["value"], user["n"]) == (None, 0)
+    assert "two-sample AUROC" in user["why"]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "no --detector was given" in shown
+
+
+@pytest.mark.filterwarnings("ignore:pangram is asked at")
+def test_a_detector_reads_the_responses_and_is_named_with_its_auroc(
+    pangram, tmp_path, capsys
+):
+    people(tmp_path / "people.jsonl")
+    with serving(natural) as server:
+        pangram(server.url)
+        results = assess(tmp_path, user=script(tmp_path), detector="pangram")
+        asked = len(server.requests)
+        assess(tmp_path, user=script(tmp_path), detector="pangram")
+    assert len(server.requests) == asked
+    found = by_name(results, "detect")["naturalness"]
+    assert (found["user"]["value"], found["human"]["value"]) == (50, 75)
+    assert found["user"]["distance"]["value"] == -25
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "pangram 4.0" in shown
+    assert "people from assistants 1.00" in shown
+    assert "pangram 4.0" in (tmp_path / "run/report.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:pangram is asked at")
+def test_the_calls_of_a_detector_are_in_the_one_budget_and_go_on_with_a_higher_one(
+    pangram, tmp_path
+):
+    people(tmp_path / "people.jsonl")
+    given = {"user": script(tmp_path), "detector": "pangram"}
+    with serving(natural) as server:
+        pangram(server.url)
+        results = assess(tmp_path, **given, max_calls=2, workers=1)
+        assert results["incomplete"] == ["detect"]
+        assert len(server.requests) == 2
+        results = assess(tmp_path, **given, max_calls=20)
+    assert results["incomplete"] == []
+    assert by_name(results, "detect")["naturalness"]["user"]["value"] == 50
+
+
+@pytest.mark.filterwarnings("ignore:pangram is asked at")
+def test_a_detector_that_is_down_fails_its_stage_and_no_other(pangram, tmp_path):
+    people(tmp_path / "people.jsonl")
+    with serving(lambda *_: Said(503, {"detail": "down"})) as server:
+        pangram(server.url)
+        with pytest.raises(ModelError, match=r"detect: .* texts ended in an error"):
+            assess(tmp_path, user=script(tmp_path), detector="pangram")
+    results = read_json(tmp_path / "run/results.json")
+    assert results["measures"]["respond"]
+    assert by_name(results, "detect")["naturalness"]["user"]["value"] is None
+
+
+def test_what_is_wrong_with_a_detector_is_said_before_the_first_turn(
+    tmp_path, monkeypatch
+):
+    people(tmp_path / "people.jsonl")
+    monkeypatch.delenv("PANGRAM_API_KEY", raising=False)
+    wrong = [
+        ({"detector": "pangram"}, "PANGRAM_API_KEY"),
+        ({"detector": "pangram", "budget": 1.0}, "--detector-price"),
+        ({"human_label": "person"}, "--detector"),
+        ({"detector": "pangam"}, "did you mean|known are"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(InputError, match=message):
+            assess(tmp_path, user=script(tmp_path), **options)
+        assert not (tmp_path / "run/respond").exists()

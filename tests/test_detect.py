@@ -233,28 +233,43 @@ def test_a_limit_leaves_texts_unasked_and_a_higher_one_goes_on(files, at, capsys
 
 
 def test_the_budget_is_in_blocks_of_words(files, at):
-    with pytest.raises(InputError, match="give --price DOLLARS/WORDS"):
+    with pytest.raises(InputError, match="give --detector-price DOLLARS/WORDS"):
         detect(files, budget=1.0)
     for price in ("0.05", "x/1000", "1/0", "NaN/100", "-1/100", "5/1"):
         with pytest.raises(InputError, match="started block of words"):
-            detect(files, price=price)
+            detect(files, detector_price=price)
     with serving(answer) as server:
         at(server.url)
         # A call may be tried 6 times, so 6 blocks are reserved; then it costs one.
-        results = detect(files, budget=0.60, price="0.05/100", workers=1)
+        results = detect(files, budget=0.60, detector_price="0.05/100", workers=1)
     assert len(server.requests) == 7
     assert results["usage"]["detector"]["cost"] == pytest.approx(0.35)
 
 
-def test_another_detector_or_other_texts_do_not_go_on_with_the_run(files, at):
+def test_another_detector_or_another_run_does_not_go_on_with_the_run(files, at):
     with serving(answer) as server:
         at(server.url)
         detect(files)
         with pytest.raises(InputError, match="detector"):
             detect(files, detector="pangram:pangram-4")
-        write_conversations(files / "users.jsonl", [talk(1, "please 9", "Fine.")])
-        with pytest.raises(InputError, match=r"users\.jsonl"):
-            detect(files)
+        (files / "others.jsonl").write_bytes((files / "users.jsonl").read_bytes())
+        with pytest.raises(InputError, match="run changed now"):
+            detect(files, run=files / "others.jsonl")
+
+
+def test_turns_that_changed_since_are_read_and_the_others_not_asked_about_again(
+    files, at
+):
+    with serving(answer) as server:
+        at(server.url)
+        detect(files)
+        asked = len(server.requests)
+        talks = [talk(i, "yo 99" if i == 0 else f"please {i}", ".") for i in range(6)]
+        write_conversations(files / "users.jsonl", talks)
+        results = detect(files)
+        assert len(server.requests) == asked + 1
+    # five turns with 0.5 and one with 0.75
+    assert results["measures"][0]["user"]["value"] == pytest.approx(325 / 6)
 
 
 def test_answers_of_two_versions_are_said(files, at, capsys):
@@ -321,6 +336,6 @@ def test_a_judge_that_is_the_model_of_the_user_is_warned_of(files):
 
 
 def test_limits_and_a_price_are_refused_for_a_model_on_this_machine(files):
-    for options in ({"max_calls": 3}, {"price": "1/1"}):
+    for options in ({"max_calls": 3}, {"detector_price": "1/1"}):
         with pytest.raises(InputError):
             detect(files, detector="classifier:nowhere/at-all", **options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from userlm import prompts
+from userlm import judges, prompts
 from userlm.address import Address, check_server, parse
 from userlm.loading import (
     OPENAI_BASE_URL,
@@ -67,7 +67,7 @@ def _behind(parts: Address, tokenizer: str | None) -> list[Path]:
 
 def stamps(*addresses: str | Address) -> dict[str, str]:
     """Return what addresses depend on besides files: OPENAI_BASE_URL and PANGRAM_URL, if they are
-    set and used, and the prompts of prompted users."""
+    set and used, and the prompts of prompted users and of a judge that is a detector."""
     parsed = [parse(address) for address in addresses]
     schemes = {parts.scheme for parts in parsed}
     urls = {
@@ -76,6 +76,8 @@ def stamps(*addresses: str | Address) -> dict[str, str]:
     }
     is_prompted = any(parts.is_prompted for parts in parsed)
     found = prompts.hashes("user_") if is_prompted else {}
+    if any(parts.form == "judge" for parts in parsed):
+        found |= {"prompt naturalness": judges.read_prompt("naturalness").hash}
     return found | {variable: url for variable, url in urls.items() if url}
 
 

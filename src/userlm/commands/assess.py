@@ -24,6 +24,13 @@ from userlm.commands.costs import (
     price_option,
     read_price,
 )
+from userlm.commands.detect import (
+    SIDE,
+    Detect,
+    detect,
+    detector_price_option,
+    read_detector_price,
+)
 from userlm.commands.judge import Judge, judge, positive_share
 from userlm.commands.options import (
     Failures,
@@ -52,12 +59,12 @@ from userlm.commands.steps import (
 )
 from userlm.items import KINDS, Kind
 from userlm.json_files import read_json
-from userlm.metrics import adherence, catalog
+from userlm.metrics import adherence, catalog, naturalness
 from userlm.models.budget import Amount, Caps, Price, spent
 from userlm.rows import read_conversations, write_conversations
 from userlm.runs import Run, conversations_file, measure_record
 from userlm.show.terminal import console
-from userlm.types import Conversation, InputError, ModelError
+from userlm.types import Conversation, InputError, Measure, ModelError
 
 QUICK = 60
 QUICK_TOKENS = 384
@@ -73,12 +80,13 @@ MOST_ITEMS = 2000
 """How many test items of a kind are taken: with `--quick`, and without it, as in the paper."""
 
 RESPOND, SIMULATE, PPL, SCORE = "respond", "simulate", "ppl", "score"
+DETECT = "detect"
 """The verbs, and the names of their folders."""
 JUDGED: Mapping[Kind, str] = {kind: f"judge-{kind}" for kind in KINDS}
 """The folders of the verdicts on replies to test items."""
 PROMPTS: Mapping[Kind, str] = {"role": "user-role", "intent": "intent-adherence"}
 """By which prompts they are judged."""
-STAGES = (RESPOND, SIMULATE, PPL, *KINDS, *JUDGED.values(), SCORE)
+STAGES = (RESPOND, SIMULATE, PPL, *KINDS, *JUDGED.values(), DETECT, SCORE)
 """`respond` also asks about the test items, in a folder for each kind of them."""
 ANSWERED = (RESPOND, SIMULATE, *KINDS)
 """The stages whose conversations are scored."""
@@ -87,6 +95,7 @@ ROBUSTNESS = "robustness"
 """The key of the mean of both tests, beside the stages."""
 NO_ASSISTANT = "no --assistant was given"
 REPLAYED = "a user of the kind replay: its people were not asked these questions"
+NO_DETECTOR = "no --detector was given; the two-sample AUROC needs none"
 PERPLEXITY = ("perplexity", "perplexity ratio")
 """The measures of `ppl` that are shown; the others are in its folder."""
 
@@ -139,6 +148,13 @@ class Assess:
         "A chat model that judges the replies to test items, beside the rules (`userlm judge`). "
         "Default: none.",
     )
+    detector: str | None = option(
+        None,
+        "How natural the turns are: pangram, classifier:MODEL or judge:MODEL. Default: none.",
+    )
+    human_label: str | None = option(
+        None, "The label of classifier:MODEL that means: written by a person."
+    )
     max_turns: int = option(
         10, "Maximum number of user turns in whole conversations.", min=1
     )
@@ -150,6 +166,7 @@ class Assess:
     user_price: str | None = price_option("--user-price", "the user's model")
     price: str | None = price_option("--price", "the assistant's model")
     judge_price: str | None = price_option("--judge-price", "the judge")
+    detector_price: str | None = detector_price_option()
     limits: Limits = Limits()
     failures: Failures = Failures()
     output: Output = Output()
@@ -188,6 +205,10 @@ def assess(options: Assess) -> Results:
         judging = address.parse(options.judge)
         files += inputs.files(judging)
         stamped.append(judging)
+    if options.detector:
+        detector = address.parse(options.detector)
+        files += inputs.files(detector)
+        stamped.append(detector)
     run = open_run("assess", options, files, inputs.stamps(*stamped))
     results = finished(run, options, _is_unfinished)
     if results is None:
@@ -236,8 +257,22 @@ def _check_before_paying(
         raise InputError(
             "--judge-price is for the judge; give one with --judge, or leave it out"
         )
-    calls = _is_model(user) or _is_model(assistant) or options.judge
-    if limits.caps != Caps() and not calls:
+    if options.detector:
+        detector = address.parse(options.detector)
+        read_detector_price(options.detector_price, detector, limits.caps)
+        loading.detector(
+            detector,
+            human_label=options.human_label,
+            local=options.models.settings,
+        )
+    elif options.detector_price or options.human_label:
+        raise InputError(
+            "--detector-price and --human-label are for a detector; give one with --detector, or "
+            "leave them out"
+        )
+    is_called = _is_model(user) or _is_model(assistant)
+    is_called = is_called or bool(options.judge) or _is_counted(options.detector)
+    if limits.caps != Caps() and not is_called:
         raise InputError(
             "--max-calls, --max-tokens-total and --budget are for models; none is called here"
         )
@@ -253,6 +288,11 @@ def _is_model(address: Address | None) -> bool:
 def _judge_price(options: Assess) -> Price | None:
     text = options.judge_price
     return Price.parse(text, "--judge-price") if text else None
+
+
+def _is_counted(detector: str | None) -> bool:
+    """Whether it is a detector whose calls are counted."""
+    return bool(detector) and address.parse(str(detector)).kind != "classifier"
 
 
 def _write_reference(run: Run, options: Assess, path: Path) -> dict[str, int]:
@@ -346,7 +386,37 @@ def _stages(
             judging = {"judge": _judge_price(options)}
             for kind, name in JUDGED.items():
                 stages[name] = Stage(partial(_judge, run, options, kind), judging)
+    if options.detector:
+        stages[DETECT] = Stage(partial(_detect, run, options), _detector_price(options))
     return stages
+
+
+def _detector_price(options: Assess) -> dict[str, Price | None]:
+    """Return the price of the detector, if its calls are counted."""
+    if not _is_counted(options.detector):
+        return {}
+    parts = address.parse(str(options.detector))
+    price, _ = read_detector_price(options.detector_price, parts, options.limits.caps)
+    return {SIDE: price}
+
+
+def _detect(run: Run, options: Assess, limits: Limits) -> Results:
+    if not _has_answers(run, RESPOND):
+        raise ModelError("there are no responses")
+    return detect(
+        Detect(
+            run.path(RESPOND),
+            str(options.detector),
+            run.path(REFERENCE),
+            human_label=options.human_label,
+            out=run.path(DETECT),
+            workers=options.workers,
+            models=options.models,
+            detector_price=options.detector_price,
+            limits=limits,
+            failures=options.failures,
+        )
+    )
 
 
 def _respond(run: Run, options: Assess, data: str, out: str, limits: Limits) -> Results:
@@ -436,9 +506,16 @@ def _measure(
         talked = [name for name in ANSWERED if _has_answers(run, name)]
         scores = _score(run, options, talked) if talked else {}
     tried = [name for name in stages if name not in failed]
+    detected = None
+    if DETECT in stages and _is_complete(run, DETECT):
+        detected = read_json(run.path(f"{DETECT}/results.json"))
+    measures = _beside_people(scores) | _robustness(run, scores) | _judged(run)
+    if measures:
+        measures[DETECT] = _naturalness(detected, options)
     results = {
         **counted,
-        "measures": _beside_people(scores) | _robustness(run, scores) | _judged(run),
+        "measures": measures,
+        "naturalness": detected,
         "perplexity": _perplexity(run),
         "left_out": left_out,
         "failed": failed,
@@ -498,7 +575,8 @@ def _has_errors(run: Run, name: str) -> bool:
     if name == PPL:
         return has_unscored(run.path(name))
     results = read_json(run.path(f"{name}/results.json"))
-    return bool(results["failed"]) if name in JUDGED.values() else has_errors(results)
+    is_judged = name == DETECT or name in JUDGED.values()
+    return bool(results["failed"]) if is_judged else has_errors(results)
 
 
 def _has_answers(run: Run, name: str) -> bool:
@@ -563,6 +641,18 @@ def _judged(run: Run) -> dict[str, list[Results]]:
             record = {**share, "name": f"{test} (judge)"}
             found[name] = [{"user": record, "human": None}]
     return found
+
+
+def _naturalness(detected: Results | None, options: Assess) -> list[Results]:
+    """Return how natural the user's turns are beside people's, or why that is not known."""
+    if detected:
+        return [
+            {"user": one["user"], "human": one["human"]} for one in detected["measures"]
+        ]
+    why = "the detector did not answer" if options.detector else NO_DETECTOR
+    metric = catalog.metric_of(naturalness.ALL_TURNS)
+    unknown = metric.described(Measure("", None, None, None, (), why=why))
+    return [{"user": measure_record(unknown), "human": None}]
 
 
 def _perplexity(run: Run) -> dict[str, Any]:

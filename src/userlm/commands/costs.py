@@ -88,7 +88,7 @@ PRICE_OPTIONS = {
     "writer": "--price",
     "model": "--price",
     "judge": "--price",
-    "detector": "--price",
+    "detector": "--detector-price",
 }
 # For the estimate. The limits use an upper bound before a call and its real usage after it.
 BYTES_PER_TOKEN = 4

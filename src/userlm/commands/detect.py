@@ -19,6 +19,7 @@ from userlm.commands.costs import (
     Limits,
     add_side,
     check_caps,
+    check_price,
     estimate_tokens,
     price_option,
     read_price,
@@ -42,10 +43,11 @@ from userlm.commands.steps import Results, finish, finished, in_order, open_run
 from userlm.detectors import CountedDetector, JudgeDetector, billed_words
 from userlm.journal import Journal
 from userlm.json_files import take, write_lines
+from userlm.manifest import file_hash
 from userlm.metrics import catalog, naturalness
 from userlm.metrics.intrinsic import own_turns
 from userlm.metrics.scores import score_line
-from userlm.models.budget import Budget, CountedChat, Price
+from userlm.models.budget import Budget, Caps, CountedChat, Price
 from userlm.rows import read_conversations
 from userlm.runs import Run, conversations_file, measure_record
 from userlm.show.terminal import console, progress_bar
@@ -67,6 +69,14 @@ GIVE_UP = 20
 
 Detections = dict[str, Detection]
 """By text."""
+
+
+def detector_price_option() -> Any:
+    """Return the field of the price of a detector."""
+    return price_option(
+        "--detector-price",
+        "judge:MODEL (of pangram: US dollars per started block of words)",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +119,7 @@ class Detect:
     limit: int | None = limit_option()
     workers: int = workers_option("calls")
     models: LocalModels = LocalModels()
-    price: str | None = price_option(
-        "--price", "judge:MODEL (of pangram: US dollars per started block of words)"
-    )
+    detector_price: str | None = detector_price_option()
     limits: Limits = Limits()
     failures: Failures = Failures()
     output: Output = Output()
@@ -123,12 +131,16 @@ def detect(options: Detect) -> Results:
     path = conversations_file(options.run)
     user = made_by(path)
     logs = conversations_file(options.human, "test")
-    files = [path, logs, *inputs.files(detector)]
-    stamps = inputs.stamps(detector)
-    if detector.kind == "judge":
-        stamps |= {"prompt naturalness": judges.read_prompt("naturalness").hash}
-    run = open_run("detect", options, files, stamps)
-    if done := finished(run, options, lambda results: results.get("failed")):
+    # Answers are kept by text. So turns may change, as when `respond` tries again what failed.
+    read = {"run": file_hash(path), "human": file_hash(logs)}
+    names = {"run": _name_of(path), "human": _name_of(logs)}
+    stamps = inputs.stamps(detector) | names
+    run = open_run("detect", options, inputs.files(detector), stamps)
+
+    def is_to_do(results: Results) -> bool:
+        return bool(results.get("failed") or results.get("read") != read)
+
+    if done := finished(run, options, is_to_do):
         return done
     warning = same_model(detector, user) if detector.kind == "judge" else ""
     if warning:
@@ -141,6 +153,7 @@ def detect(options: Detect) -> Results:
     check_caps(budget)
     found, errors = _ask(run, options, asked, budget, texts)
     results = {
+        "read": read,
         "user": user or path.name,
         "detector": _name(detector, found),
         "warning": warning,
@@ -157,6 +170,11 @@ def detect(options: Detect) -> Results:
     written = finish(run, options, results, has_failures=bool(errors))
     options.failures.check(len(errors), len(texts), what="texts")
     return written
+
+
+def _name_of(path: Path) -> str:
+    """Return the name of a file and its folder, which stay the same if both are moved."""
+    return f"{path.resolve().parent.name}/{path.name}"
 
 
 def _texts(
@@ -181,7 +199,7 @@ def _text_id(text: str) -> str:
 
 def _load(options: Detect, parts: Address, budget: Budget) -> Detector:
     """Return the detector; one whose calls may be billed is counted."""
-    price, block = _price(options, parts)
+    price, block = read_detector_price(options.detector_price, parts, budget.caps)
     with console.status("loading the detector"):
         detector = loading.detector(
             parts,
@@ -198,20 +216,30 @@ def _load(options: Detect, parts: Address, budget: Budget) -> Detector:
     return CountedDetector(detector, side, block)
 
 
-def _price(options: Detect, parts: Address) -> tuple[Price | None, int]:
+def read_detector_price(
+    text: str | None, parts: Address, caps: Caps
+) -> tuple[Price | None, int]:
     """Return the price of a token, and the block of words that are billed together, for a detector
-    whose tokens are words."""
-    text = options.price
+    whose tokens are words.
+
+    Raises:
+        InputError: for a price of a model on this machine, and a budget in dollars without the
+            price of a service.
+    """
     if parts.kind == "judge":
-        return read_price(SIDE, text), 1
+        price = read_price(SIDE, text)
+        check_price(caps, SIDE, parts, price)
+        return price, 1
     if text and parts.kind == "classifier":
-        raise InputError(f"--price {text}: {parts} runs on this machine; leave it out")
+        raise InputError(
+            f"--detector-price {text}: {parts} runs on this machine; leave it out"
+        )
     if text:
         return _word_price(text)
-    if options.limits.budget is not None and parts.is_remote:
+    if caps.dollars is not None and parts.is_remote:
         raise InputError(
-            f"--budget needs the price of {parts}; give --price DOLLARS/WORDS, what each started "
-            "block of words costs, such as 0.05/1000"
+            f"--budget needs the price of {parts}; give --detector-price DOLLARS/WORDS, what each "
+            "started block of words costs, such as 0.05/1000"
         )
     return None, 1
 
@@ -224,7 +252,7 @@ def _word_price(text: str) -> tuple[Price, int]:
         if 0 <= price < 1 and int(block) > 0:
             return Price(price * 1_000_000, Decimal(0)), int(block)
     raise InputError(
-        f"--price {text}: for pangram give US dollars per started block of words, such as "
+        f"--detector-price {text}: for pangram give US dollars per started block of words, such as "
         "0.05/1000"
     )
 

@@ -23,6 +23,7 @@ from userlm.show.results import Compared, ItemCounts, Measured
 TITLES = {
     "respond": "Single turns, after those of people",
     "simulate": "Whole conversations",
+    "detect": "Naturalness",
 }
 TESTS = ("role", "intent", "robustness", "judge-role", "judge-intent")
 INTRO = (
@@ -52,7 +53,8 @@ def _blocks(run: Finished) -> Iterator[Block]:
     for stage, compared in run.results["measures"].items():
         if stage in TESTS:
             tested += compared
-        else:
+        elif stage != "detect" or not run.results.get("naturalness"):
+            # else it is in the section that names the detector
             head = ("measure", "user", "human", "distance")
             rows = [_row(one) for one in compared]
             yield Table(head, rows, "table", TITLES.get(stage, stage))

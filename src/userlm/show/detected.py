@@ -20,7 +20,7 @@ from userlm.show.blocks import (
 from userlm.show.finished import Finished
 from userlm.show.formats import number
 from userlm.show.measures import distance_line, measured
-from userlm.show.results import Known, Measured
+from userlm.show.results import Detections, Known, Measured
 
 INTRO = (
     "Mean probability, in percent, that a person wrote a turn, by a detector of others. A detector "
@@ -33,23 +33,26 @@ NONE = "–"
 
 
 def section(runs: Sequence[Finished]) -> Section:
-    """Return the section about all runs of `detect`."""
+    """Return the section about all runs of `detect`, else about those in runs of `assess`."""
+    found: list[Any] = [run.results for run in runs if run.verb == "detect"]
+    if not found:
+        assessed = (run.results for run in runs if run.verb == "assess")
+        found = [one["naturalness"] for one in assessed if one.get("naturalness")]
     groups = []
-    for run in runs:
-        if run.verb == "detect":
-            name = (Quote(run.results["user"], 60), " by ", _detector(run))
-            groups.append(Group(list(_blocks(run)), name))
+    for one in found:
+        name = (Quote(one["user"], 60), " by ", _detector(one))
+        groups.append(Group(list(_blocks(one)), name))
     title = "Do the turns look as if people wrote them?"
     return Section("naturalness", "Naturalness", title, groups, INTRO)
 
 
-def _blocks(run: Finished) -> Iterator[Block]:
-    if warning := run.results["warning"]:
+def _blocks(found: Detections) -> Iterator[Block]:
+    if warning := found["warning"]:
         yield Text((Quote(warning, 400),))
-    detector = ("by ", _detector(run))
-    known = run.results["auroc"]
+    detector = ("by ", _detector(found))
+    known = found["auroc"]
     rows: list[Row] = []
-    for one in run.results["measures"]:
+    for one in found["measures"]:
         user = one["user"]
         cells = (_cell(user), _cell(one["human"]), distance_line(user, 1))
         assistant = one["assistant"]
@@ -59,9 +62,9 @@ def _blocks(run: Finished) -> Iterator[Block]:
     yield Table(head, rows, "table", "Naturalness", _worth(known))
     rows = []
     for pair in known:
-        found = pair["detector"]
-        cells = (measured(found), measured(pair["length"]), f"{found['n']:,}")
-        rows.append((Quote(found["name"], 60), *cells))
+        by = pair["detector"]
+        cells = (measured(by), measured(pair["length"]), f"{by['n']:,}")
+        rows.append((Quote(by["name"], 60), *cells))
     head = ("AUROC, telling", detector, "by length alone", "turns")
     yield Table(head, rows, "table", "What the detector is worth here", LENGTH)
 
@@ -85,7 +88,8 @@ def _cell(one: Measured) -> Line:
     return (measured(one, 1), Small(counts))
 
 
-def _detector(run: Finished) -> Quote:
+def _detector(found: Detections) -> Quote:
     """Return the name of the detector and its versions."""
-    found: dict[str, Any] = run.results["detector"]
-    return Quote(" ".join((found["name"], ", ".join(found["versions"]))).strip(), 90)
+    detector = found["detector"]
+    name = " ".join((detector["name"], ", ".join(detector["versions"])))
+    return Quote(name.strip(), 90)

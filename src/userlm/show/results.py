@@ -219,35 +219,6 @@ ItemCounts = TypedDict("ItemCounts", {"in": Count, "out": Count})
 """How many test items of a kind there are, and how many were asked."""
 
 
-class Assessed(TypedDict):
-    """Of `assess`, beside its counts: by stage, by column of `ppl`, and by stage the reason why it
-    was left out or failed; the stages in which some conversations ended in an error; and by kind
-    how many test items there are."""
-
-    measures: dict[Any, list[Compared]]
-    perplexity: dict[Any, Measured]
-    left_out: dict[Any, Text]
-    failed: dict[Any, Text]
-    incomplete: list[Text]
-    items: NotRequired[dict[Any, ItemCounts]]
-
-
-class Judged(TypedDict):
-    """Of `judge`."""
-
-    run: Text
-    user: Text | None
-    judge: Text
-    prompt: Text
-    hash: Text
-    positive: Text
-    warning: Text
-    counts: Counts
-    measures: list[Measured]
-    agreement: list[Measured]
-    usage: dict[Any, Usage | None]
-
-
 class Detected(TypedDict):
     """A measure of naturalness: of a user, of people, and of the assistant in people's logs."""
 
@@ -279,6 +250,36 @@ class Detections(TypedDict):
     measures: list[Detected]
     auroc: list[Known]
     usage: NotRequired[dict[Any, Usage | None]]
+
+
+class Assessed(TypedDict):
+    """Of `assess`, beside its counts: by stage, by column of `ppl`, and by stage the reason why it
+    was left out or failed; the stages in which some conversations ended in an error; by kind how
+    many test items there are; and what a detector found."""
+
+    measures: dict[Any, list[Compared]]
+    items: NotRequired[dict[Any, ItemCounts]]
+    naturalness: NotRequired[Detections | None]
+    perplexity: dict[Any, Measured]
+    left_out: dict[Any, Text]
+    failed: dict[Any, Text]
+    incomplete: list[Text]
+
+
+class Judged(TypedDict):
+    """Of `judge`."""
+
+    run: Text
+    user: Text | None
+    judge: Text
+    prompt: Text
+    hash: Text
+    positive: Text
+    warning: Text
+    counts: Counts
+    measures: list[Measured]
+    agreement: list[Measured]
+    usage: dict[Any, Usage | None]
 
 
 class Rule(TypedDict):
