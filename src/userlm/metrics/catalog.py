@@ -29,6 +29,17 @@ Needs = Literal[
 ]
 
 
+Family = Literal[
+    "How it ends", "How it is told from people", "What it says", "How it writes"
+]
+ENDS: Family = "How it ends"
+TOLD: Family = "How it is told from people"
+SAYS: Family = "What it says"
+WRITES: Family = "How it writes"
+FAMILIES = (TOLD, ENDS, SAYS, WRITES)
+"""What measures are about, in the order in which they are shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One metric.
@@ -46,6 +57,7 @@ class Metric:
             of `two_sample`, which are computed together.
         statistic: what its value is of the rows, for differences of the same people; `None` if it
             is not computed from sums of the rows.
+        family: what it is about: under this heading it is shown.
     """
 
     name: str
@@ -55,6 +67,7 @@ class Metric:
     unit: str = ""
     function: Callable[..., Measure] | None = None
     statistic: Statistic | None = None
+    family: Family = SAYS
 
     def measure(
         self, conversations: Sequence[Conversation], beside: Mapping[Needs, Any]
@@ -87,9 +100,10 @@ def _crowd(
     about: str,
     function: Callable[..., Measure],
     statistic: Statistic = PERCENT,
+    family: Family = SAYS,
 ) -> Metric:
     """Return a property of turns, in percent."""
-    return Metric(name, about, "any", "neither", "%", function, statistic)
+    return Metric(name, about, "any", "neither", "%", function, statistic, family)
 
 
 METRICS = (
@@ -128,6 +142,7 @@ METRICS = (
         "higher",
         "%",
         intrinsic.termination,
+        family=ENDS,
     ),
     Metric(
         "termination AUROC",
@@ -135,6 +150,17 @@ METRICS = (
         "responses",
         "higher",
         function=intrinsic.termination_auroc,
+        family=ENDS,
+    ),
+    Metric(
+        "end rate",
+        "Share of turns after the first at which the user ends the conversation instead.",
+        "any",
+        "neither",
+        "%",
+        intrinsic.end_rate,
+        PERCENT,
+        ENDS,
     ),
     Metric(
         two_sample.OVERALL,
@@ -142,15 +168,29 @@ METRICS = (
         "simulated turns from people's; 0.5 is chance. For humans: people from other people.",
         "reference",
         "lower",
+        family=TOLD,
     ),
     Metric(
         two_sample.LENGTH_MATCHED,
         "The same among turns of similar length.",
         "reference",
         "lower",
+        family=TOLD,
     ),
-    Metric(two_sample.FIRST_TURNS, "The same of first turns.", "reference", "lower"),
-    Metric(two_sample.LATER_TURNS, "The same of later turns.", "reference", "lower"),
+    Metric(
+        two_sample.FIRST_TURNS,
+        "The same of first turns.",
+        "reference",
+        "lower",
+        family=TOLD,
+    ),
+    Metric(
+        two_sample.LATER_TURNS,
+        "The same of later turns.",
+        "reference",
+        "lower",
+        family=TOLD,
+    ),
     Metric(
         "first-turn diversity",
         "How different the first turns are: mean Jaccard distance of their words.",
@@ -204,6 +244,7 @@ METRICS = (
         "turns",
         intrinsic.turns_per_conversation,
         MEAN,
+        ENDS,
     ),
     Metric(
         "words per turn",
@@ -213,6 +254,7 @@ METRICS = (
         "words",
         intrinsic.words_per_turn,
         MEAN,
+        WRITES,
     ),
     _crowd(
         "reaction",
@@ -261,16 +303,19 @@ METRICS = (
         "lower-case start",
         "Share of turns whose first letter is small.",
         crowds.lower_case_start,
+        family=WRITES,
     ),
     _crowd(
         "all lower-case",
         "Share of turns without a capital letter.",
         crowds.all_lower_case,
+        family=WRITES,
     ),
     _crowd(
         "end punctuation",
         "Share of turns whose last character ends a sentence.",
         crowds.end_punctuation,
+        family=WRITES,
     ),
     Metric(
         "out of vocabulary",
@@ -280,8 +325,14 @@ METRICS = (
         "%",
         crowds.out_of_vocabulary,
         PERCENT,
+        WRITES,
     ),
-    _crowd("MATTR", "Share of different words in windows of 50 words.", crowds.mattr),
+    _crowd(
+        "MATTR",
+        "Share of different words in windows of 50 words.",
+        crowds.mattr,
+        family=WRITES,
+    ),
     Metric(
         "HD-D",
         "Share of different words to expect in 42 random words of all turns.",
@@ -289,6 +340,7 @@ METRICS = (
         "neither",
         "%",
         crowds.hd_d,
+        family=WRITES,
     ),
 )
 """All metrics, in the order in which they are shown. A metric is added here and nowhere else."""

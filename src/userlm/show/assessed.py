@@ -1,71 +1,120 @@
-"""How far a user is from people: what `assess` found, in a table for each stage."""
+"""How far a user is from people: what `assess` found, drawn and in tables, what it said beside what
+people said, and what could not be measured."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from userlm.metrics.catalog import FAMILIES, METRICS, SAYS
+from userlm.metrics.verdict import in_points, judge
 from userlm.show.blocks import (
+    Axis,
     Block,
+    Drawing,
     Group,
+    Interval,
     Line,
+    Mark,
+    Pairs,
     Quote,
     Row,
     Section,
+    Strip,
     Table,
-    Text,
     Value,
-    interval,
 )
 from userlm.show.finished import Finished
 from userlm.show.measures import measured
 from userlm.show.results import Compared, Measured
+from userlm.show.transcripts import pair
+from userlm.show.verdicts import LOOKS, SHAPES, user_of
 
 TITLES = {
     "respond": "Single turns, after those of people",
     "simulate": "Whole conversations",
+    "role": "Does it stay in its role?",
+    "intent": "Does it stay with its intent?",
 }
 INTRO = (
-    "The distance is the user's value less people's, with its 95 % interval over the people; there "
-    "is none below 5 people, or if all of them are alike. Where 0 lies in it, no difference was "
-    "found, which does not say that there is none. Values with their intervals are below."
+    "Each mark is the user’s value less people’s, with its 95 % interval over people: ",
+    Mark(SHAPES["bad"], LOOKS["bad"]),
+    " is not like people, ",
+    Mark(SHAPES["good"], LOOKS["good"]),
+    " is, ",
+    Mark(SHAPES["unknown"], LOOKS["unknown"]),
+    " cannot be told. The dashed line is people. The scale is in points: percent of turns; "
+    "hundredths of an AUROC; of lengths, the difference in percent of the longer one. Whole "
+    "conversations also depend on the assistant and on the limit of turns. There is no interval "
+    "below 5 people, or if all of them are alike.",
 )
+MOST = 100
+"""Points: the ends of the scale."""
 NO_HUMAN = "–"
-INCOMPLETE = (
-    " is incomplete: some of it ended in an error, or was not begun because of a limit, and counts "
-    "as missing; the same command tries it again, with a higher limit if that was the reason."
-)
+FAMILY = {metric.name: metric.family for metric in METRICS}
 
 
 def section(runs: Sequence[Finished]) -> Section:
-    """Return the section about all runs of `assess`."""
+    """Return the section of distances of all runs of `assess`."""
     groups = []
     for run in runs:
         if run.verb == "assess":
-            user = Quote(str(run.options.get("user")), 60)
-            groups.append(Group(list(_blocks(run)), (user, " beside people")))
-    return Section("assess", "Distances", "How far from people?", groups, INTRO)
+            groups.append(
+                Group(
+                    list(_distances(run)), (Quote(user_of(run), 60), " beside people")
+                )
+            )
+    title = "How far from people?"
+    return Section("assess", "Distances", title, groups, INTRO, where="details")
 
 
-def _blocks(run: Finished) -> Iterator[Block]:
+def _distances(run: Finished) -> Iterator[Block]:
     for stage, compared in run.results["measures"].items():
-        rows = [_row(one) for one in compared]
-        head = ("measure", "user", "human", "distance")
-        yield Table(head, rows, "table", TITLES.get(stage, stage))
+        tables = [
+            _forest(family, [one for one in compared if _family(one) == family])
+            for family in FAMILIES
+        ]
+        shown = [table for table in tables if table.rows]
+        yield Group(shown, Quote(TITLES.get(stage, stage), 60))
     columns = run.results["perplexity"]
     if columns:
         rows = [(Quote(name, 60), measured(one)) for name, one in columns.items()]
         yield Table(
             ("intent", "perplexity"), rows, "table", "How well it predicts people"
         )
-    for key, what in (("left_out", "not measured"), ("failed", "failed")):
-        yield from _reasons(what, run.results[key])
-    for stage in run.results["incomplete"]:
-        yield Text((Quote(stage, 60), INCOMPLETE))
 
 
-def _reasons(what: str, reasons: Mapping[str, str]) -> Iterator[Text]:
-    for stage, why in reasons.items():
-        yield Text((Quote(stage, 60), f" {what}: ", Quote(why, 400), "."))
+def _family(one: Compared) -> str:
+    return FAMILY.get(one["user"]["name"], SAYS)
+
+
+def _forest(family: str, compared: Sequence[Compared]) -> Table:
+    """Return the measures of a family as a table with their distances drawn, all on one scale."""
+    drawings: list[Drawing | None] = [_strip(one) for one in compared]
+    rows = [_row(one) for one in compared]
+    if any(drawings):
+        drawings.append(_scale())
+        rows.append(("points", "", "", ""))
+    head = ("measure", "user", "people", "difference")
+    return Table(head, rows, "table forest", family, drawings=drawings)
+
+
+def _scale() -> Axis:
+    ticks = [(at, f"{at:+d}" if at else "0") for at in range(-MOST, MOST + 1, 50)]
+    return Axis("", -MOST, MOST, ticks)
+
+
+def _strip(one: Compared) -> Strip | None:
+    user = one["user"]
+    human = one["human"]
+    distance = user.get("distance")
+    if not human or human["value"] is None or not distance:
+        return None
+    points = in_points(user, human["value"], distance)
+    if points is None:
+        return None
+    kind = judge(points, user["better"])
+    size, low, high = (min(max(end, -MOST), MOST) for end in points)
+    return Strip(size, low, high, (-MOST, MOST), SHAPES[kind], 0, LOOKS[kind])
 
 
 def _row(one: Compared) -> Row:
@@ -76,7 +125,10 @@ def _row(one: Compared) -> Row:
     distance = user.get("distance")
     apart: Line = NO_HUMAN
     if distance and distance["value"] is not None:
-        ends = interval(distance["low"], distance["high"], digits)
+        low, high = distance["low"], distance["high"]
+        ends: Line = ""
+        if low is not None and high is not None:
+            ends = Interval(low, high, digits)
         apart = (Value(distance["value"], digits), ends)
     return (Quote(user["name"], 60), _value(user, digits), beside, apart)
 
@@ -84,3 +136,51 @@ def _row(one: Compared) -> Row:
 def _value(one: Measured, digits: int) -> Line:
     """Return the value without its interval, so that a row stays on one line."""
     return measured({**one, "low": None, "high": None}, digits)
+
+
+# --- side by side ---------------------------------------------------------------------------------
+
+
+def side_by_side(runs: Sequence[Finished]) -> Section:
+    """Return the section with conversations of users beside those of the people."""
+    groups = []
+    for run in runs:
+        for stage, drawn in run.drawn.items():
+            pairs = [pair(person, talk) for person, talk in drawn]
+            if pairs:
+                name = (Quote(user_of(run), 60), f": {TITLES[stage].lower()}")
+                groups.append(Group([Pairs(pairs)], name))
+    intro = (
+        "Drawn at random, not chosen: what the person did, and what the simulated user did in the "
+        "same place."
+    )
+    title = "The person and the simulated user, side by side"
+    return Section("pairs", "Side by side", title, groups, intro, where="details")
+
+
+# --- not measured ---------------------------------------------------------------------------------
+
+
+def unmeasured(runs: Sequence[Finished]) -> Section:
+    """Return the section on what could not be measured of users, and why."""
+    groups = []
+    for run in runs:
+        if run.verb == "assess":
+            rows = list(_unmeasured(run))
+            table = Table(("measure", "where", "why"), rows, "findings")
+            groups += [Group([table], Quote(user_of(run), 60))] if rows else []
+    title = "What was not measured of the user, and why"
+    return Section("unmeasured", "Unmeasured", title, groups, where="details")
+
+
+def _unmeasured(run: Finished) -> Iterator[Row]:
+    reasons: Mapping[str, str] = {**run.results["left_out"], **run.results["failed"]}
+    for stage, why in reasons.items():
+        yield ("all of it", Quote(TITLES.get(stage, stage), 60), Quote(why, 400))
+    for stage, compared in run.results["measures"].items():
+        for one in compared:
+            user = one["user"]
+            if user["value"] is None:
+                why = user.get("why") or "nothing to measure"
+                where = Quote(TITLES.get(stage, stage), 60)
+                yield (Quote(user["name"], 60), where, Quote(why, 400))

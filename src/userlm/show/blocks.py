@@ -56,9 +56,11 @@ class Reasons:
 
 @dataclass(frozen=True)
 class Mark:
-    """The marker of a series: circle, square, triangle or diamond."""
+    """The marker of a series: circle, square, triangle or diamond. `look` is its colour, if that is
+    not the one of its place."""
 
     shape: str
+    look: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class Strip:
-    """A value with its interval on a scale, and the human reference as a dashed line."""
+    """A value with its interval on a scale, and the human reference as a dashed line. `look` is its
+    colour, if that is not the one of its place."""
 
     value: float
     low: float | None
@@ -96,6 +99,7 @@ class Strip:
     scale: tuple[float, float]
     shape: str
     reference: float | None = None
+    look: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,16 +150,17 @@ class Chart:
     beside: str = ""
 
 
-Drawing: TypeAlias = Bar | Strip | Chart
+Drawing: TypeAlias = Bar | Strip | Axis | Chart
 
 # --- blocks ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph."""
+    """A paragraph; `look` is a class of the page's style sheet."""
 
     line: Line
+    look: str = "hint"
 
 
 @dataclass(frozen=True)
@@ -266,6 +271,29 @@ class Transcripts:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """What a person said and did from a place on, and a simulated user in the same place.
+
+    Attributes:
+        title: what the person wanted.
+        before: the turns before, which both have.
+    """
+
+    id: str
+    title: str
+    before: Sequence[Said]
+    person: Sequence[Said]
+    user: Sequence[Said]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Conversations of people and of a simulated user side by side."""
+
+    items: Sequence[Pair]
+
+
+@dataclass(frozen=True)
 class Token:
     """A token of a row. `kind` is `system`, `context`, `control`, `trained` (a header suffix or
     closing token that is trained) or `content` (what perplexity counts)."""
@@ -296,7 +324,9 @@ class Group:
     look: str = ""
 
 
-Block: TypeAlias = Text | Table | Measures | Figure | Transcripts | Tokens | Group
+Block: TypeAlias = (
+    Text | Table | Measures | Figure | Transcripts | Pairs | Tokens | Group
+)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from userlm.show.results import (
     Trained,
     finite,
 )
-from userlm.text import words
+from userlm.text import stable_hash, words
 from userlm.types import FAILED, Conversation, InputError
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ T = TypeVar("T")
 EXTRACTIVE = "intents: extractive"
 
 TRANSCRIPTS = 20  # of each run
+PAIRS = 5  # of each stage of `assess`, with the person's own
 TURN_BINS = (*map(str, range(10)), "10+")
 WORD_BINS = (
     "0",
@@ -97,6 +99,8 @@ class Finished:
         log: the steps of training, each with the loss.
         transcripts: the first `TRANSCRIPTS` conversations of a simulation.
         total: the number of its conversations.
+        drawn: some responses and conversations of an assessment, by stage, each with the person's
+            own conversation.
         lengths: the lengths of simulated users' turns and conversations; those of humans for data
             stages.
         stubs: the parts that were not made by a language model.
@@ -115,6 +119,9 @@ class Finished:
     log: Sequence[tuple[int, float]] = ()
     transcripts: Sequence[Conversation] = ()
     total: int = 0
+    drawn: Mapping[str, Sequence[tuple[Conversation, Conversation]]] = field(
+        default_factory=dict
+    )
     lengths: Lengths = field(default_factory=Lengths)
     stubs: Sequence[str] = ()
     stage: Stage | None = None
@@ -157,7 +164,7 @@ def read_run(folder: str | Path) -> Finished:
             return _with_measures(run)
         case "assess":
             assessed = _checked(run, Assessed, run.results)
-            return replace(_with_stage(run), results=assessed)
+            return replace(_with_stage(run), results=assessed, drawn=_drawn(folder))
         case "simulate" | "respond":
             run = replace(run, results=_checked(run, Talks, run.results))
             return _with_conversations(run, "conversations.jsonl")
@@ -290,6 +297,34 @@ def _with_conversations(run: Finished, file: str) -> Finished:
 def word_bin(count: int) -> int:
     """Return the index in `WORD_BINS` of a turn with `count` words: each bin is twice as wide."""
     return min(count.bit_length(), len(WORD_BINS) - 1)
+
+
+def _drawn(folder: Path) -> dict[str, list[tuple[Conversation, Conversation]]]:
+    """Return some conversations of each stage, with those of the people that they start from. They
+    are drawn by their ids, so that users of the same people are shown in the same places."""
+    stages = {}
+    for stage in ("respond", "simulate"):
+        path = folder / stage / "conversations.jsonl"
+        if path.is_file():
+            stages[stage] = nsmallest(PAIRS, _rows(path, from_record), key=_draw)
+    reference = folder / "reference.jsonl"
+    if not stages or not reference.is_file():
+        return {}
+    needed = {_log(talk) for talks in stages.values() for talk in talks}
+    logs = {one.id: one for one in _rows(reference, from_record) if one.id in needed}
+    found = {}
+    for stage, drawn in stages.items():
+        found[stage] = [(logs[_log(one)], one) for one in drawn if _log(one) in logs]
+    return found
+
+
+def _draw(conversation: Conversation) -> int:
+    return stable_hash(conversation.id)
+
+
+def _log(conversation: Conversation) -> str:
+    origin = conversation.origin
+    return (origin.conversation if origin else None) or conversation.id
 
 
 # --- line files -----------------------------------------------------------------------------------

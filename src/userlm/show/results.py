@@ -213,12 +213,30 @@ class Compared(TypedDict):
     human: Measured | None
 
 
-class Assessed(TypedDict):
-    """Of `assess`, beside its counts: by stage, by column of `ppl`, and by stage the reason why it
-    was left out or failed; and the stages in which some conversations ended in an error."""
+class Ends(TypedDict):
+    """The threshold at which a user ends as often as people, and the F1 of always ending."""
 
+    threshold: Threshold | None
+    f1_of_always: Loose
+
+
+class Limit(TypedDict):
+    """The limit of user turns, and how many simulated conversations reached it."""
+
+    max_turns: Count
+    reached: Count
+
+
+class Assessed(TypedDict):
+    """Of `assess`: its counts; by stage, by column of `ppl`, and by stage the reason why it
+    was left out or failed; and the stages in which some conversations ended in an error. Older ones
+    do not know how the user ends."""
+
+    counts: Counts
     measures: dict[Any, list[Compared]]
     perplexity: dict[Any, Measured]
+    ends: NotRequired[Ends | None]
+    limit: NotRequired[Limit | None]
     left_out: dict[Any, Text]
     failed: dict[Any, Text]
     incomplete: list[Text]

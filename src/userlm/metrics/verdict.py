@@ -1,0 +1,487 @@
+"""What an assessment says, in sentences: in what a simulated user is like people, in what it is
+not, and what would mend it.
+
+No sentence says more than the interval of a distance carries. That 0 lies in it does not make a
+user like people: the interval must also be short.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from userlm.guard import Guard
+from userlm.metrics import two_sample
+from userlm.metrics.termination import format_threshold
+from userlm.stats import MIN_CLUSTERS
+
+Record = Mapping[str, Any]
+"""A measure in `results.json`, or all of that file."""
+
+SMALL = 2.0
+"""Points: if a whole interval is within so many, the difference does not count."""
+WIDE = 20.0
+"""Points: an interval that allows a larger difference does not show that there is none."""
+CHANCE = 0.05
+"""The share of 95 % intervals that miss the truth."""
+TELLING = 5
+"""How many n-grams are named."""
+TURN_LIMIT = 25
+"""Words: the limit on turns of the paper's guard."""
+
+RESPOND, SIMULATE = "respond", "simulate"
+STAGES_OF_PEOPLE = (RESPOND, SIMULATE)
+"""Stages that speak about the same things as people did; the first that has a measure counts.
+After people's own turns user and people had the same before them. Whole conversations also depend
+on the assistant and on the limit of turns."""
+
+ALWAYS = ("user-role adherence", "intent adherence (rule)")
+"""What people do always, by construction of the test."""
+NOT_COUNTED = (
+    "robustness",  # the mean of two others
+    "termination F1",  # people have none; it stands beside the end rate
+    "termination AUROC",
+    "longest verbatim overlap",  # grows with the number of turns
+    two_sample.LENGTH_MATCHED,
+    two_sample.FIRST_TURNS,
+    two_sample.LATER_TURNS,
+)
+"""Measures that say again what another one says, or that people cannot be compared in."""
+
+CLAIMS = {
+    "end rate": (
+        "It ends conversations too early",
+        "It ends conversations too late",
+    ),
+    "turns per conversation": (
+        "Its conversations are {times} times as long as people's",
+        "Its conversations are shorter than people's",
+    ),
+    "words per turn": (
+        "Its turns are {times} times as long as people's",
+        "Its turns are shorter than people's",
+    ),
+    "first-turn diversity": (
+        "Its first turns vary more",
+        "Its first turns are too much alike",
+    ),
+    "intent decomposition": (
+        "It uses more of the intent's words",
+        "It uses fewer of the intent's words",
+    ),
+    "goal consistency": (
+        "It sticks more closely to its goal",
+        "It strays from its goal",
+    ),
+    "reaction": (
+        "It takes up more of the answer before",
+        "It takes up less of the answer before",
+    ),
+    "verbatim intent": (
+        "It copies its intent",
+        "It uses less of its intent word by word",
+    ),
+    "self-repetition": ("It repeats itself", "It repeats itself less"),
+    "verbatim overlap": (
+        "It repeats longer pieces of its training logs",
+        "It has less in common with its training logs",
+    ),
+    "questions": ("It asks more questions", "It asks fewer questions"),
+    "requests": ("It makes more requests", "It makes fewer requests"),
+    "thanks": ("It thanks more often", "It thanks less often"),
+    "corrections": (
+        "It corrects the answer more often",
+        "It corrects the answer less often",
+    ),
+    "lower-case start": (
+        "It starts more turns in lower case",
+        "It starts fewer turns in lower case",
+    ),
+    "all lower-case": (
+        "It writes more turns without a capital",
+        "It writes fewer turns without a capital",
+    ),
+    "end punctuation": (
+        "It ends more turns with punctuation",
+        "It ends fewer turns with punctuation",
+    ),
+    "out of vocabulary": (
+        "It uses more words that people do not use",
+        "It uses fewer rare words",
+    ),
+    "MATTR": (
+        "Its words vary more from one to the next",
+        "It uses the same words again and again",
+    ),
+    "HD-D": ("Its vocabulary is richer", "Its vocabulary is poorer"),
+    "user-role adherence": ("", "It answers questions instead of asking them"),
+    "intent adherence (rule)": (
+        "",
+        "It lets the assistant lead it away from its intent",
+    ),
+    "naturalness": ("", "A detector takes its turns for those of a model"),
+}
+"""What it means that a user has more of a measure than people, and that it has less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one measure says.
+
+    Attributes:
+        kind: `good`: no difference was found, and a large one is ruled out; `bad`: there is one;
+            `unknown`: neither.
+        sentence: what was found, in our own words.
+        size, low, high: the distance from people and its interval, in points: percent; hundredths
+            of what has no unit; of lengths, the difference in percent of the longer one.
+        sure: whether the interval excludes that people have the same value.
+        mend: what would mend it, where that is known, or what would tell what is unknown.
+        told_by: of a classifier: n-grams of the user's turns, which may be any text.
+        why: why it is unknown; it may quote any text.
+    """
+
+    kind: Literal["good", "bad", "unknown"]
+    measure: str
+    stage: str
+    sentence: str
+    size: float | None = None
+    low: float | None = None
+    high: float | None = None
+    sure: bool = False
+    mend: str = ""
+    told_by: tuple[str, ...] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What an assessment says.
+
+    Attributes:
+        answer: whether the user is good enough, in one sentence.
+        chance: how many of the intervals miss the truth by chance.
+        findings: the bad ones first, the largest first; then the good ones, then the unknown ones.
+    """
+
+    answer: str
+    chance: str
+    findings: tuple[Finding, ...]
+
+    def of_kind(self, kind: str) -> list[Finding]:
+        """Return the findings of a kind."""
+        return [one for one in self.findings if one.kind == kind]
+
+
+class Points(NamedTuple):
+    """A distance from people and its interval, as in `Finding`."""
+
+    size: float
+    low: float
+    high: float
+
+
+# --- all of it ------------------------------------------------------------------------------------
+
+
+def conclude(results: Record, options: Record) -> Conclusion:
+    """Return what an assessment says.
+
+    Args:
+        results: what `assess` writes to `results.json`.
+        options: the options of its command.
+    """
+    found = [
+        _finding(stage, user, human, results, options)
+        for stage, user, human in _counted(results)
+    ]
+    kinds = ("bad", "good", "unknown")
+    found.sort(key=lambda one: (kinds.index(one.kind), -abs(one.size or 0)))
+    intervals = sum(one.low is not None for one in found)
+    return Conclusion(_answer(found, intervals), _chance(intervals), tuple(found))
+
+
+def _counted(results: Record) -> Iterator[tuple[str, Record, Record | None]]:
+    """Yield stage, user and people of each measure once."""
+    stages = results["measures"]
+    seen = set(NOT_COUNTED)
+    first = [stage for stage in STAGES_OF_PEOPLE if stage in stages]
+    for stage in [*first, *(other for other in stages if other not in first)]:
+        for one in stages[stage]:
+            name = one["user"]["name"]
+            if name not in seen:
+                seen.add(name)
+                yield stage, one["user"], one["human"]
+
+
+def _answer(found: Sequence[Finding], intervals: int) -> str:
+    count = dict.fromkeys(("good", "bad", "unknown"), 0)
+    for one in found:
+        count[one.kind] += 1
+    if not found:
+        return "It cannot be said: nothing was measured."
+    good, bad = count["good"], count["bad"]
+    counts = (
+        f"of {len(found)} measures, {good} {_is(good)} like people, {bad} {_is(bad)} not, and "
+        f"{count['unknown']} cannot be told."
+    )
+    if count["bad"] > math.ceil(CHANCE * intervals):
+        return f"Not yet: {counts}"
+    if count["unknown"] > count["good"]:
+        return f"Too little is known: {counts}"
+    return f"By what was measured, yes: {counts}"
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _chance(intervals: int) -> str:
+    if not intervals:
+        return "There is no interval, so nothing can be told from chance."
+    expected = max(1, round(CHANCE * intervals))
+    return (
+        f"In brackets: the difference, and its 95 % interval. Of {intervals} such intervals about "
+        f"{expected} would show a difference by chance alone, even where there is none."
+    )
+
+
+# --- one measure ----------------------------------------------------------------------------------
+
+
+def _finding(
+    stage: str, user: Record, human: Record | None, results: Record, options: Record
+) -> Finding:
+    name = user["name"]
+    value = user["value"]
+    of_people = human["value"] if human else None
+    distance = user.get("distance")
+    if human is None and name in ALWAYS and value is not None:
+        of_people = 100.0
+        distance = _less(user, of_people)
+    if value is None or of_people is None or not distance:
+        return Finding("unknown", name, stage, "It was not measured", why=_why(user))
+    points = in_points(user, of_people, distance)
+    if points is None:
+        return replace(_no_interval(distance["clusters"]), measure=name, stage=stage)
+    kind = judge(points, user["better"])
+    is_sure = points.low > 0 or points.high < 0
+    sentence = _numbers(user, of_people, distance)
+    if reason := _cut_short(name, points, results):
+        mend = "a higher --max-turns would tell"
+        return Finding("unknown", name, stage, reason, *points, is_sure, mend)
+    if kind == "unknown":
+        mend = _people_needed(points, distance["clusters"])
+        return Finding(kind, name, stage, sentence, *points, is_sure, mend)
+    if name == "end rate":
+        sentence += _where_it_ends(results)
+    if kind == "good":
+        return Finding(kind, name, stage, sentence, *points, is_sure)
+    if name == two_sample.OVERALL:
+        claim = _told(user, of_people, results["measures"][stage])
+    else:
+        claim = _claim(name, value, of_people)
+    return Finding(
+        kind,
+        name,
+        stage,
+        f"{claim}: {sentence}",
+        *points,
+        is_sure,
+        _mend(name, points, of_people, results, options),
+        told_by(user),
+    )
+
+
+def in_points(user: Record, human: float, distance: Record) -> Points | None:
+    """Return a distance from people in points; `None` without an interval."""
+    low = distance["low"]
+    high = distance["high"]
+    if distance["value"] is None or low is None or high is None:
+        return None
+
+    def scaled(apart: float) -> float:
+        if user["unit"] == "%":
+            return apart
+        if not user["unit"]:
+            return 100 * apart
+        of_user = max(human + apart, 0.0)
+        longer = max(of_user, human)
+        return 100 * (of_user - human) / longer if longer else 0.0
+
+    return Points(scaled(distance["value"]), scaled(low), scaled(high))
+
+
+def judge(points: Points, better: str) -> Literal["good", "bad", "unknown"]:
+    """Return whether a user is like people: `bad` if it differs, `good` if a large difference is
+    ruled out. What is better than people's is not bad."""
+    low, high = points.low, points.high
+    if better == "higher":
+        low, high = min(low, 0.0), min(high, 0.0)
+    if better == "lower":
+        low, high = max(low, 0.0), max(high, 0.0)
+    reach = max(abs(low), abs(high))
+    if (low > 0 or high < 0) and reach > SMALL:
+        return "bad"
+    return "good" if reach <= WIDE else "unknown"
+
+
+def _less(user: Record, human: float) -> Record:
+    """Return the distance from a value of people that has no interval."""
+    ends = {key: user[key] for key in ("value", "low", "high")}
+    found = {key: None if end is None else end - human for key, end in ends.items()}
+    return {**found, "clusters": user.get("clusters", 0)}
+
+
+def _why(user: Record) -> str:
+    if user["value"] is None:
+        return str(user.get("why") or "nothing to measure")
+    return "there is no human reference beside it"
+
+
+def _cut_short(name: str, points: Points, results: Record) -> str:
+    """Return why fewer turns say nothing, if many conversations reached the limit."""
+    limit = results.get("limit")
+    if name != "turns per conversation" or points.size >= 0:
+        return ""
+    if not limit or not limit["reached"]:
+        return ""
+    return (
+        f"{limit['reached']:,} simulated conversations stopped at the limit of "
+        f"{limit['max_turns']} user turns, and people's have none"
+    )
+
+
+def _no_interval(people: int) -> Finding:
+    if people < MIN_CLUSTERS:
+        sentence = f"There is no interval with {people} people"
+        mend = f"at least {MIN_CLUSTERS} people are needed"
+        return Finding("unknown", "", "", sentence, mend=mend)
+    sentence = (
+        "There is no interval: all people, or all simulated users, are alike in it"
+    )
+    return Finding("unknown", "", "", sentence)
+
+
+def _people_needed(points: Points, people: int) -> str:
+    half = (points.high - points.low) / 2
+    size = abs(points.size)
+    # Then the interval no longer holds 0, or it ends before `WIDE`.
+    enough = max(size, WIDE - size)
+    needed = people * (half / enough) ** 2
+    rounded = 10 * math.ceil(max(needed, people + 1) / 10)
+    return f"about {rounded:,} people would tell; these are {people:,}"
+
+
+# --- in words -------------------------------------------------------------------------------------
+
+
+def amount(value: float, unit: str) -> str:
+    """Return a value with its unit."""
+    digits = 2 if not unit else 0 if abs(value) >= 10 else 1
+    return f"{value:,.{digits}f} {unit}".rstrip()
+
+
+def _numbers(user: Record, human: float, distance: Record) -> str:
+    unit = user["unit"]
+    value = distance["value"]
+    low = distance["low"]
+    high = distance["high"]
+    word = "more"
+    if value < 0:
+        value, low, high = -value, -high, -low
+        word = "less"
+    digits = 2 if not unit else 1
+    points = " points" if unit == "%" else ""
+    return (
+        f"{amount(user['value'], unit)}, people {amount(human, unit)} ({value:,.{digits}f}{points} "
+        f"{word}, {low:,.{digits}f} to {high:,.{digits}f})"
+    )
+
+
+def _where_it_ends(results: Record) -> str:
+    """Say how well the ends are where people's are, beside a user that always ends."""
+    always = (results.get("ends") or {}).get("f1_of_always")
+    for one in results["measures"].get(RESPOND, ()):
+        f1 = one["user"]["value"]
+        if one["user"]["name"] == "termination F1" and None not in (f1, always):
+            return f"; F1 of ending where people did {f1:.0f} %, always ending {always:.0f} %"
+    return ""
+
+
+def _claim(name: str, value: float, human: float) -> str:
+    more, less = CLAIMS.get(name, ("", ""))
+    claim = more if value > human else less
+    if not claim:
+        claim = (
+            "It has more than people" if value > human else "It has less than people"
+        )
+    times = f"{value / human:,.1f}" if human else "many"
+    return claim.format(times=times)
+
+
+def _told(user: Record, human: float, compared: Sequence[Record]) -> str:
+    """Say an AUROC as what it is: the share of pairs in which the simulated turn is found."""
+    claim = (
+        f"It is told from people: of a simulated turn and a person's, a classifier finds the "
+        f"simulated one in {10 * user['value']:.1f} of 10 pairs (among people {10 * human:.1f}, by "
+        "chance 5)"
+    )
+    for one in compared:
+        value = one["user"]["value"]
+        if one["user"]["name"] == two_sample.LENGTH_MATCHED and value is not None:
+            claim += f"; among turns of similar length in {10 * value:.1f}"
+    return claim
+
+
+def told_by(user: Record) -> tuple[str, ...]:
+    """Return the n-grams that a user has more often than people, the most telling first."""
+    ngrams = [one for one in user.get("ngrams", ()) if one["simulated"] > one["human"]]
+    ngrams.sort(key=lambda one: one["human"] - one["simulated"])
+    return tuple(one["text"] for one in ngrams[:TELLING])
+
+
+# --- what would mend it ---------------------------------------------------------------------------
+
+
+def _mend(
+    name: str, points: Points, human: float, results: Record, options: Record
+) -> str:
+    is_more = points.size > 0
+    kind = str(options.get("user")).partition(":")[0]
+    is_prompted = kind in ("prompted", "swapped")
+    match name, is_more:
+        case "end rate", _:
+            return _mend_ends(is_more, is_prompted, results, options)
+        case "words per turn", True:
+            most = max(TURN_LIMIT, round(2 * human))
+            limit = f"--guard words=1-{most} limits its turns"
+            if kind == "prompted" and not options.get("prompt"):
+                return f"--prompt plain asks it to be brief; {limit}"
+            return limit
+        case "self-repetition", True:
+            return "--guard no-repeat rejects turns that it said before"
+        case "verbatim intent" | "intent decomposition", True:
+            return (
+                "--guard no-repeat rejects the intent itself; or write intents that give less "
+                "away: userlm intents --overwrite --writer MODEL"
+            )
+        case "user-role adherence", False if is_prompted:
+            return "say in its prompt that it is the user (--prompt FILE)"
+    return ""
+
+
+def _mend_ends(
+    is_early: bool, is_prompted: bool, results: Record, options: Record
+) -> str:
+    threshold = (results.get("ends") or {}).get("threshold")
+    if threshold is not None:
+        return (
+            f"--end-threshold {format_threshold(threshold)} ends as often as people do"
+        )
+    if not is_early and Guard.parse(options.get("guard") or "").no_end:
+        return "leave no-end out of --guard"
+    if is_prompted:
+        return "say in its prompt when to end (--prompt FILE)"
+    return ""
