@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -342,7 +342,7 @@ def _measure(
         "failed": failed,
         "incomplete": [name for name in tried if _has_errors(run, name)],
     }
-    results["verdict"] = asdict(conclude(results, recorded(options)))
+    results["verdict"] = conclude(results, recorded(options)).record()
     return finish(run, options, results, _is_unfinished(results))
 
 

@@ -30,13 +30,18 @@ Needs = Literal[
 
 
 Family = Literal[
-    "How it ends", "How it is told from people", "What it says", "How it writes"
+    "How it is told from people",
+    "How it ends",
+    "What it says",
+    "How it writes",
+    "How well it predicts people",
 ]
 ENDS: Family = "How it ends"
 TOLD: Family = "How it is told from people"
 SAYS: Family = "What it says"
 WRITES: Family = "How it writes"
-FAMILIES = (TOLD, ENDS, SAYS, WRITES)
+PREDICTS: Family = "How well it predicts people"
+FAMILIES = (TOLD, ENDS, SAYS, WRITES, PREDICTS)
 """What measures are about, in the order in which they are shown."""
 
 
@@ -113,12 +118,14 @@ METRICS = (
         "same tokenizer.",
         "log-probabilities",
         "lower",
+        family=PREDICTS,
     ),
     Metric(
         "bits per byte",
         "The same per byte of text, which is comparable between all models.",
         "log-probabilities",
         "lower",
+        family=PREDICTS,
     ),
     Metric(
         "perplexity ratio",
@@ -126,6 +133,7 @@ METRICS = (
         "the intent helps. Another person's intent is the control.",
         "log-probabilities",
         "lower",
+        family=PREDICTS,
     ),
     Metric(
         "human goals: perplexity ratio",
@@ -133,6 +141,7 @@ METRICS = (
         "to predict.",
         "log-probabilities",
         "lower",
+        family=PREDICTS,
     ),
     Metric(
         "termination F1",
@@ -344,6 +353,12 @@ METRICS = (
     ),
 )
 """All metrics, in the order in which they are shown. A metric is added here and nowhere else."""
+
+
+def family_of(name: str) -> Family:
+    """Return what a measure is about; only `userlm ppl` has measures that are not listed here."""
+    families = (metric.family for metric in METRICS if metric.name == name)
+    return next(families, PREDICTS)
 
 
 def metric_of(name: str) -> Metric:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from userlm.guard import Guard
@@ -49,6 +49,21 @@ NOT_COUNTED = (
     two_sample.LATER_TURNS,
 )
 """Measures that say again what another one says, or that people cannot be compared in."""
+
+OF_TURNS = (
+    "end rate",
+    "questions",
+    "requests",
+    "thanks",
+    "corrections",
+    "lower-case start",
+    "all lower-case",
+    "end punctuation",
+)
+"""Measures that are shares of turns."""
+NO_INTERVAL = (
+    "There is no interval: all people, or all simulated users, are alike in it"
+)
 
 CLAIMS = {
     "end rate": (
@@ -140,6 +155,7 @@ class Finding:
         mend: what would mend it, where that is known, or what would tell what is unknown.
         told_by: of a classifier: n-grams of the user's turns, which may be any text.
         why: why it is unknown; it may quote any text.
+        people_needed: about how many people would tell what is unknown, if there were too few.
     """
 
     kind: Literal["good", "bad", "unknown"]
@@ -153,6 +169,7 @@ class Finding:
     mend: str = ""
     told_by: tuple[str, ...] = ()
     why: str = ""
+    people_needed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,16 +179,25 @@ class Conclusion:
     Attributes:
         answer: whether the user is good enough, in one sentence.
         chance: how many of the intervals miss the truth by chance.
+        talks: what is to be said of whole conversations, which are not counted; may be empty.
         findings: the bad ones first, the largest first; then the good ones, then the unknown ones.
     """
 
     answer: str
     chance: str
+    talks: str
     findings: tuple[Finding, ...]
 
     def of_kind(self, kind: str) -> list[Finding]:
         """Return the findings of a kind."""
         return [one for one in self.findings if one.kind == kind]
+
+    def record(self) -> dict[str, Any]:
+        """Return it in the form of `results.json`."""
+        findings = [
+            {**asdict(one), "told_by": list(one.told_by)} for one in self.findings
+        ]
+        return {**asdict(self), "findings": findings}
 
 
 class Points(NamedTuple):
@@ -197,9 +223,17 @@ def conclude(results: Record, options: Record) -> Conclusion:
         for stage, user, human in _counted(results)
     ]
     kinds = ("bad", "good", "unknown")
-    found.sort(key=lambda one: (kinds.index(one.kind), -abs(one.size or 0)))
+    found.sort(key=lambda one: (kinds.index(one.kind), -_weight(one)))
     intervals = sum(one.low is not None for one in found)
-    return Conclusion(_answer(found, intervals), _chance(intervals), tuple(found))
+    answer = _answer(found, intervals)
+    chance = _chance(intervals)
+    return Conclusion(answer, chance, _talks(results), tuple(found))
+
+
+def _weight(finding: Finding) -> float:
+    """Return how large a finding is. An AUROC lies between 0.5 and 1, so it counts twice."""
+    size = abs(finding.size or 0)
+    return 2 * size if finding.measure == two_sample.OVERALL else size
 
 
 def _counted(results: Record) -> Iterator[tuple[str, Record, Record | None]]:
@@ -242,8 +276,31 @@ def _chance(intervals: int) -> str:
         return "There is no interval, so nothing can be told from chance."
     expected = max(1, round(CHANCE * intervals))
     return (
-        f"In brackets: the difference, and its 95 % interval. Of {intervals} such intervals about "
-        f"{expected} would show a difference by chance alone, even where there is none."
+        "In brackets: the difference, with its 95 % interval. About "
+        f"{expected} of {intervals} such intervals shows a difference by chance alone."
+    )
+
+
+def _talks(results: Record) -> str:
+    """Say how many measures of whole conversations differ, if single turns were counted."""
+    stages = results["measures"]
+    if RESPOND not in stages:
+        return ""
+    sizes = {}
+    for one in stages.get(SIMULATE, ()):
+        user, human, distance = one["user"], one["human"], one["user"].get("distance")
+        if user["name"] not in CLAIMS or user["name"] == "turns per conversation":
+            continue
+        if human and human["value"] is not None and distance:
+            points = in_points(user, human["value"], distance)
+            if points and judge(points, user["better"]) == "bad":
+                sizes[user["name"]] = abs(points.size)
+    if not sizes:
+        return ""
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+    return (
+        f"In whole conversations {len(sizes)} measures differ, most of all {', '.join(largest)}; "
+        "but these depend on the assistant too, and on the limit of turns."
     )
 
 
@@ -263,34 +320,32 @@ def _finding(
     if value is None or of_people is None or not distance:
         return Finding("unknown", name, stage, "It was not measured", why=_why(user))
     points = in_points(user, of_people, distance)
+    people = distance["clusters"]
     if points is None:
-        return replace(_no_interval(distance["clusters"]), measure=name, stage=stage)
-    kind = judge(points, user["better"])
-    is_sure = points.low > 0 or points.high < 0
+        needed = MIN_CLUSTERS if people < MIN_CLUSTERS else None
+        sentence = NO_INTERVAL if needed is None else f"{people} people are too few"
+        return Finding("unknown", name, stage, sentence, people_needed=needed)
     sentence = _numbers(user, of_people, distance)
+    is_sure = points.low > 0 or points.high < 0
+    kind = judge(points, user["better"])
+    found = Finding(kind, name, stage, sentence, *points, is_sure)
     if reason := _cut_short(name, points, results):
-        mend = "a higher --max-turns would tell"
-        return Finding("unknown", name, stage, reason, *points, is_sure, mend)
+        mend = "a higher limit would tell: --max-turns, without --quick"
+        return replace(found, kind="unknown", sentence=reason, mend=mend)
     if kind == "unknown":
-        mend = _people_needed(points, distance["clusters"])
-        return Finding(kind, name, stage, sentence, *points, is_sure, mend)
+        return replace(found, people_needed=_people_needed(points, people))
     if name == "end rate":
-        sentence += _where_it_ends(results)
+        found = replace(found, sentence=sentence + _where_it_ends(results))
     if kind == "good":
-        return Finding(kind, name, stage, sentence, *points, is_sure)
+        return found
+    claim = _claim(name, value, of_people)
     if name == two_sample.OVERALL:
-        claim = _told(user, of_people, results["measures"][stage])
-    else:
-        claim = _claim(name, value, of_people)
-    return Finding(
-        kind,
-        name,
-        stage,
-        f"{claim}: {sentence}",
-        *points,
-        is_sure,
-        _mend(name, points, of_people, results, options),
-        told_by(user),
+        claim = _told(value, of_people, results["measures"][stage])
+    return replace(
+        found,
+        sentence=f"{claim}: {found.sentence}",
+        mend=_mend(name, points, of_people, results, options),
+        told_by=told_by(user),
     )
 
 
@@ -353,25 +408,13 @@ def _cut_short(name: str, points: Points, results: Record) -> str:
     )
 
 
-def _no_interval(people: int) -> Finding:
-    if people < MIN_CLUSTERS:
-        sentence = f"There is no interval with {people} people"
-        mend = f"at least {MIN_CLUSTERS} people are needed"
-        return Finding("unknown", "", "", sentence, mend=mend)
-    sentence = (
-        "There is no interval: all people, or all simulated users, are alike in it"
-    )
-    return Finding("unknown", "", "", sentence)
-
-
-def _people_needed(points: Points, people: int) -> str:
+def _people_needed(points: Points, people: int) -> int:
     half = (points.high - points.low) / 2
     size = abs(points.size)
     # Then the interval no longer holds 0, or it ends before `WIDE`.
     enough = max(size, WIDE - size)
     needed = people * (half / enough) ** 2
-    rounded = 10 * math.ceil(max(needed, people + 1) / 10)
-    return f"about {rounded:,} people would tell; these are {people:,}"
+    return 10 * math.ceil(max(needed, people + 1) / 10)
 
 
 # --- in words -------------------------------------------------------------------------------------
@@ -379,8 +422,11 @@ def _people_needed(points: Points, people: int) -> str:
 
 def amount(value: float, unit: str) -> str:
     """Return a value with its unit."""
-    digits = 2 if not unit else 0 if abs(value) >= 10 else 1
-    return f"{value:,.{digits}f} {unit}".rstrip()
+    digits = 2
+    if unit:
+        digits = 0 if abs(value) >= 10 else 1
+    shown = round(value, digits) + 0.0  # no "-0.0"
+    return f"{shown:,.{digits}f} {unit}".rstrip()
 
 
 def _numbers(user: Record, human: float, distance: Record) -> str:
@@ -392,10 +438,16 @@ def _numbers(user: Record, human: float, distance: Record) -> str:
     if value < 0:
         value, low, high = -value, -high, -low
         word = "less"
-    digits = 2 if not unit else 1
+    digits = 1 if unit else 2
     points = " points" if unit == "%" else ""
+    of_user = amount(user["value"], unit)
+    of_people = amount(human, unit)
+    if user["name"] in OF_TURNS:
+        of_user, of_people = f"in {of_user} of turns", f"in {of_people}"
+    if not unit:
+        of_user = f"AUROC {of_user}"
     return (
-        f"{amount(user['value'], unit)}, people {amount(human, unit)} ({value:,.{digits}f}{points} "
+        f"{of_user}, people {of_people} ({value:,.{digits}f}{points} "
         f"{word}, {low:,.{digits}f} to {high:,.{digits}f})"
     )
 
@@ -421,18 +473,17 @@ def _claim(name: str, value: float, human: float) -> str:
     return claim.format(times=times)
 
 
-def _told(user: Record, human: float, compared: Sequence[Record]) -> str:
+def _told(value: float, human: float, compared: Sequence[Record]) -> str:
     """Say an AUROC as what it is: the share of pairs in which the simulated turn is found."""
-    claim = (
-        f"It is told from people: of a simulated turn and a person's, a classifier finds the "
-        f"simulated one in {10 * user['value']:.1f} of 10 pairs (among people {10 * human:.1f}, by "
-        "chance 5)"
-    )
+    similar = ""
     for one in compared:
-        value = one["user"]["value"]
-        if one["user"]["name"] == two_sample.LENGTH_MATCHED and value is not None:
-            claim += f"; among turns of similar length in {10 * value:.1f}"
-    return claim
+        matched = one["user"]["value"]
+        if one["user"]["name"] == two_sample.LENGTH_MATCHED and matched is not None:
+            similar = f", of similar length in {10 * matched:.1f}"
+    return (
+        "It is told from people: a classifier finds the simulated one of two turns in "
+        f"{10 * value:.1f} of 10 pairs{similar} (among people in {10 * human:.1f}, by chance in 5)"
+    )
 
 
 def told_by(user: Record) -> tuple[str, ...]:
@@ -460,13 +511,10 @@ def _mend(
             if kind == "prompted" and not options.get("prompt"):
                 return f"--prompt plain asks it to be brief; {limit}"
             return limit
-        case "self-repetition", True:
-            return "--guard no-repeat rejects turns that it said before"
-        case "verbatim intent" | "intent decomposition", True:
-            return (
-                "--guard no-repeat rejects the intent itself; or write intents that give less "
-                "away: userlm intents --overwrite --writer MODEL"
-            )
+        case "self-repetition" | "verbatim intent", True:
+            return "--guard no-repeat rejects turns that it said before, and the intent itself"
+        case "intent decomposition", True:
+            return "write intents that give less away: userlm intents --overwrite --writer MODEL"
         case "user-role adherence", False if is_prompted:
             return "say in its prompt that it is the user (--prompt FILE)"
     return ""

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from userlm.metrics.catalog import FAMILIES, METRICS, SAYS
+from userlm.metrics.catalog import FAMILIES, family_of
 from userlm.metrics.verdict import in_points, judge
 from userlm.show.blocks import (
     Axis,
     Block,
-    Drawing,
     Group,
     Interval,
     Line,
@@ -49,8 +48,8 @@ INTRO = (
 )
 MOST = 100
 """Points: the ends of the scale."""
+TICKS = [(float(at), f"{at:+d}" if at else "0") for at in range(-MOST, MOST + 1, 50)]
 NO_HUMAN = "–"
-FAMILY = {metric.name: metric.family for metric in METRICS}
 
 
 def section(runs: Sequence[Finished]) -> Section:
@@ -69,11 +68,11 @@ def section(runs: Sequence[Finished]) -> Section:
 
 def _distances(run: Finished) -> Iterator[Block]:
     for stage, compared in run.results["measures"].items():
-        tables = [
-            _forest(family, [one for one in compared if _family(one) == family])
-            for family in FAMILIES
-        ]
-        shown = [table for table in tables if table.rows]
+        shown = []
+        for family in FAMILIES:
+            own = [one for one in compared if family_of(one["user"]["name"]) == family]
+            if own:
+                shown.append(_forest(family, own))
         yield Group(shown, Quote(TITLES.get(stage, stage), 60))
     columns = run.results["perplexity"]
     if columns:
@@ -83,24 +82,17 @@ def _distances(run: Finished) -> Iterator[Block]:
         )
 
 
-def _family(one: Compared) -> str:
-    return FAMILY.get(one["user"]["name"], SAYS)
-
-
 def _forest(family: str, compared: Sequence[Compared]) -> Table:
     """Return the measures of a family as a table with their distances drawn, all on one scale."""
-    drawings: list[Drawing | None] = [_strip(one) for one in compared]
-    rows = [_row(one) for one in compared]
-    if any(drawings):
-        drawings.append(_scale())
-        rows.append(("points", "", "", ""))
     head = ("measure", "user", "people", "difference")
-    return Table(head, rows, "table forest", family, drawings=drawings)
-
-
-def _scale() -> Axis:
-    ticks = [(at, f"{at:+d}" if at else "0") for at in range(-MOST, MOST + 1, 50)]
-    return Axis("", -MOST, MOST, ticks)
+    return Table(
+        head,
+        list(map(_row, compared)),
+        "table forest",
+        family,
+        drawings=list(map(_strip, compared)),
+        axis=Axis("", -MOST, MOST, TICKS),
+    )
 
 
 def _strip(one: Compared) -> Strip | None:

@@ -150,7 +150,7 @@ class Chart:
     beside: str = ""
 
 
-Drawing: TypeAlias = Bar | Strip | Axis | Chart
+Drawing: TypeAlias = Bar | Strip | Chart
 
 # --- blocks ---------------------------------------------------------------------------------------
 
@@ -170,6 +170,7 @@ class Table:
     Attributes:
         look: a class of the page's style sheet.
         drawings: one for each row, or empty.
+        axis: the scale of the drawings, below them.
         details: whether the terminal shows it with `--details` only.
     """
 
@@ -179,6 +180,7 @@ class Table:
     title: str = ""
     note: str = ""
     drawings: Sequence[Drawing | None] = ()
+    axis: Axis | None = None
     details: bool = False
 
 

@@ -42,8 +42,6 @@ def draw(drawing: Drawing) -> Markup:
             return _bar(drawing)
         case Strip():
             return _strip(drawing)
-        case Axis():
-            return scale_below(drawing)
         case Chart():
             return _chart(drawing)
 

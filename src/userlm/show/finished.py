@@ -306,25 +306,30 @@ def _drawn(folder: Path) -> dict[str, list[tuple[Conversation, Conversation]]]:
     for stage in ("respond", "simulate"):
         path = folder / stage / "conversations.jsonl"
         if path.is_file():
-            stages[stage] = nsmallest(PAIRS, _rows(path, from_record), key=_draw)
+            stages[stage] = _draw(_rows(path, from_record))
     reference = folder / "reference.jsonl"
     if not stages or not reference.is_file():
         return {}
-    needed = {_log(talk) for talks in stages.values() for talk in talks}
+    needed = {log for talks in stages.values() for log in talks}
     logs = {one.id: one for one in _rows(reference, from_record) if one.id in needed}
     found = {}
-    for stage, drawn in stages.items():
-        found[stage] = [(logs[_log(one)], one) for one in drawn if _log(one) in logs]
+    for stage, talks in stages.items():
+        found[stage] = [(logs[log], talks[log]) for log in talks if log in logs]
     return found
 
 
-def _draw(conversation: Conversation) -> int:
-    return stable_hash(conversation.id)
+def _draw(talks: Iterable[Conversation]) -> dict[str, Conversation]:
+    """Return `PAIRS` of the conversations, by the logs that they start from: one for each."""
+    drawn: dict[str, Conversation] = {}
+    for talk in talks:
+        log = (talk.origin.conversation if talk.origin else None) or talk.id
+        drawn[log] = min(talk, drawn.get(log, talk), key=_place)
+    chosen = nsmallest(PAIRS, drawn, key=stable_hash)
+    return {log: drawn[log] for log in chosen}
 
 
-def _log(conversation: Conversation) -> str:
-    origin = conversation.origin
-    return (origin.conversation if origin else None) or conversation.id
+def _place(talk: Conversation) -> int:
+    return stable_hash(talk.id)
 
 
 # --- line files -----------------------------------------------------------------------------------

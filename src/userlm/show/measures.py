@@ -96,8 +96,10 @@ def blocks(columns: Sequence[Column]) -> Iterator[Block]:
     found = panels(columns)
     variants = [panel for panel in found if is_variant(panel)]
     shown = [panel for panel in found if panel not in variants]
-    if shown:
-        yield Measures(shown, tables(shown))
+    for family in catalog.FAMILIES:
+        own = [one for one in shown if catalog.family_of(one.title.text) == family]
+        if own:
+            yield Group([Measures(own, tables(own))], family)
     if variants:
         yield Group(tables(variants), "Variants of perplexity", look="fold")
     for column in columns:

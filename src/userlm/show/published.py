@@ -37,8 +37,8 @@ ROWS = (
 )
 
 NOTE = (
-    "Published: Flipping the Dialogue, on other conversations, so only the order is comparable; that "
-    "of intent decomposition is not, since how the paper counts is not known. There close to people "
+    "Published: Flipping the Dialogue, on other conversations: only the order is comparable; not "
+    "that of intent decomposition, since how the paper counts is not known. There close to people "
     "is better, elsewhere higher. Naturalness needs a detector; without one, the two-sample AUROC "
-    "below says how well the user is told from people."
+    "says how well the user is told from people."
 )

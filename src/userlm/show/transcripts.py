@@ -81,7 +81,7 @@ def pair(person: Conversation, talk: Conversation) -> Pair:
     if origin and (origin.person_ended or (not is_response and person.ended)):
         of_person.append(ending)
     of_user = _labelled(talk.turns[start:])
-    if talk.stop != "answered":
+    if talk.stop or not is_response:
         of_user.append(_ending(talk))
     return Pair(
         talk.id,

@@ -11,7 +11,6 @@ from userlm.show.blocks import (
     Group,
     Line,
     Quote,
-    Reasons,
     Row,
     Section,
     Small,
@@ -25,7 +24,7 @@ from userlm.show.finished import Finished
 from userlm.show.published import MEASURES, NOTE, ROWS
 from userlm.show.results import Measured
 
-OPEN = 4
+OPEN = 3
 """How many of the largest differences are shown at once, so that the verdict fits on a screen."""
 LOOKS = {"bad": "c1", "good": "c2", "unknown": "human"}
 SHAPES = {"bad": "circle", "good": "diamond", "unknown": "square"}
@@ -35,10 +34,7 @@ INCOMPLETE = (
     " is incomplete: some of it ended in an error, or was not begun because of a limit, and counts "
     "as missing; the same command tries it again, with a higher limit if that was the reason."
 )
-LIKE = (
-    f"Like people (no difference that counts was found, and one of more than {WIDE:.0f} points is "
-    "ruled out): "
-)
+LIKE = f"Like people (more than {WIDE:.0f} points of difference are ruled out): "
 
 
 def section(runs: Sequence[Finished]) -> Section:
@@ -72,12 +68,16 @@ def _verdict(run: Finished) -> Iterator[Block]:
     if more := conclusion.of_kind("bad")[OPEN:]:
         yield Text(("Also: ", _names(more)), "finding")
         yield Group(bad[OPEN:], f"The {len(more)} others in words", look="fold")
+    yield from _mends(conclusion.of_kind("bad"))
     if good := conclusion.of_kind("good"):
         yield Text((LIKE, _names(good)), "finding")
         yield _details(good, "What is like people")
     if unknown := conclusion.of_kind("unknown"):
-        yield Text(("Cannot be told: ", _names(unknown)), "finding")
+        told = f". {_needed(unknown)}"
+        yield Text(("Cannot be told: ", _names(unknown), told), "finding")
         yield _details(unknown, "What cannot be told, and why")
+    if conclusion.talks:
+        yield Text(conclusion.talks, "finding")
     for stage, why in run.results["failed"].items():
         yield Text((Quote(stage, 60), " failed: ", Quote(why, 400), "."))
     for stage in run.results["incomplete"]:
@@ -86,14 +86,28 @@ def _verdict(run: Finished) -> Iterator[Block]:
 
 
 def _sentence(number: int, finding: Finding) -> Text:
-    parts: list[Line] = [f"{number}. {finding.sentence}. "]
+    parts: list[Line] = [f"{number}. {finding.sentence}."]
     if finding.told_by:
         ngrams = " ".join(f"“{shown_ngram(text)}”" for text in finding.told_by)
-        parts += ["What gives it away: ", Quote(ngrams, 200), ". "]
-    if finding.mend:
-        parts += ["To mend it: ", Quote(finding.mend, 300, "mend"), ". "]
+        parts += [" What gives it away: ", Quote(ngrams, 200), "."]
     parts.append(Small(Quote(finding.measure, 60)))
     return Text(tuple(parts), "finding")
+
+
+def _mends(findings: Sequence[Finding]) -> Iterator[Text]:
+    """Yield each known remedy once, with the measures that it is for."""
+    measures: dict[str, list[str]] = {}
+    for one in findings:
+        if one.mend:
+            measures.setdefault(one.mend, []).append(one.measure)
+    for mend, names in measures.items():
+        line = (
+            "To mend ",
+            Quote(", ".join(names), 200),
+            ": ",
+            Quote(mend, 300, "mend"),
+        )
+        yield Text((*line, "."), "finding")
 
 
 def shown_ngram(text: str) -> str:
@@ -102,21 +116,28 @@ def shown_ngram(text: str) -> str:
 
 
 def _names(findings: Sequence[Finding]) -> Quote:
-    return Quote(", ".join(map(_name, findings)), 2000)
+    return Quote(", ".join(one.measure for one in findings), 2000)
 
 
-def _name(finding: Finding) -> str:
-    if finding.kind == "unknown" and finding.mend:
-        return f"{finding.measure} ({finding.mend})"
-    return finding.measure
+def _needed(findings: Sequence[Finding]) -> str:
+    """Say how many people would tell what is unknown."""
+    needed = [one.people_needed for one in findings if one.people_needed]
+    if not needed:
+        return ""
+    least, most = min(needed), max(needed)
+    some = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    return f"About {some} people would tell."
 
 
 def _details(findings: Sequence[Finding], title: str) -> Group:
     rows: list[Row] = []
     for one in findings:
-        more = [f"; {one.mend}"] if one.mend else []
-        why: list[Line] = ["; ", Quote(one.why, 200)] if one.why else []
-        rows.append((Quote(one.measure, 60), (one.sentence, *more, *why)))
+        why: list[Line] = [f"; {one.mend}"] if one.mend else []
+        if one.people_needed:
+            why.append(f"; about {one.people_needed:,} people would tell")
+        if one.why:
+            why += ["; ", Quote(one.why, 200)]
+        rows.append((Quote(one.measure, 60), (one.sentence, *why)))
     table = Table(("measure", "what was found"), rows, "findings")
     return Group([table], title, look="fold")
 
@@ -124,11 +145,9 @@ def _details(findings: Sequence[Finding], title: str) -> Group:
 def _measured_on(run: Finished) -> Iterator[Line]:
     counts = run.results["counts"]
     yield f"Measured on {counts.get('out', 0):,} of {counts.get('in', 0):,} conversations of people"
-    reasons = dropped(counts)
+    reasons = [f"{why}: {count:,}" for why, count in dropped(counts)]
     if reasons:
-        yield " (left out: "
-        yield Reasons(reasons)
-        yield ")"
+        yield (" (left out: ", Quote("; ".join(reasons), 300), ")")
     yield "."
 
 
