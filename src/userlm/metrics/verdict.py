@@ -61,6 +61,7 @@ OF_TURNS = (
     "end punctuation",
 )
 """Measures that are shares of turns."""
+UNITS = ("%", "words", "turns")
 NO_INTERVAL = (
     "There is no interval: all people, or all simulated users, are alike in it"
 )
@@ -256,15 +257,22 @@ def _answer(found: Sequence[Finding], intervals: int) -> str:
     if not found:
         return "It cannot be said: nothing was measured."
     good, bad = count["good"], count["bad"]
+    measures = "1 measure" if len(found) == 1 else f"{len(found)} measures"
     counts = (
-        f"of {len(found)} measures, {good} {_is(good)} like people, {bad} {_is(bad)} not, and "
+        f"of {measures}, {good} {_is(good)} like people, {bad} {_is(bad)} not, and "
         f"{count['unknown']} cannot be told."
     )
-    if count["bad"] > math.ceil(CHANCE * intervals):
+    differ = [one for one in found if one.kind == "bad"]
+    if any(abs(one.size or 0) > WIDE for one in differ) or bad > _by_chance(intervals):
         return f"Not yet: {counts}"
-    if count["unknown"] > count["good"]:
+    if count["unknown"] > good:
         return f"Too little is known: {counts}"
-    return f"By what was measured, yes: {counts}"
+    return f"Nearly: {counts}" if differ else f"By what was measured, yes: {counts}"
+
+
+def _by_chance(intervals: int) -> int:
+    """Return about how many intervals show a difference by chance; at least 1."""
+    return max(1, round(CHANCE * intervals))
 
 
 def _is(count: int) -> str:
@@ -274,10 +282,9 @@ def _is(count: int) -> str:
 def _chance(intervals: int) -> str:
     if not intervals:
         return "There is no interval, so nothing can be told from chance."
-    expected = max(1, round(CHANCE * intervals))
     return (
         "In brackets: the difference, with its 95 % interval. About "
-        f"{expected} of {intervals} such intervals shows a difference by chance alone."
+        f"{_by_chance(intervals)} of {intervals} such intervals shows a difference by chance alone."
     )
 
 
@@ -426,7 +433,8 @@ def amount(value: float, unit: str) -> str:
     if unit:
         digits = 0 if abs(value) >= 10 else 1
     shown = round(value, digits) + 0.0  # no "-0.0"
-    return f"{shown:,.{digits}f} {unit}".rstrip()
+    known = unit if unit in UNITS else ""  # another one may be any text
+    return f"{shown:,.{digits}f} {known}".rstrip()
 
 
 def _numbers(user: Record, human: float, distance: Record) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from heapq import nsmallest
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +36,7 @@ T = TypeVar("T")
 EXTRACTIVE = "intents: extractive"
 
 TRANSCRIPTS = 20  # of each run
-PAIRS = 5  # of each stage of `assess`, with the person's own
+PAIRS = 10  # of `assess`, each beside the person's own
 TURN_BINS = (*map(str, range(10)), "10+")
 WORD_BINS = (
     "0",
@@ -302,30 +303,36 @@ def word_bin(count: int) -> int:
 def _drawn(folder: Path) -> dict[str, list[tuple[Conversation, Conversation]]]:
     """Return some conversations of each stage, with those of the people that they start from. They
     are drawn by their ids, so that users of the same people are shown in the same places."""
-    stages = {}
+    paths = {}
     for stage in ("respond", "simulate"):
         path = folder / stage / "conversations.jsonl"
         if path.is_file():
-            stages[stage] = _draw(_rows(path, from_record))
+            paths[stage] = path
     reference = folder / "reference.jsonl"
-    if not stages or not reference.is_file():
+    if not paths or not reference.is_file():
         return {}
+    stages = {}
+    for stage, path in paths.items():
+        talks = _rows(path, from_record)
+        stages[stage] = _draw(talks, PAIRS // len(paths), stage)
     needed = {log for talks in stages.values() for log in talks}
     logs = {one.id: one for one in _rows(reference, from_record) if one.id in needed}
     found = {}
-    for stage, talks in stages.items():
-        found[stage] = [(logs[log], talks[log]) for log in talks if log in logs]
+    for stage, drawn in stages.items():
+        found[stage] = [(logs[log], drawn[log]) for log in drawn if log in logs]
     return found
 
 
-def _draw(talks: Iterable[Conversation]) -> dict[str, Conversation]:
-    """Return `PAIRS` of the conversations, by the logs that they start from: one for each."""
-    drawn: dict[str, Conversation] = {}
+def _draw(
+    talks: Iterable[Conversation], count: int, stage: str
+) -> dict[str, Conversation]:
+    """Return so many conversations by the logs that they start from, one for each log."""
+    one_of: dict[str, Conversation] = {}
     for talk in talks:
         log = (talk.origin.conversation if talk.origin else None) or talk.id
-        drawn[log] = min(talk, drawn.get(log, talk), key=_place)
-    chosen = nsmallest(PAIRS, drawn, key=stable_hash)
-    return {log: drawn[log] for log in chosen}
+        one_of[log] = min(talk, one_of.get(log, talk), key=_place)
+    chosen = nsmallest(count, one_of, key=partial(stable_hash, stage))
+    return {log: one_of[log] for log in chosen}
 
 
 def _place(talk: Conversation) -> int:

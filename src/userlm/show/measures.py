@@ -196,9 +196,12 @@ def measured(one: Measured, digits: int = 2) -> Line:
     """Return the value with its unit and interval, or why there is none."""
     if one["value"] is None:
         return (NOT_MEASURED, Quote(one.get("why") or "nothing to measure", 90))
-    unit = f" {one['unit']}" if one["unit"] else ""
+    unit = one["unit"]
+    named: Line = (
+        (" ", Quote(unit, 16)) if unit not in ("", "%") else f" {unit}".rstrip()
+    )
     shown = interval(one["low"], one["high"], digits)
-    return (Value(one["value"], digits), unit, shown)
+    return (Value(one["value"], digits), named, shown)
 
 
 def _distance(distance: Distance) -> Iterator[str]:
