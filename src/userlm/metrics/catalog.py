@@ -355,6 +355,11 @@ METRICS = (
 """All metrics, in the order in which they are shown. A metric is added here and nowhere else."""
 
 
+def about(name: str) -> str:
+    """Return what a measure measures, in a sentence; empty if it is not listed here."""
+    return next((metric.about for metric in METRICS if metric.name == name), "")
+
+
 def family_of(name: str) -> Family:
     """Return what a measure is about; only `userlm ppl` has measures that are not listed here."""
     families = (metric.family for metric in METRICS if metric.name == name)

@@ -347,14 +347,15 @@ def end_rate(conversations: Conversations) -> Measure:
         stop = conversation.stop
         ended = conversation.ended if stop is None else stop == "end"
         taken = sum(turn.k > 0 for turn in own_turns(conversation))
+        is_response = origin is not None and origin.person_ended is not None
+        if is_response and not conversation.first_own_turn:
+            continue  # the first turn cannot be an end
         found: Found = (float(ended), float(taken + ended))
-        if origin and origin.person_ended is not None:
-            if not origin.first_own_turn:
-                continue  # the first turn cannot be an end
-            found = (float(ended), 1.0)
         if conversation.stop in FAILED:
             found = failure(conversation)
-        elif not (ended or taken):
+        elif is_response:
+            found = (float(ended), 1.0)
+        elif not conversation.user_turns or not (ended or taken):
             found = "no turn after the first"
         rows.append(conversation_row(conversation, found))
     return measure(rows, PERCENT)

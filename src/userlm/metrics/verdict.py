@@ -37,8 +37,8 @@ STAGES_OF_PEOPLE = (RESPOND, SIMULATE)
 After people's own turns user and people had the same before them. Whole conversations also depend
 on the assistant and on the limit of turns."""
 
-ALWAYS = ("user-role adherence", "intent adherence (rule)")
-"""What people do always, by construction of the test."""
+ALWAYS = ("user-role adherence", "intent adherence")
+"""What people do always, by construction of the test; a rule or a judge may tell."""
 NOT_COUNTED = (
     "robustness",  # the mean of two others
     "termination F1",  # people have none; it stands beside the end rate
@@ -50,17 +50,25 @@ NOT_COUNTED = (
 )
 """Measures that say again what another one says, or that people cannot be compared in."""
 
-OF_TURNS = (
-    "end rate",
-    "questions",
-    "requests",
-    "thanks",
-    "corrections",
-    "lower-case start",
-    "all lower-case",
-    "end punctuation",
-)
-"""Measures that are shares of turns."""
+WORDINGS = {
+    "end rate": "in {} of turns",
+    "questions": "in {} of turns",
+    "requests": "in {} of turns",
+    "thanks": "in {} of turns",
+    "corrections": "in {} of turns",
+    "lower-case start": "in {} of turns",
+    "all lower-case": "in {} of turns",
+    "end punctuation": "in {} of turns",
+    "intent decomposition": "{} of its words",
+    "reaction": "{} of its words",
+    "out of vocabulary": "{} of its words",
+    "verbatim intent": "{} of its runs of three words",
+    "self-repetition": "{} of its runs of three words",
+    "MATTR": "{} different words in 50",
+    "HD-D": "{} different words in 42",
+    "two-sample AUROC": "AUROC {}",
+}
+"""What the values of measures are of."""
 UNITS = ("%", "words", "turns")
 NO_INTERVAL = (
     "There is no interval: all people, or all simulated users, are alike in it"
@@ -133,7 +141,7 @@ CLAIMS = {
     ),
     "HD-D": ("Its vocabulary is richer", "Its vocabulary is poorer"),
     "user-role adherence": ("", "It answers questions instead of asking them"),
-    "intent adherence (rule)": (
+    "intent adherence": (
         "",
         "It lets the assistant lead it away from its intent",
     ),
@@ -306,8 +314,8 @@ def _talks(results: Record) -> str:
         return ""
     largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
     return (
-        f"In whole conversations {len(sizes)} measures differ, most of all {', '.join(largest)}; "
-        "but these depend on the assistant too, and on the limit of turns."
+        f"In whole conversations, where the assistant plays a part, {len(sizes)} differ: most of "
+        f"all {', '.join(largest)}."
     )
 
 
@@ -321,7 +329,7 @@ def _finding(
     value = user["value"]
     of_people = human["value"] if human else None
     distance = user.get("distance")
-    if human is None and name in ALWAYS and value is not None:
+    if human is None and _base(name) in ALWAYS and value is not None:
         of_people = 100.0
         distance = _less(user, of_people)
     if value is None or of_people is None or not distance:
@@ -354,6 +362,11 @@ def _finding(
         mend=_mend(name, points, of_people, results, options),
         told_by=told_by(user),
     )
+
+
+def _base(name: str) -> str:
+    """Return the name of a measure without how it is judged, as in "intent adherence (rule)"."""
+    return name.partition(" (")[0]
 
 
 def in_points(user: Record, human: float, distance: Record) -> Points | None:
@@ -450,10 +463,10 @@ def _numbers(user: Record, human: float, distance: Record) -> str:
     points = " points" if unit == "%" else ""
     of_user = amount(user["value"], unit)
     of_people = amount(human, unit)
-    if user["name"] in OF_TURNS:
-        of_user, of_people = f"in {of_user} of turns", f"in {of_people}"
-    if not unit:
-        of_user = f"AUROC {of_user}"
+    wording = WORDINGS.get(user["name"], "{}")
+    if wording.startswith("in "):
+        of_people = f"in {of_people}"
+    of_user = wording.format(of_user)
     return (
         f"{of_user}, people {of_people} ({value:,.{digits}f}{points} "
         f"{word}, {low:,.{digits}f} to {high:,.{digits}f})"
@@ -471,7 +484,7 @@ def _where_it_ends(results: Record) -> str:
 
 
 def _claim(name: str, value: float, human: float) -> str:
-    more, less = CLAIMS.get(name, ("", ""))
+    more, less = CLAIMS.get(_base(name), ("", ""))
     claim = more if value > human else less
     if not claim:
         claim = (
@@ -510,19 +523,18 @@ def _mend(
     is_more = points.size > 0
     kind = str(options.get("user")).partition(":")[0]
     is_prompted = kind in ("prompted", "swapped")
-    match name, is_more:
+    match _base(name), is_more:
         case "end rate", _:
             return _mend_ends(is_more, is_prompted, results, options)
         case "words per turn", True:
-            most = max(TURN_LIMIT, round(2 * human))
-            limit = f"--guard words=1-{most} limits its turns"
+            limit = f"--guard words=1-{max(TURN_LIMIT, round(2 * human))}"
             if kind == "prompted" and not options.get("prompt"):
-                return f"--prompt plain asks it to be brief; {limit}"
+                return f"--prompt plain, which asks it to be brief, or {limit}"
             return limit
         case "self-repetition" | "verbatim intent", True:
-            return "--guard no-repeat rejects turns that it said before, and the intent itself"
+            return "--guard no-repeat"
         case "intent decomposition", True:
-            return "write intents that give less away: userlm intents --overwrite --writer MODEL"
+            return "intents that say less (userlm intents --overwrite)"
         case "user-role adherence", False if is_prompted:
             return "say in its prompt that it is the user (--prompt FILE)"
     return ""
@@ -533,9 +545,7 @@ def _mend_ends(
 ) -> str:
     threshold = (results.get("ends") or {}).get("threshold")
     if threshold is not None:
-        return (
-            f"--end-threshold {format_threshold(threshold)} ends as often as people do"
-        )
+        return f"--end-threshold {format_threshold(threshold)}"
     if not is_early and Guard.parse(options.get("guard") or "").no_end:
         return "leave no-end out of --guard"
     if is_prompted:

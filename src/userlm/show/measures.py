@@ -148,12 +148,11 @@ def _panel(name: str, columns: Sequence[Column]) -> Panel:
         column.measures[name]["value"] for column in columns if column.colour == HUMAN
     ]
     reference = human[0] if human else None
-    about = (metric.about for metric in catalog.METRICS if metric.name == name)
     return Panel(
         Quote(name, 60),
         ARROWS.get(measures[0]["better"], ""),
         "" if unit in ("", "%") else Quote(unit, 16),
-        next(about, ""),
+        catalog.about(name),
         [_measurement(column, name, below, reference) for column in columns],
         below,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from userlm.metrics import catalog
 from userlm.metrics.verdict import WIDE, Conclusion, Finding, conclude
 from userlm.show.blocks import (
     NOT_MEASURED,
@@ -30,6 +31,7 @@ LOOKS = {"bad": "c1", "good": "c2", "unknown": "human"}
 SHAPES = {"bad": "circle", "good": "diamond", "unknown": "square"}
 """Colour and shape of each kind of finding."""
 
+MISSING = NOT_MEASURED.rstrip(": ")
 INCOMPLETE = (
     " is incomplete: some of it ended in an error, or was not begun because of a limit, and counts "
     "as missing; the same command tries it again, with a higher limit if that was the reason."
@@ -82,7 +84,13 @@ def _verdict(run: Finished) -> Iterator[Block]:
         yield Text((Quote(stage, 60), " failed: ", Quote(why, 400), "."))
     for stage in run.results["incomplete"]:
         yield Text((Quote(stage, 60), INCOMPLETE))
-    yield Text(tuple(_measured_on(run)))
+    counts = run.results["counts"]
+    used, given = counts.get("out", 0), counts.get("in", 0)
+    yield Text(f"Measured on {used:,} of {given:,} conversations of people.")
+    if left_out := dropped(counts):
+        rows = [(Quote(why), f"{count:,}") for why, count in left_out]
+        table = Table(("why", "conversations"), rows, "findings")
+        yield Group([table], "Conversations that were left out", look="fold")
 
 
 def _sentence(number: int, finding: Finding) -> Text:
@@ -137,18 +145,10 @@ def _details(findings: Sequence[Finding], title: str) -> Group:
             why.append(f"; about {one.people_needed:,} people would tell")
         if one.why:
             why += ["; ", Quote(one.why, 200)]
-        rows.append((Quote(one.measure, 60), (one.sentence, *why)))
+        name = (Quote(one.measure, 60), Small(catalog.about(one.measure)))
+        rows.append((name, (one.sentence, *why)))
     table = Table(("measure", "what was found"), rows, "findings")
     return Group([table], title, look="fold")
-
-
-def _measured_on(run: Finished) -> Iterator[Line]:
-    counts = run.results["counts"]
-    yield f"Measured on {counts.get('out', 0):,} of {counts.get('in', 0):,} conversations of people"
-    reasons = [f"{why}: {count:,}" for why, count in dropped(counts)]
-    if reasons:
-        yield (" (left out: ", Quote("; ".join(reasons), 300), ")")
-    yield "."
 
 
 # --- the paper's table ----------------------------------------------------------------------------
@@ -182,13 +182,14 @@ def _own_rows(run: Finished) -> Iterator[Row]:
             for one in compared:
                 if one[side]:
                     found.setdefault(one["user"]["name"], one[side])
-        cells = [_cell(found.get(name)) for name in MEASURES]
+        absent = MISSING if side == "user" else "–"
+        cells = [_cell(found.get(name), absent) for name in MEASURES]
         yield (Quote(label, 40, "c0" if side == "user" else "human"), *cells)
 
 
-def _cell(one: Measured | None) -> Line:
+def _cell(one: Measured | None, absent: str) -> Line:
     if one is None:
-        return "–"
+        return absent
     if one["value"] is None:
-        return NOT_MEASURED.rstrip(": ")
+        return MISSING
     return (Value(one["value"], 1), interval(one["low"], one["high"], 1))
