@@ -134,6 +134,13 @@ def test_people_keep_their_role_and_their_intent_by_construction(
         assert other.sentence.startswith("It lets the assistant lead it away")
 
 
+def test_more_or_less_is_that_of_the_same_people():
+    """The values are of all people, the distance of those that both have."""
+    one = compared("questions", 30, 34)
+    one["user"]["distance"] |= {"value": 12.0, "low": 5.0, "high": 20.0}
+    assert only(one).sentence.startswith("It asks more questions: in 30 % of turns")
+
+
 # --- what it says of single measures --------------------------------------------------------------
 
 
@@ -226,6 +233,7 @@ def test_shorter_conversations_say_nothing_if_the_limit_made_them_short():
         cut.kind == "unknown" and "22 simulated conversations stopped" in cut.sentence
     )
     assert "--max-turns" in cut.mend
+    assert only(simulate=[turns]).kind == "unknown"  # an older run
     free = only(simulate=[turns], limit={"max_turns": 5, "reached": 0})
     assert free.kind == "bad"
     longer = compared("turns per conversation", 12, 9, (1, 6), unit="turns")

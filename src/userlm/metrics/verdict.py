@@ -228,7 +228,7 @@ def conclude(results: Record, options: Record) -> Conclusion:
         options: the options of its command.
     """
     found = [
-        _finding(stage, user, human, results, options)
+        finding(stage, user, human, results, options)
         for stage, user, human in _counted(results)
     ]
     kinds = ("bad", "good", "unknown")
@@ -292,7 +292,7 @@ def _chance(intervals: int) -> str:
         return "There is no interval, so nothing can be told from chance."
     return (
         "In brackets: the difference, with its 95 % interval. About "
-        f"{_by_chance(intervals)} of {intervals} such intervals shows a difference by chance alone."
+        f"{_by_chance(intervals)} of {intervals} such intervals would show one by chance."
     )
 
 
@@ -322,17 +322,13 @@ def _talks(results: Record) -> str:
 # --- one measure ----------------------------------------------------------------------------------
 
 
-def _finding(
+def finding(
     stage: str, user: Record, human: Record | None, results: Record, options: Record
 ) -> Finding:
+    """Return what one measure of a user, beside that of people, says; see `conclude`."""
     name = user["name"]
-    value = user["value"]
-    of_people = human["value"] if human else None
-    distance = user.get("distance")
-    if human is None and _base(name) in ALWAYS and value is not None:
-        of_people = 100.0
-        distance = _less(user, of_people)
-    if value is None or of_people is None or not distance:
+    of_people, distance = beside(user, human)
+    if user["value"] is None or of_people is None or not distance:
         return Finding("unknown", name, stage, "It was not measured", why=_why(user))
     points = in_points(user, of_people, distance)
     people = distance["clusters"]
@@ -353,15 +349,28 @@ def _finding(
         found = replace(found, sentence=sentence + _where_it_ends(results))
     if kind == "good":
         return found
-    claim = _claim(name, value, of_people)
+    claim = _claim(name, points.size > 0, user["value"], of_people)
     if name == two_sample.OVERALL:
-        claim = _told(value, of_people, results["measures"][stage])
+        claim = _told(user["value"], of_people, results["measures"][stage])
     return replace(
         found,
         sentence=f"{claim}: {found.sentence}",
         mend=_mend(name, points, of_people, results, options),
         told_by=told_by(user),
     )
+
+
+def beside(user: Record, human: Record | None) -> tuple[float | None, Record | None]:
+    """Return the value of people and the distance from it, as far as they are known: by
+    construction, if people are not measured."""
+    if human is not None:
+        return human["value"], user.get("distance")
+    if _base(user["name"]) not in ALWAYS or user["value"] is None:
+        return None, None
+    of_people = 100.0
+    ends = {key: user[key] for key in ("value", "low", "high")}
+    less = {key: None if end is None else end - of_people for key, end in ends.items()}
+    return of_people, {**less, "clusters": user.get("clusters", 0)}
 
 
 def _base(name: str) -> str:
@@ -402,13 +411,6 @@ def judge(points: Points, better: str) -> Literal["good", "bad", "unknown"]:
     return "good" if reach <= WIDE else "unknown"
 
 
-def _less(user: Record, human: float) -> Record:
-    """Return the distance from a value of people that has no interval."""
-    ends = {key: user[key] for key in ("value", "low", "high")}
-    found = {key: None if end is None else end - human for key, end in ends.items()}
-    return {**found, "clusters": user.get("clusters", 0)}
-
-
 def _why(user: Record) -> str:
     if user["value"] is None:
         return str(user.get("why") or "nothing to measure")
@@ -417,10 +419,12 @@ def _why(user: Record) -> str:
 
 def _cut_short(name: str, points: Points, results: Record) -> str:
     """Return why fewer turns say nothing, if many conversations reached the limit."""
-    limit = results.get("limit")
     if name != "turns per conversation" or points.size >= 0:
         return ""
-    if not limit or not limit["reached"]:
+    limit = results.get("limit")
+    if limit is None:
+        return "It is not recorded how many conversations stopped at the limit of turns"
+    if not limit["reached"]:
         return ""
     return (
         f"{limit['reached']:,} simulated conversations stopped at the limit of "
@@ -483,13 +487,11 @@ def _where_it_ends(results: Record) -> str:
     return ""
 
 
-def _claim(name: str, value: float, human: float) -> str:
+def _claim(name: str, is_more: bool, value: float, human: float) -> str:
     more, less = CLAIMS.get(_base(name), ("", ""))
-    claim = more if value > human else less
+    claim = more if is_more else less
     if not claim:
-        claim = (
-            "It has more than people" if value > human else "It has less than people"
-        )
+        claim = "It has more than people" if is_more else "It has less than people"
     times = f"{value / human:,.1f}" if human else "many"
     return claim.format(times=times)
 

@@ -6,21 +6,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from userlm.metrics.catalog import FAMILIES, family_of
-from userlm.metrics.verdict import in_points, judge
+from userlm.metrics.verdict import Finding, beside, finding
 from userlm.show.blocks import (
     Axis,
     Block,
     Group,
-    Interval,
     Line,
     Mark,
     Pairs,
     Quote,
     Row,
     Section,
+    Small,
     Strip,
     Table,
     Value,
+    interval,
 )
 from userlm.show.finished import Finished
 from userlm.show.measures import measured
@@ -72,7 +73,7 @@ def _distances(run: Finished) -> Iterator[Block]:
         for family in FAMILIES:
             own = [one for one in compared if family_of(one["user"]["name"]) == family]
             if own:
-                shown.append(_forest(family, own))
+                shown.append(_forest(run, stage, family, own))
         yield Group(shown, Quote(TITLES.get(stage, stage), 60))
     columns = run.results["perplexity"]
     if columns:
@@ -82,47 +83,41 @@ def _distances(run: Finished) -> Iterator[Block]:
         )
 
 
-def _forest(family: str, compared: Sequence[Compared]) -> Table:
+def _forest(
+    run: Finished, stage: str, family: str, compared: Sequence[Compared]
+) -> Table:
     """Return the measures of a family as a table with their distances drawn, all on one scale."""
     head = ("measure", "user", "people", "difference")
-    return Table(
-        head,
-        list(map(_row, compared)),
-        "table forest",
-        family,
-        drawings=list(map(_strip, compared)),
-        axis=Axis("", -MOST, MOST, TICKS),
-    )
+    rows = []
+    strips = []
+    for one in compared:
+        user, human = one["user"], one["human"]
+        rows.append(_row(user, human))
+        strips.append(_strip(finding(stage, user, human, run.results, run.options)))
+    scale = Axis("", -MOST, MOST, TICKS)
+    return Table(head, rows, "table forest", family, drawings=strips, axis=scale)
 
 
-def _strip(one: Compared) -> Strip | None:
-    user = one["user"]
-    human = one["human"]
-    distance = user.get("distance")
-    if not human or human["value"] is None or not distance:
+def _strip(found: Finding) -> Strip | None:
+    if found.size is None or found.low is None or found.high is None:
         return None
-    points = in_points(user, human["value"], distance)
-    if points is None:
-        return None
-    kind = judge(points, user["better"])
-    size, low, high = (min(max(end, -MOST), MOST) for end in points)
+    ends = (found.size, found.low, found.high)
+    size, low, high = (min(max(end, -MOST), MOST) for end in ends)
+    kind = found.kind
     return Strip(size, low, high, (-MOST, MOST), SHAPES[kind], 0, LOOKS[kind])
 
 
-def _row(one: Compared) -> Row:
-    user = one["user"]
-    human = one["human"]
+def _row(user: Measured, human: Measured | None) -> Row:
     digits = 1 if user["unit"] else 2
-    beside: Line = _value(human, digits) if human else NO_HUMAN
-    distance = user.get("distance")
+    value, distance = beside(user, human)
+    of_people: Line = _value(human, digits) if human else NO_HUMAN
+    if human is None and value is not None:
+        of_people = (Value(value, digits), " %", Small("by construction"))
     apart: Line = NO_HUMAN
     if distance and distance["value"] is not None:
-        low, high = distance["low"], distance["high"]
-        ends: Line = ""
-        if low is not None and high is not None:
-            ends = Interval(low, high, digits)
+        ends = interval(distance["low"], distance["high"], digits)
         apart = (Value(distance["value"], digits), ends)
-    return (Quote(user["name"], 60), _value(user, digits), beside, apart)
+    return (Quote(user["name"], 60), _value(user, digits), of_people, apart)
 
 
 def _value(one: Measured, digits: int) -> Line:

@@ -75,8 +75,8 @@ def _verdict(run: Finished) -> Iterator[Block]:
         yield Text((LIKE, _names(good)), "finding")
         yield _details(good, "What is like people")
     if unknown := conclusion.of_kind("unknown"):
-        told = f". {_needed(unknown)}"
-        yield Text(("Cannot be told: ", _names(unknown), told), "finding")
+        line = ("Cannot be told: ", _names(unknown), ".", _needed(unknown))
+        yield Text(line, "finding")
         yield _details(unknown, "What cannot be told, and why")
     if conclusion.talks:
         yield Text(conclusion.talks, "finding")
@@ -134,7 +134,7 @@ def _needed(findings: Sequence[Finding]) -> str:
         return ""
     least, most = min(needed), max(needed)
     some = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-    return f"About {some} people would tell."
+    return f" About {some} people would tell."
 
 
 def _details(findings: Sequence[Finding], title: str) -> Group:
