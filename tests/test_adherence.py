@@ -30,7 +30,12 @@ from userlm.metrics.adherence import (
     user_role_adherence,
 )
 from userlm.metrics.control_users import ITEM_USERS, asked
-from userlm.rows import read_conversations, read_rows, write_conversations
+from userlm.rows import (
+    read_conversations,
+    read_rows,
+    to_record,
+    write_conversations,
+)
 from userlm.text import INTENT_PREFIX, words
 from userlm.types import Conversation, InputError, Turn
 
@@ -125,6 +130,12 @@ def test_an_end_and_an_empty_turn_are_counted_apart_and_do_not_adhere(kind):
     assert (found.value, found.n, found.missing) == (0, 2, 0)
     assert [row.why for row in found.rows] == ["ends the conversation", "says nothing"]
     assert outcomes([ended, empty, ended], kind) == {ENDS: 2, EMPTY: 1}
+
+
+def test_a_user_of_whom_no_draft_passes_the_guard_says_nothing():
+    speechless = prefix(item()).close("guard")
+    assert outcome(speechless) == (EMPTY, "no draft passes the guard")
+    assert user_role_adherence([speechless]).value == 0
 
 
 def test_last_words_are_a_reply():
@@ -258,6 +269,13 @@ def test_an_item_without_a_frozen_answer_is_refused():
     start = Conversation("x", meta={"item": "role", "choices": CHOICES}).say("which?")
     with pytest.raises(ValueError, match="a question of the user and an answer"):
         check(start)
+
+
+def test_import_sets_an_item_without_what_it_needs_aside():
+    record = to_record(item(choices=None))
+    with pytest.raises(Rejected, match=r"wrong type: field 'meta\.choices' is missing"):
+        convert(record, None, "x")
+    assert convert(to_record(item()), None, "x").conversation == item()
 
 
 def test_other_conversations_are_no_items():

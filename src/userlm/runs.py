@@ -308,8 +308,8 @@ _WRITTEN = {
     "simulate": "conversations.jsonl turns.jsonl usage.jsonl",
     "score": "scores.jsonl",
     "judge": "verdicts.jsonl asked.jsonl usage.jsonl",
-    "assess": "reference.jsonl role.jsonl intent.jsonl respond simulate ppl role intent detect "
-    "score report.html report.md",
+    "assess": "reference.jsonl role.jsonl intent.jsonl respond simulate ppl role intent judge-role "
+    "judge-intent detect score report.html report.md report.tex",
     "ppl": "scores.jsonl usage.jsonl",
     "detect": "scores.jsonl detections.jsonl usage.jsonl",
     "train": f"log.jsonl rows rows-valid tokenizer {_SAVED}",

@@ -41,13 +41,14 @@ from userlm.commands.options import (
     max_answer_tokens_option,
     option,
     out_folder,
+    recorded,
     seed_option,
     workers_option,
 )
 from userlm.commands.ppl import Ppl, has_unscored, ppl
 from userlm.commands.report import Report, report
 from userlm.commands.respond import Respond, respond
-from userlm.commands.score import HUMAN, Score, score
+from userlm.commands.score import ENDINGS, HUMAN, Score, score
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import (
     Results,
@@ -60,6 +61,8 @@ from userlm.commands.steps import (
 from userlm.items import KINDS, Kind
 from userlm.json_files import read_json
 from userlm.metrics import adherence, catalog, naturalness
+from userlm.metrics.end_references import ALWAYS
+from userlm.metrics.verdict import conclude
 from userlm.models.budget import Amount, Caps, Price, spent
 from userlm.rows import read_conversations, write_conversations
 from userlm.runs import Run, conversations_file, measure_record
@@ -517,10 +520,12 @@ def _measure(
         "measures": measures,
         "naturalness": detected,
         "perplexity": _perplexity(run),
+        "ends": _ends(scores),
         "left_out": left_out,
         "failed": failed,
         "incomplete": [name for name in tried if _has_errors(run, name)],
     }
+    results["verdict"] = conclude(results, recorded(options)).record()
     return finish(run, options, results, _is_unfinished(results))
 
 
@@ -653,6 +658,20 @@ def _naturalness(detected: Results | None, options: Assess) -> list[Results]:
     metric = catalog.metric_of(naturalness.ALL_TURNS)
     unknown = metric.described(Measure("", None, None, None, (), why=why))
     return [{"user": measure_record(unknown), "human": None}]
+
+
+def _ends(scores: Results) -> dict[str, Any] | None:
+    """Return the threshold at which the user ends as often as people do, if there is one, and the
+    F1 of always ending on the same turns."""
+    endings = scores.get(ENDINGS, {}).get(RESPOND)
+    if endings is None:
+        return None
+    equal = endings["equal"]
+    always = [one for one in endings["comparison"] if one["user"] == ALWAYS]
+    return {
+        "threshold": equal["threshold"] if equal else None,
+        "f1_of_always": always[0]["f1"]["value"] if always else None,
+    }
 
 
 def _perplexity(run: Run) -> dict[str, Any]:

@@ -98,8 +98,9 @@ def never_ends(people: People, rng: Random) -> list[Conversation]:
 
 
 def ends_at_once(people: People, rng: Random) -> list[Conversation]:
-    """Each person says one turn."""
-    return [_with(person, person.user_turns[:1]) for person in people]
+    """Each person says one turn, and has an answer to it if there is one."""
+    found = [_with(person, person.user_turns[:1]) for person in people]
+    return [replace(one, ended=one.next_role == "user") for one in found]
 
 
 CONTROLS: Mapping[str, Control] = {
@@ -179,7 +180,8 @@ def _with(person: Conversation, said: Sequence[str]) -> Conversation:
                 break
             turn = replace(turn, text=text)
         turns.append(turn)
-    return replace(person, turns=tuple(turns), ended=False)
+    is_whole = len(turns) == len(person.turns)
+    return replace(person, turns=tuple(turns), ended=person.ended and is_whole)
 
 
 def matrix(people: People, seed: int = 0) -> dict[str, dict[str, Estimate]]:
