@@ -348,7 +348,7 @@ def test_a_failed_stage_leaves_the_others_and_the_same_command_tries_it_again(
     # The user's 6 first turns are not asked for again, nor any turn of `respond`.
     assert len(server.requests) == 6 * 3
     assert not done["failed"]
-    assert done["measures"].keys() == {"respond", "simulate", *TESTS}
+    assert done["measures"].keys() == {"respond", "simulate", "detect", *TESTS}
 
 
 def test_if_everything_failed_the_exit_is_an_error_and_no_number_is_shown(
