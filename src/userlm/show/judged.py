@@ -24,13 +24,10 @@ from userlm.show.results import Measured
 
 INTRO = (
     "A chat model gave the user’s last turn of each conversation one of a few labels; ↑ is the one "
-    "that counts. Shares are of the turns with a verdict. A judge is worth as much as people agree "
-    "with it: without labels by hand that is not known."
+    "that counts. Shares are of the turns with a verdict. Labels by hand show how far people agree "
+    "with the judge."
 )
-NO_LABELS = (
-    "How far people agree is not measured: give `userlm judge` rows of id and label by hand, with "
-    "--labels."
-)
+NO_LABELS = "Agreement with people is not measured: there are no labels by hand."
 HASH_DIGITS = 12
 NOTHING = "–"
 
@@ -75,26 +72,28 @@ def _table(runs: Sequence[Finished], key: str, title: str) -> Table:
     for run in runs:
         found = {one["name"]: one for one in run.results[key]}
         cells = [_cell(found[name]) if name in found else NOTHING for name in names]
-        rows.append((*_who(run), *cells))
+        rows.append((_who(run), *cells))
     heads: list[Line] = []
     for name in names:
         heads.append((Quote(name, 60), " ↑" if name == positive else ""))
-    return Table(("judged", "judge", *heads), rows, "", title)
+    return Table(("judged", *heads), rows, "", title)
 
 
-def _who(run: Finished) -> tuple[Line, Line]:
-    """Return what was judged, and by which judge with which prompt."""
+def _who(run: Finished) -> Line:
+    """Return what was judged, by which judge, with which prompt."""
     results = run.results
-    by = (Quote(results["prompt"], 60), f" {results['hash'][:HASH_DIGITS]}")
-    user = results["user"]
-    judged: Line = Quote(results["run"], 60)
-    if user:
-        judged = (judged, Small(Quote(user, 60)))
-    return judged, (Quote(results["judge"], 60), Small(by))
+    judged: list[Line] = [Quote(results["run"], 60)]
+    if results["user"]:
+        judged.append(Small(Quote(results["user"], 60)))
+    judged.append(Small(("by ", Quote(results["judge"], 60))))
+    prompt = Quote(results["prompt"], 60)
+    judged.append(Small((prompt, f" {results['hash'][:HASH_DIGITS]}")))
+    return tuple(judged)
 
 
 def _cell(one: Measured) -> Line:
     counted = f"n {one['n']:,}, {plural(one.get('clusters', 0), 'cluster')}"
+    cell: list[Line] = [measured(one, 1 if one["unit"] else 2), Small(counted)]
     if one["missing"]:
-        counted += f", {one['missing']:,} missing"
-    return (measured(one, 1 if one["unit"] else 2), Small(counted))
+        cell.append(Small(f"{one['missing']:,} missing"))
+    return tuple(cell)
