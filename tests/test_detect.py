@@ -189,6 +189,26 @@ def test_a_text_that_the_detector_cannot_read_has_no_number_and_is_not_asked_aga
     assert len(server.requests) == asked
 
 
+def test_a_refused_text_is_asked_about_once_and_gives_up_no_others(
+    files, at, monkeypatch
+):
+    monkeypatch.setattr(import_module("userlm.commands.detect"), "GIVE_UP", 2)
+    with serving(answer) as server:
+        at(server.url)
+        detect(files)
+        asked = len(server.requests)
+        talks = [talk(i, f"pleas {i}", ".") for i in range(PEOPLE)]
+        write_conversations(files / "users.jsonl", talks)
+        server.reply = lambda *_: Said(422, {"message": "too short"})
+        results = detect(files, workers=1)
+        assert results["failed"] == 0
+        user = results["measures"][0]["user"]
+        assert (user["value"], user["missing"]) == (None, PEOPLE)
+        assert "too short" in user["why"]
+        detect(files)
+    assert len(server.requests) == asked + PEOPLE
+
+
 def test_a_refused_key_ends_the_asking_and_is_in_no_file_and_no_message(
     files, at, capsys
 ):

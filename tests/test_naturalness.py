@@ -45,6 +45,8 @@ def test_first_turns_of_50_to_200_tokens_are_a_measure_of_their_own():
     p_human = {199: 0.0, 200: 0.5, 800: 1.0, 801: 0.0}
     known = {texts[size]: Detection(p) for size, p in p_human.items()}
     known["z" * 400] = Detection(0.0)
+    # A later turn, after those of the person, is no first one.
+    talks.append(Sample(talks[0], 1).prefix.say("z" * 400))
     _, first = naturalness(talks, by_detector(known))
     # Three turns with 0.5 and two with 1: 3.5 / 5.
     assert (first.value, first.n) == (pytest.approx(70), 5)

@@ -297,7 +297,11 @@ def _ask(
         try:
             answers = detector.detect(batch)
         except ModelError as error:
-            return batch, error
+            # Once others were read, a request that is refused is about its text.
+            has_read = any(one.p_human is not None for one in tuple(found.values()))
+            if error.reason != "bad request" or not has_read:
+                return batch, error
+            answers = [Detection(None, str(error))] * len(batch)
         for text, answer in zip(batch, answers, strict=True):
             journal.add(_line(text, answer))
         return batch, answers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -148,7 +147,7 @@ def read_answer(answer: object, task: str = "") -> Answer:
 def _share(answer: Mapping[Any, Any], name: str) -> float:
     """Return a number from 0 to 1; raise `ValueError` if it is none."""
     share = answer[name]
-    if type(share) not in (int, float) or not math.isfinite(share):
+    if type(share) not in (int, float):
         raise ValueError(f"{name} is no number")
     if not 0 <= share <= 1:
         raise ValueError(f"{name} is {share:.6g}, which is not from 0 to 1")
