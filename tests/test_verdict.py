@@ -275,8 +275,8 @@ def test_single_turns_count_and_whole_conversations_only_where_they_alone_have_a
     assert kinds["thanks"] == ("respond", "good")
     assert kinds["turns per conversation"] == ("simulate", "bad")
     assert whole.talks.startswith(
-        "In whole conversations, where the assistant plays a part, 2 differ: most of all thanks, "
-        "self-repetition."
+        "In whole conversations, where the assistant plays a part, it differs from people in "
+        "thanks, self-repetition."
     )
     assert found(THANKS).talks == ""
 

@@ -320,10 +320,11 @@ def _talks(results: Record) -> str:
     if not sizes:
         return ""
     largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
-    return (
-        f"In whole conversations, where the assistant plays a part, {len(sizes)} differ: most of "
-        f"all {', '.join(largest)}."
-    )
+    differ = f"{len(sizes)} measures differ, most of all "
+    if len(sizes) <= len(largest):
+        differ = "it differs from people in "
+    where = "In whole conversations, where the assistant plays a part"
+    return f"{where}, {differ}{', '.join(largest)}."
 
 
 # --- one measure ----------------------------------------------------------------------------------
