@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from fake_server import completion, serving
 
 from userlm import cli
 from userlm.commands.options import option_types
@@ -318,6 +319,71 @@ def test_the_papers_table_has_ours_beside_theirs_and_doubts_where_they_are_due(
     assert (tmp_path / "runs/table1_perplexity/table.md").read_text() == printed[
         printed.index("|  | Wild") :
     ]
+
+
+def prism(i: int) -> dict[str, object]:
+    """A row of PRISM: a person who asks twice, and takes the first answer each time."""
+    history: list[dict[str, object]] = []
+    for turn, asked in enumerate((f"how do i grow {FRUIT[i]}", "and in a pot")):
+        history.append({"turn": turn, "role": "user", "content": asked})
+        for k, chosen in enumerate((True, False)):
+            said = f"Answer {k} about soil."
+            row = {"turn": turn, "role": "model", "content": said, "score": 50}
+            history.append({**row, "within_turn_id": k, "if_chosen": chosen})
+    named = {"conversation_id": f"c{i}", "user_id": f"user{i}"}
+    return {**named, "conversation_history": history}
+
+
+FRUIT = ("lemons", "figs", "plums", "pears", "grapes", "kiwis")
+
+
+def said_by_models(body, n=0):
+    """A user that asks about soil, and a judge that finds that it stays a user."""
+    if body["model"] == "user":
+        return completion("which soil should i take", tokens_out=5)
+    label = "USER" if "USER" in str(body["messages"]) else "ADHERES"
+    return completion(json.dumps({"reason": "So it is.", "label": label}))
+
+
+@pytest.mark.slow
+def test_the_papers_table_of_six_measures_is_made_of_any_users_and_a_judge(tmp_path):
+    rows = [json.dumps(prism(i)) for i in range(len(FRUIT))]
+    (tmp_path / "prism.jsonl").write_text("\n".join(rows))
+    (tmp_path / "script.txt").write_text("how do i grow it\nthanks")
+    env = os.environ | {
+        "USERLM": str(Path(sys.executable).with_name("userlm")),
+        "OUT": str(tmp_path / "runs"),
+        "PRISM": str(tmp_path / "prism.jsonl"),
+        "OPENAI_API_KEY": "a-key",
+    }
+    with serving(said_by_models) as server:
+        users = f"GPT-4o=prompted:{server.url}#user mine=script:{tmp_path}/script.txt"
+        command = ["bash", RECIPES / "table2_intrinsic/run.sh", "--quick"]
+        done = subprocess.run(
+            [*command, "--judge", f"{server.url}#judge"],
+            env=env | {"USERS": users},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "runs/table2_intrinsic/table.md").read_text()
+    assert text in done.stdout
+    table = {}
+    for line in text.splitlines()[2:]:
+        if line.startswith("| "):
+            name, *cells = line[2:-2].split(" | ")
+            table[name] = cells
+    assert table["UserLM-8b"][::2] == "94.55 2.69 63.54 80.21 93.95 94.65".split()
+    assert set(table["UserLM-8b"][1::2]) == {"–"}
+    # All say the same first; and one of two turns of the script is where people end.
+    assert table["GPT-4o"][1].startswith("0.00")
+    assert table["mine"][0] == "–" and table["mine"][5] != "–"
+    # The judge counts, and not the rule: by the rule nobody stays with the intent.
+    assert (
+        table["GPT-4o"][9].startswith("100.00") and table["GPT-4o"][11][:6] == "100.00"
+    )
+    assert table["humans"][0] == "94.01" and table["humans"][1] != "–"
 
 
 # --- the small models -----------------------------------------------------------------------------

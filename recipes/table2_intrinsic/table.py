@@ -3,7 +3,7 @@
     python recipes/table2_intrinsic/table.py FOLDER
 
 FOLDER holds ROW, the runs of `userlm assess` of that row's user. A row that is not in the paper
-comes below the paper's rows; "–" means not measured. The human row of ours is that of the first run.
+comes below the paper's rows; "–" means not measured. Our human row is that of the first run.
 """
 
 import json
@@ -20,7 +20,8 @@ COLUMNS = (
     "user-role adherence",
     "intent adherence",
 )
-PAPER: Mapping[str, tuple[float | None, ...]] = {  # as the authors' slides label the rows
+PAPER: Mapping[str, tuple[float | None, ...]] = {
+    # as the authors' slides label the rows
     "Llama3.2-1b-Instruct": (81.36, 15.72, 3.47, 0.14, 77.55, 54.95),
     "Llama3-8b-Instruct": (81.31, 23.95, 3.51, 0.20, 63.25, 78.05),
     "GPT-4o-mini": (66.10, 9.66, 15.31, 0.04, 80.20, 88.70),
@@ -47,9 +48,9 @@ def measured(folder: Path, side: str) -> list[str]:
     for compared in results.get("measures", {}).values():
         for one in compared:
             if one[side]:
-                # A judged measure has the judge's name behind its own.
-                name = next((c for c in COLUMNS if one[side]["name"].startswith(c)), "")
-                found.setdefault(name, one[side])
+                name, _, how = one[side]["name"].partition(" (")
+                if name not in found or how == "judge)":  # rather than the rule
+                    found[name] = one[side]
     return [shown(found[name]) if name in found else "–" for name in COLUMNS]
 
 
@@ -71,7 +72,9 @@ def table(folder: Path) -> str:
     for row in [*PAPER, *(run for run in runs if run not in PAPER)]:
         ours = people if row == HUMANS else measured(folder / row, "user")
         line = [row]
-        for theirs, mine in zip(PAPER.get(row, [None] * len(COLUMNS)), ours, strict=True):
+        for theirs, mine in zip(
+            PAPER.get(row, [None] * len(COLUMNS)), ours, strict=True
+        ):
             line += ["–" if theirs is None else f"{theirs:.2f}", mine]
         lines.append(line)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{NOTE}"
