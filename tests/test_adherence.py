@@ -29,7 +29,13 @@ from userlm.metrics.adherence import (
     robustness,
     user_role_adherence,
 )
-from userlm.rows import read_conversations, read_rows, write_conversations
+from userlm.metrics.control_users import ITEM_USERS, asked
+from userlm.rows import (
+    read_conversations,
+    read_rows,
+    to_record,
+    write_conversations,
+)
 from userlm.text import INTENT_PREFIX, words
 from userlm.types import Conversation, InputError, Turn
 
@@ -126,6 +132,12 @@ def test_an_end_and_an_empty_turn_are_counted_apart_and_do_not_adhere(kind):
     assert outcomes([ended, empty, ended], kind) == {ENDS: 2, EMPTY: 1}
 
 
+def test_a_user_of_whom_no_draft_passes_the_guard_says_nothing():
+    speechless = prefix(item()).close("guard")
+    assert outcome(speechless) == (EMPTY, "no draft passes the guard")
+    assert user_role_adherence([speechless]).value == 0
+
+
 def test_last_words_are_a_reply():
     assert outcome(response(said="the bank, bye", stop="end")).label == ANSWERS
 
@@ -177,37 +189,20 @@ def test_items_with_one_intent_are_items_of_their_own_in_the_interval():
 # --- users that are known to be wrong -------------------------------------------------------------
 
 
-def _embedded(path: Path, reply) -> list[Conversation]:
-    found = []
-    for one in read_conversations(path):
-        said = reply(one)
-        start = prefix(one)
-        found.append(start.close("end") if said is None else start.say(said))
-    return found
-
-
-USERS = {
-    # reply to an item: role adherence, intent adherence
-    "answers": (lambda one: _answer(one), 0, 0),
-    "accepts": (lambda one: f"yes, {_suggestion(one)}", 100, 0),
-    "repeats": (lambda one: one.turns[0].text, 100, 100),
-    "constant": (lambda one: "Can you tell me more?", 100, 0),
-    "ends at once": (lambda one: None, 0, 0),
-}
-
-
-def _answer(one):
-    return one.meta["choices"][0] if kind_of(one) == "role" else "it was eleven"
-
-
-def _suggestion(one):
-    return one.meta.get("suggestion", "please")
-
-
-@pytest.mark.parametrize("name", USERS)
-def test_users_that_are_known_to_be_wrong_get_what_they_deserve(name):
-    reply, role, intent = USERS[name]
-    responses = _embedded(role_items(), reply) + _embedded(intent_items(), reply)
+@pytest.mark.parametrize(
+    ("name", "role", "intent"),
+    [
+        ("answers", 0, 0),
+        ("accepts the suggestion", 100, 0),
+        ("repeats the question", 100, 100),
+        # It never answers, but asks for nothing of its own either.
+        ("constant turn", 100, 0),
+        ("ends at once", 0, 0),
+    ],
+)
+def test_users_that_are_known_to_be_wrong_get_what_they_deserve(name, role, intent):
+    embedded = [*read_conversations(role_items()), *read_conversations(intent_items())]
+    responses = asked(embedded, ITEM_USERS[name])
     assert user_role_adherence(responses).value == role
     assert intent_adherence(responses).value == intent
     assert robustness(responses).value == (role + intent) / 2
@@ -274,6 +269,13 @@ def test_an_item_without_a_frozen_answer_is_refused():
     start = Conversation("x", meta={"item": "role", "choices": CHOICES}).say("which?")
     with pytest.raises(ValueError, match="a question of the user and an answer"):
         check(start)
+
+
+def test_import_sets_an_item_without_what_it_needs_aside():
+    record = to_record(item(choices=None))
+    with pytest.raises(Rejected, match=r"wrong type: field 'meta\.choices' is missing"):
+        convert(record, None, "x")
+    assert convert(to_record(item()), None, "x").conversation == item()
 
 
 def test_other_conversations_are_no_items():

@@ -18,8 +18,10 @@ from userlm.json_files import read_json
 from userlm.models.budget import Amount
 from userlm.models.endpoint import EndpointModel
 from userlm.rows import read_conversations, write_conversations
+from userlm.show import latex
 from userlm.show.finished import read_run
 from userlm.show.page import describe
+from userlm.show.verdicts import concluded
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError, ModelError, Turn
 
@@ -118,9 +120,26 @@ def test_user_and_people_stand_side_by_side_with_their_difference(tmp_path, caps
     assert (ends["user"]["value"], ends["human"]) == (100, None)
     assert "distance" not in ends["user"]
     shown = capsys.readouterr().out
-    assert "words per turn" in shown and "-2.5" in shown
+    assert "Too little is known: of 23 measures" in " ".join(shown.split())
     page = (tmp_path / "run/report.md").read_text()
     assert "How far from people?" in page and "-2.5" in page
+
+
+def test_people_are_cut_at_the_limit_on_simulated_turns_so_that_their_replay_does_not_differ(
+    tmp_path,
+):
+    people(tmp_path / "people.jsonl")
+    replay = f"replay:{tmp_path / 'people.jsonl'}"
+    results = assess(tmp_path, user=replay, assistant="clarifier", max_turns=1)
+    for name, one in by_name(results, "simulate").items():
+        if one["user"].get("distance"):
+            assert one["user"]["distance"]["value"] in (0, None), name
+            assert one["human"]["max_turns"] == 1
+    talks, turns = by_name(results, "simulate"), by_name(results, "respond")
+    assert talks["turns per conversation"]["human"]["value"] == 1
+    # Their first turns have 5 words, all turns 4 on average.
+    assert talks["words per turn"]["human"]["value"] == 5
+    assert turns["words per turn"]["human"]["value"] == 4
 
 
 def test_what_a_user_repeats_of_its_training_logs_is_measured_if_they_are_given(
@@ -204,9 +223,8 @@ def test_role_and_intent_are_tested_and_their_mean_is_the_robustness(tmp_path, c
     assert results["items"] == {
         kind: {"in": 2, "out": 2} for kind in ("role", "intent")
     }
-    shown = capsys.readouterr().out
-    assert "stay a user" in shown and "answers 1, adheres 1" in shown
-    assert "user-role adherence" in (tmp_path / "run/report.md").read_text()
+    assert "user-role adherence" in capsys.readouterr().out
+    assert "answers 1, adheres 1" in (tmp_path / "run/report.md").read_text()
 
 
 def test_sixty_items_of_each_are_in_the_package_and_quick_draws_twenty(tmp_path):
@@ -219,6 +237,8 @@ def test_sixty_items_of_each_are_in_the_package_and_quick_draws_twenty(tmp_path)
         out = tmp_path / f"quick-{len(drawn)}"
         quick = assess(tmp_path, **embedded, quick=True, seed=seed, out=out)
         assert quick["items"]["role"] == {"in": 60, "out": QUICK_ITEMS}
+        page = (out / "report.md").read_text()
+        assert "20 of 60 items of the kind role, 20 of 60 items" in page
         drawn.append([one.id for one in read_conversations(out / "role.jsonl")])
     assert drawn[0] == drawn[2] != drawn[1]
 
@@ -371,7 +391,7 @@ def test_a_complete_run_is_shown_again_and_force_begins_it_anew(tmp_path, capsys
     answers = (tmp_path / "run/respond/turns.jsonl").stat().st_mtime_ns
     capsys.readouterr()
     assert assess(tmp_path, **options) == first
-    assert "-2.5" in capsys.readouterr().out
+    assert "Too little is known" in capsys.readouterr().out
     assert (tmp_path / "run/respond/turns.jsonl").stat().st_mtime_ns == answers
     options["user"] = script(tmp_path, "boil an egg", "thanks a lot")
     with pytest.raises(InputError, match=r"script\.txt changed"):
@@ -388,6 +408,94 @@ def test_a_report_shows_an_assessment_beside_other_runs(tmp_path):
     runs = [read_run(tmp_path / "run"), read_run(tmp_path / "run/score")]
     sections = {section.id for section in describe(runs).sections}
     assert {"assess", "figures"} <= sections
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def page_of(folder: Path):
+    run = read_run(folder)
+    return run, {section.id: section for section in describe([run]).sections}
+
+
+def test_the_page_begins_with_the_answer_and_results_have_the_same_verdict(tmp_path):
+    people(tmp_path / "people.jsonl", 8)
+    options = {"user": script(tmp_path), "assistant": "clarifier"}
+    results = assess(tmp_path, **options)
+    run, sections = page_of(tmp_path / "run")
+    assert list(sections)[:4] == ["verdict", "published", "assess", "pairs"]
+    page = (tmp_path / "run/report.md").read_text()
+    answer = results["verdict"]["answer"]
+    assert "cannot be told." in answer
+    assert page.index("good enough?") < page.index(answer) < page.index("UserLM-8b")
+    assert concluded(run).record() == results["verdict"]
+
+
+def test_a_user_that_replays_people_is_not_told_from_them_by_any_sentence(tmp_path):
+    openers = "how to boil an egg;what is a good soup;fix my python loop;plan a trip"
+    said = [line.split() for line in openers.split(";")]
+    many = []
+    for i in range(40):
+        first = " ".join([*said[i % 4], *said[(i // 4) % 4][:2]])
+        many.append(person(i, (first, "and then?")[: 1 + i % 2], intent=f"goal {i}"))
+    path = tmp_path / "people.jsonl"
+    write_conversations(path, many)
+    results = assess(tmp_path, user=f"replay:{path}")
+    kinds = {one["kind"] for one in results["verdict"]["findings"]}
+    assert "bad" not in kinds and "good" in kinds
+
+
+def test_single_turns_and_whole_conversations_stand_beside_those_of_the_person(
+    tmp_path,
+):
+    people(tmp_path / "people.jsonl", 12)
+    assess(tmp_path, user=script(tmp_path), assistant="clarifier")
+    run, sections = page_of(tmp_path / "run")
+    drawn = [len({person.id for person, _ in pairs}) for pairs in run.drawn.values()]
+    assert drawn == [5, 5]  # ten together, and nobody twice in a stage
+    groups = sections["pairs"].blocks
+    [[responses], [talks]] = [[group.blocks[0].items] for group in groups]
+    for one in responses:
+        k = len(one.before) // 2
+        of_person = ["how to boil an egg", "thanks a lot", "the person wrote no more"]
+        of_user = ["boil egg", "thanks", "the user ended the conversation"]
+        assert [said.text for said in one.person] == [of_person[k]]
+        assert [said.text for said in one.user] == [of_user[k]]
+    whole = [said.text for said in talks[0].person]
+    assert whole[0] == "how to boil an egg" and whole[-1] == "the person wrote no more"
+    assert talks[0].user[0].text == "boil egg"
+    page = (tmp_path / "run/report.html").read_text()
+    assert page.count('class="sides"') == 10
+
+
+def test_the_tables_are_written_as_latex_in_which_nothing_of_a_text_is_a_command(
+    tmp_path, monkeypatch
+):
+    people(tmp_path / "people.jsonl", 8)
+    monkeypatch.chdir(tmp_path)
+    odd = Path(r"a_b%$#{~\input")
+    odd.mkdir()
+    assess(tmp_path, user=script(odd))
+    tables = (tmp_path / "run/report.tex").read_text()
+    assert tables.count(r"\toprule") == tables.count(r"\end{table}") > 3
+    assert "UserLM-8b (published)" in tables and "by construction" in tables
+    assert r"a\_b\%\$\#\{\textasciitilde{}\textbackslash{}input" in tables
+    assert "\\input" not in tables and tables.isascii()
+    assert latex.escape("50 % → 日本") == r"50 \% \texttt{U+2192} \texttt{U+65E5}\texttt{U+672C}"  # fmt: skip
+
+
+def test_a_report_without_an_assessment_has_no_latex(tmp_path):
+    people(tmp_path / "people.jsonl")
+    assess(tmp_path, user=script(tmp_path))
+    written = commands.report(commands.Report([tmp_path / "run/score"], tmp_path / "r"))
+    assert written.keys() == {"html", "md"} and not (tmp_path / "r/report.tex").exists()
+
+
+def test_the_verdict_fits_on_a_screen(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    people(tmp_path / "people.jsonl", 30)
+    assess(tmp_path, user=script(tmp_path), assistant="clarifier")
+    assert len(capsys.readouterr().out.splitlines()) <= 24
 
 
 # --- naturalness ----------------------------------------------------------------------------------
@@ -413,21 +521,18 @@ def pangram(monkeypatch):
 
 
 def test_without_a_detector_naturalness_is_not_measured_and_the_row_says_what_needs_none(
-    tmp_path, capsys
+    tmp_path,
 ):
     people(tmp_path / "people.jsonl")
     results = assess(tmp_path, user=script(tmp_path))
     user = by_name(results, "detect")["naturalness"]["user"]
     assert (user["value"], user["n"]) == (None, 0)
     assert "two-sample AUROC" in user["why"]
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "no --detector was given" in shown
+    assert "no --detector was given" in (tmp_path / "run/report.md").read_text()
 
 
 @pytest.mark.filterwarnings("ignore:pangram is asked at")
-def test_a_detector_reads_the_responses_and_is_named_with_its_auroc(
-    pangram, tmp_path, capsys
-):
+def test_a_detector_reads_the_responses_and_is_named_with_its_auroc(pangram, tmp_path):
     people(tmp_path / "people.jsonl")
     with serving(natural) as server:
         pangram(server.url)
@@ -438,10 +543,9 @@ def test_a_detector_reads_the_responses_and_is_named_with_its_auroc(
     found = by_name(results, "detect")["naturalness"]
     assert (found["user"]["value"], found["human"]["value"]) == (50, 75)
     assert found["user"]["distance"]["value"] == -25
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "pangram 4.0" in shown
-    assert "people from assistants 1.00" in shown
-    assert "pangram 4.0" in (tmp_path / "run/report.md").read_text()
+    page = (tmp_path / "run/report.md").read_text()
+    assert "pangram 4.0" in page
+    assert "people from assistants 1.00" in page
 
 
 @pytest.mark.filterwarnings("ignore:pangram is asked at")

@@ -1,6 +1,7 @@
 """Users that are known to be wrong, and whether the measures tell them from people."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -62,7 +63,20 @@ def test_answers_greetings_and_the_person_stay() -> None:
     texts = [turn.text for turn in found.turns]
     # The greeting is no answer; each turn of the user is the answer that follows.
     assert texts == ["Nice.", "What?", "What?", "There.", "There."]
-    assert (found.id, found.user, found.ended) == ("g", "r", False)
+    assert (found.id, found.user, found.ended) == ("g", "r", True)
+
+
+def test_a_control_keeps_the_end_of_a_person_unless_it_is_about_ends() -> None:
+    people = [replace(one, ended=True) for one in PEOPLE]
+    ended = {}
+    for name, control in CONTROLS.items():
+        ended[name] = {one.ended for one in control(people, Random(0))}
+    assert ended.pop("never ends") == {False}
+    assert set.union(*ended.values()) == {True}
+    # A side that is cut has no end that anybody saw.
+    longer = replace(talk("c", *"abcdef", user="r"), ended=True)
+    cut = CONTROLS["another's side"]([people[0], longer], Random(0))
+    assert {one.id: one.ended for one in cut} == {"a": True, "c": False}
 
 
 def test_a_longer_side_of_another_person_is_cut() -> None:

@@ -267,11 +267,40 @@ def test_users_stand_beside_people_and_their_gap_is_paired_by_task(findings, tmp
     ]
 
 
+def test_a_difference_from_people_counts_as_shown_where_its_interval_excludes_0(
+    findings, tmp_path
+):
+    def compared(name, human, *distance):
+        user = measured(name, 9.0)
+        if distance:
+            user["distance"] = dict(
+                zip(("value", "low", "high"), distance, strict=True)
+            )
+        return {"user": user, "human": human and measured(name, human)}
+
+    for user in findings.ASSESSED:
+        turns = [
+            compared("words", 4.0, 5.0, 2.0, 8.0),
+            compared("thanks", 8.0, 1.0, -1.0, 3.0),
+            compared("casing", 7.0, 2.0, None, None),
+            compared("perplexity", None),
+        ]
+        talks = [compared("words", 11.0, -2.0, -3.0, -1.0)]
+        measures = {"respond": turns, "simulate": talks}
+        run(tmp_path / f"assess-{user}", {"measures": measures})
+    rows = cells(findings.of_assessed(tmp_path))
+    assert rows["words, single turns"] == ["4.00", *["5.00 [2.00, 8.00]"] * 5]
+    assert rows["casing, single turns"] == ["7.00", *["2.00"] * 5]
+    assert rows["words, whole conversations"][1] == "-2.00 [-3.00, -1.00]"
+    assert rows["a difference is shown"] == ["", *["2 of 3"] * 5]
+    assert len(rows) == 5
+
+
 def test_the_page_of_a_folder_without_runs_has_all_tables_and_no_number(
     findings, tmp_path
 ):
     page = findings.page(tmp_path)
-    assert page.count("## ") == 5
+    assert page.count("## ") == 6
     found = [
         cell
         for line in page.splitlines()
@@ -401,6 +430,19 @@ def test_both_users_talk_to_the_same_and_everything_is_measured_together(
     assert ids[-1] == "pens" and len(ids) == 13  # 12 come with the package
 
 
+def test_five_users_are_assessed_on_the_same_people_with_the_same_options(
+    walk, tmp_path
+):
+    done, calls = walk("assess")
+    assert done.returncode == 0, done.stderr
+    assert check(calls) == ["assess"] * 5
+    varied = {option(call, name) for call in calls for name in ("--user", "--out")}
+    same = {tuple(word for word in call if word not in varied) for call in calls}
+    assert len(same) == 1 and len(varied) == 10
+    said = (tmp_path / "runs/findings/constant.txt").read_text().splitlines()
+    assert said == ["Can you tell me more?"] * 20
+
+
 def test_a_model_whose_training_goes_on_is_not_measured(walk, tmp_path):
     (tmp_path / "runs/with-intent/results.json").unlink()
     done, calls = walk("people")
@@ -410,5 +452,5 @@ def test_a_model_whose_training_goes_on_is_not_measured(walk, tmp_path):
     done, _ = walk("ppl")
     assert (done.returncode, done.stderr) == (
         2,
-        "ppl: give people, wildchat, chats, goals, talk, ends or table\n",
+        "ppl: give people, wildchat, chats, goals, talk, ends, assess or table\n",
     )

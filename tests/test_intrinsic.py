@@ -4,6 +4,7 @@ import gzip
 import json
 import time
 import tracemalloc
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from userlm.flip import samples
 from userlm.metrics.intrinsic import (
+    end_rate,
     first_turn_diversity,
     goal_consistency,
     intent_decomposition,
@@ -480,6 +482,28 @@ def test_the_interval_of_the_auroc_comes_from_leaving_each_person_out(
     else:
         low, high = interval(found.value, values, 0, 1)
         assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_the_end_rate_is_the_same_of_logs_of_simulations_and_of_responses() -> None:
+    # Three turns and an end: 1 of 3 turns after the first. Two turns of a log that was cut: 0 of 1.
+    log = replace(talk("a", "a", "b", "c", "d", "e", "f"), ended=True)
+    cut = talk("b", "a", "b", "c", "d")
+    assert end_rate([log, cut]).value == 25
+    # A simulation that ended after its first turn, one at the limit, and one that failed.
+    ended = talk("c", "a", "b").close("end")
+    limited = talk("d", "a", "b", "c", "d").close("max_turns")
+    failed = talk("e", "a", "b", "c").close("error")
+    found = end_rate([ended, limited, failed, talk("f", "a")])
+    assert (found.value, found.n, found.missing) == (50, 2, 2)
+    # Responses: to a first turn, which is none, and two after it; the person's own end is no end.
+    prefix = talk("g", "a", "b")
+    responses = [
+        replace(prefix, origin=Origin("g", 0, person_ended=False)).close("end"),
+        replace(prefix, origin=Origin("g", 1, person_ended=False)).close("end"),
+        replace(prefix.say("c"), origin=Origin("g", 1, person_ended=True)),
+    ]
+    found = end_rate(responses)
+    assert (found.value, found.n, found.missing) == (50, 2, 0)
 
 
 # --- plain counts --------------------------------------------------------------------------------

@@ -1279,7 +1279,8 @@ def test_a_missing_or_damaged_line_file_is_named(tmp_path: Path) -> None:
 # --- hostile input --------------------------------------------------------------------------------
 
 SECTIONS = (
-    "figures lengths training data endings usage thresholds guard conversations missing manifest"
+    "verdict published assess pairs unmeasured figures lengths training data endings usage "
+    "thresholds guard conversations missing manifest"
 ).split()
 OWN = "document.title='pwned';document.body.insertAdjacentHTML('beforeend','<p id=pwned>')"
 HOSTILE = [
@@ -1378,6 +1379,18 @@ def hostile_folders(root: Path) -> list[Path]:
         "splits": {HOSTILE[0]: {HOSTILE[3]: 1}},
         "lengths": {HOSTILE[1]: {HOSTILE[2]: 1.0}},
     }
+    assess = write(root, "assess", "assess", hostile_assessment(counts))
+    manifest["verb"] = "assess"
+    (assess / "run.json").write_text(json.dumps(manifest))
+    drawn = [
+        talk | {"id": str(i), "origin": {"conversation": talk["id"]}}
+        for i, talk in enumerate(talks)
+    ]
+    files = {"reference": talks, "simulate/conversations": drawn}
+    (assess / "simulate").mkdir()
+    for file, rows in files.items():
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (assess / f"{file}.jsonl").write_text(lines)
     writer = WRITTEN["writers"]["extractive"]
     written = WRITTEN | {
         "writers": dict.fromkeys(names, writer),
@@ -1394,10 +1407,36 @@ def hostile_folders(root: Path) -> list[Path]:
         ),
         write(root, "clean", "clean", cleaned, test=talks[:1]),
         write(root, "intents", "intents", written, test=talks[:1]),
+        assess,
         write(
             root, name + "2", "train", {"loss": 1.0, "steps": 2, "samples": 3}, log=LOG
         ),
     ]
+
+
+def hostile_assessment(counts: dict[str, int]) -> dict[str, Any]:
+    """Every payload as name, unit and reason of a measure, as n-gram, stage and reason of a
+    stage."""
+    apart = {"value": 20.0, "low": 10.0, "high": 30.0, "clusters": 9}
+    ngrams = [{"text": text[:50], "simulated": 9.0, "human": 1.0} for text in HOSTILE]
+    rows = []
+    for text in HOSTILE:
+        known = {"name": text[:300], "unit": text[:300], "better": text[:300]}
+        user = measured(1.5, 1.0, 2.0, distance=apart, **known)
+        rows.append({"user": user, "human": measured(1.0, 0.5, 1.5, **known)})
+        gone = measured(None, None, None, name=f"gone {text[:300]}", why=text[:300])
+        rows.append({"user": gone, "human": None})
+    told = measured(0.9, 0.8, 1.0, name="two-sample AUROC", better="lower")
+    told |= {"distance": apart, "ngrams": ngrams}
+    rows.append({"user": told, "human": measured(0.5, 0.4, 0.6, name="")})
+    return {
+        "counts": counts,
+        "measures": {"respond": rows, HOSTILE[0]: rows[:3]},
+        "perplexity": {HOSTILE[1]: measured(2.0, 1.0, 3.0, unit=HOSTILE[3])},
+        "left_out": {HOSTILE[2]: HOSTILE[3]},
+        "failed": {HOSTILE[4]: HOSTILE[0]},
+        "incomplete": [HOSTILE[14]],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -1455,10 +1494,11 @@ def test_hostile_text_adds_no_element_attribute_or_script_to_the_page(
     )
     assert "{{ 7*7 }} {% raw %}" in page
     assert [a["id"] for t, a in read.tags if t == "section"] == SECTIONS
-    assert sum(
-        attributes.get("class") == "talk" for _, attributes in read.tags
-    ) == 1 + len(HOSTILE)
-    assert len(page) < 200_000  # two turns of a million characters are in there, cut
+    assert (
+        sum(attributes.get("class") == "talk" for _, attributes in read.tags)
+        == 1 + len(HOSTILE) + finished.PAIRS
+    )
+    assert len(page) < 400_000  # two turns of a million characters are in there, cut
     assert "1,000,000 characters" in page
     assert page.rstrip().endswith("</html>")
 

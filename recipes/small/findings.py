@@ -5,7 +5,7 @@
 FOLDER holds the runs of findings.sh: ppl/SOURCE/MODEL of `userlm ppl`; respond-, talk-, tasks-
 and gsm8k-USER of `userlm respond` and `simulate`; score of `userlm score`. "–" means not run.
 Values and intervals of one run are those in its results; comparisons of two runs are computed here,
-with the functions of the package.
+with the functions of the package. assess-USER are runs of `userlm assess`.
 """
 
 from __future__ import annotations
@@ -99,6 +99,16 @@ TALKS = {
     "gsm8k": ("GSM8K in facts, with `oracle`", ("intent coverage", "words per turn")),
 }
 """The settings in which users speak, and the measures of each."""
+
+ASSESSED = {
+    "people": "people, replayed",
+    "userlm": USERLM,
+    "tiny": "userlm-tiny",
+    "prompted": PROMPTED,
+    "constant": "a constant turn",
+}
+"""The users of `assess`, in the order in which they are expected to be like people."""
+STAGES = {"respond": "single turns", "simulate": "whole conversations"}
 
 Compared = tuple[
     Callable[[Sequence[Conversation], Mapping[str, Task]], Measure], Statistic
@@ -322,6 +332,47 @@ def of_endings(folder: Path) -> str:
     )
 
 
+# --- users beside people --------------------------------------------------------------------------
+
+
+def of_assessed(folder: Path) -> str:
+    """Return how far each user is from people by each measure, and by how many measures a
+    difference is shown."""
+    runs = {user: folder / f"assess-{user}" for user in ASSESSED}
+    if not finished(*runs.values()):
+        return "–"
+    found = {user: distances(run) for user, run in runs.items()}
+    head = ["", "humans", *ASSESSED.values()]
+    rows = [
+        [name, people, *(of[name][1] for of in found.values())]
+        for name, (people, _, _) in next(iter(found.values())).items()
+    ]
+    differ = ["a difference is shown"]
+    for of in found.values():
+        measured = [is_shown for _, _, is_shown in of.values() if is_shown is not None]
+        differ.append(f"{sum(measured)} of {len(measured)}")
+    return table(head, [*rows, [differ[0], "", *differ[1:]]])
+
+
+def distances(run: Path) -> dict[str, tuple[str, str, bool | None]]:
+    """Return for each measure and stage people's value, the distance of the user from it, and
+    whether its interval excludes 0; `None` if there is no interval."""
+    found = {}
+    for stage, compared in read_json(run / "results.json")["measures"].items():
+        for one in compared:
+            human, apart = one["human"], one["user"].get("distance")
+            if human is None or apart is None:
+                continue
+            low, high = apart["low"], apart["high"]
+            is_shown = None if low is None else low > 0 or high < 0
+            found[f"{human['name']}, {STAGES[stage]}"] = (
+                cell({**human, "low": None}),
+                shown(apart["value"], low, high),
+                is_shown,
+            )
+    return found
+
+
 # --- the page -------------------------------------------------------------------------------------
 
 PAGE = """## Perplexity of user turns
@@ -365,7 +416,13 @@ conversations, or their turns replayed to the assistant.
 
 On the same turns for all, without first turns; intervals over people.
 
-{endings}"""
+{endings}
+
+## Five users beside people
+
+The distance of each user from the same people, with its 95 % interval (`userlm assess --quick`).
+
+{assessed}"""
 
 
 def page(folder: Path) -> str:
@@ -381,6 +438,7 @@ def page(folder: Path) -> str:
         training=of_training(folder),
         users=of_users(folder),
         endings=of_endings(folder),
+        assessed=of_assessed(folder),
     )
 
 

@@ -5,8 +5,8 @@
 #   [DATA=...] [OUT=...] [PEOPLE=...] [UNSEEN=...] [PROMPTED=...] [TALKS=...] [GSM8K=...]
 #     recipes/small/findings.sh [PART ...]
 #
-# A PART is people, wildchat, chats or goals (perplexity on that source), talk, ends or table; by default all. All but the
-# last may run at the same time, in several processes. DATA and OUT are those of run.sh; the others are numbers of
+# A PART is people, wildchat, chats or goals (perplexity on that source), talk, ends, assess (five users beside the same
+# people) or table; by default all. All but the last may run at the same time, in several processes. DATA and OUT are those of run.sh; the others are numbers of
 # conversations: PEOPLE held-out ones and UNSEEN of each source that no model learned from are scored, but at most
 # PROMPTED of each with the prompted assistant, which processes its instructions and the whole conversation again at
 # every turn. TALKS real ones are continued by the users, who also get GSM8K tasks. The same command resumes an
@@ -91,17 +91,28 @@ ends() {   # of held-out chats
   "$python" "$here/ends.py" "$out" "$to" | tee "$to/ends.md"
 }
 
+assess() {   # from people themselves to a user who always says the same
+  local pair
+  make_file assess.jsonl mix people
+  make_file constant.txt printf 'Can you tell me more?\n%.0s' {1..20}
+  for pair in people=replay:"$to/assess.jsonl" userlm=trained:userlm-small tiny=trained:userlm-tiny \
+      prompted=prompted:assistant-small constant=script:"$to/constant.txt"; do
+    $userlm assess --quick --user "${pair#*=}" --reference "$to/assess.jsonl" --assistant clarifier \
+      --out "$to/assess-${pair%%=*}"
+  done
+}
+
 table() {
   "$python" "$here/findings.py" "$to" | tee "$to/findings.md"
 }
 
-for part in "${@:-people wildchat chats goals talk ends table}"; do
+for part in "${@:-people wildchat chats goals talk ends assess table}"; do
   for name in $part; do
     case $name in
       people) perplexity people "$people" ;;
       wildchat | chats | goals) perplexity "$name" "$unseen" ;;
-      talk | ends | table) $name ;;
-      *) echo "$name: give people, wildchat, chats, goals, talk, ends or table" >&2; exit 2 ;;
+      talk | ends | assess | table) $name ;;
+      *) echo "$name: give people, wildchat, chats, goals, talk, ends, assess or table" >&2; exit 2 ;;
     esac
   done
 done

@@ -304,7 +304,7 @@ _WRITTEN = {
     "score": "scores.jsonl",
     "judge": "verdicts.jsonl asked.jsonl usage.jsonl",
     "assess": "reference.jsonl role.jsonl intent.jsonl respond simulate ppl role intent detect "
-    "score report.html report.md",
+    "score report.html report.md report.tex",
     "ppl": "scores.jsonl usage.jsonl",
     "detect": "scores.jsonl detections.jsonl usage.jsonl",
     "train": f"log.jsonl rows rows-valid tokenizer {_SAVED}",

@@ -40,13 +40,14 @@ from userlm.commands.options import (
     max_answer_tokens_option,
     option,
     out_folder,
+    recorded,
     seed_option,
     workers_option,
 )
 from userlm.commands.ppl import Ppl, has_unscored, ppl
 from userlm.commands.report import Report, report
 from userlm.commands.respond import Respond, respond
-from userlm.commands.score import HUMAN, Score, score
+from userlm.commands.score import ENDINGS, HUMAN, Score, score
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import (
     Results,
@@ -59,6 +60,8 @@ from userlm.commands.steps import (
 from userlm.items import KINDS, Kind
 from userlm.json_files import read_json
 from userlm.metrics import adherence, catalog, naturalness
+from userlm.metrics.end_references import ALWAYS
+from userlm.metrics.verdict import conclude
 from userlm.models.budget import Amount, Caps, Price, spent
 from userlm.rows import read_conversations, write_conversations
 from userlm.runs import Run, conversations_file, measure_record
@@ -402,11 +405,15 @@ def _respond(run: Run, options: Assess, data: str, out: str, limits: Limits) -> 
     )
 
 
-def _simulate(run: Run, options: Assess, limits: Limits) -> Results:
+def _most_turns(options: Assess) -> int:
+    """Return the limit of user turns in simulated conversations."""
     turns = options.max_turns
+    return min(turns, QUICK_TURNS) if options.quick else turns
+
+
+def _simulate(run: Run, options: Assess, limits: Limits) -> Results:
     tokens = options.max_answer_tokens
     if options.quick:
-        turns = min(turns, QUICK_TURNS)
         tokens = min(tokens, QUICK_ANSWER)
     return simulate(
         Simulate(
@@ -414,7 +421,7 @@ def _simulate(run: Run, options: Assess, limits: Limits) -> Results:
             str(options.assistant),
             run.path(REFERENCE),
             out=run.path(SIMULATE),
-            max_turns=turns,
+            max_turns=_most_turns(options),
             max_answer_tokens=tokens,
             seed=options.seed,
             workers=options.workers,
@@ -466,10 +473,13 @@ def _measure(
         "measures": measures,
         "naturalness": detected,
         "perplexity": _perplexity(run),
+        "ends": _ends(scores),
+        "limit": _limit(run, options),
         "left_out": left_out,
         "failed": failed,
         "incomplete": [name for name in tried if _has_errors(run, name)],
     }
+    results["verdict"] = conclude(results, recorded(options)).record()
     return finish(run, options, results, _is_unfinished(results))
 
 
@@ -559,7 +569,10 @@ def _beside_people(scores: Results) -> dict[str, list[Results]]:
     for stage in ANSWERED:
         if stage in scores:
             found[stage] = [
-                {"user": record, "human": human.get(record["name"])}
+                {
+                    "user": record,
+                    "human": record.get("human", human.get(record["name"])),
+                }
                 for record in scores[stage]
             ]
     return found
@@ -586,6 +599,28 @@ def _naturalness(detected: Results | None, options: Assess) -> list[Results]:
     metric = catalog.metric_of(naturalness.ALL_TURNS)
     unknown = metric.described(Measure("", None, None, None, (), why=why))
     return [{"user": measure_record(unknown), "human": None}]
+
+
+def _ends(scores: Results) -> dict[str, Any] | None:
+    """Return the threshold at which the user ends as often as people do, if there is one, and the
+    F1 of always ending on the same turns."""
+    endings = scores.get(ENDINGS, {}).get(RESPOND)
+    if endings is None:
+        return None
+    equal = endings["equal"]
+    always = [one for one in endings["comparison"] if one["user"] == ALWAYS]
+    return {
+        "threshold": equal["threshold"] if equal else None,
+        "f1_of_always": always[0]["f1"]["value"] if always else None,
+    }
+
+
+def _limit(run: Run, options: Assess) -> dict[str, int] | None:
+    """Return the limit of user turns, and how many simulated conversations reached it."""
+    if not _is_complete(run, SIMULATE):
+        return None
+    stops = read_json(run.path(f"{SIMULATE}/results.json"))["stops"]
+    return {"max_turns": _most_turns(options), "reached": stops.get("max_turns", 0)}
 
 
 def _perplexity(run: Run) -> dict[str, Any]:

@@ -20,21 +20,28 @@ class Report:
 
     runs: list[Path] = argument(..., "Folders of finished runs, of any command.")
     out: Path = option(
-        Path("runs/report"), "Output folder for report.html and report.md."
+        Path("runs/report"),
+        "Output folder for report.html, report.md and, of `assess`, the tables in report.tex.",
     )
 
 
 def report(options: Report) -> Results:
-    """Write the page as HTML and Markdown."""
-    from userlm.show import html, markdown  # heavy: jinja2, pydantic
+    """Write the page as HTML and Markdown, and tables of users as LaTeX, if there are any."""
+    from userlm.show import html, latex, markdown  # heavy: jinja2, pydantic
     from userlm.show.finished import read_run
     from userlm.show.page import describe
 
-    pages = {kind: options.out / f"report.{kind}" for kind in ("html", "md")}
+    pages = {kind: options.out / f"report.{kind}" for kind in ("html", "md", "tex")}
     for path in pages.values():
         check_page(path, "--out")
     page = describe([read_run(run) for run in options.runs])
-    write_page(pages["html"], html.render(page))
-    write_page(pages["md"], markdown.render(page))
+    texts = {
+        "html": html.render(page),
+        "md": markdown.render(page),
+        "tex": latex.render(page),
+    }
+    written = {kind: path for kind, path in pages.items() if texts[kind]}
+    for kind, path in written.items():
+        write_page(path, texts[kind])
     console.print(f"report: {pages['html']}")
-    return {kind: str(path) for kind, path in pages.items()}
+    return {kind: str(path) for kind, path in written.items()}

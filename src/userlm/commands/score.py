@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,13 @@ from userlm.rows import read_conversations
 from userlm.runs import FinishedRun, Run, conversations_file, measure_record
 from userlm.show.terminal import console, track
 from userlm.tasks import read_tasks, task_of
-from userlm.types import Conversation, InputError, Measure, without_outcome
+from userlm.types import (
+    Conversation,
+    InputError,
+    Measure,
+    Sample,
+    without_outcome,
+)
 
 HUMAN = "human"
 """The column of the human reference."""
@@ -43,13 +49,16 @@ columns."""
 
 CONVERSATIONS: Sequence[Needs] = ("any", "conversations")
 RESPONSES: Sequence[Needs] = ("any", "responses")
-ITEMS: Mapping[frozenset[str], Sequence[Needs]] = {
+ITEMS: Mapping[frozenset[str | None], Sequence[Needs]] = {
     frozenset(("role",)): ("role items",),
     frozenset(("intent",)): ("intent items",),
     frozenset(KINDS): ("role items", "intent items", "both items"),
 }
 """The values of `Metric.needs` that can be measured on whole conversations, on responses, or on
 responses to test items of these kinds."""
+
+Outcomes = Mapping[str, Mapping[str, int]]
+"""By the name of a measure of test items, how often users did what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,53 +119,55 @@ def _show_failed(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
 def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Results:
     """Measure each run, and the human reference; write and show the results. The options name
     files."""
-    logs = options.human
     tasks = options.tasks
     known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
-    people = [as_log(one) for one in read_conversations(logs)] if logs else []
-    beside: dict[Needs, Any] = {"reference": people} if people else {}
+    beside: dict[Needs, Any] = {}
     if options.trained_on:
         beside["training turns"] = training_turns(
             read_conversations(options.trained_on)
         )
+    people = None
+    if options.human:
+        logs = map(as_log, read_conversations(options.human))
+        people = _People(list(logs), beside)
+    limits: dict[str, int | None] = {}
     columns: dict[str, list[Measure]] = {}
     ngrams: dict[str, list[TellingNgram]] = {}
-    outcomes: dict[str, dict[str, dict[str, int]]] = {}
+    outcomes: dict[str, Outcomes] = {}
     stubs: dict[str, str] = {}
     endings: Results = {}
     for name, path in track(list(inputs.items()), "scoring", len(inputs)):
         conversations = list(read_conversations(path))
         stubs[name] = stub_speakers(conversations)
-        tested = [one for one in conversations if kind_of(one)]
-        columns[name] = _measures(tested, _item_needs(tested), {})
-        outcomes[name] = {
-            adherence.NAMES[kind]: adherence.outcomes(tested, kind) for kind in KINDS
-        }
-        if tested:
+        columns[name], outcomes[name] = _of_items(conversations)
+        if columns[name]:
             # What says something about conversations with people says nothing about items.
             conversations = [one for one in conversations if not kind_of(one)]
             if not conversations:
                 continue
         made = Run.read(path.parent) if (path.parent / "run.json").is_file() else None
+        needed = dict(beside)
+        if people:
+            limits[name] = people.limit(made)
+            reference = needed["reference"] = people.cut(limits[name])
         if made and made.verb == "respond":
-            columns[name] += _measures(conversations, RESPONSES, beside)
+            columns[name] += _measures(conversations, RESPONSES, needed)
             calibration = _end_calibration(made, columns[name])
             endings[name] = {**calibration, "comparison": _comparison(conversations)}
         else:
-            with_tasks = {**beside, "tasks": known}
             if any(task_of(conversation, known) for conversation in conversations):
-                columns[name] += _measures(conversations, CONVERSATIONS, with_tasks)
-            else:
-                columns[name] += _measures(conversations, CONVERSATIONS, beside)
-        if logs:
-            found, ngrams[name] = compare_crowds(conversations, people)
+                needed["tasks"] = known
+            columns[name] += _measures(conversations, CONVERSATIONS, needed)
+        if people:
+            found, ngrams[name] = compare_crowds(conversations, reference)
             columns[name] += _described(found)
-    if logs:
-        columns[HUMAN] = _measures(people, CONVERSATIONS, beside)
-        columns[HUMAN] += _described(floor(people))
+    if people:
+        columns[HUMAN] = people.measures(None)
     write_lines(run.path("scores.jsonl"), _lines(columns))
     results = measure_results(columns, stubs)
-    _add_distances(results, columns)
+    if people:
+        for name, limit in limits.items():
+            _add_distances(results[name], columns[name], people, limit)
     _add_outcomes(results, outcomes)
     for name, telling in ngrams.items():
         records = {record["name"]: record for record in results[name]}
@@ -196,28 +207,79 @@ def _measures(
     return found
 
 
-def _item_needs(tested: Iterable[Conversation]) -> Sequence[Needs]:
-    return ITEMS.get(frozenset(kind for kind in map(kind_of, tested) if kind), ())
+def _of_items(conversations: Sequence[Conversation]) -> tuple[list[Measure], Outcomes]:
+    """Return the measures of the test items among the conversations, and what users did."""
+    kinds = {kind_of(one) for one in conversations} - {None}
+    tested = [one for one in conversations if kind_of(one)]
+    outcomes = {
+        adherence.NAMES[kind]: adherence.outcomes(tested, kind) for kind in KINDS
+    }
+    return _measures(tested, ITEMS.get(frozenset(kinds), ()), {}), outcomes
 
 
 def _described(measures: Iterable[Measure]) -> list[Measure]:
     return [catalog.metric_of(one.name).described(one) for one in measures]
 
 
-def _add_distances(results: Results, columns: Mapping[str, Sequence[Measure]]) -> None:
-    """Add to each measure how far it is from the human reference, where that has it too."""
-    human = {measure.name: measure for measure in columns.get(HUMAN, ())}
-    for column, measures in columns.items():
-        for record, measure in zip(results[column], measures, strict=True):
-            if column != HUMAN and measure.name in human:
-                metric = catalog.metric_of(measure.name)
-                found = metric.distance(measure, human[measure.name])
-                record["distance"] = found._asdict()
+@dataclass(frozen=True, slots=True)
+class _People:
+    """The human reference.
+
+    Attributes:
+        conversations: those of real people.
+        beside: what else metrics need.
+    """
+
+    conversations: Sequence[Conversation]
+    beside: Mapping[Needs, Any]
+    _measured: dict[int | None, list[Measure]] = field(default_factory=dict)
+
+    def limit(self, made: FinishedRun | None) -> int | None:
+        """Return the limit on user turns of a run of `simulate`, if it is below the length of some
+        real conversation."""
+        options = made.options if made and made.verb == "simulate" else {}
+        limit = options.get("max_turns")
+        longest = max((len(one.user_turns) for one in self.conversations), default=0)
+        return limit if isinstance(limit, int) and limit < longest else None
+
+    def cut(self, limit: int | None) -> list[Conversation]:
+        """Return the conversations as they would be if they were simulated ones with this limit on
+        user turns. Otherwise people would differ from a user who says exactly the same."""
+        found = []
+        for one in self.conversations:
+            if limit is not None and len(one.user_turns) > limit:
+                one = replace(one, turns=Sample(one, limit).context, ended=False)
+            found.append(one)
+        return found
+
+    def measures(self, limit: int | None) -> list[Measure]:
+        """Return the measures of the conversations that are cut so."""
+        if limit not in self._measured:
+            cut = self.cut(limit)
+            needed: dict[Needs, Any] = {**self.beside, "reference": cut}
+            found = _measures(cut, CONVERSATIONS, needed)
+            self._measured[limit] = [*found, *_described(floor(cut))]
+        return self._measured[limit]
 
 
-def _add_outcomes(
-    results: Results, outcomes: Mapping[str, Mapping[str, Mapping[str, int]]]
+def _add_distances(
+    records: Sequence[dict[str, Any]],
+    measures: Sequence[Measure],
+    people: _People,
+    limit: int | None,
 ) -> None:
+    """Add to the record of each measure how far it is from people's, where that has it too; and
+    people's, if it is of conversations that are cut at a limit."""
+    human = {measure.name: measure for measure in people.measures(limit)}
+    for record, measure in zip(records, measures, strict=True):
+        if beside := human.get(measure.name):
+            metric = catalog.metric_of(measure.name)
+            record["distance"] = metric.distance(measure, beside)._asdict()
+            if limit is not None:
+                record["human"] = {**measure_record(beside), "max_turns": limit}
+
+
+def _add_outcomes(results: Results, outcomes: Mapping[str, Outcomes]) -> None:
     """Add to each measure of test items, by column and name, how often users did what."""
     for column, counted in outcomes.items():
         for record in results[column]:

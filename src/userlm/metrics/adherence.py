@@ -57,6 +57,8 @@ def outcomes(responses: Conversations, kind: Kind) -> dict[str, int]:
 def outcome(response: Conversation) -> Outcome:
     """Return what a user did after an item; no label, and why, if that is not known."""
     reply = reply_to(response)
+    if response.stop == "guard":  # by default only turns without words are no turns
+        return Outcome(EMPTY, "no draft passes the guard")
     if response.stop in FAILED:
         return Outcome("", failure(response))
     if reply is None:

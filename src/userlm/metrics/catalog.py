@@ -41,6 +41,22 @@ Needs = Literal[
 ]
 
 
+Family = Literal[
+    "How it is told from people",
+    "How it ends",
+    "What it says",
+    "How it writes",
+    "How well it predicts people",
+]
+ENDS: Family = "How it ends"
+TOLD: Family = "How it is told from people"
+SAYS: Family = "What it says"
+WRITES: Family = "How it writes"
+PREDICTS: Family = "How well it predicts people"
+FAMILIES = (TOLD, ENDS, SAYS, WRITES, PREDICTS)
+"""What measures are about, in the order in which they are shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One metric.
@@ -60,6 +76,7 @@ class Metric:
             `userlm detect` and `two_sample`, which are computed together.
         statistic: what its value is of the rows, for differences of the same people; `None` if it
             is not computed from sums of the rows.
+        family: what it is about: under this heading it is shown.
     """
 
     name: str
@@ -69,6 +86,7 @@ class Metric:
     unit: str = ""
     function: Callable[..., Measure] | None = None
     statistic: Statistic | None = None
+    family: Family = SAYS
 
     def measure(
         self, conversations: Sequence[Conversation], beside: Mapping[Needs, Any]
@@ -101,9 +119,10 @@ def _crowd(
     about: str,
     function: Callable[..., Measure],
     statistic: Statistic = PERCENT,
+    family: Family = SAYS,
 ) -> Metric:
     """Return a property of turns, in percent."""
-    return Metric(name, about, "any", "neither", "%", function, statistic)
+    return Metric(name, about, "any", "neither", "%", function, statistic, family)
 
 
 METRICS = (
@@ -113,12 +132,14 @@ METRICS = (
         "same tokenizer.",
         "log-probabilities",
         "lower",
+        family=PREDICTS,
     ),
     Metric(
         "bits per byte",
         "The same per byte of text, which is comparable between all models.",
         "log-probabilities",
         "lower",
+        family=PREDICTS,
     ),
     Metric(
         "perplexity ratio",
@@ -126,6 +147,7 @@ METRICS = (
         "the intent helps. Another person's intent is the control.",
         "log-probabilities",
         "lower",
+        family=PREDICTS,
     ),
     Metric(
         "human goals: perplexity ratio",
@@ -133,6 +155,7 @@ METRICS = (
         "to predict.",
         "log-probabilities",
         "lower",
+        family=PREDICTS,
     ),
     Metric(
         "termination F1",
@@ -142,6 +165,7 @@ METRICS = (
         "higher",
         "%",
         intrinsic.termination,
+        family=ENDS,
     ),
     Metric(
         "termination AUROC",
@@ -149,6 +173,17 @@ METRICS = (
         "responses",
         "higher",
         function=intrinsic.termination_auroc,
+        family=ENDS,
+    ),
+    Metric(
+        "end rate",
+        "Share of turns after the first at which the user ends the conversation instead.",
+        "any",
+        "neither",
+        "%",
+        intrinsic.end_rate,
+        PERCENT,
+        ENDS,
     ),
     Metric(
         adherence.NAMES["role"],
@@ -163,7 +198,7 @@ METRICS = (
     Metric(
         adherence.NAMES["intent"],
         "Share of replies that stay with the question where the assistant suggests something else, "
-        "by a rule of words that agrees with people's labels in 6 of 7 replies.",
+        "by a rule of words, which is wrong about every seventh reply.",
         "intent items",
         "higher",
         "%",
@@ -185,15 +220,29 @@ METRICS = (
         "simulated turns from people's; 0.5 is chance. For humans: people from other people.",
         "reference",
         "lower",
+        family=TOLD,
     ),
     Metric(
         two_sample.LENGTH_MATCHED,
         "The same among turns of similar length.",
         "reference",
         "lower",
+        family=TOLD,
     ),
-    Metric(two_sample.FIRST_TURNS, "The same of first turns.", "reference", "lower"),
-    Metric(two_sample.LATER_TURNS, "The same of later turns.", "reference", "lower"),
+    Metric(
+        two_sample.FIRST_TURNS,
+        "The same of first turns.",
+        "reference",
+        "lower",
+        family=TOLD,
+    ),
+    Metric(
+        two_sample.LATER_TURNS,
+        "The same of later turns.",
+        "reference",
+        "lower",
+        family=TOLD,
+    ),
     Metric(
         naturalness.ALL_TURNS,
         "Mean probability that a person wrote a turn, by a detector, which is named with its "
@@ -202,6 +251,7 @@ METRICS = (
         "neither",
         "%",
         statistic=PERCENT,
+        family=TOLD,
     ),
     Metric(
         naturalness.FIRST_TURNS,
@@ -210,6 +260,7 @@ METRICS = (
         "neither",
         "%",
         statistic=PERCENT,
+        family=TOLD,
     ),
     Metric(
         "first-turn diversity",
@@ -264,6 +315,7 @@ METRICS = (
         "turns",
         intrinsic.turns_per_conversation,
         MEAN,
+        ENDS,
     ),
     Metric(
         "words per turn",
@@ -273,6 +325,7 @@ METRICS = (
         "words",
         intrinsic.words_per_turn,
         MEAN,
+        WRITES,
     ),
     _crowd(
         "reaction",
@@ -321,16 +374,19 @@ METRICS = (
         "lower-case start",
         "Share of turns whose first letter is small.",
         crowds.lower_case_start,
+        family=WRITES,
     ),
     _crowd(
         "all lower-case",
         "Share of turns without a capital letter.",
         crowds.all_lower_case,
+        family=WRITES,
     ),
     _crowd(
         "end punctuation",
         "Share of turns whose last character ends a sentence.",
         crowds.end_punctuation,
+        family=WRITES,
     ),
     Metric(
         "out of vocabulary",
@@ -340,8 +396,14 @@ METRICS = (
         "%",
         crowds.out_of_vocabulary,
         PERCENT,
+        WRITES,
     ),
-    _crowd("MATTR", "Share of different words in windows of 50 words.", crowds.mattr),
+    _crowd(
+        "MATTR",
+        "Share of different words in windows of 50 words.",
+        crowds.mattr,
+        family=WRITES,
+    ),
     Metric(
         "HD-D",
         "Share of different words to expect in 42 random words of all turns.",
@@ -349,9 +411,21 @@ METRICS = (
         "neither",
         "%",
         crowds.hd_d,
+        family=WRITES,
     ),
 )
 """All metrics, in the order in which they are shown. A metric is added here and nowhere else."""
+
+
+def about(name: str) -> str:
+    """Return what a measure measures, in a sentence; empty if it is not listed here."""
+    return next((metric.about for metric in METRICS if metric.name == name), "")
+
+
+def family_of(name: str) -> Family:
+    """Return what a measure is about; only `userlm ppl` has measures that are not listed here."""
+    families = (metric.family for metric in METRICS if metric.name == name)
+    return next(families, PREDICTS)
 
 
 def metric_of(name: str) -> Metric:

@@ -4,10 +4,11 @@ its place if it tells some of them from people. `bench/controls.py` has the whol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
+from userlm import items
 from userlm.metrics import catalog, two_sample
 from userlm.metrics.intrinsic import cluster_name
 from userlm.stats import Estimate
@@ -97,8 +98,9 @@ def never_ends(people: People, rng: Random) -> list[Conversation]:
 
 
 def ends_at_once(people: People, rng: Random) -> list[Conversation]:
-    """Each person says one turn."""
-    return [_with(person, person.user_turns[:1]) for person in people]
+    """Each person says one turn, and has an answer to it if there is one."""
+    found = [_with(person, person.user_turns[:1]) for person in people]
+    return [replace(one, ended=one.next_role == "user") for one in found]
 
 
 CONTROLS: Mapping[str, Control] = {
@@ -113,6 +115,60 @@ CONTROLS: Mapping[str, Control] = {
 }
 
 
+# --- test items -----------------------------------------------------------------------------------
+
+
+def answers(item: Conversation) -> str | None:
+    """Names the first choice; of an item without choices, answers something."""
+    choices = item.meta.get("choices")
+    return str(choices[0]) if choices else "It was eleven."
+
+
+def accepts(item: Conversation) -> str | None:
+    """Takes up whatever is suggested."""
+    return f"Yes, {item.meta.get('suggestion', 'please')}!"
+
+
+def repeats(item: Conversation) -> str | None:
+    """Says the question again."""
+    return item.turns[0].text
+
+
+def says_the_same(item: Conversation) -> str | None:
+    """Says the same to everything."""
+    return CONSTANT
+
+
+def leaves(item: Conversation) -> str | None:
+    """Ends at once."""
+    return None
+
+
+ITEM_USERS: Mapping[str, Callable[[Conversation], str | None]] = {
+    "answers": answers,
+    "accepts the suggestion": accepts,
+    "repeats the question": repeats,
+    "constant turn": says_the_same,
+    "ends at once": leaves,
+}
+"""Users that are known to be wrong, by what they say to a test item; `None` is an end."""
+
+
+def asked(
+    given: Iterable[Conversation], user: Callable[[Conversation], str | None]
+) -> list[Conversation]:
+    """Return the responses of such a user to test items."""
+    found = []
+    for item in given:
+        said = user(item)
+        start = items.prefix(item)
+        found.append(start.close("end") if said is None else start.say(said))
+    return found
+
+
+# --- the matrix -----------------------------------------------------------------------------------
+
+
 def _with(person: Conversation, said: Sequence[str]) -> Conversation:
     """Return the conversation with these user turns, as far as both go."""
     left = iter(said)
@@ -124,7 +180,8 @@ def _with(person: Conversation, said: Sequence[str]) -> Conversation:
                 break
             turn = replace(turn, text=text)
         turns.append(turn)
-    return replace(person, turns=tuple(turns), ended=False)
+    is_whole = len(turns) == len(person.turns)
+    return replace(person, turns=tuple(turns), ended=person.ended and is_whole)
 
 
 def matrix(people: People, seed: int = 0) -> dict[str, dict[str, Estimate]]:

@@ -338,6 +338,29 @@ def termination_auroc(responses: Conversations) -> Measure:
     return Measure("", value, low, high, tuple(rows))
 
 
+def end_rate(conversations: Conversations) -> Measure:
+    """Return the share of turns after the first at which the user ends the conversation instead, in
+    percent. It is the same of whole conversations, logged or simulated, and of responses."""
+    rows = []
+    for conversation in conversations:
+        origin = conversation.origin
+        stop = conversation.stop
+        ended = conversation.ended if stop is None else stop == "end"
+        taken = sum(turn.k > 0 for turn in own_turns(conversation))
+        is_response = origin is not None and origin.person_ended is not None
+        if is_response and not conversation.first_own_turn:
+            continue  # the first turn cannot be an end
+        found: Found = (float(ended), float(taken + ended))
+        if conversation.stop in FAILED:
+            found = failure(conversation)
+        elif is_response:
+            found = (float(ended), 1.0)
+        elif not conversation.user_turns or not (ended or taken):
+            found = "no turn after the first"
+        rows.append(conversation_row(conversation, found))
+    return measure(rows, PERCENT)
+
+
 # --- plain counts ---------------------------------------------------------------------------------
 
 

@@ -1,96 +1,196 @@
-"""How far a user is from people: what `assess` found, in a table for each stage."""
+"""How far a user is from people: what `assess` found, drawn and in tables, what it said beside what
+people said, and what could not be measured."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from userlm.items import KINDS
+from userlm.metrics.catalog import FAMILIES, family_of
+from userlm.metrics.verdict import Finding, beside, finding
 from userlm.show.blocks import (
+    Axis,
     Block,
     Group,
     Line,
+    Mark,
+    Pairs,
     Quote,
     Row,
     Section,
+    Small,
+    Strip,
     Table,
-    Text,
+    Value,
+    interval,
 )
 from userlm.show.finished import Finished
-from userlm.show.measures import distance_line, measured, value_alone
-from userlm.show.results import Compared, Measured
+from userlm.show.measures import measured
+from userlm.show.results import Compared, ItemCounts, Measured
+from userlm.show.transcripts import pair
+from userlm.show.verdicts import LOOKS, SHAPES, user_of
 
 TITLES = {
     "respond": "Single turns, after those of people",
     "simulate": "Whole conversations",
+    "role": "Does it stay in its role?",
+    "intent": "Does it stay with its intent?",
+    "robustness": "Both together",
     "detect": "Naturalness",
 }
-TESTS = ("role", "intent", "robustness")
 INTRO = (
-    "The distance is the user's value less people's, with its 95 % interval over the people; there "
-    "is none below 5 people, or if all of them are alike. Where 0 lies in it, no difference was "
-    "found, which does not say that there is none. Values with their intervals are below."
+    "Each mark is the user’s value less people’s, with its 95 % interval over people: ",
+    Mark(SHAPES["bad"], LOOKS["bad"]),
+    " is not like people, ",
+    Mark(SHAPES["good"], LOOKS["good"]),
+    " is, ",
+    Mark(SHAPES["unknown"], LOOKS["unknown"]),
+    " cannot be told. The dashed line is people. The scale is in points: percent of turns; "
+    "hundredths of an AUROC; of lengths, the difference in percent of the longer one. Whole "
+    "conversations also depend on the assistant and on the limit of turns. There is no interval "
+    "below 5 people, or if all of them are alike.",
 )
-NOTHING = "–"
-INCOMPLETE = (
-    " is incomplete: some of it ended in an error, or was not begun because of a limit, and counts "
-    "as missing; the same command tries it again, with a higher limit if that was the reason."
-)
+MOST = 100
+"""Points: the ends of the scale."""
+TICKS = [(float(at), f"{at:+d}" if at else "0") for at in range(-MOST, MOST + 1, 50)]
+NO_HUMAN = "–"
 
 
 def section(runs: Sequence[Finished]) -> Section:
-    """Return the section about all runs of `assess`."""
+    """Return the section of distances of all runs of `assess`."""
     groups = []
     for run in runs:
         if run.verb == "assess":
-            user = Quote(str(run.options.get("user")), 60)
-            groups.append(Group(list(_blocks(run)), (user, " beside people")))
-    return Section("assess", "Distances", "How far from people?", groups, INTRO)
+            groups.append(
+                Group(
+                    list(_distances(run)), (Quote(user_of(run), 60), " beside people")
+                )
+            )
+    title = "How far from people?"
+    return Section("assess", "Distances", title, groups, INTRO, where="details")
 
 
-def _blocks(run: Finished) -> Iterator[Block]:
-    tested: list[Compared] = []
+def _distances(run: Finished) -> Iterator[Block]:
+    tested: list[Measured] = []
     for stage, compared in run.results["measures"].items():
-        if stage in TESTS:
-            tested += compared
-        elif stage != "detect" or not run.results.get("naturalness"):
-            # else it is in the section that names the detector
-            head = ("measure", "user", "human", "distance")
-            rows = [_row(one) for one in compared]
-            yield Table(head, rows, "table", TITLES.get(stage, stage))
+        shown = []
+        for family in FAMILIES:
+            own = [one for one in compared if family_of(one["user"]["name"]) == family]
+            if own:
+                shown.append(_forest(run, stage, family, own))
+        yield Group(shown, Quote(TITLES.get(stage, stage), 60))
+        tested += [one["user"] for one in compared if "outcomes" in one["user"]]
     if tested:
-        yield _robustness([one["user"] for one in tested])
+        yield _outcomes(tested, run.results.get("items", {}))
     columns = run.results["perplexity"]
     if columns:
         rows = [(Quote(name, 60), measured(one)) for name, one in columns.items()]
         yield Table(
             ("intent", "perplexity"), rows, "table", "How well it predicts people"
         )
-    for key, what in (("left_out", "not measured"), ("failed", "failed")):
-        yield from _reasons(what, run.results[key])
-    for stage in run.results["incomplete"]:
-        yield Text((Quote(stage, 60), INCOMPLETE))
 
 
-def _reasons(what: str, reasons: Mapping[str, str]) -> Iterator[Text]:
-    for stage, why in reasons.items():
-        yield Text((Quote(stage, 60), f" {what}: ", Quote(why, 400), "."))
+def _forest(
+    run: Finished, stage: str, family: str, compared: Sequence[Compared]
+) -> Table:
+    """Return the measures of a family as a table with their distances drawn, all on one scale."""
+    head = ("measure", "user", "people", "difference")
+    rows = []
+    strips = []
+    for one in compared:
+        user, human = one["user"], one["human"]
+        rows.append(_row(user, human))
+        strips.append(_strip(finding(stage, user, human, run.results, run.options)))
+    scale = Axis("", -MOST, MOST, TICKS)
+    return Table(head, rows, "table forest", family, drawings=strips, axis=scale)
 
 
-def _robustness(tested: Sequence[Measured]) -> Table:
-    """Return the measures of test items; people were not asked them, so there is no distance."""
+def _outcomes(tested: Sequence[Measured], items: Mapping[str, ItemCounts]) -> Table:
+    """Return what the user did after test items."""
     rows: list[Row] = []
     for one in tested:
-        counts = one.get("outcomes", {}).items()
-        did = ", ".join(f"{what} {count:,}" for what, count in counts)
-        shown = Quote(did, 200) if did else NOTHING
-        rows.append((Quote(one["name"], 60), measured(one, 1), shown))
-    title = "Does it stay a user, with its own intent?"
-    return Table(("measure", "user", "what it did"), rows, "table", title)
+        did = ", ".join(f"{what} {count:,}" for what, count in one["outcomes"].items())
+        rows.append((Quote(one["name"], 60), Quote(did, 200)))
+    drawn = [
+        f"{items[kind]['out']:,} of {items[kind]['in']:,} items of the kind {kind}"
+        for kind in KINDS
+        if kind in items and items[kind]["out"] < items[kind]["in"]
+    ]
+    note = f"Drawn by the seed: {', '.join(drawn)}." if drawn else ""
+    title = "What it does where it is tempted"
+    return Table(("measure", "replies"), rows, "table", title, note)
 
 
-def _row(one: Compared) -> Row:
-    user = one["user"]
-    human = one["human"]
+def _strip(found: Finding) -> Strip | None:
+    if found.size is None or found.low is None or found.high is None:
+        return None
+    ends = (found.size, found.low, found.high)
+    size, low, high = (min(max(end, -MOST), MOST) for end in ends)
+    kind = found.kind
+    return Strip(size, low, high, (-MOST, MOST), SHAPES[kind], 0, LOOKS[kind])
+
+
+def _row(user: Measured, human: Measured | None) -> Row:
     digits = 1 if user["unit"] else 2
-    beside: Line = value_alone(human, digits) if human else NOTHING
-    apart = distance_line(user, digits)
-    return (Quote(user["name"], 60), value_alone(user, digits), beside, apart)
+    value, distance = beside(user, human)
+    of_people: Line = _value(human, digits) if human else NO_HUMAN
+    if human is None and value is not None:
+        of_people = (Value(value, digits), " %", Small("by construction"))
+    apart: Line = NO_HUMAN
+    if distance and distance["value"] is not None:
+        ends = interval(distance["low"], distance["high"], digits)
+        apart = (Value(distance["value"], digits), ends)
+    return (Quote(user["name"], 60), _value(user, digits), of_people, apart)
+
+
+def _value(one: Measured, digits: int) -> Line:
+    """Return the value without its interval, so that a row stays on one line."""
+    return measured({**one, "low": None, "high": None}, digits)
+
+
+# --- side by side ---------------------------------------------------------------------------------
+
+
+def side_by_side(runs: Sequence[Finished]) -> Section:
+    """Return the section with conversations of users beside those of the people."""
+    groups = []
+    for run in runs:
+        for stage, drawn in run.drawn.items():
+            pairs = [pair(person, talk) for person, talk in drawn]
+            if pairs:
+                name = (Quote(user_of(run), 60), f": {TITLES[stage].lower()}")
+                groups.append(Group([Pairs(pairs)], name))
+    intro = (
+        "Drawn at random, not chosen: what the person did, and what the simulated user did in the "
+        "same place."
+    )
+    title = "The person and the simulated user, side by side"
+    return Section("pairs", "Side by side", title, groups, intro, where="details")
+
+
+# --- not measured ---------------------------------------------------------------------------------
+
+
+def unmeasured(runs: Sequence[Finished]) -> Section:
+    """Return the section on what could not be measured of users, and why."""
+    groups = []
+    for run in runs:
+        if run.verb == "assess":
+            rows = list(_unmeasured(run))
+            table = Table(("measure", "where", "why"), rows, "findings")
+            groups += [Group([table], Quote(user_of(run), 60))] if rows else []
+    title = "What was not measured of the user, and why"
+    return Section("unmeasured", "Unmeasured", title, groups, where="details")
+
+
+def _unmeasured(run: Finished) -> Iterator[Row]:
+    reasons: Mapping[str, str] = {**run.results["left_out"], **run.results["failed"]}
+    for stage, why in reasons.items():
+        yield ("all of it", Quote(TITLES.get(stage, stage), 60), Quote(why, 400))
+    for stage, compared in run.results["measures"].items():
+        for one in compared:
+            user = one["user"]
+            if user["value"] is None:
+                why = user.get("why") or "nothing to measure"
+                where = Quote(TITLES.get(stage, stage), 60)
+                yield (Quote(user["name"], 60), where, Quote(why, 400))

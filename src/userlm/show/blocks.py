@@ -56,9 +56,11 @@ class Reasons:
 
 @dataclass(frozen=True)
 class Mark:
-    """The marker of a series: circle, square, triangle or diamond."""
+    """The marker of a series: circle, square, triangle or diamond. `look` is its colour, if that is
+    not the one of its place."""
 
     shape: str
+    look: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class Strip:
-    """A value with its interval on a scale, and the human reference as a dashed line."""
+    """A value with its interval on a scale, and the human reference as a dashed line. `look` is its
+    colour, if that is not the one of its place."""
 
     value: float
     low: float | None
@@ -96,6 +99,7 @@ class Strip:
     scale: tuple[float, float]
     shape: str
     reference: float | None = None
+    look: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,9 +157,10 @@ Drawing: TypeAlias = Bar | Strip | Chart
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph."""
+    """A paragraph; `look` is a class of the page's style sheet."""
 
     line: Line
+    look: str = "hint"
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,7 @@ class Table:
     Attributes:
         look: a class of the page's style sheet.
         drawings: one for each row, or empty.
+        axis: the scale of the drawings, below them.
         details: whether the terminal shows it with `--details` only.
     """
 
@@ -174,6 +180,7 @@ class Table:
     title: str = ""
     note: str = ""
     drawings: Sequence[Drawing | None] = ()
+    axis: Axis | None = None
     details: bool = False
 
 
@@ -266,6 +273,29 @@ class Transcripts:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """What a person said and did from a place on, and a simulated user in the same place.
+
+    Attributes:
+        title: what the person wanted.
+        before: the turns before, which both have.
+    """
+
+    id: str
+    title: str
+    before: Sequence[Said]
+    person: Sequence[Said]
+    user: Sequence[Said]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Conversations of people and of a simulated user side by side."""
+
+    items: Sequence[Pair]
+
+
+@dataclass(frozen=True)
 class Token:
     """A token of a row. `kind` is `system`, `context`, `control`, `trained` (a header suffix or
     closing token that is trained) or `content` (what perplexity counts)."""
@@ -296,7 +326,9 @@ class Group:
     look: str = ""
 
 
-Block: TypeAlias = Text | Table | Measures | Figure | Transcripts | Tokens | Group
+Block: TypeAlias = (
+    Text | Table | Measures | Figure | Transcripts | Pairs | Tokens | Group
+)
 
 
 @dataclass(frozen=True)

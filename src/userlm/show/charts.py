@@ -54,9 +54,9 @@ def scale(
     return round(pixels[0] + share * (pixels[1] - pixels[0]), 1)
 
 
-def key(shape: str) -> Markup:
+def key(shape: str, look: str = "") -> Markup:
     """Return the marker of a series, for use before its name."""
-    return _svg(12, 12, "key-mark", [_shape(shape, 6, 6)])
+    return _svg(12, 12, f"key-mark {look}", [_shape(shape, 6, 6)])
 
 
 # Bars and strips are hidden from screen readers: their numbers are in the text next to them.
@@ -90,7 +90,7 @@ def _strip(strip: Strip) -> Markup:
             f'<path class="whisker" d="M{low} 4V12M{low} 8H{high}M{high} 4V12"/>'
         )
     parts.append(_shape(strip.shape, across(strip.value), 8))
-    return _svg(WIDTH, 16, "strip", parts)
+    return _svg(WIDTH, 16, f"strip {strip.look}", parts)
 
 
 def scale_below(axis: Axis) -> Markup:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +30,7 @@ from userlm.show.results import (
     Trained,
     finite,
 )
-from userlm.text import words
+from userlm.text import stable_hash, words
 from userlm.types import FAILED, Conversation, InputError
 
 T = TypeVar("T")
@@ -36,6 +38,7 @@ T = TypeVar("T")
 EXTRACTIVE = "intents: extractive"
 
 TRANSCRIPTS = 20  # of each run
+PAIRS = 10  # of `assess`, each beside the person's own
 TURN_BINS = (*map(str, range(10)), "10+")
 WORD_BINS = (
     "0",
@@ -99,6 +102,8 @@ class Finished:
         log: the steps of training, each with the loss.
         transcripts: the first `TRANSCRIPTS` conversations of a simulation.
         total: the number of its conversations.
+        drawn: some responses and conversations of an assessment, by stage, each with the person's
+            own conversation.
         lengths: the lengths of simulated users' turns and conversations; those of humans for data
             stages.
         stubs: the parts that were not made by a language model.
@@ -117,6 +122,9 @@ class Finished:
     log: Sequence[tuple[int, float]] = ()
     transcripts: Sequence[Conversation] = ()
     total: int = 0
+    drawn: Mapping[str, Sequence[tuple[Conversation, Conversation]]] = field(
+        default_factory=dict
+    )
     lengths: Lengths = field(default_factory=Lengths)
     stubs: Sequence[str] = ()
     stage: Stage | None = None
@@ -164,7 +172,7 @@ def read_run(folder: str | Path) -> Finished:
             return replace(run, results=detected, missing=_missing(run))
         case "assess":
             assessed = _checked(run, Assessed, run.results)
-            return replace(_with_stage(run), results=assessed)
+            return replace(_with_stage(run), results=assessed, drawn=_drawn(folder))
         case "simulate" | "respond":
             run = replace(run, results=_checked(run, Talks, run.results))
             return _with_conversations(run, "conversations.jsonl")
@@ -297,6 +305,45 @@ def _with_conversations(run: Finished, file: str) -> Finished:
 def word_bin(count: int) -> int:
     """Return the index in `WORD_BINS` of a turn with `count` words: each bin is twice as wide."""
     return min(count.bit_length(), len(WORD_BINS) - 1)
+
+
+def _drawn(folder: Path) -> dict[str, list[tuple[Conversation, Conversation]]]:
+    """Return some conversations of each stage, with those of the people that they start from. They
+    are drawn by their ids, so that users of the same people are shown in the same places."""
+    paths = {}
+    for stage in ("respond", "simulate"):
+        path = folder / stage / "conversations.jsonl"
+        if path.is_file():
+            paths[stage] = path
+    reference = folder / "reference.jsonl"
+    if not paths or not reference.is_file():
+        return {}
+    stages = {}
+    for stage, path in paths.items():
+        talks = _rows(path, from_record)
+        stages[stage] = _draw(talks, PAIRS // len(paths), stage)
+    needed = {log for talks in stages.values() for log in talks}
+    logs = {one.id: one for one in _rows(reference, from_record) if one.id in needed}
+    found = {}
+    for stage, drawn in stages.items():
+        found[stage] = [(logs[log], drawn[log]) for log in drawn if log in logs]
+    return found
+
+
+def _draw(
+    talks: Iterable[Conversation], count: int, stage: str
+) -> dict[str, Conversation]:
+    """Return so many conversations by the logs that they start from, one for each log."""
+    one_of: dict[str, Conversation] = {}
+    for talk in talks:
+        log = (talk.origin.conversation if talk.origin else None) or talk.id
+        one_of[log] = min(talk, one_of.get(log, talk), key=_place)
+    chosen = nsmallest(count, one_of, key=partial(stable_hash, stage))
+    return {log: one_of[log] for log in chosen}
+
+
+def _place(talk: Conversation) -> int:
+    return stable_hash(talk.id)
 
 
 # --- line files -----------------------------------------------------------------------------------

@@ -67,7 +67,8 @@ def number(value: float, digits: int = 2) -> str:
     decimals it is a probability, which is `<0.001` if it would round to zero."""
     if digits == 3 and 0 < value < 0.0005:
         return "<0.001"
-    return f"{value:,.{digits}f}" if abs(value) < 10_000 else f"{value:,.0f}"
+    shown = round(value, digits) + 0.0  # no "-0.0"
+    return f"{shown:,.{digits}f}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
 def short_number(value: float) -> str:

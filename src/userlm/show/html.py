@@ -70,8 +70,8 @@ def inline(line: Line) -> Markup:
             return Markup(f' <span class="interval">[{ends}]</span>')
         case Reasons(counts):
             return Markup("; ").join(_reason(why, count) for why, count in counts)
-        case Mark(shape):
-            return charts.key(shape)
+        case Mark(shape, look):
+            return charts.key(shape, look)
         case Small(detail):
             return Markup(f"<small>{inline(detail)}</small>") if detail else Markup("")
 

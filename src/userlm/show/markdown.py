@@ -18,6 +18,8 @@ from userlm.show.blocks import (
     Mark,
     Measures,
     Page,
+    Pair,
+    Pairs,
     Quote,
     Reasons,
     Said,
@@ -111,6 +113,9 @@ def _block(block: Block, level: int) -> Iterator[str]:
             yield f"{len(shown)} of {total:,}."
             for transcript in shown:
                 yield from _transcript(transcript, level)
+        case Pairs(items):
+            for pair in items:
+                yield from _pair(pair, level)
         case Tokens(tokens):
             yield fenced("".join(token.text for token in tokens))
         case Group():
@@ -147,6 +152,22 @@ def _transcript(transcript: Transcript, level: int) -> Iterator[str]:
     yield f"*{ending.label}: {ending.text}*" + _aside(ending)
     yield from _rejected(ending)
     yield from _facts((*ending.facts, *transcript.facts))
+
+
+def _pair(pair: Pair, level: int) -> Iterator[str]:
+    yield f"{'#' * level} {code(cut(pair.title, 200))}"
+    for name, turns in (
+        ("The turn before", pair.before[-1:]),
+        ("The person", pair.person),
+        ("The simulated user", pair.user),
+    ):
+        if turns:
+            yield f"**{name}**"
+        for said in turns:
+            if said.role == "end":
+                yield f"*{said.label}: {said.text}*"
+            else:
+                yield f"{said.label}:\n{fenced(cut(said.text, TURN_CHARACTERS))}"
 
 
 def _aside(said: Said) -> str:

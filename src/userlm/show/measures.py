@@ -96,8 +96,10 @@ def blocks(columns: Sequence[Column]) -> Iterator[Block]:
     found = panels(columns)
     variants = [panel for panel in found if is_variant(panel)]
     shown = [panel for panel in found if panel not in variants]
-    if shown:
-        yield Measures(shown, tables(shown))
+    for family in catalog.FAMILIES:
+        own = [one for one in shown if catalog.family_of(one.title.text) == family]
+        if own:
+            yield Group([Measures(own, tables(own))], family)
     if variants:
         yield Group(tables(variants), "Variants of perplexity", look="fold")
     for column in columns:
@@ -160,12 +162,11 @@ def _panel(name: str, columns: Sequence[Column]) -> Panel:
         column.measures[name]["value"] for column in columns if column.colour == HUMAN
     ]
     reference = human[0] if human else None
-    about = (metric.about for metric in catalog.METRICS if metric.name == name)
     return Panel(
         Quote(name, 60),
         ARROWS.get(measures[0]["better"], ""),
         "" if unit in ("", "%") else Quote(unit, 16),
-        next(about, ""),
+        catalog.about(name),
         [_measurement(column, name, below, reference) for column in columns],
         below,
     )
@@ -208,14 +209,12 @@ def measured(one: Measured, digits: int = 2) -> Line:
     """Return the value with its unit and interval, or why there is none."""
     if one["value"] is None:
         return (NOT_MEASURED, Quote(one.get("why") or "nothing to measure", 90))
-    unit = f" {one['unit']}" if one["unit"] else ""
+    unit = one["unit"]
+    named: Line = (
+        (" ", Quote(unit, 16)) if unit not in ("", "%") else f" {unit}".rstrip()
+    )
     shown = interval(one["low"], one["high"], digits)
-    return (Value(one["value"], digits), unit, shown)
-
-
-def value_alone(one: Measured, digits: int = 2) -> Line:
-    """Return `measured` without the interval, so that a row stays on one line."""
-    return measured({**one, "low": None, "high": None}, digits)
+    return (Value(one["value"], digits), named, shown)
 
 
 def distance_line(one: Measured, digits: int) -> Line:

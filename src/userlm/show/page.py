@@ -8,7 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from userlm.show import assessed, claims, detected, judged, measures, thresholds
+from userlm.show import (
+    assessed,
+    claims,
+    detected,
+    judged,
+    measures,
+    thresholds,
+    verdicts,
+)
 from userlm.show.blocks import (
     Axis,
     Block,
@@ -67,7 +75,11 @@ def describe(runs: Runs) -> Page:
     runs = _distinct(runs)
     colours = measures.colours_of(runs)
     sections = (
+        verdicts.section(runs),
+        verdicts.published(runs),
         assessed.section(runs),
+        assessed.side_by_side(runs),
+        assessed.unmeasured(runs),
         _measures(runs, colours),
         judged.section(runs),
         detected.section(runs),
@@ -332,7 +344,7 @@ def _data(runs: Runs) -> Section:
             groups.append(
                 Group(run.tables, Quote(run.name, 60), measures.HUMAN, "tables")
             )
-        if stage := run.stage:
+        if (stage := run.stage) and run.verb != "assess":
             dropped = sum(count for _, count in stage.reasons)
             cells = []
             for count in (stage.incoming, stage.outgoing, dropped):

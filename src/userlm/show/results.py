@@ -247,16 +247,39 @@ class Detections(TypedDict):
     usage: NotRequired[dict[Any, Usage | None]]
 
 
-class Assessed(TypedDict):
-    """Of `assess`, beside its counts: by stage, by column of `ppl`, and by stage the reason why it
-    was left out or failed; and the stages in which some conversations ended in an error."""
+ItemCounts = TypedDict("ItemCounts", {"in": Count, "out": Count})
+"""How many test items of a kind there are, and how many were asked."""
 
+
+class Ends(TypedDict):
+    """The threshold at which a user ends as often as people, and the F1 of always ending."""
+
+    threshold: Threshold | None
+    f1_of_always: Loose
+
+
+class Limit(TypedDict):
+    """The limit of user turns, and how many simulated conversations reached it."""
+
+    max_turns: Count
+    reached: Count
+
+
+class Assessed(TypedDict):
+    """Of `assess`: its counts; by stage, by column of `ppl`, and by stage the reason why it
+    was left out or failed; the stages in which some conversations ended in an error; by kind how
+    many test items there are. Older ones do not know how the user ends."""
+
+    counts: Counts
     measures: dict[Any, list[Compared]]
     naturalness: NotRequired[Detections | None]
     perplexity: dict[Any, Measured]
+    ends: NotRequired[Ends | None]
+    limit: NotRequired[Limit | None]
     left_out: dict[Any, Text]
     failed: dict[Any, Text]
     incomplete: list[Text]
+    items: NotRequired[dict[Any, ItemCounts]]
 
 
 class Judged(TypedDict):

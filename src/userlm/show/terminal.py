@@ -34,9 +34,12 @@ from userlm.show.blocks import (
     Line,
     Measures,
     Page,
+    Pair,
+    Pairs,
     Panel,
     Quote,
     Reasons,
+    Said,
     Small,
     Table,
     Text,
@@ -257,6 +260,9 @@ def _renderables(block: Block, details: bool, width: int) -> Iterator[Renderable
         case Transcripts(items=items):
             for talk in items[:TRANSCRIPTS]:
                 yield transcript(talk)
+        case Pairs(items=items):
+            for one in items[:TRANSCRIPTS]:
+                yield _pair(one)
         case Tokens(tokens):
             yield _tokens(tokens)
         case Group(parts, title, look=look) if details or look != "fold":
@@ -390,6 +396,21 @@ def transcript(talk: Transcript) -> Box:
     lines.append(f"{talk.ending.label}: {talk.ending.text}", style="dim")
     # A title that is a string would be read as markup.
     return Box(lines, title=Styled(plain(talk.id)), title_align="left")
+
+
+def _pair(pair: Pair) -> Box:
+    """Return what a person and a simulated user said in the same place, in two columns."""
+    grid = Grid.grid(padding=(0, 2, 0, 0), expand=True)
+    for _ in range(2):
+        grid.add_column(ratio=1, overflow="fold")
+    grid.add_row(Styled("the person", "bold"), Styled("the simulated user", "bold"))
+    grid.add_row(_side(pair.person), _side(pair.user))
+    return Box(grid, title=Styled(plain(cut(pair.title, 60))), title_align="left")
+
+
+def _side(turns: Sequence[Said]) -> Styled:
+    lines = [f"{one.label}> {cut(one.text, CHARACTERS)}" for one in turns[:TURNS]]
+    return Styled(plain("\n".join(lines)))
 
 
 def show_turn(turn: Turn) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from userlm.show.blocks import Facts, Quote, Said, Transcript
+from userlm.show.blocks import Facts, Pair, Quote, Said, Transcript
 from userlm.show.finished import Finished
 from userlm.show.formats import json_text, plural
 from userlm.show.results import finite
 from userlm.text import intent_goal
-from userlm.types import Conversation
+from userlm.types import Conversation, Turn
 
 STOPS = {
     "end": "the user ended the conversation",
@@ -66,6 +66,34 @@ def transcript(conversation: Conversation, run: Finished) -> Transcript:
         _ending(conversation),
         _facts(facts),
     )
+
+
+def pair(person: Conversation, talk: Conversation) -> Pair:
+    """Return a conversation of a simulated user beside the person's that it starts from: a response
+    beside what the person said in its place, a whole conversation beside the whole other one."""
+    origin = talk.origin
+    own = talk.first_own_turn
+    is_response = origin is not None and origin.person_ended is not None
+    start = 2 * own + (person.turns[:1] != () and person.turns[0].role == "assistant")
+    stop = start + 1 if is_response else None
+    ending = _said("end", "end", "the person wrote no more", {})
+    of_person = _labelled(person.turns[start:stop])
+    if origin and (origin.person_ended or (not is_response and person.ended)):
+        of_person.append(ending)
+    of_user = _labelled(talk.turns[start:])
+    if talk.stop or not is_response:
+        of_user.append(_ending(talk))
+    return Pair(
+        talk.id,
+        intent_goal(talk.intent or "no intent"),
+        _labelled(talk.turns[:start]),
+        of_person,
+        of_user,
+    )
+
+
+def _labelled(turns: Sequence[Turn]) -> list[Said]:
+    return [_said(turn.role, turn.role, turn.text, turn.meta) for turn in turns]
 
 
 def _ending(conversation: Conversation) -> Said:

@@ -1,0 +1,556 @@
+"""What an assessment says, in sentences: in what a simulated user is like people, in what it is
+not, and what would mend it.
+
+No sentence says more than the interval of a distance carries. That 0 lies in it does not make a
+user like people: the interval must also be short.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from userlm.guard import Guard
+from userlm.metrics import naturalness, two_sample
+from userlm.metrics.termination import format_threshold
+from userlm.stats import MIN_CLUSTERS
+
+Record = Mapping[str, Any]
+"""A measure in `results.json`, or all of that file."""
+
+SMALL = 2.0
+"""Points: if a whole interval is within so many, the difference does not count."""
+WIDE = 20.0
+"""Points: an interval that allows a larger difference does not show that there is none."""
+CHANCE = 0.05
+"""The share of 95 % intervals that miss the truth."""
+TELLING = 5
+"""How many n-grams are named."""
+TURN_LIMIT = 25
+"""Words: the limit on turns of the paper's guard."""
+
+RESPOND, SIMULATE = "respond", "simulate"
+STAGES_OF_PEOPLE = (RESPOND, SIMULATE)
+"""Stages that speak about the same things as people did; the first that has a measure counts.
+After people's own turns user and people had the same before them. Whole conversations also depend
+on the assistant and on the limit of turns."""
+
+ALWAYS = ("user-role adherence", "intent adherence")
+"""What people do always, by construction of the test; a rule or a judge may tell."""
+NOT_COUNTED = (
+    "robustness",  # the mean of two others
+    "termination F1",  # people have none; it stands beside the end rate
+    "termination AUROC",
+    "longest verbatim overlap",  # grows with the number of turns
+    two_sample.LENGTH_MATCHED,
+    two_sample.FIRST_TURNS,
+    two_sample.LATER_TURNS,
+    naturalness.FIRST_TURNS,
+)
+"""Measures that say again what another one says, or that people cannot be compared in."""
+
+WORDINGS = {
+    "end rate": "in {} of turns",
+    "questions": "in {} of turns",
+    "requests": "in {} of turns",
+    "thanks": "in {} of turns",
+    "corrections": "in {} of turns",
+    "lower-case start": "in {} of turns",
+    "all lower-case": "in {} of turns",
+    "end punctuation": "in {} of turns",
+    "intent decomposition": "{} of its words",
+    "reaction": "{} of its words",
+    "out of vocabulary": "{} of its words",
+    "verbatim intent": "{} of its runs of three words",
+    "self-repetition": "{} of its runs of three words",
+    "MATTR": "{} different words in 50",
+    "HD-D": "{} different words in 42",
+    "two-sample AUROC": "AUROC {}",
+}
+"""What the values of measures are of."""
+UNITS = ("%", "words", "turns")
+NO_INTERVAL = (
+    "There is no interval: all people, or all simulated users, are alike in it"
+)
+
+CLAIMS = {
+    "end rate": (
+        "It ends conversations too early",
+        "It ends conversations too late",
+    ),
+    "turns per conversation": (
+        "Its conversations are {times} times as long as people's",
+        "Its conversations are shorter than people's",
+    ),
+    "words per turn": (
+        "Its turns are {times} times as long as people's",
+        "Its turns are shorter than people's",
+    ),
+    "first-turn diversity": (
+        "Its first turns vary more",
+        "Its first turns are too much alike",
+    ),
+    "intent decomposition": (
+        "It uses more of the intent's words",
+        "It uses fewer of the intent's words",
+    ),
+    "goal consistency": (
+        "It sticks more closely to its goal",
+        "It strays from its goal",
+    ),
+    "reaction": (
+        "It takes up more of the answer before",
+        "It takes up less of the answer before",
+    ),
+    "verbatim intent": (
+        "It copies its intent",
+        "It uses less of its intent word by word",
+    ),
+    "self-repetition": ("It repeats itself", "It repeats itself less"),
+    "verbatim overlap": (
+        "It repeats longer pieces of its training logs",
+        "It has less in common with its training logs",
+    ),
+    "questions": ("It asks more questions", "It asks fewer questions"),
+    "requests": ("It makes more requests", "It makes fewer requests"),
+    "thanks": ("It thanks more often", "It thanks less often"),
+    "corrections": (
+        "It corrects the answer more often",
+        "It corrects the answer less often",
+    ),
+    "lower-case start": (
+        "It starts more turns in lower case",
+        "It starts fewer turns in lower case",
+    ),
+    "all lower-case": (
+        "It writes more turns without a capital",
+        "It writes fewer turns without a capital",
+    ),
+    "end punctuation": (
+        "It ends more turns with punctuation",
+        "It ends fewer turns with punctuation",
+    ),
+    "out of vocabulary": (
+        "It uses more words that people do not use",
+        "It uses fewer rare words",
+    ),
+    "MATTR": (
+        "Its words vary more from one to the next",
+        "It uses the same words again and again",
+    ),
+    "HD-D": ("Its vocabulary is richer", "Its vocabulary is poorer"),
+    "user-role adherence": ("", "It answers questions instead of asking them"),
+    "intent adherence": (
+        "",
+        "It lets the assistant lead it away from its intent",
+    ),
+    "naturalness": ("", "A detector takes its turns for those of a model"),
+}
+"""What it means that a user has more of a measure than people, and that it has less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one measure says.
+
+    Attributes:
+        kind: `good`: no difference was found, and a large one is ruled out; `bad`: there is one;
+            `unknown`: neither.
+        sentence: what was found, in our own words.
+        size, low, high: the distance from people and its interval, in points: percent; hundredths
+            of what has no unit; of lengths, the difference in percent of the longer one.
+        sure: whether the interval excludes that people have the same value.
+        mend: what would mend it, where that is known, or what would tell what is unknown.
+        told_by: of a classifier: n-grams of the user's turns, which may be any text.
+        why: why it is unknown; it may quote any text.
+        people_needed: about how many people would tell what is unknown, if there were too few.
+    """
+
+    kind: Literal["good", "bad", "unknown"]
+    measure: str
+    stage: str
+    sentence: str
+    size: float | None = None
+    low: float | None = None
+    high: float | None = None
+    sure: bool = False
+    mend: str = ""
+    told_by: tuple[str, ...] = ()
+    why: str = ""
+    people_needed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What an assessment says.
+
+    Attributes:
+        answer: whether the user is good enough, in one sentence.
+        chance: how many of the intervals miss the truth by chance.
+        talks: what is to be said of whole conversations, which are not counted; may be empty.
+        findings: the bad ones first, the largest first; then the good ones, then the unknown ones.
+    """
+
+    answer: str
+    chance: str
+    talks: str
+    findings: tuple[Finding, ...]
+
+    def of_kind(self, kind: str) -> list[Finding]:
+        """Return the findings of a kind."""
+        return [one for one in self.findings if one.kind == kind]
+
+    def record(self) -> dict[str, Any]:
+        """Return it in the form of `results.json`."""
+        findings = [
+            {**asdict(one), "told_by": list(one.told_by)} for one in self.findings
+        ]
+        return {**asdict(self), "findings": findings}
+
+
+class Points(NamedTuple):
+    """A distance from people and its interval, as in `Finding`."""
+
+    size: float
+    low: float
+    high: float
+
+
+# --- all of it ------------------------------------------------------------------------------------
+
+
+def conclude(results: Record, options: Record) -> Conclusion:
+    """Return what an assessment says.
+
+    Args:
+        results: what `assess` writes to `results.json`.
+        options: the options of its command.
+    """
+    found = [
+        finding(stage, user, human, results, options)
+        for stage, user, human in _counted(results)
+    ]
+    kinds = ("bad", "good", "unknown")
+    found.sort(key=lambda one: (kinds.index(one.kind), -_weight(one)))
+    intervals = sum(one.low is not None for one in found)
+    answer = _answer(found, intervals)
+    chance = _chance(intervals)
+    return Conclusion(answer, chance, _talks(results), tuple(found))
+
+
+def _weight(finding: Finding) -> float:
+    """Return how large a finding is. An AUROC lies between 0.5 and 1, so it counts twice."""
+    size = abs(finding.size or 0)
+    return 2 * size if finding.measure == two_sample.OVERALL else size
+
+
+def _counted(results: Record) -> Iterator[tuple[str, Record, Record | None]]:
+    """Yield stage, user and people of each measure once."""
+    stages = results["measures"]
+    seen = set(NOT_COUNTED)
+    first = [stage for stage in STAGES_OF_PEOPLE if stage in stages]
+    for stage in [*first, *(other for other in stages if other not in first)]:
+        for one in stages[stage]:
+            name = one["user"]["name"]
+            if name not in seen:
+                seen.add(name)
+                yield stage, one["user"], one["human"]
+
+
+def _answer(found: Sequence[Finding], intervals: int) -> str:
+    count = dict.fromkeys(("good", "bad", "unknown"), 0)
+    for one in found:
+        count[one.kind] += 1
+    if not found:
+        return "It cannot be said: nothing was measured."
+    good, bad = count["good"], count["bad"]
+    measures = "1 measure" if len(found) == 1 else f"{len(found)} measures"
+    counts = (
+        f"of {measures}, {good} {_is(good)} like people, {bad} {_is(bad)} not, and "
+        f"{count['unknown']} cannot be told."
+    )
+    differ = [one for one in found if one.kind == "bad"]
+    if any(abs(one.size or 0) > WIDE for one in differ) or bad > _by_chance(intervals):
+        return f"Not yet: {counts}"
+    if count["unknown"] > good:
+        return f"Too little is known: {counts}"
+    return f"Nearly: {counts}" if differ else f"By what was measured, yes: {counts}"
+
+
+def _by_chance(intervals: int) -> int:
+    """Return about how many intervals show a difference by chance; at least 1."""
+    return max(1, round(CHANCE * intervals))
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _chance(intervals: int) -> str:
+    if not intervals:
+        return "There is no interval, so nothing can be told from chance."
+    return (
+        "In brackets: the difference, with its 95 % interval. About "
+        f"{_by_chance(intervals)} of {intervals} such intervals would show one by chance."
+    )
+
+
+def _talks(results: Record) -> str:
+    """Say how many measures of whole conversations differ, if single turns were counted."""
+    stages = results["measures"]
+    if RESPOND not in stages:
+        return ""
+    sizes = {}
+    for one in stages.get(SIMULATE, ()):
+        user, human, distance = one["user"], one["human"], one["user"].get("distance")
+        if user["name"] not in CLAIMS or user["name"] == "turns per conversation":
+            continue
+        if human and human["value"] is not None and distance:
+            points = in_points(user, human["value"], distance)
+            if points and judge(points, user["better"]) == "bad":
+                sizes[user["name"]] = abs(points.size)
+    if not sizes:
+        return ""
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+    return (
+        f"In whole conversations, where the assistant plays a part, {len(sizes)} differ: most of "
+        f"all {', '.join(largest)}."
+    )
+
+
+# --- one measure ----------------------------------------------------------------------------------
+
+
+def finding(
+    stage: str, user: Record, human: Record | None, results: Record, options: Record
+) -> Finding:
+    """Return what one measure of a user, beside that of people, says; see `conclude`."""
+    name = user["name"]
+    of_people, distance = beside(user, human)
+    if user["value"] is None or of_people is None or not distance:
+        return Finding("unknown", name, stage, "It was not measured", why=_why(user))
+    points = in_points(user, of_people, distance)
+    people = distance["clusters"]
+    if points is None:
+        needed = MIN_CLUSTERS if people < MIN_CLUSTERS else None
+        sentence = NO_INTERVAL if needed is None else f"{people} people are too few"
+        return Finding("unknown", name, stage, sentence, people_needed=needed)
+    sentence = _numbers(user, of_people, distance)
+    is_sure = points.low > 0 or points.high < 0
+    kind = judge(points, user["better"])
+    found = Finding(kind, name, stage, sentence, *points, is_sure)
+    if reason := _cut_short(name, points, results):
+        mend = "a higher limit would tell: --max-turns, without --quick"
+        return replace(found, kind="unknown", sentence=reason, mend=mend)
+    if kind == "unknown":
+        return replace(found, people_needed=_people_needed(points, people))
+    if name == "end rate":
+        found = replace(found, sentence=sentence + _where_it_ends(results))
+    if kind == "good":
+        return found
+    claim = _claim(name, points.size > 0, user["value"], of_people)
+    if name == two_sample.OVERALL:
+        claim = _told(user["value"], of_people, results["measures"][stage])
+    return replace(
+        found,
+        sentence=f"{claim}: {found.sentence}",
+        mend=_mend(name, points, of_people, results, options),
+        told_by=told_by(user),
+    )
+
+
+def beside(user: Record, human: Record | None) -> tuple[float | None, Record | None]:
+    """Return the value of people and the distance from it, as far as they are known: by
+    construction, if people are not measured."""
+    if human is not None:
+        return human["value"], user.get("distance")
+    if _base(user["name"]) not in ALWAYS or user["value"] is None:
+        return None, None
+    of_people = 100.0
+    ends = {key: user[key] for key in ("value", "low", "high")}
+    less = {key: None if end is None else end - of_people for key, end in ends.items()}
+    return of_people, {**less, "clusters": user.get("clusters", 0)}
+
+
+def _base(name: str) -> str:
+    """Return the name of a measure without how it is judged, as in "intent adherence (rule)"."""
+    return name.partition(" (")[0]
+
+
+def in_points(user: Record, human: float, distance: Record) -> Points | None:
+    """Return a distance from people in points; `None` without an interval."""
+    low = distance["low"]
+    high = distance["high"]
+    if distance["value"] is None or low is None or high is None:
+        return None
+
+    def scaled(apart: float) -> float:
+        if user["unit"] == "%":
+            return apart
+        if not user["unit"]:
+            return 100 * apart
+        of_user = max(human + apart, 0.0)
+        longer = max(of_user, human)
+        return 100 * (of_user - human) / longer if longer else 0.0
+
+    return Points(scaled(distance["value"]), scaled(low), scaled(high))
+
+
+def judge(points: Points, better: str) -> Literal["good", "bad", "unknown"]:
+    """Return whether a user is like people: `bad` if it differs, `good` if a large difference is
+    ruled out. What is better than people's is not bad."""
+    low, high = points.low, points.high
+    if better == "higher":
+        low, high = min(low, 0.0), min(high, 0.0)
+    if better == "lower":
+        low, high = max(low, 0.0), max(high, 0.0)
+    reach = max(abs(low), abs(high))
+    if (low > 0 or high < 0) and reach > SMALL:
+        return "bad"
+    return "good" if reach <= WIDE else "unknown"
+
+
+def _why(user: Record) -> str:
+    if user["value"] is None:
+        return str(user.get("why") or "nothing to measure")
+    return "there is no human reference beside it"
+
+
+def _cut_short(name: str, points: Points, results: Record) -> str:
+    """Return why fewer turns say nothing, if many conversations reached the limit."""
+    if name != "turns per conversation" or points.size >= 0:
+        return ""
+    limit = results.get("limit")
+    if limit is None:
+        return "It is not recorded how many conversations stopped at the limit of turns"
+    if not limit["reached"]:
+        return ""
+    return (
+        f"{limit['reached']:,} simulated conversations stopped at the limit of "
+        f"{limit['max_turns']} user turns, and people's have none"
+    )
+
+
+def _people_needed(points: Points, people: int) -> int:
+    half = (points.high - points.low) / 2
+    size = abs(points.size)
+    # Then the interval no longer holds 0, or it ends before `WIDE`.
+    enough = max(size, WIDE - size)
+    needed = people * (half / enough) ** 2
+    return 10 * math.ceil(max(needed, people + 1) / 10)
+
+
+# --- in words -------------------------------------------------------------------------------------
+
+
+def amount(value: float, unit: str) -> str:
+    """Return a value with its unit."""
+    digits = 2
+    if unit:
+        digits = 0 if abs(value) >= 10 else 1
+    shown = round(value, digits) + 0.0  # no "-0.0"
+    known = unit if unit in UNITS else ""  # another one may be any text
+    return f"{shown:,.{digits}f} {known}".rstrip()
+
+
+def _numbers(user: Record, human: float, distance: Record) -> str:
+    unit = user["unit"]
+    value = distance["value"]
+    low = distance["low"]
+    high = distance["high"]
+    word = "more"
+    if value < 0:
+        value, low, high = -value, -high, -low
+        word = "less"
+    digits = 1 if unit else 2
+    points = " points" if unit == "%" else ""
+    of_user = amount(user["value"], unit)
+    of_people = amount(human, unit)
+    wording = WORDINGS.get(user["name"], "{}")
+    if wording.startswith("in "):
+        of_people = f"in {of_people}"
+    of_user = wording.format(of_user)
+    return (
+        f"{of_user}, people {of_people} ({value:,.{digits}f}{points} "
+        f"{word}, {low:,.{digits}f} to {high:,.{digits}f})"
+    )
+
+
+def _where_it_ends(results: Record) -> str:
+    """Say how well the ends are where people's are, beside a user that always ends."""
+    always = (results.get("ends") or {}).get("f1_of_always")
+    for one in results["measures"].get(RESPOND, ()):
+        f1 = one["user"]["value"]
+        if one["user"]["name"] == "termination F1" and None not in (f1, always):
+            return f"; F1 of ending where people did {f1:.0f} %, always ending {always:.0f} %"
+    return ""
+
+
+def _claim(name: str, is_more: bool, value: float, human: float) -> str:
+    more, less = CLAIMS.get(_base(name), ("", ""))
+    claim = more if is_more else less
+    if not claim:
+        claim = "It has more than people" if is_more else "It has less than people"
+    times = f"{value / human:,.1f}" if human else "many"
+    return claim.format(times=times)
+
+
+def _told(value: float, human: float, compared: Sequence[Record]) -> str:
+    """Say an AUROC as what it is: the share of pairs in which the simulated turn is found."""
+    similar = ""
+    for one in compared:
+        matched = one["user"]["value"]
+        if one["user"]["name"] == two_sample.LENGTH_MATCHED and matched is not None:
+            similar = f", of similar length in {10 * matched:.1f}"
+    return (
+        "It is told from people: a classifier finds the simulated one of two turns in "
+        f"{10 * value:.1f} of 10 pairs{similar} (among people in {10 * human:.1f}, by chance in 5)"
+    )
+
+
+def told_by(user: Record) -> tuple[str, ...]:
+    """Return the n-grams that a user has more often than people, the most telling first."""
+    ngrams = [one for one in user.get("ngrams", ()) if one["simulated"] > one["human"]]
+    ngrams.sort(key=lambda one: one["human"] - one["simulated"])
+    return tuple(one["text"] for one in ngrams[:TELLING])
+
+
+# --- what would mend it ---------------------------------------------------------------------------
+
+
+def _mend(
+    name: str, points: Points, human: float, results: Record, options: Record
+) -> str:
+    is_more = points.size > 0
+    kind = str(options.get("user")).partition(":")[0]
+    is_prompted = kind in ("prompted", "swapped")
+    match _base(name), is_more:
+        case "end rate", _:
+            return _mend_ends(is_more, is_prompted, results, options)
+        case "words per turn", True:
+            limit = f"--guard words=1-{max(TURN_LIMIT, round(2 * human))}"
+            if kind == "prompted" and not options.get("prompt"):
+                return f"--prompt plain, which asks it to be brief, or {limit}"
+            return limit
+        case "self-repetition" | "verbatim intent", True:
+            return "--guard no-repeat"
+        case "intent decomposition", True:
+            return "intents that say less (userlm intents --overwrite)"
+        case "user-role adherence", False if is_prompted:
+            return "say in its prompt that it is the user (--prompt FILE)"
+    return ""
+
+
+def _mend_ends(
+    is_early: bool, is_prompted: bool, results: Record, options: Record
+) -> str:
+    threshold = (results.get("ends") or {}).get("threshold")
+    if threshold is not None:
+        return f"--end-threshold {format_threshold(threshold)}"
+    if not is_early and Guard.parse(options.get("guard") or "").no_end:
+        return "leave no-end out of --guard"
+    if is_prompted:
+        return "say in its prompt when to end (--prompt FILE)"
+    return ""

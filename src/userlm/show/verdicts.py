@@ -1,0 +1,195 @@
+"""The verdict on a user: sentences on how it is like people, and its row in the paper's table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from userlm.metrics import catalog
+from userlm.metrics.verdict import WIDE, Conclusion, Finding, conclude
+from userlm.show.blocks import (
+    NOT_MEASURED,
+    Block,
+    Group,
+    Line,
+    Quote,
+    Row,
+    Section,
+    Small,
+    Table,
+    Text,
+    Value,
+    interval,
+)
+from userlm.show.data import dropped
+from userlm.show.finished import Finished
+from userlm.show.published import MEASURES, NOTE, ROWS
+from userlm.show.results import Measured
+
+OPEN = 3
+"""How many of the largest differences are shown at once, so that the verdict fits on a screen."""
+LOOKS = {"bad": "c1", "good": "c2", "unknown": "human"}
+SHAPES = {"bad": "circle", "good": "diamond", "unknown": "square"}
+"""Colour and shape of each kind of finding."""
+
+MISSING = NOT_MEASURED.rstrip(": ")
+INCOMPLETE = (
+    " is incomplete: some of it ended in an error, or was not begun because of a limit, and counts "
+    "as missing; the same command tries it again, with a higher limit if that was the reason."
+)
+LIKE = f"Like people (more than {WIDE:.0f} points of difference are ruled out): "
+
+
+def section(runs: Sequence[Finished]) -> Section:
+    """Return the section that answers whether the users of `assess` runs are good enough."""
+    groups = []
+    for run in runs:
+        if run.verb == "assess":
+            groups.append(Group(list(_verdict(run)), Quote(user_of(run), 60)))
+    title = "Is this simulator good enough?"
+    return Section("verdict", "Verdict", title, groups)
+
+
+def user_of(run: Finished) -> str:
+    """Return the address of the user of an assessment."""
+    return str(run.options.get("user"))
+
+
+def concluded(run: Finished) -> Conclusion:
+    """Return what an assessment says; older results get the same sentences as new ones."""
+    return conclude(run.results, run.options)
+
+
+def _verdict(run: Finished) -> Iterator[Block]:
+    conclusion = concluded(run)
+    yield Text(conclusion.answer, "answer")
+    yield Text(conclusion.chance)
+    bad = [_sentence(i, one) for i, one in enumerate(conclusion.of_kind("bad"), 1)]
+    if bad:
+        yield Text("Not like people, the largest difference first:", "lead")
+        yield from bad[:OPEN]
+    if more := conclusion.of_kind("bad")[OPEN:]:
+        yield Text(("Also: ", _names(more)), "finding")
+        yield Group(bad[OPEN:], f"The {len(more)} others in words", look="fold")
+    yield from _mends(conclusion.of_kind("bad"))
+    if good := conclusion.of_kind("good"):
+        yield Text((LIKE, _names(good)), "finding")
+        yield _details(good, "What is like people")
+    if unknown := conclusion.of_kind("unknown"):
+        line = ("Cannot be told: ", _names(unknown), ".", _needed(unknown))
+        yield Text(line, "finding")
+        yield _details(unknown, "What cannot be told, and why")
+    if conclusion.talks:
+        yield Text(conclusion.talks, "finding")
+    for stage, why in run.results["failed"].items():
+        yield Text((Quote(stage, 60), " failed: ", Quote(why, 400), "."))
+    for stage in run.results["incomplete"]:
+        yield Text((Quote(stage, 60), INCOMPLETE))
+    counts = run.results["counts"]
+    used, given = counts.get("out", 0), counts.get("in", 0)
+    yield Text(f"Measured on {used:,} of {given:,} conversations of people.")
+    if left_out := dropped(counts):
+        rows = [(Quote(why), f"{count:,}") for why, count in left_out]
+        table = Table(("why", "conversations"), rows, "findings")
+        yield Group([table], "Conversations that were left out", look="fold")
+
+
+def _sentence(number: int, finding: Finding) -> Text:
+    parts: list[Line] = [f"{number}. {finding.sentence}."]
+    if finding.told_by:
+        ngrams = " ".join(f"“{shown_ngram(text)}”" for text in finding.told_by)
+        parts += [" What gives it away: ", Quote(ngrams, 200), "."]
+    parts.append(Small(Quote(finding.measure, 60)))
+    return Text(tuple(parts), "finding")
+
+
+def _mends(findings: Sequence[Finding]) -> Iterator[Text]:
+    """Yield each known remedy once, with the measures that it is for."""
+    measures: dict[str, list[str]] = {}
+    for one in findings:
+        if one.mend:
+            measures.setdefault(one.mend, []).append(one.measure)
+    for mend, names in measures.items():
+        line = (
+            "To mend ",
+            Quote(", ".join(names), 200),
+            ": ",
+            Quote(mend, 300, "mend"),
+        )
+        yield Text((*line, "."), "finding")
+
+
+def shown_ngram(text: str) -> str:
+    """Return an n-gram with its spaces visible."""
+    return text.replace(" ", "␣")
+
+
+def _names(findings: Sequence[Finding]) -> Quote:
+    return Quote(", ".join(one.measure for one in findings), 2000)
+
+
+def _needed(findings: Sequence[Finding]) -> str:
+    """Say how many people would tell what is unknown."""
+    needed = [one.people_needed for one in findings if one.people_needed]
+    if not needed:
+        return ""
+    least, most = min(needed), max(needed)
+    some = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    return f" About {some} people would tell."
+
+
+def _details(findings: Sequence[Finding], title: str) -> Group:
+    rows: list[Row] = []
+    for one in findings:
+        why: list[Line] = [f"; {one.mend}"] if one.mend else []
+        if one.people_needed:
+            why.append(f"; about {one.people_needed:,} people would tell")
+        if one.why:
+            why += ["; ", Quote(one.why, 200)]
+        name = (Quote(one.measure, 60), Small(catalog.about(one.measure)))
+        rows.append((name, (one.sentence, *why)))
+    table = Table(("measure", "what was found"), rows, "findings")
+    return Group([table], title, look="fold")
+
+
+# --- the paper's table ----------------------------------------------------------------------------
+
+
+def published(runs: Sequence[Finished]) -> Section:
+    """Return the section with the paper's table, and a row of each user and of the people here."""
+    rows: list[Row] = []
+    for one in ROWS:
+        cells: list[Line] = []
+        for name, figure in zip(MEASURES, one.figures, strict=True):
+            is_given = name in one.by_construction
+            note = Small("by construction") if is_given else ""
+            cells.append("–" if figure is None else (Value(figure, 1), note))
+        rows.append(((one.name, Small("published")), *cells))
+    own = []
+    for run in runs:
+        if run.verb == "assess":
+            own += list(_own_rows(run))
+    blocks = [Table(("", *MEASURES), [*rows, *own], "fixed measures", note=NOTE)]
+    title = "Beside the paper’s users and people"
+    return Section(
+        "published", "The paper", title, blocks if own else [], where="details"
+    )
+
+
+def _own_rows(run: Finished) -> Iterator[Row]:
+    for side, label in (("user", user_of(run)), ("human", "people of these logs")):
+        found: dict[str, Measured] = {}
+        for compared in run.results["measures"].values():
+            for one in compared:
+                if one[side]:
+                    found.setdefault(one["user"]["name"], one[side])
+        absent = MISSING if side == "user" else "–"
+        cells = [_cell(found.get(name), absent) for name in MEASURES]
+        yield (Quote(label, 40, "c0" if side == "user" else "human"), *cells)
+
+
+def _cell(one: Measured | None, absent: str) -> Line:
+    if one is None:
+        return absent
+    if one["value"] is None:
+        return MISSING
+    return (Value(one["value"], 1), interval(one["low"], one["high"], 1))

@@ -1,0 +1,302 @@
+"""What an assessment says in sentences, from results made by hand."""
+
+import json
+
+import pytest
+
+from userlm.metrics.verdict import Points, conclude, judge
+
+
+def compared(
+    name, user, human, apart=None, *, unit="%", better="neither", people=40, **more
+):
+    """A measure of a user beside people's; `apart` is the interval of the difference."""
+    low, high = apart or (None, None)
+    record = {
+        "name": name,
+        "value": user,
+        "low": None,
+        "high": None,
+        "n": 9,
+        "missing": 0,
+        "clusters": people,
+        "better": better,
+        "unit": unit,
+        "why": "",
+    }
+    if human is None:
+        return {"user": {**record, **more}, "human": None}
+    value = None if user is None else user - human
+    distance = {"value": value, "low": low, "high": high, "clusters": people}
+    beside = {**record, "value": human}
+    return {"user": {**record, "distance": distance, **more}, "human": beside}
+
+
+def found(*respond, simulate=(), options=None, **results):
+    stages = {"respond": list(respond)} if respond else {}
+    stages |= {"simulate": list(simulate)} if simulate else {}
+    return conclude(
+        {"measures": stages, **results}, {"user": "trained:m"} | (options or {})
+    )
+
+
+def only(*respond, **more):
+    [finding] = found(*respond, **more).findings
+    return finding
+
+
+def words(user=32.0, human=8.0, apart=(16.0, 32.0), **more):
+    return compared("words per turn", user, human, apart, unit="words", **more)
+
+
+def told(user=0.9, human=0.5, apart=(0.3, 0.45), **more):
+    name = "two-sample AUROC"
+    return compared(name, user, human, apart, unit="", better="lower", **more)
+
+
+QUESTIONS = compared("questions", 12, 34, (-30, -12))
+FEWER = compared("corrections", 2, 12, (-15, -5))
+THANKS = compared("thanks", 6, 7, (-4, 3))
+REQUESTS = compared("requests", 40, 35, (-25, 35))
+
+
+# --- like people, not like people, not known ------------------------------------------------------
+
+
+def test_an_interval_without_zero_is_a_difference_with_its_size_and_its_interval():
+    one = only(QUESTIONS)
+    assert (one.kind, one.sure, one.size, one.low, one.high) == (
+        *("bad", True, -22, -30, -12),
+    )
+    assert one.sentence == (
+        "It asks fewer questions: in 12 % of turns, people in 34 % (22.0 points less, 12.0 to 30.0)"
+    )
+
+
+def test_a_short_interval_around_zero_is_like_people_and_says_what_is_ruled_out():
+    one = only(THANKS)
+    assert (one.kind, one.sure) == ("good", False)
+    assert one.sentence == (
+        "in 6.0 % of turns, people in 7.0 % (1.0 points less, -3.0 to 4.0)"
+    )
+
+
+def test_a_long_interval_around_zero_tells_nothing_but_how_many_people_would():
+    one = only(REQUESTS)
+    # Half of the interval is 30. At 15 it would end 20 points from people's, at 5 it would no
+    # longer hold 0: 15 is easier, and takes (30 / 15)^2 times as many as these 40 people.
+    assert (one.kind, one.people_needed) == ("unknown", 160)
+
+
+def test_a_difference_of_next_to_nothing_is_none_however_sure_it_is():
+    assert judge(Points(0.4, 0.1, 1.2), "neither") == "good"
+    assert judge(Points(1.4, 0.1, 2.2), "neither") == "bad"
+
+
+def test_what_is_better_than_people_is_not_held_against_a_user():
+    assert judge(Points(9, 5, 30), "higher") == "good"
+    assert judge(Points(9, 5, 30), "neither") == "bad"
+    assert judge(Points(-20, -40, -5), "lower") == "good"
+    assert judge(Points(20, 5, 40), "lower") == "bad"
+    assert judge(Points(5, -40, 30), "lower") == "unknown"
+
+
+def test_without_an_interval_it_is_said_how_many_people_there_must_be():
+    few = only(compared("questions", 12, 34, people=4))
+    assert (few.kind, few.people_needed) == ("unknown", 5)
+    assert few.sentence == "4 people are too few"
+    alike = only(compared("questions", 12, 34))
+    assert alike.people_needed is None and "are alike" in alike.sentence
+
+
+def test_what_was_not_measured_is_unknown_with_its_reason_and_no_zero():
+    gone = only(compared("reaction", None, 3, why="no answer before the first turn"))
+    assert (gone.kind, gone.size) == ("unknown", None)
+    assert gone.why == "no answer before the first turn"
+    alone = only(compared("naturalness", 80, None))
+    assert alone.why == "there is no human reference beside it"
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "kind"),
+    [(47, 60, 72, "bad"), (94, 100, 100, "good"), (70, 90, 100, "unknown")],
+)
+def test_people_keep_their_role_and_their_intent_by_construction(
+    low, value, high, kind
+):
+    ends = {"low": low, "high": high}
+    role = compared("user-role adherence", value, None, better="higher", **ends)
+    intent = compared("intent adherence (rule)", value, None, better="higher", **ends)
+    one, other = found(role, intent).findings
+    assert one.kind == other.kind == kind
+    if kind == "bad":
+        assert one.sentence.startswith("It answers questions instead of asking them:")
+        assert other.sentence.startswith("It lets the assistant lead it away")
+
+
+def test_more_or_less_is_that_of_the_same_people():
+    """The values are of all people, the distance of those that both have."""
+    one = compared("questions", 30, 34)
+    one["user"]["distance"] |= {"value": 12.0, "low": 5.0, "high": 20.0}
+    assert only(one).sentence.startswith("It asks more questions: in 30 % of turns")
+
+
+# --- what it says of single measures --------------------------------------------------------------
+
+
+def test_lengths_are_compared_as_times_and_their_points_never_pass_a_hundred():
+    one = only(words())
+    # 32 words and 8: 24 of 32 are 75 %; 24 words and 8: 16 of 24; 40 words and 8: 32 of 40.
+    assert one.size == 75 and one.low == pytest.approx(200 / 3) and one.high == 80
+    assert one.sentence == (
+        "Its turns are 4.0 times as long as people's: 32 words, people 8.0 words (24.0 more, 16.0 "
+        "to 32.0)"
+    )
+    shorter = only(words(2.0, 8.0, (-7, -5)))
+    # 2 words and 8: 6 of 8 are missing.
+    assert shorter.size == -75
+    assert shorter.sentence.startswith("Its turns are shorter than people's: 2.0 words")
+
+
+def test_long_turns_are_mended_by_a_limit_above_what_people_write():
+    assert only(words()).mend == "--guard words=1-25"
+    assert "words=1-60" in only(words(90, 30, (40, 80))).mend
+    prompted = {"user": "prompted:openai:gpt-4o-mini"}
+    assert only(words(), options=prompted).mend.startswith("--prompt plain")
+    prompted["prompt"] = "mine.md"
+    assert only(words(), options=prompted).mend.startswith("--guard")
+    assert only(words(2.0, 8.0, (-7, -5))).mend == ""
+
+
+EARLY = compared("end rate", 60, 10, (40, 60))
+LATE = compared("end rate", 2, 30, (-35, -20))
+F1 = compared("termination F1", 24, None)
+
+
+def test_ends_at_the_wrong_time_are_mended_by_the_threshold_of_people():
+    ends = {"threshold": 0.2, "f1_of_always": 31.4}
+    early = only(EARLY, F1, ends=ends)
+    assert early.sentence == (
+        "It ends conversations too early: in 60 % of turns, people in 10 % (50.0 points more, 40.0 "
+        "to 60.0); F1 of ending where people did 24 %, always ending 31 %"
+    )
+    assert early.mend == "--end-threshold 0.2"
+    late = only(LATE, ends=ends)
+    assert late.sentence.startswith("It ends conversations too late: in 2.0 % of turns")
+    assert late.mend == "--end-threshold 0.2"
+
+
+def test_without_a_threshold_ends_are_mended_by_what_prevents_them():
+    ends = {"threshold": None, "f1_of_always": None}
+    assert only(LATE, ends=ends).mend == ""
+    for guard in ("no-end", "paper"):
+        mend = only(LATE, ends=ends, options={"guard": guard}).mend
+        assert mend == "leave no-end out of --guard"
+    prompted = {"user": "prompted:m"}
+    assert "prompt when to end" in only(LATE, options=prompted).mend
+
+
+def test_repetition_of_itself_and_of_the_intent_is_mended_by_the_guard():
+    itself = only(compared("self-repetition", 32, 4, (22, 37)))
+    intent = only(compared("verbatim intent", 60, 6, (40, 60)))
+    assert itself.sentence.startswith(
+        "It repeats itself: 32 % of its runs of three words, people 4.0 %"
+    )
+    assert intent.sentence.startswith("It copies its intent: 60 %")
+    assert itself.mend == intent.mend and itself.mend == "--guard no-repeat"
+    content = only(compared("intent decomposition", 60, 6, (40, 60)))
+    assert "userlm intents --overwrite" in content.mend
+
+
+def test_an_auroc_is_said_as_pairs_with_the_ngrams_of_the_user_alone():
+    ngrams = [
+        {"text": "ok ", "simulated": 1.0, "human": 30.0},
+        {"text": "I ", "simulated": 20.0, "human": 10.0},
+        {"text": "sure", "simulated": 60.0, "human": 1.0},
+    ]
+    similar = compared("two-sample AUROC, length-matched", 0.83, 0.5, (0.2, 0.4))
+    one = only(told(ngrams=ngrams), similar)
+    assert one.sentence == (
+        "It is told from people: a classifier finds the simulated one of two turns in 9.0 of 10 "
+        "pairs, of similar length in 8.3 (among people in 5.0, by chance in 5): AUROC 0.90, people "
+        "0.50 (0.40 more, 0.30 to 0.45)"
+    )
+    assert one.told_by == ("sure", "I ")
+    assert one.size == pytest.approx(40)
+
+
+def test_shorter_conversations_say_nothing_if_the_limit_made_them_short():
+    turns = compared("turns per conversation", 4, 9, (-7, -3), unit="turns")
+    limit = {"max_turns": 5, "reached": 22}
+    cut = only(simulate=[turns], limit=limit)
+    assert (
+        cut.kind == "unknown" and "22 simulated conversations stopped" in cut.sentence
+    )
+    assert "--max-turns" in cut.mend
+    assert only(simulate=[turns]).kind == "unknown"  # an older run
+    free = only(simulate=[turns], limit={"max_turns": 5, "reached": 0})
+    assert free.kind == "bad"
+    longer = compared("turns per conversation", 12, 9, (1, 6), unit="turns")
+    assert only(simulate=[longer], limit=limit).kind == "bad"
+
+
+# --- all of them together -------------------------------------------------------------------------
+
+
+def test_the_answer_counts_and_says_what_chance_alone_gives():
+    whole = found(QUESTIONS, words(), THANKS, REQUESTS)
+    assert whole.answer == (
+        "Not yet: of 4 measures, 1 is like people, 2 are not, and 1 cannot be told."
+    )
+    assert "About 1 of 4 such intervals" in whole.chance
+    many = [compared(f"m{i}", 5, 5, (-3, 3)) for i in range(40)]
+    assert "About 2 of 40 such intervals" in found(*many).chance
+
+
+@pytest.mark.parametrize(
+    ("measures", "answer"),
+    [
+        ((THANKS,), "By what was measured, yes: of 1 measure, 1 is like people"),
+        ((THANKS, FEWER), "Nearly: of 2 measures"),  # one may differ by chance
+        ((THANKS, QUESTIONS), "Not yet:"),  # but not by so much
+        ((REQUESTS,), "Too little is known:"),
+        ((), "It cannot be said: nothing was measured."),
+    ],
+)
+def test_the_answer_is_no_more_than_the_intervals_carry(measures, answer):
+    assert found(*measures).answer.startswith(answer)
+
+
+def test_the_largest_difference_comes_first_and_an_auroc_counts_twice():
+    order = [one.measure for one in found(THANKS, QUESTIONS, told(), words()).findings]
+    assert order == ["two-sample AUROC", "words per turn", "questions", "thanks"]
+
+
+def test_single_turns_count_and_whole_conversations_only_where_they_alone_have_a_measure():
+    turns = compared("turns per conversation", 12, 9, (1, 6), unit="turns")
+    repeated = compared("self-repetition", 32, 4, (22, 37))
+    talks = [compared("thanks", 60, 7, (40, 60)), repeated, turns]
+    whole = found(THANKS, simulate=talks)
+    kinds = {one.measure: (one.stage, one.kind) for one in whole.findings}
+    assert kinds["thanks"] == ("respond", "good")
+    assert kinds["turns per conversation"] == ("simulate", "bad")
+    assert whole.talks.startswith(
+        "In whole conversations, where the assistant plays a part, 2 differ: most of all thanks, "
+        "self-repetition."
+    )
+    assert found(THANKS).talks == ""
+
+
+def test_measures_of_the_same_thing_are_counted_once():
+    same = [
+        compared("two-sample AUROC, first turns", 0.9, 0.5, (0.3, 0.5), unit=""),
+        compared("robustness", 60, None),
+        compared("longest verbatim overlap", 12, 9, unit="words"),
+    ]
+    assert len(found(told(), *same).findings) == 1
+
+
+def test_a_verdict_is_the_same_when_it_is_read_from_json():
+    record = found(QUESTIONS, told(ngrams=[]), THANKS).record()
+    assert json.loads(json.dumps(record)) == record
+    assert record["findings"][0].keys() >= {"kind", "sentence", "size", "sure", "mend"}
