@@ -251,6 +251,7 @@ METRICS = (
         "neither",
         "%",
         statistic=PERCENT,
+        family=TOLD,
     ),
     Metric(
         naturalness.FIRST_TURNS,
@@ -259,6 +260,7 @@ METRICS = (
         "neither",
         "%",
         statistic=PERCENT,
+        family=TOLD,
     ),
     Metric(
         "first-turn diversity",

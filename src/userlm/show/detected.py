@@ -16,6 +16,7 @@ from userlm.show.blocks import (
     Small,
     Table,
     Text,
+    Where,
 )
 from userlm.show.finished import Finished
 from userlm.show.formats import number
@@ -35,6 +36,7 @@ NONE = "–"
 def section(runs: Sequence[Finished]) -> Section:
     """Return the section about all runs of `detect`, else about those in runs of `assess`."""
     found: list[Any] = [run.results for run in runs if run.verb == "detect"]
+    where: Where = "everywhere" if found else "details"
     if not found:
         assessed = (run.results for run in runs if run.verb == "assess")
         found = [one["naturalness"] for one in assessed if one.get("naturalness")]
@@ -43,7 +45,7 @@ def section(runs: Sequence[Finished]) -> Section:
         name = (Quote(one["user"], 60), " by ", _detector(one))
         groups.append(Group(list(_blocks(one)), name))
     title = "Do the turns look as if people wrote them?"
-    return Section("naturalness", "Naturalness", title, groups, INTRO)
+    return Section("naturalness", "Naturalness", title, groups, INTRO, where=where)
 
 
 def _blocks(found: Detections) -> Iterator[Block]:
