@@ -369,6 +369,21 @@ def test_the_address_of_a_host_goes(address):
 
 
 @pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("node-3/203.0.113.77:9042 is down", "node-3/<IP>:9042 is down"),
+        ("db.example.com/203.0.113.77", "db.example.com/<IP>"),
+        ("inet/203.0.113.77", "inet/<IP>"),
+        ("28.0.0.137:8080", "<IP>:8080"),
+    ],
+)
+def test_an_address_after_a_name_goes_if_a_port_or_a_word_tells_it_from_a_version(
+    text, clean
+):
+    assert scrub_text(text) == (clean, {"ip": 1})
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "127.0.0.1",
@@ -381,6 +396,7 @@ def test_the_address_of_a_host_goes(address):
         "8.8.8.8 answers everybody",
         "Version: 91.25.44.72, v12.34.56.78, release 12.34.56.78",
         "Chrome/114.0.57.133 Safari/537.36",
+        "nginx/12.34.56.78: a new release",
         "pip install a==12.34.56.78",
         "28.0.0.137",
         "1.3.6.1.4.1.311.21.20 is an OID",
@@ -512,6 +528,7 @@ def test_placeholders_and_names_are_no_keys(text):
         "<script src=https://cdn.example.com/npm/phaser@5.0.0/dist/phaser.js>",
         "v1.2.3-rc.4+build.5678901234",
         "01110100 01101000 01100101",
+        "Mobile\t1200\t3400\t5600\nChange\t+12\t345\t678\t9012",  # rows of tables
         "we reach 5000000 users and have contacts 10000000",
         "(2019) 345-356, (10) 2000, (10) 200 3000, open 0900 1200 1500",
     ],

@@ -168,7 +168,10 @@ _NOT_PUBLIC = [
     169.254.0.0/16 224.0.0.0/3
     """.split()
 ]
-_ADDRESS = re.compile(r"(?i)\b(?:ip|host|address|ping|ssh)\W{1,3}\Z")
+_ADDRESS = re.compile(
+    r"(?i)(?:\b(?:ip|inet|host|localhost|address|ping|ssh)|\.(?:com|org))\W{1,3}\Z"
+)
+_PORT = re.compile(":[0-9]{2,5}(?![0-9])")
 _VERSION = re.compile(
     r"(?i)(?:\b(?:v|ver|versions?|release|build|firmware|section)\b[.:]?\s?|\w/|[=~<>]=\s?)\Z"
 )
@@ -178,13 +181,16 @@ def _is_host(match: re.Match[str]) -> bool:
     """Return whether it is one host on the internet.
 
     The networks for documentation (RFC 5737) count, since logs use them like real addresses. With
-    five digits or fewer (one address in 12,000) it is almost always a version number, and
-    so is one with two zeros within if no word before it says what it is.
+    five digits or fewer (one address in 12,000) it is almost always a version number. So is one
+    after a name and a slash or with two zeros within, if no word before it and no port say that it
+    is an address: `Chrome/98.0.47.102`, but `db-1/203.0.113.77:5432`.
     """
     text = match[0]
     if len(text) < len("1.2.3.456") or text.endswith(".0"):
         return False
-    if _follows(_VERSION, match) or (".0.0." in text and not _follows(_ADDRESS, match)):
+    has_port = _PORT.match(match.string, match.end()) is not None
+    is_named = has_port or _follows(_ADDRESS, match)
+    if not is_named and (".0.0." in text or _follows(_VERSION, match)):
         return False
     try:
         address = IPv4Address(text)
