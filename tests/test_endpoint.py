@@ -223,6 +223,7 @@ def test_an_error_that_all_calls_would_have_is_raised_at_once(said, reason, word
     [
         completion(None, finish="content_filter"),
         error(400, "the prompt was filtered", code="content_filter"),
+        Said(403, {"error": {"code": 403, "metadata": {"flagged_input": "..."}}}),
     ],
 )
 def test_an_answer_that_is_filtered_is_an_error_of_its_own_and_not_tried_again(said):

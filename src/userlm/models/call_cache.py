@@ -15,12 +15,9 @@ from typing import Any
 
 from userlm.journal import Journal
 from userlm.json_files import take
-from userlm.models.budget import Side, max_tokens_in
+from userlm.models.budget import GIVE_UP, Side, max_tokens_in
 from userlm.text import has_words
 from userlm.types import Chat, Completion, Message, ModelError, Sampling
-
-GIVE_UP = 3
-"""After this many consecutive calls with the same error, no more calls are made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +119,16 @@ class CallCache:
         """Raise `ModelError` if the latest calls failed with the same error, and all others would
         too.
 
-        A bad request counts as an error of all calls only if no call was answered so far. The
-        message of a permanent error may hold the id of its request.
+        A bad request counts as an error of all calls only if no call was answered so far.
         """
         is_unusable = error.reason in ("bad request", "broken answer")
-        would_repeat = error.permanent or (is_unusable and not self._answers)
-        kind = error.reason if error.permanent else str(error)
         with self._lock:
-            self._alike = self._alike + 1 if kind == self._last_error else 1
-            if not would_repeat:
+            is_alike = str(error) == self._last_error
+            self._alike = self._alike + 1 if is_alike else 1
+            if not is_unusable or self._answers:
                 self._alike = 0
-            self._last_error = kind
-            is_hopeless = self._alike >= GIVE_UP
+            self._last_error = str(error)
+            is_hopeless = self._alike >= GIVE_UP or self._side.is_hopeless
         if is_hopeless:
             self._side.budget.stop(str(error))
             raise ModelError(
