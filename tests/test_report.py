@@ -1279,7 +1279,7 @@ def test_a_missing_or_damaged_line_file_is_named(tmp_path: Path) -> None:
 # --- hostile input --------------------------------------------------------------------------------
 
 SECTIONS = (
-    "figures lengths training data endings usage thresholds guard conversations missing manifest"
+    "assess figures lengths training data endings usage thresholds guard conversations missing manifest"
 ).split()
 OWN = "document.title='pwned';document.body.insertAdjacentHTML('beforeend','<p id=pwned>')"
 HOSTILE = [
@@ -1350,6 +1350,12 @@ def hostile_folders(root: Path) -> list[Path]:
         text[:3000]: TUNED | {"note": text[:3000], "n": i}
         for i, text in enumerate(HOSTILE[:4])
     }
+    figure = measured(
+        1.5, 1.0, 2.0, name=HOSTILE[2], unit=HOSTILE[0], better=HOSTILE[7]
+    )
+    rule = {"kind": HOSTILE[1], "user": HOSTILE[2], "people": 7, "ended": 5.0}
+    rule |= {"end_rate": 5.0, "f1": figure, "auroc": figure}
+    endings[HOSTILE[0]] |= {"comparison": [rule]}
     endings |= {text[:3000]: SILENT | {"why": text[:3000]} for text in HOSTILE[4:]}
     manifest = json.loads((sim / "run.json").read_text())
     manifest["options"] = {
@@ -1358,15 +1364,14 @@ def hostile_folders(root: Path) -> list[Path]:
         HOSTILE[8]: HOSTILE[1],
     }
     (sim / "run.json").write_text(json.dumps(manifest))
-    figure = measured(
-        1.5, 1.0, 2.0, name=HOSTILE[2], unit=HOSTILE[0], better=HOSTILE[7]
-    )
     gone = measured(None, None, None, name=HOSTILE[4], n=0, why=HOSTILE[0])
     scores = [
         score_line(name, HOSTILE[4], MeasureRow("k", "p", None, t[:9000]))
         for t in HOSTILE
     ]
     counts = {f"dropped: {text[:300]}": 1 for text in HOSTILE} | {"in": 20, "out": 5}
+    counts |= {"note: not scrubbed": 2}
+    counts |= {f"note: not scrubbed, {text[:300]}": 1 for text in HOSTILE}
     names = {text[:3000]: 9 - i % 9 for i, text in enumerate(HOSTILE)}
     cleaned = CLEANED | {
         "counts": counts,
@@ -1383,6 +1388,13 @@ def hostile_folders(root: Path) -> list[Path]:
         "writers": dict.fromkeys(names, writer),
         "faults": names,
     }
+    assessed = {
+        "measures": {"respond": [{"user": figure, "human": figure}]},
+        "perplexity": {HOSTILE[0]: figure},
+        "left_out": {HOSTILE[1]: HOSTILE[2]},
+        "failed": {HOSTILE[3]: HOSTILE[4]},
+        "incomplete": [HOSTILE[5]],
+    }
     return [
         sim,
         write(
@@ -1394,6 +1406,7 @@ def hostile_folders(root: Path) -> list[Path]:
         ),
         write(root, "clean", "clean", cleaned, test=talks[:1]),
         write(root, "intents", "intents", written, test=talks[:1]),
+        write(root, "assess", "assess", assessed),
         write(
             root, name + "2", "train", {"loss": 1.0, "steps": 2, "samples": 3}, log=LOG
         ),
@@ -1458,7 +1471,7 @@ def test_hostile_text_adds_no_element_attribute_or_script_to_the_page(
     assert sum(
         attributes.get("class") == "talk" for _, attributes in read.tags
     ) == 1 + len(HOSTILE)
-    assert len(page) < 200_000  # two turns of a million characters are in there, cut
+    assert len(page) < 210_000  # two turns of a million characters are in there, cut
     assert "1,000,000 characters" in page
     assert page.rstrip().endswith("</html>")
 

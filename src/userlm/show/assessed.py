@@ -50,7 +50,7 @@ def _blocks(run: Finished) -> Iterator[Block]:
     for stage, compared in run.results["measures"].items():
         rows = [_row(one) for one in compared]
         head = ("measure", "user", "human", "distance")
-        yield Table(head, rows, "table", TITLES.get(stage, stage))
+        yield Table(head, rows, "table", TITLES[stage])
     columns = run.results["perplexity"]
     if columns:
         rows = [(Quote(name, 60), measured(one)) for name, one in columns.items()]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 
@@ -217,7 +217,7 @@ class Assessed(TypedDict):
     """Of `assess`, beside its counts: by stage, by column of `ppl`, and by stage the reason why it
     was left out or failed; and the stages in which some conversations ended in an error."""
 
-    measures: dict[Any, list[Compared]]
+    measures: dict[Literal["respond", "simulate"], list[Compared]]
     perplexity: dict[Any, Measured]
     left_out: dict[Any, Text]
     failed: dict[Any, Text]
