@@ -340,17 +340,19 @@ class Failures:
 
     max_failed: float = option(
         1.0,
-        "Maximum share of conversations that may end in an error. If it is more, or all of them, "
-        "the exit code is 1.",
+        "Maximum share of conversations that may end in an error, or get no intent. If it is more, "
+        "or all of them, the exit code is 1.",
         min=0,
         max=1,
         panel=OUTPUT,
         recorded=False,
     )
 
-    def check(self, failed: int, total: int, where: str = "") -> None:
+    def check(
+        self, failed: int, total: int, where: str = "", how: str = "ended in an error"
+    ) -> None:
         """Raise `ModelError` if too many of the conversations failed."""
-        what = f"{where}{failed:,} of {total:,} conversations ended in an error"
+        what = f"{where}{failed:,} of {total:,} conversations {how}"
         if failed and failed >= total:
             raise ModelError(what)
         if failed > self.max_failed * total:

@@ -19,6 +19,9 @@ from userlm.models.budget import GIVE_UP, Side, max_tokens_in
 from userlm.text import has_words
 from userlm.types import Chat, Completion, Message, ModelError, Sampling
 
+UNUSABLE = 50
+"""If this many answers could not be used, and none could, no more calls are made."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -49,6 +52,8 @@ class CallCache:
         self._lock = threading.Lock()
         self._last_error = ""
         self._alike = 0
+        self._usable = 0
+        self._unusable = 0
         self._answers: dict[tuple[str, int], Answer] = {}
         self._faults: Counter[str] = Counter()
         self._journal = Journal(path)
@@ -95,6 +100,18 @@ class CallCache:
             return _failed(error)
         self._alike = 0
         return _answered(reply, sampling)
+
+    def count_use(self, is_usable: bool) -> None:
+        """Count whether the caller could use what the model said about a conversation."""
+        with self._lock:
+            self._usable += is_usable
+            self._unusable += not is_usable
+            is_hopeless = self._unusable >= UNUSABLE and not self._usable
+        if is_hopeless:
+            self._side.budget.stop(
+                f"none of the first {UNUSABLE} answers of {self._side.address} could be used, so "
+                "no more were asked for; allow longer ones (--max-tokens), or take another model"
+            )
 
     def close(self) -> None:
         """Close the journal."""
