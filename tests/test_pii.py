@@ -211,8 +211,36 @@ def test_a_plain_number_is_a_phone_number_where_the_sentence_says_so(before):
 
 
 @pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("my number is 212 664 7665, thanks", "my number is <PHONE>, thanks"),
+        ("My number is 2126647665.", "My number is <PHONE>."),
+        ("the number is 212 664 7665", "the number is <PHONE>"),
+        ("text me: 2126647665", "text me: <PHONE>"),
+        ("我的电话是13812345678", "我的电话是<PHONE>"),
+        ("手机号码：13812345678", "手机号码：<PHONE>"),
+        ("電話番号は09012345678です", "電話番号は<PHONE>です"),
+        ("전화번호는 01012345678", "전화번호는 <PHONE>"),
+        ("Mob: 9876543210, Ph. 9876543210", "Mob: <PHONE>, Ph. <PHONE>"),
+        ("Mi teléfono es 612 345 678", "Mi teléfono es <PHONE>"),
+        ("Meine Telefonnummer ist 1711234567", "Meine Telefonnummer ist <PHONE>"),
+        ("WA 0812-3456-7890 ya", "WA <PHONE> ya"),  # Indonesia
+    ],
+)
+def test_a_number_in_the_form_of_its_country_goes_after_the_words_of_its_language(
+    text, clean
+):
+    counts = {"phone": clean.count("<PHONE>")}
+    assert scrub_text(text) == (clean, counts)
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        "the number is 2147483647",
+        "Ph: 7.1234567, the mob 1234567",
+        "电话会议 20230101",
+        "08-12-2023-1200",
         "My account number is 0163296012",
         "The order number is 07700900123",
         "their number is 1234567890",

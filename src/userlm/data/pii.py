@@ -6,8 +6,8 @@ What is replaced, and what is kept because it does not identify a person:
              `git@github.com` or `git@host:owner/project`
     <PHONE>  +CC and 00CC numbers, national ones that begin with 0 or an area code in brackets and
              have separators, those of the US; others, and plain digits, only after a word such as
-             "phone", or after "their number is"; a tab is between two cells of a table, not
-             within a number
+             "phone", or after "their number is" if they begin with 0 or are American; a tab is
+             between two cells of a table, not within a number
     <CARD>   numbers of a known issuer whose check digit is right; not any long number, nor plain
              digits that touch a letter
     <IP>     addresses of one host on the internet; not private, local and network addresses, not
