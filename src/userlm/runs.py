@@ -303,7 +303,7 @@ _WRITTEN = {
     "simulate": "conversations.jsonl turns.jsonl usage.jsonl",
     "score": "scores.jsonl",
     "assess": "reference.jsonl respond simulate ppl score report.html report.md",
-    "ppl": "scores.jsonl usage.jsonl",
+    "ppl": "scores.jsonl rows.jsonl usage.jsonl",
     "train": f"log.jsonl rows rows-valid tokenizer {_SAVED}",
 }
 """What the run of each verb writes into its folder, beside the files of every run. Trackers add to

@@ -19,6 +19,7 @@ from typing import Any
 
 from userlm.journal import Journal
 from userlm.json_files import take, write_lines
+from userlm.models.scored_rows import ScoredRows
 from userlm.text import has_words
 from userlm.types import (
     Chat,
@@ -486,10 +487,12 @@ class CountedComplete:
 
 @dataclass(frozen=True, slots=True)
 class CountedScore:
-    """A model on a server that scores texts, with one call for each row; see `Side.call`."""
+    """A model on a server that scores texts, with one call for each row that was not scored before;
+    see `Side.call`."""
 
     model: Score
     side: Side
+    rows: ScoredRows
 
     def score(
         self, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]
@@ -500,10 +503,13 @@ class CountedScore:
     def _row(self, ids: Sequence[int], mask: Sequence[bool]) -> list[float]:
         if not any(mask):  # nothing to ask
             return []
+        if known := self.rows.find(ids, mask):
+            return known
         scored: list[float] = []
 
         def send() -> Completion:
             scored.extend(*self.model.score([(ids, mask)]))
+            self.rows.add(ids, mask, scored)
             call = _CALL.get()
             retries = call.retries if call else 0
             # a server reads exactly these ids, and generates a token at most
