@@ -317,6 +317,20 @@ def test_a_model_that_spends_all_tokens_on_reasoning_is_not_asked_again():
     assert caught.value.reason == "empty answer"
 
 
+def test_an_empty_answer_is_asked_for_again_with_another_seed_and_not_at_temperature_0():
+    with serving([completion(""), completion(""), completion("ok")]) as server:
+        assert model(server).chat(HI, Sampling(seed=7)).text == "ok"
+    seeds = [body["seed"] for body in server.bodies]
+    assert seeds[0] == 7 and len(set(seeds)) == 3
+    greedy = Sampling(temperature=0, seed=7)
+    with (
+        serving([completion(""), completion("ok")]) as server,
+        pytest.raises(ModelError, match="the answer is empty"),
+    ):
+        model(server).chat(HI, greedy)
+    assert len(server.requests) == 1
+
+
 def test_a_server_that_is_not_there_is_an_error_of_the_model_and_costs_nothing():
     with pytest.raises(ModelError, match="is it running") as caught:
         EndpointModel("m", "http://127.0.0.1:9/v1", KEY, retries=1, pause=0.001).chat(

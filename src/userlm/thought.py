@@ -182,13 +182,18 @@ def sample_speech(
     # At temperature 0 every sample is the same.
     tries = TRIES if sampling.temperature else 1
     for n in range(tries):
-        seed = sampling.seed
-        if n and seed is not None:
-            seed = stable_hash(seed, n) % 2**63
-        found = spoken(chat.chat(messages, replace(sampling, seed=seed)))
+        found = spoken(chat.chat(messages, reseeded(sampling, n)))
         if has_words(found.text) or not found.thought:
             return found
     raise only_thought()
+
+
+def reseeded(sampling: Sampling, n: int) -> Sampling:
+    """Return the sampling with another seed, for the `n`-th repetition of a call; 0 is the first
+    call."""
+    if not n or sampling.seed is None:
+        return sampling
+    return replace(sampling, seed=stable_hash(sampling.seed, n) % 2**63)
 
 
 def only_thought() -> ModelError:
