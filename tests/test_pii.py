@@ -56,6 +56,8 @@ def test_an_email_address_goes(text, clean):
         ("tel:%2B14155550132", "tel:<PHONE>"),
         ("4111 1111 1\ufeff111 1111", "<CARD>"),
         ("４１１１１１１１１１１１１１１１", "<CARD>"),
+        (r"john\_doe@example\.com, x\_y", r"<EMAIL>, x\_y"),
+        (r"\+1 \(212\) 664\-7665 or 212\-664\-7665", "<PHONE> or <PHONE>"),
         ("john\u2062@gma\ufe0fil.com\u2069", "<EMAIL>\u2069"),
         ("+4479111\u2064 23456", "<PHONE>"),
         (f"s\u2061k-{RUN}{RUN}", "<KEY>"),

@@ -18,8 +18,9 @@ What is replaced, and what is kept because it does not identify a person:
              "Bearer", user and password in a URL; not `sk-your-key-goes-here`
 
 Spaces that do not break, other dashes and fullwidth digits and letters count as the usual ones;
-characters without width are skipped. Characters may be escaped as in JSON (`\\n`, `\\u0040`), and
-an @ or + as in URLs and HTML (`%40`, `&#64;`). A word before a number may be the key of its field.
+characters without width are skipped. Characters may be escaped as in JSON (`\\n`, `\\u0040`) and
+Markdown (`\\_`), and an @ or + as in URLs and HTML (`%40`, `&#64;`). A word before a number may be
+the key of its field.
 
 These are patterns: they cannot find names and postal addresses. Marks that are already in a log,
 such as WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.
