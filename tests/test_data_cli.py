@@ -993,6 +993,20 @@ def test_parquet_is_unpacked_in_parts_of_a_bounded_size(tmp_path, monkeypatch):
         assert rows == texts
 
 
+def test_equal_values_that_take_no_bytes_in_parquet_count_as_what_they_take_unpacked(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "a.parquet"
+    frame = pl.DataFrame({"id": [""] * 10_000, "list": [[None] * 3] * 10_000})
+    frame.write_parquet(path, row_group_size=10_000)
+    assert path.stat().st_size < 10_000
+    ((rows, size),) = rows_module._row_groups(path)
+    assert rows == 10_000 and size > 16 * 4 * rows
+    monkeypatch.setattr(rows_module, "_PART", size // 10)
+    assert len(list(rows_module._parts(path))) >= 10
+    assert sum(1 for _ in rows_module.read_rows(path)) == 10_000
+
+
 def test_parquet_that_would_fill_the_memory_or_has_no_end_is_refused(
     tmp_path, monkeypatch
 ):

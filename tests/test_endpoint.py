@@ -223,6 +223,7 @@ def test_an_error_that_all_calls_would_have_is_raised_at_once(said, reason, word
     [
         completion(None, finish="content_filter"),
         error(400, "the prompt was filtered", code="content_filter"),
+        Said(403, {"error": {"code": 403, "metadata": {"flagged_input": "..."}}}),
     ],
 )
 def test_an_answer_that_is_filtered_is_an_error_of_its_own_and_not_tried_again(said):
@@ -314,6 +315,20 @@ def test_a_model_that_spends_all_tokens_on_reasoning_is_not_asked_again():
     ):
         model(server).chat(HI, Sampling())
     assert caught.value.reason == "empty answer"
+
+
+def test_an_empty_answer_is_asked_for_again_with_another_seed_and_not_at_temperature_0():
+    with serving([completion(""), completion(""), completion("ok")]) as server:
+        assert model(server).chat(HI, Sampling(seed=7)).text == "ok"
+    seeds = [body["seed"] for body in server.bodies]
+    assert seeds[0] == 7 and len(set(seeds)) == 3
+    greedy = Sampling(temperature=0, seed=7)
+    with (
+        serving([completion(""), completion("ok")]) as server,
+        pytest.raises(ModelError, match="the answer is empty"),
+    ):
+        model(server).chat(HI, greedy)
+    assert len(server.requests) == 1
 
 
 def test_a_server_that_is_not_there_is_an_error_of_the_model_and_costs_nothing():

@@ -17,7 +17,9 @@ from fake_server import CUT, Said, completion, error, serving
 from flat import flat
 
 from userlm import commands, loading
+from userlm.commands.options import Failures
 from userlm.json_files import read_json
+from userlm.models import call_cache
 from userlm.models.endpoint import EndpointModel
 from userlm.rows import read_conversations, write_conversations
 from userlm.text import INTENT_PREFIX
@@ -226,14 +228,57 @@ def test_all_faults_are_survived_counted_and_shown(tmp_path, data, capsys, impat
 
 
 def test_a_sentence_that_stays_out_of_form_is_counted_by_its_reason(tmp_path, data):
-    with serving(lambda body, n: completion("The user wants things.")) as server:
+    def answer(body, n):
+        return good(body) if number(body) == 0 else completion("The user wants things.")
+
+    with serving(answer) as server:
         results = commands.intents(
             commands.Intents(
                 data, out=tmp_path / "out", writer=f"{server.url}#m", tries=3, limit=4
             )
         )
-    assert results["counts"] == {"in": 4, "note: no intent, prefix": 4}
-    assert len(server.requests) == 12
+    counts = {"in": 4, "note: no intent, prefix": 3, "note: written": 1, "out": 1}
+    assert results["counts"] == counts
+    assert len(server.requests) == 1 + 3 * 3
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        completion("The user wants things."),
+        completion("The user wants", finish="length"),
+        completion(None, finish="content_filter"),
+    ],
+)
+def test_a_writer_of_whom_nothing_can_be_used_is_a_failure_and_is_not_paid_for_long(
+    said, tmp_path, data, monkeypatch
+):
+    monkeypatch.setattr(call_cache, "UNUSABLE", 5)
+    with serving(lambda body, n: said) as server:
+        options = commands.Intents(
+            data, out=tmp_path / "out", writer=f"{server.url}#m", workers=1
+        )
+        with pytest.raises(ModelError, match="60 of 60 conversations got no intent"):
+            commands.intents(options)
+        assert len(server.requests) <= 5 * 2
+        assert read_json(tmp_path / "out" / "results.json")["counts"]["in"] == 60
+
+
+def test_too_many_answers_out_of_form_are_a_failure_whenever_the_run_is_looked_at(
+    tmp_path, data
+):
+    def answer(body, n):
+        return good(body) if number(body) % 2 else completion("The user wants things.")
+
+    with serving(answer) as server:
+        writer = f"{server.url}#m"
+        options = commands.Intents(data, out=tmp_path / "out", writer=writer)
+        commands.intents(options)
+        strict = replace(options, failures=Failures(max_failed=0.4))
+        with pytest.raises(
+            ModelError, match=r"30 of 60 .* more than --max-failed 0\.4"
+        ):
+            commands.intents(strict)
 
 
 @pytest.mark.slow
@@ -280,7 +325,7 @@ def test_a_run_in_which_no_intent_could_be_written_is_a_failure(tmp_path, data, 
         options = commands.Intents(
             data, out=tmp_path / "out", writer=f"{server.url}#m", limit=2
         )
-        with pytest.raises(ModelError, match=r"(\d+) of \1 conversations ended in an"):
+        with pytest.raises(ModelError, match=r"(\d+) of \1 conversations got no int"):
             commands.intents(options)
         assert " ended in an error" in capsys.readouterr().err
         assert read_json(tmp_path / "out" / "results.json")["failed"] > 1

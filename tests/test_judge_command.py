@@ -14,6 +14,7 @@ from userlm import commands, loading
 from userlm.commands.judge import Judged, shares
 from userlm.json_files import read_json, write_json
 from userlm.judges import ENDED, read_prompt
+from userlm.models.call_cache import UNUSABLE
 from userlm.models.endpoint import EndpointModel
 from userlm.rows import write_conversations
 from userlm.show import html, markdown
@@ -447,3 +448,14 @@ def test_a_turn_that_changed_is_judged_again_and_the_others_are_not(logs):
     assert len(server.bodies) == 12 + 1
     assert "skip it" in server.bodies[-1]["messages"][0]["content"]
     assert results["counts"]["out"] == 12
+
+
+def test_a_judge_without_a_label_in_any_answer_fails_and_is_not_asked_for_ever(
+    tmp_path,
+):
+    logs = write(tmp_path, [response(i) for i in range(80)])
+    with serving(lambda body, n: completion("I would rather not say.")) as server:
+        for _ in range(2):
+            with pytest.raises(ModelError, match="answers of the judge has a label"):
+                judge(logs, server, workers=1)
+    assert len(server.bodies) == UNUSABLE

@@ -56,6 +56,8 @@ def test_an_email_address_goes(text, clean):
         ("tel:%2B14155550132", "tel:<PHONE>"),
         ("4111 1111 1\ufeff111 1111", "<CARD>"),
         ("４１１１１１１１１１１１１１１１", "<CARD>"),
+        (r"john\_doe@example\.com, x\_y", r"<EMAIL>, x\_y"),
+        (r"\+1 \(212\) 664\-7665 or 212\-664\-7665", "<PHONE> or <PHONE>"),
         ("john\u2062@gma\ufe0fil.com\u2069", "<EMAIL>\u2069"),
         ("+4479111\u2064 23456", "<PHONE>"),
         (f"s\u2061k-{RUN}{RUN}", "<KEY>"),
@@ -211,8 +213,36 @@ def test_a_plain_number_is_a_phone_number_where_the_sentence_says_so(before):
 
 
 @pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("my number is 212 664 7665, thanks", "my number is <PHONE>, thanks"),
+        ("My number is 2126647665.", "My number is <PHONE>."),
+        ("the number is 212 664 7665", "the number is <PHONE>"),
+        ("text me: 2126647665", "text me: <PHONE>"),
+        ("我的电话是13812345678", "我的电话是<PHONE>"),
+        ("手机号码：13812345678", "手机号码：<PHONE>"),
+        ("電話番号は09012345678です", "電話番号は<PHONE>です"),
+        ("전화번호는 01012345678", "전화번호는 <PHONE>"),
+        ("Mob: 9876543210, Ph. 9876543210", "Mob: <PHONE>, Ph. <PHONE>"),
+        ("Mi teléfono es 612 345 678", "Mi teléfono es <PHONE>"),
+        ("Meine Telefonnummer ist 1711234567", "Meine Telefonnummer ist <PHONE>"),
+        ("WA 0812-3456-7890 ya", "WA <PHONE> ya"),  # Indonesia
+    ],
+)
+def test_a_number_in_the_form_of_its_country_goes_after_the_words_of_its_language(
+    text, clean
+):
+    counts = {"phone": clean.count("<PHONE>")}
+    assert scrub_text(text) == (clean, counts)
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        "the number is 2147483647",
+        "Ph: 7.1234567, the mob 1234567",
+        "电话会议 20230101",
+        "08-12-2023-1200",
         "My account number is 0163296012",
         "The order number is 07700900123",
         "their number is 1234567890",
@@ -369,6 +399,21 @@ def test_the_address_of_a_host_goes(address):
 
 
 @pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("node-3/203.0.113.77:9042 is down", "node-3/<IP>:9042 is down"),
+        ("db.example.com/203.0.113.77", "db.example.com/<IP>"),
+        ("inet/203.0.113.77", "inet/<IP>"),
+        ("28.0.0.137:8080", "<IP>:8080"),
+    ],
+)
+def test_an_address_after_a_name_goes_if_a_port_or_a_word_tells_it_from_a_version(
+    text, clean
+):
+    assert scrub_text(text) == (clean, {"ip": 1})
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "127.0.0.1",
@@ -381,6 +426,7 @@ def test_the_address_of_a_host_goes(address):
         "8.8.8.8 answers everybody",
         "Version: 91.25.44.72, v12.34.56.78, release 12.34.56.78",
         "Chrome/114.0.57.133 Safari/537.36",
+        "nginx/12.34.56.78: a new release",
         "pip install a==12.34.56.78",
         "28.0.0.137",
         "1.3.6.1.4.1.311.21.20 is an OID",
@@ -512,6 +558,7 @@ def test_placeholders_and_names_are_no_keys(text):
         "<script src=https://cdn.example.com/npm/phaser@5.0.0/dist/phaser.js>",
         "v1.2.3-rc.4+build.5678901234",
         "01110100 01101000 01100101",
+        "Mobile\t1200\t3400\t5600\nChange\t+12\t345\t678\t9012",  # rows of tables
         "we reach 5000000 users and have contacts 10000000",
         "(2019) 345-356, (10) 2000, (10) 200 3000, open 0900 1200 1500",
     ],

@@ -518,6 +518,28 @@ def test_each_answered_row_is_written_at_once_and_not_asked_for_again(
     assert whole["usage"]["model"]["calls"] == PROBES + ROWS_OF_LOGS
 
 
+def test_the_rows_of_a_conversation_that_is_cut_off_are_not_asked_for_again(
+    on_server, tmp_path
+):
+    long = Conversation("long", intent="do it", user="p")
+    for i in range(20):
+        long = long.say(f"and what about number {i} of all of them?").say("ok")
+    more = {"workers": 1, "max_tokens": 64, "controls": False}
+    with serving(likely) as server:
+        write_conversations(tmp_path / "logs.jsonl", [long])
+        on_server(server, out="whole", **more)
+        rows = len(server.bodies) - PROBES
+        assert rows > 10
+    with serving(likely) as server:
+        for cap in (PROBES + 4, 2 * (PROBES + 4)):
+            with pytest.raises(ModelError, match="1 of 1 conversations ended in an"):
+                on_server(server, max_calls=cap, **more)
+        on_server(server, max_calls=1000, **more)
+        assert len(server.bodies) == rows + 3 * PROBES
+    assert lines_of(tmp_path / "out") == lines_of(tmp_path / "whole")
+    assert not (tmp_path / "out" / "rows.jsonl").exists()
+
+
 def test_what_ppl_used_is_counted_and_shown(on_server, capsys):
     with serving(likely) as server:
         used = on_server(server, price="2/8")["usage"]["model"]

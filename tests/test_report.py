@@ -1351,6 +1351,12 @@ def hostile_folders(root: Path) -> list[Path]:
         text[:3000]: TUNED | {"note": text[:3000], "n": i}
         for i, text in enumerate(HOSTILE[:4])
     }
+    figure = measured(
+        1.5, 1.0, 2.0, name=HOSTILE[2], unit=HOSTILE[0], better=HOSTILE[7]
+    )
+    rule = {"kind": HOSTILE[1], "user": HOSTILE[2], "people": 7, "ended": 5.0}
+    rule |= {"end_rate": 5.0, "f1": figure, "auroc": figure}
+    endings[HOSTILE[0]] |= {"comparison": [rule]}
     endings |= {text[:3000]: SILENT | {"why": text[:3000]} for text in HOSTILE[4:]}
     manifest = json.loads((sim / "run.json").read_text())
     manifest["options"] = {
@@ -1359,15 +1365,14 @@ def hostile_folders(root: Path) -> list[Path]:
         HOSTILE[8]: HOSTILE[1],
     }
     (sim / "run.json").write_text(json.dumps(manifest))
-    figure = measured(
-        1.5, 1.0, 2.0, name=HOSTILE[2], unit=HOSTILE[0], better=HOSTILE[7]
-    )
     gone = measured(None, None, None, name=HOSTILE[4], n=0, why=HOSTILE[0])
     scores = [
         score_line(name, HOSTILE[4], MeasureRow("k", "p", None, t[:9000]))
         for t in HOSTILE
     ]
     counts = {f"dropped: {text[:300]}": 1 for text in HOSTILE} | {"in": 20, "out": 5}
+    counts |= {"note: not scrubbed": 2}
+    counts |= {f"note: not scrubbed, {text[:300]}": 1 for text in HOSTILE}
     names = {text[:3000]: 9 - i % 9 for i, text in enumerate(HOSTILE)}
     cleaned = CLEANED | {
         "counts": counts,

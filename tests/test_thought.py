@@ -91,6 +91,11 @@ from userlm.users import PromptedUser
             "a",
         ),
         ("<think>a</think>b<|end|>", "b", "a"),
+        ("<think>a</think>\n<answer>\nb\n</answer>", "b", "a"),
+        ("<Thought>a</Thought><Output>b", "b", "a"),
+        ("<think>a</think><answer>b</answer> c", "<answer>b</answer> c", "a"),
+        ("<answer>b</answer>", "<answer>b</answer>", ""),
+        ("<longcat_think>a</longcat_think>b", "b", "a"),
         # quoted
         ("Write `<think>` first.", "Write `<think>` first.", ""),
         ("```\n<think>a</think>\n```", "```\n<think>a</think>\n```", ""),
@@ -137,6 +142,8 @@ def test_a_long_text_is_split_in_linear_time():
         ":::thinking\n",
         "Here is my thought process:",
         "analysis",
+        "<answer>",
+        "</answer> ",
     ):
         since = time.perf_counter()
         split_thought("<think>a</think>" + part * (200_000 // len(part)) + "</think>")

@@ -294,6 +294,9 @@ def _read_parquet(
 _PART = 512 << 20
 """Bytes of parquet that are unpacked at once; more only if a row has more, or if its neighbours are
 much shorter."""
+_VALUE = 16
+"""Bytes that polars keeps for each value beside its content; in the file, millions of equal ones
+take a few bytes together."""
 _LARGEST_GROUP = 8 << 30
 """Bytes: to read a part of a row group, polars goes through all of it, so a larger one would take
 hours."""
@@ -325,7 +328,8 @@ def _parts(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def _row_groups(path: Path) -> list[tuple[int, int]]:
-    """Return the rows and the unpacked bytes of each row group, from the end of the file.
+    """Return the rows of each row group, and the bytes that they take in memory, from the end of
+    the file.
 
     polars does not tell them. Source: github.com/apache/parquet-format, `FileMetaData`.
     """
@@ -336,7 +340,10 @@ def _row_groups(path: Path) -> list[tuple[int, int]]:
         footer = file.read(length)
     try:
         groups = _thrift_struct(iter(footer))[4]
-        counts = [(group[3], group[2]) for group in groups]
+        counts = []
+        for group in groups:
+            values = sum(chunk[3][5] for chunk in group[1])
+            counts.append((group[3], group[2] + _VALUE * values))
         if min(map(min, counts), default=0) < 0:
             raise ValueError
         return counts

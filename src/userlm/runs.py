@@ -310,7 +310,7 @@ _WRITTEN = {
     "judge": "verdicts.jsonl asked.jsonl usage.jsonl",
     "assess": "reference.jsonl role.jsonl intent.jsonl respond simulate ppl role intent judge-role "
     "judge-intent detect score report.html report.md report.tex",
-    "ppl": "scores.jsonl usage.jsonl",
+    "ppl": "scores.jsonl rows.jsonl usage.jsonl",
     "detect": "scores.jsonl detections.jsonl usage.jsonl",
     "train": f"log.jsonl rows rows-valid tokenizer {_SAVED}",
 }

@@ -33,7 +33,8 @@ TRIES = 3
 
 _NAMES = (
     *("think", "thinking", "thought", "thoughts", "reasoning", "seed:think"),
-    *("antthinking", "scratchpad", "reflection"),
+    *("antthinking", "scratchpad", "reflection", "longcat_think"),
+    *("thought_process", "inner_monologue"),
 )
 PAIRS = (
     *((f"<{name}>", f"</{name}>") for name in _NAMES),
@@ -107,6 +108,10 @@ _AROUND_SPEECH = re.compile(
     r"\A\s*<\|(?:begin_of_solution|START_RESPONSE)\|>"
     r"|<\|(?:end_of_solution|END_RESPONSE|return|end)\|>\s*\Z"
 )
+_ANSWER = re.compile(
+    r"<(answer|response|output)>((?:(?!</\1>).)*)(?:</\1>)?\Z",
+    re.DOTALL | re.IGNORECASE,
+)
 _ENDS_OPEN = re.compile(rf"(?P<opens>{_OPENING})\s*$", re.IGNORECASE)
 
 
@@ -143,8 +148,10 @@ def split_thought(text: str) -> tuple[str, str]:
     if not start:
         return given, ""
     (thought if is_thought else said).append(text[start:])
-    speech = _AROUND_SPEECH.sub("", _joined(said))
-    return speech.strip(), _joined(thought)
+    speech = _AROUND_SPEECH.sub("", _joined(said)).strip()
+    if tagged := _ANSWER.match(speech):
+        speech = tagged[2].strip()
+    return speech, _joined(thought)
 
 
 def spoken(found: Completion) -> Completion:
@@ -182,13 +189,18 @@ def sample_speech(
     # At temperature 0 every sample is the same.
     tries = TRIES if sampling.temperature else 1
     for n in range(tries):
-        seed = sampling.seed
-        if n and seed is not None:
-            seed = stable_hash(seed, n) % 2**63
-        found = spoken(chat.chat(messages, replace(sampling, seed=seed)))
+        found = spoken(chat.chat(messages, reseeded(sampling, n)))
         if has_words(found.text) or not found.thought:
             return found
     raise only_thought()
+
+
+def reseeded(sampling: Sampling, n: int) -> Sampling:
+    """Return the sampling with another seed, for the `n`-th repetition of a call; 0 is the first
+    call."""
+    if not n or sampling.seed is None:
+        return sampling
+    return replace(sampling, seed=stable_hash(sampling.seed, n) % 2**63)
 
 
 def only_thought() -> ModelError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, starmap
@@ -47,9 +47,10 @@ from userlm.commands.steps import (
     write_hub,
 )
 from userlm.data.conditions import sentence, traits
-from userlm.data.intents import leakage, request
+from userlm.data.intents import NOTHING, leakage, request
 from userlm.data.writers import (
     EXTRACTIVE,
+    NO_INTENT,
     Existing,
     Intent,
     ModelWriter,
@@ -147,6 +148,7 @@ def intents(options: Intents) -> Results:
         stamps |= prompts.hashes("intent")
     run = open_run("intents", options, files, stamps)
     if done := finished(run, options, lambda results: results.get("failed")):
+        _check_failures(options, done)
         return done
 
     joined, counts = read_joined(joins)
@@ -191,8 +193,16 @@ def intents(options: Intents) -> Results:
         write_hub(run, results)
     show_errors(tally.errors, tally.asked)
     finish(run, options, results, has_failures=bool(tally.errors))
-    options.failures.check(len(tally.errors), tally.asked)
+    _check_failures(options, results)
     return results
+
+
+def _check_failures(options: Intents, results: Results) -> None:
+    """Raise `ModelError` if the model wrote too few of the intents that it was asked for, whether
+    calls failed or no answer could be used."""
+    if options.writer != EXTRACTIVE:
+        written, unwritten = _asked(results["counts"])
+        options.failures.check(unwritten, written + unwritten, how="got no intent")
 
 
 def _read(options: Intents, path: Path) -> Iterator[Conversation]:
@@ -287,7 +297,7 @@ class _Tally:
     @property
     def asked(self) -> int:
         """The number of conversations that the writer was asked about, or should have been."""
-        return self._counts["note: written"] + len(self.errors)
+        return sum(_asked(self._counts))
 
     def results(self) -> Results:
         """Return the results. Leakage is `None` if no first turn has content words."""
@@ -324,6 +334,16 @@ class _Tally:
                 f"no log has these fields: {', '.join(missing)}; look up the field names in meta",
                 style="yellow",
             )
+
+
+def _asked(counts: Mapping[str, int]) -> tuple[int, int]:
+    """Return how many intents a writer wrote, and how many it did not though there was something
+    to say."""
+    unwritten = 0
+    for note, count in counts.items():
+        if note.startswith(f"note: {NO_INTENT}") and NOTHING not in note:
+            unwritten += count
+    return counts.get("note: written", 0), unwritten
 
 
 def _condition_note(field: str) -> str:

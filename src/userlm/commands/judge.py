@@ -60,10 +60,12 @@ from userlm.types import (
     InputError,
     Measure,
     Message,
+    ModelError,
     ModelWarning,
     Verdict,
 )
 
+NO_VERDICT = "no verdict: "
 ENDS_INCLUDED = ", ends included"
 """Ends the name of a share of which users who ended are a part. No label has a comma."""
 CALLS = ("failed", "usage", "caps", "faults")
@@ -139,6 +141,7 @@ def judge(options: Judge) -> Results:
         return bool(has_new_labels or not is_judged(results))
 
     if done := finished(run, options, is_to_do):
+        _check_labels(done)
         return done
     warning = same_model(given, user)
     if warning:
@@ -168,7 +171,16 @@ def judge(options: Judge) -> Results:
     finish(run, options, results, has_failures=bool(calls["failed"]))
     asked = sum(one.turn is not None for one in judged)
     options.failures.check(calls["failed"], asked)
+    _check_labels(results)
     return results
+
+
+def _check_labels(results: Results) -> None:
+    """Raise `ModelError` if the judge was asked and no answer has a label."""
+    counts = results["counts"]
+    unread = sum(n for what, n in counts.items() if what.startswith(NO_VERDICT))
+    if unread and not counts["out"]:
+        raise ModelError(f"none of {unread:,} answers of the judge has a label")
 
 
 def made_by(path: Path) -> str | None:
@@ -294,6 +306,8 @@ def _judge(judge: judges.Judge, cache: CallCache, log: Conversation) -> Judged:
     request = judge.prompt.request(turn)
     answer = cache.ask(_name(log, request), 0, request, sampling)
     verdict = judge.prompt.read(answer)
+    if not answer.error:
+        cache.count_use(verdict.label is not None)
     return Judged(log.id, turn.k, cluster, verdict, answer.error)
 
 
@@ -371,7 +385,7 @@ def _counts(judged: Sequence[Judged], hand: Mapping[str, str]) -> dict[str, int]
         elif one.turn is None:
             counts[f"nothing to judge: {one.verdict.reason}"] += 1
         else:
-            counts[f"no verdict: {one.verdict.reason}"] += 1
+            counts[f"{NO_VERDICT}{one.verdict.reason}"] += 1
     if others := hand.keys() - {one.id for one in judged if one.turn is not None}:
         counts["labels by hand, but nothing judged"] = len(others)
     return dict(counts)

@@ -340,8 +340,8 @@ class Failures:
 
     max_failed: float = option(
         1.0,
-        "Maximum share of conversations that may end in an error. If it is more, or all of them, "
-        "the exit code is 1.",
+        "Maximum share of conversations that may end in an error, or get no intent. If it is more, "
+        "or all of them, the exit code is 1.",
         min=0,
         max=1,
         panel=OUTPUT,
@@ -349,10 +349,15 @@ class Failures:
     )
 
     def check(
-        self, failed: int, total: int, where: str = "", what: str = "conversations"
+        self,
+        failed: int,
+        total: int,
+        where: str = "",
+        what: str = "conversations",
+        how: str = "ended in an error",
     ) -> None:
-        """Raise `ModelError` if too many of the conversations, or of `what`, failed."""
-        found = f"{where}{failed:,} of {total:,} {what} ended in an error"
+        """Raise `ModelError` if too many of the conversations, or of `what`, failed; `how`."""
+        found = f"{where}{failed:,} of {total:,} {what} {how}"
         if failed and failed >= total:
             raise ModelError(found)
         if failed > self.max_failed * total:

@@ -48,6 +48,7 @@ from userlm.metrics.forms import Form
 from userlm.metrics.perplexity import conversation_of, score_turns, unscored
 from userlm.metrics.scores import score_line, score_row
 from userlm.models.budget import CAP, Budget, Caps, CountedScore
+from userlm.models.scored_rows import ScoredRows
 from userlm.rows import read_conversations, read_rows
 from userlm.runs import Run, conversations_file
 from userlm.show.terminal import console, progress_bar
@@ -189,12 +190,15 @@ def ppl(options: Ppl) -> Results:
     cases = list(_cases(conversations, others))
     scorer = _load(options, model)
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
+    rows = None
     if model.is_remote:
         side = add_side(budget, "model", model, price)
-        scorer = replace(scorer, model=CountedScore(scorer.model, side))
+        rows = ScoredRows(run.path("rows.jsonl"))
+        scorer = replace(scorer, model=CountedScore(scorer.model, side, rows))
     scores, failed = _score_all(run, cases, scorer, budget)
     results = measure_results(figures(scores, conversations), stubs={})
-    if model.is_remote:
+    if rows:
+        rows.close(is_needed=failed > 0)
         results |= budget.finish(["model"])
     written = finish(run, options, results, has_failures=failed > 0)
     options.failures.check(failed, len(conversations))

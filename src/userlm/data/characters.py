@@ -30,17 +30,18 @@ def plain(text: str) -> str:
     return _DASH.sub("-", text.translate(_PLAIN))
 
 
-# Characters without width, and what is escaped: in JSON any character, for a URL or HTML an @ or a
-# +, for a URL also white space. The first class is what makes the search fast.
+# Characters without width, and what is escaped: in JSON any character, in Markdown what addresses
+# and numbers have between letters and digits, for a URL or HTML an @ or a +, for a URL also white
+# space. The first class is what makes the search fast.
 _WITHOUT_WIDTH = "\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
 _HIDDEN = re.compile(
     rf"[%&\\{_WITHOUT_WIDTH}]"
     "(?:(?<=%)(?:40|2[Bb]|20|0[9AaDd])"
     "|(?<=&)(?:commat|plus|#0{0,4}(?:64|43)|#[Xx]0{0,4}(?:40|2[Bb]));"
-    r"|(?<=\\)(?:u[0-9A-Fa-f]{4}|[bfnrt/\"])|(?<![%&\\]))"
+    r"|(?<=\\)(?:u[0-9A-Fa-f]{4}|[bfnrt/\"@_.+()-])|(?<![%&\\]))"
 )
 _NO_WIDTH = re.compile(f"[{_WITHOUT_WIDTH}]")
-_ESCAPED = dict(zip('bfnrt/"', '\b\f\n\r\t/"', strict=True))
+_ESCAPED = dict(zip('bfnrt/"@_.+()-', '\b\f\n\r\t/"@_.+()-', strict=True))
 
 
 def hides(text: str) -> bool:

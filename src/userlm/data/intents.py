@@ -14,6 +14,8 @@ from userlm.prompts import fence, fill
 from userlm.text import INTENT_PREFIX, content_words, intent_goal, ngrams, words
 from userlm.types import Conversation, Message, Turn
 
+NOTHING = "nothing to say"
+"""The reason for no intent where the user says nothing."""
 MAX_WORDS = 60
 COPIED = 7
 
@@ -82,7 +84,7 @@ def write(
     Args:
         tries: the number of attempts; after a failed one, the model is told what was wrong.
     """
-    reason = "nothing to say"
+    reason = NOTHING
     if not any(turn.strip() for turn in conversation.user_turns):
         return None, reason
     prefix = INTENT_PREFIX.strip()

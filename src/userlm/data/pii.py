@@ -6,19 +6,21 @@ What is replaced, and what is kept because it does not identify a person:
              `git@github.com` or `git@host:owner/project`
     <PHONE>  +CC and 00CC numbers, national ones that begin with 0 or an area code in brackets and
              have separators, those of the US; others, and plain digits, only after a word such as
-             "phone", or after "their number is"
+             "phone", or after "their number is" if they begin with 0 or are American; a tab is
+             between two cells of a table, not within a number
     <CARD>   numbers of a known issuer whose check digit is right; not any long number, nor plain
              digits that touch a letter
     <IP>     addresses of one host on the internet; not private, local and network addresses, not
-             versions (after "version" or `Chrome/`, short ones such as 1.2.3.4, and those such
-             as 28.0.0.137 without "IP" or the like)
+             versions: after "version" or `Chrome/` and those such as 28.0.0.137, without "IP", a
+             port or the like, and short ones such as 1.2.3.4
     <KEY>    API keys (OpenAI, AWS with the secret after its name, GitHub, GitLab, Google, Hugging
              Face, Slack, Stripe), JWTs, PEM private keys, also without their end, tokens after
              "Bearer", user and password in a URL; not `sk-your-key-goes-here`
 
 Spaces that do not break, other dashes and fullwidth digits and letters count as the usual ones;
-characters without width are skipped. Characters may be escaped as in JSON (`\\n`, `\\u0040`), and
-an @ or + as in URLs and HTML (`%40`, `&#64;`). A word before a number may be the key of its field.
+characters without width are skipped. Characters may be escaped as in JSON (`\\n`, `\\u0040`) and
+Markdown (`\\_`), and an @ or + as in URLs and HTML (`%40`, `&#64;`). A word before a number may be
+the key of its field.
 
 These are patterns: they cannot find names and postal addresses. Marks that are already in a log,
 such as WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.

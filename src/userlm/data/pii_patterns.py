@@ -168,7 +168,10 @@ _NOT_PUBLIC = [
     169.254.0.0/16 224.0.0.0/3
     """.split()
 ]
-_ADDRESS = re.compile(r"(?i)\b(?:ip|host|address|ping|ssh)\W{1,3}\Z")
+_ADDRESS = re.compile(
+    r"(?i)(?:\b(?:ip|inet|host|localhost|address|ping|ssh)|\.(?:com|org))\W{1,3}\Z"
+)
+_PORT = re.compile(":[0-9]{2,5}(?![0-9])")
 _VERSION = re.compile(
     r"(?i)(?:\b(?:v|ver|versions?|release|build|firmware|section)\b[.:]?\s?|\w/|[=~<>]=\s?)\Z"
 )
@@ -178,13 +181,16 @@ def _is_host(match: re.Match[str]) -> bool:
     """Return whether it is one host on the internet.
 
     The networks for documentation (RFC 5737) count, since logs use them like real addresses. With
-    five digits or fewer (one address in 12,000) it is almost always a version number, and
-    so is one with two zeros within if no word before it says what it is.
+    five digits or fewer (one address in 12,000) it is almost always a version number. So is one
+    after a name and a slash or with two zeros within, if no word before it and no port say that it
+    is an address: `Chrome/98.0.47.102`, but `db-1/203.0.113.77:5432`.
     """
     text = match[0]
     if len(text) < len("1.2.3.456") or text.endswith(".0"):
         return False
-    if _follows(_VERSION, match) or (".0.0." in text and not _follows(_ADDRESS, match)):
+    has_port = _PORT.match(match.string, match.end()) is not None
+    is_named = has_port or _follows(_ADDRESS, match)
+    if not is_named and (".0.0." in text or _follows(_VERSION, match)):
         return False
     try:
         address = IPv4Address(text)
@@ -257,25 +263,30 @@ _LINK = r"""(?:[\s_:.,*`="'#-]*
     (?:number|num|no|nr|is|was|will|be|at|me|us|him|her|them|on|or|the|my|your|our|of|in|if|a
     |via))*"""
 _OF = r"(?: \s(?:for|of|to) (?:\s[\w'&.-]{1,20}){1,5}? \s(?:is|was|are) )?"  # "for La Tasca is"
+_THEM = r"(?:me|us|him|her|them)\b"
 _PHONE = re.compile(
     rf"""<PHONE> (?: [\s,;/]{{1,2}} | [ ]or[ ](?:at[ ])? ) \Z  # a list of them
     | \b wa\.me/ \Z
     | (?: (?<![^\W_]) (?:(?:tele|cell|mobile)?[ ]?phone|call|tel|whatsapp|mobile|cell|fax
-        |telefon[eo]?|handynummer|celular
-        |(?:contact|reach)\s(?=number|no\b|at\b|on\b|me|us|him|her|them)) s?
-        | tel[eé]fono | t[eé]l[eé]phone | тел(?:ефон)? | 电话 | 電話 | 手机 )
-    {_LINK} {_OF} [\s_:.,*`="'#：-]{{1,5}} \(? \Z""",
+        |(?:telefon|handy|ruf)nummer|telefon[eo]?|celular
+        |(?:contact|reach)\s(?=number|no\b|at\b|on\b|{_THEM})|(?:text|ring)\s(?={_THEM})
+        |(?:mob|ph)(?=\.|:|\s?no\b) ) s?
+        | tel[eé]fono | m[oó]vil | t[eé]l[eé]phone | тел(?:ефон)? ) (?:\s(?:es|est|ist))?
+    {_LINK} {_OF} [\s_:.,*`="'#：-]{{1,5}} \(? \Z
+    | (?: 电话 | 電話 | 手机 | 手機 | 携帯 | 전화 | 휴대폰 )  # scripts without spaces
+      (?: 号码 | 號碼 | 番号 | 번호 | 号 )? [\s_:.,*`="'#：是为為は는은-]{{0,5}} \(? \Z""",
     re.IGNORECASE | re.VERBOSE | re.ASCII,
 )
 _NUMBER = re.compile(
-    rf"""(?: \b (?:my|your|his|her|their|our|its|the|\w+[ ]?'s|contact|phone|home|work|office
-        |direct) \s number (?:\s there)? {_OF} (?:\s(?:is|was|will\sbe))?
+    rf"""(?: \b (?:(?P<any>the|its)|my|your|his|her|their|our|\w+[ ]?'s|contact|phone|home|work
+        |office|direct) \s number (?:\s there)? {_OF} (?:\s(?:is|was|will\sbe))?
       | \b (?:reach|reached|reachable|call) (?:\s[\w'&.-]{{1,20}}){{0,4}}? \s(?:at|on) )
     [\s:]{{1,8}} \Z""",
     re.IGNORECASE | re.VERBOSE | re.ASCII,
 )
 """What is before a number of another kind too, such as that of an account; a phone number then
-begins with 0."""
+begins with 0, or is American."""
+_AMERICAN = re.compile("[2-9][0-9]{2} ?[2-9][0-9]{2} ?[0-9]{4}")
 # Five pairs with the same separator are a French phone number, not a date.
 _DATE = re.compile(r"[0-3]?[0-9]([./ -])[0-3]?[0-9]\1(?:19|20)?[0-9]{2}(?![0-9]|\1)")
 _IN_ORDER = "01234567890123456789"
@@ -290,7 +301,9 @@ def _is_national(match: re.Match[str]) -> bool:
     """Return whether it has as many digits as a phone number, and is no date and no list."""
     groups = _groups(match)
     digits = "".join(groups)
-    longest = 12 if re.match("01[567]", digits) else 11  # German mobile phones
+    # Mobile phones of Germany and Indonesia.
+    is_long = re.match("01[567]", digits) or re.match("08[1-9][0-9]", groups[0])
+    longest = 12 if is_long else 11
     is_even = len(set(map(len, groups))) == 1
     is_drawn = groups == sorted(groups) and groups[-1] < "60"  # as in a lottery
     is_padded = all(group.startswith("0") for group in groups)
@@ -308,26 +321,35 @@ def _is_abroad(match: re.Match[str]) -> bool:
 def _is_announced(match: re.Match[str]) -> bool:
     """Return whether it is seven digits or more after "phone", "call me at" and the like.
 
-    A date or a list of single digits does not count. After "their number is" and the like it must
-    have the form of a national number.
+    A date, a list of single digits or a decimal number does not count. After "their number is" and
+    the like it must have the form of a national number, with 0 or of the US.
     """
     groups = [len(group) for group in _groups(match)]
     digits = "".join(_groups(match))
     is_date = len(groups) == 3 and max(groups) == 4 and len(digits) <= 8
     is_list = 1 in groups[1:]
-    if len(digits) < 7 or is_date or is_list:
+    is_decimal = re.fullmatch(r"[0-9]\.[0-9]+", match[0]) is not None
+    if len(digits) < 7 or is_date or is_list or is_decimal:
         return False
     if _follows(_PHONE, match):
         return True
-    is_long = 10 <= len(digits) <= 11 and digits not in _IN_ORDER
-    return (
-        is_long and re.match("0[1-9]", digits) is not None and _follows(_NUMBER, match)
-    )
+    if not 10 <= len(digits) <= 11 or digits in _IN_ORDER:
+        return False
+    number = _before(_NUMBER, match)
+    is_american = _AMERICAN.fullmatch(match[0]) is not None
+    if number and number["any"] and len(groups) == 1:
+        is_american = False  # "the number 2147483647"
+    is_national = is_american or re.match("0[1-9]", digits) is not None
+    return is_national and number is not None
 
 
 def _follows(words: re.Pattern[str], match: re.Match[str]) -> bool:
+    return _before(words, match) is not None
+
+
+def _before(words: re.Pattern[str], match: re.Match[str]) -> re.Match[str] | None:
     start = match.start()
-    return words.search(match.string, max(0, start - 60), start) is not None
+    return words.search(match.string, max(0, start - 60), start)
 
 
 NUMBERS = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from userlm.data.extractive import extractive
-from userlm.data.intents import check, write
+from userlm.data.intents import NOTHING, check, write
 from userlm.data.layouts.fields import id_of
 from userlm.json_files import take
 from userlm.models.budget import CAP
@@ -19,6 +19,8 @@ from userlm.text import stable_hash, words
 from userlm.types import Conversation, InputError, Message, Sampling
 
 EXTRACTIVE = "extractive"
+NO_INTENT = "no intent, "
+"""What stands before the reason in the note of a conversation without one."""
 LONGEST_GOAL = 2000  # characters; a longer text is likely a page of instructions
 
 
@@ -124,9 +126,9 @@ def read_joined(paths: Iterable[Path]) -> tuple[dict[str, str], Counter[str]]:
 def extract(conversation: Conversation) -> Intent:
     """Return the extractive intent, or why there is none."""
     intent = extractive(conversation)
-    reason = "nothing to say" if intent is None else check(intent, conversation)
+    reason = NOTHING if intent is None else check(intent, conversation)
     if reason:
-        return Intent(None, note=f"no intent, {reason}")
+        return Intent(None, note=f"{NO_INTENT}{reason}")
     return Intent(intent, EXTRACTIVE, "written")
 
 
@@ -157,9 +159,11 @@ class ModelWriter:
             return answer.text, answer.reason
 
         text, reason = write(conversation, ask, self.tries)
+        if not error and reason != NOTHING:
+            self.cache.count_use(text is not None)
         if text is not None:
             return Intent(text, self.name, "written")
         if error:
             is_capped = error.startswith(CAP)
             reason = "cap reached" if is_capped else f"call failed: {reason}"
-        return Intent(None, note=f"no intent, {reason}", error=error)
+        return Intent(None, note=f"{NO_INTENT}{reason}", error=error)

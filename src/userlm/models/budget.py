@@ -7,11 +7,11 @@ together stay below every limit. Every verb that calls models uses this.
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 from userlm.journal import Journal
 from userlm.json_files import take, write_lines
+from userlm.models.scored_rows import ScoredRows
 from userlm.text import has_words
 from userlm.types import (
     Chat,
@@ -41,6 +42,8 @@ LONG_WAIT = "long wait"
 ENDS_RUN = ("no credit", LONG_WAIT, "redirected")
 """Reasons of errors with which a server says that it will answer no call, at least for a long
 time."""
+GIVE_UP = 3
+"""After this many consecutive calls with the same permanent error, no other call starts."""
 WORDLESS = 10
 """After this many consecutive answers without words, no other call starts: they are paid for, and
 come from a model that uses up all tokens by thinking."""
@@ -316,6 +319,7 @@ class Side:
         may_bill: whether a call may cost something.
         used: calls in flight count at their worst case, also those of an attempt that was killed.
         wordless: how many of the latest answers had no words.
+        latest: the reasons of the permanent errors of the latest calls; empty for other calls.
     """
 
     budget: Budget
@@ -326,6 +330,7 @@ class Side:
     may_bill: bool
     used: Counter[str]
     wordless: int = 0
+    latest: deque[str] = field(default_factory=lambda: deque(maxlen=GIVE_UP))
 
     def call(
         self, tokens_in: int, max_tokens: int, send: Callable[[], Completion]
@@ -336,9 +341,9 @@ class Side:
             tokens_in, max_tokens: the maximum input and output tokens of one try.
 
         Raises:
-            ModelError: if a cap does not allow the call, or if the call fails. No other call starts
-                if the cap is reached, after `WORDLESS` answers without words, or if the server says
-                that it will answer none.
+            ModelError: if a cap does not allow the call, or if the call fails. No other call of any
+                side starts if the cap is reached, after `WORDLESS` answers without words, after
+                `GIVE_UP` permanent errors, or if the server says that it will answer none.
         """
         worst = usage_of_tries(self.tries, tokens_in, max_tokens)
         worst["open"] = 1
@@ -348,12 +353,14 @@ class Side:
         try:
             answer = send()
             used = usage_of(answer, tokens_in, max_tokens)
+            self.latest.append("")
             self._count_wordless(bool(answer.thought) and not has_words(answer.text))
             return answer
         except ModelError as error:
             used = usage_of_tries(error.possibly_billed, tokens_in, max_tokens)
             used["doubt_out"] += error.reasoning_tokens
-            if error.reason in ENDS_RUN:
+            self.latest.append(error.reason if error.permanent else "")
+            if error.reason in ENDS_RUN or self.is_hopeless:
                 self.budget.stop(str(error))
             if error.reason == "empty answer":
                 self._count_wordless(True)
@@ -362,6 +369,13 @@ class Side:
             _CALL.reset(call)
             used.subtract(worst)
             self.budget.settle(self, used)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the latest calls failed with the same permanent error, as all others would."""
+        return any(
+            self.latest.count(reason) == GIVE_UP for reason in self.latest if reason
+        )
 
     def _count_wordless(self, is_wordless: bool) -> None:
         self.wordless = self.wordless + 1 if is_wordless else 0
@@ -473,10 +487,12 @@ class CountedComplete:
 
 @dataclass(frozen=True, slots=True)
 class CountedScore:
-    """A model on a server that scores texts, with one call for each row; see `Side.call`."""
+    """A model on a server that scores texts, with one call for each row that was not scored before;
+    see `Side.call`."""
 
     model: Score
     side: Side
+    rows: ScoredRows
 
     def score(
         self, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]
@@ -487,10 +503,13 @@ class CountedScore:
     def _row(self, ids: Sequence[int], mask: Sequence[bool]) -> list[float]:
         if not any(mask):  # nothing to ask
             return []
+        if known := self.rows.find(ids, mask):
+            return known
         scored: list[float] = []
 
         def send() -> Completion:
             scored.extend(*self.model.score([(ids, mask)]))
+            self.rows.add(ids, mask, scored)
             call = _CALL.get()
             retries = call.retries if call else 0
             # a server reads exactly these ids, and generates a token at most

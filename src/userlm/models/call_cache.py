@@ -15,12 +15,12 @@ from typing import Any
 
 from userlm.journal import Journal
 from userlm.json_files import take
-from userlm.models.budget import Side, max_tokens_in
+from userlm.models.budget import GIVE_UP, Side, max_tokens_in
 from userlm.text import has_words
 from userlm.types import Chat, Completion, Message, ModelError, Sampling
 
-GIVE_UP = 3
-"""After this many consecutive calls with the same error, no more calls are made."""
+UNUSABLE = 50
+"""If this many answers could not be used, and none could, no more calls are made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,8 @@ class CallCache:
         self._lock = threading.Lock()
         self._last_error = ""
         self._alike = 0
+        self._usable = 0
+        self._unusable = 0
         self._answers: dict[tuple[str, int], Answer] = {}
         self._faults: Counter[str] = Counter()
         self._journal = Journal(path)
@@ -99,6 +101,18 @@ class CallCache:
         self._alike = 0
         return answer_of(reply, sampling)
 
+    def count_use(self, is_usable: bool) -> None:
+        """Count whether the caller could use what the model said about a conversation."""
+        with self._lock:
+            self._usable += is_usable
+            self._unusable += not is_usable
+            is_hopeless = self._unusable >= UNUSABLE and not self._usable
+        if is_hopeless:
+            self.side.budget.stop(
+                f"none of the first {UNUSABLE} answers of {self.side.address} could be used, so "
+                "no more were asked for; allow longer ones (--max-tokens), or take another model"
+            )
+
     def close(self) -> None:
         """Close the journal."""
         self._journal.close()
@@ -122,18 +136,16 @@ class CallCache:
         """Raise `ModelError` if the latest calls failed with the same error, and all others would
         too.
 
-        A bad request counts as an error of all calls only if no call was answered so far. The
-        message of a permanent error may hold the id of its request.
+        A bad request counts as an error of all calls only if no call was answered so far.
         """
         is_unusable = error.reason in ("bad request", "broken answer")
-        would_repeat = error.permanent or (is_unusable and not self._answers)
-        kind = error.reason if error.permanent else str(error)
         with self._lock:
-            self._alike = self._alike + 1 if kind == self._last_error else 1
-            if not would_repeat:
+            is_alike = str(error) == self._last_error
+            self._alike = self._alike + 1 if is_alike else 1
+            if not is_unusable or self._answers:
                 self._alike = 0
-            self._last_error = kind
-            is_hopeless = self._alike >= GIVE_UP
+            self._last_error = str(error)
+            is_hopeless = self._alike >= GIVE_UP or self.side.is_hopeless
         if is_hopeless:
             self.side.budget.stop(str(error))
             raise ModelError(

@@ -39,7 +39,7 @@ from userlm.models.faults import (
 )
 from userlm.models.http_client import AUTHORIZATION, http_client
 from userlm.text import SHORTEST_SECRET, has_words, mask_key
-from userlm.thought import spoken
+from userlm.thought import reseeded, spoken
 from userlm.types import (
     Completion,
     Message,
@@ -145,7 +145,13 @@ class EndpointModel:
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """The model's answer; raises `ModelError` if there is none after all retries."""
         faults: list[str] = []
-        answer = self.ask(lambda client: self._chat(client, messages, sampling), faults)
+
+        def send(client: openai.AsyncOpenAI) -> Awaitable[Completion | Fault]:
+            # The same seed would give the same answer, which was paid for.
+            tried = reseeded(sampling, faults.count("empty answer"))
+            return self._chat(client, messages, tried)
+
+        answer = self.ask(send, faults)
         if self._says_usage and None in (answer.tokens_in, answer.tokens_out):
             self._says_usage = False  # said once
             warn(
@@ -299,10 +305,12 @@ class EndpointModel:
                 return Fault(f"{refused} not taken", "", adapted=True)
             raise
         got = _completion(answer)
+        if isinstance(got, Fault):
+            if got.kind == "empty answer" and values.get("temperature") == 0:
+                got = replace(got, passing=False)  # another try would give the same
+            return got
         most = MAX_TOKEN_LENGTH * sampling.max_tokens
-        length = 0
-        if isinstance(got, Completion):
-            length = max(len(got.text), len(got.thought))
+        length = max(len(got.text), len(got.thought))
         if length > most:
             # as context it would cost more than all other calls together
             raise ValueError(

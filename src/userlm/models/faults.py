@@ -98,7 +98,7 @@ def status_fault(
     """
     status = error.status_code
     message = f"{error_message(error)} (HTTP {status})"
-    if error.code == "content_filter":
+    if error.code == "content_filter" or _is_flagged(error):
         return Fault("refused", f"refused: {message}")
     if error.code == "insufficient_quota":
         status = 402
@@ -133,6 +133,13 @@ def status_fault(
         permanent=status in (402, 403, 404, 405),
         wait=wait,
     )
+
+
+def _is_flagged(error: openai.APIStatusError) -> bool:
+    """Return whether OpenRouter's moderation refused this input; its status is that of a key
+    without access."""
+    metadata = error.body.get("metadata") if isinstance(error.body, Mapping) else None
+    return isinstance(metadata, Mapping) and "flagged_input" in metadata
 
 
 def _place(address: str) -> str:

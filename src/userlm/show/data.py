@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from userlm.data.filters import FILTERS
 from userlm.flip import samples
-from userlm.show.blocks import Bar, Quote, Row, Strip, Table
+from userlm.show.blocks import Bar, Line, Quote, Row, Strip, Table
 from userlm.show.formats import number, percent, plural, short_number
 from userlm.show.results import Counts, Data, Lengths, NgramTable, People, Usage, Writer
 from userlm.text import END_TOKEN
@@ -45,7 +45,7 @@ def dropped(counts: Counts) -> Ranking:
     return by_count((name.removeprefix("dropped: "), count) for name, count in reasons)
 
 
-def unscrubbed(counts: Counts) -> str:
+def unscrubbed(counts: Counts) -> Line:
     """Return how many conversations of `clean` have what looks like personal data, and which kinds;
     empty if none has, or all was scrubbed."""
     name = "note: not scrubbed"
@@ -56,7 +56,7 @@ def unscrubbed(counts: Counts) -> str:
         if kind.startswith(f"{name}, "):
             kinds.append(f"{kind.removeprefix(f'{name}, ')} in {count:,}")
     found = plural(counts[name], "conversation")
-    return f"what looks like it in {found} ({', '.join(kinds)})"
+    return (f"what looks like it in {found} (", Quote(", ".join(kinds)), ")")
 
 
 def _survivors(counts: Counts) -> Table:

@@ -35,6 +35,8 @@ MARKS = {f"c{i}": SHAPES[i % len(SHAPES)] for i in range(COLOURS)} | {HUMAN: "di
 """The shape for each colour."""
 
 ARROWS = {"higher": "↑", "lower": "↓"}
+UNITS = {"%", *(metric.unit for metric in catalog.METRICS)} - {""}
+"""Those of ours: any other one is text from a file."""
 
 
 @dataclass(frozen=True)
@@ -209,12 +211,12 @@ def measured(one: Measured, digits: int = 2) -> Line:
     """Return the value with its unit and interval, or why there is none."""
     if one["value"] is None:
         return (NOT_MEASURED, Quote(one.get("why") or "nothing to measure", 90))
-    unit = one["unit"]
-    named: Line = (
-        (" ", Quote(unit, 16)) if unit not in ("", "%") else f" {unit}".rstrip()
-    )
+    unit: Line = ""
+    if one["unit"]:
+        name = one["unit"]
+        unit = (" ", name if name in UNITS else Quote(name, 16))
     shown = interval(one["low"], one["high"], digits)
-    return (Value(one["value"], digits), named, shown)
+    return (Value(one["value"], digits), unit, shown)
 
 
 def value_alone(one: Measured, digits: int = 2) -> Line:

@@ -121,7 +121,8 @@ def _notices(runs: Runs) -> Iterator[Line]:
     for run in runs:
         if left := unscrubbed(run.results.get("counts") or {}):
             name = Quote(run.name, 1000)
-            yield ("Personal data: ", name, f" keeps {left}; clean again with --scrub.")
+            advice = "; clean again with --scrub."
+            yield ("Personal data: ", name, " keeps ", left, advice)
 
 
 def _name(run: Finished, detail: str = "") -> Line:
