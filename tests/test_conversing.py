@@ -235,7 +235,13 @@ def test_a_server_that_asks_to_come_back_in_hours_ends_the_run_which_goes_on_lat
 
 
 @pytest.mark.parametrize(
-    "refusal", [error(401), error(403, "not yours"), error(404, "no such model")]
+    "refusal",
+    [
+        error(401),
+        error(403, "not yours"),
+        error(404, "no such model"),
+        Said(body={"error": {"message": "top up"}}),
+    ],
 )
 def test_an_assistant_that_will_never_answer_ends_the_run_before_more_user_turns_are_paid_for(
     refusal, quick, tmp_path, capfd
@@ -246,7 +252,7 @@ def test_an_assistant_that_will_never_answer_ends_the_run_before_more_user_turns
     with serving(answer) as server:
         with pytest.raises(ModelError, match="40 of 40 conversations ended in an err"):
             between(server, tmp_path, count=40, workers=2)
-        assert Counter(body["model"] for body in server.bodies)["user"] <= 3 + 2
+        assert Counter(body["model"] for body in server.bodies)["user"] <= 3 + 3
     assert "40 of 40 ended in an error (the same command" in capfd.readouterr().err
 
 

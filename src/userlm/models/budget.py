@@ -43,7 +43,8 @@ ENDS_RUN = ("no credit", LONG_WAIT, "redirected")
 """Reasons of errors with which a server says that it will answer no call, at least for a long
 time."""
 GIVE_UP = 3
-"""After this many consecutive calls with the same permanent error, no other call starts."""
+"""After this many consecutive calls with the same permanent error, or without an answer that can be
+read if there was never one, no other call starts."""
 WORDLESS = 10
 """After this many consecutive answers without words, no other call starts: they are paid for, and
 come from a model that uses up all tokens by thinking."""
@@ -319,7 +320,8 @@ class Side:
         may_bill: whether a call may cost something.
         used: calls in flight count at their worst case, also those of an attempt that was killed.
         wordless: how many of the latest answers had no words.
-        latest: the reasons of the permanent errors of the latest calls; empty for other calls.
+        latest: for each of the latest calls the reason of an error that all others would have too;
+            empty if there is none.
     """
 
     budget: Budget
@@ -343,7 +345,8 @@ class Side:
         Raises:
             ModelError: if a cap does not allow the call, or if the call fails. No other call of any
                 side starts if the cap is reached, after `WORDLESS` answers without words, after
-                `GIVE_UP` permanent errors, or if the server says that it will answer none.
+                `GIVE_UP` errors that all others would have, or if the server says that it will
+                answer none.
         """
         worst = usage_of_tries(self.tries, tokens_in, max_tokens)
         worst["open"] = 1
@@ -359,7 +362,9 @@ class Side:
         except ModelError as error:
             used = usage_of_tries(error.possibly_billed, tokens_in, max_tokens)
             used["doubt_out"] += error.reasoning_tokens
-            self.latest.append(error.reason if error.permanent else "")
+            is_unreadable = error.reason == "broken answer" and not self.used["drafts"]
+            would_repeat = error.permanent or is_unreadable
+            self.latest.append(error.reason if would_repeat else "")
             if error.reason in ENDS_RUN or self.is_hopeless:
                 self.budget.stop(str(error))
             if error.reason == "empty answer":
@@ -372,7 +377,7 @@ class Side:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether the latest calls failed with the same permanent error, as all others would."""
+        """Whether the latest calls failed with the same error, as all others would."""
         return any(
             self.latest.count(reason) == GIVE_UP for reason in self.latest if reason
         )

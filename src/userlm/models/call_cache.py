@@ -138,11 +138,10 @@ class CallCache:
 
         A bad request counts as an error of all calls only if no call was answered so far.
         """
-        is_unusable = error.reason in ("bad request", "broken answer")
         with self._lock:
             is_alike = str(error) == self._last_error
             self._alike = self._alike + 1 if is_alike else 1
-            if not is_unusable or self._answers:
+            if error.reason != "bad request" or self._answers:
                 self._alike = 0
             self._last_error = str(error)
             is_hopeless = self._alike >= GIVE_UP or self.side.is_hopeless
