@@ -552,7 +552,7 @@ def test_the_page_begins_with_the_answer_and_results_have_the_same_verdict(tmp_p
     assert list(sections)[:4] == ["verdict", "published", "assess", "pairs"]
     page = (tmp_path / "run/report.md").read_text()
     answer = results["verdict"]["answer"]
-    assert "cannot be told." in answer
+    assert "undecided." in answer
     assert page.index("good enough?") < page.index(answer) < page.index("UserLM-8b")
     assert concluded(run).record() == results["verdict"]
 

@@ -240,9 +240,9 @@ def test_a_judge_counts_instead_of_the_rule_and_a_detector_only_if_it_was_asked(
 def test_the_answer_counts_and_says_what_chance_alone_gives():
     whole = found(QUESTIONS, words(), THANKS, REQUESTS)
     assert whole.answer == (
-        "Not yet: of 4 measures, 1 is like people, 2 are not, and 1 cannot be told."
+        "Not yet: of 4 measures, 1 is like people, 2 are not, and 1 is undecided."
     )
-    assert "About 1 of 4 such intervals" in whole.chance
+    assert "About 1 of these 4 intervals" in whole.chance
     many = [compared(f"m{i}", 5, 5, (-3, 3)) for i in range(40)]
     assert "About 2 of 40 such intervals" in found(*many).chance
 

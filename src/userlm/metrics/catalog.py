@@ -42,14 +42,14 @@ Needs = Literal[
 
 
 Family = Literal[
-    "How it is told from people",
+    "How easily it is told apart from people",
     "How it ends",
     "What it says",
     "How it writes",
     "How well it predicts people",
 ]
 ENDS: Family = "How it ends"
-TOLD: Family = "How it is told from people"
+TOLD: Family = "How easily it is told apart from people"
 SAYS: Family = "What it says"
 WRITES: Family = "How it writes"
 PREDICTS: Family = "How well it predicts people"

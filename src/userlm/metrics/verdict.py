@@ -165,7 +165,7 @@ class Finding:
         mend: what would mend it, where that is known, or what would tell what is unknown.
         told_by: of a classifier: n-grams of the user's turns, which may be any text.
         why: why it is unknown; it may quote any text.
-        people_needed: about how many people would tell what is unknown, if there were too few.
+        people_needed: about how many people would decide what is unknown, if there were too few.
     """
 
     kind: Literal["good", "bad", "unknown"]
@@ -275,7 +275,7 @@ def _answer(found: Sequence[Finding], intervals: int) -> str:
     measures = "1 measure" if len(found) == 1 else f"{len(found)} measures"
     counts = (
         f"of {measures}, {good} {_is(good)} like people, {bad} {_is(bad)} not, and "
-        f"{count['unknown']} cannot be told."
+        f"{count['unknown']} {_is(count['unknown'])} undecided."
     )
     differ = [one for one in found if one.kind == "bad"]
     if any(abs(one.size or 0) > WIDE for one in differ) or bad > _by_chance(intervals):
@@ -299,7 +299,8 @@ def _chance(intervals: int) -> str:
         return "There is no interval, so nothing can be told from chance."
     return (
         "In brackets: the difference, with its 95 % interval. About "
-        f"{_by_chance(intervals)} of {intervals} such intervals would show one by chance."
+        f"{_by_chance(intervals)} of these {intervals} intervals would show a difference by chance "
+        "alone."
     )
 
 
@@ -344,7 +345,7 @@ def finding(
         needed = MIN_CLUSTERS if people < MIN_CLUSTERS else None
         sentence = NO_INTERVAL if needed is None else f"{people} people are too few"
         return Finding("unknown", name, stage, sentence, people_needed=needed)
-    sentence = _numbers(user, of_people, distance)
+    sentence = _numbers(user, of_people, distance, is_given=human is None)
     is_sure = points.low > 0 or points.high < 0
     kind = judge(points, user["better"])
     found = Finding(kind, name, stage, sentence, *points, is_sure)
@@ -444,7 +445,8 @@ def amount(value: float, unit: str) -> str:
     return f"{shown:,.{digits}f} {known}".rstrip()
 
 
-def _numbers(user: Record, human: float, distance: Record) -> str:
+def _numbers(user: Record, human: float, distance: Record, is_given: bool) -> str:
+    """Return the values and their difference; `is_given`: people's is by construction."""
     unit = user["unit"]
     value = distance["value"]
     low = distance["low"]
@@ -461,6 +463,8 @@ def _numbers(user: Record, human: float, distance: Record) -> str:
     if wording.startswith("in "):
         of_people = f"in {of_people}"
     of_user = wording.format(of_user)
+    if is_given:
+        of_people += " by construction"
     return (
         f"{of_user}, people {of_people} ({value:,.{digits}f}{points} "
         f"{word}, {low:,.{digits}f} to {high:,.{digits}f})"

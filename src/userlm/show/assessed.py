@@ -31,7 +31,7 @@ from userlm.show.transcripts import pair
 from userlm.show.verdicts import LOOKS, SHAPES, user_of
 
 TITLES = {
-    "respond": "Single turns, after those of people",
+    "respond": "Single turns, each after a real conversation so far",
     "simulate": "Whole conversations",
     "role": "Does it stay in its role?",
     "intent": "Does it stay with its intent?",
@@ -41,16 +41,17 @@ TITLES = {
     "detect": "Naturalness",
 }
 INTRO = (
-    "Each mark is the user’s value less people’s, with its 95 % interval over people: ",
+    "Each mark is the user’s value minus people’s, with its 95 % interval over people: ",
     Mark(SHAPES["bad"], LOOKS["bad"]),
     " is not like people, ",
     Mark(SHAPES["good"], LOOKS["good"]),
     " is, ",
     Mark(SHAPES["unknown"], LOOKS["unknown"]),
-    " cannot be told. The dashed line is people. The scale is in points: percent of turns; "
-    "hundredths of an AUROC; of lengths, the difference in percent of the longer one. Whole "
-    "conversations also depend on the assistant and on the limit of turns. There is no interval "
-    "below 5 people, or if all of them are alike.",
+    " is undecided. The dashed line is people. Differences are of the same people, so one may be "
+    "sure although the intervals of both values overlap; intervals are long where a few people "
+    "wrote most of the turns, and there is none for fewer than 5 people, or where all are alike. "
+    "The scale is in points: percent of turns; hundredths of an AUROC; of lengths, the difference "
+    "in percent of the longer one. Whole conversations also depend on the assistant.",
 )
 MOST = 100
 """Points: the ends of the scale."""

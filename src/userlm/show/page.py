@@ -60,7 +60,10 @@ VERBS = (
 )
 CURVE_POINTS = 240  # points; a longer log is averaged
 WITHOUT_MODEL = "No language model wrote these intents: they hold the users’ own words."
-STUB = "A stub assistant answered here; the figures say nothing about a language model."
+STUB = (
+    "A stub assistant answered there; what users did in these conversations says nothing about "
+    "talk with a language model."
+)
 
 Runs = Sequence[Finished]
 Colours = Mapping[str, str]

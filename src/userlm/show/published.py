@@ -37,8 +37,8 @@ ROWS = (
 )
 
 NOTE = (
-    "Published: Flipping the Dialogue, on other conversations: only the order is comparable; not "
-    "that of intent decomposition, since how the paper counts is not known. There close to people "
-    "is better, elsewhere higher. Naturalness needs a detector; without one, the two-sample AUROC "
-    "says how well the user is told from people."
+    "The published figures are of other conversations, so only the order can be compared; of "
+    "intent decomposition not even that, since how the paper counts is not known. Higher is "
+    "better; of intent decomposition, closer to people. Naturalness needs a detector; without one, the "
+    "two-sample AUROC says how easily the user is told apart from people."
 )

@@ -32,11 +32,15 @@ SHAPES = {"bad": "circle", "good": "diamond", "unknown": "square"}
 """Colour and shape of each kind of finding."""
 
 MISSING = NOT_MEASURED.rstrip(": ")
+PLACE = (
+    "It was put in the place of the person at every turn of {:,} real conversations (there are "
+    "{:,}), and what it did is compared with what people did."
+)
 INCOMPLETE = (
     " is incomplete: some of it ended in an error, or was not begun because of a limit, and counts "
     "as missing; the same command tries it again, with a higher limit if that was the reason."
 )
-LIKE = f"Like people (more than {WIDE:.0f} points of difference are ruled out): "
+LIKE = f"Like people (a difference of more than {WIDE:.0f} points is ruled out): "
 
 
 def section(runs: Sequence[Finished]) -> Section:
@@ -62,6 +66,8 @@ def concluded(run: Finished) -> Conclusion:
 def _verdict(run: Finished) -> Iterator[Block]:
     conclusion = concluded(run)
     yield Text(conclusion.answer, "answer")
+    counts = run.results["counts"]
+    yield Text(PLACE.format(counts.get("out", 0), counts.get("in", 0)))
     yield Text(conclusion.chance)
     bad = [_sentence(i, one) for i, one in enumerate(conclusion.of_kind("bad"), 1)]
     if bad:
@@ -75,18 +81,15 @@ def _verdict(run: Finished) -> Iterator[Block]:
         yield Text((LIKE, _names(good)), "finding")
         yield _details(good, "What is like people")
     if unknown := conclusion.of_kind("unknown"):
-        line = ("Cannot be told: ", _names(unknown), ".", _needed(unknown))
+        line = ("Undecided: ", _names(unknown), ".", _needed(unknown))
         yield Text(line, "finding")
-        yield _details(unknown, "What cannot be told, and why")
+        yield _details(unknown, "What is undecided, and why")
     if conclusion.talks:
         yield Text(conclusion.talks, "finding")
     for stage, why in run.results["failed"].items():
         yield Text((Quote(stage, 60), " failed: ", Quote(why, 400), "."))
     for stage in run.results["incomplete"]:
         yield Text((Quote(stage, 60), INCOMPLETE))
-    counts = run.results["counts"]
-    used, given = counts.get("out", 0), counts.get("in", 0)
-    yield Text(f"Measured on {used:,} of {given:,} conversations of people.")
     if left_out := dropped(counts):
         rows = [(Quote(why), f"{count:,}") for why, count in left_out]
         table = Table(("why", "conversations"), rows, "findings")
@@ -112,7 +115,7 @@ def _mends(findings: Sequence[Finding]) -> Iterator[Text]:
         line = (
             "To mend ",
             Quote(", ".join(names), 200),
-            ": ",
+            ", beside any --user: " if mend.startswith("--") else ": ",
             Quote(mend, 300, "mend"),
         )
         yield Text((*line, "."), "finding")
@@ -128,13 +131,13 @@ def _names(findings: Sequence[Finding]) -> Quote:
 
 
 def _needed(findings: Sequence[Finding]) -> str:
-    """Say how many people would tell what is unknown."""
+    """Say how many people would decide what is unknown."""
     needed = [one.people_needed for one in findings if one.people_needed]
     if not needed:
         return ""
     least, most = min(needed), max(needed)
     some = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-    return f" About {some} people would tell."
+    return f" {some} people would be enough, depending on the measure."
 
 
 def _details(findings: Sequence[Finding], title: str) -> Group:
@@ -142,7 +145,7 @@ def _details(findings: Sequence[Finding], title: str) -> Group:
     for one in findings:
         why: list[Line] = [f"; {one.mend}"] if one.mend else []
         if one.people_needed:
-            why.append(f"; about {one.people_needed:,} people would tell")
+            why.append(f"; about {one.people_needed:,} people would be enough")
         if one.why:
             why += ["; ", Quote(one.why, 200)]
         name = (Quote(one.measure, 60), Small(catalog.about(one.measure)))
@@ -169,7 +172,7 @@ def published(runs: Sequence[Finished]) -> Section:
         if run.verb == "assess":
             own += list(_own_rows(run))
     blocks = [Table(("", *MEASURES), [*rows, *own], "fixed measures", note=NOTE)]
-    title = "Beside the paper’s users and people"
+    title = "Beside the users and people of the paper “Flipping the Dialogue”"
     return Section(
         "published", "The paper", title, blocks if own else [], where="details"
     )
