@@ -65,6 +65,15 @@ def test_a_bad_task_is_named_with_its_line_and_field(
         read_tasks(write(tmp_path / "t.jsonl", **changed))
 
 
+def test_ids_of_tasks_that_no_file_can_tell_apart_are_the_same(tmp_path: Path) -> None:
+    line = write(tmp_path / "one.jsonl", id="a").read_text().strip()
+    path = tmp_path / "two.jsonl"
+    halves = (line.replace('"a"', f'"a\\ud80{i}"') for i in range(2))
+    path.write_text("\n".join(halves) + "\n")
+    with pytest.raises(InputError, match=r"line 2: id .* is used twice"):
+        read_tasks(path)
+
+
 def test_a_task_is_found_by_meta_or_by_id_without_the_repeat() -> None:
     tasks = {"t1": TASK, "x#1": TASK}
     assert task_of(Conversation("t1#3"), tasks) is TASK

@@ -12,7 +12,7 @@ from userlm.json_files import take
 from userlm.rows import read_rows
 from userlm.simulate import Until
 from userlm.text import content_words, format_number, numbers, words
-from userlm.types import Conversation, Fact, InputError, Task
+from userlm.types import Conversation, Fact, InputError, Task, encodable
 
 NOT_GRADED = "not graded: needs a sandbox"
 """Why a `python` task has no grade: nothing here runs code that a model wrote."""
@@ -61,7 +61,7 @@ def _task(row: Mapping[str, Any]) -> Task:
         required = take(fact, "required", bool, name, default=True)
         facts.append(Fact(text, required))
     return Task(
-        take(row, "id", str),
+        encodable(take(row, "id", str)),  # as the id of its conversation
         domain,
         take(row, "intent", str),
         tuple(facts),
