@@ -244,7 +244,7 @@ def test_the_answer_counts_and_says_what_chance_alone_gives():
     )
     assert "About 1 of these 4 intervals" in whole.chance
     many = [compared(f"m{i}", 5, 5, (-3, 3)) for i in range(40)]
-    assert "About 2 of 40 such intervals" in found(*many).chance
+    assert "About 2 of these 40 intervals" in found(*many).chance
 
 
 @pytest.mark.parametrize(

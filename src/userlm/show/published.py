@@ -39,6 +39,6 @@ ROWS = (
 NOTE = (
     "The published figures are of other conversations, so only the order can be compared; of "
     "intent decomposition not even that, since how the paper counts is not known. Higher is "
-    "better; of intent decomposition, closer to people. Naturalness needs a detector; without one, the "
-    "two-sample AUROC says how easily the user is told apart from people."
+    "better; of intent decomposition, closer to people. Naturalness needs a detector; without one, "
+    "the two-sample AUROC says how easily the user is told apart from people."
 )
