@@ -182,12 +182,7 @@ def intents(options: Intents) -> Results:
         stop(budget)
     results = tally.results()
     if model:
-        model.cache.close()
-        results |= {
-            "model": model.name,
-            **budget.finish(["writer"]),
-            "faults": in_order(model.cache.faults),
-        }
+        results |= _usage(model, budget)
     tally.show_missing_fields()
     if options.hub:
         write_hub(run, results)
@@ -195,6 +190,13 @@ def intents(options: Intents) -> Results:
     finish(run, options, results, has_failures=bool(tally.errors))
     _check_failures(options, results)
     return results
+
+
+def _usage(model: ModelWriter, budget: Budget) -> Results:
+    """Close the call cache, and return what the calls used."""
+    model.cache.close()
+    faults = in_order(model.cache.faults)
+    return {"model": model.name, **budget.finish(["writer"]), "faults": faults}
 
 
 def _check_failures(options: Intents, results: Results) -> None:
