@@ -459,3 +459,18 @@ def test_a_judge_without_a_label_in_any_answer_fails_and_is_not_asked_for_ever(
             with pytest.raises(ModelError, match="answers of the judge has a label"):
                 judge(logs, server, workers=1)
     assert len(server.bodies) == UNUSABLE
+
+
+def test_intervals_of_replies_to_test_items_are_over_the_items(tmp_path):
+    def reply(i):
+        # All items have one intent, as those without a concept of CommonsenseQA.
+        asked = Turn("user", f"which one is number-{i}: a pen, a cup or a hat")
+        turns = (asked, Turn("assistant", "Hm?"), Turn("user", "i ask you"))
+        meta = {"item": "role", "choices": ["a pen", "a cup", "a hat"]}
+        origin = Origin(f"item{i}", 1)
+        return Conversation(f"c{i}", turns, "answer it", meta=meta, origin=origin)
+
+    logs = write(tmp_path, [reply(i) for i in range(8)])
+    with serving(lambda body, n: says("USER")) as server:
+        results = judge(logs, server, prompt="user-role")
+    assert {one["clusters"] for one in results["measures"]} == {8}

@@ -85,7 +85,7 @@ def test_a_long_interval_around_zero_tells_nothing_but_how_many_people_would():
     one = only(REQUESTS)
     # Half of the interval is 30. At 15 it would end 20 points from people's, at 5 it would no
     # longer hold 0: 15 is easier, and takes (30 / 15)^2 times as many as these 40 people.
-    assert (one.kind, one.people_needed) == ("unknown", 160)
+    assert (one.kind, one.needed) == ("unknown", 160)
 
 
 def test_a_difference_of_next_to_nothing_is_none_however_sure_it_is():
@@ -103,10 +103,10 @@ def test_what_is_better_than_people_is_not_held_against_a_user():
 
 def test_without_an_interval_it_is_said_how_many_people_there_must_be():
     few = only(compared("questions", 12, 34, people=4))
-    assert (few.kind, few.people_needed) == ("unknown", 5)
+    assert (few.kind, few.needed) == ("unknown", 5)
     assert few.sentence == "4 people are too few"
     alike = only(compared("questions", 12, 34))
-    assert alike.people_needed is None and "are alike" in alike.sentence
+    assert alike.needed is None and "are alike" in alike.sentence
 
 
 def test_what_was_not_measured_is_unknown_with_its_reason_and_no_zero():
@@ -232,6 +232,20 @@ def test_a_judge_counts_instead_of_the_rule_and_a_detector_only_if_it_was_asked(
     stages = {"intent": [rule], "judge-intent": [judged], "detect": [absent]}
     found = conclude({"measures": stages}, {}).findings
     assert [one.measure for one in found] == ["intent adherence (judge)"]
+
+
+def test_too_few_test_items_are_not_called_people():
+    few = compared("user-role adherence", 75, None, people=4)
+    many = compared("user-role adherence", 75, None, people=20)
+    many["user"] |= {"low": 50.0, "high": 99.0}
+    stages = [{"role": [few]}, {"role": [many]}]
+    sentences = []
+    for one in stages:
+        [found] = conclude({"measures": one}, {}).findings
+        assert found.clusters == "items"
+        sentences.append(found.sentence)
+    assert sentences[0] == "4 items are too few"
+    assert "people 100 % by construction" in sentences[1]
 
 
 # --- all of them together -------------------------------------------------------------------------

@@ -76,6 +76,12 @@ def prefix(item: Conversation) -> Conversation:
     return replace(item, turns=item.turns[:2], stop=None, ended=False, origin=origin)
 
 
+def item_of(response: Conversation) -> str:
+    """Return the id of the item that a response is to: intervals are over items."""
+    origin = response.origin
+    return (origin and origin.conversation) or response.id
+
+
 def reply_to(response: Conversation) -> str | None:
     """Return what the user said to an item; `None` if it said nothing."""
     return response.user_turns[1] if len(response.user_turns) > 1 else None

@@ -42,6 +42,7 @@ from userlm.commands.steps import (
     open_run,
 )
 from userlm.data.layouts.fields import id_of
+from userlm.items import item_of, kind_of
 from userlm.journal import Journal
 from userlm.json_files import read_json, take, write_lines
 from userlm.judges import ENDED, JudgePrompt
@@ -298,7 +299,7 @@ def _name(log: Conversation, request: Sequence[Message]) -> str:
 
 def _judge(judge: judges.Judge, cache: CallCache, log: Conversation) -> Judged:
     """Return the verdict on a conversation, from an earlier attempt or from the judge."""
-    cluster = cluster_name(log)
+    cluster = item_of(log) if kind_of(log) else cluster_name(log)
     turn = judge.prompt.turn(log)
     if isinstance(turn, str):
         return Judged(log.id, None, cluster, Verdict(None, turn, ""))

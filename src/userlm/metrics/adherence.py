@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from userlm.items import Kind, kind_of, reply_to
+from userlm.items import Kind, item_of, kind_of, reply_to
 from userlm.metrics.intrinsic import failure
 from userlm.stats import PERCENT, Array, Statistic, measure, percent
 from userlm.text import content_words, has_words, ngrams, words
@@ -196,8 +196,6 @@ def _rows(responses: Conversations, kind: Kind) -> list[MeasureRow]:
         if kind_of(response) != kind:
             continue
         label, why = outcome(response)
-        origin = response.origin
-        item = (origin and origin.conversation) or response.id
         stats = (float(label == ADHERES), 1.0) if label else None
-        rows.append(MeasureRow(response.id, item, stats, why))
+        rows.append(MeasureRow(response.id, item_of(response), stats, why))
     return rows

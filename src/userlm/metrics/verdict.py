@@ -165,7 +165,8 @@ class Finding:
         mend: what would mend it, where that is known, or what would tell what is unknown.
         told_by: of a classifier: n-grams of the user's turns, which may be any text.
         why: why it is unknown; it may quote any text.
-        people_needed: about how many people would decide what is unknown, if there were too few.
+        clusters: what its interval is over.
+        needed: about how many of them would decide what is unknown, if there were too few.
     """
 
     kind: Literal["good", "bad", "unknown"]
@@ -179,7 +180,8 @@ class Finding:
     mend: str = ""
     told_by: tuple[str, ...] = ()
     why: str = ""
-    people_needed: int | None = None
+    clusters: Literal["people", "items"] = "people"
+    needed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,17 +342,19 @@ def finding(
     if user["value"] is None or of_people is None or not distance:
         return Finding("unknown", name, stage, "It was not measured", why=_why(user))
     points = in_points(user, of_people, distance)
-    people = distance["clusters"]
+    clusters: Literal["people", "items"] = "items" if human is None else "people"
+    count = distance["clusters"]
     if points is None:
-        needed = MIN_CLUSTERS if people < MIN_CLUSTERS else None
-        sentence = NO_INTERVAL if needed is None else f"{people} people are too few"
-        return Finding("unknown", name, stage, sentence, people_needed=needed)
+        needed = MIN_CLUSTERS if count < MIN_CLUSTERS else None
+        sentence = NO_INTERVAL if needed is None else f"{count} {clusters} are too few"
+        few = Finding("unknown", name, stage, sentence, clusters=clusters)
+        return replace(few, needed=needed)
     sentence = _numbers(user, of_people, distance, is_given=human is None)
     is_sure = points.low > 0 or points.high < 0
     kind = judge(points, user["better"])
-    found = Finding(kind, name, stage, sentence, *points, is_sure)
+    found = Finding(kind, name, stage, sentence, *points, is_sure, clusters=clusters)
     if kind == "unknown":
-        return replace(found, people_needed=_people_needed(points, people))
+        return replace(found, needed=_needed(points, count))
     if name == "end rate":
         found = replace(found, sentence=sentence + _where_it_ends(results))
     if kind == "good":
@@ -423,13 +427,13 @@ def _why(user: Record) -> str:
     return "there is no human reference beside it"
 
 
-def _people_needed(points: Points, people: int) -> int:
+def _needed(points: Points, clusters: int) -> int:
     half = (points.high - points.low) / 2
     size = abs(points.size)
     # Then the interval no longer holds 0, or it ends before `WIDE`.
     enough = max(size, WIDE - size)
-    needed = people * (half / enough) ** 2
-    return 10 * math.ceil(max(needed, people + 1) / 10)
+    needed = clusters * (half / enough) ** 2
+    return 10 * math.ceil(max(needed, clusters + 1) / 10)
 
 
 # --- in words -------------------------------------------------------------------------------------

@@ -33,14 +33,14 @@ SHAPES = {"bad": "circle", "good": "diamond", "unknown": "square"}
 
 MISSING = NOT_MEASURED.rstrip(": ")
 PLACE = (
-    "It was put in the place of the person at every turn of {:,} real conversations (there are "
-    "{:,}), and what it did is compared with what people did."
+    "It was put in the place of the person at every turn of {:,} real conversations ({:,} were "
+    "read), and what it did is compared with what people did."
 )
 INCOMPLETE = (
     " is incomplete: some of it ended in an error, or was not begun because of a limit, and counts "
     "as missing; the same command tries it again, with a higher limit if that was the reason."
 )
-LIKE = f"Like people (a difference of more than {WIDE:.0f} points is ruled out): "
+LIKE = f"Like people, or better (more than {WIDE:.0f} points for the worse are ruled out): "
 
 
 def section(runs: Sequence[Finished]) -> Section:
@@ -132,7 +132,10 @@ def _names(findings: Sequence[Finding]) -> Quote:
 
 def _needed(findings: Sequence[Finding]) -> str:
     """Say how many people would decide what is unknown."""
-    needed = [one.people_needed for one in findings if one.people_needed]
+    needed = []
+    for one in findings:
+        if one.needed and one.clusters == "people":
+            needed.append(one.needed)
     if not needed:
         return ""
     least, most = min(needed), max(needed)
@@ -144,8 +147,8 @@ def _details(findings: Sequence[Finding], title: str) -> Group:
     rows: list[Row] = []
     for one in findings:
         why: list[Line] = [f"; {one.mend}"] if one.mend else []
-        if one.people_needed:
-            why.append(f"; about {one.people_needed:,} people would be enough")
+        if one.needed:
+            why.append(f"; about {one.needed:,} {one.clusters} would be enough")
         if one.why:
             why += ["; ", Quote(one.why, 200)]
         name = (Quote(one.measure, 60), Small(catalog.about(one.measure)))
