@@ -189,6 +189,22 @@ def test_a_text_that_the_detector_cannot_read_has_no_number_and_is_not_asked_aga
     assert len(server.requests) == asked
 
 
+def test_a_detector_that_reads_nothing_fails_is_stopped_and_is_asked_again_by_the_same_command(
+    files, at, monkeypatch
+):
+    monkeypatch.setattr(import_module("userlm.commands.detect"), "UNUSABLE", 3)
+    broken = Said(body={"stage": "STAGE_FAILED", "headline": "try later"})
+    with serving(lambda body, n: broken) as server:
+        at(server.url)
+        for attempt in (1, 2):
+            with pytest.raises(ModelError):
+                detect(files, workers=1)
+            assert len(server.requests) == 3 * attempt
+        server.reply = lambda body, n: answer(body)
+        results = detect(files)
+    assert results["counts"]["not read"] == {}
+
+
 def test_a_refused_text_is_asked_about_once_and_gives_up_no_others(
     files, at, monkeypatch
 ):

@@ -234,6 +234,26 @@ def test_a_judge_counts_instead_of_the_rule_and_a_detector_only_if_it_was_asked(
     assert [one.measure for one in found] == ["intent adherence (judge)"]
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "claim"),
+    [
+        ({"ends": 60}, "It ends the conversation where"),
+        ({"ADHERES": 20, "ACCEPTS": 5, "OTHER": 35}, "It drops its question"),
+        (
+            {"adheres": 20, "accepts": 39, "ends": 1},
+            "It lets the assistant lead it away",
+        ),
+    ],
+)
+def test_a_user_that_fails_a_test_is_said_to_do_what_it_did_most_often(outcomes, claim):
+    one = compared("intent adherence (rule)", 30, None, outcomes=outcomes)
+    one["user"] |= {"low": 20.0, "high": 45.0}
+    unread = compared("intent adherence (judge)", None, None)
+    stages = {"intent": [one], "judge-intent": [unread]}
+    [found] = conclude({"measures": stages}, {}).findings
+    assert found.kind == "bad" and found.sentence.startswith(claim)
+
+
 def test_too_few_test_items_are_not_called_people():
     few = compared("user-role adherence", 75, None, people=4)
     many = compared("user-role adherence", 75, None, people=20)

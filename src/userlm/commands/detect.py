@@ -48,6 +48,7 @@ from userlm.metrics import catalog, naturalness
 from userlm.metrics.intrinsic import own_turns
 from userlm.metrics.scores import score_line
 from userlm.models.budget import Budget, Caps, CountedChat, Price
+from userlm.models.call_cache import UNUSABLE
 from userlm.rows import read_conversations
 from userlm.runs import Run, conversations_file, measure_record
 from userlm.show.terminal import console, progress_bar
@@ -141,6 +142,7 @@ def detect(options: Detect) -> Results:
         return bool(results.get("failed") or results.get("read") != read)
 
     if done := finished(run, options, is_to_do):
+        _check_read(done)
         return done
     warning = same_model(detector, user) if detector.kind == "judge" else ""
     if warning:
@@ -169,7 +171,15 @@ def detect(options: Detect) -> Results:
     show_errors([*errors.values()], len(texts), "texts")
     written = finish(run, options, results, has_failures=bool(errors))
     options.failures.check(len(errors), len(texts), what="texts")
+    _check_read(written)
     return written
+
+
+def _check_read(results: Results) -> None:
+    """Raise `ModelError` if the detector could read no text at all."""
+    texts, unread = results["counts"]["texts"], results["counts"]["not read"]
+    if texts and sum(unread.values()) == texts:
+        raise ModelError(f"no text of {texts:,} was read: {', '.join(unread)}")
 
 
 def _name_of(path: Path) -> str:
@@ -284,6 +294,8 @@ def _ask(
     Answers are written as they come, and not asked for again."""
     journal = Journal(run.path("detections.jsonl"))
     known = dict(journal.read(_parse))
+    if all(one.p_human is None for one in known.values()):
+        known = {}  # such as a service that was out of order
     found: Detections = {}
     for text in texts:
         if not has_words(text):
@@ -298,7 +310,6 @@ def _ask(
             answers = detector.detect(batch)
         except ModelError as error:
             # Once others were read, a request that is refused is about its text.
-            has_read = any(one.p_human is not None for one in tuple(found.values()))
             if error.reason != "bad request" or not has_read:
                 return batch, error
             answers = [Detection(None, str(error))] * len(batch)
@@ -312,6 +323,8 @@ def _ask(
     batches = (unknown[start : start + size] for start in starts)
     errors: dict[str, str] = {}
     failed_in_a_row = 0
+    has_read = any(one.p_human is not None for one in found.values())
+    unread = 0
     run.unfinish()
     try:
         with progress_bar() as progress:
@@ -326,6 +339,10 @@ def _ask(
                 else:
                     found |= zip(batch, answers, strict=True)
                     failed_in_a_row = 0
+                    has_read |= any(one.p_human is not None for one in answers)
+                    unread += len(answers)
+                    if unread >= UNUSABLE and not has_read:
+                        budget.stop(f"none of the first {UNUSABLE} texts was read")
     finally:
         stop(budget)
     journal.close(order=lambda row: row["text"])

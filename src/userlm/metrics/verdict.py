@@ -151,6 +151,16 @@ CLAIMS = {
 """What it means that a user has more of a measure than people, and that it has less."""
 
 
+SHOULD = ("adheres", "user")
+"""What a user should do after a test item, as rules and judges call it."""
+INSTEAD = {
+    "ends": "It ends the conversation where the assistant has not answered it",
+    "empty": "It says nothing where the assistant has not answered it",
+    "other": "It drops its question where the assistant has not answered it",
+}
+"""What it does instead, where the claim about the measure does not say it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What one measure says.
@@ -254,8 +264,10 @@ def _counted(results: Record) -> Iterator[tuple[str, Record, Record | None]]:
     seen = set(NOT_COUNTED)
     first = [stage for stage in STAGES_OF_PEOPLE if stage in stages]
     others = [stage for stage in stages if stage not in first]
-    # What a judge says counts, and not the rule that it replaces.
-    others.sort(key=lambda stage: not stage.startswith("judge-"))
+    # What a judge says counts, and not the rule that it replaces; unless it could say nothing.
+    others.sort(
+        key=lambda stage: not (stage.startswith("judge-") and _known(stages[stage]))
+    )
     for stage in [*first, *others]:
         for one in stages[stage]:
             user = one["user"]
@@ -265,6 +277,11 @@ def _counted(results: Record) -> Iterator[tuple[str, Record, Record | None]]:
             if name not in seen and not is_left_out:
                 seen.add(name)
                 yield stage, user, one["human"]
+
+
+def _known(compared: Sequence[Record]) -> bool:
+    """Whether some value is known."""
+    return any(one["user"]["value"] is not None for one in compared)
 
 
 def _answer(found: Sequence[Finding], intervals: int) -> str:
@@ -360,6 +377,8 @@ def finding(
     if kind == "good":
         return found
     claim = _claim(name, points.size > 0, user["value"], of_people)
+    if _base(name) in ALWAYS:
+        claim = INSTEAD.get(_most_often(user), claim)
     if name == two_sample.OVERALL:
         claim = _told(user["value"], of_people, results["measures"][stage])
     return replace(
@@ -492,6 +511,13 @@ def _claim(name: str, is_more: bool, value: float, human: float) -> str:
         claim = "It has more than people" if is_more else "It has less than people"
     times = f"{value / human:,.1f}" if human else "many"
     return claim.format(times=times)
+
+
+def _most_often(user: Record) -> str:
+    """Return what a user did most often after test items, beside what it should do."""
+    did = {label.lower(): n for label, n in user.get("outcomes", {}).items()}
+    others = {label: n for label, n in did.items() if label not in SHOULD and n}
+    return max(others, key=lambda label: others[label], default="")
 
 
 def _told(value: float, human: float, compared: Sequence[Record]) -> str:
