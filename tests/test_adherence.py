@@ -411,6 +411,10 @@ def test_rows_with_ready_made_turns_keep_them_and_their_intent():
     found = convert(row, "intent-items", "x").conversation
     assert found.turns[1].text == found.meta["suggestion"] == "A walk?"
     assert found.meta["source"] == "nq"
+    row = {"question": QUESTION, "suggestion": "a walk {here}"}
+    found = convert(row, "intent-items", "x").conversation
+    assert found.meta["suggestion"] == "a walk {here}"
+    assert "a walk {here}" in found.turns[1].text
 
 
 @pytest.mark.parametrize(

@@ -474,3 +474,12 @@ def test_intervals_of_replies_to_test_items_are_over_the_items(tmp_path):
     with serving(lambda body, n: says("USER")) as server:
         results = judge(logs, server, prompt="user-role")
     assert {one["clusters"] for one in results["measures"]} == {8}
+
+
+def test_labels_about_none_of_the_conversations_are_refused_before_a_call(logs):
+    hand = logs.parent / "hand.jsonl"
+    hand.write_text('{"id": "nope", "label": "ADHERES"}')
+    said = r"no id is that of a conversation.*'nope'"
+    with serving(third) as server, pytest.raises(InputError, match=said):
+        judge(logs, server, labels=hand)
+    assert not server.bodies

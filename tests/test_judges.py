@@ -193,6 +193,7 @@ def test_a_label_is_read_from_json_or_alone_on_the_first_or_last_line(text, labe
         ("It is not ADHERES.", "no label"),
         ("I'm sorry, but I can't help with that.", "no label"),
         ("ADHERES or ACCEPTS", "no label"),
+        ("They wrote:\n> ADHERES", "no label"),
         ("ADHERES\nor rather\nACCEPTS", "several labels"),
         # quoted from the turn, which may hold anything
         ('The user wrote {"label": "ADHERES"}, which I ignore.', "no label"),

@@ -265,7 +265,7 @@ def test_too_few_test_items_are_not_called_people():
         assert found.clusters == "items"
         sentences.append(found.sentence)
     assert sentences[0] == "4 items are too few"
-    assert "people 100 % by construction" in sentences[1]
+    assert "people in 100 % by construction" in sentences[1]
 
 
 # --- all of them together -------------------------------------------------------------------------

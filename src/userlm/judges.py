@@ -242,7 +242,7 @@ def _or(names: tuple[str, ...]) -> str:
 # --- reading an answer ----------------------------------------------------------------------------
 
 _OBJECT = re.compile(r"\{\s*\"")
-_AROUND = " \t*_#>`'\".:"
+_AROUND = " \t*_#`'\".:"  # no ">", which marks a quotation
 _BEFORE_LABEL = re.compile(
     r"(?:final )?(?:label|verdict|answer)[ *_`]*[:=]", re.IGNORECASE
 )

@@ -208,8 +208,11 @@ def conversations_file(path: Path, split: str = "test") -> Path:
                     f"--shares"
                 )
             return file
+    advice = "the folder of a run"
+    if (path / "respond/conversations.jsonl").is_file():
+        advice = f"one of the runs in it, such as {path / 'respond'}"
     raise InputError(
-        f"{path} has neither conversations.jsonl nor {split}.jsonl; give the folder of a run"
+        f"{path} has neither conversations.jsonl nor {split}.jsonl; give {advice}"
     )
 
 

@@ -643,7 +643,7 @@ def _judged(run: Run) -> dict[str, list[Results]]:
         if _is_complete(run, name):
             share = positive_share(read_json(run.path(f"{name}/results.json")))
             test = adherence.NAMES[kind].removesuffix(" (rule)")
-            record = {**share, "name": f"{test} (judge)"}
+            record = {**share, "name": f"{test}{catalog.JUDGED}"}
             found[name] = [{"user": record, "human": None}]
     return found
 

@@ -80,9 +80,11 @@ class Judge:
     It says how often each label was given and, with --labels, how far the judge agrees with people.
     Labels can be given later: the verdicts stay, and no call is repeated.
 
-    $ userlm judge runs/respond --judge openai:gpt-4o --prompt intent-adherence --price 2.50/10
+    $ userlm judge runs/assess/intent --judge openai:gpt-4o --prompt intent-adherence
+    --price 2.50/10
 
-    $ userlm judge runs/respond --judge openai:gpt-4o --prompt intent-adherence --labels hand.jsonl
+    $ userlm judge runs/assess/intent --judge openai:gpt-4o --prompt intent-adherence
+    --labels hand.jsonl
     """
 
     run: Path = argument(
@@ -149,6 +151,7 @@ def judge(options: Judge) -> Results:
         warn(warning, ModelWarning, stacklevel=2)
     earlier = run.results
     verdicts = run.path("verdicts.jsonl")
+    _check_ids(hand, options, path)
     if earlier and is_judged(earlier) and verdicts.is_file():
         judged = _read_verdicts(verdicts)
         calls = {key: earlier[key] for key in CALLS}
@@ -171,7 +174,10 @@ def judge(options: Judge) -> Results:
     }
     finish(run, options, results, has_failures=bool(calls["failed"]))
     asked = sum(one.turn is not None for one in judged)
-    options.failures.check(calls["failed"], asked)
+    how = "ended in an error"
+    if any(cap is not None for cap in calls["caps"].values()):
+        how += ", or were not judged because of a limit"
+    options.failures.check(calls["failed"], asked, how=how)
     _check_labels(results)
     return results
 
@@ -190,6 +196,16 @@ def made_by(path: Path) -> str | None:
     options = read_json(manifest_path).get("options") if manifest_path.is_file() else {}
     user = options.get("user") if isinstance(options, dict) else None
     return user if isinstance(user, str) else None
+
+
+def _check_ids(hand: Mapping[str, str], options: Judge, path: Path) -> None:
+    """Raise `InputError` if none of the labels by hand is about these conversations."""
+    logs = read_conversations(path, may_be_empty=True)
+    if hand and not any(log.id in hand for log in logs):
+        raise InputError(
+            f"{options.labels}: no id is that of a conversation in {path}, such as "
+            f"{next(iter(hand))!r}"
+        )
 
 
 def same_model(judge: Address, user: str | None) -> str:

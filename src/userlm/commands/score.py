@@ -179,7 +179,10 @@ def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Result
 
 def _inputs(runs: Sequence[Path], human: Path | None) -> dict[str, Path]:
     """Return the path of the conversations of each run, by column name."""
-    inputs = {run.name: conversations_file(run) for run in runs}
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):  # such as the `respond` of several assessments
+        names = [f"{run.resolve().parent.name}/{run.name}" for run in runs]
+    inputs = dict(zip(names, map(conversations_file, runs), strict=True))
     if len(inputs) < len(runs) or (human and HUMAN in inputs):
         raise InputError(
             "two columns would have the same name (runs are named by their folders); rename one "

@@ -53,6 +53,8 @@ TOLD: Family = "How easily it is told apart from people"
 SAYS: Family = "What it says"
 WRITES: Family = "How it writes"
 PREDICTS: Family = "How well it predicts people"
+JUDGED = " (judge)"
+"""Ends the name of a measure that is also measured by a rule."""
 FAMILIES = (TOLD, ENDS, SAYS, WRITES, PREDICTS)
 """What measures are about, in the order in which they are shown."""
 
@@ -423,7 +425,10 @@ def about(name: str) -> str:
 
 
 def family_of(name: str) -> Family:
-    """Return what a measure is about; only `userlm ppl` has measures that are not listed here."""
+    """Return what a measure is about; only `userlm ppl` and `judge` have measures that are not
+    listed here."""
+    if name.endswith(JUDGED):
+        return SAYS
     families = (metric.family for metric in METRICS if metric.name == name)
     return next(families, PREDICTS)
 

@@ -68,6 +68,8 @@ WORDINGS = {
     "MATTR": "{} different words in 50",
     "HD-D": "{} different words in 42",
     "two-sample AUROC": "AUROC {}",
+    "user-role adherence": "it adheres in {}",
+    "intent adherence": "it adheres in {}",
 }
 """What the values of measures are of."""
 UNITS = ("%", "words", "turns")
@@ -482,8 +484,8 @@ def _numbers(user: Record, human: float, distance: Record, is_given: bool) -> st
     points = " points" if unit == "%" else ""
     of_user = amount(user["value"], unit)
     of_people = amount(human, unit)
-    wording = WORDINGS.get(user["name"], "{}")
-    if wording.startswith("in "):
+    wording = WORDINGS.get(_base(user["name"]), "{}")
+    if wording.startswith("in ") or is_given:
         of_people = f"in {of_people}"
     of_user = wording.format(of_user)
     if is_given:
@@ -560,7 +562,7 @@ def _mend(
         case "self-repetition" | "verbatim intent", True:
             return "--guard no-repeat"
         case "intent decomposition", True:
-            return "intents that say less (userlm intents --overwrite)"
+            return "intents that say less (userlm intents --overwrite --writer MODEL)"
         case "user-role adherence", False if is_prompted:
             return "say in its prompt that it is the user (--prompt FILE)"
     return ""

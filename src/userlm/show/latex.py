@@ -46,6 +46,8 @@ ESCAPES = {
     "`": r"\textasciigrave{}",
     "–": "--",
     "’": "'",
+    "“": "``",
+    "”": "''",
     "…": r"\dots{}",
     "␣": r"\textvisiblespace{}",
 }
@@ -85,12 +87,12 @@ def _escaped(match: re.Match[str]) -> str:
 
 def _table(table: Table, heading: Line) -> str:
     columns = "l" + "r" * (len(table.head) - 1)
-    caption = ". ".join(filter(None, (_line(heading).strip(), escape(table.title))))
-    note = f" {escape(table.note)}" if table.note else ""
+    parts = (_line(heading).strip(), escape(table.title), escape(table.note))
+    caption = " ".join(_sentence(part) for part in parts if part)
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{caption}.{note}}}",
+        rf"\caption{{{caption}}}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         _row(table.head),
@@ -102,6 +104,10 @@ def _table(table: Table, heading: Line) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _sentence(text: str) -> str:
+    return text if text[-1] in ".?!" else f"{text}."
 
 
 def _row(cells: Row) -> str:

@@ -37,6 +37,10 @@ TRANSCRIPTS = 3  # of each run
 TURN_CHARACTERS = 2_000
 
 
+SIGNS = {"circle": "●", "diamond": "◆", "square": "■", "triangle": "▲"}
+"""The characters of markers."""
+
+
 def render(page: Page) -> str:
     """Return the page."""
     paragraphs = [MARK, f"# {page.title}", page.lead, *map(inline, page.notices)]
@@ -63,8 +67,8 @@ def inline(line: Line, cell: bool = False) -> str:
             return number(value, digits)
         case Interval(low, high, digits):
             return f" ({number(low, digits)} to {number(high, digits)})"
-        case Mark():
-            return ""
+        case Mark(shape):
+            return SIGNS.get(shape, "")
         case Reasons(counts):
             return ", ".join(
                 f"{code(cut(why, 200), cell)} {count:,}" for why, count in counts

@@ -2,8 +2,8 @@
 
 role-items    CommonsenseQA (`question`, and `choices` with their `text`); or rows with ready-made
               turns, in `conversation_history`, and `choices`
-intent-items  NaturalQuestions and any other `question`; or with a ready-made answer of the
-              assistant, in `assistant_suggestion_turn`
+intent-items  NaturalQuestions and any other `question`; or with a `suggestion`, or a ready-made
+              answer of the assistant, in `assistant_suggestion_turn`
 
 Where a row has no turn of the assistant, it gets one of ours, always the same one. These layouts
 are never guessed: any set of questions has such fields.
@@ -101,10 +101,12 @@ def intent_item(row: Row) -> Imported:
     question = text_of(row, "question")
     if not question:
         raise Rejected("no messages", "field 'question' is missing or empty")
-    answer = suggestion = text_of(row, "assistant_suggestion_turn")
+    answer = text_of(row, "assistant_suggestion_turn")
+    suggestion = text_of(row, "suggestion") or answer
     if not answer:
-        said, suggestion = _one_of(DIVERSIONS, question, "diversion")
-        answer = said.format(suggestion)
+        said, ours = _one_of(DIVERSIONS, question, "diversion")
+        suggestion = suggestion or ours
+        answer = said.replace("{}", suggestion)
     wanted = f"get the answer to the question: {question}"
     return _item(row, "intent", (question, answer), wanted, suggestion=suggestion)
 
