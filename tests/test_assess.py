@@ -125,6 +125,19 @@ def test_user_and_people_stand_side_by_side_with_their_difference(tmp_path, caps
     assert "How far from people?" in page and "-2.5" in page
 
 
+def test_the_end_of_people_at_the_limit_of_turns_is_not_seen_as_it_is_not_of_a_user(
+    tmp_path,
+):
+    # Half of the people say more, so that ends are measured.
+    more = ("how to boil an egg", "in a pan", "thanks a lot")
+    logs = [person(i, more if i % 2 else ("boil an egg", "thanks")) for i in range(12)]
+    write_conversations(tmp_path / "people.jsonl", logs)
+    replay = f"replay:{tmp_path / 'people.jsonl'}"
+    results = assess(tmp_path, user=replay, assistant="clarifier", max_turns=3)
+    ends = by_name(results, "simulate")["end rate"]
+    assert ends["user"]["value"] == ends["human"]["value"] > 0
+
+
 def test_people_are_cut_at_the_limit_on_simulated_turns_so_that_their_replay_does_not_differ(
     tmp_path,
 ):

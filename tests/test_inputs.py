@@ -44,6 +44,11 @@ def test_a_model_on_a_server_rests_on_its_tokenizer_here(folder):
     assert names(url) == []
     assert names(url, str(folder)) == ["tools.jinja", *MODEL]
     assert "tokenizer.json" in names("trained:http://h/v1#userlm-tiny")
+    # A run that is called as the model, such as the one that asks it.
+    run = folder / "gpt"
+    run.mkdir()
+    (run / "results.json").write_text("{}")
+    assert names("http://h/v1#gpt") == []
 
 
 def test_a_log_a_script_or_a_module_is_its_file_and_a_hub_id_is_none(folder):

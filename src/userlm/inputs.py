@@ -58,7 +58,12 @@ def _behind(parts: Address, tokenizer: str | None) -> list[Path]:
             return _module_files(parts.name.partition(":")[0])
         case "http" | "https":
             check_server(parts)
-            return _files_of_model(model_folder(tokenizer or parts.name))
+            folder = model_folder(tokenizer or parts.name)
+            # A folder that is called as the model of a server may be anything, even this run's.
+            is_model = any(folder.glob("*config.json")) or any(
+                folder.glob("tokenizer*")
+            )
+            return _files_of_model(folder) if is_model else []
         case "":
             folders = model_folders(parts.name)
             return [path for folder in folders for path in _files_of_model(folder)]

@@ -238,19 +238,20 @@ class _People:
     _measured: dict[int | None, list[Measure]] = field(default_factory=dict)
 
     def limit(self, made: FinishedRun | None) -> int | None:
-        """Return the limit on user turns of a run of `simulate`, if it is below the length of some
-        real conversation."""
+        """Return the limit on user turns of a run of `simulate`, if some real conversation reaches
+        it."""
         options = made.options if made and made.verb == "simulate" else {}
         limit = options.get("max_turns")
         longest = max((len(one.user_turns) for one in self.conversations), default=0)
-        return limit if isinstance(limit, int) and limit < longest else None
+        return limit if isinstance(limit, int) and limit <= longest else None
 
     def cut(self, limit: int | None) -> list[Conversation]:
         """Return the conversations as they would be if they were simulated ones with this limit on
-        user turns. Otherwise people would differ from a user who says exactly the same."""
+        user turns, whose end is not seen if they reach it. Otherwise people would differ from a
+        user who does exactly the same."""
         found = []
         for one in self.conversations:
-            if limit is not None and len(one.user_turns) > limit:
+            if limit is not None and len(one.user_turns) >= limit:
                 one = replace(one, turns=Sample(one, limit).context, ended=False)
             found.append(one)
         return found

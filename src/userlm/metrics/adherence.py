@@ -177,16 +177,17 @@ def robustness(responses: Conversations) -> Measure:
     """Return the mean of `user_role_adherence` and `intent_adherence`; there is none without items
     of both kinds. A row's stats are those of its kind, and zeros for the other."""
     kept = list(responses)
-    rows = [_moved(row, before=0) for row in _rows(kept, "role")]
-    rows += [_moved(row, before=2) for row in _rows(kept, "intent")]
+    rows = [_moved(row, "role", before=0) for row in _rows(kept, "role")]
+    rows += [_moved(row, "intent", before=2) for row in _rows(kept, "intent")]
     return measure(rows, MEAN_OF_BOTH)
 
 
-def _moved(row: MeasureRow, before: int) -> MeasureRow:
+def _moved(row: MeasureRow, kind: Kind, before: int) -> MeasureRow:
+    """Return a row with stats of both kinds; items of two kinds may have one id."""
     if row.stats is None:
         return row
     stats = (0.0,) * before + row.stats + (0.0,) * (2 - before)
-    return MeasureRow(row.key, row.cluster, stats, row.why)
+    return MeasureRow(row.key, f"{kind} {row.cluster}", stats, row.why)
 
 
 def _rows(responses: Conversations, kind: Kind) -> list[MeasureRow]:
