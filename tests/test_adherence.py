@@ -417,6 +417,13 @@ def test_rows_with_ready_made_turns_keep_them_and_their_intent():
     assert "a walk {here}" in found.turns[1].text
 
 
+def test_a_choice_in_another_one_and_one_without_spaces_around_are_read_as_meant():
+    nested = ["bank", "account", "bank account", "river"]
+    assert after_choices("a bank account i think", nested).label == ANSWERS
+    assert after_choices("bank or river or account", nested).label == ADHERES
+    assert after_choices("我想是银行吧", ["银行", "河", "树"]).label == ANSWERS
+
+
 @pytest.mark.parametrize(
     ("source", "row", "said"),
     [

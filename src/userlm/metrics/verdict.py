@@ -318,10 +318,11 @@ def _is(count: int) -> str:
 def _chance(intervals: int) -> str:
     if not intervals:
         return "There is no interval, so nothing can be told from chance."
+    expected = CHANCE * intervals
+    some = f"About {expected:.0f}" if expected >= 1 else "Fewer than 1"
     return (
-        "In brackets: the difference, with its 95 % interval. About "
-        f"{_by_chance(intervals)} of these {intervals} intervals would show a difference by chance "
-        "alone."
+        f"In brackets: the difference, with its 95 % interval. {some} of these {intervals} "
+        "intervals would show a difference by chance alone."
     )
 
 

@@ -140,7 +140,7 @@ def _needed(findings: Sequence[Finding]) -> str:
         return ""
     least, most = min(needed), max(needed)
     some = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-    return f" {some} people would be enough, depending on the measure."
+    return f" At least {some} people would be needed, depending on the measure."
 
 
 def _details(findings: Sequence[Finding], title: str) -> Group:
@@ -148,7 +148,7 @@ def _details(findings: Sequence[Finding], title: str) -> Group:
     for one in findings:
         why: list[Line] = [f"; {one.mend}"] if one.mend else []
         if one.needed:
-            why.append(f"; about {one.needed:,} {one.clusters} would be enough")
+            why.append(f"; at least {one.needed:,} {one.clusters} would be needed")
         if one.why:
             why += ["; ", Quote(one.why, 200)]
         name = (Quote(one.measure, 60), Small(catalog.about(one.measure)))
