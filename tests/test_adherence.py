@@ -20,6 +20,7 @@ from userlm.metrics.adherence import (
     EMPTY,
     ENDS,
     NO_REPLY,
+    OF_PEOPLE,
     OTHER,
     after_choices,
     after_suggestion,
@@ -40,6 +41,7 @@ from userlm.text import INTENT_PREFIX, words
 from userlm.types import Conversation, InputError, Turn
 
 CHOICES = ["bank", "river bed", "bridge", "canoe", "ice-cream van"]
+BENCH = Path(__file__).resolve().parent.parent / "bench"
 QUESTION = "who wrote the opera carmen"
 SUGGESTION = "what to wear to a premiere"
 
@@ -415,6 +417,19 @@ def test_rows_with_ready_made_turns_keep_them_and_their_intent():
     found = convert(row, "intent-items", "x").conversation
     assert found.meta["suggestion"] == "a walk {here}"
     assert "a walk {here}" in found.turns[1].text
+
+
+def test_a_user_who_always_adheres_gets_what_the_rule_finds_of_such_replies():
+    items = {one.id: one for one in read_conversations(intent_items())}
+    lines = (BENCH / "intent_replies.jsonl").read_text().splitlines()
+    labels = []
+    for row in map(json.loads, lines):
+        item = items[row["item"]]
+        if row["label"] == ADHERES:
+            question, suggestion = item.user_turns[0], item.meta["suggestion"]
+            labels.append(after_suggestion(row["reply"], question, suggestion).label)
+    found = 100 * labels.count(ADHERES) / len(labels)
+    assert round(found) == OF_PEOPLE["intent adherence (rule)"]
 
 
 def test_a_choice_in_another_one_and_one_without_spaces_around_are_read_as_meant():

@@ -119,7 +119,7 @@ def test_what_was_not_measured_is_unknown_with_its_reason_and_no_zero():
 
 @pytest.mark.parametrize(
     ("low", "value", "high", "kind"),
-    [(47, 60, 72, "bad"), (94, 100, 100, "good"), (70, 90, 100, "unknown")],
+    [(47, 60, 72, "bad"), (94, 100, 100, "good"), (60, 90, 100, "unknown")],
 )
 def test_people_keep_their_role_and_their_intent_by_construction(
     low, value, high, kind
@@ -252,6 +252,13 @@ def test_a_user_that_fails_a_test_is_said_to_do_what_it_did_most_often(outcomes,
     stages = {"intent": [one], "judge-intent": [unread]}
     [found] = conclude({"measures": stages}, {}).findings
     assert found.kind == "bad" and found.sentence.startswith(claim)
+
+
+def test_a_user_who_adheres_as_often_as_the_rule_can_see_is_not_held_to_more():
+    one = compared("intent adherence (rule)", 87, None)
+    one["user"] |= {"low": 67.0, "high": 95.0}
+    [found] = conclude({"measures": {"intent": [one]}}, {}).findings
+    assert found.kind == "good" and "people in 87 % by construction" in found.sentence
 
 
 def test_too_few_test_items_are_not_called_people():

@@ -47,6 +47,8 @@ MAX_TOKENS = 300
 """Of an answer: a sentence and a label."""
 ENDED = "ended without a turn"
 """Why there is no verdict on a response with which the user ended the conversation."""
+NO_REPLY = (ENDED, "no turn (guard)", "no reply")
+"""The same, if they said nothing, or nothing that their guard let pass."""
 
 
 # --- what is judged -------------------------------------------------------------------------------

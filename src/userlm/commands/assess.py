@@ -87,6 +87,7 @@ DETECT = "detect"
 """The verbs, and the names of their folders."""
 JUDGED: Mapping[Kind, str] = {kind: f"judge-{kind}" for kind in KINDS}
 """The folders of the verdicts on replies to test items."""
+JUDGE_PRICE = "--judge-price"
 PROMPTS: Mapping[Kind, str] = {"role": "user-role", "intent": "intent-adherence"}
 """By which prompts they are judged."""
 STAGES = (RESPOND, SIMULATE, PPL, *KINDS, *JUDGED.values(), DETECT, SCORE)
@@ -168,7 +169,7 @@ class Assess:
     models: LocalModels = LocalModels()
     user_price: str | None = price_option("--user-price", "the user's model")
     price: str | None = price_option("--price", "the assistant's model")
-    judge_price: str | None = price_option("--judge-price", "the judge")
+    judge_price: str | None = price_option(JUDGE_PRICE, "the judge")
     detector_price: str | None = detector_price_option()
     limits: Limits = Limits()
     failures: Failures = Failures()
@@ -255,7 +256,7 @@ def _check_before_paying(
     if options.judge:
         judging = address.parse(options.judge)
         loading.chat_model(judging, options.models.settings)
-        check_price(limits.caps, "judge", judging, _judge_price(options))
+        check_price(limits.caps, "judge", judging, _judge_price(options), JUDGE_PRICE)
     elif options.judge_price:
         raise InputError(
             "--judge-price is for the judge; give one with --judge, or leave it out"
@@ -290,7 +291,7 @@ def _is_model(address: Address | None) -> bool:
 
 def _judge_price(options: Assess) -> Price | None:
     text = options.judge_price
-    return Price.parse(text, "--judge-price") if text else None
+    return Price.parse(text, JUDGE_PRICE) if text else None
 
 
 def _is_counted(detector: str | None) -> bool:

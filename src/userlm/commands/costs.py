@@ -121,12 +121,16 @@ def add_side(
     return budget.side(name, str(address), price, tries, is_remote or price is not None)
 
 
-def check_price(caps: Caps, name: str, address: Address, price: Price | None) -> None:
-    """Raise `InputError` for a budget in dollars without the price of a model on a server."""
+def check_price(
+    caps: Caps, name: str, address: Address, price: Price | None, option: str = ""
+) -> None:
+    """Raise `InputError` for a budget in dollars without the price of a model on a server, which
+    `option` gives."""
     if caps.dollars is not None and address.is_remote and price is None:
+        option = option or PRICE_OPTIONS[name]
         raise InputError(
-            f"--budget needs the price of the tokens of {address}; give {PRICE_OPTIONS[name]} "
-            "IN/OUT (0/0 if they cost nothing)"
+            f"--budget needs the price of the tokens of {address}; give {option} IN/OUT (0/0 if "
+            "they cost nothing)"
         )
 
 

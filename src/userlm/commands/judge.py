@@ -45,7 +45,7 @@ from userlm.data.layouts.fields import id_of
 from userlm.items import item_of, kind_of
 from userlm.journal import Journal
 from userlm.json_files import read_json, take, write_lines
-from userlm.judges import ENDED, JudgePrompt
+from userlm.judges import NO_REPLY, JudgePrompt
 from userlm.manifest import file_hash
 from userlm.metrics.agreement import Labelled, agreement
 from userlm.metrics.intrinsic import cluster_name
@@ -350,8 +350,8 @@ def shares(judged: Iterable[Judged], prompt: JudgePrompt) -> list[Measure]:
     """Return how many of the judged turns got each label, in percent. A turn without a verdict is
     missing.
 
-    If the prompt is about a reaction to an answer, and users ended instead of replying, also how
-    many of all got the positive label: an end is a reaction too, and another one.
+    If the prompt is about a reaction to an answer, and users ended instead of replying or said
+    nothing, also how many of all got the positive label: that is a reaction too, and another one.
     """
     judged = list(judged)
     found = []
@@ -361,7 +361,9 @@ def shares(judged: Iterable[Judged], prompt: JudgePrompt) -> list[Measure]:
             if one.turn is not None:
                 rows.append(measure_row(one.id, one.cluster, _has(one, label)))
         found.append(replace(measure(rows, PERCENT, label), unit="%"))
-    ends = [one for one in judged if one.turn is None and one.verdict.reason == ENDED]
+    ends = [
+        one for one in judged if one.turn is None and one.verdict.reason in NO_REPLY
+    ]
     positive = found[prompt.labels.index(prompt.positive)]
     if ends and positive.n and "answer" in prompt.sees:
         rows = [measure_row(one.id, one.cluster, (0.0, 1.0)) for one in ends]

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from userlm.guard import Guard
-from userlm.metrics import naturalness, two_sample
+from userlm.metrics import adherence, naturalness, two_sample
 from userlm.metrics.termination import format_threshold
 from userlm.stats import MIN_CLUSTERS
 
@@ -399,7 +399,7 @@ def beside(user: Record, human: Record | None) -> tuple[float | None, Record | N
         return human["value"], user.get("distance")
     if _base(user["name"]) not in ALWAYS or user["value"] is None:
         return None, None
-    of_people = 100.0
+    of_people = adherence.OF_PEOPLE.get(user["name"], 100.0)
     ends = {key: user[key] for key in ("value", "low", "high")}
     less = {key: None if end is None else end - of_people for key, end in ends.items()}
     return of_people, {**less, "clusters": user.get("clusters", 0)}
@@ -491,6 +491,8 @@ def _numbers(user: Record, human: float, distance: Record, is_given: bool) -> st
     of_user = wording.format(of_user)
     if is_given:
         of_people += " by construction"
+        if user["name"] in adherence.OF_PEOPLE and human < 100:
+            of_people += ", as far as this rule sees it"
     return (
         f"{of_user}, people {of_people} ({value:,.{digits}f}{points} "
         f"{word}, {low:,.{digits}f} to {high:,.{digits}f})"

@@ -82,7 +82,7 @@ def role_item(row: Row) -> Imported:
     """Return the item of a multiple-choice question."""
     choices = _choices(row)
     question = text_of(row, "question") or ""
-    if "conversation_history" in row:
+    if row.get("conversation_history") is not None:
         turns = _ready_made(row)
     elif question:
         form, between = _one_of(FORMS, question, "form")
