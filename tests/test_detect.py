@@ -43,7 +43,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Any:
             url,
             KEY,
             retries=1,
-            timeout=1,
+            timeout=5,
             pause=0.01,
             key_variable=variable,
             key_header=header,
@@ -205,10 +205,20 @@ def test_a_detector_that_reads_nothing_fails_is_stopped_and_is_asked_again_by_th
     assert results["counts"]["not read"] == {}
 
 
-def test_a_refused_text_is_asked_about_once_and_gives_up_no_others(
+def test_a_service_that_refuses_all_further_texts_fails_and_is_asked_again(
     files, at, monkeypatch
 ):
     monkeypatch.setattr(import_module("userlm.commands.detect"), "GIVE_UP", 2)
+    broke = Said(400, {"message": "insufficient credits"})
+    with serving(lambda body, n: answer(body) if n < 3 else broke) as server:
+        at(server.url)
+        assert detect(files, workers=1)["failed"] > 0
+        server.reply = lambda body, n: answer(body)
+        results = detect(files, workers=1)
+    assert results["counts"]["not read"] == {} and results["failed"] == 0
+
+
+def test_a_refused_text_is_asked_about_once_and_gives_up_no_others(files, at):
     with serving(answer) as server:
         at(server.url)
         detect(files)

@@ -483,3 +483,15 @@ def test_labels_about_none_of_the_conversations_are_refused_before_a_call(logs):
     with serving(third) as server, pytest.raises(InputError, match=said):
         judge(logs, server, labels=hand)
     assert not server.bodies
+
+
+def test_force_deletes_no_conversations_that_are_to_be_judged(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    logs = write(folder, [response(i) for i in range(3)])
+    with serving(third) as server:
+        judge(logs, server, out=folder / "out")
+        inside = write(folder / "out", [response(i) for i in range(3)])
+        with pytest.raises(InputError, match="--force would delete"):
+            judge(inside, server, out=folder / "out", force=True)
+    assert inside.is_file()

@@ -46,12 +46,14 @@ class Run:
         inputs: Iterable[str | Path] = (),
         stamps: Mapping[str, str] | None = None,
         anew: bool = False,
+        reads: Iterable[str | Path] = (),
     ) -> Run:
         """Start a run, or resume the same one.
 
         Args:
             inputs: files; their contents are hashed.
             stamps: inputs that are not files, each with a text that changes with its contents.
+            reads: further files that it reads, which may change until it is resumed.
             anew: set aside what an earlier run left in the folder, whatever it was, until this one
                 is complete. One that was begun so and is not complete is resumed.
 
@@ -75,7 +77,7 @@ class Run:
         # options, for example because of a wrong address, can start over.
         lock = _lock(folder)
         if anew:
-            _check_outside(folder, paths)
+            _check_outside(folder, [*paths, *map(Path, reads)])
             if not _is_same_attempt(folder, asked):
                 _set_aside(folder, verb, options)
         elif _is_being_set_aside(folder):

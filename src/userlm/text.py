@@ -21,6 +21,8 @@ KEY_MASK = "[key]"
 """What stands where a server repeated a key."""
 SHORTEST_SECRET = 8
 """Characters. A shorter key is made up for a server that needs none, such as `ollama`."""
+SHORTEST_PART = 12
+"""Characters at the beginning of a key that are masked like all of it."""
 
 _OPENING = re.compile(
     r"\s*" + r"\s+".join(INTENT_PREFIX.split()) + r"\b\s*", re.IGNORECASE
@@ -166,7 +168,12 @@ def mask_key(text: str, key: str | None) -> str:
         return text
     if len(key) < SHORTEST_SECRET:
         return text.replace(key, KEY_MASK)
-    return _key_pattern(key).sub(KEY_MASK, text)
+    text = _key_pattern(key).sub(KEY_MASK, text)
+    for length in range(
+        len(key) - 1, SHORTEST_PART - 1, -1
+    ):  # a server may quote a part
+        text = text.replace(key[:length], KEY_MASK)
+    return text
 
 
 @cache

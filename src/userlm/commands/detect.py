@@ -136,7 +136,8 @@ def detect(options: Detect) -> Results:
     read = {"run": file_hash(path), "human": file_hash(logs)}
     names = {"run": _name_of(path), "human": _name_of(logs)}
     stamps = inputs.stamps(detector) | names
-    run = open_run("detect", options, inputs.files(detector), stamps)
+    files = inputs.files(detector)
+    run = open_run("detect", options, files, stamps, reads=[path, logs])
 
     def is_to_do(results: Results) -> bool:
         return bool(results.get("failed") or results.get("read") != read)
@@ -287,32 +288,45 @@ def _show_estimate(detector: Detector, budget: Budget, texts: Sequence[str]) -> 
     show_estimate(budget, {SIDE: expected}, basis)
 
 
-def _ask(
-    run: Run, options: Detect, detector: Detector, budget: Budget, texts: Sequence[str]
-) -> tuple[Detections, dict[str, str]]:
-    """Return what the detector says of each text, and the errors of those that it did not answer.
-    Answers are written as they come, and not asked for again."""
-    journal = Journal(run.path("detections.jsonl"))
+def _known(journal: Journal, texts: Sequence[str]) -> Detections:
+    """Return what is known of the texts without asking."""
     known = dict(journal.read(_parse))
     if all(one.p_human is None for one in known.values()):
-        known = {}  # such as a service that was out of order
+        known = {}  # such as of a service that was out of order
     found: Detections = {}
     for text in texts:
         if not has_words(text):
             found[text] = Detection(None, "no words")
         elif (id := _text_id(text)) in known:
             found[text] = known[id]
+    return found
+
+
+def _ask(
+    run: Run, options: Detect, detector: Detector, budget: Budget, texts: Sequence[str]
+) -> tuple[Detections, dict[str, str]]:
+    """Return what the detector says of each text, and the errors of those that it did not answer.
+    Answers are written as they come, and not asked for again."""
+    journal = Journal(run.path("detections.jsonl"))
+    found = _known(journal, texts)
     unknown = [text for text in texts if text not in found]
+    has_read = any(one.p_human is not None for one in found.values())
+    refused_in_a_row = 0
     _show_estimate(detector, budget, unknown)
 
     def ask(batch: Sequence[str]) -> tuple[Sequence[str], list[Detection] | ModelError]:
         try:
             answers = detector.detect(batch)
         except ModelError as error:
-            # Once others were read, a request that is refused is about its text.
-            if error.reason != "bad request" or not has_read:
+            # Once others were read, a request that is refused is about its text; but not if all
+            # are refused from then on, such as for want of credits.
+            nonlocal refused_in_a_row
+            refused_in_a_row += 1
+            is_of_text = error.reason == "bad request" and has_read
+            if not is_of_text or refused_in_a_row > GIVE_UP:
                 return batch, error
-            answers = [Detection(None, str(error))] * len(batch)
+            return batch, [Detection(None, str(error))] * len(batch)
+        refused_in_a_row = 0
         for text, answer in zip(batch, answers, strict=True):
             journal.add(_line(text, answer))
         return batch, answers
@@ -323,8 +337,6 @@ def _ask(
     batches = (unknown[start : start + size] for start in starts)
     errors: dict[str, str] = {}
     failed_in_a_row = 0
-    has_read = any(one.p_human is not None for one in found.values())
-    unread = 0
     run.unfinish()
     try:
         with progress_bar() as progress:
@@ -336,13 +348,12 @@ def _ask(
                     failed_in_a_row += 1
                     if answers.permanent or failed_in_a_row == GIVE_UP:
                         budget.stop(str(answers))
-                else:
-                    found |= zip(batch, answers, strict=True)
-                    failed_in_a_row = 0
-                    has_read |= any(one.p_human is not None for one in answers)
-                    unread += len(answers)
-                    if unread >= UNUSABLE and not has_read:
-                        budget.stop(f"none of the first {UNUSABLE} texts was read")
+                    continue
+                found |= zip(batch, answers, strict=True)
+                failed_in_a_row = 0
+                has_read |= any(one.p_human is not None for one in answers)
+                if not has_read and len(found) - len(texts) + len(unknown) >= UNUSABLE:
+                    budget.stop(f"none of the first {UNUSABLE} texts was read")
     finally:
         stop(budget)
     journal.close(order=lambda row: row["text"])

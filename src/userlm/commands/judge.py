@@ -134,7 +134,8 @@ def judge(options: Judge) -> Results:
     read = file_hash(path)
     stamps = inputs.stamps(given) | {f"prompt {prompt.name}": prompt.hash}
     stamps |= {"run": lasting_name(path)}
-    run = open_run("judge", options, inputs.files(given), stamps)
+    reads = [path, *([options.labels] if options.labels else [])]
+    run = open_run("judge", options, inputs.files(given), stamps, reads)
 
     def is_judged(results: Results) -> bool:
         return results.get("read") == read and not results.get("failed")

@@ -40,11 +40,13 @@ def open_run(
     options: RunOptions,
     inputs: Iterable[Path] = (),
     stamps: Mapping[str, str] | None = None,
+    reads: Iterable[Path] = (),
 ) -> Run:
     """Start the run of these options, or resume it; see `Run.open`."""
     check(options)
     force = options.output.force
-    run = Run.open(options.out, verb, recorded(options), inputs, stamps, anew=force)
+    asked = recorded(options)
+    run = Run.open(options.out, verb, asked, inputs, stamps, anew=force, reads=reads)
     kept = [path.name for path in run.path(REPLACED).glob("*")]
     if kept and kept != ["run.json"]:
         console.print(

@@ -148,7 +148,7 @@ CLAIMS = {
         "",
         "It lets the assistant lead it away from its intent",
     ),
-    "naturalness": ("", "A detector takes its turns for those of a model"),
+    "naturalness": ("", "A detector takes fewer of its turns for a person's"),
 }
 """What it means that a user has more of a measure than people, and that it has less."""
 

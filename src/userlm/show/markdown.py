@@ -38,7 +38,7 @@ TURN_CHARACTERS = 2_000
 
 
 SIGNS = {"circle": "●", "diamond": "◆", "square": "■", "triangle": "▲"}
-"""The characters of markers."""
+"""The characters of markers, where a text names them. In cells they point at drawings."""
 
 
 def render(page: Page) -> str:
@@ -68,7 +68,7 @@ def inline(line: Line, cell: bool = False) -> str:
         case Interval(low, high, digits):
             return f" ({number(low, digits)} to {number(high, digits)})"
         case Mark(shape):
-            return SIGNS.get(shape, "")
+            return "" if cell else SIGNS.get(shape, "")
         case Reasons(counts):
             return ", ".join(
                 f"{code(cut(why, 200), cell)} {count:,}" for why, count in counts
