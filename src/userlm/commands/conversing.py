@@ -110,31 +110,31 @@ def collect(
     stops: Counter[str] = Counter()
     tokens = Counter(tokens_in=0, tokens_out=0)
     errors: list[str] = []
-    for conversation in read_conversations(path, may_be_empty=True):
-        stops[conversation.stop or "answered"] += 1
-        for _, meta in _own_metas(conversation, places):
-            for name in tokens:
-                tokens[name] += meta.get(name, 0)
-        if conversation.stop == "error":
-            errors.append(conversation.meta["error"])
+
+    def user_metas() -> Iterator[Mapping[str, Any]]:
+        """Count all else on the way: the file may be large, so it is read once."""
+        for conversation in read_conversations(path, may_be_empty=True):
+            stops[conversation.stop or "answered"] += 1
+            for role, meta in _own_metas(conversation, places):
+                for name in tokens:
+                    tokens[name] += meta.get(name, 0)
+                if role == "user":
+                    yield meta
+            if conversation.stop == "error":
+                errors.append(conversation.meta["error"])
+
+    guard = rates(user_metas())
     results = {
         "conversations": stops.total(),
         "stops": in_order(stops),
         **tokens,
         **budget.finish(roles),
-        "guard": rates(_user_metas(path, places)),
+        "guard": guard,
     }
     show_errors(errors, stops.total())
     written = finish(run, options, results, has_failures=bool(errors))
     options.failures.check(len(errors), stops.total())
     return written
-
-
-def _user_metas(path: Path, places: Places) -> Iterator[Mapping[str, Any]]:
-    for conversation in read_conversations(path, may_be_empty=True):
-        for role, meta in _own_metas(conversation, places):
-            if role == "user":
-                yield meta
 
 
 def _own_metas(
