@@ -174,13 +174,18 @@ def judge(options: Judge) -> Results:
         **calls,
     }
     finish(run, options, results, has_failures=bool(calls["failed"]))
+    _check_failures(options, judged, calls)
+    _check_labels(results)
+    return results
+
+
+def _check_failures(options: Judge, judged: Sequence[Judged], calls: Results) -> None:
+    """Raise `ModelError` if too many turns that could be judged were not."""
     asked = sum(one.turn is not None for one in judged)
     how = "ended in an error"
     if any(cap is not None for cap in calls["caps"].values()):
         how += ", or were not judged because of a limit"
     options.failures.check(calls["failed"], asked, how=how)
-    _check_labels(results)
-    return results
 
 
 def _check_labels(results: Results) -> None:
