@@ -1470,6 +1470,14 @@ def test_markdown_code_holds_whatever_it_is_given() -> None:
     assert markdown.fenced("x\n````\ny") == "`````text\nx\n````\ny\n`````"
 
 
+def test_what_only_a_screen_needs_is_hidden_on_paper_and_no_rule_stands_twice():
+    style = (Path(finished.__file__).parent.parent / "assets/report.html").read_text()
+    style = style.partition("</style>")[0]
+    paper = style.partition("@media print")[2]
+    assert "nav, .find { display: none; }" in paper
+    assert style.count(".sides {") == 1
+
+
 def test_hostile_text_adds_no_element_attribute_or_script_to_the_page(
     hostile: list[Finished],
 ) -> None:
