@@ -17,10 +17,10 @@ from userlm.metrics.adherence import (
     ACCEPTS,
     ADHERES,
     ANSWERS,
+    CEILINGS,
     EMPTY,
     ENDS,
     NO_REPLY,
-    OF_PEOPLE,
     OTHER,
     after_choices,
     after_suggestion,
@@ -429,7 +429,7 @@ def test_a_user_who_always_adheres_gets_what_the_rule_finds_of_such_replies():
             question, suggestion = item.user_turns[0], item.meta["suggestion"]
             labels.append(after_suggestion(row["reply"], question, suggestion).label)
     found = 100 * labels.count(ADHERES) / len(labels)
-    assert round(found) == OF_PEOPLE["intent adherence (rule)"]
+    assert round(found) == CEILINGS["intent adherence (rule)"]
 
 
 def test_a_choice_in_another_one_and_one_without_spaces_around_are_read_as_meant():

@@ -179,7 +179,7 @@ def test_a_key_in_base64_is_masked_whatever_stands_around_it(secret):
 
 def test_a_key_with_slashes_is_masked_as_json_writes_it():
     assert mask_key(r"x sk\/ab\/cdef x", "sk/ab/cdef") == "x [key] x"
-    assert mask_key("sk-abcdefghij***", "sk-abcdefghijklmnop") == "[key]***"
+    assert mask_key("abc/defg/hij***", "abc/defg/hijklmnop") == "[key]***"
     assert mask_key("none OLLAMA ollama", "ollama") == "none OLLAMA [key]"
 
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from userlm.show.published import PAPER
+
 COLUMNS = (
     "first-turn diversity",
     "intent decomposition",
@@ -20,17 +22,6 @@ COLUMNS = (
     "user-role adherence",
     "intent adherence",
 )
-PAPER: Mapping[str, tuple[float | None, ...]] = {
-    # as the authors' slides label the rows
-    "Llama3.2-1b-Instruct": (81.36, 15.72, 3.47, 0.14, 77.55, 54.95),
-    "Llama3-8b-Instruct": (81.31, 23.95, 3.51, 0.20, 63.25, 78.05),
-    "GPT-4o-mini": (66.10, 9.66, 15.31, 0.04, 80.20, 88.70),
-    "GPT-4o": (74.42, 7.68, 1.38, 3.31, 38.85, 70.95),
-    "USP-8b": (94.37, 6.33, 21.31, 77.73, 98.05, 97.55),
-    "UserLM-1b": (90.90, 3.07, 56.83, 78.96, 91.30, 93.55),
-    "UserLM-8b": (94.55, 2.69, 63.54, 80.21, 93.95, 94.65),
-    "humans": (94.01, 1.68, None, 90.15, None, None),
-}
 HUMANS = "humans"
 NOTE = (
     "Paper: 2,000 items, without intervals. Ours: in brackets 95 % intervals over people, or over "

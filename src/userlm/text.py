@@ -169,10 +169,9 @@ def mask_key(text: str, key: str | None) -> str:
     if len(key) < SHORTEST_SECRET:
         return text.replace(key, KEY_MASK)
     text = _key_pattern(key).sub(KEY_MASK, text)
-    for length in range(
-        len(key) - 1, SHORTEST_PART - 1, -1
-    ):  # a server may quote a part
-        text = text.replace(key[:length], KEY_MASK)
+    if key[:SHORTEST_PART] in text:  # a server may quote a part
+        for length in range(len(key) - 1, SHORTEST_PART - 1, -1):
+            text = text.replace(key[:length], KEY_MASK)
     return text
 
 

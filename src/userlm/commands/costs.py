@@ -273,8 +273,8 @@ def estimate_conversations(
     turns = ", ".join(
         f"{n} tokens per {role} turn" for role, n in TOKENS_PER_TURN.items()
     )
-    basis = f"{PER_BYTES} and {turns}; each resampled draft is one more "
-    show_estimate(budget, expected, f"{basis}call")
+    basis = f"{PER_BYTES} and {turns}; each resampled draft is one more call"
+    show_estimate(budget, expected, basis)
 
 
 def _prompt(speaker: Speaker, start: Conversation) -> tuple[int, int]:

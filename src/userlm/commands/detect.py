@@ -50,7 +50,7 @@ from userlm.metrics.scores import score_line
 from userlm.models.budget import Budget, Caps, CountedChat, Price
 from userlm.models.call_cache import UNUSABLE
 from userlm.rows import read_conversations
-from userlm.runs import Run, conversations_file, measure_record
+from userlm.runs import Run, conversations_file, lasting_name, measure_record
 from userlm.show.terminal import console, progress_bar
 from userlm.simulate import parallel
 from userlm.text import has_words, stable_hash
@@ -134,7 +134,7 @@ def detect(options: Detect) -> Results:
     logs = conversations_file(options.human, "test")
     # Answers are kept by text. So turns may change, as when `respond` tries again what failed.
     read = {"run": file_hash(path), "human": file_hash(logs)}
-    names = {"run": _name_of(path), "human": _name_of(logs)}
+    names = {"run": lasting_name(path), "human": lasting_name(logs)}
     stamps = inputs.stamps(detector) | names
     files = inputs.files(detector)
     run = open_run("detect", options, files, stamps, reads=[path, logs])
@@ -181,11 +181,6 @@ def _check_read(results: Results) -> None:
     texts, unread = results["counts"]["texts"], results["counts"]["not read"]
     if texts and sum(unread.values()) == texts:
         raise ModelError(f"no text of {texts:,} was read: {', '.join(unread)}")
-
-
-def _name_of(path: Path) -> str:
-    """Return the name of a file and its folder, which stay the same if both are moved."""
-    return f"{path.resolve().parent.name}/{path.name}"
 
 
 def _texts(

@@ -36,7 +36,7 @@ NAMES: Mapping[Kind, str] = {
 }
 """The names of the measures of the two tests."""
 ROBUSTNESS = "robustness"
-OF_PEOPLE = {NAMES["role"]: 100.0, NAMES["intent"]: 87.0}
+CEILINGS = {NAMES["role"]: 100.0, NAMES["intent"]: 87.0}
 """What a user who always adheres gets, in percent: the rule of intent adherence finds 52 of 60
 replies that do (`bench/intent_replies.jsonl`)."""
 

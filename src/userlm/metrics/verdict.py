@@ -358,7 +358,7 @@ def finding(
 ) -> Finding:
     """Return what one measure of a user, beside that of people, says; see `conclude`."""
     name = user["name"]
-    of_people, distance = beside(user, human)
+    of_people, distance = reference_of(user, human)
     if user["value"] is None or of_people is None or not distance:
         return Finding("unknown", name, stage, "It was not measured", why=_why(user))
     points = in_points(user, of_people, distance)
@@ -392,14 +392,16 @@ def finding(
     )
 
 
-def beside(user: Record, human: Record | None) -> tuple[float | None, Record | None]:
+def reference_of(
+    user: Record, human: Record | None
+) -> tuple[float | None, Record | None]:
     """Return the value of people and the distance from it, as far as they are known: by
     construction, if people are not measured."""
     if human is not None:
         return human["value"], user.get("distance")
     if _base(user["name"]) not in ALWAYS or user["value"] is None:
         return None, None
-    of_people = adherence.OF_PEOPLE.get(user["name"], 100.0)
+    of_people = adherence.CEILINGS.get(user["name"], 100.0)
     ends = {key: user[key] for key in ("value", "low", "high")}
     less = {key: None if end is None else end - of_people for key, end in ends.items()}
     return of_people, {**less, "clusters": user.get("clusters", 0)}
@@ -491,7 +493,7 @@ def _numbers(user: Record, human: float, distance: Record, is_given: bool) -> st
     of_user = wording.format(of_user)
     if is_given:
         of_people += " by construction"
-        if user["name"] in adherence.OF_PEOPLE and human < 100:
+        if user["name"] in adherence.CEILINGS and human < 100:
             of_people += ", as far as this rule sees it"
     return (
         f"{of_user}, people {of_people} ({value:,.{digits}f}{points} "

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from userlm.items import KINDS
 from userlm.metrics.catalog import FAMILIES, family_of
-from userlm.metrics.verdict import Finding, beside, finding
+from userlm.metrics.verdict import Finding, finding, reference_of
 from userlm.show.blocks import (
     Axis,
     Block,
@@ -148,7 +148,7 @@ def _strip(found: Finding) -> Strip | None:
 
 def _row(user: Measured, human: Measured | None) -> Row:
     digits = 1 if user["unit"] else 2
-    value, distance = beside(user, human)
+    value, distance = reference_of(user, human)
     of_people: Line = value_alone(human, digits) if human else NO_HUMAN
     if human is None and value is not None:
         of_people = (Value(value, digits), " %", Small("by construction"))
