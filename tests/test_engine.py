@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -26,8 +27,8 @@ from transformers import (
     Qwen2MoeForCausalLM,
 )
 
+from userlm.models import attention, kv_cache, sampling
 from userlm.models import engine as engine_module
-from userlm.models import kv_cache, sampling
 from userlm.models.attention import check_document_masking
 from userlm.models.engine import Engine, Request
 from userlm.models.kv_cache import KVCache, default_budget, shared_prefix
@@ -136,6 +137,37 @@ def test_many_prompts_at_once_get_what_each_gets_from_transformers_alone(model):
         assert [
             found.ids for found in together(engine_of(model, batch), asked, samplings)
         ] == alone
+
+
+def test_the_attention_of_a_gpu_gets_the_new_token_of_all_rows_at_once(
+    model, monkeypatch
+):
+    """No GPU here: a stub of its kernel computes the definition. Shapes as in
+    torch.nn.attention.varlen: (tokens, heads, size)."""
+    rows_at_once = []
+
+    def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale):
+        assert query.shape[1] == key.shape[1] == value.shape[1]
+        assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+        assert max_q == cu_seq_q.diff().max() and max_k == cu_seq_k.diff().max()
+        assert cu_seq_k[-1] == len(key) and cu_seq_q[-1] == len(query)
+        rows_at_once.append(len(cu_seq_q) - 1)
+        out = torch.empty_like(query)
+        places = zip(pairwise(cu_seq_q), pairwise(cu_seq_k), strict=True)
+        for (a, b), (c, d) in places:
+            weights = torch.einsum("qhd,khd->hqk", query[a:b], key[c:d]) * scale
+            out[a:b] = torch.einsum("hqk,khd->qhd", weights.softmax(-1), value[c:d])
+        return out
+
+    monkeypatch.setattr(attention, "_varlen", kernel)
+    monkeypatch.setattr(attention, "_has_varlen", lambda states: True)
+    asked = prompts(12)
+    samplings = [Sampling(temperature=0, max_tokens=9)] * 12
+    alone = [generate(model, ids, 9) for ids in asked]
+    engine = engine_of(model, 16)
+    assert [found.ids for found in together(engine, asked, samplings)] == alone
+    assert engine.mode == "kv_cache"
+    assert max(rows_at_once) == 12
 
 
 def test_conversations_continue_from_their_rows_and_from_none_if_those_were_dropped(

@@ -1,6 +1,7 @@
 """The shape of the package: who imports whom, and what importing costs."""
 
 import ast
+import builtins
 import subprocess
 import sys
 from pathlib import Path
@@ -156,3 +157,48 @@ for name in {blocked!r}:
 """
     done = run(statement)
     assert done.returncode == 0, done.stderr
+
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp)
+
+
+def test_no_comprehension_hides_a_builtin_from_another_one():
+    """Python 3.12 compiles both into their function, where the name is then unbound:
+    `[id for id in ids]` and `{id(key): key for key in keys}`."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                assert not hidden_names(node), f"{path}, {node.name}"
+
+
+def test_a_hidden_name_is_found():
+    code = """def f(ids, keys):
+        a = [id for id in ids]
+        return a, {id(key): [key for _ in key] for key in keys}"""
+    (function,) = ast.parse(code).body
+    assert isinstance(function, ast.FunctionDef) and hidden_names(function) == {"id"}
+
+
+def hidden_names(function: ast.FunctionDef) -> set[str]:
+    """The builtin names that a comprehension needs and another one has as its variable."""
+    inside = [n for n in ast.walk(function) if isinstance(n, COMPREHENSIONS)]
+    parts = {id(comp): {id(part) for part in ast.walk(comp)} for comp in inside}
+    in_any = set().union(*parts.values())
+    stored = [n for n in ast.walk(function) if isinstance(n, ast.Name | ast.arg)]
+    local = {
+        n.id if isinstance(n, ast.Name) else n.arg
+        for n in stored
+        if isinstance(n, ast.arg)
+        or (isinstance(n.ctx, ast.Store) and id(n) not in in_any)
+    }
+    hidden: set[str] = set()
+    for comp in inside:
+        others = [o for o in inside if id(comp) not in parts[id(o)]]
+        variables = set().union(*(names(other, ast.Store) for other in others))
+        hidden |= (names(comp, ast.Load) - names(comp, ast.Store)) & variables
+    return (hidden & set(dir(builtins))) - local
+
+
+def names(tree: ast.AST, kind: type[ast.expr_context]) -> set[str]:
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    return {node.id for node in found if isinstance(node.ctx, kind)}

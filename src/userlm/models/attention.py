@@ -6,9 +6,9 @@ transformers' attention interface. Training and scoring pack whole rows, whose p
 Generation packs the new tokens of conversations, each with the keys and values of its earlier
 tokens in a `CacheRow`.
 
-The function loops over the rows with torch's attention. On a GPU in half precision, whole rows go
-through torch's variable-length flash attention instead. Cache rows were measured on CPUs; they have
-not been run on a GPU.
+The function loops over the rows with torch's attention. On a GPU, where a kernel a row would cost
+more than the attention, whole rows in half precision go through torch's variable-length flash
+attention instead, and so do all cache rows with a single new token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import heapq
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from itertools import accumulate
 from typing import Any
@@ -79,11 +79,14 @@ class PackedRows:
         lengths: the number of tokens of each row in this pass.
         starts: where each row starts, and the end of the last one; int32.
         cache: for each row its earlier tokens; empty if the rows are whole.
+        boundaries: those of the keys of rows with one new token, by their lengths; all layers with
+            the same window share them.
     """
 
     lengths: list[int]
     starts: Tensor
     cache: Sequence[CacheRow] = ()
+    boundaries: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
 
 def packed_logits(
@@ -163,12 +166,15 @@ def target_logits(
 def document_masking(model: Any) -> Iterator[None]:
     """Enable document masking of the model within the block; it can only process packed rows
     there."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(DOCUMENT_MASKING)
+    # `set_attn_implementation` does the same, but walks through all modules to check them, which
+    # takes too long for each step of a generation.
+    config = model.config
+    before = config._attn_implementation
+    config._attn_implementation = DOCUMENT_MASKING
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        config._attn_implementation = before
 
 
 @torch.no_grad()
@@ -277,9 +283,12 @@ def _attend_rows(
         )
     _check_layer(module, sliding_window, options)
     lengths = packed_rows.lengths
-    cache = packed_rows.cache
-    half = value.dtype in (torch.bfloat16, torch.float16)
-    if _varlen and value.is_cuda and half and not cache:
+    if packed_rows.cache:
+        cached = _attend_cached(
+            module.layer_idx, query, key, value, packed_rows, scaling, sliding_window
+        )
+        return cached, None
+    if _has_varlen(value):
         starts = packed_rows.starts
         longest = max(lengths)
         states = _varlen_states(query, key, value)
@@ -296,12 +305,97 @@ def _attend_rows(
         return out[None], None
     pieces = [torch.split(states, lengths, 2) for states in (query, key, value)]
     dropout = options.get("dropout", 0.0)
-    parts = []
-    for i, (queries, keys, values) in enumerate(zip(*pieces, strict=True)):
-        if cache:
-            keys, values = cache[i].write(module.layer_idx, keys, values)
-        parts.append(_attend(queries, keys, values, scaling, sliding_window, dropout))
+    parts = [
+        _attend(queries, keys, values, scaling, sliding_window, dropout)
+        for queries, keys, values in zip(*pieces, strict=True)
+    ]
     return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
+
+
+def _has_varlen(states: Tensor) -> bool:
+    """Whether variable-length flash attention can be used."""
+    half = states.dtype in (torch.bfloat16, torch.float16)
+    return bool(_varlen) and states.is_cuda and half
+
+
+def _attend_cached(
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packed_rows: PackedRows,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """Attention of the new tokens of each row to all of its tokens; the result is (1, tokens,
+    heads, size)."""
+    pieces = [
+        torch.split(states, packed_rows.lengths, 2) for states in (query, key, value)
+    ]
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    for row, queries, keys, values in zip(packed_rows.cache, *pieces, strict=True):
+        rows.append((queries, *row.write(layer, keys, values)))
+    single: list[int] = []
+    if _has_varlen(value):
+        single = [i for i, length in enumerate(packed_rows.lengths) if length == 1]
+    parts: dict[int, Tensor] = {}
+    if single:
+        found = _attend_single([rows[i] for i in single], packed_rows, scaling, window)
+        if len(single) == len(rows):
+            return found
+        each = torch.split(found.transpose(1, 2), 1, 2)
+        parts = dict(zip(single, each, strict=True))
+    for i, (queries, keys, values) in enumerate(rows):
+        if i not in parts:
+            parts[i] = _attend(queries, keys, values, scaling, window)
+    in_order = [parts[i] for i in range(len(rows))]
+    return torch.cat(in_order, 2).transpose(1, 2).contiguous()
+
+
+def _attend_single(
+    rows: Sequence[tuple[Tensor, Tensor, Tensor]],
+    packed_rows: PackedRows,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """Attention of the one new token of each row, in one kernel; (1, rows, heads, size).
+
+    A single token sees everything, so it needs no mask, and the heads that share keys can be the
+    tokens of a row.
+
+    Args:
+        rows: query, keys and values of each row.
+    """
+    _, heads, _, size = rows[0][0].shape
+    seen = [keys.shape[2] for _, keys, _ in rows]
+    if window is not None:
+        seen = [min(length, window) for length in seen]
+    keys, values = (
+        torch.cat([row[kind][0, :, -n:] for row, n in zip(rows, seen, strict=True)], 1)
+        for kind in (1, 2)
+    )
+    groups = keys.shape[0]
+    shared = heads // groups
+    boundaries = packed_rows.boundaries
+    for lengths in (seen, [shared] * len(rows)):
+        if tuple(lengths) not in boundaries:
+            boundaries[tuple(lengths)] = torch.tensor(
+                [0, *accumulate(lengths)], dtype=torch.int32, device=keys.device
+            )
+    queries = torch.cat([row[0] for row in rows])  # (rows, heads, 1, size)
+    grouped = queries.view(-1, groups, shared, size).transpose(1, 2)
+    out = _varlen(
+        grouped.reshape(-1, groups, size).to(values.dtype),
+        keys.transpose(0, 1),
+        values.transpose(0, 1),
+        boundaries[(shared,) * len(rows)],
+        boundaries[tuple(seen)],
+        shared,
+        max(seen),
+        scale=scaling,
+    )
+    found: Tensor = out.view(-1, shared, groups, size).transpose(1, 2)
+    return found.reshape(1, -1, heads, size)
 
 
 def _varlen_states(query: Tensor, key: Tensor, value: Tensor) -> Iterator[Tensor]:
@@ -321,7 +415,7 @@ def _attend(
     values: Tensor,
     scaling: float | None,
     window: int | None,
-    dropout: float,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Causal attention of the last tokens of a row, the queries, to all of it."""
     new = query.shape[2]

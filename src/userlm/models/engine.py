@@ -136,6 +136,7 @@ class Engine:
         self.tokens_processed = 0
         self._own_attention = model.config._attn_implementation
         self._cache: KVCache | None = None
+        self._banned: dict[frozenset[int], Tensor] = {}
         self._reset()
         _engines.add(self)
 
@@ -154,7 +155,7 @@ class Engine:
         if self._cache:
             self._cache.rows.clear()
         if self.model.config._attn_implementation == DOCUMENT_MASKING:
-            self.model.set_attn_implementation(self._own_attention)
+            self.model.config._attn_implementation = self._own_attention
 
     def complete(self, ids: Sequence[int], sampling: Sampling) -> Generated:
         """Continue a prompt.
@@ -388,8 +389,17 @@ class Engine:
                     if request.p_end >= sampling.end_threshold:
                         request.stop_id = end
         if banned:
-            known = [token for token in banned if 0 <= token < self.vocabulary]
-            logits[known] = -math.inf
+            logits.index_fill_(0, self._indices(banned), -math.inf)
+
+    def _indices(self, tokens: frozenset[int]) -> Tensor:
+        """Tokens as indices on the model's device, where they are kept: each copy to a GPU waits
+        for it, and most requests ban the same tokens at every step."""
+        found = self._banned.get(tokens)
+        if found is None:
+            known = [token for token in tokens if 0 <= token < self.vocabulary]
+            found = torch.tensor(known, dtype=torch.long, device=self.model.device)
+            self._banned[tokens] = found
+        return found
 
     def _choose_mode(self) -> None:
         """Choose the fastest mode that works: a prompt that is processed in parts, next to others,
@@ -429,11 +439,13 @@ class Engine:
             size = len(ids)
             row = CacheRow(size)
             requests.append(Request(ids, size, size, Sampling(), random.Random(), row))
-        first, second, _ = requests
+        first, second, third = requests
         batches = [[request] for request in requests]
         if mode == "kv_cache":
             check_kv_cache(self.model, self.name, self.context_length)
-            self._forward({first: first.ids[:8], second: second.ids[:6]}, mode)
+            # Then two rows have one new token, on both sides of one with several.
+            known = {first: first.ids[:8], second: second.ids[:6], third: third.ids[:4]}
+            self._forward(known, mode)
             batches = [requests]
         elif mode == "transformers_cache":
             for request in requests:

@@ -40,7 +40,7 @@ class CacheRow:
     busy: bool = False
     last_used: int = 0
 
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the keys and values of new tokens, (1, groups, tokens, size), after those of `ids`;
         return all keys and values of the layer. The engine extends `ids` after all layers are
         written."""
@@ -51,7 +51,8 @@ class CacheRow:
         stop = start + keys.shape[2]
         for held, states in zip(self.layers[layer], new, strict=True):
             held[:, :, start:stop] = states
-        return tuple(held[:, :, :stop] for held in self.layers[layer])
+        all_keys, all_values = self.layers[layer]
+        return all_keys[:, :, :stop], all_values[:, :, :stop]
 
     def token_bytes(self) -> int:
         """The bytes of one token in all layers."""

@@ -59,8 +59,11 @@ def save(
     template = local.template()
     # `close` of plain text is an ordinary newline, which must not stop a generation.
     added = added_ids(tokenizer).values()
+    # `id` would hide the function that is used below: Python 3.12 fails there.
     stop_ids = [
-        id for id in dict.fromkeys((template.close, template.end)) if id in added
+        token
+        for token in dict.fromkeys((template.close, template.end))
+        if token in added
     ]
     model.generation_config = GenerationConfig(
         do_sample=True,
