@@ -20,8 +20,8 @@ Each part runs in its own process for a limited time, and each result is in the 
 is measured: a part that fails, takes too long or is stopped by Ctrl-C loses nothing. What a part
 printed is in the file's .log.
 
-`--tiny` runs the same code with a tiny model, also without a GPU; its figures mean nothing. THIS
-HAS NOT BEEN RUN ON A GPU: none was available; only `--tiny` was, on a CPU.
+`--tiny` runs the same code with a tiny model, also without a GPU; its figures mean nothing. The
+parts of TRL and vLLM have not been run on a GPU.
 """
 
 from __future__ import annotations

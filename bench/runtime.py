@@ -24,7 +24,7 @@ CPU, or the exit code is 1. A missed goal is printed as missed.
 
 With `--device cuda --shape 1b` (or 8b) it uses bfloat16, vocabulary 128,256, and wall time;
 `generate_batch` of transformers takes part if it runs, and our steps are compared with the time
-that it takes to read the weights. THIS PART HAS NOT BEEN RUN: no GPU was available.
+that it takes to read the weights. This part has not been run.
 
 **server** and **conversations** are `serving.py` and `conversations.py`, with their own options.
 """

@@ -32,8 +32,8 @@ compared with userlm.
 **Preparation.** Seconds and memory to read and tokenize 1,000 to 100,000 conversations.
 
 With `--device cuda --shape 1b` (or 8b: userlm alone) the epoch is computed in bfloat16; tokens a
-second, MFU and the hours for the paper's run are shown, and losses need to agree only to 1e-2. THIS
-PART HAS NOT BEEN RUN: no GPU was available.
+second, MFU and the hours for the paper's run are shown, and losses need to agree only to 1e-2. This
+part has not been run.
 """
 
 from __future__ import annotations
