@@ -15,8 +15,10 @@ from userlm.types import (
     Fact,
     Message,
     ModelError,
+    NumberCheck,
     Sampling,
     Task,
+    TestsCheck,
     Turn,
 )
 from userlm.users import TrainedUser
@@ -26,7 +28,7 @@ FACTS = (
     Fact("Mum gave Olaf 15 toy cars."),
     Fact("Olaf's favourite colour is red.", required=False),
 )
-TASK = Task("gsm/1", "math", "find out how many toy cars Olaf has", FACTS, "25")
+TASK = Task("gsm/1", "find out how many toy cars Olaf has", FACTS, NumberCheck("25"))
 
 
 def talk(*texts: str, id: str = "c") -> Conversation:
@@ -204,13 +206,12 @@ def test_the_oracle_gives_the_logged_solution_of_a_python_task_in_a_fenced_block
 ):
     task = Task(
         "p",
-        "python",
         "i",
         (Fact("return the sum"),),
-        "tests",
-        {"solution": "def f(): pass"},
+        TestsCheck("tests"),
+        meta={"solution": "def f(): pass"},
     )
-    plain = Task("q", "python", "i", (), "tests")
+    plain = Task("q", "i", check=TestsCheck("tests"))
     oracle = Oracle({"p": task, "q": plain})
     assert oracle.reply(talk("return the sum", id="p#0")).text == (
         "The solution is ready.\n\n```python\ndef f(): pass\n```"

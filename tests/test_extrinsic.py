@@ -9,7 +9,7 @@ from userlm.metrics.extrinsic import (
 )
 from userlm.simulate import simulate
 from userlm.tasks import solved
-from userlm.types import Conversation, Fact, Origin, Task
+from userlm.types import Conversation, Fact, NumberCheck, Origin, Task, TestsCheck
 
 FACTS = (
     Fact("There are 6 apples."),
@@ -17,10 +17,10 @@ FACTS = (
     Fact("They are green.", required=False),
 )
 TASKS = {
-    "m": Task("m", "math", "i", FACTS, "42"),
-    "n": Task("n", "math", "i", (Fact("not needed", required=False),), "1"),
-    "p": Task("p", "python", "i", (Fact("return the sum"),), "assert f() == 1"),
-    "bare": Task("bare", "math", "i", (), "1"),
+    "m": Task("m", "i", FACTS, NumberCheck("42")),
+    "n": Task("n", "i", (Fact("not needed", required=False),), NumberCheck("1")),
+    "p": Task("p", "i", (Fact("return the sum"),), TestsCheck("assert f() == 1")),
+    "bare": Task("bare", "i", (), NumberCheck("1")),
 }
 
 

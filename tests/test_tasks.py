@@ -17,9 +17,17 @@ from userlm.tasks import (
     solved,
     task_of,
 )
-from userlm.types import Conversation, Fact, InputError, Origin, Task
+from userlm.types import (
+    Conversation,
+    Fact,
+    InputError,
+    NumberCheck,
+    Origin,
+    Task,
+    TestsCheck,
+)
 
-TASK = Task("t1", "math", "count", (Fact("There are 6 apples."),), "42")
+TASK = Task("t1", "count", (Fact("There are 6 apples."),), NumberCheck("42"))
 
 
 def talk(*texts: str, id: str = "t1#0") -> Conversation:
@@ -32,10 +40,9 @@ def talk(*texts: str, id: str = "t1#0") -> Conversation:
 def write(path: Path, **changed: object) -> Path:
     row = {
         "id": "a",
-        "domain": "math",
         "intent": "i",
         "facts": [{"text": "f"}],
-        "answer": "4",
+        "check": {"number": "4"},
     } | changed
     path.write_text(json.dumps(row) + "\n")
     return path
@@ -52,9 +59,9 @@ def test_tasks_are_read_and_a_fact_is_required_unless_it_says_otherwise(
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"domain": "maths"}, "domain is 'maths'"),
-        ({"answer": "many"}, "must contain a number"),
-        ({"facts": ["f"]}, r"facts\[0\] is not an object"),
+        ({"domain": "math"}, '"check": {"number": "42"}'),
+        ({"check": {"number": "many"}}, "must contain a number"),
+        ({"facts": [4]}, r"facts\[0\] must be a text"),
         ({"facts": [{}]}, r"facts\[0\].text"),
     ],
 )
@@ -218,7 +225,7 @@ def test_any_right_answer_solves_a_math_task() -> None:
 
 
 def test_python_is_not_graded() -> None:
-    task = Task("p", "python", "i", (), "assert f() == 1")
+    task = Task("p", "i", check=TestsCheck("assert f() == 1"))
     assert grade(task, talk("hi", "def f(): return 1")) == (
         None,
         "not graded: needs a sandbox",

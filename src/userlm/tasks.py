@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,16 @@ from userlm.json_files import take
 from userlm.rows import read_rows
 from userlm.simulate import Until
 from userlm.text import content_words, format_number, numbers, words
-from userlm.types import Conversation, Fact, InputError, Task, encodable
+from userlm.types import (
+    Check,
+    Conversation,
+    Fact,
+    InputError,
+    NumberCheck,
+    Task,
+    TestsCheck,
+    encodable,
+)
 
 NOT_GRADED = "not graded: needs a sandbox"
 """Why a `python` task has no grade: nothing here runs code that a model wrote."""
@@ -23,8 +32,8 @@ was said and finding what was not (`bench/matcher.py` prints both for other shar
 
 
 def read_tasks(path: str | Path) -> list[Task]:
-    """Return the tasks of a `.jsonl` file. The fields are those of `Task`; `facts` are
-    `{"text", "required"}` objects.
+    """Return the tasks of a `.jsonl` file. The fields are those of `Task`; `facts` are texts or
+    `{"text", "required"}` objects, and `check` is `{"number": ...}` or `{"tests": ...}`.
 
     Raises:
         InputError: the message names the file, line and field.
@@ -44,30 +53,43 @@ def read_tasks(path: str | Path) -> list[Task]:
 
 
 def _task(row: Mapping[str, Any]) -> Task:
-    domain = take(row, "domain", str)
-    answer = take(row, "answer", str)
-    if domain not in ("math", "python"):
-        raise ValueError(f"domain is {domain!r}; it must be 'math' or 'python'")
-    if domain == "math" and final_number(answer) is None:
+    if "domain" in row:
         raise ValueError(
-            f"answer is {answer!r}; the answer of a math task must contain a number"
+            "field 'domain' is no longer used; write the check of the task instead of domain and "
+            'answer: "check": {"number": "42"} or "check": {"tests": "assert ..."}'
         )
-    facts = []
-    for i, fact in enumerate(take(row, "facts", list)):
-        name = f"facts[{i}]"
-        if not isinstance(fact, dict):
-            raise ValueError(f"{name} is not an object")
-        text = take(fact, "text", str, name)
-        required = take(fact, "required", bool, name, default=True)
-        facts.append(Fact(text, required))
+    facts = take(row, "facts", list, default=[])
+    marked = any(isinstance(fact, dict) and "required" in fact for fact in facts)
     return Task(
         encodable(take(row, "id", str)),  # as the id of its conversation
-        domain,
         take(row, "intent", str),
-        tuple(facts),
-        answer,
+        tuple(_facts(facts)),
+        _check(take(row, "check", dict)),
+        take(row, "family", str, default=""),
+        "file" if marked else "default",
         take(row, "meta", dict, default={}),
     )
+
+
+def _facts(rows: Sequence[Any]) -> Iterator[Fact]:
+    for i, fact in enumerate(rows):
+        name = f"facts[{i}]"
+        if isinstance(fact, str):
+            yield Fact(fact)
+        elif isinstance(fact, dict):
+            text = take(fact, "text", str, name)
+            yield Fact(text, take(fact, "required", bool, name, default=True))
+        else:
+            raise ValueError(f"{name} must be a text or an object with 'text'")
+
+
+def _check(row: Mapping[str, Any]) -> Check:
+    if "number" in row:
+        answer = take(row, "number", str, "check")
+        if final_number(answer) is None:
+            raise ValueError(f"check.number is {answer!r}; it must contain a number")
+        return NumberCheck(answer)
+    return TestsCheck(take(row, "tests", str, "check"))
 
 
 def task_of(conversation: Conversation, tasks: Mapping[str, Task]) -> Task | None:
@@ -321,12 +343,13 @@ def grade_math(text: str, answer: str) -> bool | None:
 def grade(task: Task, conversation: Conversation) -> tuple[bool | None, str]:
     """Return whether the task was solved, and the reason; `None` if it cannot be graded.
 
-    Any right assistant turn solves a math task, as in Lost in Conversation.
+    Any right assistant turn solves a task with a number, as in Lost in Conversation.
     """
-    if task.domain != "math":
+    if not isinstance(task.check, NumberCheck):
         return None, NOT_GRADED
+    answer = task.check.answer
     answers = [turn.text for turn in conversation.turns if turn.role == "assistant"]
-    grades = [grade_math(text, task.answer) for text in answers]
+    grades = [grade_math(text, answer) for text in answers]
     if True in grades:
         return True, f"right in answer {grades.index(True) + 1}"
     return False, "wrong" if False in grades else "no attempt"
@@ -338,14 +361,13 @@ def solved(task: Task) -> Until:
 
     def until(conversation: Conversation) -> str | None:
         if (
-            task.domain != "math"
+            not isinstance(task.check, NumberCheck)
             or not conversation.turns
             or conversation.next_role == "assistant"
         ):
             return None
-        return (
-            "solved" if grade_math(conversation.turns[-1].text, task.answer) else None
-        )
+        right = grade_math(conversation.turns[-1].text, task.check.answer)
+        return "solved" if right else None
 
     return until
 
