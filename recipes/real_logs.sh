@@ -29,7 +29,7 @@ for line in islice(read_rows(sys.argv[1]), 20):
     row = line.row
     facts = [{"text": shard["shard"]} for shard in row["shards"]]
     intent = "You are a user chatting with an assistant language model to solve this: " + row["question"]
-    task = {"id": row["id"], "domain": "math", "intent": intent, "facts": facts, "answer": row["answer"]}
+    task = {"id": row["id"], "family": "math", "intent": intent, "facts": facts, "check": {"number": row["answer"]}}
     print(json.dumps(task))
 PYTHON
 

@@ -16,6 +16,7 @@ from userlm.types import (
     Fact,
     InputError,
     ModelWarning,
+    NumberCheck,
     Reply,
     Sampling,
     Task,
@@ -249,7 +250,7 @@ def test_users_and_assistants_are_found(tmp_path, monkeypatch):
         == "hello"
     )
     assert isinstance(loading.assistant("clarifier"), Clarifier)
-    tasks = [Task("t", "math", "x", (Fact("y"),), "1")]
+    tasks = [Task("t", "x", (Fact("y"),), NumberCheck("1"))]
     assert isinstance(loading.assistant("oracle", tasks=tasks), Oracle)
     with pytest.raises(InputError, match="--tasks"):
         loading.assistant("oracle")

@@ -8,7 +8,7 @@ import pytest
 from userlm import loading
 from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
 from userlm.facts import said
-from userlm.grading import grade, solved
+from userlm.grading import Grader
 from userlm.simulate import blind, converse
 from userlm.types import (
     Completion,
@@ -16,8 +16,10 @@ from userlm.types import (
     Fact,
     Message,
     ModelError,
+    NumberCheck,
     Sampling,
     Task,
+    TestsCheck,
     Turn,
 )
 from userlm.users import TrainedUser
@@ -27,7 +29,7 @@ FACTS = (
     Fact("Mum gave Olaf 15 toy cars."),
     Fact("Olaf's favourite colour is red.", required=False),
 )
-TASK = Task("gsm/1", "math", "find out how many toy cars Olaf has", FACTS, "25")
+TASK = Task("gsm/1", "find out how many toy cars Olaf has", FACTS, NumberCheck("25"))
 
 
 def talk(*texts: str, id: str = "c") -> Conversation:
@@ -177,7 +179,7 @@ def test_what_the_oracle_quotes_is_no_answer_even_if_the_user_guessed_right() ->
     )
     reply = Oracle({TASK.id: TASK}).reply(conversation)
     assert "25" in reply.text
-    assert grade(TASK, conversation.say(reply.text)) == (False, "no attempt")
+    assert Grader().grade(TASK, conversation.say(reply.text)).reason == "no attempt"
 
 
 def test_a_user_who_tells_all_is_served_by_the_oracle_and_the_talk_stops() -> None:
@@ -190,7 +192,10 @@ def test_a_user_who_tells_all_is_served_by_the_oracle_and_the_talk_stops() -> No
         ]
     )
     done = converse(
-        user, Oracle({TASK.id: TASK}), Conversation("gsm/1#7"), until=solved(TASK)
+        user,
+        Oracle({TASK.id: TASK}),
+        Conversation("gsm/1#7"),
+        until=Grader().until(TASK),
     )
     assert done.stop == "solved" and len(done.user_turns) == 3
     assert all(
@@ -205,13 +210,12 @@ def test_the_oracle_gives_the_logged_solution_of_a_python_task_in_a_fenced_block
 ):
     task = Task(
         "p",
-        "python",
         "i",
         (Fact("return the sum"),),
-        "tests",
-        {"solution": "def f(): pass"},
+        TestsCheck("tests"),
+        meta={"solution": "def f(): pass"},
     )
-    plain = Task("q", "python", "i", (), "tests")
+    plain = Task("q", "i", check=TestsCheck("tests"))
     oracle = Oracle({"p": task, "q": plain})
     assert oracle.reply(talk("return the sum", id="p#0")).text == (
         "The solution is ready.\n\n```python\ndef f(): pass\n```"

@@ -3,13 +3,13 @@
 import pytest
 
 from userlm.assistants import Clarifier, Oracle, Script
-from userlm.grading import solved
+from userlm.grading import Grader
 from userlm.metrics.extrinsic import (
     assistant_score,
     intent_coverage,
 )
 from userlm.simulate import simulate
-from userlm.types import Conversation, Fact, Origin, Task
+from userlm.types import Conversation, Fact, NumberCheck, Origin, Task, TestsCheck
 
 FACTS = (
     Fact("There are 6 apples."),
@@ -17,10 +17,10 @@ FACTS = (
     Fact("They are green.", required=False),
 )
 TASKS = {
-    "m": Task("m", "math", "i", FACTS, "42"),
-    "n": Task("n", "math", "i", (Fact("not needed", required=False),), "1"),
-    "p": Task("p", "python", "i", (Fact("return the sum"),), "assert f() == 1"),
-    "bare": Task("bare", "math", "i", (), "1"),
+    "m": Task("m", "i", FACTS, NumberCheck("42")),
+    "n": Task("n", "i", (Fact("not needed", required=False),), NumberCheck("1")),
+    "p": Task("p", "i", (Fact("return the sum"),), TestsCheck("assert f() == 1")),
+    "bare": Task("bare", "i", (), NumberCheck("1")),
 }
 
 
@@ -103,7 +103,7 @@ def test_the_score_counts_what_was_solved_and_says_why_the_rest_is_missing() -> 
 
 def test_the_oracle_rewards_the_user_who_tells_and_the_clarifier_nobody() -> None:
     seeds = [Conversation(f"m#{i}", origin=Origin(task="m")) for i in range(3)]
-    until = solved(TASKS["m"])
+    until = Grader().until(TASKS["m"])
     teller, miser = Script(["6 apples", "in 7 boxes"]), Script(["apples", "boxes"])
     told = list(simulate(teller, Oracle(TASKS), seeds, until=until))
     kept = list(simulate(miser, Oracle(TASKS), seeds, until=until))

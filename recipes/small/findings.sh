@@ -55,7 +55,7 @@ for line in islice(read_rows(sys.argv[1]), int(sys.argv[2])):
     row = line.row
     facts = [{"text": shard["shard"]} for shard in row["shards"]]
     intent = "You are a user chatting with an assistant language model to solve this: " + row["question"]
-    print(json.dumps({"id": row["id"], "domain": "math", "intent": intent, "facts": facts, "answer": row["answer"]}))
+    print(json.dumps({"id": row["id"], "family": "math", "intent": intent, "facts": facts, "check": {"number": row["answer"]}}))
 PYTHON
 }
 embedded() {

@@ -22,6 +22,7 @@ from userlm.types import (
     InputError,
     Message,
     ModelError,
+    NumberCheck,
     Reply,
     Sampling,
     Task,
@@ -185,8 +186,8 @@ def _answers(conversation: Conversation) -> list[str]:
 
 
 def _solution(task: Task) -> str:
-    if task.domain == "math":
-        return f"The answer is {final_number(task.answer)}."
+    if isinstance(task.check, NumberCheck):
+        return f"The answer is {final_number(task.check.answer)}."
     code = task.meta.get("solution")
     return "The solution is ready." + (f"\n\n```python\n{code}\n```" if code else "")
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from userlm.final_answer import final_number
 from userlm.json_files import take
 from userlm.rows import read_rows
-from userlm.types import Conversation, Fact, InputError, Task, encodable
+from userlm.types import (
+    Check,
+    Conversation,
+    Fact,
+    InputError,
+    NumberCheck,
+    Task,
+    TestsCheck,
+    encodable,
+)
 
 
 def read_tasks(path: str | Path) -> list[Task]:
-    """Return the tasks of a `.jsonl` file. The fields are those of `Task`; `facts` are
-    `{"text", "required"}` objects.
+    """Return the tasks of a `.jsonl` file. The fields are those of `Task`; `facts` are texts or
+    `{"text", "required"}` objects, and `check` is `{"number": ...}` or `{"tests": ...}`.
 
     Raises:
         InputError: the message names the file, line and field.
@@ -34,30 +43,43 @@ def read_tasks(path: str | Path) -> list[Task]:
 
 
 def _task(row: Mapping[str, Any]) -> Task:
-    domain = take(row, "domain", str)
-    answer = take(row, "answer", str)
-    if domain not in ("math", "python"):
-        raise ValueError(f"domain is {domain!r}; it must be 'math' or 'python'")
-    if domain == "math" and final_number(answer) is None:
+    if "domain" in row:
         raise ValueError(
-            f"answer is {answer!r}; the answer of a math task must contain a number"
+            "field 'domain' is no longer used; write the check of the task instead of domain and "
+            'answer: "check": {"number": "42"} or "check": {"tests": "assert ..."}'
         )
-    facts = []
-    for i, fact in enumerate(take(row, "facts", list)):
-        name = f"facts[{i}]"
-        if not isinstance(fact, dict):
-            raise ValueError(f"{name} is not an object")
-        text = take(fact, "text", str, name)
-        required = take(fact, "required", bool, name, default=True)
-        facts.append(Fact(text, required))
+    facts = take(row, "facts", list, default=[])
+    marked = any(isinstance(fact, dict) and "required" in fact for fact in facts)
     return Task(
         encodable(take(row, "id", str)),  # as the id of its conversation
-        domain,
         take(row, "intent", str),
-        tuple(facts),
-        answer,
+        tuple(_facts(facts)),
+        _check(take(row, "check", dict)),
+        take(row, "family", str, default=""),
+        "file" if marked else "default",
         take(row, "meta", dict, default={}),
     )
+
+
+def _facts(rows: Sequence[Any]) -> Iterator[Fact]:
+    for i, fact in enumerate(rows):
+        name = f"facts[{i}]"
+        if isinstance(fact, str):
+            yield Fact(fact)
+        elif isinstance(fact, dict):
+            text = take(fact, "text", str, name)
+            yield Fact(text, take(fact, "required", bool, name, default=True))
+        else:
+            raise ValueError(f"{name} must be a text or an object with 'text'")
+
+
+def _check(row: Mapping[str, Any]) -> Check:
+    if "number" in row:
+        answer = take(row, "number", str, "check")
+        if final_number(answer) is None:
+            raise ValueError(f"check.number is {answer!r}; it must contain a number")
+        return NumberCheck(answer)
+    return TestsCheck(take(row, "tests", str, "check"))
 
 
 def task_of(conversation: Conversation, tasks: Mapping[str, Task]) -> Task | None:
