@@ -34,6 +34,7 @@ ROOMS = [
     "guard",
     "users",
     "final_answer",
+    "answer_blocks",
     "facts",
     "tasks",
     "assistants",
