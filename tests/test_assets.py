@@ -18,8 +18,10 @@ from userlm.data.layouts import convert
 from userlm.data.layouts.common import Imported
 from userlm.data.layouts.fields import Rejected
 from userlm.data.split import split
+from userlm.facts import said
+from userlm.grading import grade_math
 from userlm.rows import read_conversations, read_rows
-from userlm.tasks import grade_math, read_tasks, said
+from userlm.tasks import read_tasks
 from userlm.text import words
 from userlm.types import Conversation, NumberCheck, Task, TestsCheck
 

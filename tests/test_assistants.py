@@ -7,8 +7,9 @@ import pytest
 
 from userlm import loading
 from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
+from userlm.facts import said
+from userlm.grading import grade, solved
 from userlm.simulate import blind, converse
-from userlm.tasks import grade, said, solved
 from userlm.types import (
     Completion,
     Conversation,

@@ -3,12 +3,12 @@
 import pytest
 
 from userlm.assistants import Clarifier, Oracle, Script
+from userlm.grading import solved
 from userlm.metrics.extrinsic import (
     assistant_score,
     intent_coverage,
 )
 from userlm.simulate import simulate
-from userlm.tasks import solved
 from userlm.types import Conversation, Fact, NumberCheck, Origin, Task, TestsCheck
 
 FACTS = (

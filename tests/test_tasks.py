@@ -8,15 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from userlm.tasks import (
-    final_number,
-    grade,
-    grade_math,
-    read_tasks,
-    said,
-    solved,
-    task_of,
-)
+from userlm.facts import said
+from userlm.final_answer import final_number
+from userlm.grading import grade, grade_math, solved
+from userlm.tasks import read_tasks, task_of
 from userlm.types import (
     Conversation,
     Fact,

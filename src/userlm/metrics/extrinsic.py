@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from userlm.facts import said
+from userlm.grading import grade
 from userlm.stats import PERCENT, Found, measure, measure_row
-from userlm.tasks import grade, said, task_of
+from userlm.tasks import task_of
 from userlm.types import Conversation, Measure, MeasureRow, Task
 
 Conversations = Iterable[Conversation]
@@ -21,7 +23,7 @@ def intent_coverage(
 ) -> Measure:
     """Return 100 x the mean over conversations of the share of facts that the user said.
 
-    Whether a fact was said is decided by `tasks.said`, which matches words and needs no judge.
+    Whether a fact was said is decided by `facts.said`, which matches words and needs no judge.
     """
 
     def stats(task: Task, conversation: Conversation) -> Found:
@@ -37,7 +39,7 @@ def intent_coverage(
 
 def assistant_score(conversations: Conversations, tasks: Tasks) -> Measure:
     """Return the percentage of conversations in which the assistant solved the task (see
-    `tasks.grade`).
+    `grading.grade`).
 
     `python` tasks are not graded yet; their rows are missing, with the reason.
     """
