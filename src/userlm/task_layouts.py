@@ -45,6 +45,9 @@ def _sharded(row: Row, number: int) -> Task:
         if "shard" in shard
     ]
     texts = texts or take(row, "shards_exact", list, default=[])
+    texts = list(filter(has_words, texts))
+    if not texts:
+        raise ValueError("none of its shards has words")
     family = "python" if kind == "code" else kind
     whole = " ".join(map(as_sentence, texts))
     goal = f"get this done: {whole}"

@@ -20,7 +20,6 @@ from typing import Any, Literal, get_args
 
 from userlm.data import files
 from userlm.data.files import LogFile
-from userlm.facts import said
 from userlm.final_answer import final_number
 from userlm.json_files import take
 from userlm.rows import read_rows
@@ -49,7 +48,7 @@ OWN_FILE = "tasks.jsonl"
 """The file of tasks in the folder of a run of `userlm tasks facts`."""
 
 Marked = Literal["file", "judge", "default"]
-FIELDS = ("id", "intent", "facts", "check", "family", "marked", "meta")
+FIELDS = ("id", "intent", "goal", "facts", "check", "family", "marked", "meta")
 """The fields of a row of ours."""
 
 CHECKS: Mapping[str, Sequence[str]] = {
@@ -79,11 +78,13 @@ class Found:
         where: the file and the place in it, for messages.
         task: `None` if the row is none.
         error: why not.
+        is_own: whether it is a row of ours, and not one of a public set.
     """
 
     where: str
     task: Task | None
     error: str = ""
+    is_own: bool = True
 
 
 def find_tasks(place: str | Path) -> list[LogFile]:
@@ -122,6 +123,7 @@ def scan(place: str | Path) -> Iterator[Found]:
         InputError: if a file cannot be read.
     """
     places: dict[str, str] = {}
+    copies: Counter[str] = Counter()
     with ExitStack() as open_files:
         for file in find_tasks(place):
             scratch = Path(open_files.enter_context(TemporaryDirectory()))
@@ -129,9 +131,16 @@ def scan(place: str | Path) -> Iterator[Found]:
             for found in _rows(path, file.name):
                 task = found.task
                 if task and task.id in places:
-                    error = f"id {task.id!r} is used twice; {places[task.id]} has it"
-                    yield replace(found, task=None, error=error)
-                    continue
+                    if found.is_own:
+                        error = (
+                            f"id {task.id!r} is used twice; {places[task.id]} has it"
+                        )
+                        yield replace(found, task=None, error=error)
+                        continue
+                    # A public set may hold a question several times, split in other ways.
+                    copies[task.id] += 1
+                    task = replace(task, id=f"{task.id}/{copies[task.id] + 1}")
+                    found = replace(found, task=task)
                 if task:
                     places[task.id] = found.where
                 yield found
@@ -165,8 +174,18 @@ def _toml_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _found(where: str, row: Any, number: int) -> Found:
+    """Return the task of a row, of ours or of a public set, or its error.
+
+    Args:
+        number: that of the row in its file, from 0.
+    """
+    if not isinstance(row, dict):
+        return Found(where, None, "a task is an object with id, goal, facts and check")
+    is_own = "intent" in row or "goal" in row
+    layout = None if is_own else layout_of(row)
     try:
-        return Found(where, _task(row, number))
+        task = layout.task(row, number) if layout else _own_task(row)
+        return Found(where, _checked(task), is_own=layout is None)
     except ValueError as error:
         return Found(where, None, str(error))
 
@@ -174,22 +193,13 @@ def _found(where: str, row: Any, number: int) -> Found:
 # --- a row ----------------------------------------------------------------------------------------
 
 
-def _task(row: Any, number: int) -> Task:
-    """Return the task of a row, of ours or of a public set.
-
-    Args:
-        number: that of the row in its file, from 0.
-    """
-    if not isinstance(row, dict):
-        raise ValueError("a task is an object with the fields id, intent, facts, check")
-    layout = None if "intent" in row else layout_of(row)
-    task = layout.task(row, number) if layout else _own_task(row)
-    if not has_words(task.id) or not has_words(task.intent):
-        raise ValueError("id and intent must have words")
+def _checked(task: Task) -> Task:
+    """Return the task; raise `ValueError` if it cannot be used."""
+    if not has_words(task.id):
+        raise ValueError("field 'id' has no words")
     if task.check:
         _validate(task.check)
-    id = encodable(task.id)  # as the id of its conversation
-    return replace(task, id=id, intent=_whole_intent(task))
+    return replace(task, id=encodable(task.id))  # as the id of its conversation
 
 
 def _own_task(row: Mapping[str, Any]) -> Task:
@@ -198,11 +208,11 @@ def _own_task(row: Mapping[str, Any]) -> Task:
             "field 'domain' is no longer used; write the check of the task instead of domain and "
             'answer: "check": {"number": "42"} or "check": {"tests": "assert ..."}'
         )
-    if "intent" not in row and "id" not in row:
+    if not row.keys() & {"id", "intent", "goal"}:
         sets = ", ".join(layout.name for layout in LAYOUTS)
         seen = ", ".join(sorted(map(str, row))) or "none"
         raise ValueError(
-            f"the fields are {seen}; a task has id, intent, facts and check "
+            f"the fields are {seen}; a task has id, intent or goal, facts and check "
             f"(docs/test-my-chatbot.md), or is a row of {sets}"
         )
     _check_names(row, FIELDS, "field")
@@ -212,11 +222,12 @@ def _own_task(row: Mapping[str, Any]) -> Task:
     if marked not in get_args(Marked):
         known = " or ".join(get_args(Marked))
         raise ValueError(f"field 'marked' is {marked!r}; it must be {known}")
+    read = tuple(_facts(facts))
     check = None if row.get("check") is None else _check(row["check"])
     return Task(
         take(row, "id", str),
-        take(row, "intent", str),
-        tuple(_facts(facts)),
+        _intent(row, read),
+        read,
         check,
         take(row, "family", str, default=""),
         marked,
@@ -247,15 +258,23 @@ def _facts(rows: Sequence[Any]) -> Iterator[Fact]:
         yield Fact(text, take(fact, "required", bool, name, default=True))
 
 
-def _whole_intent(task: Task) -> str:
-    """The intent in the form that user models know, and after it the required facts that it does
-    not say: the user could not tell the assistant what nobody told them."""
-    intent = task.intent.strip()
-    if not intent.lower().startswith("you are "):
-        intent = INTENT_PREFIX + intent
-    needed = [fact.text for fact in task.facts if fact.required]
-    missing = [as_sentence(text) for text in needed if not said(text, [intent])]
-    return " ".join([as_sentence(intent), *missing]) if missing else intent
+def _intent(row: Mapping[str, Any], facts: Sequence[Fact]) -> str:
+    """The intent of a row in the form that user models know: `intent` as it is, or `goal` and after
+    it the facts, which the user cannot tell unless they are told."""
+    given = [name for name in ("intent", "goal") if name in row]
+    if len(given) != 1:
+        raise ValueError(
+            "give 'intent' (all that the user knows) or 'goal', one of them"
+        )
+    text: str = take(row, given[0], str).strip()
+    if not has_words(text):
+        raise ValueError(f"field {given[0]!r} has no words")
+    if not text.lower().startswith("you are "):
+        text = INTENT_PREFIX + text
+    if "goal" in row and facts:
+        known = [as_sentence(fact.text) for fact in facts]
+        text = " ".join([as_sentence(text), *known])
+    return text
 
 
 # --- checks ---------------------------------------------------------------------------------------
