@@ -30,7 +30,7 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.steps import Results, finished, open_run
-from userlm.grading import solved
+from userlm.grading import Grader
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget
 from userlm.rows import read_conversations
@@ -164,7 +164,7 @@ def _until_solved(tasks: Iterable[Task]) -> Until:
 
     def until(conversation: Conversation) -> str | None:
         task = task_of(conversation, known)
-        return solved(task)(conversation) if task else never(conversation)
+        return Grader().until(task)(conversation) if task else never(conversation)
 
     return until
 

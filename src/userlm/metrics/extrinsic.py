@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from userlm.facts import said
-from userlm.grading import grade
+from userlm.grading import Grader
 from userlm.stats import PERCENT, Found, measure, measure_row
 from userlm.tasks import task_of
 from userlm.types import Conversation, Measure, MeasureRow, Task
@@ -16,6 +16,8 @@ from userlm.types import Conversation, Measure, MeasureRow, Task
 Conversations = Iterable[Conversation]
 Tasks = Mapping[str, Task]
 """Tasks by id."""
+RULES_ALONE = Grader()
+"""Without a judge or a sandbox."""
 
 
 def intent_coverage(
@@ -37,16 +39,15 @@ def intent_coverage(
     return measure(_rows(conversations, tasks, stats), PERCENT)
 
 
-def assistant_score(conversations: Conversations, tasks: Tasks) -> Measure:
+def assistant_score(
+    conversations: Conversations, tasks: Tasks, grader: Grader = RULES_ALONE
+) -> Measure:
     """Return the percentage of conversations in which the assistant solved the task (see
-    `grading.grade`).
-
-    `python` tasks are not graded yet; their rows are missing, with the reason.
-    """
+    `Grader.grade`). What the grader could not grade is missing, with the reason."""
 
     def stats(task: Task, conversation: Conversation) -> Found:
-        right, why = grade(task, conversation)
-        return why if right is None else (float(right), 1.0)
+        grade = grader.grade(task, conversation)
+        return grade.reason if grade.solved is None else (float(grade.solved), 1.0)
 
     return measure(_rows(conversations, tasks, stats), PERCENT)
 
