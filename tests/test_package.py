@@ -34,6 +34,7 @@ ROOMS = [
     "users",
     "tasks",
     "assistants",
+    "bots",
     "judges",
     "detectors",
     "metrics",
