@@ -38,6 +38,7 @@ ROOMS = [
     "task_layouts",
     "tasks",
     "assistants",
+    "bots",
     "judges",
     "grading",
     "detectors",
