@@ -7,8 +7,9 @@ import pytest
 
 from userlm import loading
 from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
+from userlm.facts import said
+from userlm.grading import Grader
 from userlm.simulate import blind, converse
-from userlm.tasks import grade, said, solved
 from userlm.types import (
     Completion,
     Conversation,
@@ -178,7 +179,7 @@ def test_what_the_oracle_quotes_is_no_answer_even_if_the_user_guessed_right() ->
     )
     reply = Oracle({TASK.id: TASK}).reply(conversation)
     assert "25" in reply.text
-    assert grade(TASK, conversation.say(reply.text)) == (False, "no attempt")
+    assert Grader().grade(TASK, conversation.say(reply.text)).reason == "no attempt"
 
 
 def test_a_user_who_tells_all_is_served_by_the_oracle_and_the_talk_stops() -> None:
@@ -191,7 +192,10 @@ def test_a_user_who_tells_all_is_served_by_the_oracle_and_the_talk_stops() -> No
         ]
     )
     done = converse(
-        user, Oracle({TASK.id: TASK}), Conversation("gsm/1#7"), until=solved(TASK)
+        user,
+        Oracle({TASK.id: TASK}),
+        Conversation("gsm/1#7"),
+        until=Grader().until(TASK),
     )
     assert done.stop == "solved" and len(done.user_turns) == 3
     assert all(

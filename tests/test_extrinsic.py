@@ -3,12 +3,12 @@
 import pytest
 
 from userlm.assistants import Clarifier, Oracle, Script
+from userlm.grading import Grader
 from userlm.metrics.extrinsic import (
     assistant_score,
     intent_coverage,
 )
 from userlm.simulate import simulate
-from userlm.tasks import solved
 from userlm.types import Conversation, Fact, NumberCheck, Origin, Task, TestsCheck
 
 FACTS = (
@@ -103,7 +103,7 @@ def test_the_score_counts_what_was_solved_and_says_why_the_rest_is_missing() -> 
 
 def test_the_oracle_rewards_the_user_who_tells_and_the_clarifier_nobody() -> None:
     seeds = [Conversation(f"m#{i}", origin=Origin(task="m")) for i in range(3)]
-    until = solved(TASKS["m"])
+    until = Grader().until(TASKS["m"])
     teller, miser = Script(["6 apples", "in 7 boxes"]), Script(["apples", "boxes"])
     told = list(simulate(teller, Oracle(TASKS), seeds, until=until))
     kept = list(simulate(miser, Oracle(TASKS), seeds, until=until))

@@ -12,6 +12,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "userlm"
 # Each may import from those above it only; a folder stands for the files in it.
 ROOMS = [
     "types",
+    "imports",
     "text",
     "content",
     "thought",
@@ -32,9 +33,12 @@ ROOMS = [
     "data",
     "guard",
     "users",
+    "final_answer",
+    "facts",
     "tasks",
     "assistants",
     "judges",
+    "grading",
     "detectors",
     "metrics",
     "training",

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from userlm.tasks import final_number, said, task_of
+from userlm.facts import said
+from userlm.final_answer import final_number
+from userlm.tasks import task_of
 from userlm.text import has_words, stable_hash
 from userlm.thought import sample_speech, spoken
 from userlm.types import (
@@ -128,7 +130,7 @@ class Oracle:
     """A stub that solves a task as soon as all required facts were said, and never before.
 
     It knows the answer and waits for the user, so its score is the ceiling that a user allows: no
-    assistant that depends on the user's facts can do better. `tasks.said` decides what was said.
+    assistant that depends on the user's facts can do better. `facts.said` decides what was said.
     """
 
     tasks: Mapping[str, Task]

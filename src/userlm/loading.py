@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -40,6 +39,7 @@ from userlm.assistants import (
 )
 from userlm.detectors import JudgeDetector
 from userlm.guard import Guard
+from userlm.imports import search_here
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
 from userlm.rows import read_conversations
 from userlm.thought import SpeechOnly
@@ -665,9 +665,3 @@ def _python(name: str) -> Speaker:
             "reply(conversation)"
         )
     return speaker
-
-
-def search_here() -> None:
-    """Find Python modules in the current folder, too."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")

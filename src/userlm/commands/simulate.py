@@ -30,13 +30,14 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.steps import Results, finished, open_run
+from userlm.grading import Grader
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget
 from userlm.rows import read_conversations
 from userlm.runs import conversations_file
 from userlm.simulate import Until, never
 from userlm.simulate import simulate as simulate_all
-from userlm.tasks import read_tasks, solved, task_of
+from userlm.tasks import read_tasks, task_of
 from userlm.types import (
     Conversation,
     InputError,
@@ -163,7 +164,7 @@ def _until_solved(tasks: Iterable[Task]) -> Until:
 
     def until(conversation: Conversation) -> str | None:
         task = task_of(conversation, known)
-        return solved(task)(conversation) if task else never(conversation)
+        return Grader().until(task)(conversation) if task else never(conversation)
 
     return until
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from userlm.facts import said
+from userlm.grading import Grader
 from userlm.stats import PERCENT, Found, measure, measure_row
-from userlm.tasks import grade, said, task_of
+from userlm.tasks import task_of
 from userlm.types import Conversation, Measure, MeasureRow, Task
 
 Conversations = Iterable[Conversation]
 Tasks = Mapping[str, Task]
 """Tasks by id."""
+RULES_ALONE = Grader()
+"""Without a judge or a sandbox."""
 
 
 def intent_coverage(
@@ -21,7 +25,7 @@ def intent_coverage(
 ) -> Measure:
     """Return 100 x the mean over conversations of the share of facts that the user said.
 
-    Whether a fact was said is decided by `tasks.said`, which matches words and needs no judge.
+    Whether a fact was said is decided by `facts.said`, which matches words and needs no judge.
     """
 
     def stats(task: Task, conversation: Conversation) -> Found:
@@ -35,16 +39,15 @@ def intent_coverage(
     return measure(_rows(conversations, tasks, stats), PERCENT)
 
 
-def assistant_score(conversations: Conversations, tasks: Tasks) -> Measure:
+def assistant_score(
+    conversations: Conversations, tasks: Tasks, grader: Grader = RULES_ALONE
+) -> Measure:
     """Return the percentage of conversations in which the assistant solved the task (see
-    `tasks.grade`).
-
-    `python` tasks are not graded yet; their rows are missing, with the reason.
-    """
+    `Grader.grade`). What the grader could not grade is missing, with the reason."""
 
     def stats(task: Task, conversation: Conversation) -> Found:
-        right, why = grade(task, conversation)
-        return why if right is None else (float(right), 1.0)
+        grade = grader.grade(task, conversation)
+        return grade.reason if grade.solved is None else (float(grade.solved), 1.0)
 
     return measure(_rows(conversations, tasks, stats), PERCENT)
 
