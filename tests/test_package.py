@@ -40,6 +40,7 @@ ROOMS = [
     "assistants",
     "bots",
     "judges",
+    "sandbox",
     "grading",
     "detectors",
     "metrics",
