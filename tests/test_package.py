@@ -39,6 +39,7 @@ ROOMS = [
     "assistants",
     "judges",
     "grading",
+    "sandbox",
     "detectors",
     "metrics",
     "training",
