@@ -16,6 +16,7 @@ from typing import Any
 from userlm import items
 from userlm.json_files import dump, dumps, take, write_lines, write_parquet
 from userlm.lines import LONGEST, Line, bad_line, long_line, make_line, read_lines
+from userlm.text import has_words
 from userlm.types import Conversation, InputError, Origin, Turn
 
 SPLITS = ("train", "valid", "test")
@@ -158,6 +159,54 @@ def read_conversations(
             )
         seen.add(hash(conversation.id))
         yield conversation
+
+
+def read_starts(path: Path) -> Iterator[Conversation]:
+    """Yield the conversations of a file, or one without turns for each intent of a file that has
+    only these: lines of text (`.txt`), or rows with `intent` and perhaps `id`.
+
+    Raises:
+        InputError: the message names the file, line and field.
+    """
+    if path.suffix == ".txt":
+        yield from _text_intents(path)
+        return
+    first = next(read_rows(path))
+    if first.error or "turns" in first.row or "intent" not in first.row:
+        yield from read_conversations(path)
+        return
+    seen: set[str] = set()
+    for line in read_rows(path):
+        try:
+            if line.error:
+                raise ValueError(line.error)
+            if unknown := line.row.keys() - {"id", "intent"}:
+                raise ValueError(
+                    f"unknown field {min(unknown)!r}; beside intents without turns there may be "
+                    "only ids"
+                )
+            intent = take(line.row, "intent", str)
+            if not has_words(intent):
+                raise ValueError("field 'intent' is empty")
+            id = take(line.row, "id", str, default=f"intent-{line.number}")
+            if id in seen:
+                raise ValueError(f"id {id!r} was used before; ids must be unique")
+        except ValueError as error:
+            raise InputError(f"{path}, line {line.number}: {error}") from None
+        seen.add(id)
+        yield Conversation(id, intent=intent)
+
+
+def _text_intents(path: Path) -> Iterator[Conversation]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read its intents: {error}") from None
+    if not any(map(has_words, lines)):
+        raise InputError(f"{path} is empty; write one intent a line")
+    for number, line in enumerate(lines, 1):
+        if has_words(line):
+            yield Conversation(f"intent-{number}", intent=line.strip())
 
 
 def write_conversations(path: str | Path, conversations: Iterable[Conversation]) -> int:

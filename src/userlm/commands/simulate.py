@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from userlm import address, inputs, loading
+from userlm.bots import TIMEOUT
 from userlm.commands.conversing import calls_to_come, collect, find_places, has_errors
 from userlm.commands.costs import (
     Limits,
@@ -26,6 +27,7 @@ from userlm.commands.options import (
     max_answer_tokens_option,
     option,
     out_folder,
+    read_system,
     seed_option,
     workers_option,
 )
@@ -33,11 +35,12 @@ from userlm.commands.steps import Results, finished, open_run
 from userlm.grading import Grader
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget
-from userlm.rows import read_conversations
+from userlm.rows import read_starts
 from userlm.runs import conversations_file
 from userlm.simulate import Until, never
 from userlm.simulate import simulate as simulate_all
 from userlm.tasks import read_tasks, task_of
+from userlm.text import has_words
 from userlm.types import (
     Conversation,
     InputError,
@@ -45,6 +48,7 @@ from userlm.types import (
     Role,
     Speaker,
     Task,
+    Turn,
     without_outcome,
 )
 
@@ -63,10 +67,14 @@ class Simulate:
     user: User
     assistant: str = option(
         ...,
-        "A chat model (folder, hub id, openai:NAME, URL#NAME), oracle, clarifier, replay:FILE, ...",
+        "A chat model (folder, hub id, openai:NAME, URL#NAME), oracle, clarifier, replay:FILE, "
+        "...; or your bot: py:MODULE:NAME, cmd:COMMAND, bot:FILE.toml.",
     )
     intents: Path | None = option(
-        None, "Conversations with intents to start from.", recorded=False
+        None,
+        'Conversations with intents to start from, or intents alone: {"intent": ...} a line, or '
+        "a .txt file with one a line.",
+        recorded=False,
     )
     tasks: Path | None = option(
         None, "Tasks to start from instead (.jsonl).", recorded=False
@@ -78,12 +86,26 @@ class Simulate:
     )
     max_turns: int = option(10, "Maximum number of user turns.", min=1)
     system: str | None = option(
-        None, "System prompt for the assistant, if it is a model."
+        None,
+        "System prompt for the assistant, if it is a model or takes messages: a file, or a text of "
+        "several words.",
+    )
+    greeting: str | None = option(
+        None, "What the assistant says first, before the user; it is not asked for it."
     )
     max_answer_tokens: int = max_answer_tokens_option()
+    answer_timeout: float = option(
+        TIMEOUT,
+        "Seconds for an answer of cmd:, bot: or an async py:. A function that is not async cannot "
+        "be stopped.",
+        min=0.1,
+        recorded=False,
+    )
     limit: int | None = limit_option()
     seed: int = seed_option()
-    workers: int = workers_option()
+    workers: int = workers_option(
+        "conversations. A py: bot is called from as many threads at once; 1: from one alone"
+    )
     models: LocalModels = LocalModels()
     user_price: str | None = price_option("--user-price", "the user's model")
     price: str | None = price_option("--price", "the assistant's model")
@@ -96,21 +118,28 @@ def simulate(options: Simulate) -> Results:
     """Simulate the conversations and write them."""
     user = options.user.parsed
     assistant = address.parse(options.assistant)
+    if options.greeting is not None and not has_words(options.greeting):
+        raise InputError("--greeting is empty; give what the assistant says first")
     user_price = read_price("user", options.user_price)
     price = read_price("assistant", options.price)
     path = _starts_file(options.intents, options.tasks)
     files = [path, *options.user.files]
     files += inputs.files(assistant)
+    system = read_system(options.system)
+    files += system.files
     run = open_run("simulate", options, files, inputs.stamps(user, assistant))
     if done := finished(run, options, has_errors):
         return done
     tasks = read_tasks(path)[: options.limit] if options.tasks else []
 
-    def starts() -> Iterator[Conversation]:
+    def ungreeted() -> Iterator[Conversation]:
         if options.tasks:
             return _from_tasks(tasks, options.repeats)
-        logs = islice(read_conversations(path), options.limit)
+        logs = islice(read_starts(path), options.limit)
         return _from_logs(logs, options.repeats, options.keep_turns)
+
+    def starts() -> Iterator[Conversation]:
+        return (_greeted(start, options.greeting) for start in ungreeted())
 
     places = find_places(options.user, starts(), path)
     user_side = options.user.load(options.seed, options.models)
@@ -118,9 +147,11 @@ def simulate(options: Simulate) -> Results:
         assistant,
         tasks=tasks,
         seed=options.seed,
-        system=options.system,
+        system=system.text,
         max_tokens=options.max_answer_tokens,
         local=options.models.settings,
+        run=run.nonce,
+        timeout=options.answer_timeout,
     )
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
     speakers: dict[Role, Speaker] = {
@@ -157,6 +188,13 @@ def _starts_file(intents: Path | None, tasks: Path | None) -> Path:
     raise InputError(
         "give either --intents (conversations with intents) or --tasks, and not both"
     )
+
+
+def _greeted(start: Conversation, greeting: str | None) -> Conversation:
+    """Return a start in which the assistant has said something, if nothing was said before."""
+    if greeting is None or start.turns:
+        return start
+    return replace(start, turns=(Turn("assistant", greeting),))
 
 
 def _until_solved(tasks: Iterable[Task]) -> Until:
