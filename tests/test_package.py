@@ -42,6 +42,7 @@ ROOMS = [
     "judges",
     "sandbox",
     "grading",
+    "sandbox",
     "detectors",
     "metrics",
     "training",

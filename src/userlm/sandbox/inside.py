@@ -183,17 +183,15 @@ class Remote:
     ) -> None:
         self.requests, self.answers, self.verdict = requests, answers, verdict
         self.bytes = 0
-        self.called = False
+        self.used = False
         self.ended: Ended | None = None
 
     def ask(self, what: str, of: int, *content: Any) -> Any:
         """Return the answer to a request, or raise what the code raised."""
         if self.ended:
             raise self.ended
-        if what == "call" and not self.called:
-            self.called = True
-            # From here on it is the code's fault if there never is a verdict.
-            self.verdict.write(line_of("called"))
+        if what == "call":
+            self.blame()
         try:
             self.requests.write(line_of([what, of, *content]))
         except OSError:
@@ -209,6 +207,13 @@ class Remote:
         if isinstance(kind, type) and issubclass(kind, Exception):
             raise kind(message)
         raise RuntimeError(f"{name}: {message}")
+
+    def blame(self) -> None:
+        """From here on, whatever fails is the fault of the code: no trick of it can make its tests
+        look broken instead."""
+        if not self.used:
+            self.used = True
+            self.verdict.write(line_of("used"))
 
     def read(self) -> Any:
         line = self.answers.readline(LONGEST_LINE)
@@ -275,6 +280,7 @@ class Names(dict[str, object]):
             raise KeyError(name)
         if name in sys.stdlib_module_names:
             return __import__(name)
+        self.remote.blame()
         return self.remote.ask("name", 0, name)
 
 
@@ -285,6 +291,8 @@ def run_tests(remote: Remote, tests: str, entry_point: str | None, prompt: str) 
         # Helpers of the prompt that tests use are not taken from the code, which may redefine them.
         exec(compile(prompt, "prompt", "exec"), names)
         names[entry_point] = remote.ask("name", 0, entry_point)
+        if not callable(names[entry_point]):
+            raise remote.end(f"{entry_point!r} is no function")
     exec(compile(tests, "tests", "exec"), names)
     check = names.get("check")
     if entry_point and isinstance(check, FunctionType):
@@ -312,16 +320,16 @@ def verdict_of(remote: Remote, job: dict[str, Any]) -> tuple[bool | None, str]:
         return (False if type(error) is Ended else None), str(error)
     except NameError as error:
         missing = str(error).startswith("the code defines no")
-        return (False if missing or remote.called else None), str(error)
+        return (False if missing or remote.used else None), str(error)
     except BaseException as error:
         found = _described(error) + _where(error.__traceback__, job["tests"])
-        if not remote.called:
+        if not remote.used:
             return None, f"the tests cannot run: {found}"
         return False, f"failed: {found}"
     if remote.ended:
         return False, str(remote.ended)
-    if not remote.called:
-        return None, "the tests do not call the code"
+    if not remote.used:
+        return None, "the tests do not use the code"
     return True, "all tests pass"
 
 

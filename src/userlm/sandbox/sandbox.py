@@ -121,7 +121,7 @@ def _verdict(told: int, seconds: float) -> Verdict:
     """Wait for the verdict of the tests.
 
     Args:
-        seconds: how long they may take after they first called the code.
+        seconds: how long they may take after they first used the code.
     """
     poll = select.poll()
     poll.register(told, select.POLLIN)
@@ -133,9 +133,9 @@ def _verdict(told: int, seconds: float) -> Verdict:
             break
         text += part
         end = time.monotonic() + seconds
-    called, _, last = text.partition(b"\n")
+    used, _, last = text.partition(b"\n")
     try:
-        found = json.loads(last or called)
+        found = json.loads(last or used)
         return Verdict(LABELS[found["passed"]], str(found["reason"]))
     except (ValueError, TypeError, LookupError, RecursionError):
         if text:
