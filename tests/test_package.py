@@ -21,6 +21,7 @@ ROOMS = [
     "stats",
     "json_files",
     "lines",
+    "tables",
     "items",
     "rows",
     "manifest",
