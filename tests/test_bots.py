@@ -64,6 +64,11 @@ class Called:
         return str(len(history))
 
 
+class Nothing:
+    def __call__(self):
+        return "hi"
+
+
 class Ours:
     def reply(self, conversation, /):
         return Reply(conversation.id)
@@ -110,6 +115,8 @@ async def awaited(text: str) -> str:
         (of_conversation, "more"),
         (awaited, "to more"),
         (lambda text, times=2: text * times, "moremore"),
+        (lambda *words, **options: words[0], "more"),
+        (lambda name="c": Ours(), "c#0"),
         (Called(), "3"),
         (Called, "3"),
         (lambda: Called(), "3"),
@@ -150,7 +157,9 @@ def test_a_session_is_one_of_a_conversation_and_of_a_run():
         (None, "is None; give a function"),
         (lambda text, shop: text, "nobody gives its parameter 'shop'"),
         (lambda text, *, shop: text, "nobody gives its parameter 'shop'"),
-        (lambda **options: "", "it takes nothing"),
+        (lambda **options: "", "is a str; give a function"),
+        (Nothing(), "it takes nothing; let it take a text"),
+        (lambda: sys.exit(3), "SystemExit: 3"),
         (lambda: 1 / 0, "test_bots.py, line .*ZeroDivisionError: division by zero"),
     ],
 )

@@ -139,13 +139,10 @@ def python_bot(
     Raises:
         InputError: if it is none of these, or takes what nobody can give.
     """
-    makes = inspect.isclass(found)
-    if inspect.isfunction(found):
-        makes = not inspect.signature(found).parameters
-    if makes:
+    if inspect.isclass(found) or (inspect.isfunction(found) and _needs_nothing(found)):
         try:
             found = found()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(f"{name}: {told(error)}") from None
     method = next(
         (each for each in METHODS if callable(getattr(found, each, None))), ""
@@ -166,6 +163,15 @@ def python_bot(
         remembers = bool(getattr(found, "checkpointer", None))
         return partial(_ask_graph, function, remembers)
     return partial(_ask, function, takes)
+
+
+def _needs_nothing(function: Callable[..., object]) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return not any(
+        each.kind is each.VAR_POSITIONAL
+        or (each.default is each.empty and each.kind is not each.VAR_KEYWORD)
+        for each in parameters
+    )
 
 
 def _ask(function: Callable[..., object], takes: Sequence[str], asked: Asked) -> object:
