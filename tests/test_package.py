@@ -22,6 +22,7 @@ ROOMS = [
     "stats",
     "json_files",
     "lines",
+    "tables",
     "items",
     "rows",
     "manifest",
