@@ -220,7 +220,7 @@ def _own_task(row: Mapping[str, Any]) -> Task:
     has_required = any(isinstance(fact, dict) and "required" in fact for fact in facts)
     marked = take(row, "marked", str, default="file" if has_required else "default")
     if marked not in get_args(Marked):
-        known = " or ".join(get_args(Marked))
+        known = _or(get_args(Marked))
         raise ValueError(f"field 'marked' is {marked!r}; it must be {known}")
     read = tuple(_facts(facts))
     check = None if row.get("check") is None else _check(row["check"])
