@@ -14,12 +14,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
+from sysconfig import get_path
 from typing import Any, get_origin
 from uuid import NAMESPACE_OID, uuid5
 
 from userlm.content import split_content
 from userlm.json_files import dumps
-from userlm.models.event_loops import event_loop
+from userlm.models.event_loops import event_loop, late
 from userlm.types import STOPS, Conversation, InputError, Message, ModelError, Reply
 
 TIMEOUT = 120.0
@@ -97,8 +98,14 @@ class Bot:
 
     def _awaited(self, answer: Awaitable[object]) -> object:
         async def wait() -> object:
-            async with asyncio.timeout(self.timeout):
-                return await answer
+            limit = asyncio.timeout(self.timeout)
+            try:
+                async with limit:
+                    return await answer
+            except TimeoutError:
+                if limit.expired():
+                    raise late(self.timeout) from None
+                raise
 
         pending = asyncio.run_coroutine_threadsafe(wait(), event_loop("bots"))
         return pending.result()
@@ -109,13 +116,11 @@ def told(error: BaseException) -> str:
     if isinstance(error, ModelError):
         return str(error)
     what = f"{type(error).__name__}: {error}".removesuffix(": ")
-    ours = str(Path(__file__).parent)
+    others = (str(Path(__file__).parent), get_path("stdlib"), get_path("purelib"), "<")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        is_theirs = not frame.filename.startswith((ours, "<"))
-        if is_theirs and "site-packages" not in frame.filename:
-            place = f"{Path(frame.filename).name}, line {frame.lineno}"
-            # Before the error, which may be long.
-            return f"{place}: {what}"
+        if not frame.filename.startswith(others):
+            # The place stands first, since an error may be long.
+            return f"{Path(frame.filename).name}, line {frame.lineno}: {what}"
     return what
 
 
@@ -134,13 +139,10 @@ def python_bot(
     Raises:
         InputError: if it is none of these, or takes what nobody can give.
     """
-    makes = inspect.isclass(found)
-    if inspect.isfunction(found):
-        makes = not inspect.signature(found).parameters
-    if makes:
+    if inspect.isclass(found) or (inspect.isfunction(found) and _needs_nothing(found)):
         try:
             found = found()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(f"{name}: {told(error)}") from None
     method = next(
         (each for each in METHODS if callable(getattr(found, each, None))), ""
@@ -158,8 +160,18 @@ def python_bot(
             f"--system: {name} takes no messages, so it would not get the system prompt"
         )
     if wanted == "messages" and _takes_state(found):
-        return partial(_ask_graph, function)
+        remembers = bool(getattr(found, "checkpointer", None))
+        return partial(_ask_graph, function, remembers)
     return partial(_ask, function, takes)
+
+
+def _needs_nothing(function: Callable[..., object]) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return not any(
+        each.kind is each.VAR_POSITIONAL
+        or (each.default is each.empty and each.kind is not each.VAR_KEYWORD)
+        for each in parameters
+    )
 
 
 def _ask(function: Callable[..., object], takes: Sequence[str], asked: Asked) -> object:
@@ -235,9 +247,12 @@ def _takes_state(found: Any) -> bool:
         return False
 
 
-def _ask_graph(invoke: Callable[..., object], asked: Asked) -> object:
+def _ask_graph(invoke: Callable[..., object], remembers: bool, asked: Asked) -> object:
     config = {"configurable": {"thread_id": asked.session}}
-    return invoke({"messages": list(asked.messages)}, config)
+    messages = list(asked.messages)
+    if remembers and len(asked.conversation.user_turns) > 1:
+        messages = messages[-1:]
+    return invoke({"messages": messages}, config)
 
 
 # --- what a bot answers ---------------------------------------------------------------------------

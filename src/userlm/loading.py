@@ -694,5 +694,8 @@ def _python(name: str) -> Any:
     search_here()
     try:
         return getattr(import_module(module), attribute)
-    except Exception as error:  # whatever the module does when it is loaded
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever the module does when it is loaded
         raise InputError(f"py:{name}: {told(error)}") from None

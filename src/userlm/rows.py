@@ -1,5 +1,5 @@
-"""Conversations and other rows in files: `.jsonl`, `.jsonl.gz`, `.json`, `.json.gz` and
-`.parquet`."""
+"""Conversations and other rows in files: `.jsonl`, `.jsonl.gz`, `.json`, `.json.gz`, `.parquet`,
+and tables (`.csv`, `.tsv`)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 from userlm import items
 from userlm.json_files import dump, dumps, take, write_lines, write_parquet
 from userlm.lines import LONGEST, Line, bad_line, long_line, make_line, read_lines
+from userlm.tables import TABLES, read_table
 from userlm.text import has_words
 from userlm.types import Conversation, InputError, Origin, Turn
 
@@ -250,7 +251,8 @@ def _parquet_columns() -> dict[str, Any]:
 
 
 KINDS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
-"""The files that `read_rows` reads."""
+"""The files that `read_rows` reads, beside tables (`TABLES`)."""
+READABLE = (*KINDS, *TABLES)
 
 NO_COLUMNS: Collection[str] = ()
 
@@ -263,7 +265,7 @@ def read_rows(
     longest: int = LONGEST,
     most_values: int = LONGEST,
 ) -> Iterator[Line]:
-    """Yield the rows of a file of one of the `KINDS`, including bad lines.
+    """Yield the rows of a file of one of the `READABLE` kinds, including bad lines.
 
     If the file grows meanwhile, only its content at the start is read. Memory use is constant.
 
@@ -283,20 +285,25 @@ def read_rows(
     if not path.is_file():
         problem = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise InputError(
-            f"{path} {problem}; give a file of a known kind ({', '.join(KINDS)})"
+            f"{path} {problem}; give a file of a known kind ({', '.join(READABLE)})"
         )
     size = path.stat().st_size
     if size == 0:
         if may_be_empty:
             return
         raise InputError(f"{path} is empty; give a file with one conversation per line")
-    if not path.name.endswith(KINDS):
-        raise InputError(f"{path}: its kind is unknown; known are {', '.join(KINDS)}")
+    if not path.name.endswith(READABLE):
+        raise InputError(
+            f"{path}: its kind is unknown; known are {', '.join(READABLE)}"
+        )
     if path.suffix == ".parquet":
         lines = _read_parquet(path, unread, longest)
     else:
         size = size if upto is None else min(size, upto)
-        lines = read_lines(path, size, longest, most_values)
+        if path.name.endswith(TABLES):
+            lines = read_table(path, size, longest)
+        else:
+            lines = read_lines(path, size, longest, most_values)
     has_rows = False
     for line in lines:
         has_rows = True

@@ -328,9 +328,11 @@ def _kind(row: Any, kinds: Mapping[str, Sequence[str]], where: str) -> str:
     """Return the field that says which kind of check or rule an object is."""
     named = [name for name in kinds if isinstance(row, dict) and name in row]
     if len(named) != 1:
+        has = ""
+        if isinstance(row, dict):
+            has = f"; it has {' and '.join(map(str, named or row)) or 'nothing'}"
         raise ValueError(
-            f"field {where!r} must be an object with one of {_or(kinds)}"
-            + (f", not {' and '.join(named)}" if named else "")
+            f"field {where!r} must be an object with one of {_or(kinds)}{has}"
         )
     [kind] = named
     _check_names(row, (kind, *kinds[kind]), f"field of {where}")
@@ -433,6 +435,35 @@ def _check_record(check: Check) -> dict[str, Any] | list[dict[str, Any]]:
             return {"py": name}
         case RulesCheck(rules):
             return list(map(_rule_record, rules))
+
+
+def shown_check(check: Check) -> str:
+    """Return in words what makes an answer right."""
+    match check:
+        case NumberCheck(answer):
+            return f"its final number is {final_number(answer)}"
+        case TestsCheck(tests):
+            return f"its code passes these tests:\n{tests.strip()}"
+        case RubricCheck(rubric):
+            return rubric
+        case FunctionCheck(name):
+            return f"the function {name} says so"
+        case RulesCheck(rules):
+            return " and ".join(map(_shown_rule, rules))
+
+
+def _shown_rule(rule: Rule) -> str:
+    match rule:
+        case Contains(text):
+            return f"it contains {text!r}"
+        case Matches(regex):
+            return f"it matches {regex}"
+        case JsonPath(path, equals):
+            return f"its JSON has {equals!r} at {path}"
+        case ToolCalled(name, None):
+            return f"it calls {name}"
+        case ToolCalled(name, arguments):
+            return f"it calls {name} with {dict(arguments or {})!r}"
 
 
 def _rule_record(rule: Rule) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from userlm.json_files import dump
-from userlm.models.event_loops import event_loop
+from userlm.models.event_loops import event_loop, late
 from userlm.types import InputError, Message, ModelError
 
 MAX_OUTPUT = 1 << 22
@@ -78,8 +78,7 @@ class Command:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, TimeoutError):
-                problem = f"did not answer in time ({self._timeout:.3g} seconds)"
-                raise ModelError(problem, "timed out") from None
+                raise late(self._timeout) from None
             raise
         if status:
             told = " ".join(errors.decode(errors="replace").split())[-300:]

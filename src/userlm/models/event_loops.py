@@ -6,6 +6,8 @@ import asyncio
 import threading
 from functools import cache
 
+from userlm.types import ModelError
+
 
 @cache
 def event_loop(name: str) -> asyncio.AbstractEventLoop:
@@ -14,3 +16,9 @@ def event_loop(name: str) -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name=name, daemon=True).start()
     return loop
+
+
+def late(seconds: float) -> ModelError:
+    """Return the error for an answer that took too long."""
+    message = f"did not answer in time ({seconds:.3g} seconds)"
+    return ModelError(message, "timed out")

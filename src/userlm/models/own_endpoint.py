@@ -126,12 +126,11 @@ class OwnEndpoint:
             return self._fault(error)
         said = loads(self._masked(dumps(said)).encode())
         answer = at_path(said, self._answer) if self._answer else said
-        if not self._calls:
-            return answer
-        calls = []
-        with suppress(ValueError):  # most answers call no tool
-            calls = at_path(said, self._calls)
-        return {"content": answer, "tool_calls": calls}
+        calls = None
+        if self._calls:
+            with suppress(ValueError):  # most answers call no tool
+                calls = at_path(said, self._calls)
+        return {"content": answer, "tool_calls": calls} if calls else answer
 
     def _fault(self, error: openai.APIStatusError) -> Fault:
         """Return the fault for an HTTP error status, in words for a bot."""
