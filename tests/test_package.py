@@ -35,6 +35,7 @@ ROOMS = [
     "guard",
     "users",
     "final_answer",
+    "answer_blocks",
     "facts",
     "task_layouts",
     "tasks",

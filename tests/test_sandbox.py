@@ -21,6 +21,7 @@ from userlm.sandbox.sandbox import Limits
 from userlm.types import RIGHT, WRONG, InputError, TestsCheck, Verdict
 
 pytestmark = pytest.mark.sandbox
+ROOT = Path(__file__).resolve().parent.parent
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 # No constant and no simple rule passes it.
@@ -172,6 +173,47 @@ def test_a_function_that_is_none_is_wrong_and_not_ungraded(unsafe):
     assert unsafe.run(check, "f = abs").label == RIGHT
     assert unsafe.run(check, "f = 3") == Verdict(WRONG, "'f' is no function")
     assert unsafe.run(check, "def f(): pass").label == WRONG
+
+
+@pytest.mark.parametrize("name", ["copy", "statistics", "filter"])
+def test_a_function_may_have_the_name_of_a_module_or_of_a_builtin(unsafe, name):
+    code = f"def {name}(x): return x + 1"
+    named = TestsCheck(f"assert {name}(1) == 2", name)
+    assert unsafe.run(named, code).label == RIGHT
+    if name != "filter":  # without an entry point it is Python's
+        assert unsafe.run(replace(named, entry_point=None), code).label == RIGHT
+
+
+def test_modules_that_tests_use_are_not_taken_from_the_code(unsafe):
+    code = "class math: isclose = lambda a, b: True\ndef f(x): return 0"
+    assert unsafe.run(TestsCheck("assert math.isclose(f(1), 1)"), code).label == WRONG
+
+
+def test_classes_that_ask_for_their_module_work(unsafe):
+    code = """
+from __future__ import annotations
+import pickle
+from dataclasses import dataclass
+@dataclass
+class Point:
+    x: int
+def f(x): return pickle.loads(pickle.dumps(Point(x))).x
+"""
+    assert unsafe.run(TestsCheck("assert f(3) == 3"), code).label == RIGHT
+
+
+def test_a_reason_has_no_control_characters(unsafe):
+    verdict = unsafe.run(CHECK, "def f(i): raise ValueError('\\033[2J\\n')")
+    assert verdict.label == WRONG and verdict.reason.isprintable()
+
+
+def test_a_process_that_cannot_be_started_gives_no_verdict(sandbox):
+    def fails(*given):
+        raise BlockingIOError("too many processes")
+
+    broken = replace(sandbox, start=fails, slots=1)
+    for _ in range(2):  # its slot is free again
+        assert broken.run(CHECK, RIGHT_CODE).label is None
 
 
 def test_of_two_functions_of_one_name_the_last_counts(unsafe):
@@ -535,3 +577,32 @@ def test_the_filter_refuses_what_it_names_and_allows_the_rest(machine):
     for number in (0, 59, 221, 300, 436):
         assert result(number, own) == seccomp.ALLOW
     assert result(0, 1) == result(seccomp.X32 + 1, own) == seccomp.KILL
+
+
+def test_the_example_of_the_docs_runs(sandbox):
+    text = (ROOT / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    example = text.partition("```python\n")[2].partition("```")[0]
+    exec(compile(example, "sandbox.md", "exec"), {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("required", "outcome"), [("0", "skipped"), ("1", "error")])
+def test_without_a_sandbox_its_tests_are_skipped_with_a_line_or_fail(
+    tmp_path, required, outcome
+):
+    test = "tests/test_sandbox.py::test_right_code_passes_and_wrong_code_does_not"
+    environment = {
+        **os.environ,
+        "PATH": str(tmp_path),
+        "USERLM_REQUIRE_SANDBOX": required,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
+    assert f"1 {outcome}" in done.stdout
+    assert "bubblewrap is not installed" in done.stdout
+    assert (done.returncode == 0) == (required == "0")

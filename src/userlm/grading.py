@@ -11,14 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from userlm.answer_blocks import function_code, json_values
 from userlm.data.intents import transcript
-from userlm.final_answer import (
-    attempted_number,
-    final_number,
-    function_code,
-    json_values,
-    upstream_number,
-)
+from userlm.final_answer import attempted_number, final_number, upstream_number
 from userlm.imports import find_object
 from userlm.judges import GradingJudge
 from userlm.simulate import Until

@@ -11,15 +11,16 @@ from __future__ import annotations
 import builtins
 import json
 import os
+import re
 import resource
 import signal
 import sys
 from collections.abc import Iterable
-from types import FunctionType
+from types import FunctionType, ModuleType
 
 TYPE_CHECKING = False  # importing `typing` for it would double the time of a start
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import FrameType, TracebackType
     from typing import Any, BinaryIO
 
@@ -33,6 +34,8 @@ MOST_ITEMS = 10_000
 LONGEST_REASON = 300
 START_SECONDS = 60
 """For the start of the process of the code, which a busy machine may delay."""
+MODULE = 0
+"""The number of the object with the names of the code."""
 PLAIN_MODULES = ("builtins", "collections", "itertools")
 SEQUENCES: dict[str, type] = {"tuple": tuple, "set": set, "frozenset": frozenset}
 
@@ -91,7 +94,7 @@ def decode(data: Any, handle: Callable[[int], Any]) -> Any:
     if kind == "bytes":
         return bytes.fromhex(content)
     if kind == "type":
-        return _builtin(content, object)
+        return _builtin(content)
     items = [decode(item, handle) for item in content]
     if kind == "iterator":
         return iter(items)
@@ -100,11 +103,11 @@ def decode(data: Any, handle: Callable[[int], Any]) -> Any:
     return SEQUENCES[kind](items)
 
 
-def _builtin(name: Any, base: type) -> type:
+def _builtin(name: Any) -> type:
     found = vars(builtins).get(name)
-    if isinstance(found, type) and issubclass(found, base):
+    if isinstance(found, type):
         return found
-    raise ValueError(f"there is no {base.__name__} {name!r}")
+    raise ValueError(f"Python has no type {name!r}")
 
 
 def line_of(message: Any) -> bytes:
@@ -118,8 +121,9 @@ class Code:
     """The code under test, which answers requests."""
 
     def __init__(self) -> None:
-        self.names: dict[str, Any] = {"__name__": "solution"}
-        self.kept: list[Any] = [self.names]
+        module = sys.modules["answer"] = ModuleType("answer")
+        self.names = vars(module)
+        self.kept: list[Any] = [module]
 
     def keep(self, value: Any) -> Any:
         self.kept.append(value)
@@ -142,10 +146,6 @@ class Code:
             for text in content:
                 exec(compile(text, "answer", "exec"), self.names)
             return None
-        if what == "name":
-            if content[0] not in self.names:
-                raise NameError(f"the code defines no {content[0]!r}")
-            return self.names[content[0]]
         target = self.kept[of]
         if what == "get":
             return getattr(target, *content)
@@ -208,6 +208,21 @@ class Remote:
             raise kind(message)
         raise RuntimeError(f"{name}: {message}")
 
+    def load(self, code: Sequence[str]) -> None:
+        """Run the code, which then has names."""
+        try:
+            self.ask("run", MODULE, *code)
+        except Exception as error:
+            reason = f"the code cannot run: {_described(error)}"
+            raise self.end(reason) from None
+
+    def name(self, name: str) -> Any:
+        """Return what the code calls so."""
+        try:
+            return self.ask("get", MODULE, name)
+        except AttributeError:
+            raise self.end(f"the code defines no {name!r}") from None
+
     def blame(self) -> None:
         """From here on, whatever fails is the fault of the code: no trick of it can make its tests
         look broken instead."""
@@ -231,9 +246,6 @@ class Remote:
         self.ended = Ended(reason)
         return self.ended
 
-    def encoded(self, value: Any) -> Any:
-        return encode(value, _number)
-
 
 class Handle:
     """An object of the code. Calls and attributes are asked for; it equals only itself."""
@@ -243,8 +255,8 @@ class Handle:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         remote, number = _at(self)
-        names = {"dict": [[name, remote.encoded(of)] for name, of in kwargs.items()]}
-        return remote.ask("call", number, remote.encoded(list(args)), names)
+        names = {"dict": [[name, _encoded(of)] for name, of in kwargs.items()]}
+        return remote.ask("call", number, _encoded(list(args)), names)
 
     def __getattr__(self, name: str) -> Any:
         remote, number = _at(self)
@@ -252,12 +264,16 @@ class Handle:
 
     def __setattr__(self, name: str, value: Any) -> None:
         remote, number = _at(self)
-        remote.ask("set", number, name, remote.encoded(value))
+        remote.ask("set", number, name, _encoded(value))
 
 
 def _at(handle: Handle) -> tuple[Remote, int]:
     found: tuple[Remote, int] = object.__getattribute__(handle, "_at")
     return found
+
+
+def _encoded(value: Any) -> Any:
+    return encode(value, _number)
 
 
 def _number(value: Any) -> Any:
@@ -271,26 +287,29 @@ class Names(dict[str, object]):
     """The global names of the tests. Their own come first, then those of Python and its library,
     and only then the code's: no name that the code defines changes what the tests mean."""
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: Remote, tests: str) -> None:
         super().__init__(__name__="tests")
         self.remote = remote
+        self.tests = tests
 
     def __missing__(self, name: str) -> Any:
         if name in vars(builtins):
             raise KeyError(name)
-        if name in sys.stdlib_module_names:
+        # No module can be called: `copy(x)` is a function of the code.
+        is_called = re.search(rf"(?<![\w.]){name}\s*\(", self.tests)
+        if name in sys.stdlib_module_names and not is_called:
             return __import__(name)
         self.remote.blame()
-        return self.remote.ask("name", 0, name)
+        return self.remote.name(name)
 
 
 def run_tests(remote: Remote, tests: str, entry_point: str | None, prompt: str) -> None:
     """Raise what failed."""
-    names = Names(remote)
+    names = Names(remote, tests)
     if entry_point:
         # Helpers of the prompt that tests use are not taken from the code, which may redefine them.
         exec(compile(prompt, "prompt", "exec"), names)
-        names[entry_point] = remote.ask("name", 0, entry_point)
+        names[entry_point] = remote.name(entry_point)
         if not callable(names[entry_point]):
             raise remote.end(f"{entry_point!r} is no function")
     exec(compile(tests, "tests", "exec"), names)
@@ -311,16 +330,10 @@ def verdict_of(remote: Remote, job: dict[str, Any]) -> tuple[bool | None, str]:
         except Ended:
             return None, "the sandbox did not start"
         signal.setitimer(signal.ITIMER_REAL, job["seconds"])
-        try:
-            remote.ask("run", 0, *job["code"])
-        except Exception as error:
-            return False, f"the code cannot run: {_described(error)}"
+        remote.load(job["code"])
         run_tests(remote, job["tests"], job["entry_point"], job["prompt"])
     except (Ended, Unsuitable) as error:
         return (False if type(error) is Ended else None), str(error)
-    except NameError as error:
-        missing = str(error).startswith("the code defines no")
-        return (False if missing or remote.used else None), str(error)
     except BaseException as error:
         found = _described(error) + _where(error.__traceback__, job["tests"])
         if not remote.used:

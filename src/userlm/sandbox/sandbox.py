@@ -79,6 +79,8 @@ class Sandbox:
         slot = self._free.get()
         try:
             return self._run(job, slot * PROCESSES)
+        except OSError as error:  # such as too many processes or files
+            return Verdict(None, f"the sandbox could not start: {error}")
         finally:
             self._free.put(slot)
 
@@ -136,11 +138,13 @@ def _verdict(told: int, seconds: float) -> Verdict:
     used, _, last = text.partition(b"\n")
     try:
         found = json.loads(last or used)
-        return Verdict(LABELS[found["passed"]], str(found["reason"]))
+        label, reason = LABELS[found["passed"]], str(found["reason"])
     except (ValueError, TypeError, LookupError, RecursionError):
         if text:
             return Verdict(WRONG, "the tests did not end")
         return Verdict(None, "the sandbox ended without a verdict")
+    # The code may have written it, and a terminal does what control characters say.
+    return Verdict(label, "".join(filter(str.isprintable, reason)))
 
 
 def _left(end: float) -> float:
