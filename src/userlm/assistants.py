@@ -26,6 +26,7 @@ from userlm.types import (
     Reply,
     Sampling,
     Task,
+    TestsCheck,
 )
 
 MAX_ANSWER_TOKENS = 1000
@@ -188,8 +189,12 @@ def _answers(conversation: Conversation) -> list[str]:
 def _solution(task: Task) -> str:
     if isinstance(task.check, NumberCheck):
         return f"The answer is {final_number(task.check.answer)}."
-    code = task.meta.get("solution")
-    return "The solution is ready." + (f"\n\n```python\n{code}\n```" if code else "")
+    solution = task.meta.get("solution")
+    if solution is None:
+        return "The solution is ready."
+    if isinstance(task.check, TestsCheck):
+        return f"The solution is ready.\n\n```python\n{solution}\n```"
+    return str(solution)
 
 
 def _tells_a_fact(task: Task, turns: Sequence[str], i: int) -> bool:

@@ -161,3 +161,17 @@ def take(
     raise ValueError(
         f"field {shown!r} must be a {kind.__name__}, not {type(value).__name__}"
     )
+
+
+def at_path(value: Any, path: str) -> Any:
+    """Return the value at a path of names and indices, such as `choices.0.message.content`; raise
+    `ValueError` that names the first that is not there."""
+    for step in path.split("."):
+        is_index = isinstance(value, list) and step.isdecimal()
+        if isinstance(value, Mapping) and step in value:
+            value = value[step]
+        elif is_index and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            raise ValueError(f"there is no {step!r} of {path!r}")
+    return value

@@ -87,9 +87,11 @@ PARTS: Mapping[str, tuple[str, Callable[[Sample], str]]] = {
 """What a judge of a user's turn may see, in this order: its title, and its text (empty if there is
 none)."""
 
-FOR_GRADING = ("rubric", "attempt", "fact")
+FOR_GRADING = ("rubric", "attempt", "fact", "required")
 """The prompts in the box of which `ask` is for: they are not about a user's turn."""
 TITLES: Mapping[str, str] = {
+    "task": "The task",
+    "right": "How a right answer is told",
     "rubric": "What a right answer is like",
     "fact": "The fact",
     "said": "What the person said",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 from warnings import warn
 
 from userlm import assets, judges, prompts
@@ -37,6 +38,7 @@ from userlm.assistants import (
     ReplayAssistant,
     Script,
 )
+from userlm.bots import TIMEOUT, Asked, Bot, python_bot, read_output, told
 from userlm.detectors import JudgeDetector
 from userlm.guard import Guard
 from userlm.imports import search_here
@@ -268,14 +270,19 @@ def assistant(
     system: str | None = None,
     max_tokens: int = MAX_ANSWER_TOKENS,
     local: LocalSettings = DEFAULT,
+    run: str = "",
+    timeout: float = TIMEOUT,
 ) -> Speaker:
     """Return the assistant at an address; raise an `InputError` that suggests what was meant.
 
     Args:
         tasks: the tasks that `oracle` answers from.
-        system: a system prompt for a model.
+        system: a system prompt for a model, or a bot that takes messages.
         max_tokens: the maximum length of a model's answer.
         local: how a model on this machine runs.
+        run: what distinguishes this run from others, for the sessions of a bot; by default, a
+            random text.
+        timeout: seconds for an answer of a bot.
     """
     parts = parse(address)
     match parts.kind:
@@ -290,8 +297,10 @@ def assistant(
             return SpeechOnly(ReplayAssistant(_log(parts.name)))
         case "human":
             return _speaker(parts)
-        case "script" | "py":
+        case "script":
             return SpeechOnly(_speaker(parts))
+        case "py" | "cmd" | "bot":
+            return SpeechOnly(_bot(parts, system, run, timeout))
     near = get_close_matches(parts.model, ASSISTANTS, 1)
     if near and not Path(parts.model).exists():
         raise InputError(
@@ -309,8 +318,36 @@ def _speaker(address: Address) -> Speaker:
         case "script":
             return Script.read(address.name)
         case "py":
-            return _python(address.name)
+            return _bot(address)
     return Human(typed)
+
+
+def _bot(
+    address: Address,
+    system: str | None = None,
+    run: str = "",
+    timeout: float = TIMEOUT,
+) -> Bot:
+    ask: Callable[[Asked], object]
+    match address.scheme:
+        case "py":
+            ask = python_bot(_python(address.name), str(address), system is not None)
+        case "cmd":
+            from userlm.models.command import Command
+
+            command = Command(address.name, timeout)
+
+            def ask(asked: Asked) -> object:
+                return read_output(command.ask(asked.messages, asked.session))
+        case _:
+            from userlm.models.own_endpoint import OwnEndpoint
+
+            endpoint = OwnEndpoint(address.name, timeout)
+
+            def ask(asked: Asked) -> object:
+                return endpoint.ask(asked.messages, asked.session)
+
+    return Bot(str(address), ask, system, run or uuid4().hex, timeout)
 
 
 def chat_model(
@@ -647,21 +684,18 @@ def _log(path: str) -> dict[str, Conversation]:
     return {conversation.id: conversation for conversation in read_conversations(path)}
 
 
-def _python(name: str) -> Speaker:
-    """The speaker that `NAME()` in `MODULE` returns."""
-    module, _, function = name.partition(":")
-    if not function:
+def _python(name: str) -> Any:
+    """What is called NAME in MODULE."""
+    module, _, attribute = name.partition(":")
+    if not attribute:
         raise InputError(
-            f"py:{name}: write py:MODULE:NAME, where NAME() returns a speaker"
+            f"py:{name}: write py:MODULE:NAME, where NAME is a function or an object"
         )
     search_here()
     try:
-        speaker: Speaker = getattr(import_module(module), function)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise InputError(f"py:{name}: {error}") from None
-    if not callable(getattr(speaker, "reply", None)):
-        raise InputError(
-            f"py:{name}: {function}() returned a {type(speaker).__name__}, which has no method "
-            "reply(conversation)"
-        )
-    return speaker
+        return getattr(import_module(module), attribute)
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever the module does when it is loaded
+        raise InputError(f"py:{name}: {told(error)}") from None

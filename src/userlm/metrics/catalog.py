@@ -32,6 +32,7 @@ Needs = Literal[
     "conversations",
     "any",
     "tasks",
+    "grades",
     "reference",
     "training turns",
     "detector",
@@ -68,9 +69,9 @@ class Metric:
         about: what it measures, in one sentence.
         needs: what it is measured on: the `log-probabilities` of `userlm ppl`; `responses` to
             prefixes; whole `conversations`, logged or simulated; `any` of the two; conversations
-            about `tasks`; any, beside the human `reference`, the `training turns` of the user or
-            what a `detector` says of the turns; responses to test items (`items`) of one kind, or
-            to those of both.
+            about `tasks`, or these with their `grades`; any, beside the human `reference`, the
+            `training turns` of the user or what a `detector` says of the turns; responses to test
+            items (`items`) of one kind, or to those of both.
         better: which values are better; `neither`: those close to the human reference.
         unit: the unit of value and interval.
         function: computes the measure from conversations, and from what else it needs: the tasks
@@ -304,7 +305,7 @@ METRICS = (
     Metric(
         "assistant score",
         "Share of the conversations in which the assistant solved the task.",
-        "tasks",
+        "grades",
         "higher",
         "%",
         extrinsic.assistant_score,

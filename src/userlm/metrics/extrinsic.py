@@ -6,18 +6,16 @@ Intervals are over tasks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from userlm.facts import said
-from userlm.grading import Grader
 from userlm.stats import PERCENT, Found, measure, measure_row
 from userlm.tasks import task_of
-from userlm.types import Conversation, Measure, MeasureRow, Task
+from userlm.types import Conversation, Grade, Measure, MeasureRow, Task
 
 Conversations = Iterable[Conversation]
 Tasks = Mapping[str, Task]
 """Tasks by id."""
-RULES_ALONE = Grader()
-"""Without a judge or a sandbox."""
 
 
 def intent_coverage(
@@ -39,17 +37,40 @@ def intent_coverage(
     return measure(_rows(conversations, tasks, stats), PERCENT)
 
 
-def assistant_score(
-    conversations: Conversations, tasks: Tasks, grader: Grader = RULES_ALONE
-) -> Measure:
-    """Return the percentage of conversations in which the assistant solved the task (see
-    `Grader.grade`). What the grader could not grade is missing, with the reason."""
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """Tasks by id, and the grade of each conversation by its id (`Grader.grade`)."""
+
+    tasks: Tasks
+    grades: Mapping[str, Grade]
+
+
+def assistant_score(conversations: Conversations, graded: Graded) -> Measure:
+    """Return the percentage of conversations in which the assistant solved the task. What could not
+    be graded is missing, with the reason."""
 
     def stats(task: Task, conversation: Conversation) -> Found:
-        grade = grader.grade(task, conversation)
+        grade = graded.grades[conversation.id]
         return grade.reason if grade.solved is None else (float(grade.solved), 1.0)
 
-    return measure(_rows(conversations, tasks, stats), PERCENT)
+    return measure(_rows(conversations, graded.tasks, stats), PERCENT)
+
+
+def by_family(found: Measure, tasks: Tasks) -> dict[str, Measure]:
+    """Return a measure of this module for each family of tasks, in their order."""
+    rows: dict[str, list[MeasureRow]] = {}
+    families = {id: task.family for id, task in tasks.items()}
+    for family in families.values():
+        rows.setdefault(family, [])
+    for row in found.rows:
+        if row.cluster in families:
+            rows[families[row.cluster]].append(row)
+    measured = {}
+    for family, own in rows.items():
+        if own:
+            one = measure(own, PERCENT)
+            measured[family] = replace(one, better=found.better, unit=found.unit)
+    return measured
 
 
 def _rows(
