@@ -31,7 +31,7 @@ def intent_coverage(
         if not facts:
             kind = "required facts" if required_only else "facts"
             return f"the task has no {kind}"
-        covered = sum(said(fact, conversation.user_turns) for fact in facts)
+        covered = sum(said(fact, conversation.user_turns, task.facts) for fact in facts)
         return covered / len(facts), 1.0
 
     return measure(_rows(conversations, tasks, stats), PERCENT)
