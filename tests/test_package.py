@@ -44,7 +44,6 @@ ROOMS = [
     "judges",
     "sandbox",
     "grading",
-    "sandbox",
     "detectors",
     "metrics",
     "training",

@@ -14,11 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from userlm import commands
+from userlm.commands.grading import Grading
+from userlm.json_files import write_lines
+from userlm.rows import read_rows, write_conversations
 from userlm.sandbox import finding, processes, seccomp
 from userlm.sandbox.finding import find
 from userlm.sandbox.inside import decode, encode
 from userlm.sandbox.sandbox import Limits
-from userlm.types import RIGHT, WRONG, InputError, TestsCheck, Verdict
+from userlm.types import RIGHT, WRONG, Conversation, InputError, TestsCheck, Verdict
 
 pytestmark = pytest.mark.sandbox
 ROOT = Path(__file__).resolve().parent.parent
@@ -583,6 +587,43 @@ def test_the_example_of_the_docs_runs(sandbox):
     text = (ROOT / "docs" / "sandbox.md").read_text(encoding="utf-8")
     example = text.partition("```python\n")[2].partition("```")[0]
     exec(compile(example, "sandbox.md", "exec"), {})
+
+
+# --- in `score` -----------------------------------------------------------------------------------
+
+
+def scored(folder, **options) -> dict[str, object]:
+    """The grades of three answers, by conversation: right, wrong, and talk."""
+    check = {"tests": "assert double(2) == 4"}
+    rows = [{"id": id, "intent": "double it", "check": check} for id in "abc"]
+    tasks = folder / "tasks.jsonl"
+    write_lines(tasks, rows)
+    code = "```python\ndef double(x):\n    return {}\n```"
+    answers = (code.format("2 * x"), code.format("x"), "Which language?")
+    talks = []
+    for id, answer in zip("abc", answers, strict=True):
+        talks.append(Conversation(id).say("double it").say(answer))
+    write_conversations(folder / "talks.jsonl", talks)
+    given = commands.Score([folder / "talks.jsonl"], tasks=str(tasks), **options)
+    commands.score(replace(given, out=folder / "score"))
+    lines = [line.row for line in read_rows(folder / "score" / "scores.jsonl")]
+    found = [line for line in lines if line["metric"] == "assistant score"]
+    return {line["key"]: (line["stats"] or [None])[0] for line in found}
+
+
+def test_score_grades_code_in_the_sandbox_that_it_finds(sandbox, tmp_path):
+    assert scored(tmp_path) == {"a": 1, "b": 0, "c": 0}
+
+
+def test_score_runs_no_code_without_a_sandbox_unless_it_is_told_to(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(finding.shutil, "which", lambda name: None)
+    assert scored(tmp_path) == {"a": None, "b": None, "c": 0}
+    assert "--unsafe-local" in capsys.readouterr().err
+    (tmp_path / "told").mkdir()
+    grading = Grading(unsafe_local=True)
+    assert scored(tmp_path / "told", grading=grading) == {"a": 1, "b": 0, "c": 0}
 
 
 @pytest.mark.slow

@@ -241,7 +241,23 @@ def _grade_all(
             lines.append({**ids, "family": task.family, **asdict(grade)})
     if known:
         write_lines(run.path("grades.jsonl"), lines)
+    _show_ungraded(
+        [line["reason"] for line in lines if line["solved"] is None], len(about)
+    )
     return found
+
+
+def _show_ungraded(reasons: Sequence[str], total: int) -> None:
+    """Print how many conversations have no grade, and the commonest reasons."""
+    if reasons:
+        counts = Counter(reasons).most_common(3)
+        shown = "; ".join(f"{why} ({count:,})" for why, count in counts)
+        console.print(
+            f"{len(reasons):,} of {total:,} conversations about tasks have no grade: {shown}",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _add_families(

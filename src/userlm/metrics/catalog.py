@@ -43,12 +43,14 @@ Needs = Literal[
 
 
 Family = Literal[
+    "How tasks go",
     "How easily it is told apart from people",
     "How it ends",
     "What it says",
     "How it writes",
     "How well it predicts people",
 ]
+TASKS: Family = "How tasks go"
 ENDS: Family = "How it ends"
 TOLD: Family = "How easily it is told apart from people"
 SAYS: Family = "What it says"
@@ -56,7 +58,7 @@ WRITES: Family = "How it writes"
 PREDICTS: Family = "How well it predicts people"
 JUDGED = " (judge)"
 """Ends the name of a measure that is also measured by a rule."""
-FAMILIES = (TOLD, ENDS, SAYS, WRITES, PREDICTS)
+FAMILIES = (TASKS, TOLD, ENDS, SAYS, WRITES, PREDICTS)
 """What measures are about, in the order in which they are shown."""
 
 
@@ -301,6 +303,7 @@ METRICS = (
         "higher",
         "%",
         extrinsic.intent_coverage,
+        family=TASKS,
     ),
     Metric(
         "assistant score",
@@ -309,6 +312,7 @@ METRICS = (
         "higher",
         "%",
         extrinsic.assistant_score,
+        family=TASKS,
     ),
     Metric(
         "turns per conversation",

@@ -61,7 +61,7 @@ def _bubblewrap() -> Bubblewrap:
     if not program:
         raise _refused(
             "bubblewrap is not installed",
-            "install it: `apt-get install bubblewrap`, `dnf install bubblewrap` or the like",
+            "get it with `apt-get install bubblewrap`, `dnf install bubblewrap` or the like",
         )
     problem = "no Python that every user can read"
     for python, prefix in _pythons():
