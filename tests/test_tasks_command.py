@@ -100,7 +100,8 @@ def test_check_lists_every_mistake_and_fails(
 
 
 def judging(body: dict[str, object], n: int) -> Said:
-    """A judge that takes only facts with digits as required, and every answer as right."""
+    """A judge that takes only facts with digits as required, every fact as said, and every answer
+    as right."""
     [message] = body["messages"]  # type: ignore[misc]
     asked = message["content"]
     label = "RIGHT"
@@ -110,6 +111,8 @@ def judging(body: dict[str, object], n: int) -> Said:
         label = "REQUIRED" if needed else "NOT REQUIRED"
     if "ATTEMPT, TALK" in asked:
         label = "ATTEMPT"
+    if "SAID, NOT SAID" in asked:
+        label = "SAID"
     return completion(json.dumps({"reason": "so", "label": label}))
 
 
@@ -240,6 +243,21 @@ def test_a_judge_grades_rubrics_and_is_not_asked_again_after_a_kill(here: Path) 
     assert (found["value"], found["missing"]) == (50, 0)
     families = {one["name"]: one["value"] for one in found["families"]}  # type: ignore[attr-defined]
     assert families == {"x": 100, "y": 0}
+
+
+def test_a_judge_says_which_facts_were_said_and_the_rule_stands_beside_it(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = ["It costs 3 coins.", "It is red."]
+    write_lines(here / "t.jsonl", [row("a", facts=facts, check={"number": 4})])
+    folder = run(here)
+    with serving(judging) as server:
+        grading = Grading(judge=f"{server.url}/v1#judge")
+        score(Score([folder], tasks="t.jsonl", out=here / "scored", grading=grading))
+    assert measured(here / "scored")["intent coverage"]["value"] == 100
+    (line,) = read_rows(here / "scored/grades.jsonl")
+    assert line.row["facts"] == [True, True]
+    assert "judge and rule agree on 0 % of 2 facts" in capsys.readouterr().err
 
 
 def test_a_limit_for_a_judge_without_one_is_a_mistake(here: Path) -> None:

@@ -135,16 +135,20 @@ def open_grader(
 
 
 def _expected(about: Iterable[tuple[Task, Conversation]]) -> Counter[str]:
-    """How much the judge is asked at most: once for each answer, with all that was said before."""
+    """How much the judge is asked at most: once for each answer, with all that was said before, and
+    once for each fact, with what the user said."""
     expected: Counter[str] = Counter()
     for task, conversation in about:
+        tokens_out = judges.MAX_TOKENS
+        by_user = PROMPT_TOKENS + estimate_tokens(conversation.user_turns)
+        for _ in task.facts:
+            expected.update(calls=1, tokens_in=by_user, tokens_out=tokens_out)
         if not isinstance(task.check, NumberCheck | RubricCheck):
             continue
         said = PROMPT_TOKENS
         for turn in conversation.turns:
             said += estimate_tokens([turn.text])
             if turn.role == "assistant":
-                tokens_out = judges.MAX_TOKENS
                 expected.update(calls=1, tokens_in=said, tokens_out=tokens_out)
     return expected
 

@@ -38,9 +38,10 @@ from userlm.guard import Guard
 from userlm.items import KINDS, kind_of
 from userlm.json_files import write_lines
 from userlm.metrics import adherence, catalog
+from userlm.metrics.agreement import Labelled, agreement
 from userlm.metrics.catalog import Needs
 from userlm.metrics.end_references import compare
-from userlm.metrics.extrinsic import Graded, by_family
+from userlm.metrics.extrinsic import Graded, by_family, matched_facts
 from userlm.metrics.memorization import training_turns
 from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
@@ -48,6 +49,7 @@ from userlm.metrics.two_sample import OVERALL, TellingNgram, floor
 from userlm.metrics.two_sample import compare as compare_crowds
 from userlm.rows import read_conversations
 from userlm.runs import FinishedRun, Run, conversations_file, measure_record
+from userlm.show.formats import plural
 from userlm.show.terminal import console, track
 from userlm.tasks import read_tasks, task_of
 from userlm.types import (
@@ -189,7 +191,6 @@ def _measure_all(
             endings[name] = {**calibration, "comparison": _comparison(conversations)}
         else:
             if any(task_of(conversation, known) for conversation in conversations):
-                needed["tasks"] = known
                 needed["grades"] = Graded(known, grades[name])
             columns[name] += _measures(conversations, CONVERSATIONS, needed)
         if people:
@@ -227,6 +228,7 @@ def _grade_all(
                 about.append((name, task, conversation))
     found: dict[str, dict[str, Grade]] = {name: {} for name in inputs}
     lines = []
+    facts: list[Labelled] = []
     graded = [(task, conversation) for _, task, conversation in about]
     with open_grader(
         options.grading, run, graded, options.limits, options.models
@@ -237,6 +239,7 @@ def _grade_all(
         for one, grade in track(grading, "grading", len(about)):
             name, task, conversation = one
             found[name][conversation.id] = grade
+            facts += matched_facts(task, conversation, grade)
             ids = {"run": name, "conversation": conversation.id, "task": task.id}
             lines.append({**ids, "family": task.family, **asdict(grade)})
     if known:
@@ -244,7 +247,22 @@ def _grade_all(
     _show_ungraded(
         [line["reason"] for line in lines if line["solved"] is None], len(about)
     )
+    _show_agreement(facts)
     return found
+
+
+def _show_agreement(facts: Sequence[Labelled]) -> None:
+    """Print how far the judge and the rule agree on which facts were said."""
+    if not facts:
+        return
+    raw, kappa = agreement(facts)
+    beyond = "" if kappa.value is None else f" (Cohen's kappa {kappa.value:.2f})"
+    console.print(
+        f"judge and rule agree on {raw.value:.0f} % of {plural(len(facts), 'fact')}{beyond} "
+        "whether the user said them; coverage goes by the judge",
+        style="dim",
+        soft_wrap=True,
+    )
 
 
 def _show_ungraded(reasons: Sequence[str], total: int) -> None:
@@ -270,7 +288,7 @@ def _add_families(
         return
     for column, measures in columns.items():
         for record, found in zip(results[column], measures, strict=True):
-            if catalog.metric_of(found.name).needs in ("tasks", "grades"):
+            if catalog.metric_of(found.name).needs == "grades":
                 families = by_family(found, known)
                 record["families"] = [
                     measure_record(replace(one, name=family or "none"))

@@ -31,7 +31,6 @@ Needs = Literal[
     "responses",
     "conversations",
     "any",
-    "tasks",
     "grades",
     "reference",
     "training turns",
@@ -298,11 +297,11 @@ METRICS = (
     ),
     Metric(
         "intent coverage",
-        "Share of the required facts that the user said (matched by words, without a judge).",
-        "tasks",
+        "Share of the required facts that the user said (by the judge, else by words).",
+        "grades",
         "higher",
         "%",
-        extrinsic.intent_coverage,
+        extrinsic.graded_coverage,
         family=TASKS,
     ),
     Metric(
