@@ -108,6 +108,8 @@ def judging(body: dict[str, object], n: int) -> Said:
         fact = asked.rpartition("The fact:")[2]
         needed = re.search(r"\d", fact.partition("Reply with")[0])
         label = "REQUIRED" if needed else "NOT REQUIRED"
+    if "NOT SAID" in asked:
+        label = "SAID"
     if "ATTEMPT, TALK" in asked:
         label = "ATTEMPT"
     return completion(json.dumps({"reason": "so", "label": label}))
@@ -240,6 +242,26 @@ def test_a_judge_grades_rubrics_and_is_not_asked_again_after_a_kill(here: Path) 
     assert (found["value"], found["missing"]) == (50, 0)
     families = {one["name"]: one["value"] for one in found["families"]}  # type: ignore[attr-defined]
     assert families == {"x": 100, "y": 0}
+
+
+def test_a_judge_also_says_which_facts_were_said_and_how_far_the_words_agree(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    facts = ["It costs 3 coins.", "Hi!"]
+    write_lines(here / "t.jsonl", [row("a", facts=facts, check={"number": 4})])
+    folder = run(here)  # the user says "hi" and "and?", and the judge that all was said
+    with serving(judging) as server:
+        grading = Grading(judge=f"{server.url}/v1#judge")
+        score(Score([folder], tasks="t.jsonl", out=here / "scored", grading=grading))
+    found = measured(here / "scored")
+    assert found["intent coverage"]["value"] == 50
+    assert found["intent coverage (judge)"]["value"] == 100
+    lines = [line.row for line in read_rows(here / "scored" / "facts.jsonl")]
+    assert [(one["fact"], one["judge"], one["words"]) for one in lines] == [
+        ("It costs 3 coins.", "SAID", "NOT SAID"),
+        ("Hi!", "SAID", "SAID"),
+    ]
+    assert "agree on 50.0 % of 2 facts" in flat(capfd.readouterr().err)
 
 
 def test_a_limit_for_a_judge_without_one_is_a_mistake(here: Path) -> None:
