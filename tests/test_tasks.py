@@ -97,6 +97,8 @@ def test_a_task_is_found_by_meta_or_by_id_without_the_repeat() -> None:
     ("check", "read"),
     [
         ({"number": 27}, NumberCheck("27")),
+        ({"number": 1e20}, NumberCheck("1" + 20 * "0")),
+        ({"number": 2.5}, NumberCheck("2.5")),
         ({"number": "27 euros"}, NumberCheck("27 euros")),
         ({"tests": "assert f() == 1"}, TestsCheck("assert f() == 1")),
         ({"rubric": "It is kind."}, RubricCheck("It is kind.")),

@@ -223,6 +223,15 @@ def test_a_conversation_stops_where_its_check_holds_and_goes_on_where_a_judge_is
     assert grades["none"]["reason"] == "not graded: the task has no check"
 
 
+def test_a_function_that_cannot_be_imported_stops_a_run_before_it_begins(
+    here: Path,
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", check={"py": "no_such_module_y:right"})])
+    with pytest.raises(InputError, match="no_such_module_y:right: cannot be imported"):
+        run(here)
+    assert not (here / "sim").exists()
+
+
 def test_a_judge_grades_rubrics_and_is_not_asked_again_after_a_kill(here: Path) -> None:
     rows = [
         row("a", family="x", check={"rubric": "It is kind."}),

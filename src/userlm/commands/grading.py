@@ -25,6 +25,7 @@ from userlm.commands.options import LocalModels, option
 from userlm.commands.steps import in_parallel
 from userlm.facts import said
 from userlm.grading import Grader, Sandbox
+from userlm.imports import find_object
 from userlm.json_files import write_lines
 from userlm.judges import GradingJudge
 from userlm.metrics.agreement import Labelled, agreement
@@ -85,11 +86,16 @@ def tasks_inputs(
     place: str | None, tasks: Iterable[Task]
 ) -> tuple[list[Path], dict[str, str]]:
     """Return the local files of the tasks and the code that checks them, and the stamps of remote
-    files, for `open_run`."""
+    files, for `open_run`.
+
+    Raises:
+        InputError: if a function that checks cannot be imported.
+    """
     found = find_tasks(place) if place else []
     paths = [file.path for file in found if file.path]
     for task in tasks:
         if isinstance(task.check, FunctionCheck):
+            find_object(task.check.name)  # to fail before a run, and not in it
             paths += inputs.files(f"py:{task.check.name}")
     stamps = {file.name: file.stamp for file in found if not file.path}
     return list(dict.fromkeys(paths)), stamps
@@ -101,6 +107,11 @@ def find_sandbox(tasks: Iterable[Task], unsafe_local: bool = False) -> Sandbox |
     with_tests = {task.id for task in tasks if isinstance(task.check, TestsCheck)}
     if not with_tests:
         return None
+    if unsafe_local:
+        console.print(
+            "--unsafe-local: the code of answers runs with all of your rights",
+            style="yellow",
+        )
     try:
         return find(unsafe_local=unsafe_local)
     except InputError as error:
