@@ -9,20 +9,20 @@ the other facts.
 
 import sys
 
-from userlm import tasks
+from userlm import facts as matcher
 from userlm.rows import read_rows
 
 rows = [line.row for line in read_rows(sys.argv[1])]
 print("share   missed   made up")
 for share in (0.5, 0.6, 0.7, 0.75, 0.8, 0.9):
-    tasks.SHARE = share
+    matcher.SHARE = share
     found = []
     made_up = []
     for row in rows:
         facts = [shard["shard"] for shard in row["shards"]]
-        found += [tasks.said(fact, [row["question"]]) for fact in facts]
+        found += [matcher.said(fact, [row["question"]]) for fact in facts]
         if len(facts) > 1:
-            made_up.append(tasks.said(facts[-1], facts[:-1]))
+            made_up.append(matcher.said(facts[-1], facts[:-1]))
     print(
         f"{share:5.2f} {1 - sum(found) / len(found):8.1%} {sum(made_up) / len(made_up):9.1%}"
     )

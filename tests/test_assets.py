@@ -18,10 +18,12 @@ from userlm.data.layouts import convert
 from userlm.data.layouts.common import Imported
 from userlm.data.layouts.fields import Rejected
 from userlm.data.split import split
+from userlm.facts import said
+from userlm.grading import Grader
 from userlm.rows import read_conversations, read_rows
-from userlm.tasks import grade_math, read_tasks, said
+from userlm.tasks import read_tasks
 from userlm.text import words
-from userlm.types import Conversation, NumberCheck, Task, TestsCheck
+from userlm.types import RIGHT, WRONG, Conversation, NumberCheck, Task, TestsCheck
 
 TASKS = read_tasks(sample_tasks())
 MATH = [task for task in TASKS if task.family == "math"]
@@ -206,8 +208,10 @@ def test_each_fact_says_itself_and_the_intent_says_what_is_required(task: Task):
 )
 def test_math_answers_are_right(task: Task, answer: int):
     assert isinstance(task.check, NumberCheck)
-    assert grade_math(f"The answer is {answer}.", task.check.answer) is True
-    assert grade_math(f"The answer is {answer + 1}.", task.check.answer) is False
+    for given, label in ((answer, RIGHT), (answer + 1, WRONG)):
+        said_by = Conversation().say(task.intent).say(f"The answer is {given}.")
+        verdict = Grader().answer(task.check, said_by.turns[-1], said_by)
+        assert verdict.label == label
 
 
 @pytest.mark.parametrize("task", PYTHON, ids=lambda task: task.id)

@@ -11,11 +11,12 @@ from userlm.data.intents import check, leakage, request, tidy
 from userlm.data.joining import Joining
 from userlm.data.language import language
 from userlm.data.pii import scrub_text
+from userlm.facts import said
+from userlm.final_answer import final_number
 from userlm.guard import PAPER, violations
 from userlm.metrics.end_references import says_goodbye
 from userlm.serving.messages import find_intent
 from userlm.serving.prompts import is_prompt, quotes_conversation
-from userlm.tasks import final_number, said
 from userlm.text import INTENT_PREFIX, mask_key, numbers, words
 from userlm.thought import open_thought, split_thought
 from userlm.types import Conversation, Reply

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from userlm import judges, prompts
 from userlm.address import Address, check_server, parse
+from userlm.imports import search_here
 from userlm.loading import (
     OPENAI_BASE_URL,
     PANGRAM_URL,
@@ -19,7 +20,6 @@ from userlm.loading import (
     model_folders,
     openai_base_url,
     pangram_url,
-    search_here,
 )
 
 MODEL_FILES = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -42,6 +41,7 @@ from userlm.assistants import (
 from userlm.bots import TIMEOUT, Asked, Bot, python_bot, read_output, told
 from userlm.detectors import JudgeDetector
 from userlm.guard import Guard
+from userlm.imports import search_here
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
 from userlm.rows import read_conversations
 from userlm.thought import SpeechOnly
@@ -699,9 +699,3 @@ def _python(name: str) -> Any:
         SystemExit,
     ) as error:  # whatever the module does when it is loaded
         raise InputError(f"py:{name}: {told(error)}") from None
-
-
-def search_here() -> None:
-    """Find Python modules in the current folder, too."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")

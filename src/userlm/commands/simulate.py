@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from userlm.commands.costs import (
     price_option,
     read_price,
 )
+from userlm.commands.grading import TASKS_HELP, by_id, find_sandbox, tasks_inputs
 from userlm.commands.options import (
     Failures,
     LocalModels,
@@ -32,13 +33,14 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.steps import Results, finished, open_run
+from userlm.grading import Grader
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget
 from userlm.rows import read_starts
 from userlm.runs import conversations_file
 from userlm.simulate import Until, never
 from userlm.simulate import simulate as simulate_all
-from userlm.tasks import read_tasks, solved, task_of
+from userlm.tasks import read_tasks, task_of
 from userlm.text import has_words
 from userlm.types import (
     Conversation,
@@ -55,7 +57,7 @@ from userlm.types import (
 @dataclass(frozen=True, slots=True)
 class Simulate:
     """Simulate conversations of a user and an assistant; with tasks, each stops once its task is
-    solved.
+    solved, if no judge is needed to tell.
 
     $ userlm simulate --user trained:runs/train --assistant openai:gpt-4o-mini
     --intents runs/intents
@@ -75,8 +77,8 @@ class Simulate:
         "a .txt file with one a line.",
         recorded=False,
     )
-    tasks: Path | None = option(
-        None, "Tasks to start from instead (.jsonl).", recorded=False
+    tasks: str | None = option(
+        None, f"{TASKS_HELP}. It starts from these instead.", recorded=False
     )
     out: Path = out_folder("runs/simulate")
     repeats: int = option(1, "Number of conversations for each intent or task.", min=1)
@@ -122,14 +124,18 @@ def simulate(options: Simulate) -> Results:
     user_price = read_price("user", options.user_price)
     price = read_price("assistant", options.price)
     path = _starts_file(options.intents, options.tasks)
-    files = [path, *options.user.files]
+    tasks = read_tasks(options.tasks)[: options.limit] if options.tasks else []
+    task_files, stamps = tasks_inputs(options.tasks, tasks)
+    files = [*task_files, *options.user.files]
+    if options.intents:
+        files.append(path)
     files += inputs.files(assistant)
     system = read_system(options.system)
     files += system.files
-    run = open_run("simulate", options, files, inputs.stamps(user, assistant))
+    stamps |= inputs.stamps(user, assistant)
+    run = open_run("simulate", options, files, stamps)
     if done := finished(run, options, has_errors):
         return done
-    tasks = read_tasks(path)[: options.limit] if options.tasks else []
 
     def ungreeted() -> Iterator[Conversation]:
         if options.tasks:
@@ -179,11 +185,11 @@ def simulate(options: Simulate) -> Results:
     return collect(run, options, places, stopped, turns, budget, speakers, "simulating")
 
 
-def _starts_file(intents: Path | None, tasks: Path | None) -> Path:
+def _starts_file(intents: Path | None, tasks: str | None) -> Path:
     if intents and not tasks:
         return conversations_file(intents, "test")
     if tasks and not intents:
-        return tasks
+        return Path(tasks)
     raise InputError(
         "give either --intents (conversations with intents) or --tasks, and not both"
     )
@@ -196,12 +202,15 @@ def _greeted(start: Conversation, greeting: str | None) -> Conversation:
     return replace(start, turns=(Turn("assistant", greeting),))
 
 
-def _until_solved(tasks: Iterable[Task]) -> Until:
-    known = {task.id: task for task in tasks}
+def _until_solved(tasks: Sequence[Task]) -> Until:
+    """Return the function that stops a conversation when its task is solved, where that can be told
+    without a judge."""
+    known = by_id(tasks)
+    grader = Grader(sandbox=find_sandbox(tasks))
 
     def until(conversation: Conversation) -> str | None:
         task = task_of(conversation, known)
-        return solved(task)(conversation) if task else never(conversation)
+        return grader.until(task)(conversation) if task else never(conversation)
 
     return until
 
