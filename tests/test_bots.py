@@ -179,9 +179,15 @@ def test_a_module_that_breaks_while_it_is_loaded_is_named_with_the_line(
     (tmp_path / "breaks_abc.py").write_text("x = 1\ny = x / 0\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    told = "py:breaks_abc:bot: breaks_abc.py, line 2: ZeroDivisionError"
+    told = r"py:breaks_abc:bot: .* \(breaks_abc.py, line 2: ZeroDivisionError"
     with pytest.raises(InputError, match=told):
         loading.assistant("py:breaks_abc:bot")
+
+
+def test_a_method_of_an_object_in_a_module_is_a_bot(here):
+    assert (
+        loading.assistant("py:bot_of_a_run:shop.sell").reply(SAID).text == "sold more"
+    )
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -514,6 +520,10 @@ def odd(text, session):
     if "2" in text:
         raise ValueError("two is too much")
     return Reply(session, meta={"thread": threading.current_thread().name})
+class Shop:
+    def sell(self, text):
+        return f"sold {text}"
+shop = Shop()
 def full(messages: list):
     return " / ".join(each["content"] for each in messages)
 """
