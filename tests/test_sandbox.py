@@ -78,8 +78,9 @@ def test_a_prompt_that_is_only_a_signature_gets_a_body(unsafe):
     bare = replace(CHECKED, prompt="def half(x): return x // 2\ndef twice(x):\n")
     assert unsafe.run(bare, "    return 2 * x").label == RIGHT
     assert unsafe.run(bare, "def twice(x): return 2 * x").label == RIGHT
-    broken = replace(CHECKED, prompt="def (")
-    assert unsafe.run(broken, RIGHT_CODE).label is None
+    for prompt in ("def (", "(" * 10_000, "-" * 100_000 + "1", "\0"):
+        broken = replace(CHECKED, prompt=prompt)
+        assert unsafe.run(broken, RIGHT_CODE).label is None
 
 
 def test_helpers_of_the_prompt_are_not_taken_from_the_code(unsafe):
